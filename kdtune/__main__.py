@@ -1,0 +1,5 @@
+"""``python -m kdtune`` is ``kdtune``."""
+
+from kdtune.cli import main
+
+main()

@@ -1,0 +1,185 @@
+"""The command line: words to calls. Each command imports what it needs, so --help is instant."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdtune.errors import DivergedError, UserError
+
+DATA_HELP = "An ImageFolder, or the name of a built-in data set (digits)."
+
+
+class _Words(click.ParamType):
+    name = "WORD,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+class _Setting(click.ParamType):
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
+        import yaml
+
+        key, separator, text = value.partition("=")
+        if not separator:
+            self.fail(f"'{value}' is not KEY=VALUE.", param, ctx)
+        return key, yaml.safe_load(text)
+
+
+settings_option = click.option(
+    "--setting", "settings", type=_Setting(), multiple=True, help="Any other setting of a run."
+)
+
+
+@click.group(context_settings={"max_content_width": 100})
+@click.version_option(package_name="kdtune")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Find out which distillation method, with which settings, makes your student best."""
+
+
+@cli.command()
+@click.option("--data", required=True, help=DATA_HELP)
+@click.option("--model", default="ResNet50", show_default=True, help="Architecture.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
+@click.option("--epochs", type=int, default=30, show_default=True)
+@click.option("--image-size", type=int, default=128, show_default=True, help="Pixels.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@settings_option
+def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags: Any) -> None:
+    """Train a teacher on your data."""
+    from kdtune.config import TrainConfig
+    from kdtune.run import train_teacher
+
+    given = {**dict(settings), **flags, "data_dir": data, "method": "student"}
+    result = train_teacher(TrainConfig.check(given), out)
+    test = result["test_accuracy"]
+    tested = "no test images" if test is None else f"test {100 * test:.2f} %"
+    print(f"{out}: validation {100 * result['validation_accuracy']:.2f} %, {tested}")
+
+
+@cli.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--name", help="The sweep's folder under results/.")
+@click.option("--data", help=DATA_HELP)
+@click.option("--teacher", help="The teacher's checkpoint.")
+@click.option("--methods", type=_Words(), help="Methods to compare.  [default: at,fitnets]")
+@click.option("--models", type=_Words(), help="Students.  [default: MultiBranchNet,ResNet18]")
+@click.option("--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]")
+@click.option("--space", "spaces", multiple=True, help="A search space of your own; repeatable.")
+@click.option("--trials", type=int, help="Trials in each cell.  [default: 20]")
+@click.option("--epochs", type=int, help="Epochs of a full trial.  [default: 50]")
+@click.option("--grace-period", type=int, help="Epochs before a stop.  [default: a quarter]")
+@click.option("--reduction-factor", type=int, help="One in so many goes on.  [default: 2]")
+@click.option("--image-size", type=int, help="Pixels.  [default: as the teacher]")
+@click.option("--seed", type=int, help="Fixes the whole sweep.  [default: 0]")
+@click.option("--cpus-per-trial", type=int, help="[default: an equal share]")
+@click.option("--gpus-per-trial", type=float, help="[default: 1 if there are GPUs]")
+@settings_option
+def sweep(file: Path | None, settings: tuple[tuple[str, Any], ...], **flags: Any) -> None:
+    """Search every method on every model, and show the leaderboard.
+
+    FILE is a YAML file with the same names as the flags; flags win.
+    """
+    from kdtune.files import read_yaml
+    from kdtune.tuning.sweep import run_sweep
+
+    given = read_yaml(file) if file else {}
+    given |= {key: value for key, value in flags.items() if value not in (None, ())}
+    given["settings"] = {**given.get("settings", {}), **dict(settings)}
+    folder = run_sweep(given)
+    print(_leaderboard((folder.path,), "table"))
+    print(f"Log, tables and the best configurations: {folder.path}")
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "markdown"]),
+    default="table",
+    show_default=True,
+)
+def leaderboard(folders: tuple[Path, ...], form: str) -> None:
+    """Show the best trial of every cell of one or several sweeps."""
+    print(_leaderboard(folders, form), end="")
+
+
+def _leaderboard(folders: tuple[Path, ...], form: str) -> str:
+    from kdtune.reports.tables import join_sweeps, render, trials_table
+    from kdtune.results import SweepFolder
+
+    trials = {path.name: trials_table(SweepFolder(path).events()) for path in folders}
+    return render(join_sweeps(trials), form)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def train(file: Path) -> None:
+    """Train once with the settings of a YAML FILE, e.g. one that a sweep wrote."""
+    from kdtune.run import run_file
+
+    result = run_file(file)
+    best, recorded = result["best_accuracy"], result["recorded_accuracy"]
+    print(f"best validation accuracy {100 * best:.2f} %")
+    if recorded is not None:
+        verdict = "the same" if best == recorded else f"{100 * (best - recorded):+.2f} points"
+        print(f"recorded in {file}: {100 * recorded:.2f} % ({verdict})")
+
+
+@cli.command()
+@click.option("--space", "files", multiple=True, help="A search space of your own; repeatable.")
+def spaces(files: tuple[str, ...]) -> None:
+    """Show every search space: its ranges, start points, and where they come from."""
+    from kdtune.tuning.space import describe, load_spaces
+
+    print("\n\n".join(describe(space) for space in load_spaces(files).values()))
+
+
+@cli.command()
+@click.option("--name", default="demo", show_default=True, help="The sweep's folder.")
+@click.pass_context
+def demo(ctx: click.Context, name: str) -> None:
+    """Compare AT and FitNets on real images that come along, in minutes on two cores.
+
+    It stands for an ordinary `teacher` and an ordinary `sweep`, and prints both.
+    """
+    teacher_file = Path("results") / f"{name}-teacher.pth"
+    commands = [
+        f"teacher --data digits --image-size 16 --model ResNet18 --epochs 5 --out {teacher_file}",
+        f"sweep --data digits --teacher {teacher_file} --methods at,fitnets"
+        f" --models MultiBranchNet,ResNet18 --trials 4 --epochs 4 --name {name}",
+    ]
+    if (Path("results") / name).exists():
+        raise UserError(f"results/{name} exists already; remove it, or give another --name.")
+    if teacher_file.exists():
+        print(f"using {teacher_file} of an earlier demo", file=sys.stderr)
+        del commands[0]
+    for command in commands:
+        print(f"$ kdtune {command}", file=sys.stderr, flush=True)
+        cli.main(command.split(), standalone_mode=False, parent=ctx)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        print("kdtune: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except UserError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"kdtune: {error}", file=sys.stderr)
+        sys.exit(2)
+    except DivergedError as error:
+        print(f"kdtune: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,144 @@
+"""Every setting of one run (`TrainConfig`) and of one sweep (`SweepConfig`).
+
+Settings are flat, frozen, and checked where they are built. Names of methods and models are
+checked where those are built, so that this file needs neither torch nor ray.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from kdtune.errors import UserError, nearest
+
+BASELINES = ("kd", "student")
+"""Methods that run beside the others of a sweep: logits alone, and no teacher at all."""
+
+METHOD_DEFAULTS: dict[str, dict[str, float]] = {
+    "student": {"alpha": 0.0, "beta": 0.0},
+    "kd": {"alpha": 1.0, "beta": 0.0},
+    "at": {"temperature": 4.0, "alpha": 0.0, "beta": 1e3},
+    "fitnets": {"temperature": 3.0, "alpha": 0.1, "beta": 1e-3},
+}
+"""Where a method's defaults differ from those that the fields of `TrainConfig` give."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> Self:
+        """Build the settings from a plain mapping.
+
+        Raises:
+            UserError: a key is unknown (the nearest known one is named), or a value is out of
+                range or of the wrong type.
+        """
+        try:
+            return cls(**settings)
+        except ValidationError as error:
+            raise UserError(cls._sentence(error.errors()[0])) from None
+
+    @classmethod
+    def _sentence(cls, error: ErrorDetails) -> str:
+        key = ".".join(map(str, error["loc"]))
+        if error["type"] == "extra_forbidden":
+            return f"There is no setting '{key}'; {nearest(key, cls.model_fields)}"
+        if error["type"] == "missing":
+            return f"The setting '{key}' is missing."
+        if not key:
+            return error["msg"].removeprefix("Value error, ")
+        reason = error["msg"].replace("Input should be", "it must be", 1)
+        return f"The setting {key} cannot be {error['input']!r}: {reason}."
+
+
+class TrainConfig(_Settings):
+    """Every setting of one training run."""
+
+    method: str = Field("at", description="what the student learns from the teacher")
+    model: str = Field("MultiBranchNet", description="architecture of the student")
+    teacher_model: str | None = Field(None, description="path of the teacher's checkpoint")
+    data_dir: str = Field("data", description="ImageFolder, or the name of a built-in data set")
+    image_size: int = Field(128, ge=8, description="pixels; images are resized to a square")
+    batch_size: int = Field(32, ge=2, description="images in one step")
+    num_workers: int = Field(4, ge=0, description="processes of a DataLoader; sweeps use none")
+    augment: bool = Field(False, description="random crops, flips, rotations, colours")
+    epochs: int = Field(50, ge=1, description="passes over the training images")
+    lr: float = Field(0.01, gt=0, description="learning rate of SGD at the start")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty of SGD")
+    step_size: int = Field(10, ge=1, description="epochs between two decays of lr")
+    gamma: float = Field(0.1, gt=0, le=1, description="factor of a decay of lr")
+    temperature: float = Field(4.0, gt=0, description="softens the logits of the KD loss")
+    alpha: float = Field(0.0, ge=0, description="weight of the KD loss")
+    beta: float = Field(0.0, ge=0, description="weight of the AT or feature loss")
+    hint_epochs: int = Field(0, ge=0, description="FitNets: first epochs, on the hint alone")
+    hint_layer: int = Field(-1, description="FitNets: index of the stage compared")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    precision: Literal["auto", "bf16", "float32"] = Field(
+        "auto", description="auto: bf16 where the device is fast at it"
+    )
+    seed: int = Field(0, ge=0, description="fixes weights, data order and augmentation")
+    print_freq: int = Field(100, ge=1, description="steps between two lines of progress")
+    save_freq: int = Field(10, ge=1, description="epochs between two kept checkpoints")
+    save_dir: str = Field("checkpoints", description="folder of the checkpoints")
+    log_dir: str = Field("logs", description="folder of logs and TensorBoard events")
+    experiment_name: str | None = Field(None, description="stem of all files of the run")
+    resume: str | None = Field(None, description="checkpoint to go on from")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_method_defaults(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        method = settings.get("method", cls.model_fields["method"].default)
+        return METHOD_DEFAULTS.get(method, {}) | settings
+
+    @model_validator(mode="after")
+    def _hints_fit(self) -> Self:
+        if self.hint_epochs >= self.epochs:
+            raise ValueError(
+                f"hint_epochs ({self.hint_epochs}) must leave some of the {self.epochs} epochs "
+                "for the labels."
+            )
+        return self
+
+
+class SweepConfig(_Settings):
+    """Every setting of one sweep; keys are the flags of ``kdtune sweep``."""
+
+    name: str = Field(description="the sweep's folder under results/", pattern=r"^[\w][\w.-]*$")
+    data: str = Field(description="ImageFolder, or the name of a built-in data set")
+    teacher: str | None = Field(None, description="path of the teacher's checkpoint")
+    methods: tuple[str, ...] = Field(("at", "fitnets"), min_length=1, description="compared")
+    models: tuple[str, ...] = Field(
+        ("MultiBranchNet", "ResNet18"), min_length=1, description="student architectures"
+    )
+    baselines: bool = Field(True, description="also run the methods kd and student")
+    spaces: tuple[str, ...] = Field((), description="files of search spaces of your own")
+    trials: int = Field(20, ge=1, description="trials in each cell")
+    epochs: int = Field(50, ge=1, description="epochs of a trial that is not stopped early")
+    grace_period: int | None = Field(None, ge=1, description="epochs before a trial may be stopped")
+    reduction_factor: int = Field(2, ge=2, description="one in so many goes on at each rung")
+    image_size: int | None = Field(None, ge=8, description="pixels; as the teacher if not given")
+    seed: int = Field(0, ge=0, description="fixes suggestions and every trial's seed")
+    settings: dict[str, Any] = Field({}, description="other settings of every run, by name")
+    cpus_per_trial: int | None = Field(None, ge=1, description="CPU threads of a trial")
+    gpus_per_trial: float | None = Field(None, ge=0, description="GPUs, or a part of one")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.grace_period is not None and self.grace_period > self.epochs:
+            raise ValueError(
+                f"grace_period ({self.grace_period}) cannot be above epochs ({self.epochs})."
+            )
+        for key in self.settings:
+            if key not in TrainConfig.model_fields:
+                raise ValueError(
+                    f"There is no setting '{key}'; {nearest(key, TrainConfig.model_fields)}"
+                )
+        return self
+
+    def cells(self) -> list[tuple[str, str]]:
+        """The (method, model) pairs of the sweep, baselines last."""
+        methods = list(dict.fromkeys(self.methods + (BASELINES if self.baselines else ())))
+        return [(method, model) for method in methods for model in dict.fromkeys(self.models)]

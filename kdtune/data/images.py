@@ -1,0 +1,175 @@
+"""Find images and split them: image folders of either form, and the built-in digits.
+
+Nothing is decoded here. A folder has `train/`, and may have `val/` and `test/`, each with a folder
+a class; or it is one folder of classes, split 70/15/15. Hidden folders and files without an
+image's suffix are passed over, as torchvision's ImageFolder does.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+from kdtune.errors import UserError
+
+SPLIT_SEED = 0
+"""Splits never depend on a run's seed: every run sees the same images."""
+
+HELD_OUT = 0.15
+"""Share of a class's images that is cut for validation, and for test."""
+
+Image = Path | np.ndarray
+"""A file, or pixels uint8 [H, W] or [H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split, undecoded."""
+
+    images: Sequence[Image]
+    labels: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set: its classes and its splits; `test` is None where there is none.
+
+    Attributes:
+        fingerprint: changes when a file is added, removed, renamed, resized or moved between
+            splits; a file's content is represented by its size in bytes.
+    """
+
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split | None
+    fingerprint: str
+
+    def summary(self) -> dict[str, object]:
+        """Counts and fingerprint as plain values, for the log."""
+        return {
+            "classes": list(self.classes),
+            "train_images": len(self.train),
+            "validation_images": len(self.validation),
+            "test_images": len(self.test) if self.test else 0,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def find_images(data_dir: str) -> ImageData:
+    """Find the images of a folder or of a built-in data set, and split them.
+
+    Args:
+        data_dir: a folder's path, or a key of `BUILT_IN` if no folder has that name.
+
+    Raises:
+        UserError: the folder is missing, a class is empty, or the splits' classes disagree.
+    """
+    root = Path(data_dir).expanduser()
+    if not root.is_dir():
+        if data_dir in BUILT_IN:
+            return BUILT_IN[data_dir]()
+        raise UserError(
+            f"There is no folder {data_dir}; give an ImageFolder, or one of the built-in sets: "
+            f"{', '.join(BUILT_IN)}."
+        )
+    if (root / "train").is_dir():
+        classes, train = _scan(root / "train")
+        validation = _scan_as(root / "val", classes) if (root / "val").is_dir() else None
+        test = _scan_as(root / "test", classes) if (root / "test").is_dir() else None
+        if validation is None:
+            train, validation = _cut(train)
+    else:
+        classes, everything = _scan(root)
+        everything, test = _cut(everything)
+        train, validation = _cut(everything, HELD_OUT / (1 - HELD_OUT))
+    return ImageData(classes, train, validation, test, _fingerprint(root, train, validation, test))
+
+
+def _scan(folder: Path) -> tuple[tuple[str, ...], Split]:
+    classes = tuple(
+        sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    )
+    if len(classes) < 2:
+        raise UserError(
+            f"{folder} must hold at least two folders, one a class; it holds {len(classes)}."
+        )
+    return classes, _scan_as(folder, classes)
+
+
+def _scan_as(folder: Path, classes: tuple[str, ...]) -> Split:
+    found = {f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")}
+    if unknown := sorted(found - set(classes)):
+        raise UserError(
+            f"{folder} has the class '{unknown[0]}', which the training images lack; "
+            "every class must be in train."
+        )
+    index = {name: i for i, name in enumerate(classes) if name in found}
+    samples = make_dataset(folder, index, extensions=IMG_EXTENSIONS, allow_empty=True)
+    if empty := sorted(set(index.values()) - {label for _, label in samples}):
+        raise UserError(
+            f"The class folder {folder / classes[empty[0]]} holds no images "
+            f"({', '.join(IMG_EXTENSIONS)}); fill it or remove it."
+        )
+    return Split([Path(path) for path, _ in samples], [label for _, label in samples])
+
+
+def _cut(split: Split, share: float = HELD_OUT) -> tuple[Split, Split]:
+    """Cut a share of each class, always the same images; every class keeps at least one.
+
+    scikit-learn's stratified split is not used: it refuses classes of very few images.
+    """
+    labels = np.asarray(split.labels)
+    random = np.random.default_rng(SPLIT_SEED)
+    taken = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        taken[members[: min(round(share * len(members)), len(members) - 1)]] = True
+    if not taken.any():
+        raise UserError(
+            f"{len(labels)} training images are too few to cut {share:.0%} of each class for "
+            "validation; add images, or a val/ folder."
+        )
+
+    def pick(mask: np.ndarray) -> Split:
+        return Split(
+            [split.images[i] for i in np.flatnonzero(mask)], [int(x) for x in labels[mask]]
+        )
+
+    return pick(~taken), pick(taken)
+
+
+def _fingerprint(root: Path, *splits: Split | None) -> str:
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(b"split\n")
+        for image, label in zip(split.images, split.labels, strict=True) if split else ():
+            if isinstance(image, Path):
+                entry = f"{image.relative_to(root)}\t{image.stat().st_size}\t{label}\n"
+                digest.update(entry.encode(errors="surrogateescape"))
+            else:
+                digest.update(image.tobytes() + bytes([label]))
+    return digest.hexdigest()
+
+
+def _digits() -> ImageData:
+    """1,797 handwritten digits, 8×8 grey (scikit-learn's copy of the UCI set, CC BY 4.0)."""
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    everything, test = _cut(Split(list(pixels), [int(x) for x in digits.target]))
+    train, validation = _cut(everything, HELD_OUT / (1 - HELD_OUT))
+    classes = tuple(str(name) for name in digits.target_names)
+    return ImageData(
+        classes, train, validation, test, _fingerprint(Path(), train, validation, test)
+    )
+
+
+BUILT_IN: dict[str, Callable[[], ImageData]] = {"digits": _digits}
+"""Data sets that need no folder."""

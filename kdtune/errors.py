@@ -1,0 +1,28 @@
+"""What goes wrong, in words for the person who can mend it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave; its text is one sentence that says what to do.
+
+    The command line prints the sentence and ends with exit code 2.
+    """
+
+
+class DivergedError(ArithmeticError):
+    """The loss of a run became infinite or not a number; its text says when."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Say which known word was probably meant, or list them all.
+
+    >>> nearest("aplha", ["alpha", "beta"])
+    "did you mean 'alpha'?"
+    >>> nearest("zzz", ["alpha", "beta"])
+    'known are alpha, beta'
+    """
+    names = list(known)
+    close = get_close_matches(word, names, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(names)}"

@@ -1,0 +1,34 @@
+"""The best trials as files that others load: so far, the configuration of each cell as YAML."""
+
+import json
+
+import pandas as pd
+
+from kdtune.files import write_yaml
+from kdtune.results import SweepFolder
+
+
+def write_best(folder: SweepFolder, leaderboard: pd.DataFrame, trials: pd.DataFrame) -> None:
+    """Write `best/<method>-<model>.yaml` for every cell that has a trained trial.
+
+    The file holds the complete settings of the cell's best trial, for ``kdtune train``, and under
+    ``provenance`` what that trial reached and how, so that a second run can be compared.
+
+    Args:
+        folder: where to.
+        leaderboard: as `kdtune.reports.tables.leaderboard_table` makes it.
+        trials: as `kdtune.reports.tables.trials_table` makes it.
+    """
+    by_id = trials.set_index("trial_id")
+    for cell in leaderboard.dropna(subset="trial_id").itertuples():
+        trial = by_id.loc[cell.trial_id]
+        provenance = {
+            "sweep": folder.path.name,
+            "trial_id": cell.trial_id,
+            "best_validation_accuracy": float(trial.best_validation_accuracy),
+            "best_epoch": int(trial.best_epoch),
+            "device": trial.device,
+            "threads": int(trial.threads),
+        }
+        settings = json.loads(trial.configuration)
+        write_yaml(folder.best(cell.method, cell.model), {**settings, "provenance": provenance})

@@ -1,0 +1,40 @@
+"""What a student learns from a teacher. To add a method, write one file and one entry here.
+
+Shape letters: B images, C channels, H×W positions of a map, K classes, T temperature.
+"""
+
+from kdtune.config import TrainConfig
+from kdtune.errors import UserError, nearest
+from kdtune.methods.at import AttentionTransfer
+from kdtune.methods.fitnets import FitNets
+from kdtune.methods.kd import KnowledgeDistillation
+from kdtune.methods.method import Method, Shapes
+from kdtune.methods.student import Student
+
+METHODS: dict[str, type[Method]] = {
+    "student": Student,
+    "kd": KnowledgeDistillation,
+    "at": AttentionTransfer,
+    "fitnets": FitNets,
+}
+
+
+def check_method(name: str) -> None:
+    """Raise a `UserError` that names the nearest known one if there is no method `name`."""
+    if name not in METHODS:
+        raise UserError(f"There is no method '{name}'; {nearest(name, METHODS)}")
+
+
+def build_method(config: TrainConfig, student: Shapes, teacher: Shapes | None) -> Method:
+    """Build the method that `config` names, for the feature maps that it will compare.
+
+    Args:
+        config: the run's settings.
+        student: (C, H, W) of the student's stages.
+        teacher: (C, H, W) of the teacher's stages, or None without a teacher.
+
+    Raises:
+        UserError: there is no such method, or the maps cannot be compared.
+    """
+    check_method(config.method)
+    return METHODS[config.method](config, student, teacher)

@@ -1,0 +1,105 @@
+"""Attention transfer (Zagoruyko & Komodakis 2017): where a teacher looks, stage by stage."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdtune.config import TrainConfig
+from kdtune.errors import UserError
+from kdtune.methods.kd import kd_loss
+from kdtune.methods.method import Method, Shapes, match_shape, pool_to, weighted_sum
+
+
+def attention_map(features: Tensor) -> Tensor:
+    """Collapse a stage's channels into one unit-length map per image.
+
+    Q = vec(mean_c F_c²) / ‖vec(mean_c F_c²)‖₂ (Zagoruyko & Komodakis 2017, the form of the
+    authors' code).
+
+    Args:
+        features: activations of one stage, [B, C, H, W].
+
+    Returns:
+        [B, H·W], float32; each row has L2 norm 1, or is 0 where the stage was all zeros.
+
+    >>> attention_map(torch.ones(1, 3, 2, 2)).tolist()
+    [[0.5, 0.5, 0.5, 0.5]]
+    """
+    return F.normalize(features.float().pow(2).mean(1).flatten(1), eps=1e-12)
+
+
+def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of two attention maps, over batch *and* positions.
+
+    This is the form of the authors' code; a stage therefore counts with beta / (H·W), and beta is
+    about 1000. Equation 2 of the paper has the unsquared norm of each difference instead, with
+    beta about 0.1; the ratio of the two is not constant, so beta does not carry over.
+
+    Args:
+        student: maps [B, H·W], as `attention_map` gives them.
+        teacher: maps [B, H·W].
+
+    Returns:
+        Scalar in [0, 2 / (H·W)].
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    match_shape("Attention maps", student, teacher)
+    return (student - teacher).pow(2).mean()
+
+
+class AttentionTransfer(Method):
+    """classification + alpha·KD + beta·Σ over paired stages of `at_loss`.
+
+    Stages are paired from the last one backwards. Of two maps the larger is average-pooled to the
+    smaller, features first, then the map. A 1×1 map is constant after normalisation, so pairs of
+    that size teach nothing and are left out.
+
+    Raises:
+        UserError: every pair would be 1×1.
+    """
+
+    def __init__(self, config: TrainConfig, student: Shapes, teacher: Shapes | None):
+        super().__init__(config, student, teacher)
+        self.pairs: list[tuple[int, tuple[int, int]]] = []
+        """(stage counted from the end, size at which it is compared), first stage first."""
+        if teacher is None:
+            return
+        for back in range(min(len(student), len(teacher)), 0, -1):
+            (_, hs, ws), (_, ht, wt) = student[-back], teacher[-back]
+            size = (min(hs, ht), min(ws, wt))
+            if size != (1, 1):
+                self.pairs.append((-back, size))
+        if not self.pairs:
+            raise UserError(
+                "Attention transfer has nothing to compare: every stage is 1×1; "
+                "use a larger image_size."
+            )
+
+    def _maps(self, features: list[Tensor]) -> list[Tensor]:
+        return [attention_map(pool_to(features[stage], size)) for stage, size in self.pairs]
+
+    def targets(self, logits: Tensor, features: list[Tensor]) -> dict[str, Tensor]:
+        """``logits`` [B, K], and ``attention_<i>`` [B, H·W] for each pair."""
+        maps = {f"attention_{i}": m for i, m in enumerate(self._maps(features))}
+        return {"logits": logits.float(), **maps}
+
+    def forward(
+        self,
+        logits: Tensor,
+        features: list[Tensor],
+        targets: dict[str, Tensor] | None,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """See `Method.forward`; parts: ``classification``, ``kd``, ``at``."""
+        classification = F.cross_entropy(logits.float(), labels)
+        if targets is None:
+            return weighted_sum(classification)
+        kd = kd_loss(logits, targets["logits"], self.config.temperature)
+        losses = [
+            at_loss(own, targets[f"attention_{i}"]) for i, own in enumerate(self._maps(features))
+        ]
+        at = sum(losses[1:], start=losses[0])
+        return weighted_sum(
+            classification, kd=(self.config.alpha, kd), at=(self.config.beta, at)
+        )

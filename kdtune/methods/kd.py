@@ -1,0 +1,55 @@
+"""Knowledge distillation from logits (Hinton et al. 2015): the baseline of every comparison."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdtune.methods.method import Method, match_shape, weighted_sum
+
+
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T²·KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch.
+
+    Hinton et al. 2015, section 2. Summed over classes, not averaged, and T² keeps the gradient's
+    size independent of T.
+
+    Args:
+        student: logits [B, K].
+        teacher: logits [B, K].
+        temperature: T, above 0.
+
+    Returns:
+        Scalar, at least 0.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    match_shape("Logits", student, teacher)
+    divergence = F.kl_div(
+        F.log_softmax(student.float() / temperature, dim=1),
+        F.log_softmax(teacher.float() / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return temperature**2 * divergence
+
+
+class KnowledgeDistillation(Method):
+    """classification + alpha·KD."""
+
+    def targets(self, logits: Tensor, features: list[Tensor]) -> dict[str, Tensor]:
+        """``logits`` [B, K]."""
+        return {"logits": logits.float()}
+
+    def forward(
+        self,
+        logits: Tensor,
+        features: list[Tensor],
+        targets: dict[str, Tensor] | None,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """See `Method.forward`; parts: ``classification``, ``kd``."""
+        classification = F.cross_entropy(logits.float(), labels)
+        if targets is None:
+            return weighted_sum(classification)
+        kd = kd_loss(logits, targets["logits"], self.config.temperature)
+        return weighted_sum(classification, kd=(self.config.alpha, kd))

@@ -1,0 +1,111 @@
+"""What every method is: two verbs, `targets` and `forward`, and the sum they share."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from kdtune.config import TrainConfig
+
+Shapes = list[tuple[int, int, int]]
+"""(C, H, W) of each stage."""
+
+
+class Method(nn.Module, ABC):
+    """The loss of a student, and what of its teacher the loss needs.
+
+    Built for known feature shapes, so that maps which cannot be compared are refused before
+    training. Layers that a method adds are its sub-modules and are trained with the student.
+
+    Args:
+        config: the run's settings; a method reads its own weights from it.
+        student: (C, H, W) of the student's stages.
+        teacher: (C, H, W) of the teacher's stages, or None without a teacher.
+
+    Attributes:
+        uses_teacher: False if the method has no use for a teacher.
+        epoch: the epoch under way, from 1; the loop sets it.
+    """
+
+    uses_teacher = True
+
+    def __init__(self, config: TrainConfig, student: Shapes, teacher: Shapes | None):
+        super().__init__()
+        self.config = config
+        self.epoch = 1
+
+    @abstractmethod
+    def targets(self, logits: Tensor, features: list[Tensor]) -> dict[str, Tensor]:
+        """Keep of the teacher's outputs for a batch what the loss compares with.
+
+        Args:
+            logits: the teacher's, [B, K].
+            features: the teacher's stages, [B, C, H, W] each.
+
+        Returns:
+            Named float32 tensors, first dimension B, at the size at which they are compared.
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        logits: Tensor,
+        features: list[Tensor],
+        targets: dict[str, Tensor] | None,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """Compute the loss of a batch, in float32 whatever the inputs are.
+
+        Args:
+            logits: the student's, [B, K].
+            features: the student's stages, [B, C, H, W] each.
+            targets: what `targets` gave for the same images; None without a teacher.
+            labels: class indices, [B].
+
+        Returns:
+            Scalars: ``loss``, which is minimised, and its named parts; a part that has a weight
+            appears raw and as ``<part>_weighted``.
+        """
+
+
+def weighted_sum(
+    classification: Tensor, **terms: tuple[float, Tensor]
+) -> dict[str, Tensor]:
+    """Add weighted terms to the classification loss and name every part.
+
+    A term of weight 0 is left out of the sum rather than multiplied by 0, so the limit is exact
+    and costs no backward pass; its raw value is still given.
+
+    Args:
+        classification: scalar.
+        terms: (weight, raw scalar) by name.
+    """
+    parts = {"classification": classification.detach()}
+    loss = classification
+    for name, (weight, raw) in terms.items():
+        if weight:
+            loss = loss + weight * raw
+        parts[name] = raw.detach()
+        parts[f"{name}_weighted"] = weight * raw.detach()
+    return {"loss": loss, **parts}
+
+
+def match_shape(kind: str, student: Tensor, teacher: Tensor) -> None:
+    """Refuse tensors that torch would silently broadcast against each other.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"{kind} of student {tuple(student.shape)} and teacher {tuple(teacher.shape)} "
+            "differ in shape."
+        )
+
+
+def pool_to(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average-pool maps [B, C, H, W] to `size`, in float32; maps of that size stay as they are."""
+    features = features.float()
+    if features.shape[2:] == torch.Size(size):
+        return features
+    return nn.functional.adaptive_avg_pool2d(features, size)

@@ -1,0 +1,26 @@
+"""Plain training: the student learns from the labels alone. Also how a teacher is trained."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdtune.methods.method import Method, weighted_sum
+
+
+class Student(Method):
+    """Cross-entropy with the labels; no teacher, alpha and beta play no part."""
+
+    uses_teacher = False
+
+    def targets(self, logits: Tensor, features: list[Tensor]) -> dict[str, Tensor]:
+        """Nothing of a teacher is kept."""
+        return {}
+
+    def forward(
+        self,
+        logits: Tensor,
+        features: list[Tensor],
+        targets: dict[str, Tensor] | None,
+        labels: Tensor,
+    ) -> dict[str, Tensor]:
+        """See `Method.forward`; parts: ``classification``."""
+        return weighted_sum(F.cross_entropy(logits.float(), labels))

@@ -1,0 +1,111 @@
+"""MultiBranchNet: a small student of parallel depthwise branches with channel attention."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+WIDTHS = (32, 64, 128, 256)
+KERNELS = (3, 5, 7)
+
+
+def eca_kernel_size(channels: int) -> int:
+    """Width of ECA's 1-D convolution: |log2(C)/2 + 1/2| rounded to odd, at least 3.
+
+    Wang et al. 2020, equation 12 with gamma 2 and b 1. Ties (C = 8, 128, 2048) round up.
+
+    >>> [eca_kernel_size(c) for c in (8, 64, 128, 512, 2048)]
+    [3, 3, 5, 5, 7]
+    """
+    exact = abs(math.log2(channels) / 2 + 0.5)
+    return max(3, 2 * math.floor(exact / 2 + 1e-9) + 1)
+
+
+class ECA(nn.Module):
+    """Efficient channel attention (Wang et al. 2020): channels are scaled by a sigmoid gate.
+
+    The gate of a channel depends on the means of its neighbours, through one 1-D convolution.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        size = eca_kernel_size(channels)
+        self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the channels of x [B, C, H, W]; the shape stays."""
+        gate = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+        return x * gate.transpose(1, 2).unsqueeze(-1)
+
+
+class MultiBranchStage(nn.Module):
+    """Depthwise 3×3, 5×5 and 7×7 side by side, concatenated, ECA, 1×1 mix, residual."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Conv2d(
+                channels_in,
+                channels_in,
+                kernel,
+                stride,
+                kernel // 2,
+                groups=channels_in,
+                bias=False,
+            )
+            for kernel in KERNELS
+        )
+        wide = channels_in * len(KERNELS)
+        self.norm = nn.BatchNorm2d(wide)
+        self.eca = ECA(wide)
+        self.mix = nn.Sequential(
+            nn.Conv2d(wide, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)
+        )
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1 and channels_in == channels_out
+            else nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
+                nn.BatchNorm2d(channels_out),
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C_in, H, W] to [B, C_out, H / stride, W / stride]."""
+        wide = torch.cat([branch(x) for branch in self.branches], dim=1)
+        wide = self.eca(self.norm(wide).relu())
+        return (self.mix(wide) + self.shortcut(x)).relu()
+
+
+class MultiBranchNet(nn.Module):
+    """Four multi-branch stages of 32 to 256 channels, about 0.2 million parameters.
+
+    The maps have the sizes of a ResNet's: a quarter of the image in the first stage (all of it
+    for images under 64 px), half of the one before in each further stage.
+
+    Args:
+        num_classes: K, length of the logits.
+        image_size: height and width of the images, in pixels.
+    """
+
+    def __init__(self, num_classes: int, image_size: int):
+        super().__init__()
+        stride = 2 if image_size >= 64 else 1
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, WIDTHS[0], 3, stride, 1, bias=False), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU()
+        )
+        self.stages = nn.ModuleList()
+        channels = WIDTHS[0]
+        for width in WIDTHS:
+            self.stages.append(MultiBranchStage(channels, width, stride))
+            channels, stride = width, 2
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Map images [B, 3, H, W] to logits [B, K] and the four stages, [B, C, H, W] each."""
+        x = self.stem(images)
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return self.classifier(x.mean((2, 3))), features

@@ -1,0 +1,1 @@
+"""Tables of a sweep. Needs neither torch nor ray."""

@@ -1,0 +1,230 @@
+"""A sweep's tables: plain events in, DataFrames out, and their printed forms.
+
+Accuracies in the tables of trials and epochs are shares of 1; columns that end in ``_percent``
+or ``_points`` are times 100. Search figures only: nothing here says that one method beats another.
+"""
+
+import io
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+CAVEAT = "Best single runs, not yet a comparison: seed noise and search luck are not in it."
+"""Said wherever a search's ranking is shown."""
+
+LEADERBOARD = [
+    "model",
+    "method",
+    "status",
+    "search_best_percent",
+    "trials_started",
+    "trials_finished",
+    "trials_stopped",
+    "trials_diverged",
+    "trials_crashed",
+    "search_epochs",
+    "search_device_seconds",
+    "trial_id",
+    "configuration",
+]
+PRINTED = {
+    "sweep": "sweep",
+    "model": "model",
+    "method": "method",
+    "search_best_percent": "best validation %",
+    "settings": "settings",
+    "trials_started": "trials",
+    "trials_finished": "finished",
+    "trials_stopped": "stopped",
+    "trials_diverged": "diverged",
+    "trials_crashed": "crashed",
+    "search_epochs": "epochs",
+    "search_device_seconds": "device s",
+}
+"""Columns of the printed leaderboard and their headings."""
+
+
+def epochs_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row an epoch of a trial, in the order in which they were reported.
+
+    Columns:
+        trial_id, method, model: whose epoch it is.
+        epoch: from 1.
+        lr: learning rate during the epoch.
+        train_loss: mean of the method's loss over the training images.
+        train_accuracy, validation_accuracy: shares of 1.
+        validation_loss: mean cross-entropy.
+        best_validation_accuracy: best up to here, the objective of the search.
+        loss_<part>, loss_<part>_weighted: means of the parts of the training loss.
+        seconds: training and validation of this epoch on the trial's device.
+        device, threads: where it ran.
+    """
+    return pd.DataFrame(
+        [_without(event, "event", "time") for event in events if event["event"] == "epoch"],
+    )
+
+
+def trials_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row a trial, in the order in which they were proposed.
+
+    Columns:
+        trial_id, method, model, number: the trial, and its place in its cell, from 0.
+        origin: ``start`` (a known good point) or ``sampler``.
+        state: ``finished``, ``stopped``, ``diverged``, ``crashed``; ``running`` if it never ended.
+        reason: why it ended.
+        epochs: epochs trained.
+        best_validation_accuracy: share of 1, the best of its epochs; empty if there is none.
+        best_epoch: the first epoch that reached it.
+        last_validation_accuracy: share of 1, of the last epoch.
+        device_seconds: sum over its epochs.
+        device, threads: where it ran.
+        <hyperparameter>: the value that was searched; empty where a space does not have it.
+        configuration: the complete settings, as JSON.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event["event"] == "asked":
+            rows[event["trial_id"]] = {
+                "trial_id": event["trial_id"],
+                "method": event["method"],
+                "model": event["model"],
+                "number": event["number"],
+                "origin": event["origin"],
+                "state": "running",
+                "reason": "",
+                "epochs": 0,
+                "best_validation_accuracy": np.nan,
+                "best_epoch": pd.NA,
+                "last_validation_accuracy": np.nan,
+                "device_seconds": 0.0,
+                "device": "",
+                "threads": pd.NA,
+                **event["parameters"],
+                "configuration": json.dumps(event["config"]),
+            }
+        elif event["event"] == "epoch":
+            row = rows[event["trial_id"]]
+            if not event["validation_accuracy"] <= row["best_validation_accuracy"]:
+                row["best_validation_accuracy"] = event["validation_accuracy"]
+                row["best_epoch"] = event["epoch"]
+            row["last_validation_accuracy"] = event["validation_accuracy"]
+            row["epochs"] = event["epoch"]
+            row["device_seconds"] += event["seconds"]
+            row["device"], row["threads"] = event["device"], event["threads"]
+        elif event["event"] == "ended":
+            rows[event["trial_id"]].update(state=event["state"], reason=event["reason"])
+    table = pd.DataFrame(list(rows.values()))
+    return table if table.empty else table.astype({"best_epoch": "Int64", "threads": "Int64"})
+
+
+def leaderboard_table(trials: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell, sorted by model, then by the best validation accuracy, best first.
+
+    Columns:
+        model, method: the cell.
+        status: ``not_confirmed``; ``failed`` if no trial finished an epoch.
+        search_best_percent: best validation accuracy of any trial.
+        trials_started, trials_finished, trials_stopped, trials_diverged, trials_crashed: counts;
+            a trial that is still running is only among the started.
+        search_epochs, search_device_seconds: sums over all trials.
+        trial_id, configuration: the best trial (the earliest of equals), and its settings as JSON.
+    """
+    rows = []
+    for (model, method), cell in trials.groupby(["model", "method"]) if len(trials) else ():
+        best = cell.sort_values("best_validation_accuracy", ascending=False, kind="stable").iloc[0]
+        trained = not np.isnan(best.best_validation_accuracy)
+        counts = cell["state"].value_counts()
+        rows.append(
+            {
+                "model": model,
+                "method": method,
+                "status": "not_confirmed" if trained else "failed",
+                "search_best_percent": 100 * best.best_validation_accuracy,
+                "trials_started": len(cell),
+                **{
+                    f"trials_{state}": int(counts.get(state, 0))
+                    for state in ("finished", "stopped", "diverged", "crashed")
+                },
+                "search_epochs": int(cell["epochs"].sum()),
+                "search_device_seconds": float(cell["device_seconds"].sum()),
+                "trial_id": best.trial_id if trained else None,
+                "configuration": best.configuration if trained else None,
+            }
+        )
+    table = pd.DataFrame(rows, columns=LEADERBOARD)
+    return table.sort_values(
+        ["model", "search_best_percent"], ascending=[True, False], kind="stable", ignore_index=True
+    )
+
+
+def join_sweeps(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The leaderboards of several sweeps, one under the other.
+
+    Args:
+        trials: each sweep's trials, by its name.
+
+    Returns:
+        As `leaderboard_table`; with a column ``settings``, the searched values of the best trial
+        in short, and with a first column ``sweep`` where there is more than one sweep.
+    """
+    boards = []
+    for name, table in trials.items():
+        board = leaderboard_table(table)
+        board["settings"] = [_short_settings(table, trial_id) for trial_id in board["trial_id"]]
+        if len(trials) > 1:
+            board.insert(0, "sweep", name)
+        boards.append(board)
+    return pd.concat(boards, ignore_index=True)
+
+
+def _short_settings(trials: pd.DataFrame, trial_id: str | None) -> str:
+    if trial_id is None:
+        return ""
+    values = trials.set_index("trial_id")[_searched(trials)].loc[trial_id].dropna()
+    return " ".join(f"{k}={v:.3g}" if _real(v) else f"{k}={v}" for k, v in values.items())
+
+
+def _searched(trials: pd.DataFrame) -> list[str]:
+    columns = list(trials.columns)
+    return columns[columns.index("threads") + 1 : columns.index("configuration")]
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, float | np.floating)
+
+
+def _without(event: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key not in keys}
+
+
+def render(leaderboard: pd.DataFrame, form: str) -> str:
+    """Print a leaderboard.
+
+    Args:
+        leaderboard: with a column ``settings``, and ``sweep`` where several are joined.
+        form: ``table`` (for a terminal) and ``markdown`` show the main columns; ``csv`` and
+            ``json`` all of them, unrounded.
+    """
+    if form == "csv":
+        return leaderboard.drop(columns="settings").to_csv(index=False)
+    if form == "json":
+        plain = leaderboard.drop(columns="settings")
+        return plain.to_json(orient="records", indent=2, double_precision=15) + "\n"
+    columns = [column for column in PRINTED if column in leaderboard]
+    table = Table(box=box.MARKDOWN if form == "markdown" else box.SIMPLE_HEAD)
+    for column in columns:
+        numeric = pd.api.types.is_numeric_dtype(leaderboard[column])
+        table.add_column(PRINTED[column], justify="right" if numeric else "left")
+    for row in leaderboard[columns].itertuples(index=False):
+        cells = ("" if pd.isna(v) else f"{v:.2f}" if _real(v) else str(v) for v in row)
+        table.add_row(*cells)
+    out = io.StringIO()
+    Console(file=out, width=1000).print(table)
+    lines = (line.rstrip() for line in out.getvalue().splitlines())
+    return "\n".join(line for line in lines if line) + f"\n\n{CAVEAT}\n"

@@ -1,0 +1,255 @@
+"""One run with its files: checkpoints, log, summary, TensorBoard events.
+
+`fit` gives the numbers; this file keeps them. Test images are read once, at the end, with the
+weights of the best validation epoch.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from kdtune.checkpoints import load_model, read_checkpoint, save_model
+from kdtune.config import TrainConfig
+from kdtune.data.images import find_images
+from kdtune.data.views import Batch, Batches, decode, decode_run
+from kdtune.errors import UserError
+from kdtune.files import read_yaml, write_text
+from kdtune.teacher import load_teacher
+from kdtune.training import EpochResult, evaluate, fit
+
+Loader = Iterable[tuple[Tensor, Tensor]]
+
+
+class _Pairs:
+    """A loader of (images, labels) as the loop wants it: without targets."""
+
+    def __init__(self, loader: Loader):
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        for images, labels in self.loader:
+            yield images, labels, None
+
+
+def run_training(
+    config: TrainConfig,
+    train_loader: Loader | None = None,
+    val_loader: Loader | None = None,
+    test_loader: Loader | None = None,
+) -> dict[str, Any]:
+    """Train once and write the run's files.
+
+    `save_dir` gets `<name>_best.pth`, `<name>_final.pth` and, every `save_freq` epochs,
+    `<name>_epoch_<N>.pth`; `log_dir` gets `<name>.log`, `<name>_summary.json` and TensorBoard events
+    in `<name>/`.
+
+    Args:
+        config: the run's settings.
+        train_loader: batches (images [B, 3, H, W], labels [B]); `config.data_dir` if not given.
+        val_loader: likewise; must come with `train_loader`.
+        test_loader: likewise; with `train_loader` only, and optional.
+
+    Returns:
+        ``model`` (weights of the best validation epoch, eval mode), ``teacher_model`` or None,
+        ``best_accuracy`` (share of 1), ``training_history`` (one dict an epoch), ``test_results``
+        (``loss`` and ``accuracy``, or None), ``config`` (complete), ``experiment_name``.
+
+    Raises:
+        UserError: the settings, the data or the teacher are no good.
+        DivergedError: the training loss is no longer finite.
+    """
+    state = read_checkpoint(config.resume)["training"] if config.resume else None
+    started = time.strftime("%Y%m%d-%H%M%S")
+    name = config.experiment_name or f"{config.method}-{config.model}-{started}"
+    config = config.model_copy(update={"experiment_name": name})
+    train, validation, test, classes = _batches(config, train_loader, val_loader, test_loader)
+    teacher = None
+    if config.teacher_model is not None:
+        teacher = load_teacher(config.teacher_model, classes, config.image_size)
+    files = _RunFiles(config, classes)
+    if teacher is None and config.method != "student":
+        files.say("No teacher: the terms of alpha and beta are absent.")
+    history = []
+    epochs = fit(
+        config,
+        train,
+        validation,
+        num_classes=len(classes),
+        teacher=teacher,
+        resume=state,
+    )
+    for result in epochs:
+        history.append(result.figures())
+        files.keep(result)
+    model = load_model(files.best)["model"] if files.best.is_file() else None
+    if model is None:
+        raise UserError(f"Nothing is left to train: {config.resume} is at the last epoch.")
+    test_results = None
+    if test is not None:
+        loss, accuracy = evaluate(model, test, config)
+        test_results = {"loss": loss, "accuracy": accuracy}
+        files.say(f"test {100 * accuracy:.2f} %, with the weights of the best epoch")
+    summary = {
+        "experiment_name": name,
+        "best_accuracy": history[-1]["best_validation_accuracy"],
+        "test_results": test_results,
+        "config": config.model_dump(),
+        "training_history": history,
+    }
+    files.finish(summary)
+    return {"model": model, "teacher_model": teacher, **summary}
+
+
+def _batches(
+    config: TrainConfig,
+    train_loader: Loader | None,
+    val_loader: Loader | None,
+    test_loader: Loader | None,
+) -> tuple[Iterable[Batch], Iterable[Batch], Iterable[Batch] | None, tuple[str, ...]]:
+    if train_loader is not None:
+        if val_loader is None:
+            raise UserError("A val_loader is needed: the best epoch is chosen on it.")
+        test = _Pairs(test_loader) if test_loader is not None else None
+        return _Pairs(train_loader), _Pairs(val_loader), test, _classes(train_loader)
+    data = find_images(config.data_dir)
+    decoded = decode_run(data, config.image_size)
+    test_batches = None
+    if data.test is not None:
+        test_batches = Batches(decode(data.test, config.image_size), data.test.labels)
+    return (
+        decoded.train_batches(config),
+        decoded.validation_batches(),
+        test_batches,
+        data.classes,
+    )
+
+
+def _classes(loader: Loader) -> tuple[str, ...]:
+    """The class names that a loader's data set knows, or else the labels seen in one pass."""
+    names = getattr(getattr(loader, "dataset", None), "classes", None)
+    if names is None:
+        highest = max(int(labels.max()) for _, labels in loader)
+        names = [str(label) for label in range(highest + 1)]
+    return tuple(map(str, names))
+
+
+class _RunFiles:
+    """The files of one run."""
+
+    def __init__(self, config: TrainConfig, classes: tuple[str, ...]):
+        self.config, self.classes = config, classes
+        self.stem = str(config.experiment_name)
+        self.logs = Path(config.log_dir)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.events = SummaryWriter(self.logs / self.stem)
+
+    @property
+    def best(self) -> Path:
+        return self._checkpoint("best")
+
+    def _checkpoint(self, which: str) -> Path:
+        return Path(self.config.save_dir) / f"{self.stem}_{which}.pth"
+
+    def say(self, text: str) -> None:
+        """Say a line to the person who waits, and keep it in the log."""
+        print(text, file=sys.stderr, flush=True)
+        with open(self.logs / f"{self.stem}.log", "a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def keep(self, result: EpochResult) -> None:
+        """Write all that an epoch leaves behind."""
+        self.say(epoch_line(result, self.config.epochs))
+        for key, value in result.figures().items():
+            if isinstance(value, float):
+                self.events.add_scalar(key, value, result.epoch)
+        self.events.flush()
+        if result.epoch % self.config.save_freq == 0:
+            self._save(f"epoch_{result.epoch}", result)
+        if result.is_best:
+            self._save("best", result)
+        if result.epoch == self.config.epochs:
+            self._save("final", result)
+
+    def _save(self, which: str, result: EpochResult) -> None:
+        save_model(
+            self._checkpoint(which),
+            result.student,
+            config=self.config.model_dump(),
+            classes=list(self.classes),
+            epoch=result.epoch,
+            validation_accuracy=result.validation_accuracy,
+            training=result.state,
+        )
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        write_text(self.logs / f"{self.stem}_summary.json", json.dumps(summary, indent=2))
+        self.events.close()
+
+
+def epoch_line(result: EpochResult, epochs: int) -> str:
+    """One epoch in one line, for a person."""
+    mark = " *" if result.is_best else ""
+    return (
+        f"epoch {result.epoch}/{epochs}: loss {result.train_loss:.4f}, "
+        f"validation {100 * result.validation_accuracy:.2f} %{mark}, {result.seconds:.1f} s"
+    )
+
+
+def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:
+    """Train a network with the method ``student`` and keep only its best weights, in one file.
+
+    Args:
+        config: the run's settings.
+        out: the checkpoint to write, renewed at each better epoch; it must not exist.
+
+    Returns:
+        ``validation_accuracy`` and ``test_accuracy`` (None without test images), shares of 1.
+
+    Raises:
+        UserError: `out` exists, or the settings or the data are no good.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists already; remove it, or give another --out.")
+    train, validation, test, classes = _batches(config, None, None, None)
+    about: dict[str, Any] = {"config": config.model_dump(), "classes": list(classes)}
+    best: dict[str, float | int] = {}
+    for result in fit(config, train, validation, num_classes=len(classes)):
+        print(epoch_line(result, config.epochs), file=sys.stderr, flush=True)
+        if result.is_best:
+            best = {"epoch": result.epoch, "validation_accuracy": result.validation_accuracy}
+            save_model(out, result.student, **about, **best)
+    model: nn.Module = load_model(out)["model"]
+    test_accuracy = evaluate(model, test, config)[1] if test is not None else None
+    save_model(out, model, **about, **best, test_accuracy=test_accuracy)
+    return {"validation_accuracy": best["validation_accuracy"], "test_accuracy": test_accuracy}
+
+
+def run_file(path: Path) -> dict[str, Any]:
+    """Train once with the settings of a YAML file.
+
+    A file that a sweep wrote also says, under ``provenance``, what its trial reached and with how
+    many CPU threads; the run uses as many, and compares.
+
+    Args:
+        path: a mapping of `TrainConfig` settings, with or without ``provenance``.
+
+    Returns:
+        As `run_training`, and ``recorded_accuracy``: the file's, or None.
+
+    Raises:
+        UserError: the file or its settings are no good.
+    """
+    settings = read_yaml(path)
+    provenance = settings.pop("provenance", {})
+    config = TrainConfig.check(settings)
+    if "threads" in provenance:
+        torch.set_num_threads(provenance["threads"])
+    recorded = provenance.get("best_validation_accuracy")
+    return {**run_training(config), "recorded_accuracy": recorded}

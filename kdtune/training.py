@@ -1,0 +1,317 @@
+"""THE loop. One generator trains the teacher, the plain student and every method alike.
+
+It hands numbers back after each epoch and writes nothing; callers decide what to do with them.
+Everything random in an epoch follows from (seed, epoch), so a run that goes on from a checkpoint
+needs no random state. For that it seeds torch's, numpy's and Python's global random states.
+"""
+
+import math
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdtune.config import TrainConfig
+from kdtune.data.views import Batch, normalise
+from kdtune.errors import DivergedError, UserError
+from kdtune.methods import Method, build_method
+from kdtune.models import build_model, feature_shapes
+from kdtune.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch in numbers, and the live objects behind them.
+
+    Attributes:
+        epoch: from 1.
+        lr: learning rate during the epoch.
+        train_loss: mean of the method's loss over the training images.
+        train_accuracy: share of the training images that were classified rightly on the way.
+        validation_loss: mean cross-entropy.
+        validation_accuracy: share of 1.
+        best_validation_accuracy: best so far, this epoch included.
+        losses: means of the named parts of the training loss.
+        seconds: training and validation together.
+        device: where it ran.
+        threads: CPU threads that torch used; on the CPU results depend on them in the last bit.
+        student: the live network; the next epoch changes it.
+        state: all that `fit` needs to go on; refers to live tensors, so save it before the next
+            epoch is asked for.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    best_validation_accuracy: float
+    losses: dict[str, float]
+    seconds: float
+    device: str
+    threads: int
+    student: nn.Module
+    state: dict[str, Any]
+
+    @property
+    def is_best(self) -> bool:
+        """Whether this is the first epoch with the best accuracy so far."""
+        return self.state["best_epoch"] == self.epoch
+
+    def figures(self) -> dict[str, Any]:
+        """The numbers alone, flat: ``loss_<part>`` for the parts of the loss."""
+        plain = {name: getattr(self, name) for name in FIGURES}
+        return plain | {LOSS + part: value for part, value in self.losses.items()}
+
+
+LOSS = "loss_"
+"""Prefix of the parts of the loss among the figures of an epoch."""
+
+FIGURES = [f.name for f in fields(EpochResult) if f.name not in ("losses", "student", "state")]
+"""The other figures of an epoch."""
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn a device's name into the device; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    if name == "auto":
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The device '{name}' cannot be used here: {reason}.") from None
+
+
+def pick_precision(precision: str, model: nn.Module, device: torch.device) -> torch.dtype:
+    """Decide in which type a network computes: bfloat16 under autocast, or float32.
+
+    ``auto`` takes bfloat16 on CUDA devices that have it, and on CPUs with AMX units unless the
+    network has depthwise convolutions, which are slower in bfloat16 there (3.3 times for
+    MultiBranchNet at 16 px on an Intel Xeon with AMX, one thread, torch 2.14).
+    """
+    if precision == "float32":
+        return torch.float32
+    if precision == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        fast = bool(torch.cpu.get_capabilities().get("amx_bf16")) and not _depthwise(model)
+    else:
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _depthwise(model: nn.Module) -> bool:
+    return any(m.groups > 1 for m in model.modules() if isinstance(m, nn.Conv2d))
+
+
+class _Network:
+    """A network where and how it runs fastest: device, memory format, autocast."""
+
+    def __init__(self, model: nn.Module, device: torch.device, precision: str):
+        self.device = device
+        self.dtype = pick_precision(precision, model, device)
+        # Dense float32 convolutions are the one case that is slower channels_last on a CPU.
+        dense_float32 = self.dtype == torch.float32 and not _depthwise(model)
+        plain = device.type != "cuda" and dense_float32
+        self.format = torch.contiguous_format if plain else torch.channels_last
+        self.model = model.to(device=device, memory_format=self.format)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        autocast = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
+        )
+        with autocast:
+            return self.model(images.contiguous(memory_format=self.format))
+
+
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """lr · gamma^((epoch − 1) div step_size), for epochs from 1."""
+    return config.lr * config.gamma ** ((epoch - 1) // config.step_size)
+
+
+def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
+    """Build the student with the weights that `config.seed` fixes, the same for every method."""
+    torch.manual_seed(derive_seed(config.seed, "student"))
+    return build_model(config.model, num_classes, config.image_size)
+
+
+def fit(
+    config: TrainConfig,
+    train: Iterable[Batch],
+    validation: Iterable[Batch],
+    *,
+    num_classes: int,
+    teacher: nn.Module | None = None,
+    resume: dict[str, Any] | None = None,
+) -> Iterator[EpochResult]:
+    """Train a student, one epoch each time a result is asked for.
+
+    Args:
+        config: the run's settings.
+        train: batches (images, labels, targets or None); one `for` over it is one epoch. Images
+            are uint8 [B, 3, H, W], or floats that the loader has normalised.
+        validation: the same for the images on which epochs are compared.
+        num_classes: K.
+        teacher: put into eval mode and moved to the device, otherwise untouched; it is asked for targets where a batch brings none.
+        resume: `EpochResult.state` of an earlier run with the same settings; the run goes on after
+            that epoch as if it had never stopped.
+
+    Yields:
+        The result of each epoch, `config.epochs` in all.
+
+    Raises:
+        UserError: there is no such method, model or device, or the networks cannot be compared.
+        DivergedError: the training loss is no longer finite.
+    """
+    device = pick_device(config.device)
+    student = _Network(build_student(config, num_classes), device, config.precision)
+    method = _build_method(config, student.model, teacher).to(device)
+    guide = None
+    if teacher is not None and method.uses_teacher:
+        guide = _Network(teacher.eval(), device, config.precision)
+    parameters = [*student.model.parameters(), *method.parameters()]
+    optimizer = torch.optim.SGD(
+        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    progress: dict[str, Any] = {"epoch": 0, "best_validation_accuracy": -1.0, "best_epoch": 0}
+    if resume is not None:
+        student.model.load_state_dict(resume["student"])
+        method.load_state_dict(resume["method"])
+        optimizer.load_state_dict(resume["optimizer"])
+        progress = {key: resume[key] for key in progress}
+
+    for epoch in range(progress["epoch"] + 1, config.epochs + 1):
+        started = time.perf_counter()
+        seed = derive_seed(config.seed, "epoch", epoch)
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, epoch)
+        method.epoch = epoch
+        losses, train_accuracy = _train_epoch(student, guide, method, optimizer, train)
+        validation_loss, validation_accuracy = _evaluate(student, validation)
+        for name, value in {**losses, "validation": validation_loss}.items():
+            if not math.isfinite(value):
+                raise DivergedError(f"The {name} loss became {value} in epoch {epoch}.")
+        progress["epoch"] = epoch
+        if validation_accuracy > progress["best_validation_accuracy"]:
+            progress |= {"best_validation_accuracy": validation_accuracy, "best_epoch": epoch}
+        yield EpochResult(
+            epoch=epoch,
+            lr=learning_rate(config, epoch),
+            train_loss=losses.pop("loss"),
+            train_accuracy=train_accuracy,
+            validation_loss=validation_loss,
+            validation_accuracy=validation_accuracy,
+            best_validation_accuracy=progress["best_validation_accuracy"],
+            losses=losses,
+            seconds=time.perf_counter() - started,
+            device=str(device),
+            threads=torch.get_num_threads(),
+            student=student.model,
+            state={
+                **progress,
+                "student": student.model.state_dict(),
+                "method": method.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            },
+        )
+
+
+def _build_method(config: TrainConfig, student: nn.Module, teacher: nn.Module | None) -> Method:
+    size = config.image_size
+    torch.manual_seed(derive_seed(config.seed, "method"))
+    return build_method(
+        config,
+        feature_shapes(student, size),
+        feature_shapes(teacher, size) if teacher is not None else None,
+    )
+
+
+def _train_epoch(
+    student: _Network,
+    teacher: _Network | None,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Batch],
+) -> tuple[dict[str, float], float]:
+    """Train on every batch; give the means of the loss and its parts, and the accuracy.
+
+    Sums stay on the device until the end, so that no step waits for a number.
+    """
+    student.model.train()
+    method.train()
+    totals: dict[str, Tensor] = {}
+    right, count = torch.zeros((), device=student.device, dtype=torch.int64), 0
+    for images, labels, targets in batches:
+        images = normalise(images.to(student.device, non_blocking=True))
+        labels = labels.to(student.device, non_blocking=True)
+        if targets is not None:
+            targets = {k: v.to(student.device, non_blocking=True) for k, v in targets.items()}
+        elif teacher is not None:
+            with torch.no_grad():
+                targets = method.targets(*teacher(images))
+        logits, features = student(images)
+        parts = method(logits, features, targets, labels)
+        optimizer.zero_grad(set_to_none=True)
+        parts["loss"].backward()
+        optimizer.step()
+        for name, value in parts.items():
+            totals[name] = totals.get(name, 0) + value.detach() * len(labels)
+        right += (logits.detach().argmax(1) == labels).sum()
+        count += len(labels)
+    if not count:
+        raise UserError("There are no training images: the training loader gave no batch.")
+    return {name: total.item() / count for name, total in totals.items()}, right.item() / count
+
+
+@torch.no_grad()
+def _evaluate(network: _Network, batches: Iterable[Batch]) -> tuple[float, float]:
+    network.model.eval()
+    loss = torch.zeros((), device=network.device)
+    right, count = torch.zeros((), device=network.device, dtype=torch.int64), 0
+    for images, labels, _ in batches:
+        logits, _ = network(normalise(images.to(network.device)))
+        labels = labels.to(network.device)
+        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+        right += (logits.argmax(1) == labels).sum()
+        count += len(labels)
+    if not count:
+        raise UserError("There are no images to evaluate on: the loader gave no batch.")
+    return loss.item() / count, right.item() / count
+
+
+def evaluate(
+    model: nn.Module, batches: Iterable[Batch], config: TrainConfig
+) -> tuple[float, float]:
+    """Measure a network.
+
+    Args:
+        model: returns logits and features; it is put into eval mode.
+        batches: as for `fit`.
+        config: gives device and precision.
+
+    Returns:
+        (mean cross-entropy, accuracy as a share of 1).
+    """
+    return _evaluate(_Network(model, pick_device(config.device), config.precision), batches)

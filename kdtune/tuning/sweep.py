@@ -1,0 +1,246 @@
+"""Launch a sweep: check everything, run every cell's trials on Ray, make the tables."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.logger import TBXLoggerCallback
+
+from kdtune.config import SweepConfig, TrainConfig
+from kdtune.data.images import ImageData, find_images
+from kdtune.data.views import decode_run
+from kdtune.errors import UserError
+from kdtune.export import write_best
+from kdtune.files import replacing, write_text, write_yaml
+from kdtune.methods import METHODS, check_method
+from kdtune.models import check_model
+from kdtune.reports.tables import epochs_table, leaderboard_table, trials_table
+from kdtune.results import Log, SweepFolder
+from kdtune.seeds import derive_seed
+from kdtune.teacher import load_teacher, teacher_summary
+from kdtune.tuning.progress import Progress
+from kdtune.tuning.schedule import Rungs, Schedule, default_grace_period
+from kdtune.tuning.search import Cell, Search, Studies
+from kdtune.tuning.space import Space, load_spaces
+from kdtune.tuning.trainable import train_trial
+
+RESULTS = Path("results")
+"""Every sweep has its folder here, under the working directory."""
+
+PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow")
+
+
+def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
+    """Run a sweep from beginning to end.
+
+    Everything is checked before the folder is made and before Ray starts: data (every image is
+    decoded), teacher, methods, models, spaces, settings.
+
+    Args:
+        config: settings of `SweepConfig`.
+
+    Returns:
+        The sweep's folder, with its log, its tables and the best configurations.
+
+    Raises:
+        UserError: something the user gave is no good; nothing was written.
+    """
+    sweep = SweepConfig.check(config)
+    folder = SweepFolder(RESULTS / sweep.name)
+    if folder.path.exists():
+        raise UserError(f"{folder.path} exists already; give another name, or remove it.")
+    cells = sweep.cells()
+    for method, model in cells:
+        check_method(method)
+        check_model(model)
+    spaces = _spaces(sweep, cells)
+    data = find_images(sweep.data)
+    sweep = _complete(sweep, data)
+    for method, model in cells:  # a setting that is no good ends the sweep here, not every trial
+        _trial_config(sweep, (method, model), 0, {})
+    decode_run(data, sweep.image_size or 0)
+
+    with _ray():
+        slots = _slots(sweep, ray.cluster_resources())
+        write_yaml(folder.sweep, sweep.model_dump(mode="json"))
+        write_text(folder.environment, json.dumps(_environment(), indent=2) + "\n")
+        studies = Studies(cells, spaces, sweep.seed)
+        rungs = Rungs(cells, sweep.epochs, sweep.grace_period or 1, sweep.reduction_factor)
+        progress = Progress(len(cells) * sweep.trials)
+        log = Log(folder.log, [studies.fold, rungs.fold, progress.fold])
+        log.append(
+            {
+                "event": "sweep",
+                "config": sweep.model_dump(mode="json"),
+                "data": data.summary(),
+                "teacher": teacher_summary(sweep.teacher) if sweep.teacher else None,
+            }
+        )
+        try:
+            _run_trials(sweep, slots, folder, log, studies, rungs)
+        finally:
+            log.close()
+            write_tables(folder)
+    return folder
+
+
+def _spaces(sweep: SweepConfig, cells: list[Cell]) -> dict[str, Space]:
+    spaces = load_spaces(sweep.spaces)
+    for method, _ in cells:
+        if method not in spaces:
+            raise UserError(f"There is no search space for '{method}'; give one with --space.")
+        if METHODS[method].uses_teacher and sweep.teacher is None:
+            raise UserError(
+                f"The method '{method}' learns from a teacher: give --teacher "
+                "(make one with 'kdtune teacher'), or --methods student --no-baselines."
+            )
+    return spaces
+
+
+def _complete(sweep: SweepConfig, data: ImageData) -> SweepConfig:
+    """Fill in what follows from the rest: image size, grace period, absolute paths."""
+    image_size = sweep.image_size
+    if sweep.teacher is not None:
+        load_teacher(sweep.teacher, data.classes, image_size)
+        image_size = int(teacher_summary(sweep.teacher)["image_size"])
+    fixed = {
+        "image_size": image_size or TrainConfig.model_fields["image_size"].default,
+        "grace_period": sweep.grace_period or default_grace_period(sweep.epochs),
+        "data": _absolute(sweep.data),
+        "teacher": _absolute(sweep.teacher) if sweep.teacher else None,
+    }
+    return sweep.model_copy(update=fixed)
+
+
+def _absolute(path: str) -> str:
+    """Trials run in folders of their own; the name of a built-in data set stays as it is."""
+    expanded = Path(path).expanduser()
+    return str(expanded.resolve()) if expanded.exists() else path
+
+
+def _trial_config(
+    sweep: SweepConfig, cell: Cell, number: int, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Complete settings of a trial; what the space decides wins over the sweep's settings."""
+    method, model = cell
+    return TrainConfig.check(
+        {
+            **sweep.settings,
+            **settings,
+            "method": method,
+            "model": model,
+            "teacher_model": sweep.teacher if METHODS[method].uses_teacher else None,
+            "data_dir": sweep.data,
+            "image_size": sweep.image_size,
+            "epochs": sweep.epochs,
+            "seed": derive_seed(sweep.seed, method, model, number),
+        }
+    ).model_dump()
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    """Join the Ray session of this process, or have one of our own meanwhile."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """What a trial gets, and how many trials run at once."""
+
+    cpus: int
+    gpus: float
+    count: int
+
+
+def _slots(sweep: SweepConfig, resources: dict[str, float]) -> _Slots:
+    """With GPUs one trial a GPU and an equal share of the CPUs; without, one trial a CPU."""
+    all_cpus, all_gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
+    gpus = sweep.gpus_per_trial if sweep.gpus_per_trial is not None else float(all_gpus > 0)
+    if gpus > all_gpus:
+        raise UserError(f"gpus_per_trial is {gpus:g}, but Ray has {all_gpus:g} GPUs here.")
+    by_gpu = int(all_gpus / gpus) if gpus else all_cpus
+    cpus = sweep.cpus_per_trial or max(1, all_cpus // max(1, by_gpu))
+    if cpus > all_cpus:
+        raise UserError(f"cpus_per_trial is {cpus}, but Ray has {all_cpus} CPUs here.")
+    return _Slots(cpus, gpus, max(1, min(by_gpu, all_cpus // cpus)))
+
+
+def _run_trials(
+    sweep: SweepConfig,
+    slots: _Slots,
+    folder: SweepFolder,
+    log: Log,
+    studies: Studies,
+    rungs: Rungs,
+) -> None:
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # CSV and JSON: the log has it all
+    # A process is handed to the next trial when its thread has ended; give it time to.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "600"
+
+    def configure(cell: Cell, number: int, settings: dict[str, Any]) -> dict[str, Any]:
+        return _trial_config(sweep, cell, number, settings)
+
+    tuner = tune.Tuner(
+        tune.with_resources(train_trial, {"cpu": slots.cpus, "gpu": slots.gpus}),
+        param_space={"threads": slots.cpus},
+        tune_config=tune.TuneConfig(
+            search_alg=Search(studies, sweep.trials, configure, log.append),
+            scheduler=Schedule(rungs, log.append),
+            num_samples=1_000_000,  # out of reach: the search says when it is finished
+            max_concurrent_trials=slots.count,
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=time.strftime("%Y%m%d-%H%M%S"),
+            storage_path=str(folder.ray.resolve()),
+            callbacks=[TBXLoggerCallback()],
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _trial_name(trial: Any) -> str:
+    return trial.config["trial_id"]
+
+
+def write_tables(folder: SweepFolder) -> None:
+    """Make all that follows from the log: tables, and the best configuration of each cell."""
+    events = folder.events()
+    trials, epochs = trials_table(events), epochs_table(events)
+    leaderboard = leaderboard_table(trials)
+    for name, table in {"trials": trials, "epochs": epochs}.items():
+        with replacing(folder.table(name, ".parquet")) as temporary:
+            table.to_parquet(temporary)
+        write_text(folder.table(name, ".csv"), table.to_csv(index=False))
+    write_text(folder.leaderboard, leaderboard.to_csv(index=False))
+    write_best(folder, leaderboard, trials)
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        **{name: version(name) for name in PACKAGES},
+    }
