@@ -6,7 +6,7 @@ __all__ = ["load_model", "run_sweep"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names when they are asked for, so that ``kdtune --help`` needs no torch."""
+    """Import a public name when it is asked for, so that ``kdtune --help`` needs no torch."""
     if name == "load_model":
         from kdtune.checkpoints import load_model
 

@@ -69,7 +69,9 @@ def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags
 @click.option("--teacher", help="The teacher's checkpoint.")
 @click.option("--methods", type=_Words(), help="Methods to compare.  [default: at,fitnets]")
 @click.option("--models", type=_Words(), help="Students.  [default: MultiBranchNet,ResNet18]")
-@click.option("--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]")
+@click.option(
+    "--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]"
+)
 @click.option("--space", "spaces", multiple=True, help="A search space of your own; repeatable.")
 @click.option("--trials", type=int, help="Trials in each cell.  [default: 20]")
 @click.option("--epochs", type=int, help="Epochs of a full trial.  [default: 50]")
@@ -153,7 +155,8 @@ def demo(ctx: click.Context, name: str) -> None:
     commands = [
         f"teacher --data digits --image-size 16 --model ResNet18 --epochs 5 --out {teacher_file}",
         f"sweep --data digits --teacher {teacher_file} --methods at,fitnets"
-        f" --models MultiBranchNet,ResNet18 --trials 4 --epochs 4 --name {name}",
+        f" --models MultiBranchNet,ResNet18 --trials 4 --epochs 3"
+        f" --setting batch_size=64 --name {name}",
     ]
     if (Path("results") / name).exists():
         raise UserError(f"results/{name} exists already; remove it, or give another --name.")

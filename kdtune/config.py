@@ -87,6 +87,19 @@ class TrainConfig(_Settings):
     experiment_name: str | None = Field(None, description="stem of all files of the run")
     resume: str | None = Field(None, description="checkpoint to go on from")
 
+    @classmethod
+    def of_method(cls, method: str, settings: Mapping[str, Any]) -> Self:
+        """Build the settings of a run of `method`.
+
+        Raises:
+            UserError: as `check`; or the settings name another method.
+        """
+        if settings.get("method", method) != method:
+            raise UserError(
+                f"These are settings of the method '{settings['method']}', not of '{method}'."
+            )
+        return cls.check({**settings, "method": method})
+
     @model_validator(mode="before")
     @classmethod
     def _fill_method_defaults(cls, settings: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +130,9 @@ class SweepConfig(_Settings):
     spaces: tuple[str, ...] = Field((), description="files of search spaces of your own")
     trials: int = Field(20, ge=1, description="trials in each cell")
     epochs: int = Field(50, ge=1, description="epochs of a trial that is not stopped early")
-    grace_period: int | None = Field(None, ge=1, description="epochs before a trial may be stopped")
+    grace_period: int | None = Field(
+        None, ge=1, description="epochs before a trial may be stopped"
+    )
     reduction_factor: int = Field(2, ge=2, description="one in so many goes on at each rung")
     image_size: int | None = Field(None, ge=8, description="pixels; as the teacher if not given")
     seed: int = Field(0, ge=0, description="fixes suggestions and every trial's seed")

@@ -71,7 +71,9 @@ class SweepFolder:
             UserError: this is no sweep's folder.
         """
         if not self.log.is_file():
-            raise UserError(f"{self.path} is not the folder of a sweep: it has no {self.log.name}.")
+            raise UserError(
+                f"{self.path} is not the folder of a sweep: it has no {self.log.name}."
+            )
         with open(self.log, "rb") as file:
             return list(_whole_lines(file.read(), self.log))
 

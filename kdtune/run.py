@@ -47,8 +47,8 @@ def run_training(
     """Train once and write the run's files.
 
     `save_dir` gets `<name>_best.pth`, `<name>_final.pth` and, every `save_freq` epochs,
-    `<name>_epoch_<N>.pth`; `log_dir` gets `<name>.log`, `<name>_summary.json` and TensorBoard events
-    in `<name>/`.
+    `<name>_epoch_<N>.pth`; `log_dir` gets `<name>.log`, `<name>_summary.json` and, in `<name>/`,
+    TensorBoard events.
 
     Args:
         config: the run's settings.
@@ -219,7 +219,7 @@ def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:
         raise UserError(f"{out} exists already; remove it, or give another --out.")
     train, validation, test, classes = _batches(config, None, None, None)
     about: dict[str, Any] = {"config": config.model_dump(), "classes": list(classes)}
-    best: dict[str, float | int] = {}
+    best: dict[str, Any] = {}
     for result in fit(config, train, validation, num_classes=len(classes)):
         print(epoch_line(result, config.epochs), file=sys.stderr, flush=True)
         if result.is_best:

@@ -5,6 +5,7 @@ It reads kdtune's own checkpoints. Training a teacher is an ordinary run with th
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -49,7 +50,7 @@ def load_teacher(path: str | Path, classes: tuple[str, ...], image_size: int | N
     return loaded["model"].requires_grad_(False)
 
 
-def teacher_summary(path: str | Path) -> dict[str, object]:
+def teacher_summary(path: str | Path) -> dict[str, Any]:
     """Describe a teacher in plain values, for the log: file, content hash, architecture, accuracy.
 
     ``sha256`` is that of the file; accuracies are shares of 1, None where they were not measured.

@@ -133,7 +133,7 @@ class _Network:
         dense_float32 = self.dtype == torch.float32 and not _depthwise(model)
         plain = device.type != "cuda" and dense_float32
         self.format = torch.contiguous_format if plain else torch.channels_last
-        self.model = model.to(device=device, memory_format=self.format)
+        self.model = model.to(device).to(memory_format=self.format)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         autocast = torch.autocast(
@@ -171,7 +171,8 @@ def fit(
             are uint8 [B, 3, H, W], or floats that the loader has normalised.
         validation: the same for the images on which epochs are compared.
         num_classes: K.
-        teacher: put into eval mode and moved to the device, otherwise untouched; it is asked for targets where a batch brings none.
+        teacher: asked for targets where a batch brings none; it is put into eval mode and
+            moved to the device, and its weights and statistics stay as they are.
         resume: `EpochResult.state` of an earlier run with the same settings; the run goes on after
             that epoch as if it had never stopped.
 
@@ -190,7 +191,11 @@ def fit(
         guide = _Network(teacher.eval(), device, config.precision)
     parameters = [*student.model.parameters(), *method.parameters()]
     optimizer = torch.optim.SGD(
-        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     progress: dict[str, Any] = {"epoch": 0, "best_validation_accuracy": -1.0, "best_epoch": 0}
     if resume is not None:

@@ -1,10 +1,10 @@
 """Attention transfer.
 
-lr 0.001 to 0.3: the literature's 0.05 and 0.1 (RepDistiller; Zagoruyko & Komodakis 2017) and, below
-them, 0.01, as RepDistiller uses for light networks.
+lr 0.001 to 0.3: the literature's 0.05 and 0.1 (RepDistiller; Zagoruyko & Komodakis 2017) and,
+below them, 0.01, as RepDistiller uses for light networks.
 weight_decay 1e-5 to 1e-2: around the 5e-4 of both.
-temperature 1 to 10 and alpha 0 to 1: KD beside AT raised ResNet32x4 -> ResNet8x4 on CIFAR-100 from
-73.4 to 75.1 % (SimKD's README against RepDistiller's), so it is searched along with AT; T is 4 there.
+temperature 1 to 10 and alpha 0 to 1: KD beside AT raised ResNet32x4 -> ResNet8x4 on CIFAR-100
+from 73.4 to 75.1 % (SimKD's README against RepDistiller's), so it is searched along; T is 4 there.
 beta 10 to 10,000: the authors' code has 1,000; on small images and short training the best values
 lie below it (about 30 in 54 random runs on a CIFAR-10 subset).
 

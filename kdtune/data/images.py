@@ -140,7 +140,7 @@ def _cut(split: Split, share: float = HELD_OUT) -> tuple[Split, Split]:
 
     def pick(mask: np.ndarray) -> Split:
         return Split(
-            [split.images[i] for i in np.flatnonzero(mask)], [int(x) for x in labels[mask]]
+            [split.images[int(i)] for i in np.flatnonzero(mask)], [int(x) for x in labels[mask]]
         )
 
     return pick(~taken), pick(taken)

@@ -100,6 +100,4 @@ class AttentionTransfer(Method):
             at_loss(own, targets[f"attention_{i}"]) for i, own in enumerate(self._maps(features))
         ]
         at = sum(losses[1:], start=losses[0])
-        return weighted_sum(
-            classification, kd=(self.config.alpha, kd), at=(self.config.beta, at)
-        )
+        return weighted_sum(classification, kd=(self.config.alpha, kd), at=(self.config.beta, at))

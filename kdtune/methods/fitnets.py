@@ -45,7 +45,9 @@ class FitNets(Method):
         self.size = (0, 0)
         if teacher is None:
             if config.hint_epochs:
-                raise UserError("hint_epochs needs a teacher: set teacher_model, or hint_epochs 0.")
+                raise UserError(
+                    "hint_epochs needs a teacher: set teacher_model, or hint_epochs 0."
+                )
             return
         stages = min(len(student), len(teacher))
         if not -stages <= config.hint_layer < stages:

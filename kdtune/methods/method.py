@@ -68,9 +68,7 @@ class Method(nn.Module, ABC):
         """
 
 
-def weighted_sum(
-    classification: Tensor, **terms: tuple[float, Tensor]
-) -> dict[str, Tensor]:
+def weighted_sum(classification: Tensor, **terms: tuple[float, Tensor]) -> dict[str, Tensor]:
     """Add weighted terms to the classification loss and name every part.
 
     A term of weight 0 is left out of the sum rather than multiplied by 0, so the limit is exact

@@ -21,8 +21,11 @@ class ResNet(nn.Module):
 
     def __init__(self, network: torchvision.models.ResNet, image_size: int):
         super().__init__()
-        for name, layer in network.named_children():
-            self.add_module(name, layer)
+        self.conv1, self.bn1, self.relu = network.conv1, network.bn1, network.relu
+        self.maxpool: nn.Module = network.maxpool
+        self.layer1, self.layer2 = network.layer1, network.layer2
+        self.layer3, self.layer4 = network.layer3, network.layer4
+        self.fc = network.fc
         if image_size < SMALL_IMAGE:
             self.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -35,7 +38,7 @@ class ResNet(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
             features.append(x)
-        return self.fc(self.avgpool(x).flatten(1)), features
+        return self.fc(x.mean((2, 3))), features
 
 
 def resnet18(num_classes: int, image_size: int) -> ResNet:

@@ -38,6 +38,14 @@ RESULTS = Path("results")
 
 PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow")
 
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and JSON a trial: the log has it all
+    "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints a table even when it is silenced
+    # A process goes to the next trial when the thread of the last one has ended; if that takes
+    # longer than this, Tune fails the next trial.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
+}
+
 
 def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
     """Run a sweep from beginning to end.
@@ -111,7 +119,7 @@ def _complete(sweep: SweepConfig, data: ImageData) -> SweepConfig:
     image_size = sweep.image_size
     if sweep.teacher is not None:
         load_teacher(sweep.teacher, data.classes, image_size)
-        image_size = int(teacher_summary(sweep.teacher)["image_size"])
+        image_size = teacher_summary(sweep.teacher)["image_size"]
     fixed = {
         "image_size": image_size or TrainConfig.model_fields["image_size"].default,
         "grace_period": sweep.grace_period or default_grace_period(sweep.epochs),
@@ -190,9 +198,7 @@ def _run_trials(
     studies: Studies,
     rungs: Rungs,
 ) -> None:
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # CSV and JSON: the log has it all
-    # A process is handed to the next trial when its thread has ended; give it time to.
-    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "600"
+    os.environ.update(TUNE_ENVIRONMENT)
 
     def configure(cell: Cell, number: int, settings: dict[str, Any]) -> dict[str, Any]:
         return _trial_config(sweep, cell, number, settings)

@@ -20,6 +20,7 @@ from kdtune.training import FIGURES, LOSS, fit
 OUTCOME = "outcome"
 """Key of a result that ends a trial: ``diverged`` or ``crashed``; ``reason`` stands beside it."""
 
+
 @lru_cache(maxsize=1)
 def _open_data(data_dir: str, image_size: int) -> RunData:
     """Decode once in a process; all trials of a sweep have the same data."""

@@ -1,0 +1,34 @@
+# `make demo` and `make test` set everything up by themselves, in .venv.
+# To use an environment that has kdtune[dev] already: make test ENV=/path/to/env
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+ifdef ENV
+BIN := $(ENV)/bin
+else
+BIN := .venv/bin
+READY := .venv/.ready
+endif
+
+.PHONY: demo test check clean
+
+demo: $(READY)
+	$(BIN)/kdtune demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# torch and torchvision first and together, so that pip settles on one pair of them.
+.venv/.ready: pyproject.toml .constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint .constraints.txt torch torchvision
+	.venv/bin/python -m pip install --quiet --constraint .constraints.txt --editable '.[dev]'
+	touch $@

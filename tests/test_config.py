@@ -1,0 +1,83 @@
+"""Settings: defaults, and what a user is told who errs."""
+
+import pytest
+
+from kdtune.config import METHOD_DEFAULTS, SweepConfig, TrainConfig
+from kdtune.errors import UserError
+from kdtune.methods import METHODS
+
+
+@pytest.mark.parametrize(
+    ("method", "temperature", "alpha", "beta"),
+    [
+        ("at", 4.0, 0.0, 1e3),
+        ("fitnets", 3.0, 0.1, 1e-3),
+        ("kd", 4.0, 1.0, 0),
+        ("student", 4.0, 0, 0),
+    ],
+)
+def test_defaults_follow_the_method(method, temperature, alpha, beta):
+    config = TrainConfig(method=method)
+    assert (config.temperature, config.alpha, config.beta) == (temperature, alpha, beta)
+
+
+def test_every_method_has_defaults():
+    assert set(METHOD_DEFAULTS) == set(METHODS)
+
+
+def test_given_settings_win_over_the_methods_defaults():
+    assert TrainConfig.check({"method": "fitnets", "beta": 2}).beta == 2
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        TrainConfig().lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"aplha": 1}, "There is no setting 'aplha'; did you mean 'alpha'?"),
+        ({"lr": -1}, "The setting lr cannot be -1: it must be greater than 0."),
+        ({"lr": float("nan")}, "lr cannot be nan"),
+        ({"epochs": "many"}, "epochs cannot be 'many': it must be a valid integer"),
+        ({"precision": "bf61"}, "precision cannot be 'bf61': it must be 'auto', 'bf16'"),
+        ({"epochs": 3, "hint_epochs": 3}, "hint_epochs (3) must leave some of the 3 epochs"),
+    ],
+)
+def test_a_bad_run_setting_is_one_sentence(settings, sentence):
+    with pytest.raises(UserError) as error:
+        TrainConfig.check(settings)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "The setting 'data' is missing."),
+        ({"data": "d", "trails": 3}, "There is no setting 'trails'; did you mean 'trials'?"),
+        ({"data": "d", "name": "../up"}, "The setting name cannot be '../up'"),
+        ({"data": "d", "epochs": 3, "grace_period": 4}, "grace_period (4) cannot be above epochs"),
+        ({"data": "d", "settings": {"lrr": 1}}, "There is no setting 'lrr'; did you mean 'lr'?"),
+    ],
+)
+def test_a_bad_sweep_setting_is_one_sentence(settings, sentence):
+    with pytest.raises(UserError, match=r"\.|\?") as error:
+        SweepConfig.check({"name": "n", **settings})
+    assert sentence in str(error.value)
+
+
+def test_cells_are_methods_times_models_with_the_baselines():
+    config = SweepConfig(name="n", data="d", methods=("at", "kd"), models=("A", "B"))
+    assert config.cells() == [
+        ("at", "A"), ("at", "B"), ("kd", "A"), ("kd", "B"), ("student", "A"), ("student", "B"),
+    ]  # fmt: skip
+    assert SweepConfig(
+        name="n", data="d", methods=("at",), models=("A",), baselines=False
+    ).cells() == [("at", "A")]
+
+
+def test_another_methods_settings_are_refused():
+    with pytest.raises(UserError, match="settings of the method 'fitnets', not of 'at'"):
+        TrainConfig.of_method("at", {"method": "fitnets"})

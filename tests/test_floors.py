@@ -1,0 +1,115 @@
+"""A file imports only from floors below its own, and only at its top."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import kdtune
+
+ROOT = Path(kdtune.__file__).parent
+FLOORS = {
+    "errors": 0,
+    "seeds": 0,
+    "files": 0.5,
+    "config": 1,
+    "models": 2,
+    "methods": 2,
+    "data": 3,
+    "checkpoints": 3,
+    "results": 3,
+    "teacher": 4,
+    "export": 4,
+    "reports": 4,
+    "training": 5,
+    "run": 6,
+    "at": 7,
+    "fitnets": 7,
+    "tuning": 7,
+    "cli": 8,
+    "__main__": 9,
+    "__init__": 9,
+}
+ROOMS_OF_RAY = {"tuning"}
+LATE_IMPORTS = {"cli", "__init__"}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def test_every_room_has_a_floor():
+    assert {room(path) for path in FILES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_downwards(path):
+    own = room(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        for name in imported(node):
+            parts = name.split(".")
+            if parts[0] == "kdtune" and len(parts) > 1 and parts[1] in FLOORS and parts[1] != own:
+                assert FLOORS[parts[1]] < FLOORS[own], f"{path} imports {name} from above"
+            if parts[0] == "ray":
+                assert own in ROOMS_OF_RAY, f"{path} imports {name}"
+            if parts[0] in ("torch", "torchvision") or name.startswith("kdtune.models"):
+                assert own != "reports", f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_stand_at_the_top(path):
+    if room(path) in LATE_IMPORTS:
+        return
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef):
+            assert not [n for n in ast.walk(function) if imported(n)], f"{path}: {function.name}"
+
+
+def test_no_cycle_inside_a_room():
+    edges = {}
+    for path in FILES:
+        own = ".".join(("kdtune", *path.relative_to(ROOT).with_suffix("").parts))
+        names = [n for node in ast.walk(ast.parse(path.read_text())) for n in imported(node)]
+        edges[own] = {n.rsplit(".", 1)[0] for n in names} | set(names)
+    done: set[str] = set()
+
+    def visit(module, above):
+        assert module not in above, f"import cycle: {' -> '.join((*above, module))}"
+        if module in done:
+            return
+        for name in edges.get(module, ()):
+            visit(name, (*above, module))
+        done.add(module)
+
+    for module in edges:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_and_public_definition_says_what_it_is(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            nested = any(
+                isinstance(outer, ast.FunctionDef)
+                and node in ast.walk(outer)
+                and outer is not node
+                for outer in ast.walk(tree)
+            )
+            private = any(
+                isinstance(outer, ast.ClassDef)
+                and outer.name.startswith("_")
+                and node in outer.body
+                for outer in tree.body
+            )
+            assert nested or private or ast.get_docstring(node), f"{path}: {node.name}"
