@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from kdtune.errors import UserError
 
@@ -89,7 +89,7 @@ def _whole_lines(content: bytes, path: Path) -> Iterator[Event]:
 
 
 class Log:
-    """The log, open for appending: an event is on the disk before anything acts on it.
+    """The log, open for appending in a ``with``: an event is on the disk before anything acts on it.
 
     Args:
         path: the file; a torn last line is cut off.
@@ -101,7 +101,7 @@ class Log:
     def __init__(self, path: Path, folds: list[Callable[[Event], None]]):
         self._folds = folds
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+b")  # noqa: SIM115 (closed in `close`)
+        self._file = open(path, "a+b")
         self._file.seek(0)
         content = self._file.read()
         self._file.truncate(content.rfind(b"\n") + 1)
@@ -124,6 +124,8 @@ class Log:
         for fold in self._folds:
             fold(event)
 
-    def close(self) -> None:
-        """Close the file; the log can be opened again."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._file.close()

@@ -189,14 +189,7 @@ def fit(
     guide = None
     if teacher is not None and method.uses_teacher:
         guide = _Network(teacher.eval(), device, config.precision)
-    parameters = [*student.model.parameters(), *method.parameters()]
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    optimizer = _build_optimizer(config, [*student.model.parameters(), *method.parameters()])
     progress: dict[str, Any] = {"epoch": 0, "best_validation_accuracy": -1.0, "best_epoch": 0}
     if resume is not None:
         student.model.load_state_dict(resume["student"])
@@ -215,9 +208,10 @@ def fit(
         method.epoch = epoch
         losses, train_accuracy = _train_epoch(student, guide, method, optimizer, train)
         validation_loss, validation_accuracy = _evaluate(student, validation)
-        for name, value in {**losses, "validation": validation_loss}.items():
+        figures = {"training": losses["loss"], "validation": validation_loss, **losses}
+        for name, value in figures.items():
             if not math.isfinite(value):
-                raise DivergedError(f"The {name} loss became {value} in epoch {epoch}.")
+                raise DivergedError(f"epoch {epoch}: the {name} loss became {value}")
         progress["epoch"] = epoch
         if validation_accuracy > progress["best_validation_accuracy"]:
             progress |= {"best_validation_accuracy": validation_accuracy, "best_epoch": epoch}
@@ -251,6 +245,22 @@ def _build_method(config: TrainConfig, student: nn.Module, teacher: nn.Module | 
         feature_shapes(student, size),
         feature_shapes(teacher, size) if teacher is not None else None,
     )
+
+
+def _build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.SGD:
+    optimizer = torch.optim.SGD(
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    # Fused SGD fails when only some parameters have a momentum yet, as after a hint stage;
+    # starting all of them from zero gives the same numbers.
+    if config.momentum:
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def _train_epoch(

@@ -72,16 +72,18 @@ def decode(split: Split, image_size: int) -> np.ndarray:
 
 def _decode_one(image: Image, image_size: int) -> np.ndarray:
     if isinstance(image, np.ndarray):
-        opened = Pillow.fromarray(image)
-    else:
-        try:
-            opened = Pillow.open(image)
-            opened.load()
-        except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-            raise UserError(
-                f"The image {image} cannot be read ({error}); mend it or remove it."
-            ) from None
-    square = opened.convert("RGB").resize((image_size, image_size), Pillow.Resampling.BILINEAR)
+        return _square(Pillow.fromarray(image), image_size)
+    try:
+        with Pillow.open(image) as opened:
+            return _square(opened, image_size)
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        raise UserError(
+            f"The image {image} cannot be read ({error}); mend it or remove it."
+        ) from None
+
+
+def _square(image: Pillow.Image, image_size: int) -> np.ndarray:
+    square = image.convert("RGB").resize((image_size, image_size), Pillow.Resampling.BILINEAR)
     return np.asarray(square).transpose(2, 0, 1)
 
 

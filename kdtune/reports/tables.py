@@ -38,7 +38,6 @@ PRINTED = {
     "model": "model",
     "method": "method",
     "search_best_percent": "best validation %",
-    "settings": "settings",
     "trials_started": "trials",
     "trials_finished": "finished",
     "trials_stopped": "stopped",
@@ -46,8 +45,12 @@ PRINTED = {
     "trials_crashed": "crashed",
     "search_epochs": "epochs",
     "search_device_seconds": "device s",
+    "settings": "settings",
 }
 """Columns of the printed leaderboard and their headings."""
+
+RARE = ("trials_diverged", "trials_crashed")
+"""Columns that are printed only if something is in them."""
 
 
 def epochs_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -184,7 +187,7 @@ def join_sweeps(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _short_settings(trials: pd.DataFrame, trial_id: str | None) -> str:
-    if trial_id is None:
+    if pd.isna(trial_id):
         return ""
     values = trials.set_index("trial_id")[_searched(trials)].loc[trial_id].dropna()
     return " ".join(f"{k}={v:.3g}" if _real(v) else f"{k}={v}" for k, v in values.items())
@@ -216,7 +219,11 @@ def render(leaderboard: pd.DataFrame, form: str) -> str:
     if form == "json":
         plain = leaderboard.drop(columns="settings")
         return plain.to_json(orient="records", indent=2, double_precision=15) + "\n"
-    columns = [column for column in PRINTED if column in leaderboard]
+    columns = [
+        column
+        for column in PRINTED
+        if column in leaderboard and (column not in RARE or leaderboard[column].any())
+    ]
     table = Table(box=box.MARKDOWN if form == "markdown" else box.SIMPLE_HEAD)
     for column in columns:
         numeric = pd.api.types.is_numeric_dtype(leaderboard[column])

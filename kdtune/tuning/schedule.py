@@ -112,9 +112,7 @@ class Schedule(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Log the end of a trial whose process died; other errors are reported as results."""
-        error = trial.get_error()
-        reason = str(error).strip().splitlines()[0] if error else "the trial's process ended"
-        self._end(trial, "crashed", reason)
+        self._end(trial, "crashed", "its process died: killed, out of memory, or its node lost")
 
     def _end(self, trial: Trial, state: str, reason: str) -> None:
         identity = _identity(trial)

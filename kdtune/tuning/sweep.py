@@ -84,19 +84,17 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
         studies = Studies(cells, spaces, sweep.seed)
         rungs = Rungs(cells, sweep.epochs, sweep.grace_period or 1, sweep.reduction_factor)
         progress = Progress(len(cells) * sweep.trials)
-        log = Log(folder.log, [studies.fold, rungs.fold, progress.fold])
-        log.append(
-            {
-                "event": "sweep",
-                "config": sweep.model_dump(mode="json"),
-                "data": data.summary(),
-                "teacher": teacher_summary(sweep.teacher) if sweep.teacher else None,
-            }
-        )
+        opened = {
+            "event": "sweep",
+            "config": sweep.model_dump(mode="json"),
+            "data": data.summary(),
+            "teacher": teacher_summary(sweep.teacher) if sweep.teacher else None,
+        }
         try:
-            _run_trials(sweep, slots, folder, log, studies, rungs)
+            with Log(folder.log, [studies.fold, rungs.fold, progress.fold]) as log:
+                log.append(opened)
+                _run_trials(sweep, slots, folder, log, studies, rungs)
         finally:
-            log.close()
             write_tables(folder)
     return folder
 

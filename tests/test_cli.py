@@ -1,0 +1,127 @@
+"""The command line: help at once, mistakes in one sentence with exit code 2."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from conftest import write_digits
+
+from kdtune.cli import cli, main
+
+
+@pytest.fixture
+def kdtune(tmp_path, monkeypatch, capsys):
+    """Run a command in an empty folder; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["kdtune", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in cli.commands)])
+def test_help(command):
+    result = CliRunner().invoke(cli, [*command, "--help"])
+    assert result.exit_code == 0 and "Usage:" in result.output
+
+
+def test_help_needs_neither_torch_nor_ray():
+    code = (
+        "import sys; from click.testing import CliRunner; from kdtune.cli import cli;"
+        "CliRunner().invoke(cli, ['--help']); print({'torch', 'ray', 'pandas'} & set(sys.modules))"
+    )
+    started = time.monotonic()
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+    assert time.monotonic() - started < 5
+
+
+def test_reports_need_neither_torch_nor_ray():
+    code = (
+        "import sys, kdtune.reports.tables, kdtune.results;"
+        "print({'torch', 'ray'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+
+
+SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((*SWEEP, "--data", "nowhere"), "There is no folder nowhere"),
+        (("sweep", "--data", "digits"), "The setting 'name' is missing"),
+        ((*SWEEP, "--data", "digits", "--models", "ResNet81"), "did you mean 'ResNet18'?"),
+        (("sweep", "--name", "x", "--data", "digits"), "The method 'at' learns from a teacher"),
+        ((*SWEEP, "--data", "digits", "--methods", "studnet"), "did you mean 'student'?"),
+        ((*SWEEP, "--data", "digits", "--teacher", "no.pth"), "There is no file no.pth"),
+        ((*SWEEP, "--data", "digits", "--space", "no.py"), "There is no search space no.py"),
+        ((*SWEEP, "--data", "digits", "--setting", "lrr=1"), "There is no setting 'lrr'"),
+        ((*SWEEP, "--data", "digits", "--setting", "batch_size=-1"), "batch_size cannot be -1"),
+        ((*SWEEP, "--data", "digits", "--setting", "lr"), "'lr' is not KEY=VALUE"),
+        ((*SWEEP, "--data", "digits", "--trials", "0"), "The setting trials cannot be 0"),
+        (("sweep", "no.yaml"), "There is no file no.yaml"),
+        (("leaderboard", "nowhere"), "nowhere is not the folder of a sweep"),
+        (("train", "no.yaml"), "There is no file no.yaml"),
+        (
+            ("teacher", "--data", "digits", "--out", "t.pth", "--model", "X"),
+            "There is no model 'X'",
+        ),
+        (("sweeep",), "No such command 'sweeep'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(kdtune, tmp_path, words, sentence):
+    code, out, err = kdtune(*words)
+    assert code == 2 and not out
+    assert sentence in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_image_stops_a_sweep_before_it_begins(kdtune, tmp_path):
+    write_digits(tmp_path / "data", 8)
+    for path in (tmp_path / "data" / "digit-3").iterdir():
+        path.write_bytes(b"broken")
+    code, _, err = kdtune(*SWEEP, "--data", "data", "--image-size", 8)
+    assert code == 2 and "digit-3" in err and "cannot be read" in err
+    assert not (tmp_path / "results").exists()
+
+
+def test_debug_shows_where_a_mistake_was_found(kdtune):
+    with pytest.raises(Exception, match="There is no file"):
+        kdtune("--debug", "train", "no.yaml")
+
+
+def test_flags_win_over_the_file(kdtune, tmp_path):
+    sweep = {"name": "x", "data": "nowhere", "methods": ["student"], "baselines": False}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    assert (
+        "There is no folder elsewhere" in kdtune("sweep", "sweep.yaml", "--data", "elsewhere")[2]
+    )
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "trails": 2}))
+    assert "did you mean 'trials'?" in kdtune("sweep", "sweep.yaml")[2]
+
+
+def test_a_diverged_run_is_an_error_but_no_mistake(kdtune, tmp_path):
+    settings = {"method": "student", "data_dir": "digits", "image_size": 8, "lr": 1e20}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
+    code, _, err = kdtune("train", "c.yaml")
+    assert code == 1 and "the training loss became" in err
+
+
+def test_spaces_shows_every_range_and_its_source(kdtune):
+    code, out, _ = kdtune("spaces")
+    assert code == 0
+    assert "0.001 to 0.3, log scale" in out and "RepDistiller" in out

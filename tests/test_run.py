@@ -1,0 +1,130 @@
+"""One run and its files."""
+
+import json
+
+import pytest
+import torch
+from conftest import SIZE, small_config, write_digits
+
+from kdtune.at import create_at_config, train_at
+from kdtune.checkpoints import load_model
+from kdtune.data.images import find_images
+from kdtune.data.views import Batches, decode
+from kdtune.errors import UserError
+from kdtune.files import write_yaml
+from kdtune.fitnets import create_fitnets_config, train_fitnets
+from kdtune.run import run_file, run_training, train_teacher
+from kdtune.training import evaluate
+
+
+@pytest.fixture(autouse=True)
+def in_a_new_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_leaves_its_files(folder, teacher_file, tmp_path, capsys):
+    config = small_config(
+        folder, teacher_model=str(teacher_file), experiment_name="x", save_freq=2, epochs=3
+    )
+    result = run_training(config)
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert {f for f in files if "tfevents" not in f} == {
+        "checkpoints/x_best.pth", "checkpoints/x_final.pth", "checkpoints/x_epoch_2.pth",
+        "logs/x.log", "logs/x_summary.json",
+    }  # fmt: skip
+    assert any(f.startswith("logs/x/events.out.tfevents") for f in files)
+    summary = json.loads((tmp_path / "logs/x_summary.json").read_text())
+    assert summary["best_accuracy"] == result["best_accuracy"]
+    assert len(summary["training_history"]) == 3
+    assert "epoch 3/3" in capsys.readouterr().err
+
+
+def test_weights_and_test_figures_are_those_of_the_best_validation_epoch(folder):
+    config = small_config(folder, method="student", experiment_name="x", epochs=4, lr=0.2)
+    result = run_training(config)
+    data = find_images(str(folder))
+    batches = Batches(decode(data.validation, SIZE), data.validation.labels)
+    assert evaluate(result["model"], batches, config)[1] == result["best_accuracy"]
+    batches = Batches(decode(data.test, SIZE), data.test.labels)
+    assert evaluate(result["model"], batches, config)[1] == result["test_results"]["accuracy"]
+    assert load_model("checkpoints/x_best.pth")["validation_accuracy"] == result["best_accuracy"]
+
+
+def test_a_run_goes_on_from_its_checkpoint(folder):
+    settings = dict(method="at", epochs=3, save_freq=1)
+    whole = run_training(small_config(folder, experiment_name="whole", **settings))
+    resumed = run_training(
+        small_config(
+            folder, experiment_name="rest", resume="checkpoints/whole_epoch_1.pth", **settings
+        )
+    )
+
+    def figures(history):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+    assert figures(resumed["training_history"]) == figures(whole["training_history"])[1:]
+
+
+def test_a_run_without_teacher_says_so_once(folder, capsys):
+    run_training(small_config(folder, method="at", epochs=2))
+    assert capsys.readouterr().err.count("No teacher") == 1
+
+
+@pytest.mark.parametrize(
+    ("create", "train"), [(create_at_config, train_at), (create_fitnets_config, train_fitnets)]
+)
+def test_the_notebook_faces(folder, teacher_file, create, train):
+    config = create(
+        data_dir=str(folder), image_size=SIZE, epochs=1, teacher_model=str(teacher_file)
+    )
+    result = train(config)
+    assert set(result) == {
+        "model", "teacher_model", "best_accuracy", "training_history", "test_results", "config",
+        "experiment_name",
+    }  # fmt: skip
+    assert result["config"] == {**config, "experiment_name": result["experiment_name"]}
+
+
+def test_loaders_of_ones_own(folder):
+    images, labels = torch.randn(24, 3, SIZE, SIZE), torch.arange(24) % 3
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(images, labels), batch_size=6, shuffle=True
+    )
+    config = create_at_config(image_size=SIZE, epochs=2)
+    result = train_at(config, loader, loader)
+    assert result["model"](images)[0].shape == (24, 3)
+    assert result["test_results"] is None
+    with pytest.raises(UserError, match="A val_loader is needed"):
+        train_at(config, loader)
+
+
+def test_a_teacher_keeps_its_best_weights_in_one_file(folder, tmp_path):
+    out = tmp_path / "teacher.pth"
+    config = small_config(folder, method="student", epochs=3)
+    result = train_teacher(config, out)
+    loaded = load_model(out)
+    assert loaded["validation_accuracy"] == result["validation_accuracy"]
+    assert loaded["test_accuracy"] == result["test_accuracy"]
+    assert [p.name for p in tmp_path.iterdir()] == ["teacher.pth"]
+    content = out.read_bytes()
+    with pytest.raises(UserError, match="exists already"):
+        train_teacher(config, out)
+    assert out.read_bytes() == content
+
+
+def test_a_data_set_without_test_images_has_no_test_figure(tmp_path):
+    write_digits(tmp_path / "d" / "train", 8)
+    config = small_config(tmp_path / "d", method="student", epochs=1)
+    assert run_training(config)["test_results"] is None
+    assert train_teacher(config, tmp_path / "t.pth")["test_accuracy"] is None
+
+
+def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
+    config = small_config(folder, method="student", experiment_name="x").model_dump()
+    accuracy = run_training(small_config(folder, method="student"))["best_accuracy"]
+    provenance = {"best_validation_accuracy": accuracy, "threads": 1}
+    write_yaml(tmp_path / "x.yaml", {**config, "provenance": provenance})
+    torch.set_num_threads(2)
+    result = run_file(tmp_path / "x.yaml")
+    assert torch.get_num_threads() == 1
+    assert result["best_accuracy"] == result["recorded_accuracy"] == accuracy

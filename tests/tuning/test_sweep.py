@@ -1,0 +1,170 @@
+"""Real sweeps: on Ray, with real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import ray
+from optuna.trial import TrialState
+
+from kdtune.config import SweepConfig
+from kdtune.errors import UserError
+from kdtune.results import Log, SweepFolder
+from kdtune.run import run_file
+from kdtune.tuning.schedule import Rungs
+from kdtune.tuning.search import Studies
+from kdtune.tuning.space import load_spaces
+from kdtune.tuning.sweep import run_sweep, write_tables
+
+SPACE = '''"""Student, with a setting that diverges among its start points."""
+from ray import tune
+METHOD = "student"
+SPACE = {"lr": tune.loguniform(1e-3, 1e30)}
+START = [{"lr": 1e30}, {"lr": 0.05}, {"lr": 0.02}]
+'''
+
+
+@pytest.fixture(scope="module")
+def ray_session():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def small_sweep(ray_session, folder, teacher_file, tmp_path_factory):
+    """Two cells of three trials on 200 digits; one setting diverges."""
+    place = tmp_path_factory.mktemp("sweep")
+    (place / "space.py").write_text(SPACE)
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        sweep = run_sweep(
+            {
+                "name": "small", "data": str(folder), "teacher": str(teacher_file),
+                "methods": ["at", "student"], "models": ["MultiBranchNet"], "baselines": False,
+                "spaces": ["space.py"], "trials": 3, "epochs": 4, "grace_period": 1,
+                "settings": {"batch_size": 16},
+            }
+        )  # fmt: skip
+    finally:
+        os.chdir(before)
+    return SweepFolder(place / sweep.path)
+
+
+@pytest.mark.slow
+class TestSmallSweep:
+    def test_every_cell_has_a_row_and_every_trial_an_end(self, small_sweep):
+        board = pd.read_csv(small_sweep.leaderboard)
+        assert set(board.method) == {"at", "student"}
+        assert board.trials_started.tolist() == [3, 3]
+        trials = pd.read_parquet(small_sweep.table("trials", ".parquet"))
+        assert trials.equals(pd.read_parquet(small_sweep.table("trials", ".parquet")))
+        assert set(trials.state) <= {"finished", "stopped", "diverged"}
+
+    def test_a_diverged_trial_says_when_and_the_sweep_goes_on(self, small_sweep):
+        trials = pd.read_csv(small_sweep.table("trials", ".csv")).set_index("trial_id")
+        assert trials.loc["student-MultiBranchNet-000"].state == "diverged"
+        assert "loss became" in trials.loc["student-MultiBranchNet-000"].reason
+        assert "finished" in set(trials.state)
+
+    def test_the_log_alone_gives_studies_without_a_running_trial(self, small_sweep):
+        spaces = load_spaces((str(small_sweep.path.parent.parent / "space.py"),))
+        config = SweepConfig.check(small_sweep.events()[0]["config"])
+        studies = Studies(config.cells(), spaces, config.seed)
+        rungs = Rungs(config.cells(), config.epochs, config.grace_period, config.reduction_factor)
+        with Log(small_sweep.log, [studies.fold, rungs.fold]):
+            pass
+        states = Counter(t.state for s in studies.by_cell.values() for t in s.trials)
+        ends = Counter(e["state"] for e in small_sweep.events() if e["event"] == "ended")
+        assert states[TrialState.COMPLETE] == ends["finished"]
+        assert states[TrialState.PRUNED] == ends["stopped"]
+        assert states[TrialState.FAIL] == ends["diverged"] + ends["crashed"] == 1
+        assert states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
+
+    def test_the_tables_can_be_made_again_from_the_log(self, small_sweep):
+        made = [small_sweep.leaderboard, small_sweep.table("trials", ".csv")]
+        made += sorted((small_sweep.path / "best").iterdir())
+        before = [path.read_bytes() for path in made]
+        for path in made:
+            path.unlink()
+        write_tables(small_sweep)
+        assert [path.read_bytes() for path in made] == before
+
+    @pytest.mark.parametrize("method", ["at", "student"])
+    def test_a_best_configuration_runs_again_to_the_same_number(
+        self, small_sweep, method, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        result = run_file(small_sweep.best(method, "MultiBranchNet"))
+        assert result["best_accuracy"] == result["recorded_accuracy"]
+
+    def test_ray_leaves_tensorboard_events_of_every_trial(self, small_sweep):
+        folders = {path.parent.name for path in small_sweep.ray.rglob("events.out.tfevents*")}
+        assert "at-MultiBranchNet-001" in folders
+
+    def test_a_folder_that_exists_is_left_alone(self, small_sweep, monkeypatch):
+        monkeypatch.chdir(small_sweep.path.parent.parent)
+        before = small_sweep.log.read_bytes()
+        with pytest.raises(UserError, match=r"results/small exists already"):
+            run_sweep({"name": "small", "data": "digits"})
+        assert small_sweep.log.read_bytes() == before
+
+    @pytest.mark.parametrize(
+        ("settings", "sentence"),
+        [
+            ({"gpus_per_trial": 64}, "gpus_per_trial is 64, but Ray has 0 GPUs here"),
+            ({"cpus_per_trial": 64}, "cpus_per_trial is 64, but Ray has 2 CPUs here"),
+        ],
+    )
+    def test_resources_that_are_not_here(
+        self, ray_session, settings, sentence, folder, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        sweep = {"name": "x", "data": str(folder), "methods": ["student"], "baselines": False}
+        with pytest.raises(UserError, match=sentence):
+            run_sweep({**sweep, **settings})
+        assert list(tmp_path.iterdir()) == []
+
+
+def processes_of_trials(driver: int) -> list[int]:
+    """Process ids of the trials below a driver, from /proc."""
+    parents, trials = {}, []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
+            if b"ray::ImplicitFunc" in (path.parent / "cmdline").read_bytes():
+                trials.append(int(path.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+    def below(pid):
+        return pid == driver or (pid in parents and below(parents[pid]))
+
+    return [pid for pid in trials if below(pid)]
+
+
+@pytest.mark.slow
+def test_a_killed_trial_process_crashes_its_trial_alone(folder, tmp_path):
+    command = [sys.executable, "-m", "kdtune", "sweep", "--name", "killed", "--data", str(folder)]
+    command += ["--image-size", "8", "--methods", "student", "--no-baselines"]
+    command += ["--models", "MultiBranchNet", "--trials", "4", "--epochs", "30"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as driver:
+        log = SweepFolder(tmp_path / "results" / "killed")
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if log.log.is_file() and [e for e in log.events() if e["event"] == "epoch"]:
+                break
+            time.sleep(0.1)
+        os.kill(processes_of_trials(driver.pid)[0], signal.SIGKILL)
+        _, err = driver.communicate(timeout=200)
+    assert driver.returncode == 0, err
+    ends = Counter(e["state"] for e in log.events() if e["event"] == "ended")
+    assert ends["crashed"] == 1 and sum(ends.values()) == 4
+    assert " crashed: its process died" in err or "%): its process died" in err
