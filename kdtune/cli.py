@@ -15,7 +15,8 @@ class _Words(click.ParamType):
     name = "WORD,..."
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        return tuple(word.strip() for word in value.split(",") if word.strip())
+        words = tuple(word.strip() for word in value.split(",") if word.strip())
+        return words or self.fail("give at least one word.", param, ctx)
 
 
 class _Setting(click.ParamType):

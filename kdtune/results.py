@@ -89,7 +89,9 @@ def _whole_lines(content: bytes, path: Path) -> Iterator[Event]:
 
 
 class Log:
-    """The log, open for appending in a ``with``: an event is on the disk before anything acts on it.
+    """The log, open for appending: an event is on the disk before anything acts on it.
+
+    To be used in a ``with``.
 
     Args:
         path: the file; a torn last line is cut off.

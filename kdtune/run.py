@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from kdtune.data.images import find_images
 from kdtune.data.views import Batch, Batches, decode, decode_run
 from kdtune.errors import UserError
 from kdtune.files import read_yaml, write_text
+from kdtune.methods import METHODS, check_method
 from kdtune.teacher import load_teacher
 from kdtune.training import EpochResult, evaluate, fit
 
@@ -65,6 +66,7 @@ def run_training(
         UserError: the settings, the data or the teacher are no good.
         DivergedError: the training loss is no longer finite.
     """
+    check_method(config.method)
     state = read_checkpoint(config.resume)["training"] if config.resume else None
     started = time.strftime("%Y%m%d-%H%M%S")
     name = config.experiment_name or f"{config.method}-{config.model}-{started}"
@@ -73,38 +75,37 @@ def run_training(
     teacher = None
     if config.teacher_model is not None:
         teacher = load_teacher(config.teacher_model, classes, config.image_size)
-    files = _RunFiles(config, classes)
-    if teacher is None and config.method != "student":
-        files.say("No teacher: the terms of alpha and beta are absent.")
-    history = []
-    epochs = fit(
-        config,
-        train,
-        validation,
-        num_classes=len(classes),
-        teacher=teacher,
-        resume=state,
-    )
-    for result in epochs:
-        history.append(result.figures())
-        files.keep(result)
-    model = load_model(files.best)["model"] if files.best.is_file() else None
-    if model is None:
-        raise UserError(f"Nothing is left to train: {config.resume} is at the last epoch.")
-    test_results = None
-    if test is not None:
-        loss, accuracy = evaluate(model, test, config)
-        test_results = {"loss": loss, "accuracy": accuracy}
-        files.say(f"test {100 * accuracy:.2f} %, with the weights of the best epoch")
-    summary = {
-        "experiment_name": name,
-        "best_accuracy": history[-1]["best_validation_accuracy"],
-        "test_results": test_results,
-        "config": config.model_dump(),
-        "training_history": history,
-    }
-    files.finish(summary)
-    return {"model": model, "teacher_model": teacher, **summary}
+    if state is not None and state["epoch"] >= config.epochs:
+        raise UserError(
+            f"{config.resume} is at epoch {state['epoch']} of {config.epochs}: nothing is left to "
+            "train; raise epochs to go on."
+        )
+    with _RunFiles(config, classes) as files:
+        if teacher is None and METHODS[config.method].uses_teacher:
+            files.say("No teacher: the terms of alpha and beta are absent.")
+        history = []
+        epochs = fit(
+            config, train, validation, num_classes=len(classes), teacher=teacher, resume=state
+        )
+        for result in epochs:
+            history.append(result.figures())
+            files.keep(result)
+        model = result.student
+        model.load_state_dict(result.state["best_weights"])
+        test_results = None
+        if test is not None:
+            loss, accuracy = evaluate(model, test, config)
+            test_results = {"loss": loss, "accuracy": accuracy}
+            files.say(f"test {100 * accuracy:.2f} %, with the weights of the best epoch")
+        summary = {
+            "experiment_name": name,
+            "best_accuracy": result.best_validation_accuracy,
+            "test_results": test_results,
+            "config": config.model_dump(),
+            "training_history": history,
+        }
+        files.finish(summary)
+    return {"model": model.eval(), "teacher_model": teacher, **summary}
 
 
 def _batches(
@@ -150,12 +151,11 @@ class _RunFiles:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.events = SummaryWriter(self.logs / self.stem)
 
-    @property
-    def best(self) -> Path:
-        return self._checkpoint("best")
+    def __enter__(self) -> Self:
+        return self
 
-    def _checkpoint(self, which: str) -> Path:
-        return Path(self.config.save_dir) / f"{self.stem}_{which}.pth"
+    def __exit__(self, *error: object) -> None:
+        self.events.close()
 
     def say(self, text: str) -> None:
         """Say a line to the person who waits, and keep it in the log."""
@@ -179,7 +179,7 @@ class _RunFiles:
 
     def _save(self, which: str, result: EpochResult) -> None:
         save_model(
-            self._checkpoint(which),
+            Path(self.config.save_dir) / f"{self.stem}_{which}.pth",
             result.student,
             config=self.config.model_dump(),
             classes=list(self.classes),
@@ -189,8 +189,8 @@ class _RunFiles:
         )
 
     def finish(self, summary: dict[str, Any]) -> None:
+        """Write the summary."""
         write_text(self.logs / f"{self.stem}_summary.json", json.dumps(summary, indent=2))
-        self.events.close()
 
 
 def epoch_line(result: EpochResult, epochs: int) -> str:

@@ -42,8 +42,8 @@ class EpochResult:
         device: where it ran.
         threads: CPU threads that torch used; on the CPU results depend on them in the last bit.
         student: the live network; the next epoch changes it.
-        state: all that `fit` needs to go on; refers to live tensors, so save it before the next
-            epoch is asked for.
+        state: all that `fit` needs to go on, and ``best_weights``, those of the best epoch; it
+            refers to live tensors, so save it before the next epoch is asked for.
     """
 
     epoch: int
@@ -190,7 +190,12 @@ def fit(
     if teacher is not None and method.uses_teacher:
         guide = _Network(teacher.eval(), device, config.precision)
     optimizer = _build_optimizer(config, [*student.model.parameters(), *method.parameters()])
-    progress: dict[str, Any] = {"epoch": 0, "best_validation_accuracy": -1.0, "best_epoch": 0}
+    progress: dict[str, Any] = {
+        "epoch": 0,
+        "best_validation_accuracy": -1.0,
+        "best_epoch": 0,
+        "best_weights": {},
+    }
     if resume is not None:
         student.model.load_state_dict(resume["student"])
         method.load_state_dict(resume["method"])
@@ -214,7 +219,12 @@ def fit(
                 raise DivergedError(f"epoch {epoch}: the {name} loss became {value}")
         progress["epoch"] = epoch
         if validation_accuracy > progress["best_validation_accuracy"]:
-            progress |= {"best_validation_accuracy": validation_accuracy, "best_epoch": epoch}
+            weights = student.model.state_dict()
+            progress |= {
+                "best_validation_accuracy": validation_accuracy,
+                "best_epoch": epoch,
+                "best_weights": {key: value.clone() for key, value in weights.items()},
+            }
         yield EpochResult(
             epoch=epoch,
             lr=learning_rate(config, epoch),

@@ -71,6 +71,7 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
         ((*SWEEP, "--data", "digits", "--setting", "lrr=1"), "There is no setting 'lrr'"),
         ((*SWEEP, "--data", "digits", "--setting", "batch_size=-1"), "batch_size cannot be -1"),
         ((*SWEEP, "--data", "digits", "--setting", "lr"), "'lr' is not KEY=VALUE"),
+        ((*SWEEP, "--data", "digits", "--models", ","), "give at least one word"),
         ((*SWEEP, "--data", "digits", "--trials", "0"), "The setting trials cannot be 0"),
         (("sweep", "no.yaml"), "There is no file no.yaml"),
         (("leaderboard", "nowhere"), "nowhere is not the folder of a sweep"),

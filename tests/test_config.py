@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdtune.config import METHOD_DEFAULTS, SweepConfig, TrainConfig
+from kdtune.config import METHOD_DEFAULTS, SweepConfig, TrainConfig, default_grace_period
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
 
@@ -59,6 +59,10 @@ def test_a_bad_run_setting_is_one_sentence(settings, sentence):
         ({"data": "d", "trails": 3}, "There is no setting 'trails'; did you mean 'trials'?"),
         ({"data": "d", "name": "../up"}, "The setting name cannot be '../up'"),
         ({"data": "d", "epochs": 3, "grace_period": 4}, "grace_period (4) cannot be above epochs"),
+        (
+            {"data": "d", "settings": {"seed": 1}},
+            "'seed' of a trial is decided by the sweep itself",
+        ),
         ({"data": "d", "settings": {"lrr": 1}}, "There is no setting 'lrr'; did you mean 'lr'?"),
     ],
 )
@@ -81,3 +85,9 @@ def test_cells_are_methods_times_models_with_the_baselines():
 def test_another_methods_settings_are_refused():
     with pytest.raises(UserError, match="settings of the method 'fitnets', not of 'at'"):
         TrainConfig.of_method("at", {"method": "fitnets"})
+
+
+def test_the_grace_period_is_a_quarter_of_the_epochs():
+    assert [default_grace_period(n) for n in (1, 3, 4, 5, 50)] == [1, 1, 1, 2, 13]
+    assert SweepConfig(name="n", data="d", epochs=9).grace_period == 3
+    assert SweepConfig(name="n", data="d", epochs=9, grace_period=5).grace_period == 5

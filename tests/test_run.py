@@ -63,6 +63,10 @@ def test_a_run_goes_on_from_its_checkpoint(folder):
         return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 
     assert figures(resumed["training_history"]) == figures(whole["training_history"])[1:]
+    for key, value in whole["model"].state_dict().items():
+        assert torch.equal(value, resumed["model"].state_dict()[key])
+    with pytest.raises(UserError, match="is at epoch 3 of 3: nothing is left to train"):
+        run_training(small_config(folder, resume="checkpoints/whole_final.pth", **settings))
 
 
 def test_a_run_without_teacher_says_so_once(folder, capsys):

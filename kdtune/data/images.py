@@ -81,6 +81,9 @@ def find_images(data_dir: str) -> ImageData:
             f"{', '.join(BUILT_IN)}."
         )
     if (root / "train").is_dir():
+        for name in ("valid", "validation"):
+            if (root / name).is_dir():
+                raise UserError(f"{root / name} would be passed over; rename it to val.")
         classes, train = _scan(root / "train")
         validation = _scan_as(root / "val", classes) if (root / "val").is_dir() else None
         test = _scan_as(root / "test", classes) if (root / "test").is_dir() else None

@@ -3,7 +3,6 @@
 The scheduler sees every result that Ray gets, so it is the one that writes `epoch` and `ended`.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +13,6 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from kdtune.results import Event
 from kdtune.tuning.search import Cell
 from kdtune.tuning.trainable import OUTCOME, figures_of
-
-
-def default_grace_period(epochs: int) -> int:
-    """A quarter of the epochs: what a trial gets before it may be stopped.
-
-    In simulated sweeps a grace period of a quarter lost least whether or not learning curves
-    cross; one epoch lost up to 3.9 points more where they do.
-    """
-    return max(1, math.ceil(epochs / 4))
 
 
 @dataclass(frozen=True)

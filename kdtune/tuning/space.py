@@ -3,11 +3,11 @@
 import importlib.util
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import indent
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -15,12 +15,9 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
 
 import search_spaces
-from kdtune.config import TrainConfig
-from kdtune.errors import UserError, nearest
+from kdtune.config import TrainConfig, check_trial_keys
+from kdtune.errors import UserError
 from kdtune.methods import check_method
-
-FIXED_BY_SWEEP = {"method", "model", "teacher_model", "data_dir", "image_size", "epochs", "seed"}
-"""Settings that a sweep gives every trial; a space must leave them alone."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +42,33 @@ class Space:
     source: str
     path: Path
 
+    def fix(self, settings: dict[str, Any]) -> Self:
+        """The same space with some settings fixed: they are searched no longer.
+
+        A define-by-run function keeps its searches; what it proposes for a fixed setting is not
+        used by `ask`.
+        """
+
+        def others(values: dict[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in values.items() if key not in settings}
+
+        start = [others(point) for point in self.start]
+        return replace(
+            self,
+            distributions=others(self.distributions),
+            constants={**self.constants, **settings},
+            start=[p for i, p in enumerate(start) if p and p not in start[:i]],
+        )
+
     def ask(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
         """Ask a study for the next point.
 
         Returns:
             The Optuna trial, and every setting that the space decides: searched and fixed.
         """
-        if self.define is None:
-            trial = study.ask(self.distributions)
-            return trial, {**self.constants, **trial.params}
-        trial = study.ask()
-        constants = self.define(trial) or {}
-        return trial, {**constants, **trial.params}
+        trial = study.ask(self.distributions)
+        defined = self.define(trial) or {} if self.define is not None else {}
+        return trial, {**trial.params, **defined, **self.constants}
 
 
 def load_spaces(files: tuple[str, ...] = ()) -> dict[str, Space]:
@@ -96,13 +108,10 @@ def load_space(path: Path) -> Space:
     if not callable(module.SPACE):
         searched = {k: v for k, v in module.SPACE.items() if isinstance(v, Domain)}
         constants = {k: v for k, v in module.SPACE.items() if not isinstance(v, Domain)}
-    for key in [*searched, *constants, *(key for point in start for key in point)]:
-        if key not in TrainConfig.model_fields or key in FIXED_BY_SWEEP:
-            known = [name for name in TrainConfig.model_fields if name not in FIXED_BY_SWEEP]
-            raise UserError(
-                f"The search space {path} has '{key}', which cannot be searched; "
-                f"{nearest(key, known)}"
-            )
+    try:
+        check_trial_keys([*searched, *constants, *(key for point in start for key in point)])
+    except UserError as error:
+        raise UserError(f"The search space {path} is no good: {error}") from None
     distributions = {key: _distribution(path, key, domain) for key, domain in searched.items()}
     _check_values(path, module.METHOD, distributions, constants, start)
     return Space(

@@ -28,7 +28,7 @@ from kdtune.results import Log, SweepFolder
 from kdtune.seeds import derive_seed
 from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.tuning.progress import Progress
-from kdtune.tuning.schedule import Rungs, Schedule, default_grace_period
+from kdtune.tuning.schedule import Rungs, Schedule
 from kdtune.tuning.search import Cell, Search, Studies
 from kdtune.tuning.space import Space, load_spaces
 from kdtune.tuning.trainable import train_trial
@@ -66,24 +66,26 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
     folder = SweepFolder(RESULTS / sweep.name)
     if folder.path.exists():
         raise UserError(f"{folder.path} exists already; give another name, or remove it.")
-    cells = sweep.cells()
-    for method, model in cells:
-        check_method(method)
-        check_model(model)
-    spaces = _spaces(sweep, cells)
+    spaces = _check_cells(sweep)
     data = find_images(sweep.data)
-    sweep = _complete(sweep, data)
-    for method, model in cells:  # a setting that is no good ends the sweep here, not every trial
-        _trial_config(sweep, (method, model), 0, {})
-    decode_run(data, sweep.image_size or 0)
-
+    image_size = _image_size(sweep, data)
+    sweep = sweep.model_copy(
+        update={
+            "image_size": image_size,
+            "data": _absolute(sweep.data),
+            "teacher": _absolute(sweep.teacher) if sweep.teacher else None,
+        }
+    )
+    for cell in sweep.cells():
+        _trial_config(sweep, cell, 0, sweep.settings)  # what is no good ends the sweep here
+    decode_run(data, image_size)
     with _ray():
         slots = _slots(sweep, ray.cluster_resources())
         write_yaml(folder.sweep, sweep.model_dump(mode="json"))
         write_text(folder.environment, json.dumps(_environment(), indent=2) + "\n")
-        studies = Studies(cells, spaces, sweep.seed)
-        rungs = Rungs(cells, sweep.epochs, sweep.grace_period or 1, sweep.reduction_factor)
-        progress = Progress(len(cells) * sweep.trials)
+        studies = Studies(sweep.cells(), spaces, sweep.seed)
+        rungs = Rungs(sweep.cells(), sweep.epochs, sweep.grace_period, sweep.reduction_factor)
+        progress = Progress(len(sweep.cells()) * sweep.trials)
         opened = {
             "event": "sweep",
             "config": sweep.model_dump(mode="json"),
@@ -99,9 +101,12 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
     return folder
 
 
-def _spaces(sweep: SweepConfig, cells: list[Cell]) -> dict[str, Space]:
+def _check_cells(sweep: SweepConfig) -> dict[str, Space]:
+    """Check methods, models and search spaces, and give the space of each method."""
     spaces = load_spaces(sweep.spaces)
-    for method, _ in cells:
+    for method, model in sweep.cells():
+        check_method(method)
+        check_model(model)
         if method not in spaces:
             raise UserError(f"There is no search space for '{method}'; give one with --space.")
         if METHODS[method].uses_teacher and sweep.teacher is None:
@@ -109,22 +114,15 @@ def _spaces(sweep: SweepConfig, cells: list[Cell]) -> dict[str, Space]:
                 f"The method '{method}' learns from a teacher: give --teacher "
                 "(make one with 'kdtune teacher'), or --methods student --no-baselines."
             )
-    return spaces
+    return {method: space.fix(sweep.settings) for method, space in spaces.items()}
 
 
-def _complete(sweep: SweepConfig, data: ImageData) -> SweepConfig:
-    """Fill in what follows from the rest: image size, grace period, absolute paths."""
-    image_size = sweep.image_size
+def _image_size(sweep: SweepConfig, data: ImageData) -> int:
+    """The teacher's image size; without a teacher the sweep's, or that of a single run."""
     if sweep.teacher is not None:
-        load_teacher(sweep.teacher, data.classes, image_size)
-        image_size = teacher_summary(sweep.teacher)["image_size"]
-    fixed = {
-        "image_size": image_size or TrainConfig.model_fields["image_size"].default,
-        "grace_period": sweep.grace_period or default_grace_period(sweep.epochs),
-        "data": _absolute(sweep.data),
-        "teacher": _absolute(sweep.teacher) if sweep.teacher else None,
-    }
-    return sweep.model_copy(update=fixed)
+        load_teacher(sweep.teacher, data.classes, sweep.image_size)
+        return teacher_summary(sweep.teacher)["image_size"]
+    return sweep.image_size or TrainConfig.model_fields["image_size"].default
 
 
 def _absolute(path: str) -> str:
@@ -136,11 +134,10 @@ def _absolute(path: str) -> str:
 def _trial_config(
     sweep: SweepConfig, cell: Cell, number: int, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Complete settings of a trial; what the space decides wins over the sweep's settings."""
+    """Complete settings of a trial, from what its space and the sweep decide."""
     method, model = cell
     return TrainConfig.check(
         {
-            **sweep.settings,
             **settings,
             "method": method,
             "model": model,

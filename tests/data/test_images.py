@@ -95,6 +95,10 @@ def one_class(root):
         shutil.rmtree(root / "train" / f"digit-{i}")
 
 
+def valid(root):
+    write_digits(root / "valid", 1)
+
+
 def too_few(root):
     for path in sorted(root.glob("train/*/*"))[2:]:
         path.unlink()
@@ -109,6 +113,7 @@ def too_few(root):
         (empty_class, "The class folder .*zebra holds no images"),
         (unknown_in_test, "test has the class 'zebra', which the training images lack"),
         (one_class, "must hold at least two folders, one a class; it holds 1"),
+        (valid, "valid would be passed over; rename it to val"),
         (too_few, "too few to cut 15% of each class"),
     ],
 )

@@ -9,7 +9,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from kdtune.results import Log, SweepFolder
-from kdtune.tuning.schedule import Rungs, Schedule, default_grace_period
+from kdtune.tuning.schedule import Rungs, Schedule
 from kdtune.tuning.search import Search, Studies
 from kdtune.tuning.space import load_spaces
 from kdtune.tuning.trainable import OUTCOME
@@ -168,11 +168,9 @@ def test_diverged_and_crashed_trials_fail_and_nothing_stays_running(tmp_path):
     sweep.schedule.on_trial_error(None, trials[2])
     ends = [e for e in SweepFolder(tmp_path).events() if e["event"] == "ended"]
     assert [(e["state"], e["reason"]) for e in ends] == [
-        ("diverged", "so"), ("crashed", "so"), ("crashed", "its process died: killed, out of memory, or its node lost"),
-    ]  # fmt: skip
+        ("diverged", "so"),
+        ("crashed", "so"),
+        ("crashed", "its process died: killed, out of memory, or its node lost"),
+    ]
     states = [t.state for study in sweep.studies.by_cell.values() for t in study.trials]
     assert states == [TrialState.FAIL] * 3
-
-
-def test_the_grace_period_is_a_quarter_of_the_epochs():
-    assert [default_grace_period(n) for n in (1, 3, 4, 5, 50)] == [1, 1, 1, 2, 13]

@@ -1,0 +1,105 @@
+"""The README is true: its tree is the disk's, its commands run, its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_digits
+
+from kdtune.cli import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+SMALL = {
+    "teacher": "--epochs 1 --image-size 8",
+    "sweep": "--epochs 1 --trials 1",
+}
+"""Given after a command's own flags, of which the last one counts."""
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def lines_of(language):
+    return [line for block in blocks(language) for line in block.splitlines() if line]
+
+
+def tree():
+    paths, above = [], []
+    for line in blocks("text")[0].splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        above = [*above[:depth], line.split()[0].rstrip("/")]
+        paths.append("/".join(above))
+    return paths
+
+
+def test_the_tree_is_the_disks():
+    named = set(tree())
+    assert all((ROOT / path).exists() for path in named)
+    files = [*(ROOT / "kdtune").rglob("*.py"), *(ROOT / "search_spaces").rglob("*.py")]
+    modules = {str(f.relative_to(ROOT)) for f in files if not f.name.startswith("__")}
+    assert modules <= named
+
+
+def test_links_lead_to_files():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links and all((ROOT / link).exists() for link in links if "://" not in link)
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {line.split()[1] for line in lines_of("sh") if line.startswith("make ")}
+    assert {"demo", "check", "test"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+def test_every_command_of_kdtune_is_shown():
+    assert all(f"kdtune {name}" in README for name in cli.commands)
+
+
+@pytest.mark.slow
+def test_the_commands_run_as_they_stand(tmp_path):
+    write_digits(tmp_path / "flowers", 20)
+    (tmp_path / "sweep.yaml").write_text(blocks("yaml")[0])
+    notebook, space = blocks("python")
+    (tmp_path / "my_at.py").write_text(space)
+    for line in lines_of("sh"):
+        if not line.startswith("kdtune "):
+            continue
+        words = [*line.split()[1:], *SMALL.get(line.split()[1], "").split()]
+        done = subprocess.run(
+            [sys.executable, "-m", "kdtune", *words], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        if words[0] == "train":
+            assert "(the same)" in done.stdout
+        if words[0] == "leaderboard":
+            assert "MultiBranchNet" in done.stdout
+    assert len(list((tmp_path / "results" / "flowers" / "best").iterdir())) == 8
+
+    small = notebook.replace("epochs=30", "epochs=1, image_size=8")
+    assert small != notebook
+    done = subprocess.run(
+        [sys.executable, "-c", small], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_row_for_every_cell(tmp_path):
+    command = [sys.executable, "-m", "kdtune", "demo"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for model in ("MultiBranchNet", "ResNet18"):
+        rows = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == [model]]
+        assert {row[1] for row in rows} == {"at", "fitnets", "kd", "student"}
+        assert all(float(row[2]) > 80 for row in rows)
+    assert "$ kdtune teacher --data digits" in done.stderr
+    assert "$ kdtune sweep --data digits" in done.stderr
+    assert " stopped " in done.stderr
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 2 and "results/demo exists already" in again.stderr
