@@ -85,13 +85,8 @@ def pick_device(name: str) -> torch.device:
         UserError: there is no such device here.
     """
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        name = next((device for device, is_there in there.items() if is_there), "cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -103,8 +98,7 @@ def pick_precision(precision: str, model: nn.Module, device: torch.device) -> to
     """Decide in which type a network computes: bfloat16 under autocast, or float32.
 
     ``auto`` takes bfloat16 on CUDA devices that have it, and on CPUs with AMX units unless the
-    network has depthwise convolutions, which are slower in bfloat16 there (3.3 times for
-    MultiBranchNet at 16 px on an Intel Xeon with AMX, one thread, torch 2.14).
+    network has depthwise convolutions, which are slower in bfloat16 there.
     """
     if precision == "float32":
         return torch.float32
