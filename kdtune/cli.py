@@ -176,8 +176,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        print("kdtune: interrupted", file=sys.stderr)
+    except click.Abort as error:  # click's word for Ctrl-C
+        said = str(error.__cause__ or "")
+        print(f"kdtune: interrupted{': ' if said else ''}{said}", file=sys.stderr)
         sys.exit(130)
     except UserError as error:
         if "--debug" in sys.argv:

@@ -61,6 +61,7 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
 
     Raises:
         UserError: something the user gave is no good; nothing was written.
+        KeyboardInterrupt: the sweep was interrupted; its tables are of what had ended.
     """
     sweep = SweepConfig.check(config)
     folder = SweepFolder(RESULTS / sweep.name)
@@ -98,6 +99,11 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
                 _run_trials(sweep, slots, folder, log, studies, rungs)
         finally:
             write_tables(folder)
+    if progress.ended < progress.total:  # Ray ends quietly when it is interrupted
+        raise KeyboardInterrupt(
+            f"{progress.ended} of {progress.total} trials ended; "
+            f"the log and the tables of these are in {folder.path}"
+        )
     return folder
 
 
