@@ -1,7 +1,6 @@
 """The only file that writes and reads `.pth`. Loading never runs code from a file."""
 
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, broken, holds code, or is not one of ours.
     """
+    path = Path(path).expanduser()
     try:
         # weights_only is passed although it is the default: an environment variable can undo that.
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -55,7 +55,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is not loaded: it is broken or holds more than tensors and plain values"
             f"{_offender(error)}."
         ) from None
-    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damage shows in many ways: struct.error, AssertionError, ...
         reason = str(error).splitlines()[0] if str(error) else "it is empty"
         raise UserError(f"{path} is not a readable checkpoint: {reason}.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -83,7 +83,11 @@ def load_model(path: str | Path) -> dict[str, Any]:
         UserError: see `read_checkpoint`.
     """
     content = read_checkpoint(path)
-    config = content["config"]
-    model = build_model(config["model"], len(content["classes"]), config["image_size"])
-    model.load_state_dict(content.pop("weights"))
+    try:
+        config = content["config"]
+        model = build_model(config["model"], len(content["classes"]), config["image_size"])
+        model.load_state_dict(content.pop("weights"))
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} does not hold a whole network: {reason}.") from None
     return {"model": model.eval(), **content}

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from kdtune.errors import DivergedError, UserError
+from kdtune.errors import RunError, UserError
 
 DATA_HELP = "An ImageFolder, or the name of a built-in data set (digits)."
 
@@ -23,12 +23,12 @@ class _Setting(click.ParamType):
     name = "KEY=VALUE"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
-        import yaml
+        from kdtune.files import parse_value
 
         key, separator, text = value.partition("=")
         if not separator:
             self.fail(f"'{value}' is not KEY=VALUE.", param, ctx)
-        return key, yaml.safe_load(text)
+        return key, parse_value(text)
 
 
 settings_option = click.option(
@@ -53,9 +53,10 @@ def cli(debug: bool) -> None:
 @settings_option
 def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags: Any) -> None:
     """Train a teacher on your data."""
-    from kdtune.config import TrainConfig
+    from kdtune.config import TrainConfig, check_free
     from kdtune.run import train_teacher
 
+    check_free(dict(settings))
     given = {**dict(settings), **flags, "data_dir": data, "method": "student"}
     result = train_teacher(TrainConfig.check(given), out)
     test = result["test_accuracy"]
@@ -93,7 +94,8 @@ def sweep(file: Path | None, settings: tuple[tuple[str, Any], ...], **flags: Any
 
     given = read_yaml(file) if file else {}
     given |= {key: value for key, value in flags.items() if value not in (None, ())}
-    given["settings"] = {**given.get("settings", {}), **dict(settings)}
+    if settings:
+        given["settings"] = {**(given.get("settings") or {}), **dict(settings)}
     folder = run_sweep(given)
     print(_leaderboard((folder.path,), "table"))
     print(f"Log, tables and the best configurations: {folder.path}")
@@ -117,7 +119,7 @@ def _leaderboard(folders: tuple[Path, ...], form: str) -> str:
     from kdtune.reports.tables import join_sweeps, render, trials_table
     from kdtune.results import SweepFolder
 
-    trials = {path.name: trials_table(SweepFolder(path).events()) for path in folders}
+    trials = {str(path): trials_table(SweepFolder(path).events()) for path in folders}
     return render(join_sweeps(trials), form)
 
 
@@ -185,6 +187,6 @@ def main() -> None:
             raise
         print(f"kdtune: {error}", file=sys.stderr)
         sys.exit(2)
-    except DivergedError as error:
+    except RunError as error:
         print(f"kdtune: {error}", file=sys.stderr)
         sys.exit(1)

@@ -8,7 +8,14 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from kdtune.errors import UserError, nearest
@@ -16,11 +23,11 @@ from kdtune.errors import UserError, nearest
 BASELINES = ("kd", "student")
 """Methods that run beside the others of a sweep: logits alone, and no teacher at all."""
 
-DECIDED_BY_SWEEP = {"method", "model", "teacher_model", "data_dir", "image_size", "epochs", "seed"}
-"""Settings that a sweep gives every trial; neither a search space nor ``settings`` may."""
+HAVE_FLAGS = {"method", "model", "teacher_model", "data_dir", "image_size", "epochs", "seed"}
+"""Settings that have flags of their own or follow from them."""
 
 OF_A_RUNS_FILES = {"print_freq", "save_freq", "save_dir", "log_dir", "experiment_name", "resume"}
-"""Settings that mean nothing in a sweep, whose trials write no files of their own."""
+"""Settings that play no part where a run writes no files of its own."""
 
 METHOD_DEFAULTS: dict[str, dict[str, float]] = {
     "student": {"alpha": 0.0, "beta": 0.0},
@@ -42,6 +49,9 @@ class _Settings(BaseModel):
             UserError: a key is unknown (the nearest known one is named), or a value is out of
                 range or of the wrong type.
         """
+        for key in settings:
+            if not isinstance(key, str):
+                raise UserError(f"{key!r} is no setting's name; {nearest('', cls.model_fields)}")
         try:
             return cls(**settings)
         except ValidationError as error:
@@ -111,7 +121,8 @@ class TrainConfig(_Settings):
     @classmethod
     def _fill_method_defaults(cls, settings: dict[str, Any]) -> dict[str, Any]:
         method = settings.get("method", cls.model_fields["method"].default)
-        return METHOD_DEFAULTS.get(method, {}) | settings
+        defaults = METHOD_DEFAULTS.get(method, {}) if isinstance(method, str) else {}
+        return {**defaults, **settings}
 
     @model_validator(mode="after")
     def _hints_fit(self) -> Self:
@@ -123,19 +134,19 @@ class TrainConfig(_Settings):
         return self
 
 
-def check_trial_keys(keys: Iterable[str]) -> None:
-    """Check that a search space or a sweep's ``settings`` may decide these settings of a trial.
+def check_free(keys: Iterable[str]) -> None:
+    """Check that a search space, or ``--setting``, may decide these settings of a run.
 
     Raises:
-        UserError: a key is unknown, or is decided by the sweep itself.
+        UserError: a key is unknown, has a flag of its own, or would play no part.
     """
-    closed = DECIDED_BY_SWEEP | OF_A_RUNS_FILES
-    open_keys = [key for key in TrainConfig.model_fields if key not in closed]
+    taken = HAVE_FLAGS | OF_A_RUNS_FILES
+    free = [key for key in TrainConfig.model_fields if key not in taken]
     for key in keys:
-        if key in closed:
-            raise UserError(f"The setting '{key}' of a trial is decided by the sweep itself.")
-        if key not in open_keys:
-            raise UserError(f"There is no setting '{key}'; {nearest(key, open_keys)}")
+        if key in taken:
+            raise UserError(f"The setting '{key}' has a flag of its own or plays no part here.")
+        if key not in free:
+            raise UserError(f"There is no setting '{key}'; {nearest(str(key), free)}")
 
 
 def default_grace_period(epochs: int) -> int:
@@ -173,13 +184,18 @@ class SweepConfig(_Settings):
     cpus_per_trial: int | None = Field(None, ge=1, description="CPU threads of a trial")
     gpus_per_trial: float | None = Field(None, ge=0, description="GPUs, or a part of one")
 
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _empty_settings(cls, value: Any) -> Any:
+        return {} if value is None else value  # as an empty key of a YAML file is read
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.grace_period > self.epochs:
             raise ValueError(
                 f"grace_period ({self.grace_period}) cannot be above epochs ({self.epochs})."
             )
-        check_trial_keys(self.settings)
+        check_free(self.settings)
         return self
 
     def cells(self) -> list[tuple[str, str]]:

@@ -11,7 +11,11 @@ class UserError(ValueError):
     """
 
 
-class DivergedError(ArithmeticError):
+class RunError(RuntimeError):
+    """What was asked for could not be done, through no mistake in the asking; exit code 1."""
+
+
+class DivergedError(RunError):
     """The loss of a run became infinite or not a number; its text says when."""
 
 

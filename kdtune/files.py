@@ -45,6 +45,18 @@ def write_yaml(path: Path, content: dict[str, Any]) -> None:
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
+def parse_value(text: str) -> Any:
+    """Read one value as YAML does: ``0.1`` is a number, ``true`` a truth value, ``abc`` a word.
+
+    Raises:
+        UserError: it is not valid YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"'{text}' is not a value: brackets or quotes do not match.") from None
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping of settings.
 

@@ -31,6 +31,22 @@ class SweepFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
+    def create(self) -> None:
+        """Make the folder; of several sweeps that want the name at once, one succeeds.
+
+        Raises:
+            UserError: it exists.
+        """
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            self.refuse_existing()
+
+    def refuse_existing(self) -> None:
+        """Raise a `UserError` if the folder exists."""
+        if self.path.exists():
+            raise UserError(f"{self.path} exists already; give another name, or remove it.")
+
     @property
     def sweep(self) -> Path:
         """The sweep's settings, complete: ``kdtune sweep`` runs it again."""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from kdtune.checkpoints import load_model, read_checkpoint, save_model
-from kdtune.config import TrainConfig
+from kdtune.checkpoints import read_checkpoint, save_model
+from kdtune.config import OF_A_RUNS_FILES, TrainConfig
 from kdtune.data.images import find_images
 from kdtune.data.views import Batch, Batches, decode, decode_run
 from kdtune.errors import UserError
@@ -67,7 +67,7 @@ def run_training(
         DivergedError: the training loss is no longer finite.
     """
     check_method(config.method)
-    state = read_checkpoint(config.resume)["training"] if config.resume else None
+    state = _resumed_state(config) if config.resume else None
     started = time.strftime("%Y%m%d-%H%M%S")
     name = config.experiment_name or f"{config.method}-{config.model}-{started}"
     config = config.model_copy(update={"experiment_name": name})
@@ -75,11 +75,8 @@ def run_training(
     teacher = None
     if config.teacher_model is not None:
         teacher = load_teacher(config.teacher_model, classes, config.image_size)
-    if state is not None and state["epoch"] >= config.epochs:
-        raise UserError(
-            f"{config.resume} is at epoch {state['epoch']} of {config.epochs}: nothing is left to "
-            "train; raise epochs to go on."
-        )
+    if classes is None:
+        classes = _count_classes(config, train)
     with _RunFiles(config, classes) as files:
         if teacher is None and METHODS[config.method].uses_teacher:
             files.say("No teacher: the terms of alpha and beta are absent.")
@@ -92,6 +89,7 @@ def run_training(
             files.keep(result)
         model = result.student
         model.load_state_dict(result.state["best_weights"])
+        files.keep_best(model, result)
         test_results = None
         if test is not None:
             loss, accuracy = evaluate(model, test, config)
@@ -113,12 +111,17 @@ def _batches(
     train_loader: Loader | None,
     val_loader: Loader | None,
     test_loader: Loader | None,
-) -> tuple[Iterable[Batch], Iterable[Batch], Iterable[Batch] | None, tuple[str, ...]]:
+) -> tuple[Iterable[Batch], Iterable[Batch], Iterable[Batch] | None, tuple[str, ...] | None]:
+    """Training, validation and test batches, and class names; None where there are none."""
     if train_loader is not None:
         if val_loader is None:
             raise UserError("A val_loader is needed: the best epoch is chosen on it.")
         test = _Pairs(test_loader) if test_loader is not None else None
-        return _Pairs(train_loader), _Pairs(val_loader), test, _classes(train_loader)
+        names = getattr(getattr(train_loader, "dataset", None), "classes", None)
+        classes = tuple(map(str, names)) if names is not None else None
+        return _Pairs(train_loader), _Pairs(val_loader), test, classes
+    if val_loader is not None or test_loader is not None:
+        raise UserError("A val_loader or test_loader needs a train_loader beside it.")
     data = find_images(config.data_dir)
     decoded = decode_run(data, config.image_size)
     test_batches = None
@@ -132,13 +135,36 @@ def _batches(
     )
 
 
-def _classes(loader: Loader) -> tuple[str, ...]:
-    """The class names that a loader's data set knows, or else the labels seen in one pass."""
-    names = getattr(getattr(loader, "dataset", None), "classes", None)
-    if names is None:
-        highest = max(int(labels.max()) for _, labels in loader)
-        names = [str(label) for label in range(highest + 1)]
-    return tuple(map(str, names))
+def _count_classes(config: TrainConfig, batches: Iterable[Batch]) -> tuple[str, ...]:
+    """Names for classes without names: the teacher's, or the numbers seen in one pass."""
+    if config.teacher_model is not None:
+        return tuple(read_checkpoint(config.teacher_model)["classes"])
+    highest = max(int(labels.max()) for _, labels, _ in batches)
+    return tuple(str(label) for label in range(highest + 1))
+
+
+MAY_DIFFER = OF_A_RUNS_FILES | {"epochs", "data_dir", "teacher_model", "num_workers", "device"}
+"""Settings that a run may change when it goes on."""
+
+
+def _resumed_state(config: TrainConfig) -> dict[str, Any]:
+    """Read what a run needs to go on, and refuse another run's checkpoint."""
+    content = read_checkpoint(str(config.resume))
+    if "training" not in content:
+        raise UserError(f"{config.resume} cannot be resumed: it holds a network, but no run.")
+    for key, value in config.model_dump().items():
+        if key not in MAY_DIFFER and content["config"].get(key) != value:
+            raise UserError(
+                f"{config.resume} was trained with {key} {content['config'].get(key)!r}, not "
+                f"{value!r}; give the same settings to go on."
+            )
+    state = content["training"]
+    if state["epoch"] >= config.epochs:
+        raise UserError(
+            f"{config.resume} is at epoch {state['epoch']} of {config.epochs}: nothing is left to "
+            "train; raise epochs to go on."
+        )
+    return state
 
 
 class _RunFiles:
@@ -177,16 +203,27 @@ class _RunFiles:
         if result.epoch == self.config.epochs:
             self._save("final", result)
 
+    def keep_best(self, model: nn.Module, result: EpochResult) -> None:
+        """Write the best weights if no epoch here was the best one, as can be after a resume."""
+        if not self._path("best").exists():
+            accuracy, epoch = result.best_validation_accuracy, result.state["best_epoch"]
+            self._write("best", model, epoch=epoch, validation_accuracy=accuracy)
+
+    def _path(self, which: str) -> Path:
+        return Path(self.config.save_dir) / f"{self.stem}_{which}.pth"
+
     def _save(self, which: str, result: EpochResult) -> None:
-        save_model(
-            Path(self.config.save_dir) / f"{self.stem}_{which}.pth",
+        self._write(
+            which,
             result.student,
-            config=self.config.model_dump(),
-            classes=list(self.classes),
             epoch=result.epoch,
             validation_accuracy=result.validation_accuracy,
             training=result.state,
         )
+
+    def _write(self, which: str, model: nn.Module, **figures: Any) -> None:
+        config, classes = self.config.model_dump(), list(self.classes)
+        save_model(self._path(which), model, config=config, classes=classes, **figures)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary."""
@@ -207,7 +244,8 @@ def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:
 
     Args:
         config: the run's settings.
-        out: the checkpoint to write, renewed at each better epoch; it must not exist.
+        out: the checkpoint to write at the end; it must not exist. Until then the best weights
+            so far are in ``<out>.partial.pth`` beside it.
 
     Returns:
         ``validation_accuracy`` and ``test_accuracy`` (None without test images), shares of 1.
@@ -217,18 +255,23 @@ def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:
     """
     if out.exists():
         raise UserError(f"{out} exists already; remove it, or give another --out.")
-    train, validation, test, classes = _batches(config, None, None, None)
-    about: dict[str, Any] = {"config": config.model_dump(), "classes": list(classes)}
-    best: dict[str, Any] = {}
+    train, validation, test, names = _batches(config, None, None, None)
+    classes = list(names or ())
+    about: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
+    partial = out.with_name(f"{out.stem}.partial{out.suffix}")
     for result in fit(config, train, validation, num_classes=len(classes)):
         print(epoch_line(result, config.epochs), file=sys.stderr, flush=True)
         if result.is_best:
-            best = {"epoch": result.epoch, "validation_accuracy": result.validation_accuracy}
-            save_model(out, result.student, **about, **best)
-    model: nn.Module = load_model(out)["model"]
-    test_accuracy = evaluate(model, test, config)[1] if test is not None else None
-    save_model(out, model, **about, **best, test_accuracy=test_accuracy)
-    return {"validation_accuracy": best["validation_accuracy"], "test_accuracy": test_accuracy}
+            save_model(partial, result.student, **about, epoch=result.epoch)
+    model = result.student
+    model.load_state_dict(result.state["best_weights"])
+    accuracies: dict[str, Any] = {
+        "validation_accuracy": result.best_validation_accuracy,
+        "test_accuracy": evaluate(model, test, config)[1] if test is not None else None,
+    }
+    save_model(out, model, **about, epoch=result.state["best_epoch"], **accuracies)
+    partial.unlink()
+    return accuracies
 
 
 def run_file(path: Path) -> dict[str, Any]:
@@ -247,7 +290,9 @@ def run_file(path: Path) -> dict[str, Any]:
         UserError: the file or its settings are no good.
     """
     settings = read_yaml(path)
-    provenance = settings.pop("provenance", {})
+    provenance = settings.pop("provenance", None) or {}
+    if not isinstance(provenance, dict):
+        raise UserError(f"{path}: provenance must hold 'key: value' lines, or be left out.")
     config = TrainConfig.check(settings)
     if "threads" in provenance:
         torch.set_num_threads(provenance["threads"])

@@ -13,12 +13,14 @@ from kdtune.checkpoints import load_model
 from kdtune.errors import UserError
 
 
-def load_teacher(path: str | Path, classes: tuple[str, ...], image_size: int | None) -> nn.Module:
+def load_teacher(
+    path: str | Path, classes: tuple[str, ...] | None, image_size: int | None
+) -> nn.Module:
     """Load a teacher in eval mode, without gradients.
 
     Args:
         path: a checkpoint.
-        classes: the data's class names.
+        classes: the data's class names; None if it has no names.
         image_size: the run's image size in pixels; None accepts the teacher's.
 
     Returns:
@@ -29,6 +31,8 @@ def load_teacher(path: str | Path, classes: tuple[str, ...], image_size: int | N
             another image size.
     """
     loaded = load_model(path)
+    if classes is None:
+        classes = tuple(loaded["classes"])
     if len(loaded["classes"]) != len(classes):
         raise UserError(
             f"The teacher {path} knows {len(loaded['classes'])} classes, but the data have "
@@ -58,7 +62,7 @@ def teacher_summary(path: str | Path) -> dict[str, Any]:
     loaded = load_model(path)
     return {
         "path": str(path),
-        "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest(),
         "model": loaded["config"]["model"],
         "image_size": loaded["config"]["image_size"],
         "validation_accuracy": loaded.get("validation_accuracy"),

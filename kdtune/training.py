@@ -66,9 +66,11 @@ class EpochResult:
         return self.state["best_epoch"] == self.epoch
 
     def figures(self) -> dict[str, Any]:
-        """The numbers alone, flat: ``loss_<part>`` for the parts of the loss."""
+        """The numbers alone, flat: ``loss_<part>`` for the parts of the loss, None if infinite."""
         plain = {name: getattr(self, name) for name in FIGURES}
-        return plain | {LOSS + part: value for part, value in self.losses.items()}
+        for part, value in self.losses.items():
+            plain[LOSS + part] = value if math.isfinite(value) else None
+        return plain
 
 
 LOSS = "loss_"
@@ -207,8 +209,7 @@ def fit(
         method.epoch = epoch
         losses, train_accuracy = _train_epoch(student, guide, method, optimizer, train)
         validation_loss, validation_accuracy = _evaluate(student, validation)
-        figures = {"training": losses["loss"], "validation": validation_loss, **losses}
-        for name, value in figures.items():
+        for name, value in {"training": losses["loss"], "validation": validation_loss}.items():
             if not math.isfinite(value):
                 raise DivergedError(f"epoch {epoch}: the {name} loss became {value}")
         progress["epoch"] = epoch
@@ -282,7 +283,12 @@ def _train_epoch(
     method.train()
     totals: dict[str, Tensor] = {}
     right, count = torch.zeros((), device=student.device, dtype=torch.int64), 0
+    size = method.config.image_size
     for images, labels, targets in batches:
+        if images.shape[2:] != (size, size):
+            raise UserError(
+                f"The training images are {tuple(images.shape[2:])}, but image_size is {size}."
+            )
         images = normalise(images.to(student.device, non_blocking=True))
         labels = labels.to(student.device, non_blocking=True)
         if targets is not None:

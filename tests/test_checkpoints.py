@@ -3,6 +3,7 @@
 import argparse
 import os
 
+import numpy as np
 import pytest
 import torch
 from conftest import small_config
@@ -58,6 +59,26 @@ def namespace(path):
 
 def foreign(path):
     torch.save({"weights": torch.zeros(1)}, path)
+
+
+def test_random_damage_is_a_sentence_or_harmless(tmp_path):
+    path = tmp_path / "m.pth"
+    random = np.random.default_rng(0)
+    for legacy in (False, True):
+        content = {"format": "kdtune-1", "weights": {"a": torch.zeros(50)}, "classes": ["a", "b"]}
+        torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+        whole = path.read_bytes()
+        refused = 0
+        for _ in range(150):
+            damaged = bytearray(whole)
+            for place in random.integers(0, len(whole), 3):
+                damaged[place] = random.integers(256)
+            path.write_bytes(damaged[: random.integers(1, len(whole))])
+            try:
+                load_model(path)
+            except UserError:
+                refused += 1
+        assert refused == 150
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from conftest import write_digits
 
 from kdtune.cli import cli, main
+from kdtune.results import Log
 
 
 @pytest.fixture
@@ -71,6 +72,19 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
         ((*SWEEP, "--data", "digits", "--setting", "lrr=1"), "There is no setting 'lrr'"),
         ((*SWEEP, "--data", "digits", "--setting", "batch_size=-1"), "batch_size cannot be -1"),
         ((*SWEEP, "--data", "digits", "--setting", "lr"), "'lr' is not KEY=VALUE"),
+        ((*SWEEP, "--data", "digits", "--setting", "lr=[1"), "'[1' is not a value"),
+        (
+            (*SWEEP, "--data", "digits", "--setting", "device=toaster"),
+            "device 'toaster' cannot be",
+        ),
+        (
+            (*SWEEP, "--data", "digits", "--epochs", "2", "--setting", "hint_epochs=2"),
+            "hint_epochs",
+        ),
+        (
+            ("teacher", "--data", "digits", "--out", "t", "--setting", "epochs=3"),
+            "a flag of its own",
+        ),
         ((*SWEEP, "--data", "digits", "--models", ","), "give at least one word"),
         ((*SWEEP, "--data", "digits", "--trials", "0"), "The setting trials cannot be 0"),
         (("sweep", "no.yaml"), "There is no file no.yaml"),
@@ -113,6 +127,25 @@ def test_flags_win_over_the_file(kdtune, tmp_path):
     )
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "trails": 2}))
     assert "did you mean 'trials'?" in kdtune("sweep", "sweep.yaml")[2]
+
+
+def test_a_hint_layer_that_no_network_has_stops_a_sweep(kdtune, tmp_path, folder, teacher_file):
+    words = ("sweep", "--name", "x", "--data", folder, "--teacher", teacher_file)
+    code, _, err = kdtune(*words, "--methods", "fitnets", "--setting", "hint_layer=7")
+    assert code == 2 and "hint_layer 7 does not exist" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sweeps_of_one_name_in_two_places_are_told_apart(kdtune, tmp_path):
+    for place in ("a", "b"):
+        with Log(tmp_path / place / "x" / "log.jsonl", []) as log:
+            config = {"method": "at", "model": "M", "number": 0, "origin": "start"}
+            log.append(
+                {"event": "asked", "trial_id": place, **config, "parameters": {}, "config": {}}
+            )
+    code, out, _ = kdtune("leaderboard", "a/x", "b/x", "--format", "csv")
+    assert code == 0
+    assert [line.split(",")[0] for line in out.splitlines()] == ["sweep", "a/x", "b/x"]
 
 
 def test_a_diverged_run_is_an_error_but_no_mistake(kdtune, tmp_path):

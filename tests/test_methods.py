@@ -78,6 +78,14 @@ class TestContract:
         parts = method(logits, features, method.targets(*outputs(TEACHER)), LABELS)
         assert parts["loss"] == parts["classification"]
 
+    def test_a_term_of_weight_zero_may_be_infinite(self, name):
+        method = build(name, alpha=0.0, beta=0.0)
+        student, teacher = outputs(STUDENT, seed=1), outputs(TEACHER)
+        targets = {k: v * 1e30 for k, v in method.targets(*teacher).items()}
+        parts = method(*student, targets, LABELS)
+        assert torch.isfinite(parts["loss"])
+        assert all(v == 0 for k, v in parts.items() if k.endswith("_weighted"))
+
     def test_half_precision_is_computed_in_float32(self, name):
         method = build(name, alpha=1.0, beta=1.0)
         half = dict(dtype=torch.bfloat16)

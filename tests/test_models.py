@@ -18,9 +18,15 @@ def test_a_model_gives_logits_and_a_map_a_stage(name, size):
     assert [tuple(f.shape[1:]) for f in features] == feature_shapes(model, size)
     sizes = [f.shape[2] for f in features]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == (size if size < 64 else size // 4)
     logits.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["MultiBranchNet", "ResNet18", "ResNet50"])
+def test_small_images_keep_their_size_in_the_first_stage(name):
+    assert [feature_shapes(build_model(name, 2, size), size)[0][1] for size in (16, 32, 64)] == [
+        16, 32, 16,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODELS)

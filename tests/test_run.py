@@ -89,7 +89,41 @@ def test_the_notebook_faces(folder, teacher_file, create, train):
     assert result["config"] == {**config, "experiment_name": result["experiment_name"]}
 
 
-def test_loaders_of_ones_own(folder):
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": "ResNet18"}, "was trained with model 'MultiBranchNet', not 'ResNet18'"),
+        ({"lr": 0.5}, "was trained with lr 0.01, not 0.5"),
+        ({"epochs": 1}, "is at epoch 1 of 1: nothing is left to train"),
+    ],
+)
+def test_a_run_goes_on_only_with_its_own_settings(folder, change, sentence):
+    settings = {"method": "student", "epochs": 2, "save_freq": 1}
+    run_training(small_config(folder, experiment_name="x", **settings))
+    with pytest.raises(UserError, match=sentence):
+        run_training(small_config(folder, resume="checkpoints/x_epoch_1.pth", **settings | change))
+
+
+def test_a_network_without_a_run_cannot_be_resumed(folder, teacher_file):
+    with pytest.raises(UserError, match="it holds a network, but no run"):
+        run_training(small_config(folder, resume=str(teacher_file)))
+
+
+def test_the_best_weights_are_kept_although_the_best_epoch_was_before_the_resume(folder):
+    settings = {"method": "student", "lr": 0.05, "gamma": 0.5, "step_size": 1, "save_freq": 1}
+    whole = run_training(small_config(folder, experiment_name="x", epochs=4, **settings))
+    best = load_model("checkpoints/x_best.pth")["epoch"]
+    late = load_model(f"checkpoints/x_epoch_{best}.pth")["epoch"]
+    epochs = late + 1 if late < 4 else 5
+    resumed = run_training(
+        small_config(folder, experiment_name="y", epochs=epochs,
+                     resume=f"checkpoints/x_epoch_{late}.pth", **settings)
+    )  # fmt: skip
+    kept = load_model("checkpoints/y_best.pth")
+    assert kept["validation_accuracy"] == resumed["best_accuracy"] >= whole["best_accuracy"]
+
+
+def test_loaders_of_ones_own(folder, teacher_file):
     images, labels = torch.randn(24, 3, SIZE, SIZE), torch.arange(24) % 3
     loader = torch.utils.data.DataLoader(
         torch.utils.data.TensorDataset(images, labels), batch_size=6, shuffle=True
@@ -100,6 +134,12 @@ def test_loaders_of_ones_own(folder):
     assert result["test_results"] is None
     with pytest.raises(UserError, match="A val_loader is needed"):
         train_at(config, loader)
+    with pytest.raises(UserError, match="needs a train_loader beside it"):
+        train_at(config, None, loader)
+    with pytest.raises(UserError, match=r"images are \(8, 8\), but image_size is 16"):
+        train_at({**config, "image_size": 16}, loader, loader)
+    taught = train_at({**config, "teacher_model": str(teacher_file)}, loader, loader)
+    assert taught["model"](images)[0].shape == (24, 10)  # as many classes as the teacher knows
 
 
 def test_a_teacher_keeps_its_best_weights_in_one_file(folder, tmp_path):
@@ -110,6 +150,10 @@ def test_a_teacher_keeps_its_best_weights_in_one_file(folder, tmp_path):
     assert loaded["validation_accuracy"] == result["validation_accuracy"]
     assert loaded["test_accuracy"] == result["test_accuracy"]
     assert [p.name for p in tmp_path.iterdir()] == ["teacher.pth"]
+    best = max(result["validation_accuracy"], 0)
+    data = find_images(str(folder))
+    batches = Batches(decode(data.validation, SIZE), data.validation.labels)
+    assert evaluate(loaded["model"], batches, config)[1] == best
     content = out.read_bytes()
     with pytest.raises(UserError, match="exists already"):
         train_teacher(config, out)

@@ -22,6 +22,8 @@ SPLIT_SEED = 0
 HELD_OUT = 0.15
 """Share of a class's images that is cut for validation, and for test."""
 
+VALIDATION_NAMES = ("val", "valid", "validation")
+
 Image = Path | np.ndarray
 """A file, or pixels uint8 [H, W] or [H, W, 3]."""
 
@@ -80,10 +82,8 @@ def find_images(data_dir: str) -> ImageData:
             f"There is no folder {data_dir}; give an ImageFolder, or one of the built-in sets: "
             f"{', '.join(BUILT_IN)}."
         )
+    _check_names(root)
     if (root / "train").is_dir():
-        for name in ("valid", "validation"):
-            if (root / name).is_dir():
-                raise UserError(f"{root / name} would be passed over; rename it to val.")
         classes, train = _scan(root / "train")
         validation = _scan_as(root / "val", classes) if (root / "val").is_dir() else None
         test = _scan_as(root / "test", classes) if (root / "test").is_dir() else None
@@ -94,6 +94,19 @@ def find_images(data_dir: str) -> ImageData:
         everything, test = _cut(everything)
         train, validation = _cut(everything, HELD_OUT / (1 - HELD_OUT))
     return ImageData(classes, train, validation, test, _fingerprint(root, train, validation, test))
+
+
+def _check_names(root: Path) -> None:
+    """Refuse folders that look like splits but would be taken for classes or passed over."""
+    splits = {"train": "train", "test": "test", **dict.fromkeys(VALIDATION_NAMES, "val")}
+    names = sorted(f.name for f in root.iterdir() if f.is_dir())
+    for name in names:
+        split = splits.get(name.lower())
+        if split and (name != split or "train" not in names):
+            raise UserError(
+                f"{root / name} looks like a split: splits are folders named train, val and test "
+                "(train at least), each with a folder a class."
+            )
 
 
 def _scan(folder: Path) -> tuple[tuple[str, ...], Split]:

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from kdtune.config import TrainConfig
 from kdtune.errors import UserError
 from kdtune.methods.kd import kd_loss
-from kdtune.methods.method import Method, Shapes, match_shape, pool_to, weighted_sum
+from kdtune.methods.method import Maps, Method, Parts, Shapes, match_shape, pool_to, weighted_sum
 
 
 def attention_map(features: Tensor) -> Tensor:
@@ -21,6 +21,7 @@ def attention_map(features: Tensor) -> Tensor:
     Returns:
         [B, H·W], float32; each row has L2 norm 1, or is 0 where the stage was all zeros.
 
+    >>> import torch
     >>> attention_map(torch.ones(1, 3, 2, 2)).tolist()
     [[0.5, 0.5, 0.5, 0.5]]
     """
@@ -76,21 +77,17 @@ class AttentionTransfer(Method):
                 "use a larger image_size."
             )
 
-    def _maps(self, features: list[Tensor]) -> list[Tensor]:
+    def _maps(self, features: Maps) -> list[Tensor]:
         return [attention_map(pool_to(features[stage], size)) for stage, size in self.pairs]
 
-    def targets(self, logits: Tensor, features: list[Tensor]) -> dict[str, Tensor]:
+    def targets(self, logits: Tensor, features: Maps) -> Parts:
         """``logits`` [B, K], and ``attention_<i>`` [B, H·W] for each pair."""
         maps = {f"attention_{i}": m for i, m in enumerate(self._maps(features))}
         return {"logits": logits.float(), **maps}
 
     def forward(
-        self,
-        logits: Tensor,
-        features: list[Tensor],
-        targets: dict[str, Tensor] | None,
-        labels: Tensor,
-    ) -> dict[str, Tensor]:
+        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
+    ) -> Parts:
         """See `Method.forward`; parts: ``classification``, ``kd``, ``at``."""
         classification = F.cross_entropy(logits.float(), labels)
         if targets is None:

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from kdtune.config import TrainConfig
 from kdtune.errors import UserError
 from kdtune.methods.kd import kd_loss
-from kdtune.methods.method import Method, Shapes, match_shape, pool_to, weighted_sum
+from kdtune.methods.method import Maps, Method, Parts, Shapes, match_shape, pool_to, weighted_sum
 
 
 def feature_loss(student: Tensor, hint: Tensor) -> Tensor:
@@ -62,18 +62,14 @@ class FitNets(Method):
                 nn.Conv2d(cs, ct, kernel_size=1, bias=False), nn.BatchNorm2d(ct)
             )
 
-    def targets(self, logits: Tensor, features: list[Tensor]) -> dict[str, Tensor]:
+    def targets(self, logits: Tensor, features: Maps) -> Parts:
         """``logits`` [B, K] and ``hint`` [B, C_teacher, H, W]."""
         hint = pool_to(features[self.config.hint_layer], self.size)
         return {"logits": logits.float(), "hint": hint}
 
     def forward(
-        self,
-        logits: Tensor,
-        features: list[Tensor],
-        targets: dict[str, Tensor] | None,
-        labels: Tensor,
-    ) -> dict[str, Tensor]:
+        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
+    ) -> Parts:
         """See `Method.forward`; parts: ``classification``, ``kd``, ``feature``."""
         classification = F.cross_entropy(logits.float(), labels)
         if targets is None:

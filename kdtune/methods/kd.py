@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.methods.method import Method, match_shape, weighted_sum
+from kdtune.methods.method import Maps, Method, Parts, match_shape, weighted_sum
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -36,17 +36,13 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 class KnowledgeDistillation(Method):
     """classification + alpha·KD."""
 
-    def targets(self, logits: Tensor, features: list[Tensor]) -> dict[str, Tensor]:
+    def targets(self, logits: Tensor, features: Maps) -> Parts:
         """``logits`` [B, K]."""
         return {"logits": logits.float()}
 
     def forward(
-        self,
-        logits: Tensor,
-        features: list[Tensor],
-        targets: dict[str, Tensor] | None,
-        labels: Tensor,
-    ) -> dict[str, Tensor]:
+        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
+    ) -> Parts:
         """See `Method.forward`; parts: ``classification``, ``kd``."""
         classification = F.cross_entropy(logits.float(), labels)
         if targets is None:

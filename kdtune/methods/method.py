@@ -10,6 +10,12 @@ from kdtune.config import TrainConfig
 Shapes = list[tuple[int, int, int]]
 """(C, H, W) of each stage."""
 
+Maps = list[Tensor]
+"""Feature maps, one [B, C, H, W] a stage."""
+
+Parts = dict[str, Tensor]
+"""Tensors by name."""
+
 
 class Method(nn.Module, ABC):
     """The loss of a student, and what of its teacher the loss needs.
@@ -35,7 +41,7 @@ class Method(nn.Module, ABC):
         self.epoch = 1
 
     @abstractmethod
-    def targets(self, logits: Tensor, features: list[Tensor]) -> dict[str, Tensor]:
+    def targets(self, logits: Tensor, features: Maps) -> Parts:
         """Keep of the teacher's outputs for a batch what the loss compares with.
 
         Args:
@@ -43,17 +49,13 @@ class Method(nn.Module, ABC):
             features: the teacher's stages, [B, C, H, W] each.
 
         Returns:
-            Named float32 tensors, first dimension B, at the size at which they are compared.
+            Parts float32 tensors, first dimension B, at the size at which they are compared.
         """
 
     @abstractmethod
     def forward(
-        self,
-        logits: Tensor,
-        features: list[Tensor],
-        targets: dict[str, Tensor] | None,
-        labels: Tensor,
-    ) -> dict[str, Tensor]:
+        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
+    ) -> Parts:
         """Compute the loss of a batch, in float32 whatever the inputs are.
 
         Args:
@@ -68,11 +70,11 @@ class Method(nn.Module, ABC):
         """
 
 
-def weighted_sum(classification: Tensor, **terms: tuple[float, Tensor]) -> dict[str, Tensor]:
+def weighted_sum(classification: Tensor, **terms: tuple[float, Tensor]) -> Parts:
     """Add weighted terms to the classification loss and name every part.
 
-    A term of weight 0 is left out of the sum rather than multiplied by 0, so the limit is exact
-    and costs no backward pass; its raw value is still given.
+    A term of weight 0 is left out of the sum rather than multiplied by 0, so the limit is exact,
+    also for a term that is infinite, and costs no backward pass; its raw value is still given.
 
     Args:
         classification: scalar.
@@ -81,10 +83,11 @@ def weighted_sum(classification: Tensor, **terms: tuple[float, Tensor]) -> dict[
     parts = {"classification": classification.detach()}
     loss = classification
     for name, (weight, raw) in terms.items():
+        parts[name] = raw.detach()
+        parts[f"{name}_weighted"] = torch.zeros_like(parts[name])
         if weight:
             loss = loss + weight * raw
-        parts[name] = raw.detach()
-        parts[f"{name}_weighted"] = weight * raw.detach()
+            parts[f"{name}_weighted"] = weight * parts[name]
     return {"loss": loss, **parts}
 
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.methods.method import Method, weighted_sum
+from kdtune.methods.method import Maps, Method, Parts, weighted_sum
 
 
 class Student(Method):
@@ -11,16 +11,12 @@ class Student(Method):
 
     uses_teacher = False
 
-    def targets(self, logits: Tensor, features: list[Tensor]) -> dict[str, Tensor]:
+    def targets(self, logits: Tensor, features: Maps) -> Parts:
         """Nothing of a teacher is kept."""
         return {}
 
     def forward(
-        self,
-        logits: Tensor,
-        features: list[Tensor],
-        targets: dict[str, Tensor] | None,
-        labels: Tensor,
-    ) -> dict[str, Tensor]:
+        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
+    ) -> Parts:
         """See `Method.forward`; parts: ``classification``."""
         return weighted_sum(F.cross_entropy(logits.float(), labels))

@@ -21,9 +21,6 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
 }
 """Architectures by name; each is built from (number of classes, image size)."""
 
-FeatureShapes = list[tuple[int, int, int]]
-"""(C, H, W) of each stage."""
-
 
 def check_model(name: str) -> None:
     """Raise a `UserError` that names the nearest known one if there is no model `name`."""
@@ -47,7 +44,7 @@ def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
 
 
 @torch.no_grad()
-def feature_shapes(model: nn.Module, image_size: int) -> FeatureShapes:
+def feature_shapes(model: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
     """Find the shape of each stage's feature map.
 
     The probe runs in eval mode, so no batch-norm statistic moves.

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from kdtune.models.resnet import SMALL_IMAGE
+
 WIDTHS = (32, 64, 128, 256)
 KERNELS = (3, 5, 7)
 
@@ -90,7 +92,7 @@ class MultiBranchNet(nn.Module):
 
     def __init__(self, num_classes: int, image_size: int):
         super().__init__()
-        stride = 2 if image_size >= 64 else 1
+        stride = 1 if image_size < SMALL_IMAGE else 2
         self.stem = nn.Sequential(
             nn.Conv2d(3, WIDTHS[0], 3, stride, 1, bias=False), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU()
         )

@@ -15,6 +15,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from kdtune.results import STATES
+
+SOUND = ("finished", "stopped")
+"""States of trials whose figures can be had again."""
+
 CAVEAT = "Best single runs, not yet a comparison: seed noise and search luck are not in it."
 """Said wherever a search's ranking is shown."""
 
@@ -53,6 +58,28 @@ RARE = ("trials_diverged", "trials_crashed")
 """Columns that are printed only if something is in them."""
 
 
+TRIAL = [
+    "trial_id",
+    "method",
+    "model",
+    "number",
+    "origin",
+    "state",
+    "reason",
+    "epochs",
+    "best_validation_accuracy",
+    "best_epoch",
+    "last_validation_accuracy",
+    "device_seconds",
+    "device",
+    "threads",
+]
+"""Columns of the table of trials; hyperparameters and ``configuration`` follow."""
+
+EPOCH = ["trial_id", "method", "model", "epoch"]
+"""First columns of the table of epochs."""
+
+
 def epochs_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row an epoch of a trial, in the order in which they were reported.
 
@@ -68,9 +95,12 @@ def epochs_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         seconds: training and validation of this epoch on the trial's device.
         device, threads: where it ran.
     """
-    return pd.DataFrame(
-        [_without(event, "event", "time") for event in events if event["event"] == "epoch"],
-    )
+    rows = [
+        {key: value for key, value in event.items() if key not in ("event", "time")}
+        for event in events
+        if event["event"] == "epoch"
+    ]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=EPOCH)
 
 
 def trials_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -91,14 +121,12 @@ def trials_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         configuration: the complete settings, as JSON.
     """
     rows: dict[str, dict[str, Any]] = {}
+    hyperparameters: dict[str, None] = {}  # a set that keeps its order
     for event in events:
         if event["event"] == "asked":
+            hyperparameters |= dict.fromkeys(event["parameters"])
             rows[event["trial_id"]] = {
-                "trial_id": event["trial_id"],
-                "method": event["method"],
-                "model": event["model"],
-                "number": event["number"],
-                "origin": event["origin"],
+                **{key: event[key] for key in ("trial_id", "method", "model", "number", "origin")},
                 "state": "running",
                 "reason": "",
                 "epochs": 0,
@@ -122,8 +150,9 @@ def trials_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
             row["device"], row["threads"] = event["device"], event["threads"]
         elif event["event"] == "ended":
             rows[event["trial_id"]].update(state=event["state"], reason=event["reason"])
-    table = pd.DataFrame(list(rows.values()))
-    return table if table.empty else table.astype({"best_epoch": "Int64", "threads": "Int64"})
+    columns = [*TRIAL, *hyperparameters, "configuration"]
+    table = pd.DataFrame(list(rows.values()), columns=columns)
+    return table.astype({"best_epoch": "Int64", "threads": "Int64"})
 
 
 def leaderboard_table(trials: pd.DataFrame) -> pd.DataFrame:
@@ -131,33 +160,38 @@ def leaderboard_table(trials: pd.DataFrame) -> pd.DataFrame:
 
     Columns:
         model, method: the cell.
-        status: ``not_confirmed``; ``failed`` if no trial finished an epoch.
-        search_best_percent: best validation accuracy of any trial.
+        status: ``not_confirmed``; without a sound trial ``running`` while there is hope, then
+            ``failed``.
+        search_best_percent: best validation accuracy of a sound trial, one that finished or was
+            stopped; one that diverged or crashed cannot be repeated.
         trials_started, trials_finished, trials_stopped, trials_diverged, trials_crashed: counts;
             a trial that is still running is only among the started.
         search_epochs, search_device_seconds: sums over all trials.
         trial_id, configuration: the best trial (the earliest of equals), and its settings as JSON.
     """
     rows = []
-    for (model, method), cell in trials.groupby(["model", "method"]) if len(trials) else ():
-        best = cell.sort_values("best_validation_accuracy", ascending=False, kind="stable").iloc[0]
-        trained = not np.isnan(best.best_validation_accuracy)
+    for (model, method), cell in trials.groupby(["model", "method"]):
+        sound = cell[cell["state"].isin(SOUND)].dropna(subset="best_validation_accuracy")
+        ranked = sound.sort_values("best_validation_accuracy", ascending=False, kind="stable")
+        best = ranked.iloc[0] if len(ranked) else None
+        unfinished = (cell["state"] == "running").any()
         counts = cell["state"].value_counts()
         rows.append(
             {
                 "model": model,
                 "method": method,
-                "status": "not_confirmed" if trained else "failed",
-                "search_best_percent": 100 * best.best_validation_accuracy,
+                "status": (
+                    "not_confirmed" if best is not None else "running" if unfinished else "failed"
+                ),
+                "search_best_percent": (
+                    100 * best.best_validation_accuracy if best is not None else np.nan
+                ),
                 "trials_started": len(cell),
-                **{
-                    f"trials_{state}": int(counts.get(state, 0))
-                    for state in ("finished", "stopped", "diverged", "crashed")
-                },
+                **{f"trials_{state}": int(counts.get(state, 0)) for state in STATES},
                 "search_epochs": int(cell["epochs"].sum()),
                 "search_device_seconds": float(cell["device_seconds"].sum()),
-                "trial_id": best.trial_id if trained else None,
-                "configuration": best.configuration if trained else None,
+                "trial_id": best.trial_id if best is not None else None,
+                "configuration": best.configuration if best is not None else None,
             }
         )
     table = pd.DataFrame(rows, columns=LEADERBOARD)
@@ -189,21 +223,13 @@ def join_sweeps(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def _short_settings(trials: pd.DataFrame, trial_id: str | None) -> str:
     if pd.isna(trial_id):
         return ""
-    values = trials.set_index("trial_id")[_searched(trials)].loc[trial_id].dropna()
+    trial = trials.set_index("trial_id").loc[trial_id]
+    values = trial.drop([*TRIAL[1:], "configuration"]).dropna()
     return " ".join(f"{k}={v:.3g}" if _real(v) else f"{k}={v}" for k, v in values.items())
-
-
-def _searched(trials: pd.DataFrame) -> list[str]:
-    columns = list(trials.columns)
-    return columns[columns.index("threads") + 1 : columns.index("configuration")]
 
 
 def _real(value: object) -> bool:
     return isinstance(value, float | np.floating)
-
-
-def _without(event: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in event.items() if key not in keys}
 
 
 def render(leaderboard: pd.DataFrame, form: str) -> str:

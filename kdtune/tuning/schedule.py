@@ -48,6 +48,8 @@ class Rungs:
             for cell in cells
         }
         self._stop: dict[str, bool] = {}
+        self.last: dict[str, Event] = {}
+        """The latest epoch of each trial."""
 
     def fold(self, event: Event) -> None:
         """Take an event of the log into the rungs."""
@@ -60,6 +62,7 @@ class Rungs:
         else:
             decision = asha.on_trial_result(None, trial, event)
             self._stop[trial.trial_id] = decision == TrialScheduler.STOP
+            self.last[trial.trial_id] = event
 
     def stops(self, trial_id: str) -> bool:
         """Whether the trial ends after the epoch that was folded last."""
@@ -77,7 +80,6 @@ class Schedule(FIFOScheduler):
     def __init__(self, rungs: Rungs, append: Callable[[Event], None]):
         super().__init__()
         self.rungs, self.append = rungs, append
-        self._last: dict[str, Event] = {}
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Log an epoch, or the end that the trainable reported, and say whether to go on."""
@@ -85,7 +87,6 @@ class Schedule(FIFOScheduler):
             self._end(trial, result[OUTCOME], result["reason"])
             return TrialScheduler.STOP
         event = {"event": "epoch", **_identity(trial), **figures_of(result)}
-        self._last[event["trial_id"]] = event
         self.append(event)
         if not self.rungs.stops(event["trial_id"]):
             return TrialScheduler.CONTINUE
@@ -106,7 +107,7 @@ class Schedule(FIFOScheduler):
 
     def _end(self, trial: Trial, state: str, reason: str) -> None:
         identity = _identity(trial)
-        last = self._last.pop(identity["trial_id"], {})
+        last = self.rungs.last.get(identity["trial_id"], {})
         self.append(
             {
                 "event": "ended",

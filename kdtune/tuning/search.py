@@ -3,10 +3,12 @@
 A study is a fold over the log: built from it on open, and kept by it while the sweep runs.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import optuna
+from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
@@ -45,42 +47,57 @@ class Studies:
             cell: optuna.create_study(direction="maximize", study_name="-".join(cell))
             for cell in cells
         }
+        self.started = dict.fromkeys(cells, 0)
+        """Trials asked for, by cell."""
         self._open: dict[str, tuple[optuna.Study, optuna.Trial]] = {}
 
-    def started(self, cell: Cell) -> int:
-        """Trials proposed for a cell so far."""
-        return len(self.by_cell[cell].get_trials(deepcopy=False))
-
-    def ask(
-        self, cell: Cell, trial_id: str, parameters: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any], str]:
-        """Propose the cell's next trial, or repeat a recorded proposal.
+    def ask(self, cell: Cell, trial_id: str) -> dict[str, Any]:
+        """Propose the cell's next trial.
 
         Args:
             cell: whose trial it is.
             trial_id: its name.
-            parameters: the searched values that the log has, or None for a new proposal.
 
         Returns:
-            The searched values, all settings that the space decides, and where they come from:
-            ``start`` or ``sampler``.
+            What the log keeps of a proposal: ``number`` in the cell, from 0; ``origin``
+            (``start`` or ``sampler``); ``parameters``, the searched values; ``distributions`` of
+            these, as Optuna writes them; and ``settings``, all that the space decides.
         """
-        study, space, number = self.by_cell[cell], self.spaces[cell[0]], self.started(cell)
+        study, space, number = self.by_cell[cell], self.spaces[cell[0]], self.started[cell]
         study.sampler = optuna.samplers.TPESampler(seed=derive_seed(self.seed, *cell, number))
         from_start = number < len(space.start)
-        point = space.start[number] if parameters is None and from_start else parameters
-        if point is not None:
-            study.enqueue_trial(point, user_attrs={"trial_id": trial_id})
+        if from_start:
+            study.enqueue_trial(space.start[number])
         trial, settings = space.ask(study)
+        self._enter(cell, trial_id, trial)
+        return {
+            "number": number,
+            "origin": "start" if from_start else "sampler",
+            "parameters": trial.params,
+            "distributions": {
+                name: json.loads(distribution_to_json(distribution))
+                for name, distribution in trial.distributions.items()
+            },
+            "settings": settings,
+        }
+
+    def _enter(self, cell: Cell, trial_id: str, trial: optuna.Trial) -> None:
         trial.set_user_attr("trial_id", trial_id)
-        self._open[trial_id] = (study, trial)
-        return trial.params, settings, "start" if from_start else "sampler"
+        self._open[trial_id] = (self.by_cell[cell], trial)
+        self.started[cell] += 1
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log into the studies."""
+        """Take an event of the log into the studies; the search spaces are not needed for it."""
         trial_id = event.get("trial_id", "")
         if event["event"] == "asked" and trial_id not in self._open:
-            self.ask((event["method"], event["model"]), trial_id, event["parameters"])
+            cell = (event["method"], event["model"])
+            study = self.by_cell[cell]
+            study.enqueue_trial(event["parameters"])
+            distributions = {
+                name: json_to_distribution(json.dumps(distribution))
+                for name, distribution in event["distributions"].items()
+            }
+            self._enter(cell, trial_id, study.ask(distributions))
         elif event["event"] == "epoch":
             self._open[trial_id][1].report(event["best_validation_accuracy"], event["epoch"])
         elif event["event"] == "ended":
@@ -118,22 +135,20 @@ class Search(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """Propose a trial for the cell that has started the fewest; `trial_id` is Ray's."""
-        cell = min(self.studies.by_cell, key=self.studies.started)
-        number = self.studies.started(cell)
-        if number >= self.trials:
+        started = self.studies.started
+        cell = min(started, key=lambda cell: started[cell])
+        if started[cell] >= self.trials:
             return Searcher.FINISHED
-        own_id = f"{cell[0]}-{cell[1]}-{number:03d}"
-        parameters, settings, origin = self.studies.ask(cell, own_id)
-        config = self.configure(cell, number, settings)
+        own_id = f"{cell[0]}-{cell[1]}-{started[cell]:03d}"
+        proposal = self.studies.ask(cell, own_id)
+        config = self.configure(cell, proposal["number"], proposal.pop("settings"))
         self.append(
             {
                 "event": "asked",
                 "trial_id": own_id,
                 "method": cell[0],
                 "model": cell[1],
-                "number": number,
-                "origin": origin,
-                "parameters": parameters,
+                **proposal,
                 "config": config,
             }
         )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
 
 import search_spaces
-from kdtune.config import TrainConfig, check_trial_keys
+from kdtune.config import TrainConfig, check_free
 from kdtune.errors import UserError
 from kdtune.methods import check_method
 
@@ -45,9 +46,13 @@ class Space:
     def fix(self, settings: dict[str, Any]) -> Self:
         """The same space with some settings fixed: they are searched no longer.
 
-        A define-by-run function keeps its searches; what it proposes for a fixed setting is not
-        used by `ask`.
+        Raises:
+            UserError: a define-by-run space searches one of them, which only its file can change.
         """
+        if self.define is not None:
+            for key in settings:
+                if any(key in trial.params for trial, _ in self.probe()):
+                    raise UserError(f"{self.path} searches '{key}' by itself; fix it there.")
 
         def others(values: dict[str, Any]) -> dict[str, Any]:
             return {key: value for key, value in values.items() if key not in settings}
@@ -69,6 +74,20 @@ class Space:
         trial = study.ask(self.distributions)
         defined = self.define(trial) or {} if self.define is not None else {}
         return trial, {**trial.params, **defined, **self.constants}
+
+    def probe(self) -> list[tuple[optuna.Trial, dict[str, Any]]]:
+        """Points to try the space on before a trial runs: START, edges of ranges, random ones."""
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        edges: list[dict[str, Any]] = []
+        for key, distribution in self.distributions.items():
+            if isinstance(distribution, CategoricalDistribution):
+                edges += [{key: choice} for choice in distribution.choices]
+            else:
+                edges += [{key: distribution.low}, {key: distribution.high}]  # type: ignore[attr-defined]
+        points = [*self.start, *edges, *([{}] * 20)]
+        for point in points:
+            study.enqueue_trial(point)
+        return [self.ask(study) for _ in points]
 
 
 def load_spaces(files: tuple[str, ...] = ()) -> dict[str, Space]:
@@ -102,27 +121,62 @@ def load_space(path: Path) -> Space:
     if missing:
         raise UserError(f"The search space {path} lacks {missing[0]}.")
     check_method(module.METHOD)
-    start = list(module.START)
-    searched: dict[str, Any] = {}
-    constants: dict[str, Any] = {}
-    if not callable(module.SPACE):
-        searched = {k: v for k, v in module.SPACE.items() if isinstance(v, Domain)}
-        constants = {k: v for k, v in module.SPACE.items() if not isinstance(v, Domain)}
     try:
-        check_trial_keys([*searched, *constants, *(key for point in start for key in point)])
+        space = _build(path, module)
+        _check(space)
     except UserError as error:
         raise UserError(f"The search space {path} is no good: {error}") from None
-    distributions = {key: _distribution(path, key, domain) for key, domain in searched.items()}
-    _check_values(path, module.METHOD, distributions, constants, start)
+    return space
+
+
+def _build(path: Path, module: ModuleType) -> Space:
+    define = module.SPACE if callable(module.SPACE) else None
+    settings = {} if define is not None else module.SPACE
+    if not isinstance(settings, dict):
+        raise UserError("SPACE must be a dict, or a function of a trial.")
+    start = module.START
+    if not isinstance(start, list | tuple) or not all(isinstance(p, dict) for p in start):
+        raise UserError("START must be a list of dicts, one a point.")
+    searched = {key: value for key, value in settings.items() if isinstance(value, Domain)}
     return Space(
         method=module.METHOD,
-        distributions=distributions,
-        constants=constants,
-        define=module.SPACE if callable(module.SPACE) else None,
-        start=start,
+        distributions={key: _distribution(key, domain) for key, domain in searched.items()},
+        constants={key: value for key, value in settings.items() if key not in searched},
+        define=define,
+        start=list(start),
         source=inspect.cleandoc(module.__doc__ or ""),
-        path=path,
+        path=path.resolve(),
     )
+
+
+def _distribution(key: str, domain: Domain) -> BaseDistribution:
+    try:
+        return OptunaSearch.convert_search_space({key: domain})[key]
+    except ValueError as error:
+        raise UserError(f"the range of {key} is bad: {error}") from None
+
+
+def _check(space: Space) -> None:
+    """Check that the space gives legal settings, and that START lies inside it."""
+    try:
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # of points outside, which are refused below
+            probes = space.probe()
+    except Exception as error:  # whatever a user's function may raise
+        raise UserError(f"it gives no point: {error}") from None
+    for _, settings in probes:
+        check_free(settings)
+        TrainConfig.check({"method": space.method, **settings})
+    for point, (trial, settings) in zip(space.start, probes, strict=False):
+        for key, value in point.items():
+            if key in trial.distributions:
+                distribution = trial.distributions[key]
+                inside = distribution._contains(distribution.to_internal_repr(value))
+            else:
+                inside = settings.get(key) == value
+            if not inside:
+                raise UserError(f"{key} = {value!r} in START is not a point of the space.")
 
 
 def _import(path: Path) -> ModuleType:
@@ -138,44 +192,6 @@ def _import(path: Path) -> ModuleType:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"The search space {path} cannot be loaded: {reason}") from error
     return module
-
-
-def _distribution(path: Path, key: str, domain: Domain) -> BaseDistribution:
-    try:
-        return OptunaSearch.convert_search_space({key: domain})[key]
-    except ValueError as error:
-        raise UserError(f"The search space {path} has a bad range for {key}: {error}") from None
-
-
-def _check_values(
-    path: Path,
-    method: str,
-    distributions: dict[str, BaseDistribution],
-    constants: dict[str, Any],
-    start: list[dict[str, Any]],
-) -> None:
-    """Check that every edge of every range, every constant and every point is a legal setting."""
-    edges: list[dict[str, Any]] = [constants, *start]
-    for key, distribution in distributions.items():
-        if isinstance(distribution, CategoricalDistribution):
-            edges += [{key: choice} for choice in distribution.choices]
-        else:
-            edges += [{key: distribution.low}, {key: distribution.high}]  # type: ignore[attr-defined]
-    for edge in edges:
-        try:
-            TrainConfig.check({"method": method, **edge})
-        except UserError as error:
-            raise UserError(f"The search space {path} is no good: {error}") from None
-    for point in start:
-        for key, value in point.items():
-            inside = key in distributions and distributions[key]._contains(
-                distributions[key].to_internal_repr(value)
-            )
-            if distributions and not inside and constants.get(key) != value:
-                raise UserError(
-                    f"The search space {path} has a START point outside its range: "
-                    f"{key} = {value!r}."
-                )
 
 
 def describe(space: Space) -> str:

@@ -14,19 +14,21 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
+from torch import nn
 
 from kdtune.config import SweepConfig, TrainConfig
-from kdtune.data.images import ImageData, find_images
+from kdtune.data.images import find_images
 from kdtune.data.views import decode_run
-from kdtune.errors import UserError
+from kdtune.errors import RunError, UserError
 from kdtune.export import write_best
 from kdtune.files import replacing, write_text, write_yaml
-from kdtune.methods import METHODS, check_method
-from kdtune.models import check_model
+from kdtune.methods import METHODS, build_method, check_method
+from kdtune.models import build_model, check_model, feature_shapes
 from kdtune.reports.tables import epochs_table, leaderboard_table, trials_table
 from kdtune.results import Log, SweepFolder
 from kdtune.seeds import derive_seed
 from kdtune.teacher import load_teacher, teacher_summary
+from kdtune.training import pick_device
 from kdtune.tuning.progress import Progress
 from kdtune.tuning.schedule import Rungs, Schedule
 from kdtune.tuning.search import Cell, Search, Studies
@@ -50,8 +52,8 @@ TUNE_ENVIRONMENT = {
 def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
     """Run a sweep from beginning to end.
 
-    Everything is checked before the folder is made and before Ray starts: data (every image is
-    decoded), teacher, methods, models, spaces, settings.
+    Everything is checked before the folder is made and before Ray starts: data (every training
+    and validation image is decoded), teacher, methods, models, spaces, settings.
 
     Args:
         config: settings of `SweepConfig`.
@@ -61,29 +63,33 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
 
     Raises:
         UserError: something the user gave is no good; nothing was written.
+        RunError: no trial finished an epoch.
         KeyboardInterrupt: the sweep was interrupted; its tables are of what had ended.
     """
     sweep = SweepConfig.check(config)
     folder = SweepFolder(RESULTS / sweep.name)
-    if folder.path.exists():
-        raise UserError(f"{folder.path} exists already; give another name, or remove it.")
-    spaces = _check_cells(sweep)
+    folder.refuse_existing()
     data = find_images(sweep.data)
-    image_size = _image_size(sweep, data)
+    teacher, image_size = None, sweep.image_size or TrainConfig.model_fields["image_size"].default
+    if sweep.teacher is not None:
+        teacher = load_teacher(sweep.teacher, data.classes, sweep.image_size)
+        image_size = teacher_summary(sweep.teacher)["image_size"]
     sweep = sweep.model_copy(
         update={
             "image_size": image_size,
             "data": _absolute(sweep.data),
             "teacher": _absolute(sweep.teacher) if sweep.teacher else None,
+            "spaces": tuple(map(_absolute, sweep.spaces)),
         }
     )
-    for cell in sweep.cells():
-        _trial_config(sweep, cell, 0, sweep.settings)  # what is no good ends the sweep here
+    spaces = _check_cells(sweep, len(data.classes), image_size, teacher)
     decode_run(data, image_size)
     with _ray():
         slots = _slots(sweep, ray.cluster_resources())
+        environment = _environment()
+        folder.create()
         write_yaml(folder.sweep, sweep.model_dump(mode="json"))
-        write_text(folder.environment, json.dumps(_environment(), indent=2) + "\n")
+        write_text(folder.environment, json.dumps(environment, indent=2) + "\n")
         studies = Studies(sweep.cells(), spaces, sweep.seed)
         rungs = Rungs(sweep.cells(), sweep.epochs, sweep.grace_period, sweep.reduction_factor)
         progress = Progress(len(sweep.cells()) * sweep.trials)
@@ -92,6 +98,7 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
             "config": sweep.model_dump(mode="json"),
             "data": data.summary(),
             "teacher": teacher_summary(sweep.teacher) if sweep.teacher else None,
+            "environment": environment,
         }
         try:
             with Log(folder.log, [studies.fold, rungs.fold, progress.fold]) as log:
@@ -104,31 +111,43 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
             f"{progress.ended} of {progress.total} trials ended; "
             f"the log and the tables of these are in {folder.path}"
         )
+    if not rungs.last:
+        ends = (event["reason"] for event in folder.events() if event["event"] == "ended")
+        raise RunError(
+            f"No trial of {folder.path} finished an epoch; the first says: {next(ends)}"
+        )
     return folder
 
 
-def _check_cells(sweep: SweepConfig) -> dict[str, Space]:
-    """Check methods, models and search spaces, and give the space of each method."""
+def _check_cells(
+    sweep: SweepConfig, num_classes: int, image_size: int, teacher: nn.Module | None
+) -> dict[str, Space]:
+    """Check methods, models, spaces and settings as trials would meet them.
+
+    Returns:
+        The search space of each method, without what the sweep fixes.
+    """
     spaces = load_spaces(sweep.spaces)
     for method, model in sweep.cells():
         check_method(method)
         check_model(model)
         if method not in spaces:
             raise UserError(f"There is no search space for '{method}'; give one with --space.")
-        if METHODS[method].uses_teacher and sweep.teacher is None:
+        if METHODS[method].uses_teacher and teacher is None:
             raise UserError(
                 f"The method '{method}' learns from a teacher: give --teacher "
                 "(make one with 'kdtune teacher'), or --methods student --no-baselines."
             )
-    return {method: space.fix(sweep.settings) for method, space in spaces.items()}
-
-
-def _image_size(sweep: SweepConfig, data: ImageData) -> int:
-    """The teacher's image size; without a teacher the sweep's, or that of a single run."""
-    if sweep.teacher is not None:
-        load_teacher(sweep.teacher, data.classes, sweep.image_size)
-        return teacher_summary(sweep.teacher)["image_size"]
-    return sweep.image_size or TrainConfig.model_fields["image_size"].default
+    fixed = {method: spaces[method].fix(sweep.settings) for method, _ in sweep.cells()}
+    pick_device(sweep.settings.get("device", "auto"))
+    teacher_shapes = feature_shapes(teacher, image_size) if teacher is not None else None
+    for model in dict.fromkeys(sweep.models):
+        shapes = feature_shapes(build_model(model, num_classes, image_size), image_size)
+        for method in fixed:
+            for _, settings in fixed[method].probe():
+                config = TrainConfig.check(_trial_config(sweep, (method, model), 0, settings))
+                build_method(config, shapes, teacher_shapes)
+    return fixed
 
 
 def _absolute(path: str) -> str:
@@ -162,7 +181,7 @@ def _ray() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         yield
     finally:

@@ -99,6 +99,15 @@ def valid(root):
     write_digits(root / "valid", 1)
 
 
+def capitals(root):
+    (root / "train").rename(root / "Train")
+    write_digits(root / "Test", 1)
+
+
+def no_train(root):
+    (root / "train").rename(root / "val")
+
+
 def too_few(root):
     for path in sorted(root.glob("train/*/*"))[2:]:
         path.unlink()
@@ -113,7 +122,9 @@ def too_few(root):
         (empty_class, "The class folder .*zebra holds no images"),
         (unknown_in_test, "test has the class 'zebra', which the training images lack"),
         (one_class, "must hold at least two folders, one a class; it holds 1"),
-        (valid, "valid would be passed over; rename it to val"),
+        (valid, "valid looks like a split"),
+        (capitals, "Test looks like a split: splits are folders named train, val and test"),
+        (no_train, "val looks like a split"),
         (too_few, "too few to cut 15% of each class"),
     ],
 )

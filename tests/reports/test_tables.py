@@ -51,6 +51,9 @@ EVENTS = [
     ended("kd-A-001", "diverged"),
     asked("kd-A-002", "kd", "A", 2, lr=0.4),
     epoch("kd-A-002", 1, 0.5),
+    asked("kd-A-003", "kd", "A", 3, lr=0.7),
+    epoch("kd-A-003", 1, 0.25),
+    ended("kd-A-003", "finished"),
     asked("at-B-000", "at", "B", 0, lr=0.5, beta=1.0),
     ended("at-B-000", "crashed"),
 ]
@@ -74,6 +77,7 @@ def test_epochs():
     assert table.trial_id.tolist() == ["at-A-000", "kd-A-000"] + ["at-A-000"] * 3 + [
         "kd-A-001",
         "kd-A-002",
+        "kd-A-003",
     ]
     assert {"event", "time"}.isdisjoint(table.columns)
 
@@ -86,11 +90,11 @@ def test_leaderboard_has_a_row_a_cell_best_first():
         ["B", "at", "failed"],
     ]
     kd = table.iloc[1]
-    assert kd.trial_id == "kd-A-001"  # the earliest of equals
-    assert kd.search_best_percent == 50.0
-    assert (kd.trials_started, kd.trials_finished, kd.trials_stopped) == (3, 0, 1)
+    assert kd.trial_id == "kd-A-000"  # the earliest of equals, and one that can be repeated
+    assert kd.search_best_percent == 25.0
+    assert (kd.trials_started, kd.trials_finished, kd.trials_stopped) == (4, 1, 1)
     assert (kd.trials_diverged, kd.trials_crashed) == (1, 0)
-    assert (kd.search_epochs, kd.search_device_seconds) == (3, 7.0)
+    assert (kd.search_epochs, kd.search_device_seconds) == (4, 9.0)
 
 
 @pytest.mark.parametrize("events", [[], EVENTS[:1], EVENTS[:2]])
@@ -105,13 +109,20 @@ def test_a_sweep_that_has_hardly_begun_has_tables_too(events):
 def test_forms_of_the_leaderboard():
     board = join_sweeps({"s": trials_table(EVENTS)})
     csv = pd.read_csv(io.StringIO(render(board, "csv")))
-    assert csv.search_best_percent.tolist()[:2] == [75.0, 50.0]
+    assert csv.search_best_percent.tolist()[:2] == [75.0, 25.0]
     rows = json.loads(render(board, "json"))
     assert rows[0]["trial_id"] == "at-A-000" and rows[2]["trial_id"] is None
     markdown = render(board, "markdown").splitlines()
     assert markdown[0].count("|") == markdown[1].count("|") == markdown[2].count("|")
     assert "lr=0.1 beta=10" in render(board, "table")
     assert CAVEAT in render(board, "table") and CAVEAT in render(board, "markdown")
+
+
+def test_a_baseline_that_comes_first_hides_no_hyperparameter():
+    events = sorted(EVENTS, key=lambda e: "at-" in e.get("trial_id", ""))
+    trials = trials_table(events)
+    assert trials.columns[-3:].tolist() == ["lr", "beta", "configuration"]
+    assert "lr=0.1 beta=10" in render(join_sweeps({"s": trials}), "table")
 
 
 def test_several_sweeps_are_told_apart():

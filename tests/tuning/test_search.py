@@ -8,9 +8,9 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from kdtune.results import Log, SweepFolder
+from kdtune.results import STATES, Log, SweepFolder
 from kdtune.tuning.schedule import Rungs, Schedule
-from kdtune.tuning.search import Search, Studies
+from kdtune.tuning.search import OPTUNA_STATES, Search, Studies
 from kdtune.tuning.space import load_spaces
 from kdtune.tuning.trainable import OUTCOME
 
@@ -156,6 +156,21 @@ def test_rungs_of_a_cell_are_its_own(tmp_path):
     assert sweep.report(trials["kd-A-000"], 1, 0.1, 0.1) == TrialScheduler.CONTINUE
     assert sweep.report(trials["kd-A-001"], 1, 0.5, 0.5) == TrialScheduler.CONTINUE
     assert sweep.report(trials["at-A-001"], 1, 0.5, 0.5) == TrialScheduler.STOP
+
+
+def test_the_log_alone_rebuilds_studies_whatever_became_of_the_search_spaces(finished, tmp_path):
+    again = Studies(CELLS, {}, seed=0)
+    with Log(tmp_path / "log.jsonl", [again.fold]):
+        pass
+    for cell, study in finished.studies.by_cell.items():
+        for old, new in zip(study.trials, again.by_cell[cell].trials, strict=True):
+            assert (old.params, old.distributions, old.value, old.state) == (
+                new.params, new.distributions, new.value, new.state,
+            )  # fmt: skip
+
+
+def test_states_are_the_logs():
+    assert tuple(OPTUNA_STATES) == STATES
 
 
 def test_diverged_and_crashed_trials_fail_and_nothing_stays_running(tmp_path):

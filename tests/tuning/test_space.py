@@ -69,7 +69,9 @@ def test_a_conditional_space(write):
     seen = [space.ask(study)[1] for _ in range(20)]
     assert {("temperature" in s, s["alpha"] > 0) for s in seen} == {(True, True), (False, False)}
     assert all(s["lr"] == 0.5 for s in seen)
-    assert space.fix({"alpha": 2.0}).ask(study)[1]["alpha"] == 2.0
+    assert space.fix({"batch_size": 8}).ask(study)[1]["batch_size"] == 8
+    with pytest.raises(UserError, match="searches 'alpha' by itself; fix it there"):
+        space.fix({"alpha": 2.0})
 
 
 @pytest.mark.parametrize(
@@ -81,10 +83,10 @@ def test_a_conditional_space(write):
             "METHOD='at'; SPACE={'lrr': 1}; START=[]",
             "no good: There is no setting 'lrr'; did you mean 'lr'",
         ),
-        ("METHOD='at'; SPACE={'seed': 1}; START=[]", "'seed' of a trial is decided by the sweep"),
+        ("METHOD='at'; SPACE={'seed': 1}; START=[]", "'seed' has a flag of its own"),
         (
             "METHOD='at'; SPACE={'lr': tune.loguniform(1, .1)}; START=[]",
-            "bad range for lr|cannot be",
+            "must be less|lower|cannot be|bad",
         ),
         (
             "METHOD='at'; SPACE={'lr': tune.uniform(-1, 1)}; START=[]",
@@ -92,10 +94,19 @@ def test_a_conditional_space(write):
         ),
         (
             "METHOD='at'; SPACE={'lr': tune.uniform(0.1, 1)}; START=[{'lr': 2}]",
-            "outside its range",
+            "lr = 2 in START is not a point of the space",
         ),
-        ("METHOD='at'; SPACE={'lr': tune.randn(0, 1)}; START=[]", "bad range for lr"),
+        ("METHOD='at'; SPACE={'lr': tune.randn(0, 1)}; START=[]", "the range of lr is bad"),
         ("METHOD='at'; SPACE={'augment': tune.choice(['x'])}; START=[]", "augment cannot be 'x'"),
+        ("METHOD='at'; SPACE=[1]; START=[]", "SPACE must be a dict, or a function"),
+        ("METHOD='at'; SPACE={}; START=None", "START must be a list of dicts"),
+        ("METHOD='at'; START=[]\ndef SPACE(trial): return {'lrr': 1}", "no setting 'lrr'"),
+        ("METHOD='at'; START=[]\ndef SPACE(trial): return 1 / 0", "gives no point: division"),
+        (
+            "METHOD='at'; START=[{'alpha': 5.0}]\n"
+            "def SPACE(trial): trial.suggest_float('alpha', 0, 1)",
+            "alpha = 5.0 in START is not a point",
+        ),
         ("1 / 0", "cannot be loaded: division by zero"),
     ],
 )
