@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import write_digits
+from test_floors import FLOORS
 
 from kdtune.cli import cli
 
@@ -103,3 +104,12 @@ def test_the_demo_ends_with_a_row_for_every_cell(tmp_path):
     assert " stopped " in done.stderr
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 2 and "results/demo exists already" in again.stderr
+
+
+def test_the_floors_are_the_tested_ones():
+    sentence = README.split("A file imports only from below:")[1].split(". ")[0]
+    floors = [re.findall(r"`(\w+)`", floor) for floor in sentence.split("<")]
+    heights = [{FLOORS[room] for room in floor} for floor in floors]
+    assert all(len(height) == 1 for height in heights)
+    assert [min(h) for h in heights] == sorted(min(h) for h in heights)
+    assert {room for floor in floors for room in floor} == {r for r in FLOORS if "__" not in r}
