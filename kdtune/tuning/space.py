@@ -159,9 +159,7 @@ def _distribution(key: str, domain: Domain) -> BaseDistribution:
 def _check(space: Space) -> None:
     """Check that the space gives legal settings, and that START lies inside it."""
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # of points outside, which are refused below
+        with warnings.catch_warnings(action="ignore"):  # points outside are refused below
             probes = space.probe()
     except Exception as error:  # whatever a user's function may raise
         raise UserError(f"it gives no point: {error}") from None
