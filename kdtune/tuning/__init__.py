@@ -1,1 +1,6 @@
 """Many trials. Ray is imported in this room and nowhere else, search-space modules aside."""
+
+import optuna
+
+# Optuna announces every study and trial; what a person should see, `progress` says.
+optuna.logging.set_verbosity(optuna.logging.WARNING)

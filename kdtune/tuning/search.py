@@ -41,7 +41,6 @@ class Studies:
     """
 
     def __init__(self, cells: list[Cell], spaces: dict[str, Space], seed: int):
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.spaces, self.seed = spaces, seed
         self.by_cell = {
             cell: optuna.create_study(direction="maximize", study_name="-".join(cell))

@@ -25,7 +25,7 @@ from kdtune.files import replacing, write_text, write_yaml
 from kdtune.methods import METHODS, build_method, check_method
 from kdtune.models import build_model, check_model, feature_shapes
 from kdtune.reports.tables import epochs_table, leaderboard_table, trials_table
-from kdtune.results import Log, SweepFolder
+from kdtune.results import Event, Log, SweepFolder
 from kdtune.seeds import derive_seed
 from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.training import pick_device
@@ -66,40 +66,18 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
         RunError: no trial finished an epoch.
         KeyboardInterrupt: the sweep was interrupted; its tables are of what had ended.
     """
-    sweep = SweepConfig.check(config)
-    folder = SweepFolder(RESULTS / sweep.name)
+    given = SweepConfig.check(config)
+    folder = SweepFolder(RESULTS / given.name)
     folder.refuse_existing()
-    data = find_images(sweep.data)
-    teacher, image_size = None, sweep.image_size or TrainConfig.model_fields["image_size"].default
-    if sweep.teacher is not None:
-        teacher = load_teacher(sweep.teacher, data.classes, sweep.image_size)
-        image_size = teacher_summary(sweep.teacher)["image_size"]
-    sweep = sweep.model_copy(
-        update={
-            "image_size": image_size,
-            "data": _absolute(sweep.data),
-            "teacher": _absolute(sweep.teacher) if sweep.teacher else None,
-            "spaces": tuple(map(_absolute, sweep.spaces)),
-        }
-    )
-    spaces = _check_cells(sweep, len(data.classes), image_size, teacher)
-    decode_run(data, image_size)
+    sweep, spaces, opened = _check(given)
+    studies = Studies(sweep.cells(), spaces, sweep.seed)
+    rungs = Rungs(sweep.cells(), sweep.epochs, sweep.grace_period, sweep.reduction_factor)
+    progress = Progress(len(sweep.cells()) * sweep.trials)
     with _ray():
         slots = _slots(sweep, ray.cluster_resources())
-        environment = _environment()
         folder.create()
-        write_yaml(folder.sweep, sweep.model_dump(mode="json"))
-        write_text(folder.environment, json.dumps(environment, indent=2) + "\n")
-        studies = Studies(sweep.cells(), spaces, sweep.seed)
-        rungs = Rungs(sweep.cells(), sweep.epochs, sweep.grace_period, sweep.reduction_factor)
-        progress = Progress(len(sweep.cells()) * sweep.trials)
-        opened = {
-            "event": "sweep",
-            "config": sweep.model_dump(mode="json"),
-            "data": data.summary(),
-            "teacher": teacher_summary(sweep.teacher) if sweep.teacher else None,
-            "environment": environment,
-        }
+        write_yaml(folder.sweep, opened["config"])
+        write_text(folder.environment, json.dumps(opened["environment"], indent=2) + "\n")
         try:
             with Log(folder.log, [studies.fold, rungs.fold, progress.fold]) as log:
                 log.append(opened)
@@ -112,11 +90,44 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
             f"the log and the tables of these are in {folder.path}"
         )
     if not rungs.last:
-        ends = (event["reason"] for event in folder.events() if event["event"] == "ended")
+        reasons = (event["reason"] for event in folder.events() if event["event"] == "ended")
         raise RunError(
-            f"No trial of {folder.path} finished an epoch; the first says: {next(ends)}"
+            f"No trial of {folder.path} finished an epoch; the first says: {next(reasons)}"
         )
     return folder
+
+
+def _check(sweep: SweepConfig) -> tuple[SweepConfig, dict[str, Space], Event]:
+    """Check all that a sweep needs, and fill in what follows from data and teacher.
+
+    Returns:
+        The complete settings, the search space of each method, and the log's first event.
+    """
+    data = find_images(sweep.data)
+    teacher, summary = None, None
+    image_size = sweep.image_size or TrainConfig.model_fields["image_size"].default
+    if sweep.teacher is not None:
+        teacher = load_teacher(sweep.teacher, data.classes, sweep.image_size)
+        summary = teacher_summary(sweep.teacher)
+        image_size = summary["image_size"]
+    sweep = sweep.model_copy(
+        update={
+            "image_size": image_size,
+            "data": _absolute(sweep.data),
+            "teacher": _absolute(sweep.teacher) if sweep.teacher else None,
+            "spaces": tuple(map(_absolute, sweep.spaces)),
+        }
+    )
+    spaces = _check_cells(sweep, len(data.classes), image_size, teacher)
+    decode_run(data, image_size)
+    opened = {
+        "event": "sweep",
+        "config": sweep.model_dump(mode="json"),
+        "data": data.summary(),
+        "teacher": summary,
+        "environment": _environment(),
+    }
+    return sweep, spaces, opened
 
 
 def _check_cells(
@@ -145,7 +156,7 @@ def _check_cells(
         shapes = feature_shapes(build_model(model, num_classes, image_size), image_size)
         for method in fixed:
             for _, settings in fixed[method].probe():
-                config = TrainConfig.check(_trial_config(sweep, (method, model), 0, settings))
+                config = _trial_config(sweep, (method, model), 0, settings)
                 build_method(config, shapes, teacher_shapes)
     return fixed
 
@@ -158,7 +169,7 @@ def _absolute(path: str) -> str:
 
 def _trial_config(
     sweep: SweepConfig, cell: Cell, number: int, settings: dict[str, Any]
-) -> dict[str, Any]:
+) -> TrainConfig:
     """Complete settings of a trial, from what its space and the sweep decide."""
     method, model = cell
     return TrainConfig.check(
@@ -172,7 +183,7 @@ def _trial_config(
             "epochs": sweep.epochs,
             "seed": derive_seed(sweep.seed, method, model, number),
         }
-    ).model_dump()
+    )
 
 
 @contextmanager
@@ -221,7 +232,7 @@ def _run_trials(
     os.environ.update(TUNE_ENVIRONMENT)
 
     def configure(cell: Cell, number: int, settings: dict[str, Any]) -> dict[str, Any]:
-        return _trial_config(sweep, cell, number, settings)
+        return _trial_config(sweep, cell, number, settings).model_dump()
 
     tuner = tune.Tuner(
         tune.with_resources(train_trial, {"cpu": slots.cpus, "gpu": slots.gpus}),
