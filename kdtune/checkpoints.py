@@ -50,6 +50,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is not loaded: it is broken or holds more than tensors and plain values"

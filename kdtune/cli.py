@@ -8,15 +8,8 @@ import click
 
 from kdtune.errors import RunError, UserError
 
+MODELS_HELP = "MultiBranchNet, ResNet18 or ResNet50."
 DATA_HELP = "An ImageFolder, or the name of a built-in data set (digits)."
-
-
-class _Words(click.ParamType):
-    name = "WORD,..."
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        words = tuple(word.strip() for word in value.split(",") if word.strip())
-        return words or self.fail("give at least one word.", param, ctx)
 
 
 class _Setting(click.ParamType):
@@ -45,7 +38,7 @@ def cli(debug: bool) -> None:
 
 @cli.command()
 @click.option("--data", required=True, help=DATA_HELP)
-@click.option("--model", default="ResNet50", show_default=True, help="Architecture.")
+@click.option("--model", default="ResNet50", show_default=True, help=MODELS_HELP)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
 @click.option("--epochs", type=int, default=30, show_default=True)
 @click.option("--image-size", type=int, default=128, show_default=True, help="Pixels.")
@@ -69,8 +62,8 @@ def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags
 @click.option("--name", help="The sweep's folder under results/.")
 @click.option("--data", help=DATA_HELP)
 @click.option("--teacher", help="The teacher's checkpoint.")
-@click.option("--methods", type=_Words(), help="Methods to compare.  [default: at,fitnets]")
-@click.option("--models", type=_Words(), help="Students.  [default: MultiBranchNet,ResNet18]")
+@click.option("--methods", help="Methods to compare.  [default: at,fitnets]")
+@click.option("--models", help="Students.  [default: MultiBranchNet,ResNet18]")
 @click.option(
     "--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]"
 )

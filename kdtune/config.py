@@ -4,6 +4,8 @@ Settings are flat, frozen, and checked where they are built. Names of methods an
 checked where those are built, so that this file needs neither torch nor ray.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
@@ -64,6 +66,10 @@ class _Settings(BaseModel):
             return f"There is no setting '{key}'; {nearest(key, cls.model_fields)}"
         if error["type"] == "missing":
             return f"The setting '{key}' is missing."
+        if error["type"] == "string_pattern_mismatch":
+            return (
+                f"The setting {key} cannot be {error['input']!r}: use letters, digits, . _ and -."
+            )
         if not key:
             return error["msg"].removeprefix("Value error, ")
         reason = error["msg"].replace("Input should be", "it must be", 1)
@@ -134,17 +140,23 @@ class TrainConfig(_Settings):
         return self
 
 
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of settings, whatever their order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
 def check_free(keys: Iterable[str]) -> None:
     """Check that a search space, or ``--setting``, may decide these settings of a run.
 
     Raises:
         UserError: a key is unknown, has a flag of its own, or would play no part.
     """
-    taken = HAVE_FLAGS | OF_A_RUNS_FILES
-    free = [key for key in TrainConfig.model_fields if key not in taken]
+    free = [f for f in TrainConfig.model_fields if f not in HAVE_FLAGS | OF_A_RUNS_FILES]
     for key in keys:
-        if key in taken:
-            raise UserError(f"The setting '{key}' has a flag of its own or plays no part here.")
+        if key in HAVE_FLAGS:
+            raise UserError(f"The setting '{key}' has a flag of its own.")
+        if key in OF_A_RUNS_FILES:
+            raise UserError(f"The setting '{key}' plays no part here; leave it out.")
         if key not in free:
             raise UserError(f"There is no setting '{key}'; {nearest(str(key), free)}")
 
@@ -183,6 +195,14 @@ class SweepConfig(_Settings):
     settings: dict[str, Any] = Field({}, description="other settings of every run, by name")
     cpus_per_trial: int | None = Field(None, ge=1, description="CPU threads of a trial")
     gpus_per_trial: float | None = Field(None, ge=0, description="GPUs, or a part of one")
+
+    @field_validator("methods", "models", mode="before")
+    @classmethod
+    def _split_words(cls, value: Any) -> Any:
+        """``at,kd`` is as good as ``[at, kd]``."""
+        return (
+            [w.strip() for w in value.split(",") if w.strip()] if isinstance(value, str) else value
+        )
 
     @field_validator("settings", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 
+from kdtune.config import settings_hash
 from kdtune.files import write_yaml
 from kdtune.results import SweepFolder
 
@@ -22,6 +23,7 @@ def write_best(folder: SweepFolder, leaderboard: pd.DataFrame, trials: pd.DataFr
     by_id = trials.set_index("trial_id")
     for cell in leaderboard.dropna(subset="trial_id").itertuples():
         trial = by_id.loc[cell.trial_id]
+        settings = json.loads(trial.configuration)
         provenance = {
             "sweep": folder.path.name,
             "trial_id": cell.trial_id,
@@ -29,6 +31,6 @@ def write_best(folder: SweepFolder, leaderboard: pd.DataFrame, trials: pd.DataFr
             "best_epoch": int(trial.best_epoch),
             "device": trial.device,
             "threads": int(trial.threads),
+            "settings_sha256": settings_hash(settings),
         }
-        settings = json.loads(trial.configuration)
         write_yaml(folder.best(cell.method, cell.model), {**settings, "provenance": provenance})

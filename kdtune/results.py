@@ -86,6 +86,8 @@ class SweepFolder:
         Raises:
             UserError: this is no sweep's folder.
         """
+        if not self.path.is_dir():
+            raise UserError(f"There is no folder {self.path}.")
         if not self.log.is_file():
             raise UserError(
                 f"{self.path} is not the folder of a sweep: it has no {self.log.name}."

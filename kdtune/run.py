@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from kdtune.checkpoints import read_checkpoint, save_model
-from kdtune.config import OF_A_RUNS_FILES, TrainConfig
+from kdtune.config import OF_A_RUNS_FILES, TrainConfig, settings_hash
 from kdtune.data.images import find_images
 from kdtune.data.views import Batch, Batches, decode, decode_run
 from kdtune.errors import UserError
@@ -259,10 +259,15 @@ def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:
     classes = list(names or ())
     about: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial = out.with_name(f"{out.stem}.partial{out.suffix}")
-    for result in fit(config, train, validation, num_classes=len(classes)):
-        print(epoch_line(result, config.epochs), file=sys.stderr, flush=True)
-        if result.is_best:
-            save_model(partial, result.student, **about, epoch=result.epoch)
+    try:
+        for result in fit(config, train, validation, num_classes=len(classes)):
+            print(epoch_line(result, config.epochs), file=sys.stderr, flush=True)
+            if result.is_best:
+                save_model(partial, result.student, **about, epoch=result.epoch)
+    except KeyboardInterrupt:
+        if partial.exists():
+            raise KeyboardInterrupt(f"the best weights so far are in {partial}") from None
+        raise
     model = result.student
     model.load_state_dict(result.state["best_weights"])
     accuracies: dict[str, Any] = {
@@ -284,7 +289,8 @@ def run_file(path: Path) -> dict[str, Any]:
         path: a mapping of `TrainConfig` settings, with or without ``provenance``.
 
     Returns:
-        As `run_training`, and ``recorded_accuracy``: the file's, or None.
+        As `run_training`, and ``recorded_accuracy``: the file's, or None if it has none or if its
+        settings were edited since.
 
     Raises:
         UserError: the file or its settings are no good.
@@ -297,4 +303,6 @@ def run_file(path: Path) -> dict[str, Any]:
     if "threads" in provenance:
         torch.set_num_threads(provenance["threads"])
     recorded = provenance.get("best_validation_accuracy")
+    if provenance.get("settings_sha256") != settings_hash(settings):
+        recorded = None  # the file was edited: what it records is another run's
     return {**run_training(config), "recorded_accuracy": recorded}

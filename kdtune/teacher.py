@@ -38,13 +38,13 @@ def load_teacher(
             f"The teacher {path} knows {len(loaded['classes'])} classes, but the data have "
             f"{len(classes)}; train a teacher on these data."
         )
-    if loaded["classes"] != list(classes):
-        pairs = zip(loaded["classes"], classes, strict=True)
-        theirs, ours = next((a, b) for a, b in pairs if a != b)
+    if lacking := sorted(set(classes) - set(loaded["classes"])):
         raise UserError(
-            f"The teacher {path} knows a class '{theirs}' where the data have '{ours}'; "
+            f"The teacher {path} does not know the class '{lacking[0]}' of the data; "
             "train a teacher on these data."
         )
+    if loaded["classes"] != list(classes):
+        raise UserError(f"The teacher {path} has the data's classes in another order.")
     trained_at = loaded["config"]["image_size"]
     if image_size is not None and image_size != trained_at:
         raise UserError(

@@ -90,7 +90,7 @@ def test_random_damage_is_a_sentence_or_harmless(tmp_path):
         (namespace, r"\(argparse\.Namespace\)"),
         (foreign, "was not written by kdtune"),
         (lambda path: None, "There is no file"),
-        (lambda path: path.mkdir(), "is not a readable checkpoint"),
+        (lambda path: path.mkdir(), "cannot be read: Is a directory"),
     ],
 )
 def test_other_files_are_refused_in_a_sentence(tmp_path, make, sentence):

@@ -85,10 +85,10 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
             ("teacher", "--data", "digits", "--out", "t", "--setting", "epochs=3"),
             "a flag of its own",
         ),
-        ((*SWEEP, "--data", "digits", "--models", ","), "give at least one word"),
+        ((*SWEEP, "--data", "digits", "--models", ","), "The setting models cannot be"),
         ((*SWEEP, "--data", "digits", "--trials", "0"), "The setting trials cannot be 0"),
         (("sweep", "no.yaml"), "There is no file no.yaml"),
-        (("leaderboard", "nowhere"), "nowhere is not the folder of a sweep"),
+        (("leaderboard", "nowhere"), "There is no folder nowhere"),
         (("train", "no.yaml"), "There is no file no.yaml"),
         (
             ("teacher", "--data", "digits", "--out", "t.pth", "--model", "X"),

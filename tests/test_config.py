@@ -59,7 +59,8 @@ def test_a_bad_run_setting_is_one_sentence(settings, sentence):
     [
         ({}, "The setting 'data' is missing."),
         ({"data": "d", "trails": 3}, "There is no setting 'trails'; did you mean 'trials'?"),
-        ({"data": "d", "name": "../up"}, "The setting name cannot be '../up'"),
+        ({"data": "d", "name": "../up"}, "name cannot be '../up': use letters, digits"),
+        ({"data": "d", "settings": {"resume": 1}}, "'resume' plays no part here"),
         ({"data": "d", "epochs": 3, "grace_period": 4}, "grace_period (4) cannot be above epochs"),
         (
             {"data": "d", "settings": {"seed": 1}},
@@ -73,6 +74,14 @@ def test_a_bad_sweep_setting_is_one_sentence(settings, sentence):
     with pytest.raises(UserError, match=r"\.|\?") as error:
         SweepConfig.check({"name": "n", **settings})
     assert sentence in str(error.value)
+
+
+def test_words_may_stand_in_a_list_or_between_commas():
+    for methods in ("at, kd", ["at", "kd"]):
+        assert SweepConfig.check({"name": "n", "data": "d", "methods": methods}).methods == (
+            "at",
+            "kd",
+        )
 
 
 def test_cells_are_methods_times_models_with_the_baselines():

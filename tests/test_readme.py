@@ -82,7 +82,7 @@ def test_the_commands_run_as_they_stand(tmp_path):
             assert "MultiBranchNet" in done.stdout
     assert len(list((tmp_path / "results" / "flowers" / "best").iterdir())) == 8
 
-    small = notebook.replace("epochs=30", "epochs=1, image_size=8")
+    small = notebook.replace("epochs=30", "epochs=1").replace("image_size=128", "image_size=8")
     assert small != notebook
     done = subprocess.run(
         [sys.executable, "-c", small], cwd=tmp_path, capture_output=True, text=True

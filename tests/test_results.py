@@ -72,3 +72,5 @@ def test_damage_inside_the_log_is_told(tmp_path):
 def test_a_folder_without_a_log_is_no_sweep(tmp_path):
     with pytest.raises(UserError, match=r"is not the folder of a sweep: it has no log\.jsonl"):
         SweepFolder(tmp_path).events()
+    with pytest.raises(UserError, match="There is no folder .*gone"):
+        SweepFolder(tmp_path / "gone").events()

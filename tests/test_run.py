@@ -8,6 +8,7 @@ from conftest import SIZE, small_config, write_digits
 
 from kdtune.at import create_at_config, train_at
 from kdtune.checkpoints import load_model
+from kdtune.config import settings_hash
 from kdtune.data.images import find_images
 from kdtune.data.views import Batches, decode
 from kdtune.errors import UserError
@@ -170,9 +171,13 @@ def test_a_data_set_without_test_images_has_no_test_figure(tmp_path):
 def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
     config = small_config(folder, method="student", experiment_name="x").model_dump()
     accuracy = run_training(small_config(folder, method="student"))["best_accuracy"]
-    provenance = {"best_validation_accuracy": accuracy, "threads": 1}
+    provenance = {
+        "best_validation_accuracy": accuracy, "threads": 1, "settings_sha256": settings_hash(config)
+    }  # fmt: skip
     write_yaml(tmp_path / "x.yaml", {**config, "provenance": provenance})
     torch.set_num_threads(2)
     result = run_file(tmp_path / "x.yaml")
     assert torch.get_num_threads() == 1
     assert result["best_accuracy"] == result["recorded_accuracy"] == accuracy
+    write_yaml(tmp_path / "x.yaml", {**config, "lr": 0.5, "provenance": provenance})
+    assert run_file(tmp_path / "x.yaml")["recorded_accuracy"] is None

@@ -32,7 +32,7 @@ from kdtune.training import pick_device
 from kdtune.tuning.progress import Progress
 from kdtune.tuning.schedule import Rungs, Schedule
 from kdtune.tuning.search import Cell, Search, Studies
-from kdtune.tuning.space import Space, load_spaces
+from kdtune.tuning.space import Space, load_space, load_spaces
 from kdtune.tuning.trainable import train_trial
 
 RESULTS = Path("results")
@@ -149,6 +149,9 @@ def _check_cells(
                 f"The method '{method}' learns from a teacher: give --teacher "
                 "(make one with 'kdtune teacher'), or --methods student --no-baselines."
             )
+    for file in sweep.spaces:
+        if (own := load_space(Path(file)).method) not in {method for method, _ in sweep.cells()}:
+            raise UserError(f"The space {file} is for '{own}', which is not in this sweep.")
     fixed = {method: spaces[method].fix(sweep.settings) for method, _ in sweep.cells()}
     pick_device(sweep.settings.get("device", "auto"))
     teacher_shapes = feature_shapes(teacher, image_size) if teacher is not None else None
