@@ -67,9 +67,7 @@ class _Settings(BaseModel):
         if error["type"] == "missing":
             return f"The setting '{key}' is missing."
         if error["type"] == "string_pattern_mismatch":
-            return (
-                f"The setting {key} cannot be {error['input']!r}: use letters, digits, . _ and -."
-            )
+            return f"The setting {key} cannot be {error['input']!r}: use letters, digits and ._-"
         if not key:
             return error["msg"].removeprefix("Value error, ")
         reason = error["msg"].replace("Input should be", "it must be", 1)

@@ -171,9 +171,8 @@ def test_a_data_set_without_test_images_has_no_test_figure(tmp_path):
 def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
     config = small_config(folder, method="student", experiment_name="x").model_dump()
     accuracy = run_training(small_config(folder, method="student"))["best_accuracy"]
-    provenance = {
-        "best_validation_accuracy": accuracy, "threads": 1, "settings_sha256": settings_hash(config)
-    }  # fmt: skip
+    provenance = {"best_validation_accuracy": accuracy, "threads": 1}
+    provenance["settings_sha256"] = settings_hash(config)
     write_yaml(tmp_path / "x.yaml", {**config, "provenance": provenance})
     torch.set_num_threads(2)
     result = run_file(tmp_path / "x.yaml")
