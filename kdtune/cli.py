@@ -87,8 +87,9 @@ def sweep(file: Path | None, settings: tuple[tuple[str, Any], ...], **flags: Any
 
     given = read_yaml(file) if file else {}
     given |= {key: value for key, value in flags.items() if value not in (None, ())}
-    if settings:
-        given["settings"] = {**(given.get("settings") or {}), **dict(settings)}
+    own = given.get("settings") or {}
+    if settings and isinstance(own, dict):  # anything else is refused where settings are checked
+        given["settings"] = {**own, **dict(settings)}
     folder = run_sweep(given)
     print(_leaderboard((folder.path,), "table"))
     print(f"Log, tables and the best configurations: {folder.path}")
@@ -147,15 +148,16 @@ def demo(ctx: click.Context, name: str) -> None:
 
     It stands for an ordinary `teacher` and an ordinary `sweep`, and prints both.
     """
-    teacher_file = Path("results") / f"{name}-teacher.pth"
+    from kdtune.results import RESULTS, SweepFolder
+
+    SweepFolder(RESULTS / name).refuse_existing()
+    teacher_file = RESULTS / f"{name}-teacher.pth"
     commands = [
         f"teacher --data digits --image-size 16 --model ResNet18 --epochs 5 --out {teacher_file}",
         f"sweep --data digits --teacher {teacher_file} --methods at,fitnets"
         f" --models MultiBranchNet,ResNet18 --trials 4 --epochs 3"
         f" --setting batch_size=64 --name {name}",
     ]
-    if (Path("results") / name).exists():
-        raise UserError(f"results/{name} exists already; remove it, or give another --name.")
     if teacher_file.exists():
         print(f"using {teacher_file} of an earlier demo", file=sys.stderr)
         del commands[0]
@@ -168,8 +170,11 @@ def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     try:
         cli.main(standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        print(f"kdtune: {error.format_message()}", file=sys.stderr)
         sys.exit(2)
     except click.Abort as error:  # click's word for Ctrl-C
         said = str(error.__cause__ or "")

@@ -21,6 +21,9 @@ from kdtune.errors import UserError
 
 Event = dict[str, Any]
 
+RESULTS = Path("results")
+"""Every sweep has its folder here, under the working directory."""
+
 STATES = ("finished", "stopped", "diverged", "crashed")
 """How a trial ends: all epochs; stopped early; a non-finite loss; an error."""
 

@@ -100,7 +100,7 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
 def test_a_mistake_is_one_sentence_and_leaves_nothing(kdtune, tmp_path, words, sentence):
     code, out, err = kdtune(*words)
     assert code == 2 and not out
-    assert sentence in err
+    assert sentence in err and err.count("\n") == 1
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
@@ -146,6 +146,26 @@ def test_sweeps_of_one_name_in_two_places_are_told_apart(kdtune, tmp_path):
     code, out, _ = kdtune("leaderboard", "a/x", "b/x", "--format", "csv")
     assert code == 0
     assert [line.split(",")[0] for line in out.splitlines()] == ["sweep", "a/x", "b/x"]
+
+
+def test_settings_that_are_no_mapping_are_refused_with_and_without_a_flag(kdtune, tmp_path):
+    sweep = {"name": "x", "data": "digits", "settings": [1]}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    for flags in ((), ("--setting", "lr=1")):
+        code, _, err = kdtune("sweep", "sweep.yaml", *flags)
+        assert code == 2 and "The setting settings cannot be [1]" in err
+
+
+def test_without_a_command_there_is_help(kdtune):
+    code, _, err = kdtune()
+    assert code == 2 and "Usage:" in err and "demo" in err
+
+
+def test_a_demo_that_is_there_is_left_alone(kdtune, tmp_path):
+    (tmp_path / "results" / "demo").mkdir(parents=True)
+    code, _, err = kdtune("demo")
+    assert code == 2 and "results/demo exists already" in err
+    assert [p.name for p in (tmp_path / "results").iterdir()] == ["demo"]
 
 
 def test_a_diverged_run_is_an_error_but_no_mistake(kdtune, tmp_path):

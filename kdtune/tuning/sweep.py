@@ -25,7 +25,7 @@ from kdtune.files import replacing, write_text, write_yaml
 from kdtune.methods import METHODS, build_method, check_method
 from kdtune.models import build_model, check_model, feature_shapes
 from kdtune.reports.tables import epochs_table, leaderboard_table, trials_table
-from kdtune.results import Event, Log, SweepFolder
+from kdtune.results import RESULTS, Event, Log, SweepFolder
 from kdtune.seeds import derive_seed
 from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.training import pick_device
@@ -34,9 +34,6 @@ from kdtune.tuning.schedule import Rungs, Schedule
 from kdtune.tuning.search import Cell, Search, Studies
 from kdtune.tuning.space import Space, load_space, load_spaces
 from kdtune.tuning.trainable import train_trial
-
-RESULTS = Path("results")
-"""Every sweep has its folder here, under the working directory."""
 
 PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow")
 
