@@ -1,18 +1,20 @@
 """Hyperparameter search for knowledge distillation, built on Ray Tune and Optuna."""
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["load_model", "run_sweep"]
+_HOMES = {
+    "evaluate_model": "kdtune.notebook",
+    "load_model": "kdtune.checkpoints",
+    "prepare_dataloaders": "kdtune.data.loaders",
+    "run_sweep": "kdtune.tuning.sweep",
+}
+
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is asked for, so that ``kdtune --help`` needs no torch."""
-    if name == "load_model":
-        from kdtune.checkpoints import load_model
-
-        return load_model
-    if name == "run_sweep":
-        from kdtune.tuning.sweep import run_sweep
-
-        return run_sweep
-    raise AttributeError(f"module 'kdtune' has no attribute '{name}'")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kdtune' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

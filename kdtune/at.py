@@ -1,9 +1,33 @@
-"""Attention transfer in a notebook: the settings, and one training run."""
+"""Attention transfer in a notebook.
 
+`train_at` does all; the other functions are its pieces, to look at and to build with.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
 from kdtune.config import TrainConfig
+from kdtune.maps import attention_picture, draw_maps, pick_stage, stage_features
+from kdtune.methods.at import attention_map
+from kdtune.methods.method import Parts
+from kdtune.notebook import compute_loss, load_teacher_model, train_epoch, validate
 from kdtune.run import Loader, run_training
+
+__all__ = [
+    "DEFAULT_CONFIG",
+    "compute_at_loss",
+    "create_at_config",
+    "draw_attention_maps",
+    "extract_attention_maps",
+    "load_teacher_model",
+    "train_at",
+    "train_epoch",
+    "validate",
+    "visualize_attention_maps",
+]
 
 
 def create_at_config(**kwargs: Any) -> dict[str, Any]:
@@ -18,12 +42,113 @@ def create_at_config(**kwargs: Any) -> dict[str, Any]:
     return TrainConfig.of_method("at", kwargs).model_dump()
 
 
+DEFAULT_CONFIG = create_at_config()
+"""What `train_at` uses where a config says nothing."""
+
+
 def train_at(
-    config: dict[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
 ) -> dict[str, Any]:
-    """Train a student with attention transfer; see `kdtune.run.run_training`."""
+    """Train a student with attention transfer.
+
+    Args:
+        config: settings that differ from `DEFAULT_CONFIG`. Without ``teacher_model`` the student
+            learns from the labels alone.
+        train_loader: any iterable of (images [B, 3, H, W], labels [B]) that can be gone through
+            again and again; if not given, ``config["data_dir"]`` gives all three.
+        val_loader: the images on which the best epoch is chosen. With a `train_loader` alone the
+            last epoch counts as the best, and there is no validation accuracy.
+        test_loader: read once, at the end.
+
+    Returns:
+        ``model`` (weights of the best validation epoch), ``teacher_model`` or None,
+        ``best_accuracy``, ``training_history``, ``test_results``, ``config`` (all that is needed
+        to run again) and ``experiment_name``; see `kdtune.run.run_training`, also for the files
+        that a run writes and for how it goes on after an interruption.
+
+    Raises:
+        UserError: the settings, the data or the teacher are no good.
+        DivergedError: the training loss is no longer finite.
+    """
     settings = TrainConfig.of_method("at", config or {})
     return run_training(settings, train_loader, val_loader, test_loader)
+
+
+def compute_at_loss(
+    student_model: nn.Module,
+    teacher_model: nn.Module | None,
+    x: Tensor,
+    y: Tensor,
+    config: Mapping[str, Any],
+) -> Parts:
+    """Compute the loss of one batch: classification + alpha·KD + beta·AT.
+
+    Args:
+        student_model: returns logits and features; its mode stays as it is.
+        teacher_model: put into eval mode; None gives the classification alone.
+        x: images [B, 3, H, W], uint8 or normalised, of `config["image_size"]`.
+        y: class indices [B].
+        config: settings of the method, see `create_at_config`.
+
+    Returns:
+        Scalars: ``loss``, to call `backward` on, and its parts, raw and weighted:
+        ``classification``, ``kd``, ``kd_weighted``, ``at``, ``at_weighted``.
+
+    Raises:
+        UserError: the settings are no good, or the networks cannot be compared.
+    """
+    settings = TrainConfig.of_method("at", config)
+    return compute_loss(student_model, teacher_model, x, y, settings)
+
+
+def extract_attention_maps(
+    model: nn.Module, x: Tensor, config: Mapping[str, Any] | None = None
+) -> list[Tensor]:
+    """Attention maps of all stages, as the loss compares them.
+
+    Args:
+        model: returns logits and features; in eval mode meanwhile, without gradients.
+        x: images [B, 3, H, W], uint8 or normalised.
+        config: not needed: maps follow from the network alone.
+
+    Returns:
+        One [B, H·W] a stage; each row has L2 norm 1.
+    """
+    return [attention_map(features) for features in stage_features(model, x)]
+
+
+def visualize_attention_maps(
+    model: nn.Module, x: Tensor, config: Mapping[str, Any] | None = None, layer_idx: int = 0
+) -> Tensor:
+    """The attention map of one stage, in its place; `draw_attention_maps` draws it.
+
+    Args:
+        model: see `extract_attention_maps`.
+        x: images [B, 3, H, W], uint8 or normalised.
+        config: not needed: maps follow from the network alone.
+        layer_idx: the stage, from 0; negative ones count from the last.
+
+    Returns:
+        [B, H, W] of the stage.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    return attention_picture(pick_stage(stage_features(model, x), layer_idx))
+
+
+def draw_attention_maps(
+    models: Mapping[str, nn.Module], x: Tensor, layers: Sequence[int] | None = None
+) -> Figure:
+    """Draw images and the attention maps that networks have of them; see `draw_maps`.
+
+    Args:
+        models: by name, e.g. ``{"student": student, "teacher": teacher}``, or one student at
+            several epochs.
+        x: images [B, 3, H, W], uint8 or normalised; the first four are drawn.
+        layers: stages, from 0 or, negative, from the last; all if not given.
+    """
+    return draw_maps(models, x, attention_picture, layers)

@@ -83,7 +83,7 @@ class TrainConfig(_Settings):
     data_dir: str = Field("data", description="ImageFolder, or the name of a built-in data set")
     image_size: int = Field(128, ge=8, description="pixels; images are resized to a square")
     batch_size: int = Field(32, ge=2, description="images in one step")
-    num_workers: int = Field(4, ge=0, description="processes of a DataLoader; sweeps use none")
+    num_workers: int = Field(4, ge=0, description="threads that decode images before a run")
     augment: bool = Field(False, description="random crops, flips, rotations, colours")
     epochs: int = Field(50, ge=1, description="passes over the training images")
     lr: float = Field(0.01, gt=0, description="learning rate of SGD at the start")
@@ -100,6 +100,7 @@ class TrainConfig(_Settings):
     precision: Literal["auto", "bf16", "float32"] = Field(
         "auto", description="auto: bf16 where the device is fast at it"
     )
+    compile: bool = Field(False, description="torch.compile student and teacher")
     seed: int = Field(0, ge=0, description="fixes weights, data order and augmentation")
     print_freq: int = Field(100, ge=1, description="steps between two lines of progress")
     save_freq: int = Field(10, ge=1, description="epochs between two kept checkpoints")

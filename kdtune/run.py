@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from kdtune.checkpoints import read_checkpoint, save_model
+from kdtune.checkpoints import load_model, read_checkpoint, save_model
 from kdtune.config import OF_A_RUNS_FILES, TrainConfig, settings_hash
-from kdtune.data.images import find_images
+from kdtune.data.images import ImageData, find_images
 from kdtune.data.views import Batch, Batches, decode, decode_run
 from kdtune.errors import UserError
 from kdtune.files import read_yaml, write_text
+from kdtune.maps import MOST_IMAGES, attention_picture, draw_maps
 from kdtune.methods import METHODS, check_method
 from kdtune.teacher import load_teacher
 from kdtune.training import EpochResult, evaluate, fit
@@ -28,15 +29,68 @@ from kdtune.training import EpochResult, evaluate, fit
 Loader = Iterable[tuple[Tensor, Tensor]]
 
 
-class _Pairs:
-    """A loader of (images, labels) as the loop wants it: without targets."""
+class Pairs:
+    """A loader of (images, labels) as the loop wants it: checked, and without targets.
 
-    def __init__(self, loader: Loader):
-        self.loader = loader
+    Args:
+        loader: batches of images [B, 3, H, W], uint8 or normalised floats, and labels [B].
+        name: what a message calls it.
+        image_size: height and width that its images must have; None accepts any.
+        num_classes: K, above every label; None accepts any.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        name: str,
+        image_size: int | None = None,
+        num_classes: int | None = None,
+    ):
+        self.loader, self.name = loader, name
+        self.image_size, self.num_classes = image_size, num_classes
 
     def __iter__(self) -> Iterator[Batch]:
-        for images, labels in self.loader:
-            yield images, labels, None
+        batches = iter(self.loader)
+        if batches is self.loader:
+            raise UserError(
+                f"{self.name} can be gone through only once; give a DataLoader, or a list of "
+                "batches, since every epoch goes through it."
+            )
+        for batch in batches:
+            yield *self._check(batch), None
+
+    def _check(self, batch: Any) -> tuple[Tensor, Tensor]:
+        try:
+            images, labels = batch
+            shape = tuple(images.shape)
+            fits = len(shape) == 4 and shape[1] == 3 and labels.shape == shape[:1]
+        except (TypeError, ValueError, AttributeError):
+            fits = False
+        if not fits or labels.is_floating_point():
+            raise UserError(
+                f"A batch of {self.name} must be (images [B, 3, H, W], labels [B]), two tensors "
+                f"with as many labels as images; it gave {_describe(batch)}."
+            )
+        size = self.image_size
+        if size is not None and shape[2:] != (size, size):
+            raise UserError(
+                f"The images of {self.name} are {shape[2:]}, but image_size is {size}; give the "
+                "config the image_size that the loader has."
+            )
+        if self.num_classes is not None and int(labels.max()) >= self.num_classes:
+            raise UserError(
+                f"{self.name} has the label {int(labels.max())}, but there are "
+                f"{self.num_classes} classes, from 0."
+            )
+        return images, labels.long()
+
+
+def _describe(batch: Any) -> str:
+    if isinstance(batch, Tensor):
+        return f"a tensor {list(batch.shape)}"
+    if isinstance(batch, tuple | list):
+        return f"({', '.join(map(_describe, batch))})"
+    return type(batch).__name__
 
 
 def run_training(
@@ -49,52 +103,73 @@ def run_training(
 
     `save_dir` gets `<name>_best.pth`, `<name>_final.pth` and, every `save_freq` epochs,
     `<name>_epoch_<N>.pth`; `log_dir` gets `<name>.log`, `<name>_summary.json` and, in `<name>/`,
-    TensorBoard events.
+    TensorBoard events: every figure of every epoch and, with a teacher, every `save_freq` epochs
+    a picture of both networks' attention maps.
+
+    A run that is given one of these checkpoints as `resume` goes on under the same name, and ends
+    with the numbers of a run that never stopped. That holds for loaders that draw their order from
+    torch's, numpy's or Python's global random state, as DataLoaders do unless told otherwise.
 
     Args:
         config: the run's settings.
-        train_loader: batches (images [B, 3, H, W], labels [B]); `config.data_dir` if not given.
-        val_loader: likewise; must come with `train_loader`.
-        test_loader: likewise; with `train_loader` only, and optional.
+        train_loader: batches (images [B, 3, H, W], labels [B]), any iterable that can be gone
+            through again and again; `config.data_dir` if not given.
+        val_loader: likewise. With a `train_loader` alone the last epoch counts as the best.
+        test_loader: likewise, and optional.
 
     Returns:
         ``model`` (weights of the best validation epoch, eval mode), ``teacher_model`` or None,
-        ``best_accuracy`` (share of 1), ``training_history`` (one dict an epoch), ``test_results``
-        (``loss`` and ``accuracy``, or None), ``config`` (complete), ``experiment_name``.
+        ``best_accuracy`` (share of 1, None without validation images), ``training_history`` (one
+        dict an epoch), ``test_results`` (``loss`` and ``accuracy``, or None without test images),
+        ``config`` (complete), ``experiment_name``.
 
     Raises:
         UserError: the settings, the data or the teacher are no good.
         DivergedError: the training loss is no longer finite.
+        KeyboardInterrupt: the run was interrupted; the text names the checkpoint to go on from.
     """
     check_method(config.method)
-    state = _resumed_state(config) if config.resume else None
-    started = time.strftime("%Y%m%d-%H%M%S")
-    name = config.experiment_name or f"{config.method}-{config.model}-{started}"
+    past = _read_past(config) if config.resume else None
+    name = config.experiment_name
+    if name is None and past is not None:
+        name = past["config"]["experiment_name"]
+    if name is None:
+        name = f"{config.method}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
     config = config.model_copy(update={"experiment_name": name})
-    train, validation, test, classes = _batches(config, train_loader, val_loader, test_loader)
+    data = find_images(config.data_dir) if train_loader is None else None
+    classes = data.classes if data is not None else _class_names(train_loader)
     teacher = None
     if config.teacher_model is not None:
         teacher = load_teacher(config.teacher_model, classes, config.image_size)
     if classes is None:
-        classes = _count_classes(config, train)
-    with _RunFiles(config, classes) as files:
+        classes = _number_classes(config, train_loader, val_loader)
+    train, validation, test = _batches(
+        config, data, classes, train_loader, val_loader, test_loader
+    )
+    history = past["history"] if past is not None else []
+    pictured = _first_images(train if validation is None else validation) if teacher else None
+    with _RunFiles(config, classes, history, teacher, pictured) as files:
         if teacher is None and METHODS[config.method].uses_teacher:
             files.say("No teacher: the terms of alpha and beta are absent.")
-        history = []
         epochs = fit(
-            config, train, validation, num_classes=len(classes), teacher=teacher, resume=state
+            config,
+            train,
+            validation,
+            num_classes=len(classes),
+            teacher=teacher,
+            resume=past["training"] if past is not None else None,
+            on_step=files.step,
         )
         for result in epochs:
-            history.append(result.figures())
             files.keep(result)
         model = result.student
         model.load_state_dict(result.state["best_weights"])
         files.keep_best(model, result)
         test_results = None
         if test is not None:
-            loss, accuracy = evaluate(model, test, config)
-            test_results = {"loss": loss, "accuracy": accuracy}
-            files.say(f"test {100 * accuracy:.2f} %, with the weights of the best epoch")
+            test_results = evaluate(model, test, config)
+            accuracy = 100 * test_results["accuracy"]
+            files.say(f"test {accuracy:.2f} %, with the weights of the best epoch")
         summary = {
             "experiment_name": name,
             "best_accuracy": result.best_validation_accuracy,
@@ -106,48 +181,64 @@ def run_training(
     return {"model": model.eval(), "teacher_model": teacher, **summary}
 
 
-def _batches(
-    config: TrainConfig,
-    train_loader: Loader | None,
-    val_loader: Loader | None,
-    test_loader: Loader | None,
-) -> tuple[Iterable[Batch], Iterable[Batch], Iterable[Batch] | None, tuple[str, ...] | None]:
-    """Training, validation and test batches, and class names; None where there are none."""
-    if train_loader is not None:
-        if val_loader is None:
-            raise UserError("A val_loader is needed: the best epoch is chosen on it.")
-        test = _Pairs(test_loader) if test_loader is not None else None
-        names = getattr(getattr(train_loader, "dataset", None), "classes", None)
-        classes = tuple(map(str, names)) if names is not None else None
-        return _Pairs(train_loader), _Pairs(val_loader), test, classes
-    if val_loader is not None or test_loader is not None:
-        raise UserError("A val_loader or test_loader needs a train_loader beside it.")
-    data = find_images(config.data_dir)
-    decoded = decode_run(data, config.image_size)
-    test_batches = None
-    if data.test is not None:
-        test_batches = Batches(decode(data.test, config.image_size), data.test.labels)
-    return (
-        decoded.train_batches(config),
-        decoded.validation_batches(),
-        test_batches,
-        data.classes,
-    )
+def _class_names(loader: Any) -> tuple[str, ...] | None:
+    names = getattr(getattr(loader, "dataset", None), "classes", None)
+    return tuple(map(str, names)) if names is not None else None
 
 
-def _count_classes(config: TrainConfig, batches: Iterable[Batch]) -> tuple[str, ...]:
+def _number_classes(config: TrainConfig, *loaders: Loader | None) -> tuple[str, ...]:
     """Names for classes without names: the teacher's, or the numbers seen in one pass."""
     if config.teacher_model is not None:
-        return tuple(read_checkpoint(config.teacher_model)["classes"])
-    highest = max(int(labels.max()) for _, labels, _ in batches)
-    return tuple(str(label) for label in range(highest + 1))
+        known = load_model(config.teacher_model)
+        return tuple(known["classes"] or map(str, range(known["num_classes"])))
+    labels = (
+        int(labels.max())
+        for name, loader in zip(("train_loader", "val_loader"), loaders, strict=True)
+        if loader is not None
+        for _, labels, _ in Pairs(loader, name)
+    )
+    return tuple(map(str, range(max(labels, default=0) + 1)))
+
+
+def _batches(
+    config: TrainConfig,
+    data: ImageData | None,
+    classes: tuple[str, ...],
+    train_loader: Loader | None = None,
+    val_loader: Loader | None = None,
+    test_loader: Loader | None = None,
+) -> tuple[Iterable[Batch], Iterable[Batch] | None, Iterable[Batch] | None]:
+    """Training, validation and test batches: from loaders where given, else from the data."""
+
+    def own(loader: Loader | None, name: str) -> Pairs | None:
+        if loader is None:
+            return None
+        return Pairs(loader, name, config.image_size, len(classes))
+
+    train: Iterable[Batch] | None = own(train_loader, "train_loader")
+    validation: Iterable[Batch] | None = own(val_loader, "val_loader")
+    test: Iterable[Batch] | None = own(test_loader, "test_loader")
+    if data is not None:
+        decoded = decode_run(data, config.image_size, config.num_workers)
+        train = decoded.train_batches(config)
+        if validation is None:
+            validation = decoded.validation_batches()
+        if test is None and data.test is not None:
+            pixels = decode(data.test, config.image_size, config.num_workers)
+            test = Batches(pixels, data.test.labels)
+    assert train is not None
+    return train, validation, test
+
+
+def _first_images(batches: Iterable[Batch]) -> Tensor | None:
+    return next((images[:MOST_IMAGES] for images, _, _ in batches), None)
 
 
 MAY_DIFFER = OF_A_RUNS_FILES | {"epochs", "data_dir", "teacher_model", "num_workers", "device"}
 """Settings that a run may change when it goes on."""
 
 
-def _resumed_state(config: TrainConfig) -> dict[str, Any]:
+def _read_past(config: TrainConfig) -> dict[str, Any]:
     """Read what a run needs to go on, and refuse another run's checkpoint."""
     content = read_checkpoint(str(config.resume))
     if "training" not in content:
@@ -158,30 +249,55 @@ def _resumed_state(config: TrainConfig) -> dict[str, Any]:
                 f"{config.resume} was trained with {key} {content['config'].get(key)!r}, not "
                 f"{value!r}; give the same settings to go on."
             )
-    state = content["training"]
-    if state["epoch"] >= config.epochs:
+    epoch = content["training"]["epoch"]
+    if epoch >= config.epochs:
         raise UserError(
-            f"{config.resume} is at epoch {state['epoch']} of {config.epochs}: nothing is left to "
+            f"{config.resume} is at epoch {epoch} of {config.epochs}: nothing is left to "
             "train; raise epochs to go on."
         )
-    return state
+    return content
 
 
 class _RunFiles:
-    """The files of one run."""
+    """The files of one run.
 
-    def __init__(self, config: TrainConfig, classes: tuple[str, ...]):
-        self.config, self.classes = config, classes
+    Args:
+        config: the run's settings, with its name.
+        classes: class names.
+        history: figures of the epochs so far; those to come are added to it.
+        teacher: pictured beside the student; None without one.
+        pictured: the images on which both are pictured, [B, 3, H, W]; None without a teacher.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        classes: tuple[str, ...],
+        history: list[dict[str, Any]],
+        teacher: nn.Module | None,
+        pictured: Tensor | None,
+    ):
+        self.config, self.classes, self.history = config, classes, history
+        self.teacher, self.pictured = teacher, pictured
         self.stem = str(config.experiment_name)
         self.logs = Path(config.log_dir)
         self.logs.mkdir(parents=True, exist_ok=True)
-        self.events = SummaryWriter(self.logs / self.stem)
+        self.events = SummaryWriter(
+            self.logs / self.stem, purge_step=len(history) + 1 if history else None
+        )
+        self.last_saved: str | None = config.resume
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type | None, error: object, traceback: object) -> None:
         self.events.close()
+        if kind is KeyboardInterrupt:
+            way = "nothing is saved yet"
+            if self.last_saved is not None:
+                way = f"to go on, run it again with resume set to {self.last_saved}"
+            self.say(f"interrupted after epoch {len(self.history)}; {way}")
+            raise KeyboardInterrupt(way) from None
 
     def say(self, text: str) -> None:
         """Say a line to the person who waits, and keep it in the log."""
@@ -189,15 +305,25 @@ class _RunFiles:
         with open(self.logs / f"{self.stem}.log", "a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
+    def step(self, epoch: int, step: int, loss: Tensor) -> None:
+        """Say how an epoch goes, every `print_freq` steps."""
+        if step % self.config.print_freq == 0:
+            self.say(f"epoch {epoch}/{self.config.epochs}, step {step}: loss {loss.item():.4f}")
+
     def keep(self, result: EpochResult) -> None:
         """Write all that an epoch leaves behind."""
         self.say(epoch_line(result, self.config.epochs))
+        self.history.append(result.figures())
         for key, value in result.figures().items():
             if isinstance(value, float):
                 self.events.add_scalar(key, value, result.epoch)
         self.events.flush()
         if result.epoch % self.config.save_freq == 0:
             self._save(f"epoch_{result.epoch}", result)
+            if self.teacher is not None and self.pictured is not None:
+                models = {"student": result.student, "teacher": self.teacher}
+                figure = draw_maps(models, self.pictured, attention_picture)
+                self.events.add_figure("attention_maps", figure, result.epoch)
         if result.is_best:
             self._save("best", result)
         if result.epoch == self.config.epochs:
@@ -219,7 +345,9 @@ class _RunFiles:
             epoch=result.epoch,
             validation_accuracy=result.validation_accuracy,
             training=result.state,
+            history=self.history,
         )
+        self.last_saved = str(self._path(which))
 
     def _write(self, which: str, model: nn.Module, **figures: Any) -> None:
         config, classes = self.config.model_dump(), list(self.classes)
@@ -233,9 +361,12 @@ class _RunFiles:
 def epoch_line(result: EpochResult, epochs: int) -> str:
     """One epoch in one line, for a person."""
     mark = " *" if result.is_best else ""
+    validated = ""
+    if result.validation_accuracy is not None:
+        validated = f"validation {100 * result.validation_accuracy:.2f} %{mark}, "
     return (
-        f"epoch {result.epoch}/{epochs}: loss {result.train_loss:.4f}, "
-        f"validation {100 * result.validation_accuracy:.2f} %{mark}, {result.seconds:.1f} s"
+        f"epoch {result.epoch}/{epochs}: loss {result.train_loss:.4f}, {validated}"
+        f"{result.seconds:.1f} s"
     )
 
 
@@ -255,8 +386,9 @@ def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:
     """
     if out.exists():
         raise UserError(f"{out} exists already; remove it, or give another --out.")
-    train, validation, test, names = _batches(config, None, None, None)
-    classes = list(names or ())
+    data = find_images(config.data_dir)
+    classes = list(data.classes)
+    train, validation, test = _batches(config, data, data.classes)
     about: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial = out.with_name(f"{out.stem}.partial{out.suffix}")
     try:
@@ -272,7 +404,7 @@ def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:
     model.load_state_dict(result.state["best_weights"])
     accuracies: dict[str, Any] = {
         "validation_accuracy": result.best_validation_accuracy,
-        "test_accuracy": evaluate(model, test, config)[1] if test is not None else None,
+        "test_accuracy": evaluate(model, test, config)["accuracy"] if test is not None else None,
     }
     save_model(out, model, **about, epoch=result.state["best_epoch"], **accuracies)
     partial.unlink()

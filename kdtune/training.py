@@ -8,19 +8,19 @@ needs no random state. For that it seeds torch's, numpy's and Python's global ra
 import math
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kdtune.config import TrainConfig
 from kdtune.data.views import Batch, normalise
 from kdtune.errors import DivergedError, UserError
 from kdtune.methods import Method, build_method
+from kdtune.methods.student import Student
 from kdtune.models import build_model, feature_shapes
 from kdtune.seeds import derive_seed
 
@@ -34,7 +34,7 @@ class EpochResult:
         lr: learning rate during the epoch.
         train_loss: mean of the method's loss over the training images.
         train_accuracy: share of the training images that were classified rightly on the way.
-        validation_loss: mean cross-entropy.
+        validation_loss: mean cross-entropy; None, as the next two, without validation images.
         validation_accuracy: share of 1.
         best_validation_accuracy: best so far, this epoch included.
         losses: means of the named parts of the training loss.
@@ -50,9 +50,9 @@ class EpochResult:
     lr: float
     train_loss: float
     train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    best_validation_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    best_validation_accuracy: float | None
     losses: dict[str, float]
     seconds: float
     device: str
@@ -62,7 +62,7 @@ class EpochResult:
 
     @property
     def is_best(self) -> bool:
-        """Whether this is the first epoch with the best accuracy so far."""
+        """Whether no earlier epoch was as accurate; true without validation images."""
         return self.state["best_epoch"] == self.epoch
 
     def figures(self) -> dict[str, Any]:
@@ -75,6 +75,9 @@ class EpochResult:
 
 LOSS = "loss_"
 """Prefix of the parts of the loss among the figures of an epoch."""
+
+OnStep = Callable[[int, int, Tensor], None]
+"""Takes (epoch, step in it, loss)."""
 
 FIGURES = [f.name for f in fields(EpochResult) if f.name not in ("losses", "student", "state")]
 """The other figures of an epoch."""
@@ -119,24 +122,33 @@ def _depthwise(model: nn.Module) -> bool:
     return any(m.groups > 1 for m in model.modules() if isinstance(m, nn.Conv2d))
 
 
-class _Network:
-    """A network where and how it runs fastest: device, memory format, autocast."""
+class Network:
+    """A network where and how it runs fastest: device, memory format, autocast, compilation.
 
-    def __init__(self, model: nn.Module, device: torch.device, precision: str):
+    The network itself is moved; called, it takes normalised images and gives logits and features.
+
+    Args:
+        model: returns logits and features.
+        device: where it goes.
+        config: gives precision and whether to compile.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, config: TrainConfig):
         self.device = device
-        self.dtype = pick_precision(precision, model, device)
+        self.dtype = pick_precision(config.precision, model, device)
         # Dense float32 convolutions are the one case that is slower channels_last on a CPU.
         dense_float32 = self.dtype == torch.float32 and not _depthwise(model)
         plain = device.type != "cuda" and dense_float32
         self.format = torch.contiguous_format if plain else torch.channels_last
         self.model = model.to(device).to(memory_format=self.format)
+        self.run = torch.compile(self.model) if config.compile else self.model
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         autocast = torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
         )
         with autocast:
-            return self.model(images.contiguous(memory_format=self.format))
+            return self.run(images.contiguous(memory_format=self.format))
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:
@@ -150,14 +162,23 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
     return build_model(config.model, num_classes, config.image_size)
 
 
+def seed_epoch(config: TrainConfig, epoch: int) -> None:
+    """Set the global random states to what `config.seed` fixes for an epoch."""
+    seed = derive_seed(config.seed, "epoch", epoch)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
 def fit(
     config: TrainConfig,
     train: Iterable[Batch],
-    validation: Iterable[Batch],
+    validation: Iterable[Batch] | None,
     *,
     num_classes: int,
     teacher: nn.Module | None = None,
     resume: dict[str, Any] | None = None,
+    on_step: OnStep | None = None,
 ) -> Iterator[EpochResult]:
     """Train a student, one epoch each time a result is asked for.
 
@@ -165,12 +186,14 @@ def fit(
         config: the run's settings.
         train: batches (images, labels, targets or None); one `for` over it is one epoch. Images
             are uint8 [B, 3, H, W], or floats that the loader has normalised.
-        validation: the same for the images on which epochs are compared.
+        validation: the same for the images on which epochs are compared; without any, the last
+            epoch counts as the best.
         num_classes: K.
         teacher: asked for targets where a batch brings none; it is put into eval mode and
             moved to the device, and its weights and statistics stay as they are.
         resume: `EpochResult.state` of an earlier run with the same settings; the run goes on after
             that epoch as if it had never stopped.
+        on_step: called after each step with the epoch, the step in it, from 1, and the loss.
 
     Yields:
         The result of each epoch, `config.epochs` in all.
@@ -180,15 +203,16 @@ def fit(
         DivergedError: the training loss is no longer finite.
     """
     device = pick_device(config.device)
-    student = _Network(build_student(config, num_classes), device, config.precision)
-    method = _build_method(config, student.model, teacher).to(device)
+    student = Network(build_student(config, num_classes), device, config)
+    method = method_for(config, student.model, teacher).to(device)
+    labels_alone = Student(config, [], None)
     guide = None
     if teacher is not None and method.uses_teacher:
-        guide = _Network(teacher.eval(), device, config.precision)
-    optimizer = _build_optimizer(config, [*student.model.parameters(), *method.parameters()])
+        guide = Network(teacher.eval(), device, config)
+    optimizer = build_optimizer(config, [*student.model.parameters(), *method.parameters()])
     progress: dict[str, Any] = {
         "epoch": 0,
-        "best_validation_accuracy": -1.0,
+        "best_validation_accuracy": None,
         "best_epoch": 0,
         "best_weights": {},
     }
@@ -200,35 +224,35 @@ def fit(
 
     for epoch in range(progress["epoch"] + 1, config.epochs + 1):
         started = time.perf_counter()
-        seed = derive_seed(config.seed, "epoch", epoch)
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
+        seed_epoch(config, epoch)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch)
         method.epoch = epoch
-        losses, train_accuracy = _train_epoch(student, guide, method, optimizer, train)
-        validation_loss, validation_accuracy = _evaluate(student, validation)
-        for name, value in {"training": losses["loss"], "validation": validation_loss}.items():
-            if not math.isfinite(value):
+        figures = one_pass(student, guide, method, train, optimizer, on_step)
+        measured: dict[str, Any] = {"loss": None, "accuracy": None}
+        if validation is not None:
+            measured = one_pass(student, None, labels_alone, validation)
+        for name, value in {"training": figures["loss"], "validation": measured["loss"]}.items():
+            if value is not None and not math.isfinite(value):
                 raise DivergedError(f"epoch {epoch}: the {name} loss became {value}")
         progress["epoch"] = epoch
-        if validation_accuracy > progress["best_validation_accuracy"]:
+        best = progress["best_validation_accuracy"]
+        if best is None or measured["accuracy"] > best:
             weights = student.model.state_dict()
             progress |= {
-                "best_validation_accuracy": validation_accuracy,
+                "best_validation_accuracy": measured["accuracy"],
                 "best_epoch": epoch,
                 "best_weights": {key: value.clone() for key, value in weights.items()},
             }
         yield EpochResult(
             epoch=epoch,
             lr=learning_rate(config, epoch),
-            train_loss=losses.pop("loss"),
-            train_accuracy=train_accuracy,
-            validation_loss=validation_loss,
-            validation_accuracy=validation_accuracy,
+            train_loss=figures.pop("loss"),
+            train_accuracy=figures.pop("accuracy"),
+            validation_loss=measured["loss"],
+            validation_accuracy=measured["accuracy"],
             best_validation_accuracy=progress["best_validation_accuracy"],
-            losses=losses,
+            losses=figures,
             seconds=time.perf_counter() - started,
             device=str(device),
             threads=torch.get_num_threads(),
@@ -242,7 +266,8 @@ def fit(
         )
 
 
-def _build_method(config: TrainConfig, student: nn.Module, teacher: nn.Module | None) -> Method:
+def method_for(config: TrainConfig, student: nn.Module, teacher: nn.Module | None) -> Method:
+    """Build a run's method for its networks, with the weights that `config.seed` fixes."""
     size = config.image_size
     torch.manual_seed(derive_seed(config.seed, "method"))
     return build_method(
@@ -252,7 +277,8 @@ def _build_method(config: TrainConfig, student: nn.Module, teacher: nn.Module | 
     )
 
 
-def _build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.SGD:
+def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.SGD:
+    """SGD as every run has it."""
     optimizer = torch.optim.SGD(
         parameters,
         lr=config.lr,
@@ -268,67 +294,64 @@ def _build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> tor
     return optimizer
 
 
-def _train_epoch(
-    student: _Network,
-    teacher: _Network | None,
+def one_pass(
+    student: Network,
+    teacher: Network | None,
     method: Method,
-    optimizer: torch.optim.Optimizer,
     batches: Iterable[Batch],
-) -> tuple[dict[str, float], float]:
-    """Train on every batch; give the means of the loss and its parts, and the accuracy.
+    optimizer: torch.optim.Optimizer | None = None,
+    on_step: OnStep | None = None,
+) -> dict[str, float]:
+    """Go through all batches once, and learn from them if there is an optimizer.
 
     Sums stay on the device until the end, so that no step waits for a number.
+
+    Args:
+        student: put into train mode, or into eval mode if there is no optimizer.
+        teacher: asked for targets where a batch brings none; None without one.
+        method: gives the loss; its epoch is the student's.
+        batches: see `fit`.
+        optimizer: of the student's parameters and the method's.
+        on_step: see `fit`.
+
+    Returns:
+        Means over the images: ``loss``, its named parts, and ``accuracy`` (share of 1).
+
+    Raises:
+        UserError: there is no batch.
     """
-    student.model.train()
-    method.train()
+    student.model.train(optimizer is not None)
+    method.train(optimizer is not None)
     totals: dict[str, Tensor] = {}
     right, count = torch.zeros((), device=student.device, dtype=torch.int64), 0
-    size = method.config.image_size
-    for images, labels, targets in batches:
-        if images.shape[2:] != (size, size):
-            raise UserError(
-                f"The training images are {tuple(images.shape[2:])}, but image_size is {size}."
-            )
-        images = normalise(images.to(student.device, non_blocking=True))
-        labels = labels.to(student.device, non_blocking=True)
-        if targets is not None:
-            targets = {k: v.to(student.device, non_blocking=True) for k, v in targets.items()}
-        elif teacher is not None:
-            with torch.no_grad():
-                targets = method.targets(*teacher(images))
-        logits, features = student(images)
-        parts = method(logits, features, targets, labels)
-        optimizer.zero_grad(set_to_none=True)
-        parts["loss"].backward()
-        optimizer.step()
-        for name, value in parts.items():
-            totals[name] = totals.get(name, 0) + value.detach() * len(labels)
-        right += (logits.detach().argmax(1) == labels).sum()
-        count += len(labels)
+    with torch.set_grad_enabled(optimizer is not None):
+        for step, (images, labels, targets) in enumerate(batches, start=1):
+            images = normalise(images.to(student.device, non_blocking=True))
+            labels = labels.to(student.device, non_blocking=True)
+            if targets is not None:
+                targets = {k: v.to(student.device, non_blocking=True) for k, v in targets.items()}
+            elif teacher is not None:
+                with torch.no_grad():
+                    targets = method.targets(*teacher(images))
+            logits, features = student(images)
+            parts = method(logits, features, targets, labels)
+            if optimizer is not None:
+                optimizer.zero_grad(set_to_none=True)
+                parts["loss"].backward()
+                optimizer.step()
+            for name, value in parts.items():
+                totals[name] = totals.get(name, 0) + value.detach() * len(labels)
+            right += (logits.detach().argmax(1) == labels).sum()
+            count += len(labels)
+            if on_step is not None:
+                on_step(method.epoch, step, parts["loss"])
     if not count:
-        raise UserError("There are no training images: the training loader gave no batch.")
-    return {name: total.item() / count for name, total in totals.items()}, right.item() / count
+        raise UserError("There are no images: the loader gave no batch.")
+    means = {name: total.item() / count for name, total in totals.items()}
+    return {**means, "accuracy": right.item() / count}
 
 
-@torch.no_grad()
-def _evaluate(network: _Network, batches: Iterable[Batch]) -> tuple[float, float]:
-    network.model.eval()
-    loss = torch.zeros((), device=network.device)
-    right, count = torch.zeros((), device=network.device, dtype=torch.int64), 0
-    for images, labels, _ in batches:
-        logits, _ = network(normalise(images.to(network.device)))
-        labels = labels.to(network.device)
-        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-        right += (logits.argmax(1) == labels).sum()
-        count += len(labels)
-    if not count:
-        raise UserError("There are no images to evaluate on: the loader gave no batch.")
-    return loss.item() / count, right.item() / count
-
-
-def evaluate(
-    model: nn.Module, batches: Iterable[Batch], config: TrainConfig
-) -> tuple[float, float]:
+def evaluate(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> dict[str, float]:
     """Measure a network.
 
     Args:
@@ -337,6 +360,8 @@ def evaluate(
         config: gives device and precision.
 
     Returns:
-        (mean cross-entropy, accuracy as a share of 1).
+        ``loss`` (mean cross-entropy) and ``accuracy`` (share of 1).
     """
-    return _evaluate(_Network(model, pick_device(config.device), config.precision), batches)
+    network = Network(model, pick_device(config.device), config)
+    figures = one_pass(network, None, Student(config, [], None), batches)
+    return {"loss": figures["loss"], "accuracy": figures["accuracy"]}

@@ -21,14 +21,16 @@ FLOORS = {
     "teacher": 5,
     "export": 5,
     "reports": 5,
+    "maps": 5,
     "training": 6,
     "run": 7,
-    "at": 8,
-    "fitnets": 8,
-    "tuning": 8,
-    "cli": 9,
-    "__main__": 10,
-    "__init__": 10,
+    "notebook": 8,
+    "at": 9,
+    "fitnets": 9,
+    "tuning": 9,
+    "cli": 10,
+    "__main__": 11,
+    "__init__": 11,
 }
 ROOMS_OF_RAY = {"tuning"}
 LATE_IMPORTS = {"cli", "__init__"}

@@ -45,9 +45,9 @@ def test_weights_and_test_figures_are_those_of_the_best_validation_epoch(folder)
     result = run_training(config)
     data = find_images(str(folder))
     batches = Batches(decode(data.validation, SIZE), data.validation.labels)
-    assert evaluate(result["model"], batches, config)[1] == result["best_accuracy"]
+    assert evaluate(result["model"], batches, config)["accuracy"] == result["best_accuracy"]
     batches = Batches(decode(data.test, SIZE), data.test.labels)
-    assert evaluate(result["model"], batches, config)[1] == result["test_results"]["accuracy"]
+    assert evaluate(result["model"], batches, config) == result["test_results"]
     assert load_model("checkpoints/x_best.pth")["validation_accuracy"] == result["best_accuracy"]
 
 
@@ -154,7 +154,7 @@ def test_a_teacher_keeps_its_best_weights_in_one_file(folder, tmp_path):
     best = max(result["validation_accuracy"], 0)
     data = find_images(str(folder))
     batches = Batches(decode(data.validation, SIZE), data.validation.labels)
-    assert evaluate(loaded["model"], batches, config)[1] == best
+    assert evaluate(loaded["model"], batches, config)["accuracy"] == best
     content = out.read_bytes()
     with pytest.raises(UserError, match="exists already"):
         train_teacher(config, out)

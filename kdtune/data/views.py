@@ -4,14 +4,16 @@ A split is decoded once into one uint8 array in memory; a process that runs many
 it once for all of them. Processes do not share the array, and it must fit into memory.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image as Pillow
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from kdtune.config import TrainConfig
 from kdtune.data.images import Image, ImageData, Split
@@ -40,23 +42,48 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def augmentation(image_size: int) -> v2.Transform:
-    """Random crop with padding of an eighth, flip, rotation by up to 10°, colour jitter."""
+    """Random crop with padding of an eighth, flip, rotation by up to 10°, colour jitter.
+
+    Crop and rotation follow the image's size: 4 px of 32 (as is usual on CIFAR), 16 px of 128.
+    """
     return v2.Compose(
         [
             v2.RandomCrop(image_size, padding=image_size // 8),
             v2.RandomHorizontalFlip(),
-            v2.RandomRotation(10),
+            v2.RandomRotation(10, interpolation=InterpolationMode.BILINEAR),
             v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
         ]
     )
 
 
-def decode(split: Split, image_size: int) -> np.ndarray:
+def augment_images(images: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Transform each image at random, as its own seed says.
+
+    What becomes of an image depends neither on its neighbours nor on the process that does it.
+
+    Args:
+        images: uint8 [B, 3, S, S].
+        seeds: B of them.
+
+    Returns:
+        uint8 [B, 3, S, S]; the global random state stays as it was.
+    """
+    transform = augmentation(images.shape[-1])
+    done = torch.empty_like(images)
+    with torch.random.fork_rng(devices=[]):
+        for i, seed in enumerate(seeds):
+            torch.default_generator.manual_seed(seed)
+            done[i] = transform(images[i])
+    return done
+
+
+def decode(split: Split, image_size: int, workers: int = 1) -> np.ndarray:
     """Decode a split and resize every image to a square.
 
     Args:
         split: the images.
         image_size: height and width, in pixels; the aspect ratio is not kept.
+        workers: threads; more than there are cores are not started.
 
     Returns:
         uint8 [N, 3, image_size, image_size].
@@ -65,9 +92,20 @@ def decode(split: Split, image_size: int) -> np.ndarray:
         UserError: a file is not a readable image; it is named.
     """
     pixels = np.empty((len(split), 3, image_size, image_size), dtype=np.uint8)
-    for i, image in enumerate(split.images):
-        pixels[i] = _decode_one(image, image_size)
+
+    def decode_into(i: int) -> None:
+        pixels[i] = _decode_one(split.images[i], image_size)
+
+    with ThreadPoolExecutor(max(1, usable_workers(workers))) as threads:
+        for _ in threads.map(decode_into, range(len(split)), chunksize=64):
+            pass
     return pixels
+
+
+def usable_workers(workers: int) -> int:
+    """At most as many workers as there are cores for this process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(workers, cores or 1)
 
 
 def _decode_one(image: Image, image_size: int) -> np.ndarray:
@@ -87,19 +125,42 @@ def _square(image: Pillow.Image, image_size: int) -> np.ndarray:
     return np.asarray(square).transpose(2, 0, 1)
 
 
+class Order:
+    """Which images make up which batch; every `for` is one pass.
+
+    The order of a shuffled pass, and the seed of its augmentation, are drawn from torch's global
+    random state, which the loop seeds for each epoch.
+
+    Args:
+        count: N, the number of images.
+        batch_size: images a batch; a last batch of a single image is left out when shuffling,
+            since batch norm cannot be trained on it.
+        shuffle: True for training.
+    """
+
+    def __init__(self, count: int, batch_size: int, shuffle: bool):
+        self.count, self.batch_size, self.shuffle = count, batch_size, shuffle
+
+    def __len__(self) -> int:
+        lone = self.shuffle and self.count % self.batch_size == 1
+        return -(-self.count // self.batch_size) - lone
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        order = torch.randperm(self.count) if self.shuffle else torch.arange(self.count)
+        seed = int(torch.randint(2**62, ())) if self.shuffle else 0
+        for chosen in order.split(self.batch_size)[: len(self)]:
+            yield chosen, seed
+
+
 class Batches:
     """The batches of one split, from memory; every `for` is one pass over it.
-
-    The order of a shuffled pass and the augmentation are drawn from torch's global random state,
-    which the loop seeds for each epoch.
 
     Args:
         pixels: uint8 [N, 3, H, W].
         labels: class indices, N of them.
-        batch_size: images a batch; a last batch of a single image is left out when shuffling,
-            since batch norm cannot be trained on it.
+        batch_size: images a batch, see `Order`.
         shuffle: True for training.
-        augment: transform each image at random.
+        augmented: transform each image at random, anew in every pass.
     """
 
     def __init__(
@@ -108,23 +169,21 @@ class Batches:
         labels: Sequence[int],
         batch_size: int = EVALUATION_BATCH,
         shuffle: bool = False,
-        augment: bool = False,
+        augmented: bool = False,
     ):
         self.pixels = torch.from_numpy(pixels)
         self.labels = torch.tensor(labels, dtype=torch.int64)
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.transform = augmentation(pixels.shape[-1]) if augment else None
+        self.order = Order(len(self.labels), batch_size, shuffle)
+        self.augmented = augmented
+
+    def __len__(self) -> int:
+        return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        count = len(self.labels)
-        order = torch.randperm(count) if self.shuffle else torch.arange(count)
-        for chosen in order.split(self.batch_size):
-            if self.shuffle and len(chosen) == 1:
-                continue
+        for chosen, seed in self.order:
             images = self.pixels[chosen]
-            if self.transform is not None:
-                images = torch.stack([self.transform(image) for image in images])
+            if self.augmented:
+                images = augment_images(images, (chosen + seed).tolist())
             yield images, self.labels[chosen], None
 
 
@@ -141,7 +200,11 @@ class RunData:
     def train_batches(self, config: TrainConfig) -> Batches:
         """Training images in the batches that the run's settings ask for."""
         return Batches(
-            self.train, self.train_labels, config.batch_size, shuffle=True, augment=config.augment
+            self.train,
+            self.train_labels,
+            config.batch_size,
+            shuffle=True,
+            augmented=config.augment,
         )
 
     def validation_batches(self) -> Batches:
@@ -149,16 +212,12 @@ class RunData:
         return Batches(self.validation, self.validation_labels)
 
 
-def decode_run(data: ImageData, image_size: int) -> RunData:
-    """Decode the training and validation images of a data set.
-
-    Raises:
-        UserError: see `decode`.
-    """
+def decode_run(data: ImageData, image_size: int, workers: int = 1) -> RunData:
+    """Decode the training and validation images of a data set, see `decode`."""
     return RunData(
-        decode(data.train, image_size),
+        decode(data.train, image_size, workers),
         data.train.labels,
-        decode(data.validation, image_size),
+        decode(data.validation, image_size, workers),
         data.validation.labels,
         data.classes,
     )

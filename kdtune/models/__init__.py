@@ -8,7 +8,7 @@ one entry in `MODELS`.
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdtune.errors import UserError, nearest
 from kdtune.models.multibranch import MultiBranchNet
@@ -51,9 +51,36 @@ def feature_shapes(model: nn.Module, image_size: int) -> list[tuple[int, int, in
 
     Returns:
         (C, H, W) of each stage for square images of `image_size` pixels.
+
+    Raises:
+        UserError: the network does not return logits and features.
+    """
+    _, features = look(model, torch.zeros(1, 3, image_size, image_size))
+    return [(f.shape[1], f.shape[2], f.shape[3]) for f in features]
+
+
+@torch.no_grad()
+def look(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Run a network once as it is: in eval mode and float32, without gradients or traces.
+
+    Args:
+        model: stays on its device, and in its mode afterwards.
+        images: floats [B, 3, H, W], normalised.
+
+    Returns:
+        Logits [B, K], and one map [B, C, H, W] a stage.
+
+    Raises:
+        UserError: the network does not return these.
     """
     training = model.training
-    device = next(model.parameters()).device
-    _, features = model.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
-    model.train(training)
-    return [(f.shape[1], f.shape[2], f.shape[3]) for f in features]
+    try:
+        outputs = model.eval()(images.to(next(model.parameters()).device))
+    finally:
+        model.train(training)
+    if not (isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], list)):
+        raise UserError(
+            f"A {type(model).__name__} does not return (logits, [a map a stage]), as kdtune's "
+            "networks do; ResNets of torchvision's do so once load_teacher_model has loaded them."
+        )
+    return outputs

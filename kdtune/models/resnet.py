@@ -1,11 +1,14 @@
 """torchvision's ResNets, with every stage's feature map beside the logits.
 
-Parameter names are torchvision's, so its checkpoints load as they are. Images under 64 px get
-the 3×3 stride-1 stem without max-pool that is usual on CIFAR.
+Parameter names are torchvision's, so its checkpoints load as they are. Students on images under
+64 px get the 3×3 stride-1 stem without max-pool that is usual on CIFAR.
 """
+
+from collections.abc import Mapping
 
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 SMALL_IMAGE = 64
 """Images below this many pixels would be shrunk to almost nothing by the ImageNet stem."""
@@ -16,17 +19,17 @@ class ResNet(nn.Module):
 
     Args:
         network: the torchvision network whose layers are used.
-        image_size: height and width of the images, in pixels.
+        small_stem: begin with a 3×3 convolution of stride 1, without max-pool.
     """
 
-    def __init__(self, network: torchvision.models.ResNet, image_size: int):
+    def __init__(self, network: torchvision.models.ResNet, small_stem: bool):
         super().__init__()
         self.conv1, self.bn1, self.relu = network.conv1, network.bn1, network.relu
         self.maxpool: nn.Module = network.maxpool
         self.layer1, self.layer2 = network.layer1, network.layer2
         self.layer3, self.layer4 = network.layer3, network.layer4
         self.fc = network.fc
-        if image_size < SMALL_IMAGE:
+        if small_stem:
             self.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.maxpool = nn.Identity()
@@ -43,9 +46,47 @@ class ResNet(nn.Module):
 
 def resnet18(num_classes: int, image_size: int) -> ResNet:
     """ResNet-18 (He et al. 2016): 64, 128, 256, 512 channels."""
-    return ResNet(torchvision.models.resnet18(num_classes=num_classes), image_size)
+    network = torchvision.models.resnet18(num_classes=num_classes)
+    return ResNet(network, small_stem=image_size < SMALL_IMAGE)
 
 
 def resnet50(num_classes: int, image_size: int) -> ResNet:
     """ResNet-50 (He et al. 2016): 256, 512, 1024, 2048 channels."""
-    return ResNet(torchvision.models.resnet50(num_classes=num_classes), image_size)
+    network = torchvision.models.resnet50(num_classes=num_classes)
+    return ResNet(network, small_stem=image_size < SMALL_IMAGE)
+
+
+def resnet_of_weights(weights: Mapping[str, Tensor]) -> tuple[str, ResNet]:
+    """Build the ResNet of torchvision's whose weights these are, of any depth and width.
+
+    Blocks, widths, classes and stem are read from names and shapes. A 3×3 first convolution is
+    taken for the CIFAR stem, with stride 1 and without max-pool; a 7×7 one for ImageNet's.
+
+    Args:
+        weights: a `state_dict` with torchvision's names.
+
+    Returns:
+        The architecture's name, such as ``ResNet34``, and the network with these weights.
+
+    Raises:
+        LookupError: they are not a ResNet's.
+        RuntimeError: a weight is missing, is too many or has another shape.
+    """
+    stem, head, inner = (
+        weights[key].shape for key in ("conv1.weight", "fc.weight", "layer1.0.conv2.weight")
+    )
+    block = Bottleneck if "layer1.0.conv3.weight" in weights else BasicBlock
+    blocks = [
+        len({key.split(".")[1] for key in weights if key.startswith(f"layer{stage}.")})
+        for stage in (1, 2, 3, 4)
+    ]
+    width = inner[1]
+    groups = inner[0] // width
+    network = torchvision.models.ResNet(
+        block, blocks, num_classes=head[0], groups=groups, width_per_group=width
+    )
+    depth = 2 + sum(blocks) * (3 if block is Bottleneck else 2)
+    variant = "" if (groups, width) == (1, 64) else f"-{groups}x{width}"
+    model = ResNet(network, small_stem=stem[2:] == (3, 3))
+    model.load_state_dict(weights)
+    return f"ResNet{depth}{variant}", model

@@ -106,7 +106,7 @@ def _check(sweep: SweepConfig) -> tuple[SweepConfig, dict[str, Space], Event]:
     if sweep.teacher is not None:
         teacher = load_teacher(sweep.teacher, data.classes, sweep.image_size)
         summary = teacher_summary(sweep.teacher)
-        image_size = summary["image_size"]
+        image_size = summary["image_size"] or image_size
     sweep = sweep.model_copy(
         update={
             "image_size": image_size,

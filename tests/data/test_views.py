@@ -58,7 +58,7 @@ def test_evaluation_batches_come_in_order_and_complete():
 def test_the_global_seed_fixes_the_order_and_the_augmentation():
     def one_pass(seed):
         torch.manual_seed(seed)
-        batches = Batches(PIXELS, LABELS, batch_size=4, shuffle=True, augment=True)
+        batches = Batches(PIXELS, LABELS, batch_size=4, shuffle=True, augmented=True)
         return [(images, labels) for images, labels, _ in batches]
 
     first, again, other = one_pass(1), one_pass(1), one_pass(2)
@@ -80,6 +80,6 @@ def test_a_lone_last_image_is_left_out_of_training():
 
 
 def test_augmentation_keeps_shape_and_type():
-    images, _, _ = next(iter(Batches(PIXELS, LABELS, augment=True)))
+    images, _, _ = next(iter(Batches(PIXELS, LABELS, augmented=True)))
     assert images.shape == (10, 3, 8, 8) and images.dtype == torch.uint8
     assert not torch.equal(images, torch.from_numpy(PIXELS))

@@ -1,0 +1,111 @@
+"""DataLoaders of an image folder, for notebooks.
+
+They decode in worker processes whenever an image is asked for, so data need not fit into memory;
+a sweep decodes once instead. Both give the same batches in the same order.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kdtune.config import TrainConfig
+from kdtune.data.images import Split, find_images
+from kdtune.data.views import (
+    EVALUATION_BATCH,
+    Order,
+    augment_images,
+    decode,
+    normalise,
+    usable_workers,
+)
+
+
+@dataclass(frozen=True)
+class Images(Dataset[tuple[Tensor, Tensor]]):
+    """The images of one split, a batch at a time.
+
+    Attributes:
+        split: the images, undecoded.
+        classes: class names, in the order of the labels.
+        image_size: height and width of the batches, in pixels.
+        augmented: transform each image at random.
+    """
+
+    split: Split
+    classes: tuple[str, ...]
+    image_size: int
+    augmented: bool
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, batch: tuple[Tensor, int]) -> tuple[Tensor, Tensor]:
+        """Decode one batch, (indices [B], seed): images float [B, 3, H, W], and labels [B]."""
+        chosen, seed = batch
+        part = Split(
+            [self.split.images[i] for i in chosen], [self.split.labels[i] for i in chosen]
+        )
+        images = torch.from_numpy(decode(part, self.image_size))
+        if self.augmented:
+            images = augment_images(images, (chosen + seed).tolist())
+        return normalise(images), torch.from_numpy(np.asarray(part.labels, dtype=np.int64))
+
+
+def prepare_dataloaders(
+    data_dir: str = "data",
+    batch_size: int = 32,
+    num_workers: int = 4,
+    augment: bool = False,
+    image_size: int = 128,
+) -> tuple[DataLoader, DataLoader, DataLoader | None]:
+    """Make the loaders of an image folder.
+
+    `train_at(config, *prepare_dataloaders(...))` gives the numbers that `train_at` gives with the
+    same `data_dir`, `batch_size`, `augment` and `image_size` in its config, for any `num_workers`.
+
+    Args:
+        data_dir: an ImageFolder, or the name of a built-in data set; split as `find_images` does.
+        batch_size: images in a training batch.
+        num_workers: processes that decode, at most one a core; 0 decodes in this process.
+        augment: random crops, flips, rotations and colours for the training images.
+        image_size: pixels; images are resized to a square.
+
+    Returns:
+        Training, validation and test loader; the last is None where there are no test images.
+        A batch is (images float [B, 3, H, W], normalised; labels [B]); ``loader.dataset.classes``
+        has the names.
+
+    Raises:
+        UserError: a setting is out of range, or the folder is no good.
+    """
+    config = TrainConfig.check(
+        {
+            "data_dir": data_dir,
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "augment": augment,
+            "image_size": image_size,
+        }
+    )
+    data = find_images(config.data_dir)
+    workers = usable_workers(config.num_workers)
+
+    def loader(split: Split, training: bool) -> DataLoader:
+        return DataLoader(
+            Images(split, data.classes, config.image_size, training and config.augment),
+            batch_size=None,  # a batch is made at once
+            sampler=Order(len(split), batch_size if training else EVALUATION_BATCH, training),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else it draws from the state that fixes the order
+        )
+
+    return (
+        loader(data.train, True),
+        loader(data.validation, False),
+        loader(data.test, False) if data.test is not None else None,
+    )

@@ -1,0 +1,179 @@
+"""What the notebook faces of the methods share: one step, one epoch, one evaluation.
+
+`train_at` and `train_fitnets` need none of it. It is for those who write the loop over the epochs
+themselves; each function is a piece of THE loop, so a loop made of them gives its numbers.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor, nn
+
+from kdtune.config import OF_A_RUNS_FILES, TrainConfig
+from kdtune.data.views import normalise
+from kdtune.errors import UserError
+from kdtune.methods import Method
+from kdtune.methods.method import Parts
+from kdtune.run import Loader, Pairs
+from kdtune.teacher import load_teacher
+from kdtune.training import Network, evaluate, method_for, one_pass, pick_device, seed_epoch
+
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, Method]] = WeakKeyDictionary()
+"""Each student's method, which holds its regressor, and for what that was built."""
+
+
+def load_teacher_model(
+    teacher_path: str | Path, num_classes: int | None = None, device: str | torch.device = "auto"
+) -> nn.Module:
+    """Load a teacher in eval mode, without gradients.
+
+    Args:
+        teacher_path: a checkpoint of kdtune's, or a `state_dict` of a ResNet of torchvision's;
+            see `load_model`.
+        num_classes: K; None accepts what the teacher knows.
+        device: where it goes.
+
+    Raises:
+        UserError: the file holds no network that can be a teacher, or one for other classes.
+    """
+    return load_teacher(teacher_path, num_classes=num_classes).to(pick_device(str(device)))
+
+
+def compute_loss(
+    student_model: nn.Module,
+    teacher_model: nn.Module | None,
+    x: Tensor,
+    y: Tensor,
+    config: TrainConfig,
+) -> Parts:
+    """The loss of one batch, with gradients for the student; see `compute_at_loss`."""
+    student, teacher, method = _set_up(student_model, teacher_model, config)
+    images, labels = normalise(x.to(student.device)), y.to(student.device)
+    targets = None
+    if teacher is not None:
+        with torch.no_grad():
+            targets = method.targets(*teacher(images))
+    return method(*student(images), targets, labels)
+
+
+def train_epoch(
+    student_model: nn.Module,
+    teacher_model: nn.Module | None,
+    train_loader: Loader,
+    optimizer: torch.optim.Optimizer,
+    device: str | torch.device,
+    config: Mapping[str, Any],
+) -> dict[str, float]:
+    """Train for one epoch.
+
+    FitNets' regressor belongs to the student, teacher and config with which it was first asked
+    for, lives as long as the student, and is trained along: its parameters are added to the
+    optimizer where they are missing. The epochs of a student are counted from its first one here;
+    `config["seed"]` and that number fix the epoch's random states, as in `train_at`.
+
+    Args:
+        student_model: returns logits and features; moved to the device and put into train mode.
+        teacher_model: likewise, in eval mode; None trains on the labels alone.
+        train_loader: batches (images [B, 3, H, W], labels [B]).
+        optimizer: of the student's parameters; its learning rate is the caller's to change.
+        device: where to train; it counts, not the config's.
+        config: complete settings, as `create_at_config` and `create_fitnets_config` make them.
+
+    Returns:
+        Means over the images: ``loss``, its parts (``classification``, ``kd``, ``kd_weighted``,
+        ...) and ``accuracy`` (share of 1).
+
+    Raises:
+        UserError: the settings, the loader or the networks are no good.
+    """
+    settings = _settings(config, device)
+    student, teacher, method = _set_up(student_model, teacher_model, settings)
+    present = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if missing := [p for p in method.parameters() if id(p) not in present]:
+        optimizer.add_param_group({"params": missing})
+    method.epoch += 1
+    seed_epoch(settings, method.epoch)
+    batches = Pairs(train_loader, "train_loader", settings.image_size)
+    return one_pass(student, teacher, method, batches, optimizer)
+
+
+def validate(
+    student_model: nn.Module,
+    teacher_model: nn.Module | None,
+    val_loader: Loader,
+    device: str | torch.device,
+    config: Mapping[str, Any],
+) -> dict[str, float]:
+    """Measure what `train_epoch` minimises on images that are not learned from.
+
+    Args:
+        student_model: see `train_epoch`; put into eval mode.
+        teacher_model: see `train_epoch`; None measures the classification alone.
+        val_loader: batches (images [B, 3, H, W], labels [B]).
+        device: where to compute; it counts, not the config's.
+        config: see `train_epoch`.
+
+    Returns:
+        As `train_epoch`; ``classification`` is what a run calls its validation loss.
+
+    Raises:
+        UserError: the settings, the loader or the networks are no good.
+    """
+    settings = _settings(config, device)
+    student, teacher, method = _set_up(student_model, teacher_model, settings)
+    return one_pass(student, teacher, method, Pairs(val_loader, "val_loader", settings.image_size))
+
+
+def evaluate_model(
+    model: nn.Module,
+    test_loader: Loader,
+    device: str | torch.device | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Measure a network on labelled images.
+
+    Args:
+        model: returns logits and features; moved to the device and put into eval mode.
+        test_loader: batches (images [B, 3, H, W], labels [B]).
+        device: where to compute; if not given, the config's.
+        config: settings of the run that the model comes from, for device and precision.
+
+    Returns:
+        ``loss`` (mean cross-entropy) and ``accuracy`` (share of 1).
+
+    Raises:
+        UserError: the settings or the loader are no good.
+    """
+    settings = TrainConfig.check({**(config or {}), **({"device": str(device)} if device else {})})
+    return evaluate(model, Pairs(test_loader, "test_loader"), settings)
+
+
+def _settings(config: Mapping[str, Any], device: str | torch.device) -> TrainConfig:
+    if "method" not in config:
+        raise UserError(
+            "The config does not name its method; make it with create_at_config or "
+            "create_fitnets_config."
+        )
+    return TrainConfig.check({**config, "device": str(device)})
+
+
+def _set_up(
+    student: nn.Module, teacher: nn.Module | None, config: TrainConfig
+) -> tuple[Network, Network | None, Method]:
+    """Put networks where they run, and find the method that belongs to them."""
+    settings = config.model_dump(exclude=OF_A_RUNS_FILES | {"device"})
+    key = (settings, ref(teacher) if teacher is not None else None)
+    known, method = _KNOWN.get(student, (None, None))
+    if method is None or known != key:
+        with torch.random.fork_rng(devices=[]):
+            method = method_for(config, student, teacher)
+        method.epoch = 0
+        _KNOWN[student] = (key, method)
+    device = pick_device(config.device)
+    guide = None
+    if teacher is not None and method.uses_teacher:
+        guide = Network(teacher.eval(), device, config)
+    return Network(student, device, config), guide, method.to(device)
