@@ -4,6 +4,7 @@ What others saved is read too, if it is a `state_dict` of one of torchvision's R
 """
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(path.read_bytes())
-        # weights_only is passed although it is the default: an environment variable can undo that.
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # TorchScript is refused below
+            # It is passed although it is the default: an environment variable can undo that.
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.") from None
     except OSError as error:

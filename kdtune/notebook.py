@@ -5,6 +5,7 @@ themselves; each function is a piece of THE loop, so a loop made of them gives i
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -21,8 +22,18 @@ from kdtune.run import Loader, Pairs
 from kdtune.teacher import load_teacher
 from kdtune.training import Network, evaluate, method_for, one_pass, pick_device, seed_epoch
 
-_KNOWN: WeakKeyDictionary[nn.Module, tuple[Any, Method]] = WeakKeyDictionary()
-"""Each student's method, which holds its regressor, and for what that was built."""
+
+@dataclass
+class _Lesson:
+    """A student's method, which holds its regressor; for what it was built; epochs so far."""
+
+    method: Method
+    built_for: object
+    epochs: int = 0
+
+
+_LESSONS: WeakKeyDictionary[nn.Module, _Lesson] = WeakKeyDictionary()
+"""By student."""
 
 
 def load_teacher_model(
@@ -94,7 +105,9 @@ def train_epoch(
     present = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if missing := [p for p in method.parameters() if id(p) not in present]:
         optimizer.add_param_group({"params": missing})
-    method.epoch += 1
+    lesson = _LESSONS[student_model]
+    lesson.epochs += 1
+    method.epoch = lesson.epochs
     seed_epoch(settings, method.epoch)
     batches = Pairs(train_loader, "train_loader", settings.image_size)
     return one_pass(student, teacher, method, batches, optimizer)
@@ -166,12 +179,10 @@ def _set_up(
     """Put networks where they run, and find the method that belongs to them."""
     settings = config.model_dump(exclude=OF_A_RUNS_FILES | {"device"})
     key = (settings, ref(teacher) if teacher is not None else None)
-    known, method = _KNOWN.get(student, (None, None))
-    if method is None or known != key:
+    if student not in _LESSONS or _LESSONS[student].built_for != key:
         with torch.random.fork_rng(devices=[]):
-            method = method_for(config, student, teacher)
-        method.epoch = 0
-        _KNOWN[student] = (key, method)
+            _LESSONS[student] = _Lesson(method_for(config, student, teacher), key)
+    method = _LESSONS[student].method
     device = pick_device(config.device)
     guide = None
     if teacher is not None and method.uses_teacher:

@@ -2,10 +2,13 @@
 
 import argparse
 import os
+import warnings
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+import torchvision
 from conftest import small_config
 
 from kdtune.checkpoints import load_model, read_checkpoint, save_model
@@ -98,3 +101,118 @@ def test_other_files_are_refused_in_a_sentence(tmp_path, make, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         read_checkpoint(tmp_path / "x.pth")
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+
+
+def wrapped(key):
+    return lambda weights: {key: weights, "epoch": 3, "optimizer": {"state": {}}}
+
+
+def prefixed(prefix):
+    return lambda weights: {prefix + name: tensor for name, tensor in weights.items()}
+
+
+SAVED_AS = {
+    "plain": lambda weights: weights,
+    "state_dict": wrapped("state_dict"),
+    "model": wrapped("model"),
+    "model_state_dict": wrapped("model_state_dict"),
+    "DataParallel": prefixed("module."),
+    "compiled": prefixed("_orig_mod."),
+    "both": prefixed("_orig_mod.module."),
+    "wrapped and prefixed": lambda weights: wrapped("state_dict")(prefixed("model.")(weights)),
+}
+
+
+@pytest.mark.parametrize("saved_as", SAVED_AS)
+def test_a_state_dict_of_torchvision_loads_however_it_was_wrapped(tmp_path, saved_as):
+    theirs = torchvision.models.resnet18(num_classes=5).eval()
+    torch.save(SAVED_AS[saved_as](theirs.state_dict()), tmp_path / "teacher.pt")
+    loaded = load_model(tmp_path / "teacher.pt")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(loaded["model"](images)[0], theirs(images), atol=1e-5)
+    assert (loaded["architecture"], loaded["num_classes"]) == ("ResNet18", 5)
+    assert loaded["classes"] is None and loaded["config"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        ("resnet34", "ResNet34"),
+        ("resnet50", "ResNet50"),
+        ("resnet101", "ResNet101"),
+        ("wide_resnet50_2", "ResNet50-1x128"),
+        ("resnext50_32x4d", "ResNet50-32x4"),
+    ],
+)
+def test_architecture_and_classes_are_read_from_the_shapes(tmp_path, name, architecture):
+    theirs = getattr(torchvision.models, name)(num_classes=7).eval()
+    safetensors.torch.save_file(theirs.state_dict(), tmp_path / "teacher.safetensors")
+    loaded = load_model(tmp_path / "teacher.safetensors")
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(loaded["model"](images)[0], theirs(images), atol=1e-5)
+    assert (loaded["architecture"], loaded["num_classes"]) == (architecture, 7)
+
+
+def test_the_stem_is_read_from_the_shapes(tmp_path):
+    ours = build_model("ResNet18", 4, 32).eval()
+    torch.save(ours.state_dict(), tmp_path / "small.pth")
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path / "small.pth")["model"](images)[0], ours(images)[0])
+
+
+def other_network(path):
+    torch.save(torchvision.models.mobilenet_v3_small().state_dict(), path)
+
+
+def without_head(path):
+    weights = torchvision.models.resnet18().state_dict()
+    torch.save({k: v for k, v in weights.items() if not k.startswith("fc.")}, path)
+
+
+def without_a_layer(path):
+    weights = torchvision.models.resnet18().state_dict()
+    torch.save({k: v for k, v in weights.items() if "layer4.1.conv2" not in k}, path)
+
+
+def whole_module(path):
+    torch.save(torchvision.models.resnet18(), path)
+
+
+def program(path):
+    # torch says that TorchScript is deprecated, but files of it stay around
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (
+            other_network,
+            r"holds \d+ tensors, the first 'features.0.0.weight' \[16, 3, 3, 3\]",
+        ),
+        (without_head, r"the first 'conv1.weight' \[64, 3, 7, 7\]; expected is a checkpoint"),
+        (without_a_layer, "looks like a ResNet.*Missing.*layer4.1.conv2.weight"),
+        (whole_module, r"\(torchvision.models.resnet.ResNet\); save the network's state_dict"),
+        (program, "it holds a program"),
+        (lambda path: torch.save([1, 2], path), "holds no state_dict, but list; expected"),
+        (lambda path: torch.save({"a": 1}, path), r"holds no state_dict, but \['a'\]; expected"),
+    ],
+)
+def test_a_teacher_that_is_none_is_a_sentence(tmp_path, make, sentence):
+    make(tmp_path / "x.pth")
+    with pytest.raises(UserError, match=sentence) as error:
+        load_model(tmp_path / "x.pth")
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 100])
+def test_broken_safetensors_are_a_sentence(tmp_path, content):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="is not a readable checkpoint"):
+        load_model(tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="There is no file"):
+        load_model(tmp_path / "y.safetensors")

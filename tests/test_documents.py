@@ -109,7 +109,9 @@ def test_every_function_has_the_parameters_of_the_document(document):
         ours = inspect.signature(getattr(module, name)).parameters
         names = [a.arg for a in (*theirs.args, *filter(None, [theirs.kwarg]))]
         assert list(ours) == names, name
-        for parameter, value in zip(reversed(theirs.args), reversed(theirs.defaults), strict=False):
+        for parameter, value in zip(
+            reversed(theirs.args), reversed(theirs.defaults), strict=False
+        ):
             assert ours[parameter.arg].default == ast.literal_eval(value), name
         assert inspect.getdoc(getattr(module, name))
 

@@ -1,0 +1,72 @@
+"""DataLoaders of a folder: the same batches as those of a run, from any number of processes."""
+
+import pytest
+import torch
+from conftest import SIZE, write_digits
+
+from kdtune import prepare_dataloaders
+from kdtune.at import train_at
+from kdtune.data.images import find_images
+from kdtune.data.views import Batches, decode, normalise
+from kdtune.errors import UserError
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_a_run(folder, workers, augment):
+    loaders = prepare_dataloaders(str(folder), 16, workers, augment, SIZE)
+    data = find_images(str(folder))
+    pixels = decode(data.train, SIZE)
+    ours = Batches(pixels, data.train.labels, 16, shuffle=True, augmented=augment)
+    for epoch in (1, 2):
+        torch.manual_seed(epoch)
+        expected = list(ours)
+        torch.manual_seed(epoch)
+        got = list(loaders[0])
+        assert len(got) == len(expected) == len(loaders[0]) == len(ours)
+        for (images, labels), (pixels, wanted, _) in zip(got, expected, strict=True):
+            assert torch.equal(images, normalise(pixels)) and torch.equal(labels, wanted)
+
+
+def test_loaders_know_their_data(folder):
+    train, validation, test = prepare_dataloaders(str(folder), 16, 0, image_size=SIZE)
+    data = find_images(str(folder))
+    assert train.dataset.classes == data.classes
+    assert [len(x.dataset) for x in (train, validation, test)] == [140, 30, 30]
+    labels = torch.cat([labels for _, labels in test])
+    assert labels.tolist() == list(data.test.labels)
+    for images, _ in validation:
+        assert images.dtype == torch.float32 and images.shape[1:] == (3, SIZE, SIZE)
+
+
+def test_the_documents_defaults():
+    train, *_ = prepare_dataloaders("digits", num_workers=0)
+    images, labels = next(iter(train))
+    assert images.shape == (32, 3, 128, 128) and labels.shape == (32,)
+
+
+def test_without_test_images_there_is_no_test_loader(tmp_path):
+    write_digits(tmp_path / "d" / "train", 4)
+    assert prepare_dataloaders(str(tmp_path / "d"), num_workers=0)[2] is None
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_run_on_loaders_is_the_run_on_the_folder(folder, tmp_path, monkeypatch, augment):
+    monkeypatch.chdir(tmp_path)
+    config = {
+        "data_dir": str(folder), "image_size": SIZE, "batch_size": 16, "epochs": 2,
+        "augment": augment,
+    }  # fmt: skip
+    whole = train_at(config)
+    loaders = prepare_dataloaders(str(folder), 16, 2, augment, SIZE)
+    own = train_at(config, *loaders)
+    for key in ("best_accuracy", "test_results"):
+        assert own[key] == whole[key]
+    assert [row["train_loss"] for row in own["training_history"]] == [
+        row["train_loss"] for row in whole["training_history"]
+    ]
+
+
+def test_a_setting_out_of_range_is_a_sentence(folder):
+    with pytest.raises(UserError, match="The setting batch_size cannot be 0"):
+        prepare_dataloaders(str(folder), batch_size=0)
