@@ -1,14 +1,21 @@
 """One run and its files."""
 
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from conftest import SIZE, small_config, write_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from kdtune import prepare_dataloaders
 from kdtune.at import create_at_config, train_at
-from kdtune.checkpoints import load_model
-from kdtune.config import settings_hash
+from kdtune.checkpoints import load_model, read_checkpoint
+from kdtune.config import TrainConfig, settings_hash
 from kdtune.data.images import find_images
 from kdtune.data.views import Batches, decode
 from kdtune.errors import UserError
@@ -21,6 +28,15 @@ from kdtune.training import evaluate
 @pytest.fixture(autouse=True)
 def in_a_new_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def foreign_teacher(tmp_path_factory):
+    """torchvision's ResNet18 with fresh weights, as torchvision would save it."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("foreign") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), path)
+    return path
 
 
 def test_a_run_leaves_its_files(folder, teacher_file, tmp_path, capsys):
@@ -51,23 +67,94 @@ def test_weights_and_test_figures_are_those_of_the_best_validation_epoch(folder)
     assert load_model("checkpoints/x_best.pth")["validation_accuracy"] == result["best_accuracy"]
 
 
-def test_a_run_goes_on_from_its_checkpoint(folder):
-    settings = dict(method="at", epochs=3, save_freq=1)
-    whole = run_training(small_config(folder, experiment_name="whole", **settings))
-    resumed = run_training(
-        small_config(
-            folder, experiment_name="rest", resume="checkpoints/whole_epoch_1.pth", **settings
-        )
-    )
+def without_times(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 
-    def figures(history):
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 
-    assert figures(resumed["training_history"]) == figures(whole["training_history"])[1:]
-    for key, value in whole["model"].state_dict().items():
-        assert torch.equal(value, resumed["model"].state_dict()[key])
-    with pytest.raises(UserError, match="is at epoch 3 of 3: nothing is left to train"):
+def same_tensors(a, b):
+    """Whether two nests of dicts and lists hold the same, tensors to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_tensors(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same_tensors, a, b))
+    return a == b
+
+
+RESUMED = {
+    "at": {"method": "at", "alpha": 0.5, "beta": 100.0},
+    "fitnets": {"method": "fitnets", "beta": 1.0},
+    "fitnets in its hint stage": {"method": "fitnets", "beta": 1.0, "hint_epochs": 3},
+}
+
+KILLED = """
+import os, signal, sys, json
+import torch
+from kdtune.config import TrainConfig
+from kdtune.run import _RunFiles, run_training
+torch.set_num_threads(1)
+keep = _RunFiles.keep
+def keep_and_die(self, result):
+    keep(self, result)
+    if result.epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+_RunFiles.keep = keep_and_die
+run_training(TrainConfig.check(json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_killed_run_goes_on_as_if_it_had_not_been(folder, foreign_teacher, case):
+    config = small_config(
+        folder, teacher_model=str(foreign_teacher), epochs=4, save_freq=1, step_size=1, gamma=0.5,
+        augment=True, **RESUMED[case],
+    )  # fmt: skip
+    whole = run_training(config.model_copy(update={"experiment_name": "whole"}))
+    killed = {**config.model_dump(), "experiment_name": "x"}
+    done = subprocess.run([sys.executable, "-c", KILLED, json.dumps(killed)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert not Path("checkpoints/x_final.pth").exists()
+    again = {**config.model_dump(), "resume": "checkpoints/x_epoch_2.pth"}
+    resumed = run_training(TrainConfig.check(again))
+    assert resumed["experiment_name"] == "x"  # it goes on under its name
+    for key in ("best_accuracy", "test_results"):
+        assert resumed[key] == whole[key]
+    assert without_times(resumed["training_history"]) == without_times(whole["training_history"])
+    assert len(resumed["training_history"]) == 4
+    first, second = (read_checkpoint(f"checkpoints/{n}_final.pth") for n in ("whole", "x"))
+    assert same_tensors(first["training"], second["training"])
+    assert same_tensors(first["weights"], second["weights"])
+    events = EventAccumulator("logs/x").Reload()
+    assert [e.step for e in events.Scalars("train_loss")] == [1, 2, 3, 4]
+
+
+def test_nothing_is_left_of_a_run_that_is_complete(folder):
+    settings = dict(method="at", epochs=2)
+    run_training(small_config(folder, experiment_name="whole", **settings))
+    with pytest.raises(UserError, match="is at epoch 2 of 2: nothing is left to train"):
         run_training(small_config(folder, resume="checkpoints/whole_final.pth", **settings))
+
+
+@pytest.mark.parametrize(("save_freq", "way"), [(1, r"x_epoch_1\.pth"), (10, r"x_best\.pth")])
+def test_an_interrupted_run_says_how_to_go_on(folder, monkeypatch, capsys, save_freq, way):
+    def interrupt(epoch, step, loss):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdtune.run._RunFiles.step", lambda self, *a: interrupt(*a))
+    config = small_config(folder, method="student", experiment_name="x", save_freq=save_freq)
+    with pytest.raises(KeyboardInterrupt, match="run it again with resume set to .*" + way):
+        run_training(config)
+    assert "interrupted after epoch 1; to go on, run it again with" in capsys.readouterr().err
+
+
+def test_progress_is_said_every_print_freq_steps(folder, capsys):
+    run_training(small_config(folder, method="student", epochs=1, print_freq=4))
+    said = capsys.readouterr().err
+    assert "epoch 1/1, step 4: loss" in said and "epoch 1/1, step 8: loss" in said
+    assert "step 1:" not in said and "step 5:" not in said
 
 
 def test_a_run_without_teacher_says_so_once(folder, capsys):
@@ -124,23 +211,111 @@ def test_the_best_weights_are_kept_although_the_best_epoch_was_before_the_resume
     assert kept["validation_accuracy"] == resumed["best_accuracy"] >= whole["best_accuracy"]
 
 
-def test_loaders_of_ones_own(folder, teacher_file):
-    images, labels = torch.randn(24, 3, SIZE, SIZE), torch.arange(24) % 3
-    loader = torch.utils.data.DataLoader(
-        torch.utils.data.TensorDataset(images, labels), batch_size=6, shuffle=True
-    )
+def loader_of(count=24, size=SIZE, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, size, size, generator=generator)
+    data = torch.utils.data.TensorDataset(images, torch.arange(count) % classes)
+    return torch.utils.data.DataLoader(data, batch_size=6, shuffle=True)
+
+
+class TestLoadersOfOnesOwn:
     config = create_at_config(image_size=SIZE, epochs=2)
-    result = train_at(config, loader, loader)
-    assert result["model"](images)[0].shape == (24, 3)
-    assert result["test_results"] is None
-    with pytest.raises(UserError, match="A val_loader is needed"):
-        train_at(config, loader)
-    with pytest.raises(UserError, match="needs a train_loader beside it"):
-        train_at(config, None, loader)
-    with pytest.raises(UserError, match=r"images are \(8, 8\), but image_size is 16"):
-        train_at({**config, "image_size": 16}, loader, loader)
-    taught = train_at({**config, "teacher_model": str(teacher_file)}, loader, loader)
-    assert taught["model"](images)[0].shape == (24, 10)  # as many classes as the teacher knows
+
+    def test_classes_are_counted(self):
+        result = train_at(self.config, loader_of(), loader_of(classes=4))
+        assert result["model"](torch.zeros(1, 3, SIZE, SIZE))[0].shape == (1, 4)
+        assert result["test_results"] is None and 0 <= result["best_accuracy"] <= 1
+
+    def test_classes_are_the_teachers(self, teacher_file, foreign_teacher):
+        for teacher in (teacher_file, foreign_teacher):
+            config = {**self.config, "teacher_model": str(teacher)}
+            taught = train_at(config, loader_of(), loader_of())
+            assert taught["model"](torch.zeros(1, 3, SIZE, SIZE))[0].shape == (1, 10)
+
+    def test_any_iterable_will_do(self):
+        batches = [(images, labels) for images, labels in loader_of()]
+        result = train_at(self.config, batches, tuple(batches), batches[:1])
+        assert len(result["training_history"]) == 2
+        assert set(result["test_results"]) == {"loss", "accuracy"}
+
+    def test_without_validation_images_the_last_epoch_counts(self, tmp_path):
+        config = {**self.config, "experiment_name": "x"}
+        result = train_at(config, loader_of())
+        assert result["best_accuracy"] is None
+        assert result["training_history"][0]["validation_accuracy"] is None
+        best, final = (read_checkpoint(f"checkpoints/x_{n}.pth") for n in ("best", "final"))
+        assert best["epoch"] == 2 and same_tensors(best["weights"], final["weights"])
+        assert same_tensors(dict(result["model"].state_dict()), dict(final["weights"]))
+
+    def test_loaders_take_the_place_of_the_folders_splits(self, folder):
+        config = small_config(folder, method="at", experiment_name="x").model_dump()
+        whole = train_at(config)
+        _, validation, test = prepare_dataloaders(str(folder), 16, 0, image_size=SIZE)
+        same = train_at(config, val_loader=validation, test_loader=test)
+        assert same["best_accuracy"] == whole["best_accuracy"]
+        assert same["test_results"] == whole["test_results"]
+        one = train_at(config, test_loader=[next(iter(test))])
+        assert one["best_accuracy"] == whole["best_accuracy"]
+
+    @pytest.mark.parametrize(
+        ("loader", "sentence"),
+        [
+            (loader_of(size=16), r"images of train_loader are \(16, 16\), but image_size is 8"),
+            ((x for x in loader_of()), "train_loader can be gone through only once"),
+            ([torch.zeros(2, 3, 8, 8)], r"two tensors .* it gave a tensor \[2, 3, 8, 8\]"),
+            ([(torch.zeros(2, 3, 8, 8), [0, 1])], r"it gave \(a tensor \[2, 3, 8, 8\], \(int"),
+            ([(torch.zeros(2, 1, 8, 8), torch.zeros(2).long())], r"images \[B, 3, H, W\]"),
+            ([(torch.zeros(2, 3, 8, 8), torch.zeros(3).long())], "as many labels as images"),
+            ([(torch.zeros(2, 3, 8, 8), torch.zeros(2))], r"labels \[B\]"),
+            ([], "There are no images: the loader gave no batch"),
+        ],
+    )
+    def test_what_a_loader_must_give_is_said(self, loader, sentence):
+        with pytest.raises(UserError, match=sentence):
+            train_at(self.config, loader, loader_of())
+
+    def test_a_label_without_a_class_is_said(self, teacher_file):
+        config = {**self.config, "teacher_model": str(teacher_file)}
+        with pytest.raises(UserError, match="train_loader has the label 10, but there are 10 cl"):
+            train_at(config, loader_of(classes=11), loader_of())
+
+
+def test_zero_weights_are_plain_training(folder, foreign_teacher):
+    plain = run_training(small_config(folder, method="student"))
+    for method in ("kd", "at", "fitnets"):
+        config = small_config(
+            folder, method=method, teacher_model=str(foreign_teacher), alpha=0.0, beta=0.0
+        )
+        result = run_training(config)
+        for ours, theirs in zip(
+            result["training_history"], plain["training_history"], strict=True
+        ):
+            assert ours["train_loss"] == theirs["train_loss"]
+            assert ours["validation_loss"] == theirs["validation_loss"]
+        assert same_tensors(dict(result["model"].state_dict()), dict(plain["model"].state_dict()))
+
+
+def test_a_teacher_is_unchanged_by_a_run(folder, foreign_teacher):
+    config = small_config(folder, method="at", teacher_model=str(foreign_teacher), save_freq=1)
+    after = run_training(config)["teacher_model"]
+    assert not after.training
+    assert same_tensors(
+        dict(after.state_dict()), dict(load_model(foreign_teacher)["model"].state_dict())
+    )
+
+
+def test_the_returned_config_runs_again(folder, teacher_file):
+    first = train_at(
+        {
+            "data_dir": str(folder),
+            "image_size": SIZE,
+            "epochs": 1,
+            "teacher_model": str(teacher_file),
+        }
+    )
+    again = train_at(first["config"])
+    assert again["config"] == first["config"]
+    assert without_times(again["training_history"]) == without_times(first["training_history"])
 
 
 def test_a_teacher_keeps_its_best_weights_in_one_file(folder, tmp_path):
