@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 endif
 
-.PHONY: demo test check clean
+.PHONY: demo test check clean bench-epoch-cost
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -22,6 +22,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-epoch-cost: $(READY)
+	$(BIN)/python benchmarks/epoch_cost.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -280,30 +280,6 @@ class TestLoadersOfOnesOwn:
             train_at(config, loader_of(classes=11), loader_of())
 
 
-def test_zero_weights_are_plain_training(folder, foreign_teacher):
-    plain = run_training(small_config(folder, method="student"))
-    for method in ("kd", "at", "fitnets"):
-        config = small_config(
-            folder, method=method, teacher_model=str(foreign_teacher), alpha=0.0, beta=0.0
-        )
-        result = run_training(config)
-        for ours, theirs in zip(
-            result["training_history"], plain["training_history"], strict=True
-        ):
-            assert ours["train_loss"] == theirs["train_loss"]
-            assert ours["validation_loss"] == theirs["validation_loss"]
-        assert same_tensors(dict(result["model"].state_dict()), dict(plain["model"].state_dict()))
-
-
-def test_a_teacher_is_unchanged_by_a_run(folder, foreign_teacher):
-    config = small_config(folder, method="at", teacher_model=str(foreign_teacher), save_freq=1)
-    after = run_training(config)["teacher_model"]
-    assert not after.training
-    assert same_tensors(
-        dict(after.state_dict()), dict(load_model(foreign_teacher)["model"].state_dict())
-    )
-
-
 def test_the_returned_config_runs_again(folder, teacher_file):
     first = train_at(
         {

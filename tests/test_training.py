@@ -176,6 +176,22 @@ def test_a_device_that_is_not_here_is_refused():
         pick_device("toaster")
 
 
+def test_compiled_networks_give_the_same(run, monkeypatch):
+    plain = run(method="fitnets")
+    # The eager backend traces as every backend does, and computes what was traced as it stands.
+    compile_, traced = torch.compile, []
+
+    def compile_eagerly(model):
+        traced.append(type(model).__name__)
+        return compile_(model, backend="eager")
+
+    monkeypatch.setattr("kdtune.training.torch.compile", compile_eagerly)
+    compiled = run(method="fitnets", compile=True)
+    assert rows(compiled) == rows(plain)
+    assert traced == ["MultiBranchNet", "MultiBranchNet"]  # student and teacher
+    assert compiled[-1].state["student"].keys() == plain[-1].state["student"].keys()
+
+
 def test_precision_is_float32_where_bf16_would_be_slower(folder):
     student = build_student(small_config(folder, model="MultiBranchNet"), 10)
     cpu = torch.device("cpu")

@@ -13,6 +13,7 @@ import pytest
 import ray
 from optuna.trial import TrialState
 
+from kdtune.at import train_at
 from kdtune.config import SweepConfig
 from kdtune.errors import UserError
 from kdtune.results import Log, SweepFolder
@@ -106,6 +107,18 @@ class TestSmallSweep:
         monkeypatch.chdir(tmp_path)
         result = run_file(small_sweep.best(method, "MultiBranchNet"))
         assert result["best_accuracy"] == result["recorded_accuracy"]
+
+    def test_a_trial_is_what_train_at_does_with_its_settings(
+        self, small_sweep, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        events = [e for e in small_sweep.events() if e.get("trial_id") == "at-MultiBranchNet-001"]
+        history = train_at(events[0]["config"])["training_history"]
+        logged = [e for e in events if e["event"] == "epoch"]
+        figures = [key for key in history[0] if key != "seconds"]
+        assert logged and [[e[k] for k in figures] for e in logged] == [
+            [row[k] for k in figures] for row in history[: len(logged)]
+        ]
 
     def test_ray_leaves_tensorboard_events_of_every_trial(self, small_sweep):
         folders = {path.parent.name for path in small_sweep.ray.rglob("events.out.tfevents*")}
