@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from kdtune.config import TrainConfig
+from kdtune.data.loaders import Loader
 from kdtune.maps import attention_picture, draw_maps, pick_stage, stage_features
 from kdtune.methods.at import attention_map
 from kdtune.methods.method import Parts
 from kdtune.notebook import compute_loss, load_teacher_model, train_epoch, validate
-from kdtune.run import Loader, run_training
+from kdtune.run import run_training
 
 __all__ = [
     "DEFAULT_CONFIG",

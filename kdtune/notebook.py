@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.config import OF_A_RUNS_FILES, TrainConfig
+from kdtune.data.loaders import Loader, Pairs
 from kdtune.data.views import normalise
 from kdtune.errors import UserError
 from kdtune.methods import Method
 from kdtune.methods.method import Parts
-from kdtune.run import Loader, Pairs
 from kdtune.teacher import load_teacher
 from kdtune.training import Network, evaluate, method_for, one_pass, pick_device, seed_epoch
 

@@ -7,7 +7,7 @@ weights of the best validation epoch.
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from kdtune.checkpoints import load_model, read_checkpoint, save_model
 from kdtune.config import OF_A_RUNS_FILES, TrainConfig, settings_hash
 from kdtune.data.images import ImageData, find_images
+from kdtune.data.loaders import Loader, Pairs
 from kdtune.data.views import Batch, Batches, decode, decode_run
 from kdtune.errors import UserError
 from kdtune.files import read_yaml, write_text
@@ -25,72 +26,6 @@ from kdtune.maps import MOST_IMAGES, attention_picture, draw_maps
 from kdtune.methods import METHODS, check_method
 from kdtune.teacher import load_teacher
 from kdtune.training import EpochResult, evaluate, fit
-
-Loader = Iterable[tuple[Tensor, Tensor]]
-
-
-class Pairs:
-    """A loader of (images, labels) as the loop wants it: checked, and without targets.
-
-    Args:
-        loader: batches of images [B, 3, H, W], uint8 or normalised floats, and labels [B].
-        name: what a message calls it.
-        image_size: height and width that its images must have; None accepts any.
-        num_classes: K, above every label; None accepts any.
-    """
-
-    def __init__(
-        self,
-        loader: Loader,
-        name: str,
-        image_size: int | None = None,
-        num_classes: int | None = None,
-    ):
-        self.loader, self.name = loader, name
-        self.image_size, self.num_classes = image_size, num_classes
-
-    def __iter__(self) -> Iterator[Batch]:
-        batches = iter(self.loader)
-        if batches is self.loader:
-            raise UserError(
-                f"{self.name} can be gone through only once; give a DataLoader, or a list of "
-                "batches, since every epoch goes through it."
-            )
-        for batch in batches:
-            yield *self._check(batch), None
-
-    def _check(self, batch: Any) -> tuple[Tensor, Tensor]:
-        try:
-            images, labels = batch
-            shape = tuple(images.shape)
-            fits = len(shape) == 4 and shape[1] == 3 and labels.shape == shape[:1]
-        except (TypeError, ValueError, AttributeError):
-            fits = False
-        if not fits or labels.is_floating_point():
-            raise UserError(
-                f"A batch of {self.name} must be (images [B, 3, H, W], labels [B]), two tensors "
-                f"with as many labels as images; it gave {_describe(batch)}."
-            )
-        size = self.image_size
-        if size is not None and shape[2:] != (size, size):
-            raise UserError(
-                f"The images of {self.name} are {shape[2:]}, but image_size is {size}; give the "
-                "config the image_size that the loader has."
-            )
-        if self.num_classes is not None and int(labels.max()) >= self.num_classes:
-            raise UserError(
-                f"{self.name} has the label {int(labels.max())}, but there are "
-                f"{self.num_classes} classes, from 0."
-            )
-        return images, labels.long()
-
-
-def _describe(batch: Any) -> str:
-    if isinstance(batch, Tensor):
-        return f"a tensor {list(batch.shape)}"
-    if isinstance(batch, tuple | list):
-        return f"({', '.join(map(_describe, batch))})"
-    return type(batch).__name__
 
 
 def run_training(
@@ -147,8 +82,9 @@ def run_training(
         config, data, classes, train_loader, val_loader, test_loader
     )
     history = past["history"] if past is not None else []
+    goes_on = past is not None and past["config"]["experiment_name"] == name
     pictured = _first_images(train if validation is None else validation) if teacher else None
-    with _RunFiles(config, classes, history, teacher, pictured) as files:
+    with _RunFiles(config, classes, history, goes_on, teacher, pictured) as files:
         if teacher is None and METHODS[config.method].uses_teacher:
             files.say("No teacher: the terms of alpha and beta are absent.")
         epochs = fit(
@@ -265,6 +201,7 @@ class _RunFiles:
         config: the run's settings, with its name.
         classes: class names.
         history: figures of the epochs so far; those to come are added to it.
+        goes_on: an earlier run wrote files of this name, and this one goes on with them.
         teacher: pictured beside the student; None without one.
         pictured: the images on which both are pictured, [B, 3, H, W]; None without a teacher.
     """
@@ -274,6 +211,7 @@ class _RunFiles:
         config: TrainConfig,
         classes: tuple[str, ...],
         history: list[dict[str, Any]],
+        goes_on: bool,
         teacher: nn.Module | None,
         pictured: Tensor | None,
     ):
@@ -286,6 +224,7 @@ class _RunFiles:
             self.logs / self.stem, purge_step=len(history) + 1 if history else None
         )
         self.last_saved: str | None = config.resume
+        self.best_is_kept = goes_on and self._path("best").exists()
 
     def __enter__(self) -> Self:
         return self
@@ -318,20 +257,20 @@ class _RunFiles:
             if isinstance(value, float):
                 self.events.add_scalar(key, value, result.epoch)
         self.events.flush()
+        if result.is_best:
+            self._save("best", result)
         if result.epoch % self.config.save_freq == 0:
             self._save(f"epoch_{result.epoch}", result)
             if self.teacher is not None and self.pictured is not None:
                 models = {"student": result.student, "teacher": self.teacher}
                 figure = draw_maps(models, self.pictured, attention_picture)
                 self.events.add_figure("attention_maps", figure, result.epoch)
-        if result.is_best:
-            self._save("best", result)
         if result.epoch == self.config.epochs:
             self._save("final", result)
 
     def keep_best(self, model: nn.Module, result: EpochResult) -> None:
-        """Write the best weights if no epoch here was the best one, as can be after a resume."""
-        if not self._path("best").exists():
+        """Write the best weights if the best epoch was before a resume under another name."""
+        if not self.best_is_kept:
             accuracy, epoch = result.best_validation_accuracy, result.state["best_epoch"]
             self._write("best", model, epoch=epoch, validation_accuracy=accuracy)
 
@@ -348,6 +287,7 @@ class _RunFiles:
             history=self.history,
         )
         self.last_saved = str(self._path(which))
+        self.best_is_kept |= which == "best"
 
     def _write(self, which: str, model: nn.Module, **figures: Any) -> None:
         config, classes = self.config.model_dump(), list(self.classes)

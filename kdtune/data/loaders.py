@@ -1,10 +1,12 @@
-"""DataLoaders of an image folder, for notebooks.
+"""Loaders for notebooks: of an image folder, and those that others wrote.
 
-They decode in worker processes whenever an image is asked for, so data need not fit into memory;
-a sweep decodes once instead. Both give the same batches in the same order.
+A folder's decode in worker processes whenever an image is asked for, so data need not fit into
+memory; a sweep decodes once instead. Both give the same batches in the same order.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +17,81 @@ from kdtune.config import TrainConfig
 from kdtune.data.images import Split, find_images
 from kdtune.data.views import (
     EVALUATION_BATCH,
+    Batch,
     Order,
     augment_images,
     decode,
     normalise,
     usable_workers,
 )
+from kdtune.errors import UserError
+
+Loader = Iterable[tuple[Tensor, Tensor]]
+"""Batches (images [B, 3, H, W], labels [B])."""
+
+
+class Pairs:
+    """A loader of (images, labels) as the loop wants it: checked, and without targets.
+
+    Args:
+        loader: batches of images [B, 3, H, W], uint8 or normalised floats, and labels [B].
+        name: what a message calls it.
+        image_size: height and width that its images must have; None accepts any.
+        num_classes: K, above every label; None accepts any.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        name: str,
+        image_size: int | None = None,
+        num_classes: int | None = None,
+    ):
+        self.loader, self.name = loader, name
+        self.image_size, self.num_classes = image_size, num_classes
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self.loader)
+        if batches is self.loader:
+            raise UserError(
+                f"{self.name} can be gone through only once; give a DataLoader, or a list of "
+                "batches, since every epoch goes through it."
+            )
+        for batch in batches:
+            yield *self._check(batch), None
+
+    def _check(self, batch: Any) -> tuple[Tensor, Tensor]:
+        try:
+            images, labels = batch
+            shape = tuple(images.shape)
+            fits = len(shape) == 4 and shape[1] == 3 and labels.shape == shape[:1]
+        except (TypeError, ValueError, AttributeError):
+            fits = False
+        if not fits or labels.is_floating_point():
+            raise UserError(
+                f"A batch of {self.name} must be (images [B, 3, H, W], labels [B]), two tensors "
+                f"with as many labels as images; it gave {_describe(batch)}."
+            )
+        size = self.image_size
+        if size is not None and shape[2:] != (size, size):
+            raise UserError(
+                f"The images of {self.name} are {shape[2:]}, but image_size is {size}; give the "
+                "config the image_size that the loader has."
+            )
+        if self.num_classes is not None and int(labels.max()) >= self.num_classes:
+            raise UserError(
+                f"{self.name} has the label {int(labels.max())}, but there are "
+                f"{self.num_classes} classes, from 0."
+            )
+        return images, labels.long()
+
+
+def _describe(batch: Any) -> str:
+    if isinstance(batch, Tensor):
+        return f"a tensor {list(batch.shape)}"
+    if isinstance(batch, tuple | list):
+        return f"({', '.join(map(_describe, batch))})"
+    return type(batch).__name__
 
 
 @dataclass(frozen=True)
