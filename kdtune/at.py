@@ -14,7 +14,13 @@ from kdtune.data.loaders import Loader
 from kdtune.maps import attention_picture, draw_maps, pick_stage, stage_features
 from kdtune.methods.at import attention_map
 from kdtune.methods.method import Parts
-from kdtune.notebook import compute_loss, load_teacher_model, train_epoch, validate
+from kdtune.notebook import (
+    compute_loss,
+    create_config,
+    load_teacher_model,
+    train_epoch,
+    validate,
+)
 from kdtune.run import run_training
 
 __all__ = [
@@ -40,7 +46,7 @@ def create_at_config(**kwargs: Any) -> dict[str, Any]:
     Raises:
         UserError: a setting is unknown or out of range.
     """
-    return TrainConfig.of_method("at", kwargs).model_dump()
+    return create_config("at", kwargs)
 
 
 DEFAULT_CONFIG = create_at_config()
@@ -67,8 +73,9 @@ def train_at(
     Returns:
         ``model`` (weights of the best validation epoch), ``teacher_model`` or None,
         ``best_accuracy``, ``training_history``, ``test_results``, ``config`` (all that is needed
-        to run again) and ``experiment_name``; see `kdtune.run.run_training`, also for the files
-        that a run writes and for how it goes on after an interruption.
+        to run again, but for loaders that were given) and ``experiment_name``; see
+        `kdtune.run.run_training`, also for the files that a run writes and for how it goes on
+        after an interruption.
 
     Raises:
         UserError: the settings, the data or the teacher are no good.
@@ -108,7 +115,10 @@ def compute_at_loss(
 def extract_attention_maps(
     model: nn.Module, x: Tensor, config: Mapping[str, Any] | None = None
 ) -> list[Tensor]:
-    """Attention maps of all stages, as the loss compares them.
+    """Attention maps of all stages.
+
+    The loss compares these, or, of two of different size, the smaller and a map of the larger
+    one's features after pooling.
 
     Args:
         model: returns logits and features; in eval mode meanwhile, without gradients.
@@ -142,13 +152,13 @@ def visualize_attention_maps(
 
 
 def draw_attention_maps(
-    models: Mapping[str, nn.Module], x: Tensor, layers: Sequence[int] | None = None
+    models: nn.Module | Mapping[str, nn.Module], x: Tensor, layers: Sequence[int] | None = None
 ) -> Figure:
     """Draw images and the attention maps that networks have of them; see `draw_maps`.
 
     Args:
-        models: by name, e.g. ``{"student": student, "teacher": teacher}``, or one student at
-            several epochs.
+        models: a network, or several by name, e.g. ``{"student": student, "teacher": teacher}``,
+            or one student at several epochs.
         x: images [B, 3, H, W], uint8 or normalised; the first four are drawn.
         layers: stages, from 0 or, negative, from the last; all if not given.
     """

@@ -64,8 +64,10 @@ def _is_ours(content: Any) -> bool:
 def _read(path: Path) -> Any:
     """Read a file of tensors and plain values, of any make."""
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load(path.read_bytes())
+        with open(path, "rb") as file:
+            start = file.read(9)
+        if start[8:] == b"{":  # a length in eight bytes, then JSON: safetensors
+            return safetensors.torch.load_file(path)
         with warnings.catch_warnings(action="ignore"):  # TorchScript is refused below
             # It is passed although it is the default: an environment variable can undo that.
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -76,19 +78,22 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is not loaded: it is broken or holds more than tensors and plain values"
-            f"{_offender(error)}; save the network's state_dict instead."
+            f"{_offender(error)}."
         ) from None
     except Exception as error:  # damage shows in many ways: struct.error, AssertionError, ...
-        reason = str(error).splitlines()[0] if str(error) else "it is empty"
-        if "weights_only" in reason:  # torch's advice to switch protection off
+        if "weights_only" in str(error):  # torch's advice to switch protection off
             reason = "it holds a program (TorchScript), not a state_dict"
+        else:
+            reason = "it is empty" if not start else "it is broken, or no checkpoint at all"
         raise UserError(f"{path} is not a readable checkpoint: {reason}.") from None
 
 
 def _offender(error: pickle.UnpicklingError) -> str:
     """Name the class that torch refused, without torch's advice to switch protection off."""
     words = str(error).split("GLOBAL ")
-    return f" ({words[1].split()[0]})" if len(words) > 1 else ""
+    if len(words) == 1:
+        return ""
+    return f" ({words[1].split()[0]}); save the network's state_dict instead"
 
 
 def load_model(path: str | Path) -> dict[str, Any]:
@@ -125,26 +130,22 @@ def load_model(path: str | Path) -> dict[str, Any]:
 
 
 def _load_foreign(path: str | Path, content: Any) -> dict[str, Any]:
-    expected = (
-        "expected is a checkpoint of kdtune's, or the state_dict of a ResNet of torchvision's"
-    )
-    weights = _find_weights(content)
-    if not weights:
-        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{path} holds no state_dict, but {found}; {expected}.")
+    expected = "a checkpoint of kdtune's, or a state_dict of one of torchvision's ResNets"
+    found = _state_dicts(content)
+    if not found:
+        raise UserError(f"{path} holds no state_dict, but {_describe(content)}; give {expected}.")
+    likely = [weights for weights in found if "layer1.0.conv2.weight" in weights]
+    if not likely:
+        name, tensor = next(iter(found[0].items()))
+        raise UserError(
+            f"{path} holds {len(found[0])} tensors, the first '{name}' {list(tensor.shape)}, but "
+            f"no ResNet; give {expected}."
+        )
     try:
-        architecture, model = resnet_of_weights(weights)
-    except LookupError:
-        name, tensor = next(iter(weights.items()))
+        architecture, model = resnet_of_weights(likely[0])
+    except ValueError as error:
         raise UserError(
-            f"{path} holds {len(weights)} tensors, the first '{name}' {list(tensor.shape)}; "
-            f"{expected}."
-        ) from None
-    except (RuntimeError, ValueError, ZeroDivisionError) as error:
-        # torch lists the differences on the lines after the first
-        reason = " ".join(str(error).splitlines()[:2][-1].split())
-        raise UserError(
-            f"{path} looks like a ResNet, but is none of torchvision's: {reason}"
+            f"{path} holds a ResNet that is none of torchvision's: {error}; give {expected}."
         ) from None
     return {
         "model": model.eval(),
@@ -155,15 +156,39 @@ def _load_foreign(path: str | Path, content: Any) -> dict[str, Any]:
     }
 
 
-def _find_weights(content: Any) -> dict[str, Tensor]:
-    """The tensors of a `state_dict`, unwrapped and without prefixes; empty if there is none."""
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        return {}
-    weights = {str(key): value for key, value in content.items()}
-    # A first word that all names share was put there by a wrapper: module., _orig_mod., model.
-    while len({key.partition(".")[0] for key in weights}) == 1 and all("." in k for k in weights):
-        weights = {key.partition(".")[2]: value for key, value in weights.items()}
-    return weights
+def _state_dicts(content: Any) -> list[dict[str, Tensor]]:
+    """All that may be weights in a file: unwrapped, without prefixes, the likeliest first.
+
+    Of a ResNet only what shares its prefix is taken, so a loss or a counter beside it is left out.
+    """
+    if not isinstance(content, dict):
+        return []
+    found = []
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if tensors:
+        first = min((key for key in tensors if key.endswith(FIRST)), key=len, default=FIRST)
+        prefix = first.removesuffix(FIRST)
+        found.append(
+            {
+                key.removeprefix(prefix): tensor
+                for key, tensor in tensors.items()
+                if key.startswith(prefix)
+            }
+        )
+    for key in sorted(content, key=lambda key: key not in WRAPPERS):
+        found += _state_dicts(content[key])
+    return found
+
+
+FIRST = "conv1.weight"
+"""First weight of a ResNet; blocks have one, too, under longer names."""
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Where trainers put weights; other places are searched after these."""
+
+
+def _describe(content: Any) -> str:
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    keys = sorted(map(str, content))
+    return f"a dict of {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}"

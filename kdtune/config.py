@@ -31,6 +31,12 @@ HAVE_FLAGS = {"method", "model", "teacher_model", "data_dir", "image_size", "epo
 OF_A_RUNS_FILES = {"print_freq", "save_freq", "save_dir", "log_dir", "experiment_name", "resume"}
 """Settings that play no part where a run writes no files of its own."""
 
+OTHER_WORDS = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"}
+"""What other tools call our settings, where spelling does not lead to ours."""
+
+FILE_NAME = r"^[\w][\w.-]*$"
+"""What a name must look like from which names of files are made."""
+
 METHOD_DEFAULTS: dict[str, dict[str, float]] = {
     "student": {"alpha": 0.0, "beta": 0.0},
     "kd": {"alpha": 1.0, "beta": 0.0},
@@ -63,7 +69,8 @@ class _Settings(BaseModel):
     def _sentence(cls, error: ErrorDetails) -> str:
         key = ".".join(map(str, error["loc"]))
         if error["type"] == "extra_forbidden":
-            return f"There is no setting '{key}'; {nearest(key, cls.model_fields)}"
+            meant = OTHER_WORDS.get(key, key)
+            return f"There is no setting '{key}'; {nearest(meant, cls.model_fields)}"
         if error["type"] == "missing":
             return f"The setting '{key}' is missing."
         if error["type"] == "string_pattern_mismatch":
@@ -71,7 +78,10 @@ class _Settings(BaseModel):
         if not key:
             return error["msg"].removeprefix("Value error, ")
         reason = error["msg"].replace("Input should be", "it must be", 1)
-        return f"The setting {key} cannot be {error['input']!r}: {reason}."
+        value = repr(error["input"])
+        if len(value) > 80:  # such as a whole network, where its path is wanted
+            value = f"a {type(error['input']).__name__}"
+        return f"The setting {key} cannot be {value}: {reason}."
 
 
 class TrainConfig(_Settings):
@@ -83,7 +93,7 @@ class TrainConfig(_Settings):
     data_dir: str = Field("data", description="ImageFolder, or the name of a built-in data set")
     image_size: int = Field(128, ge=8, description="pixels; images are resized to a square")
     batch_size: int = Field(32, ge=2, description="images in one step")
-    num_workers: int = Field(4, ge=0, description="threads that decode images before a run")
+    num_workers: int = Field(4, ge=0, description="threads, or processes of loaders, that decode")
     augment: bool = Field(False, description="random crops, flips, rotations, colours")
     epochs: int = Field(50, ge=1, description="passes over the training images")
     lr: float = Field(0.01, gt=0, description="learning rate of SGD at the start")
@@ -106,7 +116,9 @@ class TrainConfig(_Settings):
     save_freq: int = Field(10, ge=1, description="epochs between two kept checkpoints")
     save_dir: str = Field("checkpoints", description="folder of the checkpoints")
     log_dir: str = Field("logs", description="folder of logs and TensorBoard events")
-    experiment_name: str | None = Field(None, description="stem of all files of the run")
+    experiment_name: str | None = Field(
+        None, description="stem of all files of the run", pattern=FILE_NAME
+    )
     resume: str | None = Field(None, description="checkpoint to go on from")
 
     @classmethod
@@ -172,7 +184,7 @@ def default_grace_period(epochs: int) -> int:
 class SweepConfig(_Settings):
     """Every setting of one sweep; keys are the flags of ``kdtune sweep``."""
 
-    name: str = Field(description="the sweep's folder under results/", pattern=r"^[\w][\w.-]*$")
+    name: str = Field(description="the sweep's folder under results/", pattern=FILE_NAME)
     data: str = Field(description="ImageFolder, or the name of a built-in data set")
     teacher: str | None = Field(None, description="path of the teacher's checkpoint")
     methods: tuple[str, ...] = Field(("at", "fitnets"), min_length=1, description="compared")

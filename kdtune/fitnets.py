@@ -14,7 +14,15 @@ from kdtune.data.loaders import Loader
 from kdtune.data.views import normalise
 from kdtune.maps import draw_maps, feature_picture, pick_stage, stage_features
 from kdtune.methods.method import Parts
-from kdtune.notebook import compute_loss, load_teacher_model, train_epoch, validate
+from kdtune.models import logits_and_features
+from kdtune.notebook import (
+    added_parameters,
+    compute_loss,
+    create_config,
+    load_teacher_model,
+    train_epoch,
+    validate,
+)
 from kdtune.run import run_training
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "extract_student_features",
     "extract_teacher_features",
     "load_teacher_model",
+    "regressor_parameters",
     "train_epoch",
     "train_fitnets",
     "validate",
@@ -41,7 +50,7 @@ def create_fitnets_config(**kwargs: Any) -> dict[str, Any]:
     Raises:
         UserError: a setting is unknown or out of range.
     """
-    return TrainConfig.of_method("fitnets", kwargs).model_dump()
+    return create_config("fitnets", kwargs)
 
 
 DEFAULT_CONFIG = create_fitnets_config()
@@ -87,7 +96,8 @@ def compute_fitnets_loss(
     """Compute the loss of one batch: classification + alpha·KD + beta·feature.
 
     Where student and teacher have different numbers of channels, features are compared through a
-    learned regressor; it belongs to the student, see `kdtune.notebook.train_epoch`.
+    learned regressor; `regressor_parameters` are its parameters. In the first `hint_epochs` epochs
+    (as `train_epoch` counts them) the loss is the feature loss alone.
 
     Args:
         student_model: returns logits and features; its mode stays as it is.
@@ -105,6 +115,29 @@ def compute_fitnets_loss(
     """
     settings = TrainConfig.of_method("fitnets", config)
     return compute_loss(student_model, teacher_model, x, y, settings)
+
+
+def regressor_parameters(
+    student_model: nn.Module, teacher_model: nn.Module, config: Mapping[str, Any]
+) -> list[nn.Parameter]:
+    """Parameters of the regressor between a student and its teacher, for an optimizer of yours.
+
+    The regressor belongs to the student and lives as long as it; `train_epoch` adds these
+    parameters to an optimizer that lacks them, a loop around `compute_fitnets_loss` must.
+
+    Args:
+        student_model: returns logits and features.
+        teacher_model: likewise.
+        config: settings of the method, see `create_fitnets_config`.
+
+    Returns:
+        The weights of a 1×1 convolution and its batch norm; none where channel counts agree.
+
+    Raises:
+        UserError: the settings are no good, or the networks cannot be compared.
+    """
+    settings = TrainConfig.of_method("fitnets", config)
+    return added_parameters(student_model, teacher_model, settings)
 
 
 def extract_teacher_features(
@@ -144,7 +177,7 @@ def extract_student_features(
         UserError: there is no such stage.
     """
     settings = TrainConfig.of_method("fitnets", config)
-    _, features = student_model(normalise(x.to(next(student_model.parameters()).device)))
+    _, features = logits_and_features(student_model, normalise(x))
     return pick_stage(features, settings.hint_layer)
 
 
@@ -169,13 +202,13 @@ def visualize_feature_maps(
 
 
 def draw_feature_maps(
-    models: Mapping[str, nn.Module], x: Tensor, layers: Sequence[int] | None = None
+    models: nn.Module | Mapping[str, nn.Module], x: Tensor, layers: Sequence[int] | None = None
 ) -> Figure:
     """Draw images and the mean over the channels of networks' features; see `draw_maps`.
 
     Args:
-        models: by name, e.g. ``{"student": student, "teacher": teacher}``, or one student at
-            several epochs.
+        models: a network, or several by name, e.g. ``{"student": student, "teacher": teacher}``,
+            or one student at several epochs.
         x: images [B, 3, H, W], uint8 or normalised; the first four are drawn.
         layers: stages, from 0 or, negative, from the last; all if not given.
     """

@@ -1,8 +1,8 @@
 """Attention and feature maps to look at: as tensors, and as a matplotlib figure."""
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -16,6 +16,15 @@ MOST_IMAGES = 4
 
 Picture = Callable[[Tensor], Tensor]
 """Turns a stage's features [B, C, H, W] into pictures [B, H, W]."""
+
+
+class MapsFigure(Figure):
+    """A matplotlib figure that a notebook shows; pyplot, which needs a display, has no part."""
+
+    def _repr_png_(self) -> bytes:
+        png = BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
 
 
 def attention_picture(features: Tensor) -> Tensor:
@@ -63,7 +72,7 @@ def pick_stage(features: list[Tensor], layer_idx: int) -> Tensor:
 
 
 def draw_maps(
-    models: Mapping[str, nn.Module],
+    models: nn.Module | Mapping[str, nn.Module],
     x: Tensor,
     picture: Picture,
     layers: Sequence[int] | None = None,
@@ -72,7 +81,7 @@ def draw_maps(
 
     Args:
         models: networks by the name that stands above their pictures: student and teacher, or one
-            student at several epochs.
+            student at several epochs; or a single network.
         x: images [B, 3, H, W], uint8 or normalised; the first `MOST_IMAGES` are drawn.
         picture: makes the pictures, each on a colour scale of its own.
         layers: stages, see `pick_stage`; if not given, all that every network has, paired
@@ -81,6 +90,8 @@ def draw_maps(
     Returns:
         One row an image, in the columns the image and each stage of each network.
     """
+    if isinstance(models, nn.Module):
+        models = {"model": models}
     x = x[:MOST_IMAGES]
     features = {name: stage_features(model, x) for name, model in models.items()}
     if layers is None:
@@ -90,15 +101,10 @@ def draw_maps(
         for layer in layers
         for name, maps in features.items()
     ]
-    with plt.ioff():  # a notebook shows what a cell returns; drawn at once, it would show twice
-        figure, axes = plt.subplots(
-            len(x),
-            len(columns) + 1,
-            figsize=(1.5 * (len(columns) + 1), 1.5 * len(x) + 0.4),
-            squeeze=False,
-            layout="constrained",
-        )
-    plt.close(figure)
+    figure = MapsFigure(
+        figsize=(1.5 * (len(columns) + 1), 1.5 * len(x) + 0.4), layout="constrained"
+    )
+    axes = figure.subplots(len(x), len(columns) + 1, squeeze=False)
     for row, image in zip(axes, x.float().cpu(), strict=True):
         lowest, highest = image.min(), image.max()
         shown = (image - lowest) / (highest - lowest).clamp(min=1e-12)

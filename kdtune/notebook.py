@@ -19,21 +19,38 @@ from kdtune.data.views import normalise
 from kdtune.errors import UserError
 from kdtune.methods import Method
 from kdtune.methods.method import Parts
+from kdtune.models import check_model, count_classes
 from kdtune.teacher import load_teacher
-from kdtune.training import Network, evaluate, method_for, one_pass, pick_device, seed_epoch
+from kdtune.training import (
+    Network,
+    evaluate,
+    match_layout,
+    method_for,
+    one_pass,
+    pick_device,
+    seed_epoch,
+)
 
 
 @dataclass
 class _Lesson:
-    """A student's method, which holds its regressor; for what it was built; epochs so far."""
+    """A student's method, with the layers that it adds, and for what it was built."""
 
     method: Method
-    built_for: object
-    epochs: int = 0
+    settings: dict[str, Any]
+    teacher: ref[nn.Module]
 
 
 _LESSONS: WeakKeyDictionary[nn.Module, _Lesson] = WeakKeyDictionary()
-"""By student."""
+_EPOCHS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""What a student keeps from call to call, for as long as it lives: its lesson, its epochs."""
+
+
+def create_config(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete settings of a run of `method`; see `create_at_config`."""
+    config = TrainConfig.of_method(method, settings)
+    check_model(config.model)
+    return config.model_dump()
 
 
 def load_teacher_model(
@@ -53,6 +70,13 @@ def load_teacher_model(
     return load_teacher(teacher_path, num_classes=num_classes).to(pick_device(str(device)))
 
 
+def added_parameters(
+    student_model: nn.Module, teacher_model: nn.Module, config: TrainConfig
+) -> list[nn.Parameter]:
+    """Parameters of the layers that the method adds; see `regressor_parameters`."""
+    return list(_set_up(student_model, teacher_model, config)[2].parameters())
+
+
 def compute_loss(
     student_model: nn.Module,
     teacher_model: nn.Module | None,
@@ -62,7 +86,9 @@ def compute_loss(
 ) -> Parts:
     """The loss of one batch, with gradients for the student; see `compute_at_loss`."""
     student, teacher, method = _set_up(student_model, teacher_model, config)
-    images, labels = normalise(x.to(student.device)), y.to(student.device)
+    method.train(student_model.training)
+    [(images, labels, _)] = _pairs([(x, y)], "(x, y)", student_model, config)
+    images, labels = normalise(images.to(student.device)), labels.to(student.device)
     targets = None
     if teacher is not None:
         with torch.no_grad():
@@ -80,10 +106,12 @@ def train_epoch(
 ) -> dict[str, float]:
     """Train for one epoch.
 
-    FitNets' regressor belongs to the student, teacher and config with which it was first asked
-    for, lives as long as the student, and is trained along: its parameters are added to the
-    optimizer where they are missing. The epochs of a student are counted from its first one here;
-    `config["seed"]` and that number fix the epoch's random states, as in `train_at`.
+    Layers that the method adds (FitNets' regressor) belong to the student, live as long as it,
+    and are trained along: their parameters are added to the optimizer, with the settings of its
+    first group, where they are missing. A scheduler that counts groups wants them there from the
+    start: see `kdtune.fitnets.regressor_parameters`. The epochs of a student are counted from its
+    first one here; `config["seed"]` and that number fix the epoch's random states, as in
+    `train_at`.
 
     Args:
         student_model: returns logits and features; moved to the device and put into train mode.
@@ -104,13 +132,14 @@ def train_epoch(
     student, teacher, method = _set_up(student_model, teacher_model, settings)
     present = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if missing := [p for p in method.parameters() if id(p) not in present]:
-        optimizer.add_param_group({"params": missing})
-    lesson = _LESSONS[student_model]
-    lesson.epochs += 1
-    method.epoch = lesson.epochs
+        optimizer.add_param_group({**optimizer.param_groups[0], "params": missing})
+    match_layout(optimizer)
+    method.epoch = _EPOCHS.get(student_model, 0) + 1
     seed_epoch(settings, method.epoch)
-    batches = Pairs(train_loader, "train_loader", settings.image_size)
-    return one_pass(student, teacher, method, batches, optimizer)
+    batches = _pairs(train_loader, "train_loader", student_model, settings, training=True)
+    figures = one_pass(student, teacher, method, batches, optimizer)
+    _EPOCHS[student_model] = method.epoch
+    return figures
 
 
 def validate(
@@ -137,7 +166,8 @@ def validate(
     """
     settings = _settings(config, device)
     student, teacher, method = _set_up(student_model, teacher_model, settings)
-    return one_pass(student, teacher, method, Pairs(val_loader, "val_loader", settings.image_size))
+    batches = _pairs(val_loader, "val_loader", student_model, settings)
+    return one_pass(student, teacher, method, batches)
 
 
 def evaluate_model(
@@ -161,7 +191,8 @@ def evaluate_model(
         UserError: the settings or the loader are no good.
     """
     settings = TrainConfig.check({**(config or {}), **({"device": str(device)} if device else {})})
-    return evaluate(model, Pairs(test_loader, "test_loader"), settings)
+    known = count_classes(model, settings.image_size)
+    return evaluate(model, Pairs(test_loader, "test_loader", num_classes=known), settings)
 
 
 def _settings(config: Mapping[str, Any], device: str | torch.device) -> TrainConfig:
@@ -173,18 +204,51 @@ def _settings(config: Mapping[str, Any], device: str | torch.device) -> TrainCon
     return TrainConfig.check({**config, "device": str(device)})
 
 
+def _pairs(
+    loader: Loader, name: str, student: nn.Module, config: TrainConfig, training: bool = False
+) -> Pairs:
+    known = count_classes(student, config.image_size)
+    return Pairs(loader, name, config.image_size, known, training)
+
+
 def _set_up(
     student: nn.Module, teacher: nn.Module | None, config: TrainConfig
 ) -> tuple[Network, Network | None, Method]:
     """Put networks where they run, and find the method that belongs to them."""
-    settings = config.model_dump(exclude=OF_A_RUNS_FILES | {"device"})
-    key = (settings, ref(teacher) if teacher is not None else None)
-    if student not in _LESSONS or _LESSONS[student].built_for != key:
-        with torch.random.fork_rng(devices=[]):
-            _LESSONS[student] = _Lesson(method_for(config, student, teacher), key)
-    method = _LESSONS[student].method
+    if teacher is student:
+        raise UserError("The student cannot be its own teacher: give two networks.")
     device = pick_device(config.device)
+    method = _find_method(student, teacher, config).to(device)
     guide = None
     if teacher is not None and method.uses_teacher:
         guide = Network(teacher.eval(), device, config)
-    return Network(student, device, config), guide, method.to(device)
+    return Network(student, device, config), guide, method
+
+
+def _find_method(student: nn.Module, teacher: nn.Module | None, config: TrainConfig) -> Method:
+    """The student's method, at its last epoch: kept while teacher and settings are the same.
+
+    With other settings a new one takes over the layers of the old one, as long as they fit.
+    Without a teacher there are no layers, and nothing is kept.
+    """
+    settings = config.model_dump(exclude=OF_A_RUNS_FILES | {"device"})
+    lesson = _LESSONS.get(student) if teacher is not None else None
+    if lesson is not None and lesson.teacher() is not teacher:
+        lesson = None
+    if lesson is not None and lesson.settings == settings:
+        method = lesson.method
+    else:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            method = method_for(config, student, teacher)
+        if lesson is not None and _same_layers(method, lesson.method):
+            for name, layer in lesson.method.named_children():
+                setattr(method, name, layer)
+        if teacher is not None:
+            _LESSONS[student] = _Lesson(method, settings, ref(teacher))
+    method.epoch = max(1, _EPOCHS.get(student, 0))
+    return method
+
+
+def _same_layers(a: Method, b: Method) -> bool:
+    shapes = [{key: value.shape for key, value in m.state_dict().items()} for m in (a, b)]
+    return type(a) is type(b) and shapes[0] == shapes[1]

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from kdtune.checkpoints import load_model, read_checkpoint, save_model
+from kdtune.checkpoints import read_checkpoint, save_model
 from kdtune.config import OF_A_RUNS_FILES, TrainConfig, settings_hash
 from kdtune.data.images import ImageData, find_images
-from kdtune.data.loaders import Loader, Pairs
+from kdtune.data.loaders import Loader, Pairs, class_names
 from kdtune.data.views import Batch, Batches, decode, decode_run
 from kdtune.errors import UserError
 from kdtune.files import read_yaml, write_text
 from kdtune.maps import MOST_IMAGES, attention_picture, draw_maps
 from kdtune.methods import METHODS, check_method
+from kdtune.models import check_model, count_classes
 from kdtune.teacher import load_teacher
 from kdtune.training import EpochResult, evaluate, fit
 
@@ -42,8 +43,9 @@ def run_training(
     a picture of both networks' attention maps.
 
     A run that is given one of these checkpoints as `resume` goes on under the same name, and ends
-    with the numbers of a run that never stopped. That holds for loaders that draw their order from
-    torch's, numpy's or Python's global random state, as DataLoaders do unless told otherwise.
+    with the numbers of a run that never stopped, on a CPU to the last bit. That holds for loaders
+    that draw order and augmentation from torch's, numpy's or Python's global random state, as
+    DataLoaders do unless they have a generator of their own or persistent workers.
 
     Args:
         config: the run's settings.
@@ -64,38 +66,44 @@ def run_training(
         KeyboardInterrupt: the run was interrupted; the text names the checkpoint to go on from.
     """
     check_method(config.method)
-    past = _read_past(config) if config.resume else None
-    name = config.experiment_name
-    if name is None and past is not None:
-        name = past["config"]["experiment_name"]
-    if name is None:
-        name = f"{config.method}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
-    config = config.model_copy(update={"experiment_name": name})
+    check_model(config.model)
+    resume = config.resume
+    past = read_checkpoint(resume) if resume else None
+    name = config.experiment_name or (past or {}).get("config", {}).get("experiment_name")
+    config = config.model_copy(
+        update={"experiment_name": name or _new_name(config), "resume": None}
+    )
     data = find_images(config.data_dir) if train_loader is None else None
-    classes = data.classes if data is not None else _class_names(train_loader)
+    classes = data.classes if data is not None else class_names(train_loader)
+    _check_class_names(classes, val_loader=val_loader, test_loader=test_loader)
     teacher = None
     if config.teacher_model is not None:
         teacher = load_teacher(config.teacher_model, classes, config.image_size)
     if classes is None:
-        classes = _number_classes(config, train_loader, val_loader)
+        classes = _number_classes(config, teacher, train_loader, val_loader)
     train, validation, test = _batches(
         config, data, classes, train_loader, val_loader, test_loader
     )
-    history = past["history"] if past is not None else []
-    goes_on = past is not None and past["config"]["experiment_name"] == name
-    pictured = _first_images(train if validation is None else validation) if teacher else None
-    with _RunFiles(config, classes, history, goes_on, teacher, pictured) as files:
+    if past is not None:
+        _check_past(past, resume, config, classes, validation is not None)
+    # First batches say early what is wrong with a loader; test accuracy is read at the end.
+    seen = [_first_images(batches) for batches in (train, validation, test) if batches is not None]
+    pictured = seen[0] if validation is None else seen[1]
+    files = _RunFiles(config, classes, past, teacher, pictured)
+    if resume is not None:
+        files.last_saved = Path(resume)
+    epochs = fit(
+        config,
+        train,
+        validation,
+        num_classes=len(classes),
+        teacher=teacher,
+        resume=past["training"] if past is not None else None,
+        on_step=files.step,
+    )
+    with files:
         if teacher is None and METHODS[config.method].uses_teacher:
             files.say("No teacher: the terms of alpha and beta are absent.")
-        epochs = fit(
-            config,
-            train,
-            validation,
-            num_classes=len(classes),
-            teacher=teacher,
-            resume=past["training"] if past is not None else None,
-            on_step=files.step,
-        )
         for result in epochs:
             files.keep(result)
         model = result.student
@@ -107,33 +115,50 @@ def run_training(
             accuracy = 100 * test_results["accuracy"]
             files.say(f"test {accuracy:.2f} %, with the weights of the best epoch")
         summary = {
-            "experiment_name": name,
+            "experiment_name": config.experiment_name,
             "best_accuracy": result.best_validation_accuracy,
             "test_results": test_results,
             "config": config.model_dump(),
-            "training_history": history,
+            "training_history": files.history,
         }
         files.finish(summary)
     return {"model": model.eval(), "teacher_model": teacher, **summary}
 
 
-def _class_names(loader: Any) -> tuple[str, ...] | None:
-    names = getattr(getattr(loader, "dataset", None), "classes", None)
-    return tuple(map(str, names)) if names is not None else None
+def _new_name(config: TrainConfig) -> str:
+    """A name that no run in `log_dir` has."""
+    name = first = f"{config.method}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    again = 1
+    while (Path(config.log_dir) / name).exists():
+        again += 1
+        name = f"{first}-{again}"
+    return name
 
 
-def _number_classes(config: TrainConfig, *loaders: Loader | None) -> tuple[str, ...]:
-    """Names for classes without names: the teacher's, or the numbers seen in one pass."""
-    if config.teacher_model is not None:
-        known = load_model(config.teacher_model)
-        return tuple(known["classes"] or map(str, range(known["num_classes"])))
+def _check_class_names(classes: tuple[str, ...] | None, **loaders: Loader | None) -> None:
+    """Refuse loaders that number other classes; where names are not known, nothing is compared."""
+    for name, loader in loaders.items():
+        names = class_names(loader)
+        if None not in (names, classes) and names != classes:
+            raise UserError(
+                f"The classes of {name} are not those of the training images, in the same order; "
+                "make both from folders with the same classes."
+            )
+
+
+def _number_classes(
+    config: TrainConfig, teacher: nn.Module | None, *loaders: Loader | None
+) -> tuple[str, ...]:
+    """Names for classes without names: as many numbers as the teacher knows, or as are seen."""
+    if teacher is not None:
+        return tuple(map(str, range(count_classes(teacher, config.image_size))))
     labels = (
         int(labels.max())
         for name, loader in zip(("train_loader", "val_loader"), loaders, strict=True)
         if loader is not None
         for _, labels, _ in Pairs(loader, name)
     )
-    return tuple(map(str, range(max(labels, default=0) + 1)))
+    return tuple(map(str, range(max(labels) + 1)))
 
 
 def _batches(
@@ -146,12 +171,12 @@ def _batches(
 ) -> tuple[Iterable[Batch], Iterable[Batch] | None, Iterable[Batch] | None]:
     """Training, validation and test batches: from loaders where given, else from the data."""
 
-    def own(loader: Loader | None, name: str) -> Pairs | None:
+    def own(loader: Loader | None, name: str, training: bool = False) -> Pairs | None:
         if loader is None:
             return None
-        return Pairs(loader, name, config.image_size, len(classes))
+        return Pairs(loader, name, config.image_size, len(classes), training)
 
-    train: Iterable[Batch] | None = own(train_loader, "train_loader")
+    train: Iterable[Batch] | None = own(train_loader, "train_loader", training=True)
     validation: Iterable[Batch] | None = own(val_loader, "val_loader")
     test: Iterable[Batch] | None = own(test_loader, "test_loader")
     if data is not None:
@@ -166,74 +191,95 @@ def _batches(
     return train, validation, test
 
 
-def _first_images(batches: Iterable[Batch]) -> Tensor | None:
-    return next((images[:MOST_IMAGES] for images, _, _ in batches), None)
+def _first_images(batches: Iterable[Batch]) -> Tensor:
+    for images, _, _ in batches:
+        return images[:MOST_IMAGES].clone()  # not a view, which would keep the whole batch
+    raise UserError("There are no images.")
 
 
 MAY_DIFFER = OF_A_RUNS_FILES | {"epochs", "data_dir", "teacher_model", "num_workers", "device"}
 """Settings that a run may change when it goes on."""
 
 
-def _read_past(config: TrainConfig) -> dict[str, Any]:
-    """Read what a run needs to go on, and refuse another run's checkpoint."""
-    content = read_checkpoint(str(config.resume))
-    if "training" not in content:
-        raise UserError(f"{config.resume} cannot be resumed: it holds a network, but no run.")
+def _check_past(
+    past: dict[str, Any],
+    path: str | None,
+    config: TrainConfig,
+    classes: tuple[str, ...],
+    validated: bool,
+) -> None:
+    """Refuse to go on from another run's checkpoint."""
+    if "training" not in past:
+        raise UserError(f"{path} cannot be resumed: it holds a network, but no run.")
     for key, value in config.model_dump().items():
-        if key not in MAY_DIFFER and content["config"].get(key) != value:
+        if key not in MAY_DIFFER and past["config"].get(key) != value:
             raise UserError(
-                f"{config.resume} was trained with {key} {content['config'].get(key)!r}, not "
-                f"{value!r}; give the same settings to go on."
+                f"{path} was trained with {key} {past['config'].get(key)!r}, not {value!r}; "
+                "give the same settings to go on."
             )
-    epoch = content["training"]["epoch"]
+    for what, then, now in (
+        ("a teacher", past["config"]["teacher_model"] is not None, bool(config.teacher_model)),
+        ("validation images", past["validation_accuracy"] is not None, validated),
+    ):
+        if then != now:
+            way = ("with", "without") if then else ("without", "with")
+            raise UserError(f"{path} was trained {way[0]} {what}, and cannot go on {way[1]}.")
+    if past["classes"] != list(classes):
+        raise UserError(
+            f"{path} was trained for {len(past['classes'])} classes, which are not the "
+            f"{len(classes)} of these data; give the same data to go on."
+        )
+    epoch = past["training"]["epoch"]
     if epoch >= config.epochs:
         raise UserError(
-            f"{config.resume} is at epoch {epoch} of {config.epochs}: nothing is left to "
-            "train; raise epochs to go on."
+            f"{path} is at epoch {epoch} of {config.epochs}: nothing is left to train; raise "
+            "epochs to go on."
         )
-    return content
 
 
 class _RunFiles:
     """The files of one run.
 
+    Nothing is written before the run begins.
+
     Args:
         config: the run's settings, with its name.
         classes: class names.
-        history: figures of the epochs so far; those to come are added to it.
-        goes_on: an earlier run wrote files of this name, and this one goes on with them.
+        past: the checkpoint from which the run goes on; None if it begins.
         teacher: pictured beside the student; None without one.
-        pictured: the images on which both are pictured, [B, 3, H, W]; None without a teacher.
+        pictured: the images on which both are pictured, [B, 3, H, W].
     """
 
     def __init__(
         self,
         config: TrainConfig,
         classes: tuple[str, ...],
-        history: list[dict[str, Any]],
-        goes_on: bool,
+        past: dict[str, Any] | None,
         teacher: nn.Module | None,
-        pictured: Tensor | None,
+        pictured: Tensor,
     ):
-        self.config, self.classes, self.history = config, classes, history
+        self.config, self.classes = config, classes
         self.teacher, self.pictured = teacher, pictured
         self.stem = str(config.experiment_name)
         self.logs = Path(config.log_dir)
-        self.logs.mkdir(parents=True, exist_ok=True)
-        self.events = SummaryWriter(
-            self.logs / self.stem, purge_step=len(history) + 1 if history else None
-        )
-        self.last_saved: str | None = config.resume
-        self.best_is_kept = goes_on and self._path("best").exists()
+        self.history: list[dict[str, Any]] = past["history"] if past is not None else []
+        """Figures of the epochs so far."""
+        self.last_saved: Path | None = None
 
     def __enter__(self) -> Self:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        # Steps that an earlier run of this name wrote are TensorBoard's to drop.
+        self.events = SummaryWriter(self.logs / self.stem, purge_step=len(self.history) + 1)
         return self
 
     def __exit__(self, kind: type | None, error: object, traceback: object) -> None:
         self.events.close()
         if kind is KeyboardInterrupt:
-            way = "nothing is saved yet"
-            if self.last_saved is not None:
+            if len(self.history) == self.config.epochs:
+                way = f"all epochs are trained: the best weights are in {self._path('best')}"
+            elif self.last_saved is None:
+                way = "nothing is saved yet"
+            else:
                 way = f"to go on, run it again with resume set to {self.last_saved}"
             self.say(f"interrupted after epoch {len(self.history)}; {way}")
             raise KeyboardInterrupt(way) from None
@@ -261,7 +307,7 @@ class _RunFiles:
             self._save("best", result)
         if result.epoch % self.config.save_freq == 0:
             self._save(f"epoch_{result.epoch}", result)
-            if self.teacher is not None and self.pictured is not None:
+            if self.teacher is not None:
                 models = {"student": result.student, "teacher": self.teacher}
                 figure = draw_maps(models, self.pictured, attention_picture)
                 self.events.add_figure("attention_maps", figure, result.epoch)
@@ -269,9 +315,10 @@ class _RunFiles:
             self._save("final", result)
 
     def keep_best(self, model: nn.Module, result: EpochResult) -> None:
-        """Write the best weights if the best epoch was before a resume under another name."""
-        if not self.best_is_kept:
-            accuracy, epoch = result.best_validation_accuracy, result.state["best_epoch"]
+        """Write the best weights if the file of that name has others, as after a resume it may."""
+        path, epoch = self._path("best"), result.state["best_epoch"]
+        if not path.exists() or read_checkpoint(path)["epoch"] != epoch:
+            accuracy = result.best_validation_accuracy
             self._write("best", model, epoch=epoch, validation_accuracy=accuracy)
 
     def _path(self, which: str) -> Path:
@@ -286,8 +333,7 @@ class _RunFiles:
             training=result.state,
             history=self.history,
         )
-        self.last_saved = str(self._path(which))
-        self.best_is_kept |= which == "best"
+        self.last_saved = self._path(which)
 
     def _write(self, which: str, model: nn.Module, **figures: Any) -> None:
         config, classes = self.config.model_dump(), list(self.classes)

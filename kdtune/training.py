@@ -21,7 +21,7 @@ from kdtune.data.views import Batch, normalise
 from kdtune.errors import DivergedError, UserError
 from kdtune.methods import Method, build_method
 from kdtune.methods.student import Student
-from kdtune.models import build_model, feature_shapes
+from kdtune.models import build_model, count_classes, feature_shapes
 from kdtune.seeds import derive_seed
 
 
@@ -89,14 +89,18 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: there is no such device here.
     """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((device for device, is_there in there.items() if is_there), "cpu")
     try:
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"The device '{name}' cannot be used here: {reason}.") from None
+    except (RuntimeError, AssertionError, NotImplementedError):
+        here = ", ".join(
+            ["auto", "cpu", *(device for device, is_there in there.items() if is_there)]
+        )
+        raise UserError(
+            f"The device '{name}' cannot be used on this machine; there are {here}."
+        ) from None
 
 
 def pick_precision(precision: str, model: nn.Module, device: torch.device) -> torch.dtype:
@@ -195,17 +199,17 @@ def fit(
             that epoch as if it had never stopped.
         on_step: called after each step with the epoch, the step in it, from 1, and the loss.
 
-    Yields:
-        The result of each epoch, `config.epochs` in all.
+    Returns:
+        An iterator over the results of the epochs up to `config.epochs`; it raises a
+        `DivergedError` when a loss is no longer finite.
 
     Raises:
-        UserError: there is no such method, model or device, or the networks cannot be compared.
-        DivergedError: the training loss is no longer finite.
+        UserError: there is no such method, model or device, or the networks cannot be compared;
+            at once, before anything is trained.
     """
     device = pick_device(config.device)
     student = Network(build_student(config, num_classes), device, config)
     method = method_for(config, student.model, teacher).to(device)
-    labels_alone = Student(config, [], None)
     guide = None
     if teacher is not None and method.uses_teacher:
         guide = Network(teacher.eval(), device, config)
@@ -220,8 +224,23 @@ def fit(
         student.model.load_state_dict(resume["student"])
         method.load_state_dict(resume["method"])
         optimizer.load_state_dict(resume["optimizer"])
+        match_layout(optimizer)
         progress = {key: resume[key] for key in progress}
+    return _epochs(config, student, guide, method, optimizer, progress, train, validation, on_step)
 
+
+def _epochs(
+    config: TrainConfig,
+    student: Network,
+    guide: Network | None,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, Any],
+    train: Iterable[Batch],
+    validation: Iterable[Batch] | None,
+    on_step: OnStep | None,
+) -> Iterator[EpochResult]:
+    labels_alone = Student(config, [], None)
     for epoch in range(progress["epoch"] + 1, config.epochs + 1):
         started = time.perf_counter()
         seed_epoch(config, epoch)
@@ -254,7 +273,7 @@ def fit(
             best_validation_accuracy=progress["best_validation_accuracy"],
             losses=figures,
             seconds=time.perf_counter() - started,
-            device=str(device),
+            device=str(student.device),
             threads=torch.get_num_threads(),
             student=student.model,
             state={
@@ -267,8 +286,16 @@ def fit(
 
 
 def method_for(config: TrainConfig, student: nn.Module, teacher: nn.Module | None) -> Method:
-    """Build a run's method for its networks, with the weights that `config.seed` fixes."""
+    """Build a run's method for its networks, with the weights that `config.seed` fixes.
+
+    Raises:
+        UserError: the networks cannot be compared.
+    """
     size = config.image_size
+    if teacher is not None and (known := count_classes(teacher, size)) != (
+        wanted := count_classes(student, size)
+    ):
+        raise UserError(f"The teacher knows {known} classes, but the student has {wanted}.")
     torch.manual_seed(derive_seed(config.seed, "method"))
     return build_method(
         config,
@@ -292,6 +319,18 @@ def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torc
         for parameter in parameters:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay the optimizer's buffers out in memory as its parameters are.
+
+    Fused optimizers go through memory in order, so a buffer that was saved, or made, when the
+    network had another memory format would be applied to the wrong weights.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def one_pass(

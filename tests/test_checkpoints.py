@@ -111,6 +111,10 @@ def prefixed(prefix):
     return lambda weights: {prefix + name: tensor for name, tensor in weights.items()}
 
 
+def zeros(weights):
+    return {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+
+
 SAVED_AS = {
     "plain": lambda weights: weights,
     "state_dict": wrapped("state_dict"),
@@ -119,6 +123,16 @@ SAVED_AS = {
     "DataParallel": prefixed("module."),
     "compiled": prefixed("_orig_mod."),
     "both": prefixed("_orig_mod.module."),
+    "elsewhere": wrapped("net"),
+    "deeper": lambda weights: {"checkpoint": wrapped("model")(weights)},
+    "beside an average": lambda weights: {"model_ema": zeros(weights), "model": weights},
+    "with plain values": lambda weights: {**weights, "epoch": 3},
+    "with a counter": lambda weights: {
+        **prefixed("module.")(weights),
+        "n_averaged": torch.ones(()),
+    },
+    "with a loss": lambda weights: {**prefixed("model.")(weights), "loss.weight": torch.ones(3)},
+    "of an old version": lambda weights: {k: v for k, v in weights.items() if "tracked" not in k},
     "wrapped and prefixed": lambda weights: wrapped("state_dict")(prefixed("model.")(weights)),
 }
 
@@ -177,6 +191,17 @@ def without_a_layer(path):
     torch.save({k: v for k, v in weights.items() if "layer4.1.conv2" not in k}, path)
 
 
+def with_more(path):
+    weights = torchvision.models.resnet18().state_dict()
+    more = {"attention.0.weight": torch.zeros(3), "attention.0.bias": torch.zeros(3)}
+    torch.save(weights | more, path)
+
+
+def of_other_width(path):
+    weights = torchvision.models.resnet18().state_dict()
+    torch.save({**weights, "bn1.bias": torch.zeros(32)}, path)
+
+
 def whole_module(path):
     torch.save(torchvision.models.resnet18(), path)
 
@@ -194,12 +219,17 @@ def program(path):
             other_network,
             r"holds \d+ tensors, the first 'features.0.0.weight' \[16, 3, 3, 3\]",
         ),
-        (without_head, r"the first 'conv1.weight' \[64, 3, 7, 7\]; expected is a checkpoint"),
-        (without_a_layer, "looks like a ResNet.*Missing.*layer4.1.conv2.weight"),
+        (without_head, "a ResNet that is none of torchvision's: there is no fc.weight; give a ch"),
+        (without_a_layer, r"torchvision's: it lacks layer4.1.conv2.weight; give"),
+        (
+            with_more,
+            "torchvision's: it has besides attention.0.bias and 1 more; give",
+        ),
+        (of_other_width, r"torchvision's: bn1.bias is \[32\], not \[64\]; give a checkpoint"),
         (whole_module, r"\(torchvision.models.resnet.ResNet\); save the network's state_dict"),
         (program, "it holds a program"),
-        (lambda path: torch.save([1, 2], path), "holds no state_dict, but list; expected"),
-        (lambda path: torch.save({"a": 1}, path), r"holds no state_dict, but \['a'\]; expected"),
+        (lambda path: torch.save([1, 2], path), "holds no state_dict, but a list; give"),
+        (lambda path: torch.save({"a": 1}, path), "holds no state_dict, but a dict of a; give"),
     ],
 )
 def test_a_teacher_that_is_none_is_a_sentence(tmp_path, make, sentence):

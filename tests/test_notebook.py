@@ -1,19 +1,27 @@
 """The pieces of the loop that a notebook may put together by itself."""
 
 import gc
+from weakref import ref
 
 import pytest
 import torch
+import torchvision
 from conftest import SIZE, small_config
 from torch.nn import functional as F
 
 from kdtune import evaluate_model, load_model, prepare_dataloaders
 from kdtune.at import compute_at_loss, create_at_config, load_teacher_model, train_epoch, validate
 from kdtune.checkpoints import save_model
+from kdtune.config import TrainConfig
 from kdtune.errors import UserError
-from kdtune.fitnets import compute_fitnets_loss, create_fitnets_config, train_fitnets
+from kdtune.fitnets import (
+    compute_fitnets_loss,
+    create_fitnets_config,
+    regressor_parameters,
+    train_fitnets,
+)
 from kdtune.models import build_model
-from kdtune.notebook import _LESSONS
+from kdtune.notebook import _find_method
 from kdtune.run import run_training
 from kdtune.training import build_optimizer, build_student, learning_rate
 
@@ -94,24 +102,94 @@ def test_the_loss_of_a_batch_adds_up_and_can_be_learned_from(networks, method):
     assert torch.allclose(alone["loss"], F.cross_entropy(student(x)[0], y))
 
 
-def test_the_regressor_is_the_students_and_is_trained_along(wide_teacher):
-    student = build_model("MultiBranchNet", 10, SIZE)
-    teacher = load_teacher_model(wide_teacher, 10)
-    loader = [(torch.rand(4, 3, SIZE, SIZE), torch.tensor([0, 3, 9, 1]))]
-    optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
+class TestRegressor:
     config = create_fitnets_config(image_size=SIZE)
-    known = len(_LESSONS)
-    compute_fitnets_loss(student, teacher, *loader[0], {**config, "print_freq": 7})
-    regressor = _LESSONS[student].method.regressor
-    before = regressor[0].weight.clone()
-    for _ in range(2):
-        train_epoch(student, teacher, loader, optimizer, "cpu", config)
-    assert _LESSONS[student].method.regressor is regressor
-    assert not torch.equal(before, regressor[0].weight)
-    assert len(optimizer.param_groups) == 2  # added once
-    del student, optimizer, regressor
-    gc.collect()
-    assert len(_LESSONS) == known
+    loader = [(torch.rand(4, 3, SIZE, SIZE), torch.tensor([0, 3, 9, 1]))]
+
+    def test_an_optimizer_that_lacks_it_gets_it_with_the_settings_of_the_first_group(
+        self, networks
+    ):
+        student, teacher = networks
+        groups = [{"params": student.parameters(), "lr": 0.1, "weight_decay": 0.5}]
+        optimizer = torch.optim.SGD(groups)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        regressor = regressor_parameters(student, teacher, self.config)
+        before = [p.clone() for p in regressor]
+        for _ in range(2):
+            train_epoch(student, teacher, self.loader, optimizer, "cpu", self.config)
+            schedule.step()
+        first, second = optimizer.param_groups
+        assert all(a is b for a, b in zip(second["params"], regressor, strict=True))
+        assert first["lr"] == second["lr"] == pytest.approx(0.001)
+        assert second["weight_decay"] == 0.5
+        assert all(not torch.equal(a, b) for a, b in zip(before, regressor, strict=True))
+
+    def test_it_outlives_other_settings_and_calls_without_a_teacher(self, networks):
+        student, teacher = networks
+        regressor = regressor_parameters(student, teacher, self.config)
+        optimizer = torch.optim.SGD([*student.parameters(), *regressor], lr=0.1)
+        for settings in ({}, {"lr": 0.5, "alpha": 0.9}, {"hint_layer": 3}):
+            train_epoch(student, teacher, self.loader, optimizer, "cpu", self.config | settings)
+            validate(student, None, self.loader, "cpu", self.config)
+        now = regressor_parameters(student, teacher, self.config)
+        assert all(a is b for a, b in zip(regressor, now, strict=True))
+        assert len(optimizer.param_groups) == 1
+        other = regressor_parameters(student, teacher, self.config | {"hint_layer": 1})
+        assert other[0].shape != regressor[0].shape
+
+    def test_its_mode_follows_the_students(self, networks):
+        student, teacher = networks
+        [regressor] = _find_method(student, teacher, TrainConfig.check(self.config)).children()
+        norm = regressor[1]
+        compute_fitnets_loss(student.eval(), teacher, *self.loader[0], self.config)
+        assert norm.num_batches_tracked == 0
+        compute_fitnets_loss(student.train(), teacher, *self.loader[0], self.config)
+        validate(student, teacher, self.loader, "cpu", self.config)
+        compute_fitnets_loss(student.train(), teacher, *self.loader[0], self.config)
+        assert norm.num_batches_tracked == 2
+
+    def test_a_loop_around_the_loss_trains_it(self, networks):
+        student, teacher = networks
+        regressor = regressor_parameters(student, teacher, self.config)
+        optimizer = torch.optim.SGD([*student.parameters(), *regressor], lr=0.1)
+        before = regressor[0].clone()
+        compute_fitnets_loss(student, teacher, *self.loader[0], self.config)["loss"].backward()
+        optimizer.step()
+        assert not torch.equal(before, regressor[0])
+
+    def test_it_goes_with_its_student(self, wide_teacher):
+        student = build_model("MultiBranchNet", 10, SIZE)
+        teacher = load_teacher_model(wide_teacher, 10)
+        gone = ref(regressor_parameters(student, teacher, self.config)[0])
+        del student
+        gc.collect()
+        assert gone() is None
+
+
+def test_epochs_of_a_student_are_counted_without_a_teacher_too(folder):
+    train, *_ = prepare_dataloaders(str(folder), num_workers=0, image_size=SIZE)
+    student = build_model("MultiBranchNet", 10, SIZE)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
+    config = create_at_config(image_size=SIZE, momentum=0)
+    student.eval()
+    losses = [train_epoch(student, None, train, optimizer, "cpu", config)["loss"] for _ in "ab"]
+    assert losses[0] != losses[1]  # other batches, since the order is another
+
+
+def test_fused_optimizers_follow_the_networks_memory(folder):
+    """Laid out anew, a convolution's momentum must not be applied to other weights."""
+    loader = prepare_dataloaders(str(folder), 16, num_workers=0, image_size=SIZE)[0]
+    after = []
+    for fused in (True, False):
+        student = build_student(small_config(folder), 10)
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, fused=fused)
+        torch.manual_seed(0)
+        student(torch.rand(2, 3, SIZE, SIZE))[0].logsumexp(1).sum().backward()
+        optimizer.step()  # momentum from before, in torch's own memory format
+        settings = create_at_config(image_size=SIZE, batch_size=16)
+        train_epoch(student, None, loader, optimizer, "cpu", settings)
+        after.append(torch.cat([p.flatten() for p in student.parameters()]))
+    assert torch.allclose(*after, atol=1e-5)
 
 
 def test_validating_changes_nothing(networks):
@@ -140,8 +218,28 @@ def test_mistakes_are_sentences(wide_teacher):
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
     with pytest.raises(UserError, match="does not name its method; make it with create_at_config"):
         train_epoch(student, None, [], optimizer, "cpu", {"lr": 0.1})
-    with pytest.raises(UserError, match="the loader gave no batch"):
+    with pytest.raises(UserError, match="train_loader has no batch with more than one image"):
         train_epoch(student, None, [], optimizer, "cpu", create_at_config())
+    wide = [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))]
+    with pytest.raises(UserError, match=r"val_loader are \(16, 16\), but image_size is 8"):
+        validate(student, None, wide, "cpu", create_at_config(image_size=8))
+    with pytest.raises(UserError, match=r"of \(x, y\) are \(16, 16\), but image_size is 128"):
+        compute_at_loss(student, None, *wide[0], create_at_config())
+    with pytest.raises(UserError, match="test_loader has the label 10, but there are 10 classes"):
+        evaluate_model(student, [(torch.rand(1, 3, 8, 8), torch.tensor([10]))])
+    with pytest.raises(UserError, match="A ResNet does not return"):
+        evaluate_model(torchvision.models.resnet18(), wide)
+    with pytest.raises(UserError, match="cannot be its own teacher"):
+        validate(student, student, wide, "cpu", create_at_config())
+    other = build_model("MultiBranchNet", 7, SIZE)
+    with pytest.raises(UserError, match="The teacher knows 7 classes, but the student has 10"):
+        validate(student, other, wide, "cpu", create_at_config())
+    with pytest.raises(UserError, match="no model 'resnet18'; did you mean 'ResNet18'"):
+        create_at_config(model="resnet18")
+    with pytest.raises(UserError, match="no setting 'learning_rate'; did you mean 'lr'"):
+        create_at_config(learning_rate=1)
+    with pytest.raises(UserError, match="teacher_model cannot be a MultiBranchNet: it must"):
+        create_at_config(teacher_model=student)
     with pytest.raises(UserError, match="knows 10 classes, but the data have 7"):
         load_teacher_model(wide_teacher, 7, "cpu")
     with pytest.raises(UserError, match="The device 'gpu' cannot be used"):

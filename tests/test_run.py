@@ -1,6 +1,7 @@
 """One run and its files."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,44 @@ def test_a_run_goes_on_only_with_its_own_settings(folder, change, sentence):
         run_training(small_config(folder, resume="checkpoints/x_epoch_1.pth", **settings | change))
 
 
+def test_a_run_goes_on_only_under_the_conditions_it_had(folder, teacher_file, tmp_path):
+    settings = {"method": "at", "experiment_name": "x", "image_size": SIZE, "epochs": 2}
+    train_at({**settings, "epochs": 1}, loader_of(), loader_of())
+    settings["resume"] = "checkpoints/x_final.pth"
+    with pytest.raises(UserError, match="trained with validation images, and cannot go on witho"):
+        train_at(settings, loader_of())
+    with pytest.raises(UserError, match="was trained for 3 classes, which are not the 4 of these"):
+        train_at(settings, loader_of(classes=4), loader_of())
+    with pytest.raises(UserError, match="was trained without a teacher, and cannot go on with"):
+        train_at({**settings, "teacher_model": str(teacher_file)}, loader_of(), loader_of())
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"hint_layer": 9}, {"device": "cuda:99"}, {"model": "ResNet81"}, {"method": "x"}]
+)
+def test_a_mistake_leaves_no_files(folder, teacher_file, tmp_path, mistake):
+    settings = {"method": "fitnets", "teacher_model": str(teacher_file), **mistake}
+    with pytest.raises(UserError):
+        run_training(small_config(folder, **settings))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_without_a_name_get_different_ones(folder):
+    first, second = (run_training(small_config(folder, epochs=1)) for _ in "ab")
+    assert first["experiment_name"] != second["experiment_name"]
+
+
+def test_momentum_survives_a_change_of_memory_format(folder, monkeypatch):
+    """As when a run goes on on a machine where another format is the fast one."""
+    settings = {"method": "student", "model": "ResNet18", "precision": "float32", "save_freq": 1}
+    whole = run_training(small_config(folder, experiment_name="a", **settings))
+    monkeypatch.setattr("kdtune.training._depthwise", lambda model: True)  # takes channels_last
+    path = "checkpoints/a_epoch_1.pth"
+    crossed = run_training(small_config(folder, resume=path, **settings))
+    losses = [run["training_history"][1]["train_loss"] for run in (whole, crossed)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_a_network_without_a_run_cannot_be_resumed(folder, teacher_file):
     with pytest.raises(UserError, match="it holds a network, but no run"):
         run_training(small_config(folder, resume=str(teacher_file)))
@@ -238,6 +277,37 @@ class TestLoadersOfOnesOwn:
         assert len(result["training_history"]) == 2
         assert set(result["test_results"]) == {"loss", "accuracy"}
 
+    def test_other_number_formats_will_do(self):
+        tensors = [(images, labels) for images, labels in loader_of()]
+        plain = train_at(self.config, tensors, tensors)["training_history"]
+        for change in (
+            lambda x, y: (x.numpy(), y.numpy()),
+            lambda x, y: (x.double(), y.to(torch.uint8)),
+            lambda x, y: (x, y.int()),
+            lambda x, y: (x, y.tolist()),
+        ):
+            batches = [change(*batch) for batch in tensors]
+            history = train_at(self.config, batches, batches)["training_history"]
+            assert without_times(history) == without_times(plain)
+
+    def test_a_bad_test_loader_is_found_before_training(self):
+        wide = loader_of(size=16)
+        for loader, sentence in (([], "test_loader has no batch"), (wide, "of test_loader are")):
+            with pytest.raises(UserError, match=sentence):
+                train_at(self.config, loader_of(), loader_of(), loader)
+        assert not Path("logs").exists()
+
+    def test_loaders_of_other_classes_are_refused(self, folder, tmp_path):
+        write_digits(tmp_path / "few" / "train", 4)
+        shutil.rmtree(tmp_path / "few" / "train" / "digit-3")
+        few = prepare_dataloaders(str(tmp_path / "few"), num_workers=0, image_size=SIZE)
+        many = prepare_dataloaders(str(folder), num_workers=0, image_size=SIZE)
+        with pytest.raises(UserError, match="The classes of val_loader are not those"):
+            train_at(self.config, many[0], few[1])
+        part = torch.utils.data.Subset(many[1].dataset, range(3))
+        with pytest.raises(UserError, match="The classes of test_loader are not those"):
+            train_at(self.config, few[0], few[1], torch.utils.data.DataLoader(part))
+
     def test_without_validation_images_the_last_epoch_counts(self, tmp_path):
         config = {**self.config, "experiment_name": "x"}
         result = train_at(config, loader_of())
@@ -261,13 +331,23 @@ class TestLoadersOfOnesOwn:
         ("loader", "sentence"),
         [
             (loader_of(size=16), r"images of train_loader are \(16, 16\), but image_size is 8"),
-            ((x for x in loader_of()), "train_loader can be gone through only once"),
+            ((x for x in loader_of()), "a generator cannot be gone through again"),
             ([torch.zeros(2, 3, 8, 8)], r"two tensors .* it gave a tensor \[2, 3, 8, 8\]"),
-            ([(torch.zeros(2, 3, 8, 8), [0, 1])], r"it gave \(a tensor \[2, 3, 8, 8\], \(int"),
+            (5, "train_loader must be a DataLoader, or a list of batches"),
+            ([(torch.zeros(2, 3, 8, 8), ["a", "b"])], r"it gave \(a tensor \[2, 3, 8, 8\], \(str"),
+            (
+                [(torch.zeros(2, 3, 8, 8).long(), torch.zeros(2).long())],
+                "give uint8, or",
+            ),
+            (
+                [(torch.zeros(2, 3, 8, 8), torch.tensor([0, -100]))],
+                "the label -100, but there a",
+            ),
             ([(torch.zeros(2, 1, 8, 8), torch.zeros(2).long())], r"images \[B, 3, H, W\]"),
             ([(torch.zeros(2, 3, 8, 8), torch.zeros(3).long())], "as many labels as images"),
             ([(torch.zeros(2, 3, 8, 8), torch.zeros(2))], r"labels \[B\]"),
-            ([], "There are no images: the loader gave no batch"),
+            ([], "train_loader has no batch"),
+            ([(torch.zeros(1, 3, 8, 8), torch.zeros(1).long())], "no batch with more than one im"),
         ],
     )
     def test_what_a_loader_must_give_is_said(self, loader, sentence):

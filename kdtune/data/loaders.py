@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from kdtune.config import TrainConfig
 from kdtune.data.images import Split, find_images
@@ -38,6 +38,7 @@ class Pairs:
         name: what a message calls it.
         image_size: height and width that its images must have; None accepts any.
         num_classes: K, above every label; None accepts any.
+        training: leave batches of a single image out, on which batch norm cannot be trained.
     """
 
     def __init__(
@@ -46,31 +47,39 @@ class Pairs:
         name: str,
         image_size: int | None = None,
         num_classes: int | None = None,
+        training: bool = False,
     ):
-        self.loader, self.name = loader, name
+        self.loader, self.name, self.training = loader, name, training
         self.image_size, self.num_classes = image_size, num_classes
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = iter(self.loader)
-        if batches is self.loader:
+        batches = iter(self.loader) if isinstance(self.loader, Iterable) else None
+        if batches is None or batches is self.loader:
             raise UserError(
-                f"{self.name} can be gone through only once; give a DataLoader, or a list of "
-                "batches, since every epoch goes through it."
+                f"{self.name} must be a DataLoader, or a list of batches, since every epoch goes "
+                f"through it; a {type(self.loader).__name__} cannot be gone through again."
             )
+        empty = True
         for batch in batches:
-            yield *self._check(batch), None
+            images, labels = self._check(batch)
+            if len(labels) > self.training:
+                empty = False
+                yield images, labels, None
+        if empty:
+            least = "more than one image" if self.training else "an image"
+            raise UserError(f"{self.name} has no batch with {least}.")
 
     def _check(self, batch: Any) -> tuple[Tensor, Tensor]:
         try:
-            images, labels = batch
-            shape = tuple(images.shape)
-            fits = len(shape) == 4 and shape[1] == 3 and labels.shape == shape[:1]
-        except (TypeError, ValueError, AttributeError):
-            fits = False
-        if not fits or labels.is_floating_point():
+            images, labels = (torch.as_tensor(part) for part in batch)
+        except (TypeError, ValueError, RuntimeError):
+            raise self._refusal(batch) from None
+        shape, integer = tuple(images.shape), not labels.is_floating_point()
+        if len(shape) != 4 or shape[1] != 3 or labels.shape != shape[:1] or not integer:
+            raise self._refusal(batch)
+        if not images.is_floating_point() and images.dtype != torch.uint8:
             raise UserError(
-                f"A batch of {self.name} must be (images [B, 3, H, W], labels [B]), two tensors "
-                f"with as many labels as images; it gave {_describe(batch)}."
+                f"The images of {self.name} are {images.dtype}; give uint8, or normalised floats."
             )
         size = self.image_size
         if size is not None and shape[2:] != (size, size):
@@ -78,20 +87,38 @@ class Pairs:
                 f"The images of {self.name} are {shape[2:]}, but image_size is {size}; give the "
                 "config the image_size that the loader has."
             )
-        if self.num_classes is not None and int(labels.max()) >= self.num_classes:
-            raise UserError(
-                f"{self.name} has the label {int(labels.max())}, but there are "
-                f"{self.num_classes} classes, from 0."
-            )
-        return images, labels.long()
+        if len(labels) and labels.device.type == "cpu":  # elsewhere a look would wait for it
+            lowest, highest = int(labels.min()), int(labels.max())
+            if lowest < 0 or (self.num_classes is not None and highest >= self.num_classes):
+                wrong = lowest if lowest < 0 else highest
+                known = f"{self.num_classes} classes" if self.num_classes else "classes"
+                raise UserError(
+                    f"{self.name} has the label {wrong}, but there are {known}, counted from 0."
+                )
+        return images if images.dtype == torch.uint8 else images.float(), labels.long()
+
+    def _refusal(self, batch: Any) -> UserError:
+        return UserError(
+            f"A batch of {self.name} must be (images [B, 3, H, W], labels [B]), two tensors "
+            f"with as many labels as images; it gave {_describe(batch)}."
+        )
 
 
 def _describe(batch: Any) -> str:
     if isinstance(batch, Tensor):
         return f"a tensor {list(batch.shape)}"
-    if isinstance(batch, tuple | list):
+    if isinstance(batch, tuple | list) and len(batch) <= 4:
         return f"({', '.join(map(_describe, batch))})"
     return type(batch).__name__
+
+
+def class_names(loader: Any) -> tuple[str, ...] | None:
+    """Class names that a loader's dataset has, or the dataset that it is a part of; else None."""
+    dataset = getattr(loader, "dataset", None)
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    names = getattr(dataset, "classes", None)
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else None
 
 
 @dataclass(frozen=True)
@@ -113,9 +140,16 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, batch: tuple[Tensor, int]) -> tuple[Tensor, Tensor]:
-        """Decode one batch, (indices [B], seed): images float [B, 3, H, W], and labels [B]."""
-        chosen, seed = batch
+    def __getitem__(self, which: int | tuple[Tensor, int]) -> tuple[Tensor, Tensor]:
+        """Decode a batch, (indices [B], seed): images float [B, 3, H, W], and labels [B].
+
+        A plain index gives one image [3, H, W] and its label, as it is without augmentation.
+        """
+        if isinstance(which, int):
+            one = Images(self.split, self.classes, self.image_size, False)
+            images, labels = one[torch.tensor([which]), 0]
+            return images[0], labels[0]
+        chosen, seed = which
         part = Split(
             [self.split.images[i] for i in chosen], [self.split.labels[i] for i in chosen]
         )

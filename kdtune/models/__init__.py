@@ -64,7 +64,7 @@ def look(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run a network once as it is: in eval mode and float32, without gradients or traces.
 
     Args:
-        model: stays on its device, and in its mode afterwards.
+        model: stays on its device, and every part of it in its mode afterwards.
         images: floats [B, 3, H, W], normalised.
 
     Returns:
@@ -73,14 +73,29 @@ def look(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     Raises:
         UserError: the network does not return these.
     """
-    training = model.training
+    modes = [(part, part.training) for part in model.modules()]
     try:
-        outputs = model.eval()(images.to(next(model.parameters()).device))
+        return logits_and_features(model.eval(), images)
     finally:
-        model.train(training)
+        for part, mode in modes:
+            part.training = mode
+
+
+def logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Run a network that may not be one of ours, on its own device.
+
+    Raises:
+        UserError: it does not return logits and one map a stage.
+    """
+    outputs = model(images.to(next(model.parameters()).device))
     if not (isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], list)):
         raise UserError(
             f"A {type(model).__name__} does not return (logits, [a map a stage]), as kdtune's "
             "networks do; ResNets of torchvision's do so once load_teacher_model has loaded them."
         )
     return outputs
+
+
+def count_classes(model: nn.Module, image_size: int) -> int:
+    """K, the length of a network's logits."""
+    return look(model, torch.zeros(1, 3, image_size, image_size))[0].shape[1]

@@ -69,24 +69,49 @@ def resnet_of_weights(weights: Mapping[str, Tensor]) -> tuple[str, ResNet]:
         The architecture's name, such as ``ResNet34``, and the network with these weights.
 
     Raises:
-        LookupError: they are not a ResNet's.
-        RuntimeError: a weight is missing, is too many or has another shape.
+        ValueError: a weight is missing, is too many or has another shape; the text says which.
     """
-    stem, head, inner = (
-        weights[key].shape for key in ("conv1.weight", "fc.weight", "layer1.0.conv2.weight")
-    )
+    missing = [key for key in MARKS if key not in weights or weights[key].dim() == 0]
+    if missing:
+        raise ValueError(f"there is no {missing[0]}")
     block = Bottleneck if "layer1.0.conv3.weight" in weights else BasicBlock
     blocks = [
         len({key.split(".")[1] for key in weights if key.startswith(f"layer{stage}.")})
         for stage in (1, 2, 3, 4)
     ]
-    width = inner[1]
-    groups = inner[0] // width
+    inner = weights["layer1.0.conv2.weight"].shape
+    width = max(1, inner[1])
+    groups = max(1, inner[0] // width)
     network = torchvision.models.ResNet(
-        block, blocks, num_classes=head[0], groups=groups, width_per_group=width
+        block,
+        blocks,
+        num_classes=weights["fc.weight"].shape[0],
+        groups=groups if block is Bottleneck else 1,
+        width_per_group=width if block is Bottleneck else 64,
     )
+    model = ResNet(network, small_stem=weights["conv1.weight"].shape[2:] == (3, 3))
+    _load_whole(model, weights)
     depth = 2 + sum(blocks) * (3 if block is Bottleneck else 2)
     variant = "" if (groups, width) == (1, 64) else f"-{groups}x{width}"
-    model = ResNet(network, small_stem=stem[2:] == (3, 3))
-    model.load_state_dict(weights)
     return f"ResNet{depth}{variant}", model
+
+
+MARKS = ("conv1.weight", "layer1.0.conv2.weight", "fc.weight")
+"""Weights that every ResNet of torchvision's has."""
+
+
+def _load_whole(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load all weights or none, and say in a sentence what does not fit."""
+    wanted = model.state_dict()
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # older files: none
+    for what, keys in {
+        "lacks": wanted.keys() - counters - weights.keys(),
+        "has besides": weights.keys() - wanted.keys(),
+    }.items():
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise ValueError(f"it {what} {min(keys)}{more}")
+    for key, tensor in weights.items():
+        if tensor.shape != wanted[key].shape:
+            raise ValueError(f"{key} is {list(tensor.shape)}, not {list(wanted[key].shape)}")
+    model.load_state_dict({**{key: wanted[key] for key in counters}, **weights})
