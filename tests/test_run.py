@@ -109,7 +109,7 @@ run_training(TrainConfig.check(json.loads(sys.argv[1])))
 @pytest.mark.parametrize("case", RESUMED)
 def test_a_killed_run_goes_on_as_if_it_had_not_been(folder, foreign_teacher, case):
     config = small_config(
-        folder, teacher_model=str(foreign_teacher), epochs=4, save_freq=1, step_size=1, gamma=0.5,
+        folder, teacher_model=str(foreign_teacher), epochs=4, save_freq=2, step_size=1, gamma=0.5,
         augment=True, **RESUMED[case],
     )  # fmt: skip
     whole = run_training(config.model_copy(update={"experiment_name": "whole"}))
