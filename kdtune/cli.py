@@ -153,9 +153,9 @@ def demo(ctx: click.Context, name: str) -> None:
     SweepFolder(RESULTS / name).refuse_existing()
     teacher_file = RESULTS / f"{name}-teacher.pth"
     commands = [
-        f"teacher --data digits --image-size 16 --model ResNet18 --epochs 5 --out {teacher_file}",
+        f"teacher --data digits --image-size 8 --model ResNet18 --epochs 5 --out {teacher_file}",
         f"sweep --data digits --teacher {teacher_file} --methods at,fitnets"
-        f" --models MultiBranchNet,ResNet18 --trials 4 --epochs 3"
+        f" --models MultiBranchNet,ResNet18 --trials 3 --epochs 3"
         f" --setting batch_size=64 --name {name}",
     ]
     if teacher_file.exists():

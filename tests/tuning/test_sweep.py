@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import ray
+import torch
+import torchvision
 from optuna.trial import TrialState
 
 from kdtune.at import train_at
@@ -21,7 +23,7 @@ from kdtune.run import run_file
 from kdtune.tuning.schedule import Rungs
 from kdtune.tuning.search import Studies
 from kdtune.tuning.space import load_spaces
-from kdtune.tuning.sweep import run_sweep, write_tables
+from kdtune.tuning.sweep import _check, run_sweep, write_tables
 
 SPACE = '''"""Student, with a setting that diverges among its start points."""
 from ray import tune
@@ -146,6 +148,14 @@ class TestSmallSweep:
         with pytest.raises(UserError, match=sentence):
             run_sweep({**sweep, **settings})
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_that_others_saved_is_as_good(folder, tmp_path):
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "theirs.pth")
+    given = {"name": "x", "data": str(folder), "teacher": str(tmp_path / "theirs.pth")}
+    sweep, _, opened = _check(SweepConfig.check({**given, "image_size": 32}))
+    assert sweep.image_size == 32 and opened["teacher"]["model"] == "ResNet18"
+    assert _check(SweepConfig.check(given))[0].image_size == 128  # the file does not say its own
 
 
 def processes_of_trials(driver: int) -> list[int]:
