@@ -53,7 +53,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     content = _read(Path(path).expanduser())
     if not _is_ours(content):
-        raise UserError(f"{path} was not written by kdtune.")
+        raise UserError(f"{path} was not written by kdtune; give a checkpoint of one of its runs.")
     return content
 
 
@@ -99,9 +99,9 @@ def _offender(error: pickle.UnpicklingError) -> str:
 def load_model(path: str | Path) -> dict[str, Any]:
     """Load a network: one that kdtune saved, or a `state_dict` of a ResNet of torchvision's.
 
-    A `state_dict` may lie under the key ``state_dict``, ``model_state_dict`` or ``model``, and
-    its names may share prefixes such as ``module.`` or ``_orig_mod.``. Architecture, number of
-    classes and stem are then read from the shapes.
+    A `state_dict` may lie in dicts, under any keys (``state_dict``, ``model_state_dict`` and
+    ``model`` are looked at first), and its names may have a prefix such as ``module.`` or
+    ``_orig_mod.``. Architecture, number of classes and stem are then read from the shapes.
 
     Args:
         path: a `.pth` (by any name) or `.safetensors` file.

@@ -49,7 +49,7 @@ class Method(nn.Module, ABC):
             features: the teacher's stages, [B, C, H, W] each.
 
         Returns:
-            Parts float32 tensors, first dimension B, at the size at which they are compared.
+            Float32 tensors by name, first dimension B, at the size at which they are compared.
         """
 
     @abstractmethod
