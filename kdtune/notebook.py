@@ -24,11 +24,13 @@ from kdtune.teacher import load_teacher
 from kdtune.training import (
     Network,
     evaluate,
+    guide_for,
     match_layout,
     method_for,
     one_pass,
     pick_device,
     seed_epoch,
+    step_loss,
 )
 
 
@@ -89,11 +91,7 @@ def compute_loss(
     method.train(student_model.training)
     [(images, labels, _)] = _pairs([(x, y)], "(x, y)", student_model, config)
     images, labels = normalise(images.to(student.device)), labels.to(student.device)
-    targets = None
-    if teacher is not None:
-        with torch.no_grad():
-            targets = method.targets(*teacher(images))
-    return method(*student(images), targets, labels)
+    return step_loss(student, teacher, method, images, labels)[1]
 
 
 def train_epoch(
@@ -219,9 +217,7 @@ def _set_up(
         raise UserError("The student cannot be its own teacher: give two networks.")
     device = pick_device(config.device)
     method = _find_method(student, teacher, config).to(device)
-    guide = None
-    if teacher is not None and method.uses_teacher:
-        guide = Network(teacher.eval(), device, config)
+    guide = guide_for(method, teacher, device, config)
     return Network(student, device, config), guide, method
 
 

@@ -21,7 +21,7 @@ from kdtune.data.images import ImageData, find_images
 from kdtune.data.loaders import Loader, Pairs, class_names
 from kdtune.data.views import Batch, Batches, decode, decode_run
 from kdtune.errors import UserError
-from kdtune.files import read_yaml, write_text
+from kdtune.files import make_folder, read_yaml, write_text
 from kdtune.maps import MOST_IMAGES, attention_picture, draw_maps
 from kdtune.methods import METHODS, check_method
 from kdtune.models import check_model, count_classes
@@ -81,11 +81,12 @@ def run_training(
         teacher = load_teacher(config.teacher_model, classes, config.image_size)
     if classes is None:
         classes = _number_classes(config, teacher, train_loader, val_loader)
+    if past is not None:
+        validated = data is not None or val_loader is not None
+        _check_past(past, resume, config, classes, validated)
     train, validation, test = _batches(
         config, data, classes, train_loader, val_loader, test_loader
     )
-    if past is not None:
-        _check_past(past, resume, config, classes, validation is not None)
     # First batches say early what is wrong with a loader; test accuracy is read at the end.
     seen = [_first_images(batches) for batches in (train, validation, test) if batches is not None]
     pictured = seen[0] if validation is None else seen[1]
@@ -267,7 +268,8 @@ class _RunFiles:
         self.last_saved: Path | None = None
 
     def __enter__(self) -> Self:
-        self.logs.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(self.config.save_dir))
+        make_folder(self.logs)
         # Steps that an earlier run of this name wrote are TensorBoard's to drop.
         self.events = SummaryWriter(self.logs / self.stem, purge_step=len(self.history) + 1)
         return self
@@ -372,6 +374,7 @@ def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:
     """
     if out.exists():
         raise UserError(f"{out} exists already; remove it, or give another --out.")
+    make_folder(out.parent)
     data = find_images(config.data_dir)
     classes = list(data.classes)
     train, validation, test = _batches(config, data, data.classes)
@@ -418,8 +421,10 @@ def run_file(path: Path) -> dict[str, Any]:
     if not isinstance(provenance, dict):
         raise UserError(f"{path}: provenance must hold 'key: value' lines, or be left out.")
     config = TrainConfig.check(settings)
-    if "threads" in provenance:
-        torch.set_num_threads(provenance["threads"])
+    threads = provenance.get("threads", torch.get_num_threads())
+    if not isinstance(threads, int) or threads < 1:
+        raise UserError(f"{path}: threads cannot be {threads!r}; give a whole number above 0.")
+    torch.set_num_threads(threads)
     recorded = provenance.get("best_validation_accuracy")
     if provenance.get("settings_sha256") != settings_hash(settings):
         recorded = None  # the file was edited: what it records is another run's

@@ -20,6 +20,7 @@ from kdtune.config import TrainConfig
 from kdtune.data.views import Batch, normalise
 from kdtune.errors import DivergedError, UserError
 from kdtune.methods import Method, build_method
+from kdtune.methods.method import Parts
 from kdtune.methods.student import Student
 from kdtune.models import build_model, count_classes, feature_shapes
 from kdtune.seeds import derive_seed
@@ -210,9 +211,7 @@ def fit(
     device = pick_device(config.device)
     student = Network(build_student(config, num_classes), device, config)
     method = method_for(config, student.model, teacher).to(device)
-    guide = None
-    if teacher is not None and method.uses_teacher:
-        guide = Network(teacher.eval(), device, config)
+    guide = guide_for(method, teacher, device, config)
     optimizer = build_optimizer(config, [*student.model.parameters(), *method.parameters()])
     progress: dict[str, Any] = {
         "epoch": 0,
@@ -304,6 +303,15 @@ def method_for(config: TrainConfig, student: nn.Module, teacher: nn.Module | Non
     )
 
 
+def guide_for(
+    method: Method, teacher: nn.Module | None, device: torch.device, config: TrainConfig
+) -> Network | None:
+    """The teacher, in eval mode where it runs; None if there is none or the method needs none."""
+    if teacher is None or not method.uses_teacher:
+        return None
+    return Network(teacher.eval(), device, config)
+
+
 def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.SGD:
     """SGD as every run has it."""
     optimizer = torch.optim.SGD(
@@ -369,18 +377,14 @@ def one_pass(
             labels = labels.to(student.device, non_blocking=True)
             if targets is not None:
                 targets = {k: v.to(student.device, non_blocking=True) for k, v in targets.items()}
-            elif teacher is not None:
-                with torch.no_grad():
-                    targets = method.targets(*teacher(images))
-            logits, features = student(images)
-            parts = method(logits, features, targets, labels)
+            logits, parts = step_loss(student, teacher, method, images, labels, targets)
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)
                 parts["loss"].backward()
                 optimizer.step()
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0) + value.detach() * len(labels)
-            right += (logits.detach().argmax(1) == labels).sum()
+            right += (logits.argmax(1) == labels).sum()
             count += len(labels)
             if on_step is not None:
                 on_step(method.epoch, step, parts["loss"])
@@ -388,6 +392,34 @@ def one_pass(
         raise UserError("There are no images: the loader gave no batch.")
     means = {name: total.item() / count for name, total in totals.items()}
     return {**means, "accuracy": right.item() / count}
+
+
+def step_loss(
+    student: Network,
+    teacher: Network | None,
+    method: Method,
+    images: Tensor,
+    labels: Tensor,
+    targets: Parts | None = None,
+) -> tuple[Tensor, Parts]:
+    """The loss of one batch, on the student's device.
+
+    Args:
+        student: gives logits and features, with gradients if these are on.
+        teacher: asked for targets if there are none; None without one.
+        method: gives the loss.
+        images: normalised floats [B, 3, H, W].
+        labels: class indices [B].
+        targets: the teacher's, where they were computed before.
+
+    Returns:
+        The student's logits [B, K], detached, and the loss with its parts.
+    """
+    if targets is None and teacher is not None:
+        with torch.no_grad():
+            targets = method.targets(*teacher(images))
+    logits, features = student(images)
+    return logits.detach(), method(logits, features, targets, labels)
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> dict[str, float]:

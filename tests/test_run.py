@@ -215,6 +215,22 @@ def test_a_mistake_leaves_no_files(folder, teacher_file, tmp_path, mistake):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("key", ["save_dir", "log_dir"])
+def test_a_folder_that_cannot_be_made_is_found_before_training(folder, tmp_path, capsys, key):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/x cannot be made: Not a directory"):
+        run_training(small_config(folder, **{key: "file/x"}))
+    with pytest.raises(UserError, match="file cannot be made: File exists"):
+        train_teacher(small_config(folder, method="student"), Path("file/teacher.pth"))
+    assert "epoch" not in capsys.readouterr().err
+
+
+def test_a_wrong_checkpoint_is_found_before_images_are_decoded(folder, teacher_file, monkeypatch):
+    monkeypatch.setattr("kdtune.run.decode_run", None)
+    with pytest.raises(UserError, match="it holds a network, but no run"):
+        run_training(small_config(folder, resume=str(teacher_file)))
+
+
 def test_runs_without_a_name_get_different_ones(folder):
     first, second = (run_training(small_config(folder, epochs=1)) for _ in "ab")
     assert first["experiment_name"] != second["experiment_name"]
@@ -409,5 +425,10 @@ def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
     result = run_file(tmp_path / "x.yaml")
     assert torch.get_num_threads() == 1
     assert result["best_accuracy"] == result["recorded_accuracy"] == accuracy
+    for threads in ("two", 0):
+        wrong = {**config, "provenance": {**provenance, "threads": threads}}
+        write_yaml(tmp_path / "y.yaml", wrong)
+        with pytest.raises(UserError, match="threads cannot be .*; give a whole number"):
+            run_file(tmp_path / "y.yaml")
     write_yaml(tmp_path / "x.yaml", {**config, "lr": 0.5, "provenance": provenance})
     assert run_file(tmp_path / "x.yaml")["recorded_accuracy"] is None
