@@ -15,7 +15,8 @@ import torch
 
 from kdtune.config import TrainConfig
 from kdtune.data.images import find_images
-from kdtune.data.views import decode_run
+from kdtune.data.views import Views
+from kdtune.inputs import Inputs
 from kdtune.methods import METHODS
 from kdtune.models import MODELS, build_model
 from kdtune.training import fit
@@ -23,7 +24,7 @@ from kdtune.training import fit
 
 def measure(model: str, image_size: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of an epoch by method, `rounds` of them each, in the order of the rounds."""
-    data = decode_run(find_images("digits"), image_size)
+    views = Views(find_images("digits"), image_size, cache=None, workers=2)
     runs = {}
     for method in METHODS:
         config = TrainConfig.check(
@@ -37,10 +38,11 @@ def measure(model: str, image_size: int, rounds: int) -> dict[str, list[float]]:
                 "beta": 1.0,
             }
         )
+        inputs = Inputs(config, views, None, {}, print)  # no targets: the teacher runs live
         runs[method] = fit(
             config,
-            data.train_batches(config),
-            data.validation_batches(),
+            inputs.train,
+            inputs.evaluation("validation"),
             num_classes=10,
             teacher=build_model("ResNet18", 10, image_size),
         )

@@ -74,6 +74,10 @@ def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags
 @click.option("--reduction-factor", type=int, help="One in so many goes on.  [default: 2]")
 @click.option("--image-size", type=int, help="Pixels.  [default: as the teacher]")
 @click.option("--seed", type=int, help="Fixes the whole sweep.  [default: 0]")
+@click.option("--cache-gb", type=float, help="Size of the cache of views.  [default: 20]")
+@click.option(
+    "--no-cache", "cache_gb", flag_value=0.0, type=float, help="Decode and teach live, every time."
+)
 @click.option("--cpus-per-trial", type=int, help="[default: an equal share]")
 @click.option("--gpus-per-trial", type=float, help="[default: 1 if there are GPUs]")
 @settings_option
@@ -129,6 +133,30 @@ def train(file: Path) -> None:
     if recorded is not None:
         verdict = "the same" if best == recorded else f"{100 * (best - recorded):+.2f} points"
         print(f"recorded in {file}: {100 * recorded:.2f} % ({verdict})")
+
+
+@cli.command()
+@click.option(
+    "--prune", metavar="GB", type=click.FloatRange(min=0), help="Keep no more than that."
+)
+def cache(prune: float | None) -> None:
+    """List what this machine keeps of images and teachers, and remove what is not used any more.
+
+    The folder is ~/.cache/kdtune, or what the environment variable KDTUNE_CACHE says.
+    """
+    from datetime import datetime
+
+    from kdtune.cache import GB, Cache, cache_folder
+
+    node = Cache(cache_folder())
+    for entry in node.prune(prune * GB) if prune is not None else ():
+        print(f"removed {entry.bytes / GB:.3f} GB: {entry.what}", file=sys.stderr)
+    entries = node.entries()
+    for entry in entries:
+        used = datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M")
+        print(f"{entry.bytes / GB:9.3f} GB  last used {used}  {entry.what}")
+    total = sum(entry.bytes for entry in entries)
+    print(f"{total / GB:9.3f} GB in {len(entries)} arrays in {node.folder}")
 
 
 @cli.command()

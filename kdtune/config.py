@@ -25,7 +25,18 @@ from kdtune.errors import UserError, nearest
 BASELINES = ("kd", "student")
 """Methods that run beside the others of a sweep: logits alone, and no teacher at all."""
 
-HAVE_FLAGS = {"method", "model", "teacher_model", "data_dir", "image_size", "epochs", "seed"}
+HAVE_FLAGS = {
+    "method",
+    "model",
+    "teacher_model",
+    "data_dir",
+    "image_size",
+    "epochs",
+    "seed",
+    "augment_views",
+    "augment_seed",
+    "cache_gb",
+}
 """Settings that have flags of their own or follow from them."""
 
 OF_A_RUNS_FILES = {"print_freq", "save_freq", "save_dir", "log_dir", "experiment_name", "resume"}
@@ -112,6 +123,14 @@ class TrainConfig(_Settings):
     )
     compile: bool = Field(False, description="torch.compile student and teacher")
     seed: int = Field(0, ge=0, description="fixes weights, data order and augmentation")
+    augment_views: int = Field(
+        0, ge=0, description="augmented views that epochs take turns with; 0: anew in every epoch"
+    )
+    augment_seed: int = Field(0, ge=0, description="fixes the augmented views")
+    cache_gb: float = Field(
+        20, ge=0, description="size of this machine's cache of views; 0: nothing is kept on disk"
+    )
+    cache_targets: bool = Field(True, description="keep the teacher's targets, if they fit")
     print_freq: int = Field(100, ge=1, description="steps between two lines of progress")
     save_freq: int = Field(10, ge=1, description="epochs between two kept checkpoints")
     save_dir: str = Field("checkpoints", description="folder of the checkpoints")
@@ -204,6 +223,9 @@ class SweepConfig(_Settings):
     image_size: int | None = Field(None, ge=8, description="pixels; as the teacher if not given")
     seed: int = Field(0, ge=0, description="fixes suggestions and every trial's seed")
     settings: dict[str, Any] = Field({}, description="other settings of every run, by name")
+    cache_gb: float = Field(
+        20, ge=0, description="size of this machine's cache of views; 0: nothing is kept on disk"
+    )
     cpus_per_trial: int | None = Field(None, ge=1, description="CPU threads of a trial")
     gpus_per_trial: float | None = Field(None, ge=0, description="GPUs, or a part of one")
 

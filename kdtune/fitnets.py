@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdtune.config import TrainConfig
 from kdtune.data.loaders import Loader
-from kdtune.data.views import normalise
+from kdtune.data.pixels import normalise
 from kdtune.maps import draw_maps, feature_picture, pick_stage, stage_features
 from kdtune.methods.method import Parts
 from kdtune.models import logits_and_features

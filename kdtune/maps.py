@@ -6,7 +6,7 @@ from io import BytesIO
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from kdtune.data.views import normalise
+from kdtune.data.pixels import normalise
 from kdtune.errors import UserError
 from kdtune.methods.at import attention_map
 from kdtune.models import look

@@ -15,20 +15,19 @@ from torch import Tensor, nn
 
 from kdtune.config import OF_A_RUNS_FILES, TrainConfig
 from kdtune.data.loaders import Loader, Pairs
-from kdtune.data.views import normalise
+from kdtune.data.pixels import normalise
 from kdtune.errors import UserError
 from kdtune.methods import Method
 from kdtune.methods.method import Parts
 from kdtune.models import check_model, count_classes
+from kdtune.network import Network, pick_device
 from kdtune.teacher import load_teacher
 from kdtune.training import (
-    Network,
     evaluate,
     guide_for,
     match_layout,
     method_for,
     one_pass,
-    pick_device,
     seed_epoch,
     step_loss,
 )

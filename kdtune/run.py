@@ -17,11 +17,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from kdtune.checkpoints import read_checkpoint, save_model
 from kdtune.config import OF_A_RUNS_FILES, TrainConfig, settings_hash
+from kdtune.data.batches import Batch, TrainingBatches
 from kdtune.data.images import ImageData, find_images
 from kdtune.data.loaders import Loader, Pairs, class_names
-from kdtune.data.views import Batch, Batches, decode, decode_run
 from kdtune.errors import UserError
 from kdtune.files import make_folder, read_yaml, write_text
+from kdtune.inputs import open_inputs
 from kdtune.maps import MOST_IMAGES, attention_picture, draw_maps
 from kdtune.methods import METHODS, check_method
 from kdtune.models import check_model, count_classes
@@ -85,10 +86,11 @@ def run_training(
         validated = data is not None or val_loader is not None
         _check_past(past, resume, config, classes, validated)
     train, validation, test = _batches(
-        config, data, classes, train_loader, val_loader, test_loader
+        config, data, teacher, classes, train_loader, val_loader, test_loader
     )
     # First batches say early what is wrong with a loader; test accuracy is read at the end.
-    seen = [_first_images(batches) for batches in (train, validation, test) if batches is not None]
+    first = train(1) if callable(train) else train
+    seen = [_first_images(batches) for batches in (first, validation, test) if batches is not None]
     pictured = seen[0] if validation is None else seen[1]
     files = _RunFiles(config, classes, past, teacher, pictured)
     if resume is not None:
@@ -165,11 +167,12 @@ def _number_classes(
 def _batches(
     config: TrainConfig,
     data: ImageData | None,
+    teacher: nn.Module | None,
     classes: tuple[str, ...],
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
-) -> tuple[Iterable[Batch], Iterable[Batch] | None, Iterable[Batch] | None]:
+) -> tuple[TrainingBatches, Iterable[Batch] | None, Iterable[Batch] | None]:
     """Training, validation and test batches: from loaders where given, else from the data."""
 
     def own(loader: Loader | None, name: str, training: bool = False) -> Pairs | None:
@@ -177,19 +180,23 @@ def _batches(
             return None
         return Pairs(loader, name, config.image_size, len(classes), training)
 
-    train: Iterable[Batch] | None = own(train_loader, "train_loader", training=True)
+    train: TrainingBatches | None = own(train_loader, "train_loader", training=True)
     validation: Iterable[Batch] | None = own(val_loader, "val_loader")
     test: Iterable[Batch] | None = own(test_loader, "test_loader")
     if data is not None:
-        decoded = decode_run(data, config.image_size, config.num_workers)
-        train = decoded.train_batches(config)
+        inputs = open_inputs(config, data, teacher, say)
+        train = inputs.train
         if validation is None:
-            validation = decoded.validation_batches()
+            validation = inputs.evaluation("validation")
         if test is None and data.test is not None:
-            pixels = decode(data.test, config.image_size, config.num_workers)
-            test = Batches(pixels, data.test.labels)
+            test = inputs.evaluation("test")
     assert train is not None
     return train, validation, test
+
+
+def say(text: str) -> None:
+    """Say a line to the person who waits."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _first_images(batches: Iterable[Batch]) -> Tensor:
@@ -288,7 +295,7 @@ class _RunFiles:
 
     def say(self, text: str) -> None:
         """Say a line to the person who waits, and keep it in the log."""
-        print(text, file=sys.stderr, flush=True)
+        say(text)
         with open(self.logs / f"{self.stem}.log", "a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
@@ -374,15 +381,16 @@ def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:
     """
     if out.exists():
         raise UserError(f"{out} exists already; remove it, or give another --out.")
+    check_model(config.model)
     make_folder(out.parent)
     data = find_images(config.data_dir)
     classes = list(data.classes)
-    train, validation, test = _batches(config, data, data.classes)
+    train, validation, test = _batches(config, data, None, data.classes)
     about: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial = out.with_name(f"{out.stem}.partial{out.suffix}")
     try:
         for result in fit(config, train, validation, num_classes=len(classes)):
-            print(epoch_line(result, config.epochs), file=sys.stderr, flush=True)
+            say(epoch_line(result, config.epochs))
             if result.is_best:
                 save_model(partial, result.student, **about, epoch=result.epoch)
     except KeyboardInterrupt:

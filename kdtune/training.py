@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.config import TrainConfig
-from kdtune.data.views import Batch, normalise
+from kdtune.data.batches import Batch, TrainingBatches
+from kdtune.data.pixels import normalise
 from kdtune.errors import DivergedError, UserError
 from kdtune.methods import Method, build_method
 from kdtune.methods.method import Parts
 from kdtune.methods.student import Student
 from kdtune.models import build_model, count_classes, feature_shapes
+from kdtune.network import Network, pick_device
 from kdtune.seeds import derive_seed
 
 
@@ -84,78 +86,6 @@ FIGURES = [f.name for f in fields(EpochResult) if f.name not in ("losses", "stud
 """The other figures of an epoch."""
 
 
-def pick_device(name: str) -> torch.device:
-    """Turn a device's name into the device; ``auto`` takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        UserError: there is no such device here.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next((device for device, is_there in there.items() if is_there), "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError):
-        here = ", ".join(
-            ["auto", "cpu", *(device for device, is_there in there.items() if is_there)]
-        )
-        raise UserError(
-            f"The device '{name}' cannot be used on this machine; there are {here}."
-        ) from None
-
-
-def pick_precision(precision: str, model: nn.Module, device: torch.device) -> torch.dtype:
-    """Decide in which type a network computes: bfloat16 under autocast, or float32.
-
-    ``auto`` takes bfloat16 on CUDA devices that have it, and on CPUs with AMX units unless the
-    network has depthwise convolutions, which are slower in bfloat16 there.
-    """
-    if precision == "float32":
-        return torch.float32
-    if precision == "bf16":
-        return torch.bfloat16
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        fast = bool(torch.cpu.get_capabilities().get("amx_bf16")) and not _depthwise(model)
-    else:
-        fast = False
-    return torch.bfloat16 if fast else torch.float32
-
-
-def _depthwise(model: nn.Module) -> bool:
-    return any(m.groups > 1 for m in model.modules() if isinstance(m, nn.Conv2d))
-
-
-class Network:
-    """A network where and how it runs fastest: device, memory format, autocast, compilation.
-
-    The network itself is moved; called, it takes normalised images and gives logits and features.
-
-    Args:
-        model: returns logits and features.
-        device: where it goes.
-        config: gives precision and whether to compile.
-    """
-
-    def __init__(self, model: nn.Module, device: torch.device, config: TrainConfig):
-        self.device = device
-        self.dtype = pick_precision(config.precision, model, device)
-        # Dense float32 convolutions are the one case that is slower channels_last on a CPU.
-        dense_float32 = self.dtype == torch.float32 and not _depthwise(model)
-        plain = device.type != "cuda" and dense_float32
-        self.format = torch.contiguous_format if plain else torch.channels_last
-        self.model = model.to(device).to(memory_format=self.format)
-        self.run = torch.compile(self.model) if config.compile else self.model
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
-        )
-        with autocast:
-            return self.run(images.contiguous(memory_format=self.format))
-
-
 def learning_rate(config: TrainConfig, epoch: int) -> float:
     """lr · gamma^((epoch − 1) div step_size), for epochs from 1."""
     return config.lr * config.gamma ** ((epoch - 1) // config.step_size)
@@ -177,7 +107,7 @@ def seed_epoch(config: TrainConfig, epoch: int) -> None:
 
 def fit(
     config: TrainConfig,
-    train: Iterable[Batch],
+    train: TrainingBatches,
     validation: Iterable[Batch] | None,
     *,
     num_classes: int,
@@ -190,7 +120,8 @@ def fit(
     Args:
         config: the run's settings.
         train: batches (images, labels, targets or None); one `for` over it is one epoch. Images
-            are uint8 [B, 3, H, W], or floats that the loader has normalised.
+            are uint8 [B, 3, H, W], or floats that the loader has normalised. Or a function that
+            gives those of an epoch, from 1.
         validation: the same for the images on which epochs are compared; without any, the last
             epoch counts as the best.
         num_classes: K.
@@ -235,18 +166,19 @@ def _epochs(
     method: Method,
     optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
-    train: Iterable[Batch],
+    train: TrainingBatches,
     validation: Iterable[Batch] | None,
     on_step: OnStep | None,
 ) -> Iterator[EpochResult]:
     labels_alone = Student(config, [], None)
     for epoch in range(progress["epoch"] + 1, config.epochs + 1):
         started = time.perf_counter()
+        batches = train(epoch) if callable(train) else train
         seed_epoch(config, epoch)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch)
         method.epoch = epoch
-        figures = one_pass(student, guide, method, train, optimizer, on_step)
+        figures = one_pass(student, guide, method, batches, optimizer, on_step)
         measured: dict[str, Any] = {"loss": None, "accuracy": None}
         if validation is not None:
             measured = one_pass(student, None, labels_alone, validation)
@@ -376,7 +308,7 @@ def one_pass(
             images = normalise(images.to(student.device, non_blocking=True))
             labels = labels.to(student.device, non_blocking=True)
             if targets is not None:
-                targets = {k: v.to(student.device, non_blocking=True) for k, v in targets.items()}
+                targets = {k: student.place(v) for k, v in targets.items()}
             logits, parts = step_loss(student, teacher, method, images, labels, targets)
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)

@@ -1,5 +1,6 @@
 """Fixtures that several rooms share. Slow tests run last."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from kdtune.cache import VARIABLE
 from kdtune.config import TrainConfig
+from kdtune.data.views import Views
+from kdtune.inputs import Inputs
 from kdtune.run import train_teacher
 
 SIZE = 8
@@ -21,6 +25,17 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Tests, and the processes they start, leave the user's cache alone."""
+    os.environ[VARIABLE] = str(tmp_path_factory.mktemp("cache"))
+
+
+def inputs_of(config, data) -> Inputs:
+    """A run's batches, decoded in memory, without targets."""
+    return Inputs(config, Views(data, config.image_size, None, 1), None, {}, print)
 
 
 def write_digits(root: Path, per_class: int, first: int = 0) -> Path:

@@ -235,7 +235,7 @@ class TestFitNets:
     @pytest.mark.parametrize("layer", [0, 1, -1])
     def test_the_hint_layer_is_the_one_asked_for(self, layer):
         method = build("fitnets", hint_layer=layer)
-        assert method.targets(*outputs(TEACHER))["hint"].shape[1:] == TEACHER[layer]
+        assert method.targets(*outputs(TEACHER))[method.hint].shape[1:] == TEACHER[layer]
 
     @pytest.mark.parametrize(("student", "teacher"), [((7, 5), (4, 4)), ((4, 4), (7, 5))])
     def test_the_larger_map_is_pooled(self, student, teacher):

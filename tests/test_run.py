@@ -17,8 +17,9 @@ from kdtune import prepare_dataloaders
 from kdtune.at import create_at_config, train_at
 from kdtune.checkpoints import load_model, read_checkpoint
 from kdtune.config import TrainConfig, settings_hash
+from kdtune.data.batches import Batches
 from kdtune.data.images import find_images
-from kdtune.data.views import Batches, decode
+from kdtune.data.pixels import decode
 from kdtune.errors import UserError
 from kdtune.files import write_yaml
 from kdtune.fitnets import create_fitnets_config, train_fitnets
@@ -226,7 +227,7 @@ def test_a_folder_that_cannot_be_made_is_found_before_training(folder, tmp_path,
 
 
 def test_a_wrong_checkpoint_is_found_before_images_are_decoded(folder, teacher_file, monkeypatch):
-    monkeypatch.setattr("kdtune.run.decode_run", None)
+    monkeypatch.setattr("kdtune.run.open_inputs", None)
     with pytest.raises(UserError, match="it holds a network, but no run"):
         run_training(small_config(folder, resume=str(teacher_file)))
 
@@ -240,7 +241,7 @@ def test_momentum_survives_a_change_of_memory_format(folder, monkeypatch):
     """As when a run goes on on a machine where another format is the fast one."""
     settings = {"method": "student", "model": "ResNet18", "precision": "float32", "save_freq": 1}
     whole = run_training(small_config(folder, experiment_name="a", **settings))
-    monkeypatch.setattr("kdtune.training._depthwise", lambda model: True)  # takes channels_last
+    monkeypatch.setattr("kdtune.network._depthwise", lambda model: True)  # takes channels_last
     path = "checkpoints/a_epoch_1.pth"
     crossed = run_training(small_config(folder, resume=path, **settings))
     losses = [run["training_history"][1]["train_loss"] for run in (whole, crossed)]

@@ -5,26 +5,24 @@ from itertools import islice
 
 import pytest
 import torch
-from conftest import small_config
+from conftest import inputs_of, small_config
 
 from kdtune.data.images import find_images
-from kdtune.data.views import decode_run
 from kdtune.errors import DivergedError, UserError
 from kdtune.methods import METHODS
+from kdtune.network import pick_device, pick_precision
 from kdtune.teacher import load_teacher
 from kdtune.training import (
     build_student,
     evaluate,
     fit,
     learning_rate,
-    pick_device,
-    pick_precision,
 )
 
 
 @pytest.fixture(scope="module")
 def data(folder):
-    return decode_run(find_images(str(folder)), 8)
+    return find_images(str(folder))
 
 
 @pytest.fixture
@@ -34,10 +32,11 @@ def run(folder, data, teacher_file):
     def start(resume=None, stop_after=None, with_teacher=True, **settings):
         config = small_config(folder, **settings)
         teacher = load_teacher(teacher_file, data.classes, 8) if with_teacher else None
+        inputs = inputs_of(config, data)
         results = fit(
             config,
-            data.train_batches(config),
-            data.validation_batches(),
+            inputs.train,
+            inputs.evaluation("validation"),
             num_classes=10,
             teacher=teacher,
             resume=resume,
@@ -81,8 +80,8 @@ def test_the_teacher_is_unchanged(folder, data, teacher_file, method):
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     config = small_config(folder, method=method, epochs=1)
     teacher.train()  # even a teacher that is handed over in training mode
-    list(fit(config, data.train_batches(config), data.validation_batches(), num_classes=10,
-             teacher=teacher))  # fmt: skip
+    inputs = inputs_of(config, data)
+    list(fit(config, inputs.train, None, num_classes=10, teacher=teacher))
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
 
 
@@ -147,11 +146,11 @@ def test_a_loader_of_pairs_with_none_and_floats_will_do(folder):
 def test_targets_that_come_with_a_batch_spare_the_teacher(folder, data, teacher_file):
     config = small_config(folder, method="kd", epochs=1, precision="float32")
     teacher = load_teacher(teacher_file, data.classes, 8)
-    live = list(data.train_batches(config))
+    live = list(inputs_of(config, data).train(1))
     logits = {i: 30 * torch.randn(len(y), 10) for i, (_, y, _) in enumerate(live)}
     cached = [(x, y, {"logits": logits[i]}) for i, (x, y, _) in enumerate(live)]
     runs = [
-        list(fit(config, batches, data.validation_batches(), num_classes=10, teacher=teacher))
+        list(fit(config, batches, None, num_classes=10, teacher=teacher))
         for batches in (live, cached)
     ]
     assert runs[0][0].losses["kd"] != runs[1][0].losses["kd"]
@@ -185,7 +184,7 @@ def test_compiled_networks_give_the_same(run, monkeypatch):
         traced.append(type(model).__name__)
         return compile_(model, backend="eager")
 
-    monkeypatch.setattr("kdtune.training.torch.compile", compile_eagerly)
+    monkeypatch.setattr("kdtune.network.torch.compile", compile_eagerly)
     compiled = run(method="fitnets", compile=True)
     assert rows(compiled) == rows(plain)
     assert traced == ["MultiBranchNet", "MultiBranchNet"]  # student and teacher

@@ -8,6 +8,7 @@ image's suffix are passed over, as torchvision's ImageFolder does.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,19 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes when a file is added, removed, moved, or written again."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            if isinstance(image, Path):
+                about = image.stat()
+                entry = f"{image.absolute()}\t{about.st_size}\t{about.st_mtime_ns}\n"
+                digest.update(entry.encode(errors="surrogateescape"))
+            else:
+                digest.update(f"{image.shape}\n".encode() + image.tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

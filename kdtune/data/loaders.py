@@ -14,16 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from kdtune.config import TrainConfig
+from kdtune.data.batches import EVALUATION_BATCH, Batch, Order
 from kdtune.data.images import Split, find_images
-from kdtune.data.views import (
-    EVALUATION_BATCH,
-    Batch,
-    Order,
-    augment_images,
-    decode,
-    normalise,
-    usable_workers,
-)
+from kdtune.data.pixels import augment_images, decode, normalise, usable_workers
 from kdtune.errors import UserError
 
 Loader = Iterable[tuple[Tensor, Tensor]]

@@ -42,7 +42,7 @@ class FitNets(Method):
     def __init__(self, config: TrainConfig, student: Shapes, teacher: Shapes | None):
         super().__init__(config, student, teacher)
         self.regressor: nn.Module = nn.Identity()
-        self.size = (0, 0)
+        self.size, self.hint = (0, 0), ""
         if teacher is None:
             if config.hint_epochs:
                 raise UserError(
@@ -57,15 +57,20 @@ class FitNets(Method):
             )
         (cs, hs, ws), (ct, ht, wt) = student[config.hint_layer], teacher[config.hint_layer]
         self.size = (min(hs, ht), min(ws, wt))
+        back = config.hint_layer - len(teacher) if config.hint_layer >= 0 else config.hint_layer
+        self.hint = f"hint_{back}_{self.size[0]}x{self.size[1]}"
         if cs != ct:
             self.regressor = nn.Sequential(
                 nn.Conv2d(cs, ct, kernel_size=1, bias=False), nn.BatchNorm2d(ct)
             )
 
     def targets(self, logits: Tensor, features: Maps) -> Parts:
-        """``logits`` [B, K] and ``hint`` [B, C_teacher, H, W]."""
+        """``logits`` [B, K], and ``hint_<stage>_<H>x<W>`` [B, C_teacher, H, W].
+
+        The stage is counted from the teacher's end.
+        """
         hint = pool_to(features[self.config.hint_layer], self.size)
-        return {"logits": logits.float(), "hint": hint}
+        return {"logits": logits.float(), self.hint: hint}
 
     def forward(
         self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
@@ -76,7 +81,7 @@ class FitNets(Method):
             return weighted_sum(classification)
         kd = kd_loss(logits, targets["logits"], self.config.temperature)
         own = self.regressor(pool_to(features[self.config.hint_layer], self.size))
-        feature = feature_loss(own, targets["hint"])
+        feature = feature_loss(own, targets[self.hint])
         parts = weighted_sum(
             classification, kd=(self.config.alpha, kd), feature=(self.config.beta, feature)
         )

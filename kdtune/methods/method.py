@@ -30,10 +30,13 @@ class Method(nn.Module, ABC):
 
     Attributes:
         uses_teacher: False if the method has no use for a teacher.
+        exact: targets that are kept in float32; the loss must not feel the rounding of the others
+            to float16, which is 2⁻¹¹ of a value at most.
         epoch: the epoch under way, from 1; the loop sets it.
     """
 
     uses_teacher = True
+    exact: frozenset[str] = frozenset({"logits"})
 
     def __init__(self, config: TrainConfig, student: Shapes, teacher: Shapes | None):
         super().__init__()
@@ -49,7 +52,8 @@ class Method(nn.Module, ABC):
             features: the teacher's stages, [B, C, H, W] each.
 
         Returns:
-            Float32 tensors by name, first dimension B, at the size at which they are compared.
+            Float32 tensors by name, first dimension B, at the size at which they are compared. A
+            name says all that makes a target, since methods that use the same name share it.
         """
 
     @abstractmethod

@@ -1,7 +1,11 @@
-"""What a person sees while a sweep runs: one line on stderr for every trial that ends."""
+"""What a person sees while a sweep runs: a line on stderr for every trial that ends, and view.
+
+A view is what the cache of a node holds for all trials: decoded images, the teacher's targets.
+"""
 
 import sys
 
+from kdtune.cache import GB, describe
 from kdtune.results import Event
 
 
@@ -15,11 +19,37 @@ class Progress:
     def __init__(self, total: int):
         self.total, self.ended = total, 0
         self._best: dict[str, float] = {}
+        self._views: list[Event] = []
+        self._learners: set[str] = set()
+        self._epochs = 0
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log; print if it is the end of a trial."""
-        if event["event"] != "ended":
-            return
+        """Take an event of the log; print if it is the end of a trial, or about a view."""
+        if event["event"] == "sweep":
+            self._views += event["views"]["prepared"]
+        elif event["event"] == "view":
+            self._views.append(event)
+            print(f"{event['trial_id']}: {describe(event)}", file=sys.stderr, flush=True)
+        elif event["event"] == "asked" and event["config"]["teacher_model"] is not None:
+            if event["config"]["cache_targets"] and event["config"]["cache_gb"]:
+                self._learners.add(event["trial_id"])
+        elif event["event"] == "epoch":
+            self._epochs += event["trial_id"] in self._learners
+        elif event["event"] == "ended":
+            self._ended(event)
+
+    def saved(self) -> str:
+        """What the views were good for, in a sentence; empty where nothing was kept."""
+        if not self._views:
+            return ""
+        built = [e for e in self._views if e["kind"] == "targets" and e["state"] == "built"]
+        seconds = sum(event["seconds"] for event in built)
+        ran = f"ran {len(built)} times ({seconds:.1f} s)" if built else "did not run"
+        size = sum(event["bytes"] for event in self._views if event["state"] in ("built", "found"))
+        learned = f"the teacher {ran} for {self._epochs} epochs that learned from it; "
+        return f"Views: {learned if self._learners else ''}{size / GB:.3f} GB, decoded once."
+
+    def _ended(self, event: Event) -> None:
         self.ended += 1
         cell = f"{event['method']}-{event['model']}"
         accuracy = event["best_validation_accuracy"]

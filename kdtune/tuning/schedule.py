@@ -12,7 +12,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from kdtune.results import Event
 from kdtune.tuning.search import Cell
-from kdtune.tuning.trainable import OUTCOME, figures_of
+from kdtune.tuning.trainable import NOTE, OUTCOME, figures_of
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,9 @@ class Schedule(FIFOScheduler):
         if OUTCOME in result:
             self._end(trial, result[OUTCOME], result["reason"])
             return TrialScheduler.STOP
+        if NOTE in result:
+            self.append({"event": "view", "trial_id": trial.config["trial_id"], **result[NOTE]})
+            return TrialScheduler.CONTINUE
         event = {"event": "epoch", **_identity(trial), **figures_of(result)}
         self.append(event)
         if not self.rungs.stops(event["trial_id"]):

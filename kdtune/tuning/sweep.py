@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,24 +14,24 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.logger import TBXLoggerCallback
-from torch import nn
 
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.data.images import find_images
-from kdtune.data.views import decode_run
 from kdtune.errors import RunError, UserError
 from kdtune.export import write_best
 from kdtune.files import replacing, write_text, write_yaml
-from kdtune.methods import METHODS, build_method, check_method
+from kdtune.methods import METHODS, check_method
 from kdtune.models import build_model, check_model, feature_shapes
+from kdtune.network import pick_device
 from kdtune.reports.tables import epochs_table, leaderboard_table, trials_table
 from kdtune.results import RESULTS, Event, Log, SweepFolder
+from kdtune.run import say
 from kdtune.seeds import derive_seed
 from kdtune.teacher import load_teacher, teacher_summary
-from kdtune.training import pick_device
 from kdtune.tuning.progress import Progress
 from kdtune.tuning.schedule import Rungs, Schedule
 from kdtune.tuning.search import Cell, Search, Studies
+from kdtune.tuning.shared import Shared
 from kdtune.tuning.space import Space, load_space, load_spaces
 from kdtune.tuning.trainable import train_trial
 
@@ -49,8 +49,9 @@ TUNE_ENVIRONMENT = {
 def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
     """Run a sweep from beginning to end.
 
-    Everything is checked before the folder is made and before Ray starts: data (every training
-    and validation image is decoded), teacher, methods, models, spaces, settings.
+    Everything is checked before the folder is made: data, teacher, methods, models, spaces,
+    settings; every training and validation image is decoded, and the teacher's targets of what
+    the first epoch sees are computed, so that all trials find them.
 
     Args:
         config: settings of `SweepConfig`.
@@ -66,19 +67,21 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
     given = SweepConfig.check(config)
     folder = SweepFolder(RESULTS / given.name)
     folder.refuse_existing()
-    sweep, spaces, opened = _check(given)
+    sweep, spaces, opened, shared = _check(given)
     studies = Studies(sweep.cells(), spaces, sweep.seed)
     rungs = Rungs(sweep.cells(), sweep.epochs, sweep.grace_period, sweep.reduction_factor)
     progress = Progress(len(sweep.cells()) * sweep.trials)
     with _ray():
         slots = _slots(sweep, ray.cluster_resources())
+        opened["views"]["prepared"] = shared.prepare()
         folder.create()
         write_yaml(folder.sweep, opened["config"])
         write_text(folder.environment, json.dumps(opened["environment"], indent=2) + "\n")
         try:
             with Log(folder.log, [studies.fold, rungs.fold, progress.fold]) as log:
                 log.append(opened)
-                _run_trials(sweep, slots, folder, log, studies, rungs)
+                _run_trials(sweep, slots, folder, log, studies, rungs, shared)
+                say(progress.saved())
         finally:
             write_tables(folder)
     if progress.ended < progress.total:  # Ray ends quietly when it is interrupted
@@ -94,11 +97,12 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
     return folder
 
 
-def _check(sweep: SweepConfig) -> tuple[SweepConfig, dict[str, Space], Event]:
+def _check(sweep: SweepConfig) -> tuple[SweepConfig, dict[str, Space], Event, Shared]:
     """Check all that a sweep needs, and fill in what follows from data and teacher.
 
     Returns:
-        The complete settings, the search space of each method, and the log's first event.
+        The complete settings, the search space of each method, the log's first event, and what
+        the trials have in common.
     """
     data = find_images(sweep.data)
     teacher, summary = None, None
@@ -115,21 +119,21 @@ def _check(sweep: SweepConfig) -> tuple[SweepConfig, dict[str, Space], Event]:
             "spaces": tuple(map(_absolute, sweep.spaces)),
         }
     )
-    spaces = _check_cells(sweep, len(data.classes), image_size, teacher)
-    decode_run(data, image_size)
+    shared = Shared(sweep, data, teacher)
+    spaces = _check_cells(sweep, shared)
+    shared.plan()
     opened = {
         "event": "sweep",
         "config": sweep.model_dump(mode="json"),
         "data": data.summary(),
         "teacher": summary,
+        "views": {**asdict(shared.budget), "prepared": []},
         "environment": _environment(),
     }
-    return sweep, spaces, opened
+    return sweep, spaces, opened, shared
 
 
-def _check_cells(
-    sweep: SweepConfig, num_classes: int, image_size: int, teacher: nn.Module | None
-) -> dict[str, Space]:
+def _check_cells(sweep: SweepConfig, shared: Shared) -> dict[str, Space]:
     """Check methods, models, spaces and settings as trials would meet them.
 
     Returns:
@@ -141,7 +145,7 @@ def _check_cells(
         check_model(model)
         if method not in spaces:
             raise UserError(f"There is no search space for '{method}'; give one with --space.")
-        if METHODS[method].uses_teacher and teacher is None:
+        if METHODS[method].uses_teacher and shared.teacher is None:
             raise UserError(
                 f"The method '{method}' learns from a teacher: give --teacher "
                 "(make one with 'kdtune teacher'), or --methods student --no-baselines."
@@ -151,13 +155,13 @@ def _check_cells(
             raise UserError(f"The space {file} is for '{own}', which is not in this sweep.")
     fixed = {method: spaces[method].fix(sweep.settings) for method, _ in sweep.cells()}
     pick_device(sweep.settings.get("device", "auto"))
-    teacher_shapes = feature_shapes(teacher, image_size) if teacher is not None else None
+    image_size = shared.views.image_size
     for model in dict.fromkeys(sweep.models):
-        shapes = feature_shapes(build_model(model, num_classes, image_size), image_size)
+        student = build_model(model, len(shared.views.data.classes), image_size)
+        shapes = feature_shapes(student, image_size)
         for method in fixed:
             for _, settings in fixed[method].probe():
-                config = _trial_config(sweep, (method, model), 0, settings)
-                build_method(config, shapes, teacher_shapes)
+                shared.ask(_trial_config(sweep, (method, model), 0, settings), shapes)
     return fixed
 
 
@@ -181,6 +185,8 @@ def _trial_config(
             "data_dir": sweep.data,
             "image_size": sweep.image_size,
             "epochs": sweep.epochs,
+            "cache_gb": sweep.cache_gb,
+            "augment_seed": sweep.seed,
             "seed": derive_seed(sweep.seed, method, model, number),
         }
     )
@@ -228,14 +234,18 @@ def _run_trials(
     log: Log,
     studies: Studies,
     rungs: Rungs,
+    shared: Shared,
 ) -> None:
     os.environ.update(TUNE_ENVIRONMENT)
 
     def configure(cell: Cell, number: int, settings: dict[str, Any]) -> dict[str, Any]:
-        return _trial_config(sweep, cell, number, settings).model_dump()
+        return shared.settings(_trial_config(sweep, cell, number, settings)).model_dump()
 
     tuner = tune.Tuner(
-        tune.with_resources(train_trial, {"cpu": slots.cpus, "gpu": slots.gpus}),
+        tune.with_resources(
+            tune.with_parameters(train_trial, askers=shared.askers),
+            {"cpu": slots.cpus, "gpu": slots.gpus},
+        ),
         param_space={"threads": slots.cpus},
         tune_config=tune.TuneConfig(
             search_alg=Search(studies, sweep.trials, configure, log.append),

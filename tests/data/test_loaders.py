@@ -6,8 +6,9 @@ from conftest import SIZE, write_digits
 
 from kdtune import prepare_dataloaders
 from kdtune.at import train_at
+from kdtune.data.batches import Batches
 from kdtune.data.images import find_images
-from kdtune.data.views import Batches, decode, normalise
+from kdtune.data.pixels import decode, normalise
 from kdtune.errors import UserError
 
 

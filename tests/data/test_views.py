@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as F
 
+from kdtune.data.batches import Batches
 from kdtune.data.images import Split
-from kdtune.data.views import MEAN, STD, Batches, decode, normalise
+from kdtune.data.pixels import MEAN, STD, decode, normalise
 from kdtune.errors import UserError
 
 LABELS = list(range(10))

@@ -153,7 +153,7 @@ class TestSmallSweep:
 def test_a_teacher_that_others_saved_is_as_good(folder, tmp_path):
     torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "theirs.pth")
     given = {"name": "x", "data": str(folder), "teacher": str(tmp_path / "theirs.pth")}
-    sweep, _, opened = _check(SweepConfig.check({**given, "image_size": 32}))
+    sweep, _, opened, _ = _check(SweepConfig.check({**given, "image_size": 32}))
     assert sweep.image_size == 32 and opened["teacher"]["model"] == "ResNet18"
     assert _check(SweepConfig.check(given))[0].image_size == 128  # the file does not say its own
 

@@ -1,0 +1,140 @@
+"""The batches that the loop is fed with, gathered from arrays that hold whole splits."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdtune.data.pixels import augment_images
+
+EVALUATION_BATCH = 256
+"""Images at once where nothing is trained; fixed, so that figures do not depend on it."""
+
+Batch = tuple[Tensor, Tensor, dict[str, Tensor] | None]
+"""(images, labels [B], the teacher's targets where they were computed before)."""
+
+TrainingBatches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
+"""The batches of any epoch, or a function that gives those of an epoch, from 1."""
+
+
+class Order:
+    """Which images make up which batch; every `for` is one pass.
+
+    The order of a shuffled pass, and the seed of its augmentation, are drawn from torch's global
+    random state, which the loop seeds for each epoch.
+
+    Args:
+        count: N, the number of images.
+        batch_size: images a batch; a last batch of a single image is left out when shuffling,
+            since batch norm cannot be trained on it.
+        shuffle: True for training.
+    """
+
+    def __init__(self, count: int, batch_size: int, shuffle: bool):
+        self.count, self.batch_size, self.shuffle = count, batch_size, shuffle
+
+    def __len__(self) -> int:
+        lone = self.shuffle and self.count % self.batch_size == 1
+        return -(-self.count // self.batch_size) - lone
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        order = torch.randperm(self.count) if self.shuffle else torch.arange(self.count)
+        seed = int(torch.randint(2**62, ())) if self.shuffle else 0
+        for chosen in order.split(self.batch_size)[: len(self)]:
+            yield chosen, seed
+
+
+class Batches:
+    """The batches of one split; every `for` is one pass over it.
+
+    Args:
+        pixels: uint8 [N, 3, H, W].
+        labels: class indices, N of them.
+        batch_size: images a batch, see `Order`.
+        shuffle: True for training.
+        augmented: transform each image at random, anew in every pass.
+        augment_seed: transform image i in every pass as the seed `augment_seed` + i says; it goes
+            with `augmented`.
+        targets: the teacher's, by name, [N, ...]; those of maps are [N, H, W, C], channels last.
+        device: where batches are wanted. On a GPU the arrays are put there if they fit into half
+            of its free memory; else the next batch is prepared while it computes on the last.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        labels: Sequence[int],
+        batch_size: int = EVALUATION_BATCH,
+        shuffle: bool = False,
+        augmented: bool = False,
+        augment_seed: int | None = None,
+        targets: Mapping[str, np.ndarray] | None = None,
+        device: torch.device | None = None,
+    ):
+        self.device = device or torch.device("cpu")
+        arrays = {"pixels": pixels, **(targets or {})}
+        sources = place(arrays, self.device)
+        self.pixels = sources.pop("pixels")
+        self.targets = sources if targets is not None else None
+        self.labels = torch.tensor(labels, dtype=torch.int64, device=self.pixels.device)
+        self.order = Order(len(self.labels), batch_size, shuffle)
+        self.augmented, self.augment_seed = augmented, augment_seed
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = (self._gather(chosen, seed) for chosen, seed in self.order)
+        return batches if self.device.type == "cpu" else prepared_ahead(batches)
+
+    def _gather(self, chosen: Tensor, seed: int) -> Batch:
+        where = chosen.to(self.pixels.device)
+        images = self._to_device(self.pixels[where])
+        if self.augmented:
+            first = seed if self.augment_seed is None else self.augment_seed
+            images = augment_images(images, (chosen + first).tolist())
+        targets = None
+        if self.targets is not None:
+            targets = {k: self._to_device(_maps(v[where])) for k, v in self.targets.items()}
+        return images, self._to_device(self.labels[where]), targets
+
+    def _to_device(self, part: Tensor) -> Tensor:
+        if self.device.type == "cuda" and part.device.type == "cpu":
+            part = part.pin_memory()  # so that the copy does not wait for the computation
+        return part.to(self.device, non_blocking=True)
+
+
+def _maps(target: Tensor) -> Tensor:
+    return target.permute(0, 3, 1, 2) if target.dim() == 4 else target
+
+
+_PLACED: dict[tuple[int, torch.device], tuple[np.ndarray, Tensor]] = {}
+"""Arrays that this process has put on a device, by identity; they are kept, so it stays unique."""
+
+
+def place(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    """Make tensors of arrays, on a GPU once a process if all fit into half of its free memory.
+
+    Elsewhere a tensor shares the array's memory.
+    """
+    keys = {name: (id(array), device) for name, array in arrays.items()}
+    if device.type != "cuda":
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    size = sum(array.nbytes for name, array in arrays.items() if keys[name] not in _PLACED)
+    if size > torch.cuda.mem_get_info(device)[0] / 2:
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if keys[name] not in _PLACED:
+            _PLACED[keys[name]] = (array, torch.from_numpy(array).to(device))
+    return {name: _PLACED[key][1] for name, key in keys.items()}
+
+
+def prepared_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Prepare each batch in a thread while the one before is computed on."""
+    with ThreadPoolExecutor(1) as thread:
+        upcoming = thread.submit(next, batches, None)
+        while (batch := upcoming.result()) is not None:
+            upcoming = thread.submit(next, batches, None)
+            yield batch

@@ -1,0 +1,118 @@
+"""What happens to pixels: decoding, resizing, augmentation, normalisation."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image as Pillow
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from kdtune.data.images import Image, Split
+from kdtune.errors import UserError
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's channel statistics, for every data set, so that pretrained teachers fit."""
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Turn uint8 images [B, 3, H, W] into floats of mean 0 and deviation 1 (on ImageNet).
+
+    Float images stay as they are: they come from a loader that has its own normalisation.
+    """
+    if images.dtype != torch.uint8:
+        return images
+    mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return (images.float() / 255 - mean) / std
+
+
+def augmentation(image_size: int) -> v2.Transform:
+    """Random crop with padding of an eighth, flip, rotation by up to 10°, colour jitter.
+
+    Crop and rotation follow the image's size: 4 px of 32 (as is usual on CIFAR), 16 px of 128.
+    """
+    return v2.Compose(
+        [
+            v2.RandomCrop(image_size, padding=image_size // 8),
+            v2.RandomHorizontalFlip(),
+            v2.RandomRotation(10, interpolation=InterpolationMode.BILINEAR),
+            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+        ]
+    )
+
+
+def augment_images(images: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Transform each image at random, as its own seed says.
+
+    What becomes of an image depends neither on its neighbours nor on the process that does it.
+
+    Args:
+        images: uint8 [B, 3, S, S].
+        seeds: B of them.
+
+    Returns:
+        uint8 [B, 3, S, S]; the global random state stays as it was.
+    """
+    transform = augmentation(images.shape[-1])
+    done = torch.empty_like(images)
+    with torch.random.fork_rng(devices=[]):
+        for i, seed in enumerate(seeds):
+            torch.default_generator.manual_seed(seed)
+            done[i] = transform(images[i])
+    return done
+
+
+def decode(
+    split: Split, image_size: int, workers: int = 1, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Decode a split and resize every image to a square.
+
+    Args:
+        split: the images.
+        image_size: height and width, in pixels; the aspect ratio is not kept.
+        workers: threads; more than there are cores are not started.
+        out: filled and returned, if given.
+
+    Returns:
+        uint8 [N, 3, image_size, image_size].
+
+    Raises:
+        UserError: a file is not a readable image; it is named.
+    """
+    if out is None:
+        out = np.empty((len(split), 3, image_size, image_size), dtype=np.uint8)
+    pixels = out
+
+    def decode_into(i: int) -> None:
+        pixels[i] = _decode_one(split.images[i], image_size)
+
+    with ThreadPoolExecutor(max(1, usable_workers(workers))) as threads:
+        for _ in threads.map(decode_into, range(len(split)), chunksize=64):
+            pass
+    return pixels
+
+
+def usable_workers(workers: int) -> int:
+    """At most as many workers as there are cores for this process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(workers, cores or 1)
+
+
+def _decode_one(image: Image, image_size: int) -> np.ndarray:
+    if isinstance(image, np.ndarray):
+        return _square(Pillow.fromarray(image), image_size)
+    try:
+        with Pillow.open(image) as opened:
+            return _square(opened, image_size)
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        raise UserError(
+            f"The image {image} cannot be read ({error}); mend it or remove it."
+        ) from None
+
+
+def _square(image: Pillow.Image, image_size: int) -> np.ndarray:
+    square = image.convert("RGB").resize((image_size, image_size), Pillow.Resampling.BILINEAR)
+    return np.asarray(square).transpose(2, 0, 1)

@@ -1,0 +1,158 @@
+"""What a run is fed with: batches of views, with the teacher's targets or without."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from kdtune.cache import GB, Cache, Tell, cache_folder, describe
+from kdtune.config import TrainConfig
+from kdtune.data.batches import Batches
+from kdtune.data.images import ImageData
+from kdtune.data.views import Views, first_seed
+from kdtune.errors import UserError
+from kdtune.methods import METHODS
+from kdtune.models import build_model, feature_shapes
+from kdtune.network import pick_device
+from kdtune.targets import Lesson, Target
+
+
+class Inputs:
+    """Batches of one run, from what its node has in common.
+
+    Args:
+        config: the run's settings.
+        views: pixels.
+        lesson: gives the teacher's targets; None where there is no teacher or it runs live.
+        own: the targets that the run wants, as `Lesson.ask` gave them.
+        tell: told what is built.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        views: Views,
+        lesson: Lesson | None,
+        own: Mapping[str, Target],
+        tell: Tell,
+    ):
+        self.config, self.views, self.lesson, self.own = config, views, lesson, own
+        self.tell = tell
+
+    def train(self, epoch: int) -> Batches:
+        """The training images of an epoch, from 1, in the batches that the settings ask for."""
+        config, view = self.config, self._view(epoch)
+        pixels, targets = self.open(epoch)
+        return Batches(
+            pixels,
+            self.views.data.train.labels,
+            config.batch_size,
+            shuffle=True,
+            augmented=config.augment and (view is None or self.views.cache is None),
+            augment_seed=first_seed(view, config.augment_seed) if view is not None else None,
+            targets={name: targets[name] for name in self.own} if self.lesson else None,
+            device=pick_device(config.device),
+        )
+
+    def open(self, epoch: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The training pixels of an epoch, and the targets that are kept of it, on the disk."""
+        seed, view, cache = self.config.augment_seed, self._view(epoch), self.views.cache
+        if view is not None and cache is not None:
+            pixels = self.views.augmented(view, seed, self.tell)
+        else:
+            pixels = self.views.pixels("train", self.tell)
+        if self.lesson is None or cache is None:
+            return pixels, {}
+        facts = self.views.facts("train", view, seed)
+        return pixels, self.lesson.open(cache, pixels, facts, self.config, self.tell)
+
+    def _view(self, epoch: int) -> int | None:
+        return (epoch - 1) % self.config.augment_views if turns(self.config) else None
+
+    def evaluation(self, name: str) -> Batches:
+        """The images of ``validation`` or ``test``, in order."""
+        return Batches(
+            self.views.pixels(name, self.tell),
+            self.views.split(name).labels,
+            device=pick_device(self.config.device),
+        )
+
+
+def turns(config: TrainConfig) -> bool:
+    """Whether epochs take turns with augmented views."""
+    return config.augment and config.augment_views > 0
+
+
+def keeps_targets(config: TrainConfig) -> bool:
+    """Whether a run that has a teacher is to keep its targets, if they fit.
+
+    Images that are augmented anew in every epoch are never seen again.
+    """
+    fresh = config.augment and not turns(config)
+    kept = config.cache_targets and config.cache_gb > 0 and not fresh
+    return kept and METHODS[config.method].uses_teacher
+
+
+def open_views(data: ImageData, image_size: int, cache_gb: float, workers: int) -> Views:
+    """The pixels of a data set: on the node's disk, or in memory if `cache_gb` is 0.
+
+    Raises:
+        UserError: the images alone take more than `cache_gb`.
+    """
+    if not cache_gb:
+        return Views(data, image_size, None, workers)
+    views = Views(data, image_size, node_cache(cache_folder(), cache_gb * GB), workers)
+    needed = views.bytes("train") + views.bytes("validation")
+    if needed > cache_gb * GB:
+        raise UserError(
+            f"The images take {needed / GB:.1f} GB at {image_size} px, but cache_gb is "
+            f"{cache_gb:g}: raise it, or use a smaller image_size."
+        )
+    return views
+
+
+@lru_cache(maxsize=1)
+def node_cache(folder: Path, limit: float) -> Cache:
+    """This node's cache; what a process has opened stays open for its next runs."""
+    return Cache(folder, limit)
+
+
+def open_inputs(
+    config: TrainConfig, data: ImageData, teacher: nn.Module | None, say: Callable[[str], None]
+) -> Inputs:
+    """Prepare a single run.
+
+    Args:
+        config: the run's settings.
+        data: its images.
+        teacher: None without one.
+        say: takes lines for a person: what is built, and why a teacher runs live.
+
+    Raises:
+        UserError: the images take more than `cache_gb`, or the networks cannot be compared.
+    """
+    views = open_views(data, config.image_size, config.cache_gb, config.num_workers)
+
+    def tell(event: Mapping[str, Any]) -> None:
+        if event["state"] == "waiting" or (event["state"] == "built" and event["seconds"] > 1):
+            say(describe(event))
+
+    if teacher is None or not keeps_targets(config):
+        return Inputs(config, views, None, {}, tell)
+    lesson = Lesson(teacher, config.image_size)
+    student = build_model(config.model, len(data.classes), config.image_size)
+    own = lesson.ask(config, feature_shapes(student, config.image_size))
+    count, size = len(data.train), len(data.train) * sum(target.bytes for target in own.values())
+    held, times = views.bytes("train") + views.bytes("validation"), 1
+    if turns(config):
+        size, times = size + views.bytes("train"), config.augment_views
+    if held + times * size > config.cache_gb * GB:
+        say(
+            f"The teacher runs live: {times} x {size / GB:.2f} GB for {count:,} images do not fit "
+            f"beside {held / GB:.2f} GB of images into cache_gb {config.cache_gb:g}."
+        )
+        return Inputs(config, views, None, {}, tell)
+    return Inputs(config, views, lesson, own, tell)

@@ -1,0 +1,210 @@
+"""What a teacher says of a data set, computed once for all runs that learn from it.
+
+One pass of the teacher over a view gives the targets of every method that asks. Each batch is
+computed by one thread on its own, so the numbers do not depend on how many cores there are.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdtune.cache import Cache, Facts, Make, Tell
+from kdtune.config import TrainConfig
+from kdtune.data.pixels import normalise, usable_workers
+from kdtune.methods import Method, build_method
+from kdtune.methods.method import Parts, Shapes
+from kdtune.models import feature_shapes, look
+from kdtune.network import Network, pick_device, pick_precision
+
+TEACHER_BATCH = 64
+"""Images that the teacher sees at once."""
+
+TOLERANCE = 0.02
+"""Largest relative error that bf16 may bring to targets, in the root mean square."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The form in which a target is kept.
+
+    Attributes:
+        shape: of one image; maps are [H, W, C], channels last.
+        exact: kept in float32, not in float16.
+    """
+
+    shape: tuple[int, ...]
+    exact: bool
+
+    @property
+    def bytes(self) -> int:
+        """For one image."""
+        return math.prod(self.shape) * (4 if self.exact else 2)
+
+
+class Lesson:
+    """A teacher, and what the runs that learn from it want to know of it.
+
+    Args:
+        teacher: in eval mode; its weights and statistics stay as they are.
+        image_size: of all runs, in pixels.
+    """
+
+    def __init__(self, teacher: nn.Module, image_size: int):
+        self.teacher = teacher
+        self.targets: dict[str, Target] = {}
+        """All that was asked for, by name."""
+        self._methods: list[Method] = []
+        self._outputs = look(teacher, torch.zeros(2, 3, image_size, image_size))
+        self._shapes = feature_shapes(teacher, image_size)
+
+    def ask(self, config: TrainConfig, student: Shapes) -> dict[str, Target]:
+        """Ask for what a run needs.
+
+        Args:
+            config: the run's settings.
+            student: (C, H, W) of the student's stages.
+
+        Returns:
+            The run's own targets, by name.
+
+        Raises:
+            UserError: the networks cannot be compared.
+        """
+        method = build_method(config, student, self._shapes)
+        own = {
+            name: Target(tuple(_channels_last(value).shape[1:]), name in method.exact)
+            for name, value in method.targets(*self._outputs).items()
+        }
+        if own.keys() - self.targets.keys():
+            self._methods.append(method)
+            self.targets |= own
+        return own
+
+    def open(
+        self,
+        cache: Cache,
+        pixels: np.ndarray,
+        facts: Facts,
+        config: TrainConfig,
+        tell: Tell = lambda event: None,
+    ) -> dict[str, np.ndarray]:
+        """The targets of a view; what is missing is computed in one pass of the teacher.
+
+        Args:
+            cache: where they are kept.
+            pixels: uint8 [N, 3, H, W].
+            facts: all that made the pixels.
+            config: gives device and precision.
+            tell: told if they are computed.
+
+        Returns:
+            By name, [N, ...] in the order of the pixels, see `Target`.
+        """
+        device = pick_device(config.device)
+        precision = pick_precision(config.precision, self.teacher, device)
+        group = {
+            "kind": "targets",
+            "pixels": dict(facts),
+            "teacher": weights_sha256(self.teacher),
+            "precision": str(precision),
+            "device": device.type,
+            "torch": torch.__version__,
+        }
+
+        def build(names: Sequence[str], make: Make) -> None:
+            guide = self._guide(device, config, pixels[:TEACHER_BATCH])
+            wide = {name for name in names if self.targets[name].exact}
+            while overflowed := self._fill(guide, pixels, names, wide, make):
+                wide |= overflowed
+
+        view = f", view {facts['view'] + 1}" if "view" in facts else ""
+        what = f"{type(self.teacher).__name__}'s targets of {len(pixels):,} images{view}"
+        wanted = {name: {"name": name, "shape": t.shape} for name, t in self.targets.items()}
+        return cache.open(what, group, wanted, build, tell)
+
+    def _guide(self, device: torch.device, config: TrainConfig, sample: np.ndarray) -> Network:
+        """The teacher in the fastest precision that keeps the targets within `TOLERANCE`."""
+
+        def network(precision: str) -> Network:
+            settings = {"precision": precision, "compile": False}
+            return Network(self.teacher, device, config.model_copy(update=settings))
+
+        fast = network(config.precision)
+        if fast.dtype == torch.float32:
+            return fast
+        found = self._look(fast, sample)
+        exact = network("float32")
+        if relative_error(found, self._look(exact, sample)) > TOLERANCE:
+            return exact
+        return network(config.precision)
+
+    def _fill(
+        self,
+        guide: Network,
+        pixels: np.ndarray,
+        names: Sequence[str],
+        wide: set[str],
+        make: Make,
+    ) -> set[str]:
+        """Make arrays and fill them; the names of those whose numbers float16 does not hold."""
+        arrays = {}
+        for name in names:
+            shape = (len(pixels), *self.targets[name].shape)
+            arrays[name] = make(name, shape, np.dtype(np.float32 if name in wide else np.float16))
+        overflowed: set[str] = set()
+
+        def fill(start: int) -> None:
+            part = pixels[start : start + TEACHER_BATCH]
+            for name, value in self._look(guide, part).items():
+                if name in arrays:
+                    kept = value.to(torch.from_numpy(arrays[name][:0]).dtype)
+                    if kept.isinf().any() and not value.isinf().any():
+                        overflowed.add(name)
+                    arrays[name][start : start + len(part)] = kept.numpy()
+
+        threads = torch.get_num_threads()
+        workers = usable_workers(len(pixels)) if guide.device.type == "cpu" else 1
+        torch.set_num_threads(1)  # the threads below, being new, take this over
+        try:
+            with ThreadPoolExecutor(workers) as pool:
+                for _ in pool.map(fill, range(0, len(pixels), TEACHER_BATCH)):
+                    pass
+        finally:
+            torch.set_num_threads(threads)
+        return overflowed
+
+    @torch.no_grad()
+    def _look(self, guide: Network, pixels: np.ndarray) -> Parts:
+        """The targets of a batch of pixels, on the CPU and channels last."""
+        outputs = guide(normalise(torch.from_numpy(pixels).to(guide.device)))
+        found: Parts = {}
+        for method in self._methods:
+            found |= method.targets(*outputs)
+        return {name: _channels_last(value).float().cpu() for name, value in found.items()}
+
+
+def _channels_last(target: Tensor) -> Tensor:
+    return target.permute(0, 2, 3, 1) if target.dim() == 4 else target
+
+
+def relative_error(targets: Parts, exact: Parts) -> float:
+    """Largest error of any target: root mean square of the difference over that of the exact."""
+    errors = [(targets[name] - exact[name]).norm() / exact[name].norm() for name in exact]
+    return max((float(error) for error in errors), default=0.0)
+
+
+@lru_cache(maxsize=4)
+def weights_sha256(model: nn.Module) -> str:
+    """SHA-256 of a network's structure, weights and statistics, wherever and however they lie."""
+    digest = hashlib.sha256(repr(model).encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,108 @@
+"""What the trials of a sweep have in common: pixels, the teacher, and what all ask of it."""
+
+import shutil
+
+from torch import nn
+
+from kdtune.cache import GB, cache_folder, describe
+from kdtune.config import SweepConfig, TrainConfig
+from kdtune.data.images import ImageData
+from kdtune.inputs import Inputs, open_views
+from kdtune.methods import METHODS, build_method
+from kdtune.methods.method import Shapes
+from kdtune.results import Event
+from kdtune.run import say
+from kdtune.targets import Lesson
+from kdtune.tuning.budget import Budget, plan_views
+from kdtune.tuning.trainable import ALL_CORES, Askers
+
+
+class Shared:
+    """Decides what is kept for all trials, and builds what the first epoch needs.
+
+    Args:
+        sweep: complete settings.
+        data: the images.
+        teacher: or None.
+    """
+
+    def __init__(self, sweep: SweepConfig, data: ImageData, teacher: nn.Module | None):
+        assert sweep.image_size is not None
+        self.sweep, self.teacher = sweep, teacher
+        self.views = open_views(data, sweep.image_size, sweep.cache_gb, ALL_CORES)
+        self.lesson = Lesson(teacher, sweep.image_size) if teacher is not None else None
+        self._askers: dict[str, list[tuple[TrainConfig, Shapes]]] = {}
+        self._targets: dict[str, dict[str, int]] = {}
+        self._runs: dict[bool, TrainConfig] = {}
+        self.budget = Budget((), 0, 0, ())
+
+    def ask(self, config: TrainConfig, shapes: Shapes) -> None:
+        """Take note of a run that the sweep may make; its networks must be comparable."""
+        self._runs[config.augment] = config
+        if self.lesson is None:
+            build_method(config, shapes, None)
+            return
+        own = self.lesson.ask(config, shapes)
+        if config.cache_targets and METHODS[config.method].uses_teacher:
+            sizes = {k: t.bytes * len(self.views.data.train) for k, t in own.items()}
+            known = self._targets.setdefault(config.method, {})
+            if sizes.keys() - known.keys():
+                self._askers.setdefault(config.method, []).append((config, shapes))
+                known.update(sizes)
+
+    def plan(self) -> None:
+        """Decide what is kept, once all runs have been noted."""
+        if self.views.cache is None:
+            return
+        images = self.views.bytes("train")
+        folder = next(p for p in (cache_folder(), *cache_folder().parents) if p.exists())
+        there = sum(entry.bytes for entry in self.views.cache.entries())
+        self.budget = plan_views(
+            limit=min(self.sweep.cache_gb * GB, shutil.disk_usage(folder).free + there),
+            images=images,
+            held=images + self.views.bytes("validation"),
+            targets=self._targets,
+            plain=False in self._runs,
+            augmented=True in self._runs,
+            epochs=self.sweep.epochs,
+        )
+
+    def settings(self, config: TrainConfig) -> TrainConfig:
+        """A run's settings, with what the sweep has decided for all."""
+        kept = config.method in self.budget.methods
+        return config.model_copy(
+            update={
+                "augment_views": self.budget.views if config.augment else 0,
+                "cache_targets": kept or not METHODS[config.method].uses_teacher,
+            }
+        )
+
+    @property
+    def askers(self) -> Askers:
+        """The runs whose targets are kept."""
+        return tuple(
+            (self.settings(config), tuple(shapes))
+            for method in self.budget.methods
+            for config, shapes in self._askers[method]
+        )
+
+    def prepare(self) -> list[Event]:
+        """Build what the first epoch needs, with all cores, and tell what was built or found."""
+        told: list[Event] = []
+
+        def tell(event: Event) -> None:
+            say(describe(event))
+            if event["state"] in ("built", "found"):
+                told.append(event)
+
+        for line in self.budget.lines:
+            say(line)
+        lesson = None
+        if self.teacher is not None and self.askers:
+            lesson = Lesson(self.teacher, self.views.image_size)
+            for config, shapes in self.askers:
+                lesson.ask(config, list(shapes))
+        self.views.pixels("validation", tell)
+        for config in self._runs.values():
+            Inputs(self.settings(config), self.views, lesson, {}, tell).open(1)
+        return told
