@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 endif
 
-.PHONY: demo test check clean bench-epoch-cost
+.PHONY: demo test check clean bench-epoch-cost bench-trial
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -25,6 +25,10 @@ check: $(READY)
 
 bench-epoch-cost: $(READY)
 	$(BIN)/python benchmarks/epoch_cost.py
+
+# DATA=/path: an ImageFolder, such as CIFAR-10 as JPEG; without it, JPEGs are made of the digits.
+bench-trial: $(READY)
+	$(BIN)/python benchmarks/trial.py $(if $(DATA),--data $(DATA))
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -71,11 +71,6 @@ class Network:
         self.model = model.to(device).to(memory_format=self.format)
         self.run = torch.compile(self.model) if config.compile else self.model
 
-    def place(self, target: Tensor) -> Tensor:
-        """A target as the loss wants it: on the device, float32, in the memory format of maps."""
-        target = target.to(self.device, torch.float32, non_blocking=True)
-        return target.contiguous(memory_format=self.format) if target.dim() == 4 else target
-
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         autocast = torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16

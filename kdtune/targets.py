@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdtune.cache import Cache, Facts, Make, Tell
 from kdtune.config import TrainConfig
@@ -35,7 +35,7 @@ class Target:
     """The form in which a target is kept.
 
     Attributes:
-        shape: of one image; maps are [H, W, C], channels last.
+        shape: of one image.
         exact: kept in float32, not in float16.
     """
 
@@ -79,7 +79,7 @@ class Lesson:
         """
         method = build_method(config, student, self._shapes)
         own = {
-            name: Target(tuple(_channels_last(value).shape[1:]), name in method.exact)
+            name: Target(tuple(value.shape[1:]), name in method.exact)
             for name, value in method.targets(*self._outputs).items()
         }
         if own.keys() - self.targets.keys():
@@ -182,16 +182,12 @@ class Lesson:
 
     @torch.no_grad()
     def _look(self, guide: Network, pixels: np.ndarray) -> Parts:
-        """The targets of a batch of pixels, on the CPU and channels last."""
+        """The targets of a batch of pixels, on the CPU."""
         outputs = guide(normalise(torch.from_numpy(pixels).to(guide.device)))
         found: Parts = {}
         for method in self._methods:
             found |= method.targets(*outputs)
-        return {name: _channels_last(value).float().cpu() for name, value in found.items()}
-
-
-def _channels_last(target: Tensor) -> Tensor:
-    return target.permute(0, 2, 3, 1) if target.dim() == 4 else target
+        return {name: value.float().cpu() for name, value in found.items()}
 
 
 def relative_error(targets: Parts, exact: Parts) -> float:

@@ -308,7 +308,10 @@ def one_pass(
             images = normalise(images.to(student.device, non_blocking=True))
             labels = labels.to(student.device, non_blocking=True)
             if targets is not None:
-                targets = {k: student.place(v) for k, v in targets.items()}
+                targets = {
+                    name: value.to(student.device, torch.float32, non_blocking=True)
+                    for name, value in targets.items()
+                }
             logits, parts = step_loss(student, teacher, method, images, labels, targets)
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)

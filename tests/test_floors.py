@@ -11,6 +11,7 @@ ROOT = Path(kdtune.__file__).parent
 FLOORS = {
     "errors": 0,
     "seeds": 0,
+    "process": 0,
     "files": 1,
     "cache": 2,
     "config": 2,

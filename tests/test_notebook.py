@@ -140,7 +140,7 @@ class TestRegressor:
     def test_its_mode_follows_the_students(self, networks):
         student, teacher = networks
         [regressor] = _find_method(student, teacher, TrainConfig.check(self.config)).children()
-        norm = regressor[1]
+        norm = regressor.norm
         compute_fitnets_loss(student.eval(), teacher, *self.loader[0], self.config)
         assert norm.num_batches_tracked == 0
         compute_fitnets_loss(student.train(), teacher, *self.loader[0], self.config)

@@ -57,7 +57,7 @@ class Batches:
         augmented: transform each image at random, anew in every pass.
         augment_seed: transform image i in every pass as the seed `augment_seed` + i says; it goes
             with `augmented`.
-        targets: the teacher's, by name, [N, ...]; those of maps are [N, H, W, C], channels last.
+        targets: the teacher's, by name, [N, ...].
         device: where batches are wanted. On a GPU the arrays are put there if they fit into half
             of its free memory; else the next batch is prepared while it computes on the last.
     """
@@ -91,23 +91,19 @@ class Batches:
 
     def _gather(self, chosen: Tensor, seed: int) -> Batch:
         where = chosen.to(self.pixels.device)
-        images = self._to_device(self.pixels[where])
+        images = self._to_device(self.pixels.index_select(0, where))
         if self.augmented:
             first = seed if self.augment_seed is None else self.augment_seed
             images = augment_images(images, (chosen + first).tolist())
         targets = None
         if self.targets is not None:
-            targets = {k: self._to_device(_maps(v[where])) for k, v in self.targets.items()}
-        return images, self._to_device(self.labels[where]), targets
+            targets = {k: self._to_device(v.index_select(0, where)) for k, v in self.targets.items()}
+        return images, self._to_device(self.labels.index_select(0, where)), targets
 
     def _to_device(self, part: Tensor) -> Tensor:
         if self.device.type == "cuda" and part.device.type == "cpu":
             part = part.pin_memory()  # so that the copy does not wait for the computation
         return part.to(self.device, non_blocking=True)
-
-
-def _maps(target: Tensor) -> Tensor:
-    return target.permute(0, 3, 1, 2) if target.dim() == 4 else target
 
 
 _PLACED: dict[tuple[int, torch.device], tuple[np.ndarray, Tensor]] = {}

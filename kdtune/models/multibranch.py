@@ -75,8 +75,8 @@ class MultiBranchStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C_in, H, W] to [B, C_out, H / stride, W / stride]."""
         wide = torch.cat([branch(x) for branch in self.branches], dim=1)
-        wide = self.eca(self.norm(wide).relu())
-        return (self.mix(wide) + self.shortcut(x)).relu()
+        wide = self.eca(self.norm(wide).relu_())
+        return (self.mix(wide) + self.shortcut(x)).relu_()
 
 
 class MultiBranchNet(nn.Module):
@@ -94,7 +94,9 @@ class MultiBranchNet(nn.Module):
         super().__init__()
         stride = 1 if image_size < SMALL_IMAGE else 2
         self.stem = nn.Sequential(
-            nn.Conv2d(3, WIDTHS[0], 3, stride, 1, bias=False), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU()
+            nn.Conv2d(3, WIDTHS[0], 3, stride, 1, bias=False),
+            nn.BatchNorm2d(WIDTHS[0]),
+            nn.ReLU(inplace=True),
         )
         self.stages = nn.ModuleList()
         channels = WIDTHS[0]

@@ -17,6 +17,7 @@ from kdtune.data.views import Views
 from kdtune.errors import DivergedError
 from kdtune.inputs import Inputs, keeps_targets, open_views
 from kdtune.models import build_model, feature_shapes
+from kdtune.process import keep_freed_memory
 from kdtune.targets import Lesson
 from kdtune.teacher import load_teacher
 from kdtune.training import FIGURES, LOSS, fit
@@ -62,6 +63,7 @@ def train_trial(settings: dict[str, Any], askers: Askers) -> None:
         settings: ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``threads``.
         askers: see `Askers`.
     """
+    keep_freed_memory()
     torch.set_num_threads(settings["threads"])
     config = TrainConfig.check(settings["config"])
     try:
