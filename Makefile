@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 endif
 
-.PHONY: demo test check clean bench-epoch-cost bench-trial
+.PHONY: demo test check clean bench-trial
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -22,9 +22,6 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-bench-epoch-cost: $(READY)
-	$(BIN)/python benchmarks/epoch_cost.py
 
 # DATA=/path: an ImageFolder, such as CIFAR-10 as JPEG; without it, JPEGs are made of the digits.
 bench-trial: $(READY)

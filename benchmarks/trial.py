@@ -22,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -73,7 +74,7 @@ def some_images(data_dir: str, count: int) -> ImageData:
     of = {c: [i for i, label in enumerate(data.train.labels) if label == c] for c in classes}
     chosen = [i for c in classes for i in of[c][: count // len(classes)]]
     train = Split([data.train.images[i] for i in chosen], [data.train.labels[i] for i in chosen])
-    return ImageData(data.classes, train, data.validation, None, data.fingerprint)
+    return replace(data, train=train, test=None)
 
 
 def build_teacher(name: str, data: ImageData, image_size: int) -> nn.Module:

@@ -66,8 +66,8 @@ class Inputs:
             pixels = self.views.pixels("train", self.tell)
         if self.lesson is None or cache is None:
             return pixels, {}
-        facts = self.views.facts("train", view, seed)
-        return pixels, self.lesson.open(cache, pixels, facts, self.config, self.tell)
+        facts, what = self.views.facts("train", view, seed), self.views.describe("train", view)
+        return pixels, self.lesson.open(cache, pixels, facts, what, self.config, self.tell)
 
     def _view(self, epoch: int) -> int | None:
         return (epoch - 1) % self.config.augment_views if turns(self.config) else None
@@ -96,7 +96,9 @@ def keeps_targets(config: TrainConfig) -> bool:
     return kept and METHODS[config.method].uses_teacher
 
 
-def open_views(data: ImageData, image_size: int, cache_gb: float, workers: int) -> Views:
+def open_views(
+    data: ImageData, image_size: int, cache_gb: float, workers: int | None = None
+) -> Views:
     """The pixels of a data set: on the node's disk, or in memory if `cache_gb` is 0.
 
     Raises:

@@ -92,6 +92,7 @@ class Lesson:
         cache: Cache,
         pixels: np.ndarray,
         facts: Facts,
+        what: str,
         config: TrainConfig,
         tell: Tell = lambda event: None,
     ) -> dict[str, np.ndarray]:
@@ -101,6 +102,7 @@ class Lesson:
             cache: where they are kept.
             pixels: uint8 [N, 3, H, W].
             facts: all that made the pixels.
+            what: which pixels these are, for people.
             config: gives device and precision.
             tell: told if they are computed.
 
@@ -124,10 +126,8 @@ class Lesson:
             while overflowed := self._fill(guide, pixels, names, wide, make):
                 wide |= overflowed
 
-        view = f", view {facts['view'] + 1}" if "view" in facts else ""
-        what = f"{type(self.teacher).__name__}'s targets of {len(pixels):,} images{view}"
         wanted = {name: {"name": name, "shape": t.shape} for name, t in self.targets.items()}
-        return cache.open(what, group, wanted, build, tell)
+        return cache.open(f"the teacher's targets of {what}", group, wanted, build, tell)
 
     def _guide(self, device: torch.device, config: TrainConfig, sample: np.ndarray) -> Network:
         """The teacher in the fastest precision that keeps the targets within `TOLERANCE`."""
@@ -170,7 +170,7 @@ class Lesson:
                     arrays[name][start : start + len(part)] = kept.numpy()
 
         threads = torch.get_num_threads()
-        workers = usable_workers(len(pixels)) if guide.device.type == "cpu" else 1
+        workers = usable_workers() if guide.device.type == "cpu" else 1
         torch.set_num_threads(1)  # the threads below, being new, take this over
         try:
             with ThreadPoolExecutor(workers) as pool:

@@ -9,7 +9,11 @@ import yaml
 from click.testing import CliRunner
 from conftest import write_digits
 
+from kdtune.cache import Cache
 from kdtune.cli import cli, main
+from kdtune.data.images import find_images
+from kdtune.data.views import Views
+from kdtune.errors import UserError
 from kdtune.results import Log
 
 
@@ -54,6 +58,33 @@ def test_reports_need_neither_torch_nor_ray():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+def test_the_cache_is_listed_and_pruned(kdtune, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
+    assert kdtune("cache")[1].endswith(f"0.000 GB in 0 arrays in {tmp_path}/cache\n")
+    views = Views(find_images("digits"), 8, Cache(tmp_path / "cache"), 1)
+    views.pixels("validation")
+    _, out, _ = kdtune("cache")
+    assert "269 validation images of digits at 8 px" in out and "in 1 arrays" in out
+    assert "in 1 arrays" in kdtune("cache", "--prune", "1")[1]
+    _, out, err = kdtune("cache", "--prune", "0")
+    assert "in 0 arrays" in out and "removed 0.000 GB: 269 validation images of digits" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "cache_gb"), [((), None), (("--no-cache",), 0), (("--cache-gb", "3"), 3)]
+)
+def test_flags_of_the_cache(kdtune, monkeypatch, words, cache_gb):
+    given = {}
+
+    def run_sweep(settings):
+        given.update(settings)
+        raise UserError("enough")
+
+    monkeypatch.setattr("kdtune.tuning.sweep.run_sweep", run_sweep)
+    assert kdtune("sweep", "--name", "x", "--data", "digits", *words)[0] == 2
+    assert given.get("cache_gb") == cache_gb
 
 
 SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")

@@ -58,10 +58,12 @@ class ImageData:
     """A data set: its classes and its splits; `test` is None where there is none.
 
     Attributes:
+        source: the folder, or the name of a built-in set.
         fingerprint: changes when a file is added, removed, renamed, resized or moved between
             splits; a file's content is represented by its size in bytes.
     """
 
+    source: str
     classes: tuple[str, ...]
     train: Split
     validation: Split
@@ -107,7 +109,8 @@ def find_images(data_dir: str) -> ImageData:
         classes, everything = _scan(root)
         everything, test = _cut(everything)
         train, validation = _cut(everything, HELD_OUT / (1 - HELD_OUT))
-    return ImageData(classes, train, validation, test, _fingerprint(root, train, validation, test))
+    fingerprint = _fingerprint(root, train, validation, test)
+    return ImageData(str(root), classes, train, validation, test, fingerprint)
 
 
 def _check_names(root: Path) -> None:
@@ -196,9 +199,8 @@ def _digits() -> ImageData:
     everything, test = _cut(Split(list(pixels), [int(x) for x in digits.target]))
     train, validation = _cut(everything, HELD_OUT / (1 - HELD_OUT))
     classes = tuple(str(name) for name in digits.target_names)
-    return ImageData(
-        classes, train, validation, test, _fingerprint(Path(), train, validation, test)
-    )
+    fingerprint = _fingerprint(Path(), train, validation, test)
+    return ImageData("digits", classes, train, validation, test, fingerprint)
 
 
 BUILT_IN: dict[str, Callable[[], ImageData]] = {"digits": _digits}

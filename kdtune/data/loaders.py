@@ -162,7 +162,8 @@ def prepare_dataloaders(
     """Make the loaders of an image folder.
 
     `train_at(config, *prepare_dataloaders(...))` gives the numbers that `train_at` gives with the
-    same `data_dir`, `batch_size`, `augment` and `image_size` in its config, for any `num_workers`.
+    same `data_dir`, `batch_size`, `augment` and `image_size` in its config, for any `num_workers`;
+    with a teacher, which runs live beside a loader, to rounding (see `kdtune.targets`).
 
     Args:
         data_dir: an ImageFolder, or the name of a built-in data set; split as `find_images` does.

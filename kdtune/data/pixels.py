@@ -66,14 +66,14 @@ def augment_images(images: Tensor, seeds: Sequence[int]) -> Tensor:
 
 
 def decode(
-    split: Split, image_size: int, workers: int = 1, out: np.ndarray | None = None
+    split: Split, image_size: int, workers: int | None = 1, out: np.ndarray | None = None
 ) -> np.ndarray:
     """Decode a split and resize every image to a square.
 
     Args:
         split: the images.
         image_size: height and width, in pixels; the aspect ratio is not kept.
-        workers: threads; more than there are cores are not started.
+        workers: threads; more than there are cores are not started, and as many if None.
         out: filled and returned, if given.
 
     Returns:
@@ -95,10 +95,10 @@ def decode(
     return pixels
 
 
-def usable_workers(workers: int) -> int:
-    """At most as many workers as there are cores for this process."""
+def usable_workers(workers: int | None = None) -> int:
+    """At most as many workers as there are cores for this process; as many, if not given."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(workers, cores or 1)
+    return min(workers, cores or 1) if workers is not None else cores or 1
 
 
 def _decode_one(image: Image, image_size: int) -> np.ndarray:

@@ -34,10 +34,12 @@ class Views:
         data: the images, undecoded.
         image_size: height and width, in pixels.
         cache: where arrays are kept; without one they are decoded in memory, for this process.
-        workers: threads that decode.
+        workers: threads that decode; one a core if None.
     """
 
-    def __init__(self, data: ImageData, image_size: int, cache: Cache | None, workers: int):
+    def __init__(
+        self, data: ImageData, image_size: int, cache: Cache | None, workers: int | None = None
+    ):
         self.data, self.image_size, self.cache, self.workers = data, image_size, cache, workers
         self._decoded: dict[str, np.ndarray] = {}
 
@@ -60,7 +62,7 @@ class Views:
                 self._decoded[name] = decode(split, self.image_size, self.workers)
             return self._decoded[name]
         return self._open(
-            f"{len(split):,} {name} images at {self.image_size} px",
+            self.describe(name),
             self.facts(name),
             split,
             lambda pixels: decode(split, self.image_size, self.workers, out=pixels),
@@ -81,7 +83,7 @@ class Views:
                 seeds = range(first + start, first + start + len(images))
                 pixels[start : start + CHUNK] = augment_images(images, seeds).numpy()
 
-        what = f"augmented view {view + 1} of {len(plain):,} images at {self.image_size} px"
+        what = self.describe("train", view)
         return self._open(what, self.facts("train", view, seed), self.data.train, build, tell)
 
     def _open(
@@ -110,6 +112,12 @@ class Views:
             return facts
         made_by = {"torch": torch.__version__, "torchvision": torchvision.__version__}
         return {**facts, "view": view, "seed": seed, **made_by}
+
+    def describe(self, name: str, view: int | None = None) -> str:
+        """Which pixels these are, for people."""
+        augmented = f", view {view + 1}" if view is not None else ""
+        images = f"{len(self.split(name)):,} {name} images of {self.data.source}"
+        return f"{images} at {self.image_size} px{augmented}"
 
     def split(self, name: str) -> Split:
         """A split of the data by its name; the data must have it."""

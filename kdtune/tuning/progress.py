@@ -45,7 +45,7 @@ class Progress:
         built = [e for e in self._views if e["kind"] == "targets" and e["state"] == "built"]
         seconds = sum(event["seconds"] for event in built)
         ran = f"ran {len(built)} times ({seconds:.1f} s)" if built else "did not run"
-        size = sum(event["bytes"] for event in self._views if event["state"] in ("built", "found"))
+        size = sum(event["bytes"] for event in self._views if event["state"] != "waiting")
         learned = f"the teacher {ran} for {self._epochs} epochs that learned from it; "
         return f"Views: {learned if self._learners else ''}{size / GB:.3f} GB, decoded once."
 

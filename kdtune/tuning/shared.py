@@ -14,7 +14,10 @@ from kdtune.results import Event
 from kdtune.run import say
 from kdtune.targets import Lesson
 from kdtune.tuning.budget import Budget, plan_views
-from kdtune.tuning.trainable import ALL_CORES, Askers
+from kdtune.tuning.trainable import Askers
+
+ROOM = 0.95
+"""Share of the cache that a sweep plans with, so that it does not push out what it needs."""
 
 
 class Shared:
@@ -29,7 +32,7 @@ class Shared:
     def __init__(self, sweep: SweepConfig, data: ImageData, teacher: nn.Module | None):
         assert sweep.image_size is not None
         self.sweep, self.teacher = sweep, teacher
-        self.views = open_views(data, sweep.image_size, sweep.cache_gb, ALL_CORES)
+        self.views = open_views(data, sweep.image_size, sweep.cache_gb)
         self.lesson = Lesson(teacher, sweep.image_size) if teacher is not None else None
         self._askers: dict[str, list[tuple[TrainConfig, Shapes]]] = {}
         self._targets: dict[str, dict[str, int]] = {}
@@ -58,7 +61,7 @@ class Shared:
         folder = next(p for p in (cache_folder(), *cache_folder().parents) if p.exists())
         there = sum(entry.bytes for entry in self.views.cache.entries())
         self.budget = plan_views(
-            limit=min(self.sweep.cache_gb * GB, shutil.disk_usage(folder).free + there),
+            limit=ROOM * min(self.sweep.cache_gb * GB, shutil.disk_usage(folder).free + there),
             images=images,
             held=images + self.views.bytes("validation"),
             targets=self._targets,
@@ -97,12 +100,14 @@ class Shared:
 
         for line in self.budget.lines:
             say(line)
+        # Opened anew, so that what is decoded without a cache is checked, but not held.
+        views = open_views(self.views.data, self.views.image_size, self.sweep.cache_gb)
         lesson = None
         if self.teacher is not None and self.askers:
-            lesson = Lesson(self.teacher, self.views.image_size)
+            lesson = Lesson(self.teacher, views.image_size)
             for config, shapes in self.askers:
                 lesson.ask(config, list(shapes))
-        self.views.pixels("validation", tell)
+        views.pixels("validation", tell)
         for config in self._runs.values():
-            Inputs(self.settings(config), self.views, lesson, {}, tell).open(1)
+            Inputs(self.settings(config), views, lesson, {}, tell).open(1)
         return told

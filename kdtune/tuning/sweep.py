@@ -81,7 +81,8 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
             with Log(folder.log, [studies.fold, rungs.fold, progress.fold]) as log:
                 log.append(opened)
                 _run_trials(sweep, slots, folder, log, studies, rungs, shared)
-                say(progress.saved())
+                if saved := progress.saved():
+                    say(saved)
         finally:
             write_tables(folder)
     if progress.ended < progress.total:  # Ray ends quietly when it is interrupted

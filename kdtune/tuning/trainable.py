@@ -22,9 +22,6 @@ from kdtune.targets import Lesson
 from kdtune.teacher import load_teacher
 from kdtune.training import FIGURES, LOSS, fit
 
-ALL_CORES = 1 << 10
-"""More threads than there are cores for; a view that is missing is what all wait for."""
-
 OUTCOME = "outcome"
 """Key of a result that ends a trial: ``diverged`` or ``crashed``; ``reason`` stands beside it."""
 
@@ -39,7 +36,7 @@ Askers = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
 # What all trials of a sweep have in common is opened once in a process.
 @lru_cache(maxsize=1)
 def _views(data_dir: str, image_size: int, cache_gb: float) -> Views:
-    return open_views(find_images(data_dir), image_size, cache_gb, ALL_CORES)
+    return open_views(find_images(data_dir), image_size, cache_gb)
 
 
 @lru_cache(maxsize=1)

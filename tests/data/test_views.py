@@ -1,86 +1,85 @@
-"""Decoding, normalisation and batches."""
+"""A data set is decoded once, and views of it are what augmentation makes of the images."""
+
+import os
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torchvision.transforms import functional as F
+from conftest import write_digits
 
-from kdtune.data.batches import Batches
-from kdtune.data.images import Split
-from kdtune.data.pixels import MEAN, STD, decode, normalise
+from kdtune.cache import Cache
+from kdtune.data.images import find_images
+from kdtune.data.pixels import augment_images, decode
+from kdtune.data.views import Views, first_seed
 from kdtune.errors import UserError
 
-LABELS = list(range(10))
-PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8), dtype=np.uint8)
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return write_digits(tmp_path / "data", 6)
 
 
-def test_files_are_decoded_to_channels_first_rgb(tmp_path):
-    image = Image.new("RGB", (8, 8), (10, 20, 30))
-    image.save(tmp_path / "a.png")
-    assert decode(Split([tmp_path / "a.png"], [0]), 8)[0, :, 3, 3].tolist() == [10, 20, 30]
+def views_of(data_dir, tmp_path, size=8, cache=True):
+    """As another process would open them."""
+    cache = Cache(tmp_path / "cache") if cache else None
+    return Views(find_images(str(data_dir)), size, cache, workers=2)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "1"])
-def test_every_colour_mode_becomes_rgb(tmp_path, mode):
-    Image.new(mode, (9, 5)).save(tmp_path / "a.tiff")
-    assert decode(Split([tmp_path / "a.tiff"], [0]), 8).shape == (1, 3, 8, 8)
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_pixels_are_the_decoded_images(data_dir, tmp_path, split, cached):
+    views = views_of(data_dir, tmp_path, cache=cached)
+    assert np.array_equal(views.pixels(split), decode(getattr(views.data, split), 8))
+    assert views.bytes(split) == views.pixels(split).nbytes
 
 
-def test_an_unreadable_image_is_named(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"The image .*broken\.png cannot be read"):
-        decode(Split([tmp_path / "broken.png"], [0]), 8)
+def test_nothing_is_decoded_twice(data_dir, tmp_path, monkeypatch):
+    pixels = views_of(data_dir, tmp_path).pixels("train")
+    monkeypatch.setattr("kdtune.data.views.decode", None)
+    assert np.array_equal(views_of(data_dir, tmp_path).pixels("train"), pixels)
 
 
-def test_a_truncated_image_is_named(tmp_path):
-    Image.fromarray(PIXELS[0].transpose(1, 2, 0)).resize((64, 64)).save(tmp_path / "cut.jpg")
-    content = (tmp_path / "cut.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"cut\.jpg cannot be read"):
-        decode(Split([tmp_path / "cut.jpg"], [0]), 8)
+def states(views, split="train"):
+    told = []
+    views.pixels(split, told.append)
+    return [event["state"] for event in told]
 
 
-def test_normalise_is_torchvisions():
-    images = torch.from_numpy(PIXELS)
-    assert torch.allclose(normalise(images), F.normalize(images / 255, MEAN, STD), atol=1e-6)
-    ready = torch.randn(2, 3, 4, 4)
-    assert normalise(ready) is ready
+def test_what_made_a_view_is_in_its_key(data_dir, tmp_path, monkeypatch):
+    assert states(views_of(data_dir, tmp_path))[-1] == "built"
+    assert states(views_of(data_dir, tmp_path)) == ["found"]
+    assert states(views_of(data_dir, tmp_path, size=9))[-1] == "built"
+    assert states(views_of(data_dir, tmp_path), "validation")[-1] == "built"
+    monkeypatch.setattr("PIL.__version__", "0")
+    assert states(views_of(data_dir, tmp_path))[-1] == "built"
 
 
-def test_evaluation_batches_come_in_order_and_complete():
-    images, labels, targets = zip(*Batches(PIXELS, LABELS, batch_size=4), strict=True)
-    assert [len(x) for x in labels] == [4, 4, 2]
-    assert torch.cat(labels).tolist() == LABELS
-    assert torch.equal(torch.cat(images), torch.from_numpy(PIXELS))
-    assert set(targets) == {None}
+def test_a_changed_file_makes_a_new_view(data_dir, tmp_path):
+    views = views_of(data_dir, tmp_path)
+    before, path = views.pixels("train")[0].copy(), views.data.train.images[0]
+    about = path.stat()
+    content = views.data.train.images[-1].read_bytes()
+    path.write_bytes(content)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + 1))
+    after = views_of(data_dir, tmp_path).pixels("train")[0]
+    assert not np.array_equal(before, after)
 
 
-def test_the_global_seed_fixes_the_order_and_the_augmentation():
-    def one_pass(seed):
-        torch.manual_seed(seed)
-        batches = Batches(PIXELS, LABELS, batch_size=4, shuffle=True, augmented=True)
-        return [(images, labels) for images, labels, _ in batches]
-
-    first, again, other = one_pass(1), one_pass(1), one_pass(2)
-    for (a, x), (b, y) in zip(first, again, strict=True):
-        assert torch.equal(a, b) and torch.equal(x, y)
-    assert [y.tolist() for _, y in first] != [y.tolist() for _, y in other]
-    assert sorted(torch.cat([y for _, y in first]).tolist()) == LABELS
+def test_augmented_views_are_functions_of_their_number_and_seed(data_dir, tmp_path):
+    views = views_of(data_dir, tmp_path)
+    plain = torch.from_numpy(views.pixels("train"))
+    first = first_seed(1, 5)
+    expected = augment_images(plain, range(first, first + len(plain))).numpy()
+    assert np.array_equal(views.augmented(1, 5), expected)
+    assert np.array_equal(views_of(data_dir, tmp_path).augmented(1, 5), expected)
+    for view, seed in ((0, 5), (1, 6)):
+        assert not np.array_equal(views.augmented(view, seed), expected)
 
 
-def test_images_and_labels_stay_together():
-    marked = np.broadcast_to(np.arange(10, dtype=np.uint8)[:, None, None, None], (10, 3, 8, 8))
-    for images, labels, _ in Batches(marked.copy(), LABELS, batch_size=3, shuffle=True):
-        assert torch.equal(images[:, 0, 0, 0].long(), labels)
-
-
-def test_a_lone_last_image_is_left_out_of_training():
-    sizes = [len(y) for _, y, _ in Batches(PIXELS, LABELS, batch_size=3, shuffle=True)]
-    assert sizes == [3, 3, 3]
-
-
-def test_augmentation_keeps_shape_and_type():
-    images, _, _ = next(iter(Batches(PIXELS, LABELS, augmented=True)))
-    assert images.shape == (10, 3, 8, 8) and images.dtype == torch.uint8
-    assert not torch.equal(images, torch.from_numpy(PIXELS))
+def test_an_unreadable_image_leaves_no_view(data_dir, tmp_path):
+    views = views_of(data_dir, tmp_path)
+    path = views.data.train.images[-1]
+    path.write_bytes(b"no image")
+    with pytest.raises(UserError, match=f"{path.name} cannot be read"):
+        views_of(data_dir, tmp_path).pixels("train")
+    assert Cache(tmp_path / "cache").entries() == []

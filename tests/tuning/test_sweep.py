@@ -122,6 +122,16 @@ class TestSmallSweep:
             [row[k] for k in figures] for row in history[: len(logged)]
         ]
 
+    def test_one_pass_of_the_teacher_served_all_trials(self, small_sweep):
+        events = small_sweep.events()
+        views = events[0]["views"]
+        assert views["methods"] == ["at"] and views["views"] == 0
+        kinds = [event["kind"] for event in views["prepared"]]
+        assert kinds == ["pixels", "pixels", "targets"]
+        size = sum(event["bytes"] for event in views["prepared"])
+        assert size == views["bytes"] > 0
+        assert not [event for event in events if event["event"] == "view"]
+
     def test_ray_leaves_tensorboard_events_of_every_trial(self, small_sweep):
         folders = {path.parent.name for path in small_sweep.ray.rglob("events.out.tfevents*")}
         assert "at-MultiBranchNet-001" in folders
@@ -156,6 +166,42 @@ def test_a_teacher_that_others_saved_is_as_good(folder, tmp_path):
     sweep, _, opened, _ = _check(SweepConfig.check({**given, "image_size": 32}))
     assert sweep.image_size == 32 and opened["teacher"]["model"] == "ResNet18"
     assert _check(SweepConfig.check(given))[0].image_size == 128  # the file does not say its own
+
+
+@pytest.mark.slow
+def test_augmented_views_are_built_by_trials_and_a_trial_runs_again(
+    ray_session, folder, teacher_file, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    sweep = {
+        "name": "x", "data": str(folder), "teacher": str(teacher_file), "methods": ["kd"],
+        "models": ["MultiBranchNet"], "baselines": False, "trials": 2, "epochs": 3, "seed": 7,
+        "grace_period": 3, "settings": {"batch_size": 16, "augment": True},
+    }  # fmt: skip
+    events = run_sweep(sweep).events()
+    assert events[0]["views"]["views"] == 3
+    asked = [event["config"] for event in events if event["event"] == "asked"]
+    assert {(c["augment_views"], c["augment_seed"]) for c in asked} == {(3, 7)}
+    built = [e["what"] for e in events if e["event"] == "view" and e["state"] == "built"]
+    assert len(built) == len(set(built)) == 4  # pixels and targets of views 2 and 3, once
+    assert "MultiBranchNet-000: built in" in capsys.readouterr().err
+    result = run_file(Path("results/x/best/kd-MultiBranchNet.yaml"))
+    assert result["best_accuracy"] == result["recorded_accuracy"]
+
+
+@pytest.mark.slow
+def test_a_sweep_without_a_cache_learns_the_same(small_sweep, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
+    config = {**small_sweep.events()[0]["config"], "name": "live", "cache_gb": 0, "trials": 1}
+    events = run_sweep({**config, "methods": ["at"], "spaces": []}).events()
+    assert events[0]["views"]["prepared"] == [] and not (tmp_path / "cache").exists()
+    live, kept = (
+        [e for e in events if e["event"] == "epoch" and e["trial_id"] == "at-MultiBranchNet-000"]
+        for events in (events, small_sweep.events())
+    )
+    for figure in ("loss_at", "loss_classification", "validation_loss"):  # further epochs amplify
+        assert live[0][figure] == pytest.approx(kept[0][figure], rel=1e-2)
 
 
 def processes_of_trials(driver: int) -> list[int]:

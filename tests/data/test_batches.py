@@ -1,0 +1,103 @@
+"""Batches: order, augmentation, targets, and what is prepared ahead."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from kdtune.data.batches import Batches, place, prepared_ahead
+from kdtune.data.pixels import augment_images
+
+LABELS = list(range(10))
+PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8), dtype=np.uint8)
+CPU = torch.device("cpu")
+
+
+def test_evaluation_batches_come_in_order_and_complete():
+    images, labels, targets = zip(*Batches(PIXELS, LABELS, batch_size=4), strict=True)
+    assert [len(x) for x in labels] == [4, 4, 2]
+    assert torch.cat(labels).tolist() == LABELS
+    assert torch.equal(torch.cat(images), torch.from_numpy(PIXELS))
+    assert set(targets) == {None}
+
+
+def test_the_global_seed_fixes_the_order_and_the_augmentation():
+    def one_pass(seed):
+        torch.manual_seed(seed)
+        batches = Batches(PIXELS, LABELS, batch_size=4, shuffle=True, augmented=True)
+        return [(images, labels) for images, labels, _ in batches]
+
+    first, again, other = one_pass(1), one_pass(1), one_pass(2)
+    for (a, x), (b, y) in zip(first, again, strict=True):
+        assert torch.equal(a, b) and torch.equal(x, y)
+    assert [y.tolist() for _, y in first] != [y.tolist() for _, y in other]
+    assert sorted(torch.cat([y for _, y in first]).tolist()) == LABELS
+
+
+def test_images_and_labels_stay_together():
+    marked = np.broadcast_to(np.arange(10, dtype=np.uint8)[:, None, None, None], (10, 3, 8, 8))
+    for images, labels, _ in Batches(marked.copy(), LABELS, batch_size=3, shuffle=True):
+        assert torch.equal(images[:, 0, 0, 0].long(), labels)
+
+
+def test_a_lone_last_image_is_left_out_of_training():
+    sizes = [len(y) for _, y, _ in Batches(PIXELS, LABELS, batch_size=3, shuffle=True)]
+    assert sizes == [3, 3, 3]
+
+
+def test_augmentation_keeps_shape_and_type():
+    images, _, _ = next(iter(Batches(PIXELS, LABELS, augmented=True)))
+    assert images.shape == (10, 3, 8, 8) and images.dtype == torch.uint8
+    assert not torch.equal(images, torch.from_numpy(PIXELS))
+
+
+def test_targets_are_those_of_the_images():
+    marked = np.arange(10, dtype=np.float16)[:, None].repeat(4, 1)
+    batches = Batches(PIXELS, LABELS, batch_size=4, shuffle=True, targets={"x": marked})
+    for _, labels, targets in batches:
+        assert targets["x"].shape == (len(labels), 4) and torch.equal(targets["x"][:, 0], labels)
+
+
+def test_a_seed_of_the_augmentation_makes_every_pass_the_same_view():
+    view = augment_images(torch.from_numpy(PIXELS), range(70, 80))
+    batches = Batches(PIXELS, LABELS, 4, shuffle=True, augmented=True, augment_seed=70)
+    for _ in range(2):
+        for images, labels, _ in batches:
+            assert torch.equal(images, view[labels])
+
+
+def test_on_a_cpu_tensors_share_the_arrays_memory():
+    array = np.zeros(3)
+    assert place({"x": array}, CPU)["x"].data_ptr() == array.ctypes.data
+
+
+def test_batches_that_are_prepared_ahead_are_the_same_and_one_ahead():
+    made, threads = [], set()
+
+    def batches():
+        for i in range(5):
+            made.append(i)
+            threads.add(threading.current_thread())
+            yield i
+
+    for i in prepared_ahead(batches()):
+        assert i == len(made) - 1 or made[-1] <= i + 1
+    assert made == list(range(5)) and threading.main_thread() not in threads
+
+
+def test_an_error_in_preparing_reaches_the_loop():
+    def batches():
+        yield 1
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(prepared_ahead(batches()))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_arrays_are_put_there_once():
+    device = torch.device("cuda")
+    assert place({"x": PIXELS}, device)["x"] is place({"x": PIXELS}, device)["x"]
+    (images, _, _), *_ = Batches(PIXELS, LABELS, device=device)
+    assert images.device.type == "cuda" and torch.equal(images.cpu(), torch.from_numpy(PIXELS))
