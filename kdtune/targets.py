@@ -36,16 +36,16 @@ class Target:
 
     Attributes:
         shape: of one image.
-        exact: kept in float32, not in float16.
+        rounded: kept in float16, not in float32.
     """
 
     shape: tuple[int, ...]
-    exact: bool
+    rounded: bool
 
     @property
     def bytes(self) -> int:
         """For one image."""
-        return math.prod(self.shape) * (4 if self.exact else 2)
+        return math.prod(self.shape) * (2 if self.rounded else 4)
 
 
 class Lesson:
@@ -79,7 +79,7 @@ class Lesson:
         """
         method = build_method(config, student, self._shapes)
         own = {
-            name: Target(tuple(value.shape[1:]), name in method.exact)
+            name: Target(tuple(value.shape[1:]), name in method.rounded)
             for name, value in method.targets(*self._outputs).items()
         }
         if own.keys() - self.targets.keys():
@@ -122,7 +122,7 @@ class Lesson:
 
         def build(names: Sequence[str], make: Make) -> None:
             guide = self._guide(device, config, pixels[:TEACHER_BATCH])
-            wide = {name for name in names if self.targets[name].exact}
+            wide = {name for name in names if not self.targets[name].rounded}
             while overflowed := self._fill(guide, pixels, names, wide, make):
                 wide |= overflowed
 

@@ -107,7 +107,10 @@ class AttentionTransfer(Method):
         return [attention_map(pool_to(features[stage], size)) for stage, size in self.pairs]
 
     def targets(self, logits: Tensor, features: Maps) -> Parts:
-        """``logits`` [B, K], and ``attention_<stage>_<H>x<W>`` [B, H·W] for each pair."""
+        """``logits`` [B, K], and ``attention_<stage>_<H>x<W>`` [B, H·W] for each pair.
+
+        Maps of student and teacher differ by little, so float16 would round that little away.
+        """
         maps = dict(zip(self._names(), self._maps(features), strict=True))
         return {"logits": logits.float(), **maps}
 

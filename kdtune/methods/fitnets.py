@@ -85,6 +85,7 @@ class FitNets(Method):
         self.size = (min(hs, ht), min(ws, wt))
         back = config.hint_layer - len(teacher) if config.hint_layer >= 0 else config.hint_layer
         self.hint = f"hint_{back}_{self.size[0]}x{self.size[1]}"
+        self.rounded = frozenset({self.hint})  # as far from the student's as it is large
         if cs != ct:
             self.regressor = Regressor(cs, ct)
 

@@ -30,18 +30,18 @@ class Method(nn.Module, ABC):
 
     Attributes:
         uses_teacher: False if the method has no use for a teacher.
-        exact: targets that are kept in float32; the loss must not feel the rounding of the others
-            to float16, which is 2⁻¹¹ of a value at most.
+        rounded: targets that may be kept in float16, since the loss does not feel that they are
+            rounded by up to 2⁻¹¹ of their values.
         epoch: the epoch under way, from 1; the loop sets it.
     """
 
     uses_teacher = True
-    exact: frozenset[str] = frozenset({"logits"})
 
     def __init__(self, config: TrainConfig, student: Shapes, teacher: Shapes | None):
         super().__init__()
         self.config = config
         self.epoch = 1
+        self.rounded: frozenset[str] = frozenset()
 
     @abstractmethod
     def targets(self, logits: Tensor, features: Maps) -> Parts:

@@ -3,6 +3,7 @@
 The scheduler sees every result that Ray gets, so it is the one that writes `epoch` and `ended`.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +88,8 @@ class Schedule(FIFOScheduler):
             self._end(trial, result[OUTCOME], result["reason"])
             return TrialScheduler.STOP
         if NOTE in result:
-            self.append({"event": "view", "trial_id": trial.config["trial_id"], **result[NOTE]})
+            note = json.loads(result[NOTE])
+            self.append({"event": "view", "trial_id": trial.config["trial_id"], **note})
             return TrialScheduler.CONTINUE
         event = {"event": "epoch", **_identity(trial), **figures_of(result)}
         self.append(event)

@@ -4,6 +4,7 @@ A trial that fails by itself reports that as its last result, with the reason in
 Ray keeps the process for the next trial; only a process that dies is an error to Ray.
 """
 
+import json
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +28,7 @@ OUTCOME = "outcome"
 
 
 NOTE = "note"
-"""Key of a result that is no epoch: what the cache told, see `kdtune.cache.Tell`."""
+"""Key of a result that is no epoch: what the cache told, see `kdtune.cache.Tell`, as JSON."""
 
 Askers = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
 """Runs whose targets the sweep keeps: settings, and (C, H, W) of the student's stages."""
@@ -82,7 +83,8 @@ def train_trial(settings: dict[str, Any], askers: Askers) -> None:
             teacher=teacher,
         )
         for result in results:
-            tune.report(result.figures())
+            # TensorBoard's step; Ray's own count has the notes in it.
+            tune.report({**result.figures(), "timesteps_total": result.epoch})
     except DivergedError as error:
         tune.report({OUTCOME: "diverged", "reason": str(error)})
     except Exception as error:  # whatever a run may raise must not end the sweep
@@ -93,7 +95,7 @@ def train_trial(settings: dict[str, Any], askers: Askers) -> None:
 
 def _tell(event: dict[str, Any]) -> None:
     if event["state"] != "found":
-        tune.report({NOTE: event})
+        tune.report({NOTE: json.dumps(event)})
 
 
 def figures_of(result: dict[str, Any]) -> dict[str, Any]:

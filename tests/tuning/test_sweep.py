@@ -1,6 +1,7 @@
 """Real sweeps: on Ray, with real processes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import ray
 import torch
 import torchvision
 from optuna.trial import TrialState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kdtune.at import train_at
 from kdtune.config import SweepConfig
@@ -126,10 +128,9 @@ class TestSmallSweep:
         events = small_sweep.events()
         views = events[0]["views"]
         assert views["methods"] == ["at"] and views["views"] == 0
-        kinds = [event["kind"] for event in views["prepared"]]
-        assert kinds == ["pixels", "pixels", "targets"]
-        size = sum(event["bytes"] for event in views["prepared"])
-        assert size == views["bytes"] > 0
+        prepared = views["prepared"]  # what earlier tests have open is not told
+        assert prepared[-1]["kind"] == "targets" and prepared[-1]["state"] in ("built", "found")
+        assert 0 < sum(event["bytes"] for event in prepared) <= views["bytes"]
         assert not [event for event in events if event["event"] == "view"]
 
     def test_ray_leaves_tensorboard_events_of_every_trial(self, small_sweep):
@@ -184,7 +185,11 @@ def test_augmented_views_are_built_by_trials_and_a_trial_runs_again(
     assert {(c["augment_views"], c["augment_seed"]) for c in asked} == {(3, 7)}
     built = [e["what"] for e in events if e["event"] == "view" and e["state"] == "built"]
     assert len(built) == len(set(built)) == 4  # pixels and targets of views 2 and 3, once
-    assert "MultiBranchNet-000: built in" in capsys.readouterr().err
+    [path] = Path("results/x/ray").rglob("kd-MultiBranchNet-000/events.out.tfevents*")
+    scalars = EventAccumulator(str(path)).Reload().Scalars("ray/tune/train_loss")
+    assert [scalar.step for scalar in scalars] == [1, 2, 3]
+    said = capsys.readouterr().err
+    assert len(re.findall(r"^kd-MultiBranchNet-00[01]: built in", said, re.MULTILINE)) == 4
     result = run_file(Path("results/x/best/kd-MultiBranchNet.yaml"))
     assert result["best_accuracy"] == result["recorded_accuracy"]
 
@@ -200,8 +205,8 @@ def test_a_sweep_without_a_cache_learns_the_same(small_sweep, tmp_path, monkeypa
         [e for e in events if e["event"] == "epoch" and e["trial_id"] == "at-MultiBranchNet-000"]
         for events in (events, small_sweep.events())
     )
-    for figure in ("loss_at", "loss_classification", "validation_loss"):  # further epochs amplify
-        assert live[0][figure] == pytest.approx(kept[0][figure], rel=1e-2)
+    for figure in ("loss_at", "loss_classification"):  # later epochs amplify the rounding
+        assert live[0][figure] == pytest.approx(kept[0][figure], rel=1e-3)
 
 
 def processes_of_trials(driver: int) -> list[int]:
