@@ -82,7 +82,7 @@ class Cache:
 
     def __init__(self, folder: Path, limit: float | None = None):
         self.folder, self.limit = folder, limit
-        self._open: dict[str, np.ndarray] = {}
+        self._opened: dict[str, np.ndarray] = {}
 
     def open(
         self,
@@ -112,38 +112,45 @@ class Cache:
         digests = {name: _digest({**group, **facts}) for name, facts in wanted.items()}
 
         def say(state: str, seconds: float = 0.0) -> None:
-            size = sum(self._open[d].nbytes for d in digests.values() if d in self._open)
+            size = sum(self._opened[d].nbytes for d in digests.values() if d in self._opened)
             about = {"kind": group["kind"], "what": what, "state": state}
             tell({**about, "bytes": size, "seconds": round(seconds, 3)})
 
-        if all(digest in self._open for digest in digests.values()):
-            return {name: self._open[digest] for name, digest in digests.items()}
         started, state = time.perf_counter(), "found"
-        if self._missing(digests):
+        for _ in range(2):  # again, if another process made room with what was built
+            if not self._missing(digests):
+                break
             with self._locked(_digest(group), lambda: say("waiting")) as part:
                 if missing := self._missing(digests):
                     state = "built"
                     say("building")
                     self._build(what, missing, digests, build, part)
+        if self._missing(digests):
+            raise UserError(f"{what}: what was written to {self.folder} cannot be read back.")
         say(state, time.perf_counter() - started)
-        return {name: self._open[digest] for name, digest in digests.items()}
+        return {name: self._opened[digest] for name, digest in digests.items()}
 
     def _missing(self, digests: Mapping[str, str]) -> list[str]:
         """Open what is there and whole; the names of the rest."""
         for digest in digests.values():
-            if digest not in self._open and (array := _load(self.folder / digest)) is not None:
-                self._open[digest] = array
-        return [name for name, digest in digests.items() if digest not in self._open]
+            if digest not in self._opened and (array := _load(self.folder / digest)) is not None:
+                self._opened[digest] = array
+        return [name for name, digest in digests.items() if digest not in self._opened]
 
     def _build(
         self, what: str, names: list[str], digests: Mapping[str, str], build: Build, part: Path
     ) -> None:
         made: dict[str, np.ndarray] = {}
+        sizes: dict[str, int] = {}
 
         def make(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            sizes[name] = int(np.prod(shape)) * np.dtype(dtype).itemsize
             if self.limit is not None:
-                self.prune(self.limit - size, keep=set(self._open) | set(digests.values()))
+                there = sum(entry.bytes for entry in self.entries())
+                free = there + shutil.disk_usage(self.folder).free
+                # What is made already has its place on the disk, but is no entry yet.
+                least = min(self.limit - sum(sizes.values()), free - sizes[name])
+                self.prune(least, keep=frozenset(digests.values()))
             (part / name).mkdir(parents=True, exist_ok=True)
             made[name] = _make(part / name / "array.npy", shape, dtype)
             return made[name]
@@ -156,11 +163,7 @@ class Cache:
                 shutil.rmtree(target, ignore_errors=True)  # a broken one
                 (part / name).rename(target)
         except OSError as error:
-            raise UserError(
-                f"The view cannot be written to {self.folder} ({error.strerror}); make room, e.g. "
-                f"with 'kdtune cache --prune 0', or set {VARIABLE} to another folder."
-            ) from error
-        self._missing(digests)
+            raise self._refusal(error) from error
 
     @contextmanager
     def _locked(self, group: str, on_wait: Callable[[], None]) -> Iterator[Path]:
@@ -168,10 +171,13 @@ class Cache:
         make_folder(self.folder)
         lock = FileLock(self.folder / f"{group}.lock")
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            on_wait()
-            lock.acquire()
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                on_wait()
+                lock.acquire()
+        except OSError as error:
+            raise self._refusal(error) from error
         part = self.folder / f"{group}.part"
         try:
             shutil.rmtree(part, ignore_errors=True)  # of a builder that was killed
@@ -179,6 +185,12 @@ class Cache:
         finally:
             shutil.rmtree(part, ignore_errors=True)
             lock.release()
+
+    def _refusal(self, error: OSError) -> UserError:
+        return UserError(
+            f"The cache {self.folder} cannot be written ({error.strerror}); make room, e.g. with "
+            f"'kdtune cache --prune 0', or set {VARIABLE} to another folder."
+        )
 
     def entries(self) -> list[Entry]:
         """All arrays, the one that was not used for longest first."""
@@ -190,7 +202,7 @@ class Cache:
                 found.append(Entry(about.parent, content["what"], size, about.stat().st_mtime))
         return sorted(found, key=lambda entry: entry.last_used)
 
-    def prune(self, limit: float, keep: set[str] = frozenset()) -> list[Entry]:  # type: ignore[assignment]
+    def prune(self, limit: float, keep: frozenset[str] = frozenset()) -> list[Entry]:
         """Remove what was not used for longest until the rest fits, and what killed builders left.
 
         Args:
@@ -201,8 +213,11 @@ class Cache:
             What was removed; processes that have it open keep it until they end.
         """
         for part in self.folder.glob("*.part"):
-            with suppress(Timeout), FileLock(part.with_suffix(".lock"), timeout=0):
+            # A lock that cannot be had is that of a builder, or somebody else's.
+            with suppress(OSError), FileLock(part.with_suffix(".lock"), timeout=0):
                 shutil.rmtree(part, ignore_errors=True)
+        for gone in self.folder.glob("*.gone"):  # of a process that was killed while it pruned
+            shutil.rmtree(gone, ignore_errors=True)
         entries = self.entries()
         size = sum(entry.bytes for entry in entries)
         removed = []
@@ -211,10 +226,10 @@ class Cache:
                 break
             if entry.folder.name not in keep:
                 with suppress(OSError):  # removed meanwhile
-                    gone = entry.folder.rename(entry.folder.with_suffix(".part"))
-                    shutil.rmtree(gone)
+                    gone = entry.folder.rename(entry.folder.with_suffix(f".{os.getpid()}.gone"))
                     removed.append(entry)
-                size -= entry.bytes
+                    size -= entry.bytes
+                    shutil.rmtree(gone, ignore_errors=True)
         return removed
 
 

@@ -36,6 +36,15 @@ def cli(debug: bool) -> None:
     """Find out which distillation method, with which settings, makes your student best."""
 
 
+def cache_options(command: Any) -> Any:
+    """The two flags of the cache, for one setting."""
+    size = click.option("--cache-gb", type=float, help="Size of the cache.  [default: 20]")
+    none = click.option(
+        "--no-cache", "cache_gb", flag_value=0.0, type=float, help="Keep nothing on disk."
+    )
+    return size(none(command))
+
+
 @cli.command()
 @click.option("--data", required=True, help=DATA_HELP)
 @click.option("--model", default="ResNet50", show_default=True, help=MODELS_HELP)
@@ -43,6 +52,7 @@ def cli(debug: bool) -> None:
 @click.option("--epochs", type=int, default=30, show_default=True)
 @click.option("--image-size", type=int, default=128, show_default=True, help="Pixels.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@cache_options
 @settings_option
 def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags: Any) -> None:
     """Train a teacher on your data."""
@@ -50,6 +60,7 @@ def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags
     from kdtune.run import train_teacher
 
     check_free(dict(settings))
+    flags = {key: value for key, value in flags.items() if value is not None}
     given = {**dict(settings), **flags, "data_dir": data, "method": "student"}
     result = train_teacher(TrainConfig.check(given), out)
     test = result["test_accuracy"]
@@ -74,10 +85,7 @@ def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags
 @click.option("--reduction-factor", type=int, help="One in so many goes on.  [default: 2]")
 @click.option("--image-size", type=int, help="Pixels.  [default: as the teacher]")
 @click.option("--seed", type=int, help="Fixes the whole sweep.  [default: 0]")
-@click.option("--cache-gb", type=float, help="Size of the cache of views.  [default: 20]")
-@click.option(
-    "--no-cache", "cache_gb", flag_value=0.0, type=float, help="Decode and teach live, every time."
-)
+@cache_options
 @click.option("--cpus-per-trial", type=int, help="[default: an equal share]")
 @click.option("--gpus-per-trial", type=float, help="[default: 1 if there are GPUs]")
 @settings_option

@@ -33,11 +33,12 @@ HAVE_FLAGS = {
     "image_size",
     "epochs",
     "seed",
-    "augment_views",
-    "augment_seed",
     "cache_gb",
 }
 """Settings that have flags of their own or follow from them."""
+
+FOLLOW = {"augment_views": "cache_gb", "augment_seed": "seed"}
+"""Settings that follow from others, for all runs of a sweep."""
 
 OF_A_RUNS_FILES = {"print_freq", "save_freq", "save_dir", "log_dir", "experiment_name", "resume"}
 """Settings that play no part where a run writes no files of its own."""
@@ -181,10 +182,13 @@ def check_free(keys: Iterable[str]) -> None:
     Raises:
         UserError: a key is unknown, has a flag of its own, or would play no part.
     """
-    free = [f for f in TrainConfig.model_fields if f not in HAVE_FLAGS | OF_A_RUNS_FILES]
+    taken = HAVE_FLAGS | OF_A_RUNS_FILES | FOLLOW.keys()
+    free = [f for f in TrainConfig.model_fields if f not in taken]
     for key in keys:
         if key in HAVE_FLAGS:
             raise UserError(f"The setting '{key}' has a flag of its own.")
+        if key in FOLLOW:
+            raise UserError(f"The setting '{key}' follows from {FOLLOW[key]}; leave it out.")
         if key in OF_A_RUNS_FILES:
             raise UserError(f"The setting '{key}' plays no part here; leave it out.")
         if key not in free:

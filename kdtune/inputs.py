@@ -29,6 +29,8 @@ class Inputs:
         lesson: gives the teacher's targets; None where there is no teacher or it runs live.
         own: the targets that the run wants, as `Lesson.ask` gave them.
         tell: told what is built.
+        keep_views: keep augmented views in the cache; else images are augmented on the way, to
+            the same pixels.
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class Inputs:
         lesson: Lesson | None,
         own: Mapping[str, Target],
         tell: Tell,
+        keep_views: bool = True,
     ):
         self.config, self.views, self.lesson, self.own = config, views, lesson, own
         self.tell = tell
+        self._keep_views = keep_views and views.cache is not None
 
     def train(self, epoch: int) -> Batches:
         """The training images of an epoch, from 1, in the batches that the settings ask for."""
@@ -51,7 +55,7 @@ class Inputs:
             self.views.data.train.labels,
             config.batch_size,
             shuffle=True,
-            augmented=config.augment and (view is None or self.views.cache is None),
+            augmented=config.augment and (view is None or not self._keep_views),
             augment_seed=first_seed(view, config.augment_seed) if view is not None else None,
             targets={name: targets[name] for name in self.own} if self.lesson else None,
             device=pick_device(config.device),
@@ -60,7 +64,7 @@ class Inputs:
     def open(self, epoch: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The training pixels of an epoch, and the targets that are kept of it, on the disk."""
         seed, view, cache = self.config.augment_seed, self._view(epoch), self.views.cache
-        if view is not None and cache is not None:
+        if view is not None and self._keep_views:
             pixels = self.views.augmented(view, seed, self.tell)
         else:
             pixels = self.views.pixels("train", self.tell)
@@ -142,19 +146,23 @@ def open_inputs(
         if event["state"] == "waiting" or (event["state"] == "built" and event["seconds"] > 1):
             say(describe(event))
 
+    count, held = len(data.train), views.bytes("train") + views.bytes("validation")
+    times = config.augment_views if turns(config) else 0
+    fits = held + times * views.bytes("train") <= config.cache_gb * GB
+    live = Inputs(config, views, None, {}, tell, keep_views=fits)
     if teacher is None or not keeps_targets(config):
-        return Inputs(config, views, None, {}, tell)
+        return live
     lesson = Lesson(teacher, config.image_size)
     student = build_model(config.model, len(data.classes), config.image_size)
     own = lesson.ask(config, feature_shapes(student, config.image_size))
-    count, size = len(data.train), len(data.train) * sum(target.bytes for target in own.values())
-    held, times = views.bytes("train") + views.bytes("validation"), 1
-    if turns(config):
-        size, times = size + views.bytes("train"), config.augment_views
+    size = count * sum(target.bytes for target in own.values())
+    if times:
+        size += views.bytes("train")
+    times = max(1, times)
     if held + times * size > config.cache_gb * GB:
         say(
             f"The teacher runs live: {times} x {size / GB:.2f} GB for {count:,} images do not fit "
             f"beside {held / GB:.2f} GB of images into cache_gb {config.cache_gb:g}."
         )
-        return Inputs(config, views, None, {}, tell)
+        return live
     return Inputs(config, views, lesson, own, tell)

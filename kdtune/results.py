@@ -5,7 +5,7 @@ Nothing else knows the folder's layout or the log's form. An event is one JSON o
 Every event has a ``time``, in seconds since 1970.
 
 * ``sweep``: opened, with its complete settings, data, teacher and versions;
-* ``view``: what every trial needs was built, waited for or found: see `kdtune.cache.Tell`;
+* ``view``: a trial builds, has built or waits for what all need: see `kdtune.cache.Tell`;
 * ``asked``: a trial was proposed, with its settings;
 * ``epoch``: a trial finished an epoch, with every figure;
 * ``ended``: a trial ended, with its `STATES` entry and the reason.

@@ -205,14 +205,7 @@ def _first_images(batches: Iterable[Batch]) -> Tensor:
     raise UserError("There are no images.")
 
 
-MAY_DIFFER = OF_A_RUNS_FILES | {
-    "epochs",
-    "data_dir",
-    "teacher_model",
-    "num_workers",
-    "device",
-    "cache_gb",
-}
+MAY_DIFFER = OF_A_RUNS_FILES | {"epochs", "data_dir", "teacher_model", "num_workers", "device"}
 """Settings that a run may change when it goes on."""
 
 

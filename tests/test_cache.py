@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdtune.cache import Cache, cache_folder, describe
+from kdtune.cache import Cache, _digest, cache_folder, describe
 from kdtune.errors import UserError
 
 GROUP = {"kind": "test", "made_by": 1}
@@ -73,8 +74,31 @@ def test_what_was_built_is_found(tmp_path):
 def test_a_process_that_has_it_open_needs_no_disk(tmp_path):
     cache = Cache(tmp_path)
     cache.open("x", GROUP, WANTED, build)
-    cache.prune(0)
+    assert len(cache.prune(0)) == 2
     assert set(cache.open("x", GROUP, WANTED, fail)) == {"a", "b"}
+
+
+def test_what_cannot_be_read_back_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdtune.cache._load", lambda folder: None)
+    with pytest.raises(UserError, match="two arrays: what was written to .* cannot be read back"):
+        open_both(tmp_path)
+
+
+def test_what_another_process_pruned_at_once_is_built_again(tmp_path, monkeypatch):
+    built = []
+
+    def build_and_lose(names, make):
+        build(names, make)
+        built.append(names)
+        if len(built) == 1:
+            monkeypatch.setattr("kdtune.cache._load", lose)
+
+    def lose(folder):
+        monkeypatch.undo()
+        shutil.rmtree(folder)
+
+    assert open_both(tmp_path, build_and_lose)[1][-1] == "built"
+    assert [len(names) for names in built] == [2, 1]
 
 
 def test_other_facts_are_other_arrays(tmp_path):
@@ -211,11 +235,30 @@ def test_opening_counts_as_use(tmp_path):
     assert names(tmp_path) == ["b", "c", "a"]
 
 
-def test_a_process_does_not_remove_what_it_has_open(tmp_path):
+def test_the_limit_holds_also_for_what_a_process_has_open(tmp_path):
     cache = Cache(tmp_path, limit=1200)
     for name in "ab":
         fill(cache, name)
-    assert names(tmp_path) == ["a", "b"]
+    assert names(tmp_path) == ["b"]
+
+
+def test_arrays_of_one_build_count_for_each_other(tmp_path):
+    for name in "xyz":
+        fill(Cache(tmp_path), name)
+
+    def build(names, make):
+        for name in names:
+            make(name, (1000,), np.dtype(np.uint8))[:] = 1
+
+    wanted = {name: {"name": name} for name in "ab"}
+    Cache(tmp_path, limit=3400).open("new", {"kind": "test"}, wanted, build)
+    assert len(names(tmp_path)) == 3  # the two, and one of the three
+
+
+def test_a_lock_that_cannot_be_had_is_a_sentence(tmp_path):
+    (tmp_path / f"{_digest(GROUP)}.lock").mkdir()
+    with pytest.raises(UserError, match="cannot be written .*; make room"):
+        open_both(tmp_path)
 
 
 def test_pruning_keeps_what_fits(tmp_path):
@@ -231,7 +274,7 @@ def test_a_full_disk_is_a_sentence(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"cannot be written to .* \(File too large\); make"):
+        with pytest.raises(UserError, match=r"cannot be written \(File too large\); make"):
             fill(Cache(tmp_path), "large", size=100_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -58,8 +58,8 @@ class Batches:
         augment_seed: transform image i in every pass as the seed `augment_seed` + i says; it goes
             with `augmented`.
         targets: the teacher's, by name, [N, ...].
-        device: where batches are wanted. On a GPU the arrays are put there if they fit into half
-            of its free memory; else the next batch is prepared while it computes on the last.
+        device: where batches are wanted. On a GPU the arrays are put there if they fit, see
+            `place`; else the next batch is prepared while it computes on the last.
     """
 
     def __init__(
@@ -107,21 +107,30 @@ class Batches:
         return part.to(self.device, non_blocking=True)
 
 
+SHARE = 1 / 8
+"""Part of a GPU's memory that a process may fill with arrays; several may share the GPU."""
+
 _PLACED: dict[tuple[int, torch.device], tuple[np.ndarray, Tensor]] = {}
-"""Arrays that this process has put on a device, by identity; they are kept, so it stays unique."""
+"""Arrays that this process has put on a device, by identity, which they keep unique."""
 
 
 def place(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """Make tensors of arrays, on a GPU once a process if all fit into half of its free memory.
+    """Make tensors of arrays: on a GPU, once a process, if they fit; else sharing their memory.
 
-    Elsewhere a tensor shares the array's memory.
+    They fit if they take at most an eighth of the GPU's memory and half of what is free; what was
+    put there first makes room.
     """
     keys = {name: (id(array), device) for name, array in arrays.items()}
+    size = sum(array.nbytes for array in arrays.values())
     if device.type != "cuda":
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
-    size = sum(array.nbytes for name, array in arrays.items() if keys[name] not in _PLACED)
-    if size > torch.cuda.mem_get_info(device)[0] / 2:
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    if not all(key in _PLACED for key in keys.values()):
+        free, whole = torch.cuda.mem_get_info(device)
+        if size > min(SHARE * whole, free / 2):
+            return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        for key in [key for key in _PLACED if key not in keys.values()]:
+            if size + sum(array.nbytes for array, _ in _PLACED.values()) > SHARE * whole:
+                del _PLACED[key]
     for name, array in arrays.items():
         if keys[name] not in _PLACED:
             _PLACED[keys[name]] = (array, torch.from_numpy(array).to(device))

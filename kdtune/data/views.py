@@ -6,6 +6,7 @@ of a sweep sees the same ones.
 """
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,7 @@ class Views:
             "files": self.split(name).digest,
             "image_size": self.image_size,
             "pillow": PIL.__version__,
+            "kdtune": version("kdtune"),
         }
         if view is None:
             return facts

@@ -1,9 +1,13 @@
 """How much of a sweep's views fits into the cache. Arithmetic alone; nothing is built here."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kdtune.cache import GB
+
+ROOM = 0.95
+"""Share of the cache that is planned with, so that a sweep does not push out what it needs."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def plan_views(
     """Choose what is kept: targets of as many methods as fit, small ones first, then views.
 
     Args:
-        limit: bytes that there are.
+        limit: bytes that the cache may have.
         images: bytes of the training images.
         held: bytes of what is kept in any case, the training images among it.
         targets: bytes of each target of a view, by name, by method.
@@ -49,6 +53,7 @@ def plan_views(
         of_view = sum(union.values())
         return held + plain * of_view + views * (images + of_view)
 
+    limit *= ROOM
     least, kept = int(augmented), list[str]()
     if cost([], least) > limit:
         least = 0  # not even the pixels of one augmented view
@@ -64,14 +69,14 @@ def plan_views(
             parts = " + ".join(f"{name} {size / GB:.2f} GB" for name, size in names.items())
             lines.append(
                 f"{method}: the teacher runs live, since {parts} a view make {wanted / GB:.2f} GB "
-                f"in all, and cache_gb allows {limit / GB:.2f}"
+                f"in all, and there is room for {limit / GB:.2f} GB"
             )
     views = 0
     if least:
         one = cost(kept, 1) - cost(kept, 0)
         views = min(epochs, 1 + int((limit - cost(kept, 1)) // one))
         times = "" if views == epochs else f"; each is seen in {epochs / views:.1f} of them"
-        full = (cost(kept, 0) + epochs * one) / GB
-        more = "" if views == epochs else f" (cache_gb {full:.1f} would hold one an epoch)"
+        full = math.ceil((cost(kept, 0) + epochs * one) / ROOM / GB)
+        more = "" if views == epochs else f" (cache_gb {full} would hold one an epoch)"
         lines.append(f"augmented: {views} views for {epochs} epochs{times}{more}")
     return Budget(tuple(kept), views, cost(kept, views), tuple(lines))

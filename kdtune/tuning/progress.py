@@ -6,6 +6,8 @@ A view is what the cache of a node holds for all trials: decoded images, the tea
 import sys
 
 from kdtune.cache import GB, describe
+from kdtune.config import TrainConfig
+from kdtune.inputs import keeps_targets
 from kdtune.results import Event
 
 
@@ -30,8 +32,9 @@ class Progress:
         elif event["event"] == "view":
             self._views.append(event)
             print(f"{event['trial_id']}: {describe(event)}", file=sys.stderr, flush=True)
-        elif event["event"] == "asked" and event["config"]["teacher_model"] is not None:
-            if event["config"]["cache_targets"] and event["config"]["cache_gb"]:
+        elif event["event"] == "asked":
+            config = TrainConfig.check(event["config"])
+            if config.teacher_model is not None and keeps_targets(config):
                 self._learners.add(event["trial_id"])
         elif event["event"] == "epoch":
             self._epochs += event["trial_id"] in self._learners
@@ -45,9 +48,9 @@ class Progress:
         built = [e for e in self._views if e["kind"] == "targets" and e["state"] == "built"]
         seconds = sum(event["seconds"] for event in built)
         ran = f"ran {len(built)} times ({seconds:.1f} s)" if built else "did not run"
-        size = sum(event["bytes"] for event in self._views if event["state"] != "waiting")
+        size = sum(event["bytes"] for event in self._views if event["state"] in ("built", "found"))
         learned = f"the teacher {ran} for {self._epochs} epochs that learned from it; "
-        return f"Views: {learned if self._learners else ''}{size / GB:.3f} GB, decoded once."
+        return f"Views: {learned if self._learners else ''}{size / GB:.3f} GB in the cache."
 
     def _ended(self, event: Event) -> None:
         self.ended += 1

@@ -2,11 +2,13 @@
 
 import shutil
 
+import torch
 from torch import nn
 
-from kdtune.cache import GB, cache_folder, describe
+from kdtune.cache import GB, Cache, cache_folder, describe
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.data.images import ImageData
+from kdtune.data.views import Views
 from kdtune.inputs import Inputs, open_views
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.method import Shapes
@@ -15,9 +17,6 @@ from kdtune.run import say
 from kdtune.targets import Lesson
 from kdtune.tuning.budget import Budget, plan_views
 from kdtune.tuning.trainable import Askers
-
-ROOM = 0.95
-"""Share of the cache that a sweep plans with, so that it does not push out what it needs."""
 
 
 class Shared:
@@ -61,7 +60,7 @@ class Shared:
         folder = next(p for p in (cache_folder(), *cache_folder().parents) if p.exists())
         there = sum(entry.bytes for entry in self.views.cache.entries())
         self.budget = plan_views(
-            limit=ROOM * min(self.sweep.cache_gb * GB, shutil.disk_usage(folder).free + there),
+            limit=min(self.sweep.cache_gb * GB, shutil.disk_usage(folder).free + there),
             images=images,
             held=images + self.views.bytes("validation"),
             targets=self._targets,
@@ -100,8 +99,10 @@ class Shared:
 
         for line in self.budget.lines:
             say(line)
-        # Opened anew, so that what is decoded without a cache is checked, but not held.
-        views = open_views(self.views.data, self.views.image_size, self.sweep.cache_gb)
+        # Opened anew: what an earlier sweep of this process has open may have been pruned since,
+        # and what is decoded without a cache is checked, but not held.
+        cache = self.views.cache and Cache(self.views.cache.folder, self.views.cache.limit)
+        views = Views(self.views.data, self.views.image_size, cache)
         lesson = None
         if self.teacher is not None and self.askers:
             lesson = Lesson(self.teacher, views.image_size)
@@ -110,4 +111,7 @@ class Shared:
         views.pixels("validation", tell)
         for config in self._runs.values():
             Inputs(self.settings(config), views, lesson, {}, tell).open(1)
+        if self.teacher is not None and torch.cuda.is_available():
+            self.teacher.cpu()  # the trials' GPU is theirs
+            torch.cuda.empty_cache()
         return told

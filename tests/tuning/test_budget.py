@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtune.tuning.budget import plan_views
+from kdtune.tuning.budget import ROOM, plan_views
 
 TARGETS = {
     "kd": {"logits": 10},
@@ -13,7 +13,7 @@ TARGETS = {
 
 
 def plan(limit, plain=True, augmented=False, targets=TARGETS, epochs=10):
-    return plan_views(limit, 100, 120, targets, plain, augmented, epochs)
+    return plan_views(limit / ROOM, 100, 120, targets, plain, augmented, epochs)
 
 
 def test_without_augmentation_one_view_of_all():
@@ -29,7 +29,7 @@ def test_what_does_not_fit_runs_live_and_the_arithmetic_is_told():
     assert budget.methods == ("kd", "at")
     assert budget.lines == (
         "fitnets: the teacher runs live, since logits 10.00 GB + hint 500.00 GB a view make "
-        "560.00 GB in all, and cache_gb allows 500.00",
+        "560.00 GB in all, and there is room for 500.00 GB",
     )
 
 
@@ -38,7 +38,7 @@ def test_augmented_views_take_what_is_left():
     assert budget.methods == ("kd", "at", "fitnets") and budget.views == 3
     assert budget.bytes == 120 + 3 * 660
     assert budget.lines == (
-        "augmented: 3 views for 10 epochs; each is seen in 3.3 of them (cache_gb 0.0 would hold "
+        "augmented: 3 views for 10 epochs; each is seen in 3.3 of them (cache_gb 1 would hold "
         "one an epoch)",
     )
 
