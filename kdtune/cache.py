@@ -52,9 +52,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get(VARIABLE) or Path(users) / "kdtune").expanduser()
 
 
+def amount(size: float) -> str:
+    """A size in bytes, for people.
+
+    >>> amount(1_250_000), amount(20e9)
+    ('1.2 MB', '20.0 GB')
+    """
+    return f"{size / GB:.1f} GB" if size >= GB else f"{1000 * size / GB:.1f} MB"
+
+
 def describe(event: Mapping[str, Any]) -> str:
     """Say in a line, to a person, what a `Tell` was told."""
-    size = f"{event['what']}, {event['bytes'] / GB:.3f} GB"
+    size = f"{event['what']}, {amount(event['bytes'])}"
     took = f" in {event['seconds']:.1f} s" if event["state"] == "built" else ""
     if event["state"] == "waiting":
         return f"waiting for {event['what']}, which another process is building"

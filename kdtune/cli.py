@@ -154,17 +154,17 @@ def cache(prune: float | None) -> None:
     """
     from datetime import datetime
 
-    from kdtune.cache import GB, Cache, cache_folder
+    from kdtune.cache import GB, Cache, amount, cache_folder
 
     node = Cache(cache_folder())
     for entry in node.prune(prune * GB) if prune is not None else ():
-        print(f"removed {entry.bytes / GB:.3f} GB: {entry.what}", file=sys.stderr)
+        print(f"removed {amount(entry.bytes)}: {entry.what}", file=sys.stderr)
     entries = node.entries()
     for entry in entries:
         used = datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M")
-        print(f"{entry.bytes / GB:9.3f} GB  last used {used}  {entry.what}")
+        print(f"{amount(entry.bytes):>10}  last used {used}  {entry.what}")
     total = sum(entry.bytes for entry in entries)
-    print(f"{total / GB:9.3f} GB in {len(entries)} arrays in {node.folder}")
+    print(f"{amount(total):>10}  in {len(entries)} arrays in {node.folder}")
 
 
 @cli.command()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from kdtune.cache import GB, Cache, Tell, cache_folder, describe
+from kdtune.cache import GB, Cache, Tell, amount, cache_folder, describe
 from kdtune.config import TrainConfig
 from kdtune.data.batches import Batches
 from kdtune.data.images import ImageData
@@ -114,7 +114,7 @@ def open_views(
     needed = views.bytes("train") + views.bytes("validation")
     if needed > cache_gb * GB:
         raise UserError(
-            f"The images take {needed / GB:.1f} GB at {image_size} px, but cache_gb is "
+            f"The images take {amount(needed)} at {image_size} px, but cache_gb is "
             f"{cache_gb:g}: raise it, or use a smaller image_size."
         )
     return views
@@ -161,8 +161,8 @@ def open_inputs(
     times = max(1, times)
     if held + times * size > config.cache_gb * GB:
         say(
-            f"The teacher runs live: {times} x {size / GB:.2f} GB for {count:,} images do not fit "
-            f"beside {held / GB:.2f} GB of images into cache_gb {config.cache_gb:g}."
+            f"The teacher runs live: {times} x {amount(size)} for {count:,} images do not fit "
+            f"beside {amount(held)} of images into cache_gb {config.cache_gb:g}."
         )
         return live
     return Inputs(config, views, lesson, own, tell)

@@ -298,7 +298,7 @@ def test_the_folder_is_the_environments(monkeypatch):
 def test_events_in_words():
     event = {"what": "9 images", "bytes": 2_000_000, "seconds": 1.25}
     assert describe({**event, "state": "building"}) == "building: 9 images"
-    assert describe({**event, "state": "built"}) == "built in 1.2 s: 9 images, 0.002 GB"
-    assert describe({**event, "state": "found"}) == "found: 9 images, 0.002 GB"
+    assert describe({**event, "state": "built"}) == "built in 1.2 s: 9 images, 2.0 MB"
+    assert describe({**event, "state": "found"}) == "found: 9 images, 2.0 MB"
     waiting = "waiting for 9 images, which another process is building"
     assert describe({**event, "state": "waiting"}) == waiting

@@ -62,14 +62,14 @@ def test_reports_need_neither_torch_nor_ray():
 
 def test_the_cache_is_listed_and_pruned(kdtune, tmp_path, monkeypatch):
     monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
-    assert kdtune("cache")[1].endswith(f"0.000 GB in 0 arrays in {tmp_path}/cache\n")
+    assert kdtune("cache")[1].endswith(f"0.0 MB  in 0 arrays in {tmp_path}/cache\n")
     views = Views(find_images("digits"), 8, Cache(tmp_path / "cache"), 1)
     views.pixels("validation")
     _, out, _ = kdtune("cache")
     assert "269 validation images of digits at 8 px" in out and "in 1 arrays" in out
     assert "in 1 arrays" in kdtune("cache", "--prune", "1")[1]
     _, out, err = kdtune("cache", "--prune", "0")
-    assert "in 0 arrays" in out and "removed 0.000 GB: 269 validation images of digits" in err
+    assert "in 0 arrays" in out and "removed 0.1 MB: 269 validation images of digits" in err
 
 
 @pytest.mark.parametrize(

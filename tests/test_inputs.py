@@ -105,8 +105,8 @@ def test_what_does_not_fit_runs_live_and_says_why(folder, teacher_file):
     held = (140 + 30) * 3 * SIZE * SIZE / 1e9
     inputs, said = open_run(folder, teacher_file, cache_gb=held + 1e-7)
     assert next(iter(inputs.train(1)))[2] is None
-    assert len(said) == 1 and said[0].startswith("The teacher runs live: 1 x 0.00 GB for 140 im")
-    with pytest.raises(UserError, match=r"The images take 0.0 GB at 8 px, but cache_gb is 1e-09"):
+    assert len(said) == 1 and said[0].startswith("The teacher runs live: 1 x 0.1 MB for 140 im")
+    with pytest.raises(UserError, match=r"The images take 0.0 MB at 8 px, but cache_gb is 1e-09"):
         open_run(folder, teacher_file, cache_gb=1e-9)
 
 

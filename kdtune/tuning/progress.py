@@ -5,7 +5,7 @@ A view is what the cache of a node holds for all trials: decoded images, the tea
 
 import sys
 
-from kdtune.cache import GB, describe
+from kdtune.cache import amount, describe
 from kdtune.config import TrainConfig
 from kdtune.inputs import keeps_targets
 from kdtune.results import Event
@@ -47,10 +47,11 @@ class Progress:
             return ""
         built = [e for e in self._views if e["kind"] == "targets" and e["state"] == "built"]
         seconds = sum(event["seconds"] for event in built)
-        ran = f"ran {len(built)} times ({seconds:.1f} s)" if built else "did not run"
+        times = "once" if len(built) == 1 else f"{len(built)} times"
+        ran = f"ran {times} ({seconds:.1f} s)" if built else "did not run"
         size = sum(event["bytes"] for event in self._views if event["state"] in ("built", "found"))
         learned = f"the teacher {ran} for {self._epochs} epochs that learned from it; "
-        return f"Views: {learned if self._learners else ''}{size / GB:.3f} GB in the cache."
+        return f"Views: {learned if self._learners else ''}{amount(size)} in the cache."
 
     def _ended(self, event: Event) -> None:
         self.ended += 1

@@ -26,7 +26,7 @@ def opened(*prepared):
 def test_what_was_saved_counts_passes_and_the_epochs_that_learned_from_them():
     view = {**TARGETS, "event": "view", "trial_id": "a", "seconds": 1.5}
     events = [opened(PIXELS, TARGETS), *trial("a"), view, *trial("b"), *trial("live", cache_gb=0)]
-    said = "Views: the teacher ran 2 times (4.0 s) for 2 epochs that learned from it; 3.000 GB in "
+    said = "Views: the teacher ran 2 times (4.0 s) for 2 epochs that learned from it; 3.0 GB in "
     assert after(*events).saved() == said + "the cache."
 
 
@@ -38,7 +38,7 @@ def test_a_teacher_whose_targets_were_there_did_not_run():
 
 def test_students_without_a_teacher_speak_of_images_alone():
     said = after(opened(PIXELS), *trial("a", teacher_model=None)).saved()
-    assert said == "Views: 1.000 GB in the cache."
+    assert said == "Views: 1.0 GB in the cache."
 
 
 def test_nothing_is_said_where_nothing_was_kept():
