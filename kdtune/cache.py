@@ -205,6 +205,8 @@ class Cache:
         """All arrays, the one that was not used for longest first."""
         found = []
         for about in self.folder.glob("*/about.json"):
+            if about.parent.suffix:  # being removed
+                continue
             with suppress(OSError, ValueError, KeyError):  # removed meanwhile, or broken
                 content = json.loads(about.read_text(encoding="utf-8"))
                 size = (about.parent / "array.npy").stat().st_size

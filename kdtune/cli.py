@@ -1,5 +1,6 @@
 """The command line: words to calls. Each command imports what it needs, so --help is instant."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,11 @@ def cache_options(command: Any) -> Any:
     """The two flags of the cache, for one setting."""
     size = click.option("--cache-gb", type=float, help="Size of the cache.  [default: 20]")
     none = click.option(
-        "--no-cache", "cache_gb", flag_value=0.0, type=float, help="Keep nothing on disk."
+        "--no-cache",
+        "cache_gb",
+        flag_value=0.0,
+        type=float,
+        help="Keep nothing; the teacher runs live.",
     )
     return size(none(command))
 
@@ -157,6 +162,10 @@ def cache(prune: float | None) -> None:
     from kdtune.cache import GB, Cache, amount, cache_folder
 
     node = Cache(cache_folder())
+    if node.folder.exists() and not node.folder.is_dir():
+        raise UserError(f"The cache {node.folder} is not a folder; see KDTUNE_CACHE.")
+    if prune is not None and not math.isfinite(prune):
+        raise UserError("--prune must be a finite number of GB.")
     for entry in node.prune(prune * GB) if prune is not None else ():
         print(f"removed {amount(entry.bytes)}: {entry.what}", file=sys.stderr)
     entries = node.entries()

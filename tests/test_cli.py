@@ -68,8 +68,18 @@ def test_the_cache_is_listed_and_pruned(kdtune, tmp_path, monkeypatch):
     _, out, _ = kdtune("cache")
     assert "269 validation images of digits at 8 px" in out and "in 1 arrays" in out
     assert "in 1 arrays" in kdtune("cache", "--prune", "1")[1]
+    for words in (("--prune", "nan"), ("--prune", "-1"), ("--prune", "many")):
+        assert kdtune("cache", *words)[0] == 2
+    assert "in 1 arrays" in kdtune("cache")[1]
     _, out, err = kdtune("cache", "--prune", "0")
     assert "in 0 arrays" in out and "removed 0.1 MB: 269 validation images of digits" in err
+
+
+def test_a_file_is_no_cache(kdtune, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "file"))
+    code, out, err = kdtune("cache")
+    assert code == 2 and not out and "file is not a folder; see KDTUNE_CACHE" in err
 
 
 @pytest.mark.parametrize(

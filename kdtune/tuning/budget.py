@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kdtune.cache import GB
+from kdtune.cache import GB, amount
 
 ROOM = 0.95
 """Share of the cache that is planned with, so that a sweep does not push out what it needs."""
@@ -59,24 +59,29 @@ def plan_views(
         least = 0  # not even the pixels of one augmented view
     lines = []
     for method in sorted(targets, key=lambda name: (sum(targets[name].values()), name)):
-        wanted = cost([*kept, method], least)
+        wanted = cost([*kept, method], int(augmented))
         if (plain or least) and wanted <= limit:
             kept.append(method)
-        elif augmented and not plain and not least:
-            lines.append(f"{method}: the teacher runs live, on images augmented in every epoch")
         else:
-            names = {k: v for k, v in targets[method].items() if v}
-            parts = " + ".join(f"{name} {size / GB:.2f} GB" for name, size in names.items())
+            parts = " + ".join(f"{k} {amount(size)}" for k, size in targets[method].items())
             lines.append(
-                f"{method}: the teacher runs live, since {parts} a view make {wanted / GB:.2f} GB "
-                f"in all, and there is room for {limit / GB:.2f} GB"
+                f"{method}: the teacher runs live, since {parts} of a view make "
+                f"{amount(wanted)} in all, and there is room for {amount(limit)}; "
+                f"cache_gb {_enough(wanted)} would do"
             )
     views = 0
     if least:
         one = cost(kept, 1) - cost(kept, 0)
         views = min(epochs, 1 + int((limit - cost(kept, 1)) // one))
-        times = "" if views == epochs else f"; each is seen in {epochs / views:.1f} of them"
-        full = math.ceil((cost(kept, 0) + epochs * one) / ROOM / GB)
-        more = "" if views == epochs else f" (cache_gb {full} would hold one an epoch)"
-        lines.append(f"augmented: {views} views for {epochs} epochs{times}{more}")
+        more = f"; cache_gb {_enough(cost(kept, epochs))} holds one for each"
+        turns = f"augmented views: {views}, in turns, for {epochs} epochs"
+        lines.append(turns + (more if views < epochs else ""))
+    elif augmented:
+        need = _enough(cost([], 1))
+        lines.append(f"augmented anew in every epoch; cache_gb {need} would hold a view of images")
     return Budget(tuple(kept), views, cost(kept, views), tuple(lines))
+
+
+def _enough(size: int) -> str:
+    """The least cache_gb that has room for so many bytes."""
+    return f"{math.ceil(1000 * size / ROOM / GB) / 1000:g}"

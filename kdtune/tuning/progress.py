@@ -22,8 +22,8 @@ class Progress:
         self.total, self.ended = total, 0
         self._best: dict[str, float] = {}
         self._views: list[Event] = []
-        self._learners: set[str] = set()
-        self._epochs = 0
+        self._ways: dict[str, str] = {}
+        self._epochs = {"kept": 0, "live": 0}
 
     def fold(self, event: Event) -> None:
         """Take an event of the log; print if it is the end of a trial, or about a view."""
@@ -34,24 +34,31 @@ class Progress:
             print(f"{event['trial_id']}: {describe(event)}", file=sys.stderr, flush=True)
         elif event["event"] == "asked":
             config = TrainConfig.check(event["config"])
-            if config.teacher_model is not None and keeps_targets(config):
-                self._learners.add(event["trial_id"])
+            if config.teacher_model is not None:
+                self._ways[event["trial_id"]] = "kept" if keeps_targets(config) else "live"
         elif event["event"] == "epoch":
-            self._epochs += event["trial_id"] in self._learners
+            if way := self._ways.get(event["trial_id"]):
+                self._epochs[way] += 1
         elif event["event"] == "ended":
             self._ended(event)
 
     def saved(self) -> str:
-        """What the views were good for, in a sentence; empty where nothing was kept."""
-        if not self._views:
-            return ""
-        built = [e for e in self._views if e["kind"] == "targets" and e["state"] == "built"]
-        seconds = sum(event["seconds"] for event in built)
-        times = "once" if len(built) == 1 else f"{len(built)} times"
-        ran = f"ran {times} ({seconds:.1f} s)" if built else "did not run"
-        size = sum(event["bytes"] for event in self._views if event["state"] in ("built", "found"))
-        learned = f"the teacher {ran} for {self._epochs} epochs that learned from it; "
-        return f"Views: {learned if self._learners else ''}{amount(size)} in the cache."
+        """What the views were good for, in a sentence; empty where there were none and no teacher."""
+        said = []
+        if self._epochs["kept"]:
+            built = [e for e in self._views if e["kind"] == "targets" and e["state"] == "built"]
+            seconds = sum(event["seconds"] for event in built)
+            times = "once" if len(built) == 1 else f"{len(built)} times"
+            ran = f"ran {times} ({seconds:.1f} s)" if built else "did not run"
+            said.append(
+                f"the teacher {ran} for {self._epochs['kept']} epochs that learned from it"
+            )
+        if self._epochs["live"]:
+            said.append(f"the teacher ran live for {self._epochs['live']} epochs")
+        if self._views:
+            kept = [e["bytes"] for e in self._views if e["state"] in ("built", "found")]
+            said.append(f"{amount(sum(kept))} in the cache")
+        return f"Views: {'; '.join(said)}." if said else ""
 
     def _ended(self, event: Event) -> None:
         self.ended += 1

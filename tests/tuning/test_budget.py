@@ -28,8 +28,8 @@ def test_what_does_not_fit_runs_live_and_the_arithmetic_is_told():
     budget = plan(500e9, targets=large)
     assert budget.methods == ("kd", "at")
     assert budget.lines == (
-        "fitnets: the teacher runs live, since logits 10.00 GB + hint 500.00 GB a view make "
-        "560.00 GB in all, and there is room for 500.00 GB",
+        "fitnets: the teacher runs live, since logits 10.0 GB + hint 500.0 GB of a view make "
+        "560.0 GB in all, and there is room for 500.0 GB; cache_gb 589.474 would do",
     )
 
 
@@ -38,14 +38,13 @@ def test_augmented_views_take_what_is_left():
     assert budget.methods == ("kd", "at", "fitnets") and budget.views == 3
     assert budget.bytes == 120 + 3 * 660
     assert budget.lines == (
-        "augmented: 3 views for 10 epochs; each is seen in 3.3 of them (cache_gb 1 would hold "
-        "one an epoch)",
+        "augmented views: 3, in turns, for 10 epochs; cache_gb 0.001 holds one for each",
     )
 
 
 def test_no_more_views_than_epochs():
     budget = plan(1e6, plain=False, augmented=True, epochs=4)
-    assert budget.views == 4 and budget.lines == ("augmented: 4 views for 4 epochs",)
+    assert budget.views == 4 and budget.lines == ("augmented views: 4, in turns, for 4 epochs",)
 
 
 def test_a_method_without_room_for_one_view_runs_live_on_the_views_of_the_others():
@@ -60,7 +59,15 @@ def test_a_method_without_room_for_one_view_runs_live_on_the_views_of_the_others
 def test_where_no_view_fits_all_run_live():
     budget = plan(150, plain=False, augmented=True)
     assert budget.methods == () and budget.views == 0 and budget.bytes == 120
-    assert "kd: the teacher runs live, on images augmented in every epoch" in budget.lines
+    assert all("the teacher runs live" in line for line in budget.lines[:-1])
+    assert budget.lines[-1].startswith("augmented anew in every epoch; cache_gb 0.001 would hold")
+
+
+def test_the_advice_is_enough_and_hardly_more():
+    large = {m: {k: v * 10**9 for k, v in t.items()} for m, t in TARGETS.items()}
+    for enough, kept in ((589.474, 3), (589.473, 2)):
+        budget = plan_views(enough * 1e9, 100, 120, large, True, False, 10)
+        assert len(budget.methods) == kept
 
 
 def test_plain_and_augmented_runs_in_one_sweep():
@@ -80,4 +87,4 @@ def test_plain_and_augmented_runs_in_one_sweep():
 def test_the_budget_is_kept(limit, plain, epochs, sizes):
     budget = plan(limit, plain=plain, augmented=True, targets=sizes, epochs=epochs)
     assert budget.bytes <= limit and 0 <= budget.views <= epochs
-    assert len(budget.methods) + sum("live" in line for line in budget.lines) == len(sizes)
+    assert len(budget.methods) + sum("runs live" in line for line in budget.lines) == len(sizes)

@@ -26,8 +26,8 @@ def opened(*prepared):
 def test_what_was_saved_counts_passes_and_the_epochs_that_learned_from_them():
     view = {**TARGETS, "event": "view", "trial_id": "a", "seconds": 1.5}
     events = [opened(PIXELS, TARGETS), *trial("a"), view, *trial("b"), *trial("live", cache_gb=0)]
-    said = "Views: the teacher ran 2 times (4.0 s) for 2 epochs that learned from it; 3.0 GB in "
-    assert after(*events).saved() == said + "the cache."
+    said = "Views: the teacher ran 2 times (4.0 s) for 2 epochs that learned from it; the teacher "
+    assert after(*events).saved() == said + "ran live for 1 epochs; 3.0 GB in the cache."
 
 
 def test_a_teacher_whose_targets_were_there_did_not_run():
@@ -39,6 +39,11 @@ def test_a_teacher_whose_targets_were_there_did_not_run():
 def test_students_without_a_teacher_speak_of_images_alone():
     said = after(opened(PIXELS), *trial("a", teacher_model=None)).saved()
     assert said == "Views: 1.0 GB in the cache."
+
+
+def test_a_live_teacher_is_told():
+    said = after(opened(), *trial("a", cache_gb=0)).saved()
+    assert said == "Views: the teacher ran live for 1 epochs."
 
 
 def test_nothing_is_said_where_nothing_was_kept():
