@@ -43,7 +43,7 @@ class Progress:
             self._ended(event)
 
     def saved(self) -> str:
-        """What the views were good for, in a sentence; empty where there were none and no teacher."""
+        """What the views were good for, in a sentence; empty without views and without teacher."""
         said = []
         if self._epochs["kept"]:
             built = [e for e in self._views if e["kind"] == "targets" and e["state"] == "built"]
