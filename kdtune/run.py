@@ -1,19 +1,16 @@
-"""One run with its files: checkpoints, log, summary, TensorBoard events.
+"""One run from beginning to end: settings and data are checked, trained with, and tested.
 
-`fit` gives the numbers; this file keeps them. Test images are read once, at the end, with the
+`fit` gives the numbers, `RunFiles` keeps them. Test images are read once, at the end, with the
 weights of the best validation epoch.
 """
 
-import json
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from kdtune.checkpoints import read_checkpoint, save_model
 from kdtune.config import OF_A_RUNS_FILES, TrainConfig, settings_hash
@@ -21,13 +18,14 @@ from kdtune.data.batches import Batch, TrainingBatches
 from kdtune.data.images import ImageData, find_images
 from kdtune.data.loaders import Loader, Pairs, class_names
 from kdtune.errors import UserError
-from kdtune.files import make_folder, read_yaml, write_text
+from kdtune.files import make_folder, read_yaml
 from kdtune.inputs import open_inputs
-from kdtune.maps import MOST_IMAGES, attention_picture, draw_maps
+from kdtune.maps import MOST_IMAGES
 from kdtune.methods import METHODS, check_method
 from kdtune.models import check_model, count_classes
+from kdtune.run_files import RunFiles, epoch_line, say
 from kdtune.teacher import load_teacher
-from kdtune.training import EpochResult, evaluate, fit
+from kdtune.training import evaluate, fit
 
 
 def run_training(
@@ -92,7 +90,7 @@ def run_training(
     first = train(1) if callable(train) else train
     seen = [_first_images(batches) for batches in (first, validation, test) if batches is not None]
     pictured = seen[0] if validation is None else seen[1]
-    files = _RunFiles(config, classes, past, teacher, pictured)
+    files = RunFiles(config, classes, past, teacher, pictured)
     if resume is not None:
         files.last_saved = Path(resume)
     epochs = fit(
@@ -194,11 +192,6 @@ def _batches(
     return train, validation, test
 
 
-def say(text: str) -> None:
-    """Say a line to the person who waits."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def _first_images(batches: Iterable[Batch]) -> Tensor:
     for images, _, _ in batches:
         return images[:MOST_IMAGES].clone()  # not a view, which would keep the whole batch
@@ -243,126 +236,6 @@ def _check_past(
             f"{path} is at epoch {epoch} of {config.epochs}: nothing is left to train; raise "
             "epochs to go on."
         )
-
-
-class _RunFiles:
-    """The files of one run.
-
-    Nothing is written before the run begins.
-
-    Args:
-        config: the run's settings, with its name.
-        classes: class names.
-        past: the checkpoint from which the run goes on; None if it begins.
-        teacher: pictured beside the student; None without one.
-        pictured: the images on which both are pictured, [B, 3, H, W].
-    """
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        classes: tuple[str, ...],
-        past: dict[str, Any] | None,
-        teacher: nn.Module | None,
-        pictured: Tensor,
-    ):
-        self.config, self.classes = config, classes
-        self.teacher, self.pictured = teacher, pictured
-        self.stem = str(config.experiment_name)
-        self.logs = Path(config.log_dir)
-        self.history: list[dict[str, Any]] = past["history"] if past is not None else []
-        """Figures of the epochs so far."""
-        self.last_saved: Path | None = None
-
-    def __enter__(self) -> Self:
-        make_folder(Path(self.config.save_dir))
-        make_folder(self.logs)
-        # Steps that an earlier run of this name wrote are TensorBoard's to drop.
-        self.events = SummaryWriter(self.logs / self.stem, purge_step=len(self.history) + 1)
-        return self
-
-    def __exit__(self, kind: type | None, error: object, traceback: object) -> None:
-        self.events.close()
-        if kind is KeyboardInterrupt:
-            if len(self.history) == self.config.epochs:
-                way = f"all epochs are trained: the best weights are in {self._path('best')}"
-            elif self.last_saved is None:
-                way = "nothing is saved yet"
-            else:
-                way = f"to go on, run it again with resume set to {self.last_saved}"
-            self.say(f"interrupted after epoch {len(self.history)}; {way}")
-            raise KeyboardInterrupt(way) from None
-
-    def say(self, text: str) -> None:
-        """Say a line to the person who waits, and keep it in the log."""
-        say(text)
-        with open(self.logs / f"{self.stem}.log", "a", encoding="utf-8") as log:
-            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-
-    def step(self, epoch: int, step: int, loss: Tensor) -> None:
-        """Say how an epoch goes, every `print_freq` steps."""
-        if step % self.config.print_freq == 0:
-            self.say(f"epoch {epoch}/{self.config.epochs}, step {step}: loss {loss.item():.4f}")
-
-    def keep(self, result: EpochResult) -> None:
-        """Write all that an epoch leaves behind."""
-        self.say(epoch_line(result, self.config.epochs))
-        self.history.append(result.figures())
-        for key, value in result.figures().items():
-            if isinstance(value, float):
-                self.events.add_scalar(key, value, result.epoch)
-        self.events.flush()
-        if result.is_best:
-            self._save("best", result)
-        if result.epoch % self.config.save_freq == 0:
-            self._save(f"epoch_{result.epoch}", result)
-            if self.teacher is not None:
-                models = {"student": result.student, "teacher": self.teacher}
-                figure = draw_maps(models, self.pictured, attention_picture)
-                self.events.add_figure("attention_maps", figure, result.epoch)
-        if result.epoch == self.config.epochs:
-            self._save("final", result)
-
-    def keep_best(self, model: nn.Module, result: EpochResult) -> None:
-        """Write the best weights if the file of that name has others, as after a resume it may."""
-        path, epoch = self._path("best"), result.state["best_epoch"]
-        if not path.exists() or read_checkpoint(path)["epoch"] != epoch:
-            accuracy = result.best_validation_accuracy
-            self._write("best", model, epoch=epoch, validation_accuracy=accuracy)
-
-    def _path(self, which: str) -> Path:
-        return Path(self.config.save_dir) / f"{self.stem}_{which}.pth"
-
-    def _save(self, which: str, result: EpochResult) -> None:
-        self._write(
-            which,
-            result.student,
-            epoch=result.epoch,
-            validation_accuracy=result.validation_accuracy,
-            training=result.state,
-            history=self.history,
-        )
-        self.last_saved = self._path(which)
-
-    def _write(self, which: str, model: nn.Module, **figures: Any) -> None:
-        config, classes = self.config.model_dump(), list(self.classes)
-        save_model(self._path(which), model, config=config, classes=classes, **figures)
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary."""
-        write_text(self.logs / f"{self.stem}_summary.json", json.dumps(summary, indent=2))
-
-
-def epoch_line(result: EpochResult, epochs: int) -> str:
-    """One epoch in one line, for a person."""
-    mark = " *" if result.is_best else ""
-    validated = ""
-    if result.validation_accuracy is not None:
-        validated = f"validation {100 * result.validation_accuracy:.2f} %{mark}, "
-    return (
-        f"epoch {result.epoch}/{epochs}: loss {result.train_loss:.4f}, {validated}"
-        f"{result.seconds:.1f} s"
-    )
 
 
 def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:

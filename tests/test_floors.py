@@ -28,14 +28,15 @@ FLOORS = {
     "targets": 5,
     "inputs": 6,
     "training": 6,
-    "run": 7,
-    "notebook": 8,
-    "at": 9,
-    "fitnets": 9,
-    "tuning": 9,
-    "cli": 10,
-    "__main__": 11,
-    "__init__": 11,
+    "run_files": 7,
+    "run": 8,
+    "notebook": 9,
+    "at": 10,
+    "fitnets": 10,
+    "tuning": 10,
+    "cli": 11,
+    "__main__": 12,
+    "__init__": 12,
 }
 ROOMS_OF_RAY = {"tuning"}
 LATE_IMPORTS = {"cli", "__init__"}

@@ -94,14 +94,15 @@ KILLED = """
 import os, signal, sys, json
 import torch
 from kdtune.config import TrainConfig
-from kdtune.run import _RunFiles, run_training
+from kdtune.run import run_training
+from kdtune.run_files import RunFiles
 torch.set_num_threads(1)
-keep = _RunFiles.keep
+keep = RunFiles.keep
 def keep_and_die(self, result):
     keep(self, result)
     if result.epoch == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-_RunFiles.keep = keep_and_die
+RunFiles.keep = keep_and_die
 run_training(TrainConfig.check(json.loads(sys.argv[1])))
 """
 
@@ -145,7 +146,7 @@ def test_an_interrupted_run_says_how_to_go_on(folder, monkeypatch, capsys, save_
         if epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("kdtune.run._RunFiles.step", lambda self, *a: interrupt(*a))
+    monkeypatch.setattr("kdtune.run_files.RunFiles.step", lambda self, *a: interrupt(*a))
     config = small_config(folder, method="student", experiment_name="x", save_freq=save_freq)
     with pytest.raises(KeyboardInterrupt, match="run it again with resume set to .*" + way):
         run_training(config)

@@ -1,14 +1,13 @@
-"""What a person sees while a sweep runs: a line on stderr for every trial that ends, and view.
+"""What a person sees while a sweep runs: a line for every view and for every trial that ends.
 
 A view is what the cache of a node holds for all trials: decoded images, the teacher's targets.
 """
-
-import sys
 
 from kdtune.cache import amount, describe
 from kdtune.config import TrainConfig
 from kdtune.inputs import keeps_targets
 from kdtune.results import Event
+from kdtune.run_files import say
 
 
 class Progress:
@@ -31,7 +30,7 @@ class Progress:
             self._views += event["views"]["prepared"]
         elif event["event"] == "view":
             self._views.append(event)
-            print(f"{event['trial_id']}: {describe(event)}", file=sys.stderr, flush=True)
+            say(f"{event['trial_id']}: {describe(event)}")
         elif event["event"] == "asked":
             config = TrainConfig.check(event["config"])
             if config.teacher_model is not None:
@@ -68,9 +67,7 @@ class Progress:
         if accuracy is not None:
             self._best[cell] = max(self._best.get(cell, 0.0), accuracy)
             figures = f" {100 * accuracy:.2f} % (cell's best {100 * self._best[cell]:.2f} %)"
-        print(
+        say(
             f"[{self.ended}/{self.total}] {event['trial_id']} {event['state']}{figures}: "
-            f"{event['reason']}",
-            file=sys.stderr,
-            flush=True,
+            f"{event['reason']}"
         )

@@ -13,7 +13,7 @@ from kdtune.inputs import Inputs, open_views
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.method import Shapes
 from kdtune.results import Event
-from kdtune.run import say
+from kdtune.run_files import say
 from kdtune.targets import Lesson
 from kdtune.tuning.budget import Budget, plan_views
 from kdtune.tuning.trainable import Askers

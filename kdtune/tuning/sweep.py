@@ -25,7 +25,7 @@ from kdtune.models import build_model, check_model, feature_shapes
 from kdtune.network import pick_device
 from kdtune.reports.tables import epochs_table, leaderboard_table, trials_table
 from kdtune.results import RESULTS, Event, Log, SweepFolder
-from kdtune.run import say
+from kdtune.run_files import say
 from kdtune.seeds import derive_seed
 from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.tuning.progress import Progress
