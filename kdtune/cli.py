@@ -84,8 +84,36 @@ def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags
     "--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]"
 )
 @click.option("--space", "spaces", multiple=True, help="A search space of your own; repeatable.")
-@click.option("--trials", type=int, help="Trials in each cell.  [default: 20]")
+@click.option(
+    "--trials", type=int, help="Trials in each cell.  [default: 20, if no budget is given]"
+)
+@click.option("--epochs-total", type=int, help="Epochs of all trials together.")
+@click.option(
+    "--time-budget", metavar="TIME", help="As 2h or 90m; then trials under way end, too."
+)
+@click.option(
+    "--equal",
+    type=click.Choice(["trials", "epochs", "seconds"]),
+    help="Of what every cell gets the same.  [default: trials]",
+)
 @click.option("--epochs", type=int, help="Epochs of a full trial.  [default: 50]")
+@click.option(
+    "--sampler",
+    help="Proposes: tpe, random, qmc, grid, cmaes, gp or package.module.Name.  [default: tpe]",
+)
+@click.option(
+    "--repeats/--no-repeats",
+    default=None,
+    help="Train again what was trained before, if it is proposed.  [default: off]",
+)
+@click.option(
+    "--warm-start", multiple=True, metavar="FOLDER", help="An earlier sweep; repeatable."
+)
+@click.option(
+    "--scheduler",
+    type=click.Choice(["asha", "hyperband", "median", "none"]),
+    help="Who stops trials early.  [default: asha]",
+)
 @click.option("--grace-period", type=int, help="Epochs before a stop.  [default: a quarter]")
 @click.option("--reduction-factor", type=int, help="One in so many goes on.  [default: 2]")
 @click.option("--image-size", type=int, help="Pixels.  [default: as the teacher]")

@@ -7,6 +7,7 @@ checked where those are built, so that this file needs neither torch nor ray.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
@@ -89,7 +90,9 @@ class _Settings(BaseModel):
             return f"The setting {key} cannot be {error['input']!r}: use letters, digits and ._-"
         if not key:
             return error["msg"].removeprefix("Value error, ")
-        reason = error["msg"].replace("Input should be", "it must be", 1)
+        reason = (
+            error["msg"].removeprefix("Value error, ").replace("Input should be", "it must be", 1)
+        )
         value = repr(error["input"])
         if len(value) > 80:  # such as a whole network, where its path is wanted
             value = f"a {type(error['input']).__name__}"
@@ -195,6 +198,59 @@ def check_free(keys: Iterable[str]) -> None:
             raise UserError(f"There is no setting '{key}'; {nearest(str(key), free)}")
 
 
+DEFAULT_TRIALS = 20
+"""Trials in each cell where no budget is given."""
+
+
+_UNITS = {"d": 86400, "h": 3600, "min": 60, "m": 60, "s": 1}
+_PART = r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)\s*"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration as people write it.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> parse_duration("2h"), parse_duration("1h30m"), parse_duration("1.5 min")
+    (7200.0, 5400.0, 90.0)
+    """
+    if not re.fullmatch(f"({_PART})+", text.strip()):
+        raise ValueError("write it as 2h, 1h30m, 90m or 45s")
+    return sum(float(count) * _UNITS[unit] for count, unit in re.findall(_PART, text))
+
+
+def duration(seconds: float) -> str:
+    """A duration for people, its two largest units.
+
+    >>> duration(7200), duration(5430), duration(45)
+    ('2 h', '1 h 30 min', '45 s')
+    """
+    words, rest = [], round(seconds)
+    for unit in ("d", "h", "min", "s"):
+        count, rest = divmod(rest, _UNITS[unit])
+        words += [f"{count} {unit}"] if count else []
+    return " ".join(words[:2]) or "0 s"
+
+
+def rung_epochs(epochs: int, grace_period: int, reduction_factor: int) -> tuple[int, ...]:
+    """Epochs after which trials are compared, all of them before the last.
+
+    >>> rung_epochs(16, 2, 2), rung_epochs(50, 13, 3)
+    ((2, 4, 8), (13, 39))
+    """
+    rungs = []
+    while grace_period < epochs:
+        rungs.append(grace_period)
+        grace_period *= reduction_factor
+    return tuple(rungs)
+
+
+def default_trials(given: Mapping[str, Any]) -> int | None:
+    """No number of trials where another budget is given."""
+    return DEFAULT_TRIALS if not (given.get("epochs_total") or given.get("time_budget")) else None
+
+
 def default_grace_period(epochs: int) -> int:
     """A quarter of the epochs: what a trial gets before it may be stopped.
 
@@ -216,8 +272,27 @@ class SweepConfig(_Settings):
     )
     baselines: bool = Field(True, description="also run the methods kd and student")
     spaces: tuple[str, ...] = Field((), description="files of search spaces of your own")
-    trials: int = Field(20, ge=1, description="trials in each cell")
+    epochs_total: int | None = Field(None, ge=1, description="epochs of all trials together")
+    time_budget: float | None = Field(
+        None, gt=0, description="seconds, or as 2h or 90m; then running trials end, too"
+    )
+    trials: int | None = Field(
+        default_factory=lambda given: default_trials(given),
+        ge=1,
+        description="trials in each cell; 20 if no budget is given",
+    )
+    equal: Literal["trials", "epochs", "seconds"] = Field(
+        "trials", description="of what every cell gets the same; seconds are those of devices"
+    )
     epochs: int = Field(50, ge=1, description="epochs of a trial that is not stopped early")
+    sampler: str = Field(
+        "tpe", description="tpe, random, qmc, grid, cmaes, gp, or a class of yours, as module.Name"
+    )
+    repeats: bool = Field(False, description="train a suggestion again that was trained before")
+    warm_start: tuple[str, ...] = Field((), description="folders of sweeps to learn from")
+    scheduler: Literal["asha", "hyperband", "median", "none"] = Field(
+        "asha", description="the rule by which trials are stopped early"
+    )
     grace_period: int = Field(
         default_factory=lambda given: default_grace_period(given.get("epochs", 1)),
         ge=1,
@@ -241,6 +316,11 @@ class SweepConfig(_Settings):
             [w.strip() for w in value.split(",") if w.strip()] if isinstance(value, str) else value
         )
 
+    @field_validator("time_budget", mode="before")
+    @classmethod
+    def _read_duration(cls, value: Any) -> Any:
+        return parse_duration(value) if isinstance(value, str) else value
+
     @field_validator("settings", mode="before")
     @classmethod
     def _empty_settings(cls, value: Any) -> Any:
@@ -251,6 +331,18 @@ class SweepConfig(_Settings):
         if self.grace_period > self.epochs:
             raise ValueError(
                 f"grace_period ({self.grace_period}) cannot be above epochs ({self.epochs})."
+            )
+        if None is self.trials is self.epochs_total is self.time_budget:
+            raise ValueError("give a budget: trials, epochs_total or time_budget.")
+        if self.equal != "trials" and None is self.epochs_total is self.time_budget:
+            raise ValueError(
+                f"equal {self.equal} needs epochs_total or time_budget: trials alone are a budget "
+                "of which every cell gets the same number."
+            )
+        if self.epochs_total is not None and self.epochs_total < len(self.cells()):
+            raise ValueError(
+                f"epochs_total ({self.epochs_total}) must be at least one for each of the "
+                f"{len(self.cells())} cells."
             )
         check_free(self.settings)
         return self

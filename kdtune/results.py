@@ -14,13 +14,22 @@ Every event has a ``time``, in seconds since 1970.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from kdtune.errors import UserError
 
 Event = dict[str, Any]
+
+Cell = tuple[str, str]
+"""(method, model): what is searched with a study, rungs and a share of the budget of its own."""
+
+
+def cell_of(event: Event) -> Cell:
+    """The cell that an event is about."""
+    return event["method"], event["model"]
+
 
 RESULTS = Path("results")
 """Every sweep has its folder here, under the working directory."""
@@ -122,7 +131,7 @@ class Log:
             they hold is the same as if they had been there all the time.
     """
 
-    def __init__(self, path: Path, folds: list[Callable[[Event], None]]):
+    def __init__(self, path: Path, folds: Sequence[Callable[[Event], None]]):
         self._folds = folds
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a+b")

@@ -76,8 +76,8 @@ TRIAL = [
 ]
 """Columns of the table of trials; hyperparameters and ``configuration`` follow."""
 
-EPOCH = ["trial_id", "method", "model", "epoch"]
-"""First columns of the table of epochs."""
+EPOCH = ["trial_id", "method", "model", "epoch", "best_validation_accuracy"]
+"""Columns that the table of epochs has also without any."""
 
 
 def epochs_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -1,87 +1,137 @@
-"""How much of a sweep's views fits into the cache. Arithmetic alone; nothing is built here."""
+"""What each cell has had of the budget, whose turn it is, and when all is spent.
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+A fold over the log. Every cell gets the same number of trials, epochs or device seconds, as the
+user wishes; all three are counted. Limits are kept exactly: trials and epochs to the last one, the
+time to the epochs that are under way when it is over.
+"""
 
-from kdtune.cache import GB, amount
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-ROOM = 0.95
-"""Share of the cache that is planned with, so that a sweep does not push out what it needs."""
+from kdtune.config import SweepConfig, duration
+from kdtune.results import Cell, Event, cell_of
 
 
-@dataclass(frozen=True)
+@dataclass
+class _Spent:
+    """What a trial, or the ended trials of a cell together, had."""
+
+    trials: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+
+    def add(self, other: "_Spent") -> None:
+        self.trials += other.trials
+        self.epochs += other.epochs
+        self.seconds += other.seconds
+
+
+@dataclass
+class _Account:
+    """What a cell had: its ended trials, and those under way."""
+
+    ended: _Spent = field(default_factory=_Spent)
+    open: dict[str, _Spent] = field(default_factory=dict)
+    exhausted: bool = False
+
+    @property
+    def trials(self) -> int:
+        return self.ended.trials + len(self.open)
+
+    @property
+    def epochs(self) -> int:
+        return self.ended.epochs + sum(trial.epochs for trial in self.open.values())
+
+    def committed(self, unit: str, whole: int) -> float:
+        """What the cell has had, if its trials under way will have as much as those before.
+
+        A cell of which no trial has ended is taken to need all `whole` epochs for each.
+        """
+        if unit == "trials":
+            return self.trials
+        had = getattr(self.ended, unit)
+        likely = had / self.ended.trials if self.ended.trials else 0.0
+        for trial in self.open.values():
+            so_far = getattr(trial, unit)
+            if not self.ended.trials and trial.epochs:
+                likely = so_far * whole / trial.epochs
+            had += max(so_far, likely)
+        return had
+
+
 class Budget:
-    """What a sweep keeps.
-
-    Attributes:
-        methods: whose targets are kept; the teacher runs live for the others.
-        views: augmented views that epochs take turns with; 0 where each epoch has its own, live.
-        bytes: size of all of it.
-        lines: how that follows, for people.
-    """
-
-    methods: tuple[str, ...]
-    views: int
-    bytes: int
-    lines: tuple[str, ...]
-
-
-def plan_views(
-    limit: float,
-    images: int,
-    held: int,
-    targets: Mapping[str, Mapping[str, int]],
-    plain: bool,
-    augmented: bool,
-    epochs: int,
-) -> Budget:
-    """Choose what is kept: targets of as many methods as fit, small ones first, then views.
+    """The budget of a sweep.
 
     Args:
-        limit: bytes that the cache may have.
-        images: bytes of the training images.
-        held: bytes of what is kept in any case, the training images among it.
-        targets: bytes of each target of a view, by name, by method.
-        plain: whether some trial sees the images as they are.
-        augmented: whether some trial augments them.
-        epochs: more views than these are not needed.
+        sweep: gives cells and limits.
+        clock: seconds since 1970.
     """
 
-    def cost(methods: list[str], views: int) -> int:
-        union = {name: size for method in methods for name, size in targets[method].items()}
-        of_view = sum(union.values())
-        return held + plain * of_view + views * (images + of_view)
+    def __init__(self, sweep: SweepConfig, clock: Callable[[], float] = time.time):
+        self.sweep, self.clock = sweep, clock
+        self._accounts = {cell: _Account() for cell in sweep.cells()}
+        self._opened: float | None = None
 
-    limit *= ROOM
-    least, kept = int(augmented), list[str]()
-    if cost([], least) > limit:
-        least = 0  # not even the pixels of one augmented view
-    lines = []
-    for method in sorted(targets, key=lambda name: (sum(targets[name].values()), name)):
-        wanted = cost([*kept, method], int(augmented))
-        if (plain or least) and wanted <= limit:
-            kept.append(method)
+    def fold(self, event: Event) -> None:
+        """Take an event of the log."""
+        if event["event"] == "sweep":
+            self._opened = event["time"]
+            return
+        if event["event"] not in ("asked", "epoch", "ended", "exhausted"):
+            return
+        account = self._accounts[cell_of(event)]
+        if event["event"] == "asked":
+            account.open[event["trial_id"]] = _Spent(trials=1)
+        elif event["event"] == "epoch":
+            account.open[event["trial_id"]].add(_Spent(epochs=1, seconds=event["seconds"]))
+        elif event["event"] == "ended":
+            account.ended.add(account.open.pop(event["trial_id"]))
         else:
-            parts = " + ".join(f"{k} {amount(size)}" for k, size in targets[method].items())
-            lines.append(
-                f"{method}: the teacher runs live, since {parts} of a view make "
-                f"{amount(wanted)} in all, and there is room for {amount(limit)}; "
-                f"cache_gb {_enough(wanted)} would do"
-            )
-    views = 0
-    if least:
-        one = cost(kept, 1) - cost(kept, 0)
-        views = min(epochs, 1 + int((limit - cost(kept, 1)) // one))
-        more = f"; cache_gb {_enough(cost(kept, epochs))} holds one for each"
-        turns = f"augmented views: {views}, in turns, for {epochs} epochs"
-        lines.append(turns + (more if views < epochs else ""))
-    elif augmented:
-        need = _enough(cost([], 1))
-        lines.append(f"augmented anew in every epoch; cache_gb {need} would hold a view of images")
-    return Budget(tuple(kept), views, cost(kept, views), tuple(lines))
+            account.exhausted = True
 
+    def turn(self) -> Cell | None:
+        """The cell that may start a trial and has had least; None if no cell may."""
 
-def _enough(size: int) -> str:
-    """The least cache_gb that has room for so many bytes."""
-    return f"{math.ceil(1000 * size / ROOM / GB) / 1000:g}"
+        def had(cell: Cell) -> tuple[float, int]:
+            account = self._accounts[cell]
+            return account.committed(self.sweep.equal, self.sweep.epochs), account.trials
+
+        return min(
+            (cell for cell in self._accounts if self._may_start(cell)), key=had, default=None
+        )
+
+    def _may_start(self, cell: Cell) -> bool:
+        account, trials = self._accounts[cell], self.sweep.trials
+        room = trials is None or account.trials < trials
+        return room and not account.exhausted and self.spent(cell, more=1) is None
+
+    def spent(self, cell: Cell, more: int = 0) -> str | None:
+        """Why a trial of the cell may not train another epoch; None if it may.
+
+        Every trial under way trains an epoch that is not counted yet.
+
+        Args:
+            cell: the trial's cell.
+            more: trials that are not under way yet.
+        """
+        limit, seconds = self.sweep.epochs_total, self.sweep.time_budget
+        if seconds is not None and self._opened is not None:
+            if self.clock() - self._opened >= seconds:
+                return f"the time budget of {duration(seconds)} is spent"
+        if limit is None:
+            return None
+        accounts = list(self._accounts.values())
+        if self.sweep.equal == "epochs":
+            limit //= len(accounts)
+            accounts = [self._accounts[cell]]
+        if sum(account.epochs + len(account.open) for account in accounts) + more <= limit:
+            return None
+        share = "the cell's share" if self.sweep.equal == "epochs" else "the budget"
+        return f"{share} of {limit} epochs is spent"
+
+    @property
+    def finished(self) -> bool:
+        """Whether no trial is under way and none may start."""
+        under_way = any(account.open for account in self._accounts.values())
+        return not under_way and self.turn() is None

@@ -14,11 +14,12 @@ class Progress:
     """Prints the ends of trials, with the cell's best so far; a fold over the log.
 
     Args:
-        total: trials of the whole sweep.
+        total: trials of the whole sweep; None if their number is not limited.
     """
 
-    def __init__(self, total: int):
-        self.total, self.ended = total, 0
+    def __init__(self, total: int | None):
+        self.ended = 0
+        self._of = f"/{total}" if total is not None else ""
         self._best: dict[str, float] = {}
         self._views: list[Event] = []
         self._ways: dict[str, str] = {}
@@ -40,6 +41,8 @@ class Progress:
                 self._epochs[way] += 1
         elif event["event"] == "ended":
             self._ended(event)
+        elif event["event"] == "exhausted":
+            say(f"{event['method']}-{event['model']}: {event['reason']}")
 
     def saved(self) -> str:
         """What the views were good for, in a sentence; empty without views and without teacher."""
@@ -68,6 +71,6 @@ class Progress:
             self._best[cell] = max(self._best.get(cell, 0.0), accuracy)
             figures = f" {100 * accuracy:.2f} % (cell's best {100 * self._best[cell]:.2f} %)"
         say(
-            f"[{self.ended}/{self.total}] {event['trial_id']} {event['state']}{figures}: "
+            f"[{self.ended}{self._of}] {event['trial_id']} {event['state']}{figures}: "
             f"{event['reason']}"
         )

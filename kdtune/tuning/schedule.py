@@ -1,118 +1,74 @@
-"""When a trial ends: ASHA with rungs of its own for each cell, and every result into the log.
+"""Ray's side of stopping: every result into the log, and whether its trial goes on.
 
 The scheduler sees every result that Ray gets, so it is the one that writes `epoch` and `ended`.
 """
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from kdtune.results import Event
-from kdtune.tuning.search import Cell
+from kdtune.results import Event, cell_of
+from kdtune.tuning.budget import Budget
+from kdtune.tuning.stopping import Stopping
 from kdtune.tuning.trainable import NOTE, OUTCOME, figures_of
 
 
-@dataclass(frozen=True)
-class _Named:
-    """All that Ray's ASHA uses of a trial; our names stay the same when Ray's change."""
-
-    trial_id: str
-
-
-class Rungs:
-    """The rungs of each cell, and what they decide.
-
-    Args:
-        cells: the sweep's cells.
-        epochs: the last rung.
-        grace_period: the first rung; rungs between are its products with the reduction factor.
-        reduction_factor: one in so many trials goes on at a rung.
-    """
-
-    def __init__(
-        self, cells: Iterable[Cell], epochs: int, grace_period: int, reduction_factor: int
-    ):
-        self.epochs = epochs
-        self._asha = {
-            cell: ASHAScheduler(
-                time_attr="epoch",
-                metric="best_validation_accuracy",
-                mode="max",
-                max_t=epochs,
-                grace_period=grace_period,
-                reduction_factor=reduction_factor,
-            )
-            for cell in cells
-        }
-        self._stop: dict[str, bool] = {}
-        self.last: dict[str, Event] = {}
-        """The latest epoch of each trial."""
-
-    def fold(self, event: Event) -> None:
-        """Take an event of the log into the rungs."""
-        if event["event"] not in ("asked", "epoch"):
-            return
-        asha = self._asha[event["method"], event["model"]]
-        trial = _Named(event["trial_id"])
-        if event["event"] == "asked":
-            asha.on_trial_add(None, trial)
-        else:
-            decision = asha.on_trial_result(None, trial, event)
-            self._stop[trial.trial_id] = decision == TrialScheduler.STOP
-            self.last[trial.trial_id] = event
-
-    def stops(self, trial_id: str) -> bool:
-        """Whether the trial ends after the epoch that was folded last."""
-        return self._stop[trial_id]
-
-
 class Schedule(FIFOScheduler):
-    """Ray's side of the rungs.
+    """Logs results and ends trials.
 
     Args:
-        rungs: what decides.
+        epochs: of a trial that goes all the way.
+        stopping: the rule that ends trials early.
+        budget: ends all trials once it is spent.
         append: writes an event to the log and folds it.
     """
 
-    def __init__(self, rungs: Rungs, append: Callable[[Event], None]):
+    def __init__(
+        self, epochs: int, stopping: Stopping, budget: Budget, append: Callable[[Event], None]
+    ):
         super().__init__()
-        self.rungs, self.append = rungs, append
+        self.epochs, self.stopping, self.budget, self.append = epochs, stopping, budget, append
+        self._last: dict[str, Event] = {}
+        self._ended: set[str] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Log an epoch, or the end that the trainable reported, and say whether to go on."""
+        """Log an epoch, a note or the end that the trainable reported; say whether to go on."""
+        identity = _identity(trial)
         if OUTCOME in result:
-            self._end(trial, result[OUTCOME], result["reason"])
-            return TrialScheduler.STOP
+            return self._end(identity, result[OUTCOME], result["reason"])
         if NOTE in result:
             note = json.loads(result[NOTE])
-            self.append({"event": "view", "trial_id": trial.config["trial_id"], **note})
-            return TrialScheduler.CONTINUE
-        event = {"event": "epoch", **_identity(trial), **figures_of(result)}
-        self.append(event)
-        if not self.rungs.stops(event["trial_id"]):
-            return TrialScheduler.CONTINUE
-        if event["epoch"] == self.rungs.epochs:
-            self._end(trial, "finished", f"all {event['epoch']} epochs")
+            self.append({"event": "view", "trial_id": identity["trial_id"], **note})
         else:
-            best = 100 * event["best_validation_accuracy"]
-            self._end(
-                trial,
-                "stopped",
-                f"epoch {event['epoch']}: {best:.2f} % was below the cut of its rung",
-            )
-        return TrialScheduler.STOP
+            event = {"event": "epoch", **identity, **figures_of(result)}
+            self.append(event)
+            self._last[identity["trial_id"]] = event
+            if event["epoch"] == self.epochs:
+                return self._end(identity, "finished", f"all {self.epochs} epochs")
+            if (cut := self.stopping.cuts[identity["trial_id"]]) is not None:
+                best = 100 * event["best_validation_accuracy"]
+                return self._end(
+                    identity,
+                    "stopped",
+                    f"{self.stopping.scheduler}, epoch {cut.epoch}: {best:.2f} %, "
+                    f"the cut was {100 * cut.value:.2f} % among {cut.others}",
+                )
+        if (reason := self.budget.spent(cell_of(identity))) is not None:
+            return self._end(identity, "stopped", reason)
+        return TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Log the end of a trial whose process died; other errors are reported as results."""
-        self._end(trial, "crashed", "its process died: killed, out of memory, or its node lost")
+        if (identity := _identity(trial))["trial_id"] not in self._ended:
+            reason = "its process died: killed, out of memory, or its node lost"
+            self._end(identity, "crashed", reason)
 
-    def _end(self, trial: Trial, state: str, reason: str) -> None:
-        identity = _identity(trial)
-        last = self.rungs.last.get(identity["trial_id"], {})
+    def _end(self, identity: dict[str, str], state: str, reason: str) -> str:
+        self._ended.add(identity["trial_id"])
+        last = self._last.pop(identity["trial_id"], {})
         self.append(
             {
                 "event": "ended",
@@ -123,6 +79,7 @@ class Schedule(FIFOScheduler):
                 "best_validation_accuracy": last.get("best_validation_accuracy"),
             }
         )
+        return TrialScheduler.STOP
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray's snapshots of the scheduler are never read back, so they are kept empty."""

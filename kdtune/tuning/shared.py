@@ -15,7 +15,7 @@ from kdtune.methods.method import Shapes
 from kdtune.results import Event
 from kdtune.run_files import say
 from kdtune.targets import Lesson
-from kdtune.tuning.budget import Budget, plan_views
+from kdtune.tuning.kept import Kept, plan_views
 from kdtune.tuning.trainable import Askers
 
 
@@ -36,7 +36,7 @@ class Shared:
         self._askers: dict[str, list[tuple[TrainConfig, Shapes]]] = {}
         self._targets: dict[str, dict[str, int]] = {}
         self._runs: dict[bool, TrainConfig] = {}
-        self.budget = Budget((), 0, 0, ())
+        self.kept = Kept((), 0, 0, ())
 
     def ask(self, config: TrainConfig, shapes: Shapes) -> None:
         """Take note of a run that the sweep may make; its networks must be comparable."""
@@ -59,7 +59,7 @@ class Shared:
         images = self.views.bytes("train")
         folder = next(p for p in (cache_folder(), *cache_folder().parents) if p.exists())
         there = sum(entry.bytes for entry in self.views.cache.entries())
-        self.budget = plan_views(
+        self.kept = plan_views(
             limit=min(self.sweep.cache_gb * GB, shutil.disk_usage(folder).free + there),
             images=images,
             held=images + self.views.bytes("validation"),
@@ -71,10 +71,10 @@ class Shared:
 
     def settings(self, config: TrainConfig) -> TrainConfig:
         """A run's settings, with what the sweep has decided for all."""
-        kept = config.method in self.budget.methods
+        kept = config.method in self.kept.methods
         return config.model_copy(
             update={
-                "augment_views": self.budget.views if config.augment else 0,
+                "augment_views": self.kept.views if config.augment else 0,
                 "cache_targets": kept or not METHODS[config.method].uses_teacher,
             }
         )
@@ -84,7 +84,7 @@ class Shared:
         """The runs whose targets are kept."""
         return tuple(
             (self.settings(config), tuple(shapes))
-            for method in self.budget.methods
+            for method in self.kept.methods
             for config, shapes in self._askers[method]
         )
 
@@ -97,7 +97,7 @@ class Shared:
             if event["state"] in ("built", "found"):
                 told.append(event)
 
-        for line in self.budget.lines:
+        for line in self.kept.lines:
             say(line)
         # Opened anew: what an earlier sweep of this process has open may have been pruned since,
         # and what is decoded without a cache is checked, but not held.

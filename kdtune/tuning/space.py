@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +12,11 @@ from types import ModuleType
 from typing import Any, Self
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    distribution_to_json,
+)
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
 
@@ -74,6 +79,22 @@ class Space:
         trial = study.ask(self.distributions)
         defined = self.define(trial) or {} if self.define is not None else {}
         return trial, {**trial.params, **defined, **self.constants}
+
+    def at(self, point: dict[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
+        """The same for a given point, asked of nobody; what it leaves out is drawn at random."""
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        study.enqueue_trial(point)
+        with warnings.catch_warnings(action="ignore"):  # values outside: the caller looks
+            return self.ask(study)
+
+    def inside(self, point: dict[str, Any]) -> dict[str, Any]:
+        """The part of a point that this space searches; empty if a value of it lies outside."""
+        try:
+            trial, _ = self.at(point)
+        except ValueError:  # a choice that is not in the list
+            return {}
+        part = {key: value for key, value in point.items() if key in trial.distributions}
+        return part if all(_contains(trial, key, value) for key, value in part.items()) else {}
 
     def probe(self) -> list[tuple[optuna.Trial, dict[str, Any]]]:
         """Points to try the space on before a trial runs: START, edges of ranges, random ones."""
@@ -168,13 +189,22 @@ def _check(space: Space) -> None:
         TrainConfig.check({"method": space.method, **settings})
     for point, (trial, settings) in zip(space.start, probes, strict=False):
         for key, value in point.items():
-            if key in trial.distributions:
-                distribution = trial.distributions[key]
-                inside = distribution._contains(distribution.to_internal_repr(value))
-            else:
-                inside = settings.get(key) == value
-            if not inside:
+            searched = key in trial.distributions
+            if not (_contains(trial, key, value) if searched else settings.get(key) == value):
                 raise UserError(f"{key} = {value!r} in START is not a point of the space.")
+
+
+def _contains(trial: optuna.Trial, key: str, value: Any) -> bool:
+    distribution = trial.distributions[key]
+    return distribution._contains(distribution.to_internal_repr(value))
+
+
+def distributions_of(trial: optuna.Trial) -> dict[str, Any]:
+    """What a trial's values were drawn from, as plain values."""
+    return {
+        name: json.loads(distribution_to_json(distribution))
+        for name, distribution in trial.distributions.items()
+    }
 
 
 def _import(path: Path) -> ModuleType:

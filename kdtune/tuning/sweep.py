@@ -3,19 +3,15 @@
 import json
 import os
 import platform
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
-from ray.tune.logger import TBXLoggerCallback
 
-from kdtune.config import SweepConfig, TrainConfig
+from kdtune.config import SweepConfig, TrainConfig, duration
 from kdtune.data.images import find_images
 from kdtune.errors import RunError, UserError
 from kdtune.export import write_best
@@ -23,27 +19,25 @@ from kdtune.files import replacing, write_text, write_yaml
 from kdtune.methods import METHODS, check_method
 from kdtune.models import build_model, check_model, feature_shapes
 from kdtune.network import pick_device
+from kdtune.reports.rungs import advise, rungs_table
 from kdtune.reports.tables import epochs_table, leaderboard_table, trials_table
-from kdtune.results import RESULTS, Event, Log, SweepFolder
+from kdtune.results import RESULTS, Cell, Event, Log, SweepFolder
 from kdtune.run_files import say
 from kdtune.seeds import derive_seed
 from kdtune.teacher import load_teacher, teacher_summary
+from kdtune.tuning.budget import Budget
+from kdtune.tuning.launch import Slots, find_slots, ray_session, run_trials
 from kdtune.tuning.progress import Progress
-from kdtune.tuning.schedule import Rungs, Schedule
-from kdtune.tuning.search import Cell, Search, Studies
+from kdtune.tuning.schedule import Schedule
+from kdtune.tuning.search import Search
 from kdtune.tuning.shared import Shared
 from kdtune.tuning.space import Space, load_space, load_spaces
-from kdtune.tuning.trainable import train_trial
+from kdtune.tuning.stopping import Stopping
+from kdtune.tuning.studies import Studies
+from kdtune.tuning.trainable import TrialProcess
+from kdtune.tuning.warm_start import warm_start
 
 PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow")
-
-TUNE_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and JSON a trial: the log has it all
-    "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints a table even when it is silenced
-    # A process goes to the next trial when the thread of the last one has ended; if that takes
-    # longer than this, Tune fails the next trial.
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
-}
 
 
 def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
@@ -68,34 +62,72 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
     folder = SweepFolder(RESULTS / given.name)
     folder.refuse_existing()
     sweep, spaces, opened, shared = _check(given)
-    studies = Studies(sweep.cells(), spaces, sweep.seed)
-    rungs = Rungs(sweep.cells(), sweep.epochs, sweep.grace_period, sweep.reduction_factor)
-    progress = Progress(len(sweep.cells()) * sweep.trials)
-    with _ray():
-        slots = _slots(sweep, ray.cluster_resources())
+    studies = Studies(sweep, spaces)
+    stopping = Stopping(sweep.scheduler, sweep.epochs, sweep.grace_period, sweep.reduction_factor)
+    budget = Budget(sweep)
+    progress = Progress(sweep.trials and sweep.trials * len(sweep.cells()))
+
+    def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
+        return shared.settings(_trial_config(sweep, cell, number, settings))
+
+    learned = [
+        event
+        for path in sweep.warm_start
+        for event in warm_start(path, spaces, sweep.cells(), opened, configure)
+    ]
+    with ray_session():
+        slots = find_slots(sweep)
+        for line in _plan(sweep, slots, stopping):
+            say(line)
+        for event in learned:
+            say(f"{event['method']}-{event['model']}: {event['reason']}")
         opened["views"]["prepared"] = shared.prepare()
         folder.create()
         write_yaml(folder.sweep, opened["config"])
         write_text(folder.environment, json.dumps(opened["environment"], indent=2) + "\n")
+        folds = [studies.fold, stopping.fold, budget.fold, progress.fold]
         try:
-            with Log(folder.log, [studies.fold, rungs.fold, progress.fold]) as log:
-                log.append(opened)
-                _run_trials(sweep, slots, folder, log, studies, rungs, shared)
-                if saved := progress.saved():
-                    say(saved)
+            with Log(folder.log, folds) as log:
+                for event in (opened, *learned):
+                    log.append(event)
+                run_trials(
+                    tune.with_parameters(TrialProcess, askers=shared.askers),
+                    Search(studies, budget, configure, log.append),
+                    Schedule(sweep.epochs, stopping, budget, log.append),
+                    slots,
+                    folder.ray,
+                )
         finally:
             write_tables(folder)
-    if progress.ended < progress.total:  # Ray ends quietly when it is interrupted
+    if not budget.finished:  # Ray ends quietly when it is interrupted
         raise KeyboardInterrupt(
-            f"{progress.ended} of {progress.total} trials ended; "
-            f"the log and the tables of these are in {folder.path}"
+            f"{progress.ended} trials ended; the log and the tables of these are in {folder.path}"
         )
-    if not rungs.last:
-        reasons = (event["reason"] for event in folder.events() if event["event"] == "ended")
+    events = folder.events()
+    if not any(event["event"] == "epoch" for event in events):
+        reasons = (event["reason"] for event in events if event["event"] == "ended")
         raise RunError(
             f"No trial of {folder.path} finished an epoch; the first says: {next(reasons)}"
         )
+    if saved := progress.saved():
+        say(saved)
+    say(advise(rungs_table(events), sweep.grace_period))
     return folder
+
+
+def _plan(sweep: SweepConfig, slots: Slots, stopping: Stopping) -> Iterator[str]:
+    """Say what is going to happen."""
+    cells = sweep.cells()
+    budget = [f"{sweep.trials} trials each"] if sweep.trials is not None else []
+    if sweep.epochs_total is not None:
+        budget.append(f"{sweep.epochs_total} epochs in all")
+    if sweep.time_budget is not None:
+        budget.append(f"{duration(sweep.time_budget)} of time")
+    yield (
+        f"{len(cells)} cells, {', '.join(budget)}, of every trial at most {sweep.epochs} epochs; "
+        f"every cell gets the same {sweep.equal}"
+    )
+    yield f"{sweep.sampler} proposes; {stopping.describe()}; {slots.count} trials at once"
 
 
 def _check(sweep: SweepConfig) -> tuple[SweepConfig, dict[str, Space], Event, Shared]:
@@ -118,6 +150,7 @@ def _check(sweep: SweepConfig) -> tuple[SweepConfig, dict[str, Space], Event, Sh
             "data": _absolute(sweep.data),
             "teacher": _absolute(sweep.teacher) if sweep.teacher else None,
             "spaces": tuple(map(_absolute, sweep.spaces)),
+            "warm_start": tuple(map(_absolute, sweep.warm_start)),
         }
     )
     shared = Shared(sweep, data, teacher)
@@ -128,7 +161,7 @@ def _check(sweep: SweepConfig) -> tuple[SweepConfig, dict[str, Space], Event, Sh
         "config": sweep.model_dump(mode="json"),
         "data": data.summary(),
         "teacher": summary,
-        "views": {**asdict(shared.budget), "prepared": []},
+        "views": {**asdict(shared.kept), "prepared": []},
         "environment": _environment(),
     }
     return sweep, spaces, opened, shared
@@ -193,89 +226,12 @@ def _trial_config(
     )
 
 
-@contextmanager
-def _ray() -> Iterator[None]:
-    """Join the Ray session of this process, or have one of our own meanwhile."""
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@dataclass(frozen=True)
-class _Slots:
-    """What a trial gets, and how many trials run at once."""
-
-    cpus: int
-    gpus: float
-    count: int
-
-
-def _slots(sweep: SweepConfig, resources: dict[str, float]) -> _Slots:
-    """With GPUs one trial a GPU and an equal share of the CPUs; without, one trial a CPU."""
-    all_cpus, all_gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
-    gpus = sweep.gpus_per_trial if sweep.gpus_per_trial is not None else float(all_gpus > 0)
-    if gpus > all_gpus:
-        raise UserError(f"gpus_per_trial is {gpus:g}, but Ray has {all_gpus:g} GPUs here.")
-    by_gpu = int(all_gpus / gpus) if gpus else all_cpus
-    cpus = sweep.cpus_per_trial or max(1, all_cpus // max(1, by_gpu))
-    if cpus > all_cpus:
-        raise UserError(f"cpus_per_trial is {cpus}, but Ray has {all_cpus} CPUs here.")
-    return _Slots(cpus, gpus, max(1, min(by_gpu, all_cpus // cpus)))
-
-
-def _run_trials(
-    sweep: SweepConfig,
-    slots: _Slots,
-    folder: SweepFolder,
-    log: Log,
-    studies: Studies,
-    rungs: Rungs,
-    shared: Shared,
-) -> None:
-    os.environ.update(TUNE_ENVIRONMENT)
-
-    def configure(cell: Cell, number: int, settings: dict[str, Any]) -> dict[str, Any]:
-        return shared.settings(_trial_config(sweep, cell, number, settings)).model_dump()
-
-    tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(train_trial, askers=shared.askers),
-            {"cpu": slots.cpus, "gpu": slots.gpus},
-        ),
-        param_space={"threads": slots.cpus},
-        tune_config=tune.TuneConfig(
-            search_alg=Search(studies, sweep.trials, configure, log.append),
-            scheduler=Schedule(rungs, log.append),
-            num_samples=1_000_000,  # out of reach: the search says when it is finished
-            max_concurrent_trials=slots.count,
-            reuse_actors=True,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name=time.strftime("%Y%m%d-%H%M%S"),
-            storage_path=str(folder.ray.resolve()),
-            callbacks=[TBXLoggerCallback()],
-            verbose=0,
-        ),
-    )
-    tuner.fit()
-
-
-def _trial_name(trial: Any) -> str:
-    return trial.config["trial_id"]
-
-
 def write_tables(folder: SweepFolder) -> None:
     """Make all that follows from the log: tables, and the best configuration of each cell."""
     events = folder.events()
     trials, epochs = trials_table(events), epochs_table(events)
     leaderboard = leaderboard_table(trials)
+    write_text(folder.table("rungs", ".csv"), rungs_table(events).to_csv(index=False))
     for name, table in {"trials": trials, "epochs": epochs}.items():
         with replacing(folder.table(name, ".parquet")) as temporary:
             table.to_parquet(temporary)

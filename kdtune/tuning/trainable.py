@@ -1,11 +1,17 @@
-"""One training run as a Ray Tune trainable: a few lines around `fit`.
+"""A process that runs one trial after another for Ray Tune: a few lines around `fit`.
 
-A trial that fails by itself reports that as its last result, with the reason in one line, so that
-Ray keeps the process for the next trial; only a process that dies is an error to Ray.
+It is a class and no function, since Tune runs functions in threads: one that takes long to end
+makes the next trial fail. Here the next one waits. A trial that fails by itself reports that as
+its last result, with the reason in one line, so that the process goes on to the next trial; only a
+process that dies is an error to Ray.
 """
 
 import json
-from functools import lru_cache
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache, partial
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -18,14 +24,14 @@ from kdtune.data.views import Views
 from kdtune.errors import DivergedError
 from kdtune.inputs import Inputs, keeps_targets, open_views
 from kdtune.models import build_model, feature_shapes
-from kdtune.process import keep_freed_memory
+from kdtune.process import FreshState, keep_freed_memory
+from kdtune.results import Event
 from kdtune.targets import Lesson
 from kdtune.teacher import load_teacher
 from kdtune.training import FIGURES, LOSS, fit
 
 OUTCOME = "outcome"
 """Key of a result that ends a trial: ``diverged`` or ``crashed``; ``reason`` stands beside it."""
-
 
 NOTE = "note"
 """Key of a result that is no epoch: what the cache told, see `kdtune.cache.Tell`, as JSON."""
@@ -54,16 +60,57 @@ def _lesson(teacher: nn.Module, image_size: int, askers: Askers) -> Lesson:
     return lesson
 
 
-def train_trial(settings: dict[str, Any], askers: Askers) -> None:
-    """Run one trial, and report every epoch.
+class TrialProcess(tune.Trainable):
+    """Ray's side of a trial: every `step` gives one result of `trial_results`.
+
+    Its settings are ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``threads``.
+    """
+
+    def setup(self, settings: dict[str, Any], askers: Askers = ()) -> None:
+        """Begin the first trial of the process."""
+        keep_freed_memory()
+        self._fresh, self._askers = FreshState(), askers
+        self._begin(settings)
+
+    def reset_config(self, settings: dict[str, Any]) -> bool:
+        """Begin another trial, once the one before has ended, however long that takes."""
+        self.cleanup()
+        self._begin(settings)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Run the trial up to its next result."""
+        return next(self._results)
+
+    def cleanup(self) -> None:
+        """End the trial."""
+        with suppress(Exception):  # whatever its ending may raise is not the next one's fault
+            self._results.close()
+
+    def _begin(self, settings: dict[str, Any]) -> None:
+        self._fresh.restore(settings["config"]["seed"])
+        torch.set_num_threads(settings["threads"])
+        self._results = self.results(settings["config"])
+
+    def results(self, config: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        """What a trial gives, result by result."""
+        return trial_results(config, self._askers)
+
+
+def trial_results(
+    settings: dict[str, Any], askers: Askers
+) -> Generator[dict[str, Any], None, None]:
+    """Run one trial.
 
     Args:
-        settings: ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``threads``.
+        settings: complete `TrainConfig`.
         askers: see `Askers`.
+
+    Yields:
+        The figures of each epoch; in between, under `NOTE`, what was built or waited for; as the
+        last result, under `OUTCOME`, how the trial failed, if it did.
     """
-    keep_freed_memory()
-    torch.set_num_threads(settings["threads"])
-    config = TrainConfig.check(settings["config"])
+    config = TrainConfig.check(settings)
     try:
         views = _views(config.data_dir, config.image_size, config.cache_gb)
         classes = views.data.classes
@@ -74,7 +121,9 @@ def train_trial(settings: dict[str, Any], askers: Askers) -> None:
                 lesson = _lesson(teacher, config.image_size, askers)
                 student = build_model(config.model, len(classes), config.image_size)
                 own = lesson.ask(config, feature_shapes(student, config.image_size))
-        inputs = Inputs(config, views, lesson, own, _tell)
+        told: SimpleQueue[Event | None] = SimpleQueue()
+        inputs = Inputs(config, views, lesson, own, told.put)
+        yield from _notes(told, partial(inputs.evaluation, "validation"))
         results = fit(
             config,
             inputs.train,
@@ -82,20 +131,29 @@ def train_trial(settings: dict[str, Any], askers: Askers) -> None:
             num_classes=len(classes),
             teacher=teacher,
         )
-        for result in results:
+        for epoch in range(1, config.epochs + 1):
+            yield from _notes(told, partial(inputs.open, epoch))
             # TensorBoard's step; Ray's own count has the notes in it.
-            tune.report({**result.figures(), "timesteps_total": result.epoch})
+            yield {**next(results).figures(), "timesteps_total": epoch}
     except DivergedError as error:
-        tune.report({OUTCOME: "diverged", "reason": str(error)})
+        yield {OUTCOME: "diverged", "reason": str(error)}
     except Exception as error:  # whatever a run may raise must not end the sweep
         message = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
-        tune.report({OUTCOME: "crashed", "reason": reason})
+        yield {OUTCOME: "crashed", "reason": reason}
 
 
-def _tell(event: dict[str, Any]) -> None:
-    if event["state"] != "found":
-        tune.report({NOTE: json.dumps(event)})
+def _notes(
+    told: "SimpleQueue[Event | None]", work: Callable[[], object]
+) -> Iterator[dict[str, Any]]:
+    """Do some work in a thread, and give what it tells while it goes on."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        future.add_done_callback(lambda _: told.put(None))
+        for event in iter(told.get, None):
+            if event["state"] != "found":
+                yield {NOTE: json.dumps(event)}
+        future.result()
 
 
 def figures_of(result: dict[str, Any]) -> dict[str, Any]:

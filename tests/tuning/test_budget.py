@@ -1,90 +1,179 @@
-"""How much of a sweep's views fits, worked out by hand."""
+"""Whose turn it is, and when all is spent."""
 
-from hypothesis import given
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from machinery import EPOCHS, Machinery
 
-from kdtune.tuning.budget import ROOM, plan_views
-
-TARGETS = {
-    "kd": {"logits": 10},
-    "at": {"logits": 10, "map": 50},
-    "fitnets": {"logits": 10, "hint": 500},
-}
+from kdtune.results import SweepFolder
 
 
-def plan(limit, plain=True, augmented=False, targets=TARGETS, epochs=10):
-    return plan_views(limit / ROOM, 100, 120, targets, plain, augmented, epochs)
+def ends(folder):
+    return [e for e in SweepFolder(folder).events() if e["event"] == "ended"]
 
 
-def test_without_augmentation_one_view_of_all():
-    budget = plan(1000)
-    assert budget.methods == ("kd", "at", "fitnets") and budget.views == 0
-    assert budget.bytes == 120 + 10 + 50 + 500  # logits are shared
-    assert budget.lines == ()
+def epochs_by_cell(folder):
+    events = SweepFolder(folder).events()
+    return Counter((e["method"], e["model"]) for e in events if e["event"] == "epoch")
 
 
-def test_what_does_not_fit_runs_live_and_the_arithmetic_is_told():
-    large = {m: {k: v * 10**9 for k, v in t.items()} for m, t in TARGETS.items()}
-    budget = plan(500e9, targets=large)
-    assert budget.methods == ("kd", "at")
-    assert budget.lines == (
-        "fitnets: the teacher runs live, since logits 10.0 GB + hint 500.0 GB of a view make "
-        "560.0 GB in all, and there is room for 500.0 GB; cache_gb 589.474 would do",
+def start_sweep(machinery):
+    machinery.append({"event": "sweep"})
+    return machinery
+
+
+def run_slots(machinery, slots, accuracy=lambda trial, epoch: 0.5, seconds=lambda trial: 1.0):
+    """Train with several slots, an epoch each in turn."""
+    running = []
+    while True:
+        while len(running) < slots and (trial := machinery.suggest()):
+            running.append([trial, 0])
+        if not running:
+            return
+        for entry in list(running):
+            trial, epoch = entry
+            entry[1] = epoch + 1
+            if not machinery.report(
+                trial, epoch + 1, accuracy(trial, epoch + 1), seconds=seconds(trial)
+            ):
+                running.remove(entry)
+
+
+def test_every_cell_gets_the_same_number_of_trials_in_turn(tmp_path):
+    machinery = Machinery(tmp_path / "log.jsonl")
+    machinery.run()
+    asked = [e for e in SweepFolder(tmp_path).events() if e["event"] == "asked"]
+    cells = [("at", "A"), ("at", "B"), ("kd", "A"), ("kd", "B")]
+    assert [(e["method"], e["model"]) for e in asked] == cells * 6
+    assert len({e["trial_id"] for e in asked}) == 24
+    assert asked[0]["trial_id"] == "at-A-000"
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+@pytest.mark.parametrize("total", [40, 83])
+@pytest.mark.parametrize("equal", ["trials", "epochs"])
+def test_the_budget_of_epochs_is_kept_to_the_last_one(tmp_path, slots, total, equal):
+    machinery = Machinery(
+        tmp_path / "log.jsonl", trials=None, epochs_total=total, equal=equal, scheduler="none"
+    )
+    run_slots(machinery, slots)
+    spent = epochs_by_cell(tmp_path)
+    if equal == "epochs":
+        assert set(spent.values()) == {total // 4}
+    else:
+        assert sum(spent.values()) == total
+    assert machinery.budget.finished
+    late = [e["reason"] for e in ends(tmp_path) if e["state"] == "stopped"]
+    share = f"the cell's share of {total // 4}" if equal == "epochs" else f"the budget of {total}"
+    assert late and set(late) == {f"{share} epochs is spent"}
+
+
+def test_equal_epochs_gives_cells_that_are_stopped_early_more_trials(tmp_path):
+    machinery = Machinery(
+        tmp_path / "log.jsonl", trials=None, epochs_total=160, equal="epochs", models="A"
     )
 
+    def accuracy(trial, epoch):  # at gets worse with every trial, kd is all alike
+        number = int(trial.config["trial_id"][-3:])
+        return 0.5 - 0.01 * number * (trial.config["config"]["method"] == "at")
 
-def test_augmented_views_take_what_is_left():
-    budget = plan(120 + 3 * 660 + 1, plain=False, augmented=True)  # a view: 100 + 10 + 50 + 500
-    assert budget.methods == ("kd", "at", "fitnets") and budget.views == 3
-    assert budget.bytes == 120 + 3 * 660
-    assert budget.lines == (
-        "augmented views: 3, in turns, for 10 epochs; cache_gb 0.001 holds one for each",
+    run_slots(machinery, 2, accuracy)
+    assert set(epochs_by_cell(tmp_path).values()) == {80}
+    trials = Counter(e["method"] for e in ends(tmp_path))
+    assert trials["at"] > 3 * trials["kd"]
+
+
+def test_equal_seconds_gives_slow_cells_fewer_trials(tmp_path):
+    machinery = start_sweep(
+        Machinery(
+            tmp_path / "log.jsonl",
+            trials=None,
+            time_budget=1000,
+            equal="seconds",
+            models="A",
+            scheduler="none",
+        )  # fmt: skip
     )
 
+    def seconds(trial):
+        took = 4.0 if trial.config["config"]["method"] == "at" else 1.0
+        machinery.clock += took
+        return took
 
-def test_no_more_views_than_epochs():
-    budget = plan(1e6, plain=False, augmented=True, epochs=4)
-    assert budget.views == 4 and budget.lines == ("augmented views: 4, in turns, for 4 epochs",)
-
-
-def test_a_method_without_room_for_one_view_runs_live_on_the_views_of_the_others():
-    budget = plan(120 + 5 * 160, plain=False, augmented=True)
-    # fitnets: 120 + 660 fits into 920, so one view of all is taken rather than five of the rest
-    assert budget.methods == ("kd", "at", "fitnets") and budget.views == 1
-    budget = plan(120 + 4 * 160, plain=False, augmented=True)
-    assert budget.methods == ("kd", "at") and budget.views == 4
-    assert budget.lines[0].startswith("fitnets: the teacher runs live, since ")
+    run_slots(machinery, 1, seconds=seconds)
+    spent = {
+        m: epochs * (4 if m == "at" else 1) for (m, _), epochs in epochs_by_cell(tmp_path).items()
+    }
+    assert abs(spent["at"] - spent["kd"]) <= 4 * EPOCHS
 
 
-def test_where_no_view_fits_all_run_live():
-    budget = plan(150, plain=False, augmented=True)
-    assert budget.methods == () and budget.views == 0 and budget.bytes == 120
-    assert all("the teacher runs live" in line for line in budget.lines[:-1])
-    assert budget.lines[-1].startswith("augmented anew in every epoch; cache_gb 0.001 would hold")
+def test_when_time_is_over_trials_end_with_their_epoch_and_none_begins(tmp_path):
+    machinery = start_sweep(Machinery(tmp_path / "log.jsonl", trials=None, time_budget="1m30s"))
+    one, two = machinery.suggest(), machinery.suggest()
+    assert machinery.report(one, 1, 0.5)
+    machinery.clock = 89.9
+    assert machinery.report(two, 1, 0.5)
+    machinery.clock = 90.0
+    assert machinery.suggest() is None
+    assert not machinery.budget.finished  # two are under way
+    assert not machinery.report(one, 2, 0.6)
+    assert not machinery.report(two, 2, 0.6)
+    assert machinery.budget.finished
+    reasons = [(e["state"], e["reason"], e["epochs"]) for e in ends(tmp_path)]
+    assert reasons == [("stopped", "the time budget of 1 min 30 s is spent", 2)] * 2
 
 
-def test_the_advice_is_enough_and_hardly_more():
-    large = {m: {k: v * 10**9 for k, v in t.items()} for m, t in TARGETS.items()}
-    for enough, kept in ((589.474, 3), (589.473, 2)):
-        budget = plan_views(enough * 1e9, 100, 120, large, True, False, 10)
-        assert len(budget.methods) == kept
+def test_a_trial_that_builds_a_view_when_time_is_over_ends_too(tmp_path):
+    machinery = start_sweep(Machinery(tmp_path / "log.jsonl", trials=None, time_budget=9))
+    trial = machinery.suggest()
+    machinery.clock = 10
+    note = {"note": '{"state": "built"}'}
+    assert machinery.schedule.on_trial_result(None, trial, note) == "STOP"
+    assert [(e["state"], e["epochs"]) for e in ends(tmp_path)] == [("stopped", 0)]
 
 
-def test_plain_and_augmented_runs_in_one_sweep():
-    budget = plan(120 + 560 + 2 * 660, plain=True, augmented=True)
-    assert budget.views == 2 and budget.bytes == 120 + 560 + 2 * 660
+def test_several_limits_hold_together(tmp_path):
+    machinery = Machinery(tmp_path / "log.jsonl", trials=2, epochs_total=10_000)
+    machinery.run()
+    assert len(ends(tmp_path)) == 8 and machinery.budget.finished
 
 
+def test_the_budget_from_the_log_is_the_one_that_lived(tmp_path):
+    given = {"trials": None, "epochs_total": 100, "equal": "epochs"}
+    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    run_slots(machinery, 2)
+    again = Machinery(tmp_path / "log.jsonl", **given)
+    assert again.budget._accounts == machinery.budget._accounts
+    assert again.budget.finished
+
+
+@settings(max_examples=30, deadline=None)
 @given(
-    limit=st.integers(120, 5000),
-    plain=st.booleans(),
-    epochs=st.integers(1, 20),
-    sizes=st.dictionaries(
-        st.sampled_from(["a", "b", "c"]),
-        st.dictionaries(st.sampled_from(["x", "y", "z"]), st.integers(1, 900)),
-    ),
+    slots=st.integers(1, 9),
+    equal=st.sampled_from(["trials", "epochs", "seconds"]),
+    scheduler=st.sampled_from(["asha", "hyperband", "median", "none"]),
+    limits=st.tuples(st.none() | st.integers(1, 5), st.none() | st.integers(4, 120)).filter(any),
+    seed=st.integers(0, 99),
 )
-def test_the_budget_is_kept(limit, plain, epochs, sizes):
-    budget = plan(limit, plain=plain, augmented=True, targets=sizes, epochs=epochs)
-    assert budget.bytes <= limit and 0 <= budget.views <= epochs
-    assert len(budget.methods) + sum("runs live" in line for line in budget.lines) == len(sizes)
+def test_whatever_the_rule_no_slot_idles_while_a_cell_has_room(
+    tmp_path_factory, slots, equal, scheduler, limits, seed
+):
+    trials, total = limits
+    if equal != "trials" and total is None:
+        return
+    given = {"trials": trials, "epochs_total": total, "equal": equal, "scheduler": scheduler}
+    folder = tmp_path_factory.mktemp("sweep")
+    machinery = Machinery(folder / "log.jsonl", **given, sampler="random", seed=seed)
+    run_slots(machinery, slots, lambda trial, epoch: trial.config["config"]["lr"] * epoch)
+    assert machinery.budget.finished and machinery.budget.turn() is None
+    started = Counter((e["method"], e["model"]) for e in ends(folder))
+    spent = epochs_by_cell(folder)
+    assert trials is None or max(started.values()) <= trials
+    assert total is None or sum(spent.values()) <= total
+    if trials is not None and total is None:
+        assert set(started.values()) == {trials}
+    if equal == "trials" and total is not None and trials is None:
+        assert sum(spent.values()) == total
+        assert max(started.values()) - min(started.values()) <= 1

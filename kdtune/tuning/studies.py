@@ -1,0 +1,210 @@
+"""What is tried next: one Optuna study a cell, a fold over the log."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import json_to_distribution
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+
+from kdtune.config import SweepConfig
+from kdtune.results import Cell, Event, cell_of
+from kdtune.seeds import derive_seed
+from kdtune.tuning.samplers import GRID, STATELESS, grid_points, make_sampler
+from kdtune.tuning.space import Space, distributions_of
+
+ATTEMPTS, RANDOM_ATTEMPTS = 10, 100
+"""Proposals of the sampler, and then random ones, among which a point must be that was not tried
+before."""
+
+OPTUNA_STATES = {
+    "finished": TrialState.COMPLETE,
+    "stopped": TrialState.PRUNED,
+    "diverged": TrialState.FAIL,
+    "crashed": TrialState.FAIL,
+}
+
+
+class Studies:
+    """One Optuna study a cell.
+
+    A proposal depends on the cell's history alone: what draws it is seeded from (sweep seed, cell,
+    trial number), or has drawn everything before, too. The value of a trial, and each of its
+    intermediate values, is its best validation accuracy so far.
+
+    Args:
+        sweep: gives cells, sampler and seed.
+        spaces: the search space of each method.
+
+    Raises:
+        UserError: there is no such sampler, or it does not go with a space.
+    """
+
+    def __init__(self, sweep: SweepConfig, spaces: Mapping[str, Space]):
+        self.sweep, self.spaces = sweep, spaces
+        cells = sweep.cells()
+        self.by_cell = {
+            cell: optuna.create_study(direction="maximize", study_name="-".join(cell))
+            for cell in cells
+        }
+        self.started = dict.fromkeys(cells, 0)
+        """Trials asked for, by cell."""
+        self._start = {cell: list(spaces[cell[0]].start) for cell in cells}
+        self._grid: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in cells}
+        self._tried: dict[Cell, set[str]] = {cell: set() for cell in cells}
+        self._open: dict[str, optuna.Trial] = {}
+        seeds = {cell: derive_seed(sweep.seed, *cell) for cell in cells}
+        self._stateful: dict[Cell, BaseSampler] = {}
+        if sweep.sampler == GRID:
+            self._grid = {
+                cell: grid_points(spaces[cell[0]], sweep.trials, seed)
+                for cell, seed in seeds.items()
+            }
+        elif sweep.sampler not in STATELESS:
+            self._stateful = {c: make_sampler(sweep.sampler, seed) for c, seed in seeds.items()}
+
+    def ask(self, cell: Cell, trial_id: str) -> dict[str, Any] | None:
+        """Propose the cell's next trial.
+
+        Args:
+            cell: whose trial it is.
+            trial_id: its name.
+
+        Returns:
+            What the log keeps of a proposal: ``number`` in the cell, from 0; ``origin``
+            (``start`` or ``sampler``); ``parameters``, the searched values; ``distributions`` of
+            these, as Optuna writes them; and ``settings``, all that the space decides. None if the
+            space has no further point.
+        """
+        space, number = self.spaces[cell[0]], self.started[cell]
+        point, origin = self._next_point(cell)
+        settings: dict[str, Any] = {}
+
+        def ask(study: optuna.Study) -> optuna.Trial:
+            trial, decided = space.ask(study)
+            settings.clear()
+            settings.update(decided)
+            return trial
+
+        trial = self._new_trial(cell, point, ask)
+        if trial is None:
+            return None
+        self._enter(cell, trial_id, trial)
+        return {
+            "number": number,
+            "origin": origin,
+            "parameters": trial.params,
+            "distributions": distributions_of(trial),
+            "settings": settings,
+        }
+
+    def _new_trial(
+        self,
+        cell: Cell,
+        point: dict[str, Any] | None,
+        ask: Callable[[optuna.Study], optuna.Trial],
+    ) -> optuna.Trial | None:
+        """Ask until there is a trial that was not tried before."""
+        study = self.by_cell[cell]
+        if point is not None:
+            study.enqueue_trial(point)
+        elif self.sweep.sampler == GRID:
+            return None
+        for attempt in range(ATTEMPTS + RANDOM_ATTEMPTS):
+            study.sampler = self._sampler(cell, attempt)
+            trial = ask(study)
+            if self.sweep.repeats or _key(trial.params) not in self._tried[cell]:
+                return trial
+            study.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def _sampler(self, cell: Cell, attempt: int) -> BaseSampler:
+        if cell in self._stateful and attempt < ATTEMPTS:
+            return self._stateful[cell]
+        own = self.sweep.sampler in STATELESS and attempt < ATTEMPTS
+        names = self.started[cell], *([attempt] if attempt else [])
+        seed = derive_seed(self.sweep.seed, *cell, *names)
+        return make_sampler(self.sweep.sampler if own else "random", seed)
+
+    def _next_point(self, cell: Cell) -> tuple[dict[str, Any] | None, str]:
+        """The next point that is known beforehand, or None; and the origin of the proposal."""
+        for origin, points in (("start", self._start[cell]), ("sampler", self._grid[cell])):
+            while points:
+                point = points.pop(0)
+                if self.sweep.repeats or _key(point) not in self._tried[cell]:
+                    return point, origin
+        return None, "sampler"
+
+    def _enter(self, cell: Cell, trial_id: str, trial: optuna.Trial) -> None:
+        trial.set_user_attr("trial_id", trial_id)
+        self._open[trial_id] = trial
+        self._tried[cell].add(_key(trial.params))
+        self.started[cell] += 1
+
+    def fold(self, event: Event) -> None:
+        """Take an event of the log into the studies; the search spaces are not needed for it."""
+        trial_id = event.get("trial_id", "")
+        if event["event"] == "asked" and trial_id not in self._open:
+            self._ask_again(event)
+        elif event["event"] == "epoch":
+            self._open[trial_id].report(event["best_validation_accuracy"], event["epoch"])
+        elif event["event"] == "ended":
+            state = OPTUNA_STATES[event["state"]]
+            value = event["best_validation_accuracy"] if state == TrialState.COMPLETE else None
+            self.by_cell[cell_of(event)].tell(self._open.pop(trial_id), value, state)
+        elif event["event"] == "warm_start":
+            self._learn(event)
+
+    def _ask_again(self, event: Event) -> None:
+        """Bring a study to where it was when it proposed a trial of the log."""
+        cell, parameters, distributions = (
+            cell_of(event),
+            event["parameters"],
+            _distributions(event),
+        )
+        study = self.by_cell[cell]
+        point, _ = self._next_point(cell)
+        while point is not None and not point.items() <= parameters.items():
+            point, _ = self._next_point(cell)
+        trial = None
+        if cell in self._stateful:  # what draws the proposals must have drawn this one, too
+            trial = self._new_trial(cell, point, lambda study: study.ask(distributions))
+            if trial is not None and trial.params != parameters:
+                study.tell(trial, state=TrialState.FAIL)  # another Optuna's: the log is right
+                trial = None
+        if trial is None:
+            study.enqueue_trial(parameters)
+            trial = study.ask(distributions)
+        self._enter(cell, event["trial_id"], trial)
+
+    def _learn(self, event: Event) -> None:
+        """Take what an earlier sweep has found."""
+        cell = cell_of(event)
+        self._start[cell] += event["start"]
+        for seen in event["observations"]:
+            state = OPTUNA_STATES[seen["state"]]
+            bests = dict(enumerate(seen["best_validation_accuracies"], start=1))
+            self._tried[cell].add(_key(seen["parameters"]))
+            self.by_cell[cell].add_trial(
+                optuna.trial.create_trial(
+                    state=state,
+                    value=bests[max(bests)] if state != TrialState.FAIL and bests else None,
+                    params=seen["parameters"],
+                    distributions=_distributions(seen),
+                    intermediate_values=bests,
+                    user_attrs={"trial_id": seen["trial_id"]},
+                )
+            )
+
+
+def _key(parameters: Mapping[str, Any]) -> str:
+    return json.dumps(parameters, sort_keys=True)
+
+
+def _distributions(event: Event) -> dict[str, Any]:
+    return {
+        name: json_to_distribution(json.dumps(distribution))
+        for name, distribution in event["distributions"].items()
+    }
