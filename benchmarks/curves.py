@@ -1,18 +1,22 @@
 """Recorded learning curves, and a surrogate that gives curves of settings nobody has tried.
 
-    python benchmarks/curves.py results/NAME > curves/NAME.jsonl
+    python benchmarks/curves.py results/NAME... > curves/NAME.jsonl
 
-writes the trials of a sweep as curves: one JSON object a line with ``method``, ``model``, the
-searched ``settings``, ``seed``, ``seconds`` of an epoch and ``validation_accuracy`` after each.
+writes the trials of sweeps as curves: one JSON object a line with ``method``, ``model``, the
+searched ``settings``, ``seed``, ``step_size``, ``seconds`` of an epoch and ``validation_accuracy``
+after each.
 
     python benchmarks/curves.py --check curves/NAME.jsonl
 
-says how well the surrogate predicts runs that it has not seen.
+says how well the surrogate predicts runs that it has not seen, and how much two runs differ.
 
-Surrogate of a cell: logits of the accuracies of all epochs, reduced to their principal components,
-each a Gaussian process over the settings (Matérn 5/2 with a length for each setting, and noise).
-The noise of a run is the residual curve of a recorded run that did about as well, with a random
-sign: noise differs between good and bad settings, and hangs together from epoch to epoch.
+Surrogate of a cell: −log(top − accuracy) of every epoch, where top is a point above the best run
+seen at that epoch (so that no prediction goes beyond it, and differences among good runs are not
+drowned by runs that failed), reduced to principal components, each a Gaussian process over the
+settings (Matérn 5/2 with a length for each setting, and noise). The noise of a run is, on the same
+scale, a recorded run less the mean of its repetitions with other seeds, of a setting that does
+about as well; where nothing was repeated, the residual of a run that does. So noise differs between
+good and bad settings, and hangs together from epoch to epoch.
 """
 
 import argparse
@@ -20,7 +24,7 @@ import json
 import math
 import sys
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +43,11 @@ from kdtune.tuning.space import Space, load_spaces
 COMPONENTS = 4
 """Principal components of the curves that are predicted."""
 
+MARGIN = 0.01
+"""How far a curve may go beyond the best run seen."""
+
 ALIKE = 12
-"""Recorded runs among which the noise of a run is drawn."""
+"""Curves among which the noise of a run is drawn."""
 
 FOLDS = 10
 
@@ -57,10 +64,11 @@ OTHER_RANGES = {
 
 @dataclass(frozen=True)
 class Run:
-    """A recorded run."""
+    """A recorded run; ``late`` if its learning rate decays later than that of most others."""
 
     settings: dict[str, float]
     accuracies: list[float]
+    late: bool = False
 
 
 def condense(folder: SweepFolder) -> Iterator[dict[str, Any]]:
@@ -79,6 +87,7 @@ def condense(folder: SweepFolder) -> Iterator[dict[str, Any]]:
                 "model": trial["model"],
                 "settings": {k: float(f"{v:.6g}") for k, v in trial["parameters"].items()},
                 "seed": trial["config"]["seed"],
+                "step_size": trial["config"]["step_size"],
                 "seconds": round(sum(e["seconds"] for e in own) / len(own), 3),
                 "validation_accuracy": [e["validation_accuracy"] for e in own],
             }
@@ -86,14 +95,18 @@ def condense(folder: SweepFolder) -> Iterator[dict[str, Any]]:
 
 def read_runs(path: Path) -> dict[Cell, list[Run]]:
     """Read recorded runs, by cell."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    [(usual, _)] = Counter(row.get("step_size") for row in rows).most_common(1)
     runs: dict[Cell, list[Run]] = defaultdict(list)
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        if "settings" not in row:
-            names = {key: OTHER_NAMES.get(key, key) for key in ("lr", "wd", "T", "alpha", "beta")}
-            row["settings"] = {ours: row[k] for k, ours in names.items() if row[k] is not None}
-        cell = (row["method"], row.get("model", path.stem))
-        runs[cell].append(Run(row["settings"], row["validation_accuracy"]))
+    for row in rows:
+        settings = row.get("settings") or {
+            OTHER_NAMES.get(key, key): row[key]
+            for key in ("lr", "wd", "T", "alpha", "beta")
+            if row[key] is not None
+        }
+        late = row.get("step_size") != usual
+        run = Run(settings, row["validation_accuracy"], late)
+        runs[row["method"], row.get("model", path.stem)].append(run)
     return runs
 
 
@@ -119,22 +132,25 @@ class Surrogate:
 
     def __init__(self, space: Space, runs: list[Run]):
         self.space = space
-        logits = _logit(np.array([run.accuracies for run in runs]))
-        places = self.places(run.settings for run in runs)
-        self._mean = logits.mean(0)
-        _, _, directions = np.linalg.svd(logits - self._mean, full_matrices=False)
+        accuracies = np.array([run.accuracies for run in runs])
+        self._top = accuracies.max(0) + MARGIN
+        values = -np.log(self._top - accuracies)
+        self._mean = values.mean(0)
+        _, _, directions = np.linalg.svd(values - self._mean, full_matrices=False)
         self._directions = directions[:COMPONENTS]
-        scores = (logits - self._mean) @ self._directions.T
+        scores = (values - self._mean) @ self._directions.T
         self._scales = scores.std(0)
+        places = self._places(run.settings for run in runs)
         self._processes = [_fit(places, s) for s in (scores / self._scales).T]
-        predicted = self.logits(places)
-        self._residuals, self._bests = logits - predicted, predicted.max(1)
+        noise, repeated = _noise_of_repetitions(runs, values)
+        if not repeated.any():
+            noise, repeated = values - self._values(places), np.full(len(runs), True)
+        self._noise, self._bests = noise[repeated], self._accuracies(places)[repeated].max(1)
 
-    def places(self, settings: Iterable[dict[str, float]]) -> np.ndarray:
+    def _places(self, settings: Iterable[dict[str, float]]) -> np.ndarray:
         """Settings on scales from 0 to 1, [N, D]."""
-        return np.array(
-            [[self._unit(name, s[name]) for name in self.space.distributions] for s in settings]
-        )
+        names = self.space.distributions
+        return np.array([[self._unit(name, s[name]) for name in names] for s in settings])
 
     def _unit(self, name: str, value: float) -> float:
         d: Any = self.space.distributions[name]
@@ -142,30 +158,51 @@ class Surrogate:
             return math.log(value / d.low) / math.log(d.high / d.low)
         return (value - d.low) / (d.high - d.low)
 
-    def logits(self, places: np.ndarray) -> np.ndarray:
-        """Noise-free logits of the accuracies, [N, epochs]."""
+    def _values(self, places: np.ndarray) -> np.ndarray:
+        """What is modelled, noise-free, [N, epochs]."""
         scores = np.stack([process.predict(places) for process in self._processes], axis=1)
         return self._mean + (scores * self._scales) @ self._directions
+
+    def _accuracies(self, places: np.ndarray, noise: float | np.ndarray = 0.0) -> np.ndarray:
+        return self._top - np.exp(-self._values(places) - noise)
+
+    def curves(self, settings: Iterable[dict[str, float]]) -> np.ndarray:
+        """Noise-free accuracies of settings, [N, epochs]."""
+        return self._accuracies(self._places(settings))
 
     def draw(
         self, settings: dict[str, float], random: np.random.Generator
     ) -> tuple[np.ndarray, float]:
         """A run with these settings: accuracies by epoch, and the noise-free best one."""
-        [logits] = self.logits(self.places([settings]))
-        alike = np.argsort(np.abs(self._bests - logits.max()))[:ALIKE]
-        noise = self._residuals[random.choice(alike)] * random.choice([-1, 1])
-        return _share(logits + noise), float(_share(logits).max())
+        place = self._places([settings])
+        best = float(self._accuracies(place).max())
+        alike = np.argsort(np.abs(self._bests - best), kind="stable")[:ALIKE]
+        [curve] = self._accuracies(place, self._noise[random.choice(alike)])
+        return np.clip(curve, 0, 1), best
 
     def optimum(self) -> float:
         """The best noise-free accuracy in the space: of a Sobol sample, refined."""
         random = np.random.default_rng(0)
         places = qmc.Sobol(len(self.space.distributions), rng=0).random(2**13)
         for spread in (0.05, 0.03, 0.02, 0.01):
-            top = places[np.argsort(self.logits(places).max(1))[-20:]]
+            top = places[np.argsort(self._accuracies(places).max(1))[-20:]]
             near = np.repeat(top, 100, axis=0)
             near = np.clip(near + random.normal(0, spread, near.shape), 0, 1)
             places = np.vstack([top, near])
-        return float(_share(self.logits(places)).max())
+        return float(self._accuracies(places).max())
+
+
+def _noise_of_repetitions(runs: list[Run], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What repetitions differ from their mean by, [N, epochs], and which runs are repeated, [N]."""
+    names = np.array([json.dumps(run.settings, sort_keys=True) for run in runs])
+    noise, repeated = np.zeros_like(values), np.zeros(len(runs), dtype=bool)
+    for name in np.unique(names):
+        alike = names == name
+        if (count := alike.sum()) > 1:
+            noise[alike] = values[alike] - values[alike].mean(0)
+            noise[alike] *= math.sqrt(count / (count - 1))
+            repeated |= alike
+    return noise, repeated
 
 
 def _fit(places: np.ndarray, scores: np.ndarray) -> GaussianProcessRegressor:
@@ -177,46 +214,47 @@ def _fit(places: np.ndarray, scores: np.ndarray) -> GaussianProcessRegressor:
         )
 
 
-def _logit(share: np.ndarray) -> np.ndarray:
-    inside = np.clip(share, 0.005, 0.995)
-    return np.log(inside / (1 - inside))
-
-
-def _share(logit: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logit))
-
-
 def check(space: Space, runs: list[Run]) -> dict[str, float]:
-    """Predict the best accuracy of runs from the others, fold by fold."""
-    order = np.random.default_rng(0).permutation(len(runs))
-    predicted = np.zeros(len(runs))
+    """Predict the best accuracy of runs from those with other settings, fold by fold.
+
+    Returns:
+        Points: ``spread`` (standard deviation over the settings), ``error`` (root mean square) of
+        all and of the better half, ``noise`` (standard deviation of runs that differ in the seed);
+        and ``rank_correlation`` of predicted and measured.
+    """
+    names = [json.dumps(run.settings, sort_keys=True) for run in runs]
+    order = np.random.default_rng(0).permutation(sorted(set(names)))
+    predicted, bests = np.zeros(len(runs)), np.array([max(run.accuracies) for run in runs])
     for fold in range(FOLDS):
-        held = order[fold::FOLDS]
-        surrogate = Surrogate(space, [runs[i] for i in np.setdiff1d(order, held)])
-        places = surrogate.places(runs[i].settings for i in held)
-        predicted[held] = _share(surrogate.logits(places)).max(1)
-    bests = np.array([max(run.accuracies) for run in runs])
-    errors = bests - predicted
+        held = np.isin(names, order[fold::FOLDS])
+        surrogate = Surrogate(space, [run for run, out in zip(runs, held, strict=True) if not out])
+        unseen = [run.settings for run, out in zip(runs, held, strict=True) if out]
+        predicted[held] = surrogate.curves(unseen).max(1)
+    errors, better = bests - predicted, bests >= np.median(bests)
+    again = [bests[np.array(names) == name] for name in set(names)]
+    noise = [values.var(ddof=1) for values in again if len(values) > 1]
     return {
         "runs": len(runs),
-        "spread_points": 100 * bests.std(),
-        "error_points": 100 * float(np.sqrt((errors**2).mean())),
+        "spread": 100 * bests.std(),
+        "error": 100 * math.sqrt((errors**2).mean()),
+        "error_better_half": 100 * math.sqrt((errors[better] ** 2).mean()),
+        "noise": 100 * math.sqrt(np.mean(noise)) if noise else math.nan,
         "rank_correlation": float(spearmanr(bests, predicted).statistic),
     }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="See the top of this file.")
-    parser.add_argument(
-        "source", type=Path, help="a sweep's folder; a file of curves with --check"
-    )
-    parser.add_argument("--check", action="store_true", help="predict held-out runs")
+    parser.add_argument("sources", nargs="+", type=Path, help="folders of sweeps")
+    parser.add_argument("--check", action="store_true", help="they are files: predict their runs")
     arguments = parser.parse_args()
-    if arguments.check:
-        for (method, model), runs in read_runs(arguments.source).items():
+    for source in arguments.sources:
+        if not arguments.check:
+            for row in condense(SweepFolder(source)):
+                sys.stdout.write(json.dumps(row) + "\n")
+            continue
+        for (method, model), all_runs in read_runs(source).items():
+            runs = [run for run in all_runs if not run.late]
             figures = check(space_of(method, runs), runs)
             words = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
             print(f"{method}-{model}: {words}", flush=True)
-    else:
-        for row in condense(SweepFolder(arguments.source)):
-            sys.stdout.write(json.dumps(row) + "\n")

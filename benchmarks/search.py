@@ -229,7 +229,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 @cache
 def problem(path: Path, cell: Cell) -> tuple[Space, Surrogate, float, int]:
     """A cell to search: its space, its curves, its best accuracy, and the epochs of a trial."""
-    runs = read_runs(path)[cell]
+    runs = [run for run in read_runs(path)[cell] if not run.late]
     space = space_of(cell[0], runs)
     surrogate = Surrogate(space, runs)
     return space, surrogate, surrogate.optimum(), len(runs[0].accuracies)

@@ -155,11 +155,15 @@ def leaderboard(folders: tuple[Path, ...], form: str) -> None:
 
 
 def _leaderboard(folders: tuple[Path, ...], form: str) -> str:
+    from kdtune.reports.rungs import grace_advice
     from kdtune.reports.tables import join_sweeps, render, trials_table
     from kdtune.results import SweepFolder
 
-    trials = {str(path): trials_table(SweepFolder(path).events()) for path in folders}
-    return render(join_sweeps(trials), form)
+    events = {str(path): SweepFolder(path).events() for path in folders}
+    board = join_sweeps({path: trials_table(logged) for path, logged in events.items()})
+    advice = [(path, grace_advice(logged)) for path, logged in events.items()]
+    notes = [f"{path}: {words}" if len(events) > 1 else words for path, words in advice if words]
+    return render(board, form, notes)
 
 
 @cli.command()

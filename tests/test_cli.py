@@ -128,6 +128,21 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
         ),
         ((*SWEEP, "--data", "digits", "--models", ","), "The setting models cannot be"),
         ((*SWEEP, "--data", "digits", "--trials", "0"), "The setting trials cannot be 0"),
+        (
+            (*SWEEP, "--data", "digits", "--sampler", "tpee"),
+            "no sampler 'tpee'; did you mean 'tpe'",
+        ),
+        (
+            (*SWEEP, "--data", "digits", "--scheduler", "x"),
+            "'x' is not one of 'asha', 'hyperband'",
+        ),
+        ((*SWEEP, "--data", "digits", "--time-budget", "soon"), "write it as 2h, 1h30m"),
+        ((*SWEEP, "--data", "digits", "--equal", "epochs"), "epochs needs epochs_total or time_"),
+        ((*SWEEP, "--data", "digits", "--warm-start", "x"), "There is no folder x"),
+        (
+            (*SWEEP, "--data", "digits", "--models", "ResNet18,ResNet50", "--epochs-total", 1),
+            "epochs_total (1) must be at least one for each of the 2 cells",
+        ),
         (("sweep", "no.yaml"), "There is no file no.yaml"),
         (("leaderboard", "nowhere"), "There is no folder nowhere"),
         (("train", "no.yaml"), "There is no file no.yaml"),

@@ -122,6 +122,12 @@ def _normal_scores(values: pd.Series) -> np.ndarray:
     return norm.ppf((rankdata(values) - 0.5) / len(values))
 
 
+def grace_advice(events: Sequence[dict[str, Any]]) -> str:
+    """`advise` for the events of a sweep; empty if they do not say what was wanted of it."""
+    opened = [event["config"] for event in events if event["event"] == "sweep"]
+    return advise(rungs_table(events), opened[0]["grace_period"]) if opened else ""
+
+
 def advise(rungs: pd.DataFrame, grace_period: int) -> str:
     """Say in a sentence whether the grace period was right, by the mean correlation over cells.
 

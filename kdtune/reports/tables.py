@@ -232,13 +232,14 @@ def _real(value: object) -> bool:
     return isinstance(value, float | np.floating)
 
 
-def render(leaderboard: pd.DataFrame, form: str) -> str:
+def render(leaderboard: pd.DataFrame, form: str, notes: Iterable[str] = ()) -> str:
     """Print a leaderboard.
 
     Args:
         leaderboard: with a column ``settings``, and ``sweep`` where several are joined.
         form: ``table`` (for a terminal) and ``markdown`` show the main columns; ``csv`` and
-            ``json`` all of them, unrounded.
+            ``json`` all of them, unrounded, and nothing else.
+        notes: lines below the table.
     """
     if form == "csv":
         return leaderboard.drop(columns="settings").to_csv(index=False)
@@ -260,4 +261,4 @@ def render(leaderboard: pd.DataFrame, form: str) -> str:
     out = io.StringIO()
     Console(file=out, width=1000).print(table)
     lines = (line.rstrip() for line in out.getvalue().splitlines())
-    return "\n".join(line for line in lines if line) + f"\n\n{CAVEAT}\n"
+    return "\n".join(line for line in lines if line) + "\n\n" + "\n".join([CAVEAT, *notes]) + "\n"

@@ -19,7 +19,7 @@ from kdtune.files import replacing, write_text, write_yaml
 from kdtune.methods import METHODS, check_method
 from kdtune.models import build_model, check_model, feature_shapes
 from kdtune.network import pick_device
-from kdtune.reports.rungs import advise, rungs_table
+from kdtune.reports.rungs import rungs_table
 from kdtune.reports.tables import epochs_table, leaderboard_table, trials_table
 from kdtune.results import RESULTS, Cell, Event, Log, SweepFolder
 from kdtune.run_files import say
@@ -111,7 +111,6 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
         )
     if saved := progress.saved():
         say(saved)
-    say(advise(rungs_table(events), sweep.grace_period))
     return folder
 
 

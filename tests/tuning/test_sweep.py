@@ -207,6 +207,43 @@ def test_a_sweep_without_a_cache_learns_the_same(small_sweep, tmp_path, monkeypa
         assert live[0][figure] == pytest.approx(kept[0][figure], rel=1e-3)
 
 
+@pytest.mark.slow
+def test_a_sweep_that_is_out_of_time_is_complete(
+    ray_session, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    sweep = {
+        "name": "x", "data": str(folder), "methods": ["student"], "models": ["MultiBranchNet"],
+        "baselines": False, "time_budget": "12s", "epochs": 1000, "settings": {"batch_size": 16},
+    }  # fmt: skip
+    events = run_sweep(sweep).events()
+    ends = [e for e in events if e["event"] == "ended"]
+    assert ends and {e["state"] for e in ends} == {"stopped"}
+    assert "the time budget of 12 s is spent" in {e["reason"] for e in ends}
+    trials = pd.read_csv("results/x/trials.csv")
+    assert set(trials.state) == {"stopped"} and (trials.epochs > 0).any()
+    said = capsys.readouterr().err
+    assert "1 cells, 12 s of time, of every trial at most 1000 epochs" in said
+    assert Path("results/x/best/student-MultiBranchNet.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_a_sweep_learns_from_an_earlier_one(small_sweep, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = {**small_sweep.events()[0]["config"], "name": "more", "spaces": [], "trials": 1}
+    warm = {"methods": ["at"], "models": ["MultiBranchNet", "ResNet18"], "epochs": 4}
+    events = run_sweep({**config, **warm, "warm_start": [str(small_sweep.path)]}).events()
+    learned = {e["model"]: e for e in events if e["event"] == "warm_start"}
+    assert len(learned["MultiBranchNet"]["observations"]) == 3
+    assert learned["ResNet18"]["observations"] == [] and learned["ResNet18"]["start"]
+    said = capsys.readouterr().err
+    assert f"at-MultiBranchNet: 3 observations of {small_sweep.path}: all is the same" in said
+    assert "at-ResNet18: " in said and "it has no trials of at-ResNet18" in said
+    assert {e["trial_id"] for e in events if e["event"] == "asked"} == {
+        "at-MultiBranchNet-000", "at-ResNet18-000",
+    }  # fmt: skip
+
+
 def processes_of_trials(driver: int) -> list[int]:
     """Process ids of the trials below a driver, from /proc."""
     parents, trials = {}, []
