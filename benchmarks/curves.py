@@ -15,8 +15,8 @@ seen at that epoch (so that no prediction goes beyond it, and differences among 
 drowned by runs that failed), reduced to principal components, each a Gaussian process over the
 settings (Matérn 5/2 with a length for each setting, and noise). The noise of a run is, on the same
 scale, a recorded run less the mean of its repetitions with other seeds, of a setting that does
-about as well; where nothing was repeated, the residual of a run that does. So noise differs between
-good and bad settings, and hangs together from epoch to epoch.
+about as well; where nothing was repeated, the residual of a run that does. So noise differs
+between good and bad settings, and hangs together from epoch to epoch.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import FloatDistribution
 from scipy.stats import qmc, spearmanr
+from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -128,9 +129,10 @@ class Surrogate:
     Args:
         space: ranges of the settings.
         runs: recorded in it.
+        trees: have regression trees instead of Gaussian processes, to see what hangs on these.
     """
 
-    def __init__(self, space: Space, runs: list[Run]):
+    def __init__(self, space: Space, runs: list[Run], trees: bool = False):
         self.space = space
         accuracies = np.array([run.accuracies for run in runs])
         self._top = accuracies.max(0) + MARGIN
@@ -141,7 +143,8 @@ class Surrogate:
         scores = (values - self._mean) @ self._directions.T
         self._scales = scores.std(0)
         places = self._places(run.settings for run in runs)
-        self._processes = [_fit(places, s) for s in (scores / self._scales).T]
+        fit = _fit_trees if trees else _fit_process
+        self._regressors = [fit(places, s) for s in (scores / self._scales).T]
         noise, repeated = _noise_of_repetitions(runs, values)
         if not repeated.any():
             noise, repeated = values - self._values(places), np.full(len(runs), True)
@@ -160,7 +163,7 @@ class Surrogate:
 
     def _values(self, places: np.ndarray) -> np.ndarray:
         """What is modelled, noise-free, [N, epochs]."""
-        scores = np.stack([process.predict(places) for process in self._processes], axis=1)
+        scores = np.stack([r.predict(places) for r in self._regressors], axis=1)
         return self._mean + (scores * self._scales) @ self._directions
 
     def _accuracies(self, places: np.ndarray, noise: float | np.ndarray = 0.0) -> np.ndarray:
@@ -193,7 +196,7 @@ class Surrogate:
 
 
 def _noise_of_repetitions(runs: list[Run], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What repetitions differ from their mean by, [N, epochs], and which runs are repeated, [N]."""
+    """What repetitions differ from their mean by, [N, epochs], and which runs they are, [N]."""
     names = np.array([json.dumps(run.settings, sort_keys=True) for run in runs])
     noise, repeated = np.zeros_like(values), np.zeros(len(runs), dtype=bool)
     for name in np.unique(names):
@@ -205,16 +208,19 @@ def _noise_of_repetitions(runs: list[Run], values: np.ndarray) -> tuple[np.ndarr
     return noise, repeated
 
 
-def _fit(places: np.ndarray, scores: np.ndarray) -> GaussianProcessRegressor:
+def _fit_process(places: np.ndarray, scores: np.ndarray) -> GaussianProcessRegressor:
     lengths = Matern(np.ones(places.shape[1]), (0.1, 20), nu=2.5)
     kernel = ConstantKernel(1.0, (0.05, 20)) * lengths + WhiteKernel(0.05, (1e-3, 1))
+    process = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=0)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-        return GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=0).fit(
-            places, scores
-        )
+        return process.fit(places, scores)
 
 
-def check(space: Space, runs: list[Run]) -> dict[str, float]:
+def _fit_trees(places: np.ndarray, scores: np.ndarray) -> ExtraTreesRegressor:
+    return ExtraTreesRegressor(200, min_samples_leaf=2, random_state=0).fit(places, scores)
+
+
+def check(space: Space, runs: list[Run], trees: bool) -> dict[str, float]:
     """Predict the best accuracy of runs from those with other settings, fold by fold.
 
     Returns:
@@ -227,7 +233,8 @@ def check(space: Space, runs: list[Run]) -> dict[str, float]:
     predicted, bests = np.zeros(len(runs)), np.array([max(run.accuracies) for run in runs])
     for fold in range(FOLDS):
         held = np.isin(names, order[fold::FOLDS])
-        surrogate = Surrogate(space, [run for run, out in zip(runs, held, strict=True) if not out])
+        known = [run for run, out in zip(runs, held, strict=True) if not out]
+        surrogate = Surrogate(space, known, trees)
         unseen = [run.settings for run, out in zip(runs, held, strict=True) if out]
         predicted[held] = surrogate.curves(unseen).max(1)
     errors, better = bests - predicted, bests >= np.median(bests)
@@ -247,6 +254,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="See the top of this file.")
     parser.add_argument("sources", nargs="+", type=Path, help="folders of sweeps")
     parser.add_argument("--check", action="store_true", help="they are files: predict their runs")
+    parser.add_argument("--trees", action="store_true", help="trees as the surrogate")
     arguments = parser.parse_args()
     for source in arguments.sources:
         if not arguments.check:
@@ -255,6 +263,6 @@ if __name__ == "__main__":
             continue
         for (method, model), all_runs in read_runs(source).items():
             runs = [run for run in all_runs if not run.late]
-            figures = check(space_of(method, runs), runs)
+            figures = check(space_of(method, runs), runs, arguments.trees)
             words = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
             print(f"{method}-{model}: {words}", flush=True)

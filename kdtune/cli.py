@@ -99,7 +99,7 @@ def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags
 @click.option("--epochs", type=int, help="Epochs of a full trial.  [default: 50]")
 @click.option(
     "--sampler",
-    help="Proposes: tpe, random, qmc, grid, cmaes, gp or package.module.Name.  [default: tpe]",
+    help="auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid or module.Name.  [default: auto]",
 )
 @click.option(
     "--repeats/--no-repeats",

@@ -286,7 +286,8 @@ class SweepConfig(_Settings):
     )
     epochs: int = Field(50, ge=1, description="epochs of a trial that is not stopped early")
     sampler: str = Field(
-        "tpe", description="tpe, random, qmc, grid, cmaes, gp, or a class of yours, as module.Name"
+        "auto",
+        description="auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid, or module.Name",
     )
     repeats: bool = Field(False, description="train a suggestion again that was trained before")
     warm_start: tuple[str, ...] = Field((), description="folders of sweeps to learn from")

@@ -28,6 +28,12 @@ from kdtune.tuning.space import Space
 GRID = "grid"
 """The points of a grid, in random order; they are known beforehand, so no sampler is needed."""
 
+AUTO = "auto"
+"""`gp` or `tpe`, see `choose_sampler`."""
+
+AUTO_TRIALS = 200
+"""Trials of a cell up to which `gp` proposes; then it takes longer than `tpe` gains from it."""
+
 STATELESS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": TPESampler,
     "random": RandomSampler,
@@ -40,6 +46,14 @@ STATEFUL: dict[str, Callable[..., BaseSampler]] = {
     "cmaes": partial(CmaEsSampler, warn_independent_sampling=False),
 }
 """Samplers that go on from what they proposed before: a cell has one, from beginning to end."""
+
+
+def choose_sampler(space: Space, trials: int) -> str:
+    """What `AUTO` stands for: Gaussian processes for few trials of a space with fixed settings.
+
+    benchmarks/README.md has what they gain, and what a proposal costs.
+    """
+    return "gp" if space.define is None and trials <= AUTO_TRIALS else "tpe"
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
@@ -66,7 +80,7 @@ def _import(name: str) -> Callable[..., Any]:
     module, _, attribute = name.rpartition(".")
     if not module:
         raise UserError(
-            f"There is no sampler '{name}'; {nearest(name, [*STATELESS, *STATEFUL, GRID])}; "
+            f"There is no sampler '{name}'; {nearest(name, [AUTO, *STATELESS, *STATEFUL, GRID])}; "
             "one of your own is given as package.module.Name."
         )
     try:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from statistics import median
 from typing import Any
 
 import optuna
@@ -12,27 +13,32 @@ from optuna.trial import TrialState
 from kdtune.config import SweepConfig
 from kdtune.results import Cell, Event, cell_of
 from kdtune.seeds import derive_seed
-from kdtune.tuning.samplers import GRID, STATELESS, grid_points, make_sampler
+from kdtune.tuning.samplers import (
+    AUTO,
+    GRID,
+    STATELESS,
+    choose_sampler,
+    grid_points,
+    make_sampler,
+)
 from kdtune.tuning.space import Space, distributions_of
 
 ATTEMPTS, RANDOM_ATTEMPTS = 10, 100
 """Proposals of the sampler, and then random ones, among which a point must be that was not tried
 before."""
 
-OPTUNA_STATES = {
-    "finished": TrialState.COMPLETE,
-    "stopped": TrialState.PRUNED,
-    "diverged": TrialState.FAIL,
-    "crashed": TrialState.FAIL,
-}
-
 
 class Studies:
     """One Optuna study a cell.
 
     A proposal depends on the cell's history alone: what draws it is seeded from (sweep seed, cell,
-    trial number), or has drawn everything before, too. The value of a trial, and each of its
-    intermediate values, is its best validation accuracy so far.
+    trial number), or has drawn everything before, too.
+
+    A sampler is told one number of each trial, what it would have reached at the end: its best
+    validation accuracy and, if it was stopped, the median of what the cell's whole trials gained
+    from that epoch on. So it compares like with like, and samplers that take no notice of pruned
+    trials (gp, cmaes) learn from all. A trial that diverged counts as the worst so far; one that
+    crashed says nothing of its settings.
 
     Args:
         sweep: gives cells, sampler and seed.
@@ -54,7 +60,8 @@ class Studies:
         self._start = {cell: list(spaces[cell[0]].start) for cell in cells}
         self._grid: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in cells}
         self._tried: dict[Cell, set[str]] = {cell: set() for cell in cells}
-        self._open: dict[str, optuna.Trial] = {}
+        self._open: dict[str, tuple[optuna.Trial, list[float]]] = {}
+        self._whole: dict[Cell, list[list[float]]] = {cell: [] for cell in cells}
         seeds = {cell: derive_seed(sweep.seed, *cell) for cell in cells}
         self._stateful: dict[Cell, BaseSampler] = {}
         if sweep.sampler == GRID:
@@ -62,7 +69,7 @@ class Studies:
                 cell: grid_points(spaces[cell[0]], sweep.trials, seed)
                 for cell, seed in seeds.items()
             }
-        elif sweep.sampler not in STATELESS:
+        elif sweep.sampler not in (AUTO, *STATELESS):
             self._stateful = {c: make_sampler(sweep.sampler, seed) for c, seed in seeds.items()}
 
     def ask(self, cell: Cell, trial_id: str) -> dict[str, Any] | None:
@@ -123,10 +130,13 @@ class Studies:
     def _sampler(self, cell: Cell, attempt: int) -> BaseSampler:
         if cell in self._stateful and attempt < ATTEMPTS:
             return self._stateful[cell]
-        own = self.sweep.sampler in STATELESS and attempt < ATTEMPTS
+        name = self.sweep.sampler
+        if name == GRID or attempt >= ATTEMPTS:
+            name = "random"
+        elif name == AUTO:
+            name = choose_sampler(self.spaces[cell[0]], len(self._tried[cell]))
         names = self.started[cell], *([attempt] if attempt else [])
-        seed = derive_seed(self.sweep.seed, *cell, *names)
-        return make_sampler(self.sweep.sampler if own else "random", seed)
+        return make_sampler(name, derive_seed(self.sweep.seed, *cell, *names))
 
     def _next_point(self, cell: Cell) -> tuple[dict[str, Any] | None, str]:
         """The next point that is known beforehand, or None; and the origin of the proposal."""
@@ -139,7 +149,7 @@ class Studies:
 
     def _enter(self, cell: Cell, trial_id: str, trial: optuna.Trial) -> None:
         trial.set_user_attr("trial_id", trial_id)
-        self._open[trial_id] = trial
+        self._open[trial_id] = trial, []
         self._tried[cell].add(_key(trial.params))
         self.started[cell] += 1
 
@@ -149,11 +159,12 @@ class Studies:
         if event["event"] == "asked" and trial_id not in self._open:
             self._ask_again(event)
         elif event["event"] == "epoch":
-            self._open[trial_id].report(event["best_validation_accuracy"], event["epoch"])
+            self._open[trial_id][1].append(event["best_validation_accuracy"])
         elif event["event"] == "ended":
-            state = OPTUNA_STATES[event["state"]]
-            value = event["best_validation_accuracy"] if state == TrialState.COMPLETE else None
-            self.by_cell[cell_of(event)].tell(self._open.pop(trial_id), value, state)
+            cell, (trial, bests) = cell_of(event), self._open.pop(trial_id)
+            value = self._value(cell, event["state"], bests)
+            state = TrialState.FAIL if value is None else TrialState.COMPLETE
+            self.by_cell[cell].tell(trial, value, state)
         elif event["event"] == "warm_start":
             self._learn(event)
 
@@ -184,19 +195,28 @@ class Studies:
         cell = cell_of(event)
         self._start[cell] += event["start"]
         for seen in event["observations"]:
-            state = OPTUNA_STATES[seen["state"]]
-            bests = dict(enumerate(seen["best_validation_accuracies"], start=1))
             self._tried[cell].add(_key(seen["parameters"]))
             self.by_cell[cell].add_trial(
                 optuna.trial.create_trial(
-                    state=state,
-                    value=bests[max(bests)] if state != TrialState.FAIL and bests else None,
+                    value=self._value(cell, seen["state"], seen["best_validation_accuracies"]),
                     params=seen["parameters"],
                     distributions=_distributions(seen),
-                    intermediate_values=bests,
                     user_attrs={"trial_id": seen["trial_id"]},
                 )
             )
+
+    def _value(self, cell: Cell, state: str, bests: list[float]) -> float | None:
+        """What a sampler is told of a trial, see above; `bests` are those after each epoch."""
+        if state == "diverged":
+            told = self.by_cell[cell].get_trials(deepcopy=False)
+            return min((trial.value for trial in told if trial.value is not None), default=0.0)
+        if state == "crashed" or not bests:
+            return None
+        if state == "finished":
+            self._whole[cell].append(bests)
+            return bests[-1]
+        gains = [whole[-1] - whole[len(bests) - 1] for whole in self._whole[cell]]
+        return bests[-1] + (median(gains) if gains else 0.0)
 
 
 def _key(parameters: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The machinery of a sweep on a log, driven by hand instead of by Ray."""
 
+import json
 from types import SimpleNamespace
 
 from ray.tune.schedulers import TrialScheduler
@@ -21,7 +22,7 @@ def sweep_config(**given) -> SweepConfig:
     """A sweep of at and kd on the students A and B."""
     defaults = {
         "name": "n", "data": "d", "methods": "at,kd", "models": "A,B", "baselines": False,
-        "trials": 6, "epochs": EPOCHS, "grace_period": 1, "reduction_factor": 3,
+        "trials": 6, "epochs": EPOCHS, "grace_period": 1, "reduction_factor": 3, "sampler": "tpe",
     }  # fmt: skip
     return SweepConfig.check({**defaults, **given})
 
@@ -42,10 +43,11 @@ class Machinery:
             pass  # opening it is what fills them
 
         def append(event):
-            with Log(path, []) as log:
-                log.append(event)
+            event = {**event, "time": self.clock}
+            with open(path, "a") as log:
+                log.write(json.dumps(event) + "\n")
             for fold in folds:
-                fold({**event, "time": self.clock})
+                fold(event)
 
         self.append = append
         self.search = Search(self.studies, self.budget, self.configure, append)

@@ -6,7 +6,14 @@ import optuna
 import pytest
 
 from kdtune.errors import UserError
-from kdtune.tuning.samplers import STATEFUL, STATELESS, grid_points, make_sampler
+from kdtune.tuning.samplers import (
+    AUTO_TRIALS,
+    STATEFUL,
+    STATELESS,
+    choose_sampler,
+    grid_points,
+    make_sampler,
+)
 from kdtune.tuning.space import load_space, load_spaces
 
 
@@ -82,3 +89,10 @@ def test_a_function_has_no_grid(tmp_path):
     )
     with pytest.raises(UserError, match="'grid' needs a SPACE that is a dict"):
         grid_points(space, 9, 0)
+
+
+def test_auto_is_gp_for_few_trials_of_a_space_that_is_a_dict(tmp_path):
+    function = "METHOD='at'; START=[]\ndef SPACE(trial): trial.suggest_float('lr', 0.1, 1)"
+    assert choose_sampler(load_spaces()["at"], 0) == "gp"
+    assert choose_sampler(load_spaces()["at"], AUTO_TRIALS + 1) == "tpe"
+    assert choose_sampler(write_space(tmp_path, function), 0) == "tpe"

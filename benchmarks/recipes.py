@@ -1,0 +1,290 @@
+"""Ways of searching one cell: ours as a sweep has it, what Ray brings along, and others."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from kdtune.config import SweepConfig, TrainConfig, rung_epochs
+from kdtune.results import Cell, Event
+from kdtune.tuning.budget import Budget
+from kdtune.tuning.schedule import Schedule
+from kdtune.tuning.search import Search
+from kdtune.tuning.space import Space
+from kdtune.tuning.stopping import Stopping
+from kdtune.tuning.studies import Studies
+
+
+@dataclass(eq=False)
+class Trial:
+    """A trial in simulated time.
+
+    Attributes:
+        settings: its searched values.
+        handle: what its recipe knows it by.
+        epoch: how many it has had.
+        curve: its accuracies, once it has begun.
+        truth: its noise-free best accuracy.
+    """
+
+    settings: dict[str, Any]
+    handle: Any = None
+    epoch: int = 0
+    curve: np.ndarray | None = None
+    truth: float = 0.0
+
+
+class Recipe(Protocol):
+    """A way of searching one cell."""
+
+    def suggest(self) -> Trial:
+        """The next trial; one that was given before goes on."""
+
+    def report(self, trial: Trial, accuracy: float, best: float) -> bool:
+        """Take an epoch's accuracy, and the best so far; whether the trial goes on."""
+
+
+class Ours:
+    """The search of a sweep, without Ray's loop and without a file.
+
+    Args:
+        cell: whose search it is.
+        space: of its method.
+        epochs: of a whole trial.
+        seed: of the sweep.
+        studies: the class of its studies.
+        settings: of `SweepConfig`.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        space: Space,
+        epochs: int,
+        seed: int,
+        studies: type[Studies] = Studies,
+        **settings: Any,
+    ):
+        about = {"name": "n", "data": "d", "methods": [cell[0]], "models": [cell[1]]}
+        limits = {"baselines": False, "epochs": epochs, "seed": seed, "epochs_total": 10**9}
+        sweep = SweepConfig.check({**about, **limits, **settings})
+        own = studies(sweep, {cell[0]: space})
+        stopping = Stopping(
+            sweep.scheduler, sweep.epochs, sweep.grace_period, sweep.reduction_factor
+        )
+        budget = Budget(sweep)
+
+        def append(event: Event) -> None:
+            for fold in (own.fold, stopping.fold, budget.fold):
+                fold(event)
+
+        def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
+            return TrainConfig.check({**settings, "method": cell[0], "model": cell[1]})
+
+        self._search = Search(own, budget, configure, append)
+        self._schedule = Schedule(epochs, stopping, budget, append)
+        self._names = list(space.distributions)
+
+    def suggest(self) -> Trial:
+        """See `Recipe`."""
+        config: Any = self._search.suggest("")
+        settings = {name: config["config"][name] for name in self._names}
+        return Trial(settings, SimpleNamespace(config=config))
+
+    def report(self, trial: Trial, accuracy: float, best: float) -> bool:
+        """See `Recipe`."""
+        figures = {"epoch": trial.epoch, "validation_accuracy": accuracy, "seconds": 1.0}
+        result = {**figures, "best_validation_accuracy": best}
+        decision = self._schedule.on_trial_result(None, trial.handle, result)
+        return decision == TrialScheduler.CONTINUE
+
+
+class Stock:
+    """`OptunaSearch` and `ASHAScheduler` as their documentation shows them.
+
+    Args:
+        cell: of no matter here.
+        space: of the cell's method.
+        epochs: of a whole trial.
+        seed: of Optuna's sampler.
+        start: also give it our start points.
+        sampler: instead of its own.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        space: Space,
+        epochs: int,
+        seed: int,
+        start: bool = False,
+        sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None,
+    ):
+        chosen: dict[str, Any] = {"sampler": sampler(seed)} if sampler else {"seed": seed}
+        self._search = OptunaSearch(
+            space=space.distributions,
+            metric="validation_accuracy",
+            mode="max",
+            points_to_evaluate=space.start if start else None,
+            **chosen,
+        )
+        self._asha = ASHAScheduler(metric="validation_accuracy", mode="max", max_t=epochs)
+        self._numbers = itertools.count()
+
+    def suggest(self) -> Trial:
+        """See `Recipe`."""
+        name = str(next(self._numbers))
+        handle = SimpleNamespace(trial_id=name)
+        self._asha.on_trial_add(None, handle)
+        return Trial(self._search.suggest(name), handle)
+
+    def report(self, trial: Trial, accuracy: float, best: float) -> bool:
+        """See `Recipe`; as Tune does, the searcher is not shown the result that ends a trial."""
+        result = {"training_iteration": trial.epoch, "validation_accuracy": accuracy}
+        decision = self._asha.on_trial_result(None, trial.handle, result)
+        if decision == TrialScheduler.CONTINUE:
+            self._search.on_trial_result(trial.handle.trial_id, result)
+            return True
+        self._search.on_trial_complete(trial.handle.trial_id, result)
+        return False
+
+
+class OneEpoch:
+    """Train all one epoch and finish the best: of every 30 random settings the best 2.
+
+    Args:
+        cell: of no matter here.
+        space: of the cell's method.
+        epochs: of a whole trial.
+        seed: of the settings.
+    """
+
+    SIZE, KEPT = 30, 2
+
+    def __init__(self, cell: Cell, space: Space, epochs: int, seed: int):
+        self._study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        self._space = space.distributions
+        self._seen: list[tuple[float, Trial]] = []
+        self._chosen: list[Trial] = []
+
+    def suggest(self) -> Trial:
+        """See `Recipe`."""
+        if self._chosen:
+            return self._chosen.pop()
+        return Trial(self._study.ask(self._space).params)
+
+    def report(self, trial: Trial, accuracy: float, best: float) -> bool:
+        """See `Recipe`."""
+        if trial.epoch > 1:
+            return True
+        self._seen.append((best, trial))
+        if len(self._seen) == self.SIZE:
+            self._seen.sort(key=lambda entry: entry[0])
+            self._chosen = [trial for _, trial in self._seen[-self.KEPT :]]
+            self._seen.clear()
+        return False
+
+
+def random_search(seed: int) -> optuna.samplers.BaseSampler:
+    """A sampler that learns nothing."""
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+class RungAware(Studies):
+    """Fits the sampler on the highest epoch of comparison that enough trials have reached.
+
+    A variant that is measured, not one that sweeps have: the others are left out, as in BOHB.
+    """
+
+    ENOUGH = 6
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self._seen: dict[str, Event] = {}
+        self._reached: dict[str, dict[int, float]] = {}
+
+    def fold(self, event: Event) -> None:
+        """See `Studies`."""
+        super().fold(event)
+        if event["event"] == "asked":
+            self._seen[event["trial_id"]] = event
+            self._reached[event["trial_id"]] = {}
+        elif event["event"] == "epoch":
+            best = event["best_validation_accuracy"]
+            self._reached[event["trial_id"]][event["epoch"]] = best
+
+    def _next_point(self, cell: Cell) -> tuple[dict[str, Any] | None, str]:
+        point, origin = super()._next_point(cell)
+        if point is not None:
+            return point, origin
+        rungs = rung_epochs(
+            self.sweep.epochs, self.sweep.grace_period, self.sweep.reduction_factor
+        )
+        level = next(
+            (
+                epoch
+                for epoch in (self.sweep.epochs, *reversed(rungs))
+                if sum(epoch in bests for bests in self._reached.values()) >= self.ENOUGH
+            ),
+            None,
+        )
+        study = optuna.create_study(direction="maximize", sampler=self._sampler(cell, 0))
+        distributions = self.spaces[cell[0]].distributions
+        for name, bests in self._reached.items():
+            value = bests.get(level) if level is not None else None
+            if value is None and name not in self._open:
+                continue
+            states = optuna.trial.TrialState
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=states.RUNNING if value is None else states.COMPLETE,
+                    value=value,
+                    params=self._seen[name]["parameters"],
+                    distributions=distributions,
+                )
+            )
+        return study.ask(distributions).params, origin
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "kdtune": Ours,
+    "stock": Stock,
+    "stock + START": partial(Stock, start=True),
+    "random + ASHA": partial(Stock, sampler=random_search),
+    "random": partial(Ours, sampler="random", scheduler="none"),
+    "one epoch": OneEpoch,
+}
+"""What is compared; the first is ours."""
+
+VARIANTS: dict[str, Callable[..., Recipe]] = {
+    "gp": partial(Ours, sampler="gp"),
+    "tpe": partial(Ours, sampler="tpe"),
+    "tpe, rung-aware": partial(Ours, studies=RungAware, sampler="tpe"),
+    "cmaes": partial(Ours, sampler="cmaes"),
+    "qmc": partial(Ours, sampler="qmc"),
+    "hyperband": partial(Ours, scheduler="hyperband"),
+    "median": partial(Ours, scheduler="median"),
+    "no stopping": partial(Ours, scheduler="none"),
+    **{
+        f"grace {grace}, 1 in {factor}": partial(Ours, grace_period=grace, reduction_factor=factor)
+        for grace, factor in (
+            (1, 2),
+            (1, 4),
+            (2, 2),
+            (2, 4),
+            (4, 2),
+            (4, 3),
+            (4, 4),
+            (7, 2),
+            (8, 2),
+        )
+    },
+}
+"""Other settings of ours, from which the defaults were chosen."""
