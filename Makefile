@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 endif
 
-.PHONY: demo test check clean bench-trial
+.PHONY: demo test check clean bench-trial bench-search bench-overhead
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -26,6 +26,13 @@ check: $(READY)
 # DATA=/path: an ImageFolder, such as CIFAR-10 as JPEG; without it, JPEGs are made of the digits.
 bench-trial: $(READY)
 	$(BIN)/python benchmarks/trial.py $(if $(DATA),--data $(DATA))
+
+# CURVES=/path: another file of curves, besides those of this repository.
+bench-search: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/search.py $(CURVES)
+
+bench-overhead: $(READY)
+	$(BIN)/python benchmarks/overhead.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

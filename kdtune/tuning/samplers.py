@@ -56,6 +56,11 @@ def choose_sampler(space: Space, trials: int) -> str:
     return "gp" if space.define is None and trials <= AUTO_TRIALS else "tpe"
 
 
+def describe_sampler(name: str) -> str:
+    """Say who proposes."""
+    return f"gp (tpe after {AUTO_TRIALS} trials of a cell)" if name == AUTO else name
+
+
 def make_sampler(name: str, seed: int) -> BaseSampler:
     """Make a sampler.
 

@@ -28,6 +28,7 @@ from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.tuning.budget import Budget
 from kdtune.tuning.launch import Slots, find_slots, ray_session, run_trials
 from kdtune.tuning.progress import Progress
+from kdtune.tuning.samplers import describe_sampler
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.search import Search
 from kdtune.tuning.shared import Shared
@@ -122,11 +123,13 @@ def _plan(sweep: SweepConfig, slots: Slots, stopping: Stopping) -> Iterator[str]
         budget.append(f"{sweep.epochs_total} epochs in all")
     if sweep.time_budget is not None:
         budget.append(f"{duration(sweep.time_budget)} of time")
+    several = len(cells) > 1
     yield (
-        f"{len(cells)} cells, {', '.join(budget)}, of every trial at most {sweep.epochs} epochs; "
-        f"every cell gets the same {sweep.equal}"
+        f"{len(cells)} cell{'s' * several}, {', '.join(budget)}, of every trial at most "
+        f"{sweep.epochs} epochs{f'; every cell gets the same {sweep.equal}' * several}"
     )
-    yield f"{sweep.sampler} proposes; {stopping.describe()}; {slots.count} trials at once"
+    proposer = describe_sampler(sweep.sampler)
+    yield f"{proposer} proposes; {stopping.describe()}; {slots.count} trials at once"
 
 
 def _check(sweep: SweepConfig) -> tuple[SweepConfig, dict[str, Space], Event, Shared]:

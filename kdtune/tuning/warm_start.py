@@ -31,6 +31,11 @@ class _Past:
     def parameters(self) -> dict[str, Any]:
         return self.asked["parameters"]
 
+    @property
+    def sound(self) -> bool:
+        """Whether it ended well, with an epoch at least."""
+        return bool(self.bests) and self.state in ("finished", "stopped")
+
 
 def warm_start(
     path: str,
@@ -63,7 +68,7 @@ def warm_start(
         reason = _difference(cell, own, spaces[cell[0]], events[0], opened, configure)
         event = {"event": "warm_start", "method": cell[0], "model": cell[1], "source": path}
         if reason is None:
-            seen = [trial for trial in own if trial.state in ("finished", "stopped", "diverged")]
+            seen = [trial for trial in own if trial.state == "diverged" or trial.sound]
             yield {
                 **event,
                 "observations": [_observation(path, trial) for trial in seen],
@@ -136,9 +141,9 @@ def _start_points(
 ) -> list[dict[str, Any]]:
     """The best points of the cell, or of the method on any student, that lie in the space."""
     trials = own or [trial for trial in past if trial.asked["method"] == cell[0]]
-    sound = [t for t in trials if t.state in ("finished", "stopped")]
+    sound = [trial for trial in trials if trial.sound]
     points = []
-    for trial in sorted(sound, key=lambda t: max(t.bests), reverse=True):
+    for trial in sorted(sound, key=lambda trial: trial.bests[-1], reverse=True):
         point = space.inside(trial.parameters)
         if point and point not in points:
             points.append(point)

@@ -63,14 +63,19 @@ def test_where_all_is_the_same_its_trials_are_observations(old, tmp_path_factory
     assert [t.params for t in again.trials] == [t.params for t in lived if t.user_attrs]
 
 
-def test_diverged_trials_are_observations_and_crashed_ones_are_not(tmp_path):
-    machinery = Machinery(tmp_path / "log.jsonl", models="A", methods="at", trials=2)
+def test_diverged_trials_are_observations_and_those_without_an_epoch_are_not(tmp_path):
+    limits = {"trials": 3, "time_budget": 9}
+    machinery = Machinery(tmp_path / "log.jsonl", models="A", methods="at", **limits)
     machinery.search.configure = configure
     machinery.append(OPENED)
     for outcome in ("diverged", "crashed"):
         trial = machinery.suggest()
         result = {"outcome": outcome, "reason": "so"}
         machinery.schedule.on_trial_result(None, trial, result)
+    trial, machinery.clock = machinery.suggest(), 10
+    machinery.schedule.on_trial_result(None, trial, {"note": '{"state": "built"}'})
+    assert SweepFolder(tmp_path).events()[-1]["state"] == "stopped"
+    assert learn(str(tmp_path), ("at", "B"))["start"] == []
     [seen] = learn(str(tmp_path), ("at", "A"))["observations"]
     assert seen["state"] == "diverged"
     new = Machinery(tmp_path / "new.jsonl", models="A")
