@@ -274,17 +274,7 @@ VARIANTS: dict[str, Callable[..., Recipe]] = {
     "no stopping": partial(Ours, scheduler="none"),
     **{
         f"grace {grace}, 1 in {factor}": partial(Ours, grace_period=grace, reduction_factor=factor)
-        for grace, factor in (
-            (1, 2),
-            (1, 4),
-            (2, 2),
-            (2, 4),
-            (4, 2),
-            (4, 3),
-            (4, 4),
-            (7, 2),
-            (8, 2),
-        )
+        for grace, factor in ((1, 2), (1, 4), (2, 2), (4, 2), (4, 4), (7, 2), (8, 4))
     },
 }
 """Other settings of ours, from which the defaults were chosen."""

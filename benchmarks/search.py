@@ -48,7 +48,7 @@ POINTS = 16
 INTRUDER = 10
 """The trial of a search whose place a slow learner takes, from 1."""
 
-JUDGES = ("kdtune", "stock", "hyperband", "median", "grace 1, 1 in 2", "grace 4, 1 in 2")
+JUDGES = ("kdtune", "stock", "hyperband", "median", "grace 4, 1 in 2", "grace 8, 1 in 4")
 """Recipes of which the fate of slow learners is told."""
 
 

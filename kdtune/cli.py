@@ -114,7 +114,7 @@ def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags
     type=click.Choice(["asha", "hyperband", "median", "none"]),
     help="Who stops trials early.  [default: asha]",
 )
-@click.option("--grace-period", type=int, help="Epochs before a stop.  [default: a quarter]")
+@click.option("--grace-period", type=int, help="Epochs before a stop.  [default: half]")
 @click.option("--reduction-factor", type=int, help="One in so many goes on.  [default: 2]")
 @click.option("--image-size", type=int, help="Pixels.  [default: as the teacher]")
 @click.option("--seed", type=int, help="Fixes the whole sweep.  [default: 0]")

@@ -99,7 +99,7 @@ def test_another_methods_settings_are_refused():
         TrainConfig.of_method("at", {"method": "fitnets"})
 
 
-def test_the_grace_period_is_a_quarter_of_the_epochs():
-    assert [default_grace_period(n) for n in (1, 3, 4, 5, 50)] == [1, 1, 1, 2, 13]
-    assert SweepConfig(name="n", data="d", epochs=9).grace_period == 3
-    assert SweepConfig(name="n", data="d", epochs=9, grace_period=5).grace_period == 5
+def test_the_grace_period_is_half_of_the_epochs():
+    assert [default_grace_period(n) for n in (1, 3, 4, 5, 50)] == [1, 2, 2, 3, 25]
+    assert SweepConfig(name="n", data="d", epochs=9).grace_period == 5
+    assert SweepConfig(name="n", data="d", epochs=9, grace_period=4).grace_period == 4
