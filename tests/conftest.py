@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -31,6 +32,14 @@ def one_thread():
 def own_cache(tmp_path_factory):
     """Tests, and the processes they start, leave the user's cache alone."""
     os.environ[VARIABLE] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """One session of Ray for all that can share it: starting one takes seconds."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
 
 
 def inputs_of(config, data) -> Inputs:

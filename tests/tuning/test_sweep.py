@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import ray
 import torch
 import torchvision
 from optuna.trial import TrialState
@@ -32,13 +31,6 @@ METHOD = "student"
 SPACE = {"lr": tune.loguniform(1e-3, 1e30)}
 START = [{"lr": 1e30}, {"lr": 0.05}, {"lr": 0.02}]
 '''
-
-
-@pytest.fixture(scope="module")
-def ray_session():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import os
 import time
 
 import pytest
-import ray
 from conftest import small_config
 from machinery import EPOCHS, Machinery
 
@@ -63,7 +62,7 @@ def test_a_process_goes_from_trial_to_trial_with_the_same_numbers(folder):
 
 
 @pytest.mark.slow
-def test_a_trial_that_is_slow_to_end_harms_nobody(tmp_path):
+def test_a_trial_that_is_slow_to_end_harms_nobody(ray_session, tmp_path):
     epochs = EPOCHS
 
     class SlowToEnd(TrialProcess):
@@ -81,12 +80,8 @@ def test_a_trial_that_is_slow_to_end_harms_nobody(tmp_path):
                 raise OSError("a worker would not go")
 
     machinery = Machinery(tmp_path / "log.jsonl", methods="kd", trials=3, sampler="random")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    try:
-        slots = Slots(cpus=1, gpus=0, count=2)
-        run_trials(SlowToEnd, machinery.search, machinery.schedule, slots, tmp_path / "ray")
-    finally:
-        ray.shutdown()
+    slots = Slots(cpus=1, gpus=0, count=2)
+    run_trials(SlowToEnd, machinery.search, machinery.schedule, slots, tmp_path / "ray")
     events = SweepFolder(tmp_path).events()
     ends = [e["state"] for e in events if e["event"] == "ended"]
     assert len(ends) == 6 and set(ends) <= {"finished", "stopped"}
