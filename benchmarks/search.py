@@ -193,6 +193,8 @@ def judge(
     """Put each slow learner into searches by each of `JUDGES`; print a table of their fates."""
     learners, epochs = slow_learners(of[0], of[1]), problem(*of)[3]
     fates: dict[str, dict[str, float]] = {}
+    if not learners:
+        return fates
     print(f"\n{'-'.join(of[1])}: the fate of {len(learners)} slow but sound learners\n")
     print("| recipe | went all the way % | epochs, mean |\n|---|---|---|")
     for name in JUDGES:
