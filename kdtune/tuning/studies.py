@@ -23,7 +23,7 @@ from kdtune.tuning.samplers import (
 )
 from kdtune.tuning.space import Space, distributions_of
 
-ATTEMPTS, RANDOM_ATTEMPTS = 10, 100
+ATTEMPTS, RANDOM_ATTEMPTS = 3, 100
 """Proposals of the sampler, and then random ones, among which a point must be that was not tried
 before."""
 
