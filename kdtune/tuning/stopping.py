@@ -56,7 +56,8 @@ class Stopping:
         self.brackets = brackets[scheduler]
         """Epochs after which the trials of each bracket are judged."""
         self._quantile = 0.5 if scheduler == "median" else 1 - 1 / reduction_factor
-        self._bracket: dict[str, int] = {}
+        self.bracket: dict[str, int] = {}
+        """Which of these each trial is in."""
         self._spent: dict[Cell, list[int]] = defaultdict(lambda: [0] * len(self.brackets))
         self._values: dict[tuple[Cell, int, int], dict[str, float]] = defaultdict(dict)
         self.cuts: dict[str, Cut | None] = {}
@@ -95,10 +96,10 @@ class Stopping:
 
     def _enter(self, cell: Cell, trial_id: str) -> None:
         spent = self._spent[cell]
-        self._bracket[trial_id] = spent.index(min(spent))
+        self.bracket[trial_id] = spent.index(min(spent))
 
     def _judge(self, cell: Cell, trial_id: str, epoch: int, best: float) -> Cut | None:
-        bracket = self._bracket[trial_id]
+        bracket = self.bracket[trial_id]
         self._spent[cell][bracket] += 1
         if epoch not in self.brackets[bracket]:
             return None

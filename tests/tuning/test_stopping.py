@@ -11,7 +11,7 @@ def judge(stopping, *bests, epoch, cell=("at", "A")):
     cuts = []
     for number, best in enumerate(bests):
         about = {"method": cell[0], "model": cell[1], "trial_id": f"{cell}-{number}"}
-        if about["trial_id"] not in stopping._bracket:
+        if about["trial_id"] not in stopping.bracket:
             stopping.fold({"event": "asked", **about})
         figures = {"epoch": epoch, "best_validation_accuracy": best}
         stopping.fold({"event": "epoch", **about, **figures})
@@ -74,7 +74,7 @@ def test_hyperband_gives_brackets_the_same_epochs():
         for epoch in range(1, 9):
             figures = {"epoch": epoch, "best_validation_accuracy": (37 * number % 61) / 61}
             stopping.fold({"event": "epoch", **about, **figures})
-            spent[stopping._bracket[str(number)]] += 1
+            spent[stopping.bracket[str(number)]] += 1
             if stopping.cuts[str(number)]:
                 break
     assert max(spent) - min(spent) <= 8
