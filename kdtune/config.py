@@ -254,8 +254,8 @@ def default_trials(given: Mapping[str, Any]) -> int | None:
 def default_grace_period(epochs: int) -> int:
     """Half of the epochs: what a trial gets before it may be stopped.
 
-    With a quarter the best is found no sooner on most of the recorded cells, but most of the slow
-    and sound learners are stopped, whose curves cross those of fast ones (benchmarks/README.md).
+    With a quarter the best is found sooner on two of four recorded cells and later on the others,
+    but on three of them most slow and sound learners are stopped (benchmarks/README.md).
     """
     return math.ceil(epochs / 2)
 
