@@ -38,13 +38,11 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.results import Cell, Event, Log
-from kdtune.tuning.budget import Budget
+from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.launch import ENVIRONMENT, Slots, run_trials
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.search import Search
 from kdtune.tuning.space import load_spaces
-from kdtune.tuning.stopping import Stopping
-from kdtune.tuning.studies import Studies
 from kdtune.tuning.trainable import TrialProcess
 
 SLOTS = 2
@@ -104,7 +102,9 @@ def train(epochs: int, lr: float) -> Generator[dict[str, Any], None, None]:
 class Nothing(TrialProcess):
     """A trial of ours that trains nothing."""
 
-    def results(self, config: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+    def results(
+        self, trial_id: str, config: dict[str, Any]
+    ) -> Generator[dict[str, Any], None, None]:
         """See `train`."""
         return train(config["epochs"], config["lr"])
 
@@ -120,8 +120,7 @@ def run_ours(trials: int, epochs: int, folder: Path, meter: Meter, sampler: str)
     """Run one cell as a sweep does, with its log."""
     given = {"name": "n", "data": "d", "methods": ["at"], "models": ["A"], "baselines": False}
     sweep = SweepConfig.check({**given, "trials": trials, "epochs": epochs, "sampler": sampler})
-    studies, budget = Studies(sweep, load_spaces()), Budget(sweep)
-    stopping = Stopping(sweep.scheduler, epochs, sweep.grace_period, sweep.reduction_factor)
+    decisions = Decisions(sweep, load_spaces())
 
     def count(event: Event) -> None:
         if event["event"] == "epoch":
@@ -133,11 +132,10 @@ def run_ours(trials: int, epochs: int, folder: Path, meter: Meter, sampler: str)
         about = {"method": cell[0], "model": cell[1], "epochs": epochs}
         return TrainConfig.check({**settings, **about})
 
-    folds = [studies.fold, stopping.fold, budget.fold, count]
-    with Log(folder / "log.jsonl", folds) as log:
-        search = Search(studies, budget, configure, log.append)
-        schedule = Schedule(epochs, stopping, budget, log.append)
-        run_trials(Nothing, search, schedule, Slots(1, 0, SLOTS), folder / "ray")
+    with Log(folder / "log.jsonl", [*decisions.folds, count]) as log:
+        search = Search(decisions, configure, log.append)
+        schedule = Schedule(decisions, log.append)
+        run_trials(Nothing, search, schedule, Slots(1, 0, SLOTS), decisions.watch)
 
 
 class Count(tune.Callback):

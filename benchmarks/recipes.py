@@ -14,11 +14,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.config import SweepConfig, TrainConfig, rung_epochs
 from kdtune.results import Cell, Event
-from kdtune.tuning.budget import Budget
+from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.search import Search
 from kdtune.tuning.space import Space
-from kdtune.tuning.stopping import Stopping
 from kdtune.tuning.studies import Studies
 
 
@@ -75,27 +74,26 @@ class Ours:
         about = {"name": "n", "data": "d", "methods": [cell[0]], "models": [cell[1]]}
         limits = {"baselines": False, "epochs": epochs, "seed": seed, "epochs_total": 10**9}
         sweep = SweepConfig.check({**about, **limits, **settings})
-        own = studies(sweep, {cell[0]: space})
-        stopping = Stopping(
-            sweep.scheduler, sweep.epochs, sweep.grace_period, sweep.reduction_factor
-        )
-        budget = Budget(sweep)
+        decisions = Decisions(sweep, {cell[0]: space})
+        decisions.studies = studies(sweep, {cell[0]: space})
 
         def append(event: Event) -> None:
-            for fold in (own.fold, stopping.fold, budget.fold):
-                fold(event)
+            for fold in decisions.folds:
+                fold({**event, "session_seconds": 0.0})
 
         def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
             return TrainConfig.check({**settings, "method": cell[0], "model": cell[1]})
 
-        self._search = Search(own, budget, configure, append)
-        self._schedule = Schedule(epochs, stopping, budget, append)
+        self._search = Search(decisions, configure, append)
+        self._schedule = Schedule(decisions, append)
+        self._watch = decisions.watch
         self._names = list(space.distributions)
 
     def suggest(self) -> Trial:
         """See `Recipe`."""
         config: Any = self._search.suggest("")
         settings = {name: config["config"][name] for name in self._names}
+        self._watch.begun(config["trial_id"], config["config"]["model"], 0, "")
         return Trial(settings, SimpleNamespace(config=config))
 
     def report(self, trial: Trial, accuracy: float, best: float) -> bool:

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from kdtune.errors import UserError
-from kdtune.files import make_folder, write_text
+from kdtune.errors import DiskFullError, UserError
+from kdtune.files import FULL, make_folder, write_text
 
 VARIABLE = "KDTUNE_CACHE"
 """Environment variable that names the cache's folder; else it is in the user's cache folder."""
@@ -116,7 +116,8 @@ class Cache:
             The arrays, mapped from the disk; what is written to them stays in this process.
 
         Raises:
-            UserError: the disk is full, or writing there is not allowed.
+            DiskFullError: there is no room.
+            UserError: writing there is not allowed.
         """
         digests = {name: _digest({**group, **facts}) for name, facts in wanted.items()}
 
@@ -195,8 +196,9 @@ class Cache:
             shutil.rmtree(part, ignore_errors=True)
             lock.release()
 
-    def _refusal(self, error: OSError) -> UserError:
-        return UserError(
+    def _refusal(self, error: OSError) -> Exception:
+        kind = DiskFullError if error.errno in FULL else UserError
+        return kind(
             f"The cache {self.folder} cannot be written ({error.strerror}); make room, e.g. with "
             f"'kdtune cache --prune 0', or set {VARIABLE} to another folder."
         )

@@ -22,7 +22,13 @@ FORMAT = "kdtune-1"
 
 
 def save_model(
-    path: Path, model: nn.Module, *, config: dict[str, Any], classes: list[str], **figures: Any
+    path: Path,
+    model: nn.Module,
+    *,
+    config: dict[str, Any],
+    classes: list[str],
+    sync: bool = True,
+    **figures: Any,
 ) -> None:
     """Save a network with all that is needed to rebuild and to judge it.
 
@@ -31,18 +37,24 @@ def save_model(
         model: the network, an architecture of `MODELS`.
         config: the run's complete settings.
         classes: class names, in the order of the logits.
+        sync: see `replacing`.
         figures: plain values to keep beside it, such as ``validation_accuracy``; ``training``
             holds what a run needs to go on.
+
+    Raises:
+        DiskFullError: there is no room.
     """
-    content = {
-        "format": FORMAT,
-        "weights": model.state_dict(),
-        "config": config,
-        "classes": classes,
-        **figures,
-    }
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    content = {"weights": model.state_dict(), "config": config, "classes": classes, **figures}
+    write_checkpoint(path, content, sync)
+
+
+def write_checkpoint(path: Path, content: dict[str, Any], sync: bool = True) -> None:
+    """Write what `read_checkpoint` reads; as `save_model`, which takes a network."""
+    with replacing(path, sync) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save({"format": FORMAT, **content}, file)
+        except RuntimeError as error:
+            raise error.__context__ or error from None  # torch hides what the file said
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

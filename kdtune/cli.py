@@ -50,6 +50,14 @@ def cache_options(command: Any) -> Any:
     return size(none(command))
 
 
+skip_option = click.option(
+    "--skip-bad-images",
+    is_flag=True,
+    default=None,
+    help="Leave out images that cannot be read.  [default: stop there]",
+)
+
+
 @cli.command()
 @click.option("--data", required=True, help=DATA_HELP)
 @click.option("--model", default="ResNet50", show_default=True, help=MODELS_HELP)
@@ -58,6 +66,7 @@ def cache_options(command: Any) -> Any:
 @click.option("--image-size", type=int, default=128, show_default=True, help="Pixels.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @cache_options
+@skip_option
 @settings_option
 def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags: Any) -> None:
     """Train a teacher on your data."""
@@ -73,34 +82,65 @@ def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags
     print(f"{out}: validation {100 * result['validation_accuracy']:.2f} %, {tested}")
 
 
+def driver_options(command: Any) -> Any:
+    """What a sweep may be given when it begins and when it is resumed."""
+    options = (
+        click.option("--data", help=DATA_HELP),
+        click.option("--teacher", help="The teacher's checkpoint."),
+        click.option("--methods", help="Methods to compare.  [default: at,fitnets]"),
+        click.option("--models", help="Students.  [default: MultiBranchNet,ResNet18]"),
+        click.option(
+            "--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]"
+        ),
+        click.option(
+            "--space", "spaces", multiple=True, help="A search space of your own; repeatable."
+        ),
+        click.option(
+            "--trials", type=int, help="Trials in each cell.  [default: 20, if no budget is given]"
+        ),
+        click.option("--epochs-total", type=int, help="Epochs of all trials together."),
+        click.option(
+            "--time-budget", metavar="TIME", help="As 2h or 90m; then trials under way end, too."
+        ),
+        click.option(
+            "--sampler",
+            help="auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid or module.Name."
+            "  [default: auto]",
+        ),
+        cache_options,
+        click.option("--cpus-per-trial", type=int, help="[default: an equal share]"),
+        click.option("--gpus-per-trial", type=float, help="[default: 1 if there are GPUs]"),
+        click.option(
+            "--max-restarts",
+            type=int,
+            help="Times that a trial whose process died is begun again.  [default: 3]",
+        ),
+        click.option(
+            "--stall-time",
+            metavar="TIME",
+            help="Without progress until a trial is begun again, once.  [default: 1h]",
+        ),
+        click.option(
+            "--term-limit",
+            metavar="TIME",
+            help="What a SIGTERM leaves to the epochs under way.  [default: 20s]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--name", help="The sweep's folder under results/.")
-@click.option("--data", help=DATA_HELP)
-@click.option("--teacher", help="The teacher's checkpoint.")
-@click.option("--methods", help="Methods to compare.  [default: at,fitnets]")
-@click.option("--models", help="Students.  [default: MultiBranchNet,ResNet18]")
-@click.option(
-    "--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]"
-)
-@click.option("--space", "spaces", multiple=True, help="A search space of your own; repeatable.")
-@click.option(
-    "--trials", type=int, help="Trials in each cell.  [default: 20, if no budget is given]"
-)
-@click.option("--epochs-total", type=int, help="Epochs of all trials together.")
-@click.option(
-    "--time-budget", metavar="TIME", help="As 2h or 90m; then trials under way end, too."
-)
+@driver_options
 @click.option(
     "--equal",
     type=click.Choice(["trials", "epochs", "seconds"]),
     help="Of what every cell gets the same.  [default: trials]",
 )
 @click.option("--epochs", type=int, help="Epochs of a full trial.  [default: 50]")
-@click.option(
-    "--sampler",
-    help="auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid or module.Name.  [default: auto]",
-)
 @click.option(
     "--repeats/--no-repeats",
     default=None,
@@ -118,9 +158,7 @@ def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags
 @click.option("--reduction-factor", type=int, help="One in so many goes on.  [default: 2]")
 @click.option("--image-size", type=int, help="Pixels.  [default: as the teacher]")
 @click.option("--seed", type=int, help="Fixes the whole sweep.  [default: 0]")
-@cache_options
-@click.option("--cpus-per-trial", type=int, help="[default: an equal share]")
-@click.option("--gpus-per-trial", type=float, help="[default: 1 if there are GPUs]")
+@skip_option
 @settings_option
 def sweep(file: Path | None, settings: tuple[tuple[str, Any], ...], **flags: Any) -> None:
     """Search every method on every model, and show the leaderboard.
@@ -135,9 +173,42 @@ def sweep(file: Path | None, settings: tuple[tuple[str, Any], ...], **flags: Any
     own = given.get("settings") or {}
     if settings and isinstance(own, dict):  # anything else is refused where settings are checked
         given["settings"] = {**own, **dict(settings)}
-    folder = run_sweep(given)
-    print(_leaderboard((folder.path,), "table"))
-    print(f"Log, tables and the best configurations: {folder.path}")
+    _show(run_sweep(given).path)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@driver_options
+def resume(folder: Path, **flags: Any) -> None:
+    """Go on with a sweep that was interrupted, or is to have more trials, cells or resources.
+
+    Flags change its settings from now on; methods and models can only be added.
+    """
+    from kdtune.tuning.sweep import resume_sweep
+
+    given = {key: value for key, value in flags.items() if value not in (None, ())}
+    _show(resume_sweep(folder, given).path)
+
+
+for parameter in resume.params:  # what is not given stays as it was
+    if isinstance(parameter, click.Option) and parameter.help:
+        parameter.help = parameter.help.split("  [default")[0]
+
+
+def _show(folder: Path) -> None:
+    print(_leaderboard((folder,), "table"))
+    print(f"Log, tables and the best configurations and networks: {folder}")
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def status(folder: Path) -> None:
+    """Show how far a sweep is, whether it runs or not."""
+    from kdtune.reports.status import status_lines
+    from kdtune.results import SweepFolder
+
+    sweep = SweepFolder(folder)
+    print("\n".join(status_lines(sweep.opened(), sweep.events(), sweep.is_held(), folder)))
 
 
 @cli.command()
@@ -156,13 +227,17 @@ def leaderboard(folders: tuple[Path, ...], form: str) -> None:
 
 def _leaderboard(folders: tuple[Path, ...], form: str) -> str:
     from kdtune.reports.rungs import grace_advice
-    from kdtune.reports.tables import join_sweeps, render, trials_table
+    from kdtune.reports.tables import bad_images_note, join_sweeps, render, trials_table
     from kdtune.results import SweepFolder
 
     events = {str(path): SweepFolder(path).events() for path in folders}
     board = join_sweeps({path: trials_table(logged) for path, logged in events.items()})
-    advice = [(path, grace_advice(logged)) for path, logged in events.items()]
-    notes = [f"{path}: {words}" if len(events) > 1 else words for path, words in advice if words]
+    said = [
+        (path, words)
+        for path, logged in events.items()
+        for words in (bad_images_note(logged), grace_advice(logged))
+    ]
+    notes = [f"{path}: {words}" if len(events) > 1 else words for path, words in said if words]
     return render(board, form, notes)
 
 
@@ -256,12 +331,11 @@ def main() -> None:
     except click.Abort as error:  # click's word for Ctrl-C
         said = str(error.__cause__ or "")
         print(f"kdtune: interrupted{': ' if said else ''}{said}", file=sys.stderr)
-        sys.exit(130)
-    except UserError as error:
+        sys.exit(143 if type(error.__cause__).__name__ == "Terminated" else 130)
+    except (UserError, RunError, OSError) as error:
         if "--debug" in sys.argv:
             raise
+        for file, reason in getattr(error, "bad", ()):
+            print(f"{file}: {reason}", file=sys.stderr)
         print(f"kdtune: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RunError as error:
-        print(f"kdtune: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, UserError) else 1)

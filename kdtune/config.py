@@ -35,6 +35,7 @@ HAVE_FLAGS = {
     "epochs",
     "seed",
     "cache_gb",
+    "skip_bad_images",
 }
 """Settings that have flags of their own or follow from them."""
 
@@ -135,6 +136,7 @@ class TrainConfig(_Settings):
         20, ge=0, description="size of this machine's cache of views; 0: nothing is kept on disk"
     )
     cache_targets: bool = Field(True, description="keep the teacher's targets, if they fit")
+    skip_bad_images: bool = Field(False, description="leave out images that cannot be read")
     print_freq: int = Field(100, ge=1, description="steps between two lines of progress")
     save_freq: int = Field(10, ge=1, description="epochs between two kept checkpoints")
     save_dir: str = Field("checkpoints", description="folder of the checkpoints")
@@ -308,6 +310,16 @@ class SweepConfig(_Settings):
     )
     cpus_per_trial: int | None = Field(None, ge=1, description="CPU threads of a trial")
     gpus_per_trial: float | None = Field(None, ge=0, description="GPUs, or a part of one")
+    skip_bad_images: bool = Field(False, description="leave out images that cannot be read")
+    max_restarts: int = Field(
+        3, ge=0, description="times that a trial whose process died is begun again"
+    )
+    stall_time: float = Field(
+        3600, gt=0, description="seconds, or as 1h, without progress until a trial is begun again"
+    )
+    term_limit: float = Field(
+        20, ge=0, description="seconds that epochs under way have after a SIGTERM"
+    )
 
     @field_validator("methods", "models", mode="before")
     @classmethod
@@ -317,7 +329,7 @@ class SweepConfig(_Settings):
             [w.strip() for w in value.split(",") if w.strip()] if isinstance(value, str) else value
         )
 
-    @field_validator("time_budget", mode="before")
+    @field_validator("time_budget", "stall_time", "term_limit", mode="before")
     @classmethod
     def _read_duration(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value

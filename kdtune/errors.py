@@ -1,6 +1,6 @@
 """What goes wrong, in words for the person who can mend it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -11,8 +11,30 @@ class UserError(ValueError):
     """
 
 
+class BadImagesError(UserError):
+    """Images cannot be read.
+
+    Attributes:
+        bad: each of them, as (file, reason).
+    """
+
+    def __init__(self, bad: Sequence[tuple[str, str]]):
+        self.bad = list(bad)
+        file, reason = self.bad[0]
+        count = "An image" if len(self.bad) == 1 else f"{len(self.bad):,} images"
+        first = "" if len(self.bad) == 1 else "the first is "
+        super().__init__(
+            f"{count} cannot be read: {first}{file} ({reason}). Mend or remove what is listed, or "
+            "leave it out with --skip-bad-images."
+        )
+
+
 class RunError(RuntimeError):
     """What was asked for could not be done, through no mistake in the asking; exit code 1."""
+
+
+class DiskFullError(RunError):
+    """There is no room left on a disk; its text says where."""
 
 
 class DivergedError(RunError):

@@ -20,10 +20,14 @@ def write_best(folder: SweepFolder, leaderboard: pd.DataFrame, trials: pd.DataFr
         leaderboard: as `kdtune.reports.tables.leaderboard_table` makes it.
         trials: as `kdtune.reports.tables.trials_table` makes it.
     """
+    sweep = folder.opened()[-1]["config"]
     by_id = trials.set_index("trial_id")
     for cell in leaderboard.dropna(subset="trial_id").itertuples():
         trial = by_id.loc[cell.trial_id]
-        settings = json.loads(trial.configuration)
+        # A sweep that was resumed elsewhere has data and teacher there.
+        settings = json.loads(trial.configuration) | {"data_dir": sweep["data"]}
+        if settings["teacher_model"] is not None:
+            settings["teacher_model"] = sweep["teacher"]
         provenance = {
             "sweep": folder.path.name,
             "trial_id": cell.trial_id,

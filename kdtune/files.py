@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and YAML that is read with a sentence on error."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,28 +9,61 @@ from typing import Any
 
 import yaml
 
-from kdtune.errors import UserError
+from kdtune.errors import DiskFullError, UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk without room, of a user's quota, and of the largest size of a file."""
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def room_for(what: str | Path) -> Iterator[None]:
+    """Say in a sentence that `what` found no room on its disk.
+
+    Raises:
+        DiskFullError: the disk is full, or a limit of the user's is reached.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DiskFullError(
+            f"There is no room to write {shown(what)}: {os.strerror(error.errno).lower()}."
+        ) from error
+
+
+def shown(path: str | Path) -> str:
+    """A path for people, also where its name is not valid UTF-8 or holds control characters."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it takes the place of `path`.
 
     A reader sees the old file or the new one, never a part of either, also after a crash.
 
     Args:
         path: the file to be written; its folder is made if it is missing.
+        sync: wait until it is on the disk; else a crash of the machine, not one of the process,
+            can leave a damaged file.
 
     Yields:
         The path to write to; it keeps the suffix of `path`.
+
+    Raises:
+        DiskFullError: there is no room.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        with room_for(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if sync:
+                with open(temporary, "rb") as written:
+                    os.fsync(written.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -39,9 +73,11 @@ def make_folder(path: Path) -> None:
 
     Raises:
         UserError: a file is in the way, or writing there is not allowed.
+        DiskFullError: there is no room.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        with room_for(path):
+            path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"The folder {path} cannot be made: {error.strerror}.") from None
 

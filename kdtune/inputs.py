@@ -11,8 +11,8 @@ from torch import nn
 from kdtune.cache import GB, Cache, Tell, amount, cache_folder, describe
 from kdtune.config import TrainConfig
 from kdtune.data.batches import Batches
-from kdtune.data.images import ImageData
-from kdtune.data.views import Views, first_seed
+from kdtune.data.images import ImageData, find_images
+from kdtune.data.views import Views, first_seed, leave_bad_out
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
 from kdtune.models import build_model, feature_shapes
@@ -100,6 +100,28 @@ def keeps_targets(config: TrainConfig) -> bool:
     return kept and METHODS[config.method].uses_teacher
 
 
+def find_data(
+    data_dir: str,
+    skip_bad_images: bool,
+    cache_gb: float,
+    workers: int | None = None,
+    tell: Tell = lambda event: None,
+) -> tuple[ImageData, list[dict[str, str]]]:
+    """Find the images of a run: all of them, or those that can be read.
+
+    Returns:
+        The data, and what was left out: see `kdtune.data.views.leave_bad_out`.
+
+    Raises:
+        UserError: see `kdtune.data.images.find_images`.
+    """
+    data = find_images(data_dir)
+    if not skip_bad_images:
+        return data, []
+    cache = node_cache(cache_folder(), cache_gb * GB) if cache_gb else None
+    return leave_bad_out(data, cache, workers, tell)
+
+
 def open_views(
     data: ImageData, image_size: int, cache_gb: float, workers: int | None = None
 ) -> Views:
@@ -138,6 +160,7 @@ def open_inputs(
         say: takes lines for a person: what is built, and why a teacher runs live.
 
     Raises:
+        BadImagesError: images of training or validation cannot be read.
         UserError: the images take more than `cache_gb`, or the networks cannot be compared.
     """
     views = open_views(data, config.image_size, config.cache_gb, config.num_workers)
@@ -146,6 +169,7 @@ def open_inputs(
         if event["state"] == "waiting" or (event["state"] == "built" and event["seconds"] > 1):
             say(describe(event))
 
+    views.check(tell)
     count, held = len(data.train), views.bytes("train") + views.bytes("validation")
     times = config.augment_views if turns(config) else 0
     fits = held + times * views.bytes("train") <= config.cache_gb * GB

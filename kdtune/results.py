@@ -2,23 +2,35 @@
 
 Nothing else knows the folder's layout or the log's form. An event is one JSON object a line:
 
-Every event has a ``time``, in seconds since 1970.
-
-* ``sweep``: opened, with its complete settings, data, teacher and versions;
+* ``sweep``: opened, with its complete settings, spaces, data, teacher and versions;
+* ``resumed``: the same, when a driver went on with it;
+* ``warm_start``: what was learned from an earlier sweep: see `kdtune.tuning.warm_start`;
 * ``view``: a trial builds, has built or waits for what all need: see `kdtune.cache.Tell`;
 * ``asked``: a trial was proposed, with its settings;
 * ``epoch``: a trial finished an epoch, with every figure;
-* ``ended``: a trial ended, with its `STATES` entry and the reason.
+* ``restarted``: a trial goes on in another process, from its last checkpoint, and why;
+* ``ended``: a trial ended, with its `STATES` entry and the reason;
+* ``exhausted``: a cell has no further point.
+
+Every event has a ``time``, in seconds since 1970, and ``session_seconds``, since its driver opened
+the log, by a clock that nobody sets.
 """
 
 import json
 import os
+import re
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from kdtune.errors import UserError
+from filelock import FileLock, Timeout
+
+from kdtune.config import FILE_NAME
+from kdtune.errors import RunError, UserError
+from kdtune.files import room_for
 
 Event = dict[str, Any]
 
@@ -37,6 +49,28 @@ RESULTS = Path("results")
 STATES = ("finished", "stopped", "diverged", "crashed")
 """How a trial ends: all epochs; stopped early; a non-finite loss; an error."""
 
+_CELL: dict[str, type] = {"method": str, "model": str}
+_TRIAL: dict[str, type] = {"trial_id": str, **_CELL}
+_OPENED: dict[str, type] = {
+    "config": dict,
+    "spaces": dict,
+    "data": dict,
+    "views": dict,
+    "driver": dict,
+}
+KEYS: dict[str, Mapping[str, type]] = {
+    "sweep": _OPENED,
+    "resumed": _OPENED,
+    "warm_start": {**_CELL, "observations": list, "start": list},
+    "view": {"trial_id": str, "kind": str, "what": str, "state": str},
+    "asked": {**_TRIAL, "number": int, "parameters": dict, "distributions": dict, "config": dict},
+    "epoch": {**_TRIAL, "epoch": int, "best_validation_accuracy": float},
+    "restarted": {**_TRIAL, "cause": str, "reason": str},
+    "ended": {**_TRIAL, "state": str, "reason": str},
+    "exhausted": {**_CELL, "reason": str},
+}
+"""What an event must have to be taken for one, by its kind."""
+
 
 class SweepFolder:
     """Paths of a sweep's files."""
@@ -44,21 +78,68 @@ class SweepFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def create(self) -> None:
-        """Make the folder; of several sweeps that want the name at once, one succeeds.
-
-        Raises:
-            UserError: it exists.
-        """
-        try:
-            self.path.mkdir(parents=True)
-        except FileExistsError:
-            self.refuse_existing()
-
     def refuse_existing(self) -> None:
         """Raise a `UserError` if the folder exists."""
+        if (self.path / self.log.name).exists():
+            raise UserError(
+                f"{self.path} exists already; give another name, or go on with it: "
+                f"kdtune resume {self.path}"
+            )
         if self.path.exists():
             raise UserError(f"{self.path} exists already; give another name, or remove it.")
+
+    @contextmanager
+    def created(self) -> Iterator[Self]:
+        """Make the folder, with what is written to the one that is given; whole or not at all.
+
+        Raises:
+            UserError: it exists; of several sweeps that want the name at once, one succeeds.
+        """
+        with room_for(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+            try:
+                part.mkdir()
+                yield type(self)(part)
+                self.refuse_existing()
+                part.rename(self.path)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the sweep as its only driver; the lock dies with the process.
+
+        Raises:
+            UserError: another driver holds it; the text says which.
+        """
+        lock = FileLock(self.path / "driver.lock")
+        try:
+            with room_for(self.path):
+                lock.acquire(timeout=1)  # who asks for the sweep's status holds it for a moment
+        except Timeout:
+            raise UserError(f"{self.path} is being run by {self.holder()}.") from None
+        except PermissionError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror}.") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_held(self) -> bool | None:
+        """Whether a driver runs the sweep; None if that cannot be found out."""
+        lock = FileLock(self.path / "driver.lock")
+        try:
+            with lock.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # in a folder that may only be read
+            return None
+
+    def holder(self) -> str:
+        """Who opened the sweep last, for people."""
+        return "process {pid} on {host}".format(**self.opened()[-1]["driver"])
 
     @property
     def sweep(self) -> Path:
@@ -81,23 +162,28 @@ class SweepFolder:
         return self.path / "leaderboard.csv"
 
     @property
-    def ray(self) -> Path:
-        """Ray Tune's own folder, with TensorBoard events; never read back."""
-        return self.path / "ray"
+    def checkpoints(self) -> Path:
+        """A folder for each trial that is under way, and the best of each cell meanwhile."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard events, a folder a trial."""
+        return self.path / "tensorboard"
 
     def table(self, name: str, suffix: str) -> Path:
         """The table `name` (``trials``, ``epochs``) as ``.parquet`` or ``.csv``."""
         return self.path / f"{name}{suffix}"
 
-    def best(self, method: str, model: str) -> Path:
-        """The best configuration of a cell."""
-        return self.path / "best" / f"{method}-{model}.yaml"
+    def best(self, method: str, model: str, suffix: str = ".yaml") -> Path:
+        """The best configuration of a cell, or with the suffix ``.pth`` its network."""
+        return self.path / "best" / f"{method}-{model}{suffix}"
 
     def events(self) -> list[Event]:
         """All events so far, also of a sweep that is running.
 
         Raises:
-            UserError: this is no sweep's folder.
+            UserError: this is no sweep's folder, or its log is damaged.
         """
         if not self.path.is_dir():
             raise UserError(f"There is no folder {self.path}.")
@@ -105,53 +191,136 @@ class SweepFolder:
             raise UserError(
                 f"{self.path} is not the folder of a sweep: it has no {self.log.name}."
             )
-        with open(self.log, "rb") as file:
-            return list(_whole_lines(file.read(), self.log))
+        return _read(self.log.read_bytes(), self.log)[0]
+
+    def opened(self) -> list[Event]:
+        """The events with which drivers opened the sweep, the first one first.
+
+        Raises:
+            UserError: as `events`, or there is none.
+        """
+        opened = [event for event in self.events() if event["event"] in ("sweep", "resumed")]
+        if not opened or opened[0]["event"] != "sweep":
+            raise UserError(f"{self.log} is damaged: it does not begin with the sweep's settings.")
+        return opened
 
 
-def _whole_lines(content: bytes, path: Path) -> Iterator[Event]:
-    """Parse all lines that end; a torn last line, left by a crash, is passed over."""
+def _read(content: bytes, path: Path) -> tuple[list[Event], int]:
+    """The events, and how many bytes they take; what a crash left after the last is passed over.
+
+    Raises:
+        UserError: something that is no event stands between events.
+    """
+    events: list[Event] = []
+    size, start, broken = 0, 0, 0
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        try:
-            event = json.loads(line)
-        except ValueError:
-            raise UserError(f"{path} is damaged: line {number} is not JSON.") from None
-        yield event
+        start += len(line) + 1
+        if (event := _parse(line)) is None:
+            broken = broken or number
+            continue
+        if broken:
+            raise UserError(f"{path} is damaged: line {broken} is no event, but others follow it.")
+        events.append(event)
+        size = start
+    return events, size
+
+
+def _parse(line: bytes) -> Event | None:
+    """An event, or None if the line is none."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return None
+    wanted = KEYS.get(event["event"])
+    if wanted is None or not isinstance(event.get("session_seconds"), int | float):
+        return None
+    whole = all(
+        isinstance(event.get(key), int | float if kind is float else kind)
+        for key, kind in wanted.items()
+    )
+    # Names of files are made from these.
+    names = (event[key] for key in _TRIAL.keys() & wanted.keys())
+    return event if whole and all(re.match(FILE_NAME, name) for name in names) else None
 
 
 class Log:
     """The log, open for appending: an event is on the disk before anything acts on it.
 
-    To be used in a ``with``.
+    To be used in a ``with``, by one process at a time.
 
     Args:
-        path: the file; a torn last line is cut off.
+        path: the file; what a crash left after the last event is cut off.
         folds: functions that take every event after it was written, in this order: studies,
             rungs, progress. On open each is given the events that are there already, so that what
             they hold is the same as if they had been there all the time.
+
+    Raises:
+        UserError: the log is damaged.
     """
 
     def __init__(self, path: Path, folds: Sequence[Callable[[Event], None]]):
-        self._folds = folds
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+b")
-        self._file.seek(0)
-        content = self._file.read()
-        self._file.truncate(content.rfind(b"\n") + 1)
-        for event in _whole_lines(content, path):
-            self._fold(event)
+        self.path, self._folds = path, folds
+        self.failure: RunError | None = None
+        """Why nothing can be appended any more; what calls may wrap the error that says so."""
+        self._file = open(path, "a+b", buffering=0)
+        try:
+            self._file.seek(0)
+            content = self._file.read()
+            events, self._size = _read(content, path)
+            self.cut = len(content) - self._size
+            """Bytes that were cut off."""
+            if self.cut:
+                self._file.truncate(self._size)
+            for number, event in enumerate(events, start=1):
+                try:
+                    self._fold(event)
+                except (LookupError, TypeError, ValueError, AttributeError) as error:
+                    raise UserError(
+                        f"{path} is damaged: line {number} does not fit what stands before it "
+                        f"({type(error).__name__}: {error})."
+                    ) from error
+        except BaseException:
+            self._file.close()
+            raise
+        self._opened = time.monotonic()
 
     def append(self, event: Event) -> None:
         """Write an event, then hand it to the folds.
 
         Raises:
             ValueError: the event holds a value that JSON has no form for, NaN included.
+            RunError: it cannot be written; the log is as it was, and takes no further event.
         """
-        event = {**event, "time": round(time.time(), 3)}
-        self._file.write(json.dumps(event, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        seconds = round(time.monotonic() - self._opened, 3)
+        event = {**event, "time": round(time.time(), 3), "session_seconds": seconds}
+        line = json.dumps(event, allow_nan=False).encode() + b"\n"
+        if self.failure is not None:
+            raise self.failure
+        try:
+            with room_for(self.path):
+                self._write(line)
+        except (RunError, OSError) as error:
+            with suppress(OSError):  # a part of the line may be written
+                self._file.truncate(self._size)
+            reason = str(error) if isinstance(error, RunError) else f"{self.path}: {error}"
+            self.failure = error if isinstance(error, RunError) else RunError(reason)
+            raise self.failure from error
         self._fold(event)
+
+    def _write(self, line: bytes) -> None:
+        descriptor = self._file.fileno()
+        size = os.fstat(descriptor).st_size
+        if size < self._size:
+            raise RunError(f"{self.path} was cut by something else while the sweep ran.")
+        if size > self._size:  # nobody else may write here
+            self._file.truncate(self._size)
+        rest = memoryview(line)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+        self._size += len(line)
 
     def _fold(self, event: Event) -> None:
         for fold in self._folds:

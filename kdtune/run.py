@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from kdtune.checkpoints import read_checkpoint, save_model
 from kdtune.config import OF_A_RUNS_FILES, TrainConfig, settings_hash
 from kdtune.data.batches import Batch, TrainingBatches
-from kdtune.data.images import ImageData, find_images
+from kdtune.data.images import ImageData
 from kdtune.data.loaders import Loader, Pairs, class_names
 from kdtune.errors import UserError
 from kdtune.files import make_folder, read_yaml
-from kdtune.inputs import open_inputs
+from kdtune.inputs import find_data, open_inputs
 from kdtune.maps import MOST_IMAGES
 from kdtune.methods import METHODS, check_method
 from kdtune.models import check_model, count_classes
@@ -72,7 +72,7 @@ def run_training(
     config = config.model_copy(
         update={"experiment_name": name or _new_name(config), "resume": None}
     )
-    data = find_images(config.data_dir) if train_loader is None else None
+    data = _find(config) if train_loader is None else None
     classes = data.classes if data is not None else class_names(train_loader)
     _check_class_names(classes, val_loader=val_loader, test_loader=test_loader)
     teacher = None
@@ -124,6 +124,14 @@ def run_training(
         }
         files.finish(summary)
     return {"model": model.eval(), "teacher_model": teacher, **summary}
+
+
+def _find(config: TrainConfig) -> ImageData:
+    data, bad = find_data(config.data_dir, config.skip_bad_images, config.cache_gb)
+    if bad:
+        listed = "; ".join(f"{image['file']} ({image['reason']})" for image in bad)
+        say(f"left out, since they cannot be read: {listed}")
+    return data
 
 
 def _new_name(config: TrainConfig) -> str:
@@ -256,7 +264,7 @@ def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:
         raise UserError(f"{out} exists already; remove it, or give another --out.")
     check_model(config.model)
     make_folder(out.parent)
-    data = find_images(config.data_dir)
+    data = _find(config)
     classes = list(data.classes)
     train, validation, test = _batches(config, data, None, data.classes)
     about: dict[str, Any] = {"config": config.model_dump(), "classes": classes}

@@ -2,20 +2,23 @@
 
 Nothing is decoded here. A folder has `train/`, and may have `val/` and `test/`, each with a folder
 a class; or it is one folder of classes, split 70/15/15. Hidden folders and files without an
-image's suffix are passed over, as torchvision's ImageFolder does.
+image's suffix are passed over, as torchvision's ImageFolder does; links are followed, but not in
+circles.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_digits
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdtune.errors import UserError
+from kdtune.files import shown
 
 SPLIT_SEED = 0
 """Splits never depend on a run's seed: every run sees the same images."""
@@ -45,12 +48,24 @@ class Split:
         digest = hashlib.sha256()
         for image in self.images:
             if isinstance(image, Path):
-                about = image.stat()
-                entry = f"{image.absolute()}\t{about.st_size}\t{about.st_mtime_ns}\n"
+                entry = f"{image.absolute()}\t{_size(image)}\t{_size(image, 'st_mtime_ns')}\n"
                 digest.update(entry.encode(errors="surrogateescape"))
             else:
                 digest.update(f"{image.shape}\n".encode() + image.tobytes())
         return digest.hexdigest()
+
+    def without(self, indices: Collection[int]) -> "Split":
+        """The same split without some images."""
+        kept = [i for i in range(len(self)) if i not in indices]
+        return Split([self.images[i] for i in kept], [self.labels[i] for i in kept])
+
+
+def _size(path: Path, what: str = "st_size") -> int:
+    """Size in bytes, or time of change; -1 of a link that leads nowhere."""
+    try:
+        return getattr(path.stat(), what)
+    except OSError:
+        return -1
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,24 @@ class ImageData:
             "test_images": len(self.test) if self.test else 0,
             "fingerprint": self.fingerprint,
         }
+
+    def without(self, bad: Mapping[str, Collection[int]]) -> "ImageData":
+        """The same data without some images, given by their index in each split.
+
+        Raises:
+            UserError: no training image of a class is left, or no validation image.
+        """
+        splits: dict[str, Split] = {
+            name: getattr(self, name).without(indices) for name, indices in bad.items()
+        }
+        data = replace(self, **splits)  # type: ignore[arg-type]
+        for label, name in enumerate(self.classes):
+            if label not in data.train.labels:
+                raise UserError(f"No training image of the class '{shown(name)}' can be read.")
+        if not len(data.validation):
+            raise UserError("No validation image can be read.")
+        parts = data.train, data.validation, data.test
+        return replace(data, fingerprint=_fingerprint(Path(self.source), *parts))
 
 
 def find_images(data_dir: str) -> ImageData:
@@ -145,13 +178,29 @@ def _scan_as(folder: Path, classes: tuple[str, ...]) -> Split:
             "every class must be in train."
         )
     index = {name: i for i, name in enumerate(classes) if name in found}
-    samples = make_dataset(folder, index, extensions=IMG_EXTENSIONS, allow_empty=True)
+    samples = [
+        (path, label) for name, label in index.items() for path in _image_files(folder / name)
+    ]
     if empty := sorted(set(index.values()) - {label for _, label in samples}):
         raise UserError(
-            f"The class folder {folder / classes[empty[0]]} holds no images "
+            f"The class folder {shown(folder / classes[empty[0]])} holds no images "
             f"({', '.join(IMG_EXTENSIONS)}); fill it or remove it."
         )
-    return Split([Path(path) for path, _ in samples], [label for _, label in samples])
+    return Split([path for path, _ in samples], [label for _, label in samples])
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    """All images in a class folder, at any depth, in order of their paths."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"The folder {shown(error.filename)} cannot be read: {error.strerror}.")
+
+    found = []
+    for place, below, names in os.walk(folder, followlinks=True, onerror=refuse):
+        above = {os.path.realpath(place), *map(os.path.realpath, Path(place).parents)}
+        below[:] = [n for n in below if os.path.realpath(os.path.join(place, n)) not in above]
+        found += [(place, name) for name in names if name.lower().endswith(tuple(IMG_EXTENSIONS))]
+    return (Path(place, name) for place, name in sorted(found))
 
 
 def _cut(split: Split, share: float = HELD_OUT) -> tuple[Split, Split]:
@@ -185,7 +234,7 @@ def _fingerprint(root: Path, *splits: Split | None) -> str:
         digest.update(b"split\n")
         for image, label in zip(split.images, split.labels, strict=True) if split else ():
             if isinstance(image, Path):
-                entry = f"{image.relative_to(root)}\t{image.stat().st_size}\t{label}\n"
+                entry = f"{image.relative_to(root)}\t{_size(image)}\t{label}\n"
                 digest.update(entry.encode(errors="surrogateescape"))
             else:
                 digest.update(image.tobytes() + bytes([label]))

@@ -1,7 +1,9 @@
 """What happens to pixels: decoding, resizing, augmentation, normalisation."""
 
 import os
-from collections.abc import Sequence
+import stat
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,11 +13,16 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from kdtune.data.images import Image, Split
-from kdtune.errors import UserError
+from kdtune.errors import BadImagesError
+from kdtune.files import shown
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's channel statistics, for every data set, so that pretrained teachers fit."""
+
+
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Pillow.DecompressionBombError)
+"""What Pillow raises where a file is no image, or too large a one."""
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -80,7 +87,7 @@ def decode(
         uint8 [N, 3, image_size, image_size].
 
     Raises:
-        UserError: a file is not a readable image; it is named.
+        BadImagesError: files are no readable images; all of them are named.
     """
     if out is None:
         out = np.empty((len(split), 3, image_size, image_size), dtype=np.uint8)
@@ -89,10 +96,34 @@ def decode(
     def decode_into(i: int) -> None:
         pixels[i] = _decode_one(split.images[i], image_size)
 
-    with ThreadPoolExecutor(max(1, usable_workers(workers))) as threads:
-        for _ in threads.map(decode_into, range(len(split)), chunksize=64):
-            pass
+    if bad := failures(split, decode_into, workers):
+        raise BadImagesError([(shown(str(split.images[i])), reason) for i, reason in bad.items()])
     return pixels
+
+
+def readable(split: Split, workers: int | None = None) -> dict[int, str]:
+    """Decode every image of a split, for its own sake: reasons of those that cannot be read."""
+    return failures(split, lambda i: _decode_one(split.images[i], 1), workers)
+
+
+def failures(
+    split: Split, decode_one: Callable[[int], object], workers: int | None
+) -> dict[int, str]:
+    """Call a function for every image: why it failed, by the image's index."""
+
+    def attempt(i: int) -> str | None:
+        try:
+            decode_one(i)
+        except UNREADABLE as error:
+            words = str(error).replace(f" {str(split.images[i])!r}", "").strip().rstrip(".")
+            return shown(words) or type(error).__name__
+        return None
+
+    # Large images and odd palettes are decoded like others, or fail; a warning helps nobody.
+    with warnings.catch_warnings(action="ignore"):
+        with ThreadPoolExecutor(max(1, usable_workers(workers))) as threads:
+            reasons = threads.map(attempt, range(len(split)), chunksize=64)
+            return {i: reason for i, reason in enumerate(reasons) if reason is not None}
 
 
 def usable_workers(workers: int | None = None) -> int:
@@ -104,15 +135,27 @@ def usable_workers(workers: int | None = None) -> int:
 def _decode_one(image: Image, image_size: int) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return _square(Pillow.fromarray(image), image_size)
-    try:
-        with Pillow.open(image) as opened:
-            return _square(opened, image_size)
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-        raise UserError(
-            f"The image {image} cannot be read ({error}); mend it or remove it."
-        ) from None
+    if not stat.S_ISREG(os.stat(image).st_mode):
+        raise OSError("it is no file")  # to open a pipe would take for ever
+    if os.path.getsize(image) == 0:
+        raise OSError("it is empty")
+    with Pillow.open(image) as opened:
+        return _square(opened, image_size)
 
 
 def _square(image: Pillow.Image, image_size: int) -> np.ndarray:
-    square = image.convert("RGB").resize((image_size, image_size), Pillow.Resampling.BILINEAR)
+    square = _eight_bits(image).convert("RGB")
+    square = square.resize((image_size, image_size), Pillow.Resampling.BILINEAR)
     return np.asarray(square).transpose(2, 0, 1)
+
+
+def _eight_bits(image: Pillow.Image) -> Pillow.Image:
+    """Grey values of 16 bits on the scale of 8, which Pillow cuts off instead."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, of which nobody knows the range")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise ValueError("its pixels have more than 16 bits")
+    return Pillow.fromarray(np.round(values / 257).astype(np.uint8))

@@ -5,6 +5,8 @@ once more, by seeds that belong to the view: epochs take turns with a few of the
 of a sweep sees the same ones.
 """
 
+import hashlib
+import inspect
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -15,12 +17,74 @@ import torch
 import torchvision
 
 from kdtune.cache import Cache, Facts, Make, Tell
+from kdtune.data import pixels as pixels_module
 from kdtune.data.images import ImageData, Split
-from kdtune.data.pixels import augment_images, decode
+from kdtune.data.pixels import augment_images, decode, readable
+from kdtune.errors import BadImagesError
+from kdtune.files import shown
 from kdtune.seeds import derive_seed
 
 CHUNK = 256
 """Images that are augmented at once."""
+
+
+CODE = hashlib.sha256(inspect.getsource(pixels_module).encode()).hexdigest()
+"""Changes with the code that decodes and augments."""
+
+
+def leave_bad_out(
+    data: ImageData,
+    cache: Cache | None,
+    workers: int | None = None,
+    tell: Tell = lambda event: None,
+) -> tuple[ImageData, list[dict[str, str]]]:
+    """Leave out the images that cannot be read.
+
+    Every image is decoded to find them; a cache remembers which they were.
+
+    Args:
+        data: the images, undecoded.
+        cache: keeps what was found; None keeps nothing.
+        workers: threads that decode; one a core if None.
+        tell: told if images are decoded.
+
+    Returns:
+        The rest, and ``split``, ``file`` and ``reason`` of each that is left out.
+
+    Raises:
+        UserError: nothing of a class, or of validation, is left.
+    """
+    bad: dict[str, dict[int, str]] = {}
+    for name in ("train", "validation", "test"):
+        split = getattr(data, name)
+        if split is None:
+            continue
+
+        def judge(split: Split = split) -> np.ndarray:
+            sound = np.ones(len(split), np.uint8)
+            sound[list(readable(split, workers))] = 0
+            return sound
+
+        if cache is None:
+            sound = judge()
+        else:
+            facts = {"kind": "readable", "files": split.digest, "code": CODE}
+            facts |= {"pillow": PIL.__version__, "kdtune": version("kdtune")}
+
+            def build(names: Any, make: Make, split: Split = split) -> None:
+                make("sound", (len(split),), np.dtype(np.uint8))[:] = judge(split)
+
+            what = f"which of {len(split):,} {name} images of {data.source} can be read"
+            sound = cache.open(what, facts, {"sound": {}}, build, tell)["sound"]
+        indices = np.flatnonzero(sound == 0).tolist()
+        again = readable(Split([split.images[i] for i in indices], [0] * len(indices)), workers)
+        bad[name] = {i: again.get(n, "it can be read now") for n, i in enumerate(indices)}
+    listed = [
+        {"split": name, "file": shown(getattr(data, name).images[i]), "reason": reason}
+        for name, reasons in bad.items()
+        for i, reason in reasons.items()
+    ]
+    return (data.without(bad) if listed else data), listed
 
 
 def first_seed(view: int, seed: int) -> int:
@@ -55,7 +119,8 @@ class Views:
             uint8 [N, 3, image_size, image_size].
 
         Raises:
-            UserError: a file is not a readable image; or the cache cannot be written.
+            BadImagesError: files are no readable images; all of the split are named.
+            UserError: the cache cannot be written.
         """
         split = self.split(name)
         if self.cache is None:
@@ -69,6 +134,21 @@ class Views:
             lambda pixels: decode(split, self.image_size, self.workers, out=pixels),
             tell,
         )
+
+    def check(self, tell: Tell = lambda event: None) -> None:
+        """Decode the images of training and validation, unless that was done before.
+
+        Raises:
+            BadImagesError: files of either are no readable images; all of them are named.
+        """
+        bad = []
+        for name in ("validation", "train"):
+            try:
+                self.pixels(name, tell)
+            except BadImagesError as error:
+                bad += error.bad
+        if bad:
+            raise BadImagesError(bad)
 
     def augmented(self, view: int, seed: int, tell: Tell = lambda event: None) -> np.ndarray:
         """View `view` of the training images, from 0; it needs a cache. Otherwise as `pixels`.
@@ -109,6 +189,7 @@ class Views:
             "image_size": self.image_size,
             "pillow": PIL.__version__,
             "kdtune": version("kdtune"),
+            "code": CODE,
         }
         if view is None:
             return facts

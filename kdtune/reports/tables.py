@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kdtune.results import STATES
@@ -58,6 +59,10 @@ RARE = ("trials_diverged", "trials_crashed")
 """Columns that are printed only if something is in them."""
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What spreadsheets take for the beginning of a formula."""
+
+
 TRIAL = [
     "trial_id",
     "method",
@@ -66,6 +71,7 @@ TRIAL = [
     "origin",
     "state",
     "reason",
+    "restarts",
     "epochs",
     "best_validation_accuracy",
     "best_epoch",
@@ -111,6 +117,7 @@ def trials_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         origin: ``start`` (a known good point) or ``sampler``.
         state: ``finished``, ``stopped``, ``diverged``, ``crashed``; ``running`` if it never ended.
         reason: why it ended.
+        restarts: how often it was begun again in another process.
         epochs: epochs trained.
         best_validation_accuracy: share of 1, the best of its epochs; empty if there is none.
         best_epoch: the first epoch that reached it.
@@ -129,6 +136,7 @@ def trials_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
                 **{key: event[key] for key in ("trial_id", "method", "model", "number", "origin")},
                 "state": "running",
                 "reason": "",
+                "restarts": 0,
                 "epochs": 0,
                 "best_validation_accuracy": np.nan,
                 "best_epoch": pd.NA,
@@ -148,6 +156,8 @@ def trials_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
             row["epochs"] = event["epoch"]
             row["device_seconds"] += event["seconds"]
             row["device"], row["threads"] = event["device"], event["threads"]
+        elif event["event"] == "restarted":
+            rows[event["trial_id"]]["restarts"] += 1
         elif event["event"] == "ended":
             rows[event["trial_id"]].update(state=event["state"], reason=event["reason"])
     columns = [*TRIAL, *hyperparameters, "configuration"]
@@ -200,6 +210,41 @@ def leaderboard_table(trials: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def bad_images_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row an image that was left out since it cannot be read.
+
+    Columns:
+        split: ``train``, ``validation`` or ``test``.
+        file: its path.
+        reason: why it cannot be read.
+    """
+    bad = [event["data"]["skipped_images"] for event in events if event["event"] == "sweep"]
+    return pd.DataFrame(bad[0] if bad else [], columns=["split", "file", "reason"])
+
+
+def bad_images_note(events: Iterable[dict[str, Any]]) -> str | None:
+    """Say that images were left out; None if all were read."""
+    table = bad_images_table(events)
+    if table.empty:
+        return None
+    counts = ", ".join(
+        f"{count} {split}" for split, count in table["split"].value_counts().items()
+    )
+    return f"Images that cannot be read were left out: {counts} (bad_images.csv)."
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """A table as CSV in which no text is a formula: what may be one gets an apostrophe."""
+    safe = table.copy()
+    for column in safe.columns:
+        if not pd.api.types.is_numeric_dtype(safe[column]):
+            safe[column] = [
+                f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v
+                for v in safe[column]
+            ]
+    return safe.to_csv(index=False)
+
+
 def join_sweeps(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """The leaderboards of several sweeps, one under the other.
 
@@ -228,6 +273,11 @@ def _short_settings(trials: pd.DataFrame, trial_id: str | None) -> str:
     return " ".join(f"{k}={v:.3g}" if _real(v) else f"{k}={v}" for k, v in values.items())
 
 
+def _plain(text: str) -> str:
+    """Text that is shown as it is: no control characters, and no styles of rich's."""
+    return escape("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
+
 def _real(value: object) -> bool:
     return isinstance(value, float | np.floating)
 
@@ -242,7 +292,7 @@ def render(leaderboard: pd.DataFrame, form: str, notes: Iterable[str] = ()) -> s
         notes: lines below the table.
     """
     if form == "csv":
-        return leaderboard.drop(columns="settings").to_csv(index=False)
+        return to_csv(leaderboard.drop(columns="settings"))
     if form == "json":
         plain = leaderboard.drop(columns="settings")
         return plain.to_json(orient="records", indent=2, double_precision=15) + "\n"
@@ -251,13 +301,14 @@ def render(leaderboard: pd.DataFrame, form: str, notes: Iterable[str] = ()) -> s
         for column in PRINTED
         if column in leaderboard and (column not in RARE or leaderboard[column].any())
     ]
-    table = Table(box=box.MARKDOWN if form == "markdown" else box.SIMPLE_HEAD)
+    markdown = form == "markdown"
+    table = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
     for column in columns:
         numeric = pd.api.types.is_numeric_dtype(leaderboard[column])
         table.add_column(PRINTED[column], justify="right" if numeric else "left")
     for row in leaderboard[columns].itertuples(index=False):
-        cells = ("" if pd.isna(v) else f"{v:.2f}" if _real(v) else str(v) for v in row)
-        table.add_row(*cells)
+        cells = ("" if pd.isna(v) else f"{v:.2f}" if _real(v) else _plain(str(v)) for v in row)
+        table.add_row(*(cell.replace("|", "\\|") if markdown else cell for cell in cells))
     out = io.StringIO()
     Console(file=out, width=1000).print(table)
     lines = (line.rstrip() for line in out.getvalue().splitlines())

@@ -2,7 +2,7 @@
 
 A fold over the log. Every cell gets the same number of trials, epochs or device seconds, as the
 user wishes; all three are counted. Limits are kept exactly: trials and epochs to the last one, the
-time to the epochs that are under way when it is over.
+time to the epochs that are under way when it is over. Time in which no driver ran does not count.
 """
 
 import time
@@ -65,19 +65,21 @@ class Budget:
 
     Args:
         sweep: gives cells and limits.
-        clock: seconds since 1970.
+        clock: seconds since some moment, which nobody sets.
     """
 
-    def __init__(self, sweep: SweepConfig, clock: Callable[[], float] = time.time):
+    def __init__(self, sweep: SweepConfig, clock: Callable[[], float] = time.monotonic):
         self.sweep, self.clock = sweep, clock
         self._accounts = {cell: _Account() for cell in sweep.cells()}
-        self._opened: float | None = None
+        self._opened = clock()
+        self._before, self._session = 0.0, 0.0
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
-        if event["event"] == "sweep":
-            self._opened = event["time"]
-            return
+        if event["event"] in ("sweep", "resumed"):
+            self._before += self._session
+            self._opened = self.clock()
+        self._session = event["session_seconds"]
         if event["event"] not in ("asked", "epoch", "ended", "exhausted"):
             return
         account = self._accounts[cell_of(event)]
@@ -116,9 +118,8 @@ class Budget:
             more: trials that are not under way yet.
         """
         limit, seconds = self.sweep.epochs_total, self.sweep.time_budget
-        if seconds is not None and self._opened is not None:
-            if self.clock() - self._opened >= seconds:
-                return f"the time budget of {duration(seconds)} is spent"
+        if seconds is not None and self.seconds >= seconds:
+            return f"the time budget of {duration(seconds)} is spent"
         if limit is None:
             return None
         accounts = list(self._accounts.values())
@@ -129,6 +130,11 @@ class Budget:
             return None
         share = "the cell's share" if self.sweep.equal == "epochs" else "the budget"
         return f"{share} of {limit} epochs is spent"
+
+    @property
+    def seconds(self) -> float:
+        """How long the sweep ran, in all sessions."""
+        return self._before + max(self._session, self.clock() - self._opened)
 
     @property
     def finished(self) -> bool:

@@ -1,26 +1,28 @@
 """Ray Tune as a sweep uses it: a session, slots for trials, and one run of its loop."""
 
+import math
 import os
-import time
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.logger import TBXLoggerCallback
 
 from kdtune.config import SweepConfig
 from kdtune.errors import UserError
-from kdtune.tuning.schedule import Schedule
-from kdtune.tuning.search import Search
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and JSON a trial: the log has it all
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C has a meaning of ours
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nobody reads Tune's snapshots
     "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints a table even when it is silenced
 }
+
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's variable that, if it is 0, has Ray listen to this machine alone, on any system."""
 
 
 @contextmanager
@@ -29,20 +31,35 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
+    constants = ray._private.ray_constants  # the variable was read when ray was imported
+    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    os.environ[LOOPBACK] = "0"
     try:
+        ray.init(
+            address="local", include_dashboard=False, log_to_driver=False, logging_level="error"
+        )
         yield
     finally:
         ray.shutdown()
+        constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[LOOPBACK]
 
 
 @dataclass(frozen=True)
 class Slots:
-    """What a trial gets, and how many trials run at once."""
+    """What a trial gets, and how many trials run at once.
+
+    Attributes:
+        cpus: of a trial, and its threads.
+        gpus: of a trial, or a part of one.
+        count: trials at once.
+        alone: CPUs and GPUs of a trial that has a device to itself; None if every trial has.
+    """
 
     cpus: int
     gpus: float
     count: int
+    alone: tuple[int, float] | None = None
 
 
 def find_slots(sweep: SweepConfig) -> Slots:
@@ -60,43 +77,49 @@ def find_slots(sweep: SweepConfig) -> Slots:
     cpus = sweep.cpus_per_trial or max(1, all_cpus // max(1, by_gpu))
     if cpus > all_cpus:
         raise UserError(f"cpus_per_trial is {cpus}, but Ray has {all_cpus} CPUs here.")
-    return Slots(cpus, gpus, max(1, min(by_gpu, all_cpus // cpus)))
+    count = max(1, min(by_gpu, all_cpus // cpus))
+    whole = (cpus, float(math.ceil(gpus))) if gpus else (all_cpus, 0.0)
+    return Slots(cpus, gpus, count, whole if whole != (cpus, gpus) else None)
 
 
-def run_trials(
-    trainable: Any, search: Search, schedule: Schedule, slots: Slots, folder: Path
-) -> None:
-    """Run trials until the search is finished, or until it is interrupted.
+def run_trials(trainable: Any, search: Any, schedule: Any, slots: Slots, watch: Any) -> None:
+    """Run trials until the search is finished.
 
     Args:
         trainable: a class of Tune's; processes go from one trial to the next.
         search: proposes trials.
         schedule: ends them.
         slots: where they run.
-        folder: for Ray's own files.
+        watch: called at every turn of the loop.
     """
     os.environ.update(ENVIRONMENT)
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": slots.cpus, "gpu": slots.gpus}),
-        param_space={"threads": slots.cpus},
-        tune_config=tune.TuneConfig(
-            search_alg=search,
-            scheduler=schedule,
-            num_samples=1_000_000,  # out of reach: the search says when it is finished
-            max_concurrent_trials=slots.count,
-            reuse_actors=True,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name=time.strftime("%Y%m%d-%H%M%S"),
-            storage_path=str(folder.resolve()),
-            callbacks=[TBXLoggerCallback()],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
-        ),
-    )
-    tuner.fit()
+
+    def resources(settings: dict[str, Any]) -> tune.PlacementGroupFactory:
+        whole = settings["alone"] and slots.alone
+        cpus, gpus = whole or (slots.cpus, slots.gpus)
+        return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus}])
+
+    with tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as unread:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            param_space={"threads": slots.cpus},
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                scheduler=schedule,
+                num_samples=1_000_000,  # out of reach: the search says when it is finished
+                max_concurrent_trials=slots.count,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=unread,  # of what Tune writes nothing is read back
+                callbacks=[watch],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
 
 
 def _trial_name(trial: Any) -> str:

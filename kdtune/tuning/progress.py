@@ -3,6 +3,8 @@
 A view is what the cache of a node holds for all trials: decoded images, the teacher's targets.
 """
 
+from collections.abc import Callable
+
 from kdtune.cache import amount, describe
 from kdtune.config import TrainConfig
 from kdtune.inputs import keeps_targets
@@ -13,25 +15,32 @@ from kdtune.run_files import say
 class Progress:
     """Prints the ends of trials, with the cell's best so far; a fold over the log.
 
+    What was in the log before `begin` is not printed.
+
     Args:
         total: trials of the whole sweep; None if their number is not limited.
     """
 
     def __init__(self, total: int | None):
         self.ended = 0
+        self._say: Callable[[str], None] = lambda line: None
         self._of = f"/{total}" if total is not None else ""
         self._best: dict[str, float] = {}
         self._views: list[Event] = []
         self._ways: dict[str, str] = {}
         self._epochs = {"kept": 0, "live": 0}
 
+    def begin(self) -> None:
+        """Print from now on."""
+        self._say = say
+
     def fold(self, event: Event) -> None:
         """Take an event of the log; print if it is the end of a trial, or about a view."""
-        if event["event"] == "sweep":
+        if event["event"] in ("sweep", "resumed"):
             self._views += event["views"]["prepared"]
         elif event["event"] == "view":
             self._views.append(event)
-            say(f"{event['trial_id']}: {describe(event)}")
+            self._say(f"{event['trial_id']}: {describe(event)}")
         elif event["event"] == "asked":
             config = TrainConfig.check(event["config"])
             if config.teacher_model is not None:
@@ -41,8 +50,10 @@ class Progress:
                 self._epochs[way] += 1
         elif event["event"] == "ended":
             self._ended(event)
+        elif event["event"] == "restarted":
+            self._say(f"{event['trial_id']}: {event['reason']}; it is begun again")
         elif event["event"] == "exhausted":
-            say(f"{event['method']}-{event['model']}: {event['reason']}")
+            self._say(f"{event['method']}-{event['model']}: {event['reason']}")
 
     def saved(self) -> str:
         """What the views were good for, in a sentence; empty without views and without teacher."""
@@ -70,7 +81,7 @@ class Progress:
         if accuracy is not None:
             self._best[cell] = max(self._best.get(cell, 0.0), accuracy)
             figures = f" {100 * accuracy:.2f} % (cell's best {100 * self._best[cell]:.2f} %)"
-        say(
+        self._say(
             f"[{self.ended}{self._of}] {event['trial_id']} {event['state']}{figures}: "
             f"{event['reason']}"
         )

@@ -1,95 +1,107 @@
 """Ray's side of stopping: every result into the log, and whether its trial goes on.
 
-The scheduler sees every result that Ray gets, so it is the one that writes `epoch` and `ended`.
+The scheduler sees every result that Ray gets, so it is the one that writes `epoch`, `restarted`
+and `ended`.
 """
 
 import json
 from collections.abc import Callable
 from typing import Any
 
-from ray.tune.experiment import Trial
+import ray.tune.experiment
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from kdtune.errors import DiskFullError
 from kdtune.results import Event, cell_of
-from kdtune.tuning.budget import Budget
-from kdtune.tuning.stopping import Stopping
-from kdtune.tuning.trainable import NOTE, OUTCOME, figures_of
+from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.trainable import DISK_FULL, NODE, NOTE, OUT_OF_MEMORY, OUTCOME, figures_of
+from kdtune.tuning.under_way import DIED, MEMORY, STALLED, Trial
+
+STALLS = 1
+"""Times that a trial which makes no progress is begun again."""
 
 
 class Schedule(FIFOScheduler):
-    """Logs results and ends trials.
+    """Logs results; ends trials, or has them begun again.
 
     Args:
-        epochs: of a trial that goes all the way.
-        stopping: the rule that ends trials early.
-        budget: ends all trials once it is spent.
+        decisions: of the sweep.
         append: writes an event to the log and folds it.
+        has_spare: whether a trial can be given more of a device than it has.
     """
 
     def __init__(
-        self, epochs: int, stopping: Stopping, budget: Budget, append: Callable[[Event], None]
+        self, decisions: Decisions, append: Callable[[Event], None], has_spare: bool = False
     ):
         super().__init__()
-        self.epochs, self.stopping, self.budget, self.append = epochs, stopping, budget, append
-        self._last: dict[str, Event] = {}
-        self._ended: set[str] = set()
+        self.stopping, self.budget = decisions.stopping, decisions.budget
+        self.under_way, self.watch = decisions.under_way, decisions.watch
+        self.interrupts, self.max_restarts = decisions.interrupts, decisions.sweep.max_restarts
+        self.append, self.has_spare = append, has_spare
+        self.failure: DiskFullError | None = None
+        """Why the sweep cannot go on, if a trial found out."""
 
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Log an epoch, a note or the end that the trainable reported; say whether to go on."""
-        identity = _identity(trial)
-        if OUTCOME in result:
-            return self._end(identity, result[OUTCOME], result["reason"])
-        if NOTE in result:
-            note = json.loads(result[NOTE])
-            self.append({"event": "view", "trial_id": identity["trial_id"], **note})
-        else:
-            event = {"event": "epoch", **identity, **figures_of(result)}
-            self.append(event)
-            self._last[identity["trial_id"]] = event
-            if event["epoch"] == self.epochs:
-                return self._end(identity, "finished", f"all {self.epochs} epochs")
-            if (cut := self.stopping.cuts[identity["trial_id"]]) is not None:
-                best = 100 * event["best_validation_accuracy"]
-                return self._end(
-                    identity,
-                    "stopped",
-                    f"{self.stopping.scheduler}, epoch {cut.epoch}: {best:.2f} %, "
-                    f"the cut was {100 * cut.value:.2f} % among {cut.others}",
-                )
-        if (reason := self.budget.spent(cell_of(identity))) is not None:
-            return self._end(identity, "stopped", reason)
+    def on_trial_result(
+        self, tune_controller: Any, trial: ray.tune.experiment.Trial, result: dict[str, Any]
+    ) -> str:
+        """Log what the trainable reported, and say whether the trial goes on."""
+        trial_id = trial.config["trial_id"]
+        own = self.under_way.trials[trial_id]
+        if NODE in result:
+            self.watch.begun(trial_id, own.asked["model"], result["pid"], result[NODE])
+        elif OUTCOME in result:
+            return self._failed(own, result[OUTCOME], result["reason"])
+        elif NOTE in result:
+            self.append({"event": "view", "trial_id": trial_id, **json.loads(result[NOTE])})
+            self.watch.progress(trial_id)
+        elif result["epoch"] > own.epoch:  # one that goes on gives again what it had given
+            self.append(own.event("epoch", **figures_of(result)))
+            self.watch.progress(trial_id, result["seconds"])
+            if (end := self.stopping.verdict(own.last)) is not None:
+                return self._end(own, *end)
+        if (reason := self.budget.spent(cell_of(own.asked))) is not None:
+            return self._end(own, "stopped", reason)
+        if self.interrupts.requested:
+            self.watch.left(trial_id)
+            return TrialScheduler.STOP  # it stays under way in the log
         return TrialScheduler.CONTINUE
 
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Log the end of a trial whose process died; other errors are reported as results."""
-        if (identity := _identity(trial))["trial_id"] not in self._ended:
-            reason = "its process died: killed, out of memory, or its node lost"
-            self._end(identity, "crashed", reason)
+    def _failed(self, own: Trial, outcome: str, reason: str) -> str:
+        """Take a failure that the trial reported itself."""
+        if outcome == DISK_FULL:
+            self.failure, self.interrupts.requested = DiskFullError(reason), True
+            self.watch.left(own.asked["trial_id"])
+            return TrialScheduler.STOP
+        if outcome == OUT_OF_MEMORY:
+            if self.has_spare and not own.alone:
+                return self._restart(own, MEMORY, f"{reason}; it gets the device to itself")
+            outcome = "crashed"
+        return self._end(own, outcome, reason)
 
-    def _end(self, identity: dict[str, str], state: str, reason: str) -> str:
-        self._ended.add(identity["trial_id"])
-        last = self._last.pop(identity["trial_id"], {})
-        self.append(
-            {
-                "event": "ended",
-                **identity,
-                "state": state,
-                "reason": reason,
-                "epochs": last.get("epoch", 0),
-                "best_validation_accuracy": last.get("best_validation_accuracy"),
-            }
-        )
+    def on_trial_error(self, tune_controller: Any, trial: ray.tune.experiment.Trial) -> None:
+        """Have a trial begun again whose process died, unless that happens too often."""
+        own = self.under_way.trials.get(trial.config["trial_id"])
+        if own is None:  # it had ended before
+            return
+        stalled = self.watch.left(trial.config["trial_id"])
+        cause, times = (STALLED, STALLS) if stalled else (DIED, self.max_restarts)
+        reason = stalled or "its process died: killed, out of memory, or its node lost"
+        if own.restarts[cause] < times:
+            self._restart(own, cause, reason)
+        else:
+            again = f", {times + 1} times" if times else ""
+            self._end(own, "crashed", f"{reason}{again}")
+
+    def _restart(self, own: Trial, cause: str, reason: str) -> str:
+        self.watch.left(own.asked["trial_id"])
+        self.append(own.event("restarted", cause=cause, reason=reason))
+        return TrialScheduler.STOP
+
+    def _end(self, own: Trial, state: str, reason: str) -> str:
+        self.watch.left(own.asked["trial_id"])
+        self.append(own.ended(state, reason))
         return TrialScheduler.STOP
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray's snapshots of the scheduler are never read back, so they are kept empty."""
         return {}
-
-
-def _identity(trial: Trial) -> dict[str, str]:
-    config = trial.config["config"]
-    return {
-        "trial_id": trial.config["trial_id"],
-        "method": config["method"],
-        "model": config["model"],
-    }

@@ -6,17 +6,16 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from kdtune.config import TrainConfig
-from kdtune.results import Cell, Event
-from kdtune.tuning.budget import Budget
-from kdtune.tuning.studies import Studies
+from kdtune.results import Cell, Event, cell_of
+from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.under_way import Trial
 
 
 class Search(Searcher):
-    """Proposes trials.
+    """Proposes trials; those that were begun and lost their process come first.
 
     Args:
-        studies: where proposals come from.
-        budget: says whose turn it is.
+        decisions: of the sweep.
         configure: makes the complete settings of a trial of a cell, from its number and what its
             space decided.
         append: writes an event to the log and folds it.
@@ -24,21 +23,41 @@ class Search(Searcher):
 
     def __init__(
         self,
-        studies: Studies,
-        budget: Budget,
+        decisions: Decisions,
         configure: Callable[[Cell, int, dict[str, Any]], TrainConfig],
         append: Callable[[Event], None],
     ):
         super().__init__()
-        self.studies, self.budget, self.configure, self.append = (
-            studies,
-            budget,
-            configure,
-            append,
-        )
+        self.studies, self.budget = decisions.studies, decisions.budget
+        self.stopping, self.under_way = decisions.stopping, decisions.under_way
+        self.interrupts = decisions.interrupts
+        self.configure, self.append = configure, append
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """Propose a trial for the cell whose turn it is; `trial_id` is Ray's."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Hand out a trial; `trial_id` is Ray's."""
+        if self.interrupts.requested:
+            return Searcher.FINISHED
+        trial = self._again() or self._new() or self._again(alone=True)
+        if trial is not None:
+            identity = {key: trial.asked[key] for key in ("trial_id", "config")}
+            return {**identity, "alone": trial.alone}
+        # Ray does not ask again once it was told that all is finished, but a trial that is under
+        # way may lose its process.
+        return None if self.under_way.trials else Searcher.FINISHED
+
+    def _again(self, alone: bool = False) -> Trial | None:
+        """A trial that was begun before; those for which nothing is left end here."""
+        while (trial := self.under_way.take(alone)) is not None:
+            end = self.stopping.verdict(trial.last) if trial.last else None
+            if end is None and (reason := self.budget.spent(cell_of(trial.asked))) is not None:
+                end = "stopped", reason
+            if end is None:
+                return trial
+            self.append(trial.ended(*end))
+        return None
+
+    def _new(self) -> Trial | None:
+        """A trial for the cell whose turn it is."""
         while (cell := self.budget.turn()) is not None:
             identity = {"method": cell[0], "model": cell[1]}
             number = self.studies.started[cell]
@@ -52,8 +71,8 @@ class Search(Searcher):
             self.append(
                 {"event": "asked", "trial_id": own_id, **identity, **proposal, "config": config}
             )
-            return {"trial_id": own_id, "config": config}
-        return Searcher.FINISHED
+            return self.under_way.take()
+        return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler, which sees every result, writes them to the log."""

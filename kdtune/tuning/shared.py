@@ -1,6 +1,7 @@
 """What the trials of a sweep have in common: pixels, the teacher, and what all ask of it."""
 
 import shutil
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -52,8 +53,13 @@ class Shared:
                 self._askers.setdefault(config.method, []).append((config, shapes))
                 known.update(sizes)
 
-    def plan(self) -> None:
-        """Decide what is kept, once all runs have been noted."""
+    def plan(self, earlier: Event | None = None) -> None:
+        """Decide what is kept, once all runs have been noted.
+
+        Args:
+            earlier: the event that opened the same sweep before: its trials saw so many views,
+                and the teacher ran live for some methods, and so it stays.
+        """
         if self.views.cache is None:
             return
         images = self.views.bytes("train")
@@ -68,6 +74,11 @@ class Shared:
             augmented=True in self._runs,
             epochs=self.sweep.epochs,
         )
+        if earlier is not None:
+            then, known = earlier["views"], SweepConfig.check(earlier["config"]).cells()
+            new = set(self.kept.methods) - {method for method, _ in known}
+            methods = tuple(dict.fromkeys((*then["methods"], *sorted(new))))
+            self.kept = replace(self.kept, methods=methods, views=then["views"])
 
     def settings(self, config: TrainConfig) -> TrainConfig:
         """A run's settings, with what the sweep has decided for all."""
@@ -93,6 +104,8 @@ class Shared:
         told: list[Event] = []
 
         def tell(event: Event) -> None:
+            if any(event["what"] == other["what"] for other in told):
+                return
             say(describe(event))
             if event["state"] in ("built", "found"):
                 told.append(event)
@@ -108,7 +121,7 @@ class Shared:
             lesson = Lesson(self.teacher, views.image_size)
             for config, shapes in self.askers:
                 lesson.ask(config, list(shapes))
-        views.pixels("validation", tell)
+        views.check(tell)
         for config in self._runs.values():
             Inputs(self.settings(config), views, lesson, {}, tell).open(1)
         if self.teacher is not None and torch.cuda.is_available():

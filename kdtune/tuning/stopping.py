@@ -45,7 +45,7 @@ class Stopping:
     """
 
     def __init__(self, scheduler: str, epochs: int, grace_period: int, reduction_factor: int):
-        self.scheduler = scheduler
+        self.scheduler, self.epochs = scheduler, epochs
         rungs = rung_epochs(epochs, grace_period, reduction_factor)
         brackets: dict[str, list[tuple[int, ...]]] = {
             "asha": [rungs],
@@ -76,6 +76,19 @@ class Stopping:
             "hyperband": f"hyperband, in {len(self.brackets)} brackets, {stops} after {rungs}",
             "median": f"median {stops} from epoch {self.brackets[0][0]} on",
         }[self.scheduler]
+
+    def verdict(self, epoch: Event) -> tuple[str, str] | None:
+        """State and reason of a trial whose latest epoch is its last; None if it goes on."""
+        if epoch["epoch"] == self.epochs:
+            return "finished", f"all {self.epochs} epochs"
+        cut = self.cuts[epoch["trial_id"]]
+        if cut is None:
+            return None
+        best = 100 * epoch["best_validation_accuracy"]
+        return "stopped", (
+            f"{self.scheduler}, epoch {cut.epoch}: {best:.2f} %, "
+            f"the cut was {100 * cut.value:.2f} % among {cut.others}"
+        )
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""

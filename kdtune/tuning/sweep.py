@@ -1,44 +1,43 @@
-"""Launch a sweep: check everything, run every cell's trials on Ray, make the tables."""
+"""Run a sweep, or go on with one: every cell's trials on Ray, then the tables.
+
+The log is the sweep. To go on with one is to read its log, which fills all that decides, to hand
+out the trials under way, and then to go on asking; a new sweep is one whose log says only that.
+"""
 
 import json
-import os
-import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from kdtune.config import SweepConfig, TrainConfig, duration
-from kdtune.data.images import find_images
-from kdtune.errors import RunError, UserError
+from kdtune.config import SweepConfig, duration
+from kdtune.errors import DiskFullError, RunError
 from kdtune.export import write_best
-from kdtune.files import replacing, write_text, write_yaml
-from kdtune.methods import METHODS, check_method
-from kdtune.models import build_model, check_model, feature_shapes
-from kdtune.network import pick_device
+from kdtune.files import FULL, replacing, write_text, write_yaml
 from kdtune.reports.rungs import rungs_table
-from kdtune.reports.tables import epochs_table, leaderboard_table, trials_table
-from kdtune.results import RESULTS, Cell, Event, Log, SweepFolder
+from kdtune.reports.tables import (
+    bad_images_table,
+    epochs_table,
+    leaderboard_table,
+    to_csv,
+    trials_table,
+)
+from kdtune.results import RESULTS, Log, SweepFolder
 from kdtune.run_files import say
-from kdtune.seeds import derive_seed
-from kdtune.teacher import load_teacher, teacher_summary
-from kdtune.tuning.budget import Budget
+from kdtune.tuning.check import Checked, changed, check_sweep
+from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.interrupts import Terminated
 from kdtune.tuning.launch import Slots, find_slots, ray_session, run_trials
 from kdtune.tuning.progress import Progress
 from kdtune.tuning.samplers import describe_sampler
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.search import Search
-from kdtune.tuning.shared import Shared
-from kdtune.tuning.space import Space, load_space, load_spaces
 from kdtune.tuning.stopping import Stopping
-from kdtune.tuning.studies import Studies
+from kdtune.tuning.tensorboard import TensorBoard
 from kdtune.tuning.trainable import TrialProcess
+from kdtune.tuning.trial_files import Leftovers, write_networks
 from kdtune.tuning.warm_start import warm_start
-
-PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow")
 
 
 def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
@@ -52,67 +51,195 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
         config: settings of `SweepConfig`.
 
     Returns:
-        The sweep's folder, with its log, its tables and the best configurations.
+        The sweep's folder, with its log, its tables, and the best configurations and networks.
 
     Raises:
         UserError: something the user gave is no good; nothing was written.
-        RunError: no trial finished an epoch.
+        RunError: no trial finished an epoch, or the disk is full.
         KeyboardInterrupt: the sweep was interrupted; its tables are of what had ended.
     """
     given = SweepConfig.check(config)
     folder = SweepFolder(RESULTS / given.name)
     folder.refuse_existing()
-    sweep, spaces, opened, shared = _check(given)
-    studies = Studies(sweep, spaces)
-    stopping = Stopping(sweep.scheduler, sweep.epochs, sweep.grace_period, sweep.reduction_factor)
-    budget = Budget(sweep)
-    progress = Progress(sweep.trials and sweep.trials * len(sweep.cells()))
-
-    def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
-        return shared.settings(_trial_config(sweep, cell, number, settings))
-
+    checked = check_sweep(given, given.spaces)
+    sweep, opened = checked.sweep, checked.opened
     learned = [
         event
         for path in sweep.warm_start
-        for event in warm_start(path, spaces, sweep.cells(), opened, configure)
+        for event in warm_start(path, checked.spaces, sweep.cells(), opened, checked.configure)
     ]
     with ray_session():
         slots = find_slots(sweep)
-        for line in _plan(sweep, slots, stopping):
+        driver = _Driver(folder, checked)
+        for line in _plan(sweep, slots, driver.decisions.stopping):
             say(line)
         for event in learned:
             say(f"{event['method']}-{event['model']}: {event['reason']}")
-        opened["views"]["prepared"] = shared.prepare()
-        folder.create()
-        write_yaml(folder.sweep, opened["config"])
-        write_text(folder.environment, json.dumps(opened["environment"], indent=2) + "\n")
-        folds = [studies.fold, stopping.fold, budget.fold, progress.fold]
-        try:
-            with Log(folder.log, folds) as log:
+        opened["views"]["prepared"] = checked.shared.prepare()
+        with folder.created() as part:
+            write_yaml(part.sweep, opened["config"])
+            write_text(part.environment, json.dumps(opened["environment"], indent=2) + "\n")
+            with Log(part.log, []) as log:
                 for event in (opened, *learned):
                     log.append(event)
-                run_trials(
-                    tune.with_parameters(TrialProcess, askers=shared.askers),
-                    Search(studies, budget, configure, log.append),
-                    Schedule(sweep.epochs, stopping, budget, log.append),
-                    slots,
-                    folder.ray,
-                )
-        finally:
-            write_tables(folder)
-    if not budget.finished:  # Ray ends quietly when it is interrupted
-        raise KeyboardInterrupt(
-            f"{progress.ended} trials ended; the log and the tables of these are in {folder.path}"
-        )
-    events = folder.events()
-    if not any(event["event"] == "epoch" for event in events):
-        reasons = (event["reason"] for event in events if event["event"] == "ended")
-        raise RunError(
-            f"No trial of {folder.path} finished an epoch; the first says: {next(reasons)}"
-        )
-    if saved := progress.saved():
-        say(saved)
+        with folder.held(), driver.open_log() as log:
+            driver.run(log, slots)
     return folder
+
+
+def resume_sweep(path: str | Path, changes: Mapping[str, Any] | None = None) -> SweepFolder:
+    """Go on with a sweep that was interrupted, or is to have more trials, cells or resources.
+
+    The log is all that is needed of what was before, and the checkpoints of trials under way, if
+    they are there; without them these begin anew. Their finished epochs stay as they were.
+
+    Args:
+        path: the sweep's folder.
+        changes: settings of `SweepConfig` that are to be others from now on.
+
+    Returns:
+        The sweep's folder, as `run_sweep`.
+
+    Raises:
+        UserError: this is no sweep's folder, another process runs it, or what the sweep needs is
+            not there any more or not what it was.
+        RunError, KeyboardInterrupt: as `run_sweep`.
+    """
+    changes = changes or {}
+    folder = SweepFolder(path)
+    earlier = folder.opened()[-1]
+    with folder.held():
+        earlier = folder.opened()[-1]
+        given = changed(earlier, changes)
+        checked = check_sweep(given, tuple(changes.get("spaces", ())), earlier)
+        driver = _Driver(folder, checked)
+        with driver.open_log() as log:
+            for line in driver.found(log):
+                say(line)
+            if driver.decisions.budget.finished:
+                driver.finish()
+                return folder
+            with ray_session():
+                slots = find_slots(checked.sweep)
+                for line in _plan(checked.sweep, slots, driver.decisions.stopping):
+                    say(line)
+                checked.opened["views"]["prepared"] = checked.shared.prepare()
+                log.append(checked.opened)
+                driver.run(log, slots)
+    return folder
+
+
+class _Driver:
+    """The process that runs a sweep.
+
+    Args:
+        folder: of the sweep.
+        checked: the sweep.
+    """
+
+    def __init__(self, folder: SweepFolder, checked: Checked):
+        self.folder, self.checked = folder, checked
+        sweep = checked.sweep
+        self.decisions = Decisions(sweep, checked.spaces)
+        self.progress = Progress(sweep.trials and sweep.trials * len(sweep.cells()))
+        self.tensorboard = TensorBoard(folder.tensorboard)
+        self.leftovers = Leftovers(folder)
+
+    def open_log(self) -> Log:
+        """Open the log, which fills all that follows from it."""
+        others = [self.leftovers.fold, self.tensorboard.fold, self.progress.fold]
+        return Log(self.folder.log, [*self.decisions.folds, *others])
+
+    def found(self, log: Log) -> Iterator[str]:
+        """Say what there is of a sweep that is resumed."""
+        trials = self.decisions.under_way.trials
+        words = [f"{self.progress.ended} trials have ended"]
+        if trials:
+            listed = (f"{name} after epoch {trial.epoch}" for name, trial in trials.items())
+            words.append(f"{len(trials)} were under way ({', '.join(listed)})")
+        yield f"{self.folder.path}: {', '.join(words)}"
+        if log.cut:
+            yield f"{log.cut} bytes after the log's last event were no event, and are cut off"
+        then = self.folder.opened()[-1]["environment"]
+        for name, now in self.checked.opened["environment"].items():
+            if then.get(name) != now:
+                yield f"{name} was {then.get(name)}, and is {now} now: figures may differ a little"
+
+    def run(self, log: Log, slots: Slots) -> None:
+        """Run trials until all is done, or until it is interrupted; then make the tables."""
+        interrupts = self.decisions.interrupts
+        self.progress.begin()
+        self.leftovers.remove()
+        self.tensorboard.begin()
+        schedule = Schedule(self.decisions, log.append, slots.alone is not None)
+        checkpoints = self.folder.checkpoints.absolute()
+        try:
+            with interrupts:
+                run_trials(
+                    tune.with_parameters(
+                        TrialProcess,
+                        askers=self.checked.shared.askers,
+                        checkpoints=checkpoints,
+                    ),
+                    Search(self.decisions, self.checked.configure, log.append),
+                    schedule,
+                    slots,
+                    self.decisions.watch,
+                )
+        except KeyboardInterrupt as error:  # the second one: epochs under way are lost
+            self._interrupted(isinstance(error, Terminated))
+        except Exception as error:  # Tune wraps what we raise
+            failure = log.failure or _disk_full(error)
+            if failure is None:
+                raise
+            raise RunError(self._hint(failure)) from None
+        finally:
+            self.tensorboard.close()
+        if schedule.failure is not None:
+            raise RunError(self._hint(schedule.failure))
+        if interrupts.requested:
+            self._interrupted(interrupts.terminated)
+        self.finish()
+
+    def finish(self) -> None:
+        """Make all that follows from the log.
+
+        Raises:
+            RunError: no trial finished an epoch.
+        """
+        self.leftovers.remove()
+        write_tables(self.folder)
+        events = self.folder.events()
+        if not any(event["event"] == "epoch" for event in events):
+            reasons = (event["reason"] for event in events if event["event"] == "ended")
+            raise RunError(
+                f"No trial of {self.folder.path} finished an epoch; the first says: "
+                f"{next(reasons, 'nothing')}"
+            )
+        if saved := self.progress.saved():
+            say(saved)
+
+    def _interrupted(self, terminated: bool) -> None:
+        """Make the tables of what there is, and say how to go on."""
+        write_tables(self.folder)
+        text = (
+            f"{self.progress.ended} trials have ended; to go on: kdtune resume {self.folder.path}"
+        )
+        raise (Terminated if terminated else KeyboardInterrupt)(text) from None
+
+    def _hint(self, failure: Exception) -> str:
+        return f"{failure} Make room, then: kdtune resume {self.folder.path}"
+
+
+def _disk_full(error: BaseException | None) -> DiskFullError | None:
+    """What a full disk made somebody raise, in a sentence."""
+    while error is not None:
+        if isinstance(error, DiskFullError):
+            return error
+        if isinstance(error, OSError) and error.errno in FULL:
+            return DiskFullError(f"There is no room to write {error.filename or 'a file'}.")
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _plan(sweep: SweepConfig, slots: Slots, stopping: Stopping) -> Iterator[str]:
@@ -132,121 +259,28 @@ def _plan(sweep: SweepConfig, slots: Slots, stopping: Stopping) -> Iterator[str]
     yield f"{proposer} proposes; {stopping.describe()}; {slots.count} trials at once"
 
 
-def _check(sweep: SweepConfig) -> tuple[SweepConfig, dict[str, Space], Event, Shared]:
-    """Check all that a sweep needs, and fill in what follows from data and teacher.
-
-    Returns:
-        The complete settings, the search space of each method, the log's first event, and what
-        the trials have in common.
-    """
-    data = find_images(sweep.data)
-    teacher, summary = None, None
-    image_size = sweep.image_size or TrainConfig.model_fields["image_size"].default
-    if sweep.teacher is not None:
-        teacher = load_teacher(sweep.teacher, data.classes, sweep.image_size)
-        summary = teacher_summary(sweep.teacher)
-        image_size = summary["image_size"] or image_size
-    sweep = sweep.model_copy(
-        update={
-            "image_size": image_size,
-            "data": _absolute(sweep.data),
-            "teacher": _absolute(sweep.teacher) if sweep.teacher else None,
-            "spaces": tuple(map(_absolute, sweep.spaces)),
-            "warm_start": tuple(map(_absolute, sweep.warm_start)),
-        }
-    )
-    shared = Shared(sweep, data, teacher)
-    spaces = _check_cells(sweep, shared)
-    shared.plan()
-    opened = {
-        "event": "sweep",
-        "config": sweep.model_dump(mode="json"),
-        "data": data.summary(),
-        "teacher": summary,
-        "views": {**asdict(shared.kept), "prepared": []},
-        "environment": _environment(),
-    }
-    return sweep, spaces, opened, shared
-
-
-def _check_cells(sweep: SweepConfig, shared: Shared) -> dict[str, Space]:
-    """Check methods, models, spaces and settings as trials would meet them.
-
-    Returns:
-        The search space of each method, without what the sweep fixes.
-    """
-    spaces = load_spaces(sweep.spaces)
-    for method, model in sweep.cells():
-        check_method(method)
-        check_model(model)
-        if method not in spaces:
-            raise UserError(f"There is no search space for '{method}'; give one with --space.")
-        if METHODS[method].uses_teacher and shared.teacher is None:
-            raise UserError(
-                f"The method '{method}' learns from a teacher: give --teacher "
-                "(make one with 'kdtune teacher'), or --methods student --no-baselines."
-            )
-    for file in sweep.spaces:
-        if (own := load_space(Path(file)).method) not in {method for method, _ in sweep.cells()}:
-            raise UserError(f"The space {file} is for '{own}', which is not in this sweep.")
-    fixed = {method: spaces[method].fix(sweep.settings) for method, _ in sweep.cells()}
-    pick_device(sweep.settings.get("device", "auto"))
-    image_size = shared.views.image_size
-    for model in dict.fromkeys(sweep.models):
-        student = build_model(model, len(shared.views.data.classes), image_size)
-        shapes = feature_shapes(student, image_size)
-        for method in fixed:
-            for _, settings in fixed[method].probe():
-                shared.ask(_trial_config(sweep, (method, model), 0, settings), shapes)
-    return fixed
-
-
-def _absolute(path: str) -> str:
-    """Trials run in folders of their own; the name of a built-in data set stays as it is."""
-    expanded = Path(path).expanduser()
-    return str(expanded.resolve()) if expanded.exists() else path
-
-
-def _trial_config(
-    sweep: SweepConfig, cell: Cell, number: int, settings: dict[str, Any]
-) -> TrainConfig:
-    """Complete settings of a trial, from what its space and the sweep decide."""
-    method, model = cell
-    return TrainConfig.check(
-        {
-            **settings,
-            "method": method,
-            "model": model,
-            "teacher_model": sweep.teacher if METHODS[method].uses_teacher else None,
-            "data_dir": sweep.data,
-            "image_size": sweep.image_size,
-            "epochs": sweep.epochs,
-            "cache_gb": sweep.cache_gb,
-            "augment_seed": sweep.seed,
-            "seed": derive_seed(sweep.seed, method, model, number),
-        }
-    )
-
-
 def write_tables(folder: SweepFolder) -> None:
-    """Make all that follows from the log: tables, and the best configuration of each cell."""
+    """Make all that follows from the log: tables, and the best configuration of each cell.
+
+    Raises:
+        RunError: the disk is full.
+    """
     events = folder.events()
     trials, epochs = trials_table(events), epochs_table(events)
     leaderboard = leaderboard_table(trials)
-    write_text(folder.table("rungs", ".csv"), rungs_table(events).to_csv(index=False))
-    for name, table in {"trials": trials, "epochs": epochs}.items():
-        with replacing(folder.table(name, ".parquet")) as temporary:
-            table.to_parquet(temporary)
-        write_text(folder.table(name, ".csv"), table.to_csv(index=False))
-    write_text(folder.leaderboard, leaderboard.to_csv(index=False))
-    write_best(folder, leaderboard, trials)
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        **{name: version(name) for name in PACKAGES},
-    }
+    tables = {"trials": trials, "epochs": epochs, "rungs": rungs_table(events)}
+    if len(bad := bad_images_table(events)):
+        tables["bad_images"] = bad
+    try:
+        for name in ("trials", "epochs"):
+            with replacing(folder.table(name, ".parquet")) as temporary:
+                tables[name].to_parquet(temporary)
+        for name, table in tables.items():
+            write_text(folder.table(name, ".csv"), to_csv(table))
+        write_text(folder.leaderboard, to_csv(leaderboard))
+        write_best(folder, leaderboard, trials)
+        write_networks(folder, leaderboard)
+    except DiskFullError as error:
+        raise RunError(
+            f"{error} Nothing is lost: make room, then: kdtune resume {folder.path}"
+        ) from None

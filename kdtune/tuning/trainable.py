@@ -3,7 +3,7 @@
 It is a class and no function, since Tune runs functions in threads: one that takes long to end
 makes the next trial fail. Here the next one waits. A trial that fails by itself reports that as
 its last result, with the reason in one line, so that the process goes on to the next trial; only a
-process that dies is an error to Ray.
+process that dies is an error to Ray. A trial that was begun before goes on from its checkpoint.
 """
 
 import json
@@ -11,27 +11,36 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 from torch import nn
 
 from kdtune.config import TrainConfig
-from kdtune.data.images import find_images
 from kdtune.data.views import Views
-from kdtune.errors import DivergedError
-from kdtune.inputs import Inputs, keeps_targets, open_views
+from kdtune.errors import DiskFullError, DivergedError
+from kdtune.inputs import Inputs, find_data, keeps_targets, open_views
 from kdtune.models import build_model, feature_shapes
 from kdtune.process import FreshState, keep_freed_memory
 from kdtune.results import Event
 from kdtune.targets import Lesson
 from kdtune.teacher import load_teacher
-from kdtune.training import FIGURES, LOSS, fit
+from kdtune.training import FIGURES, LOSS, EpochResult, fit
+from kdtune.tuning.trial_files import TrialFiles
 
 OUTCOME = "outcome"
-"""Key of a result that ends a trial: ``diverged`` or ``crashed``; ``reason`` stands beside it."""
+"""Key of a result that ends a trial: ``diverged``, ``crashed``, or one of the next two; ``reason``
+stands beside it."""
+
+OUT_OF_MEMORY, DISK_FULL = "out_of_memory", "disk_full"
+"""Outcomes that need not be the trial's end."""
+
+NODE = "node"
+"""Key of the first result of a trial, which is no epoch: Ray's name of where the process runs."""
 
 NOTE = "note"
 """Key of a result that is no epoch: what the cache told, see `kdtune.cache.Tell`, as JSON."""
@@ -42,8 +51,9 @@ Askers = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
 
 # What all trials of a sweep have in common is opened once in a process.
 @lru_cache(maxsize=1)
-def _views(data_dir: str, image_size: int, cache_gb: float) -> Views:
-    return open_views(find_images(data_dir), image_size, cache_gb)
+def _views(data_dir: str, skip_bad_images: bool, image_size: int, cache_gb: float) -> Views:
+    data, _ = find_data(data_dir, skip_bad_images, cache_gb)
+    return open_views(data, image_size, cache_gb)
 
 
 @lru_cache(maxsize=1)
@@ -66,10 +76,12 @@ class TrialProcess(tune.Trainable):
     Its settings are ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``threads``.
     """
 
-    def setup(self, settings: dict[str, Any], askers: Askers = ()) -> None:
-        """Begin the first trial of the process."""
+    def setup(
+        self, settings: dict[str, Any], askers: Askers = (), checkpoints: Path | None = None
+    ) -> None:
+        """Begin the first trial of the process; `checkpoints` is a folder for those of all."""
         keep_freed_memory()
-        self._fresh, self._askers = FreshState(), askers
+        self._fresh, self._askers, self._checkpoints = FreshState(), askers, checkpoints
         self._begin(settings)
 
     def reset_config(self, settings: dict[str, Any]) -> bool:
@@ -90,29 +102,41 @@ class TrialProcess(tune.Trainable):
     def _begin(self, settings: dict[str, Any]) -> None:
         self._fresh.restore(settings["config"]["seed"])
         torch.set_num_threads(settings["threads"])
-        self._results = self.results(settings["config"])
+        self._results = self._all_results(settings)
 
-    def results(self, config: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+    def _all_results(self, settings: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        yield {NODE: ray.get_runtime_context().get_node_id()}
+        yield from self.results(settings["trial_id"], settings["config"])
+
+    def results(
+        self, trial_id: str, config: dict[str, Any]
+    ) -> Generator[dict[str, Any], None, None]:
         """What a trial gives, result by result."""
-        return trial_results(config, self._askers)
+        folder = self._checkpoints / trial_id if self._checkpoints is not None else None
+        return trial_results(config, self._askers, folder)
 
 
 def trial_results(
-    settings: dict[str, Any], askers: Askers
+    settings: dict[str, Any], askers: Askers, folder: Path | None = None
 ) -> Generator[dict[str, Any], None, None]:
-    """Run one trial.
+    """Run one trial, or go on with it.
 
     Args:
         settings: complete `TrainConfig`.
         askers: see `Askers`.
+        folder: for its checkpoints; without one there are none.
 
     Yields:
-        The figures of each epoch; in between, under `NOTE`, what was built or waited for; as the
-        last result, under `OUTCOME`, how the trial failed, if it did.
+        The figures of each epoch, those of before the last checkpoint included; in between, under
+        `NOTE`, what was built or waited for; as the last result, under `OUTCOME`, how the trial
+        failed, if it did.
     """
     config = TrainConfig.check(settings)
+    files: TrialFiles | None = None
+    result: EpochResult | None = None
+    history: list[dict[str, Any]] = []
     try:
-        views = _views(config.data_dir, config.image_size, config.cache_gb)
+        views = _views(config.data_dir, config.skip_bad_images, config.image_size, config.cache_gb)
         classes = views.data.classes
         teacher, lesson, own = None, None, {}
         if config.teacher_model is not None:
@@ -124,23 +148,44 @@ def trial_results(
         told: SimpleQueue[Event | None] = SimpleQueue()
         inputs = Inputs(config, views, lesson, own, told.put)
         yield from _notes(told, partial(inputs.evaluation, "validation"))
+        state = None
+        if folder is not None:
+            files = TrialFiles(folder, config, classes)
+            if (found := files.newest()) is not None:
+                state, history = found
+                yield from history
         results = fit(
             config,
             inputs.train,
             inputs.evaluation("validation"),
             num_classes=len(classes),
             teacher=teacher,
+            resume=state,
         )
-        for epoch in range(1, config.epochs + 1):
+        for epoch in range(len(history) + 1, config.epochs + 1):
             yield from _notes(told, partial(inputs.open, epoch))
-            # TensorBoard's step; Ray's own count has the notes in it.
-            yield {**next(results).figures(), "timesteps_total": epoch}
+            result = next(results)
+            history.append(result.figures())
+            if files is not None:
+                files.keep(result, history)
+            yield history[-1]
+    except GeneratorExit:  # the trial is left, for now or for good
+        if files is not None and result is not None:
+            files.write(result, history)
+        raise
     except DivergedError as error:
         yield {OUTCOME: "diverged", "reason": str(error)}
+    except DiskFullError as error:
+        yield {OUTCOME: DISK_FULL, "reason": str(error)}
     except Exception as error:  # whatever a run may raise must not end the sweep
         message = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
-        yield {OUTCOME: "crashed", "reason": reason}
+        yield {OUTCOME: OUT_OF_MEMORY if _lacks_memory(error) else "crashed", "reason": reason}
+
+
+def _lacks_memory(error: Exception) -> bool:
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "can't allocate memory" in str(error)  # the CPU's, which has no class
 
 
 def _notes(

@@ -1,0 +1,50 @@
+"""How far a sweep is, from its log alone."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from kdtune.config import SweepConfig, duration
+from kdtune.reports.tables import bad_images_note, leaderboard_table, render, trials_table
+from kdtune.results import Event
+
+
+def status_lines(
+    opened: list[Event], events: list[Event], held: bool | None, folder: Path
+) -> Iterator[str]:
+    """Tell a person how far a sweep is.
+
+    Args:
+        opened: the events with which drivers opened it.
+        events: all events.
+        held: whether a driver runs it; None if that is not known.
+        folder: the sweep's, for the command that goes on with it.
+    """
+    sweep = SweepConfig.check(opened[-1]["config"])
+    trials = trials_table(events)
+    ended = trials[trials["state"] != "running"]
+    driver = opened[-1]["driver"]
+    ago = duration(max(0.0, time.time() - events[-1]["time"]))
+    if held:
+        yield f"{folder} is being run by process {driver['pid']} on {driver['host']}"
+    elif held is None:
+        yield f"{folder}: nobody can tell whether a process runs it, since it cannot be locked"
+    else:
+        yield f"{folder}: no process runs it"
+    total = sweep.trials and sweep.trials * len(sweep.cells())
+    of = f" of {total}" if total else ""
+    times = f", resumed {len(opened) - 1} times" if len(opened) > 1 else ""
+    yield (
+        f"{len(ended)}{of} trials have ended, {int(trials['epochs'].sum())} epochs are trained; "
+        f"last event {ago} ago{times}"
+    )
+    for trial in trials[trials["state"] == "running"].itertuples():
+        again = f", begun again {trial.restarts} times" if trial.restarts else ""
+        yield f"under way: {trial.trial_id}, after epoch {trial.epochs} of {sweep.epochs}{again}"
+    if not held and len(ended) != total:
+        yield f"to go on: kdtune resume {folder}"
+    yield ""
+    board = leaderboard_table(trials)
+    board["settings"] = ""
+    notes = [note] if (note := bad_images_note(events)) else []
+    yield render(board.drop(columns="settings"), "table", notes).rstrip()

@@ -1,0 +1,274 @@
+"""Checks all that a sweep needs before anything is trained, and fills in what follows from it."""
+
+import json
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import distribution_to_json, json_to_distribution
+
+from kdtune.config import SweepConfig, TrainConfig
+from kdtune.errors import UserError
+from kdtune.inputs import find_data
+from kdtune.methods import METHODS, check_method
+from kdtune.models import build_model, check_model, feature_shapes
+from kdtune.network import pick_device
+from kdtune.results import Cell, Event
+from kdtune.seeds import derive_seed
+from kdtune.teacher import load_teacher, teacher_summary
+from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS
+from kdtune.tuning.shared import Shared
+from kdtune.tuning.space import Space, load_space, load_spaces
+
+PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow")
+
+MAY_CHANGE = {
+    "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "spaces", "data",
+    "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_restarts",
+    "stall_time", "term_limit",
+}  # fmt: skip
+"""Settings that may be given when a sweep is resumed."""
+
+
+@dataclass
+class Checked:
+    """A sweep that can be run.
+
+    Attributes:
+        sweep: complete settings.
+        spaces: the search space of each method, without what the sweep fixes.
+        shared: what the trials have in common.
+        opened: the event that opens it; what it lacks is which views were built or found.
+    """
+
+    sweep: SweepConfig
+    spaces: dict[str, Space]
+    shared: Shared
+    opened: Event
+
+    def configure(self, cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
+        """Complete settings of a trial, from what its space, the sweep and the cache decide."""
+        return self.shared.settings(_trial_config(self.sweep, cell, number, settings))
+
+
+def check_sweep(
+    given: SweepConfig, files: tuple[str, ...], earlier: Event | None = None
+) -> Checked:
+    """Check methods, models, spaces, data, teacher and settings as trials would meet them.
+
+    Args:
+        given: the sweep's settings.
+        files: of spaces; they are code that the user names now.
+        earlier: the event that opened the same sweep before: what cannot have changed meanwhile is
+            taken from it, or compared with it. No code runs because it is named there.
+
+    Raises:
+        UserError: something is no good, or is not what it was.
+    """
+    data, bad = find_data(given.data, given.skip_bad_images, given.cache_gb)
+    about_data = {**data.summary(), "skipped_images": bad}
+    teacher, summary = None, None
+    image_size = given.image_size or TrainConfig.model_fields["image_size"].default
+    if given.teacher is not None:
+        teacher = load_teacher(given.teacher, data.classes, given.image_size)
+        summary = teacher_summary(given.teacher)
+        image_size = summary["image_size"] or image_size
+    sweep = given.model_copy(
+        update={
+            "image_size": image_size,
+            "data": _absolute(given.data),
+            "teacher": _absolute(given.teacher) if given.teacher else None,
+            "spaces": tuple(map(_absolute, given.spaces)),
+            "warm_start": tuple(map(_absolute, given.warm_start)),
+        }
+    )
+    if earlier is not None:
+        _compare(earlier, about_data, summary)
+    shared = Shared(sweep, data, teacher)
+    spaces = _check_cells(sweep, shared, files, earlier)
+    shared.plan(earlier)
+    opened = {
+        "event": "sweep" if earlier is None else "resumed",
+        "config": sweep.model_dump(mode="json"),
+        "spaces": {method: _plain(space) for method, space in spaces.items()},
+        "data": about_data,
+        "teacher": summary,
+        "views": {**asdict(shared.kept), "prepared": []},
+        "driver": {"pid": os.getpid(), "host": socket.gethostname()},
+        "environment": _environment(),
+    }
+    return Checked(sweep, spaces, shared, opened)
+
+
+def changed(earlier: Event, changes: Mapping[str, Any]) -> SweepConfig:
+    """The settings of a sweep that is resumed.
+
+    Args:
+        earlier: the event that opened it before.
+        changes: of `MAY_CHANGE`.
+
+    Raises:
+        UserError: a setting may not change, or a cell would be lost; or the sampler is code, and
+            was not given again.
+    """
+    for key in changes.keys() - MAY_CHANGE:
+        raise UserError(f"The setting {key} cannot be changed when a sweep is resumed.")
+    before = SweepConfig.check(earlier["config"])
+    spaces = dict.fromkeys((*before.spaces, *changes.get("spaces", ())))
+    sweep = SweepConfig.check({**earlier["config"], **changes, "spaces": tuple(spaces)})
+    if lost := [cell for cell in before.cells() if cell not in sweep.cells()]:
+        raise UserError(
+            f"The sweep has the cell {'-'.join(lost[0])}, and keeps it: methods and models can be "
+            "added when it is resumed, not taken away."
+        )
+    if "sampler" in changes and sweep.sampler != before.sampler:
+        raise UserError(f"The sweep's sampler is {before.sampler}, and stays so.")
+    known = sweep.sampler in (AUTO, GRID, *STATELESS, *STATEFUL)
+    if not known and not sweep.sampler.startswith("optuna.") and "sampler" not in changes:
+        raise UserError(
+            f"The sweep's sampler is code, and code that a log names is not run: if you trust it, "
+            f"give --sampler {sweep.sampler}."
+        )
+    return sweep
+
+
+def _compare(earlier: Event, data: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> None:
+    then = earlier["data"]
+    if then["fingerprint"] != data["fingerprint"]:
+        counts = ("train_images", "validation_images", "test_images")
+        before, now = ("+".join(str(about[c]) for c in counts) for about in (then, data))
+        raise UserError(
+            f"The data are not those that the sweep began with: {before} images then "
+            f"(training, validation, test), {now} now, or other files; give the same with --data."
+        )
+    sums = [about["sha256"] if about else None for about in (earlier["teacher"], teacher)]
+    if sums[0] is not None and sums[0] != sums[1]:
+        raise UserError("The teacher is not the one that the sweep began with.")
+
+
+def _check_cells(
+    sweep: SweepConfig, shared: Shared, files: tuple[str, ...], earlier: Event | None
+) -> dict[str, Space]:
+    """Check methods, models, spaces and settings as trials would meet them.
+
+    Returns:
+        The search space of each method, without what the sweep fixes.
+    """
+    methods = dict.fromkeys(method for method, _ in sweep.cells())
+    named = {(space := load_space(Path(file))).method: space for file in files}
+    for method, space in named.items():
+        if method not in methods:
+            raise UserError(
+                f"The space {space.path} is for '{method}', which is not in this sweep."
+            )
+    spaces = {**load_spaces(), **named}
+    for method, model in sweep.cells():
+        check_method(method)
+        check_model(model)
+        if METHODS[method].uses_teacher and shared.teacher is None:
+            raise UserError(
+                f"The method '{method}' learns from a teacher: give --teacher "
+                "(make one with 'kdtune teacher'), or --methods student --no-baselines."
+            )
+    fixed = {}
+    for method in methods:
+        if earlier is not None and (kept := earlier["spaces"].get(method)) is not None:
+            fixed[method] = _kept_space(method, kept, named.get(method), sweep.settings)
+        elif method in spaces:
+            fixed[method] = spaces[method].fix(sweep.settings)
+        else:
+            raise UserError(f"There is no search space for '{method}'; give one with --space.")
+    pick_device(sweep.settings.get("device", "auto"))
+    image_size = shared.views.image_size
+    for model in dict.fromkeys(sweep.models):
+        student = build_model(model, len(shared.views.data.classes), image_size)
+        shapes = feature_shapes(student, image_size)
+        for method in fixed:
+            for _, settings in fixed[method].probe():
+                shared.ask(_trial_config(sweep, (method, model), 0, settings), shapes)
+    return fixed
+
+
+def _plain(space: Space) -> dict[str, Any]:
+    """A space as the log keeps it; of a function only its file's name."""
+    distributions = {
+        name: json.loads(distribution_to_json(distribution))
+        for name, distribution in space.distributions.items()
+    }
+    return {
+        "path": str(space.path),
+        "function": space.define is not None,
+        "distributions": distributions,
+        "constants": space.constants,
+        "start": space.start,
+    }
+
+
+def _kept_space(
+    method: str, kept: Mapping[str, Any], named: Space | None, settings: dict[str, Any]
+) -> Space:
+    """A space of the log; a function comes from a file that the user names again."""
+    if kept["function"]:
+        if named is None or named.define is None:
+            raise UserError(
+                f"The space of '{method}' is a function, and code that a log names is not run: if "
+                f"you trust it, give --space {kept['path']}."
+            )
+        return named.fix(settings)
+    if named is not None:
+        raise UserError(f"The sweep has a space for '{method}', and keeps it; leave --space out.")
+    return Space(
+        method=method,
+        distributions={
+            name: json_to_distribution(json.dumps(distribution))
+            for name, distribution in kept["distributions"].items()
+        },
+        constants=kept["constants"],
+        define=None,
+        start=kept["start"],
+        source="",
+        path=Path(kept["path"]),
+    )
+
+
+def _trial_config(
+    sweep: SweepConfig, cell: Cell, number: int, settings: dict[str, Any]
+) -> TrainConfig:
+    """Complete settings of a trial, from what its space and the sweep decide."""
+    method, model = cell
+    return TrainConfig.check(
+        {
+            **settings,
+            "method": method,
+            "model": model,
+            "teacher_model": sweep.teacher if METHODS[method].uses_teacher else None,
+            "data_dir": sweep.data,
+            "image_size": sweep.image_size,
+            "epochs": sweep.epochs,
+            "cache_gb": sweep.cache_gb,
+            "skip_bad_images": sweep.skip_bad_images,
+            "augment_seed": sweep.seed,
+            "seed": derive_seed(sweep.seed, method, model, number),
+        }
+    )
+
+
+def _absolute(path: str) -> str:
+    """Trials run in folders of their own; the name of a built-in data set stays as it is."""
+    expanded = Path(path).expanduser()
+    return str(expanded.resolve()) if expanded.exists() else path
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        **{name: version(name) for name in PACKAGES},
+    }

@@ -1,0 +1,65 @@
+"""What Ctrl-C and SIGTERM mean while trials run: the epochs under way are finished first."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Self
+
+from kdtune.config import duration
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM ended the sweep."""
+
+
+class Interrupts:
+    """Signals, while trials run; to be used in a ``with``, around them.
+
+    The first Ctrl-C, or a SIGTERM, as Slurm and spot machines send one, only asks the sweep to
+    stop; a further signal, or the end of the time that SIGTERM leaves, stops it at once. Outside
+    the main thread, where Python hears no signals, nothing is changed.
+
+    Args:
+        term_limit: seconds that epochs under way have after a SIGTERM.
+        say: takes a line for a person.
+    """
+
+    def __init__(self, term_limit: float, say: Callable[[str], None]):
+        self.term_limit, self._say = term_limit, say
+        self.requested = False
+        """Whether the sweep is to stop, once the epochs under way are finished."""
+        self.terminated = False
+        self._deadline = float("inf")
+        self._before: dict[int, Any] = {}
+
+    def check(self) -> None:
+        """Stop at once if there is no time left.
+
+        Raises:
+            Terminated: the time that SIGTERM left is over.
+        """
+        if time.monotonic() >= self._deadline:
+            raise Terminated
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        self.requested = True
+        if number == signal.SIGTERM:
+            self.terminated = True
+            self._deadline = time.monotonic() + self.term_limit
+            self._say(f"SIGTERM: finishing the epochs under way, {duration(self.term_limit)} long")
+        else:
+            self._say("finishing the epochs under way; Ctrl-C again stops at once")
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

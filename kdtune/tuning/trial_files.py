@@ -1,0 +1,197 @@
+"""Checkpoints of the trials under way, so that one whose process died goes on.
+
+One is written when an epoch ends, if that costs at most `SHARE` of the time that was trained since
+the last one; a trial that is left writes its last epoch in any case. It is whole when it has its
+name; that it reached the disk is not waited for, which takes several times as long, so after a
+crash of the machine it may be damaged: then its checksums show it, and the one before is taken.
+"""
+
+import shutil
+import time
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdtune.checkpoints import read_checkpoint, save_model, write_checkpoint
+from kdtune.config import TrainConfig
+from kdtune.errors import UserError
+from kdtune.results import Cell, Event, SweepFolder, cell_of
+from kdtune.training import EpochResult
+
+SHARE = 0.02
+"""Part of the time of training that checkpoints may take."""
+
+KEPT = 2
+"""Checkpoints of a trial that are kept: the last one may be damaged."""
+
+MAY_DIFFER = {"data_dir", "teacher_model", "num_workers", "cache_gb", "device"}
+"""Settings that may change when a trial goes on: places and machines."""
+
+Figures = dict[str, Any]
+
+
+class TrialFiles:
+    """The checkpoints of one trial.
+
+    Args:
+        folder: of this trial alone.
+        config: its settings; what other settings made is passed over.
+        classes: class names.
+    """
+
+    seconds_per_byte = 1e-9
+    """What writing costs, as measured by this process; at first, a guess."""
+
+    def __init__(self, folder: Path, config: TrainConfig, classes: tuple[str, ...]):
+        self.folder, self.config, self.classes = folder, config, classes
+        self._saved, self._trained = 0, 0.0
+
+    def newest(self) -> tuple[dict[str, Any], list[Figures]] | None:
+        """What `kdtune.training.fit` needs to go on, and the figures of all epochs so far.
+
+        Of the newest checkpoint that is whole; None if there is none.
+        """
+        for path in reversed(checkpoints_in(self.folder)):
+            if (content := _read(path)) is None or not self._is_own(content):
+                continue
+            weights, training = content["weights"], content["training"]
+            self._saved = content["epoch"]
+            return {"best_weights": weights, **training, "student": weights}, content["history"]
+        return None
+
+    def _is_own(self, content: dict[str, Any]) -> bool:
+        mine = self.config.model_dump()
+        theirs = content["config"]
+        return all(theirs.get(key) == mine[key] for key in mine.keys() - MAY_DIFFER)
+
+    def keep(self, result: EpochResult, history: list[Figures]) -> None:
+        """Write a checkpoint of an epoch, if it is time for one.
+
+        Args:
+            result: the latest epoch.
+            history: figures of all epochs, its own included.
+        """
+        self._trained += result.seconds
+        tensors = [*result.state["student"].values(), *result.state["best_weights"].values()]
+        size = 2 * sum(tensor.nbytes for tensor in tensors)  # the optimizer has as much
+        if size * self.seconds_per_byte <= SHARE * self._trained:
+            self.write(result, history)
+
+    def write(self, result: EpochResult, history: list[Figures]) -> None:
+        """Write a checkpoint of an epoch, unless there is one.
+
+        Raises:
+            DiskFullError: there is no room.
+        """
+        if self._saved == result.epoch:
+            return
+        started = time.perf_counter()
+        training = {key: value for key, value in result.state.items() if key != "student"}
+        if result.is_best:
+            del training["best_weights"]  # they are the student's
+        path = self.folder / f"epoch-{result.epoch:05d}.pth"
+        save_model(
+            path,
+            result.student,
+            config=self.config.model_dump(),
+            classes=list(self.classes),
+            epoch=result.epoch,
+            validation_accuracy=result.validation_accuracy,
+            training=training,
+            history=history,
+            sync=False,
+        )
+        for old in checkpoints_in(self.folder)[:-KEPT]:
+            old.unlink(missing_ok=True)
+        self._saved, self._trained = result.epoch, 0.0
+        TrialFiles.seconds_per_byte = (time.perf_counter() - started) / path.stat().st_size
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """A trial's checkpoints, the newest last."""
+    return sorted(folder.glob("epoch-*.pth"))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A checkpoint, or None if it is damaged."""
+    with suppress(UserError, OSError, zipfile.BadZipFile):
+        if zipfile.ZipFile(path).testzip() is None:
+            return read_checkpoint(path)
+    return None
+
+
+def write_networks(folder: SweepFolder, leaderboard: pd.DataFrame) -> None:
+    """Write `best/<method>-<model>.pth`: the network of each cell's best trial, at its best epoch.
+
+    It comes from the trial's last checkpoint, which then goes; where that is lost, there is none.
+
+    Args:
+        folder: of the sweep.
+        leaderboard: as `kdtune.reports.tables.leaderboard_table` makes it.
+
+    Raises:
+        DiskFullError: there is no room.
+    """
+    for cell in leaderboard.dropna(subset="trial_id").itertuples():
+        path, own = (
+            folder.best(cell.method, cell.model, ".pth"),
+            folder.checkpoints / cell.trial_id,
+        )
+        if path.exists() and (_read(path) or {}).get("trial_id") != cell.trial_id:
+            path.unlink()
+        if not path.exists() and (content := _newest(own)) is not None:
+            training = content["training"]
+            best = {
+                "weights": training.get("best_weights", content["weights"]),
+                "config": content["config"],
+                "classes": content["classes"],
+                "epoch": training["best_epoch"],
+                "validation_accuracy": training["best_validation_accuracy"],
+                "trial_id": cell.trial_id,
+            }
+            write_checkpoint(path, best)
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _newest(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole."""
+    contents = (_read(path) for path in reversed(checkpoints_in(folder)))
+    return next((content for content in contents if content is not None), None)
+
+
+class Leftovers:
+    """Removes the checkpoints of trials that have ended, but for the best of each cell.
+
+    A fold over the log. A trial's process writes its last checkpoint while its end is logged, so
+    it is removed only when a further trial has ended.
+
+    Args:
+        folder: the sweep's.
+    """
+
+    def __init__(self, folder: SweepFolder):
+        self.folder = folder
+        self._ended: set[str] = set()
+        self._best: dict[Cell, tuple[float, int, str]] = {}
+        self._numbers: dict[str, int] = {}
+
+    def fold(self, event: Event) -> None:
+        """Take an event of the log."""
+        if event["event"] == "asked":
+            self._numbers[event["trial_id"]] = event["number"]
+        elif event["event"] == "ended":
+            self._ended.add(event["trial_id"])
+            accuracy = event["best_validation_accuracy"]
+            if event["state"] in ("finished", "stopped") and accuracy is not None:
+                rank = accuracy, -self._numbers[event["trial_id"]], event["trial_id"]
+                cell = cell_of(event)
+                self._best[cell] = max(self._best.get(cell, rank), rank)
+
+    def remove(self, keep: str | None = None) -> None:
+        """Remove them; `keep` is a trial that has just ended."""
+        best = {trial_id for _, _, trial_id in self._best.values()}
+        for trial_id in self._ended - best - {keep}:
+            shutil.rmtree(self.folder.checkpoints / trial_id, ignore_errors=True)

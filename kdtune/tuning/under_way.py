@@ -1,0 +1,85 @@
+"""The trials that were asked for and have not ended, and how often each was begun again.
+
+A fold over the log. A trial is under way from its proposal to its end, whether a process works on
+it or none: one whose process died, or whose driver did, waits here until it is handed out again.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdtune.results import Event
+
+DIED, STALLED, MEMORY = "died", "stalled", "memory"
+"""Causes of a restart: its process died; it made no progress; its device had too little memory."""
+
+
+@dataclass
+class Trial:
+    """A trial under way: how it was asked for, its last epoch, its restarts by cause."""
+
+    asked: Event
+    last: Event = field(default_factory=dict)
+    restarts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def epoch(self) -> int:
+        """Its last finished epoch, 0 before the first."""
+        return self.last.get("epoch", 0)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it gets a device to itself."""
+        return self.restarts[MEMORY] > 0
+
+    def event(self, kind: str, **about: Any) -> Event:
+        """An event about this trial."""
+        identity = {key: self.asked[key] for key in ("trial_id", "method", "model")}
+        return {"event": kind, **identity, **about}
+
+    def ended(self, state: str, reason: str) -> Event:
+        """The event of its end."""
+        best = self.last.get("best_validation_accuracy")
+        figures = {"epochs": self.epoch, "best_validation_accuracy": best}
+        return self.event("ended", state=state, reason=reason, **figures)
+
+
+class UnderWay:
+    """All trials under way, by id."""
+
+    def __init__(self) -> None:
+        self.trials: dict[str, Trial] = {}
+        self._waiting: list[str] = []
+
+    def fold(self, event: Event) -> None:
+        """Take an event of the log."""
+        kind = event["event"]
+        if kind == "asked":
+            self.trials[event["trial_id"]] = Trial(event)
+            self._waiting.append(event["trial_id"])
+        elif kind == "epoch":
+            trial = self.trials[event["trial_id"]]
+            if event["epoch"] != trial.epoch + 1:
+                raise ValueError(f"epoch {event['epoch']} after {trial.epoch}")
+            trial.last = event
+        elif kind == "restarted":
+            self.trials[event["trial_id"]].restarts[event["cause"]] += 1
+            self._waiting.append(event["trial_id"])
+        elif kind == "ended":
+            del self.trials[event["trial_id"]]
+            if event["trial_id"] in self._waiting:
+                self._waiting.remove(event["trial_id"])
+
+    def take(self, alone: bool = False) -> Trial | None:
+        """Hand out a trial on which no process works; None if there is none.
+
+        Args:
+            alone: also one that gets a device to itself: it waits until nothing else is to be
+                started, since a device that is kept free for it would be idle.
+        """
+        for trial_id in self._waiting:
+            trial = self.trials[trial_id]
+            if alone or not trial.alone:
+                self._waiting.remove(trial_id)
+                return trial
+        return None

@@ -1,0 +1,85 @@
+"""Looks after trials while Ray's loop turns: it ends processes that make no progress."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from kdtune.config import duration
+from kdtune.tuning.interrupts import Interrupts
+
+EPOCHS = 10
+"""So many times the longest epoch of its student a trial may always take."""
+
+
+@dataclass
+class _Process:
+    """A process at work: the node it is on, its trial's student, and its latest progress."""
+
+    pid: int
+    node: str
+    model: str
+    progress: float
+
+
+class Watch(tune.Callback):
+    """Ends a process whose trial gives no result for long: no epoch, no word of a view.
+
+    Args:
+        stall_time: seconds; ten times the longest epoch of the same student is always allowed.
+        interrupts: asked at every turn whether time is over.
+        clock: seconds, which nobody sets.
+    """
+
+    def __init__(
+        self,
+        stall_time: float,
+        interrupts: Interrupts,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.stall_time, self.interrupts, self.clock = stall_time, interrupts, clock
+        self._processes: dict[str, _Process] = {}
+        self._longest: dict[str, float] = {}
+        self._stalled: dict[str, str] = {}
+
+    def begun(self, trial_id: str, model: str, pid: int, node: str) -> None:
+        """A process begins to work on a trial; `node` is Ray's name of where it runs."""
+        self._processes[trial_id] = _Process(pid, node, model, self.clock())
+
+    def progress(self, trial_id: str, epoch_seconds: float = 0.0) -> None:
+        """A trial gave a result."""
+        process = self._processes[trial_id]
+        process.progress = self.clock()
+        longest = self._longest.get(process.model, 0.0)
+        self._longest[process.model] = max(longest, epoch_seconds)
+
+    def left(self, trial_id: str) -> str | None:
+        """A process works on a trial no more: why it was ended here, or None if it was not."""
+        self._processes.pop(trial_id, None)
+        return self._stalled.pop(trial_id, None)
+
+    def look(self) -> None:
+        """End the processes whose time is over."""
+        for trial_id, process in self._processes.items():
+            allowed = max(self.stall_time, EPOCHS * self._longest.get(process.model, 0.0))
+            if trial_id not in self._stalled and self.clock() - process.progress > allowed:
+                self._stalled[trial_id] = f"no progress for {duration(allowed)}"
+                _end.options(
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(process.node, soft=False)
+                ).remote(process.pid)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called by Ray ten times a second, or more often."""
+        self.interrupts.check()
+        self.look()
+
+
+@ray.remote(num_cpus=0)
+def _end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
