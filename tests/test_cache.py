@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kdtune.cache import Cache, _digest, cache_folder, describe
-from kdtune.errors import UserError
+from kdtune.errors import DiskFullError, UserError
 
 GROUP = {"kind": "test", "made_by": 1}
 WANTED = {"a": {"name": "a"}, "b": {"name": "b"}}
@@ -274,7 +274,7 @@ def test_a_full_disk_is_a_sentence(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"cannot be written \(File too large\); make"):
+        with pytest.raises(DiskFullError, match=r"cannot be written \(File too large\); make"):
             fill(Cache(tmp_path), "large", size=100_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -194,11 +194,11 @@ def test_a_hint_layer_that_no_network_has_stops_a_sweep(kdtune, tmp_path, folder
 
 def test_sweeps_of_one_name_in_two_places_are_told_apart(kdtune, tmp_path):
     for place in ("a", "b"):
+        (tmp_path / place / "x").mkdir(parents=True)
         with Log(tmp_path / place / "x" / "log.jsonl", []) as log:
             config = {"method": "at", "model": "M", "number": 0, "origin": "start"}
-            log.append(
-                {"event": "asked", "trial_id": place, **config, "parameters": {}, "config": {}}
-            )
+            config |= {"parameters": {}, "distributions": {}, "config": {}}
+            log.append({"event": "asked", "trial_id": place, **config})
     code, out, _ = kdtune("leaderboard", "a/x", "b/x", "--format", "csv")
     assert code == 0
     assert [line.split(",")[0] for line in out.splitlines()] == ["sweep", "a/x", "b/x"]

@@ -27,7 +27,8 @@ def test_every_colour_mode_becomes_rgb(tmp_path, mode):
 
 def test_an_unreadable_image_is_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"The image .*broken\.png cannot be read"):
+    said = r"An image cannot be read: .*broken\.png \(cannot identify image file\)"
+    with pytest.raises(UserError, match=said):
         decode(Split([tmp_path / "broken.png"], [0]), 8)
 
 
@@ -35,7 +36,7 @@ def test_a_truncated_image_is_named(tmp_path):
     Image.fromarray(PIXELS[0].transpose(1, 2, 0)).resize((64, 64)).save(tmp_path / "cut.jpg")
     content = (tmp_path / "cut.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"cut\.jpg cannot be read"):
+    with pytest.raises(UserError, match=r"cut\.jpg \(image file is truncated"):
         decode(Split([tmp_path / "cut.jpg"], [0]), 8)
 
 

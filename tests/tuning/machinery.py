@@ -8,12 +8,11 @@ from ray.tune.search import Searcher
 
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.results import Log
-from kdtune.tuning.budget import Budget
+from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.search import Search
 from kdtune.tuning.space import load_spaces
-from kdtune.tuning.stopping import Stopping
-from kdtune.tuning.studies import Studies
+from kdtune.tuning.trainable import NODE
 
 EPOCHS = 9
 
@@ -27,31 +26,36 @@ def sweep_config(**given) -> SweepConfig:
     return SweepConfig.check({**defaults, **given})
 
 
-class Machinery:
-    """Studies, rule and budget as folds over a log; `clock` is what they take for the time."""
+DRIVER = {"pid": 1, "host": "h"}
+OPENED = {
+    "event": "sweep", "config": sweep_config().model_dump(mode="json"), "spaces": {}, "data": {},
+    "views": {"prepared": []}, "driver": DRIVER, "environment": {},
+}  # fmt: skip
+"""The event that opens a sweep."""
 
-    def __init__(self, path, spaces=None, **given):
+
+class Machinery:
+    """All that decides, as folds over a log; `clock` is what they take for the time."""
+
+    def __init__(self, path, spaces=None, has_spare=False, **given):
         self.clock = 0.0
         self.config = sweep_config(**given)
-        self.studies = Studies(self.config, spaces or load_spaces())
-        self.stopping = Stopping(
-            self.config.scheduler, EPOCHS, self.config.grace_period, self.config.reduction_factor
-        )
-        self.budget = Budget(self.config, lambda: self.clock)
-        folds = [self.studies.fold, self.stopping.fold, self.budget.fold]
-        with Log(path, folds):
+        self.decisions = Decisions(self.config, spaces or load_spaces(), lambda: self.clock)
+        self.studies, self.stopping = self.decisions.studies, self.decisions.stopping
+        self.budget, self.under_way = self.decisions.budget, self.decisions.under_way
+        with Log(path, self.decisions.folds):
             pass  # opening it is what fills them
 
         def append(event):
-            event = {**event, "time": self.clock}
+            event = {**event, "time": self.clock, "session_seconds": self.clock}
             with open(path, "a") as log:
                 log.write(json.dumps(event) + "\n")
-            for fold in folds:
+            for fold in self.decisions.folds:
                 fold(event)
 
         self.append = append
-        self.search = Search(self.studies, self.budget, self.configure, append)
-        self.schedule = Schedule(EPOCHS, self.stopping, self.budget, append)
+        self.search = Search(self.decisions, self.configure, append)
+        self.schedule = Schedule(self.decisions, append, has_spare)
 
     @staticmethod
     def configure(cell, number, settings):
@@ -60,7 +64,11 @@ class Machinery:
     def suggest(self):
         """The next trial as Ray would hold it; None if there is none."""
         config = self.search.suggest("an id of Ray's")
-        return None if config == Searcher.FINISHED else SimpleNamespace(config=config)
+        if config in (None, Searcher.FINISHED):
+            return None
+        trial = SimpleNamespace(config=config)
+        self.schedule.on_trial_result(None, trial, {NODE: "n", "pid": 7})
+        return trial
 
     def report(self, trial, epoch, accuracy, best=None, seconds=1.0):
         """Report an epoch; gives whether the trial goes on."""

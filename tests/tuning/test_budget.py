@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machinery import EPOCHS
+from machinery import EPOCHS, OPENED
 from machinery import Machinery as AnyMachinery
 
 from kdtune.results import SweepFolder
@@ -24,7 +24,7 @@ def epochs_by_cell(folder):
 
 
 def start_sweep(machinery):
-    machinery.append({"event": "sweep"})
+    machinery.append(OPENED)
     return machinery
 
 
@@ -133,7 +133,7 @@ def test_a_trial_that_builds_a_view_when_time_is_over_ends_too(tmp_path):
     machinery = start_sweep(Machinery(tmp_path / "log.jsonl", trials=None, time_budget=9))
     trial = machinery.suggest()
     machinery.clock = 10
-    note = {"note": '{"state": "built"}'}
+    note = {"note": '{"state": "built", "kind": "pixels", "what": "it"}'}
     assert machinery.schedule.on_trial_result(None, trial, note) == "STOP"
     assert [(e["state"], e["epochs"]) for e in ends(tmp_path)] == [("stopped", 0)]
 

@@ -14,6 +14,7 @@ def trial(name, **config):
 
 def after(*events):
     progress = Progress(9)
+    progress.begin()
     for event in events:
         progress.fold(event)
     return progress
@@ -44,6 +45,18 @@ def test_students_without_a_teacher_speak_of_images_alone():
 def test_a_live_teacher_is_told():
     said = after(opened(), *trial("a", cache_gb=0)).saved()
     assert said == "Views: the teacher ran live for 1 epochs."
+
+
+def test_what_was_there_before_is_counted_and_not_said_again(capsys):
+    progress = Progress(9)
+    end = {"event": "ended", "trial_id": "at-A-000", "method": "at", "model": "A"}
+    end |= {"state": "finished", "reason": "all", "best_validation_accuracy": 0.9}
+    progress.fold(end)
+    assert capsys.readouterr().err == ""
+    progress.begin()
+    progress.fold({**end, "best_validation_accuracy": 0.8})
+    said = "[2/9] at-A-000 finished 80.00 % (cell's best 90.00 %): all\n"
+    assert capsys.readouterr().err == said
 
 
 def test_nothing_is_said_where_nothing_was_kept():

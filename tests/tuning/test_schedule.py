@@ -1,15 +1,28 @@
 """What the log says of a trial's end."""
 
+import random
 import re
 
 import pytest
 from machinery import EPOCHS, Machinery
 
+from kdtune.errors import DiskFullError
 from kdtune.results import SweepFolder
+from kdtune.tuning.trainable import DISK_FULL, OUT_OF_MEMORY, OUTCOME
 
 
 def ends(folder):
     return [e for e in SweepFolder(folder).events() if e["event"] == "ended"]
+
+
+def one_trial(tmp_path, **given):
+    machinery = Machinery(tmp_path / "log.jsonl", **{"methods": "at", "models": "A", **given})
+    return machinery, machinery.suggest()
+
+
+def fail(machinery, trial, outcome="crashed", reason="so"):
+    result = {OUTCOME: outcome, "reason": reason}
+    assert machinery.schedule.on_trial_result(None, trial, result) == "STOP"
 
 
 def test_an_end_says_who_stopped_the_trial_and_on_what_numbers(tmp_path):
@@ -45,9 +58,96 @@ def test_every_rule_signs_with_its_name(tmp_path, scheduler):
 def test_notes_and_epochs_are_logged_as_they_come(tmp_path):
     machinery = Machinery(tmp_path / "log.jsonl", methods="at", models="A")
     trial = machinery.suggest()
-    machinery.schedule.on_trial_result(None, trial, {"note": '{"state": "built", "bytes": 7}'})
+    note = {"note": '{"state": "built", "kind": "pixels", "what": "it", "bytes": 7}'}
+    machinery.schedule.on_trial_result(None, trial, note)
     machinery.report(trial, 1, 0.5)
     view, epoch = SweepFolder(tmp_path).events()[-2:]
     assert (view["event"], view["trial_id"], view["bytes"]) == ("view", "at-A-000", 7)
     assert (epoch["event"], epoch["epoch"], epoch["validation_accuracy"]) == ("epoch", 1, 0.5)
     assert "pid" not in epoch  # what Ray adds stays outside
+
+
+def test_a_trial_whose_process_died_is_handed_out_again_and_goes_on(tmp_path):
+    machinery, trial = one_trial(tmp_path, trials=1)
+    machinery.report(trial, 1, 0.5)
+    machinery.schedule.on_trial_error(None, trial)
+    again = machinery.suggest()
+    assert again.config == trial.config
+    assert machinery.report(again, 1, 0.5)  # it gives again what it had given
+    assert machinery.report(again, 2, 0.6)
+    epochs = [e["epoch"] for e in SweepFolder(tmp_path).events() if e["event"] == "epoch"]
+    assert epochs == [1, 2]
+
+
+def test_a_process_may_die_so_many_times(tmp_path):
+    machinery, trial = one_trial(tmp_path, trials=1, max_restarts=2)
+    for _ in range(3):
+        machinery.schedule.on_trial_error(None, trial)
+        trial = machinery.suggest() or trial
+    machinery.schedule.on_trial_error(None, trial)  # of a trial that has ended
+    [end] = ends(tmp_path)
+    reason = "its process died: killed, out of memory, or its node lost, 3 times"
+    assert (end["state"], end["reason"]) == ("crashed", reason)
+    assert machinery.suggest() is None and machinery.budget.finished
+
+
+def test_what_lacks_memory_waits_until_a_device_can_be_its_own(tmp_path):
+    machinery, trial = one_trial(tmp_path, trials=2, has_spare=True)
+    fail(machinery, trial, OUT_OF_MEMORY)
+    other = machinery.suggest()
+    assert other.config["trial_id"] == "at-A-001" and not other.config["alone"]
+    again = machinery.suggest()
+    assert again.config == {**trial.config, "alone": True}
+    fail(machinery, again, OUT_OF_MEMORY)
+    assert [e["state"] for e in ends(tmp_path)] == ["crashed"]
+
+
+def test_what_has_a_device_to_itself_and_lacks_memory_has_crashed(tmp_path):
+    machinery, trial = one_trial(tmp_path)
+    fail(machinery, trial, OUT_OF_MEMORY)
+    assert [e["state"] for e in ends(tmp_path)] == ["crashed"]
+
+
+def test_a_full_disk_ends_the_sweep_and_no_trial(tmp_path):
+    machinery, trial = one_trial(tmp_path)
+    fail(machinery, trial, DISK_FULL, "There is no room.")
+    assert isinstance(machinery.schedule.failure, DiskFullError)
+    assert machinery.suggest() is None and ends(tmp_path) == []
+    assert list(machinery.under_way.trials) == ["at-A-000"]
+
+
+def test_an_interrupted_trial_finishes_its_epoch_and_stays_under_way(tmp_path):
+    machinery, trial = one_trial(tmp_path)
+    machinery.decisions.interrupts.requested = True
+    assert not machinery.report(trial, 1, 0.5)
+    assert machinery.suggest() is None
+    again = Machinery(tmp_path / "log.jsonl", methods="at", models="A")
+    assert [(t, o.epoch) for t, o in again.under_way.trials.items()] == [("at-A-000", 1)]
+    assert again.suggest().config == trial.config
+
+
+@pytest.mark.parametrize("epoch", [1, EPOCHS])
+def test_an_end_that_a_crash_swallowed_is_made_up_for(tmp_path, epoch):
+    """The last epoch was logged, but not that the trial was over."""
+    given = {"methods": "at", "models": "A", "trials": 2}
+    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    machinery.train(machinery.suggest(), [0.9] * EPOCHS)
+    machinery.train(machinery.suggest(), [0.9] * EPOCHS if epoch == EPOCHS else [0.1])
+    log = tmp_path / "log.jsonl"
+    *rest, last = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(rest))
+    again = Machinery(log, **given)
+    assert again.suggest() is None and again.budget.finished
+    assert log.read_text().splitlines()[-1] == last.rstrip()
+
+
+def test_the_order_of_things_after_a_kill_is_the_one_without(tmp_path):
+    """Wherever the log ends: what comes then is the same, to the last number."""
+    whole = Machinery(tmp_path / "whole.jsonl", trials=3)
+    whole.run()
+    lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
+    for length in random.Random(0).sample(range(len(lines)), 12):
+        log = tmp_path / f"{length}.jsonl"
+        log.write_text("".join(lines[:length]))
+        Machinery(log, trials=3).run()
+        assert log.read_text().splitlines(keepends=True) == lines

@@ -132,7 +132,8 @@ def test_the_log_alone_rebuilds_studies_whatever_became_of_the_search_spaces(fin
 
 
 def test_diverged_and_crashed_trials_end_and_nothing_stays_running(tmp_path):
-    machinery = Machinery(tmp_path / "log.jsonl", trials=1, methods="at", models="A,B,C")
+    given = {"trials": 1, "methods": "at", "models": "A,B,C", "max_restarts": 0}
+    machinery = Machinery(tmp_path / "log.jsonl", **given)
     trials = [machinery.suggest() for _ in "ABC"]
     machinery.report(trials[0], 1, 0.5)
     for trial, outcome in zip(trials, ("diverged", "crashed"), strict=False):

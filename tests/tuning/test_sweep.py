@@ -21,9 +21,10 @@ from kdtune.config import SweepConfig
 from kdtune.errors import UserError
 from kdtune.results import Log, SweepFolder
 from kdtune.run import run_file
+from kdtune.tuning.check import check_sweep
 from kdtune.tuning.space import load_spaces
 from kdtune.tuning.studies import Studies
-from kdtune.tuning.sweep import _check, run_sweep, write_tables
+from kdtune.tuning.sweep import run_sweep, write_tables
 
 SPACE = '''"""Student, with a setting that diverges among its start points."""
 from ray import tune
@@ -154,9 +155,10 @@ class TestSmallSweep:
 def test_a_teacher_that_others_saved_is_as_good(folder, tmp_path):
     torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "theirs.pth")
     given = {"name": "x", "data": str(folder), "teacher": str(tmp_path / "theirs.pth")}
-    sweep, _, opened, _ = _check(SweepConfig.check({**given, "image_size": 32}))
-    assert sweep.image_size == 32 and opened["teacher"]["model"] == "ResNet18"
-    assert _check(SweepConfig.check(given))[0].image_size == 128  # the file does not say its own
+    checked = check_sweep(SweepConfig.check({**given, "image_size": 32}), ())
+    assert checked.sweep.image_size == 32 and checked.opened["teacher"]["model"] == "ResNet18"
+    # The file does not say its own.
+    assert check_sweep(SweepConfig.check(given), ()).sweep.image_size == 128
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from machinery import EPOCHS, Machinery
 
 from kdtune.results import SweepFolder
 from kdtune.tuning.launch import Slots, run_trials
-from kdtune.tuning.trainable import NOTE, OUTCOME, TrialProcess, trial_results
+from kdtune.tuning.trainable import NODE, NOTE, OUTCOME, TrialProcess, trial_results
 
 
 def settings_of(config):
@@ -44,7 +44,7 @@ def test_a_process_goes_from_trial_to_trial_with_the_same_numbers(folder):
     import torch
 
     def first_epoch(process):
-        while NOTE in (result := process.step()):
+        while NOTE in (result := process.step()) or NODE in result:
             pass
         return {k: v for k, v in result.items() if k != "seconds"}
 
@@ -68,7 +68,7 @@ def test_a_trial_that_is_slow_to_end_harms_nobody(ray_session, tmp_path):
     class SlowToEnd(TrialProcess):
         """It takes longer than Ray Tune waits for functions, and complains at the end."""
 
-        def results(self, config):
+        def results(self, trial_id, config):
             try:
                 for epoch in range(1, epochs + 1):
                     yield {
@@ -81,7 +81,8 @@ def test_a_trial_that_is_slow_to_end_harms_nobody(ray_session, tmp_path):
 
     machinery = Machinery(tmp_path / "log.jsonl", methods="kd", trials=3, sampler="random")
     slots = Slots(cpus=1, gpus=0, count=2)
-    run_trials(SlowToEnd, machinery.search, machinery.schedule, slots, tmp_path / "ray")
+    watch = machinery.decisions.watch
+    run_trials(SlowToEnd, machinery.search, machinery.schedule, slots, watch)
     events = SweepFolder(tmp_path).events()
     ends = [e["state"] for e in events if e["event"] == "ended"]
     assert len(ends) == 6 and set(ends) <= {"finished", "stopped"}

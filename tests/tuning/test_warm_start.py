@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from machinery import OPENED as ANY_OPENED
 from machinery import Machinery
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
@@ -13,7 +14,7 @@ from kdtune.tuning.space import load_spaces
 from kdtune.tuning.warm_start import warm_start
 
 OPENED = {
-    "event": "sweep",
+    **ANY_OPENED,
     "data": {"fingerprint": "abc"},
     "teacher": {"sha256": "def"},
 }
@@ -73,7 +74,9 @@ def test_diverged_trials_are_observations_and_those_without_an_epoch_are_not(tmp
         result = {"outcome": outcome, "reason": "so"}
         machinery.schedule.on_trial_result(None, trial, result)
     trial, machinery.clock = machinery.suggest(), 10
-    machinery.schedule.on_trial_result(None, trial, {"note": '{"state": "built"}'})
+    machinery.schedule.on_trial_result(
+        None, trial, {"note": '{"state": "built", "kind": "pixels", "what": "it"}'}
+    )
     assert SweepFolder(tmp_path).events()[-1]["state"] == "stopped"
     assert learn(str(tmp_path), ("at", "B"))["start"] == []
     [seen] = learn(str(tmp_path), ("at", "A"))["observations"]

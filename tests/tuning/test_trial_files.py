@@ -1,0 +1,198 @@
+"""Checkpoints of trials: what is written when, what is taken, what is removed."""
+
+import resource
+from itertools import islice
+
+import pytest
+import torch
+from conftest import inputs_of, small_config
+
+from kdtune.checkpoints import load_model
+from kdtune.data.images import find_images
+from kdtune.errors import DiskFullError
+from kdtune.reports.tables import leaderboard_table, trials_table
+from kdtune.results import SweepFolder
+from kdtune.training import fit
+from kdtune.tuning import trial_files
+from kdtune.tuning.trainable import DISK_FULL, NOTE, OUTCOME, trial_results
+from kdtune.tuning.trial_files import Leftovers, TrialFiles, checkpoints_in, write_networks
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Checkpoints take no time."""
+    monkeypatch.setattr(trial_files, "SHARE", float("inf"))
+
+
+def config_of(folder, **settings):
+    return small_config(folder, method="student", epochs=4, **settings)
+
+
+def results_of(config, folder):
+    return (r for r in trial_results(config.model_dump(), (), folder) if NOTE not in r)
+
+
+def without_time(figures):
+    return {k: v for k, v in figures.items() if k != "seconds"}
+
+
+@pytest.mark.parametrize("left_after", [1, 2, 3])
+def test_a_trial_that_was_left_goes_on_to_the_same_numbers(folder, tmp_path, left_after):
+    config = config_of(folder)
+    whole = list(results_of(config, None))
+    first = results_of(config, tmp_path)
+    begun = list(islice(first, left_after))
+    first.close()
+    again = list(results_of(config, tmp_path))
+    assert again[:left_after] == begun  # to the second
+    assert list(map(without_time, again)) == list(map(without_time, whole))
+
+
+def test_a_killed_trial_goes_on_from_its_last_checkpoint(folder, tmp_path, always):
+    config = config_of(folder)
+    killed = results_of(config, tmp_path)
+    begun = list(islice(killed, 3))
+    files = [p.name for p in checkpoints_in(tmp_path)]
+    assert files == ["epoch-00002.pth", "epoch-00003.pth"]  # the last two
+    assert next(results_of(config, tmp_path)) == begun[0]
+    state, history = TrialFiles(tmp_path, config, ()).newest()
+    assert state["epoch"] == 3 and history == begun
+    killed.close()
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "zeros", "bit"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, tmp_path, always, damage):
+    config = config_of(folder)
+    whole = list(results_of(config, tmp_path))
+    newest = checkpoints_in(tmp_path)[-1]
+    content = bytearray(newest.read_bytes())
+    if damage == "empty":
+        content = b""
+    elif damage == "half":
+        content = content[: len(content) // 2]
+    elif damage == "zeros":
+        content[len(content) // 3 : len(content) // 2] = bytes(
+            len(content) // 2 - len(content) // 3
+        )
+    else:
+        content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    _, history = TrialFiles(tmp_path, config, ()).newest()
+    assert history == whole[:3]
+    again = list(results_of(config, tmp_path))
+    assert list(map(without_time, again)) == list(map(without_time, whole))
+
+
+def test_checkpoints_of_other_settings_are_passed_over(folder, tmp_path, always):
+    list(results_of(config_of(folder), tmp_path))
+    assert TrialFiles(tmp_path, config_of(folder, lr=0.5), ()).newest() is None
+    elsewhere = config_of(folder).model_copy(update={"data_dir": "/elsewhere", "cache_gb": 1})
+    assert TrialFiles(tmp_path, elsewhere, ()).newest() is not None
+
+
+def test_checkpoints_take_a_small_share_of_the_time(folder, tmp_path, monkeypatch):
+    config, written = config_of(folder), []
+    files = TrialFiles(tmp_path, config, ())
+    monkeypatch.setattr(files, "write", lambda result, history: written.append(result.epoch))
+    inputs = inputs_of(config, find_images(str(folder)))
+    batches = inputs.train, inputs.evaluation("validation")
+    [result] = islice(fit(config, *batches, num_classes=10), 1)
+    size = 2 * sum(t.nbytes for t in result.state["student"].values()) * 2
+    for cost, expected in ((0.5, [1]), (1.5, []), (3.0, [])):
+        monkeypatch.setattr(
+            TrialFiles, "seconds_per_byte", cost * trial_files.SHARE * result.seconds / size
+        )
+        written.clear()
+        files._trained = 0.0
+        files.keep(result, [])
+        assert written == expected
+    files.keep(result, [])
+    files.keep(result, [])
+    assert written == [1]  # after three epochs
+
+
+def test_a_full_disk_is_an_outcome_and_leaves_no_part(folder, tmp_path, always):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    config = config_of(folder)
+    list(results_of(config, None))  # so that views are there
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        *_, last = results_of(config, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert last[OUTCOME] == DISK_FULL and "There is no room to write" in last["reason"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_that_lacks_is_an_outcome_of_its_own(folder, monkeypatch):
+    def lack(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("kdtune.tuning.trainable.fit", lack)
+    *_, last = results_of(config_of(folder), None)
+    assert last[OUTCOME] == "out_of_memory" and "Tried to allocate" in last["reason"]
+
+
+def log_of(trials):
+    """The log of trials of one cell: (id, best accuracies, state)."""
+    for number, (name, bests, state) in enumerate(trials):
+        about = {"trial_id": name, "method": "student", "model": "MultiBranchNet"}
+        plain = {"parameters": {}, "distributions": {}, "config": {}, "origin": "start"}
+        yield {"event": "asked", **about, "number": number, **plain}
+        for epoch, best in enumerate(bests, start=1):
+            figures = {"epoch": epoch, "validation_accuracy": best, "seconds": 1.0}
+            figures |= {"best_validation_accuracy": best, "device": "cpu", "threads": 1}
+            yield {"event": "epoch", **about, **figures}
+        if state is not None:
+            end = {"state": state, "reason": "", "best_validation_accuracy": bests[-1]}
+            yield {"event": "ended", **about, **end}
+
+
+def test_the_best_of_a_cell_stays_as_a_network_and_the_rest_goes(folder, tmp_path, always):
+    sweep, config = SweepFolder(tmp_path), config_of(folder)
+    for name in ("a", "b", "c", "d"):
+        list(islice(results_of(config, sweep.checkpoints / name), 2))
+    trials = [
+        ("a", [0.2, 0.5], "stopped"), ("b", [0.9], "diverged"), ("c", [0.5], "finished"),
+        ("d", [0.1], None),
+    ]  # fmt: skip
+    events, leftovers = list(log_of(trials)), Leftovers(sweep)
+    for event in events:
+        leftovers.fold(event)
+    leftovers.remove(keep="c")
+    assert {p.name for p in sweep.checkpoints.iterdir()} == {"a", "c", "d"}
+    leftovers.remove()
+    assert {p.name for p in sweep.checkpoints.iterdir()} == {"a", "d"}
+    board = leaderboard_table(trials_table(events))
+    for _ in range(2):  # as often as one likes
+        write_networks(sweep, board)
+        assert {p.name for p in sweep.checkpoints.iterdir()} == {"d"}
+        loaded = load_model(sweep.best("student", "MultiBranchNet", ".pth"))
+        assert loaded["trial_id"] == "a" and "training" not in loaded
+    best = max(islice(results_of(config, None), 2), key=lambda r: r["validation_accuracy"])
+    assert loaded["epoch"] == best["epoch"]
+    assert loaded["validation_accuracy"] == best["validation_accuracy"]
+
+
+def test_a_network_of_another_trial_than_the_best_goes(folder, tmp_path, always):
+    sweep, config = SweepFolder(tmp_path), config_of(folder)
+    list(results_of(config, sweep.checkpoints / "a"))
+    old = leaderboard_table(trials_table(log_of([("a", [0.5], "finished")])))
+    write_networks(sweep, old)
+    trials = [("a", [0.5], "finished"), ("b", [0.6], "finished")]
+    write_networks(sweep, leaderboard_table(trials_table(log_of(trials))))
+    assert not sweep.best("student", "MultiBranchNet", ".pth").exists()
+
+
+def test_no_room_for_a_network_is_a_sentence(folder, tmp_path, always):
+    sweep = SweepFolder(tmp_path)
+    list(results_of(config_of(folder), sweep.checkpoints / "a"))
+    board = leaderboard_table(trials_table(log_of([("a", [0.5], "finished")])))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(DiskFullError, match="no room to write .*student-MultiBranchNet.pth"):
+            write_networks(sweep, board)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "best").iterdir())
