@@ -1,0 +1,566 @@
+"""What a sweep survives: a campaign of faults, injected into real processes.
+
+    make bench-faults
+
+A small real sweep (at and fitnets on MultiBranchNet, a ResNet18 teacher, 1,259 digits; 6 trials a
+cell of at most 4 epochs, ASHA after 2) runs with one trial at a time, so that the order of results
+is fixed, once undisturbed and then once or several times for each kind of fault. Whenever a driver
+dies, or stops because it must, `kdtune resume` goes on. At the end every trial's settings,
+accuracies and end, and the leaderboard, are compared with those of the undisturbed sweep, to the
+last bit; where the fault is the trial's own (NaN, inf, an exception) it hits a cell's last trial,
+which must end with that reason, and nothing else may differ.
+
+* injected: faults that happened;
+* survived: after which the sweep came to its end;
+* epochs lost: finished epochs of the log that are not in the final log, or are others there;
+* differences: trials and rows of the leaderboard that are not as in the undisturbed sweep.
+
+A writer is killed inside: after a random part of a line of the log; after a half of a checkpoint's
+bytes; before an array of the cache has its name; before a table has its name. A disk is full by a
+limit of the size of files, of the driver, of trials, or of both. A torn tail is tried at every
+length of the last line by opening the log, and the rest of the sweep is run for some of them.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import torch
+
+import kdtune.cache
+import kdtune.checkpoints
+import kdtune.results
+import kdtune.training
+import kdtune.tuning.sweep
+from kdtune.cli import main as kdtune_main
+from kdtune.config import SweepConfig
+from kdtune.results import Event, Log, SweepFolder
+from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.space import load_spaces
+from kdtune.tuning.trainable import TrialProcess
+
+SWEEP = (
+    "sweep --data digits --image-size 8 --methods at,fitnets --models MultiBranchNet "
+    "--no-baselines --trials 6 --epochs 4 --grace-period 2 --cpus-per-trial 2 "
+    "--setting batch_size=64"
+)
+TEACHER = (
+    "teacher --data digits --image-size 8 --model MultiBranchNet --epochs 2 --setting lr=0.05"
+)
+LAST = "at-MultiBranchNet-005"
+"""The last trial of a cell: what happens to it changes no other."""
+
+Fault = dict[str, Any]
+
+
+# What happens in the process that is hit
+
+
+class Faulty(TrialProcess):
+    """A trial process in which a fault waits."""
+
+    def results(self, trial_id: str, config: dict[str, Any]) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """As ever, up to the fault."""
+        fault = json.loads(os.environ["KDTUNE_FAULT"])
+        with contextlib.ExitStack() as stack:
+            if fault.get("where") == "checkpoint":
+                _break_checkpoints(fault, stack)
+            if fault.get("where") == "full checkpoint":
+                _limit(fault["bytes"])
+                stack.callback(_limit, None)
+            for result in super().results(trial_id, config):
+                yield result
+                epoch = result.get("epoch", 0)
+                if fault.get("trial") in (trial_id, "any") and epoch == fault["epoch"]:
+                    if _first(fault):
+                        _happen(fault["do"])
+
+
+def _first(fault: Fault) -> bool:
+    """Whether the fault may still happen; it happens as often as it says."""
+    marks = Path(fault["marks"])
+    count = len(list(marks.iterdir()))
+    if count >= fault.get("times", 1):
+        return False
+    (marks / str(count)).touch()
+    return True
+
+
+def _happen(what: str) -> None:
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "hang":
+        time.sleep(1e6)
+    elif what == "raise":
+        raise RuntimeError("injected")
+    else:
+        kdtune.training.one_pass = lambda *a, **k: {"loss": float(what), "accuracy": 0.0}
+
+
+def _limit(size: int | None) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
+
+
+def _break_checkpoints(fault: Fault, stack: contextlib.ExitStack) -> None:
+    save, calls = torch.save, [0]
+
+    def broken(content: Any, file: Any) -> None:
+        calls[0] += 1
+        save(content, file)
+        if calls[0] == fault["call"] and _first(fault):
+            file.flush()
+            file.truncate(file.tell() // 2)
+            if fault["driver too"]:
+                os.kill(int(os.environ["KDTUNE_DRIVER"]), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    kdtune.checkpoints.torch.save = broken  # type: ignore[attr-defined]
+    stack.callback(setattr, kdtune.checkpoints.torch, "save", save)
+
+
+def _die_at(call: int, function: Callable[..., Any], before: Callable[..., Any]) -> Any:
+    """The function, but at its so-manieth call the process does `before`, and dies."""
+    calls = [0]
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            before(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **named)
+
+    return wrapped
+
+
+def _install(fault: Fault) -> None:
+    """Lay a fault into this process, which is going to be a driver."""
+    where, call = fault.get("where"), fault.get("call", 0)
+    if where == "log":
+
+        def part(log: Log, line: bytes) -> None:
+            os.write(log._file.fileno(), line[: int(fault["share"] * len(line))])
+
+        Log._write = _die_at(call, Log._write, part)  # type: ignore[method-assign]
+    elif where == "view":
+        kdtune.cache._finish = _die_at(call, kdtune.cache._finish, lambda *_: None)
+    elif where == "table":
+        Path.replace = _die_at(call, Path.replace, lambda *_: None)  # type: ignore[method-assign]
+    elif where == "full view":
+        _limit(fault["bytes"])
+    elif where == "full driver":
+        opened = Log.__init__
+
+        def limited(log: Log, *arguments: Any) -> None:
+            opened(log, *arguments)
+            if log.path.parent.name[:1] != ".":  # the folder has its name
+                _limit(max(fault["bytes"], log._size + fault["bytes"]))
+
+        Log.__init__ = limited  # type: ignore[method-assign]
+    elif where == "full tables":
+        tables = kdtune.tuning.sweep.write_tables
+
+        def without_room(folder: SweepFolder) -> None:
+            _limit(fault["bytes"])
+            tables(folder)
+
+        kdtune.tuning.sweep.write_tables = without_room
+    elif where == "clock":
+        clock = time.time
+        shift = [0.0]
+
+        def stepped() -> float:
+            shift[0] -= random.choice((0, 3600))
+            return clock() + shift[0]
+
+        kdtune.results.time.time = stepped  # type: ignore[attr-defined]
+
+
+def child(fault: Fault, words: list[str]) -> None:
+    """Be `kdtune` with a fault in it."""
+    os.environ["KDTUNE_FAULT"], os.environ["KDTUNE_DRIVER"] = json.dumps(fault), str(os.getpid())
+    _install(fault)
+    kdtune.tuning.sweep.TrialProcess = Faulty  # type: ignore[misc]
+    sys.argv = ["kdtune", *words]
+    kdtune_main()
+
+
+# The campaign
+
+
+class Campaign:
+    """Runs sweeps in a folder, and keeps count.
+
+    Args:
+        place: the folder.
+        seed: fixes which faults happen.
+    """
+
+    def __init__(self, place: Path, seed: int):
+        self.place, self.random = place, random.Random(seed)
+        self.table: dict[str, Counter[str]] = {}
+        self.teacher = place / "teacher.pth"
+        self._run(None, *TEACHER.split(), "--out", str(self.teacher))
+        self.reference = self._sweep("reference")
+        assert self._run(None, *self._words("reference")).wait() == 0
+        self.expected = outcomes(self.reference)
+        self.seconds = self._length(self.reference)
+
+    def _words(self, name: str) -> list[str]:
+        return [*SWEEP.split(), "--teacher", str(self.teacher), "--name", name]
+
+    def _sweep(self, name: str) -> SweepFolder:
+        return SweepFolder(self.place / "results" / name)
+
+    @staticmethod
+    def _length(sweep: SweepFolder) -> float:
+        return max(event["session_seconds"] for event in sweep.events())
+
+    def _run(
+        self, fault: Fault | None, *words: str, cache: str = "cache"
+    ) -> "subprocess.Popen[str]":
+        command = [sys.executable, __file__, "--child", json.dumps(fault or {}), *words]
+        errors = open(self.place / "errors.txt", "a")
+        environment = {**os.environ, "KDTUNE_CACHE": str(self.place / cache)}
+        process = subprocess.Popen(
+            command, cwd=self.place, env=environment, text=True,
+            stdout=subprocess.DEVNULL, stderr=errors,
+        )  # fmt: skip
+        if words[0] == "teacher":
+            process.wait()
+        return process
+
+    def marks(self) -> str:
+        """A fresh folder in which a fault counts how often it happened."""
+        return tempfile.mkdtemp(dir=self.place)
+
+    def go_on(
+        self,
+        kind: str,
+        faults: list[Fault],
+        disturb: Callable[["subprocess.Popen[str]", SweepFolder, Fault], None] | None = None,
+        between: Callable[[SweepFolder, Fault], None] | None = None,
+        own: str | None = None,
+        fresh_cache: bool = False,
+        more: tuple[str, ...] = (),
+    ) -> None:
+        """Run sweeps until all faults have happened, and then to their end.
+
+        Args:
+            kind: the row of the table.
+            faults: one for each start of a driver.
+            disturb: done to a driver while it runs.
+            between: done to the folder when a driver has ended.
+            own: how the trial `LAST` must end, if its end is to be another.
+            fresh_cache: nothing is found in the cache.
+            more: flags of the sweep.
+        """
+        count = self.table.setdefault(kind, Counter())
+        waiting, number = list(faults), 0
+        while waiting:
+            number += 1
+            name = f"{kind.replace(' ', '-').replace(',', '')}-{number}"
+            sweep, before, stuck = self._sweep(name), dict[Any, Any](), 0
+            cache = name if fresh_cache else "cache"
+            while True:
+                fault = waiting.pop(0) if waiting else None
+                there = sweep.path.exists()
+                words = ("resume", str(sweep.path)) if there else (*self._words(name), *more)
+                driver = self._run(fault, *words, cache=cache)
+                if fault is not None and disturb is not None:
+                    disturb(driver, sweep, fault)
+                code = driver.wait()
+                if fault is not None:
+                    count["injected"] += 1
+                    if between is not None and sweep.path.exists():
+                        between(sweep, fault)
+                count["epochs lost"] += len(before.items() - epochs(sweep).items())
+                before = epochs(sweep)
+                if code == 0:
+                    break
+                stuck = 0 if fault is not None else stuck + 1
+                if stuck == 3:  # it should have come to its end
+                    break
+            if stuck == 3:
+                continue
+            count["survived"] = count["injected"]
+            count["differences"] += self._differences(sweep, own)
+        self._say(kind)
+
+    def _differences(self, sweep: SweepFolder, own: str | None) -> int:
+        found, expected = outcomes(sweep), dict(self.expected)
+        wrong = 0
+        if own is not None:
+            state, reason = found.pop(LAST)[2:]
+            wrong += not f"{state}: {reason}".startswith(own)
+            del expected[LAST]
+        keys = found.keys() | expected.keys()
+        wrong += sum(found.get(key) != expected.get(key) for key in keys)
+        if own is None:
+            wrong += not board(sweep).equals(board(self.reference))
+        return wrong
+
+    def _say(self, kind: str) -> None:
+        count = self.table[kind]
+        columns = ("injected", "survived", "epochs lost", "differences")
+        print(f"| {kind} | {' | '.join(str(count[c]) for c in columns)} |", flush=True)
+
+    def torn(self) -> None:
+        """Tear the last line of the undisturbed log at every length, and open it."""
+        kind, log = "torn tail, log opened", self.place / "torn.jsonl"
+        count = self.table.setdefault(kind, Counter())
+        whole = self.reference.log.read_bytes()
+        events = self.reference.events()
+        start = whole.rstrip(b"\n").rfind(b"\n") + 1
+        sweep = SweepConfig.check(events[0]["config"])
+        for length in range(len(whole) - start):
+            log.write_bytes(whole[: start + length])
+            seen: list[Event] = []
+            decisions = Decisions(sweep, load_spaces())
+            with Log(log, [*decisions.folds, seen.append]):
+                count["injected"] += 1
+            count["survived"] += seen == events[:-1]
+            count["differences"] += list(decisions.under_way.trials) != [events[-1]["trial_id"]]
+        self._say(kind)
+
+
+def outcomes(sweep: SweepFolder) -> dict[str, Any]:
+    """Of every trial: settings, accuracies, state and reason."""
+    found: dict[str, Any] = {}
+    for event in sweep.events():
+        if event["event"] == "asked":
+            settings = json.dumps(event["config"], sort_keys=True)
+            found[event["trial_id"]] = [settings, [], "", ""]
+        elif event["event"] == "epoch":
+            found[event["trial_id"]][1].append(event["validation_accuracy"])
+        elif event["event"] == "ended":
+            found[event["trial_id"]][2:] = event["state"], event["reason"]
+    return found
+
+
+def epochs(sweep: SweepFolder) -> dict[tuple[str, int], float]:
+    """Accuracies of all finished epochs."""
+    if not sweep.log.is_file():
+        return {}
+    logged = [event for event in sweep.events() if event["event"] == "epoch"]
+    return {(e["trial_id"], e["epoch"]): e["validation_accuracy"] for e in logged}
+
+
+def board(sweep: SweepFolder) -> pd.DataFrame:
+    """The leaderboard without times."""
+    return pd.read_csv(sweep.leaderboard).drop(columns="search_device_seconds")
+
+
+def kill_later(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> None:
+    """Kill a driver after some seconds."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        driver.wait(fault["after"])
+    driver.kill()
+
+
+def wait_for_epochs(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:
+    """Wait until this driver has logged so many epochs; false if it ended before."""
+    there = len(epochs(sweep))
+    while driver.poll() is None:
+        if len(epochs(sweep)) >= there + fault["epochs"]:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def below(pid: int, word: str) -> list[psutil.Process]:
+    """Processes below one, whose command has a word in it."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if word in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def kill_part(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> None:
+    """Kill a process below the driver, once it has logged some epochs."""
+    if wait_for_epochs(driver, sweep, fault):
+        for process in below(driver.pid, fault["part"])[:1]:
+            process.kill()
+
+
+def kill_after_epochs(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> None:
+    """Kill the driver, once it has logged some epochs."""
+    if wait_for_epochs(driver, sweep, fault):
+        driver.kill()
+
+
+def main() -> None:
+    """Run the campaign, or a part of it, and print the table."""
+    parser = argparse.ArgumentParser(description="See the top of this file.")
+    parser.add_argument("--child", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument("--kills", type=int, default=50, help="of the driver, at any moment")
+    parser.add_argument("--each", type=int, default=6, help="faults of most other kinds")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="kinds that begin so")
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(json.loads(arguments.child[0]), arguments.child[1:])
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        campaign = Campaign(Path(place), arguments.seed)
+        print("| fault | injected | survived | epochs lost | differences |\n" + "|---" * 5 + "|")
+        run(campaign, arguments.kills, arguments.each, arguments.only or "")
+        total = Counter[str]()
+        for count in campaign.table.values():
+            total.update(count)
+        print(
+            json.dumps(
+                {
+                    "injected": total["injected"],
+                    "survived": total["survived"],
+                    "epochs_lost": total["epochs lost"],
+                    "differences": total["differences"],
+                }
+            )
+        )
+
+
+def run(campaign: Campaign, kills: int, each: int, only: str) -> None:
+    """Inject faults of every kind."""
+    draw = campaign.random
+
+    def go(kind: str, faults: Callable[[], list[Fault]], **how: Any) -> None:
+        if kind.startswith(only):
+            campaign.go_on(kind, faults(), **how)
+
+    def several(make: Callable[[], Fault]) -> Callable[[], list[Fault]]:
+        return lambda: [make() for _ in range(each)]
+
+    def trial_fault(do: str, **more: Any) -> Callable[[], list[Fault]]:
+        return lambda: [{"trial": LAST, "epoch": 1, "do": do, "marks": campaign.marks(), **more}]
+
+    def garbage(sweep: SweepFolder, fault: Fault) -> None:
+        with open(sweep.log, "ab") as log:
+            log.write(bytes(fault["bytes"]))
+
+    def tear(sweep: SweepFolder, fault: Fault) -> None:
+        content = sweep.log.read_bytes()
+        last = len(content) - (content.rstrip(b"\n").rfind(b"\n") + 1)
+        os.truncate(sweep.log, len(content) - 1 - int(fault["share"] * (last - 1)))
+
+    def second(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> None:
+        if wait_for_epochs(driver, sweep, fault):
+            other = campaign._run(None, "resume", str(sweep.path))
+            assert other.wait() == 2
+
+    longest = 12 + campaign.seconds / 2
+    go(
+        "driver killed at any moment",
+        lambda: [{"after": draw.uniform(0.5, longest)} for _ in range(kills)],
+        disturb=kill_later,
+    )
+    go(
+        "driver killed inside the log",
+        several(lambda: {"where": "log", "call": draw.randint(2, 9), "share": draw.random()}),
+    )
+    go(
+        "killed inside a checkpoint, trial",
+        several(
+            lambda: {
+                "where": "checkpoint",
+                "call": draw.randint(1, 4),
+                "driver too": False,
+                "marks": campaign.marks(),
+            }
+        ),
+    )
+    go(
+        "killed inside a checkpoint, driver too",
+        several(
+            lambda: {
+                "where": "checkpoint",
+                "call": draw.randint(1, 4),
+                "driver too": True,
+                "marks": campaign.marks(),
+            }
+        ),
+    )
+    go(
+        "driver killed inside a view",
+        lambda: [{"where": "view", "call": call} for call in (1, 2, 3)],
+        fresh_cache=True,
+    )
+    go(
+        "driver killed inside a table",
+        lambda: [{"where": "table", "call": call} for call in (3, 4, 5, 6, 7, 8, 9, 10)],
+    )
+    if "torn tail, log opened".startswith(only):
+        campaign.torn()
+    go(
+        "torn tail",
+        several(lambda: {"epochs": draw.randint(2, 6), "share": draw.random()}),
+        disturb=kill_after_epochs,
+        between=tear,
+    )
+    go(
+        "garbage appended",
+        several(
+            lambda: {
+                "epochs": draw.randint(2, 6),
+                "bytes": [draw.choice([10, *range(256)]) for _ in range(300)],
+            }
+        ),
+        disturb=kill_after_epochs,
+        between=garbage,
+    )
+    go(
+        "trial process killed",
+        several(lambda: {"epochs": draw.randint(1, 5), "part": "ray::ResourceTrainable"}),
+        disturb=kill_part,
+    )
+    go(
+        "raylet killed",
+        several(lambda: {"epochs": draw.randint(1, 5), "part": "raylet/raylet"}),
+        disturb=kill_part,
+    )
+    go("nan", trial_fault("nan"), own="diverged: epoch 2: the training loss became nan")
+    go("inf", trial_fault("inf"), own="diverged: epoch 2: the training loss became inf")
+    go("exception", trial_fault("raise"), own="crashed: RuntimeError: injected")
+    go("hang", trial_fault("hang"), more=("--stall-time", "5s"))
+    go(
+        "hang twice",
+        trial_fault("hang", times=2),
+        own="crashed: no progress for",
+        more=("--stall-time", "5s"),
+    )
+    go(
+        "disk full, log",
+        lambda: [{"where": "full driver", "bytes": size} for size in (100, 900, 3000)],
+    )
+    go("disk full, checkpoint", lambda: [{"where": "full checkpoint", "bytes": 200_000}])
+    go("disk full, view", lambda: [{"where": "full view", "bytes": 50_000}], fresh_cache=True)
+    go(
+        "disk full, tables",
+        lambda: [{"where": "full tables", "bytes": size} for size in (100, 5_000, 300_000)],
+    )
+    go("two drivers at once", lambda: [{"epochs": 2}, {"epochs": 5}], disturb=second)
+    go(
+        "clock set back",
+        several(lambda: {"where": "clock", "epochs": draw.randint(2, 6)}),
+        disturb=kill_after_epochs,
+    )
+
+
+if __name__ == "__main__":
+    main()
