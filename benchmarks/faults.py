@@ -55,15 +55,12 @@ from kdtune.tuning.trainable import TrialProcess
 
 SWEEP = (
     "sweep --data digits --image-size 8 --methods at,fitnets --models MultiBranchNet "
-    "--no-baselines --trials 6 --epochs 4 --grace-period 2 --cpus-per-trial 2 "
+    "--no-baselines --epochs 4 --grace-period 2 --cpus-per-trial 2 "
     "--setting batch_size=64"
 )
 TEACHER = (
     "teacher --data digits --image-size 8 --model MultiBranchNet --epochs 2 --setting lr=0.05"
 )
-LAST = "at-MultiBranchNet-005"
-"""The last trial of a cell: what happens to it changes no other."""
-
 Fault = dict[str, Any]
 
 
@@ -129,7 +126,7 @@ def _break_checkpoints(fault: Fault, stack: contextlib.ExitStack) -> None:
                 os.kill(int(os.environ["KDTUNE_DRIVER"]), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    kdtune.checkpoints.torch.save = broken  # type: ignore[attr-defined]
+    kdtune.checkpoints.torch.save = broken  # type: ignore[assignment]
     stack.callback(setattr, kdtune.checkpoints.torch, "save", save)
 
 
@@ -170,7 +167,7 @@ def _install(fault: Fault) -> None:
             if log.path.parent.name[:1] != ".":  # the folder has its name
                 _limit(max(fault["bytes"], log._size + fault["bytes"]))
 
-        Log.__init__ = limited  # type: ignore[method-assign]
+        Log.__init__ = limited  # type: ignore[assignment,method-assign]
     elif where == "full tables":
         tables = kdtune.tuning.sweep.write_tables
 
@@ -187,7 +184,7 @@ def _install(fault: Fault) -> None:
             shift[0] -= random.choice((0, 3600))
             return clock() + shift[0]
 
-        kdtune.results.time.time = stepped  # type: ignore[attr-defined]
+        kdtune.results.time.time = stepped
 
 
 def child(fault: Fault, words: list[str]) -> None:
@@ -207,11 +204,14 @@ class Campaign:
 
     Args:
         place: the folder.
+        trials: of each cell.
         seed: fixes which faults happen.
     """
 
-    def __init__(self, place: Path, seed: int):
-        self.place, self.random = place, random.Random(seed)
+    def __init__(self, place: Path, trials: int, seed: int):
+        self.place, self.trials, self.random = place, trials, random.Random(seed)
+        self.last = f"at-MultiBranchNet-{trials - 1:03d}"
+        """The last trial of a cell: what happens to it changes no other."""
         self.table: dict[str, Counter[str]] = {}
         self.teacher = place / "teacher.pth"
         self._run(None, *TEACHER.split(), "--out", str(self.teacher))
@@ -221,7 +221,8 @@ class Campaign:
         self.seconds = self._length(self.reference)
 
     def _words(self, name: str) -> list[str]:
-        return [*SWEEP.split(), "--teacher", str(self.teacher), "--name", name]
+        own = ("--trials", str(self.trials), "--teacher", str(self.teacher), "--name", name)
+        return [*SWEEP.split(), *own]
 
     def _sweep(self, name: str) -> SweepFolder:
         return SweepFolder(self.place / "results" / name)
@@ -265,7 +266,7 @@ class Campaign:
             faults: one for each start of a driver.
             disturb: done to a driver while it runs.
             between: done to the folder when a driver has ended.
-            own: how the trial `LAST` must end, if its end is to be another.
+            own: how the trial `last` must end, if its end is to be another.
             fresh_cache: nothing is found in the cache.
             more: flags of the sweep.
         """
@@ -305,9 +306,9 @@ class Campaign:
         found, expected = outcomes(sweep), dict(self.expected)
         wrong = 0
         if own is not None:
-            state, reason = found.pop(LAST)[2:]
+            state, reason = found.pop(self.last)[2:]
             wrong += not f"{state}: {reason}".startswith(own)
-            del expected[LAST]
+            del expected[self.last]
         keys = found.keys() | expected.keys()
         wrong += sum(found.get(key) != expected.get(key) for key in keys)
         if own is None:
@@ -411,6 +412,7 @@ def main() -> None:
     parser.add_argument("--child", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parser.add_argument("--kills", type=int, default=50, help="of the driver, at any moment")
     parser.add_argument("--each", type=int, default=6, help="faults of most other kinds")
+    parser.add_argument("--trials", type=int, default=6, help="of each cell")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="kinds that begin so")
     arguments = parser.parse_args()
@@ -418,7 +420,7 @@ def main() -> None:
         child(json.loads(arguments.child[0]), arguments.child[1:])
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        campaign = Campaign(Path(place), arguments.seed)
+        campaign = Campaign(Path(place), arguments.trials, arguments.seed)
         print("| fault | injected | survived | epochs lost | differences |\n" + "|---" * 5 + "|")
         run(campaign, arguments.kills, arguments.each, arguments.only or "")
         total = Counter[str]()
@@ -448,7 +450,9 @@ def run(campaign: Campaign, kills: int, each: int, only: str) -> None:
         return lambda: [make() for _ in range(each)]
 
     def trial_fault(do: str, **more: Any) -> Callable[[], list[Fault]]:
-        return lambda: [{"trial": LAST, "epoch": 1, "do": do, "marks": campaign.marks(), **more}]
+        return lambda: [
+            {"trial": campaign.last, "epoch": 1, "do": do, "marks": campaign.marks(), **more}
+        ]
 
     def garbage(sweep: SweepFolder, fault: Fault) -> None:
         with open(sweep.log, "ab") as log:

@@ -1,5 +1,6 @@
 """Ray Tune as a sweep uses it: a session, slots for trials, and one run of its loop."""
 
+import logging
 import math
 import os
 import tempfile
@@ -18,6 +19,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and JSON a trial: the log has it all
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C has a meaning of ours
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nobody reads Tune's snapshots
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # why a process died is said in a line, and logged
     "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints a table even when it is silenced
 }
 
@@ -99,6 +101,7 @@ def run_trials(trainable: Any, search: Any, schedule: Any, slots: Slots, watch: 
         cpus, gpus = whole or (slots.cpus, slots.gpus)
         return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus}])
 
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it lists trials that failed
     with tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as unread:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),

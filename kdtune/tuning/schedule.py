@@ -85,7 +85,7 @@ class Schedule(FIFOScheduler):
             return
         stalled = self.watch.left(trial.config["trial_id"])
         cause, times = (STALLED, STALLS) if stalled else (DIED, self.max_restarts)
-        reason = stalled or "its process died: killed, out of memory, or its node lost"
+        reason = stalled or _why(trial.get_error())
         if own.restarts[cause] < times:
             self._restart(own, cause, reason)
         else:
@@ -105,3 +105,10 @@ class Schedule(FIFOScheduler):
     def __getstate__(self) -> dict[str, Any]:
         """Ray's snapshots of the scheduler are never read back, so they are kept empty."""
         return {}
+
+
+def _why(error: Exception | None) -> str:
+    """Why a process is no more."""
+    if error is not None and "creation task" in str(error):
+        return f"its process could not start: {str(error).strip().splitlines()[-1].strip()}"
+    return "its process died: killed, out of memory, or its node lost"

@@ -1,0 +1,230 @@
+"""Images of every kind that can go wrong: each is read, or found and listed with its reason."""
+
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from conftest import write_digits
+from PIL import Image
+
+from kdtune.cache import Cache
+from kdtune.data.images import Split, find_images
+from kdtune.data.pixels import decode
+from kdtune.data.views import Views, leave_bad_out
+from kdtune.errors import BadImagesError, UserError
+
+RAMP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+
+
+def read(path, size=8):
+    return decode(Split([path], [0]), size)[0]
+
+
+def reason(path):
+    with pytest.raises(BadImagesError) as error:
+        read(path)
+    [(file, words)] = error.value.bad
+    assert file == os.fsencode(path).decode(errors="backslashreplace")
+    return words
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "it is empty"), (b"no image", "cannot identify image file"),
+     (b"\x89PNG\r\n\x1a\n", "cannot identify image file"),
+     (b"\xff\xd8\xff\xe0" + bytes(50), "cannot identify image file")],
+)  # fmt: skip
+def test_what_is_no_image_says_so(tmp_path, content, words):
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert reason(tmp_path / "a.jpg").startswith(words)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tiff", "webp"])
+def test_a_truncated_image_is_found(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert reason(path)
+
+
+def test_a_wrong_suffix_does_not_matter(tmp_path):
+    Image.new("RGB", (8, 8), (10, 20, 30)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    assert read(tmp_path / "a.jpg")[:, 0, 0].tolist() == [10, 20, 30]
+
+
+def test_a_palette_with_transparency_is_read_without_a_word(tmp_path):
+    image = Image.new("RGB", (8, 8), (10, 20, 30)).quantize(4)
+    image.save(tmp_path / "a.png", transparency=bytes([255, 0, 128]))
+    assert read(tmp_path / "a.png")[:, 0, 0].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "CMYK", "YCbCr", "1", "P"])
+def test_colour_modes_are_read(tmp_path, mode):
+    path = tmp_path / ("a.jpg" if mode in ("CMYK", "YCbCr") else "a.png")
+    Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode).save(path)
+    assert (read(path) >= 250).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bits_keep_their_greys(tmp_path, suffix):
+    Image.fromarray(RAMP).save(tmp_path / f"a.{suffix}")
+    assert np.array_equal(read(tmp_path / f"a.{suffix}")[0], np.round(RAMP / 257))
+
+
+def test_pixels_of_unknown_range_are_refused(tmp_path):
+    Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "a.tiff")
+    assert reason(tmp_path / "a.tiff") == "its pixels are floats, of which nobody knows the range"
+    Image.fromarray(RAMP.astype(np.int32) * 1000).save(tmp_path / "b.tiff")
+    assert reason(tmp_path / "b.tiff") == "its pixels have more than 16 bits"
+
+
+def test_one_pixel_is_an_image(tmp_path):
+    Image.new("RGB", (1, 1), (10, 20, 30)).save(tmp_path / "a.png")
+    assert (read(tmp_path / "a.png").reshape(3, -1).T == [10, 20, 30]).all()
+
+
+def test_a_hundred_million_pixels_are_an_image(tmp_path):
+    Image.new("L", (10_000, 10_000), 7).save(tmp_path / "a.png")
+    assert (read(tmp_path / "a.png") == 7).all()
+
+
+def test_a_bomb_is_none(tmp_path):
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 10**5, 10**5, 8, 0, 0, 0, 0))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b""))
+    assert "decompression bomb" in reason(tmp_path / "a.png")
+
+
+def test_links_that_lead_nowhere_are_listed(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "a.png")
+    assert "Too many levels of symbolic links" in reason(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    assert "No such file" in reason(tmp_path / "b.png")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    assert reason(tmp_path / "a.png") == "it is no file"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_listed(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").chmod(0)
+    assert "Permission denied" in reason(tmp_path / "a.png")
+
+
+def test_what_the_system_refuses_to_read_is_listed(tmp_path, monkeypatch):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("kdtune.data.pixels.Pillow.open", refuse)
+    assert "Permission denied" in reason(tmp_path / "a.png")
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return write_digits(tmp_path / "data", 10)
+
+
+def test_folders_that_link_in_circles_are_gone_through_once(data_dir):
+    before = find_images(str(data_dir))
+    (data_dir / "digit-0" / "self").symlink_to(".")
+    (data_dir / "digit-1" / "above").symlink_to("..")
+    other = data_dir.parent / "more"
+    write_digits(other, 1, first=20)
+    (data_dir / "digit-2" / "more").symlink_to(other / "digit-2")
+    after = find_images(str(data_dir))
+    assert sum(map(len, (after.train, after.validation, after.test))) == 101
+    assert before.train.images[0] == after.train.images[0]
+
+
+def test_names_that_are_not_utf8_are_names(data_dir, tmp_path):
+    name = os.fsencode(data_dir / "digit-0") + b"/caf\xe9.png"
+    Image.new("L", (8, 8)).save(os.fsdecode(name).replace("caf\udce9", "ok"))
+    os.rename(os.fsdecode(name).replace("caf\udce9", "ok"), name)
+    data = find_images(str(data_dir))
+    Views(data, 8, Cache(tmp_path / "cache")).check()
+    with open(name, "wb"):
+        pass
+    with pytest.raises(BadImagesError, match=r"caf\\xe9\.png \(it is empty\)"):
+        for split in ("train", "validation", "test"):
+            Views(find_images(str(data_dir)), 8, Cache(tmp_path / "cache")).pixels(split)
+
+
+def spoil(data_dir, *indices):
+    """Empty some images of training and validation."""
+    data = find_images(str(data_dir))
+    paths = [split.images[i] for split in (data.train, data.validation) for i in indices]
+    for path in paths:
+        path.write_bytes(b"")
+    return paths
+
+
+def test_all_bad_images_of_training_and_validation_are_listed_at_once(data_dir, tmp_path):
+    bad = spoil(data_dir, 0, 5)
+    with pytest.raises(BadImagesError) as error:
+        Views(find_images(str(data_dir)), 8, Cache(tmp_path / "cache")).check()
+    assert {file for file, _ in error.value.bad} == set(map(str, bad))
+    assert {reason for _, reason in error.value.bad} == {"it is empty"}
+    said = str(error.value)
+    assert said.startswith("4 images cannot be read: the first is") and "--skip-bad-images" in said
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_bad_images_are_left_out_and_the_others_stay_where_they_were(data_dir, tmp_path, cached):
+    before = find_images(str(data_dir))
+    bad = spoil(data_dir, 0, 5)
+    for _ in range(2):
+        cache = Cache(tmp_path / "cache") if cached else None
+        data, listed = leave_bad_out(find_images(str(data_dir)), cache)
+        assert [image["file"] for image in listed] == [str(path) for path in bad]
+        assert [image["split"] for image in listed] == ["train"] * 2 + ["validation"] * 2
+        for split in ("train", "validation", "test"):
+            kept = [p for p in getattr(before, split).images if p not in bad]
+            assert list(getattr(data, split).images) == kept
+        Views(data, 8, cache).check()
+    assert data.fingerprint != find_images(str(data_dir)).fingerprint
+
+
+def test_what_was_found_is_remembered(data_dir, tmp_path, monkeypatch):
+    spoil(data_dir, 0)
+    first = leave_bad_out(find_images(str(data_dir)), Cache(tmp_path / "cache"))
+    looked = []
+    monkeypatch.setattr(
+        "kdtune.data.views.readable", lambda split, workers: looked.append(len(split)) or {}
+    )
+    data, listed = leave_bad_out(find_images(str(data_dir)), Cache(tmp_path / "cache"))
+    assert data == first[0] and len(listed) == 2
+    assert looked == [1, 1, 0]  # for the reasons
+
+
+def test_without_bad_images_nothing_changes(data_dir):
+    data = find_images(str(data_dir))
+    assert leave_bad_out(data, None) == (data, [])
+
+
+def test_a_class_of_which_nothing_can_be_read_is_a_sentence(data_dir):
+    for path in (data_dir / "digit-3").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="No training image of the class 'digit-3' can be read"):
+        leave_bad_out(find_images(str(data_dir)), None)
+
+
+def test_a_folder_that_cannot_be_listed_is_a_sentence(data_dir, monkeypatch):
+    def walk(top, followlinks, onerror):
+        onerror(PermissionError(13, "Permission denied", str(top)))
+        return iter(())
+
+    monkeypatch.setattr("os.walk", walk)
+    with pytest.raises(UserError, match=r"folder .*digit-0 cannot be read: Permission denied"):
+        find_images(str(data_dir))

@@ -1,0 +1,342 @@
+"""Sweeps that are interrupted, broken, moved and changed, and go on."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import ray
+from machinery import EPOCHS, Machinery
+
+from kdtune.config import SweepConfig
+from kdtune.errors import RunError, UserError
+from kdtune.results import RESULTS, SweepFolder
+from kdtune.tuning.check import changed
+from kdtune.tuning.launch import Slots, run_trials
+from kdtune.tuning.sweep import resume_sweep, run_sweep, write_tables
+from kdtune.tuning.trainable import OUT_OF_MEMORY, OUTCOME, TrialProcess
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from faults import board, outcomes  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def whole(ray_session, folder, teacher_file, tmp_path_factory):
+    """Two cells of two trials, one trial at a time, undisturbed."""
+    place = tmp_path_factory.mktemp("whole")
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        sweep = run_sweep(
+            {
+                "name": "whole", "data": str(folder), "teacher": str(teacher_file),
+                "methods": ["at", "student"], "models": ["MultiBranchNet"], "baselines": False,
+                "trials": 2, "epochs": 3, "grace_period": 1, "cpus_per_trial": 2,
+                "settings": {"batch_size": 16},
+            }
+        )  # fmt: skip
+    finally:
+        os.chdir(before)
+    return SweepFolder(place / sweep.path)
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of its folder, as on another machine."""
+    return SweepFolder(shutil.copytree(whole.path, tmp_path / "copy"))
+
+
+def cut(sweep, events):
+    """Leave so many events of its log, and nothing that was made from it."""
+    lines = sweep.log.read_bytes().splitlines(keepends=True)
+    sweep.log.write_bytes(b"".join(lines[:events]))
+    for path in (sweep.path / "best", sweep.tensorboard):
+        shutil.rmtree(path)
+    for path in sweep.path.glob("*.csv"):
+        path.unlink()
+
+
+@pytest.mark.slow
+class TestResume:
+    @pytest.mark.parametrize("events", [4, 9])
+    def test_wherever_the_log_ends_the_rest_is_the_same(self, whole, copy, events, capsys):
+        cut(copy, events)
+        there = copy.log.read_bytes()
+        resume_sweep(copy.path)
+        assert copy.log.read_bytes().startswith(there)
+        assert outcomes(copy) == outcomes(whole)
+        assert board(copy).equals(board(whole))
+        for method in ("at", "student"):
+            assert copy.best(method, "MultiBranchNet").is_file()
+        ended = sum(e["event"] == "ended" for e in whole.events()[:events])
+        said = capsys.readouterr().err
+        assert f"{ended} trials have ended" in said
+        assert said.count("] at-") + said.count("] student-") == 4 - ended
+
+    def test_a_sweep_that_is_at_its_end_gets_its_tables_again(self, whole, copy):
+        before = copy.log.read_bytes()
+        for path in copy.path.glob("*.csv"):
+            path.unlink()
+        resume_sweep(copy.path)
+        assert copy.log.read_bytes() == before
+        assert board(copy).equals(board(whole))
+
+    def test_more_trials_and_cells_with_data_and_teacher_elsewhere(
+        self, copy, folder, teacher_file, tmp_path
+    ):
+        moved = {
+            "data": str(shutil.copytree(folder, tmp_path / "moved")),
+            "teacher": str(shutil.copy(teacher_file, tmp_path / "other.pth")),
+        }
+        resume_sweep(copy.path, {**moved, "trials": 3, "baselines": True, "cpus_per_trial": 1})
+        ends = [e["trial_id"] for e in copy.events() if e["event"] == "ended"]
+        assert sorted(ends) == sorted(
+            f"{method}-MultiBranchNet-{n:03d}" for method in ("at", "kd", "student")
+            for n in range(3)
+        )  # fmt: skip
+        opened = copy.opened()
+        assert [e["event"] for e in opened] == ["sweep", "resumed"]
+        assert opened[1]["config"]["data"] == moved["data"]
+        new = [e for e in copy.events() if e["event"] == "asked"][-1]["config"]
+        assert (new["data_dir"], new["teacher_model"]) in [(moved["data"], x) for x in
+                                                          (moved["teacher"], None)]  # fmt: skip
+        best = (copy.path / "best" / "at-MultiBranchNet.yaml").read_text()
+        assert moved["data"] in best and moved["teacher"] in best
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"epochs": 9}, "The setting epochs cannot be changed when a sweep is resumed"),
+        ({"methods": ["at"], "baselines": False}, "has the cell kd-M, and keeps it"),
+        ({"models": ["N"]}, "has the cell at-M, and keeps it"),
+        ({"sampler": "tpe"}, "The sweep's sampler is auto, and stays so"),
+        ({"trials": 0}, "The setting trials cannot be 0"),
+    ],
+)
+def test_what_cannot_change_is_a_sentence(changes, sentence):
+    given = {"name": "x", "data": "d", "methods": ["at", "kd"], "models": ["M"]}
+    config = SweepConfig.check({**given, "baselines": False}).model_dump(mode="json")
+    with pytest.raises(UserError, match=sentence):
+        changed({"config": config}, changes)
+
+
+def test_a_sampler_that_is_code_must_be_named_by_the_user():
+    config = {"name": "x", "data": "d", "sampler": "evil.Sampler"}
+    opened = {"config": SweepConfig.check(config).model_dump(mode="json")}
+    with pytest.raises(UserError, match="is not run: if you trust it, give --sampler evil.Sam"):
+        changed(opened, {})
+    assert changed(opened, {"sampler": "evil.Sampler"}).sampler == "evil.Sampler"
+
+
+FUNCTION = '''"""A function."""
+from pathlib import Path
+Path("ran").touch()
+METHOD, START = "student", []
+def SPACE(trial):
+    trial.suggest_float("lr", 0.01, 0.1)
+'''
+
+
+@pytest.mark.slow
+def test_code_runs_only_from_files_that_the_user_names(ray_session, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("space.py").write_text(FUNCTION)
+    run_sweep(
+        {
+            "name": "x", "data": str(folder), "methods": ["student"], "baselines": False,
+            "models": ["MultiBranchNet"], "trials": 1, "epochs": 1, "image_size": 8,
+            "spaces": ["space.py"],
+        }
+    )  # fmt: skip
+    Path("ran").unlink()
+    with pytest.raises(
+        UserError, match=r"code that a log names is not run: .*--space .*space\.py"
+    ):
+        resume_sweep("results/x", {"trials": 2})
+    assert not Path("ran").exists()
+    folder = resume_sweep("results/x", {"trials": 2, "spaces": ["space.py"]})
+    assert len(outcomes(folder)) == 2
+
+
+def test_other_data_or_another_teacher_is_a_sentence(whole, copy, folder, tmp_path):
+    more = shutil.copytree(folder, tmp_path / "data")
+    next((more / "digit-0").iterdir()).unlink()
+    said = r"140\+30\+30 images then \(training, validation, test\), 1\d\d\+.* now"
+    with pytest.raises(UserError, match=said):
+        resume_sweep(copy.path, {"data": str(more)})
+    network = whole.best("student", "MultiBranchNet", ".pth")
+    with pytest.raises(UserError, match="teacher is not the one that the sweep began with"):
+        resume_sweep(copy.path, {"teacher": str(network)})
+
+
+@pytest.mark.parametrize("room", [100, 3_000, 8_000, 100_000])
+def test_tables_without_room_are_a_sentence_and_no_file_is_damaged(copy, room):
+    before = {p: p.read_bytes() for p in copy.path.rglob("*") if p.is_file()}
+    copy.best("at", "MultiBranchNet", ".pth").unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        if room < 10_000:
+            with pytest.raises(RunError, match="no room to write .* Nothing is lost: make room"):
+                write_tables(copy)
+        else:
+            write_tables(copy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for path, content in before.items():
+        if path.suffix != ".pth":  # a copy's name is another
+            assert path.read_bytes().replace(b": copy", b": whole") == content
+
+
+# Processes that die, hang, or lack memory
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+
+
+def epoch_of(n, **about):
+    figures = {"epoch": n, "validation_accuracy": 0.5, "best_validation_accuracy": 0.5}
+    return {**figures, "seconds": 0.01, **about}
+
+
+def first_time(marks, name):
+    """Whether this happens for the first time, in whatever process."""
+    try:
+        (marks / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def kinds(events, kind):
+    return [e for e in events if e["event"] == kind]
+
+
+@pytest.mark.slow
+def test_trials_that_die_hang_or_lack_memory_are_begun_again(ray_session, tmp_path):
+    class Troubled(TrialProcess):
+        def results(self, trial_id, config):
+            cpus = ray.get_runtime_context().get_assigned_resources()["CPU"]
+            if cpus < 2 and trial_id == "kd-A-003":
+                yield {OUTCOME: OUT_OF_MEMORY, "reason": "out of memory"}
+            for n in range(1, EPOCHS + 1):
+                yield epoch_of(n, device=f"{cpus:g} CPUs")
+                if n == 2 and trial_id == "kd-A-000" and first_time(self._checkpoints, trial_id):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if n == 2 and trial_id == "kd-A-001" and first_time(self._checkpoints, trial_id):
+                    time.sleep(1e6)
+                if n == 2 and trial_id == "kd-A-002":
+                    time.sleep(1e6)
+
+    machinery = Machinery(
+        tmp_path / "log.jsonl", methods="kd", models="A", sampler="random", trials=4,
+        has_spare=True, stall_time=1,
+    )  # fmt: skip
+    watch, slots = machinery.decisions.watch, Slots(1, 0, 2, alone=(2, 0.0))
+    watch.clock = time.monotonic
+    (tmp_path / "marks").mkdir()
+    process = ray.tune.with_parameters(Troubled, checkpoints=tmp_path / "marks")
+    run_trials(process, machinery.search, machinery.schedule, slots, watch)
+    assert machinery.budget.finished
+    events = SweepFolder(tmp_path).events()
+    restarts = {e["trial_id"]: (e["cause"], e["reason"]) for e in kinds(events, "restarted")}
+    assert restarts == {
+        "kd-A-000": ("died", "its process died: killed, out of memory, or its node lost"),
+        "kd-A-001": ("stalled", "no progress for 1 s"),
+        "kd-A-002": ("stalled", "no progress for 1 s"),
+        "kd-A-003": ("memory", "out of memory; it gets the device to itself"),
+    }
+    ends = {e["trial_id"]: (e["state"], e["reason"]) for e in kinds(events, "ended")}
+    assert ends.pop("kd-A-002") == ("crashed", "no progress for 1 s, 2 times")
+    assert {state for state, _ in ends.values()} == {"finished"} and len(ends) == 3
+    devices = {e["trial_id"]: e["device"] for e in kinds(events, "epoch")}
+    assert devices.pop("kd-A-003") == "2 CPUs" and set(devices.values()) == {"1 CPUs"}
+
+
+# Real drivers, and signals
+
+
+def start(place, folder, *more):
+    """Start a sweep as a process, and wait for its first epochs."""
+    command = [sys.executable, "-m", "kdtune", "sweep", "--name", "x", "--data", str(folder)]
+    command += ["--image-size", "8", "--methods", "student", "--no-baselines"]
+    command += ["--models", "MultiBranchNet", "--trials", "2", "--epochs", "999", *more]
+    driver = subprocess.Popen(
+        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    sweep = SweepFolder(place / RESULTS / "x")
+    deadline = time.monotonic() + 120
+    while not (sweep.log.is_file() and len(kinds(sweep.events(), "epoch")) > 2):
+        assert time.monotonic() < deadline and driver.poll() is None
+        time.sleep(0.02)
+    return driver, sweep
+
+
+def resume(place, *more):
+    command = [sys.executable, "-m", "kdtune", "resume", "results/x", *more]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.slow
+def test_ctrl_c_finishes_epochs_and_the_next_command_goes_on(folder, tmp_path):
+    driver, sweep = start(tmp_path, folder)
+    with driver:
+        second = resume(tmp_path)
+        assert second.returncode == 2
+        assert f"is being run by process {driver.pid} on" in second.stderr
+        driver.send_signal(signal.SIGINT)
+        _, err = driver.communicate(timeout=100)
+    assert driver.returncode == 130 and "Traceback" not in err
+    assert "finishing the epochs under way; Ctrl-C again stops at once" in err
+    assert "0 trials have ended; to go on: kdtune resume results/x" in err
+    epochs = outcomes(sweep)
+    for trial_id, (_, accuracies, *_) in epochs.items():
+        [*_, last] = sorted(p.name for p in (sweep.checkpoints / trial_id).iterdir())
+        assert last == f"epoch-{len(accuracies):05d}.pth"
+    assert set(pd.read_csv(sweep.table("trials", ".csv")).state) == {"running"}
+    done = resume(tmp_path, "--epochs-total", str(2 + sum(len(e[1]) for e in epochs.values())))
+    assert done.returncode == 0, done.stderr
+    assert "2 were under way (student-MultiBranchNet-000 after epoch" in done.stderr
+    assert [e["state"] for e in kinds(sweep.events(), "ended")] == ["stopped"] * 2
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_its_time_and_no_more(folder, tmp_path):
+    driver, sweep = start(tmp_path, folder, "--term-limit", "0s")
+    with driver:
+        driver.terminate()
+        _, err = driver.communicate(timeout=100)
+    assert driver.returncode == 143 and "Traceback" not in err
+    assert "to go on: kdtune resume results/x" in err and sweep.is_held() is False
+
+
+@pytest.mark.slow
+def test_a_small_part_of_the_campaign_of_faults(tmp_path):
+    program = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+    part = ("--trials", "1", "--each", "1", "--only", "driver killed inside the log")
+    done = subprocess.run([sys.executable, str(program), *part], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert '"epochs_lost": 0, "differences": 0' in last, done.stdout
+
+
+@pytest.mark.slow
+def test_ray_of_our_own_listens_to_this_machine_alone():
+    program = (
+        "import psutil, os\n"
+        "from kdtune.tuning.launch import ray_session\n"
+        "with ray_session():\n"
+        "    me = psutil.Process()\n"
+        "    for process in [me, *me.children(recursive=True)]:\n"
+        "        for c in process.net_connections('tcp'):\n"
+        "            if c.status == psutil.CONN_LISTEN: print(c.laddr.ip)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    addresses = set(done.stdout.split())
+    assert addresses and addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, done
