@@ -63,8 +63,21 @@ KEYS: dict[str, Mapping[str, type]] = {
     "resumed": _OPENED,
     "warm_start": {**_CELL, "observations": list, "start": list},
     "view": {"trial_id": str, "kind": str, "what": str, "state": str},
-    "asked": {**_TRIAL, "number": int, "parameters": dict, "distributions": dict, "config": dict},
-    "epoch": {**_TRIAL, "epoch": int, "best_validation_accuracy": float},
+    "asked": {
+        **_TRIAL,
+        "number": int,
+        "origin": str,
+        "parameters": dict,
+        "distributions": dict,
+        "config": dict,
+    },
+    "epoch": {
+        **_TRIAL,
+        "epoch": int,
+        "best_validation_accuracy": float,
+        "validation_accuracy": float,
+        "seconds": float,
+    },
     "restarted": {**_TRIAL, "cause": str, "reason": str},
     "ended": {**_TRIAL, "state": str, "reason": str},
     "exhausted": {**_CELL, "reason": str},
@@ -225,10 +238,14 @@ def _read(content: bytes, path: Path) -> tuple[list[Event], int]:
     return events, size
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def _parse(line: bytes) -> Event | None:
     """An event, or None if the line is none."""
     try:
-        event = json.loads(line)
+        event = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):

@@ -235,3 +235,39 @@ def test_spaces_shows_every_range_and_its_source(kdtune):
     code, out, _ = kdtune("spaces")
     assert code == 0
     assert "0.001 to 0.3, log scale" in out and "RepDistiller" in out
+
+
+def test_bad_images_are_listed_and_the_sweep_does_not_begin(kdtune, tmp_path):
+    data = write_digits(tmp_path / "data", 10)
+    bad = sorted(data.glob("digit-[012]/*"))
+    for path in bad:
+        path.write_bytes(b"")
+    code, _, err = kdtune(
+        "sweep", "--name", "x", "--data", data, "--methods", "student", "--no-baselines",
+        "--image-size", "8", "--models", "MultiBranchNet",
+    )  # fmt: skip
+    assert code == 2 and not (tmp_path / "results").exists()
+    decoded = [*find_images(str(data)).train.images, *find_images(str(data)).validation.images]
+    listed = {line for line in err.splitlines() if line.endswith(": it is empty")}
+    assert listed == {f"{path}: it is empty" for path in bad if path in decoded}
+    assert "leave it out with --skip-bad-images" in err.splitlines()[-1]
+
+
+def test_what_is_no_sweep_cannot_be_resumed_or_looked_at(kdtune, tmp_path):
+    (tmp_path / "x").mkdir()
+    for command in ("resume", "status"):
+        code, _, err = kdtune(command, "x")
+        assert code == 2 and "is not the folder of a sweep" in err
+    (tmp_path / "x" / "log.jsonl").write_text("")
+    for command in ("resume", "status"):
+        code, _, err = kdtune(command, "x")
+        assert code == 2 and "does not begin with the sweep's settings" in err
+
+
+def test_what_the_system_refuses_is_one_line(kdtune, monkeypatch):
+    def refuse(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("kdtune.run.run_file", refuse)
+    code, _, err = kdtune("train", "x.yaml")
+    assert code == 1 and err == "kdtune: [Errno 5] Input/output error: 'x.yaml'\n"

@@ -59,7 +59,7 @@ RARE = ("trials_diverged", "trials_crashed")
 """Columns that are printed only if something is in them."""
 
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@")
 """What spreadsheets take for the beginning of a formula."""
 
 
@@ -218,8 +218,9 @@ def bad_images_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         file: its path.
         reason: why it cannot be read.
     """
-    bad = [event["data"]["skipped_images"] for event in events if event["event"] == "sweep"]
-    return pd.DataFrame(bad[0] if bad else [], columns=["split", "file", "reason"])
+    opened = (event for event in events if event["event"] == "sweep")
+    bad = next(opened, {}).get("data", {}).get("skipped_images", [])
+    return pd.DataFrame(bad, columns=["split", "file", "reason"])
 
 
 def bad_images_note(events: Iterable[dict[str, Any]]) -> str | None:
@@ -235,13 +236,16 @@ def bad_images_note(events: Iterable[dict[str, Any]]) -> str | None:
 
 def to_csv(table: pd.DataFrame) -> str:
     """A table as CSV in which no text is a formula: what may be one gets an apostrophe."""
+
+    def harmless(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return f"'{_printable(value)}" if value.startswith(FORMULA) else _printable(value)
+
     safe = table.copy()
     for column in safe.columns:
         if not pd.api.types.is_numeric_dtype(safe[column]):
-            safe[column] = [
-                f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v
-                for v in safe[column]
-            ]
+            safe[column] = [harmless(value) for value in safe[column]]
     return safe.to_csv(index=False)
 
 
@@ -275,7 +279,11 @@ def _short_settings(trials: pd.DataFrame, trial_id: str | None) -> str:
 
 def _plain(text: str) -> str:
     """Text that is shown as it is: no control characters, and no styles of rich's."""
-    return escape("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+    return escape(_printable(text))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _real(value: object) -> bool:

@@ -8,10 +8,13 @@ import pytest
 
 from kdtune.reports.tables import (
     CAVEAT,
+    bad_images_note,
+    bad_images_table,
     epochs_table,
     join_sweeps,
     leaderboard_table,
     render,
+    to_csv,
     trials_table,
 )
 
@@ -129,3 +132,40 @@ def test_several_sweeps_are_told_apart():
     trials = trials_table(EVENTS)
     board = join_sweeps({"one": trials, "two": trials})
     assert board.sweep.tolist() == ["one"] * 3 + ["two"] * 3
+
+
+def test_restarts_are_counted_by_trial():
+    events = [*EVENTS, {"event": "restarted", "trial_id": "kd-A-002", "cause": "died"}]
+    restarts = trials_table(events).set_index("trial_id").restarts
+    assert restarts["kd-A-002"] == 1 and restarts.sum() == 1
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)"])
+def test_no_text_in_a_csv_is_a_formula(text):
+    table = pd.DataFrame({"reason": [text, "\t=1\r\n", None], "lr": [-1.0, 2.0, None]})
+    back = pd.read_csv(io.StringIO(to_csv(table)), keep_default_na=False)
+    assert back.reason.tolist() == [f"'{text}", r"\t=1\r\n", ""]
+    assert back.lr.tolist() == ["-1.0", "2.0", ""]
+
+
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_hostile_text_is_shown_as_it_is(form):
+    hostile = "[red]x[/red] \x1b[2J <b> a|b"
+    events = [asked("at-A-000", "at", "A", 0, note=hostile), epoch("at-A-000", 1, 0.5)]
+    events.append(ended("at-A-000", "finished"))
+    shown = render(join_sweeps({"x": trials_table(events)}), form)
+    assert "\x1b" not in shown
+    bar = r"a\|b" if form == "markdown" else "a|b"
+    assert rf"note=[red]x[/red] \x1b[2J <b> {bar}" in shown
+
+
+def test_images_that_were_left_out_are_told():
+    bad = [
+        {"split": split, "file": f"{n}.png", "reason": "it is empty"}
+        for n, split in enumerate(("train", "train", "validation"))
+    ]
+    events = [{"event": "sweep", "data": {"skipped_images": bad}}]
+    assert bad_images_table(events).file.tolist() == ["0.png", "1.png", "2.png"]
+    said = "Images that cannot be read were left out: 2 train, 1 validation (bad_images.csv)."
+    assert bad_images_note(events) == said
+    assert bad_images_note([{"event": "sweep", "data": {"skipped_images": []}}]) is None

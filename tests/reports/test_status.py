@@ -1,0 +1,53 @@
+"""How far a sweep is, in words."""
+
+import time
+from pathlib import Path
+
+import pytest
+from test_tables import EVENTS
+
+from kdtune.config import SweepConfig
+from kdtune.reports.status import status_lines
+
+CONFIG = SweepConfig.check(
+    {
+        "name": "x", "data": "d", "methods": ["at", "kd"], "models": ["A", "B"],
+        "baselines": False, "trials": 4, "epochs": 9,
+    }
+)  # fmt: skip
+OPENED = {
+    "event": "sweep", "config": CONFIG.model_dump(mode="json"), "driver": {"pid": 7, "host": "h"},
+}  # fmt: skip
+
+
+def lines(held, opened=(OPENED,), events=EVENTS):
+    events = [*events[:-1], {**events[-1], "time": time.time() - 90}]
+    return "\n".join(status_lines(list(opened), events, held, Path("results/x")))
+
+
+def test_a_sweep_that_runs():
+    said = lines(True)
+    assert said.startswith(
+        "results/x is being run by process 7 on h\n5 of 16 trials have ended, 8 "
+    )
+    assert "last event 1 min 30 s ago" in said and "resume" not in said
+    assert "under way: kd-A-002, after epoch 1 of 9\n" in said
+
+
+def test_a_sweep_that_was_interrupted_says_how_to_go_on():
+    again = {"event": "restarted", "trial_id": "kd-A-002", "cause": "died"}
+    said = lines(False, [OPENED, {**OPENED, "event": "resumed"}], [again, *EVENTS][1:] + [again])
+    assert said.startswith("results/x: no process runs it") and "resumed 1 times" in said
+    assert "under way: kd-A-002, after epoch 1 of 9, begun again 1 times" in said
+    assert "to go on: kdtune resume results/x" in said
+    assert "best validation %" in said and "not yet a comparison" in said
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_sweep_without_a_trial(held):
+    said = lines(held, events=[{**OPENED, "time": 0.0}])
+    assert "0 of 16 trials have ended, 0 epochs are trained" in said
+
+
+def test_a_folder_that_cannot_be_locked():
+    assert "nobody can tell whether a process runs it" in lines(None)
