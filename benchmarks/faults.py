@@ -158,7 +158,13 @@ def _install(fault: Fault) -> None:
     elif where == "table":
         Path.replace = _die_at(call, Path.replace, lambda *_: None)  # type: ignore[method-assign]
     elif where == "full view":
-        _limit(fault["bytes"])
+        build = kdtune.cache.Cache._build
+
+        def without_room_for_views(*arguments: Any) -> None:
+            _limit(fault["bytes"])
+            build(*arguments)
+
+        kdtune.cache.Cache._build = without_room_for_views  # type: ignore[method-assign]
     elif where == "full driver":
         opened = Log.__init__
 
@@ -468,12 +474,6 @@ def run(campaign: Campaign, kills: int, each: int, only: str) -> None:
             other = campaign._run(None, "resume", str(sweep.path))
             assert other.wait() == 2
 
-    longest = 12 + campaign.seconds / 2
-    go(
-        "driver killed at any moment",
-        lambda: [{"after": draw.uniform(0.5, longest)} for _ in range(kills)],
-        disturb=kill_later,
-    )
     go(
         "driver killed inside the log",
         several(lambda: {"where": "log", "call": draw.randint(2, 9), "share": draw.random()}),
@@ -563,6 +563,12 @@ def run(campaign: Campaign, kills: int, each: int, only: str) -> None:
         "clock set back",
         several(lambda: {"where": "clock", "epochs": draw.randint(2, 6)}),
         disturb=kill_after_epochs,
+    )
+    longest = 12 + campaign.seconds / 2
+    go(
+        "driver killed at any moment",
+        lambda: [{"after": draw.uniform(0.5, longest)} for _ in range(kills)],
+        disturb=kill_later,
     )
 
 

@@ -1,5 +1,6 @@
 """The command line: help at once, mistakes in one sentence with exit code 2."""
 
+import os
 import subprocess
 import sys
 import time
@@ -271,3 +272,11 @@ def test_what_the_system_refuses_is_one_line(kdtune, monkeypatch):
     monkeypatch.setattr("kdtune.run.run_file", refuse)
     code, _, err = kdtune("train", "x.yaml")
     assert code == 1 and err == "kdtune: [Errno 5] Input/output error: 'x.yaml'\n"
+
+
+def test_a_path_that_is_not_utf8_is_a_sentence(kdtune, tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    write_digits(tmp_path / name, 10)
+    code, _, err = kdtune("sweep", "--name", "x", "--data", name, "--methods", "student",
+                          "--no-baselines")  # fmt: skip
+    assert code == 2 and r"caf\xe9 is not plain UTF-8, which Ray cannot take" in err

@@ -17,6 +17,7 @@ README = (ROOT / "README.md").read_text()
 SMALL = {
     "teacher": "--epochs 1 --image-size 8",
     "sweep": "--epochs 1 --trials 1",
+    "resume": "--trials 1",
 }
 """Given after a command's own flags, of which the last one counts."""
 

@@ -14,6 +14,7 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.errors import UserError
+from kdtune.files import shown
 from kdtune.inputs import find_data
 from kdtune.methods import METHODS, check_method
 from kdtune.models import build_model, check_model, feature_shapes
@@ -261,7 +262,13 @@ def _trial_config(
 def _absolute(path: str) -> str:
     """Trials run in folders of their own; the name of a built-in data set stays as it is."""
     expanded = Path(path).expanduser()
-    return str(expanded.resolve()) if expanded.exists() else path
+    path = str(expanded.resolve()) if expanded.exists() else path
+    if shown(path) != path:
+        raise UserError(
+            f"The path {shown(path)} is not plain UTF-8, which Ray cannot take; rename it, or "
+            "give a link to it."
+        )
+    return path
 
 
 def _environment() -> dict[str, Any]:

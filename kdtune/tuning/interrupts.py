@@ -3,7 +3,8 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
@@ -12,6 +13,26 @@ from kdtune.config import duration
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM ended the sweep."""
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Hear Ctrl-C only afterwards: what starts processes must not be left half done.
+
+    Raises:
+        KeyboardInterrupt: afterwards, if it was pressed.
+    """
+    heard: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
 
 
 class Interrupts:

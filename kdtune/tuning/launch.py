@@ -13,7 +13,8 @@ import ray
 from ray import tune
 
 from kdtune.config import SweepConfig
-from kdtune.errors import UserError
+from kdtune.errors import RunError, UserError
+from kdtune.tuning.interrupts import deferred
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and JSON a trial: the log has it all
@@ -37,9 +38,16 @@ def ray_session() -> Iterator[None]:
     before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
     os.environ[LOOPBACK] = "0"
     try:
-        ray.init(
-            address="local", include_dashboard=False, log_to_driver=False, logging_level="error"
-        )
+        with deferred():  # while it starts, an interrupt can end in a crash
+            try:
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                )
+            except Exception as error:  # Ray raises plain ones
+                raise RunError(f"Ray could not start: {error}") from error
         yield
     finally:
         ray.shutdown()

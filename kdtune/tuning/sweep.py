@@ -169,7 +169,7 @@ class _Driver:
         """Run trials until all is done, or until it is interrupted; then make the tables."""
         interrupts = self.decisions.interrupts
         self.progress.begin()
-        self.leftovers.remove()
+        self.leftovers.begin()
         self.tensorboard.begin()
         schedule = Schedule(self.decisions, log.append, slots.alone is not None)
         checkpoints = self.folder.checkpoints.absolute()

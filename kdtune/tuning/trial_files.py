@@ -166,7 +166,8 @@ class Leftovers:
     """Removes the checkpoints of trials that have ended, but for the best of each cell.
 
     A fold over the log. A trial's process writes its last checkpoint while its end is logged, so
-    it is removed only when a further trial has ended.
+    it is removed only when a further trial has ended. What was in the log before `begin` is not
+    acted on.
 
     Args:
         folder: the sweep's.
@@ -177,6 +178,12 @@ class Leftovers:
         self._ended: set[str] = set()
         self._best: dict[Cell, tuple[float, int, str]] = {}
         self._numbers: dict[str, int] = {}
+        self._live = False
+
+    def begin(self) -> None:
+        """Remove what an earlier driver left, and from now on what is left."""
+        self._live = True
+        self.remove()
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
@@ -189,9 +196,12 @@ class Leftovers:
                 rank = accuracy, -self._numbers[event["trial_id"]], event["trial_id"]
                 cell = cell_of(event)
                 self._best[cell] = max(self._best.get(cell, rank), rank)
+            if self._live:
+                self.remove(keep=event["trial_id"])
 
     def remove(self, keep: str | None = None) -> None:
         """Remove them; `keep` is a trial that has just ended."""
         best = {trial_id for _, _, trial_id in self._best.values()}
-        for trial_id in self._ended - best - {keep}:
-            shutil.rmtree(self.folder.checkpoints / trial_id, ignore_errors=True)
+        for path in self.folder.checkpoints.glob("*"):
+            if path.name in self._ended - best - {keep}:
+                shutil.rmtree(path, ignore_errors=True)

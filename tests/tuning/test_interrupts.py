@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from kdtune.tuning.interrupts import Interrupts, Terminated
+from kdtune.tuning.interrupts import Interrupts, Terminated, deferred
 
 
 @pytest.fixture
@@ -53,3 +53,14 @@ def test_elsewhere_than_in_the_main_thread_nothing_is_changed(said):
     thread.start()
     thread.join()
     assert found == [signal.getsignal(signal.SIGINT)]
+
+
+def test_a_deferred_ctrl_c_comes_afterwards():
+    steps = []
+    with pytest.raises(KeyboardInterrupt):
+        with deferred():
+            os.kill(os.getpid(), signal.SIGINT)
+            steps.append("done")
+    assert steps == ["done"]
+    with deferred():
+        pass

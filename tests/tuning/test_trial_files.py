@@ -157,9 +157,14 @@ def test_the_best_of_a_cell_stays_as_a_network_and_the_rest_goes(folder, tmp_pat
         ("d", [0.1], None),
     ]  # fmt: skip
     events, leftovers = list(log_of(trials)), Leftovers(sweep)
-    for event in events:
+    for event in events[:-2]:  # d is under way
         leftovers.fold(event)
-    leftovers.remove(keep="c")
+    assert {p.name for p in sweep.checkpoints.iterdir()} == {"a", "b", "c", "d"}
+    leftovers.begin()
+    assert {p.name for p in sweep.checkpoints.iterdir()} == {"a", "d"}
+    list(islice(results_of(config, sweep.checkpoints / "b"), 2))
+    list(islice(results_of(config, sweep.checkpoints / "c"), 2))
+    leftovers.fold(events[-3])  # c has ended, and may be writing
     assert {p.name for p in sweep.checkpoints.iterdir()} == {"a", "c", "d"}
     leftovers.remove()
     assert {p.name for p in sweep.checkpoints.iterdir()} == {"a", "d"}
