@@ -164,7 +164,7 @@ def _install(fault: Fault) -> None:
             _limit(fault["bytes"])
             build(*arguments)
 
-        kdtune.cache.Cache._build = without_room_for_views  # type: ignore[method-assign]
+        kdtune.cache.Cache._build = without_room_for_views  # type: ignore[assignment,method-assign]
     elif where == "full driver":
         opened = Log.__init__
 
