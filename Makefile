@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 endif
 
-.PHONY: demo test check clean bench-trial bench-search bench-faults bench-overhead
+.PHONY: demo test check clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -33,6 +33,9 @@ bench-search: $(READY)
 
 bench-faults: $(READY)
 	$(BIN)/python benchmarks/faults.py
+
+bench-checkpoints: $(READY)
+	$(BIN)/python benchmarks/checkpoints.py
 
 bench-overhead: $(READY)
 	$(BIN)/python benchmarks/overhead.py

@@ -34,6 +34,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,11 +213,10 @@ class Campaign:
     Args:
         place: the folder.
         trials: of each cell.
-        seed: fixes which faults happen.
     """
 
-    def __init__(self, place: Path, trials: int, seed: int):
-        self.place, self.trials, self.random = place, trials, random.Random(seed)
+    def __init__(self, place: Path, trials: int):
+        self.place, self.trials = place, trials
         self.last = f"at-MultiBranchNet-{trials - 1:03d}"
         """The last trial of a cell: what happens to it changes no other."""
         self.table: dict[str, Counter[str]] = {}
@@ -259,7 +260,7 @@ class Campaign:
         self,
         kind: str,
         faults: list[Fault],
-        disturb: Callable[["subprocess.Popen[str]", SweepFolder, Fault], None] | None = None,
+        disturb: Callable[["subprocess.Popen[str]", SweepFolder, Fault], bool] | None = None,
         between: Callable[[SweepFolder, Fault], None] | None = None,
         own: str | None = None,
         fresh_cache: bool = False,
@@ -270,7 +271,7 @@ class Campaign:
         Args:
             kind: the row of the table.
             faults: one for each start of a driver.
-            disturb: done to a driver while it runs.
+            disturb: done to a driver while it runs; says whether it could be done.
             between: done to the folder when a driver has ended.
             own: how the trial `last` must end, if its end is to be another.
             fresh_cache: nothing is found in the cache.
@@ -281,20 +282,29 @@ class Campaign:
         while waiting:
             number += 1
             name = f"{kind.replace(' ', '-').replace(',', '')}-{number}"
-            sweep, before, stuck = self._sweep(name), dict[Any, Any](), 0
+            sweep, before = self._sweep(name), dict[tuple[str, int], float]()
+            injected, stuck = 0, 0
             cache = name if fresh_cache else "cache"
             while True:
                 fault = waiting.pop(0) if waiting else None
                 there = sweep.path.exists()
                 words = ("resume", str(sweep.path)) if there else (*self._words(name), *more)
                 driver = self._run(fault, *words, cache=cache)
+                happened = fault is not None
                 if fault is not None and disturb is not None:
-                    disturb(driver, sweep, fault)
+                    happened = disturb(driver, sweep, fault)
                 code = driver.wait()
                 if fault is not None:
-                    count["injected"] += 1
-                    if between is not None and sweep.path.exists():
-                        between(sweep, fault)
+                    if "marks" in fault:
+                        happened = any(Path(fault["marks"]).iterdir())
+                    elif disturb is None:
+                        happened = code != 0
+                    if happened:
+                        injected += 1
+                        if between is not None and sweep.path.exists():
+                            between(sweep, fault)
+                    elif (fault := {**fault, "tries": fault.get("tries", 0) + 1})["tries"] < 4:
+                        waiting.append(fault)  # the sweep was over before
                 count["epochs lost"] += len(before.items() - epochs(sweep).items())
                 before = epochs(sweep)
                 if code == 0:
@@ -302,10 +312,10 @@ class Campaign:
                 stuck = 0 if fault is not None else stuck + 1
                 if stuck == 3:  # it should have come to its end
                     break
-            if stuck == 3:
-                continue
-            count["survived"] = count["injected"]
-            count["differences"] += self._differences(sweep, own)
+            count["injected"] += injected
+            if stuck < 3:
+                count["survived"] += injected
+                count["differences"] += self._differences(sweep, own)
         self._say(kind)
 
     def _differences(self, sweep: SweepFolder, own: str | None) -> int:
@@ -372,11 +382,13 @@ def board(sweep: SweepFolder) -> pd.DataFrame:
     return pd.read_csv(sweep.leaderboard).drop(columns="search_device_seconds")
 
 
-def kill_later(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> None:
+def kill_later(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:
     """Kill a driver after some seconds."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         driver.wait(fault["after"])
+        return False
     driver.kill()
+    return True
 
 
 def wait_for_epochs(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:
@@ -399,17 +411,21 @@ def below(pid: int, word: str) -> list[psutil.Process]:
     return found
 
 
-def kill_part(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> None:
+def kill_part(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:
     """Kill a process below the driver, once it has logged some epochs."""
     if wait_for_epochs(driver, sweep, fault):
         for process in below(driver.pid, fault["part"])[:1]:
             process.kill()
+            return True
+    return False
 
 
-def kill_after_epochs(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> None:
+def kill_after_epochs(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:
     """Kill the driver, once it has logged some epochs."""
     if wait_for_epochs(driver, sweep, fault):
         driver.kill()
+        return True
+    return False
 
 
 def main() -> None:
@@ -419,6 +435,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="of the driver, at any moment")
     parser.add_argument("--each", type=int, default=6, help="faults of most other kinds")
     parser.add_argument("--trials", type=int, default=6, help="of each cell")
+    parser.add_argument("--jobs", type=int, default=2, help="sweeps at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="kinds that begin so")
     arguments = parser.parse_args()
@@ -426,9 +443,14 @@ def main() -> None:
         child(json.loads(arguments.child[0]), arguments.child[1:])
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        campaign = Campaign(Path(place), arguments.trials, arguments.seed)
-        print("| fault | injected | survived | epochs lost | differences |\n" + "|---" * 5 + "|")
-        run(campaign, arguments.kills, arguments.each, arguments.only or "")
+        campaign = Campaign(Path(place), arguments.trials)
+        columns = ("fault", "injected", "survived", "epochs lost", "differences")
+        print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|", flush=True)
+        rows = list(kinds(campaign, arguments.kills, arguments.each, arguments.seed))
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            work = [pool.submit(go) for name, go in rows if name.startswith(arguments.only or "")]
+            for future in work:
+                future.result()
         total = Counter[str]()
         for count in campaign.table.values():
             total.update(count)
@@ -444,21 +466,20 @@ def main() -> None:
         )
 
 
-def run(campaign: Campaign, kills: int, each: int, only: str) -> None:
-    """Inject faults of every kind."""
-    draw = campaign.random
+def kinds(
+    campaign: Campaign, kills: int, each: int, seed: int
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Every kind of fault, with what injects it."""
+    draw = random.Random(seed)
 
-    def go(kind: str, faults: Callable[[], list[Fault]], **how: Any) -> None:
-        if kind.startswith(only):
-            campaign.go_on(kind, faults(), **how)
+    def go(kind: str, faults: list[Fault], **how: Any) -> tuple[str, Callable[[], None]]:
+        return kind, partial(campaign.go_on, kind, faults, **how)
 
-    def several(make: Callable[[], Fault]) -> Callable[[], list[Fault]]:
-        return lambda: [make() for _ in range(each)]
+    def several(make: Callable[[], Fault]) -> list[Fault]:
+        return [make() for _ in range(each)]
 
-    def trial_fault(do: str, **more: Any) -> Callable[[], list[Fault]]:
-        return lambda: [
-            {"trial": campaign.last, "epoch": 1, "do": do, "marks": campaign.marks(), **more}
-        ]
+    def trial_fault(do: str, **more: Any) -> list[Fault]:
+        return [{"trial": campaign.last, "epoch": 1, "do": do, "marks": campaign.marks(), **more}]
 
     def garbage(sweep: SweepFolder, fault: Fault) -> None:
         with open(sweep.log, "ab") as log:
@@ -469,16 +490,24 @@ def run(campaign: Campaign, kills: int, each: int, only: str) -> None:
         last = len(content) - (content.rstrip(b"\n").rfind(b"\n") + 1)
         os.truncate(sweep.log, len(content) - 1 - int(fault["share"] * (last - 1)))
 
-    def second(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> None:
-        if wait_for_epochs(driver, sweep, fault):
-            other = campaign._run(None, "resume", str(sweep.path))
-            assert other.wait() == 2
+    def second(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:
+        if not wait_for_epochs(driver, sweep, fault):
+            return False
+        other = campaign._run(None, "resume", str(sweep.path))
+        assert other.wait() == 2
+        return True
 
-    go(
+    longest = 12 + campaign.seconds / 2
+    yield go(
+        "driver killed at any moment",
+        [{"after": draw.uniform(0.5, longest)} for _ in range(kills)],
+        disturb=kill_later,
+    )
+    yield go(
         "driver killed inside the log",
         several(lambda: {"where": "log", "call": draw.randint(2, 9), "share": draw.random()}),
     )
-    go(
+    yield go(
         "killed inside a checkpoint, trial",
         several(
             lambda: {
@@ -489,7 +518,7 @@ def run(campaign: Campaign, kills: int, each: int, only: str) -> None:
             }
         ),
     )
-    go(
+    yield go(
         "killed inside a checkpoint, driver too",
         several(
             lambda: {
@@ -500,24 +529,23 @@ def run(campaign: Campaign, kills: int, each: int, only: str) -> None:
             }
         ),
     )
-    go(
+    yield go(
         "driver killed inside a view",
-        lambda: [{"where": "view", "call": call} for call in (1, 2, 3)],
+        [{"where": "view", "call": call} for call in (1, 2, 3)],
         fresh_cache=True,
     )
-    go(
+    yield go(
         "driver killed inside a table",
-        lambda: [{"where": "table", "call": call} for call in (3, 4, 5, 6, 7, 8, 9, 10)],
+        [{"where": "table", "call": call} for call in (3, 4, 5, 6, 7, 8, 9, 10)],
     )
-    if "torn tail, log opened".startswith(only):
-        campaign.torn()
-    go(
+    yield "torn tail, log opened", campaign.torn
+    yield go(
         "torn tail",
         several(lambda: {"epochs": draw.randint(2, 6), "share": draw.random()}),
         disturb=kill_after_epochs,
         between=tear,
     )
-    go(
+    yield go(
         "garbage appended",
         several(
             lambda: {
@@ -528,47 +556,41 @@ def run(campaign: Campaign, kills: int, each: int, only: str) -> None:
         disturb=kill_after_epochs,
         between=garbage,
     )
-    go(
+    yield go(
         "trial process killed",
         several(lambda: {"epochs": draw.randint(1, 5), "part": "ray::ResourceTrainable"}),
         disturb=kill_part,
     )
-    go(
+    yield go(
         "raylet killed",
         several(lambda: {"epochs": draw.randint(1, 5), "part": "raylet/raylet"}),
         disturb=kill_part,
     )
-    go("nan", trial_fault("nan"), own="diverged: epoch 2: the training loss became nan")
-    go("inf", trial_fault("inf"), own="diverged: epoch 2: the training loss became inf")
-    go("exception", trial_fault("raise"), own="crashed: RuntimeError: injected")
-    go("hang", trial_fault("hang"), more=("--stall-time", "5s"))
-    go(
+    yield go("nan", trial_fault("nan"), own="diverged: epoch 2: the training loss became nan")
+    yield go("inf", trial_fault("inf"), own="diverged: epoch 2: the training loss became inf")
+    yield go("exception", trial_fault("raise"), own="crashed: RuntimeError: injected")
+    yield go("hang", trial_fault("hang"), more=("--stall-time", "5s"))
+    yield go(
         "hang twice",
         trial_fault("hang", times=2),
         own="crashed: no progress for",
         more=("--stall-time", "5s"),
     )
-    go(
+    yield go(
         "disk full, log",
-        lambda: [{"where": "full driver", "bytes": size} for size in (100, 900, 3000)],
+        [{"where": "full driver", "bytes": size} for size in (100, 900, 3000)],
     )
-    go("disk full, checkpoint", lambda: [{"where": "full checkpoint", "bytes": 200_000}])
-    go("disk full, view", lambda: [{"where": "full view", "bytes": 50_000}], fresh_cache=True)
-    go(
+    yield go("disk full, checkpoint", [{"where": "full checkpoint", "bytes": 200_000}])
+    yield go("disk full, view", [{"where": "full view", "bytes": 50_000}], fresh_cache=True)
+    yield go(
         "disk full, tables",
-        lambda: [{"where": "full tables", "bytes": size} for size in (100, 5_000, 300_000)],
+        [{"where": "full tables", "bytes": size} for size in (100, 5_000, 300_000)],
     )
-    go("two drivers at once", lambda: [{"epochs": 2}, {"epochs": 5}], disturb=second)
-    go(
+    yield go("two drivers at once", [{"epochs": 2}, {"epochs": 5}], disturb=second)
+    yield go(
         "clock set back",
         several(lambda: {"where": "clock", "epochs": draw.randint(2, 6)}),
         disturb=kill_after_epochs,
-    )
-    longest = 12 + campaign.seconds / 2
-    go(
-        "driver killed at any moment",
-        lambda: [{"after": draw.uniform(0.5, longest)} for _ in range(kills)],
-        disturb=kill_later,
     )
 
 

@@ -75,8 +75,8 @@ class TrialFiles:
             history: figures of all epochs, its own included.
         """
         self._trained += result.seconds
-        tensors = [*result.state["student"].values(), *result.state["best_weights"].values()]
-        size = 2 * sum(tensor.nbytes for tensor in tensors)  # the optimizer has as much
+        size = sum(tensor.nbytes for tensor in result.state["student"].values())
+        size *= 2 if result.is_best else 3  # the optimizer has as much, and so have other weights
         if size * self.seconds_per_byte <= SHARE * self._trained:
             self.write(result, history)
 

@@ -1,0 +1,103 @@
+"""What checkpoints cost a trial, and how many there are.
+
+    make bench-checkpoints
+
+Trials of the method student on the 1,259 digits, each in a process that has trained another one
+before, as in a sweep: seconds of an epoch, of a checkpoint (in the page cache, as trials write
+them, and on the disk, which they do not wait for), of how many epochs there is one, and what part
+of the time all of them took. The goal is 2 % at most.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from kdtune.config import TrainConfig
+from kdtune.process import keep_freed_memory
+from kdtune.tuning.trainable import trial_results
+from kdtune.tuning.trial_files import TrialFiles, checkpoints_in
+
+RUNS = [("MultiBranchNet", 8, 30), ("MultiBranchNet", 32, 10), ("ResNet18", 8, 30),
+        ("ResNet18", 32, 8)]  # fmt: skip
+"""Student, image size, epochs."""
+
+
+def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """The function, with its times kept where something was written."""
+
+    def wrapped(files: TrialFiles, result: Any, history: Any) -> None:
+        before, started = files._saved, time.perf_counter()
+        function(files, result, history)
+        if files._saved != before:
+            seconds.append(time.perf_counter() - started)
+
+    return wrapped
+
+
+def measure(model: str, image_size: int, epochs: int, place: Path) -> dict[str, Any]:
+    """Train two trials; figures are those of the second."""
+    write = TrialFiles.write
+    for seed, count in ((0, 1), (1, epochs)):
+        written: list[float] = []
+        TrialFiles.write = timed(write, written)  # type: ignore[method-assign]
+        settings = {
+            "method": "student", "model": model, "data_dir": "digits", "image_size": image_size,
+            "batch_size": 64, "epochs": count, "seed": seed,
+        }  # fmt: skip
+        config, folder = TrainConfig.check(settings), place / f"{model}-{image_size}-{seed}"
+        results = list(trial_results(config.model_dump(), (), folder))
+    TrialFiles.write = write  # type: ignore[method-assign]
+    trained = [result["seconds"] for result in results if "seconds" in result]
+    [*_, path] = checkpoints_in(folder)
+    content, started = path.read_bytes(), time.perf_counter()
+    with open(place / "synced", "wb") as file:
+        file.write(content)
+        os.fsync(file.fileno())
+    return {
+        "student": f"{model}, {image_size} px",
+        "megabytes": len(content) / 1e6,
+        "epoch_seconds": median(trained),
+        "checkpoint_seconds": median(written),
+        "synced_seconds": time.perf_counter() - started,
+        "checkpoints": len(written),
+        "epochs": epochs,
+        "share_percent": 100 * sum(written) / sum(trained),
+    }
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    columns = (
+        "student",
+        "MB",
+        "epoch s",
+        "checkpoint s",
+        "on the disk s",
+        "checkpoints",
+        "share %",
+    )
+    print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|")
+    rows = []
+    with tempfile.TemporaryDirectory(dir=".") as place:
+        for run in RUNS:
+            rows.append(row := measure(*run, Path(place)))
+            print(
+                f"| {row['student']} | {row['megabytes']:.1f} | {row['epoch_seconds']:.2f} "
+                f"| {row['checkpoint_seconds']:.3f} | {row['synced_seconds']:.3f} "
+                f"| {row['checkpoints']} of {row['epochs']} | {row['share_percent']:.1f} |",
+                flush=True,
+            )
+    print(json.dumps({"most_percent": max(row["share_percent"] for row in rows), "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
