@@ -76,6 +76,8 @@ class Faulty(TrialProcess):
         """As ever, up to the fault."""
         fault = json.loads(os.environ["KDTUNE_FAULT"])
         with contextlib.ExitStack() as stack:
+            one_pass = kdtune.training.one_pass  # the next trial shall have it as it was
+            stack.callback(setattr, kdtune.training, "one_pass", one_pass)
             if fault.get("where") == "checkpoint":
                 _break_checkpoints(fault, stack)
             if fault.get("where") == "full checkpoint":
