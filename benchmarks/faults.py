@@ -2,7 +2,7 @@
 
     make bench-faults
 
-A small real sweep (at and fitnets on MultiBranchNet, a ResNet18 teacher, 1,259 digits; 6 trials a
+A small real sweep (at and fitnets on MultiBranchNet, a teacher, 420 digits as PNG files; 6 trials a
 cell of at most 4 epochs, ASHA after 2) runs with one trial at a time, so that the order of results
 is fixed, once undisturbed and then once or several times for each kind of fault. Whenever a driver
 dies, or stops because it must, `kdtune resume` goes on. At the end every trial's settings,
@@ -42,6 +42,8 @@ from typing import Any
 import pandas as pd
 import psutil
 import torch
+from PIL import Image
+from sklearn.datasets import load_digits
 
 import kdtune.cache
 import kdtune.checkpoints
@@ -56,13 +58,11 @@ from kdtune.tuning.space import load_spaces
 from kdtune.tuning.trainable import TrialProcess
 
 SWEEP = (
-    "sweep --data digits --image-size 8 --methods at,fitnets --models MultiBranchNet "
+    "sweep --data data --image-size 8 --methods at,fitnets --models MultiBranchNet "
     "--no-baselines --epochs 4 --grace-period 2 --cpus-per-trial 2 "
     "--setting batch_size=64"
 )
-TEACHER = (
-    "teacher --data digits --image-size 8 --model MultiBranchNet --epochs 2 --setting lr=0.05"
-)
+TEACHER = "teacher --data data --image-size 8 --model MultiBranchNet --epochs 2 --setting lr=0.05"
 Fault = dict[str, Any]
 
 
@@ -222,6 +222,7 @@ class Campaign:
         self.last = f"at-MultiBranchNet-{trials - 1:03d}"
         """The last trial of a cell: what happens to it changes no other."""
         self.table: dict[str, Counter[str]] = {}
+        write_digits(place / "data", 60)
         self.teacher = place / "teacher.pth"
         self._run(None, *TEACHER.split(), "--out", str(self.teacher))
         self.reference = self._sweep("reference")
@@ -339,11 +340,11 @@ class Campaign:
         print(f"| {kind} | {' | '.join(str(count[c]) for c in columns)} |", flush=True)
 
     def torn(self) -> None:
-        """Tear the last line of the undisturbed log at every length, and open it."""
+        """Tear the last end of a trial in the undisturbed log at every length, and open it."""
         kind, log = "torn tail, log opened", self.place / "torn.jsonl"
         count = self.table.setdefault(kind, Counter())
-        whole = self.reference.log.read_bytes()
-        events = self.reference.events()
+        *lines, _ = self.reference.log.read_bytes().splitlines(keepends=True)  # it was complete
+        whole, events = b"".join(lines), self.reference.events()[:-1]
         start = whole.rstrip(b"\n").rfind(b"\n") + 1
         sweep = SweepConfig.check(events[0]["config"])
         for length in range(len(whole) - start):
@@ -355,6 +356,17 @@ class Campaign:
             count["survived"] += seen == events[:-1]
             count["differences"] += list(decisions.under_way.trials) != [events[-1]["trial_id"]]
         self._say(kind)
+
+
+def write_digits(root: Path, per_class: int) -> None:
+    """Write real digits as PNG, as one folder of classes."""
+    digits, counts = load_digits(), Counter[int]()
+    for image, label in zip(digits.images, digits.target, strict=True):
+        if counts[label] < per_class:
+            path = root / f"digit-{label}" / f"{counts[label]:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * 15).astype("uint8")).save(path)
+        counts[label] += 1
 
 
 def outcomes(sweep: SweepFolder) -> dict[str, Any]:

@@ -10,7 +10,8 @@ Nothing else knows the folder's layout or the log's form. An event is one JSON o
 * ``epoch``: a trial finished an epoch, with every figure;
 * ``restarted``: a trial goes on in another process, from its last checkpoint, and why;
 * ``ended``: a trial ended, with its `STATES` entry and the reason;
-* ``exhausted``: a cell has no further point.
+* ``exhausted``: a cell has no further point;
+* ``complete``: nothing is left to do, and the tables say so.
 
 Every event has a ``time``, in seconds since 1970, and ``session_seconds``, since its driver opened
 the log, by a clock that nobody sets.
@@ -81,6 +82,7 @@ KEYS: dict[str, Mapping[str, type]] = {
     "restarted": {**_TRIAL, "cause": str, "reason": str},
     "ended": {**_TRIAL, "state": str, "reason": str},
     "exhausted": {**_CELL, "reason": str},
+    "complete": {},
 }
 """What an event must have to be taken for one, by its kind."""
 

@@ -41,7 +41,9 @@ def status_lines(
     for trial in trials[trials["state"] == "running"].itertuples():
         again = f", begun again {trial.restarts} times" if trial.restarts else ""
         yield f"under way: {trial.trial_id}, after epoch {trial.epochs} of {sweep.epochs}{again}"
-    if not held and len(ended) != total:
+    if events[-1]["event"] == "complete":
+        yield "it is complete; more trials, epochs or cells are for 'kdtune resume'"
+    elif not held:
         yield f"to go on: kdtune resume {folder}"
     yield ""
     board = leaderboard_table(trials)

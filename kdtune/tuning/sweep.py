@@ -117,7 +117,7 @@ def resume_sweep(path: str | Path, changes: Mapping[str, Any] | None = None) -> 
             for line in driver.found(log):
                 say(line)
             if driver.decisions.budget.finished:
-                driver.finish()
+                driver.finish(log)
                 return folder
             with ray_session():
                 slots = find_slots(checked.sweep)
@@ -199,9 +199,9 @@ class _Driver:
             raise RunError(self._hint(schedule.failure))
         if interrupts.requested:
             self._interrupted(interrupts.terminated)
-        self.finish()
+        self.finish(log)
 
-    def finish(self) -> None:
+    def finish(self, log: Log) -> None:
         """Make all that follows from the log.
 
         Raises:
@@ -210,6 +210,8 @@ class _Driver:
         self.leftovers.remove()
         write_tables(self.folder)
         events = self.folder.events()
+        if events[-1]["event"] != "complete":
+            log.append({"event": "complete"})
         if not any(event["event"] == "epoch" for event in events):
             reasons = (event["reason"] for event in events if event["event"] == "ended")
             raise RunError(

@@ -80,6 +80,6 @@ class Watch(tune.Callback):
         self.look()
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_retries=0)
 def _end(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)

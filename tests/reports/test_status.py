@@ -49,5 +49,10 @@ def test_a_sweep_without_a_trial(held):
     assert "0 of 16 trials have ended, 0 epochs are trained" in said
 
 
+def test_a_sweep_that_is_complete():
+    said = lines(False, events=[*EVENTS, {"event": "complete"}])
+    assert "it is complete; more trials" in said and "to go on" not in said
+
+
 def test_a_folder_that_cannot_be_locked():
     assert "nobody can tell whether a process runs it" in lines(None)

@@ -81,6 +81,7 @@ class TestResume:
 
     def test_a_sweep_that_is_at_its_end_gets_its_tables_again(self, whole, copy):
         before = copy.log.read_bytes()
+        assert copy.events()[-1]["event"] == "complete"
         for path in copy.path.glob("*.csv"):
             path.unlink()
         resume_sweep(copy.path)
@@ -262,58 +263,59 @@ def test_trials_that_die_hang_or_lack_memory_are_begun_again(ray_session, tmp_pa
 # Real drivers, and signals
 
 
-def start(place, folder, *more):
-    """Start a sweep as a process, and wait for its first epochs."""
-    command = [sys.executable, "-m", "kdtune", "sweep", "--name", "x", "--data", str(folder)]
-    command += ["--image-size", "8", "--methods", "student", "--no-baselines"]
-    command += ["--models", "MultiBranchNet", "--trials", "2", "--epochs", "999", *more]
-    driver = subprocess.Popen(
-        command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(place, *words):
+    """Start a command as a process, and wait for two further epochs in the log."""
     sweep = SweepFolder(place / RESULTS / "x")
-    deadline = time.monotonic() + 120
-    while not (sweep.log.is_file() and len(kinds(sweep.events(), "epoch")) > 2):
+
+    def epochs():
+        return len(kinds(sweep.events(), "epoch")) if sweep.log.is_file() else 0
+
+    there, deadline = epochs(), time.monotonic() + 120
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "kdtune", *words],
+        cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while epochs() < there + 2:
         assert time.monotonic() < deadline and driver.poll() is None
         time.sleep(0.02)
     return driver, sweep
 
 
-def resume(place, *more):
-    command = [sys.executable, "-m", "kdtune", "resume", "results/x", *more]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=200)
+def end(driver, number):
+    """Send a signal; gives what the process says at its end."""
+    driver.send_signal(number)
+    with driver:
+        _, err = driver.communicate(timeout=100)
+    assert "Traceback" not in err
+    return err
 
 
 @pytest.mark.slow
-def test_ctrl_c_finishes_epochs_and_the_next_command_goes_on(folder, tmp_path):
-    driver, sweep = start(tmp_path, folder)
-    with driver:
-        second = resume(tmp_path)
-        assert second.returncode == 2
-        assert f"is being run by process {driver.pid} on" in second.stderr
-        driver.send_signal(signal.SIGINT)
-        _, err = driver.communicate(timeout=100)
-    assert driver.returncode == 130 and "Traceback" not in err
+def test_signals_leave_a_sweep_that_goes_on(ray_session, folder, tmp_path, capsys):
+    words = f"sweep --name x --data {folder} --image-size 8 --methods student --no-baselines"
+    words += " --models MultiBranchNet --trials 2 --epochs 999"
+    driver, sweep = start(tmp_path, *words.split())
+    with pytest.raises(UserError, match=f"is being run by process {driver.pid} on"):
+        resume_sweep(sweep.path)
+    err = end(driver, signal.SIGINT)
+    assert driver.returncode == 130
     assert "finishing the epochs under way; Ctrl-C again stops at once" in err
     assert "0 trials have ended; to go on: kdtune resume results/x" in err
-    epochs = outcomes(sweep)
-    for trial_id, (_, accuracies, *_) in epochs.items():
+    for trial_id, (_, accuracies, *_) in outcomes(sweep).items():
         [*_, last] = sorted(p.name for p in (sweep.checkpoints / trial_id).iterdir())
         assert last == f"epoch-{len(accuracies):05d}.pth"
     assert set(pd.read_csv(sweep.table("trials", ".csv")).state) == {"running"}
-    done = resume(tmp_path, "--epochs-total", str(2 + sum(len(e[1]) for e in epochs.values())))
-    assert done.returncode == 0, done.stderr
-    assert "2 were under way (student-MultiBranchNet-000 after epoch" in done.stderr
+
+    driver, _ = start(tmp_path, "resume", "results/x", "--term-limit", "0s")
+    err = end(driver, signal.SIGTERM)
+    assert driver.returncode == 143 and sweep.is_held() is False
+    assert "2 were under way (student-MultiBranchNet-000 after epoch" in err
+    assert "to go on: kdtune resume results/x" in err
+
+    trained = sum(len(accuracies) for _, accuracies, *_ in outcomes(sweep).values())
+    resume_sweep(sweep.path, {"epochs_total": trained + 2})
     assert [e["state"] for e in kinds(sweep.events(), "ended")] == ["stopped"] * 2
-
-
-@pytest.mark.slow
-def test_sigterm_leaves_its_time_and_no_more(folder, tmp_path):
-    driver, sweep = start(tmp_path, folder, "--term-limit", "0s")
-    with driver:
-        driver.terminate()
-        _, err = driver.communicate(timeout=100)
-    assert driver.returncode == 143 and "Traceback" not in err
-    assert "to go on: kdtune resume results/x" in err and sweep.is_held() is False
+    assert len(kinds(sweep.events(), "epoch")) == trained + 2
 
 
 @pytest.mark.slow
