@@ -2,7 +2,7 @@
 
     make bench-faults
 
-A small real sweep (at and fitnets on MultiBranchNet, a teacher, 420 digits as PNG files; 6 trials a
+A small real sweep (at and fitnets on MultiBranchNet, 600 digits as PNG files; 6 trials a
 cell of at most 4 epochs, ASHA after 2) runs with one trial at a time, so that the order of results
 is fixed, once undisturbed and then once or several times for each kind of fault. Whenever a driver
 dies, or stops because it must, `kdtune resume` goes on. At the end every trial's settings,

@@ -1,8 +1,6 @@
 """The README is true: its tree is the disk's, its commands run, its links lead somewhere."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from conftest import write_digits
 from test_floors import FLOORS
 
 from kdtune.cli import cli
+from kdtune.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -88,19 +87,19 @@ def test_the_commands_run_as_they_stand(ray_session, tmp_path, monkeypatch, caps
 
 
 @pytest.mark.slow
-def test_the_demo_ends_with_a_row_for_every_cell(tmp_path):
-    command = [sys.executable, "-m", "kdtune", "demo"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_the_demo_ends_with_a_row_for_every_cell(ray_session, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["demo"], standalone_mode=False)
+    out, err = capsys.readouterr()
     for model in ("MultiBranchNet", "ResNet18"):
-        rows = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == [model]]
+        rows = [line.split() for line in out.splitlines() if line.split()[:1] == [model]]
         assert {row[1] for row in rows} == {"at", "fitnets", "kd", "student"}
         assert all(float(row[2]) > 80 for row in rows)
-    assert "$ kdtune teacher --data digits" in done.stderr
-    assert "$ kdtune sweep --data digits" in done.stderr
-    assert " stopped " in done.stderr
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 2 and "results/demo exists already" in again.stderr
+    assert "$ kdtune teacher --data digits" in err
+    assert "$ kdtune sweep --data digits" in err
+    assert " stopped " in err
+    with pytest.raises(UserError, match="results/demo exists already"):
+        cli.main(["demo"], standalone_mode=False)
 
 
 def test_the_floors_are_the_tested_ones():

@@ -16,9 +16,10 @@ from machinery import EPOCHS, Machinery
 
 from kdtune.config import SweepConfig
 from kdtune.errors import RunError, UserError
-from kdtune.results import RESULTS, SweepFolder
-from kdtune.tuning.check import changed
+from kdtune.results import RESULTS, Log, SweepFolder
+from kdtune.tuning.check import changed, check_sweep
 from kdtune.tuning.launch import Slots, run_trials
+from kdtune.tuning.space import load_spaces
 from kdtune.tuning.sweep import resume_sweep, run_sweep, write_tables
 from kdtune.tuning.trainable import OUT_OF_MEMORY, OUTCOME, TrialProcess
 
@@ -145,25 +146,36 @@ def SPACE(trial):
 '''
 
 
-@pytest.mark.slow
-def test_code_runs_only_from_files_that_the_user_names(ray_session, folder, tmp_path, monkeypatch):
+def test_code_runs_only_from_files_that_the_user_names(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("space.py").write_text(FUNCTION)
-    run_sweep(
-        {
-            "name": "x", "data": str(folder), "methods": ["student"], "baselines": False,
-            "models": ["MultiBranchNet"], "trials": 1, "epochs": 1, "image_size": 8,
-            "spaces": ["space.py"],
-        }
-    )  # fmt: skip
+    config = {
+        "name": "x", "data": str(folder), "methods": ["student"], "baselines": False,
+        "models": ["MultiBranchNet"], "image_size": 8, "spaces": ["space.py"],
+    }  # fmt: skip
+    given = SweepConfig.check(config)
+    opened = check_sweep(given, given.spaces).opened
+    sweep = SweepFolder(tmp_path / "x")
+    with sweep.created() as part, Log(part.log, []) as log:
+        log.append(opened)
     Path("ran").unlink()
-    with pytest.raises(
-        UserError, match=r"code that a log names is not run: .*--space .*space\.py"
-    ):
-        resume_sweep("results/x", {"trials": 2})
+    said = r"code that a log names is not run: .*--space .*space\.py"
+    with pytest.raises(UserError, match=said):
+        resume_sweep("x")
     assert not Path("ran").exists()
-    folder = resume_sweep("results/x", {"trials": 2, "spaces": ["space.py"]})
-    assert len(outcomes(folder)) == 2
+    again = check_sweep(changed(opened, {"spaces": ["space.py"]}), ("space.py",), opened)
+    assert again.spaces["student"].define is not None and Path("ran").exists()
+
+
+def test_spaces_of_numbers_come_from_the_log(whole):
+    opened = whole.opened()[0]
+    spaces = check_sweep(changed(opened, {}), (), opened).spaces
+    for method, space in load_spaces().items():
+        if method in spaces:
+            fixed = space.fix({"batch_size": 16})
+            assert spaces[method].distributions == fixed.distributions
+            assert spaces[method].constants == fixed.constants
+            assert spaces[method].start == fixed.start
 
 
 def test_other_data_or_another_teacher_is_a_sentence(whole, copy, folder, tmp_path):
