@@ -106,10 +106,14 @@ def _happen(what: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "hang":
         time.sleep(1e6)
-    elif what == "raise":
-        raise RuntimeError("injected")
     else:
-        kdtune.training.one_pass = lambda *a, **k: {"loss": float(what), "accuracy": 0.0}
+        kdtune.training.one_pass = partial(_spoiled, what)
+
+
+def _spoiled(what: str, *arguments: Any, **named: Any) -> dict[str, float]:
+    if what == "raise":
+        raise RuntimeError("injected")
+    return {"loss": float(what), "accuracy": 0.0}
 
 
 def _limit(size: int | None) -> None:
@@ -456,7 +460,7 @@ def main() -> None:
     if arguments.child:
         child(json.loads(arguments.child[0]), arguments.child[1:])
         return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as place:
         campaign = Campaign(Path(place), arguments.trials)
         columns = ("fault", "injected", "survived", "epochs lost", "differences")
         print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|", flush=True)

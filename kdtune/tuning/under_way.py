@@ -49,14 +49,14 @@ class UnderWay:
 
     def __init__(self) -> None:
         self.trials: dict[str, Trial] = {}
-        self._waiting: list[str] = []
+        self._waiting: dict[str, None] = {}  # a set that keeps its order
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
         kind = event["event"]
         if kind == "asked":
             self.trials[event["trial_id"]] = Trial(event)
-            self._waiting.append(event["trial_id"])
+            self._waiting[event["trial_id"]] = None
         elif kind == "epoch":
             trial = self.trials[event["trial_id"]]
             if event["epoch"] != trial.epoch + 1:
@@ -64,11 +64,10 @@ class UnderWay:
             trial.last = event
         elif kind == "restarted":
             self.trials[event["trial_id"]].restarts[event["cause"]] += 1
-            self._waiting.append(event["trial_id"])
+            self._waiting[event["trial_id"]] = None
         elif kind == "ended":
             del self.trials[event["trial_id"]]
-            if event["trial_id"] in self._waiting:
-                self._waiting.remove(event["trial_id"])
+            self._waiting.pop(event["trial_id"], None)
 
     def take(self, alone: bool = False) -> Trial | None:
         """Hand out a trial on which no process works; None if there is none.
@@ -80,6 +79,6 @@ class UnderWay:
         for trial_id in self._waiting:
             trial = self.trials[trial_id]
             if alone or not trial.alone:
-                self._waiting.remove(trial_id)
+                del self._waiting[trial_id]
                 return trial
         return None

@@ -79,6 +79,24 @@ def test_a_trial_whose_process_died_is_handed_out_again_and_goes_on(tmp_path):
     assert epochs == [1, 2]
 
 
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_what_was_begun_again_is_handed_out_once_however_often_the_driver_died(tmp_path, deaths):
+    given = {"methods": "at", "models": "A", "trials": 2}
+    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    trial = machinery.suggest()
+    for _ in range(deaths):
+        machinery.schedule.on_trial_error(None, trial)
+        trial = machinery.suggest()
+    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    first, second = machinery.suggest(), machinery.suggest()
+    names = [t.config["trial_id"] for t in (first, second)]
+    assert names == ["at-A-000", "at-A-001"] and machinery.suggest() is None
+    machinery.train(first, [0.5] * EPOCHS)
+    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    assert machinery.suggest().config["trial_id"] == "at-A-001"
+    assert machinery.suggest() is None
+
+
 def test_a_process_may_die_so_many_times(tmp_path):
     machinery, trial = one_trial(tmp_path, trials=1, max_restarts=2)
     for _ in range(3):
