@@ -79,7 +79,8 @@ def test_the_commands_run_as_they_stand(ray_session, tmp_path, monkeypatch, caps
             assert "(the same)" in said
         if words[0] == "leaderboard":
             assert "MultiBranchNet" in said
-    assert len(list((tmp_path / "results" / "flowers" / "best").iterdir())) == 8
+    best = tmp_path / "results" / "flowers" / "best"
+    assert len(list(best.glob("*.yaml"))) == len(list(best.glob("*.pth"))) == 8
 
     small = notebook.replace("epochs=30", "epochs=1").replace("image_size=128", "image_size=8")
     assert small != notebook

@@ -167,6 +167,7 @@ def test_code_runs_only_from_files_that_the_user_names(folder, tmp_path, monkeyp
     assert again.spaces["student"].define is not None and Path("ran").exists()
 
 
+@pytest.mark.slow
 def test_spaces_of_numbers_come_from_the_log(whole):
     opened = whole.opened()[0]
     spaces = check_sweep(changed(opened, {}), (), opened).spaces
@@ -178,6 +179,7 @@ def test_spaces_of_numbers_come_from_the_log(whole):
             assert spaces[method].start == fixed.start
 
 
+@pytest.mark.slow
 def test_other_data_or_another_teacher_is_a_sentence(whole, copy, folder, tmp_path):
     more = shutil.copytree(folder, tmp_path / "data")
     next((more / "digit-0").iterdir()).unlink()
@@ -189,6 +191,7 @@ def test_other_data_or_another_teacher_is_a_sentence(whole, copy, folder, tmp_pa
         resume_sweep(copy.path, {"teacher": str(network)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [100, 3_000, 8_000, 100_000])
 def test_tables_without_room_are_a_sentence_and_no_file_is_damaged(copy, room):
     before = {p: p.read_bytes() for p in copy.path.rglob("*") if p.is_file()}
