@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import small_config
@@ -39,9 +40,13 @@ def test_a_trial_that_fails_says_how(folder, settings, outcome, reason):
     assert last[OUTCOME] == outcome and reason in last["reason"] and "\n" not in last["reason"]
 
 
-def test_a_process_goes_from_trial_to_trial_with_the_same_numbers(folder):
+def test_a_process_goes_from_trial_to_trial_with_the_same_numbers(folder, monkeypatch):
     """Also when the trial before was left in the middle, and has changed what it could."""
     import torch
+
+    # Asked outside Ray, it would start it.
+    context = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: context)
 
     def first_epoch(process):
         while NOTE in (result := process.step()) or NODE in result:
