@@ -126,8 +126,11 @@ class SweepFolder:
         """Hold the sweep as its only driver; the lock dies with the process.
 
         Raises:
-            UserError: another driver holds it; the text says which.
+            UserError: another driver holds it; the text says which. Or a part of it is a link.
         """
+        for path in (self.log, self.checkpoints, self.tensorboard, self.path / "best"):
+            if path.is_symlink():  # what is written and removed shall be in this folder
+                raise UserError(f"{path} is a link; a sweep's folder must hold its files itself.")
         lock = FileLock(self.path / "driver.lock")
         try:
             with room_for(self.path):

@@ -227,6 +227,16 @@ def test_a_second_driver_is_told_who_holds_the_sweep_and_a_dead_one_holds_nothin
             pass
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "best", "log.jsonl"])
+def test_a_folder_whose_parts_lie_elsewhere_is_not_run(tmp_path, name):
+    folder = SweepFolder(tmp_path / "x")
+    folder.path.mkdir()
+    (folder.path / name).symlink_to(tmp_path)
+    with pytest.raises(UserError, match="is a link; a sweep's folder must hold its files"):
+        with folder.held():
+            pass
+
+
 def test_files_have_the_modes_of_the_users_umask(tmp_path):
     before = os.umask(0o027)
     try:

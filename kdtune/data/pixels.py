@@ -21,7 +21,14 @@ STD = (0.229, 0.224, 0.225)
 """ImageNet's channel statistics, for every data set, so that pretrained teachers fit."""
 
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Pillow.DecompressionBombError)
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    Pillow.DecompressionBombError,
+)
 """What Pillow raises where a file is no image, or too large a one."""
 
 

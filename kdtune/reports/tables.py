@@ -242,7 +242,7 @@ def to_csv(table: pd.DataFrame) -> str:
             return value
         return f"'{_printable(value)}" if value.startswith(FORMULA) else _printable(value)
 
-    safe = table.copy()
+    safe = table.rename(columns=harmless)
     for column in safe.columns:
         if not pd.api.types.is_numeric_dtype(safe[column]):
             safe[column] = [harmless(value) for value in safe[column]]

@@ -121,7 +121,13 @@ def changed(earlier: Event, changes: Mapping[str, Any]) -> SweepConfig:
         raise UserError(f"The setting {key} cannot be changed when a sweep is resumed.")
     before = SweepConfig.check(earlier["config"])
     spaces = dict.fromkeys((*before.spaces, *changes.get("spaces", ())))
-    sweep = SweepConfig.check({**earlier["config"], **changes, "spaces": tuple(spaces)})
+    given = SweepConfig.check({**earlier["config"], **changes, "spaces": tuple(spaces)})
+    sweep = given.model_copy(
+        update={
+            "methods": tuple(dict.fromkeys((*before.methods, *given.methods))),
+            "models": tuple(dict.fromkeys((*before.models, *given.models))),
+        }
+    )
     if lost := [cell for cell in before.cells() if cell not in sweep.cells()]:
         raise UserError(
             f"The sweep has the cell {'-'.join(lost[0])}, and keeps it: methods and models can be "

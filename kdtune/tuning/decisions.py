@@ -43,4 +43,5 @@ class Decisions:
     @property
     def folds(self) -> list[Callable[[Event], None]]:
         """What takes every event of the log."""
-        return [self.under_way.fold, self.studies.fold, self.stopping.fold, self.budget.fold]
+        parts = (self.under_way, self.studies, self.stopping, self.budget, self.watch)
+        return [part.fold for part in parts]

@@ -54,9 +54,11 @@ class Schedule(FIFOScheduler):
         elif NOTE in result:
             self.append({"event": "view", "trial_id": trial_id, **json.loads(result[NOTE])})
             self.watch.progress(trial_id)
-        elif result["epoch"] > own.epoch:  # one that goes on gives again what it had given
+        else:
+            self.watch.progress(trial_id)
+        # One that goes on gives again what it had given.
+        if result.get("epoch", 0) > own.epoch:
             self.append(own.event("epoch", **figures_of(result)))
-            self.watch.progress(trial_id, result["seconds"])
             if (end := self.stopping.verdict(own.last)) is not None:
                 return self._end(own, *end)
         if (reason := self.budget.spent(cell_of(own.asked))) is not None:
@@ -82,6 +84,9 @@ class Schedule(FIFOScheduler):
         """Have a trial begun again whose process died, unless that happens too often."""
         own = self.under_way.trials.get(trial.config["trial_id"])
         if own is None:  # it had ended before
+            return
+        if self.interrupts.requested:  # whoever stops the sweep may stop its processes, too
+            self.watch.left(trial.config["trial_id"])
             return
         stalled = self.watch.left(trial.config["trial_id"])
         cause, times = (STALLED, STALLS) if stalled else (DIED, self.max_restarts)

@@ -28,6 +28,7 @@ class Search(Searcher):
         append: Callable[[Event], None],
     ):
         super().__init__()
+        self.sweep = decisions.sweep
         self.studies, self.budget = decisions.studies, decisions.budget
         self.stopping, self.under_way = decisions.stopping, decisions.under_way
         self.interrupts = decisions.interrupts
@@ -39,11 +40,18 @@ class Search(Searcher):
             return Searcher.FINISHED
         trial = self._again() or self._new() or self._again(alone=True)
         if trial is not None:
-            identity = {key: trial.asked[key] for key in ("trial_id", "config")}
-            return {**identity, "alone": trial.alone}
+            config = {**trial.asked["config"], **self._places(trial)}
+            return {"trial_id": trial.asked["trial_id"], "config": config, "alone": trial.alone}
         # Ray does not ask again once it was told that all is finished, but a trial that is under
         # way may lose its process.
         return None if self.under_way.trials else Searcher.FINISHED
+
+    def _places(self, trial: Trial) -> dict[str, Any]:
+        """Where data and teacher lie now: they may have been moved since it was asked for."""
+        sweep = self.sweep
+        places = {"data_dir": sweep.data, "cache_gb": sweep.cache_gb}
+        taught = trial.asked["config"]["teacher_model"] is not None
+        return {**places, "teacher_model": sweep.teacher} if taught else places
 
     def _again(self, alone: bool = False) -> Trial | None:
         """A trial that was begun before; those for which nothing is left end here."""

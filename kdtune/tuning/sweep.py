@@ -197,7 +197,7 @@ class _Driver:
             self.tensorboard.close()
         if schedule.failure is not None:
             raise RunError(self._hint(schedule.failure))
-        if interrupts.requested:
+        if not self.decisions.budget.finished:  # SIGUSR1, too, has Tune end quietly
             self._interrupted(interrupts.terminated)
         self.finish(log)
 
@@ -230,7 +230,8 @@ class _Driver:
         raise (Terminated if terminated else KeyboardInterrupt)(text) from None
 
     def _hint(self, failure: Exception) -> str:
-        return f"{failure} Make room, then: kdtune resume {self.folder.path}"
+        way = "Make room, then" if isinstance(failure, DiskFullError) else "To go on"
+        return f"{failure} {way}: kdtune resume {self.folder.path}"
 
 
 def _disk_full(error: BaseException | None) -> DiskFullError | None:

@@ -1,6 +1,7 @@
 """The figures of every trial for TensorBoard, a folder a trial; a fold over the log."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -61,4 +62,5 @@ class TensorBoard:
 
     def _close(self, trial_id: str) -> None:
         if self._writers is not None and (writer := self._writers.pop(trial_id, None)):
-            writer.close()
+            with suppress(OSError):  # a full disk is told by what cannot do without
+                writer.close()

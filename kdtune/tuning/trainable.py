@@ -166,8 +166,10 @@ def trial_results(
             yield from _notes(told, partial(inputs.open, epoch))
             result = next(results)
             history.append(result.figures())
-            if files is not None:
+            if files is not None and epoch < config.epochs:
                 files.keep(result, history)
+            elif files is not None:
+                files.write(result, history)
             yield history[-1]
     except GeneratorExit:  # the trial is left, for now or for good
         if files is not None and result is not None:
@@ -185,7 +187,8 @@ def trial_results(
 
 def _lacks_memory(error: Exception) -> bool:
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or "can't allocate memory" in str(error)  # the CPU's, which has no class
+    words = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
+    return known or any(word in str(error) for word in words)  # some have no class of their own
 
 
 def _notes(

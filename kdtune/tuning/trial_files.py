@@ -142,8 +142,11 @@ def write_networks(folder: SweepFolder, leaderboard: pd.DataFrame) -> None:
         )
         if path.exists() and (_read(path) or {}).get("trial_id") != cell.trial_id:
             path.unlink()
-        if not path.exists() and (content := _newest(own)) is not None:
-            training = content["training"]
+        content = _newest(own) if not path.exists() else None
+        training = content["training"] if content is not None else {}
+        best_percent = 100 * training.get("best_validation_accuracy", -1)
+        # A process that was killed at the end may have left an earlier epoch's only.
+        if content is not None and best_percent == cell.search_best_percent:
             best = {
                 "weights": training.get("best_weights", content["weights"]),
                 "config": content["config"],

@@ -55,6 +55,9 @@ class UnderWay:
         """Take an event of the log."""
         kind = event["event"]
         if kind == "asked":
+            expected = "{method}-{model}-{number:03d}".format(**event)
+            if event["trial_id"] != expected:  # folders are named by it
+                raise ValueError(f"the trial {event['trial_id']} should be {expected}")
             self.trials[event["trial_id"]] = Trial(event)
             self._waiting[event["trial_id"]] = None
         elif kind == "epoch":

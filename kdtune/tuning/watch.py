@@ -12,6 +12,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdtune.config import duration
+from kdtune.results import Event
 from kdtune.tuning.interrupts import Interrupts
 
 EPOCHS = 10
@@ -32,7 +33,8 @@ class Watch(tune.Callback):
     """Ends a process whose trial gives no result for long: no epoch, no word of a view.
 
     Args:
-        stall_time: seconds; ten times the longest epoch of the same student is always allowed.
+        stall_time: seconds; ten times the longest epoch of the same student is always allowed, and
+            while none is known, ten times this time.
         interrupts: asked at every turn whether time is over.
         clock: seconds, which nobody sets.
     """
@@ -52,12 +54,15 @@ class Watch(tune.Callback):
         """A process begins to work on a trial; `node` is Ray's name of where it runs."""
         self._processes[trial_id] = _Process(pid, node, model, self.clock())
 
-    def progress(self, trial_id: str, epoch_seconds: float = 0.0) -> None:
+    def progress(self, trial_id: str) -> None:
         """A trial gave a result."""
-        process = self._processes[trial_id]
-        process.progress = self.clock()
-        longest = self._longest.get(process.model, 0.0)
-        self._longest[process.model] = max(longest, epoch_seconds)
+        self._processes[trial_id].progress = self.clock()
+
+    def fold(self, event: Event) -> None:
+        """Take an event of the log: how long epochs are."""
+        if event["event"] == "epoch":
+            longest = self._longest.get(event["model"], 0.0)
+            self._longest[event["model"]] = max(longest, event["seconds"])
 
     def left(self, trial_id: str) -> str | None:
         """A process works on a trial no more: why it was ended here, or None if it was not."""
@@ -67,7 +72,8 @@ class Watch(tune.Callback):
     def look(self) -> None:
         """End the processes whose time is over."""
         for trial_id, process in self._processes.items():
-            allowed = max(self.stall_time, EPOCHS * self._longest.get(process.model, 0.0))
+            longest = self._longest.get(process.model, self.stall_time)
+            allowed = max(self.stall_time, EPOCHS * longest)
             if trial_id not in self._stalled and self.clock() - process.progress > allowed:
                 self._stalled[trial_id] = f"no progress for {duration(allowed)}"
                 _end.options(

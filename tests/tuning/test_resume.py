@@ -116,17 +116,23 @@ class TestResume:
     ("changes", "sentence"),
     [
         ({"epochs": 9}, "The setting epochs cannot be changed when a sweep is resumed"),
-        ({"methods": ["at"], "baselines": False}, "has the cell kd-M, and keeps it"),
-        ({"models": ["N"]}, "has the cell at-M, and keeps it"),
+        ({"baselines": False}, "has the cell student-M, and keeps it"),
         ({"sampler": "tpe"}, "The sweep's sampler is auto, and stays so"),
         ({"trials": 0}, "The setting trials cannot be 0"),
     ],
 )
 def test_what_cannot_change_is_a_sentence(changes, sentence):
     given = {"name": "x", "data": "d", "methods": ["at", "kd"], "models": ["M"]}
-    config = SweepConfig.check({**given, "baselines": False}).model_dump(mode="json")
+    config = SweepConfig.check(given).model_dump(mode="json")
     with pytest.raises(UserError, match=sentence):
         changed({"config": config}, changes)
+
+
+def test_methods_and_models_are_added():
+    given = {"name": "x", "data": "d", "methods": ["at"], "models": ["M"], "baselines": False}
+    config = SweepConfig.check(given).model_dump(mode="json")
+    sweep = changed({"config": config}, {"methods": "kd", "models": "N"})
+    assert sweep.cells() == [("at", "M"), ("at", "N"), ("kd", "M"), ("kd", "N")]
 
 
 def test_a_sampler_that_is_code_must_be_named_by_the_user():

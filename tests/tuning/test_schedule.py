@@ -6,7 +6,7 @@ import re
 import pytest
 from machinery import EPOCHS, Machinery
 
-from kdtune.errors import DiskFullError
+from kdtune.errors import DiskFullError, UserError
 from kdtune.results import SweepFolder
 from kdtune.tuning.trainable import DISK_FULL, OUT_OF_MEMORY, OUTCOME
 
@@ -73,6 +73,7 @@ def test_a_trial_whose_process_died_is_handed_out_again_and_goes_on(tmp_path):
     machinery.schedule.on_trial_error(None, trial)
     again = machinery.suggest()
     assert again.config == trial.config
+    assert again.config["config"]["data_dir"] == "d"  # where the sweep has its data now
     assert machinery.report(again, 1, 0.5)  # it gives again what it had given
     assert machinery.report(again, 2, 0.6)
     epochs = [e["epoch"] for e in SweepFolder(tmp_path).events() if e["event"] == "epoch"]
@@ -95,6 +96,22 @@ def test_what_was_begun_again_is_handed_out_once_however_often_the_driver_died(t
     machinery = Machinery(tmp_path / "log.jsonl", **given)
     assert machinery.suggest().config["trial_id"] == "at-A-001"
     assert machinery.suggest() is None
+
+
+def test_a_process_that_dies_while_the_sweep_stops_is_no_restart(tmp_path):
+    """Slurm sends its SIGTERM to all processes of a job."""
+    machinery, trial = one_trial(tmp_path)
+    machinery.decisions.interrupts.requested = True
+    machinery.schedule.on_trial_error(None, trial)
+    assert [e["event"] for e in SweepFolder(tmp_path).events()] == ["asked"]
+
+
+def test_a_trial_with_the_name_of_another_is_damage(tmp_path):
+    machinery, _ = one_trial(tmp_path)
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text().replace("at-A-000", "Documents"))
+    with pytest.raises(UserError, match="line 1 does not fit .* should be at-A-000"):
+        Machinery(log, methods="at", models="A")
 
 
 def test_a_process_may_die_so_many_times(tmp_path):

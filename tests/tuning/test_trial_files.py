@@ -151,10 +151,11 @@ def log_of(trials):
 def test_the_best_of_a_cell_stays_as_a_network_and_the_rest_goes(folder, tmp_path, always):
     sweep, config = SweepFolder(tmp_path), config_of(folder)
     for name in ("a", "b", "c", "d"):
-        list(islice(results_of(config, sweep.checkpoints / name), 2))
+        found = list(islice(results_of(config, sweep.checkpoints / name), 2))
+    bests = [figures["best_validation_accuracy"] for figures in found]
     trials = [
-        ("a", [0.2, 0.5], "stopped"), ("b", [0.9], "diverged"), ("c", [0.5], "finished"),
-        ("d", [0.1], None),
+        ("a", bests, "stopped"), ("b", [2.0], "diverged"), ("c", bests, "finished"),
+        ("d", [0.0], None),
     ]  # fmt: skip
     events, leftovers = list(log_of(trials)), Leftovers(sweep)
     for event in events[:-2]:  # d is under way
@@ -181,18 +182,21 @@ def test_the_best_of_a_cell_stays_as_a_network_and_the_rest_goes(folder, tmp_pat
 
 def test_a_network_of_another_trial_than_the_best_goes(folder, tmp_path, always):
     sweep, config = SweepFolder(tmp_path), config_of(folder)
-    list(results_of(config, sweep.checkpoints / "a"))
-    old = leaderboard_table(trials_table(log_of([("a", [0.5], "finished")])))
-    write_networks(sweep, old)
-    trials = [("a", [0.5], "finished"), ("b", [0.6], "finished")]
+    *_, last = results_of(config, sweep.checkpoints / "a")
+    best = last["best_validation_accuracy"]
+    trials = [("a", [best], "finished"), ("b", [best + 0.1], "finished")]
+    write_networks(sweep, leaderboard_table(trials_table(log_of(trials[:1]))))
+    assert sweep.best("student", "MultiBranchNet", ".pth").is_file()
+    list(results_of(config, sweep.checkpoints / "b"))  # a checkpoint of an earlier epoch's best
     write_networks(sweep, leaderboard_table(trials_table(log_of(trials))))
     assert not sweep.best("student", "MultiBranchNet", ".pth").exists()
 
 
 def test_no_room_for_a_network_is_a_sentence(folder, tmp_path, always):
     sweep = SweepFolder(tmp_path)
-    list(results_of(config_of(folder), sweep.checkpoints / "a"))
-    board = leaderboard_table(trials_table(log_of([("a", [0.5], "finished")])))
+    *_, last = results_of(config_of(folder), sweep.checkpoints / "a")
+    trials = [("a", [last["best_validation_accuracy"]], "finished")]
+    board = leaderboard_table(trials_table(log_of(trials)))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:

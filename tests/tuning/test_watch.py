@@ -32,6 +32,7 @@ def watch(clock, monkeypatch):
     monkeypatch.setattr("kdtune.tuning.watch._end", End())
     watch = Watch(60, Interrupts(20, print), clock)
     watch.ended = ended
+    watch.fold({"event": "epoch", "model": "Net", "seconds": 1.0})
     for pid, trial_id in enumerate(("a", "b")):
         watch.begun(trial_id, "Net", pid, 56 * "0")
     return watch
@@ -54,10 +55,18 @@ def test_no_progress_for_the_set_time_is_the_end(watch, clock):
 
 
 def test_ten_of_the_longest_epochs_of_a_student_are_allowed(watch, clock):
-    watch.progress("b", epoch_seconds=30)
+    watch.fold({"event": "epoch", "model": "Net", "seconds": 30.0})
+    watch.progress("b")
     assert at(watch, clock, EPOCHS * 30) == []
     assert sorted(at(watch, clock, EPOCHS * 30 + 1)) == [0, 1]
     assert watch.left("a") == "no progress for 5 min"
+
+
+def test_while_no_epoch_is_known_there_is_more_time(watch, clock):
+    watch.left("a"), watch.left("b")
+    watch.begun("c", "Other", 7, 56 * "0")
+    assert at(watch, clock, EPOCHS * 60) == []
+    assert at(watch, clock, EPOCHS * 60 + 1) == [7]
 
 
 def test_a_trial_that_was_left_is_not_watched(watch, clock):
