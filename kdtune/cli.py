@@ -208,7 +208,8 @@ def status(folder: Path) -> None:
     from kdtune.results import SweepFolder
 
     sweep = SweepFolder(folder)
-    print("\n".join(status_lines(sweep.opened(), sweep.events(), sweep.is_held(), folder)))
+    events = sweep.opened(), sweep.events()
+    print("\n".join(status_lines(*events, sweep.is_held(), sweep.holder(), folder)))
 
 
 @cli.command()

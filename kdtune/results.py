@@ -21,6 +21,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from kdtune.config import FILE_NAME
 from kdtune.errors import RunError, UserError
-from kdtune.files import room_for
+from kdtune.files import room_for, shown
 
 Event = dict[str, Any]
 
@@ -57,7 +58,6 @@ _OPENED: dict[str, type] = {
     "spaces": dict,
     "data": dict,
     "views": dict,
-    "driver": dict,
 }
 KEYS: dict[str, Mapping[str, type]] = {
     "sweep": _OPENED,
@@ -140,6 +140,8 @@ class SweepFolder:
         except PermissionError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}.") from None
         try:
+            with room_for(self.path):
+                Path(lock.lock_file).write_text(f"process {os.getpid()} on {socket.gethostname()}")
             yield
         finally:
             lock.release()
@@ -156,8 +158,10 @@ class SweepFolder:
             return None
 
     def holder(self) -> str:
-        """Who opened the sweep last, for people."""
-        return "process {pid} on {host}".format(**self.opened()[-1]["driver"])
+        """Who holds the sweep, or held it last, for people."""
+        with suppress(OSError):
+            return shown((self.path / "driver.lock").read_text(errors="replace")[:200])
+        return "another process"
 
     @property
     def sweep(self) -> Path:

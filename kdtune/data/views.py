@@ -78,7 +78,7 @@ def leave_bad_out(
             sound = cache.open(what, facts, {"sound": {}}, build, tell)["sound"]
         indices = np.flatnonzero(sound == 0).tolist()
         again = readable(Split([split.images[i] for i in indices], [0] * len(indices)), workers)
-        bad[name] = {i: again.get(n, "it can be read now") for n, i in enumerate(indices)}
+        bad[name] = {indices[n]: reason for n, reason in again.items()}
     listed = [
         {"split": name, "file": shown(getattr(data, name).images[i]), "reason": reason}
         for name, reasons in bad.items()

@@ -10,7 +10,11 @@ from kdtune.results import Event
 
 
 def status_lines(
-    opened: list[Event], events: list[Event], held: bool | None, folder: Path
+    opened: list[Event],
+    events: list[Event],
+    held: bool | None,
+    holder: str,
+    folder: Path,
 ) -> Iterator[str]:
     """Tell a person how far a sweep is.
 
@@ -18,15 +22,15 @@ def status_lines(
         opened: the events with which drivers opened it.
         events: all events.
         held: whether a driver runs it; None if that is not known.
+        holder: which process that is.
         folder: the sweep's, for the command that goes on with it.
     """
     sweep = SweepConfig.check(opened[-1]["config"])
     trials = trials_table(events)
     ended = trials[trials["state"] != "running"]
-    driver = opened[-1]["driver"]
     ago = duration(max(0.0, time.time() - events[-1]["time"]))
     if held:
-        yield f"{folder} is being run by process {driver['pid']} on {driver['host']}"
+        yield f"{folder} is being run by {holder}"
     elif held is None:
         yield f"{folder}: nobody can tell whether a process runs it, since it cannot be locked"
     else:

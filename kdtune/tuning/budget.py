@@ -72,14 +72,14 @@ class Budget:
         self.sweep, self.clock = sweep, clock
         self._accounts = {cell: _Account() for cell in sweep.cells()}
         self._opened = clock()
-        self._before, self._session = 0.0, 0.0
+        self._before, self._base, self._session = 0.0, 0.0, 0.0
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
         if event["event"] in ("sweep", "resumed"):
             self._before += self._session
-            self._opened = self.clock()
-        self._session = event["session_seconds"]
+            self._opened, self._base, self._session = self.clock(), event["session_seconds"], 0.0
+        self._session = max(self._session, event["session_seconds"] - self._base)
         if event["event"] not in ("asked", "epoch", "ended", "exhausted"):
             return
         account = self._accounts[cell_of(event)]

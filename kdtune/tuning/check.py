@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -100,7 +99,6 @@ def check_sweep(
         "data": about_data,
         "teacher": summary,
         "views": {**asdict(shared.kept), "prepared": []},
-        "driver": {"pid": os.getpid(), "host": socket.gethostname()},
         "environment": _environment(),
     }
     return Checked(sweep, spaces, shared, opened)

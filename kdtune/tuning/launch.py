@@ -37,6 +37,8 @@ def ray_session() -> Iterator[None]:
     constants = ray._private.ray_constants  # the variable was read when ray was imported
     before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
     os.environ[LOOPBACK] = "0"
+    # What Ray ends for want of memory, Tune takes for an error of its own; the system's way not.
+    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     try:
         with deferred():  # while it starts, an interrupt can end in a crash
             try:
@@ -88,7 +90,8 @@ def find_slots(sweep: SweepConfig) -> Slots:
     if cpus > all_cpus:
         raise UserError(f"cpus_per_trial is {cpus}, but Ray has {all_cpus} CPUs here.")
     count = max(1, min(by_gpu, all_cpus // cpus))
-    whole = (cpus, float(math.ceil(gpus))) if gpus else (all_cpus, 0.0)
+    largest = max(int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"])
+    whole = (cpus, float(math.ceil(gpus))) if gpus else (max(cpus, largest), 0.0)
     return Slots(cpus, gpus, count, whole if whole != (cpus, gpus) else None)
 
 

@@ -10,6 +10,7 @@ from kdtune.cache import GB, Cache, cache_folder, describe
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.data.images import ImageData
 from kdtune.data.views import Views
+from kdtune.errors import UserError
 from kdtune.inputs import Inputs, open_views
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.method import Shapes
@@ -61,6 +62,8 @@ class Shared:
                 and the teacher ran live for some methods, and so it stays.
         """
         if self.views.cache is None:
+            if earlier is not None and (earlier["views"]["views"] or earlier["views"]["methods"]):
+                raise UserError("The sweep's trials share what the cache holds; it needs one.")
             return
         images = self.views.bytes("train")
         folder = next(p for p in (cache_folder(), *cache_folder().parents) if p.exists())
@@ -78,7 +81,7 @@ class Shared:
             then, known = earlier["views"], SweepConfig.check(earlier["config"]).cells()
             new = set(self.kept.methods) - {method for method, _ in known}
             methods = tuple(dict.fromkeys((*then["methods"], *sorted(new))))
-            self.kept = replace(self.kept, methods=methods, views=then["views"])
+            self.kept = replace(self.kept, methods=methods, views=then["views"], lines=())
 
     def settings(self, config: TrainConfig) -> TrainConfig:
         """A run's settings, with what the sweep has decided for all."""

@@ -176,9 +176,14 @@ class Studies:
             _distributions(event),
         )
         study = self.by_cell[cell]
-        point, _ = self._next_point(cell)
-        while point is not None and not point.items() <= parameters.items():
+        point = None
+        if self.sweep.sampler == GRID:  # of another number of trials the grid may be another
+            for points in (self._start[cell], self._grid[cell]):
+                points[:] = [p for p in points if not p.items() <= parameters.items()]
+        else:
             point, _ = self._next_point(cell)
+            while point is not None and not point.items() <= parameters.items():
+                point, _ = self._next_point(cell)
         trial = None
         if cell in self._stateful:  # what draws the proposals must have drawn this one, too
             trial = self._new_trial(cell, point, lambda study: study.ask(distributions))

@@ -200,12 +200,23 @@ def test_what_was_found_is_remembered(data_dir, tmp_path, monkeypatch):
     spoil(data_dir, 0)
     first = leave_bad_out(find_images(str(data_dir)), Cache(tmp_path / "cache"))
     looked = []
-    monkeypatch.setattr(
-        "kdtune.data.views.readable", lambda split, workers: looked.append(len(split)) or {}
-    )
+
+    def still_broken(split, workers):
+        looked.append(len(split))
+        return dict.fromkeys(range(len(split)), "broken")
+
+    monkeypatch.setattr("kdtune.data.views.readable", still_broken)
     data, listed = leave_bad_out(find_images(str(data_dir)), Cache(tmp_path / "cache"))
     assert data == first[0] and len(listed) == 2
     assert looked == [1, 1, 0]  # for the reasons
+
+
+def test_what_can_be_read_again_is_not_left_out(data_dir, tmp_path, monkeypatch):
+    spoil(data_dir, 0)
+    leave_bad_out(find_images(str(data_dir)), Cache(tmp_path / "cache"))
+    monkeypatch.setattr("kdtune.data.views.readable", lambda split, workers: {})
+    data = find_images(str(data_dir))
+    assert leave_bad_out(data, Cache(tmp_path / "cache")) == (data, [])
 
 
 def test_without_bad_images_nothing_changes(data_dir):

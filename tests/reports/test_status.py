@@ -16,13 +16,13 @@ CONFIG = SweepConfig.check(
     }
 )  # fmt: skip
 OPENED = {
-    "event": "sweep", "config": CONFIG.model_dump(mode="json"), "driver": {"pid": 7, "host": "h"},
+    "event": "sweep", "config": CONFIG.model_dump(mode="json"),
 }  # fmt: skip
 
 
 def lines(held, opened=(OPENED,), events=EVENTS):
     events = [*events[:-1], {**events[-1], "time": time.time() - 90}]
-    return "\n".join(status_lines(list(opened), events, held, Path("results/x")))
+    return "\n".join(status_lines(list(opened), events, held, "process 7 on h", Path("results/x")))
 
 
 def test_a_sweep_that_runs():

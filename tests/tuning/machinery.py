@@ -26,10 +26,9 @@ def sweep_config(**given) -> SweepConfig:
     return SweepConfig.check({**defaults, **given})
 
 
-DRIVER = {"pid": 1, "host": "h"}
 OPENED = {
     "event": "sweep", "config": sweep_config().model_dump(mode="json"), "spaces": {}, "data": {},
-    "views": {"prepared": []}, "driver": DRIVER, "environment": {},
+    "views": {"prepared": []}, "environment": {},
 }  # fmt: skip
 """The event that opens a sweep."""
 

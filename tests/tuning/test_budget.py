@@ -181,3 +181,19 @@ def test_whatever_the_rule_no_slot_idles_while_a_cell_has_room(
     if equal == "trials" and total is not None and trials is None:
         assert sum(spent.values()) == total
         assert max(started.values()) - min(started.values()) <= 1
+
+
+def test_time_in_which_no_driver_ran_does_not_count(tmp_path):
+    given = {"trials": None, "time_budget": 100}
+    machinery = start_sweep(Machinery(tmp_path / "log.jsonl", **given))
+    machinery.clock = 60
+    machinery.report(machinery.suggest(), 1, 0.5)
+    again = Machinery(tmp_path / "log.jsonl", **given)
+    again.clock = 5  # of another session; so long it took to start
+    again.append({**OPENED, "event": "resumed"})
+    again.clock = 25
+    assert again.budget.seconds == 80
+    again.append({"event": "exhausted", "method": "at", "model": "A", "reason": "so"})
+    third = Machinery(tmp_path / "log.jsonl", **given)
+    third.append({"event": "complete"})  # at 0 of a session that was not opened
+    assert third.budget.seconds == 80

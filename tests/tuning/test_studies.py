@@ -194,3 +194,11 @@ def test_a_conditional_space_is_searched(tmp_path):
     assert snapshot(
         Machinery(tmp_path / "log.jsonl", spaces, methods="kd", models="A", trials=30)
     ) == snapshot(machinery)
+
+
+def test_a_grid_goes_on_with_what_it_lacks_when_there_are_more_trials(tmp_path):
+    given = {"methods": "kd", "models": "A", "sampler": GRID}
+    Machinery(tmp_path / "log.jsonl", trials=4, **given).run()
+    Machinery(tmp_path / "log.jsonl", trials=81, **given).run()  # three values each, not two
+    points = [str(sorted(e["parameters"].items())) for e in asked_of(tmp_path)]
+    assert len(points) == len(set(points)) == 81
