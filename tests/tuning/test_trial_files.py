@@ -98,7 +98,7 @@ def test_checkpoints_take_a_small_share_of_the_time(folder, tmp_path, monkeypatc
     batches = inputs.train, inputs.evaluation("validation")
     [result] = islice(fit(config, *batches, num_classes=10), 1)
     size = 2 * sum(t.nbytes for t in result.state["student"].values())
-    for cost, expected in ((0.5, [1]), (1.5, []), (3.0, [])):
+    for cost, expected in ((0.5, [1]), (1.5, []), (2.5, [])):
         monkeypatch.setattr(
             TrialFiles, "seconds_per_byte", cost * trial_files.SHARE * result.seconds / size
         )
