@@ -49,11 +49,12 @@ import kdtune.cache
 import kdtune.checkpoints
 import kdtune.results
 import kdtune.training
+import kdtune.tuning.driver
 import kdtune.tuning.sweep
 from kdtune.cli import main as kdtune_main
-from kdtune.config import SweepConfig
+from kdtune.config import SweepConfig, TrainConfig
 from kdtune.results import Event, Log, SweepFolder
-from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.search import Search
 from kdtune.tuning.space import load_spaces
 from kdtune.tuning.trainable import TrialProcess
 
@@ -183,13 +184,13 @@ def _install(fault: Fault) -> None:
 
         Log.__init__ = limited  # type: ignore[assignment,method-assign]
     elif where == "full tables":
-        tables = kdtune.tuning.sweep.write_tables
+        tables = kdtune.tuning.sweep.write_outputs
 
         def without_room(folder: SweepFolder) -> None:
             _limit(fault["bytes"])
             tables(folder)
 
-        kdtune.tuning.sweep.write_tables = without_room
+        kdtune.tuning.sweep.write_outputs = without_room
     elif where == "clock":
         clock = time.time
         shift = [0.0]
@@ -205,7 +206,7 @@ def child(fault: Fault, words: list[str]) -> None:
     """Be `kdtune` with a fault in it."""
     os.environ["KDTUNE_FAULT"], os.environ["KDTUNE_DRIVER"] = json.dumps(fault), str(os.getpid())
     _install(fault)
-    kdtune.tuning.sweep.TrialProcess = Faulty  # type: ignore[misc]
+    kdtune.tuning.driver.TrialProcess = Faulty  # type: ignore[misc]
     sys.argv = ["kdtune", *words]
     kdtune_main()
 
@@ -354,7 +355,7 @@ class Campaign:
         for length in range(len(whole) - start):
             log.write_bytes(whole[: start + length])
             seen: list[Event] = []
-            decisions = Decisions(sweep, load_spaces())
+            decisions = Search(sweep, load_spaces(), lambda *_: TrainConfig.check({}))
             with Log(log, [*decisions.folds, seen.append]):
                 count["injected"] += 1
             count["survived"] += seen == events[:-1]
@@ -397,7 +398,7 @@ def epochs(sweep: SweepFolder) -> dict[tuple[str, int], float]:
 
 def board(sweep: SweepFolder) -> pd.DataFrame:
     """The leaderboard without times."""
-    return pd.read_csv(sweep.leaderboard).drop(columns="search_device_seconds")
+    return pd.read_csv(sweep.table("leaderboard", ".csv")).drop(columns="search_device_seconds")
 
 
 def kill_later(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:

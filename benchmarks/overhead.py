@@ -38,8 +38,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.results import Cell, Event, Log
-from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.launch import ENVIRONMENT, Slots, run_trials
+from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.search import Search
 from kdtune.tuning.space import load_spaces
@@ -120,7 +120,6 @@ def run_ours(trials: int, epochs: int, folder: Path, meter: Meter, sampler: str)
     """Run one cell as a sweep does, with its log."""
     given = {"name": "n", "data": "d", "methods": ["at"], "models": ["A"], "baselines": False}
     sweep = SweepConfig.check({**given, "trials": trials, "epochs": epochs, "sampler": sampler})
-    decisions = Decisions(sweep, load_spaces())
 
     def count(event: Event) -> None:
         if event["event"] == "epoch":
@@ -132,10 +131,11 @@ def run_ours(trials: int, epochs: int, folder: Path, meter: Meter, sampler: str)
         about = {"method": cell[0], "model": cell[1], "epochs": epochs}
         return TrainConfig.check({**settings, **about})
 
+    decisions = Search(sweep, load_spaces(), configure)
     with Log(folder / "log.jsonl", [*decisions.folds, count]) as log:
-        search = Search(decisions, configure, log.append)
+        queue = Queue(decisions, log.append)
         schedule = Schedule(decisions, log.append)
-        run_trials(Nothing, search, schedule, Slots(1, 0, SLOTS), decisions.watch)
+        run_trials(Nothing, queue, schedule, Slots(1, 0, SLOTS), decisions.watch)
 
 
 class Count(tune.Callback):

@@ -14,7 +14,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.config import SweepConfig, TrainConfig, rung_epochs
 from kdtune.results import Cell, Event
-from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.search import Search
 from kdtune.tuning.space import Space
@@ -74,24 +74,25 @@ class Ours:
         about = {"name": "n", "data": "d", "methods": [cell[0]], "models": [cell[1]]}
         limits = {"baselines": False, "epochs": epochs, "seed": seed, "epochs_total": 10**9}
         sweep = SweepConfig.check({**about, **limits, **settings})
-        decisions = Decisions(sweep, {cell[0]: space})
+
+        def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
+            return TrainConfig.check({**settings, "method": cell[0], "model": cell[1]})
+
+        decisions = Search(sweep, {cell[0]: space}, configure)
         decisions.studies = studies(sweep, {cell[0]: space})
 
         def append(event: Event) -> None:
             for fold in decisions.folds:
                 fold({**event, "session_seconds": 0.0})
 
-        def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
-            return TrainConfig.check({**settings, "method": cell[0], "model": cell[1]})
-
-        self._search = Search(decisions, configure, append)
+        self._queue = Queue(decisions, append)
         self._schedule = Schedule(decisions, append)
         self._watch = decisions.watch
         self._names = list(space.distributions)
 
     def suggest(self) -> Trial:
         """See `Recipe`."""
-        config: Any = self._search.suggest("")
+        config: Any = self._queue.suggest("")
         settings = {name: config["config"][name] for name in self._names}
         self._watch.begun(config["trial_id"], config["config"]["model"], 0, "")
         return Trial(settings, SimpleNamespace(config=config))

@@ -82,59 +82,86 @@ def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags
     print(f"{out}: validation {100 * result['validation_accuracy']:.2f} %, {tested}")
 
 
-def driver_options(command: Any) -> Any:
-    """What a sweep may be given when it begins and when it is resumed."""
-    options = (
-        click.option("--data", help=DATA_HELP),
-        click.option("--teacher", help="The teacher's checkpoint."),
-        click.option("--methods", help="Methods to compare.  [default: at,fitnets]"),
-        click.option("--models", help="Students.  [default: MultiBranchNet,ResNet18]"),
-        click.option(
-            "--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]"
-        ),
-        click.option(
-            "--space", "spaces", multiple=True, help="A search space of your own; repeatable."
-        ),
-        click.option(
-            "--trials", type=int, help="Trials in each cell.  [default: 20, if no budget is given]"
-        ),
-        click.option("--epochs-total", type=int, help="Epochs of all trials together."),
-        click.option(
-            "--time-budget", metavar="TIME", help="As 2h or 90m; then trials under way end, too."
-        ),
-        click.option(
-            "--sampler",
-            help="auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid or module.Name."
-            "  [default: auto]",
-        ),
-        cache_options,
-        click.option("--cpus-per-trial", type=int, help="[default: an equal share]"),
-        click.option("--gpus-per-trial", type=float, help="[default: 1 if there are GPUs]"),
-        click.option(
-            "--max-restarts",
-            type=int,
-            help="Times that a trial whose process died is begun again.  [default: 3]",
-        ),
-        click.option(
-            "--stall-time",
-            metavar="TIME",
-            help="Without progress until a trial is begun again, once.  [default: 1h]",
-        ),
-        click.option(
-            "--term-limit",
-            metavar="TIME",
-            help="What a SIGTERM leaves to the epochs under way.  [default: 20s]",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+def options(*groups: Any) -> Any:
+    """The flags of several groups, for one command."""
+
+    def add(command: Any) -> Any:
+        for option in reversed([option for group in groups for option in group]):
+            command = option(command)
+        return command
+
+    return add
+
+
+PLACES = (
+    click.option("--data", help=DATA_HELP),
+    click.option("--teacher", help="The teacher's checkpoint."),
+)
+
+SEARCHED = (
+    click.option("--methods", help="Methods to compare.  [default: at,fitnets]"),
+    click.option("--models", help="Students.  [default: MultiBranchNet,ResNet18]"),
+    click.option(
+        "--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]"
+    ),
+    click.option(
+        "--space", "spaces", multiple=True, help="A search space of your own; repeatable."
+    ),
+    click.option(
+        "--trials", type=int, help="Trials in each cell.  [default: 20, if no budget is given]"
+    ),
+    click.option("--epochs-total", type=int, help="Epochs of all trials together."),
+    click.option(
+        "--time-budget", metavar="TIME", help="As 2h or 90m; then trials under way end, too."
+    ),
+    click.option(
+        "--sampler",
+        help="auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid or module.Name."
+        "  [default: auto]",
+    ),
+    click.option(
+        "--confirm", is_flag=True, default=None, help="Then confirm it, see 'kdtune confirm'."
+    ),
+)
+
+CONFIRMED = (
+    click.option("--top", type=int, help="Trials of each cell to confirm.  [default: 3]"),
+    click.option(
+        "--seeds", type=int, help="Fresh seeds of each of them, 3 or more.  [default: 5]"
+    ),
+    click.option(
+        "--min-difference",
+        type=float,
+        help="Points of accuracy below which a difference does not matter.  [default: 0.5]",
+    ),
+)
+
+RESOURCES = (
+    cache_options,
+    click.option("--cpus-per-trial", type=int, help="[default: an equal share]"),
+    click.option("--gpus-per-trial", type=float, help="[default: 1 if there are GPUs]"),
+    click.option(
+        "--max-restarts",
+        type=int,
+        help="Times that a trial whose process died is begun again.  [default: 3]",
+    ),
+    click.option(
+        "--stall-time",
+        metavar="TIME",
+        help="Without progress until a trial is begun again, once.  [default: 1h]",
+    ),
+    click.option(
+        "--term-limit",
+        metavar="TIME",
+        help="What a SIGTERM leaves to the epochs under way.  [default: 20s]",
+    ),
+)
 
 
 @cli.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--name", help="The sweep's folder under results/.")
-@driver_options
+@options(PLACES, SEARCHED, CONFIRMED, RESOURCES)
 @click.option(
     "--equal",
     type=click.Choice(["trials", "epochs", "seconds"]),
@@ -178,7 +205,7 @@ def sweep(file: Path | None, settings: tuple[tuple[str, Any], ...], **flags: Any
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@driver_options
+@options(PLACES, SEARCHED, CONFIRMED, RESOURCES)
 def resume(folder: Path, **flags: Any) -> None:
     """Go on with a sweep that was interrupted, or is to have more trials, cells or resources.
 
@@ -190,13 +217,30 @@ def resume(folder: Path, **flags: Any) -> None:
     _show(resume_sweep(folder, given).path)
 
 
-for parameter in resume.params:  # what is not given stays as it was
-    if isinstance(parameter, click.Option) and parameter.help:
-        parameter.help = parameter.help.split("  [default")[0]
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@options(CONFIRMED, PLACES, RESOURCES)
+def confirm(folder: Path, **flags: Any) -> None:
+    """Train the best trials of every cell again with fresh seeds, test once, and give the verdict.
+
+    What was interrupted goes on; with more seeds, or new cells, what is missing is added.
+    """
+    from kdtune.tuning.confirm import confirm_sweep
+
+    given = {key: value for key, value in flags.items() if value is not None}
+    _show(confirm_sweep(folder, given).path)
+
+
+for command in (resume, confirm):  # what is not given stays as it was
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.help:
+            parameter.help = parameter.help.split("  [default")[0]
 
 
 def _show(folder: Path) -> None:
-    print(_leaderboard((folder,), "table"))
+    from kdtune.reports.sweep import leaderboard_text
+
+    print(leaderboard_text([folder], "table"))
     print(f"Log, tables and the best configurations and networks: {folder}")
 
 
@@ -222,24 +266,13 @@ def status(folder: Path) -> None:
     show_default=True,
 )
 def leaderboard(folders: tuple[Path, ...], form: str) -> None:
-    """Show the best trial of every cell of one or several sweeps."""
-    print(_leaderboard(folders, form), end="")
+    """Show how good every cell of one or several sweeps is, and the verdict.
 
+    Until a sweep is confirmed, that is its best trial.
+    """
+    from kdtune.reports.sweep import leaderboard_text
 
-def _leaderboard(folders: tuple[Path, ...], form: str) -> str:
-    from kdtune.reports.rungs import grace_advice
-    from kdtune.reports.tables import bad_images_note, join_sweeps, render, trials_table
-    from kdtune.results import SweepFolder
-
-    events = {str(path): SweepFolder(path).events() for path in folders}
-    board = join_sweeps({path: trials_table(logged) for path, logged in events.items()})
-    said = [
-        (path, words)
-        for path, logged in events.items()
-        for words in (bad_images_note(logged), grace_advice(logged))
-    ]
-    notes = [f"{path}: {words}" if len(events) > 1 else words for path, words in said if words]
-    return render(board, form, notes)
+    print(leaderboard_text(folders, form), end="")
 
 
 @cli.command()

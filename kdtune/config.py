@@ -203,6 +203,9 @@ def check_free(keys: Iterable[str]) -> None:
 DEFAULT_TRIALS = 20
 """Trials in each cell where no budget is given."""
 
+MIN_DIFFERENCE = 0.5
+"""Points of accuracy below which a difference does not matter."""
+
 
 _UNITS = {"d": 86400, "h": 3600, "min": 60, "m": 60, "s": 1}
 _PART = r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)\s*"
@@ -302,6 +305,14 @@ class SweepConfig(_Settings):
         description="epochs before a trial may be stopped; half of all if not given",
     )
     reduction_factor: int = Field(2, ge=2, description="one in so many goes on at each rung")
+    confirm: bool = Field(False, description="confirm the search when it is complete")
+    top: int = Field(3, ge=1, description="trials of each cell that are confirmed")
+    seeds: int = Field(5, ge=3, description="fresh seeds with which they are trained again")
+    min_difference: float = Field(
+        MIN_DIFFERENCE,
+        gt=0,
+        description="points of accuracy below which a difference does not matter",
+    )
     image_size: int | None = Field(None, ge=8, description="pixels; as the teacher if not given")
     seed: int = Field(0, ge=0, description="fixes suggestions and every trial's seed")
     settings: dict[str, Any] = Field({}, description="other settings of every run, by name")

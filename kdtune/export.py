@@ -1,40 +1,86 @@
-"""The best trials as files that others load: so far, the configuration of each cell as YAML."""
+"""The best of each cell as files that others load: so far, its configuration as YAML."""
 
 import json
-
-import pandas as pd
+from dataclasses import dataclass
+from typing import Any
 
 from kdtune.config import settings_hash
 from kdtune.files import write_yaml
-from kdtune.results import SweepFolder
+from kdtune.reports.leaderboard import SweepTables
+from kdtune.results import Cell, SweepFolder
 
 
-def write_best(folder: SweepFolder, leaderboard: pd.DataFrame, trials: pd.DataFrame) -> None:
-    """Write `best/<method>-<model>.yaml` for every cell that has a trained trial.
+@dataclass(frozen=True)
+class Best:
+    """What stands for a cell: of a confirmed one the best run of what was chosen, judged by
+    validation images; else the best trial of the search.
 
-    The file holds the complete settings of the cell's best trial, for ``kdtune train``, and under
-    ``provenance`` what that trial reached and how, so that a second run can be compared.
-
-    Args:
-        folder: where to.
-        leaderboard: as `kdtune.reports.tables.leaderboard_table` makes it.
-        trials: as `kdtune.reports.tables.trials_table` makes it.
+    Attributes:
+        name: the run's, or the trial's.
+        trial_id: the trial's.
+        settings: complete.
+        validation_accuracy: share of 1, at the best epoch.
+        epoch: that one.
+        device, threads: where it ran.
     """
-    sweep = folder.opened()[-1]["config"]
-    by_id = trials.set_index("trial_id")
-    for cell in leaderboard.dropna(subset="trial_id").itertuples():
-        trial = by_id.loc[cell.trial_id]
+
+    name: str
+    trial_id: str
+    settings: dict[str, Any]
+    validation_accuracy: float
+    epoch: int
+    device: str
+    threads: int
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it is a run of a confirmation."""
+        return self.name != self.trial_id
+
+
+def best_of_cells(tables: SweepTables) -> dict[Cell, Best]:
+    """What stands for each cell that has a sound trial."""
+    trials = tables.trials.assign(name=tables.trials["trial_id"])
+    runs = tables.runs[tables.runs["chosen"] & (tables.runs["status"] == "ok")]
+    runs = runs.assign(name=runs["run_id"])
+    best = {}
+    for cell in tables.leaderboard.dropna(subset="trial_id").itertuples():
+        own = runs[runs["trial_id"] == cell.trial_id]
+        found = own if len(own) else trials[trials["trial_id"] == cell.trial_id]
+        row = found.loc[found["best_validation_accuracy"].idxmax()]
+        best[cell.method, cell.model] = Best(
+            name=row["name"],
+            trial_id=cell.trial_id,
+            settings=json.loads(row["configuration"]),
+            validation_accuracy=float(row["best_validation_accuracy"]),
+            epoch=int(row["best_epoch"]),
+            device=row["device"],
+            threads=int(row["threads"]),
+        )
+    return best
+
+
+def write_best(folder: SweepFolder, best: dict[Cell, Best]) -> None:
+    """Write `best/<method>-<model>.yaml` of every cell that has one.
+
+    The file holds complete settings, for ``kdtune train``, and under ``provenance`` what was
+    reached with them and how, so that a second run can be compared.
+    """
+    opened = [e for e in folder.confirm_events() if e["event"] == "confirm"]
+    sweep = max([*folder.opened(), *opened], key=lambda event: event["time"])["config"]
+    for cell, found in best.items():
         # A sweep that was resumed elsewhere has data and teacher there.
-        settings = json.loads(trial.configuration) | {"data_dir": sweep["data"]}
+        settings = found.settings | {"data_dir": sweep["data"]}
         if settings["teacher_model"] is not None:
             settings["teacher_model"] = sweep["teacher"]
         provenance = {
             "sweep": folder.path.name,
-            "trial_id": cell.trial_id,
-            "best_validation_accuracy": float(trial.best_validation_accuracy),
-            "best_epoch": int(trial.best_epoch),
-            "device": trial.device,
-            "threads": int(trial.threads),
+            "trial_id": found.trial_id,
+            **({"run_id": found.name} if found.confirmed else {}),
+            "best_validation_accuracy": found.validation_accuracy,
+            "best_epoch": found.epoch,
+            "device": found.device,
+            "threads": found.threads,
             "settings_sha256": settings_hash(settings),
         }
-        write_yaml(folder.best(cell.method, cell.model), {**settings, "provenance": provenance})
+        write_yaml(folder.best(*cell), {**settings, "provenance": provenance})

@@ -106,8 +106,17 @@ def find_data(
     cache_gb: float,
     workers: int | None = None,
     tell: Tell = lambda event: None,
+    with_test: bool = True,
 ) -> tuple[ImageData, list[dict[str, str]]]:
     """Find the images of a run: all of them, or those that can be read.
+
+    Args:
+        data_dir: see `kdtune.data.images.find_images`.
+        skip_bad_images: leave out what cannot be read.
+        cache_gb: size of the cache, which remembers what that was.
+        workers: threads that decode; one a core if None.
+        tell: told if images are decoded.
+        with_test: False where test images must not be had.
 
     Returns:
         The data, and what was left out: see `kdtune.data.views.leave_bad_out`.
@@ -116,6 +125,8 @@ def find_data(
         UserError: see `kdtune.data.images.find_images`.
     """
     data = find_images(data_dir)
+    if not with_test:
+        data = data.without_test()
     if not skip_bad_images:
         return data, []
     cache = node_cache(cache_folder(), cache_gb * GB) if cache_gb else None

@@ -1,6 +1,8 @@
-"""A sweep's folder: its append-only log, which is the truth, and the files made from it.
+"""A sweep's folder: its append-only logs, which are the truth, and the files made from them.
 
-Nothing else knows the folder's layout or the log's form. An event is one JSON object a line:
+There are two: of the search, and, once there is one, of its confirmation, so nothing that is
+learned in this can have a part in that. Nothing else knows the folder's layout or the logs' form.
+An event is one JSON object a line:
 
 * ``sweep``: opened, with its complete settings, spaces, data, teacher and versions;
 * ``resumed``: the same, when a driver went on with it;
@@ -13,6 +15,14 @@ Nothing else knows the folder's layout or the log's form. An event is one JSON o
 * ``exhausted``: a cell has no further point;
 * ``complete``: nothing is left to do, and the tables say so.
 
+In the log of a confirmation ``asked``, ``epoch``, ``restarted``, ``ended`` and ``view`` are about
+a run, which trains with the settings of a trial that it ``confirms``, and beside ``complete`` are
+
+* ``confirm``: opened, or extended: complete settings, candidates of each cell, number of seeds;
+* ``measured``: what a student costs: see `kdtune.costs`;
+* ``chosen``: a cell's choice among its candidates, by validation images;
+* ``tested``: the test images were read, once, for a run of what was chosen.
+
 Every event has a ``time``, in seconds since 1970, and ``session_seconds``, since its driver opened
 the log, by a clock that nobody sets.
 """
@@ -23,11 +33,13 @@ import re
 import shutil
 import socket
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from kdtune.config import FILE_NAME
@@ -83,6 +95,10 @@ KEYS: dict[str, Mapping[str, type]] = {
     "ended": {**_TRIAL, "state": str, "reason": str},
     "exhausted": {**_CELL, "reason": str},
     "complete": {},
+    "confirm": {"config": dict, "data": dict, "candidates": list, "seeds": int, "top": int},
+    "measured": {"model": str, "parameters": int, "macs": int, "latency_ms": float},
+    "chosen": {**_CELL, "confirms": str},
+    "tested": {**_TRIAL, "test_accuracy": float, "test_images": int},
 }
 """What an event must have to be taken for one, by its kind."""
 
@@ -128,7 +144,8 @@ class SweepFolder:
         Raises:
             UserError: another driver holds it; the text says which. Or a part of it is a link.
         """
-        for path in (self.log, self.checkpoints, self.tensorboard, self.path / "best"):
+        own = self.log, self.confirm_log, self.checkpoints, self.confirmed, self.tensorboard
+        for path in (*own, self.path / "best"):
             if path.is_symlink():  # what is written and removed shall be in this folder
                 raise UserError(f"{path} is a link; a sweep's folder must hold its files itself.")
         lock = FileLock(self.path / "driver.lock")
@@ -179,9 +196,27 @@ class SweepFolder:
         return self.path / "log.jsonl"
 
     @property
-    def leaderboard(self) -> Path:
-        """One row a cell."""
-        return self.path / "leaderboard.csv"
+    def confirm_log(self) -> Path:
+        """All that happened when the sweep was confirmed."""
+        return self.path / "confirm.jsonl"
+
+    @property
+    def confirmed(self) -> Path:
+        """Networks of confirmed runs (``.pth``), and what they say to each test image (``.npz``)."""
+        return self.path / "confirm"
+
+    def network(self, run: str) -> Path:
+        """The network of a confirmed run."""
+        return self.confirmed / f"{run}.pth"
+
+    def predictions(self, run: str) -> Path:
+        """What it says to each test image: the classes, as ``predicted``."""
+        return self.confirmed / f"{run}.npz"
+
+    @property
+    def test_labels(self) -> Path:
+        """The ``labels`` of the test images, and their ``groups`` if the data have them."""
+        return self.confirmed / "test.npz"
 
     @property
     def checkpoints(self) -> Path:
@@ -215,6 +250,35 @@ class SweepFolder:
             )
         return _read(self.log.read_bytes(), self.log)[0]
 
+    def confirm_events(self) -> list[Event]:
+        """All events of the confirmation so far; none if it has not begun.
+
+        Raises:
+            UserError: its log is damaged.
+        """
+        if not self.confirm_log.is_file():
+            return []
+        return _read(self.confirm_log.read_bytes(), self.confirm_log)[0]
+
+    def right(self) -> tuple[dict[str, np.ndarray], list[str] | None]:
+        """Whether each test image was classified rightly, bool [N] by run; and the image's groups.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        if not self.test_labels.is_file():
+            return {}, None
+        test = _load(self.test_labels)
+        runs = [event["trial_id"] for event in self.confirm_events() if event["event"] == "tested"]
+        right = {run: _load(self.predictions(run))["predicted"] for run in runs}
+        labels, groups = test["labels"], test.get("groups")
+        if damaged := [run for run, predicted in right.items() if len(predicted) != len(labels)]:
+            raise UserError(f"{self.predictions(damaged[0])} is damaged.")
+        return (
+            {run: predicted == labels for run, predicted in right.items()},
+            groups.tolist() if groups is not None else None,
+        )
+
     def opened(self) -> list[Event]:
         """The events with which drivers opened the sweep, the first one first.
 
@@ -225,6 +289,14 @@ class SweepFolder:
         if not opened or opened[0]["event"] != "sweep":
             raise UserError(f"{self.log} is damaged: it does not begin with the sweep's settings.")
         return opened
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile, KeyError):
+        raise UserError(f"{path} is missing or damaged.") from None
 
 
 def _read(content: bytes, path: Path) -> tuple[list[Event], int]:

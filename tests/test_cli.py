@@ -12,6 +12,7 @@ from conftest import write_digits
 
 from kdtune.cache import Cache
 from kdtune.cli import cli, main
+from kdtune.config import SweepConfig
 from kdtune.data.images import find_images
 from kdtune.data.views import Views
 from kdtune.errors import UserError
@@ -194,9 +195,14 @@ def test_a_hint_layer_that_no_network_has_stops_a_sweep(kdtune, tmp_path, folder
 
 
 def test_sweeps_of_one_name_in_two_places_are_told_apart(kdtune, tmp_path):
+    sweep = SweepConfig.check({"name": "x", "data": "d"}).model_dump(mode="json")
+    data = {"fingerprint": "f", "test_fingerprint": "t", "classes": ["a", "b"]}
+    opened = {"event": "sweep", "config": sweep, "data": data, "teacher": None}
+    opened |= {"spaces": {}, "views": {}}
     for place in ("a", "b"):
         (tmp_path / place / "x").mkdir(parents=True)
         with Log(tmp_path / place / "x" / "log.jsonl", []) as log:
+            log.append(opened)
             config = {"method": "at", "model": "M", "number": 0, "origin": "start"}
             config |= {"parameters": {}, "distributions": {}, "config": {}}
             log.append({"event": "asked", "trial_id": place, **config})

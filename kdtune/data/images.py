@@ -6,6 +6,7 @@ image's suffix are passed over, as torchvision's ImageFolder does; links are fol
 circles.
 """
 
+import csv
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -74,8 +75,9 @@ class ImageData:
 
     Attributes:
         source: the folder, or the name of a built-in set.
-        fingerprint: changes when a file is added, removed, renamed, resized or moved between
-            splits; a file's content is represented by its size in bytes.
+        fingerprint: changes when a file of training or validation is added, removed, renamed,
+            resized or moved between them; a file's content is represented by its size in bytes.
+        test_fingerprint: the same of the test images; empty without any.
     """
 
     source: str
@@ -84,6 +86,7 @@ class ImageData:
     validation: Split
     test: Split | None
     fingerprint: str
+    test_fingerprint: str
 
     def summary(self) -> dict[str, object]:
         """Counts and fingerprint as plain values, for the log."""
@@ -93,7 +96,12 @@ class ImageData:
             "validation_images": len(self.validation),
             "test_images": len(self.test) if self.test else 0,
             "fingerprint": self.fingerprint,
+            "test_fingerprint": self.test_fingerprint,
         }
+
+    def without_test(self) -> "ImageData":
+        """The same data for those who may not see the test images."""
+        return replace(self, test=None, test_fingerprint="")
 
     def without(self, bad: Mapping[str, Collection[int]]) -> "ImageData":
         """The same data without some images, given by their index in each split.
@@ -110,8 +118,7 @@ class ImageData:
                 raise UserError(f"No training image of the class '{shown(name)}' can be read.")
         if not len(data.validation):
             raise UserError("No validation image can be read.")
-        parts = data.train, data.validation, data.test
-        return replace(data, fingerprint=_fingerprint(Path(self.source), *parts))
+        return _fingerprinted(data, Path(self.source))
 
 
 def find_images(data_dir: str) -> ImageData:
@@ -142,8 +149,7 @@ def find_images(data_dir: str) -> ImageData:
         classes, everything = _scan(root)
         everything, test = _cut(everything)
         train, validation = _cut(everything, HELD_OUT / (1 - HELD_OUT))
-    fingerprint = _fingerprint(root, train, validation, test)
-    return ImageData(str(root), classes, train, validation, test, fingerprint)
+    return _fingerprinted(ImageData(str(root), classes, train, validation, test, "", ""), root)
 
 
 def _check_names(root: Path) -> None:
@@ -228,11 +234,47 @@ def _cut(split: Split, share: float = HELD_OUT) -> tuple[Split, Split]:
     return pick(~taken), pick(taken)
 
 
-def _fingerprint(root: Path, *splits: Split | None) -> str:
+def groups_of_test(data: ImageData) -> list[str] | None:
+    """Which test images belong together, since they show the same patient, scene or video.
+
+    A folder may say it in ``groups.csv``: a line ``file,group`` an image, with the file's path in
+    the folder.
+
+    Returns:
+        The group of each test image; None where the data do not say.
+
+    Raises:
+        UserError: the file cannot be read, or a test image is missing in it.
+    """
+    root = Path(data.source)
+    path = root / "groups.csv"
+    if data.test is None or not path.is_file():
+        return None
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            known = {row["file"]: row["group"] for row in csv.DictReader(file)}
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path} must be a CSV file with the columns file and group.") from None
+    names = [str(image.relative_to(root)) for image in data.test.images if isinstance(image, Path)]
+    for name in names:
+        if name not in known:
+            raise UserError(f"{path} has no group for the test image {shown(name)}.")
+    return [known[name] for name in names]
+
+
+def _fingerprinted(data: ImageData, root: Path) -> ImageData:
+    return replace(
+        data,
+        fingerprint=_fingerprint(root, data.train, data.validation),
+        test_fingerprint=_fingerprint(root, data.test) if data.test else "",
+    )
+
+
+def _fingerprint(root: Path, *splits: Split) -> str:
     digest = hashlib.sha256()
     for split in splits:
         digest.update(b"split\n")
-        for image, label in zip(split.images, split.labels, strict=True) if split else ():
+        for image, label in zip(split.images, split.labels, strict=True):
             if isinstance(image, Path):
                 entry = f"{image.relative_to(root)}\t{_size(image)}\t{label}\n"
                 digest.update(entry.encode(errors="surrogateescape"))
@@ -248,8 +290,7 @@ def _digits() -> ImageData:
     everything, test = _cut(Split(list(pixels), [int(x) for x in digits.target]))
     train, validation = _cut(everything, HELD_OUT / (1 - HELD_OUT))
     classes = tuple(str(name) for name in digits.target_names)
-    fingerprint = _fingerprint(Path(), train, validation, test)
-    return ImageData("digits", classes, train, validation, test, fingerprint)
+    return _fingerprinted(ImageData("digits", classes, train, validation, test, "", ""), Path())
 
 
 BUILT_IN: dict[str, Callable[[], ImageData]] = {"digits": _digits}

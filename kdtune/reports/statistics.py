@@ -17,11 +17,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import norm, t
 
+from kdtune.config import MIN_DIFFERENCE
+
 LEAST_SEEDS = 3
 """Seeds that both sides must have finished before anything is compared."""
-
-MIN_DIFFERENCE = 0.5
-"""Points below which a difference does not matter."""
 
 LEVEL, POWER = 0.05, 0.8
 """False alarms that are accepted; chance with which a difference shall be found."""
@@ -255,6 +254,19 @@ def expected(test_images: int, seeds: int, models: int = 1, accuracy: float = 0.
         v_search=2 * OF_SEARCH**2 / models,
         v_rest=v_rest,
     )
+
+
+def visible(test_images: int, seeds: int, models: int, accuracy: float = 0.75) -> str:
+    """Say which differences the test images will show; args as `expected`."""
+    alone = expected(test_images, seeds, 1, accuracy).half_width
+    said = (
+        f"with {test_images:,} test images and {seeds} seeds no difference under "
+        f"{in_points(alone, alone)} points can be seen on a student"
+    )
+    if models > 1:
+        together = expected(test_images, seeds, models, accuracy).half_width
+        said += f", none under {in_points(together, together)} on average over {models}"
+    return f"{said} (at {100 * accuracy:.0f} % accuracy)"
 
 
 OF_IMAGES, OF_REST = 0.12, 0.30

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdtune.config import SweepConfig, duration
-from kdtune.reports.tables import bad_images_note, leaderboard_table, render, trials_table
+from kdtune.reports.leaderboard import sweep_tables
+from kdtune.reports.render import render
+from kdtune.reports.tables import bad_images_note
 from kdtune.results import Event
 
 
@@ -26,7 +28,8 @@ def status_lines(
         folder: the sweep's, for the command that goes on with it.
     """
     sweep = SweepConfig.check(opened[-1]["config"])
-    trials = trials_table(events)
+    tables = sweep_tables(events)
+    trials = tables.trials
     ended = trials[trials["state"] != "running"]
     ago = duration(max(0.0, time.time() - events[-1]["time"]))
     if held:
@@ -50,7 +53,5 @@ def status_lines(
     elif not held:
         yield f"to go on: kdtune resume {folder}"
     yield ""
-    board = leaderboard_table(trials)
-    board["settings"] = ""
     notes = [note] if (note := bad_images_note(events)) else []
-    yield render(board.drop(columns="settings"), "table", notes).rstrip()
+    yield render([tables.leaderboard], "table", notes).rstrip()

@@ -1,75 +1,21 @@
-"""A sweep's tables: plain events in, DataFrames out, and their printed forms.
+"""What a sweep's logs hold, as DataFrames: trials, epochs, confirm runs, students, bad images.
 
-Accuracies in the tables of trials and epochs are shares of 1; columns that end in ``_percent``
-or ``_points`` are times 100. Search figures only: nothing here says that one method beats another.
+Accuracies are shares of 1. Nothing here is compared; that is for the tables made from these.
 """
 
-import io
 import json
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from kdtune.results import STATES
+from kdtune.errors import UserError
 
 SOUND = ("finished", "stopped")
 """States of trials whose figures can be had again."""
 
-CAVEAT = "Best single runs, not yet a comparison: seed noise and search luck are not in it."
-"""Said wherever a search's ranking is shown."""
-
-LEADERBOARD = [
-    "model",
-    "method",
-    "status",
-    "search_best_percent",
-    "trials_started",
-    "trials_finished",
-    "trials_stopped",
-    "trials_diverged",
-    "trials_crashed",
-    "search_epochs",
-    "search_device_seconds",
-    "trial_id",
-    "configuration",
-]
-PRINTED = {
-    "sweep": "sweep",
-    "model": "model",
-    "method": "method",
-    "search_best_percent": "best validation %",
-    "trials_started": "trials",
-    "trials_finished": "finished",
-    "trials_stopped": "stopped",
-    "trials_diverged": "diverged",
-    "trials_crashed": "crashed",
-    "search_epochs": "epochs",
-    "search_device_seconds": "device s",
-    "settings": "settings",
-}
-"""Columns of the printed leaderboard and their headings."""
-
-RARE = ("trials_diverged", "trials_crashed")
-"""Columns that are printed only if something is in them."""
-
-
-FORMULA = ("=", "+", "-", "@")
-"""What spreadsheets take for the beginning of a formula."""
-
-
-TRIAL = [
-    "trial_id",
-    "method",
-    "model",
-    "number",
-    "origin",
-    "state",
+FATE = [
     "reason",
     "restarts",
     "epochs",
@@ -80,10 +26,36 @@ TRIAL = [
     "device",
     "threads",
 ]
+"""What became of a trial or a run."""
+
+TRIAL = ["trial_id", "method", "model", "number", "origin", "state", *FATE]
 """Columns of the table of trials; hyperparameters and ``configuration`` follow."""
 
 EPOCH = ["trial_id", "method", "model", "epoch", "best_validation_accuracy"]
 """Columns that the table of epochs has also without any."""
+
+RUN = [
+    "run_id",
+    "method",
+    "model",
+    "trial_id",
+    "seed",
+    "status",
+    "chosen",
+    "epochs",
+    "best_validation_accuracy",
+    "best_epoch",
+    "test_accuracy",
+    "device_seconds",
+    "restarts",
+    "reason",
+    "device",
+    "threads",
+    "configuration",
+]
+MODEL = ["model", "parameters", "macs", "latency_ms", "latency_device"]
+
+WHOLE = {"best_epoch": "Int64", "threads": "Int64"}
 
 
 def epochs_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -124,90 +96,140 @@ def trials_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         last_validation_accuracy: share of 1, of the last epoch.
         device_seconds: sum over its epochs.
         device, threads: where it ran.
-        <hyperparameter>: the value that was searched; empty where a space does not have it.
+        <hyperparameter>: the value that was searched; empty where a space does not have it. One
+            that is called as a column above is in the configuration only.
         configuration: the complete settings, as JSON.
+
+    Raises:
+        UserError: the log is damaged.
     """
-    rows: dict[str, dict[str, Any]] = {}
-    hyperparameters: dict[str, None] = {}  # a set that keeps its order
-    for event in events:
-        if event["event"] == "asked":
-            hyperparameters |= dict.fromkeys(event["parameters"])
-            rows[event["trial_id"]] = {
-                **{key: event[key] for key in ("trial_id", "method", "model", "number", "origin")},
-                "state": "running",
-                "reason": "",
-                "restarts": 0,
-                "epochs": 0,
-                "best_validation_accuracy": np.nan,
-                "best_epoch": pd.NA,
-                "last_validation_accuracy": np.nan,
-                "device_seconds": 0.0,
-                "device": "",
-                "threads": pd.NA,
-                **event["parameters"],
-                "configuration": json.dumps(event["config"]),
-            }
-        elif event["event"] == "epoch":
-            row = rows[event["trial_id"]]
-            if not event["validation_accuracy"] <= row["best_validation_accuracy"]:
-                row["best_validation_accuracy"] = event["validation_accuracy"]
-                row["best_epoch"] = event["epoch"]
-            row["last_validation_accuracy"] = event["validation_accuracy"]
-            row["epochs"] = event["epoch"]
-            row["device_seconds"] += event["seconds"]
-            row["device"], row["threads"] = event["device"], event["threads"]
-        elif event["event"] == "restarted":
-            rows[event["trial_id"]]["restarts"] += 1
-        elif event["event"] == "ended":
-            rows[event["trial_id"]].update(state=event["state"], reason=event["reason"])
+    followed = _followed(events)
+    taken = {*TRIAL, "configuration"}
+    hyperparameters = dict.fromkeys(
+        name for asked, _ in followed for name in asked["parameters"] if name not in taken
+    )
+    rows = [
+        {**asked["parameters"], **asked, **fate, "configuration": json.dumps(asked["config"])}
+        for asked, fate in followed
+    ]
     columns = [*TRIAL, *hyperparameters, "configuration"]
-    table = pd.DataFrame(list(rows.values()), columns=columns)
-    return table.astype({"best_epoch": "Int64", "threads": "Int64"})
+    return pd.DataFrame(rows, columns=columns).astype(WHOLE)
 
 
-def leaderboard_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell, sorted by model, then by the best validation accuracy, best first.
+def runs_table(confirm_events: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row a confirm run, in the order in which they were asked for.
+
+    Args:
+        confirm_events: the log of ``kdtune confirm``; without events there are no rows.
 
     Columns:
-        model, method: the cell.
-        status: ``not_confirmed``; without a sound trial ``running`` while there is hope, then
-            ``failed``.
-        search_best_percent: best validation accuracy of a sound trial, one that finished or was
-            stopped; one that diverged or crashed cannot be repeated.
-        trials_started, trials_finished, trials_stopped, trials_diverged, trials_crashed: counts;
-            a trial that is still running is only among the started.
-        search_epochs, search_device_seconds: sums over all trials.
-        trial_id, configuration: the best trial (the earliest of equals), and its settings as JSON.
+        run_id, method, model: the run, and its cell.
+        trial_id: the searched trial whose configuration it trains again.
+        seed: the seed's number, from 1, the same in every cell.
+        status: ``ok``, ``diverged``, ``crashed``; ``running`` if it never ended.
+        chosen: whether its configuration was chosen for the cell.
+        epochs: epochs trained.
+        best_validation_accuracy: share of 1, the best of its epochs; empty if there is none.
+        best_epoch: the first epoch that reached it.
+        test_accuracy: share of 1; empty where test was not read.
+        device_seconds: sum over its epochs.
+        restarts: how often it was begun again in another process.
+        reason: why it ended.
+        device, threads: where it ran.
+        configuration: its complete settings, as JSON.
+
+    Raises:
+        UserError: the log is damaged.
     """
+    events = list(confirm_events)
+    chosen = {
+        (event["method"], event["model"]): event["confirms"]
+        for event in events
+        if event["event"] == "chosen"
+    }
     rows = []
-    for (model, method), cell in trials.groupby(["model", "method"]):
-        sound = cell[cell["state"].isin(SOUND)].dropna(subset="best_validation_accuracy")
-        ranked = sound.sort_values("best_validation_accuracy", ascending=False, kind="stable")
-        best = ranked.iloc[0] if len(ranked) else None
-        unfinished = (cell["state"] == "running").any()
-        counts = cell["state"].value_counts()
+    for asked, fate in _followed(events):
+        if "confirms" not in asked:
+            raise UserError(
+                f"The log is damaged: {asked['trial_id']} does not say which trial it confirms."
+            )
         rows.append(
             {
-                "model": model,
-                "method": method,
-                "status": (
-                    "not_confirmed" if best is not None else "running" if unfinished else "failed"
-                ),
-                "search_best_percent": (
-                    100 * best.best_validation_accuracy if best is not None else np.nan
-                ),
-                "trials_started": len(cell),
-                **{f"trials_{state}": int(counts.get(state, 0)) for state in STATES},
-                "search_epochs": int(cell["epochs"].sum()),
-                "search_device_seconds": float(cell["device_seconds"].sum()),
-                "trial_id": best.trial_id if best is not None else None,
-                "configuration": best.configuration if best is not None else None,
+                **asked,
+                **fate,
+                "run_id": asked["trial_id"],
+                "trial_id": asked["confirms"],
+                "seed": asked["number"],
+                "configuration": json.dumps(asked["config"]),
+                "status": {"finished": "ok"}.get(fate["state"], fate["state"]),
+                "chosen": chosen.get((asked["method"], asked["model"])) == asked["confirms"],
             }
         )
-    table = pd.DataFrame(rows, columns=LEADERBOARD)
-    return table.sort_values(
-        ["model", "search_best_percent"], ascending=[True, False], kind="stable", ignore_index=True
-    )
+    return pd.DataFrame(rows, columns=RUN).astype({**WHOLE, "chosen": bool})
+
+
+def models_table(confirm_events: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row a student that was measured, hooks and teacher removed.
+
+    Columns:
+        model: the architecture.
+        parameters: count.
+        macs: multiplications with addition in one image's forward pass.
+        latency_ms: median milliseconds of a forward pass of one image.
+        latency_device: where that was measured.
+    """
+    measured = {e["model"]: e for e in confirm_events if e["event"] == "measured"}
+    table = pd.DataFrame(list(measured.values()), columns=MODEL)
+    return table.astype({"parameters": "Int64", "macs": "Int64", "latency_ms": float})
+
+
+def _followed(
+    events: Iterable[dict[str, Any]],
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """How each trial or run was asked for, and what became of it: `FATE`, state, test accuracy."""
+    followed: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    for event in events:
+        kind = event["event"]
+        if kind == "asked":
+            followed[event["trial_id"]] = (
+                event,
+                {
+                    "state": "running",
+                    "reason": "",
+                    "restarts": 0,
+                    "epochs": 0,
+                    "best_validation_accuracy": np.nan,
+                    "best_epoch": pd.NA,
+                    "last_validation_accuracy": np.nan,
+                    "test_accuracy": np.nan,
+                    "device_seconds": 0.0,
+                    "device": "",
+                    "threads": pd.NA,
+                },
+            )
+        elif kind in ("epoch", "restarted", "ended", "tested"):
+            if event["trial_id"] not in followed:
+                raise UserError(
+                    f"The log is damaged: {event['trial_id']} was never begun, but has an event "
+                    f"'{kind}'."
+                )
+            _, fate = followed[event["trial_id"]]
+            if kind == "epoch":
+                if not event["validation_accuracy"] <= fate["best_validation_accuracy"]:
+                    fate["best_validation_accuracy"] = event["validation_accuracy"]
+                    fate["best_epoch"] = event["epoch"]
+                fate["last_validation_accuracy"] = event["validation_accuracy"]
+                fate["epochs"] = event["epoch"]
+                fate["device_seconds"] += event["seconds"]
+                fate["device"] = event.get("device", "")
+                fate["threads"] = event.get("threads", pd.NA)
+            elif kind == "restarted":
+                fate["restarts"] += 1
+            elif kind == "ended":
+                fate.update(state=event["state"], reason=event["reason"])
+            else:
+                fate["test_accuracy"] = event["test_accuracy"]
+    return list(followed.values())
 
 
 def bad_images_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -232,92 +254,3 @@ def bad_images_note(events: Iterable[dict[str, Any]]) -> str | None:
         f"{count} {split}" for split, count in table["split"].value_counts().items()
     )
     return f"Images that cannot be read were left out: {counts} (bad_images.csv)."
-
-
-def to_csv(table: pd.DataFrame) -> str:
-    """A table as CSV in which no text is a formula: what may be one gets an apostrophe."""
-
-    def harmless(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return f"'{_printable(value)}" if value.startswith(FORMULA) else _printable(value)
-
-    safe = table.rename(columns=harmless)
-    for column in safe.columns:
-        if not pd.api.types.is_numeric_dtype(safe[column]):
-            safe[column] = [harmless(value) for value in safe[column]]
-    return safe.to_csv(index=False)
-
-
-def join_sweeps(trials: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """The leaderboards of several sweeps, one under the other.
-
-    Args:
-        trials: each sweep's trials, by its name.
-
-    Returns:
-        As `leaderboard_table`; with a column ``settings``, the searched values of the best trial
-        in short, and with a first column ``sweep`` where there is more than one sweep.
-    """
-    boards = []
-    for name, table in trials.items():
-        board = leaderboard_table(table)
-        board["settings"] = [_short_settings(table, trial_id) for trial_id in board["trial_id"]]
-        if len(trials) > 1:
-            board.insert(0, "sweep", name)
-        boards.append(board)
-    return pd.concat(boards, ignore_index=True)
-
-
-def _short_settings(trials: pd.DataFrame, trial_id: str | None) -> str:
-    if pd.isna(trial_id):
-        return ""
-    trial = trials.set_index("trial_id").loc[trial_id]
-    values = trial.drop([*TRIAL[1:], "configuration"]).dropna()
-    return " ".join(f"{k}={v:.3g}" if _real(v) else f"{k}={v}" for k, v in values.items())
-
-
-def _plain(text: str) -> str:
-    """Text that is shown as it is: no control characters, and no styles of rich's."""
-    return escape(_printable(text))
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _real(value: object) -> bool:
-    return isinstance(value, float | np.floating)
-
-
-def render(leaderboard: pd.DataFrame, form: str, notes: Iterable[str] = ()) -> str:
-    """Print a leaderboard.
-
-    Args:
-        leaderboard: with a column ``settings``, and ``sweep`` where several are joined.
-        form: ``table`` (for a terminal) and ``markdown`` show the main columns; ``csv`` and
-            ``json`` all of them, unrounded, and nothing else.
-        notes: lines below the table.
-    """
-    if form == "csv":
-        return to_csv(leaderboard.drop(columns="settings"))
-    if form == "json":
-        plain = leaderboard.drop(columns="settings")
-        return plain.to_json(orient="records", indent=2, double_precision=15) + "\n"
-    columns = [
-        column
-        for column in PRINTED
-        if column in leaderboard and (column not in RARE or leaderboard[column].any())
-    ]
-    markdown = form == "markdown"
-    table = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
-    for column in columns:
-        numeric = pd.api.types.is_numeric_dtype(leaderboard[column])
-        table.add_column(PRINTED[column], justify="right" if numeric else "left")
-    for row in leaderboard[columns].itertuples(index=False):
-        cells = ("" if pd.isna(v) else f"{v:.2f}" if _real(v) else _plain(str(v)) for v in row)
-        table.add_row(*(cell.replace("|", "\\|") if markdown else cell for cell in cells))
-    out = io.StringIO()
-    Console(file=out, width=1000).print(table)
-    lines = (line.rstrip() for line in out.getvalue().splitlines())
-    return "\n".join(line for line in lines if line) + "\n\n" + "\n".join([CAVEAT, *notes]) + "\n"

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from optuna.distributions import distribution_to_json, json_to_distribution
 
 from kdtune.config import SweepConfig, TrainConfig
+from kdtune.data.images import Split, groups_of_test
 from kdtune.errors import UserError
 from kdtune.files import shown
 from kdtune.inputs import find_data
@@ -30,9 +31,15 @@ PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow"
 MAY_CHANGE = {
     "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "spaces", "data",
     "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_restarts",
-    "stall_time", "term_limit",
+    "stall_time", "term_limit", "confirm", "top", "seeds", "min_difference",
 }  # fmt: skip
 """Settings that may be given when a sweep is resumed."""
+
+OF_CONFIRM = (
+    "data", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_restarts",
+    "stall_time", "term_limit", "top", "seeds", "min_difference",
+)  # fmt: skip
+"""Settings that may be given when a sweep is confirmed."""
 
 
 @dataclass
@@ -70,8 +77,36 @@ def check_sweep(
     Raises:
         UserError: something is no good, or is not what it was.
     """
+    sweep, shared, about = _check_inputs(given, earlier)
+    if sweep.confirm and not about["data"]["test_images"]:
+        raise UserError(NO_TEST)
+    spaces = _check_cells(sweep, shared, files, earlier)
+    shared.plan(earlier)
+    opened = {
+        "event": "sweep" if earlier is None else "resumed",
+        "config": sweep.model_dump(mode="json"),
+        "spaces": {method: _plain(space) for method, space in spaces.items()},
+        **about,
+        "views": {**asdict(shared.kept), "prepared": []},
+    }
+    return Checked(sweep, spaces, shared, opened)
+
+
+NO_TEST = (
+    "The data have no test images, on which a sweep is confirmed: add a folder test/, which the "
+    "search never sees."
+)
+
+
+def _check_inputs(
+    given: SweepConfig, earlier: Event | None
+) -> tuple[SweepConfig, Shared, dict[str, Any]]:
+    """Check data and teacher.
+
+    Returns:
+        Complete settings, what trials have in common, and what the log keeps of all this.
+    """
     data, bad = find_data(given.data, given.skip_bad_images, given.cache_gb)
-    about_data = {**data.summary(), "skipped_images": bad}
     teacher, summary = None, None
     image_size = given.image_size or TrainConfig.model_fields["image_size"].default
     if given.teacher is not None:
@@ -87,21 +122,88 @@ def check_sweep(
             "warm_start": tuple(map(_absolute, given.warm_start)),
         }
     )
-    if earlier is not None:
-        _compare(earlier, about_data, summary)
-    shared = Shared(sweep, data, teacher)
-    spaces = _check_cells(sweep, shared, files, earlier)
-    shared.plan(earlier)
-    opened = {
-        "event": "sweep" if earlier is None else "resumed",
-        "config": sweep.model_dump(mode="json"),
-        "spaces": {method: _plain(space) for method, space in spaces.items()},
-        "data": about_data,
+    about: dict[str, Any] = {
+        "data": {**data.summary(), "skipped_images": bad},
         "teacher": summary,
-        "views": {**asdict(shared.kept), "prepared": []},
         "environment": _environment(),
     }
-    return Checked(sweep, spaces, shared, opened)
+    if earlier is not None:
+        _compare(earlier, about["data"], summary)
+    return sweep, Shared(sweep, data, teacher), about
+
+
+def confirm_settings(
+    earlier: Event, before: Sequence[Event], given: Mapping[str, Any]
+) -> SweepConfig:
+    """The settings of a confirmation.
+
+    Args:
+        earlier: the event that opened the sweep last.
+        before: the events that opened its confirmation.
+        given: of `OF_CONFIRM`.
+    """
+    latest = max([earlier, *before], key=lambda event: event["time"])["config"]
+    kept = {key: latest[key] for key in OF_CONFIRM}
+    return SweepConfig.check({**earlier["config"], **kept, **given})
+
+
+@dataclass
+class Confirmable:
+    """A sweep that can be confirmed.
+
+    Attributes:
+        sweep: complete settings.
+        shared: what the runs have in common.
+        test: the test images.
+        groups: of each, or None: see `kdtune.data.images.groups_of_test`.
+        opened: the event that opens it; what it lacks are candidates.
+    """
+
+    sweep: SweepConfig
+    shared: Shared
+    test: Split
+    groups: list[str] | None
+    opened: Event
+
+
+def check_confirmation(
+    given: SweepConfig,
+    earlier: Event,
+    before: Event | None,
+    settings: Sequence[Mapping[str, Any]],
+) -> Confirmable:
+    """Check data, teacher and test images, and decide what is kept for the runs.
+
+    Args:
+        given: the sweep's settings.
+        earlier: the event that opened the sweep last.
+        before: the event that opened its confirmation last, if it has begun.
+        settings: complete settings of the candidates.
+
+    Raises:
+        UserError: something is no good, or is not what it was.
+    """
+    sweep, shared, about = _check_inputs(given, earlier)
+    views = shared.views
+    if views.data.test is None:
+        raise UserError(NO_TEST)
+    if before is not None:
+        then, now = (kept["data"]["test_fingerprint"] for kept in (before, about))
+        if then != now:
+            raise UserError("The test images are not those that the confirmation began with.")
+    views.pixels("test")  # says which cannot be read, before anything is trained
+    for own in settings:
+        config = TrainConfig.check({**own, "data_dir": sweep.data})
+        student = build_model(config.model, len(views.data.classes), config.image_size)
+        shared.ask(config, feature_shapes(student, config.image_size))
+    shared.plan(earlier)
+    opened = {
+        "event": "confirm",
+        "config": sweep.model_dump(mode="json"),
+        **about,
+        "views": {**asdict(shared.kept), "prepared": []},
+    }
+    return Confirmable(sweep, shared, views.data.test, groups_of_test(views.data), opened)
 
 
 def changed(earlier: Event, changes: Mapping[str, Any]) -> SweepConfig:

@@ -1,41 +1,36 @@
-"""All that decides in a sweep: what is tried, stopped, begun again, and when all is over."""
+"""What decides while trials run, whatever they are for: a search, or the confirmation of one."""
 
 import time
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from kdtune.config import SweepConfig
-from kdtune.results import Event
+from kdtune.results import Cell, Event, cell_of
 from kdtune.run_files import say
-from kdtune.tuning.budget import Budget
 from kdtune.tuning.interrupts import Interrupts
-from kdtune.tuning.space import Space
 from kdtune.tuning.stopping import Stopping
-from kdtune.tuning.studies import Studies
-from kdtune.tuning.under_way import UnderWay
+from kdtune.tuning.under_way import Trial, UnderWay
 from kdtune.tuning.watch import Watch
 
 
-class Decisions:
-    """Folds over the log, and what listens to signals and clocks beside them.
+class Decisions(ABC):
+    """Folds over a log, and what listens to signals and clocks beside them.
 
     Args:
         sweep: complete settings.
-        spaces: the search space of each method.
+        stopping: the rule by which trials are stopped early.
+        repeats: times that a trial which failed by itself is begun again.
         clock: seconds, which nobody sets.
     """
 
     def __init__(
         self,
         sweep: SweepConfig,
-        spaces: Mapping[str, Space],
+        stopping: Stopping,
+        repeats: int,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.sweep = sweep
-        self.studies = Studies(sweep, spaces)
-        self.stopping = Stopping(
-            sweep.scheduler, sweep.epochs, sweep.grace_period, sweep.reduction_factor
-        )
-        self.budget = Budget(sweep, clock)
+        self.sweep, self.stopping, self.repeats = sweep, stopping, repeats
         self.under_way = UnderWay()
         self.interrupts = Interrupts(sweep.term_limit, say)
         self.watch = Watch(sweep.stall_time, self.interrupts, clock)
@@ -43,5 +38,25 @@ class Decisions:
     @property
     def folds(self) -> list[Callable[[Event], None]]:
         """What takes every event of the log."""
-        parts = (self.under_way, self.studies, self.stopping, self.budget, self.watch)
-        return [part.fold for part in parts]
+        return [part.fold for part in (self.under_way, self.stopping, self.watch)]
+
+    @abstractmethod
+    def propose(self) -> Event | None:
+        """The event that begins the next trial, or says why there is none of a cell; None at the
+        end of all."""
+
+    @abstractmethod
+    def spent(self, cell: Cell) -> str | None:
+        """Why a trial of the cell may not train another epoch; None if it may."""
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether no trial is under way and none is to be started."""
+
+    def end(self, trial: Trial) -> tuple[str, str] | None:
+        """State and reason of a trial that is at its end; None if it goes on."""
+        if trial.last and (end := self.stopping.verdict(trial.last)) is not None:
+            return end
+        reason = self.spent(cell_of(trial.asked))
+        return ("stopped", reason) if reason is not None else None

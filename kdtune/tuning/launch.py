@@ -37,7 +37,7 @@ def ray_session() -> Iterator[None]:
     constants = ray._private.ray_constants  # the variable was read when ray was imported
     before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
     os.environ[LOOPBACK] = "0"
-    # What Ray ends for want of memory Tune takes for an error of its own; the system's way is safe.
+    # What Ray ends for want of memory Tune takes for its own error; the system's way is safe.
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     try:
         with deferred():  # while it starts, an interrupt can end in a crash

@@ -16,27 +16,25 @@ class Progress:
     """Prints the ends of trials, with the cell's best so far; a fold over the log.
 
     What was in the log before `begin` is not printed.
-
-    Args:
-        total: trials of the whole sweep; None if their number is not limited.
     """
 
-    def __init__(self, total: int | None):
+    def __init__(self) -> None:
         self.ended = 0
         self._say: Callable[[str], None] = lambda line: None
-        self._of = f"/{total}" if total is not None else ""
+        self._of = ""
         self._best: dict[str, float] = {}
         self._views: list[Event] = []
         self._ways: dict[str, str] = {}
         self._epochs = {"kept": 0, "live": 0}
 
-    def begin(self) -> None:
-        """Print from now on."""
+    def begin(self, total: int | None) -> None:
+        """Print from now on; `total` is the number of all trials, None if nobody can tell."""
         self._say = say
+        self._of = f"/{total}" if total is not None else ""
 
     def fold(self, event: Event) -> None:
         """Take an event of the log; print if it is the end of a trial, or about a view."""
-        if event["event"] in ("sweep", "resumed"):
+        if event["event"] in ("sweep", "resumed", "confirm"):
             self._views += event["views"]["prepared"]
         elif event["event"] == "view":
             self._views.append(event)

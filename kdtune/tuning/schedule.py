@@ -12,10 +12,10 @@ import ray.tune.experiment
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kdtune.errors import DiskFullError
-from kdtune.results import Event, cell_of
+from kdtune.results import Event
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.trainable import DISK_FULL, NODE, NOTE, OUT_OF_MEMORY, OUTCOME, figures_of
-from kdtune.tuning.under_way import DIED, MEMORY, STALLED, Trial
+from kdtune.tuning.under_way import DIED, FAILED, MEMORY, STALLED, Trial
 
 STALLS = 1
 """Times that a trial which makes no progress is begun again."""
@@ -34,9 +34,9 @@ class Schedule(FIFOScheduler):
         self, decisions: Decisions, append: Callable[[Event], None], has_spare: bool = False
     ):
         super().__init__()
-        self.stopping, self.budget = decisions.stopping, decisions.budget
+        self.decisions, self.max_restarts = decisions, decisions.sweep.max_restarts
         self.under_way, self.watch = decisions.under_way, decisions.watch
-        self.interrupts, self.max_restarts = decisions.interrupts, decisions.sweep.max_restarts
+        self.interrupts = decisions.interrupts
         self.append, self.has_spare = append, has_spare
         self.failure: DiskFullError | None = None
         """Why the sweep cannot go on, if a trial found out."""
@@ -59,10 +59,8 @@ class Schedule(FIFOScheduler):
         # One that goes on gives again what it had given.
         if result.get("epoch", 0) > own.epoch:
             self.append(own.event("epoch", **figures_of(result)))
-            if (end := self.stopping.verdict(own.last)) is not None:
-                return self._end(own, *end)
-        if (reason := self.budget.spent(cell_of(own.asked))) is not None:
-            return self._end(own, "stopped", reason)
+        if (end := self.decisions.end(own)) is not None:
+            return self._end(own, *end)
         if self.interrupts.requested:
             self.watch.left(trial_id)
             return TrialScheduler.STOP  # it stays under way in the log
@@ -78,6 +76,8 @@ class Schedule(FIFOScheduler):
             if self.has_spare and not own.alone:
                 return self._restart(own, MEMORY, f"{reason}; it gets the device to itself")
             outcome = "crashed"
+        if outcome == "crashed" and own.restarts[FAILED] < self.decisions.repeats:
+            return self._restart(own, FAILED, reason)
         return self._end(own, outcome, reason)
 
     def on_trial_error(self, tune_controller: Any, trial: ray.tune.experiment.Trial) -> None:

@@ -170,11 +170,11 @@ class Studies:
 
     def _ask_again(self, event: Event) -> None:
         """Bring a study to where it was when it proposed a trial of the log."""
-        cell, parameters, distributions = (
-            cell_of(event),
-            event["parameters"],
-            _distributions(event),
-        )
+        cell, parameters = cell_of(event), event["parameters"]
+        distributions = _distributions(event)
+        expected = "{method}-{model}-{number:03d}".format(**event)
+        if event["trial_id"] != expected:
+            raise ValueError(f"the trial {event['trial_id']} should be {expected}")
         study = self.by_cell[cell]
         point = None
         if self.sweep.sampler == GRID:  # of another number of trials the grid may be another

@@ -4,6 +4,8 @@ It is a class and no function, since Tune runs functions in threads: one that ta
 makes the next trial fail. Here the next one waits. A trial that fails by itself reports that as
 its last result, with the reason in one line, so that the process goes on to the next trial; only a
 process that dies is an error to Ray. A trial that was begun before goes on from its checkpoint.
+
+Test images are not among what a trial has: no setting and no mistake of a method can reach them.
 """
 
 import json
@@ -52,7 +54,7 @@ Askers = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
 # What all trials of a sweep have in common is opened once in a process.
 @lru_cache(maxsize=1)
 def _views(data_dir: str, skip_bad_images: bool, image_size: int, cache_gb: float) -> Views:
-    data, _ = find_data(data_dir, skip_bad_images, cache_gb)
+    data, _ = find_data(data_dir, skip_bad_images, cache_gb, with_test=False)
     return open_views(data, image_size, cache_gb)
 
 

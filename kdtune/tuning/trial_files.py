@@ -9,15 +9,15 @@ crash of the machine it may be damaged: then its checksums show it, and the one 
 import shutil
 import time
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from kdtune.checkpoints import read_checkpoint, save_model, write_checkpoint
 from kdtune.config import TrainConfig
 from kdtune.errors import UserError
+from kdtune.export import Best
 from kdtune.results import Cell, Event, SweepFolder, cell_of
 from kdtune.training import EpochResult
 
@@ -123,46 +123,96 @@ def _read(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def write_networks(folder: SweepFolder, leaderboard: pd.DataFrame) -> None:
-    """Write `best/<method>-<model>.pth`: the network of each cell's best trial, at its best epoch.
+def best_network(folder: SweepFolder, trial_id: str) -> dict[str, Any] | None:
+    """The network of a trial at its best epoch, as a checkpoint, from the trial's last one.
 
-    It comes from the trial's last checkpoint, which then goes; where that is lost, there is none.
+    None if there is no whole one. A process that was killed at the end may have left one of an
+    earlier epoch only; ``epoch`` and ``validation_accuracy`` say what it is.
+    """
+    paths = reversed(checkpoints_in(folder.checkpoints / trial_id))
+    content = next((c for c in map(_read, paths) if c is not None), None)
+    if content is None:
+        return None
+    training = content["training"]
+    return {
+        "weights": training.get("best_weights", content["weights"]),
+        "config": content["config"],
+        "classes": content["classes"],
+        "epoch": training["best_epoch"],
+        "validation_accuracy": training["best_validation_accuracy"],
+        "trial_id": trial_id,
+    }
+
+
+def write_networks(folder: SweepFolder, best: Mapping[Cell, Best]) -> None:
+    """Write `best/<method>-<model>.pth`: the network of what stands for each cell.
+
+    That of a trial comes from its last checkpoint, which then goes; where that is lost, there is
+    none.
 
     Args:
         folder: of the sweep.
-        leaderboard: as `kdtune.reports.tables.leaderboard_table` makes it.
+        best: see `kdtune.export.best_of_cells`.
 
     Raises:
         DiskFullError: there is no room.
     """
-    for cell in leaderboard.dropna(subset="trial_id").itertuples():
-        path, own = (
-            folder.best(cell.method, cell.model, ".pth"),
-            folder.checkpoints / cell.trial_id,
-        )
-        if path.exists() and (_read(path) or {}).get("trial_id") != cell.trial_id:
+    for cell, found in best.items():
+        path = folder.best(*cell, ".pth")
+        if path.exists() and (_read(path) or {}).get("trial_id") != found.name:
             path.unlink()
-        content = _newest(own) if not path.exists() else None
-        training = content["training"] if content is not None else {}
-        best_percent = 100 * training.get("best_validation_accuracy", -1)
-        # A process that was killed at the end may have left an earlier epoch's only.
-        if content is not None and best_percent == cell.search_best_percent:
-            best = {
-                "weights": training.get("best_weights", content["weights"]),
-                "config": content["config"],
-                "classes": content["classes"],
-                "epoch": training["best_epoch"],
-                "validation_accuracy": training["best_validation_accuracy"],
-                "trial_id": cell.trial_id,
-            }
-            write_checkpoint(path, best)
-        shutil.rmtree(own, ignore_errors=True)
+        if not path.exists():
+            kept = folder.network(found.name)
+            content = _read(kept) if found.confirmed else best_network(folder, found.name)
+            if content and content["validation_accuracy"] == found.validation_accuracy:
+                write_checkpoint(path, content)
+        shutil.rmtree(folder.checkpoints / found.name, ignore_errors=True)
 
 
-def _newest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole."""
-    contents = (_read(path) for path in reversed(checkpoints_in(folder)))
-    return next((content for content in contents if content is not None), None)
+class Networks:
+    """Keeps the networks of confirmed runs, until another candidate of their cell is chosen.
+
+    A fold over the log of a confirmation. What was in it before `begin` is acted on then.
+
+    Args:
+        folder: the sweep's.
+    """
+
+    def __init__(self, folder: SweepFolder):
+        self.folder = folder
+        self._runs: dict[str, tuple[Cell, str]] = {}
+        self._known: list[Event] = []
+        self._live = False
+
+    def begin(self) -> None:
+        """Keep what an earlier driver left, and from now on what comes."""
+        self._live = True
+        for event in self._known:
+            self._act(event)
+
+    def fold(self, event: Event) -> None:
+        """Take an event of the log."""
+        if event["event"] == "asked":
+            self._runs[event["trial_id"]] = cell_of(event), event["confirms"]
+        elif event["event"] in ("ended", "chosen"):
+            if self._live:
+                self._act(event)
+            else:
+                self._known.append(event)
+
+    def _act(self, event: Event) -> None:
+        if event["event"] == "chosen":
+            for run, (cell, trial) in self._runs.items():
+                if cell == cell_of(event) and trial != event["confirms"]:
+                    self.folder.network(run).unlink(missing_ok=True)
+            return
+        run = event["trial_id"]
+        if (
+            event["state"] == "finished"
+            and (content := best_network(self.folder, run)) is not None
+        ):
+            write_checkpoint(self.folder.network(run), content)
+        shutil.rmtree(self.folder.checkpoints / run, ignore_errors=True)
 
 
 class Leftovers:

@@ -10,8 +10,9 @@ from typing import Any
 
 from kdtune.results import Event
 
-DIED, STALLED, MEMORY = "died", "stalled", "memory"
-"""Causes of a restart: its process died; it made no progress; its device had too little memory."""
+DIED, STALLED, MEMORY, FAILED = "died", "stalled", "memory", "failed"
+"""Causes of a restart: its process died; it made no progress; its device had too little memory; it
+failed by itself."""
 
 
 @dataclass
@@ -55,9 +56,6 @@ class UnderWay:
         """Take an event of the log."""
         kind = event["event"]
         if kind == "asked":
-            expected = "{method}-{model}-{number:03d}".format(**event)
-            if event["trial_id"] != expected:  # folders are named by it
-                raise ValueError(f"the trial {event['trial_id']} should be {expected}")
             self.trials[event["trial_id"]] = Trial(event)
             self._waiting[event["trial_id"]] = None
         elif kind == "epoch":

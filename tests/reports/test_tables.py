@@ -1,20 +1,21 @@
 """Tables made from events, against what a person would count."""
 
-import io
 import json
 
 import pandas as pd
 import pytest
 
+from kdtune.errors import UserError
 from kdtune.reports.tables import (
-    CAVEAT,
+    EPOCH,
+    MODEL,
+    RUN,
+    TRIAL,
     bad_images_note,
     bad_images_table,
     epochs_table,
-    join_sweeps,
-    leaderboard_table,
-    render,
-    to_csv,
+    models_table,
+    runs_table,
     trials_table,
 )
 
@@ -30,12 +31,30 @@ def asked(trial_id, method, model, number, **parameters):
 def epoch(trial_id, number, accuracy, seconds=2.0):
     return {
         "event": "epoch", "time": 0.0, "trial_id": trial_id, "epoch": number,
-        "validation_accuracy": accuracy, "seconds": seconds, "device": "cpu", "threads": 1,
+        "validation_accuracy": accuracy, "best_validation_accuracy": accuracy,
+        "seconds": seconds, "device": "cpu", "threads": 1,
     }  # fmt: skip
 
 
 def ended(trial_id, state, reason="because"):
     return {"event": "ended", "time": 0.0, "trial_id": trial_id, "state": state, "reason": reason}
+
+
+def confirms(trial_id, method, model, seed, scores, state="finished"):
+    """Events of a confirm run."""
+    run = f"{trial_id}-seed{seed}"
+    yield {**asked(run, method, model, seed), "origin": "confirm", "confirms": trial_id}
+    yield from (epoch(run, number, score) for number, score in enumerate(scores, start=1))
+    if state is not None:
+        yield ended(run, state)
+
+
+def chosen(method, model, trial_id):
+    return {"event": "chosen", "method": method, "model": model, "confirms": trial_id}
+
+
+def was_tested(run, accuracy):
+    return {"event": "tested", "trial_id": run, "test_accuracy": accuracy, "test_images": 8}
 
 
 EVENTS = [
@@ -60,6 +79,17 @@ EVENTS = [
     asked("at-B-000", "at", "B", 0, lr=0.5, beta=1.0),
     ended("at-B-000", "crashed"),
 ]
+CONFIRM = [
+    {"event": "confirm", "time": 0.0},
+    {"event": "measured", "model": "A", "parameters": 7, "macs": 9, "latency_ms": 1.5,
+     "latency_device": "cpu"},
+    *confirms("at-A-000", "at", "A", 1, [0.5, 0.75, 0.625]),
+    *confirms("at-A-000", "at", "A", 2, [0.5], "diverged"),
+    *confirms("at-A-001", "at", "A", 1, [], "crashed"),
+    *confirms("at-A-001", "at", "A", 2, [0.25], None),
+    chosen("at", "A", "at-A-000"),
+    was_tested("at-A-000-seed1", 0.875),
+]  # fmt: skip
 
 
 def test_trials():
@@ -85,78 +115,63 @@ def test_epochs():
     assert {"event", "time"}.isdisjoint(table.columns)
 
 
-def test_leaderboard_has_a_row_a_cell_best_first():
-    table = leaderboard_table(trials_table(EVENTS))
-    assert table[["model", "method", "status"]].values.tolist() == [
-        ["A", "at", "not_confirmed"],
-        ["A", "kd", "not_confirmed"],
-        ["B", "at", "failed"],
+def test_runs():
+    table = runs_table(CONFIRM)
+    assert table.columns.tolist() == RUN
+    assert table[["run_id", "trial_id", "seed", "status", "chosen"]].values.tolist() == [
+        ["at-A-000-seed1", "at-A-000", 1, "ok", True],
+        ["at-A-000-seed2", "at-A-000", 2, "diverged", True],
+        ["at-A-001-seed1", "at-A-001", 1, "crashed", False],
+        ["at-A-001-seed2", "at-A-001", 2, "running", False],
     ]
-    kd = table.iloc[1]
-    assert kd.trial_id == "kd-A-000"  # the earliest of equals, and one that can be repeated
-    assert kd.search_best_percent == 25.0
-    assert (kd.trials_started, kd.trials_finished, kd.trials_stopped) == (4, 1, 1)
-    assert (kd.trials_diverged, kd.trials_crashed) == (1, 0)
-    assert (kd.search_epochs, kd.search_device_seconds) == (4, 9.0)
+    first = table.iloc[0]
+    assert (first.epochs, first.best_epoch, first.device_seconds) == (3, 2, 6.0)
+    assert (first.best_validation_accuracy, first.test_accuracy) == (0.75, 0.875)
+    assert table.test_accuracy.isna().tolist() == [False, True, True, True]
+    assert not runs_table(CONFIRM[:-2]).chosen.any()
 
 
-@pytest.mark.parametrize("events", [[], EVENTS[:1], EVENTS[:2]])
-def test_a_sweep_that_has_hardly_begun_has_tables_too(events):
-    trials = trials_table(events)
-    board = leaderboard_table(trials)
-    assert len(board) == len(trials)
-    assert len(epochs_table(events)) == 0
-    assert CAVEAT in render(join_sweeps({"s": trials}), "table")
+def test_a_student_is_measured_once():
+    again = {**CONFIRM[1], "latency_ms": 2.5, "latency_device": "cuda"}
+    table = models_table([*CONFIRM, again])
+    assert table.columns.tolist() == MODEL
+    assert table.values.tolist() == [["A", 7, 9, 2.5, "cuda"]]
 
 
-def test_forms_of_the_leaderboard():
-    board = join_sweeps({"s": trials_table(EVENTS)})
-    csv = pd.read_csv(io.StringIO(render(board, "csv")))
-    assert csv.search_best_percent.tolist()[:2] == [75.0, 25.0]
-    rows = json.loads(render(board, "json"))
-    assert rows[0]["trial_id"] == "at-A-000" and rows[2]["trial_id"] is None
-    markdown = render(board, "markdown").splitlines()
-    assert markdown[0].count("|") == markdown[1].count("|") == markdown[2].count("|")
-    assert "lr=0.1 beta=10" in render(board, "table")
-    assert CAVEAT in render(board, "table") and CAVEAT in render(board, "markdown")
+def test_empty_logs_have_tables_with_all_columns():
+    assert trials_table([]).columns.tolist() == [*TRIAL, "configuration"]
+    assert epochs_table([]).columns.tolist() == EPOCH
+    assert runs_table([]).columns.tolist() == RUN and models_table([]).empty
 
 
-def test_a_baseline_that_comes_first_hides_no_hyperparameter():
-    events = sorted(EVENTS, key=lambda e: "at-" in e.get("trial_id", ""))
-    trials = trials_table(events)
-    assert trials.columns[-3:].tolist() == ["lr", "beta", "configuration"]
-    assert "lr=0.1 beta=10" in render(join_sweeps({"s": trials}), "table")
+@pytest.mark.parametrize(
+    ("make", "events"),
+    [
+        (trials_table, EVENTS[4:]),
+        (trials_table, [ended("x", "finished")]),
+        (trials_table, [{"event": "restarted", "trial_id": "x"}]),
+        (runs_table, [was_tested("x", 0.5)]),
+        (runs_table, EVENTS),
+    ],
+)
+def test_a_damaged_log_is_a_sentence(make, events):
+    with pytest.raises(UserError, match=r"^The log is damaged: .*\.$"):
+        make(events)
 
 
-def test_several_sweeps_are_told_apart():
-    trials = trials_table(EVENTS)
-    board = join_sweeps({"one": trials, "two": trials})
-    assert board.sweep.tolist() == ["one"] * 3 + ["two"] * 3
+def test_logs_that_say_less_or_more_than_ours_have_tables():
+    short = {k: v for k, v in EVENTS[3].items() if k not in ("device", "threads")}
+    odd = asked("at-A-000", "at", "A", 0, device="x", state="y", configuration="z", lr=0.5)
+    [row] = trials_table([odd, short]).itertuples()
+    assert (row.device, row.state, row.lr, row.epochs) == ("", "running", 0.5, 1)
+    assert pd.isna(row.threads) and json.loads(row.configuration)["state"] == "y"
+    assert trials_table([odd, {"event": "of a later version", "trial_id": "x"}]).shape[0] == 1
 
 
 def test_restarts_are_counted_by_trial():
     events = [*EVENTS, {"event": "restarted", "trial_id": "kd-A-002", "cause": "died"}]
     restarts = trials_table(events).set_index("trial_id").restarts
     assert restarts["kd-A-002"] == 1 and restarts.sum() == 1
-
-
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)"])
-def test_no_text_in_a_csv_is_a_formula(text):
-    table = pd.DataFrame({"reason": [text, "\t=1\r\n", None], "lr": [-1.0, 2.0, None]})
-    back = pd.read_csv(io.StringIO(to_csv(table)), keep_default_na=False)
-    assert back.reason.tolist() == [f"'{text}", r"\t=1\r\n", ""]
-    assert back.lr.tolist() == ["-1.0", "2.0", ""]
-
-
-@pytest.mark.parametrize("form", ["table", "markdown"])
-def test_hostile_text_is_shown_as_it_is(form):
-    hostile = "[red]x[/red] \x1b[2J <b> a|b"
-    events = [asked("at-A-000", "at", "A", 0, note=hostile), epoch("at-A-000", 1, 0.5)]
-    events.append(ended("at-A-000", "finished"))
-    shown = render(join_sweeps({"x": trials_table(events)}), form)
-    assert "\x1b" not in shown
-    bar = r"a\|b" if form == "markdown" else "a|b"
-    assert rf"note=[red]x[/red] \x1b[2J <b> {bar}" in shown
 
 
 def test_images_that_were_left_out_are_told():

@@ -8,7 +8,7 @@ from ray.tune.search import Searcher
 
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.results import Log
-from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.search import Search
 from kdtune.tuning.space import load_spaces
@@ -39,7 +39,9 @@ class Machinery:
     def __init__(self, path, spaces=None, has_spare=False, **given):
         self.clock = 0.0
         self.config = sweep_config(**given)
-        self.decisions = Decisions(self.config, spaces or load_spaces(), lambda: self.clock)
+        self.decisions = Search(
+            self.config, spaces or load_spaces(), self.configure, lambda: self.clock
+        )
         self.studies, self.stopping = self.decisions.studies, self.decisions.stopping
         self.budget, self.under_way = self.decisions.budget, self.decisions.under_way
         with Log(path, self.decisions.folds):
@@ -53,7 +55,7 @@ class Machinery:
                 fold(event)
 
         self.append = append
-        self.search = Search(self.decisions, self.configure, append)
+        self.queue = Queue(self.decisions, append)
         self.schedule = Schedule(self.decisions, append, has_spare)
 
     @staticmethod
@@ -62,7 +64,7 @@ class Machinery:
 
     def suggest(self):
         """The next trial as Ray would hold it; None if there is none."""
-        config = self.search.suggest("an id of Ray's")
+        config = self.queue.suggest("an id of Ray's")
         if config in (None, Searcher.FINISHED):
             return None
         trial = SimpleNamespace(config=config, get_error=lambda: None)

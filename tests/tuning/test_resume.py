@@ -19,8 +19,9 @@ from kdtune.errors import RunError, UserError
 from kdtune.results import RESULTS, Log, SweepFolder
 from kdtune.tuning.check import changed, check_sweep
 from kdtune.tuning.launch import Slots, run_trials
+from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.space import load_spaces
-from kdtune.tuning.sweep import resume_sweep, run_sweep, write_tables
+from kdtune.tuning.sweep import resume_sweep, run_sweep
 from kdtune.tuning.trainable import OUT_OF_MEMORY, OUTCOME, TrialProcess
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -207,9 +208,9 @@ def test_tables_without_room_are_a_sentence_and_no_file_is_damaged(copy, room):
     try:
         if room < 10_000:
             with pytest.raises(RunError, match="no room to write .* Nothing is lost: make room"):
-                write_tables(copy)
+                write_outputs(copy)
         else:
-            write_tables(copy)
+            write_outputs(copy)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     for path, content in before.items():
@@ -264,7 +265,7 @@ def test_trials_that_die_hang_or_lack_memory_are_begun_again(ray_session, tmp_pa
     watch.clock = time.monotonic
     (tmp_path / "marks").mkdir()
     process = ray.tune.with_parameters(Troubled, checkpoints=tmp_path / "marks")
-    run_trials(process, machinery.search, machinery.schedule, slots, watch)
+    run_trials(process, machinery.queue, machinery.schedule, slots, watch)
     assert machinery.budget.finished
     events = SweepFolder(tmp_path).events()
     restarts = {e["trial_id"]: (e["cause"], e["reason"]) for e in kinds(events, "restarted")}

@@ -19,9 +19,10 @@ from kdtune.errors import UserError
 from kdtune.results import Log, SweepFolder
 from kdtune.run import run_file
 from kdtune.tuning.check import check_sweep
+from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.space import load_spaces
 from kdtune.tuning.studies import Studies
-from kdtune.tuning.sweep import run_sweep, write_tables
+from kdtune.tuning.sweep import run_sweep
 
 SPACE = '''"""Student, with a setting that diverges among its start points."""
 from ray import tune
@@ -60,7 +61,7 @@ def small_sweep(ray_session, folder, teacher_file, tmp_path_factory):
 @pytest.mark.slow
 class TestSmallSweep:
     def test_every_cell_has_a_row_and_every_trial_an_end(self, small_sweep):
-        board = pd.read_csv(small_sweep.leaderboard)
+        board = pd.read_csv(small_sweep.table("leaderboard", ".csv"))
         assert set(board.method) == {"at", "student"}
         assert board.trials_started.tolist() == [3, 3]
         trials = pd.read_parquet(small_sweep.table("trials", ".parquet"))
@@ -89,12 +90,12 @@ class TestSmallSweep:
         assert len(finished) and values | finished.to_dict() == values
 
     def test_the_tables_can_be_made_again_from_the_log(self, small_sweep):
-        made = [small_sweep.leaderboard, small_sweep.table("trials", ".csv")]
+        made = [small_sweep.table("leaderboard", ".csv"), small_sweep.table("trials", ".csv")]
         made += sorted((small_sweep.path / "best").glob("*.yaml"))
         before = [path.read_bytes() for path in made]
         for path in made:
             path.unlink()
-        write_tables(small_sweep)
+        write_outputs(small_sweep)
         assert [path.read_bytes() for path in made] == before
 
     @pytest.mark.parametrize("method", ["at", "student"])
@@ -134,7 +135,7 @@ class TestSmallSweep:
             assert steps == list(range(1, epochs + 1))
 
     def test_the_best_networks_are_there_and_no_checkpoint_else(self, small_sweep):
-        board = pd.read_csv(small_sweep.leaderboard).set_index("method")
+        board = pd.read_csv(small_sweep.table("leaderboard", ".csv")).set_index("method")
         for method in ("at", "student"):
             loaded = load_model(small_sweep.best(method, "MultiBranchNet", ".pth"))
             assert loaded["trial_id"] == board.loc[method].trial_id

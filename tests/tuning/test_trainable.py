@@ -87,7 +87,7 @@ def test_a_trial_that_is_slow_to_end_harms_nobody(ray_session, tmp_path):
     machinery = Machinery(tmp_path / "log.jsonl", methods="kd", trials=3, sampler="random")
     slots = Slots(cpus=1, gpus=0, count=2)
     watch = machinery.decisions.watch
-    run_trials(SlowToEnd, machinery.search, machinery.schedule, slots, watch)
+    run_trials(SlowToEnd, machinery.queue, machinery.schedule, slots, watch)
     events = SweepFolder(tmp_path).events()
     ends = [e["state"] for e in events if e["event"] == "ended"]
     assert len(ends) == 6 and set(ends) <= {"finished", "stopped"}

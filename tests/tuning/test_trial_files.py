@@ -10,7 +10,8 @@ from conftest import inputs_of, small_config
 from kdtune.checkpoints import load_model
 from kdtune.data.images import find_images
 from kdtune.errors import DiskFullError
-from kdtune.reports.tables import leaderboard_table, trials_table
+from kdtune.export import best_of_cells
+from kdtune.reports.leaderboard import sweep_tables
 from kdtune.results import SweepFolder
 from kdtune.training import fit
 from kdtune.tuning import trial_files
@@ -169,9 +170,9 @@ def test_the_best_of_a_cell_stays_as_a_network_and_the_rest_goes(folder, tmp_pat
     assert {p.name for p in sweep.checkpoints.iterdir()} == {"a", "c", "d"}
     leftovers.remove()
     assert {p.name for p in sweep.checkpoints.iterdir()} == {"a", "d"}
-    board = leaderboard_table(trials_table(events))
+    best = best_of_cells(sweep_tables(events))
     for _ in range(2):  # as often as one likes
-        write_networks(sweep, board)
+        write_networks(sweep, best)
         assert {p.name for p in sweep.checkpoints.iterdir()} == {"d"}
         loaded = load_model(sweep.best("student", "MultiBranchNet", ".pth"))
         assert loaded["trial_id"] == "a" and "training" not in loaded
@@ -185,10 +186,10 @@ def test_a_network_of_another_trial_than_the_best_goes(folder, tmp_path, always)
     *_, last = results_of(config, sweep.checkpoints / "a")
     best = last["best_validation_accuracy"]
     trials = [("a", [best], "finished"), ("b", [best + 0.1], "finished")]
-    write_networks(sweep, leaderboard_table(trials_table(log_of(trials[:1]))))
+    write_networks(sweep, best_of_cells(sweep_tables(list(log_of(trials[:1])))))
     assert sweep.best("student", "MultiBranchNet", ".pth").is_file()
     list(results_of(config, sweep.checkpoints / "b"))  # a checkpoint of an earlier epoch's best
-    write_networks(sweep, leaderboard_table(trials_table(log_of(trials))))
+    write_networks(sweep, best_of_cells(sweep_tables(list(log_of(trials)))))
     assert not sweep.best("student", "MultiBranchNet", ".pth").exists()
 
 
@@ -196,12 +197,12 @@ def test_no_room_for_a_network_is_a_sentence(folder, tmp_path, always):
     sweep = SweepFolder(tmp_path)
     *_, last = results_of(config_of(folder), sweep.checkpoints / "a")
     trials = [("a", [last["best_validation_accuracy"]], "finished")]
-    board = leaderboard_table(trials_table(log_of(trials)))
+    best = best_of_cells(sweep_tables(list(log_of(trials))))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(DiskFullError, match="no room to write .*student-MultiBranchNet.pth"):
-            write_networks(sweep, board)
+            write_networks(sweep, best)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list((tmp_path / "best").iterdir())

@@ -30,7 +30,7 @@ def configure(cell, number, settings):
 def old(tmp_path):
     """A sweep of at and kd on the student A."""
     machinery = Machinery(tmp_path / "log.jsonl", models="A")
-    machinery.search.configure = configure
+    machinery.decisions.configure = configure
     machinery.append(OPENED)
     machinery.run()
     return str(tmp_path)
@@ -67,7 +67,7 @@ def test_where_all_is_the_same_its_trials_are_observations(old, tmp_path_factory
 def test_diverged_trials_are_observations_and_those_without_an_epoch_are_not(tmp_path):
     limits = {"trials": 3, "time_budget": 9}
     machinery = Machinery(tmp_path / "log.jsonl", models="A", methods="at", **limits)
-    machinery.search.configure = configure
+    machinery.decisions.configure = configure
     machinery.append(OPENED)
     for outcome in ("diverged", "crashed"):
         trial = machinery.suggest()

@@ -1,0 +1,46 @@
+"""What a network costs where it is used: parameters, multiplications, time for one image."""
+
+import time
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdtune.config import TrainConfig
+from kdtune.models import build_model
+from kdtune.network import Network, pick_device
+
+WARM_UP, TIMED = 10, 50
+"""Passes before those that count, and these."""
+
+
+def costs_of(config: TrainConfig, num_classes: int) -> dict[str, Any]:
+    """Measure a student alone, on one image.
+
+    Args:
+        config: gives model, image size, device and precision.
+        num_classes: K.
+
+    Returns:
+        ``parameters``; ``macs``, multiply-accumulates of convolutions and matrix products in one
+        pass; ``latency_ms``, median time of a pass in milliseconds; ``latency_device``.
+    """
+    model = build_model(config.model, num_classes, config.image_size).eval()
+    image = torch.zeros(1, 3, config.image_size, config.image_size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
+    network = Network(model, pick_device(config.device), config)
+    image = image.to(network.device)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(WARM_UP + TIMED):
+            started = time.perf_counter()
+            network(image)[0].argmax().item()  # waits for the device
+            seconds.append(time.perf_counter() - started)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": counter.get_total_flops() // 2,
+        "latency_ms": 1000 * median(seconds[WARM_UP:]),
+        "latency_device": str(network.device),
+    }

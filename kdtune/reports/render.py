@@ -1,0 +1,236 @@
+"""Tables as text, and the sentences below a leaderboard.
+
+What a search alone has found is never shown without the `CAVEAT`.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kdtune.reports.statistics import in_points, name_of
+
+CAVEAT = (
+    "Best single runs, not yet a comparison: seed noise and search luck are not in it; run "
+    "`kdtune confirm`."
+)
+"""Said wherever a search's ranking is shown."""
+
+COVERS = (
+    "± is the 95 % half width: new seeds, new test images of the same kind and a repeated search "
+    "(of a test accuracy: seeds and images)."
+)
+
+SEARCHED = {
+    "sweep": "sweep",
+    "model": "model",
+    "method": "method",
+    "search_best_percent": "best validation %",
+    "trials_started": "trials",
+    "trials_finished": "finished",
+    "trials_stopped": "stopped",
+    "trials_diverged": "diverged",
+    "trials_crashed": "crashed",
+    "search_epochs": "epochs",
+    "search_device_seconds": "device s",
+    "settings": "settings",
+}
+"""Columns of the printed leaderboard while nothing is confirmed, and their headings."""
+
+RARE = ("trials_diverged", "trials_crashed")
+"""Columns that are printed only if something is in them."""
+
+TEXTS = ("sweep", "model", "method", "status", "settings")
+"""Headings over columns that are aligned to the left."""
+
+FORMULA = ("=", "+", "-", "@")
+"""What spreadsheets take for the beginning of a formula."""
+
+
+def render(boards: Sequence[pd.DataFrame], form: str, notes: Iterable[str] = ()) -> str:
+    """Print leaderboards.
+
+    Args:
+        boards: as `kdtune.reports.leaderboard.join_sweeps` makes them; `settings` and `sweep` are
+            printed where they are there.
+        form: ``table`` (for a terminal) and ``markdown`` show the main columns of each; ``csv``
+            and ``json`` all columns of all in one table, unrounded, and nothing else.
+        notes: lines below the tables.
+    """
+    if form in ("csv", "json"):
+        whole = pd.concat(boards, ignore_index=True).drop(columns="settings", errors="ignore")
+        if form == "csv":
+            return to_csv(whole)
+        return whole.to_json(orient="records", indent=2, double_precision=15) + "\n"
+    confirmed = any(board["validation_accuracy_percent"].notna().any() for board in boards)
+    shown = _confirmed if confirmed else _searched
+    tables = [_text(shown(board), form == "markdown") for board in boards]
+    lines = [*_caveat(boards, confirmed), *map(printable, notes)]
+    return "\n\n".join([*tables, "\n".join(lines)]) + "\n"
+
+
+def _caveat(boards: Sequence[pd.DataFrame], confirmed: bool) -> list[str]:
+    if not confirmed:
+        return [CAVEAT]
+    alone = pd.concat(boards)["validation_accuracy_percent"].isna().any()
+    return [f"Rows without validation %: {CAVEAT[0].lower()}{CAVEAT[1:]}"] if alone else []
+
+
+def _searched(board: pd.DataFrame) -> pd.DataFrame:
+    columns = [
+        column
+        for column in SEARCHED
+        if column in board and (column not in RARE or board[column].any())
+    ]
+    return board[columns].rename(columns=SEARCHED)
+
+
+def _confirmed(board: pd.DataFrame) -> pd.DataFrame:
+    seconds = board["search_device_seconds"] + board["confirm_device_seconds"]
+    columns = {
+        "sweep": board.get("sweep"),
+        "model": board["model"],
+        "rank": board["rank"],
+        "method": board["method"],
+        "status": board["status"] if (board["status"] != "ok").any() else None,
+        "test %": _with_width(board, "test_accuracy_percent", "test_half_width_points", ""),
+        "over student": _with_width(
+            board, "gain_over_student_points", "gain_over_student_half_width_points", "+"
+        ),
+        "validation %": board["validation_accuracy_percent"],
+        "search best %": board["search_best_percent"],
+        "optimism": board["optimism_gap_points"],
+        "seeds": board["seeds_ok"],
+        "trials": board["trials_started"],
+        "device h": seconds / 3600,
+        "settings": board.get("settings"),
+    }
+    return pd.DataFrame({head: column for head, column in columns.items() if column is not None})
+
+
+def _with_width(board: pd.DataFrame, value: str, width: str, sign: str) -> list[str]:
+    return [
+        "" if pd.isna(v) else f"{v:{sign}.2f}" if pd.isna(w) else f"{v:{sign}.2f} ± {w:.2f}"
+        for v, w in zip(board[value], board[width], strict=True)
+    ]
+
+
+def _text(table: pd.DataFrame, markdown: bool) -> str:
+    drawn = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
+    for heading in table:
+        drawn.add_column(heading, justify="left" if heading in TEXTS else "right")
+    for row in table.astype(object).itertuples(index=False):
+        cells = [
+            "" if pd.isna(v) else f"{v:.2f}" if isinstance(v, float) else _plain(str(v))
+            for v in row
+        ]
+        drawn.add_row(*(cell.replace("|", "\\|") if markdown else cell for cell in cells))
+    out = io.StringIO()
+    Console(file=out, width=1000).print(drawn)
+    lines = (line.rstrip() for line in out.getvalue().splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """A table as CSV in which no text is a formula: what may be one gets an apostrophe."""
+
+    def harmless(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return f"'{printable(value)}" if value.startswith(FORMULA) else printable(value)
+
+    safe = table.rename(columns=harmless)
+    for column in safe.columns:
+        if not pd.api.types.is_numeric_dtype(safe[column]):
+            safe[column] = [harmless(value) for value in safe[column]]
+    return safe.to_csv(index=False)
+
+
+def printable(text: str) -> str:
+    """Text without control characters: they are shown as Python writes them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _plain(text: str) -> str:
+    """Text that is shown as it is: no control characters, and no styles of rich's."""
+    return escape(printable(text))
+
+
+def result_notes(board: pd.DataFrame, comparison: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+    """What a sweep's confirm runs say, and what that covers; nothing before test was read.
+
+    Args:
+        board: the sweep's, as `kdtune.reports.leaderboard.leaderboard_table` makes it.
+        comparison: as `kdtune.reports.comparison.comparison_table` makes it.
+        runs: as `kdtune.reports.tables.runs_table` makes it.
+    """
+    tested = board.dropna(subset="test_accuracy_percent")
+    if tested.empty:
+        if board["validation_accuracy_percent"].isna().all():
+            return []
+        return ["Test was not read: validation accuracies alone say nothing of who is better."]
+    notes = verdict_sentences(comparison) or _reached(tested)
+    notes += _unequal(tested)
+    if "student" not in board["method"].values:
+        notes.append("Without the method student, what is gained over plain training is unknown.")
+    notes.append(COVERS)
+    if (comparison["seeds"] == 3).any():
+        notes.append("With 3 seeds the false-alarm rate is about 7 %.")
+    return [*notes, _test_reads(runs)]
+
+
+def verdict_sentences(comparison: pd.DataFrame) -> list[str]:
+    """The verdict on the first pair, over all models and on each; then each method's on student.
+
+    Args:
+        comparison: as `kdtune.reports.comparison.comparison_table` makes it.
+    """
+    if comparison.empty:
+        return []
+    widest = comparison.sort_values("models", ascending=False, kind="stable")
+    first = comparison.iloc[0]
+    main = widest[
+        (widest["method_a"] == first["method_a"]) & (widest["method_b"] == first["method_b"])
+    ]
+    against = widest[widest["method_b"] == "student"].drop_duplicates("method_a").sort_index()
+    return list(dict.fromkeys([*main["sentence"], *against["sentence"]]))
+
+
+def _reached(tested: pd.DataFrame) -> list[str]:
+    return [
+        f"{name_of(cell.method)} reaches "
+        f"{in_points(cell.test_accuracy_percent, cell.test_half_width_points)} ± "
+        f"{in_points(cell.test_half_width_points, cell.test_half_width_points)} % on {cell.model}."
+        for cell in tested.dropna(subset="test_half_width_points").itertuples()
+    ]
+
+
+def _unequal(tested: pd.DataFrame) -> list[str]:
+    """Say where cells that are compared were searched with unequal numbers of trials."""
+    found = []
+    for model, cells in tested.groupby("model"):
+        counts = dict(zip(cells["method"], cells["trials_started"], strict=True))
+        if min(counts.values()) < 0.9 * max(counts.values()):
+            listed = ", ".join(f"{method} {count}" for method, count in counts.items())
+            found.append(f"on {model} {listed}")
+    if not found:
+        return []
+    return [f"Unequal searches, and more trials alone help: trials {'; '.join(found)}."]
+
+
+def _test_reads(runs: pd.DataFrame) -> str:
+    read = runs.dropna(subset="test_accuracy").groupby(["method", "model"])["trial_id"]
+    configurations, cells = int(read.nunique().sum()), read.ngroups
+    networks = int(read.count().sum())
+    counted = (
+        f"{configurations} configuration{'s' * (configurations != 1)}, "
+        f"{networks} network{'s' * (networks != 1)}"
+    )
+    if configurations == cells:
+        return f"Test was read once, for the chosen configuration of each cell: {counted}."
+    return f"Test was read for more than one configuration of a cell: {counted}, {cells} cells."

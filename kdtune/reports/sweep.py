@@ -1,0 +1,53 @@
+"""How good the cells of a sweep are, from its folder; of a running one, too."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdtune.reports.leaderboard import SweepTables, comparable, join_sweeps, sweep_tables
+from kdtune.reports.render import render, result_notes
+from kdtune.reports.rungs import grace_advice
+from kdtune.reports.tables import bad_images_note
+from kdtune.results import SweepFolder
+
+
+def tables_of(folder: SweepFolder) -> SweepTables:
+    """The tables that say how good each cell is.
+
+    Raises:
+        UserError: this is no sweep's folder, or a log is damaged.
+    """
+    confirmed = folder.confirm_events()
+    opened = [*folder.opened(), *(e for e in confirmed if e["event"] == "confirm")]
+    latest = max(opened, key=lambda event: event["time"])["config"]
+    right, groups = folder.right()
+    return sweep_tables(folder.events(), confirmed, right, groups, latest["min_difference"])
+
+
+def leaderboard_text(folders: Sequence[Path], form: str) -> str:
+    """The leaderboards of sweeps, of comparable ones in one table, and what they say.
+
+    Args:
+        folders: of the sweeps.
+        form: see `kdtune.reports.render.render`.
+    """
+    sweeps = {str(path): SweepFolder(path) for path in folders}
+    tables = {name: tables_of(folder) for name, folder in sweeps.items()}
+    abouts = {name: _about(folder) for name, folder in sweeps.items()}
+    notes = comparable(abouts)
+    for name, folder in sweeps.items():
+        events, own = folder.events(), tables[name]
+        said = result_notes(own.leaderboard, own.comparison, own.runs)
+        said += [words for words in (bad_images_note(events), grace_advice(events)) if words]
+        notes += [f"{name}: {words}" for words in said] if len(sweeps) > 1 else said
+    return render(join_sweeps(tables, abouts), form, notes)
+
+
+def _about(folder: SweepFolder) -> dict[str, object]:
+    """What sweeps must have in common to stand in one table."""
+    opened = folder.opened()[0]
+    return {
+        "data": [opened["data"]["fingerprint"], opened["data"]["test_fingerprint"]],
+        "teacher": (opened["teacher"] or {}).get("sha256"),
+        "image size": opened["config"]["image_size"],
+        "epochs": opened["config"]["epochs"],
+    }

@@ -1,0 +1,144 @@
+"""The process that runs a sweep's trials, or confirms its winners: Ray on one side, a log on the
+other."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from ray import tune
+
+from kdtune.errors import DiskFullError, RunError
+from kdtune.files import FULL
+from kdtune.results import Event, Log, SweepFolder
+from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.interrupts import Terminated
+from kdtune.tuning.launch import Slots, run_trials
+from kdtune.tuning.outputs import write_outputs
+from kdtune.tuning.progress import Progress
+from kdtune.tuning.queue import Queue
+from kdtune.tuning.schedule import Schedule
+from kdtune.tuning.tensorboard import TensorBoard
+from kdtune.tuning.trainable import Askers, TrialProcess
+
+
+class Keeper(Protocol):
+    """Files that follow from a log: a fold over it that acts only on what comes after `begin`."""
+
+    def fold(self, event: Event) -> None:
+        """Take an event of the log."""
+
+    def begin(self) -> None:
+        """Act on what is known, and from now on on what comes."""
+
+
+class Driver:
+    """Runs trials with the log open.
+
+    Args:
+        folder: of the sweep.
+        log: the log's path.
+        decisions: what is run, and when it ends.
+        keeper: of the files of trials.
+        command: how to go on, for people.
+    """
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        log: Path,
+        decisions: Decisions,
+        keeper: Keeper,
+        command: str,
+    ):
+        self.folder, self.path, self.decisions, self.command = folder, log, decisions, command
+        self.progress = Progress()
+        self.tensorboard = TensorBoard(folder.tensorboard)
+        self.keeper = keeper
+
+    def open_log(self) -> Log:
+        """Open the log, which fills all that follows from it."""
+        others = [self.keeper.fold, self.tensorboard.fold, self.progress.fold]
+        return Log(self.path, [*self.decisions.folds, *others])
+
+    def found(self, log: Log, then: Event, now: Event) -> Iterator[str]:
+        """Say what there is of trials when they are gone on with.
+
+        Args:
+            log: as it was opened.
+            then: the event with which it was opened before.
+            now: the event that opens it now.
+        """
+        trials = self.decisions.under_way.trials
+        words = [f"{self.progress.ended} trials have ended"]
+        if trials:
+            listed = (f"{name} after epoch {trial.epoch}" for name, trial in trials.items())
+            words.append(f"{len(trials)} were under way ({', '.join(listed)})")
+        yield f"{self.folder.path}: {', '.join(words)}"
+        if log.cut:
+            yield f"{log.cut} bytes after the log's last event were no event, and are cut off"
+        for name, value in now["environment"].items():
+            if (before := then["environment"].get(name)) != value:
+                yield f"{name} was {before}, and is {value} now: figures may differ a little"
+
+    def run(self, log: Log, slots: Slots, askers: Askers, total: int | None) -> None:
+        """Run trials until all is done.
+
+        Args:
+            log: open.
+            slots: where they run.
+            askers: the runs whose targets are kept.
+            total: trials there will be, the known ones included; None if nobody can tell.
+
+        Raises:
+            RunError: the disk is full.
+            KeyboardInterrupt: it was interrupted; the tables are of what had ended.
+        """
+        interrupts = self.decisions.interrupts
+        self.progress.begin(total)
+        self.keeper.begin()
+        self.tensorboard.begin()
+        schedule = Schedule(self.decisions, log.append, slots.alone is not None)
+        checkpoints = self.folder.checkpoints.absolute()
+        try:
+            with interrupts:
+                run_trials(
+                    tune.with_parameters(TrialProcess, askers=askers, checkpoints=checkpoints),
+                    Queue(self.decisions, log.append),
+                    schedule,
+                    slots,
+                    self.decisions.watch,
+                )
+        except KeyboardInterrupt as error:  # the second one: epochs under way are lost
+            self._interrupted(isinstance(error, Terminated))
+        except Exception as error:  # Tune wraps what we raise
+            failure = log.failure or _disk_full(error)
+            if failure is None:
+                raise
+            raise RunError(self._hint(failure)) from None
+        finally:
+            self.tensorboard.close()
+        if schedule.failure is not None:
+            raise RunError(self._hint(schedule.failure))
+        if not self.decisions.finished:  # SIGUSR1, too, has Tune end quietly
+            self._interrupted(interrupts.terminated)
+
+    def _interrupted(self, terminated: bool) -> None:
+        """Make the tables of what there is, and say how to go on."""
+        write_outputs(self.folder)
+        text = f"{self.progress.ended} trials have ended; to go on: {self.command}"
+        raise (Terminated if terminated else KeyboardInterrupt)(text) from None
+
+    def _hint(self, failure: Exception) -> str:
+        way = "Make room, then" if isinstance(failure, DiskFullError) else "To go on"
+        return f"{failure} {way}: {self.command}"
+
+
+def _disk_full(error: BaseException | None) -> DiskFullError | None:
+    """What a full disk made somebody raise, in a sentence."""
+    while error is not None:
+        if isinstance(error, DiskFullError):
+            return error
+        if isinstance(error, OSError) and error.errno in FULL:
+            return DiskFullError(f"There is no room to write {error.filename or 'a file'}.")
+        error = error.__cause__ or error.__context__
+    return None

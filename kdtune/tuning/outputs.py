@@ -1,0 +1,35 @@
+"""All that is made from a sweep's logs: tables, and the best configuration and network of cells."""
+
+from kdtune.errors import DiskFullError, RunError
+from kdtune.export import best_of_cells, write_best
+from kdtune.files import replacing, write_text
+from kdtune.reports.files import every_table
+from kdtune.reports.render import to_csv
+from kdtune.reports.sweep import tables_of
+from kdtune.results import SweepFolder
+from kdtune.tuning.trial_files import write_networks
+
+PARQUET = ("trials", "epochs")
+"""Tables that are also written as Parquet."""
+
+
+def write_outputs(folder: SweepFolder) -> None:
+    """Make all that follows from the logs.
+
+    Raises:
+        RunError: the disk is full.
+    """
+    tables = tables_of(folder)
+    best = best_of_cells(tables)
+    try:
+        for name, table in every_table(folder, tables).items():
+            if name in PARQUET:
+                with replacing(folder.table(name, ".parquet")) as temporary:
+                    table.to_parquet(temporary)
+            write_text(folder.table(name, ".csv"), to_csv(table))
+        write_best(folder, best)
+        write_networks(folder, best)
+    except DiskFullError as error:
+        raise RunError(
+            f"{error} Nothing is lost: make room, then: kdtune resume {folder.path}"
+        ) from None

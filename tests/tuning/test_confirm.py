@@ -1,0 +1,376 @@
+"""Confirming a sweep: what is run, chosen and tested, by hand and with real processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import write_digits
+from machinery import sweep_config
+
+from kdtune.config import TrainConfig
+from kdtune.data.images import find_images, groups_of_test
+from kdtune.data.views import Views
+from kdtune.errors import UserError
+from kdtune.tuning.confirm import Confirmation, best_trials, run_id
+from kdtune.tuning.schedule import Schedule
+from kdtune.tuning.under_way import Trial
+
+CELLS = {("at", "A"): ["at-A-004", "at-A-001"], ("kd", "A"): ["kd-A-000", "kd-A-002"]}
+
+
+class ByHand:
+    """A confirmation on a log in memory, driven by hand."""
+
+    def __init__(self, seeds=3, cells=CELLS):
+        plain = {"method": "at", "model": "A", "lr": 0.5}
+        settings = {
+            trial: {**plain, "method": trial[:2]} for ids in cells.values() for trial in ids
+        }
+        self.decisions = Confirmation(sweep_config(), settings, lambda: 0.0)
+        self.open(seeds, cells)
+
+    def open(self, seeds, cells):
+        candidates = [
+            {"method": cell[0], "model": cell[1], "trial_id": trial}
+            for cell, ids in cells.items()
+            for trial in ids
+        ]
+        self.append({"event": "confirm", "seeds": seeds, "candidates": candidates})
+
+    def append(self, event):
+        for fold in self.decisions.folds:
+            fold({**event, "session_seconds": 0.0})
+
+    def run(self, accuracy=lambda run: 0.5, state=lambda run: "finished"):
+        """Run all that is proposed; gives the names."""
+        names = []
+        while (event := self.decisions.propose()) is not None:
+            self.append(event)
+            names.append(event["trial_id"])
+            end = {key: event[key] for key in ("trial_id", "method", "model")}
+            end |= {"state": state(names[-1]), "best_validation_accuracy": accuracy(names[-1])}
+            self.append({"event": "ended", **end, "reason": ""})
+        return names
+
+    def choices(self):
+        events = self.decisions.choose()
+        for event in events:
+            self.append(event)
+        return {(e["method"], e["model"]): e["confirms"] for e in events}
+
+
+def test_every_candidate_gets_every_seed_and_a_cell_is_whole_before_the_next():
+    by_hand = ByHand()
+    names = by_hand.run()
+    assert names[:4] == ["at-A-004-seed1", "at-A-001-seed1", "at-A-004-seed2", "at-A-001-seed2"]
+    assert sorted(names) == sorted(
+        run_id(trial, seed) for ids in CELLS.values() for trial in ids for seed in (1, 2, 3)
+    )
+    assert by_hand.decisions.finished and by_hand.decisions.total == 12
+
+
+def test_seeds_are_the_same_in_all_cells_and_others_than_those_of_the_search():
+    decisions = ByHand().decisions
+    seeds = [
+        {decisions.configure(trial, n).seed for ids in CELLS.values() for trial in ids}
+        for n in range(1, 11)
+    ]
+    assert all(len(same) == 1 for same in seeds) and len(set.union(*seeds)) == 10
+    asked = decisions.configure("kd-A-000", 1)
+    assert (asked.method, asked.lr) == ("kd", 0.5)
+
+
+def test_the_choice_is_the_highest_mean_and_of_equals_the_earlier_trial():
+    better = {"at-A-004-seed1": 0.9, "kd-A-002-seed1": 0.9}
+    by_hand = ByHand()
+    by_hand.run(lambda run: better.get(run, 0.5))
+    assert by_hand.choices() == {("at", "A"): "at-A-004", ("kd", "A"): "kd-A-002"}
+    by_hand = ByHand()
+    by_hand.run()
+    assert by_hand.choices() == {("at", "A"): "at-A-001", ("kd", "A"): "kd-A-000"}
+
+
+def test_one_that_diverged_loses_and_a_crash_is_not_held_against_it():
+    states = {
+        "at-A-004-seed2": "diverged",
+        "kd-A-000-seed2": "crashed",
+        "kd-A-000-seed1": "crashed",
+    }
+    by_hand = ByHand()
+    by_hand.run(lambda run: 0.9 if run[:8] in ("at-A-004", "kd-A-000") else 0.5, states.get)
+    states_of = lambda run: states.get(run, "finished")  # noqa: E731
+    by_hand = ByHand()
+    by_hand.run(lambda run: 0.9 if run[:8] in ("at-A-004", "kd-A-000") else 0.5, states_of)
+    assert by_hand.choices() == {("at", "A"): "at-A-001", ("kd", "A"): "kd-A-000"}
+    assert by_hand.decisions.untested() == [
+        (("at", "A"), "at-A-001-seed1"), (("at", "A"), "at-A-001-seed2"),
+        (("at", "A"), "at-A-001-seed3"), (("kd", "A"), "kd-A-000-seed3"),
+    ]  # fmt: skip
+
+
+def test_where_all_diverged_the_one_with_sound_runs_is_chosen_or_none():
+    by_hand = ByHand()
+    by_hand.run(state=lambda run: "diverged" if "at" in run or run[-1] == "2" else "finished")
+    assert by_hand.choices() == {("kd", "A"): "kd-A-000"}
+
+
+def test_more_seeds_are_for_what_was_chosen_and_new_cells_get_all():
+    by_hand = ByHand()
+    by_hand.run()
+    assert len(by_hand.choices()) == 2
+    by_hand.open(5, {("at", "B"): ["at-B-001"]})
+    by_hand.decisions.settings["at-B-001"] = {"method": "at", "model": "A"}
+    assert by_hand.run() == [
+        "at-A-001-seed4", "at-A-001-seed5", "kd-A-000-seed4", "kd-A-000-seed5",
+        *(run_id("at-B-001", seed) for seed in range(1, 6)),
+    ]  # fmt: skip
+    assert by_hand.choices() == {("at", "B"): "at-B-001"}
+
+
+def test_a_run_that_fails_is_repeated_once():
+    by_hand = ByHand(cells={("at", "A"): ["at-A-004"]})
+    by_hand.append(by_hand.decisions.propose())
+    events = []
+
+    def append(event):
+        events.append(event)
+        by_hand.append(event)
+
+    schedule = Schedule(by_hand.decisions, append)
+    own = by_hand.decisions.under_way.trials["at-A-004-seed1"]
+    assert isinstance(own, Trial)
+    for _ in range(2):
+        schedule._failed(own, "crashed", "ValueError: no")
+    assert [(e["event"], e.get("cause", e.get("state"))) for e in events] == [
+        ("restarted", "failed"), ("ended", "crashed"),
+    ]  # fmt: skip
+
+
+def test_a_run_that_nobody_asked_for_is_refused():
+    event = ByHand().decisions.propose()
+    for changed in ({"trial_id": "at-A-004-seed9"}, {"confirms": "at-A-999"}):
+        with pytest.raises(ValueError, match="there is no run"):
+            ByHand().append({**event, **changed})
+
+
+def test_the_best_sound_trials_of_each_cell_the_slowest_student_first():
+    rows = [
+        ("at-A-000", "at", "A", "finished", 0.5, 10), ("at-A-001", "at", "A", "stopped", 0.7, 10),
+        ("at-A-002", "at", "A", "diverged", 0.9, 10), ("at-A-003", "at", "A", "finished", 0.7, 10),
+        ("at-B-000", "at", "B", "finished", 0.1, 99), ("at-B-001", "at", "B", "crashed", 0.2, 99),
+        ("kd-C-000", "kd", "C", "crashed", None, 1),
+    ]  # fmt: skip
+    columns = ["trial_id", "method", "model", "state", "best_validation_accuracy"]
+    trials = pd.DataFrame(rows, columns=[*columns, "device_seconds"]).assign(epochs=2)
+    assert list(best_trials(trials, 2).items()) == [
+        (("at", "B"), ["at-B-000"]), (("at", "A"), ["at-A-001", "at-A-003"]),
+    ]  # fmt: skip
+
+
+# Test images
+
+
+OPENED = """
+import json, sys
+from kdtune.tuning.trainable import trial_results
+opened = []
+sys.addaudithook(lambda name, args: opened.append(str(args[0])) if name == "open" else None)
+for result in trial_results(json.loads(sys.argv[1]), ()):
+    assert "outcome" not in result, result
+print(sum("/test/" in path for path in opened), sum("/train/" in path for path in opened))
+"""
+
+
+@pytest.fixture(scope="module")
+def split_folder(tmp_path_factory):
+    """Digits in folders train, val and test; 20, 10 and 10 of each class."""
+    root = tmp_path_factory.mktemp("split")
+    for name, count, first in (("train", 20, 0), ("val", 10, 20), ("test", 10, 30)):
+        write_digits(root / name, count, first)
+    return root
+
+
+@pytest.mark.parametrize("skip_bad_images", [False, True])
+def test_a_trial_of_a_search_opens_no_test_image(split_folder, tmp_path, skip_bad_images):
+    about = {"method": "student", "data_dir": str(split_folder), "image_size": 8, "epochs": 1}
+    config = TrainConfig.check({**about, "skip_bad_images": skip_bad_images}).model_dump()
+    environment = {**os.environ, "KDTUNE_CACHE": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-c", OPENED, json.dumps(config)],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    of_test, of_train = map(int, found.stdout.split())
+    assert of_test == 0 and of_train >= 200
+
+
+def test_the_data_of_a_search_have_no_test_images(split_folder):
+    data = find_images(str(split_folder))
+    searched = data.without_test()
+    assert data.test is not None and searched.test is None
+    assert searched.fingerprint == data.fingerprint and not searched.test_fingerprint
+    with pytest.raises(AssertionError):
+        Views(searched, 8, None).pixels("test")
+
+
+def test_groups_come_from_a_file_beside_the_images(split_folder, tmp_path):
+    root = shutil.copytree(split_folder, tmp_path / "data")
+    assert groups_of_test(find_images(str(root))) is None
+    images = sorted((root / "test").rglob("*.png"))
+    lines = [f"{path.relative_to(root)},patient {i // 5}" for i, path in enumerate(images)]
+    (root / "groups.csv").write_text("\n".join(["file,group", *lines]))
+    groups = groups_of_test(find_images(str(root)))
+    assert len(groups) == len(images) and len(set(groups)) == len(images) // 5
+    (root / "groups.csv").write_text("\n".join(["file,group", *lines[1:]]))
+    with pytest.raises(UserError, match=r"has no group for the test image test/digit-0/"):
+        groups_of_test(find_images(str(root)))
+    (root / "groups.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="must be a CSV file with the columns file and group"):
+        groups_of_test(find_images(str(root)))
+
+
+# Whole confirmations
+
+
+@pytest.fixture(scope="module")
+def confirmed(ray_session, split_folder, tmp_path_factory):
+    """A sweep of two cells that was confirmed, one trial at a time, undisturbed."""
+    place = tmp_path_factory.mktemp("confirmed")
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        sweep = run_sweep(
+            {
+                "name": "x", "data": str(split_folder), "methods": ["student"],
+                "models": ["MultiBranchNet"], "baselines": False, "image_size": 8,
+                "trials": 3, "epochs": 2, "scheduler": "none", "cpus_per_trial": 2,
+                "settings": {"batch_size": 16}, "confirm": True, "top": 2, "seeds": 3,
+            }
+        )  # fmt: skip
+    finally:
+        os.chdir(before)
+    return SweepFolder(place / sweep.path)
+
+
+@pytest.fixture
+def copy(confirmed, tmp_path):
+    return SweepFolder(shutil.copytree(confirmed.path, tmp_path / "results" / "x"))
+
+
+def runs_of(sweep):
+    """What a confirmation found, without times."""
+    return pd.read_csv(sweep.table("confirm", ".csv")).drop(columns=["device_seconds", "restarts"])
+
+
+@pytest.mark.slow
+class TestConfirmed:
+    def test_test_images_are_read_for_what_was_chosen_alone(self, confirmed, split_folder):
+        events = confirmed.confirm_events()
+        [choice] = [e for e in events if e["event"] == "chosen"]
+        runs = runs_of(confirmed)
+        assert len(runs) == 6 and set(runs.seed) == {1, 2, 3}
+        assert list(runs.chosen) == list(runs.trial_id == choice["confirms"])
+        assert list(runs.test_accuracy.notna()) == list(runs.chosen)
+        means = runs.groupby("trial_id").best_validation_accuracy.mean()
+        assert means[choice["confirms"]] == means.max()
+        kinds = [event["event"] for event in events]
+        assert kinds.index("chosen") < kinds.index("tested") and kinds[-1] == "complete"
+        assert not any("test" in key for e in confirmed.events()[1:] for key in e)
+
+    def test_what_is_kept_gives_the_recorded_figures(self, confirmed, split_folder):
+        right, groups = confirmed.right()
+        runs = runs_of(confirmed).set_index("run_id")
+        assert groups is None and len(right) == 3
+        data = find_images(str(split_folder))
+        pixels = Views(data, 8, None).pixels("test")
+        for run, correct in right.items():
+            assert runs.test_accuracy[run] == correct.mean()
+            network = load_model(confirmed.network(run))
+            assert network["validation_accuracy"] == runs.best_validation_accuracy[run]
+            assert len(correct) == len(pixels) == 100
+        assert {p.suffix for p in confirmed.confirmed.iterdir()} == {".pth", ".npz"}
+        assert len(list(confirmed.confirmed.glob("*.pth"))) == 3
+
+    def test_the_best_run_of_what_was_chosen_stands_for_the_cell(
+        self, confirmed, tmp_path, monkeypatch
+    ):
+        runs = runs_of(confirmed)
+        best = runs[runs.chosen].best_validation_accuracy.max()
+        monkeypatch.chdir(tmp_path)
+        again = run_file(confirmed.best("student", "MultiBranchNet"))
+        assert again["recorded_accuracy"] == again["best_accuracy"] == best
+        network = load_model(confirmed.best("student", "MultiBranchNet", ".pth"))
+        assert network["validation_accuracy"] == best
+
+    def test_the_leaderboard_has_what_was_confirmed(self, confirmed):
+        [row] = pd.read_csv(confirmed.table("leaderboard", ".csv")).itertuples()
+        runs = runs_of(confirmed)
+        chosen = runs[runs.chosen]
+        assert (row.status, row.seeds_ok, row.test_images) == ("ok", 3, 100)
+        assert row.trial_id == chosen.trial_id.iloc[0]
+        assert row.test_accuracy_percent == pytest.approx(100 * chosen.test_accuracy.mean())
+        assert row.confirm_epochs == 12 and row.parameters > 0 and row.latency_ms > 0
+
+    @pytest.mark.parametrize("events", [5, 14])
+    def test_wherever_the_log_ends_the_rest_is_the_same(self, confirmed, copy, events, capsys):
+        lines = copy.confirm_log.read_bytes().splitlines(keepends=True)
+        copy.confirm_log.write_bytes(b"".join(lines[:events]) + b'{"torn')
+        confirm_sweep(copy.path)
+        assert runs_of(copy).equals(runs_of(confirmed))
+        assert "7 bytes after the log's last event" in capsys.readouterr().err
+
+    def test_a_driver_that_is_killed_loses_nothing(self, confirmed, copy):
+        copy.confirm_log.unlink()
+        shutil.rmtree(copy.confirmed)
+        words = [sys.executable, "-m", "kdtune", "confirm", "results/x"]
+        driver = subprocess.Popen(words, cwd=copy.path.parents[1], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while sum(e["event"] == "ended" for e in copy.confirm_events()) < 2:
+            assert time.monotonic() < deadline and driver.poll() is None
+            time.sleep(0.02)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        confirm_sweep(copy.path)
+        assert runs_of(copy).equals(runs_of(confirmed))
+        assert load_model(copy.best("student", "MultiBranchNet", ".pth"))
+
+    def test_more_seeds_are_added_to_what_was_chosen(self, confirmed, copy):
+        before = runs_of(confirmed)
+        confirm_sweep(copy.path, {"seeds": 4, "min_difference": 2.0})
+        runs = runs_of(copy)
+        assert runs[: len(before)].equals(before)
+        [new] = runs[len(before) :].itertuples()
+        assert new.chosen and new.seed == 4 and 0 < new.test_accuracy <= 1
+        for given, said in (
+            ({"seeds": 3}, "There are 4 seeds already"),
+            ({"top": 3}, "The candidates are the best 2 of each cell, and stay so"),
+        ):
+            with pytest.raises(UserError, match=said):
+                confirm_sweep(copy.path, given)
+
+    def test_it_must_be_complete_and_the_test_images_the_same(self, copy, split_folder, tmp_path):
+        data = shutil.copytree(split_folder, tmp_path / "data")
+        next((data / "test" / "digit-3").iterdir()).unlink()
+        with pytest.raises(UserError, match="test images are not those that the confirmation"):
+            confirm_sweep(copy.path, {"data": str(data), "seeds": 4})
+        shutil.rmtree(data / "test")
+        with pytest.raises(UserError, match="have no test images, on which a sweep is confirmed"):
+            confirm_sweep(copy.path, {"data": str(data), "seeds": 4})
+        lines = copy.log.read_bytes().splitlines(keepends=True)
+        copy.log.write_bytes(b"".join(lines[:-1]))
+        with pytest.raises(UserError, match="is not complete: first 'kdtune resume"):
+            confirm_sweep(copy.path)
+
+
+def test_without_test_images_a_sweep_that_is_to_be_confirmed_does_not_begin(
+    split_folder, tmp_path, monkeypatch
+):
+    data = shutil.copytree(split_folder, tmp_path / "data", ignore=lambda *_: ["test"])
+    monkeypatch.chdir(tmp_path)
+    given = {"name": "x", "data": str(data), "methods": ["student"], "baselines": False}
+    with pytest.raises(UserError, match="add a folder test/, which the search never sees"):
+        run_sweep({**given, "confirm": True})
+    assert not Path("results").exists()
