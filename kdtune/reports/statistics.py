@@ -283,7 +283,7 @@ images, and from search to search."""
 
 def in_points(value: float, half_width: float) -> str:
     """A number of points for people: two decimals where the interval is narrow, else one."""
-    return f"{value:.{2 if half_width < 1 else 1}f}"
+    return f"{value:z.{2 if half_width < 1 else 1}f}"
 
 
 def name_of(method: str) -> str:

@@ -13,8 +13,8 @@ def trial(name, **config):
 
 
 def after(*events):
-    progress = Progress(9)
-    progress.begin()
+    progress = Progress()
+    progress.begin(9)
     for event in events:
         progress.fold(event)
     return progress
@@ -48,12 +48,12 @@ def test_a_live_teacher_is_told():
 
 
 def test_what_was_there_before_is_counted_and_not_said_again(capsys):
-    progress = Progress(9)
+    progress = Progress()
     end = {"event": "ended", "trial_id": "at-A-000", "method": "at", "model": "A"}
     end |= {"state": "finished", "reason": "all", "best_validation_accuracy": 0.9}
     progress.fold(end)
     assert capsys.readouterr().err == ""
-    progress.begin()
+    progress.begin(9)
     progress.fold({**end, "best_validation_accuracy": 0.8})
     said = "[2/9] at-A-000 finished 80.00 % (cell's best 90.00 %): all\n"
     assert capsys.readouterr().err == said
