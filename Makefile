@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 endif
 
-.PHONY: demo test check clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead
+.PHONY: demo test check clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -30,6 +30,9 @@ bench-trial: $(READY)
 # CURVES=/path: another file of curves, besides those of this repository.
 bench-search: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/search.py $(CURVES)
+
+bench-verdict: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdict.py
 
 bench-faults: $(READY)
 	$(BIN)/python benchmarks/faults.py

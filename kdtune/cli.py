@@ -249,22 +249,27 @@ def _show(folder: Path) -> None:
 def status(folder: Path) -> None:
     """Show how far a sweep is, whether it runs or not."""
     from kdtune.reports.status import status_lines
+    from kdtune.reports.sweep import leaderboard_text
     from kdtune.results import SweepFolder
 
     sweep = SweepFolder(folder)
-    events = sweep.opened(), sweep.events()
+    events = sweep.opened(), sweep.events(), sweep.confirm_events()
     print("\n".join(status_lines(*events, sweep.is_held(), sweep.holder(), folder)))
+    print(f"\n{leaderboard_text([folder], 'table')}", end="")
 
 
-@cli.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
+format_option = click.option(
     "--format",
     "form",
     type=click.Choice(["table", "csv", "json", "markdown"]),
     default="table",
     show_default=True,
 )
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@format_option
 def leaderboard(folders: tuple[Path, ...], form: str) -> None:
     """Show how good every cell of one or several sweeps is, and the verdict.
 
@@ -273,6 +278,17 @@ def leaderboard(folders: tuple[Path, ...], form: str) -> None:
     from kdtune.reports.sweep import leaderboard_text
 
     print(leaderboard_text(folders, form), end="")
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("name")
+@format_option
+def table(folder: Path, name: str, form: str) -> None:
+    """Show any table of a sweep, e.g. comparison, settings, rungs, search_curve, models."""
+    from kdtune.reports.files import table_text
+
+    print(table_text(folder, name, form), end="")
 
 
 @cli.command()

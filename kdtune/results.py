@@ -202,7 +202,7 @@ class SweepFolder:
 
     @property
     def confirmed(self) -> Path:
-        """Networks of confirmed runs (``.pth``), and what they say to each test image (``.npz``)."""
+        """Networks of confirmed runs, ``.pth``, and what they say to the test images, ``.npz``."""
         return self.path / "confirm"
 
     def network(self, run: str) -> Path:

@@ -17,6 +17,7 @@ SMALL = {
     "teacher": "--epochs 1 --image-size 8",
     "sweep": "--epochs 1 --trials 1",
     "resume": "--trials 1",
+    "confirm": "--top 1 --seeds 3",
 }
 """Given after a command's own flags, of which the last one counts."""
 

@@ -1,11 +1,16 @@
 """Every table that a sweep's folder holds."""
 
+from pathlib import Path
+
 import pandas as pd
 
+from kdtune.errors import UserError
 from kdtune.reports.curves import search_curve_table
 from kdtune.reports.leaderboard import SweepTables
+from kdtune.reports.render import render_table
 from kdtune.reports.rungs import rungs_table
 from kdtune.reports.settings import distributions, settings_table
+from kdtune.reports.sweep import tables_of
 from kdtune.reports.tables import bad_images_table, epochs_table
 from kdtune.results import SweepFolder
 
@@ -28,7 +33,26 @@ def every_table(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.DataFr
             tables.trials, epochs, distributions(events), first_rung, chance
         ),
         "confirm": tables.runs,
+        "models": tables.models,
         "bad_images": bad_images_table(events),
     }
     always = ("trials", "epochs", "leaderboard", "comparison", "rungs")
     return {name: table for name, table in known.items() if len(table) or name in always}
+
+
+def table_text(path: Path, name: str, form: str) -> str:
+    """A table of a sweep by its name.
+
+    Args:
+        path: the sweep's folder.
+        name: of `every_table`.
+        form: see `kdtune.reports.render.render`.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    folder = SweepFolder(path)
+    known = every_table(folder, tables_of(folder))
+    if name not in known:
+        raise UserError(f"{path} has no table '{name}'; there are {', '.join(known)}.")
+    return render_table(known[name], form)

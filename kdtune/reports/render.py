@@ -63,15 +63,22 @@ def render(boards: Sequence[pd.DataFrame], form: str, notes: Iterable[str] = ())
         notes: lines below the tables.
     """
     if form in ("csv", "json"):
-        whole = pd.concat(boards, ignore_index=True).drop(columns="settings", errors="ignore")
-        if form == "csv":
-            return to_csv(whole)
-        return whole.to_json(orient="records", indent=2, double_precision=15) + "\n"
+        whole = pd.concat(boards, ignore_index=True)
+        return render_table(whole.drop(columns="settings", errors="ignore"), form)
     confirmed = any(board["validation_accuracy_percent"].notna().any() for board in boards)
     shown = _confirmed if confirmed else _searched
     tables = [_text(shown(board), form == "markdown") for board in boards]
     lines = [*_caveat(boards, confirmed), *map(printable, notes)]
     return "\n\n".join([*tables, "\n".join(lines)]) + "\n"
+
+
+def render_table(table: pd.DataFrame, form: str) -> str:
+    """Print any table, all columns; `form` as in `render`."""
+    if form == "csv":
+        return to_csv(table)
+    if form == "json":
+        return table.to_json(orient="records", indent=2, double_precision=15) + "\n"
+    return _text(table, form == "markdown", ".4g") + "\n"
 
 
 def _caveat(boards: Sequence[pd.DataFrame], confirmed: bool) -> list[str]:
@@ -120,13 +127,13 @@ def _with_width(board: pd.DataFrame, value: str, width: str, sign: str) -> list[
     ]
 
 
-def _text(table: pd.DataFrame, markdown: bool) -> str:
+def _text(table: pd.DataFrame, markdown: bool, real: str = ".2f") -> str:
     drawn = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
     for heading in table:
         drawn.add_column(heading, justify="left" if heading in TEXTS else "right")
     for row in table.astype(object).itertuples(index=False):
         cells = [
-            "" if pd.isna(v) else f"{v:.2f}" if isinstance(v, float) else _plain(str(v))
+            "" if pd.isna(v) else f"{v:{real}}" if isinstance(v, float) else _plain(str(v))
             for v in row
         ]
         drawn.add_row(*(cell.replace("|", "\\|") if markdown else cell for cell in cells))

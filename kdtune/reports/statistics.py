@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import norm, t
 
 from kdtune.config import MIN_DIFFERENCE
@@ -142,7 +143,7 @@ def _by_group(x: np.ndarray, groups: Sequence[object]) -> np.ndarray:
     return sums * (len(names) / len(x))
 
 
-def search_luck(best: Sequence[float]) -> float:
+def search_luck(best: ArrayLike) -> float:
     """How much a repeated search would move its result: standard deviation of the best of B.
 
     Args:

@@ -1,19 +1,18 @@
-"""How far a sweep is, from its log alone."""
+"""How far a sweep is, from its logs alone."""
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from kdtune.config import SweepConfig, duration
-from kdtune.reports.leaderboard import sweep_tables
-from kdtune.reports.render import render
-from kdtune.reports.tables import bad_images_note
+from kdtune.reports.tables import runs_table, trials_table
 from kdtune.results import Event
 
 
 def status_lines(
     opened: list[Event],
     events: list[Event],
+    confirmed: list[Event],
     held: bool | None,
     holder: str,
     folder: Path,
@@ -22,16 +21,17 @@ def status_lines(
 
     Args:
         opened: the events with which drivers opened it.
-        events: all events.
+        events: all events of the search.
+        confirmed: all events of the confirmation.
         held: whether a driver runs it; None if that is not known.
         holder: which process that is.
         folder: the sweep's, for the command that goes on with it.
     """
     sweep = SweepConfig.check(opened[-1]["config"])
-    tables = sweep_tables(events)
-    trials = tables.trials
+    trials, runs = trials_table(events), runs_table(confirmed)
     ended = trials[trials["state"] != "running"]
-    ago = duration(max(0.0, time.time() - events[-1]["time"]))
+    last = [*events, *confirmed][-1]
+    ago = duration(max(0.0, time.time() - last["time"]))
     if held:
         yield f"{folder} is being run by {holder}"
     elif held is None:
@@ -45,13 +45,20 @@ def status_lines(
         f"{len(ended)}{of} trials have ended, {int(trials['epochs'].sum())} epochs are trained; "
         f"last event {ago} ago{times}"
     )
-    for trial in trials[trials["state"] == "running"].itertuples():
-        again = f", begun again {trial.restarts} times" if trial.restarts else ""
-        yield f"under way: {trial.trial_id}, after epoch {trial.epochs} of {sweep.epochs}{again}"
-    if events[-1]["event"] == "complete":
+    under_way = [
+        *trials[trials["state"] == "running"][["trial_id", "epochs", "restarts"]].to_numpy(),
+        *runs[runs["status"] == "running"][["run_id", "epochs", "restarts"]].to_numpy(),
+    ]
+    if confirmed:
+        yield f"confirmation: {(runs['status'] != 'running').sum()} runs have ended"
+    for name, epochs, restarts in under_way:
+        again = f", begun again {restarts} times" if restarts else ""
+        yield f"under way: {name}, after epoch {epochs} of {sweep.epochs}{again}"
+    if events[-1]["event"] != "complete":
+        if not held:
+            yield f"to go on: kdtune resume {folder}"
+    elif confirmed and last["event"] != "complete":
+        if not held:
+            yield f"to go on: kdtune confirm {folder}"
+    else:
         yield "it is complete; more trials, epochs or cells are for 'kdtune resume'"
-    elif not held:
-        yield f"to go on: kdtune resume {folder}"
-    yield ""
-    notes = [note] if (note := bad_images_note(events)) else []
-    yield render([tables.leaderboard], "table", notes).rstrip()

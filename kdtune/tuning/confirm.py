@@ -240,17 +240,26 @@ class _Confirm:
         if before and self.sweep.seeds < before[-1]["seeds"]:
             raise UserError(f"There are {before[-1]['seeds']} seeds already; --seeds can grow.")
         self.trials = trials_table(search)
-        known = {cell_of(candidate) for event in before for candidate in event["candidates"]}
+        known: Candidates = {}
+        for candidate in (c for event in before for c in event["candidates"]):
+            known.setdefault(cell_of(candidate), []).append(candidate["trial_id"])
         best = best_trials(self.trials, self.sweep.top)
+        if not best:
+            raise UserError(f"No trial of {folder.path} came to an end: nothing can be confirmed.")
         self.new = {cell: ids for cell, ids in best.items() if cell not in known}
+        for cell, ids in known.items():
+            if later := set(best[cell]) - set(ids):
+                say(
+                    f"{'-'.join(cell)}: {', '.join(sorted(later))} came after the candidates were "
+                    "taken, and is not confirmed; that takes a sweep of its own"
+                )
         settings = {e["trial_id"]: e["config"] for e in search if e["event"] == "asked"}
         self.before = before[-1] if before else None
         self.decisions = Confirmation(self.sweep, settings)
         command = f"kdtune confirm {folder.path}"
         networks = Networks(folder)
         self.driver = Driver(folder, folder.confirm_log, self.decisions, networks, command)
-        used = [c["trial_id"] for event in before for c in event["candidates"]]
-        used += [trial for ids in self.new.values() for trial in ids]
+        used = [trial for ids in (*known.values(), *self.new.values()) for trial in ids]
         self.checked = check_confirmation(
             self.sweep, self.earlier, self.before, [settings[trial] for trial in used]
         )
@@ -286,6 +295,10 @@ class _Confirm:
                     self._test(log, slots)
                 except DiskFullError as error:
                     raise RunError(f"{error} Make room, then: {self.driver.command}") from None
+                except KeyboardInterrupt as error:
+                    if str(error):
+                        raise
+                    raise KeyboardInterrupt(f"to go on: {self.driver.command}") from None
             log.append({"event": "complete"})
             write_outputs(self.folder)
 

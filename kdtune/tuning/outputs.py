@@ -1,4 +1,4 @@
-"""All that is made from a sweep's logs: tables, and the best configuration and network of cells."""
+"""All that is made from a sweep's logs: tables, and the best settings and network of each cell."""
 
 from kdtune.errors import DiskFullError, RunError
 from kdtune.export import best_of_cells, write_best

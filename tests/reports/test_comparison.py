@@ -8,7 +8,7 @@ import pytest
 from scipy.special import ndtri
 
 from kdtune.reports.comparison import COMPARISON, Confirmed, comparison_table, pairs_of
-from kdtune.reports.statistics import estimate, holm, search_luck
+from kdtune.reports.statistics import holm, search_luck
 
 IMAGES = 400
 WINNERS = ("better_a", "better_b")
@@ -296,8 +296,8 @@ def test_all_equal_and_all_unclear():
     assert row.verdict == "unclear"
     assert row.sentence == (
         "It cannot be said which is better on average over 3 models: AT minus FitNets is 0.08 ± "
-        "0.43 points; differences up to 0.52 points cannot be excluded. More seeds would not help: "
-        "400 test images are too few; about 620 would settle 0.50 points."
+        "0.43 points; differences up to 0.52 points cannot be excluded. More seeds would not "
+        "help: 400 test images are too few; about 620 would settle 0.50 points."
     )
 
 

@@ -20,9 +20,10 @@ OPENED = {
 }  # fmt: skip
 
 
-def lines(held, opened=(OPENED,), events=EVENTS):
+def lines(held, opened=(OPENED,), events=EVENTS, confirmed=()):
     events = [*events[:-1], {**events[-1], "time": time.time() - 90}]
-    return "\n".join(status_lines(list(opened), events, held, "process 7 on h", Path("results/x")))
+    place = "process 7 on h", Path("results/x")
+    return "\n".join(status_lines(list(opened), events, list(confirmed), held, *place)) + "\n"
 
 
 def test_a_sweep_that_runs():
@@ -40,7 +41,6 @@ def test_a_sweep_that_was_interrupted_says_how_to_go_on():
     assert said.startswith("results/x: no process runs it") and "resumed 1 times" in said
     assert "under way: kd-A-002, after epoch 1 of 9, begun again 1 times" in said
     assert "to go on: kdtune resume results/x" in said
-    assert "best validation %" in said and "not yet a comparison" in said
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -56,3 +56,17 @@ def test_a_sweep_that_is_complete():
 
 def test_a_folder_that_cannot_be_locked():
     assert "nobody can tell whether a process runs it" in lines(None)
+
+
+def test_a_confirmation_that_was_interrupted_says_how_to_go_on():
+    about = {"method": "at", "model": "A", "confirms": "at-A-000", "config": {}, "time": 0.0}
+    asked = [{"event": "asked", "trial_id": f"s{n}", "number": n, **about} for n in (1, 2)]
+    end = {"event": "ended", "trial_id": "s1", "state": "finished", "reason": "all"}
+    confirmed = [*asked, {**end, "time": time.time() - 5}]
+    complete = [*EVENTS, {"event": "complete"}]
+    said = lines(False, events=complete, confirmed=confirmed)
+    assert "confirmation: 1 runs have ended\n" in said
+    assert "under way: s2, after epoch 0 of 9\n" in said
+    assert said.endswith("to go on: kdtune confirm results/x\n") and "last event 5 s ago" in said
+    done = [*confirmed, {"event": "complete", "time": 0.0}]
+    assert "it is complete" in lines(False, events=complete, confirmed=done)

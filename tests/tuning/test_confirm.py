@@ -19,6 +19,7 @@ from kdtune.config import TrainConfig
 from kdtune.data.images import find_images, groups_of_test
 from kdtune.data.views import Views
 from kdtune.errors import UserError
+from kdtune.reports.files import table_text
 from kdtune.results import SweepFolder
 from kdtune.run import run_file
 from kdtune.tuning.confirm import Confirmation, best_trials, confirm_sweep, run_id
@@ -320,6 +321,17 @@ class TestConfirmed:
         assert row.trial_id == chosen.trial_id.iloc[0]
         assert row.test_accuracy_percent == pytest.approx(100 * chosen.test_accuracy.mean())
         assert row.confirm_epochs == 12 and row.parameters > 0 and row.latency_ms > 0
+
+    def test_every_table_can_be_shown(self, confirmed):
+        shown = {
+            name: table_text(confirmed.path, name, "csv")
+            for name in ("trials", "epochs", "leaderboard", "confirm", "settings", "search_curve")
+        }
+        for name, text in shown.items():
+            assert confirmed.table(name, ".csv").read_text() == text
+        assert "MultiBranchNet" in table_text(confirmed.path, "models", "markdown")
+        with pytest.raises(UserError, match="has no table 'x'; there are trials, epochs, leader"):
+            table_text(confirmed.path, "x", "table")
 
     @pytest.mark.parametrize("events", [5, 14])
     def test_wherever_the_log_ends_the_rest_is_the_same(self, confirmed, copy, events, capsys):
