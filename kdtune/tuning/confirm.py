@@ -248,7 +248,7 @@ class _Confirm:
             raise UserError(f"No trial of {folder.path} came to an end: nothing can be confirmed.")
         self.new = {cell: ids for cell, ids in best.items() if cell not in known}
         for cell, ids in known.items():
-            if later := set(best[cell]) - set(ids):
+            if later := set(best.get(cell, ())) - set(ids):
                 say(
                     f"{'-'.join(cell)}: {', '.join(sorted(later))} came after the candidates were "
                     "taken, and is not confirmed; that takes a sweep of its own"
@@ -260,6 +260,8 @@ class _Confirm:
         networks = Networks(folder)
         self.driver = Driver(folder, folder.confirm_log, self.decisions, networks, command)
         used = [trial for ids in (*known.values(), *self.new.values()) for trial in ids]
+        if unknown := set(used) - settings.keys():
+            raise UserError(f"{folder.confirm_log} is damaged: {unknown.pop()} was not searched.")
         self.checked = check_confirmation(
             self.sweep, self.earlier, self.before, [settings[trial] for trial in used]
         )
@@ -279,7 +281,7 @@ class _Confirm:
                     say(line)
             grows = bool(self.new) or self.sweep.seeds > decisions.seeds
             if not (grows or self.left):
-                write_outputs(self.folder)
+                self._finish(log, opened)
                 return
             with ray_session():
                 slots = find_slots(self.sweep)
@@ -299,8 +301,17 @@ class _Confirm:
                     if str(error):
                         raise
                     raise KeyboardInterrupt(f"to go on: {self.driver.command}") from None
+            self._finish(log, opened)
+
+    def _finish(self, log: Log, opened: Event) -> None:
+        """Make all that follows, also where only what matters to the user has changed."""
+        events = self.folder.confirm_events()
+        latest = [event for event in events if event["event"] == "confirm"][-1]["config"]
+        if latest["min_difference"] != self.sweep.min_difference:
+            log.append(opened)
+        if self.folder.confirm_events()[-1]["event"] != "complete":
             log.append({"event": "complete"})
-            write_outputs(self.folder)
+        write_outputs(self.folder)
 
     @property
     def left(self) -> bool:

@@ -356,9 +356,17 @@ class TestConfirmed:
         assert runs_of(copy).equals(runs_of(confirmed))
         assert load_model(copy.best("student", "MultiBranchNet", ".pth"))
 
+    def test_what_matters_can_be_said_afterwards(self, copy):
+        before = len(copy.confirm_events())
+        confirm_sweep(copy.path, {"min_difference": 30.0})
+        said = [event["event"] for event in copy.confirm_events()[before:]]
+        assert said == ["confirm", "complete"]
+        confirm_sweep(copy.path)
+        assert len(copy.confirm_events()) == before + 2
+
     def test_more_seeds_are_added_to_what_was_chosen(self, confirmed, copy):
         before = runs_of(confirmed)
-        confirm_sweep(copy.path, {"seeds": 4, "min_difference": 2.0})
+        confirm_sweep(copy.path, {"seeds": 4})
         runs = runs_of(copy)
         assert runs[: len(before)].equals(before)
         [new] = runs[len(before) :].itertuples()
