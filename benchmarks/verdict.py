@@ -18,11 +18,12 @@ drawn with the variance that follows, from rounded normal variables. The true di
 methods is that of the expected true accuracies of what searches choose; a method is made worse by
 moving its distribution.
 
-Its limits: the spread of the recorded accuracies is in part noise of their runs; trials are drawn
-at random, none is stopped and none diverges; images and seeds are independent, in test images as
-in validation images; all runs of all configurations have the same variances; there is one student
-(so nothing is adjusted for several); and the shares are those that the forecast is made from, so
-the simulation tests the procedure, and only the recorded runs test the shares.
+Its limits: the recorded accuracies differ in part by the noise of their runs, so settings differ
+too much; trials are drawn at random, none is stopped and none diverges; images are independent,
+and so are runs, also those of two methods with one seed; all configurations have the same
+variances; there is one student, so nothing is adjusted for several; and the shares are those that
+the forecast is made from, so the simulation tests the procedure, and only the recorded runs test
+the shares.
 
 On recorded runs, seeds and images are drawn from those that there are: for one configuration
 against itself two sets without a common seed, for one against another S seeds with replacement,
@@ -156,14 +157,15 @@ class Images:
 
     def __init__(self, random: np.random.Generator, count: int):
         self.random = random
-        self.hard = self._normal(OF_ALL, count)
+        self.hard: np.ndarray = self._normal(OF_ALL, count)
 
     def _normal(self, variance: float, *shape: int) -> np.ndarray:
         return self.random.standard_normal(shape, np.float32) * np.float32(math.sqrt(variance))
 
     def configuration(self) -> np.ndarray:
         """What is hard for a configuration."""
-        return self.hard + self._normal(OF_CONFIGURATION - OF_ALL, len(self.hard))
+        own = self._normal(OF_CONFIGURATION - OF_ALL, len(self.hard))
+        return np.add(self.hard, own)
 
     def confirm(self, configuration: np.ndarray, search: Search, seeds: int) -> Confirmed:
         """Runs of the configuration that a search has chosen."""

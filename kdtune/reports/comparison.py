@@ -70,12 +70,14 @@ class Confirmed:
         seeds: how many there are, those that did not finish included.
         diverged: how many of them diverged.
         luck: search luck of the cell, in points.
+        late_gain: of its search, in points; see `kdtune.reports.statistics.late_gain`.
     """
 
     right: Mapping[int, np.ndarray]
     seeds: int
     diverged: int
     luck: float
+    late_gain: float = math.nan
 
 
 def pairs_of(methods: Sequence[str]) -> list[tuple[str, str]]:

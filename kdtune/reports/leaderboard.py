@@ -17,7 +17,13 @@ import pandas as pd
 from kdtune.config import MIN_DIFFERENCE
 from kdtune.errors import UserError
 from kdtune.reports.comparison import Confirmed, comparison_table
-from kdtune.reports.statistics import LEAST_SEEDS, estimate, search_luck
+from kdtune.reports.statistics import (
+    LEAST_SEEDS,
+    estimate,
+    late_gain,
+    luck_of_search,
+    still_improves,
+)
 from kdtune.reports.tables import SOUND, TRIAL, models_table, runs_table, trials_table
 from kdtune.results import STATES, Cell
 
@@ -110,7 +116,7 @@ def sweep_tables(
     trials = trials_table(events)
     runs, models = runs_table(confirm_events), models_table(confirm_events)
     chance = 1 / max(1, len(data["classes"])) if "classes" in data else 0.0
-    cells = confirmed_cells(trials, runs, right or {}, chance)
+    cells = confirmed_cells(trials, runs, right or {}, chance, min_difference)
     comparison = comparison_table(cells, groups, min_difference)
     board = leaderboard_table(
         trials,
@@ -126,7 +132,11 @@ def sweep_tables(
 
 
 def confirmed_cells(
-    trials: pd.DataFrame, runs: pd.DataFrame, right: Mapping[str, np.ndarray], chance: float
+    trials: pd.DataFrame,
+    runs: pd.DataFrame,
+    right: Mapping[str, np.ndarray],
+    chance: float,
+    min_difference: float = MIN_DIFFERENCE,
 ) -> dict[Cell, Confirmed]:
     """What `comparison_table` compares: every cell that was searched, in the order of the sweep.
 
@@ -143,22 +153,32 @@ def confirmed_cells(
     for cell, tried in _by_cell(trials):
         judged = _judged(_of_cell(runs, cell))
         tested = judged[judged["chosen"] & (judged["status"] == "ok")]
+        worth = _worth(tried, chance)
         cells[cell] = Confirmed(
             right={
                 run.seed: right[run.run_id] for run in tested.itertuples() if run.run_id in right
             },
             seeds=len(judged),
             diverged=int((judged["status"] == "diverged").sum()),
-            luck=search_luck(_worth(tried, chance)),
+            luck=luck_of_search(worth, _seed_sd(judged), min_difference),
+            late_gain=late_gain(worth),
         )
     return cells
 
 
 def _worth(trials: pd.DataFrame, chance: float) -> pd.Series:
-    """What a cell's trials are worth to its search, in points."""
-    found = trials.loc[trials["state"].isin(SOUND), "best_validation_accuracy"].dropna()
-    diverged = (trials["state"] == "diverged").sum()
-    return 100 * pd.Series([*found, *[chance] * diverged], dtype=float)
+    """What a cell's trials are worth to its search, in points, in order of proposal.
+
+    NaN of those that crashed, or have no accuracy yet.
+    """
+    worth = trials["best_validation_accuracy"].where(trials["state"].isin(SOUND))
+    return 100 * worth.mask(trials["state"] == "diverged", chance).astype(float)
+
+
+def _seed_sd(judged: pd.DataFrame) -> float:
+    """Standard deviation over seeds of what was chosen, in points; 0 if that is not known."""
+    scores = 100 * _sound(judged[judged["chosen"]])["best_validation_accuracy"]
+    return float(scores.std()) if len(scores) > 1 else 0.0
 
 
 def _judged(runs: pd.DataFrame) -> pd.DataFrame:
@@ -221,10 +241,11 @@ def leaderboard_table(
         optimism_gap_points: that, minus the mean of the confirm runs of the same trial.
         validation_minus_test_points: validation_accuracy_percent − test_accuracy_percent.
         search_luck_points: how much a repeated search would move its result; see
-            `kdtune.reports.statistics.search_luck`.
-        late_gain_points: best of all trials minus best of the first half, in order of proposal.
+            `kdtune.reports.statistics.luck_of_search`.
+        late_gain_points: best of all trials minus best of the first half, in order of proposal,
+            where one that diverged is worth what guessing is.
         search_still_improving: whether that is above the larger of min_difference and
-            0.75 · validation_seed_sd_points.
+            0.75 · validation_seed_sd_points; then it is a part of search_luck_points.
         trials_started, trials_finished, trials_stopped, trials_diverged, trials_crashed: counts;
             a trial that is still running is only among the started.
         search_epochs, search_device_seconds: sums over all trials.
@@ -261,6 +282,12 @@ def leaderboard_table(
             "validation_accuracy_percent": scores.mean() if judged["chosen"].any() else np.nan,
             "validation_seed_sd_points": scores.std() if judged["chosen"].any() else np.nan,
             "search_luck_points": confirmed.luck,
+            "late_gain_points": confirmed.late_gain,
+            "search_still_improving": (
+                still_improves(confirmed.late_gain, _seed_sd(judged), min_difference)
+                if confirmed.late_gain == confirmed.late_gain
+                else None
+            ),
             "trials_started": len(tried),
             **{f"trials_{state}": (tried["state"] == state).sum() for state in STATES},
             "search_epochs": tried["epochs"].sum(),
@@ -281,10 +308,6 @@ def leaderboard_table(
     table["validation_minus_test_points"] = (
         table["validation_accuracy_percent"] - table["test_accuracy_percent"]
     )
-    noise = 0.75 * table["validation_seed_sd_points"].fillna(0)
-    late = table["late_gain_points"]
-    improving = (late > noise.clip(lower=min_difference)).astype("boolean")
-    table["search_still_improving"] = improving.mask(late.isna())
     return _sorted(table)
 
 
@@ -353,13 +376,10 @@ def _tested(confirmed: Confirmed, groups: Sequence[object] | None) -> dict[str, 
 def _searched(trials: pd.DataFrame, best: Any, own: pd.DataFrame) -> dict[str, object]:
     """What the search says of itself, and what its best trial was worth when trained again."""
     again = _sound(own[own["trial_id"] == best["trial_id"]])
-    before = _best(trials.iloc[: len(trials) // 2])
     score = best["best_validation_accuracy"]
-    earlier = np.nan if before is None else before["best_validation_accuracy"]
     return {
         "search_best_percent": 100 * score,
         "optimism_gap_points": 100 * (score - again["best_validation_accuracy"].mean()),
-        "late_gain_points": 100 * (score - earlier),
         "trial_id": best["trial_id"],
         "configuration": best["configuration"],
     }

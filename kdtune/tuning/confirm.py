@@ -362,6 +362,7 @@ class _Confirm:
             self._here(self.decisions.configure(self.decisions.chosen[cell], 1))
             for cell, _ in runs
         ]
+        say(f"reading {len(labels):,} test images with {len(runs)} networks of what was chosen")
         try:
             found = predict_test(list(zip(paths, configs, strict=True)), slots)
             for ((method, model), run), predicted in zip(runs, found, strict=True):
