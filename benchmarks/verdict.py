@@ -157,15 +157,15 @@ class Images:
 
     def __init__(self, random: np.random.Generator, count: int):
         self.random = random
-        self.hard: np.ndarray = self._normal(OF_ALL, count)
+        self.hard = self._normal(OF_ALL, count)
 
     def _normal(self, variance: float, *shape: int) -> np.ndarray:
         return self.random.standard_normal(shape, np.float32) * np.float32(math.sqrt(variance))
 
     def configuration(self) -> np.ndarray:
         """What is hard for a configuration."""
-        own = self._normal(OF_CONFIGURATION - OF_ALL, len(self.hard))
-        return np.add(self.hard, own)
+        hard: np.ndarray = self.hard + self._normal(OF_CONFIGURATION - OF_ALL, len(self.hard))
+        return hard
 
     def confirm(self, configuration: np.ndarray, search: Search, seeds: int) -> Confirmed:
         """Runs of the configuration that a search has chosen."""

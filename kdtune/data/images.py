@@ -244,7 +244,7 @@ def groups_of_test(data: ImageData) -> list[str] | None:
         The group of each test image; None where the data do not say.
 
     Raises:
-        UserError: the file cannot be read, or a test image is missing in it.
+        UserError: the file cannot be read, a test image is missing in it, or all are one group.
     """
     root = Path(data.source)
     path = root / "groups.csv"
@@ -259,7 +259,10 @@ def groups_of_test(data: ImageData) -> list[str] | None:
     for name in names:
         if name not in known:
             raise UserError(f"{path} has no group for the test image {shown(name)}.")
-    return [known[name] for name in names]
+    groups = [known[name] for name in names]
+    if len(set(groups)) < 2:
+        raise UserError(f"{path} has one group for all test images; two are the least.")
+    return groups
 
 
 def _fingerprinted(data: ImageData, root: Path) -> ImageData:

@@ -64,9 +64,8 @@ class Estimate:
     @property
     def df(self) -> float:
         """Degrees of freedom: V² / (v_seeds² / (S − 1))."""
-        if not self.v_seeds:
-            return math.inf
-        return self.variance**2 / (self.v_seeds**2 / (self.seeds - 1))
+        of_seeds = self.v_seeds**2 / (self.seeds - 1)
+        return self.variance**2 / of_seeds if of_seeds else math.inf
 
     @property
     def half_width(self) -> float:

@@ -17,7 +17,9 @@ from kdtune.reports.statistics import (
     holm,
     images_needed,
     in_points,
+    late_gain,
     limited_by,
+    luck_of_search,
     more_seeds,
     search_luck,
     sentence,
@@ -160,6 +162,23 @@ def test_luck_is_the_spread_of_the_best_of_a_repeated_search(count):
 
 def test_luck_without_a_search_is_zero():
     assert search_luck([]) == search_luck([75.0]) == search_luck([75.0, 75.0]) == 0
+
+
+def test_the_late_gain_is_what_the_second_half_added():
+    nothing = math.nan
+    assert late_gain([70, 72, 71, 75]) == 3
+    assert late_gain([70, 75, 71, 72, 60]) == 0
+    assert late_gain([nothing, 70, 71, nothing]) == 1
+    assert math.isnan(late_gain([70])) and math.isnan(late_gain([nothing, 70]))
+
+
+def test_a_search_that_still_improves_has_its_late_gain_as_luck():
+    settled, rising = [75.0, 70.0, 74.9, 70.0], [30.0, 32.9, 39.4, 39.8]
+    assert luck_of_search(settled) == search_luck(settled)
+    assert luck_of_search(rising) == pytest.approx(math.hypot(search_luck(rising), 6.9))
+    assert luck_of_search(rising, seed_sd=9.3) == search_luck(rising)  # 0.75 · 9.3 is above 6.9
+    assert luck_of_search(rising, min_difference=7.0) == search_luck(rising)
+    assert luck_of_search([*rising, math.nan]) == luck_of_search(rising)
 
 
 def test_holm_by_hand():

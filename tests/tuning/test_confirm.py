@@ -235,6 +235,10 @@ def test_groups_come_from_a_file_beside_the_images(split_folder, tmp_path):
     (root / "groups.csv").write_text("\n".join(["file,group", *lines[1:]]))
     with pytest.raises(UserError, match=r"has no group for the test image test/digit-0/"):
         groups_of_test(find_images(str(root)))
+    one = [line.split(",")[0] + ",same" for line in lines]
+    (root / "groups.csv").write_text("\n".join(["file,group", *one]))
+    with pytest.raises(UserError, match="has one group for all test images"):
+        groups_of_test(find_images(str(root)))
     (root / "groups.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="must be a CSV file with the columns file and group"):
         groups_of_test(find_images(str(root)))
