@@ -186,9 +186,9 @@ def _install(fault: Fault) -> None:
     elif where == "full tables":
         tables = kdtune.tuning.sweep.write_outputs
 
-        def without_room(folder: SweepFolder) -> None:
+        def without_room(folder: SweepFolder, command: str) -> None:
             _limit(fault["bytes"])
-            tables(folder)
+            tables(folder, command)
 
         kdtune.tuning.sweep.write_outputs = without_room
     elif where == "clock":

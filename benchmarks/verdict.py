@@ -5,45 +5,60 @@
 A naive leaderboard (the winner is who had the best single validation accuracy of the search)
 against ours: the 3 best of a search are trained again with S fresh seeds, the mean validation
 accuracy chooses among them, and `kdtune.reports.comparison` compares on the test images. First in
-a simulation, then on recorded predictions (``predictions/*.npz``, see `record_predictions.py`).
+a simulation, then on recorded predictions (``predictions/*.npz``, see `record_predictions.py`),
+then with searches by kdtune itself.
 
-The simulation. A search has 40 trials. Their true accuracies are drawn from the best accuracies
-of the random settings of a cell of ``curves/fashion-mnist.jsonl`` (the four cells in turn),
-moved so that the best one is at 75 %. Whether an image is classified rightly is a threshold on a
-sum of normal variables: how hard the image is for all, what the configuration makes of it, what
-the run makes of it; weights are such that of the variance p · (1 − p) configurations share 58 %
-and runs of one configuration 70 %, as `kdtune.reports.statistics.expected` has it. Each run also
-has a normal effect on its accuracy (sd 0.12 points). Validation accuracies, of other images, are
-drawn with the variance that follows, from rounded normal variables. The true difference of two
-methods is that of the expected true accuracies of what searches choose; a method is made worse by
-moving its distribution.
+The simulation. A search has 40 trials. Their true accuracies are drawn from those of the random
+settings of a cell of ``curves/fashion-mnist.jsonl`` (the four cells in turn): the noise-free ones
+that the surrogate of `curves.py` gives, since the recorded ones contain the noise of their runs,
+which is added here; moved so that the best one is at 75 %. Whether an image is classified rightly
+is a threshold on a sum of normal variables: how hard the image is for all, what the configuration
+makes of it, what the run makes of it; weights are such that of the variance p · (1 − p)
+configurations share 58 % and runs of one configuration 70 %, as
+`kdtune.reports.statistics.expected` has it. Each run also has a normal effect on its accuracy (sd
+0.12 points). Validation accuracies, of other images, are drawn with the variance that follows,
+from rounded normal variables. The true difference of two methods is that of the expected true
+accuracies of what searches choose; a method is made worse by moving its distribution.
 
-Its limits: the recorded accuracies differ in part by the noise of their runs, so settings differ
-too much; trials are drawn at random, none is stopped and none diverges; images are independent,
-and so are runs, also those of two methods with one seed; all configurations have the same
-variances; there is one student, so nothing is adjusted for several; and the shares are those that
-the forecast is made from, so the simulation tests the procedure, and only the recorded runs test
-the shares.
+Its limits: the surrogate smooths, so settings may differ too little; trials are drawn at random,
+none is stopped and none diverges; images are independent, and so are runs, also those of two
+methods with one seed; all configurations have the same variances; there is one student, so nothing
+is adjusted for several; and the shares are those that the forecast is made from, so the simulation
+tests the procedure, and only the recorded runs test the shares.
 
 On recorded runs, seeds and images are drawn from those that there are: for one configuration
 against itself two sets without a common seed, for one against another S seeds with replacement,
 images always with replacement, so that those recorded are the population. Few recorded seeds make
 few really different draws.
+
+Searches by kdtune itself, the recipe ``kdtune`` of `recipes.py` in simulated time as `search.py`
+has it: independent ones of every cell of the curves, each looked at after as many epochs as 12, 24
+and 40 whole trials have (one is stopped early and another started, so there are more of them).
+Every two of a cell are compared as if they were two methods: confirmed by the surrogate (a run is
+its noise-free curve with the noise of a recorded repetition), and tested on the images of the
+simulation, at the noise-free accuracy of what was chosen, moved so that the best of the space is
+at 75 %. Pairs share searches, so they are not independent; the standard errors are by leaving out
+a search at a time. What the surrogate is wrong in, these searches do not see; a run's noise on
+test images is that of the simulation, not that of the curves.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from curves import read_runs
+from recipes import RECIPES, Recipe, Trial
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
+from search import CURVES, problem, quiet, simulate
 
 from kdtune.reports.comparison import Confirmed, comparison_table
 from kdtune.reports.statistics import (
@@ -53,11 +68,12 @@ from kdtune.reports.statistics import (
     OF_SEED,
     estimate,
     expected,
+    luck_of_search,
     search_luck,
 )
+from kdtune.results import Cell
 
 HERE = Path(__file__).parent
-CURVES = HERE / "curves" / "fashion-mnist.jsonl"
 PREDICTIONS = HERE / "predictions" / "fashion-mnist.npz"
 
 TEST_IMAGES = (500, 2_000, 10_000)
@@ -75,6 +91,12 @@ ACCURACY = 75.0
 VALIDATION_IMAGES = 2_000
 SEARCHES = 1_000
 """Searches of each method that say how much a repeated one moves what is chosen."""
+
+BUDGETS = (12, 24, 40)
+"""Of searches by kdtune, in whole trials."""
+
+OWN_SEEDS, OWN_IMAGES = 5, (2_000, 10_000)
+"""With which those are confirmed and tested."""
 
 VARIANCE = 1e4 * ACCURACY / 100 * (1 - ACCURACY / 100)
 """Of whether an image is classified rightly, in squared points."""
@@ -99,11 +121,32 @@ OF_CONFIGURATION = latent_correlation(1 - OF_REST)
 
 @dataclass(frozen=True)
 class Search:
-    """A search and its confirmation: true accuracy of what was chosen, best score, luck."""
+    """A search and its confirmation, in percent.
+
+    Attributes:
+        chosen: true accuracy of what was chosen.
+        scores: validation accuracies of the trials, in order of proposal.
+        again: those of what was chosen, one a seed.
+    """
 
     chosen: float
-    best: float
-    luck: float
+    scores: np.ndarray
+    again: np.ndarray
+
+    @property
+    def best(self) -> float:
+        """What a naive leaderboard shows."""
+        return float(self.scores.max())
+
+    @cached_property
+    def plain(self) -> float:
+        """Luck by the trials alone."""
+        return search_luck(self.scores)
+
+    @cached_property
+    def luck(self) -> float:
+        """Luck as `kdtune.reports.leaderboard.confirmed_cells` has it."""
+        return luck_of_search(self.scores, float(self.again.std(ddof=1)))
 
 
 class Method:
@@ -123,9 +166,9 @@ class Method:
         lasting = truth + random.normal(0, spread(OF_IMAGES), TRIALS)
         scores = validated(lasting, random)
         top = np.argsort(-scores, kind="stable")[:TOP]
-        again = validated(np.repeat(lasting[top, None], seeds, axis=1), random).mean(axis=1)
-        chosen = truth[top[again.argmax()]]
-        return Search(float(chosen), float(scores.max()), search_luck(scores.tolist()))
+        again = validated(np.repeat(lasting[top, None], seeds, axis=1), random)
+        best = again.mean(axis=1).argmax()
+        return Search(float(truth[top[best]]), scores, again[best])
 
     def moved(self, points: float) -> "Method":
         """The same method, but worse by so much."""
@@ -145,11 +188,13 @@ def validated(lasting: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def methods() -> list[Method]:
     """One method for each cell of the curves."""
-    cells = [
-        100 * np.array([max(run.accuracies) for run in runs if not run.late][:SETTINGS])
-        for runs in read_runs(CURVES).values()
-    ]
-    return [Method(accuracies - accuracies.max() + ACCURACY) for accuracies in cells]
+    own = []
+    for cell, runs in read_runs(CURVES).items():
+        _, surrogate, _, _ = problem(CURVES, cell, False)
+        settings = [run.settings for run in runs if not run.late][:SETTINGS]
+        accuracies = 100 * surrogate.curves(settings).max(axis=1)
+        own.append(Method(accuracies - accuracies.max() + ACCURACY))
+    return own
 
 
 class Images:
@@ -182,6 +227,14 @@ def compare(a: Confirmed, b: Confirmed) -> Any:
     """The row of the report on two methods."""
     table = comparison_table({("at", "student"): a, ("fitnets", "student"): b})
     return next(table.itertuples())
+
+
+def compare_plainly(a: Confirmed, b: Confirmed, searches: Sequence[Search], row: Any) -> Any:
+    """The row that there would be with luck by the trials alone, instead of this one."""
+    if all(search.plain == search.luck for search in searches):
+        return row
+    first, second = searches
+    return compare(replace(a, luck=first.plain), replace(b, luck=second.plain))
 
 
 @dataclass
@@ -253,14 +306,27 @@ def same_search(own: list[Method], repeats: int) -> tuple[dict[Place, Count], Co
 
 @dataclass(frozen=True)
 class Findings:
-    """Of two methods with a known difference, each with a search of its own."""
+    """Of two methods with a known difference, each with a search of its own.
+
+    Attributes:
+        found, wrong, covered: how often the better one is found, the worse one is called better,
+            the interval holds the difference; where there is none, a winner is found.
+        plain: how often there is a winner, without a difference, with luck by the trials alone.
+        widths: mean half widths.
+        naive: how often a naive leaderboard has a winner.
+        late: how often the late gain is a part of the luck.
+        luck, plain_luck: means.
+    """
 
     found: dict[tuple[Place, float], Count]
     wrong: dict[tuple[Place, float], Count]
     covered: dict[tuple[Place, float], Count]
+    plain: dict[Place, Count]
     widths: dict[Place, float]
     naive: Count
+    late: Count
     luck: float
+    plain_luck: float
 
 
 def two_searches(own: list[Method], repeats: int) -> Findings:
@@ -269,23 +335,28 @@ def two_searches(own: list[Method], repeats: int) -> Findings:
     keys = [(place, gap) for place in PLACES for gap in GAPS]
     found, wrong, covered = ({key: Count() for key in keys} for _ in range(3))
     widths: dict[Place, list[float]] = {place: [] for place in PLACES}
-    naive, lucks = Count(), []
+    plain = {place: Count() for place in PLACES}
+    naive, late, lucks = Count(), Count(), []
     for (images, seeds), gap in keys:
         for repeat in range(repeats):
             method = own[repeat % len(own)]
             searches = method.search(random, seeds), method.moved(gap).search(random, seeds)
             test = Images(random, images)
-            row = compare(*(test.confirm(test.configuration(), s, seeds) for s in searches))
+            a, b = (test.confirm(test.configuration(), s, seeds) for s in searches)
+            row = compare(a, b)
             key = (images, seeds), gap
             found[key].add(is_winner(row) if gap == 0 else row.verdict == "better_a")
             wrong[key].add(row.verdict == "better_b")
             covered[key].add(bool(row.low_points <= gap <= row.high_points))
             widths[key[0]].append(row.half_width_points)
-            lucks.append(searches[0].luck)
+            lucks.append((searches[0].luck, searches[0].plain))
+            late.add(searches[0].luck != searches[0].plain)
             if gap == 0:
+                plain[key[0]].add(is_winner(compare_plainly(a, b, searches, row)))
                 naive.add(searches[0].best != searches[1].best)
     means = {place: float(np.mean(values)) for place, values in widths.items()}
-    return Findings(found, wrong, covered, means, naive, float(np.mean(lucks)))
+    luck, plain_luck = np.mean(lucks, axis=0).tolist()
+    return Findings(found, wrong, covered, plain, means, naive, late, luck, plain_luck)
 
 
 def spread_of_searches(own: list[Method]) -> float:
@@ -380,6 +451,125 @@ def parts(a: Recorded, b: Recorded) -> str:
     )
 
 
+Trials = dict[Trial, float]
+"""Best validation accuracies in percent, in order of proposal."""
+
+
+class Watched:
+    """Kdtune's recipe; keeps what is proposed and reported.
+
+    Args:
+        about: what the recipe is made from.
+    """
+
+    def __init__(self, *about: Any):
+        self._recipe = RECIPES["kdtune"](*about)
+        self._trials: list[Trial] = []
+        self._reports: list[tuple[Trial, float]] = []
+
+    def suggest(self) -> Trial:
+        """See `Recipe`."""
+        self._trials.append(self._recipe.suggest())
+        return self._trials[-1]
+
+    def report(self, trial: Trial, accuracy: float, best: float) -> bool:
+        """See `Recipe`."""
+        self._reports.append((trial, best))
+        return self._recipe.report(trial, accuracy, best)
+
+    def after(self, epochs: int) -> Trials:
+        """What a search is that ends after so many."""
+        bests = dict(self._reports[:epochs])
+        return {trial: 100 * bests[trial] for trial in self._trials if trial in bests}
+
+
+def searched(cell: Cell, seed: int) -> dict[int, Trials]:
+    """Search a cell as kdtune does; the trials by budget."""
+    watched: list[Watched] = []
+
+    def build(*about: Any) -> Recipe:
+        watched.append(Watched(*about))
+        return watched[0]
+
+    of = CURVES, cell, False
+    simulate(of, build, max(BUDGETS), seed)
+    return {budget: watched[0].after(budget * problem(*of)[3]) for budget in BUDGETS}
+
+
+def confirmed(cell: Cell, trials: Trials, random: np.random.Generator) -> Search:
+    """Train the best again, choose."""
+    _, surrogate, optimum, _ = problem(CURVES, cell, False)
+    scores, known = np.array(list(trials.values())), list(trials)
+    top = [known[place] for place in np.argsort(-scores, kind="stable")[:TOP]]
+    runs = [[surrogate.draw(t.settings, random)[0].max() for _ in range(OWN_SEEDS)] for t in top]
+    again = 100 * np.array(runs)
+    best = again.mean(axis=1).argmax()
+    return Search(ACCURACY + 100 * (top[best].truth - optimum), scores, again[best])
+
+
+def own_pairs(searches: int) -> pd.DataFrame:
+    """Compare searches by kdtune, every two of a cell.
+
+    Returns:
+        One row a pair, budget and number of test images: what was searched, by which two searches;
+        whether there is a winner, and the half width, with luck and with luck by the trials
+        alone; whether the first wins if the second is worse by a point; means of both over the two; half the squared difference of what was chosen, of which
+        the mean is the variance from search to search; share of luck with late gain; trials.
+    """
+    random = np.random.default_rng(6)
+    rows = []
+    for number, cell in enumerate(read_runs(CURVES)):
+        found = [searched(cell, number * searches + seed) for seed in range(searches)]
+        for (i, j), budget in product(combinations(range(searches), 2), BUDGETS):
+            pair = [confirmed(cell, found[k][budget], random) for k in (i, j)]
+            for images in OWN_IMAGES:
+                test = Images(random, images)
+                a, b = (test.confirm(test.configuration(), s, OWN_SEEDS) for s in pair)
+                row = compare(a, b)
+                plain = compare_plainly(a, b, pair, row)
+                worse = replace(pair[1], chosen=pair[1].chosen - 1)
+                against = compare(a, test.confirm(test.configuration(), worse, OWN_SEEDS))
+                rows.append(
+                    {
+                        "cell": "-".join(cell),
+                        "first": i,
+                        "second": j,
+                        "budget": budget,
+                        "images": images,
+                        "winner": is_winner(row),
+                        "winner_plain": is_winner(plain),
+                        "found": against.verdict == "better_a",
+                        "half_width": row.half_width_points,
+                        "half_width_plain": plain.half_width_points,
+                        "luck": np.mean([s.luck for s in pair]),
+                        "luck_plain": np.mean([s.plain for s in pair]),
+                        "variance": (pair[0].chosen - pair[1].chosen) ** 2 / 2,
+                        "late": np.mean([s.luck != s.plain for s in pair]),
+                        "trials": np.mean([len(s.scores) for s in pair]),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def error_of_share(pairs: pd.DataFrame, column: str) -> float:
+    """Standard error of a share among pairs that share searches, by leaving out one at a time."""
+    numbers = sorted({*pairs["first"], *pairs["second"]})
+    without = [
+        pairs.loc[(pairs["first"] != n) & (pairs["second"] != n), column].mean() for n in numbers
+    ]
+    return math.sqrt((len(numbers) - 1) * np.var(without))
+
+
+def matching(images: int, seeds: int, half_width: float) -> float:
+    """The `OF_SEARCH` with which the forecast has this half width; 0 if it is wider anyway."""
+    forecast = expected(images, seeds)
+
+    def excess(luck: float) -> float:
+        return replace(forecast, v_search=2 * luck**2).half_width - half_width
+
+    return float(brentq(excess, 0, 10)) if excess(0) < 0 else 0.0
+
+
 def print_table(title: str, shares: Mapping[Place, Count]) -> None:
     """Print percentages, a row for each number of test images."""
     print(f"\n{title}\n\n| test images | {' | '.join(f'{s} seeds' for s in SEEDS)} |")
@@ -390,7 +580,7 @@ def print_table(title: str, shares: Mapping[Place, Count]) -> None:
         print(f"| {images:,} | {' | '.join(cells)} |", flush=True)
 
 
-def simulate(repeats: int) -> dict[str, float]:
+def by_simulation(repeats: int) -> dict[str, float]:
     """Print what the simulation gives; returns its figures."""
     own = methods()
     alone, identical, naive_alone = same_search(own, repeats)
@@ -400,22 +590,29 @@ def simulate(repeats: int) -> dict[str, float]:
     at = {gap: {p: findings.found[p, gap] for p in PLACES} for gap in GAPS}
     covered = {p: pooled(findings.covered[p, gap] for gap in GAPS) for p in PLACES}
     print_table("A winner of two searches of one method, % of repeats", at[0.0])
+    print_table("The same with luck by the trials alone, % of repeats", findings.plain)
     for gap in GAPS[1:]:
         print_table(f"The better one is found, by {gap:g} points, % of repeats", at[gap])
     print_table("The interval holds the true difference, % of repeats", covered)
     wrong = pooled(findings.wrong[p, gap] for p in PLACES for gap in GAPS[1:])
     print(f"\nThe worse one is called better: {100 * wrong.share:.2f} %.")
-    print("\nHalf width in points, mean of the simulation (forecast before the run)\n")
+    print(
+        "\nHalf width in points, mean of the simulation (forecast before the run; OF_SEARCH with "
+        "which the forecast would be the same)\n"
+    )
     print(f"| test images | {' | '.join(f'{s} seeds' for s in SEEDS)} |\n|---|---|---|---|")
     for images in TEST_IMAGES:
         cells = (
-            f"{findings.widths[images, s]:.2f} ({expected(images, s).half_width:.2f})"
+            f"{findings.widths[images, s]:.2f} ({expected(images, s).half_width:.2f}; "
+            f"{matching(images, s, findings.widths[images, s]):.2f})"
             for s in SEEDS
         )
         print(f"| {images:,} | {' | '.join(cells)} |")
     print(
         f"\nFrom search to search what is chosen differs by {spread_of_searches(own):.2f} points "
-        f"(sd); luck, estimated from the trials, is {findings.luck:.2f} ({OF_SEARCH} forecast).\n"
+        f"(sd); luck, as estimated, is {findings.luck:.2f} ({OF_SEARCH} forecast), by the "
+        f"trials alone {findings.plain_luck:.2f}; late gain counts in "
+        f"{100 * findings.late.share:.1f} %.\n"
         f"The naive leaderboard names a winner of one search under two names in "
         f"{100 * naive_alone.share:.1f} %, of two searches in {100 * findings.naive.share:.1f} %."
     )
@@ -436,7 +633,7 @@ def simulate(repeats: int) -> dict[str, float]:
     }
 
 
-def replay(draws: int) -> dict[str, float]:
+def by_recorded_runs(draws: int) -> dict[str, float]:
     """Print what recorded runs give; returns its figures."""
     if not PREDICTIONS.is_file():
         print(f"\nNo recorded runs: {PREDICTIONS.relative_to(HERE)} is missing.")
@@ -456,14 +653,68 @@ def replay(draws: int) -> dict[str, float]:
     return figures
 
 
+def by_kdtune(searches: int) -> dict[str, float]:
+    """Print what searches by kdtune itself give; returns its figures."""
+    pairs = own_pairs(searches)
+    print(
+        f"\nTwo searches of one cell by kdtune itself, {searches} of each cell, {OWN_SEEDS} "
+        "seeds; plain: with luck by the trials alone\n"
+    )
+    print(
+        "| whole trials | test images | winners %, plain | winners % ± standard error "
+        "| 1 point is found % | half width, plain | half width | forecast | OF_SEARCH, plain "
+        "| OF_SEARCH |"
+    )
+    print("|---" * 10 + "|")
+    for (budget, images), own in pairs.groupby(["budget", "images"]):
+        widths = own["half_width_plain"].mean(), own["half_width"].mean()
+        plain, luck = (matching(images, OWN_SEEDS, width) for width in widths)
+        print(
+            f"| {budget} | {images:,} | {100 * own['winner_plain'].mean():.1f} "
+            f"| {100 * own['winner'].mean():.1f} ± {100 * error_of_share(own, 'winner'):.1f} "
+            f"| {100 * own['found'].mean():.1f} | {widths[0]:.2f} | {widths[1]:.2f} "
+            f"| {expected(images, OWN_SEEDS).half_width:.2f} | {plain:.2f} | {luck:.2f} |"
+        )
+    print(
+        "\nFrom search to search, in points: sd of the true accuracy of what is chosen, and the "
+        "luck that is estimated\n"
+    )
+    print(
+        "| whole trials | cell | trials | true | plain | luck | late gain counts % "
+        "| winners %, plain | winners % |"
+    )
+    print("|---" * 9 + "|")
+    every = pairs.assign(cell="all")
+    for (budget, cell), own in pd.concat([pairs, every]).groupby(["budget", "cell"], sort=False):
+        print(
+            f"| {budget} | {cell} | {own['trials'].mean():.0f} "
+            f"| {math.sqrt(own['variance'].mean()):.2f} | {own['luck_plain'].mean():.2f} "
+            f"| {own['luck'].mean():.2f} | {100 * own['late'].mean():.0f} "
+            f"| {100 * own['winner_plain'].mean():.1f} | {100 * own['winner'].mean():.1f} |"
+        )
+    few, _, many = (pairs.loc[pairs["budget"] == budget, "winner"].mean() for budget in BUDGETS)
+    most = pairs[(pairs["budget"] == max(BUDGETS)) & (pairs["images"] == max(OWN_IMAGES))]
+    return {
+        "aa_rate_kdtune_searches": many,
+        "aa_rate_kdtune_searches_12_trials": few,
+        "power_1pt_5seeds_kdtune_searches": most["found"].mean(),
+    }
+
+
 def main() -> None:
-    """Simulate, replay, and print tables and a line of JSON."""
+    """Simulate, replay, search, and print tables and a line of JSON."""
     parser = argparse.ArgumentParser(description="See the top of this file.")
-    parser.add_argument("--repeats", type=int, default=400, help="of every combination")
-    repeats = parser.parse_args().repeats
-    figures = simulate(repeats) | replay(repeats)
+    parser.add_argument("--repeats", type=int, default=300, help="of every combination")
+    parser.add_argument("--searches", type=int, default=14, help="by kdtune, of every cell")
+    arguments = parser.parse_args()
+    figures = (
+        by_simulation(arguments.repeats)
+        | by_recorded_runs(arguments.repeats // 2)
+        | by_kdtune(arguments.searches)
+    )
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
 
 if __name__ == "__main__":
+    quiet()
     main()

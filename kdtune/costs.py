@@ -24,7 +24,7 @@ def costs_of(config: TrainConfig, num_classes: int) -> dict[str, Any]:
 
     Returns:
         ``parameters``; ``macs``, multiply-accumulates of convolutions and matrix products in one
-        pass; ``latency_ms``, median time of a pass in milliseconds; ``latency_device``.
+        pass; ``latency_ms``, median time of a pass in milliseconds; ``latency_device``, where.
     """
     model = build_model(config.model, num_classes, config.image_size).eval()
     image = torch.zeros(1, 3, config.image_size, config.image_size)
@@ -42,5 +42,12 @@ def costs_of(config: TrainConfig, num_classes: int) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs": counter.get_total_flops() // 2,
         "latency_ms": 1000 * median(seconds[WARM_UP:]),
-        "latency_device": str(network.device),
+        "latency_device": _describe(network.device),
     }
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} thread{'s' * (threads > 1)}"

@@ -66,13 +66,12 @@ def write_best(folder: SweepFolder, best: dict[Cell, Best]) -> None:
     The file holds complete settings, for ``kdtune train``, and under ``provenance`` what was
     reached with them and how, so that a second run can be compared.
     """
-    opened = [e for e in folder.confirm_events() if e["event"] == "confirm"]
-    sweep = max([*folder.opened(), *opened], key=lambda event: event["time"])["config"]
+    sweep = folder.settings()
     for cell, found in best.items():
         # A sweep that was resumed elsewhere has data and teacher there.
-        settings = found.settings | {"data_dir": sweep["data"]}
+        settings = found.settings | {"data_dir": sweep.data}
         if settings["teacher_model"] is not None:
-            settings["teacher_model"] = sweep["teacher"]
+            settings["teacher_model"] = sweep.teacher
         provenance = {
             "sweep": folder.path.name,
             "trial_id": found.trial_id,

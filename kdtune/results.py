@@ -21,7 +21,8 @@ a run, which trains with the settings of a trial that it ``confirms``, and besid
 * ``confirm``: opened, or extended: complete settings, candidates of each cell, number of seeds;
 * ``measured``: what a student costs: see `kdtune.costs`;
 * ``chosen``: a cell's choice among its candidates, by validation images;
-* ``tested``: the test images were read, once, for a run of what was chosen.
+* ``tested``: a run of what was chosen was judged by the test images, once;
+* ``lost``: a run's network is not there, so it is to be trained again.
 
 Every event has a ``time``, in seconds since 1970, and ``session_seconds``, since its driver opened
 the log, by a clock that nobody sets.
@@ -33,7 +34,6 @@ import re
 import shutil
 import socket
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,7 +42,7 @@ from typing import Any, Self
 import numpy as np
 from filelock import FileLock, Timeout
 
-from kdtune.config import FILE_NAME
+from kdtune.config import FILE_NAME, SweepConfig
 from kdtune.errors import RunError, UserError
 from kdtune.files import room_for, shown
 
@@ -56,6 +56,9 @@ def cell_of(event: Event) -> Cell:
     """The cell that an event is about."""
     return event["method"], event["model"]
 
+
+OF_VERDICT = ("top", "seeds", "min_difference")
+"""Settings that a confirmation is made of."""
 
 RESULTS = Path("results")
 """Every sweep has its folder here, under the working directory."""
@@ -96,6 +99,7 @@ KEYS: dict[str, Mapping[str, type]] = {
     "exhausted": {**_CELL, "reason": str},
     "complete": {},
     "confirm": {"config": dict, "data": dict, "candidates": list, "seeds": int, "top": int},
+    "lost": _TRIAL,
     "measured": {"model": str, "parameters": int, "macs": int, "latency_ms": float},
     "chosen": {**_CELL, "confirms": str},
     "tested": {**_TRIAL, "test_accuracy": float, "test_images": int},
@@ -266,18 +270,30 @@ class SweepFolder:
         Raises:
             UserError: a file is damaged.
         """
-        if not self.test_labels.is_file():
-            return {}, None
-        test = _load(self.test_labels)
         runs = [event["trial_id"] for event in self.confirm_events() if event["event"] == "tested"]
-        right = {run: _load(self.predictions(run))["predicted"] for run in runs}
-        labels, groups = test["labels"], test.get("groups")
-        if damaged := [run for run, predicted in right.items() if len(predicted) != len(labels)]:
+        if not runs:
+            return {}, None
+        labels, groups = _load(self.test_labels, "labels"), _load(self.test_labels, "groups")
+        right = {run: _load(self.predictions(run), "predicted") for run in runs}
+        if damaged := [run for run, found in right.items() if found.shape != labels.shape]:
             raise UserError(f"{self.predictions(damaged[0])} is damaged.")
         return (
             {run: predicted == labels for run, predicted in right.items()},
-            groups.tolist() if groups is not None else None,
+            groups.tolist() if len(groups) else None,
         )
+
+    def settings(self) -> SweepConfig:
+        """The settings with which a driver went on last.
+
+        What a confirmation is made of stays as its own log says.
+
+        Raises:
+            UserError: as `opened`, or the settings are not such.
+        """
+        confirmed = [e for e in self.confirm_events() if e["event"] == "confirm"]
+        latest = max([*self.opened(), *confirmed], key=lambda event: event["time"])["config"]
+        kept = {key: confirmed[-1]["config"].get(key) for key in OF_VERDICT} if confirmed else {}
+        return SweepConfig.check({**latest, **kept})
 
     def opened(self) -> list[Event]:
         """The events with which drivers opened the sweep, the first one first.
@@ -291,11 +307,12 @@ class SweepFolder:
         return opened
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path, name: str) -> np.ndarray:
+    """An array of a file."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile, KeyError):
+            return np.atleast_1d(arrays[name])
+    except Exception:  # damage shows in many ways: zlib.error, tokenize.TokenError, EOFError, ...
         raise UserError(f"{path} is missing or damaged.") from None
 
 
@@ -332,15 +349,22 @@ def _parse(line: bytes) -> Event | None:
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         return None
     wanted = KEYS.get(event["event"])
-    if wanted is None or not isinstance(event.get("session_seconds"), int | float):
+    times = (event.get("time"), event.get("session_seconds"))
+    if wanted is None or not all(isinstance(value, int | float) for value in times):
         return None
     whole = all(
         isinstance(event.get(key), int | float if kind is float else kind)
         for key, kind in wanted.items()
     )
+    if not whole:
+        return None
     # Names of files are made from these.
-    names = (event[key] for key in _TRIAL.keys() & wanted.keys())
-    return event if whole and all(re.match(FILE_NAME, name) for name in names) else None
+    named, keys = [event], [key for key in _TRIAL if key in wanted]
+    if event["event"] == "confirm":
+        named, keys = event["candidates"], list(_TRIAL)
+    names = [part.get(key) if isinstance(part, dict) else None for part in named for key in keys]
+    fit = all(isinstance(name, str) and re.match(FILE_NAME, name) for name in names)
+    return event if fit else None
 
 
 class Log:

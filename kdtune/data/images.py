@@ -29,6 +29,9 @@ HELD_OUT = 0.15
 
 VALIDATION_NAMES = ("val", "valid", "validation")
 
+GROUPS = "groups.csv"
+"""File of a data folder that says which test images belong together."""
+
 Image = Path | np.ndarray
 """A file, or pixels uint8 [H, W] or [H, W, 3]."""
 
@@ -237,7 +240,7 @@ def _cut(split: Split, share: float = HELD_OUT) -> tuple[Split, Split]:
 def groups_of_test(data: ImageData) -> list[str] | None:
     """Which test images belong together, since they show the same patient, scene or video.
 
-    A folder may say it in ``groups.csv``: a line ``file,group`` an image, with the file's path in
+    A folder may say it in `GROUPS`: a line ``file,group`` an image, with the file's path in
     the folder.
 
     Returns:
@@ -247,17 +250,17 @@ def groups_of_test(data: ImageData) -> list[str] | None:
         UserError: the file cannot be read, a test image is missing in it, or all are one group.
     """
     root = Path(data.source)
-    path = root / "groups.csv"
+    path = root / GROUPS
     if data.test is None or not path.is_file():
         return None
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
             known = {row["file"]: row["group"] for row in csv.DictReader(file)}
     except (KeyError, UnicodeDecodeError, csv.Error):
         raise UserError(f"{path} must be a CSV file with the columns file and group.") from None
     names = [str(image.relative_to(root)) for image in data.test.images if isinstance(image, Path)]
     for name in names:
-        if name not in known:
+        if not known.get(name):
             raise UserError(f"{path} has no group for the test image {shown(name)}.")
     groups = [known[name] for name in names]
     if len(set(groups)) < 2:

@@ -67,7 +67,7 @@ class Confirmed:
     Attributes:
         right: whether each test image was classified rightly, bool [n], by seed; of the seeds
             that finished.
-        seeds: how many there are, those that did not finish included.
+        seeds: how many were run, those that did not finish included.
         diverged: how many of them diverged.
         luck: search luck of the cell, in points.
         late_gain: of its search, in points; see `kdtune.reports.statistics.late_gain`.
@@ -132,7 +132,7 @@ def comparison_table(
         p_values = holm([match.found.p_value for match in alone if match.found])
         adjusted = iter(p_values.tolist())
         below = [
-            match.row(next(adjusted) if match.found else np.nan, len(models)) for match in alone
+            match.row(next(adjusted) if match.found else np.nan, len(p_values)) for match in alone
         ]
         rows += below
         if len(models) > 1:
@@ -194,7 +194,8 @@ class _Match:
     def row_of_all(self, alone: Sequence[dict[str, object]]) -> dict[str, object]:
         """The row of all models together; `alone` are those of each."""
         if self._undecided:
-            return self._row(ALL, *self._undecided, np.nan)
+            p_value = self.found.p_value if self.found is not None else np.nan
+            return self._row(ALL, *self._undecided, p_value)
         a, b = (
             [str(row["model"]) for row in alone if row["verdict"] == f"better_{side}"]
             for side in "ab"
@@ -223,7 +224,8 @@ class _Match:
         """Verdict and sentence where no winner can be declared whatever the numbers are."""
         fallen = [(cell, side) for cell, side in self.sides if side.diverged]
         names = tuple(map(name_of, self.methods))
-        if fallen:
+        # With too few seeds nothing is said, unless that is because all diverged.
+        if fallen and (self.found is not None or any(not side.right for _, side in fallen)):
             said = "; ".join(
                 f"{name_of(method)} diverged in {side.diverged} of {side.seeds} seeds on {model}"
                 for (method, model), side in fallen
@@ -237,6 +239,10 @@ class _Match:
             return "unstable", f"{said}. No winner is declared."
         if self.found is not None:
             return None
+        failed = [cell for cell, side in self.sides if side.seeds and not side.right]
+        if failed:
+            listed = ", ".join(f"{name_of(method)} on {model}" for method, model in failed)
+            return "not_confirmed", f"Not confirmed: no run of {listed} was tested."
         lacking = {model for (_, model), side in self.sides if not side.right}
         listed = ", ".join(model for model in self.models if model in lacking)
         if listed:

@@ -22,7 +22,6 @@ from kdtune.reports.statistics import (
     estimate,
     late_gain,
     luck_of_search,
-    still_improves,
 )
 from kdtune.reports.tables import SOUND, TRIAL, models_table, runs_table, trials_table
 from kdtune.results import STATES, Cell
@@ -106,7 +105,6 @@ def sweep_tables(
         confirm_events: the log of ``kdtune confirm``.
         right: as in `confirmed_cells`.
         groups: of each test image; see `kdtune.reports.statistics.estimate`.
-        min_difference: points below which a difference does not matter.
 
     Raises:
         UserError: a log is damaged.
@@ -116,7 +114,7 @@ def sweep_tables(
     trials = trials_table(events)
     runs, models = runs_table(confirm_events), models_table(confirm_events)
     chance = 1 / max(1, len(data["classes"])) if "classes" in data else 0.0
-    cells = confirmed_cells(trials, runs, right or {}, chance, min_difference)
+    cells = confirmed_cells(trials, runs, right or {}, chance)
     comparison = comparison_table(cells, groups, min_difference)
     board = leaderboard_table(
         trials,
@@ -136,7 +134,6 @@ def confirmed_cells(
     runs: pd.DataFrame,
     right: Mapping[str, np.ndarray],
     chance: float,
-    min_difference: float = MIN_DIFFERENCE,
 ) -> dict[Cell, Confirmed]:
     """What `comparison_table` compares: every cell that was searched, in the order of the sweep.
 
@@ -151,16 +148,17 @@ def confirmed_cells(
     """
     cells = {}
     for cell, tried in _by_cell(trials):
-        judged = _judged(_of_cell(runs, cell))
+        own = _of_cell(runs, cell)
+        judged = _judged(own)
         tested = judged[judged["chosen"] & (judged["status"] == "ok")]
         worth = _worth(tried, chance)
         cells[cell] = Confirmed(
             right={
                 run.seed: right[run.run_id] for run in tested.itertuples() if run.run_id in right
             },
-            seeds=len(judged),
+            seeds=len(judged) or own["seed"].nunique(),
             diverged=int((judged["status"] == "diverged").sum()),
-            luck=luck_of_search(worth, _seed_sd(judged), min_difference),
+            luck=luck_of_search(worth, _seed_sd(judged)),
             late_gain=late_gain(worth),
         )
     return cells
@@ -245,7 +243,7 @@ def leaderboard_table(
         late_gain_points: best of all trials minus best of the first half, in order of proposal,
             where one that diverged is worth what guessing is.
         search_still_improving: whether that is above the larger of min_difference and
-            0.75 · validation_seed_sd_points; then it is a part of search_luck_points.
+            0.75 · validation_seed_sd_points.
         trials_started, trials_finished, trials_stopped, trials_diverged, trials_crashed: counts;
             a trial that is still running is only among the started.
         search_epochs, search_device_seconds: sums over all trials.
@@ -284,8 +282,8 @@ def leaderboard_table(
             "search_luck_points": confirmed.luck,
             "late_gain_points": confirmed.late_gain,
             "search_still_improving": (
-                still_improves(confirmed.late_gain, _seed_sd(judged), min_difference)
-                if confirmed.late_gain == confirmed.late_gain
+                confirmed.late_gain > max(min_difference, 0.75 * _seed_sd(judged))
+                if pd.notna(confirmed.late_gain)
                 else None
             ),
             "trials_started": len(tried),
@@ -300,7 +298,7 @@ def leaderboard_table(
             row["gain_over_student_points"] = gains[cell].difference_points
             row["gain_over_student_half_width_points"] = gains[cell].half_width_points
         if best is not None:
-            row |= _searched(tried, best, own)
+            row |= _searched(best, own)
         if judged["chosen"].any():
             row |= _chosen(tried, judged["trial_id"].iloc[0])
         rows.append(row)
@@ -373,7 +371,7 @@ def _tested(confirmed: Confirmed, groups: Sequence[object] | None) -> dict[str, 
     return row
 
 
-def _searched(trials: pd.DataFrame, best: Any, own: pd.DataFrame) -> dict[str, object]:
+def _searched(best: Any, own: pd.DataFrame) -> dict[str, object]:
     """What the search says of itself, and what its best trial was worth when trained again."""
     again = _sound(own[own["trial_id"] == best["trial_id"]])
     score = best["best_validation_accuracy"]

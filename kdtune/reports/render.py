@@ -4,7 +4,7 @@ What a search alone has found is never shown without the `CAVEAT`.
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -78,7 +78,12 @@ def render_table(table: pd.DataFrame, form: str) -> str:
         return to_csv(table)
     if form == "json":
         return table.to_json(orient="records", indent=2, double_precision=15) + "\n"
-    return _text(table, form == "markdown", ".4g") + "\n"
+    return _text(table, form == "markdown", _short) + "\n"
+
+
+def _short(value: float) -> str:
+    """A number of any size."""
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
 
 
 def _caveat(boards: Sequence[pd.DataFrame], confirmed: bool) -> list[str]:
@@ -127,14 +132,15 @@ def _with_width(board: pd.DataFrame, value: str, width: str, sign: str) -> list[
     ]
 
 
-def _text(table: pd.DataFrame, markdown: bool, real: str = ".2f") -> str:
+def _text(
+    table: pd.DataFrame, markdown: bool, real: Callable[[float], str] = "{:.2f}".format
+) -> str:
     drawn = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
     for heading in table:
         drawn.add_column(heading, justify="left" if heading in TEXTS else "right")
     for row in table.astype(object).itertuples(index=False):
         cells = [
-            "" if pd.isna(v) else f"{v:{real}}" if isinstance(v, float) else _plain(str(v))
-            for v in row
+            "" if pd.isna(v) else real(v) if isinstance(v, float) else _plain(str(v)) for v in row
         ]
         drawn.add_row(*(cell.replace("|", "\\|") if markdown else cell for cell in cells))
     out = io.StringIO()

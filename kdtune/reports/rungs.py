@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, pearsonr, rankdata
 
-from kdtune.reports.tables import epochs_table, trials_table
+from kdtune.reports.tables import SOUND, epochs_table, trials_table
 
 LEAST = 10
 """Trials that must have gone on at a rung before its order is judged."""
@@ -70,7 +70,7 @@ def rungs_table(events: Sequence[dict[str, Any]]) -> pd.DataFrame:
         opened["epochs"], opened["grace_period"], opened["reduction_factor"]
     )
     trials, epochs = trials_table(events), epochs_table(events)
-    sound = trials[trials["state"].isin(["finished", "stopped", "running"])]
+    sound = trials[trials["state"].isin([*SOUND, "running"])]
     rows = []
     for (method, model), cell in sound.groupby(["method", "model"], sort=False):
         best = (

@@ -177,28 +177,21 @@ def late_gain(best: ArrayLike) -> float:
     return float(np.nanmax(values) - np.nanmax(first))
 
 
-def luck_of_search(
-    best: ArrayLike, seed_sd: float = 0.0, min_difference: float = MIN_DIFFERENCE
-) -> float:
+def luck_of_search(best: ArrayLike, seed_sd: float = 0.0) -> float:
     """Search luck of a cell in points, that of a search which has not come to its end included.
 
     The trials of a search say what they might have found, not what it has not come to yet: two
     searches of one method that still improve can be many points apart while the luck of each is
-    small. So where the late gain is above what seeds and luck would explain, it is added to it.
+    small. So a late gain that matters, above what luck (twice) and seeds would explain, is added.
 
     Args:
         best: as for `late_gain`, in points.
         seed_sd: standard deviation of the validation accuracy of what was chosen over seeds.
-        min_difference: points below which a difference does not matter.
     """
     values = np.asarray(best, dtype=float)
     late, luck = late_gain(values), search_luck(values[~np.isnan(values)])
-    return math.hypot(luck, late) if still_improves(late, seed_sd, min_difference) else luck
-
-
-def still_improves(late: float, seed_sd: float, min_difference: float = MIN_DIFFERENCE) -> bool:
-    """Whether a late gain says that a search has not come to its end; arguments in points."""
-    return late > max(min_difference, 0.75 * seed_sd)
+    settled = not late > max(MIN_DIFFERENCE, 2 * luck, 0.75 * seed_sd)
+    return luck if settled else math.hypot(luck, late)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

@@ -30,7 +30,7 @@ def status_lines(
     sweep = SweepConfig.check(opened[-1]["config"])
     trials, runs = trials_table(events), runs_table(confirmed)
     ended = trials[trials["state"] != "running"]
-    last = [*events, *confirmed][-1]
+    last = max([events[-1], *confirmed[-1:]], key=lambda event: event["time"])
     ago = duration(max(0.0, time.time() - last["time"]))
     if held:
         yield f"{folder} is being run by {holder}"
@@ -57,7 +57,7 @@ def status_lines(
     if events[-1]["event"] != "complete":
         if not held:
             yield f"to go on: kdtune resume {folder}"
-    elif confirmed and last["event"] != "complete":
+    elif confirmed and confirmed[-1]["event"] != "complete":
         if not held:
             yield f"to go on: kdtune confirm {folder}"
     else:

@@ -16,11 +16,9 @@ def tables_of(folder: SweepFolder) -> SweepTables:
     Raises:
         UserError: this is no sweep's folder, or a log is damaged.
     """
-    confirmed = folder.confirm_events()
-    opened = [*folder.opened(), *(e for e in confirmed if e["event"] == "confirm")]
-    latest = max(opened, key=lambda event: event["time"])["config"]
-    right, groups = folder.right()
-    return sweep_tables(folder.events(), confirmed, right, groups, latest["min_difference"])
+    settings, (right, groups) = folder.settings(), folder.right()
+    logs = folder.events(), folder.confirm_events()
+    return sweep_tables(*logs, right, groups, settings.min_difference)
 
 
 def leaderboard_text(folders: Sequence[Path], form: str) -> str:
@@ -45,8 +43,9 @@ def leaderboard_text(folders: Sequence[Path], form: str) -> str:
 def _about(folder: SweepFolder) -> dict[str, object]:
     """What sweeps must have in common to stand in one table."""
     opened = folder.opened()[0]
+    judged = [opened, *(e for e in folder.confirm_events() if e["event"] == "confirm")][-1]
     return {
-        "data": [opened["data"]["fingerprint"], opened["data"]["test_fingerprint"]],
+        "data": [opened["data"]["fingerprint"], judged["data"].get("test_fingerprint")],
         "teacher": (opened["teacher"] or {}).get("sha256"),
         "image size": opened["config"]["image_size"],
         "epochs": opened["config"]["epochs"],

@@ -1,5 +1,6 @@
 """Checks all that a sweep needs before anything is trained, and fills in what follows from it."""
 
+import hashlib
 import json
 import os
 import platform
@@ -12,14 +13,14 @@ from typing import Any
 from optuna.distributions import distribution_to_json, json_to_distribution
 
 from kdtune.config import SweepConfig, TrainConfig
-from kdtune.data.images import Split, groups_of_test
+from kdtune.data.images import GROUPS, Split, groups_of_test
 from kdtune.errors import UserError
 from kdtune.files import shown
 from kdtune.inputs import find_data
 from kdtune.methods import METHODS, check_method
 from kdtune.models import build_model, check_model, feature_shapes
 from kdtune.network import pick_device
-from kdtune.results import Cell, Event
+from kdtune.results import OF_VERDICT, Cell, Event, SweepFolder
 from kdtune.seeds import derive_seed
 from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS
@@ -35,10 +36,10 @@ MAY_CHANGE = {
 }  # fmt: skip
 """Settings that may be given when a sweep is resumed."""
 
-OF_CONFIRM = (
+OF_CONFIRM = {
     "data", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_restarts",
-    "stall_time", "term_limit", "top", "seeds", "min_difference",
-)  # fmt: skip
+    "stall_time", "term_limit", *OF_VERDICT,
+}  # fmt: skip
 """Settings that may be given when a sweep is confirmed."""
 
 
@@ -78,7 +79,7 @@ def check_sweep(
         UserError: something is no good, or is not what it was.
     """
     sweep, shared, about = _check_inputs(given, earlier)
-    if sweep.confirm and not about["data"]["test_images"]:
+    if sweep.confirm and about["data"]["test_images"] < 2:
         raise UserError(NO_TEST)
     spaces = _check_cells(sweep, shared, files, earlier)
     shared.plan(earlier)
@@ -132,19 +133,18 @@ def _check_inputs(
     return sweep, Shared(sweep, data, teacher), about
 
 
-def confirm_settings(
-    earlier: Event, before: Sequence[Event], given: Mapping[str, Any]
-) -> SweepConfig:
-    """The settings of a confirmation.
+def confirm_settings(folder: SweepFolder, given: Mapping[str, Any]) -> SweepConfig:
+    """The settings of a confirmation; `given` are of `OF_CONFIRM`.
 
-    Args:
-        earlier: the event that opened the sweep last.
-        before: the events that opened its confirmation.
-        given: of `OF_CONFIRM`.
+    Raises:
+        UserError: a setting is none of these, or out of range.
     """
-    latest = max([earlier, *before], key=lambda event: event["time"])["config"]
+    for key in given.keys() - OF_CONFIRM:
+        raise UserError(f"The setting {key} cannot be changed when a sweep is confirmed.")
+    latest = folder.settings().model_dump(mode="json")
+    searched = folder.opened()[-1]["config"]
     kept = {key: latest[key] for key in OF_CONFIRM}
-    return SweepConfig.check({**earlier["config"], **kept, **given})
+    return SweepConfig.check({**searched, **kept, **given})
 
 
 @dataclass
@@ -185,15 +185,19 @@ def check_confirmation(
     """
     sweep, shared, about = _check_inputs(given, earlier)
     views = shared.views
-    if views.data.test is None:
+    if views.data.test is None or len(views.data.test) < 2:
         raise UserError(NO_TEST)
+    groups = groups_of_test(views.data)
+    about["groups"] = groups and hashlib.sha256("\n".join(groups).encode()).hexdigest()
     if before is not None:
-        then, now = (kept["data"]["test_fingerprint"] for kept in (before, about))
-        if then != now:
+        if before["data"].get("test_fingerprint") != about["data"]["test_fingerprint"]:
             raise UserError("The test images are not those that the confirmation began with.")
+        if before.get("groups") and not groups:
+            raise UserError(f"The groups of the test images, {GROUPS}, are missing in the data.")
     views.pixels("test")  # says which cannot be read, before anything is trained
     for own in settings:
         config = TrainConfig.check({**own, "data_dir": sweep.data})
+        pick_device(config.device)
         student = build_model(config.model, len(views.data.classes), config.image_size)
         shared.ask(config, feature_shapes(student, config.image_size))
     shared.plan(earlier)
@@ -203,7 +207,7 @@ def check_confirmation(
         **about,
         "views": {**asdict(shared.kept), "prepared": []},
     }
-    return Confirmable(sweep, shared, views.data.test, groups_of_test(views.data), opened)
+    return Confirmable(sweep, shared, views.data.test, groups, opened)
 
 
 def changed(earlier: Event, changes: Mapping[str, Any]) -> SweepConfig:

@@ -2,8 +2,8 @@
 
 The winner of a search is the luckiest of many. So the best trials of every cell, its candidates,
 are trained with further seeds, which are the same in all cells: student initialisation and order
-of the data are paired. The choice among them is by validation images. Only then, and once, are
-the test images read, for what was chosen. A choice stands: later seeds are trained for it alone.
+of the data are paired. The choice among them is by validation images. Only then, and once, is what
+was chosen judged by the test images. A choice stands: later seeds are trained for it alone.
 """
 
 import time
@@ -19,7 +19,7 @@ import ray
 from kdtune.config import SweepConfig, TrainConfig, duration
 from kdtune.errors import DiskFullError, RunError, UserError
 from kdtune.files import replacing
-from kdtune.reports.statistics import visible
+from kdtune.reports.statistics import LEAST_SEEDS, visible
 from kdtune.reports.tables import SOUND, trials_table
 from kdtune.results import Cell, Event, Log, SweepFolder, cell_of
 from kdtune.run_files import say
@@ -27,6 +27,7 @@ from kdtune.seeds import derive_seed
 from kdtune.tuning.check import check_confirmation, confirm_settings
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.driver import Driver
+from kdtune.tuning.interrupts import terminating
 from kdtune.tuning.launch import Slots, find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.stopping import Stopping
@@ -61,6 +62,8 @@ class Confirmation(Decisions):
         self.chosen: dict[Cell, str] = {}
         self.asked: dict[tuple[str, int], str] = {}
         """The run of each candidate and seed."""
+        self.events: dict[str, Event] = {}
+        """How each run was asked for."""
         self.ended: dict[str, Event] = {}
         """How each run ended."""
         self.tested: set[str] = set()
@@ -75,6 +78,8 @@ class Confirmation(Decisions):
         kind = event["event"]
         if kind == "confirm":
             self.seeds = max(self.seeds, event["seeds"])
+            for run in [run for run, end in self.ended.items() if end["state"] == "crashed"]:
+                self._again(run)  # what made it crash may have passed
             for candidate in event["candidates"]:
                 self.candidates.setdefault(cell_of(candidate), []).append(candidate["trial_id"])
         elif kind == "asked":
@@ -82,12 +87,20 @@ class Confirmation(Decisions):
             if event["trial_id"] != run_id(trial, seed) or trial not in self.settings:
                 raise ValueError(f"there is no run {event['trial_id']}")
             self.asked[trial, seed] = event["trial_id"]
+            self.events[event["trial_id"]] = event
         elif kind == "ended":
             self.ended[event["trial_id"]] = event
         elif kind == "chosen":
             self.chosen[cell_of(event)] = event["confirms"]
         elif kind == "tested":
             self.tested.add(event["trial_id"])
+        elif kind == "lost":
+            self._again(event["trial_id"])
+
+    def _again(self, run: str) -> None:
+        """Have a run that has ended run again."""
+        del self.ended[run]
+        self.asked = {key: name for key, name in self.asked.items() if name != run}
 
     def runs(self) -> Iterator[tuple[Cell, str, int]]:
         """All that is to be run: cell, trial, seed. A cell is complete before the next begins."""
@@ -138,23 +151,36 @@ class Confirmation(Decisions):
     def choose(self) -> list[Event]:
         """The choice in each cell that has none yet, and of which a run was sound.
 
-        It is the candidate with the highest mean validation accuracy over its sound runs, among
-        those of which no run diverged, if there are any; the earliest trial of equals.
+        It is the candidate with the highest mean validation accuracy over its sound runs, the
+        earliest of equals, among those of which no run diverged, if there are any, and then those
+        with as many sound runs as a comparison needs.
         """
         events = []
         for cell, trials in self.candidates.items():
             ranked = []
-            for trial in sorted(trials):
+            for trial in sorted(trials, key=lambda trial: int(trial.rpartition("-")[2])):
                 ends = [self.ended[run] for (of, _), run in self.asked.items() if of == trial]
                 sound = [e["best_validation_accuracy"] for e in ends if e["state"] == "finished"]
                 if sound:
                     diverged = any(end["state"] == "diverged" for end in ends)
-                    ranked.append((not diverged, fmean(sound), trial))
+                    enough = len(sound) >= LEAST_SEEDS
+                    ranked.append((not diverged, enough, fmean(sound), trial))
             if ranked and cell not in self.chosen:
-                best = max(ranked, key=lambda rank: rank[:2])
+                *_, best = max(ranked, key=lambda rank: rank[:-1])
                 identity = {"method": cell[0], "model": cell[1]}
-                events.append({"event": "chosen", **identity, "confirms": best[2]})
+                events.append({"event": "chosen", **identity, "confirms": best})
         return events
+
+    def wanted(self) -> list[str]:
+        """Sound runs whose networks may be tested: all of a cell until one is chosen."""
+        return [
+            run
+            for cell, trial, seed in self.runs()
+            if (run := self.asked.get((trial, seed))) is not None
+            and run not in self.tested
+            and run in self.ended
+            and self.ended[run]["state"] == "finished"
+        ]
 
     def untested(self) -> list[tuple[Cell, str]]:
         """Sound runs of what was chosen for which the test images were not read yet."""
@@ -231,7 +257,7 @@ class _Confirm:
             )
         before = [event for event in folder.confirm_events() if event["event"] == "confirm"]
         self.earlier = folder.opened()[-1]
-        self.sweep = confirm_settings(self.earlier, before, given)
+        self.sweep = confirm_settings(folder, given)
         if before and self.sweep.top != before[-1]["top"]:
             raise UserError(
                 f"The candidates are the best {before[-1]['top']} of each cell, and stay so; "
@@ -257,8 +283,10 @@ class _Confirm:
         self.before = before[-1] if before else None
         self.decisions = Confirmation(self.sweep, settings)
         command = f"kdtune confirm {folder.path}"
-        networks = Networks(folder)
-        self.driver = Driver(folder, folder.confirm_log, self.decisions, networks, command)
+        self.networks = Networks(folder)
+        self.driver = Driver(
+            folder, folder.confirm_log, self.decisions, self.networks, "runs", command
+        )
         used = [trial for ids in (*known.values(), *self.new.values()) for trial in ids]
         if unknown := set(used) - settings.keys():
             raise UserError(f"{folder.confirm_log} is damaged: {unknown.pop()} was not searched.")
@@ -279,45 +307,73 @@ class _Confirm:
             if self.before is not None:
                 for line in self.driver.found(log, self.before, opened):
                     say(line)
-            grows = bool(self.new) or self.sweep.seeds > decisions.seeds
-            if not (grows or self.left):
-                self._finish(log, opened)
-                return
-            with ray_session():
-                slots = find_slots(self.sweep)
-                opened["views"]["prepared"] = self.checked.shared.prepare()
-                log.append(opened)
-                for line in self._plan(slots):
-                    say(line)
-                try:
-                    self._measure(log, slots)
-                    self.driver.run(log, slots, self.checked.shared.askers, decisions.total)
-                    for choice in decisions.choose():
-                        log.append(choice)
-                    self._test(log, slots)
-                except DiskFullError as error:
-                    raise RunError(f"{error} Make room, then: {self.driver.command}") from None
-                except KeyboardInterrupt as error:
-                    if str(error):
-                        raise
-                    raise KeyboardInterrupt(f"to go on: {self.driver.command}") from None
-            self._finish(log, opened)
+            try:
+                self.networks.begin()
+                for run in decisions.wanted():
+                    if not self.folder.network(run).is_file():
+                        log.append(self._about(run, "lost"))
+                if self._changed(opened) or self._left():
+                    log.append(opened)  # has runs that crashed run again
+                if self._left():
+                    with ray_session(), terminating():
+                        self._work(log, find_slots(self.sweep))
+                self._finish(log)
+            except DiskFullError as error:
+                raise RunError(f"{error} Make room, then: {self.driver.command}") from None
+            except KeyboardInterrupt as error:
+                if str(error):
+                    raise
+                raise type(error)(f"to go on: {self.driver.command}") from None
 
-    def _finish(self, log: Log, opened: Event) -> None:
-        """Make all that follows, also where only what matters to the user has changed."""
-        events = self.folder.confirm_events()
-        latest = [event for event in events if event["event"] == "confirm"][-1]["config"]
-        if latest["min_difference"] != self.sweep.min_difference:
-            log.append(opened)
+    def _changed(self, opened: Event) -> bool:
+        """Whether something is asked for that the log does not know."""
+        before = self.before
+        if before is None or self.new:
+            return True
+        return any(opened[key] != before.get(key) for key in ("config", "groups"))
+
+    def _left(self) -> bool:
+        """Whether something is left to be done."""
+        decisions = self.decisions
+        crashed = any(end["state"] == "crashed" for end in decisions.ended.values())
+        return bool(
+            not decisions.finished or crashed or decisions.choose() or decisions.untested()
+        )
+
+    def _work(self, log: Log, slots: Slots) -> None:
+        """Run, choose, test."""
+        for line in self._plan(slots):
+            say(line)
+        self.checked.shared.prepare()
+        self._measure(log, slots)
+        self.driver.run(log, slots, self.checked.shared.askers, self.decisions.total)
+        if self.decisions.interrupts.requested:
+            raise KeyboardInterrupt
+        for choice in self.decisions.choose():
+            log.append(choice)
+        self._test(log, slots)
+
+    def _finish(self, log: Log) -> None:
+        """Make all that follows.
+
+        Raises:
+            RunError: no run was sound.
+        """
+        self._write_labels()
+        write_outputs(self.folder, self.driver.command)
         if self.folder.confirm_events()[-1]["event"] != "complete":
             log.append({"event": "complete"})
-        write_outputs(self.folder)
+        if not self.decisions.chosen:
+            reason = next(iter(self.decisions.ended.values()))["reason"]
+            raise RunError(
+                f"No run of {self.folder.confirm_log} came to its end; the first says: {reason}"
+            )
 
-    @property
-    def left(self) -> bool:
-        """Whether something is left to be done of what was begun."""
-        decisions = self.decisions
-        return not decisions.finished or bool(decisions.choose() or decisions.untested())
+    def _about(self, run: str, kind: str, **about: Any) -> Event:
+        """An event about a run."""
+        asked = self.decisions.events[run]
+        identity = {key: asked[key] for key in ("trial_id", "method", "model")}
+        return {"event": kind, **identity, **about}
 
     def _plan(self, slots: Slots) -> Iterator[str]:
         """Say what is going to happen."""
@@ -345,18 +401,19 @@ class _Confirm:
             if model not in known:
                 known.add(model)
                 config = self._here(self.decisions.configure(trials[0], 1))
-                costs = measure(config, len(self.checked.shared.views.data.classes), slots)
-                log.append({"event": "measured", "model": model, **costs})
+                try:
+                    costs = measure(config, len(self.checked.shared.views.data.classes), slots)
+                except ray.exceptions.RayError as error:
+                    say(f"{model} could not be measured: {_last_line(error)}")
+                else:
+                    log.append({"event": "measured", "model": model, **costs})
 
     def _test(self, log: Log, slots: Slots) -> None:
         """Read the test images, for what was chosen."""
-        runs = self.decisions.untested()
-        labels = np.asarray(self.checked.test.labels, dtype=np.uint16)
-        arrays = {"labels": labels}
-        if self.checked.groups is not None:
-            arrays["groups"] = np.asarray(self.checked.groups)
-        with replacing(self.folder.test_labels) as temporary:
-            np.savez_compressed(temporary, allow_pickle=False, **arrays)
+        runs, labels = self.decisions.untested(), np.asarray(self.checked.test.labels)
+        if not runs:
+            return
+        self._write_labels()
         paths = [self.folder.network(run) for _, run in runs]
         configs = [
             self._here(self.decisions.configure(self.decisions.chosen[cell], 1))
@@ -365,28 +422,33 @@ class _Confirm:
         say(f"reading {len(labels):,} test images with {len(runs)} networks of what was chosen")
         try:
             found = predict_test(list(zip(paths, configs, strict=True)), slots)
-            for ((method, model), run), predicted in zip(runs, found, strict=True):
+            for (_, run), predicted in zip(runs, found, strict=True):
                 with replacing(self.folder.predictions(run)) as temporary:
                     np.savez_compressed(temporary, predicted=predicted.astype(np.uint16))
                 tested = {
                     "test_accuracy": float((predicted == labels).mean()),
                     "test_images": len(labels),
                 }
-                log.append(
-                    {
-                        "event": "tested",
-                        "trial_id": run,
-                        "method": method,
-                        "model": model,
-                        **tested,
-                    }
-                )
+                log.append(self._about(run, "tested", **tested))
         except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise RunError(f"The test images could not be classified: {reason}") from error
+            raise RunError(
+                f"The test images could not be classified: {_last_line(error)}"
+            ) from error
+
+    def _write_labels(self) -> None:
+        """Keep what is right for each test image, and which belong together."""
+        labels = np.asarray(self.checked.test.labels, dtype=np.uint16)
+        groups = np.asarray(self.checked.groups or [], dtype=str)
+        with replacing(self.folder.test_labels) as temporary:
+            np.savez_compressed(temporary, labels=labels, groups=groups)
 
     def _here(self, config: TrainConfig) -> TrainConfig:
         """A run's settings with the places of now."""
         return config.model_copy(
             update={"data_dir": self.sweep.data, "cache_gb": self.sweep.cache_gb}
         )
+
+
+def _last_line(error: Exception) -> str:
+    """What an error of Ray's comes down to."""
+    return str(error).strip().splitlines()[-1]

@@ -39,6 +39,7 @@ class Driver:
         log: the log's path.
         decisions: what is run, and when it ends.
         keeper: of the files of trials.
+        what: what trials are called, for people.
         command: how to go on, for people.
     """
 
@@ -48,9 +49,11 @@ class Driver:
         log: Path,
         decisions: Decisions,
         keeper: Keeper,
+        what: str,
         command: str,
     ):
-        self.folder, self.path, self.decisions, self.command = folder, log, decisions, command
+        self.folder, self.path, self.decisions = folder, log, decisions
+        self.what, self.command = what, command
         self.progress = Progress()
         self.tensorboard = TensorBoard(folder.tensorboard)
         self.keeper = keeper
@@ -69,7 +72,7 @@ class Driver:
             now: the event that opens it now.
         """
         trials = self.decisions.under_way.trials
-        words = [f"{self.progress.ended} trials have ended"]
+        words = [f"{self.progress.ended} {self.what} have ended"]
         if trials:
             listed = (f"{name} after epoch {trial.epoch}" for name, trial in trials.items())
             words.append(f"{len(trials)} were under way ({', '.join(listed)})")
@@ -124,8 +127,8 @@ class Driver:
 
     def _interrupted(self, terminated: bool) -> None:
         """Make the tables of what there is, and say how to go on."""
-        write_outputs(self.folder)
-        text = f"{self.progress.ended} trials have ended; to go on: {self.command}"
+        write_outputs(self.folder, self.command)
+        text = f"{self.progress.ended} {self.what} have ended; to go on: {self.command}"
         raise (Terminated if terminated else KeyboardInterrupt)(text) from None
 
     def _hint(self, failure: Exception) -> str:

@@ -35,6 +35,23 @@ def deferred() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+@contextmanager
+def terminating() -> Iterator[None]:
+    """Have a SIGTERM raise `Terminated`, except while `Interrupts` hear it."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Interrupts:
     """Signals, while trials run; to be used in a ``with``, around them.
 

@@ -13,8 +13,12 @@ PARQUET = ("trials", "epochs")
 """Tables that are also written as Parquet."""
 
 
-def write_outputs(folder: SweepFolder) -> None:
+def write_outputs(folder: SweepFolder, command: str) -> None:
     """Make all that follows from the logs.
+
+    Args:
+        folder: of the sweep.
+        command: what makes it again, for people.
 
     Raises:
         RunError: the disk is full.
@@ -30,6 +34,4 @@ def write_outputs(folder: SweepFolder) -> None:
         write_best(folder, best)
         write_networks(folder, best)
     except DiskFullError as error:
-        raise RunError(
-            f"{error} Nothing is lost: make room, then: kdtune resume {folder.path}"
-        ) from None
+        raise RunError(f"{error} Nothing is lost: make room, then: {command}") from None

@@ -99,7 +99,7 @@ class Shared:
         return tuple(
             (self.settings(config), tuple(shapes))
             for method in self.kept.methods
-            for config, shapes in self._askers[method]
+            for config, shapes in self._askers.get(method, ())
         )
 
     def prepare(self) -> list[Event]:

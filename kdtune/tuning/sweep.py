@@ -15,9 +15,10 @@ from kdtune.files import write_text, write_yaml
 from kdtune.reports.statistics import visible
 from kdtune.results import RESULTS, Log, SweepFolder
 from kdtune.run_files import say
-from kdtune.tuning.check import Checked, changed, check_sweep
+from kdtune.tuning.check import OF_CONFIRM, Checked, changed, check_sweep
 from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.driver import Driver
+from kdtune.tuning.interrupts import Terminated
 from kdtune.tuning.launch import Slots, find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.samplers import describe_sampler
@@ -71,8 +72,7 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
                     log.append(event)
         with folder.held(), search.driver.open_log() as log:
             search.run(log, slots)
-        if sweep.confirm:
-            confirm_sweep(folder.path)
+        search.confirm({})
     return folder
 
 
@@ -106,6 +106,8 @@ def resume_sweep(path: str | Path, changes: Mapping[str, Any] | None = None) -> 
             for line in search.driver.found(log, earlier, checked.opened):
                 say(line)
             if search.decisions.finished:
+                if checked.opened["config"] != earlier["config"]:
+                    log.append(checked.opened)
                 search.finish(log)
             else:
                 with ray_session():
@@ -115,8 +117,7 @@ def resume_sweep(path: str | Path, changes: Mapping[str, Any] | None = None) -> 
                     checked.opened["views"]["prepared"] = checked.shared.prepare()
                     log.append(checked.opened)
                     search.run(log, slots)
-    if checked.sweep.confirm:
-        confirm_sweep(folder.path)
+    search.confirm({key: value for key, value in changes.items() if key in OF_CONFIRM})
     return folder
 
 
@@ -133,7 +134,7 @@ class _Sweep:
         self.decisions = Search(checked.sweep, checked.spaces, checked.configure)
         self.leftovers = Leftovers(folder)
         command = f"kdtune resume {folder.path}"
-        self.driver = Driver(folder, folder.log, self.decisions, self.leftovers, command)
+        self.driver = Driver(folder, folder.log, self.decisions, self.leftovers, "trials", command)
 
     def plan(self, slots: Slots) -> Iterator[str]:
         """Say what is going to happen."""
@@ -153,8 +154,8 @@ class _Sweep:
         Raises:
             RunError: no trial finished an epoch.
         """
-        self.leftovers.remove()
-        write_outputs(self.folder)
+        write_outputs(self.folder, self.driver.command)
+        self.leftovers.remove_all()
         events = self.folder.events()
         if events[-1]["event"] != "complete":
             log.append({"event": "complete"})
@@ -166,6 +167,20 @@ class _Sweep:
             )
         if saved := self.driver.progress.saved():
             say(saved)
+
+    def confirm(self, given: Mapping[str, Any]) -> None:
+        """Confirm the search, if that is wanted; `given` as `confirm_sweep` takes it.
+
+        Raises:
+            KeyboardInterrupt: the sweep was to stop when its last trials ended.
+        """
+        path, interrupts = self.folder.path, self.decisions.interrupts
+        if not self.checked.sweep.confirm:
+            return
+        if interrupts.requested:
+            kind = Terminated if interrupts.terminated else KeyboardInterrupt
+            raise kind(f"the search is complete; to go on: kdtune confirm {path}")
+        confirm_sweep(path, given)
 
 
 def _plan(sweep: SweepConfig, slots: Slots, stopping: Stopping, test_images: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The one place where a sweep reads test images: for what was chosen, after it was chosen."""
+"""The one place where networks of a sweep are judged by test images, after they were chosen."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -9,7 +9,7 @@ crash of the machine it may be damaged: then its checksums show it, and the one 
 import shutil
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from kdtune.checkpoints import read_checkpoint, save_model, write_checkpoint
 from kdtune.config import TrainConfig
 from kdtune.errors import UserError
 from kdtune.export import Best
+from kdtune.reports.tables import SOUND
 from kdtune.results import Cell, Event, SweepFolder, cell_of
 from kdtune.training import EpochResult
 
@@ -147,8 +148,7 @@ def best_network(folder: SweepFolder, trial_id: str) -> dict[str, Any] | None:
 def write_networks(folder: SweepFolder, best: Mapping[Cell, Best]) -> None:
     """Write `best/<method>-<model>.pth`: the network of what stands for each cell.
 
-    That of a trial comes from its last checkpoint, which then goes; where that is lost, there is
-    none.
+    That of a trial comes from its last checkpoint; where that is lost, there is none.
 
     Args:
         folder: of the sweep.
@@ -166,7 +166,6 @@ def write_networks(folder: SweepFolder, best: Mapping[Cell, Best]) -> None:
             content = _read(kept) if found.confirmed else best_network(folder, found.name)
             if content and content["validation_accuracy"] == found.validation_accuracy:
                 write_checkpoint(path, content)
-        shutil.rmtree(folder.checkpoints / found.name, ignore_errors=True)
 
 
 class Networks:
@@ -207,10 +206,8 @@ class Networks:
                     self.folder.network(run).unlink(missing_ok=True)
             return
         run = event["trial_id"]
-        if (
-            event["state"] == "finished"
-            and (content := best_network(self.folder, run)) is not None
-        ):
+        content = best_network(self.folder, run) if event["state"] == "finished" else None
+        if content and content["validation_accuracy"] == event["best_validation_accuracy"]:
             write_checkpoint(self.folder.network(run), content)
         shutil.rmtree(self.folder.checkpoints / run, ignore_errors=True)
 
@@ -245,7 +242,7 @@ class Leftovers:
         elif event["event"] == "ended":
             self._ended.add(event["trial_id"])
             accuracy = event["best_validation_accuracy"]
-            if event["state"] in ("finished", "stopped") and accuracy is not None:
+            if event["state"] in SOUND and accuracy is not None:
                 rank = accuracy, -self._numbers[event["trial_id"]], event["trial_id"]
                 cell = cell_of(event)
                 self._best[cell] = max(self._best.get(cell, rank), rank)
@@ -254,7 +251,13 @@ class Leftovers:
 
     def remove(self, keep: str | None = None) -> None:
         """Remove them; `keep` is a trial that has just ended."""
-        best = {trial_id for _, _, trial_id in self._best.values()}
+        self._remove(self._ended - {trial_id for *_, trial_id in self._best.values()} - {keep})
+
+    def remove_all(self) -> None:
+        """Remove those of the best, too, once their networks are written."""
+        self._remove(self._ended)
+
+    def _remove(self, trials: Set[str | None]) -> None:
         for path in self.folder.checkpoints.glob("*"):
-            if path.name in self._ended - best - {keep}:
+            if path.name in trials:
                 shutil.rmtree(path, ignore_errors=True)

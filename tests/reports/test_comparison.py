@@ -352,14 +352,20 @@ def test_who_diverged_wins_nothing():
     assert table.loc["all", "sentence"].startswith("AT diverged in 1 of 5 seeds on S; in the runs")
 
 
-def test_who_diverged_in_too_many_seeds_has_no_numbers():
-    row = compare(confirmed(340, 340, diverged=3), confirmed(300, 300, 300, 300, diverged=1))
+def test_who_diverged_in_all_seeds_has_no_numbers():
+    row = compare(confirmed(diverged=5), confirmed(300, 300, 300, 300, diverged=1))
     assert row.verdict == "unstable"
     assert pd.isna(row.difference_points)
     assert row.sentence == (
-        "AT diverged in 3 of 5 seeds on R; FitNets diverged in 1 of 5 seeds on R. No winner is "
+        "AT diverged in 5 of 5 seeds on R; FitNets diverged in 1 of 5 seeds on R. No winner is "
         "declared."
     )
+
+
+def test_too_few_shared_seeds_come_before_those_that_diverged():
+    row = compare(confirmed(340, 340, diverged=3), confirmed(300, 300, 300, 300, diverged=1))
+    assert row.verdict == "not_confirmed"
+    assert row.sentence.startswith("Not confirmed: AT and FitNets share 2 finished seeds on R")
 
 
 def test_swapping_the_methods_flips_signs_and_names():

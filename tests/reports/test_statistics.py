@@ -177,8 +177,10 @@ def test_a_search_that_still_improves_has_its_late_gain_as_luck():
     assert luck_of_search(settled) == search_luck(settled)
     assert luck_of_search(rising) == pytest.approx(math.hypot(search_luck(rising), 6.9))
     assert luck_of_search(rising, seed_sd=9.3) == search_luck(rising)  # 0.75 · 9.3 is above 6.9
-    assert luck_of_search(rising, min_difference=7.0) == search_luck(rising)
     assert luck_of_search([*rising, math.nan]) == luck_of_search(rising)
+    noisy = [70.0, 60.0, 71.0, 50.0]
+    assert late_gain(noisy) < 2 * search_luck(noisy)
+    assert luck_of_search(noisy) == search_luck(noisy)
 
 
 def test_holm_by_hand():

@@ -102,22 +102,44 @@ def test_the_choice_is_the_highest_mean_and_of_equals_the_earlier_trial():
     assert by_hand.choices() == {("at", "A"): "at-A-001", ("kd", "A"): "kd-A-000"}
 
 
-def test_one_that_diverged_loses_and_a_crash_is_not_held_against_it():
-    states = {
-        "at-A-004-seed2": "diverged",
-        "kd-A-000-seed2": "crashed",
-        "kd-A-000-seed1": "crashed",
-    }
+def test_one_that_diverged_loses_and_then_one_with_too_few_sound_runs():
+    states = {"at-A-004-seed2": "diverged"} | {f"kd-A-000-seed{n}": "crashed" for n in (1, 2)}
     by_hand = ByHand()
-    by_hand.run(lambda run: 0.9 if run[:8] in ("at-A-004", "kd-A-000") else 0.5, states.get)
-    states_of = lambda run: states.get(run, "finished")  # noqa: E731
+    by_hand.run(
+        lambda run: 0.9 if run[:8] in ("at-A-004", "kd-A-000") else 0.5,
+        lambda run: states.get(run, "finished"),
+    )
+    assert by_hand.choices() == {("at", "A"): "at-A-001", ("kd", "A"): "kd-A-002"}
+    assert [run for _, run in by_hand.decisions.untested()] == [
+        run_id(trial, seed) for trial in ("at-A-001", "kd-A-002") for seed in (1, 2, 3)
+    ]
+
+
+def test_a_crash_is_not_held_against_one_and_runs_again_when_it_is_confirmed_again():
+    crashed = "kd-A-000-seed1"
+    by_hand = ByHand(seeds=4)
+    by_hand.run(
+        lambda run: 0.9 if run[:8] == "kd-A-000" else 0.5,
+        lambda run: "crashed" if run == crashed else "finished",
+    )
+    assert by_hand.choices()[("kd", "A")] == "kd-A-000" and by_hand.decisions.finished
+    by_hand.open(4, {})
+    assert by_hand.run() == [crashed] and by_hand.decisions.finished
+
+
+def test_a_run_whose_network_is_lost_runs_again():
     by_hand = ByHand()
-    by_hand.run(lambda run: 0.9 if run[:8] in ("at-A-004", "kd-A-000") else 0.5, states_of)
-    assert by_hand.choices() == {("at", "A"): "at-A-001", ("kd", "A"): "kd-A-000"}
-    assert by_hand.decisions.untested() == [
-        (("at", "A"), "at-A-001-seed1"), (("at", "A"), "at-A-001-seed2"),
-        (("at", "A"), "at-A-001-seed3"), (("kd", "A"), "kd-A-000-seed3"),
-    ]  # fmt: skip
+    by_hand.run()
+    wanted = by_hand.decisions.wanted()
+    assert len(wanted) == 12
+    by_hand.append({"event": "lost", "trial_id": wanted[5], "method": "at", "model": "A"})
+    assert by_hand.run() == [wanted[5]]
+
+
+def test_the_earliest_of_equals_is_so_by_number():
+    by_hand = ByHand(cells={("at", "A"): ["at-A-1000", "at-A-999"]})
+    by_hand.run()
+    assert by_hand.choices() == {("at", "A"): "at-A-999"}
 
 
 def test_where_all_diverged_the_one_with_sound_runs_is_chosen_or_none():

@@ -208,9 +208,9 @@ def test_tables_without_room_are_a_sentence_and_no_file_is_damaged(copy, room):
     try:
         if room < 10_000:
             with pytest.raises(RunError, match="no room to write .* Nothing is lost: make room"):
-                write_outputs(copy)
+                write_outputs(copy, "kdtune resume")
         else:
-            write_outputs(copy)
+            write_outputs(copy, "kdtune resume")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     for path, content in before.items():

@@ -95,7 +95,7 @@ class TestSmallSweep:
         before = [path.read_bytes() for path in made]
         for path in made:
             path.unlink()
-        write_outputs(small_sweep)
+        write_outputs(small_sweep, "kdtune resume")
         assert [path.read_bytes() for path in made] == before
 
     @pytest.mark.parametrize("method", ["at", "student"])

@@ -173,6 +173,7 @@ def test_the_best_of_a_cell_stays_as_a_network_and_the_rest_goes(folder, tmp_pat
     best = best_of_cells(sweep_tables(events))
     for _ in range(2):  # as often as one likes
         write_networks(sweep, best)
+        leftovers.remove_all()
         assert {p.name for p in sweep.checkpoints.iterdir()} == {"d"}
         loaded = load_model(sweep.best("student", "MultiBranchNet", ".pth"))
         assert loaded["trial_id"] == "a" and "training" not in loaded
