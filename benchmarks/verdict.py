@@ -513,8 +513,9 @@ def own_pairs(searches: int) -> pd.DataFrame:
     Returns:
         One row a pair, budget and number of test images: what was searched, by which two searches;
         whether there is a winner, and the half width, with luck and with luck by the trials
-        alone; whether the first wins if the second is worse by a point; means of both over the two; half the squared difference of what was chosen, of which
-        the mean is the variance from search to search; share of luck with late gain; trials.
+        alone; whether the first wins if the second is worse by a point; means of both over the
+        two; half the squared difference of what was chosen, of which the mean is the variance from
+        search to search; share of luck with late gain; trials.
     """
     random = np.random.default_rng(6)
     rows = []
@@ -705,7 +706,7 @@ def main() -> None:
     """Simulate, replay, search, and print tables and a line of JSON."""
     parser = argparse.ArgumentParser(description="See the top of this file.")
     parser.add_argument("--repeats", type=int, default=300, help="of every combination")
-    parser.add_argument("--searches", type=int, default=14, help="by kdtune, of every cell")
+    parser.add_argument("--searches", type=int, default=10, help="by kdtune, of every cell")
     arguments = parser.parse_args()
     figures = (
         by_simulation(arguments.repeats)
