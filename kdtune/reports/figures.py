@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from kdtune.reports.comparison import ALL
 from kdtune.reports.statistics import in_points, name_of
@@ -145,7 +145,7 @@ def verdict_figure(pair: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
         text = f"{in_points(value, width)} ± {in_points(width, width)}"
         axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center")
     _rows(axes, ["all students" if model == ALL else cut(model) for model in pair["model"]])
-    axes.set_xlabel(f"{a} minus {b}, points of test accuracy\n← {b} better      {a} better →")
+    axes.set_xlabel(f"{a} minus {b}, points of test accuracy\n← {b} better  |  {a} better →")
     return figure
 
 
@@ -237,9 +237,7 @@ def search_figure(
                 label=shown(method),
             )
             if expected is not None:
-                of_cell = expected[
-                    (expected["model"] == model) & (expected["method"] == method)
-                ]
+                of_cell = expected[(expected["model"] == model) & (expected["method"] == method)]
                 mean = of_cell[["expected_epochs", "expected_best_percent"]].to_numpy().T
                 axes.plot(*mean, color=colour, linestyle=":", linewidth=1)
             cell = board[(board["model"] == model) & (board["method"] == method)]
@@ -311,7 +309,14 @@ def outcomes_figure(counts: pd.DataFrame) -> Figure:
         begin = begin + width
     for place, row in enumerate(counts.itertuples()):
         said = [f"{getattr(row, state)} {state}" for state in STATES if getattr(row, state)]
-        axes.text(begin[place], place, "  " + ", ".join(said), va="center", fontsize=8.5)
+        axes.annotate(
+            ", ".join(said),
+            (begin[place], place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+        )
     _rows(axes, [f"{shown(row.method)}, {cut(row.model)}" for row in counts.itertuples()])
     axes.set_xlim(0, 1.9 * begin.max())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -379,10 +384,13 @@ def _rows(axes: Axes, names: list[str]) -> None:
 def _plain_log(axes: Axes) -> None:
     """Numbers as people write them, and few of them."""
     low, high = axes.get_xlim()
-    near = high / low < 50
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,), numticks=8))
+    if high / low < 5:
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    else:
+        subs = (1, 2, 5) if high / low < 50 else (1,)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

@@ -4,13 +4,14 @@ It can be made at any moment of a sweep, and is as old as that moment; it does n
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from kdtune.files import replacing
 from kdtune.reports.figures import to_file, to_svg
@@ -34,6 +35,9 @@ DOWNLOADS = ("leaderboard", "comparison", "search_curve", "rungs", "settings", "
 
 MOST_DOWNLOADS = 500_000
 """Bytes of these; what is beyond is only in the sweep's folder."""
+
+GROUPED = ("sweep", "model", "pair", "method")
+"""First columns by which the rows of a table are told apart."""
 
 OPEN = ("verdict", "leaderboard", "ship")
 """Sections that are not folded."""
@@ -86,7 +90,7 @@ def _page(sweeps: Sequence[Sweep]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["printable"] = printable
+    environment.filters |= {"printable": printable, "words": _words}
     facts = [sweep.facts() for sweep in sweeps]
     return environment.from_string(source).render(
         title=", ".join(sweep.path.name for sweep in sweeps),
@@ -95,6 +99,7 @@ def _page(sweeps: Sequence[Sweep]) -> str:
         sections=_sections(sweeps),
         downloads=_downloads(sweeps),
         left=LEFT,
+        grouped=GROUPED,
         svg=_svg,
     )
 
@@ -128,6 +133,11 @@ def _of_each(sweeps: Sequence[Sweep], make: Any) -> list[Block]:
     if len(sweeps) == 1:
         return make(sweeps[0])
     return [b for sweep in sweeps for b in (Words(sweep.name, "sweep"), *make(sweep))]
+
+
+def _words(text: str) -> Markup:
+    """Text for the page, with what stands between ` as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(printable(text))))
 
 
 def _svg(block: Picture, number: int) -> Markup:

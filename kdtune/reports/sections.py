@@ -37,7 +37,7 @@ from kdtune.reports.points import (
 )
 from kdtune.reports.render import CAVEAT, COVERS, reached, test_reads, unequal_searches
 from kdtune.reports.rungs import grace_advice
-from kdtune.reports.settings import SETTINGS, distributions
+from kdtune.reports.settings import LEAST_GOOD, LEAST_TRIALS, SETTINGS, distributions
 from kdtune.reports.statistics import in_points, name_of, visible
 from kdtune.reports.sweep import tables_of
 from kdtune.reports.tables import bad_images_note
@@ -176,7 +176,9 @@ class Sweep:
             "confirmed": (
                 f"the best {asked[-1]['top']} trials of each cell, {asked[-1]['seeds']} seeds each"
                 if asked and "top" in asked[-1]
-                else "no" if not asked else "yes"
+                else "no"
+                if not asked
+                else "yes"
             ),
         }
 
@@ -185,11 +187,11 @@ class Sweep:
         if self.folder.is_held():
             return "running"
         if self.events[-1]["event"] != "complete":
-            return f"partial: the search was interrupted; to go on: {self.command('resume')}"
+            return f"partial: the search was interrupted; to go on: `{self.command('resume')}`"
         if not self.confirmed:
-            return f"searched, not confirmed; next: {self.command('confirm')}"
+            return f"searched, not confirmed; next: `{self.command('confirm')}`"
         if self.confirmed[-1]["event"] != "complete":
-            return f"partial: confirming was interrupted; to go on: {self.command('confirm')}"
+            return f"partial: confirming was interrupted; to go on: `{self.command('confirm')}`"
         return "complete"
 
 
@@ -217,11 +219,13 @@ def verdict(sweep: Sweep) -> list[Block]:
         ]
         return [Words(said[0], "lead"), *map(Words, said[1:])]
     blocks: list[Block] = [Words(pair["sentence"][0], "lead")]
-    if len(pair) > 2:
+    known = comparison["p_value"].notna().any()
+    if known and len(pair) > 2:
         blocks.append(Words(_by_student(pair)))
-    blocks.append(Words(_gains(comparison, pair)))
+    if known:
+        blocks.append(Words(_gains(comparison, pair)))
     blocks.append(Words(_counts(sweep)))
-    if (comparison["seeds"] == 3).any() and comparison["p_value"].notna().any():
+    if known and (comparison["seeds"] == 3).any():
         blocks.append(Words("With 3 seeds the false-alarm rate is about 7 %."))
     drawn = pair.dropna(subset="difference_points").reset_index(drop=True)
     if len(drawn):
@@ -231,6 +235,8 @@ def verdict(sweep: Sweep) -> list[Block]:
         blocks.append(
             Words(f"No figure: nothing is confirmed; run `{sweep.command('confirm')}`.", "missing")
         )
+    if not known:
+        return blocks
     rows = comparison.to_dict("records")
     blocks.append(
         Grid(
@@ -302,7 +308,7 @@ def _counts(sweep: Sweep) -> str:
         f"{runs} of {len(sweep.tables.runs)} confirming runs failed" if sweep.confirmed else "",
     ]
     line = ", ".join(filter(None, said)) + "."
-    return " ".join([line, *unequal_searches(board)])
+    return " ".join([line, *unequal_searches(sweep.tested)])
 
 
 def _verdict_caption(drawn: pd.DataFrame) -> str:
@@ -509,30 +515,28 @@ def settings(sweep: Sweep) -> list[Block]:
                 caption += f"where the good values on {models[0]} lie."
             caption += (
                 " Bars: the middle 80 % of the values in the best fifth of the trials, at least "
-                "5; mark: the best trial's value."
+                f"{LEAST_GOOD}; mark: the best trial's value."
             )
             blocks.append(Picture(f"settings-{i}", settings_figure(drawn), caption))
         else:
             blocks.append(
                 Words(
-                    f"{name_of(str(method))}, no figure: a range of good values takes 5 sound "
-                    f"trials of a cell; `{sweep.command('resume')} --trials N` adds trials.",
+                    f"{name_of(str(method))}, no figure: a range of good values takes "
+                    f"{LEAST_GOOD} sound trials of a cell; `{sweep.command('resume')} --trials N` adds trials.",
                     "missing",
                 )
             )
-        best = {
-            (row.model, row.hyperparameter): _value(row.best) for row in cells.itertuples()
-        }
+        best = {(row.model, row.hyperparameter): _value(row.best) for row in cells.itertuples()}
         names = own["hyperparameter"].tolist()
-        columns: dict[str, Sequence[str]] = {
-            "setting": names,
-            "importance (mean, range)": [
+        columns: dict[str, Sequence[str]] = {"setting": names}
+        unknown = own["importance"].isna().all()
+        if not unknown:
+            columns["importance (mean, range)"] = [
                 ""
                 if pd.isna(row.importance)
                 else f"{row.importance:.2f} ({row.importance_low:.2f} to {row.importance_high:.2f})"
                 for row in own.itertuples()
-            ],
-        }
+            ]
         if len(models) > 1:
             columns["recommended on all students"] = [
                 "" if pd.isna(row.low) else f"{row.low:.3g} to {row.high:.3g}"
@@ -540,12 +544,15 @@ def settings(sweep: Sweep) -> list[Block]:
             ]
         for model in models:
             columns[f"best on {model}"] = [best.get((model, name), "") for name in names]
-        unknown = own["importance"].isna().all()
         blocks.append(
             Grid(
-                f"{name_of(str(method))}. Importance is the share of a setting in whether a trial "
-                "is among the better half at the first rung"
-                + ("; it takes 30 trials of a cell, and is not known yet." if unknown else "."),
+                f"{name_of(str(method))}. "
+                + (
+                    f"Importance is not told: it takes {LEAST_TRIALS} trials of a cell."
+                    if unknown
+                    else "Importance is the share of a setting in whether a trial is among the "
+                    "better half at the first rung."
+                ),
                 columns,
             )
         )
@@ -712,10 +719,6 @@ def _value(value: object) -> str:
 
 def _with_width(table: pd.DataFrame, value: str, width: str, sign: str = "") -> list[str]:
     return [
-        ""
-        if pd.isna(v)
-        else f"{v:{sign}.2f}"
-        if pd.isna(w)
-        else f"{v:{sign}.2f} ± {w:.2f}"
+        "" if pd.isna(v) else f"{v:{sign}.2f}" if pd.isna(w) else f"{v:{sign}.2f} ± {w:.2f}"
         for v, w in zip(table[value], table[width], strict=True)
     ]
