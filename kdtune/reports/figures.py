@@ -7,7 +7,8 @@ they are long; nothing in them is taken for mathematics.
 import io
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -52,7 +53,7 @@ VARIABLES = {
 }
 """CSS variables that take the place of colours, so that a page can be dark."""
 
-STYLE = {
+STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": SOFT,
     "axes.grid": True,
@@ -351,14 +352,14 @@ def _variable(found: re.Match[str]) -> str:
 
 @rc_context(STYLE)
 def to_file(figure: Figure, form: str) -> bytes:
-    """A figure as the content of a file, ``svg`` or ``png``; the same bytes for the same figure."""
-    metadata: Mapping[str, None] = dict.fromkeys(
+    """A figure as the content of a file, ``svg`` or ``png``, without date and program."""
+    metadata: Any = dict.fromkeys(
         ("Date", "Creator", "Format", "Type") if form == "svg" else ("Software",)
     )
     out = io.BytesIO()
     with warnings.catch_warnings():  # the page has other fonts, which may have it
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        face = {"transparent": True} if form == "svg" else {"facecolor": "white"}
+        face: Any = {"transparent": True} if form == "svg" else {"facecolor": "white"}
         figure.savefig(out, format=form, metadata=metadata, dpi=200, **face)
     return out.getvalue()
 

@@ -522,7 +522,8 @@ def settings(sweep: Sweep) -> list[Block]:
             blocks.append(
                 Words(
                     f"{name_of(str(method))}, no figure: a range of good values takes "
-                    f"{LEAST_GOOD} sound trials of a cell; `{sweep.command('resume')} --trials N` adds trials.",
+                    f"{LEAST_GOOD} sound trials of a cell; `{sweep.command('resume')} --trials N` "
+                    "adds trials.",
                     "missing",
                 )
             )
@@ -532,10 +533,10 @@ def settings(sweep: Sweep) -> list[Block]:
         unknown = own["importance"].isna().all()
         if not unknown:
             columns["importance (mean, range)"] = [
-                ""
-                if pd.isna(row.importance)
-                else f"{row.importance:.2f} ({row.importance_low:.2f} to {row.importance_high:.2f})"
-                for row in own.itertuples()
+                "" if pd.isna(mean) else f"{mean:.2f} ({low:.2f} to {high:.2f})"
+                for mean, low, high in own[
+                    ["importance", "importance_low", "importance_high"]
+                ].to_numpy()
             ]
         if len(models) > 1:
             columns["recommended on all students"] = [
