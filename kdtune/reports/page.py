@@ -5,7 +5,8 @@ It can be made at any moment of a sweep, and is as old as that moment; it does n
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from kdtune.files import replacing
+from kdtune.files import replacing, write_text
 from kdtune.reports.figures import to_file, to_svg
 from kdtune.reports.leaderboard import comparable, join_sweeps
 from kdtune.reports.render import printable, to_csv
@@ -49,7 +50,8 @@ def report_page(folders: Sequence[Path]) -> str:
     Raises:
         UserError: a folder is no sweep's, or a log is damaged.
     """
-    return _page([Sweep(path) for path in folders])
+    sweeps = [Sweep(path) for path in folders]
+    return _page(sweeps, _sections(sweeps))
 
 
 def write_report(folders: Sequence[Path], out: Path | None, figures: Path | None) -> Path:
@@ -67,25 +69,18 @@ def write_report(folders: Sequence[Path], out: Path | None, figures: Path | None
         UserError: as `report_page`.
     """
     sweeps = [Sweep(path) for path in folders]
+    sections = _sections(sweeps)
     out = out or sweeps[0].folder.report
-    page = _page(sweeps)
-    with replacing(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    for i, sweep in enumerate(sweeps if figures else ()):
-        first = "" if len(sweeps) == 1 else f"{i + 1}-"
-        for block in _blocks_of(sweep):
-            if isinstance(block, Picture):
-                for form in ("svg", "png"):
-                    with replacing(Path(figures or "") / f"{first}{block.name}.{form}") as file:
-                        file.write_bytes(to_file(block.figure, form))
+    write_text(out, _page(sweeps, sections))
+    if figures is not None:
+        for block in (block for section in sections for block in section["blocks"]):
+            for form in ("svg", "png") if isinstance(block, Picture) else ():
+                with replacing(figures / f"{block.name}.{form}") as temporary:
+                    temporary.write_bytes(to_file(block.figure, form))
     return out
 
 
-def _blocks_of(sweep: Sweep) -> list[Block]:
-    return [b for make in (verdict, *(m for _, _, m in SECTIONS.values())) for b in make(sweep)]
-
-
-def _page(sweeps: Sequence[Sweep]) -> str:
+def _page(sweeps: Sequence[Sweep], sections: list[dict[str, Any]]) -> str:
     source = files("kdtune.reports").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -96,7 +91,7 @@ def _page(sweeps: Sequence[Sweep]) -> str:
         title=", ".join(sweep.path.name for sweep in sweeps),
         sweeps=[sweep.name for sweep in sweeps],
         facts={key: [of_sweep[key] for of_sweep in facts] for key in facts[0]},
-        sections=_sections(sweeps),
+        sections=sections,
         downloads=_downloads(sweeps),
         left=LEFT,
         grouped=GROUPED,
@@ -129,15 +124,22 @@ def _sections(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
     ]
 
 
-def _of_each(sweeps: Sequence[Sweep], make: Any) -> list[Block]:
+def _of_each(sweeps: Sequence[Sweep], make: Callable[[Sweep], list[Block]]) -> list[Block]:
     if len(sweeps) == 1:
         return make(sweeps[0])
-    return [b for sweep in sweeps for b in (Words(sweep.name, "sweep"), *make(sweep))]
+    blocks: list[Block] = []
+    for number, sweep in enumerate(sweeps, start=1):
+        blocks.append(Words(sweep.name, "sweep"))
+        for block in make(sweep):
+            if isinstance(block, Picture):
+                block = replace(block, name=f"{number}-{block.name}")
+            blocks.append(block)
+    return blocks
 
 
 def _words(text: str) -> Markup:
     """Text for the page, with what stands between ` as code."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(printable(text))))
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(text)))))
 
 
 def _svg(block: Picture, number: int) -> Markup:

@@ -63,7 +63,9 @@ def _lines(events):
     for number, event in enumerate(events):
         own = trials.get(event.get("trial_id"), {})
         cell = {key: own[key] for key in ("method", "model") if own}
-        space = {"distributions": SPACE["distributions"]} if "lr" in own.get("parameters", {}) else {}
+        space = (
+            {"distributions": SPACE["distributions"]} if "lr" in own.get("parameters", {}) else {}
+        )
         plain = {"distributions": {}, **space} if event["event"] == "asked" else {}
         whole.append({**cell, **plain, **event, "time": 1.7e9 + number, "session_seconds": number})
     return "".join(json.dumps(event) + "\n" for event in whole)
