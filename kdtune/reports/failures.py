@@ -54,8 +54,10 @@ def diverged_settings(trials: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
         distance: between the two in standard deviations of all (of the logarithms where the space
             has a log scale).
     """
-    rows = []
+    columns = ["method", "hyperparameter", "diverged_median", "other_median", "distance"]
+    tables = [pd.DataFrame(columns=columns)]
     for method, own in trials.groupby("method", sort=False):
+        rows = []
         fell, sound = own["state"] == "diverged", own["state"].isin(SOUND)
         for name, distribution in spaces.get(str(method), {}).items():
             if name not in own or name in TRIAL or not pd.api.types.is_numeric_dtype(own[name]):
@@ -66,7 +68,7 @@ def diverged_settings(trials: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
             if np.isfinite(distance):
                 medians = values[fell].median(), values[sound].median()
                 rows.append((method, name, *medians, distance))
-    columns = ["method", "hyperparameter", "diverged_median", "other_median", "distance"]
-    table = pd.DataFrame(rows, columns=columns)
-    ranked = table.sort_values("distance", ascending=False, kind="stable")
-    return ranked.groupby("method", sort=False).head(MOST_SETTINGS).reset_index(drop=True)
+        if rows:
+            of_method = pd.DataFrame(rows, columns=columns)
+            tables.append(of_method.nlargest(MOST_SETTINGS, "distance"))
+    return pd.concat(tables[1:] or tables, ignore_index=True)

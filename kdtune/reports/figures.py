@@ -17,6 +17,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from kdtune.reports.comparison import ALL
 from kdtune.reports.statistics import in_points, name_of
@@ -79,6 +80,9 @@ STYLE: Any = {
 }
 WIDTH = 7.2
 """Of every figure, in inches."""
+
+ASIDE = 0.13
+"""Between methods of one student, in inches."""
 
 LONGEST = 24
 """Letters of a name that are drawn."""
@@ -168,9 +172,10 @@ def ship_figure(points: pd.DataFrame, teacher: float | None = None) -> Figure:
         own = points[points["method"] == method]
         low, high = own["low_percent"], own["high_percent"]
         values = own["accuracy_percent"]
-        aside = 1.035 ** (i - (len(methods) - 1) / 2)  # methods of one student cost the same
+        # Methods of one student cost the same.
+        aside = (i - (len(methods) - 1) / 2) * ASIDE
         axes.errorbar(
-            own[cost].astype(float) * aside,
+            own[cost].astype(float),
             values,
             yerr=[(values - low).fillna(0), (high - values).fillna(0)],
             color=colour,
@@ -179,6 +184,7 @@ def ship_figure(points: pd.DataFrame, teacher: float | None = None) -> Figure:
             linestyle="none",
             capsize=3,
             label=shown(method),
+            transform=axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans),
         )
     tops = points.assign(top=points["high_percent"].fillna(points["accuracy_percent"]))
     for model, own in tops.groupby("model"):
@@ -199,7 +205,12 @@ def ship_figure(points: pd.DataFrame, teacher: float | None = None) -> Figure:
             textcoords="offset points",
             color=SOFT,
         )
-    axes.margins(y=0.15)
+    # Lines that are moved aside do not widen the axis by themselves.
+    ends = points[["low_percent", "accuracy_percent", "high_percent"]].to_numpy(float)
+    ends = np.append(ends, np.nan if teacher is None else teacher)
+    low, high = np.nanmin(ends), np.nanmax(ends)
+    room = 0.15 * max(high - low, 1)
+    axes.set_ylim(low - room, high + room)
     _plain_log(axes)
     axes.set_xlabel(f"{unit} (logarithmic)")
     split = points["split"].iloc[0]
@@ -319,8 +330,10 @@ def outcomes_figure(counts: pd.DataFrame) -> Figure:
             fontsize=8.5,
         )
     _rows(axes, [f"{shown(row.method)}, {cut(row.model)}" for row in counts.itertuples()])
-    axes.set_xlim(0, 1.9 * begin.max())
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    most = begin.max()
+    ticks = MaxNLocator(4, integer=True).tick_values(0, most)
+    axes.set_xticks(ticks[ticks <= most])
+    axes.set_xlim(0, 2.3 * most)  # room for the words
     axes.set_xlabel("trials")
     _legend(figure, axes)
     return figure

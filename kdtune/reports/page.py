@@ -37,9 +37,6 @@ DOWNLOADS = ("leaderboard", "comparison", "search_curve", "rungs", "settings", "
 MOST_DOWNLOADS = 500_000
 """Bytes of these; what is beyond is only in the sweep's folder."""
 
-GROUPED = ("sweep", "model", "pair", "method")
-"""First columns by which the rows of a table are told apart."""
-
 OPEN = ("verdict", "leaderboard", "ship")
 """Sections that are not folded."""
 
@@ -94,7 +91,6 @@ def _page(sweeps: Sequence[Sweep], sections: list[dict[str, Any]]) -> str:
         sections=sections,
         downloads=_downloads(sweeps),
         left=LEFT,
-        grouped=GROUPED,
         svg=_svg,
     )
 

@@ -35,7 +35,14 @@ from kdtune.reports.points import (
     settings_summary,
     ship_points,
 )
-from kdtune.reports.render import CAVEAT, COVERS, reached, test_reads, unequal_searches
+from kdtune.reports.render import (
+    CAVEAT,
+    COVERS,
+    reached,
+    test_reads,
+    unequal_searches,
+    verdict_sentences,
+)
 from kdtune.reports.rungs import grace_advice
 from kdtune.reports.settings import LEAST_GOOD, LEAST_TRIALS, SETTINGS, distributions
 from kdtune.reports.statistics import in_points, name_of, visible
@@ -66,6 +73,13 @@ class Grid:
         """The cells, row by row."""
         return list(zip(*self.columns.values(), strict=True))
 
+    @property
+    def groups(self) -> list[str]:
+        """To which group each row belongs; none where rows are not grouped."""
+        head = next((head for head in GROUPED if head in self.columns), None)
+        names = list(self.columns[head]) if head else []
+        return names if len(set(names)) < len(names) else []
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -89,6 +103,9 @@ class Code:
 
 Block = Words | Grid | Picture | Code
 
+GROUPED = ("pair", "model", "method")
+"""Columns that group the rows of a table, the first that it has."""
+
 LEFT = ("sweep", "model", "method", "status", "settings", "setting", "pair", "verdict", "in words")
 """Headings over columns of words."""
 
@@ -100,7 +117,7 @@ WORDS = {
     "equal": "equally good",
     "unclear": "undecided",
     "depends": "depends on the student",
-    "unstable": "no winner, a seed diverged",
+    "unstable": "a seed diverged",
     "not_confirmed": "not confirmed",
 }
 """Verdicts in a few words."""
@@ -174,7 +191,7 @@ class Sweep:
             if counts
             else "none yet",
             "confirmed": (
-                f"the best {asked[-1]['top']} trials of each cell, {asked[-1]['seeds']} seeds each"
+                f"best {asked[-1]['top']} of each cell, {asked[-1]['seeds']} seeds each"
                 if asked and "top" in asked[-1]
                 else "no"
                 if not asked
@@ -254,8 +271,15 @@ def verdict(sweep: Sweep) -> list[Block]:
                 "p (Holm)": _each(comparison["p_value_holm"], ".3f"),
                 "limited by": _texts(comparison["limited_by"]),
                 "verdict": [_in_words(r) for r in rows],
-                "in words": _texts(comparison["sentence"]),
             },
+            folded=True,
+        )
+    )
+    sentences = verdict_sentences(comparison)
+    blocks.append(
+        Grid(
+            "The same in words, with advice: this pair on each student, and all against student.",
+            {"in words": sentences},
             folded=True,
         )
     )

@@ -182,6 +182,19 @@ def test_a_figure_says_the_numbers_of_its_table():
     assert {"teacher 91.0 %", "test accuracy, %"} < set(texts(to_svg(drawn()["ship"], "s")))
 
 
+def test_everything_lies_inside_the_axes():
+    for teacher in (91.0, None):
+        points = ship_points(four_cells().tables.leaderboard).assign(latency_ms=1.0)
+        [axes] = figures.ship_figure(points, teacher).axes
+        low, high = axes.get_ylim()
+        assert low < points["low_percent"].min() and points["high_percent"].max() < high
+        assert low < (teacher or 90) < high and axes.get_xlim()[0] < 1 < axes.get_xlim()[1]
+        assert len(axes.containers) == 3
+    alone = ship_points(Sweep().search("at", "A", 0.7).tables.leaderboard).assign(macs=7)
+    [axes] = figures.ship_figure(alone).axes
+    assert axes.get_ylim()[0] < 70 < axes.get_ylim()[1]
+
+
 def test_names_are_drawn_as_they_are():
     for name, figure in drawn(HOSTILE[:20] + "ü漢").items():
         svg = to_svg(figure, name)

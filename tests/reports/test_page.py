@@ -21,6 +21,7 @@ from test_tables import asked, ended, epoch
 from kdtune.cli import cli
 from kdtune.errors import UserError
 from kdtune.reports.page import report_page, write_report
+from kdtune.reports.render import verdict_sentences
 from kdtune.reports.sections import SECTIONS
 
 HOSTILE = "<script>alert(1)</script> & a|b \x1b[2J"
@@ -134,7 +135,8 @@ def test_the_numbers_are_those_of_the_tables(tmp_path):
     for row, found in zip(pairs, sweep.tables.comparison.itertuples(), strict=True):
         width = f"{found.half_width_points:.2f}"
         assert row["difference, points"] == f"{found.difference_points:+.2f} ± {width}"
-        assert row["in words"] == found.sentence
+    said = [row["in words"] for row in page.table("in words")]
+    assert said == verdict_sentences(sweep.tables.comparison)
     assert sweep.tables.comparison.sentence[2] in page.said.split("2. Leaderboard")[1]
     searched = page.table("late gain, points")
     assert [float(row["search luck, points"]) for row in searched] == pytest.approx(
@@ -279,6 +281,12 @@ all("details").forEach(fold => fold.open = true);
 const head = all("th").find(one => one.textContent === "trials");
 head.click();
 const drawn = all("figure svg").filter(one => one.getBoundingClientRect().height > 60);
+const saved = [];
+HTMLAnchorElement.prototype.click = function () {
+  saved.push(this.download, this.href.slice(0, 14), this.href.length > 10_000);
+  document.body.dataset.saved = saved;
+};
+all("button").slice(0, 2).forEach(button => button.click());
 const wide = document.documentElement.scrollWidth - innerWidth > 0;
 document.body.dataset.probe = [drawn.length, all("figure button").length, head.ariaSort, wide];
 </script>"""
@@ -296,6 +304,7 @@ def test_a_browser_draws_every_figure_and_complains_of_nothing(tmp_path):
             str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
             "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
             "--enable-logging=stderr", "--window-size=500,900", "--dump-dom",
+            "--virtual-time-budget=3000",
             (tmp_path / "page.html").as_uri(),
         ],
         capture_output=True, text=True, timeout=60,
@@ -303,4 +312,6 @@ def test_a_browser_draws_every_figure_and_complains_of_nothing(tmp_path):
     assert "CONSOLE" not in done.stderr
     count = text.count("<figure")
     [probed] = re.findall('data-probe="([^"]*)"', done.stdout)
+    [saved] = re.findall('data-saved="([^"]*)"', done.stdout)
+    assert re.fullmatch("verdict.svg,blob:[^,]*,false,verdict.png,data:image/png,true", saved)
     assert probed == f"{count},{2 * count},descending,false" and count == 5
