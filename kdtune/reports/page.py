@@ -1,6 +1,7 @@
 """One page of a sweep, or of several: a single HTML file that loads nothing from anywhere.
 
 It can be made at any moment of a sweep, and is as old as that moment; it does not renew itself.
+Of a dozen large sweeps together it may become larger than a megabyte.
 """
 
 import base64
@@ -34,8 +35,8 @@ from kdtune.reports.sweep import about_of
 DOWNLOADS = ("leaderboard", "comparison", "search_curve", "rungs", "settings", "models")
 """Tables that the page carries along."""
 
-MOST_DOWNLOADS = 500_000
-"""Bytes of these; what is beyond is only in the sweep's folder."""
+MOST = 1_000_000
+"""Bytes of a page; tables for which no room is left are only in the sweep's folder."""
 
 OPEN = ("verdict", "leaderboard", "ship")
 """Sections that are not folded."""
@@ -84,15 +85,21 @@ def _page(sweeps: Sequence[Sweep], sections: list[dict[str, Any]]) -> str:
     )
     environment.filters |= {"printable": printable, "words": _words}
     facts = [sweep.facts() for sweep in sweeps]
-    return environment.from_string(source).render(
-        title=", ".join(sweep.path.name for sweep in sweeps),
-        sweeps=[sweep.name for sweep in sweeps],
-        facts={key: [of_sweep[key] for of_sweep in facts] for key in facts[0]},
-        sections=sections,
-        downloads=_downloads(sweeps),
-        left=LEFT,
-        svg=_svg,
+    pictures = [b for section in sections for b in section["blocks"] if isinstance(b, Picture)]
+    template = environment.from_string(
+        source,
+        globals={
+            "title": ", ".join(sweep.path.name for sweep in sweeps),
+            "sweeps": [sweep.name for sweep in sweeps],
+            "facts": {key: [of_sweep[key] for of_sweep in facts] for key in facts[0]},
+            "sections": sections,
+            "figures": [Markup(to_svg(b.figure, f"f{n}")) for n, b in enumerate(pictures)],
+            "left": LEFT,
+        },
     )
+    alone = template.render(downloads=[], left_out=[])
+    downloads, left_out = _downloads(sweeps, MOST - len(alone.encode()))
+    return template.render(downloads=downloads, left_out=left_out)
 
 
 def _sections(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
@@ -138,20 +145,19 @@ def _words(text: str) -> Markup:
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(text)))))
 
 
-def _svg(block: Picture, number: int) -> Markup:
-    """The figure for the page; its number makes its ids different from all others'."""
-    return Markup(to_svg(block.figure, f"f{number}"))
-
-
-def _downloads(sweeps: Sequence[Sweep]) -> list[tuple[str, str]]:
-    """Name and data link of each table that the page carries along."""
-    found, room = [], MOST_DOWNLOADS
+def _downloads(sweeps: Sequence[Sweep], room: int) -> tuple[list[tuple[str, str]], list[str]]:
+    """Name and data link of each table that the page has room for; and names of the others."""
+    found, left_out = [], []
     for sweep in sweeps:
-        for name in DOWNLOADS:
-            if name not in sweep.known or sweep.known[name].empty:
+        for table in DOWNLOADS:
+            if table not in sweep.known or sweep.known[table].empty:
                 continue
-            text = base64.b64encode(to_csv(sweep.known[name]).encode()).decode()
-            if (room := room - len(text)) > 0:
-                first = "" if len(sweeps) == 1 else f"{sweep.path.name}-"
-                found.append((f"{first}{name}.csv", f"data:text/csv;base64,{text}"))
-    return found
+            name = f"{table}.csv" if len(sweeps) == 1 else f"{sweep.path.name}-{table}.csv"
+            text = base64.b64encode(to_csv(sweep.known[table]).encode()).decode()
+            needed = len(text) + 2 * len(name) + 100
+            if needed > room:
+                left_out.append(name)
+                continue
+            room -= needed
+            found.append((name, f"data:text/csv;base64,{text}"))
+    return found, left_out

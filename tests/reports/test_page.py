@@ -221,6 +221,15 @@ def test_the_carried_tables_are_those_of_the_folder(tmp_path):
     assert back["difference_points"].tolist() == pytest.approx(exact, rel=1e-15)
 
 
+def test_tables_that_find_no_room_are_named(tmp_path, monkeypatch):
+    folder = write(tmp_path / "s", four_cells())
+    size = len(report_page([folder.path]))
+    monkeypatch.setattr("kdtune.reports.page.MOST", size - 1000)
+    text = report_page([folder.path])
+    assert re.search(r"Too large for this page, and in the sweep's folder: [\w., ]+\.csv\.", text)
+    assert len(text) < size - 1000 + 200 and "data:text/csv" in text
+
+
 def test_comparable_sweeps_stand_in_one_table_and_others_apart(tmp_path):
     paths = [write(tmp_path / name, four_cells()).path for name in ("one", "two")]
     paths.append(write(tmp_path / "three", one_model(), epochs=9).path)
