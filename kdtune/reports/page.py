@@ -16,21 +16,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from kdtune.files import replacing, write_text
+from kdtune.reports.blocks import LEFT, Block, Picture, Words
 from kdtune.reports.figures import to_file, to_svg
 from kdtune.reports.leaderboard import comparable, join_sweeps
+from kdtune.reports.loaded import Sweep
 from kdtune.reports.render import printable, to_csv
-from kdtune.reports.sections import (
-    LEFT,
-    SECTIONS,
-    Block,
-    Picture,
-    Sweep,
-    Words,
-    leaderboard,
-    question,
-    verdict,
-)
+from kdtune.reports.sections import SECTIONS, leaderboard
 from kdtune.reports.sweep import about_of
+from kdtune.reports.verdict import question, verdict
 
 DOWNLOADS = ("leaderboard", "comparison", "search_curve", "rungs", "settings", "models")
 """Tables that the page carries along."""

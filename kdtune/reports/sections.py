@@ -1,357 +1,52 @@
-"""What a report says of one sweep, section by section: sentences, tables and figures, unrendered.
+"""What a report says of a sweep after its verdict, section by section.
 
 A section without data is one sentence that says why, and what would add it.
 """
 
 import json
 import shlex
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
 
-from kdtune.reports.comparison import ALL
+from kdtune.reports.blocks import (
+    Block,
+    Code,
+    Grid,
+    Picture,
+    Words,
+    each,
+    in_short,
+    texts,
+    with_width,
+)
 from kdtune.reports.curves import CURVE
 from kdtune.reports.failures import diverged_settings, errors_table
-from kdtune.reports.figures import (
-    outcomes_figure,
-    search_figure,
-    settings_figure,
-    ship_figure,
-    verdict_figure,
-)
-from kdtune.reports.files import every_table
+from kdtune.reports.figures import outcomes_figure, search_figure, settings_figure, ship_figure
+from kdtune.reports.loaded import Sweep
 from kdtune.reports.points import (
     curve_points,
-    first_pair,
     outcomes,
     range_points,
-    seed_differences,
     settings_summary,
     ship_points,
 )
-from kdtune.reports.render import (
-    CAVEAT,
-    COVERS,
-    reached,
-    test_reads,
-    unequal_searches,
-    verdict_sentences,
-)
+from kdtune.reports.render import CAVEAT, COVERS, test_reads, unequal_searches
 from kdtune.reports.rungs import grace_advice
-from kdtune.reports.settings import LEAST_GOOD, LEAST_TRIALS, SETTINGS, distributions
-from kdtune.reports.statistics import in_points, name_of, visible
-from kdtune.reports.sweep import tables_of
+from kdtune.reports.settings import LEAST_GOOD, LEAST_TRIALS, SETTINGS
+from kdtune.reports.statistics import name_of, visible
 from kdtune.reports.tables import bad_images_note
-from kdtune.results import STATES, SweepFolder
-
-
-@dataclass(frozen=True)
-class Words:
-    """A sentence or two; ``kind`` is ``lead``, ``text``, ``missing`` or ``sweep``, a heading."""
-
-    text: str
-    kind: str = "text"
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of texts, by heading."""
-
-    caption: str
-    columns: dict[str, Sequence[str]]
-    folded: bool = False
-    kind: str = "grid"
-
-    @property
-    def rows(self) -> list[tuple[str, ...]]:
-        """The cells, row by row."""
-        return list(zip(*self.columns.values(), strict=True))
-
-    @property
-    def groups(self) -> list[str]:
-        """To which group each row belongs; none where rows are not grouped."""
-        head = next((head for head in GROUPED if head in self.columns), None)
-        names = list(self.columns[head]) if head else []
-        return names if len(set(names)) < len(names) else []
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure; the caption begins with what it shows."""
-
-    name: str
-    figure: Figure
-    caption: str
-    kind: str = "picture"
-
-
-@dataclass(frozen=True)
-class Code:
-    """Text to copy."""
-
-    caption: str
-    text: str
-    folded: bool = False
-    kind: str = "code"
-
-
-Block = Words | Grid | Picture | Code
-
-GROUPED = ("pair", "model", "method")
-"""Columns that group the rows of a table, the first that it has."""
-
-LEFT = ("sweep", "model", "method", "status", "settings", "setting", "pair", "verdict", "in words")
-"""Headings over columns of words."""
-
-WORDS = {
-    "better_a": "{a} better",
-    "better_b": "{b} better",
-    "leaning_a": "{a} ahead, not safely",
-    "leaning_b": "{b} ahead, not safely",
-    "equal": "equally good",
-    "unclear": "undecided",
-    "depends": "depends on the student",
-    "unstable": "a seed diverged",
-    "not_confirmed": "not confirmed",
-}
-"""Verdicts in a few words."""
+from kdtune.results import STATES
 
 VERSIONS = ("kdtune", "python", "torch", "ray", "optuna", "platform")
 
 
-class Sweep:
-    """A sweep's folder with all that is made from it, read once."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.folder = SweepFolder(path)
-        self.events = self.folder.events()
-        self.confirmed = self.folder.confirm_events()
-        self.opened = self.folder.opened()
-        self.tables = tables_of(self.folder)
-        self.known = every_table(self.folder, self.tables)
-        self.spaces = distributions(self.events)
-
-    @property
-    def name(self) -> str:
-        """For headings."""
-        return str(self.path)
-
-    @property
-    def config(self) -> dict:
-        """Settings of the sweep when it was opened last."""
-        return self.opened[-1]["config"]
-
-    @property
-    def tested(self) -> pd.DataFrame:
-        """The cells whose test images were read."""
-        return self.tables.leaderboard.dropna(subset="test_accuracy_percent")
-
-    @cached_property
-    def pair(self) -> pd.DataFrame:
-        """See `kdtune.reports.points.first_pair`."""
-        return first_pair(self.tables.comparison)
-
-    def command(self, verb: str) -> str:
-        """A command about this sweep."""
-        return f"kdtune {verb} {shlex.quote(str(self.path))}"
-
-    def facts(self) -> dict[str, str]:
-        """What was run, for the head of the page."""
-        data, teacher = self.opened[0]["data"], self.opened[0].get("teacher")
-        names = data["classes"]
-        started = self.tables.leaderboard["trials_started"]
-        counts = sorted({*started.tolist()})
-        asked = [event for event in self.confirmed if event["event"] == "confirm"]
-        images = [data.get(f"{split}_images") for split in ("train", "validation", "test")]
-        taught = "none"
-        if teacher:
-            taught = str(teacher.get("model", ""))
-            for split in ("validation", "test"):
-                if teacher.get(f"{split}_accuracy") is not None:
-                    taught += f", {split} {100 * teacher[f'{split}_accuracy']:.1f} %"
-        last = [*self.events, *self.confirmed][-1].get("time", 0)
-        planned = self.config.get("trials")
-        return {
-            "last event": time.strftime("%Y-%m-%d %H:%M", time.localtime(last)),
-            "state": self.state(),
-            "images (train / validation / test)": " / ".join(
-                "none" if count is None else f"{count:,}" for count in images
-            ),
-            "classes": f"{len(names)}: {', '.join(names[:6])}{', …' * (len(names) > 6)}",
-            "teacher": taught,
-            "trials begun in each cell": " to ".join(map(str, [*counts[:1], *counts[1:][-1:]]))
-            + (f" (of {planned})" if planned else "")
-            if counts
-            else "none yet",
-            "confirmed": (
-                f"best {asked[-1]['top']} of each cell, {asked[-1]['seeds']} seeds each"
-                if asked and "top" in asked[-1]
-                else "no"
-                if not asked
-                else "yes"
-            ),
-        }
-
-    def state(self) -> str:
-        """How far it is, in words."""
-        if self.folder.is_held():
-            return "running"
-        if self.events[-1]["event"] != "complete":
-            return f"partial: the search was interrupted; to go on: `{self.command('resume')}`"
-        if not self.confirmed:
-            return f"searched, not confirmed; next: `{self.command('confirm')}`"
-        if self.confirmed[-1]["event"] != "complete":
-            return f"partial: confirming was interrupted; to go on: `{self.command('confirm')}`"
-        return "complete"
-
-
-def question(sweeps: Sequence[Sweep]) -> str:
-    """What the verdict answers."""
-    for sweep in sweeps:
-        if len(sweep.pair):
-            a, b = name_of(sweep.pair["method_a"][0]), name_of(sweep.pair["method_b"][0])
-            return f"Does {a} beat {b}?"
-    return "How good is it?"
-
-
-def verdict(sweep: Sweep) -> list[Block]:
-    """At most four sentences, the figure of the first pair, and all pairs as a table."""
-    board, comparison, pair = sweep.tables.leaderboard, sweep.tables.comparison, sweep.pair
-    if board.empty:
-        return [Words("No trial has begun yet.", "missing")]
-    if pair.empty:
-        if sweep.tested.empty:
-            return [Words(f"There is one method only. {CAVEAT}", "lead")]
-        best = sweep.tested.sort_values("test_accuracy_percent", ascending=False, kind="stable")
-        said = reached(best) or [
-            "Fewer than 3 seeds are finished, which is too few to say what is reached; run "
-            f"`{sweep.command('confirm')}`."
-        ]
-        return [Words(said[0], "lead"), *map(Words, said[1:])]
-    blocks: list[Block] = [Words(pair["sentence"][0], "lead")]
-    known = comparison["p_value"].notna().any()
-    if known and len(pair) > 2:
-        blocks.append(Words(_by_student(pair)))
-    if known:
-        blocks.append(Words(_gains(comparison, pair)))
-    blocks.append(Words(_counts(sweep)))
-    if known and (comparison["seeds"] == 3).any():
-        blocks.append(Words("With 3 seeds the false-alarm rate is about 7 %."))
-    drawn = pair.dropna(subset="difference_points").reset_index(drop=True)
-    if len(drawn):
-        figure = verdict_figure(drawn, seed_differences(drawn, sweep.tables.cells))
-        blocks.append(Picture("verdict", figure, _verdict_caption(drawn)))
-    else:
-        blocks.append(
-            Words(f"No figure: nothing is confirmed; run `{sweep.command('confirm')}`.", "missing")
-        )
-    if not known:
-        return blocks
-    rows = comparison.to_dict("records")
-    blocks.append(
-        Grid(
-            "Every pair of methods, student by student. ± is the 95 % half width.",
-            {
-                "pair": [f"{name_of(r['method_a'])} minus {name_of(r['method_b'])}" for r in rows],
-                "model": ["all" if r["model"] == ALL else r["model"] for r in rows],
-                "difference, points": _with_width(
-                    comparison, "difference_points", "half_width_points", "+"
-                ),
-                "seeds won": [
-                    "" if pd.isna(r["seeds_won_a"]) else f"{r['seeds_won_a']} of {r['seeds']}"
-                    for r in rows
-                ],
-                "p (Holm)": _each(comparison["p_value_holm"], ".3f"),
-                "limited by": _texts(comparison["limited_by"]),
-                "verdict": [_in_words(r) for r in rows],
-            },
-            folded=True,
-        )
-    )
-    sentences = verdict_sentences(comparison)
-    blocks.append(
-        Grid(
-            "The same in words, with advice: this pair on each student, and all against student.",
-            {"in words": sentences},
-            folded=True,
-        )
-    )
-    return blocks
-
-
-def _by_student(pair: pd.DataFrame) -> str:
-    said: dict[str, list[str]] = {}
-    for row in pair[pair["model"] != ALL].to_dict("records"):
-        said.setdefault(_in_words(row), []).append(row["model"])
-    return "By student: " + "; ".join(f"{w} on {', '.join(m)}" for w, m in said.items()) + "."
-
-
-def _in_words(row: dict) -> str:
-    return WORDS[row["verdict"]].format(a=name_of(row["method_a"]), b=name_of(row["method_b"]))
-
-
-def _gains(comparison: pd.DataFrame, pair: pd.DataFrame) -> str:
-    """What each method of the pair gains over plain training."""
-    own = {pair["method_a"][0], pair["method_b"][0]}
-    against = comparison[
-        (comparison["method_b"] == "student") & comparison["method_a"].isin(own)
-    ].sort_values("models", ascending=False, kind="stable")
-    against = against.drop_duplicates("method_a").sort_index()
-    if against.empty:
-        return "Without the method student, what is gained over plain training is unknown."
-    said = []
-    for row in against.to_dict("records"):
-        value, width = row["difference_points"], row["half_width_points"]
-        number = (
-            ""
-            if pd.isna(value)
-            else f" {value:+z.{2 if width < 1 else 1}f} ± {in_points(width, width)} points"
-        )
-        said.append(f"{name_of(row['method_a'])}{number} ({_in_words(row)})")
-    models = int(against["models"].max())
-    where = f" on average over {models} models" if models > 1 else ""
-    return f"Gain over plain training (student){where}: {'; '.join(said)}."
-
-
-def _counts(sweep: Sweep) -> str:
-    board, seeds = sweep.tables.leaderboard, sweep.pair["seeds"]
-    failed = int(board[["trials_diverged", "trials_crashed"]].sum().sum())
-    runs = int(sweep.tables.runs["status"].isin(["diverged", "crashed"]).sum())
-    images = sweep.opened[0]["data"].get("test_images")
-    said = [
-        f"{seeds.min()} shared seeds" if seeds.min() else "",
-        f"{images:,} test images" if images else "no test images",
-        f"{failed} of {board['trials_started'].sum()} trials failed",
-        f"{runs} of {len(sweep.tables.runs)} confirming runs failed" if sweep.confirmed else "",
-    ]
-    line = ", ".join(filter(None, said)) + "."
-    return " ".join([line, *unequal_searches(sweep.tested)])
-
-
-def _verdict_caption(drawn: pd.DataFrame) -> str:
-    alone = drawn[drawn["model"] != ALL]
-    clear = int(((alone["low_points"] > 0) | (alone["high_points"] < 0)).sum())
-    mean = " Diamond: the mean over all students." * (len(alone) < len(drawn))
-    return (
-        f"The 95 % interval lies clear of zero on {clear} of {len(alone)} "
-        f"student{'s' * (len(alone) != 1)}.{mean} Open dots: single seeds. Grey: differences "
-        f"under {drawn['min_difference_points'][0]:g} points, which do not matter here."
-    )
-
-
-def leaderboard(board: pd.DataFrame, number: int = 0) -> list[Block]:
+def leaderboard(board: pd.DataFrame) -> list[Block]:
     """The table of a sweep, or of comparable ones, grouped by model.
 
     Args:
         board: as `kdtune.reports.leaderboard.join_sweeps` makes it.
-        number: of tables before it.
     """
     if board.empty:
         return [Words("No trial has begun yet.", "missing")]
@@ -359,31 +54,31 @@ def leaderboard(board: pd.DataFrame, number: int = 0) -> list[Block]:
     seconds = board["search_device_seconds"] + board["confirm_device_seconds"].fillna(0)
     score = "search score, % (not a result)"
     columns: dict[str, Sequence[str] | None] = {
-        "sweep": _texts(board["sweep"]) if "sweep" in board else None,
-        "model": _texts(board["model"]),
-        "rank": _each(board["rank"], "d") if tested.any() else None,
+        "sweep": texts(board["sweep"]) if "sweep" in board else None,
+        "model": texts(board["model"]),
+        "rank": each(board["rank"], "d") if tested.any() else None,
         "method": [name_of(method) for method in board["method"]],
         "status": [s.replace("_", " ") for s in board["status"]]
         if (board["status"] != "ok").any()
         else None,
-        "test accuracy, %": _with_width(board, "test_accuracy_percent", "test_half_width_points")
+        "test accuracy, %": with_width(board, "test_accuracy_percent", "test_half_width_points")
         if tested.any()
         else None,
-        "gain over student, points": _with_width(
+        "gain over student, points": with_width(
             board, "gain_over_student_points", "gain_over_student_half_width_points", "+"
         )
         if board["gain_over_student_points"].notna().any()
         else None,
-        score: _each(board["search_best_percent"].mask(tested), ".2f")
+        score: each(board["search_best_percent"].mask(tested), ".2f")
         if not tested.all()
         else None,
-        "optimism of the search, points": _each(board["optimism_gap_points"], ".2f")
+        "optimism of the search, points": each(board["optimism_gap_points"], ".2f")
         if tested.any()
         else None,
-        "seeds": _each(board["seeds_ok"], "d") if tested.any() else None,
-        "trials": _each(board["trials_started"], "d"),
-        "device hours": _each(seconds / 3600, ".2f"),
-        "settings": _texts(board["settings"]),
+        "seeds": each(board["seeds_ok"], "d") if tested.any() else None,
+        "trials": each(board["trials_started"], "d"),
+        "device hours": each(seconds / 3600, ".2f"),
+        "settings": texts(board["settings"]),
     }
     caption = (
         "± is the 95 % half width. Methods between which nothing is decided share a rank. "
@@ -432,16 +127,16 @@ def ship(sweep: Sweep) -> list[Block]:
         )
     costs = sweep.tables.models
     if len(costs):
-        measured = ", ".join(sorted({*_texts(costs["latency_device"])} - {""}))
+        measured = ", ".join(sorted({*texts(costs["latency_device"])} - {""}))
         blocks.append(
             Grid(
                 "The student alone, without teacher; the median time for one image on "
                 f"{measured or 'an unknown device'}.",
                 {
-                    "model": _texts(costs["model"]),
-                    "parameters": _each(costs["parameters"], ",d"),
-                    "multiply-adds for one image": _each(costs["macs"], ",d"),
-                    "milliseconds for one image": _each(costs["latency_ms"], ".2f"),
+                    "model": texts(costs["model"]),
+                    "parameters": each(costs["parameters"], ",d"),
+                    "multiply-adds for one image": each(costs["macs"], ",d"),
+                    "milliseconds for one image": each(costs["latency_ms"], ".2f"),
                 },
             )
         )
@@ -492,19 +187,19 @@ def search(sweep: Sweep) -> list[Block]:
             "Trials by outcome and what they cost. Search luck: by how much a repeated search "
             "would move the result. Late gain: best of all trials minus best of the first half.",
             {
-                "model": _texts(board["model"]),
+                "model": texts(board["model"]),
                 "method": [name_of(method) for method in board["method"]],
-                "trials": _each(board["trials_started"], "d"),
-                **{state: _each(board[f"trials_{state}"], "d") for state in STATES},
-                "epochs": _each(board["search_epochs"], "d"),
-                "device hours": _each(board["search_device_seconds"] / 3600, ".2f"),
+                "trials": each(board["trials_started"], "d"),
+                **{state: each(board[f"trials_{state}"], "d") for state in STATES},
+                "epochs": each(board["search_epochs"], "d"),
+                "device hours": each(board["search_device_seconds"] / 3600, ".2f"),
                 "search luck, points": [
                     "not searched" if known else luck
                     for known, luck in zip(
-                        fixed, _each(board["search_luck_points"], ".2f"), strict=True
+                        fixed, each(board["search_luck_points"], ".2f"), strict=True
                     )
                 ],
-                "late gain, points": _each(board["late_gain_points"], ".2f"),
+                "late gain, points": each(board["late_gain_points"], ".2f"),
                 "still improving": [
                     "" if pd.isna(value) else "yes" if value else "no"
                     for value in board["search_still_improving"]
@@ -551,7 +246,7 @@ def settings(sweep: Sweep) -> list[Block]:
                     "missing",
                 )
             )
-        best = {(row.model, row.hyperparameter): _value(row.best) for row in cells.itertuples()}
+        best = {(row.model, row.hyperparameter): in_short(row.best) for row in cells.itertuples()}
         names = own["hyperparameter"].tolist()
         columns: dict[str, Sequence[str]] = {"setting": names}
         unknown = own["importance"].isna().all()
@@ -609,12 +304,12 @@ def stopping(sweep: Sweep) -> list[Block]:
             "cell went on.",
             {
                 "method": [name_of(method) for method in means["method"]],
-                "after epoch": _each(means["rung_epoch"], "d"),
-                "next epoch": _each(means["next_epoch"], "d"),
-                "trials that got there": _each(means["reached"], "d"),
-                "went on": _each(means["promoted"], "d"),
-                "rank correlation": _each(means["correlation"], ".2f"),
-                "worst place of a later winner": _each(means["winner"], "d"),
+                "after epoch": each(means["rung_epoch"], "d"),
+                "next epoch": each(means["next_epoch"], "d"),
+                "trials that got there": each(means["reached"], "d"),
+                "went on": each(means["promoted"], "d"),
+                "rank correlation": each(means["correlation"], ".2f"),
+                "worst place of a later winner": each(means["winner"], "d"),
             },
         ),
     ]
@@ -637,10 +332,10 @@ def failures(sweep: Sweep) -> list[Block]:
             Grid(
                 "The most frequent errors; those that differ in numbers only are counted as one.",
                 {
-                    "status": _texts(errors["state"]),
-                    "in words": _texts(errors["reason"]),
-                    "trials": _each(errors["trials"], "d"),
-                    "confirming runs": _each(errors["runs"], "d"),
+                    "status": texts(errors["state"]),
+                    "in words": texts(errors["reason"]),
+                    "trials": each(errors["trials"], "d"),
+                    "confirming runs": each(errors["runs"], "d"),
                 },
             )
         )
@@ -651,9 +346,9 @@ def failures(sweep: Sweep) -> list[Block]:
                 "Settings of the trials that diverged, where they are furthest from the others.",
                 {
                     "method": [name_of(method) for method in apart["method"]],
-                    "setting": _texts(apart["hyperparameter"]),
-                    "median of diverged": _each(apart["diverged_median"], ".3g"),
-                    "median of the others": _each(apart["other_median"], ".3g"),
+                    "setting": texts(apart["hyperparameter"]),
+                    "median of diverged": each(apart["diverged_median"], ".3g"),
+                    "median of the others": each(apart["other_median"], ".3g"),
                 },
             )
         )
@@ -661,7 +356,7 @@ def failures(sweep: Sweep) -> list[Block]:
         blocks.append(Words(note))
         bad = sweep.known["bad_images"].head(20)
         blocks.append(
-            Grid("The first of them.", {name: _texts(bad[name]) for name in bad}, folded=True)
+            Grid("The first of them.", {name: texts(bad[name]) for name in bad}, folded=True)
         )
     return blocks
 
@@ -726,24 +421,3 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Sweep], list[Block]]]] = {
     "reading": ("How to read this", "What do the numbers cover?", reading),
 }
 """Heading, question and content of the sections after verdict and leaderboard, by anchor."""
-
-
-def _each(values: Iterable, form: str) -> list[str]:
-    return ["" if pd.isna(value) else format(value, form) for value in values]
-
-
-def _texts(values: Iterable) -> list[str]:
-    return ["" if pd.isna(value) else str(value) for value in values]
-
-
-def _value(value: object) -> str:
-    if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.3g}"
-    return "" if value is None else str(value)
-
-
-def _with_width(table: pd.DataFrame, value: str, width: str, sign: str = "") -> list[str]:
-    return [
-        "" if pd.isna(v) else f"{v:{sign}.2f}" if pd.isna(w) else f"{v:{sign}.2f} ± {w:.2f}"
-        for v, w in zip(table[value], table[width], strict=True)
-    ]
