@@ -58,9 +58,6 @@ def leaderboard(board: pd.DataFrame) -> list[Block]:
         "model": texts(board["model"]),
         "rank": each(board["rank"], "d") if tested.any() else None,
         "method": [name_of(method) for method in board["method"]],
-        "status": [s.replace("_", " ") for s in board["status"]]
-        if (board["status"] != "ok").any()
-        else None,
         "test accuracy, %": with_width(board, "test_accuracy_percent", "test_half_width_points")
         if tested.any()
         else None,
@@ -76,6 +73,9 @@ def leaderboard(board: pd.DataFrame) -> list[Block]:
         if tested.any()
         else None,
         "seeds": each(board["seeds_ok"], "d") if tested.any() else None,
+        "status": [s.replace("_", " ") for s in board["status"]]
+        if (board["status"] != "ok").any()
+        else None,
         "trials": each(board["trials_started"], "d"),
         "device hours": each(seconds / 3600, ".2f"),
         "settings": texts(board["settings"]),
