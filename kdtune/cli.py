@@ -292,6 +292,23 @@ def table(folder: Path, name: str, form: str) -> None:
 
 
 @cli.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write.  [default: report.html in the first folder]",
+)
+@click.option(
+    "--figures", type=click.Path(path_type=Path), help="Folder for the figures, as SVG and PNG."
+)
+def report(folders: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
+    """Write one HTML page of a sweep, or of several, at any moment; it needs no network."""
+    from kdtune.reports.page import write_report
+
+    print(write_report(folders, out, figures))
+
+
+@cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def train(file: Path) -> None:
     """Train once with the settings of a YAML FILE, e.g. one that a sweep wrote."""

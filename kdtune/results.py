@@ -236,6 +236,11 @@ class SweepFolder:
         """The table `name` (``trials``, ``epochs``) as ``.parquet`` or ``.csv``."""
         return self.path / f"{name}{suffix}"
 
+    @property
+    def report(self) -> Path:
+        """The page of ``kdtune report``."""
+        return self.path / "report.html"
+
     def best(self, method: str, model: str, suffix: str = ".yaml") -> Path:
         """The best configuration of a cell, or with the suffix ``.pth`` its network."""
         return self.path / "best" / f"{method}-{model}{suffix}"

@@ -53,10 +53,10 @@ def test_help_needs_neither_torch_nor_ray():
     assert time.monotonic() - started < 5
 
 
-def test_reports_need_neither_torch_nor_ray():
+def test_reports_need_neither_torch_nor_ray_nor_a_display():
     code = (
-        "import sys, kdtune.reports.tables, kdtune.results;"
-        "print({'torch', 'ray'} & set(sys.modules))"
+        "import sys, kdtune.reports.page, kdtune.results;"
+        "print({'torch', 'ray', 'matplotlib.pyplot'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"

@@ -187,14 +187,14 @@ def result_notes(board: pd.DataFrame, comparison: pd.DataFrame, runs: pd.DataFra
         if board["validation_accuracy_percent"].isna().all():
             return []
         return ["Test was not read: validation accuracies alone say nothing of who is better."]
-    notes = verdict_sentences(comparison) or _reached(tested)
-    notes += _unequal(tested)
+    notes = verdict_sentences(comparison) or reached(tested)
+    notes += unequal_searches(tested)
     if "student" not in board["method"].values:
         notes.append("Without the method student, what is gained over plain training is unknown.")
     notes.append(COVERS)
     if (comparison["seeds"] == 3).any():
         notes.append("With 3 seeds the false-alarm rate is about 7 %.")
-    return [*notes, _test_reads(runs)]
+    return [*notes, test_reads(runs)]
 
 
 def verdict_sentences(comparison: pd.DataFrame) -> list[str]:
@@ -214,7 +214,8 @@ def verdict_sentences(comparison: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys([*main["sentence"], *against["sentence"]]))
 
 
-def _reached(tested: pd.DataFrame) -> list[str]:
+def reached(tested: pd.DataFrame) -> list[str]:
+    """Say what each cell reaches on the test images."""
     return [
         f"{name_of(cell.method)} reaches "
         f"{in_points(cell.test_accuracy_percent, cell.test_half_width_points)} ± "
@@ -223,7 +224,7 @@ def _reached(tested: pd.DataFrame) -> list[str]:
     ]
 
 
-def _unequal(tested: pd.DataFrame) -> list[str]:
+def unequal_searches(tested: pd.DataFrame) -> list[str]:
     """Say where cells that are compared were searched with unequal numbers of trials."""
     found = []
     for model, cells in tested.groupby("model"):
@@ -236,7 +237,8 @@ def _unequal(tested: pd.DataFrame) -> list[str]:
     return [f"Unequal searches, and more trials alone help: trials {'; '.join(found)}."]
 
 
-def _test_reads(runs: pd.DataFrame) -> str:
+def test_reads(runs: pd.DataFrame) -> str:
+    """Say how often the test images were read."""
     read = runs.dropna(subset="test_accuracy").groupby(["method", "model"])["trial_id"]
     configurations, cells = int(read.nunique().sum()), read.ngroups
     networks = int(read.count().sum())

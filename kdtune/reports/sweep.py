@@ -30,7 +30,7 @@ def leaderboard_text(folders: Sequence[Path], form: str) -> str:
     """
     sweeps = {str(path): SweepFolder(path) for path in folders}
     tables = {name: tables_of(folder) for name, folder in sweeps.items()}
-    abouts = {name: _about(folder) for name, folder in sweeps.items()}
+    abouts = {name: about_of(folder) for name, folder in sweeps.items()}
     notes = comparable(abouts)
     for name, folder in sweeps.items():
         events, own = folder.events(), tables[name]
@@ -40,7 +40,7 @@ def leaderboard_text(folders: Sequence[Path], form: str) -> str:
     return render(join_sweeps(tables, abouts), form, notes)
 
 
-def _about(folder: SweepFolder) -> dict[str, object]:
+def about_of(folder: SweepFolder) -> dict[str, object]:
     """What sweeps must have in common to stand in one table."""
     opened = folder.opened()[0]
     judged = [opened, *(e for e in folder.confirm_events() if e["event"] == "confirm")][-1]

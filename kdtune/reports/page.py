@@ -1,0 +1,156 @@
+"""One page of a sweep, or of several: a single HTML file that loads nothing from anywhere.
+
+It can be made at any moment of a sweep, and is as old as that moment; it does not renew itself.
+Of a dozen large sweeps together it may become larger than a megabyte.
+"""
+
+import base64
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from kdtune.files import replacing, write_text
+from kdtune.reports.blocks import LEFT, Block, Picture, Words
+from kdtune.reports.figures import to_file, to_svg
+from kdtune.reports.leaderboard import comparable, join_sweeps
+from kdtune.reports.loaded import Sweep
+from kdtune.reports.render import printable, to_csv
+from kdtune.reports.sections import SECTIONS, leaderboard
+from kdtune.reports.sweep import about_of
+from kdtune.reports.verdict import question, verdict
+
+DOWNLOADS = ("leaderboard", "comparison", "search_curve", "rungs", "settings", "models")
+"""Tables that the page carries along."""
+
+MOST = 1_000_000
+"""Bytes of a page; tables for which no room is left are only in the sweep's folder."""
+
+OPEN = ("verdict", "leaderboard", "ship")
+"""Sections that are not folded."""
+
+
+def report_page(folders: Sequence[Path]) -> str:
+    """The page of sweeps; comparable ones stand in one table.
+
+    Raises:
+        UserError: a folder is no sweep's, or a log is damaged.
+    """
+    sweeps = [Sweep(path) for path in folders]
+    return _page(sweeps, _sections(sweeps))
+
+
+def write_report(folders: Sequence[Path], out: Path | None, figures: Path | None) -> Path:
+    """Write the page, and its figures as files.
+
+    Args:
+        folders: of the sweeps.
+        out: the page's file; if not given, ``report.html`` in the first folder.
+        figures: folder for the figures as SVG and PNG; not written if not given.
+
+    Returns:
+        The page's file.
+
+    Raises:
+        UserError: as `report_page`.
+    """
+    sweeps = [Sweep(path) for path in folders]
+    sections = _sections(sweeps)
+    out = out or sweeps[0].folder.report
+    write_text(out, _page(sweeps, sections))
+    if figures is not None:
+        for block in (block for section in sections for block in section["blocks"]):
+            for form in ("svg", "png") if isinstance(block, Picture) else ():
+                with replacing(figures / f"{block.name}.{form}") as temporary:
+                    temporary.write_bytes(to_file(block.figure, form))
+    return out
+
+
+def _page(sweeps: Sequence[Sweep], sections: list[dict[str, Any]]) -> str:
+    source = files("kdtune.reports").joinpath("page.html").read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"printable": printable, "words": _words}
+    facts = [sweep.facts() for sweep in sweeps]
+    pictures = [b for section in sections for b in section["blocks"] if isinstance(b, Picture)]
+    template = environment.from_string(
+        source,
+        globals={
+            "title": ", ".join(sweep.path.name for sweep in sweeps),
+            "sweeps": [sweep.name for sweep in sweeps],
+            "facts": {key: [of_sweep[key] for of_sweep in facts] for key in facts[0]},
+            "sections": sections,
+            "figures": [Markup(to_svg(b.figure, f"f{n}")) for n, b in enumerate(pictures)],
+            "left": LEFT,
+        },
+    )
+    alone = template.render(downloads=[], left_out=[])
+    downloads, left_out = _downloads(sweeps, MOST - len(alone.encode()))
+    return template.render(downloads=downloads, left_out=left_out)
+
+
+def _sections(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
+    abouts = {sweep.name: about_of(sweep.folder) for sweep in sweeps}
+    boards = join_sweeps({sweep.name: sweep.tables for sweep in sweeps}, abouts)
+    table = [block for board in boards for block in leaderboard(board)]
+    table += map(Words, comparable(abouts))
+    made = {
+        "verdict": ("Verdict", question(sweeps), _of_each(sweeps, verdict)),
+        "leaderboard": ("Leaderboard", "How good is each method on each student?", table),
+        **{
+            anchor: (heading, asked, _of_each(sweeps, make))
+            for anchor, (heading, asked, make) in SECTIONS.items()
+        },
+    }
+    return [
+        {
+            "anchor": anchor,
+            "heading": f"{number}. {heading}",
+            "question": asked,
+            "open": anchor in OPEN,
+            "blocks": blocks,
+        }
+        for number, (anchor, (heading, asked, blocks)) in enumerate(made.items(), start=1)
+    ]
+
+
+def _of_each(sweeps: Sequence[Sweep], make: Callable[[Sweep], list[Block]]) -> list[Block]:
+    if len(sweeps) == 1:
+        return make(sweeps[0])
+    blocks: list[Block] = []
+    for number, sweep in enumerate(sweeps, start=1):
+        blocks.append(Words(sweep.name, "sweep"))
+        for block in make(sweep):
+            if isinstance(block, Picture):
+                block = replace(block, name=f"{number}-{block.name}")
+            blocks.append(block)
+    return blocks
+
+
+def _words(text: str) -> Markup:
+    """Text for the page, with what stands between ` as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(text)))))
+
+
+def _downloads(sweeps: Sequence[Sweep], room: int) -> tuple[list[tuple[str, str]], list[str]]:
+    """Name and data link of each table that the page has room for; and names of the others."""
+    found, left_out = [], []
+    for sweep in sweeps:
+        for table in DOWNLOADS:
+            if table not in sweep.known or sweep.known[table].empty:
+                continue
+            name = f"{table}.csv" if len(sweeps) == 1 else f"{sweep.path.name}-{table}.csv"
+            text = base64.b64encode(to_csv(sweep.known[table]).encode()).decode()
+            needed = len(text) + 2 * len(name) + 100
+            if needed > room:
+                left_out.append(name)
+                continue
+            room -= needed
+            found.append((name, f"data:text/csv;base64,{text}"))
+    return found, left_out
