@@ -278,13 +278,14 @@ class SweepFolder:
         runs = [event["trial_id"] for event in self.confirm_events() if event["event"] == "tested"]
         if not runs:
             return {}, None
-        labels, groups = _load(self.test_labels, "labels"), _load(self.test_labels, "groups")
-        right = {run: _load(self.predictions(run), "predicted") for run in runs}
+        test = _load(self.test_labels, "labels")
+        labels, groups = test["labels"], test.get("groups")
+        right = {run: _load(self.predictions(run), "predicted")["predicted"] for run in runs}
         if damaged := [run for run, found in right.items() if found.shape != labels.shape]:
             raise UserError(f"{self.predictions(damaged[0])} is damaged.")
         return (
             {run: predicted == labels for run, predicted in right.items()},
-            groups.tolist() if len(groups) else None,
+            groups.tolist() if groups is not None else None,
         )
 
     def settings(self) -> SweepConfig:
@@ -297,7 +298,8 @@ class SweepFolder:
         """
         confirmed = [e for e in self.confirm_events() if e["event"] == "confirm"]
         latest = max([*self.opened(), *confirmed], key=lambda event: event["time"])["config"]
-        kept = {key: confirmed[-1]["config"].get(key) for key in OF_VERDICT} if confirmed else {}
+        judged = confirmed[-1]["config"] if confirmed else {}
+        kept = {key: judged[key] for key in OF_VERDICT if key in judged}
         return SweepConfig.check({**latest, **kept})
 
     def opened(self) -> list[Event]:
@@ -312,11 +314,11 @@ class SweepFolder:
         return opened
 
 
-def _load(path: Path, name: str) -> np.ndarray:
-    """An array of a file."""
+def _load(path: Path, wanted: str) -> dict[str, np.ndarray]:
+    """The arrays of a file, the wanted one among them."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return np.atleast_1d(arrays[name])
+            return {wanted: np.atleast_1d(arrays[wanted]), **arrays}
     except Exception:  # damage shows in many ways: zlib.error, tokenize.TokenError, EOFError, ...
         raise UserError(f"{path} is missing or damaged.") from None
 

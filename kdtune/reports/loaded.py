@@ -65,7 +65,7 @@ class Sweep:
             for split in ("validation", "test"):
                 if teacher.get(f"{split}_accuracy") is not None:
                     taught += f", {split} {100 * teacher[f'{split}_accuracy']:.1f} %"
-        last = [*self.events, *self.confirmed][-1].get("time", 0)
+        last = max(log[-1]["time"] for log in (self.events, self.confirmed) if log)
         planned = self.config.get("trials")
         return {
             "last event": time.strftime("%Y-%m-%d %H:%M", time.localtime(last)),

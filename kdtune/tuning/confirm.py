@@ -437,10 +437,11 @@ class _Confirm:
 
     def _write_labels(self) -> None:
         """Keep what is right for each test image, and which belong together."""
-        labels = np.asarray(self.checked.test.labels, dtype=np.uint16)
-        groups = np.asarray(self.checked.groups or [], dtype=str)
+        arrays = {"labels": np.asarray(self.checked.test.labels, dtype=np.uint16)}
+        if self.checked.groups is not None:
+            arrays["groups"] = np.asarray(self.checked.groups)
         with replacing(self.folder.test_labels) as temporary:
-            np.savez_compressed(temporary, labels=labels, groups=groups)
+            np.savez_compressed(temporary, allow_pickle=False, **arrays)
 
     def _here(self, config: TrainConfig) -> TrainConfig:
         """A run's settings with the places of now."""
