@@ -417,7 +417,7 @@ def test_nothing_is_minus_zero():
         (10_000, 0.11, [(0.7, 0.44), (0.6, 0.40), (0.5, 0.36)]),
     ],
 )
-def test_what_can_be_seen_is_near_a_table_of_other_simulations(test_images, within, of_specification):
+def test_what_can_be_seen_is_near_another_simulation(test_images, within, of_specification):
     for seeds, widths in zip((3, 5, 10), of_specification, strict=True):
         alone, together = (expected(test_images, seeds, models) for models in (1, 3))
         assert (alone.half_width, together.half_width) == pytest.approx(widths, abs=within)
