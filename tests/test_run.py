@@ -86,7 +86,6 @@ def same_tensors(a, b):
 
 RESUMED = {
     "at": {"method": "at", "alpha": 0.5, "beta": 100.0},
-    "fitnets": {"method": "fitnets", "beta": 1.0},
     "fitnets in its hint stage": {"method": "fitnets", "beta": 1.0, "hint_epochs": 3},
 }
 

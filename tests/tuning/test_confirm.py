@@ -224,10 +224,9 @@ def split_folder(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("skip_bad_images", [False, True])
-def test_a_trial_of_a_search_opens_no_test_image(split_folder, tmp_path, skip_bad_images):
+def test_a_trial_of_a_search_opens_no_test_image(split_folder, tmp_path):
     about = {"method": "student", "data_dir": str(split_folder), "image_size": 8, "epochs": 1}
-    config = TrainConfig.check({**about, "skip_bad_images": skip_bad_images}).model_dump()
+    config = TrainConfig.check({**about, "skip_bad_images": True}).model_dump()
     environment = {**os.environ, "KDTUNE_CACHE": str(tmp_path)}
     found = subprocess.run(
         [sys.executable, "-c", OPENED, json.dumps(config)],
@@ -359,10 +358,9 @@ class TestConfirmed:
         with pytest.raises(UserError, match="has no table 'x'; there are trials, epochs, leader"):
             table_text(confirmed.path, "x", "table")
 
-    @pytest.mark.parametrize("events", [5, 14])
-    def test_wherever_the_log_ends_the_rest_is_the_same(self, confirmed, copy, events, capsys):
+    def test_where_the_log_ends_the_rest_is_the_same(self, confirmed, copy, capsys):
         lines = copy.confirm_log.read_bytes().splitlines(keepends=True)
-        copy.confirm_log.write_bytes(b"".join(lines[:events]) + b'{"torn')
+        copy.confirm_log.write_bytes(b"".join(lines[:9]) + b'{"torn')
         confirm_sweep(copy.path)
         assert runs_of(copy).equals(runs_of(confirmed))
         assert "6 bytes after the log's last event" in capsys.readouterr().err
