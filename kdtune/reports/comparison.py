@@ -143,6 +143,22 @@ def comparison_table(
     return table.astype(dict.fromkeys(whole, "Int64"))
 
 
+def first_pair(comparison: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the pair that the sweep is about, that of all models first.
+
+    Args:
+        comparison: as `comparison_table` makes it.
+    """
+    if comparison.empty:
+        return comparison
+    first = comparison.iloc[0]
+    own = comparison[
+        (comparison["method_a"] == first["method_a"])
+        & (comparison["method_b"] == first["method_b"])
+    ]
+    return own.sort_values("models", ascending=False, kind="stable", ignore_index=True)
+
+
 @dataclass(frozen=True)
 class _Match:
     """Method A against method B on one model, or on several together."""

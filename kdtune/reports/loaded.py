@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdtune.reports.comparison import first_pair
 from kdtune.reports.files import every_table
-from kdtune.reports.points import first_pair
 from kdtune.reports.settings import distributions
 from kdtune.reports.sweep import tables_of
 from kdtune.results import SweepFolder
@@ -44,7 +44,7 @@ class Sweep:
 
     @cached_property
     def pair(self) -> pd.DataFrame:
-        """See `kdtune.reports.points.first_pair`."""
+        """See `kdtune.reports.comparison.first_pair`."""
         return first_pair(self.tables.comparison)
 
     def command(self, verb: str) -> str:

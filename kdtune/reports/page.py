@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from kdtune.errors import UserError
 from kdtune.files import replacing, write_text
 from kdtune.reports.blocks import LEFT, Block, Picture, Words
 from kdtune.reports.figures import to_file, to_svg
@@ -57,17 +58,20 @@ def write_report(folders: Sequence[Path], out: Path | None, figures: Path | None
         The page's file.
 
     Raises:
-        UserError: as `report_page`.
+        UserError: as `report_page`; or a file cannot be written.
     """
     sweeps = [Sweep(path) for path in folders]
     sections = _sections(sweeps)
     out = out or sweeps[0].folder.report
-    write_text(out, _page(sweeps, sections))
-    if figures is not None:
-        for block in (block for section in sections for block in section["blocks"]):
-            for form in ("svg", "png") if isinstance(block, Picture) else ():
-                with replacing(figures / f"{block.name}.{form}") as temporary:
-                    temporary.write_bytes(to_file(block.figure, form))
+    try:
+        write_text(out, _page(sweeps, sections))
+        if figures is not None:
+            for block in (block for section in sections for block in section["blocks"]):
+                for form in ("svg", "png") if isinstance(block, Picture) else ():
+                    with replacing(figures / f"{block.name}.{form}") as temporary:
+                        temporary.write_bytes(to_file(block.figure, form))
+    except OSError as error:
+        raise UserError(f"The report cannot be written: {error.strerror}.") from None
     return out
 
 

@@ -22,22 +22,6 @@ SHIP = [
 ]
 
 
-def first_pair(comparison: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the pair that the sweep is about, that of all models first.
-
-    Args:
-        comparison: as `kdtune.reports.comparison.comparison_table` makes it.
-    """
-    if comparison.empty:
-        return comparison
-    first = comparison.iloc[0]
-    own = comparison[
-        (comparison["method_a"] == first["method_a"])
-        & (comparison["method_b"] == first["method_b"])
-    ]
-    return own.sort_values("models", ascending=False, kind="stable", ignore_index=True)
-
-
 def seed_differences(pair: pd.DataFrame, cells: Mapping[Cell, Confirmed]) -> pd.DataFrame:
     """One row a model and seed that both methods finished: A minus B on the test images.
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kdtune.reports.comparison import first_pair
 from kdtune.reports.statistics import in_points, name_of
 
 CAVEAT = (
@@ -206,12 +207,8 @@ def verdict_sentences(comparison: pd.DataFrame) -> list[str]:
     if comparison.empty:
         return []
     widest = comparison.sort_values("models", ascending=False, kind="stable")
-    first = comparison.iloc[0]
-    main = widest[
-        (widest["method_a"] == first["method_a"]) & (widest["method_b"] == first["method_b"])
-    ]
     against = widest[widest["method_b"] == "student"].drop_duplicates("method_a").sort_index()
-    return list(dict.fromkeys([*main["sentence"], *against["sentence"]]))
+    return list(dict.fromkeys([*first_pair(comparison)["sentence"], *against["sentence"]]))
 
 
 def reached(tested: pd.DataFrame) -> list[str]:

@@ -33,6 +33,7 @@ from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.stopping import Stopping
 from kdtune.tuning.testing import measure, predict_test
 from kdtune.tuning.trial_files import Networks
+from kdtune.tuning.under_way import Trial
 
 Candidates = dict[Cell, list[str]]
 """Trials of each cell that are trained again, the best first."""
@@ -348,7 +349,7 @@ class _Confirm:
         self._measure(log, slots)
         self.driver.run(log, slots, self.checked.shared.askers, self.decisions.total)
         if self.decisions.interrupts.requested:
-            raise KeyboardInterrupt
+            self.decisions.interrupts.end(f"to go on: {self.driver.command}")
         for choice in self.decisions.choose():
             log.append(choice)
         self._test(log, slots)
@@ -371,9 +372,7 @@ class _Confirm:
 
     def _about(self, run: str, kind: str, **about: Any) -> Event:
         """An event about a run."""
-        asked = self.decisions.events[run]
-        identity = {key: asked[key] for key in ("trial_id", "method", "model")}
-        return {"event": kind, **identity, **about}
+        return Trial(self.decisions.events[run]).event(kind, **about)
 
     def _plan(self, slots: Slots) -> Iterator[str]:
         """Say what is going to happen."""

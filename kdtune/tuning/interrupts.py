@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from kdtune.config import duration
 
@@ -71,6 +71,10 @@ class Interrupts:
         self.terminated = False
         self._deadline = float("inf")
         self._before: dict[int, Any] = {}
+
+    def end(self, text: str) -> NoReturn:
+        """End what was to stop: as SIGTERM does, if that was heard; `text` says how to go on."""
+        raise (Terminated if self.terminated else KeyboardInterrupt)(text)
 
     def check(self) -> None:
         """Stop at once if there is no time left.

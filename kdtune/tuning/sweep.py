@@ -18,7 +18,6 @@ from kdtune.run_files import say
 from kdtune.tuning.check import OF_CONFIRM, Checked, changed, check_sweep
 from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.driver import Driver
-from kdtune.tuning.interrupts import Terminated
 from kdtune.tuning.launch import Slots, find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.samplers import describe_sampler
@@ -178,8 +177,7 @@ class _Sweep:
         if not self.checked.sweep.confirm:
             return
         if interrupts.requested:
-            kind = Terminated if interrupts.terminated else KeyboardInterrupt
-            raise kind(f"the search is complete; to go on: kdtune confirm {path}")
+            interrupts.end(f"the search is complete; to go on: kdtune confirm {path}")
         confirm_sweep(path, given)
 
 

@@ -13,12 +13,11 @@ from test_leaderboard import Sweep, four_cells
 from test_render import half_done
 
 from kdtune.reports import figures
-from kdtune.reports.comparison import Confirmed
+from kdtune.reports.comparison import Confirmed, first_pair
 from kdtune.reports.failures import diverged_settings, errors_table
 from kdtune.reports.figures import KNOWN, VARIABLES, styles_of, to_file, to_svg
 from kdtune.reports.points import (
     curve_points,
-    first_pair,
     outcomes,
     range_points,
     seed_differences,
