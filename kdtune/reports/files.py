@@ -12,7 +12,7 @@ from kdtune.reports.rungs import rungs_table
 from kdtune.reports.settings import distributions, settings_table
 from kdtune.reports.sweep import tables_of
 from kdtune.reports.tables import bad_images_table, epochs_table
-from kdtune.results import SweepFolder
+from kdtune.results import Snapshot, SweepFolder
 
 
 def every_table(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.DataFrame]:
@@ -51,7 +51,7 @@ def table_text(path: Path, name: str, form: str) -> str:
     Raises:
         UserError: there is no such table.
     """
-    folder = SweepFolder(path)
+    folder = Snapshot(path)
     known = every_table(folder, tables_of(folder))
     if name not in known:
         raise UserError(f"{path} has no table '{name}'; there are {', '.join(known)}.")

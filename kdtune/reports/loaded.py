@@ -11,7 +11,7 @@ from kdtune.reports.comparison import first_pair
 from kdtune.reports.files import every_table
 from kdtune.reports.settings import distributions
 from kdtune.reports.sweep import tables_of
-from kdtune.results import SweepFolder
+from kdtune.results import Snapshot
 
 
 class Sweep:
@@ -19,7 +19,7 @@ class Sweep:
 
     def __init__(self, path: Path):
         self.path = path
-        self.folder = SweepFolder(path)
+        self.folder = Snapshot(path)
         self.events = self.folder.events()
         self.confirmed = self.folder.confirm_events()
         self.opened = self.folder.opened()

@@ -33,7 +33,7 @@ from kdtune.reports.points import (
     ship_points,
 )
 from kdtune.reports.render import CAVEAT, COVERS, test_reads, unequal_searches
-from kdtune.reports.rungs import grace_advice
+from kdtune.reports.rungs import advise
 from kdtune.reports.settings import LEAST_GOOD, LEAST_TRIALS, SETTINGS
 from kdtune.reports.statistics import name_of, visible
 from kdtune.reports.tables import bad_images_note
@@ -297,7 +297,7 @@ def stopping(sweep: Sweep) -> list[Block]:
         .reset_index()
     )
     return [
-        Words(grace_advice(sweep.events)),
+        Words(advise(rungs, sweep.opened[0]["config"]["grace_period"])),
         Grid(
             "Rank correlation of the scores after one epoch with those after the next one, mean "
             "over students; 1 is the same order, 0 none. Empty where fewer than 10 trials of a "

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -267,6 +268,14 @@ def test_two_thousand_trials_take_seconds_and_less_than_a_megabyte(tmp_path):
     text = report_page([folder.path])
     assert time.process_time() - begun < 10
     assert len(text.encode()) < 1_000_000 and text.count("<figure") == 6
+
+
+def test_a_log_is_read_once(tmp_path, monkeypatch):
+    folder, read = write(tmp_path / "s", four_cells()), []
+    whole = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or whole(path))
+    report_page([folder.path])
+    assert read == [folder.log, folder.confirm_log]
 
 
 def test_the_command_writes_page_and_figures(tmp_path):
