@@ -91,6 +91,13 @@ ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
+class ReportFigure(Figure):
+    """A matplotlib figure that a notebook shows; pyplot, which needs a display, has no part."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, float]]:
+        return to_file(self, "png"), {"width": 100 * WIDTH}
+
+
 def styles_of(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each method, baselines last.
 
@@ -282,7 +289,7 @@ def settings_figure(ranges: pd.DataFrame) -> Figure:
     models = list(dict.fromkeys(ranges["model"]))
     [(colour, marker)] = styles_of(ranges["method"]).values()
     rows = -(-len(names) // 2)
-    figure = Figure(figsize=(WIDTH, rows * (0.3 * len(models) + 0.75)), layout="constrained")
+    figure = ReportFigure(figsize=(WIDTH, rows * (0.3 * len(models) + 0.75)), layout="constrained")
     grid = figure.subplots(rows, 2, squeeze=False, sharey=True)
     for axes, name in zip(grid.flat, names, strict=False):
         own = ranges[ranges["hyperparameter"] == name]
@@ -383,7 +390,7 @@ def _one(height: float) -> tuple[Figure, Axes]:
 
 
 def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, count * height), layout="constrained")
+    figure = ReportFigure(figsize=(WIDTH, count * height), layout="constrained")
     return figure, list(figure.subplots(count, 1, squeeze=False).flat)
 
 

@@ -1,5 +1,6 @@
 """Every table that a sweep's folder holds."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +41,17 @@ def every_table(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.DataFr
     return {name: table for name, table in known.items() if len(table) or name in always}
 
 
+def named_table(known: Mapping[str, pd.DataFrame], name: str, path: Path) -> pd.DataFrame:
+    """One of `every_table`, by its name.
+
+    Raises:
+        UserError: the sweep in `path` has no such table.
+    """
+    if name not in known:
+        raise UserError(f"{path} has no table '{name}'; there are {', '.join(known)}.")
+    return known[name]
+
+
 def table_text(path: Path, name: str, form: str) -> str:
     """A table of a sweep by its name.
 
@@ -53,6 +65,4 @@ def table_text(path: Path, name: str, form: str) -> str:
     """
     folder = Snapshot(path)
     known = every_table(folder, tables_of(folder))
-    if name not in known:
-        raise UserError(f"{path} has no table '{name}'; there are {', '.join(known)}.")
-    return render_table(known[name], form)
+    return render_table(named_table(known, name, path), form)

@@ -88,6 +88,11 @@ class Sweep:
             ),
         }
 
+    def in_short(self) -> str:
+        """What it is, in a line."""
+        trials, cells = len(self.tables.trials), len(self.tables.cells)
+        return f"{self.name}: {trials} trials in {cells} cells; {self.state()}"
+
     def state(self) -> str:
         """How far it is, in words."""
         if self.folder.is_held():
