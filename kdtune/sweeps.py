@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from kdtune.errors import UserError, nearest
 from kdtune.reports.blocks import Block, Picture, Words
-from kdtune.reports.figures import ReportFigure
 from kdtune.reports.files import named_table
 from kdtune.reports.loaded import Sweep
 from kdtune.reports.page import excerpt, sections_of
@@ -73,7 +73,7 @@ class Sweeps:
         joined = pd.concat(tables, keys=[sweep.name for sweep in self._sweeps], names=["sweep"])
         return joined.reset_index("sweep", allow_duplicates=True).reset_index(drop=True)
 
-    def plot(self, name: str) -> ReportFigure:
+    def plot(self, name: str) -> Figure:
         """A figure of the report; ``kdtune report --figures`` saves it under the same name.
 
         Args:
@@ -83,14 +83,14 @@ class Sweeps:
         Raises:
             UserError: there is no such figure, or what it draws is not known yet.
         """
-        blocks = (block for section in self._sections for block in section["blocks"])
+        blocks: list[Block] = [b for section in self._sections for b in section["blocks"]]
         named = {b.name: b for b in blocks if isinstance(b, Picture | Words) and b.name}
         if name not in named:
             raise UserError(f"There is no figure '{name}'; known are {', '.join(named)}.")
-        found: Block = named[name]
-        if isinstance(found, Picture):
-            return found.figure
-        raise UserError(found.text)
+        found = named[name]
+        if isinstance(found, Words):
+            raise UserError(found.text)
+        return found.figure
 
     def best(self, method: str, model: str) -> dict[str, Any]:
         """The best settings of a cell, complete, as `best/<method>-<model>.yaml` has them.

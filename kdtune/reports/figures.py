@@ -64,6 +64,7 @@ STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
@@ -362,6 +363,7 @@ def to_svg(figure: Figure, prefix: str) -> str:
                 element.set(key, f"#{prefix}-{value.removeprefix('#')}")
             else:
                 value = value.replace("url(#", f"url(#{prefix}-")
+                value = re.sub(r"(\.\d\d)\d+", r"\1", value)  # hundredths of a point will do
                 element.set(key, re.sub("#[0-9a-f]{6}", _variable, value))
     return ElementTree.tostring(root, encoding="unicode")
 

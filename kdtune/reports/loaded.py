@@ -71,7 +71,7 @@ class Sweep:
             "last event": time.strftime("%Y-%m-%d %H:%M", time.localtime(last)),
             "state": self.state(),
             "images (train / validation / test)": " / ".join(
-                "none" if count is None else f"{count:,}" for count in images
+                f"{count:,}" if count else "none" for count in images
             ),
             "classes": f"{len(names)}: {', '.join(names[:6])}{', …' * (len(names) > 6)}",
             "teacher": taught,
@@ -99,6 +99,8 @@ class Sweep:
             return "running"
         if self.events[-1]["event"] != "complete":
             return f"partial: the search was interrupted; to go on: `{self.command('resume')}`"
+        if not self.confirmed and not self.opened[-1]["data"].get("test_images"):
+            return "searched; without test images it cannot be confirmed"
         if not self.confirmed:
             return f"searched, not confirmed; next: `{self.command('confirm')}`"
         if self.confirmed[-1]["event"] != "complete":

@@ -1,8 +1,8 @@
 """One page of a sweep, or of several: a single HTML file that loads nothing from anywhere.
 
 It can be made at any moment of a sweep, and is as old as that moment; it does not renew itself.
-Its beginning is what a notebook shows. Of a dozen large sweeps together it may become larger than
-a megabyte.
+Its beginning is what a notebook shows. Of more than half a dozen sweeps together it may become
+larger than a megabyte.
 """
 
 import base64
