@@ -410,7 +410,7 @@ def _plain_log(axes: Axes) -> None:
     if high / low < 5:
         axes.xaxis.set_major_locator(MaxNLocator(6))
     else:
-        subs = (1, 2, 5) if high / low < 50 else (1,)
+        subs = (1, 2, 5) if high / low < 50 else (1, 3) if high / low < 1000 else (1,)
         axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
