@@ -314,6 +314,26 @@ class SweepFolder:
         return opened
 
 
+class Snapshot(SweepFolder):
+    """A sweep's folder whose logs are read once: all that is said of it is of one moment.
+
+    Raises:
+        UserError: as `SweepFolder.events` and `SweepFolder.confirm_events`.
+    """
+
+    def __init__(self, path: str | Path):
+        super().__init__(path)
+        self._events, self._confirm_events = super().events(), super().confirm_events()
+
+    def events(self) -> list[Event]:
+        """All events of that moment."""
+        return self._events
+
+    def confirm_events(self) -> list[Event]:
+        """All events of the confirmation of that moment."""
+        return self._confirm_events
+
+
 def _load(path: Path, wanted: str) -> dict[str, np.ndarray]:
     """The arrays of a file, the wanted one among them."""
     try:
@@ -347,10 +367,13 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
+_JSON = json.JSONDecoder(parse_constant=_refuse)
+
+
 def _parse(line: bytes) -> Event | None:
     """An event, or None if the line is none."""
     try:
-        event = json.loads(line, parse_constant=_refuse)
+        event = _JSON.decode(line.decode())
     except (ValueError, RecursionError):
         return None
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):

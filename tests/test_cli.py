@@ -55,7 +55,7 @@ def test_help_needs_neither_torch_nor_ray():
 
 def test_reports_need_neither_torch_nor_ray_nor_a_display():
     code = (
-        "import sys, kdtune.reports.page, kdtune.results;"
+        "import sys, kdtune, kdtune.results; from kdtune import load_sweep;"
         "print({'torch', 'ray', 'matplotlib.pyplot'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

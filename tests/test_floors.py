@@ -30,6 +30,7 @@ FLOORS = {
     "inputs": 6,
     "training": 6,
     "run_files": 7,
+    "sweeps": 7,
     "run": 8,
     "notebook": 9,
     "at": 10,
@@ -40,7 +41,7 @@ FLOORS = {
     "__init__": 12,
 }
 ROOMS_OF_RAY = {"tuning"}
-LATE_IMPORTS = {"cli", "__init__"}
+LATE_IMPORTS = {"cli", "__init__", "sweeps"}  # of a sweep, networks alone need torch
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -68,7 +68,7 @@ def test_the_commands_run_as_they_stand(ray_session, tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     write_digits(tmp_path / "flowers", 20)
     (tmp_path / "sweep.yaml").write_text(blocks("yaml")[0])
-    notebook, space = blocks("python")
+    looked, notebook, space = blocks("python")
     (tmp_path / "my_at.py").write_text(space)
     for line in lines_of("sh"):
         if not line.startswith("kdtune "):
@@ -83,6 +83,7 @@ def test_the_commands_run_as_they_stand(ray_session, tmp_path, monkeypatch, caps
     best = tmp_path / "results" / "flowers" / "best"
     assert len(list(best.glob("*.yaml"))) == len(list(best.glob("*.pth"))) == 8
 
+    exec(looked, {})
     small = notebook.replace("epochs=30", "epochs=1").replace("image_size=128", "image_size=8")
     assert small != notebook
     exec(small, {})

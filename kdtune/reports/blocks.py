@@ -9,10 +9,14 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Words:
-    """A sentence or two; ``kind`` is ``lead``, ``text``, ``missing`` or ``sweep``, a heading."""
+    """A sentence or two; ``kind`` is ``lead``, ``text``, ``missing`` or ``sweep``, a heading.
+
+    ``name`` is that of the figure in whose place it stands.
+    """
 
     text: str
     kind: str = "text"
+    name: str = ""
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
@@ -89,6 +90,13 @@ LONGEST = 24
 
 ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+
+
+class ReportFigure(Figure):
+    """A matplotlib figure that a notebook shows; pyplot, which needs a display, has no part."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, float]]:
+        return to_file(self, "png"), {"width": 100 * WIDTH}
 
 
 def styles_of(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -282,7 +290,7 @@ def settings_figure(ranges: pd.DataFrame) -> Figure:
     models = list(dict.fromkeys(ranges["model"]))
     [(colour, marker)] = styles_of(ranges["method"]).values()
     rows = -(-len(names) // 2)
-    figure = Figure(figsize=(WIDTH, rows * (0.3 * len(models) + 0.75)), layout="constrained")
+    figure = ReportFigure(figsize=(WIDTH, rows * (0.3 * len(models) + 0.75)), layout="constrained")
     grid = figure.subplots(rows, 2, squeeze=False, sharey=True)
     for axes, name in zip(grid.flat, names, strict=False):
         own = ranges[ranges["hyperparameter"] == name]
@@ -355,6 +363,7 @@ def to_svg(figure: Figure, prefix: str) -> str:
                 element.set(key, f"#{prefix}-{value.removeprefix('#')}")
             else:
                 value = value.replace("url(#", f"url(#{prefix}-")
+                value = re.sub(r"(\.\d\d)\d+", r"\1", value)  # hundredths of a point will do
                 element.set(key, re.sub("#[0-9a-f]{6}", _variable, value))
     return ElementTree.tostring(root, encoding="unicode")
 
@@ -383,7 +392,7 @@ def _one(height: float) -> tuple[Figure, Axes]:
 
 
 def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, count * height), layout="constrained")
+    figure = ReportFigure(figsize=(WIDTH, count * height), layout="constrained")
     return figure, list(figure.subplots(count, 1, squeeze=False).flat)
 
 
@@ -401,7 +410,7 @@ def _plain_log(axes: Axes) -> None:
     if high / low < 5:
         axes.xaxis.set_major_locator(MaxNLocator(6))
     else:
-        subs = (1, 2, 5) if high / low < 50 else (1,)
+        subs = (1, 2, 5) if high / low < 50 else (1, 3) if high / low < 1000 else (1,)
         axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

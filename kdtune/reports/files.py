@@ -1,5 +1,6 @@
 """Every table that a sweep's folder holds."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from kdtune.reports.rungs import rungs_table
 from kdtune.reports.settings import distributions, settings_table
 from kdtune.reports.sweep import tables_of
 from kdtune.reports.tables import bad_images_table, epochs_table
-from kdtune.results import SweepFolder
+from kdtune.results import Snapshot, SweepFolder
 
 
 def every_table(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.DataFrame]:
@@ -40,6 +41,17 @@ def every_table(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.DataFr
     return {name: table for name, table in known.items() if len(table) or name in always}
 
 
+def named_table(known: Mapping[str, pd.DataFrame], name: str, path: Path) -> pd.DataFrame:
+    """One of `every_table`, by its name.
+
+    Raises:
+        UserError: the sweep in `path` has no such table.
+    """
+    if name not in known:
+        raise UserError(f"{path} has no table '{name}'; there are {', '.join(known)}.")
+    return known[name]
+
+
 def table_text(path: Path, name: str, form: str) -> str:
     """A table of a sweep by its name.
 
@@ -51,8 +63,6 @@ def table_text(path: Path, name: str, form: str) -> str:
     Raises:
         UserError: there is no such table.
     """
-    folder = SweepFolder(path)
+    folder = Snapshot(path)
     known = every_table(folder, tables_of(folder))
-    if name not in known:
-        raise UserError(f"{path} has no table '{name}'; there are {', '.join(known)}.")
-    return render_table(known[name], form)
+    return render_table(named_table(known, name, path), form)

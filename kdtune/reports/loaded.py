@@ -11,7 +11,7 @@ from kdtune.reports.comparison import first_pair
 from kdtune.reports.files import every_table
 from kdtune.reports.settings import distributions
 from kdtune.reports.sweep import tables_of
-from kdtune.results import SweepFolder
+from kdtune.results import Snapshot
 
 
 class Sweep:
@@ -19,7 +19,7 @@ class Sweep:
 
     def __init__(self, path: Path):
         self.path = path
-        self.folder = SweepFolder(path)
+        self.folder = Snapshot(path)
         self.events = self.folder.events()
         self.confirmed = self.folder.confirm_events()
         self.opened = self.folder.opened()
@@ -71,7 +71,7 @@ class Sweep:
             "last event": time.strftime("%Y-%m-%d %H:%M", time.localtime(last)),
             "state": self.state(),
             "images (train / validation / test)": " / ".join(
-                "none" if count is None else f"{count:,}" for count in images
+                f"{count:,}" if count else "none" for count in images
             ),
             "classes": f"{len(names)}: {', '.join(names[:6])}{', …' * (len(names) > 6)}",
             "teacher": taught,
@@ -88,12 +88,19 @@ class Sweep:
             ),
         }
 
+    def in_short(self) -> str:
+        """What it is, in a line."""
+        trials, cells = len(self.tables.trials), len(self.tables.cells)
+        return f"{self.name}: {trials} trials in {cells} cells; {self.state()}"
+
     def state(self) -> str:
         """How far it is, in words."""
         if self.folder.is_held():
             return "running"
         if self.events[-1]["event"] != "complete":
             return f"partial: the search was interrupted; to go on: `{self.command('resume')}`"
+        if not self.confirmed and not self.opened[-1]["data"].get("test_images"):
+            return "searched; without test images it cannot be confirmed"
         if not self.confirmed:
             return f"searched, not confirmed; next: `{self.command('confirm')}`"
         if self.confirmed[-1]["event"] != "complete":

@@ -1,18 +1,18 @@
 """One page of a sweep, or of several: a single HTML file that loads nothing from anywhere.
 
 It can be made at any moment of a sweep, and is as old as that moment; it does not renew itself.
-Of a dozen large sweeps together it may become larger than a megabyte.
+Its beginning is what a notebook shows. Of more than half a dozen sweeps together it may become
+larger than a megabyte.
 """
 
 import base64
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from kdtune.errors import UserError
@@ -43,7 +43,22 @@ def report_page(folders: Sequence[Path]) -> str:
         UserError: a folder is no sweep's, or a log is damaged.
     """
     sweeps = [Sweep(path) for path in folders]
-    return _page(sweeps, _sections(sweeps))
+    return _page(sweeps, sections_of(sweeps))
+
+
+def excerpt(sweeps: Sequence[Sweep], sections: Sequence[dict[str, Any]]) -> str:
+    """Verdict and leaderboard as a piece of HTML, without script, in colours of the reader's.
+
+    Args:
+        sweeps: which they are about.
+        sections: as `sections_of` makes them of these.
+    """
+    shown = [block for section in sections[:2] for block in section["blocks"]]
+    template = _environment().get_template("notebook.html")
+    return template.render(
+        lines=[sweep.in_short() for sweep in sweeps],
+        blocks=[block for block in shown if not isinstance(block, Picture)],
+    )
 
 
 def write_report(folders: Sequence[Path], out: Path | None, figures: Path | None) -> Path:
@@ -61,7 +76,7 @@ def write_report(folders: Sequence[Path], out: Path | None, figures: Path | None
         UserError: as `report_page`; or a file cannot be written.
     """
     sweeps = [Sweep(path) for path in folders]
-    sections = _sections(sweeps)
+    sections = sections_of(sweeps)
     out = out or sweeps[0].folder.report
     try:
         write_text(out, _page(sweeps, sections))
@@ -76,22 +91,19 @@ def write_report(folders: Sequence[Path], out: Path | None, figures: Path | None
 
 
 def _page(sweeps: Sequence[Sweep], sections: list[dict[str, Any]]) -> str:
-    source = files("kdtune.reports").joinpath("page.html").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"printable": printable, "words": _words}
     facts = [sweep.facts() for sweep in sweeps]
     pictures = [b for section in sections for b in section["blocks"] if isinstance(b, Picture)]
-    template = environment.from_string(
-        source,
+    template = _environment().get_template(
+        "page.html",
         globals={
             "title": ", ".join(sweep.path.name for sweep in sweeps),
             "sweeps": [sweep.name for sweep in sweeps],
             "facts": {key: [of_sweep[key] for of_sweep in facts] for key in facts[0]},
             "sections": sections,
-            "figures": [Markup(to_svg(b.figure, f"f{n}")) for n, b in enumerate(pictures)],
-            "left": LEFT,
+            "figures": {
+                picture.name: Markup(to_svg(picture.figure, f"f{number}"))
+                for number, picture in enumerate(pictures)
+            },
         },
     )
     alone = template.render(downloads=[], left_out=[])
@@ -99,7 +111,25 @@ def _page(sweeps: Sequence[Sweep], sections: list[dict[str, Any]]) -> str:
     return template.render(downloads=downloads, left_out=left_out)
 
 
-def _sections(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("kdtune.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"printable": printable, "words": _words}
+    environment.globals["left"] = LEFT
+    return environment
+
+
+def sections_of(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
+    """The page's sections: ``anchor``, ``heading``, ``question``, ``open``, ``blocks``.
+
+    Verdict and leaderboard come first. Of several sweeps the names of figures begin with the
+    sweep's number.
+    """
     abouts = {sweep.name: about_of(sweep.folder) for sweep in sweeps}
     boards = join_sweeps({sweep.name: sweep.tables for sweep in sweeps}, abouts)
     table = [block for board in boards for block in leaderboard(board)]
@@ -131,7 +161,7 @@ def _of_each(sweeps: Sequence[Sweep], make: Callable[[Sweep], list[Block]]) -> l
     for number, sweep in enumerate(sweeps, start=1):
         blocks.append(Words(sweep.name, "sweep"))
         for block in make(sweep):
-            if isinstance(block, Picture):
+            if isinstance(block, Picture | Words) and block.name:
                 block = replace(block, name=f"{number}-{block.name}")
             blocks.append(block)
     return blocks

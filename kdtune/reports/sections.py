@@ -33,7 +33,7 @@ from kdtune.reports.points import (
     ship_points,
 )
 from kdtune.reports.render import CAVEAT, COVERS, test_reads, unequal_searches
-from kdtune.reports.rungs import grace_advice
+from kdtune.reports.rungs import advise
 from kdtune.reports.settings import LEAST_GOOD, LEAST_TRIALS, SETTINGS
 from kdtune.reports.statistics import name_of, visible
 from kdtune.reports.tables import bad_images_note
@@ -99,7 +99,7 @@ def ship(sweep: Sweep) -> list[Block]:
     """What each student costs, and what it reaches for that."""
     points = ship_points(sweep.tables.leaderboard)
     if points.empty:
-        return [Words("No cell has a sound trial yet.", "missing")]
+        return [Words("No cell has a sound trial yet.", "missing", "ship")]
     test = points["split"].iloc[0] == "test"
     blocks: list[Block] = []
     cost = "latency_ms" if points["latency_ms"].notna().any() else "macs"
@@ -123,6 +123,7 @@ def ship(sweep: Sweep) -> list[Block]:
                 "No figure: what the students cost is measured when the sweep is confirmed; run "
                 f"`{sweep.command('confirm')}`.",
                 "missing",
+                "ship",
             )
         )
     costs = sweep.tables.models
@@ -153,7 +154,7 @@ def search(sweep: Sweep) -> list[Block]:
     """How each search got on, and what it was given."""
     board = sweep.tables.leaderboard
     if board.empty:
-        return [Words("No trial has begun yet.", "missing")]
+        return [Words("No trial has begun yet.", "missing", "search")]
     curve = sweep.known.get("search_curve", pd.DataFrame(columns=CURVE))
     points = curve_points(curve)
     blocks: list[Block] = []
@@ -179,7 +180,8 @@ def search(sweep: Sweep) -> list[Block]:
             caption += " Dotted: what fewer trials would have found on average."
         blocks.append(Picture("search", search_figure(points, board, expected), caption))
     else:
-        blocks.append(Words("No figure: no trial has ended with a score yet.", "missing"))
+        why = "No figure: no trial has ended with a score yet."
+        blocks.append(Words(why, "missing", "search"))
     blocks += map(Words, unequal_searches(board))
     fixed = [not sweep.spaces.get(method) for method in board["method"]]
     blocks.append(
@@ -215,10 +217,10 @@ def settings(sweep: Sweep) -> list[Block]:
     table = sweep.known.get("settings", pd.DataFrame(columns=SETTINGS))
     if table.empty:
         why = "no trial has begun yet" if sweep.tables.trials.empty else "nothing was searched"
-        return [Words(f"No settings to compare: {why}.", "missing")]
+        return [Words(f"No settings to compare: {why}.", "missing", "settings")]
     summary, ranges = settings_summary(table), range_points(table, sweep.spaces)
     blocks: list[Block] = []
-    for i, (method, own) in enumerate(summary.groupby("method", sort=False)):
+    for method, own in summary.groupby("method", sort=False):
         cells = table[table["method"] == method]
         models = list(dict.fromkeys(cells["model"]))
         drawn = ranges[ranges["method"] == method]
@@ -236,7 +238,7 @@ def settings(sweep: Sweep) -> list[Block]:
                 " Bars: the middle 80 % of the values in the best fifth of the trials, at least "
                 f"{LEAST_GOOD}; mark: the best trial's value."
             )
-            blocks.append(Picture(f"settings-{i}", settings_figure(drawn), caption))
+            blocks.append(Picture(f"settings-{method}", settings_figure(drawn), caption))
         else:
             blocks.append(
                 Words(
@@ -244,6 +246,7 @@ def settings(sweep: Sweep) -> list[Block]:
                     f"{LEAST_GOOD} sound trials of a cell; `{sweep.command('resume')} --trials N` "
                     "adds trials.",
                     "missing",
+                    f"settings-{method}",
                 )
             )
         best = {(row.model, row.hyperparameter): in_short(row.best) for row in cells.itertuples()}
@@ -297,7 +300,7 @@ def stopping(sweep: Sweep) -> list[Block]:
         .reset_index()
     )
     return [
-        Words(grace_advice(sweep.events)),
+        Words(advise(rungs, sweep.opened[0]["config"]["grace_period"])),
         Grid(
             "Rank correlation of the scores after one epoch with those after the next one, mean "
             "over students; 1 is the same order, 0 none. Empty where fewer than 10 trials of a "
@@ -319,7 +322,7 @@ def failures(sweep: Sweep) -> list[Block]:
     """How trials ended, the most frequent errors, and the settings of what diverged."""
     board = sweep.tables.leaderboard
     if board.empty:
-        return [Words("No trial has begun yet.", "missing")]
+        return [Words("No trial has begun yet.", "missing", "failures")]
     counts = outcomes(board)
     diverged, crashed = int(counts["diverged"].sum()), int(counts["crashed"].sum())
     total = int(board["trials_started"].sum())

@@ -7,7 +7,7 @@ from kdtune.reports.leaderboard import SweepTables, comparable, join_sweeps, swe
 from kdtune.reports.render import render, result_notes
 from kdtune.reports.rungs import grace_advice
 from kdtune.reports.tables import bad_images_note
-from kdtune.results import SweepFolder
+from kdtune.results import Snapshot, SweepFolder
 
 
 def tables_of(folder: SweepFolder) -> SweepTables:
@@ -28,7 +28,7 @@ def leaderboard_text(folders: Sequence[Path], form: str) -> str:
         folders: of the sweeps.
         form: see `kdtune.reports.render.render`.
     """
-    sweeps = {str(path): SweepFolder(path) for path in folders}
+    sweeps = {str(path): Snapshot(path) for path in folders}
     tables = {name: tables_of(folder) for name, folder in sweeps.items()}
     abouts = {name: about_of(folder) for name, folder in sweeps.items()}
     notes = comparable(abouts)

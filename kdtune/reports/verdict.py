@@ -39,16 +39,17 @@ def verdict(sweep: Sweep) -> list[Block]:
     """At most four sentences, the figure of the first pair, and all pairs as a table."""
     board, comparison, pair = sweep.tables.leaderboard, sweep.tables.comparison, sweep.pair
     if board.empty:
-        return [Words("No trial has begun yet.", "missing")]
+        return [Words("No trial has begun yet.", "missing", "verdict")]
     if pair.empty:
         if sweep.tested.empty:
-            return [Words(f"There is one method only. {CAVEAT}", "lead")]
+            return [Words(f"There is one method only. {CAVEAT}", "lead", "verdict")]
         best = sweep.tested.sort_values("test_accuracy_percent", ascending=False, kind="stable")
         said = reached(best) or [
             "Fewer than 3 seeds are finished, which is too few to say what is reached; run "
             f"`{sweep.command('confirm')}`."
         ]
-        return [Words(said[0], "lead"), *map(Words, said[1:])]
+        alone = Words("No figure: there is one method only.", "missing", "verdict")
+        return [Words(said[0], "lead"), *map(Words, said[1:]), alone]
     blocks: list[Block] = [Words(pair["sentence"][0], "lead")]
     known = comparison["p_value"].notna().any()
     if known and len(pair) > 2:
@@ -63,9 +64,8 @@ def verdict(sweep: Sweep) -> list[Block]:
         figure = verdict_figure(drawn, seed_differences(drawn, sweep.tables.cells))
         blocks.append(Picture("verdict", figure, _verdict_caption(drawn)))
     else:
-        blocks.append(
-            Words(f"No figure: nothing is confirmed; run `{sweep.command('confirm')}`.", "missing")
-        )
+        why = f"No figure: nothing is confirmed; run `{sweep.command('confirm')}`."
+        blocks.append(Words(why, "missing", "verdict"))
     if not known:
         return blocks
     rows = comparison.to_dict("records")

@@ -16,7 +16,7 @@ SPACE = {
 }
 
 
-def opened(methods, models, classes=("x", "y"), **config):
+def opened(methods, models, classes=("x", "y"), test_images=400, **config):
     """The event with which a sweep begins."""
     settings = {
         "name": "s", "data": "d", "teacher": "t.pth", "methods": methods, "models": models,
@@ -28,7 +28,8 @@ def opened(methods, models, classes=("x", "y"), **config):
         "spaces": dict.fromkeys(methods, SPACE),
         "data": {
             "classes": list(classes), "train_images": 50, "validation_images": 20,
-            "test_images": 400, "fingerprint": "f", "test_fingerprint": "g", "skipped_images": [],
+            "test_images": test_images, "fingerprint": "f", "test_fingerprint": "g",
+            "skipped_images": [],
         },
         "teacher": {"sha256": "h", "model": "ResNet18", "validation_accuracy": 0.9},
         "environment": {"kdtune": "0.1.0", "torch": "2.14.1"},

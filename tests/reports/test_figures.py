@@ -167,6 +167,14 @@ def texts(svg):
     ]
 
 
+@pytest.mark.parametrize(("low", "high"), [(1.1, 1.9), (0.02, 0.3), (15, 700), (2e-5, 0.9)])
+def test_a_logarithmic_axis_has_a_few_numbers(low, high):
+    ranges = range_points(SETTINGS.head(1).assign(good_low=low, good_high=high, best=high), SPACES)
+    axes = figures.settings_figure(ranges).axes[0]
+    (left, right), ticks = axes.get_xlim(), axes.get_xticks()
+    assert 2 <= sum((left <= ticks) & (ticks <= right)) <= 8
+
+
 def test_a_figure_says_the_numbers_of_its_table():
     tables = four_cells().tables
     said = texts(to_svg(drawn()["verdict"], "v"))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -85,6 +86,17 @@ def all_failed():
     return sweep_of(["diverged", "crashed"])
 
 
+def no_student():
+    sweep = Sweep()
+    for method, accuracy in (("at", 0.9), ("fitnets", 0.7)):
+        sweep.search(method, "A", 0.7).confirm(method, "A", 0, [accuracy] * 5)
+    return sweep
+
+
+def never_tested():
+    return sweep_of([0.5, 0.6])
+
+
 STATES = {
     "only opened": (Sweep, "No trial has begun yet."),
     "one trial": (lambda: Sweep().search("at", "A", 0.5), "There is one method only."),
@@ -93,6 +105,11 @@ STATES = {
     "half confirmed": (half_done, "Rows without test accuracy: best single runs"),
     "one method": (one_method, "AT reaches 74.8 ± 9.4 % on A."),
     "one model": (one_model, "AT beats FitNets on A by "),
+    "no student": (
+        no_student,
+        "Without the method student, what is gained over plain training is",
+    ),
+    "no test images": (never_tested, "without test images it cannot be confirmed"),
     "a seed diverged": (unstable, "student diverged in 1 of 4 seeds on A"),
     "three seeds": (four_cells, "With 3 seeds the false-alarm rate is about 7 %."),
 }
@@ -101,7 +118,8 @@ STATES = {
 @pytest.mark.parametrize("state", STATES)
 def test_every_state_of_a_sweep_has_a_page(tmp_path, state):
     make, sentence = STATES[state]
-    page = page_of(tmp_path / "s", make())
+    images = {"test_images": 0} if make is never_tested else {}
+    page = page_of(tmp_path / "s", make(), **images)
     assert sentence in page.said
     assert set(ANCHORS) <= set(page.ids) and len(page.ids) == len(set(page.ids))
     assert re.findall(r"<h2>(\d)\. ", page.text) == list("12345678")
@@ -267,6 +285,14 @@ def test_two_thousand_trials_take_seconds_and_less_than_a_megabyte(tmp_path):
     text = report_page([folder.path])
     assert time.process_time() - begun < 10
     assert len(text.encode()) < 1_000_000 and text.count("<figure") == 6
+
+
+def test_a_log_is_read_once(tmp_path, monkeypatch):
+    folder, read = write(tmp_path / "s", four_cells()), []
+    whole = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or whole(path))
+    report_page([folder.path])
+    assert read == [folder.log, folder.confirm_log]
 
 
 def test_the_command_writes_page_and_figures(tmp_path):
