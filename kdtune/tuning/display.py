@@ -130,7 +130,7 @@ class Display:
         spent = f"{duration(self.progress.stopwatch.seconds)} spent"
         if self.decisions.interrupts.requested:
             return f"{spent}; it stops after the epochs under way"
-        seconds, basis = self.progress.left(goal, self.slots)
+        seconds, basis = self.progress.left(goal, self.slots, self.what.removesuffix("s"))
         if seconds == 0 and not self.progress.running:
             return spent
         if seconds is None:

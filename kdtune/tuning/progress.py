@@ -176,12 +176,13 @@ class Progress:
         """
         return len(self._times) - 1, self.stopwatch.seconds - self._times[0]
 
-    def left(self, goal: Goal, slots: int) -> tuple[float | None, str]:
+    def left(self, goal: Goal, slots: int, what: str = "trial") -> tuple[float | None, str]:
         """How long it will still take.
 
         Args:
             goal: what is to be done.
             slots: trials at once.
+            what: what a trial is called, for people.
 
         Returns:
             Seconds, and what they follow from. Of several limits it is that which is reached
@@ -195,11 +196,11 @@ class Progress:
             rest = max(0, goal.epochs - self.epochs) * self.stopwatch.logged / self.epochs
             guesses.append((rest, f"from {self.epochs} of {goal.epochs} epochs"))
         if None not in goal.trials.values() and self.ended:
-            trials = f"{self.ended} ended trial{'s' * (self.ended > 1)}"
-            guesses.append((self._by_trials(goal, slots), f"from {trials}"))
+            basis = f"from {self.ended} ended {what}{'s' * (self.ended > 1)}"
+            guesses.append((self._by_trials(goal, slots), basis))
         if guesses:
             return min(guesses)
-        return None, "a trial has ended" if goal.epochs is None else "an epoch has ended"
+        return None, f"a {what} has ended" if goal.epochs is None else "an epoch has ended"
 
     def _by_trials(self, goal: Goal, slots: int) -> float:
         """Seconds that the trials of all cells still take, once one has ended."""
