@@ -144,6 +144,8 @@ def run_trials(
                 storage_path=unread,  # of what Tune writes nothing is read back
                 callbacks=list(watches),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                # The one that it takes in a notebook clears what others show there.
+                progress_reporter=tune.CLIReporter(),
                 verbose=2 * verbose,
             ),
         )

@@ -2,16 +2,21 @@
 
 import fcntl
 import os
+import re
 import signal
 import struct
 import sys
 import termios
+from contextlib import suppress
+from queue import Empty, Queue
+from threading import Thread
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from kdtune.errors import UserError
 from kdtune.tuning.screen import DETAIL, NEWS, REDRAW, REPEAT, TROUBLE, Screen
+from kdtune.tuning.sweep import resume_sweep, run_sweep
 
 HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"
 
@@ -43,16 +48,24 @@ def terminal(monkeypatch):
     """Makes stderr a terminal; gives what reads all that was written to it since the last time."""
     primary, secondary = os.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    os.set_blocking(primary, False)
     for name, value in {"COLUMNS": "80", "LINES": "24", "TERM": "xterm"}.items():
         monkeypatch.setenv(name, value)
+    written: Queue[str] = Queue()
+
+    def drain():  # always, since a terminal that nobody reads blocks who writes
+        with suppress(OSError):  # it is closed
+            while chunk := os.read(primary, 1 << 16):
+                written.put(chunk.decode(errors="replace"))
 
     def read():
-        try:
-            return os.read(primary, 1 << 16).decode().replace("\r\n", "\n")
-        except BlockingIOError:
-            return ""
+        text = ""
+        with suppress(Empty):
+            while True:
+                text += written.get(timeout=0.05)
+        return text.replace("\r\n", "\n")
 
+    reader = Thread(target=drain)
+    reader.start()
     with open(secondary, "w", buffering=1) as stream:
 
         def open_terminal():  # pytest sets its own stderr after fixtures
@@ -60,6 +73,7 @@ def terminal(monkeypatch):
             return read
 
         yield open_terminal
+    reader.join()
     os.close(primary)
 
 
@@ -240,3 +254,27 @@ def test_a_notebook_has_one_output_that_changes(monkeypatch, capsys):
     assert [kind for kind, _ in shown] == ["display", "update", "update"]
     assert shown[-1][1] == {"text/plain": "heading of 110 x 48\ndrawing 3\\x1b[31m[red]"}
     assert capsys.readouterr().err == "news\n"
+
+
+@pytest.mark.slow
+def test_a_sweep_is_drawn_while_it_runs(
+    ray_session, folder, terminal, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    read, stderr = terminal(), sys.stderr
+    sweep = {
+        "name": "x", "data": str(folder), "image_size": 8, "methods": ["student"],
+        "models": ["MultiBranchNet"], "baselines": False, "trials": 1, "epochs": 2,
+    }  # fmt: skip
+    run_sweep(sweep)
+    assert sys.stderr is stderr and capsys.readouterr().out == ""
+    drawn = read()
+    assert drawn.count(HIDDEN) == drawn.count(SHOWN) == 1
+    assert re.search(r"student-MultiBranchNet +0/1 +1 +0 ", drawn)
+    assert "1/1 slots in use" in drawn or "1/2 slots in use" in drawn
+    *_, last = drawn.split("cell ")
+    assert re.search(r"student-MultiBranchNet +1/1 +0 +1 +0 +0 +\d\d\.\d\d lr=0\.01 ", last)
+    assert "[1/1]" not in drawn  # what the drawing shows is not said as well
+
+    resume_sweep("results/x", show="quiet")
+    assert read() == ""
