@@ -1,7 +1,8 @@
 """How far a sweep or a confirmation is, in numbers; a fold over its log.
 
 What is left is guessed: trials are taken to need as long as those of the same student that have
-ended. The first to end are often those that were stopped early, so a first guess tends to be low.
+ended. The first to end may be those that were stopped early, and the first of a cell are not
+stopped as easily as later ones, so early guesses can be wrong by a factor of two.
 
 A view is what the cache of a node holds for all trials: decoded images, the teacher's targets.
 """
@@ -142,6 +143,8 @@ class Progress:
         elif kind == "exhausted":
             self._exhausted.add(cell_of(event))
         elif kind in ("epoch", "ended") and trial is not None:
+            if kind == "epoch" and trial.accuracy is None:  # its process may have had to start
+                trial.began = max(trial.began, now - event["seconds"])
             trial.latest, trial.accuracy = now, event["best_validation_accuracy"]
             if kind == "ended":
                 trial.state = event["state"]

@@ -36,8 +36,9 @@ class Told:
         about |= {"parameters": parameters or {}, "config": config}
         self.tell("asked", trial_id, cell, **about)
 
-    def epoch(self, trial_id, accuracy=0.5, cell=AT):
-        self.tell("epoch", trial_id, cell, best_validation_accuracy=accuracy)
+    def epoch(self, trial_id, accuracy=0.5, cell=AT, seconds=1e9):
+        about = {"best_validation_accuracy": accuracy, "seconds": seconds}
+        self.tell("epoch", trial_id, cell, **about)
 
     def end(self, trial_id, state="finished", accuracy=0.5, cell=AT):
         about = {"state": state, "reason": "why", "best_validation_accuracy": accuracy}
@@ -180,6 +181,17 @@ def test_time_left_by_hand():
     assert told.progress.left(GOAL, 8) == (18, "from 2 ended trials")
     told.now += 100  # longer than any
     assert told.progress.left(GOAL, 2) == (10, "from 2 ended trials")
+
+
+def test_the_start_of_a_process_is_no_part_of_a_trial():
+    told = Told()
+    told.ask("at-0")
+    told.now = 25
+    told.epoch("at-0", seconds=5)
+    told.now = 30
+    told.epoch("at-0", seconds=5)
+    told.end("at-0")
+    assert told.progress.left(Goal({AT: 2}), 1) == (10, "from 1 ended trial")
 
 
 def test_an_exhausted_cell_has_no_trials_left():
