@@ -68,15 +68,19 @@ skip_option = click.option(
 @cache_options
 @skip_option
 @settings_option
-def teacher(out: Path, data: str, settings: tuple[tuple[str, Any], ...], **flags: Any) -> None:
+@click.option("--quiet", is_flag=True, help="Say only what goes wrong.")
+def teacher(
+    out: Path, data: str, settings: tuple[tuple[str, Any], ...], quiet: bool, **flags: Any
+) -> None:
     """Train a teacher on your data."""
     from kdtune.config import TrainConfig, check_free
     from kdtune.run import train_teacher
+    from kdtune.run_files import say
 
     check_free(dict(settings))
     flags = {key: value for key, value in flags.items() if value is not None}
     given = {**dict(settings), **flags, "data_dir": data, "method": "student"}
-    result = train_teacher(TrainConfig.check(given), out)
+    result = train_teacher(TrainConfig.check(given), out, (lambda line: None) if quiet else say)
     test = result["test_accuracy"]
     tested = "no test images" if test is None else f"test {100 * test:.2f} %"
     print(f"{out}: validation {100 * result['validation_accuracy']:.2f} %, {tested}")
@@ -124,6 +128,23 @@ SEARCHED = (
     ),
 )
 
+SHOWN = (
+    click.option(
+        "--quiet",
+        "show",
+        flag_value="quiet",
+        default="live",
+        help="Say only what goes wrong.",
+    ),
+    click.option(
+        "--verbose",
+        "show",
+        flag_value="verbose",
+        default="live",
+        help="Show Ray's own output, and no live display.",
+    ),
+)
+
 CONFIRMED = (
     click.option("--top", type=int, help="Trials of each cell to confirm.  [default: 3]"),
     click.option(
@@ -161,7 +182,7 @@ RESOURCES = (
 @cli.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--name", help="The sweep's folder under results/.")
-@options(PLACES, SEARCHED, CONFIRMED, RESOURCES)
+@options(PLACES, SEARCHED, CONFIRMED, RESOURCES, SHOWN)
 @click.option(
     "--equal",
     type=click.Choice(["trials", "epochs", "seconds"]),
@@ -187,7 +208,9 @@ RESOURCES = (
 @click.option("--seed", type=int, help="Fixes the whole sweep.  [default: 0]")
 @skip_option
 @settings_option
-def sweep(file: Path | None, settings: tuple[tuple[str, Any], ...], **flags: Any) -> None:
+def sweep(
+    file: Path | None, settings: tuple[tuple[str, Any], ...], show: str, **flags: Any
+) -> None:
     """Search every method on every model, and show the leaderboard.
 
     FILE is a YAML file with the same names as the flags; flags win.
@@ -200,13 +223,13 @@ def sweep(file: Path | None, settings: tuple[tuple[str, Any], ...], **flags: Any
     own = given.get("settings") or {}
     if settings and isinstance(own, dict):  # anything else is refused where settings are checked
         given["settings"] = {**own, **dict(settings)}
-    _show(run_sweep(given).path)
+    _show(run_sweep(given, show).path)
 
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@options(PLACES, SEARCHED, CONFIRMED, RESOURCES)
-def resume(folder: Path, **flags: Any) -> None:
+@options(PLACES, SEARCHED, CONFIRMED, RESOURCES, SHOWN)
+def resume(folder: Path, show: str, **flags: Any) -> None:
     """Go on with a sweep that was interrupted, or is to have more trials, cells or resources.
 
     Flags change its settings from now on; methods and models can only be added.
@@ -214,13 +237,13 @@ def resume(folder: Path, **flags: Any) -> None:
     from kdtune.tuning.sweep import resume_sweep
 
     given = {key: value for key, value in flags.items() if value not in (None, ())}
-    _show(resume_sweep(folder, given).path)
+    _show(resume_sweep(folder, given, show).path)
 
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@options(CONFIRMED, PLACES, RESOURCES)
-def confirm(folder: Path, **flags: Any) -> None:
+@options(CONFIRMED, PLACES, RESOURCES, SHOWN)
+def confirm(folder: Path, show: str, **flags: Any) -> None:
     """Train the best trials of every cell again with fresh seeds, test once, and give the verdict.
 
     What was interrupted goes on; with more seeds, or new cells, what is missing is added.
@@ -228,7 +251,7 @@ def confirm(folder: Path, **flags: Any) -> None:
     from kdtune.tuning.confirm import confirm_sweep
 
     given = {key: value for key, value in flags.items() if value is not None}
-    _show(confirm_sweep(folder, given).path)
+    _show(confirm_sweep(folder, given, show).path)
 
 
 for command in (resume, confirm):  # what is not given stays as it was
@@ -361,8 +384,9 @@ def spaces(files: tuple[str, ...]) -> None:
 
 @cli.command()
 @click.option("--name", default="demo", show_default=True, help="The sweep's folder.")
+@options(SHOWN)
 @click.pass_context
-def demo(ctx: click.Context, name: str) -> None:
+def demo(ctx: click.Context, name: str, show: str) -> None:
     """Compare AT and FitNets on real images that come along, in minutes on two cores.
 
     It stands for an ordinary `teacher` and an ordinary `sweep`, and prints both.
@@ -372,16 +396,19 @@ def demo(ctx: click.Context, name: str) -> None:
     SweepFolder(RESULTS / name).refuse_existing()
     teacher_file = RESULTS / f"{name}-teacher.pth"
     commands = [
-        f"teacher --data digits --image-size 8 --model ResNet18 --epochs 5 --out {teacher_file}",
+        f"teacher --data digits --image-size 8 --model ResNet18 --epochs 5 --out {teacher_file}"
+        f"{' --quiet' if show == 'quiet' else ''}",
         f"sweep --data digits --teacher {teacher_file} --methods at,fitnets"
         f" --models MultiBranchNet,ResNet18 --trials 3 --epochs 3"
-        f" --setting batch_size=64 --name {name}",
+        f" --setting batch_size=64 --name {name}{'' if show == 'live' else f' --{show}'}",
     ]
     if teacher_file.exists():
-        print(f"using {teacher_file} of an earlier demo", file=sys.stderr)
+        if show != "quiet":
+            print(f"using {teacher_file} of an earlier demo", file=sys.stderr)
         del commands[0]
     for command in commands:
-        print(f"$ kdtune {command}", file=sys.stderr, flush=True)
+        if show != "quiet":
+            print(f"$ kdtune {command}", file=sys.stderr, flush=True)
         cli.main(command.split(), standalone_mode=False, parent=ctx)
 
 

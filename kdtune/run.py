@@ -5,7 +5,7 @@ weights of the best validation epoch.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,7 @@ def _batches(
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
+    say: Callable[[str], None] = say,
 ) -> tuple[TrainingBatches, Iterable[Batch] | None, Iterable[Batch] | None]:
     """Training, validation and test batches: from loaders where given, else from the data."""
 
@@ -246,13 +247,16 @@ def _check_past(
         )
 
 
-def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:
+def train_teacher(
+    config: TrainConfig, out: Path, say: Callable[[str], None] = say
+) -> dict[str, Any]:
     """Train a network with the method ``student`` and keep only its best weights, in one file.
 
     Args:
         config: the run's settings.
         out: the checkpoint to write at the end; it must not exist. Until then the best weights
             so far are in ``<out>.partial.pth`` beside it.
+        say: takes a line for a person about each epoch, and about what is built.
 
     Returns:
         ``validation_accuracy`` and ``test_accuracy`` (None without test images), shares of 1.
@@ -266,7 +270,7 @@ def train_teacher(config: TrainConfig, out: Path) -> dict[str, Any]:
     make_folder(out.parent)
     data = _find(config)
     classes = list(data.classes)
-    train, validation, test = _batches(config, data, None, data.classes)
+    train, validation, test = _batches(config, data, None, data.classes, say=say)
     about: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial = out.with_name(f"{out.stem}.partial{out.suffix}")
     try:

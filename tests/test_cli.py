@@ -90,13 +90,33 @@ def test_a_file_is_no_cache(kdtune, tmp_path, monkeypatch):
 def test_flags_of_the_cache(kdtune, monkeypatch, words, cache_gb):
     given = {}
 
-    def run_sweep(settings):
+    def run_sweep(settings, show):
         given.update(settings)
         raise UserError("enough")
 
     monkeypatch.setattr("kdtune.tuning.sweep.run_sweep", run_sweep)
     assert kdtune("sweep", "--name", "x", "--data", "digits", *words)[0] == 2
     assert given.get("cache_gb") == cache_gb
+
+
+@pytest.mark.parametrize(
+    ("words", "show"), [((), "live"), (("--quiet",), "quiet"), (("--verbose",), "verbose")]
+)
+def test_what_is_shown_is_no_setting_of_the_sweep(kdtune, monkeypatch, words, show):
+    given = []
+
+    def run(*arguments):
+        given.append(arguments)
+        raise UserError("enough")
+
+    monkeypatch.setattr("kdtune.tuning.sweep.run_sweep", run)
+    monkeypatch.setattr("kdtune.tuning.sweep.resume_sweep", run)
+    monkeypatch.setattr("kdtune.tuning.confirm.confirm_sweep", run)
+    for command in (("sweep", "--name", "x"), ("resume", "x"), ("confirm", "x")):
+        assert kdtune(*command, *words)[0] == 2
+    (sweep, *shown), *others = given
+    assert sweep == {"name": "x"} and shown == [show]
+    assert [arguments[1:] for arguments in others] == [({}, show)] * 2
 
 
 SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")

@@ -449,7 +449,15 @@ def _short(trials: pd.DataFrame, trial_id: str | None) -> str:
     if pd.isna(trial_id):
         return ""
     trial = trials.set_index("trial_id").loc[trial_id]
-    values = trial.drop([*TRIAL[1:], "configuration"]).dropna()
+    return settings_in_short(trial.drop([*TRIAL[1:], "configuration"]).dropna().to_dict())
+
+
+def settings_in_short(values: Mapping[str, object]) -> str:
+    """Settings for people.
+
+    >>> settings_in_short({"lr": 0.0123456, "batch_size": 64})
+    'lr=0.0123 batch_size=64'
+    """
     return " ".join(
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in values.items()

@@ -2,5 +2,5 @@
 
 import optuna
 
-# Optuna announces every study and trial; what a person should see, `progress` says.
+# Optuna announces every study and trial; what a person should see, `display` says.
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -2,7 +2,7 @@
 
 A fold over the log. Every cell gets the same number of trials, epochs or device seconds, as the
 user wishes; all three are counted. Limits are kept exactly: trials and epochs to the last one, the
-time to the epochs that are under way when it is over. Time in which no driver ran does not count.
+time to the epochs that are under way when it is over.
 """
 
 import time
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from kdtune.config import SweepConfig, duration
 from kdtune.results import Cell, Event, cell_of
+from kdtune.tuning.stopwatch import Stopwatch
 
 
 @dataclass
@@ -69,17 +70,12 @@ class Budget:
     """
 
     def __init__(self, sweep: SweepConfig, clock: Callable[[], float] = time.monotonic):
-        self.sweep, self.clock = sweep, clock
+        self.sweep, self._stopwatch = sweep, Stopwatch(clock)
         self._accounts = {cell: _Account() for cell in sweep.cells()}
-        self._opened = clock()
-        self._before, self._base, self._session = 0.0, 0.0, 0.0
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
-        if event["event"] in ("sweep", "resumed"):
-            self._before += self._session
-            self._opened, self._base, self._session = self.clock(), event["session_seconds"], 0.0
-        self._session = max(self._session, event["session_seconds"] - self._base)
+        self._stopwatch.fold(event)
         if event["event"] not in ("asked", "epoch", "ended", "exhausted"):
             return
         account = self._accounts[cell_of(event)]
@@ -134,7 +130,7 @@ class Budget:
     @property
     def seconds(self) -> float:
         """How long the sweep ran, in all sessions."""
-        return self._before + max(self._session, self.clock() - self._opened)
+        return self._stopwatch.seconds
 
     @property
     def finished(self) -> bool:

@@ -7,6 +7,7 @@ was chosen judged by the test images. A choice stands: later seeds are trained f
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +31,8 @@ from kdtune.tuning.driver import Driver
 from kdtune.tuning.interrupts import terminating
 from kdtune.tuning.launch import Slots, find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
+from kdtune.tuning.progress import Goal
+from kdtune.tuning.screen import Screen
 from kdtune.tuning.stopping import Stopping
 from kdtune.tuning.testing import measure, predict_test
 from kdtune.tuning.trial_files import Networks
@@ -46,6 +49,7 @@ class Confirmation(Decisions):
         sweep: complete settings.
         settings: complete settings of each trial of the search.
         clock: seconds, which nobody sets.
+        say: as for `Decisions`.
     """
 
     def __init__(
@@ -53,9 +57,10 @@ class Confirmation(Decisions):
         sweep: SweepConfig,
         settings: Mapping[str, dict[str, Any]],
         clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = say,
     ):
         whole = Stopping("none", sweep.epochs, sweep.grace_period, sweep.reduction_factor)
-        super().__init__(sweep, whole, 1, clock)
+        super().__init__(sweep, whole, 1, clock, say)
         self.settings = settings
         self.candidates: Candidates = {}
         self.seeds = 0
@@ -131,9 +136,16 @@ class Confirmation(Decisions):
         return None
 
     @property
+    def totals(self) -> dict[Cell, int]:
+        """Runs of each cell, those of candidates that were not chosen among them."""
+        runs = {(trial, seed): cell for cell, trial, seed in self.runs()}
+        asked = {key: cell_of(self.events[run]) for key, run in self.asked.items()}
+        return Counter((runs | asked).values())
+
+    @property
     def total(self) -> int:
-        """Runs, those of candidates that were not chosen among them."""
-        return len({*self.asked, *((trial, seed) for _, trial, seed in self.runs())})
+        """Runs of all cells."""
+        return sum(self.totals.values())
 
     def configure(self, trial: str, seed: int) -> TrainConfig:
         """A trial's settings with a fresh seed, the same for all trials."""
@@ -202,7 +214,9 @@ def run_id(trial_id: str, seed: int) -> str:
     return f"{trial_id}-seed{seed}"
 
 
-def confirm_sweep(path: str | Path, given: Mapping[str, Any] | None = None) -> SweepFolder:
+def confirm_sweep(
+    path: str | Path, given: Mapping[str, Any] | None = None, show: str = "live"
+) -> SweepFolder:
     """Train the best trials of every cell again with fresh seeds, choose, and test once.
 
     What was interrupted goes on. A further call with more seeds, or after the sweep got new cells,
@@ -212,6 +226,7 @@ def confirm_sweep(path: str | Path, given: Mapping[str, Any] | None = None) -> S
         path: the sweep's folder; its search must be complete.
         given: settings of `SweepConfig`: ``top`` and ``seeds``, where things are, and what a run
             gets.
+        show: as for `kdtune.tuning.sweep.run_sweep`.
 
     Returns:
         The sweep's folder.
@@ -221,10 +236,10 @@ def confirm_sweep(path: str | Path, given: Mapping[str, Any] | None = None) -> S
             there any more or not what it was.
         RunError, KeyboardInterrupt: as `kdtune.tuning.sweep.run_sweep`.
     """
-    folder = SweepFolder(path)
+    folder, screen = SweepFolder(path), Screen(show)
     folder.opened()  # before anything is locked in a folder that is no sweep's
     with folder.held():
-        _Confirm(folder, given or {}).run()
+        _Confirm(folder, given or {}, screen).run()
     return folder
 
 
@@ -249,8 +264,8 @@ def best_trials(trials: pd.DataFrame, top: int) -> Candidates:
 class _Confirm:
     """A confirmation from beginning to end."""
 
-    def __init__(self, folder: SweepFolder, given: Mapping[str, Any]):
-        self.folder, search = folder, folder.events()
+    def __init__(self, folder: SweepFolder, given: Mapping[str, Any], screen: Screen):
+        self.folder, self.screen, search = folder, screen, folder.events()
         if search[-1]["event"] != "complete":
             raise UserError(
                 f"{folder.path} is not complete: first 'kdtune resume {folder.path}'; with a "
@@ -276,17 +291,17 @@ class _Confirm:
         self.new = {cell: ids for cell, ids in best.items() if cell not in known}
         for cell, ids in known.items():
             if later := set(best.get(cell, ())) - set(ids):
-                say(
+                screen.trouble(
                     f"{'-'.join(cell)}: {', '.join(sorted(later))} came after the candidates were "
                     "taken, and is not confirmed; that takes a sweep of its own"
                 )
         settings = {e["trial_id"]: e["config"] for e in search if e["event"] == "asked"}
         self.before = before[-1] if before else None
-        self.decisions = Confirmation(self.sweep, settings)
+        self.decisions = Confirmation(self.sweep, settings, say=screen.trouble)
         command = f"kdtune confirm {folder.path}"
         self.networks = Networks(folder)
         self.driver = Driver(
-            folder, folder.confirm_log, self.decisions, self.networks, "runs", command
+            folder, folder.confirm_log, self.decisions, self.networks, "runs", command, screen
         )
         used = [trial for ids in (*known.values(), *self.new.values()) for trial in ids]
         if unknown := set(used) - settings.keys():
@@ -306,8 +321,7 @@ class _Confirm:
         ]
         with self.driver.open_log() as log:
             if self.before is not None:
-                for line in self.driver.found(log, self.before, opened):
-                    say(line)
+                self.driver.found(log, self.before, opened)
             try:
                 self.networks.begin()
                 for run in decisions.wanted():
@@ -316,7 +330,7 @@ class _Confirm:
                 if self._changed(opened) or self._left():
                     log.append(opened)  # has runs that crashed run again
                 if self._left():
-                    with ray_session(), terminating():
+                    with ray_session(self.screen.show == "verbose"), terminating():
                         self._work(log, find_slots(self.sweep))
                 self._finish(log)
             except DiskFullError as error:
@@ -344,10 +358,11 @@ class _Confirm:
     def _work(self, log: Log, slots: Slots) -> None:
         """Run, choose, test."""
         for line in self._plan(slots):
-            say(line)
-        self.checked.shared.prepare()
+            self.screen.say(line)
+        self.checked.shared.prepare(self.screen.say)
         self._measure(log, slots)
-        self.driver.run(log, slots, self.checked.shared.askers, self.decisions.total)
+        goal = Goal(self.decisions.totals)
+        self.driver.run(log, slots, self.checked.shared.askers, goal)
         if self.decisions.interrupts.requested:
             self.decisions.interrupts.end(f"to go on: {self.driver.command}")
         for choice in self.decisions.choose():
@@ -403,7 +418,8 @@ class _Confirm:
                 try:
                     costs = measure(config, len(self.checked.shared.views.data.classes), slots)
                 except ray.exceptions.RayError as error:
-                    say(f"{model} could not be measured: {_last_line(error)}")
+                    text = f"{model} could not be measured: {_last_line(error)}"
+                    self.screen.trouble(text)
                 else:
                     log.append({"event": "measured", "model": model, **costs})
 
@@ -418,7 +434,9 @@ class _Confirm:
             self._here(self.decisions.configure(self.decisions.chosen[cell], 1))
             for cell, _ in runs
         ]
-        say(f"reading {len(labels):,} test images with {len(runs)} networks of what was chosen")
+        self.screen.say(
+            f"reading {len(labels):,} test images with {len(runs)} networks of what was chosen"
+        )
         try:
             found = predict_test(list(zip(paths, configs, strict=True)), slots)
             for (_, run), predicted in zip(runs, found, strict=True):

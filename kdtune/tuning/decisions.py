@@ -21,6 +21,7 @@ class Decisions(ABC):
         stopping: the rule by which trials are stopped early.
         repeats: times that a trial which failed by itself is begun again.
         clock: seconds, which nobody sets.
+        say: takes what a signal has to say to people.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Decisions(ABC):
         stopping: Stopping,
         repeats: int,
         clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = say,
     ):
         self.sweep, self.stopping, self.repeats = sweep, stopping, repeats
         self.under_way = UnderWay()

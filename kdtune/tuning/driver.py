@@ -1,9 +1,8 @@
 """The process that runs a sweep's trials, or confirms its winners: Ray on one side, a log on the
 other."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ray import tune
 
@@ -11,12 +10,14 @@ from kdtune.errors import DiskFullError, RunError
 from kdtune.files import FULL
 from kdtune.results import Event, Log, SweepFolder
 from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.display import Display
 from kdtune.tuning.interrupts import Terminated
 from kdtune.tuning.launch import Slots, run_trials
 from kdtune.tuning.outputs import write_outputs
-from kdtune.tuning.progress import Progress
+from kdtune.tuning.progress import Goal, Progress
 from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
+from kdtune.tuning.screen import Screen
 from kdtune.tuning.tensorboard import TensorBoard
 from kdtune.tuning.trainable import Askers, TrialProcess
 
@@ -41,6 +42,7 @@ class Driver:
         keeper: of the files of trials.
         what: what trials are called, for people.
         command: how to go on, for people.
+        screen: where what people are told goes.
     """
 
     def __init__(
@@ -51,19 +53,21 @@ class Driver:
         keeper: Keeper,
         what: str,
         command: str,
+        screen: Screen,
     ):
         self.folder, self.path, self.decisions = folder, log, decisions
-        self.what, self.command = what, command
+        self.what, self.command, self.screen = what, command, screen
         self.progress = Progress()
+        self.display = Display(self.progress, decisions, screen, what)
         self.tensorboard = TensorBoard(folder.tensorboard)
         self.keeper = keeper
 
     def open_log(self) -> Log:
         """Open the log, which fills all that follows from it."""
-        others = [self.keeper.fold, self.tensorboard.fold, self.progress.fold]
+        others = [self.keeper.fold, self.tensorboard.fold, self.progress.fold, self.display.fold]
         return Log(self.path, [*self.decisions.folds, *others])
 
-    def found(self, log: Log, then: Event, now: Event) -> Iterator[str]:
+    def found(self, log: Log, then: Event, now: Event) -> None:
         """Say what there is of trials when they are gone on with.
 
         Args:
@@ -76,40 +80,44 @@ class Driver:
         if trials:
             listed = (f"{name} after epoch {trial.epoch}" for name, trial in trials.items())
             words.append(f"{len(trials)} were under way ({', '.join(listed)})")
-        yield f"{self.folder.path}: {', '.join(words)}"
+        self.screen.say(f"{self.folder.path}: {', '.join(words)}")
         if log.cut:
-            yield f"{log.cut} bytes after the log's last event were no event, and are cut off"
+            text = f"{log.cut} bytes after the log's last event were no event, and are cut off"
+            self.screen.trouble(text)
         for name, value in now["environment"].items():
             if (before := then["environment"].get(name)) != value:
-                yield f"{name} was {before}, and is {value} now: figures may differ a little"
+                text = f"{name} was {before}, and is {value} now: figures may differ a little"
+                self.screen.trouble(text)
 
-    def run(self, log: Log, slots: Slots, askers: Askers, total: int | None) -> None:
+    def run(self, log: Log, slots: Slots, askers: Askers, goal: Goal) -> None:
         """Run trials until all is done.
 
         Args:
             log: open.
             slots: where they run.
             askers: the runs whose targets are kept.
-            total: trials there will be, the known ones included; None if nobody can tell.
+            goal: what there will be, the known trials included.
 
         Raises:
             RunError: the disk is full.
             KeyboardInterrupt: it was interrupted; the tables are of what had ended.
         """
         interrupts = self.decisions.interrupts
-        self.progress.begin(total)
+        self.display.begin(goal, slots.count)
         self.keeper.begin()
         self.tensorboard.begin()
         schedule = Schedule(self.decisions, log.append, slots.alone is not None)
         checkpoints = self.folder.checkpoints.absolute()
         try:
-            with interrupts:
+            with interrupts, self.screen.drawing(self.display):
                 run_trials(
                     tune.with_parameters(TrialProcess, askers=askers, checkpoints=checkpoints),
                     Queue(self.decisions, log.append),
                     schedule,
                     slots,
                     self.decisions.watch,
+                    _Turns(self.screen),
+                    verbose=self.screen.show == "verbose",
                 )
         except KeyboardInterrupt as error:  # the second one: epochs under way are lost
             self._interrupted(isinstance(error, Terminated))
@@ -134,6 +142,17 @@ class Driver:
     def _hint(self, failure: Exception) -> str:
         way = "Make room, then" if isinstance(failure, DiskFullError) else "To go on"
         return f"{failure} {way}: {self.command}"
+
+
+class _Turns(tune.Callback):
+    """Has the screen drawn while Ray's loop turns."""
+
+    def __init__(self, screen: Screen):
+        self.screen = screen
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called by Ray ten times a second, or more often."""
+        self.screen.turn()
 
 
 def _disk_full(error: BaseException | None) -> DiskFullError | None:

@@ -3,9 +3,10 @@
 import logging
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,6 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and JSON a trial: the log has it all
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C has a meaning of ours
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nobody reads Tune's snapshots
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # why a process died is said in a line, and logged
     "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints a table even when it is silenced
 }
 
@@ -29,8 +29,12 @@ LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
-    """Join the Ray session of this process, or have one of our own meanwhile."""
+def ray_session(verbose: bool = False) -> Iterator[None]:
+    """Join the Ray session of this process, or have one of our own meanwhile.
+
+    Args:
+        verbose: have our own say all that Ray has to say, and not its errors alone.
+    """
     if ray.is_initialized():
         yield
         return
@@ -45,8 +49,8 @@ def ray_session() -> Iterator[None]:
                 ray.init(
                     address="local",
                     include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level="error",
+                    log_to_driver=verbose,
+                    logging_level="info" if verbose else "error",
                 )
             except Exception as error:  # Ray raises plain ones
                 raise RunError(f"Ray could not start: {error}") from error
@@ -95,7 +99,14 @@ def find_slots(sweep: SweepConfig) -> Slots:
     return Slots(cpus, gpus, count, whole if whole != (cpus, gpus) else None)
 
 
-def run_trials(trainable: Any, search: Any, schedule: Any, slots: Slots, watch: Any) -> None:
+def run_trials(
+    trainable: Any,
+    search: Any,
+    schedule: Any,
+    slots: Slots,
+    *watches: tune.Callback,
+    verbose: bool = False,
+) -> None:
     """Run trials until the search is finished.
 
     Args:
@@ -103,16 +114,19 @@ def run_trials(trainable: Any, search: Any, schedule: Any, slots: Slots, watch: 
         search: proposes trials.
         schedule: ends them.
         slots: where they run.
-        watch: called at every turn of the loop.
+        watches: called at every turn of the loop.
+        verbose: have Tune say on stderr all that it has to say.
     """
     os.environ.update(ENVIRONMENT)
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = str(int(verbose))
 
     def resources(settings: dict[str, Any]) -> tune.PlacementGroupFactory:
         whole = settings["alone"] and slots.alone
         cpus, gpus = whole or (slots.cpus, slots.gpus)
         return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus}])
 
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it lists trials that failed
+    level = logging.NOTSET if verbose else logging.CRITICAL  # it lists trials that failed
+    logging.getLogger("ray.tune.tune").setLevel(level)
     with tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as unread:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
@@ -128,12 +142,15 @@ def run_trials(trainable: Any, search: Any, schedule: Any, slots: Slots, watch: 
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=unread,  # of what Tune writes nothing is read back
-                callbacks=[watch],
+                callbacks=list(watches),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                verbose=0,
+                # The one that it takes in a notebook clears what others show there.
+                progress_reporter=tune.CLIReporter(),
+                verbose=2 * verbose,
             ),
         )
-        tuner.fit()
+        with redirect_stdout(sys.stderr):  # results alone go to stdout
+            tuner.fit()
 
 
 def _trial_name(trial: Any) -> str:

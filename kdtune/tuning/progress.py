@@ -1,85 +1,280 @@
-"""What a person sees while a sweep runs: a line for every view and for every trial that ends.
+"""How far a sweep or a confirmation is, in numbers; a fold over its log.
+
+What is left is guessed: trials are taken to need as long as those of the same student that have
+ended. The first to end may be those that were stopped early, and the first of a cell are not
+stopped as easily as later ones, so early guesses can be wrong by a factor of two.
 
 A view is what the cache of a node holds for all trials: decoded images, the teacher's targets.
 """
 
-from collections.abc import Callable
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
-from kdtune.cache import amount, describe
+from kdtune.cache import amount
 from kdtune.config import TrainConfig
 from kdtune.inputs import keeps_targets
-from kdtune.results import Event
-from kdtune.run_files import say
+from kdtune.reports.tables import SOUND
+from kdtune.results import Cell, Event, cell_of
+from kdtune.tuning.stopwatch import Stopwatch
+
+WINDOW = 50
+"""Epochs of which the rate is that of the latest, at most."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is to be done.
+
+    Attributes:
+        trials: in each cell; None where nobody can tell.
+        epochs: of all trials together, at most; None without a limit.
+        seconds: that drivers run, at most; None without a limit.
+    """
+
+    trials: Mapping[Cell, int | None]
+    epochs: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Best:
+    """What leads a cell: a trial, or in a confirmation a candidate.
+
+    Attributes:
+        trial_id: of the search.
+        accuracy: its best validation accuracy so far, or the mean of its finished runs, of 1.
+        runs: so many; None in a search.
+        parameters: what was searched; empty in a confirmation.
+    """
+
+    trial_id: str
+    accuracy: float
+    runs: int | None
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CellProgress:
+    """How far a cell is.
+
+    Attributes:
+        states: how many trials are ``running``, or ended as `kdtune.results.STATES` says.
+        best: None while nothing is known.
+        latest: when something happened last, in seconds of the stopwatch.
+    """
+
+    states: Counter[str]
+    best: Best | None
+    latest: float
+
+    @property
+    def ended(self) -> int:
+        """Trials that have ended."""
+        return self.states.total() - self.states["running"]
+
+    @property
+    def failed(self) -> int:
+        """Trials that ended without a result that counts."""
+        return self.states["diverged"] + self.states["crashed"]
+
+
+@dataclass
+class _Trial:
+    """A trial or a run, as it was asked for, and how far it is; times are the stopwatch's."""
+
+    cell: Cell
+    confirms: str | None
+    parameters: Mapping[str, Any]
+    began: float
+    latest: float
+    state: str = "running"
+    accuracy: float | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether its accuracy does: a run's is one of its last epoch only."""
+        states = ("finished",) if self.confirms else (*SOUND, "running")
+        return self.accuracy is not None and self.state in states
 
 
 class Progress:
-    """Prints the ends of trials, with the cell's best so far; a fold over the log.
+    """How far all cells are.
 
-    What was in the log before `begin` is not printed.
+    Args:
+        clock: seconds, which nobody sets.
     """
 
-    def __init__(self) -> None:
-        self.ended = 0
-        self._say: Callable[[str], None] = lambda line: None
-        self._of = ""
-        self._best: dict[str, float] = {}
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self.stopwatch = Stopwatch(clock)
+        self.epochs = 0
+        """Epochs trained, of all trials."""
+        self._trials: dict[str, _Trial] = {}
+        self._exhausted: set[Cell] = set()
+        self._times: deque[float] = deque([0.0], maxlen=WINDOW + 1)
         self._views: list[Event] = []
         self._ways: dict[str, str] = {}
-        self._epochs = {"kept": 0, "live": 0}
-
-    def begin(self, total: int | None) -> None:
-        """Print from now on; `total` is the number of all trials, None if nobody can tell."""
-        self._say = say
-        self._of = f"/{total}" if total is not None else ""
+        self._taught = {"kept": 0, "live": 0}
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log; print if it is the end of a trial, or about a view."""
-        if event["event"] in ("sweep", "resumed", "confirm"):
+        """Take an event of the log."""
+        self.stopwatch.fold(event)
+        now, kind = self.stopwatch.logged, event["event"]
+        trial = self._trials.get(event.get("trial_id", ""))
+        if kind in ("sweep", "resumed", "confirm"):
             self._views += event["views"]["prepared"]
-        elif event["event"] == "view":
+            self._times = deque([now], maxlen=WINDOW + 1)
+            if kind == "confirm":  # what crashed runs again
+                kept = {n: t for n, t in self._trials.items() if t.state != "crashed"}
+                self._trials = kept
+        elif kind == "view":
             self._views.append(event)
-            self._say(f"{event['trial_id']}: {describe(event)}")
-        elif event["event"] == "asked":
+        elif kind == "asked":
+            about = cell_of(event), event.get("confirms"), event["parameters"]
+            self._trials[event["trial_id"]] = _Trial(*about, began=now, latest=now)
             config = TrainConfig.check(event["config"])
             if config.teacher_model is not None:
                 self._ways[event["trial_id"]] = "kept" if keeps_targets(config) else "live"
-        elif event["event"] == "epoch":
+        elif kind == "lost":
+            del self._trials[event["trial_id"]]
+        elif kind == "exhausted":
+            self._exhausted.add(cell_of(event))
+        elif kind in ("epoch", "ended") and trial is not None:
+            if kind == "epoch" and trial.accuracy is None:  # its process may have had to start
+                trial.began = max(trial.began, now - event["seconds"])
+            trial.latest, trial.accuracy = now, event["best_validation_accuracy"]
+            if kind == "ended":
+                trial.state = event["state"]
+                return
+            self.epochs += 1
+            self._times.append(now)
             if way := self._ways.get(event["trial_id"]):
-                self._epochs[way] += 1
-        elif event["event"] == "ended":
-            self._ended(event)
-        elif event["event"] == "restarted":
-            self._say(f"{event['trial_id']}: {event['reason']}; it is begun again")
-        elif event["event"] == "exhausted":
-            self._say(f"{event['method']}-{event['model']}: {event['reason']}")
+                self._taught[way] += 1
+
+    @property
+    def ended(self) -> int:
+        """Trials that have ended."""
+        return sum(trial.state != "running" for trial in self._trials.values())
+
+    @property
+    def running(self) -> int:
+        """Trials that have not, whether a process works on them or none."""
+        return len(self._trials) - self.ended
+
+    def cell(self, cell: Cell) -> CellProgress:
+        """How far a cell is."""
+        own = {name: trial for name, trial in self._trials.items() if trial.cell == cell}
+        states = Counter(trial.state for trial in own.values())
+        return CellProgress(
+            states, _best(own), max((trial.latest for trial in own.values()), default=0.0)
+        )
+
+    def rate(self) -> tuple[int, float]:
+        """The latest epochs of this session, `WINDOW` at most, and the seconds that they took.
+
+        These end now, so that it shows if no epoch comes any more.
+        """
+        return len(self._times) - 1, self.stopwatch.seconds - self._times[0]
+
+    def left(self, goal: Goal, slots: int, what: str = "trial") -> tuple[float | None, str]:
+        """How long it will still take.
+
+        Args:
+            goal: what is to be done.
+            slots: trials at once.
+            what: what a trial is called, for people.
+
+        Returns:
+            Seconds, and what they follow from. Of several limits it is that which is reached
+            first; None while nothing is known, and then what must happen first.
+        """
+        guesses = []
+        if goal.seconds is not None:
+            rest = max(0.0, goal.seconds - self.stopwatch.seconds)
+            guesses.append((rest, "until the time budget is spent"))
+        if goal.epochs is not None and self.epochs:
+            rest = max(0, goal.epochs - self.epochs) * self.stopwatch.logged / self.epochs
+            guesses.append((rest, f"from {self.epochs} of {goal.epochs} epochs"))
+        if None not in goal.trials.values() and self.ended:
+            basis = f"from {self.ended} ended {what}{'s' * (self.ended > 1)}"
+            guesses.append((self._by_trials(goal, slots), basis))
+        if guesses:
+            return min(guesses)
+        return None, f"a {what} has ended" if goal.epochs is None else "an epoch has ended"
+
+    def _by_trials(self, goal: Goal, slots: int) -> float:
+        """Seconds that the trials of all cells still take, once one has ended."""
+        took = defaultdict(list)
+        for trial in self._trials.values():
+            if trial.state != "running":
+                for key in (trial.cell[1], None):
+                    took[key].append(trial.latest - trial.began)
+        likely = {model: fmean(times) for model, times in took.items()}
+        missing = Counter({cell: total or 0 for cell, total in goal.trials.items()})
+        missing.subtract(trial.cell for trial in self._trials.values())
+        to_start = [
+            likely.get(cell[1], likely[None])
+            for cell, count in missing.items()
+            if cell not in self._exhausted
+            for _ in range(count)
+        ]
+        now = self.stopwatch.seconds
+        rests = [
+            max(0.0, likely.get(trial.cell[1], likely[None]) - (now - trial.began))
+            for trial in self._trials.values()
+            if trial.state == "running"
+        ]
+        return seconds_left(to_start, rests, slots)
 
     def saved(self) -> str:
         """What the views were good for, in a sentence; empty without views and without teacher."""
         said = []
-        if self._epochs["kept"]:
+        if self._taught["kept"]:
             built = [e for e in self._views if e["kind"] == "targets" and e["state"] == "built"]
             seconds = sum(event["seconds"] for event in built)
             times = "once" if len(built) == 1 else f"{len(built)} times"
             ran = f"ran {times} ({seconds:.1f} s)" if built else "did not run"
             said.append(
-                f"the teacher {ran} for {self._epochs['kept']} epochs that learned from it"
+                f"the teacher {ran} for {self._taught['kept']} epochs that learned from it"
             )
-        if self._epochs["live"]:
-            said.append(f"the teacher ran live for {self._epochs['live']} epochs")
+        if self._taught["live"]:
+            said.append(f"the teacher ran live for {self._taught['live']} epochs")
         if self._views:
             kept = [e["bytes"] for e in self._views if e["state"] in ("built", "found")]
             said.append(f"{amount(sum(kept))} in the cache")
         return f"Views: {'; '.join(said)}." if said else ""
 
-    def _ended(self, event: Event) -> None:
-        self.ended += 1
-        cell = f"{event['method']}-{event['model']}"
-        accuracy = event["best_validation_accuracy"]
-        figures = ""
-        if accuracy is not None:
-            self._best[cell] = max(self._best.get(cell, 0.0), accuracy)
-            figures = f" {100 * accuracy:.2f} % (cell's best {100 * self._best[cell]:.2f} %)"
-        self._say(
-            f"[{self.ended}{self._of}] {event['trial_id']} {event['state']}{figures}: "
-            f"{event['reason']}"
-        )
+
+def seconds_left(to_start: Sequence[float], under_way: Sequence[float], slots: int) -> float:
+    """How long trials will still take, if no slot is ever idle, and none is shared.
+
+    Args:
+        to_start: seconds of each trial that has not begun.
+        under_way: seconds that each trial under way still needs.
+        slots: trials at once.
+
+    >>> seconds_left([10, 10, 10], [4, 0], slots=2)
+    17.0
+    >>> seconds_left([], [30, 0], slots=2)
+    30.0
+    """
+    rests = [*to_start, *under_way]
+    return float(max([sum(rests) / slots, *rests]))
+
+
+def _best(trials: Mapping[str, _Trial]) -> Best | None:
+    """What leads among the trials of a cell; of equals the earliest."""
+    found: dict[str, list[_Trial]] = defaultdict(list)
+    for name, trial in trials.items():
+        if trial.counts:
+            found[trial.confirms or name].append(trial)
+    means = {name: fmean(t.accuracy or 0.0 for t in own) for name, own in found.items()}
+    if not means:
+        return None
+    leader = max(means, key=means.__getitem__)
+    own = found[leader]
+    runs = len(own) if own[0].confirms else None
+    return Best(leader, means[leader], runs, own[0].parameters)

@@ -6,6 +6,7 @@ from typing import Any
 
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.results import Cell, Event
+from kdtune.run_files import say
 from kdtune.tuning.budget import Budget
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.space import Space
@@ -24,6 +25,7 @@ class Search(Decisions):
         spaces: the search space of each method.
         configure: see `Configure`.
         clock: seconds, which nobody sets.
+        say: as for `Decisions`.
     """
 
     def __init__(
@@ -32,11 +34,12 @@ class Search(Decisions):
         spaces: Mapping[str, Space],
         configure: Configure,
         clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = say,
     ):
         stopping = Stopping(
             sweep.scheduler, sweep.epochs, sweep.grace_period, sweep.reduction_factor
         )
-        super().__init__(sweep, stopping, 0, clock)
+        super().__init__(sweep, stopping, 0, clock, say)
         self.studies, self.budget, self.configure = (
             Studies(sweep, spaces),
             Budget(sweep, clock),

@@ -1,6 +1,7 @@
 """What the trials of a sweep have in common: pixels, the teacher, and what all ask of it."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -15,7 +16,6 @@ from kdtune.inputs import Inputs, open_views
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.method import Shapes
 from kdtune.results import Event
-from kdtune.run_files import say
 from kdtune.targets import Lesson
 from kdtune.tuning.kept import Kept, plan_views
 from kdtune.tuning.trainable import Askers
@@ -102,8 +102,15 @@ class Shared:
             for config, shapes in self._askers.get(method, ())
         )
 
-    def prepare(self) -> list[Event]:
-        """Build what the first epoch needs, with all cores, and tell what was built or found."""
+    def prepare(self, say: Callable[[str], None]) -> list[Event]:
+        """Build what the first epoch needs, with all cores.
+
+        Args:
+            say: takes a line for a person about each view, and about what does not fit.
+
+        Returns:
+            What was built or found.
+        """
         told: list[Event] = []
 
         def tell(event: Event) -> None:

@@ -14,20 +14,21 @@ from kdtune.errors import RunError
 from kdtune.files import write_text, write_yaml
 from kdtune.reports.statistics import visible
 from kdtune.results import RESULTS, Log, SweepFolder
-from kdtune.run_files import say
 from kdtune.tuning.check import OF_CONFIRM, Checked, changed, check_sweep
 from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.driver import Driver
 from kdtune.tuning.launch import Slots, find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
+from kdtune.tuning.progress import Goal
 from kdtune.tuning.samplers import describe_sampler
+from kdtune.tuning.screen import Screen
 from kdtune.tuning.search import Search
 from kdtune.tuning.stopping import Stopping
 from kdtune.tuning.trial_files import Leftovers
 from kdtune.tuning.warm_start import warm_start
 
 
-def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
+def run_sweep(config: Mapping[str, Any], show: str = "live") -> SweepFolder:
     """Run a sweep from beginning to end.
 
     Everything is checked before the folder is made: data, teacher, methods, models, spaces,
@@ -36,6 +37,7 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
 
     Args:
         config: settings of `SweepConfig`.
+        show: what is seen meanwhile: a key of `kdtune.tuning.screen.SHOW`.
 
     Returns:
         The sweep's folder, with its log, its tables, and the best configurations and networks.
@@ -45,6 +47,7 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
         RunError: no trial finished an epoch, or the disk is full.
         KeyboardInterrupt: the sweep was interrupted; its tables are of what had ended.
     """
+    screen = Screen(show)
     given = SweepConfig.check(config)
     folder = SweepFolder(RESULTS / given.name)
     folder.refuse_existing()
@@ -55,14 +58,14 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
         for path in sweep.warm_start
         for event in warm_start(path, checked.spaces, sweep.cells(), opened, checked.configure)
     ]
-    with ray_session():
+    with ray_session(screen.show == "verbose"):
         slots = find_slots(sweep)
-        search = _Sweep(folder, checked)
+        search = _Sweep(folder, checked, screen)
         for line in search.plan(slots):
-            say(line)
+            screen.say(line)
         for event in learned:
-            say(f"{event['method']}-{event['model']}: {event['reason']}")
-        opened["views"]["prepared"] = checked.shared.prepare()
+            screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
+        opened["views"]["prepared"] = checked.shared.prepare(screen.say)
         with folder.created() as part:
             write_yaml(part.sweep, opened["config"])
             write_text(part.environment, json.dumps(opened["environment"], indent=2) + "\n")
@@ -75,7 +78,9 @@ def run_sweep(config: Mapping[str, Any]) -> SweepFolder:
     return folder
 
 
-def resume_sweep(path: str | Path, changes: Mapping[str, Any] | None = None) -> SweepFolder:
+def resume_sweep(
+    path: str | Path, changes: Mapping[str, Any] | None = None, show: str = "live"
+) -> SweepFolder:
     """Go on with a sweep that was interrupted, or is to have more trials, cells or resources.
 
     The log is all that is needed of what was before, and the checkpoints of trials under way, if
@@ -84,6 +89,7 @@ def resume_sweep(path: str | Path, changes: Mapping[str, Any] | None = None) -> 
     Args:
         path: the sweep's folder.
         changes: settings of `SweepConfig` that are to be others from now on.
+        show: as for `run_sweep`.
 
     Returns:
         The sweep's folder, as `run_sweep`.
@@ -93,27 +99,26 @@ def resume_sweep(path: str | Path, changes: Mapping[str, Any] | None = None) -> 
             not there any more or not what it was.
         RunError, KeyboardInterrupt: as `run_sweep`.
     """
-    changes = changes or {}
+    changes, screen = changes or {}, Screen(show)
     folder = SweepFolder(path)
     folder.opened()  # before anything is locked in a folder that is no sweep's
     with folder.held():
         earlier = folder.opened()[-1]
         given = changed(earlier, changes)
         checked = check_sweep(given, tuple(changes.get("spaces", ())), earlier)
-        search = _Sweep(folder, checked)
+        search = _Sweep(folder, checked, screen)
         with search.driver.open_log() as log:
-            for line in search.driver.found(log, earlier, checked.opened):
-                say(line)
+            search.driver.found(log, earlier, checked.opened)
             if search.decisions.finished:
                 if checked.opened["config"] != earlier["config"]:
                     log.append(checked.opened)
                 search.finish(log)
             else:
-                with ray_session():
+                with ray_session(screen.show == "verbose"):
                     slots = find_slots(checked.sweep)
                     for line in search.plan(slots):
-                        say(line)
-                    checked.opened["views"]["prepared"] = checked.shared.prepare()
+                        screen.say(line)
+                    checked.opened["views"]["prepared"] = checked.shared.prepare(screen.say)
                     log.append(checked.opened)
                     search.run(log, slots)
     search.confirm({key: value for key, value in changes.items() if key in OF_CONFIRM})
@@ -126,14 +131,19 @@ class _Sweep:
     Args:
         folder: of the sweep.
         checked: the sweep.
+        screen: where what people are told goes.
     """
 
-    def __init__(self, folder: SweepFolder, checked: Checked):
-        self.folder, self.checked = folder, checked
-        self.decisions = Search(checked.sweep, checked.spaces, checked.configure)
+    def __init__(self, folder: SweepFolder, checked: Checked, screen: Screen):
+        self.folder, self.checked, self.screen = folder, checked, screen
+        self.decisions = Search(
+            checked.sweep, checked.spaces, checked.configure, say=screen.trouble
+        )
         self.leftovers = Leftovers(folder)
         command = f"kdtune resume {folder.path}"
-        self.driver = Driver(folder, folder.log, self.decisions, self.leftovers, "trials", command)
+        self.driver = Driver(
+            folder, folder.log, self.decisions, self.leftovers, "trials", command, screen
+        )
 
     def plan(self, slots: Slots) -> Iterator[str]:
         """Say what is going to happen."""
@@ -143,8 +153,9 @@ class _Sweep:
     def run(self, log: Log, slots: Slots) -> None:
         """Run all trials, then make all that follows from the log."""
         sweep = self.checked.sweep
-        total = sweep.trials and sweep.trials * len(sweep.cells())
-        self.driver.run(log, slots, self.checked.shared.askers, total)
+        trials = dict.fromkeys(sweep.cells(), sweep.trials)
+        goal = Goal(trials, sweep.epochs_total, sweep.time_budget)
+        self.driver.run(log, slots, self.checked.shared.askers, goal)
         self.finish(log)
 
     def finish(self, log: Log) -> None:
@@ -165,7 +176,7 @@ class _Sweep:
                 f"{next(reasons, 'nothing')}"
             )
         if saved := self.driver.progress.saved():
-            say(saved)
+            self.screen.say(saved)
 
     def confirm(self, given: Mapping[str, Any]) -> None:
         """Confirm the search, if that is wanted; `given` as `confirm_sweep` takes it.
@@ -178,7 +189,7 @@ class _Sweep:
             return
         if interrupts.requested:
             interrupts.end(f"the search is complete; to go on: kdtune confirm {path}")
-        confirm_sweep(path, given)
+        confirm_sweep(path, given, self.screen.show)
 
 
 def _plan(sweep: SweepConfig, slots: Slots, stopping: Stopping, test_images: int) -> Iterator[str]:

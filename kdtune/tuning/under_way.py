@@ -70,6 +70,11 @@ class UnderWay:
             del self.trials[event["trial_id"]]
             self._waiting.pop(event["trial_id"], None)
 
+    @property
+    def at_work(self) -> int:
+        """How many have a process."""
+        return len(self.trials) - len(self._waiting)
+
     def take(self, alone: bool = False) -> Trial | None:
         """Hand out a trial on which no process works; None if there is none.
 
