@@ -17,7 +17,7 @@ from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.progress import Progress
 from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
-from kdtune.tuning.tensorboard import TensorBoard
+from kdtune.tuning.trackers import trackers
 from kdtune.tuning.trainable import Askers, TrialProcess
 
 
@@ -55,12 +55,12 @@ class Driver:
         self.folder, self.path, self.decisions = folder, log, decisions
         self.what, self.command = what, command
         self.progress = Progress()
-        self.tensorboard = TensorBoard(folder.tensorboard)
+        self.tracked = trackers(folder, decisions.sweep)
         self.keeper = keeper
 
     def open_log(self) -> Log:
         """Open the log, which fills all that follows from it."""
-        others = [self.keeper.fold, self.tensorboard.fold, self.progress.fold]
+        others = [self.keeper.fold, *(t.fold for t in self.tracked), self.progress.fold]
         return Log(self.path, [*self.decisions.folds, *others])
 
     def found(self, log: Log, then: Event, now: Event) -> Iterator[str]:
@@ -99,7 +99,8 @@ class Driver:
         interrupts = self.decisions.interrupts
         self.progress.begin(total)
         self.keeper.begin()
-        self.tensorboard.begin()
+        for tracked in self.tracked:
+            tracked.begin()
         schedule = Schedule(self.decisions, log.append, slots.alone is not None)
         checkpoints = self.folder.checkpoints.absolute()
         try:
@@ -119,7 +120,8 @@ class Driver:
                 raise
             raise RunError(self._hint(failure)) from None
         finally:
-            self.tensorboard.close()
+            for tracked in self.tracked:
+                tracked.close()
         if schedule.failure is not None:
             raise RunError(self._hint(schedule.failure))
         if not self.decisions.finished:  # SIGUSR1, too, has Tune end quietly
