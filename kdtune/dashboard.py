@@ -55,7 +55,6 @@ class Board:
     """
 
     def __init__(self, folder: SweepFolder, storage: InMemoryStorage):
-        folder.opened()
         self.folder, self.storage = folder, storage
         self.name = shown(folder.path.resolve().name)
         self._news: Iterator[list[Event]] = folder.follow()
@@ -63,6 +62,8 @@ class Board:
         self._trials: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
         self.update()
+        if not self._studies:
+            raise UserError(f"{folder.log} is damaged: it does not begin with the settings.")
 
     def update(self) -> None:
         """Take what the log has got since.

@@ -19,6 +19,9 @@ METRICS = {
 }
 """Columns of the HParams beside the settings: the last value of a figure, and its name there."""
 
+FIRST = ("method", "model", "lr", "alpha", "beta")
+"""Settings whose columns are shown from the beginning, which are five; others can be ticked."""
+
 ENDED = "ended"
 """An empty file in the folder of a trial of which everything is written."""
 
@@ -88,7 +91,9 @@ class TensorBoard:
 def _experiment() -> api_pb2.Experiment:
     """The columns, which are the same for all trials."""
     return api_pb2.Experiment(
-        hparam_infos=[api_pb2.HParamInfo(name=name) for name in HYPERPARAMETERS],
+        hparam_infos=[
+            api_pb2.HParamInfo(name=name, differs=name in FIRST) for name in HYPERPARAMETERS
+        ],
         metric_infos=[
             api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
             for tag, name in METRICS.items()
