@@ -46,7 +46,10 @@ def trial(number, accuracies, state=None, method="at", **searched):
         of_epoch = {"validation_accuracy": accuracy, "best_validation_accuracy": best}
         yield {"event": "epoch", **cell, "epoch": epoch, **of_epoch, "seconds": 1.5}
     if state is not None:
-        end = {"epochs": len(accuracies), "best_validation_accuracy": max(accuracies, default=None)}
+        end = {
+            "epochs": len(accuracies),
+            "best_validation_accuracy": max(accuracies, default=None),
+        }
         yield {"event": "ended", **cell, "state": state, "reason": f"it was {state}", **end}
 
 

@@ -1,11 +1,9 @@
 """Sweeps as Optuna studies, as a browser gets them."""
 
 import json
-import os
-import signal
 import socket
-import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from urllib.request import urlopen
 from wsgiref.util import setup_testing_defaults
@@ -143,18 +141,24 @@ def test_mistakes_are_sentences(tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.slow
-def test_the_command_serves_this_machine_until_ctrl_c_and_leaves_nothing(tmp_path):
+def test_the_command_serves_this_machine_until_ctrl_c_and_leaves_nothing(tmp_path, monkeypatch):
     folder = write_log(tmp_path / "s", EVENTS)
-    before = sorted(path.name for path in tmp_path.rglob("*"))
-    words = [sys.executable, "-m", "kdtune", "dashboard", str(folder.path), "--port", "0"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(words, cwd=tmp_path, **pipes) as process:
-        address = process.stdout.readline().strip()
-        assert address.startswith("http://127.0.0.1:")
-        with urlopen(f"{address}dashboard") as page:
-            assert b"<title>Optuna Dashboard</title>" in page.read()
-        os.kill(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err) == (0, "", "")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    before = sorted(tmp_path.rglob("*"))
+    pages = []
+
+    def fetch(server):
+        with urlopen(f"http://127.0.0.1:{server.server_port}/dashboard") as page:
+            pages.append(page.read())
+
+    def interrupted(server):
+        with ThreadPoolExecutor(1) as pool:
+            fetched = pool.submit(fetch, server)
+            server.handle_request()
+            fetched.result()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("socketserver.BaseServer.serve_forever", interrupted)
+    run = CliRunner().invoke(cli, ["dashboard", str(folder.path), "--port", "0"])
+    assert run.exit_code == 0 and run.stdout.startswith("http://127.0.0.1:") and not run.stderr
+    assert b"<title>Optuna Dashboard</title>" in pages[0]
+    assert sorted(tmp_path.rglob("*")) == before
