@@ -2,6 +2,7 @@
 
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,12 @@ RESOURCES = (
         metavar="TIME",
         help="What a SIGTERM leaves to the epochs under way.  [default: 20s]",
     ),
+    click.option(
+        "--track",
+        type=click.Choice(["mlflow", "wandb"]),
+        multiple=True,
+        help="What else gets the figures of trials; repeatable.",
+    ),
 )
 
 
@@ -250,7 +257,7 @@ def confirm(folder: Path, show: str, **flags: Any) -> None:
     """
     from kdtune.tuning.confirm import confirm_sweep
 
-    given = {key: value for key, value in flags.items() if value is not None}
+    given = {key: value for key, value in flags.items() if value not in (None, ())}
     _show(confirm_sweep(folder, given, show).path)
 
 
@@ -273,9 +280,9 @@ def status(folder: Path) -> None:
     """Show how far a sweep is, whether it runs or not."""
     from kdtune.reports.status import status_lines
     from kdtune.reports.sweep import leaderboard_text
-    from kdtune.results import SweepFolder
+    from kdtune.results import Snapshot
 
-    sweep = SweepFolder(folder)
+    sweep = Snapshot(folder)
     events = sweep.opened(), sweep.events(), sweep.confirm_events()
     print("\n".join(status_lines(*events, sweep.is_held(), sweep.holder(), folder)))
     print(f"\n{leaderboard_text([folder], 'table')}", end="")
@@ -329,6 +336,19 @@ def report(folders: tuple[Path, ...], out: Path | None, figures: Path | None) ->
     from kdtune.reports.page import write_report
 
     print(write_report(folders, out, figures))
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+def dashboard(folders: tuple[Path, ...], port: int) -> None:
+    """Show sweeps in a browser of this machine, also while they run, until Ctrl-C.
+
+    It is optuna-dashboard, with a study a cell, and it shows the search, not its confirmation.
+    """
+    from kdtune.dashboard import Dashboard
+
+    Dashboard(folders).serve(port, partial(print, flush=True))
 
 
 @cli.command()

@@ -332,7 +332,11 @@ class SweepConfig(_Settings):
         20, ge=0, description="seconds that epochs under way have after a SIGTERM"
     )
 
-    @field_validator("methods", "models", mode="before")
+    track: tuple[Literal["mlflow", "wandb"], ...] = Field(
+        (), description="what else gets the figures of trials"
+    )
+
+    @field_validator("methods", "models", "track", mode="before")
     @classmethod
     def _split_words(cls, value: Any) -> Any:
         """``at,kd`` is as good as ``[at, kd]``."""

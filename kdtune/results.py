@@ -148,8 +148,8 @@ class SweepFolder:
         Raises:
             UserError: another driver holds it; the text says which. Or a part of it is a link.
         """
-        own = self.log, self.confirm_log, self.checkpoints, self.confirmed, self.tensorboard
-        for path in (*own, self.path / "best"):
+        own = self.log, self.confirm_log, self.checkpoints, self.confirmed, self.path / "best"
+        for path in (*own, self.tensorboard, self.mlflow, self.wandb):
             if path.is_symlink():  # what is written and removed shall be in this folder
                 raise UserError(f"{path} is a link; a sweep's folder must hold its files itself.")
         lock = FileLock(self.path / "driver.lock")
@@ -232,6 +232,16 @@ class SweepFolder:
         """TensorBoard events, a folder a trial."""
         return self.path / "tensorboard"
 
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's runs, where no server was named."""
+        return self.path / "mlflow"
+
+    @property
+    def wandb(self) -> Path:
+        """W&B's runs, in folders that W&B names."""
+        return self.path / "wandb"
+
     def table(self, name: str, suffix: str) -> Path:
         """The table `name` (``trials``, ``epochs``) as ``.parquet`` or ``.csv``."""
         return self.path / f"{name}{suffix}"
@@ -251,13 +261,27 @@ class SweepFolder:
         Raises:
             UserError: this is no sweep's folder, or its log is damaged.
         """
+        return next(self.follow())
+
+    def follow(self) -> Iterator[list[Event]]:
+        """All events so far, and then at each turn those that came since; it has no end.
+
+        Raises:
+            UserError: as `events`.
+        """
         if not self.path.is_dir():
             raise UserError(f"There is no folder {self.path}.")
         if not self.log.is_file():
             raise UserError(
                 f"{self.path} is not the folder of a sweep: it has no {self.log.name}."
             )
-        return _read(self.log.read_bytes(), self.log)[0]
+        position, lines = 0, 0
+        while True:
+            with open(self.log, "rb") as log:
+                log.seek(position)
+                events, size = _read(log.read(), self.log, lines)
+            position, lines = position + size, lines + len(events)
+            yield events
 
     def confirm_events(self) -> list[Event]:
         """All events of the confirmation so far; none if it has not begun.
@@ -343,15 +367,20 @@ def _load(path: Path, wanted: str) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is missing or damaged.") from None
 
 
-def _read(content: bytes, path: Path) -> tuple[list[Event], int]:
+def _read(content: bytes, path: Path, before: int = 0) -> tuple[list[Event], int]:
     """The events, and how many bytes they take; what a crash left after the last is passed over.
+
+    Args:
+        content: of the file, after so many lines as `before` says.
+        path: the file.
+        before: lines.
 
     Raises:
         UserError: something that is no event stands between events.
     """
     events: list[Event] = []
     size, start, broken = 0, 0, 0
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+    for number, line in enumerate(content.split(b"\n")[:-1], start=before + 1):
         start += len(line) + 1
         if (event := _parse(line)) is None:
             broken = broken or number

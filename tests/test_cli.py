@@ -119,6 +119,21 @@ def test_what_is_shown_is_no_setting_of_the_sweep(kdtune, monkeypatch, words, sh
     assert [arguments[1:] for arguments in others] == [({}, show)] * 2
 
 
+@pytest.mark.parametrize("command", ["resume", "confirm"])
+def test_what_else_gets_figures_stays_unless_it_is_given(kdtune, monkeypatch, command):
+    given = []
+
+    def run(folder, settings, show):
+        given.append(settings)
+        raise UserError("enough")
+
+    home = "sweep" if command == "resume" else "confirm"
+    monkeypatch.setattr(f"kdtune.tuning.{home}.{command}_sweep", run)
+    for words in ((), ("--track", "mlflow", "--track", "wandb")):
+        assert kdtune(command, "results/x", *words)[0] == 2
+    assert given == [{}, {"track": ("mlflow", "wandb")}]
+
+
 SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
 
 

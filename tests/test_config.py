@@ -67,6 +67,10 @@ def test_a_bad_run_setting_is_one_sentence(settings, sentence):
             "'seed' has a flag of its own",
         ),
         ({"data": "d", "settings": [1]}, "settings cannot be [1]"),
+        (
+            {"data": "d", "track": "mlflow,comet"},
+            "cannot be 'comet': it must be 'mlflow' or 'wandb'",
+        ),
         ({"data": "d", "settings": {"lrr": 1}}, "There is no setting 'lrr'; did you mean 'lr'?"),
     ],
 )

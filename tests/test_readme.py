@@ -63,11 +63,17 @@ def test_every_command_of_kdtune_is_shown():
     assert all(f"kdtune {name}" in README for name in cli.commands)
 
 
+def interrupted(*server):
+    """What Ctrl-C does to a command that serves pages."""
+    raise KeyboardInterrupt
+
+
 @pytest.mark.slow
 def test_the_commands_run_as_they_stand(ray_session, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_digits(tmp_path / "flowers", 20)
     (tmp_path / "sweep.yaml").write_text(blocks("yaml")[0])
+    monkeypatch.setattr("socketserver.BaseServer.serve_forever", interrupted)
     looked, notebook, space = blocks("python")
     (tmp_path / "my_at.py").write_text(space)
     for line in lines_of("sh"):

@@ -403,6 +403,7 @@ def reading(sweep: Sweep) -> list[Block]:
         sweep.command("resume"),
         sweep.command("confirm"),
         sweep.command("report"),
+        sweep.command("dashboard"),
         f"tensorboard --logdir {shlex.quote(str(sweep.folder.tensorboard))}",
     ]
     blocks.append(

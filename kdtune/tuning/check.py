@@ -10,10 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.distributions import distribution_to_json
 
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.data.images import GROUPS, Split, groups_of_test
+from kdtune.distributions import read_distributions
 from kdtune.errors import UserError
 from kdtune.files import shown
 from kdtune.inputs import find_data
@@ -26,19 +27,20 @@ from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS
 from kdtune.tuning.shared import Shared
 from kdtune.tuning.space import Space, load_space, load_spaces
+from kdtune.tuning.trackers import check_trackers
 
 PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow")
 
 MAY_CHANGE = {
     "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "spaces", "data",
     "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_restarts",
-    "stall_time", "term_limit", "confirm", "top", "seeds", "min_difference",
+    "stall_time", "term_limit", "track", "confirm", "top", "seeds", "min_difference",
 }  # fmt: skip
 """Settings that may be given when a sweep is resumed."""
 
 OF_CONFIRM = {
     "data", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_restarts",
-    "stall_time", "term_limit", *OF_VERDICT,
+    "stall_time", "term_limit", "track", *OF_VERDICT,
 }  # fmt: skip
 """Settings that may be given when a sweep is confirmed."""
 
@@ -107,6 +109,7 @@ def _check_inputs(
     Returns:
         Complete settings, what trials have in common, and what the log keeps of all this.
     """
+    check_trackers(given.track)
     data, bad = find_data(given.data, given.skip_bad_images, given.cache_gb)
     teacher, summary = None, None
     image_size = given.image_size or TrainConfig.model_fields["image_size"].default
@@ -335,10 +338,7 @@ def _kept_space(
         raise UserError(f"The sweep has a space for '{method}', and keeps it; leave --space out.")
     return Space(
         method=method,
-        distributions={
-            name: json_to_distribution(json.dumps(distribution))
-            for name, distribution in kept["distributions"].items()
-        },
+        distributions=read_distributions(kept["distributions"]),
         constants=kept["constants"],
         define=None,
         start=kept["start"],

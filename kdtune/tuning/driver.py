@@ -18,7 +18,7 @@ from kdtune.tuning.progress import Goal, Progress
 from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.screen import Screen
-from kdtune.tuning.tensorboard import TensorBoard
+from kdtune.tuning.trackers import trackers
 from kdtune.tuning.trainable import Askers, TrialProcess
 
 
@@ -59,12 +59,13 @@ class Driver:
         self.what, self.command, self.screen = what, command, screen
         self.progress = Progress()
         self.display = Display(self.progress, decisions, screen, what)
-        self.tensorboard = TensorBoard(folder.tensorboard)
+        self.tracked = trackers(folder, decisions.sweep, screen.trouble)
         self.keeper = keeper
 
     def open_log(self) -> Log:
         """Open the log, which fills all that follows from it."""
-        others = [self.keeper.fold, self.tensorboard.fold, self.progress.fold, self.display.fold]
+        followers = *(tracked.fold for tracked in self.tracked), self.progress.fold
+        others = [self.keeper.fold, *followers, self.display.fold]
         return Log(self.path, [*self.decisions.folds, *others])
 
     def found(self, log: Log, then: Event, now: Event) -> None:
@@ -105,7 +106,8 @@ class Driver:
         interrupts = self.decisions.interrupts
         self.display.begin(goal, slots.count)
         self.keeper.begin()
-        self.tensorboard.begin()
+        for tracked in self.tracked:
+            tracked.begin()
         schedule = Schedule(self.decisions, log.append, slots.alone is not None)
         checkpoints = self.folder.checkpoints.absolute()
         try:
@@ -127,7 +129,8 @@ class Driver:
                 raise
             raise RunError(self._hint(failure)) from None
         finally:
-            self.tensorboard.close()
+            for tracked in self.tracked:
+                tracked.close()
         if schedule.failure is not None:
             raise RunError(self._hint(schedule.failure))
         if not self.decisions.finished:  # SIGUSR1, too, has Tune end quietly

@@ -6,7 +6,7 @@ from kdtune.files import replacing, write_text
 from kdtune.reports.files import every_table
 from kdtune.reports.render import to_csv
 from kdtune.reports.sweep import tables_of
-from kdtune.results import SweepFolder
+from kdtune.results import Snapshot, SweepFolder
 from kdtune.tuning.trial_files import write_networks
 
 PARQUET = ("trials", "epochs")
@@ -23,10 +23,11 @@ def write_outputs(folder: SweepFolder, command: str) -> None:
     Raises:
         RunError: the disk is full.
     """
-    tables = tables_of(folder)
+    known = Snapshot(folder.path)
+    tables = tables_of(known)
     best = best_of_cells(tables)
     try:
-        for name, table in every_table(folder, tables).items():
+        for name, table in every_table(known, tables).items():
             if name in PARQUET:
                 with replacing(folder.table(name, ".parquet")) as temporary:
                     table.to_parquet(temporary)

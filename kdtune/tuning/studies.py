@@ -6,11 +6,11 @@ from statistics import median
 from typing import Any
 
 import optuna
-from optuna.distributions import json_to_distribution
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from kdtune.config import SweepConfig
+from kdtune.distributions import read_distributions
 from kdtune.results import Cell, Event, cell_of
 from kdtune.seeds import derive_seed
 from kdtune.tuning.samplers import (
@@ -171,7 +171,7 @@ class Studies:
     def _ask_again(self, event: Event) -> None:
         """Bring a study to where it was when it proposed a trial of the log."""
         cell, parameters = cell_of(event), event["parameters"]
-        distributions = _distributions(event)
+        distributions = read_distributions(event["distributions"])
         expected = "{method}-{model}-{number:03d}".format(**event)
         if event["trial_id"] != expected:
             raise ValueError(f"the trial {event['trial_id']} should be {expected}")
@@ -205,7 +205,7 @@ class Studies:
                 optuna.trial.create_trial(
                     value=self._value(cell, seen["state"], seen["best_validation_accuracies"]),
                     params=seen["parameters"],
-                    distributions=_distributions(seen),
+                    distributions=read_distributions(seen["distributions"]),
                     user_attrs={"trial_id": seen["trial_id"]},
                 )
             )
@@ -226,10 +226,3 @@ class Studies:
 
 def _key(parameters: Mapping[str, Any]) -> str:
     return json.dumps(parameters, sort_keys=True)
-
-
-def _distributions(event: Event) -> dict[str, Any]:
-    return {
-        name: json_to_distribution(json.dumps(distribution))
-        for name, distribution in event["distributions"].items()
-    }

@@ -1,66 +1,109 @@
-"""The figures of every trial for TensorBoard, a folder a trial; a fold over the log."""
+"""Every trial for TensorBoard, a run each: its figures by epoch, and its row among the HParams."""
 
 import shutil
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
+from kdtune.reports.tables import SOUND
 from kdtune.results import Event
+from kdtune.tuning.tracked import FINAL, HYPERPARAMETERS, figures, hyperparameters
+
+METRICS = {
+    "best_validation_accuracy": "best validation accuracy",
+    "validation_accuracy": "last validation accuracy",
+    **dict.fromkeys(FINAL, ""),
+}
+"""Columns of the HParams beside the settings: the last value of a figure, and its name there."""
+
+FIRST = ("method", "model", "lr", "alpha", "beta")
+"""Settings whose columns are shown from the beginning, which are five; others can be ticked."""
+
+ENDED = "ended"
+"""An empty file in the folder of a trial of which everything is written."""
 
 
 class TensorBoard:
-    """Writes what is new; what is known when a sweep is resumed is written once.
+    """Writes a folder a trial, as `kdtune.tuning.tracked.Tracker` has it.
 
     Args:
-        folder: for the folders of trials.
+        folder: for these folders.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._known: dict[str, list[Event]] = {}
-        self._ended: set[str] = set()
-        self._writers: dict[str, SummaryWriter] | None = None
+        self._writers: dict[str, SummaryWriter] = {}
 
-    def begin(self) -> None:
-        """Write from now on; trials under way, of which a part was written, are written anew."""
-        self._writers = {}
-        for trial_id, epochs in self._known.items():
-            if trial_id not in self._ended or not (self.folder / trial_id).exists():
-                shutil.rmtree(self.folder / trial_id, ignore_errors=True)
-                for event in epochs:
-                    self._write(event)
-            if trial_id in self._ended:
-                self._close(trial_id)
-        self._known.clear()
+    def begin(self, opened: Event) -> None:
+        """Nothing is to be got ready."""
 
-    def fold(self, event: Event) -> None:
-        """Take an event of the log."""
-        if event["event"] == "epoch":
-            if self._writers is None:
-                self._known.setdefault(event["trial_id"], []).append(event)
-            else:
-                self._write(event)
-        elif event["event"] == "ended":
-            self._ended.add(event["trial_id"])
-            self._close(event["trial_id"])
+    def has(self, asked: Event) -> bool:
+        """Whether the trial's folder is complete."""
+        return (self.folder / asked["trial_id"] / ENDED).exists()
+
+    def start(self, asked: Event) -> None:
+        """Write the trial's settings, in place of what an earlier driver wrote."""
+        path = self.folder / asked["trial_id"]
+        shutil.rmtree(path, ignore_errors=True)
+        writer = self._writers[asked["trial_id"]] = SummaryWriter(path)
+        started = plugin_data_pb2.SessionStartInfo(start_time_secs=asked["time"])
+        for key, value in hyperparameters(asked).items():
+            if isinstance(value, str):
+                started.hparams[key].string_value = value
+            elif isinstance(value, bool):
+                started.hparams[key].bool_value = value
+            elif isinstance(value, int | float):
+                started.hparams[key].number_value = value
+        # TensorBoard takes the columns of all runs from any one of them.
+        _write(writer, metadata.EXPERIMENT_TAG, asked["time"], experiment=_experiment())
+        _write(writer, metadata.SESSION_START_INFO_TAG, asked["time"], session_start_info=started)
+        writer.flush()
+
+    def log(self, epoch: Event) -> None:
+        """Write the figures of an epoch."""
+        writer = self._writers[epoch["trial_id"]]
+        for key, value in figures(epoch).items():
+            writer.add_scalar(key, value, epoch["epoch"], epoch["time"])
+        writer.flush()
+
+    def end(self, ended: Event) -> None:
+        """Write how the trial ended: HParams know success and failure, the text says the rest."""
+        writer, time = self._writers.pop(ended["trial_id"]), ended["time"]
+        for key in FINAL:
+            writer.add_scalar(key, ended[key], ended["epochs"], time)
+        writer.add_text("end", f"{ended['state']}: {ended['reason']}", ended["epochs"], time)
+        sound = ended["state"] in SOUND
+        status = api_pb2.STATUS_SUCCESS if sound else api_pb2.STATUS_FAILURE
+        info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time)
+        _write(writer, metadata.SESSION_END_INFO_TAG, time, session_end_info=info)
+        writer.close()
+        (self.folder / ended["trial_id"] / ENDED).touch()
 
     def close(self) -> None:
-        """Finish all files."""
-        for trial_id in list(self._writers or ()):
-            self._close(trial_id)
+        """Close the files of trials under way."""
+        while self._writers:
+            self._writers.popitem()[1].close()
 
-    def _write(self, event: Event) -> None:
-        assert self._writers is not None
-        trial_id = event["trial_id"]
-        if trial_id not in self._writers:
-            self._writers[trial_id] = SummaryWriter(self.folder / trial_id)
-        for key, value in event.items():
-            if isinstance(value, float) and key not in ("time", "session_seconds"):
-                self._writers[trial_id].add_scalar(key, value, event["epoch"])
-        self._writers[trial_id].flush()
 
-    def _close(self, trial_id: str) -> None:
-        if self._writers is not None and (writer := self._writers.pop(trial_id, None)):
-            with suppress(OSError):  # a full disk is told by what cannot do without
-                writer.close()
+def _experiment() -> api_pb2.Experiment:
+    """The columns, which are the same for all trials."""
+    return api_pb2.Experiment(
+        hparam_infos=[
+            api_pb2.HParamInfo(name=name, differs=name in FIRST) for name in HYPERPARAMETERS
+        ],
+        metric_infos=[
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
+            for tag, name in METRICS.items()
+        ],
+    )
+
+
+def _write(writer: SummaryWriter, tag: str, time: float, **content: Any) -> None:
+    """Write what the HParams plugin reads, which lies in the metadata of an empty summary."""
+    about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
+    value = Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)
+    assert writer.file_writer is not None
+    writer.file_writer.add_summary(Summary(value=[value]), walltime=time)

@@ -186,6 +186,12 @@ def test_a_sweep_that_runs_says_so(tmp_path):
         assert "state running" in Page(report_page([folder.path])).said.replace("state", "state ")
 
 
+def test_what_shows_single_trials_is_a_command(tmp_path):
+    path = f"{tmp_path}/s"
+    said = page_of(tmp_path / "s", sweep_of([0.5])).said
+    assert f"kdtune dashboard {path} tensorboard --logdir {path}/tensorboard" in said
+
+
 def test_nothing_unconfirmed_has_a_rank_or_an_interval(tmp_path):
     page = page_of(tmp_path / "s", sweep_of([0.5, 0.6]))
     [row, _] = page.table("search score, % (not a result)")

@@ -1,0 +1,19 @@
+"""Optuna's distributions as a log keeps them: plain values."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import BaseDistribution, json_to_distribution
+
+
+def read_distributions(plain: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+    """What values were drawn from, by name; nothing but numbers and words comes of it.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is damaged.
+    """
+    return {
+        name: json_to_distribution(json.dumps(distribution))
+        for name, distribution in plain.items()
+    }

@@ -1,0 +1,100 @@
+"""Every trial as a run of W&B, in a project that is called as the sweep; a group is a cell.
+
+Runs are written into the sweep's folder, for `wandb sync`. They go to W&B while the sweep runs if
+WANDB_API_KEY or WANDB_MODE says so.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from kdtune.extras import extra
+from kdtune.files import make_folder
+from kdtune.reports.tables import SOUND
+from kdtune.results import Event
+from kdtune.tuning.tracked import FINAL, figures, hyperparameters
+
+ENDED = "ended"
+"""An empty file in the folder of a run of which everything is written."""
+
+
+def load_wandb() -> Any:
+    """Import W&B, which then reports its errors to nobody.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    return extra("wandb", "wandb")
+
+
+class WandB:
+    """Tells W&B of trials, as `kdtune.tuning.tracked.Tracker` has it.
+
+    Args:
+        folder: for runs; W&B wants it to be called ``wandb``.
+        project: the sweep's name.
+    """
+
+    def __init__(self, folder: Path, project: str):
+        self.folder, self.project = folder, project
+        self._runs: dict[str, Any] = {}
+
+    def begin(self, opened: Event) -> None:
+        """Name what runs of this log are known by."""
+        self._wandb = load_wandb()
+        self._log = round(1000 * opened["time"])
+        told = os.environ.get("WANDB_MODE") or os.environ.get("WANDB_API_KEY")
+        self._mode = None if told else "offline"
+        make_folder(self.folder)
+
+    def _id(self, trial_id: str) -> str:
+        return f"{trial_id}-{self._log}"
+
+    def has(self, asked: Event) -> bool:
+        """Whether the folder of a run is complete."""
+        return any(self.folder.glob(f"*run-*-{self._id(asked['trial_id'])}/{ENDED}"))
+
+    def start(self, asked: Event) -> None:
+        """Begin a run, in place of what an earlier driver wrote; W&B itself passes over steps
+        that it has."""
+        run_id = self._id(asked["trial_id"])
+        for path in self.folder.glob(f"*run-*-{run_id}"):
+            shutil.rmtree(path)
+        cell = f"{asked['method']}-{asked['model']}"
+        self._runs[asked["trial_id"]] = self._wandb.init(
+            project=self.project,
+            group=cell,
+            name=asked["trial_id"],
+            id=run_id,
+            resume="allow",
+            config=hyperparameters(asked),
+            tags=[cell, asked["origin"]],
+            dir=self.folder.parent,
+            mode=self._mode,
+            reinit="create_new",  # trials run side by side
+            settings=self._wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                x_disable_stats=True,
+            ),
+        )
+
+    def log(self, epoch: Event) -> None:
+        """Tell the figures of an epoch."""
+        self._runs[epoch["trial_id"]].log(figures(epoch), step=epoch["epoch"])
+
+    def end(self, ended: Event) -> None:
+        """End a run."""
+        run = self._runs.pop(ended["trial_id"])
+        run.summary.update({key: ended[key] for key in ("state", "reason", *FINAL)})
+        run.finish(exit_code=int(ended["state"] not in SOUND))
+        (Path(run.dir).parent / ENDED).touch()
+
+    def close(self) -> None:
+        """End the runs of trials under way, as failed until these go on."""
+        while self._runs:
+            self._runs.popitem()[1].finish(exit_code=1)

@@ -1,0 +1,67 @@
+"""The log of a small sweep, by hand."""
+
+import json
+
+from kdtune.config import SweepConfig, TrainConfig
+from kdtune.results import SweepFolder
+
+LR = {
+    "name": "FloatDistribution",
+    "attributes": {"step": None, "low": 1e-3, "high": 1.0, "log": True},
+}
+CHOICE = {"name": "CategoricalDistribution", "attributes": {"choices": [0, 2]}}
+
+
+def opened(**config):
+    """The event with which a sweep of at and student on the student A begins."""
+    given = {
+        "name": "s", "data": "d", "methods": ["at", "student"], "models": ["A"],
+        "baselines": False, "epochs": 3, "settings": {"batch_size": 64},
+    }  # fmt: skip
+    sweep = SweepConfig.check({**given, **config}).model_dump(mode="json")
+    spaces = {method: {"distributions": {"lr": LR}} for method in ("at", "student")}
+    return {"event": "sweep", "config": sweep, "spaces": spaces, "data": {}, "views": {}}
+
+
+def trial(number, accuracies, state=None, method="at", **searched):
+    """The events of a trial, to its end if that has a state.
+
+    Args:
+        number: in its cell.
+        accuracies: of its epochs.
+        state: how it ended; None if it did not.
+        method: of it.
+        searched: values besides that of lr.
+    """
+    cell = {"trial_id": f"{method}-A-{number:03d}", "method": method, "model": "A"}
+    parameters = {"lr": 0.1 * (number + 1), **searched}
+    settings = {"method": method, "model": "A", "batch_size": 64, **parameters}
+    yield {
+        "event": "asked", **cell, "number": number, "origin": "start", "parameters": parameters,
+        "distributions": {"lr": LR, **dict.fromkeys(searched, CHOICE)},
+        "config": TrainConfig.check(settings).model_dump(),
+    }  # fmt: skip
+    for epoch, accuracy in enumerate(accuracies, start=1):
+        best = max(accuracies[:epoch])
+        of_epoch = {"validation_accuracy": accuracy, "best_validation_accuracy": best}
+        yield {"event": "epoch", **cell, "epoch": epoch, **of_epoch, "seconds": 1.5}
+    if state is not None:
+        end = {
+            "epochs": len(accuracies),
+            "best_validation_accuracy": max(accuracies, default=None),
+        }
+        yield {"event": "ended", **cell, "state": state, "reason": f"it was {state}", **end}
+
+
+def timed(events, first=0):
+    """Events with their times, a minute each."""
+    for number, event in enumerate(events, start=first):
+        yield {**event, "time": 1.7e9 + 60 * number, "session_seconds": 60 * number}
+
+
+def write_log(path, events):
+    """Write a sweep's folder with such a log."""
+    path.mkdir(parents=True)
+    folder = SweepFolder(path)
+    folder.log.write_text("".join(json.dumps(event) + "\n" for event in timed(events)))
+    return folder
