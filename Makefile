@@ -16,7 +16,8 @@ demo: $(READY)
 	$(BIN)/kdtune demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4
+	$(BIN)/python -m pytest -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .

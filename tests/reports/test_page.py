@@ -19,6 +19,7 @@ from test_leaderboard import Sweep, four_cells
 from test_render import half_done, one_method, one_model, unstable
 from test_tables import asked, ended, epoch
 
+from kdtune import results
 from kdtune.cli import cli
 from kdtune.errors import UserError
 from kdtune.reports.page import report_page, write_report
@@ -295,8 +296,13 @@ def test_two_thousand_trials_take_seconds_and_less_than_a_megabyte(tmp_path):
 
 def test_a_log_is_read_once(tmp_path, monkeypatch):
     folder, read = write(tmp_path / "s", four_cells()), []
-    whole = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or whole(path))
+    whole = results._read
+
+    def counted(content, path, *before):
+        read.append(path)
+        return whole(content, path, *before)
+
+    monkeypatch.setattr(results, "_read", counted)
     report_page([folder.path])
     assert read == [folder.log, folder.confirm_log]
 
