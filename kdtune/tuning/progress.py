@@ -1,7 +1,7 @@
 """How far a sweep or a confirmation is, in numbers; a fold over its log.
 
-What is left is guessed: trials are taken to need as long as those of the same student that have
-ended. The first to end may be those that were stopped early, and the first of a cell are not
+What is left is guessed: trials are taken to need as long as the latest of the same student that
+have ended. The first to end may be those that were stopped early, and the first of a cell are not
 stopped as easily as later ones, so early guesses can be wrong by a factor of two.
 
 A view is what the cache of a node holds for all trials: decoded images, the teacher's targets.
@@ -23,6 +23,9 @@ from kdtune.tuning.stopwatch import Stopwatch
 
 WINDOW = 50
 """Epochs of which the rate is that of the latest, at most."""
+
+RECENT = 10
+"""Trials by which those to come are judged: resources and other users of a machine change."""
 
 
 @dataclass(frozen=True)
@@ -208,11 +211,11 @@ class Progress:
     def _by_trials(self, goal: Goal, slots: int) -> float:
         """Seconds that the trials of all cells still take, once one has ended."""
         took = defaultdict(list)
-        for trial in self._trials.values():
+        for trial in sorted(self._trials.values(), key=lambda trial: trial.latest):
             if trial.state != "running":
                 for key in (trial.cell[1], None):
                     took[key].append(trial.latest - trial.began)
-        likely = {model: fmean(times) for model, times in took.items()}
+        likely = {model: fmean(times[-RECENT:]) for model, times in took.items()}
         missing = Counter({cell: total or 0 for cell, total in goal.trials.items()})
         missing.subtract(trial.cell for trial in self._trials.values())
         to_start = [

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtune.tuning.progress import WINDOW, Goal, Progress, seconds_left
+from kdtune.tuning.progress import RECENT, WINDOW, Goal, Progress, seconds_left
 
 PIXELS = {"kind": "pixels", "what": "9 images", "state": "found", "bytes": 10**9, "seconds": 0.1}
 TARGETS = {"kind": "targets", "what": "targets", "state": "built", "bytes": 10**9, "seconds": 2.5}
@@ -192,6 +192,13 @@ def test_the_start_of_a_process_is_no_part_of_a_trial():
     told.epoch("at-0", seconds=5)
     told.end("at-0")
     assert told.progress.left(Goal({AT: 2}), 1) == (10, "from 1 ended trial")
+
+
+def test_the_latest_trials_say_how_long_others_take():
+    told = Told()
+    for number in range(2 * RECENT):
+        told.trial(f"at-{number}", 100 if number < RECENT else 2)
+    assert told.progress.left(Goal({AT: 2 * RECENT + 3}), 1)[0] == 6
 
 
 def test_an_exhausted_cell_has_no_trials_left():
