@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.data.images import GROUPS, Split, groups_of_test
+from kdtune.environment import environment
 from kdtune.errors import UserError
 from kdtune.files import shown
 from kdtune.inputs import find_data
@@ -26,8 +24,6 @@ from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS
 from kdtune.tuning.shared import Shared
 from kdtune.tuning.space import Space, load_space, load_spaces
-
-PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow")
 
 MAY_CHANGE = {
     "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "spaces", "data",
@@ -126,7 +122,7 @@ def _check_inputs(
     about: dict[str, Any] = {
         "data": {**data.summary(), "skipped_images": bad},
         "teacher": summary,
-        "environment": _environment(),
+        "environment": environment(),
     }
     if earlier is not None:
         _compare(earlier, about["data"], summary)
@@ -379,13 +375,3 @@ def _absolute(path: str) -> str:
             "give a link to it."
         )
     return path
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        **{name: version(name) for name in PACKAGES},
-    }
