@@ -12,7 +12,7 @@ What is trusted is that torch and ONNX Runtime read damaged weights and graphs w
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -104,7 +104,7 @@ def describe(loaded: Loaded) -> Description:
     return Description.check("The checkpoint", {**about, "classes": loaded["classes"]})
 
 
-def check_formats(names: tuple[str, ...]) -> None:
+def check_formats(names: Iterable[str]) -> None:
     """Check that networks can be written in these formats here.
 
     Raises:

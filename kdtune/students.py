@@ -95,7 +95,7 @@ def export_sweep(
         UserError: there is nothing such to export, `out` is not empty, or a package is missing.
         RunError: a format does not give the checkpoint's logits; all else is written.
     """
-    check_formats(tuple(formats))
+    check_formats(formats)
     folder = SweepFolder(path)
     students = _students(folder, method, model, top)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -1,6 +1,7 @@
 """The README is true: its tree is the disk's, its commands run, its links lead somewhere."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,7 @@ def test_the_commands_run_as_they_stand(ray_session, tmp_path, monkeypatch, caps
     (tmp_path / "sweep.yaml").write_text(blocks("yaml")[0])
     notebook, space = blocks("python")
     (tmp_path / "my_at.py").write_text(space)
+    shutil.copy(next((tmp_path / "flowers").rglob("*.png")), tmp_path / "photo.jpg")
     for line in lines_of("sh"):
         if not line.startswith("kdtune "):
             continue
