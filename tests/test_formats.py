@@ -71,7 +71,7 @@ def test_what_is_written_comes_back_with_all_that_it_needs(written, form):
         pytest.param(name, form, marks=pytest.mark.slow)
         for name in MODELS
         for form in FORMATS
-        if name != "MultiBranchNet"
+        if name != "MultiBranchNet" and (name, form) != ("ResNet50", "onnx")  # ResNet18's, slowly
     ],
 )
 def test_every_model_can_be_written_in_every_format(tmp_path, name, form):
