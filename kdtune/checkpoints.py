@@ -1,8 +1,11 @@
-"""The only file that writes and reads `.pth`. Loading never runs code from a file.
+"""The only file that writes and reads `.pth` and `.safetensors`. Loading never runs code.
 
-What others saved is read too, if it is a `state_dict` of one of torchvision's ResNets.
+A `.safetensors` file has all but the weights as JSON in its metadata, so it holds a network and
+not a run that goes on. What others saved is read too, if it is a `state_dict` of one of
+torchvision's ResNets.
 """
 
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -20,6 +23,9 @@ from kdtune.models.resnet import resnet_of_weights
 
 FORMAT = "kdtune-1"
 
+METADATA = "kdtune"
+"""Key of what other formats than `.pth` say of a network, as JSON."""
+
 
 def save_model(
     path: Path,
@@ -33,7 +39,8 @@ def save_model(
     """Save a network with all that is needed to rebuild and to judge it.
 
     Args:
-        path: the file, replaced whole or not at all.
+        path: the file, replaced whole or not at all; ``.safetensors`` or, by any other name, a
+            ``.pth``.
         model: the network, an architecture of `MODELS`.
         config: the run's complete settings.
         classes: class names, in the order of the logits.
@@ -50,6 +57,12 @@ def save_model(
 
 def write_checkpoint(path: Path, content: dict[str, Any], sync: bool = True) -> None:
     """Write what `read_checkpoint` reads; as `save_model`, which takes a network."""
+    if path.suffix == ".safetensors":
+        about = {"format": FORMAT, **content}
+        weights = {key: value.contiguous() for key, value in about.pop("weights").items()}
+        with replacing(path, sync) as temporary:
+            temporary.write_bytes(safetensors.torch.save(weights, {METADATA: json.dumps(about)}))
+        return
     with replacing(path, sync) as temporary, open(temporary, "wb") as file:
         try:
             torch.save({"format": FORMAT, **content}, file)
@@ -79,7 +92,7 @@ def _read(path: Path) -> Any:
         with open(path, "rb") as file:
             start = file.read(9)
         if start[8:] == b"{":  # a length in eight bytes, then JSON: safetensors
-            return safetensors.torch.load_file(path)
+            return _read_safetensors(path)
         with warnings.catch_warnings(action="ignore"):  # TorchScript is refused below
             # It is passed although it is the default: an environment variable can undo that.
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -100,6 +113,13 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path} is not a readable checkpoint: {reason}.") from None
 
 
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safetensors.safe_open(path, "pt") as file:
+        weights = {key: file.get_tensor(key) for key in file.keys()}
+        about = (file.metadata() or {}).get(METADATA)
+    return {**json.loads(about), "weights": weights} if about is not None else weights
+
+
 def _offender(error: pickle.UnpicklingError) -> str:
     """Name the class that torch refused, without torch's advice to switch protection off."""
     words = str(error).split("GLOBAL ")
@@ -116,7 +136,7 @@ def load_model(path: str | Path) -> dict[str, Any]:
     ``_orig_mod.``. Architecture, number of classes and stem are then read from the shapes.
 
     Args:
-        path: a `.pth` (by any name) or `.safetensors` file.
+        path: a `.pth` or `.safetensors` file, by any name.
 
     Returns:
         ``model`` (the network in eval mode, on the CPU), ``architecture`` (its name),

@@ -363,6 +363,90 @@ def train(file: Path) -> None:
     if recorded is not None:
         verdict = "the same" if best == recorded else f"{100 * (best - recorded):+.2f} points"
         print(f"recorded in {file}: {100 * recorded:.2f} % ({verdict})")
+    for cause in result["causes"]:
+        print(f"likely cause: {cause}")
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="An empty folder.")
+@click.option("--method", help="Of this method alone.")
+@click.option("--model", help="Of this student alone.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Trials of each cell; of most of them there are settings alone.",
+)
+@click.option(
+    "--format",
+    "formats",
+    default="pth,safetensors,pt2",
+    show_default=True,
+    help="Of the networks: pth, safetensors, pt2, onnx.",
+)
+def export(folder: Path, formats: str, **given: Any) -> None:
+    """Write the best of every cell as files for other projects, each with a card.
+
+    Of a confirmed sweep, that is the best run of what was chosen.
+    """
+    from kdtune.students import export_sweep
+
+    names = tuple(name.strip() for name in formats.split(",") if name.strip())
+    print("\n".join(export_sweep(folder, formats=names, **given)))
+
+
+trust_option = click.option(
+    "--trust", is_flag=True, help="Open a .pt2 that others wrote, which can run any code."
+)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--data", "data_dir", required=True, help=DATA_HELP)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="test",
+    show_default=True,
+)
+@click.option(
+    "--figure", type=click.Path(path_type=Path), help="File for the confusion matrix: .png, .svg."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "markdown"]),
+    default="table",
+    show_default=True,
+)
+@trust_option
+@cache_options
+@skip_option
+def evaluate(file: Path, figure: Path | None, form: str, **given: Any) -> None:
+    """Measure a network, FILE.pth, .safetensors, .pt2 or .onnx, on labelled images."""
+    from kdtune.evaluation import evaluate_file, evaluation_text, write_confusion
+
+    given = {key: value for key, value in given.items() if value is not None}
+    found = evaluate_file(file, **given)
+    if figure is not None:
+        write_confusion(found, figure)
+    print(evaluation_text(found, form), end="")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True)
+@format_option
+@trust_option
+def predict(file: Path, images: tuple[Path, ...], top: int, form: str, trust: bool) -> None:
+    """Say which class a network, FILE as in 'kdtune evaluate', gives to images."""
+    from kdtune.evaluation import predict_images
+    from kdtune.reports.render import render_table
+
+    print(render_table(predict_images(file, images, top, trust), form), end="")
 
 
 @cli.command()

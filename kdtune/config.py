@@ -45,6 +45,9 @@ FOLLOW = {"augment_views": "cache_gb", "augment_seed": "seed"}
 OF_A_RUNS_FILES = {"print_freq", "save_freq", "save_dir", "log_dir", "experiment_name", "resume"}
 """Settings that play no part where a run writes no files of its own."""
 
+OF_PLACES = {"data_dir", "teacher_model", "num_workers", "cache_gb", "device"}
+"""Settings that say where things are and what a machine has, not what is learned."""
+
 OTHER_WORDS = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"}
 """What other tools call our settings, where spelling does not lead to ours."""
 
@@ -177,8 +180,11 @@ class TrainConfig(_Settings):
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of settings, whatever their order."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of what settings have a run learn: not of their order, nor of places and files."""
+    left_out = OF_PLACES | OF_A_RUNS_FILES
+    learned = {key: value for key, value in settings.items() if key not in left_out}
+    learned["taught"] = settings.get("teacher_model") is not None
+    return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
 
 
 def check_free(keys: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """What a network costs where it is used: parameters, multiplications, time for one image."""
 
 import time
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -32,18 +33,26 @@ def costs_of(config: TrainConfig, num_classes: int) -> dict[str, Any]:
         model(image)
     network = Network(model, pick_device(config.device), config)
     image = image.to(network.device)
-    seconds = []
-    with torch.no_grad():
-        for _ in range(WARM_UP + TIMED):
-            started = time.perf_counter()
-            network(image)[0].argmax().item()  # waits for the device
-            seconds.append(time.perf_counter() - started)
+    with torch.no_grad():  # to read a number waits for the device
+        seconds = median_seconds(lambda: network(image)[0].argmax().item())
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs": counter.get_total_flops() // 2,
-        "latency_ms": 1000 * median(seconds[WARM_UP:]),
+        "latency_ms": 1000 * seconds,
         "latency_device": _describe(network.device),
     }
+
+
+def median_seconds(
+    call: Callable[[], object], warm_up: int = WARM_UP, timed: int = TIMED
+) -> float:
+    """Median seconds of a call, after some that do not count."""
+    seconds = []
+    for _ in range(warm_up + timed):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return median(seconds[warm_up:])
 
 
 def _describe(device: torch.device) -> str:

@@ -17,14 +17,15 @@ from kdtune.config import OF_A_RUNS_FILES, TrainConfig, settings_hash
 from kdtune.data.batches import Batch, TrainingBatches
 from kdtune.data.images import ImageData
 from kdtune.data.loaders import Loader, Pairs, class_names
+from kdtune.environment import environment
 from kdtune.errors import UserError
-from kdtune.files import make_folder, read_yaml
+from kdtune.files import make_folder, read_yaml, shown
 from kdtune.inputs import find_data, open_inputs
 from kdtune.maps import MOST_IMAGES
 from kdtune.methods import METHODS, check_method
 from kdtune.models import check_model, count_classes
 from kdtune.run_files import RunFiles, epoch_line, say
-from kdtune.teacher import load_teacher
+from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.training import evaluate, fit
 
 
@@ -296,15 +297,15 @@ def train_teacher(
 def run_file(path: Path) -> dict[str, Any]:
     """Train once with the settings of a YAML file.
 
-    A file that a sweep wrote also says, under ``provenance``, what its trial reached and with how
-    many CPU threads; the run uses as many, and compares.
+    A file of a sweep's also says, under ``provenance``, what its trial reached, where and with
+    what; the run uses as many CPU threads, and compares. Places and machine may be edited.
 
     Args:
         path: a mapping of `TrainConfig` settings, with or without ``provenance``.
 
     Returns:
-        As `run_training`, and ``recorded_accuracy``: the file's, or None if it has none or if its
-        settings were edited since.
+        As `run_training`; ``recorded_accuracy``, the file's, or None if it has none or if its
+        settings were edited since; and ``causes``, sentences on why another one was reached.
 
     Raises:
         UserError: the file or its settings are no good.
@@ -321,4 +322,26 @@ def run_file(path: Path) -> dict[str, Any]:
     recorded = provenance.get("best_validation_accuracy")
     if provenance.get("settings_sha256") != settings_hash(settings):
         recorded = None  # the file was edited: what it records is another run's
-    return {**run_training(config), "recorded_accuracy": recorded}
+    result = run_training(config)
+    differs = recorded is not None and recorded != result["best_accuracy"]
+    causes = _causes(config, provenance, result["training_history"][-1]) if differs else []
+    return {**result, "recorded_accuracy": recorded, "causes": causes}
+
+
+def _causes(config: TrainConfig, then: dict[str, Any], epoch: dict[str, Any]) -> list[str]:
+    """Why a run does not reach what was recorded: all that is known to differ."""
+    now = {"device": epoch["device"], "data_fingerprint": _find(config).fingerprint}
+    if config.teacher_model is not None:
+        now["teacher_sha256"] = teacher_summary(config.teacher_model)["sha256"]
+    if isinstance(machine := then.get("environment"), dict):
+        now |= environment()
+        then = {**then, **machine}
+    found = [
+        f"{key} was {shown(str(then[key]))}, and is {value}"
+        for key, value in now.items()
+        if then.get(key) not in (None, value)
+    ]
+    return found or [
+        "versions, machine, data and teacher are those that were recorded; on a GPU, two runs "
+        "with the same settings differ"
+    ]

@@ -101,12 +101,11 @@ class Sweeps:
         Raises:
             UserError: there is no such cell, or it has no sound trial.
         """
+        from kdtune.export import configuration
+
         sweep, found = self._best(method, model)
-        now = sweep.folder.settings()
-        # A sweep that was resumed elsewhere has data and teacher there.
-        settings = found.settings | {"data_dir": now.data}
-        if settings.get("teacher_model") is not None:
-            settings["teacher_model"] = now.teacher
+        settings = configuration(sweep.folder, found)
+        del settings["provenance"]
         return settings
 
     def model(self, method: str, model: str) -> Any:

@@ -183,6 +183,11 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
         (("sweep", "no.yaml"), "There is no file no.yaml"),
         (("leaderboard", "nowhere"), "There is no folder nowhere"),
         (("train", "no.yaml"), "There is no file no.yaml"),
+        (("export", "nowhere", "--out", "x"), "There is no folder nowhere"),
+        (("export", "x", "--out", "x", "--top", "0"), "0 is not in the range x>=1"),
+        (("evaluate", "no.bin", "--data", "digits"), "of no known format; there are .pth, .saf"),
+        (("evaluate", "no.onnx", "--data", "digits"), "There is no file no.onnx"),
+        (("predict", "no.pth", "a.png"), "There is no file no.pth"),
         (
             ("teacher", "--data", "digits", "--out", "t.pth", "--model", "X"),
             "There is no model 'X'",

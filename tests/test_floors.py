@@ -9,6 +9,7 @@ import kdtune
 
 ROOT = Path(kdtune.__file__).parent
 FLOORS = {
+    "environment": 0,
     "errors": 0,
     "seeds": 0,
     "process": 0,
@@ -27,13 +28,16 @@ FLOORS = {
     "reports": 5,
     "dashboard": 5,
     "costs": 5,
+    "formats": 5,
     "export": 6,
     "maps": 5,
     "targets": 5,
     "inputs": 6,
     "training": 6,
+    "students": 7,
     "run_files": 7,
     "sweeps": 7,
+    "evaluation": 8,
     "run": 8,
     "notebook": 9,
     "at": 10,

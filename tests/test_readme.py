@@ -1,6 +1,7 @@
 """The README is true: its tree is the disk's, its commands run, its links lead somewhere."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,7 @@ def test_the_commands_run_as_they_stand(ray_session, tmp_path, monkeypatch, caps
     monkeypatch.setattr("socketserver.BaseServer.serve_forever", interrupted)
     looked, notebook, space = blocks("python")
     (tmp_path / "my_at.py").write_text(space)
+    shutil.copy(next((tmp_path / "flowers").rglob("*.png")), tmp_path / "photo.jpg")
     for line in lines_of("sh"):
         if not line.startswith("kdtune "):
             continue

@@ -1,10 +1,12 @@
 """One run and its files."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -426,6 +428,14 @@ def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
     result = run_file(tmp_path / "x.yaml")
     assert torch.get_num_threads() == 1
     assert result["best_accuracy"] == result["recorded_accuracy"] == accuracy
+    assert result["causes"] == []
+    machine = {"torch": "1.0", "cpus": os.cpu_count()}
+    other = {"best_validation_accuracy": 2.0, "data_fingerprint": "f", "environment": machine}
+    write_yaml(tmp_path / "y.yaml", {**config, "provenance": {**provenance, **other}})
+    assert run_file(tmp_path / "y.yaml")["causes"] == [
+        f"data_fingerprint was f, and is {find_images(str(folder)).fingerprint}",
+        f"torch was 1.0, and is {version('torch')}",
+    ]
     for threads in ("two", 0):
         wrong = {**config, "provenance": {**provenance, "threads": threads}}
         write_yaml(tmp_path / "y.yaml", wrong)

@@ -32,15 +32,17 @@ UNREADABLE = (
 """What Pillow raises where a file is no image, or too large a one."""
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalise(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
     """Turn uint8 images [B, 3, H, W] into floats of mean 0 and deviation 1 (on ImageNet).
 
     Float images stay as they are: they come from a loader that has its own normalisation.
     """
     if images.dtype != torch.uint8:
         return images
-    mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (MEAN, STD))
-    return (images.float() / 255 - mean) / std
+    shift, scale = (
+        images.new_tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (mean, std)
+    )
+    return (images.float() / 255 - shift) / scale
 
 
 def augmentation(image_size: int) -> v2.Transform:

@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from optuna.distributions import distribution_to_json
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.data.images import GROUPS, Split, groups_of_test
 from kdtune.distributions import read_distributions
+from kdtune.environment import environment
 from kdtune.errors import UserError
 from kdtune.files import shown
 from kdtune.inputs import find_data
@@ -28,8 +26,6 @@ from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS
 from kdtune.tuning.shared import Shared
 from kdtune.tuning.space import Space, load_space, load_spaces
 from kdtune.tuning.trackers import check_trackers
-
-PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow")
 
 MAY_CHANGE = {
     "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "spaces", "data",
@@ -129,7 +125,7 @@ def _check_inputs(
     about: dict[str, Any] = {
         "data": {**data.summary(), "skipped_images": bad},
         "teacher": summary,
-        "environment": _environment(),
+        "environment": environment(),
     }
     if earlier is not None:
         _compare(earlier, about["data"], summary)
@@ -379,13 +375,3 @@ def _absolute(path: str) -> str:
             "give a link to it."
         )
     return path
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        **{name: version(name) for name in PACKAGES},
-    }

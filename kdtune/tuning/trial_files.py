@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtune.checkpoints import read_checkpoint, save_model, write_checkpoint
-from kdtune.config import TrainConfig
+from kdtune.config import OF_PLACES, TrainConfig
 from kdtune.errors import UserError
 from kdtune.export import Best
 from kdtune.reports.tables import SOUND
@@ -27,9 +27,6 @@ SHARE = 0.02
 
 KEPT = 2
 """Checkpoints of a trial that are kept: the last one may be damaged."""
-
-MAY_DIFFER = {"data_dir", "teacher_model", "num_workers", "cache_gb", "device"}
-"""Settings that may change when a trial goes on: places and machines."""
 
 Figures = dict[str, Any]
 
@@ -66,7 +63,7 @@ class TrialFiles:
     def _is_own(self, content: dict[str, Any]) -> bool:
         mine = self.config.model_dump()
         theirs = content["config"]
-        return all(theirs.get(key) == mine[key] for key in mine.keys() - MAY_DIFFER)
+        return all(theirs.get(key) == mine[key] for key in mine.keys() - OF_PLACES)
 
     def keep(self, result: EpochResult, history: list[Figures]) -> None:
         """Write a checkpoint of an epoch, if it is time for one.
