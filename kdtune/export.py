@@ -123,7 +123,7 @@ def configuration(folder: SweepFolder, found: Best) -> dict[str, Any]:
     sweep = folder.settings()
     # A sweep that was resumed elsewhere has data and teacher there.
     settings = found.settings | {"data_dir": sweep.data}
-    if settings["teacher_model"] is not None:
+    if settings.get("teacher_model") is not None:
         settings["teacher_model"] = sweep.teacher
     opened = folder.opened()[-1]
     if found.confirmed:
@@ -144,7 +144,7 @@ def configuration(folder: SweepFolder, found: Best) -> dict[str, Any]:
         "sweep_seed": sweep.seed,
         "data_fingerprint": data.get("fingerprint"),
         "test_fingerprint": data.get("test_fingerprint"),
-        "teacher_sha256": teacher.get("sha256") if settings["teacher_model"] else None,
+        "teacher_sha256": teacher.get("sha256") if settings.get("teacher_model") else None,
         "environment": opened.get("environment"),
         "settings_sha256": settings_hash(settings),
     }
