@@ -25,7 +25,7 @@ from kdtune.data.images import Split
 from kdtune.data.pixels import decode, normalise
 from kdtune.errors import BadImagesError, UserError
 from kdtune.files import replacing, shown
-from kdtune.formats import Network, open_network
+from kdtune.formats import OpenNetwork, open_network
 from kdtune.inputs import find_data, open_views
 from kdtune.reports.figures import to_file
 from kdtune.reports.render import render_table
@@ -116,15 +116,15 @@ def evaluate_file(
     return _evaluation(network, logits, torch.tensor(labels), torch.from_numpy(pixels[:64]))
 
 
-def _logits(network: Network, images: Tensor) -> Tensor:
+def _logits(network: OpenNetwork, images: Tensor) -> Tensor:
     return network.logits(_prepared(network, images))
 
 
-def _prepared(network: Network, images: Tensor) -> Tensor:
+def _prepared(network: OpenNetwork, images: Tensor) -> Tensor:
     return normalise(images, network.about.mean, network.about.std)
 
 
-def _evaluation(network: Network, logits: Tensor, labels: Tensor, some: Tensor) -> Evaluation:
+def _evaluation(network: OpenNetwork, logits: Tensor, labels: Tensor, some: Tensor) -> Evaluation:
     names, shares = network.about.classes, logits.double().softmax(1).numpy()
     right = int((logits.argmax(1) == labels).sum())
     low, high = share_interval(right, len(labels))

@@ -66,7 +66,7 @@ class Description(BaseModel):
 
 
 @dataclass(frozen=True)
-class Network:
+class OpenNetwork:
     """A network that was opened.
 
     Attributes:
@@ -117,7 +117,7 @@ def check_formats(names: Iterable[str]) -> None:
             extra(package, "onnx")
 
 
-def open_network(path: Path, trust: bool = False) -> Network:
+def open_network(path: Path, trust: bool = False) -> OpenNetwork:
     """Open a network of any of the formats.
 
     Args:
@@ -149,7 +149,7 @@ def open_network(path: Path, trust: bool = False) -> Network:
             f"{shown(path)} gives {list(found)} for two images, but {len(about.classes)} classes "
             "are named."
         )
-    return Network(logits, about)
+    return OpenNetwork(logits, about)
 
 
 def _beside(path: Path) -> Any:
