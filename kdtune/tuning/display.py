@@ -80,8 +80,8 @@ class Display:
         if self.goal is None or not self.progress.running:
             return None
         return (
-            f"{self._ended(self.goal)} {self.what} have ended, {self.progress.running} are under "
-            f"way; {self._pace()}; {self._time(self.goal)}"
+            f"{self._ended(self.goal)} {self.what} have ended, {self.progress.running} under way; "
+            f"{self._pace()}; {self._time(self.goal)}"
         )
 
     def frame(self, width: int, height: int) -> list[str]:

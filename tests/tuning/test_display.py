@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from machinery import Machinery
 from test_progress import AT, KD, TARGETS, Told
 
 from kdtune.tuning.display import Display
@@ -78,7 +79,7 @@ def test_the_drawing_of_a_search():
         "20 s spent; about 10 s left, from 2 ended trials",
     ]
     assert shown.display.summary() == (
-        "2/4 trials have ended, 1 are under way; 6 epochs/min over the last 20 s; 2/2 slots in "
+        "2/4 trials have ended, 1 under way; 6 epochs/min over the last 20 s; 2/2 slots in "
         "use; 20 s spent; about 10 s left, from 2 ended trials"
     )
     shown.decisions.interrupts.requested = True
@@ -100,6 +101,17 @@ def test_the_drawing_of_a_confirmation():
         "2 h spent; about 2 h left, from 2 ended runs",
     ]
     assert shown.said[-1][1].startswith("[2/6] at-A-007-seed2 finished 80.00 % (cell's best mean")
+
+
+def test_a_slot_is_in_use_while_its_trial_has_a_process(tmp_path):
+    machinery = Machinery(tmp_path / "log.jsonl")
+    machinery.suggest()
+    trial = machinery.suggest()
+    assert machinery.under_way.at_work == 2
+    machinery.schedule.on_trial_error(None, trial)
+    assert machinery.under_way.at_work == 1
+    assert machinery.suggest().config["trial_id"] == trial.config["trial_id"]
+    assert machinery.under_way.at_work == 2
 
 
 def test_at_the_end_no_time_is_left_and_no_line_is_due():
