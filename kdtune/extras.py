@@ -20,5 +20,6 @@ def extra(package: str, name: str) -> Any:
         return import_module(package)
     except ModuleNotFoundError as error:
         raise UserError(
-            f"This needs {error.name}, which is not installed: pip install 'kdtune[{name}]'."
+            f"This needs {error.name}, which is not installed: in the folder of kdtune, "
+            f"pip install '.[{name}]'."
         ) from None

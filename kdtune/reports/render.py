@@ -4,6 +4,9 @@ What a search alone has found is never shown without the `CAVEAT`.
 """
 
 import io
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -49,6 +52,9 @@ RARE = ("trials_diverged", "trials_crashed")
 TEXTS = ("sweep", "model", "method", "status", "settings")
 """Headings over columns that are aligned to the left."""
 
+UNLIMITED = 1000
+"""Characters of a line that is as long as it takes."""
+
 FORMULA = ("=", "+", "-", "@")
 """What spreadsheets take for the beginning of a formula."""
 
@@ -68,8 +74,12 @@ def render(boards: Sequence[pd.DataFrame], form: str, notes: Iterable[str] = ())
         return render_table(whole.drop(columns="settings", errors="ignore"), form)
     confirmed = any(board["validation_accuracy_percent"].notna().any() for board in boards)
     shown = _confirmed if confirmed else _searched
-    tables = [_text(shown(board), form == "markdown") for board in boards]
     lines = [*_caveat(boards, confirmed), *map(printable, notes)]
+    if form == "markdown":
+        tables = [_text(shown(board), True) for board in boards]
+    else:
+        tables = [_fitted(shown(board)) for board in boards]
+        lines = [_filled(line) for line in lines]
     return "\n\n".join([*tables, "\n".join(lines)]) + "\n"
 
 
@@ -80,6 +90,30 @@ def render_table(table: pd.DataFrame, form: str) -> str:
     if form == "json":
         return table.to_json(orient="records", indent=2, double_precision=15) + "\n"
     return _text(table, form == "markdown", _short) + "\n"
+
+
+def _width() -> int:
+    """Characters of a line: the terminal's, and as many as it takes where there is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
+
+
+def _fitted(board: pd.DataFrame) -> str:
+    """A leaderboard that fits the terminal: if it is too wide, with its settings below it."""
+    whole = _text(board, False)
+    if max(map(len, whole.splitlines())) <= _width() or "settings" not in board:
+        return whole
+    below = [
+        _filled(printable(f"{row.method} on {row.model}: {row.settings}"), "    ")
+        for row in board.itertuples()
+    ]
+    return "\n".join([_text(board.drop(columns="settings"), False, width=_width()), *below])
+
+
+def _filled(line: str, indent: str = "") -> str:
+    """A line that is broken between words, where the terminal ends."""
+    return textwrap.fill(
+        line, _width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _short(value: float) -> str:
@@ -134,7 +168,10 @@ def _with_width(board: pd.DataFrame, value: str, width: str, sign: str) -> list[
 
 
 def _text(
-    table: pd.DataFrame, markdown: bool, real: Callable[[float], str] = "{:.2f}".format
+    table: pd.DataFrame,
+    markdown: bool,
+    real: Callable[[float], str] = "{:.2f}".format,
+    width: int = UNLIMITED,
 ) -> str:
     drawn = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
     for heading in table:
@@ -145,7 +182,7 @@ def _text(
         ]
         drawn.add_row(*(cell.replace("|", "\\|") if markdown else cell for cell in cells))
     out = io.StringIO()
-    Console(file=out, width=1000).print(drawn)
+    Console(file=out, width=width).print(drawn)
     lines = (line.rstrip() for line in out.getvalue().splitlines())
     return "\n".join(line for line in lines if line)
 

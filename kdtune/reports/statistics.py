@@ -278,7 +278,7 @@ def expected(test_images: int, seeds: int, models: int = 1, accuracy: float = 0.
     """The error that a comparison will probably have, before anything is trained.
 
     Its half width is what can be seen at all. The parts are those of a simulation of small image
-    classifiers after searches of 40 trials a cell; shorter ones have more luck. That of the images
+    classifiers after searches of `TRIALS` a cell; shorter ones have more luck. That of the images
     scales with accuracy · (1 − accuracy). How near they come: ``make bench-verdict``.
 
     Args:
@@ -313,7 +313,10 @@ def visible(test_images: int, seeds: int, models: int, accuracy: float = 0.75) -
     if models > 1:
         together = expected(test_images, seeds, models, accuracy).half_width
         said += f", none under {in_points(together, together)} on average over {models}"
-    return f"{said} (at {100 * accuracy:.0f} % accuracy, after 40 trials a cell)"
+    return (
+        f"{said} (at {100 * accuracy:.0f} % accuracy, after {TRIALS} trials a cell; fewer show "
+        "less)"
+    )
 
 
 OF_IMAGES, OF_REST = 0.12, 0.30
@@ -322,6 +325,9 @@ whatever the seed, and what another seed changes."""
 
 OF_MODELS = 0.27
 """Of what differs between methods: what is the same on another student."""
+
+TRIALS = 40
+"""Of a cell: so many the searches had from which these figures are."""
 
 OF_SEED, OF_SEARCH = 0.12, 0.13
 """Standard deviations of a cell's accuracy in points: from seed to seed, on infinitely many

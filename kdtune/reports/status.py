@@ -40,7 +40,8 @@ def status_lines(
         yield f"{folder}: no process runs it"
     total = sweep.trials and sweep.trials * len(sweep.cells())
     of = f" of {total}" if total else ""
-    times = f", resumed {len(opened) - 1} times" if len(opened) > 1 else ""
+    resumed = len(opened) - 1
+    times = f", resumed {resumed} time{'s' * (resumed > 1)}" if resumed else ""
     yield (
         f"{len(ended)}{of} trials have ended, {int(trials['epochs'].sum())} epochs are trained; "
         f"last event {ago} ago{times}"

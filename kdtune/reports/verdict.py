@@ -64,7 +64,9 @@ def verdict(sweep: Sweep) -> list[Block]:
         figure = verdict_figure(drawn, seed_differences(drawn, sweep.tables.cells))
         blocks.append(Picture("verdict", figure, _verdict_caption(drawn)))
     else:
-        why = f"No figure: nothing is confirmed; run `{sweep.command('confirm')}`."
+        way = "no confirmation has ended" if sweep.confirmed else "nothing is confirmed"
+        run = "" if sweep.folder.is_held() else f"; run `{sweep.command('confirm')}`"
+        why = f"No figure: {way}{run}."
         blocks.append(Words(why, "missing", "verdict"))
     if not known:
         return blocks
@@ -138,12 +140,12 @@ def _counts(sweep: Sweep) -> str:
     board, seeds = sweep.tables.leaderboard, sweep.pair["seeds"]
     failed = int(board[["trials_diverged", "trials_crashed"]].sum().sum())
     runs = int(sweep.tables.runs["status"].isin(["diverged", "crashed"]).sum())
-    images = sweep.opened[0]["data"].get("test_images")
+    images, confirming = sweep.opened[0]["data"].get("test_images"), len(sweep.tables.runs)
     said = [
         f"{seeds.min()} shared seeds" if seeds.min() else "",
         f"{images:,} test images" if images else "no test images",
         f"{failed} of {board['trials_started'].sum()} trials failed",
-        f"{runs} of {len(sweep.tables.runs)} confirming runs failed" if sweep.confirmed else "",
+        f"{runs} of {confirming} confirming runs failed" if confirming else "",
     ]
     line = ", ".join(filter(None, said)) + "."
     return " ".join([line, *unequal_searches(sweep.tested)])

@@ -1,5 +1,7 @@
 """What a person is told while trials run: a line an event, and how far all cells are."""
 
+from collections import deque
+
 from kdtune.cache import describe
 from kdtune.config import duration
 from kdtune.reports.leaderboard import settings_in_short
@@ -8,7 +10,10 @@ from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.progress import Best, Goal, Progress
 from kdtune.tuning.screen import DETAIL, NEWS, TROUBLE, Screen
 
-ABOVE = 8
+LATEST = 2
+"""Ends of trials that stand below the cells."""
+
+ABOVE = 8 + LATEST
 """Lines of the screen that are left to the lines of events, and to what is not a cell."""
 
 LEAST = 3
@@ -32,6 +37,7 @@ class Display:
         self.what = what
         self.goal: Goal | None = None
         self.slots = 1
+        self._latest: deque[str] = deque(maxlen=LATEST)
 
     def begin(self, goal: Goal, slots: int) -> None:
         """Tell from now on.
@@ -51,7 +57,8 @@ class Display:
             self.screen.say(f"{event['trial_id']}: {describe(event)}", NEWS)
         elif kind == "ended":
             failed = event["state"] in ("diverged", "crashed")
-            self.screen.say(self._end(event, self.goal), TROUBLE if failed else DETAIL)
+            self._latest.append(self._end(event, self.goal))
+            self.screen.say(self._latest[-1], TROUBLE if failed else DETAIL)
         elif kind == "restarted":
             text = f"{event['trial_id']}: {event['reason']}; it is begun again"
             self.screen.say(text, TROUBLE)
@@ -85,7 +92,7 @@ class Display:
         )
 
     def frame(self, width: int, height: int) -> list[str]:
-        """The cells under a line of headings, and two lines about all of them.
+        """The cells under a line of headings, two lines about all of them, and the latest ends.
 
         Of more cells than there is room for, those stay that are under way or were so last.
 
@@ -101,15 +108,16 @@ class Display:
         shown = set(ranked[:room])
         confirms = self.what == "runs"
         rows = [
-            ["cell", "ended", "running", "finished", *([] if confirms else ["stopped"])]
-            + ["failed", "mean %" if confirms else "best %", "of" if confirms else "settings"]
+            ["cell", "ended", "mean %" if confirms else "best %", "running", "finished"]
+            + [*([] if confirms else ["stopped"]), "failed", "of" if confirms else "settings"]
         ]
         for cell, own in cells.items():
             stopped = [] if confirms else [str(own.states["stopped"])]
+            best, of_best = _of_best(own.best)
             counts = [own.states["running"], own.states["finished"]]
             rows.append(
-                ["-".join(cell), f"{own.ended}{_of(self.goal.trials[cell])}"]
-                + [*map(str, counts), *stopped, str(own.failed), *_of_best(own.best)]
+                ["-".join(cell), f"{own.ended}{_of(self.goal.trials[cell])}", best]
+                + [*map(str, counts), *stopped, str(own.failed), of_best]
             )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         rows = [rows[0], *(r for cell, r in zip(cells, rows[1:], strict=True) if cell in shown)]
@@ -117,11 +125,13 @@ class Display:
         if more := len(cells) - len(shown):
             lines.append(f"… and {more} more cell{'s' * (more > 1)}")
         lines += [self._pace(), self._time(self.goal)]
+        if height > ABOVE + LEAST:
+            lines += self._latest
         return [line if len(line) < width else f"{line[: width - 2]}…" for line in lines]
 
     def _pace(self) -> str:
         epochs, seconds = self.progress.rate()
-        pace = "no epoch yet"
+        pace = "no epoch yet" if not self.progress.epochs else "no epoch since it goes on"
         if epochs and seconds > 0:
             pace = f"{_rate(epochs / seconds)} over the last {duration(seconds)}"
         return f"{pace}; {self.decisions.under_way.at_work}/{self.slots} slots in use"

@@ -239,9 +239,9 @@ class Progress:
             built = [e for e in self._views if e["kind"] == "targets" and e["state"] == "built"]
             seconds = sum(event["seconds"] for event in built)
             times = "once" if len(built) == 1 else f"{len(built)} times"
-            ran = f"ran {times} ({seconds:.1f} s)" if built else "did not run"
+            ran = f"ran {times} ({seconds:.1f} s)" if built else "had run before"
             said.append(
-                f"the teacher {ran} for {self._taught['kept']} epochs that learned from it"
+                f"the teacher {ran} for the {self._taught['kept']} epochs that learned from it"
             )
         if self._taught["live"]:
             said.append(f"the teacher ran live for {self._taught['live']} epochs")

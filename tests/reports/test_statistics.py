@@ -428,11 +428,12 @@ def test_what_can_be_seen_is_near_another_simulation(test_images, within, of_spe
 def test_what_can_be_seen_in_words():
     assert visible(2000, 5, 1) == (
         "with 2,000 test images and 5 seeds no difference under 1.2 points can be seen on a "
-        "student (at 75 % accuracy, after 40 trials a cell)"
+        "student (at 75 % accuracy, after 40 trials a cell; fewer show less)"
     )
     assert visible(10_000, 5, 3) == (
         "with 10,000 test images and 5 seeds no difference under 0.66 points can be seen on a "
-        "student, none under 0.42 on average over 3 (at 75 % accuracy, after 40 trials a cell)"
+        "student, none under 0.42 on average over 3 (at 75 % accuracy, after 40 trials a cell; "
+        "fewer show less)"
     )
 
 

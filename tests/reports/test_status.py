@@ -38,7 +38,7 @@ def test_a_sweep_that_runs():
 def test_a_sweep_that_was_interrupted_says_how_to_go_on():
     again = {"event": "restarted", "trial_id": "kd-A-002", "cause": "died"}
     said = lines(False, [OPENED, {**OPENED, "event": "resumed"}], [again, *EVENTS][1:] + [again])
-    assert said.startswith("results/x: no process runs it") and "resumed 1 times" in said
+    assert said.startswith("results/x: no process runs it") and "resumed 1 time\n" in said
     assert "under way: kd-A-002, after epoch 1 of 9, begun again 1 times" in said
     assert "to go on: kdtune resume results/x" in said
 

@@ -72,18 +72,20 @@ def test_the_drawing_of_a_search():
     shown.trial("at-1", 10, state="stopped", accuracy=0.8)
     shown.ask("kd-0", KD)
     assert shown.frame() == [
-        "cell ended running finished stopped failed best % settings",
-        "at-A   2/2       0        1       1      0  90.00 lr=0.0123 alpha=1",
-        "kd-B   0/2       1        0       0      0",
+        "cell ended best % running finished stopped failed settings",
+        "at-A   2/2  90.00       0        1       1      0 lr=0.0123 alpha=1",
+        "kd-B   0/2              1        0       0      0",
         "6 epochs/min over the last 20 s; 2/2 slots in use",
         "20 s spent; about 10 s left, from 2 ended trials",
+        "[1/4] at-0 finished 90.00 % (cell's best 90.00 %): why",
+        "[2/4] at-1 stopped 80.00 % (cell's best 90.00 %): why",
     ]
     assert shown.display.summary() == (
         "2/4 trials have ended, 1 under way; 6 epochs/min over the last 20 s; 2/2 slots in "
         "use; 20 s spent; about 10 s left, from 2 ended trials"
     )
     shown.decisions.interrupts.requested = True
-    assert shown.frame()[-1] == "20 s spent; it stops after the epochs under way"
+    assert shown.frame()[-3] == "20 s spent; it stops after the epochs under way"
 
 
 def test_the_drawing_of_a_confirmation():
@@ -94,9 +96,9 @@ def test_the_drawing_of_a_confirmation():
     ]
     shown.trial("at-A-007-seed1", 3600, confirms="at-A-007", accuracy=0.9)
     shown.trial("at-A-007-seed2", 3600, confirms="at-A-007", accuracy=0.8)
-    assert shown.frame() == [
-        "cell ended running finished failed mean % of",
-        "at-A   2/6       0        2      0  85.00 at-A-007, 2 runs",
+    assert shown.frame()[:4] == [
+        "cell ended mean % running finished failed of",
+        "at-A   2/6  85.00       0        2      0 at-A-007, 2 runs",
         "1 epochs/h over the last 2 h; 2/2 slots in use",
         "2 h spent; about 2 h left, from 2 ended runs",
     ]
@@ -117,7 +119,7 @@ def test_a_slot_is_in_use_while_its_trial_has_a_process(tmp_path):
 def test_at_the_end_no_time_is_left_and_no_line_is_due():
     shown = Shown({AT: 1})
     shown.trial("at-0", 10)
-    assert shown.frame()[-1] == "10 s spent"
+    assert shown.frame()[-2] == "10 s spent"
     assert shown.display.summary() is None
 
 
@@ -136,4 +138,8 @@ def test_forty_cells_fit_and_those_under_way_are_among_what_is_shown(width, heig
     assert lines[count + 1].startswith(f"… and {40 - count} more cells"[: width - 2])
     if width >= 80:
         row = next(line for line in lines if line.startswith("method30-"))
-        assert "50.00 lr=0.1 l" in row and row.endswith("x" * 99 if width > 150 else "…")
+        assert (
+            " 50.00 " in row
+            and " lr=0.1 l" in row
+            and row.endswith("x" * 99 if width > 150 else "…")
+        )

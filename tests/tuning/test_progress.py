@@ -58,15 +58,17 @@ def test_what_was_saved_counts_passes_and_the_epochs_that_learned_from_them():
     told.tell("view", "a", **{**TARGETS, "seconds": 1.5})
     told.trial("b")
     told.trial("live", cache_gb=0)
-    said = "Views: the teacher ran 2 times (4.0 s) for 2 epochs that learned from it; the teacher "
-    assert told.progress.saved() == said + "ran live for 1 epochs; 3.0 GB in the cache."
+    said = "Views: the teacher ran 2 times (4.0 s) for the 2 epochs that learned from it; "
+    assert (
+        told.progress.saved() == said + "the teacher ran live for 1 epochs; 3.0 GB in the cache."
+    )
 
 
 def test_a_teacher_whose_targets_were_there_did_not_run():
     told = Told(PIXELS, {**TARGETS, "state": "found"})
     told.trial("a")
     said = told.progress.saved()
-    assert said.startswith("Views: the teacher did not run for 1 epochs that learned from it")
+    assert said.startswith("Views: the teacher had run before for the 1 epochs that learned")
 
 
 @pytest.mark.parametrize(
