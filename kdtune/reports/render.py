@@ -106,7 +106,8 @@ def _fitted(board: pd.DataFrame) -> str:
         _filled(printable(f"{row.method} on {row.model}: {row.settings}"), "    ")
         for row in board.itertuples()
     ]
-    return "\n".join([_text(board.drop(columns="settings"), False, width=_width()), *below])
+    table = _text(board.drop(columns="settings"), False, width=_width())
+    return "\n".join([table, "", *below])
 
 
 def _filled(line: str, indent: str = "") -> str:
@@ -174,8 +175,13 @@ def _text(
     width: int = UNLIMITED,
 ) -> str:
     drawn = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
+    if width < UNLIMITED:
+        drawn.collapse_padding, drawn.pad_edge = True, False
     for heading in table:
-        drawn.add_column(heading, justify="left" if heading in TEXTS else "right")
+        words = heading in TEXTS
+        drawn.add_column(
+            heading, justify="left" if words else "right", no_wrap=words, overflow="fold"
+        )
     for row in table.astype(object).itertuples(index=False):
         cells = [
             "" if pd.isna(v) else real(v) if isinstance(v, float) else _plain(str(v)) for v in row

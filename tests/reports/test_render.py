@@ -167,6 +167,19 @@ def test_forms_for_programs_hold_all_columns_unrounded():
     assert nothing[2]["trial_id"] is None and nothing[0]["rank"] is None
 
 
+@pytest.mark.parametrize("columns", [80, 100, 400])
+@pytest.mark.parametrize("make", [Sweep, four_cells])
+def test_a_terminal_cuts_no_word_of_a_leaderboard(make, columns, monkeypatch):
+    tables = make().tables
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = shown(tables, "table").splitlines()
+    assert max(map(len, lines)) <= columns and "…" not in "".join(lines)
+    below = [line for line in lines if line.startswith("at on ")]
+    assert len(below) == (tables.leaderboard.method == "at").sum() * (columns < 400)
+    assert all(any(name in line.split() for line in lines) for name in tables.leaderboard.method)
+
+
 def test_sweeps_that_are_kept_apart_are_tables_of_their_own():
     tables = sweep_tables(EVENTS)
     abouts = {"a": ABOUT, "b": {**ABOUT, "epochs": 9}}
