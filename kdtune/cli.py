@@ -179,9 +179,9 @@ RESOURCES = (
     ),
     click.option(
         "--track",
-        type=click.Choice(["mlflow", "wandb"]),
+        type=click.Choice(["mlflow", "wandb", "none"]),
         multiple=True,
-        help="What else gets the figures of trials; repeatable.",
+        help="What else gets the figures of trials; repeatable; none is no more.",
     ),
 )
 
@@ -430,9 +430,9 @@ def evaluate(file: Path, figure: Path | None, form: str, **given: Any) -> None:
 
     given = {key: value for key, value in given.items() if value is not None}
     found = evaluate_file(file, **given)
+    print(evaluation_text(found, form), end="")
     if figure is not None:
         write_confusion(found, figure)
-    print(evaluation_text(found, form), end="")
 
 
 @cli.command()

@@ -271,6 +271,10 @@ def default_grace_period(epochs: int) -> int:
     return math.ceil(epochs / 2)
 
 
+def _words(value: Any) -> Any:
+    return [w.strip() for w in value.split(",") if w.strip()] if isinstance(value, str) else value
+
+
 class SweepConfig(_Settings):
     """Every setting of one sweep; keys are the flags of ``kdtune sweep``."""
 
@@ -342,13 +346,18 @@ class SweepConfig(_Settings):
         (), description="what else gets the figures of trials"
     )
 
-    @field_validator("methods", "models", "track", mode="before")
+    @field_validator("methods", "models", mode="before")
     @classmethod
     def _split_words(cls, value: Any) -> Any:
         """``at,kd`` is as good as ``[at, kd]``."""
-        return (
-            [w.strip() for w in value.split(",") if w.strip()] if isinstance(value, str) else value
-        )
+        return _words(value)
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _end_tracking(cls, value: Any) -> Any:
+        """``none`` is how a flag says that there are to be no more."""
+        words = _words(value)
+        return () if words in (["none"], ("none",)) else words
 
     @field_validator("time_budget", "stall_time", "term_limit", mode="before")
     @classmethod

@@ -155,6 +155,10 @@ class Dashboard:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             start_response("405 Method Not Allowed", [("Allow", "GET, HEAD")])
             return [b"The log is the sweep: nothing can be changed here."]
+        if environ.get("HTTP_HOST", HOST).rsplit(":", 1)[0] not in (HOST, "localhost"):
+            # A page from elsewhere whose name leads here could read them.
+            start_response("403 Forbidden", [])
+            return [b"Only this machine can see the pages, by its own name."]
         with self._lock:
             for board in self._boards:
                 try:

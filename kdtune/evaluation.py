@@ -162,7 +162,8 @@ def evaluation_text(found: Evaluation, form: str) -> str:
             name: json.loads(table.to_json(orient="records")) for name, table in tables.items()
         }
         return json.dumps({**found.figures, **records}, indent=2) + "\n"
-    figures = pd.DataFrame({"figure": found.figures.keys(), "value": found.figures.values()})
+    figures = pd.DataFrame({"figure": found.figures.keys()})
+    figures["value"] = pd.Series([*found.figures.values()], dtype=object)  # counts stay whole
     texts = [render_table(figures, form), render_table(found.classes, form)]
     if len(found.classes) <= MOST:
         texts.append(render_table(found.confusion, form))

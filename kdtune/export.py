@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdtune.checkpoints import load_model
 from kdtune.config import settings_hash
 from kdtune.files import write_yaml
 from kdtune.reports.leaderboard import SweepTables
@@ -143,7 +144,7 @@ def configuration(folder: SweepFolder, found: Best) -> dict[str, Any]:
         "threads": found.threads,
         "sweep_seed": sweep.seed,
         "data_fingerprint": data.get("fingerprint"),
-        "test_fingerprint": data.get("test_fingerprint"),
+        "test_fingerprint": data.get("test_fingerprint") or None,
         "teacher_sha256": teacher.get("sha256") if settings.get("teacher_model") else None,
         "environment": opened.get("environment"),
         "settings_sha256": settings_hash(settings),
@@ -159,6 +160,16 @@ def _interval(split: str, accuracy: float | None, data: Mapping[str, Any]) -> di
         return {}
     interval = share_interval(round(accuracy * images), images)
     return {f"{split}_images": images, f"{split}_interval": list(interval)}
+
+
+def network_of(folder: SweepFolder, cell: Cell, found: Best) -> dict[str, Any] | None:
+    """The network of a trial or run, as `load_model` gives it; None if the sweep keeps none."""
+    for path in (folder.network(found.name), folder.best(*cell, ".pth")):
+        if path.is_file():
+            loaded = load_model(path)
+            if loaded.get("trial_id") == found.name:
+                return loaded
+    return None
 
 
 def write_best(folder: SweepFolder, best: dict[Cell, Best]) -> None:

@@ -3,7 +3,7 @@
 Whatever the format, a network takes normalised images, float32 [B, 3, S, S] with any B, and gives
 logits [B, K], on the CPU in float32; feature maps are left out. Opening a file runs no code from
 it: ``.pth`` and ``.safetensors`` are read as tensors and plain values, ``.onnx`` is a graph of
-ONNX Runtime's own operators. A ``.pt2`` is different: ``torch.export.load`` unpickles parts of it
+ONNX Runtime's own operators. A ``.pt2`` is different: to load one, torch unpickles parts of it
 with ``weights_only=False`` and evaluates its expressions (torch 2.14), so it can run anything.
 One is opened if, but for its weights, which are plain bytes, it is to the last byte what kdtune
 itself writes for that network, here and with this version of torch, and else only with trust.
@@ -21,6 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.export.pt2_archive import PT2ArchiveReader
+from torch.export.pt2_archive._package import load_pt2
 
 from kdtune.checkpoints import METADATA, load_model, save_model
 from kdtune.data.pixels import MEAN, STD
@@ -208,24 +209,33 @@ def _write_pt2(path: Path, loaded: Loaded) -> None:
 
 def _read_pt2(path: Path, trust: bool) -> tuple[Callable[[Tensor], Tensor], Any]:
     content = path.read_bytes()
+    about, said = None, f"extra/{METADATA}"
     try:
         reader = PT2ArchiveReader(io.BytesIO(content))
-        about = json.loads(reader.read_string(f"extra/{METADATA}"))
+        if said in reader.get_file_names():
+            about = json.loads(reader.read_string(said))
     except Exception:
-        raise UserError(
-            f"{shown(path)} is broken, or no program that kdtune has exported."
-        ) from None
-    if not (trust or _is_ours(reader, Description.check(shown(path), about))):
+        raise UserError(f"{shown(path)} is broken, or no program of torch.export.") from None
+    ours = about is not None and _is_ours(reader, Description.check(shown(path), about))
+    if not (trust or ours):
         raise UserError(
             f"{shown(path)} is a program, and not one that kdtune writes with torch "
             f"{torch.__version__}: opening it may run any code; if you trust it, give --trust."
         )
     try:
-        program = torch.export.load(io.BytesIO(content)).module()
+        # `torch.export.load` would, where this fails, try an older form with another reader, of
+        # which nothing was compared.
+        program = load_pt2(io.BytesIO(content)).exported_programs["model"].module()
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{shown(path)} cannot be opened: {reason}.") from None
-    return program, about
+
+    def logits(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = program(images)
+        return found
+
+    return logits, about
 
 
 def _is_ours(reader: PT2ArchiveReader, about: Description) -> bool:

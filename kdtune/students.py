@@ -18,11 +18,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
-from kdtune.checkpoints import load_model
 from kdtune.data.images import Split
 from kdtune.data.pixels import decode, normalise
-from kdtune.errors import RunError, UserError, nearest
-from kdtune.export import Best, configuration, top_of_cells
+from kdtune.errors import DiskFullError, RunError, UserError, nearest
+from kdtune.export import Best, configuration, network_of, top_of_cells
 from kdtune.files import make_folder, replacing, shown, write_text, write_yaml
 from kdtune.formats import (
     BATCHES,
@@ -36,7 +35,7 @@ from kdtune.formats import (
 from kdtune.inputs import find_data
 from kdtune.reports.render import printable
 from kdtune.reports.sweep import tables_of
-from kdtune.results import Cell, SweepFolder
+from kdtune.results import Snapshot, SweepFolder
 
 SNIPPETS = {
     "pt2": "torch, and Pillow to read images",
@@ -95,8 +94,10 @@ def export_sweep(
         UserError: there is nothing such to export, `out` is not empty, or a package is missing.
         RunError: a format does not give the checkpoint's logits; all else is written.
     """
+    if not formats:
+        raise UserError(f"Name at least one format: {', '.join(FORMATS)}.")
     check_formats(formats)
-    folder = SweepFolder(path)
+    folder = Snapshot(path)
     students = _students(folder, method, model, top)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{shown(out)} is not an empty folder; remove it, or give another --out.")
@@ -111,8 +112,11 @@ def export_sweep(
                 file = out / f"{student.stem}.{name}"
                 try:
                     written[name] = _write(file, student.loaded, pictures)
-                except RunError as error:
-                    failed.append(f"{shown(file)} is not written: {error}")
+                except DiskFullError:
+                    raise
+                except Exception as error:  # exporters raise what they like
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    failed.append(f"{shown(file)} is not written: {reason}")
             _write_beside(out, student, written, what)
         lines.append(_line(student, written))
     if failed:
@@ -124,6 +128,8 @@ def _students(
     folder: SweepFolder, method: str | None, model: str | None, top: int
 ) -> list[Student]:
     found = top_of_cells(tables_of(folder), top)
+    if not found:
+        raise UserError(f"{folder.path} has no trial that came to an end.")
     for given, place in ((method, 0), (model, 1)):
         known = dict.fromkeys(cell[place] for cell in found)
         if given is not None and given not in known:
@@ -133,25 +139,15 @@ def _students(
             "-".join(cell) + (f"-{place}" if place > 1 else ""),
             best,
             configuration(folder, best),
-            _network(folder, cell, best),
+            network_of(folder, cell, best),
         )
         for cell, bests in found.items()
         if method in (None, cell[0]) and model in (None, cell[1])
         for place, best in enumerate(bests, start=1)
     ]
     if not students:
-        raise UserError(f"{folder.path} has no such trial that came to an end.")
+        raise UserError(f"{folder.path} has no trial of '{method}' on '{model}'.")
     return students
-
-
-def _network(folder: SweepFolder, cell: Cell, found: Best) -> Loaded | None:
-    """The network of a trial or run, if the sweep keeps it."""
-    for path in (folder.best(*cell, ".pth"), folder.network(found.name)):
-        if path.is_file():
-            loaded = load_model(path)
-            if loaded.get("trial_id") == found.name:
-                return loaded
-    return None
 
 
 def _pictures(folder: SweepFolder) -> tuple[Tensor, str]:

@@ -114,19 +114,16 @@ class Sweeps:
         Raises:
             UserError: as `best`; or there is no network yet, or its file is damaged.
         """
-        from kdtune.checkpoints import load_model
+        from kdtune.export import network_of
 
         sweep, found = self._best(method, model)
-        for path in (sweep.folder.network(found.name), sweep.folder.best(method, model, ".pth")):
-            if path.is_file():
-                loaded = load_model(path)
-                if loaded.get("trial_id") == found.name:
-                    return loaded["model"]
-        raise UserError(
-            f"{sweep.name} has no network of {found.name}, the best of {method} on {model}: it is "
-            f"written when the sweep ends or is interrupted. best('{method}', '{model}') has its "
-            "settings."
-        )
+        if (loaded := network_of(sweep.folder, (method, model), found)) is None:
+            raise UserError(
+                f"{sweep.name} has no network of {found.name}, the best of {method} on {model}: "
+                f"it is written when the sweep ends or is interrupted. best('{method}', "
+                f"'{model}') has its settings."
+            )
+        return loaded["model"]
 
     def _best(self, method: str, model: str) -> tuple[Sweep, Any]:
         """A cell's sweep, and what stands for it: see `kdtune.export.Best`."""

@@ -26,10 +26,10 @@ EVENTS = [
 ]
 
 
-def ask(dashboard, path, method="GET"):
+def ask(dashboard, path, method="GET", host="127.0.0.1:8080"):
     """The status and the body that a request gets."""
     said = []
-    environ = {"REQUEST_METHOD": method, "PATH_INFO": path}
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "HTTP_HOST": host}
     setup_testing_defaults(environ)
     body = dashboard(environ, lambda status, *headers: said.append(status))
     return said[0], b"".join(body)
@@ -161,3 +161,9 @@ def test_the_command_serves_this_machine_until_ctrl_c_and_leaves_nothing(tmp_pat
     assert run.exit_code == 0 and run.stdout.startswith("http://127.0.0.1:") and not run.stderr
     assert b"<title>Optuna Dashboard</title>" in pages[0]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_name_that_leads_here_from_elsewhere_is_refused(tmp_path):
+    dashboard = Dashboard([write_log(tmp_path / "s", EVENTS).path])
+    assert ask(dashboard, "/api/studies", host="localhost:8080")[0] == "200 OK"
+    assert ask(dashboard, "/api/studies", host="evil.example:8080")[0] == "403 Forbidden"

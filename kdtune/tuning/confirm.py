@@ -332,6 +332,8 @@ class _Confirm:
                 if self._left():
                     with ray_session(self.screen.show == "verbose"), terminating():
                         self._work(log, find_slots(self.sweep))
+                else:
+                    self.driver.tell()
                 self._finish(log)
             except DiskFullError as error:
                 raise RunError(f"{error} Make room, then: {self.driver.command}") from None

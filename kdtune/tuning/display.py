@@ -47,6 +47,7 @@ class Display:
             slots: trials at once.
         """
         self.goal, self.slots = goal, slots
+        self.progress.begin()
 
     def fold(self, event: Event) -> None:
         """Take an event of the log; tell it, if it matters to people."""
@@ -78,7 +79,7 @@ class Display:
         )
 
     def _ended(self, goal: Goal) -> str:
-        totals = goal.trials.values()
+        totals = [self.progress.total(*wanted) for wanted in goal.trials.items()]
         known = [total for total in totals if total is not None]
         return f"{self.progress.ended}{_of(sum(known) if len(known) == len(totals) else None)}"
 
@@ -112,13 +113,11 @@ class Display:
             + [*([] if confirms else ["stopped"]), "failed", "of" if confirms else "settings"]
         ]
         for cell, own in cells.items():
-            stopped = [] if confirms else [str(own.states["stopped"])]
+            total = self.progress.total(cell, self.goal.trials[cell])
             best, of_best = _of_best(own.best)
-            counts = [own.states["running"], own.states["finished"]]
-            rows.append(
-                ["-".join(cell), f"{own.ended}{_of(self.goal.trials[cell])}", best]
-                + [*map(str, counts), *stopped, str(own.failed), of_best]
-            )
+            states = ["running", "finished", *([] if confirms else ["stopped"])]
+            counts = map(str, [*(own.states[state] for state in states), own.failed])
+            rows.append(["-".join(cell), f"{own.ended}{_of(total)}", best, *counts, of_best])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         rows = [rows[0], *(r for cell, r in zip(cells, rows[1:], strict=True) if cell in shown)]
         lines = [_line(row, widths) for row in rows]

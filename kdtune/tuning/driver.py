@@ -106,12 +106,12 @@ class Driver:
         interrupts = self.decisions.interrupts
         self.display.begin(goal, slots.count)
         self.keeper.begin()
-        for tracked in self.tracked:
-            tracked.begin()
         schedule = Schedule(self.decisions, log.append, slots.alone is not None)
         checkpoints = self.folder.checkpoints.absolute()
         try:
             with interrupts, self.screen.drawing(self.display):
+                for tracked in self.tracked:
+                    tracked.begin()
                 run_trials(
                     tune.with_parameters(TrialProcess, askers=askers, checkpoints=checkpoints),
                     Queue(self.decisions, log.append),
@@ -135,6 +135,12 @@ class Driver:
             raise RunError(self._hint(schedule.failure))
         if not self.decisions.finished:  # SIGUSR1, too, has Tune end quietly
             self._interrupted(interrupts.terminated)
+
+    def tell(self) -> None:
+        """Have all that follow trials get what they miss, where nothing is left to be run."""
+        for tracked in self.tracked:
+            tracked.begin()
+            tracked.close()
 
     def _interrupted(self, terminated: bool) -> None:
         """Make the tables of what there is, and say how to go on."""

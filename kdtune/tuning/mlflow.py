@@ -29,6 +29,9 @@ def load_mlflow() -> Any:
         UserError: it is not installed.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # The driver waits: a server that is gone must not hold up trials, or a SIGTERM.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     return extra("mlflow", "mlflow")
 
 

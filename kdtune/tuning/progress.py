@@ -157,6 +157,15 @@ class Progress:
             if way := self._ways.get(event["trial_id"]):
                 self._taught[way] += 1
 
+    def begin(self) -> None:
+        """Trials run from now on: the rate is theirs."""
+        self._times = deque([self.stopwatch.seconds], maxlen=WINDOW + 1)
+
+    def total(self, cell: Cell, wanted: int | None) -> int | None:
+        """Trials that a cell will have: as many as are wanted, unless it has no further point."""
+        known = sum(trial.cell == cell for trial in self._trials.values())
+        return known if cell in self._exhausted else wanted
+
     @property
     def ended(self) -> int:
         """Trials that have ended."""
@@ -246,8 +255,8 @@ class Progress:
         if self._taught["live"]:
             said.append(f"the teacher ran live for {self._taught['live']} epochs")
         if self._views:
-            kept = [e["bytes"] for e in self._views if e["state"] in ("built", "found")]
-            said.append(f"{amount(sum(kept))} in the cache")
+            kept = {e["what"]: e["bytes"] for e in self._views if e["state"] in ("built", "found")}
+            said.append(f"{amount(sum(kept.values()))} in the cache")
         return f"Views: {'; '.join(said)}." if said else ""
 
 

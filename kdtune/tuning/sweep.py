@@ -112,6 +112,7 @@ def resume_sweep(
             if search.decisions.finished:
                 if checked.opened["config"] != earlier["config"]:
                     log.append(checked.opened)
+                search.driver.tell()
                 search.finish(log)
             else:
                 with ray_session(screen.show == "verbose"):

@@ -8,7 +8,7 @@ wants an account, and starts two processes a trial. In the log a trial is one, w
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from kdtune.config import FOLLOW, HAVE_FLAGS, OF_A_RUNS_FILES, TrainConfig
@@ -137,3 +137,5 @@ class Tracked:
             self._failed = True
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             self.say(f"{self.name}: {reason}; it gets no more figures until the sweep is resumed")
+            with suppress(Exception):
+                self.tracker.close()

@@ -54,13 +54,21 @@ class WandB:
 
     def has(self, asked: Event) -> bool:
         """Whether the folder of a run is complete."""
-        return any(self.folder.glob(f"*run-*-{self._id(asked['trial_id'])}/{ENDED}"))
+        return any((path / ENDED).exists() for path in self._folders(asked["trial_id"]))
+
+    def _folders(self, trial_id: str) -> list[Path]:
+        """The folders of a run: ``run-<date>-<id>``, with ``offline-`` before it or without."""
+        found = self.folder.glob("*run-*-*")
+        own = ["run", self._id(trial_id)]
+        return [
+            path for path in found if path.name.removeprefix("offline-").split("-", 2)[::2] == own
+        ]
 
     def start(self, asked: Event) -> None:
         """Begin a run, in place of what an earlier driver wrote; W&B itself passes over steps
         that it has."""
         run_id = self._id(asked["trial_id"])
-        for path in self.folder.glob(f"*run-*-{run_id}"):
+        for path in self._folders(asked["trial_id"]):
             shutil.rmtree(path)
         cell = f"{asked['method']}-{asked['model']}"
         self._runs[asked["trial_id"]] = self._wandb.init(

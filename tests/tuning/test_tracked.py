@@ -64,5 +64,6 @@ def test_an_end_has_the_seconds_of_all_epochs():
 def test_a_failure_is_one_line_and_the_last_that_is_told():
     for fails, count in (("sweep", 1), ("epoch", 3), ("ended", 5)):
         said = []
-        assert len(told(Listener(fails=fails), EVENTS, 5, said.append)) == count
+        *events, last = told(Listener(fails=fails), EVENTS, 5, said.append)
+        assert len(events) == count and last == "closed"
         assert said == ["X: nobody answers; it gets no more figures until the sweep is resumed"]
