@@ -22,11 +22,6 @@ from kdtune.formats import (
 from kdtune.models import MODELS, build_model
 
 CLASSES = ["<b>x</b>", "a\nb", "`|$y$", "é"]
-ONNX = pytest.param("onnx", marks=pytest.mark.slow)
-"""To write the first one takes many seconds."""
-
-ALL = ["pth", "safetensors", "pt2", ONNX]
-
 IMAGES = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -51,11 +46,7 @@ def written(tmp_path_factory):
     return write
 
 
-def test_every_format_is_tested():
-    assert {"onnx", *ALL[:-1]} == set(FORMATS)
-
-
-@pytest.mark.parametrize("form", ALL)
+@pytest.mark.parametrize("form", FORMATS)
 def test_what_is_written_comes_back_with_all_that_it_needs(written, form):
     loaded = loaded_of()
     assert difference(loaded, written(form), IMAGES) <= (1e-5 if form == "onnx" else 0)
@@ -68,7 +59,7 @@ def test_what_is_written_comes_back_with_all_that_it_needs(written, form):
 @pytest.mark.parametrize(
     ("name", "form"),
     [
-        pytest.param(name, form, marks=pytest.mark.slow)
+        (name, form)
         for name in MODELS
         for form in FORMATS
         if name != "MultiBranchNet" and (name, form) != ("ResNet50", "onnx")  # ResNet18's, slowly
@@ -80,7 +71,7 @@ def test_every_model_can_be_written_in_every_format(tmp_path, name, form):
     assert difference(loaded, tmp_path / f"x.{form}", IMAGES) <= TOLERANCE
 
 
-@pytest.mark.parametrize("form", ALL)
+@pytest.mark.parametrize("form", FORMATS)
 def test_another_networks_logits_are_refused(written, form):
     loaded = loaded_of()
     with torch.no_grad():
@@ -99,7 +90,7 @@ def test_safetensors_come_back_as_a_checkpoint_of_kdtunes(written):
     assert both[0] == both[1] and both[0]["classes"] == CLASSES
 
 
-@pytest.mark.parametrize("form", ALL)
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("damage", ["empty", "cut", "text"])
 def test_a_torn_file_is_a_sentence(written, tmp_path, form, damage):
     content = written(form).read_bytes()

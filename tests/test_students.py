@@ -234,7 +234,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("form", "without"), [("pt2", "numpy"), ("onnx", "torch,onnx")])
 def test_an_exported_network_runs_without_kdtune(sweep, tmp_path, form, without):
     export_sweep(sweep.folder.path, tmp_path / "out", [form])
