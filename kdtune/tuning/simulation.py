@@ -10,7 +10,7 @@ trains faster while its neighbours are idle.
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -123,6 +123,15 @@ class Outcome:
     epochs: int = 0
     saved: int = 0
     most: int = 0
+
+    def times(self, factor: float) -> "Outcome":
+        """Of a sweep that is so many times larger, as far as that can be told."""
+        sizes = {k: v for k, v in asdict(self).items() if k not in ("slots", "most")}
+        scaled = {
+            k: type(v)(round(v * factor) if isinstance(v, int) else v * factor)
+            for k, v in sizes.items()
+        }
+        return replace(self, **scaled)
 
     @property
     def unused(self) -> float:
