@@ -8,6 +8,7 @@ import pandas as pd
 from kdtune.errors import UserError
 from kdtune.reports.curves import search_curve_table
 from kdtune.reports.leaderboard import SweepTables
+from kdtune.reports.planned import compared, read_plan
 from kdtune.reports.render import render_table
 from kdtune.reports.rungs import rungs_table
 from kdtune.reports.settings import distributions, settings_table
@@ -37,6 +38,8 @@ def every_table(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.DataFr
         "models": tables.models,
         "bad_images": bad_images_table(events),
     }
+    if (plan := read_plan(folder)) is not None:
+        known["plan"] = compared(plan, events)
     always = ("trials", "epochs", "leaderboard", "comparison", "rungs")
     return {name: table for name, table in known.items() if len(table) or name in always}
 

@@ -12,6 +12,7 @@ from typing import Any
 from kdtune.config import SweepConfig, duration
 from kdtune.errors import RunError
 from kdtune.files import write_text, write_yaml
+from kdtune.reports.planned import plan_text
 from kdtune.reports.statistics import visible
 from kdtune.results import RESULTS, Log, SweepFolder
 from kdtune.tuning.check import OF_CONFIRM, Checked, changed, check_sweep
@@ -19,16 +20,16 @@ from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.driver import Driver
 from kdtune.tuning.launch import Slots, find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
+from kdtune.tuning.plan import curves_of, learned_of, make_plan
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.samplers import describe_sampler
 from kdtune.tuning.screen import Screen
 from kdtune.tuning.search import Search
 from kdtune.tuning.stopping import Stopping
 from kdtune.tuning.trial_files import Leftovers
-from kdtune.tuning.warm_start import warm_start
 
 
-def run_sweep(config: Mapping[str, Any], show: str = "live") -> SweepFolder:
+def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False) -> SweepFolder:
     """Run a sweep from beginning to end.
 
     Everything is checked before the folder is made: data, teacher, methods, models, spaces,
@@ -38,6 +39,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live") -> SweepFolder:
     Args:
         config: settings of `SweepConfig`.
         show: what is seen meanwhile: a key of `kdtune.tuning.screen.SHOW`.
+        plan: plan it first, for this machine's slots, and keep the plan with it.
 
     Returns:
         The sweep's folder, with its log, its tables, and the best configurations and networks.
@@ -53,11 +55,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live") -> SweepFolder:
     folder.refuse_existing()
     checked = check_sweep(given, given.spaces)
     sweep, opened = checked.sweep, checked.opened
-    learned = [
-        event
-        for path in sweep.warm_start
-        for event in warm_start(path, checked.spaces, sweep.cells(), opened, checked.configure)
-    ]
+    learned = learned_of(checked)
     with ray_session(screen.show == "verbose"):
         slots = find_slots(sweep)
         search = _Sweep(folder, checked, screen)
@@ -65,8 +63,14 @@ def run_sweep(config: Mapping[str, Any], show: str = "live") -> SweepFolder:
             screen.say(line)
         for event in learned:
             screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
+        made = None
+        if plan:
+            made = make_plan(checked, learned, slots, (), curves_of(checked, None), screen.say)
+            screen.say(plan_text(made, "table"))
         opened["views"]["prepared"] = checked.shared.prepare(screen.say)
         with folder.created() as part:
+            if made is not None:
+                write_text(part.plan, json.dumps(made, indent=2) + "\n")
             write_yaml(part.sweep, opened["config"])
             write_text(part.environment, json.dumps(opened["environment"], indent=2) + "\n")
             with Log(part.log, []) as log:
