@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from kdtune.environment import environment
@@ -58,15 +59,13 @@ def write_jpegs(folder: Path, source: Path | None, per_class: int) -> None:
             for image in sorted(own.iterdir())[:per_class]:
                 (folder / own.name / image.name).symlink_to(image.resolve())
         return
-    from PIL import Image
-
     digits = load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         own = folder / f"digit-{label}"
         own.mkdir(parents=True, exist_ok=True)
-        image = Image.fromarray((pixels * 15).astype("uint8")).resize((32, 32)).convert("RGB")
+        picture = Image.fromarray((pixels * 15).astype("uint8")).resize((32, 32)).convert("RGB")
         if len(list(own.iterdir())) < per_class:
-            image.save(own / f"{number:04d}.jpg")
+            picture.save(own / f"{number:04d}.jpg")
 
 
 def kdtune(*words: str) -> str:

@@ -80,7 +80,12 @@ class Actors:
         return object()
 
     def _train(self, epoch: int) -> dict[str, Any]:
-        about = {"training_iteration": epoch + 1, "time_total_s": 1.0, "pid": 1, "done": False}
+        about: dict[str, Any] = {
+            "training_iteration": epoch + 1,
+            "time_total_s": 1.0,
+            "pid": 1,
+            "done": False,
+        }
         about |= {
             "node_ip": "127.0.0.1",
             "hostname": "node",
@@ -106,7 +111,7 @@ class Actors:
         """End a process."""
         known = self._live_actors_to_ray_actors_resources.pop(tracked_actor, None)
         if known is not None and tracked_actor._on_stop:
-            self._events.append(lambda: tracked_actor._on_stop(tracked_actor))  # type: ignore[misc]
+            self._events.append(lambda: tracked_actor._on_stop(tracked_actor))
         return known is not None
 
     def is_actor_started(self, tracked_actor: TrackedActor) -> bool:
