@@ -179,7 +179,7 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-@ray.remote(num_cpus=0, max_concurrency=WAITING)
+@ray.remote(num_cpus=0, max_concurrency=2 * WAITING)
 class _Later:
     """Gives results of which many are waited for at once, as those of many trials are."""
 
