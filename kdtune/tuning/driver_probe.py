@@ -55,7 +55,7 @@ class DriverMeasured:
         event: of the driver for an epoch.
         trial: of the driver for all else of a trial, but its proposal.
         of_slot: of the driver, more for each event and trial at work.
-        tables: at the end.
+        tables: at the end, until processes have ended and tables are written.
         memory: bytes of the driver.
         epoch_bytes: of the log and of TensorBoard for an epoch.
         trial_bytes: for all else of a trial.
@@ -154,6 +154,7 @@ def measure_driver(checked: Checked, slots: Slots, folder: Path) -> DriverMeasur
         meter, before, began = _Meter(log), own.log.stat().st_size, time.perf_counter()
         queue, schedule = Queue(search, meter.append), Schedule(search, meter.append)
         run_trials(_Empty, queue, schedule, slots, search.watch)
+        closing = time.perf_counter() - meter.events[-1][3]
     for tracked in driver.tracked:
         tracked.close()
     first = next(event for event in meter.events if event[0] == "epoch")
@@ -168,7 +169,7 @@ def measure_driver(checked: Checked, slots: Slots, folder: Path) -> DriverMeasur
         event=meter.epoch_seconds(),
         trial=meter.trial_seconds(),
         of_slot=_of_slot(),
-        tables=time.perf_counter() - started,
+        tables=closing + time.perf_counter() - started,
         memory=psutil.Process().memory_info().rss,
         epoch_bytes=statistics.fmean(epochs),
         trial_bytes=(written - sum(epochs)) / trials,

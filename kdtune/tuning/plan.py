@@ -37,6 +37,9 @@ ASKING = 20.0
 CHEAP = ((3_000, "tpe"), (math.inf, "random"))
 """Samplers in its stead: up to so many trials of all simulations together."""
 
+RANDOM_FIRST = 10
+"""Trials of a cell that Optuna's samplers want to have seen before they learn from any."""
+
 MOST = 60_000
 """Epochs of a simulation; of a larger sweep a part is simulated."""
 
@@ -174,6 +177,7 @@ def _costs(
         trial=driver.trial,
         of_slot=driver.of_slot,
         ask=asked,
+        random_first=RANDOM_FIRST,
         tables=driver.tables,
     )
 
@@ -181,7 +185,7 @@ def _costs(
 def _sampler(sweep: SweepConfig, costs: Costs, simulations: int) -> str:
     """Who proposes in the simulations: the sweep's own sampler, unless that takes too long."""
     trials = sweep.trials or _most_trials(sweep)
-    of_cell = sum(costs.proposal(number) for number in range(trials))
+    of_cell = sum(costs.proposal(number, number) for number in range(trials))
     times = simulations * len(sweep.cells())
     if sweep.sampler == GRID or times * of_cell <= ASKING:
         return sweep.sampler

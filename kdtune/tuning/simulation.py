@@ -9,13 +9,14 @@ trains faster while its neighbours are idle.
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from kdtune.results import Event, cell_of
+from kdtune.results import Cell, Event, cell_of
 from kdtune.tuning.search import Search
 from kdtune.tuning.trial_files import SHARE
 from kdtune.tuning.under_way import Trial
@@ -42,6 +43,7 @@ class Costs:
         trial: the driver's, for all else of a trial but its proposal.
         of_slot: the driver's, more for every event and trial at work.
         ask: the driver's, for a proposal: after so many trials of a cell, so long.
+        random_first: trials of a cell that must have ended before its proposals cost so much.
         tables: the driver's at the end.
     """
 
@@ -58,12 +60,13 @@ class Costs:
     trial: float = 0.0
     of_slot: float = 0.0
     ask: Sequence[tuple[int, float]] = ((0, 0.0),)
+    random_first: int = 0
     tables: float = 0.0
 
-    def proposal(self, trials: int) -> float:
-        """Seconds of the driver for a proposal after so many trials of its cell."""
+    def proposal(self, started: int, ended: int) -> float:
+        """Seconds of the driver for a proposal, when so many trials of its cell have."""
         counts, seconds = zip(*self.ask, strict=True)
-        return float(np.interp(trials, counts, seconds))
+        return float(np.interp(started if ended >= self.random_first else 0, counts, seconds))
 
 
 class Curves(Protocol):
@@ -185,6 +188,7 @@ class _Simulation:
         self._views: dict[int, float] = {0: 0.0}
         self._free = [0.0] * slots
         self._started = 0
+        self._ended: Counter[Cell] = Counter()
 
     def run(self, learned: Iterable[Event]) -> Outcome:
         for event in learned:
@@ -216,7 +220,8 @@ class _Simulation:
             if event is None:
                 return
             self._append(event)
-            self._serve(self.now, self.costs.proposal(event["number"]) + self.costs.trial)
+            asked = self.costs.proposal(event["number"], self._ended[cell_of(event)])
+            self._serve(self.now, asked + self.costs.trial)
             trial = self.search.under_way.take()
             assert trial is not None
             self._begin(trial, self._free.pop(0))
@@ -268,6 +273,7 @@ class _Simulation:
             self._train(trial, self.now)
             return
         self._append(trial.ended(*end))
+        self._ended[cell_of(trial.asked)] += 1
         if end[0] == "stopped":
             self.outcome.stopped += 1
             self.outcome.saved += len(accuracies) - trial.epoch

@@ -1,5 +1,6 @@
 """A sweep in simulated time, by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,8 +89,11 @@ def test_what_an_event_costs_grows_with_the_trials_at_work():
 
 def test_proposals_take_longer_the_more_trials_there_are():
     costs = Costs({"at-A": 1.0}, ask=((0, 0.0), (2, 2.0)))
-    assert costs.proposal(1) == 1 and costs.proposal(9) == 2
+    assert costs.proposal(1, 1) == 1 and costs.proposal(9, 9) == 2
     assert run(1, costs, FLAT, trials=3, epochs=4).wall == 3 * 4 + 0 + 1 + 2
+    assert run(3, costs, FLAT, trials=3, epochs=4).wall == 0 + 1 + 2 + 4
+    # Of many at once nothing has ended yet of which a sampler could learn.
+    assert run(3, replace(costs, random_first=1), FLAT, trials=3, epochs=4).wall == 4
 
 
 def test_stopping_saves_what_it_should():
