@@ -214,23 +214,24 @@ class _Simulation:
     def _fill(self) -> None:
         """Give free slots trials, as long as there are both."""
         self._free = [max(free, self.now) for free in self._free]
-        while self._free:
-            while (event := self.search.propose()) is not None and event["event"] != "asked":
-                self._append(event)
-            if event is None:
-                return
-            self._append(event)
-            asked = self.costs.proposal(event["number"], self._ended[cell_of(event)])
-            self._serve(self.now, asked + self.costs.trial)
-            trial = self.search.under_way.take()
-            assert trial is not None
+        while self._free and (trial := self._proposed()) is not None:
+            took = self.costs.proposal(trial.asked["number"], self._ended[cell_of(trial.asked)])
+            self._serve(self.now, took + self.costs.trial)
             self._begin(trial, self._free.pop(0))
+
+    def _proposed(self) -> Trial | None:
+        """The next trial; None if there is none now."""
+        while (event := self.search.propose()) is not None:
+            self._append(event)
+            if event["event"] == "asked":
+                return self.search.under_way.take()
+        return None
 
     def _begin(self, trial: Trial, free: float) -> None:
         """Begin a trial in a slot that is free from some time on."""
         self._drawn[trial.asked["trial_id"]] = self.curves.draw(trial.asked)
         self.outcome.trials += 1
-        self.outcome.most = max(self.outcome.most, self.search.under_way.at_work)
+        self.outcome.most = max(self.outcome.most, len(self._drawn))
         self.outcome.waiting += max(0.0, self.now - free)
         took = self.costs.begin.get(_name(trial.asked), 0.0)
         if self._started < self.outcome.slots:  # later trials take over processes
@@ -257,8 +258,7 @@ class _Simulation:
 
     def _take(self, trial: Trial, arrival: float, seconds: float) -> None:
         """Take the result of an epoch, and say whether its trial goes on."""
-        at_work = self.search.under_way.at_work
-        self._serve(arrival, self.costs.event + self.costs.of_slot * at_work)
+        self._serve(arrival, self.costs.event + self.costs.of_slot * len(self._drawn))
         accuracies = self._drawn[trial.asked["trial_id"]]
         figures = {
             "epoch": trial.epoch + 1,
