@@ -5,17 +5,30 @@ Shape letters: B images, C channels, H×W positions of a map, K classes, T tempe
 
 from kdtune.config import TrainConfig
 from kdtune.errors import UserError, nearest
-from kdtune.methods.at import AttentionTransfer
+from kdtune.methods.at import AttentionTransfer, PaperAttentionTransfer
+from kdtune.methods.dist import StrongerTeacher
+from kdtune.methods.dkd import DecoupledDistillation
 from kdtune.methods.fitnets import FitNets
 from kdtune.methods.kd import KnowledgeDistillation
 from kdtune.methods.method import Method, Shapes
+from kdtune.methods.pkt import ProbabilisticKnowledge
+from kdtune.methods.rkd import RelationalKnowledge
+from kdtune.methods.sp import SimilarityPreserving
 from kdtune.methods.student import Student
+from kdtune.methods.vid import VariationalInformation
 
 METHODS: dict[str, type[Method]] = {
     "student": Student,
     "kd": KnowledgeDistillation,
+    "dkd": DecoupledDistillation,
+    "dist": StrongerTeacher,
     "at": AttentionTransfer,
+    "at_paper": PaperAttentionTransfer,
     "fitnets": FitNets,
+    "vid": VariationalInformation,
+    "sp": SimilarityPreserving,
+    "rkd": RelationalKnowledge,
+    "pkt": ProbabilisticKnowledge,
 }
 
 
