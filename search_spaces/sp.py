@@ -1,8 +1,8 @@
 """SP, similarity-preserving distillation, on the last feature map.
 
 lr, weight_decay, temperature and alpha: as for attention transfer.
-beta 30 to 30,000: around the 3,000 of RepDistiller and mdistiller, for batches of 64. The loss gets
-smaller with larger batches, so good values differ with batch_size.
+beta 30 to 30,000: around the 3,000 of RepDistiller and mdistiller, for batches of 64. The loss
+gets smaller with larger batches, so good values differ with batch_size.
 
 START: the defaults, with RepDistiller's beta; its recipe, lr 0.05.
 """

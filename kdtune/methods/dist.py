@@ -6,6 +6,12 @@ from torch.nn import functional as F
 from kdtune.methods.kd import with_kd
 from kdtune.methods.method import Maps, Method, Parts, match_shape, weighted_sum
 
+ALIKE = 1e-6
+"""Deviation of a row's probabilities (a norm) below which it is taken for rounding.
+
+A correlation's gradient grows without bound as a row becomes constant.
+"""
+
 
 def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """1 − ρ(u, v), ρ Pearson's correlation of two rows; mean over the rows.
@@ -17,10 +23,10 @@ def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: the same shape.
 
     Returns:
-        Scalar in [0, 2]; a row whose numbers are all alike counts as uncorrelated, 1.
+        Scalar in [0, 2]; a row whose numbers are `ALIKE` counts as uncorrelated, 1.
     """
     match_shape("Probabilities", student, teacher)
-    own, others = (F.normalize(x - x.mean(1, keepdim=True), eps=1e-8) for x in (student, teacher))
+    own, others = (F.normalize(x - x.mean(1, keepdim=True), eps=ALIKE) for x in (student, teacher))
     return 1 - (own * others).sum(1).mean()
 
 
