@@ -23,7 +23,7 @@ def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: the same shape.
 
     Returns:
-        Scalar in [0, 2]; a row whose numbers are `ALIKE` counts as uncorrelated, 1.
+        Scalar in [0, 2]; a constant row counts as uncorrelated, 1.
     """
     match_shape("Probabilities", student, teacher)
     own, others = (F.normalize(x - x.mean(1, keepdim=True), eps=ALIKE) for x in (student, teacher))
