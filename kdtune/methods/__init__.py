@@ -1,5 +1,8 @@
 """What a student learns from a teacher. To add a method, write one file and one entry here.
 
+A method sees a batch, and what was kept of the teacher for its images. CRD, which contrasts an
+image with a memory of thousands that changes as the student learns, is therefore not among them.
+
 Shape letters: B images, C channels, H×W positions of a map, K classes, T temperature.
 """
 
