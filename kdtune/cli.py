@@ -104,9 +104,7 @@ PLACES = (
 )
 
 SEARCHED = (
-    click.option(
-        "--methods", help="Methods to compare; see kdtune spaces.  [default: at,fitnets]"
-    ),
+    click.option("--methods", help="Methods to compare.  [default: at,fitnets]"),
     click.option("--models", help="Students.  [default: MultiBranchNet,ResNet18]"),
     click.option(
         "--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]"

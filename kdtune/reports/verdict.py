@@ -73,7 +73,7 @@ def verdict(sweep: Sweep) -> list[Block]:
     rows = comparison.to_dict("records")
     blocks.append(
         Grid(
-            f"Every pair of methods, student by student. ± is the 95 % half width. {_luck(rows)}",
+            f"Every pair of methods, student by student. ± is the 95 % half width.{_luck(rows)}",
             {
                 "pair": [f"{name_of(r['method_a'])} minus {name_of(r['method_b'])}" for r in rows],
                 "model": ["all" if r["model"] == ALL else r["model"] for r in rows],
@@ -103,11 +103,13 @@ def verdict(sweep: Sweep) -> list[Block]:
 
 
 def _luck(rows: Sequence[dict]) -> str:
-    """How far the pairs may be trusted together."""
+    """How far many pairs may be trusted together; of few, nothing."""
     pairs = len({(row["method_a"], row["method_b"]) for row in rows})
+    if LEVEL * pairs < 0.5:
+        return ""
     return (
-        f"p (Holm) counts the students of a pair, not the {pairs} pairs: if no method differed, "
-        f"about {LEVEL * pairs:.1f} of them would still be called better."
+        f" p (Holm) counts the students of a pair, not the {pairs} pairs: if no method differed, "
+        f"about {LEVEL * pairs:.2g} of them would still be called better."
     )
 
 
