@@ -37,7 +37,7 @@ def dkd_losses(
     for logits in (student, teacher):
         scaled = logits.float() / temperature
         rest = scaled.masked_fill(target, -math.inf).logsumexp(1)
-        both = torch.stack([scaled[target], rest], 1)
+        both = torch.cat([scaled.gather(1, labels.unsqueeze(1)), rest.unsqueeze(1)], 1)
         halves.append(both.log_softmax(1))
         others.append(scaled - rest.unsqueeze(1))  # logarithms, but for the label's class
     (q, p), (q_rest, p_rest) = halves, others
