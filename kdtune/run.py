@@ -23,7 +23,8 @@ from kdtune.files import make_folder, read_yaml, shown
 from kdtune.inputs import find_data, open_inputs
 from kdtune.maps import MOST_IMAGES
 from kdtune.methods import METHODS, check_method
-from kdtune.models import check_model, count_classes
+from kdtune.models import build_model, check_model, count_classes
+from kdtune.pretrained import begin_with
 from kdtune.run_files import RunFiles, epoch_line, say
 from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.training import evaluate, fit
@@ -273,6 +274,9 @@ def train_teacher(
     make_folder(out.parent)
     data = _find(config)
     classes = list(data.classes)
+    if config.weights is not None:  # said, and refused, before images are decoded
+        model = build_model(config.model, len(classes), config.image_size)
+        say(begin_with(model, config.model, config.weights, len(classes)))
     train, validation, test = _batches(config, data, None, data.classes, say=say)
     about: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial = out.with_name(f"{out.stem}.partial{out.suffix}")
