@@ -195,7 +195,7 @@ def _load_foreign(path: str | Path, content: Any) -> dict[str, Any]:
 def state_dicts(content: Any, weight: str) -> list[dict[str, Tensor]]:
     """All that may be weights in a file: unwrapped, without prefixes, the likeliest first.
 
-    Of a network only what shares its prefix is taken, so a loss or a counter beside it is left out.
+    Only what shares the prefix of the network's own is taken, no loss or counter beside it.
 
     Args:
         content: of the file.

@@ -97,9 +97,7 @@ def subset_options(command: Any) -> Any:
 @skip_option
 @settings_option
 @click.option("--quiet", is_flag=True, help="Say only what goes wrong.")
-def teacher(
-    out: Path, settings: tuple[tuple[str, Any], ...], quiet: bool, **flags: Any
-) -> None:
+def teacher(out: Path, settings: tuple[tuple[str, Any], ...], quiet: bool, **flags: Any) -> None:
     """Train a teacher on your data."""
     from kdtune.config import TrainConfig, check_free
     from kdtune.run import train_teacher
@@ -133,7 +131,9 @@ PLACES = (
 
 SEARCHED = (
     click.option("--methods", help="Methods to compare.  [default: at,fitnets]"),
-    click.option("--models", help="Students, as --model of a teacher.  [default: MultiBranchNet,ResNet18]"),
+    click.option(
+        "--models", help="Students, named as teachers.  [default: MultiBranchNet,ResNet18]"
+    ),
     click.option(
         "--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]"
     ),

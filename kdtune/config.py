@@ -69,7 +69,6 @@ def file_stem(*names: str) -> str:
     return "-".join(names).replace(":", ".")
 
 
-
 METHOD_DEFAULTS: dict[str, dict[str, float]] = {
     "student": {"alpha": 0.0, "beta": 0.0},
     "kd": {"alpha": 1.0, "beta": 0.0},
@@ -136,7 +135,9 @@ class _OfData(_Settings):
         None, description="folder of named data sets; datasets/ in the cache if not given"
     )
     train_images: int | None = Field(
-        None, ge=2, description="so many training images, of each class its share; all if not given"
+        None,
+        ge=2,
+        description="so many for training, of each class its share; all if not given",
     )
     validation_images: int | None = Field(None, ge=2, description="the same for validation")
     test_images: int | None = Field(None, ge=2, description="the same for test")

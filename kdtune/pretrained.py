@@ -41,23 +41,24 @@ def begin_with(model: nn.Module, name: str, weights: str, num_classes: int) -> s
     own = model.state_dict()
     first = next(iter(own))
     found = [
-        weights
-        for weights in state_dicts(_content(name, weights), first)
-        if weights.keys() & own.keys()
+        given for given in state_dicts(_content(name, weights), first) if given.keys() & own.keys()
     ]
     if not found:
         raise UserError(f"{weights} holds no weights of {name}: there is no {first}.")
-    given = {_today(key): value for key, value in found[0].items() if not key.startswith(AUXILIARY)}
+    given = {_today(key): value for key, value in found[0].items()}
+    given = {key: value for key, value in given.items() if not key.startswith(AUXILIARY)}
     head = _head(own, given, num_classes)
     try:
         load_whole(model, {**given, **{key: own[key] for key in head}})
     except ValueError as error:
-        raise UserError(f"{weights} holds the weights of another network than {name}: {error}.") from None
+        raise UserError(
+            f"{weights} holds the weights of another network than {name}: {error}."
+        ) from None
     if not head:
         return f"{name} begins with all the weights of {weights}"
     return (
-        f"{name} begins with the weights of {weights}, but with a fresh head: {len(given[head[0]])} "
-        f"classes there, {num_classes} here"
+        f"{name} begins with the weights of {weights}, but with a fresh head: "
+        f"{len(given[head[0]])} classes there, {num_classes} here"
     )
 
 
@@ -87,8 +88,10 @@ def _content(name: str, weights: str) -> Any:
         return _download(name, known[weights])
     if Path(weights).expanduser().is_file():
         return read_file(Path(weights).expanduser())
-    names = f"torchvision has {', '.join(known)} for it" if known else "torchvision has none for it"
-    raise UserError(f"There is no file {shown(weights)} with weights for {name}, and {names}.")
+    raise UserError(
+        f"There is no file {shown(weights)} with weights for {name}, and torchvision has "
+        f"{', '.join(known) or 'none'} for it."
+    )
 
 
 def _weights_of(name: str) -> dict[str, Any]:

@@ -176,9 +176,10 @@ def find_images(
     elif data_dir in NAMED:
         named = load_named(data_dir, data_root)
         source, root, classes = data_dir, named.root, named.classes
-        train, validation, test = (
+        train = Split(*named.train)
+        validation, test = (
             Split(*samples) if samples is not None else None
-            for samples in (named.train, named.validation, named.test)
+            for samples in (named.validation, named.test)
         )
         if test is None:
             train, validation, test = _cut_both(train)

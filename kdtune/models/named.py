@@ -17,7 +17,7 @@ from kdtune.errors import UserError, nearest
 from kdtune.extras import extra
 
 PROBE = 256
-"""Pixels of the image with which stages are found: no map is so small that it looks like a mean."""
+"""Pixels of the image with which stages are found: the last map is larger than a mean."""
 
 
 @dataclass(frozen=True)

@@ -81,16 +81,17 @@ def ship_points(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def on_front(accuracy: pd.Series, cost: pd.Series) -> list[bool]:
-    """Whether nothing else is as accurate for less, or more accurate for the same, point for point.
+    """Whether nothing else is as accurate for less, or more accurate for the same.
 
-    Intervals play no part; what is not known is on no front, and beats nothing.
+    By figures, not by intervals; what is not known is on no front, and beats nothing.
 
     >>> on_front(pd.Series([70.0, 80.0, 75.0, None]), pd.Series([1, 2, 2, 1]))
     [True, True, False, False]
     """
     a, c = (series.to_numpy(float, na_value=np.nan) for series in (accuracy, cost))
     beaten = [
-        bool((((a >= a[i]) & (c < c[i])) | ((a > a[i]) & (c <= c[i]))).any()) for i in range(len(a))
+        bool((((a >= own) & (c < price)) | ((a > own) & (c <= price))).any())
+        for own, price in zip(a, c, strict=True)
     ]
     known = ~np.isnan(a) & ~np.isnan(c)
     return [bool(there) and not worse for there, worse in zip(known, beaten, strict=True)]

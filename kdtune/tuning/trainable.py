@@ -53,9 +53,7 @@ Askers = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
 
 # What all trials of a sweep have in common is opened once in a process.
 @lru_cache(maxsize=1)
-def _views(
-    source: DataSource, skip_bad_images: bool, image_size: int, cache_gb: float
-) -> Views:
+def _views(source: DataSource, skip_bad_images: bool, image_size: int, cache_gb: float) -> Views:
     data, _ = find_data(source, skip_bad_images, cache_gb, with_test=False)
     return open_views(data, image_size, cache_gb)
 
