@@ -29,8 +29,9 @@ from kdtune.tuning.trackers import check_trackers
 
 MAY_CHANGE = {
     "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "spaces",
-    "data", "data_root", "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_restarts",
-    "stall_time", "term_limit", "track", "confirm", "top", "seeds", "min_difference",
+    "data", "data_root", "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial",
+    "max_restarts", "stall_time", "term_limit", "track", "confirm", "top", "seeds",
+    "min_difference",
 }  # fmt: skip
 """Settings that may be given when a sweep is resumed."""
 
