@@ -174,7 +174,8 @@ def test_channels_first_become_last(tmp_path, monkeypatch):
         pixels = np.zeros((32, 32, 3, count), np.uint8)
         pixels[0, 1, 2] = 5
         savemat(
-            tmp_path / f"{split}_32x32.mat", {"X": pixels, "y": [[1 + i % 2] for i in range(count)]}
+            tmp_path / f"{split}_32x32.mat",
+            {"X": pixels, "y": [[1 + i % 2] for i in range(count)]},
         )
         sums[split] = ["", f"{split}_32x32.mat", md5(tmp_path / f"{split}_32x32.mat")]
     monkeypatch.setattr(datasets.SVHN, "split_list", sums)
