@@ -79,7 +79,7 @@ def test_a_head_for_as_many_classes_is_loaded(tmp_path):
             NAME,
             32,
             "mobilenet_v2",
-            "holds the weights of another network than .*: it lacks classif",
+            "the weights of another network than .*: it lacks classif",
         ),
         ("ResNet18", 32, "resnet18", r"conv1.weight is \[64, 3, 7, 7\], not \[64, 3, 3, 3\]"),
     ],
