@@ -182,6 +182,15 @@ def ship_figure(points: pd.DataFrame, teacher: float | None = None) -> Figure:
     cost = "latency_ms" if points["latency_ms"].notna().any() else "macs"
     unit = "milliseconds for one image" if cost == "latency_ms" else "multiply-adds for one image"
     methods = styles_of(points["method"])
+    front = points[points[f"front_{cost.removesuffix('_ms')}"]].sort_values(cost)
+    axes.step(
+        front[cost].astype(float),
+        front["accuracy_percent"],
+        where="post",
+        color=SOFT,
+        linewidth=1,
+        zorder=0,
+    )
     axes.set_xscale("log")
     axes.set_xlim(points[cost].min() / 1.6, points[cost].max() * 1.6)
     for i, (method, (colour, marker)) in enumerate(methods.items()):

@@ -89,6 +89,21 @@ def test_what_to_ship_is_tested_or_says_that_it_is_not():
     assert searched[["split", "accuracy_percent"]].values.tolist() == [["validation", 70.0]]
 
 
+def test_a_student_is_on_the_front_of_a_cost_if_none_is_as_good_for_less():
+    board = four_cells().tables.leaderboard.assign(
+        test_accuracy_percent=[70, 60, 70, 80, 80, 75],
+        parameters=[10, 10, 9, 20, 20, 20],
+        macs=[5, 5, 6, 4, 4, 4],
+        latency_ms=[1.0, 1, np.nan, 2, 2, 0.5],
+    )
+    points = ship_points(board)
+    fronts = [points[f"front_{cost}"].tolist() for cost in ("parameters", "macs", "latency")]
+    no, yes = False, True
+    assert fronts[0] == [no, no, yes, yes, yes, no]
+    assert fronts[1] == [no, no, no, yes, yes, no]  # the fourth is better for less than the others
+    assert fronts[2] == [no, no, no, yes, yes, yes]  # what was not measured is on no front
+
+
 def test_a_curve_keeps_its_steps_and_its_end():
     flat = CURVE.assign(best_percent=[np.nan, 50.0, 50.0, 50.0])
     assert curve_points(CURVE)["epochs"].tolist() == [4, 8]
