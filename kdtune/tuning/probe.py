@@ -21,7 +21,7 @@ import ray
 import torch
 
 from kdtune.cache import Cache
-from kdtune.config import TrainConfig
+from kdtune.config import DataSource, TrainConfig, file_stem
 from kdtune.data.batches import EVALUATION_BATCH, Batch, Batches, Order
 from kdtune.data.images import ImageData, Split
 from kdtune.data.views import Views
@@ -101,7 +101,7 @@ def measure_trials(
         for cell in sweep.cells()
     }
     where = ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus)(_Worker)
-    about = (data, cache, sweep.data, sweep.teacher, shared.askers)
+    about = (data, cache, sweep.source, sweep.teacher, shared.askers)
     workers = [
         where.remote(*about, slots.cpus, folder / f"slot-{number}")
         for number in range(slots.count)
@@ -185,7 +185,7 @@ class _Worker:
         self,
         data: ImageData,
         cache: Cache | None,
-        data_dir: str,
+        source: DataSource,
         teacher: str | None,
         askers: Askers,
         threads: int,
@@ -193,14 +193,14 @@ class _Worker:
     ):
         keep_freed_memory()
         torch.set_num_threads(threads)
-        self.data, self.cache, self.data_dir = data, cache, data_dir
+        self.data, self.cache, self.source = data, cache, source
         self.path, self.askers, self.threads, self.folder = teacher, askers, threads, folder
         self.fresh = FreshState()
 
     def open(self, image_size: int) -> float:
         """Open what all trials of a process share; gives the seconds that takes of a trial's."""
         started = time.perf_counter()
-        find_data(self.data_dir, False, 0, with_test=False)
+        find_data(self.source, False, 0, with_test=False)
         self.views = Views(self.data, image_size, self.cache)
         self.teacher, self.lesson = None, None
         if self.path is not None:
@@ -262,7 +262,7 @@ class _Worker:
 
     def _checkpoint(self, config: TrainConfig, result: EpochResult) -> dict[str, float]:
         """Write a checkpoint of a trial, as it is where the last epoch was not the best."""
-        folder = self.folder / f"{config.method}-{config.model}"
+        folder = self.folder / file_stem(config.method, config.model)
         result.state["best_epoch"] = 0
         started = time.perf_counter()
         TrialFiles(folder, config, self.data.classes).write(result, [result.figures()])

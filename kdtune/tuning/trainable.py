@@ -22,7 +22,7 @@ import torch
 from ray import tune
 from torch import nn
 
-from kdtune.config import TrainConfig
+from kdtune.config import DataSource, TrainConfig
 from kdtune.data.views import Views
 from kdtune.errors import DiskFullError, DivergedError
 from kdtune.inputs import Inputs, find_data, keeps_targets, open_views
@@ -53,8 +53,8 @@ Askers = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
 
 # What all trials of a sweep have in common is opened once in a process.
 @lru_cache(maxsize=1)
-def _views(data_dir: str, skip_bad_images: bool, image_size: int, cache_gb: float) -> Views:
-    data, _ = find_data(data_dir, skip_bad_images, cache_gb, with_test=False)
+def _views(source: DataSource, skip_bad_images: bool, image_size: int, cache_gb: float) -> Views:
+    data, _ = find_data(source, skip_bad_images, cache_gb, with_test=False)
     return open_views(data, image_size, cache_gb)
 
 
@@ -138,7 +138,7 @@ def trial_results(
     result: EpochResult | None = None
     history: list[dict[str, Any]] = []
     try:
-        views = _views(config.data_dir, config.skip_bad_images, config.image_size, config.cache_gb)
+        views = _views(config.source, config.skip_bad_images, config.image_size, config.cache_gb)
         classes = views.data.classes
         teacher, lesson, own = None, None, {}
         if config.teacher_model is not None:
