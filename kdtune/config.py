@@ -72,8 +72,15 @@ def file_stem(*names: str) -> str:
 METHOD_DEFAULTS: dict[str, dict[str, float]] = {
     "student": {"alpha": 0.0, "beta": 0.0},
     "kd": {"alpha": 1.0, "beta": 0.0},
+    "dkd": {"temperature": 4.0, "alpha": 1.0, "beta": 8.0},
+    "dist": {"temperature": 4.0, "alpha": 0.0, "beta": 2.0},
     "at": {"temperature": 4.0, "alpha": 0.0, "beta": 1e3},
+    "at_paper": {"temperature": 4.0, "alpha": 0.0, "beta": 0.1},
     "fitnets": {"temperature": 3.0, "alpha": 0.1, "beta": 1e-3},
+    "vid": {"temperature": 4.0, "alpha": 0.0, "beta": 1.0},
+    "sp": {"temperature": 4.0, "alpha": 0.0, "beta": 3e3},
+    "rkd": {"temperature": 4.0, "alpha": 0.0, "beta": 25.0},
+    "pkt": {"temperature": 4.0, "alpha": 0.0, "beta": 3e4},
 }
 """Where a method's defaults differ from those that the fields of `TrainConfig` give."""
 
@@ -164,10 +171,10 @@ class TrainConfig(_OfData):
     step_size: int = Field(10, ge=1, description="epochs between two decays of lr")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of a decay of lr")
     temperature: float = Field(4.0, gt=0, description="softens the logits of the KD loss")
-    alpha: float = Field(0.0, ge=0, description="weight of the KD loss")
-    beta: float = Field(0.0, ge=0, description="weight of the AT or feature loss")
+    alpha: float = Field(0.0, ge=0, description="weight of the KD loss; of TCKD in DKD")
+    beta: float = Field(0.0, ge=0, description="weight of the method's own loss")
     hint_epochs: int = Field(0, ge=0, description="FitNets: first epochs, on the hint alone")
-    hint_layer: int = Field(-1, description="FitNets: index of the stage compared")
+    hint_layer: int = Field(-1, description="FitNets, VID, SP: index of the stage compared")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["auto", "bf16", "float32"] = Field(
         "auto", description="auto: bf16 where the device is fast at it"

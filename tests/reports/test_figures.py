@@ -2,6 +2,7 @@
 
 import io
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from test_leaderboard import Sweep, four_cells
 from test_render import half_done
 
+from kdtune.methods import METHODS
 from kdtune.reports import figures
 from kdtune.reports.comparison import Confirmed, first_pair
 from kdtune.reports.failures import diverged_settings, errors_table
@@ -237,5 +239,34 @@ def test_a_figure_is_a_picture_too():
 
 def test_every_method_has_a_look_of_its_own():
     looks = styles_of([*KNOWN, *(f"mine{i}" for i in range(9))])
-    assert len(set(looks.values())) == 13 and list(looks)[-2:] == ["kd", "student"]
+    assert len(set(looks.values())) == 20 and list(looks)[-2:] == ["kd", "student"]
     assert [styles_of(KNOWN)[method] for method in KNOWN] == list(KNOWN.values())
+
+
+def test_known_methods_differ_in_colour_marker_and_name():
+    assert set(KNOWN) <= set(METHODS)
+    assert len({colour for colour, _ in KNOWN.values()}) == len(KNOWN)
+    assert len({marker for _, marker in KNOWN.values()}) == len(KNOWN)
+    assert len({figures.shown(method) for method in KNOWN}) == len(KNOWN)
+
+
+def test_colours_stand_out_on_light_and_dark_pages():
+    """A contrast of 3 : 1, as WCAG 2.1 asks of graphics."""
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    def contrast(one, two):
+        low, high = sorted(map(luminance, (one, two)))
+        return (high + 0.05) / (low + 0.05)
+
+    page = Path(figures.__file__).with_name("page.html").read_text()
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", part)) for part in page.split("@media")[:2]
+    )
+    assert {method: light[method] for method in KNOWN} == {m: c for m, (c, _) in KNOWN.items()}
+    for method in KNOWN:
+        assert contrast(light[method], "#ffffff") >= 3
+        assert contrast({**light, **dark}[method], "#121212") >= 3
