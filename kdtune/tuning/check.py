@@ -29,14 +29,15 @@ from kdtune.tuning.trackers import check_trackers
 
 MAY_CHANGE = {
     "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "spaces", "data",
-    "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_restarts",
-    "stall_time", "term_limit", "track", "confirm", "top", "seeds", "min_difference",
+    "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial", "concurrent",
+    "max_restarts", "stall_time", "term_limit", "track", "confirm", "top", "seeds",
+    "min_difference",
 }  # fmt: skip
 """Settings that may be given when a sweep is resumed."""
 
 OF_CONFIRM = {
-    "data", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_restarts",
-    "stall_time", "term_limit", "track", *OF_VERDICT,
+    "data", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "concurrent",
+    "max_restarts", "stall_time", "term_limit", "track", *OF_VERDICT,
 }  # fmt: skip
 """Settings that may be given when a sweep is confirmed."""
 

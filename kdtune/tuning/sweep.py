@@ -17,8 +17,9 @@ from kdtune.results import RESULTS, Log, SweepFolder
 from kdtune.tuning.check import OF_CONFIRM, Checked, changed, check_sweep
 from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.driver import Driver
-from kdtune.tuning.launch import Slots, find_slots, ray_session
+from kdtune.tuning.launch import find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
+from kdtune.tuning.placement import Slots
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.samplers import describe_sampler
 from kdtune.tuning.screen import Screen

@@ -75,7 +75,8 @@ def _lesson(teacher: nn.Module, image_size: int, askers: Askers) -> Lesson:
 class TrialProcess(tune.Trainable):
     """Ray's side of a trial: every `step` gives one result of `trial_results`.
 
-    Its settings are ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``threads``.
+    Its settings are ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``place``, a
+    `kdtune.tuning.placement.Place` as a dict.
     """
 
     def setup(
@@ -103,7 +104,7 @@ class TrialProcess(tune.Trainable):
 
     def _begin(self, settings: dict[str, Any]) -> None:
         self._fresh.restore(settings["config"]["seed"])
-        torch.set_num_threads(settings["threads"])
+        torch.set_num_threads(settings["place"]["threads"])
         self._results = self._all_results(settings)
 
     def _all_results(self, settings: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
