@@ -22,7 +22,8 @@ from kdtune.errors import UserError
 from kdtune.reports.files import table_text
 from kdtune.results import SweepFolder
 from kdtune.run import run_file
-from kdtune.tuning.confirm import Confirmation, best_trials, confirm_sweep, run_id
+from kdtune.tuning.confirm import confirm_sweep
+from kdtune.tuning.confirmation import Confirmation, best_trials, run_id
 from kdtune.tuning.placement import Need, Slots
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.sweep import run_sweep
