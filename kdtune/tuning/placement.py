@@ -122,8 +122,8 @@ class _Room:
         """The GPUs for so many, or for a part: the fullest one with room, as Ray has it."""
         ranked = sorted(range(len(self.parts)), key=lambda device: -self.parts[device])
         if 0 < gpus < 1:
-            enough = [device for device in ranked if self.parts[device] >= _parts(gpus)]
-            ranked = enough[::-1] or ranked
+            enough = [device for device in sorted(ranked) if self.parts[device] >= _parts(gpus)]
+            ranked = sorted(enough, key=self.parts.__getitem__) or ranked
         return tuple(ranked[: math.ceil(gpus)])
 
     def use(self, place: Place) -> None:

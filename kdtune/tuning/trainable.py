@@ -24,6 +24,7 @@ from torch import nn
 
 from kdtune.config import TrainConfig
 from kdtune.data.views import Views
+from kdtune.device import hide_gpus
 from kdtune.errors import DiskFullError, DivergedError
 from kdtune.inputs import Inputs, find_data, keeps_targets, open_views
 from kdtune.models import build_model, feature_shapes
@@ -84,6 +85,8 @@ class TrialProcess(tune.Trainable):
     ) -> None:
         """Begin the first trial of the process; `checkpoints` is a folder for those of all."""
         keep_freed_memory()
+        if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
+            hide_gpus()  # Ray does not, and others use them
         self._fresh, self._askers, self._checkpoints = FreshState(), askers, checkpoints
         self._begin(settings)
 
