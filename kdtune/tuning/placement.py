@@ -179,6 +179,17 @@ class Slots:
                 going.append(going.pop(0))
         return count
 
+    def describe(self) -> str:
+        """What trials have, for people."""
+        return described(self.needs, self.nodes())
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether every trial has the same CPUs and no GPU."""
+        return len(set(self.needs.values())) == 1 and not any(
+            need.gpus for need in self.needs.values()
+        )
+
     def place(self, model: str) -> Place | None:
         """What a trial of a student has where it has least; None if no node has room for one."""
         places = self._places(self._rooms(), model)
