@@ -116,11 +116,11 @@ def shared_slots(
         rows += _measure(model, config, askers, slots, say)
     for line in table(rows):
         say(line)
-    parts = {
-        model: 1 / found.together
-        for model in configs
-        if (found := best([row for row in rows if row.model == model])) is not None
-    }
+    parts = {}
+    for model in configs:
+        if (found := best([row for row in rows if row.model == model])) is None:
+            raise RunError(f"gpus_per_trial auto: {model} does not fit into the memory of a GPU.")
+        parts[model] = 1 / found.together
     slots = find_slots(sweep.model_copy(update={"gpus_per_trial": parts}))
     say(f"{slots.count} trials at once; {slots.describe()}")
     return slots
