@@ -82,22 +82,22 @@ def ran(tmp_path_factory):
 @pytest.mark.slow
 class TestOnLogicalGpus:
     def test_all_gpus_are_busy_with_trials_of_different_needs(self, ran):
-        """From the log's times: while all kinds are left, both GPUs are in use, and never more."""
+        """From the log's times."""
         needs = {"A": 1.0, "B": 0.5, "C": 0.0}
         spans = defaultdict(list)
         for event in ran[0]:
             if event["event"] == "epoch":
                 spans[event["trial_id"]].append(event["time"])
-        assert len(spans) == 9 and all(len(times) == EPOCHS for times in spans.values())
+        assert len(spans) == 6 and all(len(times) == EPOCHS for times in spans.values())
         moments = sorted(time for times in spans.values() for time in times)
         used = [
             sum(needs[t[3]] for t, times in spans.items() if times[0] <= moment < times[-1])
             for moment in moments
         ]
         assert max(used) == 2.0
-        full = [moment for moment, gpus in zip(moments, used, strict=True) if gpus == 2.0]
-        mixed = {t[3] for t, times in spans.items() if times[0] <= full[0] < times[-1]}
-        assert {"A", "B"} <= mixed
+        full = moments[used.index(2.0)]
+        together = [t[3] for t, times in spans.items() if times[0] <= full < times[-1]]
+        assert sorted(together) == ["A", "B", "B", "C"]
 
     def test_a_process_sees_its_own_gpu_alone_and_has_its_threads(self, ran):
         seen = defaultdict(set)
@@ -111,7 +111,7 @@ class TestOnLogicalGpus:
 
     def test_sharing_is_measured_on_them_but_no_memory(self, ran):
         said = ran[1]
-        assert "MultiBranchNet trains for 0.5 s at a time on a GPU that is only a word with 2 CPUs"
+        assert "MultiBranchNet trains for 0.2 s at a time on a GPU that is only a word" in said
         assert "it computes on CPUs, and no memory can be measured" in said
         rates = re.findall(r"^MultiBranchNet +([124]) +([\d,]+)  unknown(.*)$", said, re.MULTILINE)
         assert [together for together, *_ in rates] == ["1", "2"]
