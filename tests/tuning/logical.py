@@ -48,7 +48,7 @@ class Waits(TrialProcess):
 
 def main(folder):
     """Run a sweep of mixed needs, then measure how a real student shares a GPU."""
-    ray.init(num_cpus=5, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=5, num_gpus=2, include_dashboard=False, log_to_driver=False)
     given = {"methods": "at", "trials": 2, "scheduler": "none", "sampler": "random"}
     needs = {"models": "A,B,C", "gpus_per_trial": "A=1,B=0.5,C=0"}
     slots = find_slots(sweep_config(**given, **needs))
