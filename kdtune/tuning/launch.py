@@ -112,7 +112,7 @@ def _too_much(model: str, need: Need, nodes: Sequence[Node]) -> str:
     if need.gpus > gpus:
         there = f"no node with more than {gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
         return f"gpus_per_trial is {need.gpus:g} for {model}, but Ray has {there} here."
-    beside = f" beside {need.gpus:g} GPUs" if need.gpus else ""
+    beside = f" beside {need.gpus:g} GPU{'s' * (need.gpus != 1)}" if need.gpus else ""
     cpus = max((node.cpus for node in nodes if node.gpus >= need.gpus), default=0)
     return (
         f"cpus_per_trial is {need.cpus or 1} for {model}, but Ray has no node with more than "
