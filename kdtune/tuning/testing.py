@@ -15,6 +15,7 @@ from kdtune.errors import RunError
 from kdtune.inputs import Inputs, find_data, open_views
 from kdtune.training import predict
 from kdtune.tuning.placement import Place, Slots
+from kdtune.tuning.trainable import hide_gpus_of_others
 
 
 def predict_test(networks: list[tuple[Path, TrainConfig]], slots: Slots) -> Iterator[np.ndarray]:
@@ -56,11 +57,13 @@ def _remote(function: Any, place: Place) -> Any:
 
 
 def _measure(config: TrainConfig, num_classes: int, threads: int) -> dict[str, Any]:
+    hide_gpus_of_others()
     torch.set_num_threads(threads)
     return costs_of(config, num_classes)
 
 
 def _predict(network: Path, config: TrainConfig, threads: int) -> np.ndarray:
+    hide_gpus_of_others()
     torch.set_num_threads(threads)
     data, _ = find_data(config.data_dir, config.skip_bad_images, config.cache_gb)
     views = open_views(data, config.image_size, config.cache_gb)
