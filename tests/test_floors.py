@@ -26,6 +26,7 @@ FLOORS = {
     "results": 4,
     "network": 4,
     "teacher": 5,
+    "pretrained": 5,
     "reports": 5,
     "dashboard": 5,
     "costs": 5,

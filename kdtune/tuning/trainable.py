@@ -23,7 +23,7 @@ from ray import tune
 from torch import nn
 
 from kdtune.cache import Tell
-from kdtune.config import TrainConfig
+from kdtune.config import DataSource, TrainConfig
 from kdtune.data.views import Views
 from kdtune.device import hide_gpus
 from kdtune.errors import DiskFullError, DivergedError
@@ -55,8 +55,8 @@ Askers = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
 
 # What all trials of a sweep have in common is opened once in a process.
 @lru_cache(maxsize=1)
-def _views(data_dir: str, skip_bad_images: bool, image_size: int, cache_gb: float) -> Views:
-    data, _ = find_data(data_dir, skip_bad_images, cache_gb, with_test=False)
+def _views(source: DataSource, skip_bad_images: bool, image_size: int, cache_gb: float) -> Views:
+    data, _ = find_data(source, skip_bad_images, cache_gb, with_test=False)
     return open_views(data, image_size, cache_gb)
 
 
@@ -198,7 +198,7 @@ def open_run(
         askers: see `Askers`.
         tell: told what is built.
     """
-    views = _views(config.data_dir, config.skip_bad_images, config.image_size, config.cache_gb)
+    views = _views(config.source, config.skip_bad_images, config.image_size, config.cache_gb)
     classes = views.data.classes
     teacher, lesson, own = None, None, {}
     if config.teacher_model is not None:
