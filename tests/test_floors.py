@@ -9,10 +9,11 @@ import kdtune
 
 ROOT = Path(kdtune.__file__).parent
 FLOORS = {
+    "device": 0,
     "environment": 0,
     "errors": 0,
     "seeds": 0,
-    "process": 0,
+    "process": 1,
     "distributions": 0,
     "files": 1,
     "extras": 1,

@@ -12,8 +12,9 @@ from kdtune.results import Event, Log, SweepFolder
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.display import Display
 from kdtune.tuning.interrupts import Terminated
-from kdtune.tuning.launch import Slots, run_trials
+from kdtune.tuning.launch import run_trials
 from kdtune.tuning.outputs import write_outputs
+from kdtune.tuning.placement import Slots
 from kdtune.tuning.progress import Goal, Progress
 from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
@@ -104,9 +105,9 @@ class Driver:
             KeyboardInterrupt: it was interrupted; the tables are of what had ended.
         """
         interrupts = self.decisions.interrupts
-        self.display.begin(goal, slots.count)
+        self.display.begin(goal, slots)
         self.keeper.begin()
-        schedule = Schedule(self.decisions, log.append, slots.alone is not None)
+        schedule = Schedule(self.decisions, log.append, slots)
         checkpoints = self.folder.checkpoints.absolute()
         try:
             with interrupts, self.screen.drawing(self.display):
@@ -114,9 +115,8 @@ class Driver:
                     tracked.begin()
                 run_trials(
                     tune.with_parameters(TrialProcess, askers=askers, checkpoints=checkpoints),
-                    Queue(self.decisions, log.append),
+                    Queue(self.decisions, log.append, slots, self.screen.trouble),
                     schedule,
-                    slots,
                     self.decisions.watch,
                     _Turns(self.screen),
                     verbose=self.screen.show == "verbose",

@@ -14,6 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from kdtune.errors import DiskFullError
 from kdtune.results import Event
 from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.placement import Slots
 from kdtune.tuning.trainable import DISK_FULL, NODE, NOTE, OUT_OF_MEMORY, OUTCOME, figures_of
 from kdtune.tuning.under_way import DIED, FAILED, MEMORY, STALLED, Trial
 
@@ -27,17 +28,15 @@ class Schedule(FIFOScheduler):
     Args:
         decisions: of the sweep.
         append: writes an event to the log and folds it.
-        has_spare: whether a trial can be given more of a device than it has.
+        slots: where trials run.
     """
 
-    def __init__(
-        self, decisions: Decisions, append: Callable[[Event], None], has_spare: bool = False
-    ):
+    def __init__(self, decisions: Decisions, append: Callable[[Event], None], slots: Slots):
         super().__init__()
         self.decisions, self.max_restarts = decisions, decisions.sweep.max_restarts
         self.under_way, self.watch = decisions.under_way, decisions.watch
         self.interrupts = decisions.interrupts
-        self.append, self.has_spare = append, has_spare
+        self.append, self.slots = append, slots
         self.failure: DiskFullError | None = None
         """Why the sweep cannot go on, if a trial found out."""
 
@@ -48,6 +47,7 @@ class Schedule(FIFOScheduler):
         trial_id = trial.config["trial_id"]
         own = self.under_way.trials[trial_id]
         if NODE in result:
+            self.slots.begun(trial_id, result[NODE])
             self.watch.begun(trial_id, own.asked["model"], result["pid"], result[NODE])
         elif OUTCOME in result:
             return self._failed(own, result[OUTCOME], result["reason"])
@@ -73,7 +73,7 @@ class Schedule(FIFOScheduler):
             self.watch.left(own.asked["trial_id"])
             return TrialScheduler.STOP
         if outcome == OUT_OF_MEMORY:
-            if self.has_spare and not own.alone:
+            if not own.alone and self.slots.has_spare(own.asked["model"]):
                 return self._restart(own, MEMORY, f"{reason}; it gets the device to itself")
             outcome = "crashed"
         if outcome == "crashed" and own.restarts[FAILED] < self.decisions.repeats:

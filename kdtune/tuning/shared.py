@@ -4,13 +4,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from kdtune.cache import GB, Cache, cache_folder, describe
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.data.images import ImageData
 from kdtune.data.views import Views
+from kdtune.device import has_gpu, release
 from kdtune.errors import UserError
 from kdtune.inputs import Inputs, open_views
 from kdtune.methods import METHODS, build_method
@@ -134,7 +134,7 @@ class Shared:
         views.check(tell)
         for config in self._runs.values():
             Inputs(self.settings(config), views, lesson, {}, tell).open(1)
-        if self.teacher is not None and torch.cuda.is_available():
+        if self.teacher is not None and has_gpu():
             self.teacher.cpu()  # the trials' GPU is theirs
-            torch.cuda.empty_cache()
+            release()
         return told

@@ -71,20 +71,16 @@ class UnderWay:
             self._waiting.pop(event["trial_id"], None)
 
     @property
-    def at_work(self) -> int:
-        """How many have a process."""
-        return len(self.trials) - len(self._waiting)
+    def at_work(self) -> set[str]:
+        """Those that have a process."""
+        return self.trials.keys() - self._waiting.keys()
 
-    def take(self, alone: bool = False) -> Trial | None:
-        """Hand out a trial on which no process works; None if there is none.
+    @property
+    def waiting(self) -> list[Trial]:
+        """Those that have none."""
+        return [self.trials[trial_id] for trial_id in self._waiting]
 
-        Args:
-            alone: also one that gets a device to itself: it waits until nothing else is to be
-                started, since a device that is kept free for it would be idle.
-        """
-        for trial_id in self._waiting:
-            trial = self.trials[trial_id]
-            if alone or not trial.alone:
-                del self._waiting[trial_id]
-                return trial
-        return None
+    def take(self, trial_id: str) -> Trial:
+        """A process begins to work on a trial that has none."""
+        del self._waiting[trial_id]
+        return self.trials[trial_id]

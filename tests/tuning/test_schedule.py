@@ -8,6 +8,7 @@ from machinery import EPOCHS, Machinery
 
 from kdtune.errors import DiskFullError, UserError
 from kdtune.results import SweepFolder
+from kdtune.tuning.placement import Need, Node, Slots
 from kdtune.tuning.trainable import DISK_FULL, OUT_OF_MEMORY, OUTCOME
 
 
@@ -127,18 +128,22 @@ def test_a_process_may_die_so_many_times(tmp_path):
 
 
 def test_what_lacks_memory_waits_until_a_device_can_be_its_own(tmp_path):
-    machinery, trial = one_trial(tmp_path, trials=2, has_spare=True)
+    slots = Slots({"A": Need(1, 0.5)}, lambda: [Node("n", cpus=4, gpus=1)])
+    machinery, trial = one_trial(tmp_path, trials=2, slots=slots)
     fail(machinery, trial, OUT_OF_MEMORY)
     other = machinery.suggest()
-    assert other.config["trial_id"] == "at-A-001" and not other.config["alone"]
+    assert other.config["trial_id"] == "at-A-001" and other.config["place"]["gpus"] == 0.5
+    assert machinery.suggest() is None  # half of the device is free
+    machinery.train(other, [0.5] * EPOCHS)
     again = machinery.suggest()
-    assert again.config == {**trial.config, "alone": True}
+    assert again.config == {**trial.config, "place": {**trial.config["place"], "gpus": 1.0}}
     fail(machinery, again, OUT_OF_MEMORY)
-    assert [e["state"] for e in ends(tmp_path)] == ["crashed"]
+    assert [e["state"] for e in ends(tmp_path)] == ["finished", "crashed"]
 
 
 def test_what_has_a_device_to_itself_and_lacks_memory_has_crashed(tmp_path):
-    machinery, trial = one_trial(tmp_path)
+    slots = Slots({"A": Need(1, 1.0)}, lambda: [Node("n", cpus=4, gpus=1)])
+    machinery, trial = one_trial(tmp_path, slots=slots)
     fail(machinery, trial, OUT_OF_MEMORY)
     assert [e["state"] for e in ends(tmp_path)] == ["crashed"]
 
