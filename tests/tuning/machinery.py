@@ -57,7 +57,8 @@ class Machinery:
                 fold(event)
 
         self.append = append
-        self.slots = slots or Slots({"A": Need(1), "B": Need(1)}, lambda: [Node("n", 1000)])
+        needs = dict.fromkeys(self.config.models, Need(1))
+        self.slots = slots or Slots(needs, lambda: [Node("n", 1000)])
         self.queue = Queue(self.decisions, append, self.slots, self.said.append)
         self.schedule = Schedule(self.decisions, append, self.slots)
 
