@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -288,6 +288,20 @@ def mirrored(
         if not new:
             mirror.fetch()
         yield mirror
+
+
+def given_storage(given: Mapping[str, Any]) -> str | None:
+    """The storage among settings as they were given."""
+    storage = given.get("storage")
+    return None if storage in (None, "none") else str(storage)
+
+
+@contextmanager
+def opened_and_held(folder: SweepFolder) -> Iterator[None]:
+    """Hold a sweep's folder, once it is known to be one: nothing is locked in any other."""
+    folder.opened()
+    with folder.held():
+        yield
 
 
 def _whole(content: bytes) -> bytes:

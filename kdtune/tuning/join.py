@@ -195,4 +195,3 @@ def _await_room(address: str, say: Callable[[str], None]) -> None:
                 f"--address={address}', or let the autoscaler keep one (min_workers)."
             )
         time.sleep(0.5)
-

@@ -16,7 +16,10 @@ from kdtune.results import Event
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.trainable import DISK_FULL, NODE, NOTE, OUT_OF_MEMORY, OUTCOME, figures_of
-from kdtune.tuning.under_way import DIED, FAILED, MEMORY, STALLED, Trial
+from kdtune.tuning.under_way import DIED, FAILED, LOST, MEMORY, MISPLACED, STALLED, Trial
+
+NODE_LOST = ("its node has died", "node was terminated", "node died", "The node (IP")
+"""What Ray's words for the loss of a node have in common; it has no class of its own for it."""
 
 STALLS = 1
 """Times that a trial which makes no progress is begun again."""
@@ -46,6 +49,8 @@ class Schedule(FIFOScheduler):
         """Log what the trainable reported, and say whether the trial goes on."""
         trial_id = trial.config["trial_id"]
         own = self.under_way.trials[trial_id]
+        if NODE in result and not self.slots.may_use(result[NODE]):
+            return self._restart(own, MISPLACED, "Ray began it on a node that gets no trials")
         if NODE in result:
             self.slots.begun(trial_id, result[NODE])
             self.watch.begun(trial_id, own.asked["model"], result["pid"], result[NODE])
@@ -89,9 +94,12 @@ class Schedule(FIFOScheduler):
             self.watch.left(trial.config["trial_id"])
             return
         stalled = self.watch.left(trial.config["trial_id"])
+        error = trial.get_error()
         cause, times = (STALLED, STALLS) if stalled else (DIED, self.max_restarts)
-        reason = stalled or _why(trial.get_error())
-        if own.restarts[cause] < times:
+        if not stalled and _lost_node(error):
+            cause = LOST
+        reason = stalled or (_why(error) if cause == DIED else "its node was lost")
+        if own.restarts[cause] < times or (cause == LOST and own.epoch > own.begun_after):
             self._restart(own, cause, reason)
         else:
             again = f", {times + 1} times" if times else ""
@@ -117,3 +125,8 @@ def _why(error: Exception | None) -> str:
     if error is not None and "creation task" in str(error):
         return f"its process could not start: {str(error).strip().splitlines()[-1].strip()}"
     return "its process died: killed, out of memory, or its node lost"
+
+
+def _lost_node(error: Exception | None) -> bool:
+    """Whether Ray says that a process died with its node."""
+    return error is not None and any(words in str(error) for words in NODE_LOST)

@@ -1,5 +1,6 @@
 """The one place where networks of a sweep are judged by test images, after they were chosen."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def predict_test(networks: list[tuple[Path, TrainConfig]], slots: Slots) -> Iter
     for path, config in networks:
         place = _place(config, slots)
         task = _remote(_predict, place)
-        found.append(task.remote(path.absolute(), config, place.threads))
+        found.append(task.remote(path.read_bytes(), config, place.threads))  # other nodes lack it
     yield from map(ray.get, found)
 
 
@@ -60,9 +61,12 @@ def _measure(config: TrainConfig, num_classes: int, threads: int) -> dict[str, A
     return costs_of(config, num_classes)
 
 
-def _predict(network: Path, config: TrainConfig, threads: int) -> np.ndarray:
+def _predict(network: bytes, config: TrainConfig, threads: int) -> np.ndarray:
     torch.set_num_threads(threads)
     data, _ = find_data(config.data_dir, config.skip_bad_images, config.cache_gb)
     views = open_views(data, config.image_size, config.cache_gb)
     batches = Inputs(config, views, None, {}, lambda event: None).evaluation("test")
-    return predict(load_model(network)["model"], batches, config).numpy()
+    with tempfile.TemporaryDirectory(prefix="kdtune-") as folder:
+        path = Path(folder) / "network.pth"
+        path.write_bytes(network)
+        return predict(load_model(path)["model"], batches, config).numpy()

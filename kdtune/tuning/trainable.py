@@ -22,7 +22,7 @@ import torch
 from ray import tune
 from torch import nn
 
-from kdtune.config import TrainConfig
+from kdtune.config import SweepConfig, TrainConfig
 from kdtune.data.views import Views
 from kdtune.errors import DiskFullError, DivergedError
 from kdtune.inputs import Inputs, find_data, keeps_targets, open_views
@@ -71,6 +71,16 @@ def _lesson(teacher: nn.Module, image_size: int, askers: Askers) -> Lesson:
     for config, shapes in askers:
         lesson.ask(config, list(shapes))
     return lesson
+
+
+def open_shared(sweep: SweepConfig, askers: Askers) -> tuple[Views, Lesson | None]:
+    """What all trials of a sweep have in common, where this process runs."""
+    assert sweep.image_size is not None
+    views = _views(sweep.data, sweep.skip_bad_images, sweep.image_size, sweep.cache_gb)
+    if sweep.teacher is None or not askers:
+        return views, None
+    teacher = _teacher(sweep.teacher, views.data.classes, sweep.image_size)
+    return views, _lesson(teacher, sweep.image_size, askers)
 
 
 class TrialProcess(tune.Trainable):

@@ -116,7 +116,6 @@ class TrialFiles:
         self._saved, self._trained = result.epoch, 0.0
         TrialFiles.seconds_per_byte = (time.perf_counter() - started) / path.stat().st_size
 
-
     def close(self) -> None:
         """The process works on the trial no more."""
 
