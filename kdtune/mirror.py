@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -83,7 +84,7 @@ class Mirror:
         Raises:
             UserError: there is a sweep of that name, or the storage cannot be used.
         """
-        if self._asked(lambda: self.storage.read(self.folder.log.name)) is not None:
+        if self._asked(partial(self.storage.read, self.folder.log.name)) is not None:
             raise UserError(
                 f"{self.storage} holds a sweep already; give another name, or go on with it: "
                 f"kdtune resume {self.folder.path} --storage {self.storage.uri}"
@@ -97,7 +98,7 @@ class Mirror:
                 used.
         """
         logs = [self.folder.log.name, self.folder.confirm_log.name]
-        theirs = [self._asked(lambda n=name: self.storage.read(n)) or b"" for name in logs]
+        theirs = [self._asked(partial(self.storage.read, name)) or b"" for name in logs]
         ours = [p.read_bytes() if p.is_file() else b"" for p in map(self._path, logs)]
         if not theirs[0]:
             if not ours[0]:
@@ -113,7 +114,7 @@ class Mirror:
             )
         self.say(f"{self.folder.path} is fetched from {self.storage}")
         for name in sorted(self._asked(self._files), key=lambda name: name in logs):
-            self._asked(lambda n=name: self.storage.get(n, self._path(n)))  # logs come last
+            self._asked(partial(self.storage.get, name, self._path(name)))  # logs come last
 
     def __enter__(self) -> Self:
         self._claim()
@@ -145,7 +146,7 @@ class Mirror:
 
     def _claim(self) -> None:
         """Wait until no other driver renews its marker, and write our own."""
-        seen, since, told = self._asked(lambda: self.storage.read(OWNER)), time.monotonic(), False
+        seen, since, told = self._asked(partial(self.storage.read, OWNER)), time.monotonic(), False
         while seen is not None and not self._is_dead(seen):
             if not told:
                 self.say(f"{self.storage}: waiting for a sign of life of {_named(seen)}")
@@ -153,13 +154,13 @@ class Mirror:
             if time.monotonic() - since > self.lease:
                 break
             time.sleep(min(1.0, self.lease / 4))
-            now = self._asked(lambda: self.storage.read(OWNER))
+            now = self._asked(partial(self.storage.read, OWNER))
             if now is not None and now != seen:
                 raise UserError(f"{self.storage} is being run by {_named(now)}.")
             seen = now
         self._asked(self._renew)
         time.sleep(min(1.0, self.lease / 4))  # of two that wrote at once, the last one has it
-        if (now := self._asked(lambda: self.storage.read(OWNER))) != self._marker():
+        if (now := self._asked(partial(self.storage.read, OWNER))) != self._marker():
             raise UserError(f"{self.storage} is being run by {_named(now or b'')}.")
 
     def _is_dead(self, marker: bytes) -> bool:

@@ -263,15 +263,12 @@ def named_again(sweep: SweepConfig) -> str:
 
 def _check_named(before: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Have the places named again that a sweep had and that a log may not choose."""
-    if (
-        before.get("address") not in (None, LOCAL)
-        and wanted_address(given.get("address")) == LOCAL
-    ):
-        if "address" not in given:
-            raise UserError(
-                f"The sweep ran on the Ray cluster {before['address']}, and a cluster that a log "
-                "names is not joined: give --address again, or --address local for this machine."
-            )
+    named = "address" in given or wanted_address(None) != LOCAL
+    if before.get("address") not in (None, LOCAL) and not named:
+        raise UserError(
+            f"The sweep ran on the Ray cluster {before['address']}, and a cluster that a log "
+            "names is not joined: give --address again, or --address local for this machine."
+        )
     if before.get("storage") is not None and "storage" not in given:
         raise UserError(
             f"The sweep is kept in {before['storage']}, and a storage that a log names is not "

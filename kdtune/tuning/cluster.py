@@ -43,8 +43,8 @@ def what_is_there(question: Question) -> dict[str, Any]:
     """What this process sees of the data, the teacher and the versions.
 
     Returns:
-        Plain values, which are the same on nodes that are as good; under ``trouble`` a sentence, if
-        something is missing.
+        Plain values, which are the same on nodes that are as good; under ``trouble`` a sentence,
+        if something is missing.
     """
     try:
         data = find_images(question.data)

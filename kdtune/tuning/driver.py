@@ -160,7 +160,7 @@ class Driver:
 
 def stored(mirror: Mirror | None) -> Storage | None:
     """Where the checkpoints of trials are, if there is a storage."""
-    return mirror and mirror.storage.at(CHECKPOINTS)
+    return mirror.storage.at(CHECKPOINTS) if mirror is not None else None
 
 
 class _Turns(tune.Callback):

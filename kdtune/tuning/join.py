@@ -22,7 +22,7 @@ from ray._private import services
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray._private.node import Node
 from ray._private.parameter import RayParams
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 import kdtune
 import search_spaces
