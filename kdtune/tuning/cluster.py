@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kdtune.config import SweepConfig
 from kdtune.data.images import find_images
 from kdtune.environment import environment
-from kdtune.errors import RunError, UserError
-from kdtune.storage import Storage
+from kdtune.errors import UserError
+from kdtune.storage import Storage, StorageError
 from kdtune.teacher import teacher_summary
 
 PATIENCE = 120
@@ -66,8 +67,9 @@ def _answer(question: Question) -> dict[str, Any]:
         try:
             place = Storage(question.storage).at("nodes")
             place.write(name, b"")
-            place.remove(name)
-        except (UserError, RunError) as error:
+            with suppress(StorageError):
+                place.remove(name)
+        except (UserError, StorageError) as error:
             return {"trouble": str(error).rstrip(".")}
     return found
 

@@ -175,6 +175,10 @@ class _Turns(tune.Callback):
         if self.mirror is not None:
             self.mirror.check()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray's snapshots of callbacks are never read back, so they are kept empty."""
+        return {}
+
 
 def _disk_full(error: BaseException | None) -> DiskFullError | None:
     """What a full disk made somebody raise, in a sentence."""
