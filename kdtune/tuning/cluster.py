@@ -27,6 +27,9 @@ from kdtune.teacher import teacher_summary
 PATIENCE = 120
 """Seconds for which a sweep that begins waits for the answers of nodes."""
 
+KNOCK = 2
+"""Seconds in which a living node takes a connection."""
+
 VERSIONS = ("kdtune", "torch", "torchvision", "numpy", "pillow")
 """Packages on which figures depend."""
 
@@ -162,6 +165,23 @@ class Admission:
                 self._say(f"the node {self._names[name]} gets no trials: {trouble}")
             elif self._begun:
                 self._say(f"the node {self._names[name]} has joined, and gets trials")
+
+
+def is_lost(node: str) -> bool:
+    """Whether a node is no more; Ray itself finds that out some ten seconds later.
+
+    Args:
+        node: Ray's name of it.
+    """
+    known = next((known for known in ray.nodes() if known["NodeID"] == node), None)
+    if known is None or not known["Alive"]:
+        return True
+    try:
+        place = known["NodeManagerAddress"], known["NodeManagerPort"]
+        socket.create_connection(place, KNOCK).close()
+    except OSError:
+        return True
+    return False
 
 
 @ray.remote(num_cpus=0, max_retries=0)

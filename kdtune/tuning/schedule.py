@@ -13,13 +13,11 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kdtune.errors import DiskFullError
 from kdtune.results import Event
+from kdtune.tuning.cluster import is_lost
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.trainable import DISK_FULL, NODE, NOTE, OUT_OF_MEMORY, OUTCOME, figures_of
 from kdtune.tuning.under_way import DIED, FAILED, LOST, MEMORY, MISPLACED, STALLED, Trial
-
-NODE_LOST = ("its node has died", "node was terminated", "node died", "The node (IP")
-"""What Ray's words for the loss of a node have in common; it has no class of its own for it."""
 
 STALLS = 1
 """Times that a trial which makes no progress is begun again."""
@@ -32,14 +30,21 @@ class Schedule(FIFOScheduler):
         decisions: of the sweep.
         append: writes an event to the log and folds it.
         slots: where trials run.
+        is_lost: whether a node is no more.
     """
 
-    def __init__(self, decisions: Decisions, append: Callable[[Event], None], slots: Slots):
+    def __init__(
+        self,
+        decisions: Decisions,
+        append: Callable[[Event], None],
+        slots: Slots,
+        is_lost: Callable[[str], bool] = is_lost,
+    ):
         super().__init__()
         self.decisions, self.max_restarts = decisions, decisions.sweep.max_restarts
         self.under_way, self.watch = decisions.under_way, decisions.watch
         self.interrupts = decisions.interrupts
-        self.append, self.slots = append, slots
+        self.append, self.slots, self.is_lost = append, slots, is_lost
         self.failure: DiskFullError | None = None
         """Why the sweep cannot go on, if a trial found out."""
 
@@ -93,12 +98,12 @@ class Schedule(FIFOScheduler):
         if self.interrupts.requested:  # whoever stops the sweep may stop its processes, too
             self.watch.left(trial.config["trial_id"])
             return
+        node = self.watch.node(trial.config["trial_id"])
         stalled = self.watch.left(trial.config["trial_id"])
-        error = trial.get_error()
         cause, times = (STALLED, STALLS) if stalled else (DIED, self.max_restarts)
-        if not stalled and _lost_node(error):
-            cause = LOST
-        reason = stalled or (_why(error) if cause == DIED else "its node was lost")
+        reason = stalled or _why(trial.get_error())
+        if not stalled and node is not None and self.is_lost(node):
+            cause, reason = LOST, "its node was lost"
         if own.restarts[cause] < times or (cause == LOST and own.epoch > own.begun_after):
             self._restart(own, cause, reason)
         else:
@@ -124,9 +129,4 @@ def _why(error: Exception | None) -> str:
     """Why a process is no more."""
     if error is not None and "creation task" in str(error):
         return f"its process could not start: {str(error).strip().splitlines()[-1].strip()}"
-    return "its process died: killed, out of memory, or its node lost"
-
-
-def _lost_node(error: Exception | None) -> bool:
-    """Whether Ray says that a process died with its node."""
-    return error is not None and any(words in str(error) for words in NODE_LOST)
+    return "its process died: killed, or out of memory"

@@ -164,5 +164,3 @@ def test_one_trial_at_a_time_gives_the_figures_of_one_machine(
     )  # fmt: skip
     assert driver.wait(timeout=200) == 0, (tmp_path / "err").read_text()
     assert outcomes(SweepFolder(tmp_path / "results" / "there")) == outcomes(here)
-
-

@@ -122,7 +122,7 @@ def test_a_process_may_die_so_many_times(tmp_path):
         trial = machinery.suggest() or trial
     machinery.schedule.on_trial_error(None, trial)  # of a trial that has ended
     [end] = ends(tmp_path)
-    reason = "its process died: killed, out of memory, or its node lost, 3 times"
+    reason = "its process died: killed, or out of memory, 3 times"
     assert (end["state"], end["reason"]) == ("crashed", reason)
     assert machinery.suggest() is None and machinery.budget.finished
 
