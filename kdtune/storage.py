@@ -40,7 +40,8 @@ class Storage:
         self.uri = uri if "://" in uri else os.path.abspath(Path(uri).expanduser())
         self.below = below
         try:
-            self._root  # noqa: B018
+            if not self._root[1].strip("."):
+                raise ValueError("it names no folder")
         except Exception as error:  # pyarrow raises its own, ValueError, OSError, KeyError
             raise UserError(f"The storage {uri} cannot be used: {_one_line(error)}.") from None
 

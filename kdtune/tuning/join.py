@@ -19,10 +19,14 @@ from typing import Any
 
 import ray
 from ray._private import services
+from ray._private.authentication.authentication_token_setup import (
+    AUTH_MODE_ENV_VAR,
+    maybe_enable_token_auth_if_token_available,
+)
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray._private.node import Node
 from ray._private.parameter import RayParams
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray._raylet import Config, GcsClient  # type: ignore[attr-defined]
 
 import kdtune
 import search_spaces
@@ -41,9 +45,8 @@ PATIENCE = 10
 WAIT = 60
 """Seconds in which a cluster must get a node that computes."""
 
-TOKEN = (
-    "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH as a file that holds it"
-)
+TOKEN = "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH as the file that holds it"
+"""What to do about a token."""
 
 
 def wanted_address(given: str | None) -> str:
@@ -64,6 +67,8 @@ def joined(address: str, verbose: bool, say: Callable[[str], None]) -> Iterator[
         UserError: there is no such cluster, it does not let us in, has other versions, or no node
             that computes.
     """
+    _use_token(address)
+    _check_token()
     found = _find(address)
     client = _enter(found)
     here = services.find_node_ids() & {node.hex() for node in _nodes(client)}
@@ -120,7 +125,6 @@ def _enter(address: str) -> GcsClient:
     except (OSError, ValueError, OverflowError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"No Ray cluster answers at {address}: {why}.") from None
-    _check_token()
     try:
         client = GcsClient(address=address)
         about = client.internal_kv_get(b"CLUSTER_METADATA", namespace=b"cluster", timeout=PATIENCE)
@@ -143,6 +147,15 @@ def _enter(address: str) -> GcsClient:
                 "here: install the same on both."
             )
     return client
+
+
+def _use_token(address: str) -> None:
+    """Have a token used that is given; Ray itself wants its mode set, too, but for ``auto``."""
+    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ.setdefault(AUTH_MODE_ENV_VAR, "token")
+        Config.initialize("")
+    elif address == "auto":
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _check_token() -> None:

@@ -1,16 +1,18 @@
-"""Sweeps on real clusters: processes of Ray's on this machine, each node with a cache of its own."""
+"""Sweeps on real clusters: Ray's processes on this machine, each node with a cache of its own."""
 
+import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
+from stores import object_store
 
 from kdtune.cache import VARIABLE
 from kdtune.results import SweepFolder
@@ -49,30 +51,9 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def bucket():
-    """The URI of an empty bucket on an object store of its own; nodes have its keys, too."""
-    keys = pytest.MonkeyPatch()
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b")):
-        keys.setenv(f"AWS_{name}", value)
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            made = urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")
-            urllib.request.urlopen(made).close()
-            break
-        except OSError:
-            assert time.monotonic() < deadline and server.poll() is None
-            time.sleep(0.1)
-    yield f"s3://bucket/results?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
-    server.kill()
-    server.wait()
-    keys.undo()
+    """A folder in an object store; nodes that are started later have its keys, too."""
+    with object_store() as uri:
+        yield uri
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +145,86 @@ def test_one_trial_at_a_time_gives_the_figures_of_one_machine(
     )  # fmt: skip
     assert driver.wait(timeout=200) == 0, (tmp_path / "err").read_text()
     assert outcomes(SweepFolder(tmp_path / "results" / "there")) == outcomes(here)
+
+
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "k" * 32}
+
+
+class Hosts:
+    """Three hosts with addresses and processes of their own, in network namespaces."""
+
+    def __init__(self, place):
+        self.place, self.started = place, []
+        self.names = [f"kdtune{os.getpid()}-{number}" for number in range(3)]
+        self.bridge = f"kd{os.getpid()}"
+
+    def __enter__(self):
+        try:
+            self._do(f"link add {self.bridge} type bridge")
+            self._do(f"link set {self.bridge} up")
+            self._do(f"addr add 10.77.0.254/24 dev {self.bridge}")
+            for number, name in enumerate(self.names):
+                outside = f"{self.bridge}-{number}"
+                self._do(f"netns add {name}")
+                self._do(f"link add {outside} type veth peer name eth0 netns {name}")
+                self._do(f"link set {outside} master {self.bridge} up")
+                self._do(f"-n {name} addr add {self.address(number)}/24 dev eth0")
+                self._do(f"-n {name} link set eth0 up")
+                self._do(f"-n {name} link set lo up")
+                self._do(f"-n {name} route add default via 10.77.0.254")
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.__exit__()
+            pytest.skip(f"this machine has no network namespaces for us: {error}")
+        return self
+
+    def __exit__(self, *error):
+        for process in self.started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for words in (*(f"netns del {name}" for name in self.names), f"link del {self.bridge}"):
+            subprocess.run(["ip", *words.split()], capture_output=True)
+
+    def _do(self, words):
+        subprocess.run(["ip", *words.split()], check=True, capture_output=True)
+
+    def address(self, number):
+        return f"10.77.0.{number + 1}"
+
+    def run(self, number, *words):
+        """Start a Python module on a host."""
+        own = self.place / str(number)
+        own.mkdir()
+        variables = {"RAY_TMPDIR": str(own), "HOME": str(own), VARIABLE: str(own / "cache")}
+        inside = ["ip", "netns", "exec", self.names[number], "unshare", "-pf", "--mount-proc"]
+        with open(own / "said", "w") as said:
+            process = subprocess.Popen(
+                [*inside, sys.executable, "-m", *words], cwd=own, stdout=said, stderr=said,
+                env={**os.environ, **variables, **TOKEN}, start_new_session=True,
+            )  # fmt: skip
+        self.started.append(process)
+        return process
+
+
+@pytest.mark.slow
+def test_a_sweep_is_launched_from_a_host_that_is_no_node(folder):
+    with tempfile.TemporaryDirectory(dir="/tmp") as place, Hosts(Path(place)) as hosts:
+        head, ray = f"{hosts.address(0)}:6379", ("ray.scripts.scripts", "start", "--num-cpus=1")
+        quiet = ("--include-dashboard=false", "--disable-usage-stats", "--block")
+        mine = f"--node-ip-address={hosts.address(0)}"
+        hosts.run(0, *ray, "--head", "--port=6379", mine, *quiet)
+        hosts.run(
+            1, *ray, f"--address={head}", f"--node-ip-address={hosts.address(1)}", *quiet[1:]
+        )
+        deadline = time.monotonic() + 60
+        while "Ray runtime started" not in (hosts.place / "1" / "said").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        words = words_of(folder, "x", 2, 2)
+        driver = hosts.run(2, "kdtune", *words, "--address", head, "--storage", f"{place}/shared")
+        code, said = driver.wait(timeout=200), (hosts.place / "2" / "said").read_text()
+        assert code == 0, said
+        assert "this machine is no node of" in said and "2 trials at once" in said
+        assert not (hosts.place / "2" / "cache").exists()  # nothing is computed there
+        nodes = [list((hosts.place / str(n) / "cache").glob("*/about.json")) for n in range(2)]
+        assert all(nodes)
