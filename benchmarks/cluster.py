@@ -1,4 +1,4 @@
-"""How full a cluster's slots are while nodes die and come: real processes of Ray's on this machine.
+"""How full a cluster's slots are while nodes die and come, on Ray's real processes on one machine.
 
     python benchmarks/cluster.py --out occupancy.png
 
