@@ -304,8 +304,8 @@ def read_needs(value: Any, read: Callable[[Any], float]) -> Any:
     >>> read_needs("ResNet50=1,MultiBranchNet=0.25", float), read_needs("0.5", float)
     ({'ResNet50': 1.0, 'MultiBranchNet': 0.25}, 0.5)
     """
-    if value is None or value == "auto":
-        return value
+    if value is None:
+        return None
     if isinstance(value, str) and "=" in value:
         pairs = [word.partition("=") for word in _words(value)]
         value = {model.strip(): number for model, _, number in pairs}
@@ -443,7 +443,7 @@ class SweepConfig(_Settings):
     @classmethod
     def _read_needs(cls, value: Any, info: ValidationInfo) -> Any:
         read = _gpus if info.field_name == "gpus_per_trial" else _cpus
-        return read_needs(value, read)
+        return value if (value, read) == ("auto", _gpus) else read_needs(value, read)
 
     @field_validator("settings", mode="before")
     @classmethod

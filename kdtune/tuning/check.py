@@ -14,7 +14,7 @@ from kdtune.config import SweepConfig, TrainConfig
 from kdtune.data.images import GROUPS, Split, groups_of_test
 from kdtune.distributions import read_distributions
 from kdtune.environment import environment
-from kdtune.errors import UserError
+from kdtune.errors import UserError, nearest
 from kdtune.files import shown
 from kdtune.inputs import find_data
 from kdtune.methods import METHODS, check_method
@@ -67,6 +67,15 @@ class Checked:
         """Complete settings of a trial, from what its space, the sweep and the cache decide."""
         return self.shared.settings(_trial_config(self.sweep, cell, number, settings))
 
+    def examples(self) -> dict[str, TrainConfig]:
+        """Settings of a trial of each student: the first ones of its first cell."""
+        found: dict[str, TrainConfig] = {}
+        for method, model in self.sweep.cells():
+            if model not in found:
+                _, settings = self.spaces[method].probe()[0]
+                found[model] = self.configure((method, model), 0, settings)
+        return found
+
 
 def check_sweep(
     given: SweepConfig, files: tuple[str, ...], earlier: Event | None = None
@@ -112,6 +121,13 @@ def _check_inputs(
         Complete settings, what trials have in common, and what the log keeps of all this.
     """
     check_trackers(given.track)
+    for name in ("cpus_per_trial", "gpus_per_trial"):
+        if isinstance(needs := getattr(given, name), Mapping):
+            for model in needs.keys() - set(given.models):
+                raise UserError(
+                    f"{name} names '{model}', which is no student of this sweep; "
+                    f"{nearest(model, given.models)}"
+                )
     data, bad = find_data(given.data, given.skip_bad_images, given.cache_gb)
     teacher, summary = None, None
     image_size = given.image_size or TrainConfig.model_fields["image_size"].default

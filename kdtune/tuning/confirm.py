@@ -24,6 +24,7 @@ from kdtune.tuning.placement import Slots
 from kdtune.tuning.prepare import prepare
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.screen import Screen
+from kdtune.tuning.sharing import shared_slots
 from kdtune.tuning.testing import measure, predict_test
 from kdtune.tuning.trial_files import Networks
 from kdtune.tuning.under_way import Trial
@@ -169,6 +170,7 @@ class _Confirm:
         for line in self._plan(slots):
             self.screen.say(line)
         prepare(self.checked.shared, slots, self.screen.say)
+        slots = self._share(slots)
         self._measure(log, slots)
         goal = Goal(self.decisions.totals)
         self.driver.run(log, slots, self.checked.shared.askers, goal)
@@ -216,6 +218,18 @@ class _Confirm:
         models = len({model for _, model in self.decisions.candidates})
         accuracy = self.trials["best_validation_accuracy"].max()
         yield visible(images, self.decisions.seeds, models, accuracy)
+
+    def _share(self, slots: Slots) -> Slots:
+        """Measure how many runs share a GPU best, if that is wanted."""
+        askers = self.checked.shared.askers
+        return shared_slots(self.sweep, slots, self._examples, askers, self.screen.say)
+
+    def _examples(self) -> dict[str, TrainConfig]:
+        """Settings of a run of each student."""
+        return {
+            model: self._here(self.decisions.configure(trials[0], 1))
+            for (_, model), trials in self.decisions.candidates.items()
+        }
 
     def _measure(self, log: Log, slots: Slots) -> None:
         """Find out what each student costs."""

@@ -134,17 +134,17 @@ class Display:
         pace = "no epoch yet" if not self.progress.epochs else "no epoch since it goes on"
         if epochs and seconds > 0:
             pace = f"{_rate(epochs / seconds)} over the last {duration(seconds)}"
-        return f"{pace}; {len(self.decisions.under_way.at_work)}/{self._slots} slots in use"
-
-    @property
-    def _slots(self) -> int:
-        return self.slots.count if self.slots is not None else 1
+        if self.slots is None:
+            return pace
+        self.slots.settle(self.decisions.under_way.at_work)
+        return f"{pace}; {self.slots.used}/{self.slots.count} slots in use"
 
     def _time(self, goal: Goal) -> str:
         spent = f"{duration(self.progress.stopwatch.seconds)} spent"
+        slots = max(1, self.slots.count) if self.slots is not None else 1
         if self.decisions.interrupts.requested:
             return f"{spent}; it stops after the epochs under way"
-        seconds, basis = self.progress.left(goal, max(1, self._slots), self.what.removesuffix("s"))
+        seconds, basis = self.progress.left(goal, slots, self.what.removesuffix("s"))
         if seconds == 0 and not self.progress.running:
             return spent
         if seconds is None:

@@ -149,13 +149,13 @@ def _too_much(model: str, need: Need, nodes: Sequence[Node]) -> str:
     """Why no node has room for a trial."""
     gpus = max((node.gpus for node in nodes), default=0)
     if need.gpus > gpus:
-        asked = f"gpus_per_trial is {need.gpus:g}"
-        return f"{asked} for {model}, but Ray has no node with more than {gpus} GPUs here."
-    beside = f" and {need.gpus:g} GPUs" if need.gpus else ""
-    cpus = max(node.cpus for node in nodes if node.gpus >= need.gpus)
+        there = f"no node with more than {gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
+        return f"gpus_per_trial is {need.gpus:g} for {model}, but Ray has {there} here."
+    beside = f" beside {need.gpus:g} GPU{'s' * (need.gpus != 1)}" if need.gpus else ""
+    cpus = max((node.cpus for node in nodes if node.gpus >= need.gpus), default=0)
     return (
         f"cpus_per_trial is {need.cpus or 1} for {model}, but Ray has no node with more than "
-        f"{cpus} CPUs{beside} here."
+        f"{cpus} CPU{'s' * (cpus != 1)}{beside} here."
     )
 
 

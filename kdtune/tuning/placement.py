@@ -107,6 +107,10 @@ class _Room:
     def __init__(self, node: Node):
         self.node, self.cpus, self.parts = node, node.cpus, [PARTS] * node.gpus
 
+    def could_have(self, place: Place) -> bool:
+        """Whether there would be room if all were free."""
+        return place.cpus <= self.node.cpus and place.gpus <= self.node.gpus
+
     def find(self, place: Place) -> Place | None:
         """The place with devices, if there is room."""
         if place.cpus > self.cpus:
@@ -122,8 +126,8 @@ class _Room:
         """The GPUs for so many, or for a part: the fullest one with room, as Ray has it."""
         ranked = sorted(range(len(self.parts)), key=lambda device: -self.parts[device])
         if 0 < gpus < 1:
-            enough = [device for device in ranked if self.parts[device] >= _parts(gpus)]
-            ranked = enough[::-1] or ranked
+            enough = [device for device in sorted(ranked) if self.parts[device] >= _parts(gpus)]
+            ranked = sorted(enough, key=self.parts.__getitem__) or ranked
         return tuple(ranked[: math.ceil(gpus)])
 
     def use(self, place: Place) -> None:
@@ -163,12 +167,18 @@ class Slots:
         self._passed: defaultdict[Hashable, Counter[Cell]] = defaultdict(Counter)
 
     @property
+    def used(self) -> int:
+        """Trials that have a place; one whose node was lost has none until it begins elsewhere."""
+        there = {node.name for node in self.nodes()}
+        return sum(place.node in there for place in self._held.values())
+
+    @property
     def count(self) -> int:
-        """Trials at once: those that run, and as many as would fit beside them.
+        """Trials at once: those that have a place, and as many as would fit beside them.
 
         Where students need different things, that is if they take turns.
         """
-        rooms, count, going = self._rooms(), len(self._held), list(self.needs)
+        rooms, count, going = self._rooms(), self.used, list(self.needs)
         while going and count < self._most:
             place = self._best(rooms, going[0])
             if place is None:
@@ -178,6 +188,17 @@ class Slots:
                 count += 1
                 going.append(going.pop(0))
         return count
+
+    def describe(self) -> str:
+        """What trials have, for people."""
+        return described(self.needs, self.nodes())
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether every trial has the same CPUs and no GPU."""
+        return len(set(self.needs.values())) == 1 and not any(
+            need.gpus for need in self.needs.values()
+        )
 
     def place(self, model: str) -> Place | None:
         """What a trial of a student has where it has least; None if no node has room for one."""
@@ -197,7 +218,7 @@ class Slots:
 
     def any_room(self) -> bool:
         """Whether there is room for a trial of any student."""
-        rooms = self._rooms()
+        rooms = self._rooms(with_lost=True)
         fits = any(self._best(rooms, model) for model in self.needs)
         return fits and len(self._held) < self._most
 
@@ -229,7 +250,7 @@ class Slots:
         """
         if len(self._held) >= self._most:
             return None
-        rooms = self._rooms()
+        rooms = self._rooms(with_lost=True)
         ahead: list[tuple[Waiting, str]] = []
         for one in waiting:
             model = one.cell[1]
@@ -249,11 +270,22 @@ class Slots:
     def _most(self) -> float:
         return math.inf if self.concurrent is None else self.concurrent
 
-    def _rooms(self) -> dict[str, _Room]:
+    def _rooms(self, with_lost: bool = False) -> dict[str, _Room]:
+        """What is free on each node.
+
+        Args:
+            with_lost: take what a trial whose node was lost needs from where it lacks least: Ray
+                begins it wherever it has room.
+        """
         rooms = {node.name: _Room(node) for node in self.nodes()}
         for place in self._held.values():
             if place.node in rooms:
                 rooms[place.node].use(place)
+        for place in self._held.values():
+            if with_lost and place.node not in rooms:
+                large = [room for room in rooms.values() if room.could_have(place)]
+                for room in sorted(large, key=lambda room: room.lacks(place))[:1]:
+                    room.use(replace(place, devices=room.devices(place.gpus)))
         return rooms
 
     def _places(self, rooms: Mapping[str, _Room], model: str, alone: bool = False) -> list[Place]:

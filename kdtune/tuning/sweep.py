@@ -26,6 +26,7 @@ from kdtune.tuning.progress import Goal
 from kdtune.tuning.samplers import describe_sampler
 from kdtune.tuning.screen import Screen
 from kdtune.tuning.search import Search
+from kdtune.tuning.sharing import shared_slots
 from kdtune.tuning.stopping import Stopping
 from kdtune.tuning.trial_files import Leftovers
 from kdtune.tuning.warm_start import warm_start
@@ -72,6 +73,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live") -> SweepFolder:
         for event in learned:
             screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
         opened["views"]["prepared"] = prepare(checked.shared, slots, screen.say)
+        slots = search.share(slots)
         with folder.created() as part:
             write_yaml(part.sweep, opened["config"])
             write_text(part.environment, json.dumps(opened["environment"], indent=2) + "\n")
@@ -130,6 +132,7 @@ def resume_sweep(
                         screen.say(line)
                     views = prepare(checked.shared, slots, screen.say)
                     checked.opened["views"]["prepared"] = views
+                    slots = search.share(slots)
                     log.append(checked.opened)
                     search.run(log, slots)
     search.confirm({key: value for key, value in changes.items() if key in OF_CONFIRM})
@@ -164,6 +167,11 @@ class _Sweep:
         """Say what is going to happen."""
         images = self.checked.opened["data"]["test_images"]
         return _plan(self.checked.sweep, slots, self.decisions.stopping, images)
+
+    def share(self, slots: Slots) -> Slots:
+        """Measure how many trials share a GPU best, if that is wanted; all views are there."""
+        sweep, askers = self.checked.sweep, self.checked.shared.askers
+        return shared_slots(sweep, slots, self.checked.examples, askers, self.screen.say)
 
     def run(self, log: Log, slots: Slots) -> None:
         """Run all trials, then make all that follows from the log."""
@@ -222,6 +230,8 @@ def _plan(sweep: SweepConfig, slots: Slots, stopping: Stopping, test_images: int
     )
     proposer = describe_sampler(sweep.sampler)
     yield f"{proposer} proposes; {stopping.describe()}; {slots.count} trials at once"
+    if not slots.are_plain:
+        yield slots.describe()
     if test_images:
         yield visible(test_images, sweep.seeds, len(set(sweep.models)))
     else:

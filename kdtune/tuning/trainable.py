@@ -22,8 +22,10 @@ import torch
 from ray import tune
 from torch import nn
 
+from kdtune.cache import Tell
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.data.views import Views
+from kdtune.device import hide_gpus
 from kdtune.errors import DiskFullError, DivergedError
 from kdtune.inputs import Inputs, find_data, keeps_targets, open_views
 from kdtune.models import build_model, feature_shapes
@@ -98,6 +100,8 @@ class TrialProcess(tune.Trainable):
     ) -> None:
         """Begin the first trial of the process; `checkpoints` is a folder for those of all."""
         keep_freed_memory()
+        if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
+            hide_gpus()  # Ray does not, and others use them
         self._fresh, self._askers, self._checkpoints = FreshState(), askers, checkpoints
         self._begin(settings)
 
@@ -154,17 +158,8 @@ def trial_results(
     result: EpochResult | None = None
     history: list[dict[str, Any]] = []
     try:
-        views = _views(config.data_dir, config.skip_bad_images, config.image_size, config.cache_gb)
-        classes = views.data.classes
-        teacher, lesson, own = None, None, {}
-        if config.teacher_model is not None:
-            teacher = _teacher(config.teacher_model, classes, config.image_size)
-            if keeps_targets(config):
-                lesson = _lesson(teacher, config.image_size, askers)
-                student = build_model(config.model, len(classes), config.image_size)
-                own = lesson.ask(config, feature_shapes(student, config.image_size))
         told: SimpleQueue[Event | None] = SimpleQueue()
-        inputs = Inputs(config, views, lesson, own, told.put)
+        inputs, classes, teacher = open_run(config, askers, told.put)
         yield from _notes(told, partial(inputs.evaluation, "validation"))
         state = None
         if folder is not None:
@@ -201,13 +196,36 @@ def trial_results(
     except Exception as error:  # whatever a run may raise must not end the sweep
         message = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
-        yield {OUTCOME: OUT_OF_MEMORY if _lacks_memory(error) else "crashed", "reason": reason}
+        yield {OUTCOME: OUT_OF_MEMORY if lacks_memory(error) else "crashed", "reason": reason}
     finally:
         if files is not None:
             files.close()
 
 
-def _lacks_memory(error: Exception) -> bool:
+def open_run(
+    config: TrainConfig, askers: Askers, tell: Tell
+) -> tuple[Inputs, tuple[str, ...], nn.Module | None]:
+    """What a trial is fed with, its classes, and its teacher, if it has one.
+
+    Args:
+        config: complete settings.
+        askers: see `Askers`.
+        tell: told what is built.
+    """
+    views = _views(config.data_dir, config.skip_bad_images, config.image_size, config.cache_gb)
+    classes = views.data.classes
+    teacher, lesson, own = None, None, {}
+    if config.teacher_model is not None:
+        teacher = _teacher(config.teacher_model, classes, config.image_size)
+        if keeps_targets(config):
+            lesson = _lesson(teacher, config.image_size, askers)
+            student = build_model(config.model, len(classes), config.image_size)
+            own = lesson.ask(config, feature_shapes(student, config.image_size))
+    return Inputs(config, views, lesson, own, tell), classes, teacher
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether a device had too little memory."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     words = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
     return known or any(word in str(error) for word in words)  # some have no class of their own

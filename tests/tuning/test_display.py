@@ -7,12 +7,17 @@ from machinery import Machinery
 from test_progress import AT, KD, TARGETS, Told
 
 from kdtune.tuning.display import Display
-from kdtune.tuning.placement import Need, Node, Slots
+from kdtune.tuning.placement import Need, Node, Place, Slots
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.screen import DETAIL, NEWS, TROUBLE
 
-TWO = Slots({"A": Need(1)}, lambda: [Node("n", 2)])
-"""As many slots."""
+
+def two_slots():
+    """Slots of two trials that run."""
+    slots = Slots({"A": Need(1)}, lambda: [Node("n", 2)])
+    for trial_id in (1, 2):
+        slots.hold(trial_id, Place("n", 1, 1, 0.0))
+    return slots
 
 
 class Shown(Told):
@@ -29,7 +34,7 @@ class Shown(Told):
         self.display = Display(self.progress, self.decisions, screen, what)
         self.goal = Goal(trials)
         if begun:
-            self.display.begin(self.goal, TWO)
+            self.display.begin(self.goal, two_slots())
 
     def tell(self, event, trial_id=None, cell=AT, **about):
         super().tell(event, trial_id, cell, **about)
@@ -65,7 +70,7 @@ def test_what_was_there_before_is_counted_and_not_told_again():
     shown = Shown({AT: None}, begun=False)
     shown.trial("a", accuracy=0.9)
     assert shown.said == []
-    shown.display.begin(shown.goal, TWO)
+    shown.display.begin(shown.goal, two_slots())
     shown.trial("b", accuracy=0.8)
     assert shown.said == [(DETAIL, "[2] b finished 80.00 % (cell's best 90.00 %): why")]
 

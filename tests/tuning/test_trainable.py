@@ -46,7 +46,9 @@ def test_a_process_goes_from_trial_to_trial_with_the_same_numbers(folder, monkey
     import torch
 
     # Asked outside Ray, it would start it.
-    context = SimpleNamespace(get_node_id=lambda: "here")
+    context = SimpleNamespace(
+        get_node_id=lambda: "here", get_accelerator_ids=lambda: {"GPU": ["0"]}
+    )
     monkeypatch.setattr("ray.get_runtime_context", lambda: context)
 
     def first_epoch(process):
