@@ -66,10 +66,9 @@ def nodes(bucket, tmp_path_factory):
 
 def start(place, *words):
     """Start a driver as a process."""
-    err = open(place / "err", "a")
-    return subprocess.Popen(
-        [sys.executable, "-m", "kdtune", *words], cwd=place, stdout=subprocess.DEVNULL, stderr=err
-    )
+    command = [sys.executable, "-m", "kdtune", *words]
+    with open(place / "err", "a") as err:
+        return subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=err)
 
 
 def until(driver, sweep, happened):
