@@ -72,8 +72,10 @@ def joined(address: str, verbose: bool, say: Callable[[str], None]) -> Iterator[
     found = _find(address)
     client = _enter(found)
     here = services.find_node_ids() & {node.hex() for node in _nodes(client)}
-    own = None
+    own, prints = None, ray._private.worker.print_to_stdstream
     try:
+        if not verbose:  # else the loss of a node is thirty lines of Ray's, beside ours
+            ray._private.worker.print_to_stdstream = lambda *arguments, **options: None
         with deferred():
             if not here:
                 say(f"this machine is no node of {found}; it joins as one that computes nothing")
@@ -91,6 +93,7 @@ def joined(address: str, verbose: bool, say: Callable[[str], None]) -> Iterator[
         yield
     finally:
         ray.shutdown()
+        ray._private.worker.print_to_stdstream = prints
         if own is not None:
             own.kill_all_processes(check_alive=False, allow_graceful=True)
 
