@@ -7,6 +7,7 @@ there are none: what two processes write to one name, the last one has written.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -37,6 +38,11 @@ class Storage:
     """
 
     def __init__(self, uri: str, below: str = ""):
+        if re.match(r"\w+://[^/@]*:[^/@]*@", uri):
+            raise UserError(
+                "A storage's URI is kept in logs, so no keys may stand in it: give them as the "
+                "tools of its cloud have them, e.g. as AWS_SECRET_ACCESS_KEY."
+            )
         self.uri = uri if "://" in uri else os.path.abspath(Path(uri).expanduser())
         self.below = below
         try:

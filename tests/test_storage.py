@@ -64,6 +64,12 @@ def test_no_storage_is_a_sentence(uri):
         Storage(uri).names()
 
 
+def test_keys_do_not_get_into_logs():
+    with pytest.raises(UserError, match="no keys may stand in it"):
+        Storage("s3://key:secret@bucket/x")
+    assert "account" in str(Storage("abfs://files@account.dfs.core.windows.net/x"))
+
+
 def test_a_bucket_that_is_missing_is_an_error_of_the_storage(bucket):
     with pytest.raises(StorageError, match="cannot be written: .*bucket does not exist"):
         Storage(bucket.replace("bucket", "other", 1)).write("x", b"")

@@ -109,28 +109,41 @@ def computing_nodes() -> list[Any]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def find_slots(sweep: SweepConfig, say: Callable[[str], None] = say) -> Slots:
-    """With GPUs one trial a GPU and an equal share of its node's CPUs; without, one trial a CPU.
+def admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNodes:
+    """Of a cluster, the nodes that have what trials need: see `kdtune.tuning.cluster`.
 
-    Of a cluster, only nodes that have what trials need: see `kdtune.tuning.cluster`.
+    Raises:
+        UserError: there is none.
+    """
+    if wanted_address(sweep.address) == LOCAL:
+        return LivingNodes()
+    admission = Admission(sweep, say)
+    admission.wait(computing_nodes)
+    nodes = LivingNodes(admission)
+    if len(nodes()) > 1 and sweep.storage is None:
+        say(
+            "without --storage, a trial whose node is lost goes on elsewhere only if the sweep's "
+            "folder is on a disk that all nodes share; else it begins anew"
+        )
+    return nodes
+
+
+def find_slots(
+    sweep: SweepConfig,
+    say: Callable[[str], None] = say,
+    nodes: Callable[[], Sequence[Node]] | None = None,
+) -> Slots:
+    """With GPUs one trial a GPU and an equal share of its node's CPUs; without, one trial a CPU.
 
     Args:
         sweep: complete settings.
         say: takes a line for a person about nodes that come, go, or are left out.
+        nodes: gives those that may get trials; those of `admitted_nodes` if None.
 
     Raises:
         UserError: the sweep asks for more than any node has, or no node has what trials need.
     """
-    nodes = LivingNodes()
-    if wanted_address(sweep.address) != LOCAL:
-        admission = Admission(sweep, say)
-        admission.wait(computing_nodes)
-        nodes = LivingNodes(admission)
-        if len(nodes()) > 1 and sweep.storage is None:
-            say(
-                "without --storage, a trial whose node is lost goes on elsewhere only if the "
-                "sweep's folder is on a disk that all nodes share; else it begins anew"
-            )
+    nodes = nodes or admitted_nodes(sweep, say)
     gpus = float(any(node.gpus for node in nodes()))
     needs = {
         model: Need(

@@ -16,6 +16,7 @@ from kdtune.errors import RunError
 from kdtune.inputs import Inputs, find_data, open_views
 from kdtune.training import predict
 from kdtune.tuning.placement import Place, Slots
+from kdtune.tuning.trainable import hide_gpus_of_others
 
 
 def predict_test(networks: list[tuple[Path, TrainConfig]], slots: Slots) -> Iterator[np.ndarray]:
@@ -31,7 +32,7 @@ def predict_test(networks: list[tuple[Path, TrainConfig]], slots: Slots) -> Iter
     found = []
     for path, config in networks:
         place = _place(config, slots)
-        task = _remote(_predict, place)
+        task = _remote(_predict, place, slots)
         found.append(task.remote(path.read_bytes(), config, place.threads))  # other nodes lack it
     yield from map(ray.get, found)
 
@@ -39,7 +40,7 @@ def predict_test(networks: list[tuple[Path, TrainConfig]], slots: Slots) -> Iter
 def measure(config: TrainConfig, num_classes: int, slots: Slots) -> dict[str, Any]:
     """What a student costs where a trial would run: see `kdtune.costs.costs_of`."""
     place = _place(config, slots)
-    task = _remote(_measure, place)
+    task = _remote(_measure, place, slots)
     costs: dict[str, Any] = ray.get(task.remote(config, num_classes, place.threads))
     return costs
 
@@ -52,16 +53,21 @@ def _place(config: TrainConfig, slots: Slots) -> Place:
     return place
 
 
-def _remote(function: Any, place: Place) -> Any:
-    return ray.remote(num_cpus=place.cpus, num_gpus=place.gpus)(function)
+def _remote(function: Any, place: Place, slots: Slots) -> Any:
+    """A task with what a trial has, on a node that may get trials."""
+    names = ",".join(node.name for node in slots.nodes())
+    there = {"ray.io/node-id": f"in({names})"}
+    return ray.remote(num_cpus=place.cpus, num_gpus=place.gpus, label_selector=there)(function)
 
 
 def _measure(config: TrainConfig, num_classes: int, threads: int) -> dict[str, Any]:
+    hide_gpus_of_others()
     torch.set_num_threads(threads)
     return costs_of(config, num_classes)
 
 
 def _predict(network: bytes, config: TrainConfig, threads: int) -> np.ndarray:
+    hide_gpus_of_others()
     torch.set_num_threads(threads)
     data, _ = find_data(config.data_dir, config.skip_bad_images, config.cache_gb)
     views = open_views(data, config.image_size, config.cache_gb)

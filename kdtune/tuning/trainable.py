@@ -85,6 +85,12 @@ def open_shared(sweep: SweepConfig, askers: Askers) -> tuple[Views, Lesson | Non
     return views, _lesson(teacher, sweep.image_size, askers)
 
 
+def hide_gpus_of_others() -> None:
+    """Have a process of Ray's without a GPU see none, which Ray itself does not care for."""
+    if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
+        hide_gpus()
+
+
 class TrialProcess(tune.Trainable):
     """Ray's side of a trial: every `step` gives one result of `trial_results`.
 
@@ -100,8 +106,7 @@ class TrialProcess(tune.Trainable):
     ) -> None:
         """Begin the first trial of the process; `checkpoints` is a folder for those of all."""
         keep_freed_memory()
-        if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
-            hide_gpus()  # Ray does not, and others use them
+        hide_gpus_of_others()
         self._fresh, self._askers, self._checkpoints = FreshState(), askers, checkpoints
         self._begin(settings)
 
