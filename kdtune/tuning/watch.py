@@ -90,6 +90,10 @@ class Watch(tune.Callback):
         self.interrupts.check()
         self.look()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray's snapshots of callbacks are never read back, so they are kept empty."""
+        return {}
+
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _end(pid: int) -> None:
