@@ -41,7 +41,7 @@ def save_model(
     Args:
         path: the file, replaced whole or not at all; ``.safetensors`` or, by any other name, a
             ``.pth``.
-        model: the network, an architecture of `MODELS`.
+        model: the network, as `build_model` builds it.
         config: the run's complete settings.
         classes: class names, in the order of the logits.
         sync: see `replacing`.
@@ -76,7 +76,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, broken, holds code, or is not one of ours.
     """
-    content = _read(Path(path).expanduser())
+    content = read_file(Path(path).expanduser())
     if not _is_ours(content):
         raise UserError(f"{path} was not written by kdtune; give a checkpoint of one of its runs.")
     return content
@@ -86,8 +86,12 @@ def _is_ours(content: Any) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def _read(path: Path) -> Any:
-    """Read a file of tensors and plain values, of any make."""
+def read_file(path: Path) -> Any:
+    """Read a file of tensors and plain values, of any make.
+
+    Raises:
+        UserError: it is missing or broken, or holds code.
+    """
     try:
         with open(path, "rb") as file:
             start = file.read(9)
@@ -147,7 +151,7 @@ def load_model(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, broken, holds code, or holds another network.
     """
-    content = _read(Path(path).expanduser())
+    content = read_file(Path(path).expanduser())
     if not _is_ours(content):
         return _load_foreign(path, content)
     try:
@@ -163,7 +167,7 @@ def load_model(path: str | Path) -> dict[str, Any]:
 
 def _load_foreign(path: str | Path, content: Any) -> dict[str, Any]:
     expected = "a checkpoint of kdtune's, or a state_dict of one of torchvision's ResNets"
-    found = _state_dicts(content)
+    found = state_dicts(content, FIRST)
     if not found:
         raise UserError(f"{path} holds no state_dict, but {_describe(content)}; give {expected}.")
     likely = [weights for weights in found if "layer1.0.conv2.weight" in weights]
@@ -188,18 +192,22 @@ def _load_foreign(path: str | Path, content: Any) -> dict[str, Any]:
     }
 
 
-def _state_dicts(content: Any) -> list[dict[str, Tensor]]:
+def state_dicts(content: Any, weight: str) -> list[dict[str, Tensor]]:
     """All that may be weights in a file: unwrapped, without prefixes, the likeliest first.
 
-    Of a ResNet only what shares its prefix is taken, so a loss or a counter beside it is left out.
+    Only what shares the prefix of the network's own is taken, no loss or counter beside it.
+
+    Args:
+        content: of the file.
+        weight: the name of one that the network has.
     """
     if not isinstance(content, dict):
         return []
     found = []
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if tensors:
-        first = min((key for key in tensors if key.endswith(FIRST)), key=len, default=FIRST)
-        prefix = first.removesuffix(FIRST)
+        first = min((key for key in tensors if key.endswith(weight)), key=len, default=weight)
+        prefix = first.removesuffix(weight)
         found.append(
             {
                 key.removeprefix(prefix): tensor
@@ -208,7 +216,7 @@ def _state_dicts(content: Any) -> list[dict[str, Tensor]]:
             }
         )
     for key in sorted(content, key=lambda key: key not in WRAPPERS):
-        found += _state_dicts(content[key])
+        found += state_dicts(content[key], weight)
     return found
 
 

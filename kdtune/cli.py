@@ -10,8 +10,8 @@ import click
 
 from kdtune.errors import RunError, UserError
 
-MODELS_HELP = "MultiBranchNet, ResNet18 or ResNet50."
-DATA_HELP = "An ImageFolder, or the name of a built-in data set (digits)."
+MODELS_HELP = "MultiBranchNet, ResNet18, ResNet50, torchvision:NAME or timm:NAME."
+DATA_HELP = "An ImageFolder, or the name of a data set: digits, cifar10, ..."
 
 
 class _Setting(click.ParamType):
@@ -59,9 +59,36 @@ skip_option = click.option(
 )
 
 
+root_option = click.option(
+    "--data-root",
+    metavar="DIR",
+    help="Where named data sets are, or are downloaded to.  [default: in the cache's folder]",
+)
+
+
+def subset_options(command: Any) -> Any:
+    """The flags that take a part of the images."""
+    for split in ("test", "validation", "train"):
+        flag = click.option(
+            f"--{split}-images",
+            type=int,
+            metavar="N",
+            help=f"Use N of the {split} images, of each class its share.  [default: all]",
+        )
+        command = flag(command)
+    return command
+
+
 @cli.command()
-@click.option("--data", required=True, help=DATA_HELP)
+@click.option("--data", "data_dir", required=True, help=DATA_HELP)
+@root_option
+@subset_options
 @click.option("--model", default="ResNet50", show_default=True, help=MODELS_HELP)
+@click.option(
+    "--weights",
+    metavar="NAME|FILE",
+    help="Begin with these: DEFAULT of torchvision, or a file.  [default: random weights]",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
 @click.option("--epochs", type=int, default=30, show_default=True)
 @click.option("--image-size", type=int, default=128, show_default=True, help="Pixels.")
@@ -70,9 +97,7 @@ skip_option = click.option(
 @skip_option
 @settings_option
 @click.option("--quiet", is_flag=True, help="Say only what goes wrong.")
-def teacher(
-    out: Path, data: str, settings: tuple[tuple[str, Any], ...], quiet: bool, **flags: Any
-) -> None:
+def teacher(out: Path, settings: tuple[tuple[str, Any], ...], quiet: bool, **flags: Any) -> None:
     """Train a teacher on your data."""
     from kdtune.config import TrainConfig, check_free
     from kdtune.run import train_teacher
@@ -80,7 +105,7 @@ def teacher(
 
     check_free(dict(settings))
     flags = {key: value for key, value in flags.items() if value is not None}
-    given = {**dict(settings), **flags, "data_dir": data, "method": "student"}
+    given = {**dict(settings), **flags, "method": "student"}
     result = train_teacher(TrainConfig.check(given), out, (lambda line: None) if quiet else say)
     test = result["test_accuracy"]
     tested = "no test images" if test is None else f"test {100 * test:.2f} %"
@@ -100,12 +125,15 @@ def options(*groups: Any) -> Any:
 
 PLACES = (
     click.option("--data", help=DATA_HELP),
+    root_option,
     click.option("--teacher", help="The teacher's checkpoint."),
 )
 
 SEARCHED = (
     click.option("--methods", help="Methods to compare.  [default: at,fitnets]"),
-    click.option("--models", help="Students.  [default: MultiBranchNet,ResNet18]"),
+    click.option(
+        "--models", help="Students, named as teachers.  [default: MultiBranchNet,ResNet18]"
+    ),
     click.option(
         "--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]"
     ),
@@ -208,7 +236,7 @@ RESOURCES = (
 @cli.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--name", help="The sweep's folder under results/.")
-@options(PLACES, SEARCHED, CONFIRMED, RESOURCES, SHOWN)
+@options(PLACES, (subset_options,), SEARCHED, CONFIRMED, RESOURCES, SHOWN)
 @click.option(
     "--equal",
     type=click.Choice(["trials", "epochs", "seconds"]),
@@ -424,6 +452,8 @@ trust_option = click.option(
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--data", "data_dir", required=True, help=DATA_HELP)
+@root_option
+@subset_options
 @click.option(
     "--split",
     type=click.Choice(["train", "validation", "test"]),

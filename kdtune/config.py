@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -32,6 +32,11 @@ HAVE_FLAGS = {
     "model",
     "teacher_model",
     "data_dir",
+    "data_root",
+    "train_images",
+    "validation_images",
+    "test_images",
+    "weights",
     "image_size",
     "epochs",
     "seed",
@@ -46,7 +51,7 @@ FOLLOW = {"augment_views": "cache_gb", "augment_seed": "seed"}
 OF_A_RUNS_FILES = {"print_freq", "save_freq", "save_dir", "log_dir", "experiment_name", "resume"}
 """Settings that play no part where a run writes no files of its own."""
 
-OF_PLACES = {"data_dir", "teacher_model", "num_workers", "cache_gb", "device"}
+OF_PLACES = {"data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "device"}
 """Settings that say where things are and what a machine has, not what is learned."""
 
 OTHER_WORDS = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"}
@@ -55,13 +60,40 @@ OTHER_WORDS = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epo
 FILE_NAME = r"^[\w][\w.-]*$"
 """What a name must look like from which names of files are made."""
 
+
+def file_stem(*names: str) -> str:
+    """Names as one that every file system takes.
+
+    >>> file_stem("at", "torchvision:resnet34")
+    'at-torchvision.resnet34'
+    """
+    return "-".join(names).replace(":", ".")
+
+
 METHOD_DEFAULTS: dict[str, dict[str, float]] = {
     "student": {"alpha": 0.0, "beta": 0.0},
     "kd": {"alpha": 1.0, "beta": 0.0},
+    "dkd": {"temperature": 4.0, "alpha": 1.0, "beta": 8.0},
+    "dist": {"temperature": 4.0, "alpha": 0.0, "beta": 2.0},
     "at": {"temperature": 4.0, "alpha": 0.0, "beta": 1e3},
+    "at_paper": {"temperature": 4.0, "alpha": 0.0, "beta": 0.1},
     "fitnets": {"temperature": 3.0, "alpha": 0.1, "beta": 1e-3},
+    "vid": {"temperature": 4.0, "alpha": 0.0, "beta": 1.0},
+    "sp": {"temperature": 4.0, "alpha": 0.0, "beta": 3e3},
+    "rkd": {"temperature": 4.0, "alpha": 0.0, "beta": 25.0},
+    "pkt": {"temperature": 4.0, "alpha": 0.0, "beta": 3e4},
 }
 """Where a method's defaults differ from those that the fields of `TrainConfig` give."""
+
+
+class DataSource(NamedTuple):
+    """Which images a run has, as `kdtune.data.images.find_images` takes it."""
+
+    data_dir: str
+    data_root: str | None = None
+    train_images: int | None = None
+    validation_images: int | None = None
+    test_images: int | None = None
 
 
 class _Settings(BaseModel):
@@ -104,13 +136,31 @@ class _Settings(BaseModel):
         return f"The setting {key} cannot be {value}: {reason}."
 
 
-class TrainConfig(_Settings):
+class _OfData(_Settings):
+    """What runs and sweeps say of their images alike."""
+
+    data_root: str | None = Field(
+        None, description="folder of named data sets; datasets/ in the cache if not given"
+    )
+    train_images: int | None = Field(
+        None,
+        ge=2,
+        description="so many for training, of each class its share; all if not given",
+    )
+    validation_images: int | None = Field(None, ge=2, description="the same for validation")
+    test_images: int | None = Field(None, ge=2, description="the same for test")
+
+
+class TrainConfig(_OfData):
     """Every setting of one training run."""
 
     method: str = Field("at", description="what the student learns from the teacher")
     model: str = Field("MultiBranchNet", description="architecture of the student")
     teacher_model: str | None = Field(None, description="path of the teacher's checkpoint")
-    data_dir: str = Field("data", description="ImageFolder, or the name of a built-in data set")
+    weights: str | None = Field(
+        None, description="weights to begin with: DEFAULT of torchvision, or a file"
+    )
+    data_dir: str = Field("data", description="ImageFolder, or the name of a data set")
     image_size: int = Field(128, ge=8, description="pixels; images are resized to a square")
     batch_size: int = Field(32, ge=2, description="images in one step")
     num_workers: int = Field(4, ge=0, description="threads, or processes of loaders, that decode")
@@ -122,10 +172,10 @@ class TrainConfig(_Settings):
     step_size: int = Field(10, ge=1, description="epochs between two decays of lr")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of a decay of lr")
     temperature: float = Field(4.0, gt=0, description="softens the logits of the KD loss")
-    alpha: float = Field(0.0, ge=0, description="weight of the KD loss")
-    beta: float = Field(0.0, ge=0, description="weight of the AT or feature loss")
+    alpha: float = Field(0.0, ge=0, description="weight of the KD loss; of TCKD in DKD")
+    beta: float = Field(0.0, ge=0, description="weight of the method's own loss")
     hint_epochs: int = Field(0, ge=0, description="FitNets: first epochs, on the hint alone")
-    hint_layer: int = Field(-1, description="FitNets: index of the stage compared")
+    hint_layer: int = Field(-1, description="FitNets, VID, SP: index of the stage compared")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["auto", "bf16", "float32"] = Field(
         "auto", description="auto: bf16 where the device is fast at it"
@@ -149,6 +199,11 @@ class TrainConfig(_Settings):
         None, description="stem of all files of the run", pattern=FILE_NAME
     )
     resume: str | None = Field(None, description="checkpoint to go on from")
+
+    @property
+    def source(self) -> DataSource:
+        """Which images the run has."""
+        return DataSource(**{key: getattr(self, key) for key in DataSource._fields})
 
     @classmethod
     def of_method(cls, method: str, settings: Mapping[str, Any]) -> Self:
@@ -332,11 +387,11 @@ def of_model(setting: Any, model: str, default: Any) -> Any:
     return default if setting in (None, "auto") else setting
 
 
-class SweepConfig(_Settings):
+class SweepConfig(_OfData):
     """Every setting of one sweep; keys are the flags of ``kdtune sweep``."""
 
     name: str = Field(description="the sweep's folder under results/", pattern=FILE_NAME)
-    data: str = Field(description="ImageFolder, or the name of a built-in data set")
+    data: str = Field(description="ImageFolder, or the name of a data set")
     teacher: str | None = Field(None, description="path of the teacher's checkpoint")
     methods: tuple[str, ...] = Field(("at", "fitnets"), min_length=1, description="compared")
     models: tuple[str, ...] = Field(
@@ -470,6 +525,12 @@ class SweepConfig(_Settings):
             )
         check_free(self.settings)
         return self
+
+    @property
+    def source(self) -> DataSource:
+        """Which images the sweep has."""
+        own = {key: getattr(self, key) for key in DataSource._fields[1:]}
+        return DataSource(self.data, **own)
 
     def cells(self) -> list[tuple[str, str]]:
         """The (method, model) pairs of the sweep, baselines last."""

@@ -19,6 +19,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from kdtune.config import DataSource
 from kdtune.costs import median_seconds
 from kdtune.data.batches import Batches
 from kdtune.data.images import Split
@@ -87,6 +88,7 @@ def evaluate_file(
     trust: bool = False,
     skip_bad_images: bool = False,
     cache_gb: float = 20,
+    **which: Any,
 ) -> Evaluation:
     """Measure a network on a split of a data set.
 
@@ -95,12 +97,13 @@ def evaluate_file(
         data_dir: see `kdtune.data.images.find_images`.
         split: ``train``, ``validation`` or ``test``.
         skip_bad_images, cache_gb: see `kdtune.inputs.find_data`.
+        which: the other fields of `DataSource`.
 
     Raises:
         UserError: the network or the data are no good, or have other classes.
     """
     network = open_network(path, trust)
-    data, bad = find_data(data_dir, skip_bad_images, cache_gb)
+    data, bad = find_data(DataSource(data_dir, **which), skip_bad_images, cache_gb)
     if bad:
         say(f"left out, since they cannot be read: {len(bad)} images")
     if data.classes != network.about.classes:

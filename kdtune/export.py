@@ -123,7 +123,7 @@ def configuration(folder: SweepFolder, found: Best) -> dict[str, Any]:
     """
     sweep = folder.settings()
     # A sweep that was resumed elsewhere has data and teacher there.
-    settings = found.settings | {"data_dir": sweep.data}
+    settings = found.settings | {"data_dir": sweep.data, "data_root": sweep.data_root}
     if settings.get("teacher_model") is not None:
         settings["teacher_model"] = sweep.teacher
     opened = folder.opened()[-1]

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from kdtune.cache import GB, Cache, Tell, amount, cache_folder, describe
-from kdtune.config import TrainConfig
+from kdtune.config import DataSource, TrainConfig
 from kdtune.data.batches import Batches
 from kdtune.data.images import ImageData, find_images
 from kdtune.data.views import Views, first_seed, leave_bad_out
@@ -101,7 +101,7 @@ def keeps_targets(config: TrainConfig) -> bool:
 
 
 def find_data(
-    data_dir: str,
+    source: DataSource,
     skip_bad_images: bool,
     cache_gb: float,
     workers: int | None = None,
@@ -111,7 +111,7 @@ def find_data(
     """Find the images of a run: all of them, or those that can be read.
 
     Args:
-        data_dir: see `kdtune.data.images.find_images`.
+        source: which they are.
         skip_bad_images: leave out what cannot be read.
         cache_gb: size of the cache, which remembers what that was.
         workers: threads that decode; one a core if None.
@@ -124,7 +124,7 @@ def find_data(
     Raises:
         UserError: see `kdtune.data.images.find_images`.
     """
-    data = find_images(data_dir)
+    data = find_images(*source)
     if not with_test:
         data = data.without_test()
     if not skip_bad_images:

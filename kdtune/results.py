@@ -42,7 +42,7 @@ from typing import Any, Self
 import numpy as np
 from filelock import FileLock, Timeout
 
-from kdtune.config import FILE_NAME, SweepConfig
+from kdtune.config import FILE_NAME, SweepConfig, file_stem
 from kdtune.errors import RunError, UserError
 from kdtune.files import room_for, shown
 
@@ -253,7 +253,7 @@ class SweepFolder:
 
     def best(self, method: str, model: str, suffix: str = ".yaml") -> Path:
         """The best configuration of a cell, or with the suffix ``.pth`` its network."""
-        return self.path / "best" / f"{method}-{model}{suffix}"
+        return self.path / "best" / f"{file_stem(method, model)}{suffix}"
 
     def events(self) -> list[Event]:
         """All events so far, also of a sweep that is running.
@@ -417,13 +417,19 @@ def _parse(line: bytes) -> Event | None:
     )
     if not whole:
         return None
-    # Names of files are made from these.
+    # Names of files are made from these; of a model's by `file_stem`.
     named, keys = [event], [key for key in _TRIAL if key in wanted]
     if event["event"] == "confirm":
         named, keys = event["candidates"], list(_TRIAL)
-    names = [part.get(key) if isinstance(part, dict) else None for part in named for key in keys]
-    fit = all(isinstance(name, str) and re.match(FILE_NAME, name) for name in names)
+    fit = all(
+        isinstance(part, dict) and _is_name(part.get(key), key) for part in named for key in keys
+    )
     return event if fit else None
+
+
+def _is_name(value: Any, key: str) -> bool:
+    stem = file_stem(value) if key == "model" and isinstance(value, str) else value
+    return isinstance(stem, str) and re.match(FILE_NAME, stem) is not None
 
 
 class Log:

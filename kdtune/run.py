@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.checkpoints import read_checkpoint, save_model
-from kdtune.config import OF_A_RUNS_FILES, TrainConfig, settings_hash
+from kdtune.config import OF_A_RUNS_FILES, TrainConfig, file_stem, settings_hash
 from kdtune.data.batches import Batch, TrainingBatches
 from kdtune.data.images import ImageData
 from kdtune.data.loaders import Loader, Pairs, class_names
@@ -23,7 +23,8 @@ from kdtune.files import make_folder, read_yaml, shown
 from kdtune.inputs import find_data, open_inputs
 from kdtune.maps import MOST_IMAGES
 from kdtune.methods import METHODS, check_method
-from kdtune.models import check_model, count_classes
+from kdtune.models import build_model, check_model, count_classes
+from kdtune.pretrained import begin_with
 from kdtune.run_files import RunFiles, epoch_line, say
 from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.training import evaluate, fit
@@ -128,7 +129,7 @@ def run_training(
 
 
 def _find(config: TrainConfig) -> ImageData:
-    data, bad = find_data(config.data_dir, config.skip_bad_images, config.cache_gb)
+    data, bad = find_data(config.source, config.skip_bad_images, config.cache_gb)
     if bad:
         listed = "; ".join(f"{image['file']} ({image['reason']})" for image in bad)
         say(f"left out, since they cannot be read: {listed}")
@@ -137,7 +138,7 @@ def _find(config: TrainConfig) -> ImageData:
 
 def _new_name(config: TrainConfig) -> str:
     """A name that no run in `log_dir` has."""
-    name = first = f"{config.method}-{config.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = first = file_stem(config.method, config.model, time.strftime("%Y%m%d-%H%M%S"))
     again = 1
     while (Path(config.log_dir) / name).exists():
         again += 1
@@ -208,7 +209,9 @@ def _first_images(batches: Iterable[Batch]) -> Tensor:
     raise UserError("There are no images.")
 
 
-MAY_DIFFER = OF_A_RUNS_FILES | {"epochs", "data_dir", "teacher_model", "num_workers", "device"}
+MAY_DIFFER = OF_A_RUNS_FILES | {
+    "epochs", "data_dir", "data_root", "teacher_model", "num_workers", "device",
+}  # fmt: skip
 """Settings that a run may change when it goes on."""
 
 
@@ -271,6 +274,9 @@ def train_teacher(
     make_folder(out.parent)
     data = _find(config)
     classes = list(data.classes)
+    if config.weights is not None:  # said, and refused, before images are decoded
+        model = build_model(config.model, len(classes), config.image_size)
+        say(begin_with(model, config.model, config.weights, len(classes)))
     train, validation, test = _batches(config, data, None, data.classes, say=say)
     about: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial = out.with_name(f"{out.stem}.partial{out.suffix}")

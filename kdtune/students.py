@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
+from kdtune.config import file_stem
 from kdtune.data.images import Split
 from kdtune.data.pixels import decode, normalise
 from kdtune.errors import DiskFullError, RunError, UserError, nearest
@@ -136,7 +137,7 @@ def _students(
             raise UserError(f"{folder.path} has no trial of '{given}'; {nearest(given, known)}")
     students = [
         Student(
-            "-".join(cell) + (f"-{place}" if place > 1 else ""),
+            file_stem(*cell) + (f"-{place}" if place > 1 else ""),
             best,
             configuration(folder, best),
             network_of(folder, cell, best),
@@ -156,7 +157,7 @@ def _pictures(folder: SweepFolder) -> tuple[Tensor, str]:
     size = sweep.image_size
     assert size is not None
     try:
-        data, _ = find_data(sweep.data, sweep.skip_bad_images, sweep.cache_gb)
+        data, _ = find_data(sweep.source, sweep.skip_bad_images, sweep.cache_gb)
         if data.fingerprint != folder.opened()[-1]["data"].get("fingerprint"):
             raise UserError("These are other data.")
         places = np.linspace(0, len(data.validation) - 1, count).astype(int)

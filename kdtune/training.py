@@ -25,6 +25,7 @@ from kdtune.methods.method import Parts
 from kdtune.methods.student import Student
 from kdtune.models import build_model, count_classes, feature_shapes
 from kdtune.network import Network, pick_device
+from kdtune.pretrained import begin_with
 from kdtune.seeds import derive_seed
 
 
@@ -92,9 +93,16 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 
 
 def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
-    """Build the student with the weights that `config.seed` fixes, the same for every method."""
+    """Build the student with the weights that `config.seed` fixes, the same for every method.
+
+    Raises:
+        UserError: there is no such model, or the weights that it is to begin with are no good.
+    """
     torch.manual_seed(derive_seed(config.seed, "student"))
-    return build_model(config.model, num_classes, config.image_size)
+    model = build_model(config.model, num_classes, config.image_size)
+    if config.weights is not None:
+        begin_with(model, config.model, config.weights, num_classes)
+    return model
 
 
 def seed_epoch(config: TrainConfig, epoch: int) -> None:

@@ -28,6 +28,7 @@ FLOORS = {
     "mirror": 5,
     "network": 4,
     "teacher": 5,
+    "pretrained": 5,
     "reports": 5,
     "dashboard": 5,
     "costs": 5,

@@ -5,8 +5,16 @@ import torch
 import torchvision
 
 from kdtune.errors import UserError
-from kdtune.models import MODELS, build_model, feature_shapes
+from kdtune.models import MODELS, build_model, check_model, feature_shapes, look
 from kdtune.models.multibranch import ECA, eca_kernel_size
+from kdtune.models.named import OPTIONS, stage_ends
+
+NAMED = [
+    "torchvision:mobilenet_v3_small", "torchvision:resnet18", "torchvision:shufflenet_v2_x0_5",
+    "torchvision:googlenet", "torchvision:regnet_y_400mf", "torchvision:densenet121",
+    "timm:efficientnet_lite0", "timm:mobilenetv3_small_050", "timm:test_resnet",
+]  # fmt: skip
+"""A few of each library, of different make."""
 
 
 @pytest.mark.parametrize("size", [16, 33, 64])
@@ -78,3 +86,76 @@ def test_eca_gate_by_hand():
     # gate of channel c: sigmoid(mean of c-1 minus mean of c+1), zero-padded
     gate = torch.sigmoid(torch.tensor([-1.0, -2.0, -2.0, 2.0])).view(1, 4, 1, 1)
     assert torch.allclose(eca(x), x * gate)
+
+
+def library_network(name, num_classes):
+    library, _, own = name.partition(":")
+    if library == "torchvision":
+        options = {"weights": None, "num_classes": num_classes, **OPTIONS.get(own, {})}
+        return torchvision.models.get_model(own, **options)
+    return pytest.importorskip("timm").create_model(own, num_classes=num_classes)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_model_is_its_librarys_and_gives_a_map_a_stage(name):
+    theirs, ours = library_network(name, 5), build_model(name, 5, 64)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        logits, features = look(ours, images)
+        assert torch.equal(logits, theirs.eval()(images))
+    assert all(part.training for part in ours.modules())
+    assert [f.shape[2:] for f in features] == [(s, s) for s in (32, 16, 8, 4, 2)]
+    assert [tuple(f.shape[1:]) for f in features] == feature_shapes(ours, 64)
+    ours(images)[0].sum().backward()
+    assert all(p.grad is not None for p in ours.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("resnet50", ["relu", "layer1", "layer2", "layer3", "layer4"]),
+        (
+            "mobilenet_v3_small",
+            ["features.0", "features.1", "features.3", "features.8", "features"],
+        ),
+        ("vgg11", ["features.1", "features.4", "features.9", "features.14", "features.19"]),
+        ("squeezenet1_1", ["features.1", "features.4", "features.7", "features"]),
+    ],
+)
+def test_stages_end_before_each_down_sampling(name, ends):
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, weights=None, num_classes=2)
+    found = stage_ends(network)
+    assert found == [*ends, "features"] if name == "vgg11" else found == ends
+    assert network.training
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sentence"),
+    [
+        ("torchvision:swin_t", 64, "swin_t cannot be used .*it has no maps that get smaller"),
+        ("torchvision:squeezenet1_1", 16, "squeezenet1_1 cannot be used with images of 16 px"),
+        ("torchvision:resnet81", 32, "torchvision has no model 'resnet81'; did you mean 'resnet"),
+        ("torchvision:zzz", 32, r"torchvision has no model 'zzz'; its documentation lists \d+"),
+        ("torchvison:resnet18", 32, "There is no model 'torchvison:resnet18'; did you mean"),
+        ("torchvision:", 32, "There is no model 'torchvision:'"),
+        ("timm:vit_tiny_patch16_224", 224, "it has no maps that get smaller from stage to stage"),
+        ("timm:efficientnet_lite0.ra_in1k", 32, "timm has no model"),
+    ],
+)
+def test_what_has_no_maps_or_no_such_name_is_refused(name, size, sentence):
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    with pytest.raises(UserError, match=sentence):
+        build_model(name, 3, size)
+
+
+def test_timm_is_asked_for_where_it_lacks(monkeypatch):
+    def missing(package):
+        raise ModuleNotFoundError(name=package)
+
+    monkeypatch.setattr("kdtune.extras.import_module", missing)
+    with pytest.raises(UserError, match=r"needs timm, .* pip install '.\[timm\]'"):
+        check_model("timm:resnet18")

@@ -9,7 +9,11 @@ from conftest import write_digits
 from test_floors import FLOORS
 
 from kdtune.cli import cli
+from kdtune.config import TrainConfig
 from kdtune.errors import UserError
+from kdtune.methods import METHODS
+from kdtune.models import build_model, feature_shapes
+from kdtune.targets import Lesson
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -58,6 +62,23 @@ def test_make_targets_exist():
     targets = {line.split()[1] for line in lines_of("sh") if line.startswith("make ")}
     assert {"demo", "check", "test"} <= targets
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+def test_the_table_of_methods_is_true():
+    """Names, defaults, and the bytes that are kept, as a sweep computes them."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in README.splitlines()
+        if re.match(r"\| `\w+` \|", line)
+    ]
+    assert [row[0].strip("`") for row in rows] == list(METHODS)
+    lesson = Lesson(build_model("ResNet18", 100, 32).eval(), 32)
+    student = feature_shapes(build_model("MultiBranchNet", 100, 32), 32)
+    for row, name in zip(rows, METHODS, strict=True):
+        config = TrainConfig.check({"method": name})
+        kept = sum(target.bytes for target in lesson.ask(config, student).values())
+        weights = f"{config.alpha:g}, {config.beta:.12g}, {config.temperature:g}"
+        assert row[-2:] == [weights, f"{kept:,}"]
 
 
 def test_every_command_of_kdtune_is_shown():

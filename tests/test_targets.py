@@ -143,7 +143,7 @@ def test_what_float16_cannot_hold_is_kept_in_float32(folder, teacher, pixels, tm
             norm.weight *= 1e4
     kept, _ = opened(folder, teacher, pixels, tmp_path, precision="float32")
     types = {name.split("_")[0]: array.dtype.name for name, array in kept.items()}
-    assert types == dict.fromkeys(("logits", "attention", "hint"), "float32")
+    assert types == dict.fromkeys(("logits", "attention", "hint", "embedding"), "float32")
     _, expected = live(folder, teacher, pixels, "fitnets")
     [hint] = [name for name in expected if name.startswith("hint")]
     assert expected[hint].max() > 65504

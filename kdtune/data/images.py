@@ -1,23 +1,23 @@
-"""Find images and split them: image folders of either form, and the built-in digits.
+"""Find images and split them: image folders of either form, and data sets by name.
 
 Nothing is decoded here. A folder has `train/`, and may have `val/` and `test/`, each with a folder
 a class; or it is one folder of classes, split 70/15/15. Hidden folders and files without an
 image's suffix are passed over, as torchvision's ImageFolder does; links are followed, but not in
-circles.
+circles. Official splits stay as they are; what lacks is cut as it is for folders.
 """
 
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from kdtune.data.named import NAMED, Image, load_named
 from kdtune.errors import UserError
 from kdtune.files import shown
 
@@ -31,9 +31,6 @@ VALIDATION_NAMES = ("val", "valid", "validation")
 
 GROUPS = "groups.csv"
 """File of a data folder that says which test images belong together."""
-
-Image = Path | np.ndarray
-"""A file, or pixels uint8 [H, W] or [H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,35 @@ class Split:
     def without(self, indices: Collection[int]) -> "Split":
         """The same split without some images."""
         kept = [i for i in range(len(self)) if i not in indices]
-        return Split([self.images[i] for i in kept], [self.labels[i] for i in kept])
+        return self.part(kept)
+
+    def part(self, indices: Iterable[int]) -> "Split":
+        """Some images of the split, in the order given."""
+        chosen = list(indices)
+        return Split([self.images[i] for i in chosen], [self.labels[i] for i in chosen])
+
+    def fewer(self, count: int | None, name: str) -> "Split":
+        """So many images, of each class its share and one at least; always the same ones, and
+        those of a smaller count among those of a larger; all if `count` is None.
+
+        Raises:
+            UserError: the split, which a message calls `name`, has not so many, or more classes.
+        """
+        if count is None:
+            return self
+        labels, random = np.asarray(self.labels), np.random.default_rng(SPLIT_SEED)
+        turn = np.empty(len(labels))
+        classes = np.unique(labels)
+        for label in classes:
+            members = random.permutation(np.flatnonzero(labels == label))
+            turn[members] = (np.arange(len(members)) + 0.5) / len(members)
+            turn[members[0]] = -1  # the first of each class come before all others
+        if not len(classes) <= count <= len(labels):
+            raise UserError(
+                f"{name}_images cannot be {count}: there are {len(labels):,} {name} images of "
+                f"{len(classes)} classes; give a number between these."
+            )
+        return self.part(int(i) for i in np.sort(np.argsort(turn, kind="stable")[:count]))
 
 
 def _size(path: Path, what: str = "st_size") -> int:
@@ -77,13 +102,15 @@ class ImageData:
     """A data set: its classes and its splits; `test` is None where there is none.
 
     Attributes:
-        source: the folder, or the name of a built-in set.
+        source: the folder, or the name of a data set.
+        root: the folder from which files are named.
         fingerprint: changes when a file of training or validation is added, removed, renamed,
             resized or moved between them; a file's content is represented by its size in bytes.
         test_fingerprint: the same of the test images; empty without any.
     """
 
     source: str
+    root: Path
     classes: tuple[str, ...]
     train: Split
     validation: Split
@@ -121,38 +148,74 @@ class ImageData:
                 raise UserError(f"No training image of the class '{shown(name)}' can be read.")
         if not len(data.validation):
             raise UserError("No validation image can be read.")
-        return _fingerprinted(data, Path(self.source))
+        return _fingerprinted(data)
 
 
-def find_images(data_dir: str) -> ImageData:
-    """Find the images of a folder or of a built-in data set, and split them.
+def find_images(
+    data_dir: str,
+    data_root: str | None = None,
+    train_images: int | None = None,
+    validation_images: int | None = None,
+    test_images: int | None = None,
+) -> ImageData:
+    """Find the images of a folder or of a named data set, and split them.
 
     Args:
-        data_dir: a folder's path, or a key of `BUILT_IN` if no folder has that name.
+        data_dir: a folder's path, or a key of `NAMED` if no folder has that name.
+        data_root: where named data sets are; see `kdtune.data.named.load_named`.
+        train_images, validation_images, test_images: so many of a split, see `Split.fewer`; all
+            if None.
 
     Raises:
-        UserError: the folder is missing, a class is empty, or the splits' classes disagree.
+        UserError: the folder is missing, a class is empty, the splits' classes disagree, a data
+            set cannot be had, or there are not so many images.
     """
     root = Path(data_dir).expanduser()
-    if not root.is_dir():
-        if data_dir in BUILT_IN:
-            return BUILT_IN[data_dir]()
-        raise UserError(
-            f"There is no folder {data_dir}; give an ImageFolder, or one of the built-in sets: "
-            f"{', '.join(BUILT_IN)}."
+    if root.is_dir():
+        source, (classes, train, validation, test) = str(root), _folder(root)
+    elif data_dir in NAMED:
+        named = load_named(data_dir, data_root)
+        source, root, classes = data_dir, named.root, named.classes
+        train = Split(*named.train)
+        validation, test = (
+            Split(*samples) if samples is not None else None
+            for samples in (named.validation, named.test)
         )
+        if test is None:
+            train, validation, test = _cut_both(train)
+    else:
+        raise UserError(
+            f"There is no folder {data_dir}; give an ImageFolder, or one of the data sets that "
+            f"have names: {', '.join(NAMED)}."
+        )
+    if validation is None:
+        train, validation = _cut(train)
+    if test_images is not None and test is None:
+        raise UserError(f"test_images is {test_images}, but {data_dir} has no test images.")
+    return _fingerprinted(
+        ImageData(
+            source,
+            root,
+            classes,
+            train.fewer(train_images, "train"),
+            validation.fewer(validation_images, "validation"),
+            test.fewer(test_images, "test") if test is not None else None,
+            "",
+            "",
+        )
+    )
+
+
+def _folder(root: Path) -> tuple[tuple[str, ...], Split, Split | None, Split | None]:
+    """Classes, training, validation and test images of a folder, as far as it has them."""
     _check_names(root)
     if (root / "train").is_dir():
         classes, train = _scan(root / "train")
         validation = _scan_as(root / "val", classes) if (root / "val").is_dir() else None
         test = _scan_as(root / "test", classes) if (root / "test").is_dir() else None
-        if validation is None:
-            train, validation = _cut(train)
-    else:
-        classes, everything = _scan(root)
-        everything, test = _cut(everything)
-        train, validation = _cut(everything, HELD_OUT / (1 - HELD_OUT))
-    return _fingerprinted(ImageData(str(root), classes, train, validation, test, "", ""), root)
+        return classes, train, validation, test
+    classes, everything = _scan(root)
+    return classes, *_cut_both(everything)
 
 
 def _check_names(root: Path) -> None:
@@ -228,13 +291,14 @@ def _cut(split: Split, share: float = HELD_OUT) -> tuple[Split, Split]:
             f"{len(labels)} training images are too few to cut {share:.0%} of each class for "
             "validation; add images, or a val/ folder."
         )
+    kept, cut = (split.part(map(int, np.flatnonzero(mask))) for mask in (~taken, taken))
+    return kept, cut
 
-    def pick(mask: np.ndarray) -> Split:
-        return Split(
-            [split.images[int(i)] for i in np.flatnonzero(mask)], [int(x) for x in labels[mask]]
-        )
 
-    return pick(~taken), pick(taken)
+def _cut_both(everything: Split) -> tuple[Split, Split, Split]:
+    """Training, validation and test images of data without splits."""
+    everything, test = _cut(everything)
+    return *_cut(everything, HELD_OUT / (1 - HELD_OUT)), test
 
 
 def groups_of_test(data: ImageData) -> list[str] | None:
@@ -268,11 +332,11 @@ def groups_of_test(data: ImageData) -> list[str] | None:
     return groups
 
 
-def _fingerprinted(data: ImageData, root: Path) -> ImageData:
+def _fingerprinted(data: ImageData) -> ImageData:
     return replace(
         data,
-        fingerprint=_fingerprint(root, data.train, data.validation),
-        test_fingerprint=_fingerprint(root, data.test) if data.test else "",
+        fingerprint=_fingerprint(data.root, data.train, data.validation),
+        test_fingerprint=_fingerprint(data.root, data.test) if data.test else "",
     )
 
 
@@ -287,17 +351,3 @@ def _fingerprint(root: Path, *splits: Split) -> str:
             else:
                 digest.update(image.tobytes() + bytes([label]))
     return digest.hexdigest()
-
-
-def _digits() -> ImageData:
-    """1,797 handwritten digits, 8×8 grey (scikit-learn's copy of the UCI set, CC BY 4.0)."""
-    digits = load_digits()
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    everything, test = _cut(Split(list(pixels), [int(x) for x in digits.target]))
-    train, validation = _cut(everything, HELD_OUT / (1 - HELD_OUT))
-    classes = tuple(str(name) for name in digits.target_names)
-    return _fingerprinted(ImageData("digits", classes, train, validation, test, "", ""), Path())
-
-
-BUILT_IN: dict[str, Callable[[], ImageData]] = {"digits": _digits}
-"""Data sets that need no folder."""

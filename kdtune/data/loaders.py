@@ -167,7 +167,7 @@ def prepare_dataloaders(
     with a teacher, which runs live beside a loader, to rounding (see `kdtune.targets`).
 
     Args:
-        data_dir: an ImageFolder, or the name of a built-in data set; split as `find_images` does.
+        data_dir: an ImageFolder, or the name of a data set; split as `find_images` does.
         batch_size: images in a training batch.
         num_workers: processes that decode, at most one a core; 0 decodes in this process.
         augment: random crops, flips, rotations and colours for the training images.

@@ -1,21 +1,37 @@
 """What a student learns from a teacher. To add a method, write one file and one entry here.
 
+A method sees a batch, and what was kept of the teacher for its images. CRD, which contrasts an
+image with a memory of thousands that changes as the student learns, is therefore not among them.
+
 Shape letters: B images, C channels, H×W positions of a map, K classes, T temperature.
 """
 
 from kdtune.config import TrainConfig
 from kdtune.errors import UserError, nearest
-from kdtune.methods.at import AttentionTransfer
+from kdtune.methods.at import AttentionTransfer, PaperAttentionTransfer
+from kdtune.methods.dist import StrongerTeacher
+from kdtune.methods.dkd import DecoupledDistillation
 from kdtune.methods.fitnets import FitNets
 from kdtune.methods.kd import KnowledgeDistillation
 from kdtune.methods.method import Method, Shapes
+from kdtune.methods.pkt import ProbabilisticKnowledge
+from kdtune.methods.rkd import RelationalKnowledge
+from kdtune.methods.sp import SimilarityPreserving
 from kdtune.methods.student import Student
+from kdtune.methods.vid import VariationalInformation
 
 METHODS: dict[str, type[Method]] = {
     "student": Student,
     "kd": KnowledgeDistillation,
+    "dkd": DecoupledDistillation,
+    "dist": StrongerTeacher,
     "at": AttentionTransfer,
+    "at_paper": PaperAttentionTransfer,
     "fitnets": FitNets,
+    "vid": VariationalInformation,
+    "sp": SimilarityPreserving,
+    "rkd": RelationalKnowledge,
+    "pkt": ProbabilisticKnowledge,
 }
 
 

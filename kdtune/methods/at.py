@@ -1,5 +1,9 @@
-"""Attention transfer (Zagoruyko & Komodakis 2017): where a teacher looks, stage by stage."""
+"""Attention transfer (Zagoruyko & Komodakis 2017): where a teacher looks, stage by stage.
 
+Twice: as the authors' code has it, which is what others mean by AT, and as their paper writes it.
+"""
+
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -8,7 +12,7 @@ from torch.nn import functional as F
 
 from kdtune.config import TrainConfig
 from kdtune.errors import UserError
-from kdtune.methods.kd import kd_loss
+from kdtune.methods.kd import with_kd
 from kdtune.methods.method import Maps, Method, Parts, Shapes, match_shape, pool_to, weighted_sum
 
 
@@ -58,8 +62,7 @@ def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of two attention maps, over batch *and* positions.
 
     This is the form of the authors' code; a stage therefore counts with beta / (H·W), and beta is
-    about 1000. Equation 2 of the paper has the unsquared norm of each difference instead, with
-    beta about 0.1; the ratio of the two is not constant, so beta does not carry over.
+    about 1000.
 
     Args:
         student: maps [B, H·W], as `attention_map` gives them.
@@ -75,8 +78,29 @@ def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).pow(2).mean()
 
 
-class AttentionTransfer(Method):
-    """classification + alpha·KD + beta·Σ over paired stages of `at_loss`.
+def paper_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Half the distance of two attention maps, ½·‖Q_s − Q_t‖₂, mean over the batch.
+
+    Equation 2 of the paper (p = 2), with beta about 0.1. The norm is not squared: its gradient
+    does not fade as the maps agree, and a stage counts alike at every size. The ratio to
+    `at_loss` is not constant, so beta does not carry over.
+
+    Args:
+        student: maps [B, H·W], as `attention_map` gives them.
+        teacher: maps [B, H·W].
+
+    Returns:
+        Scalar in [0, 1 / √2].
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    match_shape("Attention maps", student, teacher)
+    return torch.linalg.vector_norm(student - teacher, dim=1).mean() / 2
+
+
+class OfAttention(Method):
+    """classification + alpha·KD + beta·Σ over paired stages of how far two maps are apart.
 
     Stages are paired from the last one backwards. Of two maps the larger is average-pooled to the
     smaller, features first, then the map. A 1×1 map is constant after normalisation, so pairs of
@@ -103,6 +127,10 @@ class AttentionTransfer(Method):
                 "use a larger image_size."
             )
 
+    @abstractmethod
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """How far the maps of a stage are apart, both [B, H·W]; a scalar."""
+
     def _maps(self, features: Maps) -> list[Tensor]:
         return [attention_map(pool_to(features[stage], size)) for stage, size in self.pairs]
 
@@ -121,11 +149,25 @@ class AttentionTransfer(Method):
         self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
     ) -> Parts:
         """See `Method.forward`; parts: ``classification``, ``kd``, ``at``."""
-        classification = F.cross_entropy(logits.float(), labels)
         if targets is None:
-            return weighted_sum(classification)
-        kd = kd_loss(logits, targets["logits"], self.config.temperature)
+            return weighted_sum(logits, labels)
         own = zip(self._names(), self._maps(features), strict=True)
-        losses = [at_loss(maps, targets[name]) for name, maps in own]
+        losses = [self.compare(maps, targets[name]) for name, maps in own]
         at = sum(losses[1:], start=losses[0])
-        return weighted_sum(classification, kd=(self.config.alpha, kd), at=(self.config.beta, at))
+        return with_kd(self.config, logits, targets, labels, at=at)
+
+
+class AttentionTransfer(OfAttention):
+    """`OfAttention` with `at_loss`."""
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See `at_loss`."""
+        return at_loss(student, teacher)
+
+
+class PaperAttentionTransfer(OfAttention):
+    """`OfAttention` with `paper_loss`; it shares its targets with `AttentionTransfer`."""
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See `paper_loss`."""
+        return paper_loss(student, teacher)

@@ -5,8 +5,9 @@ from torch.nn import functional as F
 
 from kdtune.config import TrainConfig
 from kdtune.errors import UserError
-from kdtune.methods.kd import kd_loss
-from kdtune.methods.method import Maps, Method, Parts, Shapes, match_shape, pool_to, weighted_sum
+from kdtune.methods.hint import OfHint
+from kdtune.methods.kd import with_kd
+from kdtune.methods.method import Maps, Parts, Shapes, match_shape, weighted_sum
 
 
 def feature_loss(student: Tensor, hint: Tensor) -> Tensor:
@@ -24,11 +25,6 @@ def feature_loss(student: Tensor, hint: Tensor) -> Tensor:
     """
     match_shape("Features", student, hint)
     return F.mse_loss(student.float(), hint.float())
-
-
-def positions(features: Tensor) -> Tensor:
-    """Maps [B, C, H, W] as a row of channels for each position, [B, H·W, C]."""
-    return features.flatten(2).transpose(1, 2)
 
 
 class Regressor(nn.Module):
@@ -52,14 +48,13 @@ class Regressor(nn.Module):
         return self.norm(self.linear(rows.flatten(0, 1))).unflatten(0, rows.shape[:2])
 
 
-class FitNets(Method):
+class FitNets(OfHint):
     """classification + alpha·KD + beta·`feature_loss`.
 
-    The stage `hint_layer` of student and teacher are compared. Where channel counts differ, a
-    learned 1×1 convolution with batch norm (the regressor) maps the student's to the teacher's;
-    of two sizes the larger is average-pooled to the smaller. In the first `hint_epochs` epochs
-    the loss is the feature loss alone, with weight 1, so only the student up to the hint and the
-    regressor are trained, as in the paper's first stage; 0 is the joint form.
+    Where channel counts differ, a learned 1×1 convolution with batch norm (the regressor) maps the
+    student's features to the teacher's. In the first `hint_epochs` epochs the loss is the feature
+    loss alone, with weight 1, so only the student up to the hint and the regressor are trained, as
+    in the paper's first stage; 0 is the joint form.
 
     Raises:
         UserError: a network has no stage `hint_layer`, or the hint stage has no teacher.
@@ -67,49 +62,19 @@ class FitNets(Method):
 
     def __init__(self, config: TrainConfig, student: Shapes, teacher: Shapes | None):
         super().__init__(config, student, teacher)
-        self.regressor: nn.Module = nn.Identity()
-        self.size, self.hint = (0, 0), ""
-        if teacher is None:
-            if config.hint_epochs:
-                raise UserError(
-                    "hint_epochs needs a teacher: set teacher_model, or hint_epochs 0."
-                )
-            return
-        stages = min(len(student), len(teacher))
-        if not -stages <= config.hint_layer < stages:
-            raise UserError(
-                f"hint_layer {config.hint_layer} does not exist: it must lie between {-stages} "
-                f"and {stages - 1} for these networks."
-            )
-        (cs, hs, ws), (ct, ht, wt) = student[config.hint_layer], teacher[config.hint_layer]
-        self.size = (min(hs, ht), min(ws, wt))
-        back = config.hint_layer - len(teacher) if config.hint_layer >= 0 else config.hint_layer
-        self.hint = f"hint_{back}_{self.size[0]}x{self.size[1]}"
-        self.rounded = frozenset({self.hint})  # as far from the student's as it is large
-        if cs != ct:
-            self.regressor = Regressor(cs, ct)
-
-    def targets(self, logits: Tensor, features: Maps) -> Parts:
-        """``logits`` [B, K], and ``hint_<stage>_<H>x<W>`` [B, H·W, C_teacher].
-
-        The stage is counted from the teacher's end.
-        """
-        hint = positions(pool_to(features[self.config.hint_layer], self.size))
-        return {"logits": logits.float(), self.hint: hint}
+        if teacher is None and config.hint_epochs:
+            raise UserError("hint_epochs needs a teacher: set teacher_model, or hint_epochs 0.")
+        own, hint = self.channels
+        self.regressor = Regressor(own, hint) if own != hint else nn.Identity()
 
     def forward(
         self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
     ) -> Parts:
         """See `Method.forward`; parts: ``classification``, ``kd``, ``feature``."""
-        classification = F.cross_entropy(logits.float(), labels)
         if targets is None:
-            return weighted_sum(classification)
-        kd = kd_loss(logits, targets["logits"], self.config.temperature)
-        own = self.regressor(positions(pool_to(features[self.config.hint_layer], self.size)))
-        feature = feature_loss(own, targets[self.hint])
-        parts = weighted_sum(
-            classification, kd=(self.config.alpha, kd), feature=(self.config.beta, feature)
-        )
+            return weighted_sum(logits, labels)
+        feature = feature_loss(self.regressor(self.rows(features)), targets[self.hint])
+        parts = with_kd(self.config, logits, targets, labels, feature=feature)
         if self.epoch <= self.config.hint_epochs:
             parts["loss"] = feature
         return parts

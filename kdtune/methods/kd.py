@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdtune.config import TrainConfig
 from kdtune.methods.method import Maps, Method, Parts, match_shape, weighted_sum
 
 
@@ -33,6 +34,26 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * divergence
 
 
+def with_kd(
+    config: TrainConfig, logits: Tensor, targets: Parts, labels: Tensor, **own: Tensor
+) -> Parts:
+    """classification + alpha·KD + beta·(the method's own term).
+
+    Args:
+        config: gives alpha, beta and temperature.
+        logits: the student's, [B, K].
+        targets: what is kept of the teacher, ``logits`` [B, K] among it.
+        labels: class indices, [B].
+        own: the method's own term, a scalar, by its name.
+
+    Returns:
+        See `Method.forward`; parts: ``classification``, ``kd``, and that of the own term.
+    """
+    kd = kd_loss(logits, targets["logits"], config.temperature)
+    terms = {name: (config.beta, term) for name, term in own.items()}
+    return weighted_sum(logits, labels, kd=(config.alpha, kd), **terms)
+
+
 class KnowledgeDistillation(Method):
     """classification + alpha·KD."""
 
@@ -44,8 +65,6 @@ class KnowledgeDistillation(Method):
         self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
     ) -> Parts:
         """See `Method.forward`; parts: ``classification``, ``kd``."""
-        classification = F.cross_entropy(logits.float(), labels)
         if targets is None:
-            return weighted_sum(classification)
-        kd = kd_loss(logits, targets["logits"], self.config.temperature)
-        return weighted_sum(classification, kd=(self.config.alpha, kd))
+            return weighted_sum(logits, labels)
+        return with_kd(self.config, logits, targets, labels)

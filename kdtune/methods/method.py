@@ -74,16 +74,18 @@ class Method(nn.Module, ABC):
         """
 
 
-def weighted_sum(classification: Tensor, **terms: tuple[float, Tensor]) -> Parts:
-    """Add weighted terms to the classification loss and name every part.
+def weighted_sum(logits: Tensor, labels: Tensor, **terms: tuple[float, Tensor]) -> Parts:
+    """Add weighted terms to the classification loss (cross-entropy) and name every part.
 
     A term of weight 0 is left out of the sum rather than multiplied by 0, so the limit is exact,
     also for a term that is infinite, and costs no backward pass; its raw value is still given.
 
     Args:
-        classification: scalar.
+        logits: the student's, [B, K].
+        labels: class indices, [B].
         terms: (weight, raw scalar) by name.
     """
+    classification = nn.functional.cross_entropy(logits.float(), labels)
     parts = {"classification": classification.detach()}
     loss = classification
     for name, (weight, raw) in terms.items():

@@ -2,7 +2,7 @@
 
 Shapes: images float ``[B, 3, H, W]``; logits ``[B, K]``; features a list of one map a stage,
 ``[B, C, H, W]`` each, the last one the final feature map. To add a network, write one file and
-one entry in `MODELS`.
+one entry in `MODELS`; those of `LIBRARIES` are there by name, as ``torchvision:resnet34``.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kdtune.errors import UserError, nearest
 from kdtune.models.multibranch import MultiBranchNet
+from kdtune.models.named import LIBRARIES, build_named, check_named
 from kdtune.models.resnet import resnet18, resnet50
 
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {
@@ -24,23 +25,30 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
 
 def check_model(name: str) -> None:
     """Raise a `UserError` that names the nearest known one if there is no model `name`."""
-    if name not in MODELS:
-        raise UserError(f"There is no model '{name}'; {nearest(name, MODELS)}")
+    library, _, own = name.partition(":")
+    if own and library in LIBRARIES:
+        check_named(library, own)
+    elif name not in MODELS:
+        known = [*MODELS, *(f"{library}:NAME" for library in LIBRARIES)]
+        raise UserError(f"There is no model '{name}'; {nearest(name, known)}")
 
 
 def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
     """Build a network with fresh weights from the global random state.
 
     Args:
-        name: a key of `MODELS`.
+        name: a key of `MODELS`, or ``LIBRARY:NAME``.
         num_classes: K, length of the logits.
         image_size: height and width in pixels; small images get a stem that keeps their size.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or it does not take images of this size.
     """
     check_model(name)
-    return MODELS[name](num_classes, image_size)
+    if name in MODELS:
+        return MODELS[name](num_classes, image_size)
+    library, _, own = name.partition(":")
+    return build_named(library, own, num_classes, image_size)
 
 
 @torch.no_grad()

@@ -90,7 +90,7 @@ def resnet_of_weights(weights: Mapping[str, Tensor]) -> tuple[str, ResNet]:
         width_per_group=width if block is Bottleneck else 64,
     )
     model = ResNet(network, small_stem=weights["conv1.weight"].shape[2:] == (3, 3))
-    _load_whole(model, weights)
+    load_whole(model, weights)
     depth = 2 + sum(blocks) * (3 if block is Bottleneck else 2)
     variant = "" if (groups, width) == (1, 64) else f"-{groups}x{width}"
     return f"ResNet{depth}{variant}", model
@@ -100,8 +100,12 @@ MARKS = ("conv1.weight", "layer1.0.conv2.weight", "fc.weight")
 """Weights that every ResNet of torchvision's has."""
 
 
-def _load_whole(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load all weights or none, and say in a sentence what does not fit."""
+def load_whole(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load all weights or none.
+
+    Raises:
+        ValueError: a weight is missing, is too many or has another shape; the text says which.
+    """
     wanted = model.state_dict()
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # older files: none
     for what, keys in {

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from kdtune.config import BASELINES
 from kdtune.reports.comparison import ALL
 from kdtune.reports.statistics import in_points, name_of
 
@@ -26,7 +27,14 @@ INK, SOFT, GRID, BAND = "#1b1b1b", "#6b6b6b", "#d8d8d8", "#e9e9e9"
 FURTHER = "#cc79a7"
 KNOWN = {
     "at": ("#0072b2", "o"),
+    "at_paper": ("#3d4f9f", "h"),
     "fitnets": ("#d55e00", "s"),
+    "vid": ("#8c5a00", "P"),
+    "sp": ("#a0388f", "v"),
+    "rkd": ("#7457c8", "<"),
+    "pkt": ("#00838f", ">"),
+    "dkd": ("#b3261e", "*"),
+    "dist": ("#6f7d00", "X"),
     "kd": ("#009e73", "^"),
     "student": ("#767676", "D"),
 }
@@ -105,11 +113,11 @@ def styles_of(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     >>> styles_of(["at", "mine"])
     {'at': ('#0072b2', 'o'), 'mine': ('#cc79a7', 'v')}
     """
-    order = {"at": 0, "fitnets": 1, "kd": 3, "student": 4}
-    known = sorted(dict.fromkeys(methods), key=lambda method: order.get(method, 2))
-    further = [method for method in known if method not in KNOWN]
+    given = list(dict.fromkeys(methods))
+    further = [method for method in given if method not in KNOWN]
     markers = {method: MARKERS[i % len(MARKERS)] for i, method in enumerate(further)}
-    return {m: KNOWN[m] if m in KNOWN else (FURTHER, markers[m]) for m in known}
+    looks = {**KNOWN, **{method: (FURTHER, markers[method]) for method in further}}
+    return {m: looks[m] for m in sorted(looks, key=BASELINES.__contains__) if m in given}
 
 
 def cut(name: str) -> str:
@@ -174,6 +182,15 @@ def ship_figure(points: pd.DataFrame, teacher: float | None = None) -> Figure:
     cost = "latency_ms" if points["latency_ms"].notna().any() else "macs"
     unit = "milliseconds for one image" if cost == "latency_ms" else "multiply-adds for one image"
     methods = styles_of(points["method"])
+    front = points[points[f"front_{cost.removesuffix('_ms')}"]].sort_values(cost)
+    axes.step(
+        front[cost].astype(float),
+        front["accuracy_percent"],
+        where="post",
+        color=SOFT,
+        linewidth=1,
+        zorder=0,
+    )
     axes.set_xscale("log")
     axes.set_xlim(points[cost].min() / 1.6, points[cost].max() * 1.6)
     for i, (method, (colour, marker)) in enumerate(methods.items()):

@@ -8,6 +8,7 @@ import pandas as pd
 from kdtune.errors import UserError
 from kdtune.reports.curves import search_curve_table
 from kdtune.reports.leaderboard import SweepTables
+from kdtune.reports.points import ship_points
 from kdtune.reports.render import render_table
 from kdtune.reports.rungs import rungs_table
 from kdtune.reports.settings import distributions, settings_table
@@ -35,6 +36,7 @@ def every_table(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.DataFr
         ),
         "confirm": tables.runs,
         "models": tables.models,
+        "students": ship_points(tables.leaderboard).dropna(subset="parameters"),
         "bad_images": bad_images_table(events),
     }
     always = ("trials", "epochs", "leaderboard", "comparison", "rungs")

@@ -17,8 +17,12 @@ SHIP = [
     "accuracy_percent",
     "low_percent",
     "high_percent",
-    "latency_ms",
+    "parameters",
     "macs",
+    "latency_ms",
+    "front_parameters",
+    "front_macs",
+    "front_latency",
 ]
 
 
@@ -56,16 +60,41 @@ def ship_points(board: pd.DataFrame) -> pd.DataFrame:
         model, method: the cell.
         split: ``test``, or where no cell was tested ``validation``: then scores of the search.
         accuracy_percent, low_percent, high_percent: with the 95 % interval, if there is one.
-        latency_ms, macs: of the student for one image; empty if they were not measured.
+        parameters: of the student, as the next two; empty if they were not measured.
+        macs, latency_ms: for one image.
+        front_parameters, front_macs, front_latency: whether the cell is on the Pareto front of
+            accuracy and that cost, by `on_front`.
     """
     tested = board["test_accuracy_percent"].notna().any()
     column = "test_accuracy_percent" if tested else "search_best_percent"
+    fronts = {
+        f"front_{cost.removesuffix('_ms')}": on_front(board[column], board[cost])
+        for cost in ("parameters", "macs", "latency_ms")
+    }
     return board.assign(
+        **fronts,
         split="test" if tested else "validation",
         accuracy_percent=board[column],
         low_percent=board["test_low_percent"],
         high_percent=board["test_high_percent"],
     ).dropna(subset="accuracy_percent")[SHIP]
+
+
+def on_front(accuracy: pd.Series, cost: pd.Series) -> list[bool]:
+    """Whether nothing else is as accurate for less, or more accurate for the same.
+
+    By figures, not by intervals; what is not known is on no front, and beats nothing.
+
+    >>> on_front(pd.Series([70.0, 80.0, 75.0, None]), pd.Series([1, 2, 2, 1]))
+    [True, True, False, False]
+    """
+    a, c = (series.to_numpy(float, na_value=np.nan) for series in (accuracy, cost))
+    beaten = [
+        bool((((a >= own) & (c < price)) | ((a > own) & (c <= price))).any())
+        for own, price in zip(a, c, strict=True)
+    ]
+    known = ~np.isnan(a) & ~np.isnan(c)
+    return [bool(there) and not worse for there, worse in zip(known, beaten, strict=True)]
 
 
 def curve_points(search_curve: pd.DataFrame) -> pd.DataFrame:

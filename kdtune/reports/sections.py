@@ -114,7 +114,8 @@ def ship(sweep: Sweep) -> list[Block]:
             f"The highest {what} is {best['accuracy_percent']:.1f} %: {name_of(best['method'])} "
             f"on {best['model']}, {price} for one image."
             f"{' Bars: 95 %.' if test else ''} Methods of one student cost the same and are drawn "
-            f"side by side.{'' if teacher is not None else _unknown_teacher(sweep, test)}"
+            "side by side. The line joins what nothing else beats at its price, point for point."
+            f"{'' if teacher is not None else _unknown_teacher(sweep, test)}"
         )
         blocks.append(Picture("ship", figure, caption))
     else:
@@ -132,16 +133,28 @@ def ship(sweep: Sweep) -> list[Block]:
         blocks.append(
             Grid(
                 "The student alone, without teacher; the median time for one image on "
-                f"{measured or 'an unknown device'}.",
+                f"{measured or 'an unknown device'}. Unbeaten is a student in what no other is as "
+                "accurate for less of (points, not intervals).",
                 {
                     "model": texts(costs["model"]),
                     "parameters": each(costs["parameters"], ",d"),
                     "multiply-adds for one image": each(costs["macs"], ",d"),
                     "milliseconds for one image": each(costs["latency_ms"], ".2f"),
+                    "unbeaten in": [_unbeaten(points, model) for model in costs["model"]],
                 },
             )
         )
     return blocks
+
+
+def _unbeaten(points: pd.DataFrame, model: str) -> str:
+    own = points[points["model"] == model]
+    words = {
+        "front_parameters": "parameters",
+        "front_macs": "multiply-adds",
+        "front_latency": "milliseconds",
+    }
+    return ", ".join(word for column, word in words.items() if own[column].any())
 
 
 def _unknown_teacher(sweep: Sweep, test: bool) -> str:

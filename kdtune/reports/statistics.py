@@ -29,7 +29,11 @@ LEVEL, POWER = 0.05, 0.8
 MOST_SEEDS, MOST_IMAGES = 20, 20
 """How far advice looks: further seeds, and how often the test images grow by a quarter."""
 
-NAMES = {"at": "AT", "fitnets": "FitNets", "kd": "KD"}
+NAMES = {
+    "at_paper": "AT (paper)",
+    "fitnets": "FitNets",
+    **{name: name.upper() for name in ("at", "kd", "dkd", "dist", "vid", "sp", "rkd", "pkt")},
+}
 """Methods as sentences call them; the others are called as they are."""
 
 

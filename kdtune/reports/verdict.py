@@ -10,7 +10,7 @@ from kdtune.reports.figures import verdict_figure
 from kdtune.reports.loaded import Sweep
 from kdtune.reports.points import seed_differences
 from kdtune.reports.render import CAVEAT, reached, unequal_searches, verdict_sentences
-from kdtune.reports.statistics import in_points, name_of
+from kdtune.reports.statistics import LEVEL, in_points, name_of
 
 WORDS = {
     "better_a": "{a} better",
@@ -73,7 +73,7 @@ def verdict(sweep: Sweep) -> list[Block]:
     rows = comparison.to_dict("records")
     blocks.append(
         Grid(
-            "Every pair of methods, student by student. ± is the 95 % half width.",
+            f"Every pair of methods, student by student. ± is the 95 % half width.{_luck(rows)}",
             {
                 "pair": [f"{name_of(r['method_a'])} minus {name_of(r['method_b'])}" for r in rows],
                 "model": ["all" if r["model"] == ALL else r["model"] for r in rows],
@@ -100,6 +100,17 @@ def verdict(sweep: Sweep) -> list[Block]:
         )
     )
     return blocks
+
+
+def _luck(rows: Sequence[dict]) -> str:
+    """How far many pairs may be trusted together; of few, nothing."""
+    pairs = len({(row["method_a"], row["method_b"]) for row in rows})
+    if LEVEL * pairs < 0.5:
+        return ""
+    return (
+        f" p (Holm) counts the students of a pair, not the {pairs} pairs: if no method differed, "
+        f"about {LEVEL * pairs:.2g} of them would still be called better."
+    )
 
 
 def _by_student(pair: pd.DataFrame) -> str:

@@ -33,15 +33,15 @@ NAMED_AGAIN = ("address", "storage")
 """Settings that a log cannot choose: who joins a cluster runs what it sends."""
 
 MAY_CHANGE = {
-    "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "spaces", "data",
-    "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial", "concurrent",
-    "max_restarts", "stall_time", "term_limit", "track", "confirm", "top", "seeds",
+    "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "spaces",
+    "data", "data_root", "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial",
+    "concurrent", "max_restarts", "stall_time", "term_limit", "track", "confirm", "top", "seeds",
     "min_difference", *NAMED_AGAIN,
 }  # fmt: skip
 """Settings that may be given when a sweep is resumed."""
 
 OF_CONFIRM = {
-    "data", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "concurrent",
+    "data", "data_root", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "concurrent",
     "max_restarts", "stall_time", "term_limit", "track", *NAMED_AGAIN, *OF_VERDICT,
 }  # fmt: skip
 """Settings that may be given when a sweep is confirmed."""
@@ -128,7 +128,7 @@ def _check_inputs(
                     f"{name} names '{model}', which is no student of this sweep; "
                     f"{nearest(model, given.models)}"
                 )
-    data, bad = find_data(given.data, given.skip_bad_images, given.cache_gb)
+    data, bad = find_data(given.source, given.skip_bad_images, given.cache_gb)
     teacher, summary = None, None
     image_size = given.image_size or TrainConfig.model_fields["image_size"].default
     if given.teacher is not None:
@@ -139,6 +139,7 @@ def _check_inputs(
         update={
             "image_size": image_size,
             "data": _absolute(given.data),
+            "data_root": given.data_root and str(Path(given.data_root).expanduser().resolve()),
             "teacher": _absolute(given.teacher) if given.teacher else None,
             "spaces": tuple(map(_absolute, given.spaces)),
             "warm_start": tuple(map(_absolute, given.warm_start)),
@@ -218,7 +219,7 @@ def check_confirmation(
             raise UserError(f"The groups of the test images, {GROUPS}, are missing in the data.")
     views.pixels("test")  # says which cannot be read, before anything is trained
     for own in settings:
-        config = TrainConfig.check({**own, "data_dir": sweep.data})
+        config = TrainConfig.check({**own, "data_dir": sweep.data, "data_root": sweep.data_root})
         pick_device(config.device)
         student = build_model(config.model, len(views.data.classes), config.image_size)
         shared.ask(config, feature_shapes(student, config.image_size))
@@ -399,7 +400,7 @@ def _trial_config(
             "method": method,
             "model": model,
             "teacher_model": sweep.teacher if METHODS[method].uses_teacher else None,
-            "data_dir": sweep.data,
+            **sweep.source._asdict(),
             "image_size": sweep.image_size,
             "epochs": sweep.epochs,
             "cache_gb": sweep.cache_gb,
@@ -411,7 +412,7 @@ def _trial_config(
 
 
 def _absolute(path: str) -> str:
-    """Trials run in folders of their own; the name of a built-in data set stays as it is.
+    """Trials run in folders of their own; the name of a data set stays as it is.
 
     Links stay links: on another node they may lead elsewhere.
     """

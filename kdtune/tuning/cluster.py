@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from kdtune.config import SweepConfig
+from kdtune.config import DataSource, SweepConfig
 from kdtune.data.images import find_images
 from kdtune.environment import environment
 from kdtune.errors import UserError
@@ -36,9 +36,9 @@ VERSIONS = ("kdtune", "torch", "torchvision", "numpy", "pillow")
 
 @dataclass(frozen=True)
 class Question:
-    """What a node is asked about: paths of data and teacher, and a storage, or None."""
+    """What a node is asked about: data, the teacher's path, and a storage, or None."""
 
-    data: str
+    data: DataSource
     teacher: str | None
     storage: str | None
 
@@ -51,7 +51,7 @@ def what_is_there(question: Question) -> dict[str, Any]:
         if something is missing.
     """
     try:
-        data = find_images(question.data)
+        data = find_images(*question.data)
         known = environment()
         return {
             "images": data.summary(),
@@ -102,7 +102,7 @@ class Admission:
     """
 
     def __init__(self, sweep: SweepConfig, say: Callable[[str], None]):
-        self._question = Question(sweep.data, sweep.teacher, sweep.storage)
+        self._question = Question(sweep.source, sweep.teacher, sweep.storage)
         self._here = what_is_there(self._question)
         self._say = say
         self._asked: dict[str, Any] = {}

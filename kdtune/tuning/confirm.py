@@ -286,7 +286,11 @@ class _Confirm:
     def _here(self, config: TrainConfig) -> TrainConfig:
         """A run's settings with the places of now."""
         return config.model_copy(
-            update={"data_dir": self.sweep.data, "cache_gb": self.sweep.cache_gb}
+            update={
+                "data_dir": self.sweep.data,
+                "data_root": self.sweep.data_root,
+                "cache_gb": self.sweep.cache_gb,
+            }
         )
 
 

@@ -89,7 +89,11 @@ class Queue(Searcher):
     def _places(self, trial: Trial) -> dict[str, Any]:
         """Where data and teacher lie now: they may have been moved since it was asked for."""
         sweep = self.decisions.sweep
-        places = {"data_dir": sweep.data, "cache_gb": sweep.cache_gb}
+        places = {
+            "data_dir": sweep.data,
+            "data_root": sweep.data_root,
+            "cache_gb": sweep.cache_gb,
+        }
         taught = trial.asked["config"]["teacher_model"] is not None
         return {**places, "teacher_model": sweep.teacher} if taught else places
 

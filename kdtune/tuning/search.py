@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdtune.config import SweepConfig, TrainConfig
+from kdtune.config import SweepConfig, TrainConfig, file_stem
 from kdtune.results import Cell, Event
 from kdtune.run_files import say
 from kdtune.tuning.budget import Budget
@@ -59,7 +59,7 @@ class Search(Decisions):
         """A trial for a cell, or that its space is exhausted."""
         identity = {"method": cell[0], "model": cell[1]}
         number = self.studies.started[cell]
-        trial_id = f"{cell[0]}-{cell[1]}-{number:03d}"
+        trial_id = f"{file_stem(*cell)}-{number:03d}"
         proposal = self.studies.ask(cell, trial_id)
         if proposal is None:
             reason = f"its space has no point that was not tried; {number} trials are all"

@@ -9,7 +9,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from kdtune.config import SweepConfig
+from kdtune.config import SweepConfig, file_stem
 from kdtune.distributions import read_distributions
 from kdtune.results import Cell, Event, cell_of
 from kdtune.seeds import derive_seed
@@ -172,7 +172,7 @@ class Studies:
         """Bring a study to where it was when it proposed a trial of the log."""
         cell, parameters = cell_of(event), event["parameters"]
         distributions = read_distributions(event["distributions"])
-        expected = "{method}-{model}-{number:03d}".format(**event)
+        expected = f"{file_stem(*cell)}-{event['number']:03d}"
         if event["trial_id"] != expected:
             raise ValueError(f"the trial {event['trial_id']} should be {expected}")
         study = self.by_cell[cell]

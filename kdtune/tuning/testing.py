@@ -69,7 +69,7 @@ def _measure(config: TrainConfig, num_classes: int, threads: int) -> dict[str, A
 def _predict(network: bytes, config: TrainConfig, threads: int) -> np.ndarray:
     hide_gpus_of_others()
     torch.set_num_threads(threads)
-    data, _ = find_data(config.data_dir, config.skip_bad_images, config.cache_gb)
+    data, _ = find_data(config.source, config.skip_bad_images, config.cache_gb)
     views = open_views(data, config.image_size, config.cache_gb)
     batches = Inputs(config, views, None, {}, lambda event: None).evaluation("test")
     with tempfile.TemporaryDirectory(prefix="kdtune-") as folder:

@@ -23,7 +23,7 @@ from ray import tune
 from torch import nn
 
 from kdtune.cache import Tell
-from kdtune.config import SweepConfig, TrainConfig
+from kdtune.config import DataSource, SweepConfig, TrainConfig
 from kdtune.data.views import Views
 from kdtune.device import hide_gpus
 from kdtune.errors import DiskFullError, DivergedError
@@ -56,8 +56,8 @@ Askers = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
 
 # What all trials of a sweep have in common is opened once in a process.
 @lru_cache(maxsize=1)
-def _views(data_dir: str, skip_bad_images: bool, image_size: int, cache_gb: float) -> Views:
-    data, _ = find_data(data_dir, skip_bad_images, cache_gb, with_test=False)
+def _views(source: DataSource, skip_bad_images: bool, image_size: int, cache_gb: float) -> Views:
+    data, _ = find_data(source, skip_bad_images, cache_gb, with_test=False)
     return open_views(data, image_size, cache_gb)
 
 
@@ -78,7 +78,7 @@ def _lesson(teacher: nn.Module, image_size: int, askers: Askers) -> Lesson:
 def open_shared(sweep: SweepConfig, askers: Askers) -> tuple[Views, Lesson | None]:
     """What all trials of a sweep have in common, where this process runs."""
     assert sweep.image_size is not None
-    views = _views(sweep.data, sweep.skip_bad_images, sweep.image_size, sweep.cache_gb)
+    views = _views(sweep.source, sweep.skip_bad_images, sweep.image_size, sweep.cache_gb)
     if sweep.teacher is None or not askers:
         return views, None
     teacher = _teacher(sweep.teacher, views.data.classes, sweep.image_size)
@@ -217,7 +217,7 @@ def open_run(
         askers: see `Askers`.
         tell: told what is built.
     """
-    views = _views(config.data_dir, config.skip_bad_images, config.image_size, config.cache_gb)
+    views = _views(config.source, config.skip_bad_images, config.image_size, config.cache_gb)
     classes = views.data.classes
     teacher, lesson, own = None, None, {}
     if config.teacher_model is not None:

@@ -12,7 +12,7 @@ POINTS = 3
 """Start points that a cell takes from an earlier sweep."""
 
 MAY_DIFFER = {
-    "seed", "data_dir", "teacher_model", "num_workers", "cache_gb", "cache_targets",
+    "seed", "data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "cache_targets",
     "augment_views", "augment_seed",
 }  # fmt: skip
 """Settings that do not change what an observation is worth. Data and teacher are compared by their

@@ -118,7 +118,7 @@ def too_few(root):
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (shutil.rmtree, "There is no folder .*; give an ImageFolder, or one of the built-in sets"),
+        (shutil.rmtree, "There is no folder .*; give an ImageFolder, or one of the data sets"),
         (empty_class, "The class folder .*zebra holds no images"),
         (unknown_in_test, "test has the class 'zebra', which the training images lack"),
         (one_class, "must hold at least two folders, one a class; it holds 1"),

@@ -2,6 +2,7 @@
 
 import io
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from test_leaderboard import Sweep, four_cells
 from test_render import half_done
 
+from kdtune.methods import METHODS
 from kdtune.reports import figures
 from kdtune.reports.comparison import Confirmed, first_pair
 from kdtune.reports.failures import diverged_settings, errors_table
@@ -85,6 +87,21 @@ def test_what_to_ship_is_tested_or_says_that_it_is_not():
     assert set(half["method"]) == {"at", "fitnets", "student"}  # kd has search scores only
     searched = ship_points(Sweep().search("at", "A", 0.7).tables.leaderboard)
     assert searched[["split", "accuracy_percent"]].values.tolist() == [["validation", 70.0]]
+
+
+def test_a_student_is_on_the_front_of_a_cost_if_none_is_as_good_for_less():
+    board = four_cells().tables.leaderboard.assign(
+        test_accuracy_percent=[70, 60, 70, 80, 80, 75],
+        parameters=[10, 10, 9, 20, 20, 20],
+        macs=[5, 5, 6, 4, 4, 4],
+        latency_ms=[1.0, 1, np.nan, 2, 2, 0.5],
+    )
+    points = ship_points(board)
+    fronts = [points[f"front_{cost}"].tolist() for cost in ("parameters", "macs", "latency")]
+    no, yes = False, True
+    assert fronts[0] == [no, no, yes, yes, yes, no]
+    assert fronts[1] == [no, no, no, yes, yes, no]  # the fourth is better for less than the others
+    assert fronts[2] == [no, no, no, yes, yes, yes]  # what was not measured is on no front
 
 
 def test_a_curve_keeps_its_steps_and_its_end():
@@ -222,5 +239,34 @@ def test_a_figure_is_a_picture_too():
 
 def test_every_method_has_a_look_of_its_own():
     looks = styles_of([*KNOWN, *(f"mine{i}" for i in range(9))])
-    assert len(set(looks.values())) == 13 and list(looks)[-2:] == ["kd", "student"]
+    assert len(set(looks.values())) == 20 and list(looks)[-2:] == ["kd", "student"]
     assert [styles_of(KNOWN)[method] for method in KNOWN] == list(KNOWN.values())
+
+
+def test_known_methods_differ_in_colour_marker_and_name():
+    assert set(KNOWN) <= set(METHODS)
+    assert len({colour for colour, _ in KNOWN.values()}) == len(KNOWN)
+    assert len({marker for _, marker in KNOWN.values()}) == len(KNOWN)
+    assert len({figures.shown(method) for method in KNOWN}) == len(KNOWN)
+
+
+def test_colours_stand_out_on_light_and_dark_pages():
+    """A contrast of 3 : 1, as WCAG 2.1 asks of graphics."""
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    def contrast(one, two):
+        low, high = sorted(map(luminance, (one, two)))
+        return (high + 0.05) / (low + 0.05)
+
+    page = Path(figures.__file__).with_name("page.html").read_text()
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", part)) for part in page.split("@media")[:2]
+    )
+    assert {method: light[method] for method in KNOWN} == {m: c for m, (c, _) in KNOWN.items()}
+    for method in KNOWN:
+        assert contrast(light[method], "#ffffff") >= 3
+        assert contrast({**light, **dark}[method], "#121212") >= 3

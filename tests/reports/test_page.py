@@ -21,6 +21,7 @@ from test_tables import asked, ended, epoch
 from kdtune import results
 from kdtune.cli import cli
 from kdtune.errors import UserError
+from kdtune.methods import METHODS
 from kdtune.reports.page import report_page, write_report
 from kdtune.reports.render import verdict_sentences
 from kdtune.reports.sections import SECTIONS
@@ -172,6 +173,18 @@ def test_the_verdict_is_four_sentences(tmp_path):
     assert said[3][1] == (
         "3 shared seeds, 400 test images, 0 of 12 trials failed, 0 of 18 confirming runs failed."
     )
+
+
+def test_of_many_pairs_it_is_said_how_many_luck_decides(tmp_path):
+    said = []
+    for number in (4, 5):  # and two baselines: 15 pairs and 21
+        sweep = Sweep()
+        for method in (*list(METHODS)[-number:], "kd", "student"):
+            sweep.search(method, "A", 0.7).confirm(method, "A", 0, [0.7] * 3)
+        said.append(page_of(tmp_path / str(number), sweep).said)
+    assert "not the 15 pairs: if no method differed, about 0.75 of them would still" in said[0]
+    assert "not the 21 pairs: if no method differed, about 1.1 of them would still" in said[1]
+    assert "pairs: if no method" not in page_of(tmp_path / "few", no_student()).said
 
 
 @pytest.mark.parametrize(("make", "verb"), [(Sweep, "resume"), (one_method, "resume")])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdtune.config import SweepConfig
+from kdtune.config import DataSource, SweepConfig
 from kdtune.errors import UserError
 from kdtune.tuning import cluster
 from kdtune.tuning.cluster import Admission, Question, difference, what_is_there
@@ -13,16 +13,19 @@ from kdtune.tuning.cluster import Admission, Question, difference, what_is_there
 
 @pytest.fixture
 def here(folder, teacher_file):
-    return what_is_there(Question(str(folder), str(teacher_file), None))
+    return what_is_there(Question(DataSource(str(folder)), str(teacher_file), None))
 
 
 def test_a_node_that_sees_the_same_lacks_nothing(here, folder, teacher_file):
-    assert difference(here, what_is_there(Question(str(folder), str(teacher_file), None))) is None
+    assert (
+        difference(here, what_is_there(Question(DataSource(str(folder)), str(teacher_file), None)))
+        is None
+    )
 
 
 def test_what_a_node_lacks_is_said(here, folder, teacher_file, tmp_path):
     def lack(data, teacher):
-        return difference(here, what_is_there(Question(str(data), str(teacher), None)))
+        return difference(here, what_is_there(Question(DataSource(str(data)), str(teacher), None)))
 
     assert lack("/none", teacher_file).startswith("There is no folder /none")
     fewer = shutil.copytree(folder, tmp_path / "fewer")

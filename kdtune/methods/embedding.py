@@ -1,0 +1,40 @@
+"""What RKD and PKT have in common: how the embeddings of a batch lie to each other."""
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from kdtune.methods.kd import with_kd
+from kdtune.methods.method import Maps, Method, Parts, weighted_sum
+
+
+class OfEmbeddings(Method):
+    """classification + alpha·KD + beta·(how far the relations of embeddings are apart).
+
+    An embedding is the mean over the positions of the last stage: what the classifier sees.
+    Relations are those of the images of a batch, so they are computed there, from one embedding an
+    image; their number of channels may differ.
+    """
+
+    term: str
+    """Name of the method's own part."""
+
+    @abstractmethod
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """How far relations are apart, for embeddings [B, C_student], [B, C_teacher]; a scalar."""
+
+    def targets(self, logits: Tensor, features: Maps) -> Parts:
+        """``logits`` [B, K], and ``embedding`` [B, C_teacher]."""
+        return {"logits": logits.float(), "embedding": self._embed(features)}
+
+    def _embed(self, features: Maps) -> Tensor:
+        return features[-1].float().mean((2, 3))
+
+    def forward(
+        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
+    ) -> Parts:
+        """See `Method.forward`; parts: ``classification``, ``kd``, and the method's `term`."""
+        if targets is None:
+            return weighted_sum(logits, labels)
+        own = self.compare(self._embed(features), targets["embedding"])
+        return with_kd(self.config, logits, targets, labels, **{self.term: own})
