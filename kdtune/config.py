@@ -253,7 +253,7 @@ def check_free(keys: Iterable[str]) -> None:
     free = [f for f in TrainConfig.model_fields if f not in taken]
     for key in keys:
         if key in HAVE_FLAGS:
-            raise UserError(f"The setting '{key}' has a flag of its own.")
+            raise UserError(f"The setting '{key}' has a flag of its own, where it can be given.")
         if key in FOLLOW:
             raise UserError(f"The setting '{key}' follows from {FOLLOW[key]}; leave it out.")
         if key in OF_A_RUNS_FILES:
