@@ -68,8 +68,8 @@ def draw(path: Path, times: np.ndarray, counts: dict[str, np.ndarray], marks: An
         seconds, counts["trained"], step="post", color="#2171b5", label="in an epoch"
     )
     axes.step(seconds, counts["slots"], where="post", color="black", label="slots")
-    for when, what in marks:
-        axes.annotate(what, (when - times[0], counts["slots"].max() + 0.2), ha="center")
+    for (when, what), side in zip(marks, ("right", "left"), strict=True):
+        axes.annotate(what, (when - times[0], counts["slots"].max() + 0.2), ha=side)
     axes.set(xlabel="seconds", ylabel="trials", ylim=(0, counts["slots"].max() + 1.2))
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=100)
