@@ -62,27 +62,25 @@ def run_sweep(config: Mapping[str, Any], show: str = "live") -> SweepFolder:
         for path in sweep.warm_start
         for event in warm_start(path, checked.spaces, sweep.cells(), opened, checked.configure)
     ]
-    with (
-        mirrored(folder, sweep.storage, True, screen.trouble) as mirror,
-        ray_session(sweep.address, screen.show == "verbose", screen.trouble),
-    ):
-        slots = find_slots(sweep, screen.trouble)
-        search = _Sweep(folder, checked, screen, mirror)
-        for line in search.plan(slots):
-            screen.say(line)
-        for event in learned:
-            screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
-        opened["views"]["prepared"] = prepare(checked.shared, slots, screen.say)
-        slots = search.share(slots)
-        with folder.created() as part:
-            write_yaml(part.sweep, opened["config"])
-            write_text(part.environment, json.dumps(opened["environment"], indent=2) + "\n")
-            with Log(part.log, []) as log:
-                for event in (opened, *learned):
-                    log.append(event)
-        with folder.held(), search.driver.open_log() as log:
-            search.run(log, slots)
-    search.confirm({key: getattr(sweep, key) for key in NAMED_AGAIN if getattr(sweep, key)})
+    with ray_session(sweep.address, screen.show == "verbose", screen.trouble):
+        with mirrored(folder, sweep.storage, True, screen.trouble) as mirror:
+            slots = find_slots(sweep, screen.trouble)
+            search = _Sweep(folder, checked, screen, mirror)
+            for line in search.plan(slots):
+                screen.say(line)
+            for event in learned:
+                screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
+            opened["views"]["prepared"] = prepare(checked.shared, slots, screen.say)
+            slots = search.share(slots)
+            with folder.created() as part:
+                write_yaml(part.sweep, opened["config"])
+                write_text(part.environment, json.dumps(opened["environment"], indent=2) + "\n")
+                with Log(part.log, []) as log:
+                    for event in (opened, *learned):
+                        log.append(event)
+            with folder.held(), search.driver.open_log() as log:
+                search.run(log, slots)
+        search.confirm({key: getattr(sweep, key) for key in NAMED_AGAIN if getattr(sweep, key)})
     return folder
 
 
