@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 endif
 
-.PHONY: demo test check clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict
+.PHONY: demo test check clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-cluster
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -43,6 +43,10 @@ bench-checkpoints: $(READY)
 
 bench-overhead: $(READY)
 	$(BIN)/python benchmarks/overhead.py
+
+# OUT=/path: where the picture goes.
+bench-cluster: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cluster.py $(if $(OUT),--out $(OUT))
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

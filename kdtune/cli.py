@@ -187,6 +187,16 @@ CONFIRMED = (
 )
 
 RESOURCES = (
+    click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Join a Ray cluster; auto is the one of this machine.  [default: RAY_ADDRESS]",
+    ),
+    click.option(
+        "--storage",
+        metavar="URI",
+        help="Keep checkpoints and a copy of the sweep there: a folder, s3://, gs://, ...",
+    ),
     cache_options,
     click.option(
         "--cpus-per-trial",

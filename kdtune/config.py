@@ -436,6 +436,13 @@ class SweepConfig(_OfData):
         description="points of accuracy below which a difference does not matter",
     )
     image_size: int | None = Field(None, ge=8, description="pixels; as the teacher if not given")
+    address: str | None = Field(
+        None,
+        description="Ray cluster to join: auto, or host:port; local is none",
+    )
+    storage: str | None = Field(
+        None, description="folder or URI for a copy of the sweep, and for its checkpoints"
+    )
     seed: int = Field(0, ge=0, description="fixes suggestions and every trial's seed")
     settings: dict[str, Any] = Field({}, description="other settings of every run, by name")
     cache_gb: float = Field(
@@ -475,6 +482,12 @@ class SweepConfig(_OfData):
         """``none`` is how a flag says that there are to be no more."""
         words = _words(value)
         return () if words in (["none"], ("none",)) else words
+
+    @field_validator("storage", mode="after")
+    @classmethod
+    def _end_storage(cls, value: str | None) -> str | None:
+        """``none`` is how a flag says that there is to be none any more."""
+        return None if value == "none" else value
 
     @field_validator("time_budget", "stall_time", "term_limit", mode="before")
     @classmethod

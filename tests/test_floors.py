@@ -24,6 +24,8 @@ FLOORS = {
     "data": 4,
     "checkpoints": 4,
     "results": 4,
+    "storage": 2,
+    "mirror": 5,
     "network": 4,
     "teacher": 5,
     "pretrained": 5,

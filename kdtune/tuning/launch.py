@@ -15,7 +15,10 @@ from ray import tune
 
 from kdtune.config import SweepConfig, of_model
 from kdtune.errors import RunError, UserError
+from kdtune.run_files import say
+from kdtune.tuning.cluster import Admission
 from kdtune.tuning.interrupts import deferred
+from kdtune.tuning.join import LOCAL, joined, wanted_address
 from kdtune.tuning.placement import Need, Node, Slots
 
 ENVIRONMENT = {
@@ -30,14 +33,25 @@ LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @contextmanager
-def ray_session(verbose: bool = False) -> Iterator[None]:
-    """Join the Ray session of this process, or have one of our own meanwhile.
+def ray_session(
+    address: str | None = None, verbose: bool = False, say: Callable[[str], None] = say
+) -> Iterator[None]:
+    """Join the Ray session of this process, or a cluster, or have one of our own meanwhile.
 
     Args:
-        verbose: have our own say all that Ray has to say, and not its errors alone.
+        address: of a cluster; None for that of the environment, if there is one.
+        verbose: have all said that Ray has to say, and not its errors alone.
+        say: takes a line for a person.
+
+    Raises:
+        UserError: see `kdtune.tuning.join.joined`.
     """
     if ray.is_initialized():
         yield
+        return
+    if (wanted := wanted_address(address)) != LOCAL:
+        with joined(wanted, verbose, say):
+            yield
         return
     constants = ray._private.ray_constants  # the variable was read when ray was imported
     before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
@@ -66,11 +80,16 @@ class LivingNodes:
     """Ray's living nodes, looked at once a second at most.
 
     Args:
+        admitted: of Ray's nodes, those that may get trials.
         clock: seconds, which nobody sets.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock, self._looked = clock, -math.inf
+    def __init__(
+        self,
+        admitted: Callable[[list[Any]], list[Any]] = lambda nodes: nodes,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._admitted, self._clock, self._looked = admitted, clock, -math.inf
         self._nodes: list[Node] = []
 
     def __call__(self) -> list[Node]:
@@ -79,19 +98,52 @@ class LivingNodes:
             self._looked = now
             self._nodes = [
                 Node(node["NodeID"], int(has.get("CPU", 0)), int(has.get("GPU", 0)))
-                for node in ray.nodes()
-                if node["Alive"] and (has := node["Resources"])
+                for node in self._admitted(computing_nodes())
+                if (has := node["Resources"])
             ]
         return self._nodes
 
 
-def find_slots(sweep: SweepConfig) -> Slots:
-    """With GPUs one trial a GPU and an equal share of its node's CPUs; without, one trial a CPU.
+def computing_nodes() -> list[Any]:
+    """Ray's living nodes that have a CPU, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNodes:
+    """Of a cluster, the nodes that have what trials need: see `kdtune.tuning.cluster`.
 
     Raises:
-        UserError: the sweep asks for more than any node of Ray's session has.
+        UserError: there is none.
     """
-    nodes = LivingNodes()
+    if wanted_address(sweep.address) == LOCAL:
+        return LivingNodes()
+    admission = Admission(sweep, say)
+    admission.wait(computing_nodes)
+    nodes = LivingNodes(admission)
+    if len(nodes()) > 1 and sweep.storage is None:
+        say(
+            "without --storage, a trial whose node is lost goes on elsewhere only if the sweep's "
+            "folder is on a disk that all nodes share; else it begins anew"
+        )
+    return nodes
+
+
+def find_slots(
+    sweep: SweepConfig,
+    say: Callable[[str], None] = say,
+    nodes: Callable[[], Sequence[Node]] | None = None,
+) -> Slots:
+    """With GPUs one trial a GPU and an equal share of its node's CPUs; without, one trial a CPU.
+
+    Args:
+        sweep: complete settings.
+        say: takes a line for a person about nodes that come, go, or are left out.
+        nodes: gives those that may get trials; those of `admitted_nodes` if None.
+
+    Raises:
+        UserError: the sweep asks for more than any node has, or no node has what trials need.
+    """
+    nodes = nodes or admitted_nodes(sweep, say)
     gpus = float(any(node.gpus for node in nodes()))
     needs = {
         model: Need(

@@ -226,6 +226,10 @@ class Slots:
         """Free what trials had on which no process works any more; `at_work` are the others."""
         self._held = {name: place for name, place in self._held.items() if name in at_work}
 
+    def may_use(self, node: str) -> bool:
+        """Whether a node is one of those there are now."""
+        return any(known.name == node for known in self.nodes())
+
     def begun(self, trial_id: str, node: str) -> None:
         """A trial's process runs on a node, which need not be the one that was meant."""
         place = self._held[trial_id]

@@ -13,10 +13,11 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kdtune.errors import DiskFullError
 from kdtune.results import Event
+from kdtune.tuning.cluster import is_lost
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.trainable import DISK_FULL, NODE, NOTE, OUT_OF_MEMORY, OUTCOME, figures_of
-from kdtune.tuning.under_way import DIED, FAILED, MEMORY, STALLED, Trial
+from kdtune.tuning.under_way import DIED, FAILED, LOST, MEMORY, MISPLACED, STALLED, Trial
 
 STALLS = 1
 """Times that a trial which makes no progress is begun again."""
@@ -29,14 +30,21 @@ class Schedule(FIFOScheduler):
         decisions: of the sweep.
         append: writes an event to the log and folds it.
         slots: where trials run.
+        is_lost: whether a node is no more.
     """
 
-    def __init__(self, decisions: Decisions, append: Callable[[Event], None], slots: Slots):
+    def __init__(
+        self,
+        decisions: Decisions,
+        append: Callable[[Event], None],
+        slots: Slots,
+        is_lost: Callable[[str], bool] = is_lost,
+    ):
         super().__init__()
         self.decisions, self.max_restarts = decisions, decisions.sweep.max_restarts
         self.under_way, self.watch = decisions.under_way, decisions.watch
         self.interrupts = decisions.interrupts
-        self.append, self.slots = append, slots
+        self.append, self.slots, self.is_lost = append, slots, is_lost
         self.failure: DiskFullError | None = None
         """Why the sweep cannot go on, if a trial found out."""
 
@@ -46,6 +54,8 @@ class Schedule(FIFOScheduler):
         """Log what the trainable reported, and say whether the trial goes on."""
         trial_id = trial.config["trial_id"]
         own = self.under_way.trials[trial_id]
+        if NODE in result and not self.slots.may_use(result[NODE]):
+            return self._restart(own, MISPLACED, "Ray began it on a node that gets no trials")
         if NODE in result:
             self.slots.begun(trial_id, result[NODE])
             self.watch.begun(trial_id, own.asked["model"], result["pid"], result[NODE])
@@ -88,10 +98,13 @@ class Schedule(FIFOScheduler):
         if self.interrupts.requested:  # whoever stops the sweep may stop its processes, too
             self.watch.left(trial.config["trial_id"])
             return
+        node = self.watch.node(trial.config["trial_id"])
         stalled = self.watch.left(trial.config["trial_id"])
         cause, times = (STALLED, STALLS) if stalled else (DIED, self.max_restarts)
         reason = stalled or _why(trial.get_error())
-        if own.restarts[cause] < times:
+        if not stalled and node is not None and self.is_lost(node):
+            cause, reason = LOST, "its node was lost"
+        if own.restarts[cause] < times or (cause == LOST and own.epoch > own.begun_after):
             self._restart(own, cause, reason)
         else:
             again = f", {times + 1} times" if times else ""
@@ -116,4 +129,4 @@ def _why(error: Exception | None) -> str:
     """Why a process is no more."""
     if error is not None and "creation task" in str(error):
         return f"its process could not start: {str(error).strip().splitlines()[-1].strip()}"
-    return "its process died: killed, out of memory, or its node lost"
+    return "its process died: killed, or out of memory"

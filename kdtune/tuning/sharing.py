@@ -121,7 +121,7 @@ def shared_slots(
         if (found := best([row for row in rows if row.model == model])) is None:
             raise RunError(f"gpus_per_trial auto: {model} does not fit into the memory of a GPU.")
         parts[model] = 1 / found.together
-    slots = find_slots(sweep.model_copy(update={"gpus_per_trial": parts}))
+    slots = find_slots(sweep.model_copy(update={"gpus_per_trial": parts}), nodes=slots.nodes)
     say(f"{slots.count} trials at once; {slots.describe()}")
     return slots
 

@@ -12,14 +12,16 @@ from typing import Any
 from kdtune.config import SweepConfig, duration
 from kdtune.errors import RunError
 from kdtune.files import write_text, write_yaml
+from kdtune.mirror import Mirror, given_storage, mirrored, opened_and_held
 from kdtune.reports.statistics import visible
 from kdtune.results import RESULTS, Log, SweepFolder
-from kdtune.tuning.check import OF_CONFIRM, Checked, changed, check_sweep
+from kdtune.tuning.check import NAMED_AGAIN, OF_CONFIRM, Checked, changed, check_sweep, named_again
 from kdtune.tuning.confirm import confirm_sweep
-from kdtune.tuning.driver import Driver
+from kdtune.tuning.driver import Driver, stored
 from kdtune.tuning.launch import find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.placement import Slots
+from kdtune.tuning.prepare import prepare
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.samplers import describe_sampler
 from kdtune.tuning.screen import Screen
@@ -60,24 +62,25 @@ def run_sweep(config: Mapping[str, Any], show: str = "live") -> SweepFolder:
         for path in sweep.warm_start
         for event in warm_start(path, checked.spaces, sweep.cells(), opened, checked.configure)
     ]
-    with ray_session(screen.show == "verbose"):
-        slots = find_slots(sweep)
-        search = _Sweep(folder, checked, screen)
-        for line in search.plan(slots):
-            screen.say(line)
-        for event in learned:
-            screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
-        opened["views"]["prepared"] = checked.shared.prepare(screen.say)
-        slots = search.share(slots)
-        with folder.created() as part:
-            write_yaml(part.sweep, opened["config"])
-            write_text(part.environment, json.dumps(opened["environment"], indent=2) + "\n")
-            with Log(part.log, []) as log:
-                for event in (opened, *learned):
-                    log.append(event)
-        with folder.held(), search.driver.open_log() as log:
-            search.run(log, slots)
-        search.confirm({})
+    with ray_session(sweep.address, screen.show == "verbose", screen.trouble):
+        with mirrored(folder, sweep.storage, True, screen.trouble) as mirror:
+            slots = find_slots(sweep, screen.trouble)
+            search = _Sweep(folder, checked, screen, mirror)
+            for line in search.plan(slots):
+                screen.say(line)
+            for event in learned:
+                screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
+            opened["views"]["prepared"] = prepare(checked.shared, slots, screen.say)
+            slots = search.share(slots)
+            with folder.created() as part:
+                write_yaml(part.sweep, opened["config"])
+                write_text(part.environment, json.dumps(opened["environment"], indent=2) + "\n")
+                with Log(part.log, []) as log:
+                    for event in (opened, *learned):
+                        log.append(event)
+            with folder.held(), search.driver.open_log() as log:
+                search.run(log, slots)
+        search.confirm({key: getattr(sweep, key) for key in NAMED_AGAIN if getattr(sweep, key)})
     return folder
 
 
@@ -104,12 +107,14 @@ def resume_sweep(
     """
     changes, screen = changes or {}, Screen(show)
     folder = SweepFolder(path)
-    folder.opened()  # before anything is locked in a folder that is no sweep's
-    with folder.held():
+    with (
+        mirrored(folder, given_storage(changes), False, screen.trouble) as mirror,
+        opened_and_held(folder),
+    ):
         earlier = folder.opened()[-1]
         given = changed(earlier, changes)
         checked = check_sweep(given, tuple(changes.get("spaces", ())), earlier)
-        search = _Sweep(folder, checked, screen)
+        search = _Sweep(folder, checked, screen, mirror)
         with search.driver.open_log() as log:
             search.driver.found(log, earlier, checked.opened)
             if search.decisions.finished:
@@ -118,11 +123,13 @@ def resume_sweep(
                 search.driver.tell()
                 search.finish(log)
             else:
-                with ray_session(screen.show == "verbose"):
-                    slots = find_slots(checked.sweep)
+                sweep = checked.sweep
+                with ray_session(sweep.address, screen.show == "verbose", screen.trouble):
+                    slots = find_slots(sweep, screen.trouble)
                     for line in search.plan(slots):
                         screen.say(line)
-                    checked.opened["views"]["prepared"] = checked.shared.prepare(screen.say)
+                    views = prepare(checked.shared, slots, screen.say)
+                    checked.opened["views"]["prepared"] = views
                     slots = search.share(slots)
                     log.append(checked.opened)
                     search.run(log, slots)
@@ -137,17 +144,21 @@ class _Sweep:
         folder: of the sweep.
         checked: the sweep.
         screen: where what people are told goes.
+        mirror: of the folder in a storage; None without one.
     """
 
-    def __init__(self, folder: SweepFolder, checked: Checked, screen: Screen):
+    def __init__(
+        self, folder: SweepFolder, checked: Checked, screen: Screen, mirror: Mirror | None
+    ):
         self.folder, self.checked, self.screen = folder, checked, screen
         self.decisions = Search(
             checked.sweep, checked.spaces, checked.configure, say=screen.trouble
         )
-        self.leftovers = Leftovers(folder)
-        command = f"kdtune resume {folder.path}"
+        self.stored = stored(mirror)
+        self.leftovers = Leftovers(folder, self.stored)
+        command = f"kdtune resume {folder.path}{named_again(checked.sweep)}"
         self.driver = Driver(
-            folder, folder.log, self.decisions, self.leftovers, "trials", command, screen
+            folder, folder.log, self.decisions, self.leftovers, "trials", command, screen, mirror
         )
 
     def plan(self, slots: Slots) -> Iterator[str]:
@@ -174,7 +185,7 @@ class _Sweep:
         Raises:
             RunError: no trial finished an epoch.
         """
-        write_outputs(self.folder, self.driver.command)
+        write_outputs(self.folder, self.driver.command, self.stored)
         self.leftovers.remove_all()
         events = self.folder.events()
         if events[-1]["event"] != "complete":

@@ -1,5 +1,6 @@
 """The one place where networks of a sweep are judged by test images, after they were chosen."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,15 @@ def predict_test(networks: list[tuple[Path, TrainConfig]], slots: Slots) -> Iter
     found = []
     for path, config in networks:
         place = _place(config, slots)
-        task = _remote(_predict, place)
-        found.append(task.remote(path.absolute(), config, place.threads))
+        task = _remote(_predict, place, slots)
+        found.append(task.remote(path.read_bytes(), config, place.threads))  # other nodes lack it
     yield from map(ray.get, found)
 
 
 def measure(config: TrainConfig, num_classes: int, slots: Slots) -> dict[str, Any]:
     """What a student costs where a trial would run: see `kdtune.costs.costs_of`."""
     place = _place(config, slots)
-    task = _remote(_measure, place)
+    task = _remote(_measure, place, slots)
     costs: dict[str, Any] = ray.get(task.remote(config, num_classes, place.threads))
     return costs
 
@@ -52,8 +53,11 @@ def _place(config: TrainConfig, slots: Slots) -> Place:
     return place
 
 
-def _remote(function: Any, place: Place) -> Any:
-    return ray.remote(num_cpus=place.cpus, num_gpus=place.gpus)(function)
+def _remote(function: Any, place: Place, slots: Slots) -> Any:
+    """A task with what a trial has, on a node that may get trials."""
+    names = ",".join(node.name for node in slots.nodes())
+    there = {"ray.io/node-id": f"in({names})"}
+    return ray.remote(num_cpus=place.cpus, num_gpus=place.gpus, label_selector=there)(function)
 
 
 def _measure(config: TrainConfig, num_classes: int, threads: int) -> dict[str, Any]:
@@ -62,10 +66,13 @@ def _measure(config: TrainConfig, num_classes: int, threads: int) -> dict[str, A
     return costs_of(config, num_classes)
 
 
-def _predict(network: Path, config: TrainConfig, threads: int) -> np.ndarray:
+def _predict(network: bytes, config: TrainConfig, threads: int) -> np.ndarray:
     hide_gpus_of_others()
     torch.set_num_threads(threads)
     data, _ = find_data(config.source, config.skip_bad_images, config.cache_gb)
     views = open_views(data, config.image_size, config.cache_gb)
     batches = Inputs(config, views, None, {}, lambda event: None).evaluation("test")
-    return predict(load_model(network)["model"], batches, config).numpy()
+    with tempfile.TemporaryDirectory(prefix="kdtune-") as folder:
+        path = Path(folder) / "network.pth"
+        path.write_bytes(network)
+        return predict(load_model(path)["model"], batches, config).numpy()

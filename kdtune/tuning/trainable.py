@@ -23,7 +23,7 @@ from ray import tune
 from torch import nn
 
 from kdtune.cache import Tell
-from kdtune.config import DataSource, TrainConfig
+from kdtune.config import DataSource, SweepConfig, TrainConfig
 from kdtune.data.views import Views
 from kdtune.device import hide_gpus
 from kdtune.errors import DiskFullError, DivergedError
@@ -31,10 +31,11 @@ from kdtune.inputs import Inputs, find_data, keeps_targets, open_views
 from kdtune.models import build_model, feature_shapes
 from kdtune.process import FreshState, keep_freed_memory
 from kdtune.results import Event
+from kdtune.storage import Storage
 from kdtune.targets import Lesson
 from kdtune.teacher import load_teacher
 from kdtune.training import FIGURES, LOSS, EpochResult, fit
-from kdtune.tuning.trial_files import TrialFiles
+from kdtune.tuning.trial_files import StoredFiles, TrialFiles
 
 OUTCOME = "outcome"
 """Key of a result that ends a trial: ``diverged``, ``crashed``, or one of the next two; ``reason``
@@ -74,6 +75,16 @@ def _lesson(teacher: nn.Module, image_size: int, askers: Askers) -> Lesson:
     return lesson
 
 
+def open_shared(sweep: SweepConfig, askers: Askers) -> tuple[Views, Lesson | None]:
+    """What all trials of a sweep have in common, where this process runs."""
+    assert sweep.image_size is not None
+    views = _views(sweep.source, sweep.skip_bad_images, sweep.image_size, sweep.cache_gb)
+    if sweep.teacher is None or not askers:
+        return views, None
+    teacher = _teacher(sweep.teacher, views.data.classes, sweep.image_size)
+    return views, _lesson(teacher, sweep.image_size, askers)
+
+
 def hide_gpus_of_others() -> None:
     """Have a process of Ray's without a GPU see none, which Ray itself does not care for."""
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
@@ -88,7 +99,10 @@ class TrialProcess(tune.Trainable):
     """
 
     def setup(
-        self, settings: dict[str, Any], askers: Askers = (), checkpoints: Path | None = None
+        self,
+        settings: dict[str, Any],
+        askers: Askers = (),
+        checkpoints: Path | Storage | None = None,
     ) -> None:
         """Begin the first trial of the process; `checkpoints` is a folder for those of all."""
         keep_freed_memory()
@@ -124,12 +138,13 @@ class TrialProcess(tune.Trainable):
         self, trial_id: str, config: dict[str, Any]
     ) -> Generator[dict[str, Any], None, None]:
         """What a trial gives, result by result."""
-        folder = self._checkpoints / trial_id if self._checkpoints is not None else None
+        place = self._checkpoints
+        folder = place.at(trial_id) if isinstance(place, Storage) else place and place / trial_id
         return trial_results(config, self._askers, folder)
 
 
 def trial_results(
-    settings: dict[str, Any], askers: Askers, folder: Path | None = None
+    settings: dict[str, Any], askers: Askers, folder: Path | Storage | None = None
 ) -> Generator[dict[str, Any], None, None]:
     """Run one trial, or go on with it.
 
@@ -153,7 +168,8 @@ def trial_results(
         yield from _notes(told, partial(inputs.evaluation, "validation"))
         state = None
         if folder is not None:
-            files = TrialFiles(folder, config, classes)
+            kind = StoredFiles if isinstance(folder, Storage) else TrialFiles
+            files = kind(folder, config, classes)  # type: ignore[arg-type]
             if (found := files.newest()) is not None:
                 state, history = found
                 yield from history
@@ -186,6 +202,9 @@ def trial_results(
         message = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
         yield {OUTCOME: OUT_OF_MEMORY if lacks_memory(error) else "crashed", "reason": reason}
+    finally:
+        if files is not None:
+            files.close()
 
 
 def open_run(

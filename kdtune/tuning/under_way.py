@@ -14,14 +14,21 @@ DIED, STALLED, MEMORY, FAILED = "died", "stalled", "memory", "failed"
 """Causes of a restart: its process died; it made no progress; its device had too little memory; it
 failed by itself."""
 
+LOST, MISPLACED = "lost", "misplaced"
+"""Further ones: its node was lost; it came to a node that gets no trials."""
+
 
 @dataclass
 class Trial:
-    """A trial under way: how it was asked for, its last epoch, its restarts by cause."""
+    """A trial under way: how it was asked for, its last epoch, its restarts by cause.
+
+    The loss of a node does not count where the trial had finished an epoch since it was begun.
+    """
 
     asked: Event
     last: Event = field(default_factory=dict)
     restarts: Counter[str] = field(default_factory=Counter)
+    begun_after: int = 0
 
     @property
     def epoch(self) -> int:
@@ -32,6 +39,12 @@ class Trial:
     def alone(self) -> bool:
         """Whether it gets a device to itself."""
         return self.restarts[MEMORY] > 0
+
+    def restarted(self, cause: str) -> None:
+        """Count a restart."""
+        if cause != LOST or self.epoch == self.begun_after:
+            self.restarts[cause] += 1
+        self.begun_after = self.epoch
 
     def event(self, kind: str, **about: Any) -> Event:
         """An event about this trial."""
@@ -64,7 +77,7 @@ class UnderWay:
                 raise ValueError(f"epoch {event['epoch']} after {trial.epoch}")
             trial.last = event
         elif kind == "restarted":
-            self.trials[event["trial_id"]].restarts[event["cause"]] += 1
+            self.trials[event["trial_id"]].restarted(event["cause"])
             self._waiting[event["trial_id"]] = None
         elif kind == "ended":
             del self.trials[event["trial_id"]]

@@ -40,6 +40,7 @@ class Machinery:
     def __init__(self, path, spaces=None, slots=None, **given):
         self.clock = 0.0
         self.said = []
+        self.lost: set[str] = set()
         self.config = sweep_config(**given)
         self.decisions = Search(
             self.config, spaces or load_spaces(), self.configure, lambda: self.clock
@@ -60,7 +61,7 @@ class Machinery:
         needs = dict.fromkeys(self.config.models, Need(1))
         self.slots = slots or Slots(needs, lambda: [Node("n", 1000)])
         self.queue = Queue(self.decisions, append, self.slots, self.said.append)
-        self.schedule = Schedule(self.decisions, append, self.slots)
+        self.schedule = Schedule(self.decisions, append, self.slots, self.lost.__contains__)
 
     @staticmethod
     def configure(cell, number, settings):

@@ -9,7 +9,7 @@ from machinery import EPOCHS, Machinery
 from kdtune.errors import DiskFullError, UserError
 from kdtune.results import SweepFolder
 from kdtune.tuning.placement import Need, Node, Slots
-from kdtune.tuning.trainable import DISK_FULL, OUT_OF_MEMORY, OUTCOME
+from kdtune.tuning.trainable import DISK_FULL, NODE, OUT_OF_MEMORY, OUTCOME
 
 
 def ends(folder):
@@ -122,7 +122,7 @@ def test_a_process_may_die_so_many_times(tmp_path):
         trial = machinery.suggest() or trial
     machinery.schedule.on_trial_error(None, trial)  # of a trial that has ended
     [end] = ends(tmp_path)
-    reason = "its process died: killed, out of memory, or its node lost, 3 times"
+    reason = "its process died: killed, or out of memory, 3 times"
     assert (end["state"], end["reason"]) == ("crashed", reason)
     assert machinery.suggest() is None and machinery.budget.finished
 
@@ -191,3 +191,38 @@ def test_the_order_of_things_after_a_kill_is_the_one_without(tmp_path):
         log.write_text("".join(lines[:length]))
         Machinery(log, trials=3).run()
         assert log.read_text().splitlines(keepends=True) == lines
+
+
+def restarts(tmp_path):
+    return [e["cause"] for e in SweepFolder(tmp_path).events() if e["event"] == "restarted"]
+
+
+def test_lost_nodes_do_not_count_for_a_trial_that_goes_on_in_between(tmp_path):
+    machinery, trial = one_trial(tmp_path, trials=1, max_restarts=1)
+    machinery.lost.add("n")
+    for epoch in range(1, 6):  # the node is lost again and again, but always after an epoch
+        machinery.report(trial, epoch, 0.5)
+        machinery.schedule.on_trial_error(None, trial)
+        trial = machinery.suggest()
+    assert restarts(tmp_path) == ["lost"] * 5 and not ends(tmp_path)
+    machinery.schedule.on_trial_error(None, trial)  # it may take its node along, once
+    trial = machinery.suggest()
+    machinery.schedule.on_trial_error(None, trial)
+    [end] = ends(tmp_path)
+    assert (end["state"], end["reason"]) == ("crashed", "its node was lost, 2 times")
+
+
+def test_lost_nodes_and_dead_processes_are_counted_apart(tmp_path):
+    machinery, trial = one_trial(tmp_path, trials=1, max_restarts=1)
+    machinery.schedule.on_trial_error(None, trial)
+    trial = machinery.suggest()
+    machinery.lost.add("n")
+    machinery.schedule.on_trial_error(None, trial)
+    assert restarts(tmp_path) == ["died", "lost"] and not ends(tmp_path)
+
+
+def test_a_trial_on_a_node_that_gets_no_trials_begins_elsewhere(tmp_path):
+    machinery, trial = one_trial(tmp_path, trials=1, max_restarts=0)
+    decision = machinery.schedule.on_trial_result(None, trial, {NODE: "other", "pid": 7})
+    assert decision == "STOP" and restarts(tmp_path) == ["misplaced"]
+    assert machinery.suggest().config["trial_id"] == "at-A-000"
