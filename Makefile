@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 endif
 
-.PHONY: demo test check clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan
+.PHONY: demo test check clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -48,6 +48,10 @@ bench-overhead: $(READY)
 bench-plan: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/plan.py $(if $(DATA),--data $(DATA))
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scale.py
+
+# OUT=/path: where the picture goes.
+bench-cluster: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cluster.py $(if $(OUT),--out $(OUT))
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

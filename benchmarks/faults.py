@@ -186,11 +186,11 @@ def _install(fault: Fault) -> None:
     elif where == "full tables":
         tables = kdtune.tuning.sweep.write_outputs
 
-        def without_room(folder: SweepFolder, command: str) -> None:
+        def without_room(*arguments: Any) -> None:
             _limit(fault["bytes"])
-            tables(folder, command)
+            tables(*arguments)
 
-        kdtune.tuning.sweep.write_outputs = without_room
+        kdtune.tuning.sweep.write_outputs = without_room  # type: ignore[assignment]
     elif where == "clock":
         clock = time.time
         shift = [0.0]

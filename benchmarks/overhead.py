@@ -38,7 +38,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.results import Cell, Event, Log
-from kdtune.tuning.launch import ENVIRONMENT, Slots, run_trials
+from kdtune.tuning.launch import ENVIRONMENT, LivingNodes, run_trials
+from kdtune.tuning.placement import Need, Slots
 from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.search import Search
@@ -133,9 +134,10 @@ def run_ours(trials: int, epochs: int, folder: Path, meter: Meter, sampler: str)
 
     decisions = Search(sweep, load_spaces(), configure)
     with Log(folder / "log.jsonl", [*decisions.folds, count]) as log:
-        queue = Queue(decisions, log.append)
-        schedule = Schedule(decisions, log.append)
-        run_trials(Nothing, queue, schedule, Slots(1, 0, SLOTS), decisions.watch)
+        slots = Slots({"A": Need()}, LivingNodes(), SLOTS)
+        queue = Queue(decisions, log.append, slots)
+        schedule = Schedule(decisions, log.append, slots)
+        run_trials(Nothing, queue, schedule, decisions.watch)
 
 
 class Count(tune.Callback):

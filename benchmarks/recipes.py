@@ -14,6 +14,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.config import SweepConfig, TrainConfig, rung_epochs
 from kdtune.results import Cell, Event
+from kdtune.tuning.placement import Need, Node, Slots
 from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.search import Search
@@ -85,8 +86,11 @@ class Ours:
             for fold in decisions.folds:
                 fold({**event, "session_seconds": 0.0})
 
-        self._queue = Queue(decisions, append)
-        self._schedule = Schedule(decisions, append)
+        slots = Slots(
+            {cell[1]: Need()}, lambda: [Node("", 1_000_000)]
+        )  # as many as it is asked for
+        self._queue = Queue(decisions, append, slots)
+        self._schedule = Schedule(decisions, append, slots)
         self._watch = decisions.watch
         self._names = list(space.distributions)
 

@@ -28,7 +28,8 @@ from kdtune.config import SweepConfig, TrainConfig
 from kdtune.environment import environment
 from kdtune.results import Cell, Event, Log, SweepFolder
 from kdtune.tuning.driver import Driver
-from kdtune.tuning.launch import Slots, run_trials
+from kdtune.tuning.launch import run_trials
+from kdtune.tuning.placement import Need, Node, Slots
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
@@ -183,6 +184,7 @@ def measure(slots: int, trials: int, folder: Path) -> dict[str, Any]:
     driver = Driver(own, own.log, search, Leftovers(own), "trials", "", screen)
     followers = [*search.folds, driver.keeper.fold]
     followers += [*(t.fold for t in driver.tracked), driver.progress.fold, driver.display.fold]
+    places = Slots({"A": Need(1)}, lambda: [Node("node", slots)])
     folds = [clocked.wrap(_owner(fold), fold) for fold in followers]
     times: list[tuple[str, float]] = []
     opened = {"event": "sweep", "config": sweep.model_dump(mode="json"), "spaces": {}, "data": {}}
@@ -192,7 +194,7 @@ def measure(slots: int, trials: int, folder: Path) -> dict[str, Any]:
         driver.keeper.begin()
         for tracked in driver.tracked:
             tracked.begin()
-        driver.display.begin(Goal(dict.fromkeys(sweep.cells(), sweep.trials)), slots)
+        driver.display.begin(Goal(dict.fromkeys(sweep.cells(), sweep.trials)), places)
         log._write = clocked.wrap("log on the disk", log._write)  # type: ignore[method-assign]
         search.studies.ask = clocked.wrap("ask", search.studies.ask)  # type: ignore[method-assign]
         search.watch.look = clocked.wrap("Watch", search.watch.look)  # type: ignore[method-assign]
@@ -201,11 +203,11 @@ def measure(slots: int, trials: int, folder: Path) -> dict[str, Any]:
             log.append(event)
             times.append((event["event"], time.perf_counter()))
 
-        schedule = Schedule(search, append)
+        schedule = Schedule(search, append, places)
         choose = clocked.wrap("what is started next", schedule.choose_trial_to_run)
         schedule.choose_trial_to_run = choose  # type: ignore[method-assign]
         began = time.perf_counter()
-        run_trials(TrialProcess, Queue(search, append), schedule, Slots(1, 0, slots), search.watch)
+        run_trials(TrialProcess, Queue(search, append, places), schedule, search.watch)
         took = time.perf_counter() - began
     for tracked in driver.tracked:
         tracked.close()

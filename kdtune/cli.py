@@ -187,9 +187,28 @@ CONFIRMED = (
 )
 
 RESOURCES = (
+    click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Join a Ray cluster; auto is the one of this machine.  [default: RAY_ADDRESS]",
+    ),
+    click.option(
+        "--storage",
+        metavar="URI",
+        help="Keep checkpoints and a copy of the sweep there: a folder, s3://, gs://, ...",
+    ),
     cache_options,
-    click.option("--cpus-per-trial", type=int, help="[default: an equal share]"),
-    click.option("--gpus-per-trial", type=float, help="[default: 1 if there are GPUs]"),
+    click.option(
+        "--cpus-per-trial",
+        metavar="N",
+        help="A number, or MODEL=N,...  [default: an equal share]",
+    ),
+    click.option(
+        "--gpus-per-trial",
+        metavar="N",
+        help="A number, a part of one, MODEL=N,..., or auto.  [default: 1 if there are GPUs]",
+    ),
+    click.option("--concurrent", type=int, help="Trials at once, at most."),
     click.option(
         "--max-restarts",
         type=int,

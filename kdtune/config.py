@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import (
@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -252,7 +253,7 @@ def check_free(keys: Iterable[str]) -> None:
     free = [f for f in TrainConfig.model_fields if f not in taken]
     for key in keys:
         if key in HAVE_FLAGS:
-            raise UserError(f"The setting '{key}' has a flag of its own.")
+            raise UserError(f"The setting '{key}' has a flag of its own, where it can be given.")
         if key in FOLLOW:
             raise UserError(f"The setting '{key}' follows from {FOLLOW[key]}; leave it out.")
         if key in OF_A_RUNS_FILES:
@@ -330,6 +331,62 @@ def _words(value: Any) -> Any:
     return [w.strip() for w in value.split(",") if w.strip()] if isinstance(value, str) else value
 
 
+def _cpus(value: Any) -> int:
+    cpus = float(value)
+    if cpus < 1 or cpus % 1:
+        raise ValueError("a trial has at least one CPU, and whole ones")
+    return int(cpus)
+
+
+def _gpus(value: Any) -> float:
+    gpus = float(value)
+    if not 0 <= gpus < math.inf or 0 < gpus < LEAST_GPU or (gpus > 1 and gpus % 1):
+        raise ValueError(f"give a part of one GPU, {LEAST_GPU} or more, or whole ones")
+    return gpus
+
+
+LEAST_GPU = 0.01
+"""The smallest part of a GPU."""
+
+
+def read_needs(value: Any, read: Callable[[Any], float]) -> Any:
+    """What trials need, as it may be given: a number, by model, or as words for these.
+
+    Args:
+        value: as given.
+        read: gives the number, or raises a `ValueError`.
+
+    >>> read_needs("ResNet50=1,MultiBranchNet=0.25", float), read_needs("0.5", float)
+    ({'ResNet50': 1.0, 'MultiBranchNet': 0.25}, 0.5)
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and "=" in value:
+        pairs = [word.partition("=") for word in _words(value)]
+        value = {model.strip(): number for model, _, number in pairs}
+    try:
+        if isinstance(value, Mapping):
+            return {model: read(number) for model, number in value.items()}
+        return read(value)
+    except TypeError:
+        raise ValueError("give a number, or one for each model as MODEL=NUMBER") from None
+    except ValueError as error:
+        if "could not convert" not in str(error):
+            raise
+        raise ValueError("give a number, or one for each model as MODEL=NUMBER") from None
+
+
+def of_model(setting: Any, model: str, default: Any) -> Any:
+    """What a trial of a model needs, from a setting as `read_needs` gives it.
+
+    >>> of_model({"A": 0.5}, "A", 1.0), of_model({"A": 0.5}, "B", 1.0), of_model(2.0, "B", 1.0)
+    (0.5, 1.0, 2.0)
+    """
+    if isinstance(setting, Mapping):
+        return setting.get(model, default)
+    return default if setting in (None, "auto") else setting
+
+
 class SweepConfig(_OfData):
     """Every setting of one sweep; keys are the flags of ``kdtune sweep``."""
 
@@ -379,13 +436,25 @@ class SweepConfig(_OfData):
         description="points of accuracy below which a difference does not matter",
     )
     image_size: int | None = Field(None, ge=8, description="pixels; as the teacher if not given")
+    address: str | None = Field(
+        None,
+        description="Ray cluster to join: auto, or host:port; local is none",
+    )
+    storage: str | None = Field(
+        None, description="folder or URI for a copy of the sweep, and for its checkpoints"
+    )
     seed: int = Field(0, ge=0, description="fixes suggestions and every trial's seed")
     settings: dict[str, Any] = Field({}, description="other settings of every run, by name")
     cache_gb: float = Field(
         20, ge=0, description="size of this machine's cache of views; 0: nothing is kept on disk"
     )
-    cpus_per_trial: int | None = Field(None, ge=1, description="CPU threads of a trial")
-    gpus_per_trial: float | None = Field(None, ge=0, description="GPUs, or a part of one")
+    cpus_per_trial: int | dict[str, int] | None = Field(
+        None, description="CPU threads of a trial, or by model, as ResNet50=4,ResNet18=2"
+    )
+    gpus_per_trial: float | Literal["auto"] | dict[str, float] | None = Field(
+        None, description="GPUs, or a part of one; or by model; auto measures the part"
+    )
+    concurrent: int | None = Field(None, ge=1, description="trials at once, at most")
     skip_bad_images: bool = Field(False, description="leave out images that cannot be read")
     max_restarts: int = Field(
         3, ge=0, description="times that a trial whose process died is begun again"
@@ -414,10 +483,22 @@ class SweepConfig(_OfData):
         words = _words(value)
         return () if words in (["none"], ("none",)) else words
 
+    @field_validator("storage", mode="after")
+    @classmethod
+    def _end_storage(cls, value: str | None) -> str | None:
+        """``none`` is how a flag says that there is to be none any more."""
+        return None if value == "none" else value
+
     @field_validator("time_budget", "stall_time", "term_limit", mode="before")
     @classmethod
     def _read_duration(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value
+
+    @field_validator("cpus_per_trial", "gpus_per_trial", mode="before")
+    @classmethod
+    def _read_needs(cls, value: Any, info: ValidationInfo) -> Any:
+        read = _gpus if info.field_name == "gpus_per_trial" else _cpus
+        return value if (value, read) == ("auto", _gpus) else read_needs(value, read)
 
     @field_validator("settings", mode="before")
     @classmethod

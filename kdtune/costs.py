@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdtune.config import TrainConfig
+from kdtune.device import name_of
 from kdtune.models import build_model
 from kdtune.network import Network, pick_device
 
@@ -56,7 +57,7 @@ def median_seconds(
 
 
 def _describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    if (gpu := name_of(device)) is not None:
+        return gpu
     threads = torch.get_num_threads()
     return f"{device}, {threads} thread{'s' * (threads > 1)}"

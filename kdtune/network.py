@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.config import TrainConfig
+from kdtune.device import has_gpu, is_fast_at_bf16
 from kdtune.errors import UserError
 
 
@@ -13,7 +14,7 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: there is no such device here.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {"cuda": has_gpu(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next((device for device, is_there in there.items() if is_there), "cpu")
     try:
@@ -38,7 +39,7 @@ def pick_precision(precision: str, model: nn.Module, device: torch.device) -> to
     if precision == "bf16":
         return torch.bfloat16
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        fast = is_fast_at_bf16()
     elif device.type == "cpu":
         fast = bool(torch.cpu.get_capabilities().get("amx_bf16")) and not _depthwise(model)
     else:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdtune.config import OF_A_RUNS_FILES, TrainConfig
 from kdtune.data.loaders import Loader, Pairs
 from kdtune.data.pixels import normalise
+from kdtune.device import gpus
 from kdtune.errors import UserError
 from kdtune.methods import Method
 from kdtune.methods.method import Parts
@@ -233,7 +234,7 @@ def _find_method(student: nn.Module, teacher: nn.Module | None, config: TrainCon
     if lesson is not None and lesson.settings == settings:
         method = lesson.method
     else:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with torch.random.fork_rng(devices=gpus()):
             method = method_for(config, student, teacher)
         if lesson is not None and _same_layers(method, lesson.method):
             for name, layer in lesson.method.named_children():

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdtune.device import release
+
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 """Parameters of glibc's `mallopt`, see malloc.h."""
 
@@ -95,5 +97,4 @@ class FreshState:
         if "torch._dynamo" in sys.modules:  # it stops compiling after some networks of one kind
             torch._dynamo.reset()
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release()

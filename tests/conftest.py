@@ -37,7 +37,13 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def ray_session():
     """One session of Ray for all that can share it: starting one takes seconds."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(
+        address="local",  # never a cluster that runs on this machine
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+    )
     yield
     ray.shutdown()
 

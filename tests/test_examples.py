@@ -1,9 +1,16 @@
-"""The example notebooks run, and were saved with what they print and draw."""
+"""The example notebooks run, as they were saved; files for clusters are such as they want them."""
 
+import json
+import os
+import subprocess
+import time
 from pathlib import Path
 
+import jsonschema
 import nbformat
 import pytest
+import ray
+import yaml
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
@@ -26,3 +33,84 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=300, resources=place).execute()  # raises what a cell raises
     assert pictures(notebook) == shown
     assert (tmp_path / "checkpoints" / "teacher_best.pth").exists()
+
+
+CLUSTER = Path(__file__).parent.parent / "examples" / "cluster"
+
+
+def test_the_cluster_launchers_file_fits_rays_schema():
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    config = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
+    jsonschema.validate(config, schema)
+    assert config["head_node_type"] in config["available_node_types"]
+    assert ray.__version__ in " ".join(config["setup_commands"])
+
+
+def test_the_job_of_kuberay_has_what_one_needs():
+    job = yaml.safe_load((CLUSTER / "rayjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["rayVersion"] == ray.__version__ and "kdtune" in job["spec"]["entrypoint"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            assert container["image"] and container["resources"]["limits"]["memory"]
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+
+
+FAKES = {
+    "scontrol": "echo first; echo second",
+    "srun": 'echo "srun $*" >> "$SAID"; exec sleep 60',
+    "openssl": "echo 0123",
+    "kdtune": 'echo "kdtune $* $RAY_AUTH_MODE $RAY_AUTH_TOKEN" >> "$SAID"; '
+    "trap 'exit 143' TERM; sleep ${SECONDS_OF_SWEEP:-0} & wait; exit ${CODE:-0}",
+}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_slurms_script_starts_a_node_each_and_the_sweep_on_the_first(tmp_path, begun):
+    for name, text in FAKES.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    said = tmp_path / "said"
+    if begun:
+        (tmp_path / "results" / "x").mkdir(parents=True)
+        (tmp_path / "results" / "x" / "log.jsonl").touch()
+    variables = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": str(said), "HEAD_SECONDS": "0.2",
+        "SLURM_JOB_NODELIST": "n", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4", "USER": "me",
+        "CODE": "5",
+    }  # fmt: skip
+    command = ["bash", str(CLUSTER / "sweep.sbatch"), "sweep.yaml", "x"]
+    code = subprocess.run(command, cwd=tmp_path, env=variables, timeout=30).returncode
+    assert code == 5  # the sweep's
+    lines = said.read_text().splitlines()
+    head, worker = (line for line in lines if line.startswith("srun"))
+    assert "--nodelist=first" in head and "ray start --head --port=20007" in head
+    assert "--nodelist=second" in worker and "ray start --address=first:20007" in worker
+    what = "resume results/x" if begun else "sweep sweep.yaml --name x"
+    expected = f"kdtune {what} --address first:20007 --term-limit 90s token 0123"
+    assert [line for line in lines if line.startswith("kdtune")] == [expected]
+
+
+def test_slurms_sigterm_reaches_the_sweep(tmp_path):
+    for name, text in FAKES.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    said = tmp_path / "said"
+    variables = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": str(said), "HEAD_SECONDS": "0",
+        "SLURM_JOB_NODELIST": "n", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4", "USER": "me",
+        "SECONDS_OF_SWEEP": "60",
+    }  # fmt: skip
+    command = ["bash", str(CLUSTER / "sweep.sbatch"), "sweep.yaml", "x"]
+    with subprocess.Popen(command, cwd=tmp_path, env=variables) as job:
+        deadline = time.monotonic() + 20
+        while not (said.exists() and "kdtune" in said.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.3)  # its trap is set
+        job.terminate()
+        assert job.wait(timeout=20) == 143

@@ -9,10 +9,11 @@ import kdtune
 
 ROOT = Path(kdtune.__file__).parent
 FLOORS = {
+    "device": 0,
     "environment": 0,
     "errors": 0,
     "seeds": 0,
-    "process": 0,
+    "process": 1,
     "distributions": 0,
     "files": 1,
     "extras": 1,
@@ -23,6 +24,8 @@ FLOORS = {
     "data": 4,
     "checkpoints": 4,
     "results": 4,
+    "storage": 2,
+    "mirror": 5,
     "network": 4,
     "teacher": 5,
     "pretrained": 5,

@@ -71,6 +71,17 @@ def test_every_model_can_be_written_in_every_format(tmp_path, name, form):
     assert difference(loaded, tmp_path / f"x.{form}", IMAGES) <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("torchvision:mobilenet_v3_small", "safetensors"), ("timm:test_resnet", "pt2")],
+)
+def test_a_network_by_name_comes_back_without_trust(tmp_path, name, form):
+    loaded = loaded_of(name)
+    FORMATS[form].write(tmp_path / f"x.{form}", loaded)
+    assert difference(loaded, tmp_path / f"x.{form}", IMAGES) <= TOLERANCE
+    assert open_network(tmp_path / f"x.{form}").about.model == name
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_another_networks_logits_are_refused(written, form):
     loaded = loaded_of()

@@ -248,3 +248,16 @@ def test_files_have_the_modes_of_the_users_umask(tmp_path):
         os.umask(before)
     modes = {p.name: p.stat().st_mode & 0o777 for p in [folder.path, *folder.path.iterdir()]}
     assert modes == {"x": 0o750, "log.jsonl": 0o640, "driver.lock": 0o640}
+
+
+def test_the_colon_of_a_models_name_is_a_dot_in_names_of_files(tmp_path):
+    named = {"method": "at", "model": "torchvision:resnet34"}
+    best = SweepFolder(tmp_path).best(**named)
+    assert best == tmp_path / "best" / "at-torchvision.resnet34.yaml"
+    asked = {**event(1), "time": 0, "session_seconds": 0, "model": named["model"]}
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps(asked) + "\n")
+    assert SweepFolder(tmp_path).events() == [asked]
+    for bad in ({"model": "torchvision:a/b"}, {"trial_id": "at:A-000"}):
+        log.write_text(json.dumps({**asked, **bad}) + "\n")
+        assert SweepFolder(tmp_path).events() == []

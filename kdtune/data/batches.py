@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kdtune.data.pixels import augment_images
+from kdtune.device import memory_of
 
 EVALUATION_BATCH = 256
 """Images at once where nothing is trained; fixed, so that figures do not depend on it."""
@@ -122,10 +123,10 @@ def place(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, T
     """
     keys = {name: (id(array), device) for name, array in arrays.items()}
     size = sum(array.nbytes for array in arrays.values())
-    if device.type != "cuda":
+    if (gpu := memory_of(device)) is None:
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
     if not all(key in _PLACED for key in keys.values()):
-        free, whole = torch.cuda.mem_get_info(device)
+        whole, free = gpu.total, gpu.total - gpu.used
         if size > min(SHARE * whole, free / 2):
             return {name: torch.from_numpy(array) for name, array in arrays.items()}
         for key in [key for key in _PLACED if key not in keys.values()]:

@@ -17,6 +17,7 @@ from kdtune.config import TrainConfig
 from kdtune.data.batches import EVALUATION_BATCH, Batch, Order
 from kdtune.data.images import Split, find_images
 from kdtune.data.pixels import augment_images, decode, normalise, usable_workers
+from kdtune.device import has_gpu
 from kdtune.errors import UserError
 
 Loader = Iterable[tuple[Tensor, Tensor]]
@@ -199,7 +200,7 @@ def prepare_dataloaders(
             sampler=Order(len(split), batch_size if training else EVALUATION_BATCH, training),
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=has_gpu(),
             generator=torch.Generator(),  # else it draws from the state that fixes the order
         )
 

@@ -115,7 +115,7 @@ def ship(sweep: Sweep) -> list[Block]:
             f"The highest {what} is {best['accuracy_percent']:.1f} %: {name_of(best['method'])} "
             f"on {best['model']}, {price} for one image."
             f"{' Bars: 95 %.' if test else ''} Methods of one student cost the same and are drawn "
-            "side by side. The line joins what nothing else beats at its price, point for point."
+            "side by side. The line joins what no other beats for less, by figures."
             f"{'' if teacher is not None else _unknown_teacher(sweep, test)}"
         )
         blocks.append(Picture("ship", figure, caption))
@@ -134,8 +134,8 @@ def ship(sweep: Sweep) -> list[Block]:
         blocks.append(
             Grid(
                 "The student alone, without teacher; the median time for one image on "
-                f"{measured or 'an unknown device'}. Unbeaten is a student in what no other is as "
-                "accurate for less of (points, not intervals).",
+                f"{measured or 'an unknown device'}. A student is unbeaten in a cost if no other "
+                "is as accurate for less of it, by figures, not by intervals.",
                 {
                     "model": texts(costs["model"]),
                     "parameters": each(costs["parameters"], ",d"),

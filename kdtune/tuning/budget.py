@@ -88,16 +88,14 @@ class Budget:
         else:
             account.exhausted = True
 
-    def turn(self) -> Cell | None:
-        """The cell that may start a trial and has had least; None if no cell may."""
+    def turns(self) -> list[Cell]:
+        """The cells that may start a trial, the one that has had least first."""
 
         def had(cell: Cell) -> tuple[float, int]:
             account = self._accounts[cell]
             return account.committed(self.sweep.equal, self.sweep.epochs), account.trials
 
-        return min(
-            (cell for cell in self._accounts if self._may_start(cell)), key=had, default=None
-        )
+        return sorted((cell for cell in self._accounts if self._may_start(cell)), key=had)
 
     def _may_start(self, cell: Cell) -> bool:
         account, trials = self._accounts[cell], self.sweep.trials
@@ -136,4 +134,4 @@ class Budget:
     def finished(self) -> bool:
         """Whether no trial is under way and none may start."""
         under_way = any(account.open for account in self._accounts.values())
-        return not under_way and self.turn() is None
+        return not under_way and not self.turns()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from kdtune.config import SweepConfig, TrainConfig
 from kdtune.data.images import GROUPS, Split, groups_of_test
 from kdtune.distributions import read_distributions
 from kdtune.environment import environment
-from kdtune.errors import UserError
+from kdtune.errors import UserError, nearest
 from kdtune.files import shown
 from kdtune.inputs import find_data
 from kdtune.methods import METHODS, check_method
@@ -22,22 +23,26 @@ from kdtune.network import pick_device
 from kdtune.results import OF_VERDICT, Cell, Event, SweepFolder
 from kdtune.seeds import derive_seed
 from kdtune.teacher import load_teacher, teacher_summary
+from kdtune.tuning.join import LOCAL, wanted_address
 from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS
 from kdtune.tuning.shared import Shared
 from kdtune.tuning.space import Space, load_space, load_spaces
 from kdtune.tuning.trackers import check_trackers
 
+NAMED_AGAIN = ("address", "storage")
+"""Settings that a log cannot choose: who joins a cluster runs what it sends."""
+
 MAY_CHANGE = {
     "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "spaces",
     "data", "data_root", "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial",
-    "max_restarts", "stall_time", "term_limit", "track", "confirm", "top", "seeds",
-    "min_difference",
+    "concurrent", "max_restarts", "stall_time", "term_limit", "track", "confirm", "top", "seeds",
+    "min_difference", *NAMED_AGAIN,
 }  # fmt: skip
 """Settings that may be given when a sweep is resumed."""
 
 OF_CONFIRM = {
-    "data", "data_root", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_restarts",
-    "stall_time", "term_limit", "track", *OF_VERDICT,
+    "data", "data_root", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "concurrent",
+    "max_restarts", "stall_time", "term_limit", "track", *NAMED_AGAIN, *OF_VERDICT,
 }  # fmt: skip
 """Settings that may be given when a sweep is confirmed."""
 
@@ -61,6 +66,15 @@ class Checked:
     def configure(self, cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
         """Complete settings of a trial, from what its space, the sweep and the cache decide."""
         return self.shared.settings(_trial_config(self.sweep, cell, number, settings))
+
+    def examples(self) -> dict[str, TrainConfig]:
+        """Settings of a trial of each student: the first ones of its first cell."""
+        found: dict[str, TrainConfig] = {}
+        for method, model in self.sweep.cells():
+            if model not in found:
+                _, settings = self.spaces[method].probe()[0]
+                found[model] = self.configure((method, model), 0, settings)
+        return found
 
 
 def check_sweep(
@@ -107,6 +121,13 @@ def _check_inputs(
         Complete settings, what trials have in common, and what the log keeps of all this.
     """
     check_trackers(given.track)
+    for name in ("cpus_per_trial", "gpus_per_trial"):
+        if isinstance(needs := getattr(given, name), Mapping):
+            for model in needs.keys() - set(given.models):
+                raise UserError(
+                    f"{name} names '{model}', which is no student of this sweep; "
+                    f"{nearest(model, given.models)}"
+                )
     data, bad = find_data(given.source, given.skip_bad_images, given.cache_gb)
     teacher, summary = None, None
     image_size = given.image_size or TrainConfig.model_fields["image_size"].default
@@ -143,6 +164,7 @@ def confirm_settings(folder: SweepFolder, given: Mapping[str, Any]) -> SweepConf
     for key in given.keys() - OF_CONFIRM:
         raise UserError(f"The setting {key} cannot be changed when a sweep is confirmed.")
     latest = folder.settings().model_dump(mode="json")
+    _check_named(latest, given)
     searched = folder.opened()[-1]["config"]
     kept = {key: latest[key] for key in OF_CONFIRM}
     return SweepConfig.check({**searched, **kept, **given})
@@ -225,6 +247,7 @@ def changed(earlier: Event, changes: Mapping[str, Any]) -> SweepConfig:
     for key in changes.keys() - MAY_CHANGE:
         raise UserError(f"The setting {key} cannot be changed when a sweep is resumed.")
     before = SweepConfig.check(earlier["config"])
+    _check_named(earlier["config"], changes)
     spaces = dict.fromkeys((*before.spaces, *changes.get("spaces", ())))
     given = SweepConfig.check({**earlier["config"], **changes, "spaces": tuple(spaces)})
     sweep = given.model_copy(
@@ -247,6 +270,27 @@ def changed(earlier: Event, changes: Mapping[str, Any]) -> SweepConfig:
             f"give --sampler {sweep.sampler}."
         )
     return sweep
+
+
+def named_again(sweep: SweepConfig) -> str:
+    """Flags with which a sweep is gone on with, beside its folder."""
+    given = {key: getattr(sweep, key) for key in NAMED_AGAIN}
+    return "".join(f" --{key} {value}" for key, value in given.items() if value is not None)
+
+
+def _check_named(before: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Have the places named again that a sweep had and that a log may not choose."""
+    named = "address" in given or wanted_address(None) != LOCAL
+    if before.get("address") not in (None, LOCAL) and not named:
+        raise UserError(
+            f"The sweep ran on the Ray cluster {before['address']}, and a cluster that a log "
+            "names is not joined: give --address again, or --address local for this machine."
+        )
+    if before.get("storage") is not None and "storage" not in given:
+        raise UserError(
+            f"The sweep is kept in {before['storage']}, and a storage that a log names is not "
+            "written to: give --storage again, or --storage none."
+        )
 
 
 def _compare(earlier: Event, data: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> None:
@@ -368,9 +412,12 @@ def _trial_config(
 
 
 def _absolute(path: str) -> str:
-    """Trials run in folders of their own; the name of a data set stays as it is."""
+    """Trials run in folders of their own; the name of a data set stays as it is.
+
+    Links stay links: on another node they may lead elsewhere.
+    """
     expanded = Path(path).expanduser()
-    path = str(expanded.resolve()) if expanded.exists() else path
+    path = os.path.abspath(expanded) if expanded.exists() else path
     if shown(path) != path:
         raise UserError(
             f"The path {shown(path)} is not plain UTF-8, which Ray cannot take; rename it, or "

@@ -10,17 +10,21 @@ import ray
 from kdtune.config import TrainConfig, duration
 from kdtune.errors import DiskFullError, RunError, UserError
 from kdtune.files import replacing
+from kdtune.mirror import Mirror, given_storage, mirrored, opened_and_held
 from kdtune.reports.statistics import visible
 from kdtune.reports.tables import trials_table
 from kdtune.results import Event, Log, SweepFolder, cell_of
-from kdtune.tuning.check import check_confirmation, confirm_settings
+from kdtune.tuning.check import check_confirmation, confirm_settings, named_again
 from kdtune.tuning.confirmation import Candidates, Confirmation, best_trials
-from kdtune.tuning.driver import Driver
+from kdtune.tuning.driver import Driver, stored
 from kdtune.tuning.interrupts import terminating
-from kdtune.tuning.launch import Slots, find_slots, ray_session
+from kdtune.tuning.launch import find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
+from kdtune.tuning.placement import Slots
+from kdtune.tuning.prepare import prepare
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.screen import Screen
+from kdtune.tuning.sharing import shared_slots
 from kdtune.tuning.testing import measure, predict_test
 from kdtune.tuning.trial_files import Networks
 from kdtune.tuning.under_way import Trial
@@ -48,17 +52,25 @@ def confirm_sweep(
             there any more or not what it was.
         RunError, KeyboardInterrupt: as `kdtune.tuning.sweep.run_sweep`.
     """
-    folder, screen = SweepFolder(path), Screen(show)
-    folder.opened()  # before anything is locked in a folder that is no sweep's
-    with folder.held():
-        _Confirm(folder, given or {}, screen).run()
+    folder, screen, given = SweepFolder(path), Screen(show), given or {}
+    with (
+        mirrored(folder, given_storage(given), False, screen.trouble) as mirror,
+        opened_and_held(folder),
+    ):
+        _Confirm(folder, given, screen, mirror).run()
     return folder
 
 
 class _Confirm:
     """A confirmation from beginning to end."""
 
-    def __init__(self, folder: SweepFolder, given: Mapping[str, Any], screen: Screen):
+    def __init__(
+        self,
+        folder: SweepFolder,
+        given: Mapping[str, Any],
+        screen: Screen,
+        mirror: Mirror | None,
+    ):
         self.folder, self.screen, search = folder, screen, folder.events()
         if search[-1]["event"] != "complete":
             raise UserError(
@@ -92,10 +104,11 @@ class _Confirm:
         settings = {e["trial_id"]: e["config"] for e in search if e["event"] == "asked"}
         self.before = before[-1] if before else None
         self.decisions = Confirmation(self.sweep, settings, say=screen.trouble)
-        command = f"kdtune confirm {folder.path}"
-        self.networks = Networks(folder)
+        command = f"kdtune confirm {folder.path}{named_again(self.sweep)}"
+        self.networks = Networks(folder, stored(mirror))
+        log = folder.confirm_log
         self.driver = Driver(
-            folder, folder.confirm_log, self.decisions, self.networks, "runs", command, screen
+            folder, log, self.decisions, self.networks, "runs", command, screen, mirror
         )
         used = [trial for ids in (*known.values(), *self.new.values()) for trial in ids]
         if unknown := set(used) - settings.keys():
@@ -124,8 +137,9 @@ class _Confirm:
                 if self._changed(opened) or self._left():
                     log.append(opened)  # has runs that crashed run again
                 if self._left():
-                    with ray_session(self.screen.show == "verbose"), terminating():
-                        self._work(log, find_slots(self.sweep))
+                    verbose, say = self.screen.show == "verbose", self.screen.trouble
+                    with ray_session(self.sweep.address, verbose, say), terminating():
+                        self._work(log, find_slots(self.sweep, say))
                 else:
                     self.driver.tell()
                 self._finish(log)
@@ -155,7 +169,8 @@ class _Confirm:
         """Run, choose, test."""
         for line in self._plan(slots):
             self.screen.say(line)
-        self.checked.shared.prepare(self.screen.say)
+        prepare(self.checked.shared, slots, self.screen.say)
+        slots = self._share(slots)
         self._measure(log, slots)
         goal = Goal(self.decisions.totals)
         self.driver.run(log, slots, self.checked.shared.askers, goal)
@@ -203,6 +218,18 @@ class _Confirm:
         models = len({model for _, model in self.decisions.candidates})
         accuracy = self.trials["best_validation_accuracy"].max()
         yield visible(images, self.decisions.seeds, models, accuracy)
+
+    def _share(self, slots: Slots) -> Slots:
+        """Measure how many runs share a GPU best, if that is wanted."""
+        askers = self.checked.shared.askers
+        return shared_slots(self.sweep, slots, self._examples, askers, self.screen.say)
+
+    def _examples(self) -> dict[str, TrainConfig]:
+        """Settings of a run of each student."""
+        return {
+            model: self._here(self.decisions.configure(trials[0], 1))
+            for (_, model), trials in self.decisions.candidates.items()
+        }
 
     def _measure(self, log: Log, slots: Slots) -> None:
         """Find out what each student costs."""

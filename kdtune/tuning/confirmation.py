@@ -102,23 +102,31 @@ class Confirmation(Decisions):
                     if chosen in (None, trial):
                         yield cell, trial, seed
 
-    def propose(self) -> Event | None:
-        """The next run."""
-        for (method, model), trial, seed in self.runs():
-            if (trial, seed) not in self.asked:
-                return {
-                    "event": "asked",
-                    "trial_id": run_id(trial, seed),
-                    "method": method,
-                    "model": model,
-                    "confirms": trial,
-                    "number": seed,
-                    "origin": "confirm",
-                    "parameters": {},
-                    "distributions": {},
-                    "config": self.configure(trial, seed).model_dump(),
-                }
-        return None
+    def turns(self) -> list[Cell]:
+        """The cells of which a run is left."""
+        return list(
+            dict.fromkeys(cell for cell, *run in self.runs() if tuple(run) not in self.asked)
+        )
+
+    def propose(self, cell: Cell) -> Event:
+        """The next run of a cell."""
+        trial, seed = next(
+            (trial, seed)
+            for of, trial, seed in self.runs()
+            if of == cell and (trial, seed) not in self.asked
+        )
+        return {
+            "event": "asked",
+            "trial_id": run_id(trial, seed),
+            "method": cell[0],
+            "model": cell[1],
+            "confirms": trial,
+            "number": seed,
+            "origin": "confirm",
+            "parameters": {},
+            "distributions": {},
+            "config": self.configure(trial, seed).model_dump(),
+        }
 
     @property
     def totals(self) -> dict[Cell, int]:
@@ -144,7 +152,7 @@ class Confirmation(Decisions):
     @property
     def finished(self) -> bool:
         """Whether all has been run."""
-        return not self.under_way.trials and self.propose() is None
+        return not self.under_way.trials and not self.turns()
 
     def choose(self) -> list[Event]:
         """The choice in each cell that has none yet, and of which a run was sound.

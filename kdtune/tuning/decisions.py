@@ -43,9 +43,12 @@ class Decisions(ABC):
         return [part.fold for part in (self.under_way, self.stopping, self.watch)]
 
     @abstractmethod
-    def propose(self) -> Event | None:
-        """The event that begins the next trial, or says why there is none of a cell; None at the
-        end of all."""
+    def turns(self) -> list[Cell]:
+        """The cells of which a trial may begin, the one whose turn it is first."""
+
+    @abstractmethod
+    def propose(self, cell: Cell) -> Event:
+        """The event that begins a trial of such a cell, or says why it has none."""
 
     @abstractmethod
     def spent(self, cell: Cell) -> str | None:

@@ -7,6 +7,7 @@ from kdtune.config import duration
 from kdtune.reports.leaderboard import settings_in_short
 from kdtune.results import Event, cell_of
 from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.placement import Slots
 from kdtune.tuning.progress import Best, Goal, Progress
 from kdtune.tuning.screen import DETAIL, NEWS, TROUBLE, Screen
 
@@ -36,15 +37,15 @@ class Display:
         self.progress, self.decisions, self.screen = progress, decisions, screen
         self.what = what
         self.goal: Goal | None = None
-        self.slots = 1
+        self.slots: Slots | None = None
         self._latest: deque[str] = deque(maxlen=LATEST)
 
-    def begin(self, goal: Goal, slots: int) -> None:
+    def begin(self, goal: Goal, slots: Slots) -> None:
         """Tell from now on.
 
         Args:
             goal: what is to be done.
-            slots: trials at once.
+            slots: where trials run.
         """
         self.goal, self.slots = goal, slots
         self.progress.begin()
@@ -133,13 +134,17 @@ class Display:
         pace = "no epoch yet" if not self.progress.epochs else "no epoch since it goes on"
         if epochs and seconds > 0:
             pace = f"{_rate(epochs / seconds)} over the last {duration(seconds)}"
-        return f"{pace}; {self.decisions.under_way.at_work}/{self.slots} slots in use"
+        if self.slots is None:
+            return pace
+        self.slots.settle(self.decisions.under_way.at_work)
+        return f"{pace}; {self.slots.used}/{self.slots.count} slots in use"
 
     def _time(self, goal: Goal) -> str:
         spent = f"{duration(self.progress.stopwatch.seconds)} spent"
+        slots = max(1, self.slots.count) if self.slots is not None else 1
         if self.decisions.interrupts.requested:
             return f"{spent}; it stops after the epochs under way"
-        seconds, basis = self.progress.left(goal, self.slots, self.what.removesuffix("s"))
+        seconds, basis = self.progress.left(goal, slots, self.what.removesuffix("s"))
         if seconds == 0 and not self.progress.running:
             return spent
         if seconds is None:

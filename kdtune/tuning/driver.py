@@ -8,12 +8,15 @@ from ray import tune
 
 from kdtune.errors import DiskFullError, RunError
 from kdtune.files import FULL
+from kdtune.mirror import CHECKPOINTS, Mirror
 from kdtune.results import Event, Log, SweepFolder
+from kdtune.storage import Storage
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.display import Display
 from kdtune.tuning.interrupts import Terminated
-from kdtune.tuning.launch import Slots, run_trials
+from kdtune.tuning.launch import run_trials
 from kdtune.tuning.outputs import write_outputs
+from kdtune.tuning.placement import Slots
 from kdtune.tuning.progress import Goal, Progress
 from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
@@ -43,6 +46,7 @@ class Driver:
         what: what trials are called, for people.
         command: how to go on, for people.
         screen: where what people are told goes.
+        mirror: of the folder in a storage; None without one.
     """
 
     def __init__(
@@ -54,9 +58,10 @@ class Driver:
         what: str,
         command: str,
         screen: Screen,
+        mirror: Mirror | None = None,
     ):
         self.folder, self.path, self.decisions = folder, log, decisions
-        self.what, self.command, self.screen = what, command, screen
+        self.what, self.command, self.screen, self.mirror = what, command, screen, mirror
         self.progress = Progress()
         self.display = Display(self.progress, decisions, screen, what)
         self.tracked = trackers(folder, decisions.sweep, screen.trouble)
@@ -104,27 +109,27 @@ class Driver:
             KeyboardInterrupt: it was interrupted; the tables are of what had ended.
         """
         interrupts = self.decisions.interrupts
-        self.display.begin(goal, slots.count)
+        self.display.begin(goal, slots)
         self.keeper.begin()
-        schedule = Schedule(self.decisions, log.append, slots.alone is not None)
-        checkpoints = self.folder.checkpoints.absolute()
+        schedule = Schedule(self.decisions, log.append, slots)
+        checkpoints = stored(self.mirror) or self.folder.checkpoints.absolute()
         try:
             with interrupts, self.screen.drawing(self.display):
                 for tracked in self.tracked:
                     tracked.begin()
                 run_trials(
                     tune.with_parameters(TrialProcess, askers=askers, checkpoints=checkpoints),
-                    Queue(self.decisions, log.append),
+                    Queue(self.decisions, log.append, slots, self.screen.trouble),
                     schedule,
-                    slots,
                     self.decisions.watch,
-                    _Turns(self.screen),
+                    _Turns(self.screen, self.mirror),
                     verbose=self.screen.show == "verbose",
                 )
         except KeyboardInterrupt as error:  # the second one: epochs under way are lost
             self._interrupted(isinstance(error, Terminated))
         except Exception as error:  # Tune wraps what we raise
-            failure = log.failure or _disk_full(error)
+            taken = self.mirror and self.mirror.taken
+            failure = log.failure or taken or _disk_full(error)
             if failure is None:
                 raise
             raise RunError(self._hint(failure)) from None
@@ -144,7 +149,7 @@ class Driver:
 
     def _interrupted(self, terminated: bool) -> None:
         """Make the tables of what there is, and say how to go on."""
-        write_outputs(self.folder, self.command)
+        write_outputs(self.folder, self.command, stored(self.mirror))
         text = f"{self.progress.ended} {self.what} have ended; to go on: {self.command}"
         raise (Terminated if terminated else KeyboardInterrupt)(text) from None
 
@@ -153,15 +158,26 @@ class Driver:
         return f"{failure} {way}: {self.command}"
 
 
-class _Turns(tune.Callback):
-    """Has the screen drawn while Ray's loop turns."""
+def stored(mirror: Mirror | None) -> Storage | None:
+    """Where the checkpoints of trials are, if there is a storage."""
+    return mirror.storage.at(CHECKPOINTS) if mirror is not None else None
 
-    def __init__(self, screen: Screen):
-        self.screen = screen
+
+class _Turns(tune.Callback):
+    """Has the screen drawn while Ray's loop turns, and hears whether another driver took over."""
+
+    def __init__(self, screen: Screen, mirror: Mirror | None):
+        self.screen, self.mirror = screen, mirror
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Ray ten times a second, or more often."""
         self.screen.turn()
+        if self.mirror is not None:
+            self.mirror.check()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray's snapshots of callbacks are never read back, so they are kept empty."""
+        return {}
 
 
 def _disk_full(error: BaseException | None) -> DiskFullError | None:

@@ -21,8 +21,9 @@ import ray
 from kdtune.results import Event, Log, SweepFolder
 from kdtune.tuning.check import Checked
 from kdtune.tuning.driver import Driver
-from kdtune.tuning.launch import Slots, run_trials
+from kdtune.tuning.launch import run_trials
 from kdtune.tuning.outputs import write_outputs
+from kdtune.tuning.placement import Slots
 from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.screen import Screen
@@ -152,8 +153,9 @@ def measure_driver(checked: Checked, slots: Slots, folder: Path) -> DriverMeasur
         for tracked in driver.tracked:
             tracked.begin()
         meter, before, began = _Meter(log), own.log.stat().st_size, time.perf_counter()
-        queue, schedule = Queue(search, meter.append), Schedule(search, meter.append)
-        run_trials(_Empty, queue, schedule, slots, search.watch)
+        queue = Queue(search, meter.append, slots, lambda line: None)
+        schedule = Schedule(search, meter.append, slots)
+        run_trials(_Empty, queue, schedule, search.watch)
         closing = time.perf_counter() - meter.events[-1][3]
     for tracked in driver.tracked:
         tracked.close()

@@ -1,21 +1,25 @@
-"""Ray Tune as a sweep uses it: a session, slots for trials, and one run of its loop."""
+"""Ray Tune as a sweep uses it: a session, its nodes, and one run of its loop."""
 
 import logging
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import tune
 
-from kdtune.config import SweepConfig
+from kdtune.config import SweepConfig, of_model
 from kdtune.errors import RunError, UserError
+from kdtune.run_files import say
+from kdtune.tuning.cluster import Admission
 from kdtune.tuning.interrupts import deferred
+from kdtune.tuning.join import LOCAL, joined, wanted_address
+from kdtune.tuning.placement import Need, Node, Slots
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and JSON a trial: the log has it all
@@ -29,14 +33,25 @@ LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @contextmanager
-def ray_session(verbose: bool = False) -> Iterator[None]:
-    """Join the Ray session of this process, or have one of our own meanwhile.
+def ray_session(
+    address: str | None = None, verbose: bool = False, say: Callable[[str], None] = say
+) -> Iterator[None]:
+    """Join the Ray session of this process, or a cluster, or have one of our own meanwhile.
 
     Args:
-        verbose: have our own say all that Ray has to say, and not its errors alone.
+        address: of a cluster; None for that of the environment, if there is one.
+        verbose: have all said that Ray has to say, and not its errors alone.
+        say: takes a line for a person.
+
+    Raises:
+        UserError: see `kdtune.tuning.join.joined`.
     """
     if ray.is_initialized():
         yield
+        return
+    if (wanted := wanted_address(address)) != LOCAL:
+        with joined(wanted, verbose, say):
+            yield
         return
     constants = ray._private.ray_constants  # the variable was read when ray was imported
     before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
@@ -61,49 +76,106 @@ def ray_session(verbose: bool = False) -> Iterator[None]:
         del os.environ[LOOPBACK]
 
 
-@dataclass(frozen=True)
-class Slots:
-    """What a trial gets, and how many trials run at once.
+class LivingNodes:
+    """Ray's living nodes, looked at once a second at most.
 
-    Attributes:
-        cpus: of a trial, and its threads.
-        gpus: of a trial, or a part of one.
-        count: trials at once.
-        alone: CPUs and GPUs of a trial that has a device to itself; None if every trial has.
+    Args:
+        admitted: of Ray's nodes, those that may get trials.
+        clock: seconds, which nobody sets.
     """
 
-    cpus: int
-    gpus: float
-    count: int
-    alone: tuple[int, float] | None = None
+    def __init__(
+        self,
+        admitted: Callable[[list[Any]], list[Any]] = lambda nodes: nodes,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._admitted, self._clock, self._looked = admitted, clock, -math.inf
+        self._nodes: list[Node] = []
+
+    def __call__(self) -> list[Node]:
+        """Those there are."""
+        if (now := self._clock()) - self._looked >= 1:
+            self._looked = now
+            self._nodes = [
+                Node(node["NodeID"], int(has.get("CPU", 0)), int(has.get("GPU", 0)))
+                for node in self._admitted(computing_nodes())
+                if (has := node["Resources"])
+            ]
+        return self._nodes
 
 
-def find_slots(sweep: SweepConfig) -> Slots:
-    """With GPUs one trial a GPU and an equal share of the CPUs; without, one trial a CPU.
+def computing_nodes() -> list[Any]:
+    """Ray's living nodes that have a CPU, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNodes:
+    """Of a cluster, the nodes that have what trials need: see `kdtune.tuning.cluster`.
 
     Raises:
-        UserError: the sweep asks for more than Ray's session has.
+        UserError: there is none.
     """
-    resources = ray.cluster_resources()
-    all_cpus, all_gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
-    gpus = sweep.gpus_per_trial if sweep.gpus_per_trial is not None else float(all_gpus > 0)
-    if gpus > all_gpus:
-        raise UserError(f"gpus_per_trial is {gpus:g}, but Ray has {all_gpus:g} GPUs here.")
-    by_gpu = int(all_gpus / gpus) if gpus else all_cpus
-    cpus = sweep.cpus_per_trial or max(1, all_cpus // max(1, by_gpu))
-    if cpus > all_cpus:
-        raise UserError(f"cpus_per_trial is {cpus}, but Ray has {all_cpus} CPUs here.")
-    count = max(1, min(by_gpu, all_cpus // cpus))
-    largest = max(int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"])
-    whole = (cpus, float(math.ceil(gpus))) if gpus else (max(cpus, largest), 0.0)
-    return Slots(cpus, gpus, count, whole if whole != (cpus, gpus) else None)
+    if wanted_address(sweep.address) == LOCAL:
+        return LivingNodes()
+    admission = Admission(sweep, say)
+    admission.wait(computing_nodes)
+    nodes = LivingNodes(admission)
+    if len(nodes()) > 1 and sweep.storage is None:
+        say(
+            "without --storage, a trial whose node is lost goes on elsewhere only if the sweep's "
+            "folder is on a disk that all nodes share; else it begins anew"
+        )
+    return nodes
+
+
+def find_slots(
+    sweep: SweepConfig,
+    say: Callable[[str], None] = say,
+    nodes: Callable[[], Sequence[Node]] | None = None,
+) -> Slots:
+    """With GPUs one trial a GPU and an equal share of its node's CPUs; without, one trial a CPU.
+
+    Args:
+        sweep: complete settings.
+        say: takes a line for a person about nodes that come, go, or are left out.
+        nodes: gives those that may get trials; those of `admitted_nodes` if None.
+
+    Raises:
+        UserError: the sweep asks for more than any node has, or no node has what trials need.
+    """
+    nodes = nodes or admitted_nodes(sweep, say)
+    gpus = float(any(node.gpus for node in nodes()))
+    needs = {
+        model: Need(
+            of_model(sweep.cpus_per_trial, model, None),
+            of_model(sweep.gpus_per_trial, model, gpus),
+        )
+        for model in dict.fromkeys(sweep.models)
+    }
+    slots = Slots(needs, nodes, sweep.concurrent)
+    for model in slots.lacking():
+        raise UserError(_too_much(model, needs[model], nodes()))
+    return slots
+
+
+def _too_much(model: str, need: Need, nodes: Sequence[Node]) -> str:
+    """Why no node has room for a trial."""
+    gpus = max((node.gpus for node in nodes), default=0)
+    if need.gpus > gpus:
+        there = f"no node with more than {gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
+        return f"gpus_per_trial is {need.gpus:g} for {model}, but Ray has {there} here."
+    beside = f" beside {need.gpus:g} GPU{'s' * (need.gpus != 1)}" if need.gpus else ""
+    cpus = max((node.cpus for node in nodes if node.gpus >= need.gpus), default=0)
+    return (
+        f"cpus_per_trial is {need.cpus or 1} for {model}, but Ray has no node with more than "
+        f"{cpus} CPU{'s' * (cpus != 1)}{beside} here."
+    )
 
 
 def run_trials(
     trainable: Any,
     search: Any,
     schedule: Any,
-    slots: Slots,
     *watches: tune.Callback,
     verbose: bool = False,
 ) -> None:
@@ -111,31 +183,25 @@ def run_trials(
 
     Args:
         trainable: a class of Tune's; processes go from one trial to the next.
-        search: proposes trials.
+        search: proposes trials, each with its ``place`` (see `kdtune.tuning.placement.Place`),
+            once there is room for it.
         schedule: ends them.
-        slots: where they run.
         watches: called at every turn of the loop.
         verbose: have Tune say on stderr all that it has to say.
     """
     os.environ.update(ENVIRONMENT)
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = str(int(verbose))
 
-    def resources(settings: dict[str, Any]) -> tune.PlacementGroupFactory:
-        whole = settings["alone"] and slots.alone
-        cpus, gpus = whole or (slots.cpus, slots.gpus)
-        return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus}])
-
     level = logging.NOTSET if verbose else logging.CRITICAL  # it lists trials that failed
     logging.getLogger("ray.tune.tune").setLevel(level)
     with tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as unread:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
-            param_space={"threads": slots.cpus},
+            tune.with_resources(trainable, _resources),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 scheduler=schedule,
                 num_samples=1_000_000,  # out of reach: the search says when it is finished
-                max_concurrent_trials=slots.count,
+                max_concurrent_trials=1_000_000,  # the same; without one they start one by one
                 reuse_actors=True,
                 trial_name_creator=_trial_name,
             ),
@@ -155,3 +221,13 @@ def run_trials(
 
 def _trial_name(trial: Any) -> str:
     return trial.config["trial_id"]
+
+
+def _resources(settings: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial needs, on the node that was meant for it if that is still there."""
+    place = settings["place"]
+    return tune.PlacementGroupFactory(
+        [{"CPU": place["cpus"], "GPU": place["gpus"]}],
+        strategy="STRICT_PACK",
+        _soft_target_node_id=place["node"],
+    )

@@ -7,18 +7,20 @@ from kdtune.reports.files import every_table
 from kdtune.reports.render import to_csv
 from kdtune.reports.sweep import tables_of
 from kdtune.results import Snapshot, SweepFolder
+from kdtune.storage import Storage
 from kdtune.tuning.trial_files import write_networks
 
 PARQUET = ("trials", "epochs")
 """Tables that are also written as Parquet."""
 
 
-def write_outputs(folder: SweepFolder, command: str) -> None:
+def write_outputs(folder: SweepFolder, command: str, storage: Storage | None = None) -> None:
     """Make all that follows from the logs.
 
     Args:
         folder: of the sweep.
         command: what makes it again, for people.
+        storage: of checkpoints; None if they are in the folder.
 
     Raises:
         RunError: the disk is full.
@@ -33,6 +35,6 @@ def write_outputs(folder: SweepFolder, command: str) -> None:
                     table.to_parquet(temporary)
             write_text(folder.table(name, ".csv"), to_csv(table))
         write_best(folder, best)
-        write_networks(folder, best)
+        write_networks(folder, best, storage)
     except DiskFullError as error:
         raise RunError(f"{error} Nothing is lost: make room, then: {command}") from None

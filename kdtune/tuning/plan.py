@@ -21,7 +21,8 @@ from kdtune.results import RESULTS, Event
 from kdtune.tuning.check import Checked, check_sweep
 from kdtune.tuning.driver_probe import DriverMeasured, measure_driver, proposals
 from kdtune.tuning.imagined import Imagined
-from kdtune.tuning.launch import Slots, find_slots, ray_session
+from kdtune.tuning.launch import find_slots, ray_session
+from kdtune.tuning.placement import Slots
 from kdtune.tuning.probe import Measured, measure_trials
 from kdtune.tuning.recorded import Recorded
 from kdtune.tuning.samplers import GRID, describe_sampler
@@ -74,10 +75,9 @@ def plan_sweep(
         raise UserError(f"A sweep cannot have {bad[0]} slots.")
     checked = check_sweep(given, given.spaces)
     drawn = curves_of(checked, curves)
-    with ray_session(screen.show == "verbose"):
-        return make_plan(
-            checked, learned_of(checked), find_slots(checked.sweep), counts, drawn, screen.say
-        )
+    with ray_session(given.address, screen.show == "verbose", screen.trouble):
+        slots = find_slots(checked.sweep, screen.trouble)
+        return make_plan(checked, learned_of(checked), slots, counts, drawn, screen.say)
 
 
 def curves_of(checked: Checked, path: Path | None) -> Curves:
@@ -118,9 +118,9 @@ def make_plan(
         say: takes lines for a person.
     """
     sweep, began = checked.sweep, time.perf_counter()
-    cells = len(sweep.cells())
+    cells, here = len(sweep.cells()), slots.count
     say(
-        f"measuring {cells} cell{'s' * (cells > 1)}, {slots.count} trials side by side, then the "
+        f"measuring {cells} cell{'s' * (cells > 1)}, {here} trials side by side, then the "
         "driver: about a minute"
     )
     asked: list[tuple[int, float]] = []
@@ -133,21 +133,21 @@ def make_plan(
         driver = measure_driver(checked, slots, Path(folder))
     took = time.perf_counter() - began
     costs = _costs(trials, driver, asked, checked)
-    wanted = list(dict.fromkeys((slots.count, *sorted(counts))))
+    wanted = list(dict.fromkeys((here, *sorted(counts))))
     sampler = _sampler(sweep, costs, len(wanted))
     rows, parts = [], []
     for count in wanted:
         say(f"simulating {count:,} slot{'s' * (count > 1)}")
-        of_row = costs if count > slots.count else replace(costs, prepare=0.0)
+        of_row = costs if count > here else replace(costs, prepare=0.0)
         outcome, part = _simulated(checked, sampler, of_row, curves, count, learned)
-        rows.append(_row(outcome, min(count, slots.count), trials, driver, checked))
+        rows.append(_row(outcome, min(count, here), trials, driver, checked))
         parts.append(part)
     return {
-        "slots": slots.count,
+        "slots": here,
         "seconds": took,
         "before": trials.prepare,
         "rows": rows,
-        "notes": _notes(checked, slots, costs, curves, sampler, max(parts), took),
+        "notes": _notes(checked, here, costs, curves, sampler, max(parts), took),
         "costs": asdict(costs),
         "environment": environment(),
     }
@@ -272,7 +272,7 @@ def _limit(outcome: Outcome) -> str:
 
 def _notes(
     checked: Checked,
-    slots: Slots,
+    here: int,
     costs: Costs,
     curves: Curves,
     sampler: str,
@@ -282,7 +282,7 @@ def _notes(
     """What has to be known of a plan."""
     sweep = checked.sweep
     notes = [
-        f"Measured in {duration(took)} on this machine, {slots.count} trials side by side. "
+        f"Measured in {duration(took)} on this machine, {here} trials side by side. "
         f"Before the first trial, views and the teacher's pass take about "
         f"{duration(costs.prepare)} where they are not there yet."
     ]

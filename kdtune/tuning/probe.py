@@ -32,7 +32,7 @@ from kdtune.targets import Lesson
 from kdtune.teacher import load_teacher
 from kdtune.training import EpochResult, fit
 from kdtune.tuning.check import Checked
-from kdtune.tuning.launch import Slots
+from kdtune.tuning.placement import Slots
 from kdtune.tuning.trainable import Askers
 from kdtune.tuning.trial_files import TrialFiles
 
@@ -100,24 +100,24 @@ def measure_trials(
         cell: checked.configure(cell, 0, checked.spaces[cell[0]].probe()[0][1])
         for cell in sweep.cells()
     }
-    where = ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus)(_Worker)
+    places = {model: slots.place(model) for model in dict.fromkeys(sweep.models)}
+    threads = {model: place.threads if place else 1 for model, place in places.items()}
+    least = min((p for p in places.values() if p), key=lambda place: (place.gpus, place.cpus))
+    where = ray.remote(num_cpus=least.cpus, num_gpus=least.gpus)(_Worker)
     about = (data, cache, sweep.source, sweep.teacher, shared.askers)
-    workers = [
-        where.remote(*about, slots.cpus, folder / f"slot-{number}")
-        for number in range(slots.count)
-    ]
+    workers = [where.remote(*about, folder / f"slot-{number}") for number in range(slots.count)]
     opening = ray.get([worker.open.remote(views.image_size) for worker in workers])
     limit = min(LIMIT, ALL / len(configs))
     sizes = len(whole.train), len(whole.validation)
     found = {
         "-".join(cell): ray.get(
-            [worker.measure.remote(config, limit, *sizes) for worker in workers]
+            [worker.measure.remote(config, threads[cell[1]], limit, *sizes) for worker in workers]
         )
         for cell, config in configs.items()
     }
     longest = max(configs.values(), key=lambda c: found[f"{c.method}-{c.model}"][0]["epoch"])
     for worker in workers[1:]:
-        worker.measure.remote(longest, 600.0, *sizes)
+        worker.measure.remote(longest, threads[longest.model], 600.0, *sizes)
     beside()
     for worker in workers:
         ray.kill(worker)
@@ -188,13 +188,11 @@ class _Worker:
         source: DataSource,
         teacher: str | None,
         askers: Askers,
-        threads: int,
         folder: Path,
     ):
         keep_freed_memory()
-        torch.set_num_threads(threads)
         self.data, self.cache, self.source = data, cache, source
-        self.path, self.askers, self.threads, self.folder = teacher, askers, threads, folder
+        self.path, self.askers, self.folder = teacher, askers, folder
         self.fresh = FreshState()
 
     def open(self, image_size: int) -> float:
@@ -211,11 +209,16 @@ class _Worker:
         return time.perf_counter() - started
 
     def measure(
-        self, config: TrainConfig, limit: float, train_images: int, validation_images: int
+        self,
+        config: TrainConfig,
+        threads: int,
+        limit: float,
+        train_images: int,
+        validation_images: int,
     ) -> dict[str, Any]:
         """Train for some time, and write a checkpoint; seconds and bytes of each."""
         self.fresh.restore(config.seed)
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(threads)
         passes = (
             len(Order(train_images, config.batch_size, True)),
             -(-validation_images // EVALUATION_BATCH),

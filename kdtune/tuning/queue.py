@@ -1,38 +1,90 @@
 """Ray's side of what runs next: trials that lost their process first, then new ones."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from ray.tune.search import Searcher
 
-from kdtune.results import Event
+from kdtune.results import Event, cell_of
+from kdtune.run_files import say
 from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.placement import Place, Slots, Waiting
 from kdtune.tuning.under_way import Trial
 
 
 class Queue(Searcher):
-    """Hands out trials.
+    """Hands out trials for which there is room.
 
     Args:
         decisions: of the search, or of its confirmation.
         append: writes an event to the log and folds it.
+        slots: where there is room.
+        say: takes what is worth telling a person.
     """
 
-    def __init__(self, decisions: Decisions, append: Callable[[Event], None]):
+    def __init__(
+        self,
+        decisions: Decisions,
+        append: Callable[[Event], None],
+        slots: Slots,
+        say: Callable[[str], None] = say,
+    ):
         super().__init__()
         self.decisions, self.under_way, self.append = decisions, decisions.under_way, append
+        self.slots, self.say = slots, say
+        self._lacking: list[str] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Hand out a trial; `trial_id` is Ray's."""
         if self.decisions.interrupts.requested:
             return Searcher.FINISHED
-        trial = self._again() or self._new() or self._again(alone=True)
-        if trial is not None:
-            config = {**trial.asked["config"], **self._places(trial)}
-            return {"trial_id": trial.asked["trial_id"], "config": config, "alone": trial.alone}
+        self.slots.settle(self.under_way.at_work)
+        self._tell()
+        # Asked at every turn of Ray's loop, this is the quick way out.
+        if self.under_way.trials and not self.slots.any_room():
+            return None
+        while (chosen := self.slots.choose(waiting := self._waiting())) is not None:
+            one, place = chosen
+            name = str(one.key)
+            if one.key == one.cell:
+                self.append(event := self.decisions.propose(one.cell))
+                if event["event"] != "asked":
+                    continue
+                name = event["trial_id"]
+            self.slots.hold(name, place)
+            return self._settings(self.under_way.take(name), place)
         # Ray does not ask again once it was told that all is finished, but a trial that is under
         # way may lose its process.
-        return None if self.under_way.trials else Searcher.FINISHED
+        return None if waiting or self.under_way.trials else Searcher.FINISHED
+
+    def _waiting(self) -> list[Waiting]:
+        """Trials that were begun before, then new ones; at last those that need a device alone.
+
+        They wait since a device that is kept free would be idle.
+        """
+        for trial in self.under_way.waiting:
+            if (end := self.decisions.end(trial)) is not None:
+                self.append(trial.ended(*end))
+        again = [
+            Waiting(trial.asked["trial_id"], cell_of(trial.asked), trial.alone)
+            for trial in self.under_way.waiting
+        ]
+        new = [Waiting(cell, cell) for cell in self.decisions.turns()]
+        return sorted([*again, *new], key=lambda one: one.alone)
+
+    def _tell(self) -> None:
+        """Say for which students no node is large enough any more."""
+        lacking = self.slots.lacking()
+        for model in lacking:
+            if model not in self._lacking:
+                self.say(f"no node has room for a trial of {model} any more: they wait for one")
+        self._lacking = lacking
+
+    def _settings(self, trial: Trial, place: Place) -> dict[str, Any]:
+        """What the process of a trial is given."""
+        config = {**trial.asked["config"], **self._places(trial)}
+        return {"trial_id": trial.asked["trial_id"], "config": config, "place": asdict(place)}
 
     def _places(self, trial: Trial) -> dict[str, Any]:
         """Where data and teacher lie now: they may have been moved since it was asked for."""
@@ -44,22 +96,6 @@ class Queue(Searcher):
         }
         taught = trial.asked["config"]["teacher_model"] is not None
         return {**places, "teacher_model": sweep.teacher} if taught else places
-
-    def _again(self, alone: bool = False) -> Trial | None:
-        """A trial that was begun before; those for which nothing is left end here."""
-        while (trial := self.under_way.take(alone)) is not None:
-            if (end := self.decisions.end(trial)) is None:
-                return trial
-            self.append(trial.ended(*end))
-        return None
-
-    def _new(self) -> Trial | None:
-        """A trial that was not begun before."""
-        while (event := self.decisions.propose()) is not None:
-            self.append(event)
-            if event["event"] == "asked":
-                return self.under_way.take()
-        return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler, which sees every result, writes them to the log."""

@@ -13,9 +13,11 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kdtune.errors import DiskFullError
 from kdtune.results import Event
+from kdtune.tuning.cluster import is_lost
 from kdtune.tuning.decisions import Decisions
+from kdtune.tuning.placement import Slots
 from kdtune.tuning.trainable import DISK_FULL, NODE, NOTE, OUT_OF_MEMORY, OUTCOME, figures_of
-from kdtune.tuning.under_way import DIED, FAILED, MEMORY, STALLED, Trial
+from kdtune.tuning.under_way import DIED, FAILED, LOST, MEMORY, MISPLACED, STALLED, Trial
 
 STALLS = 1
 """Times that a trial which makes no progress is begun again."""
@@ -27,17 +29,22 @@ class Schedule(FIFOScheduler):
     Args:
         decisions: of the sweep.
         append: writes an event to the log and folds it.
-        has_spare: whether a trial can be given more of a device than it has.
+        slots: where trials run.
+        is_lost: whether a node is no more.
     """
 
     def __init__(
-        self, decisions: Decisions, append: Callable[[Event], None], has_spare: bool = False
+        self,
+        decisions: Decisions,
+        append: Callable[[Event], None],
+        slots: Slots,
+        is_lost: Callable[[str], bool] = is_lost,
     ):
         super().__init__()
         self.decisions, self.max_restarts = decisions, decisions.sweep.max_restarts
         self.under_way, self.watch = decisions.under_way, decisions.watch
         self.interrupts = decisions.interrupts
-        self.append, self.has_spare = append, has_spare
+        self.append, self.slots, self.is_lost = append, slots, is_lost
         self.failure: DiskFullError | None = None
         """Why the sweep cannot go on, if a trial found out."""
 
@@ -54,7 +61,10 @@ class Schedule(FIFOScheduler):
         """Log what the trainable reported, and say whether the trial goes on."""
         trial_id = trial.config["trial_id"]
         own = self.under_way.trials[trial_id]
+        if NODE in result and not self.slots.may_use(result[NODE]):
+            return self._restart(own, MISPLACED, "Ray began it on a node that gets no trials")
         if NODE in result:
+            self.slots.begun(trial_id, result[NODE])
             self.watch.begun(trial_id, own.asked["model"], result["pid"], result[NODE])
         elif OUTCOME in result:
             return self._failed(own, result[OUTCOME], result["reason"])
@@ -80,7 +90,7 @@ class Schedule(FIFOScheduler):
             self.watch.left(own.asked["trial_id"])
             return TrialScheduler.STOP
         if outcome == OUT_OF_MEMORY:
-            if self.has_spare and not own.alone:
+            if not own.alone and self.slots.has_spare(own.asked["model"]):
                 return self._restart(own, MEMORY, f"{reason}; it gets the device to itself")
             outcome = "crashed"
         if outcome == "crashed" and own.restarts[FAILED] < self.decisions.repeats:
@@ -95,10 +105,13 @@ class Schedule(FIFOScheduler):
         if self.interrupts.requested:  # whoever stops the sweep may stop its processes, too
             self.watch.left(trial.config["trial_id"])
             return
+        node = self.watch.node(trial.config["trial_id"])
         stalled = self.watch.left(trial.config["trial_id"])
         cause, times = (STALLED, STALLS) if stalled else (DIED, self.max_restarts)
         reason = stalled or _why(trial.get_error())
-        if own.restarts[cause] < times:
+        if not stalled and node is not None and self.is_lost(node):
+            cause, reason = LOST, "its node was lost"
+        if own.restarts[cause] < times or (cause == LOST and own.epoch > own.begun_after):
             self._restart(own, cause, reason)
         else:
             again = f", {times + 1} times" if times else ""
@@ -123,4 +136,4 @@ def _why(error: Exception | None) -> str:
     """Why a process is no more."""
     if error is not None and "creation task" in str(error):
         return f"its process could not start: {str(error).strip().splitlines()[-1].strip()}"
-    return "its process died: killed, out of memory, or its node lost"
+    return "its process died: killed, or out of memory"

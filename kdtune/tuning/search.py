@@ -51,10 +51,12 @@ class Search(Decisions):
         """What takes every event of the log."""
         return [*super().folds, self.studies.fold, self.budget.fold]
 
-    def propose(self) -> Event | None:
-        """A trial for the cell whose turn it is, or that its space is exhausted."""
-        if (cell := self.budget.turn()) is None:
-            return None
+    def turns(self) -> list[Cell]:
+        """The cells that may start a trial, the one that has had least first."""
+        return self.budget.turns()
+
+    def propose(self, cell: Cell) -> Event:
+        """A trial for a cell, or that its space is exhausted."""
         identity = {"method": cell[0], "model": cell[1]}
         number = self.studies.started[cell]
         trial_id = f"{file_stem(*cell)}-{number:03d}"

@@ -1,17 +1,17 @@
 """What the trials of a sweep have in common: pixels, the teacher, and what all ask of it."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import replace
 
-import torch
 from torch import nn
 
-from kdtune.cache import GB, Cache, cache_folder, describe
+from kdtune.cache import GB, Cache, Tell, cache_folder, describe
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.data.images import ImageData
 from kdtune.data.views import Views
+from kdtune.device import has_gpu, release
 from kdtune.errors import UserError
 from kdtune.inputs import Inputs, open_views
 from kdtune.methods import METHODS, build_method
@@ -109,6 +109,11 @@ class Shared:
             for config, shapes in self._askers.get(method, ())
         )
 
+    @property
+    def runs(self) -> list[TrainConfig]:
+        """A run with augmentation and one without, as far as the sweep may have such."""
+        return [self.settings(config) for config in self._runs.values()]
+
     def prepare(self, say: Callable[[str], None]) -> list[Event]:
         """Build what the first epoch needs, with all cores.
 
@@ -118,15 +123,6 @@ class Shared:
         Returns:
             What was built or found.
         """
-        told: list[Event] = []
-
-        def tell(event: Event) -> None:
-            if any(event["what"] == other["what"] for other in told):
-                return
-            say(describe(event))
-            if event["state"] in ("built", "found"):
-                told.append(event)
-
         for line in self.kept.lines:
             say(line)
         # Opened anew: what an earlier sweep of this process has open may have been pruned since,
@@ -138,10 +134,40 @@ class Shared:
             lesson = Lesson(self.teacher, views.image_size)
             for config, shapes in self.askers:
                 lesson.ask(config, list(shapes))
-        views.check(tell)
-        for config in self._runs.values():
-            Inputs(self.settings(config), views, lesson, {}, tell).open(1)
-        if self.teacher is not None and torch.cuda.is_available():
+        told = build_first(views, lesson, self.runs, lambda event: say(describe(event)))
+        if self.teacher is not None and has_gpu():
             self.teacher.cpu()  # the trials' GPU is theirs
-            torch.cuda.empty_cache()
+            release()
         return told
+
+
+def build_first(
+    views: Views, lesson: Lesson | None, runs: Iterable[TrainConfig], say: Tell
+) -> list[Event]:
+    """Build what the first epoch of some runs needs, where this process runs.
+
+    Args:
+        views: pixels.
+        lesson: what is asked of the teacher; None without one.
+        runs: see `Shared.runs`.
+        say: told what is built, or found, once.
+
+    Returns:
+        What was built or found.
+
+    Raises:
+        UserError: images cannot be read, or the cache cannot be written.
+    """
+    told: list[Event] = []
+
+    def tell(event: Event) -> None:
+        if any(event["what"] == other["what"] for other in told):
+            return
+        say(event)
+        if event["state"] in ("built", "found"):
+            told.append(event)
+
+    views.check(tell)
+    for config in runs:
+        Inputs(config, views, lesson, {}, tell).open(1)
+    return told

@@ -221,10 +221,10 @@ class _Simulation:
 
     def _proposed(self) -> Trial | None:
         """The next trial; None if there is none now."""
-        while (event := self.search.propose()) is not None:
-            self._append(event)
+        while cells := self.search.turns():
+            self._append(event := self.search.propose(cells[0]))
             if event["event"] == "asked":
-                return self.search.under_way.take()
+                return self.search.under_way.take(event["trial_id"])
         return None
 
     def _begin(self, trial: Trial, free: float) -> None:

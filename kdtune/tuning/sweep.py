@@ -12,19 +12,23 @@ from typing import Any
 from kdtune.config import SweepConfig, duration
 from kdtune.errors import RunError
 from kdtune.files import write_text, write_yaml
+from kdtune.mirror import Mirror, given_storage, mirrored, opened_and_held
 from kdtune.reports.planned import plan_text
 from kdtune.reports.statistics import visible
 from kdtune.results import RESULTS, Log, SweepFolder
-from kdtune.tuning.check import OF_CONFIRM, Checked, changed, check_sweep
+from kdtune.tuning.check import NAMED_AGAIN, OF_CONFIRM, Checked, changed, check_sweep, named_again
 from kdtune.tuning.confirm import confirm_sweep
-from kdtune.tuning.driver import Driver
-from kdtune.tuning.launch import Slots, find_slots, ray_session
+from kdtune.tuning.driver import Driver, stored
+from kdtune.tuning.launch import find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
+from kdtune.tuning.placement import Slots
 from kdtune.tuning.plan import curves_of, learned_of, make_plan
+from kdtune.tuning.prepare import prepare
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.samplers import describe_sampler
 from kdtune.tuning.screen import Screen
 from kdtune.tuning.search import Search
+from kdtune.tuning.sharing import shared_slots
 from kdtune.tuning.stopping import Stopping
 from kdtune.tuning.trial_files import Leftovers
 
@@ -56,29 +60,31 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
     checked = check_sweep(given, given.spaces)
     sweep, opened = checked.sweep, checked.opened
     learned = learned_of(checked)
-    with ray_session(screen.show == "verbose"):
-        slots = find_slots(sweep)
-        search = _Sweep(folder, checked, screen)
-        for line in search.plan(slots):
-            screen.say(line)
-        for event in learned:
-            screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
-        made = None
-        if plan:
-            made = make_plan(checked, learned, slots, (), curves_of(checked, None), screen.say)
-            screen.say(plan_text(made, "table"))
-        opened["views"]["prepared"] = checked.shared.prepare(screen.say)
-        with folder.created() as part:
-            if made is not None:
-                write_text(part.plan, json.dumps(made, indent=2) + "\n")
-            write_yaml(part.sweep, opened["config"])
-            write_text(part.environment, json.dumps(opened["environment"], indent=2) + "\n")
-            with Log(part.log, []) as log:
-                for event in (opened, *learned):
-                    log.append(event)
-        with folder.held(), search.driver.open_log() as log:
-            search.run(log, slots)
-        search.confirm({})
+    with ray_session(sweep.address, screen.show == "verbose", screen.trouble):
+        with mirrored(folder, sweep.storage, True, screen.trouble) as mirror:
+            slots = find_slots(sweep, screen.trouble)
+            search = _Sweep(folder, checked, screen, mirror)
+            for line in search.plan(slots):
+                screen.say(line)
+            for event in learned:
+                screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
+            made = None
+            if plan:
+                made = make_plan(checked, learned, slots, (), curves_of(checked, None), screen.say)
+                screen.say(plan_text(made, "table"))
+            opened["views"]["prepared"] = prepare(checked.shared, slots, screen.say)
+            slots = search.share(slots)
+            with folder.created() as part:
+                if made is not None:
+                    write_text(part.plan, json.dumps(made, indent=2) + "\n")
+                write_yaml(part.sweep, opened["config"])
+                write_text(part.environment, json.dumps(opened["environment"], indent=2) + "\n")
+                with Log(part.log, []) as log:
+                    for event in (opened, *learned):
+                        log.append(event)
+            with folder.held(), search.driver.open_log() as log:
+                search.run(log, slots)
+        search.confirm({key: getattr(sweep, key) for key in NAMED_AGAIN if getattr(sweep, key)})
     return folder
 
 
@@ -105,12 +111,14 @@ def resume_sweep(
     """
     changes, screen = changes or {}, Screen(show)
     folder = SweepFolder(path)
-    folder.opened()  # before anything is locked in a folder that is no sweep's
-    with folder.held():
+    with (
+        mirrored(folder, given_storage(changes), False, screen.trouble) as mirror,
+        opened_and_held(folder),
+    ):
         earlier = folder.opened()[-1]
         given = changed(earlier, changes)
         checked = check_sweep(given, tuple(changes.get("spaces", ())), earlier)
-        search = _Sweep(folder, checked, screen)
+        search = _Sweep(folder, checked, screen, mirror)
         with search.driver.open_log() as log:
             search.driver.found(log, earlier, checked.opened)
             if search.decisions.finished:
@@ -119,11 +127,14 @@ def resume_sweep(
                 search.driver.tell()
                 search.finish(log)
             else:
-                with ray_session(screen.show == "verbose"):
-                    slots = find_slots(checked.sweep)
+                sweep = checked.sweep
+                with ray_session(sweep.address, screen.show == "verbose", screen.trouble):
+                    slots = find_slots(sweep, screen.trouble)
                     for line in search.plan(slots):
                         screen.say(line)
-                    checked.opened["views"]["prepared"] = checked.shared.prepare(screen.say)
+                    views = prepare(checked.shared, slots, screen.say)
+                    checked.opened["views"]["prepared"] = views
+                    slots = search.share(slots)
                     log.append(checked.opened)
                     search.run(log, slots)
     search.confirm({key: value for key, value in changes.items() if key in OF_CONFIRM})
@@ -137,23 +148,32 @@ class _Sweep:
         folder: of the sweep.
         checked: the sweep.
         screen: where what people are told goes.
+        mirror: of the folder in a storage; None without one.
     """
 
-    def __init__(self, folder: SweepFolder, checked: Checked, screen: Screen):
+    def __init__(
+        self, folder: SweepFolder, checked: Checked, screen: Screen, mirror: Mirror | None
+    ):
         self.folder, self.checked, self.screen = folder, checked, screen
         self.decisions = Search(
             checked.sweep, checked.spaces, checked.configure, say=screen.trouble
         )
-        self.leftovers = Leftovers(folder)
-        command = f"kdtune resume {folder.path}"
+        self.stored = stored(mirror)
+        self.leftovers = Leftovers(folder, self.stored)
+        command = f"kdtune resume {folder.path}{named_again(checked.sweep)}"
         self.driver = Driver(
-            folder, folder.log, self.decisions, self.leftovers, "trials", command, screen
+            folder, folder.log, self.decisions, self.leftovers, "trials", command, screen, mirror
         )
 
     def plan(self, slots: Slots) -> Iterator[str]:
         """Say what is going to happen."""
         images = self.checked.opened["data"]["test_images"]
         return _plan(self.checked.sweep, slots, self.decisions.stopping, images)
+
+    def share(self, slots: Slots) -> Slots:
+        """Measure how many trials share a GPU best, if that is wanted; all views are there."""
+        sweep, askers = self.checked.sweep, self.checked.shared.askers
+        return shared_slots(sweep, slots, self.checked.examples, askers, self.screen.say)
 
     def run(self, log: Log, slots: Slots) -> None:
         """Run all trials, then make all that follows from the log."""
@@ -169,7 +189,7 @@ class _Sweep:
         Raises:
             RunError: no trial finished an epoch.
         """
-        write_outputs(self.folder, self.driver.command)
+        write_outputs(self.folder, self.driver.command, self.stored)
         self.leftovers.remove_all()
         events = self.folder.events()
         if events[-1]["event"] != "complete":
@@ -212,6 +232,8 @@ def _plan(sweep: SweepConfig, slots: Slots, stopping: Stopping, test_images: int
     )
     proposer = describe_sampler(sweep.sampler)
     yield f"{proposer} proposes; {stopping.describe()}; {slots.count} trials at once"
+    if not slots.are_plain:
+        yield slots.describe()
     if test_images:
         yield visible(test_images, sweep.seeds, len(set(sweep.models)))
     else:

@@ -1,5 +1,6 @@
 """The one place where networks of a sweep are judged by test images, after they were chosen."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from kdtune.checkpoints import load_model
 from kdtune.config import TrainConfig
 from kdtune.costs import costs_of
+from kdtune.errors import RunError
 from kdtune.inputs import Inputs, find_data, open_views
 from kdtune.training import predict
-from kdtune.tuning.launch import Slots
+from kdtune.tuning.placement import Place, Slots
+from kdtune.tuning.trainable import hide_gpus_of_others
 
 
 def predict_test(networks: list[tuple[Path, TrainConfig]], slots: Slots) -> Iterator[np.ndarray]:
@@ -21,36 +24,55 @@ def predict_test(networks: list[tuple[Path, TrainConfig]], slots: Slots) -> Iter
 
     Args:
         networks: files, and the settings of their runs.
-        slots: how many at once.
+        slots: what trials have.
 
     Yields:
         Of each network the classes, int64 [N].
     """
-    task = _remote(_predict, slots)
-    found = [task.remote(path.absolute(), config, slots.cpus) for path, config in networks]
+    found = []
+    for path, config in networks:
+        place = _place(config, slots)
+        task = _remote(_predict, place, slots)
+        found.append(task.remote(path.read_bytes(), config, place.threads))  # other nodes lack it
     yield from map(ray.get, found)
 
 
 def measure(config: TrainConfig, num_classes: int, slots: Slots) -> dict[str, Any]:
     """What a student costs where a trial would run: see `kdtune.costs.costs_of`."""
-    costs: dict[str, Any] = ray.get(
-        _remote(_measure, slots).remote(config, num_classes, slots.cpus)
-    )
+    place = _place(config, slots)
+    task = _remote(_measure, place, slots)
+    costs: dict[str, Any] = ray.get(task.remote(config, num_classes, place.threads))
     return costs
 
 
-def _remote(function: Any, slots: Slots) -> Any:
-    return ray.remote(num_cpus=slots.cpus, num_gpus=slots.gpus)(function)
+def _place(config: TrainConfig, slots: Slots) -> Place:
+    """What a trial of a student has."""
+    place = slots.place(config.model)
+    if place is None:
+        raise RunError(f"No node has room for {config.model} any more.")
+    return place
+
+
+def _remote(function: Any, place: Place, slots: Slots) -> Any:
+    """A task with what a trial has, on a node that may get trials."""
+    names = ",".join(node.name for node in slots.nodes())
+    there = {"ray.io/node-id": f"in({names})"}
+    return ray.remote(num_cpus=place.cpus, num_gpus=place.gpus, label_selector=there)(function)
 
 
 def _measure(config: TrainConfig, num_classes: int, threads: int) -> dict[str, Any]:
+    hide_gpus_of_others()
     torch.set_num_threads(threads)
     return costs_of(config, num_classes)
 
 
-def _predict(network: Path, config: TrainConfig, threads: int) -> np.ndarray:
+def _predict(network: bytes, config: TrainConfig, threads: int) -> np.ndarray:
+    hide_gpus_of_others()
     torch.set_num_threads(threads)
     data, _ = find_data(config.source, config.skip_bad_images, config.cache_gb)
     views = open_views(data, config.image_size, config.cache_gb)
     batches = Inputs(config, views, None, {}, lambda event: None).evaluation("test")
-    return predict(load_model(network)["model"], batches, config).numpy()
+    with tempfile.TemporaryDirectory(prefix="kdtune-") as folder:
+        path = Path(folder) / "network.pth"
+        path.write_bytes(network)
+        return predict(load_model(path)["model"], batches, config).numpy()

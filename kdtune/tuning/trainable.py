@@ -22,17 +22,20 @@ import torch
 from ray import tune
 from torch import nn
 
-from kdtune.config import DataSource, TrainConfig
+from kdtune.cache import Tell
+from kdtune.config import DataSource, SweepConfig, TrainConfig
 from kdtune.data.views import Views
+from kdtune.device import hide_gpus
 from kdtune.errors import DiskFullError, DivergedError
 from kdtune.inputs import Inputs, find_data, keeps_targets, open_views
 from kdtune.models import build_model, feature_shapes
 from kdtune.process import FreshState, keep_freed_memory
 from kdtune.results import Event
+from kdtune.storage import Storage
 from kdtune.targets import Lesson
 from kdtune.teacher import load_teacher
 from kdtune.training import FIGURES, LOSS, EpochResult, fit
-from kdtune.tuning.trial_files import TrialFiles
+from kdtune.tuning.trial_files import StoredFiles, TrialFiles
 
 OUTCOME = "outcome"
 """Key of a result that ends a trial: ``diverged``, ``crashed``, or one of the next two; ``reason``
@@ -72,17 +75,38 @@ def _lesson(teacher: nn.Module, image_size: int, askers: Askers) -> Lesson:
     return lesson
 
 
+def open_shared(sweep: SweepConfig, askers: Askers) -> tuple[Views, Lesson | None]:
+    """What all trials of a sweep have in common, where this process runs."""
+    assert sweep.image_size is not None
+    views = _views(sweep.source, sweep.skip_bad_images, sweep.image_size, sweep.cache_gb)
+    if sweep.teacher is None or not askers:
+        return views, None
+    teacher = _teacher(sweep.teacher, views.data.classes, sweep.image_size)
+    return views, _lesson(teacher, sweep.image_size, askers)
+
+
+def hide_gpus_of_others() -> None:
+    """Have a process of Ray's without a GPU see none, which Ray itself does not care for."""
+    if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
+        hide_gpus()
+
+
 class TrialProcess(tune.Trainable):
     """Ray's side of a trial: every `step` gives one result of `trial_results`.
 
-    Its settings are ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``threads``.
+    Its settings are ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``place``, a
+    `kdtune.tuning.placement.Place` as a dict.
     """
 
     def setup(
-        self, settings: dict[str, Any], askers: Askers = (), checkpoints: Path | None = None
+        self,
+        settings: dict[str, Any],
+        askers: Askers = (),
+        checkpoints: Path | Storage | None = None,
     ) -> None:
         """Begin the first trial of the process; `checkpoints` is a folder for those of all."""
         keep_freed_memory()
+        hide_gpus_of_others()
         self._fresh, self._askers, self._checkpoints = FreshState(), askers, checkpoints
         self._begin(settings)
 
@@ -103,7 +127,7 @@ class TrialProcess(tune.Trainable):
 
     def _begin(self, settings: dict[str, Any]) -> None:
         self._fresh.restore(settings["config"]["seed"])
-        torch.set_num_threads(settings["threads"])
+        torch.set_num_threads(settings["place"]["threads"])
         self._results = self._all_results(settings)
 
     def _all_results(self, settings: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
@@ -114,12 +138,13 @@ class TrialProcess(tune.Trainable):
         self, trial_id: str, config: dict[str, Any]
     ) -> Generator[dict[str, Any], None, None]:
         """What a trial gives, result by result."""
-        folder = self._checkpoints / trial_id if self._checkpoints is not None else None
+        place = self._checkpoints
+        folder = place.at(trial_id) if isinstance(place, Storage) else place and place / trial_id
         return trial_results(config, self._askers, folder)
 
 
 def trial_results(
-    settings: dict[str, Any], askers: Askers, folder: Path | None = None
+    settings: dict[str, Any], askers: Askers, folder: Path | Storage | None = None
 ) -> Generator[dict[str, Any], None, None]:
     """Run one trial, or go on with it.
 
@@ -138,21 +163,13 @@ def trial_results(
     result: EpochResult | None = None
     history: list[dict[str, Any]] = []
     try:
-        views = _views(config.source, config.skip_bad_images, config.image_size, config.cache_gb)
-        classes = views.data.classes
-        teacher, lesson, own = None, None, {}
-        if config.teacher_model is not None:
-            teacher = _teacher(config.teacher_model, classes, config.image_size)
-            if keeps_targets(config):
-                lesson = _lesson(teacher, config.image_size, askers)
-                student = build_model(config.model, len(classes), config.image_size)
-                own = lesson.ask(config, feature_shapes(student, config.image_size))
         told: SimpleQueue[Event | None] = SimpleQueue()
-        inputs = Inputs(config, views, lesson, own, told.put)
+        inputs, classes, teacher = open_run(config, askers, told.put)
         yield from _notes(told, partial(inputs.evaluation, "validation"))
         state = None
         if folder is not None:
-            files = TrialFiles(folder, config, classes)
+            kind = StoredFiles if isinstance(folder, Storage) else TrialFiles
+            files = kind(folder, config, classes)  # type: ignore[arg-type]
             if (found := files.newest()) is not None:
                 state, history = found
                 yield from history
@@ -184,10 +201,36 @@ def trial_results(
     except Exception as error:  # whatever a run may raise must not end the sweep
         message = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
-        yield {OUTCOME: OUT_OF_MEMORY if _lacks_memory(error) else "crashed", "reason": reason}
+        yield {OUTCOME: OUT_OF_MEMORY if lacks_memory(error) else "crashed", "reason": reason}
+    finally:
+        if files is not None:
+            files.close()
 
 
-def _lacks_memory(error: Exception) -> bool:
+def open_run(
+    config: TrainConfig, askers: Askers, tell: Tell
+) -> tuple[Inputs, tuple[str, ...], nn.Module | None]:
+    """What a trial is fed with, its classes, and its teacher, if it has one.
+
+    Args:
+        config: complete settings.
+        askers: see `Askers`.
+        tell: told what is built.
+    """
+    views = _views(config.source, config.skip_bad_images, config.image_size, config.cache_gb)
+    classes = views.data.classes
+    teacher, lesson, own = None, None, {}
+    if config.teacher_model is not None:
+        teacher = _teacher(config.teacher_model, classes, config.image_size)
+        if keeps_targets(config):
+            lesson = _lesson(teacher, config.image_size, askers)
+            student = build_model(config.model, len(classes), config.image_size)
+            own = lesson.ask(config, feature_shapes(student, config.image_size))
+    return Inputs(config, views, lesson, own, tell), classes, teacher
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether a device had too little memory."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     words = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
     return known or any(word in str(error) for word in words)  # some have no class of their own

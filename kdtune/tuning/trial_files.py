@@ -7,9 +7,11 @@ crash of the machine it may be damaged: then its checksums show it, and the one 
 """
 
 import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Mapping, Set
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from kdtune.errors import UserError
 from kdtune.export import Best
 from kdtune.reports.tables import SOUND
 from kdtune.results import Cell, Event, SweepFolder, cell_of
+from kdtune.storage import Storage, StorageError
 from kdtune.training import EpochResult
 
 SHARE = 0.02
@@ -27,6 +30,12 @@ SHARE = 0.02
 
 KEPT = 2
 """Checkpoints of a trial that are kept: the last one may be damaged."""
+
+PAUSE = 10
+"""So many times the time that a storage took to fail it is left alone."""
+
+CLEARING = 60
+"""Seconds that are waited at the end for the removal of checkpoints from a storage."""
 
 Figures = dict[str, Any]
 
@@ -107,10 +116,88 @@ class TrialFiles:
         self._saved, self._trained = result.epoch, 0.0
         TrialFiles.seconds_per_byte = (time.perf_counter() - started) / path.stat().st_size
 
+    def close(self) -> None:
+        """The process works on the trial no more."""
+
+
+class StoredFiles(TrialFiles):
+    """The checkpoints of one trial, in a storage.
+
+    Args:
+        storage: a folder of this trial alone.
+        config: as for `TrialFiles`.
+        classes: as for `TrialFiles`.
+    """
+
+    def __init__(self, storage: Storage, config: TrainConfig, classes: tuple[str, ...]):
+        self._here = tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True)
+        super().__init__(Path(self._here.name), config, classes)
+        self.storage, self._not_before = storage, 0.0
+
+    def newest(self) -> tuple[dict[str, Any], list[Figures]] | None:
+        """As `TrialFiles.newest`; None, too, if the storage fails."""
+        with suppress(StorageError):
+            for name in reversed(self._names()):
+                self.storage.get(name, self.folder / name)
+                if (found := super().newest()) is not None:
+                    return found
+        return None
+
+    def keep(self, result: EpochResult, history: list[Figures]) -> None:
+        """As `TrialFiles.keep`; not soon after the storage has failed."""
+        if time.monotonic() >= self._not_before:
+            super().keep(result, history)
+
+    def write(self, result: EpochResult, history: list[Figures]) -> None:
+        """As `TrialFiles.write`; there is none, and no error, if the storage fails."""
+        if self._saved == result.epoch:
+            return
+        super().write(result, history)
+        [*_, path] = checkpoints_in(self.folder)
+        started = time.monotonic()
+        try:
+            self.storage.put(path, path.name)
+            for name in self._names()[:-KEPT]:
+                self.storage.remove(name)
+        except StorageError:
+            now = time.monotonic()
+            self._saved, self._not_before = 0, now + PAUSE * (now - started)
+            return
+        TrialFiles.seconds_per_byte += (time.monotonic() - started) / path.stat().st_size
+
+    def _names(self) -> list[str]:
+        return [name for name in self.storage.names() if name.startswith("epoch-")]
+
+    def close(self) -> None:
+        """Leave nothing on the node."""
+        self._here.cleanup()
+
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """A trial's checkpoints, the newest last."""
     return sorted(folder.glob("epoch-*.pth"))
+
+
+def bring(storage: Storage | None, folder: SweepFolder, trial_id: str) -> None:
+    """Bring the checkpoints of a trial from the storage to the sweep's folder, if there is one.
+
+    What the storage does not give is as if it were lost.
+    """
+    if storage is None:
+        return
+    place = folder.checkpoints / trial_id
+    with suppress(StorageError):
+        for name in storage.at(trial_id).names():
+            if not (place / name).exists():
+                storage.at(trial_id).get(name, place / name)
+
+
+def forget(storage: Storage | None, folder: SweepFolder, trial_id: str) -> None:
+    """Remove the checkpoints of a trial, wherever they are."""
+    shutil.rmtree(folder.checkpoints / trial_id, ignore_errors=True)
+    if storage is not None:
+        with suppress(StorageError):
+            storage.at(trial_id).clear()
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -142,7 +229,9 @@ def best_network(folder: SweepFolder, trial_id: str) -> dict[str, Any] | None:
     }
 
 
-def write_networks(folder: SweepFolder, best: Mapping[Cell, Best]) -> None:
+def write_networks(
+    folder: SweepFolder, best: Mapping[Cell, Best], storage: Storage | None = None
+) -> None:
     """Write `best/<method>-<model>.pth`: the network of what stands for each cell.
 
     That of a trial comes from its last checkpoint; where that is lost, there is none.
@@ -150,6 +239,7 @@ def write_networks(folder: SweepFolder, best: Mapping[Cell, Best]) -> None:
     Args:
         folder: of the sweep.
         best: see `kdtune.export.best_of_cells`.
+        storage: of checkpoints; None if they are in the folder.
 
     Raises:
         DiskFullError: there is no room.
@@ -159,6 +249,7 @@ def write_networks(folder: SweepFolder, best: Mapping[Cell, Best]) -> None:
         if path.exists() and (_read(path) or {}).get("trial_id") != found.name:
             path.unlink()
         if not path.exists():
+            bring(None if found.confirmed else storage, folder, found.name)
             kept = folder.network(found.name)
             content = _read(kept) if found.confirmed else best_network(folder, found.name)
             if content and content["validation_accuracy"] == found.validation_accuracy:
@@ -172,10 +263,11 @@ class Networks:
 
     Args:
         folder: the sweep's.
+        storage: of checkpoints; None if they are in the folder.
     """
 
-    def __init__(self, folder: SweepFolder):
-        self.folder = folder
+    def __init__(self, folder: SweepFolder, storage: Storage | None = None):
+        self.folder, self.storage = folder, storage
         self._runs: dict[str, tuple[Cell, str]] = {}
         self._known: list[Event] = []
         self._live = False
@@ -203,10 +295,12 @@ class Networks:
                     self.folder.network(run).unlink(missing_ok=True)
             return
         run = event["trial_id"]
+        if event["state"] == "finished":
+            bring(self.storage, self.folder, run)
         content = best_network(self.folder, run) if event["state"] == "finished" else None
         if content and content["validation_accuracy"] == event["best_validation_accuracy"]:
             write_checkpoint(self.folder.network(run), content)
-        shutil.rmtree(self.folder.checkpoints / run, ignore_errors=True)
+        forget(self.storage, self.folder, run)
 
 
 class Leftovers:
@@ -218,11 +312,14 @@ class Leftovers:
 
     Args:
         folder: the sweep's.
+        storage: of checkpoints; None if they are in the folder.
     """
 
-    def __init__(self, folder: SweepFolder):
-        self.folder = folder
+    def __init__(self, folder: SweepFolder, storage: Storage | None = None):
+        self.folder, self.storage = folder, storage
         self._ended: set[str] = set()
+        self._thread = ThreadPoolExecutor(1)  # nobody waits for a storage that is slow
+        self._clearing: Future[None] | None = None
         self._best: dict[Cell, tuple[float, int, str]] = {}
         self._numbers: dict[str, int] = {}
         self._live = False
@@ -252,9 +349,21 @@ class Leftovers:
 
     def remove_all(self) -> None:
         """Remove those of the best, too, once their networks are written."""
+        if self._clearing is not None:
+            wait([self._clearing], CLEARING)
         self._remove(self._ended)
+        self._thread.shutdown(wait=True)
 
     def _remove(self, trials: Set[str | None]) -> None:
         for path in self.folder.checkpoints.glob("*"):
             if path.name in trials:
                 shutil.rmtree(path, ignore_errors=True)
+        if self.storage is not None and (self._clearing is None or self._clearing.done()):
+            self._clearing = self._thread.submit(_clear, self.storage, trials)
+
+
+def _clear(storage: Storage, trials: Set[str | None]) -> None:
+    """Remove checkpoints of trials; what is not removed now is removed another time."""
+    with suppress(StorageError):
+        for trial_id in {name.split("/")[0] for name in storage.names()} & trials:
+            storage.at(str(trial_id)).clear()

@@ -14,14 +14,21 @@ DIED, STALLED, MEMORY, FAILED = "died", "stalled", "memory", "failed"
 """Causes of a restart: its process died; it made no progress; its device had too little memory; it
 failed by itself."""
 
+LOST, MISPLACED = "lost", "misplaced"
+"""Further ones: its node was lost; it came to a node that gets no trials."""
+
 
 @dataclass
 class Trial:
-    """A trial under way: how it was asked for, its last epoch, its restarts by cause."""
+    """A trial under way: how it was asked for, its last epoch, its restarts by cause.
+
+    The loss of a node does not count where the trial had finished an epoch since it was begun.
+    """
 
     asked: Event
     last: Event = field(default_factory=dict)
     restarts: Counter[str] = field(default_factory=Counter)
+    begun_after: int = 0
 
     @property
     def epoch(self) -> int:
@@ -32,6 +39,12 @@ class Trial:
     def alone(self) -> bool:
         """Whether it gets a device to itself."""
         return self.restarts[MEMORY] > 0
+
+    def restarted(self, cause: str) -> None:
+        """Count a restart."""
+        if cause != LOST or self.epoch == self.begun_after:
+            self.restarts[cause] += 1
+        self.begun_after = self.epoch
 
     def event(self, kind: str, **about: Any) -> Event:
         """An event about this trial."""
@@ -64,27 +77,23 @@ class UnderWay:
                 raise ValueError(f"epoch {event['epoch']} after {trial.epoch}")
             trial.last = event
         elif kind == "restarted":
-            self.trials[event["trial_id"]].restarts[event["cause"]] += 1
+            self.trials[event["trial_id"]].restarted(event["cause"])
             self._waiting[event["trial_id"]] = None
         elif kind == "ended":
             del self.trials[event["trial_id"]]
             self._waiting.pop(event["trial_id"], None)
 
     @property
-    def at_work(self) -> int:
-        """How many have a process."""
-        return len(self.trials) - len(self._waiting)
+    def at_work(self) -> set[str]:
+        """Those that have a process."""
+        return self.trials.keys() - self._waiting.keys()
 
-    def take(self, alone: bool = False) -> Trial | None:
-        """Hand out a trial on which no process works; None if there is none.
+    @property
+    def waiting(self) -> list[Trial]:
+        """Those that have none."""
+        return [self.trials[trial_id] for trial_id in self._waiting]
 
-        Args:
-            alone: also one that gets a device to itself: it waits until nothing else is to be
-                started, since a device that is kept free for it would be idle.
-        """
-        for trial_id in self._waiting:
-            trial = self.trials[trial_id]
-            if alone or not trial.alone:
-                del self._waiting[trial_id]
-                return trial
-        return None
+    def take(self, trial_id: str) -> Trial:
+        """A process begins to work on a trial that has none."""
+        del self._waiting[trial_id]
+        return self.trials[trial_id]

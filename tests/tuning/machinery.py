@@ -8,6 +8,7 @@ from ray.tune.search import Searcher
 
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.results import Log
+from kdtune.tuning.placement import Need, Node, Slots
 from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.search import Search
@@ -36,8 +37,10 @@ OPENED = {
 class Machinery:
     """All that decides, as folds over a log; `clock` is what they take for the time."""
 
-    def __init__(self, path, spaces=None, has_spare=False, **given):
+    def __init__(self, path, spaces=None, slots=None, **given):
         self.clock = 0.0
+        self.said = []
+        self.lost: set[str] = set()
         self.config = sweep_config(**given)
         self.decisions = Search(
             self.config, spaces or load_spaces(), self.configure, lambda: self.clock
@@ -55,8 +58,10 @@ class Machinery:
                 fold(event)
 
         self.append = append
-        self.queue = Queue(self.decisions, append)
-        self.schedule = Schedule(self.decisions, append, has_spare)
+        needs = dict.fromkeys(self.config.models, Need(1))
+        self.slots = slots or Slots(needs, lambda: [Node("n", 1000)])
+        self.queue = Queue(self.decisions, append, self.slots, self.said.append)
+        self.schedule = Schedule(self.decisions, append, self.slots, self.lost.__contains__)
 
     @staticmethod
     def configure(cell, number, settings):
@@ -68,7 +73,7 @@ class Machinery:
         if config in (None, Searcher.FINISHED):
             return None
         trial = SimpleNamespace(config=config, get_error=lambda: None)
-        self.schedule.on_trial_result(None, trial, {NODE: "n", "pid": 7})
+        self.schedule.on_trial_result(None, trial, {NODE: config["place"]["node"], "pid": 7})
         return trial
 
     def report(self, trial, epoch, accuracy, best=None, seconds=1.0):

@@ -171,7 +171,7 @@ def test_whatever_the_rule_no_slot_idles_while_a_cell_has_room(
     folder = tmp_path_factory.mktemp("sweep")
     machinery = Machinery(folder / "log.jsonl", **given, seed=seed)
     run_slots(machinery, slots, lambda trial, epoch: trial.config["config"]["lr"] * epoch)
-    assert machinery.budget.finished and machinery.budget.turn() is None
+    assert machinery.budget.finished and not machinery.budget.turns()
     started = Counter((e["method"], e["model"]) for e in ends(folder))
     spent = epochs_by_cell(folder)
     assert trials is None or max(started.values()) <= trials

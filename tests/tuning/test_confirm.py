@@ -24,6 +24,7 @@ from kdtune.results import SweepFolder
 from kdtune.run import run_file
 from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.confirmation import Confirmation, best_trials, run_id
+from kdtune.tuning.placement import Need, Slots
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.sweep import run_sweep
 from kdtune.tuning.under_way import Trial
@@ -57,8 +58,8 @@ class ByHand:
     def run(self, accuracy=lambda run: 0.5, state=lambda run: "finished"):
         """Run all that is proposed; gives the names."""
         names = []
-        while (event := self.decisions.propose()) is not None:
-            self.append(event)
+        while cells := self.decisions.turns():
+            self.append(event := self.decisions.propose(cells[0]))
             names.append(event["trial_id"])
             end = {key: event[key] for key in ("trial_id", "method", "model")}
             end |= {"state": state(names[-1]), "best_validation_accuracy": accuracy(names[-1])}
@@ -164,14 +165,14 @@ def test_more_seeds_are_for_what_was_chosen_and_new_cells_get_all():
 
 def test_a_run_that_fails_is_repeated_once():
     by_hand = ByHand(cells={("at", "A"): ["at-A-004"]})
-    by_hand.append(by_hand.decisions.propose())
+    by_hand.append(by_hand.decisions.propose(("at", "A")))
     events = []
 
     def append(event):
         events.append(event)
         by_hand.append(event)
 
-    schedule = Schedule(by_hand.decisions, append)
+    schedule = Schedule(by_hand.decisions, append, Slots({"A": Need()}, lambda: []))
     own = by_hand.decisions.under_way.trials["at-A-004-seed1"]
     assert isinstance(own, Trial)
     for _ in range(2):
@@ -182,7 +183,7 @@ def test_a_run_that_fails_is_repeated_once():
 
 
 def test_a_run_that_nobody_asked_for_is_refused():
-    event = ByHand().decisions.propose()
+    event = ByHand().decisions.propose(("at", "A"))
     for changed in ({"trial_id": "at-A-004-seed9"}, {"confirms": "at-A-999"}):
         with pytest.raises(ValueError, match="there is no run"):
             ByHand().append({**event, **changed})

@@ -7,8 +7,17 @@ from machinery import Machinery
 from test_progress import AT, KD, TARGETS, Told
 
 from kdtune.tuning.display import Display
+from kdtune.tuning.placement import Need, Node, Place, Slots
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.screen import DETAIL, NEWS, TROUBLE
+
+
+def two_slots():
+    """Slots of two trials that run."""
+    slots = Slots({"A": Need(1)}, lambda: [Node("n", 2)])
+    for trial_id in (1, 2):
+        slots.hold(trial_id, Place("n", 1, 1, 0.0))
+    return slots
 
 
 class Shown(Told):
@@ -17,7 +26,7 @@ class Shown(Told):
     def __init__(self, trials, what="trials", kind="sweep", begun=True):
         self.said = []
         self.decisions = SimpleNamespace(
-            under_way=SimpleNamespace(at_work=2), interrupts=SimpleNamespace(requested=False)
+            under_way=SimpleNamespace(at_work={1, 2}), interrupts=SimpleNamespace(requested=False)
         )
         self.display = None
         super().__init__(kind=kind)
@@ -25,7 +34,7 @@ class Shown(Told):
         self.display = Display(self.progress, self.decisions, screen, what)
         self.goal = Goal(trials)
         if begun:
-            self.display.begin(self.goal, 2)
+            self.display.begin(self.goal, two_slots())
 
     def tell(self, event, trial_id=None, cell=AT, **about):
         super().tell(event, trial_id, cell, **about)
@@ -61,7 +70,7 @@ def test_what_was_there_before_is_counted_and_not_told_again():
     shown = Shown({AT: None}, begun=False)
     shown.trial("a", accuracy=0.9)
     assert shown.said == []
-    shown.display.begin(shown.goal, 2)
+    shown.display.begin(shown.goal, two_slots())
     shown.trial("b", accuracy=0.8)
     assert shown.said == [(DETAIL, "[2] b finished 80.00 % (cell's best 90.00 %): why")]
 
@@ -109,11 +118,11 @@ def test_a_slot_is_in_use_while_its_trial_has_a_process(tmp_path):
     machinery = Machinery(tmp_path / "log.jsonl")
     machinery.suggest()
     trial = machinery.suggest()
-    assert machinery.under_way.at_work == 2
+    assert len(machinery.under_way.at_work) == 2
     machinery.schedule.on_trial_error(None, trial)
-    assert machinery.under_way.at_work == 1
+    assert len(machinery.under_way.at_work) == 1
     assert machinery.suggest().config["trial_id"] == trial.config["trial_id"]
-    assert machinery.under_way.at_work == 2
+    assert len(machinery.under_way.at_work) == 2
 
 
 def test_at_the_end_no_time_is_left_and_no_line_is_due():

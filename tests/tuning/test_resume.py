@@ -18,8 +18,9 @@ from kdtune.config import SweepConfig
 from kdtune.errors import RunError, UserError
 from kdtune.results import RESULTS, Log, SweepFolder
 from kdtune.tuning.check import changed, check_sweep
-from kdtune.tuning.launch import Slots, run_trials
+from kdtune.tuning.launch import LivingNodes, run_trials
 from kdtune.tuning.outputs import write_outputs
+from kdtune.tuning.placement import Need, Slots
 from kdtune.tuning.space import load_spaces
 from kdtune.tuning.sweep import resume_sweep, run_sweep
 from kdtune.tuning.trainable import OUT_OF_MEMORY, OUTCOME, TrialProcess
@@ -259,18 +260,18 @@ def test_trials_that_die_hang_or_lack_memory_are_begun_again(ray_session, tmp_pa
 
     machinery = Machinery(
         tmp_path / "log.jsonl", methods="kd", models="A", sampler="random", trials=4,
-        has_spare=True, stall_time=1,
+        slots=Slots({"A": Need()}, LivingNodes()), stall_time=1,
     )  # fmt: skip
-    watch, slots = machinery.decisions.watch, Slots(1, 0, 2, alone=(2, 0.0))
+    watch = machinery.decisions.watch
     watch.clock = time.monotonic
     (tmp_path / "marks").mkdir()
     process = ray.tune.with_parameters(Troubled, checkpoints=tmp_path / "marks")
-    run_trials(process, machinery.queue, machinery.schedule, slots, watch)
+    run_trials(process, machinery.queue, machinery.schedule, watch)
     assert machinery.budget.finished
     events = SweepFolder(tmp_path).events()
     restarts = {e["trial_id"]: (e["cause"], e["reason"]) for e in kinds(events, "restarted")}
     assert restarts == {
-        "kd-A-000": ("died", "its process died: killed, out of memory, or its node lost"),
+        "kd-A-000": ("died", "its process died: killed, or out of memory"),
         "kd-A-001": ("stalled", "no progress for 1 s"),
         "kd-A-002": ("stalled", "no progress for 1 s"),
         "kd-A-003": ("memory", "out of memory; it gets the device to itself"),

@@ -8,7 +8,8 @@ from machinery import EPOCHS, Machinery
 
 from kdtune.errors import DiskFullError, UserError
 from kdtune.results import SweepFolder
-from kdtune.tuning.trainable import DISK_FULL, OUT_OF_MEMORY, OUTCOME
+from kdtune.tuning.placement import Need, Node, Slots
+from kdtune.tuning.trainable import DISK_FULL, NODE, OUT_OF_MEMORY, OUTCOME
 
 
 def ends(folder):
@@ -121,24 +122,28 @@ def test_a_process_may_die_so_many_times(tmp_path):
         trial = machinery.suggest() or trial
     machinery.schedule.on_trial_error(None, trial)  # of a trial that has ended
     [end] = ends(tmp_path)
-    reason = "its process died: killed, out of memory, or its node lost, 3 times"
+    reason = "its process died: killed, or out of memory, 3 times"
     assert (end["state"], end["reason"]) == ("crashed", reason)
     assert machinery.suggest() is None and machinery.budget.finished
 
 
 def test_what_lacks_memory_waits_until_a_device_can_be_its_own(tmp_path):
-    machinery, trial = one_trial(tmp_path, trials=2, has_spare=True)
+    slots = Slots({"A": Need(1, 0.5)}, lambda: [Node("n", cpus=4, gpus=1)])
+    machinery, trial = one_trial(tmp_path, trials=2, slots=slots)
     fail(machinery, trial, OUT_OF_MEMORY)
     other = machinery.suggest()
-    assert other.config["trial_id"] == "at-A-001" and not other.config["alone"]
+    assert other.config["trial_id"] == "at-A-001" and other.config["place"]["gpus"] == 0.5
+    assert machinery.suggest() is None  # half of the device is free
+    machinery.train(other, [0.5] * EPOCHS)
     again = machinery.suggest()
-    assert again.config == {**trial.config, "alone": True}
+    assert again.config == {**trial.config, "place": {**trial.config["place"], "gpus": 1.0}}
     fail(machinery, again, OUT_OF_MEMORY)
-    assert [e["state"] for e in ends(tmp_path)] == ["crashed"]
+    assert [e["state"] for e in ends(tmp_path)] == ["finished", "crashed"]
 
 
 def test_what_has_a_device_to_itself_and_lacks_memory_has_crashed(tmp_path):
-    machinery, trial = one_trial(tmp_path)
+    slots = Slots({"A": Need(1, 1.0)}, lambda: [Node("n", cpus=4, gpus=1)])
+    machinery, trial = one_trial(tmp_path, slots=slots)
     fail(machinery, trial, OUT_OF_MEMORY)
     assert [e["state"] for e in ends(tmp_path)] == ["crashed"]
 
@@ -186,3 +191,38 @@ def test_the_order_of_things_after_a_kill_is_the_one_without(tmp_path):
         log.write_text("".join(lines[:length]))
         Machinery(log, trials=3).run()
         assert log.read_text().splitlines(keepends=True) == lines
+
+
+def restarts(tmp_path):
+    return [e["cause"] for e in SweepFolder(tmp_path).events() if e["event"] == "restarted"]
+
+
+def test_lost_nodes_do_not_count_for_a_trial_that_goes_on_in_between(tmp_path):
+    machinery, trial = one_trial(tmp_path, trials=1, max_restarts=1)
+    machinery.lost.add("n")
+    for epoch in range(1, 6):  # the node is lost again and again, but always after an epoch
+        machinery.report(trial, epoch, 0.5)
+        machinery.schedule.on_trial_error(None, trial)
+        trial = machinery.suggest()
+    assert restarts(tmp_path) == ["lost"] * 5 and not ends(tmp_path)
+    machinery.schedule.on_trial_error(None, trial)  # it may take its node along, once
+    trial = machinery.suggest()
+    machinery.schedule.on_trial_error(None, trial)
+    [end] = ends(tmp_path)
+    assert (end["state"], end["reason"]) == ("crashed", "its node was lost, 2 times")
+
+
+def test_lost_nodes_and_dead_processes_are_counted_apart(tmp_path):
+    machinery, trial = one_trial(tmp_path, trials=1, max_restarts=1)
+    machinery.schedule.on_trial_error(None, trial)
+    trial = machinery.suggest()
+    machinery.lost.add("n")
+    machinery.schedule.on_trial_error(None, trial)
+    assert restarts(tmp_path) == ["died", "lost"] and not ends(tmp_path)
+
+
+def test_a_trial_on_a_node_that_gets_no_trials_begins_elsewhere(tmp_path):
+    machinery, trial = one_trial(tmp_path, trials=1, max_restarts=0)
+    decision = machinery.schedule.on_trial_result(None, trial, {NODE: "other", "pid": 7})
+    assert decision == "STOP" and restarts(tmp_path) == ["misplaced"]
+    assert machinery.suggest().config["trial_id"] == "at-A-000"

@@ -145,7 +145,7 @@ def test_diverged_and_crashed_trials_end_and_nothing_stays_running(tmp_path):
     assert [(e["state"], e["reason"]) for e in ends] == [
         ("diverged", "so"),
         ("crashed", "so"),
-        ("crashed", "its process died: killed, out of memory, or its node lost"),
+        ("crashed", "its process died: killed, or out of memory"),
     ]
     states = [t.state for s in machinery.studies.by_cell.values() for t in s.trials]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]

@@ -50,6 +50,7 @@ def small_sweep(ray_session, folder, teacher_file, tmp_path_factory):
                 "name": "small", "data": str(folder), "teacher": str(teacher_file),
                 "methods": ["at", "student"], "models": ["MultiBranchNet"], "baselines": False,
                 "spaces": ["space.py"], "trials": 3, "epochs": 4, "grace_period": 1,
+                "gpus_per_trial": "auto",
                 "settings": {"batch_size": 16},
             }
         )  # fmt: skip
@@ -153,8 +154,18 @@ class TestSmallSweep:
     @pytest.mark.parametrize(
         ("settings", "sentence"),
         [
-            ({"gpus_per_trial": 64}, "gpus_per_trial is 64, but Ray has 0 GPUs here"),
-            ({"cpus_per_trial": 64}, "cpus_per_trial is 64, but Ray has 2 CPUs here"),
+            (
+                {"gpus_per_trial": 64},
+                "is 64 for MultiBranchNet, but Ray has no GPU here",
+            ),
+            (
+                {"cpus_per_trial": "ResNet18=64"},
+                "is 64 for ResNet18, but Ray has no node with more than 2 CPUs here",
+            ),
+            (
+                {"cpus_per_trial": {"Resnet18": 1}},
+                "cpus_per_trial names 'Resnet18', which is no student of this sweep; did you mean",
+            ),
         ],
     )
     def test_resources_that_are_not_here(

@@ -10,12 +10,13 @@ from conftest import small_config
 from machinery import EPOCHS, Machinery
 
 from kdtune.results import SweepFolder
-from kdtune.tuning.launch import Slots, run_trials
+from kdtune.tuning.launch import LivingNodes, run_trials
+from kdtune.tuning.placement import Need, Slots
 from kdtune.tuning.trainable import NODE, NOTE, OUTCOME, TrialProcess, trial_results
 
 
 def settings_of(config):
-    return {"trial_id": "x", "config": config.model_dump(), "threads": 1}
+    return {"trial_id": "x", "config": config.model_dump(), "place": {"threads": 1}}
 
 
 def test_a_trial_gives_its_epochs_and_what_it_built(folder, tmp_path, monkeypatch):
@@ -45,7 +46,9 @@ def test_a_process_goes_from_trial_to_trial_with_the_same_numbers(folder, monkey
     import torch
 
     # Asked outside Ray, it would start it.
-    context = SimpleNamespace(get_node_id=lambda: "here")
+    context = SimpleNamespace(
+        get_node_id=lambda: "here", get_accelerator_ids=lambda: {"GPU": ["0"]}
+    )
     monkeypatch.setattr("ray.get_runtime_context", lambda: context)
 
     def first_epoch(process):
@@ -84,10 +87,10 @@ def test_a_trial_that_is_slow_to_end_harms_nobody(ray_session, tmp_path):
                 time.sleep(2.5)
                 raise OSError("a worker would not go")
 
-    machinery = Machinery(tmp_path / "log.jsonl", methods="kd", trials=2, sampler="random")
-    slots = Slots(cpus=1, gpus=0, count=2)
-    watch = machinery.decisions.watch
-    run_trials(SlowToEnd, machinery.queue, machinery.schedule, slots, watch)
+    slots = Slots({"A": Need(), "B": Need()}, LivingNodes())
+    given = {"methods": "kd", "trials": 2, "sampler": "random"}
+    machinery = Machinery(tmp_path / "log.jsonl", slots=slots, **given)
+    run_trials(SlowToEnd, machinery.queue, machinery.schedule, machinery.decisions.watch)
     events = SweepFolder(tmp_path).events()
     ends = [e["state"] for e in events if e["event"] == "ended"]
     assert len(ends) == 4 and set(ends) <= {"finished", "stopped"}

@@ -13,10 +13,17 @@ from kdtune.errors import DiskFullError
 from kdtune.export import best_of_cells
 from kdtune.reports.leaderboard import sweep_tables
 from kdtune.results import SweepFolder
+from kdtune.storage import Storage, StorageError
 from kdtune.training import fit
 from kdtune.tuning import trial_files
 from kdtune.tuning.trainable import DISK_FULL, NOTE, OUTCOME, trial_results
-from kdtune.tuning.trial_files import Leftovers, TrialFiles, checkpoints_in, write_networks
+from kdtune.tuning.trial_files import (
+    Leftovers,
+    Networks,
+    TrialFiles,
+    checkpoints_in,
+    write_networks,
+)
 
 
 @pytest.fixture
@@ -207,3 +214,93 @@ def test_no_room_for_a_network_is_a_sentence(folder, tmp_path, always):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list((tmp_path / "best").iterdir())
+
+
+# In a storage
+
+
+@pytest.fixture
+def stored(tmp_path):
+    return Storage(str(tmp_path / "store")).at("x/checkpoints")
+
+
+def test_a_trial_goes_on_elsewhere_from_a_storage(folder, tmp_path, stored, always):
+    config = config_of(folder)
+    whole = list(results_of(config, None))
+    killed = results_of(config, stored.at("t"))
+    begun = list(islice(killed, 3))
+    assert stored.names() == ["t/epoch-00002.pth", "t/epoch-00003.pth"]  # the last two
+    again = list(results_of(config, stored.at("t")))
+    assert again[:3] == begun
+    assert list(map(without_time, again)) == list(map(without_time, whole))
+    killed.close()
+
+
+def test_a_storage_that_fails_costs_checkpoints_and_no_trial(folder, stored, always, monkeypatch):
+    config, put, failed = config_of(folder), Storage.put, []
+
+    def fail(self, path, name):
+        failed.append(name)
+        raise StorageError("it is away")
+
+    monkeypatch.setattr(Storage, "put", fail)
+    monkeypatch.setattr(trial_files, "PAUSE", 0)
+    trial = results_of(config, stored.at("t"))
+    next(trial)
+    monkeypatch.setattr(Storage, "put", put)
+    assert failed == ["epoch-00001.pth"] and len(list(trial)) == 3
+    assert stored.names() == ["t/epoch-00003.pth", "t/epoch-00004.pth"]
+
+
+def test_a_storage_that_fails_is_left_alone_for_a_while(folder, stored, always, monkeypatch):
+    tries = []
+
+    def fail(self, path, name):
+        tries.append(name)
+        raise StorageError("it is away")
+
+    monkeypatch.setattr(Storage, "put", fail)
+    monkeypatch.setattr(trial_files, "PAUSE", 1e9)
+    assert len(list(results_of(config_of(folder), stored.at("t")))) == 4
+    assert tries == ["epoch-00001.pth", "epoch-00004.pth"]  # the last one is tried in any case
+
+
+def test_nothing_of_a_trial_stays_on_its_node(folder, tmp_path, stored, always, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "node"))
+    (tmp_path / "node").mkdir()
+    trial = results_of(config_of(folder), stored.at("t"))
+    next(trial)
+    assert list((tmp_path / "node").iterdir())
+    trial.close()
+    assert not list((tmp_path / "node").iterdir())
+
+
+def test_networks_come_from_a_storage_and_the_rest_goes_there_too(
+    folder, tmp_path, stored, always
+):
+    sweep, config = SweepFolder(tmp_path / "sweep"), config_of(folder)
+    for name in ("a", "b"):
+        *_, last = results_of(config, stored.at(name))
+    best = last["best_validation_accuracy"]
+    events = list(log_of([("a", [best], "finished"), ("b", [best - 0.1], "finished")]))
+    leftovers = Leftovers(sweep, stored)
+    for event in events:
+        leftovers.fold(event)
+    write_networks(sweep, best_of_cells(sweep_tables(events)), stored)
+    assert sweep.best("student", "MultiBranchNet", ".pth").is_file()
+    leftovers.begin()
+    leftovers.remove_all()
+    assert stored.names() == [] and not list(sweep.checkpoints.iterdir())
+
+
+def test_networks_of_a_confirmation_come_from_a_storage(folder, tmp_path, stored, always):
+    sweep, config = SweepFolder(tmp_path / "sweep"), config_of(folder)
+    *_, last = results_of(config, stored.at("a-seed1"))
+    networks = Networks(sweep, stored)
+    networks.begin()
+    cell = {"trial_id": "a-seed1", "method": "student", "model": "MultiBranchNet"}
+    best = last["best_validation_accuracy"]
+    end = {"event": "ended", "state": "finished", "best_validation_accuracy": best}
+    networks.fold({"event": "asked", "confirms": "a", **cell})
+    networks.fold({**end, **cell})
+    assert sweep.network("a-seed1").is_file() and stored.names() == []

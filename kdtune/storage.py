@@ -1,0 +1,190 @@
+"""A folder elsewhere, behind a few verbs: on a shared disk, or in an object store by its URI.
+
+What is written appears whole or not at all. Everything goes through pyarrow's file systems
+(``s3://``, ``gs://``, ``abfs://``, ``file://``), which find credentials where their clouds' own
+tools do, and which give up on a store that does not answer by themselves, after some tries. Locks
+there are none: what two processes write to one name, the last one has written.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from pyarrow import ArrowException
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+
+from kdtune.errors import RunError, UserError
+
+BLOCK = 1 << 22
+"""Bytes that are copied at once."""
+
+
+class StorageError(RunError):
+    """A storage did not do what it was asked to; it may at another time."""
+
+
+class Storage:
+    """A folder in a storage.
+
+    Args:
+        uri: of a storage's folder, or a path.
+        below: path of this folder below that one.
+
+    Raises:
+        UserError: nothing that is known has such a URI.
+    """
+
+    def __init__(self, uri: str, below: str = ""):
+        if re.match(r"\w+://[^/@]*:[^/@]*@", uri):
+            raise UserError(
+                "A storage's URI is kept in logs, so no keys may stand in it: give them as the "
+                "tools of its cloud have them, e.g. as AWS_SECRET_ACCESS_KEY."
+            )
+        self.uri = uri if "://" in uri else os.path.abspath(Path(uri).expanduser())
+        self.below = below
+        try:
+            if not self._root[1].strip("."):
+                raise ValueError("it names no folder")
+        except Exception as error:  # pyarrow raises its own, ValueError, OSError, KeyError
+            raise UserError(f"The storage {uri} cannot be used: {_one_line(error)}.") from None
+
+    def __reduce__(self) -> tuple[type["Storage"], tuple[str, str]]:
+        return Storage, (self.uri, self.below)
+
+    def __str__(self) -> str:
+        place = self.uri.partition("?")[0].rstrip("/")
+        return f"{place}/{self.below}" if self.below else place
+
+    @cached_property
+    def _root(self) -> tuple[FileSystem, str]:
+        system, path = FileSystem.from_uri(self.uri)
+        return system, path.rstrip("/")
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is on a disk; None in an object store."""
+        system, _ = self._root
+        return Path(self._path("")) if isinstance(system, LocalFileSystem) else None
+
+    def at(self, name: str) -> "Storage":
+        """A folder in this one."""
+        return Storage(self.uri, str(PurePosixPath(self.below, name)))
+
+    def _path(self, name: str) -> str:
+        return str(PurePosixPath(self._root[1], self.below, name))
+
+    def names(self) -> list[str]:
+        """Every file in it, at any depth, as a path from here; hidden ones are left out.
+
+        Raises:
+            StorageError: it cannot be listed.
+        """
+        with self._asked("listed"):
+            where = FileSelector(self._path(""), allow_not_found=True, recursive=True)
+            found = [i.path for i in self._root[0].get_file_info(where) if i.type == FileType.File]
+        start = len(self._path("").rstrip("/")) + 1
+        names = sorted(path[start:] for path in found)
+        return [n for n in names if not any(p.startswith(".") for p in PurePosixPath(n).parts)]
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none of that name.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        with self._asked("read"):
+            try:
+                with self._root[0].open_input_stream(self._path(name)) as stream:
+                    return bytes(stream.read())
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        with self._asked("written"), self._writing(name) as stream:
+            stream.write(content)
+
+    def put(self, path: Path, name: str) -> None:
+        """Write a file from one on the disk.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        with self._asked("written"), open(path, "rb") as file, self._writing(name) as stream:
+            while block := file.read(BLOCK):
+                stream.write(block)
+
+    def get(self, name: str, path: Path) -> None:
+        """Bring a file to the disk.
+
+        Raises:
+            StorageError: it cannot be read, or is not there.
+        """
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with (
+                self._asked("read"),
+                self._root[0].open_input_stream(self._path(name)) as stream,
+                open(temporary, "wb") as file,
+            ):
+                while block := stream.read(BLOCK):
+                    file.write(block)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        with self._asked("cleared"):
+            if self._root[0].get_file_info(self._path(name)).type == FileType.File:
+                self._root[0].delete_file(self._path(name))
+
+    def clear(self) -> None:
+        """Remove the folder with all that is in it, if it is there.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        with self._asked("cleared"):
+            if self._root[0].get_file_info(self._path("")).type == FileType.Directory:
+                self._root[0].delete_dir(self._path(""))
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator:
+        """A stream to a file that appears when all was written."""
+        system, path = self._root[0], self._path(name)
+        if self.folder is None:  # an object appears when it is complete, by itself
+            with system.open_output_stream(path) as stream:
+                yield stream
+            return
+        temporary = str(PurePosixPath(path).with_name(f".{Path(path).name}.{os.getpid()}"))
+        system.create_dir(str(PurePosixPath(path).parent), recursive=True)
+        try:
+            with system.open_output_stream(temporary) as stream:
+                yield stream
+            system.move(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    @contextmanager
+    def _asked(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ArrowException) as error:
+            raise StorageError(f"{self} cannot be {what}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")
