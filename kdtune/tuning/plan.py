@@ -124,7 +124,7 @@ def make_plan(
         "driver: about a minute"
     )
     asked: list[tuple[int, float]] = []
-    where = RESULTS if RESULTS.is_dir() else Path()
+    where = (RESULTS if RESULTS.is_dir() else Path()).absolute()  # processes are elsewhere
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=where) as folder:
         most = sweep.trials or _most_trials(sweep)
         trials = measure_trials(
