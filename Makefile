@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 endif
 
-.PHONY: demo test check clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-cluster
+.PHONY: demo test check clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -43,6 +43,11 @@ bench-checkpoints: $(READY)
 
 bench-overhead: $(READY)
 	$(BIN)/python benchmarks/overhead.py
+
+# DATA=/path: as for bench-trial.
+bench-plan: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/plan.py $(if $(DATA),--data $(DATA))
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scale.py
 
 # OUT=/path: where the picture goes.
 bench-cluster: $(READY)

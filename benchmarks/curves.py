@@ -2,9 +2,7 @@
 
     python benchmarks/curves.py results/NAME... > curves/NAME.jsonl
 
-writes the trials of sweeps as curves: one JSON object a line with ``method``, ``model``, the
-searched ``settings``, ``seed``, ``step_size``, ``seconds`` of an epoch and ``validation_accuracy``
-after each.
+writes the trials of sweeps as curves, in the form of `kdtune.tuning.recorded`.
 
     python benchmarks/curves.py --check curves/NAME.jsonl
 
@@ -24,9 +22,7 @@ import json
 import math
 import sys
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +34,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from kdtune.results import Cell, SweepFolder
+from kdtune.results import SweepFolder
+from kdtune.tuning.recorded import Run, condense, read_runs
 from kdtune.tuning.space import Space, load_spaces
 
 COMPONENTS = 4
@@ -52,63 +49,12 @@ ALIKE = 12
 
 FOLDS = 10
 
-OTHER_NAMES = {"wd": "weight_decay", "T": "temperature"}
-"""Keys of files that were not written by this program."""
-
 OTHER_RANGES = {
     "lr": FloatDistribution(1e-3, 0.5, log=True),
     "weight_decay": FloatDistribution(1e-5, 1e-2, log=True),
     "alpha": FloatDistribution(0.0, 1.0),
 }
 """Where those drew from other ranges than our spaces."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A recorded run; ``late`` if its learning rate decays later than that of most others."""
-
-    settings: dict[str, float]
-    accuracies: list[float]
-    late: bool = False
-
-
-def condense(folder: SweepFolder) -> Iterator[dict[str, Any]]:
-    """The trials of a sweep that went all the way, as plain values."""
-    asked: dict[str, Any] = {}
-    epochs: dict[str, list[Any]] = defaultdict(list)
-    for event in folder.events():
-        if event["event"] == "asked":
-            asked[event["trial_id"]] = event
-        elif event["event"] == "epoch":
-            epochs[event["trial_id"]].append(event)
-        elif event["event"] == "ended" and event["state"] == "finished":
-            trial, own = asked[event["trial_id"]], epochs[event["trial_id"]]
-            yield {
-                "method": trial["method"],
-                "model": trial["model"],
-                "settings": {k: float(f"{v:.6g}") for k, v in trial["parameters"].items()},
-                "seed": trial["config"]["seed"],
-                "step_size": trial["config"]["step_size"],
-                "seconds": round(sum(e["seconds"] for e in own) / len(own), 3),
-                "validation_accuracy": [e["validation_accuracy"] for e in own],
-            }
-
-
-def read_runs(path: Path) -> dict[Cell, list[Run]]:
-    """Read recorded runs, by cell."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    [(usual, _)] = Counter(row.get("step_size") for row in rows).most_common(1)
-    runs: dict[Cell, list[Run]] = defaultdict(list)
-    for row in rows:
-        settings = row.get("settings") or {
-            OTHER_NAMES.get(key, key): row[key]
-            for key in ("lr", "wd", "T", "alpha", "beta")
-            if row[key] is not None
-        }
-        late = row.get("step_size") != usual
-        run = Run(settings, row["validation_accuracy"], late)
-        runs[row["method"], row.get("model", path.stem)].append(run)
-    return runs
 
 
 def space_of(method: str, runs: list[Run]) -> Space:

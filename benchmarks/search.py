@@ -17,8 +17,6 @@ takes the place of the 10th trial of a search; the table says how many went all 
 """
 
 import argparse
-import heapq
-import itertools
 import json
 import logging
 import os
@@ -32,11 +30,13 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from curves import Surrogate, read_runs, space_of
+from curves import Surrogate, space_of
 from recipes import RECIPES, VARIANTS, Recipe, Trial
 from scipy.stats import bootstrap
 
 from kdtune.results import Cell
+from kdtune.tuning.recorded import read_runs
+from kdtune.tuning.simulation import Timeline
 from kdtune.tuning.space import Space
 
 WORKERS = 4
@@ -88,8 +88,7 @@ def simulate(
     regrets = [100 * (optimum - CHANCE)]
     best_seen, whole = 0.0, 0
     begun: list[Trial] = []
-    order = itertools.count()  # of what ends at the same time
-    under_way: list[tuple[float, int, Trial]] = []
+    under_way = Timeline()
 
     def begin(now: float) -> None:
         trial = recipe.suggest()
@@ -102,12 +101,12 @@ def simulate(
 
     def advance(trial: Trial, now: float) -> None:
         trial.epoch += 1
-        heapq.heappush(under_way, (now + random.uniform(0.95, 1.05), next(order), trial))
+        under_way.add(now + random.uniform(0.95, 1.05), trial)
 
     for _ in range(WORKERS):
         begin(random.uniform(0, 0.5))
     while len(regrets) <= trials * epochs:
-        now, _, trial = heapq.heappop(under_way)
+        now, trial = under_way.next()
         assert trial.curve is not None
         best, regret = float(trial.curve[: trial.epoch].max()), regrets[-1]
         goes_on = recipe.report(trial, float(trial.curve[trial.epoch - 1]), best)

@@ -54,7 +54,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from curves import read_runs
 from recipes import RECIPES, Recipe, Trial
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
@@ -72,6 +71,7 @@ from kdtune.reports.statistics import (
     search_luck,
 )
 from kdtune.results import Cell
+from kdtune.tuning.recorded import read_runs
 
 HERE = Path(__file__).parent
 PREDICTIONS = HERE / "predictions" / "fashion-mnist.npz"

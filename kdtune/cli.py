@@ -233,51 +233,133 @@ RESOURCES = (
 )
 
 
-@cli.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--name", help="The sweep's folder under results/.")
-@options(PLACES, (subset_options,), SEARCHED, CONFIRMED, RESOURCES, SHOWN)
-@click.option(
-    "--equal",
-    type=click.Choice(["trials", "epochs", "seconds"]),
-    help="Of what every cell gets the same.  [default: trials]",
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "markdown"]),
+    default="table",
+    show_default=True,
 )
-@click.option("--epochs", type=int, help="Epochs of a full trial.  [default: 50]")
-@click.option(
-    "--repeats/--no-repeats",
-    default=None,
-    help="Train again what was trained before, if it is proposed.  [default: off]",
-)
-@click.option(
-    "--warm-start", multiple=True, metavar="FOLDER", help="An earlier sweep; repeatable."
-)
-@click.option(
-    "--scheduler",
-    type=click.Choice(["asha", "hyperband", "median", "none"]),
-    help="Who stops trials early.  [default: asha]",
-)
-@click.option("--grace-period", type=int, help="Epochs before a stop.  [default: half]")
-@click.option("--reduction-factor", type=int, help="One in so many goes on.  [default: 2]")
-@click.option("--image-size", type=int, help="Pixels.  [default: as the teacher]")
-@click.option("--seed", type=int, help="Fixes the whole sweep.  [default: 0]")
-@skip_option
-@settings_option
-def sweep(
-    file: Path | None, settings: tuple[tuple[str, Any], ...], show: str, **flags: Any
-) -> None:
-    """Search every method on every model, and show the leaderboard.
 
-    FILE is a YAML file with the same names as the flags; flags win.
-    """
+
+SWEPT = (
+    click.argument("file", required=False, type=click.Path(path_type=Path)),
+    click.option("--name", help="The sweep's folder under results/."),
+    *PLACES,
+    subset_options,
+    *SEARCHED,
+    *RESOURCES,
+    click.option(
+        "--equal",
+        type=click.Choice(["trials", "epochs", "seconds"]),
+        help="Of what every cell gets the same.  [default: trials]",
+    ),
+    click.option("--epochs", type=int, help="Epochs of a full trial.  [default: 50]"),
+    click.option(
+        "--repeats/--no-repeats",
+        default=None,
+        help="Train again what was trained before, if it is proposed.  [default: off]",
+    ),
+    click.option(
+        "--warm-start", multiple=True, metavar="FOLDER", help="An earlier sweep; repeatable."
+    ),
+    click.option(
+        "--scheduler",
+        type=click.Choice(["asha", "hyperband", "median", "none"]),
+        help="Who stops trials early.  [default: asha]",
+    ),
+    click.option("--grace-period", type=int, help="Epochs before a stop.  [default: half]"),
+    click.option("--reduction-factor", type=int, help="One in so many goes on.  [default: 2]"),
+    click.option("--image-size", type=int, help="Pixels.  [default: as the teacher]"),
+    click.option("--seed", type=int, help="Fixes the whole sweep.  [default: 0]"),
+    skip_option,
+    settings_option,
+)
+
+
+def _given(
+    file: Path | None, settings: tuple[tuple[str, Any], ...], flags: dict[str, Any]
+) -> dict[str, Any]:
+    """The settings of a sweep, from a file and flags; flags win."""
     from kdtune.files import read_yaml
-    from kdtune.tuning.sweep import run_sweep
 
     given = read_yaml(file) if file else {}
     given |= {key: value for key, value in flags.items() if value not in (None, ())}
     own = given.get("settings") or {}
     if settings and isinstance(own, dict):  # anything else is refused where settings are checked
         given["settings"] = {**own, **dict(settings)}
-    _show(run_sweep(given, show).path)
+    return given
+
+
+@cli.command()
+@options(SWEPT, CONFIRMED, SHOWN)
+@click.option(
+    "--plan", is_flag=True, help="Plan it first, see 'kdtune plan'; the report compares."
+)
+def sweep(
+    file: Path | None,
+    settings: tuple[tuple[str, Any], ...],
+    show: str,
+    plan: bool,
+    **flags: Any,
+) -> None:
+    """Search every method on every model, and show the leaderboard.
+
+    FILE is a YAML file with the same names as the flags; flags win.
+    """
+    from kdtune.tuning.sweep import run_sweep
+
+    _show(run_sweep(_given(file, settings, flags), show, plan).path)
+
+
+class _Counts(click.ParamType):
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(word) for word in value.split(","))
+        except ValueError:
+            self.fail(f"'{value}' is no list of numbers.", param, ctx)
+
+
+@cli.command()
+@options(SWEPT, SHOWN)
+@click.option(
+    "--gpus",
+    "--slots",
+    "counts",
+    type=_Counts(),
+    default=(1, 8, 64, 1000),
+    help="Trials at once that are planned for, besides those of this machine."
+    "  [default: 1,8,64,1000]",
+)
+@click.option(
+    "--curves",
+    type=click.Path(path_type=Path),
+    help="Recorded learning curves: a sweep's folder, or a file.  [default: imagined ones]",
+)
+@format_option
+def plan(
+    file: Path | None,
+    settings: tuple[tuple[str, Any], ...],
+    counts: tuple[int, ...],
+    curves: Path | None,
+    form: str,
+    show: str,
+    **flags: Any,
+) -> None:
+    """Say what a sweep will take, before it is run: time, device hours, disk, memory.
+
+    It is checked as by 'kdtune sweep', measured on this machine for about a minute, and simulated
+    for any number of slots.
+    """
+    from kdtune.reports.planned import plan_text
+    from kdtune.tuning.plan import plan_sweep
+
+    given = {"name": "plan", **_given(file, settings, flags)}
+    print(plan_text(plan_sweep(given, counts, curves, show), form), end="")
 
 
 @cli.command()
@@ -333,15 +415,6 @@ def status(folder: Path) -> None:
     events = sweep.opened(), sweep.events(), sweep.confirm_events()
     print("\n".join(status_lines(*events, sweep.is_held(), sweep.holder(), folder)))
     print(f"\n{leaderboard_text([folder], 'table')}", end="")
-
-
-format_option = click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "csv", "json", "markdown"]),
-    default="table",
-    show_default=True,
-)
 
 
 @cli.command()

@@ -195,6 +195,11 @@ class SweepFolder:
         return self.path / "environment.json"
 
     @property
+    def plan(self) -> Path:
+        """What was planned before it began, if it was."""
+        return self.path / "plan.json"
+
+    @property
     def log(self) -> Path:
         """All that happened; everything else can be made from it again."""
         return self.path / "log.jsonl"

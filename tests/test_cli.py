@@ -90,7 +90,7 @@ def test_a_file_is_no_cache(kdtune, tmp_path, monkeypatch):
 def test_flags_of_the_cache(kdtune, monkeypatch, words, cache_gb):
     given = {}
 
-    def run_sweep(settings, show):
+    def run_sweep(settings, show, plan):
         given.update(settings)
         raise UserError("enough")
 
@@ -115,7 +115,7 @@ def test_what_is_shown_is_no_setting_of_the_sweep(kdtune, monkeypatch, words, sh
     for command in (("sweep", "--name", "x"), ("resume", "x"), ("confirm", "x")):
         assert kdtune(*command, *words)[0] == 2
     (sweep, *shown), *others = given
-    assert sweep == {"name": "x"} and shown == [show]
+    assert sweep == {"name": "x"} and shown == [show, False]
     assert [arguments[1:] for arguments in others] == [({}, show)] * 2
 
 

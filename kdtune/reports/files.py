@@ -8,6 +8,7 @@ import pandas as pd
 from kdtune.errors import UserError
 from kdtune.reports.curves import search_curve_table
 from kdtune.reports.leaderboard import SweepTables
+from kdtune.reports.planned import compared, read_plan
 from kdtune.reports.points import ship_points
 from kdtune.reports.render import render_table
 from kdtune.reports.rungs import rungs_table
@@ -39,6 +40,8 @@ def every_table(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.DataFr
         "students": ship_points(tables.leaderboard).dropna(subset="parameters"),
         "bad_images": bad_images_table(events),
     }
+    if (plan := read_plan(folder)) is not None:
+        known["plan"] = compared(plan, events)
     always = ("trials", "epochs", "leaderboard", "comparison", "rungs")
     return {name: table for name, table in known.items() if len(table) or name in always}
 

@@ -25,6 +25,7 @@ from kdtune.reports.curves import CURVE
 from kdtune.reports.failures import diverged_settings, errors_table
 from kdtune.reports.figures import outcomes_figure, search_figure, settings_figure, ship_figure
 from kdtune.reports.loaded import Sweep
+from kdtune.reports.planned import planned
 from kdtune.reports.points import (
     curve_points,
     outcomes,
@@ -222,7 +223,7 @@ def search(sweep: Sweep) -> list[Block]:
             },
         )
     )
-    return blocks
+    return blocks + planned(sweep.folder)
 
 
 def settings(sweep: Sweep) -> list[Block]:

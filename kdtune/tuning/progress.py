@@ -10,7 +10,7 @@ A view is what the cache of a node holds for all trials: decoded images, the tea
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -86,6 +86,32 @@ class CellProgress:
 
 
 @dataclass
+class _Cell:
+    """A cell's trials, and of these what would take long to count each time."""
+
+    trials: dict[str, "_Trial"] = field(default_factory=dict)
+    states: Counter[str] = field(default_factory=Counter)
+    latest: float = 0.0
+    best: Best | None = None
+    known: bool = True
+    """Whether `best` is still what leads."""
+
+    def changed(self, name: str, trial: "_Trial") -> None:
+        """Take note that a trial's accuracy or state is another."""
+        best = self.best
+        leads = best is not None and best.trial_id in (name, trial.confirms)
+        ahead = trial.counts and (best is None or (trial.accuracy or 0.0) >= best.accuracy)
+        if leads or ahead or trial.confirms:
+            self.known = False
+
+    def leader(self) -> Best | None:
+        """What leads."""
+        if not self.known:
+            self.best, self.known = _best(self.trials), True
+        return self.best
+
+
+@dataclass
 class _Trial:
     """A trial or a run, as it was asked for, and how far it is; times are the stopwatch's."""
 
@@ -116,6 +142,7 @@ class Progress:
         self.epochs = 0
         """Epochs trained, of all trials."""
         self._trials: dict[str, _Trial] = {}
+        self._cells: dict[Cell, _Cell] = defaultdict(_Cell)
         self._exhausted: set[Cell] = set()
         self._times: deque[float] = deque([0.0], maxlen=WINDOW + 1)
         self._views: list[Event] = []
@@ -131,31 +158,51 @@ class Progress:
             self._views += event["views"]["prepared"]
             self._times = deque([now], maxlen=WINDOW + 1)
             if kind == "confirm":  # what crashed runs again
-                kept = {n: t for n, t in self._trials.items() if t.state != "crashed"}
-                self._trials = kept
+                for name in [n for n, t in self._trials.items() if t.state == "crashed"]:
+                    self._forget(name)
         elif kind == "view":
             self._views.append(event)
         elif kind == "asked":
             about = cell_of(event), event.get("confirms"), event["parameters"]
-            self._trials[event["trial_id"]] = _Trial(*about, began=now, latest=now)
+            self._enter(event["trial_id"], _Trial(*about, began=now, latest=now))
             config = TrainConfig.check(event["config"])
             if config.teacher_model is not None:
                 self._ways[event["trial_id"]] = "kept" if keeps_targets(config) else "live"
         elif kind == "lost":
-            del self._trials[event["trial_id"]]
+            self._forget(event["trial_id"])
         elif kind == "exhausted":
             self._exhausted.add(cell_of(event))
         elif kind in ("epoch", "ended") and trial is not None:
             if kind == "epoch" and trial.accuracy is None:  # its process may have had to start
                 trial.began = max(trial.began, now - event["seconds"])
             trial.latest, trial.accuracy = now, event["best_validation_accuracy"]
+            cell = self._cells[trial.cell]
+            cell.latest = now
             if kind == "ended":
+                cell.states[trial.state] -= 1
                 trial.state = event["state"]
+                cell.states[trial.state] += 1
+            cell.changed(event["trial_id"], trial)
+            if kind == "ended":
                 return
             self.epochs += 1
             self._times.append(now)
             if way := self._ways.get(event["trial_id"]):
                 self._taught[way] += 1
+
+    def _enter(self, name: str, trial: _Trial) -> None:
+        self._trials[name] = trial
+        cell = self._cells[trial.cell]
+        cell.trials[name], cell.latest = trial, trial.latest
+        cell.states[trial.state] += 1
+
+    def _forget(self, name: str) -> None:
+        trial = self._trials.pop(name)
+        cell = self._cells[trial.cell]
+        del cell.trials[name]
+        cell.states[trial.state] -= 1
+        cell.latest = max((own.latest for own in cell.trials.values()), default=0.0)
+        cell.known = False
 
     def begin(self) -> None:
         """Trials run from now on: the rate is theirs."""
@@ -163,26 +210,23 @@ class Progress:
 
     def total(self, cell: Cell, wanted: int | None) -> int | None:
         """Trials that a cell will have: as many as are wanted, unless it has no further point."""
-        known = sum(trial.cell == cell for trial in self._trials.values())
+        known = len(self._cells[cell].trials)
         return known if cell in self._exhausted else wanted
 
     @property
     def ended(self) -> int:
         """Trials that have ended."""
-        return sum(trial.state != "running" for trial in self._trials.values())
+        return len(self._trials) - self.running
 
     @property
     def running(self) -> int:
         """Trials that have not, whether a process works on them or none."""
-        return len(self._trials) - self.ended
+        return sum(cell.states["running"] for cell in self._cells.values())
 
     def cell(self, cell: Cell) -> CellProgress:
         """How far a cell is."""
-        own = {name: trial for name, trial in self._trials.items() if trial.cell == cell}
-        states = Counter(trial.state for trial in own.values())
-        return CellProgress(
-            states, _best(own), max((trial.latest for trial in own.values()), default=0.0)
-        )
+        own = self._cells[cell]
+        return CellProgress(+own.states, own.leader(), own.latest)
 
     def rate(self) -> tuple[int, float]:
         """The latest epochs of this session, `WINDOW` at most, and the seconds that they took.

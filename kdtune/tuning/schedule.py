@@ -48,6 +48,13 @@ class Schedule(FIFOScheduler):
         self.failure: DiskFullError | None = None
         """Why the sweep cannot go on, if a trial found out."""
 
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Leave it to Tune, which starts what waits in its order.
+
+        The scheduler that this one is made of goes over all trials that there ever were, at every
+        turn of Ray's loop, to name the same one.
+        """
+
     def on_trial_result(
         self, tune_controller: Any, trial: ray.tune.experiment.Trial, result: dict[str, Any]
     ) -> str:

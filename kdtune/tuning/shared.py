@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import replace
 
 from torch import nn
@@ -92,6 +93,12 @@ class Shared:
                 "cache_targets": kept or not METHODS[config.method].uses_teacher,
             }
         )
+
+    def on(self, views: Views) -> "Shared":
+        """The same for other pixels, such as some of them; what is kept stays as it is."""
+        other = copy(self)
+        other.views = views
+        return other
 
     @property
     def askers(self) -> Askers:

@@ -13,6 +13,7 @@ from kdtune.config import SweepConfig, duration
 from kdtune.errors import RunError
 from kdtune.files import write_text, write_yaml
 from kdtune.mirror import Mirror, given_storage, mirrored, opened_and_held
+from kdtune.reports.planned import plan_text
 from kdtune.reports.statistics import visible
 from kdtune.results import RESULTS, Log, SweepFolder
 from kdtune.tuning.check import NAMED_AGAIN, OF_CONFIRM, Checked, changed, check_sweep, named_again
@@ -21,6 +22,7 @@ from kdtune.tuning.driver import Driver, stored
 from kdtune.tuning.launch import find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.placement import Slots
+from kdtune.tuning.plan import curves_of, learned_of, make_plan
 from kdtune.tuning.prepare import prepare
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.samplers import describe_sampler
@@ -29,10 +31,9 @@ from kdtune.tuning.search import Search
 from kdtune.tuning.sharing import shared_slots
 from kdtune.tuning.stopping import Stopping
 from kdtune.tuning.trial_files import Leftovers
-from kdtune.tuning.warm_start import warm_start
 
 
-def run_sweep(config: Mapping[str, Any], show: str = "live") -> SweepFolder:
+def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False) -> SweepFolder:
     """Run a sweep from beginning to end.
 
     Everything is checked before the folder is made: data, teacher, methods, models, spaces,
@@ -42,6 +43,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live") -> SweepFolder:
     Args:
         config: settings of `SweepConfig`.
         show: what is seen meanwhile: a key of `kdtune.tuning.screen.SHOW`.
+        plan: plan it first, for this machine's slots, and keep the plan with it.
 
     Returns:
         The sweep's folder, with its log, its tables, and the best configurations and networks.
@@ -57,11 +59,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live") -> SweepFolder:
     folder.refuse_existing()
     checked = check_sweep(given, given.spaces)
     sweep, opened = checked.sweep, checked.opened
-    learned = [
-        event
-        for path in sweep.warm_start
-        for event in warm_start(path, checked.spaces, sweep.cells(), opened, checked.configure)
-    ]
+    learned = learned_of(checked)
     with ray_session(sweep.address, screen.show == "verbose", screen.trouble):
         with mirrored(folder, sweep.storage, True, screen.trouble) as mirror:
             slots = find_slots(sweep, screen.trouble)
@@ -70,9 +68,15 @@ def run_sweep(config: Mapping[str, Any], show: str = "live") -> SweepFolder:
                 screen.say(line)
             for event in learned:
                 screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
+            made = None
+            if plan:
+                made = make_plan(checked, learned, slots, (), curves_of(checked, None), screen.say)
+                screen.say(plan_text(made, "table"))
             opened["views"]["prepared"] = prepare(checked.shared, slots, screen.say)
             slots = search.share(slots)
             with folder.created() as part:
+                if made is not None:
+                    write_text(part.plan, json.dumps(made, indent=2) + "\n")
                 write_yaml(part.sweep, opened["config"])
                 write_text(part.environment, json.dumps(opened["environment"], indent=2) + "\n")
                 with Log(part.log, []) as log:

@@ -1,12 +1,16 @@
 """Every trial for TensorBoard, a run each: its figures by epoch, and its row among the HParams."""
 
 import shutil
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tensorboard.compat.proto.event_pb2 import Event as Entry
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import scalar, text
 
 from kdtune.reports.tables import SOUND
 from kdtune.results import Event
@@ -26,6 +30,28 @@ ENDED = "ended"
 """An empty file in the folder of a trial of which everything is written."""
 
 
+class _Events:
+    """A trial's file of events, closed between any two of them.
+
+    TensorBoard's own writer has a thread and an open file for each trial: with a thousand trials
+    at work the driver would wait for one of a thousand threads after every epoch.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True)
+        self.path = folder / f"events.out.tfevents.{time.time_ns()}"
+        self._write(Entry(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def add(self, summaries: Iterable[Summary], seconds: float, step: int = 0) -> None:
+        """Write summaries of a time, in seconds since 1970, as one event."""
+        whole = Summary(value=[value for summary in summaries for value in summary.value])
+        self._write(Entry(wall_time=seconds, step=step, summary=whole))
+
+    def _write(self, entry: Entry) -> None:
+        with open(self.path, "ab") as file:
+            RecordWriter(file).write(entry.SerializeToString())
+
+
 class TensorBoard:
     """Writes a folder a trial, as `kdtune.tuning.tracked.Tracker` has it.
 
@@ -35,7 +61,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._writers: dict[str, SummaryWriter] = {}
+        self._files: dict[str, _Events] = {}
 
     def begin(self, opened: Event) -> None:
         """Nothing is to be got ready."""
@@ -48,7 +74,7 @@ class TensorBoard:
         """Write the trial's settings, in place of what an earlier driver wrote."""
         path = self.folder / asked["trial_id"]
         shutil.rmtree(path, ignore_errors=True)
-        writer = self._writers[asked["trial_id"]] = SummaryWriter(path)
+        events = self._files[asked["trial_id"]] = _Events(path)
         started = plugin_data_pb2.SessionStartInfo(start_time_secs=asked["time"])
         for key, value in hyperparameters(asked).items():
             if isinstance(value, str):
@@ -58,34 +84,29 @@ class TensorBoard:
             elif isinstance(value, int | float):
                 started.hparams[key].number_value = value
         # TensorBoard takes the columns of all runs from any one of them.
-        _write(writer, metadata.EXPERIMENT_TAG, asked["time"], experiment=_experiment())
-        _write(writer, metadata.SESSION_START_INFO_TAG, asked["time"], session_start_info=started)
-        writer.flush()
+        columns = _hparams(metadata.EXPERIMENT_TAG, experiment=_experiment())
+        row = _hparams(metadata.SESSION_START_INFO_TAG, session_start_info=started)
+        events.add([columns, row], asked["time"])
 
     def log(self, epoch: Event) -> None:
         """Write the figures of an epoch."""
-        writer = self._writers[epoch["trial_id"]]
-        for key, value in figures(epoch).items():
-            writer.add_scalar(key, value, epoch["epoch"], epoch["time"])
-        writer.flush()
+        scalars = [scalar(key, value) for key, value in figures(epoch).items()]
+        self._files[epoch["trial_id"]].add(scalars, epoch["time"], epoch["epoch"])
 
     def end(self, ended: Event) -> None:
         """Write how the trial ended: HParams know success and failure, the text says the rest."""
-        writer, time = self._writers.pop(ended["trial_id"]), ended["time"]
-        for key in FINAL:
-            writer.add_scalar(key, ended[key], ended["epochs"], time)
-        writer.add_text("end", f"{ended['state']}: {ended['reason']}", ended["epochs"], time)
+        events, seconds = self._files.pop(ended["trial_id"]), ended["time"]
+        words = text("end", f"{ended['state']}: {ended['reason']}")
+        last = [*(scalar(key, ended[key]) for key in FINAL), words]
+        events.add(last, seconds, ended["epochs"])
         sound = ended["state"] in SOUND
         status = api_pb2.STATUS_SUCCESS if sound else api_pb2.STATUS_FAILURE
-        info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time)
-        _write(writer, metadata.SESSION_END_INFO_TAG, time, session_end_info=info)
-        writer.close()
+        info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=seconds)
+        events.add([_hparams(metadata.SESSION_END_INFO_TAG, session_end_info=info)], seconds)
         (self.folder / ended["trial_id"] / ENDED).touch()
 
     def close(self) -> None:
-        """Close the files of trials under way."""
-        while self._writers:
-            self._writers.popitem()[1].close()
+        """Nothing is open."""
 
 
 def _experiment() -> api_pb2.Experiment:
@@ -101,9 +122,7 @@ def _experiment() -> api_pb2.Experiment:
     )
 
 
-def _write(writer: SummaryWriter, tag: str, time: float, **content: Any) -> None:
-    """Write what the HParams plugin reads, which lies in the metadata of an empty summary."""
+def _hparams(tag: str, **content: Any) -> Summary:
+    """What the HParams plugin reads, which lies in the metadata of an empty summary."""
     about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
-    value = Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)
-    assert writer.file_writer is not None
-    writer.file_writer.add_summary(Summary(value=[value]), walltime=time)
+    return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])

@@ -15,6 +15,10 @@ from kdtune.config import duration
 from kdtune.results import Event
 from kdtune.tuning.interrupts import Interrupts
 
+LOOK = 1.0
+"""Seconds between two looks: at every turn, of which there is one for each result, a thousand
+processes would be looked at a thousand times."""
+
 EPOCHS = 10
 """So many times the longest epoch of its student a trial may always take."""
 
@@ -49,6 +53,7 @@ class Watch(tune.Callback):
         self._processes: dict[str, _Process] = {}
         self._longest: dict[str, float] = {}
         self._stalled: dict[str, str] = {}
+        self._next = clock()
 
     def begun(self, trial_id: str, model: str, pid: int, node: str) -> None:
         """A process begins to work on a trial; `node` is Ray's name of where it runs."""
@@ -88,7 +93,9 @@ class Watch(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Ray ten times a second, or more often."""
         self.interrupts.check()
-        self.look()
+        if (now := self.clock()) >= self._next:
+            self._next = now + LOOK
+            self.look()
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray's snapshots of callbacks are never read back, so they are kept empty."""

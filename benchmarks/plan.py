@@ -1,0 +1,132 @@
+"""How wrong a plan is: three sweeps of different kind, each planned first, then run.
+
+    make bench-plan                   # with JPEGs made of the digits
+    make bench-plan DATA=/path        # or an ImageFolder, such as CIFAR-10 as JPEG
+
+Each is one command, `kdtune sweep --plan`, in a process of its own, and the table is what
+`kdtune table NAME plan` says: wall time from the first proposal until all is written, device
+seconds of epochs, epochs, trials. Learning curves are imagined, so a wrong number of epochs is
+theirs; *a trial's epoch* is device seconds over epochs, and *the rest* what the same epochs
+leave of the wall time. What other programs do meanwhile counts, too.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from kdtune.environment import environment
+from kdtune.results import SweepFolder
+
+GOAL = 0.25
+"""By how much a plan may be wrong, as a share."""
+
+TEACHER = "teacher --model ResNet18 --quiet"
+SWEEPS = {
+    "digits, MultiBranchNet": (
+        "",
+        "--data digits --image-size 8 --methods student --no-baselines --models MultiBranchNet "
+        "--trials 12 --epochs 10 --setting batch_size=32",
+    ),
+    "digits, two students, baselines": (
+        f"{TEACHER} --data digits --image-size 8 --epochs 2 --out teacher.pth",
+        "--data digits --teacher teacher.pth --methods at --models MultiBranchNet,ResNet18 "
+        "--trials 4 --epochs 4 --setting batch_size=64",
+    ),
+    "JPEGs, teacher, augmented": (
+        f"{TEACHER} --data jpegs --image-size 32 --epochs 1 --out jpegs.pth",
+        "--data jpegs --teacher jpegs.pth --methods at,fitnets --models MultiBranchNet "
+        "--no-baselines --trials 5 --epochs 4 --setting augment=true --setting batch_size=64",
+    ),
+}
+"""By name, how the teacher is made, if there is one, and the flags of the sweep."""
+
+
+def write_jpegs(folder: Path, source: Path | None, per_class: int) -> None:
+    """Make an ImageFolder: links to the first images of each class, or digits as JPEG."""
+    if source is not None:
+        root = source / "train" if (source / "train").is_dir() else source
+        for own in (path for path in sorted(root.iterdir()) if path.is_dir()):
+            (folder / own.name).mkdir(parents=True)
+            for image in sorted(own.iterdir())[:per_class]:
+                (folder / own.name / image.name).symlink_to(image.resolve())
+        return
+    digits = load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        own = folder / f"digit-{label}"
+        own.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray((pixels * 15).astype("uint8")).resize((32, 32)).convert("RGB")
+        if len(list(own.iterdir())) < per_class:
+            picture.save(own / f"{number:04d}.jpg")
+
+
+def kdtune(*words: str) -> str:
+    """Run a command; what it printed."""
+    command = [sys.executable, "-m", "kdtune", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}:\n{done.stderr}")
+    return done.stdout
+
+
+def measure(number: int, teacher: str, flags: str) -> dict[str, Any]:
+    """Plan and run a sweep: its table of plan against actual, and how long the plan took."""
+    if teacher:
+        kdtune(*teacher.split())
+    name = f"sweep-{number}"
+    began = time.perf_counter()
+    kdtune("sweep", *flags.split(), "--name", name, "--plan", "--quiet")
+    took = time.perf_counter() - began
+    table = json.loads(kdtune("table", f"results/{name}", "plan", "--format", "json"))
+    plan = json.loads(SweepFolder(Path("results") / name).plan.read_text())
+    rows = {row["what"]: (row["planned"], row["actual"]) for row in table}
+    (device, device_is), (epochs, epochs_are) = rows["device seconds"], rows["epochs"]
+    rows["a trial's epoch"] = device / epochs, device_is / epochs_are
+    return {"rows": rows, "plan_seconds": plan["seconds"], "command_seconds": took}
+
+
+def main() -> None:
+    """Plan and run all of `SWEEPS`, and print a table and a JSON line."""
+    parser = argparse.ArgumentParser(description="See the top of this file.")
+    parser.add_argument("--data", type=Path, help="an ImageFolder; its first images are used")
+    parser.add_argument("--only", nargs="*", type=int, help="numbers of sweeps, from 1")
+    arguments = parser.parse_args()
+    data = arguments.data.resolve() if arguments.data else None
+    found = {}
+    print("| sweep | what | planned | actual | actual / planned |\n" + "|---" * 5 + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        os.environ["KDTUNE_CACHE"] = str(Path(folder) / "cache")
+        root = str(Path(__file__).parent.parent)
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+        write_jpegs(Path("jpegs"), data, 80)
+        for number, (name, (teacher, flags)) in enumerate(SWEEPS.items(), start=1):
+            if arguments.only and number not in arguments.only:
+                continue
+            found[name] = own = measure(number, teacher, flags)
+            for what, (planned, actual) in own["rows"].items():
+                ratio = actual / planned
+                print(
+                    f"| {name} | {what} | {planned:.4g} | {actual:.4g} | {ratio:.2f} |", flush=True
+                )
+    walls = {name: own["rows"]["wall seconds"] for name, own in found.items()}
+    errors = {name: abs(actual / planned - 1) for name, (planned, actual) in walls.items()}
+    worst = max(errors.values())
+    verdict = "reached" if worst <= GOAL else "missed"
+    print(
+        f"\nwall time: wrong by {100 * worst:.0f} % at worst; the goal, {GOAL:.0%}, is {verdict}"
+    )
+    print(json.dumps({"worst_wall_error": round(worst, 3), "errors": errors, "sweeps": found,
+                      "environment": environment()}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

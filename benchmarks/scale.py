@@ -1,0 +1,260 @@
+"""What a sweep's driver costs with a thousand trials at work, without a thousand processes.
+
+    python benchmarks/scale.py        # a part of make bench-plan
+
+Ray Tune's own loop, our queue, schedule, log on the disk, folds, display and TensorBoard are those
+of a sweep; only Ray's manager of processes is replaced, by one whose trials give their next result
+at once. So the driver is always busy, and what it needs for a result is the time between two. What
+Ray itself adds for each process that it waits for is measured by `kdtune plan` (``of_slot``).
+"""
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import ray
+from ray.air.execution._internal.tracked_actor import TrackedActor
+from ray.tune.execution import tune_controller
+
+from kdtune.config import SweepConfig, TrainConfig
+from kdtune.environment import environment
+from kdtune.results import Cell, Event, Log, SweepFolder
+from kdtune.tuning.driver import Driver
+from kdtune.tuning.launch import run_trials
+from kdtune.tuning.placement import Need, Node, Slots
+from kdtune.tuning.progress import Goal
+from kdtune.tuning.queue import Queue
+from kdtune.tuning.schedule import Schedule
+from kdtune.tuning.screen import Screen
+from kdtune.tuning.search import Search
+from kdtune.tuning.space import load_spaces
+from kdtune.tuning.trainable import NODE, TrialProcess
+from kdtune.tuning.trial_files import Leftovers
+
+EPOCHS = 6
+
+
+class Actors:
+    """Ray's manager of actors as far as Tune needs it; there is no actor behind it."""
+
+    def __init__(self, resource_manager: Any):
+        self._events: deque[Callable[[], None]] = deque()
+        self._live_actors_to_ray_actors_resources: dict[TrackedActor, tuple[Any, Any]] = {}
+        self._epochs: dict[TrackedActor, int] = {}
+        self._added, self._nothing = 0, ray.put({})
+        self._random = random.Random(0)
+
+    def add_actor(
+        self, cls: Any, resource_request: Any, kwargs: Any, on_start: Any, on_stop: Any, **_: Any
+    ) -> TrackedActor:
+        """Begin a process."""
+        self._added += 1
+        actor = TrackedActor(self._added, on_start=on_start, on_stop=on_stop)
+
+        def start() -> None:
+            metrics = SimpleNamespace(remote=lambda **_: self._nothing)
+            handle = SimpleNamespace(get_auto_filled_metrics=metrics)
+            self._live_actors_to_ray_actors_resources[actor] = handle, None
+            self._epochs[actor] = 0
+            on_start(actor)
+
+        self._events.append(start)
+        return actor
+
+    def schedule_actor_task(
+        self, tracked_actor: TrackedActor, method_name: str, on_result: Any = None, **_: Any
+    ) -> object:
+        """Have a process do something; it is done at once."""
+        if method_name == "reset":
+            self._epochs[tracked_actor] = 0
+            self._events.append(lambda: on_result(tracked_actor, True))
+        elif method_name == "train":
+            result = self._train(self._epochs[tracked_actor])
+            self._epochs[tracked_actor] += 1
+            self._events.append(lambda: on_result(tracked_actor, result))
+        return object()
+
+    def _train(self, epoch: int) -> dict[str, Any]:
+        about: dict[str, Any] = {
+            "training_iteration": epoch + 1,
+            "time_total_s": 1.0,
+            "pid": 1,
+            "done": False,
+        }
+        about |= {
+            "node_ip": "127.0.0.1",
+            "hostname": "node",
+            "time_this_iter_s": 1.0,
+            "config": {},
+        }
+        if epoch == 0:
+            return {**about, NODE: "node"}
+        value = self._random.uniform(0.3, 0.9)
+        names = ("lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+        parts = ("best_validation_accuracy", "loss_classification", "loss_kd", "loss_at")
+        figures = dict.fromkeys((*names, *parts), value)
+        return {**about, **figures, "epoch": epoch, "seconds": 1.0, "device": "cpu", "threads": 1}
+
+    def next(self, timeout: float | None = None) -> bool:
+        """Take one event."""
+        if not self._events:
+            return False
+        self._events.popleft()()
+        return True
+
+    def remove_actor(self, tracked_actor: TrackedActor, **_: Any) -> bool:
+        """End a process."""
+        known = self._live_actors_to_ray_actors_resources.pop(tracked_actor, None)
+        if known is not None and tracked_actor._on_stop:
+            self._events.append(lambda: tracked_actor._on_stop(tracked_actor))
+        return known is not None
+
+    def is_actor_started(self, tracked_actor: TrackedActor) -> bool:
+        """Whether it runs."""
+        return tracked_actor in self._live_actors_to_ray_actors_resources
+
+    def is_actor_failed(self, tracked_actor: TrackedActor) -> bool:
+        """None does."""
+        return False
+
+    def clear_actor_task_futures(self, tracked_actor: TrackedActor) -> None:
+        """What it was to do is done."""
+
+    def cleanup(self) -> None:
+        """Nothing is left."""
+
+    @property
+    def num_live_actors(self) -> int:
+        """Processes."""
+        return len(self._live_actors_to_ray_actors_resources)
+
+    num_total_actors = num_live_actors
+    num_pending_actors = 0
+    num_actor_tasks = 0
+
+
+class Clocked:
+    """Adds up the time that calls take, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same call, timed."""
+
+        def timed(*given: Any, **named: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return call(*given, **named)
+            finally:
+                self.seconds[name] += time.perf_counter() - started
+
+        return timed
+
+
+def measure(slots: int, trials: int, folder: Path) -> dict[str, Any]:
+    """Run a sweep of so many trials in so many slots; milliseconds of the driver.
+
+    Returns:
+        ``epoch_ms``, between two epochs while all slots are at work and none ends; ``trial_ms``,
+        for all else of a trial; ``parts``, milliseconds of named parts for an event of the log.
+    """
+    tune_controller.RayActorManager = Actors
+    given = {"name": "n", "data": "d", "methods": ["at"], "models": ["A"], "baselines": False}
+    given |= {"sampler": "random", "epochs": EPOCHS, "trials": trials}
+    sweep = SweepConfig.check(given)
+
+    def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
+        about = {"method": cell[0], "model": cell[1], "epochs": EPOCHS}
+        return TrainConfig.check({**settings, **about})
+
+    search, screen, clocked = Search(sweep, load_spaces(), configure), Screen("quiet"), Clocked()
+    own = SweepFolder(folder / f"{slots}-{trials}")
+    own.path.mkdir()
+    for number in range(slots):  # as trials at work have them
+        (own.checkpoints / f"at-A-{number:03d}").mkdir(parents=True)
+    driver = Driver(own, own.log, search, Leftovers(own), "trials", "", screen)
+    followers = [*search.folds, driver.keeper.fold]
+    followers += [*(t.fold for t in driver.tracked), driver.progress.fold, driver.display.fold]
+    places = Slots({"A": Need(1)}, lambda: [Node("node", slots)])
+    folds = [clocked.wrap(_owner(fold), fold) for fold in followers]
+    times: list[tuple[str, float]] = []
+    opened = {"event": "sweep", "config": sweep.model_dump(mode="json"), "spaces": {}, "data": {}}
+    opened |= {"views": {"prepared": []}, "environment": {}}
+    with Log(own.log, folds) as log:
+        log.append(opened)
+        driver.keeper.begin()
+        for tracked in driver.tracked:
+            tracked.begin()
+        driver.display.begin(Goal(dict.fromkeys(sweep.cells(), sweep.trials)), places)
+        log._write = clocked.wrap("log on the disk", log._write)  # type: ignore[method-assign]
+        search.studies.ask = clocked.wrap("ask", search.studies.ask)  # type: ignore[method-assign]
+        search.watch.look = clocked.wrap("Watch", search.watch.look)  # type: ignore[method-assign]
+
+        def append(event: Event) -> None:
+            log.append(event)
+            times.append((event["event"], time.perf_counter()))
+
+        schedule = Schedule(search, append, places)
+        choose = clocked.wrap("what is started next", schedule.choose_trial_to_run)
+        schedule.choose_trial_to_run = choose  # type: ignore[method-assign]
+        began = time.perf_counter()
+        run_trials(TrialProcess, Queue(search, append, places), schedule, search.watch)
+        took = time.perf_counter() - began
+    for tracked in driver.tracked:
+        tracked.close()
+    pairs = zip(times, times[1:], strict=False)
+    between = sorted(b[1] - a[1] for a, b in pairs if a[0] == b[0] == "epoch")
+    epoch, epochs = between[len(between) // 2], sum(kind == "epoch" for kind, _ in times)
+    parts = {name: 1000 * spent / len(times) for name, spent in clocked.seconds.items()}
+    return {
+        "slots": slots,
+        "trials": trials,
+        "epoch_ms": 1000 * epoch,
+        "trial_ms": 1000 * (took - epoch * epochs) / trials,
+        "parts": {
+            **parts,
+            "Ray Tune and the rest": 1000 * took / len(times) - sum(parts.values()),
+        },
+    }
+
+
+def _owner(fold: Any) -> str:
+    owner = fold.__self__
+    return getattr(owner, "name", type(owner).__name__)
+
+
+def main() -> None:
+    """Measure 10, 100 and 1,000 slots, and print a table and a JSON line."""
+    parser = argparse.ArgumentParser(description="See the top of this file.")
+    parser.add_argument("--slots", nargs="*", type=int, default=[10, 100, 1000])
+    parser.add_argument("--times", type=int, default=2, help="trials for each slot")
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        rows = [measure(n, arguments.times * n, Path(folder)) for n in arguments.slots]
+    ray.shutdown()
+    print("| slots | trials | ms for an epoch | ms for a trial |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['slots']:,} | {row['trials']:,} | {row['epoch_ms']:.2f} "
+              f"| {row['trial_ms']:.1f} |")  # fmt: skip
+    print("\nms for an event of the log, by part:\n")
+    print("| part | " + " | ".join(f"{row['slots']:,} slots" for row in rows) + " |")
+    print("|---" * (1 + len(rows)) + "|")
+    for part in sorted(rows[-1]["parts"], key=rows[-1]["parts"].get, reverse=True):
+        shown = (f"{row['parts'].get(part, 0):.3f}" for row in rows)
+        print(f"| {part} | {' | '.join(shown)} |")
+    print(json.dumps({"driver": rows, "environment": environment()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""`kdtune plan` and `kdtune sweep --plan`, on real digits."""
+
+import json
+
+import pytest
+
+from kdtune.cli import cli
+from kdtune.errors import UserError
+from kdtune.reports.page import report_page
+from kdtune.reports.planned import compared, read_plan
+from kdtune.results import SweepFolder
+from kdtune.tuning.plan import plan_sweep
+
+SMALL = {"data": "digits", "methods": "student", "models": "MultiBranchNet", "baselines": False}
+SMALL |= {"image_size": 8, "settings": {"batch_size": 256}, "trials": 3, "epochs": 2}
+
+
+def test_what_a_sweep_refuses_a_plan_refuses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="There is no folder nowhere|nowhere"):
+        plan_sweep({**SMALL, "name": "p", "data": "nowhere"})
+    with pytest.raises(UserError, match="0 slots"):
+        plan_sweep({**SMALL, "name": "p"}, (0,))
+    with pytest.raises(UserError, match="no recorded curves"):
+        plan_sweep({**SMALL, "name": "p"}, (), tmp_path / "nothing.jsonl")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_planned_says_what_became_of_it(
+    ray_session, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = "--data digits --methods student --models MultiBranchNet --no-baselines --quiet "
+    words += "--image-size 8 --setting batch_size=256 --trials 3 --epochs 2"
+    cli.main(["sweep", *words.split(), "--name", "s", "--plan"], standalone_mode=False)
+    folder = SweepFolder(tmp_path / "results" / "s")
+    plan = read_plan(folder)
+    [row] = plan["rows"]
+    assert row["slots"] == plan["slots"] == 2
+    assert row["trials"] == 3 and 3 <= row["epochs"] <= 6
+    assert row["epochs"] + row["saved"] == 6
+    assert row["wall"] > row["training"] / 2 > 0
+    costs = plan["costs"]
+    assert 0 < costs["epoch"]["student-MultiBranchNet"] < 60
+    assert 0 < costs["event"] < 1 and costs["ask"][0][0] == 0
+    assert row["cache_bytes"] == pytest.approx((1259 + 269) * 3 * 8 * 8, rel=0.1)
+    assert row["checkpoint_bytes"] > 1e6 and row["node_memory_bytes"] > 1e8
+
+    table = compared(plan, folder.events()).set_index("what")
+    assert table.loc["trials", "actual"] == 3
+    assert table.loc["epochs", "actual"] == sum(e["event"] == "epoch" for e in folder.events())
+    assert 0 < table.loc["device seconds", "actual"]
+    assert "The plan that was made before" in report_page([folder.path])
+    capsys.readouterr()
+    cli.main(["table", str(folder.path), "plan", "--format", "json"], standalone_mode=False)
+    assert {r["what"] for r in json.loads(capsys.readouterr().out)} >= {"epochs", "wall seconds"}
+    assert not list((tmp_path / "results").glob(".plan-*"))
