@@ -30,7 +30,7 @@ class Nodes(list):
 def test_nodes_are_looked_at_once_a_second_and_dead_ones_are_none(nodes):
     now = [5.0]
     nodes += [node("a", 4), node("b", 8, 2.0), node("c", 8, alive=False)]
-    living = LivingNodes(lambda: now[0])
+    living = LivingNodes(clock=lambda: now[0])
     assert living() == [Node("a", 4), Node("b", 8, 2)]
     nodes.pop(0)
     now[0] = 5.9
