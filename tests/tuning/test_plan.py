@@ -58,5 +58,5 @@ def test_a_sweep_that_was_planned_says_what_became_of_it(
     capsys.readouterr()
     cli.main(["table", str(folder.path), "plan", "--format", "json"], standalone_mode=False)
     assert {r["what"] for r in json.loads(capsys.readouterr().out)} >= {"epochs", "wall seconds"}
-    here = Path(ray.get(ray.remote(os.getcwd).remote()))  # where processes of Ray's are
+    here = Path(ray.get(ray.remote(lambda: os.getcwd()).remote()))  # where processes of Ray's are
     assert not [path for place in (tmp_path, here) for path in place.glob(".plan-*")]
