@@ -1,11 +1,8 @@
 """`kdtune plan` and `kdtune sweep --plan`, on real digits."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
-import ray
 
 from kdtune.cli import cli
 from kdtune.errors import UserError
@@ -31,7 +28,7 @@ def test_what_a_sweep_refuses_a_plan_refuses(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_sweep_that_was_planned_says_what_became_of_it(
-    ray_session, tmp_path, monkeypatch, capsys
+    ray_session, tmp_path, monkeypatch, capsys, pytestconfig
 ):
     monkeypatch.chdir(tmp_path)
     words = "--data digits --methods student --models MultiBranchNet --no-baselines --quiet "
@@ -58,5 +55,5 @@ def test_a_sweep_that_was_planned_says_what_became_of_it(
     capsys.readouterr()
     cli.main(["table", str(folder.path), "plan", "--format", "json"], standalone_mode=False)
     assert {r["what"] for r in json.loads(capsys.readouterr().out)} >= {"epochs", "wall seconds"}
-    here = Path(ray.get(ray.remote(lambda: os.getcwd()).remote()))  # where processes of Ray's are
+    here = pytestconfig.invocation_params.dir  # where processes of Ray's are
     assert not [path for place in (tmp_path, here) for path in place.glob(".plan-*")]
