@@ -7,7 +7,8 @@ again and again, and the copy catches up.
 While a driver runs, a marker in the storage has its name and a count that it raises. Another one
 waits until the count stands still. That is no lock: two drivers that begin in the same second, or
 one that is cut off from the storage for longer than a marker lives and then comes back, can both
-run for some seconds, until one sees the other's marker and stops.
+run for some seconds, until one sees the other's marker and stops. Beside the marker nothing is
+written until it is known that the storage holds nothing that the folder lacks.
 """
 
 import json
@@ -67,19 +68,22 @@ class Mirror:
         name = folder.path.absolute().name
         self.folder, self.storage, self.say = folder, storage.at(name), say
         self.lease, self.every = lease, every
-        self.taken: RunError | None = None
-        """That another driver has the sweep now, if it has."""
+        self.failure: RunError | None = None
+        """What ends the sweep, if anything does: mostly that another driver has it now."""
+        self._taken = False
         self._own = {"driver": uuid.uuid4().hex, "pid": os.getpid(), "host": socket.gethostname()}
         self._count = 0
         self._copied: dict[str, Any] = {}
-        self._failing = False
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._fetched, self._failing = False, False
+        self._unrenewed: StorageError | None = None
+        self._no_copies, self._no_marker = threading.Event(), threading.Event()
+        self._copier = threading.Thread(target=self._run, daemon=True)
+        self._renewer = threading.Thread(target=self._keep_marker, daemon=True)
         if self.storage.folder == folder.path.absolute():
             raise UserError(f"The storage {storage} is where the sweep's folder is anyway.")
 
     def begin(self) -> None:
-        """Make sure that a new sweep may have its name.
+        """Make sure, once the marker is ours, that a new sweep may have its name.
 
         Raises:
             UserError: there is a sweep of that name, or the storage cannot be used.
@@ -89,9 +93,11 @@ class Mirror:
                 f"{self.storage} holds a sweep already; give another name, or go on with it: "
                 f"kdtune resume {self.folder.path} --storage {self.storage.uri}"
             )
+        self._fetched = True
 
     def fetch(self) -> None:
-        """Bring the folder to the state that is further: its own, or that of the storage.
+        """Bring the folder, once the marker is ours, to the state that is further: its own, or
+        that of the storage.
 
         Raises:
             UserError: there is neither, each has what the other lacks, or the storage cannot be
@@ -100,49 +106,64 @@ class Mirror:
         logs = [self.folder.log.name, self.folder.confirm_log.name]
         theirs = [self._asked(partial(self.storage.read, name)) or b"" for name in logs]
         ours = [p.read_bytes() if p.is_file() else b"" for p in map(self._path, logs)]
-        if not theirs[0]:
-            if not ours[0]:
-                raise UserError(f"There is no sweep in {self.folder.path} or in {self.storage}.")
-            return
+        if not theirs[0] and not ours[0]:
+            raise UserError(f"There is no sweep in {self.folder.path} or in {self.storage}.")
         pairs = list(zip(ours, theirs, strict=True))
-        if all(_whole(our).startswith(_whole(their)) for our, their in pairs):
-            return
-        if not all(_whole(their).startswith(_whole(our)) for our, their in pairs):
-            raise UserError(
-                f"{self.folder.path} and {self.storage} went on apart from each other: move away "
-                "the one that is not to count."
-            )
-        self.say(f"{self.folder.path} is fetched from {self.storage}")
-        for name in sorted(self._asked(self._files), key=lambda name: name in logs):
-            self._asked(partial(self.storage.get, name, self._path(name)))  # logs come last
+        if theirs[0] and not all(_whole(our).startswith(_whole(their)) for our, their in pairs):
+            if not all(_whole(their).startswith(_whole(our)) for our, their in pairs):
+                raise UserError(
+                    f"{self.folder.path} and {self.storage} went on apart from each other: move "
+                    "away the one that is not to count."
+                )
+            self.say(f"{self.folder.path} is fetched from {self.storage}")
+            for name in sorted(self._asked(self._files), key=lambda name: name in logs):
+                self._asked(partial(self.storage.get, name, self._path(name)))  # logs come last
+                state = _state(self._path(name))
+                self._copied[name] = state[0] if name in logs else state
+        self._fetched = True
 
     def __enter__(self) -> Self:
         self._claim()
-        self._thread.start()
+        self._renewer.start()
+        self._copier.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self.taken is not None:
-            return
-        for attempt in range(RETRIES):
-            try:
-                self._copy()
+        self._no_copies.set()
+        self._copier.join()
+        try:
+            left = self._copy_last()
+        finally:
+            self._no_marker.set()
+            self._renewer.join()
+        with suppress(StorageError):
+            if self._is_ours():
                 self.storage.remove(OWNER)
-                return
-            except StorageError as failure:
-                left = failure
+        if self._taken and str(self.failure) not in str(error[1]):
+            self.say(f"{self.failure} What is in {self.folder.path} is not copied any more.")
+        elif left is not None:
+            self.say(
+                f"{left}; it lacks the last of the sweep, which is in {self.folder.path}: "
+                "'kdtune resume' there, with the same --storage, adds it"
+            )
+
+    def _copy_last(self) -> Exception | None:
+        """Copy what is left, if that is ours to do; gives why it did not go."""
+        left: Exception | None = None
+        for attempt in range(RETRIES if self._fetched else 0):
+            try:
+                if self._is_ours():
+                    self._copy()
+                return None
+            except (StorageError, OSError) as error:
+                left = error
                 time.sleep(min(attempt, self.every))
-        self.say(
-            f"{left}; it lacks the last of the sweep, which is in {self.folder.path}: "
-            "'kdtune resume' there, with the same --storage, adds it"
-        )
+        return left
 
     def check(self) -> None:
-        """Raise what ends the sweep: that another driver has it."""
-        if self.taken is not None:
-            raise self.taken
+        """Raise what ends the sweep, if anything does."""
+        if self.failure is not None:
+            raise self.failure
 
     def _claim(self) -> None:
         """Wait until no other driver renews its marker, and write our own."""
@@ -184,27 +205,63 @@ class Mirror:
         self._count += 1
         self.storage.write(OWNER, self._marker())
 
+    def _is_ours(self) -> bool:
+        """Whether no other driver has the sweep; else that is kept in `failure`.
+
+        Raises:
+            StorageError: the storage does not say.
+        """
+        there = self.storage.read(OWNER)
+        if there is not None:
+            self._taken |= _about(there).get("driver") != self._own["driver"]
+        elif self._fetched:  # removed by hand, or by a driver that came and went
+            for path in (self.folder.log, self.folder.confirm_log):
+                ours = path.read_bytes() if path.is_file() else b""
+                theirs = self.storage.read(path.name) or b""
+                self._taken |= not ours.startswith(_whole(theirs))
+        if self._taken and self.failure is None:
+            self.failure = RunError(f"{self.storage} is being run by {_named(there or b'')} now.")
+        return not self._taken
+
+    def _keep_marker(self) -> None:
+        """Renew our marker, until the end, however long a copy takes."""
+        while not self._no_marker.wait(self.lease / 3):
+            try:
+                if not self._is_ours():
+                    return
+                self._renew()
+                self._unrenewed = None
+            except StorageError as error:
+                self._unrenewed = error  # the other thread says it
+            except OSError:
+                continue  # of the folder, which the other thread meets, too
+
     def _run(self) -> None:
         """Copy, until the end."""
         wait = self.every
-        while not self._stop.wait(wait):
+        while not self._no_copies.wait(wait):
             started = time.monotonic()
             try:
-                there = self.storage.read(OWNER)
-                if there is not None and _about(there).get("driver") != self._own["driver"]:
-                    self.taken = RunError(f"{self.storage} is being run by {_named(there)} now.")
+                if not self._is_ours():
                     return
-                self._renew()
-                self._copy()
+                if self._fetched:
+                    self._copy()
+                if self._unrenewed is not None:
+                    raise self._unrenewed
                 if self._failing:
                     self.say(f"{self.storage} answers again, and has all that it lacked")
                 self._failing = False
                 wait = max(self.every, 20 * (time.monotonic() - started))
-                wait = min(wait, max(self.every, self.lease / 3))
-            except StorageError as error:
+            except (StorageError, OSError) as error:
                 if not self._failing:
                     self.say(f"{error}; the sweep goes on, and what is missing there follows")
                 self._failing = True
+            except Exception as error:
+                self.failure = RunError(
+                    f"{self.storage} is not kept up to date any more: "
+                    f"{type(error).__name__}: {error}."
+                )
+                return
 
     def _copy(self) -> None:
         """Copy what has changed, and remove what is no more."""
@@ -215,15 +272,15 @@ class Mirror:
         states = {}
         for path in self._mirrored():
             with suppress(OSError):  # removed meanwhile
-                status = path.stat()
-                name = path.relative_to(self.folder.path).as_posix()
-                states[name] = status.st_size, status.st_mtime_ns
+                states[path.relative_to(self.folder.path).as_posix()] = _state(path)
         for name, state in states.items():
             if self._copied.get(name) != state:
                 with suppress(FileNotFoundError):
                     self.storage.put(self._path(name), name)
                     self._copied[name] = state
         for name, (size, content) in logs.items():
+            if not self._is_ours():  # what came before may have taken long
+                return
             self.storage.write(name, content)
             self._copied[name] = size
         known = {self.folder.log.name, self.folder.confirm_log.name}
@@ -235,13 +292,14 @@ class Mirror:
         """Files beside the logs that others need or want; what follows from a log is made anew."""
         own = self.folder
         left_out = {p.name for p in (own.checkpoints, own.tensorboard, own.mlflow, own.wandb)}
-        for path in sorted(own.path.rglob("*")):
-            parts = path.relative_to(own.path).parts
-            hidden = any(part.startswith(".") for part in parts)
-            if parts[0] in left_out or hidden or path.suffix == ".lock":
-                continue
-            if path not in (own.log, own.confirm_log) and path.is_file():
-                yield path
+        for place, folders, files in os.walk(own.path):
+            left = left_out if Path(place) == own.path else ()
+            folders[:] = sorted(n for n in folders if n not in left and not n.startswith("."))
+            for path in (Path(place, name) for name in sorted(files)):
+                if path.name.startswith(".") or path.suffix == ".lock":
+                    continue
+                if path not in (own.log, own.confirm_log) and path.is_file():
+                    yield path
 
     def _files(self) -> list[str]:
         """Files of the copy, without checkpoints and marker."""
@@ -282,12 +340,8 @@ def mirrored(
     if uri is None:
         yield None
         return
-    mirror = Mirror(folder, Storage(uri), say)
-    if new:
-        mirror.begin()
-    with mirror:
-        if not new:
-            mirror.fetch()
+    with Mirror(folder, Storage(uri), say) as mirror:
+        mirror.begin() if new else mirror.fetch()
         yield mirror
 
 
@@ -308,6 +362,12 @@ def opened_and_held(folder: SweepFolder) -> Iterator[None]:
 def _whole(content: bytes) -> bytes:
     """The whole lines of a log."""
     return content[: content.rfind(b"\n") + 1]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """What shows that a file was changed."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _about(marker: bytes) -> dict[str, Any]:

@@ -115,9 +115,10 @@ class Storage:
         """Write a file from one on the disk.
 
         Raises:
+            FileNotFoundError: there is none on the disk.
             StorageError: it cannot be written.
         """
-        with self._asked("written"), open(path, "rb") as file, self._writing(name) as stream:
+        with open(path, "rb") as file, self._asked("written"), self._writing(name) as stream:
             while block := file.read(BLOCK):
                 stream.write(block)
 

@@ -128,8 +128,8 @@ class Driver:
         except KeyboardInterrupt as error:  # the second one: epochs under way are lost
             self._interrupted(isinstance(error, Terminated))
         except Exception as error:  # Tune wraps what we raise
-            taken = self.mirror and self.mirror.taken
-            failure = log.failure or taken or _disk_full(error)
+            of_mirror = self.mirror and self.mirror.failure
+            failure = log.failure or of_mirror or _disk_full(error)
             if failure is None:
                 raise
             raise RunError(self._hint(failure)) from None
