@@ -167,7 +167,7 @@ def confirm_settings(folder: SweepFolder, given: Mapping[str, Any]) -> SweepConf
     _check_named(latest, given)
     searched = folder.opened()[-1]["config"]
     kept = {key: latest[key] for key in OF_CONFIRM}
-    return SweepConfig.check({**searched, **kept, **given})
+    return SweepConfig.check({**_joining_nothing({**searched, **kept}), **given})
 
 
 @dataclass
@@ -249,7 +249,8 @@ def changed(earlier: Event, changes: Mapping[str, Any]) -> SweepConfig:
     before = SweepConfig.check(earlier["config"])
     _check_named(earlier["config"], changes)
     spaces = dict.fromkeys((*before.spaces, *changes.get("spaces", ())))
-    given = SweepConfig.check({**earlier["config"], **changes, "spaces": tuple(spaces)})
+    kept = _joining_nothing(earlier["config"])
+    given = SweepConfig.check({**kept, **changes, "spaces": tuple(spaces)})
     sweep = given.model_copy(
         update={
             "methods": tuple(dict.fromkeys((*before.methods, *given.methods))),
@@ -276,6 +277,11 @@ def named_again(sweep: SweepConfig) -> str:
     """Flags with which a sweep is gone on with, beside its folder."""
     given = {key: getattr(sweep, key) for key in NAMED_AGAIN}
     return "".join(f" --{key} {value}" for key, value in given.items() if value is not None)
+
+
+def _joining_nothing(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a log without a cluster that it names: the user or the environment chooses."""
+    return {**kept, "address": LOCAL if kept.get("address") == LOCAL else None}
 
 
 def _check_named(before: Mapping[str, Any], given: Mapping[str, Any]) -> None:

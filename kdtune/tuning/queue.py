@@ -42,7 +42,7 @@ class Queue(Searcher):
         self.slots.settle(self.under_way.at_work)
         self._tell()
         # Asked at every turn of Ray's loop, this is the quick way out.
-        if self.under_way.trials and not self.slots.any_room():
+        if self.under_way.at_work and not self.slots.any_room():
             return None
         while (chosen := self.slots.choose(waiting := self._waiting())) is not None:
             one, place = chosen

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from machinery import Machinery
+from ray.tune.search import Searcher
 
 from kdtune.tuning.placement import PASSES, Need, Node, Place, Slots, Waiting, described
 
@@ -322,3 +323,17 @@ def test_a_big_trial_has_its_turn_in_a_sweep(tmp_path):
         machinery.train(running.pop(0), [0.5] * 9)
     assert "".join(order).startswith("BBBA")
     assert max(len(run) for run in "".join(order).split("A")) <= 2 + PASSES
+
+
+def test_a_spent_time_budget_ends_a_sweep_without_nodes(tmp_path):
+    nodes = [Node("n", 2)]
+    slots = Slots({"A": Need(1)}, lambda: nodes)
+    given = {"methods": "at", "models": "A", "trials": None, "time_budget": 10}
+    machinery = Machinery(tmp_path / "log.jsonl", slots=slots, **given)
+    trial = machinery.suggest()
+    machinery.report(trial, 1, 0.5)
+    nodes.clear()
+    machinery.schedule.on_trial_error(None, trial)
+    assert machinery.queue.suggest("x") is None
+    machinery.clock = 11
+    assert machinery.queue.suggest("x") == Searcher.FINISHED
