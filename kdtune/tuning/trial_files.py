@@ -34,6 +34,9 @@ KEPT = 2
 PAUSE = 10
 """So many times the time that a storage took to fail it is left alone."""
 
+PAUSES = (0.0, 1.0, 5.0)
+"""Seconds before each time that a storage is asked for the checkpoint of a trial that goes on."""
+
 CLEARING = 60
 """Seconds that are waited at the end for the removal of checkpoints from a storage."""
 
@@ -135,12 +138,21 @@ class StoredFiles(TrialFiles):
         self.storage, self._not_before = storage, 0.0
 
     def newest(self) -> tuple[dict[str, Any], list[Figures]] | None:
-        """As `TrialFiles.newest`; None, too, if the storage fails."""
-        with suppress(StorageError):
-            for name in reversed(self._names()):
-                self.storage.get(name, self.folder / name)
-                if (found := super().newest()) is not None:
-                    return found
+        """As `TrialFiles.newest`; None, too, if the storage goes on failing."""
+        for pause in PAUSES:
+            time.sleep(pause)
+            failed = True
+            with suppress(StorageError):
+                names, failed = self._names(), False
+                for name in reversed(names):
+                    try:
+                        self.storage.get(name, self.folder / name)
+                    except StorageError:
+                        failed = True
+                    if (found := super().newest()) is not None:
+                        return found
+            if not failed:
+                break
         return None
 
     def keep(self, result: EpochResult, history: list[Figures]) -> None:
@@ -181,7 +193,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
 def bring(storage: Storage | None, folder: SweepFolder, trial_id: str) -> None:
     """Bring the checkpoints of a trial from the storage to the sweep's folder, if there is one.
 
-    What the storage does not give is as if it were lost.
+    What the storage does not give now is missing for now: see `Networks` and `Leftovers`.
     """
     if storage is None:
         return
@@ -259,7 +271,9 @@ def write_networks(
 class Networks:
     """Keeps the networks of confirmed runs, until another candidate of their cell is chosen.
 
-    A fold over the log of a confirmation. What was in it before `begin` is acted on then.
+    A fold over the log of a confirmation. What was in it before `begin` is acted on then. The
+    checkpoints of a run stay until its network is written: a storage that fails now may give them
+    another time.
 
     Args:
         folder: the sweep's.
@@ -295,11 +309,13 @@ class Networks:
                     self.folder.network(run).unlink(missing_ok=True)
             return
         run = event["trial_id"]
-        if event["state"] == "finished":
+        path = self.folder.network(run)
+        if event["state"] == "finished" and not path.is_file():
             bring(self.storage, self.folder, run)
-        content = best_network(self.folder, run) if event["state"] == "finished" else None
-        if content and content["validation_accuracy"] == event["best_validation_accuracy"]:
-            write_checkpoint(self.folder.network(run), content)
+            content = best_network(self.folder, run)
+            if not content or content["validation_accuracy"] != event["best_validation_accuracy"]:
+                return
+            write_checkpoint(path, content)
         forget(self.storage, self.folder, run)
 
 
@@ -348,11 +364,17 @@ class Leftovers:
         self._remove(self._ended - {trial_id for *_, trial_id in self._best.values()} - {keep})
 
     def remove_all(self) -> None:
-        """Remove those of the best, too, once their networks are written."""
+        """Remove those of the best, too, whose networks are written."""
+        best = {cell: trial_id for cell, (*_, trial_id) in self._best.items()}
+        written = [cell for cell in best if self.folder.best(*cell, ".pth").is_file()]
+        self._wait()
+        self._remove(self._ended - {best[cell] for cell in best.keys() - written})
+        self._wait()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _wait(self) -> None:
         if self._clearing is not None:
             wait([self._clearing], CLEARING)
-        self._remove(self._ended)
-        self._thread.shutdown(wait=True)
 
     def _remove(self, trials: Set[str | None]) -> None:
         for path in self.folder.checkpoints.glob("*"):

@@ -304,3 +304,67 @@ def test_networks_of_a_confirmation_come_from_a_storage(folder, tmp_path, stored
     networks.fold({"event": "asked", "confirms": "a", **cell})
     networks.fold({**end, **cell})
     assert sweep.network("a-seed1").is_file() and stored.names() == []
+
+
+def fails_to_get(monkeypatch, times):
+    """Have storages fail so many times to give a file."""
+    get, left = Storage.get, list(range(times))
+
+    def fails(self, name, path):
+        if left:
+            left.pop()
+            raise StorageError("it is away")
+        get(self, name, path)
+
+    monkeypatch.setattr(Storage, "get", fails)
+
+
+@pytest.mark.parametrize("times", [1, 2])  # of two: the other one is taken; both are tried again
+def test_a_storage_that_fails_for_a_moment_costs_no_epochs(
+    folder, stored, always, monkeypatch, times
+):
+    config = config_of(folder)
+    begun = list(islice(results_of(config, stored.at("t")), 2))
+    fails_to_get(monkeypatch, times)
+    monkeypatch.setattr(trial_files, "PAUSES", (0, 0))
+    files = trial_files.StoredFiles(stored.at("t"), config, ())
+    _, history = files.newest()
+    assert history == begun[: len(history)]
+    assert len(history) == (1 if times == 1 else 2)
+    files.close()
+
+
+def test_a_network_that_a_storage_does_not_give_now_comes_later(
+    folder, tmp_path, stored, always, monkeypatch
+):
+    sweep, config = SweepFolder(tmp_path / "sweep"), config_of(folder)
+    for name in ("a", "a-seed1"):
+        *_, last = results_of(config, stored.at(name))
+    best = last["best_validation_accuracy"]
+    cell = {"trial_id": "a-seed1", "method": "student", "model": "MultiBranchNet"}
+    end = {"event": "ended", "state": "finished", "best_validation_accuracy": best, **cell}
+    events = list(log_of([("a", [best], "finished")]))
+
+    def search_ends():
+        leftovers = Leftovers(sweep, stored)
+        for event in events:
+            leftovers.fold(event)
+        write_networks(sweep, best_of_cells(sweep_tables(events)), stored)
+        leftovers.begin()
+        leftovers.remove_all()
+
+    with monkeypatch.context() as patch:
+        fails_to_get(patch, 1_000)
+        networks = Networks(sweep, stored)
+        networks.begin()
+        networks.fold({"event": "asked", "confirms": "a", **cell})
+        networks.fold(end)
+        search_ends()
+    assert {name.split("/")[0] for name in stored.names()} == {"a", "a-seed1"}
+    again = Networks(sweep, stored)
+    again.fold({"event": "asked", "confirms": "a", **cell})
+    again.fold(end)
+    again.begin()
+    search_ends()
+    assert sweep.network("a-seed1").is_file() and stored.names() == []
+    assert sweep.best("student", "MultiBranchNet", ".pth").is_file()
