@@ -162,9 +162,19 @@ class Slots:
         nodes: Callable[[], Sequence[Node]],
         concurrent: int | None = None,
     ):
-        self.needs, self.nodes, self.concurrent = needs, nodes, concurrent
+        self.needs, self.concurrent = needs, concurrent
+        self._nodes = nodes
+        self._lost: set[str] = set()
         self._held: dict[str, Place] = {}
         self._passed: defaultdict[Hashable, Counter[Cell]] = defaultdict(Counter)
+
+    def nodes(self) -> Sequence[Node]:
+        """Those there are now."""
+        return [node for node in self._nodes() if node.name not in self._lost]
+
+    def lose(self, node: str) -> None:
+        """A node is no more, whatever is said of it."""
+        self._lost.add(node)
 
     @property
     def used(self) -> int:
@@ -229,6 +239,11 @@ class Slots:
     def may_use(self, node: str) -> bool:
         """Whether a node is one of those there are now."""
         return any(known.name == node for known in self.nodes())
+
+    def node(self, trial_id: str) -> str | None:
+        """Of the place that a trial has; None if it has none."""
+        place = self._held.get(trial_id)
+        return place.node if place is not None else None
 
     def begun(self, trial_id: str, node: str) -> None:
         """A trial's process runs on a node, which need not be the one that was meant."""

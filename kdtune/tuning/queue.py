@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 from kdtune.results import Event, cell_of
 from kdtune.run_files import say
 from kdtune.tuning.decisions import Decisions
-from kdtune.tuning.placement import Place, Slots, Waiting
+from kdtune.tuning.placement import Node, Place, Slots, Waiting
 from kdtune.tuning.under_way import Trial
 
 
@@ -34,6 +34,7 @@ class Queue(Searcher):
         self.decisions, self.under_way, self.append = decisions, decisions.under_way, append
         self.slots, self.say = slots, say
         self._lacking: list[str] = []
+        self._nodes: list[Node] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Hand out a trial; `trial_id` is Ray's."""
@@ -75,7 +76,9 @@ class Queue(Searcher):
 
     def _tell(self) -> None:
         """Say for which students no node is large enough any more."""
-        lacking = self.slots.lacking()
+        if (nodes := list(self.slots.nodes())) == self._nodes:
+            return
+        self._nodes, lacking = nodes, self.slots.lacking()
         for model in lacking:
             if model not in self._lacking:
                 self.say(f"no node has room for a trial of {model} any more: they wait for one")

@@ -22,6 +22,9 @@ from kdtune.tuning.under_way import DIED, FAILED, LOST, MEMORY, MISPLACED, STALL
 STALLS = 1
 """Times that a trial which makes no progress is begun again."""
 
+MISPLACEMENTS = 10
+"""Times that a trial is begun again which Ray began where it may not be."""
+
 
 class Schedule(FIFOScheduler):
     """Logs results; ends trials, or has them begun again.
@@ -45,6 +48,7 @@ class Schedule(FIFOScheduler):
         self.under_way, self.watch = decisions.under_way, decisions.watch
         self.interrupts = decisions.interrupts
         self.append, self.slots, self.is_lost = append, slots, is_lost
+        self._misplaced: set[str] = set()
         self.failure: DiskFullError | None = None
         """Why the sweep cannot go on, if a trial found out."""
 
@@ -62,7 +66,15 @@ class Schedule(FIFOScheduler):
         trial_id = trial.config["trial_id"]
         own = self.under_way.trials[trial_id]
         if NODE in result and not self.slots.may_use(result[NODE]):
-            return self._restart(own, MISPLACED, "Ray began it on a node that gets no trials")
+            # It is not enough to stop the trial: Tune would have its next ones in this process.
+            self._misplaced.add(trial_id)
+            self.watch.begun(trial_id, own.asked["model"], result["pid"], result[NODE])
+            self.watch.end(trial_id, "Ray began it on a node that gets no trials")
+        if trial_id in self._misplaced:
+            if not self.interrupts.requested:
+                return TrialScheduler.CONTINUE  # until its process is no more
+            self.watch.left(trial_id)
+            return TrialScheduler.STOP
         if NODE in result:
             self.slots.begun(trial_id, result[NODE])
             self.watch.begun(trial_id, own.asked["model"], result["pid"], result[NODE])
@@ -99,17 +111,22 @@ class Schedule(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: ray.tune.experiment.Trial) -> None:
         """Have a trial begun again whose process died, unless that happens too often."""
-        own = self.under_way.trials.get(trial.config["trial_id"])
+        trial_id = trial.config["trial_id"]
+        own = self.under_way.trials.get(trial_id)
         if own is None:  # it had ended before
             return
         if self.interrupts.requested:  # whoever stops the sweep may stop its processes, too
-            self.watch.left(trial.config["trial_id"])
+            self.watch.left(trial_id)
             return
-        node = self.watch.node(trial.config["trial_id"])
-        stalled = self.watch.left(trial.config["trial_id"])
-        cause, times = (STALLED, STALLS) if stalled else (DIED, self.max_restarts)
-        reason = stalled or _why(trial.get_error())
-        if not stalled and node is not None and self.is_lost(node):
+        node = self.watch.node(trial_id) or self.slots.node(trial_id)
+        ended = self.watch.left(trial_id)
+        cause, times = (STALLED, STALLS) if ended else (DIED, self.max_restarts)
+        reason = ended or _why(trial.get_error())
+        if trial_id in self._misplaced:
+            self._misplaced.remove(trial_id)
+            cause, times = MISPLACED, MISPLACEMENTS
+        elif not ended and node is not None and self.is_lost(node):
+            self.slots.lose(node)
             cause, reason = LOST, "its node was lost"
         if own.restarts[cause] < times or (cause == LOST and own.epoch > own.begun_after):
             self._restart(own, cause, reason)

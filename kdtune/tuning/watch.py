@@ -1,4 +1,5 @@
-"""Looks after trials while Ray's loop turns: it ends processes that make no progress."""
+"""Looks after trials while Ray's loop turns: it ends processes that make no progress, or that are
+where they should not be."""
 
 import os
 import signal
@@ -52,7 +53,7 @@ class Watch(tune.Callback):
         self.stall_time, self.interrupts, self.clock = stall_time, interrupts, clock
         self._processes: dict[str, _Process] = {}
         self._longest: dict[str, float] = {}
-        self._stalled: dict[str, str] = {}
+        self._ended: dict[str, str] = {}
         self._next = clock()
 
     def begun(self, trial_id: str, model: str, pid: int, node: str) -> None:
@@ -77,18 +78,22 @@ class Watch(tune.Callback):
     def left(self, trial_id: str) -> str | None:
         """A process works on a trial no more: why it was ended here, or None if it was not."""
         self._processes.pop(trial_id, None)
-        return self._stalled.pop(trial_id, None)
+        return self._ended.pop(trial_id, None)
 
     def look(self) -> None:
         """End the processes whose time is over."""
         for trial_id, process in self._processes.items():
             longest = self._longest.get(process.model, self.stall_time)
             allowed = max(self.stall_time, EPOCHS * longest)
-            if trial_id not in self._stalled and self.clock() - process.progress > allowed:
-                self._stalled[trial_id] = f"no progress for {duration(allowed)}"
-                _end.options(
-                    scheduling_strategy=NodeAffinitySchedulingStrategy(process.node, soft=False)
-                ).remote(process.pid)
+            if trial_id not in self._ended and self.clock() - process.progress > allowed:
+                self.end(trial_id, f"no progress for {duration(allowed)}")
+
+    def end(self, trial_id: str, reason: str) -> None:
+        """End the process that works on a trial."""
+        process = self._processes[trial_id]
+        self._ended[trial_id] = reason
+        there = NodeAffinitySchedulingStrategy(process.node, soft=False)
+        _end.options(scheduling_strategy=there).remote(process.pid)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Ray ten times a second, or more often."""

@@ -59,7 +59,8 @@ class Machinery:
 
         self.append = append
         needs = dict.fromkeys(self.config.models, Need(1))
-        self.slots = slots or Slots(needs, lambda: [Node("n", 1000)])
+        self.nodes = [Node("n", 1000)]
+        self.slots = slots or Slots(needs, lambda: self.nodes)
         self.queue = Queue(self.decisions, append, self.slots, self.said.append)
         self.schedule = Schedule(self.decisions, append, self.slots, self.lost.__contains__)
 
@@ -75,6 +76,11 @@ class Machinery:
         trial = SimpleNamespace(config=config, get_error=lambda: None)
         self.schedule.on_trial_result(None, trial, {NODE: config["place"]["node"], "pid": 7})
         return trial
+
+    def lose(self, node):
+        """A node is lost, and another one is there; Ray knows of neither yet."""
+        self.lost.add(node)
+        self.nodes.append(Node(f"{node}+", 1000))
 
     def report(self, trial, epoch, accuracy, best=None, seconds=1.0):
         """Report an epoch; gives whether the trial goes on."""

@@ -2,6 +2,7 @@
 
 import random
 import re
+from types import SimpleNamespace
 
 import pytest
 from machinery import EPOCHS, Machinery
@@ -9,6 +10,7 @@ from machinery import EPOCHS, Machinery
 from kdtune.errors import DiskFullError, UserError
 from kdtune.results import SweepFolder
 from kdtune.tuning.placement import Need, Node, Slots
+from kdtune.tuning.schedule import MISPLACEMENTS
 from kdtune.tuning.trainable import DISK_FULL, NODE, OUT_OF_MEMORY, OUTCOME
 
 
@@ -197,17 +199,20 @@ def restarts(tmp_path):
     return [e["cause"] for e in SweepFolder(tmp_path).events() if e["event"] == "restarted"]
 
 
+def loses(machinery, trial):
+    """The trial loses its node, and is handed out again if it may be."""
+    machinery.lose(trial.config["place"]["node"])
+    machinery.schedule.on_trial_error(None, trial)
+    return machinery.suggest()
+
+
 def test_lost_nodes_do_not_count_for_a_trial_that_goes_on_in_between(tmp_path):
     machinery, trial = one_trial(tmp_path, trials=1, max_restarts=1)
-    machinery.lost.add("n")
     for epoch in range(1, 6):  # the node is lost again and again, but always after an epoch
         machinery.report(trial, epoch, 0.5)
-        machinery.schedule.on_trial_error(None, trial)
-        trial = machinery.suggest()
+        trial = loses(machinery, trial)
     assert restarts(tmp_path) == ["lost"] * 5 and not ends(tmp_path)
-    machinery.schedule.on_trial_error(None, trial)  # it may take its node along, once
-    trial = machinery.suggest()
-    machinery.schedule.on_trial_error(None, trial)
+    loses(machinery, loses(machinery, trial))  # it may take its node along, once
     [end] = ends(tmp_path)
     assert (end["state"], end["reason"]) == ("crashed", "its node was lost, 2 times")
 
@@ -215,14 +220,59 @@ def test_lost_nodes_do_not_count_for_a_trial_that_goes_on_in_between(tmp_path):
 def test_lost_nodes_and_dead_processes_are_counted_apart(tmp_path):
     machinery, trial = one_trial(tmp_path, trials=1, max_restarts=1)
     machinery.schedule.on_trial_error(None, trial)
-    trial = machinery.suggest()
-    machinery.lost.add("n")
-    machinery.schedule.on_trial_error(None, trial)
+    loses(machinery, machinery.suggest())
     assert restarts(tmp_path) == ["died", "lost"] and not ends(tmp_path)
 
 
-def test_a_trial_on_a_node_that_gets_no_trials_begins_elsewhere(tmp_path):
+def test_a_node_that_is_lost_gets_no_trial_though_ray_still_has_it(tmp_path):
+    machinery, trial = one_trial(tmp_path, trials=3)
+    machinery.lost.add("n")
+    machinery.schedule.on_trial_error(None, trial)
+    assert machinery.suggest() is None  # there is no other one
+    machinery.nodes.append(Node("m", 1000))
+    assert [machinery.suggest().config["place"]["node"] for _ in range(2)] == ["m", "m"]
+
+
+def test_a_node_that_was_lost_before_the_trial_began_is_known_to_be(tmp_path):
+    machinery = Machinery(tmp_path / "log.jsonl", methods="at", models="A", max_restarts=1)
+    config = machinery.queue.suggest("x")
+    machinery.lose("n")
+    trial = SimpleNamespace(config=config, get_error=lambda: None)
+    machinery.schedule.on_trial_error(None, trial)
+    assert restarts(tmp_path) == ["lost"] and machinery.suggest().config["place"]["node"] == "n+"
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """Processes that were ended."""
+    pids = []
+    end = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=pids.append))
+    monkeypatch.setattr("kdtune.tuning.watch._end", end)
+    return pids
+
+
+def test_a_process_on_a_node_that_gets_no_trials_is_ended(tmp_path, ended):
     machinery, trial = one_trial(tmp_path, trials=1, max_restarts=0)
-    decision = machinery.schedule.on_trial_result(None, trial, {NODE: "other", "pid": 7})
-    assert decision == "STOP" and restarts(tmp_path) == ["misplaced"]
-    assert machinery.suggest().config["trial_id"] == "at-A-000"
+    there = {NODE: f"{5:056x}", "pid": 7}
+    assert machinery.schedule.on_trial_result(None, trial, there) == "CONTINUE" and ended == [7]
+    assert machinery.report(trial, 1, 0.5)  # what it says until it is no more does not count
+    machinery.schedule.on_trial_error(None, trial)
+    events = SweepFolder(tmp_path).events()
+    assert [e["event"] for e in events] == ["asked", "restarted"]
+    assert events[1]["cause"] == "misplaced"
+    trial = machinery.suggest()
+    assert trial.config["trial_id"] == "at-A-000"
+    while not ends(tmp_path):  # but not for ever
+        machinery.schedule.on_trial_result(None, trial, there)
+        machinery.schedule.on_trial_error(None, trial)
+        trial = machinery.suggest()
+    assert len(ended) == MISPLACEMENTS + 1
+    assert ends(tmp_path)[0]["reason"] == "Ray began it on a node that gets no trials, 11 times"
+
+
+def test_a_sweep_that_stops_waits_for_no_process_that_is_misplaced(tmp_path, ended):
+    machinery, trial = one_trial(tmp_path, trials=1)
+    there = {NODE: f"{5:056x}", "pid": 7}
+    machinery.decisions.interrupts.requested = True
+    assert machinery.schedule.on_trial_result(None, trial, there) == "STOP"
+    assert not ends(tmp_path) and not restarts(tmp_path)
