@@ -1,9 +1,10 @@
 """Which nodes of a cluster may get trials: those that see what the driver sees.
 
-Each node is asked once, before it gets a trial, also one that joins while the sweep runs: whether
-data, teacher and versions are the driver's, and whether the storage takes a file from there. Files
-are compared by names and sizes, as they are listed, not by what is in them. What a node finds when
-it has been asked, such as a disk that is lost later, is for its trials to find out.
+Each node is asked before it gets a trial, also one that joins while the sweep runs: whether data,
+teacher and versions are the driver's, and whether the storage takes a file from there. One where
+they are others is out for good; one that cannot say is asked again later. Files are compared by
+names and sizes, as they are listed, not by what is in them. What a node finds when it has been
+asked, such as a disk that is lost later, is for its trials to find out.
 """
 
 import os
@@ -26,6 +27,9 @@ from kdtune.teacher import teacher_summary
 
 PATIENCE = 120
 """Seconds for which a sweep that begins waits for the answers of nodes."""
+
+AGAIN = 60
+"""Seconds after which a node is asked again that did not answer, or lacked data or storage."""
 
 KNOCK = 2
 """Seconds in which a living node takes a connection."""
@@ -99,13 +103,21 @@ class Admission:
     Args:
         sweep: complete settings.
         say: takes a line for a person about a node that is left out, joins, or is lost.
+        clock: seconds, which nobody sets.
     """
 
-    def __init__(self, sweep: SweepConfig, say: Callable[[str], None]):
+    def __init__(
+        self,
+        sweep: SweepConfig,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._question = Question(sweep.source, sweep.teacher, sweep.storage)
         self._here = what_is_there(self._question)
-        self._say = say
+        self._say, self._clock = say, clock
         self._asked: dict[str, Any] = {}
+        self._again: dict[str, float] = {}
+        """When each node is asked again that is."""
         self._trouble: dict[str, str | None] = {}
         """What each node lacks that has answered."""
         self._names: dict[str, str] = {}
@@ -114,10 +126,11 @@ class Admission:
 
     def __call__(self, nodes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Of Ray's living nodes that compute, those that may get trials; new ones are asked."""
-        nodes = list(nodes)
+        nodes, now = list(nodes), self._clock()
         for node in nodes:
             name = node["NodeID"]
-            if name not in self._names:
+            if name not in self._names or self._again.get(name, now + 1) <= now:
+                self._again.pop(name, None)
                 self._names[name] = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
                 there = NodeAffinitySchedulingStrategy(name, soft=False)
                 self._asked[name] = _ask.options(scheduling_strategy=there).remote(self._question)
@@ -157,10 +170,16 @@ class Admission:
         came, _ = ray.wait([*self._asked.values()], num_returns=len(self._asked), timeout=0)
         for name in [name for name, answer in self._asked.items() if answer in came]:
             try:
-                trouble = difference(self._here, ray.get(self._asked.pop(name)))
+                there = ray.get(self._asked.pop(name))
             except Exception as error:  # whatever a node may raise, or that it is lost
-                trouble = str(error).strip().splitlines()[-1]
+                words = str(error).strip() or type(error).__name__
+                there = {"trouble": words.splitlines()[-1]}
+            trouble, before = difference(self._here, there), self._trouble.get(name)
             self._trouble[name] = trouble
+            if "trouble" in there:
+                self._again[name] = self._clock() + AGAIN
+            if trouble is not None and trouble == before:
+                continue
             if trouble is not None:
                 self._say(f"the node {self._names[name]} gets no trials: {trouble}")
             elif self._begun:

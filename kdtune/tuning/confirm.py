@@ -188,6 +188,7 @@ class _Confirm:
         """
         self._write_labels()
         write_outputs(self.folder, self.driver.command)
+        self.driver.check()
         if self.folder.confirm_events()[-1]["event"] != "complete":
             log.append({"event": "complete"})
         if not self.decisions.chosen:
@@ -251,6 +252,7 @@ class _Confirm:
         runs, labels = self.decisions.untested(), np.asarray(self.checked.test.labels)
         if not runs:
             return
+        self.driver.check()
         self._write_labels()
         paths = [self.folder.network(run) for _, run in runs]
         configs = [

@@ -141,6 +141,11 @@ class Driver:
         if not self.decisions.finished:  # SIGUSR1, too, has Tune end quietly
             self._interrupted(interrupts.terminated)
 
+    def check(self) -> None:
+        """Raise, if another driver has the sweep by now."""
+        if self.mirror is not None:
+            self.mirror.check()
+
     def tell(self) -> None:
         """Have all that follow trials get what they miss, where nothing is left to be run."""
         for tracked in self.tracked:

@@ -38,7 +38,10 @@ WARM_UP = 3
 """Steps before, which do not count."""
 
 MARGIN = 0.1
-"""Part of a GPU's memory that is to stay free."""
+"""Part of a GPU's memory that is to stay free where trials share it."""
+
+PATIENCE = 120
+"""Seconds for which a GPU that is free is waited for."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,9 @@ class Row:
 
     @property
     def fits(self) -> bool:
-        """Whether enough memory stays free."""
-        memory = self.memory
-        room = memory is None or memory.used <= (1 - MARGIN) * memory.total
+        """Whether enough memory stays free; one trial alone needs no more than it has."""
+        memory, alone = self.memory, self.together == 1
+        room = alone or memory is None or memory.used <= (1 - MARGIN) * memory.total
         return self.epochs_per_hour is not None and room
 
 
@@ -143,6 +146,12 @@ def _measure(
     )
     processes: list[Any] = []
     try:
+        if not group.wait(PATIENCE):
+            raise RunError(
+                f"gpus_per_trial auto: within {PATIENCE} s there was no GPU free, with "
+                f"{whole.cpus} CPU{'s' * (whole.cpus > 1)} beside it, to measure {model}: others "
+                "use them; wait for these, or give a number of GPUs."
+            )
         for together in TOGETHER:
             threads = slots.needs[model].cpus or max(1, whole.cpus // together)
             if together > 1 and threads * together > whole.cpus:
@@ -158,7 +167,7 @@ def _measure(
                 if not lacks_memory(error):
                     raise RunError(
                         f"gpus_per_trial auto: {model} could not be trained to measure it: "
-                        f"{str(error).strip().splitlines()[-1]}"
+                        f"{(str(error).strip() or type(error).__name__).splitlines()[-1]}"
                     ) from error
                 yield Row(model, together, None)
                 return

@@ -189,6 +189,7 @@ class _Sweep:
         Raises:
             RunError: no trial finished an epoch.
         """
+        self.driver.check()  # checkpoints are removed, and may be another driver's by now
         write_outputs(self.folder, self.driver.command, self.stored)
         self.leftovers.remove_all()
         events = self.folder.events()

@@ -91,3 +91,23 @@ def test_a_cluster_without_a_good_node_is_a_sentence(asked, folder):
     asked[node(0)["NodeID"]] = {"trouble": "There is no folder d"}
     with pytest.raises(UserError, match=r"can run trials; n0 \(10.0.0.1\): There is no folder d"):
         admission.wait(lambda: [node(0)])
+
+
+def test_a_trouble_that_passes_is_no_verdict_and_a_difference_is(
+    asked, here, folder, teacher_file
+):
+    said, now = [], [0.0]
+    sweep = SweepConfig.check({"name": "x", "data": str(folder), "teacher": str(teacher_file)})
+    admission = Admission(sweep, said.append, lambda: now[0])
+    nodes = [node(number) for number in range(3)]
+    names = [n["NodeID"] for n in nodes]
+    asked |= {names[0]: here, names[1]: RuntimeError(""), names[2]: {**here, "torch": "1.0"}}
+    admission.wait(lambda: nodes)
+    assert said[0] == "the node n1 (10.0.0.1) gets no trials: RuntimeError" and len(said) == 2
+    now[0] = cluster.AGAIN
+    assert admission(nodes) == nodes[:1] and len(said) == 2  # said once
+    asked |= {names[1]: here, names[2]: here}
+    assert admission(nodes) == nodes[:1]
+    now[0] = 2 * cluster.AGAIN
+    assert admission(nodes) == nodes[:2]
+    assert said[2:] == ["the node n1 (10.0.0.1) has joined, and gets trials"]

@@ -34,6 +34,11 @@ def test_the_most_epochs_an_hour_are_taken_that_leave_a_tenth_of_the_memory():
     assert best([Row("A", 1, None)]) is None
 
 
+def test_one_trial_alone_may_have_all_of_the_memory():
+    rows = [Row("A", 1, 100, memory(39.9)), Row("A", 2, None)]
+    assert best(rows) is rows[0]
+
+
 def test_the_table_marks_what_is_taken():
     rows = [
         Row("ResNet50", 1, 1234.4, memory(21)), Row("ResNet50", 2, None),
