@@ -112,11 +112,15 @@ def computing_nodes() -> list[Any]:
 def admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNodes:
     """Of a cluster, the nodes that have what trials need: see `kdtune.tuning.cluster`.
 
+    A session that this process has joined already is a cluster if it computes elsewhere, too.
+
     Raises:
         UserError: there is none.
     """
     if wanted_address(sweep.address) == LOCAL:
-        return LivingNodes()
+        here = ray.get_runtime_context().get_node_id()
+        if all(node["NodeID"] == here for node in computing_nodes()):
+            return LivingNodes()
     admission = Admission(sweep, say)
     admission.wait(computing_nodes)
     nodes = LivingNodes(admission)

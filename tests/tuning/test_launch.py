@@ -1,10 +1,12 @@
 """What a sweep makes of the nodes that Ray has; these are made up here."""
 
+from types import SimpleNamespace
+
 import pytest
 from machinery import sweep_config
 
 from kdtune.errors import UserError
-from kdtune.tuning.launch import LivingNodes, find_slots
+from kdtune.tuning.launch import LivingNodes, admitted_nodes, find_slots
 from kdtune.tuning.placement import Need, Node
 
 
@@ -53,13 +55,13 @@ def test_nodes_are_looked_at_once_a_second_and_dead_ones_are_none(nodes):
 )
 def test_what_trials_get_of_nodes_with_gpus(nodes, given, needs, count):
     nodes += [node("a", 8, 2.0), node("b", 4, 1.0), node("c", 4)]
-    slots = find_slots(sweep_config(**given))
+    slots = find_slots(sweep_config(**given), nodes=LivingNodes())
     assert slots.needs == needs and slots.count == count
 
 
 def test_without_gpus_a_trial_has_a_cpu(nodes):
     nodes += [node("a", 2), node("b", 3)]
-    slots = find_slots(sweep_config())
+    slots = find_slots(sweep_config(), nodes=LivingNodes())
     assert slots.count == 5 and slots.are_plain
 
 
@@ -83,5 +85,28 @@ def test_without_gpus_a_trial_has_a_cpu(nodes):
 def test_more_than_a_node_has_is_a_mistake_however_many_nodes_there_are(nodes, given, sentence):
     nodes += [node("a", 4, 2.0), node("b", 4, 2.0), node("c", 64)]
     with pytest.raises(UserError) as error:
-        find_slots(sweep_config(**given))
+        find_slots(sweep_config(**given), nodes=LivingNodes())
     assert str(error.value).startswith(sentence)
+
+
+def test_nodes_of_a_session_that_was_joined_before_are_asked(nodes, monkeypatch):
+    here = SimpleNamespace(get_node_id=lambda: "a")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: here)
+    nodes += [node("a", 4)]
+    assert admitted_nodes(sweep_config(), print)() == [Node("a", 4)]
+    nodes += [node("b", 4)]
+
+    class Asked(list):
+        def __init__(self, sweep, say):
+            pass
+
+        def wait(self, nodes):
+            self.extend(nodes())
+
+        def __call__(self, nodes):
+            return self[:1]
+
+    monkeypatch.setattr("kdtune.tuning.launch.Admission", Asked)
+    assert admitted_nodes(sweep_config(), print)() == [Node("a", 4)]
+    nodes.pop(0)  # the driver's has no CPU
+    assert admitted_nodes(sweep_config(), print)() == [Node("b", 4)]
