@@ -199,10 +199,10 @@ def modules() -> Iterator[tuple[Plugin, ModuleType]]:
 def have_only(plugins: Iterable[Plugin]) -> None:
     """Have this process know the plug-ins of another one, and no others.
 
-    Installed ones are imported here, if they are here.
+    Installed ones are imported here.
 
     Raises:
-        UserError: one is no good here, or is another one than there.
+        UserError: one is missing or no good here, or is another one than there.
     """
     wanted = {plugin.name: plugin for plugin in plugins}
     for plugin in loaded():
@@ -213,7 +213,10 @@ def have_only(plugins: Iterable[Plugin]) -> None:
     for plugin in wanted.values():
         if not plugin.installed:
             _load(plugin)
-        elif plugin.name in _LOADED and _LOADED[plugin.name][0] != plugin:
+        elif plugin.name not in _LOADED:
+            why = _BROKEN.get(plugin.name, "it is not installed")
+            raise UserError(f"The plug-in {plugin.name} is missing on this node: {why}.")
+        elif _LOADED[plugin.name][0] != plugin:
             raise UserError(f"The installed plug-in {plugin.name} is another one on this node.")
 
 

@@ -17,7 +17,7 @@ from conftest import SIZE, small_config
 
 from kdtune import plugins
 from kdtune.checkpoints import load_model, save_model
-from kdtune.config import METHOD_DEFAULTS, SweepConfig, TrainConfig, settings_hash
+from kdtune.config import METHOD_DEFAULTS, DataSource, SweepConfig, TrainConfig, settings_hash
 from kdtune.data.images import find_images
 from kdtune.data.named import pictures
 from kdtune.errors import UserError
@@ -38,6 +38,7 @@ from kdtune.run import run_file, run_training, train_teacher
 from kdtune.targets import Lesson, source_sha256, weights_sha256
 from kdtune.tuning.check import changed as changed_sweep
 from kdtune.tuning.check import check_sweep, named_again
+from kdtune.tuning.cluster import Question, what_is_there
 from kdtune.tuning.space import load_spaces
 from kdtune.tuning.trainable import OUTCOME, trial_results
 
@@ -296,6 +297,17 @@ class TestInstalled:
         have_only([plugin])
         with pytest.raises(UserError, match="ours is another one on this node"):
             have_only([Plugin("ours", plugin.text + "#", installed=True)])
+        with pytest.raises(UserError, match="theirs is missing on this node: it is not installed"):
+            have_only([Plugin("theirs", plugin.text, installed=True)])
+
+    def test_a_node_is_asked_for_them(self, install, folder):
+        install(MODEL)
+        load_installed()
+        question = Question(DataSource(str(folder)), None, None, loaded())
+        assert "trouble" not in what_is_there(question)
+        other = Plugin("theirs", MODEL, installed=True)
+        found = what_is_there(Question(DataSource(str(folder)), None, None, (other,)))
+        assert "theirs is missing on this node" in found["trouble"]
 
 
 def test_a_process_without_the_file_gets_it_as_text(give, tmp_path):
