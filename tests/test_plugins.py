@@ -99,14 +99,14 @@ def install(tmp_path, monkeypatch):
         site = tmp_path / "site"
         about = site / f"{name}-1.dist-info"
         about.mkdir(parents=True)
-        (site / f"{name}_module.py").write_text(text)
+        (site / f"installed_{name}.py").write_text(text)
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-        (about / "entry_points.txt").write_text(f"[kdtune.plugins]\n{name} = {name}_module\n")
+        (about / "entry_points.txt").write_text(f"[kdtune.plugins]\n{name} = installed_{name}\n")
         monkeypatch.syspath_prepend(str(site))
         return site
 
     yield write
-    for name in [name for name in sys.modules if name.endswith("_module")]:
+    for name in [name for name in sys.modules if name.startswith("installed_")]:
         del sys.modules[name]
 
 
