@@ -282,6 +282,7 @@ class TrainConfig(_OfData):
         own = own_settings(method)
         given = {key: value for key, value in settings.items() if key not in cls.model_fields}
         for key in given.keys() - own.keys():
+            METHOD_DEFAULTS.check(method)  # whose settings these may be
             meant = OTHER_WORDS.get(key, key)
             known = [*cls.model_fields, *own]
             raise ValueError(f"There is no setting '{key}'; {nearest(meant, known)}")

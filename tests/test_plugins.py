@@ -170,6 +170,10 @@ class TestSettings:
             TrainConfig.check({"method": "mine", **settings})
         assert sentence in str(error.value) and "\n" not in str(error.value)
 
+    def test_a_method_that_is_not_there_is_named_before_its_settings(self):
+        with pytest.raises(UserError, match="There is no method 'mine'"):
+            TrainConfig.check({"method": "mine", "margin": 1})
+
     def test_types_are_those_of_the_defaults_also_of_equal_ones(self, give):
         text = METHOD + "class Other(Mine):\n    SETTINGS = {'margin': 1}\n"
         give(text + "class Third(Mine):\n    SETTINGS = {'margin': 1.0}\n"
