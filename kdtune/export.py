@@ -158,7 +158,7 @@ def _plugins(
     opened: Mapping[str, Any], settings: Mapping[str, Any], teacher: str | None
 ) -> list[dict[str, Any]]:
     """The plug-ins that a run needs, of those of its sweep."""
-    names = {settings["method"], settings["model"], settings["data_dir"]}
+    names = {settings.get(key) for key in ("method", "model", "data_dir")}
     names |= {teacher} if settings.get("teacher_model") else set()
     return [record for record in opened.get("plugins", ()) if names & set(record["gives"])]
 
