@@ -6,6 +6,7 @@ from typing import Any
 _HOMES = {
     "evaluate_model": "kdtune.notebook",
     "load_model": "kdtune.checkpoints",
+    "load_plugins": "kdtune.plugins",
     "load_sweep": "kdtune.sweeps",
     "prepare_dataloaders": "kdtune.data.loaders",
     "run_sweep": "kdtune.tuning.sweep",

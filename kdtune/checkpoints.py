@@ -20,6 +20,7 @@ from kdtune.errors import UserError
 from kdtune.files import replacing
 from kdtune.models import build_model
 from kdtune.models.resnet import resnet_of_weights
+from kdtune.plugins import check_given, records
 
 FORMAT = "kdtune-1"
 
@@ -52,6 +53,8 @@ def save_model(
         DiskFullError: there is no room.
     """
     content = {"weights": model.state_dict(), "config": config, "classes": classes, **figures}
+    if plugins := records(MODELS=[config["model"]]):
+        content["plugins"] = plugins
     write_checkpoint(path, content, sync)
 
 
@@ -149,11 +152,13 @@ def load_model(path: str | Path) -> dict[str, Any]:
         ``classes`` are None.
 
     Raises:
-        UserError: the file is missing, broken, holds code, or holds another network.
+        UserError: the file is missing, broken, holds code, or holds another network; or its
+            network is a plug-in's that was not given.
     """
     content = read_file(Path(path).expanduser())
     if not _is_ours(content):
         return _load_foreign(path, content)
+    check_given(str(path), content.get("plugins", ()))
     try:
         config, num_classes = content["config"], len(content["classes"])
         model = build_model(config["model"], num_classes, config["image_size"])

@@ -26,6 +26,19 @@ class _Setting(click.ParamType):
         return key, parse_value(text)
 
 
+def _load_plugins(ctx: click.Context, param: click.Parameter, files: tuple[str, ...]) -> None:
+    if files:
+        from kdtune.plugins import load_plugins
+
+        load_plugins(files)
+
+
+PLUGIN_HELP = "A file with methods, models or data sets of your own, which is run; repeatable."
+
+plugin_option = click.option(
+    "--plugin", multiple=True, expose_value=False, callback=_load_plugins, help=PLUGIN_HELP
+)
+
 settings_option = click.option(
     "--setting", "settings", type=_Setting(), multiple=True, help="Any other setting of a run."
 )
@@ -80,6 +93,7 @@ def subset_options(command: Any) -> Any:
 
 
 @cli.command()
+@plugin_option
 @click.option("--data", "data_dir", required=True, help=DATA_HELP)
 @root_option
 @subset_options
@@ -103,7 +117,7 @@ def teacher(out: Path, settings: tuple[tuple[str, Any], ...], quiet: bool, **fla
     from kdtune.run import train_teacher
     from kdtune.run_files import say
 
-    check_free(dict(settings))
+    check_free(dict(settings), ["student"])
     flags = {key: value for key, value in flags.items() if value is not None}
     given = {**dict(settings), **flags, "method": "student"}
     result = train_teacher(TrainConfig.check(given), out, (lambda line: None) if quiet else say)
@@ -127,6 +141,7 @@ PLACES = (
     click.option("--data", help=DATA_HELP),
     root_option,
     click.option("--teacher", help="The teacher's checkpoint."),
+    click.option("--plugin", "plugins", multiple=True, help=PLUGIN_HELP),
 )
 
 SEARCHED = (
@@ -473,6 +488,7 @@ def dashboard(folders: tuple[Path, ...], port: int) -> None:
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@plugin_option
 def train(file: Path) -> None:
     """Train once with the settings of a YAML FILE, e.g. one that a sweep wrote."""
     from kdtune.run import run_file
@@ -489,6 +505,7 @@ def train(file: Path) -> None:
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
+@plugin_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="An empty folder.")
 @click.option("--method", help="Of this method alone.")
 @click.option("--model", help="Of this student alone.")
@@ -524,6 +541,7 @@ trust_option = click.option(
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@plugin_option
 @click.option("--data", "data_dir", required=True, help=DATA_HELP)
 @root_option
 @subset_options
@@ -560,6 +578,7 @@ def evaluate(file: Path, figure: Path | None, form: str, **given: Any) -> None:
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@plugin_option
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True)
 @format_option
 @trust_option
@@ -601,10 +620,13 @@ def cache(prune: float | None) -> None:
 
 @cli.command()
 @click.option("--space", "files", multiple=True, help="A search space of your own; repeatable.")
+@plugin_option
 def spaces(files: tuple[str, ...]) -> None:
     """Show every search space: its ranges, start points, and where they come from."""
+    from kdtune.plugins import load_installed
     from kdtune.tuning.space import describe, load_spaces
 
+    load_installed()
     print("\n\n".join(describe(space) for space in load_spaces(files).values()))
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import (
@@ -17,12 +18,14 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 
 from kdtune.errors import UserError, nearest
+from kdtune.plugins import Registry
 
 BASELINES = ("kd", "student")
 """Methods that run beside the others of a sweep: logits alone, and no teacher at all."""
@@ -70,20 +73,62 @@ def file_stem(*names: str) -> str:
     return "-".join(names).replace(":", ".")
 
 
-METHOD_DEFAULTS: dict[str, dict[str, float]] = {
-    "student": {"alpha": 0.0, "beta": 0.0},
-    "kd": {"alpha": 1.0, "beta": 0.0},
-    "dkd": {"temperature": 4.0, "alpha": 1.0, "beta": 8.0},
-    "dist": {"temperature": 4.0, "alpha": 0.0, "beta": 2.0},
-    "at": {"temperature": 4.0, "alpha": 0.0, "beta": 1e3},
-    "at_paper": {"temperature": 4.0, "alpha": 0.0, "beta": 0.1},
-    "fitnets": {"temperature": 3.0, "alpha": 0.1, "beta": 1e-3},
-    "vid": {"temperature": 4.0, "alpha": 0.0, "beta": 1.0},
-    "sp": {"temperature": 4.0, "alpha": 0.0, "beta": 3e3},
-    "rkd": {"temperature": 4.0, "alpha": 0.0, "beta": 25.0},
-    "pkt": {"temperature": 4.0, "alpha": 0.0, "beta": 3e4},
-}
-"""Where a method's defaults differ from those that the fields of `TrainConfig` give."""
+Settings = Mapping[str, bool | int | float | str]
+"""Values of settings, by name."""
+
+
+def _is_sound(method: Any) -> bool:
+    """Whether the `SETTINGS` of a plug-in's method can be settings."""
+    settings = getattr(method, "SETTINGS", {})
+    taken = HAVE_FLAGS | OF_A_RUNS_FILES | FOLLOW.keys()
+    return isinstance(settings, dict) and all(
+        isinstance(key, str)
+        and isinstance(value, bool | int | float | str)
+        and key not in taken
+        and (key in TrainConfig.model_fields or _is_free(key))
+        for key, value in settings.items()
+    )
+
+
+def _is_free(key: str) -> bool:
+    """Whether a further setting can have a name."""
+    return key.isidentifier() and not key.startswith("_") and not hasattr(TrainConfig, key)
+
+
+METHOD_DEFAULTS: Registry[Settings] = Registry(
+    "method",
+    "METHODS",
+    {
+        "student": {"alpha": 0.0, "beta": 0.0},
+        "kd": {"alpha": 1.0, "beta": 0.0},
+        "dkd": {"temperature": 4.0, "alpha": 1.0, "beta": 8.0},
+        "dist": {"temperature": 4.0, "alpha": 0.0, "beta": 2.0},
+        "at": {"temperature": 4.0, "alpha": 0.0, "beta": 1e3},
+        "at_paper": {"temperature": 4.0, "alpha": 0.0, "beta": 0.1},
+        "fitnets": {"temperature": 3.0, "alpha": 0.1, "beta": 1e-3},
+        "vid": {"temperature": 4.0, "alpha": 0.0, "beta": 1.0},
+        "sp": {"temperature": 4.0, "alpha": 0.0, "beta": 3e3},
+        "rkd": {"temperature": 4.0, "alpha": 0.0, "beta": 25.0},
+        "pkt": {"temperature": 4.0, "alpha": 0.0, "beta": 3e4},
+    },
+    "a class whose SETTINGS, if any, are numbers, words, True or False by names that are free",
+    _is_sound,
+    lambda method: dict(getattr(method, "SETTINGS", {})),
+)
+"""Settings of a method by name: where its defaults differ from those that the fields of
+`TrainConfig` give, and, under other names, further ones, of this method alone."""
+
+
+def own_settings(method: str) -> Settings:
+    """The settings of a method that are no fields of `TrainConfig`, and their defaults."""
+    given = METHOD_DEFAULTS[method] if method in METHOD_DEFAULTS else {}
+    return {key: value for key, value in given.items() if key not in TrainConfig.model_fields}
+
+
+def settings_for(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that other methods alone have."""
+    own = own_settings(method)
+    return {k: v for k, v in settings.items() if k in own or k in TrainConfig.model_fields}
 
 
 class DataSource(NamedTuple):
@@ -151,8 +196,17 @@ class _OfData(_Settings):
     test_images: int | None = Field(None, ge=2, description="the same for test")
 
 
+@lru_cache
+def _own_model(own: tuple[tuple[str, type, Any], ...]) -> type[_Settings]:
+    """Checks the settings that a method alone has, from names, types and defaults of these."""
+    fields: Any = {key: (kind, value) for key, kind, value in own}
+    return create_model("Own", __base__=_Settings, **fields)
+
+
 class TrainConfig(_OfData):
-    """Every setting of one training run."""
+    """Every setting of one training run, and those that its method alone has."""
+
+    model_config = ConfigDict(extra="allow")  # `_of_its_method` looks at them
 
     method: str = Field("at", description="what the student learns from the teacher")
     model: str = Field("MultiBranchNet", description="architecture of the student")
@@ -220,10 +274,24 @@ class TrainConfig(_OfData):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_method_defaults(cls, settings: dict[str, Any]) -> dict[str, Any]:
+    def _of_its_method(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Fill in the method's defaults, and check the settings that it alone has."""
         method = settings.get("method", cls.model_fields["method"].default)
-        defaults = METHOD_DEFAULTS.get(method, {}) if isinstance(method, str) else {}
-        return {**defaults, **settings}
+        if not isinstance(method, str):
+            return settings
+        own = own_settings(method)
+        given = {key: value for key, value in settings.items() if key not in cls.model_fields}
+        for key in given.keys() - own.keys():
+            METHOD_DEFAULTS.check(method)  # whose settings these may be
+            meant = OTHER_WORDS.get(key, key)
+            known = [*cls.model_fields, *own]
+            raise ValueError(f"There is no setting '{key}'; {nearest(meant, known)}")
+        checked = (
+            _own_model(tuple((k, type(v), v) for k, v in own.items())).check(given).model_dump()
+            if own
+            else {}
+        )
+        return {**METHOD_DEFAULTS.get(method, {}), **settings, **checked}
 
     @model_validator(mode="after")
     def _hints_fit(self) -> Self:
@@ -243,14 +311,19 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
 
 
-def check_free(keys: Iterable[str]) -> None:
+def check_free(keys: Iterable[str], methods: Iterable[str]) -> None:
     """Check that a search space, or ``--setting``, may decide these settings of a run.
+
+    Args:
+        keys: of the settings.
+        methods: of the runs.
 
     Raises:
         UserError: a key is unknown, has a flag of its own, or would play no part.
     """
     taken = HAVE_FLAGS | OF_A_RUNS_FILES | FOLLOW.keys()
     free = [f for f in TrainConfig.model_fields if f not in taken]
+    free += [key for method in methods for key in own_settings(method)]
     for key in keys:
         if key in HAVE_FLAGS:
             raise UserError(f"The setting '{key}' has a flag of its own, where it can be given.")
@@ -399,6 +472,7 @@ class SweepConfig(_OfData):
     )
     baselines: bool = Field(True, description="also run the methods kd and student")
     spaces: tuple[str, ...] = Field((), description="files of search spaces of your own")
+    plugins: tuple[str, ...] = Field((), description="files of methods, models and data sets")
     epochs_total: int | None = Field(None, ge=1, description="epochs of all trials together")
     time_budget: float | None = Field(
         None, gt=0, description="seconds, or as 2h or 90m; then running trials end, too"
@@ -523,8 +597,18 @@ class SweepConfig(_OfData):
                 f"epochs_total ({self.epochs_total}) must be at least one for each of the "
                 f"{len(self.cells())} cells."
             )
-        check_free(self.settings)
+        # A log can be read without the plug-ins that gave its methods; a sweep cannot be run so.
+        if {method for method, _ in self.cells()} <= METHOD_DEFAULTS.keys():
+            self.check_settings()
         return self
+
+    def check_settings(self) -> None:
+        """Check that the settings of every run are settings of some of its methods.
+
+        Raises:
+            UserError: see `check_free`.
+        """
+        check_free(self.settings, dict.fromkeys(method for method, _ in self.cells()))
 
     @property
     def source(self) -> DataSource:

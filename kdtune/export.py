@@ -145,12 +145,22 @@ def configuration(folder: SweepFolder, found: Best) -> dict[str, Any]:
         "sweep_seed": sweep.seed,
         "data_fingerprint": data.get("fingerprint"),
         "test_fingerprint": data.get("test_fingerprint") or None,
+        "plugins": _plugins(opened, settings, teacher.get("model")) or None,
         "teacher_sha256": teacher.get("sha256") if settings.get("teacher_model") else None,
         "environment": opened.get("environment"),
         "settings_sha256": settings_hash(settings),
     }
     known = {key: value for key, value in provenance.items() if value is not None}
     return {**settings, "provenance": known}
+
+
+def _plugins(
+    opened: Mapping[str, Any], settings: Mapping[str, Any], teacher: str | None
+) -> list[dict[str, Any]]:
+    """The plug-ins that a run needs, of those of its sweep."""
+    names = {settings.get(key) for key in ("method", "model", "data_dir")}
+    names |= {teacher} if settings.get("teacher_model") else set()
+    return [record for record in opened.get("plugins", ()) if names & set(record["gives"])]
 
 
 def _interval(split: str, accuracy: float | None, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -216,8 +216,8 @@ def _read_pt2(path: Path, trust: bool) -> tuple[Callable[[Tensor], Tensor], Any]
             about = json.loads(reader.read_string(said))
     except Exception:
         raise UserError(f"{shown(path)} is broken, or no program of torch.export.") from None
-    ours = about is not None and _is_ours(reader, Description.check(shown(path), about))
-    if not (trust or ours):
+    described = Description.check(shown(path), about) if about is not None else None
+    if not (trust or (described is not None and _is_ours(reader, described))):
         raise UserError(
             f"{shown(path)} is a program, and not one that kdtune writes with torch "
             f"{torch.__version__}: opening it may run any code; if you trust it, give --trust."
@@ -241,7 +241,10 @@ def _read_pt2(path: Path, trust: bool) -> tuple[Callable[[Tensor], Tensor], Any]
 def _is_ours(reader: PT2ArchiveReader, about: Description) -> bool:
     """Whether a program is, but for its weights, the one that is written for its network."""
     file = io.BytesIO()
-    model = build_model(about.model, len(about.classes), about.image_size)
+    try:
+        model = build_model(about.model, len(about.classes), about.image_size)
+    except UserError:  # such as that of a plug-in that was not given
+        return False
     _write_program(file, model, about)
     own = PT2ArchiveReader(io.BytesIO(file.getvalue()))
     return _parts(reader) == _parts(own)

@@ -24,6 +24,7 @@ from kdtune.inputs import find_data, open_inputs
 from kdtune.maps import MOST_IMAGES
 from kdtune.methods import METHODS, check_method
 from kdtune.models import build_model, check_model, count_classes
+from kdtune.plugins import changed, check_given
 from kdtune.pretrained import begin_with
 from kdtune.run_files import RunFiles, epoch_line, say
 from kdtune.teacher import load_teacher, teacher_summary
@@ -320,6 +321,7 @@ def run_file(path: Path) -> dict[str, Any]:
     provenance = settings.pop("provenance", None) or {}
     if not isinstance(provenance, dict):
         raise UserError(f"{path}: provenance must hold 'key: value' lines, or be left out.")
+    check_given(str(path), provenance.get("plugins", ()))
     config = TrainConfig.check(settings)
     threads = provenance.get("threads", torch.get_num_threads())
     if not isinstance(threads, int) or threads < 1:
@@ -347,6 +349,7 @@ def _causes(config: TrainConfig, then: dict[str, Any], epoch: dict[str, Any]) ->
         for key, value in now.items()
         if then.get(key) not in (None, value)
     ]
+    found += [f"the plug-in {name} has other code" for name in changed(then.get("plugins", ()))]
     return found or [
         "versions, machine, data and teacher are those that were recorded; on a GPU, two runs "
         "with the same settings differ"

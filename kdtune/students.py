@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
-from kdtune.config import file_stem
+from kdtune.config import TrainConfig, file_stem
 from kdtune.data.images import Split
 from kdtune.data.pixels import decode, normalise
 from kdtune.errors import DiskFullError, RunError, UserError, nearest
@@ -48,7 +48,7 @@ SHOWN = (
     "epochs", "batch_size", "augment", "lr", "momentum", "weight_decay", "step_size", "gamma",
     "temperature", "alpha", "beta", "hint_epochs", "hint_layer", "precision", "seed",
 )  # fmt: skip
-"""Settings that a card names."""
+"""Settings that a card names, beside those that the method alone has."""
 
 MOST = 20
 """Classes that a card names."""
@@ -188,6 +188,7 @@ def _write_beside(
     for name in snippets:
         write_text(out / f"{student.stem}.{name}.py", _source(f"load_{name}.txt"))
     reached = student.content["provenance"]
+    own = student.content.keys() - TrainConfig.model_fields.keys() - {"provenance"}
     environment = Environment(
         undefined=StrictUndefined, finalize=_plain, trim_blocks=True, lstrip_blocks=True
     )
@@ -205,7 +206,7 @@ def _write_beside(
         versions=[f"{key} {value}" for key, value in reached.get("environment", {}).items()],
         classes=about.classes[:MOST],
         figures=_figures(student),
-        shown=[f"{key} {student.content[key]}" for key in SHOWN],
+        shown=[f"{key} {student.content[key]}" for key in (*SHOWN, *sorted(own))],
         batches=BATCHES,
         tolerance=TOLERANCE,
     )

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from kdtune.cache import Cache, Facts, Make, Tell
 from kdtune.config import TrainConfig
 from kdtune.data.pixels import normalise, usable_workers
-from kdtune.methods import Method, build_method
+from kdtune.methods import METHODS, Method, build_method
+from kdtune.methods.contract import check_targets
 from kdtune.methods.method import Parts, Shapes
 from kdtune.models import feature_shapes, look
 from kdtune.network import Network, pick_device, pick_precision
@@ -34,6 +35,10 @@ MOST_THREADS = 8
 
 TOLERANCE = 0.02
 """Largest relative error, in the root mean square, that bf16 may bring to logits and stages."""
+
+
+LIBRARIES = ("torch", "torchvision", "timm")
+"""Where layers come from that do not change from one day to the next."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,9 @@ class Lesson:
         self.targets: dict[str, Target] = {}
         """All that was asked for, by name."""
         self._methods: list[Method] = []
-        self._outputs = look(teacher, torch.zeros(2, 3, image_size, image_size))
-        self._shapes = feature_shapes(teacher, image_size)
+        self.outputs = look(teacher, torch.zeros(2, 3, image_size, image_size))
+        """Logits and stages for two images."""
+        self.shapes = feature_shapes(teacher, image_size)
 
     def ask(self, config: TrainConfig, student: Shapes) -> dict[str, Target]:
         """Ask for what a run needs.
@@ -84,16 +90,18 @@ class Lesson:
             The run's own targets, by name.
 
         Raises:
-            UserError: the networks cannot be compared.
+            UserError: the networks cannot be compared, or the method gives no targets.
         """
-        method = build_method(config, student, self._shapes)
+        method = build_method(config, student, self.shapes)
+        with METHODS.blamed(config.method):
+            found = check_targets(config.method, method.targets(*self.outputs), 2)
         own = {
             name: Target(
                 tuple(value.shape[1:]),
                 name in method.rounded,
                 source_sha256(type(method)) if name != "logits" else "",
             )
-            for name, value in method.targets(*self._outputs).items()
+            for name, value in found.items()
         }
         if own.keys() - self.targets.keys():
             self._methods.append(method)
@@ -224,18 +232,25 @@ def source_sha256(method: type[Method]) -> str:
     """SHA-256 of the files that a method and those above it come from; of names without files."""
     digest = hashlib.sha256()
     for part in method.__mro__[: method.__mro__.index(Method) + 1]:
-        try:
-            digest.update(inspect.getsource(sys.modules[part.__module__]).encode())
-        except (OSError, TypeError):
-            digest.update(part.__qualname__.encode())
+        digest.update(_code(part).encode())
     return digest.hexdigest()
+
+
+def _code(part: type) -> str:
+    """The module in which a class is written; the class's name where that has no source."""
+    try:
+        return inspect.getsource(sys.modules[part.__module__])
+    except (OSError, TypeError):
+        return part.__qualname__
 
 
 _HASHES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of a network's structure, weights and statistics, wherever and however they lie.
+    """SHA-256 of a network's code, structure, weights and statistics, wherever these lie.
+
+    Code is that of the modules that define its layers, but for those of `LIBRARIES`.
 
     A network is looked at once: it must not change.
     """
@@ -246,6 +261,9 @@ def weights_sha256(model: nn.Module) -> str:
 
 def _weights_sha256(model: nn.Module) -> str:
     digest = hashlib.sha256(repr(model).encode())
+    kinds = {type(part) for part in model.modules()}
+    own = {_code(kind) for kind in kinds if kind.__module__.partition(".")[0] not in LIBRARIES}
+    digest.update("".join(sorted(own)).encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -17,6 +17,7 @@ FLOORS = {
     "distributions": 0,
     "files": 1,
     "extras": 1,
+    "plugins": 1,
     "cache": 2,
     "config": 2,
     "models": 3,

@@ -4,7 +4,8 @@ torchvision looks for its files in a folder, and downloads what is missing. Noth
 is run: CIFAR's files, the only pickles among them, are opened by torchvision after their MD5 sums
 have proved them to be the published ones; all others are images, numbers and text. Sets of files
 stay files, which are decoded like any image folder's; small pictures are read at once. Sets
-without official splits (SUN397, Caltech101, EuroSAT, ...) are left out.
+without official splits (SUN397, Caltech101, EuroSAT, ...) are left out. Users add theirs in
+plug-ins.
 """
 
 import sys
@@ -23,6 +24,7 @@ from torchvision import datasets
 from kdtune.cache import cache_folder
 from kdtune.errors import UserError
 from kdtune.files import make_folder
+from kdtune.plugins import Registry
 
 Image = Path | np.ndarray
 """A file, or pixels uint8 [H, W] or [H, W, 3]."""
@@ -62,7 +64,17 @@ def load_named(name: str, root: str | None = None) -> NamedData:
     Raises:
         UserError: it is not there, and cannot be downloaded.
     """
-    return NAMED[name](name, Path(root).expanduser() if root else default_root())
+    with NAMED.blamed(name):
+        found = NAMED[name](name, Path(root).expanduser() if root else default_root())
+        if not isinstance(found, NamedData):
+            raise TypeError(f"it gives no NamedData, but a {type(found).__name__}")
+    return found
+
+
+def pictures(dataset: Any) -> Samples:
+    """Samples of a data set like torchvision's, which gives pairs of a picture and its label."""
+    pairs = [dataset[i] for i in range(len(dataset))]
+    return [np.asarray(image) for image, _ in pairs], [int(label) for _, label in pairs]
 
 
 def _digits(name: str, root: Path) -> NamedData:
@@ -154,34 +166,39 @@ def _set(
     return partial(_official, dataset, splits, read, options)
 
 
-NAMED: dict[str, Callable[[str, Path], NamedData]] = {
-    "digits": _digits,
-    "mnist": _set(datasets.MNIST, FLAGS, _arrays),
-    "fashion-mnist": _set(datasets.FashionMNIST, FLAGS, _arrays),
-    "kmnist": _set(datasets.KMNIST, FLAGS, _arrays),
-    "emnist": _set(datasets.EMNIST, FLAGS, _arrays, split="balanced"),
-    "usps": _set(datasets.USPS, FLAGS, _arrays),
-    "svhn": _set(datasets.SVHN, TWO, _arrays),
-    "cifar10": _set(datasets.CIFAR10, FLAGS, _arrays),
-    "cifar100": _set(datasets.CIFAR100, FLAGS, _arrays),
-    "stl10": _set(datasets.STL10, TWO, _arrays),
-    "flowers102": _set(datasets.Flowers102, THREE, _files),
-    "oxford-iiit-pet": _set(
-        datasets.OxfordIIITPet,
-        {"train": {"split": "trainval"}, "test": {"split": "test"}},
-        partial(_listed, "_images", "_labels"),
-    ),
-    "food101": _set(datasets.Food101, TWO, _files),
-    "dtd": _set(datasets.DTD, THREE, _files),
-    "fgvc-aircraft": _set(datasets.FGVCAircraft, THREE, _files),
-    "gtsrb": _set(datasets.GTSRB, TWO, _pairs),
-    "country211": _set(datasets.Country211, {**TWO, "validation": {"split": "valid"}}, _files),
-    "rendered-sst2": _set(datasets.RenderedSST2, THREE, _files),
-    "imagenette": _set(
-        datasets.Imagenette,
-        {"train": {"split": "train"}, "test": {"split": "val"}},
-        _files,
-        size="320px",
-    ),
-}
+NAMED: Registry[Callable[[str, Path], NamedData]] = Registry(
+    "data set",
+    "DATA",
+    {
+        "digits": _digits,
+        "mnist": _set(datasets.MNIST, FLAGS, _arrays),
+        "fashion-mnist": _set(datasets.FashionMNIST, FLAGS, _arrays),
+        "kmnist": _set(datasets.KMNIST, FLAGS, _arrays),
+        "emnist": _set(datasets.EMNIST, FLAGS, _arrays, split="balanced"),
+        "usps": _set(datasets.USPS, FLAGS, _arrays),
+        "svhn": _set(datasets.SVHN, TWO, _arrays),
+        "cifar10": _set(datasets.CIFAR10, FLAGS, _arrays),
+        "cifar100": _set(datasets.CIFAR100, FLAGS, _arrays),
+        "stl10": _set(datasets.STL10, TWO, _arrays),
+        "flowers102": _set(datasets.Flowers102, THREE, _files),
+        "oxford-iiit-pet": _set(
+            datasets.OxfordIIITPet,
+            {"train": {"split": "trainval"}, "test": {"split": "test"}},
+            partial(_listed, "_images", "_labels"),
+        ),
+        "food101": _set(datasets.Food101, TWO, _files),
+        "dtd": _set(datasets.DTD, THREE, _files),
+        "fgvc-aircraft": _set(datasets.FGVCAircraft, THREE, _files),
+        "gtsrb": _set(datasets.GTSRB, TWO, _pairs),
+        "country211": _set(datasets.Country211, {**TWO, "validation": {"split": "valid"}}, _files),
+        "rendered-sst2": _set(datasets.RenderedSST2, THREE, _files),
+        "imagenette": _set(
+            datasets.Imagenette,
+            {"train": {"split": "train"}, "test": {"split": "val"}},
+            _files,
+            size="320px",
+        ),
+    },
+    "a function of the name and the folder of named data sets",
+)
 """Data sets by name: each is opened from its name and the folder of named data sets."""

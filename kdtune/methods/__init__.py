@@ -1,4 +1,5 @@
-"""What a student learns from a teacher. To add a method, write one file and one entry here.
+"""What a student learns from a teacher. To add a method, write one file and one entry here; users
+add theirs in plug-ins.
 
 A method sees a batch, and what was kept of the teacher for its images. CRD, which contrasts an
 image with a memory of thousands that changes as the student learns, is therefore not among them.
@@ -7,7 +8,6 @@ Shape letters: B images, C channels, H×W positions of a map, K classes, T tempe
 """
 
 from kdtune.config import TrainConfig
-from kdtune.errors import UserError, nearest
 from kdtune.methods.at import AttentionTransfer, PaperAttentionTransfer
 from kdtune.methods.dist import StrongerTeacher
 from kdtune.methods.dkd import DecoupledDistillation
@@ -19,26 +19,32 @@ from kdtune.methods.rkd import RelationalKnowledge
 from kdtune.methods.sp import SimilarityPreserving
 from kdtune.methods.student import Student
 from kdtune.methods.vid import VariationalInformation
+from kdtune.plugins import Registry
 
-METHODS: dict[str, type[Method]] = {
-    "student": Student,
-    "kd": KnowledgeDistillation,
-    "dkd": DecoupledDistillation,
-    "dist": StrongerTeacher,
-    "at": AttentionTransfer,
-    "at_paper": PaperAttentionTransfer,
-    "fitnets": FitNets,
-    "vid": VariationalInformation,
-    "sp": SimilarityPreserving,
-    "rkd": RelationalKnowledge,
-    "pkt": ProbabilisticKnowledge,
-}
+METHODS: Registry[type[Method]] = Registry(
+    "method",
+    "METHODS",
+    {
+        "student": Student,
+        "kd": KnowledgeDistillation,
+        "dkd": DecoupledDistillation,
+        "dist": StrongerTeacher,
+        "at": AttentionTransfer,
+        "at_paper": PaperAttentionTransfer,
+        "fitnets": FitNets,
+        "vid": VariationalInformation,
+        "sp": SimilarityPreserving,
+        "rkd": RelationalKnowledge,
+        "pkt": ProbabilisticKnowledge,
+    },
+    "a subclass of kdtune.methods.method.Method",
+    lambda value: isinstance(value, type) and issubclass(value, Method),
+)
 
 
 def check_method(name: str) -> None:
     """Raise a `UserError` that names the nearest known one if there is no method `name`."""
-    if name not in METHODS:
-        raise UserError(f"There is no method '{name}'; {nearest(name, METHODS)}")
+    METHODS.check(name)
 
 
 def build_method(config: TrainConfig, student: Shapes, teacher: Shapes | None) -> Method:
@@ -53,4 +59,5 @@ def build_method(config: TrainConfig, student: Shapes, teacher: Shapes | None) -
         UserError: there is no such method, or the maps cannot be compared.
     """
     check_method(config.method)
-    return METHODS[config.method](config, student, teacher)
+    with METHODS.blamed(config.method):
+        return METHODS[config.method](config, student, teacher)

@@ -1,11 +1,12 @@
 """What every method is: two verbs, `targets` and `forward`, and the sum they share."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from kdtune.config import TrainConfig
+from kdtune.config import Settings, TrainConfig
 
 Shapes = list[tuple[int, int, int]]
 """(C, H, W) of each stage."""
@@ -29,12 +30,15 @@ class Method(nn.Module, ABC):
         teacher: (C, H, W) of the teacher's stages, or None without a teacher.
 
     Attributes:
+        SETTINGS: of a plug-in's method: defaults of settings where they differ from those of
+            `TrainConfig`, and, under other names, further settings, which `config` has, too.
         uses_teacher: False if the method has no use for a teacher.
         rounded: targets that may be kept in float16, since the loss does not feel that they are
             rounded by up to 2⁻¹¹ of their values.
         epoch: the epoch under way, from 1; the loop sets it.
     """
 
+    SETTINGS: ClassVar[Settings] = {}
     uses_teacher = True
 
     def __init__(self, config: TrainConfig, student: Shapes, teacher: Shapes | None):

@@ -2,7 +2,8 @@
 
 Shapes: images float ``[B, 3, H, W]``; logits ``[B, K]``; features a list of one map a stage,
 ``[B, C, H, W]`` each, the last one the final feature map. To add a network, write one file and
-one entry in `MODELS`; those of `LIBRARIES` are there by name, as ``torchvision:resnet34``.
+one entry in `MODELS`; users add theirs in plug-ins, and those of `LIBRARIES` are there by name, as
+``torchvision:resnet34``.
 """
 
 from collections.abc import Callable
@@ -10,16 +11,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kdtune.errors import UserError, nearest
+from kdtune.errors import UserError
 from kdtune.models.multibranch import MultiBranchNet
 from kdtune.models.named import LIBRARIES, build_named, check_named
 from kdtune.models.resnet import resnet18, resnet50
+from kdtune.plugins import Registry
 
-MODELS: dict[str, Callable[[int, int], nn.Module]] = {
-    "MultiBranchNet": MultiBranchNet,
-    "ResNet18": resnet18,
-    "ResNet50": resnet50,
-}
+MODELS: Registry[Callable[[int, int], nn.Module]] = Registry(
+    "model",
+    "MODELS",
+    {"MultiBranchNet": MultiBranchNet, "ResNet18": resnet18, "ResNet50": resnet50},
+    "a function, or class, of the number of classes and the image size",
+)
 """Architectures by name; each is built from (number of classes, image size)."""
 
 
@@ -28,9 +31,8 @@ def check_model(name: str) -> None:
     library, _, own = name.partition(":")
     if own and library in LIBRARIES:
         check_named(library, own)
-    elif name not in MODELS:
-        known = [*MODELS, *(f"{library}:NAME" for library in LIBRARIES)]
-        raise UserError(f"There is no model '{name}'; {nearest(name, known)}")
+    else:
+        MODELS.check(name, [f"{library}:NAME" for library in LIBRARIES])
 
 
 def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
@@ -46,7 +48,8 @@ def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
     """
     check_model(name)
     if name in MODELS:
-        return MODELS[name](num_classes, image_size)
+        with MODELS.blamed(name):
+            return MODELS[name](num_classes, image_size)
     library, _, own = name.partition(":")
     return build_named(library, own, num_classes, image_size)
 
@@ -63,7 +66,11 @@ def feature_shapes(model: nn.Module, image_size: int) -> list[tuple[int, int, in
     Raises:
         UserError: the network does not return logits and features.
     """
-    _, features = look(model, torch.zeros(1, 3, image_size, image_size))
+    return stage_shapes(look(model, torch.zeros(1, 3, image_size, image_size))[1])
+
+
+def stage_shapes(features: list[Tensor]) -> list[tuple[int, int, int]]:
+    """(C, H, W) of each stage, from maps [B, C, H, W]."""
     return [(f.shape[1], f.shape[2], f.shape[3]) for f in features]
 
 
@@ -99,7 +106,8 @@ def logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tensor, list[
     if not (isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], list)):
         raise UserError(
             f"A {type(model).__name__} does not return (logits, [a map a stage]), as kdtune's "
-            "networks do; ResNets of torchvision's do so once load_teacher_model has loaded them."
+            "networks do; ResNets of torchvision's do so once load_teacher_model has loaded them, "
+            "and other convolutional classifiers in kdtune.models.named.with_maps."
         )
     return outputs
 

@@ -158,19 +158,31 @@ OPTIONS = {
 others', so they change the images themselves."""
 
 
+def with_maps(network: nn.Module, points: list[str] | None = None) -> nn.Module:
+    """A classifier that gives its maps beside its logits; names of its parameters stay.
+
+    Args:
+        network: gives logits [B, K] for images of any size, in steps that torch.fx can trace.
+        points: modules that give the maps; those of `stage_ends` if None.
+    """
+    if points is None:
+        points = stage_ends(network)
+    graph = _Tracer().trace(network)
+    within: dict[str, fx.Node] = {}
+    for node in graph.nodes:
+        within |= dict.fromkeys(node.meta.get("nn_module_stack", ()), node)
+    *_, output = graph.nodes
+    output.args = ((output.args[0], [within[point] for point in points]),)
+    return fx.GraphModule(network, graph, class_name=type(network).__name__)
+
+
 def _torchvision(name: str, num_classes: int) -> nn.Module:
     network = torchvision.models.get_model(
         name, weights=None, num_classes=num_classes, **OPTIONS.get(name, {})
     )
     if name not in _POINTS:
         _POINTS[name] = stage_ends(network)
-    graph = _Tracer().trace(network)
-    within: dict[str, fx.Node] = {}
-    for node in graph.nodes:
-        within |= dict.fromkeys(node.meta.get("nn_module_stack", ()), node)
-    *_, output = graph.nodes
-    output.args = ((output.args[0], [within[point] for point in _POINTS[name]]),)
-    return fx.GraphModule(network, graph, class_name=type(network).__name__)
+    return with_maps(network, _POINTS[name])
 
 
 def _torchvision_names() -> list[str]:

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from optuna.distributions import distribution_to_json
 
-from kdtune.config import SweepConfig, TrainConfig
+from kdtune.config import SweepConfig, TrainConfig, settings_for
 from kdtune.data.images import GROUPS, Split, groups_of_test
 from kdtune.distributions import read_distributions
 from kdtune.environment import environment
@@ -18,19 +19,20 @@ from kdtune.errors import UserError, nearest
 from kdtune.files import shown
 from kdtune.inputs import find_data
 from kdtune.methods import METHODS, check_method
-from kdtune.models import build_model, check_model, feature_shapes
+from kdtune.models import MODELS, build_model, check_model, feature_shapes, look, stage_shapes
 from kdtune.network import pick_device
+from kdtune.plugins import check_given, load_plugins, records
 from kdtune.results import OF_VERDICT, Cell, Event, SweepFolder
 from kdtune.seeds import derive_seed
 from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.tuning.join import LOCAL, wanted_address
 from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS
 from kdtune.tuning.shared import Shared
-from kdtune.tuning.space import Space, load_space, load_spaces
+from kdtune.tuning.space import Space, load_space, load_spaces, plugin_spaces
 from kdtune.tuning.trackers import check_trackers
 
-NAMED_AGAIN = ("address", "storage")
-"""Settings that a log cannot choose: who joins a cluster runs what it sends."""
+NAMED_AGAIN = ("address", "storage", "plugins")
+"""Settings that a log cannot choose: who joins a cluster runs what it sends, plug-ins are code."""
 
 MAY_CHANGE = {
     "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "spaces",
@@ -83,14 +85,15 @@ def check_sweep(
     """Check methods, models, spaces, data, teacher and settings as trials would meet them.
 
     Args:
-        given: the sweep's settings.
-        files: of spaces; they are code that the user names now.
+        given: the sweep's settings; its plug-ins are code that the user names now.
+        files: of spaces; they are, too.
         earlier: the event that opened the same sweep before: what cannot have changed meanwhile is
             taken from it, or compared with it. No code runs because it is named there.
 
     Raises:
         UserError: something is no good, or is not what it was.
     """
+    load_plugins(given.plugins)
     sweep, shared, about = _check_inputs(given, earlier)
     if sweep.confirm and about["data"]["test_images"] < 2:
         raise UserError(NO_TEST)
@@ -121,6 +124,10 @@ def _check_inputs(
         Complete settings, what trials have in common, and what the log keeps of all this.
     """
     check_trackers(given.track)
+    for method, model in given.cells():
+        check_method(method)
+        check_model(model)
+    given.check_settings()
     for name in ("cpus_per_trial", "gpus_per_trial"):
         if isinstance(needs := getattr(given, name), Mapping):
             for model in needs.keys() - set(given.models):
@@ -142,6 +149,7 @@ def _check_inputs(
             "data_root": given.data_root and str(Path(given.data_root).expanduser().resolve()),
             "teacher": _absolute(given.teacher) if given.teacher else None,
             "spaces": tuple(map(_absolute, given.spaces)),
+            "plugins": tuple(map(_absolute, given.plugins)),
             "warm_start": tuple(map(_absolute, given.warm_start)),
         }
     )
@@ -149,6 +157,11 @@ def _check_inputs(
         "data": {**data.summary(), "skipped_images": bad},
         "teacher": summary,
         "environment": environment(),
+        "plugins": records(
+            METHODS=[method for method, _ in sweep.cells()],
+            MODELS=[*sweep.models, *([summary["model"]] if summary else ())],
+            DATA=[given.data],
+        ),
     }
     if earlier is not None:
         _compare(earlier, about["data"], summary)
@@ -164,10 +177,12 @@ def confirm_settings(folder: SweepFolder, given: Mapping[str, Any]) -> SweepConf
     for key in given.keys() - OF_CONFIRM:
         raise UserError(f"The setting {key} cannot be changed when a sweep is confirmed.")
     latest = folder.settings().model_dump(mode="json")
+    earlier = folder.opened()[-1]
     _check_named(latest, given)
-    searched = folder.opened()[-1]["config"]
+    _load_again(earlier, given)
     kept = {key: latest[key] for key in OF_CONFIRM}
-    return SweepConfig.check({**_joining_nothing({**searched, **kept}), **given})
+    ours = _joining_nothing({**earlier["config"], **kept, "plugins": ()})
+    return SweepConfig.check({**ours, **given})
 
 
 @dataclass
@@ -234,22 +249,23 @@ def check_confirmation(
 
 
 def changed(earlier: Event, changes: Mapping[str, Any]) -> SweepConfig:
-    """The settings of a sweep that is resumed.
+    """The settings of a sweep that is resumed; its plug-ins are loaded.
 
     Args:
         earlier: the event that opened it before.
         changes: of `MAY_CHANGE`.
 
     Raises:
-        UserError: a setting may not change, or a cell would be lost; or the sampler is code, and
-            was not given again.
+        UserError: a setting may not change, or a cell would be lost; or sampler or plug-ins are
+            code, and were not given again.
     """
     for key in changes.keys() - MAY_CHANGE:
         raise UserError(f"The setting {key} cannot be changed when a sweep is resumed.")
     before = SweepConfig.check(earlier["config"])
     _check_named(earlier["config"], changes)
+    _load_again(earlier, changes)
     spaces = dict.fromkeys((*before.spaces, *changes.get("spaces", ())))
-    kept = _joining_nothing(earlier["config"])
+    kept = _joining_nothing({**earlier["config"], "plugins": ()})
     given = SweepConfig.check({**kept, **changes, "spaces": tuple(spaces)})
     sweep = given.model_copy(
         update={
@@ -275,8 +291,15 @@ def changed(earlier: Event, changes: Mapping[str, Any]) -> SweepConfig:
 
 def named_again(sweep: SweepConfig) -> str:
     """Flags with which a sweep is gone on with, beside its folder."""
-    given = {key: getattr(sweep, key) for key in NAMED_AGAIN}
-    return "".join(f" --{key} {value}" for key, value in given.items() if value is not None)
+    given = [("address", sweep.address), ("storage", sweep.storage)]
+    given += [("plugin", path) for path in sweep.plugins]
+    return "".join(f" --{key} {value}" for key, value in given if value is not None)
+
+
+def _load_again(earlier: Event, given: Mapping[str, Any]) -> None:
+    """Load the plug-ins that are given now, among which must be those of before."""
+    load_plugins(given.get("plugins", ()))
+    check_given("The sweep", earlier.get("plugins", ()), same=True)
 
 
 def _joining_nothing(kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,31 +351,37 @@ def _check_cells(
             raise UserError(
                 f"The space {space.path} is for '{method}', which is not in this sweep."
             )
-    spaces = {**load_spaces(), **named}
-    for method, model in sweep.cells():
-        check_method(method)
-        check_model(model)
+    for method in methods:
         if METHODS[method].uses_teacher and shared.teacher is None:
             raise UserError(
                 f"The method '{method}' learns from a teacher: give --teacher "
                 "(make one with 'kdtune teacher'), or --methods student --no-baselines."
             )
-    fixed = {}
+    spaces, fixed = {**load_spaces(), **named}, {}
     for method in methods:
+        settings = settings_for(method, sweep.settings)
         if earlier is not None and (kept := earlier["spaces"].get(method)) is not None:
-            fixed[method] = _kept_space(method, kept, named.get(method), sweep.settings)
+            fixed[method] = _kept_space(method, kept, named.get(method), settings)
         elif method in spaces:
-            fixed[method] = spaces[method].fix(sweep.settings)
+            fixed[method] = spaces[method].fix(settings)
         else:
             raise UserError(f"There is no search space for '{method}'; give one with --space.")
     pick_device(sweep.settings.get("device", "auto"))
     image_size = shared.views.image_size
     for model in dict.fromkeys(sweep.models):
-        student = build_model(model, len(shared.views.data.classes), image_size)
-        shapes = feature_shapes(student, image_size)
+        with MODELS.blamed(model):
+            student = build_model(model, len(shared.views.data.classes), image_size)
+            outputs = look(student, torch.zeros(2, 3, image_size, image_size))
+            shapes = stage_shapes(outputs[1])
         for method in fixed:
-            for _, settings in fixed[method].probe():
-                shared.ask(_trial_config(sweep, (method, model), 0, settings), shapes)
+            configs = [
+                _trial_config(sweep, (method, model), 0, settings)
+                for _, settings in fixed[method].probe()
+            ]
+            with METHODS.blamed(method):
+                shared.rehearse(configs[0], outputs)
+                for config in configs:
+                    shared.ask(config, shapes)
     return fixed
 
 
@@ -376,6 +405,7 @@ def _kept_space(
 ) -> Space:
     """A space of the log; a function comes from a file that the user names again."""
     if kept["function"]:
+        named = named or plugin_spaces().get(method)
         if named is None or named.define is None:
             raise UserError(
                 f"The space of '{method}' is a function, and code that a log names is not run: if "

@@ -22,6 +22,7 @@ from kdtune.config import DataSource, SweepConfig
 from kdtune.data.images import find_images
 from kdtune.environment import environment
 from kdtune.errors import UserError
+from kdtune.plugins import Plugin, have_only, loaded
 from kdtune.storage import Storage, StorageError
 from kdtune.teacher import teacher_summary
 
@@ -40,11 +41,12 @@ VERSIONS = ("kdtune", "torch", "torchvision", "numpy", "pillow")
 
 @dataclass(frozen=True)
 class Question:
-    """What a node is asked about: data, the teacher's path, and a storage, or None."""
+    """What a node is asked about: data, the teacher's path, a storage, or None, and plug-ins."""
 
     data: DataSource
     teacher: str | None
     storage: str | None
+    plugins: tuple[Plugin, ...] = ()
 
 
 def what_is_there(question: Question) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def what_is_there(question: Question) -> dict[str, Any]:
         if something is missing.
     """
     try:
+        have_only(question.plugins)
         data = find_images(*question.data)
         known = environment()
         return {
@@ -112,7 +115,7 @@ class Admission:
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._question = Question(sweep.source, sweep.teacher, sweep.storage)
+        self._question = Question(sweep.source, sweep.teacher, sweep.storage, loaded())
         self._here = what_is_there(self._question)
         self._say, self._clock = say, clock
         self._asked: dict[str, Any] = {}

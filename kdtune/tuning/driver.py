@@ -9,6 +9,7 @@ from ray import tune
 from kdtune.errors import DiskFullError, RunError
 from kdtune.files import FULL
 from kdtune.mirror import CHECKPOINTS, Mirror
+from kdtune.plugins import loaded
 from kdtune.results import Event, Log, SweepFolder
 from kdtune.storage import Storage
 from kdtune.tuning.decisions import Decisions
@@ -118,7 +119,9 @@ class Driver:
                 for tracked in self.tracked:
                     tracked.begin()
                 run_trials(
-                    tune.with_parameters(TrialProcess, askers=askers, checkpoints=checkpoints),
+                    tune.with_parameters(
+                        TrialProcess, askers=askers, checkpoints=checkpoints, plugins=loaded()
+                    ),
                     Queue(self.decisions, log.append, slots, self.screen.trouble),
                     schedule,
                     self.decisions.watch,

@@ -3,7 +3,7 @@
 Further nodes build theirs when their first trial asks for them, while the others work.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kdtune.cache import describe
 from kdtune.config import SweepConfig, TrainConfig
 from kdtune.errors import RunError, UserError
+from kdtune.plugins import Plugin, have_only, loaded
 from kdtune.results import Event
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.shared import Shared, build_first
@@ -43,7 +44,7 @@ def prepare(shared: Shared, slots: Slots, say: Callable[[str], None]) -> list[Ev
     there = NodeAffinitySchedulingStrategy(place.node, soft=False)
     task = _build.options(
         num_cpus=place.cpus, num_gpus=place.gpus, scheduling_strategy=there
-    ).remote(shared.sweep, shared.askers, shared.runs)
+    ).remote(loaded(), shared.sweep, shared.askers, shared.runs)
     try:
         events, trouble = ray.get(task)
     except ray.exceptions.RayError as error:
@@ -58,9 +59,12 @@ def prepare(shared: Shared, slots: Slots, say: Callable[[str], None]) -> list[Ev
 
 
 @ray.remote(max_retries=1)
-def _build(sweep: SweepConfig, askers: Askers, runs: list[TrainConfig]) -> Any:
-    views, lesson = open_shared(sweep, askers)
+def _build(
+    plugins: Sequence[Plugin], sweep: SweepConfig, askers: Askers, runs: list[TrainConfig]
+) -> Any:
     try:
+        have_only(plugins)
+        views, lesson = open_shared(sweep, askers)
         return build_first(views, lesson, runs, lambda event: None), None
     except UserError as error:  # which Ray would wrap
         return [], str(error)

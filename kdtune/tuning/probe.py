@@ -9,7 +9,7 @@ Nothing is left on the disk.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -27,6 +27,7 @@ from kdtune.data.images import ImageData, Split
 from kdtune.data.views import Views
 from kdtune.inputs import Inputs, find_data, keeps_targets
 from kdtune.models import build_model, feature_shapes
+from kdtune.plugins import Plugin, have_only, loaded
 from kdtune.process import FreshState, keep_freed_memory
 from kdtune.targets import Lesson
 from kdtune.teacher import load_teacher
@@ -104,7 +105,7 @@ def measure_trials(
     threads = {model: place.threads if place else 1 for model, place in places.items()}
     least = min((p for p in places.values() if p), key=lambda place: (place.gpus, place.cpus))
     where = ray.remote(num_cpus=least.cpus, num_gpus=least.gpus)(_Worker)
-    about = (data, cache, sweep.source, sweep.teacher, shared.askers)
+    about = (loaded(), data, cache, sweep.source, sweep.teacher, shared.askers)
     workers = [where.remote(*about, folder / f"slot-{number}") for number in range(slots.count)]
     opening = ray.get([worker.open.remote(views.image_size) for worker in workers])
     limit = min(LIMIT, ALL / len(configs))
@@ -183,6 +184,7 @@ class _Worker:
 
     def __init__(
         self,
+        plugins: Sequence[Plugin],
         data: ImageData,
         cache: Cache | None,
         source: DataSource,
@@ -191,6 +193,7 @@ class _Worker:
         folder: Path,
     ):
         keep_freed_memory()
+        have_only(plugins)
         self.data, self.cache, self.source = data, cache, source
         self.path, self.askers, self.folder = teacher, askers, folder
         self.fresh = FreshState()

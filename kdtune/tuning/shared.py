@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from kdtune.cache import GB, Cache, Tell, cache_folder, describe
 from kdtune.config import SweepConfig, TrainConfig
@@ -15,7 +15,9 @@ from kdtune.device import has_gpu, release
 from kdtune.errors import UserError
 from kdtune.inputs import Inputs, open_views
 from kdtune.methods import METHODS, build_method
-from kdtune.methods.method import Shapes
+from kdtune.methods.contract import rehearse
+from kdtune.methods.method import Maps, Shapes
+from kdtune.models import stage_shapes
 from kdtune.results import Event
 from kdtune.targets import Lesson
 from kdtune.tuning.kept import Kept, plan_views
@@ -40,6 +42,22 @@ class Shared:
         self._targets: dict[str, dict[str, int]] = {}
         self._runs: dict[bool, TrainConfig] = {}
         self.kept = Kept((), 0, 0, ())
+
+    def rehearse(self, config: TrainConfig, student: tuple[Tensor, Maps]) -> None:
+        """Go through a batch as a run does.
+
+        Args:
+            config: its settings.
+            student: what its student gives for two images.
+
+        Raises:
+            UserError: the run's method is no good.
+        """
+        lesson = self.lesson
+        shapes = lesson.shapes if lesson is not None else None
+        method = build_method(config, stage_shapes(student[1]), shapes)
+        teacher = lesson.outputs if lesson is not None and method.uses_teacher else None
+        rehearse(config.method, method, student, teacher)
 
     def ask(self, config: TrainConfig, shapes: Shapes) -> None:
         """Take note of a run that the sweep may make; its networks must be comparable."""

@@ -22,6 +22,7 @@ from kdtune.data.batches import Batch
 from kdtune.device import Memory, memory_of, name_of, peak_of, reset_peak
 from kdtune.errors import RunError
 from kdtune.network import pick_device
+from kdtune.plugins import Plugin, have_only, loaded
 from kdtune.process import keep_freed_memory
 from kdtune.training import fit
 from kdtune.tuning.launch import find_slots
@@ -157,7 +158,7 @@ def _measure(
             if together > 1 and threads * together > whole.cpus:
                 return
             while len(processes) < together:
-                processes.append(process.remote(config, askers))
+                processes.append(process.remote(loaded(), config, askers))
             try:
                 names = ray.get([p.prepare.remote(threads) for p in processes])
                 if together == 1:
@@ -193,8 +194,9 @@ def _about(model: str, gpu: str | None, cpus: int) -> str:
 class _Training:
     """A process that trains as a trial does."""
 
-    def __init__(self, config: TrainConfig, askers: Askers):
+    def __init__(self, plugins: Sequence[Plugin], config: TrainConfig, askers: Askers):
         keep_freed_memory()
+        have_only(plugins)
         self._config, self._askers = config, askers
         self._device = pick_device(config.device)
         self._results: Iterator[Any] | None = None

@@ -24,6 +24,7 @@ import search_spaces
 from kdtune.config import TrainConfig, check_free
 from kdtune.errors import UserError
 from kdtune.methods import check_method
+from kdtune.plugins import modules
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Space:
 
 
 def load_spaces(files: tuple[str, ...] = ()) -> dict[str, Space]:
-    """Load the spaces that come with kdtune, and those of the user's own files in their stead.
+    """Load the spaces of kdtune and of plug-ins, and those of the user's own files in their stead.
 
     Args:
         files: paths of Python modules, from anywhere.
@@ -125,8 +126,27 @@ def load_spaces(files: tuple[str, ...] = ()) -> dict[str, Space]:
     """
     folder = Path(search_spaces.__file__).parent
     shipped = sorted(path for path in folder.glob("*.py") if path.stem != "__init__")
-    spaces = [load_space(path) for path in [*shipped, *map(Path, files)]]
-    return {space.method: space for space in spaces}
+    spaces = {space.method: space for space in map(load_space, shipped)} | plugin_spaces()
+    return spaces | {space.method: space for space in map(load_space, map(Path, files))}
+
+
+def plugin_spaces() -> dict[str, Space]:
+    """The spaces of the plug-ins that were loaded.
+
+    Raises:
+        UserError: one is no good, or for a method that its plug-in does not have.
+    """
+    spaces = {}
+    for plugin, module in modules():
+        if hasattr(module, "SPACE"):
+            space = _space(Path(plugin.name), module)
+            if space.method not in getattr(module, "METHODS", {}):
+                raise UserError(
+                    f"The plug-in {plugin.name} has a search space for '{space.method}', which is "
+                    "no method of its METHODS; give it with --space."
+                )
+            spaces[space.method] = space
+    return spaces
 
 
 def load_space(path: Path) -> Space:
@@ -137,7 +157,10 @@ def load_space(path: Path) -> Space:
     Raises:
         UserError: see `load_spaces`.
     """
-    module = _import(path)
+    return _space(path, _import(path))
+
+
+def _space(path: Path, module: ModuleType) -> Space:
     missing = [name for name in ("METHOD", "SPACE", "START") if not hasattr(module, name)]
     if missing:
         raise UserError(f"The search space {path} lacks {missing[0]}.")
@@ -185,7 +208,7 @@ def _check(space: Space) -> None:
     except Exception as error:  # whatever a user's function may raise
         raise UserError(f"it gives no point: {error}") from None
     for _, settings in probes:
-        check_free(settings)
+        check_free(settings, [space.method])
         TrainConfig.check({"method": space.method, **settings})
     for point, (trial, settings) in zip(space.start, probes, strict=False):
         for key, value in point.items():

@@ -1,7 +1,7 @@
 """The one place where networks of a sweep are judged by test images, after they were chosen."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from kdtune.config import TrainConfig
 from kdtune.costs import costs_of
 from kdtune.errors import RunError
 from kdtune.inputs import Inputs, find_data, open_views
+from kdtune.plugins import Plugin, have_only, loaded
 from kdtune.training import predict
 from kdtune.tuning.placement import Place, Slots
 from kdtune.tuning.trainable import hide_gpus_of_others
@@ -33,7 +34,8 @@ def predict_test(networks: list[tuple[Path, TrainConfig]], slots: Slots) -> Iter
     for path, config in networks:
         place = _place(config, slots)
         task = _remote(_predict, place, slots)
-        found.append(task.remote(path.read_bytes(), config, place.threads))  # other nodes lack it
+        network = path.read_bytes()  # other nodes lack the file
+        found.append(task.remote(loaded(), network, config, place.threads))
     yield from map(ray.get, found)
 
 
@@ -41,7 +43,7 @@ def measure(config: TrainConfig, num_classes: int, slots: Slots) -> dict[str, An
     """What a student costs where a trial would run: see `kdtune.costs.costs_of`."""
     place = _place(config, slots)
     task = _remote(_measure, place, slots)
-    costs: dict[str, Any] = ray.get(task.remote(config, num_classes, place.threads))
+    costs: dict[str, Any] = ray.get(task.remote(loaded(), config, num_classes, place.threads))
     return costs
 
 
@@ -60,14 +62,20 @@ def _remote(function: Any, place: Place, slots: Slots) -> Any:
     return ray.remote(num_cpus=place.cpus, num_gpus=place.gpus, label_selector=there)(function)
 
 
-def _measure(config: TrainConfig, num_classes: int, threads: int) -> dict[str, Any]:
+def _measure(
+    plugins: Sequence[Plugin], config: TrainConfig, num_classes: int, threads: int
+) -> dict[str, Any]:
     hide_gpus_of_others()
+    have_only(plugins)
     torch.set_num_threads(threads)
     return costs_of(config, num_classes)
 
 
-def _predict(network: bytes, config: TrainConfig, threads: int) -> np.ndarray:
+def _predict(
+    plugins: Sequence[Plugin], network: bytes, config: TrainConfig, threads: int
+) -> np.ndarray:
     hide_gpus_of_others()
+    have_only(plugins)
     torch.set_num_threads(threads)
     data, _ = find_data(config.source, config.skip_bad_images, config.cache_gb)
     views = open_views(data, config.image_size, config.cache_gb)

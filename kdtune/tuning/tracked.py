@@ -33,8 +33,10 @@ FINAL = ("epochs", "device_seconds")
 
 
 def hyperparameters(asked: Event) -> dict[str, Any]:
-    """The settings that are shown of a trial, by name."""
-    return {key: asked["config"][key] for key in HYPERPARAMETERS if key in asked["config"]}
+    """The settings that are shown of a trial, by name; last those that its method alone has."""
+    config = asked["config"]
+    own = [key for key in config if key not in TrainConfig.model_fields]
+    return {key: config[key] for key in (*HYPERPARAMETERS, *own) if key in config}
 
 
 def figures(epoch: Event) -> dict[str, float]:

@@ -9,7 +9,7 @@ Test images are not among what a trial has: no setting and no mistake of a metho
 """
 
 import json
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -26,9 +26,10 @@ from kdtune.cache import Tell
 from kdtune.config import DataSource, SweepConfig, TrainConfig
 from kdtune.data.views import Views
 from kdtune.device import hide_gpus
-from kdtune.errors import DiskFullError, DivergedError
+from kdtune.errors import DiskFullError, DivergedError, UserError
 from kdtune.inputs import Inputs, find_data, keeps_targets, open_views
 from kdtune.models import build_model, feature_shapes
+from kdtune.plugins import Plugin, have_only
 from kdtune.process import FreshState, keep_freed_memory
 from kdtune.results import Event
 from kdtune.storage import Storage
@@ -103,11 +104,15 @@ class TrialProcess(tune.Trainable):
         settings: dict[str, Any],
         askers: Askers = (),
         checkpoints: Path | Storage | None = None,
+        plugins: Sequence[Plugin] = (),
     ) -> None:
         """Begin the first trial of the process; `checkpoints` is a folder for those of all."""
         keep_freed_memory()
         hide_gpus_of_others()
+        with suppress(UserError):  # which the trial raises again, and so reports
+            have_only(plugins)
         self._fresh, self._askers, self._checkpoints = FreshState(), askers, checkpoints
+        self._plugins = plugins
         self._begin(settings)
 
     def reset_config(self, settings: dict[str, Any]) -> bool:
@@ -140,11 +145,14 @@ class TrialProcess(tune.Trainable):
         """What a trial gives, result by result."""
         place = self._checkpoints
         folder = place.at(trial_id) if isinstance(place, Storage) else place and place / trial_id
-        return trial_results(config, self._askers, folder)
+        return trial_results(config, self._askers, folder, self._plugins)
 
 
 def trial_results(
-    settings: dict[str, Any], askers: Askers, folder: Path | Storage | None = None
+    settings: dict[str, Any],
+    askers: Askers,
+    folder: Path | Storage | None = None,
+    plugins: Sequence[Plugin] = (),
 ) -> Generator[dict[str, Any], None, None]:
     """Run one trial, or go on with it.
 
@@ -152,17 +160,19 @@ def trial_results(
         settings: complete `TrainConfig`.
         askers: see `Askers`.
         folder: for its checkpoints; without one there are none.
+        plugins: those of the sweep.
 
     Yields:
         The figures of each epoch, those of before the last checkpoint included; in between, under
         `NOTE`, what was built or waited for; as the last result, under `OUTCOME`, how the trial
         failed, if it did.
     """
-    config = TrainConfig.check(settings)
     files: TrialFiles | None = None
     result: EpochResult | None = None
     history: list[dict[str, Any]] = []
     try:
+        have_only(plugins)
+        config = TrainConfig.check(settings)
         told: SimpleQueue[Event | None] = SimpleQueue()
         inputs, classes, teacher = open_run(config, askers, told.put)
         yield from _notes(told, partial(inputs.evaluation, "validation"))

@@ -238,6 +238,7 @@ def best_network(folder: SweepFolder, trial_id: str) -> dict[str, Any] | None:
         "epoch": training["best_epoch"],
         "validation_accuracy": training["best_validation_accuracy"],
         "trial_id": trial_id,
+        **({"plugins": content["plugins"]} if "plugins" in content else {}),
     }
 
 

@@ -1,0 +1,39 @@
+r"""A method of one's own: the teacher's embedding, up to an angle that is forgiven.
+
+    kdtune sweep --plugin own_method.py --methods angle --data digits --teacher teacher.pth \
+        --models MultiBranchNet --trials 1 --epochs 1 --name own-method
+
+The embedding is the last map's mean over positions. `margin` is a setting as any other.
+"""
+
+from ray import tune
+from torch import nn
+from torch.nn.functional import cosine_similarity
+
+from kdtune.methods.kd import with_kd
+from kdtune.methods.method import Method, weighted_sum
+
+
+class Angle(Method):
+    """classification + alpha·KD + beta·max(0, 1 − cos − margin), after a learned projection."""
+
+    SETTINGS = {"beta": 1.0, "margin": 0.1}  # beta's default, and a further setting
+
+    def __init__(self, config, student, teacher):
+        super().__init__(config, student, teacher)
+        self.project = nn.Linear(student[-1][0], teacher[-1][0]) if teacher else None
+
+    def targets(self, logits, features):
+        return {"logits": logits.float(), "mean_-1": features[-1].float().mean((2, 3))}
+
+    def forward(self, logits, features, targets, labels):
+        if targets is None:
+            return weighted_sum(logits, labels)
+        own = self.project(features[-1].float().mean((2, 3)))
+        gap = 1 - cosine_similarity(own, targets["mean_-1"]) - self.config.margin
+        return with_kd(self.config, logits, targets, labels, angle=gap.clamp(min=0).mean())
+
+
+METHODS, METHOD = {"angle": Angle}, "angle"
+SPACE = {"beta": tune.loguniform(0.1, 10), "margin": tune.uniform(0, 0.5)}
+START = [{"beta": 1.0, "margin": 0.1}]

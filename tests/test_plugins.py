@@ -1,0 +1,595 @@
+"""Plug-ins: what they add, what is refused, and that no code runs which the user did not give."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import SIZE, small_config
+
+from kdtune import plugins
+from kdtune.checkpoints import load_model, save_model
+from kdtune.config import METHOD_DEFAULTS, DataSource, SweepConfig, TrainConfig, settings_hash
+from kdtune.data.images import find_images
+from kdtune.data.named import pictures
+from kdtune.errors import UserError
+from kdtune.methods import METHODS, build_method
+from kdtune.models import MODELS, build_model, feature_shapes
+from kdtune.models.named import with_maps
+from kdtune.plugins import (
+    Plugin,
+    changed,
+    check_given,
+    have_only,
+    load_installed,
+    load_plugins,
+    loaded,
+    records,
+)
+from kdtune.run import run_file, run_training, train_teacher
+from kdtune.targets import Lesson, source_sha256, weights_sha256
+from kdtune.tuning.check import changed as changed_sweep
+from kdtune.tuning.check import check_sweep, named_again
+from kdtune.tuning.cluster import Question, what_is_there
+from kdtune.tuning.space import load_spaces
+from kdtune.tuning.trainable import OUTCOME, trial_results
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+METHOD = """
+from kdtune.methods.kd import KnowledgeDistillation
+
+class Mine(KnowledgeDistillation):
+    SETTINGS = {"alpha": 2.0, "margin": 0.5, "steps": 3, "deep": False}
+
+METHODS = {"mine": Mine}
+"""
+
+MODEL = """
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, num_classes, image_size):
+        super().__init__()
+        self.stage, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, num_classes)
+
+    def forward(self, images):
+        features = [self.stage(images)]
+        return self.head(features[-1].mean((2, 3))), features
+
+MODELS = {"Small": Small}
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(monkeypatch):
+    monkeypatch.setattr(plugins, "_BROKEN", {})
+    yield
+    for plugin in loaded():
+        plugins._forget(plugin)
+
+
+@pytest.fixture
+def give(tmp_path):
+    """Write a plug-in, and load it."""
+
+    def write(text, name="own.py"):
+        path = tmp_path / name
+        path.write_text(text)
+        load_plugins([path])
+        return path
+
+    return write
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Have a package with an entry point on the path."""
+
+    def write(text, name="ours"):
+        site = tmp_path / "site"
+        about = site / f"{name}-1.dist-info"
+        about.mkdir(parents=True)
+        (site / f"installed_{name}.py").write_text(text)
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (about / "entry_points.txt").write_text(f"[kdtune.plugins]\n{name} = installed_{name}\n")
+        monkeypatch.syspath_prepend(str(site))
+        return site
+
+    yield write
+    for name in [name for name in sys.modules if name.startswith("installed_")]:
+        del sys.modules[name]
+
+
+def test_what_a_file_defines_has_a_name(give):
+    path = give(METHOD + MODEL)
+    assert "mine" in METHODS and "Small" in MODELS
+    network = build_model("Small", 10, SIZE)
+    assert network(torch.zeros(2, 3, SIZE, SIZE))[0].shape == (2, 10)
+    assert [plugin.name for plugin in loaded()] == [str(path)]
+    (record,) = records(METHODS=["mine", "at"], MODELS=["Small", "Small"])
+    assert record["gives"] == ["mine", "Small"] and not record["installed"]
+
+
+def test_the_examples_are_short_and_sound(folder):
+    files = sorted(EXAMPLES.glob("own_*.py"))
+    assert len(files) == 3
+    load_plugins(files)
+    for file in files:
+        text = file.read_text()
+        assert len(text.splitlines()) < 40 and f"--plugin {file.name}" in text
+    assert load_spaces()["angle"].start == [{"beta": 1.0, "margin": 0.1}]
+    for name in ("Thin", "Plain"):
+        assert len(feature_shapes(build_model(name, 10, SIZE), SIZE)) == 3
+    data = find_images("stripes")
+    assert (len(data.classes), len(data.test)) == (4, 200)
+    assert len(data.train) + len(data.validation) == 800
+    assert find_images("stripes").fingerprint == data.fingerprint
+
+
+class TestSettings:
+    def test_those_of_a_method_are_settings_as_others(self, give):
+        give(METHOD)
+        config = TrainConfig.check({"method": "mine", "margin": 1})
+        assert (config.margin, config.steps, config.deep, config.alpha) == (1.0, 3, False, 2.0)
+        assert isinstance(config.margin, float)
+        again = TrainConfig.check(json.loads(json.dumps(config.model_dump())))
+        assert again == config
+        assert config.model_copy(update={"epochs": 3}).margin == 1.0
+        assert build_method(config, [(4, 1, 1)], [(4, 1, 1)]).config.margin == 1.0
+        other = config.model_copy(update={"margin": 0.25})
+        assert settings_hash(other.model_dump()) != settings_hash(config.model_dump())
+
+    def test_no_other_method_has_them(self, give):
+        give(METHOD)
+        with pytest.raises(UserError, match="There is no setting 'margin'"):
+            TrainConfig.check({"method": "kd", "margin": 1})
+        assert "margin" not in TrainConfig.check({"method": "kd"}).model_dump()
+
+    @pytest.mark.parametrize(
+        ("settings", "sentence"),
+        [
+            ({"marign": 1}, "There is no setting 'marign'; did you mean 'margin'?"),
+            ({"margin": "wide"}, "The setting margin cannot be 'wide': it must be a valid number"),
+            ({"margin": float("nan")}, "The setting margin cannot be nan"),
+            ({"steps": 1.5}, "The setting steps cannot be 1.5: it must be a valid integer"),
+        ],
+    )
+    def test_a_mistake_is_a_sentence(self, give, settings, sentence):
+        give(METHOD)
+        with pytest.raises(UserError) as error:
+            TrainConfig.check({"method": "mine", **settings})
+        assert sentence in str(error.value) and "\n" not in str(error.value)
+
+    def test_a_method_that_is_not_there_is_named_before_its_settings(self):
+        with pytest.raises(UserError, match="There is no method 'mine'"):
+            TrainConfig.check({"method": "mine", "margin": 1})
+
+    def test_types_are_those_of_the_defaults_also_of_equal_ones(self, give):
+        text = METHOD + "class Other(Mine):\n    SETTINGS = {'margin': 1}\n"
+        give(text + "class Third(Mine):\n    SETTINGS = {'margin': 1.0}\n"
+             "METHODS |= {'other': Other, 'third': Third}\n")  # fmt: skip
+        assert type(TrainConfig.check({"method": "other"}).margin) is int
+        assert type(TrainConfig.check({"method": "third"}).margin) is float
+
+    def test_a_sweep_fixes_them_for_their_method_alone(self, give, folder, teacher_file):
+        give((EXAMPLES / "own_method.py").read_text())
+        checked = check_sweep(sweep_of(folder, teacher_file, settings={"margin": 0.3}), ())
+        assert checked.spaces["angle"].constants == {"margin": 0.3}
+        assert checked.spaces["angle"].start == [{"beta": 1.0}]
+        assert checked.configure(("angle", "MultiBranchNet"), 0, {"beta": 1, "margin": 0.3}).margin
+        assert "margin" not in checked.spaces["kd"].constants
+
+    def test_a_sweep_refuses_those_of_no_method_of_its(self, give, folder, teacher_file):
+        give(METHOD)
+        given = {"methods": ["at"], "settings": {"margin": 0.3}}
+        with pytest.raises(UserError, match="There is no setting 'margin'"):
+            check_sweep(sweep_of(folder, teacher_file, **given), ())
+
+    def test_a_log_can_be_read_without_the_plugin(self):
+        config = SweepConfig.check(
+            {"name": "x", "data": "d", "methods": ["gone"], "settings": {"margin": 1}}
+        )
+        assert config.settings == {"margin": 1}
+        with pytest.raises(UserError, match="flag of its own"):
+            SweepConfig.check({"name": "x", "data": "d", "settings": {"epochs": 1}})
+
+
+def sweep_of(folder, teacher, **given):
+    return SweepConfig.check(
+        {
+            "name": "x", "data": str(folder), "teacher": teacher and str(teacher),
+            "methods": ["angle"], "models": ["MultiBranchNet"],
+            "trials": 1, "epochs": 1, "image_size": SIZE, **given,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("METHODS = {'at': 1}", "kdtune itself has a method 'at' already"),
+        ("MODELS = {'ResNet18': len}", "kdtune itself has a model 'ResNet18' already"),
+        ("DATA = {'digits': len}", "kdtune itself has a data set 'digits' already"),
+        ("METHODS = {'x': int}", "the method 'x' must be a subclass of kdtune.methods.method"),
+        ("MODELS = {'x': 3}", "the model 'x' must be a function, or class, of the number of cla"),
+        ("MODELS = {'a/b': len}", "'a/b' is no name"),
+        ("MODELS = [len]", "MODELS must be a dict"),
+        ("raise RuntimeError('no\\nluck')", "cannot be loaded: RuntimeError: no"),
+        ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
+        ("def (", "SyntaxError"),
+        (METHOD.replace('"margin"', '"epochs"'), "the method 'mine' must be a class whose SETT"),
+        (METHOD.replace('"margin"', '"copy"'), "the method 'mine' must be a class whose SETTINGS"),
+        (METHOD.replace("0.5", "[]"), "the method 'mine' must be a class whose SETTINGS"),
+    ],
+)
+def test_a_bad_file_is_a_sentence_and_leaves_nothing(give, text, sentence):
+    with pytest.raises(UserError) as error:
+        give(text)
+    assert sentence in str(error.value) and "own.py" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert loaded() == () and "mine" not in METHOD_DEFAULTS
+
+
+def test_a_file_that_is_missing(tmp_path):
+    with pytest.raises(UserError, match="There is no plug-in"):
+        load_plugins([tmp_path / "nowhere.py"])
+
+
+def test_a_plugin_cannot_hide_another_ones_names(give, tmp_path):
+    first = give(MODEL)
+    with pytest.raises(UserError, match=f"the plug-in {first} has a model 'Small' already"):
+        give(MODEL + "\nMODELS['Fresh'] = Small", "second.py")
+    assert "Fresh" not in MODELS and len(loaded()) == 1
+
+
+def test_a_file_that_was_changed_is_loaded_anew(give):
+    give(METHOD)
+    before = METHODS["mine"]
+    give(METHOD)
+    assert METHODS["mine"] is before
+    give(METHOD.replace("0.5", "0.75"))
+    assert METHOD_DEFAULTS["mine"]["margin"] == 0.75 and len(loaded()) == 1
+
+
+def test_unknown_names_meet_those_of_plugins(give):
+    give(METHOD + MODEL + "DATA = {'stripes': len}")
+    with pytest.raises(UserError, match="did you mean 'mine'"):
+        METHODS.check("mien")
+    with pytest.raises(UserError, match="did you mean 'Small'"):
+        MODELS.check("Smal")
+    with pytest.raises(UserError, match="stripes"):
+        find_images("strips")
+
+
+class TestInstalled:
+    def test_they_are_found_once_a_name_is_not_known(self, install):
+        install(METHOD)
+        build_model("MultiBranchNet", 10, SIZE)
+        assert loaded() == ()
+        assert TrainConfig.check({"method": "mine"}).margin == 0.5
+        assert [plugin.name for plugin in loaded()] == ["ours"]
+        assert records(METHODS=["mine"])[0]["installed"]
+
+    def test_a_broken_one_is_named_when_something_is_missing(self, install, folder):
+        install("raise ValueError('out of order')", "broken")
+        build_model("MultiBranchNet", 10, SIZE)
+        with pytest.raises(UserError) as error:
+            build_model("Smal", 10, SIZE)
+        assert "the installed plug-in broken cannot be loaded: ValueError: out of order" in str(
+            error.value
+        )
+
+    def test_a_broken_one_does_not_harm_another(self, install):
+        install("raise ValueError('out of order')", "broken")
+        install(MODEL)
+        assert build_model("Small", 10, SIZE)
+
+    def test_another_version_on_a_node_is_refused(self, install):
+        install(MODEL)
+        load_installed()
+        (plugin,) = loaded()
+        have_only([plugin])
+        with pytest.raises(UserError, match="ours is another one on this node"):
+            have_only([Plugin("ours", plugin.text + "#", installed=True)])
+        with pytest.raises(UserError, match="theirs is missing on this node: it is not installed"):
+            have_only([Plugin("theirs", plugin.text, installed=True)])
+
+    def test_a_node_is_asked_for_them(self, install, folder):
+        install(MODEL)
+        load_installed()
+        question = Question(DataSource(str(folder)), None, None, loaded())
+        assert "trouble" not in what_is_there(question)
+        other = Plugin("theirs", MODEL, installed=True)
+        found = what_is_there(Question(DataSource(str(folder)), None, None, (other,)))
+        assert "theirs is missing on this node" in found["trouble"]
+
+
+def test_a_process_without_the_file_gets_it_as_text(give, tmp_path):
+    """As on another node: nothing but what travels is there."""
+    path = give(METHOD)
+    travelling = loaded()
+    path.unlink()
+    code = (
+        "import pickle, sys, inspect; from kdtune.plugins import have_only;"
+        "have_only(pickle.loads(sys.stdin.buffer.read()));"
+        "from kdtune.methods import METHODS; from kdtune.targets import source_sha256;"
+        "print(source_sha256(METHODS['mine'])); have_only([]); print('mine' in METHODS)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(travelling),
+        capture_output=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.decode().split() == [source_sha256(METHODS["mine"]), "False"]
+
+
+def test_targets_and_weights_are_others_where_the_code_is(give, folder):
+    """Keys of the cache."""
+    keys = []
+    for text in (METHOD + MODEL, METHOD + MODEL, METHOD + MODEL + "# other"):
+        give(text)
+        torch.manual_seed(0)
+        teacher = build_model("Small", 10, SIZE).eval()
+        keys.append(weights_sha256(teacher))
+    assert keys[0] == keys[1] != keys[2]
+    text, kept = (EXAMPLES / "own_method.py").read_text(), []
+    teacher = build_model("MultiBranchNet", 10, SIZE).eval()
+    for more in ("", "# other"):
+        give(text + more, "angle.py")
+        lesson = Lesson(teacher, SIZE)
+        own = lesson.ask(TrainConfig.check({"method": "angle"}), feature_shapes(teacher, SIZE))
+        kept.append(own["mean_-1"].made_by)
+    assert kept[0] != kept[1]
+
+
+@pytest.mark.parametrize(
+    ("targets", "forward", "sentence"),
+    [
+        ("{'x': logits.mean()}", None, "first dimension of the target 'x' must be that of the ba"),
+        ("logits", None, "targets must give a dict of tensors"),
+        ("logits.nowhere", None, "of the plug-in .*own.py fails: AttributeError"),
+        (None, "{'sum': logits.sum()}", "forward must give a dict with 'loss'"),
+        (None, "{'loss': logits}", "'loss' of forward must be a scalar tensor"),
+        (None, "{'loss': targets['x'].sum()}", "'loss' does not depend on the student"),
+        (None, "{'loss': 1 / 0}", "of the plug-in .*own.py fails: ZeroDivisionError"),
+    ],
+)
+def test_a_method_without_its_contract_is_refused_before_anything_is_trained(
+    give, folder, teacher_file, targets, forward, sentence
+):
+    give(
+        f"""
+from kdtune.methods.method import Method
+
+class Mine(Method):
+    def targets(self, logits, features):
+        return {targets or "{'x': logits}"}
+
+    def forward(self, logits, features, targets, labels):
+        return {forward or "{'loss': logits.sum()}"}
+
+METHODS, METHOD, SPACE, START = {{"mine": Mine}}, "mine", {{"beta": 1.0}}, []
+"""
+    )
+    sweep = sweep_of(folder, teacher_file, methods=["mine"], baselines=False)
+    with pytest.raises(UserError, match=sentence) as error:
+        check_sweep(sweep, ())
+    assert "'mine'" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("forward", "sentence"),
+    [
+        ("self.head(features[-1].mean((2, 3)))", r"does not return \(logits, \[a map a stage\]\)"),
+        ("self.nothing", "The model 'Small' of the plug-in .*own.py fails: AttributeError"),
+    ],
+)
+def test_a_model_without_its_contract_is_refused(give, folder, forward, sentence):
+    give(MODEL.replace("self.head(features[-1].mean((2, 3))), features", forward))
+    sweep = sweep_of(folder, None, methods=["student"], models=["Small"], baselines=False)
+    with pytest.raises(UserError, match=sentence):
+        check_sweep(sweep, ())
+
+
+def test_a_data_set_without_its_contract_is_refused(give):
+    give("DATA = {'odd': lambda name, root: ([], [])}")
+    with pytest.raises(UserError, match="data set 'odd' of the plug-in .* fails: TypeError: it g"):
+        find_images("odd")
+
+
+def test_pictures_of_a_data_set_like_torchvisions():
+    class Pairs:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return np.full((2, 2), i, np.uint8), np.int64(i)
+
+    images, labels = pictures(Pairs())
+    assert labels == [0, 1, 2] and images[2].tolist() == [[2, 2], [2, 2]]
+
+
+def test_maps_of_a_classifier_are_those_that_its_modules_give():
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, 1, 1), torch.nn.Conv2d(4, 5, 3, 2, 1),
+        torch.nn.Conv2d(5, 6, 3, 2, 1),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 2),
+    ).eval()  # fmt: skip
+    images = torch.randn(2, 3, 16, 16)
+    logits, maps = with_maps(net)(images)
+    assert torch.equal(logits, net(images))
+    assert torch.equal(maps[-1], net[:3](images)) and [len(m[0]) for m in maps] == [4, 5, 6]
+
+
+def test_spaces_come_with_their_methods(give):
+    give(METHOD + "METHOD, SPACE, START = 'mine', {'margin': 0.25}, []")
+    assert load_spaces()["mine"].constants == {"margin": 0.25}
+    give(METHOD + "METHOD, SPACE, START = 'at', {'beta': 1.0}, []")
+    with pytest.raises(UserError, match="which is no method of its METHODS"):
+        load_spaces()
+    give(METHOD + "METHOD, SPACE, START = 'mine', {'marign': 0.25}, []")
+    with pytest.raises(UserError, match="did you mean 'margin'"):
+        load_spaces()
+
+
+class TestNothingRunsUnasked:
+    def test_a_log_wants_them_again(self, give, tmp_path):
+        kept = {"plugins": [{"name": "/a/own.py", "sha256": "0", "installed": False}]}
+        config = {"name": "x", "data": "d", "plugins": ["/a/own.py"], "methods": ["mine"]}
+        earlier = {"config": config, **kept}
+        with pytest.raises(UserError, match="if you trust it, give --plugin /a/own.py"):
+            changed_sweep(earlier, {})
+        path = give(METHOD)
+        with pytest.raises(UserError, match="own.py was changed since"):
+            changed_sweep(earlier, {"plugins": (str(path),)})
+        earlier["plugins"] = records(METHODS=["mine"])
+        sweep = changed_sweep(earlier, {"plugins": (str(path),)})
+        assert sweep.plugins == (str(path),)
+        assert named_again(sweep) == f" --plugin {path}"
+
+    def test_a_checkpoint_wants_its_networks(self, give, tmp_path):
+        path, marker = tmp_path / "net.pth", tmp_path / "ran"
+        file = give(MODEL + f"open({str(marker)!r}, 'w').close()\n")
+        config = small_config(tmp_path, model="Small").model_dump()
+        network = build_model("Small", 2, SIZE)
+        for form in (path, tmp_path / "net.safetensors"):
+            save_model(form, network, config=config, classes=["a", "b"])
+            have_only([])
+            marker.unlink(missing_ok=True)
+            with pytest.raises(UserError, match=f"if you trust it, give --plugin {file}"):
+                load_model(form)
+            assert not marker.exists()
+            load_plugins([file])
+            loaded_again = load_model(form)["model"].state_dict()
+            assert all(torch.equal(x, loaded_again[k]) for k, x in network.state_dict().items())
+
+    def test_an_exported_configuration_wants_its_method(self, give, tmp_path, folder, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        file = give(METHOD)
+        settings = small_config(folder, method="mine", epochs=1, margin=0.25).model_dump()
+        provenance = {
+            "plugins": records(METHODS=["mine"]),
+            "best_validation_accuracy": 2.0,  # which no run reaches
+            "settings_sha256": settings_hash(settings),
+        }
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({**settings, "provenance": provenance}))
+        have_only([])
+        with pytest.raises(UserError, match=f"mine.yaml needs the plug-in {file}"):
+            run_file(path)
+        load_plugins([file])
+        assert run_file(path)["config"]["margin"] == 0.25
+        give(METHOD + "# other")
+        assert f"the plug-in {file} has other code" in run_file(path)["causes"]
+
+    @pytest.mark.parametrize("kept", ["own.py", [1], [{"name": "own.py"}], {"name": 1}])
+    def test_what_was_written_by_hand(self, kept):
+        with pytest.raises(UserError, match="does not say which plug-ins it needs"):
+            check_given("x.yaml", kept)
+
+    def test_an_installed_one_that_is_gone(self):
+        kept = [{"name": "ours", "sha256": "0", "installed": True}]
+        with pytest.raises(UserError, match="the plug-in ours is not installed"):
+            check_given("x.yaml", kept)
+        assert changed(kept) == ["ours"]
+
+
+def test_a_trial_loads_what_its_sweep_has(give, folder, teacher_file):
+    give((EXAMPLES / "own_method.py").read_text())
+    travelling = loaded()
+    config = small_config(
+        folder, method="angle", epochs=1, teacher_model=str(teacher_file), margin=0.2
+    ).model_dump()
+    have_only([])
+    (*_, last) = trial_results(config, (), None, travelling)
+    assert OUTCOME not in last and last["epoch"] == 1
+    bad = Plugin("/a/bad.py", "import nowhere_to_be_found")
+    (last,) = trial_results(config, (), None, [bad])
+    assert last[OUTCOME] == "crashed" and "No module named" in last["reason"]
+
+
+def test_a_single_run_has_them_too(give, folder, teacher_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    give((EXAMPLES / "own_method.py").read_text())
+    give(MODEL, "net.py")
+    config = small_config(
+        folder, method="angle", model="Small", epochs=1, teacher_model=str(teacher_file)
+    )
+    result = run_training(config)
+    assert result["config"]["margin"] == 0.1
+    assert result["training_history"][0]["loss_angle"] >= 0
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """kdtune as a wheel in an environment of its own, which does not see this repository."""
+    place = tmp_path_factory.mktemp("elsewhere")
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+    subprocess.run([*build, "--no-index", "-w", str(place), str(ROOT)], check=True)
+    venv.create(place / "env", symlinks=True)
+    python = place / "env" / "bin" / "python"
+    site = next((place / "env" / "lib").glob("python*/site-packages"))
+    (site / "tests.pth").write_text(sysconfig.get_path("purelib") + "\n")  # all but kdtune
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--quiet"]
+    subprocess.run([*pip, "--no-index", *map(str, place.glob("*.whl"))], check=True)
+    return place, site
+
+
+@pytest.mark.slow
+def test_the_examples_take_part_in_a_sweep_of_an_installed_kdtune(elsewhere):
+    """As files, and a network as an installed package."""
+    place, site = elsewhere
+    about = site / "ours-1.dist-info"
+    about.mkdir()
+    text = (EXAMPLES / "own_model.py").read_text()
+    (site / "ours.py").write_text(f'{text}\nMODELS = {{"Installed": plain}}\n')
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: ours\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[kdtune.plugins]\nours = ours\n")
+    here = place / "empty"
+    here.mkdir()
+    files = sorted(EXAMPLES.glob("own_*.py"))
+    load_plugins(files)
+    teacher = TrainConfig.check(
+        {"method": "student", "data_dir": "stripes", "image_size": SIZE, "epochs": 1}
+    )
+    train_teacher(teacher, here / "teacher.pth")
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def run(*words):
+        command = [place / "env" / "bin" / words[0], *words[1:]]
+        return subprocess.run(command, cwd=here, env=variables, capture_output=True, text=True)
+
+    assert Path(
+        run("python", "-c", "import kdtune as k; print(k.__file__)").stdout
+    ).is_relative_to(site)
+    given = [word for file in files for word in ("--plugin", file)]
+    done = run(
+        *"kdtune sweep --data stripes --teacher teacher.pth --methods angle,at,student".split(),
+        *"--no-baselines --models Thin,Installed --trials 1 --epochs 1 --name own".split(),
+        *given,
+    )
+    assert done.returncode == 0, done.stderr
+    log = (here / "results" / "own" / "log.jsonl").read_text()
+    events = [json.loads(line) for line in log.splitlines()]
+    assert [e["state"] for e in events if e["event"] == "ended"] == ["finished"] * 6
+    given = {Path(r["name"]).name: (r["gives"], r["installed"]) for r in events[0]["plugins"]}
+    assert given == {
+        "own_method.py": (["angle"], False),
+        "own_model.py": (["Thin"], False),
+        "own_data.py": (["stripes"], False),
+        "ours": (["Installed"], True),
+    }
+    assert (here / "results" / "own" / "best" / "angle-Installed.pth").exists()
