@@ -89,7 +89,9 @@ def test_what_an_event_costs_grows_with_the_trials_at_work():
 
 def test_proposals_take_longer_the_more_trials_there_are():
     costs = Costs({"at-A": 1.0}, ask=((0, 0.0), (2, 2.0)))
-    assert costs.proposal(1, 1) == 1 and costs.proposal(9, 9) == 2
+    assert costs.proposal(1, 1) == 1 and costs.proposal(9, 9) == 2 + 7  # and so on
+    assert Costs({}, ask=((0, 3.0),)).proposal(9, 9) == 3
+    assert Costs({}, ask=((0, 1.0), (10, 0.5))).proposal(99, 99) == 0.5
     assert run(1, costs, FLAT, trials=3, epochs=4).wall == 3 * 4 + 0 + 1 + 2
     assert run(3, costs, FLAT, trials=3, epochs=4).wall == 0 + 1 + 2 + 4
     # Of many at once nothing has ended yet of which a sampler could learn.
@@ -112,9 +114,9 @@ def test_trials_wait_for_a_view_that_one_of_them_builds():
 
 def test_limits_are_kept():
     got = run(2, Costs({"at-A": 10.0}), FLAT, trials=None, epochs=4, epochs_total=10)
-    assert got.epochs == 10
+    assert (got.epochs, got.saved, got.stopped) == (10, 0, 0)  # a budget's end saves nothing
     got = run(2, Costs({"at-A": 10.0}), FLAT, trials=None, epochs=4, time_budget=75)
-    assert (got.wall, got.epochs) == (80, 16)
+    assert (got.wall, got.epochs, got.saved, got.stopped) == (80, 16, 0, 0)
 
 
 def test_more_slots_than_trials_are_of_no_use():
