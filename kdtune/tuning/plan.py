@@ -41,8 +41,9 @@ CHEAP = ((3_000, "tpe"), (math.inf, "random"))
 RANDOM_FIRST = 10
 """Trials of a cell that Optuna's samplers want to have seen before they learn from any."""
 
-MOST = 60_000
-"""Epochs of a simulation; of a larger sweep a part is simulated."""
+MOST, ROUNDS = 60_000, 5
+"""Epochs of a simulation, and whole trials of each slot, whichever is more: of a larger sweep a
+part is simulated. A thousand slots take a minute or two."""
 
 SHARE = 0.75
 """Part of the slots' time from which on training itself is what a sweep waits for."""
@@ -139,7 +140,7 @@ def make_plan(
     for count in wanted:
         say(f"simulating {count:,} slot{'s' * (count > 1)}")
         of_row = costs if count > here else replace(costs, prepare=0.0)
-        outcome, part = _simulated(checked, sampler, of_row, curves, count, learned)
+        outcome, part = simulated(checked, sampler, of_row, curves, count, learned)
         rows.append(_row(outcome, min(count, here), trials, driver, checked))
         parts.append(part)
     return {
@@ -192,7 +193,7 @@ def _sampler(sweep: SweepConfig, costs: Costs, simulations: int) -> str:
     return next(name for most, name in CHEAP if times * trials <= most)
 
 
-def _simulated(
+def simulated(
     checked: Checked,
     sampler: str,
     costs: Costs,
@@ -200,14 +201,27 @@ def _simulated(
     slots: int,
     learned: Sequence[Event],
 ) -> tuple[Outcome, float]:
-    """Simulate a sweep, or a part of it; gives how many times larger it is than this part."""
+    """Simulate a sweep, or a part of it.
+
+    Args:
+        checked: the sweep.
+        sampler: who proposes.
+        costs: what takes time.
+        curves: what trials reach.
+        slots: trials at once.
+        learned: see `learned_of`.
+
+    Returns:
+        What the sweep takes, and how many times larger it is than the part.
+    """
     sweep = checked.sweep
     limits = [
         sweep.trials and sweep.trials * len(sweep.cells()) * sweep.epochs,
         sweep.epochs_total,
         sweep.time_budget and slots * sweep.time_budget / min(costs.epoch.values()),
     ]
-    times = max(1.0, min(limit for limit in limits if limit) / MOST)
+    most = max(MOST, ROUNDS * slots * sweep.epochs)
+    times = max(1.0, min(limit for limit in limits if limit) / most)
     part = sweep.model_copy(
         update={
             "sampler": sampler,
@@ -298,7 +312,8 @@ def _notes(
         )
     if part > 1:
         notes.append(
-            f"Of the largest sweep a {part:.0f}th was simulated, which makes its end look longer."
+            f"Of the largest sweep one part in {part:.1f} was simulated, which makes its end look "
+            "longer."
         )
     notes.append(
         "More slots than here are nodes like this one; how the network between them slows them is "

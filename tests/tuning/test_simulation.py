@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from machinery import sweep_config
@@ -9,6 +10,7 @@ from machinery import sweep_config
 from kdtune.config import TrainConfig
 from kdtune.errors import UserError
 from kdtune.tuning.imagined import Imagined
+from kdtune.tuning.plan import simulated
 from kdtune.tuning.recorded import Recorded
 from kdtune.tuning.search import Search
 from kdtune.tuning.simulation import Costs, Timeline, simulate
@@ -117,6 +119,23 @@ def test_limits_are_kept():
     assert (got.epochs, got.saved, got.stopped) == (10, 0, 0)  # a budget's end saves nothing
     got = run(2, Costs({"at-A": 10.0}), FLAT, trials=None, epochs=4, time_budget=75)
     assert (got.wall, got.epochs, got.saved, got.stopped) == (80, 16, 0, 0)
+
+
+@pytest.mark.parametrize("limit", [{"trials": 100}, {"trials": None, "epochs_total": 1000}])
+def test_of_a_large_sweep_a_part_is_simulated_that_still_fills_all_slots(monkeypatch, limit):
+    monkeypatch.setattr("kdtune.tuning.plan.MOST", 1)
+    small = {"methods": "at", "models": "A", "sampler": "random", "scheduler": "none", "epochs": 4}
+    checked = SimpleNamespace(
+        sweep=sweep_config(**small, **limit),
+        spaces=SPACES,
+        configure=lambda cell, number, settings: TrainConfig.check(
+            {**settings, "method": cell[0], "model": cell[1]}
+        ),
+    )
+    outcome, part = simulated(checked, "random", Costs({"at-A": 10.0}), FLAT, 5, ())
+    epochs = limit.get("epochs_total", 400)
+    assert part == epochs / (5 * 5 * 4)
+    assert (outcome.epochs, outcome.wall) == (epochs, epochs / 5 * 10)
 
 
 def test_more_slots_than_trials_are_of_no_use():
