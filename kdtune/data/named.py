@@ -3,9 +3,9 @@
 torchvision looks for its files in a folder, and downloads what is missing. Nothing that lies there
 is run: CIFAR's files, the only pickles among them, are opened by torchvision after their MD5 sums
 have proved them to be the published ones; all others are images, numbers and text. Sets of files
-stay files, which are decoded like any image folder's; small pictures are read at once. Left out are
-sets without official splits (SUN397, Caltech101, EuroSAT, ...), and GTSRB: its 30 frames of each
-sign would lie on both sides of a cut at random between training and validation.
+stay files, which are decoded like any image folder's; small pictures are read at once. Left out
+are sets without official splits (SUN397, Caltech101, EuroSAT, ...), and GTSRB: its 30 frames of
+each sign would lie on both sides of a cut at random between training and validation.
 
 Of many sets torchvision only asks whether their folder is there. A mark beside it says that a
 download has begun and not ended; one that somebody else did not finish is not seen.

@@ -21,6 +21,7 @@ from kdtune.results import RESULTS, Event
 from kdtune.tuning.check import Checked, check_sweep
 from kdtune.tuning.driver_probe import DriverMeasured, measure_driver, proposals
 from kdtune.tuning.imagined import Imagined
+from kdtune.tuning.join import LOCAL, wanted_address
 from kdtune.tuning.launch import find_slots, ray_session
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.probe import Measured, measure_trials
@@ -48,6 +49,9 @@ part is simulated. A thousand slots take a minute or two."""
 SHARE = 0.75
 """Part of the slots' time from which on training itself is what a sweep waits for."""
 
+VARY = {"batch_size", "augment", "hint_layer"}
+"""Settings that change how long an epoch takes."""
+
 Plan = dict[str, Any]
 """Plain values: ``slots`` here; ``seconds`` that measuring took; ``before``, seconds until the
 first trial begins; ``rows``, see `_row`; ``notes``; ``costs``, measured; ``environment``."""
@@ -74,11 +78,25 @@ def plan_sweep(
     given = SweepConfig.check(config)
     if bad := [count for count in counts if count < 1]:
         raise UserError(f"A sweep cannot have {bad[0]} slots.")
+    refuse_elsewhere(given)
+    if given.gpus_per_trial == "auto":
+        raise UserError(
+            "How many trials share a GPU best is measured by a sweep alone: give a plan a number "
+            "as --gpus-per-trial, or leave it out."
+        )
     checked = check_sweep(given, given.spaces)
     drawn = curves_of(checked, curves)
     with ray_session(given.address, screen.show == "verbose", screen.trouble):
         slots = find_slots(checked.sweep, screen.trouble)
         return make_plan(checked, learned_of(checked), slots, counts, drawn, screen.say)
+
+
+def refuse_elsewhere(sweep: SweepConfig) -> None:
+    """Raise a `UserError` if a sweep is for a cluster, any node of which would be measured."""
+    if wanted_address(sweep.address) != LOCAL:
+        raise UserError(
+            "A plan is measured on this machine alone: leave --address out, and RAY_ADDRESS."
+        )
 
 
 def curves_of(checked: Checked, path: Path | None) -> Curves:
@@ -284,6 +302,13 @@ def _limit(outcome: Outcome) -> str:
     return f"{words[largest]}, {100 * shares[largest]:.0f} % of the slots' time"
 
 
+def _searched(checked: Checked) -> set[str]:
+    """Settings that some space searches."""
+    methods = {method for method, _ in checked.sweep.cells()}
+    probes = (trial for method in methods for trial, _ in checked.spaces[method].probe())
+    return {key for trial in probes for key in trial.params}
+
+
 def _notes(
     checked: Checked,
     here: int,
@@ -304,6 +329,16 @@ def _notes(
         notes.append(
             "Learning curves are imagined: what stopping saves follows from them, and is a guess; "
             "--curves takes recorded ones."
+        )
+    if isinstance(curves, Recorded):
+        notes.append("Recorded curves are of whole trials: of such as no rule stopped.")
+        if unknown := [cell for cell in sweep.cells() if cell not in curves.runs]:
+            names = ", ".join(map("-".join, unknown))
+            notes.append(f"No curves were recorded of {names}: those are imagined, and a guess.")
+    if vary := sorted(_searched(checked) & VARY):
+        notes.append(
+            f"Searched is {', '.join(vary)}, which changes how long epochs take: one point of "
+            "each cell was measured, and stands for all."
         )
     if sampler != sweep.sampler:
         notes.append(

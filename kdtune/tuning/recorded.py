@@ -27,7 +27,7 @@ OTHER_NAMES = {"wd": "weight_decay", "T": "temperature"}
 class Run:
     """A recorded run; ``late`` if its learning rate decays later than that of most others."""
 
-    settings: dict[str, float]
+    settings: dict[str, Any]
     accuracies: list[float]
     late: bool = False
 
@@ -109,10 +109,16 @@ class Recorded:
         known = read_distributions(asked["distributions"])
         place = units(asked["parameters"], known)
 
+        def apart(name: str, value: Any) -> float:
+            try:
+                [there] = units({name: value}, known).values()
+            except (TypeError, ValueError):  # no choice of today's
+                return 1.0
+            return (place[name] - there) ** 2
+
         def distance(run: Run) -> float:
-            shared = {name: run.settings[name] for name in place if name in run.settings}
-            there = units(shared, known)
-            return sum((place[name] - there[name]) ** 2 for name in there)
+            shared = place.keys() & run.settings.keys()
+            return sum(apart(name, run.settings[name]) for name in sorted(shared))
 
         accuracies = min(runs, key=distance).accuracies
         return np.interp(

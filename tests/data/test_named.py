@@ -205,7 +205,7 @@ def test_a_download_that_was_cut_off_is_not_taken_for_a_smaller_set(tmp_path, mo
     monkeypatch.setattr(archives, cut)
     with pytest.raises(UserError if end is OSError else end):
         find_images("imagenette", str(tmp_path))
-    with pytest.raises(UserError, match="was not finished: remove .*/.imagenette.unfinished, then"):
+    with pytest.raises(UserError, match="not finished: remove .*/.imagenette.unfinished, then"):
         find_images("imagenette", str(tmp_path))
     (tmp_path / ".imagenette.unfinished").unlink()
     assert counts(find_images("imagenette", str(tmp_path))) == [12, 2, 14]

@@ -10,6 +10,7 @@ from kdtune.reports.page import report_page
 from kdtune.reports.planned import compared, read_plan
 from kdtune.results import SweepFolder
 from kdtune.tuning.plan import plan_sweep
+from kdtune.tuning.sweep import run_sweep
 
 SMALL = {"data": "digits", "methods": "student", "models": "MultiBranchNet", "baselines": False}
 SMALL |= {"image_size": 8, "settings": {"batch_size": 256}, "trials": 3, "epochs": 2}
@@ -23,6 +24,16 @@ def test_what_a_sweep_refuses_a_plan_refuses(tmp_path, monkeypatch):
         plan_sweep({**SMALL, "name": "p"}, (0,))
     with pytest.raises(UserError, match="no recorded curves"):
         plan_sweep({**SMALL, "name": "p"}, (), tmp_path / "nothing.jsonl")
+    with pytest.raises(UserError, match="on this machine alone: leave --address out"):
+        plan_sweep({**SMALL, "name": "p", "address": "10.0.0.1:6379"})
+    with pytest.raises(UserError, match="on this machine alone"):
+        run_sweep({**SMALL, "name": "p", "address": "10.0.0.1:6379"}, plan=True)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(UserError, match="on this machine alone"):
+        plan_sweep({**SMALL, "name": "p"})
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(UserError, match="give a plan a number"):
+        plan_sweep({**SMALL, "name": "p", "gpus_per_trial": "auto"})
     assert not list(tmp_path.iterdir())
 
 

@@ -181,6 +181,12 @@ def test_recorded_curves_are_those_of_the_nearest_settings(tmp_path):
     assert recorded.draw(asked) == pytest.approx([0.5, 0.6, 0.7])
     assert recorded.draw({**asked, "parameters": {"lr": 0.002}}) == pytest.approx([0.1, 0.2, 0.3])
     assert recorded.draw({**asked, "model": "B"}) == [0.0]
+    choice = {"name": "CategoricalDistribution", "attributes": {"choices": ["b", "c"]}}
+    asked |= {"parameters": {"lr": 0.1, "form": "b"}}
+    asked["distributions"] = {**asked["distributions"], "form": choice}
+    form = row.replace('"lr": %s', '"lr": 0.1, "form": "%s"')
+    path.write_text(form % ("gone", "0.1, 0.3") + form % ("b", "0.5, 0.7"))
+    assert Recorded(path, 2, Given([0.0])).draw(asked) == pytest.approx([0.5, 0.7])
     path.write_text("no JSON")
     for wrong in (path, Path("nowhere")):
         with pytest.raises(UserError, match="no recorded curves"):
