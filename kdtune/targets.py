@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -91,7 +91,7 @@ class Lesson:
             name: Target(
                 tuple(value.shape[1:]),
                 name in method.rounded,
-                source_sha256(type(method)) if name != "logits" else "",
+                source_sha256(_own(type(method), Method)) if name != "logits" else "",
             )
             for name, value in method.targets(*self._outputs).items()
         }
@@ -132,6 +132,7 @@ class Lesson:
             "device": device.type,
             "torch": torch.__version__,
             "kdtune": version("kdtune"),
+            **made_by(self.teacher),
         }
 
         def build(names: Sequence[str], make: Make) -> None:
@@ -220,15 +221,37 @@ def relative_error(found: list[Tensor], exact: list[Tensor]) -> float:
     return max(float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in pairs)
 
 
-def source_sha256(method: type[Method]) -> str:
-    """SHA-256 of the files that a method and those above it come from; of names without files."""
+def _own(part: type, base: type) -> tuple[type, ...]:
+    """A class and those above it, up to one of them."""
+    return part.__mro__[: part.__mro__.index(base) + 1]
+
+
+def source_sha256(classes: Iterable[type]) -> str:
+    """SHA-256 of the files that classes come from; of names without files."""
     digest = hashlib.sha256()
-    for part in method.__mro__[: method.__mro__.index(Method) + 1]:
+    for part in classes:
         try:
             digest.update(inspect.getsource(sys.modules[part.__module__]).encode())
-        except (OSError, TypeError):
+        except (OSError, TypeError, KeyError):
             digest.update(part.__qualname__.encode())
     return digest.hexdigest()
+
+
+def made_by(teacher: nn.Module) -> dict[str, str]:
+    """What computes a teacher's outputs: versions of libraries, and the source of all else.
+
+    Returns:
+        Versions of torchvision and, if the teacher is of timm's, of timm; as ``network``, SHA-256
+        of the files of its classes that are of no library of these.
+    """
+    classes = {c for part in teacher.modules() for c in type(part).__mro__}
+    by_name = {(c.__module__, c.__qualname__): c for c in classes - set(_own(nn.Module, object))}
+    libraries = {"torch", "torchvision", "timm"}
+    own = [by_name[key] for key in sorted(by_name) if key[0].split(".")[0] not in libraries]
+    versions = {"torchvision": version("torchvision")}
+    if any(module.split(".")[0] == "timm" for module, _ in by_name):
+        versions["timm"] = version("timm")
+    return {**versions, "network": source_sha256(own)}
 
 
 _HASHES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
