@@ -166,7 +166,7 @@ def make_plan(
         "seconds": took,
         "before": trials.prepare,
         "rows": rows,
-        "notes": _notes(checked, here, costs, curves, sampler, max(parts), took),
+        "notes": notes_on(checked, here, costs, curves, sampler, max(parts), took),
         "costs": asdict(costs),
         "environment": environment(),
     }
@@ -309,7 +309,7 @@ def _searched(checked: Checked) -> set[str]:
     return {key for trial in probes for key in trial.params}
 
 
-def _notes(
+def notes_on(
     checked: Checked,
     here: int,
     costs: Costs,
@@ -318,7 +318,17 @@ def _notes(
     part: float,
     took: float,
 ) -> list[str]:
-    """What has to be known of a plan."""
+    """What has to be known of a plan.
+
+    Args:
+        checked: the sweep.
+        here: slots of this machine.
+        costs: what was measured.
+        curves: what trials reached in the simulations.
+        sampler: who proposed in them.
+        part: how many times larger the sweep is than what was simulated of it.
+        took: seconds that measuring took.
+    """
     sweep = checked.sweep
     notes = [
         f"Measured in {duration(took)} on this machine, {here} trials side by side. "

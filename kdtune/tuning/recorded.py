@@ -66,11 +66,13 @@ def read_runs(path: Path) -> dict[Cell, list[Run]]:
     usual, _ = max(Counter(row.get("step_size") for row in rows).items(), key=lambda of: of[1])
     runs: dict[Cell, list[Run]] = defaultdict(list)
     for row in rows:
-        settings = row.get("settings") or {
-            OTHER_NAMES.get(key, key): row[key]
-            for key in ("lr", "wd", "T", "alpha", "beta")
-            if row[key] is not None
-        }
+        settings = row.get("settings")
+        if settings is None:
+            settings = {
+                OTHER_NAMES.get(key, key): row[key]
+                for key in ("lr", "wd", "T", "alpha", "beta")
+                if row[key] is not None
+            }
         late = row.get("step_size") != usual
         run = Run(settings, row["validation_accuracy"], late)
         runs[row["method"], row.get("model", path.stem)].append(run)
