@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -99,7 +99,7 @@ class Lesson:
             name: Target(
                 tuple(value.shape[1:]),
                 name in method.rounded,
-                source_sha256(type(method)) if name != "logits" else "",
+                source_sha256(_own(type(method), Method)) if name != "logits" else "",
             )
             for name, value in found.items()
         }
@@ -140,6 +140,7 @@ class Lesson:
             "device": device.type,
             "torch": torch.__version__,
             "kdtune": version("kdtune"),
+            **made_by(self.teacher),
         }
 
         def build(names: Sequence[str], make: Make) -> None:
@@ -228,10 +229,15 @@ def relative_error(found: list[Tensor], exact: list[Tensor]) -> float:
     return max(float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in pairs)
 
 
-def source_sha256(method: type[Method]) -> str:
-    """SHA-256 of the files that a method and those above it come from; of names without files."""
+def _own(part: type, base: type) -> tuple[type, ...]:
+    """A class and those above it, up to one of them."""
+    return part.__mro__[: part.__mro__.index(base) + 1]
+
+
+def source_sha256(classes: Iterable[type]) -> str:
+    """SHA-256 of the files that classes come from; of names without files."""
     digest = hashlib.sha256()
-    for part in method.__mro__[: method.__mro__.index(Method) + 1]:
+    for part in classes:
         digest.update(_code(part).encode())
     return digest.hexdigest()
 
@@ -240,8 +246,20 @@ def _code(part: type) -> str:
     """The module in which a class is written; the class's name where that has no source."""
     try:
         return inspect.getsource(sys.modules[part.__module__])
-    except (OSError, TypeError):
+    except (OSError, TypeError, KeyError):
         return part.__qualname__
+
+
+def made_by(teacher: nn.Module) -> dict[str, str]:
+    """Versions of the libraries that may compute a teacher's outputs.
+
+    Of timm only if the teacher has parts of its; what is of no library is in `weights_sha256`.
+    """
+    modules = {c.__module__ for part in teacher.modules() for c in type(part).__mro__}
+    versions = {"torchvision": version("torchvision")}
+    if any(module.partition(".")[0] == "timm" for module in modules):
+        versions["timm"] = version("timm")
+    return versions
 
 
 _HASHES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()

@@ -323,7 +323,7 @@ def test_a_process_without_the_file_gets_it_as_text(give, tmp_path):
         "import pickle, sys, inspect; from kdtune.plugins import have_only;"
         "have_only(pickle.loads(sys.stdin.buffer.read()));"
         "from kdtune.methods import METHODS; from kdtune.targets import source_sha256;"
-        "print(source_sha256(METHODS['mine'])); have_only([]); print('mine' in METHODS)"
+        "print(source_sha256([METHODS['mine']])); have_only([]); print('mine' in METHODS)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -333,7 +333,7 @@ def test_a_process_without_the_file_gets_it_as_text(give, tmp_path):
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert done.stdout.decode().split() == [source_sha256(METHODS["mine"]), "False"]
+    assert done.stdout.decode().split() == [source_sha256([METHODS["mine"]]), "False"]
 
 
 def test_targets_and_weights_are_others_where_the_code_is(give, folder):

@@ -11,8 +11,9 @@ from kdtune.cache import Cache
 from kdtune.data.images import find_images
 from kdtune.data.pixels import decode, normalise
 from kdtune.methods import METHODS, build_method
+from kdtune.methods.method import Method
 from kdtune.models import build_model, feature_shapes
-from kdtune.targets import TOLERANCE, Lesson, relative_error, weights_sha256
+from kdtune.targets import TOLERANCE, Lesson, made_by, relative_error, weights_sha256
 from kdtune.teacher import load_teacher
 from kdtune.training import build_student
 
@@ -123,10 +124,33 @@ def test_a_changed_method_makes_new_targets_but_for_the_logits(
 ):
     opened(folder, teacher, pixels, tmp_path, ["at"])
     before = len(Cache(tmp_path).entries())
-    monkeypatch.setattr(targets_module, "source_sha256", lambda method: "edited")
+    of_files = targets_module.source_sha256
+    monkeypatch.setattr(
+        targets_module,
+        "source_sha256",
+        lambda classes: "edited" if Method in classes else of_files(classes),
+    )
     kept, told = opened(folder, teacher, pixels, tmp_path, ["at"])
     assert told[-1]["state"] == "built"
     assert len(Cache(tmp_path).entries()) == before + len(kept) - 1
+
+
+def test_what_computes_the_teacher_is_in_the_key_of_its_targets(
+    folder, teacher, pixels, tmp_path, monkeypatch
+):
+    def state():
+        return opened(folder, teacher, pixels, tmp_path, ["kd"])[1][-1]["state"]
+
+    assert [state(), state()] == ["built", "found"]
+    with monkeypatch.context() as patched:
+        patched.setattr(targets_module, "version", lambda name: f"another {name}")
+        assert state() == "built"
+
+
+def test_of_a_teacher_of_a_library_its_version_counts():
+    assert made_by(build_model("MultiBranchNet", 10, 64)).keys() == {"torchvision"}
+    pytest.importorskip("timm")
+    assert "timm" in made_by(build_model("timm:resnet18", 10, 64))
 
 
 def test_numbers_do_not_depend_on_the_cores(folder, teacher, pixels, tmp_path, monkeypatch):

@@ -3,14 +3,18 @@
 torchvision looks for its files in a folder, and downloads what is missing. Nothing that lies there
 is run: CIFAR's files, the only pickles among them, are opened by torchvision after their MD5 sums
 have proved them to be the published ones; all others are images, numbers and text. Sets of files
-stay files, which are decoded like any image folder's; small pictures are read at once. Sets
-without official splits (SUN397, Caltech101, EuroSAT, ...) are left out. Users add theirs in
-plug-ins.
+stay files, which are decoded like any image folder's; small pictures are read at once. Left out
+are sets without official splits (SUN397, Caltech101, EuroSAT, ...), and GTSRB: its 30 frames of
+each sign would lie on both sides of a cut at random between training and validation. Users add
+theirs in plug-ins.
+
+Of many sets torchvision only asks whether their folder is there. A mark beside it says that a
+download has begun and not ended; one that somebody else did not finish is not seen.
 """
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,11 +102,6 @@ def _listed(images: str, labels: str, dataset: Any) -> Samples:
     return list(map(Path, getattr(dataset, images))), getattr(dataset, labels)
 
 
-def _pairs(dataset: Any) -> Samples:
-    files, labels = zip(*dataset._samples, strict=True)
-    return list(map(Path, files)), labels
-
-
 def _files(dataset: Any) -> Samples:
     """Files of a set whose loader is `Path`, so that it decodes nothing."""
     files, labels = zip(*(dataset[i] for i in range(len(dataset))), strict=True)
@@ -141,21 +140,47 @@ def _official(
 
 def _open(name: str, dataset: type, root: Path, which: Mapping[str, Any]) -> Any:
     """One split, as torchvision has it."""
+    mark = root / f".{name}.unfinished"
+    # What torchvision says on the way is no result of ours.
+    with ExitStack() as alone, redirect_stdout(sys.stderr):
+        with suppress(OSError):  # where nobody may write, nobody downloads
+            alone.enter_context(FileLock(root / f".{name}.lock"))
+        if mark.exists():
+            raise UserError(
+                f"A download of the data set {name} to {root} was not finished: remove what it "
+                f"left there, and {mark}, then try again."
+            )
+        try:
+            return dataset(root, **which)
+        except Exception:  # not there, or in pieces: each set says so in its own way
+            make_folder(root)
+        try:
+            return _download(mark, dataset, root, which)
+        except Exception as error:  # no network, no room, broken files: each in its own way
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip("<>.")
+            raise UserError(
+                f"The data set {name} is not in {root}, or is damaged there, and cannot be "
+                f"downloaded ({reason}): put its files there as torchvision's "
+                f"{dataset.__name__} has them, or name the folder that has them with --data-root."
+            ) from None
+
+
+def _download(mark: Path, dataset: type, root: Path, which: Mapping[str, Any]) -> Any:
+    """Download a set and open it; the mark stays if there may be a part of it."""
+
+    def there() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+
+    mark.touch()
+    before = there()
     try:
-        return dataset(root, **which)
-    except (RuntimeError, FileNotFoundError):  # torchvision's words for what is not there
-        make_folder(root)
-    try:
-        # What torchvision says on the way is no result of ours.
-        with FileLock(root / f".{name}.lock"), redirect_stdout(sys.stderr):
-            return dataset(root, download=True, **which)
-    except Exception as error:  # no network, no room, broken files: each in its own way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip("<>.")
-        raise UserError(
-            f"The data set {name} is not in {root}, or is damaged there, and cannot be downloaded "
-            f"({reason}): put its files there as torchvision's {dataset.__name__} has "
-            "them, or name the folder that has them with --data-root."
-        ) from None
+        opened = dataset(root, download=True, **which)
+    except Exception:
+        if there() == before:
+            mark.unlink()
+        raise
+    mark.unlink()
+    return opened
 
 
 def _set(
@@ -189,7 +214,6 @@ NAMED: Registry[Callable[[str, Path], NamedData]] = Registry(
         "food101": _set(datasets.Food101, TWO, _files),
         "dtd": _set(datasets.DTD, THREE, _files),
         "fgvc-aircraft": _set(datasets.FGVCAircraft, THREE, _files),
-        "gtsrb": _set(datasets.GTSRB, TWO, _pairs),
         "country211": _set(datasets.Country211, {**TWO, "validation": {"split": "valid"}}, _files),
         "rendered-sst2": _set(datasets.RenderedSST2, THREE, _files),
         "imagenette": _set(

@@ -17,6 +17,13 @@ COLUMNS = ["what", "planned", "actual", "actual_over_planned"]
 """Of `compared`."""
 
 
+SIZE = (
+    "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "cache_gb",
+    "cpus_per_trial", "gpus_per_trial", "concurrent",
+)  # fmt: skip
+"""Settings that may be changed when a sweep is resumed, and change what it takes."""
+
+
 def plan_text(plan: dict[str, Any], form: str) -> str:
     """A plan for people or programs.
 
@@ -76,7 +83,7 @@ def compared(plan: dict[str, Any], events: Sequence[Event]) -> pd.DataFrame:
 
     Returns:
         A row each for ``wall seconds``, from the first proposal on, ``device seconds`` of epochs,
-        ``epochs`` and ``trials``; see `COLUMNS`.
+        ``epochs`` and ``trials``; see `COLUMNS`. Without ratios if the sweep was changed since.
     """
     row = plan["rows"][0]
     epochs = [event for event in events if event["event"] == "epoch"]
@@ -86,8 +93,18 @@ def compared(plan: dict[str, Any], events: Sequence[Event]) -> pd.DataFrame:
         "epochs": (row["epochs"], len(epochs)),
         "trials": (row["trials"], sum(event["event"] == "asked" for event in events)),
     }
-    rows = [(what, *pair, pair[1] / pair[0] if pair[0] else None) for what, pair in pairs.items()]
+    same = not _changed(events)
+    rows = [
+        (what, *pair, pair[1] / pair[0] if same and pair[0] else None)
+        for what, pair in pairs.items()
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _changed(events: Sequence[Event]) -> bool:
+    """Whether a sweep was resumed with another size, or other resources, than it began with."""
+    opened = [event["config"] for event in events if event["event"] in ("sweep", "resumed")]
+    return any(config[key] != opened[0][key] for config in opened for key in SIZE)
 
 
 def wall_seconds(events: Sequence[Event]) -> float:
@@ -111,6 +128,7 @@ def planned(folder: SweepFolder) -> list[Block]:
     events = folder.events()
     table = compared(plan, events)
     so_far = "" if events[-1]["event"] == "complete" else " The sweep is not complete."
+    so_far += " The sweep was changed after the plan." if _changed(events) else ""
     times = ("wall seconds", "device seconds")
 
     def texts(column: str) -> list[str]:

@@ -34,15 +34,12 @@ class _Account:
 
     ended: _Spent = field(default_factory=_Spent)
     open: dict[str, _Spent] = field(default_factory=dict)
+    epochs: int = 0
     exhausted: bool = False
 
     @property
     def trials(self) -> int:
         return self.ended.trials + len(self.open)
-
-    @property
-    def epochs(self) -> int:
-        return self.ended.epochs + sum(trial.epochs for trial in self.open.values())
 
     def committed(self, unit: str, whole: int) -> float:
         """What the cell has had, if its trials under way will have as much as those before.
@@ -83,6 +80,7 @@ class Budget:
             account.open[event["trial_id"]] = _Spent(trials=1)
         elif event["event"] == "epoch":
             account.open[event["trial_id"]].add(_Spent(epochs=1, seconds=event["seconds"]))
+            account.epochs += 1
         elif event["event"] == "ended":
             account.ended.add(account.open.pop(event["trial_id"]))
         else:

@@ -162,7 +162,7 @@ def measure_driver(checked: Checked, slots: Slots, folder: Path) -> DriverMeasur
     first = next(event for event in meter.events if event[0] == "epoch")
     logged = own.log.read_bytes()[before:].splitlines()
     epochs = [len(line) + 1 for line in logged if b'"event": "epoch"' in line]
-    written = sum(map(len, logged)) + _size(own.tensorboard)
+    of_trials = sum(len(line) + 1 for line in logged) - sum(epochs)
     started = time.perf_counter()
     write_outputs(own, "")
     return DriverMeasured(
@@ -173,8 +173,8 @@ def measure_driver(checked: Checked, slots: Slots, folder: Path) -> DriverMeasur
         of_slot=_of_slot(),
         tables=closing + time.perf_counter() - started,
         memory=psutil.Process().memory_info().rss,
-        epoch_bytes=statistics.fmean(epochs),
-        trial_bytes=(written - sum(epochs)) / trials,
+        epoch_bytes=statistics.fmean(epochs) + _size(own.tensorboard) / len(epochs),
+        trial_bytes=of_trials / trials,
     )
 
 

@@ -21,6 +21,7 @@ from kdtune.results import RESULTS, Event
 from kdtune.tuning.check import Checked, check_sweep
 from kdtune.tuning.driver_probe import DriverMeasured, measure_driver, proposals
 from kdtune.tuning.imagined import Imagined
+from kdtune.tuning.join import LOCAL, wanted_address
 from kdtune.tuning.launch import find_slots, ray_session
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.probe import Measured, measure_trials
@@ -41,11 +42,15 @@ CHEAP = ((3_000, "tpe"), (math.inf, "random"))
 RANDOM_FIRST = 10
 """Trials of a cell that Optuna's samplers want to have seen before they learn from any."""
 
-MOST = 60_000
-"""Epochs of a simulation; of a larger sweep a part is simulated."""
+MOST, ROUNDS = 60_000, 5
+"""Epochs of a simulation, and whole trials of each slot, whichever is more: of a larger sweep a
+part is simulated. A thousand slots take a minute or two."""
 
 SHARE = 0.75
 """Part of the slots' time from which on training itself is what a sweep waits for."""
+
+VARY = {"batch_size", "augment", "hint_layer"}
+"""Settings that change how long an epoch takes."""
 
 Plan = dict[str, Any]
 """Plain values: ``slots`` here; ``seconds`` that measuring took; ``before``, seconds until the
@@ -73,11 +78,25 @@ def plan_sweep(
     given = SweepConfig.check(config)
     if bad := [count for count in counts if count < 1]:
         raise UserError(f"A sweep cannot have {bad[0]} slots.")
+    refuse_elsewhere(given)
+    if given.gpus_per_trial == "auto":
+        raise UserError(
+            "How many trials share a GPU best is measured by a sweep alone: give a plan a number "
+            "as --gpus-per-trial, or leave it out."
+        )
     checked = check_sweep(given, given.spaces)
     drawn = curves_of(checked, curves)
     with ray_session(given.address, screen.show == "verbose", screen.trouble):
         slots = find_slots(checked.sweep, screen.trouble)
         return make_plan(checked, learned_of(checked), slots, counts, drawn, screen.say)
+
+
+def refuse_elsewhere(sweep: SweepConfig) -> None:
+    """Raise a `UserError` if a sweep is for a cluster, any node of which would be measured."""
+    if wanted_address(sweep.address) != LOCAL:
+        raise UserError(
+            "A plan is measured on this machine alone: leave --address out, and RAY_ADDRESS."
+        )
 
 
 def curves_of(checked: Checked, path: Path | None) -> Curves:
@@ -139,7 +158,7 @@ def make_plan(
     for count in wanted:
         say(f"simulating {count:,} slot{'s' * (count > 1)}")
         of_row = costs if count > here else replace(costs, prepare=0.0)
-        outcome, part = _simulated(checked, sampler, of_row, curves, count, learned)
+        outcome, part = simulated(checked, sampler, of_row, curves, count, learned)
         rows.append(_row(outcome, min(count, here), trials, driver, checked))
         parts.append(part)
     return {
@@ -147,7 +166,7 @@ def make_plan(
         "seconds": took,
         "before": trials.prepare,
         "rows": rows,
-        "notes": _notes(checked, here, costs, curves, sampler, max(parts), took),
+        "notes": notes_on(checked, here, costs, curves, sampler, max(parts), took),
         "costs": asdict(costs),
         "environment": environment(),
     }
@@ -192,7 +211,7 @@ def _sampler(sweep: SweepConfig, costs: Costs, simulations: int) -> str:
     return next(name for most, name in CHEAP if times * trials <= most)
 
 
-def _simulated(
+def simulated(
     checked: Checked,
     sampler: str,
     costs: Costs,
@@ -200,14 +219,27 @@ def _simulated(
     slots: int,
     learned: Sequence[Event],
 ) -> tuple[Outcome, float]:
-    """Simulate a sweep, or a part of it; gives how many times larger it is than this part."""
+    """Simulate a sweep, or a part of it.
+
+    Args:
+        checked: the sweep.
+        sampler: who proposes.
+        costs: what takes time.
+        curves: what trials reach.
+        slots: trials at once.
+        learned: see `learned_of`.
+
+    Returns:
+        What the sweep takes, and how many times larger it is than the part.
+    """
     sweep = checked.sweep
     limits = [
         sweep.trials and sweep.trials * len(sweep.cells()) * sweep.epochs,
         sweep.epochs_total,
         sweep.time_budget and slots * sweep.time_budget / min(costs.epoch.values()),
     ]
-    times = max(1.0, min(limit for limit in limits if limit) / MOST)
+    most = max(MOST, ROUNDS * slots * sweep.epochs)
+    times = max(1.0, min(limit for limit in limits if limit) / most)
     part = sweep.model_copy(
         update={
             "sampler": sampler,
@@ -270,7 +302,14 @@ def _limit(outcome: Outcome) -> str:
     return f"{words[largest]}, {100 * shares[largest]:.0f} % of the slots' time"
 
 
-def _notes(
+def _searched(checked: Checked) -> set[str]:
+    """Settings that some space searches."""
+    methods = {method for method, _ in checked.sweep.cells()}
+    probes = (trial for method in methods for trial, _ in checked.spaces[method].probe())
+    return {key for trial in probes for key in trial.params}
+
+
+def notes_on(
     checked: Checked,
     here: int,
     costs: Costs,
@@ -279,7 +318,17 @@ def _notes(
     part: float,
     took: float,
 ) -> list[str]:
-    """What has to be known of a plan."""
+    """What has to be known of a plan.
+
+    Args:
+        checked: the sweep.
+        here: slots of this machine.
+        costs: what was measured.
+        curves: what trials reached in the simulations.
+        sampler: who proposed in them.
+        part: how many times larger the sweep is than what was simulated of it.
+        took: seconds that measuring took.
+    """
     sweep = checked.sweep
     notes = [
         f"Measured in {duration(took)} on this machine, {here} trials side by side. "
@@ -291,6 +340,16 @@ def _notes(
             "Learning curves are imagined: what stopping saves follows from them, and is a guess; "
             "--curves takes recorded ones."
         )
+    if isinstance(curves, Recorded):
+        notes.append("Recorded curves are of whole trials: of such as no rule stopped.")
+        if unknown := [cell for cell in sweep.cells() if cell not in curves.runs]:
+            names = ", ".join(map("-".join, unknown))
+            notes.append(f"No curves were recorded of {names}: those are imagined, and a guess.")
+    if vary := sorted(_searched(checked) & VARY):
+        notes.append(
+            f"Searched is {', '.join(vary)}, which changes how long epochs take: one point of "
+            "each cell was measured, and stands for all."
+        )
     if sampler != sweep.sampler:
         notes.append(
             f"In the simulation {sampler} proposes, since {describe_sampler(sweep.sampler)} would "
@@ -298,7 +357,8 @@ def _notes(
         )
     if part > 1:
         notes.append(
-            f"Of the largest sweep a {part:.0f}th was simulated, which makes its end look longer."
+            f"Of the largest sweep one part in {part:.1f} was simulated, which makes its end look "
+            "longer."
         )
     notes.append(
         "More slots than here are nodes like this one; how the network between them slows them is "

@@ -27,7 +27,7 @@ OTHER_NAMES = {"wd": "weight_decay", "T": "temperature"}
 class Run:
     """A recorded run; ``late`` if its learning rate decays later than that of most others."""
 
-    settings: dict[str, float]
+    settings: dict[str, Any]
     accuracies: list[float]
     late: bool = False
 
@@ -66,11 +66,13 @@ def read_runs(path: Path) -> dict[Cell, list[Run]]:
     usual, _ = max(Counter(row.get("step_size") for row in rows).items(), key=lambda of: of[1])
     runs: dict[Cell, list[Run]] = defaultdict(list)
     for row in rows:
-        settings = row.get("settings") or {
-            OTHER_NAMES.get(key, key): row[key]
-            for key in ("lr", "wd", "T", "alpha", "beta")
-            if row[key] is not None
-        }
+        settings = row.get("settings")
+        if settings is None:
+            settings = {
+                OTHER_NAMES.get(key, key): row[key]
+                for key in ("lr", "wd", "T", "alpha", "beta")
+                if row[key] is not None
+            }
         late = row.get("step_size") != usual
         run = Run(settings, row["validation_accuracy"], late)
         runs[row["method"], row.get("model", path.stem)].append(run)
@@ -109,10 +111,16 @@ class Recorded:
         known = read_distributions(asked["distributions"])
         place = units(asked["parameters"], known)
 
+        def apart(name: str, value: Any) -> float:
+            try:
+                [there] = units({name: value}, known).values()
+            except (TypeError, ValueError):  # no choice of today's
+                return 1.0
+            return (place[name] - there) ** 2
+
         def distance(run: Run) -> float:
-            shared = {name: run.settings[name] for name in place if name in run.settings}
-            there = units(shared, known)
-            return sum((place[name] - there[name]) ** 2 for name in there)
+            shared = place.keys() & run.settings.keys()
+            return sum(apart(name, run.settings[name]) for name in sorted(shared))
 
         accuracies = min(runs, key=distance).accuracies
         return np.interp(

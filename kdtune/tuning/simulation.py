@@ -42,7 +42,8 @@ class Costs:
         event: the driver's, for an epoch's result.
         trial: the driver's, for all else of a trial but its proposal.
         of_slot: the driver's, more for every event and trial at work.
-        ask: the driver's, for a proposal: after so many trials of a cell, so long.
+        ask: the driver's, for a proposal: after so many trials of a cell, so long; after more of
+            them it grows as it did over the second half, which is too little for some samplers.
         random_first: trials of a cell that must have ended before its proposals cost so much.
         tables: the driver's at the end.
     """
@@ -66,7 +67,12 @@ class Costs:
     def proposal(self, started: int, ended: int) -> float:
         """Seconds of the driver for a proposal, when so many trials of its cell have."""
         counts, seconds = zip(*self.ask, strict=True)
-        return float(np.interp(started if ended >= self.random_first else 0, counts, seconds))
+        before = started if ended >= self.random_first else 0
+        known, last = float(np.interp(before, counts, seconds)), counts[-1]
+        if before <= last or not last:
+            return known
+        growth = max(0.0, known - float(np.interp(last / 2, counts, seconds)))
+        return known + growth * (before - last) / (last / 2)
 
 
 class Curves(Protocol):
@@ -274,7 +280,7 @@ class _Simulation:
             return
         self._append(trial.ended(*end))
         self._ended[cell_of(trial.asked)] += 1
-        if end[0] == "stopped":
+        if end[0] == "stopped" and self.search.stopping.verdict(trial.last) is not None:
             self.outcome.stopped += 1
             self.outcome.saved += len(accuracies) - trial.epoch
         del self._drawn[trial.asked["trial_id"]]

@@ -22,7 +22,7 @@ from kdtune.tuning.driver import Driver, stored
 from kdtune.tuning.launch import find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.placement import Slots
-from kdtune.tuning.plan import curves_of, learned_of, make_plan
+from kdtune.tuning.plan import curves_of, learned_of, make_plan, refuse_elsewhere
 from kdtune.tuning.prepare import prepare
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.samplers import describe_sampler
@@ -55,6 +55,8 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
     """
     screen = Screen(show)
     given = SweepConfig.check(config)
+    if plan:
+        refuse_elsewhere(given)
     folder = SweepFolder(RESULTS / given.name)
     folder.refuse_existing()
     checked = check_sweep(given, given.spaces)
@@ -68,12 +70,11 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
                 screen.say(line)
             for event in learned:
                 screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
-            made = None
+            opened["views"]["prepared"] = prepare(checked.shared, slots, screen.say)
+            slots, made = search.share(slots), None
             if plan:
                 made = make_plan(checked, learned, slots, (), curves_of(checked, None), screen.say)
                 screen.say(plan_text(made, "table"))
-            opened["views"]["prepared"] = prepare(checked.shared, slots, screen.say)
-            slots = search.share(slots)
             with folder.created() as part:
                 if made is not None:
                     write_text(part.plan, json.dumps(made, indent=2) + "\n")

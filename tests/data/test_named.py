@@ -1,8 +1,12 @@
 """Data sets by name: torchvision's files, in torchvision's places, as it finds them."""
 
+import bz2
 import hashlib
 import inspect
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from pathlib import Path
 from urllib.error import URLError
 
@@ -146,7 +150,7 @@ def test_an_official_validation_split_stays_and_files_stay_files(tmp_path, monke
     assert find_images("flowers102", str(tmp_path)).fingerprint == data.fingerprint
 
 
-def test_pets_and_traffic_signs_which_torchvision_gives_decoded_only(tmp_path):
+def test_pets_which_torchvision_gives_decoded_only(tmp_path):
     pets = tmp_path / "oxford-iiit-pet"
     names = [f"{breed}_{i}" for breed in ("Beagle", "Birman") for i in range(8)]
     write_images(pets / "images", [f"{name}.jpg" for name in names])
@@ -157,15 +161,6 @@ def test_pets_and_traffic_signs_which_torchvision_gives_decoded_only(tmp_path):
     data = find_images("oxford-iiit-pet", str(tmp_path))
     assert counts(data) == [10, 2, 4] and data.classes == ("Beagle", "Birman")
     assert data.test.images[0] == pets / "images" / "Beagle_6.jpg"
-
-    signs = tmp_path / "gtsrb"
-    for label in range(2):
-        write_images(signs / "GTSRB" / "Training" / f"{label:05d}", [f"{i}.ppm" for i in range(7)])
-    write_images(signs / "GTSRB" / "Final_Test" / "Images", ["0.ppm", "1.ppm"])
-    (signs / "GT-final_test.csv").write_text("Filename;ClassId\n0.ppm;1\n1.ppm;0\n")
-    data = find_images("gtsrb", str(tmp_path))
-    assert counts(data) == [12, 2, 2] and data.test.labels == [1, 0]
-    assert data.classes == ("0", "1")
 
 
 def test_channels_first_become_last(tmp_path, monkeypatch):
@@ -191,6 +186,56 @@ def test_what_cannot_be_downloaded_is_a_sentence(name, tmp_path, capfd):
     assert sentence.startswith(f"The data set {name} is not in {tmp_path}/sets, or is damaged")
     assert "no route to host" in sentence and "--data-root" in sentence
     assert capfd.readouterr().out == ""
+    assert not list(tmp_path.rglob("*.unfinished"))  # nothing came: there is nothing to remove
+
+
+def write_imagenette(root, images):
+    for split in ("train", "val"):
+        for name in ("n01440764", "n02102040"):
+            write_images(root / "imagenette2-320" / split / name, [f"{i}.jpeg" for i in images])
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, OSError])
+def test_a_download_that_was_cut_off_is_not_taken_for_a_smaller_set(tmp_path, monkeypatch, end):
+    def cut(url, root, md5):
+        write_imagenette(Path(root), range(7))
+        raise end("no room")
+
+    archives = "torchvision.datasets.imagenette.download_and_extract_archive"
+    monkeypatch.setattr(archives, cut)
+    with pytest.raises(UserError if end is OSError else end):
+        find_images("imagenette", str(tmp_path))
+    with pytest.raises(UserError, match="not finished: remove .*/.imagenette.unfinished, then"):
+        find_images("imagenette", str(tmp_path))
+    (tmp_path / ".imagenette.unfinished").unlink()
+    assert counts(find_images("imagenette", str(tmp_path))) == [12, 2, 14]
+
+
+def test_who_comes_while_another_downloads_waits_for_the_whole_set(tmp_path, monkeypatch):
+    begun, wait = threading.Event(), threading.Event()
+
+    def slowly(url, root, md5):
+        write_imagenette(Path(root), range(7))
+        begun.set()
+        wait.wait(10)
+        write_imagenette(Path(root), range(7, 14))
+
+    archives = "torchvision.datasets.imagenette.download_and_extract_archive"
+    monkeypatch.setattr(archives, slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(find_images, "imagenette", str(tmp_path))
+        assert begun.wait(10)
+        second = pool.submit(find_images, "imagenette", str(tmp_path))
+        assert not wait_for([second], timeout=0.2).done
+        wait.set()
+        assert counts(first.result()) == counts(second.result()) == [24, 4, 28]
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_a_file_that_ends_too_soon_is_a_sentence(tmp_path):
+    (tmp_path / "usps.bz2").write_bytes(bz2.compress(bytes(10_000))[:40])
+    with pytest.raises(UserError, match="usps is not in .* or is damaged there"):
+        find_images("usps", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED if name != "digits"])

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from kdtune.config import SweepConfig
 from kdtune.errors import UserError
 from kdtune.reports.planned import compared, plan_text, planned, read_plan, wall_seconds
 from kdtune.results import SweepFolder
@@ -21,9 +22,11 @@ def event(kind, at, **about):
     return {"event": kind, "session_seconds": at, **about}
 
 
+CONFIG = SweepConfig.check({"name": "s", "data": "d", "trials": 4}).model_dump(mode="json")
 EVENTS = [
-    event("sweep", 1.0), event("asked", 2.0), event("epoch", 10.0, seconds=4.0),
-    event("epoch", 21.0, seconds=6.0), event("resumed", 5.0), event("epoch", 15.0, seconds=5.0),
+    event("sweep", 1.0, config=CONFIG), event("asked", 2.0), event("epoch", 10.0, seconds=4.0),
+    event("epoch", 21.0, seconds=6.0), event("resumed", 5.0, config={**CONFIG, "confirm": True}),
+    event("epoch", 15.0, seconds=5.0),
     event("complete", 35.0),
 ]  # fmt: skip
 
@@ -34,6 +37,20 @@ def test_plan_against_actual():
     assert table.loc["device seconds"].tolist() == [150, 15, 0.1]
     assert table.loc["epochs"].tolist() == [10, 3, 0.3]
     assert table.loc["trials"].tolist() == [4, 1, 0.25]
+
+
+@pytest.mark.parametrize("change", [{"trials": 9}, {"models": ["A"]}, {"concurrent": 1}])
+def test_a_sweep_that_was_changed_after_the_plan_has_no_ratio_to_it(tmp_path, change):
+    events = [
+        {**e, "config": {**CONFIG, **change}} if e["event"] == "resumed" else e for e in EVENTS
+    ]
+    assert compared(PLAN, events)["actual_over_planned"].isna().all()
+    folder = Folder(tmp_path)
+    folder.events = lambda: events
+    folder.plan.write_text(json.dumps(PLAN))
+    grid, _ = planned(folder)
+    assert "The sweep was changed after the plan." in str(grid)
+    assert grid.rows[0] == ("wall", "1 min 40 s", "50 s", "")
 
 
 def test_time_in_which_no_driver_ran_does_not_count():

@@ -1,15 +1,24 @@
 """`kdtune plan` and `kdtune sweep --plan`, on real digits."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from machinery import sweep_config
+from optuna.distributions import CategoricalDistribution
 
 from kdtune.cli import cli
 from kdtune.errors import UserError
 from kdtune.reports.page import report_page
 from kdtune.reports.planned import compared, read_plan
 from kdtune.results import SweepFolder
-from kdtune.tuning.plan import plan_sweep
+from kdtune.tuning.imagined import Imagined
+from kdtune.tuning.plan import notes_on, plan_sweep
+from kdtune.tuning.recorded import Recorded
+from kdtune.tuning.simulation import Costs
+from kdtune.tuning.space import load_spaces
+from kdtune.tuning.sweep import run_sweep
 
 SMALL = {"data": "digits", "methods": "student", "models": "MultiBranchNet", "baselines": False}
 SMALL |= {"image_size": 8, "settings": {"batch_size": 256}, "trials": 3, "epochs": 2}
@@ -23,7 +32,40 @@ def test_what_a_sweep_refuses_a_plan_refuses(tmp_path, monkeypatch):
         plan_sweep({**SMALL, "name": "p"}, (0,))
     with pytest.raises(UserError, match="no recorded curves"):
         plan_sweep({**SMALL, "name": "p"}, (), tmp_path / "nothing.jsonl")
+    with pytest.raises(UserError, match="on this machine alone: leave --address out"):
+        plan_sweep({**SMALL, "name": "p", "address": "10.0.0.1:6379"})
+    with pytest.raises(UserError, match="on this machine alone"):
+        run_sweep({**SMALL, "name": "p", "address": "10.0.0.1:6379"}, plan=True)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(UserError, match="on this machine alone"):
+        plan_sweep({**SMALL, "name": "p"})
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(UserError, match="give a plan a number"):
+        plan_sweep({**SMALL, "name": "p", "gpus_per_trial": "auto"})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_says_what_it_does_not_know(tmp_path):
+    path = tmp_path / "curves.jsonl"
+    path.write_text('{"method": "at", "model": "A", "validation_accuracy": [0.5], "settings": {}}')
+    spaces, batches = load_spaces(), CategoricalDistribution([32, 64])
+    ranges = {**spaces["kd"].distributions, "batch_size": batches}
+    searched = {**spaces, "kd": replace(spaces["kd"], distributions=ranges)}
+    sweep = sweep_config(methods="at,kd", models="A")
+    imagined, costs = Imagined(sweep.epochs, 0), Costs({})
+
+    def notes(spaces, curves, part=1.0):
+        checked = SimpleNamespace(sweep=sweep, spaces=spaces)
+        return " ".join(notes_on(checked, 2, costs, curves, sweep.sampler, part, 60.0))
+
+    plain = notes(spaces, imagined)
+    assert "curves are imagined" in plain and "batch_size" not in plain
+    assert "one part in" not in plain
+    assert "one part in 1.4 was" in notes(spaces, imagined, 1.4)
+    assert "Searched is batch_size, which" in notes(searched, imagined)
+    recorded = notes(spaces, Recorded(path, sweep.epochs, imagined))
+    assert "of such as no rule stopped" in recorded
+    assert "No curves were recorded of kd-A: " in recorded
 
 
 @pytest.mark.slow
@@ -31,6 +73,8 @@ def test_a_sweep_that_was_planned_says_what_became_of_it(
     ray_session, tmp_path, monkeypatch, capsys, pytestconfig
 ):
     monkeypatch.chdir(tmp_path)
+    for name, least in (("probe.LIMIT", 0.2), ("driver_probe.TRIALS", 1)):
+        monkeypatch.setattr(f"kdtune.tuning.{name}", least)
     words = "--data digits --methods student --models MultiBranchNet --no-baselines --quiet "
     words += "--image-size 8 --setting batch_size=256 --trials 3 --epochs 2"
     cli.main(["sweep", *words.split(), "--name", "s", "--plan"], standalone_mode=False)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from machinery import sweep_config
@@ -9,6 +10,7 @@ from machinery import sweep_config
 from kdtune.config import TrainConfig
 from kdtune.errors import UserError
 from kdtune.tuning.imagined import Imagined
+from kdtune.tuning.plan import simulated
 from kdtune.tuning.recorded import Recorded
 from kdtune.tuning.search import Search
 from kdtune.tuning.simulation import Costs, Timeline, simulate
@@ -89,7 +91,9 @@ def test_what_an_event_costs_grows_with_the_trials_at_work():
 
 def test_proposals_take_longer_the_more_trials_there_are():
     costs = Costs({"at-A": 1.0}, ask=((0, 0.0), (2, 2.0)))
-    assert costs.proposal(1, 1) == 1 and costs.proposal(9, 9) == 2
+    assert costs.proposal(1, 1) == 1 and costs.proposal(9, 9) == 2 + 7  # and so on
+    assert Costs({}, ask=((0, 3.0),)).proposal(9, 9) == 3
+    assert Costs({}, ask=((0, 1.0), (10, 0.5))).proposal(99, 99) == 0.5
     assert run(1, costs, FLAT, trials=3, epochs=4).wall == 3 * 4 + 0 + 1 + 2
     assert run(3, costs, FLAT, trials=3, epochs=4).wall == 0 + 1 + 2 + 4
     # Of many at once nothing has ended yet of which a sampler could learn.
@@ -112,9 +116,26 @@ def test_trials_wait_for_a_view_that_one_of_them_builds():
 
 def test_limits_are_kept():
     got = run(2, Costs({"at-A": 10.0}), FLAT, trials=None, epochs=4, epochs_total=10)
-    assert got.epochs == 10
+    assert (got.epochs, got.saved, got.stopped) == (10, 0, 0)  # a budget's end saves nothing
     got = run(2, Costs({"at-A": 10.0}), FLAT, trials=None, epochs=4, time_budget=75)
-    assert (got.wall, got.epochs) == (80, 16)
+    assert (got.wall, got.epochs, got.saved, got.stopped) == (80, 16, 0, 0)
+
+
+@pytest.mark.parametrize("limit", [{"trials": 100}, {"trials": None, "epochs_total": 1000}])
+def test_of_a_large_sweep_a_part_is_simulated_that_still_fills_all_slots(monkeypatch, limit):
+    monkeypatch.setattr("kdtune.tuning.plan.MOST", 1)
+    small = {"methods": "at", "models": "A", "sampler": "random", "scheduler": "none", "epochs": 4}
+    checked = SimpleNamespace(
+        sweep=sweep_config(**small, **limit),
+        spaces=SPACES,
+        configure=lambda cell, number, settings: TrainConfig.check(
+            {**settings, "method": cell[0], "model": cell[1]}
+        ),
+    )
+    outcome, part = simulated(checked, "random", Costs({"at-A": 10.0}), FLAT, 5, ())
+    epochs = limit.get("epochs_total", 400)
+    assert part == epochs / (5 * 5 * 4)
+    assert (outcome.epochs, outcome.wall) == (epochs, epochs / 5 * 10)
 
 
 def test_more_slots_than_trials_are_of_no_use():
@@ -160,6 +181,12 @@ def test_recorded_curves_are_those_of_the_nearest_settings(tmp_path):
     assert recorded.draw(asked) == pytest.approx([0.5, 0.6, 0.7])
     assert recorded.draw({**asked, "parameters": {"lr": 0.002}}) == pytest.approx([0.1, 0.2, 0.3])
     assert recorded.draw({**asked, "model": "B"}) == [0.0]
+    choice = {"name": "CategoricalDistribution", "attributes": {"choices": ["b", "c"]}}
+    asked |= {"parameters": {"lr": 0.1, "form": "b"}}
+    asked["distributions"] = {**asked["distributions"], "form": choice}
+    form = row.replace('"lr": %s', '"lr": 0.1, "form": "%s"')
+    path.write_text(form % ("gone", "0.1, 0.3") + form % ("b", "0.5, 0.7"))
+    assert Recorded(path, 2, Given([0.0])).draw(asked) == pytest.approx([0.5, 0.7])
     path.write_text("no JSON")
     for wrong in (path, Path("nowhere")):
         with pytest.raises(UserError, match="no recorded curves"):
