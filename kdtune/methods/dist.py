@@ -3,8 +3,8 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.methods.kd import with_kd
-from kdtune.methods.method import Maps, Method, Parts, match_shape, weighted_sum
+from kdtune.methods.kd import OfLogits, with_kd
+from kdtune.methods.method import Maps, Parts, match_shape, weighted_sum
 
 ALIKE = 1e-6
 """Deviation of a row's probabilities (a norm) below which it is taken for rounding.
@@ -52,12 +52,8 @@ def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * (inter + intra)
 
 
-class StrongerTeacher(Method):
+class StrongerTeacher(OfLogits):
     """classification + alpha·KD + beta·`dist_loss`; the paper has no KD."""
-
-    def targets(self, logits: Tensor, features: Maps) -> Parts:
-        """``logits`` [B, K]."""
-        return {"logits": logits.float()}
 
     def forward(
         self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.methods.method import Maps, Method, Parts, match_shape, weighted_sum
+from kdtune.methods.kd import OfLogits
+from kdtune.methods.method import Maps, Parts, match_shape, weighted_sum
 
 
 def dkd_losses(
@@ -46,16 +47,12 @@ def dkd_losses(
     return temperature**2 * tckd, temperature**2 * nckd
 
 
-class DecoupledDistillation(Method):
+class DecoupledDistillation(OfLogits):
     """classification + alpha·TCKD + beta·NCKD, means of `dkd_losses`.
 
     alpha is 1 in the authors' configurations, and beta 0.5 to 8, the more the surer the teacher
     is. Their code raises both from 0 in the first 20 of 240 epochs; this one does not.
     """
-
-    def targets(self, logits: Tensor, features: Maps) -> Parts:
-        """``logits`` [B, K]."""
-        return {"logits": logits.float()}
 
     def forward(
         self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor

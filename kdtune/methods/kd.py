@@ -54,12 +54,16 @@ def with_kd(
     return weighted_sum(logits, labels, kd=(config.alpha, kd), **terms)
 
 
-class KnowledgeDistillation(Method):
-    """classification + alpha·KD."""
+class OfLogits(Method):
+    """A method that keeps of the teacher what it says of each class, and nothing else."""
 
     def targets(self, logits: Tensor, features: Maps) -> Parts:
         """``logits`` [B, K]."""
         return {"logits": logits.float()}
+
+
+class KnowledgeDistillation(OfLogits):
+    """classification + alpha·KD."""
 
     def forward(
         self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor

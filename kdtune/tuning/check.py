@@ -30,6 +30,7 @@ from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS
 from kdtune.tuning.shared import Shared
 from kdtune.tuning.space import Space, load_space, load_spaces, plugin_spaces
 from kdtune.tuning.trackers import check_trackers
+from kdtune.tuning.warm_start import warm_start
 
 NAMED_AGAIN = ("address", "storage", "plugins")
 """Settings that a log cannot choose: who joins a cluster runs what it sends, plug-ins are code."""
@@ -77,6 +78,15 @@ class Checked:
                 _, settings = self.spaces[method].probe()[0]
                 found[model] = self.configure((method, model), 0, settings)
         return found
+
+    def learned(self) -> list[Event]:
+        """What the sweep begins with that is to know of earlier ones."""
+        cells = self.sweep.cells()
+        return [
+            event
+            for path in self.sweep.warm_start
+            for event in warm_start(path, self.spaces, cells, self.opened, self.configure)
+        ]
 
 
 def check_sweep(

@@ -31,7 +31,6 @@ from kdtune.tuning.screen import Screen
 from kdtune.tuning.search import Search
 from kdtune.tuning.simulation import Costs, Curves, Outcome, simulate
 from kdtune.tuning.trial_files import KEPT
-from kdtune.tuning.warm_start import warm_start
 
 ASKING = 20.0
 """Seconds that the proposals of all simulations may take; else a cheaper sampler makes them."""
@@ -88,7 +87,7 @@ def plan_sweep(
     drawn = curves_of(checked, curves)
     with ray_session(given.address, screen.show == "verbose", screen.trouble):
         slots = find_slots(checked.sweep, screen.trouble)
-        return make_plan(checked, learned_of(checked), slots, counts, drawn, screen.say)
+        return make_plan(checked, checked.learned(), slots, counts, drawn, screen.say)
 
 
 def refuse_elsewhere(sweep: SweepConfig) -> None:
@@ -106,18 +105,6 @@ def curves_of(checked: Checked, path: Path | None) -> Curves:
     return imagined if path is None else Recorded(path, sweep.epochs, imagined)
 
 
-def learned_of(checked: Checked) -> list[Event]:
-    """What a sweep begins with that is to know of earlier ones."""
-    sweep = checked.sweep
-    return [
-        event
-        for path in sweep.warm_start
-        for event in warm_start(
-            path, checked.spaces, sweep.cells(), checked.opened, checked.configure
-        )
-    ]
-
-
 def make_plan(
     checked: Checked,
     learned: Sequence[Event],
@@ -130,7 +117,7 @@ def make_plan(
 
     Args:
         checked: the sweep.
-        learned: see `learned_of`.
+        learned: see `Checked.learned`.
         slots: those of this machine.
         counts: others.
         curves: what trials reach.
@@ -227,7 +214,7 @@ def simulated(
         costs: what takes time.
         curves: what trials reach.
         slots: trials at once.
-        learned: see `learned_of`.
+        learned: see `Checked.learned`.
 
     Returns:
         What the sweep takes, and how many times larger it is than the part.

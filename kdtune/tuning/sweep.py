@@ -22,7 +22,7 @@ from kdtune.tuning.driver import Driver, stored
 from kdtune.tuning.launch import find_slots, ray_session
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.placement import Slots
-from kdtune.tuning.plan import curves_of, learned_of, make_plan, refuse_elsewhere
+from kdtune.tuning.plan import curves_of, make_plan, refuse_elsewhere
 from kdtune.tuning.prepare import prepare
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.samplers import describe_sampler
@@ -61,7 +61,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
     folder.refuse_existing()
     checked = check_sweep(given, given.spaces)
     sweep, opened = checked.sweep, checked.opened
-    learned = learned_of(checked)
+    learned = checked.learned()
     with ray_session(sweep.address, screen.show == "verbose", screen.trouble):
         with mirrored(folder, sweep.storage, True, screen.trouble) as mirror:
             slots = find_slots(sweep, screen.trouble)
