@@ -65,8 +65,8 @@ that `kdtune train` takes. `--setting KEY=VALUE` fixes one for all trials of a s
 
 SWEEP = """\
 Of one sweep: the keys of its YAML file and of `kdtune.run_sweep`. The flags of `kdtune sweep` have
-the same names, with dashes; `--space`, `--plugin` and `--warm-start` are given once for each value,
-and `--setting` once for each of `settings`."""
+the same names, with dashes; `--space`, `--plugin`, `--warm-start` and `--track` are given once for
+each value, and `--setting` once for each of `settings`."""
 
 COLUMNS = """\
 `kdtune table FOLDER NAME` shows a table, and `NAME.csv` in the sweep's folder is the same. Where
@@ -80,7 +80,7 @@ def page() -> str:
         "# Reference",
         "<!-- Made by `python docs/reference.py`; edit the code, not this page. -->",
         "Every [setting of a run](#settings-of-a-run), every [setting of a sweep]"
-        "(#settings-of-a-sweep), and the [columns of every table](#tables).",
+        "(#settings-of-a-sweep),\nand the [columns of every table](#tables).",
         f"## Settings of a run\n\n{RUN}",
         _settings(TrainConfig),
         f"## Settings of a sweep\n\n{SWEEP}",
