@@ -61,7 +61,8 @@ RANGES = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 RUN = """\
 Of one training run: the keys of `create_at_config`, `create_fitnets_config` and of the YAML files
-that `kdtune train` takes. `--setting KEY=VALUE` fixes one for all trials of a sweep."""
+that `kdtune train` takes. `--setting KEY=VALUE` fixes one that has no flag of its own, for all
+trials of a sweep."""
 
 SWEEP = """\
 Of one sweep: the keys of its YAML file and of `kdtune.run_sweep`. The flags of `kdtune sweep` have
