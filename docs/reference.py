@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from kdtune.config import METHOD_DEFAULTS, SweepConfig, TrainConfig
+from kdtune.config import METHOD_DEFAULTS, TrainConfig
 from kdtune.reports.comparison import comparison_table
 from kdtune.reports.curves import search_curve_table
 from kdtune.reports.leaderboard import leaderboard_table
@@ -31,6 +31,7 @@ from kdtune.reports.tables import (
     runs_table,
     trials_table,
 )
+from kdtune.sweep_config import SweepConfig
 
 FILE = Path(__file__).with_suffix(".md")
 
