@@ -14,11 +14,13 @@ from kdtune.mirror import Mirror, given_storage, mirrored, opened_and_held
 from kdtune.reports.statistics import visible
 from kdtune.reports.tables import trials_table
 from kdtune.results import Event, Log, SweepFolder, cell_of
-from kdtune.tuning.check import check_confirmation, confirm_settings, named_again
+from kdtune.tuning.changes import confirm_settings, named_again
+from kdtune.tuning.check import check_confirmation
 from kdtune.tuning.confirmation import Candidates, Confirmation, best_trials
 from kdtune.tuning.driver import Driver, stored
 from kdtune.tuning.interrupts import terminating
 from kdtune.tuning.launch import find_slots, ray_session
+from kdtune.tuning.networks import Networks
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.prepare import prepare
@@ -26,7 +28,6 @@ from kdtune.tuning.progress import Goal
 from kdtune.tuning.screen import Screen
 from kdtune.tuning.sharing import shared_slots
 from kdtune.tuning.testing import measure, predict_test
-from kdtune.tuning.trial_files import Networks
 from kdtune.tuning.under_way import Trial
 
 

@@ -19,17 +19,17 @@ from kdtune.environment import environment
 from kdtune.errors import UserError
 from kdtune.results import RESULTS, Event
 from kdtune.tuning.check import Checked, check_sweep
-from kdtune.tuning.driver_probe import DriverMeasured, measure_driver, proposals
+from kdtune.tuning.driver_costs import DriverMeasured, measure_driver, proposals
 from kdtune.tuning.imagined import Imagined
 from kdtune.tuning.join import LOCAL, wanted_address
 from kdtune.tuning.launch import find_slots, ray_session
 from kdtune.tuning.placement import Slots
-from kdtune.tuning.probe import Measured, measure_trials
 from kdtune.tuning.recorded import Recorded
 from kdtune.tuning.samplers import GRID, describe_sampler
 from kdtune.tuning.screen import Screen
 from kdtune.tuning.search import Search
 from kdtune.tuning.simulation import Costs, Curves, Outcome, simulate
+from kdtune.tuning.trial_costs import Measured, measure_trials
 from kdtune.tuning.trial_files import KEPT
 
 ASKING = 20.0

@@ -222,11 +222,11 @@ def _contains(trial: optuna.Trial, key: str, value: Any) -> bool:
     return distribution._contains(distribution.to_internal_repr(value))
 
 
-def distributions_of(trial: optuna.Trial) -> dict[str, Any]:
-    """What a trial's values were drawn from, as plain values."""
+def distributions_of(drawn: optuna.Trial | Space) -> dict[str, Any]:
+    """What values are drawn from, as plain values."""
     return {
         name: json.loads(distribution_to_json(distribution))
-        for name, distribution in trial.distributions.items()
+        for name, distribution in drawn.distributions.items()
     }
 
 

@@ -16,10 +16,12 @@ from kdtune.mirror import Mirror, given_storage, mirrored, opened_and_held
 from kdtune.reports.planned import plan_text
 from kdtune.reports.statistics import visible
 from kdtune.results import RESULTS, Log, SweepFolder
-from kdtune.tuning.check import NAMED_AGAIN, OF_CONFIRM, Checked, changed, check_sweep, named_again
+from kdtune.tuning.changes import NAMED_AGAIN, OF_CONFIRM, named_again, resume_settings
+from kdtune.tuning.check import Checked, check_sweep
 from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.driver import Driver, stored
 from kdtune.tuning.launch import find_slots, ray_session
+from kdtune.tuning.networks import Leftovers
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.plan import curves_of, make_plan, refuse_elsewhere
@@ -30,7 +32,6 @@ from kdtune.tuning.screen import Screen
 from kdtune.tuning.search import Search
 from kdtune.tuning.sharing import shared_slots
 from kdtune.tuning.stopping import Stopping
-from kdtune.tuning.trial_files import Leftovers
 
 
 def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False) -> SweepFolder:
@@ -117,7 +118,7 @@ def resume_sweep(
         opened_and_held(folder),
     ):
         earlier = folder.opened()[-1]
-        given = changed(earlier, changes)
+        given = resume_settings(earlier, changes)
         checked = check_sweep(given, tuple(changes.get("spaces", ())), earlier)
         search = _Sweep(folder, checked, screen, mirror)
         with search.driver.open_log() as log:
