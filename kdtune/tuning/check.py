@@ -205,7 +205,7 @@ def check_confirmation(
             raise UserError(f"The groups of the test images, {GROUPS}, are missing in the data.")
     views.pixels("test")  # says which cannot be read, before anything is trained
     for own in settings:
-        config = TrainConfig.check({**own, "data_dir": sweep.data, "data_root": sweep.data_root})
+        config = TrainConfig.check({**own, **sweep.source._asdict()})
         pick_device(config.device)
         student = build_model(config.model, len(views.data.classes), config.image_size)
         shared.ask(config, feature_shapes(student, config.image_size))

@@ -210,8 +210,8 @@ def _of_slot() -> float:
     return max(0.0, many - few) / WAITING
 
 
-def proposals(checked: Checked, most: int) -> list[tuple[int, float]]:
-    """What proposals cost.
+def measure_proposals(checked: Checked, most: int) -> list[tuple[int, float]]:
+    """Ask for proposals.
 
     Args:
         checked: the sweep.

@@ -5,6 +5,7 @@ measured by benchmarks/plan.py, for sweeps that this machine can run; for larger
 """
 
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from kdtune.environment import environment
 from kdtune.errors import UserError
 from kdtune.results import RESULTS, Event
 from kdtune.tuning.check import Checked, check_sweep
-from kdtune.tuning.driver_costs import DriverMeasured, measure_driver, proposals
+from kdtune.tuning.driver_costs import DriverMeasured, measure_driver, measure_proposals
 from kdtune.tuning.imagined import Imagined
 from kdtune.tuning.join import LOCAL, wanted_address
 from kdtune.tuning.launch import find_slots, ray_session
@@ -50,6 +51,9 @@ SHARE = 0.75
 
 VARY = {"batch_size", "augment", "hint_layer"}
 """Settings that change how long an epoch takes."""
+
+DEAD = 3600.0
+"""Seconds after which what a killed plan left is removed; a plan needs its folder for minutes."""
 
 Plan = dict[str, Any]
 """Plain values: ``slots`` here; ``seconds`` that measuring took; ``before``, seconds until the
@@ -131,10 +135,13 @@ def make_plan(
     )
     asked: list[tuple[int, float]] = []
     where = (RESULTS if RESULTS.is_dir() else Path()).absolute()  # processes are elsewhere
+    for left in where.glob(".plan-*"):
+        if time.time() - left.stat().st_mtime > DEAD:
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=where) as folder:
         most = sweep.trials or _most_trials(sweep)
         trials = measure_trials(
-            checked, slots, Path(folder), lambda: asked.extend(proposals(checked, most))
+            checked, slots, Path(folder), lambda: asked.extend(measure_proposals(checked, most))
         )
         driver = measure_driver(checked, slots, Path(folder))
     took = time.perf_counter() - began

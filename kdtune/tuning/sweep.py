@@ -31,7 +31,6 @@ from kdtune.tuning.samplers import describe_sampler
 from kdtune.tuning.screen import Screen
 from kdtune.tuning.search import Search
 from kdtune.tuning.sharing import shared_slots
-from kdtune.tuning.stopping import Stopping
 
 
 def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False) -> SweepFolder:
@@ -67,7 +66,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
         with mirrored(folder, sweep.storage, True, screen.trouble) as mirror:
             slots = find_slots(sweep, screen.trouble)
             search = _Sweep(folder, checked, screen, mirror)
-            for line in search.plan(slots):
+            for line in search.describe(slots):
                 screen.say(line)
             for event in learned:
                 screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
@@ -132,7 +131,7 @@ def resume_sweep(
                 sweep = checked.sweep
                 with ray_session(sweep.address, screen.show == "verbose", screen.trouble):
                     slots = find_slots(sweep, screen.trouble)
-                    for line in search.plan(slots):
+                    for line in search.describe(slots):
                         screen.say(line)
                     views = prepare(checked.shared, slots, screen.say)
                     checked.opened["views"]["prepared"] = views
@@ -167,10 +166,28 @@ class _Sweep:
             folder, folder.log, self.decisions, self.leftovers, "trials", command, screen, mirror
         )
 
-    def plan(self, slots: Slots) -> Iterator[str]:
+    def describe(self, slots: Slots) -> Iterator[str]:
         """Say what is going to happen."""
-        images = self.checked.opened["data"]["test_images"]
-        return _plan(self.checked.sweep, slots, self.decisions.stopping, images)
+        sweep, images = self.checked.sweep, self.checked.opened["data"]["test_images"]
+        cells = sweep.cells()
+        budget = [f"{sweep.trials} trials each"] if sweep.trials is not None else []
+        if sweep.epochs_total is not None:
+            budget.append(f"{sweep.epochs_total} epochs in all")
+        if sweep.time_budget is not None:
+            budget.append(f"{duration(sweep.time_budget)} of time")
+        several = len(cells) > 1
+        yield (
+            f"{len(cells)} cell{'s' * several}, {', '.join(budget)}, of every trial at most "
+            f"{sweep.epochs} epochs{f'; every cell gets the same {sweep.equal}' * several}"
+        )
+        proposer, rule = describe_sampler(sweep.sampler), self.decisions.stopping.describe()
+        yield f"{proposer} proposes; {rule}; {slots.count} trials at once"
+        if not slots.are_plain:
+            yield slots.describe()
+        if images:
+            yield visible(images, sweep.seeds, len(set(sweep.models)))
+        else:
+            yield "without test images the sweep cannot be confirmed"
 
     def share(self, slots: Slots) -> Slots:
         """Measure how many trials share a GPU best, if that is wanted; all views are there."""
@@ -218,26 +235,3 @@ class _Sweep:
         if interrupts.requested:
             interrupts.end(f"the search is complete; to go on: kdtune confirm {path}")
         confirm_sweep(path, given, self.screen.show)
-
-
-def _plan(sweep: SweepConfig, slots: Slots, stopping: Stopping, test_images: int) -> Iterator[str]:
-    """Say what is going to happen."""
-    cells = sweep.cells()
-    budget = [f"{sweep.trials} trials each"] if sweep.trials is not None else []
-    if sweep.epochs_total is not None:
-        budget.append(f"{sweep.epochs_total} epochs in all")
-    if sweep.time_budget is not None:
-        budget.append(f"{duration(sweep.time_budget)} of time")
-    several = len(cells) > 1
-    yield (
-        f"{len(cells)} cell{'s' * several}, {', '.join(budget)}, of every trial at most "
-        f"{sweep.epochs} epochs{f'; every cell gets the same {sweep.equal}' * several}"
-    )
-    proposer = describe_sampler(sweep.sampler)
-    yield f"{proposer} proposes; {stopping.describe()}; {slots.count} trials at once"
-    if not slots.are_plain:
-        yield slots.describe()
-    if test_images:
-        yield visible(test_images, sweep.seeds, len(set(sweep.models)))
-    else:
-        yield "without test images the sweep cannot be confirmed"
