@@ -180,9 +180,8 @@ class Studies:
         if cell in self._stateful:  # what draws the proposals must have drawn this one, too
             proposed = self._new_trial(cell, point, lambda study: (study.ask(distributions), {}))
             if proposed is not None and proposed[0].params != parameters:
-                study.tell(
-                    proposed[0], state=TrialState.FAIL
-                )  # another Optuna's: the log is right
+                # Another Optuna's: the log is right.
+                study.tell(proposed[0], state=TrialState.FAIL)
                 proposed = None
         if proposed is None:
             study.enqueue_trial(parameters)
