@@ -6,10 +6,10 @@ A log chooses neither whom this process talks to nor which code it runs.
 from collections.abc import Mapping
 from typing import Any
 
-from kdtune.config import SweepConfig
 from kdtune.errors import UserError
 from kdtune.plugins import check_given, load_plugins
 from kdtune.results import OF_VERDICT, Event, SweepFolder
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.join import LOCAL, wanted_address
 from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kdtune.config import SweepConfig, TrainConfig, settings_for
+from kdtune.config import TrainConfig, settings_for
 from kdtune.data.images import GROUPS, Split, groups_of_test
 from kdtune.distributions import read_distributions
 from kdtune.environment import environment
@@ -22,6 +22,7 @@ from kdtune.network import pick_device
 from kdtune.plugins import load_plugins, records
 from kdtune.results import Cell, Event
 from kdtune.seeds import derive_seed
+from kdtune.sweep_config import SweepConfig
 from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.tuning.shared import Shared
 from kdtune.tuning.space import Space, distributions_of, load_space, load_spaces, plugin_spaces

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Mapping
 
-from kdtune.config import SweepConfig, file_stem
+from kdtune.config import file_stem
 from kdtune.results import Cell, Event
 from kdtune.run_files import say
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.budget import Budget
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.space import Configure, Space

@@ -4,8 +4,8 @@ import pytest
 from logs import opened as logged
 from logs import write_log
 
-from kdtune.config import SweepConfig
 from kdtune.errors import UserError
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.changes import confirm_settings, named_again, resume_settings
 from kdtune.tuning.join import ADDRESS
 

@@ -14,9 +14,9 @@ import pytest
 import ray
 from machinery import EPOCHS, Machinery
 
-from kdtune.config import SweepConfig
 from kdtune.errors import RunError, UserError
 from kdtune.results import RESULTS, Log, SweepFolder
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.changes import resume_settings
 from kdtune.tuning.check import check_sweep
 from kdtune.tuning.launch import LivingNodes, run_trials
