@@ -278,17 +278,23 @@ class Slots:
             return None
         rooms = self._rooms(with_lost=True)
         ahead: list[tuple[Waiting, str]] = []
+        full: dict[tuple[str, bool], Place | None] = {}  # a thousand nodes are asked once for each
         for one in waiting:
-            model = one.cell[1]
-            kept = {node for first, node in ahead if self._passed[first.key][one.cell] >= PASSES}
-            place = self._best(rooms, model, one.alone, kept)
-            if place is not None:
-                for first, node in ahead:
-                    self._passed[first.key][one.cell] += node == place.node
-                self._passed.pop(one.key, None)
-                return one, place
-            if places := self._places(rooms, model, one.alone):
-                soonest = min(places, key=lambda place: rooms[place.node].lacks(place))
+            wanted = one.cell[1], one.alone
+            soonest = full.get(wanted)
+            if wanted not in full:
+                kept = {n for first, n in ahead if self._passed[first.key][one.cell] >= PASSES}
+                place = self._best(rooms, *wanted, kept)
+                if place is not None:
+                    for first, node in ahead:
+                        self._passed[first.key][one.cell] += node == place.node
+                    self._passed.pop(one.key, None)
+                    return one, place
+                places = self._places(rooms, *wanted)
+                soonest = min(places, key=lambda p: rooms[p.node].lacks(p), default=None)
+                if not kept:
+                    full[wanted] = soonest
+            if soonest is not None:
                 ahead.append((one, soonest.node))
         return None
 
