@@ -65,6 +65,7 @@ SWEEP = (
     "--setting batch_size=64"
 )
 TEACHER = "teacher --data data --image-size 8 --model MultiBranchNet --epochs 2 --setting lr=0.05"
+COLUMNS = ("injected", "survived", "epochs lost", "differences")
 Fault = dict[str, Any]
 
 
@@ -342,8 +343,7 @@ class Campaign:
 
     def _say(self, kind: str) -> None:
         count = self.table[kind]
-        columns = ("injected", "survived", "epochs lost", "differences")
-        print(f"| {kind} | {' | '.join(str(count[c]) for c in columns)} |", flush=True)
+        print(f"| {kind} | {' | '.join(str(count[c]) for c in COLUMNS)} |", flush=True)
 
     def torn(self) -> None:
         """Tear the last end of a trial in the undisturbed log at every length, and open it."""
@@ -464,26 +464,14 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as place:
         campaign = Campaign(Path(place), arguments.trials)
-        columns = ("fault", "injected", "survived", "epochs lost", "differences")
-        print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|", flush=True)
+        print(f"| fault | {' | '.join(COLUMNS)} |\n" + "|---" * 5 + "|", flush=True)
         rows = list(kinds(campaign, arguments.kills, arguments.each, arguments.seed))
         with ThreadPoolExecutor(arguments.jobs) as pool:
             work = [pool.submit(go) for name, go in rows if name.startswith(arguments.only or "")]
             for future in work:
                 future.result()
-        total = Counter[str]()
-        for count in campaign.table.values():
-            total.update(count)
-        print(
-            json.dumps(
-                {
-                    "injected": total["injected"],
-                    "survived": total["survived"],
-                    "epochs_lost": total["epochs lost"],
-                    "differences": total["differences"],
-                }
-            )
-        )
+        total = sum(campaign.table.values(), Counter[str]())
+        print(json.dumps({name.replace(" ", "_"): total[name] for name in COLUMNS}))
 
 
 def kinds(
@@ -500,6 +488,10 @@ def kinds(
 
     def trial_fault(do: str, **more: Any) -> list[Fault]:
         return [{"trial": campaign.last, "epoch": 1, "do": do, "marks": campaign.marks(), **more}]
+
+    def checkpoint(driver_too: bool) -> Fault:
+        call, marks = draw.randint(1, 4), campaign.marks()
+        return {"where": "checkpoint", "call": call, "driver too": driver_too, "marks": marks}
 
     def garbage(sweep: SweepFolder, fault: Fault) -> None:
         with open(sweep.log, "ab") as log:
@@ -527,28 +519,8 @@ def kinds(
         "driver killed inside the log",
         several(lambda: {"where": "log", "call": draw.randint(2, 9), "share": draw.random()}),
     )
-    yield go(
-        "killed inside a checkpoint, trial",
-        several(
-            lambda: {
-                "where": "checkpoint",
-                "call": draw.randint(1, 4),
-                "driver too": False,
-                "marks": campaign.marks(),
-            }
-        ),
-    )
-    yield go(
-        "killed inside a checkpoint, driver too",
-        several(
-            lambda: {
-                "where": "checkpoint",
-                "call": draw.randint(1, 4),
-                "driver too": True,
-                "marks": campaign.marks(),
-            }
-        ),
-    )
+    yield go("killed inside a checkpoint, trial", several(partial(checkpoint, False)))
+    yield go("killed inside a checkpoint, driver too", several(partial(checkpoint, True)))
     yield go(
         "driver killed inside a view",
         [{"where": "view", "call": call} for call in (1, 2, 3)],

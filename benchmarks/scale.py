@@ -30,6 +30,7 @@ from kdtune.results import Cell, Event, Log, SweepFolder
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.driver import Driver
 from kdtune.tuning.launch import run_trials
+from kdtune.tuning.networks import Leftovers
 from kdtune.tuning.placement import Need, Node, Slots
 from kdtune.tuning.progress import Goal
 from kdtune.tuning.queue import Queue
@@ -38,7 +39,6 @@ from kdtune.tuning.screen import Screen
 from kdtune.tuning.search import Search
 from kdtune.tuning.space import load_spaces
 from kdtune.tuning.trainable import NODE, TrialProcess
-from kdtune.tuning.trial_files import Leftovers
 
 EPOCHS = 6
 

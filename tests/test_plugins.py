@@ -37,8 +37,8 @@ from kdtune.plugins import (
 from kdtune.run import run_file, run_training, train_teacher
 from kdtune.sweep_config import SweepConfig
 from kdtune.targets import Lesson, source_sha256, weights_sha256
-from kdtune.tuning.check import changed as changed_sweep
-from kdtune.tuning.check import check_sweep, named_again
+from kdtune.tuning.changes import named_again, resume_settings
+from kdtune.tuning.check import check_sweep
 from kdtune.tuning.cluster import Question, what_is_there
 from kdtune.tuning.space import load_spaces
 from kdtune.tuning.trainable import OUTCOME, trial_results
@@ -452,12 +452,12 @@ class TestNothingRunsUnasked:
         config = {"name": "x", "data": "d", "plugins": ["/a/own.py"], "methods": ["mine"]}
         earlier = {"config": config, **kept}
         with pytest.raises(UserError, match="if you trust it, give --plugin /a/own.py"):
-            changed_sweep(earlier, {})
+            resume_settings(earlier, {})
         path = give(METHOD)
         with pytest.raises(UserError, match="own.py was changed since"):
-            changed_sweep(earlier, {"plugins": (str(path),)})
+            resume_settings(earlier, {"plugins": (str(path),)})
         earlier["plugins"] = records(METHODS=["mine"])
-        sweep = changed_sweep(earlier, {"plugins": (str(path),)})
+        sweep = resume_settings(earlier, {"plugins": (str(path),)})
         assert sweep.plugins == (str(path),)
         assert named_again(sweep) == f" --plugin {path}"
 

@@ -1,7 +1,6 @@
 """Checks all that a sweep needs before anything is trained, and fills in what follows from it."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from optuna.distributions import distribution_to_json
 
 from kdtune.config import TrainConfig, settings_for
 from kdtune.data.images import GROUPS, Split, groups_of_test
@@ -21,34 +19,20 @@ from kdtune.inputs import find_data
 from kdtune.methods import METHODS, check_method
 from kdtune.models import MODELS, build_model, check_model, feature_shapes, look, stage_shapes
 from kdtune.network import pick_device
-from kdtune.plugins import check_given, load_plugins, records
-from kdtune.results import OF_VERDICT, Cell, Event, SweepFolder
+from kdtune.plugins import load_plugins, records
+from kdtune.results import Cell, Event
 from kdtune.seeds import derive_seed
 from kdtune.sweep_config import SweepConfig
 from kdtune.teacher import load_teacher, teacher_summary
-from kdtune.tuning.join import LOCAL, wanted_address
-from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS
 from kdtune.tuning.shared import Shared
-from kdtune.tuning.space import Space, load_space, load_spaces, plugin_spaces
+from kdtune.tuning.space import Space, distributions_of, load_space, load_spaces, plugin_spaces
 from kdtune.tuning.trackers import check_trackers
 from kdtune.tuning.warm_start import warm_start
 
-NAMED_AGAIN = ("address", "storage", "plugins")
-"""Settings that a log cannot choose: who joins a cluster runs what it sends, plug-ins are code."""
-
-MAY_CHANGE = {
-    "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "spaces",
-    "data", "data_root", "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial",
-    "concurrent", "max_restarts", "stall_time", "term_limit", "track", "confirm", "top", "seeds",
-    "min_difference", *NAMED_AGAIN,
-}  # fmt: skip
-"""Settings that may be given when a sweep is resumed."""
-
-OF_CONFIRM = {
-    "data", "data_root", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "concurrent",
-    "max_restarts", "stall_time", "term_limit", "track", *NAMED_AGAIN, *OF_VERDICT,
-}  # fmt: skip
-"""Settings that may be given when a sweep is confirmed."""
+NO_TEST = (
+    "The data have no test images, on which a sweep is confirmed: add a folder test/, which the "
+    "search never sees."
+)
 
 
 @dataclass
@@ -120,12 +104,6 @@ def check_sweep(
     return Checked(sweep, spaces, shared, opened)
 
 
-NO_TEST = (
-    "The data have no test images, on which a sweep is confirmed: add a folder test/, which the "
-    "search never sees."
-)
-
-
 def _check_inputs(
     given: SweepConfig, earlier: Event | None
 ) -> tuple[SweepConfig, Shared, dict[str, Any]]:
@@ -179,23 +157,6 @@ def _check_inputs(
     return sweep, Shared(sweep, data, teacher), about
 
 
-def confirm_settings(folder: SweepFolder, given: Mapping[str, Any]) -> SweepConfig:
-    """The settings of a confirmation; `given` are of `OF_CONFIRM`.
-
-    Raises:
-        UserError: a setting is none of these, or out of range.
-    """
-    for key in given.keys() - OF_CONFIRM:
-        raise UserError(f"The setting {key} cannot be changed when a sweep is confirmed.")
-    latest = folder.settings().model_dump(mode="json")
-    earlier = folder.opened()[-1]
-    _check_named(latest, given)
-    _load_again(earlier, given)
-    kept = {key: latest[key] for key in OF_CONFIRM}
-    ours = _joining_nothing({**earlier["config"], **kept, "plugins": ()})
-    return SweepConfig.check({**ours, **given})
-
-
 @dataclass
 class Confirmable:
     """A sweep that can be confirmed.
@@ -245,7 +206,7 @@ def check_confirmation(
             raise UserError(f"The groups of the test images, {GROUPS}, are missing in the data.")
     views.pixels("test")  # says which cannot be read, before anything is trained
     for own in settings:
-        config = TrainConfig.check({**own, "data_dir": sweep.data, "data_root": sweep.data_root})
+        config = TrainConfig.check({**own, **sweep.source._asdict()})
         pick_device(config.device)
         student = build_model(config.model, len(views.data.classes), config.image_size)
         shared.ask(config, feature_shapes(student, config.image_size))
@@ -257,80 +218,6 @@ def check_confirmation(
         "views": {**asdict(shared.kept), "prepared": []},
     }
     return Confirmable(sweep, shared, views.data.test, groups, opened)
-
-
-def changed(earlier: Event, changes: Mapping[str, Any]) -> SweepConfig:
-    """The settings of a sweep that is resumed; its plug-ins are loaded.
-
-    Args:
-        earlier: the event that opened it before.
-        changes: of `MAY_CHANGE`.
-
-    Raises:
-        UserError: a setting may not change, or a cell would be lost; or sampler or plug-ins are
-            code, and were not given again.
-    """
-    for key in changes.keys() - MAY_CHANGE:
-        raise UserError(f"The setting {key} cannot be changed when a sweep is resumed.")
-    before = SweepConfig.check(earlier["config"])
-    _check_named(earlier["config"], changes)
-    _load_again(earlier, changes)
-    spaces = dict.fromkeys((*before.spaces, *changes.get("spaces", ())))
-    kept = _joining_nothing({**earlier["config"], "plugins": ()})
-    given = SweepConfig.check({**kept, **changes, "spaces": tuple(spaces)})
-    sweep = given.model_copy(
-        update={
-            "methods": tuple(dict.fromkeys((*before.methods, *given.methods))),
-            "models": tuple(dict.fromkeys((*before.models, *given.models))),
-        }
-    )
-    if lost := [cell for cell in before.cells() if cell not in sweep.cells()]:
-        raise UserError(
-            f"The sweep has the cell {'-'.join(lost[0])}, and keeps it: methods and models can be "
-            "added when it is resumed, not taken away."
-        )
-    if "sampler" in changes and sweep.sampler != before.sampler:
-        raise UserError(f"The sweep's sampler is {before.sampler}, and stays so.")
-    known = sweep.sampler in (AUTO, GRID, *STATELESS, *STATEFUL)
-    if not known and not sweep.sampler.startswith("optuna.") and "sampler" not in changes:
-        raise UserError(
-            f"The sweep's sampler is code, and code that a log names is not run: if you trust it, "
-            f"give --sampler {sweep.sampler}."
-        )
-    return sweep
-
-
-def named_again(sweep: SweepConfig) -> str:
-    """Flags with which a sweep is gone on with, beside its folder."""
-    given = [("address", sweep.address), ("storage", sweep.storage)]
-    given += [("plugin", path) for path in sweep.plugins]
-    return "".join(f" --{key} {value}" for key, value in given if value is not None)
-
-
-def _load_again(earlier: Event, given: Mapping[str, Any]) -> None:
-    """Load the plug-ins that are given now, among which must be those of before."""
-    load_plugins(given.get("plugins", ()))
-    check_given("The sweep", earlier.get("plugins", ()), same=True)
-
-
-def _joining_nothing(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a log without a cluster that it names: the user or the environment chooses."""
-    return {**kept, "address": LOCAL if kept.get("address") == LOCAL else None}
-
-
-def _check_named(before: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Have the places named again that a sweep had and that a log may not choose."""
-    named = "address" in given or wanted_address(None) != LOCAL
-    if before.get("address") not in (None, LOCAL) and not named:
-        raise UserError(
-            f"The sweep ran on the Ray cluster {before['address']}, and a cluster that a log "
-            "names is not joined: give --address again, or --address local for this machine."
-        )
-    if before.get("storage") is not None and "storage" not in given:
-        raise UserError(
-            f"The sweep is kept in {before['storage']}, and a storage that a log names is not "
-            "written to: give --storage again, or --storage none."
-        )
 
 
 def _compare(earlier: Event, data: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> None:
@@ -398,14 +285,10 @@ def _check_cells(
 
 def _plain(space: Space) -> dict[str, Any]:
     """A space as the log keeps it; of a function only its file's name."""
-    distributions = {
-        name: json.loads(distribution_to_json(distribution))
-        for name, distribution in space.distributions.items()
-    }
     return {
         "path": str(space.path),
         "function": space.define is not None,
-        "distributions": distributions,
+        "distributions": distributions_of(space),
         "constants": space.constants,
         "start": space.start,
     }

@@ -70,7 +70,8 @@ def what_is_there(question: Question) -> dict[str, Any]:
         return {"trouble": str(error).rstrip(".")}
 
 
-def _answer(question: Question) -> dict[str, Any]:
+@ray.remote(num_cpus=0, max_retries=0)
+def _ask(question: Question) -> dict[str, Any]:
     """What a node answers."""
     found = what_is_there(question)
     if question.storage is not None and "trouble" not in found:
@@ -205,8 +206,3 @@ def is_lost(node: str) -> bool:
     except OSError:
         return True
     return False
-
-
-@ray.remote(num_cpus=0, max_retries=0)
-def _ask(question: Question) -> dict[str, Any]:
-    return _answer(question)

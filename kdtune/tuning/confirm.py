@@ -15,11 +15,13 @@ from kdtune.quantities import duration
 from kdtune.reports.statistics import visible
 from kdtune.reports.tables import trials_table
 from kdtune.results import Event, Log, SweepFolder, cell_of
-from kdtune.tuning.check import check_confirmation, confirm_settings, named_again
+from kdtune.tuning.changes import confirm_settings, named_again
+from kdtune.tuning.check import check_confirmation
 from kdtune.tuning.confirmation import Candidates, Confirmation, best_trials
 from kdtune.tuning.driver import Driver, stored
 from kdtune.tuning.interrupts import terminating
 from kdtune.tuning.launch import find_slots, ray_session
+from kdtune.tuning.networks import Networks
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.prepare import prepare
@@ -27,7 +29,6 @@ from kdtune.tuning.progress import Goal
 from kdtune.tuning.screen import Screen
 from kdtune.tuning.sharing import shared_slots
 from kdtune.tuning.testing import measure, predict_test
-from kdtune.tuning.trial_files import Networks
 from kdtune.tuning.under_way import Trial
 
 
@@ -90,8 +91,9 @@ class _Confirm:
             raise UserError(f"There are {before[-1]['seeds']} seeds already; --seeds can grow.")
         self.trials = trials_table(search)
         known: Candidates = {}
-        for candidate in (c for event in before for c in event["candidates"]):
-            known.setdefault(cell_of(candidate), []).append(candidate["trial_id"])
+        for event in before:
+            for candidate in event["candidates"]:
+                known.setdefault(cell_of(candidate), []).append(candidate["trial_id"])
         best = best_trials(self.trials, self.sweep.top)
         if not best:
             raise UserError(f"No trial of {folder.path} came to an end: nothing can be confirmed.")
@@ -168,7 +170,7 @@ class _Confirm:
 
     def _work(self, log: Log, slots: Slots) -> None:
         """Run, choose, test."""
-        for line in self._plan(slots):
+        for line in self._describe(slots):
             self.screen.say(line)
         prepare(self.checked.shared, slots, self.screen.say)
         slots = self._share(slots)
@@ -202,7 +204,7 @@ class _Confirm:
         """An event about a run."""
         return Trial(self.decisions.events[run]).event(kind, **about)
 
-    def _plan(self, slots: Slots) -> Iterator[str]:
+    def _describe(self, slots: Slots) -> Iterator[str]:
         """Say what is going to happen."""
         runs, images = self.decisions.total, len(self.checked.test)
         spent = self.trials[["device_seconds", "epochs"]].sum()
@@ -288,13 +290,8 @@ class _Confirm:
 
     def _here(self, config: TrainConfig) -> TrainConfig:
         """A run's settings with the places of now."""
-        return config.model_copy(
-            update={
-                "data_dir": self.sweep.data,
-                "data_root": self.sweep.data_root,
-                "cache_gb": self.sweep.cache_gb,
-            }
-        )
+        places = {**self.sweep.source._asdict(), "cache_gb": self.sweep.cache_gb}
+        return config.model_copy(update=places)
 
 
 def _last_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 other."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ray import tune
 
@@ -16,6 +16,7 @@ from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.display import Display
 from kdtune.tuning.interrupts import Terminated
 from kdtune.tuning.launch import run_trials
+from kdtune.tuning.networks import Keeper
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.progress import Goal, Progress
@@ -24,16 +25,6 @@ from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.screen import Screen
 from kdtune.tuning.trackers import trackers
 from kdtune.tuning.trainable import Askers, TrialProcess
-
-
-class Keeper(Protocol):
-    """Files that follow from a log: a fold over it that acts only on what comes after `begin`."""
-
-    def fold(self, event: Event) -> None:
-        """Take an event of the log."""
-
-    def begin(self) -> None:
-        """Act on what is known, and from now on on what comes."""
 
 
 class Driver:

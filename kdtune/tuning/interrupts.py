@@ -4,15 +4,28 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 from kdtune.quantities import duration
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM ended the sweep."""
+
+
+@contextmanager
+def _heard(number: int, handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Have a signal heard in another way; outside the main thread it is not heard anyway."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @contextmanager
@@ -23,14 +36,8 @@ def deferred() -> Iterator[None]:
         KeyboardInterrupt: afterwards, if it was pressed.
     """
     heard: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    with _heard(signal.SIGINT, lambda number, frame: heard.append(number)):
         yield
-        return
-    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
     if heard:
         raise KeyboardInterrupt
 
@@ -42,14 +49,8 @@ def terminating() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    if threading.current_thread() is not threading.main_thread():
+    with _heard(signal.SIGTERM, end):
         yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class Interrupts:
@@ -70,7 +71,7 @@ class Interrupts:
         """Whether the sweep is to stop, once the epochs under way are finished."""
         self.terminated = False
         self._deadline = float("inf")
-        self._before: dict[int, Any] = {}
+        self._hearing = ExitStack()
 
     def end(self, text: str) -> NoReturn:
         """End what was to stop: as SIGTERM does, if that was heard; `text` says how to go on."""
@@ -97,11 +98,9 @@ class Interrupts:
             self._say("finishing the epochs under way; Ctrl-C again stops at once")
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._hear)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._hearing.enter_context(_heard(number, self._hear))
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._hearing.close()

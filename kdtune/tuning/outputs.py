@@ -8,7 +8,7 @@ from kdtune.reports.render import to_csv
 from kdtune.reports.sweep import tables_of
 from kdtune.results import Snapshot, SweepFolder
 from kdtune.storage import Storage
-from kdtune.tuning.trial_files import write_networks
+from kdtune.tuning.networks import write_networks
 
 PARQUET = ("trials", "epochs")
 """Tables that are also written as Parquet."""

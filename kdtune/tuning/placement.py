@@ -200,8 +200,19 @@ class Slots:
         return count
 
     def describe(self) -> str:
-        """What trials have, for people."""
-        return described(self.needs, self.nodes())
+        """What trials have, for people.
+
+        >>> nodes, needs = [Node("a", 8, 2)], {"A": Need(gpus=1), "B": Need(2, 0.25)}
+        >>> Slots(needs, lambda: nodes).describe()
+        'A: 1 GPU, 4 CPUs; B: 0.25 GPUs, 2 CPUs'
+        """
+        words, nodes = [], self.nodes()
+        for model, need in self.needs.items():
+            cpus = sorted({place.cpus for node in nodes if (place := need.on(node))})
+            counts = f"{cpus[0]}" if len(cpus) == 1 else f"{cpus[0]} to {cpus[-1]}"
+            of_gpus = f"{need.gpus:g} GPU{'s' * (need.gpus != 1)}, " if need.gpus else ""
+            words.append(f"{model}: {of_gpus}{counts} CPU{'s' * (cpus[-1] != 1)}")
+        return "; ".join(words)
 
     @property
     def are_plain(self) -> bool:
@@ -267,17 +278,23 @@ class Slots:
             return None
         rooms = self._rooms(with_lost=True)
         ahead: list[tuple[Waiting, str]] = []
+        full: dict[tuple[str, bool], Place | None] = {}  # a thousand nodes are asked once for each
         for one in waiting:
-            model = one.cell[1]
-            kept = {node for first, node in ahead if self._passed[first.key][one.cell] >= PASSES}
-            place = self._best(rooms, model, one.alone, kept)
-            if place is not None:
-                for first, node in ahead:
-                    self._passed[first.key][one.cell] += node == place.node
-                self._passed.pop(one.key, None)
-                return one, place
-            if places := self._places(rooms, model, one.alone):
-                soonest = min(places, key=lambda place: rooms[place.node].lacks(place))
+            wanted = one.cell[1], one.alone
+            soonest = full.get(wanted)
+            if wanted not in full:
+                kept = {n for first, n in ahead if self._passed[first.key][one.cell] >= PASSES}
+                place = self._best(rooms, *wanted, kept)
+                if place is not None:
+                    for first, node in ahead:
+                        self._passed[first.key][one.cell] += node == place.node
+                    self._passed.pop(one.key, None)
+                    return one, place
+                places = self._places(rooms, *wanted)
+                soonest = min(places, key=lambda p: rooms[p.node].lacks(p), default=None)
+                if not kept:
+                    full[wanted] = soonest
+            if soonest is not None:
                 ahead.append((one, soonest.node))
         return None
 
@@ -326,21 +343,6 @@ class Slots:
             if wanted.node not in kept and (place := rooms[wanted.node].find(wanted))
         ]
         return min(found, key=lambda place: rooms[place.node].left(place), default=None)
-
-
-def described(needs: Mapping[str, Need], nodes: Iterable[Node]) -> str:
-    """What trials have, for people.
-
-    >>> described({"A": Need(gpus=1), "B": Need(2, 0.25)}, [Node("a", 8, 2)])
-    'A: 1 GPU, 4 CPUs; B: 0.25 GPUs, 2 CPUs'
-    """
-    words, nodes = [], list(nodes)
-    for model, need in needs.items():
-        cpus = sorted({place.cpus for node in nodes if (place := need.on(node))})
-        counts = f"{cpus[0]}" if len(cpus) == 1 else f"{cpus[0]} to {cpus[-1]}"
-        of_gpus = f"{need.gpus:g} GPU{'s' * (need.gpus != 1)}, " if need.gpus else ""
-        words.append(f"{model}: {of_gpus}{counts} CPU{'s' * (cpus[-1] != 1)}")
-    return "; ".join(words)
 
 
 def _parts(gpus: float) -> int:

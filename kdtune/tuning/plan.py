@@ -5,6 +5,7 @@ measured by benchmarks/plan.py, for sweeps that this machine can run; for larger
 """
 
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +21,17 @@ from kdtune.quantities import duration
 from kdtune.results import RESULTS, Event
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.check import Checked, check_sweep
-from kdtune.tuning.driver_probe import DriverMeasured, measure_driver, proposals
+from kdtune.tuning.driver_costs import DriverMeasured, measure_driver, measure_proposals
 from kdtune.tuning.imagined import Imagined
 from kdtune.tuning.join import LOCAL, wanted_address
 from kdtune.tuning.launch import find_slots, ray_session
 from kdtune.tuning.placement import Slots
-from kdtune.tuning.probe import Measured, measure_trials
 from kdtune.tuning.recorded import Recorded
 from kdtune.tuning.samplers import GRID, describe_sampler
 from kdtune.tuning.screen import Screen
 from kdtune.tuning.search import Search
 from kdtune.tuning.simulation import Costs, Curves, Outcome, simulate
+from kdtune.tuning.trial_costs import Measured, measure_trials
 from kdtune.tuning.trial_files import KEPT
 
 ASKING = 20.0
@@ -51,6 +52,9 @@ SHARE = 0.75
 
 VARY = {"batch_size", "augment", "hint_layer"}
 """Settings that change how long an epoch takes."""
+
+DEAD = 3600.0
+"""Seconds after which what a killed plan left is removed; a plan needs its folder for minutes."""
 
 Plan = dict[str, Any]
 """Plain values: ``slots`` here; ``seconds`` that measuring took; ``before``, seconds until the
@@ -132,10 +136,13 @@ def make_plan(
     )
     asked: list[tuple[int, float]] = []
     where = (RESULTS if RESULTS.is_dir() else Path()).absolute()  # processes are elsewhere
+    for left in where.glob(".plan-*"):
+        if time.time() - left.stat().st_mtime > DEAD:
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=where) as folder:
         most = sweep.trials or _most_trials(sweep)
         trials = measure_trials(
-            checked, slots, Path(folder), lambda: asked.extend(proposals(checked, most))
+            checked, slots, Path(folder), lambda: asked.extend(measure_proposals(checked, most))
         )
         driver = measure_driver(checked, slots, Path(folder))
     took = time.perf_counter() - began

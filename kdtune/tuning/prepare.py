@@ -35,10 +35,10 @@ def prepare(shared: Shared, slots: Slots, say: Callable[[str], None]) -> list[Ev
         UserError: images cannot be read, or something else about data and teacher is no good.
         RunError: the node that was to build is lost.
     """
-    if slots.may_use(ray.get_runtime_context().get_node_id()):
-        return shared.prepare(say)
     for line in shared.kept.lines:
         say(line)
+    if slots.may_use(ray.get_runtime_context().get_node_id()):
+        return shared.prepare(say)
     place = slots.place(shared.sweep.models[0])
     if place is None:
         raise RunError("No node has room for a trial any more.")

@@ -86,19 +86,12 @@ class Queue(Searcher):
 
     def _settings(self, trial: Trial, place: Place) -> dict[str, Any]:
         """What the process of a trial is given."""
-        config = {**trial.asked["config"], **self._places(trial)}
+        sweep, asked = self.decisions.sweep, trial.asked["config"]
+        # Data and teacher may have been moved since it was asked for.
+        config = {**asked, **sweep.source._asdict(), "cache_gb": sweep.cache_gb}
+        if asked["teacher_model"] is not None:
+            config["teacher_model"] = sweep.teacher
         return {"trial_id": trial.asked["trial_id"], "config": config, "place": asdict(place)}
-
-    def _places(self, trial: Trial) -> dict[str, Any]:
-        """Where data and teacher lie now: they may have been moved since it was asked for."""
-        sweep = self.decisions.sweep
-        places = {
-            "data_dir": sweep.data,
-            "data_root": sweep.data_root,
-            "cache_gb": sweep.cache_gb,
-        }
-        taught = trial.asked["config"]["teacher_model"] is not None
-        return {**places, "teacher_model": sweep.teacher} if taught else places
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler, which sees every result, writes them to the log."""

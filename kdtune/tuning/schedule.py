@@ -118,7 +118,7 @@ class Schedule(FIFOScheduler):
         if self.interrupts.requested:  # whoever stops the sweep may stop its processes, too
             self.watch.left(trial_id)
             return
-        node = self.watch.node(trial_id) or self.slots.node(trial_id)
+        node = self.slots.node(trial_id)
         ended = self.watch.left(trial_id)
         cause, times = (STALLED, STALLS) if ended else (DIED, self.max_restarts)
         reason = ended or _why(trial.get_error())

@@ -2,20 +2,16 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from kdtune.config import TrainConfig, file_stem
+from kdtune.config import file_stem
 from kdtune.results import Cell, Event
 from kdtune.run_files import say
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.budget import Budget
 from kdtune.tuning.decisions import Decisions
-from kdtune.tuning.space import Space
+from kdtune.tuning.space import Configure, Space
 from kdtune.tuning.stopping import Stopping
 from kdtune.tuning.studies import Studies
-
-Configure = Callable[[Cell, int, dict[str, Any]], TrainConfig]
-"""Makes the complete settings of a trial of a cell, from its number and what its space decided."""
 
 
 class Search(Decisions):
@@ -24,7 +20,7 @@ class Search(Decisions):
     Args:
         sweep: complete settings.
         spaces: the search space of each method.
-        configure: see `Configure`.
+        configure: see `kdtune.tuning.space.Configure`.
         clock: seconds, which nobody sets.
         say: as for `Decisions`.
     """
@@ -41,11 +37,8 @@ class Search(Decisions):
             sweep.scheduler, sweep.epochs, sweep.grace_period, sweep.reduction_factor
         )
         super().__init__(sweep, stopping, 0, clock, say)
-        self.studies, self.budget, self.configure = (
-            Studies(sweep, spaces),
-            Budget(sweep, clock),
-            configure,
-        )
+        self.studies, self.budget = Studies(sweep, spaces), Budget(sweep, clock)
+        self.configure = configure
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:

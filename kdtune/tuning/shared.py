@@ -138,13 +138,11 @@ class Shared:
         """Build what the first epoch needs, with all cores.
 
         Args:
-            say: takes a line for a person about each view, and about what does not fit.
+            say: takes a line for a person about each view.
 
         Returns:
             What was built or found.
         """
-        for line in self.kept.lines:
-            say(line)
         # Opened anew: what an earlier sweep of this process has open may have been pruned since,
         # and what is decoded without a cache is checked, but not held.
         cache = self.views.cache and Cache(self.views.cache.folder, self.views.cache.limit)

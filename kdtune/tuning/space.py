@@ -25,6 +25,10 @@ from kdtune.config import TrainConfig, check_free
 from kdtune.errors import UserError
 from kdtune.methods import check_method
 from kdtune.plugins import modules
+from kdtune.results import Cell
+
+Configure = Callable[[Cell, int, dict[str, Any]], TrainConfig]
+"""Makes the complete settings of a trial of a cell, from its number and what its space decided."""
 
 
 @dataclass(frozen=True)
@@ -222,11 +226,11 @@ def _contains(trial: optuna.Trial, key: str, value: Any) -> bool:
     return distribution._contains(distribution.to_internal_repr(value))
 
 
-def distributions_of(trial: optuna.Trial) -> dict[str, Any]:
-    """What a trial's values were drawn from, as plain values."""
+def distributions_of(drawn: optuna.Trial | Space) -> dict[str, Any]:
+    """What values are drawn from, as plain values."""
     return {
         name: json.loads(distribution_to_json(distribution))
-        for name, distribution in trial.distributions.items()
+        for name, distribution in drawn.distributions.items()
     }
 
 

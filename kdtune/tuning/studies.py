@@ -88,17 +88,9 @@ class Studies:
         """
         space, number = self.spaces[cell[0]], self.started[cell]
         point, origin = self._next_point(cell)
-        settings: dict[str, Any] = {}
-
-        def ask(study: optuna.Study) -> optuna.Trial:
-            trial, decided = space.ask(study)
-            settings.clear()
-            settings.update(decided)
-            return trial
-
-        trial = self._new_trial(cell, point, ask)
-        if trial is None:
+        if (proposed := self._new_trial(cell, point, space.ask)) is None:
             return None
+        trial, settings = proposed
         self._enter(cell, trial_id, trial)
         return {
             "number": number,
@@ -112,9 +104,9 @@ class Studies:
         self,
         cell: Cell,
         point: dict[str, Any] | None,
-        ask: Callable[[optuna.Study], optuna.Trial],
-    ) -> optuna.Trial | None:
-        """Ask until there is a trial that was not tried before."""
+        ask: Callable[[optuna.Study], tuple[optuna.Trial, dict[str, Any]]],
+    ) -> tuple[optuna.Trial, dict[str, Any]] | None:
+        """Ask, as `Space.ask` does, until there is a trial that was not tried before."""
         study = self.by_cell[cell]
         if point is not None:
             study.enqueue_trial(point)
@@ -122,9 +114,9 @@ class Studies:
             return None
         for attempt in range(ATTEMPTS + RANDOM_ATTEMPTS):
             study.sampler = self._sampler(cell, attempt)
-            trial = ask(study)
+            trial, settings = ask(study)
             if self.sweep.repeats or _key(trial.params) not in self._tried[cell]:
-                return trial
+                return trial, settings
             study.tell(trial, state=TrialState.FAIL)
         return None
 
@@ -185,16 +177,17 @@ class Studies:
             point, _ = self._next_point(cell)
             while point is not None and not point.items() <= parameters.items():
                 point, _ = self._next_point(cell)
-        trial = None
+        proposed = None
         if cell in self._stateful:  # what draws the proposals must have drawn this one, too
-            trial = self._new_trial(cell, point, lambda study: study.ask(distributions))
-            if trial is not None and trial.params != parameters:
-                study.tell(trial, state=TrialState.FAIL)  # another Optuna's: the log is right
-                trial = None
-        if trial is None:
+            proposed = self._new_trial(cell, point, lambda study: (study.ask(distributions), {}))
+            if proposed is not None and proposed[0].params != parameters:
+                # Another Optuna's: the log is right.
+                study.tell(proposed[0], state=TrialState.FAIL)
+                proposed = None
+        if proposed is None:
             study.enqueue_trial(parameters)
-            trial = study.ask(distributions)
-        self._enter(cell, event["trial_id"], trial)
+            proposed = study.ask(distributions), {}
+        self._enter(cell, event["trial_id"], proposed[0])
 
     def _learn(self, event: Event) -> None:
         """Take what an earlier sweep has found."""

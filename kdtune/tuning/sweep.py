@@ -17,10 +17,12 @@ from kdtune.reports.planned import plan_text
 from kdtune.reports.statistics import visible
 from kdtune.results import RESULTS, Log, SweepFolder
 from kdtune.sweep_config import SweepConfig
-from kdtune.tuning.check import NAMED_AGAIN, OF_CONFIRM, Checked, changed, check_sweep, named_again
+from kdtune.tuning.changes import NAMED_AGAIN, OF_CONFIRM, named_again, resume_settings
+from kdtune.tuning.check import Checked, check_sweep
 from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.driver import Driver, stored
 from kdtune.tuning.launch import find_slots, ray_session
+from kdtune.tuning.networks import Leftovers
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.plan import curves_of, make_plan, refuse_elsewhere
@@ -30,8 +32,6 @@ from kdtune.tuning.samplers import describe_sampler
 from kdtune.tuning.screen import Screen
 from kdtune.tuning.search import Search
 from kdtune.tuning.sharing import shared_slots
-from kdtune.tuning.stopping import Stopping
-from kdtune.tuning.trial_files import Leftovers
 
 
 def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False) -> SweepFolder:
@@ -67,7 +67,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
         with mirrored(folder, sweep.storage, True, screen.trouble) as mirror:
             slots = find_slots(sweep, screen.trouble)
             search = _Sweep(folder, checked, screen, mirror)
-            for line in search.plan(slots):
+            for line in search.describe(slots):
                 screen.say(line)
             for event in learned:
                 screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
@@ -118,7 +118,7 @@ def resume_sweep(
         opened_and_held(folder),
     ):
         earlier = folder.opened()[-1]
-        given = changed(earlier, changes)
+        given = resume_settings(earlier, changes)
         checked = check_sweep(given, tuple(changes.get("spaces", ())), earlier)
         search = _Sweep(folder, checked, screen, mirror)
         with search.driver.open_log() as log:
@@ -132,7 +132,7 @@ def resume_sweep(
                 sweep = checked.sweep
                 with ray_session(sweep.address, screen.show == "verbose", screen.trouble):
                     slots = find_slots(sweep, screen.trouble)
-                    for line in search.plan(slots):
+                    for line in search.describe(slots):
                         screen.say(line)
                     views = prepare(checked.shared, slots, screen.say)
                     checked.opened["views"]["prepared"] = views
@@ -167,10 +167,28 @@ class _Sweep:
             folder, folder.log, self.decisions, self.leftovers, "trials", command, screen, mirror
         )
 
-    def plan(self, slots: Slots) -> Iterator[str]:
+    def describe(self, slots: Slots) -> Iterator[str]:
         """Say what is going to happen."""
-        images = self.checked.opened["data"]["test_images"]
-        return _plan(self.checked.sweep, slots, self.decisions.stopping, images)
+        sweep, images = self.checked.sweep, self.checked.opened["data"]["test_images"]
+        cells = sweep.cells()
+        budget = [f"{sweep.trials} trials each"] if sweep.trials is not None else []
+        if sweep.epochs_total is not None:
+            budget.append(f"{sweep.epochs_total} epochs in all")
+        if sweep.time_budget is not None:
+            budget.append(f"{duration(sweep.time_budget)} of time")
+        several = len(cells) > 1
+        yield (
+            f"{len(cells)} cell{'s' * several}, {', '.join(budget)}, of every trial at most "
+            f"{sweep.epochs} epochs{f'; every cell gets the same {sweep.equal}' * several}"
+        )
+        proposer, rule = describe_sampler(sweep.sampler), self.decisions.stopping.describe()
+        yield f"{proposer} proposes; {rule}; {slots.count} trials at once"
+        if not slots.are_plain:
+            yield slots.describe()
+        if images:
+            yield visible(images, sweep.seeds, len(set(sweep.models)))
+        else:
+            yield "without test images the sweep cannot be confirmed"
 
     def share(self, slots: Slots) -> Slots:
         """Measure how many trials share a GPU best, if that is wanted; all views are there."""
@@ -218,26 +236,3 @@ class _Sweep:
         if interrupts.requested:
             interrupts.end(f"the search is complete; to go on: kdtune confirm {path}")
         confirm_sweep(path, given, self.screen.show)
-
-
-def _plan(sweep: SweepConfig, slots: Slots, stopping: Stopping, test_images: int) -> Iterator[str]:
-    """Say what is going to happen."""
-    cells = sweep.cells()
-    budget = [f"{sweep.trials} trials each"] if sweep.trials is not None else []
-    if sweep.epochs_total is not None:
-        budget.append(f"{sweep.epochs_total} epochs in all")
-    if sweep.time_budget is not None:
-        budget.append(f"{duration(sweep.time_budget)} of time")
-    several = len(cells) > 1
-    yield (
-        f"{len(cells)} cell{'s' * several}, {', '.join(budget)}, of every trial at most "
-        f"{sweep.epochs} epochs{f'; every cell gets the same {sweep.equal}' * several}"
-    )
-    proposer = describe_sampler(sweep.sampler)
-    yield f"{proposer} proposes; {stopping.describe()}; {slots.count} trials at once"
-    if not slots.are_plain:
-        yield slots.describe()
-    if test_images:
-        yield visible(test_images, sweep.seeds, len(set(sweep.models)))
-    else:
-        yield "without test images the sweep cannot be confirmed"

@@ -14,7 +14,7 @@ from torch.utils.tensorboard.summary import scalar, text
 
 from kdtune.reports.tables import SOUND
 from kdtune.results import Event
-from kdtune.tuning.tracked import FINAL, HYPERPARAMETERS, figures, hyperparameters
+from kdtune.tuning.tracked import ENDED, FINAL, HYPERPARAMETERS, figures, hyperparameters
 
 METRICS = {
     "best_validation_accuracy": "best validation accuracy",
@@ -25,9 +25,6 @@ METRICS = {
 
 FIRST = ("method", "model", "lr", "alpha", "beta")
 """Settings whose columns are shown from the beginning, which are five; others can be ticked."""
-
-ENDED = "ended"
-"""An empty file in the folder of a trial of which everything is written."""
 
 
 class _Events:

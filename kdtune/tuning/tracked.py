@@ -28,6 +28,9 @@ HYPERPARAMETERS = (
 )
 """Settings that are shown of a trial, searched and fixed ones, the same of all trials."""
 
+ENDED = "ended"
+"""An empty file in the folder of a trial of which everything is written."""
+
 FINAL = ("epochs", "device_seconds")
 """Figures that a trial has at its end, beside those of its last epoch."""
 

@@ -13,10 +13,7 @@ from kdtune.extras import extra
 from kdtune.files import make_folder
 from kdtune.reports.tables import SOUND
 from kdtune.results import Event
-from kdtune.tuning.tracked import FINAL, figures, hyperparameters
-
-ENDED = "ended"
-"""An empty file in the folder of a run of which everything is written."""
+from kdtune.tuning.tracked import ENDED, FINAL, figures, hyperparameters
 
 
 def load_wandb() -> Any:

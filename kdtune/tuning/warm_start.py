@@ -1,12 +1,11 @@
 """What a sweep learns from earlier ones: observations where all is the same, else start points."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdtune.config import TrainConfig
 from kdtune.results import Cell, Event, SweepFolder, cell_of
-from kdtune.tuning.space import Space, distributions_of
+from kdtune.tuning.space import Configure, Space, distributions_of
 
 POINTS = 3
 """Start points that a cell takes from an earlier sweep."""
@@ -42,7 +41,7 @@ def warm_start(
     spaces: dict[str, Space],
     cells: list[Cell],
     opened: Event,
-    configure: Callable[[Cell, int, dict[str, Any]], TrainConfig],
+    configure: Configure,
 ) -> Iterator[Event]:
     """Look through an earlier sweep.
 
@@ -51,7 +50,7 @@ def warm_start(
         spaces: the search space of each method.
         cells: of the new sweep.
         opened: its opening event.
-        configure: makes complete settings of what a space decides, for a cell.
+        configure: see `kdtune.tuning.space.Configure`.
 
     Yields:
         For each cell an event ``warm_start`` with ``observations`` (``trial_id``, ``parameters``,
@@ -113,7 +112,7 @@ def _difference(
     space: Space,
     then: Event,
     now: Event,
-    configure: Callable[[Cell, int, dict[str, Any]], TrainConfig],
+    configure: Configure,
 ) -> str | None:
     """Why earlier trials of a cell are no observations of it; None if they are."""
     if not trials:

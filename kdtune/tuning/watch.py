@@ -60,11 +60,6 @@ class Watch(tune.Callback):
         """A process begins to work on a trial; `node` is Ray's name of where it runs."""
         self._processes[trial_id] = _Process(pid, node, model, self.clock())
 
-    def node(self, trial_id: str) -> str | None:
-        """Ray's name of where a trial's process runs; None before it has begun."""
-        process = self._processes.get(trial_id)
-        return process.node if process is not None else None
-
     def progress(self, trial_id: str) -> None:
         """A trial gave a result."""
         self._processes[trial_id].progress = self.clock()

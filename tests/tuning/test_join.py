@@ -3,12 +3,8 @@
 import socket
 
 import pytest
-from logs import opened as logged
-from logs import write_log
 
 from kdtune.errors import UserError
-from kdtune.sweep_config import SweepConfig
-from kdtune.tuning.check import changed, confirm_settings, named_again
 from kdtune.tuning.join import ADDRESS, LOCAL, joined, wanted_address
 
 
@@ -56,37 +52,3 @@ def test_who_names_the_cluster(monkeypatch):
     assert wanted_address(None) == LOCAL and wanted_address("auto") == "auto"
     monkeypatch.setenv(ADDRESS, "head:6379")
     assert wanted_address(None) == "head:6379" and wanted_address(LOCAL) == LOCAL
-
-
-def opened(**given):
-    config = SweepConfig.check({"name": "x", "data": "d", **given})
-    return {"config": config.model_dump(mode="json")}
-
-
-def test_a_log_chooses_neither_a_cluster_nor_a_storage(monkeypatch):
-    monkeypatch.delenv(ADDRESS, raising=False)
-    there = {"address": "evil:6379", "storage": "s3://evil/x"}
-    with pytest.raises(UserError, match="names is not joined: give --address again, or --addr"):
-        changed(opened(**there), {"storage": "none"})
-    with pytest.raises(UserError, match="is not written to: give --storage again, or --storag"):
-        changed(opened(**there), {"address": "local"})
-    sweep = changed(opened(**there), {"address": "local", "storage": "none"})
-    assert (sweep.address, sweep.storage) == ("local", None)
-    sweep = changed(opened(**there), there)
-    assert named_again(sweep) == " --address evil:6379 --storage s3://evil/x"
-    assert named_again(changed(opened(), {})) == ""
-
-
-def test_a_cluster_of_the_environment_is_not_another_one_of_a_log(monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "mine:6379")
-    there = opened(address="evil:6379")
-    assert changed(there, {}).address is None
-    assert changed(there, {"address": "mine:1"}).address == "mine:1"
-    assert changed(opened(address="local"), {}).address == "local"
-
-
-def test_nor_is_it_when_a_sweep_is_confirmed(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "mine:6379")
-    folder = write_log(tmp_path / "s", [logged(address="evil:6379")])
-    assert confirm_settings(folder, {}).address is None
-    assert confirm_settings(folder, {"address": "mine:1"}).address == "mine:1"

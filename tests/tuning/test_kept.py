@@ -17,62 +17,62 @@ def plan(limit, plain=True, augmented=False, targets=TARGETS, epochs=10):
 
 
 def test_without_augmentation_one_view_of_all():
-    budget = plan(1000)
-    assert budget.methods == ("kd", "at", "fitnets") and budget.views == 0
-    assert budget.bytes == 120 + 10 + 50 + 500  # logits are shared
-    assert budget.lines == ()
+    kept = plan(1000)
+    assert kept.methods == ("kd", "at", "fitnets") and kept.views == 0
+    assert kept.bytes == 120 + 10 + 50 + 500  # logits are shared
+    assert kept.lines == ()
 
 
 def test_what_does_not_fit_runs_live_and_the_arithmetic_is_told():
     large = {m: {k: v * 10**9 for k, v in t.items()} for m, t in TARGETS.items()}
-    budget = plan(500e9, targets=large)
-    assert budget.methods == ("kd", "at")
-    assert budget.lines == (
+    kept = plan(500e9, targets=large)
+    assert kept.methods == ("kd", "at")
+    assert kept.lines == (
         "fitnets: the teacher runs live, since logits 10.0 GB + hint 500.0 GB of a view make "
         "560.0 GB in all, and there is room for 500.0 GB; cache_gb 589.474 would do",
     )
 
 
 def test_augmented_views_take_what_is_left():
-    budget = plan(120 + 3 * 660 + 1, plain=False, augmented=True)  # a view: 100 + 10 + 50 + 500
-    assert budget.methods == ("kd", "at", "fitnets") and budget.views == 3
-    assert budget.bytes == 120 + 3 * 660
-    assert budget.lines == (
+    kept = plan(120 + 3 * 660 + 1, plain=False, augmented=True)  # a view: 100 + 10 + 50 + 500
+    assert kept.methods == ("kd", "at", "fitnets") and kept.views == 3
+    assert kept.bytes == 120 + 3 * 660
+    assert kept.lines == (
         "augmented views: 3, in turns, for 10 epochs; cache_gb 0.001 holds one for each",
     )
 
 
 def test_no_more_views_than_epochs():
-    budget = plan(1e6, plain=False, augmented=True, epochs=4)
-    assert budget.views == 4 and budget.lines == ("augmented views: 4, in turns, for 4 epochs",)
+    kept = plan(1e6, plain=False, augmented=True, epochs=4)
+    assert kept.views == 4 and kept.lines == ("augmented views: 4, in turns, for 4 epochs",)
 
 
 def test_a_method_without_room_for_one_view_runs_live_on_the_views_of_the_others():
-    budget = plan(120 + 5 * 160, plain=False, augmented=True)
+    kept = plan(120 + 5 * 160, plain=False, augmented=True)
     # fitnets: 120 + 660 fits into 920, so one view of all is taken rather than five of the rest
-    assert budget.methods == ("kd", "at", "fitnets") and budget.views == 1
-    budget = plan(120 + 4 * 160, plain=False, augmented=True)
-    assert budget.methods == ("kd", "at") and budget.views == 4
-    assert budget.lines[0].startswith("fitnets: the teacher runs live, since ")
+    assert kept.methods == ("kd", "at", "fitnets") and kept.views == 1
+    kept = plan(120 + 4 * 160, plain=False, augmented=True)
+    assert kept.methods == ("kd", "at") and kept.views == 4
+    assert kept.lines[0].startswith("fitnets: the teacher runs live, since ")
 
 
 def test_where_no_view_fits_all_run_live():
-    budget = plan(150, plain=False, augmented=True)
-    assert budget.methods == () and budget.views == 0 and budget.bytes == 120
-    assert all("the teacher runs live" in line for line in budget.lines[:-1])
-    assert budget.lines[-1].startswith("augmented anew in every epoch; cache_gb 0.001 would hold")
+    kept = plan(150, plain=False, augmented=True)
+    assert kept.methods == () and kept.views == 0 and kept.bytes == 120
+    assert all("the teacher runs live" in line for line in kept.lines[:-1])
+    assert kept.lines[-1].startswith("augmented anew in every epoch; cache_gb 0.001 would hold")
 
 
 def test_the_advice_is_enough_and_hardly_more():
     large = {m: {k: v * 10**9 for k, v in t.items()} for m, t in TARGETS.items()}
-    for enough, kept in ((589.474, 3), (589.473, 2)):
-        budget = plan_views(enough * 1e9, 100, 120, large, True, False, 10)
-        assert len(budget.methods) == kept
+    for enough, count in ((589.474, 3), (589.473, 2)):
+        kept = plan_views(enough * 1e9, 100, 120, large, True, False, 10)
+        assert len(kept.methods) == count
 
 
 def test_plain_and_augmented_runs_in_one_sweep():
-    budget = plan(120 + 560 + 2 * 660, plain=True, augmented=True)
-    assert budget.views == 2 and budget.bytes == 120 + 560 + 2 * 660
+    kept = plan(120 + 560 + 2 * 660, plain=True, augmented=True)
+    assert kept.views == 2 and kept.bytes == 120 + 560 + 2 * 660
 
 
 @given(
@@ -84,7 +84,7 @@ def test_plain_and_augmented_runs_in_one_sweep():
         st.dictionaries(st.sampled_from(["x", "y", "z"]), st.integers(1, 900)),
     ),
 )
-def test_the_budget_is_kept(limit, plain, epochs, sizes):
-    budget = plan(limit, plain=plain, augmented=True, targets=sizes, epochs=epochs)
-    assert budget.bytes <= limit and 0 <= budget.views <= epochs
-    assert len(budget.methods) + sum("runs live" in line for line in budget.lines) == len(sizes)
+def test_no_more_is_kept_than_fits(limit, plain, epochs, sizes):
+    kept = plan(limit, plain=plain, augmented=True, targets=sizes, epochs=epochs)
+    assert kept.bytes <= limit and 0 <= kept.views <= epochs
+    assert len(kept.methods) + sum("runs live" in line for line in kept.lines) == len(sizes)

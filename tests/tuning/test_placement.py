@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from machinery import Machinery
 from ray.tune.search import Searcher
 
-from kdtune.tuning.placement import PASSES, Need, Node, Place, Slots, Waiting, described
+from kdtune.tuning.placement import PASSES, Need, Node, Place, Slots, Waiting
 
 NUMBERS = itertools.count()
 BIG, SMALL, OTHER = ("at", "Big"), ("at", "Small"), ("kd", "Small")
@@ -162,7 +162,7 @@ def test_what_has_no_node_at_all_holds_up_nobody():
 def test_what_trials_have_in_words():
     nodes = [Node("a", 8, 2), Node("b", 6, 1)]
     needs = {"A": Need(gpus=1), "B": Need(1, 0.25)}
-    assert described(needs, nodes) == "A: 1 GPU, 4 to 6 CPUs; B: 0.25 GPUs, 1 CPU"
+    assert Slots(needs, lambda: nodes).describe() == "A: 1 GPU, 4 to 6 CPUs; B: 0.25 GPUs, 1 CPU"
 
 
 # Whatever there is

@@ -73,7 +73,7 @@ def test_a_sweep_that_was_planned_says_what_became_of_it(
     ray_session, tmp_path, monkeypatch, capsys, pytestconfig
 ):
     monkeypatch.chdir(tmp_path)
-    for name, least in (("probe.LIMIT", 0.2), ("driver_probe.TRIALS", 1)):
+    for name, least in (("trial_costs.LIMIT", 0.2), ("driver_costs.TRIALS", 1)):
         monkeypatch.setattr(f"kdtune.tuning.{name}", least)
     words = "--data digits --methods student --models MultiBranchNet --no-baselines --quiet "
     words += "--image-size 8 --setting batch_size=256 --trials 3 --epochs 2"

@@ -17,7 +17,8 @@ from machinery import EPOCHS, Machinery
 from kdtune.errors import RunError, UserError
 from kdtune.results import RESULTS, Log, SweepFolder
 from kdtune.sweep_config import SweepConfig
-from kdtune.tuning.check import changed, check_sweep
+from kdtune.tuning.changes import resume_settings
+from kdtune.tuning.check import check_sweep
 from kdtune.tuning.launch import LivingNodes, run_trials
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.placement import Need, Slots
@@ -127,13 +128,13 @@ def test_what_cannot_change_is_a_sentence(changes, sentence):
     given = {"name": "x", "data": "d", "methods": ["at", "kd"], "models": ["M"]}
     config = SweepConfig.check(given).model_dump(mode="json")
     with pytest.raises(UserError, match=sentence):
-        changed({"config": config}, changes)
+        resume_settings({"config": config}, changes)
 
 
 def test_methods_and_models_are_added():
     given = {"name": "x", "data": "d", "methods": ["at"], "models": ["M"], "baselines": False}
     config = SweepConfig.check(given).model_dump(mode="json")
-    sweep = changed({"config": config}, {"methods": "kd", "models": "N"})
+    sweep = resume_settings({"config": config}, {"methods": "kd", "models": "N"})
     assert sweep.cells() == [("at", "M"), ("at", "N"), ("kd", "M"), ("kd", "N")]
 
 
@@ -141,8 +142,8 @@ def test_a_sampler_that_is_code_must_be_named_by_the_user():
     config = {"name": "x", "data": "d", "sampler": "evil.Sampler"}
     opened = {"config": SweepConfig.check(config).model_dump(mode="json")}
     with pytest.raises(UserError, match="is not run: if you trust it, give --sampler evil.Sam"):
-        changed(opened, {})
-    assert changed(opened, {"sampler": "evil.Sampler"}).sampler == "evil.Sampler"
+        resume_settings(opened, {})
+    assert resume_settings(opened, {"sampler": "evil.Sampler"}).sampler == "evil.Sampler"
 
 
 FUNCTION = '''"""A function."""
@@ -171,14 +172,14 @@ def test_code_runs_only_from_files_that_the_user_names(folder, tmp_path, monkeyp
     with pytest.raises(UserError, match=said):
         resume_sweep("x")
     assert not Path("ran").exists()
-    again = check_sweep(changed(opened, {"spaces": ["space.py"]}), ("space.py",), opened)
+    again = check_sweep(resume_settings(opened, {"spaces": ["space.py"]}), ("space.py",), opened)
     assert again.spaces["student"].define is not None and Path("ran").exists()
 
 
 @pytest.mark.slow
 def test_spaces_of_numbers_come_from_the_log(whole):
     opened = whole.opened()[0]
-    spaces = check_sweep(changed(opened, {}), (), opened).spaces
+    spaces = check_sweep(resume_settings(opened, {}), (), opened).spaces
     for method, space in load_spaces().items():
         if method in spaces:
             fixed = space.fix({"batch_size": 16})

@@ -5,9 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from machinery import sweep_config
+from machinery import Machinery, sweep_config
 
-from kdtune.config import TrainConfig
 from kdtune.errors import UserError
 from kdtune.tuning.imagined import Imagined
 from kdtune.tuning.plan import simulated
@@ -33,11 +32,8 @@ def run(slots, costs, curves, seed=0, **given):
     small = {"methods": "at", "models": "A", "sampler": "random", "scheduler": "none"}
     sweep = sweep_config(**{**small, **given})
 
-    def configure(cell, number, settings):
-        return TrainConfig.check({**settings, "method": cell[0], "model": cell[1]})
-
     def make(clock):
-        return Search(sweep, SPACES, configure, clock)
+        return Search(sweep, SPACES, Machinery.configure, clock)
 
     return simulate(make, costs, curves, slots, seed)
 
@@ -125,13 +121,8 @@ def test_limits_are_kept():
 def test_of_a_large_sweep_a_part_is_simulated_that_still_fills_all_slots(monkeypatch, limit):
     monkeypatch.setattr("kdtune.tuning.plan.MOST", 1)
     small = {"methods": "at", "models": "A", "sampler": "random", "scheduler": "none", "epochs": 4}
-    checked = SimpleNamespace(
-        sweep=sweep_config(**small, **limit),
-        spaces=SPACES,
-        configure=lambda cell, number, settings: TrainConfig.check(
-            {**settings, "method": cell[0], "model": cell[1]}
-        ),
-    )
+    sweep = sweep_config(**small, **limit)
+    checked = SimpleNamespace(sweep=sweep, spaces=SPACES, configure=Machinery.configure)
     outcome, part = simulated(checked, "random", Costs({"at-A": 10.0}), FLAT, 5, ())
     epochs = limit.get("epochs_total", 400)
     assert part == epochs / (5 * 5 * 4)

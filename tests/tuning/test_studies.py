@@ -4,7 +4,6 @@ from collections import Counter
 
 import pytest
 from machinery import Machinery, sweep_config
-from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from kdtune.results import Log, SweepFolder
@@ -14,11 +13,6 @@ from kdtune.tuning.studies import Studies
 from kdtune.tuning.trainable import OUTCOME
 
 SAMPLERS = [AUTO, *STATELESS, *STATEFUL, GRID, "optuna.samplers.NSGAIISampler"]
-
-
-def of_seed(seed):
-    """A sampler of a user's."""
-    return RandomSampler(seed)
 
 
 def snapshot(machinery):

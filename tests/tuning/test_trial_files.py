@@ -1,4 +1,4 @@
-"""Checkpoints of trials: what is written when, what is taken, what is removed."""
+"""Checkpoints of trials, and the networks that stay of them: what is written, taken, removed."""
 
 import resource
 from itertools import islice
@@ -16,14 +16,9 @@ from kdtune.results import SweepFolder
 from kdtune.storage import Storage, StorageError
 from kdtune.training import fit
 from kdtune.tuning import trial_files
+from kdtune.tuning.networks import Leftovers, Networks, write_networks
 from kdtune.tuning.trainable import DISK_FULL, NOTE, OUTCOME, trial_results
-from kdtune.tuning.trial_files import (
-    Leftovers,
-    Networks,
-    TrialFiles,
-    checkpoints_in,
-    write_networks,
-)
+from kdtune.tuning.trial_files import TrialFiles, checkpoints_in
 
 
 @pytest.fixture

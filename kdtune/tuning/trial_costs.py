@@ -128,12 +128,8 @@ def measure_trials(
 
     # Without a cache each process holds all images of its own.
     missing = sum(shared.views.bytes(name) - views.bytes(name) for name in SAMPLE if cache is None)
-    spreads = [
-        stdev(seconds) / fmean(seconds)
-        for all_own in found.values()
-        for seconds in ([s for own in all_own for s in own["epochs"]],)
-        if len(seconds) > 2
-    ]
+    epochs = [[s for own in all_own for s in own["epochs"]] for all_own in found.values()]
+    spreads = [stdev(seconds) / fmean(seconds) for seconds in epochs if len(seconds) > 2]
     return Measured(
         epoch=mean("epoch"),
         begin=mean("begin"),

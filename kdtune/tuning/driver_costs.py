@@ -22,6 +22,7 @@ from kdtune.results import Event, Log, SweepFolder
 from kdtune.tuning.check import Checked
 from kdtune.tuning.driver import Driver
 from kdtune.tuning.launch import run_trials
+from kdtune.tuning.networks import Leftovers
 from kdtune.tuning.outputs import write_outputs
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.queue import Queue
@@ -31,7 +32,6 @@ from kdtune.tuning.search import Search
 from kdtune.tuning.space import distributions_of
 from kdtune.tuning.studies import Studies
 from kdtune.tuning.trainable import TrialProcess
-from kdtune.tuning.trial_files import Leftovers
 
 TRIALS, EPOCHS, EPOCH = 4, 15, 0.03
 """Empty trials of each slot, their epochs, and the seconds of each of these."""
@@ -210,8 +210,8 @@ def _of_slot() -> float:
     return max(0.0, many - few) / WAITING
 
 
-def proposals(checked: Checked, most: int) -> list[tuple[int, float]]:
-    """What proposals cost.
+def measure_proposals(checked: Checked, most: int) -> list[tuple[int, float]]:
+    """Ask for proposals.
 
     Args:
         checked: the sweep.
