@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -318,11 +319,11 @@ def test_signals_leave_a_sweep_that_goes_on_and_nobody_else_hears_of_it(
     words = f"sweep --name x --data {folder} --image-size 8 --methods student --no-baselines"
     words += " --models MultiBranchNet --trials 2 --epochs 999"
     driver, sweep = start(tmp_path, *words.split())
-    processes = psutil.Process(driver.pid).children(recursive=True)
-    addresses = {
-        c.laddr.ip for process in processes for c in process.net_connections("tcp")
-        if c.status == psutil.CONN_LISTEN
-    }  # fmt: skip
+    own, addresses = psutil.Process(driver.pid), set()
+    for process in [own, *own.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            listening = (c for c in process.net_connections("tcp") if c.status == "LISTEN")
+            addresses |= {c.laddr.ip for c in listening}
     assert addresses and addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     with pytest.raises(UserError, match=f"is being run by process {driver.pid} on"):
         resume_sweep(sweep.path)
