@@ -52,8 +52,9 @@ import kdtune.training
 import kdtune.tuning.driver
 import kdtune.tuning.sweep
 from kdtune.cli import main as kdtune_main
-from kdtune.config import SweepConfig, TrainConfig
+from kdtune.config import TrainConfig
 from kdtune.results import Event, Log, SweepFolder
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.search import Search
 from kdtune.tuning.space import load_spaces
 from kdtune.tuning.trainable import TrialProcess

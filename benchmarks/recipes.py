@@ -12,13 +12,15 @@ import optuna
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from kdtune.config import SweepConfig, TrainConfig, rung_epochs
+from kdtune.config import TrainConfig
 from kdtune.results import Cell, Event
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.placement import Need, Node, Slots
 from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule
 from kdtune.tuning.search import Search
 from kdtune.tuning.space import Space
+from kdtune.tuning.stopping import rung_epochs
 from kdtune.tuning.studies import Studies
 
 

@@ -24,9 +24,10 @@ import ray
 from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.tune.execution import tune_controller
 
-from kdtune.config import SweepConfig, TrainConfig
+from kdtune.config import TrainConfig
 from kdtune.environment import environment
 from kdtune.results import Cell, Event, Log, SweepFolder
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.driver import Driver
 from kdtune.tuning.launch import run_trials
 from kdtune.tuning.placement import Need, Node, Slots

@@ -22,12 +22,10 @@ from filelock import FileLock, Timeout
 
 from kdtune.errors import DiskFullError, UserError
 from kdtune.files import FULL, make_folder, write_text
+from kdtune.quantities import amount
 
 VARIABLE = "KDTUNE_CACHE"
 """Environment variable that names the cache's folder; else it is in the user's cache folder."""
-
-GB = 1e9
-"""Bytes."""
 
 CHUNK = 1 << 24
 """Bytes of an array that are checked at once."""
@@ -50,15 +48,6 @@ def cache_folder() -> Path:
     """Where this node's cache is."""
     users = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get(VARIABLE) or Path(users) / "kdtune").expanduser()
-
-
-def amount(size: float) -> str:
-    """A size in bytes, for people.
-
-    >>> amount(1_250_000), amount(20e9)
-    ('1.2 MB', '20.0 GB')
-    """
-    return f"{size / GB:.1f} GB" if size >= GB else f"{1000 * size / GB:.1f} MB"
 
 
 def describe(event: Mapping[str, Any]) -> str:

@@ -601,7 +601,8 @@ def cache(prune: float | None) -> None:
     """
     from datetime import datetime
 
-    from kdtune.cache import GB, Cache, amount, cache_folder
+    from kdtune.cache import Cache, cache_folder
+    from kdtune.quantities import GB, amount
 
     node = Cache(cache_folder())
     if node.folder.exists() and not node.folder.is_dir():

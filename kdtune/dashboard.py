@@ -19,12 +19,12 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from kdtune.config import SweepConfig
 from kdtune.distributions import read_distributions
 from kdtune.errors import UserError
 from kdtune.extras import extra
 from kdtune.files import shown
 from kdtune.results import Cell, Event, SweepFolder, cell_of
+from kdtune.sweep_config import SweepConfig
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces studies in memory
 

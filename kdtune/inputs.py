@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from kdtune.cache import GB, Cache, Tell, amount, cache_folder, describe
+from kdtune.cache import Cache, Tell, cache_folder, describe
 from kdtune.config import DataSource, TrainConfig
 from kdtune.data.batches import Batches
 from kdtune.data.images import ImageData, find_images
@@ -17,6 +17,7 @@ from kdtune.errors import UserError
 from kdtune.methods import METHODS
 from kdtune.models import build_model, feature_shapes
 from kdtune.network import pick_device
+from kdtune.quantities import GB, amount
 from kdtune.targets import Lesson, Target
 
 

@@ -42,9 +42,10 @@ from typing import Any, Self
 import numpy as np
 from filelock import FileLock, Timeout
 
-from kdtune.config import FILE_NAME, SweepConfig, file_stem
+from kdtune.config import FILE_NAME, file_stem
 from kdtune.errors import RunError, UserError
 from kdtune.files import room_for, shown
+from kdtune.sweep_config import SweepConfig
 
 Event = dict[str, Any]
 

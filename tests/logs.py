@@ -2,8 +2,9 @@
 
 import json
 
-from kdtune.config import SweepConfig, TrainConfig
+from kdtune.config import TrainConfig
 from kdtune.results import SweepFolder
+from kdtune.sweep_config import SweepConfig
 
 LR = {
     "name": "FloatDistribution",

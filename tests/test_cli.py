@@ -12,11 +12,11 @@ from conftest import write_digits
 
 from kdtune.cache import Cache
 from kdtune.cli import cli, main
-from kdtune.config import SweepConfig
 from kdtune.data.images import find_images
 from kdtune.data.views import Views
 from kdtune.errors import UserError
 from kdtune.results import Log
+from kdtune.sweep_config import SweepConfig
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from conftest import SIZE, small_config
 
 from kdtune import plugins
 from kdtune.checkpoints import load_model, save_model
-from kdtune.config import METHOD_DEFAULTS, DataSource, SweepConfig, TrainConfig, settings_hash
+from kdtune.config import METHOD_DEFAULTS, DataSource, TrainConfig, settings_hash
 from kdtune.data.images import find_images
 from kdtune.data.named import pictures
 from kdtune.errors import UserError
@@ -35,6 +35,7 @@ from kdtune.plugins import (
     records,
 )
 from kdtune.run import run_file, run_training, train_teacher
+from kdtune.sweep_config import SweepConfig
 from kdtune.targets import Lesson, source_sha256, weights_sha256
 from kdtune.tuning.check import changed as changed_sweep
 from kdtune.tuning.check import check_sweep, named_again

@@ -12,7 +12,7 @@ import torch
 from conftest import SIZE, small_config
 
 from kdtune.checkpoints import load_model, save_model
-from kdtune.config import SweepConfig, TrainConfig
+from kdtune.config import TrainConfig
 from kdtune.data.images import find_images
 from kdtune.environment import environment
 from kdtune.errors import RunError, UserError
@@ -25,6 +25,7 @@ from kdtune.reports.sweep import tables_of
 from kdtune.results import Log, SweepFolder
 from kdtune.run import run_file, run_training
 from kdtune.students import export_sweep
+from kdtune.sweep_config import SweepConfig
 
 STEM = "student-MultiBranchNet"
 CHEAP = ("pth", "safetensors")

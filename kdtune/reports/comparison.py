@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy.stats import pearsonr
 
-from kdtune.config import BASELINES
 from kdtune.reports.statistics import (
     LEAST_SEEDS,
     MIN_DIFFERENCE,
@@ -27,6 +26,7 @@ from kdtune.reports.statistics import (
     sentence,
 )
 from kdtune.results import Cell
+from kdtune.sweep_config import BASELINES
 
 COMPARISON = [
     "method_a",

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from kdtune.config import BASELINES
 from kdtune.reports.comparison import ALL
 from kdtune.reports.statistics import in_points, name_of
+from kdtune.sweep_config import BASELINES
 
 INK, SOFT, GRID, BAND = "#1b1b1b", "#6b6b6b", "#d8d8d8", "#e9e9e9"
 FURTHER = "#cc79a7"

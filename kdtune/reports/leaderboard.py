@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdtune.config import MIN_DIFFERENCE
 from kdtune.errors import UserError
 from kdtune.reports.comparison import Confirmed, comparison_table
 from kdtune.reports.statistics import (
@@ -25,6 +24,7 @@ from kdtune.reports.statistics import (
 )
 from kdtune.reports.tables import SOUND, TRIAL, models_table, runs_table, trials_table
 from kdtune.results import STATES, Cell
+from kdtune.sweep_config import MIN_DIFFERENCE
 
 LEADERBOARD = [
     "model",

@@ -6,9 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune.cache import amount
-from kdtune.config import duration
 from kdtune.errors import UserError
+from kdtune.quantities import amount, duration
 from kdtune.reports.blocks import Block, Grid, Words
 from kdtune.reports.render import render_table
 from kdtune.results import Event, SweepFolder

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm, t
 
-from kdtune.config import MIN_DIFFERENCE
+from kdtune.sweep_config import MIN_DIFFERENCE
 
 LEAST_SEEDS = 3
 """Seeds that both sides must have finished before anything is compared."""

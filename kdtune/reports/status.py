@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdtune.config import SweepConfig, duration
+from kdtune.quantities import duration
 from kdtune.reports.tables import runs_table, trials_table
 from kdtune.results import Event
+from kdtune.sweep_config import SweepConfig
 
 
 def status_lines(

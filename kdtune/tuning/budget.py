@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kdtune.config import SweepConfig, duration
+from kdtune.quantities import duration
 from kdtune.results import Cell, Event, cell_of
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.stopwatch import Stopwatch
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from optuna.distributions import distribution_to_json
 
-from kdtune.config import SweepConfig, TrainConfig, settings_for
+from kdtune.config import TrainConfig, settings_for
 from kdtune.data.images import GROUPS, Split, groups_of_test
 from kdtune.distributions import read_distributions
 from kdtune.environment import environment
@@ -24,6 +24,7 @@ from kdtune.network import pick_device
 from kdtune.plugins import check_given, load_plugins, records
 from kdtune.results import OF_VERDICT, Cell, Event, SweepFolder
 from kdtune.seeds import derive_seed
+from kdtune.sweep_config import SweepConfig
 from kdtune.teacher import load_teacher, teacher_summary
 from kdtune.tuning.join import LOCAL, wanted_address
 from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS

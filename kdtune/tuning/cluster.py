@@ -18,12 +18,13 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from kdtune.config import DataSource, SweepConfig
+from kdtune.config import DataSource
 from kdtune.data.images import find_images
 from kdtune.environment import environment
 from kdtune.errors import UserError
 from kdtune.plugins import Plugin, have_only, loaded
 from kdtune.storage import Storage, StorageError
+from kdtune.sweep_config import SweepConfig
 from kdtune.teacher import teacher_summary
 
 PATIENCE = 120

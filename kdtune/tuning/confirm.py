@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import ray
 
-from kdtune.config import TrainConfig, duration
+from kdtune.config import TrainConfig
 from kdtune.errors import DiskFullError, RunError, UserError
 from kdtune.files import replacing
 from kdtune.mirror import Mirror, given_storage, mirrored, opened_and_held
+from kdtune.quantities import duration
 from kdtune.reports.statistics import visible
 from kdtune.reports.tables import trials_table
 from kdtune.results import Event, Log, SweepFolder, cell_of

@@ -4,9 +4,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from kdtune.config import SweepConfig
 from kdtune.results import Cell, Event, cell_of
 from kdtune.run_files import say
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.interrupts import Interrupts
 from kdtune.tuning.stopping import Stopping
 from kdtune.tuning.under_way import Trial, UnderWay

@@ -3,7 +3,7 @@
 from collections import deque
 
 from kdtune.cache import describe
-from kdtune.config import duration
+from kdtune.quantities import duration
 from kdtune.reports.leaderboard import settings_in_short
 from kdtune.results import Event, cell_of
 from kdtune.tuning.decisions import Decisions

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, Self
 
-from kdtune.config import duration
+from kdtune.quantities import duration
 
 
 class Terminated(KeyboardInterrupt):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kdtune.cache import GB, amount
+from kdtune.quantities import GB, amount
 
 ROOM = 0.95
 """Share of the cache that is planned with, so that a sweep does not push out what it needs."""

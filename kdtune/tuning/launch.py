@@ -13,9 +13,9 @@ from typing import Any
 import ray
 from ray import tune
 
-from kdtune.config import SweepConfig, of_model
 from kdtune.errors import RunError, UserError
 from kdtune.run_files import say
+from kdtune.sweep_config import SweepConfig, of_model
 from kdtune.tuning.cluster import Admission
 from kdtune.tuning.interrupts import deferred
 from kdtune.tuning.join import LOCAL, joined, wanted_address

@@ -14,10 +14,11 @@ from typing import Any
 
 import optuna
 
-from kdtune.config import SweepConfig, duration
 from kdtune.environment import environment
 from kdtune.errors import UserError
+from kdtune.quantities import duration
 from kdtune.results import RESULTS, Event
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.check import Checked, check_sweep
 from kdtune.tuning.driver_probe import DriverMeasured, measure_driver, proposals
 from kdtune.tuning.imagined import Imagined

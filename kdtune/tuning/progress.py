@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from kdtune.cache import amount
 from kdtune.config import TrainConfig
 from kdtune.inputs import keeps_targets
+from kdtune.quantities import amount
 from kdtune.reports.tables import SOUND
 from kdtune.results import Cell, Event, cell_of
 from kdtune.tuning.stopwatch import Stopwatch

@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdtune.config import SweepConfig, TrainConfig, file_stem
+from kdtune.config import TrainConfig, file_stem
 from kdtune.results import Cell, Event
 from kdtune.run_files import say
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.budget import Budget
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.space import Space

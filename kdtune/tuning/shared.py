@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from kdtune.cache import GB, Cache, Tell, cache_folder, describe
-from kdtune.config import SweepConfig, TrainConfig
+from kdtune.cache import Cache, Tell, cache_folder, describe
+from kdtune.config import TrainConfig
 from kdtune.data.images import ImageData
 from kdtune.data.views import Views
 from kdtune.device import has_gpu, release
@@ -18,7 +18,9 @@ from kdtune.methods import METHODS, build_method
 from kdtune.methods.contract import rehearse
 from kdtune.methods.method import Maps, Shapes
 from kdtune.models import stage_shapes
+from kdtune.quantities import GB
 from kdtune.results import Event
+from kdtune.sweep_config import SweepConfig
 from kdtune.targets import Lesson
 from kdtune.tuning.kept import Kept, plan_views
 from kdtune.tuning.trainable import Askers

@@ -16,14 +16,15 @@ import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from kdtune.cache import GB
-from kdtune.config import SweepConfig, TrainConfig
+from kdtune.config import TrainConfig
 from kdtune.data.batches import Batch
 from kdtune.device import Memory, memory_of, name_of, peak_of, reset_peak
 from kdtune.errors import RunError
 from kdtune.network import pick_device
 from kdtune.plugins import Plugin, have_only, loaded
 from kdtune.process import keep_freed_memory
+from kdtune.quantities import GB
+from kdtune.sweep_config import SweepConfig
 from kdtune.training import fit
 from kdtune.tuning.launch import find_slots
 from kdtune.tuning.placement import Need, Slots

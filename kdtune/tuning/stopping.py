@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdtune.config import rung_epochs
 from kdtune.results import Cell, Event, cell_of
 
 LEAST_OTHERS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}
@@ -123,3 +122,16 @@ class Stopping:
             return None
         cut = float(np.quantile(others, self._quantile))
         return Cut(epoch, cut, len(others)) if best < cut else None
+
+
+def rung_epochs(epochs: int, grace_period: int, reduction_factor: int) -> tuple[int, ...]:
+    """Epochs after which trials are compared, all of them before the last.
+
+    >>> rung_epochs(16, 2, 2), rung_epochs(50, 13, 3)
+    ((2, 4, 8), (13, 39))
+    """
+    rungs = []
+    while grace_period < epochs:
+        rungs.append(grace_period)
+        grace_period *= reduction_factor
+    return tuple(rungs)

@@ -9,10 +9,11 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from kdtune.config import SweepConfig, file_stem
+from kdtune.config import file_stem
 from kdtune.distributions import read_distributions
 from kdtune.results import Cell, Event, cell_of
 from kdtune.seeds import derive_seed
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.samplers import (
     AUTO,
     GRID,

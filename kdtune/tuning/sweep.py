@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdtune.config import SweepConfig, duration
 from kdtune.errors import RunError
 from kdtune.files import write_text, write_yaml
 from kdtune.mirror import Mirror, given_storage, mirrored, opened_and_held
+from kdtune.quantities import duration
 from kdtune.reports.planned import plan_text
 from kdtune.reports.statistics import visible
 from kdtune.results import RESULTS, Log, SweepFolder
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.check import NAMED_AGAIN, OF_CONFIRM, Checked, changed, check_sweep, named_again
 from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.driver import Driver, stored

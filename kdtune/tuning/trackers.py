@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
-from kdtune.config import SweepConfig
 from kdtune.results import SweepFolder
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.mlflow import MLflow, load_mlflow
 from kdtune.tuning.tensorboard import TensorBoard
 from kdtune.tuning.tracked import Tracked, Tracker

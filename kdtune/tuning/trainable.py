@@ -23,7 +23,7 @@ from ray import tune
 from torch import nn
 
 from kdtune.cache import Tell
-from kdtune.config import DataSource, SweepConfig, TrainConfig
+from kdtune.config import DataSource, TrainConfig
 from kdtune.data.views import Views
 from kdtune.device import hide_gpus
 from kdtune.errors import DiskFullError, DivergedError, UserError
@@ -33,6 +33,7 @@ from kdtune.plugins import Plugin, have_only
 from kdtune.process import FreshState, keep_freed_memory
 from kdtune.results import Event
 from kdtune.storage import Storage
+from kdtune.sweep_config import SweepConfig
 from kdtune.targets import Lesson
 from kdtune.teacher import load_teacher
 from kdtune.training import FIGURES, LOSS, EpochResult, fit

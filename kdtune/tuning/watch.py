@@ -12,7 +12,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from kdtune.config import duration
+from kdtune.quantities import duration
 from kdtune.results import Event
 from kdtune.tuning.interrupts import Interrupts
 

@@ -19,12 +19,12 @@ from torchvision import datasets
 
 from kdtune.checkpoints import load_model
 from kdtune.cli import cli
-from kdtune.config import SweepConfig
 from kdtune.data.images import find_images
 from kdtune.data.named import NAMED
 from kdtune.data.views import Views
 from kdtune.errors import UserError
 from kdtune.run import run_file
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.check import check_sweep
 
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from kdtune.config import SweepConfig
 from kdtune.errors import UserError
 from kdtune.reports.planned import compared, plan_text, planned, read_plan, wall_seconds
 from kdtune.results import SweepFolder
+from kdtune.sweep_config import SweepConfig
 
 ROW = {
     "slots": 2, "wall": 100.0, "training": 150.0, "starting": 20.0, "waiting": 10.0, "driver": 5.0,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from test_tables import EVENTS
 
-from kdtune.config import SweepConfig
 from kdtune.reports.status import status_lines
+from kdtune.sweep_config import SweepConfig
 
 CONFIG = SweepConfig.check(
     {

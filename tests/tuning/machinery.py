@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from kdtune.config import SweepConfig, TrainConfig
+from kdtune.config import TrainConfig
 from kdtune.results import Log
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.placement import Need, Node, Slots
 from kdtune.tuning.queue import Queue
 from kdtune.tuning.schedule import Schedule

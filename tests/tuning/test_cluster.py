@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdtune.config import DataSource, SweepConfig
+from kdtune.config import DataSource
 from kdtune.errors import UserError
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning import cluster
 from kdtune.tuning.cluster import Admission, Question, difference, what_is_there
 

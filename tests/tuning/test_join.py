@@ -6,8 +6,8 @@ import pytest
 from logs import opened as logged
 from logs import write_log
 
-from kdtune.config import SweepConfig
 from kdtune.errors import UserError
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.check import changed, confirm_settings, named_again
 from kdtune.tuning.join import ADDRESS, LOCAL, joined, wanted_address
 

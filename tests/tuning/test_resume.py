@@ -16,9 +16,9 @@ import pytest
 import ray
 from machinery import EPOCHS, Machinery
 
-from kdtune.config import SweepConfig
 from kdtune.errors import RunError, UserError
 from kdtune.results import RESULTS, Log, SweepFolder
+from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.check import changed, check_sweep
 from kdtune.tuning.launch import LivingNodes, run_trials
 from kdtune.tuning.outputs import write_outputs

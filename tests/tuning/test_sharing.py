@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from machinery import EPOCHS, sweep_config
 
-from kdtune.cache import GB
 from kdtune.device import Memory
 from kdtune.errors import RunError
+from kdtune.quantities import GB
 from kdtune.results import SweepFolder
 from kdtune.tuning import sharing
 from kdtune.tuning.placement import Need, Node, Slots

@@ -2,8 +2,7 @@
 
 import pytest
 
-from kdtune.config import rung_epochs
-from kdtune.tuning.stopping import Cut, Stopping
+from kdtune.tuning.stopping import Cut, Stopping, rung_epochs
 
 
 def judge(stopping, *bests, epoch, cell=("at", "A")):
