@@ -11,6 +11,7 @@ import nbformat
 import pytest
 import ray
 import yaml
+from conftest import write_digits
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
@@ -24,6 +25,8 @@ def pictures(notebook):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
+    write_digits(tmp_path / "digits", 20)  # a folder is taken before what has its name
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("EPOCHS", "1")
     monkeypatch.setenv("IMAGE_SIZE", "8")
     notebook = nbformat.read(path, as_version=4)

@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -219,9 +217,9 @@ print(sum("/test/" in path for path in opened), sum("/train/" in path for path i
 
 @pytest.fixture(scope="module")
 def split_folder(tmp_path_factory):
-    """Digits in folders train, val and test; 20, 10 and 10 of each class."""
+    """Digits in folders train, val and test; 10, 5 and 10 of each class."""
     root = tmp_path_factory.mktemp("split")
-    for name, count, first in (("train", 20, 0), ("val", 10, 20), ("test", 10, 30)):
+    for name, count, first in (("train", 10, 0), ("val", 5, 10), ("test", 10, 15)):
         write_digits(root / name, count, first)
     return root
 
@@ -235,7 +233,7 @@ def test_a_trial_of_a_search_opens_no_test_image(split_folder, tmp_path):
         capture_output=True, text=True, check=True, env=environment,
     )  # fmt: skip
     of_test, of_train = map(int, found.stdout.split())
-    assert of_test == 0 and of_train >= 200
+    assert of_test == 0 and of_train >= 100
 
 
 def test_the_data_of_a_search_have_no_test_images(split_folder):
@@ -363,24 +361,15 @@ class TestConfirmed:
     def test_where_the_log_ends_the_rest_is_the_same(self, confirmed, copy, capsys):
         lines = copy.confirm_log.read_bytes().splitlines(keepends=True)
         copy.confirm_log.write_bytes(b"".join(lines[:9]) + b'{"torn')
+        known = {e["trial_id"] for e in copy.confirm_events() if e["event"] == "ended"}
+        for network in copy.confirmed.iterdir():  # as when its driver was killed
+            if network.stem not in known:
+                network.unlink()
+        copy.best("student", "MultiBranchNet", ".pth").unlink()
         confirm_sweep(copy.path)
-        assert runs_of(copy).equals(runs_of(confirmed))
-        assert "6 bytes after the log's last event" in capsys.readouterr().err
-
-    def test_a_driver_that_is_killed_loses_nothing(self, confirmed, copy):
-        copy.confirm_log.unlink()
-        shutil.rmtree(copy.confirmed)
-        words = [sys.executable, "-m", "kdtune", "confirm", "results/x"]
-        driver = subprocess.Popen(words, cwd=copy.path.parents[1], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while sum(e["event"] == "ended" for e in copy.confirm_events()) < 2:
-            assert time.monotonic() < deadline and driver.poll() is None
-            time.sleep(0.02)
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-        confirm_sweep(copy.path)
-        assert runs_of(copy).equals(runs_of(confirmed))
+        assert 0 < len(known) < 6 and runs_of(copy).equals(runs_of(confirmed))
         assert load_model(copy.best("student", "MultiBranchNet", ".pth"))
+        assert "6 bytes after the log's last event" in capsys.readouterr().err
 
     def test_what_matters_can_be_said_afterwards(self, copy):
         before = len(copy.confirm_events())
