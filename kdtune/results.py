@@ -168,6 +168,17 @@ class SweepFolder:
         finally:
             lock.release()
 
+    @contextmanager
+    def held_again(self) -> Iterator[None]:
+        """The same, once the folder is known to be a sweep's: nothing is locked in any other.
+
+        Raises:
+            UserError: as `opened` and `held`.
+        """
+        self.opened()
+        with self.held():
+            yield
+
     def is_held(self) -> bool | None:
         """Whether a driver runs the sweep; None if that cannot be found out."""
         lock = FileLock(self.path / "driver.lock")
