@@ -69,12 +69,7 @@ STATES = ("finished", "stopped", "diverged", "crashed")
 
 _CELL: dict[str, type] = {"method": str, "model": str}
 _TRIAL: dict[str, type] = {"trial_id": str, **_CELL}
-_OPENED: dict[str, type] = {
-    "config": dict,
-    "spaces": dict,
-    "data": dict,
-    "views": dict,
-}
+_OPENED: dict[str, type] = dict.fromkeys(("config", "spaces", "data", "views"), dict)
 KEYS: dict[str, Mapping[str, type]] = {
     "sweep": _OPENED,
     "resumed": _OPENED,
