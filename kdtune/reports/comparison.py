@@ -119,7 +119,7 @@ def comparison_table(
         seed_correlation: of the accuracies of A and B by seed; for information.
         limited_by: the largest part: ``seeds``, ``images`` or ``search``.
         more_seeds, test_images_needed: what would probably settle it; empty if that would not.
-        min_difference_points: the argument.
+        min_difference_points: points below which a difference does not matter.
         verdict: ``not_confirmed``, ``unstable``, ``better_a``, ``better_b``, ``leaning_a``,
             ``leaning_b``, ``equal``, ``unclear``, and for ``all`` also ``depends``.
         sentence: the verdict in words.

@@ -248,7 +248,7 @@ def leaderboard_table(
             a trial that is still running is only among the started.
         search_epochs, search_device_seconds: sums over all trials.
         confirm_epochs, confirm_device_seconds: sums over all runs.
-        parameters, macs, latency_ms, latency_device: of the student; see `models_table`.
+        parameters, macs, latency_ms, latency_device: of the student; see the table of models.
         trial_id, configuration: the chosen trial, or if there is none the best of the search (the
             earliest of equals); its settings as JSON.
 

@@ -74,15 +74,17 @@ def read_plan(folder: SweepFolder) -> dict[str, Any] | None:
 
 
 def compared(plan: dict[str, Any], events: Sequence[Event]) -> pd.DataFrame:
-    """Plan against actual.
+    """One row a figure: what was planned, and what it is.
 
     Args:
         plan: for the slots that the sweep had, in its first row.
         events: of the sweep so far.
 
-    Returns:
-        A row each for ``wall seconds``, from the first proposal on, ``device seconds`` of epochs,
-        ``epochs`` and ``trials``; see `COLUMNS`. Without ratios if the sweep was changed since.
+    Columns:
+        what: ``wall seconds``, from the first proposal on; ``device seconds`` of epochs;
+            ``epochs``; ``trials``.
+        planned, actual: the figure.
+        actual_over_planned: ratio; empty if the sweep was changed since.
     """
     row = plan["rows"][0]
     epochs = [event for event in events if event["event"] == "epoch"]

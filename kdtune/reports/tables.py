@@ -72,6 +72,7 @@ def epochs_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         loss_<part>, loss_<part>_weighted: means of the parts of the training loss.
         seconds: training and validation of this epoch on the trial's device.
         device, threads: where it ran.
+        session_seconds: since its driver opened the log.
     """
     rows = [
         {key: value for key, value in event.items() if key not in ("event", "time")}

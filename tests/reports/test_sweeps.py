@@ -1,6 +1,8 @@
 """What `load_sweep` gives a notebook, of folders that are written by hand."""
 
 import io
+import runpy
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -18,7 +20,10 @@ from kdtune.errors import UserError
 from kdtune.export import best_of_cells, write_best
 from kdtune.models import build_model
 from kdtune.reports.files import every_table
+from kdtune.reports.planned import COLUMNS
+from kdtune.reports.points import SHIP
 from kdtune.reports.sweep import tables_of
+from kdtune.reports.tables import bad_images_table, models_table
 
 NAMES = "verdict, ship, search, settings-at, settings-fitnets, settings-student, failures"
 
@@ -48,6 +53,23 @@ def test_tables_are_those_of_the_command(folder, sweep):
     assert "model_a" not in sweep.comparison()
     with pytest.raises(UserError, match="has no table 'models'; there are trials, epochs, "):
         sweep.table("models")
+
+
+def test_the_reference_has_every_column(folder):
+    reference = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "reference.py"))
+    known = every_table(folder, tables_of(folder)) | {
+        "models": models_table([]),
+        "bad_images": bad_images_table([]),
+        "students": pd.DataFrame(columns=SHIP),
+        "plan": pd.DataFrame(columns=COLUMNS),
+    }
+    assert known.keys() == reference["TABLES"].keys()
+    for name, table in known.items():
+        listed = reference["columns_of"](reference["TABLES"][name])
+        said = {column for names, _ in listed for column in names.split(", ")}
+        if name == "trials":
+            said = said - {"<hyperparameter>"} | {"lr"}
+        assert said >= set(table) if name == "epochs" else said == set(table), name
 
 
 def test_tables_of_several_say_whose_row_it_is(folder, sweep, tmp_path):

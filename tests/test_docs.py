@@ -1,7 +1,10 @@
-"""The README is true: its tree is the disk's, its commands run, its links lead somewhere."""
+"""README and pages are true: trees, links, commands, tables, and what the code says of itself."""
 
 import re
+import runpy
 import shutil
+import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,13 @@ from kdtune.models import build_model, feature_shapes
 from kdtune.targets import Lesson
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
+PAGES = [
+    README,
+    *((ROOT / page).read_text() for page in re.findall(r"^- .*\((docs/.*\.md)\):", README, re.M)),
+]
+"""In the order in which the README names them, which is that in which their commands run."""
 
 SMALL = {
     "teacher": "--epochs 1 --image-size 8",
@@ -27,17 +36,36 @@ SMALL = {
 """Given after a command's own flags, of which the last one counts."""
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, *pages):
+    return [
+        block.replace("\\\n", " ")
+        for page in pages
+        for block in re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
+    ]
 
 
 def lines_of(language):
-    return [line for block in blocks(language) for line in block.splitlines() if line]
+    """What stands in several pages counts once."""
+    lines = (line for block in blocks(language, *PAGES) for line in block.splitlines() if line)
+    return list(dict.fromkeys(" ".join(line.split()) for line in lines))
+
+
+def page(name):
+    return (DOCS / f"{name}.md").read_text()
+
+
+@cache
+def anchors(file):
+    """What GitHub calls the headings of a page."""
+    text = re.sub(r"```.*?```", "", file.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {word.replace(" ", "-") for word in words}
 
 
 def tree():
     paths, above = [], []
-    for line in blocks("text")[0].splitlines():
+    for line in blocks("text", page("structure"))[0].splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
         above = [*above[:depth], line.split()[0].rstrip("/")]
         paths.append("/".join(above))
@@ -52,9 +80,34 @@ def test_the_tree_is_the_disks():
     assert modules <= named
 
 
-def test_links_lead_to_files():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links and all((ROOT / link).exists() for link in links if "://" not in link)
+def test_every_page_is_named_in_the_readme():
+    assert {*PAGES[1:]} == {file.read_text() for file in DOCS.glob("*.md")}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+    + [ROOT / "benchmarks" / "README.md", *sorted((ROOT / "results").glob("**/README.md"))],
+    ids=lambda file: str(file.relative_to(ROOT)),
+)
+def test_links_lead_somewhere(file):
+    for link in re.findall(r"\]\(([^)\s]+)\)", file.read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (file.parent / path).resolve() if path else file
+        assert target.exists() and target.is_relative_to(ROOT), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_reference_is_what_its_program_makes():
+    made = runpy.run_path(str(DOCS / "reference.py"))["page"]()
+    assert made == page("reference"), "run: python docs/reference.py"
+
+
+def test_the_changelog_tells_of_this_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_make_targets_exist():
@@ -68,7 +121,7 @@ def test_the_table_of_methods_is_true():
     """Names, defaults, and the bytes that are kept, as a sweep computes them."""
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in README.splitlines()
+        for line in page("methods").splitlines()
         if re.match(r"\| `\w+` \|", line)
     ]
     assert [row[0].strip("`") for row in rows] == list(METHODS)
@@ -82,7 +135,7 @@ def test_the_table_of_methods_is_true():
 
 
 def test_every_command_of_kdtune_is_shown():
-    assert all(f"kdtune {name}" in README for name in cli.commands)
+    assert all(f"kdtune {name}" in "".join(PAGES) for name in cli.commands)
 
 
 def interrupted(*server):
@@ -94,9 +147,10 @@ def interrupted(*server):
 def test_the_commands_run_as_they_stand(ray_session, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_digits(tmp_path / "flowers", 20)
-    (tmp_path / "sweep.yaml").write_text(blocks("yaml")[0])
+    (tmp_path / "sweep.yaml").write_text(blocks("yaml", page("guide"))[0])
     monkeypatch.setattr("socketserver.BaseServer.serve_forever", interrupted)
-    looked, notebook, space = blocks("python")
+    looked, notebook = blocks("python", page("notebook"))
+    [space] = blocks("python", page("methods"))
     (tmp_path / "my_at.py").write_text(space)
     shutil.copy(next((tmp_path / "flowers").rglob("*.png")), tmp_path / "photo.jpg")
     for line in lines_of("sh"):
@@ -135,7 +189,7 @@ def test_the_demo_ends_with_a_row_for_every_cell(ray_session, tmp_path, monkeypa
 
 
 def test_the_floors_are_the_tested_ones():
-    sentence = README.split("A file imports only from below:")[1].split(". ")[0]
+    sentence = page("structure").split("A file imports only from below:")[1].split(". ")[0]
     floors = [re.findall(r"`(\w+)`", floor) for floor in sentence.split("<")]
     heights = [{FLOORS[room] for room in floor} for floor in floors]
     assert all(len(height) == 1 for height in heights)

@@ -1,0 +1,175 @@
+"""Writes reference.md, every setting and every column, from the code: python docs/reference.py.
+
+What a setting means is said beside its field, what a column means under *Columns* in the docstring
+of the function that makes its table; it is said there alone.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from textwrap import dedent
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from kdtune.config import METHOD_DEFAULTS, TrainConfig
+from kdtune.reports.comparison import comparison_table
+from kdtune.reports.curves import search_curve_table
+from kdtune.reports.leaderboard import leaderboard_table
+from kdtune.reports.planned import compared
+from kdtune.reports.points import ship_points
+from kdtune.reports.rungs import rungs_table
+from kdtune.reports.settings import settings_table
+from kdtune.reports.tables import (
+    bad_images_table,
+    epochs_table,
+    models_table,
+    runs_table,
+    trials_table,
+)
+from kdtune.sweep_config import SweepConfig
+
+FILE = Path(__file__).with_suffix(".md")
+
+TABLES: dict[str, Callable[..., Any]] = {
+    "trials": trials_table,
+    "epochs": epochs_table,
+    "leaderboard": leaderboard_table,
+    "comparison": comparison_table,
+    "search_curve": search_curve_table,
+    "rungs": rungs_table,
+    "settings": settings_table,
+    "confirm": runs_table,
+    "models": models_table,
+    "students": ship_points,
+    "bad_images": bad_images_table,
+    "plan": compared,
+}
+"""Who makes which of `kdtune.reports.files.every_table`."""
+
+KINDS = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Any: "value",
+}
+RANGES = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+RUN = """\
+Of one training run: the keys of `create_at_config`, `create_fitnets_config` and of the YAML files
+that `kdtune train` takes. `--setting KEY=VALUE` fixes one that has no flag of its own, for all
+trials of a sweep."""
+
+SWEEP = """\
+Of one sweep: the keys of its YAML file and of `kdtune.run_sweep`. The flags of `kdtune sweep` have
+the same names, with dashes; `--space`, `--plugin`, `--warm-start` and `--track` are given once for
+each value, and `--setting` once for each of `settings`."""
+
+COLUMNS = """\
+`kdtune table FOLDER NAME` shows a table, and `NAME.csv` in the sweep's folder is the same. Where
+nothing else is said, accuracies are shares of 1; columns that end in `_percent` or `_points` are
+hundredths; seconds are those of the trial's device; `configuration` is JSON."""
+
+
+def page() -> str:
+    """The whole page, as Markdown."""
+    parts = [
+        "# Reference",
+        "<!-- Made by `python docs/reference.py`; edit the code, not this page. -->",
+        "Every [setting of a run](#settings-of-a-run), every [setting of a sweep]"
+        "(#settings-of-a-sweep),\nand the [columns of every table](#tables).",
+        f"## Settings of a run\n\n{RUN}",
+        _settings(TrainConfig),
+        f"## Settings of a sweep\n\n{SWEEP}",
+        _settings(SweepConfig),
+        f"## Tables\n\n{COLUMNS}",
+        *(_columns(name, made_by) for name, made_by in TABLES.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def columns_of(made_by: Callable[..., Any]) -> list[tuple[str, str]]:
+    """Names, as ``model, method``, and meanings of a table's columns, from its docstring."""
+    section = inspect.getdoc(made_by).split("\nColumns:\n")[1].split("\n\n")[0]  # type: ignore
+    entries = re.split(r"\n(?! )", dedent(section))
+    pairs = [entry.split(":", 1) for entry in entries]
+    return [(names, _plain(made_by, meaning)) for names, meaning in pairs]
+
+
+def _plain(made_by: Callable[..., Any], text: str) -> str:
+    """A docstring's words in one line, with the values of constants in place of their names."""
+
+    def value(name: re.Match[str]) -> str:
+        return str(sys.modules[made_by.__module__].__dict__.get(name[1], name[0]))
+
+    return re.sub(r"`([A-Z_]+)`", value, " ".join(text.replace("``", "`").split()))
+
+
+def _columns(name: str, made_by: Callable[..., Any]) -> str:
+    what = _plain(made_by, inspect.getdoc(made_by).split("\n")[0])  # type: ignore[union-attr]
+    rows = [
+        (", ".join(f"`{column}`" for column in names.split(", ")), meaning)
+        for names, meaning in columns_of(made_by)
+    ]
+    return f"### {name}\n\n{what}\n\n{_table(('column', 'meaning'), rows)}"
+
+
+def _settings(config: type[BaseModel]) -> str:
+    rows = [
+        (f"`{name}`", _type(field), _default(name, field), str(field.description))
+        for name, field in config.model_fields.items()
+    ]
+    return _table(("setting", "type", "default", "meaning"), rows)
+
+
+def _type(field: FieldInfo) -> str:
+    ranges = [
+        f"{sign} {getattr(limit, key):g}"
+        for limit in field.metadata
+        for key, sign in RANGES.items()
+        if hasattr(limit, key)
+    ]
+    return " ".join([_kind(field.annotation), ", ".join(ranges)]).strip()
+
+
+def _kind(annotation: Any) -> str:
+    inner = get_args(annotation)
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in inner)
+    if origin in (Union, UnionType):
+        return " or ".join(_kind(kind) for kind in inner if kind is not NoneType)
+    if origin is tuple:
+        return f"list of {_kind(inner[0])}"
+    if origin is dict:
+        return f"{_kind(inner[1])} by name"
+    return KINDS[annotation]
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    if any(name in defaults for defaults in METHOD_DEFAULTS.values()):
+        return "[by method](methods.md#methods)"
+    if field.is_required():
+        return "*required*"
+    value = field.default
+    if field.default_factory is not None or value in (None, (), {}):
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{','.join(value) if isinstance(value, tuple) else value}`"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
+
+
+if __name__ == "__main__":
+    FILE.write_text(page(), encoding="utf-8")
