@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 
 from kdtune.methods.kd import with_kd
-from kdtune.methods.method import Method, weighted_sum
+from kdtune.methods.method import Method
 
 
 class Angle(Method):
@@ -26,12 +26,10 @@ class Angle(Method):
     def targets(self, logits, features):
         return {"logits": logits.float(), "mean_-1": features[-1].float().mean((2, 3))}
 
-    def forward(self, logits, features, targets, labels):
-        if targets is None:
-            return weighted_sum(logits, labels)
+    def terms(self, logits, features, targets, labels):
         own = self.project(features[-1].float().mean((2, 3)))
         gap = 1 - cosine_similarity(own, targets["mean_-1"]) - self.config.margin
-        return with_kd(self.config, logits, targets, labels, angle=gap.clamp(min=0).mean())
+        return with_kd(self.config, logits, targets, angle=gap.clamp(min=0).mean())
 
 
 METHODS, METHOD = {"angle": Angle}, "angle"

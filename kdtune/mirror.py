@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -329,7 +329,7 @@ def mirrored(
 
     Args:
         folder: of the sweep.
-        uri: of the storage; None without one.
+        uri: of the storage; None, or ``none`` as a flag says it, without one.
         new: whether the sweep begins; else it is fetched, if the storage has more of it.
         say: takes a line for a person.
 
@@ -337,26 +337,12 @@ def mirrored(
         UserError: the storage cannot be used, another driver uses it, or it holds what it should
             not hold, or does not hold what it should.
     """
-    if uri is None:
+    if uri in (None, "none"):
         yield None
         return
-    with Mirror(folder, Storage(uri), say) as mirror:
+    with Mirror(folder, Storage(str(uri)), say) as mirror:
         mirror.begin() if new else mirror.fetch()
         yield mirror
-
-
-def given_storage(given: Mapping[str, Any]) -> str | None:
-    """The storage among settings as they were given."""
-    storage = given.get("storage")
-    return None if storage in (None, "none") else str(storage)
-
-
-@contextmanager
-def opened_and_held(folder: SweepFolder) -> Iterator[None]:
-    """Hold a sweep's folder, once it is known to be one: nothing is locked in any other."""
-    folder.opened()
-    with folder.held():
-        yield
 
 
 def _whole(content: bytes) -> bytes:

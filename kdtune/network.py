@@ -20,9 +20,7 @@ def pick_device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError):
-        here = ", ".join(
-            ["auto", "cpu", *(device for device, is_there in there.items() if is_there)]
-        )
+        here = ", ".join(["auto", "cpu", *(d for d, is_there in there.items() if is_there)])
         raise UserError(
             f"The device '{name}' cannot be used on this machine; there are {here}."
         ) from None

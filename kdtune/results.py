@@ -69,12 +69,7 @@ STATES = ("finished", "stopped", "diverged", "crashed")
 
 _CELL: dict[str, type] = {"method": str, "model": str}
 _TRIAL: dict[str, type] = {"trial_id": str, **_CELL}
-_OPENED: dict[str, type] = {
-    "config": dict,
-    "spaces": dict,
-    "data": dict,
-    "views": dict,
-}
+_OPENED: dict[str, type] = dict.fromkeys(("config", "spaces", "data", "views"), dict)
 KEYS: dict[str, Mapping[str, type]] = {
     "sweep": _OPENED,
     "resumed": _OPENED,
@@ -167,6 +162,17 @@ class SweepFolder:
             yield
         finally:
             lock.release()
+
+    @contextmanager
+    def held_again(self) -> Iterator[None]:
+        """The same, once the folder is known to be a sweep's: nothing is locked in any other.
+
+        Raises:
+            UserError: as `opened` and `held`.
+        """
+        self.opened()
+        with self.held():
+            yield
 
     def is_held(self) -> bool | None:
         """Whether a driver runs the sweep; None if that cannot be found out."""

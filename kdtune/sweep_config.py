@@ -27,13 +27,13 @@ def default_trials(given: Mapping[str, Any]) -> int | None:
     return DEFAULT_TRIALS if not (given.get("epochs_total") or given.get("time_budget")) else None
 
 
-def default_grace_period(epochs: int) -> int:
+def default_grace_period(given: Mapping[str, Any]) -> int:
     """Half of the epochs: what a trial gets before it may be stopped.
 
     With a quarter the best is found sooner on two of four recorded cells and later on the others,
     but on three of them most slow and sound learners are stopped (benchmarks/README.md).
     """
-    return math.ceil(epochs / 2)
+    return math.ceil(given.get("epochs", 1) / 2)
 
 
 def _words(value: Any) -> Any:
@@ -73,10 +73,8 @@ def read_needs(value: Any, read: Callable[[Any], float]) -> Any:
         if isinstance(value, Mapping):
             return {model: read(number) for model, number in value.items()}
         return read(value)
-    except TypeError:
-        raise ValueError("give a number, or one for each model as MODEL=NUMBER") from None
-    except ValueError as error:
-        if "could not convert" not in str(error):
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and "could not convert" not in str(error):
             raise
         raise ValueError("give a number, or one for each model as MODEL=NUMBER") from None
 
@@ -128,7 +126,7 @@ class SweepConfig(DataSettings):
         "asha", description="the rule by which trials are stopped early"
     )
     grace_period: int = Field(
-        default_factory=lambda given: default_grace_period(given.get("epochs", 1)),
+        default_factory=default_grace_period,
         ge=1,
         description="epochs before a trial may be stopped; half of all if not given",
     )

@@ -24,7 +24,7 @@ from kdtune.data.pixels import normalise, usable_workers
 from kdtune.methods import METHODS, Method, build_method
 from kdtune.methods.contract import check_targets
 from kdtune.methods.method import Parts, Shapes
-from kdtune.models import feature_shapes, look
+from kdtune.models import look, stage_shapes
 from kdtune.network import Network, pick_device, pick_precision
 
 TEACHER_BATCH = 64
@@ -77,7 +77,7 @@ class Lesson:
         self._methods: list[Method] = []
         self.outputs = look(teacher, torch.zeros(2, 3, image_size, image_size))
         """Logits and stages for two images."""
-        self.shapes = feature_shapes(teacher, image_size)
+        self.shapes = stage_shapes(self.outputs[1])
 
     def ask(self, config: TrainConfig, student: Shapes) -> dict[str, Target]:
         """Ask for what a run needs.

@@ -23,7 +23,7 @@ from kdtune.errors import DivergedError, UserError
 from kdtune.methods import Method, build_method
 from kdtune.methods.method import Parts
 from kdtune.methods.student import Student
-from kdtune.models import build_model, count_classes, feature_shapes
+from kdtune.models import build_model, look, stage_shapes
 from kdtune.network import Network, pick_device
 from kdtune.pretrained import begin_with
 from kdtune.seeds import derive_seed
@@ -230,17 +230,16 @@ def method_for(config: TrainConfig, student: nn.Module, teacher: nn.Module | Non
     Raises:
         UserError: the networks cannot be compared.
     """
-    size = config.image_size
-    if teacher is not None and (known := count_classes(teacher, size)) != (
-        wanted := count_classes(student, size)
-    ):
-        raise UserError(f"The teacher knows {known} classes, but the student has {wanted}.")
+    image = torch.zeros(1, 3, config.image_size, config.image_size)
+    logits, features = look(student, image)
+    shapes = None
+    if teacher is not None:
+        theirs, maps = look(teacher, image)
+        if (known := theirs.shape[1]) != (wanted := logits.shape[1]):
+            raise UserError(f"The teacher knows {known} classes, but the student has {wanted}.")
+        shapes = stage_shapes(maps)
     torch.manual_seed(derive_seed(config.seed, "method"))
-    return build_method(
-        config,
-        feature_shapes(student, size),
-        feature_shapes(teacher, size) if teacher is not None else None,
-    )
+    return build_method(config, stage_shapes(features), shapes)
 
 
 def guide_for(

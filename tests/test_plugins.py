@@ -357,19 +357,20 @@ def test_targets_and_weights_are_others_where_the_code_is(give, folder):
 
 
 @pytest.mark.parametrize(
-    ("targets", "forward", "sentence"),
+    ("targets", "terms", "sentence"),
     [
         ("{'x': logits.mean()}", None, "first dimension of the target 'x' must be that of the ba"),
         ("logits", None, "targets must give a dict of tensors"),
         ("logits.nowhere", None, "of the plug-in .*own.py fails: AttributeError"),
-        (None, "{'sum': logits.sum()}", "forward must give a dict with 'loss'"),
-        (None, "{'loss': logits}", "'loss' of forward must be a scalar tensor"),
-        (None, "{'loss': targets['x'].sum()}", "'loss' does not depend on the student"),
-        (None, "{'loss': 1 / 0}", "of the plug-in .*own.py fails: ZeroDivisionError"),
+        (None, "logits.sum()", r"terms must give a dict of \(weight, tensor\)"),
+        (None, "{'x': logits.sum()}", r"the term 'x' must be \(weight, scalar tensor\)"),
+        (None, "{'x': (1.0, logits)}", r"the term 'x' must be \(weight, scalar tensor\)"),
+        (None, "{'x': (1.0, targets['x'].sum())}", "the term 'x' does not depend on the student"),
+        (None, "{'x': (1 / 0, logits.sum())}", "of the plug-in .*own.py fails: ZeroDivisionError"),
     ],
 )
 def test_a_method_without_its_contract_is_refused_before_anything_is_trained(
-    give, folder, teacher_file, targets, forward, sentence
+    give, folder, teacher_file, targets, terms, sentence
 ):
     give(
         f"""
@@ -379,8 +380,8 @@ class Mine(Method):
     def targets(self, logits, features):
         return {targets or "{'x': logits}"}
 
-    def forward(self, logits, features, targets, labels):
-        return {forward or "{'loss': logits.sum()}"}
+    def terms(self, logits, features, targets, labels):
+        return {terms or "{'x': (1.0, logits.sum())}"}
 
 METHODS, METHOD, SPACE, START = {{"mine": Mine}}, "mine", {{"beta": 1.0}}, []
 """
@@ -506,6 +507,28 @@ class TestNothingRunsUnasked:
         with pytest.raises(UserError, match="the plug-in ours is not installed"):
             check_given("x.yaml", kept)
         assert changed(kept) == ["ours"]
+
+
+def test_a_method_without_a_teacher_may_have_terms(give):
+    give(
+        """
+from kdtune.methods.method import Method
+
+class Flat(Method):
+    uses_teacher = False
+
+    def targets(self, logits, features):
+        return {}
+
+    def terms(self, logits, features, targets, labels):
+        return {"size": (0.5, logits.square().mean())}
+
+METHODS = {"flat": Flat}
+"""
+    )
+    method = build_method(TrainConfig.check({"method": "flat"}), [(4, 1, 1)], None)
+    parts = method(torch.full((2, 3), 2.0), [], None, torch.tensor([0, 1]))
+    assert parts["loss"] == parts["classification"] + 2
 
 
 def test_a_trial_loads_what_its_sweep_has(give, folder, teacher_file):

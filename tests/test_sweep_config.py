@@ -16,10 +16,7 @@ from kdtune.sweep_config import SweepConfig
         ({"data": "d", "name": "../up"}, "name cannot be '../up': use letters, digits"),
         ({"data": "d", "settings": {"resume": 1}}, "'resume' plays no part here"),
         ({"data": "d", "epochs": 3, "grace_period": 4}, "grace_period (4) cannot be above epochs"),
-        (
-            {"data": "d", "settings": {"seed": 1}},
-            "'seed' has a flag of its own",
-        ),
+        ({"data": "d", "settings": {"seed": 1}}, "'seed' has a flag of its own"),
         ({"data": "d", "settings": [1]}, "settings cannot be [1]"),
         (
             {"data": "d", "track": "mlflow,comet"},
@@ -46,10 +43,8 @@ def test_a_bad_sweep_setting_is_one_sentence(settings, sentence):
 
 def test_words_may_stand_in_a_list_or_between_commas():
     for methods in ("at, kd", ["at", "kd"]):
-        assert SweepConfig.check({"name": "n", "data": "d", "methods": methods}).methods == (
-            "at",
-            "kd",
-        )
+        sweep = SweepConfig.check({"name": "n", "data": "d", "methods": methods})
+        assert sweep.methods == ("at", "kd")
 
 
 @pytest.mark.parametrize(

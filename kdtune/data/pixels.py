@@ -20,15 +20,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's channel statistics, for every data set, so that pretrained teachers fit."""
 
-
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    MemoryError,
-    Pillow.DecompressionBombError,
-)
+UNREADABLE = OSError, SyntaxError, ValueError, MemoryError, EOFError, Pillow.DecompressionBombError
 """What Pillow raises where a file is no image, or too large a one."""
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from kdtune.config import TrainConfig
 from kdtune.errors import UserError
 from kdtune.methods.kd import with_kd
-from kdtune.methods.method import Maps, Method, Parts, Shapes, match_shape, pool_to, weighted_sum
+from kdtune.methods.method import Maps, Method, Parts, Shapes, Terms, match_shape, pool_to
 
 
 def attention_map(features: Tensor) -> Tensor:
@@ -145,16 +145,12 @@ class OfAttention(Method):
     def _names(self) -> list[str]:
         return [f"attention_{stage}_{h}x{w}" for stage, (h, w) in self.pairs]
 
-    def forward(
-        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
-    ) -> Parts:
-        """See `Method.forward`; parts: ``classification``, ``kd``, ``at``."""
-        if targets is None:
-            return weighted_sum(logits, labels)
+    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+        """The terms ``kd`` and ``at``."""
         own = zip(self._names(), self._maps(features), strict=True)
         losses = [self.compare(maps, targets[name]) for name, maps in own]
         at = sum(losses[1:], start=losses[0])
-        return with_kd(self.config, logits, targets, labels, at=at)
+        return with_kd(self.config, logits, targets, at=at)
 
 
 class AttentionTransfer(OfAttention):

@@ -34,19 +34,23 @@ def check_targets(name: str, found: Any, images: int) -> Parts:
     return found
 
 
-def check_losses(name: str, found: Any) -> None:
-    """Check what `Method.forward` gave.
+def check_terms(name: str, found: Any) -> None:
+    """Check what `Method.terms` gave.
 
     Raises:
-        UserError: it is no dict of scalars with a ``loss`` to learn from.
+        UserError: it is no dict of weights and scalars to learn from.
     """
-    if not isinstance(found, dict) or "loss" not in found:
-        raise UserError(f"The method '{name}': forward must give a dict with 'loss'.")
-    for key, value in found.items():
-        if not isinstance(value, Tensor) or value.dim():
-            raise UserError(f"The method '{name}': '{key}' of forward must be a scalar tensor.")
-    if not found["loss"].requires_grad:
-        raise UserError(f"The method '{name}': 'loss' does not depend on the student.")
+    if not isinstance(found, dict):
+        raise UserError(f"The method '{name}': terms must give a dict of (weight, tensor).")
+    for key, term in found.items():
+        match term:
+            case (int() | float(), Tensor(ndim=0, requires_grad=True)):
+                continue
+            case (int() | float(), Tensor(ndim=0)):
+                wrong = "does not depend on the student"
+            case _:
+                wrong = "must be (weight, scalar tensor)"
+        raise UserError(f"The method '{name}': the term '{key}' {wrong}.")
 
 
 def rehearse(
@@ -64,12 +68,14 @@ def rehearse(
         teacher: the same of the teacher; None without one.
 
     Raises:
-        UserError: see `check_targets` and `check_losses`.
+        UserError: see `check_targets` and `check_terms`.
     """
+    if teacher is None and method.uses_teacher:
+        return
     logits, *features = (x.detach().requires_grad_() for x in (student[0], *student[1]))
-    targets, images = None, len(logits)
+    targets: Parts = {}
     if teacher is not None:
         with torch.no_grad():
-            targets = check_targets(name, method.targets(*teacher), images)
-    labels = torch.zeros(images, dtype=torch.long)
-    check_losses(name, method(logits, features, targets, labels))
+            targets = check_targets(name, method.targets(*teacher), len(logits))
+    labels = torch.zeros(len(logits), dtype=torch.long)
+    check_terms(name, method.terms(logits, features, targets, labels))

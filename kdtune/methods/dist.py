@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtune.methods.kd import OfLogits, with_kd
-from kdtune.methods.method import Maps, Parts, match_shape, weighted_sum
+from kdtune.methods.method import Maps, Parts, Terms, match_shape
 
 ALIKE = 1e-6
 """Deviation of a row's probabilities (a norm) below which it is taken for rounding.
@@ -55,11 +55,7 @@ def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 class StrongerTeacher(OfLogits):
     """classification + alpha·KD + beta·`dist_loss`; the paper has no KD."""
 
-    def forward(
-        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
-    ) -> Parts:
-        """See `Method.forward`; parts: ``classification``, ``kd``, ``dist``."""
-        if targets is None:
-            return weighted_sum(logits, labels)
+    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+        """The terms ``kd`` and ``dist``."""
         dist = dist_loss(logits, targets["logits"], self.config.temperature)
-        return with_kd(self.config, logits, targets, labels, dist=dist)
+        return with_kd(self.config, logits, targets, dist=dist)

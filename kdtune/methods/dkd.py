@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtune.methods.kd import OfLogits
-from kdtune.methods.method import Maps, Parts, match_shape, weighted_sum
+from kdtune.methods.method import Maps, Parts, Terms, match_shape
 
 
 def dkd_losses(
@@ -54,16 +54,10 @@ class DecoupledDistillation(OfLogits):
     is. Their code raises both from 0 in the first 20 of 240 epochs; this one does not.
     """
 
-    def forward(
-        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
-    ) -> Parts:
-        """See `Method.forward`; parts: ``classification``, ``tckd``, ``nckd``."""
-        if targets is None:
-            return weighted_sum(logits, labels)
+    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+        """The terms ``tckd`` and ``nckd``."""
         tckd, nckd = dkd_losses(logits, targets["logits"], labels, self.config.temperature)
-        return weighted_sum(
-            logits,
-            labels,
-            tckd=(self.config.alpha, tckd.mean()),
-            nckd=(self.config.beta, nckd.mean()),
-        )
+        return {
+            "tckd": (self.config.alpha, tckd.mean()),
+            "nckd": (self.config.beta, nckd.mean()),
+        }

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from torch import Tensor
 
 from kdtune.methods.kd import with_kd
-from kdtune.methods.method import Maps, Method, Parts, weighted_sum
+from kdtune.methods.method import Maps, Method, Parts, Terms
 
 
 class OfEmbeddings(Method):
@@ -30,11 +30,7 @@ class OfEmbeddings(Method):
     def _embed(self, features: Maps) -> Tensor:
         return features[-1].float().mean((2, 3))
 
-    def forward(
-        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
-    ) -> Parts:
-        """See `Method.forward`; parts: ``classification``, ``kd``, and the method's `term`."""
-        if targets is None:
-            return weighted_sum(logits, labels)
+    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+        """The terms ``kd`` and `term`."""
         own = self.compare(self._embed(features), targets["embedding"])
-        return with_kd(self.config, logits, targets, labels, **{self.term: own})
+        return with_kd(self.config, logits, targets, **{self.term: own})

@@ -7,7 +7,7 @@ from kdtune.config import TrainConfig
 from kdtune.errors import UserError
 from kdtune.methods.hint import OfHint
 from kdtune.methods.kd import with_kd
-from kdtune.methods.method import Maps, Parts, Shapes, match_shape, weighted_sum
+from kdtune.methods.method import Maps, Parts, Shapes, Terms, match_shape, weighted_sum
 
 
 def feature_loss(student: Tensor, hint: Tensor) -> Tensor:
@@ -67,14 +67,16 @@ class FitNets(OfHint):
         own, hint = self.channels
         self.regressor = Regressor(own, hint) if own != hint else nn.Identity()
 
+    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+        """The terms ``kd`` and ``feature``."""
+        feature = feature_loss(self.regressor(self.rows(features)), targets[self.hint])
+        return with_kd(self.config, logits, targets, feature=feature)
+
     def forward(
         self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
     ) -> Parts:
-        """See `Method.forward`; parts: ``classification``, ``kd``, ``feature``."""
-        if targets is None:
-            return weighted_sum(logits, labels)
-        feature = feature_loss(self.regressor(self.rows(features)), targets[self.hint])
-        parts = with_kd(self.config, logits, targets, labels, feature=feature)
-        if self.epoch <= self.config.hint_epochs:
-            parts["loss"] = feature
-        return parts
+        """See `Method.forward`; in the first `hint_epochs` the loss is ``feature``."""
+        if targets is None or self.epoch > self.config.hint_epochs:
+            return super().forward(logits, features, targets, labels)
+        terms = self.terms(logits, features, targets, labels)
+        return {**weighted_sum(logits, labels, terms), "loss": terms["feature"][1]}

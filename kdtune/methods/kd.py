@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtune.config import TrainConfig
-from kdtune.methods.method import Maps, Method, Parts, match_shape, weighted_sum
+from kdtune.methods.method import Maps, Method, Parts, Terms, match_shape
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -34,24 +34,17 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * divergence
 
 
-def with_kd(
-    config: TrainConfig, logits: Tensor, targets: Parts, labels: Tensor, **own: Tensor
-) -> Parts:
-    """classification + alpha·KD + beta·(the method's own term).
+def with_kd(config: TrainConfig, logits: Tensor, targets: Parts, **own: Tensor) -> Terms:
+    """alpha·KD, and beta·(the method's own term).
 
     Args:
         config: gives alpha, beta and temperature.
         logits: the student's, [B, K].
         targets: what is kept of the teacher, ``logits`` [B, K] among it.
-        labels: class indices, [B].
         own: the method's own term, a scalar, by its name.
-
-    Returns:
-        See `Method.forward`; parts: ``classification``, ``kd``, and that of the own term.
     """
     kd = kd_loss(logits, targets["logits"], config.temperature)
-    terms = {name: (config.beta, term) for name, term in own.items()}
-    return weighted_sum(logits, labels, kd=(config.alpha, kd), **terms)
+    return {"kd": (config.alpha, kd), **{name: (config.beta, term) for name, term in own.items()}}
 
 
 class OfLogits(Method):
@@ -65,10 +58,6 @@ class OfLogits(Method):
 class KnowledgeDistillation(OfLogits):
     """classification + alpha·KD."""
 
-    def forward(
-        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
-    ) -> Parts:
-        """See `Method.forward`; parts: ``classification``, ``kd``."""
-        if targets is None:
-            return weighted_sum(logits, labels)
-        return with_kd(self.config, logits, targets, labels)
+    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+        """The term ``kd``."""
+        return with_kd(self.config, logits, targets)

@@ -1,4 +1,4 @@
-"""What every method is: two verbs, `targets` and `forward`, and the sum they share."""
+"""What every method is: two verbs, `targets` and `terms`, and the loss that follows."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -16,6 +16,9 @@ Maps = list[Tensor]
 
 Parts = dict[str, Tensor]
 """Tensors by name."""
+
+Terms = dict[str, tuple[float, Tensor]]
+"""Terms of a loss by name: weight and raw value, a scalar."""
 
 
 class Method(nn.Module, ABC):
@@ -61,33 +64,38 @@ class Method(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(
-        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
-    ) -> Parts:
-        """Compute the loss of a batch, in float32 whatever the inputs are.
+    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+        """What the loss has beside the classification, in float32 whatever the inputs are.
 
         Args:
             logits: the student's, [B, K].
             features: the student's stages, [B, C, H, W] each.
-            targets: what `targets` gave for the same images; None without a teacher.
+            targets: what `targets` gave for the same images; none if no teacher is used.
             labels: class indices, [B].
-
-        Returns:
-            Scalars: ``loss``, which is minimised, and its named parts; a part that has a weight
-            appears raw and as ``<part>_weighted``.
         """
 
+    def forward(
+        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
+    ) -> Parts:
+        """Compute the loss of a batch; without the teacher that a method uses it has no terms.
 
-def weighted_sum(logits: Tensor, labels: Tensor, **terms: tuple[float, Tensor]) -> Parts:
+        Returns:
+            See `weighted_sum`.
+        """
+        untaught = targets is None and self.uses_teacher
+        terms = {} if untaught else self.terms(logits, features, targets or {}, labels)
+        return weighted_sum(logits, labels, terms)
+
+
+def weighted_sum(logits: Tensor, labels: Tensor, terms: Terms) -> Parts:
     """Add weighted terms to the classification loss (cross-entropy) and name every part.
 
     A term of weight 0 is left out of the sum rather than multiplied by 0, so the limit is exact,
     also for a term that is infinite, and costs no backward pass; its raw value is still given.
 
-    Args:
-        logits: the student's, [B, K].
-        labels: class indices, [B].
-        terms: (weight, raw scalar) by name.
+    Returns:
+        Scalars: ``loss``, which is minimised, ``classification``, and each term raw and as
+        ``<term>_weighted``.
     """
     classification = nn.functional.cross_entropy(logits.float(), labels)
     parts = {"classification": classification.detach()}

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from kdtune.methods.hint import OfHint
 from kdtune.methods.kd import with_kd
-from kdtune.methods.method import Maps, Parts, match_shape, weighted_sum
+from kdtune.methods.method import Maps, Parts, Terms, match_shape
 
 
 def similarities(rows: Tensor) -> Tensor:
@@ -46,12 +46,8 @@ class SimilarityPreserving(OfHint):
         UserError: a network has no stage `hint_layer`.
     """
 
-    def forward(
-        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
-    ) -> Parts:
-        """See `Method.forward`; parts: ``classification``, ``kd``, ``sp``."""
-        if targets is None:
-            return weighted_sum(logits, labels)
+    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+        """The terms ``kd`` and ``sp``."""
         own, hint = (x.float().flatten(1) for x in (self.rows(features), targets[self.hint]))
         sp = sp_loss(similarities(own), similarities(hint))
-        return with_kd(self.config, logits, targets, labels, sp=sp)
+        return with_kd(self.config, logits, targets, sp=sp)

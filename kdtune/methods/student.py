@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from kdtune.methods.method import Maps, Method, Parts, weighted_sum
+from kdtune.methods.method import Maps, Method, Parts, Terms
 
 
 class Student(Method):
@@ -14,8 +14,6 @@ class Student(Method):
         """Nothing of a teacher is kept."""
         return {}
 
-    def forward(
-        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
-    ) -> Parts:
-        """See `Method.forward`; parts: ``classification``."""
-        return weighted_sum(logits, labels)
+    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+        """Nothing is added."""
+        return {}

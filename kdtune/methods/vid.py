@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from kdtune.config import TrainConfig
 from kdtune.methods.hint import OfHint
 from kdtune.methods.kd import with_kd
-from kdtune.methods.method import Maps, Parts, Shapes, match_shape, weighted_sum
+from kdtune.methods.method import Maps, Parts, Shapes, Terms, match_shape
 
 START, LEAST = 5.0, 1e-5
 """Variance at the start, and the least that it can become, as in the authors' code."""
@@ -61,12 +61,8 @@ class VariationalInformation(OfHint):
         )
         self.spread = nn.Parameter(torch.full((hint,), math.log(math.expm1(START - LEAST))))
 
-    def forward(
-        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
-    ) -> Parts:
-        """See `Method.forward`; parts: ``classification``, ``kd``, ``vid``."""
-        if targets is None:
-            return weighted_sum(logits, labels)
+    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+        """The terms ``kd`` and ``vid``."""
         variance = F.softplus(self.spread) + LEAST
         vid = vid_loss(self.regressor(self.rows(features)), variance, targets[self.hint])
-        return with_kd(self.config, logits, targets, labels, vid=vid)
+        return with_kd(self.config, logits, targets, vid=vid)

@@ -46,16 +46,8 @@ class MultiBranchStage(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int):
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Conv2d(
-                channels_in,
-                channels_in,
-                kernel,
-                stride,
-                kernel // 2,
-                groups=channels_in,
-                bias=False,
-            )
-            for kernel in KERNELS
+            nn.Conv2d(channels_in, channels_in, k, stride, k // 2, groups=channels_in, bias=False)
+            for k in KERNELS
         )
         wide = channels_in * len(KERNELS)
         self.norm = nn.BatchNorm2d(wide)

@@ -10,7 +10,7 @@ import ray
 from kdtune.config import TrainConfig
 from kdtune.errors import DiskFullError, RunError, UserError
 from kdtune.files import replacing
-from kdtune.mirror import Mirror, given_storage, mirrored, opened_and_held
+from kdtune.mirror import Mirror, mirrored
 from kdtune.quantities import duration
 from kdtune.reports.statistics import visible
 from kdtune.reports.tables import trials_table
@@ -56,8 +56,8 @@ def confirm_sweep(
     """
     folder, screen, given = SweepFolder(path), Screen(show), given or {}
     with (
-        mirrored(folder, given_storage(given), False, screen.trouble) as mirror,
-        opened_and_held(folder),
+        mirrored(folder, given.get("storage"), False, screen.trouble) as mirror,
+        folder.held_again(),
     ):
         _Confirm(folder, given, screen, mirror).run()
     return folder

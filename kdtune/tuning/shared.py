@@ -55,10 +55,9 @@ class Shared:
         Raises:
             UserError: the run's method is no good.
         """
-        lesson = self.lesson
-        shapes = lesson.shapes if lesson is not None else None
+        shapes = self.lesson.shapes if self.lesson else None
         method = build_method(config, stage_shapes(student[1]), shapes)
-        teacher = lesson.outputs if lesson is not None and method.uses_teacher else None
+        teacher = self.lesson.outputs if self.lesson and method.uses_teacher else None
         rehearse(config.method, method, student, teacher)
 
     def ask(self, config: TrainConfig, shapes: Shapes) -> None:

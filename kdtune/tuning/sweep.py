@@ -11,7 +11,7 @@ from typing import Any
 
 from kdtune.errors import RunError
 from kdtune.files import write_text, write_yaml
-from kdtune.mirror import Mirror, given_storage, mirrored, opened_and_held
+from kdtune.mirror import Mirror, mirrored
 from kdtune.quantities import duration
 from kdtune.reports.planned import plan_text
 from kdtune.reports.statistics import visible
@@ -114,8 +114,8 @@ def resume_sweep(
     changes, screen = changes or {}, Screen(show)
     folder = SweepFolder(path)
     with (
-        mirrored(folder, given_storage(changes), False, screen.trouble) as mirror,
-        opened_and_held(folder),
+        mirrored(folder, changes.get("storage"), False, screen.trouble) as mirror,
+        folder.held_again(),
     ):
         earlier = folder.opened()[-1]
         given = resume_settings(earlier, changes)
