@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -390,6 +391,35 @@ METHODS, METHOD, SPACE, START = {{"mine": Mine}}, "mine", {{"beta": 1.0}}, []
     with pytest.raises(UserError, match=sentence) as error:
         check_sweep(sweep, ())
     assert "'mine'" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("{'loss': logits.sum()}", None),
+        ("logits.sum()", "forward must give a dict with 'loss'"),
+        ("{'loss': logits}", "'loss' of forward must be a scalar tensor"),
+        ("{'loss': targets['x'].sum()}", "'loss' does not depend on the student"),
+    ],
+)
+def test_a_loss_that_is_no_weighted_sum_has_a_forward(give, folder, teacher_file, given, sentence):
+    give(
+        f"""
+from kdtune.methods.method import Method
+
+class Mine(Method):
+    def targets(self, logits, features):
+        return {{'x': logits}}
+
+    def forward(self, logits, features, targets, labels):
+        return {given}
+
+METHODS, METHOD, SPACE, START = {{"mine": Mine}}, "mine", {{"beta": 1.0}}, []
+"""
+    )
+    sweep = sweep_of(folder, teacher_file, methods=["mine"], baselines=False)
+    with pytest.raises(UserError, match=sentence) if sentence else nullcontext():
+        check_sweep(sweep, ())
 
 
 @pytest.mark.parametrize(

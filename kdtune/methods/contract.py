@@ -53,6 +53,21 @@ def check_terms(name: str, found: Any) -> None:
         raise UserError(f"The method '{name}': the term '{key}' {wrong}.")
 
 
+def check_losses(name: str, found: Any) -> None:
+    """Check what `Method.forward` gave.
+
+    Raises:
+        UserError: it is no dict of scalars with a ``loss`` to learn from.
+    """
+    if not isinstance(found, dict) or "loss" not in found:
+        raise UserError(f"The method '{name}': forward must give a dict with 'loss'.")
+    for key, value in found.items():
+        if not isinstance(value, Tensor) or value.dim():
+            raise UserError(f"The method '{name}': '{key}' of forward must be a scalar tensor.")
+    if not found["loss"].requires_grad:
+        raise UserError(f"The method '{name}': 'loss' does not depend on the student.")
+
+
 def rehearse(
     name: str,
     method: Method,
@@ -68,14 +83,14 @@ def rehearse(
         teacher: the same of the teacher; None without one.
 
     Raises:
-        UserError: see `check_targets` and `check_terms`.
+        UserError: see `check_targets`, `check_terms` and `check_losses`.
     """
-    if teacher is None and method.uses_teacher:
-        return
     logits, *features = (x.detach().requires_grad_() for x in (student[0], *student[1]))
-    targets: Parts = {}
+    labels = torch.zeros(len(logits), dtype=torch.long)
+    targets = None
     if teacher is not None:
         with torch.no_grad():
             targets = check_targets(name, method.targets(*teacher), len(logits))
-    labels = torch.zeros(len(logits), dtype=torch.long)
-    check_terms(name, method.terms(logits, features, targets, labels))
+    if type(method).forward is Method.forward and (targets is not None or not method.uses_teacher):
+        check_terms(name, method.terms(logits, features, targets or {}, labels))
+    check_losses(name, method(logits, features, targets, labels))

@@ -1,4 +1,4 @@
-"""What every method is: two verbs, `targets` and `terms`, and the loss that follows."""
+"""What every method is: `targets`, `terms`, and the loss that follows from them."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -63,9 +63,10 @@ class Method(nn.Module, ABC):
             name says all that makes a target, since methods that use the same name share it.
         """
 
-    @abstractmethod
     def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
         """What the loss has beside the classification, in float32 whatever the inputs are.
+
+        A method whose loss is no weighted sum has a `forward` of its own instead.
 
         Args:
             logits: the student's, [B, K].
@@ -73,6 +74,7 @@ class Method(nn.Module, ABC):
             targets: what `targets` gave for the same images; none if no teacher is used.
             labels: class indices, [B].
         """
+        raise NotImplementedError(f"{type(self).__name__} has neither terms nor its own forward")
 
     def forward(
         self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
