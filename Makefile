@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 endif
 
-.PHONY: demo test check clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster
+.PHONY: demo test check clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster reference
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -52,6 +52,13 @@ bench-plan: $(READY)
 # OUT=/path: where the picture goes.
 bench-cluster: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cluster.py $(if $(OUT),--out $(OUT))
+
+# The study in results/reference once more, beside it; README there says how long it takes.
+reference: $(READY)
+	$(BIN)/kdtune teacher --data fashion-mnist --train-images 10000 --validation-images 1000 --image-size 64 \
+		--model ResNet18 --epochs 6 --setting batch_size=64 --setting step_size=4 --out results/reference-teacher.pth
+	$(BIN)/kdtune sweep results/reference/sweep.yaml --teacher results/reference-teacher.pth --name reference-again
+	$(BIN)/kdtune report results/reference results/reference-again --out results/reference-again/both.html
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

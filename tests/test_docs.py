@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import write_digits
 from test_floors import FLOORS
 
@@ -16,6 +17,9 @@ from kdtune.config import TrainConfig
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
 from kdtune.models import build_model, feature_shapes
+from kdtune.reports.sweep import leaderboard_text
+from kdtune.results import SweepFolder
+from kdtune.sweep_config import SweepConfig
 from kdtune.targets import Lesson
 
 ROOT = Path(__file__).parent.parent
@@ -136,6 +140,25 @@ def test_the_table_of_methods_is_true():
 
 def test_every_command_of_kdtune_is_shown():
     assert all(f"kdtune {name}" in "".join(PAGES) for name in cli.commands)
+
+
+def test_the_reference_study_says_what_its_log_says():
+    """The whole leaderboard, and wherever else the answer is given."""
+    folder = ROOT / "results" / "reference"
+    said = leaderboard_text([folder], "markdown")
+    study = (folder / "README.md").read_text()
+    assert said in study
+    [answer] = re.findall(r"over 2 models: AT minus FitNets is (.*?) points", said)
+    for text in (study.replace(said, ""), README, page("methods")):
+        assert answer in text
+
+
+def test_the_reference_study_is_the_sweep_that_make_repeats():
+    folder = ROOT / "results" / "reference"
+    settings = SweepFolder(folder).settings()
+    assert settings == SweepConfig.check(yaml.safe_load((folder / "sweep.yaml").read_text()))
+    assert settings.trials >= 20 and settings.confirm and settings.seeds >= 5
+    assert "kdtune sweep results/reference/sweep.yaml" in (ROOT / "Makefile").read_text()
 
 
 def interrupted(*server):
