@@ -9,38 +9,25 @@ from typing import Any
 import click
 
 from kdtune.errors import RunError, UserError
-
-MODELS_HELP = "MultiBranchNet, ResNet18, ResNet50, torchvision:NAME or timm:NAME."
-DATA_HELP = "An ImageFolder, or the name of a data set: digits, cifar10, ..."
-
-
-class _Setting(click.ParamType):
-    name = "KEY=VALUE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
-        from kdtune.files import parse_value
-
-        key, separator, text = value.partition("=")
-        if not separator:
-            self.fail(f"'{value}' is not KEY=VALUE.", param, ctx)
-        return key, parse_value(text)
-
-
-def _load_plugins(ctx: click.Context, param: click.Parameter, files: tuple[str, ...]) -> None:
-    if files:
-        from kdtune.plugins import load_plugins
-
-        load_plugins(files)
-
-
-PLUGIN_HELP = "A file with methods, models or data sets of your own, which is run; repeatable."
-
-plugin_option = click.option(
-    "--plugin", multiple=True, expose_value=False, callback=_load_plugins, help=PLUGIN_HELP
-)
-
-settings_option = click.option(
-    "--setting", "settings", type=_Setting(), multiple=True, help="Any other setting of a run."
+from kdtune.flags import (
+    CONFIRMED,
+    DATA_HELP,
+    MODELS_HELP,
+    PLACES,
+    RESOURCES,
+    SEARCHED,
+    SHOWN,
+    SWEPT,
+    Counts,
+    cache_options,
+    format_option,
+    options,
+    plugin_option,
+    root_option,
+    settings_option,
+    skip_option,
+    subset_options,
+    trust_option,
 )
 
 
@@ -49,47 +36,6 @@ settings_option = click.option(
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Find out which distillation method, with which settings, makes your student best."""
-
-
-def cache_options(command: Any) -> Any:
-    """The two flags of the cache, for one setting."""
-    size = click.option("--cache-gb", type=float, help="Size of the cache.  [default: 20]")
-    none = click.option(
-        "--no-cache",
-        "cache_gb",
-        flag_value=0.0,
-        type=float,
-        help="Keep nothing; the teacher runs live.",
-    )
-    return size(none(command))
-
-
-skip_option = click.option(
-    "--skip-bad-images",
-    is_flag=True,
-    default=None,
-    help="Leave out images that cannot be read.  [default: stop there]",
-)
-
-
-root_option = click.option(
-    "--data-root",
-    metavar="DIR",
-    help="Where named data sets are, or are downloaded to.  [default: in the cache's folder]",
-)
-
-
-def subset_options(command: Any) -> Any:
-    """The flags that take a part of the images."""
-    for split in ("test", "validation", "train"):
-        flag = click.option(
-            f"--{split}-images",
-            type=int,
-            metavar="N",
-            help=f"Use N of the {split} images, of each class its share.  [default: all]",
-        )
-        command = flag(command)
-    return command
 
 
 @cli.command()
@@ -118,178 +64,16 @@ def teacher(out: Path, settings: tuple[tuple[str, Any], ...], quiet: bool, **fla
     from kdtune.run_files import say
 
     check_free(dict(settings), ["student"])
-    flags = {key: value for key, value in flags.items() if value is not None}
-    given = {**dict(settings), **flags, "method": "student"}
+    given = {**dict(settings), **_said(flags), "method": "student"}
     result = train_teacher(TrainConfig.check(given), out, (lambda line: None) if quiet else say)
     test = result["test_accuracy"]
     tested = "no test images" if test is None else f"test {100 * test:.2f} %"
     print(f"{out}: validation {100 * result['validation_accuracy']:.2f} %, {tested}")
 
 
-def options(*groups: Any) -> Any:
-    """The flags of several groups, for one command."""
-
-    def add(command: Any) -> Any:
-        for option in reversed([option for group in groups for option in group]):
-            command = option(command)
-        return command
-
-    return add
-
-
-PLACES = (
-    click.option("--data", help=DATA_HELP),
-    root_option,
-    click.option("--teacher", help="The teacher's checkpoint."),
-    click.option("--plugin", "plugins", multiple=True, help=PLUGIN_HELP),
-)
-
-SEARCHED = (
-    click.option("--methods", help="Methods to compare.  [default: at,fitnets]"),
-    click.option(
-        "--models", help="Students, named as teachers.  [default: MultiBranchNet,ResNet18]"
-    ),
-    click.option(
-        "--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]"
-    ),
-    click.option(
-        "--space", "spaces", multiple=True, help="A search space of your own; repeatable."
-    ),
-    click.option(
-        "--trials", type=int, help="Trials in each cell.  [default: 20, if no budget is given]"
-    ),
-    click.option("--epochs-total", type=int, help="Epochs of all trials together."),
-    click.option(
-        "--time-budget", metavar="TIME", help="As 2h or 90m; then trials under way end, too."
-    ),
-    click.option(
-        "--sampler",
-        help="auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid or module.Name."
-        "  [default: auto]",
-    ),
-    click.option(
-        "--confirm", is_flag=True, default=None, help="Then confirm it, see 'kdtune confirm'."
-    ),
-)
-
-SHOWN = (
-    click.option(
-        "--quiet",
-        "show",
-        flag_value="quiet",
-        default="live",
-        help="Say only what goes wrong.",
-    ),
-    click.option(
-        "--verbose",
-        "show",
-        flag_value="verbose",
-        default="live",
-        help="Show Ray's own output, and no live display.",
-    ),
-)
-
-CONFIRMED = (
-    click.option("--top", type=int, help="Trials of each cell to confirm.  [default: 3]"),
-    click.option(
-        "--seeds", type=int, help="Fresh seeds of each of them, 3 or more.  [default: 5]"
-    ),
-    click.option(
-        "--min-difference",
-        type=float,
-        help="Points of accuracy below which a difference does not matter.  [default: 0.5]",
-    ),
-)
-
-RESOURCES = (
-    click.option(
-        "--address",
-        metavar="HOST:PORT",
-        help="Join a Ray cluster; auto is the one of this machine.  [default: RAY_ADDRESS]",
-    ),
-    click.option(
-        "--storage",
-        metavar="URI",
-        help="Keep checkpoints and a copy of the sweep there: a folder, s3://, gs://, ...",
-    ),
-    cache_options,
-    click.option(
-        "--cpus-per-trial",
-        metavar="N",
-        help="A number, or MODEL=N,...  [default: an equal share]",
-    ),
-    click.option(
-        "--gpus-per-trial",
-        metavar="N",
-        help="A number, a part of one, MODEL=N,..., or auto.  [default: 1 if there are GPUs]",
-    ),
-    click.option("--concurrent", type=int, help="Trials at once, at most."),
-    click.option(
-        "--max-restarts",
-        type=int,
-        help="Times that a trial whose process died is begun again.  [default: 3]",
-    ),
-    click.option(
-        "--stall-time",
-        metavar="TIME",
-        help="Without progress until a trial is begun again, once.  [default: 1h]",
-    ),
-    click.option(
-        "--term-limit",
-        metavar="TIME",
-        help="What a SIGTERM leaves to the epochs under way.  [default: 20s]",
-    ),
-    click.option(
-        "--track",
-        type=click.Choice(["mlflow", "wandb", "none"]),
-        multiple=True,
-        help="What else gets the figures of trials; repeatable; none is no more.",
-    ),
-)
-
-
-format_option = click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "csv", "json", "markdown"]),
-    default="table",
-    show_default=True,
-)
-
-
-SWEPT = (
-    click.argument("file", required=False, type=click.Path(path_type=Path)),
-    click.option("--name", help="The sweep's folder under results/."),
-    *PLACES,
-    subset_options,
-    *SEARCHED,
-    *RESOURCES,
-    click.option(
-        "--equal",
-        type=click.Choice(["trials", "epochs", "seconds"]),
-        help="Of what every cell gets the same.  [default: trials]",
-    ),
-    click.option("--epochs", type=int, help="Epochs of a full trial.  [default: 50]"),
-    click.option(
-        "--repeats/--no-repeats",
-        default=None,
-        help="Train again what was trained before, if it is proposed.  [default: off]",
-    ),
-    click.option(
-        "--warm-start", multiple=True, metavar="FOLDER", help="An earlier sweep; repeatable."
-    ),
-    click.option(
-        "--scheduler",
-        type=click.Choice(["asha", "hyperband", "median", "none"]),
-        help="Who stops trials early.  [default: asha]",
-    ),
-    click.option("--grace-period", type=int, help="Epochs before a stop.  [default: half]"),
-    click.option("--reduction-factor", type=int, help="One in so many goes on.  [default: 2]"),
-    click.option("--image-size", type=int, help="Pixels.  [default: as the teacher]"),
-    click.option("--seed", type=int, help="Fixes the whole sweep.  [default: 0]"),
-    skip_option,
-    settings_option,
-)
+def _said(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given."""
+    return {key: value for key, value in flags.items() if value not in (None, ())}
 
 
 def _given(
@@ -299,7 +83,7 @@ def _given(
     from kdtune.files import read_yaml
 
     given = read_yaml(file) if file else {}
-    given |= {key: value for key, value in flags.items() if value not in (None, ())}
+    given |= _said(flags)
     own = given.get("settings") or {}
     if settings and isinstance(own, dict):  # anything else is refused where settings are checked
         given["settings"] = {**own, **dict(settings)}
@@ -327,25 +111,13 @@ def sweep(
     _show(run_sweep(_given(file, settings, flags), show, plan).path)
 
 
-class _Counts(click.ParamType):
-    name = "N,N,..."
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(word) for word in value.split(","))
-        except ValueError:
-            self.fail(f"'{value}' is no list of numbers.", param, ctx)
-
-
 @cli.command()
 @options(SWEPT, SHOWN)
 @click.option(
     "--gpus",
     "--slots",
     "counts",
-    type=_Counts(),
+    type=Counts(),
     default=(1, 8, 64, 1000),
     help="Trials at once that are planned for, besides those of this machine."
     "  [default: 1,8,64,1000]",
@@ -387,8 +159,7 @@ def resume(folder: Path, show: str, **flags: Any) -> None:
     """
     from kdtune.tuning.sweep import resume_sweep
 
-    given = {key: value for key, value in flags.items() if value not in (None, ())}
-    _show(resume_sweep(folder, given, show).path)
+    _show(resume_sweep(folder, _said(flags), show).path)
 
 
 @cli.command()
@@ -401,8 +172,7 @@ def confirm(folder: Path, show: str, **flags: Any) -> None:
     """
     from kdtune.tuning.confirm import confirm_sweep
 
-    given = {key: value for key, value in flags.items() if value not in (None, ())}
-    _show(confirm_sweep(folder, given, show).path)
+    _show(confirm_sweep(folder, _said(flags), show).path)
 
 
 for command in (resume, confirm):  # what is not given stays as it was
@@ -534,11 +304,6 @@ def export(folder: Path, formats: str, **given: Any) -> None:
     print("\n".join(export_sweep(folder, formats=names, **given)))
 
 
-trust_option = click.option(
-    "--trust", is_flag=True, help="Open a .pt2 that others wrote, which can run any code."
-)
-
-
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @plugin_option
@@ -568,8 +333,7 @@ def evaluate(file: Path, figure: Path | None, form: str, **given: Any) -> None:
     """Measure a network, FILE.pth, .safetensors, .pt2 or .onnx, on labelled images."""
     from kdtune.evaluation import evaluate_file, evaluation_text, write_confusion
 
-    given = {key: value for key, value in given.items() if value is not None}
-    found = evaluate_file(file, **given)
+    found = evaluate_file(file, **_said(given))
     print(evaluation_text(found, form), end="")
     if figure is not None:
         write_confusion(found, figure)

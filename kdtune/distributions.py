@@ -7,6 +7,11 @@ from typing import Any
 from optuna.distributions import BaseDistribution, json_to_distribution
 
 
+def is_logarithmic(distribution: BaseDistribution) -> bool:
+    """Whether values are drawn by their logarithms."""
+    return bool(getattr(distribution, "log", False))
+
+
 def read_distributions(plain: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     """What values were drawn from, by name; nothing but numbers and words comes of it.
 

@@ -19,6 +19,7 @@ FLOORS = {
     "files": 1,
     "extras": 1,
     "plugins": 1,
+    "flags": 2,
     "cache": 2,
     "config": 2,
     "sweep_config": 3,
@@ -55,7 +56,7 @@ FLOORS = {
     "__init__": 12,
 }
 ROOMS_OF_RAY = {"tuning"}
-LATE_IMPORTS = {"cli", "__init__", "sweeps"}  # of a sweep, networks alone need torch
+LATE_IMPORTS = {"cli", "flags", "__init__", "sweeps"}  # of a sweep, networks alone need torch
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -66,7 +66,19 @@ Block = Words | Grid | Picture | Code
 GROUPED = ("pair", "model", "method")
 """Columns that group the rows of a table, the first that it has."""
 
-LEFT = ("sweep", "model", "method", "status", "settings", "setting", "pair", "verdict", "in words")
+LEFT = (
+    "sweep",
+    "model",
+    "method",
+    "status",
+    "settings",
+    "setting",
+    "pair",
+    "verdict",
+    "in words",
+    "unbeaten in",
+    "limited by",
+)
 """Headings over columns of words."""
 
 
@@ -85,11 +97,3 @@ def in_short(value: object) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}"
     return "" if value is None else str(value)
-
-
-def with_width(table: pd.DataFrame, value: str, width: str, sign: str = "") -> list[str]:
-    """Values with their half widths; without where that is not known."""
-    return [
-        "" if pd.isna(v) else f"{v:{sign}.2f}" if pd.isna(w) else f"{v:{sign}.2f} ± {w:.2f}"
-        for v, w in zip(table[value], table[width], strict=True)
-    ]

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from kdtune.distributions import is_logarithmic
 from kdtune.reports.settings import Spaces
 from kdtune.reports.tables import SOUND, TRIAL
 
@@ -63,7 +64,7 @@ def diverged_settings(trials: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
             if name not in own or name in TRIAL or not pd.api.types.is_numeric_dtype(own[name]):
                 continue
             values = own[name].astype(float)
-            scaled = np.log(values) if getattr(distribution, "log", False) else values
+            scaled = np.log(values) if is_logarithmic(distribution) else values
             distance = abs(scaled[fell].median() - scaled[sound].median()) / scaled.std()
             if np.isfinite(distance):
                 medians = values[fell].median(), values[sound].median()

@@ -139,7 +139,7 @@ def verdict_figure(pair: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
     """Difference of two methods by model, with its 95 % interval and each seed's.
 
     Args:
-        pair: rows of `kdtune.reports.points.first_pair` that have a difference.
+        pair: rows of `kdtune.reports.comparison.first_pair` that have a difference.
         seeds: as `kdtune.reports.points.seed_differences` makes it.
     """
     figure, axes = _one(0.62 * len(pair) + 1.1)
@@ -425,7 +425,7 @@ def _plain_log(axes: Axes) -> None:
     """Numbers as people write them, and few of them."""
     low, high = axes.get_xlim()
     if high / low < 5:
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
     else:
         subs = (1, 2, 5) if high / low < 50 else (1, 3) if high / low < 1000 else (1,)
         axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=8))

@@ -105,6 +105,7 @@ def sweep_tables(
         confirm_events: the log of ``kdtune confirm``.
         right: as in `confirmed_cells`.
         groups: of each test image; see `kdtune.reports.statistics.estimate`.
+        min_difference: points of accuracy below which a difference does not matter.
 
     Raises:
         UserError: a log is damaged.
@@ -390,13 +391,13 @@ def _chosen(trials: pd.DataFrame, trial_id: str) -> dict[str, object]:
     return {"trial_id": trial_id, "configuration": chosen["configuration"].iloc[0]}
 
 
-def comparable(abouts: Mapping[str, Mapping[str, object]]) -> list[str]:
+def kept_apart(abouts: Mapping[str, Mapping[str, object]]) -> list[str]:
     """Say which sweeps cannot stand in one table, and why; nothing if all can.
 
     Args:
         abouts: by the sweep's name, what must be the same: data, teacher, image size, epochs.
 
-    >>> comparable({"a": {"data": "x", "epochs": 5}, "b": {"data": "y", "epochs": 5}})
+    >>> kept_apart({"a": {"data": "x", "epochs": 5}, "b": {"data": "y", "epochs": 5}})
     ['a and b are kept apart: they differ in data.']
     """
     said = []
@@ -425,7 +426,7 @@ def join_sweeps(
 
     Args:
         sweeps: by name.
-        abouts: as in `comparable`, of the same names.
+        abouts: as in `kept_apart`, of the same names.
 
     Returns:
         Tables as `leaderboard_table` makes them; with a column ``settings``, the searched values

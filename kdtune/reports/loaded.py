@@ -15,7 +15,7 @@ from kdtune.results import Snapshot
 
 
 class Sweep:
-    """A sweep's folder with all that is made from it, read once."""
+    """What page and notebooks take from a sweep's folder, as it was when it was read."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -19,7 +19,7 @@ from kdtune.errors import UserError
 from kdtune.files import replacing, write_text
 from kdtune.reports.blocks import LEFT, Block, Picture, Words
 from kdtune.reports.figures import to_file, to_svg
-from kdtune.reports.leaderboard import comparable, join_sweeps
+from kdtune.reports.leaderboard import join_sweeps, kept_apart
 from kdtune.reports.loaded import Sweep
 from kdtune.reports.render import printable, to_csv
 from kdtune.reports.sections import SECTIONS, leaderboard
@@ -133,7 +133,7 @@ def sections_of(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
     abouts = {sweep.name: about_of(sweep.folder) for sweep in sweeps}
     boards = join_sweeps({sweep.name: sweep.tables for sweep in sweeps}, abouts)
     table = [block for board in boards for block in leaderboard(board)]
-    table += map(Words, comparable(abouts))
+    table += map(Words, kept_apart(abouts))
     made = {
         "verdict": ("Verdict", question(sweeps), _of_each(sweeps, verdict)),
         "leaderboard": ("Leaderboard", "How good is each method on each student?", table),
@@ -168,8 +168,9 @@ def _of_each(sweeps: Sequence[Sweep], make: Callable[[Sweep], list[Block]]) -> l
 
 
 def _words(text: str) -> Markup:
-    """Text for the page, with what stands between ` as code."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(printable(text)))))
+    """Text for the page: what stands between ` is code, and ± and % stay with their numbers."""
+    kept = printable(text).replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(kept))))
 
 
 def _downloads(sweeps: Sequence[Sweep], room: int) -> tuple[list[tuple[str, str]], list[str]]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from optuna.distributions import BaseDistribution
 
+from kdtune.distributions import is_logarithmic
 from kdtune.reports.comparison import ALL, Confirmed
 from kdtune.reports.settings import Spaces, carries_over
 from kdtune.results import STATES, Cell
@@ -116,12 +116,8 @@ def range_points(settings: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
         spaces: as `kdtune.reports.settings.distributions` gives them.
     """
     known = settings.dropna(subset=["good_low", "good_high"])
-    logs = [_log(spaces[row.method][row.hyperparameter]) for row in known.itertuples()]
+    logs = [is_logarithmic(spaces[row.method][row.hyperparameter]) for row in known.itertuples()]
     return known.assign(log=pd.Series(logs, index=known.index, dtype=bool))
-
-
-def _log(distribution: BaseDistribution) -> bool:
-    return bool(getattr(distribution, "log", False))
 
 
 def settings_summary(settings: pd.DataFrame) -> pd.DataFrame:

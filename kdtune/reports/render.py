@@ -30,6 +30,12 @@ COVERS = (
     "(of a test accuracy: seeds and images)."
 )
 
+FEW_SEEDS = "With 3 seeds the false-alarm rate is about 7 %."
+
+NO_STUDENT = "Without the method student, what is gained over plain training is unknown."
+
+NOT_BEGUN = "No trial has begun yet."
+
 SEARCHED = {
     "sweep": "sweep",
     "model": "model",
@@ -146,8 +152,8 @@ def _confirmed(board: pd.DataFrame) -> pd.DataFrame:
         "rank": board["rank"],
         "method": board["method"],
         "status": board["status"] if (board["status"] != "ok").any() else None,
-        "test %": _with_width(board, "test_accuracy_percent", "test_half_width_points", ""),
-        "over student": _with_width(
+        "test %": with_width(board, "test_accuracy_percent", "test_half_width_points"),
+        "over student": with_width(
             board, "gain_over_student_points", "gain_over_student_half_width_points", "+"
         ),
         "validation %": board["validation_accuracy_percent"],
@@ -161,10 +167,11 @@ def _confirmed(board: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({head: column for head, column in columns.items() if column is not None})
 
 
-def _with_width(board: pd.DataFrame, value: str, width: str, sign: str) -> list[str]:
+def with_width(table: pd.DataFrame, value: str, width: str, sign: str = "") -> list[str]:
+    """Values with their half widths; without where that is not known."""
     return [
         "" if pd.isna(v) else f"{v:{sign}.2f}" if pd.isna(w) else f"{v:{sign}.2f} ± {w:.2f}"
-        for v, w in zip(board[value], board[width], strict=True)
+        for v, w in zip(table[value], table[width], strict=True)
     ]
 
 
@@ -234,10 +241,10 @@ def result_notes(board: pd.DataFrame, comparison: pd.DataFrame, runs: pd.DataFra
     notes = verdict_sentences(comparison) or reached(tested)
     notes += unequal_searches(tested)
     if "student" not in board["method"].values:
-        notes.append("Without the method student, what is gained over plain training is unknown.")
+        notes.append(NO_STUDENT)
     notes.append(COVERS)
     if (comparison["seeds"] == 3).any():
-        notes.append("With 3 seeds the false-alarm rate is about 7 %.")
+        notes.append(FEW_SEEDS)
     return [*notes, test_reads(runs)]
 
 

@@ -10,17 +10,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 import yaml
 
-from kdtune.reports.blocks import (
-    Block,
-    Code,
-    Grid,
-    Picture,
-    Words,
-    each,
-    in_short,
-    texts,
-    with_width,
-)
+from kdtune.reports.blocks import Block, Code, Grid, Picture, Words, each, in_short, texts
 from kdtune.reports.curves import CURVE
 from kdtune.reports.failures import diverged_settings, errors_table
 from kdtune.reports.figures import outcomes_figure, search_figure, settings_figure, ship_figure
@@ -33,7 +23,14 @@ from kdtune.reports.points import (
     settings_summary,
     ship_points,
 )
-from kdtune.reports.render import CAVEAT, COVERS, test_reads, unequal_searches
+from kdtune.reports.render import (
+    CAVEAT,
+    COVERS,
+    NOT_BEGUN,
+    test_reads,
+    unequal_searches,
+    with_width,
+)
 from kdtune.reports.rungs import advise
 from kdtune.reports.settings import LEAST_GOOD, LEAST_TRIALS, SETTINGS
 from kdtune.reports.statistics import name_of, visible
@@ -50,7 +47,7 @@ def leaderboard(board: pd.DataFrame) -> list[Block]:
         board: as `kdtune.reports.leaderboard.join_sweeps` makes it.
     """
     if board.empty:
-        return [Words("No trial has begun yet.", "missing")]
+        return [Words(NOT_BEGUN, "missing")]
     tested = board["test_accuracy_percent"].notna()
     seconds = board["search_device_seconds"] + board["confirm_device_seconds"].fillna(0)
     score = "search score, % (not a result)"
@@ -168,7 +165,7 @@ def search(sweep: Sweep) -> list[Block]:
     """How each search got on, and what it was given."""
     board = sweep.tables.leaderboard
     if board.empty:
-        return [Words("No trial has begun yet.", "missing", "search")]
+        return [Words(NOT_BEGUN, "missing", "search")]
     curve = sweep.known.get("search_curve", pd.DataFrame(columns=CURVE))
     points = curve_points(curve)
     blocks: list[Block] = []
@@ -336,7 +333,7 @@ def failures(sweep: Sweep) -> list[Block]:
     """How trials ended, the most frequent errors, and the settings of what diverged."""
     board = sweep.tables.leaderboard
     if board.empty:
-        return [Words("No trial has begun yet.", "missing", "failures")]
+        return [Words(NOT_BEGUN, "missing", "failures")]
     counts = outcomes(board)
     diverged, crashed = int(counts["diverged"].sum()), int(counts["crashed"].sum())
     total = int(board["trials_started"].sum())

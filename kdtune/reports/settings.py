@@ -19,6 +19,7 @@ from optuna.distributions import (
 )
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
+from kdtune.distributions import is_logarithmic
 from kdtune.errors import UserError
 from kdtune.reports.tables import SOUND, TRIAL
 
@@ -165,7 +166,7 @@ def _range(values: pd.Series, distribution: BaseDistribution) -> tuple[float, fl
     numbers = pd.to_numeric(values, errors="coerce").dropna().to_numpy(float)
     if len(numbers) < LEAST_GOOD:
         return np.nan, np.nan
-    if distribution.log:  # type: ignore[attr-defined]
+    if is_logarithmic(distribution):
         low, high = np.exp(np.quantile(np.log(numbers), [0.1, 0.9]))
     else:
         low, high = np.quantile(numbers, [0.1, 0.9])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdtune.reports.leaderboard import SweepTables, comparable, join_sweeps, sweep_tables
+from kdtune.reports.leaderboard import SweepTables, join_sweeps, kept_apart, sweep_tables
 from kdtune.reports.render import render, result_notes
 from kdtune.reports.rungs import grace_advice
 from kdtune.reports.tables import bad_images_note
@@ -31,7 +31,7 @@ def leaderboard_text(folders: Sequence[Path], form: str) -> str:
     sweeps = {str(path): Snapshot(path) for path in folders}
     tables = {name: tables_of(folder) for name, folder in sweeps.items()}
     abouts = {name: about_of(folder) for name, folder in sweeps.items()}
-    notes = comparable(abouts)
+    notes = kept_apart(abouts)
     for name, folder in sweeps.items():
         events, own = folder.events(), tables[name]
         said = result_notes(own.leaderboard, own.comparison, own.runs)

@@ -4,12 +4,21 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from kdtune.reports.blocks import Block, Grid, Picture, Words, each, texts, with_width
+from kdtune.reports.blocks import Block, Grid, Picture, Words, each, texts
 from kdtune.reports.comparison import ALL
 from kdtune.reports.figures import verdict_figure
 from kdtune.reports.loaded import Sweep
 from kdtune.reports.points import seed_differences
-from kdtune.reports.render import CAVEAT, reached, unequal_searches, verdict_sentences
+from kdtune.reports.render import (
+    CAVEAT,
+    FEW_SEEDS,
+    NO_STUDENT,
+    NOT_BEGUN,
+    reached,
+    unequal_searches,
+    verdict_sentences,
+    with_width,
+)
 from kdtune.reports.statistics import LEVEL, in_points, name_of
 
 WORDS = {
@@ -39,7 +48,7 @@ def verdict(sweep: Sweep) -> list[Block]:
     """At most four sentences, the figure of the first pair, and all pairs as a table."""
     board, comparison, pair = sweep.tables.leaderboard, sweep.tables.comparison, sweep.pair
     if board.empty:
-        return [Words("No trial has begun yet.", "missing", "verdict")]
+        return [Words(NOT_BEGUN, "missing", "verdict")]
     if pair.empty:
         if sweep.tested.empty:
             return [Words(f"There is one method only. {CAVEAT}", "lead", "verdict")]
@@ -58,7 +67,7 @@ def verdict(sweep: Sweep) -> list[Block]:
         blocks.append(Words(_gains(comparison, pair)))
     blocks.append(Words(_counts(sweep)))
     if known and (comparison["seeds"] == 3).any():
-        blocks.append(Words("With 3 seeds the false-alarm rate is about 7 %."))
+        blocks.append(Words(FEW_SEEDS))
     drawn = pair.dropna(subset="difference_points").reset_index(drop=True)
     if len(drawn):
         figure = verdict_figure(drawn, seed_differences(drawn, sweep.tables.cells))
@@ -132,7 +141,7 @@ def _gains(comparison: pd.DataFrame, pair: pd.DataFrame) -> str:
     ].sort_values("models", ascending=False, kind="stable")
     against = against.drop_duplicates("method_a").sort_index()
     if against.empty:
-        return "Without the method student, what is gained over plain training is unknown."
+        return NO_STUDENT
     said = []
     for row in against.to_dict("records"):
         value, width = row["difference_points"], row["half_width_points"]

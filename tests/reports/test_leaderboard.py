@@ -17,7 +17,7 @@ from test_tables import (
 )
 
 from kdtune.errors import UserError
-from kdtune.reports.leaderboard import LEADERBOARD, comparable, join_sweeps, sweep_tables
+from kdtune.reports.leaderboard import LEADERBOARD, join_sweeps, kept_apart, sweep_tables
 
 OPENED = {"event": "sweep", "data": {"classes": ["x", "y"], "validation_images": 20}}
 IMAGES = 400
@@ -267,7 +267,7 @@ def test_sweeps_that_agree_are_joined_and_told_apart():
         ["A", "r/two", "at"],
         ["A", "r/two", "kd"],
     ]
-    assert comparable({"r/one": ABOUT, "r/two": ABOUT}) == []
+    assert kept_apart({"r/one": ABOUT, "r/two": ABOUT}) == []
 
 
 def test_sweeps_that_differ_are_kept_apart_and_it_is_said_why():
@@ -277,7 +277,7 @@ def test_sweeps_that_differ_are_kept_apart_and_it_is_said_why():
     }  # fmt: skip
     boards = join_sweeps(dict.fromkeys(abouts, sweep_tables(EVENTS)), abouts)
     assert [board.sweep.unique().tolist() for board in boards] == [["a", "c"], ["b"], ["d"]]
-    assert comparable(abouts) == [
+    assert kept_apart(abouts) == [
         "a, c and b are kept apart: they differ in data and teacher.",
         "a, c and d are kept apart: they differ in epochs.",
         "b and d are kept apart: they differ in data and teacher and epochs.",

@@ -165,7 +165,8 @@ def test_the_numbers_are_those_of_the_tables(tmp_path):
 
 def test_the_verdict_is_four_sentences(tmp_path):
     sweep = four_cells()
-    text = page_of(tmp_path / "s", sweep).text.split('id="verdict"')[1].split("<figure")[0]
+    text = page_of(tmp_path / "s", sweep).text.replace("\u00a0", " ")
+    text = text.split('id="verdict"')[1].split("<figure")[0]
     said = re.findall(r'<p class="(lead|text)">(.*?)</p>', text)
     assert said[0] == ("lead", sweep.tables.comparison.sentence[2])
     assert said[1][1] == "By student: AT better on A; equally good on B."

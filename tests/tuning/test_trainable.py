@@ -10,6 +10,7 @@ from conftest import small_config
 from machinery import EPOCHS, Machinery
 
 from kdtune.results import SweepFolder
+from kdtune.tuning import trainable
 from kdtune.tuning.launch import LivingNodes, run_trials
 from kdtune.tuning.placement import Need, Slots
 from kdtune.tuning.trainable import NODE, NOTE, OUTCOME, TrialProcess, trial_results
@@ -21,6 +22,7 @@ def settings_of(config):
 
 def test_a_trial_gives_its_epochs_and_what_it_built(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path))
+    trainable._views.cache_clear()  # what earlier tests opened in this process
     config = small_config(folder, method="student")
     results = list(trial_results(config.model_dump(), ()))
     notes = [json.loads(r[NOTE]) for r in results if NOTE in r]
