@@ -25,7 +25,8 @@ import matplotlib
 import numpy as np
 from ray.cluster_utils import Cluster
 
-from kdtune.results import Event, SweepFolder
+from kdtune.log import Event
+from kdtune.results import SweepFolder
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

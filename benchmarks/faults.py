@@ -47,13 +47,14 @@ from sklearn.datasets import load_digits
 
 import kdtune.cache
 import kdtune.checkpoints
-import kdtune.results
+import kdtune.log
 import kdtune.training
 import kdtune.tuning.driver
 import kdtune.tuning.sweep
 from kdtune.cli import main as kdtune_main
 from kdtune.config import TrainConfig
-from kdtune.results import Event, Log, SweepFolder
+from kdtune.log import Event, Log
+from kdtune.results import SweepFolder
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.search import Search
 from kdtune.tuning.space import load_spaces
@@ -201,7 +202,7 @@ def _install(fault: Fault) -> None:
             shift[0] -= random.choice((0, 3600))
             return clock() + shift[0]
 
-        kdtune.results.time.time = stepped
+        kdtune.log.time.time = stepped
 
 
 def child(fault: Fault, words: list[str]) -> None:

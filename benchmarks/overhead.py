@@ -37,7 +37,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.config import TrainConfig
-from kdtune.results import Cell, Event, Log
+from kdtune.log import Cell, Event, Log
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.launch import ENVIRONMENT, LivingNodes, run_trials
 from kdtune.tuning.placement import Need, Slots

@@ -13,7 +13,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.config import TrainConfig
-from kdtune.results import Cell, Event
+from kdtune.log import Cell, Event
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.placement import Need, Node, Slots
 from kdtune.tuning.queue import Queue

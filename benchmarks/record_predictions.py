@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from kdtune.results import Cell, SweepFolder, cell_of
+from kdtune.log import Cell, cell_of
+from kdtune.results import SweepFolder
 
 
 def condense(folder: SweepFolder) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from ray.tune.execution import tune_controller
 
 from kdtune.config import TrainConfig
 from kdtune.environment import environment
-from kdtune.results import Cell, Event, Log, SweepFolder
+from kdtune.log import Cell, Event, Log
+from kdtune.results import SweepFolder
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.driver import Driver
 from kdtune.tuning.launch import run_trials

@@ -34,7 +34,7 @@ from curves import Surrogate, space_of
 from recipes import RECIPES, VARIANTS, Recipe, Trial
 from scipy.stats import bootstrap
 
-from kdtune.results import Cell
+from kdtune.log import Cell
 from kdtune.tuning.recorded import read_runs
 from kdtune.tuning.simulation import Timeline
 from kdtune.tuning.space import Space

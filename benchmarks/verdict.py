@@ -59,6 +59,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 from search import CURVES, problem, quiet, simulate
 
+from kdtune.log import Cell
 from kdtune.reports.comparison import Confirmed, comparison_table
 from kdtune.reports.statistics import (
     OF_IMAGES,
@@ -70,7 +71,6 @@ from kdtune.reports.statistics import (
     luck_of_search,
     search_luck,
 )
-from kdtune.results import Cell
 from kdtune.tuning.recorded import read_runs
 
 HERE = Path(__file__).parent

@@ -23,7 +23,8 @@ from kdtune.distributions import read_distributions
 from kdtune.errors import UserError
 from kdtune.extras import extra
 from kdtune.files import shown
-from kdtune.results import Cell, Event, SweepFolder, cell_of
+from kdtune.log import Cell, Event, cell_of
+from kdtune.results import SweepFolder
 from kdtune.sweep_config import SweepConfig
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces studies in memory

@@ -10,10 +10,11 @@ import pandas as pd
 from kdtune.checkpoints import load_model
 from kdtune.config import settings_hash
 from kdtune.files import write_yaml
+from kdtune.log import Cell
 from kdtune.reports.leaderboard import SweepTables
 from kdtune.reports.statistics import share_interval
 from kdtune.reports.tables import SOUND
-from kdtune.results import Cell, SweepFolder
+from kdtune.results import SweepFolder
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from kdtune.cli import cli, main
 from kdtune.data.images import find_images
 from kdtune.data.views import Views
 from kdtune.errors import UserError
-from kdtune.results import Log
+from kdtune.log import Log
 from kdtune.sweep_config import SweepConfig
 
 

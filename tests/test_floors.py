@@ -27,6 +27,7 @@ FLOORS = {
     "methods": 3,
     "data": 4,
     "checkpoints": 4,
+    "log": 3,
     "results": 4,
     "storage": 2,
     "mirror": 5,

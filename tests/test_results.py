@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtune.errors import DiskFullError, RunError, UserError
-from kdtune.results import Log, SweepFolder
+from kdtune.log import Log
+from kdtune.results import SweepFolder
 
 OPENED = {
     "event": "sweep", "config": {}, "spaces": {}, "data": {}, "views": {}, "environment": {},

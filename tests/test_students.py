@@ -20,9 +20,10 @@ from kdtune.evaluation import predict_images
 from kdtune.export import best_of_cells, write_best
 from kdtune.files import read_yaml, write_yaml
 from kdtune.formats import FORMATS, Format
+from kdtune.log import Log
 from kdtune.models import build_model
 from kdtune.reports.sweep import tables_of
-from kdtune.results import Log, SweepFolder
+from kdtune.results import SweepFolder
 from kdtune.run import run_file, run_training
 from kdtune.students import export_sweep
 from kdtune.sweep_config import SweepConfig

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import pearsonr
 
+from kdtune.log import Cell
 from kdtune.reports.statistics import (
     LEAST_SEEDS,
     MIN_DIFFERENCE,
@@ -25,7 +26,6 @@ from kdtune.reports.statistics import (
     name_of,
     sentence,
 )
-from kdtune.results import Cell
 from kdtune.sweep_config import BASELINES
 
 COMPARISON = [

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kdtune.errors import UserError
+from kdtune.log import STATES, Cell
 from kdtune.reports.comparison import Confirmed, comparison_table
 from kdtune.reports.statistics import (
     LEAST_SEEDS,
@@ -23,7 +24,6 @@ from kdtune.reports.statistics import (
     luck_of_search,
 )
 from kdtune.reports.tables import SOUND, TRIAL, models_table, runs_table, trials_table
-from kdtune.results import STATES, Cell
 from kdtune.sweep_config import MIN_DIFFERENCE
 
 LEADERBOARD = [

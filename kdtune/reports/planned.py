@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 
 from kdtune.errors import UserError
+from kdtune.log import Event
 from kdtune.quantities import amount, duration
 from kdtune.reports.blocks import Block, Grid, Words
 from kdtune.reports.render import render_table
-from kdtune.results import Event, SweepFolder
+from kdtune.results import SweepFolder
 
 COLUMNS = ["what", "planned", "actual", "actual_over_planned"]
 """Of `compared`."""

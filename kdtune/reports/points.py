@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from kdtune.distributions import is_logarithmic
+from kdtune.log import STATES, Cell
 from kdtune.reports.comparison import ALL, Confirmed
 from kdtune.reports.settings import Spaces, carries_over
-from kdtune.results import STATES, Cell
 
 SHIP = [
     "model",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 import yaml
 
+from kdtune.log import STATES
 from kdtune.reports.blocks import Block, Code, Grid, Picture, Words, each, in_short, texts
 from kdtune.reports.curves import CURVE
 from kdtune.reports.failures import diverged_settings, errors_table
@@ -35,7 +36,6 @@ from kdtune.reports.rungs import advise
 from kdtune.reports.settings import LEAST_GOOD, LEAST_TRIALS, SETTINGS
 from kdtune.reports.statistics import name_of, visible
 from kdtune.reports.tables import bad_images_note
-from kdtune.results import STATES
 
 VERSIONS = ("kdtune", "python", "torch", "ray", "optuna", "platform")
 

@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from kdtune.log import Event
 from kdtune.quantities import duration
 from kdtune.reports.tables import runs_table, trials_table
-from kdtune.results import Event
 from kdtune.sweep_config import SweepConfig
 
 

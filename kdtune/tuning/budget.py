@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from kdtune.log import Cell, Event, cell_of
 from kdtune.quantities import duration
-from kdtune.results import Cell, Event, cell_of
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.stopwatch import Stopwatch
 

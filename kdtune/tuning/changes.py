@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdtune.errors import UserError
+from kdtune.log import Event
 from kdtune.plugins import check_given, load_plugins
-from kdtune.results import OF_VERDICT, Event, SweepFolder
+from kdtune.results import OF_VERDICT, SweepFolder
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.join import LOCAL, wanted_address
 from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS

@@ -16,11 +16,11 @@ from kdtune.environment import environment
 from kdtune.errors import UserError, nearest
 from kdtune.files import shown
 from kdtune.inputs import find_data
+from kdtune.log import Cell, Event
 from kdtune.methods import METHODS, check_method
 from kdtune.models import MODELS, build_model, check_model, feature_shapes, look, stage_shapes
 from kdtune.network import pick_device
 from kdtune.plugins import load_plugins, records
-from kdtune.results import Cell, Event
 from kdtune.seeds import derive_seed
 from kdtune.sweep_config import SweepConfig
 from kdtune.teacher import load_teacher, teacher_summary

@@ -10,11 +10,12 @@ import ray
 from kdtune.config import TrainConfig
 from kdtune.errors import DiskFullError, RunError, UserError
 from kdtune.files import replacing
+from kdtune.log import Event, Log, cell_of
 from kdtune.mirror import Mirror, mirrored
 from kdtune.quantities import duration
 from kdtune.reports.statistics import visible
 from kdtune.reports.tables import trials_table
-from kdtune.results import Event, Log, SweepFolder, cell_of
+from kdtune.results import SweepFolder
 from kdtune.tuning.changes import confirm_settings, named_again
 from kdtune.tuning.check import check_confirmation
 from kdtune.tuning.confirmation import Candidates, Confirmation, best_trials

@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 
 from kdtune.config import TrainConfig
+from kdtune.log import Cell, Event, cell_of
 from kdtune.reports.statistics import LEAST_SEEDS
 from kdtune.reports.tables import SOUND
-from kdtune.results import Cell, Event, cell_of
 from kdtune.run_files import say
 from kdtune.seeds import derive_seed
 from kdtune.sweep_config import SweepConfig

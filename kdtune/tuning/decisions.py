@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from kdtune.results import Cell, Event, cell_of
+from kdtune.log import Cell, Event, cell_of
 from kdtune.run_files import say
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.interrupts import Interrupts

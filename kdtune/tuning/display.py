@@ -3,9 +3,9 @@
 from collections import deque
 
 from kdtune.cache import describe
+from kdtune.log import Event, cell_of
 from kdtune.quantities import duration
 from kdtune.reports.leaderboard import settings_in_short
-from kdtune.results import Event, cell_of
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.progress import Best, Goal, Progress

@@ -8,9 +8,10 @@ from ray import tune
 
 from kdtune.errors import DiskFullError, RunError
 from kdtune.files import FULL
+from kdtune.log import Event, Log
 from kdtune.mirror import CHECKPOINTS, Mirror
 from kdtune.plugins import loaded
-from kdtune.results import Event, Log, SweepFolder
+from kdtune.results import SweepFolder
 from kdtune.storage import Storage
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.display import Display

@@ -18,7 +18,8 @@ import optuna
 import psutil
 import ray
 
-from kdtune.results import Event, Log, SweepFolder
+from kdtune.log import Event, Log
+from kdtune.results import SweepFolder
 from kdtune.tuning.check import Checked
 from kdtune.tuning.driver import Driver
 from kdtune.tuning.launch import run_trials

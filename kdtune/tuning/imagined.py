@@ -14,7 +14,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from kdtune.distributions import read_distributions
-from kdtune.results import Event
+from kdtune.log import Event
 from kdtune.seeds import derive_seed
 
 CHANCE, TOP = 0.1, 0.9

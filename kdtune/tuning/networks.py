@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from kdtune.checkpoints import write_checkpoint
 from kdtune.export import Best
+from kdtune.log import Cell, Event, cell_of
 from kdtune.reports.tables import SOUND
-from kdtune.results import Cell, Event, SweepFolder, cell_of
+from kdtune.results import SweepFolder
 from kdtune.storage import Storage, StorageError
 from kdtune.tuning.trial_files import checkpoints_in, read_whole
 

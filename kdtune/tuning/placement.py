@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kdtune.results import Cell
+from kdtune.log import Cell
 
 PARTS = 10_000
 """Parts of a GPU, the smallest that Ray gives."""

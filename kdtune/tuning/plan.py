@@ -17,8 +17,9 @@ import optuna
 
 from kdtune.environment import environment
 from kdtune.errors import UserError
+from kdtune.log import Event
 from kdtune.quantities import duration
-from kdtune.results import RESULTS, Event
+from kdtune.results import RESULTS
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.check import Checked, check_sweep
 from kdtune.tuning.driver_costs import DriverMeasured, measure_driver, measure_proposals

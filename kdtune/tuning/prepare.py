@@ -12,8 +12,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kdtune.cache import describe
 from kdtune.config import TrainConfig
 from kdtune.errors import RunError, UserError
+from kdtune.log import Event
 from kdtune.plugins import Plugin, have_only, loaded
-from kdtune.results import Event
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.placement import Slots
 from kdtune.tuning.shared import Shared, build_first

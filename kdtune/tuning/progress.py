@@ -16,9 +16,9 @@ from typing import Any
 
 from kdtune.config import TrainConfig
 from kdtune.inputs import keeps_targets
+from kdtune.log import Cell, Event, cell_of
 from kdtune.quantities import amount
 from kdtune.reports.tables import SOUND
-from kdtune.results import Cell, Event, cell_of
 from kdtune.tuning.stopwatch import Stopwatch
 
 WINDOW = 50
@@ -65,7 +65,7 @@ class CellProgress:
     """How far a cell is.
 
     Attributes:
-        states: how many trials are ``running``, or ended as `kdtune.results.STATES` says.
+        states: how many trials are ``running``, or ended as `kdtune.log.STATES` says.
         best: None while nothing is known.
         latest: when something happened last, in seconds of the stopwatch.
     """

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from kdtune.results import Event, cell_of
+from kdtune.log import Event, cell_of
 from kdtune.run_files import say
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.placement import Node, Place, Slots, Waiting

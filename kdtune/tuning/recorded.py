@@ -15,7 +15,8 @@ import numpy as np
 
 from kdtune.distributions import read_distributions
 from kdtune.errors import UserError
-from kdtune.results import Cell, Event, SweepFolder, cell_of
+from kdtune.log import Cell, Event, cell_of
+from kdtune.results import SweepFolder
 from kdtune.tuning.imagined import units
 from kdtune.tuning.simulation import Curves
 

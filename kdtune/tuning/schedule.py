@@ -12,7 +12,7 @@ import ray.tune.experiment
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kdtune.errors import DiskFullError
-from kdtune.results import Event
+from kdtune.log import Event
 from kdtune.tuning.cluster import is_lost
 from kdtune.tuning.decisions import Decisions
 from kdtune.tuning.placement import Slots

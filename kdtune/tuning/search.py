@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from kdtune.config import file_stem
-from kdtune.results import Cell, Event
+from kdtune.log import Cell, Event
 from kdtune.run_files import say
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.budget import Budget

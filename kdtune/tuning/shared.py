@@ -14,12 +14,12 @@ from kdtune.data.views import Views
 from kdtune.device import has_gpu, release
 from kdtune.errors import UserError
 from kdtune.inputs import Inputs, open_views
+from kdtune.log import Event
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.contract import rehearse
 from kdtune.methods.method import Maps, Shapes
 from kdtune.models import stage_shapes
 from kdtune.quantities import GB
-from kdtune.results import Event
 from kdtune.sweep_config import SweepConfig
 from kdtune.targets import Lesson
 from kdtune.tuning.kept import Kept, plan_views

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kdtune.results import Cell, Event, cell_of
+from kdtune.log import Cell, Event, cell_of
 from kdtune.tuning.search import Search
 from kdtune.tuning.trial_files import SHARE
 from kdtune.tuning.under_way import Trial

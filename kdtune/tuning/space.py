@@ -23,9 +23,9 @@ from ray.tune.search.sample import Domain
 import search_spaces
 from kdtune.config import TrainConfig, check_free
 from kdtune.errors import UserError
+from kdtune.log import Cell
 from kdtune.methods import check_method
 from kdtune.plugins import modules
-from kdtune.results import Cell
 
 Configure = Callable[[Cell, int, dict[str, Any]], TrainConfig]
 """Makes the complete settings of a trial of a cell, from its number and what its space decided."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdtune.results import Cell, Event, cell_of
+from kdtune.log import Cell, Event, cell_of
 
 LEAST_OTHERS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}
 """Others that must have been at an epoch before anybody is stopped there."""

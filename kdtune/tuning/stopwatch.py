@@ -6,7 +6,7 @@ Time in which no driver ran does not count, nor what a driver checked before it 
 import time
 from collections.abc import Callable
 
-from kdtune.results import Event
+from kdtune.log import Event
 
 
 class Stopwatch:

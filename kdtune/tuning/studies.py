@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from kdtune.config import file_stem
 from kdtune.distributions import read_distributions
-from kdtune.results import Cell, Event, cell_of
+from kdtune.log import Cell, Event, cell_of
 from kdtune.seeds import derive_seed
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.samplers import (

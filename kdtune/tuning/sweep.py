@@ -11,11 +11,12 @@ from typing import Any
 
 from kdtune.errors import RunError
 from kdtune.files import write_text, write_yaml
+from kdtune.log import Log
 from kdtune.mirror import Mirror, mirrored
 from kdtune.quantities import duration
 from kdtune.reports.planned import plan_text
 from kdtune.reports.statistics import visible
-from kdtune.results import RESULTS, Log, SweepFolder
+from kdtune.results import RESULTS, SweepFolder
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.changes import NAMED_AGAIN, OF_CONFIRM, named_again, resume_settings
 from kdtune.tuning.check import Checked, check_sweep

@@ -12,8 +12,8 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import scalar, text
 
+from kdtune.log import Event
 from kdtune.reports.tables import SOUND
-from kdtune.results import Event
 from kdtune.tuning.tracked import ENDED, FINAL, HYPERPARAMETERS, figures, hyperparameters
 
 METRICS = {

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from kdtune.config import FOLLOW, HAVE_FLAGS, OF_A_RUNS_FILES, TrainConfig
-from kdtune.results import Event
+from kdtune.log import Event
 
 OF_MACHINES = {"num_workers", "device", "precision", "compile", "cache_targets"}
 """Settings of how a run computes, not of what it learns."""

@@ -28,10 +28,10 @@ from kdtune.data.views import Views
 from kdtune.device import hide_gpus
 from kdtune.errors import DiskFullError, DivergedError, UserError
 from kdtune.inputs import Inputs, find_data, keeps_targets, open_views
+from kdtune.log import Event
 from kdtune.models import build_model, feature_shapes
 from kdtune.plugins import Plugin, have_only
 from kdtune.process import FreshState, keep_freed_memory
-from kdtune.results import Event
 from kdtune.storage import Storage
 from kdtune.sweep_config import SweepConfig
 from kdtune.targets import Lesson

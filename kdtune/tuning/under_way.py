@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdtune.results import Event
+from kdtune.log import Event
 
 DIED, STALLED, MEMORY, FAILED = "died", "stalled", "memory", "failed"
 """Causes of a restart: its process died; it made no progress; its device had too little memory; it

@@ -11,8 +11,8 @@ from typing import Any
 
 from kdtune.extras import extra
 from kdtune.files import make_folder
+from kdtune.log import Event
 from kdtune.reports.tables import SOUND
-from kdtune.results import Event
 from kdtune.tuning.tracked import ENDED, FINAL, figures, hyperparameters
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdtune.results import Cell, Event, SweepFolder, cell_of
+from kdtune.log import Cell, Event, cell_of
+from kdtune.results import SweepFolder
 from kdtune.tuning.space import Configure, Space, distributions_of
 
 POINTS = 3

@@ -12,8 +12,8 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from kdtune.log import Event
 from kdtune.quantities import duration
-from kdtune.results import Event
 from kdtune.tuning.interrupts import Interrupts
 
 LOOK = 1.0

@@ -309,13 +309,13 @@ def test_two_thousand_trials_take_seconds_and_less_than_a_megabyte(tmp_path):
 
 def test_a_log_is_read_once(tmp_path, monkeypatch):
     folder, read = write(tmp_path / "s", four_cells()), []
-    whole = results._read
+    whole = results.read_events
 
     def counted(content, path, *before):
         read.append(path)
         return whole(content, path, *before)
 
-    monkeypatch.setattr(results, "_read", counted)
+    monkeypatch.setattr(results, "read_events", counted)
     report_page([folder.path])
     assert read == [folder.log, folder.confirm_log]
 

@@ -7,7 +7,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from kdtune.config import TrainConfig
-from kdtune.results import Log
+from kdtune.log import Log
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.placement import Need, Node, Slots
 from kdtune.tuning.queue import Queue

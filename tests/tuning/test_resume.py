@@ -17,7 +17,8 @@ import ray
 from machinery import EPOCHS, Machinery
 
 from kdtune.errors import RunError, UserError
-from kdtune.results import RESULTS, Log, SweepFolder
+from kdtune.log import Log
+from kdtune.results import RESULTS, SweepFolder
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.changes import resume_settings
 from kdtune.tuning.check import check_sweep

@@ -6,7 +6,8 @@ import pytest
 from machinery import Machinery, sweep_config
 from optuna.trial import TrialState
 
-from kdtune.results import Log, SweepFolder
+from kdtune.log import Log
+from kdtune.results import SweepFolder
 from kdtune.tuning.samplers import AUTO, GRID, STATEFUL, STATELESS
 from kdtune.tuning.space import load_space, load_spaces
 from kdtune.tuning.studies import Studies

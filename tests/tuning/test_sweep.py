@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kdtune.at import train_at
 from kdtune.checkpoints import load_model
 from kdtune.errors import UserError
-from kdtune.results import Log, SweepFolder
+from kdtune.log import Log
+from kdtune.results import SweepFolder
 from kdtune.run import run_file
 from kdtune.sweep_config import SweepConfig
 from kdtune.tuning.check import check_sweep
