@@ -49,7 +49,7 @@ TABLES: dict[str, Callable[..., Any]] = {
     "bad_images": bad_images_table,
     "plan": compared,
 }
-"""Who makes which of `kdtune.reports.files.every_table`."""
+"""Who makes which of `kdtune.reports.sweep.every_table`."""
 
 KINDS = {
     str: "text",

@@ -221,7 +221,7 @@ def leaderboard(folders: tuple[Path, ...], form: str) -> None:
 @format_option
 def table(folder: Path, name: str, form: str) -> None:
     """Show any table of a sweep, e.g. comparison, settings, rungs, search_curve, models."""
-    from kdtune.reports.files import table_text
+    from kdtune.reports.sweep import table_text
 
     print(table_text(folder, name, form), end="")
 

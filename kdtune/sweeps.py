@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from kdtune.errors import UserError, nearest
 from kdtune.reports.blocks import Block, Picture, Words
-from kdtune.reports.files import named_table
 from kdtune.reports.loaded import Sweep
 from kdtune.reports.page import excerpt, sections_of
 from kdtune.reports.render import printable
+from kdtune.reports.sweep import named_table
 
 
 def load_sweep(*folders: str | Path) -> "Sweeps":

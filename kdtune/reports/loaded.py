@@ -8,9 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from kdtune.reports.comparison import first_pair
-from kdtune.reports.files import every_table
 from kdtune.reports.settings import distributions
-from kdtune.reports.sweep import tables_of
+from kdtune.reports.sweep import every_table, tables_of
 from kdtune.results import Snapshot
 
 

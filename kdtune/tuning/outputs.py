@@ -3,9 +3,8 @@
 from kdtune.errors import DiskFullError, RunError
 from kdtune.export import best_of_cells, write_best
 from kdtune.files import replacing, write_text
-from kdtune.reports.files import every_table
 from kdtune.reports.render import to_csv
-from kdtune.reports.sweep import tables_of
+from kdtune.reports.sweep import every_table, tables_of
 from kdtune.results import Snapshot, SweepFolder
 from kdtune.storage import Storage
 from kdtune.tuning.networks import write_networks

@@ -19,10 +19,9 @@ from kdtune.checkpoints import save_model
 from kdtune.errors import UserError
 from kdtune.export import best_of_cells, write_best
 from kdtune.models import build_model
-from kdtune.reports.files import every_table
 from kdtune.reports.planned import COLUMNS
 from kdtune.reports.points import SHIP
-from kdtune.reports.sweep import tables_of
+from kdtune.reports.sweep import every_table, tables_of
 from kdtune.reports.tables import bad_images_table, models_table
 
 NAMES = "verdict, ship, search, settings-at, settings-fitnets, settings-student, failures"

@@ -17,7 +17,7 @@ from kdtune.config import TrainConfig
 from kdtune.data.images import find_images, groups_of_test
 from kdtune.data.views import Views
 from kdtune.errors import UserError
-from kdtune.reports.files import table_text
+from kdtune.reports.sweep import table_text
 from kdtune.results import SweepFolder
 from kdtune.run import run_file
 from kdtune.tuning.confirm import confirm_sweep
