@@ -33,10 +33,34 @@ class SweepFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.sweep = self.path / "sweep.yaml"
+        """The sweep's settings, complete: ``kdtune sweep`` runs it again."""
+        self.environment = self.path / "environment.json"
+        """Versions and machine."""
+        self.plan = self.path / "plan.json"
+        """What was planned before it began, if it was."""
+        self.log = self.path / "log.jsonl"
+        """All that happened; everything else can be made from it again."""
+        self.confirm_log = self.path / "confirm.jsonl"
+        """All that happened when the sweep was confirmed."""
+        self.confirmed = self.path / "confirm"
+        """Networks of confirmed runs, ``.pth``, and what they say to the test images, ``.npz``."""
+        self.test_labels = self.confirmed / "test.npz"
+        """The ``labels`` of the test images, and their ``groups`` if the data have them."""
+        self.checkpoints = self.path / "checkpoints"
+        """A folder for each trial that is under way, and the best of each cell meanwhile."""
+        self.tensorboard = self.path / "tensorboard"
+        """TensorBoard events, a folder a trial."""
+        self.mlflow = self.path / "mlflow"
+        """MLflow's runs, where no server was named."""
+        self.wandb = self.path / "wandb"
+        """W&B's runs, in folders that W&B names."""
+        self.report = self.path / "report.html"
+        """The page of ``kdtune report``."""
 
     def refuse_existing(self) -> None:
         """Raise a `UserError` if the folder exists."""
-        if (self.path / self.log.name).exists():
+        if self.log.exists():
             raise UserError(
                 f"{self.path} exists already; give another name, or go on with it: "
                 f"kdtune resume {self.path}"
@@ -116,36 +140,6 @@ class SweepFolder:
             return shown((self.path / "driver.lock").read_text(errors="replace")[:200])
         return "another process"
 
-    @property
-    def sweep(self) -> Path:
-        """The sweep's settings, complete: ``kdtune sweep`` runs it again."""
-        return self.path / "sweep.yaml"
-
-    @property
-    def environment(self) -> Path:
-        """Versions and machine."""
-        return self.path / "environment.json"
-
-    @property
-    def plan(self) -> Path:
-        """What was planned before it began, if it was."""
-        return self.path / "plan.json"
-
-    @property
-    def log(self) -> Path:
-        """All that happened; everything else can be made from it again."""
-        return self.path / "log.jsonl"
-
-    @property
-    def confirm_log(self) -> Path:
-        """All that happened when the sweep was confirmed."""
-        return self.path / "confirm.jsonl"
-
-    @property
-    def confirmed(self) -> Path:
-        """Networks of confirmed runs, ``.pth``, and what they say to the test images, ``.npz``."""
-        return self.path / "confirm"
-
     def network(self, run: str) -> Path:
         """The network of a confirmed run."""
         return self.confirmed / f"{run}.pth"
@@ -154,39 +148,9 @@ class SweepFolder:
         """What it says to each test image: the classes, as ``predicted``."""
         return self.confirmed / f"{run}.npz"
 
-    @property
-    def test_labels(self) -> Path:
-        """The ``labels`` of the test images, and their ``groups`` if the data have them."""
-        return self.confirmed / "test.npz"
-
-    @property
-    def checkpoints(self) -> Path:
-        """A folder for each trial that is under way, and the best of each cell meanwhile."""
-        return self.path / "checkpoints"
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard events, a folder a trial."""
-        return self.path / "tensorboard"
-
-    @property
-    def mlflow(self) -> Path:
-        """MLflow's runs, where no server was named."""
-        return self.path / "mlflow"
-
-    @property
-    def wandb(self) -> Path:
-        """W&B's runs, in folders that W&B names."""
-        return self.path / "wandb"
-
     def table(self, name: str, suffix: str) -> Path:
         """The table `name` (``trials``, ``epochs``) as ``.parquet`` or ``.csv``."""
         return self.path / f"{name}{suffix}"
-
-    @property
-    def report(self) -> Path:
-        """The page of ``kdtune report``."""
-        return self.path / "report.html"
 
     def best(self, method: str, model: str, suffix: str = ".yaml") -> Path:
         """The best configuration of a cell, or with the suffix ``.pth`` its network."""
