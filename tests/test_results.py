@@ -1,4 +1,4 @@
-"""The log: whole lines only, and folds that see every event once."""
+"""The log: whole lines only, and folds that see every event once; and the folder around it."""
 
 import json
 import os
