@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pandas as pd
@@ -272,9 +273,7 @@ def test_groups_come_from_a_file_beside_the_images(split_folder, tmp_path):
 def confirmed(ray_session, split_folder, tmp_path_factory):
     """A sweep of two cells that was confirmed, one trial at a time, undisturbed."""
     place = tmp_path_factory.mktemp("confirmed")
-    before = Path.cwd()
-    os.chdir(place)
-    try:
+    with chdir(place):
         sweep = run_sweep(
             {
                 "name": "x", "data": str(split_folder), "methods": ["student"],
@@ -283,8 +282,6 @@ def confirmed(ray_session, split_folder, tmp_path_factory):
                 "settings": {"batch_size": 16}, "confirm": True, "top": 2, "seeds": 3,
             }
         )  # fmt: skip
-    finally:
-        os.chdir(before)
     return SweepFolder(place / sweep.path)
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -37,9 +37,7 @@ from faults import board, outcomes  # noqa: E402
 def whole(ray_session, folder, teacher_file, tmp_path_factory):
     """Two cells of two trials, one trial at a time, undisturbed."""
     place = tmp_path_factory.mktemp("whole")
-    before = Path.cwd()
-    os.chdir(place)
-    try:
+    with chdir(place):
         sweep = run_sweep(
             {
                 "name": "whole", "data": str(folder), "teacher": str(teacher_file),
@@ -48,8 +46,6 @@ def whole(ray_session, folder, teacher_file, tmp_path_factory):
                 "settings": {"batch_size": 16},
             }
         )  # fmt: skip
-    finally:
-        os.chdir(before)
     return SweepFolder(place / sweep.path)
 
 

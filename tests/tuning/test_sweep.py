@@ -1,8 +1,8 @@
 """Real sweeps: on Ray, with real processes."""
 
-import os
 import re
 from collections import Counter
+from contextlib import chdir
 from pathlib import Path
 
 import pandas as pd
@@ -43,9 +43,7 @@ def small_sweep(ray_session, folder, teacher_file, tmp_path_factory):
     """Two cells of three trials on 200 digits; one setting diverges."""
     place = tmp_path_factory.mktemp("sweep")
     (place / "space.py").write_text(SPACE)
-    before = Path.cwd()
-    os.chdir(place)
-    try:
+    with chdir(place):
         sweep = run_sweep(
             {
                 "name": "small", "data": str(folder), "teacher": str(teacher_file),
@@ -55,8 +53,6 @@ def small_sweep(ray_session, folder, teacher_file, tmp_path_factory):
                 "settings": {"batch_size": 16},
             }
         )  # fmt: skip
-    finally:
-        os.chdir(before)
     return SweepFolder(place / sweep.path)
 
 
