@@ -41,6 +41,15 @@ class DivergedError(RunError):
     """The loss of a run became infinite or not a number; its text says when."""
 
 
+def last_line(error: Exception) -> str:
+    """What an error of a library comes down to; its name if it says nothing.
+
+    >>> last_line(KeyError()), last_line(ValueError("a traceback\\nthe reason"))
+    ('KeyError', 'the reason')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Say which known word was probably meant, or list them all.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kdtune.checkpoints import read_file, state_dicts
 from kdtune.data.pixels import MEAN, STD
-from kdtune.errors import UserError
+from kdtune.errors import UserError, last_line
 from kdtune.files import shown
 from kdtune.models.resnet import load_whole
 
@@ -115,7 +115,7 @@ def _download(name: str, weights: Any) -> Any:
             weights.url, map_location="cpu", check_hash=True, weights_only=True
         )
     except Exception as error:  # no network, no room, a broken file: each in its own way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip("<>.")
+        reason = last_line(error).strip("<>.")
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise UserError(
             f"The weights {weights.name} of {name} cannot be downloaded ({reason}): put the file "

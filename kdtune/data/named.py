@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from kdtune.cache import cache_folder
-from kdtune.errors import UserError
+from kdtune.errors import UserError, last_line
 from kdtune.files import make_folder
 from kdtune.plugins import Registry
 
@@ -157,7 +157,7 @@ def _open(name: str, dataset: type, root: Path, which: Mapping[str, Any]) -> Any
         try:
             return _download(mark, dataset, root, which)
         except Exception as error:  # no network, no room, broken files: each in its own way
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip("<>.")
+            reason = last_line(error).strip("<>.")
             raise UserError(
                 f"The data set {name} is not in {root}, or is damaged there, and cannot be "
                 f"downloaded ({reason}): put its files there as torchvision's "

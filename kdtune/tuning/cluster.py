@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kdtune.config import DataSource
 from kdtune.data.images import find_images
 from kdtune.environment import environment
-from kdtune.errors import UserError
+from kdtune.errors import UserError, last_line
 from kdtune.plugins import Plugin, have_only, loaded
 from kdtune.storage import Storage, StorageError
 from kdtune.sweep_config import SweepConfig
@@ -177,8 +177,7 @@ class Admission:
             try:
                 there = ray.get(self._asked.pop(name))
             except Exception as error:  # whatever a node may raise, or that it is lost
-                words = str(error).strip() or type(error).__name__
-                there = {"trouble": words.splitlines()[-1]}
+                there = {"trouble": last_line(error)}
             trouble, before = difference(self._here, there), self._trouble.get(name)
             self._trouble[name] = trouble
             if "trouble" in there:

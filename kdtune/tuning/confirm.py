@@ -8,7 +8,7 @@ import numpy as np
 import ray
 
 from kdtune.config import TrainConfig
-from kdtune.errors import DiskFullError, RunError, UserError
+from kdtune.errors import DiskFullError, RunError, UserError, last_line
 from kdtune.files import replacing
 from kdtune.log import Event, Log, cell_of
 from kdtune.mirror import Mirror, mirrored
@@ -246,7 +246,7 @@ class _Confirm:
                 try:
                     costs = measure(config, len(self.checked.shared.views.data.classes), slots)
                 except ray.exceptions.RayError as error:
-                    text = f"{model} could not be measured: {_last_line(error)}"
+                    text = f"{model} could not be measured: {last_line(error)}"
                     self.screen.trouble(text)
                 else:
                     log.append({"event": "measured", "model": model, **costs})
@@ -278,7 +278,7 @@ class _Confirm:
                 log.append(self._about(run, "tested", **tested))
         except ray.exceptions.RayError as error:
             raise RunError(
-                f"The test images could not be classified: {_last_line(error)}"
+                f"The test images could not be classified: {last_line(error)}"
             ) from error
 
     def _write_labels(self) -> None:
@@ -293,8 +293,3 @@ class _Confirm:
         """A run's settings with the places of now."""
         places = {**self.sweep.source._asdict(), "cache_gb": self.sweep.cache_gb}
         return config.model_copy(update=places)
-
-
-def _last_line(error: Exception) -> str:
-    """What an error of Ray's comes down to."""
-    return str(error).strip().splitlines()[-1]

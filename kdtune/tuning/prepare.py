@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdtune.cache import describe
 from kdtune.config import TrainConfig
-from kdtune.errors import RunError, UserError
+from kdtune.errors import RunError, UserError, last_line
 from kdtune.log import Event
 from kdtune.plugins import Plugin, have_only, loaded
 from kdtune.sweep_config import SweepConfig
@@ -49,9 +49,7 @@ def prepare(shared: Shared, slots: Slots, say: Callable[[str], None]) -> list[Ev
     try:
         events, trouble = ray.get(task)
     except ray.exceptions.RayError as error:
-        raise RunError(
-            f"The first views could not be built: {str(error).strip().splitlines()[-1]}"
-        ) from error
+        raise RunError(f"The first views could not be built: {last_line(error)}") from error
     if trouble is not None:
         raise UserError(trouble)
     for event in events:

@@ -11,7 +11,7 @@ from typing import Any
 import ray.tune.experiment
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from kdtune.errors import DiskFullError
+from kdtune.errors import DiskFullError, last_line
 from kdtune.log import Event
 from kdtune.tuning.cluster import is_lost
 from kdtune.tuning.decisions import Decisions
@@ -152,5 +152,5 @@ class Schedule(FIFOScheduler):
 def _why(error: Exception | None) -> str:
     """Why a process is no more."""
     if error is not None and "creation task" in str(error):
-        return f"its process could not start: {str(error).strip().splitlines()[-1].strip()}"
+        return f"its process could not start: {last_line(error)}"
     return "its process died: killed, or out of memory"

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from kdtune.config import TrainConfig
 from kdtune.data.batches import Batch
 from kdtune.device import Memory, memory_of, name_of, peak_of, reset_peak
-from kdtune.errors import RunError
+from kdtune.errors import RunError, last_line
 from kdtune.network import pick_device
 from kdtune.plugins import Plugin, have_only, loaded
 from kdtune.process import keep_freed_memory
@@ -169,7 +169,7 @@ def _measure(
                 if not lacks_memory(error):
                     raise RunError(
                         f"gpus_per_trial auto: {model} could not be trained to measure it: "
-                        f"{(str(error).strip() or type(error).__name__).splitlines()[-1]}"
+                        f"{last_line(error)}"
                     ) from error
                 yield Row(model, together, None)
                 return
