@@ -228,17 +228,17 @@ def test_a_sweep_that_is_out_of_time_is_complete(
     monkeypatch.chdir(tmp_path)
     sweep = {
         "name": "x", "data": str(folder), "methods": ["student"], "models": ["MultiBranchNet"],
-        "baselines": False, "time_budget": "15s", "epochs": 1000, "settings": {"batch_size": 16},
+        "baselines": False, "time_budget": "12s", "epochs": 1000, "settings": {"batch_size": 16},
         "image_size": 8,
     }  # fmt: skip
     events = run_sweep(sweep).events()
     ends = [e for e in events if e["event"] == "ended"]
     assert ends and {e["state"] for e in ends} == {"stopped"}
-    assert "the time budget of 15 s is spent" in {e["reason"] for e in ends}
+    assert "the time budget of 12 s is spent" in {e["reason"] for e in ends}
     trials = pd.read_csv("results/x/trials.csv")
     assert set(trials.state) == {"stopped"} and (trials.epochs > 0).any()
     said = capsys.readouterr().err
-    assert "1 cell, 15 s of time, of every trial at most 1000 epochs" in said
+    assert "1 cell, 12 s of time, of every trial at most 1000 epochs" in said
     assert Path("results/x/best/student-MultiBranchNet.yaml").is_file()
 
 
