@@ -15,7 +15,7 @@ from kdtune.errors import UserError, nearest
 from kdtune.reports.blocks import Block, Picture, Words
 from kdtune.reports.loaded import Sweep
 from kdtune.reports.page import excerpt, sections_of
-from kdtune.reports.render import printable
+from kdtune.reports.render import NOT_BEGUN, printable
 from kdtune.reports.sweep import named_table
 
 
@@ -131,7 +131,7 @@ class Sweeps:
 
         cells = [cell for sweep in self._sweeps for cell in sweep.tables.cells]
         if not cells:
-            raise UserError("No trial has begun yet.")
+            raise UserError(NOT_BEGUN)
         for what, name, known in zip(
             ("method", "model"), (method, model), zip(*cells, strict=True), strict=True
         ):

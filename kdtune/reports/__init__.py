@@ -1,1 +1,1 @@
-"""Tables of a sweep. Needs neither torch nor ray."""
+"""Tables, figures and the page of a sweep. Needs neither torch nor ray."""
