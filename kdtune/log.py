@@ -1,7 +1,6 @@
 """Logs of sweeps: append-only, one event a line, on the disk before anything acts on it.
 
-Nothing else knows their form.
-An event is one JSON object a line:
+Nothing else knows their form. An event is one JSON object a line:
 
 * ``sweep``: opened, with its complete settings, spaces, data, teacher and versions;
 * ``resumed``: the same, when a driver went on with it;
