@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from kdtune.config import TrainConfig
-from kdtune.process import keep_freed_memory
-from kdtune.tuning.trainable import trial_results
-from kdtune.tuning.trial_files import TrialFiles, checkpoints_in
+from kdtune.config.train import TrainConfig
+from kdtune.runtime.process import keep_freed_memory
+from kdtune.tuning.trials.trainable import trial_results
+from kdtune.tuning.trials.trial_checkpoints import TrialFiles, checkpoints_in
 
 RUNS = [("MultiBranchNet", 8, 30), ("MultiBranchNet", 32, 10), ("ResNet18", 8, 30),
         ("ResNet18", 32, 8)]  # fmt: skip

@@ -25,8 +25,8 @@ import matplotlib
 import numpy as np
 from ray.cluster_utils import Cluster
 
-from kdtune.log import Event
-from kdtune.results import SweepFolder
+from kdtune.log.events import Event
+from kdtune.log.folder import SweepFolder
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

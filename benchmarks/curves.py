@@ -2,7 +2,7 @@
 
     python benchmarks/curves.py results/NAME... > curves/NAME.jsonl
 
-writes the trials of sweeps as curves, in the form of `kdtune.tuning.recorded`.
+writes the trials of sweeps as curves, in the form of `kdtune.tuning.planning.recorded_curves`.
 
     python benchmarks/curves.py --check curves/NAME.jsonl
 
@@ -34,9 +34,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from kdtune.results import SweepFolder
-from kdtune.tuning.recorded import Run, condense, read_runs
-from kdtune.tuning.space import Space, load_spaces
+from kdtune.log.folder import SweepFolder
+from kdtune.tuning.planning.recorded_curves import Run, condense, read_runs
+from kdtune.tuning.search.space import Space, load_spaces
 
 COMPONENTS = 4
 """Principal components of the curves that are predicted."""

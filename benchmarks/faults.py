@@ -45,20 +45,20 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import kdtune.cache
-import kdtune.checkpoints
-import kdtune.log
-import kdtune.training
-import kdtune.tuning.driver
+import kdtune.log.events
+import kdtune.models.checkpoints
+import kdtune.storage.array_cache
+import kdtune.training.loop
+import kdtune.tuning.driver.driver
 import kdtune.tuning.sweep
-from kdtune.cli import main as kdtune_main
-from kdtune.config import TrainConfig
-from kdtune.log import Event, Log
-from kdtune.results import SweepFolder
-from kdtune.sweep_config import SweepConfig
-from kdtune.tuning.search import Search
-from kdtune.tuning.space import load_spaces
-from kdtune.tuning.trainable import TrialProcess
+from kdtune.cli.commands import main as kdtune_main
+from kdtune.config.sweep import SweepConfig
+from kdtune.config.train import TrainConfig
+from kdtune.log.events import Event, Log
+from kdtune.log.folder import SweepFolder
+from kdtune.tuning.scheduling.search_policy import Search
+from kdtune.tuning.search.space import load_spaces
+from kdtune.tuning.trials.trainable import TrialProcess
 
 SWEEP = (
     "sweep --data data --image-size 8 --methods at,fitnets --models MultiBranchNet "
@@ -80,8 +80,8 @@ class Faulty(TrialProcess):
         """As ever, up to the fault."""
         fault = json.loads(os.environ["KDTUNE_FAULT"])
         with contextlib.ExitStack() as stack:
-            one_pass = kdtune.training.one_pass  # the next trial shall have it as it was
-            stack.callback(setattr, kdtune.training, "one_pass", one_pass)
+            one_pass = kdtune.training.loop.one_pass  # the next trial shall have it as it was
+            stack.callback(setattr, kdtune.training.loop, "one_pass", one_pass)
             if fault.get("where") == "checkpoint":
                 _break_checkpoints(fault, stack)
             if fault.get("where") == "full checkpoint":
@@ -111,7 +111,7 @@ def _happen(what: str) -> None:
     elif what == "hang":
         time.sleep(1e6)
     else:
-        kdtune.training.one_pass = partial(_spoiled, what)
+        kdtune.training.loop.one_pass = partial(_spoiled, what)
 
 
 def _spoiled(what: str, *arguments: Any, **named: Any) -> dict[str, float]:
@@ -138,8 +138,8 @@ def _break_checkpoints(fault: Fault, stack: contextlib.ExitStack) -> None:
                 os.kill(int(os.environ["KDTUNE_DRIVER"]), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    kdtune.checkpoints.torch.save = broken  # type: ignore[assignment]
-    stack.callback(setattr, kdtune.checkpoints.torch, "save", save)
+    kdtune.models.checkpoints.torch.save = broken  # type: ignore[assignment]
+    stack.callback(setattr, kdtune.models.checkpoints.torch, "save", save)
 
 
 def _die_at(call: int, function: Callable[..., Any], before: Callable[..., Any]) -> Any:
@@ -166,17 +166,19 @@ def _install(fault: Fault) -> None:
 
         Log._write = _die_at(call, Log._write, part)  # type: ignore[method-assign]
     elif where == "view":
-        kdtune.cache._finish = _die_at(call, kdtune.cache._finish, lambda *_: None)
+        kdtune.storage.array_cache._finish = _die_at(
+            call, kdtune.storage.array_cache._finish, lambda *_: None
+        )
     elif where == "table":
         Path.replace = _die_at(call, Path.replace, lambda *_: None)  # type: ignore[method-assign]
     elif where == "full view":
-        build = kdtune.cache.Cache._build
+        build = kdtune.storage.array_cache.Cache._build
 
         def without_room_for_views(*arguments: Any) -> None:
             _limit(fault["bytes"])
             build(*arguments)
 
-        kdtune.cache.Cache._build = without_room_for_views  # type: ignore[assignment,method-assign]
+        kdtune.storage.array_cache.Cache._build = without_room_for_views  # type: ignore[assignment,method-assign]
     elif where == "full driver":
         opened = Log.__init__
 
@@ -202,14 +204,14 @@ def _install(fault: Fault) -> None:
             shift[0] -= random.choice((0, 3600))
             return clock() + shift[0]
 
-        kdtune.log.time.time = stepped
+        kdtune.log.events.time.time = stepped
 
 
 def child(fault: Fault, words: list[str]) -> None:
     """Be `kdtune` with a fault in it."""
     os.environ["KDTUNE_FAULT"], os.environ["KDTUNE_DRIVER"] = json.dumps(fault), str(os.getpid())
     _install(fault)
-    kdtune.tuning.driver.TrialProcess = Faulty  # type: ignore[misc]
+    kdtune.tuning.driver.driver.TrialProcess = Faulty  # type: ignore[misc]
     sys.argv = ["kdtune", *words]
     kdtune_main()
 

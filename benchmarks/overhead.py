@@ -36,16 +36,16 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from kdtune.config import TrainConfig
-from kdtune.log import Cell, Event, Log
-from kdtune.sweep_config import SweepConfig
-from kdtune.tuning.launch import ENVIRONMENT, LivingNodes, run_trials
-from kdtune.tuning.placement import Need, Slots
-from kdtune.tuning.queue import Queue
-from kdtune.tuning.schedule import Schedule
-from kdtune.tuning.search import Search
-from kdtune.tuning.space import load_spaces
-from kdtune.tuning.trainable import TrialProcess
+from kdtune.config.sweep import SweepConfig
+from kdtune.config.train import TrainConfig
+from kdtune.log.events import Cell, Event, Log
+from kdtune.tuning.cluster.placement import Need, Slots
+from kdtune.tuning.cluster.session import ENVIRONMENT, LivingNodes, run_trials
+from kdtune.tuning.scheduling.scheduler import Schedule
+from kdtune.tuning.scheduling.search_policy import Search
+from kdtune.tuning.scheduling.searcher import Queue
+from kdtune.tuning.search.space import load_spaces
+from kdtune.tuning.trials.trainable import TrialProcess
 
 SLOTS = 2
 EPOCH = 0.02

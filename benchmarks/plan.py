@@ -23,8 +23,8 @@ from typing import Any
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from kdtune.environment import environment
-from kdtune.results import SweepFolder
+from kdtune.log.folder import SweepFolder
+from kdtune.runtime.environment import environment
 
 GOAL = 0.25
 """By how much a plan may be wrong, as a share."""

@@ -12,16 +12,16 @@ import optuna
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from kdtune.config import TrainConfig
-from kdtune.log import Cell, Event
-from kdtune.sweep_config import SweepConfig
-from kdtune.tuning.placement import Need, Node, Slots
-from kdtune.tuning.queue import Queue
-from kdtune.tuning.schedule import Schedule
-from kdtune.tuning.search import Search
-from kdtune.tuning.space import Space
-from kdtune.tuning.stopping import rung_epochs
-from kdtune.tuning.studies import Studies
+from kdtune.config.sweep import SweepConfig
+from kdtune.config.train import TrainConfig
+from kdtune.log.events import Cell, Event
+from kdtune.tuning.cluster.placement import Need, Node, Slots
+from kdtune.tuning.scheduling.scheduler import Schedule
+from kdtune.tuning.scheduling.search_policy import Search
+from kdtune.tuning.scheduling.searcher import Queue
+from kdtune.tuning.search.space import Space
+from kdtune.tuning.search.stopping import rung_epochs
+from kdtune.tuning.search.studies import Studies
 
 
 @dataclass(eq=False)

@@ -18,8 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kdtune.results import SweepFolder
-from kdtune.tuning.recorded import condense, read_runs
+from kdtune.log.folder import SweepFolder
+from kdtune.tuning.planning.recorded_curves import condense, read_runs
 
 RANKS = (0, 2, 4, 7, 11, 17, 40, 60)
 """Which of the settings, from the best, are repeated."""

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from kdtune.log import Cell, cell_of
-from kdtune.results import SweepFolder
+from kdtune.log.events import Cell, cell_of
+from kdtune.log.folder import SweepFolder
 
 
 def condense(folder: SweepFolder) -> dict[str, Any]:

@@ -24,22 +24,22 @@ import ray
 from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.tune.execution import tune_controller
 
-from kdtune.config import TrainConfig
-from kdtune.environment import environment
-from kdtune.log import Cell, Event, Log
-from kdtune.results import SweepFolder
-from kdtune.sweep_config import SweepConfig
-from kdtune.tuning.driver import Driver
-from kdtune.tuning.launch import run_trials
-from kdtune.tuning.networks import Leftovers
-from kdtune.tuning.placement import Need, Node, Slots
-from kdtune.tuning.progress import Goal
-from kdtune.tuning.queue import Queue
-from kdtune.tuning.schedule import Schedule
-from kdtune.tuning.screen import Screen
-from kdtune.tuning.search import Search
-from kdtune.tuning.space import load_spaces
-from kdtune.tuning.trainable import NODE, TrialProcess
+from kdtune.config.sweep import SweepConfig
+from kdtune.config.train import TrainConfig
+from kdtune.log.events import Cell, Event, Log
+from kdtune.log.folder import SweepFolder
+from kdtune.runtime.environment import environment
+from kdtune.tuning.cluster.placement import Need, Node, Slots
+from kdtune.tuning.cluster.session import run_trials
+from kdtune.tuning.display.progress import Goal
+from kdtune.tuning.display.screen import Screen
+from kdtune.tuning.driver.driver import Driver
+from kdtune.tuning.scheduling.scheduler import Schedule
+from kdtune.tuning.scheduling.search_policy import Search
+from kdtune.tuning.scheduling.searcher import Queue
+from kdtune.tuning.search.space import load_spaces
+from kdtune.tuning.trials.best_networks import Leftovers
+from kdtune.tuning.trials.trainable import NODE, TrialProcess
 
 EPOCHS = 6
 

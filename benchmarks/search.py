@@ -34,10 +34,10 @@ from curves import Surrogate, space_of
 from recipes import RECIPES, VARIANTS, Recipe, Trial
 from scipy.stats import bootstrap
 
-from kdtune.log import Cell
-from kdtune.tuning.recorded import read_runs
-from kdtune.tuning.simulation import Timeline
-from kdtune.tuning.space import Space
+from kdtune.log.events import Cell
+from kdtune.tuning.planning.recorded_curves import read_runs
+from kdtune.tuning.planning.simulation import Timeline
+from kdtune.tuning.search.space import Space
 
 WORKERS = 4
 CHANCE = 0.1

@@ -34,19 +34,20 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from kdtune.cache import Cache
-from kdtune.config import TrainConfig
+from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Order
-from kdtune.data.images import ImageData, Split, find_images
+from kdtune.data.decoded import Views
+from kdtune.data.folders import find_images
 from kdtune.data.loaders import Images, Pairs
-from kdtune.data.pixels import MEAN, STD
-from kdtune.data.views import Views
-from kdtune.inputs import Inputs
+from kdtune.data.splits import ImageData, Split
+from kdtune.data.transforms import MEAN, STD
 from kdtune.models import build_model, feature_shapes
-from kdtune.network import Network
-from kdtune.process import keep_freed_memory
-from kdtune.targets import Lesson
-from kdtune.training import build_optimizer, build_student, fit, method_for
+from kdtune.models.on_device import Network
+from kdtune.runtime.process import keep_freed_memory
+from kdtune.storage.array_cache import Cache
+from kdtune.training.inputs import Inputs
+from kdtune.training.loop import build_optimizer, build_student, fit, method_for
+from kdtune.training.teacher_targets import Lesson
 
 WAYS = ("bare", "limit", "ours", "live", "stock")
 WORKERS = 2

@@ -4,9 +4,9 @@
 
 A naive leaderboard (the winner is who had the best single validation accuracy of the search)
 against ours: the 3 best of a search are trained again with S fresh seeds, the mean validation
-accuracy chooses among them, and `kdtune.reports.comparison` compares on the test images. First in
-a simulation, then on recorded predictions (``predictions/*.npz``, see `record_predictions.py`),
-then with searches by kdtune itself.
+accuracy chooses among them, and `kdtune.reports.tables.comparison` compares on the test images.
+First in a simulation, then on recorded predictions (``predictions/*.npz``, see
+`record_predictions.py`), then with searches by kdtune itself.
 
 The simulation. A search has 40 trials. Their true accuracies are drawn from those of the random
 settings of a cell of ``curves/fashion-mnist.jsonl`` (the four cells in turn): the noise-free ones
@@ -15,10 +15,11 @@ which is added here; moved so that the best one is at 75 %. Whether an image is 
 is a threshold on a sum of normal variables: how hard the image is for all, what the configuration
 makes of it, what the run makes of it; weights are such that of the variance p · (1 − p)
 configurations share 58 % and runs of one configuration 70 %, as
-`kdtune.reports.statistics.expected` has it. Each run also has a normal effect on its accuracy (sd
-0.12 points). Validation accuracies, of other images, are drawn with the variance that follows,
-from rounded normal variables. The true difference of two methods is that of the expected true
-accuracies of what searches choose; a method is made worse by moving its distribution.
+`kdtune.reports.tables.statistics.expected` has it. Each run also has a normal effect on its
+accuracy (sd 0.12 points). Validation accuracies, of other images, are drawn with the variance
+that follows, from rounded normal variables. The true difference of two methods is that of the
+expected true accuracies of what searches choose; a method is made worse by moving its
+distribution.
 
 Its limits: the surrogate smooths, so settings may differ too little; trials are drawn at random,
 none is stopped and none diverges; images are independent, and so are runs, also those of two
@@ -59,9 +60,9 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 from search import CURVES, problem, quiet, simulate
 
-from kdtune.log import Cell
-from kdtune.reports.comparison import Confirmed, comparison_table
-from kdtune.reports.statistics import (
+from kdtune.log.events import Cell
+from kdtune.reports.tables.comparison import Confirmed, comparison_table
+from kdtune.reports.tables.statistics import (
     OF_IMAGES,
     OF_REST,
     OF_SEARCH,
@@ -71,7 +72,7 @@ from kdtune.reports.statistics import (
     luck_of_search,
     search_luck,
 )
-from kdtune.tuning.recorded import read_runs
+from kdtune.tuning.planning.recorded_curves import read_runs
 
 HERE = Path(__file__).parent
 PREDICTIONS = HERE / "predictions" / "fashion-mnist.npz"
@@ -145,7 +146,7 @@ class Search:
 
     @cached_property
     def luck(self) -> float:
-        """Luck as `kdtune.reports.leaderboard.confirmed_cells` has it."""
+        """Luck as `kdtune.reports.tables.confirmed.confirmed_cells` has it."""
         return luck_of_search(self.scores, float(self.again.std(ddof=1)))
 
 

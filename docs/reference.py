@@ -16,22 +16,22 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from kdtune.config import METHOD_DEFAULTS, TrainConfig
-from kdtune.reports.comparison import comparison_table
-from kdtune.reports.curves import search_curve_table
-from kdtune.reports.leaderboard import leaderboard_table
-from kdtune.reports.planned import compared
-from kdtune.reports.points import ship_points
-from kdtune.reports.rungs import rungs_table
-from kdtune.reports.settings import settings_table
-from kdtune.reports.tables import (
+from kdtune.config.sweep import SweepConfig
+from kdtune.config.train import METHOD_DEFAULTS, TrainConfig
+from kdtune.reports.tables.comparison import comparison_table
+from kdtune.reports.tables.figure_data import ship_points
+from kdtune.reports.tables.leaderboard import leaderboard_table
+from kdtune.reports.tables.log_tables import (
     bad_images_table,
     epochs_table,
     models_table,
     runs_table,
     trials_table,
 )
-from kdtune.sweep_config import SweepConfig
+from kdtune.reports.tables.plan import compared
+from kdtune.reports.tables.rungs import rungs_table
+from kdtune.reports.tables.search_curve import search_curve_table
+from kdtune.reports.tables.settings import settings_table
 
 FILE = Path(__file__).with_suffix(".md")
 
@@ -49,7 +49,7 @@ TABLES: dict[str, Callable[..., Any]] = {
     "bad_images": bad_images_table,
     "plan": compared,
 }
-"""Who makes which of `kdtune.reports.sweep.every_table`."""
+"""Who makes which of `kdtune.reports.tables.all_tables.every_table`."""
 
 KINDS = {
     str: "text",

@@ -8,7 +8,7 @@ r"""A student, or teacher, of one's own: a network that gives its maps beside it
 
 from torch import nn
 
-from kdtune.models.named import with_maps
+from kdtune.models.library import with_maps
 
 
 def stage(before, after, stride):

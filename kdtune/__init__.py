@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "evaluate_model": "kdtune.notebook",
-    "load_model": "kdtune.checkpoints",
+    "evaluate_model": "kdtune.notebook.steps",
+    "load_model": "kdtune.models.checkpoints",
     "load_plugins": "kdtune.plugins",
-    "load_sweep": "kdtune.sweeps",
+    "load_sweep": "kdtune.notebook.sweeps",
     "prepare_dataloaders": "kdtune.data.loaders",
     "run_sweep": "kdtune.tuning.sweep",
 }

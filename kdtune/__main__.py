@@ -1,6 +1,6 @@
 """``python -m kdtune`` is ``kdtune``."""
 
-from kdtune.cli import main
+from kdtune.cli.commands import main
 
 if __name__ == "__main__":
     main()

@@ -9,19 +9,19 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from kdtune.config import TrainConfig
+from kdtune.config.train import TrainConfig
 from kdtune.data.loaders import Loader
-from kdtune.maps import attention_picture, draw_maps, pick_stage, stage_features
 from kdtune.methods.at import attention_map
 from kdtune.methods.method import Parts
-from kdtune.notebook import (
+from kdtune.notebook.steps import (
     compute_loss,
     create_config,
     load_teacher_model,
     train_epoch,
     validate,
 )
-from kdtune.run import run_training
+from kdtune.training.maps import attention_picture, draw_maps, pick_stage, stage_features
+from kdtune.training.run import run_training
 
 __all__ = [
     "DEFAULT_CONFIG",
@@ -74,7 +74,8 @@ def train_at(
         ``model`` (weights of the best validation epoch), ``teacher_model`` or None,
         ``best_accuracy``, ``training_history``, ``test_results``, ``config`` (all that is needed
         to run again, but for loaders that were given) and ``experiment_name``; see
-        `kdtune.run.run_training`, also for the files that a run writes and for how it goes on
+        `kdtune.training.run.run_training`, also for the files that a run writes and for how
+        it goes on
         after an interruption.
 
     Raises:

@@ -9,13 +9,12 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from kdtune.config import TrainConfig
+from kdtune.config.train import TrainConfig
 from kdtune.data.loaders import Loader
-from kdtune.data.pixels import normalise
-from kdtune.maps import draw_maps, feature_picture, pick_stage, stage_features
+from kdtune.data.transforms import normalise
 from kdtune.methods.method import Parts
 from kdtune.models import logits_and_features
-from kdtune.notebook import (
+from kdtune.notebook.steps import (
     added_parameters,
     compute_loss,
     create_config,
@@ -23,7 +22,8 @@ from kdtune.notebook import (
     train_epoch,
     validate,
 )
-from kdtune.run import run_training
+from kdtune.training.maps import draw_maps, feature_picture, pick_stage, stage_features
+from kdtune.training.run import run_training
 
 __all__ = [
     "DEFAULT_CONFIG",

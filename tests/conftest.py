@@ -6,17 +6,10 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from PIL import Image
-from sklearn.datasets import load_digits
+from small_runs import small_config, write_digits
 
-from kdtune.cache import VARIABLE
-from kdtune.config import TrainConfig
-from kdtune.data.views import Views
-from kdtune.inputs import Inputs
-from kdtune.run import train_teacher
-
-SIZE = 8
-"""Image size of the small runs, in pixels: the digits' own."""
+from kdtune.storage.array_cache import VARIABLE
+from kdtune.training.train_teacher import train_teacher
 
 
 def pytest_collection_modifyitems(items):
@@ -48,24 +41,6 @@ def ray_session():
     ray.shutdown()
 
 
-def inputs_of(config, data) -> Inputs:
-    """A run's batches, decoded in memory, without targets."""
-    return Inputs(config, Views(data, config.image_size, None, 1), None, {}, print)
-
-
-def write_digits(root: Path, per_class: int, first: int = 0) -> Path:
-    """Write real digits as PNG, `per_class` of each class, as one folder of classes."""
-    digits = load_digits()
-    counts = dict.fromkeys(range(10), -first)
-    for i, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        if 0 <= counts[label] < per_class:
-            folder = root / f"digit-{label}"
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((image * 15).astype("uint8")).save(folder / f"{i:04d}.png")
-        counts[label] += 1
-    return root
-
-
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     """200 real digits as one folder of classes."""
@@ -79,9 +54,3 @@ def teacher_file(folder, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
     train_teacher(small_config(folder, method="student", epochs=2, lr=0.05), path)
     return path
-
-
-def small_config(folder, **settings) -> TrainConfig:
-    """Settings of a run that takes a second or two."""
-    small = {"data_dir": str(folder), "image_size": SIZE, "epochs": 2, "batch_size": 16}
-    return TrainConfig.check({**small, **settings})

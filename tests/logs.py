@@ -2,9 +2,9 @@
 
 import json
 
-from kdtune.config import TrainConfig
-from kdtune.results import SweepFolder
-from kdtune.sweep_config import SweepConfig
+from kdtune.config.sweep import SweepConfig
+from kdtune.config.train import TrainConfig
+from kdtune.log.folder import SweepFolder
 
 LR = {
     "name": "FloatDistribution",

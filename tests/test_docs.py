@@ -1,5 +1,6 @@
 """README and pages are true: trees, links, commands, tables, and what the code says of itself."""
 
+import ast
 import re
 import runpy
 import shutil
@@ -9,20 +10,20 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import write_digits
-from test_floors import FLOORS
+from small_runs import write_digits
 
-from kdtune.cli import cli
-from kdtune.config import TrainConfig
+from kdtune.cli.commands import cli
+from kdtune.config.sweep import SweepConfig
+from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
+from kdtune.log.folder import SweepFolder
 from kdtune.methods import METHODS
 from kdtune.models import build_model, feature_shapes
-from kdtune.reports.sweep import leaderboard_text
-from kdtune.results import SweepFolder
-from kdtune.sweep_config import SweepConfig
-from kdtune.targets import Lesson
+from kdtune.reports.text.leaderboard import leaderboard_text
+from kdtune.training.teacher_targets import Lesson
 
 ROOT = Path(__file__).parent.parent
+WHERE = yaml.safe_load((Path(__file__).parent / "where_is.yaml").read_text())
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
 PAGES = [
@@ -67,21 +68,9 @@ def anchors(file):
     return {word.replace(" ", "-") for word in words}
 
 
-def tree():
-    paths, above = [], []
-    for line in blocks("text", page("structure"))[0].splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        above = [*above[:depth], line.split()[0].rstrip("/")]
-        paths.append("/".join(above))
-    return paths
-
-
-def test_the_tree_is_the_disks():
-    named = set(tree())
-    assert all((ROOT / path).exists() for path in named)
-    files = [*(ROOT / "kdtune").rglob("*.py"), *(ROOT / "search_spaces").rglob("*.py")]
-    modules = {str(f.relative_to(ROOT)) for f in files if not f.name.startswith("__")}
-    assert modules <= named
+def test_the_tree_is_the_one_that_the_code_makes():
+    written = runpy.run_path(str(DOCS / "structure.py"))
+    assert written["page"]() == page("structure")
 
 
 def test_every_page_is_named_in_the_readme():
@@ -214,10 +203,9 @@ def test_the_demo_ends_with_a_row_for_every_cell(ray_session, tmp_path, monkeypa
         main(["demo"], standalone_mode=False)
 
 
-def test_the_floors_are_the_tested_ones():
-    sentence = page("structure").split("A file imports only from below:")[1].split(". ")[0]
-    floors = [re.findall(r"`(\w+)`", floor) for floor in sentence.split("<")]
-    heights = [{FLOORS[room] for room in floor} for floor in floors]
-    assert all(len(height) == 1 for height in heights)
-    assert [min(h) for h in heights] == sorted(min(h) for h in heights)
-    assert {room for floor in floors for room in floor} == {r for r in FLOORS if "__" not in r}
+@pytest.mark.parametrize("asked", WHERE, ids=lambda asked: asked["definition"])
+def test_the_answers_to_a_newcomers_questions_are_where_they_are_said_to_be(asked):
+    definition: ast.AST = ast.parse((ROOT / asked["file"]).read_text())
+    for name in asked["definition"].split("."):
+        inside = {getattr(node, "name", None): node for node in ast.iter_child_nodes(definition)}
+        definition = inside[name]

@@ -11,8 +11,8 @@ import nbformat
 import pytest
 import ray
 import yaml
-from conftest import write_digits
 from nbclient import NotebookClient
+from small_runs import write_digits
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
 

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import SIZE, small_config
+from small_runs import SIZE, small_config
 
 from kdtune import plugins
-from kdtune.checkpoints import load_model, save_model
-from kdtune.config import METHOD_DEFAULTS, DataSource, TrainConfig, settings_hash
-from kdtune.data.images import find_images
-from kdtune.data.named import pictures
+from kdtune.config.sweep import SweepConfig
+from kdtune.config.train import METHOD_DEFAULTS, DataSource, TrainConfig, settings_hash
+from kdtune.data.datasets import pictures
+from kdtune.data.folders import find_images
 from kdtune.errors import UserError
 from kdtune.methods import METHODS, build_method
 from kdtune.models import MODELS, build_model, feature_shapes
-from kdtune.models.named import with_maps
+from kdtune.models.checkpoints import load_model, save_model
+from kdtune.models.library import with_maps
 from kdtune.plugins import (
     Plugin,
     changed,
@@ -35,14 +36,15 @@ from kdtune.plugins import (
     loaded,
     records,
 )
-from kdtune.run import run_file, run_training, train_teacher
-from kdtune.sweep_config import SweepConfig
-from kdtune.targets import Lesson, source_sha256, weights_sha256
-from kdtune.tuning.changes import named_again, resume_settings
-from kdtune.tuning.check import check_sweep
-from kdtune.tuning.cluster import Question, what_is_there
-from kdtune.tuning.space import load_spaces
-from kdtune.tuning.trainable import OUTCOME, trial_results
+from kdtune.training.rerun import run_file
+from kdtune.training.run import run_training
+from kdtune.training.teacher_targets import Lesson, source_sha256, weights_sha256
+from kdtune.training.train_teacher import train_teacher
+from kdtune.tuning.cluster.admission import Question, what_is_there
+from kdtune.tuning.driver.preflight import check_sweep
+from kdtune.tuning.driver.resume_rules import named_again, resume_settings
+from kdtune.tuning.search.space import load_spaces
+from kdtune.tuning.trials.trainable import OUTCOME, trial_results
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -324,7 +326,8 @@ def test_a_process_without_the_file_gets_it_as_text(give, tmp_path):
     code = (
         "import pickle, sys, inspect; from kdtune.plugins import have_only;"
         "have_only(pickle.loads(sys.stdin.buffer.read()));"
-        "from kdtune.methods import METHODS; from kdtune.targets import source_sha256;"
+        "from kdtune.methods import METHODS;"
+        "from kdtune.training.teacher_targets import source_sha256;"
         "print(source_sha256([METHODS['mine']])); have_only([]); print('mine' in METHODS)"
     )
     done = subprocess.run(

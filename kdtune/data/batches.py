@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdtune.data.pixels import augment_images
-from kdtune.device import memory_of
+from kdtune.data.transforms import augment_images
+from kdtune.runtime.device import memory_of
 
 EVALUATION_BATCH = 256
 """Images at once where nothing is trained; fixed, so that figures do not depend on it."""

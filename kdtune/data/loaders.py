@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from kdtune.config import TrainConfig
+from kdtune.config.train import TrainConfig
 from kdtune.data.batches import EVALUATION_BATCH, Batch, Order
-from kdtune.data.images import Split, find_images
-from kdtune.data.pixels import augment_images, decode, normalise, usable_workers
-from kdtune.device import has_gpu
+from kdtune.data.folders import find_images
+from kdtune.data.splits import Split
+from kdtune.data.transforms import augment_images, decode, normalise, usable_workers
 from kdtune.errors import UserError
+from kdtune.runtime.device import has_gpu
 
 Loader = Iterable[tuple[Tensor, Tensor]]
 """Batches (images [B, 3, H, W], labels [B])."""
@@ -164,7 +165,8 @@ def prepare_dataloaders(
 
     `train_at(config, *prepare_dataloaders(...))` gives the numbers that `train_at` gives with the
     same `data_dir`, `batch_size`, `augment` and `image_size` in its config, for any `num_workers`;
-    with a teacher, which runs live beside a loader, to rounding (see `kdtune.targets`).
+    with a teacher, which runs live beside a loader, to rounding (see
+    `kdtune.training.teacher_targets`).
 
     Args:
         data_dir: an ImageFolder, or the name of a data set; split as `find_images` does.

@@ -7,7 +7,7 @@ image with a memory of thousands that changes as the student learns, is therefor
 Shape letters: B images, C channels, H×W positions of a map, K classes, T temperature.
 """
 
-from kdtune.config import TrainConfig
+from kdtune.config.train import TrainConfig
 from kdtune.methods.at import AttentionTransfer, PaperAttentionTransfer
 from kdtune.methods.dist import StrongerTeacher
 from kdtune.methods.dkd import DecoupledDistillation

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.config import TrainConfig
+from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
 from kdtune.methods.kd import with_kd
 from kdtune.methods.method import Maps, Method, Parts, Shapes, Terms, match_shape, pool_to

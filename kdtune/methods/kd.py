@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.config import TrainConfig
+from kdtune.config.train import TrainConfig
 from kdtune.methods.method import Maps, Method, Parts, Terms, match_shape
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdtune.config import Settings, TrainConfig
+from kdtune.config.train import Settings, TrainConfig
 
 Shapes = list[tuple[int, int, int]]
 """(C, H, W) of each stage."""

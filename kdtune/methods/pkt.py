@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.methods.embedding import OfEmbeddings
+from kdtune.methods.embedding_based import OfEmbeddings
 
 LEAST = 1e-7
 """Added to probabilities, as in the authors' code."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.methods.embedding import OfEmbeddings
+from kdtune.methods.embedding_based import OfEmbeddings
 
 NEAREST = 1e-4
 """Distance, in mean distances, below which a direction is taken for shorter than 1."""

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.methods.hint import OfHint
+from kdtune.methods.hint_based import OfHint
 from kdtune.methods.kd import with_kd
 from kdtune.methods.method import Maps, Parts, Terms, match_shape
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdtune.config import TrainConfig
-from kdtune.methods.hint import OfHint
+from kdtune.config.train import TrainConfig
+from kdtune.methods.hint_based import OfHint
 from kdtune.methods.kd import with_kd
 from kdtune.methods.method import Maps, Parts, Shapes, Terms, match_shape
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.errors import UserError
+from kdtune.models.library import LIBRARIES, build_named, check_named
 from kdtune.models.multibranch import MultiBranchNet
-from kdtune.models.named import LIBRARIES, build_named, check_named
 from kdtune.models.resnet import resnet18, resnet50
 from kdtune.plugins import Registry
 
@@ -107,7 +107,7 @@ def logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tensor, list[
         raise UserError(
             f"A {type(model).__name__} does not return (logits, [a map a stage]), as kdtune's "
             "networks do; ResNets of torchvision's do so once load_teacher_model has loaded them, "
-            "and other convolutional classifiers in kdtune.models.named.with_maps."
+            "and other convolutional classifiers in kdtune.models.library.with_maps."
         )
     return outputs
 

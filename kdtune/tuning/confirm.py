@@ -7,30 +7,30 @@ from typing import Any
 import numpy as np
 import ray
 
-from kdtune.config import TrainConfig
+from kdtune.config.train import TrainConfig
 from kdtune.errors import DiskFullError, RunError, UserError, last_line
-from kdtune.files import replacing
-from kdtune.log import Event, Log, cell_of
-from kdtune.mirror import Mirror, mirrored
-from kdtune.quantities import duration
-from kdtune.reports.statistics import visible
-from kdtune.reports.tables import trials_table
-from kdtune.results import SweepFolder
-from kdtune.tuning.changes import confirm_settings, named_again
-from kdtune.tuning.check import check_confirmation
-from kdtune.tuning.confirmation import Candidates, Confirmation, best_trials
-from kdtune.tuning.driver import Driver, stored
-from kdtune.tuning.interrupts import terminating
-from kdtune.tuning.launch import find_slots, ray_session
-from kdtune.tuning.networks import Networks
-from kdtune.tuning.outputs import write_outputs
-from kdtune.tuning.placement import Slots
-from kdtune.tuning.prepare import prepare
-from kdtune.tuning.progress import Goal
-from kdtune.tuning.screen import Screen
-from kdtune.tuning.sharing import shared_slots
-from kdtune.tuning.testing import measure, predict_test
-from kdtune.tuning.under_way import Trial
+from kdtune.log.events import Event, Log, cell_of
+from kdtune.log.folder import SweepFolder
+from kdtune.log.mirror import Mirror, mirrored
+from kdtune.reports.tables.log_tables import trials_table
+from kdtune.reports.tables.sentences import visible
+from kdtune.runtime.signals import terminating
+from kdtune.storage.files import replacing
+from kdtune.tuning.cluster.placement import Slots
+from kdtune.tuning.cluster.session import find_slots, ray_session
+from kdtune.tuning.display.progress import Goal
+from kdtune.tuning.display.screen import Screen
+from kdtune.tuning.driver.driver import Driver, stored
+from kdtune.tuning.driver.outputs import write_outputs
+from kdtune.tuning.driver.preflight import check_confirmation
+from kdtune.tuning.driver.resume_rules import confirm_settings, named_again
+from kdtune.tuning.planning.gpu_sharing import shared_slots
+from kdtune.tuning.scheduling.confirm_policy import Candidates, Confirmation, best_trials
+from kdtune.tuning.scheduling.trial_state import Trial
+from kdtune.tuning.trials.best_networks import Networks
+from kdtune.tuning.trials.held_out import measure, predict_test
+from kdtune.tuning.trials.prepare import prepare
+from kdtune.units import duration
 
 
 def confirm_sweep(

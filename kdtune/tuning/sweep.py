@@ -9,30 +9,30 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from kdtune.config.sweep import SweepConfig
 from kdtune.errors import RunError
-from kdtune.files import write_text, write_yaml
-from kdtune.log import Log
-from kdtune.mirror import Mirror, mirrored
-from kdtune.quantities import duration
-from kdtune.reports.planned import plan_text
-from kdtune.reports.statistics import visible
-from kdtune.results import RESULTS, SweepFolder
-from kdtune.sweep_config import SweepConfig
-from kdtune.tuning.changes import NAMED_AGAIN, OF_CONFIRM, named_again, resume_settings
-from kdtune.tuning.check import Checked, check_sweep
+from kdtune.log.events import Log
+from kdtune.log.folder import RESULTS, SweepFolder
+from kdtune.log.mirror import Mirror, mirrored
+from kdtune.reports.tables.sentences import visible
+from kdtune.reports.text.plan import plan_text
+from kdtune.storage.files import write_text, write_yaml
+from kdtune.tuning.cluster.placement import Slots
+from kdtune.tuning.cluster.session import find_slots, ray_session
 from kdtune.tuning.confirm import confirm_sweep
-from kdtune.tuning.driver import Driver, stored
-from kdtune.tuning.launch import find_slots, ray_session
-from kdtune.tuning.networks import Leftovers
-from kdtune.tuning.outputs import write_outputs
-from kdtune.tuning.placement import Slots
-from kdtune.tuning.plan import curves_of, make_plan, refuse_elsewhere
-from kdtune.tuning.prepare import prepare
-from kdtune.tuning.progress import Goal
-from kdtune.tuning.samplers import describe_sampler
-from kdtune.tuning.screen import Screen
-from kdtune.tuning.search import Search
-from kdtune.tuning.sharing import shared_slots
+from kdtune.tuning.display.progress import Goal
+from kdtune.tuning.display.screen import Screen
+from kdtune.tuning.driver.driver import Driver, stored
+from kdtune.tuning.driver.outputs import write_outputs
+from kdtune.tuning.driver.preflight import Checked, check_sweep
+from kdtune.tuning.driver.resume_rules import NAMED_AGAIN, OF_CONFIRM, named_again, resume_settings
+from kdtune.tuning.planning.gpu_sharing import shared_slots
+from kdtune.tuning.planning.plan import curves_of, make_plan, refuse_elsewhere
+from kdtune.tuning.scheduling.search_policy import Search
+from kdtune.tuning.search.samplers import describe_sampler
+from kdtune.tuning.trials.best_networks import Leftovers
+from kdtune.tuning.trials.prepare import prepare
+from kdtune.units import duration
 
 
 def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False) -> SweepFolder:
@@ -44,7 +44,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
 
     Args:
         config: settings of `SweepConfig`.
-        show: what is seen meanwhile: a key of `kdtune.tuning.screen.SHOW`.
+        show: what is seen meanwhile: a key of `kdtune.tuning.display.screen.SHOW`.
         plan: plan it first, for this machine's slots, and keep the plan with it.
 
     Returns:

@@ -6,14 +6,15 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import write_digits
 from PIL import Image
+from small_runs import write_digits
 
-from kdtune.cache import Cache
-from kdtune.data.images import Split, find_images
-from kdtune.data.pixels import decode
-from kdtune.data.views import Views, leave_bad_out
+from kdtune.data.decoded import Views, leave_bad_out
+from kdtune.data.folders import find_images
+from kdtune.data.splits import Split
+from kdtune.data.transforms import decode
 from kdtune.errors import BadImagesError, UserError
+from kdtune.storage.array_cache import Cache
 
 RAMP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
 
@@ -127,7 +128,7 @@ def test_what_the_system_refuses_to_read_is_listed(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("kdtune.data.pixels.Pillow.open", refuse)
+    monkeypatch.setattr("kdtune.data.transforms.Pillow.open", refuse)
     assert "Permission denied" in reason(tmp_path / "a.png")
 
 
@@ -205,7 +206,7 @@ def test_what_was_found_is_remembered(data_dir, tmp_path, monkeypatch):
         looked.append(len(split))
         return dict.fromkeys(range(len(split)), "broken")
 
-    monkeypatch.setattr("kdtune.data.views.readable", still_broken)
+    monkeypatch.setattr("kdtune.data.decoded.readable", still_broken)
     data, listed = leave_bad_out(find_images(str(data_dir)), Cache(tmp_path / "cache"))
     assert data == first[0] and len(listed) == 2
     assert looked == [1, 1, 0]  # for the reasons
@@ -214,7 +215,7 @@ def test_what_was_found_is_remembered(data_dir, tmp_path, monkeypatch):
 def test_what_can_be_read_again_is_not_left_out(data_dir, tmp_path, monkeypatch):
     spoil(data_dir, 0)
     leave_bad_out(find_images(str(data_dir)), Cache(tmp_path / "cache"))
-    monkeypatch.setattr("kdtune.data.views.readable", lambda split, workers: {})
+    monkeypatch.setattr("kdtune.data.decoded.readable", lambda split, workers: {})
     data = find_images(str(data_dir))
     assert leave_bad_out(data, Cache(tmp_path / "cache")) == (data, [])
 

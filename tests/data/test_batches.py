@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdtune.data.batches import Batches, place, prepared_ahead
-from kdtune.data.pixels import augment_images
+from kdtune.data.transforms import augment_images
 
 LABELS = list(range(10))
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8), dtype=np.uint8)

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import SIZE, write_digits
+from small_runs import SIZE, write_digits
 
 from kdtune import prepare_dataloaders
 from kdtune.at import train_at
 from kdtune.data.batches import Batches
-from kdtune.data.images import find_images
-from kdtune.data.pixels import decode, normalise
+from kdtune.data.folders import find_images
+from kdtune.data.transforms import decode, normalise
 from kdtune.errors import UserError
 
 

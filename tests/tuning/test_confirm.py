@@ -10,23 +10,23 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import write_digits
 from machinery import sweep_config
+from small_runs import write_digits
 
-from kdtune.checkpoints import load_model
-from kdtune.config import TrainConfig
-from kdtune.data.images import find_images, groups_of_test
-from kdtune.data.views import Views
+from kdtune.config.train import TrainConfig
+from kdtune.data.decoded import Views
+from kdtune.data.folders import find_images, groups_of_test
 from kdtune.errors import UserError
-from kdtune.reports.sweep import table_text
-from kdtune.results import SweepFolder
-from kdtune.run import run_file
+from kdtune.log.folder import SweepFolder
+from kdtune.models.checkpoints import load_model
+from kdtune.reports.text.leaderboard import table_text
+from kdtune.training.rerun import run_file
+from kdtune.tuning.cluster.placement import Need, Slots
 from kdtune.tuning.confirm import confirm_sweep
-from kdtune.tuning.confirmation import Confirmation, best_trials, run_id
-from kdtune.tuning.placement import Need, Slots
-from kdtune.tuning.schedule import Schedule
+from kdtune.tuning.scheduling.confirm_policy import Confirmation, best_trials, run_id
+from kdtune.tuning.scheduling.scheduler import Schedule
+from kdtune.tuning.scheduling.trial_state import Trial
 from kdtune.tuning.sweep import run_sweep
-from kdtune.tuning.under_way import Trial
 
 CELLS = {("at", "A"): ["at-A-004", "at-A-001"], ("kd", "A"): ["kd-A-000", "kd-A-002"]}
 
@@ -207,7 +207,7 @@ def test_the_best_sound_trials_of_each_cell_the_slowest_student_first():
 
 OPENED = """
 import json, sys
-from kdtune.tuning.trainable import trial_results
+from kdtune.tuning.trials.trainable import trial_results
 opened = []
 sys.addaudithook(lambda name, args: opened.append(str(args[0])) if name == "open" else None)
 for result in trial_results(json.loads(sys.argv[1]), ()):

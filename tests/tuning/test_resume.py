@@ -16,18 +16,18 @@ import pytest
 import ray
 from machinery import EPOCHS, Machinery
 
+from kdtune.config.sweep import SweepConfig
 from kdtune.errors import RunError, UserError
-from kdtune.log import Log
-from kdtune.results import RESULTS, SweepFolder
-from kdtune.sweep_config import SweepConfig
-from kdtune.tuning.changes import resume_settings
-from kdtune.tuning.check import check_sweep
-from kdtune.tuning.launch import LivingNodes, run_trials
-from kdtune.tuning.outputs import write_outputs
-from kdtune.tuning.placement import Need, Slots
-from kdtune.tuning.space import load_spaces
+from kdtune.log.events import Log
+from kdtune.log.folder import RESULTS, SweepFolder
+from kdtune.tuning.cluster.placement import Need, Slots
+from kdtune.tuning.cluster.session import LivingNodes, run_trials
+from kdtune.tuning.driver.outputs import write_outputs
+from kdtune.tuning.driver.preflight import check_sweep
+from kdtune.tuning.driver.resume_rules import resume_settings
+from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.sweep import resume_sweep, run_sweep
-from kdtune.tuning.trainable import OUT_OF_MEMORY, OUTCOME, TrialProcess
+from kdtune.tuning.trials.trainable import OUT_OF_MEMORY, OUTCOME, TrialProcess
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from faults import board, outcomes  # noqa: E402

@@ -13,16 +13,16 @@ from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kdtune.at import train_at
-from kdtune.checkpoints import load_model
+from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
-from kdtune.log import Log
-from kdtune.results import SweepFolder
-from kdtune.run import run_file
-from kdtune.sweep_config import SweepConfig
-from kdtune.tuning.check import check_sweep
-from kdtune.tuning.outputs import write_outputs
-from kdtune.tuning.space import load_spaces
-from kdtune.tuning.studies import Studies
+from kdtune.log.events import Log
+from kdtune.log.folder import SweepFolder
+from kdtune.models.checkpoints import load_model
+from kdtune.training.rerun import run_file
+from kdtune.tuning.driver.outputs import write_outputs
+from kdtune.tuning.driver.preflight import check_sweep
+from kdtune.tuning.search.space import load_spaces
+from kdtune.tuning.search.studies import Studies
 from kdtune.tuning.sweep import run_sweep
 
 SPACE = '''"""Student, with a setting that diverges among its start points."""

@@ -1,0 +1,209 @@
+"""Find images and split them: image folders of either form, and data sets by name.
+
+Nothing is decoded here. A folder has `train/`, and may have `val/` and `test/`, each with a folder
+a class; or it is one folder of classes, split 70/15/15. Hidden folders and files without an
+image's suffix are passed over, as torchvision's ImageFolder does; links are followed, but not in
+circles. Official splits stay as they are; what lacks is cut as it is for folders.
+"""
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from kdtune.data.datasets import NAMED, load_named
+from kdtune.data.splits import SPLIT_SEED, ImageData, Split, _fingerprinted
+from kdtune.errors import UserError
+from kdtune.runtime.console import shown
+
+HELD_OUT = 0.15
+"""Share of a class's images that is cut for validation, and for test."""
+
+VALIDATION_NAMES = ("val", "valid", "validation")
+
+GROUPS = "groups.csv"
+"""File of a data folder that says which test images belong together."""
+
+
+def find_images(
+    data_dir: str,
+    data_root: str | None = None,
+    train_images: int | None = None,
+    validation_images: int | None = None,
+    test_images: int | None = None,
+) -> ImageData:
+    """Find the images of a folder or of a named data set, and split them.
+
+    Args:
+        data_dir: a folder's path, or a key of `NAMED` if no folder has that name.
+        data_root: where named data sets are; see `kdtune.data.datasets.load_named`.
+        train_images, validation_images, test_images: so many of a split, see `Split.fewer`; all
+            if None.
+
+    Raises:
+        UserError: the folder is missing, a class is empty, the splits' classes disagree, a data
+            set cannot be had, or there are not so many images.
+    """
+    root = Path(data_dir).expanduser()
+    if root.is_dir():
+        source, (classes, train, validation, test) = str(root), _folder(root)
+    elif data_dir in NAMED:
+        named = load_named(data_dir, data_root)
+        source, root, classes = data_dir, named.root, named.classes
+        train = Split(*named.train)
+        validation, test = (
+            Split(*samples) if samples is not None else None
+            for samples in (named.validation, named.test)
+        )
+        if test is None:
+            train, validation, test = _cut_both(train)
+    else:
+        raise UserError(
+            f"There is no folder {data_dir}; give an ImageFolder, or one of the data sets that "
+            f"have names: {', '.join(NAMED)}."
+        )
+    if validation is None:
+        train, validation = _cut(train)
+    if test_images is not None and test is None:
+        raise UserError(f"test_images is {test_images}, but {data_dir} has no test images.")
+    return _fingerprinted(
+        ImageData(
+            source,
+            root,
+            classes,
+            train.fewer(train_images, "train"),
+            validation.fewer(validation_images, "validation"),
+            test.fewer(test_images, "test") if test is not None else None,
+            "",
+            "",
+        )
+    )
+
+
+def _folder(root: Path) -> tuple[tuple[str, ...], Split, Split | None, Split | None]:
+    """Classes, training, validation and test images of a folder, as far as it has them."""
+    _check_names(root)
+    if (root / "train").is_dir():
+        classes, train = _scan(root / "train")
+        validation = _scan_as(root / "val", classes) if (root / "val").is_dir() else None
+        test = _scan_as(root / "test", classes) if (root / "test").is_dir() else None
+        return classes, train, validation, test
+    classes, everything = _scan(root)
+    return classes, *_cut_both(everything)
+
+
+def _check_names(root: Path) -> None:
+    """Refuse folders that look like splits but would be taken for classes or passed over."""
+    splits = {"train": "train", "test": "test", **dict.fromkeys(VALIDATION_NAMES, "val")}
+    names = sorted(f.name for f in root.iterdir() if f.is_dir())
+    for name in names:
+        split = splits.get(name.lower())
+        if split and (name != split or "train" not in names):
+            raise UserError(
+                f"{root / name} looks like a split: splits are folders named train, val and test "
+                "(train at least), each with a folder a class."
+            )
+
+
+def _scan(folder: Path) -> tuple[tuple[str, ...], Split]:
+    classes = tuple(
+        sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    )
+    if len(classes) < 2:
+        raise UserError(
+            f"{folder} must hold at least two folders, one a class; it holds {len(classes)}."
+        )
+    return classes, _scan_as(folder, classes)
+
+
+def _scan_as(folder: Path, classes: tuple[str, ...]) -> Split:
+    found = {f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")}
+    if unknown := sorted(found - set(classes)):
+        raise UserError(
+            f"{folder} has the class '{unknown[0]}', which the training images lack; "
+            "every class must be in train."
+        )
+    index = {name: i for i, name in enumerate(classes) if name in found}
+    samples = [
+        (path, label) for name, label in index.items() for path in _image_files(folder / name)
+    ]
+    if empty := sorted(set(index.values()) - {label for _, label in samples}):
+        raise UserError(
+            f"The class folder {shown(folder / classes[empty[0]])} holds no images "
+            f"({', '.join(IMG_EXTENSIONS)}); fill it or remove it."
+        )
+    return Split([path for path, _ in samples], [label for _, label in samples])
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    """All images in a class folder, at any depth, in order of their paths."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"The folder {shown(error.filename)} cannot be read: {error.strerror}.")
+
+    found = []
+    for place, below, names in os.walk(folder, followlinks=True, onerror=refuse):
+        above = {os.path.realpath(place), *map(os.path.realpath, Path(place).parents)}
+        below[:] = [n for n in below if os.path.realpath(os.path.join(place, n)) not in above]
+        found += [(place, name) for name in names if name.lower().endswith(tuple(IMG_EXTENSIONS))]
+    return (Path(place, name) for place, name in sorted(found))
+
+
+def _cut(split: Split, share: float = HELD_OUT) -> tuple[Split, Split]:
+    """Cut a share of each class, always the same images; every class keeps at least one.
+
+    scikit-learn's stratified split is not used: it refuses classes of very few images.
+    """
+    labels = np.asarray(split.labels)
+    random = np.random.default_rng(SPLIT_SEED)
+    taken = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        taken[members[: min(round(share * len(members)), len(members) - 1)]] = True
+    if not taken.any():
+        raise UserError(
+            f"{len(labels)} training images are too few to cut {share:.0%} of each class for "
+            "validation; add images, or a val/ folder."
+        )
+    kept, cut = (split.part(map(int, np.flatnonzero(mask))) for mask in (~taken, taken))
+    return kept, cut
+
+
+def _cut_both(everything: Split) -> tuple[Split, Split, Split]:
+    """Training, validation and test images of data without splits."""
+    everything, test = _cut(everything)
+    return *_cut(everything, HELD_OUT / (1 - HELD_OUT)), test
+
+
+def groups_of_test(data: ImageData) -> list[str] | None:
+    """Which test images belong together, since they show the same patient, scene or video.
+
+    A folder may say it in `GROUPS`: a line ``file,group`` an image, with the file's path in
+    the folder.
+
+    Returns:
+        The group of each test image; None where the data do not say.
+
+    Raises:
+        UserError: the file cannot be read, a test image is missing in it, or all are one group.
+    """
+    root = Path(data.source)
+    path = root / GROUPS
+    if data.test is None or not path.is_file():
+        return None
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
+            known = {row["file"]: row["group"] for row in csv.DictReader(file)}
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path} must be a CSV file with the columns file and group.") from None
+    names = [str(image.relative_to(root)) for image in data.test.images if isinstance(image, Path)]
+    for name in names:
+        if not known.get(name):
+            raise UserError(f"{path} has no group for the test image {shown(name)}.")
+    groups = [known[name] for name in names]
+    if len(set(groups)) < 2:
+        raise UserError(f"{path} has one group for all test images; two are the least.")
+    return groups

@@ -1,0 +1,63 @@
+"""What a network costs where it is used: parameters, multiplications, time for one image."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdtune.config.train import TrainConfig
+from kdtune.models import build_model
+from kdtune.models.on_device import Network, pick_device
+from kdtune.runtime.device import name_of
+
+WARM_UP, TIMED = 10, 50
+"""Passes before those that count, and these."""
+
+
+def costs_of(config: TrainConfig, num_classes: int) -> dict[str, Any]:
+    """Measure a student alone, on one image.
+
+    Args:
+        config: gives model, image size, device and precision.
+        num_classes: K.
+
+    Returns:
+        ``parameters``; ``macs``, multiply-accumulates of convolutions and matrix products in one
+        pass; ``latency_ms``, median time of a pass in milliseconds; ``latency_device``, where.
+    """
+    model = build_model(config.model, num_classes, config.image_size).eval()
+    image = torch.zeros(1, 3, config.image_size, config.image_size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
+    network = Network(model, pick_device(config.device), config)
+    image = image.to(network.device)
+    with torch.no_grad():  # to read a number waits for the device
+        seconds = median_seconds(lambda: network(image)[0].argmax().item())
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": counter.get_total_flops() // 2,
+        "latency_ms": 1000 * seconds,
+        "latency_device": _describe(network.device),
+    }
+
+
+def median_seconds(
+    call: Callable[[], object], warm_up: int = WARM_UP, timed: int = TIMED
+) -> float:
+    """Median seconds of a call, after some that do not count."""
+    seconds = []
+    for _ in range(warm_up + timed):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return median(seconds[warm_up:])
+
+
+def _describe(device: torch.device) -> str:
+    if (gpu := name_of(device)) is not None:
+        return gpu
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} thread{'s' * (threads > 1)}"

@@ -1,0 +1,1 @@
+"""Single steps and sweeps in a notebook."""

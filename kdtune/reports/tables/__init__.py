@@ -1,0 +1,1 @@
+"""Tables made from the log of a sweep."""

@@ -1,0 +1,1 @@
+"""The process, the device, and what is printed."""

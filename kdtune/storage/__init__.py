@@ -1,0 +1,1 @@
+"""Files, cached arrays, and folders elsewhere."""

@@ -1,0 +1,198 @@
+"""A sweep's log in a browser, also while the sweep runs: optuna-dashboard, an Optuna study a cell.
+
+The studies are in this process's memory and follow from the log alone. Pages only show: what they
+offer to change is refused. Runs of a confirmation are no part of a search and are not shown.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from threading import Lock
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import optuna
+from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from kdtune.config.sweep import SweepConfig
+from kdtune.errors import UserError
+from kdtune.log.distributions import read_distributions
+from kdtune.log.events import Cell, Event, cell_of
+from kdtune.log.folder import SweepFolder
+from kdtune.runtime.console import shown
+from kdtune.runtime.optional_imports import extra
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces studies in memory
+
+HOST = "127.0.0.1"
+"""This machine alone: whoever reaches a page can read it."""
+
+STATES = {
+    "finished": TrialState.COMPLETE,
+    "stopped": TrialState.PRUNED,
+    "diverged": TrialState.FAIL,
+    "crashed": TrialState.FAIL,
+}
+"""What Optuna calls the ends of trials."""
+
+METRIC_NAMES = "study:metric_names"
+"""Where `optuna.Study.set_metric_names`, which is experimental, keeps them."""
+
+
+class Board:
+    """The studies of a sweep; a fold over its log.
+
+    Args:
+        folder: the sweep's.
+        storage: for the studies.
+
+    Raises:
+        UserError: this is no sweep's folder, or its log is damaged.
+    """
+
+    def __init__(self, folder: SweepFolder, storage: InMemoryStorage):
+        self.folder, self.storage = folder, storage
+        self.name = shown(folder.path.resolve().name)
+        self._news: Iterator[list[Event]] = folder.follow()
+        self._studies: dict[Cell, int] = {}
+        self._trials: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
+        self.update()
+        if not self._studies:
+            raise UserError(f"{folder.log} is damaged: it does not begin with the settings.")
+
+    def update(self) -> None:
+        """Take what the log has got since.
+
+        Raises:
+            UserError: the log is damaged; then nothing more is taken.
+        """
+        for event in next(self._news, ()):
+            try:
+                self._fold(event)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                self._news = iter(())
+                raise UserError(f"{self.folder.log} is damaged: {error!r}.") from error
+
+    def _fold(self, event: Event) -> None:
+        if event["event"] in ("sweep", "resumed"):
+            for cell in SweepConfig.check(event["config"]).cells():
+                if cell not in self._studies:
+                    self._add_study(cell)
+        elif event["event"] == "asked":
+            self._ask(event)
+        elif event["event"] == "epoch":
+            trial = self._trials[event["trial_id"]]
+            self._seconds[event["trial_id"]] += event["seconds"]
+            accuracy = event["validation_accuracy"]
+            self.storage.set_trial_intermediate_value(trial, event["epoch"], accuracy)
+        elif event["event"] == "ended":
+            self._end(event)
+
+    def _add_study(self, cell: Cell) -> None:
+        study = self.storage.create_new_study(
+            [StudyDirection.MAXIMIZE], f"{self.name}: {'-'.join(cell)}"
+        )
+        self.storage.set_study_system_attr(study, METRIC_NAMES, ["best validation accuracy"])
+        self._studies[cell] = study
+
+    def _ask(self, event: Event) -> None:
+        trial = FrozenTrial(
+            number=event["number"],
+            state=TrialState.RUNNING,
+            value=None,
+            datetime_start=datetime.fromtimestamp(event["time"]),
+            datetime_complete=None,
+            params=event["parameters"],
+            distributions=read_distributions(event["distributions"]),
+            user_attrs={"trial_id": event["trial_id"], "origin": event["origin"]},
+            system_attrs={},
+            intermediate_values={},
+            trial_id=-1,  # the storage gives one
+        )
+        study = self._studies[cell_of(event)]
+        self._trials[event["trial_id"]] = self.storage.create_new_trial(study, trial)
+        self._seconds[event["trial_id"]] = 0.0
+
+    def _end(self, event: Event) -> None:
+        trial = self._trials[event["trial_id"]]
+        about = {key: event[key] for key in ("state", "reason", "epochs")}
+        about["device_seconds"] = round(self._seconds[event["trial_id"]], 3)
+        for key, value in about.items():
+            self.storage.set_trial_user_attr(trial, key, value)
+        state, accuracy = STATES[event["state"]], event["best_validation_accuracy"]
+        told = None if state is TrialState.FAIL or accuracy is None else [accuracy]
+        self.storage.set_trial_state_values(trial, state, told)
+        # Not when this process learned of it.
+        self.storage.get_trial(trial).datetime_complete = datetime.fromtimestamp(event["time"])
+
+
+class Dashboard:
+    """The pages of several sweeps; each request takes what their logs have got since.
+
+    Args:
+        folders: of the sweeps.
+
+    Raises:
+        UserError: optuna-dashboard is not installed; a folder is no sweep's; two have one name.
+    """
+
+    def __init__(self, folders: Sequence[Path]):
+        self._pages = extra("optuna_dashboard", "dashboard").wsgi(storage := InMemoryStorage())
+        names = [folder.resolve().name for folder in folders]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"Two folders are called {shown(name)}; show one at a time.")
+        self._boards = [Board(SweepFolder(folder), storage) for folder in folders]
+        self._lock = Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """Answer a request, as WSGI has it."""
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            start_response("405 Method Not Allowed", [("Allow", "GET, HEAD")])
+            return [b"The log is the sweep: nothing can be changed here."]
+        if environ.get("HTTP_HOST", HOST).rsplit(":", 1)[0] not in (HOST, "localhost"):
+            # A page from elsewhere whose name leads here could read them.
+            start_response("403 Forbidden", [])
+            return [b"Only this machine can see the pages, by its own name."]
+        with self._lock:
+            for board in self._boards:
+                try:
+                    board.update()
+                except (UserError, OSError) as error:  # what was shown stays
+                    print(f"{error} Nothing more of it is shown.", file=sys.stderr)
+        return self._pages(environ, start_response)
+
+    def serve(self, port: int, tell: Callable[[str], object]) -> None:
+        """Answer this machine's requests until Ctrl-C.
+
+        Args:
+            port: to listen on; 0 for any that is free.
+            tell: is given the address once there is an answer.
+
+        Raises:
+            UserError: the port cannot be had.
+        """
+        try:
+            server = make_server(HOST, port, self, _Server, _Quiet)
+        except OSError as error:
+            raise UserError(
+                f"Port {port} cannot be had: {str(error.strerror).lower()}; give another --port."
+            ) from None
+        with server, suppress(KeyboardInterrupt):
+            tell(f"http://{HOST}:{server.server_port}/")
+            server.serve_forever()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True  # a browser keeps connections open
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""

@@ -1,0 +1,391 @@
+"""THE loop. One generator trains the teacher, the plain student and every method alike.
+
+It hands numbers back after each epoch and writes nothing; callers decide what to do with them.
+Everything random in an epoch follows from (seed, epoch), so a run that goes on from a checkpoint
+needs no random state. For that it seeds torch's, numpy's and Python's global random states.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdtune.config.train import TrainConfig
+from kdtune.data.batches import Batch, TrainingBatches
+from kdtune.data.transforms import normalise
+from kdtune.errors import DivergedError, UserError
+from kdtune.methods import Method, build_method
+from kdtune.methods.method import Parts
+from kdtune.methods.student import Student
+from kdtune.models import build_model, look, stage_shapes
+from kdtune.models.on_device import Network, pick_device
+from kdtune.models.pretrained import begin_with
+from kdtune.runtime.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch in numbers, and the live objects behind them.
+
+    Attributes:
+        epoch: from 1.
+        lr: learning rate during the epoch.
+        train_loss: mean of the method's loss over the training images.
+        train_accuracy: share of the training images that were classified rightly on the way.
+        validation_loss: mean cross-entropy; None, as the next two, without validation images.
+        validation_accuracy: share of 1.
+        best_validation_accuracy: best so far, this epoch included.
+        losses: means of the named parts of the training loss.
+        seconds: training and validation together.
+        device: where it ran.
+        threads: CPU threads that torch used; on the CPU results depend on them in the last bit.
+        student: the live network; the next epoch changes it.
+        state: all that `fit` needs to go on, and ``best_weights``, those of the best epoch; it
+            refers to live tensors, so save it before the next epoch is asked for.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    best_validation_accuracy: float | None
+    losses: dict[str, float]
+    seconds: float
+    device: str
+    threads: int
+    student: nn.Module
+    state: dict[str, Any]
+
+    @property
+    def is_best(self) -> bool:
+        """Whether no earlier epoch was as accurate; true without validation images."""
+        return self.state["best_epoch"] == self.epoch
+
+    def figures(self) -> dict[str, Any]:
+        """The numbers alone, flat: ``loss_<part>`` for the parts of the loss, None if infinite."""
+        plain = {name: getattr(self, name) for name in FIGURES}
+        for part, value in self.losses.items():
+            plain[LOSS + part] = value if math.isfinite(value) else None
+        return plain
+
+
+LOSS = "loss_"
+"""Prefix of the parts of the loss among the figures of an epoch."""
+
+OnStep = Callable[[int, int, Tensor], None]
+"""Takes (epoch, step in it, loss)."""
+
+FIGURES = [f.name for f in fields(EpochResult) if f.name not in ("losses", "student", "state")]
+"""The other figures of an epoch."""
+
+
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """lr · gamma^((epoch − 1) div step_size), for epochs from 1."""
+    return config.lr * config.gamma ** ((epoch - 1) // config.step_size)
+
+
+def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
+    """Build the student with the weights that `config.seed` fixes, the same for every method.
+
+    Raises:
+        UserError: there is no such model, or the weights that it is to begin with are no good.
+    """
+    torch.manual_seed(derive_seed(config.seed, "student"))
+    model = build_model(config.model, num_classes, config.image_size)
+    if config.weights is not None:
+        begin_with(model, config.model, config.weights, num_classes)
+    return model
+
+
+def seed_epoch(config: TrainConfig, epoch: int) -> None:
+    """Set the global random states to what `config.seed` fixes for an epoch."""
+    seed = derive_seed(config.seed, "epoch", epoch)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def fit(
+    config: TrainConfig,
+    train: TrainingBatches,
+    validation: Iterable[Batch] | None,
+    *,
+    num_classes: int,
+    teacher: nn.Module | None = None,
+    resume: dict[str, Any] | None = None,
+    on_step: OnStep | None = None,
+) -> Iterator[EpochResult]:
+    """Train a student, one epoch each time a result is asked for.
+
+    Args:
+        config: the run's settings.
+        train: batches (images, labels, targets or None); one `for` over it is one epoch. Images
+            are uint8 [B, 3, H, W], or floats that the loader has normalised. Or a function that
+            gives those of an epoch, from 1.
+        validation: the same for the images on which epochs are compared; without any, the last
+            epoch counts as the best.
+        num_classes: K.
+        teacher: asked for targets where a batch brings none; it is put into eval mode and
+            moved to the device, and its weights and statistics stay as they are.
+        resume: `EpochResult.state` of an earlier run with the same settings; the run goes on after
+            that epoch as if it had never stopped.
+        on_step: called after each step with the epoch, the step in it, from 1, and the loss.
+
+    Returns:
+        An iterator over the results of the epochs up to `config.epochs`; it raises a
+        `DivergedError` when a loss is no longer finite.
+
+    Raises:
+        UserError: there is no such method, model or device, or the networks cannot be compared;
+            at once, before anything is trained.
+    """
+    device = pick_device(config.device)
+    student = Network(build_student(config, num_classes), device, config)
+    method = method_for(config, student.model, teacher).to(device)
+    guide = guide_for(method, teacher, device, config)
+    optimizer = build_optimizer(config, [*student.model.parameters(), *method.parameters()])
+    progress: dict[str, Any] = {
+        "epoch": 0,
+        "best_validation_accuracy": None,
+        "best_epoch": 0,
+        "best_weights": {},
+    }
+    if resume is not None:
+        student.model.load_state_dict(resume["student"])
+        method.load_state_dict(resume["method"])
+        optimizer.load_state_dict(resume["optimizer"])
+        match_layout(optimizer)
+        progress = {key: resume[key] for key in progress}
+    return _epochs(config, student, guide, method, optimizer, progress, train, validation, on_step)
+
+
+def _epochs(
+    config: TrainConfig,
+    student: Network,
+    guide: Network | None,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, Any],
+    train: TrainingBatches,
+    validation: Iterable[Batch] | None,
+    on_step: OnStep | None,
+) -> Iterator[EpochResult]:
+    labels_alone = Student(config, [], None)
+    for epoch in range(progress["epoch"] + 1, config.epochs + 1):
+        batches = train(epoch) if callable(train) else train
+        started = time.perf_counter()  # views that are built or waited for are told elsewhere
+        seed_epoch(config, epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, epoch)
+        method.epoch = epoch
+        figures = one_pass(student, guide, method, batches, optimizer, on_step)
+        measured: dict[str, Any] = {"loss": None, "accuracy": None}
+        if validation is not None:
+            measured = one_pass(student, None, labels_alone, validation)
+        for name, value in {"training": figures["loss"], "validation": measured["loss"]}.items():
+            if value is not None and not math.isfinite(value):
+                raise DivergedError(f"epoch {epoch}: the {name} loss became {value}")
+        progress["epoch"] = epoch
+        best = progress["best_validation_accuracy"]
+        if best is None or measured["accuracy"] > best:
+            weights = student.model.state_dict()
+            progress |= {
+                "best_validation_accuracy": measured["accuracy"],
+                "best_epoch": epoch,
+                "best_weights": {key: value.clone() for key, value in weights.items()},
+            }
+        yield EpochResult(
+            epoch=epoch,
+            lr=learning_rate(config, epoch),
+            train_loss=figures.pop("loss"),
+            train_accuracy=figures.pop("accuracy"),
+            validation_loss=measured["loss"],
+            validation_accuracy=measured["accuracy"],
+            best_validation_accuracy=progress["best_validation_accuracy"],
+            losses=figures,
+            seconds=time.perf_counter() - started,
+            device=str(student.device),
+            threads=torch.get_num_threads(),
+            student=student.model,
+            state={
+                **progress,
+                "student": student.model.state_dict(),
+                "method": method.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            },
+        )
+
+
+def method_for(config: TrainConfig, student: nn.Module, teacher: nn.Module | None) -> Method:
+    """Build a run's method for its networks, with the weights that `config.seed` fixes.
+
+    Raises:
+        UserError: the networks cannot be compared.
+    """
+    image = torch.zeros(1, 3, config.image_size, config.image_size)
+    logits, features = look(student, image)
+    shapes = None
+    if teacher is not None:
+        theirs, maps = look(teacher, image)
+        if (known := theirs.shape[1]) != (wanted := logits.shape[1]):
+            raise UserError(f"The teacher knows {known} classes, but the student has {wanted}.")
+        shapes = stage_shapes(maps)
+    torch.manual_seed(derive_seed(config.seed, "method"))
+    return build_method(config, stage_shapes(features), shapes)
+
+
+def guide_for(
+    method: Method, teacher: nn.Module | None, device: torch.device, config: TrainConfig
+) -> Network | None:
+    """The teacher, in eval mode where it runs; None if there is none or the method needs none."""
+    if teacher is None or not method.uses_teacher:
+        return None
+    return Network(teacher.eval(), device, config)
+
+
+def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.SGD:
+    """SGD as every run has it."""
+    optimizer = torch.optim.SGD(
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    # Fused SGD fails when only some parameters have a momentum yet, as after a hint stage;
+    # starting all of them from zero gives the same numbers.
+    if config.momentum:
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay the optimizer's buffers out in memory as its parameters are.
+
+    Fused optimizers go through memory in order, so a buffer that was saved, or made, when the
+    network had another memory format would be applied to the wrong weights.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def one_pass(
+    student: Network,
+    teacher: Network | None,
+    method: Method,
+    batches: Iterable[Batch],
+    optimizer: torch.optim.Optimizer | None = None,
+    on_step: OnStep | None = None,
+) -> dict[str, float]:
+    """Go through all batches once, and learn from them if there is an optimizer.
+
+    Sums stay on the device until the end, so that no step waits for a number.
+
+    Args:
+        student: put into train mode, or into eval mode if there is no optimizer.
+        teacher: asked for targets where a batch brings none; None without one.
+        method: gives the loss; its epoch is the student's.
+        batches: see `fit`.
+        optimizer: of the student's parameters and the method's.
+        on_step: see `fit`.
+
+    Returns:
+        Means over the images: ``loss``, its named parts, and ``accuracy`` (share of 1).
+
+    Raises:
+        UserError: there is no batch.
+    """
+    student.model.train(optimizer is not None)
+    method.train(optimizer is not None)
+    totals: dict[str, Tensor] = {}
+    right, count = torch.zeros((), device=student.device, dtype=torch.int64), 0
+    with torch.set_grad_enabled(optimizer is not None):
+        for step, (images, labels, targets) in enumerate(batches, start=1):
+            images = normalise(images.to(student.device, non_blocking=True))
+            labels = labels.to(student.device, non_blocking=True)
+            if targets is not None:
+                targets = {
+                    name: value.to(student.device, torch.float32, non_blocking=True)
+                    for name, value in targets.items()
+                }
+            logits, parts = step_loss(student, teacher, method, images, labels, targets)
+            if optimizer is not None:
+                optimizer.zero_grad(set_to_none=True)
+                parts["loss"].backward()
+                optimizer.step()
+            for name, value in parts.items():
+                totals[name] = totals.get(name, 0) + value.detach() * len(labels)
+            right += (logits.argmax(1) == labels).sum()
+            count += len(labels)
+            if on_step is not None:
+                on_step(method.epoch, step, parts["loss"])
+    if not count:
+        raise UserError("There are no images: the loader gave no batch.")
+    means = {name: total.item() / count for name, total in totals.items()}
+    return {**means, "accuracy": right.item() / count}
+
+
+def step_loss(
+    student: Network,
+    teacher: Network | None,
+    method: Method,
+    images: Tensor,
+    labels: Tensor,
+    targets: Parts | None = None,
+) -> tuple[Tensor, Parts]:
+    """The loss of one batch, on the student's device.
+
+    Args:
+        student: gives logits and features, with gradients if these are on.
+        teacher: asked for targets if there are none; None without one.
+        method: gives the loss.
+        images: normalised floats [B, 3, H, W].
+        labels: class indices [B].
+        targets: the teacher's, where they were computed before.
+
+    Returns:
+        The student's logits [B, K], detached, and the loss with its parts.
+    """
+    if targets is None and teacher is not None:
+        with torch.no_grad():
+            targets = method.targets(*teacher(images))
+    logits, features = student(images)
+    return logits.detach(), method(logits, features, targets, labels)
+
+
+def predict(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> Tensor:
+    """The class that a network gives each image: int64 [N], on the CPU. Args as `evaluate`."""
+    network = Network(model.eval(), pick_device(config.device), config)
+    with torch.no_grad():
+        classes = [
+            network(normalise(images.to(network.device)))[0].argmax(1).cpu()
+            for images, _, _ in batches
+        ]
+    return torch.cat(classes)
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> dict[str, float]:
+    """Measure a network.
+
+    Args:
+        model: returns logits and features; it is put into eval mode.
+        batches: as for `fit`.
+        config: gives device and precision.
+
+    Returns:
+        ``loss`` (mean cross-entropy) and ``accuracy`` (share of 1).
+    """
+    network = Network(model, pick_device(config.device), config)
+    figures = one_pass(network, None, Student(config, [], None), batches)
+    return {"loss": figures["loss"], "accuracy": figures["accuracy"]}

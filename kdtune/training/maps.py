@@ -1,0 +1,119 @@
+"""Attention and feature maps to look at: as tensors, and as a matplotlib figure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from kdtune.data.transforms import normalise
+from kdtune.errors import UserError
+from kdtune.methods.at import attention_map
+from kdtune.models import look
+
+MOST_IMAGES = 4
+"""Rows of a figure; further images are left out."""
+
+Picture = Callable[[Tensor], Tensor]
+"""Turns a stage's features [B, C, H, W] into pictures [B, H, W]."""
+
+
+class MapsFigure(Figure):
+    """A matplotlib figure that a notebook shows; pyplot, which needs a display, has no part."""
+
+    def _repr_png_(self) -> bytes:
+        png = BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
+
+
+def attention_picture(features: Tensor) -> Tensor:
+    """The attention map of a stage [B, C, H, W], in its place: [B, H, W]; see `attention_map`."""
+    batch, _, height, width = features.shape
+    return attention_map(features).view(batch, height, width)
+
+
+def feature_picture(features: Tensor) -> Tensor:
+    """The mean over the channels of a stage [B, C, H, W]: [B, H, W]."""
+    return features.float().mean(1)
+
+
+def stage_features(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """Features of every stage, without gradients, the model in eval mode meanwhile.
+
+    Args:
+        model: returns logits and features.
+        x: images [B, 3, H, W], uint8 or normalised.
+
+    Returns:
+        One [B, C, H_l, W_l] a stage.
+
+    Raises:
+        UserError: `x` is no batch of images.
+    """
+    if x.dim() != 4 or x.shape[1] != 3:
+        raise UserError(f"x must be a batch of images [B, 3, H, W], not {list(x.shape)}.")
+    _, features = look(model, normalise(x))
+    return features
+
+
+def pick_stage(features: list[Tensor], layer_idx: int) -> Tensor:
+    """Pick a stage, from 0 or, negative, from the last.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    count = len(features)
+    if not -count <= layer_idx < count:
+        raise UserError(
+            f"There is no stage {layer_idx}: the network has {count}, from 0 to {count - 1}."
+        )
+    return features[layer_idx]
+
+
+def draw_maps(
+    models: nn.Module | Mapping[str, nn.Module],
+    x: Tensor,
+    picture: Picture,
+    layers: Sequence[int] | None = None,
+) -> Figure:
+    """Draw images and, beside each, what networks make of it, stage by stage.
+
+    Args:
+        models: networks by the name that stands above their pictures: student and teacher, or one
+            student at several epochs; or a single network.
+        x: images [B, 3, H, W], uint8 or normalised; the first `MOST_IMAGES` are drawn.
+        picture: makes the pictures, each on a colour scale of its own.
+        layers: stages, see `pick_stage`; if not given, all that every network has, paired
+            from the last.
+
+    Returns:
+        One row an image, in the columns the image and each stage of each network.
+    """
+    if isinstance(models, nn.Module):
+        models = {"model": models}
+    x = x[:MOST_IMAGES]
+    features = {name: stage_features(model, x) for name, model in models.items()}
+    if layers is None:
+        layers = range(-min(map(len, features.values())), 0)
+    columns = [
+        (f"{name}\nstage {layer % len(maps)}", picture(pick_stage(maps, layer)).cpu())
+        for layer in layers
+        for name, maps in features.items()
+    ]
+    figure = MapsFigure(
+        figsize=(1.5 * (len(columns) + 1), 1.5 * len(x) + 0.4), layout="constrained"
+    )
+    axes = figure.subplots(len(x), len(columns) + 1, squeeze=False)
+    for row, image in zip(axes, x.float().cpu(), strict=True):
+        lowest, highest = image.min(), image.max()
+        shown = (image - lowest) / (highest - lowest).clamp(min=1e-12)
+        row[0].imshow(shown.permute(1, 2, 0).numpy())
+    axes[0, 0].set_title("image", fontsize="small")
+    for column, (title, pictures) in enumerate(columns, start=1):
+        axes[0, column].set_title(title, fontsize="small")
+        for row, map_ in zip(axes, pictures, strict=True):
+            row[column].imshow(map_.numpy())
+    for place in axes.flat:
+        place.set_axis_off()
+    return figure

@@ -1,0 +1,65 @@
+"""Trains a teacher and writes its checkpoint."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdtune.config.train import TrainConfig
+from kdtune.errors import UserError
+from kdtune.models import build_model, check_model
+from kdtune.models.checkpoints import save_model
+from kdtune.models.pretrained import begin_with
+from kdtune.runtime.console import say
+from kdtune.storage.files import make_folder
+from kdtune.training.loop import evaluate, fit
+from kdtune.training.run import _batches, _find
+from kdtune.training.run_files import epoch_line
+
+
+def train_teacher(
+    config: TrainConfig, out: Path, say: Callable[[str], None] = say
+) -> dict[str, Any]:
+    """Train a network with the method ``student`` and keep only its best weights, in one file.
+
+    Args:
+        config: the run's settings.
+        out: the checkpoint to write at the end; it must not exist. Until then the best weights
+            so far are in ``<out>.partial.pth`` beside it.
+        say: takes a line for a person about each epoch, and about what is built.
+
+    Returns:
+        ``validation_accuracy`` and ``test_accuracy`` (None without test images), shares of 1.
+
+    Raises:
+        UserError: `out` exists, or the settings or the data are no good.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists already; remove it, or give another --out.")
+    check_model(config.model)
+    make_folder(out.parent)
+    data = _find(config)
+    classes = list(data.classes)
+    if config.weights is not None:  # said, and refused, before images are decoded
+        model = build_model(config.model, len(classes), config.image_size)
+        say(begin_with(model, config.model, config.weights, len(classes)))
+    train, validation, test = _batches(config, data, None, data.classes, say=say)
+    about: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
+    partial = out.with_name(f"{out.stem}.partial{out.suffix}")
+    try:
+        for result in fit(config, train, validation, num_classes=len(classes)):
+            say(epoch_line(result, config.epochs))
+            if result.is_best:
+                save_model(partial, result.student, **about, epoch=result.epoch)
+    except KeyboardInterrupt:
+        if partial.exists():
+            raise KeyboardInterrupt(f"the best weights so far are in {partial}") from None
+        raise
+    model = result.student
+    model.load_state_dict(result.state["best_weights"])
+    accuracies: dict[str, Any] = {
+        "validation_accuracy": result.best_validation_accuracy,
+        "test_accuracy": evaluate(model, test, config)["accuracy"] if test is not None else None,
+    }
+    save_model(out, model, **about, epoch=result.state["best_epoch"], **accuracies)
+    partial.unlink()
+    return accuracies

@@ -1,0 +1,137 @@
+"""When a trial is stopped early: asha, hyperband, median. A fold over the log, without Ray.
+
+A trial is compared with others of its cell alone, on the best validation accuracy that each of
+them had reached by the same epoch.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdtune.log.events import Cell, Event, cell_of
+
+LEAST_OTHERS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}
+"""Others that must have been at an epoch before anybody is stopped there."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a trial failed to reach at an epoch: a share of 1, made of so many others."""
+
+    epoch: int
+    value: float
+    others: int
+
+
+class Stopping:
+    """A rule, and all that it has seen.
+
+    * ``asha`` (Li et al. 2020): at each rung a trial goes on if it is among the best 1 in
+      `reduction_factor` of those that were there before; the first one always does.
+    * ``hyperband`` (Li et al. 2018): several such brackets, each with a later first rung than the
+      one before, the last one without any; the one that has had the fewest epochs gets the next
+      trial.
+    * ``median`` (Golovin et al. 2017): from the grace period on, a trial ends at any epoch at
+      which it is below the median of the others.
+    * ``none``: every trial goes all the way.
+
+    Args:
+        scheduler: the rule's name.
+        epochs: of a trial that goes all the way.
+        grace_period: the first rung, and the first epoch at which the median counts.
+        reduction_factor: one in so many goes on, and the next rung is so many times later.
+    """
+
+    def __init__(self, scheduler: str, epochs: int, grace_period: int, reduction_factor: int):
+        self.scheduler, self.epochs = scheduler, epochs
+        rungs = rung_epochs(epochs, grace_period, reduction_factor)
+        brackets: dict[str, list[tuple[int, ...]]] = {
+            "asha": [rungs],
+            "hyperband": [rungs[first:] for first in range(len(rungs) + 1)],
+            "median": [tuple(range(grace_period, epochs))],
+            "none": [()],
+        }
+        self.brackets = brackets[scheduler]
+        """Epochs after which the trials of each bracket are judged."""
+        self._quantile = 0.5 if scheduler == "median" else 1 - 1 / reduction_factor
+        self.bracket: dict[str, int] = {}
+        """Which of these each trial is in."""
+        self._spent: dict[Cell, list[int]] = defaultdict(lambda: [0] * len(self.brackets))
+        self._values: dict[tuple[Cell, int, int], dict[str, float]] = defaultdict(dict)
+        self.cuts: dict[str, Cut | None] = {}
+        """What each trial failed to reach after its latest epoch; None if it may go on."""
+
+    def describe(self) -> str:
+        """Say when trials are judged."""
+        if self.scheduler == "none":
+            return "no trial is stopped early"
+        rungs = " and ".join(map(str, self.brackets[0]))
+        if not rungs:
+            return f"{self.scheduler} never stops a trial: its first rung is the end"
+        stops = f"stops what is below {100 * self._quantile:.0f} % of the others"
+        return {
+            "asha": f"asha {stops} after epochs {rungs}",
+            "hyperband": f"hyperband, in {len(self.brackets)} brackets, {stops} after {rungs}",
+            "median": f"median {stops} from epoch {self.brackets[0][0]} on",
+        }[self.scheduler]
+
+    def verdict(self, epoch: Event) -> tuple[str, str] | None:
+        """State and reason of a trial whose latest epoch is its last; None if it goes on."""
+        if epoch["epoch"] == self.epochs:
+            return "finished", f"all {self.epochs} epochs"
+        cut = self.cuts[epoch["trial_id"]]
+        if cut is None:
+            return None
+        best = 100 * epoch["best_validation_accuracy"]
+        return "stopped", (
+            f"{self.scheduler}, epoch {cut.epoch}: {best:.2f} %, "
+            f"the cut was {100 * cut.value:.2f} % among {cut.others}"
+        )
+
+    def fold(self, event: Event) -> None:
+        """Take an event of the log."""
+        if event["event"] == "asked":
+            self._enter(cell_of(event), event["trial_id"])
+        elif event["event"] == "epoch":
+            self.cuts[event["trial_id"]] = self._judge(
+                cell_of(event),
+                event["trial_id"],
+                event["epoch"],
+                event["best_validation_accuracy"],
+            )
+        elif event["event"] == "warm_start":
+            for seen in event["observations"]:
+                self._enter(cell_of(event), seen["trial_id"])
+                for epoch, best in enumerate(seen["best_validation_accuracies"], start=1):
+                    self._judge(cell_of(event), seen["trial_id"], epoch, best)
+
+    def _enter(self, cell: Cell, trial_id: str) -> None:
+        spent = self._spent[cell]
+        self.bracket[trial_id] = spent.index(min(spent))
+
+    def _judge(self, cell: Cell, trial_id: str, epoch: int, best: float) -> Cut | None:
+        bracket = self.bracket[trial_id]
+        self._spent[cell][bracket] += 1
+        if epoch not in self.brackets[bracket]:
+            return None
+        there = self._values[cell, bracket, epoch]
+        others = [value for other, value in there.items() if other != trial_id]
+        there[trial_id] = best
+        if len(others) < LEAST_OTHERS[self.scheduler]:
+            return None
+        cut = float(np.quantile(others, self._quantile))
+        return Cut(epoch, cut, len(others)) if best < cut else None
+
+
+def rung_epochs(epochs: int, grace_period: int, reduction_factor: int) -> tuple[int, ...]:
+    """Epochs after which trials are compared, all of them before the last.
+
+    >>> rung_epochs(16, 2, 2), rung_epochs(50, 13, 3)
+    ((2, 4, 8), (13, 39))
+    """
+    rungs = []
+    while grace_period < epochs:
+        rungs.append(grace_period)
+        grace_period *= reduction_factor
+    return tuple(rungs)

@@ -1,0 +1,221 @@
+"""What stays of trials that have ended: networks. Their checkpoints go."""
+
+import shutil
+from collections.abc import Mapping, Set
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from typing import Any, Protocol
+
+from kdtune.export.best import Best
+from kdtune.log.events import SOUND, Cell, Event, cell_of
+from kdtune.log.folder import SweepFolder
+from kdtune.models.checkpoints import write_checkpoint
+from kdtune.storage.remote import Storage, StorageError
+from kdtune.tuning.trials.trial_checkpoints import checkpoints_in, read_whole
+
+CLEARING = 60
+"""Seconds that are waited at the end for the removal of checkpoints from a storage."""
+
+
+def _best_network(folder: SweepFolder, trial_id: str) -> dict[str, Any] | None:
+    """The network of a trial at its best epoch, as a checkpoint, from the trial's last one.
+
+    None if there is no whole one. A process that was killed at the end may have left one of an
+    earlier epoch only; ``epoch`` and ``validation_accuracy`` say what it is.
+    """
+    paths = reversed(checkpoints_in(folder.checkpoints / trial_id))
+    content = next((c for c in map(read_whole, paths) if c is not None), None)
+    if content is None:
+        return None
+    training = content["training"]
+    return {
+        "weights": training.get("best_weights", content["weights"]),
+        "config": content["config"],
+        "classes": content["classes"],
+        "epoch": training["best_epoch"],
+        "validation_accuracy": training["best_validation_accuracy"],
+        "trial_id": trial_id,
+        **({"plugins": content["plugins"]} if "plugins" in content else {}),
+    }
+
+
+def write_networks(
+    folder: SweepFolder, best: Mapping[Cell, Best], storage: Storage | None = None
+) -> None:
+    """Write `best/<method>-<model>.pth`: the network of what stands for each cell.
+
+    That of a trial comes from its last checkpoint; where that is lost, there is none.
+
+    Args:
+        folder: of the sweep.
+        best: see `kdtune.export.best.best_of_cells`.
+        storage: of checkpoints; None if they are in the folder.
+
+    Raises:
+        DiskFullError: there is no room.
+    """
+    for cell, found in best.items():
+        path = folder.best(*cell, ".pth")
+        if path.exists() and (read_whole(path) or {}).get("trial_id") != found.name:
+            path.unlink()
+        if not path.exists():
+            _bring(None if found.confirmed else storage, folder, found.name)
+            kept = folder.network(found.name)
+            content = read_whole(kept) if found.confirmed else _best_network(folder, found.name)
+            if content and content["validation_accuracy"] == found.validation_accuracy:
+                write_checkpoint(path, content)
+
+
+def _bring(storage: Storage | None, folder: SweepFolder, trial_id: str) -> None:
+    """Bring the checkpoints of a trial from the storage to the sweep's folder, if there is one.
+
+    What the storage does not give now is missing for now: see `Networks` and `Leftovers`.
+    """
+    if storage is None:
+        return
+    place = folder.checkpoints / trial_id
+    with suppress(StorageError):
+        for name in storage.at(trial_id).names():
+            if not (place / name).exists():
+                storage.at(trial_id).get(name, place / name)
+
+
+def _forget(storage: Storage | None, folder: SweepFolder, trial_id: str) -> None:
+    """Remove the checkpoints of a trial, wherever they are."""
+    shutil.rmtree(folder.checkpoints / trial_id, ignore_errors=True)
+    if storage is not None:
+        with suppress(StorageError):
+            storage.at(trial_id).clear()
+
+
+class Keeper(Protocol):
+    """Files that follow from a log: a fold over it that acts only on what comes after `begin`."""
+
+    def fold(self, event: Event) -> None:
+        """Take an event of the log."""
+
+    def begin(self) -> None:
+        """Act on what is known, and from now on on what comes."""
+
+
+class Networks:
+    """Keeps the networks of confirmed runs, until another candidate of their cell is chosen.
+
+    A fold over the log of a confirmation. What was in it before `begin` is acted on then. The
+    checkpoints of a run stay until its network is written: a storage that fails now may give them
+    another time.
+
+    Args:
+        folder: the sweep's.
+        storage: of checkpoints; None if they are in the folder.
+    """
+
+    def __init__(self, folder: SweepFolder, storage: Storage | None = None):
+        self.folder, self.storage = folder, storage
+        self._runs: dict[str, tuple[Cell, str]] = {}
+        self._known: list[Event] = []
+        self._live = False
+
+    def begin(self) -> None:
+        """Keep what an earlier driver left, and from now on what comes."""
+        self._live = True
+        for event in self._known:
+            self._act(event)
+
+    def fold(self, event: Event) -> None:
+        """Take an event of the log."""
+        if event["event"] == "asked":
+            self._runs[event["trial_id"]] = cell_of(event), event["confirms"]
+        elif event["event"] in ("ended", "chosen"):
+            if self._live:
+                self._act(event)
+            else:
+                self._known.append(event)
+
+    def _act(self, event: Event) -> None:
+        if event["event"] == "chosen":
+            for run, (cell, trial) in self._runs.items():
+                if cell == cell_of(event) and trial != event["confirms"]:
+                    self.folder.network(run).unlink(missing_ok=True)
+            return
+        run = event["trial_id"]
+        path = self.folder.network(run)
+        if event["state"] == "finished" and not path.is_file():
+            _bring(self.storage, self.folder, run)
+            content = _best_network(self.folder, run)
+            if not content or content["validation_accuracy"] != event["best_validation_accuracy"]:
+                return
+            write_checkpoint(path, content)
+        _forget(self.storage, self.folder, run)
+
+
+class Leftovers:
+    """Removes the checkpoints of trials that have ended, but for the best of each cell.
+
+    A fold over the log. A trial's process writes its last checkpoint while its end is logged, so
+    it is removed only when a further trial has ended. What was in the log before `begin` is not
+    acted on.
+
+    Args:
+        folder: the sweep's.
+        storage: of checkpoints; None if they are in the folder.
+    """
+
+    def __init__(self, folder: SweepFolder, storage: Storage | None = None):
+        self.folder, self.storage = folder, storage
+        self._ended: set[str] = set()
+        self._thread = ThreadPoolExecutor(1)  # nobody waits for a storage that is slow
+        self._clearing: Future[None] | None = None
+        self._best: dict[Cell, tuple[float, int, str]] = {}
+        self._numbers: dict[str, int] = {}
+        self._live = False
+
+    def begin(self) -> None:
+        """Remove what an earlier driver left, and from now on what is left."""
+        self._live = True
+        self.remove()
+
+    def fold(self, event: Event) -> None:
+        """Take an event of the log."""
+        if event["event"] == "asked":
+            self._numbers[event["trial_id"]] = event["number"]
+        elif event["event"] == "ended":
+            self._ended.add(event["trial_id"])
+            accuracy = event["best_validation_accuracy"]
+            if event["state"] in SOUND and accuracy is not None:
+                rank = accuracy, -self._numbers[event["trial_id"]], event["trial_id"]
+                cell = cell_of(event)
+                self._best[cell] = max(self._best.get(cell, rank), rank)
+            if self._live:
+                self.remove(keep=event["trial_id"])
+
+    def remove(self, keep: str | None = None) -> None:
+        """Remove them; `keep` is a trial that has just ended."""
+        self._remove(self._ended - {trial_id for *_, trial_id in self._best.values()} - {keep})
+
+    def remove_all(self) -> None:
+        """Remove those of the best, too, whose networks are written."""
+        best = {cell: trial_id for cell, (*_, trial_id) in self._best.items()}
+        written = [cell for cell in best if self.folder.best(*cell, ".pth").is_file()]
+        self._wait()
+        self._remove(self._ended - {best[cell] for cell in best.keys() - written})
+        self._wait()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _wait(self) -> None:
+        if self._clearing is not None:
+            wait([self._clearing], CLEARING)
+
+    def _remove(self, trials: Set[str | None]) -> None:
+        for path in self.folder.checkpoints.glob("*"):
+            if path.name in trials:
+                shutil.rmtree(path, ignore_errors=True)
+        if self.storage is not None and (self._clearing is None or self._clearing.done()):
+            self._clearing = self._thread.submit(_clear, self.storage, trials)
+
+
+def _clear(storage: Storage, trials: Set[str | None]) -> None:
+    """Remove checkpoints of trials; what is not removed now is removed another time."""
+    with suppress(StorageError):
+        for trial_id in {name.split("/")[0] for name in storage.names()} & trials:
+            storage.at(str(trial_id)).clear()

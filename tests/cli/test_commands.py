@@ -1,0 +1,328 @@
+"""The command line: help at once, mistakes in one sentence with exit code 2."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from small_runs import write_digits
+
+from kdtune.cli.commands import cli, main
+from kdtune.config.sweep import SweepConfig
+from kdtune.data.decoded import Views
+from kdtune.data.folders import find_images
+from kdtune.errors import UserError
+from kdtune.log.events import Log
+from kdtune.storage.array_cache import Cache
+
+
+@pytest.fixture
+def kdtune(tmp_path, monkeypatch, capsys):
+    """Run a command in an empty folder; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["kdtune", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in cli.commands)])
+def test_help(command):
+    result = CliRunner().invoke(cli, [*command, "--help"])
+    assert result.exit_code == 0 and "Usage:" in result.output
+
+
+def test_help_needs_neither_torch_nor_ray():
+    code = (
+        "import sys; from click.testing import CliRunner; from kdtune.cli.commands import cli;"
+        "CliRunner().invoke(cli, ['--help']); print({'torch', 'ray', 'pandas'} & set(sys.modules))"
+    )
+    started = time.monotonic()
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+    assert time.monotonic() - started < 5
+
+
+def test_reports_need_neither_torch_nor_ray_nor_a_display():
+    code = (
+        "import sys, kdtune, kdtune.log.folder; from kdtune import load_sweep;"
+        "print({'torch', 'ray', 'matplotlib.pyplot'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+
+
+def test_the_cache_is_listed_and_pruned(kdtune, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
+    assert kdtune("cache")[1].endswith(f"0.0 MB  in 0 arrays in {tmp_path}/cache\n")
+    views = Views(find_images("digits"), 8, Cache(tmp_path / "cache"), 1)
+    views.pixels("validation")
+    _, out, _ = kdtune("cache")
+    assert "269 validation images of digits at 8 px" in out and "in 1 arrays" in out
+    assert "in 1 arrays" in kdtune("cache", "--prune", "1")[1]
+    for words in (("--prune", "nan"), ("--prune", "-1"), ("--prune", "many")):
+        assert kdtune("cache", *words)[0] == 2
+    assert "in 1 arrays" in kdtune("cache")[1]
+    _, out, err = kdtune("cache", "--prune", "0")
+    assert "in 0 arrays" in out and "removed 0.1 MB: 269 validation images of digits" in err
+
+
+def test_a_file_is_no_cache(kdtune, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "file"))
+    code, out, err = kdtune("cache")
+    assert code == 2 and not out and "file is not a folder; see KDTUNE_CACHE" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "cache_gb"), [((), None), (("--no-cache",), 0), (("--cache-gb", "3"), 3)]
+)
+def test_flags_of_the_cache(kdtune, monkeypatch, words, cache_gb):
+    given = {}
+
+    def run_sweep(settings, show, plan):
+        given.update(settings)
+        raise UserError("enough")
+
+    monkeypatch.setattr("kdtune.tuning.sweep.run_sweep", run_sweep)
+    assert kdtune("sweep", "--name", "x", "--data", "digits", *words)[0] == 2
+    assert given.get("cache_gb") == cache_gb
+
+
+@pytest.mark.parametrize(
+    ("words", "show"), [((), "live"), (("--quiet",), "quiet"), (("--verbose",), "verbose")]
+)
+def test_what_is_shown_is_no_setting_of_the_sweep(kdtune, monkeypatch, words, show):
+    given = []
+
+    def run(*arguments):
+        given.append(arguments)
+        raise UserError("enough")
+
+    monkeypatch.setattr("kdtune.tuning.sweep.run_sweep", run)
+    monkeypatch.setattr("kdtune.tuning.sweep.resume_sweep", run)
+    monkeypatch.setattr("kdtune.tuning.confirm.confirm_sweep", run)
+    for command in (("sweep", "--name", "x"), ("resume", "x"), ("confirm", "x")):
+        assert kdtune(*command, *words)[0] == 2
+    (sweep, *shown), *others = given
+    assert sweep == {"name": "x"} and shown == [show, False]
+    assert [arguments[1:] for arguments in others] == [({}, show)] * 2
+
+
+@pytest.mark.parametrize("command", ["resume", "confirm"])
+def test_what_else_gets_figures_stays_unless_it_is_given(kdtune, monkeypatch, command):
+    given = []
+
+    def run(folder, settings, show):
+        given.append(settings)
+        raise UserError("enough")
+
+    home = "sweep" if command == "resume" else "confirm"
+    monkeypatch.setattr(f"kdtune.tuning.{home}.{command}_sweep", run)
+    for words in ((), ("--track", "mlflow", "--track", "wandb")):
+        assert kdtune(command, "results/x", *words)[0] == 2
+    assert given == [{}, {"track": ("mlflow", "wandb")}]
+
+
+SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((*SWEEP, "--data", "nowhere"), "There is no folder nowhere"),
+        (("sweep", "--data", "digits"), "The setting 'name' is missing"),
+        ((*SWEEP, "--data", "digits", "--models", "ResNet81"), "did you mean 'ResNet18'?"),
+        (("sweep", "--name", "x", "--data", "digits"), "The method 'at' learns from a teacher"),
+        ((*SWEEP, "--data", "digits", "--methods", "studnet"), "did you mean 'student'?"),
+        ((*SWEEP, "--data", "digits", "--teacher", "no.pth"), "There is no file no.pth"),
+        ((*SWEEP, "--data", "digits", "--space", "no.py"), "There is no search space no.py"),
+        ((*SWEEP, "--data", "digits", "--setting", "lrr=1"), "There is no setting 'lrr'"),
+        ((*SWEEP, "--data", "digits", "--setting", "batch_size=-1"), "batch_size cannot be -1"),
+        ((*SWEEP, "--data", "digits", "--setting", "lr"), "'lr' is not KEY=VALUE"),
+        ((*SWEEP, "--data", "digits", "--setting", "lr=[1"), "'[1' is not a value"),
+        (
+            (*SWEEP, "--data", "digits", "--setting", "device=toaster"),
+            "device 'toaster' cannot be",
+        ),
+        (
+            (*SWEEP, "--data", "digits", "--epochs", "2", "--setting", "hint_epochs=2"),
+            "hint_epochs",
+        ),
+        (
+            ("teacher", "--data", "digits", "--out", "t", "--setting", "epochs=3"),
+            "a flag of its own",
+        ),
+        ((*SWEEP, "--data", "digits", "--models", ","), "The setting models cannot be"),
+        ((*SWEEP, "--data", "digits", "--trials", "0"), "The setting trials cannot be 0"),
+        (
+            (*SWEEP, "--data", "digits", "--sampler", "tpee"),
+            "no sampler 'tpee'; did you mean 'tpe'",
+        ),
+        (
+            (*SWEEP, "--data", "digits", "--scheduler", "x"),
+            "'x' is not one of 'asha', 'hyperband'",
+        ),
+        ((*SWEEP, "--data", "digits", "--time-budget", "soon"), "write it as 2h, 1h30m"),
+        ((*SWEEP, "--data", "digits", "--equal", "epochs"), "epochs needs epochs_total or time_"),
+        ((*SWEEP, "--data", "digits", "--warm-start", "x"), "There is no folder x"),
+        (
+            (*SWEEP, "--data", "digits", "--models", "ResNet18,ResNet50", "--epochs-total", 1),
+            "epochs_total (1) must be at least one for each of the 2 cells",
+        ),
+        (("sweep", "no.yaml"), "There is no file no.yaml"),
+        (("leaderboard", "nowhere"), "There is no folder nowhere"),
+        (("train", "no.yaml"), "There is no file no.yaml"),
+        (("export", "nowhere", "--out", "x"), "There is no folder nowhere"),
+        (("export", "x", "--out", "x", "--top", "0"), "0 is not in the range x>=1"),
+        (("evaluate", "no.bin", "--data", "digits"), "of no known format; there are .pth, .saf"),
+        (("evaluate", "no.onnx", "--data", "digits"), "There is no file no.onnx"),
+        (("predict", "no.pth", "a.png"), "There is no file no.pth"),
+        (
+            ("teacher", "--data", "digits", "--out", "t.pth", "--model", "X"),
+            "There is no model 'X'",
+        ),
+        (("sweeep",), "No such command 'sweeep'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(kdtune, tmp_path, words, sentence):
+    code, out, err = kdtune(*words)
+    assert code == 2 and not out
+    assert sentence in err and err.count("\n") == 1
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_image_stops_a_sweep_before_it_begins(kdtune, tmp_path):
+    write_digits(tmp_path / "data", 8)
+    for path in (tmp_path / "data" / "digit-3").iterdir():
+        path.write_bytes(b"broken")
+    code, _, err = kdtune(*SWEEP, "--data", "data", "--image-size", 8)
+    assert code == 2 and "digit-3" in err and "cannot be read" in err
+    assert not (tmp_path / "results").exists()
+
+
+def test_debug_shows_where_a_mistake_was_found(kdtune):
+    with pytest.raises(Exception, match="There is no file"):
+        kdtune("--debug", "train", "no.yaml")
+
+
+def test_flags_win_over_the_file(kdtune, tmp_path):
+    sweep = {"name": "x", "data": "nowhere", "methods": ["student"], "baselines": False}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    assert (
+        "There is no folder elsewhere" in kdtune("sweep", "sweep.yaml", "--data", "elsewhere")[2]
+    )
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "trails": 2}))
+    assert "did you mean 'trials'?" in kdtune("sweep", "sweep.yaml")[2]
+
+
+def test_a_hint_layer_that_no_network_has_stops_a_sweep(kdtune, tmp_path, folder, teacher_file):
+    words = ("sweep", "--name", "x", "--data", folder, "--teacher", teacher_file)
+    code, _, err = kdtune(*words, "--methods", "fitnets", "--setting", "hint_layer=7")
+    assert code == 2 and "hint_layer 7 does not exist" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sweeps_of_one_name_in_two_places_are_told_apart(kdtune, tmp_path):
+    sweep = SweepConfig.check({"name": "x", "data": "d"}).model_dump(mode="json")
+    data = {"fingerprint": "f", "test_fingerprint": "t", "classes": ["a", "b"]}
+    opened = {"event": "sweep", "config": sweep, "data": data, "teacher": None}
+    opened |= {"spaces": {}, "views": {}}
+    for place in ("a", "b"):
+        (tmp_path / place / "x").mkdir(parents=True)
+        with Log(tmp_path / place / "x" / "log.jsonl", []) as log:
+            log.append(opened)
+            config = {"method": "at", "model": "M", "number": 0, "origin": "start"}
+            config |= {"parameters": {}, "distributions": {}, "config": {}}
+            log.append({"event": "asked", "trial_id": place, **config})
+    code, out, _ = kdtune("leaderboard", "a/x", "b/x", "--format", "csv")
+    assert code == 0
+    assert [line.split(",")[0] for line in out.splitlines()] == ["sweep", "a/x", "b/x"]
+
+
+def test_settings_that_are_no_mapping_are_refused_with_and_without_a_flag(kdtune, tmp_path):
+    sweep = {"name": "x", "data": "digits", "settings": [1]}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    for flags in ((), ("--setting", "lr=1")):
+        code, _, err = kdtune("sweep", "sweep.yaml", *flags)
+        assert code == 2 and "The setting settings cannot be [1]" in err
+
+
+def test_without_a_command_there_is_help(kdtune):
+    code, _, err = kdtune()
+    assert code == 2 and "Usage:" in err and "demo" in err
+
+
+def test_a_demo_that_is_there_is_left_alone(kdtune, tmp_path):
+    (tmp_path / "results" / "demo").mkdir(parents=True)
+    code, _, err = kdtune("demo")
+    assert code == 2 and "results/demo exists already" in err
+    assert [p.name for p in (tmp_path / "results").iterdir()] == ["demo"]
+
+
+def test_a_diverged_run_is_an_error_but_no_mistake(kdtune, tmp_path):
+    settings = {"method": "student", "data_dir": "digits", "image_size": 8, "lr": 1e20}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
+    code, _, err = kdtune("train", "c.yaml")
+    assert code == 1 and "the training loss became" in err
+
+
+def test_spaces_shows_every_range_and_its_source(kdtune):
+    code, out, _ = kdtune("spaces")
+    assert code == 0
+    assert "0.001 to 0.3, log scale" in out and "RepDistiller" in out
+
+
+def test_bad_images_are_listed_and_the_sweep_does_not_begin(kdtune, tmp_path):
+    data = write_digits(tmp_path / "data", 10)
+    bad = sorted(data.glob("digit-[012]/*"))
+    for path in bad:
+        path.write_bytes(b"")
+    code, _, err = kdtune(
+        "sweep", "--name", "x", "--data", data, "--methods", "student", "--no-baselines",
+        "--image-size", "8", "--models", "MultiBranchNet",
+    )  # fmt: skip
+    assert code == 2 and not (tmp_path / "results").exists()
+    decoded = [*find_images(str(data)).train.images, *find_images(str(data)).validation.images]
+    listed = {line for line in err.splitlines() if line.endswith(": it is empty")}
+    assert listed == {f"{path}: it is empty" for path in bad if path in decoded}
+    assert "leave it out with --skip-bad-images" in err.splitlines()[-1]
+
+
+def test_what_is_no_sweep_cannot_be_resumed_or_looked_at(kdtune, tmp_path):
+    (tmp_path / "x").mkdir()
+    for command in ("resume", "status"):
+        code, _, err = kdtune(command, "x")
+        assert code == 2 and "is not the folder of a sweep" in err
+    (tmp_path / "x" / "log.jsonl").write_text("")
+    for command in ("resume", "status"):
+        code, _, err = kdtune(command, "x")
+        assert code == 2 and "does not begin with the sweep's settings" in err
+
+
+def test_what_the_system_refuses_is_one_line(kdtune, monkeypatch):
+    def refuse(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("kdtune.training.rerun.run_file", refuse)
+    code, _, err = kdtune("train", "x.yaml")
+    assert code == 1 and err == "kdtune: [Errno 5] Input/output error: 'x.yaml'\n"
+
+
+def test_a_path_that_is_not_utf8_is_a_sentence(kdtune, tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    write_digits(tmp_path / name, 10)
+    code, _, err = kdtune("sweep", "--name", "x", "--data", name, "--methods", "student",
+                          "--no-baselines")  # fmt: skip
+    assert code == 2 and r"caf\xe9 is not plain UTF-8, which Ray cannot take" in err

@@ -1,0 +1,59 @@
+"""Settings of a run: defaults, and what a user is told who errs."""
+
+import pytest
+
+from kdtune.config.train import METHOD_DEFAULTS, TrainConfig
+from kdtune.errors import UserError
+from kdtune.methods import METHODS
+
+
+@pytest.mark.parametrize(
+    ("method", "temperature", "alpha", "beta"),
+    [
+        ("at", 4.0, 0.0, 1e3),
+        ("fitnets", 3.0, 0.1, 1e-3),
+        ("kd", 4.0, 1.0, 0),
+        ("student", 4.0, 0, 0),
+    ],
+)
+def test_defaults_follow_the_method(method, temperature, alpha, beta):
+    config = TrainConfig(method=method)
+    assert (config.temperature, config.alpha, config.beta) == (temperature, alpha, beta)
+
+
+def test_defaults_are_those_of_methods_that_exist():
+    assert set(METHOD_DEFAULTS) <= set(METHODS)
+
+
+def test_given_settings_win_over_the_methods_defaults():
+    assert TrainConfig.check({"method": "fitnets", "beta": 2}).beta == 2
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        TrainConfig().lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"aplha": 1}, "There is no setting 'aplha'; did you mean 'alpha'?"),
+        ({"lr": -1}, "The setting lr cannot be -1: it must be greater than 0."),
+        ({"lr": float("nan")}, "lr cannot be nan"),
+        ({"epochs": "many"}, "epochs cannot be 'many': it must be a valid integer"),
+        ({"precision": "bf61"}, "precision cannot be 'bf61': it must be 'auto', 'bf16'"),
+        ({1: 2}, "1 is no setting's name"),
+        ({"method": ["at"]}, "method cannot be ['at']"),
+        ({"epochs": 3, "hint_epochs": 3}, "hint_epochs (3) must leave some of the 3 epochs"),
+    ],
+)
+def test_a_bad_run_setting_is_one_sentence(settings, sentence):
+    with pytest.raises(UserError) as error:
+        TrainConfig.check(settings)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_methods_settings_are_refused():
+    with pytest.raises(UserError, match="settings of the method 'fitnets', not of 'at'"):
+        TrainConfig.of_method("at", {"method": "fitnets"})

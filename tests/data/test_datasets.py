@@ -1,0 +1,324 @@
+"""Data sets by name: torchvision's files, in torchvision's places, as it finds them."""
+
+import bz2
+import hashlib
+import inspect
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from scipy.io import savemat
+from torchvision import datasets
+
+from kdtune.cli.commands import cli
+from kdtune.config.sweep import SweepConfig
+from kdtune.data.datasets import NAMED
+from kdtune.data.decoded import Views
+from kdtune.data.folders import find_images
+from kdtune.errors import UserError
+from kdtune.models.checkpoints import load_model
+from kdtune.training.rerun import run_file
+from kdtune.tuning.driver.preflight import check_sweep
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*arguments, **named):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+
+
+def write_idx(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    path.write_bytes(head + array.tobytes())
+
+
+def write_fashion_mnist(root: Path, train: int = 100, test: int = 30) -> Path:
+    """Noise as torchvision's FashionMNIST lies there; labels in turn."""
+    random = np.random.default_rng(0)
+    for name, count in (("train", train), ("t10k", test)):
+        raw = root / "FashionMNIST" / "raw"
+        pixels = random.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        write_idx(raw / f"{name}-images-idx3-ubyte", pixels)
+        write_idx(raw / f"{name}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8) % 10)
+    return root
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def write_cifar10(root: Path, monkeypatch) -> Path:
+    """Two images a class and file in CIFAR-10's form, which torchvision takes for its own."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    for name in names:
+        pixels = random.integers(0, 256, (20, 3072)).astype(np.uint8)
+        labels = [i % 10 for i in range(20)]
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": labels}))
+    classes = [f"c{i}" for i in range(10)]
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": classes}))
+    sums = [[name, md5(folder / name)] for name in names]
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", sums[:5])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", sums[5:])
+    meta = {**datasets.CIFAR10.meta, "md5": md5(folder / "batches.meta")}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    return folder
+
+
+def write_images(folder: Path, names) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", (6, 5), (len(name), 7, 9)).save(folder / name)
+
+
+def counts(data):
+    return [len(split) for split in (data.train, data.validation, data.test)]
+
+
+def test_the_official_test_split_is_the_test_and_validation_is_cut_from_train(tmp_path):
+    data = find_images("fashion-mnist", str(write_fashion_mnist(tmp_path)))
+    assert counts(data) == [80, 20, 30]  # 15 % of ten, rounded, of each class
+    assert data.classes[0] == "T-shirt/top" and len(data.classes) == 10
+    assert data.test.images[0].shape == (28, 28) and data.test.labels == [*range(10)] * 3
+    raw = tmp_path / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
+    assert data.test.images[0].tobytes() == raw.read_bytes()[16 : 16 + 784]
+
+
+def test_arrays_take_the_way_of_files(tmp_path):
+    data = find_images("fashion-mnist", str(write_fashion_mnist(tmp_path)))
+    decoded = Views(data, 28, None, 1).pixels("train")
+    assert decoded.shape == (80, 3, 28, 28)
+    assert (decoded[3] == data.train.images[3]).all()
+
+
+def test_the_default_folder_is_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path))
+    write_fashion_mnist(tmp_path / "datasets")
+    assert counts(find_images("fashion-mnist")) == [80, 20, 30]
+
+
+def test_cifar10_in_its_own_form(tmp_path, monkeypatch):
+    write_cifar10(tmp_path, monkeypatch)
+    data = find_images("cifar10", str(tmp_path))
+    assert counts(data) == [80, 20, 20] and data.classes[3] == "c3"
+    assert data.train.images[0].shape == (32, 32, 3)
+
+
+class _Runs:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_that_is_not_the_published_one_is_not_opened(tmp_path, monkeypatch):
+    folder = write_cifar10(tmp_path, monkeypatch)
+    (folder / "data_batch_1").write_bytes(pickle.dumps(_Runs(tmp_path / "ran")))
+    with pytest.raises(UserError, match="is not in .* or is damaged there"):
+        find_images("cifar10", str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_official_validation_split_stays_and_files_stay_files(tmp_path, monkeypatch):
+    folder = tmp_path / "flowers-102"
+    names = [f"image_{i:05d}.jpg" for i in range(1, 10)]
+    write_images(folder / "jpg", names)
+    savemat(folder / "imagelabels.mat", {"labels": [1, 2, 1, 2, 1, 2, 1, 2, 1]})
+    savemat(folder / "setid.mat", {"trnid": [1, 2, 3, 4], "valid": [5, 6], "tstid": [7, 8, 9]})
+    files = {
+        key: (name, md5(folder / name))
+        for key, name in (("label", "imagelabels.mat"), ("setid", "setid.mat"))
+    }
+    monkeypatch.setattr(datasets.Flowers102, "_file_dict", files)
+    data = find_images("flowers102", str(tmp_path))
+    assert counts(data) == [4, 2, 3]
+    assert data.validation.images == (folder / "jpg" / names[4], folder / "jpg" / names[5])
+    assert data.validation.labels == [0, 1] and len(data.classes) == 102
+    assert find_images("flowers102", str(tmp_path)).fingerprint == data.fingerprint
+
+
+def test_pets_which_torchvision_gives_decoded_only(tmp_path):
+    pets = tmp_path / "oxford-iiit-pet"
+    names = [f"{breed}_{i}" for breed in ("Beagle", "Birman") for i in range(8)]
+    write_images(pets / "images", [f"{name}.jpg" for name in names])
+    (pets / "annotations").mkdir()
+    lines = [f"{name} {1 + name.startswith('Birman')} 1 1\n" for name in names]
+    for split, part in (("trainval", lines[:6] + lines[8:14]), ("test", lines[6:8] + lines[14:])):
+        (pets / "annotations" / f"{split}.txt").write_text("".join(part))
+    data = find_images("oxford-iiit-pet", str(tmp_path))
+    assert counts(data) == [10, 2, 4] and data.classes == ("Beagle", "Birman")
+    assert data.test.images[0] == pets / "images" / "Beagle_6.jpg"
+
+
+def test_channels_first_become_last(tmp_path, monkeypatch):
+    sums = {}
+    for split, count in (("train", 14), ("test", 2)):
+        pixels = np.zeros((32, 32, 3, count), np.uint8)
+        pixels[0, 1, 2] = 5
+        savemat(
+            tmp_path / f"{split}_32x32.mat",
+            {"X": pixels, "y": [[1 + i % 2] for i in range(count)]},
+        )
+        sums[split] = ["", f"{split}_32x32.mat", md5(tmp_path / f"{split}_32x32.mat")]
+    monkeypatch.setattr(datasets.SVHN, "split_list", sums)
+    data = find_images("svhn", str(tmp_path))
+    assert counts(data) == [12, 2, 2] and data.test.images[0][0, 1].tolist() == [0, 0, 5]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name != "digits"])
+def test_what_cannot_be_downloaded_is_a_sentence(name, tmp_path, capfd):
+    with pytest.raises(UserError) as caught:
+        find_images(name, str(tmp_path / "sets"))
+    sentence = str(caught.value)
+    assert sentence.startswith(f"The data set {name} is not in {tmp_path}/sets, or is damaged")
+    assert "no route to host" in sentence and "--data-root" in sentence
+    assert capfd.readouterr().out == ""
+    assert not list(tmp_path.rglob("*.unfinished"))  # nothing came: there is nothing to remove
+
+
+def write_imagenette(root, images):
+    for split in ("train", "val"):
+        for name in ("n01440764", "n02102040"):
+            write_images(root / "imagenette2-320" / split / name, [f"{i}.jpeg" for i in images])
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, OSError])
+def test_a_download_that_was_cut_off_is_not_taken_for_a_smaller_set(tmp_path, monkeypatch, end):
+    def cut(url, root, md5):
+        write_imagenette(Path(root), range(7))
+        raise end("no room")
+
+    archives = "torchvision.datasets.imagenette.download_and_extract_archive"
+    monkeypatch.setattr(archives, cut)
+    with pytest.raises(UserError if end is OSError else end):
+        find_images("imagenette", str(tmp_path))
+    with pytest.raises(UserError, match="not finished: remove .*/.imagenette.unfinished, then"):
+        find_images("imagenette", str(tmp_path))
+    (tmp_path / ".imagenette.unfinished").unlink()
+    assert counts(find_images("imagenette", str(tmp_path))) == [12, 2, 14]
+
+
+def test_who_comes_while_another_downloads_waits_for_the_whole_set(tmp_path, monkeypatch):
+    begun, wait = threading.Event(), threading.Event()
+
+    def slowly(url, root, md5):
+        write_imagenette(Path(root), range(7))
+        begun.set()
+        wait.wait(10)
+        write_imagenette(Path(root), range(7, 14))
+
+    archives = "torchvision.datasets.imagenette.download_and_extract_archive"
+    monkeypatch.setattr(archives, slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(find_images, "imagenette", str(tmp_path))
+        assert begun.wait(10)
+        second = pool.submit(find_images, "imagenette", str(tmp_path))
+        assert not wait_for([second], timeout=0.2).done
+        wait.set()
+        assert counts(first.result()) == counts(second.result()) == [24, 4, 28]
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_a_file_that_ends_too_soon_is_a_sentence(tmp_path):
+    (tmp_path / "usps.bz2").write_bytes(bz2.compress(bytes(10_000))[:40])
+    with pytest.raises(UserError, match="usps is not in .* or is damaged there"):
+        find_images("usps", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name != "digits"])
+def test_torchvision_has_the_splits(name):
+    dataset, splits, _, options = NAMED[name].args
+    assert {"train", "test"} <= splits.keys() <= {"train", "validation", "test"}
+    for which in splits.values():
+        inspect.signature(dataset).bind("root", download=True, **options, **which)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(UserError, match="There is no folder cifar11; .*digits, mnist, .*cifar10"):
+        find_images("cifar11")
+
+
+def test_a_folder_comes_before_a_name(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    Path("cifar10").symlink_to(folder)
+    assert counts(find_images("cifar10")) == [140, 30, 30]
+
+
+def test_a_part_of_the_images_has_every_class_with_its_share():
+    data = find_images("digits", None, 100, 50, 30)
+    assert counts(data) == [100, 50, 30]
+    whole = find_images("digits")
+    for part, all_of_it in ((data.train, whole.train), (data.test, whole.test)):
+        shares = np.bincount(all_of_it.labels) / len(all_of_it) * len(part)
+        assert (abs(np.bincount(part.labels) - shares) < 1).all()
+    assert data.fingerprint != whole.fingerprint != ""
+    assert data.fingerprint == find_images("digits", None, 100, 50, 30).fingerprint
+    assert data.test_fingerprint != whole.test_fingerprint
+
+
+def test_a_smaller_part_lies_in_a_larger_one(folder):
+    smaller, larger = (find_images(str(folder), train_images=n).train for n in (20, 55))
+    assert set(smaller.images) < set(larger.images)
+    assert np.bincount(smaller.labels).tolist() == [2] * 10
+    assert larger.images == sorted(larger.images)
+
+
+def test_a_rare_class_keeps_an_image(tmp_path, folder):
+    for source in folder.iterdir():
+        (tmp_path / source.name).mkdir()
+        for file in sorted(source.iterdir())[: 1 if source.name == "digit-3" else None]:
+            (tmp_path / source.name / file.name).symlink_to(file)
+    assert np.bincount(find_images(str(tmp_path), train_images=10).train.labels).min() == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"train_images": 141}, "train_images cannot be 141: there are 140 train images of 10 cl"),
+        ({"test_images": 9}, "test_images cannot be 9: there are 30 test images of 10 classes"),
+    ],
+)
+def test_a_part_that_is_too_large_or_small_is_refused(folder, given, sentence):
+    with pytest.raises(UserError, match=sentence):
+        find_images(str(folder), **given)
+
+
+def test_every_command_takes_names_and_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_fashion_mnist(tmp_path / "sets")
+    flags = "--data fashion-mnist --data-root sets --train-images 20 --test-images 10".split()
+    small = "--model MultiBranchNet --image-size 8 --epochs 1 --out t.pth --quiet".split()
+    run = CliRunner().invoke(cli, ["teacher", *flags, *small], catch_exceptions=False)
+    assert run.exit_code == 0
+    config = load_model("t.pth")["config"]
+    assert (config["train_images"], config["validation_images"]) == (20, None)
+
+    run = CliRunner().invoke(cli, ["evaluate", "t.pth", *flags], catch_exceptions=False)
+    assert ["images", "10"] in [line.split() for line in run.output.splitlines()]
+
+    kept = ("data_dir", "data_root", "train_images", "image_size", "epochs")
+    lines = [f"{key}: {config[key]}\n" for key in kept]
+    Path("run.yaml").write_text("method: kd\nteacher_model: t.pth\n" + "".join(lines))
+    assert len(run_file(Path("run.yaml"))["training_history"]) == 1
+
+    sweep = {"name": "s", "data": "fashion-mnist", "data_root": "sets", "train_images": 20}
+    checked = check_sweep(SweepConfig.check({**sweep, "teacher": "t.pth", "epochs": 2}), ())
+    assert checked.opened["data"]["train_images"] == 20
+    assert checked.opened["data"]["validation_images"] == 20
+    assert checked.opened["config"]["train_images"] == 20
+    settings = checked.configure(("at", "ResNet18"), 0, {})
+    monkeypatch.chdir("/")  # trials run elsewhere
+    assert find_images(*settings.source).fingerprint == checked.opened["data"]["fingerprint"]

@@ -1,0 +1,24 @@
+"""Decoding and normalisation."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import functional as F
+
+from kdtune.data.splits import Split
+from kdtune.data.transforms import MEAN, STD, decode, normalise
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8), dtype=np.uint8)
+
+
+def test_files_are_decoded_to_channels_first_rgb(tmp_path):
+    image = Image.new("RGB", (8, 8), (10, 20, 30))
+    image.save(tmp_path / "a.png")
+    assert decode(Split([tmp_path / "a.png"], [0]), 8)[0, :, 3, 3].tolist() == [10, 20, 30]
+
+
+def test_normalise_is_torchvisions():
+    images = torch.from_numpy(PIXELS)
+    assert torch.allclose(normalise(images), F.normalize(images / 255, MEAN, STD), atol=1e-6)
+    ready = torch.randn(2, 3, 4, 4)
+    assert normalise(ready) is ready

@@ -1,0 +1,253 @@
+"""Export of a sweep: what is written of which trial, what a card says, and what runs elsewhere."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_runs import SIZE, small_config
+
+from kdtune.config.sweep import SweepConfig
+from kdtune.config.train import TrainConfig
+from kdtune.data.folders import find_images
+from kdtune.errors import RunError, UserError
+from kdtune.export.best import best_of_cells, write_best
+from kdtune.export.bundle import export_sweep
+from kdtune.export.evaluation import predict_images
+from kdtune.export.formats import FORMATS, Format
+from kdtune.log.events import Log
+from kdtune.log.folder import SweepFolder
+from kdtune.models import build_model
+from kdtune.models.checkpoints import load_model, save_model
+from kdtune.reports.tables.all_tables import tables_of
+from kdtune.runtime.environment import environment
+from kdtune.storage.files import read_yaml, write_yaml
+from kdtune.training.rerun import run_file
+from kdtune.training.run import run_training
+
+STEM = "student-MultiBranchNet"
+CHEAP = ("pth", "safetensors")
+CELL = {"method": "student", "model": "MultiBranchNet"}
+
+
+class Made:
+    """A sweep's folder as a search of two trials leaves it, of which one was really trained."""
+
+    def __init__(self, path, data, config, network, accuracy, classes=None):
+        self.folder, self.config, self.accuracy = SweepFolder(path), config, accuracy
+        found = find_images(data)
+        self.data = {**found.summary(), "skipped_images": []}
+        self.classes = list(classes or found.classes)
+        self.network, self.settings = network, SweepConfig.check(
+            {"name": "x", "data": data, "methods": ["student"], "models": ["MultiBranchNet"],
+             "baselines": False, "image_size": SIZE, "trials": 2, "epochs": config["epochs"]}
+        ).model_dump(mode="json")  # fmt: skip
+        about = {"config": self.settings, "data": self.data, "views": {}, "teacher": None}
+        about["environment"] = environment()
+        self.about = about
+        path.mkdir(parents=True)
+        with Log(self.folder.log, []) as log:
+            log.append({"event": "sweep", "spaces": {}, **about})
+            for number, score in enumerate((accuracy, accuracy / 2)):
+                self._trial(log, f"{STEM}-{number:03d}", number, score)
+            log.append({"event": "complete"})
+        self.keep(self.folder.best(*CELL.values(), ".pth"), f"{STEM}-000", accuracy)
+
+    def keep(self, path, trial, accuracy):
+        about = {"epoch": 1, "validation_accuracy": accuracy, "trial_id": trial}
+        save_model(path, self.network, config=self.config, classes=self.classes, **about)
+
+    def _trial(self, log, name, number, score, **about):
+        own = {"trial_id": name, **CELL}
+        asked = {"number": number, "origin": "start", "parameters": {}, "distributions": {}}
+        log.append({"event": "asked", **own, **asked, "config": self.config, **about})
+        figures = {"validation_accuracy": score, "best_validation_accuracy": score}
+        figures |= {"epoch": 1, "seconds": 1.0, "device": "cpu", "threads": 1}
+        log.append({"event": "epoch", **own, **figures})
+        log.append({"event": "ended", **own, "state": "finished", "reason": "", **figures})
+
+    def confirm(self, accuracies):
+        """Confirm the first trial with runs of such test accuracies; the second is the best."""
+        labels = np.zeros(100, int)
+        self.data["test_images"] = len(labels)
+        self.folder.confirmed.mkdir()
+        np.savez(self.folder.test_labels, labels=labels)
+        trial = f"{STEM}-000"
+        with Log(self.folder.confirm_log, []) as log:
+            log.append({"event": "confirm", **self.about, "candidates": [], "seeds": 3, "top": 1})
+            for seed, _ in enumerate(accuracies, start=1):
+                score = self.accuracy if seed == 2 else self.accuracy / 2
+                self._trial(log, f"{trial}-seed{seed}", seed, score, confirms=trial)
+            log.append({"event": "chosen", **CELL, "confirms": trial})
+            for seed, accuracy in enumerate(accuracies, start=1):
+                run = f"{trial}-seed{seed}"
+                right = np.arange(100) < 100 * accuracy
+                np.savez(self.folder.predictions(run), predicted=(~right).astype(int))
+                tested = {"test_accuracy": accuracy, "test_images": 100}
+                log.append({"event": "tested", "trial_id": run, **CELL, **tested})
+        self.keep(self.folder.network(f"{trial}-seed2"), f"{trial}-seed2", self.accuracy)
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """Settings of a run, its network, its validation accuracy."""
+    place = tmp_path_factory.mktemp("trained")
+    torch.set_num_threads(1)
+    config = small_config(
+        folder, method="student", epochs=1, lr=0.05, save_dir=str(place), log_dir=str(place)
+    )
+    result = run_training(config)
+    settings = TrainConfig.check({**config.model_dump(), "precision": "auto"}).model_dump()
+    return settings, result["model"], result["best_accuracy"]
+
+
+@pytest.fixture
+def sweep(trained, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Made(tmp_path / "results" / "x", str(folder), *trained)
+
+
+def names_in(path):
+    return sorted(p.name for p in path.iterdir())
+
+
+def test_a_search_is_exported_as_such(sweep, tmp_path):
+    out = tmp_path / "out"
+    lines = export_sweep(sweep.folder.path, out, CHEAP, top=2)
+    assert names_in(out) == sorted(
+        [f"{STEM}-2.yaml", *(f"{STEM}.{end}" for end in ("yaml", "json", "md", *CHEAP))]
+    )
+    assert re.fullmatch(rf"{STEM}: trial of the search {STEM}-000, .*: pth, safetensors", lines[0])
+    assert lines[1].endswith("its settings alone; no network is kept of it")
+    card = (out / f"{STEM}.md").read_text()
+    assert "never judged by test images" in card and "test accuracy" not in card
+    assert "64 validation images of the sweep" not in card  # there are fewer
+    assert f"{sweep.data['validation_images']} validation images of the sweep" in card
+    about = json.loads((out / f"{STEM}.json").read_text())
+    assert about["classes"] == sweep.classes and about["image_size"] == SIZE
+    for name in CHEAP:
+        loaded = load_model(out / f"{STEM}.{name}")
+        assert "training" not in loaded
+        assert loaded["validation_accuracy"] == sweep.accuracy
+
+
+def test_the_exported_settings_give_the_recorded_accuracy_again(sweep, tmp_path):
+    export_sweep(sweep.folder.path, tmp_path / "out", CHEAP)
+    file = tmp_path / "out" / f"{STEM}.yaml"
+    content = read_yaml(file)
+    provenance = content.pop("provenance")
+    TrainConfig.check(content)
+    assert set(TrainConfig.model_fields) == set(content)
+    assert provenance["trial_id"] == f"{STEM}-000" and "run_id" not in provenance
+    low, high = provenance["validation_interval"]
+    assert 0 <= low < sweep.accuracy < high <= 1
+    assert provenance["data_fingerprint"] == sweep.data["fingerprint"]
+    assert provenance["environment"]["torch"] == torch.__version__.split("+")[0]
+    # Where things are does not make it another run.
+    write_yaml(file, {**content, "num_workers": 1, "save_dir": "a", "provenance": provenance})
+    result = run_file(file)
+    assert result["recorded_accuracy"] == result["best_accuracy"] == sweep.accuracy
+    assert result["causes"] == []
+    write_best(sweep.folder, best_of_cells(tables_of(sweep.folder)))
+    assert read_yaml(sweep.folder.best(*CELL.values())) == {**content, "provenance": provenance}
+
+
+def test_a_confirmed_sweep_gives_the_best_run_of_what_was_chosen(sweep, tmp_path):
+    sweep.confirm([0.7, 0.8, 0.9])
+    out = tmp_path / "out"
+    [line] = export_sweep(sweep.folder.path, out, CHEAP)
+    assert f"confirmed run {STEM}-000-seed2" in line and "test 80.00 %" in line
+    provenance = read_yaml(out / f"{STEM}.yaml")["provenance"]
+    assert provenance["run_id"] == f"{STEM}-000-seed2"
+    assert provenance["test_accuracy"] == 0.8
+    assert provenance["test_interval"] == pytest.approx([0.7111, 0.8666], abs=1e-3)  # Wilson's
+    assert provenance["over_seeds"]["test_accuracy_percent"] == pytest.approx(80)
+    card = (out / f"{STEM}.md").read_text()
+    assert "| test accuracy of this network | 80.00 | 71.12 to 86.66 | 100 images" in card
+    assert re.search(r"test accuracy of its settings \| 80\.00 \| ± \d+\.\d+ \| mean over 3", card)
+
+
+def test_a_card_shows_hostile_names_as_they_are(trained, folder, tmp_path):
+    names = [f"<script>{i}|`#[x](y)\n" for i in range(10)]
+    made = Made(tmp_path / "x", str(folder), *trained, classes=names)
+    export_sweep(made.folder.path, tmp_path / "out", ["pth"])
+    card = (tmp_path / "out" / f"{STEM}.md").read_text()
+    assert r"\<script\>0\|\`\#\[x\](y)\\n" in card
+    assert "<script" not in card.replace(r"\<", "")
+    assert json.loads((tmp_path / "out" / f"{STEM}.json").read_text())["classes"] == names
+
+
+def test_without_the_data_networks_are_compared_on_noise(sweep, tmp_path):
+    log = sweep.folder.log
+    log.write_text(log.read_text().replace(sweep.data["fingerprint"], "0" * 64))
+    export_sweep(sweep.folder.path, tmp_path / "out", ["pth"])
+    card = (tmp_path / "out" / f"{STEM}.md").read_text()
+    assert "64 images of random noise, since the sweep's data are not at hand" in card
+
+
+def test_a_format_that_does_not_give_the_same_logits_is_not_written(sweep, tmp_path, monkeypatch):
+    def write(path, loaded):
+        other = build_model("MultiBranchNet", 10, SIZE)
+        FORMATS["pth"].write(path, {**loaded, "model": other})
+
+    monkeypatch.setitem(FORMATS, "safetensors", Format(write, FORMATS["safetensors"].read))
+    with pytest.raises(RunError, match=rf"{STEM}\.safetensors is not written: its logits differ"):
+        export_sweep(sweep.folder.path, tmp_path / "out", CHEAP)
+    assert names_in(tmp_path / "out") == sorted(
+        f"{STEM}.{e}" for e in ("json", "md", "pth", "yaml")
+    )
+    assert ".safetensors" not in (tmp_path / "out" / f"{STEM}.md").read_text()
+
+
+def test_a_network_of_another_trial_is_not_taken(sweep, tmp_path):
+    sweep.keep(sweep.folder.best(*CELL.values(), ".pth"), f"{STEM}-001", 0.5)
+    [line] = export_sweep(sweep.folder.path, tmp_path / "out", CHEAP)
+    assert line.endswith("no network is kept of it")
+    assert names_in(tmp_path / "out") == [f"{STEM}.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"formats": ["pth", "tflite"]},
+            "no format 'tflite'; there are pth, safetensors, pt2, on",
+        ),
+        ({"method": "studnet"}, "has no trial of 'studnet'; did you mean 'student'?"),
+        ({"model": "ResNet18"}, "has no trial of 'ResNet18'; known are MultiBranchNet"),
+        ({"out": Path("results")}, "results is not an empty folder; remove it, or give another"),
+    ],
+)
+def test_what_cannot_be_exported_is_a_sentence(sweep, given, sentence):
+    with pytest.raises(UserError, match=sentence):
+        export_sweep(sweep.folder.path, **{"out": Path("new"), "formats": ["pth"], **given})
+    assert not Path("new").exists()
+
+
+ALONE = """
+import runpy, sys
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("form", "without"), [("pt2", "numpy"), ("onnx", "torch,onnx")])
+def test_an_exported_network_runs_without_kdtune(sweep, tmp_path, form, without):
+    export_sweep(sweep.folder.path, tmp_path / "out", [form])
+    images = [str(path) for path in find_images(sweep.settings["data"]).validation.images[::3]]
+    words = [str(tmp_path / "out" / f"{STEM}.{form}.py"), *images]
+    found = subprocess.run(
+        [sys.executable, "-c", ALONE, f"kdtune,torchvision,{without}", *words],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    expected = predict_images(tmp_path / "out" / f"{STEM}.{form}", list(map(Path, images)), top=1)
+    assert len(found) == len(images) == 10
+    for line, row in zip(found, expected.itertuples(), strict=True):
+        name, share = re.fullmatch(r".*: (digit-\d) \((.*) %\)", line).groups()
+        assert name == row._2 and float(share) == pytest.approx(100 * row.probability, abs=0.06)

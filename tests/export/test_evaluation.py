@@ -1,0 +1,118 @@
+"""What a network in a file is worth, against the loop's figures and what is worked out by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from small_runs import SIZE, small_config, write_digits
+
+from kdtune.data.batches import Batches
+from kdtune.data.folders import find_images
+from kdtune.data.transforms import decode
+from kdtune.errors import UserError
+from kdtune.export.evaluation import (
+    calibration_error,
+    evaluate_file,
+    evaluation_text,
+    predict_images,
+    write_confusion,
+)
+from kdtune.models import build_model
+from kdtune.models.checkpoints import load_model, save_model
+from kdtune.training.loop import evaluate
+
+
+def test_the_figures_are_the_loops(folder, teacher_file):
+    found = evaluate_file(teacher_file, str(folder), "validation")
+    split = find_images(str(folder)).validation
+    config = small_config(folder, precision="float32")
+    loop = evaluate(
+        load_model(teacher_file)["model"], Batches(decode(split, SIZE), split.labels), config
+    )
+    figures = found.figures
+    assert figures["accuracy"] == loop["accuracy"]
+    assert figures["loss"] == pytest.approx(loop["loss"], rel=1e-5)
+    n, p, z = figures["images"], figures["accuracy"], 1.959964
+    middle, width = p + z * z / 2 / n, z * np.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
+    ends = figures["accuracy_low"], figures["accuracy_high"]
+    assert ends == pytest.approx([(middle - width) / (1 + z * z / n),
+                                  (middle + width) / (1 + z * z / n)], abs=1e-5)  # fmt: skip
+    assert figures["images_per_second_1"] > 0 < figures["images_per_second_64"]
+    matrix = found.confusion.drop(columns="class").to_numpy()
+    assert matrix.sum() == n == found.classes["images"].sum()
+    assert np.trace(matrix) / n == figures["accuracy"]
+    recall = np.diag(matrix) / matrix.sum(1)
+    assert np.allclose(found.classes["recall"], recall)
+    with np.errstate(invalid="ignore"):
+        precision = np.diag(matrix) / matrix.sum(0)
+    assert np.allclose(found.classes["precision"], precision, equal_nan=True)
+
+
+def test_calibration_is_the_distance_of_confidence_from_accuracy():
+    sure = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert calibration_error(sure, np.array([0, 1])) == 0
+    assert calibration_error(sure, np.array([1, 0])) == 1
+    # Two bins: 0.9 is right in one of two, 0.6 in two of two; weights are a half each.
+    shares = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
+    assert calibration_error(shares, np.array([0, 1, 0, 0])) == pytest.approx((0.4 + 0.4) / 2)
+
+
+def test_texts_are_for_people_and_for_programs(folder, teacher_file):
+    found = evaluate_file(teacher_file, str(folder))
+    assert "Confusion: rows are true classes" in evaluation_text(found, "table")
+    whole = json.loads(evaluation_text(found, "json"))
+    assert whole["accuracy"] == found.figures["accuracy"]
+    assert [row["class"] for row in whole["classes"]] == [f"digit-{i}" for i in range(10)]
+
+
+def test_data_with_other_classes_or_without_the_split_are_refused(folder, teacher_file, tmp_path):
+    other = write_digits(tmp_path / "few" / "train", 4)
+    (other / "digit-9").rename(other / "nine")
+    with pytest.raises(UserError, match=r"does not have the classes of .*: 'digit-9' is in one"):
+        evaluate_file(teacher_file, str(tmp_path / "few"))
+    (other / "nine").rename(other / "digit-9")
+    with pytest.raises(UserError, match="has no test images; give another --split"):
+        evaluate_file(teacher_file, str(tmp_path / "few"))
+
+
+HOSTILE = ("[red]a\x1b[31m", "$\\frac{$", "<script>")
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A network, and data, whose classes have names that mean something elsewhere."""
+    digits = write_digits(tmp_path / "digits", 9)
+    (tmp_path / "data").mkdir()
+    for number, name in enumerate(HOSTILE):
+        (digits / f"digit-{number}").rename(tmp_path / "data" / name)
+    config = small_config(tmp_path / "data").model_dump()
+    model = build_model("MultiBranchNet", 3, SIZE)
+    save_model(tmp_path / "x.pth", model, config=config, classes=sorted(HOSTILE))
+    return tmp_path
+
+
+def test_names_of_classes_are_shown_as_they_are(hostile):
+    found = evaluate_file(hostile / "x.pth", str(hostile / "data"))
+    text = evaluation_text(found, "table")
+    assert "\x1b" not in text and "[red]a\\x1b[31m" in text
+    for form in ("png", "svg"):
+        write_confusion(found, hostile / f"c.{form}")
+    assert (hostile / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert "<script>" not in (hostile / "c.svg").read_text()
+    with pytest.raises(UserError, match=r"c\.pdf is no picture's name; end it with \.png or"):
+        write_confusion(found, hostile / "c.pdf")
+
+
+def test_images_get_their_likeliest_classes(folder, teacher_file, tmp_path):
+    split = find_images(str(folder)).validation
+    table = predict_images(teacher_file, split.images, top=10)
+    assert (table.groupby("image", sort=False)["probability"].sum().sub(1).abs() < 1e-5).all()
+    first = table.drop_duplicates("image")["class"].tolist()
+    right = np.mean([c == f"digit-{n}" for c, n in zip(first, split.labels, strict=True)])
+    found = evaluate_file(teacher_file, str(folder), "validation")
+    assert right == found.figures["accuracy"]
+    (tmp_path / "bad.png").write_text("x")
+    with pytest.raises(UserError, match=r"no readable image: .*bad\.png \(cannot identify"):
+        predict_images(teacher_file, [tmp_path / "bad.png"])
+    with pytest.raises(UserError, match=r"There is no file .*none\.png"):
+        predict_images(teacher_file, [tmp_path / "none.png"])

@@ -1,0 +1,167 @@
+"""Formats of networks: what is written gives the same logits, and what runs code is not opened."""
+
+import io
+import json
+import os
+import sys
+import zipfile
+
+import pytest
+import torch
+
+from kdtune.errors import RunError, UserError
+from kdtune.export.formats import (
+    FORMATS,
+    TOLERANCE,
+    check_formats,
+    describe,
+    difference,
+    open_network,
+)
+from kdtune.models import MODELS, build_model
+from kdtune.models.checkpoints import load_model
+
+CLASSES = ["<b>x</b>", "a\nb", "`|$y$", "é"]
+IMAGES = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def loaded_of(name="MultiBranchNet", classes=CLASSES):
+    torch.manual_seed(0)
+    return {
+        "model": build_model(name, len(classes), 8).eval(), "classes": classes, "epoch": 1,
+        "config": {"model": name, "image_size": 8}, "validation_accuracy": 0.5, "trial_id": "t",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Gives the file of a MultiBranchNet in a format."""
+    place = tmp_path_factory.mktemp("formats")
+
+    def write(name):
+        if not (place / f"x.{name}").exists():
+            FORMATS[name].write(place / f"x.{name}", loaded_of())
+        return place / f"x.{name}"
+
+    return write
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_is_written_comes_back_with_all_that_it_needs(written, form):
+    loaded = loaded_of()
+    assert difference(loaded, written(form), IMAGES) <= (1e-5 if form == "onnx" else 0)
+    network = open_network(written(form))
+    assert network.about == describe(loaded)
+    assert list(network.about.classes) == CLASSES
+    assert b"kdtune/models" not in written(form).read_bytes()  # paths of this machine
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        (name, form)
+        for name in MODELS
+        for form in FORMATS
+        if name != "MultiBranchNet" and (name, form) != ("ResNet50", "onnx")  # ResNet18's, slowly
+    ],
+)
+def test_every_model_can_be_written_in_every_format(tmp_path, name, form):
+    loaded = loaded_of(name)
+    FORMATS[form].write(tmp_path / f"x.{form}", loaded)
+    assert difference(loaded, tmp_path / f"x.{form}", IMAGES) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("torchvision:mobilenet_v3_small", "safetensors"), ("timm:test_resnet", "pt2")],
+)
+def test_a_network_by_name_comes_back_without_trust(tmp_path, name, form):
+    loaded = loaded_of(name)
+    FORMATS[form].write(tmp_path / f"x.{form}", loaded)
+    assert difference(loaded, tmp_path / f"x.{form}", IMAGES) <= TOLERANCE
+    assert open_network(tmp_path / f"x.{form}").about.model == name
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_another_networks_logits_are_refused(written, form):
+    loaded = loaded_of()
+    with torch.no_grad():
+        loaded["model"].classifier.bias += 1
+    with pytest.raises(RunError, match=r"its logits differ by .* where 1e-04 is allowed"):
+        difference(loaded, written(form), IMAGES)
+
+
+def test_safetensors_come_back_as_a_checkpoint_of_kdtunes(written):
+    both = [load_model(written(form)) for form in ("pth", "safetensors")]
+    for loaded in both:
+        weights = loaded.pop("model").state_dict()
+        assert all(
+            torch.equal(weights[k], v) for k, v in loaded_of()["model"].state_dict().items()
+        )
+    assert both[0] == both[1] and both[0]["classes"] == CLASSES
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("damage", ["empty", "cut", "text"])
+def test_a_torn_file_is_a_sentence(written, tmp_path, form, damage):
+    content = written(form).read_bytes()
+    torn = {"empty": b"", "cut": content[: len(content) // 2], "text": b"not a network"}[damage]
+    path = tmp_path / f"x.{form}"
+    path.write_bytes(torn)
+    with pytest.raises(UserError, match=rf"x\.{form} (is|cannot)"):
+        open_network(path)
+
+
+class Harmful:
+    def __reduce__(self):
+        return (os.mkdir, ("harmed",))
+
+
+@pytest.mark.parametrize("part", ["data/sample_inputs/model.pt", "models/model.json"])
+def test_a_program_that_kdtune_would_not_write_is_not_opened(written, tmp_path, monkeypatch, part):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(written("pt2")) as whole, zipfile.ZipFile("y.pt2", "w") as other:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if name.endswith(part) and part.endswith("pt"):
+                pickled = io.BytesIO()
+                torch.save(Harmful(), pickled)
+                content = pickled.getvalue()
+            elif name.endswith(part):
+                assert b"aten.relu_" in content
+                content = content.replace(b"aten.relu_", b"aten.tanh_")
+            other.writestr(name, content)
+    with pytest.raises(UserError, match=r"may run any code; if you trust it, give --trust"):
+        open_network(tmp_path / "y.pt2")
+    assert not (tmp_path / "harmed").exists()
+    if part.endswith("json"):
+        assert open_network(tmp_path / "y.pt2", trust=True).logits(IMAGES).shape == (64, 4)
+
+
+def test_what_a_file_does_not_say_stands_beside_it(tmp_path):
+    path = tmp_path / "theirs.pth"
+    torch.save(build_model("ResNet18", 4, 8).state_dict(), path)
+    with pytest.raises(UserError, match=r"does not say what classes .* no .*theirs\.json that do"):
+        open_network(path)
+    about = {"model": "ResNet18", "image_size": 8, "classes": CLASSES}
+    (tmp_path / "theirs.json").write_text(json.dumps(about))
+    assert list(open_network(path).about.classes) == CLASSES
+    for change, sentence in (
+        ({"classes": ["a", "b"]}, r"gives \[2, 4\] for two images, but 2 classes are named"),
+        ({"image_size": "x"}, r"does not describe a network: image_size: "),
+        ({"extra": 1}, r"does not describe a network: extra: "),
+    ):
+        (tmp_path / "theirs.json").write_text(json.dumps({**about, **change}))
+        with pytest.raises(UserError, match=sentence):
+            open_network(path)
+    (tmp_path / "theirs.json").write_text("{")
+    with pytest.raises(UserError, match="is not valid JSON"):
+        open_network(path)
+
+
+def test_a_missing_package_is_named_with_the_command_that_adds_it(tmp_path, monkeypatch):
+    (tmp_path / "x.onnx").touch()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for call in (lambda: open_network(tmp_path / "x.onnx"), lambda: check_formats(["onnx"])):
+        with pytest.raises(UserError, match=r"needs onnxruntime, .*pip install '.\[onnx\]'"):
+            call()

@@ -1,0 +1,106 @@
+"""The machinery of a sweep on a log, driven by hand instead of by Ray."""
+
+import json
+from types import SimpleNamespace
+
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from kdtune.config.sweep import SweepConfig
+from kdtune.config.train import TrainConfig
+from kdtune.log.events import Log
+from kdtune.tuning.cluster.placement import Need, Node, Slots
+from kdtune.tuning.scheduling.scheduler import Schedule
+from kdtune.tuning.scheduling.search_policy import Search
+from kdtune.tuning.scheduling.searcher import Queue
+from kdtune.tuning.search.space import load_spaces
+from kdtune.tuning.trials.trainable import NODE
+
+EPOCHS = 9
+
+
+def sweep_config(**given) -> SweepConfig:
+    """A sweep of at and kd on the students A and B."""
+    defaults = {
+        "name": "n", "data": "d", "methods": "at,kd", "models": "A,B", "baselines": False,
+        "trials": 6, "epochs": EPOCHS, "grace_period": 1, "reduction_factor": 3, "sampler": "tpe",
+    }  # fmt: skip
+    return SweepConfig.check({**defaults, **given})
+
+
+OPENED = {
+    "event": "sweep", "config": sweep_config().model_dump(mode="json"), "spaces": {}, "data": {},
+    "views": {"prepared": []}, "environment": {},
+}  # fmt: skip
+"""The event that opens a sweep."""
+
+
+class Machinery:
+    """All that decides, as folds over a log; `clock` is what they take for the time."""
+
+    def __init__(self, path, spaces=None, slots=None, **given):
+        self.clock = 0.0
+        self.said = []
+        self.lost: set[str] = set()
+        self.config = sweep_config(**given)
+        self.decisions = Search(
+            self.config, spaces or load_spaces(), self.configure, lambda: self.clock
+        )
+        self.studies, self.stopping = self.decisions.studies, self.decisions.stopping
+        self.budget, self.under_way = self.decisions.budget, self.decisions.under_way
+        with Log(path, self.decisions.folds):
+            pass  # opening it is what fills them
+
+        def append(event):
+            event = {**event, "time": self.clock, "session_seconds": self.clock}
+            with open(path, "a") as log:
+                log.write(json.dumps(event) + "\n")
+            for fold in self.decisions.folds:
+                fold(event)
+
+        self.append = append
+        needs = dict.fromkeys(self.config.models, Need(1))
+        self.nodes = [Node("n", 1000)]
+        self.slots = slots or Slots(needs, lambda: self.nodes)
+        self.queue = Queue(self.decisions, append, self.slots, self.said.append)
+        self.schedule = Schedule(self.decisions, append, self.slots, self.lost.__contains__)
+
+    @staticmethod
+    def configure(cell, number, settings):
+        return TrainConfig.check({"method": cell[0], "model": cell[1], **settings})
+
+    def suggest(self):
+        """The next trial as Ray would hold it; None if there is none."""
+        config = self.queue.suggest("an id of Ray's")
+        if config in (None, Searcher.FINISHED):
+            return None
+        trial = SimpleNamespace(config=config, get_error=lambda: None)
+        self.schedule.on_trial_result(None, trial, {NODE: config["place"]["node"], "pid": 7})
+        return trial
+
+    def lose(self, node):
+        """A node is lost, and another one is there; Ray knows of neither yet."""
+        self.lost.add(node)
+        self.nodes.append(Node(f"{node}+", 1000))
+
+    def report(self, trial, epoch, accuracy, best=None, seconds=1.0):
+        """Report an epoch; gives whether the trial goes on."""
+        best = accuracy if best is None else best
+        figures = {"epoch": epoch, "validation_accuracy": accuracy, "seconds": seconds}
+        result = {**figures, "best_validation_accuracy": best, "pid": 7}
+        decision = self.schedule.on_trial_result(None, trial, result)
+        return decision == TrialScheduler.CONTINUE
+
+    def train(self, trial, curve):
+        """Train a trial to its end."""
+        best = 0.0
+        for epoch, accuracy in enumerate(curve, start=1):
+            best = max(best, accuracy)
+            if not self.report(trial, epoch, accuracy, best):
+                return
+
+    def run(self):
+        """Train trial after trial until there is none, on curves that are best at lr 0.03."""
+        while trial := self.suggest():
+            top = 1 / (1 + abs(trial.config["config"]["lr"] - 0.03) * 10)
+            self.train(trial, [top * (1 - 0.5**epoch) for epoch in range(1, EPOCHS + 1)])

@@ -1,0 +1,161 @@
+"""Contract of every network, and what is particular to one."""
+
+import pytest
+import torch
+import torchvision
+
+from kdtune.errors import UserError
+from kdtune.models import MODELS, build_model, check_model, feature_shapes, look
+from kdtune.models.library import OPTIONS, stage_ends
+from kdtune.models.multibranch import ECA, eca_kernel_size
+
+NAMED = [
+    "torchvision:mobilenet_v3_small", "torchvision:resnet18", "torchvision:shufflenet_v2_x0_5",
+    "torchvision:googlenet", "torchvision:regnet_y_400mf", "torchvision:densenet121",
+    "timm:efficientnet_lite0", "timm:mobilenetv3_small_050", "timm:test_resnet",
+]  # fmt: skip
+"""A few of each library, of different make."""
+
+
+@pytest.mark.parametrize("size", [16, 33, 64])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_gives_logits_and_a_map_a_stage(name, size):
+    model = build_model(name, 7, size)
+    logits, features = model(torch.rand(2, 3, size, size))
+    assert logits.shape == (2, 7)
+    assert [tuple(f.shape[1:]) for f in features] == feature_shapes(model, size)
+    sizes = [f.shape[2] for f in features]
+    assert sizes == sorted(sizes, reverse=True)
+    logits.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["MultiBranchNet", "ResNet18", "ResNet50"])
+def test_small_images_keep_their_size_in_the_first_stage(name):
+    assert [feature_shapes(build_model(name, 2, size), size)[0][1] for size in (16, 32, 64)] == [
+        16, 32, 16,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_finding_shapes_changes_nothing(name):
+    model = build_model(name, 3, 16).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    feature_shapes(model, 16)
+    assert model.training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_global_seed_fixes_the_weights(name):
+    def weights(seed):
+        torch.manual_seed(seed)
+        return torch.cat([p.flatten() for p in build_model(name, 3, 16).parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match="There is no model 'ResNet81'; did you mean 'ResNet18'?"):
+        build_model("ResNet81", 10, 32)
+
+
+@pytest.mark.parametrize("name", ["ResNet18", "ResNet50"])
+def test_torchvision_weights_load_and_give_torchvisions_logits(name):
+    theirs = getattr(torchvision.models, name.lower())(num_classes=5).eval()
+    ours = build_model(name, 5, 64).eval()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(ours(images)[0], theirs(images), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel"), [(8, 3), (16, 3), (64, 3), (128, 5), (512, 5), (2048, 7)]
+)
+def test_eca_kernel(channels, kernel):
+    assert eca_kernel_size(channels) == kernel
+
+
+def test_eca_gate_by_hand():
+    eca = ECA(4)
+    with torch.no_grad():
+        eca.conv.weight.copy_(torch.tensor([[[1.0, 0.0, -1.0]]]))
+    x = torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 2, 2)
+    # gate of channel c: sigmoid(mean of c-1 minus mean of c+1), zero-padded
+    gate = torch.sigmoid(torch.tensor([-1.0, -2.0, -2.0, 2.0])).view(1, 4, 1, 1)
+    assert torch.allclose(eca(x), x * gate)
+
+
+def library_network(name, num_classes):
+    library, _, own = name.partition(":")
+    if library == "torchvision":
+        options = {"weights": None, "num_classes": num_classes, **OPTIONS.get(own, {})}
+        return torchvision.models.get_model(own, **options)
+    return pytest.importorskip("timm").create_model(own, num_classes=num_classes)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_model_is_its_librarys_and_gives_a_map_a_stage(name):
+    theirs, ours = library_network(name, 5), build_model(name, 5, 64)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        logits, features = look(ours, images)
+        assert torch.equal(logits, theirs.eval()(images))
+    assert all(part.training for part in ours.modules())
+    assert [f.shape[2:] for f in features] == [(s, s) for s in (32, 16, 8, 4, 2)]
+    assert [tuple(f.shape[1:]) for f in features] == feature_shapes(ours, 64)
+    ours(images)[0].sum().backward()
+    assert all(p.grad is not None for p in ours.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("resnet50", ["relu", "layer1", "layer2", "layer3", "layer4"]),
+        (
+            "mobilenet_v3_small",
+            ["features.0", "features.1", "features.3", "features.8", "features"],
+        ),
+        ("vgg11", ["features.1", "features.4", "features.9", "features.14", "features.19"]),
+        ("squeezenet1_1", ["features.1", "features.4", "features.7", "features"]),
+    ],
+)
+def test_stages_end_before_each_down_sampling(name, ends):
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, weights=None, num_classes=2)
+    found = stage_ends(network)
+    assert found == [*ends, "features"] if name == "vgg11" else found == ends
+    assert network.training
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "sentence"),
+    [
+        ("torchvision:swin_t", 64, "swin_t cannot be used .*it has no maps that get smaller"),
+        ("torchvision:squeezenet1_1", 16, "squeezenet1_1 cannot be used with images of 16 px"),
+        ("torchvision:resnet81", 32, "torchvision has no model 'resnet81'; did you mean 'resnet"),
+        ("torchvision:zzz", 32, r"torchvision has no model 'zzz'; its documentation lists \d+"),
+        ("torchvison:resnet18", 32, "There is no model 'torchvison:resnet18'; did you mean"),
+        ("torchvision:", 32, "There is no model 'torchvision:'"),
+        ("timm:vit_tiny_patch16_224", 224, "it has no maps that get smaller from stage to stage"),
+        ("timm:efficientnet_lite0.ra_in1k", 32, "timm has no model"),
+    ],
+)
+def test_what_has_no_maps_or_no_such_name_is_refused(name, size, sentence):
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    with pytest.raises(UserError, match=sentence):
+        build_model(name, 3, size)
+
+
+def test_timm_is_asked_for_where_it_lacks(monkeypatch):
+    def missing(package):
+        raise ModuleNotFoundError(name=package)
+
+    monkeypatch.setattr("kdtune.runtime.optional_imports.import_module", missing)
+    with pytest.raises(UserError, match=r"needs timm, .* pip install '.\[timm\]'"):
+        check_model("timm:resnet18")

@@ -1,0 +1,211 @@
+"""What `load_sweep` gives a notebook, of folders that are written by hand."""
+
+import io
+import runpy
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+from sweep_folders import write
+from test_leaderboard import Sweep, four_cells
+from test_page import HOSTILE, STATES, Page
+from test_render import half_done, one_method
+
+from kdtune import load_sweep
+from kdtune.errors import UserError
+from kdtune.export.best import best_of_cells, write_best
+from kdtune.models import build_model
+from kdtune.models.checkpoints import save_model
+from kdtune.reports.tables.all_tables import every_table, tables_of
+from kdtune.reports.tables.figure_data import SHIP
+from kdtune.reports.tables.log_tables import bad_images_table, models_table
+from kdtune.reports.tables.plan import COLUMNS
+
+NAMES = "verdict, ship, search, settings-at, settings-fitnets, settings-student, failures"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("sweeps") / "s", four_cells())
+
+
+@pytest.fixture(scope="module")
+def sweep(folder):
+    return load_sweep(folder.path)
+
+
+def test_tables_are_those_of_the_command(folder, sweep):
+    known = every_table(folder, tables_of(folder))
+    for name, table in known.items():
+        pd.testing.assert_frame_equal(sweep.table(name), table)
+    for name, own in [
+        ("trials", sweep.trials),
+        ("epochs", sweep.epochs),
+        ("leaderboard", sweep.leaderboard()),
+        ("comparison", sweep.comparison()),
+    ]:
+        pd.testing.assert_frame_equal(own, known[name])
+    own["model_a"] = "spoilt"  # the last one: the comparison
+    assert "model_a" not in sweep.comparison()
+    with pytest.raises(UserError, match="has no table 'models'; there are trials, epochs, "):
+        sweep.table("models")
+
+
+def test_the_reference_has_every_column(folder):
+    reference = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "reference.py"))
+    known = every_table(folder, tables_of(folder)) | {
+        "models": models_table([]),
+        "bad_images": bad_images_table([]),
+        "students": pd.DataFrame(columns=SHIP),
+        "plan": pd.DataFrame(columns=COLUMNS),
+    }
+    assert known.keys() == reference["TABLES"].keys()
+    for name, table in known.items():
+        listed = reference["columns_of"](reference["TABLES"][name])
+        said = {column for names, _ in listed for column in names.split(", ")}
+        if name == "trials":
+            said = said - {"<hyperparameter>"} | {"lr"}
+        assert said >= set(table) if name == "epochs" else said == set(table), name
+
+
+def test_tables_of_several_say_whose_row_it_is(folder, sweep, tmp_path):
+    other = write(tmp_path / "t", one_method())
+    sweeps = load_sweep(folder.path, str(other.path))
+    for table in (sweeps.trials, sweeps.epochs, sweeps.leaderboard()):
+        assert table.columns[0] == "sweep" and table.index.is_unique
+        assert table["sweep"].unique().tolist() == [str(folder.path), str(other.path)]
+    assert len(sweeps.trials) == len(sweep.trials) + 1
+    assert sweeps.plot("1-verdict").axes
+    with pytest.raises(UserError, match="No figure: there is one method only"):
+        sweeps.plot("2-verdict")
+    assert sweeps.best("fitnets", "A")["method"] == "fitnets"
+    with pytest.raises(UserError, match="at on A is in .*/s and .*/t; load the one that is"):
+        sweeps.best("at", "A")
+    first, lead, second, other_lead = repr(sweeps).splitlines()
+    assert first == repr(sweep).splitlines()[0]
+    assert lead.startswith("On average") and second.endswith("/t: 1 trials in 1 cells; complete")
+    assert other_lead == "AT reaches 74.8 ± 9.4 % on A."
+
+
+@pytest.mark.parametrize("state", ["only opened", "all failed", "half confirmed", "one method"])
+def test_a_sweep_that_runs_is_shown(tmp_path, state):
+    folder = write(tmp_path / "s", STATES[state][0](), complete=False)
+    with folder.held():
+        sweep = load_sweep(folder.path)
+        assert repr(sweep).startswith(f"{folder.path}: ") and "running" in repr(sweep)
+        page = Page(sweep._repr_html_())
+    assert "running" in page.said and "<script" not in page.text and "<figure" not in page.text
+    assert "nan" not in page.said.lower().split() and "<NA>" not in page.text
+
+
+def test_a_notebook_shows_verdict_and_leaderboard_in_its_own_colours(sweep):
+    page, lead = Page(sweep._repr_html_()), sweep.comparison()["sentence"][2]
+    assert lead in page.said and lead in repr(sweep)
+    assert [(r["model"], r["rank"]) for r in page.table("rank", "method")][:2] == [
+        ("A", "1"), ("A", "2"),
+    ]  # fmt: skip
+    style = page.text.split("<style>")[1].split("</style>")[0]
+    rules = [rule.split("{")[0] for rule in style.split("}")[:-1]]
+    assert all(one.strip().startswith(".kdtune") for rule in rules for one in rule.split(","))
+    assert "#" not in style and "rgb" not in style and "background" not in style
+
+
+def test_hostile_names_are_shown_as_they_are(tmp_path):
+    sweep = Sweep().search("at", "A", 0.5)
+    for event in sweep.events:
+        if event["event"] == "asked":
+            event["parameters"]["lr"] = HOSTILE
+    loaded = load_sweep(write(tmp_path / "<b>x", sweep).path)
+    text = loaded._repr_html_()
+    assert "<script>" not in text and "<b>x" not in text and "\x1b" not in text
+    assert "&lt;script&gt;" in text and "&lt;b&gt;x" in text
+
+
+def test_figures_are_those_of_the_report_and_show_themselves(sweep):
+    png, look = sweep.plot("verdict")._repr_png_()
+    assert Image.open(io.BytesIO(png)).width == 2 * look["width"]
+    assert sweep.plot("search").axes[0].get_title(loc="left") == "A"
+    for name, why in [
+        ("curves", f"no figure 'curves'; known are {NAMES}."),
+        ("ship", "what the students cost is measured when .*`kdtune confirm "),
+        ("settings-at", "AT, no figure: a range of good values takes 5 sound trials"),
+    ]:
+        with pytest.raises(UserError, match=why):
+            sweep.plot(name)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "why"),
+    [
+        (Sweep, "verdict", "No trial has begun yet"),
+        (Sweep, "ship", "No cell has a sound trial yet"),
+        (Sweep, "settings", "no trial has begun yet"),
+        (one_method, "verdict", "there is one method only"),
+        (lambda: Sweep().search("at", "A", "crashed"), "search", "no trial has ended with"),
+    ],
+)  # fmt: skip
+def test_a_figure_without_data_says_what_is_missing(tmp_path, make, name, why):
+    sweep = load_sweep(write(tmp_path / "s", make()).path)
+    with pytest.raises(UserError, match=why):
+        sweep.plot(name)
+
+
+def test_the_best_settings_are_those_of_the_yaml_file(tmp_path):
+    sweep = half_done()
+    for event in [*sweep.events, *sweep.confirmation]:
+        if event["event"] == "asked":
+            event["config"] |= {"teacher_model": "old.pth", "data_dir": "old"}
+    folder = write(tmp_path / "s", sweep)
+    best = best_of_cells(tables_of(folder))
+    write_best(folder, best)
+    loaded = load_sweep(folder.path)
+    assert best["at", "A"].confirmed and not best["kd", "B"].confirmed
+    for cell in best:
+        written = yaml.safe_load(folder.best(*cell).read_text())
+        del written["provenance"]
+        assert loaded.best(*cell) == written and written["data_dir"] == "d"
+
+
+def test_cells_that_are_not_there(sweep, tmp_path):
+    with pytest.raises(UserError, match="has the method 'fitnet'; did you mean 'fitnets'?"):
+        sweep.best("fitnet", "A")
+    with pytest.raises(UserError, match="has the model 'ResNet'; known are A, B"):
+        sweep.model("at", "ResNet")
+    failed = load_sweep(write(tmp_path / "t", Sweep().search("at", "A", "crashed")).path)
+    with pytest.raises(UserError, match="/t has no sound trial of at on A yet"):
+        failed.best("at", "A")
+    with pytest.raises(UserError, match="No trial has begun yet"):
+        load_sweep(write(tmp_path / "u", Sweep()).path).best("at", "A")
+    with pytest.raises(UserError, match="There is no folder"):
+        load_sweep(tmp_path / "no")
+    with pytest.raises(UserError, match="wants the folder of a sweep"):
+        load_sweep()
+
+
+def save(path, trial):
+    network = build_model("MultiBranchNet", 2, 8)
+    config = {"model": "MultiBranchNet", "image_size": 8}
+    save_model(path, network, config=config, classes=["x", "y"], trial_id=trial)
+    return network.state_dict()
+
+
+def test_the_network_is_that_of_the_best_settings(tmp_path):
+    folder = write(tmp_path / "s", half_done())
+    sweep, run = load_sweep(folder.path), "at-A-000-seed1"
+    save(folder.best("at", "A", ".pth"), "at-A-000")  # the search's, before the confirmation
+    with pytest.raises(
+        UserError, match=f"no network of {run}, the best of at on A: it is written"
+    ):
+        sweep.model("at", "A")
+    of_run = save(folder.network(run), run)
+    of_trial = save(folder.best("kd", "B", ".pth"), "kd-B-000")
+    for cell, weights in ((("at", "A"), of_run), (("kd", "B"), of_trial)):
+        network = sweep.model(*cell)
+        assert not network.training
+        assert all(torch.equal(weights[key], value) for key, value in network.state_dict().items())
+    folder.best("kd", "B", ".pth").write_bytes(b"broken")
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        sweep.model("kd", "B")

@@ -1,0 +1,272 @@
+"""Figures: their tables by hand, and SVG that a page can hold."""
+
+import io
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from PIL import Image
+from test_leaderboard import Sweep, four_cells
+from test_render import half_done
+
+from kdtune.methods import METHODS
+from kdtune.reports.page import figures
+from kdtune.reports.page.figures import KNOWN, VARIABLES, styles_of, to_file, to_svg
+from kdtune.reports.tables.comparison import Confirmed, first_pair
+from kdtune.reports.tables.failures import diverged_settings, errors_table
+from kdtune.reports.tables.figure_data import (
+    curve_points,
+    outcomes,
+    range_points,
+    seed_differences,
+    settings_summary,
+    ship_points,
+)
+
+HOSTILE = '<script>alert("1")</script> & a|b $x_1$ ü漢'
+LOG, LINEAR = FloatDistribution(1e-3, 1, log=True), FloatDistribution(0, 1)
+
+CURVE = pd.DataFrame(
+    {
+        "method": "at", "model": "A", "epochs": [2, 4, 6, 8],
+        "best_percent": [np.nan, 50.0, 50.0, 60.0],
+        "expected_best_percent": [40.0, 50, 55, 60], "expected_epochs": [2.0, 4, 6, 8],
+    }
+)  # fmt: skip
+SETTINGS = pd.DataFrame(
+    [
+        ("at", "A", "lr", 0.6, 0.01, 0.2, 0.1),
+        ("at", "B", "lr", 0.8, 0.05, 0.4, 0.3),
+        ("at", "A", "alpha", np.nan, 0.1, 0.2, 0.15),
+        ("at", "B", "alpha", np.nan, 0.3, 0.4, 0.35),
+        ("at", "A", "mode", 0.1, np.nan, np.nan, "x"),
+        ("at", "B", "mode", 0.2, np.nan, np.nan, "y"),
+    ],
+    columns=["method", "model", "hyperparameter", "importance", "good_low", "good_high", "best"],
+)
+SPACES = {"at": {"lr": LOG, "alpha": LINEAR, "mode": CategoricalDistribution(["x", "y"])}}
+
+
+def pair_of(tables):
+    return first_pair(tables.comparison).dropna(subset="difference_points").reset_index(drop=True)
+
+
+def test_the_verdicts_rows_are_those_of_the_first_pair():
+    tables = four_cells().tables
+    pair = first_pair(tables.comparison)
+    assert pair["model"].tolist() == ["all", "A", "B"]
+    assert {*zip(pair["method_a"], pair["method_b"], strict=True)} == {("at", "fitnets")}
+    assert first_pair(Sweep().tables.comparison).empty
+
+
+def test_differences_by_seed():
+    def cell(*shares):
+        return Confirmed({s: np.arange(10) < 10 * x for s, x in enumerate(shares)}, 3, 0, 0.0)
+
+    cells = {
+        ("at", "A"): cell(0.5, 0.7, 0.9), ("kd", "A"): cell(0.4, 0.4),
+        ("at", "B"): cell(0.3), ("kd", "B"): cell(0.5),
+    }  # fmt: skip
+    pair = pd.DataFrame({"method_a": "at", "method_b": "kd", "model": ["all", "A", "B"]})
+    found = seed_differences(pair, cells)
+    assert found["model"].tolist() == ["all", "A", "A", "B"]
+    assert found["seed"].tolist() == [0, 0, 1, 0]
+    assert found["difference_points"].tolist() == pytest.approx([-5, 10, 30, -20])
+
+
+def test_what_to_ship_is_tested_or_says_that_it_is_not():
+    board = four_cells().tables.leaderboard.assign(latency_ms=[1.0, 1, 1, 2, 2, 2])
+    points = ship_points(board)
+    assert points["split"].unique() == ["test"] and len(points) == 6
+    assert points["accuracy_percent"].tolist() == board["test_accuracy_percent"].tolist()
+    half = ship_points(half_done().tables.leaderboard)
+    assert set(half["method"]) == {"at", "fitnets", "student"}  # kd has search scores only
+    searched = ship_points(Sweep().search("at", "A", 0.7).tables.leaderboard)
+    assert searched[["split", "accuracy_percent"]].values.tolist() == [["validation", 70.0]]
+
+
+def test_a_student_is_on_the_front_of_a_cost_if_none_is_as_good_for_less():
+    board = four_cells().tables.leaderboard.assign(
+        test_accuracy_percent=[70, 60, 70, 80, 80, 75],
+        parameters=[10, 10, 9, 20, 20, 20],
+        macs=[5, 5, 6, 4, 4, 4],
+        latency_ms=[1.0, 1, np.nan, 2, 2, 0.5],
+    )
+    points = ship_points(board)
+    fronts = [points[f"front_{cost}"].tolist() for cost in ("parameters", "macs", "latency")]
+    no, yes = False, True
+    assert fronts[0] == [no, no, yes, yes, yes, no]
+    assert fronts[1] == [no, no, no, yes, yes, no]  # the fourth is better for less than the others
+    assert fronts[2] == [no, no, no, yes, yes, yes]  # what was not measured is on no front
+
+
+def test_a_curve_keeps_its_steps_and_its_end():
+    flat = CURVE.assign(best_percent=[np.nan, 50.0, 50.0, 50.0])
+    assert curve_points(CURVE)["epochs"].tolist() == [4, 8]
+    assert curve_points(flat)["epochs"].tolist() == [4, 8]
+
+
+def test_ranges_and_their_summary():
+    points = range_points(SETTINGS, SPACES)
+    assert points["hyperparameter"].tolist() == ["lr", "lr", "alpha", "alpha"]
+    assert points["log"].tolist() == [True, True, False, False]
+    summary = settings_summary(SETTINGS).set_index("hyperparameter")
+    assert summary.loc["lr"].tolist() == ["at", pytest.approx(0.7), 0.6, 0.8, 0.05, 0.2]
+    assert summary.loc["alpha", ["importance", "low"]].isna().all()
+
+
+def failed_sweep():
+    scores = [0.5, 0.6, "diverged", "diverged", "crashed", 0.7]
+    return Sweep().search("at", "A", *scores).search("kd", "A", 0.5)
+
+
+def test_failures():
+    tables = failed_sweep().tables
+    counts = outcomes(tables.leaderboard).set_index("method")
+    assert counts.loc["at"].tolist() == ["A", 3, 0, 2, 1, 0]
+    trials = tables.trials.assign(reason=["x"] * 2 + ["at step 12", "at step 7", "oom", "", ""])
+    assert errors_table(trials, tables.runs).values.tolist() == [
+        ["diverged", "at step 12", 2, 0],
+        ["crashed", "oom", 1, 0],
+    ]
+    [row] = diverged_settings(trials, SPACES).itertuples()
+    assert (row.method, row.hyperparameter) == ("at", "lr")
+    assert row.diverged_median == pytest.approx(0.35)  # of 0.3 and 0.4
+    assert row.other_median == pytest.approx(0.2)  # of 0.1, 0.2 and 0.6
+    assert diverged_settings(tables.trials.iloc[:2], SPACES).empty
+
+
+def drawn(name=None):
+    """Every figure; of cells that are called so."""
+    tables = four_cells().tables
+    board = tables.leaderboard.assign(latency_ms=[1.0, 1, 1, 2, 2, 2], macs=7)
+    pair, counts = pair_of(tables), outcomes(board)
+    seeds = seed_differences(pair, tables.cells)
+    curve, ranges = curve_points(CURVE), range_points(SETTINGS, SPACES)
+    points = ship_points(board)
+    if name:
+        called = {"method": name, "model": name}
+        pair, seeds = pair.assign(method_a=name, model=name), seeds.assign(model=name)
+        points, curve, counts = (t.assign(**called) for t in (points, curve, counts))
+        ranges = ranges.assign(**called, hyperparameter=name)
+    return {
+        "verdict": figures.verdict_figure(pair, seeds),
+        "ship": figures.ship_figure(points, 91.0),
+        "macs": figures.ship_figure(points.assign(latency_ms=np.nan)),
+        "search": figures.search_figure(curve, board, CURVE),
+        "settings": figures.settings_figure(ranges),
+        "outcomes": figures.outcomes_figure(counts),
+    }
+
+
+def test_svg_is_ready_for_a_page():
+    for name, figure in drawn().items():
+        svg = to_svg(figure, name)
+        root = ElementTree.fromstring(svg)
+        ids = [element.get("id") for element in root.iter() if element.get("id")]
+        assert ids and all(one.startswith(f"{name}-") for one in ids)
+        assert len(ids) == len(set(ids))
+        used = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg)
+        assert {a or b for a, b in used} <= set(ids)
+        assert not re.search("#[0-9a-fA-F]{6}", svg), "every colour follows the page's"
+        assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(VARIABLES.values())
+        assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", svg)
+        assert "<metadata" not in svg and "<text" in svg
+
+
+def texts(svg):
+    return [
+        "".join(e.itertext()) for e in ElementTree.fromstring(svg).iter() if e.tag.endswith("text")
+    ]
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.1, 1.9), (0.02, 0.3), (15, 700), (2e-5, 0.9)])
+def test_a_logarithmic_axis_has_a_few_numbers(low, high):
+    ranges = range_points(SETTINGS.head(1).assign(good_low=low, good_high=high, best=high), SPACES)
+    axes = figures.settings_figure(ranges).axes[0]
+    (left, right), ticks = axes.get_xlim(), axes.get_xticks()
+    assert 2 <= sum((left <= ticks) & (ticks <= right)) <= 8
+
+
+def test_a_figure_says_the_numbers_of_its_table():
+    tables = four_cells().tables
+    said = texts(to_svg(drawn()["verdict"], "v"))
+    for row in pair_of(tables).itertuples():
+        digits = 2 if row.half_width_points < 1 else 1
+        width = f"{row.half_width_points:.{digits}f}"
+        assert f"{row.difference_points:z.{digits}f} ± {width}" in said
+    assert "all students" in said and "AT minus FitNets, points of test accuracy" in said
+    assert "3 finished, 2 diverged, 1 crashed" in texts(
+        to_svg(figures.outcomes_figure(outcomes(failed_sweep().tables.leaderboard)), "o")
+    )
+    assert {"teacher 91.0 %", "test accuracy, %"} < set(texts(to_svg(drawn()["ship"], "s")))
+
+
+def test_everything_lies_inside_the_axes():
+    for teacher in (91.0, None):
+        points = ship_points(four_cells().tables.leaderboard).assign(latency_ms=1.0)
+        [axes] = figures.ship_figure(points, teacher).axes
+        low, high = axes.get_ylim()
+        assert low < points["low_percent"].min() and points["high_percent"].max() < high
+        assert low < (teacher or 90) < high and axes.get_xlim()[0] < 1 < axes.get_xlim()[1]
+        assert len(axes.containers) == 3
+    alone = ship_points(Sweep().search("at", "A", 0.7).tables.leaderboard).assign(macs=7)
+    [axes] = figures.ship_figure(alone).axes
+    assert axes.get_ylim()[0] < 70 < axes.get_ylim()[1]
+
+
+def test_names_are_drawn_as_they_are():
+    for name, figure in drawn(HOSTILE[:20] + "ü漢").items():
+        svg = to_svg(figure, name)
+        assert "<script" not in svg and HOSTILE[:20] in "\n".join(texts(svg))
+    assert figures.cut(HOSTILE) == HOSTILE[:23] + "…"
+
+
+def test_the_same_figure_is_the_same_bytes():
+    counts = outcomes(failed_sweep().tables.leaderboard)
+    one, two = (to_svg(figures.outcomes_figure(counts), "o") for _ in range(2))
+    assert one == two
+
+
+def test_a_figure_is_a_picture_too():
+    image = Image.open(io.BytesIO(to_file(drawn()["search"], "png")))
+    assert image.width == 1440 and len(image.convert("RGB").getcolors(100_000)) > 20
+
+
+def test_every_method_has_a_look_of_its_own():
+    looks = styles_of([*KNOWN, *(f"mine{i}" for i in range(9))])
+    assert len(set(looks.values())) == 20 and list(looks)[-2:] == ["kd", "student"]
+    assert [styles_of(KNOWN)[method] for method in KNOWN] == list(KNOWN.values())
+
+
+def test_known_methods_differ_in_colour_marker_and_name():
+    assert set(KNOWN) <= set(METHODS)
+    assert len({colour for colour, _ in KNOWN.values()}) == len(KNOWN)
+    assert len({marker for _, marker in KNOWN.values()}) == len(KNOWN)
+    assert len({figures.shown(method) for method in KNOWN}) == len(KNOWN)
+
+
+def test_colours_stand_out_on_light_and_dark_pages():
+    """A contrast of 3 : 1, as WCAG 2.1 asks of graphics."""
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    def contrast(one, two):
+        low, high = sorted(map(luminance, (one, two)))
+        return (high + 0.05) / (low + 0.05)
+
+    page = Path(figures.__file__).with_name("page.html").read_text()
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", part)) for part in page.split("@media")[:2]
+    )
+    assert {method: light[method] for method in KNOWN} == {m: c for m, (c, _) in KNOWN.items()}
+    for method in KNOWN:
+        assert contrast(light[method], "#ffffff") >= 3
+        assert contrast({**light, **dark}[method], "#121212") >= 3

@@ -1,0 +1,377 @@
+"""The page at every awkward moment of a sweep, and that it says what the tables say."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from sweep_folders import write
+from test_leaderboard import Sweep, four_cells
+from test_log_tables import asked, ended, epoch
+from test_render import half_done, one_method, one_model, unstable
+
+from kdtune.cli.commands import cli
+from kdtune.errors import UserError
+from kdtune.log import folder as results
+from kdtune.methods import METHODS
+from kdtune.reports.page.page import report_page, write_report
+from kdtune.reports.page.sections import SECTIONS
+from kdtune.reports.tables.notes import verdict_sentences
+
+HOSTILE = "<script>alert(1)</script> & a|b \x1b[2J"
+ANCHORS = ["verdict", "leaderboard", *SECTIONS]
+
+
+class Page(HTMLParser):
+    """What a reader finds in a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.tables, self.words = text, [], []
+        self.ids, self.links, self.open = [], [], []
+        self._in = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.ids += [given["id"]] if "id" in given else []
+        self.links += [given[key] for key in ("src", "href", "xlink:href") if key in given]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in ("meta", "br"):
+            self._in.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self._in:
+            while self._in.pop() != tag:
+                pass
+
+    def handle_data(self, data):
+        if {"style", "script"} & set(self._in):
+            return
+        self.words.append(data)
+        if {"td", "th"} & set(self._in):
+            self.tables[-1][-1][-1] += data
+
+    @property
+    def said(self):
+        return " ".join("".join(self.words).split())
+
+    def table(self, *heads):
+        """The rows of the table that has these headings, by heading."""
+        [found] = [table for table in self.tables if set(heads) <= set(table[0])]
+        return [dict(zip(found[0], row, strict=True)) for row in found[1:]]
+
+
+def page_of(path, sweep, **how):
+    return Page(report_page([write(path, sweep, **how).path]))
+
+
+def sweep_of(scores):
+    return Sweep().search("at", "A", *scores).search("fitnets", "A", *scores)
+
+
+def all_failed():
+    return sweep_of(["diverged", "crashed"])
+
+
+def no_student():
+    sweep = Sweep()
+    for method, accuracy in (("at", 0.9), ("fitnets", 0.7)):
+        sweep.search(method, "A", 0.7).confirm(method, "A", 0, [accuracy] * 5)
+    return sweep
+
+
+def never_tested():
+    return sweep_of([0.5, 0.6])
+
+
+STATES = {
+    "only opened": (Sweep, "No trial has begun yet."),
+    "one trial": (lambda: Sweep().search("at", "A", 0.5), "There is one method only."),
+    "all failed": (all_failed, "4 of 4 trials failed: 2 diverged, 2 crashed."),
+    "not confirmed": (lambda: sweep_of([0.5, 0.6]), "Not confirmed: A has search scores only."),
+    "half confirmed": (half_done, "Rows without test accuracy: best single runs"),
+    "one method": (one_method, "AT reaches 74.8 ± 9.4 % on A."),
+    "one model": (one_model, "AT beats FitNets on A by "),
+    "no student": (
+        no_student,
+        "Without the method student, what is gained over plain training is",
+    ),
+    "no test images": (never_tested, "without test images it cannot be confirmed"),
+    "a seed diverged": (unstable, "student diverged in 1 of 4 seeds on A"),
+    "three seeds": (four_cells, "With 3 seeds the false-alarm rate is about 7 %."),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_state_of_a_sweep_has_a_page(tmp_path, state):
+    make, sentence = STATES[state]
+    images = {"test_images": 0} if make is never_tested else {}
+    page = page_of(tmp_path / "s", make(), **images)
+    assert sentence in page.said
+    assert set(ANCHORS) <= set(page.ids) and len(page.ids) == len(set(page.ids))
+    assert re.findall(r"<h2>(\d)\. ", page.text) == list("12345678")
+    assert re.findall("<details( open)?>\n<summary><h2>", page.text) == [" open"] * 3 + [""] * 5
+    assert not [link for link in page.links if not link.startswith(("#", "data:text/csv"))]
+    assert all(link[1:] in page.ids for link in page.links if link[0] == "#")
+    assert not re.search(r"url\((?!#)|@import|https?:(?!//www\.w3\.org/\d+/)", page.text)
+    assert len(page.text) < 1_000_000
+    assert "nan" not in re.findall(r"[\w.]+", page.said.lower()) and "<NA>" not in page.text
+
+
+def test_the_policy_forbids_all_that_is_loaded(tmp_path):
+    assert (
+        "content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+        'img-src data: blob:"'
+    ) in page_of(tmp_path / "s", Sweep()).text
+
+
+def test_the_numbers_are_those_of_the_tables(tmp_path):
+    sweep = four_cells()
+    page, board = page_of(tmp_path / "s", sweep), sweep.tables.leaderboard
+    rows = page.table("test accuracy, %")
+    assert [(r["model"], r["method"].lower()) for r in rows] == [
+        *board[["model", "method"]].itertuples(index=False, name=None)
+    ]
+    for row, cell in zip(rows, board.itertuples(), strict=True):
+        width = f"{cell.test_half_width_points:.2f}"
+        assert row["test accuracy, %"] == f"{cell.test_accuracy_percent:.2f} ± {width}"
+        assert (row["rank"], row["seeds"]) == (str(cell.rank), str(cell.seeds_ok))
+    pairs = page.table("pair", "difference, points")
+    for row, found in zip(pairs, sweep.tables.comparison.itertuples(), strict=True):
+        width = f"{found.half_width_points:.2f}"
+        assert row["difference, points"] == f"{found.difference_points:+.2f} ± {width}"
+    said = [row["in words"] for row in page.table("in words")]
+    assert said == verdict_sentences(sweep.tables.comparison)
+    assert sweep.tables.comparison.sentence[2] in page.said.split("2. Leaderboard")[1]
+    searched = page.table("late gain, points")
+    assert [float(row["search luck, points"]) for row in searched] == pytest.approx(
+        board["search_luck_points"].tolist(), abs=0.005
+    )
+
+
+def test_the_verdict_is_four_sentences(tmp_path):
+    sweep = four_cells()
+    text = page_of(tmp_path / "s", sweep).text.replace("\u00a0", " ")
+    text = text.split('id="verdict"')[1].split("<figure")[0]
+    said = re.findall(r'<p class="(lead|text)">(.*?)</p>', text)
+    assert said[0] == ("lead", sweep.tables.comparison.sentence[2])
+    assert said[1][1] == "By student: AT better on A; equally good on B."
+    assert said[2][1].startswith("Gain over plain training (student) on average over 2 models: ")
+    assert said[3][1] == (
+        "3 shared seeds, 400 test images, 0 of 12 trials failed, 0 of 18 confirming runs failed."
+    )
+
+
+def test_of_many_pairs_it_is_said_how_many_luck_decides(tmp_path):
+    said = []
+    for number in (4, 5):  # and two baselines: 15 pairs and 21
+        sweep = Sweep()
+        for method in (*list(METHODS)[-number:], "kd", "student"):
+            sweep.search(method, "A", 0.7).confirm(method, "A", 0, [0.7] * 3)
+        said.append(page_of(tmp_path / str(number), sweep).said)
+    assert "not the 15 pairs: if no method differed, about 0.75 of them would still" in said[0]
+    assert "not the 21 pairs: if no method differed, about 1.1 of them would still" in said[1]
+    assert "pairs: if no method" not in page_of(tmp_path / "few", no_student()).said
+
+
+@pytest.mark.parametrize(("make", "verb"), [(Sweep, "resume"), (one_method, "resume")])
+def test_how_to_go_on_is_said(tmp_path, make, verb):
+    page = page_of(tmp_path / "s", make(), complete=False)
+    assert f"interrupted; to go on: kdtune {verb} {tmp_path}/s" in page.said
+
+
+def test_a_sweep_that_runs_says_so(tmp_path):
+    folder = write(tmp_path / "s", Sweep(), complete=False)
+    with folder.held():
+        assert "state running" in Page(report_page([folder.path])).said.replace("state", "state ")
+
+
+def test_what_shows_single_trials_is_a_command(tmp_path):
+    path = f"{tmp_path}/s"
+    said = page_of(tmp_path / "s", sweep_of([0.5])).said
+    assert f"kdtune dashboard {path} tensorboard --logdir {path}/tensorboard" in said
+
+
+def test_nothing_unconfirmed_has_a_rank_or_an_interval(tmp_path):
+    page = page_of(tmp_path / "s", sweep_of([0.5, 0.6]))
+    [row, _] = page.table("search score, % (not a result)")
+    assert row["search score, % (not a result)"] == "60.00" and "rank" not in row
+    assert "± " not in page.said.split("2. Leaderboard")[1].split("8. How to read")[0]
+    assert f"run kdtune confirm {tmp_path}/s" in page.said
+
+
+def test_what_was_fixed_was_not_searched(tmp_path):
+    folder = write(tmp_path / "s", sweep_of([0.5]))
+    lines = [json.loads(line) for line in folder.log.read_text().splitlines()]
+    for event in lines:
+        event |= {"distributions": {}} if "distributions" in event else {}
+        event |= {"spaces": {}} if "spaces" in event else {}
+    folder.log.write_text("".join(json.dumps(event) + "\n" for event in lines))
+    page = Page(report_page([folder.path]))
+    assert "No settings to compare: nothing was searched." in page.said
+    assert {r["search luck, points"] for r in page.table("late gain, points")} == {"not searched"}
+
+
+def test_a_sweep_that_stops_nobody_has_no_rungs(tmp_path):
+    page = page_of(tmp_path / "s", sweep_of([0.5]), scheduler="none")
+    assert "No trial was stopped early: the sweep had --scheduler none." in page.said
+
+
+def test_hostile_text_is_shown_as_it_is(tmp_path):
+    sweep = sweep_of([0.5] * 5 + ["crashed"])
+    sweep.events[-1]["reason"] = HOSTILE
+    for event in sweep.events:
+        if event["event"] == "asked":
+            event["config"]["note"] = HOSTILE
+            event["parameters"][HOSTILE] = HOSTILE
+    path = tmp_path / "<b>x&y"
+    page = page_of(path, sweep, classes=[HOSTILE, "b"])
+    assert "<script>alert" not in page.text and "<b>x" not in page.text
+    assert "\x1b" not in page.text.replace(r"\x1b", "")
+    shown = HOSTILE.replace("\x1b", r"\x1b")
+    assert page.table("trials", "confirming runs")[-1]["in words"] == shown
+    assert f"2: {shown}, b" in page.said and "<b>x&y" in page.said
+
+
+def test_the_carried_tables_are_those_of_the_folder(tmp_path):
+    sweep = four_cells()
+    page = page_of(tmp_path / "s", sweep)
+    links = [link for link in page.links if link.startswith("data:")]
+    assert re.findall(r'download="(\w+)\.csv"', page.text) == [
+        "leaderboard", "comparison", "search_curve", "rungs", "settings",
+    ]  # fmt: skip
+    back = pd.read_csv(io.BytesIO(base64.b64decode(links[1].partition(",")[2])))
+    exact = sweep.tables.comparison["difference_points"].tolist()
+    assert back["difference_points"].tolist() == pytest.approx(exact, rel=1e-15)
+
+
+def test_tables_that_find_no_room_are_named(tmp_path, monkeypatch):
+    folder = write(tmp_path / "s", four_cells())
+    size = len(report_page([folder.path]))
+    monkeypatch.setattr("kdtune.reports.page.page.MOST", size - 1000)
+    text = report_page([folder.path])
+    assert re.search(r"Too large for this page, and in the sweep's folder: [\w., ]+\.csv\.", text)
+    assert len(text) < size - 1000 + 200 and "data:text/csv" in text
+
+
+def test_comparable_sweeps_stand_in_one_table_and_others_apart(tmp_path):
+    paths = [write(tmp_path / name, four_cells()).path for name in ("one", "two")]
+    paths.append(write(tmp_path / "three", one_model(), epochs=9).path)
+    page = Page(report_page(paths))
+    boards = [t for t in page.tables if "test accuracy, %" in t[0]]
+    assert [len(board) - 1 for board in boards] == [12, 3]
+    assert [{row[0] for row in board[1:]} for board in boards] == [
+        {str(paths[0]), str(paths[1])}, {str(paths[2])},
+    ]  # fmt: skip
+    one, two, three = map(str, paths)
+    assert f"{one}, {two} and {three} are kept apart: they differ in epochs." in page.said
+    assert page.text.count("<figure") == 9 and len(page.ids) == len(set(page.ids))
+    assert 'download="two-leaderboard.csv"' in page.text
+
+
+def large(path):
+    """2,000 trials in 8 cells, of 1 to 9 epochs."""
+    sweep, random = Sweep(), np.random.default_rng(0)
+    for method in ("at", "fitnets", "kd", "student"):
+        for model in ("A", "B"):
+            for number in range(250):
+                trial, scores = f"{method}-{model}-{number:03d}", random.random(9).cumsum() / 9
+                last = int(random.integers(1, 10))
+                lr = float(10 ** random.uniform(-3, 0))
+                sweep.events.append(asked(trial, method, model, number, lr=lr))
+                sweep.events += [epoch(trial, n + 1, scores[n]) for n in range(last)]
+                state = "diverged" if lr > 0.8 else "finished" if last == 9 else "stopped"
+                sweep.events.append(ended(trial, state))
+    return write(path, sweep, epochs=9)
+
+
+def test_two_thousand_trials_take_seconds_and_less_than_a_megabyte(tmp_path):
+    folder = large(tmp_path / "s")
+    begun = time.process_time()
+    text = report_page([folder.path])
+    assert time.process_time() - begun < 10
+    assert len(text.encode()) < 1_000_000 and text.count("<figure") == 6
+
+
+def test_a_log_is_read_once(tmp_path, monkeypatch):
+    folder, read = write(tmp_path / "s", four_cells()), []
+    whole = results.read_events
+
+    def counted(content, path, *before):
+        read.append(path)
+        return whole(content, path, *before)
+
+    monkeypatch.setattr(results, "read_events", counted)
+    report_page([folder.path])
+    assert read == [folder.log, folder.confirm_log]
+
+
+def test_the_command_writes_page_and_figures(tmp_path):
+    path = write(tmp_path / "s", four_cells()).path
+    done = CliRunner().invoke(cli, ["report", str(path), "--figures", str(tmp_path / "f")])
+    assert done.output == f"{path / 'report.html'}\n"
+    assert (path / "report.html").read_text().startswith("<!doctype html>")
+    names = {"verdict", "search", "failures"}
+    assert {p.name for p in (tmp_path / "f").iterdir()} == {
+        f"{name}.{form}" for name in names for form in ("svg", "png")
+    }
+    again = tmp_path / "new" / "other.html"
+    assert write_report([path], again, None) == again and again.exists()
+    with pytest.raises(UserError, match="There is no folder"):
+        write_report([tmp_path / "no"], None, None)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+PROBE = """<script>
+all("details").forEach(fold => fold.open = true);
+const head = all("th").find(one => one.textContent === "trials");
+head.click();
+const drawn = all("figure svg").filter(one => one.getBoundingClientRect().height > 60);
+const saved = [];
+HTMLAnchorElement.prototype.click = function () {
+  saved.push(this.download, this.href.slice(0, 14), this.href.length > 10_000);
+  document.body.dataset.saved = saved;
+};
+all("button").slice(0, 2).forEach(button => button.click());
+const wide = document.documentElement.scrollWidth - innerWidth > 0;
+document.body.dataset.probe = [drawn.length, all("figure button").length, head.ariaSort, wide];
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_draws_every_figure_and_complains_of_nothing(tmp_path):
+    sweep = four_cells()
+    for method in ("at", "fitnets"):
+        sweep.search(method, "C", *np.linspace(0.4, 0.6, 6))
+    text = report_page([write(tmp_path / "s", sweep).path])
+    (tmp_path / "page.html").write_text(text.replace("</body>", f"{PROBE}</body>"))
+    done = subprocess.run(
+        [
+            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+            "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
+            "--enable-logging=stderr", "--window-size=500,900", "--dump-dom",
+            "--virtual-time-budget=3000",
+            (tmp_path / "page.html").as_uri(),
+        ],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr
+    count = text.count("<figure")
+    [probed] = re.findall('data-probe="([^"]*)"', done.stdout)
+    [saved] = re.findall('data-saved="([^"]*)"', done.stdout)
+    assert re.fullmatch("verdict.svg,blob:[^,]*,false,verdict.png,data:image/png,true", saved)
+    assert probed == f"{count},{2 * count},descending,false" and count == 5

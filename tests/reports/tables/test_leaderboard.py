@@ -1,0 +1,291 @@
+"""The leaderboard of small sweeps, against what is worked out by hand."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_log_tables import (
+    CONFIRM,
+    EVENTS,
+    asked,
+    chosen,
+    confirms,
+    ended,
+    epoch,
+    was_tested,
+)
+
+from kdtune.errors import UserError
+from kdtune.reports.tables.leaderboard import LEADERBOARD, sweep_tables
+from kdtune.reports.tables.several_sweeps import join_sweeps, kept_apart
+
+OPENED = {"event": "sweep", "data": {"classes": ["x", "y"], "validation_images": 20}}
+IMAGES = 400
+
+
+class Sweep:
+    """Events of a sweep that is made cell by cell."""
+
+    def __init__(self):
+        self.events, self.confirmation, self.right = [OPENED], [], {}
+
+    def search(self, method, model, *scores):
+        """Trials with so many epochs of such scores; a state instead of scores that failed."""
+        for number, score in enumerate(scores):
+            trial = f"{method}-{model}-{number:03d}"
+            self.events.append(asked(trial, method, model, number, lr=0.1 * (number + 1)))
+            if isinstance(score, str):
+                self.events += [epoch(trial, 1, 0.99), ended(trial, score)]
+            else:
+                self.events += [epoch(trial, 1, score), ended(trial, "finished")]
+        return self
+
+    def confirm(self, method, model, number, accuracies, validation=0.75, choose=True):
+        """Runs of a trial with so many rightly classified of 400; a state if it failed."""
+        trial = f"{method}-{model}-{number:03d}"
+        for seed, accuracy in enumerate(accuracies, start=1):
+            run, failed = f"{trial}-seed{seed}", isinstance(accuracy, str)
+            state = accuracy if failed else "finished"
+            of_run = confirms(trial, method, model, seed, [validation], state)
+            self.confirmation += of_run
+            if choose and not failed:
+                self.confirmation.append(was_tested(run, accuracy))
+                self.right[run] = classified(accuracy, seed)
+        if choose:
+            self.confirmation.append(chosen(method, model, trial))
+        return self
+
+    @property
+    def tables(self):
+        return sweep_tables(self.events, self.confirmation, self.right)
+
+    @property
+    def board(self):
+        return self.tables.leaderboard.set_index(["method", "model"])
+
+
+def classified(accuracy, seed):
+    """The same images are hard for all."""
+    right = np.arange(IMAGES) < round(accuracy * IMAGES)
+    right[np.random.default_rng(seed).integers(0, 4, 1)] ^= True
+    return right
+
+
+def four_cells():
+    """AT is better than FitNets on A, on B nobody knows."""
+    sweep = Sweep()
+    for method, of_a in (("at", 0.9), ("fitnets", 0.7), ("student", 0.6)):
+        for model, accuracy in (("A", of_a), ("B", 0.7)):
+            sweep.search(method, model, 0.7, 0.7)
+            sweep.confirm(method, model, 0, [accuracy] * 3)
+    return sweep
+
+
+def test_the_columns_are_those_of_the_specification():
+    assert sweep_tables([]).leaderboard.columns.tolist() == LEADERBOARD
+    assert four_cells().tables.leaderboard.columns.tolist() == LEADERBOARD
+
+
+def test_before_it_is_confirmed_there_is_a_row_a_cell_best_first():
+    table = sweep_tables(EVENTS).leaderboard
+    assert table[["model", "method", "status"]].values.tolist() == [
+        ["A", "at", "not_confirmed"],
+        ["A", "kd", "not_confirmed"],
+        ["B", "at", "failed"],
+    ]
+    kd = table.iloc[1]
+    assert kd.trial_id == "kd-A-000"  # the earliest of equals, and one that can be repeated
+    assert kd.search_best_percent == 25.0
+    assert (kd.trials_started, kd.trials_finished, kd.trials_stopped) == (4, 1, 1)
+    assert (kd.trials_diverged, kd.trials_crashed) == (1, 0)
+    assert (kd.search_epochs, kd.search_device_seconds) == (4, 9.0)
+    assert (
+        table[["rank", "test_accuracy_percent", "gain_over_student_points"]]
+        .isna()
+        .to_numpy()
+        .all()
+    )
+    assert table.seeds_ok.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("events", [[], EVENTS[:1], EVENTS[:2]])
+def test_a_sweep_that_has_hardly_begun_has_tables_too(events):
+    tables = sweep_tables(events)
+    assert tables.leaderboard.status.tolist() == ["running"] * len(tables.trials)
+
+
+def test_a_confirmed_cell_by_hand():
+    sweep = Sweep().search("at", "A", 0.5, 0.6, 0.9, "diverged", 0.8, "crashed")
+    sweep.confirm("at", "A", 2, [0.5, 0.5, 0.5], 0.7, choose=False)
+    sweep.confirm("at", "A", 4, [0.6, 0.7, 0.8], 0.75)
+    sweep.right = {
+        f"at-A-004-seed{seed}": np.arange(4) < right for seed, right in ((1, 2), (2, 3), (3, 4))
+    }
+    sweep.confirmation.append(CONFIRM[1])
+    row = sweep.board.loc["at", "A"]
+    assert (row.status, row.trial_id) == ("ok", "at-A-004")
+    assert json.loads(row.configuration)["lr"] == 0.5
+    assert (row.test_accuracy_percent, row.test_seed_sd_points) == (75, 25)
+    assert (row.test_low_percent, row.test_high_percent) == (pytest.approx(28.5055), 100)
+    assert (row.seeds_ok, row.seeds_diverged, row.test_images, row.validation_images) == (
+        (3, 0, 4, 20)
+    )
+    assert (row.validation_accuracy_percent, row.validation_seed_sd_points) == (75, 0)
+    assert row.search_best_percent == 90
+    assert row.optimism_gap_points == pytest.approx(20)  # of the trial that was not chosen
+    assert row.validation_minus_test_points == 0
+    assert row.late_gain_points == pytest.approx(0)  # the third of six trials is the best
+    assert not row.search_still_improving
+    assert (row.search_epochs, row.confirm_epochs, row.confirm_device_seconds) == (6, 6, 12.0)
+    assert (row.parameters, row.macs, row.latency_ms, row.latency_device) == (7, 9, 1.5, "cpu")
+    # Five values, of which the diverged one is 50, chance of two classes, and not 99.
+    values, chances = [50, 50, 60, 80, 90], np.diff((np.arange(6) / 5) ** 5)
+    mean = chances @ values
+    assert row.search_luck_points == pytest.approx((chances @ (values - mean) ** 2) ** 0.5)
+    assert pd.isna(row["rank"])  # there is nobody to be better than
+
+
+@pytest.mark.parametrize(
+    ("scores", "late", "improving"),
+    [
+        ([0.5, 0.6], 10, True),
+        ([0.6, 0.5], 0, False),
+        ([0.6, 0.604], 0.4, False),  # below what matters
+        ([0.5, 0.6, 0.7], 20, True),
+        ([0.5], np.nan, None),
+        (["crashed", 0.5], np.nan, None),
+    ],
+)
+def test_what_the_second_half_of_a_search_gained(scores, late, improving):
+    row = Sweep().search("at", "A", *scores).board.loc["at", "A"]
+    assert row.late_gain_points == pytest.approx(late, nan_ok=True)
+    known = row.search_still_improving
+    assert (None if pd.isna(known) else known) == improving
+
+
+def test_ranks_and_gains_follow_the_verdicts():
+    board = four_cells().board
+    assert board["rank"].unstack().to_dict() == {
+        "A": {"at": 1, "fitnets": 2, "student": 3},
+        "B": {"at": 1, "fitnets": 1, "student": 1},
+    }
+    assert board.loc[("at", "A")].gain_over_student_points == pytest.approx(30, abs=0.2)
+    assert board.loc[("at", "A")].gain_over_student_half_width_points > 0
+    assert pd.isna(board.loc[("student", "A")].gain_over_student_points)
+    order = four_cells().tables.leaderboard
+    assert order.method.tolist()[:3] == ["at", "fitnets", "student"]
+    assert order.model.tolist() == ["A"] * 3 + ["B"] * 3
+
+
+def test_a_baseline_that_wins_is_ranked_first():
+    sweep = Sweep()
+    for method, accuracy in (("at", 0.6), ("student", 0.9)):
+        sweep.search(method, "A", 0.7).confirm(method, "A", 0, [accuracy] * 3)
+    assert sweep.board["rank"].droplevel("model").to_dict() == {"student": 1, "at": 2}
+
+
+def cell_of(search, *confirmed, choose=0):
+    """A cell with such trials, of which the runs of the first ones ended so."""
+    sweep = Sweep().search("at", "A", *search)
+    for number, accuracies in enumerate(confirmed):
+        sweep.confirm("at", "A", number, accuracies, choose=number == choose)
+    return sweep
+
+
+@pytest.mark.parametrize(
+    ("sweep", "status", "diverged", "tested"),
+    [
+        (cell_of([0.7], [0.7, 0.7, 0.7]), "ok", 0, True),
+        (cell_of([0.7], [0.7, 0.7, 0.7, "diverged"]), "unstable", 1, True),
+        (cell_of([0.7], [0.7, 0.7, "diverged"]), "unstable", 1, True),
+        (cell_of([0.7], [0.7, 0.7, "crashed"]), "incomplete", 0, True),
+        (cell_of([0.7], [0.7, 0.7, 0.7, "crashed"]), "ok", 0, True),
+        (cell_of([0.7], [0.7, 0.7, 0.7], choose=None), "incomplete", 0, False),
+        (cell_of([0.7, 0.6], ["diverged"] * 3, ["crashed", "diverged", "diverged"], choose=None),
+         "failed", 2, False),
+        (cell_of([0.7], ["crashed"] * 3, choose=None), "incomplete", 0, False),
+        (cell_of([0.7]), "not_confirmed", 0, False),
+        (cell_of(["diverged", "crashed"]), "failed", 0, False),
+    ],
+)  # fmt: skip
+def test_statuses(sweep, status, diverged, tested):
+    row = sweep.board.loc["at", "A"]
+    assert (row.status, row.seeds_diverged) == (status, diverged)
+    assert pd.notna(row.test_accuracy_percent) == tested
+    assert pd.notna(row.test_half_width_points) == (tested and row.seeds_ok >= 3)
+
+
+def test_a_cell_that_failed_makes_its_comparisons_unstable():
+    sweep = Sweep().search("at", "A", 0.7).confirm("at", "A", 0, ["diverged"] * 3, choose=False)
+    sweep.search("kd", "A", 0.7).confirm("kd", "A", 0, [0.7] * 3)
+    [row] = sweep.tables.comparison.itertuples()
+    assert row.verdict == "unstable"
+    assert row.sentence == "AT diverged in 3 of 3 seeds on A. No winner is declared."
+    assert sweep.board["rank"].isna().all()
+
+
+def test_what_was_not_searched_has_no_luck():
+    assert Sweep().search("at", "A", 0.7).board.search_luck_points.tolist() == [0]
+
+
+def test_a_lost_file_of_predictions_leaves_the_rest():
+    sweep = four_cells()
+    del sweep.right["at-A-000-seed1"]
+    row = sweep.board.loc["at", "A"]
+    assert row.test_accuracy_percent == pytest.approx(90, abs=0.3)
+    assert pd.isna(row.test_half_width_points) and row.seeds_ok == 3
+
+
+def test_a_choice_that_was_never_searched_is_a_sentence():
+    sweep = Sweep().search("at", "A", 0.5).confirm("at", "A", 7, [0.5])
+    with pytest.raises(UserError, match="damaged: at-A-007 was confirmed, but never searched"):
+        _ = sweep.tables
+
+
+def test_groups_widen_the_interval_and_leave_the_mean():
+    sweep = Sweep().search("at", "A", 0.7).confirm("at", "A", 0, [0.7, 0.6, 0.65])
+    logs = sweep.events, sweep.confirmation, sweep.right
+    alone, grouped = (
+        sweep_tables(*logs, groups=groups).leaderboard.iloc[0]
+        for groups in (None, [i // 40 for i in range(IMAGES)])
+    )
+    assert grouped.test_accuracy_percent == alone.test_accuracy_percent
+    assert grouped.test_half_width_points > 2 * alone.test_half_width_points
+
+
+ABOUT = {"data": "f", "teacher": None, "image size": 32, "epochs": 5}
+
+
+def test_sweeps_that_agree_are_joined_and_told_apart():
+    one, two = four_cells().tables, sweep_tables(EVENTS)
+    [board] = join_sweeps({"r/one": one, "r/two": two}, {"r/one": ABOUT, "r/two": ABOUT})
+    assert board.columns.tolist() == ["sweep", *LEADERBOARD, "settings"]
+    assert board[["model", "sweep", "method"]].values.tolist()[:5] == [
+        ["A", "r/one", "at"],
+        ["A", "r/one", "fitnets"],
+        ["A", "r/one", "student"],
+        ["A", "r/two", "at"],
+        ["A", "r/two", "kd"],
+    ]
+    assert kept_apart({"r/one": ABOUT, "r/two": ABOUT}) == []
+
+
+def test_sweeps_that_differ_are_kept_apart_and_it_is_said_why():
+    abouts = {
+        "a": ABOUT, "b": {**ABOUT, "data": "g", "teacher": "sha"}, "c": ABOUT,
+        "d": {**ABOUT, "epochs": 6},
+    }  # fmt: skip
+    boards = join_sweeps(dict.fromkeys(abouts, sweep_tables(EVENTS)), abouts)
+    assert [board.sweep.unique().tolist() for board in boards] == [["a", "c"], ["b"], ["d"]]
+    assert kept_apart(abouts) == [
+        "a, c and b are kept apart: they differ in data and teacher.",
+        "a, c and d are kept apart: they differ in epochs.",
+        "b and d are kept apart: they differ in data and teacher and epochs.",
+    ]
+
+
+def test_a_single_sweep_has_no_column_for_it():
+    [board] = join_sweeps({"s": sweep_tables(EVENTS)}, {"s": ABOUT})
+    assert board.columns.tolist() == [*LEADERBOARD, "settings"]
+    assert board.settings.tolist() == ["lr=0.1 beta=10", "lr=0.2", ""]

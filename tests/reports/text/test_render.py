@@ -1,0 +1,219 @@
+"""What people see: tables, the lines below them, and the forms for other programs."""
+
+import io
+import json
+
+import pandas as pd
+import pytest
+from test_leaderboard import ABOUT, Sweep, four_cells
+from test_log_tables import EVENTS, asked, ended, epoch
+
+from kdtune.reports.tables.leaderboard import LEADERBOARD, sweep_tables
+from kdtune.reports.tables.notes import CAVEAT, COVERS, result_notes
+from kdtune.reports.tables.several_sweeps import join_sweeps
+from kdtune.reports.text.render import render, to_csv
+
+
+def boards_of(tables):
+    return join_sweeps({"s": tables}, {"s": ABOUT})
+
+
+def shown(tables, form="table"):
+    notes = result_notes(tables.leaderboard, tables.comparison, tables.runs)
+    return render(boards_of(tables), form, notes)
+
+
+def row_of(text, *begin):
+    """The cells of the Markdown row that begins with these."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    [found] = [row for row in rows if row[: len(begin)] == list(begin)]
+    return found
+
+
+def test_a_search_is_no_result():
+    text = shown(sweep_tables(EVENTS), "markdown")
+    lines = text.splitlines()
+    assert row_of(text, "model") == [
+        "model", "method", "best validation %", "trials", "finished", "stopped", "diverged",
+        "crashed", "epochs", "device s", "settings",
+    ]  # fmt: skip
+    assert row_of(text, "A", "at")[2:4] == ["75.00", "1"]
+    assert lines[-1] == CAVEAT and "±" not in text and "rank" not in text
+    assert CAVEAT.startswith("Best single runs, not yet a comparison")
+    assert "`kdtune confirm`" in CAVEAT
+    assert result_notes(sweep_tables([]).leaderboard, *[pd.DataFrame()] * 2) == []
+
+
+def test_a_confirmed_sweep():
+    text = shown(four_cells().tables, "markdown")
+    assert row_of(text, "model") == [
+        "model", "rank", "method", "test %", "over student", "validation %", "search best %",
+        "optimism", "seeds", "trials", "device h", "settings",
+    ]  # fmt: skip
+    at = row_of(text, "A", "1", "at")
+    assert at[3].startswith("89.75 ± ") and at[4].startswith("+30.00 ± ")
+    assert at[5:10] == ["75.00", "70.00", "-5.00", "3", "2"] and at[-1] == "lr=0.1"
+    assert row_of(text, "A", "3", "student")[4] == ""
+    said = text.split("\n\n")[-1].splitlines()
+    assert said[0].startswith("On average over 2 models AT beats FitNets by ")
+    assert said[1].startswith("AT beats FitNets on A by ")
+    assert "AT and FitNets do equally well on B" in said[2]
+    assert said[3].startswith("On average over 2 models AT beats student by ")
+    assert said[4].startswith("On average over 2 models FitNets beats student by ")
+    assert said[5:] == [
+        COVERS,
+        "With 3 seeds the false-alarm rate is about 7 %.",
+        "Test was read once, for the chosen configuration of each cell: 6 configurations, 18 "
+        "networks.",
+    ]
+    assert "not yet a comparison" not in text
+
+
+def one_method():
+    return Sweep().search("at", "A", 0.7).confirm("at", "A", 0, [0.7, 0.8, 0.75])
+
+
+def test_one_method_reaches_what_it_reaches():
+    sweep = one_method()
+    row = sweep.board.loc["at", "A"]
+    text = shown(sweep.tables)
+    value, width = row.test_accuracy_percent, row.test_half_width_points
+    assert f"\nAT reaches {value:.1f} ± {width:.1f} % on A.\n" in text
+    assert "Without the method student, what is gained over plain training is unknown." in text
+    assert "false-alarm" not in text
+
+
+def one_model():
+    sweep = Sweep()
+    for method, accuracy in (("at", 0.9), ("fitnets", 0.7), ("student", 0.6)):
+        sweep.search(method, "A", 0.7).confirm(method, "A", 0, [accuracy] * 5)
+    return sweep
+
+
+def test_one_model_is_the_headline():
+    said = shown(one_model().tables).split("\n\n")[-1].splitlines()
+    assert [line.split(" by ")[0] for line in said[:3]] == [
+        "AT beats FitNets on A",
+        "AT beats student on A",
+        "FitNets beats student on A",
+    ]
+    assert "false-alarm" not in " ".join(said)
+
+
+def half_done():
+    sweep = four_cells().search("kd", "A", 0.6).search("kd", "B", 0.6)
+    return sweep.confirm("kd", "A", 0, [0.7], choose=False)
+
+
+def test_a_sweep_that_is_confirmed_in_part_shows_both_kinds():
+    text = shown(half_done().tables, "markdown")
+    assert row_of(text, "A", "", "kd")[3:8] == ["incomplete", "", "", "", "60.00"]
+    assert row_of(text, "B", "", "kd")[3] == "not_confirmed"
+    assert row_of(text, "A", "1", "at")[3] == "ok"
+    assert f"\nRows without validation %: b{CAVEAT[1:]}\n" in text
+    assert "On average over 2 models AT beats FitNets" in text
+    assert "\nNot confirmed: no run of KD on A was tested.\n" in text  # KD against student
+
+
+def unstable():
+    sweep = one_method().search("student", "A", 0.6)
+    return sweep.confirm("student", "A", 0, [0.6, 0.6, 0.6, "diverged"])
+
+
+def test_a_diverged_seed_is_said_and_nobody_wins():
+    text = shown(unstable().tables, "markdown")
+    assert row_of(text, "A", "", "student")[3] == "unstable"
+    assert "student diverged in 1 of 4 seeds on A; in the runs that finished AT minus" in text
+
+
+def test_what_was_chosen_and_not_tested_is_no_result():
+    sweep = one_method()
+    sweep.right = {}
+    assert "Test was not read: validation accuracies alone say nothing" in shown(sweep.tables)
+
+
+@pytest.mark.parametrize(("count", "unequal"), [(9, False), (8, True)])
+def test_unequal_searches_are_said(count, unequal):
+    sweep = Sweep().search("at", "A", *[0.7] * count).search("kd", "A", *[0.7] * 10)
+    sweep.confirm("at", "A", 0, [0.8] * 3).confirm("kd", "A", 0, [0.7] * 3)
+    said = "Unequal searches, and more trials alone help: trials on A at 8, kd 10."
+    assert (said in shown(sweep.tables)) == unequal
+
+
+def test_that_test_was_read_for_two_configurations_of_a_cell_is_said():
+    sweep = one_method().search("at", "A", 0.7, 0.8).confirm("at", "A", 1, [0.7] * 3)
+    said = "Test was read for more than one configuration of a cell: 2 configurations, 6 networks"
+    assert said in shown(sweep.tables)
+
+
+@pytest.mark.parametrize("form", ["table", "markdown", "csv", "json"])
+@pytest.mark.parametrize("make", [Sweep, one_method, one_model, half_done, unstable, four_cells])
+def test_what_stays_when_something_is_missing(make, form):
+    tables = make().tables
+    text = shown(tables, form)
+    if form in ("table", "markdown"):
+        assert all(method in text for method in tables.leaderboard.method)
+        assert (CAVEAT[1:] in text) == (make in (Sweep, half_done))
+
+
+def test_forms_for_programs_hold_all_columns_unrounded():
+    tables = four_cells().tables
+    csv = pd.read_csv(io.StringIO(shown(tables, "csv")))
+    assert csv.columns.tolist() == LEADERBOARD
+    exact = tables.leaderboard.test_half_width_points.tolist()
+    assert csv.test_half_width_points.tolist() == exact
+    rows = json.loads(shown(tables, "json"))
+    assert list(rows[0]) == LEADERBOARD and rows[0]["trial_id"] == "at-A-000"
+    assert rows[0]["test_half_width_points"] == pytest.approx(exact[0], abs=1e-14)
+    nothing = json.loads(shown(sweep_tables(EVENTS), "json"))
+    assert nothing[2]["trial_id"] is None and nothing[0]["rank"] is None
+
+
+@pytest.mark.parametrize("columns", [80, 100, 400])
+@pytest.mark.parametrize("make", [Sweep, four_cells])
+def test_a_terminal_cuts_no_word_of_a_leaderboard(make, columns, monkeypatch):
+    tables = make().tables
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = shown(tables, "table").splitlines()
+    assert max(map(len, lines)) <= columns and "…" not in "".join(lines)
+    below = [line for line in lines if line.startswith("at on ")]
+    assert len(below) == (tables.leaderboard.method == "at").sum() * (columns < 400)
+    assert all(any(name in line.split() for line in lines) for name in tables.leaderboard.method)
+
+
+def test_sweeps_that_are_kept_apart_are_tables_of_their_own():
+    tables = sweep_tables(EVENTS)
+    abouts = {"a": ABOUT, "b": {**ABOUT, "epochs": 9}}
+    boards = join_sweeps(dict.fromkeys(abouts, tables), abouts)
+    markdown = render(boards, "markdown", ["a and b are kept apart."])
+    assert markdown.count("| sweep |") == 2 and markdown.count(CAVEAT) == 1
+    assert pd.read_csv(io.StringIO(render(boards, "csv"))).sweep.tolist() == ["a"] * 3 + ["b"] * 3
+
+
+def test_a_baseline_that_comes_first_hides_no_hyperparameter():
+    events = sorted(EVENTS, key=lambda e: "at-" in e.get("trial_id", ""))
+    tables = sweep_tables(events)
+    assert tables.trials.columns[-3:].tolist() == ["lr", "beta", "configuration"]
+    assert "lr=0.1 beta=10" in shown(tables)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)"])
+def test_no_text_in_a_csv_is_a_formula(text):
+    table = pd.DataFrame({"reason": [text, "\t=1\r\n", None], "lr": [-1.0, 2.0, None]})
+    back = pd.read_csv(io.StringIO(to_csv(table)), keep_default_na=False)
+    assert back.reason.tolist() == [f"'{text}", r"\t=1\r\n", ""]
+    assert back.lr.tolist() == ["-1.0", "2.0", ""]
+
+
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_hostile_text_is_shown_as_it_is(form):
+    hostile = "[red]x[/red] \x1b[2J <b> a|b"
+    events = [asked("at-A-000", "at", hostile, 0, note=hostile), epoch("at-A-000", 1, 0.5)]
+    events.append(ended("at-A-000", "finished"))
+    text = render(boards_of(sweep_tables(events)), form, [hostile])
+    assert "\x1b" not in text
+    bar = r"a\|b" if form == "markdown" else "a|b"
+    assert text.count(rf"[red]x[/red] \x1b[2J <b> {bar}") >= 2
+    assert rf"note=[red]x[/red] \x1b[2J <b> {bar}" in text
+    assert text.endswith("[red]x[/red] \\x1b[2J <b> a|b\n")

@@ -1,0 +1,93 @@
+"""What is asked of GPUs: with a stand-in for CUDA, and on a GPU where there is one."""
+
+import os
+
+import pytest
+import torch
+from small_runs import small_config
+
+from kdtune.models.costs import costs_of
+from kdtune.models.on_device import pick_precision
+from kdtune.runtime import device
+from kdtune.runtime.device import Memory
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+class Fake:
+    """A GPU of 100 bytes of which 30 are free; `calls` are those that change something."""
+
+    def __init__(self):
+        self.calls = []
+
+    def is_available(self):
+        return True
+
+    def device_count(self):
+        return 2
+
+    def get_device_name(self, where):
+        return f"Fake {where.index}"
+
+    def mem_get_info(self, where):
+        return 30, 100
+
+    def max_memory_reserved(self, where):
+        return 42
+
+    def is_bf16_supported(self, including_emulation):
+        return including_emulation
+
+    def reset_peak_memory_stats(self, where):
+        self.calls.append(f"reset {where}")
+
+    def empty_cache(self):
+        self.calls.append("empty")
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setattr(device, "cuda", Fake())
+    return device.cuda
+
+
+def test_a_gpu_has_a_name_and_memory(fake):
+    assert device.has_gpu() and list(device.gpus()) == [0, 1]
+    assert device.name_of(GPU) == "Fake 0"
+    assert device.memory_of(GPU) == Memory(total=100, used=70)
+    assert device.peak_of(GPU) == 42
+    device.reset_peak(GPU)
+    device.release()
+    assert fake.calls == ["reset cuda:0", "empty"]
+
+
+def test_other_devices_are_asked_nothing(fake):
+    device.reset_peak(CPU)
+    assert device.name_of(CPU) is device.memory_of(CPU) is device.peak_of(CPU) is None
+    assert fake.calls == []
+
+
+def test_without_a_gpu_nothing_is_released(fake, monkeypatch):
+    monkeypatch.setattr(fake, "is_available", lambda: False)
+    device.release()
+    assert fake.calls == []
+
+
+def test_a_gpu_that_only_imitates_bfloat16_computes_in_float32(fake):
+    assert pick_precision("auto", torch.nn.Linear(1, 1), GPU) == torch.float32
+
+
+def test_gpus_can_be_hidden(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    device.hide_gpus()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_real_thing():
+    device.reset_peak(GPU)
+    held = torch.empty(2**26, dtype=torch.uint8, device=GPU)
+    found = device.memory_of(GPU)
+    assert found.used >= held.nbytes and device.peak_of(GPU) >= held.nbytes
+    assert 0 < found.used <= found.total
+    assert device.name_of(GPU) == costs_of(small_config("digits"), 10)["latency_device"]

@@ -1,0 +1,304 @@
+"""The node's cache: built once, whole or not at all, and no larger than it may be."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdtune.errors import DiskFullError, UserError
+from kdtune.storage.array_cache import Cache, _digest, cache_folder, describe
+
+GROUP = {"kind": "test", "made_by": 1}
+WANTED = {"a": {"name": "a"}, "b": {"name": "b"}}
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from kdtune.storage.array_cache import Cache
+
+place, seconds = Path(sys.argv[1]), float(sys.argv[2])
+
+def build(names, make):
+    array = make("a", (1000,), np.dtype(np.int64))
+    array[:500] = 7
+    with open(place / "building", "a") as file:
+        file.write("x")
+    time.sleep(seconds)
+    array[500:] = 7
+
+told = []
+opened = Cache(place / "cache").open("it", {"kind": "test"}, {"a": {}}, build, told.append)
+print(int(opened["a"].sum()), *(event["state"] for event in told))
+"""
+
+
+def build(names, make):
+    for name in names:
+        make(name, (2, 3), np.dtype(np.int32))[:] = ord(name)
+
+
+def fail(names, make):
+    raise AssertionError("it was there already")
+
+
+def open_both(folder, build=build, group=GROUP, **given):
+    told = []
+    arrays = Cache(folder, **given).open("two arrays", group, WANTED, build, told.append)
+    return arrays, [event["state"] for event in told]
+
+
+@pytest.fixture
+def arrays_of(tmp_path):
+    """Folders of the arrays, by what they are."""
+    open_both(tmp_path)
+    return {entry.what[-1]: entry.folder for entry in Cache(tmp_path).entries()}
+
+
+def test_what_was_built_is_found(tmp_path):
+    arrays, states = open_both(tmp_path)
+    assert states == ["building", "built"]
+    assert (arrays["a"] == ord("a")).all() and (arrays["b"] == ord("b")).all()
+    again, states = open_both(tmp_path, fail)
+    assert states == ["found"] and again["a"].shape == (2, 3) and again["a"].dtype == np.int32
+    assert all(np.array_equal(again[name], arrays[name]) for name in arrays)
+
+
+def test_a_process_that_has_it_open_needs_no_disk(tmp_path):
+    cache = Cache(tmp_path)
+    cache.open("x", GROUP, WANTED, build)
+    assert len(cache.prune(0)) == 2
+    assert set(cache.open("x", GROUP, WANTED, fail)) == {"a", "b"}
+
+
+def test_what_cannot_be_read_back_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdtune.storage.array_cache._load", lambda folder: None)
+    with pytest.raises(UserError, match="two arrays: what was written to .* cannot be read back"):
+        open_both(tmp_path)
+
+
+def test_what_another_process_pruned_at_once_is_built_again(tmp_path, monkeypatch):
+    built = []
+
+    def build_and_lose(names, make):
+        build(names, make)
+        built.append(names)
+        if len(built) == 1:
+            monkeypatch.setattr("kdtune.storage.array_cache._load", lose)
+
+    def lose(folder):
+        monkeypatch.undo()
+        shutil.rmtree(folder)
+
+    assert open_both(tmp_path, build_and_lose)[1][-1] == "built"
+    assert [len(names) for names in built] == [2, 1]
+
+
+def test_other_facts_are_other_arrays(tmp_path):
+    open_both(tmp_path)
+    with pytest.raises(AssertionError, match="there already"):
+        open_both(tmp_path, fail, group={**GROUP, "made_by": 2})
+
+
+def test_only_what_is_missing_is_built(tmp_path, arrays_of):
+    (arrays_of["b"] / "about.json").unlink()
+    asked = []
+    open_both(tmp_path, lambda names, make: (asked.extend(names), build(names, make)))
+    assert asked == ["b"]
+
+
+def spoil_by_cutting(folder):
+    with open(folder / "array.npy", "r+b") as file:
+        file.truncate(140)
+
+
+def spoil_a_byte(folder):
+    content = bytearray((folder / "array.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "array.npy").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_by_cutting,
+        spoil_a_byte,
+        lambda folder: (folder / "array.npy").write_bytes(b""),
+        lambda folder: (folder / "array.npy").unlink(),
+        lambda folder: (folder / "about.json").write_text("[]"),
+        lambda folder: (folder / "about.json").write_text("{"),
+    ],
+)
+def test_a_broken_array_is_built_again(tmp_path, arrays_of, spoil):
+    spoil(arrays_of["a"])
+    arrays, states = open_both(tmp_path)
+    assert states == ["building", "built"] and (arrays["a"] == ord("a")).all()
+    assert open_both(tmp_path, fail)[1] == ["found"]
+
+
+def test_writing_to_an_opened_array_leaves_the_file_alone(tmp_path):
+    arrays, _ = open_both(tmp_path)
+    arrays["a"][:] = 0
+    assert (open_both(tmp_path, fail)[0]["a"] == ord("a")).all()
+
+
+def test_a_builder_that_fails_leaves_nothing(tmp_path):
+    def half(names, make):
+        make("a", (2, 3), np.dtype(np.int32))
+        raise UserError("an image cannot be read")
+
+    with pytest.raises(UserError, match="an image cannot be read"):
+        open_both(tmp_path, half)
+    assert Cache(tmp_path).entries() == [] and not list(tmp_path.glob("*.part"))
+
+
+def start(place, seconds):
+    command = [sys.executable, "-c", BUILDER, str(place), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_two_processes_that_need_one_array_build_it_once(tmp_path):
+    first = start(tmp_path, 3)
+    wait_for(tmp_path / "building")
+    second = start(tmp_path, 3)
+    outputs = [process.communicate(timeout=60)[0].split() for process in (first, second)]
+    assert outputs == [["7000", "building", "built"], ["7000", "waiting", "found"]]
+    assert (tmp_path / "building").read_text() == "x"
+
+
+def test_a_killed_builder_leaves_nothing_that_is_taken_for_an_array(tmp_path):
+    killed = start(tmp_path, 60)
+    wait_for(tmp_path / "building")
+    waiting = start(tmp_path, 0)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert waiting.communicate(timeout=60)[0].split()[0] == "7000"
+    assert (tmp_path / "building").read_text() == "xx"
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_what_a_killed_builder_left_is_pruned_but_not_what_is_being_built(tmp_path):
+    process, cache = start(tmp_path, 60), Cache(tmp_path / "cache")
+    wait_for(tmp_path / "building")
+    assert cache.prune(0) == [] and len(list(cache.folder.glob("*.part"))) == 1
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert cache.prune(1e9) == [] and not list(cache.folder.glob("*.part"))
+
+
+def fill(cache, name, size=1000):
+    def build(names, make):
+        make("x", (size,), np.dtype(np.uint8))[:] = 1
+
+    cache.open(name, {"kind": "test", "name": name}, {"x": {}}, build)
+
+
+def age(folder, order):
+    """Make the arrays look last used in this order."""
+    for entry in Cache(folder).entries():
+        when = 1e9 + order.index(entry.what.removesuffix(": x"))
+        os.utime(entry.folder / "about.json", (when, when))
+
+
+def names(folder):
+    return [entry.what.removesuffix(": x") for entry in Cache(folder).entries()]
+
+
+def test_what_was_not_used_for_longest_makes_room(tmp_path):
+    for name in "abc":
+        fill(Cache(tmp_path), name)
+    age(tmp_path, "cab")
+    assert names(tmp_path) == ["c", "a", "b"]
+    fill(Cache(tmp_path, limit=3500), "d")  # an array is 1,128 bytes with its header
+    assert names(tmp_path) == ["a", "b", "d"]
+
+
+def test_opening_counts_as_use(tmp_path):
+    for name in "abc":
+        fill(Cache(tmp_path), name)
+    age(tmp_path, "abc")
+    fill(Cache(tmp_path), "a")
+    assert names(tmp_path) == ["b", "c", "a"]
+
+
+def test_the_limit_holds_also_for_what_a_process_has_open(tmp_path):
+    cache = Cache(tmp_path, limit=1200)
+    for name in "ab":
+        fill(cache, name)
+    assert names(tmp_path) == ["b"]
+
+
+def test_arrays_of_one_build_count_for_each_other(tmp_path):
+    for name in "xyz":
+        fill(Cache(tmp_path), name)
+
+    def build(names, make):
+        for name in names:
+            make(name, (1000,), np.dtype(np.uint8))[:] = 1
+
+    wanted = {name: {"name": name} for name in "ab"}
+    Cache(tmp_path, limit=3400).open("new", {"kind": "test"}, wanted, build)
+    assert len(names(tmp_path)) == 3  # the two, and one of the three
+
+
+def test_a_lock_that_cannot_be_had_is_a_sentence(tmp_path):
+    (tmp_path / f"{_digest(GROUP)}.lock").mkdir()
+    with pytest.raises(UserError, match="cannot be written .*; make room"):
+        open_both(tmp_path)
+
+
+def test_pruning_keeps_what_fits(tmp_path):
+    for name in "abc":
+        fill(Cache(tmp_path), name)
+    age(tmp_path, "bca")
+    assert [entry.what for entry in Cache(tmp_path).prune(2300)] == ["b: x"]
+    assert names(tmp_path) == ["c", "a"]
+    assert len(Cache(tmp_path).prune(0)) == 2 and names(tmp_path) == []
+
+
+def test_a_full_disk_is_a_sentence(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(DiskFullError, match=r"cannot be written \(File too large\); make"):
+            fill(Cache(tmp_path), "large", size=100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert Cache(tmp_path).entries() == [] and not list(tmp_path.glob("*.part"))
+
+
+def test_a_file_in_the_way_is_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made"):
+        fill(Cache(tmp_path / "file" / "cache"), "x")
+
+
+def test_the_folder_is_the_environments(monkeypatch):
+    monkeypatch.setenv("KDTUNE_CACHE", "/somewhere")
+    assert cache_folder() == Path("/somewhere")
+    monkeypatch.delenv("KDTUNE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/users")
+    assert cache_folder() == Path("/users/kdtune")
+
+
+def test_events_in_words():
+    event = {"what": "9 images", "bytes": 2_000_000, "seconds": 1.25}
+    assert describe({**event, "state": "building"}) == "building: 9 images"
+    assert describe({**event, "state": "built"}) == "built in 1.2 s: 9 images, 2.0 MB"
+    assert describe({**event, "state": "found"}) == "found: 9 images, 2.0 MB"
+    waiting = "waiting for 9 images, which another process is building"
+    assert describe({**event, "state": "waiting"}) == waiting

@@ -1,0 +1,89 @@
+"""A folder of a storage: the same verbs on a disk and in an object store."""
+
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stores import object_store
+
+from kdtune.errors import UserError
+from kdtune.storage.remote import Storage, StorageError
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with object_store() as uri:
+        yield uri
+
+
+@pytest.fixture(params=["folder", "file", "s3"])
+def storage(request, bucket, tmp_path):
+    """An empty folder."""
+    places = {"folder": str(tmp_path / "a"), "file": f"file://{tmp_path}/b", "s3": bucket}
+    return Storage(places[request.param]).at(f"{os.getpid()}/{time.time_ns()}")
+
+
+def test_what_is_written_is_read_listed_and_removed(storage, tmp_path):
+    assert storage.names() == [] and storage.read("x/y") is None
+    storage.write("x/y", b"first")
+    storage.write("x/y", b"second")
+    (tmp_path / "file").write_bytes(bytes(9_000_000))
+    storage.put(tmp_path / "file", "z")
+    storage.at("x").write("w", b"")
+    assert storage.names() == ["x/w", "x/y", "z"]
+    assert storage.read("x/y") == b"second" and storage.at("x").read("w") == b""
+    storage.get("z", tmp_path / "new" / "copy")
+    assert (tmp_path / "new" / "copy").read_bytes() == bytes(9_000_000)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["copy"]
+    storage.remove("z")
+    storage.remove("z")
+    storage.at("x").clear()
+    storage.at("x").clear()
+    assert storage.names() == []
+
+
+def test_another_process_has_the_same_storage(storage):
+    storage.write("x", b"1")
+    assert pickle.loads(pickle.dumps(storage)).names() == ["x"]
+    assert str(storage).endswith(storage.below) and "endpoint" not in str(storage)
+
+
+def test_what_is_not_there_cannot_be_brought(storage, tmp_path):
+    with pytest.raises(StorageError, match="cannot be read"):
+        storage.get("nothing", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("uri", ["nosuch://x/y", "s3://"])
+def test_no_storage_is_a_sentence(uri):
+    with pytest.raises(UserError, match=f"The storage {uri} cannot be used"):
+        Storage(uri).names()
+
+
+def test_keys_do_not_get_into_logs():
+    with pytest.raises(UserError, match="no keys may stand in it"):
+        Storage("s3://key:secret@bucket/x")
+    assert "account" in str(Storage("abfs://files@account.dfs.core.windows.net/x"))
+
+
+def test_a_bucket_that_is_missing_is_an_error_of_the_storage(bucket):
+    with pytest.raises(StorageError, match="cannot be written: .*bucket does not exist"):
+        Storage(bucket.replace("bucket", "other", 1)).write("x", b"")
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_no_part(tmp_path):
+    program = (
+        "import os, signal\n"
+        "from kdtune.storage.remote import Storage\n"
+        f"storage = Storage({str(tmp_path)!r})\n"
+        "with storage._writing('x') as stream:\n"
+        "    stream.write(b'half')\n"
+        "    stream.flush()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program])
+    assert list(Path(tmp_path).iterdir()) and Storage(str(tmp_path)).names() == []

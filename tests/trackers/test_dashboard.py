@@ -1,0 +1,169 @@
+"""Sweeps as Optuna studies, as a browser gets them."""
+
+import json
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from urllib.request import urlopen
+from wsgiref.util import setup_testing_defaults
+
+import pytest
+from click.testing import CliRunner
+from logs import opened, timed, trial, write_log
+
+from kdtune.cli.commands import cli
+from kdtune.errors import UserError
+from kdtune.trackers.dashboard import Dashboard
+
+EVENTS = [
+    opened(),
+    *trial(0, [0.5, 0.75, 0.25], "finished"),
+    *trial(1, [0.375], "stopped", hint_epochs=2),
+    *trial(2, [0.125], "diverged"),
+    *trial(3, [], "crashed"),
+    *trial(4, [0.25]),
+]
+
+
+def ask(dashboard, path, method="GET", host="127.0.0.1:8080"):
+    """The status and the body that a request gets."""
+    said = []
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "HTTP_HOST": host}
+    setup_testing_defaults(environ)
+    body = dashboard(environ, lambda status, *headers: said.append(status))
+    return said[0], b"".join(body)
+
+
+def study(dashboard, number):
+    """What a browser gets of a study."""
+    status, body = ask(dashboard, f"/api/studies/{number}")
+    assert status == "200 OK"
+    return json.loads(body)
+
+
+def test_a_study_a_cell_with_every_trial_as_the_log_has_it(tmp_path):
+    dashboard = Dashboard([write_log(tmp_path / "s", EVENTS).path])
+    listed = json.loads(ask(dashboard, "/api/studies")[1])["study_summaries"]
+    assert [s["study_name"] for s in listed] == ["s: at-A", "s: student-A"]
+    found = study(dashboard, 0)
+    trials = found["trials"]
+    assert [t["state"] for t in trials] == ["Complete", "Pruned", "Fail", "Fail", "Running"]
+    assert [t.get("values") for t in trials] == [[0.75], [0.375], None, None, None]
+    assert [value["value"] for value in trials[0]["intermediate_values"]] == [0.5, 0.75, 0.25]
+    parameters = {p["name"]: p["param_external_value"] for p in trials[1]["params"]}
+    assert parameters == {"lr": "0.2", "hint_epochs": "2"}
+    assert {p["distribution"]["type"] for p in trials[1]["params"]} == {
+        "FloatDistribution", "CategoricalDistribution",
+    }  # fmt: skip
+    about = {a["key"]: a["value"] for a in trials[0]["user_attrs"]}
+    assert about == {
+        "trial_id": "at-A-000", "origin": "start", "state": "finished",
+        "reason": "it was finished", "epochs": "3", "device_seconds": "4.5",
+    }  # fmt: skip
+    times = [trials[0][f"datetime_{end}"] for end in ("start", "complete")]
+    assert times == [datetime.fromtimestamp(1.7e9 + 60 * n).isoformat() for n in (1, 5)]
+    assert found["best_trials"][0]["number"] == 0
+    assert found["objective_names"] == ["best validation accuracy"]
+    assert study(dashboard, 1)["trials"] == []
+
+
+def test_what_a_running_sweep_adds_is_there_at_the_next_request(tmp_path):
+    folder = write_log(tmp_path / "s", EVENTS)
+    dashboard = Dashboard([folder.path])
+    later = [*trial(4, [0.25, 1.0], "finished")][2:]
+    lines = [json.dumps(event) for event in timed(later, len(EVENTS))]
+    with open(folder.log, "a") as log:
+        log.write(lines[0] + "\n" + lines[1][:20])  # as a driver may be in its middle
+    assert study(dashboard, 1)["trials"] == []  # the dashboard itself keeps trials for 2 s
+    with open(folder.log, "a") as log:
+        log.write(lines[1][20:] + "\n")
+    last = study(dashboard, 0)["trials"][4]
+    assert (last["state"], last["values"]) == ("Complete", [1.0])
+    assert [value["step"] for value in last["intermediate_values"]] == [1, 2]
+
+
+def test_cells_that_a_resume_adds_are_studies_too(tmp_path):
+    again = {**opened(models=["A", "B"]), "event": "resumed"}
+    dashboard = Dashboard([write_log(tmp_path / "s", [opened(), again]).path])
+    listed = json.loads(ask(dashboard, "/api/studies")[1])["study_summaries"]
+    assert [s["study_name"] for s in listed] == [
+        "s: at-A", "s: student-A", "s: at-B", "s: student-B",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_nothing_can_be_changed(tmp_path, method):
+    dashboard = Dashboard([write_log(tmp_path / "s", EVENTS).path])
+    assert ask(dashboard, "/api/studies/0", method)[0] == "405 Method Not Allowed"
+    assert len(study(dashboard, 0)["trials"]) == 5
+
+
+def test_damage_while_it_runs_is_said_and_what_was_shown_stays(tmp_path, capsys):
+    folder = write_log(tmp_path / "s", EVENTS)
+    dashboard = Dashboard([folder.path])
+    with open(folder.log, "a") as log:
+        unknown = [*trial(9, [0.5])][1:]
+        log.writelines(json.dumps(event) + "\n" for event in timed(unknown))
+    for _ in range(2):
+        assert len(study(dashboard, 0)["trials"]) == 5
+    assert capsys.readouterr().err.count("is damaged: KeyError('at-A-009'). Nothing more") == 1
+
+
+@pytest.mark.parametrize(
+    ("events", "sentence"),
+    [
+        ([], "it does not begin with the settings"),
+        ([opened(), *[*trial(0, [0.5])][1:]], r"KeyError\('at-A-000'\)"),
+        ([opened(methods=["kd"]), *trial(0, [0.5])], r"KeyError\(\('at', 'A'\)\)"),
+    ],
+)
+def test_damage_at_the_beginning_is_a_sentence(tmp_path, events, sentence):
+    with pytest.raises(UserError, match=f"log.jsonl is damaged: .*{sentence}"):
+        Dashboard([write_log(tmp_path / "s", events).path])
+
+
+def test_mistakes_are_sentences(tmp_path, monkeypatch):
+    first, second = (write_log(tmp_path / place / "s", EVENTS).path for place in "ab")
+    with pytest.raises(UserError, match="There is no folder"):
+        Dashboard([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="Two folders are called s"):
+        Dashboard([first, second])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="cannot be had: address already in use; give another"):
+            Dashboard([first]).serve(taken.getsockname()[1], print)
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    run = CliRunner().invoke(cli, ["dashboard", str(first)])
+    said = "This needs optuna_dashboard, which is not installed: in the folder of kdtune, "
+    assert str(run.exception) == said + "pip install '.[dashboard]'."
+
+
+def test_the_command_serves_this_machine_until_ctrl_c_and_leaves_nothing(tmp_path, monkeypatch):
+    folder = write_log(tmp_path / "s", EVENTS)
+    before = sorted(tmp_path.rglob("*"))
+    pages = []
+
+    def fetch(server):
+        with urlopen(f"http://127.0.0.1:{server.server_port}/dashboard") as page:
+            pages.append(page.read())
+
+    def interrupted(server):
+        with ThreadPoolExecutor(1) as pool:
+            fetched = pool.submit(fetch, server)
+            server.handle_request()
+            fetched.result()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("socketserver.BaseServer.serve_forever", interrupted)
+    run = CliRunner().invoke(cli, ["dashboard", str(folder.path), "--port", "0"])
+    assert run.exit_code == 0 and run.stdout.startswith("http://127.0.0.1:") and not run.stderr
+    assert b"<title>Optuna Dashboard</title>" in pages[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_name_that_leads_here_from_elsewhere_is_refused(tmp_path):
+    dashboard = Dashboard([write_log(tmp_path / "s", EVENTS).path])
+    assert ask(dashboard, "/api/studies", host="localhost:8080")[0] == "200 OK"
+    assert ask(dashboard, "/api/studies", host="evil.example:8080")[0] == "403 Forbidden"

@@ -1,0 +1,69 @@
+"""What a tracker is told, and what its failure does."""
+
+from logs import opened, timed, trial
+
+from kdtune.trackers.tracker import Tracked
+
+EVENTS = list(timed([opened(), *trial(0, [0.5, 0.75], "finished"), *trial(1, [0.5])]))
+
+
+class Listener:
+    """Keeps what it is told; fails at an event of this kind."""
+
+    def __init__(self, whole=(), fails=None):
+        self.whole, self.fails, self.told = whole, fails, []
+
+    def begin(self, opened):
+        self.tell(opened)
+
+    def has(self, asked):
+        return asked["trial_id"] in self.whole
+
+    def tell(self, event):
+        self.told.append((event["event"], event.get("trial_id")))
+        self.last = event
+        if event["event"] == self.fails:
+            raise ConnectionError("nobody answers\nat all")
+
+    start = log = end = tell
+
+    def close(self):
+        self.told.append("closed")
+
+
+def told(listener, events, live, say=print):
+    tracked = Tracked("X", listener, say)
+    for event in events[: len(events) - live]:
+        tracked.fold(event)
+    assert listener.told == []
+    tracked.begin()
+    for event in events[len(events) - live :]:
+        tracked.fold(event)
+    tracked.close()
+    return listener.told
+
+
+def test_what_is_there_already_is_not_told_again():
+    of_first = [(kind, "at-A-000") for kind in ("asked", "epoch", "epoch", "ended")]
+    of_second = [(kind, "at-A-001") for kind in ("asked", "epoch")]
+    begun, closed = ("sweep", None), "closed"
+    assert told(Listener(), EVENTS, 0) == [begun, *of_first, *of_second, closed]
+    assert told(Listener(), EVENTS, 4) == [begun, *of_first, *of_second, closed]
+    assert told(Listener(whole=["at-A-000"]), EVENTS, 1) == [begun, *of_second, closed]
+    # One that has not ended is told whatever is there.
+    assert told(Listener(whole=["at-A-001"]), EVENTS, 1)[5:7] == of_second
+
+
+def test_an_end_has_the_seconds_of_all_epochs():
+    for live in (0, 1, 3):
+        listener = Listener()
+        told(listener, EVENTS[:5], live)
+        assert listener.last["device_seconds"] == 3.0
+
+
+def test_a_failure_is_one_line_and_the_last_that_is_told():
+    for fails, count in (("sweep", 1), ("epoch", 3), ("ended", 5)):
+        said = []
+        *events, last = told(Listener(fails=fails), EVENTS, 5, said.append)
+        assert len(events) == count and last == "closed"
+        assert said == ["X: nobody answers; it gets no more figures until the sweep is resumed"]

@@ -1,0 +1,209 @@
+"""The loop: reproducible, resumable, and fair to teacher and student."""
+
+import math
+from itertools import islice
+
+import pytest
+import torch
+from small_runs import inputs_of, small_config
+
+from kdtune.data.folders import find_images
+from kdtune.errors import DivergedError, UserError
+from kdtune.methods import METHODS
+from kdtune.models.on_device import pick_device, pick_precision
+from kdtune.training.loop import build_student, evaluate, fit, learning_rate
+from kdtune.training.teacher import load_teacher
+
+LOOPED = ("student", "at", "fitnets", "vid")
+"""Methods that differ for the loop: without a teacher, with one, with layers of their own."""
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return find_images(str(folder))
+
+
+@pytest.fixture
+def run(folder, data, teacher_file):
+    """Run the loop with the small settings and the settings given; results as a list."""
+
+    def start(resume=None, stop_after=None, with_teacher=True, **settings):
+        config = small_config(folder, **settings)
+        teacher = load_teacher(teacher_file, data.classes, 8) if with_teacher else None
+        inputs = inputs_of(config, data)
+        results = fit(
+            config,
+            inputs.train,
+            inputs.evaluation("validation"),
+            num_classes=10,
+            teacher=teacher,
+            resume=resume,
+        )
+        return list(islice(results, stop_after))
+
+    return start
+
+
+def rows(results):
+    return [{k: v for k, v in r.figures().items() if k != "seconds"} for r in results]
+
+
+@pytest.mark.parametrize("method", LOOPED)
+def test_the_same_seed_gives_the_same_numbers(run, method):
+    first, again = run(method=method, augment=True), run(method=method, augment=True)
+    assert rows(first) == rows(again)
+    assert rows(first) != rows(run(method=method, augment=True, seed=1))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"method": m} for m in LOOPED] + [{"method": "fitnets", "hint_epochs": 2}],
+    ids=[*LOOPED, "fitnets-hint-stage"],
+)
+def test_a_run_that_goes_on_is_the_run_that_never_stopped(run, settings, tmp_path):
+    settings = {**settings, "epochs": 3, "step_size": 1, "augment": True}
+    whole = run(**settings)
+    part = run(stop_after=1, **settings)
+    torch.save(part[0].state, tmp_path / "state.pth")
+    torch.rand(7)  # the global random state is of no account
+    rest = run(resume=torch.load(tmp_path / "state.pth", weights_only=True), **settings)
+    assert rows(part) + rows(rest) == rows(whole)
+    for key, value in whole[-1].student.state_dict().items():
+        assert torch.equal(value, rest[-1].student.state_dict()[key])
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].uses_teacher])
+def test_the_teacher_is_unchanged(folder, data, teacher_file, method):
+    teacher = load_teacher(teacher_file, data.classes, 8)
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    config = small_config(folder, method=method, epochs=1)
+    teacher.train()  # even a teacher that is handed over in training mode
+    inputs = inputs_of(config, data)
+    list(fit(config, inputs.train, None, num_classes=10, teacher=teacher))
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+def test_every_method_starts_from_the_same_student(folder):
+    students = [build_student(small_config(folder, method=m, seed=3), 10) for m in METHODS]
+    for key, value in students[0].state_dict().items():
+        assert all(torch.equal(value, other.state_dict()[key]) for other in students)
+
+
+def test_weights_of_zero_give_plain_training(run):
+    plain = run(method="student")
+    for method in ("kd", "at"):
+        distilled = run(method=method, alpha=0.0, beta=0.0)
+        assert [r.validation_accuracy for r in plain] == [r.validation_accuracy for r in distilled]
+        assert [r.train_loss for r in plain] == [r.train_loss for r in distilled]
+
+
+def test_without_a_teacher_every_method_is_plain_training(run):
+    plain = run(method="student")
+    for method in LOOPED:
+        alone = run(method=method, with_teacher=False)
+        assert [r.train_loss for r in plain] == [r.train_loss for r in alone]
+
+
+def test_training_learns_and_reports_what_it_did(run):
+    results = run(method="at", epochs=6, lr=0.05, alpha=0.5, beta=50.0)
+    assert results[-1].train_loss < results[0].train_loss
+    assert results[-1].validation_accuracy > 0.5
+    assert [r.epoch for r in results] == list(range(1, 7))
+    best = [r.best_validation_accuracy for r in results]
+    assert best == [max(r.validation_accuracy for r in results[: i + 1]) for i in range(6)]
+    figures = results[0].figures()
+    weighted = figures["loss_kd_weighted"] + figures["loss_at_weighted"]
+    assert figures["loss_classification"] + weighted == pytest.approx(
+        figures["train_loss"], rel=1e-5
+    )
+
+
+def test_the_first_of_equal_epochs_is_the_best(folder):
+    config = small_config(folder, method="student", epochs=3, lr=0.1)
+    batches = [(torch.randn(8, 3, 8, 8), torch.zeros(8, dtype=torch.int64), None)] * 9
+    results = list(fit(config, batches, batches, num_classes=2))
+    assert [r.validation_accuracy for r in results] == [1.0, 1.0, 1.0]
+    assert [r.is_best for r in results] == [True, False, False]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(run):
+    with pytest.raises(DivergedError, match="epoch 1: the training loss became (nan|inf)"):
+        run(method="student", lr=1e20)
+
+
+def test_a_loader_of_pairs_with_none_and_floats_will_do(folder):
+    config = small_config(folder, method="student", epochs=1)
+    images, labels = torch.randn(20, 3, 8, 8), torch.arange(20) % 2
+    batches = [(images[i : i + 5], labels[i : i + 5], None) for i in range(0, 20, 5)]
+    (result,) = fit(config, batches, batches, num_classes=2)
+    measured = evaluate(result.student, batches, config)
+    assert measured["accuracy"] == result.validation_accuracy
+    assert measured["loss"] == pytest.approx(result.validation_loss)
+
+
+def test_targets_that_come_with_a_batch_spare_the_teacher(folder, data, teacher_file):
+    config = small_config(folder, method="kd", epochs=1, precision="float32")
+    teacher = load_teacher(teacher_file, data.classes, 8)
+    live = list(inputs_of(config, data).train(1))
+    logits = {i: 30 * torch.randn(len(y), 10) for i, (_, y, _) in enumerate(live)}
+    cached = [(x, y, {"logits": logits[i]}) for i, (x, y, _) in enumerate(live)]
+    runs = [
+        list(fit(config, batches, None, num_classes=10, teacher=teacher))
+        for batches in (live, cached)
+    ]
+    assert runs[0][0].losses["kd"] != runs[1][0].losses["kd"]
+    assert runs[1][0].losses["kd"] > 10  # random targets, not the teacher's
+
+
+def test_an_empty_loader_is_refused(folder):
+    config = small_config(folder, method="student")
+    with pytest.raises(UserError, match="There are no images"):
+        next(fit(config, [], [], num_classes=2))
+
+
+def test_learning_rate_by_hand(folder):
+    config = small_config(folder, lr=1.0, gamma=0.5, step_size=2)
+    assert [learning_rate(config, e) for e in range(1, 6)] == [1, 1, 0.5, 0.5, 0.25]
+
+
+def test_a_device_that_is_not_here_is_refused():
+    with pytest.raises(UserError, match="device 'cuda:99' cannot be used on this machine; there"):
+        pick_device("cuda:99")
+    with pytest.raises(UserError, match="The device 'toaster' cannot be used"):
+        pick_device("toaster")
+
+
+def test_compiled_networks_give_the_same(run, monkeypatch):
+    plain = run(method="fitnets")
+    # The eager backend traces as every backend does, and computes what was traced as it stands.
+    compile_, traced = torch.compile, []
+
+    def compile_eagerly(model):
+        traced.append(type(model).__name__)
+        return compile_(model, backend="eager")
+
+    monkeypatch.setattr("kdtune.models.on_device.torch.compile", compile_eagerly)
+    compiled = run(method="fitnets", compile=True)
+    assert rows(compiled) == rows(plain)
+    assert traced == ["MultiBranchNet", "MultiBranchNet"]  # student and teacher
+    assert compiled[-1].state["student"].keys() == plain[-1].state["student"].keys()
+
+
+def test_precision_is_float32_where_bf16_would_be_slower(folder):
+    student = build_student(small_config(folder, model="MultiBranchNet"), 10)
+    cpu = torch.device("cpu")
+    assert pick_precision("auto", student, cpu) == torch.float32
+    assert pick_precision("bf16", student, cpu) == torch.bfloat16
+    assert pick_precision("float32", student, cpu) == torch.float32
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16_gives_finite_float32_losses(run, method):
+    (result,) = run(method=method, precision="bf16", epochs=1)
+    assert all(math.isfinite(v) for v in result.losses.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gpu_trains_too(run, method):
+    assert run(method=method, device="cuda")[-1].device.startswith("cuda")

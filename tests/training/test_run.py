@@ -1,0 +1,449 @@
+"""One run and its files."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from small_runs import SIZE, small_config, write_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kdtune import prepare_dataloaders
+from kdtune.at import create_at_config, train_at
+from kdtune.config.train import TrainConfig, settings_hash
+from kdtune.data.batches import Batches
+from kdtune.data.folders import find_images
+from kdtune.data.transforms import decode
+from kdtune.errors import UserError
+from kdtune.fitnets import create_fitnets_config, train_fitnets
+from kdtune.models.checkpoints import load_model, read_checkpoint
+from kdtune.storage.files import write_yaml
+from kdtune.training.loop import evaluate
+from kdtune.training.rerun import run_file
+from kdtune.training.run import run_training
+from kdtune.training.train_teacher import train_teacher
+
+
+@pytest.fixture(autouse=True)
+def in_a_new_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def foreign_teacher(tmp_path_factory):
+    """torchvision's ResNet18 with fresh weights, as torchvision would save it."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("foreign") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), path)
+    return path
+
+
+def test_a_run_leaves_its_files(folder, teacher_file, tmp_path, capsys):
+    config = small_config(
+        folder, teacher_model=str(teacher_file), experiment_name="x", save_freq=2, epochs=3
+    )
+    result = run_training(config)
+    files = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert {f for f in files if "tfevents" not in f} == {
+        "checkpoints/x_best.pth", "checkpoints/x_final.pth", "checkpoints/x_epoch_2.pth",
+        "logs/x.log", "logs/x_summary.json",
+    }  # fmt: skip
+    assert any(f.startswith("logs/x/events.out.tfevents") for f in files)
+    summary = json.loads((tmp_path / "logs/x_summary.json").read_text())
+    assert summary["best_accuracy"] == result["best_accuracy"]
+    assert len(summary["training_history"]) == 3
+    assert "epoch 3/3" in capsys.readouterr().err
+
+
+def test_weights_and_test_figures_are_those_of_the_best_validation_epoch(folder):
+    config = small_config(folder, method="student", experiment_name="x", epochs=4, lr=0.2)
+    result = run_training(config)
+    data = find_images(str(folder))
+    batches = Batches(decode(data.validation, SIZE), data.validation.labels)
+    assert evaluate(result["model"], batches, config)["accuracy"] == result["best_accuracy"]
+    batches = Batches(decode(data.test, SIZE), data.test.labels)
+    assert evaluate(result["model"], batches, config) == result["test_results"]
+    assert load_model("checkpoints/x_best.pth")["validation_accuracy"] == result["best_accuracy"]
+
+
+def without_times(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+def same_tensors(a, b):
+    """Whether two nests of dicts and lists hold the same, tensors to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_tensors(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same_tensors, a, b))
+    return a == b
+
+
+RESUMED = {
+    "at": {"method": "at", "alpha": 0.5, "beta": 100.0},
+    "fitnets in its hint stage": {"method": "fitnets", "beta": 1.0, "hint_epochs": 3},
+}
+
+KILLED = """
+import os, signal, sys, json
+import torch
+from kdtune.config.train import TrainConfig
+from kdtune.training.run import run_training
+from kdtune.training.run_files import RunFiles
+torch.set_num_threads(1)
+keep = RunFiles.keep
+def keep_and_die(self, result):
+    keep(self, result)
+    if result.epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+RunFiles.keep = keep_and_die
+run_training(TrainConfig.check(json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_killed_run_goes_on_as_if_it_had_not_been(folder, foreign_teacher, case):
+    config = small_config(
+        folder, teacher_model=str(foreign_teacher), epochs=4, save_freq=2, step_size=1, gamma=0.5,
+        augment=True, **RESUMED[case],
+    )  # fmt: skip
+    whole = run_training(config.model_copy(update={"experiment_name": "whole"}))
+    killed = {**config.model_dump(), "experiment_name": "x"}
+    done = subprocess.run([sys.executable, "-c", KILLED, json.dumps(killed)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert not Path("checkpoints/x_final.pth").exists()
+    again = {**config.model_dump(), "resume": "checkpoints/x_epoch_2.pth"}
+    resumed = run_training(TrainConfig.check(again))
+    assert resumed["experiment_name"] == "x"  # it goes on under its name
+    for key in ("best_accuracy", "test_results"):
+        assert resumed[key] == whole[key]
+    assert without_times(resumed["training_history"]) == without_times(whole["training_history"])
+    assert len(resumed["training_history"]) == 4
+    first, second = (read_checkpoint(f"checkpoints/{n}_final.pth") for n in ("whole", "x"))
+    assert same_tensors(first["training"], second["training"])
+    assert same_tensors(first["weights"], second["weights"])
+    events = EventAccumulator("logs/x").Reload()
+    assert [e.step for e in events.Scalars("train_loss")] == [1, 2, 3, 4]
+
+
+def test_nothing_is_left_of_a_run_that_is_complete(folder):
+    settings = dict(method="at", epochs=2)
+    run_training(small_config(folder, experiment_name="whole", **settings))
+    with pytest.raises(UserError, match="is at epoch 2 of 2: nothing is left to train"):
+        run_training(small_config(folder, resume="checkpoints/whole_final.pth", **settings))
+
+
+@pytest.mark.parametrize(("save_freq", "way"), [(1, r"x_epoch_1\.pth"), (10, r"x_best\.pth")])
+def test_an_interrupted_run_says_how_to_go_on(folder, monkeypatch, capsys, save_freq, way):
+    def interrupt(epoch, step, loss):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdtune.training.run_files.RunFiles.step", lambda self, *a: interrupt(*a))
+    config = small_config(folder, method="student", experiment_name="x", save_freq=save_freq)
+    with pytest.raises(KeyboardInterrupt, match="run it again with resume set to .*" + way):
+        run_training(config)
+    assert "interrupted after epoch 1; to go on, run it again with" in capsys.readouterr().err
+
+
+def test_progress_is_said_every_print_freq_steps(folder, capsys):
+    run_training(small_config(folder, method="student", epochs=1, print_freq=4))
+    said = capsys.readouterr().err
+    assert "epoch 1/1, step 4: loss" in said and "epoch 1/1, step 8: loss" in said
+    assert "step 1:" not in said and "step 5:" not in said
+
+
+def test_a_run_without_teacher_says_so_once(folder, capsys):
+    run_training(small_config(folder, method="at", epochs=2))
+    assert capsys.readouterr().err.count("No teacher") == 1
+
+
+@pytest.mark.parametrize(
+    ("create", "train"), [(create_at_config, train_at), (create_fitnets_config, train_fitnets)]
+)
+def test_the_notebook_faces(folder, teacher_file, create, train):
+    config = create(
+        data_dir=str(folder), image_size=SIZE, epochs=1, teacher_model=str(teacher_file)
+    )
+    result = train(config)
+    assert set(result) == {
+        "model", "teacher_model", "best_accuracy", "training_history", "test_results", "config",
+        "experiment_name",
+    }  # fmt: skip
+    assert result["config"] == {**config, "experiment_name": result["experiment_name"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": "ResNet18"}, "was trained with model 'MultiBranchNet', not 'ResNet18'"),
+        ({"lr": 0.5}, "was trained with lr 0.01, not 0.5"),
+        ({"epochs": 1}, "is at epoch 1 of 1: nothing is left to train"),
+    ],
+)
+def test_a_run_goes_on_only_with_its_own_settings(folder, change, sentence):
+    settings = {"method": "student", "epochs": 2, "save_freq": 1}
+    run_training(small_config(folder, experiment_name="x", **settings))
+    with pytest.raises(UserError, match=sentence):
+        run_training(small_config(folder, resume="checkpoints/x_epoch_1.pth", **settings | change))
+
+
+def test_a_run_goes_on_only_under_the_conditions_it_had(folder, teacher_file, tmp_path):
+    settings = {"method": "at", "experiment_name": "x", "image_size": SIZE, "epochs": 2}
+    train_at({**settings, "epochs": 1}, loader_of(), loader_of())
+    settings["resume"] = "checkpoints/x_final.pth"
+    with pytest.raises(UserError, match="trained with validation images, and cannot go on witho"):
+        train_at(settings, loader_of())
+    with pytest.raises(UserError, match="was trained for 3 classes, which are not the 4 of these"):
+        train_at(settings, loader_of(classes=4), loader_of())
+    with pytest.raises(UserError, match="was trained without a teacher, and cannot go on with"):
+        train_at({**settings, "teacher_model": str(teacher_file)}, loader_of(), loader_of())
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"hint_layer": 9}, {"device": "cuda:99"}, {"model": "ResNet81"}, {"method": "x"}]
+)
+def test_a_mistake_leaves_no_files(folder, teacher_file, tmp_path, mistake):
+    settings = {"method": "fitnets", "teacher_model": str(teacher_file), **mistake}
+    with pytest.raises(UserError):
+        run_training(small_config(folder, **settings))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["save_dir", "log_dir"])
+def test_a_folder_that_cannot_be_made_is_found_before_training(folder, tmp_path, capsys, key):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/x cannot be made: Not a directory"):
+        run_training(small_config(folder, **{key: "file/x"}))
+    with pytest.raises(UserError, match="file cannot be made: File exists"):
+        train_teacher(small_config(folder, method="student"), Path("file/teacher.pth"))
+    assert "epoch" not in capsys.readouterr().err
+
+
+def test_a_wrong_checkpoint_is_found_before_images_are_decoded(folder, teacher_file, monkeypatch):
+    monkeypatch.setattr("kdtune.training.run.open_inputs", None)
+    with pytest.raises(UserError, match="it holds a network, but no run"):
+        run_training(small_config(folder, resume=str(teacher_file)))
+
+
+def test_runs_without_a_name_get_different_ones(folder):
+    first, second = (run_training(small_config(folder, epochs=1)) for _ in "ab")
+    assert first["experiment_name"] != second["experiment_name"]
+
+
+def test_momentum_survives_a_change_of_memory_format(folder, monkeypatch):
+    """As when a run goes on on a machine where another format is the fast one."""
+    settings = {"method": "student", "model": "ResNet18", "precision": "float32", "save_freq": 1}
+    whole = run_training(small_config(folder, experiment_name="a", **settings))
+    monkeypatch.setattr(
+        "kdtune.models.on_device._depthwise", lambda model: True
+    )  # takes channels_last
+    path = "checkpoints/a_epoch_1.pth"
+    crossed = run_training(small_config(folder, resume=path, **settings))
+    losses = [run["training_history"][1]["train_loss"] for run in (whole, crossed)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_network_without_a_run_cannot_be_resumed(folder, teacher_file):
+    with pytest.raises(UserError, match="it holds a network, but no run"):
+        run_training(small_config(folder, resume=str(teacher_file)))
+
+
+def test_the_best_weights_are_kept_although_the_best_epoch_was_before_the_resume(folder):
+    settings = {"method": "student", "lr": 0.05, "gamma": 0.5, "step_size": 1, "save_freq": 1}
+    whole = run_training(small_config(folder, experiment_name="x", epochs=4, **settings))
+    best = load_model("checkpoints/x_best.pth")["epoch"]
+    late = load_model(f"checkpoints/x_epoch_{best}.pth")["epoch"]
+    epochs = late + 1 if late < 4 else 5
+    resumed = run_training(
+        small_config(folder, experiment_name="y", epochs=epochs,
+                     resume=f"checkpoints/x_epoch_{late}.pth", **settings)
+    )  # fmt: skip
+    kept = load_model("checkpoints/y_best.pth")
+    assert kept["validation_accuracy"] == resumed["best_accuracy"] >= whole["best_accuracy"]
+
+
+def loader_of(count=24, size=SIZE, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, size, size, generator=generator)
+    data = torch.utils.data.TensorDataset(images, torch.arange(count) % classes)
+    return torch.utils.data.DataLoader(data, batch_size=6, shuffle=True)
+
+
+class TestLoadersOfOnesOwn:
+    config = create_at_config(image_size=SIZE, epochs=2)
+
+    def test_classes_are_counted(self):
+        result = train_at(self.config, loader_of(), loader_of(classes=4))
+        assert result["model"](torch.zeros(1, 3, SIZE, SIZE))[0].shape == (1, 4)
+        assert result["test_results"] is None and 0 <= result["best_accuracy"] <= 1
+
+    def test_classes_are_the_teachers(self, teacher_file, foreign_teacher):
+        for teacher in (teacher_file, foreign_teacher):
+            config = {**self.config, "teacher_model": str(teacher)}
+            taught = train_at(config, loader_of(), loader_of())
+            assert taught["model"](torch.zeros(1, 3, SIZE, SIZE))[0].shape == (1, 10)
+
+    def test_any_iterable_will_do(self):
+        batches = [(images, labels) for images, labels in loader_of()]
+        result = train_at(self.config, batches, tuple(batches), batches[:1])
+        assert len(result["training_history"]) == 2
+        assert set(result["test_results"]) == {"loss", "accuracy"}
+
+    def test_other_number_formats_will_do(self):
+        tensors = [(images, labels) for images, labels in loader_of()]
+        plain = train_at(self.config, tensors, tensors)["training_history"]
+        for change in (
+            lambda x, y: (x.numpy(), y.numpy()),
+            lambda x, y: (x.double(), y.to(torch.uint8)),
+            lambda x, y: (x, y.int()),
+            lambda x, y: (x, y.tolist()),
+        ):
+            batches = [change(*batch) for batch in tensors]
+            history = train_at(self.config, batches, batches)["training_history"]
+            assert without_times(history) == without_times(plain)
+
+    def test_a_bad_test_loader_is_found_before_training(self):
+        wide = loader_of(size=16)
+        for loader, sentence in (([], "test_loader has no batch"), (wide, "of test_loader are")):
+            with pytest.raises(UserError, match=sentence):
+                train_at(self.config, loader_of(), loader_of(), loader)
+        assert not Path("logs").exists()
+
+    def test_loaders_of_other_classes_are_refused(self, folder, tmp_path):
+        write_digits(tmp_path / "few" / "train", 4)
+        shutil.rmtree(tmp_path / "few" / "train" / "digit-3")
+        few = prepare_dataloaders(str(tmp_path / "few"), num_workers=0, image_size=SIZE)
+        many = prepare_dataloaders(str(folder), num_workers=0, image_size=SIZE)
+        with pytest.raises(UserError, match="The classes of val_loader are not those"):
+            train_at(self.config, many[0], few[1])
+        part = torch.utils.data.Subset(many[1].dataset, range(3))
+        with pytest.raises(UserError, match="The classes of test_loader are not those"):
+            train_at(self.config, few[0], few[1], torch.utils.data.DataLoader(part))
+
+    def test_without_validation_images_the_last_epoch_counts(self, tmp_path):
+        config = {**self.config, "experiment_name": "x"}
+        result = train_at(config, loader_of())
+        assert result["best_accuracy"] is None
+        assert result["training_history"][0]["validation_accuracy"] is None
+        best, final = (read_checkpoint(f"checkpoints/x_{n}.pth") for n in ("best", "final"))
+        assert best["epoch"] == 2 and same_tensors(best["weights"], final["weights"])
+        assert same_tensors(dict(result["model"].state_dict()), dict(final["weights"]))
+
+    def test_loaders_take_the_place_of_the_folders_splits(self, folder):
+        config = small_config(folder, method="at", experiment_name="x").model_dump()
+        whole = train_at(config)
+        _, validation, test = prepare_dataloaders(str(folder), 16, 0, image_size=SIZE)
+        same = train_at(config, val_loader=validation, test_loader=test)
+        assert same["best_accuracy"] == whole["best_accuracy"]
+        assert same["test_results"] == whole["test_results"]
+        one = train_at(config, test_loader=[next(iter(test))])
+        assert one["best_accuracy"] == whole["best_accuracy"]
+
+    @pytest.mark.parametrize(
+        ("loader", "sentence"),
+        [
+            (loader_of(size=16), r"images of train_loader are \(16, 16\), but image_size is 8"),
+            ((x for x in loader_of()), "a generator cannot be gone through again"),
+            ([torch.zeros(2, 3, 8, 8)], r"two tensors .* it gave a tensor \[2, 3, 8, 8\]"),
+            (5, "train_loader must be a DataLoader, or a list of batches"),
+            ([(torch.zeros(2, 3, 8, 8), ["a", "b"])], r"it gave \(a tensor \[2, 3, 8, 8\], \(str"),
+            (
+                [(torch.zeros(2, 3, 8, 8).long(), torch.zeros(2).long())],
+                "give uint8, or",
+            ),
+            (
+                [(torch.zeros(2, 3, 8, 8), torch.tensor([0, -100]))],
+                "the label -100, but there a",
+            ),
+            ([(torch.zeros(2, 1, 8, 8), torch.zeros(2).long())], r"images \[B, 3, H, W\]"),
+            ([(torch.zeros(2, 3, 8, 8), torch.zeros(3).long())], "as many labels as images"),
+            ([(torch.zeros(2, 3, 8, 8), torch.zeros(2))], r"labels \[B\]"),
+            ([], "train_loader has no batch"),
+            ([(torch.zeros(1, 3, 8, 8), torch.zeros(1).long())], "no batch with more than one im"),
+        ],
+    )
+    def test_what_a_loader_must_give_is_said(self, loader, sentence):
+        with pytest.raises(UserError, match=sentence):
+            train_at(self.config, loader, loader_of())
+
+    def test_a_label_without_a_class_is_said(self, teacher_file):
+        config = {**self.config, "teacher_model": str(teacher_file)}
+        with pytest.raises(UserError, match="train_loader has the label 10, but there are 10 cl"):
+            train_at(config, loader_of(classes=11), loader_of())
+
+
+def test_the_returned_config_runs_again(folder, teacher_file):
+    first = train_at(
+        {
+            "data_dir": str(folder),
+            "image_size": SIZE,
+            "epochs": 1,
+            "teacher_model": str(teacher_file),
+        }
+    )
+    again = train_at(first["config"])
+    assert again["config"] == first["config"]
+    assert without_times(again["training_history"]) == without_times(first["training_history"])
+
+
+def test_a_teacher_keeps_its_best_weights_in_one_file(folder, tmp_path):
+    out = tmp_path / "teacher.pth"
+    config = small_config(folder, method="student", epochs=3)
+    result = train_teacher(config, out)
+    loaded = load_model(out)
+    assert loaded["validation_accuracy"] == result["validation_accuracy"]
+    assert loaded["test_accuracy"] == result["test_accuracy"]
+    assert [p.name for p in tmp_path.iterdir()] == ["teacher.pth"]
+    best = max(result["validation_accuracy"], 0)
+    data = find_images(str(folder))
+    batches = Batches(decode(data.validation, SIZE), data.validation.labels)
+    assert evaluate(loaded["model"], batches, config)["accuracy"] == best
+    content = out.read_bytes()
+    with pytest.raises(UserError, match="exists already"):
+        train_teacher(config, out)
+    assert out.read_bytes() == content
+
+
+def test_a_data_set_without_test_images_has_no_test_figure(tmp_path):
+    write_digits(tmp_path / "d" / "train", 8)
+    config = small_config(tmp_path / "d", method="student", epochs=1)
+    assert run_training(config)["test_results"] is None
+    assert train_teacher(config, tmp_path / "t.pth")["test_accuracy"] is None
+
+
+def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
+    config = small_config(folder, method="student", experiment_name="x").model_dump()
+    accuracy = run_training(small_config(folder, method="student"))["best_accuracy"]
+    provenance = {"best_validation_accuracy": accuracy, "threads": 1}
+    provenance["settings_sha256"] = settings_hash(config)
+    write_yaml(tmp_path / "x.yaml", {**config, "provenance": provenance})
+    torch.set_num_threads(2)
+    result = run_file(tmp_path / "x.yaml")
+    assert torch.get_num_threads() == 1
+    assert result["best_accuracy"] == result["recorded_accuracy"] == accuracy
+    assert result["causes"] == []
+    machine = {"torch": "1.0", "cpus": os.cpu_count()}
+    other = {"best_validation_accuracy": 2.0, "data_fingerprint": "f", "environment": machine}
+    write_yaml(tmp_path / "y.yaml", {**config, "provenance": {**provenance, **other}})
+    assert run_file(tmp_path / "y.yaml")["causes"] == [
+        f"data_fingerprint was f, and is {find_images(str(folder)).fingerprint}",
+        f"torch was 1.0, and is {version('torch')}",
+    ]
+    for threads in ("two", 0):
+        wrong = {**config, "provenance": {**provenance, "threads": threads}}
+        write_yaml(tmp_path / "y.yaml", wrong)
+        with pytest.raises(UserError, match="threads cannot be .*; give a whole number"):
+            run_file(tmp_path / "y.yaml")
+    write_yaml(tmp_path / "x.yaml", {**config, "lr": 0.5, "provenance": provenance})
+    assert run_file(tmp_path / "x.yaml")["recorded_accuracy"] is None

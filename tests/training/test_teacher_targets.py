@@ -1,0 +1,215 @@
+"""The teacher's targets: one pass for all, exact enough, and new when anything changes."""
+
+import copy
+
+import pytest
+import torch
+from small_runs import SIZE, small_config
+
+from kdtune.data.folders import find_images
+from kdtune.data.transforms import decode, normalise
+from kdtune.methods import METHODS, build_method
+from kdtune.methods.method import Method
+from kdtune.models import build_model, feature_shapes
+from kdtune.storage.array_cache import Cache
+from kdtune.training import teacher_targets as targets_module
+from kdtune.training.loop import build_student
+from kdtune.training.teacher import load_teacher
+from kdtune.training.teacher_targets import (
+    TOLERANCE,
+    Lesson,
+    made_by,
+    relative_error,
+    weights_sha256,
+)
+
+TAUGHT = [name for name in METHODS if METHODS[name].uses_teacher]
+ROUNDING = 2.0**-11
+"""Of float16, relative."""
+
+
+@pytest.fixture(scope="module")
+def pixels(folder):
+    return decode(find_images(str(folder)).train, SIZE)
+
+
+@pytest.fixture
+def teacher(teacher_file):
+    return load_teacher(teacher_file)
+
+
+def opened(folder, teacher, pixels, place, methods=TAUGHT, facts=None, **settings):
+    """Targets of some methods, as another process would open them; and what was told."""
+    lesson, told = Lesson(teacher, SIZE), []
+    for method in methods:
+        config = small_config(folder, method=method, **settings)
+        lesson.ask(config, feature_shapes(build_model(config.model, 10, SIZE), SIZE))
+    facts = facts or {"kind": "pixels", "made_by": 1}
+    return lesson.open(Cache(place), pixels, facts, "images", config, told.append), told
+
+
+def live(folder, teacher, pixels, method, **settings):
+    """What the teacher says now, in float32 and in one batch."""
+    config = small_config(folder, method=method, **settings)
+    student = feature_shapes(build_model(config.model, 10, SIZE), SIZE)
+    method = build_method(config, student, feature_shapes(teacher, SIZE))
+    with torch.no_grad():
+        return method, method.targets(*teacher(normalise(torch.from_numpy(pixels))))
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_kept_targets_are_the_live_ones(folder, teacher, pixels, tmp_path, method):
+    kept, _ = opened(folder, teacher, pixels, tmp_path, [method], precision="float32")
+    built, expected = live(folder, teacher, pixels, method)
+    assert kept.keys() == expected.keys()
+    for name, value in expected.items():
+        rounding = ROUNDING if name in built.rounded else 1e-5
+        error = (torch.from_numpy(kept[name]).float() - value).abs()
+        assert (error <= rounding * value.abs() + 1e-5 * value.abs().max()).all()
+
+
+@pytest.mark.parametrize("method", TAUGHT)
+def test_the_loss_does_not_feel_float16(folder, teacher, pixels, teacher_file, method):
+    """Gradients of a student, fresh and half-trained, move by less than a thousandth."""
+    images = normalise(torch.from_numpy(pixels))
+    labels = torch.tensor(find_images(str(folder)).train.labels)
+    fresh = build_student(small_config(folder, seed=1), 10)
+    learned = load_teacher(teacher_file).requires_grad_(True)
+    with torch.no_grad():  # as far from the teacher as a good student ends up
+        for parameter in learned.parameters():
+            parameter += 0.2 * parameter.std(correction=0) * torch.randn_like(parameter)
+    for student in (fresh, learned):
+        built, exact = live(folder, teacher, pixels, method, alpha=1.0, beta=100.0)
+        rounded = {k: v.half().float() if k in built.rounded else v for k, v in exact.items()}
+        gradients = []
+        for targets in (exact, rounded):
+            student.zero_grad()
+            built(*student.train()(images), targets, labels)["loss"].backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in student.parameters()]))
+        assert (gradients[1] - gradients[0]).norm() <= 1e-3 * gradients[0].norm()
+
+
+def test_one_pass_of_the_teacher_serves_all_methods(folder, teacher, pixels, tmp_path):
+    seen = []
+    teacher.stem.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    kept, told = opened(folder, teacher, pixels, tmp_path, precision="float32")
+    assert sum(seen) == len(pixels) + 2  # a batch of 2 finds shapes
+    assert [event["state"] for event in told] == ["building", "built"]
+    assert told[1]["bytes"] == sum(array.nbytes for array in kept.values())
+    seen.clear()
+    for methods in (TAUGHT, TAUGHT[:1]):
+        assert opened(folder, teacher, pixels, tmp_path, methods)[1][0]["state"] == "found"
+    assert max(seen) <= 2
+
+
+def test_a_target_that_is_missing_is_added(folder, teacher, pixels, tmp_path):
+    opened(folder, teacher, pixels, tmp_path, ["at"], precision="float32")
+    before = {entry.folder for entry in Cache(tmp_path).entries()}
+    kept, told = opened(folder, teacher, pixels, tmp_path, ["at", "fitnets"], precision="float32")
+    assert told[-1]["state"] == "built"
+    after = {entry.folder for entry in Cache(tmp_path).entries()}
+    assert before < after and len(after - before) == 1
+    assert any(name.startswith("hint") for name in kept)
+
+
+def test_everything_that_makes_targets_is_in_their_key(folder, teacher, pixels, tmp_path):
+    def state(teacher=teacher, **given):
+        told = opened(folder, teacher, pixels, tmp_path, ["kd"], **given)[1]
+        return told[-1]["state"]
+
+    assert [state(precision="float32") for _ in range(2)] == ["built", "found"]
+    assert state(precision="bf16") == "built"
+    assert state(precision="float32", facts={"kind": "pixels", "made_by": 2}) == "built"
+    other = copy.deepcopy(teacher)
+    other.state_dict()["stem.1.running_mean"][0] += 1e-3
+    assert state(teacher=other, precision="float32") == "built"
+
+
+def test_a_changed_method_makes_new_targets_but_for_the_logits(
+    folder, teacher, pixels, tmp_path, monkeypatch
+):
+    opened(folder, teacher, pixels, tmp_path, ["at"])
+    before = len(Cache(tmp_path).entries())
+    of_files = targets_module.source_sha256
+    monkeypatch.setattr(
+        targets_module,
+        "source_sha256",
+        lambda classes: "edited" if Method in classes else of_files(classes),
+    )
+    kept, told = opened(folder, teacher, pixels, tmp_path, ["at"])
+    assert told[-1]["state"] == "built"
+    assert len(Cache(tmp_path).entries()) == before + len(kept) - 1
+
+
+def test_what_computes_the_teacher_is_in_the_key_of_its_targets(
+    folder, teacher, pixels, tmp_path, monkeypatch
+):
+    def state():
+        return opened(folder, teacher, pixels, tmp_path, ["kd"])[1][-1]["state"]
+
+    assert [state(), state()] == ["built", "found"]
+    with monkeypatch.context() as patched:
+        patched.setattr(targets_module, "version", lambda name: f"another {name}")
+        assert state() == "built"
+
+
+def test_of_a_teacher_of_a_library_its_version_counts():
+    assert made_by(build_model("MultiBranchNet", 10, 64)).keys() == {"torchvision"}
+    pytest.importorskip("timm")
+    assert "timm" in made_by(build_model("timm:resnet18", 10, 64))
+
+
+def test_numbers_do_not_depend_on_the_cores(folder, teacher, pixels, tmp_path, monkeypatch):
+    found = []
+    for cores in (1, 3):
+        monkeypatch.setattr(targets_module, "usable_workers", lambda n=cores: n)
+        found.append(opened(folder, teacher, pixels, tmp_path / str(cores))[0])
+    assert all((found[0][name] == found[1][name]).all() for name in found[0])
+
+
+def test_what_float16_cannot_hold_is_kept_in_float32(folder, teacher, pixels, tmp_path):
+    with torch.no_grad():
+        for norm in (m for m in teacher.stages[-1].modules() if hasattr(m, "running_var")):
+            norm.weight *= 1e4
+    kept, _ = opened(folder, teacher, pixels, tmp_path, precision="float32")
+    types = {name.split("_")[0]: array.dtype.name for name, array in kept.items()}
+    assert types == dict.fromkeys(("logits", "attention", "hint", "embedding"), "float32")
+    _, expected = live(folder, teacher, pixels, "fitnets")
+    [hint] = [name for name in expected if name.startswith("hint")]
+    assert expected[hint].max() > 65504
+    error = (torch.from_numpy(kept[hint]) - expected[hint]).abs().max()
+    assert error <= 1e-4 * expected[hint].max()
+
+
+def test_bf16_is_used_only_within_the_tolerance(folder, teacher, pixels, tmp_path, monkeypatch):
+    exact, _ = opened(folder, teacher, pixels, tmp_path / "a", precision="float32")
+    fast, _ = opened(folder, teacher, pixels, tmp_path / "b", precision="bf16")
+    exact, fast = ({k: torch.tensor(v).float() for k, v in x.items()} for x in (exact, fast))
+    error = relative_error(list(fast.values()), list(exact.values()))
+    assert 1e-4 < error <= TOLERANCE
+    monkeypatch.setattr(targets_module, "TOLERANCE", 0.0)
+    careful, _ = opened(folder, teacher, pixels, tmp_path / "c", precision="bf16")
+    assert all(torch.equal(torch.tensor(v).float(), exact[k]) for k, v in careful.items())
+
+
+def test_the_teacher_and_the_number_of_threads_stay_as_they_are(folder, teacher, pixels, tmp_path):
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    torch.set_num_threads(2)
+    opened(folder, teacher, pixels, tmp_path)
+    assert torch.get_num_threads() == 2
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+def test_relative_error_by_hand():
+    exact = [torch.tensor([3.0, 4.0]), torch.tensor([1.0]), torch.zeros(2)]
+    found = [torch.tensor([3.0, 4.5]), torch.tensor([1.05]), torch.zeros(2)]
+    assert relative_error(found, exact) == pytest.approx(0.1)
+
+
+def test_a_hash_is_that_of_the_weights_wherever_they_lie(teacher):
+    before = weights_sha256(teacher)
+    assert weights_sha256(copy.deepcopy(teacher).to(memory_format=torch.channels_last)) == before
+    for key in ("stem.0.weight", "stem.1.running_var"):
+        other = copy.deepcopy(teacher)
+        other.state_dict()[key].view(-1)[0] += 1
+        assert weights_sha256(other) != before

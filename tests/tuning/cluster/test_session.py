@@ -1,0 +1,112 @@
+"""What a sweep makes of the nodes that Ray has; these are made up here."""
+
+from types import SimpleNamespace
+
+import pytest
+from machinery import sweep_config
+
+from kdtune.errors import UserError
+from kdtune.tuning.cluster.placement import Need, Node
+from kdtune.tuning.cluster.session import LivingNodes, admitted_nodes, find_slots
+
+
+def node(name, cpus, gpus=0.0, alive=True):
+    resources = {"CPU": float(cpus), "memory": 1e9, "node:10.0.0.1": 1.0}
+    resources |= {"GPU": gpus} if gpus else {}
+    return {"NodeID": name, "Alive": alive, "Resources": resources if alive else {}}
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """Ray's nodes, to be changed; `looks` is one entry for each time they were looked at."""
+    there = Nodes()
+    there.looks = []
+    monkeypatch.setattr("ray.nodes", lambda: there.looks.append(1) or list(there))
+    return there
+
+
+class Nodes(list):
+    """A list with room for a further name."""
+
+
+def test_nodes_are_looked_at_once_a_second_and_dead_ones_are_none(nodes):
+    now = [5.0]
+    nodes += [node("a", 4), node("b", 8, 2.0), node("c", 8, alive=False)]
+    living = LivingNodes(clock=lambda: now[0])
+    assert living() == [Node("a", 4), Node("b", 8, 2)]
+    nodes.pop(0)
+    now[0] = 5.9
+    assert len(living()) == 2 and len(nodes.looks) == 1
+    now[0] = 6.0
+    assert living() == [Node("b", 8, 2)] and len(nodes.looks) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "needs", "count"),
+    [
+        ({}, {"A": Need(None, 1.0), "B": Need(None, 1.0)}, 3),
+        ({"gpus_per_trial": 0.5}, {"A": Need(None, 0.5), "B": Need(None, 0.5)}, 6),
+        ({"gpus_per_trial": 0}, {"A": Need(None, 0.0), "B": Need(None, 0.0)}, 16),
+        ({"gpus_per_trial": "A=2"}, {"A": Need(None, 2.0), "B": Need(None, 1.0)}, 2),
+        ({"cpus_per_trial": "B=2"}, {"A": Need(None, 1.0), "B": Need(2, 1.0)}, 3),
+        ({"gpus_per_trial": "auto"}, {"A": Need(None, 1.0), "B": Need(None, 1.0)}, 3),
+        ({"concurrent": 1}, {"A": Need(None, 1.0), "B": Need(None, 1.0)}, 1),
+    ],
+)
+def test_what_trials_get_of_nodes_with_gpus(nodes, given, needs, count):
+    nodes += [node("a", 8, 2.0), node("b", 4, 1.0), node("c", 4)]
+    slots = find_slots(sweep_config(**given), nodes=LivingNodes())
+    assert slots.needs == needs and slots.count == count
+
+
+def test_without_gpus_a_trial_has_a_cpu(nodes):
+    nodes += [node("a", 2), node("b", 3)]
+    slots = find_slots(sweep_config(), nodes=LivingNodes())
+    assert slots.count == 5 and slots.are_plain
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"gpus_per_trial": "B=3"},
+            "gpus_per_trial is 3 for B, but Ray has no node with more than 2 GPUs here.",
+        ),
+        (
+            {"cpus_per_trial": 9},
+            "cpus_per_trial is 9 for A, but Ray has no node with more than 4 CPUs beside 1 GPU",
+        ),
+        (
+            {"cpus_per_trial": 65, "gpus_per_trial": 0},
+            "cpus_per_trial is 65 for A, but Ray has no node with more than 64 CPUs here.",
+        ),
+    ],
+)
+def test_more_than_a_node_has_is_a_mistake_however_many_nodes_there_are(nodes, given, sentence):
+    nodes += [node("a", 4, 2.0), node("b", 4, 2.0), node("c", 64)]
+    with pytest.raises(UserError) as error:
+        find_slots(sweep_config(**given), nodes=LivingNodes())
+    assert str(error.value).startswith(sentence)
+
+
+def test_nodes_of_a_session_that_was_joined_before_are_asked(nodes, monkeypatch):
+    here = SimpleNamespace(get_node_id=lambda: "a")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: here)
+    nodes += [node("a", 4)]
+    assert admitted_nodes(sweep_config(), print)() == [Node("a", 4)]
+    nodes += [node("b", 4)]
+
+    class Asked(list):
+        def __init__(self, sweep, say):
+            pass
+
+        def wait(self, nodes):
+            self.extend(nodes())
+
+        def __call__(self, nodes):
+            return self[:1]
+
+    monkeypatch.setattr("kdtune.tuning.cluster.session.Admission", Asked)
+    assert admitted_nodes(sweep_config(), print)() == [Node("a", 4)]
+    nodes.pop(0)  # the driver's has no CPU
+    assert admitted_nodes(sweep_config(), print)() == [Node("b", 4)]

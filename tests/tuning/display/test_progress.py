@@ -1,0 +1,275 @@
+"""How far a sweep is, from the events of its log: counts, rates, time left."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdtune.tuning.display.progress import RECENT, WINDOW, Goal, Progress, seconds_left
+
+PIXELS = {"kind": "pixels", "what": "9 images", "state": "found", "bytes": 10**9, "seconds": 0.1}
+TARGETS = {"kind": "targets", "what": "targets", "state": "built", "bytes": 10**9, "seconds": 2.5}
+AT, KD = ("at", "A"), ("kd", "B")
+
+
+class Told:
+    """Progress that is told of events, each at a second of its driver's session."""
+
+    def __init__(self, *prepared, kind="sweep"):
+        self.now, self.base, self.events = 0.0, 0.0, []
+        self.progress = Progress(lambda: self.now)
+        self.open(*prepared, kind=kind)
+
+    def open(self, *prepared, kind="sweep"):
+        self.base = self.now
+        self.tell(kind, views={"prepared": list(prepared)})
+
+    def tell(self, event, trial_id=None, cell=AT, **about):
+        event = {"event": event, "session_seconds": self.now - self.base, **about}
+        if trial_id is not None:
+            event |= {"trial_id": trial_id, "method": cell[0], "model": cell[1]}
+        self.events.append(event)
+        self.progress.fold(event)
+
+    def ask(self, trial_id, cell=AT, confirms=None, parameters=None, **config):
+        config = {"teacher_model": "t.pth", "cache_targets": True, "cache_gb": 20, **config}
+        about = {"confirms": confirms} if confirms else {}
+        about |= {"parameters": parameters or {}, "config": config}
+        self.tell("asked", trial_id, cell, **about)
+
+    def epoch(self, trial_id, accuracy=0.5, cell=AT, seconds=1e9):
+        about = {"best_validation_accuracy": accuracy, "seconds": seconds}
+        self.tell("epoch", trial_id, cell, **about)
+
+    def end(self, trial_id, state="finished", accuracy=0.5, cell=AT):
+        about = {"state": state, "reason": "why", "best_validation_accuracy": accuracy}
+        self.tell("ended", trial_id, cell, **about)
+
+    def trial(self, trial_id, seconds=1.0, cell=AT, state="finished", accuracy=0.5, **config):
+        """A whole trial of one epoch."""
+        self.ask(trial_id, cell, **config)
+        self.now += seconds
+        self.epoch(trial_id, accuracy, cell)
+        self.end(trial_id, state, accuracy, cell)
+
+
+def test_what_was_saved_counts_passes_and_the_epochs_that_learned_from_them():
+    told = Told(PIXELS, TARGETS)
+    told.trial("a")
+    told.tell("view", "a", **{**TARGETS, "seconds": 1.5})
+    told.trial("b")
+    told.trial("live", cache_gb=0)
+    said = "Views: the teacher ran 2 times (4.0 s) for the 2 epochs that learned from it; "
+    said += "the teacher ran live for 1 epochs; 2.0 GB in the cache."
+    assert told.progress.saved() == said
+
+
+def test_a_teacher_whose_targets_were_there_did_not_run():
+    told = Told(PIXELS, {**TARGETS, "state": "found"})
+    told.trial("a")
+    said = told.progress.saved()
+    assert said.startswith("Views: the teacher had run before for the 1 epochs that learned")
+
+
+@pytest.mark.parametrize(
+    ("prepared", "config", "said"),
+    [
+        ((PIXELS,), {"teacher_model": None}, "Views: 1.0 GB in the cache."),
+        ((), {"cache_gb": 0}, "Views: the teacher ran live for 1 epochs."),
+        ((), {"teacher_model": None}, ""),
+    ],
+)
+def test_only_what_was_there_is_spoken_of(prepared, config, said):
+    told = Told(*prepared)
+    told.trial("a", **config)
+    assert told.progress.saved() == said
+
+
+def test_a_cell_counts_its_trials_by_their_ends():
+    told = Told()
+    for state in ("finished", "stopped", "stopped", "diverged", "crashed"):
+        told.trial(f"{state}-{told.now:g}", state=state)
+    told.ask("open")
+    told.trial("other", cell=KD)
+    cell = told.progress.cell(AT)
+    assert cell.states == {
+        "finished": 1, "stopped": 2, "diverged": 1, "crashed": 1, "running": 1,
+    }  # fmt: skip
+    assert (cell.ended, cell.failed) == (5, 2)
+    assert (told.progress.ended, told.progress.running, told.progress.epochs) == (6, 1, 6)
+    assert told.progress.cell(KD).latest == 6 and cell.latest == 5
+
+
+def test_a_trial_under_way_leads_until_it_diverges():
+    told = Told()
+    assert told.progress.cell(AT).best is None
+    told.trial("a", accuracy=0.8, parameters={"lr": 0.1})
+    told.trial("same", accuracy=0.8)
+    best = told.progress.cell(AT).best
+    assert (best.trial_id, best.accuracy, best.runs) == ("a", 0.8, None)
+    assert best.parameters == {"lr": 0.1}
+    told.ask("b")
+    told.epoch("b", 0.9)
+    assert told.progress.cell(AT).best.trial_id == "b"
+    told.end("b", "diverged", 0.9)
+    assert told.progress.cell(AT).best.trial_id == "a"
+
+
+def test_a_confirmation_is_led_by_the_highest_mean_of_finished_runs():
+    told = Told(kind="confirm")
+    for run, accuracy in (("a-seed1", 0.8), ("a-seed2", 0.7), ("b-seed1", 0.76)):
+        told.trial(run, accuracy=accuracy, confirms=run[0])
+    told.ask("b-seed2", confirms="b")
+    told.epoch("b-seed2", 0.1)  # its first epoch says nothing of its last
+    best = told.progress.cell(AT).best
+    assert (best.trial_id, best.accuracy, best.runs) == ("b", 0.76, 1)
+    told.end("b-seed2", accuracy=0.7)
+    best = told.progress.cell(AT).best
+    assert (best.trial_id, best.accuracy, best.runs) == ("a", 0.75, 2)
+
+
+def test_runs_that_are_lost_or_crashed_are_run_again():
+    told = Told(kind="confirm")
+    told.trial("a-seed1", confirms="a")
+    told.trial("a-seed2", confirms="a", state="crashed")
+    told.tell("lost", "a-seed1")
+    assert told.progress.ended == 1 and told.progress.cell(AT).best is None
+    told.open(kind="confirm")
+    assert told.progress.ended == 0
+    told.trial("a-seed2", confirms="a")
+    assert told.progress.cell(AT).states == {"finished": 1}
+
+
+def test_the_rate_is_that_of_the_latest_epochs_and_falls_when_none_comes():
+    told = Told()
+    told.ask("a")
+    assert told.progress.rate() == (0, 0)
+    told.now = 10
+    told.epoch("a")
+    told.now = 12
+    told.epoch("a")
+    assert told.progress.rate() == (2, 12)
+    told.now = 24
+    assert told.progress.rate() == (2, 24)
+    for _ in range(WINDOW + 1):
+        told.now += 2
+        told.epoch("a")
+    assert told.progress.rate() == (WINDOW, 2 * WINDOW)
+
+
+def test_the_rate_of_a_session_is_not_that_of_another():
+    told = Told()
+    told.trial("a")
+    told.now = 1000
+    told.open(kind="resumed")
+    told.now = 1003
+    assert told.progress.rate() == (0, 3)
+
+
+GOAL = Goal({AT: 3, KD: 2})
+
+
+def test_time_left_by_hand():
+    told = Told()
+    assert told.progress.left(GOAL, 2) == (None, "a trial has ended")
+    told.trial("at-0", 10)
+    # Two of at's at 10 s each and two of kd's, which are taken for as long, in two slots.
+    assert told.progress.left(GOAL, 2) == (20, "from 1 ended trial")
+    told.trial("kd-0", 30, cell=KD)
+    told.ask("kd-1", cell=KD)
+    told.now += 12
+    # Two of at's at 10 s, and 18 s of kd's second one.
+    assert told.progress.left(GOAL, 2) == (19, "from 2 ended trials")
+    assert told.progress.left(GOAL, 8) == (18, "from 2 ended trials")
+    told.now += 100  # longer than any
+    assert told.progress.left(GOAL, 2) == (10, "from 2 ended trials")
+
+
+def test_the_start_of_a_process_is_no_part_of_a_trial():
+    told = Told()
+    told.ask("at-0")
+    told.now = 25
+    told.epoch("at-0", seconds=5)
+    told.now = 30
+    told.epoch("at-0", seconds=5)
+    told.end("at-0")
+    assert told.progress.left(Goal({AT: 2}), 1) == (10, "from 1 ended trial")
+
+
+def test_the_latest_trials_say_how_long_others_take():
+    told = Told()
+    for number in range(2 * RECENT):
+        told.trial(f"at-{number}", 100 if number < RECENT else 2)
+    assert told.progress.left(Goal({AT: 2 * RECENT + 3}), 1)[0] == 6
+
+
+def test_an_exhausted_cell_has_no_trials_left():
+    told = Told()
+    told.trial("at-0", 10)
+    told.tell("exhausted", method="kd", model="B")
+    assert told.progress.left(GOAL, 1) == (20, "from 1 ended trial")
+
+
+def test_the_limit_that_is_reached_first_counts():
+    told = Told()
+    told.now = 6
+    assert told.progress.left(Goal({AT: None}, 10), 1) == (None, "an epoch has ended")
+    assert told.progress.left(Goal({AT: None}, None, 10), 1) == (
+        4, "until the time budget is spent",
+    )  # fmt: skip
+    told.trial("at-0", 2)  # an epoch in 8 s
+    assert told.progress.left(Goal({AT: None}, 3, 60), 1) == (16, "from 1 of 3 epochs")
+    assert told.progress.left(Goal({AT: 2}, 3, 60), 1) == (2, "from 1 ended trial")
+    told.now = 70
+    assert told.progress.left(Goal({AT: None}, 100, 60), 1)[0] == 0
+
+
+def test_time_without_a_driver_is_no_part_of_a_trial():
+    told = Told()
+    told.ask("at-0")
+    told.now = 4
+    told.epoch("at-0")
+    told.now = 1000
+    told.open(kind="resumed")
+    told.now = 1006
+    told.end("at-0")
+    assert told.progress.stopwatch.seconds == 10
+    assert told.progress.left(Goal({AT: 2}), 1) == (10, "from 1 ended trial")
+
+
+def test_the_log_alone_gives_the_same():
+    told = Told(PIXELS)
+    told.trial("at-0", 10, parameters={"lr": 0.1})
+    told.trial("kd-0", 3, cell=KD, state="crashed")
+    told.ask("at-1")
+    told.now += 5
+    told.epoch("at-1", 0.9)
+    again = Progress(lambda: told.now)
+    for event in told.events:
+        again.fold(event)
+    for get in (
+        lambda p: (p.cell(AT), p.cell(KD), p.ended, p.running, p.epochs, p.saved()),
+        lambda p: (p.rate(), p.left(GOAL, 2), p.stopwatch.seconds),
+    ):
+        assert get(again) == get(told.progress)
+
+
+seconds = st.lists(st.floats(0, 1e6), max_size=9)
+
+
+@given(seconds, seconds, st.integers(1, 9))
+def test_time_left_keeps_what_must_hold(to_start, under_way, slots):
+    left = seconds_left(to_start, under_way, slots)
+    rests = [*to_start, *under_way]
+    assert 0 <= max(rests, default=0) <= left <= sum(rests) * (1 + 1e-9)
+    assert seconds_left(to_start, under_way, slots + 1) <= left
+    assert seconds_left([*to_start, 1.0], under_way, slots) >= left
+
+
+@given(st.lists(st.sampled_from(["finished", "stopped", "diverged"]), max_size=5))
+def test_nothing_is_known_before_a_trial_has_ended_and_nothing_is_negative_then(states):
+    told = Told()
+    for number, state in enumerate(states):
+        told.trial(f"at-{number}", 1.0 + number, state=state)
+    left, _ = told.progress.left(Goal({AT: 3}), 2)
+    assert left is None if not states else left >= 0
+    assert (left == 0) == (len(states) >= 3)

@@ -1,0 +1,124 @@
+"""How many trials share a GPU: what is made of figures, and a real measurement on logical GPUs."""
+
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from machinery import EPOCHS, sweep_config
+
+from kdtune.errors import RunError
+from kdtune.log.folder import SweepFolder
+from kdtune.runtime.device import Memory
+from kdtune.tuning.cluster.placement import Need, Node, Slots
+from kdtune.tuning.planning import gpu_sharing as sharing
+from kdtune.tuning.planning.gpu_sharing import Row, best, shared_slots, table
+from kdtune.units import GB
+
+
+def memory(used):
+    return Memory(40 * GB, int(used * GB))
+
+
+def test_the_most_epochs_an_hour_are_taken_that_leave_a_tenth_of_the_memory():
+    rows = [
+        Row("A", 1, 100, memory(9)), Row("A", 2, 180, memory(18)), Row("A", 4, 240, memory(36.1)),
+    ]  # fmt: skip
+    assert [row.fits for row in rows] == [True, True, False]
+    assert best(rows) is rows[1]
+    assert best([*rows[:2], Row("A", 4, 170, memory(30))]) is rows[1]
+    assert best([Row("A", 1, 100), Row("A", 2, 100)]).together == 1
+    assert best([Row("A", 1, None)]) is None
+
+
+def test_one_trial_alone_may_have_all_of_the_memory():
+    rows = [Row("A", 1, 100, memory(39.9)), Row("A", 2, None)]
+    assert best(rows) is rows[0]
+
+
+def test_the_table_marks_what_is_taken():
+    rows = [
+        Row("ResNet50", 1, 1234.4, memory(21)), Row("ResNet50", 2, None),
+        Row("B", 1, 9.6), Row("B", 2, 19.4),
+    ]  # fmt: skip
+    assert table(rows) == [
+        "student   together  epochs/h  GB used",
+        "ResNet50         1     1,234  21.0 of 40.0  <- 1 GPUs a trial",
+        "ResNet50         2   no room  unknown",
+        "B                1        10  unknown",
+        "B                2        19  unknown  <- 0.5 GPUs a trial",
+    ]
+
+
+def test_nothing_is_measured_that_was_not_asked_for_or_cannot_be():
+    said = []
+    slots = Slots({"A": Need()}, lambda: [Node("n", 2)])
+    for gpus in (None, 0.0, "auto"):
+        sweep = sweep_config(gpus_per_trial=gpus)
+        assert shared_slots(sweep, slots, lambda: {}["never"], (), said.append) is slots
+    assert said == ["gpus_per_trial is auto, but Ray has no GPU here: trials have CPUs"]
+
+
+def test_what_does_not_fit_at_all_is_an_error(monkeypatch):
+    monkeypatch.setattr(sharing, "_measure", lambda model, *rest: [Row(model, 1, None)])
+    slots = Slots({"A": Need(gpus=1.0)}, lambda: [Node("n", 2, 1)])
+    sweep = sweep_config(models="A", gpus_per_trial="auto")
+    with pytest.raises(RunError, match="A does not fit into the memory of a GPU"):
+        shared_slots(sweep, slots, lambda: {"A": None}, (), print)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A log of trials with mixed needs on logical GPUs, and what a measurement said."""
+    place = tmp_path_factory.mktemp("logical")
+    here = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(here), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, str(here / "logical_gpus.py"), str(place)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return SweepFolder(place).events(), done.stdout
+
+
+@pytest.mark.slow
+class TestOnLogicalGpus:
+    def test_all_gpus_are_busy_with_trials_of_different_needs(self, ran):
+        """From the log's times."""
+        needs = {"A": 1.0, "B": 0.5, "C": 0.0}
+        spans = defaultdict(list)
+        for event in ran[0]:
+            if event["event"] == "epoch":
+                spans[event["trial_id"]].append(event["time"])
+        assert len(spans) == 6 and all(len(times) == EPOCHS for times in spans.values())
+        moments = sorted(time for times in spans.values() for time in times)
+        used = [
+            sum(needs[t[3]] for t, times in spans.items() if times[0] <= moment < times[-1])
+            for moment in moments
+        ]
+        assert max(used) == 2.0
+        full = moments[used.index(2.0)]
+        together = [t[3] for t, times in spans.items() if times[0] <= full < times[-1]]
+        assert sorted(together) == ["A", "B", "B", "C"]
+
+    def test_a_process_sees_its_own_gpu_alone_and_has_its_threads(self, ran):
+        seen = defaultdict(set)
+        for event in ran[0]:
+            if event["event"] == "epoch":
+                seen[event["model"]].add((event["device"], event["threads"]))
+        assert seen.pop("C") == {("", 1)}
+        assert {threads for _, threads in seen["A"]} == {2}
+        assert {threads for _, threads in seen["B"]} == {1}
+        assert {device for found in seen.values() for device, _ in found} <= {"0", "1"}
+
+    def test_sharing_is_measured_on_them_but_no_memory(self, ran):
+        said = ran[1]
+        assert "MultiBranchNet trains for 0.2 s at a time on a GPU that is only a word" in said
+        assert "it computes on CPUs, and no memory can be measured" in said
+        rates = re.findall(r"^MultiBranchNet +([124]) +([\d,]+)  unknown(.*)$", said, re.MULTILINE)
+        assert [together for together, *_ in rates] == ["1", "2"]
+        assert max(rates, key=lambda row: int(row[1].replace(",", "")))[2].startswith("  <- ")
+        assert re.search(r"\{'MultiBranchNet': Need\(cpus=None, gpus=(1.0|0.5)\)\}", said)

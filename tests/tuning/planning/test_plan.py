@@ -1,0 +1,103 @@
+"""`kdtune plan` and `kdtune sweep --plan`, on real digits."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from machinery import sweep_config
+from optuna.distributions import CategoricalDistribution
+
+from kdtune.cli.commands import cli
+from kdtune.errors import UserError
+from kdtune.log.folder import SweepFolder
+from kdtune.reports.page.page import report_page
+from kdtune.reports.tables.plan import compared, read_plan
+from kdtune.tuning.planning.plan import notes_on, plan_sweep
+from kdtune.tuning.planning.recorded_curves import Recorded
+from kdtune.tuning.planning.simulation import Costs
+from kdtune.tuning.planning.synthetic_curves import Imagined
+from kdtune.tuning.search.space import load_spaces
+from kdtune.tuning.sweep import run_sweep
+
+SMALL = {"data": "digits", "methods": "student", "models": "MultiBranchNet", "baselines": False}
+SMALL |= {"image_size": 8, "settings": {"batch_size": 256}, "trials": 3, "epochs": 2}
+
+
+def test_what_a_sweep_refuses_a_plan_refuses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="There is no folder nowhere|nowhere"):
+        plan_sweep({**SMALL, "name": "p", "data": "nowhere"})
+    with pytest.raises(UserError, match="0 slots"):
+        plan_sweep({**SMALL, "name": "p"}, (0,))
+    with pytest.raises(UserError, match="no recorded curves"):
+        plan_sweep({**SMALL, "name": "p"}, (), tmp_path / "nothing.jsonl")
+    with pytest.raises(UserError, match="on this machine alone: leave --address out"):
+        plan_sweep({**SMALL, "name": "p", "address": "10.0.0.1:6379"})
+    with pytest.raises(UserError, match="on this machine alone"):
+        run_sweep({**SMALL, "name": "p", "address": "10.0.0.1:6379"}, plan=True)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(UserError, match="on this machine alone"):
+        plan_sweep({**SMALL, "name": "p"})
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(UserError, match="give a plan a number"):
+        plan_sweep({**SMALL, "name": "p", "gpus_per_trial": "auto"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_says_what_it_does_not_know(tmp_path):
+    path = tmp_path / "curves.jsonl"
+    path.write_text('{"method": "at", "model": "A", "validation_accuracy": [0.5], "settings": {}}')
+    spaces, batches = load_spaces(), CategoricalDistribution([32, 64])
+    ranges = {**spaces["kd"].distributions, "batch_size": batches}
+    searched = {**spaces, "kd": replace(spaces["kd"], distributions=ranges)}
+    sweep = sweep_config(methods="at,kd", models="A")
+    imagined, costs = Imagined(sweep.epochs, 0), Costs({})
+
+    def notes(spaces, curves, part=1.0):
+        checked = SimpleNamespace(sweep=sweep, spaces=spaces)
+        return " ".join(notes_on(checked, 2, costs, curves, sweep.sampler, part, 60.0))
+
+    plain = notes(spaces, imagined)
+    assert "curves are imagined" in plain and "batch_size" not in plain
+    assert "one part in" not in plain
+    assert "one part in 1.4 was" in notes(spaces, imagined, 1.4)
+    assert "Searched is batch_size, which" in notes(searched, imagined)
+    recorded = notes(spaces, Recorded(path, sweep.epochs, imagined))
+    assert "of such as no rule stopped" in recorded
+    assert "No curves were recorded of kd-A: " in recorded
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_planned_says_what_became_of_it(
+    ray_session, tmp_path, monkeypatch, capsys, pytestconfig
+):
+    monkeypatch.chdir(tmp_path)
+    for name, least in (("trial_costs.LIMIT", 0.2), ("driver_costs.TRIALS", 1)):
+        monkeypatch.setattr(f"kdtune.tuning.{name}", least)
+    words = "--data digits --methods student --models MultiBranchNet --no-baselines --quiet "
+    words += "--image-size 8 --setting batch_size=256 --trials 3 --epochs 2"
+    cli.main(["sweep", *words.split(), "--name", "s", "--plan"], standalone_mode=False)
+    folder = SweepFolder(tmp_path / "results" / "s")
+    plan = read_plan(folder)
+    [row] = plan["rows"]
+    assert row["slots"] == plan["slots"] == 2
+    assert row["trials"] == 3 and 3 <= row["epochs"] <= 6
+    assert row["epochs"] + row["saved"] == 6
+    assert row["wall"] > row["training"] / 2 > 0
+    costs = plan["costs"]
+    assert 0 < costs["epoch"]["student-MultiBranchNet"] < 60
+    assert 0 < costs["event"] < 1 and costs["ask"][0][0] == 0
+    assert row["cache_bytes"] == pytest.approx((1259 + 269) * 3 * 8 * 8, rel=0.1)
+    assert row["checkpoint_bytes"] > 1e6 and row["node_memory_bytes"] > 1e8
+
+    table = compared(plan, folder.events()).set_index("what")
+    assert table.loc["trials", "actual"] == 3
+    assert table.loc["epochs", "actual"] == sum(e["event"] == "epoch" for e in folder.events())
+    assert 0 < table.loc["device seconds", "actual"]
+    assert "The plan that was made before" in report_page([folder.path])
+    capsys.readouterr()
+    cli.main(["table", str(folder.path), "plan", "--format", "json"], standalone_mode=False)
+    assert {r["what"] for r in json.loads(capsys.readouterr().out)} >= {"epochs", "wall seconds"}
+    here = pytestconfig.invocation_params.dir  # where processes of Ray's are
+    assert not [path for place in (tmp_path, here) for path in place.glob(".plan-*")]

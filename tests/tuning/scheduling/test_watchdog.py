@@ -1,0 +1,74 @@
+"""Processes that make no progress."""
+
+import pytest
+
+from kdtune.runtime.signals import Interrupts
+from kdtune.tuning.scheduling.watchdog import EPOCHS, Watch
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def watch(clock, monkeypatch):
+    ended = []
+
+    class End:
+        def options(self, **where):
+            return self
+
+        def remote(self, pid):
+            ended.append(pid)
+
+    monkeypatch.setattr("kdtune.tuning.scheduling.watchdog._end", End())
+    watch = Watch(60, Interrupts(20, print), clock)
+    watch.ended = ended
+    watch.fold({"event": "epoch", "model": "Net", "seconds": 1.0})
+    for pid, trial_id in enumerate(("a", "b")):
+        watch.begun(trial_id, "Net", pid, 56 * "0")
+    return watch
+
+
+def at(watch, clock, now):
+    clock.now = now
+    watch.on_step_end(0, [])
+    return watch.ended
+
+
+def test_no_progress_for_the_set_time_is_the_end(watch, clock):
+    assert at(watch, clock, 50) == []
+    watch.progress("b")
+    assert at(watch, clock, 61) == [0]
+    assert at(watch, clock, 62) == [0]  # once
+    assert watch.left("a") == "no progress for 1 min"
+    assert watch.left("a") is None
+    assert at(watch, clock, 111) == [0, 1]
+
+
+def test_ten_of_the_longest_epochs_of_a_student_are_allowed(watch, clock):
+    watch.fold({"event": "epoch", "model": "Net", "seconds": 30.0})
+    watch.progress("b")
+    assert at(watch, clock, EPOCHS * 30) == []
+    assert sorted(at(watch, clock, EPOCHS * 30 + 1)) == [0, 1]
+    assert watch.left("a") == "no progress for 5 min"
+
+
+def test_while_no_epoch_is_known_there_is_more_time(watch, clock):
+    watch.left("a"), watch.left("b")
+    watch.begun("c", "Other", 7, 56 * "0")
+    assert at(watch, clock, EPOCHS * 60) == []
+    assert at(watch, clock, EPOCHS * 60 + 1) == [7]
+
+
+def test_a_trial_that_was_left_is_not_watched(watch, clock):
+    assert watch.left("a") is None and watch.left("b") is None
+    assert at(watch, clock, 1e9) == []

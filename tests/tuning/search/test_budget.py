@@ -1,0 +1,199 @@
+"""Whose turn it is, and when all is spent."""
+
+from collections import Counter
+from functools import partial
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from machinery import EPOCHS, OPENED
+from machinery import Machinery as AnyMachinery
+
+from kdtune.log.folder import SweepFolder
+
+Machinery = partial(AnyMachinery, sampler="random")  # who proposes plays no part here
+
+
+def ends(folder):
+    return [e for e in SweepFolder(folder).events() if e["event"] == "ended"]
+
+
+def epochs_by_cell(folder):
+    events = SweepFolder(folder).events()
+    return Counter((e["method"], e["model"]) for e in events if e["event"] == "epoch")
+
+
+def start_sweep(machinery):
+    machinery.append(OPENED)
+    return machinery
+
+
+def run_slots(machinery, slots, accuracy=lambda trial, epoch: 0.5, seconds=lambda trial: 1.0):
+    """Train with several slots, an epoch each in turn."""
+    running = []
+    while True:
+        while len(running) < slots and (trial := machinery.suggest()):
+            running.append([trial, 0])
+        if not running:
+            return
+        for entry in list(running):
+            trial, epoch = entry
+            entry[1] = epoch + 1
+            if not machinery.report(
+                trial, epoch + 1, accuracy(trial, epoch + 1), seconds=seconds(trial)
+            ):
+                running.remove(entry)
+
+
+def test_every_cell_gets_the_same_number_of_trials_in_turn(tmp_path):
+    machinery = Machinery(tmp_path / "log.jsonl")
+    machinery.run()
+    asked = [e for e in SweepFolder(tmp_path).events() if e["event"] == "asked"]
+    cells = [("at", "A"), ("at", "B"), ("kd", "A"), ("kd", "B")]
+    assert [(e["method"], e["model"]) for e in asked] == cells * 6
+    assert len({e["trial_id"] for e in asked}) == 24
+    assert asked[0]["trial_id"] == "at-A-000"
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+@pytest.mark.parametrize("total", [40, 83])
+@pytest.mark.parametrize("equal", ["trials", "epochs"])
+def test_the_budget_of_epochs_is_kept_to_the_last_one(tmp_path, slots, total, equal):
+    machinery = Machinery(
+        tmp_path / "log.jsonl", trials=None, epochs_total=total, equal=equal, scheduler="none"
+    )
+    run_slots(machinery, slots)
+    spent = epochs_by_cell(tmp_path)
+    if equal == "epochs":
+        assert set(spent.values()) == {total // 4}
+    else:
+        assert sum(spent.values()) == total
+    assert machinery.budget.finished
+    late = [e["reason"] for e in ends(tmp_path) if e["state"] == "stopped"]
+    share = f"the cell's share of {total // 4}" if equal == "epochs" else f"the budget of {total}"
+    assert late and set(late) == {f"{share} epochs is spent"}
+
+
+def test_equal_epochs_gives_cells_that_are_stopped_early_more_trials(tmp_path):
+    machinery = Machinery(
+        tmp_path / "log.jsonl", trials=None, epochs_total=160, equal="epochs", models="A"
+    )
+
+    def accuracy(trial, epoch):  # at gets worse with every trial, kd is all alike
+        number = int(trial.config["trial_id"][-3:])
+        return 0.5 - 0.01 * number * (trial.config["config"]["method"] == "at")
+
+    run_slots(machinery, 2, accuracy)
+    assert set(epochs_by_cell(tmp_path).values()) == {80}
+    trials = Counter(e["method"] for e in ends(tmp_path))
+    assert trials["at"] > 3 * trials["kd"]
+
+
+def test_equal_seconds_gives_slow_cells_fewer_trials(tmp_path):
+    machinery = start_sweep(
+        Machinery(
+            tmp_path / "log.jsonl",
+            trials=None,
+            time_budget=1000,
+            equal="seconds",
+            models="A",
+            scheduler="none",
+        )  # fmt: skip
+    )
+
+    def seconds(trial):
+        took = 4.0 if trial.config["config"]["method"] == "at" else 1.0
+        machinery.clock += took
+        return took
+
+    run_slots(machinery, 1, seconds=seconds)
+    spent = {
+        m: epochs * (4 if m == "at" else 1) for (m, _), epochs in epochs_by_cell(tmp_path).items()
+    }
+    assert abs(spent["at"] - spent["kd"]) <= 4 * EPOCHS
+
+
+def test_when_time_is_over_trials_end_with_their_epoch_and_none_begins(tmp_path):
+    machinery = start_sweep(Machinery(tmp_path / "log.jsonl", trials=None, time_budget="1m30s"))
+    one, two = machinery.suggest(), machinery.suggest()
+    assert machinery.report(one, 1, 0.5)
+    machinery.clock = 89.9
+    assert machinery.report(two, 1, 0.5)
+    machinery.clock = 90.0
+    assert machinery.suggest() is None
+    assert not machinery.budget.finished  # two are under way
+    assert not machinery.report(one, 2, 0.6)
+    assert not machinery.report(two, 2, 0.6)
+    assert machinery.budget.finished
+    reasons = [(e["state"], e["reason"], e["epochs"]) for e in ends(tmp_path)]
+    assert reasons == [("stopped", "the time budget of 1 min 30 s is spent", 2)] * 2
+
+
+def test_a_trial_that_builds_a_view_when_time_is_over_ends_too(tmp_path):
+    machinery = start_sweep(Machinery(tmp_path / "log.jsonl", trials=None, time_budget=9))
+    trial = machinery.suggest()
+    machinery.clock = 10
+    note = {"note": '{"state": "built", "kind": "pixels", "what": "it"}'}
+    assert machinery.schedule.on_trial_result(None, trial, note) == "STOP"
+    assert [(e["state"], e["epochs"]) for e in ends(tmp_path)] == [("stopped", 0)]
+
+
+def test_several_limits_hold_together(tmp_path):
+    machinery = Machinery(tmp_path / "log.jsonl", trials=2, epochs_total=10_000)
+    machinery.run()
+    assert len(ends(tmp_path)) == 8 and machinery.budget.finished
+
+
+def test_the_budget_from_the_log_is_the_one_that_lived(tmp_path):
+    given = {"trials": None, "epochs_total": 100, "equal": "epochs"}
+    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    run_slots(machinery, 2)
+    again = Machinery(tmp_path / "log.jsonl", **given)
+    assert again.budget._accounts == machinery.budget._accounts
+    assert again.budget.finished
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    slots=st.integers(1, 9),
+    equal=st.sampled_from(["trials", "epochs", "seconds"]),
+    scheduler=st.sampled_from(["asha", "hyperband", "median", "none"]),
+    limits=st.tuples(st.none() | st.integers(1, 5), st.none() | st.integers(4, 120)).filter(any),
+    seed=st.integers(0, 99),
+)
+def test_whatever_the_rule_no_slot_idles_while_a_cell_has_room(
+    tmp_path_factory, slots, equal, scheduler, limits, seed
+):
+    trials, total = limits
+    if equal != "trials" and total is None:
+        return
+    given = {"trials": trials, "epochs_total": total, "equal": equal, "scheduler": scheduler}
+    folder = tmp_path_factory.mktemp("sweep")
+    machinery = Machinery(folder / "log.jsonl", **given, seed=seed)
+    run_slots(machinery, slots, lambda trial, epoch: trial.config["config"]["lr"] * epoch)
+    assert machinery.budget.finished and not machinery.budget.turns()
+    started = Counter((e["method"], e["model"]) for e in ends(folder))
+    spent = epochs_by_cell(folder)
+    assert trials is None or max(started.values()) <= trials
+    assert total is None or sum(spent.values()) <= total
+    if trials is not None and total is None:
+        assert set(started.values()) == {trials}
+    if equal == "trials" and total is not None and trials is None:
+        assert sum(spent.values()) == total
+        assert max(started.values()) - min(started.values()) <= 1
+
+
+def test_time_in_which_no_driver_ran_does_not_count(tmp_path):
+    given = {"trials": None, "time_budget": 100}
+    machinery = start_sweep(Machinery(tmp_path / "log.jsonl", **given))
+    machinery.clock = 60
+    machinery.report(machinery.suggest(), 1, 0.5)
+    again = Machinery(tmp_path / "log.jsonl", **given)
+    again.clock = 5  # of another session; so long it took to start
+    again.append({**OPENED, "event": "resumed"})
+    again.clock = 25
+    assert again.budget.seconds == 80
+    again.append({"event": "exhausted", "method": "at", "model": "A", "reason": "so"})
+    third = Machinery(tmp_path / "log.jsonl", **given)
+    third.append({"event": "complete"})  # at 0 of a session that was not opened
+    assert third.budget.seconds == 80

@@ -1,0 +1,199 @@
+"""Studies as folds over the log, without Ray's loop."""
+
+from collections import Counter
+
+import pytest
+from machinery import Machinery, sweep_config
+from optuna.trial import TrialState
+
+from kdtune.log.events import Log
+from kdtune.log.folder import SweepFolder
+from kdtune.tuning.search.samplers import AUTO, GRID, STATEFUL, STATELESS
+from kdtune.tuning.search.space import load_space, load_spaces
+from kdtune.tuning.search.studies import Studies
+from kdtune.tuning.trials.trainable import OUTCOME
+
+SAMPLERS = [AUTO, *STATELESS, *STATEFUL, GRID, "optuna.samplers.NSGAIISampler"]
+
+
+def snapshot(machinery):
+    return {
+        cell: [
+            (t.state, t.params, t.value, t.user_attrs) for t in study.get_trials() if t.user_attrs
+        ]
+        for cell, study in machinery.studies.by_cell.items()
+    }  # without proposals that were not taken
+
+
+@pytest.fixture
+def finished(tmp_path):
+    machinery = Machinery(tmp_path / "log.jsonl")
+    machinery.run()
+    return machinery
+
+
+def asked_of(folder):
+    return [e for e in SweepFolder(folder).events() if e["event"] == "asked"]
+
+
+def write_space(folder, text):
+    path = folder / "space.py"
+    path.write_text(f'"""Mine."""\nfrom ray import tune\n{text}\n')
+    space = load_space(path)
+    return {**load_spaces(), space.method: space}
+
+
+def test_start_points_come_first(finished, tmp_path):
+    for (method, _), study in finished.studies.by_cell.items():
+        start = load_spaces()[method].start
+        assert [t.params for t in study.trials[: len(start)]] == start
+    origins = Counter((e["number"] < 2, e["origin"]) for e in asked_of(tmp_path))
+    assert set(origins) == {(True, "start"), (False, "sampler")}
+
+
+def test_a_sampler_is_told_what_a_trial_would_have_reached():
+    studies = Studies(sweep_config(methods="at", models="A"), load_spaces())
+    cell = {"method": "at", "model": "A"}
+
+    def told(state, *bests):
+        about = {**cell, "trial_id": f"at-{len(studies.by_cell['at', 'A'].trials)}"}
+        studies.ask(("at", "A"), about["trial_id"])
+        for epoch, best in enumerate(bests, start=1):
+            best = {"epoch": epoch, "best_validation_accuracy": best}
+            studies.fold({"event": "epoch", **about, **best})
+        studies.fold({"event": "ended", **about, "state": state})
+        trial = studies.by_cell["at", "A"].trials[-1]
+        assert (trial.state == TrialState.FAIL) == (trial.value is None)
+        return trial.value
+
+    assert told("diverged") == 0.0  # the worst that can be
+    assert told("stopped", 0.2, 0.3) == 0.3  # nobody has gone further
+    assert told("finished", 0.1, 0.2, 0.3, 0.9) == 0.9
+    assert told("finished", 0.1, 0.2, 0.4, 0.8) == 0.8
+    assert told("stopped", 0.1, 0.2, 0.2) == pytest.approx(0.7)  # those gained 0.6 and 0.4
+    assert told("diverged", 0.5, 0.6) == 0.0  # as the worst so far
+    assert told("crashed", 0.5) is None  # its settings are not to blame
+    assert told("stopped") is None  # out of time before its first epoch
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("lines", [25, 90])
+def test_a_suggestion_depends_on_the_history_alone(tmp_path, sampler, lines):
+    trials = 8 if sampler != "cmaes" else 20  # so that it has a generation behind it
+    given = {"sampler": sampler, "trials": trials, "methods": "at", "scheduler": "none"}
+    whole = Machinery(tmp_path / "log.jsonl", **given)
+    whole.run()
+    written = (tmp_path / "log.jsonl").read_text().splitlines(keepends=True)
+    cut = max(i for i, line in enumerate(written[:lines]) if '"ended"' in line) + 1
+    (tmp_path / "cut.jsonl").write_text("".join(written[:cut]))
+    again = Machinery(tmp_path / "cut.jsonl", **given)
+    again.run()
+    assert snapshot(again) == snapshot(whole)
+
+
+def test_studies_built_from_the_log_are_those_that_lived(finished, tmp_path):
+    assert snapshot(Machinery(tmp_path / "log.jsonl")) == snapshot(finished)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_seeds_differ_between_sweeps_and_cells(tmp_path, sampler):
+    sweeps = [
+        Machinery(tmp_path / f"{seed}.jsonl", seed=seed, sampler=sampler, trials=3)
+        for seed in (1, 2)
+    ]
+    for sweep in sweeps:
+        sweep.run()
+    of = [
+        str(sorted(sweep.studies.by_cell["at", model].trials[2].params.items()))
+        for sweep in sweeps
+        for model in "AB"
+    ]
+    assert len(set(of)) == 4
+
+
+def test_the_log_alone_rebuilds_studies_whatever_became_of_the_search_spaces(finished, tmp_path):
+    class Lost(dict):
+        def __missing__(self, method):
+            return load_spaces()["student"]
+
+    again = Studies(sweep_config(), Lost())
+    with Log(tmp_path / "log.jsonl", [again.fold]):
+        pass
+    for cell, study in finished.studies.by_cell.items():
+        for old, new in zip(study.trials, again.by_cell[cell].trials, strict=True):
+            assert (old.params, old.distributions, old.value, old.state) == (
+                new.params, new.distributions, new.value, new.state,
+            )  # fmt: skip
+
+
+def test_diverged_and_crashed_trials_end_and_nothing_stays_running(tmp_path):
+    given = {"trials": 1, "methods": "at", "models": "A,B,C", "max_restarts": 0}
+    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    trials = [machinery.suggest() for _ in "ABC"]
+    machinery.report(trials[0], 1, 0.5)
+    for trial, outcome in zip(trials, ("diverged", "crashed"), strict=False):
+        result = {OUTCOME: outcome, "reason": "so"}
+        assert machinery.schedule.on_trial_result(None, trial, result) == "STOP"
+    machinery.schedule.on_trial_error(None, trials[2])
+    machinery.schedule.on_trial_error(None, trials[2])  # of a trial that has ended
+    ends = [e for e in SweepFolder(tmp_path).events() if e["event"] == "ended"]
+    assert [(e["state"], e["reason"]) for e in ends] == [
+        ("diverged", "so"),
+        ("crashed", "so"),
+        ("crashed", "its process died: killed, or out of memory"),
+    ]
+    states = [t.state for s in machinery.studies.by_cell.values() for t in s.trials]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
+    assert machinery.budget.finished
+
+
+SMALL = "METHOD='at'; SPACE={'lr': tune.choice([0.1, 0.2, 0.3])}; START=[{'lr': 0.2}]"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "qmc"])
+def test_no_point_is_trained_twice_and_a_cell_ends_with_its_space(tmp_path, sampler):
+    spaces = write_space(tmp_path, SMALL)
+    machinery = Machinery(tmp_path / "log.jsonl", spaces, sampler=sampler, models="A")
+    machinery.run()
+    tried = [e["parameters"]["lr"] for e in asked_of(tmp_path) if e["method"] == "at"]
+    assert tried[0] == 0.2 and sorted(tried) == [0.1, 0.2, 0.3]
+    events = SweepFolder(tmp_path).events()
+    [exhausted] = [e for e in events if e["event"] == "exhausted"]
+    assert exhausted["method"] == "at" and "no point that was not tried" in exhausted["reason"]
+    assert sum(e["method"] == "kd" for e in asked_of(tmp_path)) == 6  # the others go on
+    assert machinery.budget.finished
+    again = Machinery(tmp_path / "log.jsonl", spaces, sampler=sampler, models="A")
+    assert snapshot(again) == snapshot(machinery)
+
+
+def test_repeats_are_trained_if_asked_for(tmp_path):
+    spaces = write_space(tmp_path, SMALL)
+    machinery = Machinery(tmp_path / "log.jsonl", spaces, methods="at", models="A", repeats=True)
+    machinery.run()
+    assert len(asked_of(tmp_path)) == 6
+
+
+def test_a_conditional_space_is_searched(tmp_path):
+    spaces = write_space(
+        tmp_path,
+        "METHOD='kd'; START=[]\n"
+        "def SPACE(trial):\n"
+        "    if trial.suggest_categorical('alpha', [0.0, 1.0]):\n"
+        "        trial.suggest_float('temperature', 1, 10)\n"
+        "    trial.suggest_float('lr', 1e-3, 0.3, log=True)",
+    )
+    machinery = Machinery(tmp_path / "log.jsonl", spaces, methods="kd", models="A", trials=30)
+    machinery.run()
+    parameters = [e["parameters"] for e in asked_of(tmp_path)]
+    assert {("temperature" in p, p["alpha"]) for p in parameters} == {(True, 1.0), (False, 0.0)}
+    assert snapshot(
+        Machinery(tmp_path / "log.jsonl", spaces, methods="kd", models="A", trials=30)
+    ) == snapshot(machinery)
+
+
+def test_a_grid_goes_on_with_what_it_lacks_when_there_are_more_trials(tmp_path):
+    given = {"methods": "kd", "models": "A", "sampler": GRID}
+    Machinery(tmp_path / "log.jsonl", trials=4, **given).run()
+    Machinery(tmp_path / "log.jsonl", trials=81, **given).run()  # three values each, not two
+    points = [str(sorted(e["parameters"].items())) for e in asked_of(tmp_path)]
+    assert len(points) == len(set(points)) == 81

@@ -1,0 +1,90 @@
+"""How much of a sweep's views fits, worked out by hand."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdtune.tuning.trials.cache_plan import ROOM, plan_views
+
+TARGETS = {
+    "kd": {"logits": 10},
+    "at": {"logits": 10, "map": 50},
+    "fitnets": {"logits": 10, "hint": 500},
+}
+
+
+def plan(limit, plain=True, augmented=False, targets=TARGETS, epochs=10):
+    return plan_views(limit / ROOM, 100, 120, targets, plain, augmented, epochs)
+
+
+def test_without_augmentation_one_view_of_all():
+    kept = plan(1000)
+    assert kept.methods == ("kd", "at", "fitnets") and kept.views == 0
+    assert kept.bytes == 120 + 10 + 50 + 500  # logits are shared
+    assert kept.lines == ()
+
+
+def test_what_does_not_fit_runs_live_and_the_arithmetic_is_told():
+    large = {m: {k: v * 10**9 for k, v in t.items()} for m, t in TARGETS.items()}
+    kept = plan(500e9, targets=large)
+    assert kept.methods == ("kd", "at")
+    assert kept.lines == (
+        "fitnets: the teacher runs live, since logits 10.0 GB + hint 500.0 GB of a view make "
+        "560.0 GB in all, and there is room for 500.0 GB; cache_gb 589.474 would do",
+    )
+
+
+def test_augmented_views_take_what_is_left():
+    kept = plan(120 + 3 * 660 + 1, plain=False, augmented=True)  # a view: 100 + 10 + 50 + 500
+    assert kept.methods == ("kd", "at", "fitnets") and kept.views == 3
+    assert kept.bytes == 120 + 3 * 660
+    assert kept.lines == (
+        "augmented views: 3, in turns, for 10 epochs; cache_gb 0.001 holds one for each",
+    )
+
+
+def test_no_more_views_than_epochs():
+    kept = plan(1e6, plain=False, augmented=True, epochs=4)
+    assert kept.views == 4 and kept.lines == ("augmented views: 4, in turns, for 4 epochs",)
+
+
+def test_a_method_without_room_for_one_view_runs_live_on_the_views_of_the_others():
+    kept = plan(120 + 5 * 160, plain=False, augmented=True)
+    # fitnets: 120 + 660 fits into 920, so one view of all is taken rather than five of the rest
+    assert kept.methods == ("kd", "at", "fitnets") and kept.views == 1
+    kept = plan(120 + 4 * 160, plain=False, augmented=True)
+    assert kept.methods == ("kd", "at") and kept.views == 4
+    assert kept.lines[0].startswith("fitnets: the teacher runs live, since ")
+
+
+def test_where_no_view_fits_all_run_live():
+    kept = plan(150, plain=False, augmented=True)
+    assert kept.methods == () and kept.views == 0 and kept.bytes == 120
+    assert all("the teacher runs live" in line for line in kept.lines[:-1])
+    assert kept.lines[-1].startswith("augmented anew in every epoch; cache_gb 0.001 would hold")
+
+
+def test_the_advice_is_enough_and_hardly_more():
+    large = {m: {k: v * 10**9 for k, v in t.items()} for m, t in TARGETS.items()}
+    for enough, count in ((589.474, 3), (589.473, 2)):
+        kept = plan_views(enough * 1e9, 100, 120, large, True, False, 10)
+        assert len(kept.methods) == count
+
+
+def test_plain_and_augmented_runs_in_one_sweep():
+    kept = plan(120 + 560 + 2 * 660, plain=True, augmented=True)
+    assert kept.views == 2 and kept.bytes == 120 + 560 + 2 * 660
+
+
+@given(
+    limit=st.integers(120, 5000),
+    plain=st.booleans(),
+    epochs=st.integers(1, 20),
+    sizes=st.dictionaries(
+        st.sampled_from(["a", "b", "c"]),
+        st.dictionaries(st.sampled_from(["x", "y", "z"]), st.integers(1, 900)),
+    ),
+)
+def test_no_more_is_kept_than_fits(limit, plain, epochs, sizes):
+    kept = plan(limit, plain=plain, augmented=True, targets=sizes, epochs=epochs)
+    assert kept.bytes <= limit and 0 <= kept.views <= epochs
+    assert len(kept.methods) + sum("runs live" in line for line in kept.lines) == len(sizes)
