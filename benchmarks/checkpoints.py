@@ -21,54 +21,56 @@ import torch
 
 from kdtune.config.train import TrainConfig
 from kdtune.runtime.process import keep_freed_memory
-from kdtune.tuning.trials.trainable import trial_results
-from kdtune.tuning.trials.trial_checkpoints import TrialFiles, checkpoints_in
+from kdtune.tuning.trials.trainable import run_trial
+from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints, list_checkpoints
 
 RUNS = [("MultiBranchNet", 8, 30), ("MultiBranchNet", 32, 10), ("ResNet18", 8, 30),
         ("ResNet18", 32, 8)]  # fmt: skip
 """Student, image size, epochs."""
 
 
-def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+def time_writes(write: Callable[..., Any], write_seconds: list[float]) -> Callable[..., Any]:
     """The function, with its times kept where something was written."""
 
-    def wrapped(files: TrialFiles, result: Any, history: Any) -> None:
-        before, started = files._saved, time.perf_counter()
-        function(files, result, history)
-        if files._saved != before:
-            seconds.append(time.perf_counter() - started)
+    def wrapped(checkpoints: TrialCheckpoints, result: Any, history: Any) -> None:
+        saved_before, started_at = checkpoints._saved_epoch, time.perf_counter()
+        write(checkpoints, result, history)
+        if checkpoints._saved_epoch != saved_before:
+            write_seconds.append(time.perf_counter() - started_at)
 
     return wrapped
 
 
-def measure(model: str, image_size: int, epochs: int, place: Path) -> dict[str, Any]:
+def measure_checkpoints(
+    model: str, image_size: int, epochs: int, work_folder: Path
+) -> dict[str, Any]:
     """Train two trials; figures are those of the second."""
-    write = TrialFiles.write
-    for seed, count in ((0, 1), (1, epochs)):
-        written: list[float] = []
-        TrialFiles.write = timed(write, written)  # type: ignore[method-assign]
+    original_write = TrialCheckpoints.save
+    for seed, num_epochs in ((0, 1), (1, epochs)):
+        write_seconds: list[float] = []
+        TrialCheckpoints.save = time_writes(original_write, write_seconds)  # type: ignore[method-assign]
         settings = {
             "method": "student", "model": model, "data_dir": "digits", "image_size": image_size,
-            "batch_size": 64, "epochs": count, "seed": seed,
+            "batch_size": 64, "epochs": num_epochs, "seed": seed,
         }  # fmt: skip
-        config, folder = TrainConfig.check(settings), place / f"{model}-{image_size}-{seed}"
-        results = list(trial_results(config.model_dump(), (), folder))
-    TrialFiles.write = write  # type: ignore[method-assign]
-    trained = [result["seconds"] for result in results if "seconds" in result]
-    [*_, path] = checkpoints_in(folder)
-    content, started = path.read_bytes(), time.perf_counter()
-    with open(place / "synced", "wb") as file:
+        config, folder = TrainConfig.parse(settings), work_folder / f"{model}-{image_size}-{seed}"
+        results = list(run_trial(config.model_dump(), (), folder))
+    TrialCheckpoints.save = original_write  # type: ignore[method-assign]
+    epoch_seconds = [result["seconds"] for result in results if "seconds" in result]
+    [*_, path] = list_checkpoints(folder)
+    content, started_at = path.read_bytes(), time.perf_counter()
+    with open(work_folder / "synced", "wb") as file:
         file.write(content)
         os.fsync(file.fileno())
     return {
         "student": f"{model}, {image_size} px",
         "megabytes": len(content) / 1e6,
-        "epoch_seconds": median(trained),
-        "checkpoint_seconds": median(written),
-        "synced_seconds": time.perf_counter() - started,
-        "checkpoints": len(written),
+        "epoch_seconds": median(epoch_seconds),
+        "checkpoint_seconds": median(write_seconds),
+        "synced_seconds": time.perf_counter() - started_at,
+        "checkpoints": len(write_seconds),
         "epochs": epochs,
-        "share_percent": 100 * sum(written) / sum(trained),
+        "share_percent": 100 * sum(write_seconds) / sum(epoch_seconds),
     }
 
 
@@ -87,9 +89,9 @@ def main() -> None:
     )
     print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|")
     rows = []
-    with tempfile.TemporaryDirectory(dir=".") as place:
+    with tempfile.TemporaryDirectory(dir=".") as work_folder:
         for run in RUNS:
-            rows.append(row := measure(*run, Path(place)))
+            rows.append(row := measure_checkpoints(*run, Path(work_folder)))
             print(
                 f"| {row['student']} | {row['megabytes']:.1f} | {row['epoch_seconds']:.2f} "
                 f"| {row['checkpoint_seconds']:.3f} | {row['synced_seconds']:.3f} "

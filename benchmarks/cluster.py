@@ -35,32 +35,34 @@ Spans = list[tuple[float, float]]
 """Begin and end, in seconds since 1970."""
 
 
-def held(events: Iterable[Event]) -> Spans:
+def slot_spans(events: Iterable[Event]) -> Spans:
     """When trials had slots: from where they were asked for, or begun again, to their end."""
-    begun: dict[str, float] = {}
+    started: dict[str, float] = {}
     spans = []
     for event in events:
         if event["event"] in ("asked", "restarted", "ended"):
             trial = event["trial_id"]
-            if trial in begun:
-                spans.append((begun.pop(trial), event["time"]))
+            if trial in started:
+                spans.append((started.pop(trial), event["time"]))
             if event["event"] != "ended":
-                begun[trial] = event["time"]
+                started[trial] = event["time"]
     return spans
 
 
-def trained(events: Iterable[Event]) -> Spans:
+def epoch_spans(events: Iterable[Event]) -> Spans:
     """When trials were in an epoch."""
     return [(e["time"] - e["seconds"], e["time"]) for e in events if e["event"] == "epoch"]
 
 
-def count(spans: Spans, times: np.ndarray) -> np.ndarray:
+def count_active(spans: Spans, times: np.ndarray) -> np.ndarray:
     """How many there are at each of some times."""
     begins, ends = np.sort(np.array(spans).reshape(-1, 2).T, axis=1)
     return np.searchsorted(begins, times, "right") - np.searchsorted(ends, times, "right")
 
 
-def draw(path: Path, times: np.ndarray, counts: dict[str, np.ndarray], marks: Any) -> None:
+def draw_occupancy(
+    path: Path, times: np.ndarray, counts: dict[str, np.ndarray], node_events: Any
+) -> None:
     """Draw how many slots there were, were held and trained over time."""
     figure, axes = plt.subplots(figsize=(8, 2.6), layout="constrained")
     seconds = times - times[0]
@@ -69,8 +71,8 @@ def draw(path: Path, times: np.ndarray, counts: dict[str, np.ndarray], marks: An
         seconds, counts["trained"], step="post", color="#2171b5", label="in an epoch"
     )
     axes.step(seconds, counts["slots"], where="post", color="black", label="slots")
-    for (when, what), side in zip(marks, ("right", "left"), strict=True):
-        axes.annotate(what, (when - times[0], counts["slots"].max() + 0.2), ha=side)
+    for (moment, label), side in zip(node_events, ("right", "left"), strict=True):
+        axes.annotate(label, (moment - times[0], counts["slots"].max() + 0.2), ha=side)
     axes.set(xlabel="seconds", ylabel="trials", ylim=(0, counts["slots"].max() + 1.2))
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=100)
@@ -83,73 +85,81 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=1, help="of each of three nodes")
     parser.add_argument("--trials", type=int, default=18)
     parser.add_argument("--epochs", type=int, default=20)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="kdtune-") as place:
-        sweep, marks = run(Path(place), given.gpus, given.trials, given.epochs)
-        events = sweep.events()
-    spans = held(events)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kdtune-") as work_folder:
+        sweep_folder, node_events = run_sweep(
+            Path(work_folder), arguments.gpus, arguments.trials, arguments.epochs
+        )
+        events = sweep_folder.load_events()
+    spans = slot_spans(events)
     times = np.arange(min(spans)[0], max(end for _, end in spans), 0.05)
-    slots = np.full(len(times), 3 * given.gpus)
-    for when, what in marks:
-        slots[times >= when] += given.gpus * (1 if "joins" in what else -1)
+    slots = np.full(len(times), 3 * arguments.gpus)
+    for moment, label in node_events:
+        slots[times >= moment] += arguments.gpus * (1 if "joins" in label else -1)
     counts = {
         "slots": slots,
-        "held": count(spans, times),
-        "trained": count(trained(events), times),
+        "held": count_active(spans, times),
+        "trained": count_active(epoch_spans(events), times),
     }
-    draw(given.out, times, counts, marks)
+    draw_occupancy(arguments.out, times, counts, node_events)
     states = Counter(e["state"] for e in events if e["event"] == "ended")
     result = {
         "seconds": round(float(times[-1] - times[0]), 1),
         "held": round(float(counts["held"].sum() / slots.sum()), 3),
         "in_an_epoch": round(float(counts["trained"].sum() / slots.sum()), 3),
-        "trials": given.trials,
+        "trials": arguments.trials,
         "ended": dict(states),
         "begun_again": sum(e["event"] == "restarted" for e in events),
         "epochs": sum(e["event"] == "epoch" for e in events),
-        "epochs_lost": given.trials * given.epochs - sum(e["event"] == "epoch" for e in events),
+        "epochs_lost": arguments.trials * arguments.epochs
+        - sum(e["event"] == "epoch" for e in events),
     }
     for name, value in result.items():
         print(f"{name:14} {value}")
     print(json.dumps(result))
 
 
-def run(place: Path, gpus: int, trials: int, epochs: int) -> tuple[SweepFolder, Any]:
+def run_sweep(work_folder: Path, gpus: int, trials: int, epochs: int) -> tuple[SweepFolder, Any]:
     """Run the sweep; gives it, and when a node was killed and when one was added."""
     cluster = Cluster()
     cluster.add_node(num_cpus=0, wait=False)
-    size = {"num_cpus": gpus, "num_gpus": gpus, "wait": False}
-    nodes = [cluster.add_node(**size, env_vars=_cache(place, n)) for n in range(3)]
+    node_resources = {"num_cpus": gpus, "num_gpus": gpus, "wait": False}
+    nodes = [
+        cluster.add_node(**node_resources, env_vars=_cache_environment(work_folder, n))
+        for n in range(3)
+    ]
     cluster.wait_for_nodes()
-    words = "sweep --name x --data digits --methods student --models MultiBranchNet"
-    words += f" --no-baselines --image-size 8 --trials {trials} --epochs {epochs}"
-    words += f" --scheduler none --sampler random --setting device=cpu --storage {place}/store"
-    command = [sys.executable, "-m", "kdtune", *words.split(), "--address", cluster.address]
-    sweep, marks = SweepFolder(place / "results" / "x"), []
+    flags = "sweep --name x --data digits --methods student --models MultiBranchNet"
+    flags += f" --no-baselines --image-size 8 --trials {trials} --epochs {epochs}"
+    flags += (
+        f" --scheduler none --sampler random --setting device=cpu --storage {work_folder}/store"
+    )
+    command = [sys.executable, "-m", "kdtune", *flags.split(), "--address", cluster.address]
+    sweep_folder, node_events = SweepFolder(work_folder / "results" / "x"), []
     try:
-        with subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL) as driver:
-            _await(driver, sweep, trials / 3)
+        with subprocess.Popen(command, cwd=work_folder, stdout=subprocess.DEVNULL) as driver:
+            _wait_for_ended(driver, sweep_folder, trials / 3)
             cluster.remove_node(nodes[0], allow_graceful=False)
-            marks.append((time.time(), "a node dies"))
-            _await(driver, sweep, trials / 2)
-            cluster.add_node(**size, env_vars=_cache(place, 3))
-            marks.append((time.time(), "one joins"))
+            node_events.append((time.time(), "a node dies"))
+            _wait_for_ended(driver, sweep_folder, trials / 2)
+            cluster.add_node(**node_resources, env_vars=_cache_environment(work_folder, 3))
+            node_events.append((time.time(), "one joins"))
         if driver.returncode:
             sys.exit("The sweep failed.")
     finally:
         cluster.shutdown()
-    return sweep, marks
+    return sweep_folder, node_events
 
 
-def _cache(place: Path, number: int) -> dict[str, str]:
-    return {"KDTUNE_CACHE": str(place / f"cache-{number}")}
+def _cache_environment(work_folder: Path, number: int) -> dict[str, str]:
+    return {"KDTUNE_CACHE": str(work_folder / f"cache-{number}")}
 
 
-def _await(driver: subprocess.Popen, sweep: SweepFolder, ended: float) -> None:
+def _wait_for_ended(driver: subprocess.Popen, sweep_folder: SweepFolder, min_ended: float) -> None:
     """Wait until so many trials have ended."""
     while driver.poll() is None:
-        events = sweep.events() if sweep.log.is_file() else []
-        if sum(event["event"] == "ended" for event in events) >= ended:
+        events = sweep_folder.load_events() if sweep_folder.log_path.is_file() else []
+        if sum(event["event"] == "ended" for event in events) >= min_ended:
             return
         time.sleep(0.1)
     sys.exit("The sweep ended too early.")

@@ -54,9 +54,9 @@ import kdtune.tuning.sweep
 from kdtune.cli.commands import main as kdtune_main
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import Event, Log
+from kdtune.log.events import Event, EventLog
 from kdtune.log.folder import SweepFolder
-from kdtune.tuning.scheduling.search_policy import Search
+from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.trials.trainable import TrialProcess
 
@@ -73,29 +73,29 @@ Fault = dict[str, Any]
 # What happens in the process that is hit
 
 
-class Faulty(TrialProcess):
+class FaultyTrialProcess(TrialProcess):
     """A trial process in which a fault waits."""
 
-    def results(self, trial_id: str, config: dict[str, Any]) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def iter_results(self, trial_id: str, config: dict[str, Any]) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """As ever, up to the fault."""
         fault = json.loads(os.environ["KDTUNE_FAULT"])
         with contextlib.ExitStack() as stack:
-            one_pass = kdtune.training.loop.one_pass  # the next trial shall have it as it was
-            stack.callback(setattr, kdtune.training.loop, "one_pass", one_pass)
+            one_pass = kdtune.training.loop.run_epoch  # the next trial shall have it as it was
+            stack.callback(setattr, kdtune.training.loop, "run_epoch", one_pass)
             if fault.get("where") == "checkpoint":
                 _break_checkpoints(fault, stack)
             if fault.get("where") == "full checkpoint":
-                _limit(fault["bytes"])
-                stack.callback(_limit, None)
-            for result in super().results(trial_id, config):
+                _limit_file_size(fault["bytes"])
+                stack.callback(_limit_file_size, None)
+            for result in super().iter_results(trial_id, config):
                 yield result
                 epoch = result.get("epoch", 0)
                 if fault.get("trial") in (trial_id, "any") and epoch == fault["epoch"]:
-                    if _first(fault):
-                        _happen(fault["do"])
+                    if _claim_occurrence(fault):
+                        _inject(fault["do"])
 
 
-def _first(fault: Fault) -> bool:
+def _claim_occurrence(fault: Fault) -> bool:
     """Whether the fault may still happen; it happens as often as it says."""
     marks = Path(fault["marks"])
     count = len(list(marks.iterdir()))
@@ -105,22 +105,22 @@ def _first(fault: Fault) -> bool:
     return True
 
 
-def _happen(what: str) -> None:
-    if what == "die":
+def _inject(action: str) -> None:
+    if action == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    elif what == "hang":
+    elif action == "hang":
         time.sleep(1e6)
     else:
-        kdtune.training.loop.one_pass = partial(_spoiled, what)
+        kdtune.training.loop.run_epoch = partial(_spoiled_pass, action)
 
 
-def _spoiled(what: str, *arguments: Any, **named: Any) -> dict[str, float]:
-    if what == "raise":
+def _spoiled_pass(action: str, *arguments: Any, **keywords: Any) -> dict[str, float]:
+    if action == "raise":
         raise RuntimeError("injected")
-    return {"loss": float(what), "accuracy": 0.0}
+    return {"loss": float(action), "accuracy": 0.0}
 
 
-def _limit(size: int | None) -> None:
+def _limit_file_size(size: int | None) -> None:
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
 
@@ -131,7 +131,7 @@ def _break_checkpoints(fault: Fault, stack: contextlib.ExitStack) -> None:
     def broken(content: Any, file: Any) -> None:
         calls[0] += 1
         save(content, file)
-        if calls[0] == fault["call"] and _first(fault):
+        if calls[0] == fault["call"] and _claim_occurrence(fault):
             file.flush()
             file.truncate(file.tell() // 2)
             if fault["driver too"]:
@@ -146,12 +146,12 @@ def _die_at(call: int, function: Callable[..., Any], before: Callable[..., Any])
     """The function, but at its so-manieth call the process does `before`, and dies."""
     calls = [0]
 
-    def wrapped(*arguments: Any, **named: Any) -> Any:
+    def wrapped(*arguments: Any, **keywords: Any) -> Any:
         calls[0] += 1
         if calls[0] == call:
             before(*arguments)
             os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **named)
+        return function(*arguments, **keywords)
 
     return wrapped
 
@@ -161,58 +161,58 @@ def _install(fault: Fault) -> None:
     where, call = fault.get("where"), fault.get("call", 0)
     if where == "log":
 
-        def part(log: Log, line: bytes) -> None:
+        def part(log: EventLog, line: bytes) -> None:
             os.write(log._file.fileno(), line[: int(fault["share"] * len(line))])
 
-        Log._write = _die_at(call, Log._write, part)  # type: ignore[method-assign]
+        EventLog._write_line = _die_at(call, EventLog._write_line, part)  # type: ignore[method-assign]
     elif where == "view":
-        kdtune.storage.array_cache._finish = _die_at(
-            call, kdtune.storage.array_cache._finish, lambda *_: None
+        kdtune.storage.array_cache._commit_array = _die_at(
+            call, kdtune.storage.array_cache._commit_array, lambda *_: None
         )
     elif where == "table":
         Path.replace = _die_at(call, Path.replace, lambda *_: None)  # type: ignore[method-assign]
     elif where == "full view":
-        build = kdtune.storage.array_cache.Cache._build
+        build = kdtune.storage.array_cache.ArrayCache._build_arrays
 
         def without_room_for_views(*arguments: Any) -> None:
-            _limit(fault["bytes"])
+            _limit_file_size(fault["bytes"])
             build(*arguments)
 
-        kdtune.storage.array_cache.Cache._build = without_room_for_views  # type: ignore[assignment,method-assign]
+        kdtune.storage.array_cache.ArrayCache._build_arrays = without_room_for_views  # type: ignore[assignment,method-assign]
     elif where == "full driver":
-        opened = Log.__init__
+        original_init = EventLog.__init__
 
-        def limited(log: Log, *arguments: Any) -> None:
-            opened(log, *arguments)
+        def limited(log: EventLog, *arguments: Any) -> None:
+            original_init(log, *arguments)
             if log.path.parent.name[:1] != ".":  # the folder has its name
-                _limit(max(fault["bytes"], log._size + fault["bytes"]))
+                _limit_file_size(max(fault["bytes"], log._valid_bytes + fault["bytes"]))
 
-        Log.__init__ = limited  # type: ignore[assignment,method-assign]
+        EventLog.__init__ = limited  # type: ignore[assignment,method-assign]
     elif where == "full tables":
-        tables = kdtune.tuning.sweep.write_outputs
+        original_write = kdtune.tuning.sweep.write_results
 
         def without_room(*arguments: Any) -> None:
-            _limit(fault["bytes"])
-            tables(*arguments)
+            _limit_file_size(fault["bytes"])
+            original_write(*arguments)
 
-        kdtune.tuning.sweep.write_outputs = without_room  # type: ignore[assignment]
+        kdtune.tuning.sweep.write_results = without_room  # type: ignore[assignment]
     elif where == "clock":
-        clock = time.time
+        original_clock = time.time
         shift = [0.0]
 
         def stepped() -> float:
             shift[0] -= random.choice((0, 3600))
-            return clock() + shift[0]
+            return original_clock() + shift[0]
 
         kdtune.log.events.time.time = stepped
 
 
-def child(fault: Fault, words: list[str]) -> None:
+def run_with_fault(fault: Fault, arguments: list[str]) -> None:
     """Be `kdtune` with a fault in it."""
     os.environ["KDTUNE_FAULT"], os.environ["KDTUNE_DRIVER"] = json.dumps(fault), str(os.getpid())
     _install(fault)
-    kdtune.tuning.driver.driver.TrialProcess = Faulty  # type: ignore[misc]
-    sys.argv = ["kdtune", *words]
+    kdtune.tuning.driver.driver.TrialProcess = FaultyTrialProcess  # type: ignore[misc]
+    sys.argv = ["kdtune", *arguments]
     kdtune_main()
 
 
@@ -227,57 +227,64 @@ class Campaign:
         trials: of each cell.
     """
 
-    def __init__(self, place: Path, trials: int):
-        self.place, self.trials = place, trials
-        self.last = f"at-MultiBranchNet-{trials - 1:03d}"
+    def __init__(self, work_folder: Path, trials_per_cell: int):
+        self.work_folder, self.trials_per_cell = work_folder, trials_per_cell
+        self.last_trial = f"at-MultiBranchNet-{trials_per_cell - 1:03d}"
         """The last trial of a cell: what happens to it changes no other."""
-        self.table: dict[str, Counter[str]] = {}
-        write_digits(place / "data", 60)
-        self.teacher = place / "teacher.pth"
+        self.counts: dict[str, Counter[str]] = {}
+        write_digits(work_folder / "data", 60)
+        self.teacher = work_folder / "teacher.pth"
         self._run(None, *TEACHER.split(), "--out", str(self.teacher))
-        self.reference = self._sweep("reference")
-        assert self._run(None, *self._words("reference")).wait() == 0
+        self.reference = self._sweep_folder("reference")
+        assert self._run(None, *self._sweep_arguments("reference")).wait() == 0
         self.expected = outcomes(self.reference)
-        self.seconds = self._length(self.reference)
+        self.reference_seconds = self._session_seconds(self.reference)
 
-    def _words(self, name: str) -> list[str]:
-        own = ("--trials", str(self.trials), "--teacher", str(self.teacher), "--name", name)
-        return [*SWEEP.split(), *own]
+    def _sweep_arguments(self, name: str) -> list[str]:
+        sweep_flags = (
+            "--trials",
+            str(self.trials_per_cell),
+            "--teacher",
+            str(self.teacher),
+            "--name",
+            name,
+        )
+        return [*SWEEP.split(), *sweep_flags]
 
-    def _sweep(self, name: str) -> SweepFolder:
-        return SweepFolder(self.place / "results" / name)
+    def _sweep_folder(self, name: str) -> SweepFolder:
+        return SweepFolder(self.work_folder / "results" / name)
 
     @staticmethod
-    def _length(sweep: SweepFolder) -> float:
-        return max(event["session_seconds"] for event in sweep.events())
+    def _session_seconds(sweep: SweepFolder) -> float:
+        return max(event["session_seconds"] for event in sweep.load_events())
 
     def _run(
-        self, fault: Fault | None, *words: str, cache: str = "cache"
+        self, fault: Fault | None, *arguments: str, cache: str = "cache"
     ) -> "subprocess.Popen[str]":
-        command = [sys.executable, __file__, "--child", json.dumps(fault or {}), *words]
-        errors = open(self.place / "errors.txt", "a")
-        environment = {**os.environ, "KDTUNE_CACHE": str(self.place / cache)}
+        command = [sys.executable, __file__, "--child", json.dumps(fault or {}), *arguments]
+        errors = open(self.work_folder / "errors.txt", "a")
+        environment = {**os.environ, "KDTUNE_CACHE": str(self.work_folder / cache)}
         process = subprocess.Popen(
-            command, cwd=self.place, env=environment, text=True,
+            command, cwd=self.work_folder, env=environment, text=True,
             stdout=subprocess.DEVNULL, stderr=errors,
         )  # fmt: skip
-        if words[0] == "teacher":
+        if arguments[0] == "teacher":
             process.wait()
         return process
 
-    def marks(self) -> str:
+    def new_marks_folder(self) -> str:
         """A fresh folder in which a fault counts how often it happened."""
-        return tempfile.mkdtemp(dir=self.place)
+        return tempfile.mkdtemp(dir=self.work_folder)
 
-    def go_on(
+    def run_faults(
         self,
         kind: str,
         faults: list[Fault],
         disturb: Callable[["subprocess.Popen[str]", SweepFolder, Fault], bool] | None = None,
         between: Callable[[SweepFolder, Fault], None] | None = None,
-        own: str | None = None,
+        expected_end: str | None = None,
         fresh_cache: bool = False,
-        more: tuple[str, ...] = (),
+        extra_flags: tuple[str, ...] = (),
     ) -> None:
         """Run sweeps until all faults have happened, and then to their end.
 
@@ -290,19 +297,23 @@ class Campaign:
             fresh_cache: nothing is found in the cache.
             more: flags of the sweep.
         """
-        count = self.table.setdefault(kind, Counter())
-        waiting, number = list(faults), 0
-        while waiting:
+        count = self.counts.setdefault(kind, Counter())
+        pending_faults, number = list(faults), 0
+        while pending_faults:
             number += 1
             name = f"{kind.replace(' ', '-').replace(',', '')}-{number}"
-            sweep, before = self._sweep(name), dict[tuple[str, int], float]()
-            injected, stuck = 0, 0
+            sweep, previous_epochs = self._sweep_folder(name), dict[tuple[str, int], float]()
+            injected, num_stuck = 0, 0
             cache = name if fresh_cache else "cache"
             while True:
-                fault = waiting.pop(0) if waiting else None
-                there = sweep.path.exists()
-                words = ("resume", str(sweep.path)) if there else (*self._words(name), *more)
-                driver = self._run(fault, *words, cache=cache)
+                fault = pending_faults.pop(0) if pending_faults else None
+                exists = sweep.path.exists()
+                arguments = (
+                    ("resume", str(sweep.path))
+                    if exists
+                    else (*self._sweep_arguments(name), *extra_flags)
+                )
+                driver = self._run(fault, *arguments, cache=cache)
                 happened = fault is not None
                 if fault is not None and disturb is not None:
                     happened = disturb(driver, sweep, fault)
@@ -317,54 +328,58 @@ class Campaign:
                         if between is not None and sweep.path.exists():
                             between(sweep, fault)
                     elif (fault := {**fault, "tries": fault.get("tries", 0) + 1})["tries"] < 4:
-                        waiting.append(fault)  # the sweep was over before
-                count["epochs lost"] += len(before.items() - epochs(sweep).items())
-                before = epochs(sweep)
+                        pending_faults.append(fault)  # the sweep was over before
+                count["epochs lost"] += len(
+                    previous_epochs.items() - logged_accuracies(sweep).items()
+                )
+                previous_epochs = logged_accuracies(sweep)
                 if code == 0:
                     break
-                stuck = 0 if fault is not None else stuck + 1
-                if stuck == 3:  # it should have come to its end
+                num_stuck = 0 if fault is not None else num_stuck + 1
+                if num_stuck == 3:  # it should have come to its end
                     break
             count["injected"] += injected
-            if stuck < 3:
+            if num_stuck < 3:
                 count["survived"] += injected
-                count["differences"] += self._differences(sweep, own)
-        self._say(kind)
+                count["differences"] += self._differences(sweep, expected_end)
+        self._print_row(kind)
 
-    def _differences(self, sweep: SweepFolder, own: str | None) -> int:
-        found, expected = outcomes(sweep), dict(self.expected)
-        wrong = 0
-        if own is not None:
-            state, reason = found.pop(self.last)[2:]
-            wrong += not f"{state}: {reason}".startswith(own)
-            del expected[self.last]
-        keys = found.keys() | expected.keys()
-        wrong += sum(found.get(key) != expected.get(key) for key in keys)
-        if own is None:
-            wrong += not board(sweep).equals(board(self.reference))
-        return wrong
+    def _differences(self, sweep: SweepFolder, expected_end: str | None) -> int:
+        actual, expected = outcomes(sweep), dict(self.expected)
+        num_wrong = 0
+        if expected_end is not None:
+            state, reason = actual.pop(self.last_trial)[2:]
+            num_wrong += not f"{state}: {reason}".startswith(expected_end)
+            del expected[self.last_trial]
+        keys = actual.keys() | expected.keys()
+        num_wrong += sum(actual.get(key) != expected.get(key) for key in keys)
+        if expected_end is None:
+            num_wrong += not read_leaderboard(sweep).equals(read_leaderboard(self.reference))
+        return num_wrong
 
-    def _say(self, kind: str) -> None:
-        count = self.table[kind]
+    def _print_row(self, kind: str) -> None:
+        count = self.counts[kind]
         print(f"| {kind} | {' | '.join(str(count[c]) for c in COLUMNS)} |", flush=True)
 
-    def torn(self) -> None:
+    def tear_log_tail(self) -> None:
         """Tear the last end of a trial in the undisturbed log at every length, and open it."""
-        kind, log = "torn tail, log opened", self.place / "torn.jsonl"
-        count = self.table.setdefault(kind, Counter())
-        *lines, _ = self.reference.log.read_bytes().splitlines(keepends=True)  # it was complete
-        whole, events = b"".join(lines), self.reference.events()[:-1]
-        start = whole.rstrip(b"\n").rfind(b"\n") + 1
-        sweep = SweepConfig.check(events[0]["config"])
-        for length in range(len(whole) - start):
-            log.write_bytes(whole[: start + length])
-            seen: list[Event] = []
-            decisions = Search(sweep, load_spaces(), lambda *_: TrainConfig.check({}))
-            with Log(log, [*decisions.folds, seen.append]):
+        kind, log = "torn tail, log opened", self.work_folder / "torn.jsonl"
+        count = self.counts.setdefault(kind, Counter())
+        *lines, _ = self.reference.log_path.read_bytes().splitlines(
+            keepends=True
+        )  # it was complete
+        content, events = b"".join(lines), self.reference.load_events()[:-1]
+        last_start = content.rstrip(b"\n").rfind(b"\n") + 1
+        sweep = SweepConfig.parse(events[0]["config"])
+        for length in range(len(content) - last_start):
+            log.write_bytes(content[: last_start + length])
+            events_read: list[Event] = []
+            policy = SearchPolicy(sweep, load_spaces(), lambda *_: TrainConfig.parse({}))
+            with EventLog(log, [*policy.folds, events_read.append]):
                 count["injected"] += 1
-            count["survived"] += seen == events[:-1]
-            count["differences"] += list(decisions.under_way.trials) != [events[-1]["trial_id"]]
-        self._say(kind)
+            count["survived"] += events_read == events[:-1]
+            count["differences"] += list(policy.active_trials.by_id) != [events[-1]["trial_id"]]
+        self._print_row(kind)
 
 
 def write_digits(root: Path, per_class: int) -> None:
@@ -380,29 +395,31 @@ def write_digits(root: Path, per_class: int) -> None:
 
 def outcomes(sweep: SweepFolder) -> dict[str, Any]:
     """Of every trial: settings, accuracies, state and reason."""
-    found: dict[str, Any] = {}
-    for event in sweep.events():
+    trials: dict[str, Any] = {}
+    for event in sweep.load_events():
         if event["event"] == "asked":
             settings = json.dumps(event["config"], sort_keys=True)
-            found[event["trial_id"]] = [settings, [], "", ""]
+            trials[event["trial_id"]] = [settings, [], "", ""]
         elif event["event"] == "epoch":
-            found[event["trial_id"]][1].append(event["validation_accuracy"])
+            trials[event["trial_id"]][1].append(event["validation_accuracy"])
         elif event["event"] == "ended":
-            found[event["trial_id"]][2:] = event["state"], event["reason"]
-    return found
+            trials[event["trial_id"]][2:] = event["state"], event["reason"]
+    return trials
 
 
-def epochs(sweep: SweepFolder) -> dict[tuple[str, int], float]:
+def logged_accuracies(sweep: SweepFolder) -> dict[tuple[str, int], float]:
     """Accuracies of all finished epochs."""
-    if not sweep.log.is_file():
+    if not sweep.log_path.is_file():
         return {}
-    logged = [event for event in sweep.events() if event["event"] == "epoch"]
+    logged = [event for event in sweep.load_events() if event["event"] == "epoch"]
     return {(e["trial_id"], e["epoch"]): e["validation_accuracy"] for e in logged}
 
 
-def board(sweep: SweepFolder) -> pd.DataFrame:
+def read_leaderboard(sweep: SweepFolder) -> pd.DataFrame:
     """The leaderboard without times."""
-    return pd.read_csv(sweep.table("leaderboard", ".csv")).drop(columns="search_device_seconds")
+    return pd.read_csv(sweep.table_path("leaderboard", ".csv")).drop(
+        columns="search_device_seconds"
+    )
 
 
 def kill_later(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:
@@ -416,28 +433,28 @@ def kill_later(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault
 
 def wait_for_epochs(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:
     """Wait until this driver has logged so many epochs; false if it ended before."""
-    there = len(epochs(sweep))
+    num_before = len(logged_accuracies(sweep))
     while driver.poll() is None:
-        if len(epochs(sweep)) >= there + fault["epochs"]:
+        if len(logged_accuracies(sweep)) >= num_before + fault["epochs"]:
             return True
         time.sleep(0.02)
     return False
 
 
-def below(pid: int, word: str) -> list[psutil.Process]:
+def find_child_processes(pid: int, pattern: str) -> list[psutil.Process]:
     """Processes below one, whose command has a word in it."""
-    found = []
+    matching = []
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if word in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+            if pattern in " ".join(process.cmdline()):
+                matching.append(process)
+    return matching
 
 
-def kill_part(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:
+def kill_child(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:
     """Kill a process below the driver, once it has logged some epochs."""
     if wait_for_epochs(driver, sweep, fault):
-        for process in below(driver.pid, fault["part"])[:1]:
+        for process in find_child_processes(driver.pid, fault["part"])[:1]:
             process.kill()
             return True
     return False
@@ -463,128 +480,152 @@ def main() -> None:
     parser.add_argument("--only", help="kinds that begin so")
     arguments = parser.parse_args()
     if arguments.child:
-        child(json.loads(arguments.child[0]), arguments.child[1:])
+        run_with_fault(json.loads(arguments.child[0]), arguments.child[1:])
         return
-    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as place:
-        campaign = Campaign(Path(place), arguments.trials)
+    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as work_folder:
+        campaign = Campaign(Path(work_folder), arguments.trials)
         print(f"| fault | {' | '.join(COLUMNS)} |\n" + "|---" * 5 + "|", flush=True)
-        rows = list(kinds(campaign, arguments.kills, arguments.each, arguments.seed))
+        rows = list(build_rows(campaign, arguments.kills, arguments.each, arguments.seed))
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            work = [pool.submit(go) for name, go in rows if name.startswith(arguments.only or "")]
-            for future in work:
+            futures = [
+                pool.submit(run_row)
+                for name, run_row in rows
+                if name.startswith(arguments.only or "")
+            ]
+            for future in futures:
                 future.result()
-        total = sum(campaign.table.values(), Counter[str]())
+        total = sum(campaign.counts.values(), Counter[str]())
         print(json.dumps({name.replace(" ", "_"): total[name] for name in COLUMNS}))
 
 
-def kinds(
+def build_rows(
     campaign: Campaign, kills: int, each: int, seed: int
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Every kind of fault, with what injects it."""
-    draw = random.Random(seed)
+    rng = random.Random(seed)
 
-    def go(kind: str, faults: list[Fault], **how: Any) -> tuple[str, Callable[[], None]]:
-        return kind, partial(campaign.go_on, kind, faults, **how)
+    def make_row(kind: str, faults: list[Fault], **how: Any) -> tuple[str, Callable[[], None]]:
+        return kind, partial(campaign.run_faults, kind, faults, **how)
 
-    def several(make: Callable[[], Fault]) -> list[Fault]:
+    def make_several(make: Callable[[], Fault]) -> list[Fault]:
         return [make() for _ in range(each)]
 
     def trial_fault(do: str, **more: Any) -> list[Fault]:
-        return [{"trial": campaign.last, "epoch": 1, "do": do, "marks": campaign.marks(), **more}]
+        return [
+            {
+                "trial": campaign.last_trial,
+                "epoch": 1,
+                "do": do,
+                "marks": campaign.new_marks_folder(),
+                **more,
+            }
+        ]
 
-    def checkpoint(driver_too: bool) -> Fault:
-        call, marks = draw.randint(1, 4), campaign.marks()
+    def checkpoint_fault(driver_too: bool) -> Fault:
+        call, marks = rng.randint(1, 4), campaign.new_marks_folder()
         return {"where": "checkpoint", "call": call, "driver too": driver_too, "marks": marks}
 
-    def garbage(sweep: SweepFolder, fault: Fault) -> None:
-        with open(sweep.log, "ab") as log:
+    def append_garbage(sweep: SweepFolder, fault: Fault) -> None:
+        with open(sweep.log_path, "ab") as log:
             log.write(bytes(fault["bytes"]))
 
-    def tear(sweep: SweepFolder, fault: Fault) -> None:
-        content = sweep.log.read_bytes()
+    def tear_log(sweep: SweepFolder, fault: Fault) -> None:
+        content = sweep.log_path.read_bytes()
         last = len(content) - (content.rstrip(b"\n").rfind(b"\n") + 1)
-        os.truncate(sweep.log, len(content) - 1 - int(fault["share"] * (last - 1)))
+        os.truncate(sweep.log_path, len(content) - 1 - int(fault["share"] * (last - 1)))
 
-    def second(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:
+    def start_second_driver(
+        driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault
+    ) -> bool:
         if not wait_for_epochs(driver, sweep, fault):
             return False
         other = campaign._run(None, "resume", str(sweep.path))
         assert other.wait() == 2
         return True
 
-    longest = 12 + campaign.seconds / 2
-    yield go(
+    longest = 12 + campaign.reference_seconds / 2
+    yield make_row(
         "driver killed at any moment",
-        [{"after": draw.uniform(0.5, longest)} for _ in range(kills)],
+        [{"after": rng.uniform(0.5, longest)} for _ in range(kills)],
         disturb=kill_later,
     )
-    yield go(
+    yield make_row(
         "driver killed inside the log",
-        several(lambda: {"where": "log", "call": draw.randint(2, 9), "share": draw.random()}),
+        make_several(lambda: {"where": "log", "call": rng.randint(2, 9), "share": rng.random()}),
     )
-    yield go("killed inside a checkpoint, trial", several(partial(checkpoint, False)))
-    yield go("killed inside a checkpoint, driver too", several(partial(checkpoint, True)))
-    yield go(
+    yield make_row(
+        "killed inside a checkpoint, trial", make_several(partial(checkpoint_fault, False))
+    )
+    yield make_row(
+        "killed inside a checkpoint, driver too", make_several(partial(checkpoint_fault, True))
+    )
+    yield make_row(
         "driver killed inside a view",
         [{"where": "view", "call": call} for call in (1, 2, 3)],
         fresh_cache=True,
     )
-    yield go(
+    yield make_row(
         "driver killed inside a table",
         [{"where": "table", "call": call} for call in (3, 4, 5, 6, 7, 8, 9, 10)],
     )
-    yield "torn tail, log opened", campaign.torn
-    yield go(
+    yield "torn tail, log opened", campaign.tear_log_tail
+    yield make_row(
         "torn tail",
-        several(lambda: {"epochs": draw.randint(2, 6), "share": draw.random()}),
+        make_several(lambda: {"epochs": rng.randint(2, 6), "share": rng.random()}),
         disturb=kill_after_epochs,
-        between=tear,
+        between=tear_log,
     )
-    yield go(
+    yield make_row(
         "garbage appended",
-        several(
+        make_several(
             lambda: {
-                "epochs": draw.randint(2, 6),
-                "bytes": [draw.choice([10, *range(256)]) for _ in range(300)],
+                "epochs": rng.randint(2, 6),
+                "bytes": [rng.choice([10, *range(256)]) for _ in range(300)],
             }
         ),
         disturb=kill_after_epochs,
-        between=garbage,
+        between=append_garbage,
     )
-    yield go(
+    yield make_row(
         "trial process killed",
-        several(lambda: {"epochs": draw.randint(1, 5), "part": "ray::ResourceTrainable"}),
-        disturb=kill_part,
+        make_several(lambda: {"epochs": rng.randint(1, 5), "part": "ray::ResourceTrainable"}),
+        disturb=kill_child,
     )
-    yield go(
+    yield make_row(
         "raylet killed",
-        several(lambda: {"epochs": draw.randint(1, 5), "part": "raylet/raylet"}),
-        disturb=kill_part,
+        make_several(lambda: {"epochs": rng.randint(1, 5), "part": "raylet/raylet"}),
+        disturb=kill_child,
     )
-    yield go("nan", trial_fault("nan"), own="diverged: epoch 2: the training loss became nan")
-    yield go("inf", trial_fault("inf"), own="diverged: epoch 2: the training loss became inf")
-    yield go("exception", trial_fault("raise"), own="crashed: RuntimeError: injected")
-    yield go("hang", trial_fault("hang"), more=("--stall-time", "5s"))
-    yield go(
+    yield make_row(
+        "nan", trial_fault("nan"), own="diverged: epoch 2: the training loss became nan"
+    )
+    yield make_row(
+        "inf", trial_fault("inf"), own="diverged: epoch 2: the training loss became inf"
+    )
+    yield make_row("exception", trial_fault("raise"), own="crashed: RuntimeError: injected")
+    yield make_row("hang", trial_fault("hang"), more=("--stall-timeout", "5s"))
+    yield make_row(
         "hang twice",
         trial_fault("hang", times=2),
         own="crashed: no progress for",
-        more=("--stall-time", "5s"),
+        more=("--stall-timeout", "5s"),
     )
-    yield go(
+    yield make_row(
         "disk full, log",
         [{"where": "full driver", "bytes": size} for size in (100, 900, 3000)],
     )
-    yield go("disk full, checkpoint", [{"where": "full checkpoint", "bytes": 200_000}])
-    yield go("disk full, view", [{"where": "full view", "bytes": 50_000}], fresh_cache=True)
-    yield go(
+    yield make_row("disk full, checkpoint", [{"where": "full checkpoint", "bytes": 200_000}])
+    yield make_row("disk full, view", [{"where": "full view", "bytes": 50_000}], fresh_cache=True)
+    yield make_row(
         "disk full, tables",
         [{"where": "full tables", "bytes": size} for size in (100, 5_000, 300_000)],
     )
-    yield go("two drivers at once", [{"epochs": 2}, {"epochs": 5}], disturb=second)
-    yield go(
+    yield make_row(
+        "two drivers at once", [{"epochs": 2}, {"epochs": 5}], disturb=start_second_driver
+    )
+    yield make_row(
         "clock set back",
-        several(lambda: {"where": "clock", "epochs": draw.randint(2, 6)}),
+        make_several(lambda: {"where": "clock", "epochs": rng.randint(2, 6)}),
         disturb=kill_after_epochs,
     )
 

@@ -38,50 +38,56 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import Cell, Event, Log
-from kdtune.tuning.cluster.placement import Need, Slots
-from kdtune.tuning.cluster.session import ENVIRONMENT, LivingNodes, run_trials
-from kdtune.tuning.scheduling.scheduler import Schedule
-from kdtune.tuning.scheduling.search_policy import Search
-from kdtune.tuning.scheduling.searcher import Queue
+from kdtune.log.events import Cell, Event, EventLog
+from kdtune.tuning.cluster.placement import ResourceRequest, Slots
+from kdtune.tuning.cluster.session import RAY_ENVIRONMENT, LivingNodes, run_trials
+from kdtune.tuning.scheduling.scheduler import LogScheduler
+from kdtune.tuning.scheduling.search_policy import SearchPolicy
+from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.trials.trainable import TrialProcess
 
 SLOTS = 2
-EPOCH = 0.02
+EPOCH_SECONDS = 0.02
 """Seconds."""
 
 
-class Meter:
+class OverheadMeter:
     """Samples the driver at the end of every trial, and adds up what trials did."""
 
     def __init__(self) -> None:
         self.samples: list[tuple[float, int]] = []
-        self.busy, self.first, self.last, self.reports = 0.0, float("inf"), 0.0, 0
+        self.epoch_seconds, self.first_start, self.last_end, self.num_reports = (
+            0.0,
+            float("inf"),
+            0.0,
+            0,
+        )
 
-    def epoch(self, begun: float, ended: float) -> None:
+    def add_epoch(self, started: float, ended: float) -> None:
         """Take an epoch's times, on the clock of its process."""
-        self.busy += ended - begun
-        self.first, self.last = min(self.first, begun), max(self.last, ended)
-        self.reports += 1
+        self.epoch_seconds += ended - started
+        self.first_start, self.last_end = min(self.first_start, started), max(self.last_end, ended)
+        self.num_reports += 1
 
-    def trial(self) -> None:
+    def add_trial(self) -> None:
         """Take the end of a trial."""
         self.samples.append((time.process_time(), psutil.Process().memory_info().rss))
 
-    def figures(self) -> dict[str, float]:
+    def summarize(self) -> dict[str, float]:
         """Idle seconds a trial; driver's milliseconds a trial and memory, early and late."""
         count = len(self.samples)
 
-        def milliseconds(last: int) -> float:
-            first = max(0, last - 40)
-            spent = self.samples[last - 1][0] - self.samples[first][0]
-            return 1000 * spent / (last - 1 - first)
+        def milliseconds(last_index: int) -> float:
+            first_index = max(0, last_index - 40)
+            spent = self.samples[last_index - 1][0] - self.samples[first_index][0]
+            return 1000 * spent / (last_index - 1 - first_index)
 
         return {
             "trials": count,
-            "reports": self.reports,
-            "idle_seconds": (SLOTS * (self.last - self.first) - self.busy) / count,
+            "reports": self.num_reports,
+            "idle_seconds": (SLOTS * (self.last_end - self.first_start) - self.epoch_seconds)
+            / count,
             "early_ms": milliseconds(min(60, count)),
             "late_ms": milliseconds(count),
             "early_mb": self.samples[min(50, count) - 1][1] / 1e6,
@@ -90,81 +96,94 @@ class Meter:
         }
 
 
-def train(epochs: int, lr: float) -> Generator[dict[str, Any], None, None]:
+def idle_results(epochs: int, lr: float) -> Generator[dict[str, Any], None, None]:
     """A training that is none; the accuracy follows from the learning rate."""
     accuracy = 1 / (1 + abs(math.log(lr / 0.03)))
     for epoch in range(1, epochs + 1):
-        begun = time.time()
-        time.sleep(EPOCH)
+        started = time.time()
+        time.sleep(EPOCH_SECONDS)
         figures = {"epoch": epoch, "validation_accuracy": accuracy}
         figures["best_validation_accuracy"] = accuracy
-        yield {**figures, "seconds": EPOCH, "train_loss": begun, "validation_loss": time.time()}
+        yield {
+            **figures,
+            "seconds": EPOCH_SECONDS,
+            "train_loss": started,
+            "validation_loss": time.time(),
+        }
 
 
-class Nothing(TrialProcess):
+class IdleTrial(TrialProcess):
     """A trial of ours that trains nothing."""
 
-    def results(
+    def iter_results(
         self, trial_id: str, config: dict[str, Any]
     ) -> Generator[dict[str, Any], None, None]:
         """See `train`."""
-        return train(config["epochs"], config["lr"])
+        return idle_results(config["epochs"], config["lr"])
 
 
-def nothing(config: dict[str, Any]) -> None:
+def train_idle(config: dict[str, Any]) -> None:
     """The same as a function."""
     torch.set_num_threads(1)
-    for result in train(config["epochs"], config["lr"]):
+    for result in idle_results(config["epochs"], config["lr"]):
         tune.report(result)
 
 
-def run_ours(trials: int, epochs: int, folder: Path, meter: Meter, sampler: str) -> None:
+def run_kdtune(trials: int, epochs: int, folder: Path, meter: OverheadMeter, sampler: str) -> None:
     """Run one cell as a sweep does, with its log."""
-    given = {"name": "n", "data": "d", "methods": ["at"], "models": ["A"], "baselines": False}
-    sweep = SweepConfig.check({**given, "trials": trials, "epochs": epochs, "sampler": sampler})
+    base_config = {
+        "name": "n",
+        "data": "d",
+        "methods": ["at"],
+        "models": ["A"],
+        "baselines": False,
+    }
+    sweep = SweepConfig.parse(
+        {**base_config, "trials": trials, "epochs": epochs, "sampler": sampler}
+    )
 
-    def count(event: Event) -> None:
+    def count_event(event: Event) -> None:
         if event["event"] == "epoch":
-            meter.epoch(event["train_loss"], event["validation_loss"])
+            meter.add_epoch(event["train_loss"], event["validation_loss"])
         elif event["event"] == "ended":
-            meter.trial()
+            meter.add_trial()
 
     def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
-        about = {"method": cell[0], "model": cell[1], "epochs": epochs}
-        return TrainConfig.check({**settings, **about})
+        fixed = {"method": cell[0], "model": cell[1], "epochs": epochs}
+        return TrainConfig.parse({**settings, **fixed})
 
-    decisions = Search(sweep, load_spaces(), configure)
-    with Log(folder / "log.jsonl", [*decisions.folds, count]) as log:
-        slots = Slots({"A": Need()}, LivingNodes(), SLOTS)
-        queue = Queue(decisions, log.append, slots)
-        schedule = Schedule(decisions, log.append, slots)
-        run_trials(Nothing, queue, schedule, decisions.watch)
+    policy = SearchPolicy(sweep, load_spaces(), configure)
+    with EventLog(folder / "log.jsonl", [*policy.folds, count_event]) as log:
+        slots = Slots({"A": ResourceRequest()}, LivingNodes(), SLOTS)
+        searcher = LogSearcher(policy, log.append, slots)
+        scheduler = LogScheduler(policy, log.append, slots)
+        run_trials(IdleTrial, searcher, scheduler, policy.watchdog)
 
 
-class Count(tune.Callback):
+class MeterCallback(tune.Callback):
     """Gives the meter what Tune sees."""
 
-    def __init__(self, meter: Meter):
+    def __init__(self, meter: OverheadMeter):
         self.meter = meter
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any
     ) -> None:
         """Take an epoch."""
-        self.meter.epoch(result["train_loss"], result["validation_loss"])
+        self.meter.add_epoch(result["train_loss"], result["validation_loss"])
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """Take a trial."""
-        self.meter.trial()
+        self.meter.add_trial()
 
 
-def run_stock(trials: int, epochs: int, folder: Path, meter: Meter, reuse: bool) -> None:
+def run_stock(trials: int, epochs: int, folder: Path, meter: OverheadMeter, reuse: bool) -> None:
     """Run the same search with what Ray Tune brings along."""
-    os.environ.update({"RAY_AIR_NEW_OUTPUT": ENVIRONMENT["RAY_AIR_NEW_OUTPUT"]})
+    os.environ.update({"RAY_AIR_NEW_OUTPUT": RAY_ENVIRONMENT["RAY_AIR_NEW_OUTPUT"]})
     metric = {"metric": "validation_accuracy", "mode": "max"}
     space = load_spaces()["at"].distributions
     tune.Tuner(
-        nothing,
+        train_idle,
         param_space={"epochs": epochs},
         tune_config=tune.TuneConfig(
             search_alg=OptunaSearch(space=space, seed=0, **metric),
@@ -173,35 +192,37 @@ def run_stock(trials: int, epochs: int, folder: Path, meter: Meter, reuse: bool)
             max_concurrent_trials=SLOTS,
             reuse_actors=reuse,
         ),
-        run_config=tune.RunConfig(storage_path=str(folder), callbacks=[Count(meter)], verbose=0),
+        run_config=tune.RunConfig(
+            storage_path=str(folder), callbacks=[MeterCallback(meter)], verbose=0
+        ),
     ).fit()
 
 
-OURS, ALIKE = "kdtune", "kdtune, tpe"
-STOCK, KIND = "stock", "stock, processes used again"
+KDTUNE, KDTUNE_TPE = "kdtune", "kdtune, tpe"
+STOCK, STOCK_REUSED = "stock", "stock, processes used again"
 RUNS = [
-    (OURS, 1000, 3),
-    (ALIKE, 1000, 3),
+    (KDTUNE, 1000, 3),
+    (KDTUNE_TPE, 1000, 3),
     (STOCK, 50, 3),
-    (KIND, 1000, 3),
-    (ALIKE, 100, 30),
-    (KIND, 100, 30),
+    (STOCK_REUSED, 1000, 3),
+    (KDTUNE_TPE, 100, 30),
+    (STOCK_REUSED, 100, 30),
 ]
 """Ways, trials and epochs of each; the second way has stock's sampler, so that the rest shows."""
 
 
 def run(way: str, trials: int, epochs: int) -> dict[str, float]:
     """Run a sweep in this process."""
-    meter = Meter()
+    meter = OverheadMeter()
     ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, logging_level="error")
     with tempfile.TemporaryDirectory() as folder:
-        if way in (OURS, ALIKE):
-            sampler = "tpe" if way == ALIKE else "auto"
-            run_ours(trials, epochs, Path(folder), meter, sampler)
+        if way in (KDTUNE, KDTUNE_TPE):
+            sampler = "tpe" if way == KDTUNE_TPE else "auto"
+            run_kdtune(trials, epochs, Path(folder), meter, sampler)
         else:
-            run_stock(trials, epochs, Path(folder), meter, reuse=way == KIND)
+            run_stock(trials, epochs, Path(folder), meter, reuse=way == STOCK_REUSED)
     ray.shutdown()
-    return meter.figures()
+    return meter.summarize()
 
 
 def main() -> None:
@@ -218,25 +239,28 @@ def main() -> None:
     figures: dict[tuple[str, int], dict[str, float]] = {}
     for way, trials, epochs in RUNS:
         command = [sys.executable, __file__, "--one", way, str(trials), str(epochs)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        of = figures[way, epochs] = json.loads(done.stdout.splitlines()[-1])
+        completed = subprocess.run(command, capture_output=True, text=True, check=True)
+        row = figures[way, epochs] = json.loads(completed.stdout.splitlines()[-1])
         print(
-            f"| {way} | {of['trials']} | {epochs} | {of['idle_seconds']:.3f} "
-            f"| {of['early_ms']:.1f} | {of['late_ms']:.1f} "
-            f"| {of['early_mb']:.0f} | {of['late_mb']:.0f} |",
+            f"| {way} | {row['trials']} | {epochs} | {row['idle_seconds']:.3f} "
+            f"| {row['early_ms']:.1f} | {row['late_ms']:.1f} "
+            f"| {row['early_mb']:.0f} | {row['late_mb']:.0f} |",
             flush=True,
         )
-    for way in (ALIKE, KIND):
-        few, many = figures[way, 3], figures[way, 30]
-        reports = many["reports"] / many["trials"] - few["reports"] / few["trials"]
-        each = (many["late_ms"] - few["early_ms"]) / reports
-        print(f"{way}: {each:.2f} ms of the driver for a report")
-    ours = figures[OURS, 3]
+    for way in (KDTUNE_TPE, STOCK_REUSED):
+        short_trials, long_trials = figures[way, 3], figures[way, 30]
+        reports = (
+            long_trials["reports"] / long_trials["trials"]
+            - short_trials["reports"] / short_trials["trials"]
+        )
+        report_ms = (long_trials["late_ms"] - short_trials["early_ms"]) / reports
+        print(f"{way}: {report_ms:.2f} ms of the driver for a report")
+    ours = figures[KDTUNE, 3]
     summary = {
         "idle_seconds": round(ours["idle_seconds"], 3),
         "driver_ms_per_trial_50": round(ours["early_ms"], 2),
         "driver_ms_per_trial_1000": round(ours["late_ms"], 2),
-        "runs": [{"way": way, "epochs": n, **of} for (way, n), of in figures.items()],
+        "runs": [{"way": way, "epochs": n, **row} for (way, n), row in figures.items()],
     }
     print(json.dumps(summary))
 

@@ -24,9 +24,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from kdtune.log.folder import SweepFolder
-from kdtune.runtime.environment import environment
+from kdtune.runtime.environment import describe_environment
 
-GOAL = 0.25
+MAX_RELATIVE_ERROR = 0.25
 """By how much a plan may be wrong, as a share."""
 
 TEACHER = "teacher --model ResNet18 --quiet"
@@ -54,43 +54,46 @@ def write_jpegs(folder: Path, source: Path | None, per_class: int) -> None:
     """Make an ImageFolder: links to the first images of each class, or digits as JPEG."""
     if source is not None:
         root = source / "train" if (source / "train").is_dir() else source
-        for own in (path for path in sorted(root.iterdir()) if path.is_dir()):
-            (folder / own.name).mkdir(parents=True)
-            for image in sorted(own.iterdir())[:per_class]:
-                (folder / own.name / image.name).symlink_to(image.resolve())
+        for class_folder in (path for path in sorted(root.iterdir()) if path.is_dir()):
+            (folder / class_folder.name).mkdir(parents=True)
+            for image in sorted(class_folder.iterdir())[:per_class]:
+                (folder / class_folder.name / image.name).symlink_to(image.resolve())
         return
     digits = load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        own = folder / f"digit-{label}"
-        own.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray((pixels * 15).astype("uint8")).resize((32, 32)).convert("RGB")
-        if len(list(own.iterdir())) < per_class:
-            picture.save(own / f"{number:04d}.jpg")
+        class_folder = folder / f"digit-{label}"
+        class_folder.mkdir(parents=True, exist_ok=True)
+        resized = Image.fromarray((pixels * 15).astype("uint8")).resize((32, 32)).convert("RGB")
+        if len(list(class_folder.iterdir())) < per_class:
+            resized.save(class_folder / f"{number:04d}.jpg")
 
 
-def kdtune(*words: str) -> str:
+def run_kdtune(*arguments: str) -> str:
     """Run a command; what it printed."""
-    command = [sys.executable, "-m", "kdtune", *words]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}:\n{done.stderr}")
-    return done.stdout
+    command = [sys.executable, "-m", "kdtune", *arguments]
+    completed = subprocess.run(command, capture_output=True, text=True)
+    if completed.returncode:
+        raise SystemExit(f"{' '.join(command)}:\n{completed.stderr}")
+    return completed.stdout
 
 
-def measure(number: int, teacher: str, flags: str) -> dict[str, Any]:
+def measure_plan_error(number: int, teacher: str, flags: str) -> dict[str, Any]:
     """Plan and run a sweep: its table of plan against actual, and how long the plan took."""
     if teacher:
-        kdtune(*teacher.split())
+        run_kdtune(*teacher.split())
     name = f"sweep-{number}"
-    began = time.perf_counter()
-    kdtune("sweep", *flags.split(), "--name", name, "--plan", "--quiet")
-    took = time.perf_counter() - began
-    table = json.loads(kdtune("table", f"results/{name}", "plan", "--format", "json"))
-    plan = json.loads(SweepFolder(Path("results") / name).plan.read_text())
+    started_at = time.perf_counter()
+    run_kdtune("sweep", *flags.split(), "--name", name, "--plan", "--quiet")
+    command_seconds = time.perf_counter() - started_at
+    table = json.loads(run_kdtune("table", f"results/{name}", "plan", "--format", "json"))
+    plan = json.loads(SweepFolder(Path("results") / name).plan_path.read_text())
     rows = {row["what"]: (row["planned"], row["actual"]) for row in table}
-    (device, device_is), (epochs, epochs_are) = rows["device seconds"], rows["epochs"]
-    rows["a trial's epoch"] = device / epochs, device_is / epochs_are
-    return {"rows": rows, "plan_seconds": plan["seconds"], "command_seconds": took}
+    (planned_device, actual_device), (planned_epochs, actual_epochs) = (
+        rows["device seconds"],
+        rows["epochs"],
+    )
+    rows["a trial's epoch"] = planned_device / planned_epochs, actual_device / actual_epochs
+    return {"rows": rows, "plan_seconds": plan["seconds"], "command_seconds": command_seconds}
 
 
 def main() -> None:
@@ -100,7 +103,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", type=int, help="numbers of sweeps, from 1")
     arguments = parser.parse_args()
     data = arguments.data.resolve() if arguments.data else None
-    found = {}
+    results = {}
     print("| sweep | what | planned | actual | actual / planned |\n" + "|---" * 5 + "|")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -111,21 +114,22 @@ def main() -> None:
         for number, (name, (teacher, flags)) in enumerate(SWEEPS.items(), start=1):
             if arguments.only and number not in arguments.only:
                 continue
-            found[name] = own = measure(number, teacher, flags)
-            for what, (planned, actual) in own["rows"].items():
+            results[name] = result = measure_plan_error(number, teacher, flags)
+            for figure, (planned, actual) in result["rows"].items():
                 ratio = actual / planned
                 print(
-                    f"| {name} | {what} | {planned:.4g} | {actual:.4g} | {ratio:.2f} |", flush=True
+                    f"| {name} | {figure} | {planned:.4g} | {actual:.4g} | {ratio:.2f} |",
+                    flush=True,
                 )
-    walls = {name: own["rows"]["wall seconds"] for name, own in found.items()}
+    walls = {name: result["rows"]["wall seconds"] for name, result in results.items()}
     errors = {name: abs(actual / planned - 1) for name, (planned, actual) in walls.items()}
     worst = max(errors.values())
-    verdict = "reached" if worst <= GOAL else "missed"
+    verdict = "reached" if worst <= MAX_RELATIVE_ERROR else "missed"
     print(
-        f"\nwall time: wrong by {100 * worst:.0f} % at worst; the goal, {GOAL:.0%}, is {verdict}"
+        f"\nwall time: wrong by {100 * worst:.0f} % at worst; the goal, {MAX_RELATIVE_ERROR:.0%}, is {verdict}"
     )
-    print(json.dumps({"worst_wall_error": round(worst, 3), "errors": errors, "sweeps": found,
-                      "environment": environment()}))  # fmt: skip
+    print(json.dumps({"worst_wall_error": round(worst, 3), "errors": errors, "sweeps": results,
+                      "environment": describe_environment()}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -15,17 +15,17 @@ from ray.tune.search.optuna import OptunaSearch
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.log.events import Cell, Event
-from kdtune.tuning.cluster.placement import Need, Node, Slots
-from kdtune.tuning.scheduling.scheduler import Schedule
-from kdtune.tuning.scheduling.search_policy import Search
-from kdtune.tuning.scheduling.searcher import Queue
-from kdtune.tuning.search.space import Space
+from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
+from kdtune.tuning.scheduling.scheduler import LogScheduler
+from kdtune.tuning.scheduling.search_policy import SearchPolicy
+from kdtune.tuning.scheduling.searcher import LogSearcher
+from kdtune.tuning.search.space import SearchSpace
 from kdtune.tuning.search.stopping import rung_epochs
-from kdtune.tuning.search.studies import Studies
+from kdtune.tuning.search.studies import CellStudies
 
 
 @dataclass(eq=False)
-class Trial:
+class SimulatedTrial:
     """A trial in simulated time.
 
     Attributes:
@@ -40,20 +40,20 @@ class Trial:
     handle: Any = None
     epoch: int = 0
     curve: np.ndarray | None = None
-    truth: float = 0.0
+    true_best: float = 0.0
 
 
 class Recipe(Protocol):
     """A way of searching one cell."""
 
-    def suggest(self) -> Trial:
+    def suggest(self) -> SimulatedTrial:
         """The next trial; one that was given before goes on."""
 
-    def report(self, trial: Trial, accuracy: float, best: float) -> bool:
+    def report(self, trial: SimulatedTrial, accuracy: float, best: float) -> bool:
         """Take an epoch's accuracy, and the best so far; whether the trial goes on."""
 
 
-class Ours:
+class KdtuneRecipe:
     """The search of a sweep, without Ray's loop and without a file.
 
     Args:
@@ -68,50 +68,50 @@ class Ours:
     def __init__(
         self,
         cell: Cell,
-        space: Space,
+        space: SearchSpace,
         epochs: int,
         seed: int,
-        studies: type[Studies] = Studies,
+        studies: type[CellStudies] = CellStudies,
         **settings: Any,
     ):
-        about = {"name": "n", "data": "d", "methods": [cell[0]], "models": [cell[1]]}
-        limits = {"baselines": False, "epochs": epochs, "seed": seed, "epochs_total": 10**9}
-        sweep = SweepConfig.check({**about, **limits, **settings})
+        identity = {"name": "n", "data": "d", "methods": [cell[0]], "models": [cell[1]]}
+        limits = {"baselines": False, "epochs": epochs, "seed": seed, "total_epochs": 10**9}
+        sweep = SweepConfig.parse({**identity, **limits, **settings})
 
         def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
-            return TrainConfig.check({**settings, "method": cell[0], "model": cell[1]})
+            return TrainConfig.parse({**settings, "method": cell[0], "model": cell[1]})
 
-        decisions = Search(sweep, {cell[0]: space}, configure)
-        decisions.studies = studies(sweep, {cell[0]: space})
+        policy = SearchPolicy(sweep, {cell[0]: space}, configure)
+        policy.studies = studies(sweep, {cell[0]: space})
 
         def append(event: Event) -> None:
-            for fold in decisions.folds:
+            for fold in policy.folds:
                 fold({**event, "session_seconds": 0.0})
 
         slots = Slots(
-            {cell[1]: Need()}, lambda: [Node("", 1_000_000)]
+            {cell[1]: ResourceRequest()}, lambda: [Node("", 1_000_000)]
         )  # as many as it is asked for
-        self._queue = Queue(decisions, append, slots)
-        self._schedule = Schedule(decisions, append, slots)
-        self._watch = decisions.watch
+        self._searcher = LogSearcher(policy, append, slots)
+        self._scheduler = LogScheduler(policy, append, slots)
+        self._watchdog = policy.watchdog
         self._names = list(space.distributions)
 
-    def suggest(self) -> Trial:
+    def suggest(self) -> SimulatedTrial:
         """See `Recipe`."""
-        config: Any = self._queue.suggest("")
+        config: Any = self._searcher.suggest("")
         settings = {name: config["config"][name] for name in self._names}
-        self._watch.begun(config["trial_id"], config["config"]["model"], 0, "")
-        return Trial(settings, SimpleNamespace(config=config))
+        self._watchdog.add_process(config["trial_id"], config["config"]["model"], 0, "")
+        return SimulatedTrial(settings, SimpleNamespace(config=config))
 
-    def report(self, trial: Trial, accuracy: float, best: float) -> bool:
+    def report(self, trial: SimulatedTrial, accuracy: float, best: float) -> bool:
         """See `Recipe`."""
         figures = {"epoch": trial.epoch, "validation_accuracy": accuracy, "seconds": 1.0}
         result = {**figures, "best_validation_accuracy": best}
-        decision = self._schedule.on_trial_result(None, trial.handle, result)
+        decision = self._scheduler.on_trial_result(None, trial.handle, result)
         return decision == TrialScheduler.CONTINUE
 
 
-class Stock:
+class StockRecipe:
     """`OptunaSearch` and `ASHAScheduler` as their documentation shows them.
 
     Args:
@@ -126,31 +126,31 @@ class Stock:
     def __init__(
         self,
         cell: Cell,
-        space: Space,
+        space: SearchSpace,
         epochs: int,
         seed: int,
         start: bool = False,
         sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None,
     ):
-        chosen: dict[str, Any] = {"sampler": sampler(seed)} if sampler else {"seed": seed}
+        sampler_options: dict[str, Any] = {"sampler": sampler(seed)} if sampler else {"seed": seed}
         self._search = OptunaSearch(
             space=space.distributions,
             metric="validation_accuracy",
             mode="max",
-            points_to_evaluate=space.start if start else None,
-            **chosen,
+            points_to_evaluate=space.start_points if start else None,
+            **sampler_options,
         )
         self._asha = ASHAScheduler(metric="validation_accuracy", mode="max", max_t=epochs)
         self._numbers = itertools.count()
 
-    def suggest(self) -> Trial:
+    def suggest(self) -> SimulatedTrial:
         """See `Recipe`."""
         name = str(next(self._numbers))
         handle = SimpleNamespace(trial_id=name)
         self._asha.on_trial_add(None, handle)
-        return Trial(self._search.suggest(name), handle)
+        return SimulatedTrial(self._search.suggest(name), handle)
 
-    def report(self, trial: Trial, accuracy: float, best: float) -> bool:
+    def report(self, trial: SimulatedTrial, accuracy: float, best: float) -> bool:
         """See `Recipe`; as Tune does, the searcher is not shown the result that ends a trial."""
         result = {"training_iteration": trial.epoch, "validation_accuracy": accuracy}
         decision = self._asha.on_trial_result(None, trial.handle, result)
@@ -161,7 +161,7 @@ class Stock:
         return False
 
 
-class OneEpoch:
+class OneEpochRecipe:
     """Train all one epoch and finish the best: of every 30 random settings the best 2.
 
     Args:
@@ -171,62 +171,62 @@ class OneEpoch:
         seed: of the settings.
     """
 
-    SIZE, KEPT = 30, 2
+    BATCH_SIZE, NUM_PROMOTED = 30, 2
 
-    def __init__(self, cell: Cell, space: Space, epochs: int, seed: int):
+    def __init__(self, cell: Cell, space: SearchSpace, epochs: int, seed: int):
         self._study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
         self._space = space.distributions
-        self._seen: list[tuple[float, Trial]] = []
-        self._chosen: list[Trial] = []
+        self._finished: list[tuple[float, SimulatedTrial]] = []
+        self._promoted: list[SimulatedTrial] = []
 
-    def suggest(self) -> Trial:
+    def suggest(self) -> SimulatedTrial:
         """See `Recipe`."""
-        if self._chosen:
-            return self._chosen.pop()
-        return Trial(self._study.ask(self._space).params)
+        if self._promoted:
+            return self._promoted.pop()
+        return SimulatedTrial(self._study.ask(self._space).params)
 
-    def report(self, trial: Trial, accuracy: float, best: float) -> bool:
+    def report(self, trial: SimulatedTrial, accuracy: float, best: float) -> bool:
         """See `Recipe`."""
         if trial.epoch > 1:
             return True
-        self._seen.append((best, trial))
-        if len(self._seen) == self.SIZE:
-            self._seen.sort(key=lambda entry: entry[0])
-            self._chosen = [trial for _, trial in self._seen[-self.KEPT :]]
-            self._seen.clear()
+        self._finished.append((best, trial))
+        if len(self._finished) == self.BATCH_SIZE:
+            self._finished.sort(key=lambda entry: entry[0])
+            self._promoted = [trial for _, trial in self._finished[-self.NUM_PROMOTED :]]
+            self._finished.clear()
         return False
 
 
-def random_search(seed: int) -> optuna.samplers.BaseSampler:
+def make_random_sampler(seed: int) -> optuna.samplers.BaseSampler:
     """A sampler that learns nothing."""
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-class RungAware(Studies):
+class RungAwareStudies(CellStudies):
     """Fits the sampler on the highest epoch of comparison that enough trials have reached.
 
     A variant that is measured, not one that sweeps have: the others are left out, as in BOHB.
     """
 
-    ENOUGH = 6
+    MIN_TRIALS = 6
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        self._seen: dict[str, Event] = {}
-        self._reached: dict[str, dict[int, float]] = {}
+        self._proposals: dict[str, Event] = {}
+        self._bests_by_epoch: dict[str, dict[int, float]] = {}
 
     def fold(self, event: Event) -> None:
         """See `Studies`."""
         super().fold(event)
         if event["event"] == "asked":
-            self._seen[event["trial_id"]] = event
-            self._reached[event["trial_id"]] = {}
+            self._proposals[event["trial_id"]] = event
+            self._bests_by_epoch[event["trial_id"]] = {}
         elif event["event"] == "epoch":
             best = event["best_validation_accuracy"]
-            self._reached[event["trial_id"]][event["epoch"]] = best
+            self._bests_by_epoch[event["trial_id"]][event["epoch"]] = best
 
-    def _next_point(self, cell: Cell) -> tuple[dict[str, Any] | None, str]:
-        point, origin = super()._next_point(cell)
+    def _take_known_point(self, cell: Cell) -> tuple[dict[str, Any] | None, str]:
+        point, origin = super()._take_known_point(cell)
         if point is not None:
             return point, origin
         rungs = rung_epochs(
@@ -236,22 +236,23 @@ class RungAware(Studies):
             (
                 epoch
                 for epoch in (self.sweep.epochs, *reversed(rungs))
-                if sum(epoch in bests for bests in self._reached.values()) >= self.ENOUGH
+                if sum(epoch in bests for bests in self._bests_by_epoch.values())
+                >= self.MIN_TRIALS
             ),
             None,
         )
-        study = optuna.create_study(direction="maximize", sampler=self._sampler(cell, 0))
+        study = optuna.create_study(direction="maximize", sampler=self._make_sampler(cell, 0))
         distributions = self.spaces[cell[0]].distributions
-        for name, bests in self._reached.items():
+        for name, bests in self._bests_by_epoch.items():
             value = bests.get(level) if level is not None else None
-            if value is None and name not in self._open:
+            if value is None and name not in self._active_trials:
                 continue
             states = optuna.trial.TrialState
             study.add_trial(
                 optuna.trial.create_trial(
                     state=states.RUNNING if value is None else states.COMPLETE,
                     value=value,
-                    params=self._seen[name]["parameters"],
+                    params=self._proposals[name]["parameters"],
                     distributions=distributions,
                 )
             )
@@ -259,26 +260,28 @@ class RungAware(Studies):
 
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
-    "kdtune": Ours,
-    "stock": Stock,
-    "stock + START": partial(Stock, start=True),
-    "random + ASHA": partial(Stock, sampler=random_search),
-    "random": partial(Ours, sampler="random", scheduler="none"),
-    "one epoch": OneEpoch,
+    "kdtune": KdtuneRecipe,
+    "stock": StockRecipe,
+    "stock + START": partial(StockRecipe, start=True),
+    "random + ASHA": partial(StockRecipe, sampler=make_random_sampler),
+    "random": partial(KdtuneRecipe, sampler="random", scheduler="none"),
+    "one epoch": OneEpochRecipe,
 }
 """What is compared; the first is ours."""
 
 VARIANTS: dict[str, Callable[..., Recipe]] = {
-    "gp": partial(Ours, sampler="gp"),
-    "tpe": partial(Ours, sampler="tpe"),
-    "tpe, rung-aware": partial(Ours, studies=RungAware, sampler="tpe"),
-    "cmaes": partial(Ours, sampler="cmaes"),
-    "qmc": partial(Ours, sampler="qmc"),
-    "hyperband": partial(Ours, scheduler="hyperband"),
-    "median": partial(Ours, scheduler="median"),
-    "no stopping": partial(Ours, scheduler="none"),
+    "gp": partial(KdtuneRecipe, sampler="gp"),
+    "tpe": partial(KdtuneRecipe, sampler="tpe"),
+    "tpe, rung-aware": partial(KdtuneRecipe, studies=RungAwareStudies, sampler="tpe"),
+    "cmaes": partial(KdtuneRecipe, sampler="cmaes"),
+    "qmc": partial(KdtuneRecipe, sampler="qmc"),
+    "hyperband": partial(KdtuneRecipe, scheduler="hyperband"),
+    "median": partial(KdtuneRecipe, scheduler="median"),
+    "no stopping": partial(KdtuneRecipe, scheduler="none"),
     **{
-        f"grace {grace}, 1 in {factor}": partial(Ours, grace_period=grace, reduction_factor=factor)
+        f"grace {grace}, 1 in {factor}": partial(
+            KdtuneRecipe, grace_period=grace, reduction_factor=factor
+        )
         for grace, factor in ((1, 2), (1, 4), (2, 2), (4, 2), (4, 4), (7, 2), (8, 4))
     },
 }

@@ -24,30 +24,30 @@ from kdtune.log.events import Cell, cell_of
 from kdtune.log.folder import SweepFolder
 
 
-def condense(folder: SweepFolder) -> dict[str, Any]:
+def collect_predictions(folder: SweepFolder) -> dict[str, Any]:
     """The arrays of the file.
 
     Args:
         folder: of a sweep that was confirmed.
     """
-    right, _ = folder.right()
-    events = folder.confirm_events()
+    correct, _ = folder.load_correct_predictions()
+    events = folder.load_confirm_events()
     seeds = {event["trial_id"]: event["number"] for event in events if event["event"] == "asked"}
     cells: dict[Cell, dict[int, tuple[np.ndarray, float]]] = {}
     for event in events:
         run = event.get("trial_id")
-        if event["event"] == "ended" and event["state"] == "finished" and run in right:
-            own = cells.setdefault(cell_of(event), {})
-            own[seeds[run]] = right[run], event["best_validation_accuracy"]
+        if event["event"] == "ended" and event["state"] == "finished" and run in correct:
+            cell_runs = cells.setdefault(cell_of(event), {})
+            cell_runs[seeds[run]] = correct[run], event["best_validation_accuracy"]
     if not cells:
         raise SystemExit(f"{folder.path} has no confirmed runs.")
     shared = sorted(set.intersection(*map(set, cells.values())))
     several = len({model for _, model in cells}) > 1
-    arrays: dict[str, Any] = {"images": np.array(len(next(iter(right.values()))))}
-    for (method, model), own in cells.items():
+    arrays: dict[str, Any] = {"images": np.array(len(next(iter(correct.values()))))}
+    for (method, model), cell_runs in cells.items():
         name = f"{method}-{model}" if several else method
-        arrays[f"right_{name}"] = np.packbits([own[seed][0] for seed in shared], axis=1)
-        arrays[f"validation_{name}"] = np.array([own[seed][1] for seed in shared])
+        arrays[f"right_{name}"] = np.packbits([cell_runs[seed][0] for seed in shared], axis=1)
+        arrays[f"validation_{name}"] = np.array([cell_runs[seed][1] for seed in shared])
         print(f"{name}: {len(shared)} seeds")
     return arrays
 
@@ -58,4 +58,4 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path, help="the file to be written (.npz)")
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(arguments.out, **condense(SweepFolder(arguments.sweep)))
+    np.savez_compressed(arguments.out, **collect_predictions(SweepFolder(arguments.sweep)))

@@ -26,25 +26,25 @@ from ray.tune.execution import tune_controller
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import Cell, Event, Log
+from kdtune.log.events import Cell, Event, EventLog
 from kdtune.log.folder import SweepFolder
-from kdtune.runtime.environment import environment
-from kdtune.tuning.cluster.placement import Need, Node, Slots
+from kdtune.runtime.environment import describe_environment
+from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
 from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.progress import Goal
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.driver import Driver
-from kdtune.tuning.scheduling.scheduler import Schedule
-from kdtune.tuning.scheduling.search_policy import Search
-from kdtune.tuning.scheduling.searcher import Queue
+from kdtune.tuning.scheduling.scheduler import LogScheduler
+from kdtune.tuning.scheduling.search_policy import SearchPolicy
+from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.search.space import load_spaces
-from kdtune.tuning.trials.best_networks import Leftovers
-from kdtune.tuning.trials.trainable import NODE, TrialProcess
+from kdtune.tuning.trials.best_weights import CheckpointCleanup
+from kdtune.tuning.trials.trainable import NODE_KEY, TrialProcess
 
 EPOCHS = 6
 
 
-class Actors:
+class InstantActorManager:
     """Ray's manager of actors as far as Tune needs it; there is no actor behind it."""
 
     def __init__(self, resource_manager: Any):
@@ -85,25 +85,32 @@ class Actors:
         return object()
 
     def _train(self, epoch: int) -> dict[str, Any]:
-        about: dict[str, Any] = {
+        ray_fields: dict[str, Any] = {
             "training_iteration": epoch + 1,
             "time_total_s": 1.0,
             "pid": 1,
             "done": False,
         }
-        about |= {
+        ray_fields |= {
             "node_ip": "127.0.0.1",
             "hostname": "node",
             "time_this_iter_s": 1.0,
             "config": {},
         }
         if epoch == 0:
-            return {**about, NODE: "node"}
+            return {**ray_fields, NODE_KEY: "node"}
         value = self._random.uniform(0.3, 0.9)
         names = ("lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
         parts = ("best_validation_accuracy", "loss_classification", "loss_kd", "loss_at")
         figures = dict.fromkeys((*names, *parts), value)
-        return {**about, **figures, "epoch": epoch, "seconds": 1.0, "device": "cpu", "threads": 1}
+        return {
+            **ray_fields,
+            **figures,
+            "epoch": epoch,
+            "seconds": 1.0,
+            "device": "cpu",
+            "threads": 1,
+        }
 
     def next(self, timeout: float | None = None) -> bool:
         """Take one event."""
@@ -143,93 +150,124 @@ class Actors:
     num_actor_tasks = 0
 
 
-class Clocked:
+class CallTimer:
     """Adds up the time that calls take, by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
-    def wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The same call, timed."""
 
-        def timed(*given: Any, **named: Any) -> Any:
-            started = time.perf_counter()
+        def timed_call(*arguments: Any, **keywords: Any) -> Any:
+            started_at = time.perf_counter()
             try:
-                return call(*given, **named)
+                return function(*arguments, **keywords)
             finally:
-                self.seconds[name] += time.perf_counter() - started
+                self.seconds[name] += time.perf_counter() - started_at
 
-        return timed
+        return timed_call
 
 
-def measure(slots: int, trials: int, folder: Path) -> dict[str, Any]:
+def measure_driver_load(num_slots: int, num_trials: int, folder: Path) -> dict[str, Any]:
     """Run a sweep of so many trials in so many slots; milliseconds of the driver.
 
     Returns:
         ``epoch_ms``, between two epochs while all slots are at work and none ends; ``trial_ms``,
         for all else of a trial; ``parts``, milliseconds of named parts for an event of the log.
     """
-    tune_controller.RayActorManager = Actors
-    given = {"name": "n", "data": "d", "methods": ["at"], "models": ["A"], "baselines": False}
-    given |= {"sampler": "random", "epochs": EPOCHS, "trials": trials}
-    sweep = SweepConfig.check(given)
+    tune_controller.RayActorManager = InstantActorManager
+    base_config = {
+        "name": "n",
+        "data": "d",
+        "methods": ["at"],
+        "models": ["A"],
+        "baselines": False,
+    }
+    base_config |= {"sampler": "random", "epochs": EPOCHS, "trials": num_trials}
+    sweep = SweepConfig.parse(base_config)
 
     def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
-        about = {"method": cell[0], "model": cell[1], "epochs": EPOCHS}
-        return TrainConfig.check({**settings, **about})
+        fixed = {"method": cell[0], "model": cell[1], "epochs": EPOCHS}
+        return TrainConfig.parse({**settings, **fixed})
 
-    search, screen, clocked = Search(sweep, load_spaces(), configure), Screen("quiet"), Clocked()
-    own = SweepFolder(folder / f"{slots}-{trials}")
-    own.path.mkdir()
-    for number in range(slots):  # as trials at work have them
-        (own.checkpoints / f"at-A-{number:03d}").mkdir(parents=True)
-    driver = Driver(own, own.log, search, Leftovers(own), "trials", "", screen)
-    followers = [*search.folds, driver.keeper.fold]
-    followers += [*(t.fold for t in driver.tracked), driver.progress.fold, driver.display.fold]
-    places = Slots({"A": Need(1)}, lambda: [Node("node", slots)])
-    folds = [clocked.wrap(_owner(fold), fold) for fold in followers]
+    policy, screen, timer = (
+        SearchPolicy(sweep, load_spaces(), configure),
+        Screen("quiet"),
+        CallTimer(),
+    )
+    sweep_folder = SweepFolder(folder / f"{num_slots}-{num_trials}")
+    sweep_folder.path.mkdir()
+    for number in range(num_slots):  # as trials at work have them
+        (sweep_folder.checkpoints_folder / f"at-A-{number:03d}").mkdir(parents=True)
+    driver = Driver(
+        sweep_folder,
+        sweep_folder.log_path,
+        policy,
+        CheckpointCleanup(sweep_folder),
+        "trials",
+        "",
+        screen,
+    )
+    all_folds = [*policy.folds, driver.file_keeper.fold]
+    all_folds += [
+        *(t.fold for t in driver.tracker_folds),
+        driver.progress.fold,
+        driver.display.fold,
+    ]
+    all_slots = Slots({"A": ResourceRequest(1)}, lambda: [Node("node", num_slots)])
+    folds = [timer.wrap(_fold_name(fold), fold) for fold in all_folds]
     times: list[tuple[str, float]] = []
-    opened = {"event": "sweep", "config": sweep.model_dump(mode="json"), "spaces": {}, "data": {}}
-    opened |= {"views": {"prepared": []}, "environment": {}}
-    with Log(own.log, folds) as log:
-        log.append(opened)
-        driver.keeper.begin()
-        for tracked in driver.tracked:
-            tracked.begin()
-        driver.display.begin(Goal(dict.fromkeys(sweep.cells(), sweep.trials)), places)
-        log._write = clocked.wrap("log on the disk", log._write)  # type: ignore[method-assign]
-        search.studies.ask = clocked.wrap("ask", search.studies.ask)  # type: ignore[method-assign]
-        search.watch.look = clocked.wrap("Watch", search.watch.look)  # type: ignore[method-assign]
+    opening_event = {
+        "event": "sweep",
+        "config": sweep.model_dump(mode="json"),
+        "spaces": {},
+        "data": {},
+    }
+    opening_event |= {"views": {"prepared": []}, "environment": {}}
+    with EventLog(sweep_folder.log_path, folds) as log:
+        log.append(opening_event)
+        driver.file_keeper.activate()
+        for tracker_fold in driver.tracker_folds:
+            tracker_fold.start_logging()
+        driver.display.start(Goal(dict.fromkeys(sweep.cells(), sweep.trials)), all_slots)
+        log._write_line = timer.wrap("log on the disk", log._write_line)  # type: ignore[method-assign]
+        policy.studies.propose = timer.wrap("ask", policy.studies.propose)  # type: ignore[method-assign]
+        policy.watchdog.check_timeouts = timer.wrap("Watch", policy.watchdog.check_timeouts)  # type: ignore[method-assign]
 
         def append(event: Event) -> None:
             log.append(event)
             times.append((event["event"], time.perf_counter()))
 
-        schedule = Schedule(search, append, places)
-        choose = clocked.wrap("what is started next", schedule.choose_trial_to_run)
-        schedule.choose_trial_to_run = choose  # type: ignore[method-assign]
-        began = time.perf_counter()
-        run_trials(TrialProcess, Queue(search, append, places), schedule, search.watch)
-        took = time.perf_counter() - began
-    for tracked in driver.tracked:
-        tracked.close()
+        scheduler = LogScheduler(policy, append, all_slots)
+        timed_choose = timer.wrap("what is started next", scheduler.choose_trial_to_run)
+        scheduler.choose_trial_to_run = timed_choose  # type: ignore[method-assign]
+        started_at = time.perf_counter()
+        run_trials(
+            TrialProcess, LogSearcher(policy, append, all_slots), scheduler, policy.watchdog
+        )
+        total_seconds = time.perf_counter() - started_at
+    for tracker_fold in driver.tracker_folds:
+        tracker_fold.close()
     pairs = zip(times, times[1:], strict=False)
-    between = sorted(b[1] - a[1] for a, b in pairs if a[0] == b[0] == "epoch")
-    epoch, epochs = between[len(between) // 2], sum(kind == "epoch" for kind, _ in times)
-    parts = {name: 1000 * spent / len(times) for name, spent in clocked.seconds.items()}
+    gaps = sorted(b[1] - a[1] for a, b in pairs if a[0] == b[0] == "epoch")
+    epoch_seconds, epochs = gaps[len(gaps) // 2], sum(kind == "epoch" for kind, _ in times)
+    parts = {
+        name: 1000 * part_seconds / len(times) for name, part_seconds in timer.seconds.items()
+    }
     return {
-        "slots": slots,
-        "trials": trials,
-        "epoch_ms": 1000 * epoch,
-        "trial_ms": 1000 * (took - epoch * epochs) / trials,
+        "slots": num_slots,
+        "trials": num_trials,
+        "epoch_ms": 1000 * epoch_seconds,
+        "trial_ms": 1000 * (total_seconds - epoch_seconds * epochs) / num_trials,
         "parts": {
             **parts,
-            "Ray Tune and the rest": 1000 * took / len(times) - sum(parts.values()),
+            "Ray Tune and the rest": 1000 * total_seconds / len(times) - sum(parts.values()),
         },
     }
 
 
-def _owner(fold: Any) -> str:
+def _fold_name(fold: Any) -> str:
     owner = fold.__self__
     return getattr(owner, "name", type(owner).__name__)
 
@@ -243,7 +281,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        rows = [measure(n, arguments.times * n, Path(folder)) for n in arguments.slots]
+        rows = [measure_driver_load(n, arguments.times * n, Path(folder)) for n in arguments.slots]
     ray.shutdown()
     print("| slots | trials | ms for an epoch | ms for a trial |\n|---|---|---|---|")
     for row in rows:
@@ -255,7 +293,7 @@ def main() -> None:
     for part in sorted(rows[-1]["parts"], key=rows[-1]["parts"].get, reverse=True):
         shown = (f"{row['parts'].get(part, 0):.3f}" for row in rows)
         print(f"| {part} | {' | '.join(shown)} |")
-    print(json.dumps({"driver": rows, "environment": environment()}))
+    print(json.dumps({"driver": rows, "environment": describe_environment()}))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 Our own searcher, rule and budget, as a sweep runs them, against the stock recipe (Ray's
 `OptunaSearch` and `ASHAScheduler` with their defaults) and others, a cell at a time: four workers,
-the same epochs for all, many seeds. Curves come from the surrogate of `curves.py`.
+the same epochs for all, many seeds. Curves come from the surrogate of `surrogate.py`.
 
 Regret: points by which the noise-free accuracy of the incumbent is below the best of the space.
 The incumbent is the trial that went all the way and reached the highest (noisy) accuracy; before
@@ -30,43 +30,50 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from curves import Surrogate, space_of
-from recipes import RECIPES, VARIANTS, Recipe, Trial
+from recipes import RECIPES, VARIANTS, Recipe, SimulatedTrial
 from scipy.stats import bootstrap
+from surrogate import Surrogate, space_of_runs
 
 from kdtune.log.events import Cell
-from kdtune.tuning.planning.recorded_curves import read_runs
+from kdtune.tuning.planning.recorded_curves import load_recorded_runs
 from kdtune.tuning.planning.simulation import Timeline
-from kdtune.tuning.search.space import Space
+from kdtune.tuning.search.space import SearchSpace
 
-WORKERS = 4
-CHANCE = 0.1
+NUM_WORKERS = 4
+CHANCE_ACCURACY = 0.1
 CURVES = Path(__file__).parent / "curves" / "fashion-mnist.jsonl"
-POINTS = 16
+NUM_POINTS = 16
 """Points of the curve of regret over epochs in the JSON line."""
 
-INTRUDER = 10
+SLOW_LEARNER_NUMBER = 10
 """The trial of a search whose place a slow learner takes, from 1."""
 
-JUDGES = ("kdtune", "stock", "hyperband", "median", "grace 4, 1 in 2", "grace 8, 1 in 4")
+SLOW_LEARNER_RECIPES = (
+    "kdtune",
+    "stock",
+    "hyperband",
+    "median",
+    "grace 4, 1 in 2",
+    "grace 8, 1 in 4",
+)
 """Recipes of which the fate of slow learners is told."""
 
 
 @cache
-def problem(path: Path, cell: Cell, trees: bool) -> tuple[Space, Surrogate, float, int]:
+def load_problem(path: Path, cell: Cell, trees: bool) -> tuple[SearchSpace, Surrogate, float, int]:
     """A cell to search: its space, its curves, its best accuracy, and the epochs of a trial."""
-    runs = [run for run in read_runs(path)[cell] if not run.late]
-    space = space_of(cell[0], runs)
+    runs = [run for run in load_recorded_runs(path)[cell] if not run.late_decay]
+    space = space_of_runs(cell[0], runs)
     surrogate = Surrogate(space, runs, trees)
-    return space, surrogate, surrogate.optimum(), len(runs[0].accuracies)
+    return space, surrogate, surrogate.find_optimum(), len(runs[0].accuracies)
 
 
-def simulate(
-    of: tuple[Path, Cell, bool],
-    build: Callable[..., Recipe],
+def simulate_search(
+    problem_key: tuple[Path, Cell, bool],
+    build_recipe: Callable[..., Recipe],
     trials: int,
     seed: int,
-    intruder: list[float] | None = None,
+    slow_curve: list[float] | None = None,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Search a cell.
 
@@ -81,46 +88,48 @@ def simulate(
         The regret in points after each epoch, from none; counts of trials, ``started`` and
         ``whole``, and the epochs of the intruder.
     """
-    space, surrogate, optimum, epochs = problem(*of)
-    cell = of[1]
-    recipe = build(cell, space, epochs, seed)
-    random = np.random.default_rng([seed, 1])
-    regrets = [100 * (optimum - CHANCE)]
-    best_seen, whole = 0.0, 0
-    begun: list[Trial] = []
-    under_way = Timeline()
+    space, surrogate, optimum, epochs = load_problem(*problem_key)
+    cell = problem_key[1]
+    recipe = build_recipe(cell, space, epochs, seed)
+    rng = np.random.default_rng([seed, 1])
+    regrets = [100 * (optimum - CHANCE_ACCURACY)]
+    best_seen, num_whole = 0.0, 0
+    started: list[SimulatedTrial] = []
+    timeline = Timeline()
 
-    def begin(now: float) -> None:
+    def start_next(now: float) -> None:
         trial = recipe.suggest()
         if trial.curve is None:
-            begun.append(trial)
-            trial.curve, trial.truth = surrogate.draw(trial.settings, random)
-            if intruder is not None and len(begun) == INTRUDER:
-                trial.curve = np.array(intruder)
+            started.append(trial)
+            trial.curve, trial.true_best = surrogate.sample_run(trial.settings, rng)
+            if slow_curve is not None and len(started) == SLOW_LEARNER_NUMBER:
+                trial.curve = np.array(slow_curve)
         advance(trial, now)
 
-    def advance(trial: Trial, now: float) -> None:
+    def advance(trial: SimulatedTrial, now: float) -> None:
         trial.epoch += 1
-        under_way.add(now + random.uniform(0.95, 1.05), trial)
+        timeline.add(now + rng.uniform(0.95, 1.05), trial)
 
-    for _ in range(WORKERS):
-        begin(random.uniform(0, 0.5))
+    for _ in range(NUM_WORKERS):
+        start_next(rng.uniform(0, 0.5))
     while len(regrets) <= trials * epochs:
-        now, trial = under_way.next()
+        now, trial = timeline.pop_next()
         assert trial.curve is not None
         best, regret = float(trial.curve[: trial.epoch].max()), regrets[-1]
-        goes_on = recipe.report(trial, float(trial.curve[trial.epoch - 1]), best)
+        continues = recipe.report(trial, float(trial.curve[trial.epoch - 1]), best)
         if trial.epoch == epochs:
-            whole += 1
+            num_whole += 1
             if best > best_seen:
                 best_seen, regret = best, 100 * (optimum - trial.truth)
         regrets.append(regret)
-        if goes_on and trial.epoch < epochs:
+        if continues and trial.epoch < epochs:
             advance(trial, now)
         else:
-            begin(now)
-    lasted = begun[INTRUDER - 1].epoch if len(begun) >= INTRUDER else 0
-    return np.array(regrets), {"started": len(begun), "whole": whole, "lasted": lasted}
+            start_next(now)
+    slow_epochs = (
+        started[SLOW_LEARNER_NUMBER - 1].epoch if len(started) >= SLOW_LEARNER_NUMBER else 0
+    )
+    return np.array(regrets), {"started": len(started), "whole": num_whole, "lasted": slow_epochs}
 
 
 def interquartile_mean(values: np.ndarray) -> float:
@@ -129,8 +138,8 @@ def interquartile_mean(values: np.ndarray) -> float:
     return float(np.sort(values)[cut : len(values) - cut].mean())
 
 
-def measure(
-    of: tuple[Path, Cell, bool],
+def compare_recipes(
+    problem_key: tuple[Path, Cell, bool],
     names: list[str],
     trials: int,
     seeds: int,
@@ -142,67 +151,72 @@ def measure(
         For each recipe the regret over the budget: mean, interquartile mean, and a bootstrap
         interval (95 %) of the mean; and mean counts of trials.
     """
-    epochs = problem(*of)[3]
-    places = [trials * epochs * part // POINTS for part in range(1, POINTS + 1)]
-    quarters = range(POINTS // 4 - 1, POINTS, POINTS // 4)
+    epochs = load_problem(*problem_key)[3]
+    report_epochs = [trials * epochs * part // NUM_POINTS for part in range(1, NUM_POINTS + 1)]
+    report_indices = range(NUM_POINTS // 4 - 1, NUM_POINTS, NUM_POINTS // 4)
     figures: dict[str, dict[str, Any]] = {}
     print(
-        f"\n{'-'.join(of[1])}: points of regret after so many epochs, mean (middle half) [95 %]\n"
+        f"\n{'-'.join(problem_key[1])}: points of regret after so many epochs, mean (middle half) [95 %]\n"
     )
-    print(f"| recipe | {' | '.join(str(places[q]) for q in quarters)} | trials | whole |")
+    print(
+        f"| recipe | {' | '.join(str(report_epochs[q]) for q in report_indices)} | trials | whole |"
+    )
     print("|---" * 7 + "|")
     for name in names:
-        search = partial(simulate, of, (RECIPES | VARIANTS)[name], trials)
+        search = partial(simulate_search, problem_key, (RECIPES | VARIANTS)[name], trials)
         runs = list(pool.map(search, range(seeds)))
-        regrets = np.stack([run[0][places] for run in runs])
+        regrets = np.stack([run[0][report_epochs] for run in runs])
         interval = bootstrap((regrets,), np.mean, axis=0, rng=0).confidence_interval
-        figures[name] = own = {
-            "epochs": places,
+        figures[name] = row = {
+            "epochs": report_epochs,
             "mean": regrets.mean(0).round(3).tolist(),
             "interquartile_mean": [round(interquartile_mean(r), 3) for r in regrets.T],
             "low": interval.low.round(3).tolist(),
             "high": interval.high.round(3).tolist(),
             **{key: float(np.mean([run[1][key] for run in runs])) for key in ("started", "whole")},
         }
-        shown = (
-            f"{own['mean'][q]:.2f} ({own['interquartile_mean'][q]:.2f}) "
-            f"[{own['low'][q]:.2f}, {own['high'][q]:.2f}]"
-            for q in quarters
+        texts = (
+            f"{row['mean'][q]:.2f} ({row['interquartile_mean'][q]:.2f}) "
+            f"[{row['low'][q]:.2f}, {row['high'][q]:.2f}]"
+            for q in report_indices
         )
-        counts = f"{own['started']:.0f} | {own['whole']:.0f}"
-        print(f"| {name} | {' | '.join(shown)} | {counts} |", flush=True)
+        counts = f"{row['started']:.0f} | {row['whole']:.0f}"
+        print(f"| {name} | {' | '.join(texts)} | {counts} |", flush=True)
     return figures
 
 
-def slow_learners(path: Path, cell: Cell) -> list[list[float]]:
+def find_slow_curves(path: Path, cell: Cell) -> list[list[float]]:
     """Accuracies of the runs that are slow but sound, see the top of this file."""
-    runs = read_runs(path)[cell]
-    bests = np.maximum.accumulate([run.accuracies for run in runs if not run.late], axis=1)
+    runs = load_recorded_runs(path)[cell]
+    bests = np.maximum.accumulate([run.accuracies for run in runs if not run.late_decay], axis=1)
     early, last = bests[:, bests.shape[1] // 4 - 1], bests[:, -1]
     good = last >= np.quantile(last, 0.8)
     slow = good & (early < np.median(early))
-    usual = [run.accuracies for run in runs if not run.late]
-    late = [run.accuracies for run in runs if run.late]
-    return [usual[i] for i in np.flatnonzero(slow)] + late
+    usual_decay = [run.accuracies for run in runs if not run.late_decay]
+    late_decay = [run.accuracies for run in runs if run.late_decay]
+    return [usual_decay[i] for i in np.flatnonzero(slow)] + late_decay
 
 
-def judge(
-    of: tuple[Path, Cell, bool], trials: int, seeds: int, pool: ProcessPoolExecutor
+def measure_slow_learners(
+    problem_key: tuple[Path, Cell, bool], trials: int, seeds: int, pool: ProcessPoolExecutor
 ) -> dict[str, dict[str, float]]:
     """Put each slow learner into searches by each of `JUDGES`; print a table of their fates."""
-    learners, epochs = slow_learners(of[0], of[1]), problem(*of)[3]
+    curves, epochs = (
+        find_slow_curves(problem_key[0], problem_key[1]),
+        load_problem(*problem_key)[3],
+    )
     fates: dict[str, dict[str, float]] = {}
-    if not learners:
+    if not curves:
         return fates
-    print(f"\n{'-'.join(of[1])}: the fate of {len(learners)} slow but sound learners\n")
+    print(f"\n{'-'.join(problem_key[1])}: the fate of {len(curves)} slow but sound learners\n")
     print("| recipe | went all the way % | epochs, mean |\n|---|---|---|")
-    for name in JUDGES:
-        search = partial(simulate, of, (RECIPES | VARIANTS)[name], trials)
-        jobs = [(seed, learner) for learner in learners for seed in range(seeds)]
-        lasted = [run[1]["lasted"] for run in pool.map(search, *zip(*jobs, strict=True))]
-        whole = float(np.mean([epoch == epochs for epoch in lasted]))
-        fates[name] = {"whole": whole, "epochs": float(np.mean(lasted))}
-        print(f"| {name} | {100 * whole:.0f} | {np.mean(lasted):.1f} |", flush=True)
+    for name in SLOW_LEARNER_RECIPES:
+        search = partial(simulate_search, problem_key, (RECIPES | VARIANTS)[name], trials)
+        jobs = [(seed, curve) for curve in curves for seed in range(seeds)]
+        epochs_reached = [run[1]["lasted"] for run in pool.map(search, *zip(*jobs, strict=True))]
+        whole_share = float(np.mean([epoch == epochs for epoch in epochs_reached]))
+        fates[name] = {"whole": whole_share, "epochs": float(np.mean(epochs_reached))}
+        print(f"| {name} | {100 * whole_share:.0f} | {np.mean(epochs_reached):.1f} |", flush=True)
     return fates
 
 
@@ -212,24 +226,26 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help="more files of curves")
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--trials", type=int, default=40, help="the budget, in whole trials")
-    known = [*RECIPES, *VARIANTS]
-    parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=known)
+    recipe_names = [*RECIPES, *VARIANTS]
+    parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=recipe_names)
     parser.add_argument("--cells", nargs="*", help="method-model; all if not given")
     parser.add_argument("--trees", action="store_true", help="trees as the surrogate")
     arguments = parser.parse_args()
     cells, fates = {}, {}
-    with ProcessPoolExecutor(os.cpu_count(), initializer=quiet) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=silence_libraries) as pool:
         for path in (CURVES, *arguments.files):
-            for cell in read_runs(path):
-                name, of = "-".join(cell), (path, cell, arguments.trees)
+            for cell in load_recorded_runs(path):
+                name, problem_key = "-".join(cell), (path, cell, arguments.trees)
                 if arguments.cells and name not in arguments.cells:
                     continue
                 budget = arguments.trials, arguments.seeds
-                cells[name] = measure(of, arguments.recipes, *budget, pool)
-                fates[name] = judge(of, INTRUDER, 3, pool)
-    half = POINTS // 2 - 1
+                cells[name] = compare_recipes(problem_key, arguments.recipes, *budget, pool)
+                fates[name] = measure_slow_learners(problem_key, SLOW_LEARNER_NUMBER, 3, pool)
+    half_index = NUM_POINTS // 2 - 1
     ratios = {
-        name: round(figures["kdtune"]["mean"][half] / figures["stock"]["mean"][half], 3)
+        name: round(
+            figures["kdtune"]["mean"][half_index] / figures["stock"]["mean"][half_index], 3
+        )
         for name, figures in cells.items()
         if {"kdtune", "stock"} <= figures.keys()
     }
@@ -239,7 +255,7 @@ def main() -> None:
     print(json.dumps({**summary, "slow_learners": fates, "cells": cells}))
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Have a process of the pool say nothing, and use one thread."""
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -248,5 +264,5 @@ def quiet() -> None:
 
 
 if __name__ == "__main__":
-    quiet()
+    silence_libraries()
     main()

@@ -35,19 +35,19 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from kdtune.config.train import TrainConfig
-from kdtune.data.batches import Order
-from kdtune.data.decoded import Views
+from kdtune.data.batches import SeededBatchSampler
+from kdtune.data.decoded import DecodedDataset
 from kdtune.data.folders import find_images
-from kdtune.data.loaders import Images, Pairs
+from kdtune.data.loaders import CheckedLoader, SplitDataset
 from kdtune.data.splits import ImageData, Split
-from kdtune.data.transforms import MEAN, STD
-from kdtune.models import build_model, feature_shapes
-from kdtune.models.on_device import Network
+from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from kdtune.models import build_model, probe_stage_shapes
+from kdtune.models.on_device import DeviceModel
 from kdtune.runtime.process import keep_freed_memory
-from kdtune.storage.array_cache import Cache
-from kdtune.training.inputs import Inputs
-from kdtune.training.loop import build_optimizer, build_student, fit, method_for
-from kdtune.training.teacher_targets import Lesson
+from kdtune.storage.array_cache import ArrayCache
+from kdtune.training.epoch_data import EpochData
+from kdtune.training.loop import build_method_for_models, build_optimizer, build_student, fit
+from kdtune.training.teacher_targets import TeacherTargets
 
 WAYS = ("bare", "limit", "ours", "live", "stock")
 WORKERS = 2
@@ -68,12 +68,14 @@ def write_jpegs(root: Path, count: int) -> Path:
     return root
 
 
-def some_images(data_dir: str, count: int) -> ImageData:
+def select_images(data_dir: str, count: int) -> ImageData:
     """The first images of every class, `count` in all."""
     data = find_images(data_dir)
     classes = range(len(data.classes))
-    of = {c: [i for i, label in enumerate(data.train.labels) if label == c] for c in classes}
-    chosen = [i for c in classes for i in of[c][: count // len(classes)]]
+    indices_by_class = {
+        c: [i for i, label in enumerate(data.train.labels) if label == c] for c in classes
+    }
+    chosen = [i for c in classes for i in indices_by_class[c][: count // len(classes)]]
     train = Split([data.train.images[i] for i in chosen], [data.train.labels[i] for i in chosen])
     return replace(data, train=train, test=None)
 
@@ -85,26 +87,28 @@ def build_teacher(name: str, data: ImageData, image_size: int) -> nn.Module:
     for module in teacher.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean over what it sees
-    sample = Images(Split(data.train.images[:256], data.train.labels[:256]), data.classes,
-                    image_size, augmented=False)  # fmt: skip
+    sample = SplitDataset(Split(data.train.images[:256], data.train.labels[:256]), data.classes,
+                    image_size, augment=False)  # fmt: skip
     with torch.no_grad():
-        for part in torch.arange(len(sample)).split(64):
-            teacher(sample[part, 0][0])
+        for indices in torch.arange(len(sample)).split(64):
+            teacher(sample[indices, 0][0])
     return teacher.eval().requires_grad_(False)
 
 
-def in_memory(config: TrainConfig, data: ImageData, teacher: nn.Module, bare: bool) -> Epochs:
+def train_in_memory(
+    config: TrainConfig, data: ImageData, teacher: nn.Module, bare: bool
+) -> Epochs:
     """Ways a0 and a: a loop that has all it needs before it begins."""
-    student = Network(build_student(config, len(data.classes)), torch.device("cpu"), config)
-    method = method_for(config, student.model, teacher)
+    student = DeviceModel(build_student(config, len(data.classes)), torch.device("cpu"), config)
+    method = build_method_for_models(config, student.model, teacher)
     parameters = [*student.model.parameters(), *([] if bare else method.parameters())]
     optimizer = build_optimizer(config, parameters)
-    images = Images(data.train, data.classes, config.image_size, augmented=False)
+    images = SplitDataset(data.train, data.classes, config.image_size, augment=False)
     batches = []
     torch.manual_seed(0)
-    for chosen, _ in Order(len(data.train), config.batch_size, shuffle=True):
+    for chosen, _ in SeededBatchSampler(len(data.train), config.batch_size, shuffle=True):
         pixels, labels = images[chosen, 0]
-        pixels = pixels.contiguous(memory_format=student.format)
+        pixels = pixels.contiguous(memory_format=student.memory_format)
         with torch.no_grad():
             targets = method.targets(*teacher(pixels))
         batches.append((pixels, labels, targets))
@@ -122,42 +126,57 @@ def in_memory(config: TrainConfig, data: ImageData, teacher: nn.Module, bare: bo
         yield None
 
 
-def ours(config: TrainConfig, data: ImageData, teacher: nn.Module, cache: Cache) -> Epochs:
+def train_as_trial(
+    config: TrainConfig, data: ImageData, teacher: nn.Module, cache: ArrayCache
+) -> Epochs:
     """Way b: what a trial of a sweep does, once its views are there."""
-    views = Views(data, config.image_size, cache, WORKERS)
-    lesson = Lesson(teacher, config.image_size)
+    views = DecodedDataset(data, config.image_size, cache, WORKERS)
+    teacher_targets = TeacherTargets(teacher, config.image_size)
     student = build_model(config.model, len(data.classes), config.image_size)
-    own = lesson.ask(config, feature_shapes(student, config.image_size))
-    inputs = Inputs(config, views, lesson, own, lambda event: None)
-    return fit(config, inputs.train, None, num_classes=len(data.classes), teacher=teacher)
+    requested = teacher_targets.request(config, probe_stage_shapes(student, config.image_size))
+    epoch_data = EpochData(config, views, teacher_targets, requested, lambda event: None)
+    return fit(
+        config, epoch_data.train_batches, None, num_classes=len(data.classes), teacher=teacher
+    )
 
 
-def live(config: TrainConfig, data: ImageData, teacher: nn.Module) -> Epochs:
+def train_with_live_teacher(config: TrainConfig, data: ImageData, teacher: nn.Module) -> Epochs:
     """Way c: the loaders of `prepare_dataloaders`, and the teacher beside the student."""
     loader = DataLoader(
-        Images(data.train, data.classes, config.image_size, augmented=False),
+        SplitDataset(data.train, data.classes, config.image_size, augment=False),
         batch_size=None,
-        sampler=Order(len(data.train), config.batch_size, shuffle=True),
+        sampler=SeededBatchSampler(len(data.train), config.batch_size, shuffle=True),
         num_workers=WORKERS,
         persistent_workers=True,
         generator=torch.Generator(),
     )
-    pairs = Pairs(loader, "train_loader", training=True)
+    pairs = CheckedLoader(loader, "train_loader", training=True)
     return fit(config, pairs, None, num_classes=len(data.classes), teacher=teacher)
 
 
-def stock(config: TrainConfig, data: ImageData, teacher: nn.Module, data_dir: str) -> Epochs:
+def train_as_tutorial(
+    config: TrainConfig, data: ImageData, teacher: nn.Module, data_dir: str
+) -> Epochs:
     """Way d: as a tutorial would write it."""
     size = (config.image_size, config.image_size)
-    steps = [transforms.Resize(size), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    everything = ImageFolder(str(Path(data_dir) / "train"), transforms.Compose(steps))
-    index = {path: i for i, (path, _) in enumerate(everything.samples)}
-    chosen = Subset(everything, [index[str(path)] for path in data.train.images])
-    loader = DataLoader(chosen, config.batch_size, shuffle=True, num_workers=WORKERS,
+    steps = [
+        transforms.Resize(size),
+        transforms.ToTensor(),
+        transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+    ]
+    full_dataset = ImageFolder(str(Path(data_dir) / "train"), transforms.Compose(steps))
+    index = {path: i for i, (path, _) in enumerate(full_dataset.samples)}
+    subset = Subset(full_dataset, [index[str(path)] for path in data.train.images])
+    loader = DataLoader(subset, config.batch_size, shuffle=True, num_workers=WORKERS,
                         persistent_workers=True)  # fmt: skip
     student = build_student(config, len(data.classes))
-    cs, ct = (feature_shapes(m, config.image_size)[-1][0] for m in (student, teacher))
-    regressor = nn.Sequential(nn.Conv2d(cs, ct, 1, bias=False), nn.BatchNorm2d(ct))
+    student_channels, teacher_channels = (
+        probe_stage_shapes(m, config.image_size)[-1][0] for m in (student, teacher)
+    )
+    regressor = nn.Sequential(
+        nn.Conv2d(student_channels, teacher_channels, 1, bias=False),
+        nn.BatchNorm2d(teacher_channels),
+    )
     parameters = [
         *student.parameters(),
         *(regressor.parameters() if config.method == "fitnets" else []),
@@ -185,8 +204,12 @@ def stock(config: TrainConfig, data: ImageData, teacher: nn.Module, data_dir: st
                     regressor(features[-1]), teacher_features[-1]
                 )
             else:
-                for own, other in zip(features, teacher_features, strict=True):
-                    loss = loss + config.beta * (attention(own) - attention(other)).pow(2).mean()
+                for student_map, teacher_map in zip(features, teacher_features, strict=True):
+                    loss = (
+                        loss
+                        + config.beta
+                        * (attention(student_map) - attention(teacher_map)).pow(2).mean()
+                    )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -198,20 +221,20 @@ Seconds = dict[str, list[float]]
 """Seconds of an epoch, by way and round."""
 
 
-def measure(ways: dict[str, Epochs], rounds: int, order: random.Random) -> Seconds:
+def time_epochs(ways: dict[str, Epochs], rounds: int, order: random.Random) -> Seconds:
     """Seconds of an epoch each way, by round."""
     seconds: Seconds = {way: [] for way in ways}
     for _ in range(rounds + 1):
-        turn = list(ways)
-        order.shuffle(turn)
-        for way in turn:
+        shuffled_ways = list(ways)
+        order.shuffle(shuffled_ways)
+        for way in shuffled_ways:
             started = time.perf_counter()
             next(ways[way])
             seconds[way].append(time.perf_counter() - started)
     return {way: times[1:] for way, times in seconds.items()}
 
 
-def ratio(seconds: Seconds, over: str, under: str) -> float:
+def median_ratio(seconds: Seconds, over: str, under: str) -> float:
     """Median over the rounds."""
     pairs = zip(seconds[over], seconds[under], strict=True)
     return statistics.median(a / b for a, b in pairs)
@@ -226,47 +249,49 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--teachers", default="ResNet50,ResNet18")
     parser.add_argument("--models", default="MultiBranchNet,ResNet18")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     order = random.Random(0)
     rows = []
-    with tempfile.TemporaryDirectory() as place:
-        data_dir = given.data or str(write_jpegs(Path(place) / "digits", given.images))
-        data = some_images(data_dir, given.images)
-        cache = Cache(Path(place) / "cache")
+    with tempfile.TemporaryDirectory() as work_folder:
+        data_dir = arguments.data or str(
+            write_jpegs(Path(work_folder) / "digits", arguments.images)
+        )
+        data = select_images(data_dir, arguments.images)
+        cache = ArrayCache(Path(work_folder) / "cache")
         pairs = [
             (teacher, model, method)
-            for teacher in given.teachers.split(",")
-            for model in given.models.split(",")
+            for teacher in arguments.teachers.split(",")
+            for model in arguments.models.split(",")
             for method in ("at", "fitnets")
         ]
         order.shuffle(pairs)
         print(f"{'teacher':<9} {'model':<15} {'method':<8}", *(f"{w:>6}" for w in WAYS),
               " limit/bare ours/limit live/ours stock/ours", flush=True)  # fmt: skip
         for name, model, method in pairs:
-            teacher = build_teacher(name, data, given.image_size)
-            settings = {"method": method, "model": model, "image_size": given.image_size,
-                        "batch_size": 64, "epochs": given.rounds + 1, "alpha": 0.5, "beta": 1.0,
+            teacher = build_teacher(name, data, arguments.image_size)
+            settings = {"method": method, "model": model, "image_size": arguments.image_size,
+                        "batch_size": 64, "epochs": arguments.rounds + 1, "alpha": 0.5, "beta": 1.0,
                         "lr": 0.001}  # fmt: skip
-            config = TrainConfig.check(settings)
+            config = TrainConfig.parse(settings)
             ways: dict[str, Epochs] = {
-                "bare": in_memory(config, data, teacher, bare=True),
-                "limit": in_memory(config, data, teacher, bare=False),
-                "ours": ours(config, data, teacher, cache),
-                "live": live(config, data, teacher),
-                "stock": stock(config, data, teacher, data_dir),
+                "bare": train_in_memory(config, data, teacher, bare=True),
+                "limit": train_in_memory(config, data, teacher, bare=False),
+                "ours": train_as_trial(config, data, teacher, cache),
+                "live": train_with_live_teacher(config, data, teacher),
+                "stock": train_as_tutorial(config, data, teacher, data_dir),
             }
-            seconds = measure(ways, given.rounds, order)
+            seconds = time_epochs(ways, arguments.rounds, order)
             row = {
                 "teacher": name,
                 "model": model,
                 "method": method,
                 "seconds": {w: round(statistics.median(t), 3) for w, t in seconds.items()},
-                "limit_over_bare": round(ratio(seconds, "limit", "bare"), 3),
-                "ours_over_limit": round(ratio(seconds, "ours", "limit"), 3),
-                "live_over_ours": round(ratio(seconds, "live", "ours"), 3),
-                "stock_over_ours": round(ratio(seconds, "stock", "ours"), 3),
+                "limit_over_bare": round(median_ratio(seconds, "limit", "bare"), 3),
+                "ours_over_limit": round(median_ratio(seconds, "ours", "limit"), 3),
+                "live_over_ours": round(median_ratio(seconds, "live", "ours"), 3),
+                "stock_over_ours": round(median_ratio(seconds, "stock", "ours"), 3),
             }
             rows.append(row)
             print(f"{name:<9} {model:<15} {method:<8}",
@@ -274,14 +299,16 @@ def main() -> None:
                   f"{row['limit_over_bare']:11.3f} {row['ours_over_limit']:10.3f}"
                   f" {row['live_over_ours']:9.2f} {row['stock_over_ours']:10.2f}",
                   flush=True)  # fmt: skip
-    small = [r for r in rows if (r["teacher"], r["model"]) == ("ResNet50", "MultiBranchNet")]
-    about = {**vars(given), "machine": platform.processor() or platform.machine()}
+    headline_rows = [
+        r for r in rows if (r["teacher"], r["model"]) == ("ResNet50", "MultiBranchNet")
+    ]
+    run_info = {**vars(arguments), "machine": platform.processor() or platform.machine()}
     print(json.dumps({
-        "benchmark": "trial", **about,
+        "benchmark": "trial", **run_info,
         "ours_over_limit": max(r["ours_over_limit"] for r in rows),
         "limit_over_bare": max(r["limit_over_bare"] for r in rows),
-        "stock_over_ours": min((r["stock_over_ours"] for r in small), default=None),
-        "live_over_ours": min((r["live_over_ours"] for r in small), default=None),
+        "stock_over_ours": min((r["stock_over_ours"] for r in headline_rows), default=None),
+        "live_over_ours": min((r["live_over_ours"] for r in headline_rows), default=None),
         "rows": rows,
     }))  # fmt: skip
 

@@ -10,12 +10,12 @@ First in a simulation, then on recorded predictions (``predictions/*.npz``, see
 
 The simulation. A search has 40 trials. Their true accuracies are drawn from those of the random
 settings of a cell of ``curves/fashion-mnist.jsonl`` (the four cells in turn): the noise-free ones
-that the surrogate of `curves.py` gives, since the recorded ones contain the noise of their runs,
+that the surrogate of `surrogate.py` gives, since the recorded ones contain the noise of their runs,
 which is added here; moved so that the best one is at 75 %. Whether an image is classified rightly
 is a threshold on a sum of normal variables: how hard the image is for all, what the configuration
 makes of it, what the run makes of it; weights are such that of the variance p · (1 − p)
 configurations share 58 % and runs of one configuration 70 %, as
-`kdtune.reports.tables.statistics.expected` has it. Each run also has a normal effect on its
+`kdtune.reports.tables.statistics.expected_error` has it. Each run also has a normal effect on its
 accuracy (sd 0.12 points). Validation accuracies, of other images, are drawn with the variance
 that follows, from rounded normal variables. The true difference of two methods is that of the
 expected true accuracies of what searches choose; a method is made worse by moving its
@@ -55,57 +55,57 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from recipes import RECIPES, Recipe, Trial
+from recipes import RECIPES, Recipe, SimulatedTrial
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
-from search import CURVES, problem, quiet, simulate
+from search import CURVES, load_problem, silence_libraries, simulate_search
 
 from kdtune.log.events import Cell
-from kdtune.reports.tables.comparison import Confirmed, comparison_table
+from kdtune.reports.tables.comparison import CellResult, comparison_table
 from kdtune.reports.tables.statistics import (
-    OF_IMAGES,
-    OF_REST,
-    OF_SEARCH,
-    OF_SEED,
-    estimate,
-    expected,
-    luck_of_search,
+    IMAGE_VARIANCE_SHARE,
+    RESIDUAL_VARIANCE_SHARE,
+    SEARCH_SD_POINTS,
+    SEED_SD_POINTS,
+    bootstrap_best_sd,
+    estimate_mean,
+    expected_error,
     search_luck,
 )
-from kdtune.tuning.planning.recorded_curves import read_runs
+from kdtune.tuning.planning.recorded_curves import load_recorded_runs
 
 HERE = Path(__file__).parent
 PREDICTIONS = HERE / "predictions" / "fashion-mnist.npz"
 
 TEST_IMAGES = (500, 2_000, 10_000)
 SEEDS = (3, 5, 10)
-GAPS = (0.0, 0.5, 1.0)
+TRUE_DIFFERENCES = (0.0, 0.5, 1.0)
 """True differences, in points."""
 
-TRIALS, TOP = 40, 3
-SETTINGS = 80
+NUM_TRIALS, NUM_CANDIDATES = 40, 3
+NUM_SETTINGS = 80
 """Random settings of a cell of the curves; what follows are repetitions of some."""
 
-ACCURACY = 75.0
+BEST_ACCURACY_PERCENT = 75.0
 """Of the best configuration that there is, in percent."""
 
 VALIDATION_IMAGES = 2_000
-SEARCHES = 1_000
+NUM_SEARCHES = 1_000
 """Searches of each method that say how much a repeated one moves what is chosen."""
 
 BUDGETS = (12, 24, 40)
 """Of searches by kdtune, in whole trials."""
 
-OWN_SEEDS, OWN_IMAGES = 5, (2_000, 10_000)
+KDTUNE_SEEDS, KDTUNE_TEST_IMAGES = 5, (2_000, 10_000)
 """With which those are confirmed and tested."""
 
-VARIANCE = 1e4 * ACCURACY / 100 * (1 - ACCURACY / 100)
+VARIANCE = 1e4 * BEST_ACCURACY_PERCENT / 100 * (1 - BEST_ACCURACY_PERCENT / 100)
 """Of whether an image is classified rightly, in squared points."""
 
 
 def latent_correlation(share: float) -> float:
     """The correlation of two normal variables whose being below a threshold correlates so much."""
-    p = ACCURACY / 100
+    p = BEST_ACCURACY_PERCENT / 100
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     weights = weights / weights.sum()
 
@@ -116,12 +116,12 @@ def latent_correlation(share: float) -> float:
     return float(brentq(excess, 0, 0.99))
 
 
-OF_ALL = latent_correlation(1 - OF_IMAGES - OF_REST)
-OF_CONFIGURATION = latent_correlation(1 - OF_REST)
+SHARED_CORRELATION = latent_correlation(1 - IMAGE_VARIANCE_SHARE - RESIDUAL_VARIANCE_SHARE)
+CONFIGURATION_CORRELATION = latent_correlation(1 - RESIDUAL_VARIANCE_SHARE)
 
 
 @dataclass(frozen=True)
-class Search:
+class SimulatedSearch:
     """A search and its confirmation, in percent.
 
     Attributes:
@@ -132,25 +132,25 @@ class Search:
 
     chosen: float
     scores: np.ndarray
-    again: np.ndarray
+    confirm_scores: np.ndarray
 
     @property
-    def best(self) -> float:
+    def best_score(self) -> float:
         """What a naive leaderboard shows."""
         return float(self.scores.max())
 
     @cached_property
-    def plain(self) -> float:
+    def trials_luck(self) -> float:
         """Luck by the trials alone."""
-        return search_luck(self.scores)
+        return bootstrap_best_sd(self.scores)
 
     @cached_property
     def luck(self) -> float:
-        """Luck as `kdtune.reports.tables.confirmed.confirmed_cells` has it."""
-        return luck_of_search(self.scores, float(self.again.std(ddof=1)))
+        """Luck as `kdtune.reports.tables.confirmed.collect_cell_results` has it."""
+        return search_luck(self.scores, float(self.confirm_scores.std(ddof=1)))
 
 
-class Method:
+class SimulatedMethod:
     """What can be searched: a distribution of true accuracies in percent.
 
     Args:
@@ -160,117 +160,137 @@ class Method:
     def __init__(self, accuracies: np.ndarray):
         self.accuracies = accuracies
 
-    def search(self, random: np.random.Generator, seeds: int) -> Search:
+    def search(self, rng: np.random.Generator, seeds: int) -> SimulatedSearch:
         """Search, confirm, choose."""
-        truth = random.choice(self.accuracies, TRIALS)
+        true_accuracies = rng.choice(self.accuracies, NUM_TRIALS)
         # What a configuration makes of the validation images stays when it is trained again.
-        lasting = truth + random.normal(0, spread(OF_IMAGES), TRIALS)
-        scores = validated(lasting, random)
-        top = np.argsort(-scores, kind="stable")[:TOP]
-        again = validated(np.repeat(lasting[top, None], seeds, axis=1), random)
-        best = again.mean(axis=1).argmax()
-        return Search(float(truth[top[best]]), scores, again[best])
+        lasting_accuracies = true_accuracies + rng.normal(
+            0, validation_sd(IMAGE_VARIANCE_SHARE), NUM_TRIALS
+        )
+        scores = draw_validation_scores(lasting_accuracies, rng)
+        top = np.argsort(-scores, kind="stable")[:NUM_CANDIDATES]
+        confirm_scores = draw_validation_scores(
+            np.repeat(lasting_accuracies[top, None], seeds, axis=1), rng
+        )
+        best = confirm_scores.mean(axis=1).argmax()
+        return SimulatedSearch(float(true_accuracies[top[best]]), scores, confirm_scores[best])
 
-    def moved(self, points: float) -> "Method":
+    def worsened(self, points: float) -> "SimulatedMethod":
         """The same method, but worse by so much."""
-        return Method(self.accuracies - points)
+        return SimulatedMethod(self.accuracies - points)
 
 
-def spread(share: float) -> float:
+def validation_sd(share: float) -> float:
     """Standard deviation of a validation accuracy in points, of a share of an image's variance."""
     return math.sqrt(share * VARIANCE / VALIDATION_IMAGES)
 
 
-def validated(lasting: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def draw_validation_scores(lasting_accuracies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Validation accuracies of runs, such as that many images can have."""
-    noise = random.normal(0, math.hypot(spread(OF_REST), OF_SEED), lasting.shape)
-    return np.round((lasting + noise) * VALIDATION_IMAGES / 100) * (100 / VALIDATION_IMAGES)
+    noise = rng.normal(
+        0,
+        math.hypot(validation_sd(RESIDUAL_VARIANCE_SHARE), SEED_SD_POINTS),
+        lasting_accuracies.shape,
+    )
+    return np.round((lasting_accuracies + noise) * VALIDATION_IMAGES / 100) * (
+        100 / VALIDATION_IMAGES
+    )
 
 
-def methods() -> list[Method]:
+def make_methods() -> list[SimulatedMethod]:
     """One method for each cell of the curves."""
-    own = []
-    for cell, runs in read_runs(CURVES).items():
-        _, surrogate, _, _ = problem(CURVES, cell, False)
-        settings = [run.settings for run in runs if not run.late][:SETTINGS]
-        accuracies = 100 * surrogate.curves(settings).max(axis=1)
-        own.append(Method(accuracies - accuracies.max() + ACCURACY))
-    return own
+    all_methods = []
+    for cell, runs in load_recorded_runs(CURVES).items():
+        _, surrogate, _, _ = load_problem(CURVES, cell, False)
+        settings = [run.params for run in runs if not run.late_decay][:NUM_SETTINGS]
+        accuracies = 100 * surrogate.predict_curves(settings).max(axis=1)
+        all_methods.append(SimulatedMethod(accuracies - accuracies.max() + BEST_ACCURACY_PERCENT))
+    return all_methods
 
 
-class Images:
+class SimulatedTestImages:
     """Test images, each as hard as it is."""
 
-    def __init__(self, random: np.random.Generator, count: int):
-        self.random = random
-        self.hard = self._normal(OF_ALL, count)
+    def __init__(self, rng: np.random.Generator, count: int):
+        self.rng = rng
+        self.difficulty = self._normal(SHARED_CORRELATION, count)
 
     def _normal(self, variance: float, *shape: int) -> np.ndarray:
-        return self.random.standard_normal(shape, np.float32) * np.float32(math.sqrt(variance))
+        return self.rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(variance))
 
-    def configuration(self) -> np.ndarray:
+    def draw_configuration(self) -> np.ndarray:
         """What is hard for a configuration."""
-        hard: np.ndarray = self.hard + self._normal(OF_CONFIGURATION - OF_ALL, len(self.hard))
-        return hard
+        difficulty: np.ndarray = self.difficulty + self._normal(
+            CONFIGURATION_CORRELATION - SHARED_CORRELATION, len(self.difficulty)
+        )
+        return difficulty
 
-    def confirm(self, configuration: np.ndarray, search: Search, seeds: int) -> Confirmed:
+    def confirm_search(
+        self, configuration: np.ndarray, search: SimulatedSearch, seeds: int
+    ) -> CellResult:
         """Runs of the configuration that a search has chosen."""
-        accuracies = search.chosen + self.random.normal(0, OF_SEED, seeds)
-        right = {
-            seed: configuration + self._normal(1 - OF_CONFIGURATION, len(configuration))
+        accuracies = search.chosen + self.rng.normal(0, SEED_SD_POINTS, seeds)
+        correct = {
+            seed: configuration + self._normal(1 - CONFIGURATION_CORRELATION, len(configuration))
             < ndtri(accuracy / 100)
             for seed, accuracy in enumerate(accuracies, start=1)
         }
-        return Confirmed(right, seeds, 0, search.luck)
+        return CellResult(correct, seeds, 0, search.luck)
 
 
-def compare(a: Confirmed, b: Confirmed) -> Any:
+def compare(a: CellResult, b: CellResult) -> Any:
     """The row of the report on two methods."""
     table = comparison_table({("at", "student"): a, ("fitnets", "student"): b})
     return next(table.itertuples())
 
 
-def compare_plainly(a: Confirmed, b: Confirmed, searches: Sequence[Search], row: Any) -> Any:
+def compare_plainly(
+    a: CellResult, b: CellResult, searches: Sequence[SimulatedSearch], row: Any
+) -> Any:
     """The row that there would be with luck by the trials alone, instead of this one."""
-    if all(search.plain == search.luck for search in searches):
+    if all(search.trials_luck == search.luck for search in searches):
         return row
     first, second = searches
-    return compare(replace(a, luck=first.plain), replace(b, luck=second.plain))
+    return compare(
+        replace(a, search_luck=first.trials_luck), replace(b, search_luck=second.trials_luck)
+    )
 
 
 @dataclass
-class Count:
+class HitCount:
     """How often something happened, of how many times."""
 
     hits: int = 0
-    times: int = 0
+    total: int = 0
 
     def add(self, hit: bool) -> None:
         """Count a time."""
         self.hits += int(hit)
-        self.times += 1
+        self.total += 1
 
     @property
     def share(self) -> float:
         """Hits of all times."""
-        return self.hits / self.times
+        return self.hits / self.total
 
     @property
     def error(self) -> float:
         """Standard error of the share."""
-        return math.sqrt(self.share * (1 - self.share) / self.times)
+        return math.sqrt(self.share * (1 - self.share) / self.total)
 
 
-def pooled(counts: Iterable[Count]) -> Count:
+def pool_counts(counts: Iterable[HitCount]) -> HitCount:
     """All counts together."""
-    own = list(counts)
-    return Count(sum(count.hits for count in own), sum(count.times for count in own))
+    all_counts = list(counts)
+    return HitCount(
+        sum(count.hits for count in all_counts), sum(count.total for count in all_counts)
+    )
 
 
-Place = tuple[int, int]
+Design = tuple[int, int]
 """Test images and seeds."""
 
-PLACES: list[Place] = [(images, seeds) for images in TEST_IMAGES for seeds in SEEDS]
+DESIGNS: list[Design] = [(images, seeds) for images in TEST_IMAGES for seeds in SEEDS]
 
 
 def is_winner(row: Any) -> bool:
@@ -278,7 +298,9 @@ def is_winner(row: Any) -> bool:
     return str(row.verdict).startswith("better")
 
 
-def same_search(own: list[Method], repeats: int) -> tuple[dict[Place, Count], Count, Count]:
+def compare_same_search(
+    all_methods: list[SimulatedMethod], repeats: int
+) -> tuple[dict[Design, HitCount], HitCount, HitCount]:
     """One search under two names.
 
     Returns:
@@ -286,21 +308,23 @@ def same_search(own: list[Method], repeats: int) -> tuple[dict[Place, Count], Co
         of its own; and when the runs, too, are the same. And the naive leaderboard, when the 40
         configurations are trained for each name with seeds of its own.
     """
-    random = np.random.default_rng(1)
-    winners = {place: Count() for place in PLACES}
-    identical, naive = Count(), Count()
-    for images, seeds in PLACES:
+    rng = np.random.default_rng(1)
+    winners = {design: HitCount() for design in DESIGNS}
+    identical, naive = HitCount(), HitCount()
+    for images, seeds in DESIGNS:
         for repeat in range(repeats):
-            method = own[repeat % len(own)]
-            search, test = method.search(random, seeds), Images(random, images)
-            configuration = test.configuration()
-            a, b = (test.confirm(configuration, search, seeds) for _ in range(2))
+            method = all_methods[repeat % len(all_methods)]
+            search, test = method.search(rng, seeds), SimulatedTestImages(rng, images)
+            configuration = test.draw_configuration()
+            a, b = (test.confirm_search(configuration, search, seeds) for _ in range(2))
             winners[images, seeds].add(is_winner(compare(a, b)))
             if repeat < 20:
                 identical.add(is_winner(compare(a, a)))
-            lasting = random.choice(method.accuracies, TRIALS)
-            lasting += random.normal(0, spread(OF_IMAGES), TRIALS)
-            first, second = (validated(lasting, random).max() for _ in range(2))
+            lasting_accuracies = rng.choice(method.accuracies, NUM_TRIALS)
+            lasting_accuracies += rng.normal(0, validation_sd(IMAGE_VARIANCE_SHARE), NUM_TRIALS)
+            first, second = (
+                draw_validation_scores(lasting_accuracies, rng).max() for _ in range(2)
+            )
             naive.add(first != second)
     return winners, identical, naive
 
@@ -319,70 +343,82 @@ class Findings:
         luck, plain_luck: means.
     """
 
-    found: dict[tuple[Place, float], Count]
-    wrong: dict[tuple[Place, float], Count]
-    covered: dict[tuple[Place, float], Count]
-    plain: dict[Place, Count]
-    widths: dict[Place, float]
-    naive: Count
-    late: Count
+    better_found: dict[tuple[Design, float], HitCount]
+    worse_preferred: dict[tuple[Design, float], HitCount]
+    interval_covers: dict[tuple[Design, float], HitCount]
+    plain_winners: dict[Design, HitCount]
+    widths: dict[Design, float]
+    naive: HitCount
+    late_gain: HitCount
     luck: float
     plain_luck: float
 
 
-def two_searches(own: list[Method], repeats: int) -> Findings:
+def compare_two_searches(all_methods: list[SimulatedMethod], repeats: int) -> Findings:
     """Two independent searches, of the same method, or of one that is worse by a gap."""
-    random = np.random.default_rng(2)
-    keys = [(place, gap) for place in PLACES for gap in GAPS]
-    found, wrong, covered = ({key: Count() for key in keys} for _ in range(3))
-    widths: dict[Place, list[float]] = {place: [] for place in PLACES}
-    plain = {place: Count() for place in PLACES}
-    naive, late, lucks = Count(), Count(), []
+    rng = np.random.default_rng(2)
+    keys = [(design, gap) for design in DESIGNS for gap in TRUE_DIFFERENCES]
+    better_found, worse_preferred, interval_covers = (
+        {key: HitCount() for key in keys} for _ in range(3)
+    )
+    widths: dict[Design, list[float]] = {design: [] for design in DESIGNS}
+    plain_winners = {design: HitCount() for design in DESIGNS}
+    naive, late_gain, lucks = HitCount(), HitCount(), []
     for (images, seeds), gap in keys:
         for repeat in range(repeats):
-            method = own[repeat % len(own)]
-            searches = method.search(random, seeds), method.moved(gap).search(random, seeds)
-            test = Images(random, images)
-            a, b = (test.confirm(test.configuration(), s, seeds) for s in searches)
+            method = all_methods[repeat % len(all_methods)]
+            searches = method.search(rng, seeds), method.worsened(gap).search(rng, seeds)
+            test = SimulatedTestImages(rng, images)
+            a, b = (test.confirm_search(test.draw_configuration(), s, seeds) for s in searches)
             row = compare(a, b)
             key = (images, seeds), gap
-            found[key].add(is_winner(row) if gap == 0 else row.verdict == "better_a")
-            wrong[key].add(row.verdict == "better_b")
-            covered[key].add(bool(row.low_points <= gap <= row.high_points))
+            better_found[key].add(is_winner(row) if gap == 0 else row.verdict == "better_a")
+            worse_preferred[key].add(row.verdict == "better_b")
+            interval_covers[key].add(bool(row.low_points <= gap <= row.high_points))
             widths[key[0]].append(row.half_width_points)
-            lucks.append((searches[0].luck, searches[0].plain))
-            late.add(searches[0].luck != searches[0].plain)
+            lucks.append((searches[0].luck, searches[0].trials_luck))
+            late_gain.add(searches[0].luck != searches[0].trials_luck)
             if gap == 0:
-                plain[key[0]].add(is_winner(compare_plainly(a, b, searches, row)))
-                naive.add(searches[0].best != searches[1].best)
-    means = {place: float(np.mean(values)) for place, values in widths.items()}
+                plain_winners[key[0]].add(is_winner(compare_plainly(a, b, searches, row)))
+                naive.add(searches[0].best_score != searches[1].best_score)
+    means = {design: float(np.mean(values)) for design, values in widths.items()}
     luck, plain_luck = np.mean(lucks, axis=0).tolist()
-    return Findings(found, wrong, covered, plain, means, naive, late, luck, plain_luck)
+    return Findings(
+        better_found,
+        worse_preferred,
+        interval_covers,
+        plain_winners,
+        means,
+        naive,
+        late_gain,
+        luck,
+        plain_luck,
+    )
 
 
-def spread_of_searches(own: list[Method]) -> float:
+def sd_between_searches(all_methods: list[SimulatedMethod]) -> float:
     """From search to search: sd of the true accuracy of what is chosen with 5 seeds, in points."""
-    random = np.random.default_rng(3)
-    chosen = [[m.search(random, 5).chosen for _ in range(SEARCHES)] for m in own]
+    rng = np.random.default_rng(3)
+    chosen = [[m.search(rng, 5).chosen for _ in range(NUM_SEARCHES)] for m in all_methods]
     return math.sqrt(np.mean(np.var(chosen, axis=1)))
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedConfiguration:
     """Whether runs of a configuration classify each test image rightly: bool [seeds, images]."""
 
     name: str
-    right: np.ndarray
-    validation: np.ndarray
+    correct: np.ndarray
+    validation_accuracies: np.ndarray
 
 
-def read_predictions(path: Path) -> list[Recorded]:
+def read_predictions(path: Path) -> list[RecordedConfiguration]:
     """Read what `record_predictions.py` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         images = int(arrays["images"])
         names = [key.removeprefix("right_") for key in arrays.files if key.startswith("right_")]
         return [
-            Recorded(
+            RecordedConfiguration(
                 name,
                 np.unpackbits(arrays[f"right_{name}"], axis=1, count=images).astype(bool),
                 arrays[f"validation_{name}"],
@@ -391,124 +427,146 @@ def read_predictions(path: Path) -> list[Recorded]:
         ]
 
 
-def drawn(recorded: Recorded, seeds: np.ndarray, images: np.ndarray) -> Confirmed:
+def draw_runs(
+    recorded: RecordedConfiguration, seeds: np.ndarray, images: np.ndarray
+) -> CellResult:
     """Some runs on some images, without a search."""
-    right = {s: recorded.right[own][images] for s, own in enumerate(seeds, start=1)}
-    return Confirmed(right, len(seeds), 0, 0.0)
+    correct = {s: recorded.correct[row][images] for s, row in enumerate(seeds, start=1)}
+    return CellResult(correct, len(seeds), 0, 0.0)
 
 
-def recorded_alone(recorded: list[Recorded], draws: int) -> dict[Place, Count]:
+def compare_with_itself(
+    recorded: list[RecordedConfiguration], draws: int
+) -> dict[Design, HitCount]:
     """How often recorded configurations win against themselves."""
-    random = np.random.default_rng(4)
-    winners = {place: Count() for place in PLACES}
-    for images, seeds in PLACES:
+    rng = np.random.default_rng(4)
+    winners = {design: HitCount() for design in DESIGNS}
+    for images, seeds in DESIGNS:
         for draw in range(draws):
-            own = recorded[draw % len(recorded)]
-            if 2 * seeds > len(own.right):
+            configuration = recorded[draw % len(recorded)]
+            if 2 * seeds > len(configuration.correct):
                 continue
-            order = random.permutation(len(own.right))
-            some = random.integers(0, own.right.shape[1], images)
-            sides = (drawn(own, half, some) for half in (order[:seeds], order[seeds : 2 * seeds]))
+            order = rng.permutation(len(configuration.correct))
+            image_rows = rng.integers(0, configuration.correct.shape[1], images)
+            sides = (
+                draw_runs(configuration, half, image_rows)
+                for half in (order[:seeds], order[seeds : 2 * seeds])
+            )
             winners[images, seeds].add(is_winner(compare(*sides)))
     return winners
 
 
-def recorded_pair(
-    a: Recorded, b: Recorded, draws: int
-) -> tuple[float, dict[Place, Count], dict[Place, Count]]:
+def compare_recorded_pair(
+    a: RecordedConfiguration, b: RecordedConfiguration, draws: int
+) -> tuple[float, dict[Design, HitCount], dict[Design, HitCount]]:
     """Two recorded configurations: the difference by all runs and images, in points.
 
     Returns:
         Also how often the better one is found, and how often the interval holds the difference.
     """
-    random = np.random.default_rng(5)
-    truth = 100 * float(a.right.mean() - b.right.mean())
-    right_one = "better_a" if truth > 0 else "better_b"
-    found, covered = ({place: Count() for place in PLACES} for _ in range(2))
-    shared = min(len(a.right), len(b.right))
-    for images, seeds in PLACES:
+    rng = np.random.default_rng(5)
+    true_difference = 100 * float(a.correct.mean() - b.correct.mean())
+    better_verdict = "better_a" if true_difference > 0 else "better_b"
+    better_found, interval_covers = ({design: HitCount() for design in DESIGNS} for _ in range(2))
+    shared = min(len(a.correct), len(b.correct))
+    for images, seeds in DESIGNS:
         for _ in range(draws):
-            runs = random.integers(0, shared, seeds)
-            some = random.integers(0, a.right.shape[1], images)
-            row = compare(drawn(a, runs, some), drawn(b, runs, some))
-            found[images, seeds].add(row.verdict == right_one)
-            covered[images, seeds].add(bool(row.low_points <= truth <= row.high_points))
-    return truth, found, covered
+            run_rows = rng.integers(0, shared, seeds)
+            image_rows = rng.integers(0, a.correct.shape[1], images)
+            row = compare(draw_runs(a, run_rows, image_rows), draw_runs(b, run_rows, image_rows))
+            better_found[images, seeds].add(row.verdict == better_verdict)
+            interval_covers[images, seeds].add(
+                bool(row.low_points <= true_difference <= row.high_points)
+            )
+    return true_difference, better_found, interval_covers
 
 
-def parts(a: Recorded, b: Recorded) -> str:
+def describe_variance(a: RecordedConfiguration, b: RecordedConfiguration) -> str:
     """What the variance of two recorded configurations consists of, beside what is forecast."""
-    found = estimate(100.0 * a.right.T - 100.0 * b.right.T)
-    p = (a.right.mean() + b.right.mean()) / 2
-    of_image = 2e4 * p * (1 - p) / found.images
-    of_seed = math.sqrt(max(found.v_seeds - found.v_rest, 0) * found.seeds / 2)
-    validation = 100 * math.sqrt(np.mean([own.validation.var(ddof=1) for own in (a, b)]))
+    estimated = estimate_mean(100.0 * a.correct.T - 100.0 * b.correct.T)
+    p = (a.correct.mean() + b.correct.mean()) / 2
+    of_image = 2e4 * p * (1 - p) / estimated.images
+    of_seed = math.sqrt(
+        max(estimated.variance_seeds - estimated.variance_residual, 0) * estimated.seeds / 2
+    )
+    validation = 100 * math.sqrt(
+        np.mean([configuration.validation_accuracies.var(ddof=1) for configuration in (a, b)])
+    )
     return (
-        f"At {100 * p:.1f} % accuracy, of an image's variance {found.v_images / of_image:.2f} are "
-        f"the configurations' ({OF_IMAGES} forecast) and "
-        f"{found.v_rest * found.seeds / of_image:.2f} the runs' ({OF_REST}); seeds move a test "
-        f"accuracy by {of_seed:.2f} points ({OF_SEED}), and a validation accuracy, its images "
+        f"At {100 * p:.1f} % accuracy, of an image's variance {estimated.variance_images / of_image:.2f} are "
+        f"the configurations' ({IMAGE_VARIANCE_SHARE} forecast) and "
+        f"{estimated.variance_residual * estimated.seeds / of_image:.2f} the runs' ({RESIDUAL_VARIANCE_SHARE}); seeds move a test "
+        f"accuracy by {of_seed:.2f} points ({SEED_SD_POINTS}), and a validation accuracy, its images "
         f"included, by {validation:.2f} (sd)."
     )
 
 
-Trials = dict[Trial, float]
+TrialScores = dict[SimulatedTrial, float]
 """Best validation accuracies in percent, in order of proposal."""
 
 
-class Watched:
+class RecordingRecipe:
     """Kdtune's recipe; keeps what is proposed and reported.
 
     Args:
         about: what the recipe is made from.
     """
 
-    def __init__(self, *about: Any):
-        self._recipe = RECIPES["kdtune"](*about)
-        self._trials: list[Trial] = []
-        self._reports: list[tuple[Trial, float]] = []
+    def __init__(self, *arguments: Any):
+        self._recipe = RECIPES["kdtune"](*arguments)
+        self._trials: list[SimulatedTrial] = []
+        self._reports: list[tuple[SimulatedTrial, float]] = []
 
-    def suggest(self) -> Trial:
+    def suggest(self) -> SimulatedTrial:
         """See `Recipe`."""
         self._trials.append(self._recipe.suggest())
         return self._trials[-1]
 
-    def report(self, trial: Trial, accuracy: float, best: float) -> bool:
+    def report(self, trial: SimulatedTrial, accuracy: float, best: float) -> bool:
         """See `Recipe`."""
         self._reports.append((trial, best))
         return self._recipe.report(trial, accuracy, best)
 
-    def after(self, epochs: int) -> Trials:
+    def trials_after(self, epochs: int) -> TrialScores:
         """What a search is that ends after so many."""
         bests = dict(self._reports[:epochs])
         return {trial: 100 * bests[trial] for trial in self._trials if trial in bests}
 
 
-def searched(cell: Cell, seed: int) -> dict[int, Trials]:
+def search_with_kdtune(cell: Cell, seed: int) -> dict[int, TrialScores]:
     """Search a cell as kdtune does; the trials by budget."""
-    watched: list[Watched] = []
+    recipes: list[RecordingRecipe] = []
 
-    def build(*about: Any) -> Recipe:
-        watched.append(Watched(*about))
-        return watched[0]
+    def build(*arguments: Any) -> Recipe:
+        recipes.append(RecordingRecipe(*arguments))
+        return recipes[0]
 
-    of = CURVES, cell, False
-    simulate(of, build, max(BUDGETS), seed)
-    return {budget: watched[0].after(budget * problem(*of)[3]) for budget in BUDGETS}
+    problem_key = CURVES, cell, False
+    simulate_search(problem_key, build, max(BUDGETS), seed)
+    return {
+        budget: recipes[0].trials_after(budget * load_problem(*problem_key)[3])
+        for budget in BUDGETS
+    }
 
 
-def confirmed(cell: Cell, trials: Trials, random: np.random.Generator) -> Search:
+def confirm_with_surrogate(
+    cell: Cell, trials: TrialScores, rng: np.random.Generator
+) -> SimulatedSearch:
     """Train the best again, choose."""
-    _, surrogate, optimum, _ = problem(CURVES, cell, False)
-    scores, known = np.array(list(trials.values())), list(trials)
-    top = [known[place] for place in np.argsort(-scores, kind="stable")[:TOP]]
-    runs = [[surrogate.draw(t.settings, random)[0].max() for _ in range(OWN_SEEDS)] for t in top]
-    again = 100 * np.array(runs)
-    best = again.mean(axis=1).argmax()
-    return Search(ACCURACY + 100 * (top[best].truth - optimum), scores, again[best])
+    _, surrogate, optimum, _ = load_problem(CURVES, cell, False)
+    scores, all_trials = np.array(list(trials.values())), list(trials)
+    top = [all_trials[place] for place in np.argsort(-scores, kind="stable")[:NUM_CANDIDATES]]
+    runs = [
+        [surrogate.sample_run(t.settings, rng)[0].max() for _ in range(KDTUNE_SEEDS)] for t in top
+    ]
+    confirm_scores = 100 * np.array(runs)
+    best = confirm_scores.mean(axis=1).argmax()
+    return SimulatedSearch(
+        BEST_ACCURACY_PERCENT + 100 * (top[best].truth - optimum), scores, confirm_scores[best]
+    )
 
 
-def own_pairs(searches: int) -> pd.DataFrame:
+def compare_kdtune_searches(searches: int) -> pd.DataFrame:
     """Compare searches by kdtune, every two of a cell.
 
     Returns:
@@ -518,19 +576,25 @@ def own_pairs(searches: int) -> pd.DataFrame:
         two; half the squared difference of what was chosen, of which the mean is the variance from
         search to search; share of luck with late gain; trials.
     """
-    random = np.random.default_rng(6)
+    rng = np.random.default_rng(6)
     rows = []
-    for number, cell in enumerate(read_runs(CURVES)):
-        found = [searched(cell, number * searches + seed) for seed in range(searches)]
+    for number, cell in enumerate(load_recorded_runs(CURVES)):
+        searches_by_seed = [
+            search_with_kdtune(cell, number * searches + seed) for seed in range(searches)
+        ]
         for (i, j), budget in product(combinations(range(searches), 2), BUDGETS):
-            pair = [confirmed(cell, found[k][budget], random) for k in (i, j)]
-            for images in OWN_IMAGES:
-                test = Images(random, images)
-                a, b = (test.confirm(test.configuration(), s, OWN_SEEDS) for s in pair)
+            pair = [confirm_with_surrogate(cell, searches_by_seed[k][budget], rng) for k in (i, j)]
+            for images in KDTUNE_TEST_IMAGES:
+                test = SimulatedTestImages(rng, images)
+                a, b = (
+                    test.confirm_search(test.draw_configuration(), s, KDTUNE_SEEDS) for s in pair
+                )
                 row = compare(a, b)
-                plain = compare_plainly(a, b, pair, row)
-                worse = replace(pair[1], chosen=pair[1].chosen - 1)
-                against = compare(a, test.confirm(test.configuration(), worse, OWN_SEEDS))
+                plain_row = compare_plainly(a, b, pair, row)
+                worse_search = replace(pair[1], chosen=pair[1].chosen - 1)
+                worse_row = compare(
+                    a, test.confirm_search(test.draw_configuration(), worse_search, KDTUNE_SEEDS)
+                )
                 rows.append(
                     {
                         "cell": "-".join(cell),
@@ -539,14 +603,14 @@ def own_pairs(searches: int) -> pd.DataFrame:
                         "budget": budget,
                         "images": images,
                         "winner": is_winner(row),
-                        "winner_plain": is_winner(plain),
-                        "found": against.verdict == "better_a",
+                        "winner_plain": is_winner(plain_row),
+                        "found": worse_row.verdict == "better_a",
                         "half_width": row.half_width_points,
-                        "half_width_plain": plain.half_width_points,
+                        "half_width_plain": plain_row.half_width_points,
                         "luck": np.mean([s.luck for s in pair]),
-                        "luck_plain": np.mean([s.plain for s in pair]),
+                        "luck_plain": np.mean([s.trials_luck for s in pair]),
                         "variance": (pair[0].chosen - pair[1].chosen) ** 2 / 2,
-                        "late": np.mean([s.luck != s.plain for s in pair]),
+                        "late": np.mean([s.luck != s.trials_luck for s in pair]),
                         "trials": np.mean([len(s.scores) for s in pair]),
                     }
                 )
@@ -556,48 +620,55 @@ def own_pairs(searches: int) -> pd.DataFrame:
 def error_of_share(pairs: pd.DataFrame, column: str) -> float:
     """Standard error of a share among pairs that share searches, by leaving out one at a time."""
     numbers = sorted({*pairs["first"], *pairs["second"]})
-    without = [
+    shares_without = [
         pairs.loc[(pairs["first"] != n) & (pairs["second"] != n), column].mean() for n in numbers
     ]
-    return math.sqrt((len(numbers) - 1) * np.var(without))
+    return math.sqrt((len(numbers) - 1) * np.var(shares_without))
 
 
-def matching(images: int, seeds: int, half_width: float) -> float:
-    """The `OF_SEARCH` with which the forecast has this half width; 0 if it is wider anyway."""
-    forecast = expected(images, seeds)
+def matching_search_sd(images: int, seeds: int, half_width: float) -> float:
+    """The `SEARCH_SD_POINTS` with which the forecast has this half width; 0 if it is wider anyway."""
+    forecast = expected_error(images, seeds)
 
     def excess(luck: float) -> float:
-        return replace(forecast, v_search=2 * luck**2).half_width - half_width
+        return replace(forecast, variance_search=2 * luck**2).half_width - half_width
 
     return float(brentq(excess, 0, 10)) if excess(0) < 0 else 0.0
 
 
-def print_table(title: str, shares: Mapping[Place, Count]) -> None:
+def print_table(title: str, shares: Mapping[Design, HitCount]) -> None:
     """Print percentages, a row for each number of test images."""
     print(f"\n{title}\n\n| test images | {' | '.join(f'{s} seeds' for s in SEEDS)} |")
     print("|---" * (len(SEEDS) + 1) + "|")
     for images in TEST_IMAGES:
-        own = (shares[images, seeds] for seeds in SEEDS)
-        cells = (f"{100 * count.share:.1f}" if count.times else "" for count in own)
+        row_counts = (shares[images, seeds] for seeds in SEEDS)
+        cells = (f"{100 * count.share:.1f}" if count.total else "" for count in row_counts)
         print(f"| {images:,} | {' | '.join(cells)} |", flush=True)
 
 
 def by_simulation(repeats: int) -> dict[str, float]:
     """Print what the simulation gives; returns its figures."""
-    own = methods()
-    alone, identical, naive_alone = same_search(own, repeats)
-    print_table("A winner of one search under two names, % of repeats", alone)
+    all_methods = make_methods()
+    same_winners, identical, naive_alone = compare_same_search(all_methods, repeats)
+    print_table("A winner of one search under two names, % of repeats", same_winners)
     print(f"\nThe same with the same runs: {100 * identical.share:.1f} %.")
-    findings = two_searches(own, repeats)
-    at = {gap: {p: findings.found[p, gap] for p in PLACES} for gap in GAPS}
-    covered = {p: pooled(findings.covered[p, gap] for gap in GAPS) for p in PLACES}
-    print_table("A winner of two searches of one method, % of repeats", at[0.0])
-    print_table("The same with luck by the trials alone, % of repeats", findings.plain)
-    for gap in GAPS[1:]:
-        print_table(f"The better one is found, by {gap:g} points, % of repeats", at[gap])
-    print_table("The interval holds the true difference, % of repeats", covered)
-    wrong = pooled(findings.wrong[p, gap] for p in PLACES for gap in GAPS[1:])
-    print(f"\nThe worse one is called better: {100 * wrong.share:.2f} %.")
+    findings = compare_two_searches(all_methods, repeats)
+    found_by_gap = {
+        gap: {p: findings.better_found[p, gap] for p in DESIGNS} for gap in TRUE_DIFFERENCES
+    }
+    interval_covers = {
+        p: pool_counts(findings.interval_covers[p, gap] for gap in TRUE_DIFFERENCES)
+        for p in DESIGNS
+    }
+    print_table("A winner of two searches of one method, % of repeats", found_by_gap[0.0])
+    print_table("The same with luck by the trials alone, % of repeats", findings.plain_winners)
+    for gap in TRUE_DIFFERENCES[1:]:
+        print_table(f"The better one is found, by {gap:g} points, % of repeats", found_by_gap[gap])
+    print_table("The interval holds the true difference, % of repeats", interval_covers)
+    worse_preferred = pool_counts(
+        findings.worse_preferred[p, gap] for p in DESIGNS for gap in TRUE_DIFFERENCES[1:]
+    )
+    print(f"\nThe worse one is called better: {100 * worse_preferred.share:.2f} %.")
     print(
         "\nHalf width in points, mean of the simulation (forecast before the run; OF_SEARCH with "
         "which the forecast would be the same)\n"
@@ -605,33 +676,36 @@ def by_simulation(repeats: int) -> dict[str, float]:
     print(f"| test images | {' | '.join(f'{s} seeds' for s in SEEDS)} |\n|---|---|---|---|")
     for images in TEST_IMAGES:
         cells = (
-            f"{findings.widths[images, s]:.2f} ({expected(images, s).half_width:.2f}; "
-            f"{matching(images, s, findings.widths[images, s]):.2f})"
+            f"{findings.widths[images, s]:.2f} ({expected_error(images, s).half_width:.2f}; "
+            f"{matching_search_sd(images, s, findings.widths[images, s]):.2f})"
             for s in SEEDS
         )
         print(f"| {images:,} | {' | '.join(cells)} |")
     print(
-        f"\nFrom search to search what is chosen differs by {spread_of_searches(own):.2f} points "
-        f"(sd); luck, as estimated, is {findings.luck:.2f} ({OF_SEARCH} forecast), by the "
+        f"\nFrom search to search what is chosen differs by {sd_between_searches(all_methods):.2f} points "
+        f"(sd); luck, as estimated, is {findings.luck:.2f} ({SEARCH_SD_POINTS} forecast), by the "
         f"trials alone {findings.plain_luck:.2f}; late gain counts in "
-        f"{100 * findings.late.share:.1f} %.\n"
+        f"{100 * findings.late_gain.share:.1f} %.\n"
         f"The naive leaderboard names a winner of one search under two names in "
         f"{100 * naive_alone.share:.1f} %, of two searches in {100 * findings.naive.share:.1f} %."
     )
-    one, two, held = (pooled(counts.values()) for counts in (alone, at[0.0], covered))
+    same_total, two_total, coverage = (
+        pool_counts(counts.values())
+        for counts in (same_winners, found_by_gap[0.0], interval_covers)
+    )
     print(
-        f"Standard errors in points of percent: one search {100 * one.error:.2f}, two "
-        f"searches {100 * two.error:.2f}, coverage {100 * held.error:.2f}, an entry of a table up "
+        f"Standard errors in points of percent: one search {100 * same_total.error:.2f}, two "
+        f"searches {100 * two_total.error:.2f}, coverage {100 * coverage.error:.2f}, an entry of a table up "
         f"to {50 / math.sqrt(repeats):.1f}."
     )
     return {
         "aa_rate_naive": naive_alone.share,
         "aa_rate_naive_two_searches": findings.naive.share,
-        "aa_rate": one.share,
+        "aa_rate": same_total.share,
         "aa_rate_identical": identical.share,
-        "aa_rate_two_searches": two.share,
-        "power_1pt_5seeds": at[1.0][10_000, 5].share,
-        "coverage": held.share,
+        "aa_rate_two_searches": two_total.share,
+        "power_1pt_5seeds": found_by_gap[1.0][10_000, 5].share,
+        "coverage": coverage.share,
     }
 
 
@@ -641,25 +715,31 @@ def by_recorded_runs(draws: int) -> dict[str, float]:
         print(f"\nNo recorded runs: {PREDICTIONS.relative_to(HERE)} is missing.")
         return {}
     recorded = read_predictions(PREDICTIONS)
-    alone = recorded_alone(recorded, draws)
-    names = ", ".join(f"{own.name} {len(own.right)} runs" for own in recorded)
-    print_table(f"A winner of a recorded configuration and itself, % of draws ({names})", alone)
-    figures = {"aa_rate_recorded": pooled(alone.values()).share}
+    self_winners = compare_with_itself(recorded, draws)
+    names = ", ".join(
+        f"{configuration.name} {len(configuration.correct)} runs" for configuration in recorded
+    )
+    print_table(
+        f"A winner of a recorded configuration and itself, % of draws ({names})", self_winners
+    )
+    figures = {"aa_rate_recorded": pool_counts(self_winners.values()).share}
     for a, b in combinations(recorded, 2):
-        truth, found, covered = recorded_pair(a, b, draws)
-        pair = f"{a.name} minus {b.name}, {truth:.2f} points by all runs and images"
-        print_table(f"The better one is found, % of draws ({pair})", found)
-        print_table("The interval holds that difference, % of draws", covered)
-        print(f"\n{parts(a, b)}")
-        figures[f"coverage_recorded_{a.name}_{b.name}"] = pooled(covered.values()).share
+        true_difference, better_found, interval_covers = compare_recorded_pair(a, b, draws)
+        pair = f"{a.name} minus {b.name}, {true_difference:.2f} points by all runs and images"
+        print_table(f"The better one is found, % of draws ({pair})", better_found)
+        print_table("The interval holds that difference, % of draws", interval_covers)
+        print(f"\n{describe_variance(a, b)}")
+        figures[f"coverage_recorded_{a.name}_{b.name}"] = pool_counts(
+            interval_covers.values()
+        ).share
     return figures
 
 
 def by_kdtune(searches: int) -> dict[str, float]:
     """Print what searches by kdtune itself give; returns its figures."""
-    pairs = own_pairs(searches)
+    pairs = compare_kdtune_searches(searches)
     print(
-        f"\nTwo searches of one cell by kdtune itself, {searches} of each cell, {OWN_SEEDS} "
+        f"\nTwo searches of one cell by kdtune itself, {searches} of each cell, {KDTUNE_SEEDS} "
         "seeds; plain: with luck by the trials alone\n"
     )
     print(
@@ -668,14 +748,14 @@ def by_kdtune(searches: int) -> dict[str, float]:
         "| OF_SEARCH |"
     )
     print("|---" * 10 + "|")
-    for (budget, images), own in pairs.groupby(["budget", "images"]):
-        widths = own["half_width_plain"].mean(), own["half_width"].mean()
-        plain, luck = (matching(images, OWN_SEEDS, width) for width in widths)
+    for (budget, images), group in pairs.groupby(["budget", "images"]):
+        widths = group["half_width_plain"].mean(), group["half_width"].mean()
+        plain, luck = (matching_search_sd(images, KDTUNE_SEEDS, width) for width in widths)
         print(
-            f"| {budget} | {images:,} | {100 * own['winner_plain'].mean():.1f} "
-            f"| {100 * own['winner'].mean():.1f} ± {100 * error_of_share(own, 'winner'):.1f} "
-            f"| {100 * own['found'].mean():.1f} | {widths[0]:.2f} | {widths[1]:.2f} "
-            f"| {expected(images, OWN_SEEDS).half_width:.2f} | {plain:.2f} | {luck:.2f} |"
+            f"| {budget} | {images:,} | {100 * group['winner_plain'].mean():.1f} "
+            f"| {100 * group['winner'].mean():.1f} ± {100 * error_of_share(group, 'winner'):.1f} "
+            f"| {100 * group['found'].mean():.1f} | {widths[0]:.2f} | {widths[1]:.2f} "
+            f"| {expected_error(images, KDTUNE_SEEDS).half_width:.2f} | {plain:.2f} | {luck:.2f} |"
         )
     print(
         "\nFrom search to search, in points: sd of the true accuracy of what is chosen, and the "
@@ -686,20 +766,26 @@ def by_kdtune(searches: int) -> dict[str, float]:
         "| winners %, plain | winners % |"
     )
     print("|---" * 9 + "|")
-    every = pairs.assign(cell="all")
-    for (budget, cell), own in pd.concat([pairs, every]).groupby(["budget", "cell"], sort=False):
+    all_cells = pairs.assign(cell="all")
+    for (budget, cell), group in pd.concat([pairs, all_cells]).groupby(
+        ["budget", "cell"], sort=False
+    ):
         print(
-            f"| {budget} | {cell} | {own['trials'].mean():.0f} "
-            f"| {math.sqrt(own['variance'].mean()):.2f} | {own['luck_plain'].mean():.2f} "
-            f"| {own['luck'].mean():.2f} | {100 * own['late'].mean():.0f} "
-            f"| {100 * own['winner_plain'].mean():.1f} | {100 * own['winner'].mean():.1f} |"
+            f"| {budget} | {cell} | {group['trials'].mean():.0f} "
+            f"| {math.sqrt(group['variance'].mean()):.2f} | {group['luck_plain'].mean():.2f} "
+            f"| {group['luck'].mean():.2f} | {100 * group['late'].mean():.0f} "
+            f"| {100 * group['winner_plain'].mean():.1f} | {100 * group['winner'].mean():.1f} |"
         )
-    few, _, many = (pairs.loc[pairs["budget"] == budget, "winner"].mean() for budget in BUDGETS)
-    most = pairs[(pairs["budget"] == max(BUDGETS)) & (pairs["images"] == max(OWN_IMAGES))]
+    few_trials, _, many_trials = (
+        pairs.loc[pairs["budget"] == budget, "winner"].mean() for budget in BUDGETS
+    )
+    largest = pairs[
+        (pairs["budget"] == max(BUDGETS)) & (pairs["images"] == max(KDTUNE_TEST_IMAGES))
+    ]
     return {
-        "aa_rate_kdtune_searches": many,
-        "aa_rate_kdtune_searches_12_trials": few,
-        "power_1pt_5seeds_kdtune_searches": most["found"].mean(),
+        "aa_rate_kdtune_searches": many_trials,
+        "aa_rate_kdtune_searches_12_trials": few_trials,
+        "power_1pt_5seeds_kdtune_searches": largest["found"].mean(),
     }
 
 
@@ -718,5 +804,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    quiet()
+    silence_libraries()
     main()

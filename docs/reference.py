@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import METHOD_DEFAULTS, TrainConfig
 from kdtune.reports.tables.comparison import comparison_table
-from kdtune.reports.tables.figure_data import ship_points
+from kdtune.reports.tables.figure_data import accuracy_vs_cost_table
 from kdtune.reports.tables.leaderboard import leaderboard_table
 from kdtune.reports.tables.log_tables import (
     bad_images_table,
@@ -28,7 +28,7 @@ from kdtune.reports.tables.log_tables import (
     runs_table,
     trials_table,
 )
-from kdtune.reports.tables.plan import compared
+from kdtune.reports.tables.plan import plan_vs_actual
 from kdtune.reports.tables.rungs import rungs_table
 from kdtune.reports.tables.search_curve import search_curve_table
 from kdtune.reports.tables.settings import settings_table
@@ -45,11 +45,11 @@ TABLES: dict[str, Callable[..., Any]] = {
     "settings": settings_table,
     "confirm": runs_table,
     "models": models_table,
-    "students": ship_points,
+    "students": accuracy_vs_cost_table,
     "bad_images": bad_images_table,
-    "plan": compared,
+    "plan": plan_vs_actual,
 }
-"""Who makes which of `kdtune.reports.tables.all_tables.every_table`."""
+"""Who makes which of `kdtune.reports.tables.all_tables.collect_tables`."""
 
 KINDS = {
     str: "text",
@@ -67,7 +67,7 @@ trials of a sweep."""
 
 SWEEP = """\
 Of one sweep: the keys of its YAML file and of `kdtune.run_sweep`. The flags of `kdtune sweep` have
-the same names, with dashes; `--space`, `--plugin`, `--warm-start` and `--track` are given once for
+the same names, with dashes; `--space`, `--plugin`, `--warm-start` and `--tracker` are given once for
 each value, and `--setting` once for each of `settings`."""
 
 COLUMNS = """\

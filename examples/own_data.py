@@ -10,7 +10,7 @@ test if there is none, is cut from train where it is not given.
 
 import numpy as np
 
-from kdtune.data.datasets import NamedData
+from kdtune.data.datasets import NamedDataset
 
 
 def _samples(count, seed):
@@ -28,7 +28,7 @@ def _stripes(label, random):
 
 def stripes(name, root):
     classes = ("upright", "level", "rising", "falling")
-    return NamedData(classes, root, train=_samples(800, 0), test=_samples(200, 1))
+    return NamedDataset(classes, root, train=_samples(800, 0), test=_samples(200, 1))
 
 
 DATA = {"stripes": stripes}

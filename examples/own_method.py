@@ -10,7 +10,7 @@ from ray import tune
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-from kdtune.methods.kd import with_kd
+from kdtune.methods.kd import add_kd_term
 from kdtune.methods.method import Method
 
 
@@ -29,7 +29,7 @@ class Angle(Method):
     def terms(self, logits, features, targets, labels):
         own = self.project(features[-1].float().mean((2, 3)))
         gap = 1 - cosine_similarity(own, targets["mean_-1"]) - self.config.margin
-        return with_kd(self.config, logits, targets, angle=gap.clamp(min=0).mean())
+        return add_kd_term(self.config, logits, targets, angle=gap.clamp(min=0).mean())
 
 
 METHODS, METHOD = {"angle": Angle}, "angle"

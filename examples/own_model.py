@@ -3,12 +3,12 @@ r"""A student, or teacher, of one's own: a network that gives its maps beside it
     kdtune sweep --plugin own_model.py --models Thin,Plain --methods at --data digits \
         --teacher teacher.pth --trials 1 --epochs 1 --name own-model
 
-`Thin` gives both by itself; `with_maps` takes maps out of a classifier that gives logits alone.
+`Thin` gives both by itself; `with_feature_maps` takes maps out of a classifier that gives logits alone.
 """
 
 from torch import nn
 
-from kdtune.models.library import with_maps
+from kdtune.models.library import with_feature_maps
 
 
 def stage(before, after, stride):
@@ -33,7 +33,7 @@ class Thin(nn.Module):
 def plain(num_classes, image_size):
     stages = stage(3, 16, 1), stage(16, 32, 2), stage(32, 64, 2)
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes)
-    return with_maps(nn.Sequential(*stages, *head))
+    return with_feature_maps(nn.Sequential(*stages, *head))
 
 
 MODELS = {"Thin": Thin, "Plain": plain}

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-_HOMES = {
+_MODULES_BY_NAME = {
     "evaluate_model": "kdtune.notebook.steps",
     "load_model": "kdtune.models.checkpoints",
     "load_plugins": "kdtune.plugins",
@@ -12,14 +12,14 @@ _HOMES = {
     "run_sweep": "kdtune.tuning.sweep",
 }
 
-__all__ = list(_HOMES)
+__all__ = list(_MODULES_BY_NAME)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is asked for, so that ``kdtune --help`` needs no torch."""
-    if name not in _HOMES:
+    if name not in _MODULES_BY_NAME:
         raise AttributeError(f"module 'kdtune' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES_BY_NAME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from kdtune.config.train import TrainConfig
 from kdtune.data.loaders import Loader
 from kdtune.methods.at import attention_map
-from kdtune.methods.method import Parts
+from kdtune.methods.method import TensorsByName
 from kdtune.notebook.steps import (
     compute_loss,
-    create_config,
+    create_method_config,
     load_teacher_model,
     train_epoch,
     validate,
 )
-from kdtune.training.maps import attention_picture, draw_maps, pick_stage, stage_features
+from kdtune.training.maps import (
+    compute_stage_features,
+    draw_maps,
+    pick_stage,
+    spatial_attention_map,
+)
 from kdtune.training.run import run_training
 
 __all__ = [
@@ -46,7 +51,7 @@ def create_at_config(**kwargs: Any) -> dict[str, Any]:
     Raises:
         UserError: a setting is unknown or out of range.
     """
-    return create_config("at", kwargs)
+    return create_method_config("at", kwargs)
 
 
 DEFAULT_CONFIG = create_at_config()
@@ -82,7 +87,7 @@ def train_at(
         UserError: the settings, the data or the teacher are no good.
         DivergedError: the training loss is no longer finite.
     """
-    settings = TrainConfig.of_method("at", config or {})
+    settings = TrainConfig.for_method("at", config or {})
     return run_training(settings, train_loader, val_loader, test_loader)
 
 
@@ -92,7 +97,7 @@ def compute_at_loss(
     x: Tensor,
     y: Tensor,
     config: Mapping[str, Any],
-) -> Parts:
+) -> TensorsByName:
     """Compute the loss of one batch: classification + alpha·KD + beta·AT.
 
     Args:
@@ -109,7 +114,7 @@ def compute_at_loss(
     Raises:
         UserError: the settings are no good, or the networks cannot be compared.
     """
-    settings = TrainConfig.of_method("at", config)
+    settings = TrainConfig.for_method("at", config)
     return compute_loss(student_model, teacher_model, x, y, settings)
 
 
@@ -129,7 +134,7 @@ def extract_attention_maps(
     Returns:
         One [B, H·W] a stage; each row has L2 norm 1.
     """
-    return [attention_map(features) for features in stage_features(model, x)]
+    return [attention_map(features) for features in compute_stage_features(model, x)]
 
 
 def visualize_attention_maps(
@@ -149,7 +154,7 @@ def visualize_attention_maps(
     Raises:
         UserError: there is no such stage.
     """
-    return attention_picture(pick_stage(stage_features(model, x), layer_idx))
+    return spatial_attention_map(pick_stage(compute_stage_features(model, x), layer_idx))
 
 
 def draw_attention_maps(
@@ -163,4 +168,4 @@ def draw_attention_maps(
         x: images [B, 3, H, W], uint8 or normalised; the first four are drawn.
         layers: stages, from 0 or, negative, from the last; all if not given.
     """
-    return draw_maps(models, x, attention_picture, layers)
+    return draw_maps(models, x, spatial_attention_map, layers)

@@ -18,13 +18,13 @@ class BadImagesError(UserError):
         bad: each of them, as (file, reason).
     """
 
-    def __init__(self, bad: Sequence[tuple[str, str]]):
-        self.bad = list(bad)
-        file, reason = self.bad[0]
-        count = "An image" if len(self.bad) == 1 else f"{len(self.bad):,} images"
-        first = "" if len(self.bad) == 1 else "the first is "
+    def __init__(self, failures: Sequence[tuple[str, str]]):
+        self.failures = list(failures)
+        file, reason = self.failures[0]
+        subject = "An image" if len(self.failures) == 1 else f"{len(self.failures):,} images"
+        prefix = "" if len(self.failures) == 1 else "the first is "
         super().__init__(
-            f"{count} cannot be read: {first}{file} ({reason}). Mend or remove what is listed, or "
+            f"{subject} cannot be read: {prefix}{file} ({reason}). Mend or remove what is listed, or "
             "leave it out with --skip-bad-images."
         )
 
@@ -50,14 +50,14 @@ def last_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def did_you_mean(unknown: str, known: Iterable[str]) -> str:
     """Say which known word was probably meant, or list them all.
 
-    >>> nearest("aplha", ["alpha", "beta"])
+    >>> did_you_mean("aplha", ["alpha", "beta"])
     "did you mean 'alpha'?"
-    >>> nearest("zzz", ["alpha", "beta"])
+    >>> did_you_mean("zzz", ["alpha", "beta"])
     'known are alpha, beta'
     """
     names = list(known)
-    close = get_close_matches(word, names, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(names)}"
+    matches = get_close_matches(unknown, names, n=1)
+    return f"did you mean '{matches[0]}'?" if matches else f"known are {', '.join(names)}"

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from kdtune.config.train import TrainConfig
 from kdtune.data.loaders import Loader
 from kdtune.data.transforms import normalise
-from kdtune.methods.method import Parts
-from kdtune.models import logits_and_features
+from kdtune.methods.method import TensorsByName
+from kdtune.models import compute_logits_and_features
 from kdtune.notebook.steps import (
-    added_parameters,
     compute_loss,
-    create_config,
+    create_method_config,
     load_teacher_model,
+    method_parameters,
     train_epoch,
     validate,
 )
-from kdtune.training.maps import draw_maps, feature_picture, pick_stage, stage_features
+from kdtune.training.maps import compute_stage_features, draw_maps, mean_feature_map, pick_stage
 from kdtune.training.run import run_training
 
 __all__ = [
@@ -50,7 +50,7 @@ def create_fitnets_config(**kwargs: Any) -> dict[str, Any]:
     Raises:
         UserError: a setting is unknown or out of range.
     """
-    return create_config("fitnets", kwargs)
+    return create_method_config("fitnets", kwargs)
 
 
 DEFAULT_CONFIG = create_fitnets_config()
@@ -82,7 +82,7 @@ def train_fitnets(
         UserError: the settings, the data or the teacher are no good.
         DivergedError: the training loss is no longer finite.
     """
-    settings = TrainConfig.of_method("fitnets", config or {})
+    settings = TrainConfig.for_method("fitnets", config or {})
     return run_training(settings, train_loader, val_loader, test_loader)
 
 
@@ -92,7 +92,7 @@ def compute_fitnets_loss(
     x: Tensor,
     y: Tensor,
     config: Mapping[str, Any],
-) -> Parts:
+) -> TensorsByName:
     """Compute the loss of one batch: classification + alpha·KD + beta·feature.
 
     Where student and teacher have different numbers of channels, features are compared through a
@@ -113,7 +113,7 @@ def compute_fitnets_loss(
     Raises:
         UserError: the settings are no good, or the networks cannot be compared.
     """
-    settings = TrainConfig.of_method("fitnets", config)
+    settings = TrainConfig.for_method("fitnets", config)
     return compute_loss(student_model, teacher_model, x, y, settings)
 
 
@@ -136,8 +136,8 @@ def regressor_parameters(
     Raises:
         UserError: the settings are no good, or the networks cannot be compared.
     """
-    settings = TrainConfig.of_method("fitnets", config)
-    return added_parameters(student_model, teacher_model, settings)
+    settings = TrainConfig.for_method("fitnets", config)
+    return method_parameters(student_model, teacher_model, settings)
 
 
 def extract_teacher_features(
@@ -156,8 +156,8 @@ def extract_teacher_features(
     Raises:
         UserError: there is no such stage.
     """
-    settings = TrainConfig.of_method("fitnets", config)
-    return pick_stage(stage_features(teacher_model, x), settings.hint_layer)
+    settings = TrainConfig.for_method("fitnets", config)
+    return pick_stage(compute_stage_features(teacher_model, x), settings.hint_layer)
 
 
 def extract_student_features(
@@ -176,8 +176,8 @@ def extract_student_features(
     Raises:
         UserError: there is no such stage.
     """
-    settings = TrainConfig.of_method("fitnets", config)
-    _, features = logits_and_features(student_model, normalise(x))
+    settings = TrainConfig.for_method("fitnets", config)
+    _, features = compute_logits_and_features(student_model, normalise(x))
     return pick_stage(features, settings.hint_layer)
 
 
@@ -198,7 +198,7 @@ def visualize_feature_maps(
     Raises:
         UserError: there is no such stage.
     """
-    return pick_stage(stage_features(model, x), layer_idx)
+    return pick_stage(compute_stage_features(model, x), layer_idx)
 
 
 def draw_feature_maps(
@@ -212,4 +212,4 @@ def draw_feature_maps(
         x: images [B, 3, H, W], uint8 or normalised; the first four are drawn.
         layers: stages, from 0 or, negative, from the last; all if not given.
     """
-    return draw_maps(models, x, feature_picture, layers)
+    return draw_maps(models, x, mean_feature_map, layers)

@@ -8,7 +8,7 @@ import ray
 import torch
 from small_runs import small_config, write_digits
 
-from kdtune.storage.array_cache import VARIABLE
+from kdtune.storage.array_cache import CACHE_FOLDER_VARIABLE
 from kdtune.training.train_teacher import train_teacher
 
 
@@ -17,14 +17,14 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def single_thread():
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory):
+def isolated_cache(tmp_path_factory):
     """Tests, and the processes they start, leave the user's cache alone."""
-    os.environ[VARIABLE] = str(tmp_path_factory.mktemp("cache"))
+    os.environ[CACHE_FOLDER_VARIABLE] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -6,16 +6,16 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from kdtune.config.train import TrainConfig
-from kdtune.data.decoded import Views
-from kdtune.training.inputs import Inputs
+from kdtune.data.decoded import DecodedDataset
+from kdtune.training.epoch_data import EpochData
 
-SIZE = 8
+IMAGE_SIZE = 8
 """Image size of the small runs, in pixels: the digits' own."""
 
 
-def inputs_of(config, data) -> Inputs:
+def make_epoch_data(config, data) -> EpochData:
     """A run's batches, decoded in memory, without targets."""
-    return Inputs(config, Views(data, config.image_size, None, 1), None, {}, print)
+    return EpochData(config, DecodedDataset(data, config.image_size, None, 1), None, {}, print)
 
 
 def write_digits(root: Path, per_class: int, first: int = 0) -> Path:
@@ -33,5 +33,5 @@ def write_digits(root: Path, per_class: int, first: int = 0) -> Path:
 
 def small_config(folder, **settings) -> TrainConfig:
     """Settings of a run that takes a second or two."""
-    small = {"data_dir": str(folder), "image_size": SIZE, "epochs": 2, "batch_size": 16}
-    return TrainConfig.check({**small, **settings})
+    defaults = {"data_dir": str(folder), "image_size": IMAGE_SIZE, "epochs": 2, "batch_size": 16}
+    return TrainConfig.parse({**defaults, **settings})

@@ -16,7 +16,7 @@ SPACE = {
 }
 
 
-def opened(methods, models, classes=("x", "y"), test_images=400, **config):
+def sweep_opening(methods, models, classes=("x", "y"), test_images=400, **config):
     """The event with which a sweep begins."""
     settings = {
         "name": "s", "data": "d", "teacher": "t.pth", "methods": methods, "models": models,
@@ -36,37 +36,45 @@ def opened(methods, models, classes=("x", "y"), test_images=400, **config):
     }  # fmt: skip
 
 
-def write(path, sweep, complete=True, **opening):
+def write_sweep_folder(path, sweep, complete=True, **opening_changes):
     """Write the folder of a `test_leaderboard.Sweep`; `opening` as for `opened`."""
-    asked = [e for e in sweep.events if e["event"] == "asked"]
-    methods, models = (list(dict.fromkeys(e[key] for e in asked)) for key in ("method", "model"))
-    first = opened(methods or ["at"], models or ["A"], **opening)
-    done = [{"event": "complete"}] * complete
+    proposals = [e for e in sweep.events if e["event"] == "asked"]
+    methods, models = (
+        list(dict.fromkeys(e[key] for e in proposals)) for key in ("method", "model")
+    )
+    opening_event = sweep_opening(methods or ["at"], models or ["A"], **opening_changes)
+    completed = [{"event": "complete"}] * complete
     folder = SweepFolder(path)
     path.mkdir(parents=True)
-    folder.log.write_text(_lines([first, *sweep.events[1:], *done]))
+    folder.log_path.write_text(_to_lines([opening_event, *sweep.events[1:], *completed]))
     if not sweep.confirmation:
         return folder
-    begun = {"event": "confirm", "candidates": [], "seeds": 3, "top": 1}
-    begun |= {key: first[key] for key in ("config", "data")}
-    folder.confirm_log.write_text(_lines([begun, *sweep.confirmation, *done]))
-    folder.confirmed.mkdir()
-    np.savez(folder.test_labels, labels=np.zeros(400, int))
-    for run, right in sweep.right.items():
-        np.savez(folder.predictions(run), predicted=(~right).astype(int))
+    confirm_opening = {"event": "confirm", "candidates": [], "seeds": 3, "top": 1}
+    confirm_opening |= {key: opening_event[key] for key in ("config", "data")}
+    folder.confirm_log_path.write_text(
+        _to_lines([confirm_opening, *sweep.confirmation, *completed])
+    )
+    folder.confirm_folder.mkdir()
+    np.savez(folder.test_labels_path, labels=np.zeros(400, int))
+    for run, correct in sweep.right.items():
+        np.savez(folder.predictions_path(run), predicted=(~correct).astype(int))
     return folder
 
 
-def _lines(events):
+def _to_lines(events):
     """Lines of a log; what every trial's event must have is that with which it was asked for."""
     trials = {e["trial_id"]: e for e in events if e["event"] == "asked"}
-    whole = []
+    complete_events = []
     for number, event in enumerate(events):
-        own = trials.get(event.get("trial_id"), {})
-        cell = {key: own[key] for key in ("method", "model") if own}
+        proposal = trials.get(event.get("trial_id"), {})
+        cell = {key: proposal[key] for key in ("method", "model") if proposal}
         space = (
-            {"distributions": SPACE["distributions"]} if "lr" in own.get("parameters", {}) else {}
+            {"distributions": SPACE["distributions"]}
+            if "lr" in proposal.get("parameters", {})
+            else {}
         )
-        plain = {"distributions": {}, **space} if event["event"] == "asked" else {}
-        whole.append({**cell, **plain, **event, "time": 1.7e9 + number, "session_seconds": number})
-    return "".join(json.dumps(event) + "\n" for event in whole)
+        defaults = {"distributions": {}, **space} if event["event"] == "asked" else {}
+        complete_events.append(
+            {**cell, **defaults, **event, "time": 1.7e9 + number, "session_seconds": number}
+        )
+    return "".join(json.dumps(event) + "\n" for event in complete_events)

@@ -18,9 +18,9 @@ from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
 from kdtune.log.folder import SweepFolder
 from kdtune.methods import METHODS
-from kdtune.models import build_model, feature_shapes
+from kdtune.models import build_model, probe_stage_shapes
 from kdtune.reports.text.leaderboard import leaderboard_text
-from kdtune.training.teacher_targets import Lesson
+from kdtune.training.teacher_targets import TeacherTargets
 
 ROOT = Path(__file__).parent.parent
 WHERE = yaml.safe_load((Path(__file__).parent / "where_is.yaml").read_text())
@@ -118,11 +118,11 @@ def test_the_table_of_methods_is_true():
         if re.match(r"\| `\w+` \|", line)
     ]
     assert [row[0].strip("`") for row in rows] == list(METHODS)
-    lesson = Lesson(build_model("ResNet18", 100, 32).eval(), 32)
-    student = feature_shapes(build_model("MultiBranchNet", 100, 32), 32)
+    lesson = TeacherTargets(build_model("ResNet18", 100, 32).eval(), 32)
+    student = probe_stage_shapes(build_model("MultiBranchNet", 100, 32), 32)
     for row, name in zip(rows, METHODS, strict=True):
-        config = TrainConfig.check({"method": name})
-        kept = sum(target.bytes for target in lesson.ask(config, student).values())
+        config = TrainConfig.parse({"method": name})
+        kept = sum(target.bytes_per_image for target in lesson.request(config, student).values())
         weights = f"{config.alpha:g}, {config.beta:.12g}, {config.temperature:g}"
         assert row[-2:] == [weights, f"{kept:,}"]
 
@@ -144,8 +144,8 @@ def test_the_reference_study_says_what_its_log_says():
 
 def test_the_reference_study_is_the_sweep_that_make_repeats():
     folder = ROOT / "results" / "reference"
-    settings = SweepFolder(folder).settings()
-    assert settings == SweepConfig.check(yaml.safe_load((folder / "sweep.yaml").read_text()))
+    settings = SweepFolder(folder).load_config()
+    assert settings == SweepConfig.parse(yaml.safe_load((folder / "sweep.yaml").read_text()))
     assert settings.trials >= 20 and settings.confirm and settings.seeds >= 5
     assert "kdtune sweep results/reference/sweep.yaml" in (ROOT / "Makefile").read_text()
 

@@ -94,7 +94,7 @@ def test_slurms_script_starts_a_node_each_and_the_sweep_on_the_first(tmp_path, b
     assert "--nodelist=first" in head and "ray start --head --port=20007" in head
     assert "--nodelist=second" in worker and "ray start --address=first:20007" in worker
     what = "resume results/x" if begun else "sweep sweep.yaml --name x"
-    expected = f"kdtune {what} --address first:20007 --term-limit 90s token 0123"
+    expected = f"kdtune {what} --address first:20007 --shutdown-grace 90s token 0123"
     assert [line for line in lines if line.startswith("kdtune")] == [expected]
 
 

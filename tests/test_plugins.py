@@ -14,37 +14,37 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from small_runs import SIZE, small_config
+from small_runs import IMAGE_SIZE, small_config
 
 from kdtune import plugins
 from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import METHOD_DEFAULTS, DataSource, TrainConfig, settings_hash
-from kdtune.data.datasets import pictures
+from kdtune.config.train import METHOD_DEFAULTS, DataSource, TrainConfig, hash_settings
+from kdtune.data.datasets import samples_of
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
 from kdtune.methods import METHODS, build_method
-from kdtune.models import MODELS, build_model, feature_shapes
+from kdtune.models import MODELS, build_model, probe_stage_shapes
 from kdtune.models.checkpoints import load_model, save_model
-from kdtune.models.library import with_maps
+from kdtune.models.library import with_feature_maps
 from kdtune.plugins import (
     Plugin,
-    changed,
-    check_given,
-    have_only,
-    load_installed,
+    changed_plugins,
+    load_installed_plugins,
     load_plugins,
-    loaded,
-    records,
+    loaded_plugins,
+    plugin_records,
+    require_plugins,
+    sync_plugins,
 )
-from kdtune.training.rerun import run_file
+from kdtune.training.rerun import train_from_file
 from kdtune.training.run import run_training
-from kdtune.training.teacher_targets import Lesson, source_sha256, weights_sha256
+from kdtune.training.teacher_targets import TeacherTargets, model_sha256, source_sha256
 from kdtune.training.train_teacher import train_teacher
-from kdtune.tuning.cluster.admission import Question, what_is_there
-from kdtune.tuning.driver.preflight import check_sweep
-from kdtune.tuning.driver.resume_rules import named_again, resume_settings
+from kdtune.tuning.cluster.admission import NodeRequirements, inspect_node
+from kdtune.tuning.driver.preflight import prepare_sweep
+from kdtune.tuning.driver.resume_rules import build_resume_config, resume_flags
 from kdtune.tuning.search.space import load_spaces
-from kdtune.tuning.trials.trainable import OUTCOME, trial_results
+from kdtune.tuning.trials.trainable import OUTCOME_KEY, run_trial
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -76,10 +76,10 @@ MODELS = {"Small": Small}
 
 @pytest.fixture(autouse=True)
 def nothing_stays(monkeypatch):
-    monkeypatch.setattr(plugins, "_BROKEN", {})
+    monkeypatch.setattr(plugins, "_BROKEN_PLUGINS", {})
     yield
-    for plugin in loaded():
-        plugins._forget(plugin)
+    for plugin in loaded_plugins():
+        plugins._unregister_plugin(plugin)
 
 
 @pytest.fixture
@@ -117,10 +117,10 @@ def install(tmp_path, monkeypatch):
 def test_what_a_file_defines_has_a_name(give):
     path = give(METHOD + MODEL)
     assert "mine" in METHODS and "Small" in MODELS
-    network = build_model("Small", 10, SIZE)
-    assert network(torch.zeros(2, 3, SIZE, SIZE))[0].shape == (2, 10)
-    assert [plugin.name for plugin in loaded()] == [str(path)]
-    (record,) = records(METHODS=["mine", "at"], MODELS=["Small", "Small"])
+    network = build_model("Small", 10, IMAGE_SIZE)
+    assert network(torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE))[0].shape == (2, 10)
+    assert [plugin.name for plugin in loaded_plugins()] == [str(path)]
+    (record,) = plugin_records(METHODS=["mine", "at"], MODELS=["Small", "Small"])
     assert record["gives"] == ["mine", "Small"] and not record["installed"]
 
 
@@ -131,9 +131,9 @@ def test_the_examples_are_short_and_sound(folder):
     for file in files:
         text = file.read_text()
         assert len(text.splitlines()) < 40 and f"--plugin {file.name}" in text
-    assert load_spaces()["angle"].start == [{"beta": 1.0, "margin": 0.1}]
+    assert load_spaces()["angle"].start_points == [{"beta": 1.0, "margin": 0.1}]
     for name in ("Thin", "Plain"):
-        assert len(feature_shapes(build_model(name, 10, SIZE), SIZE)) == 3
+        assert len(probe_stage_shapes(build_model(name, 10, IMAGE_SIZE), IMAGE_SIZE)) == 3
     data = find_images("stripes")
     assert (len(data.classes), len(data.test)) == (4, 200)
     assert len(data.train) + len(data.validation) == 800
@@ -143,21 +143,21 @@ def test_the_examples_are_short_and_sound(folder):
 class TestSettings:
     def test_those_of_a_method_are_settings_as_others(self, give):
         give(METHOD)
-        config = TrainConfig.check({"method": "mine", "margin": 1})
+        config = TrainConfig.parse({"method": "mine", "margin": 1})
         assert (config.margin, config.steps, config.deep, config.alpha) == (1.0, 3, False, 2.0)
         assert isinstance(config.margin, float)
-        again = TrainConfig.check(json.loads(json.dumps(config.model_dump())))
+        again = TrainConfig.parse(json.loads(json.dumps(config.model_dump())))
         assert again == config
         assert config.model_copy(update={"epochs": 3}).margin == 1.0
         assert build_method(config, [(4, 1, 1)], [(4, 1, 1)]).config.margin == 1.0
         other = config.model_copy(update={"margin": 0.25})
-        assert settings_hash(other.model_dump()) != settings_hash(config.model_dump())
+        assert hash_settings(other.model_dump()) != hash_settings(config.model_dump())
 
     def test_no_other_method_has_them(self, give):
         give(METHOD)
         with pytest.raises(UserError, match="There is no setting 'margin'"):
-            TrainConfig.check({"method": "kd", "margin": 1})
-        assert "margin" not in TrainConfig.check({"method": "kd"}).model_dump()
+            TrainConfig.parse({"method": "kd", "margin": 1})
+        assert "margin" not in TrainConfig.parse({"method": "kd"}).model_dump()
 
     @pytest.mark.parametrize(
         ("settings", "sentence"),
@@ -171,49 +171,51 @@ class TestSettings:
     def test_a_mistake_is_a_sentence(self, give, settings, sentence):
         give(METHOD)
         with pytest.raises(UserError) as error:
-            TrainConfig.check({"method": "mine", **settings})
+            TrainConfig.parse({"method": "mine", **settings})
         assert sentence in str(error.value) and "\n" not in str(error.value)
 
     def test_a_method_that_is_not_there_is_named_before_its_settings(self):
         with pytest.raises(UserError, match="There is no method 'mine'"):
-            TrainConfig.check({"method": "mine", "margin": 1})
+            TrainConfig.parse({"method": "mine", "margin": 1})
 
     def test_types_are_those_of_the_defaults_also_of_equal_ones(self, give):
         text = METHOD + "class Other(Mine):\n    SETTINGS = {'margin': 1}\n"
         give(text + "class Third(Mine):\n    SETTINGS = {'margin': 1.0}\n"
              "METHODS |= {'other': Other, 'third': Third}\n")  # fmt: skip
-        assert type(TrainConfig.check({"method": "other"}).margin) is int
-        assert type(TrainConfig.check({"method": "third"}).margin) is float
+        assert type(TrainConfig.parse({"method": "other"}).margin) is int
+        assert type(TrainConfig.parse({"method": "third"}).margin) is float
 
     def test_a_sweep_fixes_them_for_their_method_alone(self, give, folder, teacher_file):
         give((EXAMPLES / "own_method.py").read_text())
-        checked = check_sweep(sweep_of(folder, teacher_file, settings={"margin": 0.3}), ())
+        checked = prepare_sweep(sweep_of(folder, teacher_file, settings={"margin": 0.3}), ())
         assert checked.spaces["angle"].constants == {"margin": 0.3}
-        assert checked.spaces["angle"].start == [{"beta": 1.0}]
-        assert checked.configure(("angle", "MultiBranchNet"), 0, {"beta": 1, "margin": 0.3}).margin
+        assert checked.spaces["angle"].start_points == [{"beta": 1.0}]
+        assert checked.configure_trial(
+            ("angle", "MultiBranchNet"), 0, {"beta": 1, "margin": 0.3}
+        ).margin
         assert "margin" not in checked.spaces["kd"].constants
 
     def test_a_sweep_refuses_those_of_no_method_of_its(self, give, folder, teacher_file):
         give(METHOD)
         given = {"methods": ["at"], "settings": {"margin": 0.3}}
         with pytest.raises(UserError, match="There is no setting 'margin'"):
-            check_sweep(sweep_of(folder, teacher_file, **given), ())
+            prepare_sweep(sweep_of(folder, teacher_file, **given), ())
 
     def test_a_log_can_be_read_without_the_plugin(self):
-        config = SweepConfig.check(
+        config = SweepConfig.parse(
             {"name": "x", "data": "d", "methods": ["gone"], "settings": {"margin": 1}}
         )
         assert config.settings == {"margin": 1}
         with pytest.raises(UserError, match="flag of its own"):
-            SweepConfig.check({"name": "x", "data": "d", "settings": {"epochs": 1}})
+            SweepConfig.parse({"name": "x", "data": "d", "settings": {"epochs": 1}})
 
 
 def sweep_of(folder, teacher, **given):
-    return SweepConfig.check(
+    return SweepConfig.parse(
         {
             "name": "x", "data": str(folder), "teacher": teacher and str(teacher),
             "methods": ["angle"], "models": ["MultiBranchNet"],
-            "trials": 1, "epochs": 1, "image_size": SIZE, **given,
+            "trials": 1, "epochs": 1, "image_size": IMAGE_SIZE, **given,
         }
     )  # fmt: skip
 
@@ -241,7 +243,7 @@ def test_a_bad_file_is_a_sentence_and_leaves_nothing(give, text, sentence):
         give(text)
     assert sentence in str(error.value) and "own.py" in str(error.value)
     assert "\n" not in str(error.value)
-    assert loaded() == () and "mine" not in METHOD_DEFAULTS
+    assert loaded_plugins() == () and "mine" not in METHOD_DEFAULTS
 
 
 def test_a_file_that_is_missing(tmp_path):
@@ -253,7 +255,7 @@ def test_a_plugin_cannot_hide_another_ones_names(give, tmp_path):
     first = give(MODEL)
     with pytest.raises(UserError, match=f"the plug-in {first} has a model 'Small' already"):
         give(MODEL + "\nMODELS['Fresh'] = Small", "second.py")
-    assert "Fresh" not in MODELS and len(loaded()) == 1
+    assert "Fresh" not in MODELS and len(loaded_plugins()) == 1
 
 
 def test_a_file_that_was_changed_is_loaded_anew(give):
@@ -262,15 +264,15 @@ def test_a_file_that_was_changed_is_loaded_anew(give):
     give(METHOD)
     assert METHODS["mine"] is before
     give(METHOD.replace("0.5", "0.75"))
-    assert METHOD_DEFAULTS["mine"]["margin"] == 0.75 and len(loaded()) == 1
+    assert METHOD_DEFAULTS["mine"]["margin"] == 0.75 and len(loaded_plugins()) == 1
 
 
 def test_unknown_names_meet_those_of_plugins(give):
     give(METHOD + MODEL + "DATA = {'stripes': len}")
     with pytest.raises(UserError, match="did you mean 'mine'"):
-        METHODS.check("mien")
+        METHODS.require("mien")
     with pytest.raises(UserError, match="did you mean 'Small'"):
-        MODELS.check("Smal")
+        MODELS.require("Smal")
     with pytest.raises(UserError, match="stripes"):
         find_images("strips")
 
@@ -278,17 +280,17 @@ def test_unknown_names_meet_those_of_plugins(give):
 class TestInstalled:
     def test_they_are_found_once_a_name_is_not_known(self, install):
         install(METHOD)
-        build_model("MultiBranchNet", 10, SIZE)
-        assert loaded() == ()
-        assert TrainConfig.check({"method": "mine"}).margin == 0.5
-        assert [plugin.name for plugin in loaded()] == ["ours"]
-        assert records(METHODS=["mine"])[0]["installed"]
+        build_model("MultiBranchNet", 10, IMAGE_SIZE)
+        assert loaded_plugins() == ()
+        assert TrainConfig.parse({"method": "mine"}).margin == 0.5
+        assert [plugin.name for plugin in loaded_plugins()] == ["ours"]
+        assert plugin_records(METHODS=["mine"])[0]["installed"]
 
     def test_a_broken_one_is_named_when_something_is_missing(self, install, folder):
         install("raise ValueError('out of order')", "broken")
-        build_model("MultiBranchNet", 10, SIZE)
+        build_model("MultiBranchNet", 10, IMAGE_SIZE)
         with pytest.raises(UserError) as error:
-            build_model("Smal", 10, SIZE)
+            build_model("Smal", 10, IMAGE_SIZE)
         assert "the installed plug-in broken cannot be loaded: ValueError: out of order" in str(
             error.value
         )
@@ -296,39 +298,39 @@ class TestInstalled:
     def test_a_broken_one_does_not_harm_another(self, install):
         install("raise ValueError('out of order')", "broken")
         install(MODEL)
-        assert build_model("Small", 10, SIZE)
+        assert build_model("Small", 10, IMAGE_SIZE)
 
     def test_another_version_on_a_node_is_refused(self, install):
         install(MODEL)
-        load_installed()
-        (plugin,) = loaded()
-        have_only([plugin])
+        load_installed_plugins()
+        (plugin,) = loaded_plugins()
+        sync_plugins([plugin])
         with pytest.raises(UserError, match="ours is another one on this node"):
-            have_only([Plugin("ours", plugin.text + "#", installed=True)])
+            sync_plugins([Plugin("ours", plugin.source + "#", is_installed=True)])
         with pytest.raises(UserError, match="theirs is missing on this node: it is not installed"):
-            have_only([Plugin("theirs", plugin.text, installed=True)])
+            sync_plugins([Plugin("theirs", plugin.source, is_installed=True)])
 
     def test_a_node_is_asked_for_them(self, install, folder):
         install(MODEL)
-        load_installed()
-        question = Question(DataSource(str(folder)), None, None, loaded())
-        assert "trouble" not in what_is_there(question)
-        other = Plugin("theirs", MODEL, installed=True)
-        found = what_is_there(Question(DataSource(str(folder)), None, None, (other,)))
-        assert "theirs is missing on this node" in found["trouble"]
+        load_installed_plugins()
+        question = NodeRequirements(DataSource(str(folder)), None, None, loaded_plugins())
+        assert "problem" not in inspect_node(question)
+        other = Plugin("theirs", MODEL, is_installed=True)
+        found = inspect_node(NodeRequirements(DataSource(str(folder)), None, None, (other,)))
+        assert "theirs is missing on this node" in found["problem"]
 
 
 def test_a_process_without_the_file_gets_it_as_text(give, tmp_path):
     """As on another node: nothing but what travels is there."""
     path = give(METHOD)
-    travelling = loaded()
+    travelling = loaded_plugins()
     path.unlink()
     code = (
-        "import pickle, sys, inspect; from kdtune.plugins import have_only;"
-        "have_only(pickle.loads(sys.stdin.buffer.read()));"
+        "import pickle, sys, inspect; from kdtune.plugins import sync_plugins;"
+        "sync_plugins(pickle.loads(sys.stdin.buffer.read()));"
         "from kdtune.methods import METHODS;"
         "from kdtune.training.teacher_targets import source_sha256;"
-        "print(source_sha256([METHODS['mine']])); have_only([]); print('mine' in METHODS)"
+        "print(source_sha256([METHODS['mine']])); sync_plugins([]); print('mine' in METHODS)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -347,16 +349,18 @@ def test_targets_and_weights_are_others_where_the_code_is(give, folder):
     for text in (METHOD + MODEL, METHOD + MODEL, METHOD + MODEL + "# other"):
         give(text)
         torch.manual_seed(0)
-        teacher = build_model("Small", 10, SIZE).eval()
-        keys.append(weights_sha256(teacher))
+        teacher = build_model("Small", 10, IMAGE_SIZE).eval()
+        keys.append(model_sha256(teacher))
     assert keys[0] == keys[1] != keys[2]
     text, kept = (EXAMPLES / "own_method.py").read_text(), []
-    teacher = build_model("MultiBranchNet", 10, SIZE).eval()
+    teacher = build_model("MultiBranchNet", 10, IMAGE_SIZE).eval()
     for more in ("", "# other"):
         give(text + more, "angle.py")
-        lesson = Lesson(teacher, SIZE)
-        own = lesson.ask(TrainConfig.check({"method": "angle"}), feature_shapes(teacher, SIZE))
-        kept.append(own["mean_-1"].made_by)
+        lesson = TeacherTargets(teacher, IMAGE_SIZE)
+        own = lesson.request(
+            TrainConfig.parse({"method": "angle"}), probe_stage_shapes(teacher, IMAGE_SIZE)
+        )
+        kept.append(own["mean_-1"].method_sha256)
     assert kept[0] != kept[1]
 
 
@@ -392,7 +396,7 @@ METHODS, METHOD, SPACE, START = {{"mine": Mine}}, "mine", {{"beta": 1.0}}, []
     )
     sweep = sweep_of(folder, teacher_file, methods=["mine"], baselines=False)
     with pytest.raises(UserError, match=sentence) as error:
-        check_sweep(sweep, ())
+        prepare_sweep(sweep, ())
     assert "'mine'" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -422,7 +426,7 @@ METHODS, METHOD, SPACE, START = {{"mine": Mine}}, "mine", {{"beta": 1.0}}, []
     )
     sweep = sweep_of(folder, teacher_file, methods=["mine"], baselines=False)
     with pytest.raises(UserError, match=sentence) if sentence else nullcontext():
-        check_sweep(sweep, ())
+        prepare_sweep(sweep, ())
 
 
 @pytest.mark.parametrize(
@@ -436,7 +440,7 @@ def test_a_model_without_its_contract_is_refused(give, folder, forward, sentence
     give(MODEL.replace("self.head(features[-1].mean((2, 3))), features", forward))
     sweep = sweep_of(folder, None, methods=["student"], models=["Small"], baselines=False)
     with pytest.raises(UserError, match=sentence):
-        check_sweep(sweep, ())
+        prepare_sweep(sweep, ())
 
 
 def test_a_data_set_without_its_contract_is_refused(give):
@@ -453,7 +457,7 @@ def test_pictures_of_a_data_set_like_torchvisions():
         def __getitem__(self, i):
             return np.full((2, 2), i, np.uint8), np.int64(i)
 
-    images, labels = pictures(Pairs())
+    images, labels = samples_of(Pairs())
     assert labels == [0, 1, 2] and images[2].tolist() == [[2, 2], [2, 2]]
 
 
@@ -464,7 +468,7 @@ def test_maps_of_a_classifier_are_those_that_its_modules_give():
         torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 2),
     ).eval()  # fmt: skip
     images = torch.randn(2, 3, 16, 16)
-    logits, maps = with_maps(net)(images)
+    logits, maps = with_feature_maps(net)(images)
     assert torch.equal(logits, net(images))
     assert torch.equal(maps[-1], net[:3](images)) and [len(m[0]) for m in maps] == [4, 5, 6]
 
@@ -486,23 +490,23 @@ class TestNothingRunsUnasked:
         config = {"name": "x", "data": "d", "plugins": ["/a/own.py"], "methods": ["mine"]}
         earlier = {"config": config, **kept}
         with pytest.raises(UserError, match="if you trust it, give --plugin /a/own.py"):
-            resume_settings(earlier, {})
+            build_resume_config(earlier, {})
         path = give(METHOD)
         with pytest.raises(UserError, match="own.py was changed since"):
-            resume_settings(earlier, {"plugins": (str(path),)})
-        earlier["plugins"] = records(METHODS=["mine"])
-        sweep = resume_settings(earlier, {"plugins": (str(path),)})
+            build_resume_config(earlier, {"plugins": (str(path),)})
+        earlier["plugins"] = plugin_records(METHODS=["mine"])
+        sweep = build_resume_config(earlier, {"plugins": (str(path),)})
         assert sweep.plugins == (str(path),)
-        assert named_again(sweep) == f" --plugin {path}"
+        assert resume_flags(sweep) == f" --plugin {path}"
 
     def test_a_checkpoint_wants_its_networks(self, give, tmp_path):
         path, marker = tmp_path / "net.pth", tmp_path / "ran"
         file = give(MODEL + f"open({str(marker)!r}, 'w').close()\n")
         config = small_config(tmp_path, model="Small").model_dump()
-        network = build_model("Small", 2, SIZE)
+        network = build_model("Small", 2, IMAGE_SIZE)
         for form in (path, tmp_path / "net.safetensors"):
             save_model(form, network, config=config, classes=["a", "b"])
-            have_only([])
+            sync_plugins([])
             marker.unlink(missing_ok=True)
             with pytest.raises(UserError, match=f"if you trust it, give --plugin {file}"):
                 load_model(form)
@@ -516,30 +520,30 @@ class TestNothingRunsUnasked:
         file = give(METHOD)
         settings = small_config(folder, method="mine", epochs=1, margin=0.25).model_dump()
         provenance = {
-            "plugins": records(METHODS=["mine"]),
+            "plugins": plugin_records(METHODS=["mine"]),
             "best_validation_accuracy": 2.0,  # which no run reaches
-            "settings_sha256": settings_hash(settings),
+            "settings_sha256": hash_settings(settings),
         }
         path = tmp_path / "mine.yaml"
         path.write_text(yaml.safe_dump({**settings, "provenance": provenance}))
-        have_only([])
+        sync_plugins([])
         with pytest.raises(UserError, match=f"mine.yaml needs the plug-in {file}"):
-            run_file(path)
+            train_from_file(path)
         load_plugins([file])
-        assert run_file(path)["config"]["margin"] == 0.25
+        assert train_from_file(path)["config"]["margin"] == 0.25
         give(METHOD + "# other")
-        assert f"the plug-in {file} has other code" in run_file(path)["causes"]
+        assert f"the plug-in {file} has other code" in train_from_file(path)["causes"]
 
     @pytest.mark.parametrize("kept", ["own.py", [1], [{"name": "own.py"}], {"name": 1}])
     def test_what_was_written_by_hand(self, kept):
         with pytest.raises(UserError, match="does not say which plug-ins it needs"):
-            check_given("x.yaml", kept)
+            require_plugins("x.yaml", kept)
 
     def test_an_installed_one_that_is_gone(self):
         kept = [{"name": "ours", "sha256": "0", "installed": True}]
         with pytest.raises(UserError, match="the plug-in ours is not installed"):
-            check_given("x.yaml", kept)
-        assert changed(kept) == ["ours"]
+            require_plugins("x.yaml", kept)
+        assert changed_plugins(kept) == ["ours"]
 
 
 def test_a_method_without_a_teacher_may_have_terms(give):
@@ -559,23 +563,23 @@ class Flat(Method):
 METHODS = {"flat": Flat}
 """
     )
-    method = build_method(TrainConfig.check({"method": "flat"}), [(4, 1, 1)], None)
+    method = build_method(TrainConfig.parse({"method": "flat"}), [(4, 1, 1)], None)
     parts = method(torch.full((2, 3), 2.0), [], None, torch.tensor([0, 1]))
     assert parts["loss"] == parts["classification"] + 2
 
 
 def test_a_trial_loads_what_its_sweep_has(give, folder, teacher_file):
     give((EXAMPLES / "own_method.py").read_text())
-    travelling = loaded()
+    travelling = loaded_plugins()
     config = small_config(
         folder, method="angle", epochs=1, teacher_model=str(teacher_file), margin=0.2
     ).model_dump()
-    have_only([])
-    (*_, last) = trial_results(config, (), None, travelling)
-    assert OUTCOME not in last and last["epoch"] == 1
+    sync_plugins([])
+    (*_, last) = run_trial(config, (), None, travelling)
+    assert OUTCOME_KEY not in last and last["epoch"] == 1
     bad = Plugin("/a/bad.py", "import nowhere_to_be_found")
-    (last,) = trial_results(config, (), None, [bad])
-    assert last[OUTCOME] == "crashed" and "No module named" in last["reason"]
+    (last,) = run_trial(config, (), None, [bad])
+    assert last[OUTCOME_KEY] == "crashed" and "No module named" in last["reason"]
 
 
 def test_a_single_run_has_them_too(give, folder, teacher_file, tmp_path, monkeypatch):
@@ -619,8 +623,8 @@ def test_the_examples_take_part_in_a_sweep_of_an_installed_kdtune(elsewhere):
     here.mkdir()
     files = sorted(EXAMPLES.glob("own_*.py"))
     load_plugins(files)
-    teacher = TrainConfig.check(
-        {"method": "student", "data_dir": "stripes", "image_size": SIZE, "epochs": 1}
+    teacher = TrainConfig.parse(
+        {"method": "student", "data_dir": "stripes", "image_size": IMAGE_SIZE, "epochs": 1}
     )
     train_teacher(teacher, here / "teacher.pth")
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

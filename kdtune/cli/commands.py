@@ -9,22 +9,22 @@ from typing import Any
 import click
 
 from kdtune.cli.options import (
-    CONFIRMED,
+    CONFIRM_OPTIONS,
     DATA_HELP,
+    DISPLAY_OPTIONS,
+    LOCATION_OPTIONS,
     MODELS_HELP,
-    PLACES,
-    RESOURCES,
-    SEARCHED,
-    SHOWN,
-    SWEPT,
-    Counts,
+    RESOURCE_OPTIONS,
+    SEARCH_OPTIONS,
+    SWEEP_OPTIONS,
+    IntListParam,
+    add_options,
     cache_options,
+    data_root_option,
     format_option,
-    options,
     plugin_option,
-    root_option,
-    settings_option,
-    skip_option,
+    setting_option,
+    skip_bad_images_option,
     subset_options,
     trust_option,
 )
@@ -41,7 +41,7 @@ def cli(debug: bool) -> None:
 @cli.command()
 @plugin_option
 @click.option("--data", "data_dir", required=True, help=DATA_HELP)
-@root_option
+@data_root_option
 @subset_options
 @click.option("--model", default="ResNet50", show_default=True, help=MODELS_HELP)
 @click.option(
@@ -54,44 +54,48 @@ def cli(debug: bool) -> None:
 @click.option("--image-size", type=int, default=128, show_default=True, help="Pixels.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @cache_options
-@skip_option
-@settings_option
+@skip_bad_images_option
+@setting_option
 @click.option("--quiet", is_flag=True, help="Say only what goes wrong.")
 def teacher(out: Path, settings: tuple[tuple[str, Any], ...], quiet: bool, **flags: Any) -> None:
     """Train a teacher on your data."""
-    from kdtune.config.train import TrainConfig, check_free
+    from kdtune.config.train import TrainConfig, check_searchable
     from kdtune.runtime.console import say
     from kdtune.training.train_teacher import train_teacher
 
-    check_free(dict(settings), ["student"])
-    given = {**dict(settings), **_said(flags), "method": "student"}
-    result = train_teacher(TrainConfig.check(given), out, (lambda line: None) if quiet else say)
-    test = result["test_accuracy"]
-    tested = "no test images" if test is None else f"test {100 * test:.2f} %"
-    print(f"{out}: validation {100 * result['validation_accuracy']:.2f} %, {tested}")
+    check_searchable(dict(settings), ["student"])
+    run_settings = {**dict(settings), **_provided_flags(flags), "method": "student"}
+    result = train_teacher(
+        TrainConfig.parse(run_settings), out, (lambda line: None) if quiet else say
+    )
+    test_accuracy = result["test_accuracy"]
+    test_text = "no test images" if test_accuracy is None else f"test {100 * test_accuracy:.2f} %"
+    print(f"{out}: validation {100 * result['validation_accuracy']:.2f} %, {test_text}")
 
 
-def _said(flags: dict[str, Any]) -> dict[str, Any]:
+def _provided_flags(flags: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given."""
     return {key: value for key, value in flags.items() if value not in (None, ())}
 
 
-def _given(
+def _merge_settings(
     file: Path | None, settings: tuple[tuple[str, Any], ...], flags: dict[str, Any]
 ) -> dict[str, Any]:
     """The settings of a sweep, from a file and flags; flags win."""
     from kdtune.storage.files import read_yaml
 
-    given = read_yaml(file) if file else {}
-    given |= _said(flags)
-    own = given.get("settings") or {}
-    if settings and isinstance(own, dict):  # anything else is refused where settings are checked
-        given["settings"] = {**own, **dict(settings)}
-    return given
+    merged = read_yaml(file) if file else {}
+    merged |= _provided_flags(flags)
+    file_settings = merged.get("settings") or {}
+    if settings and isinstance(
+        file_settings, dict
+    ):  # anything else is refused where settings are checked
+        merged["settings"] = {**file_settings, **dict(settings)}
+    return merged
 
 
 @cli.command()
-@options(SWEPT, CONFIRMED, SHOWN)
+@add_options(SWEEP_OPTIONS, CONFIRM_OPTIONS, DISPLAY_OPTIONS)
 @click.option(
     "--plan", is_flag=True, help="Plan it first, see 'kdtune plan'; the report compares."
 )
@@ -108,16 +112,16 @@ def sweep(
     """
     from kdtune.tuning.sweep import run_sweep
 
-    _show(run_sweep(_given(file, settings, flags), show, plan).path)
+    _print_results(run_sweep(_merge_settings(file, settings, flags), show, plan).path)
 
 
 @cli.command()
-@options(SWEPT, SHOWN)
+@add_options(SWEEP_OPTIONS, DISPLAY_OPTIONS)
 @click.option(
     "--gpus",
     "--slots",
     "counts",
-    type=Counts(),
+    type=IntListParam(),
     default=(1, 8, 64, 1000),
     help="Trials at once that are planned for, besides those of this machine."
     "  [default: 1,8,64,1000]",
@@ -131,9 +135,9 @@ def sweep(
 def plan(
     file: Path | None,
     settings: tuple[tuple[str, Any], ...],
-    counts: tuple[int, ...],
+    slot_counts: tuple[int, ...],
     curves: Path | None,
-    form: str,
+    output_format: str,
     show: str,
     **flags: Any,
 ) -> None:
@@ -145,13 +149,13 @@ def plan(
     from kdtune.reports.text.plan import plan_text
     from kdtune.tuning.planning.plan import plan_sweep
 
-    given = {"name": "plan", **_given(file, settings, flags)}
-    print(plan_text(plan_sweep(given, counts, curves, show), form), end="")
+    sweep_settings = {"name": "plan", **_merge_settings(file, settings, flags)}
+    print(plan_text(plan_sweep(sweep_settings, slot_counts, curves, show), output_format), end="")
 
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@options(PLACES, SEARCHED, CONFIRMED, RESOURCES, SHOWN)
+@add_options(LOCATION_OPTIONS, SEARCH_OPTIONS, CONFIRM_OPTIONS, RESOURCE_OPTIONS, DISPLAY_OPTIONS)
 def resume(folder: Path, show: str, **flags: Any) -> None:
     """Go on with a sweep that was interrupted, or is to have more trials, cells or resources.
 
@@ -159,12 +163,12 @@ def resume(folder: Path, show: str, **flags: Any) -> None:
     """
     from kdtune.tuning.sweep import resume_sweep
 
-    _show(resume_sweep(folder, _said(flags), show).path)
+    _print_results(resume_sweep(folder, _provided_flags(flags), show).path)
 
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@options(CONFIRMED, PLACES, RESOURCES, SHOWN)
+@add_options(CONFIRM_OPTIONS, LOCATION_OPTIONS, RESOURCE_OPTIONS, DISPLAY_OPTIONS)
 def confirm(folder: Path, show: str, **flags: Any) -> None:
     """Train the best trials of every cell again with fresh seeds, test once, and give the verdict.
 
@@ -172,7 +176,7 @@ def confirm(folder: Path, show: str, **flags: Any) -> None:
     """
     from kdtune.tuning.confirm import confirm_sweep
 
-    _show(confirm_sweep(folder, _said(flags), show).path)
+    _print_results(confirm_sweep(folder, _provided_flags(flags), show).path)
 
 
 for command in (resume, confirm):  # what is not given stays as it was
@@ -181,7 +185,7 @@ for command in (resume, confirm):  # what is not given stays as it was
             parameter.help = parameter.help.split("  [default")[0]
 
 
-def _show(folder: Path) -> None:
+def _print_results(folder: Path) -> None:
     from kdtune.reports.text.leaderboard import leaderboard_text
 
     print(leaderboard_text([folder], "table"))
@@ -192,38 +196,38 @@ def _show(folder: Path) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 def status(folder: Path) -> None:
     """Show how far a sweep is, whether it runs or not."""
-    from kdtune.log.folder import Snapshot
+    from kdtune.log.folder import SweepSnapshot
     from kdtune.reports.text.leaderboard import leaderboard_text
     from kdtune.reports.text.status import status_lines
 
-    sweep = Snapshot(folder)
-    events = sweep.opened(), sweep.events(), sweep.confirm_events()
-    print("\n".join(status_lines(*events, sweep.is_held(), sweep.holder(), folder)))
+    snapshot = SweepSnapshot(folder)
+    events = snapshot.load_opening_events(), snapshot.load_events(), snapshot.load_confirm_events()
+    print("\n".join(status_lines(*events, snapshot.is_locked(), snapshot.lock_holder(), folder)))
     print(f"\n{leaderboard_text([folder], 'table')}", end="")
 
 
 @cli.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 @format_option
-def leaderboard(folders: tuple[Path, ...], form: str) -> None:
+def leaderboard(folders: tuple[Path, ...], output_format: str) -> None:
     """Show how good every cell of one or several sweeps is, and the verdict.
 
     Until a sweep is confirmed, that is its best trial.
     """
     from kdtune.reports.text.leaderboard import leaderboard_text
 
-    print(leaderboard_text(folders, form), end="")
+    print(leaderboard_text(folders, output_format), end="")
 
 
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("name")
 @format_option
-def table(folder: Path, name: str, form: str) -> None:
+def table(folder: Path, name: str, output_format: str) -> None:
     """Show any table of a sweep, e.g. comparison, settings, rungs, search_curve, models."""
     from kdtune.reports.text.leaderboard import table_text
 
-    print(table_text(folder, name, form), end="")
+    print(table_text(folder, name, output_format), end="")
 
 
 @cli.command()
@@ -261,14 +265,14 @@ def dashboard(folders: tuple[Path, ...], port: int) -> None:
 @plugin_option
 def train(file: Path) -> None:
     """Train once with the settings of a YAML FILE, e.g. one that a sweep wrote."""
-    from kdtune.training.rerun import run_file
+    from kdtune.training.rerun import train_from_file
 
-    result = run_file(file)
+    result = train_from_file(file)
     best, recorded = result["best_accuracy"], result["recorded_accuracy"]
     print(f"best validation accuracy {100 * best:.2f} %")
     if recorded is not None:
-        verdict = "the same" if best == recorded else f"{100 * (best - recorded):+.2f} points"
-        print(f"recorded in {file}: {100 * recorded:.2f} % ({verdict})")
+        difference = "the same" if best == recorded else f"{100 * (best - recorded):+.2f} points"
+        print(f"recorded in {file}: {100 * recorded:.2f} % ({difference})")
     for cause in result["causes"]:
         print(f"likely cause: {cause}")
 
@@ -293,7 +297,7 @@ def train(file: Path) -> None:
     show_default=True,
     help="Of the networks: pth, safetensors, pt2, onnx.",
 )
-def export(folder: Path, formats: str, **given: Any) -> None:
+def export(folder: Path, formats: str, **selection: Any) -> None:
     """Write the best of every cell as files for other projects, each with a card.
 
     Of a confirmed sweep, that is the best run of what was chosen.
@@ -301,14 +305,14 @@ def export(folder: Path, formats: str, **given: Any) -> None:
     from kdtune.export.bundle import export_sweep
 
     names = tuple(name.strip() for name in formats.split(",") if name.strip())
-    print("\n".join(export_sweep(folder, formats=names, **given)))
+    print("\n".join(export_sweep(folder, formats=names, **selection)))
 
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @plugin_option
 @click.option("--data", "data_dir", required=True, help=DATA_HELP)
-@root_option
+@data_root_option
 @subset_options
 @click.option(
     "--split",
@@ -321,22 +325,22 @@ def export(folder: Path, formats: str, **given: Any) -> None:
 )
 @click.option(
     "--format",
-    "form",
+    "output_format",
     type=click.Choice(["table", "json", "markdown"]),
     default="table",
     show_default=True,
 )
 @trust_option
 @cache_options
-@skip_option
-def evaluate(file: Path, figure: Path | None, form: str, **given: Any) -> None:
+@skip_bad_images_option
+def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) -> None:
     """Measure a network, FILE.pth, .safetensors, .pt2 or .onnx, on labelled images."""
-    from kdtune.export.evaluation import evaluate_file, evaluation_text, write_confusion
+    from kdtune.export.evaluation import evaluate_file, render_evaluation, write_confusion_figure
 
-    found = evaluate_file(file, **_said(given))
-    print(evaluation_text(found, form), end="")
+    evaluation = evaluate_file(file, **_provided_flags(flags))
+    print(render_evaluation(evaluation, output_format), end="")
     if figure is not None:
-        write_confusion(found, figure)
+        write_confusion_figure(evaluation, figure)
 
 
 @cli.command()
@@ -346,12 +350,14 @@ def evaluate(file: Path, figure: Path | None, form: str, **given: Any) -> None:
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True)
 @format_option
 @trust_option
-def predict(file: Path, images: tuple[Path, ...], top: int, form: str, trust: bool) -> None:
+def predict(
+    file: Path, images: tuple[Path, ...], top: int, output_format: str, trust: bool
+) -> None:
     """Say which class a network, FILE as in 'kdtune evaluate', gives to images."""
     from kdtune.export.evaluation import predict_images
     from kdtune.reports.text.render import render_table
 
-    print(render_table(predict_images(file, images, top, trust), form), end="")
+    print(render_table(predict_images(file, images, top, trust), output_format), end="")
 
 
 @cli.command()
@@ -365,22 +371,22 @@ def cache(prune: float | None) -> None:
     """
     from datetime import datetime
 
-    from kdtune.storage.array_cache import Cache, cache_folder
-    from kdtune.units import GB, amount
+    from kdtune.storage.array_cache import ArrayCache, cache_folder
+    from kdtune.units import BYTES_PER_GB, format_bytes
 
-    node = Cache(cache_folder())
-    if node.folder.exists() and not node.folder.is_dir():
-        raise UserError(f"The cache {node.folder} is not a folder; see KDTUNE_CACHE.")
+    array_cache = ArrayCache(cache_folder())
+    if array_cache.folder.exists() and not array_cache.folder.is_dir():
+        raise UserError(f"The cache {array_cache.folder} is not a folder; see KDTUNE_CACHE.")
     if prune is not None and not math.isfinite(prune):
         raise UserError("--prune must be a finite number of GB.")
-    for entry in node.prune(prune * GB) if prune is not None else ():
-        print(f"removed {amount(entry.bytes)}: {entry.what}", file=sys.stderr)
-    entries = node.entries()
+    for entry in array_cache.prune(prune * BYTES_PER_GB) if prune is not None else ():
+        print(f"removed {format_bytes(entry.size_bytes)}: {entry.label}", file=sys.stderr)
+    entries = array_cache.list_entries()
     for entry in entries:
-        used = datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M")
-        print(f"{amount(entry.bytes):>10}  last used {used}  {entry.what}")
-    total = sum(entry.bytes for entry in entries)
-    print(f"{amount(total):>10}  in {len(entries)} arrays in {node.folder}")
+        last_used = datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M")
+        print(f"{format_bytes(entry.size_bytes):>10}  last used {last_used}  {entry.label}")
+    total = sum(entry.size_bytes for entry in entries)
+    print(f"{format_bytes(total):>10}  in {len(entries)} arrays in {array_cache.folder}")
 
 
 @cli.command()
@@ -388,26 +394,26 @@ def cache(prune: float | None) -> None:
 @plugin_option
 def spaces(files: tuple[str, ...]) -> None:
     """Show every search space: its ranges, start points, and where they come from."""
-    from kdtune.plugins import load_installed
-    from kdtune.tuning.search.space import describe, load_spaces
+    from kdtune.plugins import load_installed_plugins
+    from kdtune.tuning.search.space import describe_space, load_spaces
 
-    load_installed()
-    print("\n\n".join(describe(space) for space in load_spaces(files).values()))
+    load_installed_plugins()
+    print("\n\n".join(describe_space(space) for space in load_spaces(files).values()))
 
 
 @cli.command()
 @click.option("--name", default="demo", show_default=True, help="The sweep's folder.")
-@options(SHOWN)
+@add_options(DISPLAY_OPTIONS)
 @click.pass_context
 def demo(ctx: click.Context, name: str, show: str) -> None:
     """Compare AT and FitNets on real images that come along, in minutes on two cores.
 
     It stands for an ordinary `teacher` and an ordinary `sweep`, and prints both.
     """
-    from kdtune.log.folder import RESULTS, SweepFolder
+    from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 
-    SweepFolder(RESULTS / name).refuse_existing()
-    teacher_file = RESULTS / f"{name}-teacher.pth"
+    SweepFolder(RESULTS_FOLDER / name).raise_if_exists()
+    teacher_file = RESULTS_FOLDER / f"{name}-teacher.pth"
     commands = [
         f"teacher --data digits --image-size 8 --model ResNet18 --epochs 5 --out {teacher_file}"
         f"{' --quiet' if show == 'quiet' else ''}",
@@ -436,13 +442,13 @@ def main() -> None:
         print(f"kdtune: {error.format_message()}", file=sys.stderr)
         sys.exit(2)
     except click.Abort as error:  # click's word for Ctrl-C
-        said = str(error.__cause__ or "")
-        print(f"kdtune: interrupted{': ' if said else ''}{said}", file=sys.stderr)
+        detail = str(error.__cause__ or "")
+        print(f"kdtune: interrupted{': ' if detail else ''}{detail}", file=sys.stderr)
         sys.exit(143 if type(error.__cause__).__name__ == "Terminated" else 130)
     except (UserError, RunError, OSError) as error:
         if "--debug" in sys.argv:
             raise
-        for file, reason in getattr(error, "bad", ()):
+        for file, reason in getattr(error, "failures", ()):
             print(f"{file}: {reason}", file=sys.stderr)
         print(f"kdtune: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)

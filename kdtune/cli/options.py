@@ -9,19 +9,19 @@ MODELS_HELP = "MultiBranchNet, ResNet18, ResNet50, torchvision:NAME or timm:NAME
 DATA_HELP = "An ImageFolder, or the name of a data set: digits, cifar10, ..."
 
 
-class _Setting(click.ParamType):
+class _KeyValueParam(click.ParamType):
     name = "KEY=VALUE"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
-        from kdtune.storage.files import parse_value
+        from kdtune.storage.files import parse_yaml_value
 
         key, separator, text = value.partition("=")
         if not separator:
             self.fail(f"'{value}' is not KEY=VALUE.", param, ctx)
-        return key, parse_value(text)
+        return key, parse_yaml_value(text)
 
 
-def _load_given(ctx: click.Context, param: click.Parameter, files: tuple[str, ...]) -> None:
+def _load_plugin_files(ctx: click.Context, param: click.Parameter, files: tuple[str, ...]) -> None:
     if files:
         from kdtune.plugins import load_plugins
 
@@ -31,28 +31,32 @@ def _load_given(ctx: click.Context, param: click.Parameter, files: tuple[str, ..
 PLUGIN_HELP = "A file with methods, models or data sets of your own, which is run; repeatable."
 
 plugin_option = click.option(
-    "--plugin", multiple=True, expose_value=False, callback=_load_given, help=PLUGIN_HELP
+    "--plugin", multiple=True, expose_value=False, callback=_load_plugin_files, help=PLUGIN_HELP
 )
 
-settings_option = click.option(
-    "--setting", "settings", type=_Setting(), multiple=True, help="Any other setting of a run."
+setting_option = click.option(
+    "--setting",
+    "settings",
+    type=_KeyValueParam(),
+    multiple=True,
+    help="Any other setting of a run.",
 )
 
 
 def cache_options(command: Any) -> Any:
     """The two flags of the cache, for one setting."""
-    size = click.option("--cache-gb", type=float, help="Size of the cache.  [default: 20]")
-    none = click.option(
+    cache_size = click.option("--cache-gb", type=float, help="Size of the cache.  [default: 20]")
+    no_cache = click.option(
         "--no-cache",
         "cache_gb",
         flag_value=0.0,
         type=float,
         help="Keep nothing; the teacher runs live.",
     )
-    return size(none(command))
+    return cache_size(no_cache(command))
 
 
-skip_option = click.option(
+skip_bad_images_option = click.option(
     "--skip-bad-images",
     is_flag=True,
     default=None,
@@ -60,7 +64,7 @@ skip_option = click.option(
 )
 
 
-root_option = click.option(
+data_root_option = click.option(
     "--data-root",
     metavar="DIR",
     help="Where named data sets are, or are downloaded to.  [default: in the cache's folder]",
@@ -70,35 +74,35 @@ root_option = click.option(
 def subset_options(command: Any) -> Any:
     """The flags that take a part of the images."""
     for split in ("test", "validation", "train"):
-        flag = click.option(
+        option = click.option(
             f"--{split}-images",
             type=int,
             metavar="N",
             help=f"Use N of the {split} images, of each class its share.  [default: all]",
         )
-        command = flag(command)
+        command = option(command)
     return command
 
 
-def options(*groups: Any) -> Any:
+def add_options(*groups: Any) -> Any:
     """The flags of several groups, for one command."""
 
-    def add(command: Any) -> Any:
+    def decorate(command: Any) -> Any:
         for option in reversed([option for group in groups for option in group]):
             command = option(command)
         return command
 
-    return add
+    return decorate
 
 
-PLACES = (
+LOCATION_OPTIONS = (
     click.option("--data", help=DATA_HELP),
-    root_option,
+    data_root_option,
     click.option("--teacher", help="The teacher's checkpoint."),
     click.option("--plugin", "plugins", multiple=True, help=PLUGIN_HELP),
 )
 
-SEARCHED = (
+SEARCH_OPTIONS = (
     click.option("--methods", help="Methods to compare.  [default: at,fitnets]"),
     click.option(
         "--models", help="Students, named as teachers.  [default: MultiBranchNet,ResNet18]"
@@ -112,7 +116,7 @@ SEARCHED = (
     click.option(
         "--trials", type=int, help="Trials in each cell.  [default: 20, if no budget is given]"
     ),
-    click.option("--epochs-total", type=int, help="Epochs of all trials together."),
+    click.option("--total-epochs", type=int, help="Epochs of all trials together."),
     click.option(
         "--time-budget", metavar="TIME", help="As 2h or 90m; then trials under way end, too."
     ),
@@ -126,7 +130,7 @@ SEARCHED = (
     ),
 )
 
-SHOWN = (
+DISPLAY_OPTIONS = (
     click.option(
         "--quiet",
         "show",
@@ -143,7 +147,7 @@ SHOWN = (
     ),
 )
 
-CONFIRMED = (
+CONFIRM_OPTIONS = (
     click.option("--top", type=int, help="Trials of each cell to confirm.  [default: 3]"),
     click.option(
         "--seeds", type=int, help="Fresh seeds of each of them, 3 or more.  [default: 5]"
@@ -155,7 +159,7 @@ CONFIRMED = (
     ),
 )
 
-RESOURCES = (
+RESOURCE_OPTIONS = (
     click.option(
         "--address",
         metavar="HOST:PORT",
@@ -177,24 +181,25 @@ RESOURCES = (
         metavar="N",
         help="A number, a part of one, MODEL=N,..., or auto.  [default: 1 if there are GPUs]",
     ),
-    click.option("--concurrent", type=int, help="Trials at once, at most."),
+    click.option("--max-concurrent", type=int, help="Trials at once, at most."),
     click.option(
         "--max-restarts",
         type=int,
         help="Times that a trial whose process died is begun again.  [default: 3]",
     ),
     click.option(
-        "--stall-time",
+        "--stall-timeout",
         metavar="TIME",
         help="Without progress until a trial is begun again, once.  [default: 1h]",
     ),
     click.option(
-        "--term-limit",
+        "--shutdown-grace",
         metavar="TIME",
         help="What a SIGTERM leaves to the epochs under way.  [default: 20s]",
     ),
     click.option(
-        "--track",
+        "--tracker",
+        "trackers",
         type=click.Choice(["mlflow", "wandb", "none"]),
         multiple=True,
         help="What else gets the figures of trials; repeatable; none is no more.",
@@ -204,28 +209,28 @@ RESOURCES = (
 
 format_option = click.option(
     "--format",
-    "form",
+    "output_format",
     type=click.Choice(["table", "csv", "json", "markdown"]),
     default="table",
     show_default=True,
 )
 
 
-SWEPT = (
+SWEEP_OPTIONS = (
     click.argument("file", required=False, type=click.Path(path_type=Path)),
     click.option("--name", help="The sweep's folder under results/."),
-    *PLACES,
+    *LOCATION_OPTIONS,
     subset_options,
-    *SEARCHED,
-    *RESOURCES,
+    *SEARCH_OPTIONS,
+    *RESOURCE_OPTIONS,
     click.option(
-        "--equal",
+        "--balance-by",
         type=click.Choice(["trials", "epochs", "seconds"]),
         help="Of what every cell gets the same.  [default: trials]",
     ),
     click.option("--epochs", type=int, help="Epochs of a full trial.  [default: 50]"),
     click.option(
-        "--repeats/--no-repeats",
+        "--allow-duplicates/--no-allow-duplicates",
         default=None,
         help="Train again what was trained before, if it is proposed.  [default: off]",
     ),
@@ -241,12 +246,12 @@ SWEPT = (
     click.option("--reduction-factor", type=int, help="One in so many goes on.  [default: 2]"),
     click.option("--image-size", type=int, help="Pixels.  [default: as the teacher]"),
     click.option("--seed", type=int, help="Fixes the whole sweep.  [default: 0]"),
-    skip_option,
-    settings_option,
+    skip_bad_images_option,
+    setting_option,
 )
 
 
-class Counts(click.ParamType):
+class IntListParam(click.ParamType):
     """Whole numbers with commas between them."""
 
     name = "N,N,..."

@@ -6,7 +6,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from kdtune.config.train import FILE_NAME, METHOD_DEFAULTS, DataSettings, DataSource, check_free
+from kdtune.config.train import (
+    FILE_NAME_PATTERN,
+    METHOD_DEFAULTS,
+    DataConfig,
+    DataSource,
+    check_searchable,
+)
 from kdtune.units import parse_duration
 
 BASELINES = ("kd", "student")
@@ -18,71 +24,75 @@ DEFAULT_TRIALS = 20
 MIN_DIFFERENCE = 0.5
 """Points of accuracy below which a difference does not matter."""
 
-LEAST_GPU = 0.01
+MIN_GPU_FRACTION = 0.01
 """The smallest part of a GPU."""
 
 
-def default_trials(given: Mapping[str, Any]) -> int | None:
+def default_trials(validated: Mapping[str, Any]) -> int | None:
     """No number of trials where another budget is given."""
-    return DEFAULT_TRIALS if not (given.get("epochs_total") or given.get("time_budget")) else None
+    return (
+        DEFAULT_TRIALS
+        if not (validated.get("total_epochs") or validated.get("time_budget"))
+        else None
+    )
 
 
-def default_grace_period(given: Mapping[str, Any]) -> int:
+def default_grace_period(validated: Mapping[str, Any]) -> int:
     """Half of the epochs: what a trial gets before it may be stopped.
 
     With a quarter the best is found sooner on two of four recorded cells and later on the others,
     but on three of them most slow and sound learners are stopped (benchmarks/README.md).
     """
-    return math.ceil(given.get("epochs", 1) / 2)
+    return math.ceil(validated.get("epochs", 1) / 2)
 
 
-def _words(value: Any) -> Any:
+def _split_commas(value: Any) -> Any:
     return [w.strip() for w in value.split(",") if w.strip()] if isinstance(value, str) else value
 
 
-def _cpus(value: Any) -> int:
+def _parse_cpus(value: Any) -> int:
     cpus = float(value)
     if cpus < 1 or cpus % 1:
         raise ValueError("a trial has at least one CPU, and whole ones")
     return int(cpus)
 
 
-def _gpus(value: Any) -> float:
+def _parse_gpus(value: Any) -> float:
     gpus = float(value)
-    if not 0 <= gpus < math.inf or 0 < gpus < LEAST_GPU or (gpus > 1 and gpus % 1):
-        raise ValueError(f"give a part of one GPU, {LEAST_GPU} or more, or whole ones")
+    if not 0 <= gpus < math.inf or 0 < gpus < MIN_GPU_FRACTION or (gpus > 1 and gpus % 1):
+        raise ValueError(f"give a part of one GPU, {MIN_GPU_FRACTION} or more, or whole ones")
     return gpus
 
 
-def read_needs(value: Any, read: Callable[[Any], float]) -> Any:
+def parse_per_model(value: Any, parse_number: Callable[[Any], float]) -> Any:
     """What trials need, as it may be given: a number, by model, or as words for these.
 
     Args:
         value: as given.
         read: gives the number, or raises a `ValueError`.
 
-    >>> read_needs("ResNet50=1,MultiBranchNet=0.25", float), read_needs("0.5", float)
+    >>> parse_per_model("ResNet50=1,MultiBranchNet=0.25", float), parse_per_model("0.5", float)
     ({'ResNet50': 1.0, 'MultiBranchNet': 0.25}, 0.5)
     """
     if value is None:
         return None
     if isinstance(value, str) and "=" in value:
-        pairs = [word.partition("=") for word in _words(value)]
+        pairs = [word.partition("=") for word in _split_commas(value)]
         value = {model.strip(): number for model, _, number in pairs}
     try:
         if isinstance(value, Mapping):
-            return {model: read(number) for model, number in value.items()}
-        return read(value)
+            return {model: parse_number(number) for model, number in value.items()}
+        return parse_number(value)
     except (TypeError, ValueError) as error:
         if isinstance(error, ValueError) and "could not convert" not in str(error):
             raise
         raise ValueError("give a number, or one for each model as MODEL=NUMBER") from None
 
 
-def of_model(setting: Any, model: str, default: Any) -> Any:
+def value_for_model(setting: Any, model: str, default: Any) -> Any:
     """What a trial of a model needs, from a setting as `read_needs` gives it.
 
-    >>> of_model({"A": 0.5}, "A", 1.0), of_model({"A": 0.5}, "B", 1.0), of_model(2.0, "B", 1.0)
+    >>> value_for_model({"A": 0.5}, "A", 1.0), value_for_model({"A": 0.5}, "B", 1.0), value_for_model(2.0, "B", 1.0)
     (0.5, 1.0, 2.0)
     """
     if isinstance(setting, Mapping):
@@ -90,10 +100,10 @@ def of_model(setting: Any, model: str, default: Any) -> Any:
     return default if setting in (None, "auto") else setting
 
 
-class SweepConfig(DataSettings):
+class SweepConfig(DataConfig):
     """Every setting of one sweep; keys are the flags of ``kdtune sweep``."""
 
-    name: str = Field(description="the sweep's folder under results/", pattern=FILE_NAME)
+    name: str = Field(description="the sweep's folder under results/", pattern=FILE_NAME_PATTERN)
     data: str = Field(description="ImageFolder, or the name of a data set")
     teacher: str | None = Field(None, description="path of the teacher's checkpoint")
     methods: tuple[str, ...] = Field(("at", "fitnets"), min_length=1, description="compared")
@@ -103,7 +113,7 @@ class SweepConfig(DataSettings):
     baselines: bool = Field(True, description="also run the methods kd and student")
     spaces: tuple[str, ...] = Field((), description="files of search spaces of your own")
     plugins: tuple[str, ...] = Field((), description="files of methods, models and data sets")
-    epochs_total: int | None = Field(None, ge=1, description="epochs of all trials together")
+    total_epochs: int | None = Field(None, ge=1, description="epochs of all trials together")
     time_budget: float | None = Field(
         None, gt=0, description="seconds, or as 2h or 90m; then running trials end, too"
     )
@@ -112,7 +122,7 @@ class SweepConfig(DataSettings):
         ge=1,
         description="trials in each cell; 20 if no budget is given",
     )
-    equal: Literal["trials", "epochs", "seconds"] = Field(
+    balance_by: Literal["trials", "epochs", "seconds"] = Field(
         "trials", description="of what every cell gets the same; seconds are those of devices"
     )
     epochs: int = Field(50, ge=1, description="epochs of a trial that is not stopped early")
@@ -120,7 +130,9 @@ class SweepConfig(DataSettings):
         "auto",
         description="auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid, or module.Name",
     )
-    repeats: bool = Field(False, description="train a suggestion again that was trained before")
+    allow_duplicates: bool = Field(
+        False, description="train a suggestion again that was trained before"
+    )
     warm_start: tuple[str, ...] = Field((), description="folders of sweeps to learn from")
     scheduler: Literal["asha", "hyperband", "median", "none"] = Field(
         "asha", description="the rule by which trials are stopped early"
@@ -158,73 +170,77 @@ class SweepConfig(DataSettings):
     gpus_per_trial: float | Literal["auto"] | dict[str, float] | None = Field(
         None, description="GPUs, or a part of one; or by model; auto measures the part"
     )
-    concurrent: int | None = Field(None, ge=1, description="trials at once, at most")
+    max_concurrent: int | None = Field(None, ge=1, description="trials at once, at most")
     skip_bad_images: bool = Field(False, description="leave out images that cannot be read")
     max_restarts: int = Field(
         3, ge=0, description="times that a trial whose process died is begun again"
     )
-    stall_time: float = Field(
+    stall_timeout: float = Field(
         3600, gt=0, description="seconds, or as 1h, without progress until a trial is begun again"
     )
-    term_limit: float = Field(
+    shutdown_grace: float = Field(
         20, ge=0, description="seconds that epochs under way have after a SIGTERM"
     )
 
-    track: tuple[Literal["mlflow", "wandb"], ...] = Field(
+    trackers: tuple[Literal["mlflow", "wandb"], ...] = Field(
         (), description="what else gets the figures of trials"
     )
 
     @field_validator("methods", "models", mode="before")
     @classmethod
-    def _split_words(cls, value: Any) -> Any:
+    def _split_names(cls, value: Any) -> Any:
         """``at,kd`` is as good as ``[at, kd]``."""
-        return _words(value)
+        return _split_commas(value)
 
-    @field_validator("track", mode="before")
+    @field_validator("trackers", mode="before")
     @classmethod
-    def _end_tracking(cls, value: Any) -> Any:
+    def _parse_trackers(cls, value: Any) -> Any:
         """``none`` is how a flag says that there are to be no more."""
-        words = _words(value)
-        return () if words in (["none"], ("none",)) else words
+        names = _split_commas(value)
+        return () if names in (["none"], ("none",)) else names
 
     @field_validator("storage", mode="after")
     @classmethod
-    def _end_storage(cls, value: str | None) -> str | None:
+    def _parse_storage(cls, value: str | None) -> str | None:
         """``none`` is how a flag says that there is to be none any more."""
         return None if value == "none" else value
 
-    @field_validator("time_budget", "stall_time", "term_limit", mode="before")
+    @field_validator("time_budget", "stall_timeout", "shutdown_grace", mode="before")
     @classmethod
-    def _read_duration(cls, value: Any) -> Any:
+    def _parse_durations(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value
 
     @field_validator("cpus_per_trial", "gpus_per_trial", mode="before")
     @classmethod
-    def _read_needs(cls, value: Any, info: ValidationInfo) -> Any:
-        read = _gpus if info.field_name == "gpus_per_trial" else _cpus
-        return value if (value, read) == ("auto", _gpus) else read_needs(value, read)
+    def _parse_resources(cls, value: Any, info: ValidationInfo) -> Any:
+        parse_number = _parse_gpus if info.field_name == "gpus_per_trial" else _parse_cpus
+        return (
+            value
+            if (value, parse_number) == ("auto", _parse_gpus)
+            else parse_per_model(value, parse_number)
+        )
 
     @field_validator("settings", mode="before")
     @classmethod
-    def _empty_settings(cls, value: Any) -> Any:
+    def _default_empty_settings(cls, value: Any) -> Any:
         return {} if value is None else value  # as an empty key of a YAML file is read
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.grace_period > self.epochs:
             raise ValueError(
                 f"grace_period ({self.grace_period}) cannot be above epochs ({self.epochs})."
             )
-        if None is self.trials is self.epochs_total is self.time_budget:
-            raise ValueError("give a budget: trials, epochs_total or time_budget.")
-        if self.equal != "trials" and None is self.epochs_total is self.time_budget:
+        if None is self.trials is self.total_epochs is self.time_budget:
+            raise ValueError("give a budget: trials, total_epochs or time_budget.")
+        if self.balance_by != "trials" and None is self.total_epochs is self.time_budget:
             raise ValueError(
-                f"equal {self.equal} needs epochs_total or time_budget: trials alone are a budget "
+                f"balance_by {self.balance_by} needs total_epochs or time_budget: trials alone are a budget "
                 "of which every cell gets the same number."
             )
-        if self.epochs_total is not None and self.epochs_total < len(self.cells()):
+        if self.total_epochs is not None and self.total_epochs < len(self.cells()):
             raise ValueError(
-                f"epochs_total ({self.epochs_total}) must be at least one for each of the "
+                f"total_epochs ({self.total_epochs}) must be at least one for each of the "
                 f"{len(self.cells())} cells."
             )
         # A log can be read without the plug-ins that gave its methods; a sweep cannot be run so.
@@ -238,13 +254,13 @@ class SweepConfig(DataSettings):
         Raises:
             UserError: see `check_free`.
         """
-        check_free(self.settings, dict.fromkeys(method for method, _ in self.cells()))
+        check_searchable(self.settings, dict.fromkeys(method for method, _ in self.cells()))
 
     @property
-    def source(self) -> DataSource:
+    def data_source(self) -> DataSource:
         """Which images the sweep has."""
-        own = {key: getattr(self, key) for key in DataSource._fields[1:]}
-        return DataSource(self.data, **own)
+        fields = {key: getattr(self, key) for key in DataSource._fields[1:]}
+        return DataSource(self.data, **fields)
 
     def cells(self) -> list[tuple[str, str]]:
         """The (method, model) pairs of the sweep, baselines last."""

@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails
 
-from kdtune.errors import UserError, nearest
+from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
 
-HAVE_FLAGS = {
+CLI_FIELDS = {
     "method",
     "model",
     "teacher_model",
@@ -34,19 +34,19 @@ HAVE_FLAGS = {
 }
 """Settings that have flags of their own or follow from them."""
 
-FOLLOW = {"augment_views": "cache_gb", "augment_seed": "seed"}
+DERIVED_FIELDS = {"augment_views": "cache_gb", "augment_seed": "seed"}
 """Settings that follow from others, for all runs of a sweep."""
 
-OF_A_RUNS_FILES = {"print_freq", "save_freq", "save_dir", "log_dir", "experiment_name", "resume"}
+OUTPUT_FIELDS = {"print_freq", "save_freq", "save_dir", "log_dir", "experiment_name", "resume"}
 """Settings that play no part where a run writes no files of its own."""
 
-OF_PLACES = {"data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "device"}
+LOCATION_FIELDS = {"data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "device"}
 """Settings that say where things are and what a machine has, not what is learned."""
 
-OTHER_WORDS = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"}
+ALIASES = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"}
 """What other tools call our settings, where spelling does not lead to ours."""
 
-FILE_NAME = r"^[\w][\w.-]*$"
+FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
 """What a name must look like from which names of files are made."""
 
 
@@ -59,29 +59,29 @@ def file_stem(*names: str) -> str:
     return "-".join(names).replace(":", ".")
 
 
-Settings = Mapping[str, bool | int | float | str]
+SettingValues = Mapping[str, bool | int | float | str]
 """Values of settings, by name."""
 
 
-def _is_sound(method: Any) -> bool:
+def _has_valid_settings(method: Any) -> bool:
     """Whether the `SETTINGS` of a plug-in's method can be settings."""
     settings = getattr(method, "SETTINGS", {})
-    taken = HAVE_FLAGS | OF_A_RUNS_FILES | FOLLOW.keys()
+    reserved = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys()
     return isinstance(settings, dict) and all(
         isinstance(key, str)
         and isinstance(value, bool | int | float | str)
-        and key not in taken
-        and (key in TrainConfig.model_fields or _is_free(key))
+        and key not in reserved
+        and (key in TrainConfig.model_fields or _is_available_name(key))
         for key, value in settings.items()
     )
 
 
-def _is_free(key: str) -> bool:
+def _is_available_name(key: str) -> bool:
     """Whether a further setting can have a name."""
     return key.isidentifier() and not key.startswith("_") and not hasattr(TrainConfig, key)
 
 
-METHOD_DEFAULTS: Registry[Settings] = Registry(
+METHOD_DEFAULTS: Registry[SettingValues] = Registry(
     "method",
     "METHODS",
     {
@@ -98,23 +98,23 @@ METHOD_DEFAULTS: Registry[Settings] = Registry(
         "pkt": {"temperature": 4.0, "alpha": 0.0, "beta": 3e4},
     },
     "a class whose SETTINGS, if any, are numbers, words, True or False by names that are free",
-    _is_sound,
+    _has_valid_settings,
     lambda method: dict(getattr(method, "SETTINGS", {})),
 )
 """Settings of a method by name: where its defaults differ from those that the fields of
 `TrainConfig` give, and, under other names, further ones, of this method alone."""
 
 
-def own_settings(method: str) -> Settings:
+def method_settings(method: str) -> SettingValues:
     """The settings of a method that are no fields of `TrainConfig`, and their defaults."""
-    given = METHOD_DEFAULTS[method] if method in METHOD_DEFAULTS else {}
-    return {key: value for key, value in given.items() if key not in TrainConfig.model_fields}
+    defaults = METHOD_DEFAULTS[method] if method in METHOD_DEFAULTS else {}
+    return {key: value for key, value in defaults.items() if key not in TrainConfig.model_fields}
 
 
-def settings_for(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def applicable_settings(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without those that other methods alone have."""
-    own = own_settings(method)
-    return {k: v for k, v in settings.items() if k in own or k in TrainConfig.model_fields}
+    method_keys = method_settings(method)
+    return {k: v for k, v in settings.items() if k in method_keys or k in TrainConfig.model_fields}
 
 
 class DataSource(NamedTuple):
@@ -127,11 +127,11 @@ class DataSource(NamedTuple):
     test_images: int | None = None
 
 
-class _Settings(BaseModel):
+class _BaseConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> Self:
+    def parse(cls, settings: Mapping[str, Any]) -> Self:
         """Build the settings from a plain mapping.
 
         Raises:
@@ -140,18 +140,20 @@ class _Settings(BaseModel):
         """
         for key in settings:
             if not isinstance(key, str):
-                raise UserError(f"{key!r} is no setting's name; {nearest('', cls.model_fields)}")
+                raise UserError(
+                    f"{key!r} is no setting's name; {did_you_mean('', cls.model_fields)}"
+                )
         try:
             return cls(**settings)
         except ValidationError as error:
-            raise UserError(cls._sentence(error.errors()[0])) from None
+            raise UserError(cls._describe_error(error.errors()[0])) from None
 
     @classmethod
-    def _sentence(cls, error: ErrorDetails) -> str:
+    def _describe_error(cls, error: ErrorDetails) -> str:
         key = ".".join(map(str, error["loc"]))
         if error["type"] == "extra_forbidden":
-            meant = OTHER_WORDS.get(key, key)
-            return f"There is no setting '{key}'; {nearest(meant, cls.model_fields)}"
+            canonical = ALIASES.get(key, key)
+            return f"There is no setting '{key}'; {did_you_mean(canonical, cls.model_fields)}"
         if error["type"] == "missing":
             return f"The setting '{key}' is missing."
         if error["type"] == "string_pattern_mismatch":
@@ -167,7 +169,7 @@ class _Settings(BaseModel):
         return f"The setting {key} cannot be {value}: {reason}."
 
 
-class DataSettings(_Settings):
+class DataConfig(_BaseConfig):
     """What runs and sweeps say of their images alike."""
 
     data_root: str | None = Field(
@@ -183,13 +185,13 @@ class DataSettings(_Settings):
 
 
 @lru_cache
-def _own_model(own: tuple[tuple[str, type, Any], ...]) -> type[_Settings]:
+def _method_settings_model(definitions: tuple[tuple[str, type, Any], ...]) -> type[_BaseConfig]:
     """Checks the settings that a method alone has, from names, types and defaults of these."""
-    fields: Any = {key: (kind, value) for key, kind, value in own}
-    return create_model("Own", __base__=_Settings, **fields)
+    fields: Any = {key: (kind, value) for key, kind, value in definitions}
+    return create_model("Own", __base__=_BaseConfig, **fields)
 
 
-class TrainConfig(DataSettings):
+class TrainConfig(DataConfig):
     """Every setting of one training run, and those that its method alone has."""
 
     model_config = ConfigDict(extra="allow")  # `_of_its_method` looks at them
@@ -236,17 +238,17 @@ class TrainConfig(DataSettings):
     save_dir: str = Field("checkpoints", description="folder of the checkpoints")
     log_dir: str = Field("logs", description="folder of logs and TensorBoard events")
     experiment_name: str | None = Field(
-        None, description="stem of all files of the run", pattern=FILE_NAME
+        None, description="stem of all files of the run", pattern=FILE_NAME_PATTERN
     )
     resume: str | None = Field(None, description="checkpoint to go on from")
 
     @property
-    def source(self) -> DataSource:
+    def data_source(self) -> DataSource:
         """Which images the run has."""
         return DataSource(**{key: getattr(self, key) for key in DataSource._fields})
 
     @classmethod
-    def of_method(cls, method: str, settings: Mapping[str, Any]) -> Self:
+    def for_method(cls, method: str, settings: Mapping[str, Any]) -> Self:
         """Build the settings of a run of `method`.
 
         Raises:
@@ -256,31 +258,37 @@ class TrainConfig(DataSettings):
             raise UserError(
                 f"These are settings of the method '{settings['method']}', not of '{method}'."
             )
-        return cls.check({**settings, "method": method})
+        return cls.parse({**settings, "method": method})
 
     @model_validator(mode="before")
     @classmethod
-    def _of_its_method(cls, settings: dict[str, Any]) -> dict[str, Any]:
+    def _apply_method_defaults(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Fill in the method's defaults, and check the settings that it alone has."""
         method = settings.get("method", cls.model_fields["method"].default)
         if not isinstance(method, str):
             return settings
-        own = own_settings(method)
-        given = {key: value for key, value in settings.items() if key not in cls.model_fields}
-        for key in given.keys() - own.keys():
-            METHOD_DEFAULTS.check(method)  # whose settings these may be
-            meant = OTHER_WORDS.get(key, key)
-            known = [*cls.model_fields, *own]
-            raise ValueError(f"There is no setting '{key}'; {nearest(meant, known)}")
-        checked = (
-            _own_model(tuple((k, type(v), v) for k, v in own.items())).check(given).model_dump()
-            if own
+        method_defaults = method_settings(method)
+        extra_settings = {
+            key: value for key, value in settings.items() if key not in cls.model_fields
+        }
+        for key in extra_settings.keys() - method_defaults.keys():
+            METHOD_DEFAULTS.require(method)  # whose settings these may be
+            canonical = ALIASES.get(key, key)
+            known_names = [*cls.model_fields, *method_defaults]
+            raise ValueError(
+                f"There is no setting '{key}'; {did_you_mean(canonical, known_names)}"
+            )
+        validated = (
+            _method_settings_model(tuple((k, type(v), v) for k, v in method_defaults.items()))
+            .parse(extra_settings)
+            .model_dump()
+            if method_defaults
             else {}
         )
-        return {**METHOD_DEFAULTS.get(method, {}), **settings, **checked}
+        return {**METHOD_DEFAULTS.get(method, {}), **settings, **validated}
 
     @model_validator(mode="after")
-    def _hints_fit(self) -> Self:
+    def _check_hint_epochs(self) -> Self:
         if self.hint_epochs >= self.epochs:
             raise ValueError(
                 f"hint_epochs ({self.hint_epochs}) must leave some of the {self.epochs} epochs "
@@ -289,15 +297,15 @@ class TrainConfig(DataSettings):
         return self
 
 
-def settings_hash(settings: Mapping[str, Any]) -> str:
+def hash_settings(settings: Mapping[str, Any]) -> str:
     """SHA-256 of what settings have a run learn: not of their order, nor of places and files."""
-    left_out = OF_PLACES | OF_A_RUNS_FILES
-    learned = {key: value for key, value in settings.items() if key not in left_out}
-    learned["taught"] = settings.get("teacher_model") is not None
-    return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
+    excluded = LOCATION_FIELDS | OUTPUT_FIELDS
+    relevant = {key: value for key, value in settings.items() if key not in excluded}
+    relevant["taught"] = settings.get("teacher_model") is not None
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
-def check_free(keys: Iterable[str], methods: Iterable[str]) -> None:
+def check_searchable(keys: Iterable[str], methods: Iterable[str]) -> None:
     """Check that a search space, or ``--setting``, may decide these settings of a run.
 
     Args:
@@ -307,15 +315,17 @@ def check_free(keys: Iterable[str], methods: Iterable[str]) -> None:
     Raises:
         UserError: a key is unknown, has a flag of its own, or would play no part.
     """
-    taken = HAVE_FLAGS | OF_A_RUNS_FILES | FOLLOW.keys()
-    free = [f for f in TrainConfig.model_fields if f not in taken]
-    free += [key for method in methods for key in own_settings(method)]
+    reserved = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys()
+    searchable = [f for f in TrainConfig.model_fields if f not in reserved]
+    searchable += [key for method in methods for key in method_settings(method)]
     for key in keys:
-        if key in HAVE_FLAGS:
+        if key in CLI_FIELDS:
             raise UserError(f"The setting '{key}' has a flag of its own, where it can be given.")
-        if key in FOLLOW:
-            raise UserError(f"The setting '{key}' follows from {FOLLOW[key]}; leave it out.")
-        if key in OF_A_RUNS_FILES:
+        if key in DERIVED_FIELDS:
+            raise UserError(
+                f"The setting '{key}' follows from {DERIVED_FIELDS[key]}; leave it out."
+            )
+        if key in OUTPUT_FIELDS:
             raise UserError(f"The setting '{key}' plays no part here; leave it out.")
-        if key not in free:
-            raise UserError(f"There is no setting '{key}'; {nearest(str(key), free)}")
+        if key not in searchable:
+            raise UserError(f"There is no setting '{key}'; {did_you_mean(str(key), searchable)}")

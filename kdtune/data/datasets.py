@@ -30,15 +30,15 @@ from kdtune.plugins import Registry
 from kdtune.storage.array_cache import cache_folder
 from kdtune.storage.files import make_folder
 
-Image = Path | np.ndarray
+ImageSource = Path | np.ndarray
 """A file, or pixels uint8 [H, W] or [H, W, 3]."""
 
-Samples = tuple[Sequence[Image], Sequence[int]]
+Samples = tuple[Sequence[ImageSource], Sequence[int]]
 """Images, undecoded, and their labels."""
 
 
 @dataclass(frozen=True)
-class NamedData:
+class NamedDataset:
     """What a name stands for; splits that it does not have are None.
 
     Attributes:
@@ -53,12 +53,12 @@ class NamedData:
     test: Samples | None = None
 
 
-def default_root() -> Path:
+def default_data_root() -> Path:
     """Where named data sets lie on this machine, if nothing else is said."""
     return cache_folder() / "datasets"
 
 
-def load_named(name: str, root: str | None = None) -> NamedData:
+def load_named_dataset(name: str, root: str | None = None) -> NamedDataset:
     """Open a data set, and download it if it is not there.
 
     Args:
@@ -68,28 +68,30 @@ def load_named(name: str, root: str | None = None) -> NamedData:
     Raises:
         UserError: it is not there, and cannot be downloaded.
     """
-    with NAMED.blamed(name):
-        found = NAMED[name](name, Path(root).expanduser() if root else default_root())
-        if not isinstance(found, NamedData):
-            raise TypeError(f"it gives no NamedData, but a {type(found).__name__}")
-    return found
+    with NAMED_DATASETS.blame_provider(name):
+        dataset = NAMED_DATASETS[name](
+            name, Path(root).expanduser() if root else default_data_root()
+        )
+        if not isinstance(dataset, NamedDataset):
+            raise TypeError(f"it gives no NamedData, but a {type(dataset).__name__}")
+    return dataset
 
 
-def pictures(dataset: Any) -> Samples:
+def samples_of(dataset: Any) -> Samples:
     """Samples of a data set like torchvision's, which gives pairs of a picture and its label."""
     pairs = [dataset[i] for i in range(len(dataset))]
     return [np.asarray(image) for image, _ in pairs], [int(label) for _, label in pairs]
 
 
-def _digits(name: str, root: Path) -> NamedData:
+def _load_digits(name: str, root: Path) -> NamedDataset:
     """1,797 handwritten digits, 8×8 grey (scikit-learn's copy of the UCI set, CC BY 4.0)."""
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     samples = list(pixels), [int(x) for x in digits.target]
-    return NamedData(tuple(str(name) for name in digits.target_names), root, samples)
+    return NamedDataset(tuple(str(name) for name in digits.target_names), root, samples)
 
 
-def _arrays(dataset: Any) -> Samples:
+def _read_arrays(dataset: Any) -> Samples:
     """Pictures that torchvision holds in memory, channels first or last."""
     pixels = np.asarray(dataset.data)
     if pixels.ndim == 4 and pixels.shape[1] == 3:
@@ -97,40 +99,41 @@ def _arrays(dataset: Any) -> Samples:
     return list(pixels), dataset.targets if hasattr(dataset, "targets") else dataset.labels
 
 
-def _listed(images: str, labels: str, dataset: Any) -> Samples:
+def _read_listed_files(images_attribute: str, labels_attribute: str, dataset: Any) -> Samples:
     """Files of the sets that cannot be asked for them: they decode whatever they give."""
-    return list(map(Path, getattr(dataset, images))), getattr(dataset, labels)
+    return list(map(Path, getattr(dataset, images_attribute))), getattr(dataset, labels_attribute)
 
 
-def _files(dataset: Any) -> Samples:
+def _read_files(dataset: Any) -> Samples:
     """Files of a set whose loader is `Path`, so that it decodes nothing."""
     files, labels = zip(*(dataset[i] for i in range(len(dataset))), strict=True)
     return files, labels
 
 
-Splits = Mapping[str, Mapping[str, Any]]
+SplitArguments = Mapping[str, Mapping[str, Any]]
 
-FLAGS: Splits = {"train": {"train": True}, "test": {"train": False}}
-TWO: Splits = {"train": {"split": "train"}, "test": {"split": "test"}}
-THREE: Splits = {**TWO, "validation": {"split": "val"}}
+TRAIN_FLAG_SPLITS: SplitArguments = {"train": {"train": True}, "test": {"train": False}}
+TRAIN_TEST_SPLITS: SplitArguments = {"train": {"split": "train"}, "test": {"split": "test"}}
+TRAIN_VAL_TEST_SPLITS: SplitArguments = {**TRAIN_TEST_SPLITS, "validation": {"split": "val"}}
 """How torchvision's classes are asked for a split, by our names of these."""
 
 
-def _official(
-    dataset: type,
-    splits: Splits,
+def _load_official_splits(
+    dataset_class: type,
+    split_arguments: SplitArguments,
     read: Callable[[Any], Samples],
     options: Mapping[str, Any],
     name: str,
     root: Path,
-) -> NamedData:
-    opened = {
-        split: _open(name, dataset, root, {**options, **which}) for split, which in splits.items()
+) -> NamedDataset:
+    datasets_by_split = {
+        split: _open_or_download(name, dataset_class, root, {**options, **arguments})
+        for split, arguments in split_arguments.items()
     }
-    samples = {split: read(part) for split, part in opened.items()}
+    samples = {split: read(dataset) for split, dataset in datasets_by_split.items()}
     labels = {split: [int(label) for label in labels] for split, (_, labels) in samples.items()}
-    names = getattr(opened["train"], "classes", range(1 + max(labels["train"])))
-    return NamedData(
+    names = getattr(datasets_by_split["train"], "classes", range(1 + max(labels["train"])))
+    return NamedDataset(
         # Imagenette has several names for a class.
         tuple(words[0] if isinstance(words, tuple) else str(words) for words in names),
         root,
@@ -138,88 +141,107 @@ def _official(
     )
 
 
-def _open(name: str, dataset: type, root: Path, which: Mapping[str, Any]) -> Any:
+def _open_or_download(
+    name: str, dataset_class: type, root: Path, arguments: Mapping[str, Any]
+) -> Any:
     """One split, as torchvision has it."""
-    mark = root / f".{name}.unfinished"
+    unfinished_marker = root / f".{name}.unfinished"
     # What torchvision says on the way is no result of ours.
-    with ExitStack() as alone, redirect_stdout(sys.stderr):
+    with ExitStack() as lock_stack, redirect_stdout(sys.stderr):
         with suppress(OSError):  # where nobody may write, nobody downloads
-            alone.enter_context(FileLock(root / f".{name}.lock"))
-        if mark.exists():
+            lock_stack.enter_context(FileLock(root / f".{name}.lock"))
+        if unfinished_marker.exists():
             raise UserError(
                 f"A download of the data set {name} to {root} was not finished: remove what it "
-                f"left there, and {mark}, then try again."
+                f"left there, and {unfinished_marker}, then try again."
             )
         try:
-            return dataset(root, **which)
+            return dataset_class(root, **arguments)
         except Exception:  # not there, or in pieces: each set says so in its own way
             make_folder(root)
         try:
-            return _download(mark, dataset, root, which)
+            return _download_split(unfinished_marker, dataset_class, root, arguments)
         except Exception as error:  # no network, no room, broken files: each in its own way
             reason = last_line(error).strip("<>.")
             raise UserError(
                 f"The data set {name} is not in {root}, or is damaged there, and cannot be "
                 f"downloaded ({reason}): put its files there as torchvision's "
-                f"{dataset.__name__} has them, or name the folder that has them with --data-root."
+                f"{dataset_class.__name__} has them, or name the folder that has them with --data-root."
             ) from None
 
 
-def _download(mark: Path, dataset: type, root: Path, which: Mapping[str, Any]) -> Any:
+def _download_split(
+    unfinished_marker: Path, dataset_class: type, root: Path, arguments: Mapping[str, Any]
+) -> Any:
     """Download a set and open it; the mark stays if there may be a part of it."""
 
-    def there() -> dict[Path, int]:
+    def file_times() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
 
-    mark.touch()
-    before = there()
+    unfinished_marker.touch()
+    times_before = file_times()
     try:
-        opened = dataset(root, download=True, **which)
+        dataset = dataset_class(root, download=True, **arguments)
     except Exception:
-        if there() == before:
-            mark.unlink()
+        if file_times() == times_before:
+            unfinished_marker.unlink()
         raise
-    mark.unlink()
-    return opened
+    unfinished_marker.unlink()
+    return dataset
 
 
-def _set(
-    dataset: type, splits: Splits, read: Callable[[Any], Samples], **options: Any
-) -> Callable[[str, Path], NamedData]:
-    if read is _files:
+def _torchvision_loader(
+    dataset_class: type,
+    split_arguments: SplitArguments,
+    read: Callable[[Any], Samples],
+    **options: Any,
+) -> Callable[[str, Path], NamedDataset]:
+    if read is _read_files:
         options["loader"] = Path
-    return partial(_official, dataset, splits, read, options)
+    return partial(_load_official_splits, dataset_class, split_arguments, read, options)
 
 
-NAMED: Registry[Callable[[str, Path], NamedData]] = Registry(
+NAMED_DATASETS: Registry[Callable[[str, Path], NamedDataset]] = Registry(
     "data set",
     "DATA",
     {
-        "digits": _digits,
-        "mnist": _set(datasets.MNIST, FLAGS, _arrays),
-        "fashion-mnist": _set(datasets.FashionMNIST, FLAGS, _arrays),
-        "kmnist": _set(datasets.KMNIST, FLAGS, _arrays),
-        "emnist": _set(datasets.EMNIST, FLAGS, _arrays, split="balanced"),
-        "usps": _set(datasets.USPS, FLAGS, _arrays),
-        "svhn": _set(datasets.SVHN, TWO, _arrays),
-        "cifar10": _set(datasets.CIFAR10, FLAGS, _arrays),
-        "cifar100": _set(datasets.CIFAR100, FLAGS, _arrays),
-        "stl10": _set(datasets.STL10, TWO, _arrays),
-        "flowers102": _set(datasets.Flowers102, THREE, _files),
-        "oxford-iiit-pet": _set(
+        "digits": _load_digits,
+        "mnist": _torchvision_loader(datasets.MNIST, TRAIN_FLAG_SPLITS, _read_arrays),
+        "fashion-mnist": _torchvision_loader(
+            datasets.FashionMNIST, TRAIN_FLAG_SPLITS, _read_arrays
+        ),
+        "kmnist": _torchvision_loader(datasets.KMNIST, TRAIN_FLAG_SPLITS, _read_arrays),
+        "emnist": _torchvision_loader(
+            datasets.EMNIST, TRAIN_FLAG_SPLITS, _read_arrays, split="balanced"
+        ),
+        "usps": _torchvision_loader(datasets.USPS, TRAIN_FLAG_SPLITS, _read_arrays),
+        "svhn": _torchvision_loader(datasets.SVHN, TRAIN_TEST_SPLITS, _read_arrays),
+        "cifar10": _torchvision_loader(datasets.CIFAR10, TRAIN_FLAG_SPLITS, _read_arrays),
+        "cifar100": _torchvision_loader(datasets.CIFAR100, TRAIN_FLAG_SPLITS, _read_arrays),
+        "stl10": _torchvision_loader(datasets.STL10, TRAIN_TEST_SPLITS, _read_arrays),
+        "flowers102": _torchvision_loader(datasets.Flowers102, TRAIN_VAL_TEST_SPLITS, _read_files),
+        "oxford-iiit-pet": _torchvision_loader(
             datasets.OxfordIIITPet,
             {"train": {"split": "trainval"}, "test": {"split": "test"}},
-            partial(_listed, "_images", "_labels"),
+            partial(_read_listed_files, "_images", "_labels"),
         ),
-        "food101": _set(datasets.Food101, TWO, _files),
-        "dtd": _set(datasets.DTD, THREE, _files),
-        "fgvc-aircraft": _set(datasets.FGVCAircraft, THREE, _files),
-        "country211": _set(datasets.Country211, {**TWO, "validation": {"split": "valid"}}, _files),
-        "rendered-sst2": _set(datasets.RenderedSST2, THREE, _files),
-        "imagenette": _set(
+        "food101": _torchvision_loader(datasets.Food101, TRAIN_TEST_SPLITS, _read_files),
+        "dtd": _torchvision_loader(datasets.DTD, TRAIN_VAL_TEST_SPLITS, _read_files),
+        "fgvc-aircraft": _torchvision_loader(
+            datasets.FGVCAircraft, TRAIN_VAL_TEST_SPLITS, _read_files
+        ),
+        "country211": _torchvision_loader(
+            datasets.Country211,
+            {**TRAIN_TEST_SPLITS, "validation": {"split": "valid"}},
+            _read_files,
+        ),
+        "rendered-sst2": _torchvision_loader(
+            datasets.RenderedSST2, TRAIN_VAL_TEST_SPLITS, _read_files
+        ),
+        "imagenette": _torchvision_loader(
             datasets.Imagenette,
             {"train": {"split": "train"}, "test": {"split": "val"}},
-            _files,
+            _read_files,
             size="320px",
         ),
     },

@@ -18,25 +18,25 @@ import torchvision
 
 from kdtune.data import transforms as pixels_module
 from kdtune.data.splits import ImageData, Split
-from kdtune.data.transforms import augment_images, decode, readable
+from kdtune.data.transforms import augment_images, decode_images, find_unreadable
 from kdtune.errors import BadImagesError
-from kdtune.runtime.console import shown
+from kdtune.runtime.console import printable_path
 from kdtune.runtime.seeds import derive_seed
-from kdtune.storage.array_cache import Cache, Facts, Make, Tell
+from kdtune.storage.array_cache import ArrayCache, CacheKey, CreateArray, OnCacheEvent
 
-CHUNK = 256
+AUGMENT_CHUNK_IMAGES = 256
 """Images that are augmented at once."""
 
 
-CODE = hashlib.sha256(inspect.getsource(pixels_module).encode()).hexdigest()
+TRANSFORMS_SHA256 = hashlib.sha256(inspect.getsource(pixels_module).encode()).hexdigest()
 """Changes with the code that decodes and augments."""
 
 
-def leave_bad_out(
+def drop_unreadable(
     data: ImageData,
-    cache: Cache | None,
+    cache: ArrayCache | None,
     workers: int | None = None,
-    tell: Tell = lambda event: None,
+    on_event: OnCacheEvent = lambda event: None,
 ) -> tuple[ImageData, list[dict[str, str]]]:
     """Leave out the images that cannot be read.
 
@@ -54,45 +54,47 @@ def leave_bad_out(
     Raises:
         UserError: nothing of a class, or of validation, is left.
     """
-    bad: dict[str, dict[int, str]] = {}
+    unreadable: dict[str, dict[int, str]] = {}
     for name in ("train", "validation", "test"):
         split = getattr(data, name)
         if split is None:
             continue
 
-        def judge(split: Split = split) -> np.ndarray:
-            sound = np.ones(len(split), np.uint8)
-            sound[list(readable(split, workers))] = 0
-            return sound
+        def compute_readable_mask(split: Split = split) -> np.ndarray:
+            readable_mask = np.ones(len(split), np.uint8)
+            readable_mask[list(find_unreadable(split, workers))] = 0
+            return readable_mask
 
         if cache is None:
-            sound = judge()
+            readable_mask = compute_readable_mask()
         else:
-            facts = {"kind": "readable", "files": split.digest, "code": CODE}
-            facts |= {"pillow": PIL.__version__, "kdtune": version("kdtune")}
+            key = {"kind": "readable", "files": split.digest, "code": TRANSFORMS_SHA256}
+            key |= {"pillow": PIL.__version__, "kdtune": version("kdtune")}
 
-            def build(names: Any, make: Make, split: Split = split) -> None:
-                make("sound", (len(split),), np.dtype(np.uint8))[:] = judge(split)
+            def build(names: Any, make: CreateArray, split: Split = split) -> None:
+                make("sound", (len(split),), np.dtype(np.uint8))[:] = compute_readable_mask(split)
 
-            what = f"which of {len(split):,} {name} images of {data.source} can be read"
-            sound = cache.open(what, facts, {"sound": {}}, build, tell)["sound"]
-        indices = np.flatnonzero(sound == 0).tolist()
-        again = readable(Split([split.images[i] for i in indices], [0] * len(indices)), workers)
-        bad[name] = {indices[n]: reason for n, reason in again.items()}
-    listed = [
-        {"split": name, "file": shown(getattr(data, name).images[i]), "reason": reason}
-        for name, reasons in bad.items()
+            label = f"which of {len(split):,} {name} images of {data.source} can be read"
+            readable_mask = cache.open_arrays(label, key, {"sound": {}}, build, on_event)["sound"]
+        indices = np.flatnonzero(readable_mask == 0).tolist()
+        unreadable_reasons = find_unreadable(
+            Split([split.images[i] for i in indices], [0] * len(indices)), workers
+        )
+        unreadable[name] = {indices[n]: reason for n, reason in unreadable_reasons.items()}
+    dropped = [
+        {"split": name, "file": printable_path(getattr(data, name).images[i]), "reason": reason}
+        for name, reasons in unreadable.items()
         for i, reason in reasons.items()
     ]
-    return (data.without(bad) if listed else data), listed
+    return (data.without(unreadable) if dropped else data), dropped
 
 
-def first_seed(view: int, seed: int) -> int:
+def view_seed(view: int, seed: int) -> int:
     """The seed with which a view's first image is augmented; `seed` fixes all views."""
     return derive_seed(seed, "view", view)
 
 
-class Views:
+class DecodedDataset:
     """The pixels of a data set at one size.
 
     Args:
@@ -103,12 +105,16 @@ class Views:
     """
 
     def __init__(
-        self, data: ImageData, image_size: int, cache: Cache | None, workers: int | None = None
+        self,
+        data: ImageData,
+        image_size: int,
+        cache: ArrayCache | None,
+        workers: int | None = None,
     ):
         self.data, self.image_size, self.cache, self.workers = data, image_size, cache, workers
         self._decoded: dict[str, np.ndarray] = {}
 
-    def pixels(self, name: str, tell: Tell = lambda event: None) -> np.ndarray:
+    def pixels(self, name: str, on_event: OnCacheEvent = lambda event: None) -> np.ndarray:
         """The images of a split as they are.
 
         Args:
@@ -125,82 +131,88 @@ class Views:
         split = self.split(name)
         if self.cache is None:
             if name not in self._decoded:
-                self._decoded[name] = decode(split, self.image_size, self.workers)
+                self._decoded[name] = decode_images(split, self.image_size, self.workers)
             return self._decoded[name]
-        return self._open(
-            self.describe(name),
-            self.facts(name),
+        return self._open_array(
+            self.describe_array(name),
+            self.cache_key(name),
             split,
-            lambda pixels: decode(split, self.image_size, self.workers, out=pixels),
-            tell,
+            lambda pixels: decode_images(split, self.image_size, self.workers, out=pixels),
+            on_event,
         )
 
-    def check(self, tell: Tell = lambda event: None) -> None:
+    def decode_train_validation(self, on_event: OnCacheEvent = lambda event: None) -> None:
         """Decode the images of training and validation, unless that was done before.
 
         Raises:
             BadImagesError: files of either are no readable images; all of them are named.
         """
-        bad = []
+        failures = []
         for name in ("validation", "train"):
             try:
-                self.pixels(name, tell)
+                self.pixels(name, on_event)
             except BadImagesError as error:
-                bad += error.bad
-        if bad:
-            raise BadImagesError(bad)
+                failures += error.failures
+        if failures:
+            raise BadImagesError(failures)
 
-    def augmented(self, view: int, seed: int, tell: Tell = lambda event: None) -> np.ndarray:
+    def augmented_view(
+        self, view: int, seed: int, on_event: OnCacheEvent = lambda event: None
+    ) -> np.ndarray:
         """View `view` of the training images, from 0; it needs a cache. Otherwise as `pixels`.
 
         Image i is what `augment_images` makes of it with the seed `first_seed(view, seed)` + i.
         """
-        plain = self.pixels("train", tell)
-        first = first_seed(view, seed)
+        unaugmented = self.pixels("train", on_event)
+        base_seed = view_seed(view, seed)
 
         def build(pixels: np.ndarray) -> None:
-            for start in range(0, len(plain), CHUNK):
-                images = torch.from_numpy(plain[start : start + CHUNK])
-                seeds = range(first + start, first + start + len(images))
-                pixels[start : start + CHUNK] = augment_images(images, seeds).numpy()
+            for start in range(0, len(unaugmented), AUGMENT_CHUNK_IMAGES):
+                images = torch.from_numpy(unaugmented[start : start + AUGMENT_CHUNK_IMAGES])
+                seeds = range(base_seed + start, base_seed + start + len(images))
+                pixels[start : start + AUGMENT_CHUNK_IMAGES] = augment_images(
+                    images, seeds
+                ).numpy()
 
-        what = self.describe("train", view)
-        return self._open(what, self.facts("train", view, seed), self.data.train, build, tell)
+        label = self.describe_array("train", view)
+        return self._open_array(
+            label, self.cache_key("train", view, seed), self.data.train, build, on_event
+        )
 
-    def _open(
+    def _open_array(
         self,
-        what: str,
-        facts: Facts,
+        label: str,
+        key: CacheKey,
         split: Split,
         fill: Callable[[np.ndarray], object],
-        tell: Tell,
+        on_event: OnCacheEvent,
     ) -> np.ndarray:
-        def build(names: Any, make: Make) -> None:
+        def build(names: Any, make: CreateArray) -> None:
             fill(make("pixels", self._shape(split), np.dtype(np.uint8)))
 
         assert self.cache is not None
-        return self.cache.open(what, facts, {"pixels": {}}, build, tell)["pixels"]
+        return self.cache.open_arrays(label, key, {"pixels": {}}, build, on_event)["pixels"]
 
-    def facts(self, name: str, view: int | None = None, seed: int = 0) -> dict[str, Any]:
+    def cache_key(self, name: str, view: int | None = None, seed: int = 0) -> dict[str, Any]:
         """All that makes an array of pixels; without a view, of the images as they are."""
-        facts = {
+        key = {
             "kind": "pixels",
             "files": self.split(name).digest,
             "image_size": self.image_size,
             "pillow": PIL.__version__,
             "kdtune": version("kdtune"),
-            "code": CODE,
+            "code": TRANSFORMS_SHA256,
         }
         if view is None:
-            return facts
-        made_by = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-        return {**facts, "view": view, "seed": seed, **made_by}
+            return key
+        library_versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
+        return {**key, "view": view, "seed": seed, **library_versions}
 
-    def describe(self, name: str, view: int | None = None) -> str:
+    def describe_array(self, name: str, view: int | None = None) -> str:
         """Which pixels these are, for people."""
-        augmented = f", view {view + 1}" if view is not None else ""
-        images = f"{len(self.split(name)):,} {name} images of {self.data.source}"
-        return f"{images} at {self.image_size} px{augmented}"
+        view_suffix = f", view {view + 1}" if view is not None else ""
+        images_text = f"{len(self.split(name)):,} {name} images of {self.data.source}"
+        return f"{images_text} at {self.image_size} px{view_suffix}"
 
     def split(self, name: str) -> Split:
         """A split of the data by its name; the data must have it."""
@@ -211,6 +223,6 @@ class Views:
     def _shape(self, split: Split) -> tuple[int, int, int, int]:
         return (len(split), 3, self.image_size, self.image_size)
 
-    def bytes(self, name: str) -> int:
+    def array_bytes(self, name: str) -> int:
         """Size of a split's array."""
         return int(np.prod(self._shape(self.split(name))))

@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kdtune.data.datasets import NAMED, load_named
-from kdtune.data.splits import SPLIT_SEED, ImageData, Split, _fingerprinted
+from kdtune.data.datasets import NAMED_DATASETS, load_named_dataset
+from kdtune.data.splits import SPLIT_SEED, ImageData, Split, with_fingerprints
 from kdtune.errors import UserError
-from kdtune.runtime.console import shown
+from kdtune.runtime.console import printable_path
 
-HELD_OUT = 0.15
+HELD_OUT_FRACTION = 0.15
 """Share of a class's images that is cut for validation, and for test."""
 
-VALIDATION_NAMES = ("val", "valid", "validation")
+VALIDATION_FOLDER_NAMES = ("val", "valid", "validation")
 
-GROUPS = "groups.csv"
+GROUPS_FILE = "groups.csv"
 """File of a data folder that says which test images belong together."""
 
 
@@ -39,7 +39,7 @@ def find_images(
 
     Args:
         data_dir: a folder's path, or a key of `NAMED` if no folder has that name.
-        data_root: where named data sets are; see `kdtune.data.datasets.load_named`.
+        data_root: where named data sets are; see `kdtune.data.datasets.load_named_dataset`.
         train_images, validation_images, test_images: so many of a split, see `Split.fewer`; all
             if None.
 
@@ -49,58 +49,62 @@ def find_images(
     """
     root = Path(data_dir).expanduser()
     if root.is_dir():
-        source, (classes, train, validation, test) = str(root), _folder(root)
-    elif data_dir in NAMED:
-        named = load_named(data_dir, data_root)
-        source, root, classes = data_dir, named.root, named.classes
-        train = Split(*named.train)
+        source, (classes, train, validation, test) = str(root), _find_folder_splits(root)
+    elif data_dir in NAMED_DATASETS:
+        dataset = load_named_dataset(data_dir, data_root)
+        source, root, classes = data_dir, dataset.root, dataset.classes
+        train = Split(*dataset.train)
         validation, test = (
             Split(*samples) if samples is not None else None
-            for samples in (named.validation, named.test)
+            for samples in (dataset.validation, dataset.test)
         )
         if test is None:
-            train, validation, test = _cut_both(train)
+            train, validation, test = _hold_out_validation_and_test(train)
     else:
         raise UserError(
             f"There is no folder {data_dir}; give an ImageFolder, or one of the data sets that "
-            f"have names: {', '.join(NAMED)}."
+            f"have names: {', '.join(NAMED_DATASETS)}."
         )
     if validation is None:
-        train, validation = _cut(train)
+        train, validation = _hold_out(train)
     if test_images is not None and test is None:
         raise UserError(f"test_images is {test_images}, but {data_dir} has no test images.")
-    return _fingerprinted(
+    return with_fingerprints(
         ImageData(
             source,
             root,
             classes,
-            train.fewer(train_images, "train"),
-            validation.fewer(validation_images, "validation"),
-            test.fewer(test_images, "test") if test is not None else None,
+            train.subset(train_images, "train"),
+            validation.subset(validation_images, "validation"),
+            test.subset(test_images, "test") if test is not None else None,
             "",
             "",
         )
     )
 
 
-def _folder(root: Path) -> tuple[tuple[str, ...], Split, Split | None, Split | None]:
+def _find_folder_splits(root: Path) -> tuple[tuple[str, ...], Split, Split | None, Split | None]:
     """Classes, training, validation and test images of a folder, as far as it has them."""
-    _check_names(root)
+    _check_folder_names(root)
     if (root / "train").is_dir():
-        classes, train = _scan(root / "train")
-        validation = _scan_as(root / "val", classes) if (root / "val").is_dir() else None
-        test = _scan_as(root / "test", classes) if (root / "test").is_dir() else None
+        classes, train = _scan_classes(root / "train")
+        validation = _scan_images(root / "val", classes) if (root / "val").is_dir() else None
+        test = _scan_images(root / "test", classes) if (root / "test").is_dir() else None
         return classes, train, validation, test
-    classes, everything = _scan(root)
-    return classes, *_cut_both(everything)
+    classes, all_images = _scan_classes(root)
+    return classes, *_hold_out_validation_and_test(all_images)
 
 
-def _check_names(root: Path) -> None:
+def _check_folder_names(root: Path) -> None:
     """Refuse folders that look like splits but would be taken for classes or passed over."""
-    splits = {"train": "train", "test": "test", **dict.fromkeys(VALIDATION_NAMES, "val")}
+    expected_names = {
+        "train": "train",
+        "test": "test",
+        **dict.fromkeys(VALIDATION_FOLDER_NAMES, "val"),
+    }
     names = sorted(f.name for f in root.iterdir() if f.is_dir())
     for name in names:
-        split = splits.get(name.lower())
+        split = expected_names.get(name.lower())
         if split and (name != split or "train" not in names):
             raise UserError(
                 f"{root / name} looks like a split: splits are folders named train, val and test "
@@ -108,7 +112,7 @@ def _check_names(root: Path) -> None:
             )
 
 
-def _scan(folder: Path) -> tuple[tuple[str, ...], Split]:
+def _scan_classes(folder: Path) -> tuple[tuple[str, ...], Split]:
     classes = tuple(
         sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
     )
@@ -116,69 +120,83 @@ def _scan(folder: Path) -> tuple[tuple[str, ...], Split]:
         raise UserError(
             f"{folder} must hold at least two folders, one a class; it holds {len(classes)}."
         )
-    return classes, _scan_as(folder, classes)
+    return classes, _scan_images(folder, classes)
 
 
-def _scan_as(folder: Path, classes: tuple[str, ...]) -> Split:
-    found = {f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")}
-    if unknown := sorted(found - set(classes)):
+def _scan_images(folder: Path, classes: tuple[str, ...]) -> Split:
+    class_folders = {f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")}
+    if unknown := sorted(class_folders - set(classes)):
         raise UserError(
             f"{folder} has the class '{unknown[0]}', which the training images lack; "
             "every class must be in train."
         )
-    index = {name: i for i, name in enumerate(classes) if name in found}
+    labels_by_class = {name: i for i, name in enumerate(classes) if name in class_folders}
     samples = [
-        (path, label) for name, label in index.items() for path in _image_files(folder / name)
+        (path, label)
+        for name, label in labels_by_class.items()
+        for path in _list_image_files(folder / name)
     ]
-    if empty := sorted(set(index.values()) - {label for _, label in samples}):
+    if empty := sorted(set(labels_by_class.values()) - {label for _, label in samples}):
         raise UserError(
-            f"The class folder {shown(folder / classes[empty[0]])} holds no images "
+            f"The class folder {printable_path(folder / classes[empty[0]])} holds no images "
             f"({', '.join(IMG_EXTENSIONS)}); fill it or remove it."
         )
     return Split([path for path, _ in samples], [label for _, label in samples])
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
+def _list_image_files(folder: Path) -> Iterator[Path]:
     """All images in a class folder, at any depth, in order of their paths."""
 
-    def refuse(error: OSError) -> None:
-        raise UserError(f"The folder {shown(error.filename)} cannot be read: {error.strerror}.")
+    def raise_unreadable(error: OSError) -> None:
+        raise UserError(
+            f"The folder {printable_path(error.filename)} cannot be read: {error.strerror}."
+        )
 
-    found = []
-    for place, below, names in os.walk(folder, followlinks=True, onerror=refuse):
-        above = {os.path.realpath(place), *map(os.path.realpath, Path(place).parents)}
-        below[:] = [n for n in below if os.path.realpath(os.path.join(place, n)) not in above]
-        found += [(place, name) for name in names if name.lower().endswith(tuple(IMG_EXTENSIONS))]
-    return (Path(place, name) for place, name in sorted(found))
+    files = []
+    for directory, subdirectories, names in os.walk(
+        folder, followlinks=True, onerror=raise_unreadable
+    ):
+        ancestors = {os.path.realpath(directory), *map(os.path.realpath, Path(directory).parents)}
+        subdirectories[:] = [
+            n
+            for n in subdirectories
+            if os.path.realpath(os.path.join(directory, n)) not in ancestors
+        ]
+        files += [
+            (directory, name) for name in names if name.lower().endswith(tuple(IMG_EXTENSIONS))
+        ]
+    return (Path(directory, name) for directory, name in sorted(files))
 
 
-def _cut(split: Split, share: float = HELD_OUT) -> tuple[Split, Split]:
+def _hold_out(split: Split, fraction: float = HELD_OUT_FRACTION) -> tuple[Split, Split]:
     """Cut a share of each class, always the same images; every class keeps at least one.
 
     scikit-learn's stratified split is not used: it refuses classes of very few images.
     """
     labels = np.asarray(split.labels)
-    random = np.random.default_rng(SPLIT_SEED)
-    taken = np.zeros(len(labels), dtype=bool)
+    rng = np.random.default_rng(SPLIT_SEED)
+    is_held_out = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
-        taken[members[: min(round(share * len(members)), len(members) - 1)]] = True
-    if not taken.any():
+        members = rng.permutation(np.flatnonzero(labels == label))
+        is_held_out[members[: min(round(fraction * len(members)), len(members) - 1)]] = True
+    if not is_held_out.any():
         raise UserError(
-            f"{len(labels)} training images are too few to cut {share:.0%} of each class for "
+            f"{len(labels)} training images are too few to cut {fraction:.0%} of each class for "
             "validation; add images, or a val/ folder."
         )
-    kept, cut = (split.part(map(int, np.flatnonzero(mask))) for mask in (~taken, taken))
-    return kept, cut
+    remaining, held_out = (
+        split.select(map(int, np.flatnonzero(mask))) for mask in (~is_held_out, is_held_out)
+    )
+    return remaining, held_out
 
 
-def _cut_both(everything: Split) -> tuple[Split, Split, Split]:
+def _hold_out_validation_and_test(images: Split) -> tuple[Split, Split, Split]:
     """Training, validation and test images of data without splits."""
-    everything, test = _cut(everything)
-    return *_cut(everything, HELD_OUT / (1 - HELD_OUT)), test
+    images, test = _hold_out(images)
+    return *_hold_out(images, HELD_OUT_FRACTION / (1 - HELD_OUT_FRACTION)), test
 
 
-def groups_of_test(data: ImageData) -> list[str] | None:
+def load_test_groups(data: ImageData) -> list[str] | None:
     """Which test images belong together, since they show the same patient, scene or video.
 
     A folder may say it in `GROUPS`: a line ``file,group`` an image, with the file's path in
@@ -191,19 +209,19 @@ def groups_of_test(data: ImageData) -> list[str] | None:
         UserError: the file cannot be read, a test image is missing in it, or all are one group.
     """
     root = Path(data.source)
-    path = root / GROUPS
+    path = root / GROUPS_FILE
     if data.test is None or not path.is_file():
         return None
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
-            known = {row["file"]: row["group"] for row in csv.DictReader(file)}
+            group_by_file = {row["file"]: row["group"] for row in csv.DictReader(file)}
     except (KeyError, UnicodeDecodeError, csv.Error):
         raise UserError(f"{path} must be a CSV file with the columns file and group.") from None
     names = [str(image.relative_to(root)) for image in data.test.images if isinstance(image, Path)]
     for name in names:
-        if not known.get(name):
-            raise UserError(f"{path} has no group for the test image {shown(name)}.")
-    groups = [known[name] for name in names]
+        if not group_by_file.get(name):
+            raise UserError(f"{path} has no group for the test image {printable_path(name)}.")
+    groups = [group_by_file[name] for name in names]
     if len(set(groups)) < 2:
         raise UserError(f"{path} has one group for all test images; two are the least.")
     return groups

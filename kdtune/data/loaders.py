@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from kdtune.config.train import TrainConfig
-from kdtune.data.batches import EVALUATION_BATCH, Batch, Order
+from kdtune.data.batches import EVALUATION_BATCH_SIZE, Batch, SeededBatchSampler
 from kdtune.data.folders import find_images
 from kdtune.data.splits import Split
-from kdtune.data.transforms import augment_images, decode, normalise, usable_workers
+from kdtune.data.transforms import augment_images, decode_images, limit_workers, normalise
 from kdtune.errors import UserError
 from kdtune.runtime.device import has_gpu
 
@@ -25,7 +25,7 @@ Loader = Iterable[tuple[Tensor, Tensor]]
 """Batches (images [B, 3, H, W], labels [B])."""
 
 
-class Pairs:
+class CheckedLoader:
     """A loader of (images, labels) as the loop wants it: checked, and without targets.
 
     Args:
@@ -56,54 +56,54 @@ class Pairs:
             )
         empty = True
         for batch in batches:
-            images, labels = self._check(batch)
+            images, labels = self._validate_batch(batch)
             if len(labels) > self.training:
                 empty = False
                 yield images, labels, None
         if empty:
-            least = "more than one image" if self.training else "an image"
-            raise UserError(f"{self.name} has no batch with {least}.")
+            minimum = "more than one image" if self.training else "an image"
+            raise UserError(f"{self.name} has no batch with {minimum}.")
 
-    def _check(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def _validate_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
         try:
             images, labels = (torch.as_tensor(part) for part in batch)
         except (TypeError, ValueError, RuntimeError):
-            raise self._refusal(batch) from None
+            raise self._batch_error(batch) from None
         shape, integer = tuple(images.shape), not labels.is_floating_point()
         if len(shape) != 4 or shape[1] != 3 or labels.shape != shape[:1] or not integer:
-            raise self._refusal(batch)
+            raise self._batch_error(batch)
         if not images.is_floating_point() and images.dtype != torch.uint8:
             raise UserError(
                 f"The images of {self.name} are {images.dtype}; give uint8, or normalised floats."
             )
-        size = self.image_size
-        if size is not None and shape[2:] != (size, size):
+        expected_size = self.image_size
+        if expected_size is not None and shape[2:] != (expected_size, expected_size):
             raise UserError(
-                f"The images of {self.name} are {shape[2:]}, but image_size is {size}; give the "
+                f"The images of {self.name} are {shape[2:]}, but image_size is {expected_size}; give the "
                 "config the image_size that the loader has."
             )
         if len(labels) and labels.device.type == "cpu":  # elsewhere a look would wait for it
             lowest, highest = int(labels.min()), int(labels.max())
             if lowest < 0 or (self.num_classes is not None and highest >= self.num_classes):
-                wrong = lowest if lowest < 0 else highest
+                invalid_label = lowest if lowest < 0 else highest
                 known = f"{self.num_classes} classes" if self.num_classes else "classes"
                 raise UserError(
-                    f"{self.name} has the label {wrong}, but there are {known}, counted from 0."
+                    f"{self.name} has the label {invalid_label}, but there are {known}, counted from 0."
                 )
         return images if images.dtype == torch.uint8 else images.float(), labels.long()
 
-    def _refusal(self, batch: Any) -> UserError:
+    def _batch_error(self, batch: Any) -> UserError:
         return UserError(
             f"A batch of {self.name} must be (images [B, 3, H, W], labels [B]), two tensors "
-            f"with as many labels as images; it gave {_describe(batch)}."
+            f"with as many labels as images; it gave {_describe_value(batch)}."
         )
 
 
-def _describe(batch: Any) -> str:
+def _describe_value(batch: Any) -> str:
     if isinstance(batch, Tensor):
         return f"a tensor {list(batch.shape)}"
     if isinstance(batch, tuple | list) and len(batch) <= 4:
-        return f"({', '.join(map(_describe, batch))})"
+        return f"({', '.join(map(_describe_value, batch))})"
     return type(batch).__name__
 
 
@@ -117,7 +117,7 @@ def class_names(loader: Any) -> tuple[str, ...] | None:
 
 
 @dataclass(frozen=True)
-class Images(Dataset[tuple[Tensor, Tensor]]):
+class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
     """The images of one split, a batch at a time.
 
     Attributes:
@@ -130,28 +130,28 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
     split: Split
     classes: tuple[str, ...]
     image_size: int
-    augmented: bool
+    augment: bool
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, which: int | tuple[Tensor, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int | tuple[Tensor, int]) -> tuple[Tensor, Tensor]:
         """Decode a batch, (indices [B], seed): images float [B, 3, H, W], and labels [B].
 
         A plain index gives one image [3, H, W] and its label, as it is without augmentation.
         """
-        if isinstance(which, int):
-            one = Images(self.split, self.classes, self.image_size, False)
-            images, labels = one[torch.tensor([which]), 0]
+        if isinstance(index, int):
+            unaugmented = SplitDataset(self.split, self.classes, self.image_size, False)
+            images, labels = unaugmented[torch.tensor([index]), 0]
             return images[0], labels[0]
-        chosen, seed = which
-        part = Split(
-            [self.split.images[i] for i in chosen], [self.split.labels[i] for i in chosen]
+        indices, seed = index
+        batch = Split(
+            [self.split.images[i] for i in indices], [self.split.labels[i] for i in indices]
         )
-        images = torch.from_numpy(decode(part, self.image_size))
-        if self.augmented:
-            images = augment_images(images, (chosen + seed).tolist())
-        return normalise(images), torch.from_numpy(np.asarray(part.labels, dtype=np.int64))
+        images = torch.from_numpy(decode_images(batch, self.image_size))
+        if self.augment:
+            images = augment_images(images, (indices + seed).tolist())
+        return normalise(images), torch.from_numpy(np.asarray(batch.labels, dtype=np.int64))
 
 
 def prepare_dataloaders(
@@ -183,7 +183,7 @@ def prepare_dataloaders(
     Raises:
         UserError: a setting is out of range, or the folder is no good.
     """
-    config = TrainConfig.check(
+    config = TrainConfig.parse(
         {
             "data_dir": data_dir,
             "batch_size": batch_size,
@@ -193,13 +193,15 @@ def prepare_dataloaders(
         }
     )
     data = find_images(config.data_dir)
-    workers = usable_workers(config.num_workers)
+    workers = limit_workers(config.num_workers)
 
-    def loader(split: Split, training: bool) -> DataLoader:
+    def make_loader(split: Split, training: bool) -> DataLoader:
         return DataLoader(
-            Images(split, data.classes, config.image_size, training and config.augment),
+            SplitDataset(split, data.classes, config.image_size, training and config.augment),
             batch_size=None,  # a batch is made at once
-            sampler=Order(len(split), batch_size if training else EVALUATION_BATCH, training),
+            sampler=SeededBatchSampler(
+                len(split), batch_size if training else EVALUATION_BATCH_SIZE, training
+            ),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=has_gpu(),
@@ -207,7 +209,7 @@ def prepare_dataloaders(
         )
 
     return (
-        loader(data.train, True),
-        loader(data.validation, False),
-        loader(data.test, False) if data.test is not None else None,
+        make_loader(data.train, True),
+        make_loader(data.validation, False),
+        make_loader(data.test, False) if data.test is not None else None,
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kdtune.data.datasets import Image
+from kdtune.data.datasets import ImageSource
 from kdtune.errors import UserError
-from kdtune.runtime.console import shown
+from kdtune.runtime.console import printable_path
 
 SPLIT_SEED = 0
 """Splits never depend on a run's seed: every run sees the same images."""
@@ -20,7 +20,7 @@ SPLIT_SEED = 0
 class Split:
     """The images of one split, undecoded."""
 
-    images: Sequence[Image]
+    images: Sequence[ImageSource]
     labels: Sequence[int]
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class Split:
         digest = hashlib.sha256()
         for image in self.images:
             if isinstance(image, Path):
-                entry = f"{image.absolute()}\t{_size(image)}\t{_size(image, 'st_mtime_ns')}\n"
+                entry = f"{image.absolute()}\t{_file_stat(image)}\t{_file_stat(image, 'st_mtime_ns')}\n"
                 digest.update(entry.encode(errors="surrogateescape"))
             else:
                 digest.update(f"{image.shape}\n".encode() + image.tobytes())
@@ -40,15 +40,15 @@ class Split:
 
     def without(self, indices: Collection[int]) -> "Split":
         """The same split without some images."""
-        kept = [i for i in range(len(self)) if i not in indices]
-        return self.part(kept)
+        remaining = [i for i in range(len(self)) if i not in indices]
+        return self.select(remaining)
 
-    def part(self, indices: Iterable[int]) -> "Split":
+    def select(self, indices: Iterable[int]) -> "Split":
         """Some images of the split, in the order given."""
         chosen = list(indices)
         return Split([self.images[i] for i in chosen], [self.labels[i] for i in chosen])
 
-    def fewer(self, count: int | None, name: str) -> "Split":
+    def subset(self, count: int | None, name: str) -> "Split":
         """So many images, of each class its share and one at least; always the same ones, and
         those of a smaller count among those of a larger; all if `count` is None.
 
@@ -57,25 +57,25 @@ class Split:
         """
         if count is None:
             return self
-        labels, random = np.asarray(self.labels), np.random.default_rng(SPLIT_SEED)
-        turn = np.empty(len(labels))
+        labels, rng = np.asarray(self.labels), np.random.default_rng(SPLIT_SEED)
+        rank = np.empty(len(labels))
         classes = np.unique(labels)
         for label in classes:
-            members = random.permutation(np.flatnonzero(labels == label))
-            turn[members] = (np.arange(len(members)) + 0.5) / len(members)
-            turn[members[0]] = -1  # the first of each class come before all others
+            members = rng.permutation(np.flatnonzero(labels == label))
+            rank[members] = (np.arange(len(members)) + 0.5) / len(members)
+            rank[members[0]] = -1  # the first of each class come before all others
         if not len(classes) <= count <= len(labels):
             raise UserError(
                 f"{name}_images cannot be {count}: there are {len(labels):,} {name} images of "
                 f"{len(classes)} classes; give a number between these."
             )
-        return self.part(int(i) for i in np.sort(np.argsort(turn, kind="stable")[:count]))
+        return self.select(int(i) for i in np.sort(np.argsort(rank, kind="stable")[:count]))
 
 
-def _size(path: Path, what: str = "st_size") -> int:
+def _file_stat(path: Path, attribute: str = "st_size") -> int:
     """Size in bytes, or time of change; -1 of a link that leads nowhere."""
     try:
-        return getattr(path.stat(), what)
+        return getattr(path.stat(), attribute)
     except OSError:
         return -1
 
@@ -116,39 +116,42 @@ class ImageData:
         """The same data for those who may not see the test images."""
         return replace(self, test=None, test_fingerprint="")
 
-    def without(self, bad: Mapping[str, Collection[int]]) -> "ImageData":
+    def without(self, indices_by_split: Mapping[str, Collection[int]]) -> "ImageData":
         """The same data without some images, given by their index in each split.
 
         Raises:
             UserError: no training image of a class is left, or no validation image.
         """
         splits: dict[str, Split] = {
-            name: getattr(self, name).without(indices) for name, indices in bad.items()
+            name: getattr(self, name).without(indices)
+            for name, indices in indices_by_split.items()
         }
         data = replace(self, **splits)  # type: ignore[arg-type]
         for label, name in enumerate(self.classes):
             if label not in data.train.labels:
-                raise UserError(f"No training image of the class '{shown(name)}' can be read.")
+                raise UserError(
+                    f"No training image of the class '{printable_path(name)}' can be read."
+                )
         if not len(data.validation):
             raise UserError("No validation image can be read.")
-        return _fingerprinted(data)
+        return with_fingerprints(data)
 
 
-def _fingerprinted(data: ImageData) -> ImageData:
+def with_fingerprints(data: ImageData) -> ImageData:
     return replace(
         data,
-        fingerprint=_fingerprint(data.root, data.train, data.validation),
-        test_fingerprint=_fingerprint(data.root, data.test) if data.test else "",
+        fingerprint=_compute_fingerprint(data.root, data.train, data.validation),
+        test_fingerprint=_compute_fingerprint(data.root, data.test) if data.test else "",
     )
 
 
-def _fingerprint(root: Path, *splits: Split) -> str:
+def _compute_fingerprint(root: Path, *splits: Split) -> str:
     digest = hashlib.sha256()
     for split in splits:
         digest.update(b"split\n")
         for image, label in zip(split.images, split.labels, strict=True):
             if isinstance(image, Path):
-                entry = f"{image.relative_to(root)}\t{_size(image)}\t{label}\n"
+                entry = f"{image.relative_to(root)}\t{_file_stat(image)}\t{label}\n"
                 digest.update(entry.encode(errors="surrogateescape"))
             else:
                 digest.update(image.tobytes() + bytes([label]))

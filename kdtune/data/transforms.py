@@ -12,20 +12,29 @@ from PIL import Image as Pillow
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from kdtune.data.datasets import Image
+from kdtune.data.datasets import ImageSource
 from kdtune.data.splits import Split
 from kdtune.errors import BadImagesError
-from kdtune.runtime.console import shown
+from kdtune.runtime.console import printable_path
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 """ImageNet's channel statistics, for every data set, so that pretrained teachers fit."""
 
-UNREADABLE = OSError, SyntaxError, ValueError, MemoryError, EOFError, Pillow.DecompressionBombError
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    MemoryError,
+    EOFError,
+    Pillow.DecompressionBombError,
+)
 """What Pillow raises where a file is no image, or too large a one."""
 
 
-def normalise(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
+def normalise(
+    images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> Tensor:
     """Turn uint8 images [B, 3, H, W] into floats of mean 0 and deviation 1 (on ImageNet).
 
     Float images stay as they are: they come from a loader that has its own normalisation.
@@ -38,7 +47,7 @@ def normalise(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float]
     return (images.float() / 255 - shift) / scale
 
 
-def augmentation(image_size: int) -> v2.Transform:
+def build_augmentation(image_size: int) -> v2.Transform:
     """Random crop with padding of an eighth, flip, rotation by up to 10°, colour jitter.
 
     Crop and rotation follow the image's size: 4 px of 32 (as is usual on CIFAR), 16 px of 128.
@@ -65,16 +74,16 @@ def augment_images(images: Tensor, seeds: Sequence[int]) -> Tensor:
     Returns:
         uint8 [B, 3, S, S]; the global random state stays as it was.
     """
-    transform = augmentation(images.shape[-1])
-    done = torch.empty_like(images)
+    transform = build_augmentation(images.shape[-1])
+    augmented = torch.empty_like(images)
     with torch.random.fork_rng(devices=[]):
         for i, seed in enumerate(seeds):
             torch.default_generator.manual_seed(seed)
-            done[i] = transform(images[i])
-    return done
+            augmented[i] = transform(images[i])
+    return augmented
 
 
-def decode(
+def decode_images(
     split: Split, image_size: int, workers: int | None = 1, out: np.ndarray | None = None
 ) -> np.ndarray:
     """Decode a split and resize every image to a square.
@@ -96,19 +105,21 @@ def decode(
     pixels = out
 
     def decode_into(i: int) -> None:
-        pixels[i] = _decode_one(split.images[i], image_size)
+        pixels[i] = _decode_image(split.images[i], image_size)
 
-    if bad := failures(split, decode_into, workers):
-        raise BadImagesError([(shown(str(split.images[i])), reason) for i, reason in bad.items()])
+    if reasons := collect_failures(split, decode_into, workers):
+        raise BadImagesError(
+            [(printable_path(str(split.images[i])), reason) for i, reason in reasons.items()]
+        )
     return pixels
 
 
-def readable(split: Split, workers: int | None = None) -> dict[int, str]:
+def find_unreadable(split: Split, workers: int | None = None) -> dict[int, str]:
     """Decode every image of a split, for its own sake: reasons of those that cannot be read."""
-    return failures(split, lambda i: _decode_one(split.images[i], 1), workers)
+    return collect_failures(split, lambda i: _decode_image(split.images[i], 1), workers)
 
 
-def failures(
+def collect_failures(
     split: Split, decode_one: Callable[[int], object], workers: int | None
 ) -> dict[int, str]:
     """Call a function for every image: why it failed, by the image's index."""
@@ -116,42 +127,44 @@ def failures(
     def attempt(i: int) -> str | None:
         try:
             decode_one(i)
-        except UNREADABLE as error:
-            words = str(error).replace(f" {str(split.images[i])!r}", "").strip().rstrip(".")
-            return shown(words) or type(error).__name__
+        except DECODE_ERRORS as error:
+            message = str(error).replace(f" {str(split.images[i])!r}", "").strip().rstrip(".")
+            return printable_path(message) or type(error).__name__
         return None
 
     # Large images and odd palettes are decoded like others, or fail; a warning helps nobody.
     with warnings.catch_warnings(action="ignore"):
-        with ThreadPoolExecutor(max(1, usable_workers(workers))) as threads:
-            reasons = threads.map(attempt, range(len(split)), chunksize=64)
+        with ThreadPoolExecutor(max(1, limit_workers(workers))) as executor:
+            reasons = executor.map(attempt, range(len(split)), chunksize=64)
             return {i: reason for i, reason in enumerate(reasons) if reason is not None}
 
 
-def usable_workers(workers: int | None = None) -> int:
+def limit_workers(workers: int | None = None) -> int:
     """At most as many workers as there are cores for this process; as many, if not given."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(workers, cores or 1) if workers is not None else cores or 1
+    cpu_count = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
+    return min(workers, cpu_count or 1) if workers is not None else cpu_count or 1
 
 
-def _decode_one(image: Image, image_size: int) -> np.ndarray:
+def _decode_image(image: ImageSource, image_size: int) -> np.ndarray:
     if isinstance(image, np.ndarray):
-        return _square(Pillow.fromarray(image), image_size)
+        return _resize_to_square(Pillow.fromarray(image), image_size)
     if not stat.S_ISREG(os.stat(image).st_mode):
         raise OSError("it is no file")  # to open a pipe would take for ever
     if os.path.getsize(image) == 0:
         raise OSError("it is empty")
-    with Pillow.open(image) as opened:
-        return _square(opened, image_size)
+    with Pillow.open(image) as pil_image:
+        return _resize_to_square(pil_image, image_size)
 
 
-def _square(image: Pillow.Image, image_size: int) -> np.ndarray:
-    square = _eight_bits(image).convert("RGB")
+def _resize_to_square(image: Pillow.Image, image_size: int) -> np.ndarray:
+    square = _to_eight_bits(image).convert("RGB")
     square = square.resize((image_size, image_size), Pillow.Resampling.BILINEAR)
     return np.asarray(square).transpose(2, 0, 1)
 
 
-def _eight_bits(image: Pillow.Image) -> Pillow.Image:
+def _to_eight_bits(image: Pillow.Image) -> Pillow.Image:
     """Grey values of 16 bits on the scale of 8, which Pillow cuts off instead."""
     if image.mode == "F":
         raise ValueError("its pixels are floats, of which nobody knows the range")

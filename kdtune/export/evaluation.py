@@ -22,24 +22,24 @@ from torch.nn.functional import cross_entropy
 from kdtune.config.train import DataSource
 from kdtune.data.batches import Batches
 from kdtune.data.splits import Split
-from kdtune.data.transforms import decode, normalise
+from kdtune.data.transforms import decode_images, normalise
 from kdtune.errors import BadImagesError, UserError
-from kdtune.export.formats import OpenNetwork, open_network
+from kdtune.export.formats import OpenedNetwork, open_network
 from kdtune.models.costs import median_seconds
-from kdtune.reports.page.figures import to_file
-from kdtune.reports.tables.statistics import share_interval
+from kdtune.reports.page.figures import render_file
+from kdtune.reports.tables.statistics import wilson_interval
 from kdtune.reports.text.render import render_table
-from kdtune.runtime.console import say, shown
-from kdtune.storage.files import replacing
-from kdtune.training.inputs import find_data, open_views
+from kdtune.runtime.console import printable_path, say
+from kdtune.storage.files import atomic_write
+from kdtune.training.epoch_data import find_data, open_decoded_dataset
 
-BINS = 15
+CALIBRATION_BINS = 15
 """Of the calibration error, as in the paper."""
 
-SPEEDS = {1: 30, 64: 5}
+TIMED_PASSES_BY_BATCH_SIZE = {1: 30, 64: 5}
 """Batch sizes whose speed is measured, and how many passes of each are timed."""
 
-MOST = 25
+MAX_PRINTED_CLASSES = 25
 """Classes of which a confusion matrix is printed as text."""
 
 
@@ -49,7 +49,7 @@ class Evaluation:
 
     Attributes:
         figures: ``images``; ``accuracy`` with its 95 % interval ``accuracy_low`` and
-            ``accuracy_high`` (see `share_interval`); ``loss``, mean cross-entropy in nats;
+            ``accuracy_high`` (see `wilson_interval`); ``loss``, mean cross-entropy in nats;
             ``calibration_error`` (see `calibration_error`); ``images_per_second_<B>``, without
             reading and preparing them.
         classes: one row a class: ``class``, ``images``, ``recall``, ``precision``, shares of 1;
@@ -57,12 +57,12 @@ class Evaluation:
         confusion: one row a class, named and numbered, one column a class that was answered.
     """
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     classes: pd.DataFrame
     confusion: pd.DataFrame
 
 
-def calibration_error(shares: np.ndarray, labels: np.ndarray) -> float:
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Expected calibration error: mean distance of confidence from accuracy, in `BINS` bins.
 
     Guo et al. 2017, "On calibration of modern neural networks", equation 3: bins of equal width
@@ -75,9 +75,9 @@ def calibration_error(shares: np.ndarray, labels: np.ndarray) -> float:
     >>> calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1])).round(3)
     np.float64(0.3)
     """
-    confidence, right = shares.max(1), shares.argmax(1) == labels
-    bins = np.ceil(confidence * BINS).astype(int)
-    gaps = np.bincount(bins, confidence) - np.bincount(bins, right)
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
+    bins = np.ceil(confidence * CALIBRATION_BINS).astype(int)
+    gaps = np.bincount(bins, confidence) - np.bincount(bins, correct)
     return np.abs(gaps).sum() / len(labels)
 
 
@@ -88,7 +88,7 @@ def evaluate_file(
     trust: bool = False,
     skip_bad_images: bool = False,
     cache_gb: float = 20,
-    **which: Any,
+    **source: Any,
 ) -> Evaluation:
     """Measure a network on a split of a data set.
 
@@ -96,113 +96,127 @@ def evaluate_file(
         path: see `kdtune.export.formats.open_network`, as `trust`.
         data_dir: see `kdtune.data.folders.find_images`.
         split: ``train``, ``validation`` or ``test``.
-        skip_bad_images, cache_gb: see `kdtune.training.inputs.find_data`.
+        skip_bad_images, cache_gb: see `kdtune.training.epoch_data.find_data`.
         which: the other fields of `DataSource`.
 
     Raises:
         UserError: the network or the data are no good, or have other classes.
     """
     network = open_network(path, trust)
-    data, bad = find_data(DataSource(data_dir, **which), skip_bad_images, cache_gb)
-    if bad:
-        say(f"left out, since they cannot be read: {len(bad)} images")
-    if data.classes != network.about.classes:
-        lacking = sorted(set(network.about.classes) ^ set(data.classes))
-        what = f"'{shown(lacking[0])}' is in one alone" if lacking else "they are in another order"
-        raise UserError(f"{data_dir} does not have the classes of {shown(path)}: {what}.")
+    data, unreadable = find_data(DataSource(data_dir, **source), skip_bad_images, cache_gb)
+    if unreadable:
+        say(f"left out, since they cannot be read: {len(unreadable)} images")
+    if data.classes != network.description.classes:
+        mismatched = sorted(set(network.description.classes) ^ set(data.classes))
+        problem = (
+            f"'{printable_path(mismatched[0])}' is in one alone"
+            if mismatched
+            else "they are in another order"
+        )
+        raise UserError(
+            f"{data_dir} does not have the classes of {printable_path(path)}: {problem}."
+        )
     if getattr(data, split) is None:
         raise UserError(f"{data_dir} has no {split} images; give another --split.")
-    views = open_views(data, network.about.image_size, cache_gb)
+    decoded = open_decoded_dataset(data, network.description.image_size, cache_gb)
     labels = getattr(data, split).labels
-    pixels = views.pixels(split)
-    logits = torch.cat([_logits(network, images) for images, _, _ in Batches(pixels, labels)])
-    return _evaluation(network, logits, torch.tensor(labels), torch.from_numpy(pixels[:64]))
+    pixels = decoded.pixels(split)
+    logits = torch.cat(
+        [_compute_logits(network, images) for images, _, _ in Batches(pixels, labels)]
+    )
+    return _build_evaluation(network, logits, torch.tensor(labels), torch.from_numpy(pixels[:64]))
 
 
-def _logits(network: OpenNetwork, images: Tensor) -> Tensor:
-    return network.logits(_prepared(network, images))
+def _compute_logits(network: OpenedNetwork, images: Tensor) -> Tensor:
+    return network.logits(_normalise_images(network, images))
 
 
-def _prepared(network: OpenNetwork, images: Tensor) -> Tensor:
-    return normalise(images, network.about.mean, network.about.std)
+def _normalise_images(network: OpenedNetwork, images: Tensor) -> Tensor:
+    return normalise(images, network.description.mean, network.description.std)
 
 
-def _evaluation(network: OpenNetwork, logits: Tensor, labels: Tensor, some: Tensor) -> Evaluation:
-    names, shares = network.about.classes, logits.double().softmax(1).numpy()
-    right = int((logits.argmax(1) == labels).sum())
-    low, high = share_interval(right, len(labels))
-    figures: dict[str, float] = {
+def _build_evaluation(
+    network: OpenedNetwork, logits: Tensor, labels: Tensor, sample_images: Tensor
+) -> Evaluation:
+    names, probabilities = network.description.classes, logits.double().softmax(1).numpy()
+    correct = int((logits.argmax(1) == labels).sum())
+    low, high = wilson_interval(correct, len(labels))
+    metrics: dict[str, float] = {
         "images": len(labels),
-        "accuracy": right / len(labels),
+        "accuracy": correct / len(labels),
         "accuracy_low": low,
         "accuracy_high": high,
         "loss": cross_entropy(logits.double(), labels).item(),
-        "calibration_error": float(calibration_error(shares, labels.numpy())),
+        "calibration_error": float(calibration_error(probabilities, labels.numpy())),
     }
-    for size, passes in SPEEDS.items():
-        images = _prepared(network, some.repeat(-(-size // len(some)), 1, 1, 1)[:size])
+    for size, passes in TIMED_PASSES_BY_BATCH_SIZE.items():
+        images = _normalise_images(
+            network, sample_images.repeat(-(-size // len(sample_images)), 1, 1, 1)[:size]
+        )
         seconds = median_seconds(partial(network.logits, images), 3, passes)
-        figures[f"images_per_second_{size}"] = size / seconds
-    truth, answers = labels.numpy(), logits.argmax(1).numpy()
-    numbers = range(len(names))
+        metrics[f"images_per_second_{size}"] = size / seconds
+    true_classes, predicted_classes = labels.numpy(), logits.argmax(1).numpy()
+    class_indices = range(len(names))
     precision, recall, _, counts = precision_recall_fscore_support(
-        truth, answers, labels=numbers, zero_division=np.nan
+        true_classes, predicted_classes, labels=class_indices, zero_division=np.nan
     )
     classes = pd.DataFrame(
         {"class": names, "images": counts, "recall": recall, "precision": precision}
     )
-    matrix = confusion_matrix(truth, answers, labels=numbers)
-    confusion = pd.DataFrame(matrix, columns=[str(i) for i in numbers])
+    matrix = confusion_matrix(true_classes, predicted_classes, labels=class_indices)
+    confusion = pd.DataFrame(matrix, columns=[str(i) for i in class_indices])
     confusion.insert(0, "class", [f"{i} {name}" for i, name in enumerate(names)])
-    return Evaluation(figures, classes, confusion)
+    return Evaluation(metrics, classes, confusion)
 
 
-def evaluation_text(found: Evaluation, form: str) -> str:
+def render_evaluation(evaluation: Evaluation, output_format: str) -> str:
     """An evaluation for people: ``table`` or ``markdown``; or all of it as ``json``."""
-    if form == "json":
-        tables = {"classes": found.classes, "confusion": found.confusion}
+    if output_format == "json":
+        tables = {"classes": evaluation.classes, "confusion": evaluation.confusion}
         records: dict[str, Any] = {
             name: json.loads(table.to_json(orient="records")) for name, table in tables.items()
         }
-        return json.dumps({**found.figures, **records}, indent=2) + "\n"
-    figures = pd.DataFrame({"figure": found.figures.keys()})
-    figures["value"] = pd.Series([*found.figures.values()], dtype=object)  # counts stay whole
-    texts = [render_table(figures, form), render_table(found.classes, form)]
-    if len(found.classes) <= MOST:
-        texts.append(render_table(found.confusion, form))
+        return json.dumps({**evaluation.metrics, **records}, indent=2) + "\n"
+    metrics = pd.DataFrame({"figure": evaluation.metrics.keys()})
+    metrics["value"] = pd.Series([*evaluation.metrics.values()], dtype=object)  # counts stay whole
+    texts = [render_table(metrics, output_format), render_table(evaluation.classes, output_format)]
+    if len(evaluation.classes) <= MAX_PRINTED_CLASSES:
+        texts.append(render_table(evaluation.confusion, output_format))
         texts.append("Confusion: rows are true classes, columns what was answered.\n")
     else:
-        texts.append(f"The confusion of {len(found.classes)} classes: --format json, --figure.\n")
+        texts.append(
+            f"The confusion of {len(evaluation.classes)} classes: --format json, --figure.\n"
+        )
     return "\n".join(texts)
 
 
-def write_confusion(found: Evaluation, path: Path) -> None:
+def write_confusion_figure(evaluation: Evaluation, path: Path) -> None:
     """Draw the confusion matrix, shares of each true class, into a `.png` or `.svg` file.
 
     Raises:
         UserError: the file has another ending, or cannot be written.
     """
-    form = path.suffix.removeprefix(".").lower()
-    if form not in ("png", "svg"):
-        raise UserError(f"{shown(path)} is no picture's name; end it with .png or .svg.")
-    counts = found.confusion.drop(columns="class").to_numpy(float)
+    file_format = path.suffix.removeprefix(".").lower()
+    if file_format not in ("png", "svg"):
+        raise UserError(f"{printable_path(path)} is no picture's name; end it with .png or .svg.")
+    counts = evaluation.confusion.drop(columns="class").to_numpy(float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(2 + 0.35 * len(counts), 12)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(counts) <= MOST:
-        names = [shown(name)[:24] for name in found.confusion["class"]]
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(counts) <= MAX_PRINTED_CLASSES:
+        names = [printable_path(name)[:24] for name in evaluation.confusion["class"]]
         axes.set_yticks(range(len(names)), names, parse_math=False, fontsize=8)
         axes.set_xticks(range(len(names)), [str(i) for i in range(len(names))], fontsize=8)
     axes.set_xlabel("answered")
     axes.set_ylabel("true class")
-    figure.colorbar(picture, label="share of the true class", shrink=0.8)
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
     try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(to_file(figure, form))
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(render_file(figure, file_format))
     except OSError as error:
-        raise UserError(f"{shown(path)} cannot be written: {error.strerror}.") from None
+        raise UserError(f"{printable_path(path)} cannot be written: {error.strerror}.") from None
 
 
 def predict_images(
@@ -224,20 +238,26 @@ def predict_images(
     network = open_network(path, trust)
     for image in images:
         if not image.is_file():
-            raise UserError(f"There is no file {shown(image)}.")
+            raise UserError(f"There is no file {printable_path(image)}.")
     try:
-        pixels = decode(Split(images, [0] * len(images)), network.about.image_size)
+        pixels = decode_images(Split(images, [0] * len(images)), network.description.image_size)
     except BadImagesError as error:
-        listed = "; ".join(f"{file} ({reason})" for file, reason in error.bad)
-        raise UserError(f"What is no readable image: {listed}.") from None
-    shares = torch.cat([_logits(network, batch) for batch in torch.from_numpy(pixels).split(64)])
-    best = shares.softmax(1).topk(min(top, len(network.about.classes)))
+        descriptions = "; ".join(f"{file} ({reason})" for file, reason in error.failures)
+        raise UserError(f"What is no readable image: {descriptions}.") from None
+    logits = torch.cat(
+        [_compute_logits(network, batch) for batch in torch.from_numpy(pixels).split(64)]
+    )
+    top_classes = logits.softmax(1).topk(min(top, len(network.description.classes)))
     return pd.DataFrame(
         [
-            {"image": str(image), "class": network.about.classes[number], "probability": share}
-            for image, numbers, found in zip(
-                images, best.indices.tolist(), best.values.tolist(), strict=True
+            {
+                "image": str(image),
+                "class": network.description.classes[class_index],
+                "probability": probability,
+            }
+            for image, class_indices, probabilities in zip(
+                images, top_classes.indices.tolist(), top_classes.values.tolist(), strict=True
             )
-            for number, share in zip(numbers, found, strict=True)
+            for class_index, probability in zip(class_indices, probabilities, strict=True)
         ]
     )

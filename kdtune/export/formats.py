@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from torch.export.pt2_archive import PT2ArchiveReader
 from torch.export.pt2_archive._package import load_pt2
 
-from kdtune.data.transforms import MEAN, STD
+from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from kdtune.errors import RunError, UserError
 from kdtune.models import build_model
-from kdtune.models.checkpoints import METADATA, load_model, save_model
-from kdtune.runtime.console import shown
-from kdtune.runtime.optional_imports import extra
+from kdtune.models.checkpoints import METADATA_KEY, load_model, save_model
+from kdtune.runtime.console import printable_path
+from kdtune.runtime.optional_imports import import_optional
 
 
-class Description(BaseModel):
+class NetworkDescription(BaseModel):
     """What images a network takes, and what its logits mean; the same in every format."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -39,9 +39,11 @@ class Description(BaseModel):
     model: str = Field(description="architecture")
     image_size: int = Field(ge=8, le=4096, description="S, pixels")
     mean: tuple[float, float, float] = Field(
-        default=MEAN, description="of each channel, red first"
+        default=IMAGENET_MEAN, description="of each channel, red first"
     )
-    std: tuple[float, float, float] = Field(default=STD, description="of each channel, red first")
+    std: tuple[float, float, float] = Field(
+        default=IMAGENET_STD, description="of each channel, red first"
+    )
     classes: tuple[str, ...] = Field(min_length=2, description="in the order of the logits")
     images: str = Field(
         default="RGB, resized to image_size x image_size with Pillow's bilinear filter whatever "
@@ -50,24 +52,24 @@ class Description(BaseModel):
     )
 
     @classmethod
-    def check(cls, source: str, about: Any) -> "Description":
+    def parse(cls, source: str, values: Any) -> "NetworkDescription":
         """Build it from plain values that `source`, a file, holds.
 
         Raises:
             UserError: they are no description.
         """
         try:
-            return cls.model_validate(about)
+            return cls.model_validate(values)
         except ValidationError as error:
-            found = error.errors()[0]
-            what = ".".join(map(str, found["loc"])) or "all of it"
+            first_error = error.errors()[0]
+            location = ".".join(map(str, first_error["loc"])) or "all of it"
             raise UserError(
-                f"{source} does not describe a network: {what}: {found['msg']}."
+                f"{source} does not describe a network: {location}: {first_error['msg']}."
             ) from None
 
 
 @dataclass(frozen=True)
-class OpenNetwork:
+class OpenedNetwork:
     """A network that was opened.
 
     Attributes:
@@ -76,15 +78,15 @@ class OpenNetwork:
     """
 
     logits: Callable[[Tensor], Tensor]
-    about: Description
+    description: NetworkDescription
 
 
-Loaded = dict[str, Any]
+LoadedModel = dict[str, Any]
 """A network as `kdtune.models.checkpoints.load_model` gives it."""
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """A format of networks.
 
     Attributes:
@@ -93,19 +95,19 @@ class Format:
         packages: what it needs beyond kdtune's own dependencies.
     """
 
-    write: Callable[[Path, Loaded], None]
+    write: Callable[[Path, LoadedModel], None]
     read: Callable[[Path, bool], tuple[Callable[[Tensor], Tensor], Any]]
     packages: tuple[str, ...] = ()
 
 
-def describe(loaded: Loaded) -> Description:
+def describe_network(loaded: LoadedModel) -> NetworkDescription:
     """What there is to say of a network that kdtune saved."""
     config = loaded["config"]
-    about = {"model": config["model"], "image_size": config["image_size"]}
-    return Description.check("The checkpoint", {**about, "classes": loaded["classes"]})
+    values = {"model": config["model"], "image_size": config["image_size"]}
+    return NetworkDescription.parse("The checkpoint", {**values, "classes": loaded["classes"]})
 
 
-def check_formats(names: Iterable[str]) -> None:
+def require_formats(names: Iterable[str]) -> None:
     """Check that networks can be written in these formats here.
 
     Raises:
@@ -115,10 +117,10 @@ def check_formats(names: Iterable[str]) -> None:
         if name not in FORMATS:
             raise UserError(f"There is no format '{name}'; there are {', '.join(FORMATS)}.")
         for package in FORMATS[name].packages:
-            extra(package, "onnx")
+            import_optional(package, "onnx")
 
 
-def open_network(path: Path, trust: bool = False) -> OpenNetwork:
+def open_network(path: Path, trust: bool = False) -> OpenedNetwork:
     """Open a network of any of the formats.
 
     Args:
@@ -133,51 +135,53 @@ def open_network(path: Path, trust: bool = False) -> OpenNetwork:
     name = path.suffix.removeprefix(".").lower()
     if name not in FORMATS:
         known = ", ".join(f".{name}" for name in FORMATS)
-        raise UserError(f"{shown(path)} is of no known format; there are {known}.")
+        raise UserError(f"{printable_path(path)} is of no known format; there are {known}.")
     if not path.is_file():
-        raise UserError(f"There is no file {shown(path)}.")
-    logits, about = FORMATS[name].read(path, trust)
-    about = Description.check(shown(path), about if about is not None else _beside(path))
-    size = about.image_size
+        raise UserError(f"There is no file {printable_path(path)}.")
+    logits, description = FORMATS[name].read(path, trust)
+    description = NetworkDescription.parse(
+        printable_path(path), description if description is not None else _read_sidecar(path)
+    )
+    size = description.image_size
     try:
-        found = tuple(logits(torch.zeros(2, 3, size, size)).shape)
+        output_shape = tuple(logits(torch.zeros(2, 3, size, size)).shape)
     except Exception:  # each runtime has its own
         raise UserError(
-            f"{shown(path)} does not take images of {size} px, as it is said to."
+            f"{printable_path(path)} does not take images of {size} px, as it is said to."
         ) from None
-    if found != (2, len(about.classes)):
+    if output_shape != (2, len(description.classes)):
         raise UserError(
-            f"{shown(path)} gives {list(found)} for two images, but {len(about.classes)} classes "
+            f"{printable_path(path)} gives {list(output_shape)} for two images, but {len(description.classes)} classes "
             "are named."
         )
-    return OpenNetwork(logits, about)
+    return OpenedNetwork(logits, description)
 
 
-def _beside(path: Path) -> Any:
-    beside = path.with_suffix(".json")
+def _read_sidecar(path: Path) -> Any:
+    sidecar = path.with_suffix(".json")
     try:
-        return json.loads(beside.read_text(encoding="utf-8"))
+        return json.loads(sidecar.read_text(encoding="utf-8"))
     except OSError:
         raise UserError(
-            f"{shown(path)} does not say what classes and images it is for, and there is no "
-            f"{shown(beside)} that does."
+            f"{printable_path(path)} does not say what classes and images it is for, and there is no "
+            f"{printable_path(sidecar)} that does."
         ) from None
     except ValueError:
-        raise UserError(f"{shown(beside)} is not valid JSON.") from None
+        raise UserError(f"{printable_path(sidecar)} is not valid JSON.") from None
 
 
-def _write_checkpoint(path: Path, loaded: Loaded) -> None:
-    known = ("config", "classes", "epoch", "validation_accuracy", "trial_id")
-    save_model(path, loaded["model"], **{key: loaded[key] for key in known})
+def _write_checkpoint(path: Path, loaded: LoadedModel) -> None:
+    saved_keys = ("config", "classes", "epoch", "validation_accuracy", "trial_id")
+    save_model(path, loaded["model"], **{key: loaded[key] for key in saved_keys})
 
 
 def _read_checkpoint(path: Path, trust: bool) -> tuple[Callable[[Tensor], Tensor], Any]:
     loaded = load_model(path)
-    about = describe(loaded).model_dump() if loaded["config"] is not None else None
-    return _LogitsAlone(loaded["model"]), about
+    description = describe_network(loaded).model_dump() if loaded["config"] is not None else None
+    return _LogitsOnly(loaded["model"]), description
 
 
-class _LogitsAlone(nn.Module):
+class _LogitsOnly(nn.Module):
     """A network without its feature maps, and without gradients."""
 
     def __init__(self, model: nn.Module):
@@ -188,38 +192,44 @@ class _LogitsAlone(nn.Module):
         return self.model(images)[0]
 
 
-def _program(model: nn.Module, image_size: int) -> torch.export.ExportedProgram:
+def _export_program(model: nn.Module, image_size: int) -> torch.export.ExportedProgram:
     """A network as a graph that takes any number of images."""
     images = torch.zeros(2, 3, image_size, image_size)
     batch = ({0: torch.export.Dim.DYNAMIC},)
-    program = torch.export.export(_LogitsAlone(model), (images,), dynamic_shapes=batch)
+    program = torch.export.export(_LogitsOnly(model), (images,), dynamic_shapes=batch)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     return program
 
 
-def _write_program(file: Any, model: nn.Module, about: Description) -> None:
-    extra = {METADATA: about.model_dump_json()}
-    torch.export.save(_program(model, about.image_size), file, extra_files=extra)
+def _write_program(file: Any, model: nn.Module, description: NetworkDescription) -> None:
+    extra_files = {METADATA_KEY: description.model_dump_json()}
+    torch.export.save(
+        _export_program(model, description.image_size), file, extra_files=extra_files
+    )
 
 
-def _write_pt2(path: Path, loaded: Loaded) -> None:
-    _write_program(path, loaded["model"], describe(loaded))
+def _write_pt2(path: Path, loaded: LoadedModel) -> None:
+    _write_program(path, loaded["model"], describe_network(loaded))
 
 
 def _read_pt2(path: Path, trust: bool) -> tuple[Callable[[Tensor], Tensor], Any]:
     content = path.read_bytes()
-    about, said = None, f"extra/{METADATA}"
+    values, metadata_name = None, f"extra/{METADATA_KEY}"
     try:
         reader = PT2ArchiveReader(io.BytesIO(content))
-        if said in reader.get_file_names():
-            about = json.loads(reader.read_string(said))
+        if metadata_name in reader.get_file_names():
+            values = json.loads(reader.read_string(metadata_name))
     except Exception:
-        raise UserError(f"{shown(path)} is broken, or no program of torch.export.") from None
-    described = Description.check(shown(path), about) if about is not None else None
-    if not (trust or (described is not None and _is_ours(reader, described))):
         raise UserError(
-            f"{shown(path)} is a program, and not one that kdtune writes with torch "
+            f"{printable_path(path)} is broken, or no program of torch.export."
+        ) from None
+    description = (
+        NetworkDescription.parse(printable_path(path), values) if values is not None else None
+    )
+    if not (trust or (description is not None and _is_kdtune_program(reader, description))):
+        raise UserError(
+            f"{printable_path(path)} is a program, and not one that kdtune writes with torch "
             f"{torch.__version__}: opening it may run any code; if you trust it, give --trust."
         )
     try:
@@ -228,86 +238,88 @@ def _read_pt2(path: Path, trust: bool) -> tuple[Callable[[Tensor], Tensor], Any]
         program = load_pt2(io.BytesIO(content)).exported_programs["model"].module()
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{shown(path)} cannot be opened: {reason}.") from None
+        raise UserError(f"{printable_path(path)} cannot be opened: {reason}.") from None
 
-    def logits(images: Tensor) -> Tensor:
+    def compute_logits(images: Tensor) -> Tensor:
         with torch.no_grad():
-            found: Tensor = program(images)
-        return found
+            outputs: Tensor = program(images)
+        return outputs
 
-    return logits, about
+    return compute_logits, values
 
 
-def _is_ours(reader: PT2ArchiveReader, about: Description) -> bool:
+def _is_kdtune_program(reader: PT2ArchiveReader, description: NetworkDescription) -> bool:
     """Whether a program is, but for its weights, the one that is written for its network."""
     file = io.BytesIO()
     try:
-        model = build_model(about.model, len(about.classes), about.image_size)
+        model = build_model(description.model, len(description.classes), description.image_size)
     except UserError:  # such as that of a plug-in that was not given
         return False
-    _write_program(file, model, about)
-    own = PT2ArchiveReader(io.BytesIO(file.getvalue()))
-    return _parts(reader) == _parts(own)
+    _write_program(file, model, description)
+    expected = PT2ArchiveReader(io.BytesIO(file.getvalue()))
+    return _archive_contents(reader) == _archive_contents(expected)
 
 
-def _parts(reader: PT2ArchiveReader) -> dict[str, bytes | None]:
+def _archive_contents(reader: PT2ArchiveReader) -> dict[str, bytes | None]:
     """What is in an archive; of what no code can be in, the names alone."""
-    harmless = ("data/weights/weight_", "extra/", ".data/serialization_id")
+    codeless_prefixes = ("data/weights/weight_", "extra/", ".data/serialization_id")
     return {
-        name: None if name.startswith(harmless) else reader.read_bytes(name)
+        name: None if name.startswith(codeless_prefixes) else reader.read_bytes(name)
         for name in reader.get_file_names()
     }
 
 
-def _write_onnx(path: Path, loaded: Loaded) -> None:
-    about, onnx = describe(loaded), extra("onnx", "onnx")
-    program = _program(loaded["model"], about.image_size)
+def _write_onnx(path: Path, loaded: LoadedModel) -> None:
+    description, onnx = describe_network(loaded), import_optional("onnx", "onnx")
+    program = _export_program(loaded["model"], description.image_size)
     exported = torch.onnx.export(
         program, input_names=["images"], output_names=["logits"], dynamo=True, verbose=False
     )
     assert exported is not None
     graph = exported.model_proto
-    onnx.helper.set_model_props(graph, {METADATA: about.model_dump_json()})
+    onnx.helper.set_model_props(graph, {METADATA_KEY: description.model_dump_json()})
     path.write_bytes(graph.SerializeToString())
 
 
 def _read_onnx(path: Path, trust: bool) -> tuple[Callable[[Tensor], Tensor], Any]:
-    runtime = extra("onnxruntime", "onnx")
+    runtime = import_optional("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # what is wrong is said below, once
     try:
         session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        about = session.get_modelmeta().custom_metadata_map.get(METADATA)
-        about = json.loads(about) if about is not None else None
+        values = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        values = json.loads(values) if values is not None else None
         [images] = session.get_inputs()
     except Exception:
-        raise UserError(f"{shown(path)} is broken, or no ONNX network of one input.") from None
+        raise UserError(
+            f"{printable_path(path)} is broken, or no ONNX network of one input."
+        ) from None
 
-    def logits(batch: Tensor) -> Tensor:
+    def compute_logits(batch: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {images.name: batch.numpy()})[0])
 
-    return logits, about
+    return compute_logits, values
 
 
 FORMATS = {
-    "pth": Format(_write_checkpoint, _read_checkpoint),
-    "safetensors": Format(_write_checkpoint, _read_checkpoint),
-    "pt2": Format(_write_pt2, _read_pt2),
-    "onnx": Format(_write_onnx, _read_onnx, ("onnx", "onnxscript", "onnxruntime")),
+    "pth": ExportFormat(_write_checkpoint, _read_checkpoint),
+    "safetensors": ExportFormat(_write_checkpoint, _read_checkpoint),
+    "pt2": ExportFormat(_write_pt2, _read_pt2),
+    "onnx": ExportFormat(_write_onnx, _read_onnx, ("onnx", "onnxscript", "onnxruntime")),
 }
 """Formats by the ending of their files."""
 
 
-TOLERANCE = 1e-4
+MAX_LOGIT_DIFFERENCE = 1e-4
 """Largest difference of a logit from the checkpoint's that is taken for rounding, as a share of
 the largest logit."""
 
-BATCHES = (1, 3, 64)
+COMPARED_BATCH_SIZES = (1, 3, 64)
 """Batch sizes with which a written network is compared with its checkpoint."""
 
 
-def difference(loaded: Loaded, path: Path, images: Tensor) -> float:
+def measure_logit_difference(loaded: LoadedModel, path: Path, images: Tensor) -> float:
     """Open a network that was just written, and compare it with the one that was to be written.
 
     Args:
@@ -321,14 +333,19 @@ def difference(loaded: Loaded, path: Path, images: Tensor) -> float:
     Raises:
         RunError: that is more than `TOLERANCE`, or an image gets another class.
     """
-    wanted_of, found_of = _LogitsAlone(loaded["model"]), open_network(path, trust=True).logits
+    expected_network, written_network = (
+        _LogitsOnly(loaded["model"]),
+        open_network(path, trust=True).logits,
+    )
     largest = 0.0
-    for size in BATCHES:
-        wanted, found = wanted_of(images[:size]), found_of(images[:size])
-        largest = max(largest, ((found - wanted).abs().max() / wanted.abs().max()).item())
-        if not largest <= TOLERANCE or not torch.equal(found.argmax(1), wanted.argmax(1)):
+    for size in COMPARED_BATCH_SIZES:
+        expected, written = expected_network(images[:size]), written_network(images[:size])
+        largest = max(largest, ((written - expected).abs().max() / expected.abs().max()).item())
+        if not largest <= MAX_LOGIT_DIFFERENCE or not torch.equal(
+            written.argmax(1), expected.argmax(1)
+        ):
             raise RunError(
-                f"its logits differ by {largest:.1e} of the largest, where {TOLERANCE:.0e} is "
+                f"its logits differ by {largest:.1e} of the largest, where {MAX_LOGIT_DIFFERENCE:.0e} is "
                 f"allowed, with {size} images at once"
             )
     return largest

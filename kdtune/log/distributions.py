@@ -7,12 +7,12 @@ from typing import Any
 from optuna.distributions import BaseDistribution, json_to_distribution
 
 
-def is_logarithmic(distribution: BaseDistribution) -> bool:
+def is_log_scale(distribution: BaseDistribution) -> bool:
     """Whether values are drawn by their logarithms."""
     return bool(getattr(distribution, "log", False))
 
 
-def read_distributions(plain: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+def parse_distributions(serialized: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     """What values were drawn from, by name; nothing but numbers and words comes of it.
 
     Raises:
@@ -20,5 +20,5 @@ def read_distributions(plain: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     """
     return {
         name: json_to_distribution(json.dumps(distribution))
-        for name, distribution in plain.items()
+        for name, distribution in serialized.items()
     }

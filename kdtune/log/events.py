@@ -10,7 +10,7 @@ Nothing else knows their form. An event is one JSON object a line:
 * ``asked``: a trial was proposed, with its settings;
 * ``epoch``: a trial finished an epoch, with every figure;
 * ``restarted``: a trial goes on in another process, from its last checkpoint, and why;
-* ``ended``: a trial ended, with its `STATES` entry and the reason;
+* ``ended``: a trial ended, with its `TRIAL_STATES` entry and the reason;
 * ``exhausted``: a cell has no further point;
 * ``complete``: nothing is left to do, and the tables say so.
 
@@ -36,9 +36,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from kdtune.config.train import FILE_NAME, file_stem
+from kdtune.config.train import FILE_NAME_PATTERN, file_stem
 from kdtune.errors import RunError, UserError
-from kdtune.storage.files import room_for
+from kdtune.storage.files import disk_full_as_error
 
 Event = dict[str, Any]
 
@@ -51,19 +51,19 @@ def cell_of(event: Event) -> Cell:
     return event["method"], event["model"]
 
 
-STATES = ("finished", "stopped", "diverged", "crashed")
+TRIAL_STATES = ("finished", "stopped", "diverged", "crashed")
 """How a trial ends: all epochs; stopped early; a non-finite loss; an error."""
 
-_CELL: dict[str, type] = {"method": str, "model": str}
-_TRIAL: dict[str, type] = {"trial_id": str, **_CELL}
-_OPENED: dict[str, type] = dict.fromkeys(("config", "spaces", "data", "views"), dict)
-KEYS: dict[str, Mapping[str, type]] = {
-    "sweep": _OPENED,
-    "resumed": _OPENED,
-    "warm_start": {**_CELL, "observations": list, "start": list},
+_CELL_KEYS: dict[str, type] = {"method": str, "model": str}
+_TRIAL_KEYS: dict[str, type] = {"trial_id": str, **_CELL_KEYS}
+_OPENING_KEYS: dict[str, type] = dict.fromkeys(("config", "spaces", "data", "views"), dict)
+REQUIRED_KEYS: dict[str, Mapping[str, type]] = {
+    "sweep": _OPENING_KEYS,
+    "resumed": _OPENING_KEYS,
+    "warm_start": {**_CELL_KEYS, "observations": list, "start": list},
     "view": {"trial_id": str, "kind": str, "what": str, "state": str},
     "asked": {
-        **_TRIAL,
+        **_TRIAL_KEYS,
         "number": int,
         "origin": str,
         "parameters": dict,
@@ -71,91 +71,95 @@ KEYS: dict[str, Mapping[str, type]] = {
         "config": dict,
     },
     "epoch": {
-        **_TRIAL,
+        **_TRIAL_KEYS,
         "epoch": int,
         "best_validation_accuracy": float,
         "validation_accuracy": float,
         "seconds": float,
     },
-    "restarted": {**_TRIAL, "cause": str, "reason": str},
-    "ended": {**_TRIAL, "state": str, "reason": str},
-    "exhausted": {**_CELL, "reason": str},
+    "restarted": {**_TRIAL_KEYS, "cause": str, "reason": str},
+    "ended": {**_TRIAL_KEYS, "state": str, "reason": str},
+    "exhausted": {**_CELL_KEYS, "reason": str},
     "complete": {},
     "confirm": {"config": dict, "data": dict, "candidates": list, "seeds": int, "top": int},
-    "lost": _TRIAL,
+    "lost": _TRIAL_KEYS,
     "measured": {"model": str, "parameters": int, "macs": int, "latency_ms": float},
-    "chosen": {**_CELL, "confirms": str},
-    "tested": {**_TRIAL, "test_accuracy": float, "test_images": int},
+    "chosen": {**_CELL_KEYS, "confirms": str},
+    "tested": {**_TRIAL_KEYS, "test_accuracy": float, "test_images": int},
 }
 """What an event must have to be taken for one, by its kind."""
 
 
-def read_events(content: bytes, path: Path, before: int = 0) -> tuple[list[Event], int]:
+def parse_events(content: bytes, path: Path, lines_before: int = 0) -> tuple[list[Event], int]:
     """The events, and how many bytes they take; what a crash left after the last is passed over.
 
     Args:
-        content: of the file, after so many lines as `before` says.
+        content: of the file, after so many lines as `lines_before` says.
         path: the file.
-        before: lines.
+        lines_before: lines.
 
     Raises:
         UserError: something that is no event stands between events.
     """
     events: list[Event] = []
-    size, start, broken = 0, 0, 0
-    for number, line in enumerate(content.split(b"\n")[:-1], start=before + 1):
-        start += len(line) + 1
-        if (event := _parse(line)) is None:
-            broken = broken or number
+    parsed_bytes, position, damaged_line = 0, 0, 0
+    for number, line in enumerate(content.split(b"\n")[:-1], start=lines_before + 1):
+        position += len(line) + 1
+        if (event := _parse_event(line)) is None:
+            damaged_line = damaged_line or number
             continue
-        if broken:
-            raise UserError(f"{path} is damaged: line {broken} is no event, but others follow it.")
+        if damaged_line:
+            raise UserError(
+                f"{path} is damaged: line {damaged_line} is no event, but others follow it."
+            )
         events.append(event)
-        size = start
-    return events, size
+        parsed_bytes = position
+    return events, parsed_bytes
 
 
-def _refuse(constant: str) -> None:
+def _reject_constant(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-_JSON = json.JSONDecoder(parse_constant=_refuse)
+_JSON_DECODER = json.JSONDecoder(parse_constant=_reject_constant)
 
 
-def _parse(line: bytes) -> Event | None:
+def _parse_event(line: bytes) -> Event | None:
     """An event, or None if the line is none."""
     try:
-        event = _JSON.decode(line.decode())
+        event = _JSON_DECODER.decode(line.decode())
     except (ValueError, RecursionError):
         return None
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         return None
-    wanted = KEYS.get(event["event"])
-    times = (event.get("time"), event.get("session_seconds"))
-    if wanted is None or not all(isinstance(value, int | float) for value in times):
+    required = REQUIRED_KEYS.get(event["event"])
+    timestamps = (event.get("time"), event.get("session_seconds"))
+    if required is None or not all(isinstance(value, int | float) for value in timestamps):
         return None
-    whole = all(
-        isinstance(event.get(key), int | float if kind is float else kind)
-        for key, kind in wanted.items()
+    has_required_keys = all(
+        isinstance(event.get(key), int | float if value_type is float else value_type)
+        for key, value_type in required.items()
     )
-    if not whole:
+    if not has_required_keys:
         return None
     # Names of files are made from these; of a model's by `file_stem`.
-    named, keys = [event], [key for key in _TRIAL if key in wanted]
+    records, name_keys = [event], [key for key in _TRIAL_KEYS if key in required]
     if event["event"] == "confirm":
-        named, keys = event["candidates"], list(_TRIAL)
-    fit = all(
-        isinstance(part, dict) and _is_name(part.get(key), key) for part in named for key in keys
+        records, name_keys = event["candidates"], list(_TRIAL_KEYS)
+    has_valid_names = all(
+        isinstance(record, dict) and _is_file_name(record.get(key), key)
+        for record in records
+        for key in name_keys
     )
-    return event if fit else None
+    return event if has_valid_names else None
 
 
-def _is_name(value: Any, key: str) -> bool:
+def _is_file_name(value: Any, key: str) -> bool:
     stem = file_stem(value) if key == "model" and isinstance(value, str) else value
-    return isinstance(stem, str) and re.match(FILE_NAME, stem) is not None
+    return isinstance(stem, str) and re.match(FILE_NAME_PATTERN, stem) is not None
 
 
-class Log:
+class EventLog:
     """The log, open for appending: an event is on the disk before anything acts on it.
 
     To be used in a ``with``, by one process at a time.
@@ -178,11 +182,11 @@ class Log:
         try:
             self._file.seek(0)
             content = self._file.read()
-            events, self._size = read_events(content, path)
-            self.cut = len(content) - self._size
+            events, self._valid_bytes = parse_events(content, path)
+            self.truncated_bytes = len(content) - self._valid_bytes
             """Bytes that were cut off."""
-            if self.cut:
-                self._file.truncate(self._size)
+            if self.truncated_bytes:
+                self._file.truncate(self._valid_bytes)
             for number, event in enumerate(events, start=1):
                 try:
                     self._fold(event)
@@ -194,7 +198,7 @@ class Log:
         except BaseException:
             self._file.close()
             raise
-        self._opened = time.monotonic()
+        self._opened_at = time.monotonic()
 
     def append(self, event: Event) -> None:
         """Write an event, then hand it to the folds.
@@ -203,34 +207,34 @@ class Log:
             ValueError: the event holds a value that JSON has no form for, NaN included.
             RunError: it cannot be written; the log is as it was, and takes no further event.
         """
-        seconds = round(time.monotonic() - self._opened, 3)
-        event = {**event, "time": round(time.time(), 3), "session_seconds": seconds}
+        session_seconds = round(time.monotonic() - self._opened_at, 3)
+        event = {**event, "time": round(time.time(), 3), "session_seconds": session_seconds}
         line = json.dumps(event, allow_nan=False).encode() + b"\n"
         if self.failure is not None:
             raise self.failure
         try:
-            with room_for(self.path):
-                self._write(line)
+            with disk_full_as_error(self.path):
+                self._write_line(line)
         except (RunError, OSError) as error:
             with suppress(OSError):  # a part of the line may be written
-                self._file.truncate(self._size)
+                self._file.truncate(self._valid_bytes)
             reason = str(error) if isinstance(error, RunError) else f"{self.path}: {error}"
             self.failure = error if isinstance(error, RunError) else RunError(reason)
             raise self.failure from error
         self._fold(event)
 
-    def _write(self, line: bytes) -> None:
+    def _write_line(self, line: bytes) -> None:
         descriptor = self._file.fileno()
         size = os.fstat(descriptor).st_size
-        if size < self._size:
+        if size < self._valid_bytes:
             raise RunError(f"{self.path} was cut by something else while the sweep ran.")
-        if size > self._size:  # nobody else may write here
-            self._file.truncate(self._size)
-        rest = memoryview(line)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        if size > self._valid_bytes:  # nobody else may write here
+            self._file.truncate(self._valid_bytes)
+        remaining = memoryview(line)
+        while remaining:
+            remaining = remaining[os.write(descriptor, remaining) :]
         os.fsync(descriptor)
-        self._size += len(line)
+        self._valid_bytes += len(line)
 
     def _fold(self, event: Event) -> None:
         for fold in self._folds:
@@ -243,5 +247,5 @@ class Log:
         self._file.close()
 
 
-SOUND = ("finished", "stopped")
+SUCCESSFUL_STATES = ("finished", "stopped")
 """States of trials whose figures can be had again."""

@@ -18,14 +18,14 @@ from filelock import FileLock, Timeout
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import file_stem
 from kdtune.errors import UserError
-from kdtune.log.events import Event, read_events
-from kdtune.runtime.console import shown
-from kdtune.storage.files import room_for
+from kdtune.log.events import Event, parse_events
+from kdtune.runtime.console import printable_path
+from kdtune.storage.files import disk_full_as_error
 
-OF_VERDICT = ("top", "seeds", "min_difference")
+CONFIRM_SETTINGS = ("top", "seeds", "min_difference")
 """Settings that a confirmation is made of."""
 
-RESULTS = Path("results")
+RESULTS_FOLDER = Path("results")
 """Every sweep has its folder here, under the working directory."""
 
 
@@ -34,34 +34,34 @@ class SweepFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.sweep = self.path / "sweep.yaml"
+        self.config_path = self.path / "sweep.yaml"
         """The sweep's settings, complete: ``kdtune sweep`` runs it again."""
-        self.environment = self.path / "environment.json"
+        self.environment_path = self.path / "environment.json"
         """Versions and machine."""
-        self.plan = self.path / "plan.json"
+        self.plan_path = self.path / "plan.json"
         """What was planned before it began, if it was."""
-        self.log = self.path / "log.jsonl"
+        self.log_path = self.path / "log.jsonl"
         """All that happened; everything else can be made from it again."""
-        self.confirm_log = self.path / "confirm.jsonl"
+        self.confirm_log_path = self.path / "confirm.jsonl"
         """All that happened when the sweep was confirmed."""
-        self.confirmed = self.path / "confirm"
+        self.confirm_folder = self.path / "confirm"
         """Networks of confirmed runs, ``.pth``, and what they say to the test images, ``.npz``."""
-        self.test_labels = self.confirmed / "test.npz"
+        self.test_labels_path = self.confirm_folder / "test.npz"
         """The ``labels`` of the test images, and their ``groups`` if the data have them."""
-        self.checkpoints = self.path / "checkpoints"
+        self.checkpoints_folder = self.path / "checkpoints"
         """A folder for each trial that is under way, and the best of each cell meanwhile."""
-        self.tensorboard = self.path / "tensorboard"
+        self.tensorboard_folder = self.path / "tensorboard"
         """TensorBoard events, a folder a trial."""
-        self.mlflow = self.path / "mlflow"
+        self.mlflow_folder = self.path / "mlflow"
         """MLflow's runs, where no server was named."""
-        self.wandb = self.path / "wandb"
+        self.wandb_folder = self.path / "wandb"
         """W&B's runs, in folders that W&B names."""
-        self.report = self.path / "report.html"
+        self.report_path = self.path / "report.html"
         """The page of ``kdtune report``."""
 
-    def refuse_existing(self) -> None:
+    def raise_if_exists(self) -> None:
         """Raise a `UserError` if the folder exists."""
-        if self.log.exists():
+        if self.log_path.exists():
             raise UserError(
                 f"{self.path} exists already; give another name, or go on with it: "
                 f"kdtune resume {self.path}"
@@ -70,61 +70,67 @@ class SweepFolder:
             raise UserError(f"{self.path} exists already; give another name, or remove it.")
 
     @contextmanager
-    def created(self) -> Iterator[Self]:
+    def create_atomically(self) -> Iterator[Self]:
         """Make the folder, with what is written to the one that is given; whole or not at all.
 
         Raises:
             UserError: it exists; of several sweeps that want the name at once, one succeeds.
         """
-        with room_for(self.path):
+        with disk_full_as_error(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
             try:
-                part.mkdir()
-                yield type(self)(part)
-                self.refuse_existing()
-                part.rename(self.path)
+                temporary.mkdir()
+                yield type(self)(temporary)
+                self.raise_if_exists()
+                temporary.rename(self.path)
             finally:
-                shutil.rmtree(part, ignore_errors=True)
+                shutil.rmtree(temporary, ignore_errors=True)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the sweep as its only driver; the lock dies with the process.
 
         Raises:
             UserError: another driver holds it; the text says which. Or a part of it is a link.
         """
-        own = self.log, self.confirm_log, self.checkpoints, self.confirmed, self.path / "best"
-        for path in (*own, self.tensorboard, self.mlflow, self.wandb):
+        paths = (
+            self.log_path,
+            self.confirm_log_path,
+            self.checkpoints_folder,
+            self.confirm_folder,
+            self.path / "best",
+        )
+        for path in (*paths, self.tensorboard_folder, self.mlflow_folder, self.wandb_folder):
             if path.is_symlink():  # what is written and removed shall be in this folder
                 raise UserError(f"{path} is a link; a sweep's folder must hold its files itself.")
         lock = FileLock(self.path / "driver.lock")
         try:
-            with room_for(self.path):
+            with disk_full_as_error(self.path):
                 lock.acquire(timeout=1)  # who asks for the sweep's status holds it for a moment
         except Timeout:
-            raise UserError(f"{self.path} is being run by {self.holder()}.") from None
+            raise UserError(f"{self.path} is being run by {self.lock_holder()}.") from None
         except PermissionError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}.") from None
         try:
-            with room_for(self.path):
+            with disk_full_as_error(self.path):
                 Path(lock.lock_file).write_text(f"process {os.getpid()} on {socket.gethostname()}")
             yield
         finally:
             lock.release()
 
     @contextmanager
-    def held_again(self) -> Iterator[None]:
+    def locked_existing(self) -> Iterator[None]:
         """The same, once the folder is known to be a sweep's: nothing is locked in any other.
 
         Raises:
-            UserError: as `opened` and `held`.
+            UserError: as `load_opening_events` and `locked`.
         """
-        self.opened()
-        with self.held():
+        self.load_opening_events()
+        with self.locked():
             yield
 
-    def is_held(self) -> bool | None:
+    def is_locked(self) -> bool | None:
         """Whether a driver runs the sweep; None if that cannot be found out."""
         lock = FileLock(self.path / "driver.lock")
         try:
@@ -135,135 +141,150 @@ class SweepFolder:
         except OSError:  # in a folder that may only be read
             return None
 
-    def holder(self) -> str:
+    def lock_holder(self) -> str:
         """Who holds the sweep, or held it last, for people."""
         with suppress(OSError):
-            return shown((self.path / "driver.lock").read_text(errors="replace")[:200])
+            return printable_path((self.path / "driver.lock").read_text(errors="replace")[:200])
         return "another process"
 
-    def network(self, run: str) -> Path:
+    def network_path(self, run_id: str) -> Path:
         """The network of a confirmed run."""
-        return self.confirmed / f"{run}.pth"
+        return self.confirm_folder / f"{run_id}.pth"
 
-    def predictions(self, run: str) -> Path:
+    def predictions_path(self, run_id: str) -> Path:
         """What it says to each test image: the classes, as ``predicted``."""
-        return self.confirmed / f"{run}.npz"
+        return self.confirm_folder / f"{run_id}.npz"
 
-    def table(self, name: str, suffix: str) -> Path:
+    def table_path(self, name: str, suffix: str) -> Path:
         """The table `name` (``trials``, ``epochs``) as ``.parquet`` or ``.csv``."""
         return self.path / f"{name}{suffix}"
 
-    def best(self, method: str, model: str, suffix: str = ".yaml") -> Path:
+    def best_path(self, method: str, model: str, suffix: str = ".yaml") -> Path:
         """The best configuration of a cell, or with the suffix ``.pth`` its network."""
         return self.path / "best" / f"{file_stem(method, model)}{suffix}"
 
-    def events(self) -> list[Event]:
+    def load_events(self) -> list[Event]:
         """All events so far, also of a sweep that is running.
 
         Raises:
             UserError: this is no sweep's folder, or its log is damaged.
         """
-        return next(self.follow())
+        return next(self.follow_events())
 
-    def follow(self) -> Iterator[list[Event]]:
+    def follow_events(self) -> Iterator[list[Event]]:
         """All events so far, and then at each turn those that came since; it has no end.
 
         Raises:
-            UserError: as `events`.
+            UserError: as `load_events`.
         """
         if not self.path.is_dir():
             raise UserError(f"There is no folder {self.path}.")
-        if not self.log.is_file():
+        if not self.log_path.is_file():
             raise UserError(
-                f"{self.path} is not the folder of a sweep: it has no {self.log.name}."
+                f"{self.path} is not the folder of a sweep: it has no {self.log_path.name}."
             )
         position, lines = 0, 0
         while True:
-            with open(self.log, "rb") as log:
-                log.seek(position)
-                events, size = read_events(log.read(), self.log, lines)
+            with open(self.log_path, "rb") as file:
+                file.seek(position)
+                events, size = parse_events(file.read(), self.log_path, lines)
             position, lines = position + size, lines + len(events)
             yield events
 
-    def confirm_events(self) -> list[Event]:
+    def load_confirm_events(self) -> list[Event]:
         """All events of the confirmation so far; none if it has not begun.
 
         Raises:
             UserError: its log is damaged.
         """
-        if not self.confirm_log.is_file():
+        if not self.confirm_log_path.is_file():
             return []
-        return read_events(self.confirm_log.read_bytes(), self.confirm_log)[0]
+        return parse_events(self.confirm_log_path.read_bytes(), self.confirm_log_path)[0]
 
-    def right(self) -> tuple[dict[str, np.ndarray], list[str] | None]:
+    def load_correct_predictions(self) -> tuple[dict[str, np.ndarray], list[str] | None]:
         """Whether each test image was classified rightly, bool [N] by run; and the image's groups.
 
         Raises:
             UserError: a file is damaged.
         """
-        runs = [event["trial_id"] for event in self.confirm_events() if event["event"] == "tested"]
-        if not runs:
+        run_ids = [
+            event["trial_id"] for event in self.load_confirm_events() if event["event"] == "tested"
+        ]
+        if not run_ids:
             return {}, None
-        test = _load(self.test_labels, "labels")
-        labels, groups = test["labels"], test.get("groups")
-        right = {run: _load(self.predictions(run), "predicted")["predicted"] for run in runs}
-        if damaged := [run for run, found in right.items() if found.shape != labels.shape]:
-            raise UserError(f"{self.predictions(damaged[0])} is damaged.")
+        test_arrays = _load_arrays(self.test_labels_path, "labels")
+        labels, groups = test_arrays["labels"], test_arrays.get("groups")
+        predictions = {
+            run: _load_arrays(self.predictions_path(run), "predicted")["predicted"]
+            for run in run_ids
+        }
+        if damaged_runs := [
+            run for run, predicted in predictions.items() if predicted.shape != labels.shape
+        ]:
+            raise UserError(f"{self.predictions_path(damaged_runs[0])} is damaged.")
         return (
-            {run: predicted == labels for run, predicted in right.items()},
+            {run: predicted == labels for run, predicted in predictions.items()},
             groups.tolist() if groups is not None else None,
         )
 
-    def settings(self) -> SweepConfig:
+    def load_config(self) -> SweepConfig:
         """The settings with which a driver went on last.
 
         What a confirmation is made of stays as its own log says.
 
         Raises:
-            UserError: as `opened`, or the settings are not such.
+            UserError: as `load_opening_events`, or the settings are not such.
         """
-        confirmed = [e for e in self.confirm_events() if e["event"] == "confirm"]
-        latest = max([*self.opened(), *confirmed], key=lambda event: event["time"])["config"]
-        judged = confirmed[-1]["config"] if confirmed else {}
-        kept = {key: judged[key] for key in OF_VERDICT if key in judged}
-        return SweepConfig.check({**latest, **kept})
+        confirm_events = [e for e in self.load_confirm_events() if e["event"] == "confirm"]
+        latest_config = max(
+            [*self.load_opening_events(), *confirm_events], key=lambda event: event["time"]
+        )["config"]
+        confirm_config = confirm_events[-1]["config"] if confirm_events else {}
+        confirm_settings = {
+            key: confirm_config[key] for key in CONFIRM_SETTINGS if key in confirm_config
+        }
+        return SweepConfig.parse({**latest_config, **confirm_settings})
 
-    def opened(self) -> list[Event]:
+    def load_opening_events(self) -> list[Event]:
         """The events with which drivers opened the sweep, the first one first.
 
         Raises:
-            UserError: as `events`, or there is none.
+            UserError: as `load_events`, or there is none.
         """
-        opened = [event for event in self.events() if event["event"] in ("sweep", "resumed")]
-        if not opened or opened[0]["event"] != "sweep":
-            raise UserError(f"{self.log} is damaged: it does not begin with the sweep's settings.")
-        return opened
+        opening_events = [
+            event for event in self.load_events() if event["event"] in ("sweep", "resumed")
+        ]
+        if not opening_events or opening_events[0]["event"] != "sweep":
+            raise UserError(
+                f"{self.log_path} is damaged: it does not begin with the sweep's settings."
+            )
+        return opening_events
 
 
-class Snapshot(SweepFolder):
+class SweepSnapshot(SweepFolder):
     """A sweep's folder whose logs are read once: all that is said of it is of one moment.
 
     Raises:
-        UserError: as `SweepFolder.events` and `SweepFolder.confirm_events`.
+        UserError: as `SweepFolder.load_events` and `SweepFolder.load_confirm_events`.
     """
 
     def __init__(self, path: str | Path):
         super().__init__(path)
-        self._events, self._confirm_events = super().events(), super().confirm_events()
+        self._events, self._confirm_events = super().load_events(), super().load_confirm_events()
 
-    def events(self) -> list[Event]:
+    def load_events(self) -> list[Event]:
         """All events of that moment."""
         return self._events
 
-    def confirm_events(self) -> list[Event]:
+    def load_confirm_events(self) -> list[Event]:
         """All events of the confirmation of that moment."""
         return self._confirm_events
 
 
-def _load(path: Path, wanted: str) -> dict[str, np.ndarray]:
+def _load_arrays(path: Path, required: str) -> dict[str, np.ndarray]:
     """The arrays of a file, the wanted one among them."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {wanted: np.atleast_1d(arrays[wanted]), **arrays}
+            return {required: np.atleast_1d(arrays[required]), **arrays}
     except Exception:  # damage shows in many ways: zlib.error, tokenize.TokenError, EOFError, ...
         raise UserError(f"{path} is missing or damaged.") from None

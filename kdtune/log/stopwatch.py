@@ -18,22 +18,30 @@ class Stopwatch:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self.clock = clock
-        self._opened = clock()
-        self._before, self._base, self._session = 0.0, 0.0, 0.0
+        self._session_started_at = clock()
+        self._previous_seconds, self._session_offset, self._session_seconds = 0.0, 0.0, 0.0
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
         if event["event"] in ("sweep", "resumed", "confirm"):
-            self._before += self._session
-            self._opened, self._base, self._session = self.clock(), event["session_seconds"], 0.0
-        self._session = max(self._session, event["session_seconds"] - self._base)
+            self._previous_seconds += self._session_seconds
+            self._session_started_at, self._session_offset, self._session_seconds = (
+                self.clock(),
+                event["session_seconds"],
+                0.0,
+            )
+        self._session_seconds = max(
+            self._session_seconds, event["session_seconds"] - self._session_offset
+        )
 
     @property
-    def logged(self) -> float:
+    def logged_seconds(self) -> float:
         """Until the latest event."""
-        return self._before + self._session
+        return self._previous_seconds + self._session_seconds
 
     @property
-    def seconds(self) -> float:
+    def elapsed_seconds(self) -> float:
         """Until now."""
-        return self._before + max(self._session, self.clock() - self._opened)
+        return self._previous_seconds + max(
+            self._session_seconds, self.clock() - self._session_started_at
+        )

@@ -9,45 +9,45 @@ Shape letters: B images, C channels, H×W positions of a map, K classes, T tempe
 
 from kdtune.config.train import TrainConfig
 from kdtune.methods.at import AttentionTransfer, PaperAttentionTransfer
-from kdtune.methods.dist import StrongerTeacher
-from kdtune.methods.dkd import DecoupledDistillation
+from kdtune.methods.dist import DIST
+from kdtune.methods.dkd import DecoupledKnowledgeDistillation
 from kdtune.methods.fitnets import FitNets
 from kdtune.methods.kd import KnowledgeDistillation
-from kdtune.methods.method import Method, Shapes
-from kdtune.methods.pkt import ProbabilisticKnowledge
-from kdtune.methods.rkd import RelationalKnowledge
+from kdtune.methods.method import Method, StageShapes
+from kdtune.methods.pkt import ProbabilisticKnowledgeTransfer
+from kdtune.methods.rkd import RelationalKnowledgeDistillation
 from kdtune.methods.sp import SimilarityPreserving
-from kdtune.methods.student import Student
-from kdtune.methods.vid import VariationalInformation
+from kdtune.methods.student import StudentOnly
+from kdtune.methods.vid import VariationalInformationDistillation
 from kdtune.plugins import Registry
 
 METHODS: Registry[type[Method]] = Registry(
     "method",
     "METHODS",
     {
-        "student": Student,
+        "student": StudentOnly,
         "kd": KnowledgeDistillation,
-        "dkd": DecoupledDistillation,
-        "dist": StrongerTeacher,
+        "dkd": DecoupledKnowledgeDistillation,
+        "dist": DIST,
         "at": AttentionTransfer,
         "at_paper": PaperAttentionTransfer,
         "fitnets": FitNets,
-        "vid": VariationalInformation,
+        "vid": VariationalInformationDistillation,
         "sp": SimilarityPreserving,
-        "rkd": RelationalKnowledge,
-        "pkt": ProbabilisticKnowledge,
+        "rkd": RelationalKnowledgeDistillation,
+        "pkt": ProbabilisticKnowledgeTransfer,
     },
     "a subclass of kdtune.methods.method.Method",
     lambda value: isinstance(value, type) and issubclass(value, Method),
 )
 
 
-def check_method(name: str) -> None:
+def require_method(name: str) -> None:
     """Raise a `UserError` that names the nearest known one if there is no method `name`."""
-    METHODS.check(name)
+    METHODS.require(name)
 
 
-def build_method(config: TrainConfig, student: Shapes, teacher: Shapes | None) -> Method:
+def build_method(config: TrainConfig, student: StageShapes, teacher: StageShapes | None) -> Method:
     """Build the method that `config` names, for the feature maps that it will compare.
 
     Args:
@@ -58,6 +58,6 @@ def build_method(config: TrainConfig, student: Shapes, teacher: Shapes | None) -
     Raises:
         UserError: there is no such method, or the maps cannot be compared.
     """
-    check_method(config.method)
-    with METHODS.blamed(config.method):
+    require_method(config.method)
+    with METHODS.blame_provider(config.method):
         return METHODS[config.method](config, student, teacher)

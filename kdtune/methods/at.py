@@ -12,8 +12,16 @@ from torch.nn import functional as F
 
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
-from kdtune.methods.kd import with_kd
-from kdtune.methods.method import Maps, Method, Parts, Shapes, Terms, match_shape, pool_to
+from kdtune.methods.kd import add_kd_term
+from kdtune.methods.method import (
+    FeatureMaps,
+    LossTerms,
+    Method,
+    StageShapes,
+    TensorsByName,
+    pool_to,
+    require_same_shape,
+)
 
 
 def attention_map(features: Tensor) -> Tensor:
@@ -74,11 +82,11 @@ def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
-    match_shape("Attention maps", student, teacher)
+    require_same_shape("Attention maps", student, teacher)
     return (student - teacher).pow(2).mean()
 
 
-def paper_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def at_paper_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Half the distance of two attention maps, ½·‖Q_s − Q_t‖₂, mean over the batch.
 
     Equation 2 of the paper (p = 2), with beta about 0.1. The norm is not squared: its gradient
@@ -95,11 +103,11 @@ def paper_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
-    match_shape("Attention maps", student, teacher)
+    require_same_shape("Attention maps", student, teacher)
     return torch.linalg.vector_norm(student - teacher, dim=1).mean() / 2
 
 
-class OfAttention(Method):
+class AttentionMethod(Method):
     """classification + alpha·KD + beta·Σ over paired stages of how far two maps are apart.
 
     Stages are paired from the last one backwards. Of two maps the larger is average-pooled to the
@@ -110,60 +118,62 @@ class OfAttention(Method):
         UserError: every pair would be 1×1.
     """
 
-    def __init__(self, config: TrainConfig, student: Shapes, teacher: Shapes | None):
+    def __init__(self, config: TrainConfig, student: StageShapes, teacher: StageShapes | None):
         super().__init__(config, student, teacher)
-        self.pairs: list[tuple[int, tuple[int, int]]] = []
+        self.stage_pairs: list[tuple[int, tuple[int, int]]] = []
         """(stage counted from the end, size at which it is compared), first stage first."""
         if teacher is None:
             return
-        for back in range(min(len(student), len(teacher)), 0, -1):
-            (_, hs, ws), (_, ht, wt) = student[-back], teacher[-back]
+        for index_from_end in range(min(len(student), len(teacher)), 0, -1):
+            (_, hs, ws), (_, ht, wt) = student[-index_from_end], teacher[-index_from_end]
             size = (min(hs, ht), min(ws, wt))
             if size != (1, 1):
-                self.pairs.append((-back, size))
-        if not self.pairs:
+                self.stage_pairs.append((-index_from_end, size))
+        if not self.stage_pairs:
             raise UserError(
                 "Attention transfer has nothing to compare: every stage is 1×1; "
                 "use a larger image_size."
             )
 
     @abstractmethod
-    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def attention_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         """How far the maps of a stage are apart, both [B, H·W]; a scalar."""
 
-    def _maps(self, features: Maps) -> list[Tensor]:
-        return [attention_map(pool_to(features[stage], size)) for stage, size in self.pairs]
+    def _attention_maps(self, features: FeatureMaps) -> list[Tensor]:
+        return [attention_map(pool_to(features[stage], size)) for stage, size in self.stage_pairs]
 
-    def targets(self, logits: Tensor, features: Maps) -> Parts:
+    def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
         """``logits`` [B, K], and ``attention_<stage>_<H>x<W>`` [B, H·W] for each pair.
 
         Maps of student and teacher differ by little, so float16 would round that little away.
         """
-        maps = dict(zip(self._names(), self._maps(features), strict=True))
+        maps = dict(zip(self._target_names(), self._attention_maps(features), strict=True))
         return {"logits": logits.float(), **maps}
 
-    def _names(self) -> list[str]:
-        return [f"attention_{stage}_{h}x{w}" for stage, (h, w) in self.pairs]
+    def _target_names(self) -> list[str]:
+        return [f"attention_{stage}_{h}x{w}" for stage, (h, w) in self.stage_pairs]
 
-    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+    def terms(
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
+    ) -> LossTerms:
         """The terms ``kd`` and ``at``."""
-        own = zip(self._names(), self._maps(features), strict=True)
-        losses = [self.compare(maps, targets[name]) for name, maps in own]
+        student_maps = zip(self._target_names(), self._attention_maps(features), strict=True)
+        losses = [self.attention_loss(maps, targets[name]) for name, maps in student_maps]
         at = sum(losses[1:], start=losses[0])
-        return with_kd(self.config, logits, targets, at=at)
+        return add_kd_term(self.config, logits, targets, at=at)
 
 
-class AttentionTransfer(OfAttention):
+class AttentionTransfer(AttentionMethod):
     """`OfAttention` with `at_loss`."""
 
-    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def attention_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         """See `at_loss`."""
         return at_loss(student, teacher)
 
 
-class PaperAttentionTransfer(OfAttention):
+class PaperAttentionTransfer(AttentionMethod):
     """`OfAttention` with `paper_loss`; it shares its targets with `AttentionTransfer`."""
 
-    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def attention_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         """See `paper_loss`."""
-        return paper_loss(student, teacher)
+        return at_paper_loss(student, teacher)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from kdtune.errors import UserError
-from kdtune.methods.method import Maps, Method, Parts
+from kdtune.methods.method import FeatureMaps, Method, TensorsByName
 
 
-def check_targets(name: str, found: Any, images: int) -> Parts:
+def validate_targets(name: str, targets: Any, batch_size: int) -> TensorsByName:
     """Check what `Method.targets` gave.
 
     Args:
@@ -23,56 +23,56 @@ def check_targets(name: str, found: Any, images: int) -> Parts:
     Raises:
         UserError: it is no dict of tensors whose first dimension is B.
     """
-    if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
+    if not isinstance(targets, dict) or not all(isinstance(x, Tensor) for x in targets.values()):
         raise UserError(f"The method '{name}': targets must give a dict of tensors.")
-    for key, value in found.items():
-        if value.shape[:1] != (images,):
+    for key, value in targets.items():
+        if value.shape[:1] != (batch_size,):
             raise UserError(
                 f"The method '{name}': the first dimension of the target '{key}' must be that of "
-                f"the batch, {images}; its shape is {tuple(value.shape)}."
+                f"the batch, {batch_size}; its shape is {tuple(value.shape)}."
             )
-    return found
+    return targets
 
 
-def check_terms(name: str, found: Any) -> None:
+def validate_terms(name: str, terms: Any) -> None:
     """Check what `Method.terms` gave.
 
     Raises:
         UserError: it is no dict of weights and scalars to learn from.
     """
-    if not isinstance(found, dict):
+    if not isinstance(terms, dict):
         raise UserError(f"The method '{name}': terms must give a dict of (weight, tensor).")
-    for key, term in found.items():
+    for key, term in terms.items():
         match term:
             case (int() | float(), Tensor(ndim=0, requires_grad=True)):
                 continue
             case (int() | float(), Tensor(ndim=0)):
-                wrong = "does not depend on the student"
+                problem = "does not depend on the student"
             case _:
-                wrong = "must be (weight, scalar tensor)"
-        raise UserError(f"The method '{name}': the term '{key}' {wrong}.")
+                problem = "must be (weight, scalar tensor)"
+        raise UserError(f"The method '{name}': the term '{key}' {problem}.")
 
 
-def check_losses(name: str, found: Any) -> None:
+def validate_losses(name: str, losses: Any) -> None:
     """Check what `Method.forward` gave.
 
     Raises:
         UserError: it is no dict of scalars with a ``loss`` to learn from.
     """
-    if not isinstance(found, dict) or "loss" not in found:
+    if not isinstance(losses, dict) or "loss" not in losses:
         raise UserError(f"The method '{name}': forward must give a dict with 'loss'.")
-    for key, value in found.items():
+    for key, value in losses.items():
         if not isinstance(value, Tensor) or value.dim():
             raise UserError(f"The method '{name}': '{key}' of forward must be a scalar tensor.")
-    if not found["loss"].requires_grad:
+    if not losses["loss"].requires_grad:
         raise UserError(f"The method '{name}': 'loss' does not depend on the student.")
 
 
-def rehearse(
+def dry_run(
     name: str,
     method: Method,
-    student: tuple[Tensor, Maps],
-    teacher: tuple[Tensor, Maps] | None,
+    student: tuple[Tensor, FeatureMaps],
+    teacher: tuple[Tensor, FeatureMaps] | None,
 ) -> None:
     """Go through a batch once, as a step of training does.
 
@@ -90,7 +90,7 @@ def rehearse(
     targets = None
     if teacher is not None:
         with torch.no_grad():
-            targets = check_targets(name, method.targets(*teacher), len(logits))
+            targets = validate_targets(name, method.targets(*teacher), len(logits))
     if type(method).forward is Method.forward and (targets is not None or not method.uses_teacher):
-        check_terms(name, method.terms(logits, features, targets or {}, labels))
-    check_losses(name, method(logits, features, targets, labels))
+        validate_terms(name, method.terms(logits, features, targets or {}, labels))
+    validate_losses(name, method(logits, features, targets, labels))

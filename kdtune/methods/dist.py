@@ -3,10 +3,10 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.methods.kd import OfLogits, with_kd
-from kdtune.methods.method import Maps, Parts, Terms, match_shape
+from kdtune.methods.kd import LogitMethod, add_kd_term
+from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, require_same_shape
 
-ALIKE = 1e-6
+CORRELATION_EPSILON = 1e-6
 """Deviation of a row's probabilities (a norm) below which it is taken for rounding.
 
 A correlation's gradient grows without bound as a row becomes constant.
@@ -25,9 +25,12 @@ def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         Scalar in [0, 2]; a constant row counts as uncorrelated, 1.
     """
-    match_shape("Probabilities", student, teacher)
-    own, others = (F.normalize(x - x.mean(1, keepdim=True), eps=ALIKE) for x in (student, teacher))
-    return 1 - (own * others).sum(1).mean()
+    require_same_shape("Probabilities", student, teacher)
+    student_rows, teacher_rows = (
+        F.normalize(x - x.mean(1, keepdim=True), eps=CORRELATION_EPSILON)
+        for x in (student, teacher)
+    )
+    return 1 - (student_rows * teacher_rows).sum(1).mean()
 
 
 def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -47,15 +50,22 @@ def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
-    own, others = ((x.float() / temperature).softmax(1) for x in (student, teacher))
-    inter, intra = correlation_distance(own, others), correlation_distance(own.T, others.T)
+    student_probabilities, teacher_probabilities = (
+        (x.float() / temperature).softmax(1) for x in (student, teacher)
+    )
+    inter, intra = (
+        correlation_distance(student_probabilities, teacher_probabilities),
+        correlation_distance(student_probabilities.T, teacher_probabilities.T),
+    )
     return temperature**2 * (inter + intra)
 
 
-class StrongerTeacher(OfLogits):
+class DIST(LogitMethod):
     """classification + alpha·KD + beta·`dist_loss`; the paper has no KD."""
 
-    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+    def terms(
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
+    ) -> LossTerms:
         """The terms ``kd`` and ``dist``."""
         dist = dist_loss(logits, targets["logits"], self.config.temperature)
-        return with_kd(self.config, logits, targets, dist=dist)
+        return add_kd_term(self.config, logits, targets, dist=dist)

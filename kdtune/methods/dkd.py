@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.methods.kd import OfLogits
-from kdtune.methods.method import Maps, Parts, Terms, match_shape
+from kdtune.methods.kd import LogitMethod
+from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, require_same_shape
 
 
 def dkd_losses(
@@ -32,29 +32,35 @@ def dkd_losses(
     Raises:
         ValueError: the shapes differ.
     """
-    match_shape("Logits", student, teacher)
-    target = F.one_hot(labels, student.shape[1]).bool()
-    halves, others = [], []
+    require_same_shape("Logits", student, teacher)
+    label_mask = F.one_hot(labels, student.shape[1]).bool()
+    binary_log_probabilities, other_log_probabilities = [], []
     for logits in (student, teacher):
         scaled = logits.float() / temperature
-        rest = scaled.masked_fill(target, -math.inf).logsumexp(1)
-        both = torch.cat([scaled.gather(1, labels.unsqueeze(1)), rest.unsqueeze(1)], 1)
-        halves.append(both.log_softmax(1))
-        others.append(scaled - rest.unsqueeze(1))  # logarithms, but for the label's class
-    (q, p), (q_rest, p_rest) = halves, others
+        others_logsumexp = scaled.masked_fill(label_mask, -math.inf).logsumexp(1)
+        binary_logits = torch.cat(
+            [scaled.gather(1, labels.unsqueeze(1)), others_logsumexp.unsqueeze(1)], 1
+        )
+        binary_log_probabilities.append(binary_logits.log_softmax(1))
+        other_log_probabilities.append(
+            scaled - others_logsumexp.unsqueeze(1)
+        )  # logarithms, but for the label's class
+    (q, p), (q_others, p_others) = binary_log_probabilities, other_log_probabilities
     tckd = (p.exp() * (p - q)).sum(1)
-    nckd = (p_rest.masked_fill(target, -math.inf).exp() * (p_rest - q_rest)).sum(1)
+    nckd = (p_others.masked_fill(label_mask, -math.inf).exp() * (p_others - q_others)).sum(1)
     return temperature**2 * tckd, temperature**2 * nckd
 
 
-class DecoupledDistillation(OfLogits):
+class DecoupledKnowledgeDistillation(LogitMethod):
     """classification + alpha·TCKD + beta·NCKD, means of `dkd_losses`.
 
     alpha is 1 in the authors' configurations, and beta 0.5 to 8, the more the surer the teacher
     is. Their code raises both from 0 in the first 20 of 240 epochs; this one does not.
     """
 
-    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+    def terms(
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
+    ) -> LossTerms:
         """The terms ``tckd`` and ``nckd``."""
         tckd, nckd = dkd_losses(logits, targets["logits"], labels, self.config.temperature)
         return {

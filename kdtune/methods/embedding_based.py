@@ -4,11 +4,11 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from kdtune.methods.kd import with_kd
-from kdtune.methods.method import Maps, Method, Parts, Terms
+from kdtune.methods.kd import add_kd_term
+from kdtune.methods.method import FeatureMaps, LossTerms, Method, TensorsByName
 
 
-class OfEmbeddings(Method):
+class EmbeddingMethod(Method):
     """classification + alpha·KD + beta·(how far the relations of embeddings are apart).
 
     An embedding is the mean over the positions of the last stage: what the classifier sees.
@@ -16,21 +16,23 @@ class OfEmbeddings(Method):
     image; their number of channels may differ.
     """
 
-    term: str
+    term_name: str
     """Name of the method's own part."""
 
     @abstractmethod
-    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def embedding_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         """How far relations are apart, for embeddings [B, C_student], [B, C_teacher]; a scalar."""
 
-    def targets(self, logits: Tensor, features: Maps) -> Parts:
+    def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
         """``logits`` [B, K], and ``embedding`` [B, C_teacher]."""
         return {"logits": logits.float(), "embedding": self._embed(features)}
 
-    def _embed(self, features: Maps) -> Tensor:
+    def _embed(self, features: FeatureMaps) -> Tensor:
         return features[-1].float().mean((2, 3))
 
-    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+    def terms(
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
+    ) -> LossTerms:
         """The terms ``kd`` and `term`."""
-        own = self.compare(self._embed(features), targets["embedding"])
-        return with_kd(self.config, logits, targets, **{self.term: own})
+        loss = self.embedding_loss(self._embed(features), targets["embedding"])
+        return add_kd_term(self.config, logits, targets, **{self.term_name: loss})

@@ -5,9 +5,16 @@ from torch.nn import functional as F
 
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
-from kdtune.methods.hint_based import OfHint
-from kdtune.methods.kd import with_kd
-from kdtune.methods.method import Maps, Parts, Shapes, Terms, match_shape, weighted_sum
+from kdtune.methods.hint_based import HintMethod
+from kdtune.methods.kd import add_kd_term
+from kdtune.methods.method import (
+    FeatureMaps,
+    LossTerms,
+    StageShapes,
+    TensorsByName,
+    combine_loss_terms,
+    require_same_shape,
+)
 
 
 def feature_loss(student: Tensor, hint: Tensor) -> Tensor:
@@ -23,7 +30,7 @@ def feature_loss(student: Tensor, hint: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
-    match_shape("Features", student, hint)
+    require_same_shape("Features", student, hint)
     return F.mse_loss(student.float(), hint.float())
 
 
@@ -43,12 +50,12 @@ class Regressor(nn.Module):
         self.linear = nn.Linear(channels_in, channels_out, bias=False)
         self.norm = nn.BatchNorm1d(channels_out)
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Map [B, H·W, channels_in] to [B, H·W, channels_out]."""
-        return self.norm(self.linear(rows.flatten(0, 1))).unflatten(0, rows.shape[:2])
+        return self.norm(self.linear(features.flatten(0, 1))).unflatten(0, features.shape[:2])
 
 
-class FitNets(OfHint):
+class FitNets(HintMethod):
     """classification + alpha·KD + beta·`feature_loss`.
 
     Where channel counts differ, a learned 1×1 convolution with batch norm (the regressor) maps the
@@ -60,23 +67,31 @@ class FitNets(OfHint):
         UserError: a network has no stage `hint_layer`, or the hint stage has no teacher.
     """
 
-    def __init__(self, config: TrainConfig, student: Shapes, teacher: Shapes | None):
+    def __init__(self, config: TrainConfig, student: StageShapes, teacher: StageShapes | None):
         super().__init__(config, student, teacher)
         if teacher is None and config.hint_epochs:
             raise UserError("hint_epochs needs a teacher: set teacher_model, or hint_epochs 0.")
-        own, hint = self.channels
-        self.regressor = Regressor(own, hint) if own != hint else nn.Identity()
+        student_channels, teacher_channels = self.channels
+        self.regressor = (
+            Regressor(student_channels, teacher_channels)
+            if student_channels != teacher_channels
+            else nn.Identity()
+        )
 
-    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+    def terms(
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
+    ) -> LossTerms:
         """The terms ``kd`` and ``feature``."""
-        feature = feature_loss(self.regressor(self.rows(features)), targets[self.hint])
-        return with_kd(self.config, logits, targets, feature=feature)
+        feature = feature_loss(
+            self.regressor(self.hint_features(features)), targets[self.hint_name]
+        )
+        return add_kd_term(self.config, logits, targets, feature=feature)
 
     def forward(
-        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
-    ) -> Parts:
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName | None, labels: Tensor
+    ) -> TensorsByName:
         """See `Method.forward`; in the first `hint_epochs` the loss is ``feature``."""
         if targets is None or self.epoch > self.config.hint_epochs:
             return super().forward(logits, features, targets, labels)
         terms = self.terms(logits, features, targets, labels)
-        return {**weighted_sum(logits, labels, terms), "loss": terms["feature"][1]}
+        return {**combine_loss_terms(logits, labels, terms), "loss": terms["feature"][1]}

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtune.config.train import TrainConfig
-from kdtune.methods.method import Maps, Method, Parts, Terms, match_shape
+from kdtune.methods.method import FeatureMaps, LossTerms, Method, TensorsByName, require_same_shape
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -24,7 +24,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
-    match_shape("Logits", student, teacher)
+    require_same_shape("Logits", student, teacher)
     divergence = F.kl_div(
         F.log_softmax(student.float() / temperature, dim=1),
         F.log_softmax(teacher.float() / temperature, dim=1),
@@ -34,7 +34,9 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * divergence
 
 
-def with_kd(config: TrainConfig, logits: Tensor, targets: Parts, **own: Tensor) -> Terms:
+def add_kd_term(
+    config: TrainConfig, logits: Tensor, targets: TensorsByName, **method_term: Tensor
+) -> LossTerms:
     """alpha·KD, and beta·(the method's own term).
 
     Args:
@@ -44,20 +46,25 @@ def with_kd(config: TrainConfig, logits: Tensor, targets: Parts, **own: Tensor) 
         own: the method's own term, a scalar, by its name.
     """
     kd = kd_loss(logits, targets["logits"], config.temperature)
-    return {"kd": (config.alpha, kd), **{name: (config.beta, term) for name, term in own.items()}}
+    return {
+        "kd": (config.alpha, kd),
+        **{name: (config.beta, term) for name, term in method_term.items()},
+    }
 
 
-class OfLogits(Method):
+class LogitMethod(Method):
     """A method that keeps of the teacher what it says of each class, and nothing else."""
 
-    def targets(self, logits: Tensor, features: Maps) -> Parts:
+    def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
         """``logits`` [B, K]."""
         return {"logits": logits.float()}
 
 
-class KnowledgeDistillation(OfLogits):
+class KnowledgeDistillation(LogitMethod):
     """classification + alpha·KD."""
 
-    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+    def terms(
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
+    ) -> LossTerms:
         """The term ``kd``."""
-        return with_kd(self.config, logits, targets)
+        return add_kd_term(self.config, logits, targets)

@@ -6,18 +6,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdtune.config.train import Settings, TrainConfig
+from kdtune.config.train import SettingValues, TrainConfig
 
-Shapes = list[tuple[int, int, int]]
+StageShapes = list[tuple[int, int, int]]
 """(C, H, W) of each stage."""
 
-Maps = list[Tensor]
+FeatureMaps = list[Tensor]
 """Feature maps, one [B, C, H, W] a stage."""
 
-Parts = dict[str, Tensor]
+TensorsByName = dict[str, Tensor]
 """Tensors by name."""
 
-Terms = dict[str, tuple[float, Tensor]]
+LossTerms = dict[str, tuple[float, Tensor]]
 """Terms of a loss by name: weight and raw value, a scalar."""
 
 
@@ -41,17 +41,17 @@ class Method(nn.Module, ABC):
         epoch: the epoch under way, from 1; the loop sets it.
     """
 
-    SETTINGS: ClassVar[Settings] = {}
+    SETTINGS: ClassVar[SettingValues] = {}
     uses_teacher = True
 
-    def __init__(self, config: TrainConfig, student: Shapes, teacher: Shapes | None):
+    def __init__(self, config: TrainConfig, student: StageShapes, teacher: StageShapes | None):
         super().__init__()
         self.config = config
         self.epoch = 1
-        self.rounded: frozenset[str] = frozenset()
+        self.float16_targets: frozenset[str] = frozenset()
 
     @abstractmethod
-    def targets(self, logits: Tensor, features: Maps) -> Parts:
+    def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
         """Keep of the teacher's outputs for a batch what the loss compares with.
 
         Args:
@@ -63,7 +63,9 @@ class Method(nn.Module, ABC):
             name says all that makes a target, since methods that use the same name share it.
         """
 
-    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+    def terms(
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
+    ) -> LossTerms:
         """What the loss has beside the classification, in float32 whatever the inputs are.
 
         A method whose loss is no weighted sum has a `forward` of its own instead.
@@ -77,19 +79,19 @@ class Method(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has neither terms nor its own forward")
 
     def forward(
-        self, logits: Tensor, features: Maps, targets: Parts | None, labels: Tensor
-    ) -> Parts:
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName | None, labels: Tensor
+    ) -> TensorsByName:
         """Compute the loss of a batch; without the teacher that a method uses it has no terms.
 
         Returns:
             See `weighted_sum`.
         """
-        untaught = targets is None and self.uses_teacher
-        terms = {} if untaught else self.terms(logits, features, targets or {}, labels)
-        return weighted_sum(logits, labels, terms)
+        without_teacher = targets is None and self.uses_teacher
+        terms = {} if without_teacher else self.terms(logits, features, targets or {}, labels)
+        return combine_loss_terms(logits, labels, terms)
 
 
-def weighted_sum(logits: Tensor, labels: Tensor, terms: Terms) -> Parts:
+def combine_loss_terms(logits: Tensor, labels: Tensor, terms: LossTerms) -> TensorsByName:
     """Add weighted terms to the classification loss (cross-entropy) and name every part.
 
     A term of weight 0 is left out of the sum rather than multiplied by 0, so the limit is exact,
@@ -111,7 +113,7 @@ def weighted_sum(logits: Tensor, labels: Tensor, terms: Terms) -> Parts:
     return {"loss": loss, **parts}
 
 
-def match_shape(kind: str, student: Tensor, teacher: Tensor) -> None:
+def require_same_shape(kind: str, student: Tensor, teacher: Tensor) -> None:
     """Refuse tensors that torch would silently broadcast against each other.
 
     Raises:

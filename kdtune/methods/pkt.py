@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.methods.embedding_based import OfEmbeddings
+from kdtune.methods.embedding_based import EmbeddingMethod
 
-LEAST = 1e-7
+PROBABILITY_EPSILON = 1e-7
 """Added to probabilities, as in the authors' code."""
 
 
-def neighbours(embeddings: Tensor) -> Tensor:
+def neighbour_probabilities(embeddings: Tensor) -> Tensor:
     """p(j | i) = K(e_i, e_j) / Σ_k K(e_i, e_k), where K(a, b) = (cos(a, b) + 1) / 2.
 
     An image counts among its own neighbours, as in the authors' code.
@@ -43,15 +43,24 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         Scalar, at least 0; the same however embeddings are rotated or scaled.
     """
-    own, others = neighbours(student), neighbours(teacher)
-    return (others * torch.log((others + LEAST) / (own + LEAST))).mean()
+    student_probabilities, teacher_probabilities = (
+        neighbour_probabilities(student),
+        neighbour_probabilities(teacher),
+    )
+    return (
+        teacher_probabilities
+        * torch.log(
+            (teacher_probabilities + PROBABILITY_EPSILON)
+            / (student_probabilities + PROBABILITY_EPSILON)
+        )
+    ).mean()
 
 
-class ProbabilisticKnowledge(OfEmbeddings):
+class ProbabilisticKnowledgeTransfer(EmbeddingMethod):
     """classification + alpha·KD + beta·`pkt_loss`."""
 
-    term = "pkt"
+    term_name = "pkt"
 
-    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def embedding_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         """See `pkt_loss`."""
         return pkt_loss(student, teacher)

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.methods.embedding_based import OfEmbeddings
+from kdtune.methods.embedding_based import EmbeddingMethod
 
-NEAREST = 1e-4
+MIN_RELATIVE_DISTANCE = 1e-4
 """Distance, in mean distances, below which a direction is taken for shorter than 1."""
 
 
-def relations(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+def distances_and_angles(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """Distances of pairs, and angles of triplets of images.
 
     ψ_D(i, j) = ‖e_i − e_j‖ / μ, where μ is the mean distance of images that differ;
@@ -24,11 +24,13 @@ def relations(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """
     differences = embeddings.unsqueeze(0) - embeddings.unsqueeze(1)
     distances = torch.linalg.vector_norm(differences, dim=2)
-    mean = distances.sum() / (distances > 0).sum().clamp(min=1)
-    mean = torch.where(mean > 0, mean, 1.0)
-    distances = distances / mean
+    mean_distance = distances.sum() / (distances > 0).sum().clamp(min=1)
+    mean_distance = torch.where(mean_distance > 0, mean_distance, 1.0)
+    distances = distances / mean_distance
     # Where images nearly coincide a direction is noise, and its gradient would be endless.
-    directions = differences / mean / distances.clamp(min=NEAREST).unsqueeze(2)
+    directions = (
+        differences / mean_distance / distances.clamp(min=MIN_RELATIVE_DISTANCE).unsqueeze(2)
+    )
     return distances, directions @ directions.transpose(1, 2)
 
 
@@ -45,15 +47,20 @@ def rkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         Scalar, at least 0; the same however embeddings are moved, rotated or scaled together.
     """
-    (distance, angle), (far, corner) = relations(student), relations(teacher)
-    return F.smooth_l1_loss(distance, far) + 2 * F.smooth_l1_loss(angle, corner)
+    (student_distances, student_angles), (teacher_distances, teacher_angles) = (
+        distances_and_angles(student),
+        distances_and_angles(teacher),
+    )
+    return F.smooth_l1_loss(student_distances, teacher_distances) + 2 * F.smooth_l1_loss(
+        student_angles, teacher_angles
+    )
 
 
-class RelationalKnowledge(OfEmbeddings):
+class RelationalKnowledgeDistillation(EmbeddingMethod):
     """classification + alpha·KD + beta·`rkd_loss`."""
 
-    term = "rkd"
+    term_name = "rkd"
 
-    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def embedding_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         """See `rkd_loss`."""
         return rkd_loss(student, teacher)

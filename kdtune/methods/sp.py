@@ -3,12 +3,12 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdtune.methods.hint_based import OfHint
-from kdtune.methods.kd import with_kd
-from kdtune.methods.method import Maps, Parts, Terms, match_shape
+from kdtune.methods.hint_based import HintMethod
+from kdtune.methods.kd import add_kd_term
+from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, require_same_shape
 
 
-def similarities(rows: Tensor) -> Tensor:
+def similarity_matrix(features: Tensor) -> Tensor:
     """How alike the images of a batch are: G = F·Fᵀ, each row divided by its norm.
 
     Args:
@@ -17,7 +17,7 @@ def similarities(rows: Tensor) -> Tensor:
     Returns:
         [B, B]; rotating or scaling all features together changes nothing.
     """
-    return F.normalize(rows @ rows.T)
+    return F.normalize(features @ features.T)
 
 
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -35,19 +35,23 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
-    match_shape("Similarities", student, teacher)
+    require_same_shape("Similarities", student, teacher)
     return F.mse_loss(student, teacher)
 
 
-class SimilarityPreserving(OfHint):
+class SimilarityPreserving(HintMethod):
     """classification + alpha·KD + beta·`sp_loss`, at the stage `hint_layer`.
 
     Raises:
         UserError: a network has no stage `hint_layer`.
     """
 
-    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+    def terms(
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
+    ) -> LossTerms:
         """The terms ``kd`` and ``sp``."""
-        own, hint = (x.float().flatten(1) for x in (self.rows(features), targets[self.hint]))
-        sp = sp_loss(similarities(own), similarities(hint))
-        return with_kd(self.config, logits, targets, sp=sp)
+        student_features, teacher_features = (
+            x.float().flatten(1) for x in (self.hint_features(features), targets[self.hint_name])
+        )
+        sp = sp_loss(similarity_matrix(student_features), similarity_matrix(teacher_features))
+        return add_kd_term(self.config, logits, targets, sp=sp)

@@ -2,18 +2,20 @@
 
 from torch import Tensor
 
-from kdtune.methods.method import Maps, Method, Parts, Terms
+from kdtune.methods.method import FeatureMaps, LossTerms, Method, TensorsByName
 
 
-class Student(Method):
+class StudentOnly(Method):
     """Cross-entropy with the labels; no teacher, alpha and beta play no part."""
 
     uses_teacher = False
 
-    def targets(self, logits: Tensor, features: Maps) -> Parts:
+    def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
         """Nothing of a teacher is kept."""
         return {}
 
-    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+    def terms(
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
+    ) -> LossTerms:
         """Nothing is added."""
         return {}

@@ -7,11 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdtune.config.train import TrainConfig
-from kdtune.methods.hint_based import OfHint
-from kdtune.methods.kd import with_kd
-from kdtune.methods.method import Maps, Parts, Shapes, Terms, match_shape
+from kdtune.methods.hint_based import HintMethod
+from kdtune.methods.kd import add_kd_term
+from kdtune.methods.method import (
+    FeatureMaps,
+    LossTerms,
+    StageShapes,
+    TensorsByName,
+    require_same_shape,
+)
 
-START, LEAST = 5.0, 1e-5
+INITIAL_VARIANCE, MIN_VARIANCE = 5.0, 1e-5
 """Variance at the start, and the least that it can become, as in the authors' code."""
 
 
@@ -32,11 +38,11 @@ def vid_loss(mean: Tensor, variance: Tensor, hint: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
     """
-    match_shape("Features", mean, hint)
+    require_same_shape("Features", mean, hint)
     return ((hint.float() - mean.float()) ** 2 / variance + variance.log()).mean() / 2
 
 
-class VariationalInformation(OfHint):
+class VariationalInformationDistillation(HintMethod):
     """classification + alpha·KD + beta·`vid_loss`.
 
     μ is three 1×1 convolutions with ReLU between, σ² a softplus of a learned number; both are
@@ -47,22 +53,28 @@ class VariationalInformation(OfHint):
         UserError: a network has no stage `hint_layer`.
     """
 
-    def __init__(self, config: TrainConfig, student: Shapes, teacher: Shapes | None):
+    def __init__(self, config: TrainConfig, student: StageShapes, teacher: StageShapes | None):
         super().__init__(config, student, teacher)
         if teacher is None:
             return
-        own, hint = self.channels
+        student_channels, teacher_channels = self.channels
         self.regressor = nn.Sequential(
-            nn.Linear(own, hint, bias=False),
+            nn.Linear(student_channels, teacher_channels, bias=False),
             nn.ReLU(),
-            nn.Linear(hint, hint, bias=False),
+            nn.Linear(teacher_channels, teacher_channels, bias=False),
             nn.ReLU(),
-            nn.Linear(hint, hint, bias=False),
+            nn.Linear(teacher_channels, teacher_channels, bias=False),
         )
-        self.spread = nn.Parameter(torch.full((hint,), math.log(math.expm1(START - LEAST))))
+        self.raw_variance = nn.Parameter(
+            torch.full((teacher_channels,), math.log(math.expm1(INITIAL_VARIANCE - MIN_VARIANCE)))
+        )
 
-    def terms(self, logits: Tensor, features: Maps, targets: Parts, labels: Tensor) -> Terms:
+    def terms(
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
+    ) -> LossTerms:
         """The terms ``kd`` and ``vid``."""
-        variance = F.softplus(self.spread) + LEAST
-        vid = vid_loss(self.regressor(self.rows(features)), variance, targets[self.hint])
-        return with_kd(self.config, logits, targets, vid=vid)
+        variance = F.softplus(self.raw_variance) + MIN_VARIANCE
+        vid = vid_loss(
+            self.regressor(self.hint_features(features)), variance, targets[self.hint_name]
+        )
+        return add_kd_term(self.config, logits, targets, vid=vid)

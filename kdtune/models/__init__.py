@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.errors import UserError
-from kdtune.models.library import LIBRARIES, build_named, check_named
+from kdtune.models.library import LIBRARIES, build_library_model, require_library_model
 from kdtune.models.multibranch import MultiBranchNet
 from kdtune.models.resnet import resnet18, resnet50
 from kdtune.plugins import Registry
@@ -26,13 +26,13 @@ MODELS: Registry[Callable[[int, int], nn.Module]] = Registry(
 """Architectures by name; each is built from (number of classes, image size)."""
 
 
-def check_model(name: str) -> None:
+def require_model(name: str) -> None:
     """Raise a `UserError` that names the nearest known one if there is no model `name`."""
-    library, _, own = name.partition(":")
-    if own and library in LIBRARIES:
-        check_named(library, own)
+    library, _, name_in_library = name.partition(":")
+    if name_in_library and library in LIBRARIES:
+        require_library_model(library, name_in_library)
     else:
-        MODELS.check(name, [f"{library}:NAME" for library in LIBRARIES])
+        MODELS.require(name, [f"{library}:NAME" for library in LIBRARIES])
 
 
 def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
@@ -46,16 +46,16 @@ def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
     Raises:
         UserError: there is no such model, or it does not take images of this size.
     """
-    check_model(name)
+    require_model(name)
     if name in MODELS:
-        with MODELS.blamed(name):
+        with MODELS.blame_provider(name):
             return MODELS[name](num_classes, image_size)
-    library, _, own = name.partition(":")
-    return build_named(library, own, num_classes, image_size)
+    library, _, name_in_library = name.partition(":")
+    return build_library_model(library, name_in_library, num_classes, image_size)
 
 
 @torch.no_grad()
-def feature_shapes(model: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
+def probe_stage_shapes(model: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
     """Find the shape of each stage's feature map.
 
     The probe runs in eval mode, so no batch-norm statistic moves.
@@ -66,7 +66,7 @@ def feature_shapes(model: nn.Module, image_size: int) -> list[tuple[int, int, in
     Raises:
         UserError: the network does not return logits and features.
     """
-    return stage_shapes(look(model, torch.zeros(1, 3, image_size, image_size))[1])
+    return stage_shapes(probe(model, torch.zeros(1, 3, image_size, image_size))[1])
 
 
 def stage_shapes(features: list[Tensor]) -> list[tuple[int, int, int]]:
@@ -75,7 +75,7 @@ def stage_shapes(features: list[Tensor]) -> list[tuple[int, int, int]]:
 
 
 @torch.no_grad()
-def look(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def probe(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run a network once as it is: in eval mode and float32, without gradients or traces.
 
     Args:
@@ -88,15 +88,15 @@ def look(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     Raises:
         UserError: the network does not return these.
     """
-    modes = [(part, part.training) for part in model.modules()]
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        return logits_and_features(model.eval(), images)
+        return compute_logits_and_features(model.eval(), images)
     finally:
-        for part, mode in modes:
-            part.training = mode
+        for module, mode in modes:
+            module.training = mode
 
 
-def logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def compute_logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run a network that may not be one of ours, on its own device.
 
     Raises:
@@ -107,11 +107,11 @@ def logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tensor, list[
         raise UserError(
             f"A {type(model).__name__} does not return (logits, [a map a stage]), as kdtune's "
             "networks do; ResNets of torchvision's do so once load_teacher_model has loaded them, "
-            "and other convolutional classifiers in kdtune.models.library.with_maps."
+            "and other convolutional classifiers in kdtune.models.library.with_feature_maps."
         )
     return outputs
 
 
 def count_classes(model: nn.Module, image_size: int) -> int:
     """K, the length of a network's logits."""
-    return look(model, torch.zeros(1, 3, image_size, image_size))[0].shape[1]
+    return probe(model, torch.zeros(1, 3, image_size, image_size))[0].shape[1]

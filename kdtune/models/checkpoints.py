@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from kdtune.errors import UserError
 from kdtune.models import build_model
-from kdtune.models.resnet import resnet_of_weights
-from kdtune.plugins import check_given, records
-from kdtune.storage.files import replacing
+from kdtune.models.resnet import resnet_from_weights
+from kdtune.plugins import plugin_records, require_plugins
+from kdtune.storage.files import atomic_write
 
-FORMAT = "kdtune-1"
+CHECKPOINT_FORMAT = "kdtune-1"
 
-METADATA = "kdtune"
+METADATA_KEY = "kdtune"
 """Key of what other formats than `.pth` say of a network, as JSON."""
 
 
@@ -35,7 +35,7 @@ def save_model(
     config: dict[str, Any],
     classes: list[str],
     sync: bool = True,
-    **figures: Any,
+    **extra_values: Any,
 ) -> None:
     """Save a network with all that is needed to rebuild and to judge it.
 
@@ -52,8 +52,8 @@ def save_model(
     Raises:
         DiskFullError: there is no room.
     """
-    content = {"weights": model.state_dict(), "config": config, "classes": classes, **figures}
-    if plugins := records(MODELS=[config["model"]]):
+    content = {"weights": model.state_dict(), "config": config, "classes": classes, **extra_values}
+    if plugins := plugin_records(MODELS=[config["model"]]):
         content["plugins"] = plugins
     write_checkpoint(path, content, sync)
 
@@ -61,14 +61,16 @@ def save_model(
 def write_checkpoint(path: Path, content: dict[str, Any], sync: bool = True) -> None:
     """Write what `read_checkpoint` reads; as `save_model`, which takes a network."""
     if path.suffix == ".safetensors":
-        about = {"format": FORMAT, **content}
-        weights = {key: value.contiguous() for key, value in about.pop("weights").items()}
-        with replacing(path, sync) as temporary:
-            temporary.write_bytes(safetensors.torch.save(weights, {METADATA: json.dumps(about)}))
+        metadata = {"format": CHECKPOINT_FORMAT, **content}
+        weights = {key: value.contiguous() for key, value in metadata.pop("weights").items()}
+        with atomic_write(path, sync) as temporary:
+            temporary.write_bytes(
+                safetensors.torch.save(weights, {METADATA_KEY: json.dumps(metadata)})
+            )
         return
-    with replacing(path, sync) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path, sync) as temporary, open(temporary, "wb") as file:
         try:
-            torch.save({"format": FORMAT, **content}, file)
+            torch.save({"format": CHECKPOINT_FORMAT, **content}, file)
         except RuntimeError as error:
             raise error.__context__ or error from None  # torch hides what the file said
 
@@ -79,17 +81,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, broken, holds code, or is not one of ours.
     """
-    content = read_file(Path(path).expanduser())
-    if not _is_ours(content):
+    content = read_tensor_file(Path(path).expanduser())
+    if not _is_kdtune_checkpoint(content):
         raise UserError(f"{path} was not written by kdtune; give a checkpoint of one of its runs.")
     return content
 
 
-def _is_ours(content: Any) -> bool:
-    return isinstance(content, dict) and content.get("format") == FORMAT
+def _is_kdtune_checkpoint(content: Any) -> bool:
+    return isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT
 
 
-def read_file(path: Path) -> Any:
+def read_tensor_file(path: Path) -> Any:
     """Read a file of tensors and plain values, of any make.
 
     Raises:
@@ -97,8 +99,8 @@ def read_file(path: Path) -> Any:
     """
     try:
         with open(path, "rb") as file:
-            start = file.read(9)
-        if start[8:] == b"{":  # a length in eight bytes, then JSON: safetensors
+            header = file.read(9)
+        if header[8:] == b"{":  # a length in eight bytes, then JSON: safetensors
             return _read_safetensors(path)
         with warnings.catch_warnings(action="ignore"):  # TorchScript is refused below
             # It is passed although it is the default: an environment variable can undo that.
@@ -110,24 +112,24 @@ def read_file(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is not loaded: it is broken or holds more than tensors and plain values"
-            f"{_offender(error)}."
+            f"{_describe_refused_class(error)}."
         ) from None
     except Exception as error:  # damage shows in many ways: struct.error, AssertionError, ...
         if "weights_only" in str(error):  # torch's advice to switch protection off
             reason = "it holds a program (TorchScript), not a state_dict"
         else:
-            reason = "it is empty" if not start else "it is broken, or no checkpoint at all"
+            reason = "it is empty" if not header else "it is broken, or no checkpoint at all"
         raise UserError(f"{path} is not a readable checkpoint: {reason}.") from None
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, "pt") as file:
         weights = {key: file.get_tensor(key) for key in file.keys()}
-        about = (file.metadata() or {}).get(METADATA)
-    return {**json.loads(about), "weights": weights} if about is not None else weights
+        metadata = (file.metadata() or {}).get(METADATA_KEY)
+    return {**json.loads(metadata), "weights": weights} if metadata is not None else weights
 
 
-def _offender(error: pickle.UnpicklingError) -> str:
+def _describe_refused_class(error: pickle.UnpicklingError) -> str:
     """Name the class that torch refused, without torch's advice to switch protection off."""
     words = str(error).split("GLOBAL ")
     if len(words) == 1:
@@ -155,10 +157,10 @@ def load_model(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, broken, holds code, or holds another network; or its
             network is a plug-in's that was not given.
     """
-    content = read_file(Path(path).expanduser())
-    if not _is_ours(content):
-        return _load_foreign(path, content)
-    check_given(str(path), content.get("plugins", ()))
+    content = read_tensor_file(Path(path).expanduser())
+    if not _is_kdtune_checkpoint(content):
+        return _load_torchvision_resnet(path, content)
+    require_plugins(str(path), content.get("plugins", ()))
     try:
         config, num_classes = content["config"], len(content["classes"])
         model = build_model(config["model"], num_classes, config["image_size"])
@@ -166,24 +168,26 @@ def load_model(path: str | Path) -> dict[str, Any]:
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} does not hold a whole network: {reason}.") from None
-    named = {"architecture": config["model"], "num_classes": num_classes}
-    return {"model": model.eval(), **named, **content}
+    summary = {"architecture": config["model"], "num_classes": num_classes}
+    return {"model": model.eval(), **summary, **content}
 
 
-def _load_foreign(path: str | Path, content: Any) -> dict[str, Any]:
+def _load_torchvision_resnet(path: str | Path, content: Any) -> dict[str, Any]:
     expected = "a checkpoint of kdtune's, or a state_dict of one of torchvision's ResNets"
-    found = state_dicts(content, FIRST)
-    if not found:
-        raise UserError(f"{path} holds no state_dict, but {_describe(content)}; give {expected}.")
-    likely = [weights for weights in found if "layer1.0.conv2.weight" in weights]
-    if not likely:
-        name, tensor = next(iter(found[0].items()))
+    candidates = find_state_dicts(content, FIRST_RESNET_KEY)
+    if not candidates:
         raise UserError(
-            f"{path} holds {len(found[0])} tensors, the first '{name}' {list(tensor.shape)}, but "
+            f"{path} holds no state_dict, but {_describe_content(content)}; give {expected}."
+        )
+    resnets = [weights for weights in candidates if "layer1.0.conv2.weight" in weights]
+    if not resnets:
+        name, tensor = next(iter(candidates[0].items()))
+        raise UserError(
+            f"{path} holds {len(candidates[0])} tensors, the first '{name}' {list(tensor.shape)}, but "
             f"no ResNet; give {expected}."
         )
     try:
-        architecture, model = resnet_of_weights(likely[0])
+        architecture, model = resnet_from_weights(resnets[0])
     except ValueError as error:
         raise UserError(
             f"{path} holds a ResNet that is none of torchvision's: {error}; give {expected}."
@@ -197,7 +201,7 @@ def _load_foreign(path: str | Path, content: Any) -> dict[str, Any]:
     }
 
 
-def state_dicts(content: Any, weight: str) -> list[dict[str, Tensor]]:
+def find_state_dicts(content: Any, known_key: str) -> list[dict[str, Tensor]]:
     """All that may be weights in a file: unwrapped, without prefixes, the likeliest first.
 
     Only what shares the prefix of the network's own is taken, no loss or counter beside it.
@@ -208,31 +212,33 @@ def state_dicts(content: Any, weight: str) -> list[dict[str, Tensor]]:
     """
     if not isinstance(content, dict):
         return []
-    found = []
+    candidates = []
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if tensors:
-        first = min((key for key in tensors if key.endswith(weight)), key=len, default=weight)
-        prefix = first.removesuffix(weight)
-        found.append(
+        shortest_key = min(
+            (key for key in tensors if key.endswith(known_key)), key=len, default=known_key
+        )
+        prefix = shortest_key.removesuffix(known_key)
+        candidates.append(
             {
                 key.removeprefix(prefix): tensor
                 for key, tensor in tensors.items()
                 if key.startswith(prefix)
             }
         )
-    for key in sorted(content, key=lambda key: key not in WRAPPERS):
-        found += state_dicts(content[key], weight)
-    return found
+    for key in sorted(content, key=lambda key: key not in WRAPPER_KEYS):
+        candidates += find_state_dicts(content[key], known_key)
+    return candidates
 
 
-FIRST = "conv1.weight"
+FIRST_RESNET_KEY = "conv1.weight"
 """First weight of a ResNet; blocks have one, too, under longer names."""
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
+WRAPPER_KEYS = ("state_dict", "model_state_dict", "model")
 """Where trainers put weights; other places are searched after these."""
 
 
-def _describe(content: Any) -> str:
+def _describe_content(content: Any) -> str:
     if not isinstance(content, dict):
         return f"a {type(content).__name__}"
     keys = sorted(map(str, content))

@@ -10,14 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdtune.config.train import TrainConfig
 from kdtune.models import build_model
-from kdtune.models.on_device import Network, pick_device
-from kdtune.runtime.device import name_of
+from kdtune.models.on_device import DeviceModel, pick_device
+from kdtune.runtime.device import gpu_name
 
-WARM_UP, TIMED = 10, 50
+WARM_UP_PASSES, TIMED_PASSES = 10, 50
 """Passes before those that count, and these."""
 
 
-def costs_of(config: TrainConfig, num_classes: int) -> dict[str, Any]:
+def measure_network_costs(config: TrainConfig, num_classes: int) -> dict[str, Any]:
     """Measure a student alone, on one image.
 
     Args:
@@ -32,32 +32,34 @@ def costs_of(config: TrainConfig, num_classes: int) -> dict[str, Any]:
     image = torch.zeros(1, 3, config.image_size, config.image_size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)
-    network = Network(model, pick_device(config.device), config)
-    image = image.to(network.device)
+    device_model = DeviceModel(model, pick_device(config.device), config)
+    image = image.to(device_model.device)
     with torch.no_grad():  # to read a number waits for the device
-        seconds = median_seconds(lambda: network(image)[0].argmax().item())
+        seconds = median_seconds(lambda: device_model(image)[0].argmax().item())
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs": counter.get_total_flops() // 2,
         "latency_ms": 1000 * seconds,
-        "latency_device": _describe(network.device),
+        "latency_device": _device_label(device_model.device),
     }
 
 
 def median_seconds(
-    call: Callable[[], object], warm_up: int = WARM_UP, timed: int = TIMED
+    call: Callable[[], object],
+    warm_up_calls: int = WARM_UP_PASSES,
+    timed_calls: int = TIMED_PASSES,
 ) -> float:
     """Median seconds of a call, after some that do not count."""
     seconds = []
-    for _ in range(warm_up + timed):
+    for _ in range(warm_up_calls + timed_calls):
         started = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - started)
-    return median(seconds[warm_up:])
+    return median(seconds[warm_up_calls:])
 
 
-def _describe(device: torch.device) -> str:
-    if (gpu := name_of(device)) is not None:
+def _device_label(device: torch.device) -> str:
+    if (gpu := gpu_name(device)) is not None:
         return gpu
     threads = torch.get_num_threads()
     return f"{device}, {threads} thread{'s' * (threads > 1)}"

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kdtune.models.resnet import SMALL_IMAGE
+from kdtune.models.resnet import SMALL_IMAGE_PIXELS
 
-WIDTHS = (32, 64, 128, 256)
-KERNELS = (3, 5, 7)
+STAGE_CHANNELS = (32, 64, 128, 256)
+KERNEL_SIZES = (3, 5, 7)
 
 
 def eca_kernel_size(channels: int) -> int:
@@ -47,13 +47,13 @@ class MultiBranchStage(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList(
             nn.Conv2d(channels_in, channels_in, k, stride, k // 2, groups=channels_in, bias=False)
-            for k in KERNELS
+            for k in KERNEL_SIZES
         )
-        wide = channels_in * len(KERNELS)
-        self.norm = nn.BatchNorm2d(wide)
-        self.eca = ECA(wide)
+        branch_channels = channels_in * len(KERNEL_SIZES)
+        self.norm = nn.BatchNorm2d(branch_channels)
+        self.eca = ECA(branch_channels)
         self.mix = nn.Sequential(
-            nn.Conv2d(wide, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)
+            nn.Conv2d(branch_channels, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)
         )
         self.shortcut = (
             nn.Identity()
@@ -66,9 +66,9 @@ class MultiBranchStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C_in, H, W] to [B, C_out, H / stride, W / stride]."""
-        wide = torch.cat([branch(x) for branch in self.branches], dim=1)
-        wide = self.eca(self.norm(wide).relu_())
-        return (self.mix(wide) + self.shortcut(x)).relu_()
+        concatenated = torch.cat([branch(x) for branch in self.branches], dim=1)
+        concatenated = self.eca(self.norm(concatenated).relu_())
+        return (self.mix(concatenated) + self.shortcut(x)).relu_()
 
 
 class MultiBranchNet(nn.Module):
@@ -84,15 +84,15 @@ class MultiBranchNet(nn.Module):
 
     def __init__(self, num_classes: int, image_size: int):
         super().__init__()
-        stride = 1 if image_size < SMALL_IMAGE else 2
+        stride = 1 if image_size < SMALL_IMAGE_PIXELS else 2
         self.stem = nn.Sequential(
-            nn.Conv2d(3, WIDTHS[0], 3, stride, 1, bias=False),
-            nn.BatchNorm2d(WIDTHS[0]),
+            nn.Conv2d(3, STAGE_CHANNELS[0], 3, stride, 1, bias=False),
+            nn.BatchNorm2d(STAGE_CHANNELS[0]),
             nn.ReLU(inplace=True),
         )
         self.stages = nn.ModuleList()
-        channels = WIDTHS[0]
-        for width in WIDTHS:
+        channels = STAGE_CHANNELS[0]
+        for width in STAGE_CHANNELS:
             self.stages.append(MultiBranchStage(channels, width, stride))
             channels, stride = width, 2
         self.classifier = nn.Linear(channels, num_classes)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
-from kdtune.runtime.device import has_gpu, is_fast_at_bf16
+from kdtune.runtime.device import has_gpu, has_native_bf16
 
 
 def pick_device(name: str) -> torch.device:
@@ -14,15 +14,17 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: there is no such device here.
     """
-    there = {"cuda": has_gpu(), "mps": torch.backends.mps.is_available()}
+    available = {"cuda": has_gpu(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        name = next((device for device, is_there in there.items() if is_there), "cpu")
+        name = next((device for device, is_available in available.items() if is_available), "cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError):
-        here = ", ".join(["auto", "cpu", *(d for d, is_there in there.items() if is_there)])
+        usable_names = ", ".join(
+            ["auto", "cpu", *(d for d, is_available in available.items() if is_available)]
+        )
         raise UserError(
-            f"The device '{name}' cannot be used on this machine; there are {here}."
+            f"The device '{name}' cannot be used on this machine; there are {usable_names}."
         ) from None
 
 
@@ -37,19 +39,21 @@ def pick_precision(precision: str, model: nn.Module, device: torch.device) -> to
     if precision == "bf16":
         return torch.bfloat16
     if device.type == "cuda":
-        fast = is_fast_at_bf16()
+        use_bf16 = has_native_bf16()
     elif device.type == "cpu":
-        fast = bool(torch.cpu.get_capabilities().get("amx_bf16")) and not _depthwise(model)
+        use_bf16 = bool(
+            torch.cpu.get_capabilities().get("amx_bf16")
+        ) and not _has_depthwise_convolutions(model)
     else:
-        fast = False
-    return torch.bfloat16 if fast else torch.float32
+        use_bf16 = False
+    return torch.bfloat16 if use_bf16 else torch.float32
 
 
-def _depthwise(model: nn.Module) -> bool:
+def _has_depthwise_convolutions(model: nn.Module) -> bool:
     return any(m.groups > 1 for m in model.modules() if isinstance(m, nn.Conv2d))
 
 
-class Network:
+class DeviceModel:
     """A network where and how it runs fastest: device, memory format, autocast, compilation.
 
     The network itself is moved; called, it takes normalised images and gives logits and features.
@@ -64,15 +68,15 @@ class Network:
         self.device = device
         self.dtype = pick_precision(config.precision, model, device)
         # Dense float32 convolutions are the one case that is slower channels_last on a CPU.
-        dense_float32 = self.dtype == torch.float32 and not _depthwise(model)
-        plain = device.type != "cuda" and dense_float32
-        self.format = torch.contiguous_format if plain else torch.channels_last
-        self.model = model.to(device).to(memory_format=self.format)
-        self.run = torch.compile(self.model) if config.compile else self.model
+        dense_float32 = self.dtype == torch.float32 and not _has_depthwise_convolutions(model)
+        use_contiguous = device.type != "cuda" and dense_float32
+        self.memory_format = torch.contiguous_format if use_contiguous else torch.channels_last
+        self.model = model.to(device).to(memory_format=self.memory_format)
+        self.forward = torch.compile(self.model) if config.compile else self.model
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         autocast = torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
         )
         with autocast:
-            return self.run(images.contiguous(memory_format=self.format))
+            return self.forward(images.contiguous(memory_format=self.memory_format))

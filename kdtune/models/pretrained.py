@@ -14,14 +14,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from kdtune.data.transforms import MEAN, STD
+from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from kdtune.errors import UserError, last_line
-from kdtune.models.checkpoints import read_file, state_dicts
-from kdtune.models.resnet import load_whole
-from kdtune.runtime.console import shown
+from kdtune.models.checkpoints import find_state_dicts, read_tensor_file
+from kdtune.models.resnet import load_weights_strictly
+from kdtune.runtime.console import printable_path
 
 
-def begin_with(model: nn.Module, name: str, weights: str, num_classes: int) -> str:
+def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int) -> str:
     """Put weights into a network; a head for another number of classes stays as it is.
 
     Args:
@@ -38,74 +38,92 @@ def begin_with(model: nn.Module, name: str, weights: str, num_classes: int) -> s
         UserError: the weights cannot be had, are of another network, or want images that are
             normalised otherwise.
     """
-    own = model.state_dict()
-    first = next(iter(own))
-    found = [
-        given for given in state_dicts(_content(name, weights), first) if given.keys() & own.keys()
+    model_weights = model.state_dict()
+    first_key = next(iter(model_weights))
+    candidates = [
+        candidate
+        for candidate in find_state_dicts(_read_weights(name, weights), first_key)
+        if candidate.keys() & model_weights.keys()
     ]
-    if not found:
-        raise UserError(f"{weights} holds no weights of {name}: there is no {first}.")
-    given = {_today(key): value for key, value in found[0].items()}
-    given = {key: value for key, value in given.items() if not key.startswith(AUXILIARY)}
-    head = _head(own, given, num_classes)
+    if not candidates:
+        raise UserError(f"{weights} holds no weights of {name}: there is no {first_key}.")
+    loaded_weights = {_current_name(key): value for key, value in candidates[0].items()}
+    loaded_weights = {
+        key: value
+        for key, value in loaded_weights.items()
+        if not key.startswith(AUXILIARY_PREFIXES)
+    }
+    head_keys = _find_head_keys(model_weights, loaded_weights, num_classes)
     try:
-        load_whole(model, {**given, **{key: own[key] for key in head}})
+        load_weights_strictly(
+            model, {**loaded_weights, **{key: model_weights[key] for key in head_keys}}
+        )
     except ValueError as error:
         raise UserError(
             f"{weights} holds the weights of another network than {name}: {error}."
         ) from None
-    if not head:
+    if not head_keys:
         return f"{name} begins with all the weights of {weights}"
     return (
         f"{name} begins with the weights of {weights}, but with a fresh head: "
-        f"{len(given[head[0]])} classes there, {num_classes} here"
+        f"{len(loaded_weights[head_keys[0]])} classes there, {num_classes} here"
     )
 
 
-AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+AUXILIARY_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
 """Further logits of GoogLeNet and Inception, which kdtune's do not have."""
 
 
-def _today(key: str) -> str:
+def _current_name(key: str) -> str:
     """Names as they are now: torchvision's files of DenseNets are older than its networks."""
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)
 
 
-def _head(own: Mapping[str, Tensor], given: Mapping[str, Tensor], num_classes: int) -> list[str]:
+def _find_head_keys(
+    model_weights: Mapping[str, Tensor], loaded_weights: Mapping[str, Tensor], num_classes: int
+) -> list[str]:
     """Weights of the last layer, if it is for another number of classes; else none."""
-    others = [key for key in own if key in given and own[key].shape != given[key].shape]
-    layers = {key.rpartition(".")[0] for key in others}
-    for key in others:
-        now, then = own[key].shape, given[key].shape
-        if len(layers) > 1 or now[1:] != then[1:] or now[:1] != (num_classes,):
+    mismatched = [
+        key
+        for key in model_weights
+        if key in loaded_weights and model_weights[key].shape != loaded_weights[key].shape
+    ]
+    layers = {key.rpartition(".")[0] for key in mismatched}
+    for key in mismatched:
+        expected_shape, loaded_shape = model_weights[key].shape, loaded_weights[key].shape
+        if (
+            len(layers) > 1
+            or expected_shape[1:] != loaded_shape[1:]
+            or expected_shape[:1] != (num_classes,)
+        ):
             return []
-    return others
+    return mismatched
 
 
-def _content(name: str, weights: str) -> Any:
-    known = _weights_of(name)
+def _read_weights(name: str, weights: str) -> Any:
+    known = _known_weights(name)
     if weights in known:
-        return _download(name, known[weights])
+        return _download_weights(name, known[weights])
     if Path(weights).expanduser().is_file():
-        return read_file(Path(weights).expanduser())
+        return read_tensor_file(Path(weights).expanduser())
     raise UserError(
-        f"There is no file {shown(weights)} with weights for {name}, and torchvision has "
+        f"There is no file {printable_path(weights)} with weights for {name}, and torchvision has "
         f"{', '.join(known) or 'none'} for it."
     )
 
 
-def _weights_of(name: str) -> dict[str, Any]:
+def _known_weights(name: str) -> dict[str, Any]:
     """torchvision's weights for a network, by their names."""
-    own = name.removeprefix("torchvision:").lower()
-    if own not in torchvision.models.list_models(module=torchvision.models):
+    torchvision_name = name.removeprefix("torchvision:").lower()
+    if torchvision_name not in torchvision.models.list_models(module=torchvision.models):
         return {}
-    known = torchvision.models.get_model_weights(own).__members__
+    known = torchvision.models.get_model_weights(torchvision_name).__members__
     return {"DEFAULT": known["DEFAULT"], **known} if known else {}
 
 
-def _download(name: str, weights: Any) -> Any:
-    wants = weights.transforms()
-    if (tuple(wants.mean), tuple(wants.std)) != (MEAN, STD):
+def _download_weights(name: str, weights: Any) -> Any:
+    transforms = weights.transforms()
+    if (tuple(transforms.mean), tuple(transforms.std)) != (IMAGENET_MEAN, IMAGENET_STD):
         raise UserError(
             f"The weights {weights.name} of {name} want images that are normalised otherwise than "
             "kdtune's, which are with ImageNet's mean and deviation; take other weights."

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-SMALL_IMAGE = 64
+SMALL_IMAGE_PIXELS = 64
 """Images below this many pixels would be shrunk to almost nothing by the ImageNet stem."""
 
 
@@ -47,16 +47,16 @@ class ResNet(nn.Module):
 def resnet18(num_classes: int, image_size: int) -> ResNet:
     """ResNet-18 (He et al. 2016): 64, 128, 256, 512 channels."""
     network = torchvision.models.resnet18(num_classes=num_classes)
-    return ResNet(network, small_stem=image_size < SMALL_IMAGE)
+    return ResNet(network, small_stem=image_size < SMALL_IMAGE_PIXELS)
 
 
 def resnet50(num_classes: int, image_size: int) -> ResNet:
     """ResNet-50 (He et al. 2016): 256, 512, 1024, 2048 channels."""
     network = torchvision.models.resnet50(num_classes=num_classes)
-    return ResNet(network, small_stem=image_size < SMALL_IMAGE)
+    return ResNet(network, small_stem=image_size < SMALL_IMAGE_PIXELS)
 
 
-def resnet_of_weights(weights: Mapping[str, Tensor]) -> tuple[str, ResNet]:
+def resnet_from_weights(weights: Mapping[str, Tensor]) -> tuple[str, ResNet]:
     """Build the ResNet of torchvision's whose weights these are, of any depth and width.
 
     Blocks, widths, classes and stem are read from names and shapes. A 3×3 first convolution is
@@ -71,7 +71,7 @@ def resnet_of_weights(weights: Mapping[str, Tensor]) -> tuple[str, ResNet]:
     Raises:
         ValueError: a weight is missing, is too many or has another shape; the text says which.
     """
-    missing = [key for key in MARKS if key not in weights or weights[key].dim() == 0]
+    missing = [key for key in REQUIRED_KEYS if key not in weights or weights[key].dim() == 0]
     if missing:
         raise ValueError(f"there is no {missing[0]}")
     block = Bottleneck if "layer1.0.conv3.weight" in weights else BasicBlock
@@ -79,9 +79,9 @@ def resnet_of_weights(weights: Mapping[str, Tensor]) -> tuple[str, ResNet]:
         len({key.split(".")[1] for key in weights if key.startswith(f"layer{stage}.")})
         for stage in (1, 2, 3, 4)
     ]
-    inner = weights["layer1.0.conv2.weight"].shape
-    width = max(1, inner[1])
-    groups = max(1, inner[0] // width)
+    conv_shape = weights["layer1.0.conv2.weight"].shape
+    width = max(1, conv_shape[1])
+    groups = max(1, conv_shape[0] // width)
     network = torchvision.models.ResNet(
         block,
         blocks,
@@ -90,32 +90,34 @@ def resnet_of_weights(weights: Mapping[str, Tensor]) -> tuple[str, ResNet]:
         width_per_group=width if block is Bottleneck else 64,
     )
     model = ResNet(network, small_stem=weights["conv1.weight"].shape[2:] == (3, 3))
-    load_whole(model, weights)
+    load_weights_strictly(model, weights)
     depth = 2 + sum(blocks) * (3 if block is Bottleneck else 2)
     variant = "" if (groups, width) == (1, 64) else f"-{groups}x{width}"
     return f"ResNet{depth}{variant}", model
 
 
-MARKS = ("conv1.weight", "layer1.0.conv2.weight", "fc.weight")
+REQUIRED_KEYS = ("conv1.weight", "layer1.0.conv2.weight", "fc.weight")
 """Weights that every ResNet of torchvision's has."""
 
 
-def load_whole(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def load_weights_strictly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load all weights or none.
 
     Raises:
         ValueError: a weight is missing, is too many or has another shape; the text says which.
     """
-    wanted = model.state_dict()
-    counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # older files: none
-    for what, keys in {
-        "lacks": wanted.keys() - counters - weights.keys(),
-        "has besides": weights.keys() - wanted.keys(),
+    expected = model.state_dict()
+    counters = {
+        key for key in expected if key.endswith("num_batches_tracked")
+    }  # older files: none
+    for problem, keys in {
+        "lacks": expected.keys() - counters - weights.keys(),
+        "has besides": weights.keys() - expected.keys(),
     }.items():
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise ValueError(f"it {what} {min(keys)}{more}")
+            raise ValueError(f"it {problem} {min(keys)}{more}")
     for key, tensor in weights.items():
-        if tensor.shape != wanted[key].shape:
-            raise ValueError(f"{key} is {list(tensor.shape)}, not {list(wanted[key].shape)}")
-    model.load_state_dict({**{key: wanted[key] for key in counters}, **weights})
+        if tensor.shape != expected[key].shape:
+            raise ValueError(f"{key} is {list(tensor.shape)}, not {list(expected[key].shape)}")
+    model.load_state_dict({**{key: expected[key] for key in counters}, **weights})

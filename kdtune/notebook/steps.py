@@ -13,45 +13,45 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from kdtune.config.train import OF_A_RUNS_FILES, TrainConfig
-from kdtune.data.loaders import Loader, Pairs
+from kdtune.config.train import OUTPUT_FIELDS, TrainConfig
+from kdtune.data.loaders import CheckedLoader, Loader
 from kdtune.data.transforms import normalise
 from kdtune.errors import UserError
 from kdtune.methods import Method
-from kdtune.methods.method import Parts
-from kdtune.models import check_model, count_classes
-from kdtune.models.on_device import Network, pick_device
-from kdtune.runtime.device import gpus
+from kdtune.methods.method import TensorsByName
+from kdtune.models import count_classes, require_model
+from kdtune.models.on_device import DeviceModel, pick_device
+from kdtune.runtime.device import visible_gpus
 from kdtune.training.loop import (
+    build_method_for_models,
+    compute_batch_loss,
     evaluate,
-    guide_for,
-    match_layout,
-    method_for,
-    one_pass,
+    match_memory_format,
+    place_teacher,
+    run_epoch,
     seed_epoch,
-    step_loss,
 )
 from kdtune.training.teacher import load_teacher
 
 
 @dataclass
-class _Lesson:
+class _MethodState:
     """A student's method, with the layers that it adds, and for what it was built."""
 
     method: Method
     settings: dict[str, Any]
-    teacher: ref[nn.Module]
+    teacher_ref: ref[nn.Module]
 
 
-_LESSONS: WeakKeyDictionary[nn.Module, _Lesson] = WeakKeyDictionary()
-_EPOCHS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_METHOD_STATES: WeakKeyDictionary[nn.Module, _MethodState] = WeakKeyDictionary()
+_EPOCH_COUNTS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 """What a student keeps from call to call, for as long as it lives: its lesson, its epochs."""
 
 
-def create_config(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def create_method_config(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Complete settings of a run of `method`; see `create_at_config`."""
-    config = TrainConfig.of_method(method, settings)
-    check_model(config.model)
+    config = TrainConfig.for_method(method, settings)
+    require_model(config.model)
     return config.model_dump()
 
 
@@ -72,11 +72,11 @@ def load_teacher_model(
     return load_teacher(teacher_path, num_classes=num_classes).to(pick_device(str(device)))
 
 
-def added_parameters(
+def method_parameters(
     student_model: nn.Module, teacher_model: nn.Module, config: TrainConfig
 ) -> list[nn.Parameter]:
     """Parameters of the layers that the method adds; see `regressor_parameters`."""
-    return list(_set_up(student_model, teacher_model, config)[2].parameters())
+    return list(_prepare_step(student_model, teacher_model, config)[2].parameters())
 
 
 def compute_loss(
@@ -85,13 +85,13 @@ def compute_loss(
     x: Tensor,
     y: Tensor,
     config: TrainConfig,
-) -> Parts:
+) -> TensorsByName:
     """The loss of one batch, with gradients for the student; see `compute_at_loss`."""
-    student, teacher, method = _set_up(student_model, teacher_model, config)
+    student, teacher, method = _prepare_step(student_model, teacher_model, config)
     method.train(student_model.training)
-    [(images, labels, _)] = _pairs([(x, y)], "(x, y)", student_model, config)
+    [(images, labels, _)] = _wrap_loader([(x, y)], "(x, y)", student_model, config)
     images, labels = normalise(images.to(student.device)), labels.to(student.device)
-    return step_loss(student, teacher, method, images, labels)[1]
+    return compute_batch_loss(student, teacher, method, images, labels)[1]
 
 
 def train_epoch(
@@ -126,18 +126,18 @@ def train_epoch(
     Raises:
         UserError: the settings, the loader or the networks are no good.
     """
-    settings = _settings(config, device)
-    student, teacher, method = _set_up(student_model, teacher_model, settings)
-    present = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if missing := [p for p in method.parameters() if id(p) not in present]:
+    settings = _parse_config(config, device)
+    student, teacher, method = _prepare_step(student_model, teacher_model, settings)
+    optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if missing := [p for p in method.parameters() if id(p) not in optimized]:
         optimizer.add_param_group({**optimizer.param_groups[0], "params": missing})
-    match_layout(optimizer)
-    method.epoch = _EPOCHS.get(student_model, 0) + 1
+    match_memory_format(optimizer)
+    method.epoch = _EPOCH_COUNTS.get(student_model, 0) + 1
     seed_epoch(settings, method.epoch)
-    batches = _pairs(train_loader, "train_loader", student_model, settings, training=True)
-    figures = one_pass(student, teacher, method, batches, optimizer)
-    _EPOCHS[student_model] = method.epoch
-    return figures
+    batches = _wrap_loader(train_loader, "train_loader", student_model, settings, training=True)
+    metrics = run_epoch(student, teacher, method, batches, optimizer)
+    _EPOCH_COUNTS[student_model] = method.epoch
+    return metrics
 
 
 def validate(
@@ -162,10 +162,10 @@ def validate(
     Raises:
         UserError: the settings, the loader or the networks are no good.
     """
-    settings = _settings(config, device)
-    student, teacher, method = _set_up(student_model, teacher_model, settings)
-    batches = _pairs(val_loader, "val_loader", student_model, settings)
-    return one_pass(student, teacher, method, batches)
+    settings = _parse_config(config, device)
+    student, teacher, method = _prepare_step(student_model, teacher_model, settings)
+    batches = _wrap_loader(val_loader, "val_loader", student_model, settings)
+    return run_epoch(student, teacher, method, batches)
 
 
 def evaluate_model(
@@ -188,63 +188,67 @@ def evaluate_model(
     Raises:
         UserError: the settings or the loader are no good.
     """
-    settings = TrainConfig.check({**(config or {}), **({"device": str(device)} if device else {})})
-    known = count_classes(model, settings.image_size)
-    return evaluate(model, Pairs(test_loader, "test_loader", num_classes=known), settings)
+    settings = TrainConfig.parse({**(config or {}), **({"device": str(device)} if device else {})})
+    num_classes = count_classes(model, settings.image_size)
+    return evaluate(
+        model, CheckedLoader(test_loader, "test_loader", num_classes=num_classes), settings
+    )
 
 
-def _settings(config: Mapping[str, Any], device: str | torch.device) -> TrainConfig:
+def _parse_config(config: Mapping[str, Any], device: str | torch.device) -> TrainConfig:
     if "method" not in config:
         raise UserError(
             "The config does not name its method; make it with create_at_config or "
             "create_fitnets_config."
         )
-    return TrainConfig.check({**config, "device": str(device)})
+    return TrainConfig.parse({**config, "device": str(device)})
 
 
-def _pairs(
+def _wrap_loader(
     loader: Loader, name: str, student: nn.Module, config: TrainConfig, training: bool = False
-) -> Pairs:
-    known = count_classes(student, config.image_size)
-    return Pairs(loader, name, config.image_size, known, training)
+) -> CheckedLoader:
+    num_classes = count_classes(student, config.image_size)
+    return CheckedLoader(loader, name, config.image_size, num_classes, training)
 
 
-def _set_up(
+def _prepare_step(
     student: nn.Module, teacher: nn.Module | None, config: TrainConfig
-) -> tuple[Network, Network | None, Method]:
+) -> tuple[DeviceModel, DeviceModel | None, Method]:
     """Put networks where they run, and find the method that belongs to them."""
     if teacher is student:
         raise UserError("The student cannot be its own teacher: give two networks.")
     device = pick_device(config.device)
-    method = _find_method(student, teacher, config).to(device)
-    guide = guide_for(method, teacher, device, config)
-    return Network(student, device, config), guide, method
+    method = _find_or_build_method(student, teacher, config).to(device)
+    teacher_on_device = place_teacher(method, teacher, device, config)
+    return DeviceModel(student, device, config), teacher_on_device, method
 
 
-def _find_method(student: nn.Module, teacher: nn.Module | None, config: TrainConfig) -> Method:
+def _find_or_build_method(
+    student: nn.Module, teacher: nn.Module | None, config: TrainConfig
+) -> Method:
     """The student's method, at its last epoch: kept while teacher and settings are the same.
 
     With other settings a new one takes over the layers of the old one, as long as they fit.
     Without a teacher there are no layers, and nothing is kept.
     """
-    settings = config.model_dump(exclude=OF_A_RUNS_FILES | {"device"})
-    lesson = _LESSONS.get(student) if teacher is not None else None
-    if lesson is not None and lesson.teacher() is not teacher:
-        lesson = None
-    if lesson is not None and lesson.settings == settings:
-        method = lesson.method
+    settings = config.model_dump(exclude=OUTPUT_FIELDS | {"device"})
+    state = _METHOD_STATES.get(student) if teacher is not None else None
+    if state is not None and state.teacher_ref() is not teacher:
+        state = None
+    if state is not None and state.settings == settings:
+        method = state.method
     else:
-        with torch.random.fork_rng(devices=gpus()):
-            method = method_for(config, student, teacher)
-        if lesson is not None and _same_layers(method, lesson.method):
-            for name, layer in lesson.method.named_children():
+        with torch.random.fork_rng(devices=visible_gpus()):
+            method = build_method_for_models(config, student, teacher)
+        if state is not None and _have_same_layers(method, state.method):
+            for name, layer in state.method.named_children():
                 setattr(method, name, layer)
         if teacher is not None:
-            _LESSONS[student] = _Lesson(method, settings, ref(teacher))
-    method.epoch = max(1, _EPOCHS.get(student, 0))
+            _METHOD_STATES[student] = _MethodState(method, settings, ref(teacher))
+    method.epoch = max(1, _EPOCH_COUNTS.get(student, 0))
     return method
 
 
-def _same_layers(a: Method, b: Method) -> bool:
+def _have_same_layers(a: Method, b: Method) -> bool:
     shapes = [{key: value.shape for key, value in m.state_dict().items()} for m in (a, b)]
     return type(a) is type(b) and shapes[0] == shapes[1]

@@ -11,16 +11,16 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdtune.errors import UserError, nearest
-from kdtune.reports.loaded_sweep import Sweep
-from kdtune.reports.page.blocks import Block, Picture, Words
-from kdtune.reports.page.page import excerpt, sections_of
-from kdtune.reports.tables.all_tables import named_table
-from kdtune.reports.tables.notes import NOT_BEGUN
+from kdtune.errors import UserError, did_you_mean
+from kdtune.reports.loaded_sweep import LoadedSweep
+from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph
+from kdtune.reports.page.page import build_sections, render_excerpt
+from kdtune.reports.tables.all_tables import select_table
+from kdtune.reports.tables.notes import NO_TRIAL_NOTE
 from kdtune.runtime.console import printable
 
 
-def load_sweep(*folders: str | Path) -> "Sweeps":
+def load_sweep(*folders: str | Path) -> "SweepGroup":
     """Load a sweep, or several, at any moment: running, stopped, confirmed or not.
 
     Args:
@@ -31,17 +31,17 @@ def load_sweep(*folders: str | Path) -> "Sweeps":
     """
     if not folders:
         raise UserError("load_sweep wants the folder of a sweep, as in load_sweep('results/x').")
-    return Sweeps([Sweep(Path(folder)) for folder in folders])
+    return SweepGroup([LoadedSweep(Path(folder)) for folder in folders])
 
 
-class Sweeps:
+class SweepGroup:
     """One sweep or several as they were when they were loaded; a notebook shows their verdict.
 
     Tables of several have a first column ``sweep``. What columns mean is said in
     `kdtune.reports`.
     """
 
-    def __init__(self, sweeps: list[Sweep]):
+    def __init__(self, sweeps: list[LoadedSweep]):
         self._sweeps = sweeps
 
     def leaderboard(self) -> pd.DataFrame:
@@ -68,7 +68,7 @@ class Sweeps:
         Raises:
             UserError: there is no such table; the text lists those that there are.
         """
-        tables = [named_table(sweep.known, name, sweep.path) for sweep in self._sweeps]
+        tables = [select_table(sweep.named_tables, name, sweep.path) for sweep in self._sweeps]
         if len(tables) == 1:
             return tables[0].copy()
         joined = pd.concat(tables, keys=[sweep.name for sweep in self._sweeps], names=["sweep"])
@@ -85,13 +85,15 @@ class Sweeps:
             UserError: there is no such figure, or what it draws is not known yet.
         """
         blocks: list[Block] = [b for section in self._sections for b in section["blocks"]]
-        named = {b.name: b for b in blocks if isinstance(b, Picture | Words) and b.name}
-        if name not in named:
-            raise UserError(f"There is no figure '{name}'; known are {', '.join(named)}.")
-        found = named[name]
-        if isinstance(found, Words):
-            raise UserError(found.text)
-        return found.figure
+        blocks_by_name = {
+            b.name: b for b in blocks if isinstance(b, FigureBlock | Paragraph) and b.name
+        }
+        if name not in blocks_by_name:
+            raise UserError(f"There is no figure '{name}'; known are {', '.join(blocks_by_name)}.")
+        block = blocks_by_name[name]
+        if isinstance(block, Paragraph):
+            raise UserError(block.text)
+        return block.figure
 
     def best(self, method: str, model: str) -> dict[str, Any]:
         """The best settings of a cell, complete, as `best/<method>-<model>.yaml` has them.
@@ -102,10 +104,10 @@ class Sweeps:
         Raises:
             UserError: there is no such cell, or it has no sound trial.
         """
-        from kdtune.export.best import configuration
+        from kdtune.export.selected_runs import config_with_provenance
 
-        sweep, found = self._best(method, model)
-        settings = configuration(sweep.folder, found)
+        sweep, selected = self._select_run(method, model)
+        settings = config_with_provenance(sweep.folder, selected)
         del settings["provenance"]
         return settings
 
@@ -115,51 +117,55 @@ class Sweeps:
         Raises:
             UserError: as `best`; or there is no network yet, or its file is damaged.
         """
-        from kdtune.export.best import network_of
+        from kdtune.export.selected_runs import load_run_network
 
-        sweep, found = self._best(method, model)
-        if (loaded := network_of(sweep.folder, (method, model), found)) is None:
+        sweep, selected = self._select_run(method, model)
+        if (loaded := load_run_network(sweep.folder, (method, model), selected)) is None:
             raise UserError(
-                f"{sweep.name} has no network of {found.name}, the best of {method} on {model}: "
+                f"{sweep.name} has no network of {selected.name}, the best of {method} on {model}: "
                 f"it is written when the sweep ends or is interrupted. best('{method}', "
                 f"'{model}') has its settings."
             )
         return loaded["model"]
 
-    def _best(self, method: str, model: str) -> tuple[Sweep, Any]:
-        """A cell's sweep, and what stands for it: see `kdtune.export.best.Best`."""
-        from kdtune.export.best import best_of_cells
+    def _select_run(self, method: str, model: str) -> tuple[LoadedSweep, Any]:
+        """A cell's sweep, and what stands for it: see `kdtune.export.selected_runs.SelectedRun`."""
+        from kdtune.export.selected_runs import select_best_runs
 
-        cells = [cell for sweep in self._sweeps for cell in sweep.tables.cells]
+        cells = [cell for sweep in self._sweeps for cell in sweep.tables.cell_results]
         if not cells:
-            raise UserError(NOT_BEGUN)
-        for what, name, known in zip(
+            raise UserError(NO_TRIAL_NOTE)
+        for label, name, known in zip(
             ("method", "model"), (method, model), zip(*cells, strict=True), strict=True
         ):
             if name not in known:
                 raise UserError(
-                    f"No trial has the {what} '{name}'; {nearest(name, dict.fromkeys(known))}"
+                    f"No trial has the {label} '{name}'; {did_you_mean(name, dict.fromkeys(known))}"
                 )
-        own = [sweep for sweep in self._sweeps if (method, model) in sweep.tables.cells]
-        if len(own) != 1:
-            where = " and ".join(sweep.name for sweep in own) or "no sweep"
-            raise UserError(f"{method} on {model} is in {where}; load the one that is meant.")
-        found = best_of_cells(own[0].tables).get((method, model))
-        if found is None:
-            raise UserError(f"{own[0].name} has no sound trial of {method} on {model} yet.")
-        return own[0], found
+        matching = [
+            sweep for sweep in self._sweeps if (method, model) in sweep.tables.cell_results
+        ]
+        if len(matching) != 1:
+            sweep_names = " and ".join(sweep.name for sweep in matching) or "no sweep"
+            raise UserError(
+                f"{method} on {model} is in {sweep_names}; load the one that is meant."
+            )
+        selected = select_best_runs(matching[0].tables).get((method, model))
+        if selected is None:
+            raise UserError(f"{matching[0].name} has no sound trial of {method} on {model} yet.")
+        return matching[0], selected
 
     @cached_property
     def _sections(self) -> list[dict[str, Any]]:
-        return sections_of(self._sweeps)
+        return build_sections(self._sweeps)
 
     def __repr__(self) -> str:
-        shorts = {sweep.name: sweep.in_short() for sweep in self._sweeps}
-        lines = [*shorts.values()] if len(shorts) == 1 else []
+        summaries = {sweep.name: sweep.summary() for sweep in self._sweeps}
+        lines = [*summaries.values()] if len(summaries) == 1 else []
         for block in self._sections[0]["blocks"]:
             if block.kind in ("sweep", "lead"):
-                lines.append(shorts.get(block.text, block.text))
+                lines.append(summaries.get(block.text, block.text))
         return "\n".join(map(printable, lines))
 
     def _repr_html_(self) -> str:
-        return excerpt(self._sweeps, self._sections)
+        return render_excerpt(self._sweeps, self._sections)

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdtune.log.folder import Snapshot
-from kdtune.reports.tables.all_tables import every_table, tables_of
-from kdtune.reports.tables.comparison import first_pair
-from kdtune.reports.tables.settings import distributions
+from kdtune.log.folder import SweepSnapshot
+from kdtune.reports.tables.all_tables import collect_tables, load_sweep_tables
+from kdtune.reports.tables.comparison import select_main_pair
+from kdtune.reports.tables.settings import collect_distributions
 
 
-class Sweep:
+class LoadedSweep:
     """What page and notebooks take from a sweep's folder, as it was when it was read."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.folder = Snapshot(path)
-        self.events = self.folder.events()
-        self.confirmed = self.folder.confirm_events()
-        self.opened = self.folder.opened()
-        self.tables = tables_of(self.folder)
-        self.known = every_table(self.folder, self.tables)
-        self.spaces = distributions(self.events)
+        self.folder = SweepSnapshot(path)
+        self.events = self.folder.load_events()
+        self.confirm_events = self.folder.load_confirm_events()
+        self.opening_events = self.folder.load_opening_events()
+        self.tables = load_sweep_tables(self.folder)
+        self.named_tables = collect_tables(self.folder, self.tables)
+        self.spaces = collect_distributions(self.events)
 
     @property
     def name(self) -> str:
@@ -34,74 +34,74 @@ class Sweep:
     @property
     def config(self) -> dict:
         """Settings of the sweep when it was opened last."""
-        return self.opened[-1]["config"]
+        return self.opening_events[-1]["config"]
 
     @property
-    def tested(self) -> pd.DataFrame:
+    def tested_cells(self) -> pd.DataFrame:
         """The cells whose test images were read."""
         return self.tables.leaderboard.dropna(subset="test_accuracy_percent")
 
     @cached_property
-    def pair(self) -> pd.DataFrame:
-        """See `kdtune.reports.tables.comparison.first_pair`."""
-        return first_pair(self.tables.comparison)
+    def main_pair(self) -> pd.DataFrame:
+        """See `kdtune.reports.tables.comparison.select_main_pair`."""
+        return select_main_pair(self.tables.comparison)
 
-    def command(self, verb: str) -> str:
+    def command(self, subcommand: str) -> str:
         """A command about this sweep."""
-        return f"kdtune {verb} {shlex.quote(str(self.path))}"
+        return f"kdtune {subcommand} {shlex.quote(str(self.path))}"
 
-    def facts(self) -> dict[str, str]:
+    def header_facts(self) -> dict[str, str]:
         """What was run, for the head of the page."""
-        data, teacher = self.opened[0]["data"], self.opened[0].get("teacher")
-        names = data["classes"]
-        started = self.tables.leaderboard["trials_started"]
-        counts = sorted({*started.tolist()})
-        asked = [event for event in self.confirmed if event["event"] == "confirm"]
+        data, teacher = self.opening_events[0]["data"], self.opening_events[0].get("teacher")
+        classes = data["classes"]
+        trial_counts = self.tables.leaderboard["trials_started"]
+        counts = sorted({*trial_counts.tolist()})
+        openings = [event for event in self.confirm_events if event["event"] == "confirm"]
         images = [data.get(f"{split}_images") for split in ("train", "validation", "test")]
-        taught = "none"
+        teacher_label = "none"
         if teacher:
-            taught = str(teacher.get("model", ""))
+            teacher_label = str(teacher.get("model", ""))
             for split in ("validation", "test"):
                 if teacher.get(f"{split}_accuracy") is not None:
-                    taught += f", {split} {100 * teacher[f'{split}_accuracy']:.1f} %"
-        last = max(log[-1]["time"] for log in (self.events, self.confirmed) if log)
-        planned = self.config.get("trials")
+                    teacher_label += f", {split} {100 * teacher[f'{split}_accuracy']:.1f} %"
+        last_event_time = max(log[-1]["time"] for log in (self.events, self.confirm_events) if log)
+        planned_trials = self.config.get("trials")
         return {
-            "last event": time.strftime("%Y-%m-%d %H:%M", time.localtime(last)),
-            "state": self.state(),
+            "last event": time.strftime("%Y-%m-%d %H:%M", time.localtime(last_event_time)),
+            "state": self.describe_state(),
             "images (train / validation / test)": " / ".join(
                 f"{count:,}" if count else "none" for count in images
             ),
-            "classes": f"{len(names)}: {', '.join(names[:6])}{', …' * (len(names) > 6)}",
-            "teacher": taught,
+            "classes": f"{len(classes)}: {', '.join(classes[:6])}{', …' * (len(classes) > 6)}",
+            "teacher": teacher_label,
             "trials begun in each cell": " to ".join(map(str, [*counts[:1], *counts[1:][-1:]]))
-            + (f" (of {planned})" if planned else "")
+            + (f" (of {planned_trials})" if planned_trials else "")
             if counts
             else "none yet",
             "confirmed": (
-                f"best {asked[-1]['top']} of each cell, {asked[-1]['seeds']} seeds each"
-                if asked and "top" in asked[-1]
+                f"best {openings[-1]['top']} of each cell, {openings[-1]['seeds']} seeds each"
+                if openings and "top" in openings[-1]
                 else "no"
-                if not asked
+                if not openings
                 else "yes"
             ),
         }
 
-    def in_short(self) -> str:
+    def summary(self) -> str:
         """What it is, in a line."""
-        trials, cells = len(self.tables.trials), len(self.tables.cells)
-        return f"{self.name}: {trials} trials in {cells} cells; {self.state()}"
+        trials, cells = len(self.tables.trials), len(self.tables.cell_results)
+        return f"{self.name}: {trials} trials in {cells} cells; {self.describe_state()}"
 
-    def state(self) -> str:
+    def describe_state(self) -> str:
         """How far it is, in words."""
-        if self.folder.is_held():
+        if self.folder.is_locked():
             return "running"
         if self.events[-1]["event"] != "complete":
             return f"partial: the search was interrupted; to go on: `{self.command('resume')}`"
-        if not self.confirmed and not self.opened[-1]["data"].get("test_images"):
+        if not self.confirm_events and not self.opening_events[-1]["data"].get("test_images"):
             return "searched; without test images it cannot be confirmed"
-        if not self.confirmed:
+        if not self.confirm_events:
             return f"searched, not confirmed; next: `{self.command('confirm')}`"
-        if self.confirmed[-1]["event"] != "complete":
+        if self.confirm_events[-1]["event"] != "complete":
             return f"partial: confirming was interrupted; to go on: `{self.command('confirm')}`"
         return "complete"

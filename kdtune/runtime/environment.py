@@ -5,15 +5,15 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow")
+REPORTED_PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow")
 
 
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Of this process: ``python``, ``platform``, ``processor``, ``cpus``, a version a package."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: version(name) for name in REPORTED_PACKAGES},
     }

@@ -6,7 +6,7 @@ from typing import Any
 from kdtune.errors import UserError
 
 
-def extra(package: str, name: str) -> Any:
+def import_optional(package: str, extra: str) -> Any:
     """Import a package of an extra.
 
     Args:
@@ -21,5 +21,5 @@ def extra(package: str, name: str) -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             f"This needs {error.name}, which is not installed: in the folder of kdtune, "
-            f"pip install '.[{name}]'."
+            f"pip install '.[{extra}]'."
         ) from None

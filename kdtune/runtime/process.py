@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdtune.runtime.device import release
+from kdtune.runtime.device import release_gpu_memory
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 """Parameters of glibc's `mallopt`, see malloc.h."""
@@ -33,26 +33,26 @@ def keep_freed_memory() -> None:
             libc.mallopt(M_ARENA_MAX, 1)  # other arenas are too small for what is kept
 
 
-def _attribute(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+def _attribute_accessors(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
     return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
 
 
-def _set_filters(wanted: list[Any]) -> None:
+def _set_warning_filters(filters: list[Any]) -> None:
     warnings.resetwarnings()
-    warnings.filters.extend(wanted)  # type: ignore[attr-defined]
+    warnings.filters.extend(filters)  # type: ignore[attr-defined]
 
 
-def _set_path(wanted: list[str]) -> None:
-    sys.path[:] = wanted
+def _set_import_path(entries: list[str]) -> None:
+    sys.path[:] = entries
 
 
-def _set_environment(wanted: dict[str, str]) -> None:
-    for name in os.environ.keys() - wanted.keys():
+def _set_environment(variables: dict[str, str]) -> None:
+    for name in os.environ.keys() - variables.keys():
         del os.environ[name]
-    os.environ.update(wanted)
+    os.environ.update(variables)
 
 
-_STATE: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
+_STATE_ACCESSORS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     # A default device, even the usual one, costs time in every call of torch's once it is set.
     (torch.get_default_device, lambda _: torch.set_default_device(None)),
@@ -62,18 +62,18 @@ _STATE: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     *(
-        _attribute(torch.backends.cudnn, name)
+        _attribute_accessors(torch.backends.cudnn, name)
         for name in ("enabled", "benchmark", "deterministic", "allow_tf32")
     ),
     (np.geterr, lambda wanted: np.seterr(**wanted)),
-    (lambda: list(warnings.filters), _set_filters),
-    (lambda: list(sys.path), _set_path),
+    (lambda: list(warnings.filters), _set_warning_filters),
+    (lambda: list(sys.path), _set_import_path),
     (lambda: dict(os.environ), _set_environment),
 )
 """What a run may change for the whole process: how it is read, how it is set."""
 
 
-class FreshState:
+class ProcessState:
     """The state of a process before its first run, to which it can return before each further one.
 
     Global settings of torch and numpy, threads, warnings, paths and environment are set back;
@@ -82,19 +82,19 @@ class FreshState:
     """
 
     def __init__(self) -> None:
-        self._values = [get() for get, _ in _STATE]
+        self._snapshot = [getter() for getter, _ in _STATE_ACCESSORS]
         gc.collect()
         gc.freeze()  # so that collecting garbage between runs need not go through all of torch
 
     def restore(self, seed: int) -> None:
         """Return to it, with random states that follow from `seed`."""
-        for (get, put), value in zip(_STATE, self._values, strict=True):
-            if get() != value:
-                put(value)
+        for (getter, setter), value in zip(_STATE_ACCESSORS, self._snapshot, strict=True):
+            if getter() != value:
+                setter(value)
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
         if "torch._dynamo" in sys.modules:  # it stops compiling after some networks of one kind
             torch._dynamo.reset()
         gc.collect()
-        release()
+        release_gpu_memory()

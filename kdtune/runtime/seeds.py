@@ -3,7 +3,7 @@
 import hashlib
 
 
-def derive_seed(seed: int, *names: object) -> int:
+def derive_seed(seed: int, *purpose: object) -> int:
     """Derive an independent seed for a named purpose.
 
     Args:
@@ -13,5 +13,5 @@ def derive_seed(seed: int, *names: object) -> int:
     Returns:
         An integer in [0, 2³¹), the same on every machine and in every process.
     """
-    text = "/".join(map(str, (seed, *names)))
+    text = "/".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

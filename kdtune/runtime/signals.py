@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import NoReturn, Self
 
-from kdtune.units import duration
+from kdtune.units import format_duration
 
 
 class Terminated(KeyboardInterrupt):
@@ -16,44 +16,46 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _heard(number: int, handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+def _install_handler(
+    signum: int, handler: Callable[[int, FrameType | None], object]
+) -> Iterator[None]:
     """Have a signal heard in another way; outside the main thread it is not heard anyway."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(number, handler)
+    previous = signal.signal(signum, handler)
     try:
         yield
     finally:
-        signal.signal(number, before)
+        signal.signal(signum, previous)
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
+def defer_interrupt() -> Iterator[None]:
     """Hear Ctrl-C only afterwards: what starts processes must not be left half done.
 
     Raises:
         KeyboardInterrupt: afterwards, if it was pressed.
     """
-    heard: list[int] = []
-    with _heard(signal.SIGINT, lambda number, frame: heard.append(number)):
+    received: list[int] = []
+    with _install_handler(signal.SIGINT, lambda signum, frame: received.append(signum)):
         yield
-    if heard:
+    if received:
         raise KeyboardInterrupt
 
 
 @contextmanager
-def terminating() -> Iterator[None]:
+def raise_on_sigterm() -> Iterator[None]:
     """Have a SIGTERM raise `Terminated`, except while `Interrupts` hear it."""
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def raise_terminated(signum: int, frame: FrameType | None) -> None:
         raise Terminated
 
-    with _heard(signal.SIGTERM, end):
+    with _install_handler(signal.SIGTERM, raise_terminated):
         yield
 
 
-class Interrupts:
+class InterruptHandler:
     """Signals, while trials run; to be used in a ``with``, around them.
 
     The first Ctrl-C, or a SIGTERM, as Slurm and spot machines send one, only asks the sweep to
@@ -61,23 +63,23 @@ class Interrupts:
     the main thread, where Python hears no signals, nothing is changed.
 
     Args:
-        term_limit: seconds that epochs under way have after a SIGTERM.
+        shutdown_grace: seconds that epochs under way have after a SIGTERM.
         say: takes a line for a person.
     """
 
-    def __init__(self, term_limit: float, say: Callable[[str], None]):
-        self.term_limit, self._say = term_limit, say
-        self.requested = False
+    def __init__(self, shutdown_grace: float, say: Callable[[str], None]):
+        self.shutdown_grace, self._say = shutdown_grace, say
+        self.stop_requested = False
         """Whether the sweep is to stop, once the epochs under way are finished."""
         self.terminated = False
         self._deadline = float("inf")
-        self._hearing = ExitStack()
+        self._handlers = ExitStack()
 
-    def end(self, text: str) -> NoReturn:
+    def raise_interrupt(self, message: str) -> NoReturn:
         """End what was to stop: as SIGTERM does, if that was heard; `text` says how to go on."""
-        raise (Terminated if self.terminated else KeyboardInterrupt)(text)
+        raise (Terminated if self.terminated else KeyboardInterrupt)(message)
 
-    def check(self) -> None:
+    def check_deadline(self) -> None:
         """Stop at once if there is no time left.
 
         Raises:
@@ -86,21 +88,23 @@ class Interrupts:
         if time.monotonic() >= self._deadline:
             raise Terminated
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        self.requested = True
-        if number == signal.SIGTERM:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self.stop_requested:
+            raise Terminated if signum == signal.SIGTERM else KeyboardInterrupt
+        self.stop_requested = True
+        if signum == signal.SIGTERM:
             self.terminated = True
-            self._deadline = time.monotonic() + self.term_limit
-            self._say(f"SIGTERM: finishing the epochs under way, {duration(self.term_limit)} long")
+            self._deadline = time.monotonic() + self.shutdown_grace
+            self._say(
+                f"SIGTERM: finishing the epochs under way, {format_duration(self.shutdown_grace)} long"
+            )
         else:
             self._say("finishing the epochs under way; Ctrl-C again stops at once")
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._hearing.enter_context(_heard(number, self._hear))
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._handlers.enter_context(_install_handler(signum, self._on_signal))
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._hearing.close()
+        self._handlers.close()

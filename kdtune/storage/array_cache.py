@@ -21,55 +21,55 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from kdtune.errors import DiskFullError, UserError
-from kdtune.storage.files import FULL, make_folder, write_text
-from kdtune.units import amount
+from kdtune.storage.files import NO_SPACE_ERRNOS, make_folder, write_text
+from kdtune.units import format_bytes
 
-VARIABLE = "KDTUNE_CACHE"
+CACHE_FOLDER_VARIABLE = "KDTUNE_CACHE"
 """Environment variable that names the cache's folder; else it is in the user's cache folder."""
 
-CHUNK = 1 << 24
+CHECKSUM_CHUNK_BYTES = 1 << 24
 """Bytes of an array that are checked at once."""
 
-Facts = Mapping[str, Any]
+CacheKey = Mapping[str, Any]
 """All that made an array, as plain values: another value is another array."""
 
-Make = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
+CreateArray = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
 """Makes an array to be filled, from its name, shape and type; asked again, it begins anew."""
 
-Build = Callable[[Sequence[str], Make], None]
+BuildArrays = Callable[[Sequence[str], CreateArray], None]
 """Makes and fills the arrays of these names."""
 
-Tell = Callable[[dict[str, Any]], None]
+OnCacheEvent = Callable[[dict[str, Any]], None]
 """Takes the ``kind`` of arrays, ``what`` they are, ``state`` (``building``, ``built``,
 ``waiting``, ``found``), ``bytes``, and ``seconds`` spent building, waiting or checking."""
 
 
 def cache_folder() -> Path:
     """Where this node's cache is."""
-    users = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get(VARIABLE) or Path(users) / "kdtune").expanduser()
+    user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get(CACHE_FOLDER_VARIABLE) or Path(user_cache) / "kdtune").expanduser()
 
 
-def describe(event: Mapping[str, Any]) -> str:
+def describe_cache_event(event: Mapping[str, Any]) -> str:
     """Say in a line, to a person, what a `Tell` was told."""
-    size = f"{event['what']}, {amount(event['bytes'])}"
-    took = f" in {event['seconds']:.1f} s" if event["state"] == "built" else ""
+    sized_label = f"{event['what']}, {format_bytes(event['bytes'])}"
+    duration = f" in {event['seconds']:.1f} s" if event["state"] == "built" else ""
     if event["state"] == "waiting":
         return f"waiting for {event['what']}, which another process is building"
-    return f"{event['state']}{took}: {event['what'] if event['state'] == 'building' else size}"
+    return f"{event['state']}{duration}: {event['what'] if event['state'] == 'building' else sized_label}"
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """An array in the cache: what it is, its size in bytes, and when it was last opened."""
 
     folder: Path
-    what: str
-    bytes: int
+    label: str
+    size_bytes: int
     last_used: float
 
 
-class Cache:
+class ArrayCache:
     """The arrays in one folder.
 
     Args:
@@ -78,17 +78,17 @@ class Cache:
             None is no limit.
     """
 
-    def __init__(self, folder: Path, limit: float | None = None):
-        self.folder, self.limit = folder, limit
-        self._opened: dict[str, np.ndarray] = {}
+    def __init__(self, folder: Path, max_bytes: float | None = None):
+        self.folder, self.max_bytes = folder, max_bytes
+        self._arrays: dict[str, np.ndarray] = {}
 
-    def open(
+    def open_arrays(
         self,
-        what: str,
-        group: Facts,
-        wanted: Mapping[str, Facts],
-        build: Build,
-        tell: Tell = lambda event: None,
+        label: str,
+        group_key: CacheKey,
+        array_keys: Mapping[str, CacheKey],
+        build: BuildArrays,
+        on_event: OnCacheEvent = lambda event: None,
     ) -> dict[str, np.ndarray]:
         """Open arrays, and build those that are missing or broken.
 
@@ -108,67 +108,79 @@ class Cache:
             DiskFullError: there is no room.
             UserError: writing there is not allowed.
         """
-        digests = {name: _digest({**group, **facts}) for name, facts in wanted.items()}
+        digests = {name: _key_digest({**group_key, **key}) for name, key in array_keys.items()}
 
-        def say(state: str, seconds: float = 0.0) -> None:
-            size = sum(self._opened[d].nbytes for d in digests.values() if d in self._opened)
-            about = {"kind": group["kind"], "what": what, "state": state}
-            tell({**about, "bytes": size, "seconds": round(seconds, 3)})
+        def report_state(state: str, seconds: float = 0.0) -> None:
+            size = sum(self._arrays[d].nbytes for d in digests.values() if d in self._arrays)
+            event = {"kind": group_key["kind"], "what": label, "state": state}
+            on_event({**event, "bytes": size, "seconds": round(seconds, 3)})
 
-        started, state = time.perf_counter(), "found"
+        start_time, state = time.perf_counter(), "found"
         for _ in range(2):  # again, if another process made room with what was built
-            if not self._missing(digests):
+            if not self._open_existing(digests):
                 break
-            with self._locked(_digest(group), lambda: say("waiting")) as part:
-                if missing := self._missing(digests):
+            with self._lock_group(
+                _key_digest(group_key), lambda: report_state("waiting")
+            ) as build_folder:
+                if missing := self._open_existing(digests):
                     state = "built"
-                    say("building")
-                    self._build(what, missing, digests, build, part)
-        if self._missing(digests):
-            raise UserError(f"{what}: what was written to {self.folder} cannot be read back.")
-        say(state, time.perf_counter() - started)
-        return {name: self._opened[digest] for name, digest in digests.items()}
+                    report_state("building")
+                    self._build_arrays(label, missing, digests, build, build_folder)
+        if self._open_existing(digests):
+            raise UserError(f"{label}: what was written to {self.folder} cannot be read back.")
+        report_state(state, time.perf_counter() - start_time)
+        return {name: self._arrays[digest] for name, digest in digests.items()}
 
-    def _missing(self, digests: Mapping[str, str]) -> list[str]:
+    def _open_existing(self, digests: Mapping[str, str]) -> list[str]:
         """Open what is there and whole; the names of the rest."""
         for digest in digests.values():
-            if digest not in self._opened and (array := _load(self.folder / digest)) is not None:
-                self._opened[digest] = array
-        return [name for name, digest in digests.items() if digest not in self._opened]
+            if (
+                digest not in self._arrays
+                and (array := _load_array(self.folder / digest)) is not None
+            ):
+                self._arrays[digest] = array
+        return [name for name, digest in digests.items() if digest not in self._arrays]
 
-    def _build(
-        self, what: str, names: list[str], digests: Mapping[str, str], build: Build, part: Path
+    def _build_arrays(
+        self,
+        label: str,
+        names: list[str],
+        digests: Mapping[str, str],
+        build: BuildArrays,
+        build_folder: Path,
     ) -> None:
-        made: dict[str, np.ndarray] = {}
+        arrays: dict[str, np.ndarray] = {}
         sizes: dict[str, int] = {}
 
-        def make(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        def create_array(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
             sizes[name] = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            if self.limit is not None:
-                there = sum(entry.bytes for entry in self.entries())
-                free = there + shutil.disk_usage(self.folder).free
+            if self.max_bytes is not None:
+                cached_bytes = sum(entry.size_bytes for entry in self.list_entries())
+                available_bytes = cached_bytes + shutil.disk_usage(self.folder).free
                 # What is made already has its place on the disk, but is no entry yet.
-                least = min(self.limit - sum(sizes.values()), free - sizes[name])
-                self.prune(least, keep=frozenset(digests.values()))
-            (part / name).mkdir(parents=True, exist_ok=True)
-            made[name] = _make(part / name / "array.npy", shape, dtype)
-            return made[name]
+                bytes_to_keep = min(
+                    self.max_bytes - sum(sizes.values()), available_bytes - sizes[name]
+                )
+                self.prune(bytes_to_keep, protected=frozenset(digests.values()))
+            (build_folder / name).mkdir(parents=True, exist_ok=True)
+            arrays[name] = _create_memmap(build_folder / name / "array.npy", shape, dtype)
+            return arrays[name]
 
         try:
-            build(names, make)
+            build(names, create_array)
             for name in names:
-                _finish(made.pop(name), part / name, f"{what}: {name}")
+                _commit_array(arrays.pop(name), build_folder / name, f"{label}: {name}")
                 target = self.folder / digests[name]
                 shutil.rmtree(target, ignore_errors=True)  # a broken one
-                (part / name).rename(target)
+                (build_folder / name).rename(target)
         except OSError as error:
-            raise self._refusal(error) from error
+            raise self._write_error(error) from error
 
     @contextmanager
-    def _locked(self, group: str, on_wait: Callable[[], None]) -> Iterator[Path]:
+    def _lock_group(self, group_digest: str, on_wait: Callable[[], None]) -> Iterator[Path]:
         """Hold a group's lock, and give the folder in which to build, which is removed after."""
         make_folder(self.folder)
-        lock = FileLock(self.folder / f"{group}.lock")
+        lock = FileLock(self.folder / f"{group_digest}.lock")
         try:
             try:
                 lock.acquire(timeout=0)
@@ -176,35 +188,39 @@ class Cache:
                 on_wait()
                 lock.acquire()
         except OSError as error:
-            raise self._refusal(error) from error
-        part = self.folder / f"{group}.part"
+            raise self._write_error(error) from error
+        build_folder = self.folder / f"{group_digest}.part"
         try:
-            shutil.rmtree(part, ignore_errors=True)  # of a builder that was killed
-            yield part
+            shutil.rmtree(build_folder, ignore_errors=True)  # of a builder that was killed
+            yield build_folder
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(build_folder, ignore_errors=True)
             lock.release()
 
-    def _refusal(self, error: OSError) -> Exception:
-        kind = DiskFullError if error.errno in FULL else UserError
-        return kind(
+    def _write_error(self, error: OSError) -> Exception:
+        error_type = DiskFullError if error.errno in NO_SPACE_ERRNOS else UserError
+        return error_type(
             f"The cache {self.folder} cannot be written ({error.strerror}); make room, e.g. with "
-            f"'kdtune cache --prune 0', or set {VARIABLE} to another folder."
+            f"'kdtune cache --prune 0', or set {CACHE_FOLDER_VARIABLE} to another folder."
         )
 
-    def entries(self) -> list[Entry]:
+    def list_entries(self) -> list[CacheEntry]:
         """All arrays, the one that was not used for longest first."""
-        found = []
-        for about in self.folder.glob("*/about.json"):
-            if about.parent.suffix:  # being removed
+        entries = []
+        for metadata_file in self.folder.glob("*/about.json"):
+            if metadata_file.parent.suffix:  # being removed
                 continue
             with suppress(OSError, ValueError, KeyError):  # removed meanwhile, or broken
-                content = json.loads(about.read_text(encoding="utf-8"))
-                size = (about.parent / "array.npy").stat().st_size
-                found.append(Entry(about.parent, content["what"], size, about.stat().st_mtime))
-        return sorted(found, key=lambda entry: entry.last_used)
+                metadata = json.loads(metadata_file.read_text(encoding="utf-8"))
+                size = (metadata_file.parent / "array.npy").stat().st_size
+                entries.append(
+                    CacheEntry(
+                        metadata_file.parent, metadata["what"], size, metadata_file.stat().st_mtime
+                    )
+                )
+        return sorted(entries, key=lambda entry: entry.last_used)
 
-    def prune(self, limit: float, keep: frozenset[str] = frozenset()) -> list[Entry]:
+    def prune(self, max_bytes: float, protected: frozenset[str] = frozenset()) -> list[CacheEntry]:
         """Remove what was not used for longest until the rest fits, and what killed builders left.
 
         Args:
@@ -214,32 +230,36 @@ class Cache:
         Returns:
             What was removed; processes that have it open keep it until they end.
         """
-        for part in self.folder.glob("*.part"):
+        for build_folder in self.folder.glob("*.part"):
             # A lock that cannot be had is that of a builder, or somebody else's.
-            with suppress(OSError), FileLock(part.with_suffix(".lock"), timeout=0):
-                shutil.rmtree(part, ignore_errors=True)
-        for gone in self.folder.glob("*.gone"):  # of a process that was killed while it pruned
-            shutil.rmtree(gone, ignore_errors=True)
-        entries = self.entries()
-        size = sum(entry.bytes for entry in entries)
+            with suppress(OSError), FileLock(build_folder.with_suffix(".lock"), timeout=0):
+                shutil.rmtree(build_folder, ignore_errors=True)
+        for removed_folder in self.folder.glob(
+            "*.gone"
+        ):  # of a process that was killed while it pruned
+            shutil.rmtree(removed_folder, ignore_errors=True)
+        entries = self.list_entries()
+        total_bytes = sum(entry.size_bytes for entry in entries)
         removed = []
         for entry in entries:
-            if size <= limit:
+            if total_bytes <= max_bytes:
                 break
-            if entry.folder.name not in keep:
+            if entry.folder.name not in protected:
                 with suppress(OSError):  # removed meanwhile
-                    gone = entry.folder.rename(entry.folder.with_suffix(f".{os.getpid()}.gone"))
+                    removed_folder = entry.folder.rename(
+                        entry.folder.with_suffix(f".{os.getpid()}.gone")
+                    )
                     removed.append(entry)
-                    size -= entry.bytes
-                    shutil.rmtree(gone, ignore_errors=True)
+                    total_bytes -= entry.size_bytes
+                    shutil.rmtree(removed_folder, ignore_errors=True)
         return removed
 
 
-def _digest(facts: Facts) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+def _key_digest(key: CacheKey) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _make(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _create_memmap(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     array = np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
     if hasattr(os, "posix_fallocate"):
         # Else a disk that gets full kills the process when it writes to the mapped file.
@@ -248,30 +268,30 @@ def _make(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return array
 
 
-def _finish(array: np.ndarray, folder: Path, what: str) -> None:
+def _commit_array(array: np.ndarray, folder: Path, label: str) -> None:
     """Bring a filled array to the disk, with what proves it whole."""
     array.flush()  # type: ignore[attr-defined]
     with open(folder / "array.npy", "rb") as file:
         os.fsync(file.fileno())
-    about = {"what": what, "crc32": _checksum(array)}
-    write_text(folder / "about.json", json.dumps(about))
+    metadata = {"what": label, "crc32": _checksum(array)}
+    write_text(folder / "about.json", json.dumps(metadata))
 
 
-def _load(folder: Path) -> np.ndarray | None:
+def _load_array(folder: Path) -> np.ndarray | None:
     """Map an array that is there and whole; else None."""
     try:
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        metadata = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         array = np.load(folder / "array.npy", mmap_mode="c", allow_pickle=False)
-        whole = _checksum(array) == about["crc32"]
+        is_intact = _checksum(array) == metadata["crc32"]
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
     with suppress(OSError):  # somebody else's, and only to be read
         os.utime(folder / "about.json")
-    return array if whole else None
+    return array if is_intact else None
 
 
 def _checksum(array: np.ndarray) -> int:
     content, checksum = array.reshape(-1).view(np.uint8), 0
-    for start in range(0, len(content), CHUNK):
-        checksum = zlib.crc32(content[start : start + CHUNK].data, checksum)
+    for start in range(0, len(content), CHECKSUM_CHUNK_BYTES):
+        checksum = zlib.crc32(content[start : start + CHECKSUM_CHUNK_BYTES].data, checksum)
     return checksum

@@ -10,14 +10,14 @@ from typing import Any
 import yaml
 
 from kdtune.errors import DiskFullError, UserError
-from kdtune.runtime.console import shown
+from kdtune.runtime.console import printable_path
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk without room, of a user's quota, and of the largest size of a file."""
 
 
 @contextmanager
-def room_for(what: str | Path) -> Iterator[None]:
+def disk_full_as_error(target: str | Path) -> Iterator[None]:
     """Say in a sentence that `what` found no room on its disk.
 
     Raises:
@@ -26,15 +26,15 @@ def room_for(what: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in NO_SPACE_ERRNOS:
             raise
         raise DiskFullError(
-            f"There is no room to write {shown(what)}: {os.strerror(error.errno).lower()}."
+            f"There is no room to write {printable_path(target)}: {os.strerror(error.errno).lower()}."
         ) from error
 
 
 @contextmanager
-def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
+def atomic_write(path: Path, sync: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it takes the place of `path`.
 
     A reader sees the old file or the new one, never a part of either, also after a crash.
@@ -52,12 +52,12 @@ def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        with room_for(path):
+        with disk_full_as_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if sync:
-                with open(temporary, "rb") as written:
-                    os.fsync(written.fileno())
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def make_folder(path: Path) -> None:
         DiskFullError: there is no room.
     """
     try:
-        with room_for(path):
+        with disk_full_as_error(path):
             path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"The folder {path} cannot be made: {error.strerror}.") from None
@@ -79,7 +79,7 @@ def make_folder(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -88,7 +88,7 @@ def write_yaml(path: Path, content: dict[str, Any]) -> None:
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def parse_value(text: str) -> Any:
+def parse_yaml_value(text: str) -> Any:
     """Read one value as YAML does: ``0.1`` is a number, ``true`` a truth value, ``abc`` a word.
 
     Raises:

@@ -18,7 +18,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from kdtune.errors import RunError, UserError
 
-BLOCK = 1 << 22
+COPY_BLOCK_BYTES = 1 << 22
 """Bytes that are copied at once."""
 
 
@@ -37,56 +37,62 @@ class Storage:
         UserError: nothing that is known has such a URI.
     """
 
-    def __init__(self, uri: str, below: str = ""):
+    def __init__(self, uri: str, relative_path: str = ""):
         if re.match(r"\w+://[^/@]*:[^/@]*@", uri):
             raise UserError(
                 "A storage's URI is kept in logs, so no keys may stand in it: give them as the "
                 "tools of its cloud have them, e.g. as AWS_SECRET_ACCESS_KEY."
             )
         self.uri = uri if "://" in uri else os.path.abspath(Path(uri).expanduser())
-        self.below = below
+        self.relative_path = relative_path
         try:
-            if not self._root[1].strip("."):
+            if not self._filesystem_and_path[1].strip("."):
                 raise ValueError("it names no folder")
         except Exception as error:  # pyarrow raises its own, ValueError, OSError, KeyError
-            raise UserError(f"The storage {uri} cannot be used: {_one_line(error)}.") from None
+            raise UserError(
+                f"The storage {uri} cannot be used: {_short_message(error)}."
+            ) from None
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str, str]]:
-        return Storage, (self.uri, self.below)
+        return Storage, (self.uri, self.relative_path)
 
     def __str__(self) -> str:
-        place = self.uri.partition("?")[0].rstrip("/")
-        return f"{place}/{self.below}" if self.below else place
+        base_uri = self.uri.partition("?")[0].rstrip("/")
+        return f"{base_uri}/{self.relative_path}" if self.relative_path else base_uri
 
     @cached_property
-    def _root(self) -> tuple[FileSystem, str]:
-        system, path = FileSystem.from_uri(self.uri)
-        return system, path.rstrip("/")
+    def _filesystem_and_path(self) -> tuple[FileSystem, str]:
+        filesystem, path = FileSystem.from_uri(self.uri)
+        return filesystem, path.rstrip("/")
 
     @property
-    def folder(self) -> Path | None:
+    def local_folder(self) -> Path | None:
         """Where it is on a disk; None in an object store."""
-        system, _ = self._root
-        return Path(self._path("")) if isinstance(system, LocalFileSystem) else None
+        filesystem, _ = self._filesystem_and_path
+        return Path(self._full_path("")) if isinstance(filesystem, LocalFileSystem) else None
 
-    def at(self, name: str) -> "Storage":
+    def subfolder(self, name: str) -> "Storage":
         """A folder in this one."""
-        return Storage(self.uri, str(PurePosixPath(self.below, name)))
+        return Storage(self.uri, str(PurePosixPath(self.relative_path, name)))
 
-    def _path(self, name: str) -> str:
-        return str(PurePosixPath(self._root[1], self.below, name))
+    def _full_path(self, name: str) -> str:
+        return str(PurePosixPath(self._filesystem_and_path[1], self.relative_path, name))
 
-    def names(self) -> list[str]:
+    def list_files(self) -> list[str]:
         """Every file in it, at any depth, as a path from here; hidden ones are left out.
 
         Raises:
             StorageError: it cannot be listed.
         """
-        with self._asked("listed"):
-            where = FileSelector(self._path(""), allow_not_found=True, recursive=True)
-            found = [i.path for i in self._root[0].get_file_info(where) if i.type == FileType.File]
-        start = len(self._path("").rstrip("/")) + 1
-        names = sorted(path[start:] for path in found)
+        with self._wrap_errors("listed"):
+            selector = FileSelector(self._full_path(""), allow_not_found=True, recursive=True)
+            paths = [
+                i.path
+                for i in self._filesystem_and_path[0].get_file_info(selector)
+                if i.type == FileType.File
+            ]
+        prefix_length = len(self._full_path("").rstrip("/")) + 1
+        names = sorted(path[prefix_length:] for path in paths)
         return [n for n in names if not any(p.startswith(".") for p in PurePosixPath(n).parts)]
 
     def read(self, name: str) -> bytes | None:
@@ -95,9 +101,11 @@ class Storage:
         Raises:
             StorageError: it cannot be read.
         """
-        with self._asked("read"):
+        with self._wrap_errors("read"):
             try:
-                with self._root[0].open_input_stream(self._path(name)) as stream:
+                with self._filesystem_and_path[0].open_input_stream(
+                    self._full_path(name)
+                ) as stream:
                     return bytes(stream.read())
             except FileNotFoundError:
                 return None
@@ -108,21 +116,25 @@ class Storage:
         Raises:
             StorageError: it cannot be written.
         """
-        with self._asked("written"), self._writing(name) as stream:
+        with self._wrap_errors("written"), self._open_output(name) as stream:
             stream.write(content)
 
-    def put(self, path: Path, name: str) -> None:
+    def upload(self, path: Path, name: str) -> None:
         """Write a file from one on the disk.
 
         Raises:
             FileNotFoundError: there is none on the disk.
             StorageError: it cannot be written.
         """
-        with open(path, "rb") as file, self._asked("written"), self._writing(name) as stream:
-            while block := file.read(BLOCK):
+        with (
+            open(path, "rb") as file,
+            self._wrap_errors("written"),
+            self._open_output(name) as stream,
+        ):
+            while block := file.read(COPY_BLOCK_BYTES):
                 stream.write(block)
 
-    def get(self, name: str, path: Path) -> None:
+    def download(self, name: str, path: Path) -> None:
         """Bring a file to the disk.
 
         Raises:
@@ -132,60 +144,66 @@ class Storage:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with (
-                self._asked("read"),
-                self._root[0].open_input_stream(self._path(name)) as stream,
+                self._wrap_errors("read"),
+                self._filesystem_and_path[0].open_input_stream(self._full_path(name)) as stream,
                 open(temporary, "wb") as file,
             ):
-                while block := stream.read(BLOCK):
+                while block := stream.read(COPY_BLOCK_BYTES):
                     file.write(block)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
-    def remove(self, name: str) -> None:
+    def remove_file(self, name: str) -> None:
         """Remove a file, if it is there.
 
         Raises:
             StorageError: it cannot be removed.
         """
-        with self._asked("cleared"):
-            if self._root[0].get_file_info(self._path(name)).type == FileType.File:
-                self._root[0].delete_file(self._path(name))
+        with self._wrap_errors("cleared"):
+            if (
+                self._filesystem_and_path[0].get_file_info(self._full_path(name)).type
+                == FileType.File
+            ):
+                self._filesystem_and_path[0].delete_file(self._full_path(name))
 
-    def clear(self) -> None:
+    def remove_folder(self) -> None:
         """Remove the folder with all that is in it, if it is there.
 
         Raises:
             StorageError: it cannot be removed.
         """
-        with self._asked("cleared"):
-            if self._root[0].get_file_info(self._path("")).type == FileType.Directory:
-                self._root[0].delete_dir(self._path(""))
+        with self._wrap_errors("cleared"):
+            if (
+                self._filesystem_and_path[0].get_file_info(self._full_path("")).type
+                == FileType.Directory
+            ):
+                self._filesystem_and_path[0].delete_dir(self._full_path(""))
 
     @contextmanager
-    def _writing(self, name: str) -> Iterator:
+    def _open_output(self, name: str) -> Iterator:
         """A stream to a file that appears when all was written."""
-        system, path = self._root[0], self._path(name)
-        if self.folder is None:  # an object appears when it is complete, by itself
-            with system.open_output_stream(path) as stream:
+        filesystem, path = self._filesystem_and_path[0], self._full_path(name)
+        if self.local_folder is None:  # an object appears when it is complete, by itself
+            with filesystem.open_output_stream(path) as stream:
                 yield stream
             return
         temporary = str(PurePosixPath(path).with_name(f".{Path(path).name}.{os.getpid()}"))
-        system.create_dir(str(PurePosixPath(path).parent), recursive=True)
+        filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
         try:
-            with system.open_output_stream(temporary) as stream:
+            with filesystem.open_output_stream(temporary) as stream:
                 yield stream
-            system.move(temporary, path)
+            filesystem.move(temporary, path)
         finally:
             Path(temporary).unlink(missing_ok=True)
 
     @contextmanager
-    def _asked(self, what: str) -> Iterator[None]:
+    def _wrap_errors(self, action: str) -> Iterator[None]:
         try:
             yield
         except (OSError, ArrowException) as error:
-            raise StorageError(f"{self} cannot be {what}: {_one_line(error)}") from error
+            raise StorageError(f"{self} cannot be {action}: {_short_message(error)}") from error
 
 
-def _one_line(error: Exception) -> str:
+def _short_message(error: Exception) -> str:
     return " ".join(str(error).split())[:300].rstrip(".")

@@ -21,18 +21,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
-from kdtune.log.distributions import read_distributions
+from kdtune.log.distributions import parse_distributions
 from kdtune.log.events import Cell, Event, cell_of
 from kdtune.log.folder import SweepFolder
-from kdtune.runtime.console import shown
-from kdtune.runtime.optional_imports import extra
+from kdtune.runtime.console import printable_path
+from kdtune.runtime.optional_imports import import_optional
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces studies in memory
 
 HOST = "127.0.0.1"
 """This machine alone: whoever reaches a page can read it."""
 
-STATES = {
+OPTUNA_STATES = {
     "finished": TrialState.COMPLETE,
     "stopped": TrialState.PRUNED,
     "diverged": TrialState.FAIL,
@@ -40,11 +40,11 @@ STATES = {
 }
 """What Optuna calls the ends of trials."""
 
-METRIC_NAMES = "study:metric_names"
+METRIC_NAMES_KEY = "study:metric_names"
 """Where `optuna.Study.set_metric_names`, which is experimental, keeps them."""
 
 
-class Board:
+class SweepStudies:
     """The studies of a sweep; a fold over its log.
 
     Args:
@@ -57,14 +57,14 @@ class Board:
 
     def __init__(self, folder: SweepFolder, storage: InMemoryStorage):
         self.folder, self.storage = folder, storage
-        self.name = shown(folder.path.resolve().name)
-        self._news: Iterator[list[Event]] = folder.follow()
-        self._studies: dict[Cell, int] = {}
-        self._trials: dict[str, int] = {}
-        self._seconds: dict[str, float] = {}
+        self.name = printable_path(folder.path.resolve().name)
+        self._new_events: Iterator[list[Event]] = folder.follow_events()
+        self._study_ids: dict[Cell, int] = {}
+        self._optuna_trial_ids: dict[str, int] = {}
+        self._device_seconds: dict[str, float] = {}
         self.update()
-        if not self._studies:
-            raise UserError(f"{folder.log} is damaged: it does not begin with the settings.")
+        if not self._study_ids:
+            raise UserError(f"{folder.log_path} is damaged: it does not begin with the settings.")
 
     def update(self) -> None:
         """Take what the log has got since.
@@ -72,36 +72,38 @@ class Board:
         Raises:
             UserError: the log is damaged; then nothing more is taken.
         """
-        for event in next(self._news, ()):
+        for event in next(self._new_events, ()):
             try:
                 self._fold(event)
             except (LookupError, TypeError, ValueError, AttributeError) as error:
-                self._news = iter(())
-                raise UserError(f"{self.folder.log} is damaged: {error!r}.") from error
+                self._new_events = iter(())
+                raise UserError(f"{self.folder.log_path} is damaged: {error!r}.") from error
 
     def _fold(self, event: Event) -> None:
         if event["event"] in ("sweep", "resumed"):
-            for cell in SweepConfig.check(event["config"]).cells():
-                if cell not in self._studies:
+            for cell in SweepConfig.parse(event["config"]).cells():
+                if cell not in self._study_ids:
                     self._add_study(cell)
         elif event["event"] == "asked":
-            self._ask(event)
+            self._add_trial(event)
         elif event["event"] == "epoch":
-            trial = self._trials[event["trial_id"]]
-            self._seconds[event["trial_id"]] += event["seconds"]
+            optuna_trial_id = self._optuna_trial_ids[event["trial_id"]]
+            self._device_seconds[event["trial_id"]] += event["seconds"]
             accuracy = event["validation_accuracy"]
-            self.storage.set_trial_intermediate_value(trial, event["epoch"], accuracy)
+            self.storage.set_trial_intermediate_value(optuna_trial_id, event["epoch"], accuracy)
         elif event["event"] == "ended":
-            self._end(event)
+            self._finish_trial(event)
 
     def _add_study(self, cell: Cell) -> None:
-        study = self.storage.create_new_study(
+        study_id = self.storage.create_new_study(
             [StudyDirection.MAXIMIZE], f"{self.name}: {'-'.join(cell)}"
         )
-        self.storage.set_study_system_attr(study, METRIC_NAMES, ["best validation accuracy"])
-        self._studies[cell] = study
+        self.storage.set_study_system_attr(
+            study_id, METRIC_NAMES_KEY, ["best validation accuracy"]
+        )
+        self._study_ids[cell] = study_id
 
-    def _ask(self, event: Event) -> None:
+    def _add_trial(self, event: Event) -> None:
         trial = FrozenTrial(
             number=event["number"],
             state=TrialState.RUNNING,
@@ -109,27 +111,29 @@ class Board:
             datetime_start=datetime.fromtimestamp(event["time"]),
             datetime_complete=None,
             params=event["parameters"],
-            distributions=read_distributions(event["distributions"]),
+            distributions=parse_distributions(event["distributions"]),
             user_attrs={"trial_id": event["trial_id"], "origin": event["origin"]},
             system_attrs={},
             intermediate_values={},
             trial_id=-1,  # the storage gives one
         )
-        study = self._studies[cell_of(event)]
-        self._trials[event["trial_id"]] = self.storage.create_new_trial(study, trial)
-        self._seconds[event["trial_id"]] = 0.0
+        study_id = self._study_ids[cell_of(event)]
+        self._optuna_trial_ids[event["trial_id"]] = self.storage.create_new_trial(study_id, trial)
+        self._device_seconds[event["trial_id"]] = 0.0
 
-    def _end(self, event: Event) -> None:
-        trial = self._trials[event["trial_id"]]
-        about = {key: event[key] for key in ("state", "reason", "epochs")}
-        about["device_seconds"] = round(self._seconds[event["trial_id"]], 3)
-        for key, value in about.items():
-            self.storage.set_trial_user_attr(trial, key, value)
-        state, accuracy = STATES[event["state"]], event["best_validation_accuracy"]
-        told = None if state is TrialState.FAIL or accuracy is None else [accuracy]
-        self.storage.set_trial_state_values(trial, state, told)
+    def _finish_trial(self, event: Event) -> None:
+        optuna_trial_id = self._optuna_trial_ids[event["trial_id"]]
+        attributes = {key: event[key] for key in ("state", "reason", "epochs")}
+        attributes["device_seconds"] = round(self._device_seconds[event["trial_id"]], 3)
+        for key, value in attributes.items():
+            self.storage.set_trial_user_attr(optuna_trial_id, key, value)
+        state, accuracy = OPTUNA_STATES[event["state"]], event["best_validation_accuracy"]
+        values = None if state is TrialState.FAIL or accuracy is None else [accuracy]
+        self.storage.set_trial_state_values(optuna_trial_id, state, values)
         # Not when this process learned of it.
-        self.storage.get_trial(trial).datetime_complete = datetime.fromtimestamp(event["time"])
+        self.storage.get_trial(optuna_trial_id).datetime_complete = datetime.fromtimestamp(
+            event["time"]
+        )
 
 
 class Dashboard:
@@ -143,12 +147,16 @@ class Dashboard:
     """
 
     def __init__(self, folders: Sequence[Path]):
-        self._pages = extra("optuna_dashboard", "dashboard").wsgi(storage := InMemoryStorage())
+        self._app = import_optional("optuna_dashboard", "dashboard").wsgi(
+            storage := InMemoryStorage()
+        )
         names = [folder.resolve().name for folder in folders]
         for name in names:
             if names.count(name) > 1:
-                raise UserError(f"Two folders are called {shown(name)}; show one at a time.")
-        self._boards = [Board(SweepFolder(folder), storage) for folder in folders]
+                raise UserError(
+                    f"Two folders are called {printable_path(name)}; show one at a time."
+                )
+        self._sweeps = [SweepStudies(SweepFolder(folder), storage) for folder in folders]
         self._lock = Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
@@ -161,38 +169,38 @@ class Dashboard:
             start_response("403 Forbidden", [])
             return [b"Only this machine can see the pages, by its own name."]
         with self._lock:
-            for board in self._boards:
+            for sweep in self._sweeps:
                 try:
-                    board.update()
+                    sweep.update()
                 except (UserError, OSError) as error:  # what was shown stays
                     print(f"{error} Nothing more of it is shown.", file=sys.stderr)
-        return self._pages(environ, start_response)
+        return self._app(environ, start_response)
 
-    def serve(self, port: int, tell: Callable[[str], object]) -> None:
+    def serve(self, port: int, say: Callable[[str], object]) -> None:
         """Answer this machine's requests until Ctrl-C.
 
         Args:
             port: to listen on; 0 for any that is free.
-            tell: is given the address once there is an answer.
+            say: is given the address once there is an answer.
 
         Raises:
             UserError: the port cannot be had.
         """
         try:
-            server = make_server(HOST, port, self, _Server, _Quiet)
+            server = make_server(HOST, port, self, _ThreadingServer, _SilentRequestHandler)
         except OSError as error:
             raise UserError(
                 f"Port {port} cannot be had: {str(error.strerror).lower()}; give another --port."
             ) from None
         with server, suppress(KeyboardInterrupt):
-            tell(f"http://{HOST}:{server.server_port}/")
+            say(f"http://{HOST}:{server.server_port}/")
             server.serve_forever()
 
 
-class _Server(ThreadingMixIn, WSGIServer):
+class _ThreadingServer(ThreadingMixIn, WSGIServer):
     daemon_threads = True  # a browser keeps connections open
 
 
-class _Quiet(WSGIRequestHandler):
+class _SilentRequestHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing."""

@@ -4,32 +4,32 @@ from collections.abc import Callable, Iterable
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.log.folder import SweepFolder
-from kdtune.trackers.mlflow import MLflow, load_mlflow
-from kdtune.trackers.tensorboard import TensorBoard
-from kdtune.trackers.tracker import Tracked, Tracker
-from kdtune.trackers.wandb import WandB, load_wandb
+from kdtune.trackers.mlflow import MLflowTracker, import_mlflow
+from kdtune.trackers.tensorboard import TensorBoardTracker
+from kdtune.trackers.tracker import Tracker, TrackerFold
+from kdtune.trackers.wandb import WandbTracker, import_wandb
 
-LOADS = {"mlflow": load_mlflow, "wandb": load_wandb}
+PACKAGE_IMPORTERS = {"mlflow": import_mlflow, "wandb": import_wandb}
 """What imports the package of a tracker, by the tracker's name among the settings."""
 
 
-def check_trackers(names: Iterable[str]) -> None:
+def require_tracker_packages(names: Iterable[str]) -> None:
     """Check that the packages of trackers are installed.
 
     Raises:
         UserError: one is not.
     """
     for name in names:
-        LOADS[name]()
+        PACKAGE_IMPORTERS[name]()
 
 
-def trackers(
-    folder: SweepFolder, sweep: SweepConfig, say: Callable[[str], object]
-) -> list[Tracked]:
-    """Those of a sweep; `say` tells a person what went wrong with one."""
-    found: dict[str, Tracker] = {"TensorBoard": TensorBoard(folder.tensorboard)}
-    if "mlflow" in sweep.track:
-        found["MLflow"] = MLflow(folder.mlflow, sweep.name)
-    if "wandb" in sweep.track:
-        found["W&B"] = WandB(folder.wandb, sweep.name)
-    return [Tracked(name, tracker, say) for name, tracker in found.items()]
+def create_trackers(
+    folder: SweepFolder, config: SweepConfig, warn: Callable[[str], object]
+) -> list[TrackerFold]:
+    """Those of a sweep; `warn` tells a person what went wrong with one."""
+    by_name: dict[str, Tracker] = {"TensorBoard": TensorBoardTracker(folder.tensorboard_folder)}
+    if "mlflow" in config.trackers:
+        by_name["MLflow"] = MLflowTracker(folder.mlflow_folder, config.name)
+    if "wandb" in config.trackers:
+        by_name["W&B"] = WandbTracker(folder.wandb_folder, config.name)
+    return [TrackerFold(name, tracker, warn) for name, tracker in by_name.items()]

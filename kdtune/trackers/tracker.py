@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-from kdtune.config.train import FOLLOW, HAVE_FLAGS, OF_A_RUNS_FILES, TrainConfig
+from kdtune.config.train import CLI_FIELDS, DERIVED_FIELDS, OUTPUT_FIELDS, TrainConfig
 from kdtune.log.events import Event
 
-OF_MACHINES = {"num_workers", "device", "precision", "compile", "cache_targets"}
+COMPUTE_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targets"}
 """Settings of how a run computes, not of what it learns."""
 
 HYPERPARAMETERS = (
@@ -23,29 +23,29 @@ HYPERPARAMETERS = (
     *(
         field
         for field in TrainConfig.model_fields
-        if field not in HAVE_FLAGS | OF_A_RUNS_FILES | FOLLOW.keys() | OF_MACHINES
+        if field not in CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys() | COMPUTE_SETTINGS
     ),
 )
 """Settings that are shown of a trial, searched and fixed ones, the same of all trials."""
 
-ENDED = "ended"
+COMPLETE_MARKER = "ended"
 """An empty file in the folder of a trial of which everything is written."""
 
-FINAL = ("epochs", "device_seconds")
+FINAL_METRICS = ("epochs", "device_seconds")
 """Figures that a trial has at its end, beside those of its last epoch."""
 
 
-def hyperparameters(asked: Event) -> dict[str, Any]:
+def select_hyperparameters(proposed: Event) -> dict[str, Any]:
     """The settings that are shown of a trial, by name; last those that its method alone has."""
-    config = asked["config"]
-    own = [key for key in config if key not in TrainConfig.model_fields]
-    return {key: config[key] for key in (*HYPERPARAMETERS, *own) if key in config}
+    config = proposed["config"]
+    method_settings = [key for key in config if key not in TrainConfig.model_fields]
+    return {key: config[key] for key in (*HYPERPARAMETERS, *method_settings) if key in config}
 
 
-def figures(epoch: Event) -> dict[str, float]:
+def select_metrics(epoch: Event) -> dict[str, float]:
     """The figures that are shown of an epoch, by name."""
-    passed = ("time", "session_seconds")
-    return {k: v for k, v in epoch.items() if isinstance(v, float) and k not in passed}
+    excluded = ("time", "session_seconds")
+    return {k: v for k, v in epoch.items() if isinstance(v, float) and k not in excluded}
 
 
 class Tracker(Protocol):
@@ -55,92 +55,96 @@ class Tracker(Protocol):
     its start once more; what there is of it must not be there twice then.
     """
 
-    def begin(self, opened: Event) -> None:
-        """Get ready; `opened` is the first event of the log."""
+    def setup(self, opening: Event) -> None:
+        """Get ready; `opening` is the first event of the log."""
 
-    def has(self, asked: Event) -> bool:
+    def is_trial_logged(self, proposed: Event) -> bool:
         """Whether there is all of a trial that has ended."""
 
-    def start(self, asked: Event) -> None:
+    def log_trial_start(self, proposed: Event) -> None:
         """A trial was asked for."""
 
-    def log(self, epoch: Event) -> None:
+    def log_epoch(self, epoch: Event) -> None:
         """A trial finished an epoch."""
 
-    def end(self, ended: Event) -> None:
-        """A trial ended; the event has its `FINAL` figures, too."""
+    def log_trial_end(self, ended: Event) -> None:
+        """A trial ended; the event has its `FINAL_METRICS`, too."""
 
     def close(self) -> None:
         """Nothing more comes."""
 
 
-class Tracked:
+class TrackerFold:
     """Tells a tracker of every trial; a fold over the log.
 
     A failure of the tracker is said, and ends it, but not the sweep.
 
     Args:
         name: the tracker's, for people.
-        tracker: is told nothing before `begin`.
-        say: tells a person what went wrong.
+        tracker: is told nothing before `start_logging`.
+        warn: tells a person what went wrong.
     """
 
-    def __init__(self, name: str, tracker: Tracker, say: Callable[[str], object]):
-        self.name, self.tracker, self.say = name, tracker, say
-        self._opened: Event = {}
-        self._known: dict[str, list[Event]] = {}
-        self._seconds: dict[str, float] = {}
-        self._live = self._failed = False
+    def __init__(self, name: str, tracker: Tracker, warn: Callable[[str], object]):
+        self.name, self.tracker, self.warn = name, tracker, warn
+        self._opening: Event = {}
+        self._buffered: dict[str, list[Event]] = {}
+        self._device_seconds: dict[str, float] = {}
+        self._is_live = self._has_failed = False
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
-        self._opened = self._opened or event
+        self._opening = self._opening or event
         kind = event["event"]
-        if self._failed or kind not in ("asked", "epoch", "ended"):
+        if self._has_failed or kind not in ("asked", "epoch", "ended"):
             return
         trial_id = event["trial_id"]
         if kind == "asked":
-            self._known[trial_id] = []
-            self._seconds[trial_id] = 0.0
+            self._buffered[trial_id] = []
+            self._device_seconds[trial_id] = 0.0
         elif kind == "epoch":
-            self._seconds[trial_id] += event["seconds"]
+            self._device_seconds[trial_id] += event["seconds"]
         else:
-            event = {**event, "device_seconds": round(self._seconds[trial_id], 3)}
-        if self._live:
-            with self._spared():
-                self._tell(event)
+            event = {**event, "device_seconds": round(self._device_seconds[trial_id], 3)}
+        if self._is_live:
+            with self._failures_logged():
+                self._log_event(event)
         else:
-            self._known[trial_id].append(event)
+            self._buffered[trial_id].append(event)
 
-    def begin(self) -> None:
+    def start_logging(self) -> None:
         """Tell what is missing of what is known, and from now on what comes."""
-        self._live = True
-        with self._spared():
-            self.tracker.begin(self._opened)
-            for events in self._known.values():
-                if events[-1]["event"] != "ended" or not self.tracker.has(events[0]):
+        self._is_live = True
+        with self._failures_logged():
+            self.tracker.setup(self._opening)
+            for events in self._buffered.values():
+                if events[-1]["event"] != "ended" or not self.tracker.is_trial_logged(events[0]):
                     for event in events:
-                        self._tell(event)
-        self._known.clear()
+                        self._log_event(event)
+        self._buffered.clear()
 
     def close(self) -> None:
         """Tell that nothing more comes."""
-        if self._live and not self._failed:
-            with self._spared():
+        if self._is_live and not self._has_failed:
+            with self._failures_logged():
                 self.tracker.close()
 
-    def _tell(self, event: Event) -> None:
-        kinds = {"asked": self.tracker.start, "epoch": self.tracker.log, "ended": self.tracker.end}
-        kinds[event["event"]](event)
+    def _log_event(self, event: Event) -> None:
+        handlers = {
+            "asked": self.tracker.log_trial_start,
+            "epoch": self.tracker.log_epoch,
+            "ended": self.tracker.log_trial_end,
+        }
+        handlers[event["event"]](event)
 
     @contextmanager
-    def _spared(self) -> Iterator[None]:
+    def _failures_logged(self) -> Iterator[None]:
         """Spare the sweep a failure of the tracker."""
         try:
             yield
         except Exception as error:  # of any kind
-            self._failed = True
+            self._has_failed = True
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.say(f"{self.name}: {reason}; it gets no more figures until the sweep is resumed")
+            self.warn(f"{self.name}: {reason}; it gets no more figures until the sweep is resumed")
             with suppress(Exception):
                 self.tracker.close()

@@ -9,23 +9,28 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kdtune.log.events import SOUND, Event
-from kdtune.runtime.optional_imports import extra
+from kdtune.log.events import SUCCESSFUL_STATES, Event
+from kdtune.runtime.optional_imports import import_optional
 from kdtune.storage.files import make_folder
-from kdtune.trackers.tracker import ENDED, FINAL, figures, hyperparameters
+from kdtune.trackers.tracker import (
+    COMPLETE_MARKER,
+    FINAL_METRICS,
+    select_hyperparameters,
+    select_metrics,
+)
 
 
-def load_wandb() -> Any:
+def import_wandb() -> Any:
     """Import W&B, which then reports its errors to nobody.
 
     Raises:
         UserError: it is not installed.
     """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    return extra("wandb", "wandb")
+    return import_optional("wandb", "wandb")
 
 
-class WandB:
+class WandbTracker:
     """Tells W&B of trials, as `kdtune.trackers.tracker.Tracker` has it.
 
     Args:
@@ -37,44 +42,48 @@ class WandB:
         self.folder, self.project = folder, project
         self._runs: dict[str, Any] = {}
 
-    def begin(self, opened: Event) -> None:
+    def setup(self, opening: Event) -> None:
         """Name what runs of this log are known by."""
-        self._wandb = load_wandb()
-        self._log = round(1000 * opened["time"])
-        told = os.environ.get("WANDB_MODE") or os.environ.get("WANDB_API_KEY")
-        self._mode = None if told else "offline"
+        self._wandb = import_wandb()
+        self._log_id = round(1000 * opening["time"])
+        is_configured = os.environ.get("WANDB_MODE") or os.environ.get("WANDB_API_KEY")
+        self._mode = None if is_configured else "offline"
         make_folder(self.folder)
 
-    def _id(self, trial_id: str) -> str:
-        return f"{trial_id}-{self._log}"
+    def _run_id(self, trial_id: str) -> str:
+        return f"{trial_id}-{self._log_id}"
 
-    def has(self, asked: Event) -> bool:
+    def is_trial_logged(self, proposed: Event) -> bool:
         """Whether the folder of a run is complete."""
-        return any((path / ENDED).exists() for path in self._folders(asked["trial_id"]))
+        return any(
+            (path / COMPLETE_MARKER).exists() for path in self._run_folders(proposed["trial_id"])
+        )
 
-    def _folders(self, trial_id: str) -> list[Path]:
+    def _run_folders(self, trial_id: str) -> list[Path]:
         """The folders of a run: ``run-<date>-<id>``, with ``offline-`` before it or without."""
-        found = self.folder.glob("*run-*-*")
-        own = ["run", self._id(trial_id)]
+        candidates = self.folder.glob("*run-*-*")
+        name_parts = ["run", self._run_id(trial_id)]
         return [
-            path for path in found if path.name.removeprefix("offline-").split("-", 2)[::2] == own
+            path
+            for path in candidates
+            if path.name.removeprefix("offline-").split("-", 2)[::2] == name_parts
         ]
 
-    def start(self, asked: Event) -> None:
+    def log_trial_start(self, proposed: Event) -> None:
         """Begin a run, in place of what an earlier driver wrote; W&B itself passes over steps
         that it has."""
-        run_id = self._id(asked["trial_id"])
-        for path in self._folders(asked["trial_id"]):
+        run_id = self._run_id(proposed["trial_id"])
+        for path in self._run_folders(proposed["trial_id"]):
             shutil.rmtree(path)
-        cell = f"{asked['method']}-{asked['model']}"
-        self._runs[asked["trial_id"]] = self._wandb.init(
+        cell = f"{proposed['method']}-{proposed['model']}"
+        self._runs[proposed["trial_id"]] = self._wandb.init(
             project=self.project,
             group=cell,
-            name=asked["trial_id"],
+            name=proposed["trial_id"],
             id=run_id,
             resume="allow",
-            config=hyperparameters(asked),
-            tags=[cell, asked["origin"]],
+            config=select_hyperparameters(proposed),
+            tags=[cell, proposed["origin"]],
             dir=self.folder.parent,
             mode=self._mode,
             reinit="create_new",  # trials run side by side
@@ -87,16 +96,16 @@ class WandB:
             ),
         )
 
-    def log(self, epoch: Event) -> None:
+    def log_epoch(self, epoch: Event) -> None:
         """Tell the figures of an epoch."""
-        self._runs[epoch["trial_id"]].log(figures(epoch), step=epoch["epoch"])
+        self._runs[epoch["trial_id"]].log(select_metrics(epoch), step=epoch["epoch"])
 
-    def end(self, ended: Event) -> None:
+    def log_trial_end(self, ended: Event) -> None:
         """End a run."""
         run = self._runs.pop(ended["trial_id"])
-        run.summary.update({key: ended[key] for key in ("state", "reason", *FINAL)})
-        run.finish(exit_code=int(ended["state"] not in SOUND))
-        (Path(run.dir).parent / ENDED).touch()
+        run.summary.update({key: ended[key] for key in ("state", "reason", *FINAL_METRICS)})
+        run.finish(exit_code=int(ended["state"] not in SUCCESSFUL_STATES))
+        (Path(run.dir).parent / COMPLETE_MARKER).touch()
 
     def close(self) -> None:
         """End the runs of trials under way, as failed until these go on."""

@@ -21,11 +21,11 @@ from kdtune.data.batches import Batch, TrainingBatches
 from kdtune.data.transforms import normalise
 from kdtune.errors import DivergedError, UserError
 from kdtune.methods import Method, build_method
-from kdtune.methods.method import Parts
-from kdtune.methods.student import Student
-from kdtune.models import build_model, look, stage_shapes
-from kdtune.models.on_device import Network, pick_device
-from kdtune.models.pretrained import begin_with
+from kdtune.methods.method import TensorsByName
+from kdtune.methods.student import StudentOnly
+from kdtune.models import build_model, probe, stage_shapes
+from kdtune.models.on_device import DeviceModel, pick_device
+from kdtune.models.pretrained import load_pretrained
 from kdtune.runtime.seeds import derive_seed
 
 
@@ -69,21 +69,23 @@ class EpochResult:
         """Whether no earlier epoch was as accurate; true without validation images."""
         return self.state["best_epoch"] == self.epoch
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """The numbers alone, flat: ``loss_<part>`` for the parts of the loss, None if infinite."""
-        plain = {name: getattr(self, name) for name in FIGURES}
-        for part, value in self.losses.items():
-            plain[LOSS + part] = value if math.isfinite(value) else None
-        return plain
+        metrics = {name: getattr(self, name) for name in METRIC_NAMES}
+        for loss_name, value in self.losses.items():
+            metrics[LOSS_PREFIX + loss_name] = value if math.isfinite(value) else None
+        return metrics
 
 
-LOSS = "loss_"
+LOSS_PREFIX = "loss_"
 """Prefix of the parts of the loss among the figures of an epoch."""
 
 OnStep = Callable[[int, int, Tensor], None]
 """Takes (epoch, step in it, loss)."""
 
-FIGURES = [f.name for f in fields(EpochResult) if f.name not in ("losses", "student", "state")]
+METRIC_NAMES = [
+    f.name for f in fields(EpochResult) if f.name not in ("losses", "student", "state")
+]
 """The other figures of an epoch."""
 
 
@@ -101,7 +103,7 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
     torch.manual_seed(derive_seed(config.seed, "student"))
     model = build_model(config.model, num_classes, config.image_size)
     if config.weights is not None:
-        begin_with(model, config.model, config.weights, num_classes)
+        load_pretrained(model, config.model, config.weights, num_classes)
     return model
 
 
@@ -115,8 +117,8 @@ def seed_epoch(config: TrainConfig, epoch: int) -> None:
 
 def fit(
     config: TrainConfig,
-    train: TrainingBatches,
-    validation: Iterable[Batch] | None,
+    train_batches: TrainingBatches,
+    validation_batches: Iterable[Batch] | None,
     *,
     num_classes: int,
     teacher: nn.Module | None = None,
@@ -148,9 +150,9 @@ def fit(
             at once, before anything is trained.
     """
     device = pick_device(config.device)
-    student = Network(build_student(config, num_classes), device, config)
-    method = method_for(config, student.model, teacher).to(device)
-    guide = guide_for(method, teacher, device, config)
+    student = DeviceModel(build_student(config, num_classes), device, config)
+    method = build_method_for_models(config, student.model, teacher).to(device)
+    teacher_on_device = place_teacher(method, teacher, device, config)
     optimizer = build_optimizer(config, [*student.model.parameters(), *method.parameters()])
     progress: dict[str, Any] = {
         "epoch": 0,
@@ -162,55 +164,68 @@ def fit(
         student.model.load_state_dict(resume["student"])
         method.load_state_dict(resume["method"])
         optimizer.load_state_dict(resume["optimizer"])
-        match_layout(optimizer)
+        match_memory_format(optimizer)
         progress = {key: resume[key] for key in progress}
-    return _epochs(config, student, guide, method, optimizer, progress, train, validation, on_step)
+    return _train_epochs(
+        config,
+        student,
+        teacher_on_device,
+        method,
+        optimizer,
+        progress,
+        train_batches,
+        validation_batches,
+        on_step,
+    )
 
 
-def _epochs(
+def _train_epochs(
     config: TrainConfig,
-    student: Network,
-    guide: Network | None,
+    student: DeviceModel,
+    teacher_on_device: DeviceModel | None,
     method: Method,
     optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
-    train: TrainingBatches,
-    validation: Iterable[Batch] | None,
+    train_batches: TrainingBatches,
+    validation_batches: Iterable[Batch] | None,
     on_step: OnStep | None,
 ) -> Iterator[EpochResult]:
-    labels_alone = Student(config, [], None)
+    classification_only = StudentOnly(config, [], None)
     for epoch in range(progress["epoch"] + 1, config.epochs + 1):
-        batches = train(epoch) if callable(train) else train
+        batches = train_batches(epoch) if callable(train_batches) else train_batches
         started = time.perf_counter()  # views that are built or waited for are told elsewhere
         seed_epoch(config, epoch)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch)
         method.epoch = epoch
-        figures = one_pass(student, guide, method, batches, optimizer, on_step)
-        measured: dict[str, Any] = {"loss": None, "accuracy": None}
-        if validation is not None:
-            measured = one_pass(student, None, labels_alone, validation)
-        for name, value in {"training": figures["loss"], "validation": measured["loss"]}.items():
+        train_metrics = run_epoch(student, teacher_on_device, method, batches, optimizer, on_step)
+        validation_metrics: dict[str, Any] = {"loss": None, "accuracy": None}
+        if validation_batches is not None:
+            validation_metrics = run_epoch(student, None, classification_only, validation_batches)
+        for name, value in {
+            "training": train_metrics["loss"],
+            "validation": validation_metrics["loss"],
+        }.items():
             if value is not None and not math.isfinite(value):
                 raise DivergedError(f"epoch {epoch}: the {name} loss became {value}")
         progress["epoch"] = epoch
-        best = progress["best_validation_accuracy"]
-        if best is None or measured["accuracy"] > best:
+        best_accuracy = progress["best_validation_accuracy"]
+        if best_accuracy is None or validation_metrics["accuracy"] > best_accuracy:
             weights = student.model.state_dict()
             progress |= {
-                "best_validation_accuracy": measured["accuracy"],
+                "best_validation_accuracy": validation_metrics["accuracy"],
                 "best_epoch": epoch,
                 "best_weights": {key: value.clone() for key, value in weights.items()},
             }
         yield EpochResult(
             epoch=epoch,
             lr=learning_rate(config, epoch),
-            train_loss=figures.pop("loss"),
-            train_accuracy=figures.pop("accuracy"),
-            validation_loss=measured["loss"],
-            validation_accuracy=measured["accuracy"],
+            train_loss=train_metrics.pop("loss"),
+            train_accuracy=train_metrics.pop("accuracy"),
+            validation_loss=validation_metrics["loss"],
+            validation_accuracy=validation_metrics["accuracy"],
             best_validation_accuracy=progress["best_validation_accuracy"],
-            losses=figures,
+            losses=train_metrics,
             seconds=time.perf_counter() - started,
             device=str(student.device),
             threads=torch.get_num_threads(),
@@ -224,31 +239,35 @@ def _epochs(
         )
 
 
-def method_for(config: TrainConfig, student: nn.Module, teacher: nn.Module | None) -> Method:
+def build_method_for_models(
+    config: TrainConfig, student: nn.Module, teacher: nn.Module | None
+) -> Method:
     """Build a run's method for its networks, with the weights that `config.seed` fixes.
 
     Raises:
         UserError: the networks cannot be compared.
     """
     image = torch.zeros(1, 3, config.image_size, config.image_size)
-    logits, features = look(student, image)
-    shapes = None
+    logits, features = probe(student, image)
+    teacher_shapes = None
     if teacher is not None:
-        theirs, maps = look(teacher, image)
-        if (known := theirs.shape[1]) != (wanted := logits.shape[1]):
-            raise UserError(f"The teacher knows {known} classes, but the student has {wanted}.")
-        shapes = stage_shapes(maps)
+        teacher_logits, teacher_features = probe(teacher, image)
+        if (teacher_classes := teacher_logits.shape[1]) != (student_classes := logits.shape[1]):
+            raise UserError(
+                f"The teacher knows {teacher_classes} classes, but the student has {student_classes}."
+            )
+        teacher_shapes = stage_shapes(teacher_features)
     torch.manual_seed(derive_seed(config.seed, "method"))
-    return build_method(config, stage_shapes(features), shapes)
+    return build_method(config, stage_shapes(features), teacher_shapes)
 
 
-def guide_for(
+def place_teacher(
     method: Method, teacher: nn.Module | None, device: torch.device, config: TrainConfig
-) -> Network | None:
+) -> DeviceModel | None:
     """The teacher, in eval mode where it runs; None if there is none or the method needs none."""
     if teacher is None or not method.uses_teacher:
         return None
-    return Network(teacher.eval(), device, config)
+    return DeviceModel(teacher.eval(), device, config)
 
 
 def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.SGD:
@@ -268,7 +287,7 @@ def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torc
     return optimizer
 
 
-def match_layout(optimizer: torch.optim.Optimizer) -> None:
+def match_memory_format(optimizer: torch.optim.Optimizer) -> None:
     """Lay the optimizer's buffers out in memory as its parameters are.
 
     Fused optimizers go through memory in order, so a buffer that was saved, or made, when the
@@ -280,9 +299,9 @@ def match_layout(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def one_pass(
-    student: Network,
-    teacher: Network | None,
+def run_epoch(
+    student: DeviceModel,
+    teacher: DeviceModel | None,
     method: Method,
     batches: Iterable[Batch],
     optimizer: torch.optim.Optimizer | None = None,
@@ -309,7 +328,7 @@ def one_pass(
     student.model.train(optimizer is not None)
     method.train(optimizer is not None)
     totals: dict[str, Tensor] = {}
-    right, count = torch.zeros((), device=student.device, dtype=torch.int64), 0
+    correct, count = torch.zeros((), device=student.device, dtype=torch.int64), 0
     with torch.set_grad_enabled(optimizer is not None):
         for step, (images, labels, targets) in enumerate(batches, start=1):
             images = normalise(images.to(student.device, non_blocking=True))
@@ -319,31 +338,31 @@ def one_pass(
                     name: value.to(student.device, torch.float32, non_blocking=True)
                     for name, value in targets.items()
                 }
-            logits, parts = step_loss(student, teacher, method, images, labels, targets)
+            logits, parts = compute_batch_loss(student, teacher, method, images, labels, targets)
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)
                 parts["loss"].backward()
                 optimizer.step()
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0) + value.detach() * len(labels)
-            right += (logits.argmax(1) == labels).sum()
+            correct += (logits.argmax(1) == labels).sum()
             count += len(labels)
             if on_step is not None:
                 on_step(method.epoch, step, parts["loss"])
     if not count:
         raise UserError("There are no images: the loader gave no batch.")
     means = {name: total.item() / count for name, total in totals.items()}
-    return {**means, "accuracy": right.item() / count}
+    return {**means, "accuracy": correct.item() / count}
 
 
-def step_loss(
-    student: Network,
-    teacher: Network | None,
+def compute_batch_loss(
+    student: DeviceModel,
+    teacher: DeviceModel | None,
     method: Method,
     images: Tensor,
     labels: Tensor,
-    targets: Parts | None = None,
-) -> tuple[Tensor, Parts]:
+    targets: TensorsByName | None = None,
+) -> tuple[Tensor, TensorsByName]:
     """The loss of one batch, on the student's device.
 
     Args:
@@ -366,10 +385,10 @@ def step_loss(
 
 def predict(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> Tensor:
     """The class that a network gives each image: int64 [N], on the CPU. Args as `evaluate`."""
-    network = Network(model.eval(), pick_device(config.device), config)
+    device_model = DeviceModel(model.eval(), pick_device(config.device), config)
     with torch.no_grad():
         classes = [
-            network(normalise(images.to(network.device)))[0].argmax(1).cpu()
+            device_model(normalise(images.to(device_model.device)))[0].argmax(1).cpu()
             for images, _, _ in batches
         ]
     return torch.cat(classes)
@@ -386,6 +405,6 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) ->
     Returns:
         ``loss`` (mean cross-entropy) and ``accuracy`` (share of 1).
     """
-    network = Network(model, pick_device(config.device), config)
-    figures = one_pass(network, None, Student(config, [], None), batches)
-    return {"loss": figures["loss"], "accuracy": figures["accuracy"]}
+    device_model = DeviceModel(model, pick_device(config.device), config)
+    metrics = run_epoch(device_model, None, StudentOnly(config, [], None), batches)
+    return {"loss": metrics["loss"], "accuracy": metrics["accuracy"]}

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from kdtune.data.transforms import normalise
 from kdtune.errors import UserError
 from kdtune.methods.at import attention_map
-from kdtune.models import look
+from kdtune.models import probe
 
-MOST_IMAGES = 4
+MAX_IMAGES = 4
 """Rows of a figure; further images are left out."""
 
-Picture = Callable[[Tensor], Tensor]
+MapFunction = Callable[[Tensor], Tensor]
 """Turns a stage's features [B, C, H, W] into pictures [B, H, W]."""
 
 
-class MapsFigure(Figure):
+class NotebookFigure(Figure):
     """A matplotlib figure that a notebook shows; pyplot, which needs a display, has no part."""
 
     def _repr_png_(self) -> bytes:
@@ -27,18 +27,18 @@ class MapsFigure(Figure):
         return png.getvalue()
 
 
-def attention_picture(features: Tensor) -> Tensor:
+def spatial_attention_map(features: Tensor) -> Tensor:
     """The attention map of a stage [B, C, H, W], in its place: [B, H, W]; see `attention_map`."""
     batch, _, height, width = features.shape
     return attention_map(features).view(batch, height, width)
 
 
-def feature_picture(features: Tensor) -> Tensor:
+def mean_feature_map(features: Tensor) -> Tensor:
     """The mean over the channels of a stage [B, C, H, W]: [B, H, W]."""
     return features.float().mean(1)
 
 
-def stage_features(model: nn.Module, x: Tensor) -> list[Tensor]:
+def compute_stage_features(model: nn.Module, x: Tensor) -> list[Tensor]:
     """Features of every stage, without gradients, the model in eval mode meanwhile.
 
     Args:
@@ -53,7 +53,7 @@ def stage_features(model: nn.Module, x: Tensor) -> list[Tensor]:
     """
     if x.dim() != 4 or x.shape[1] != 3:
         raise UserError(f"x must be a batch of images [B, 3, H, W], not {list(x.shape)}.")
-    _, features = look(model, normalise(x))
+    _, features = probe(model, normalise(x))
     return features
 
 
@@ -74,7 +74,7 @@ def pick_stage(features: list[Tensor], layer_idx: int) -> Tensor:
 def draw_maps(
     models: nn.Module | Mapping[str, nn.Module],
     x: Tensor,
-    picture: Picture,
+    map_function: MapFunction,
     layers: Sequence[int] | None = None,
 ) -> Figure:
     """Draw images and, beside each, what networks make of it, stage by stage.
@@ -92,28 +92,28 @@ def draw_maps(
     """
     if isinstance(models, nn.Module):
         models = {"model": models}
-    x = x[:MOST_IMAGES]
-    features = {name: stage_features(model, x) for name, model in models.items()}
+    x = x[:MAX_IMAGES]
+    features = {name: compute_stage_features(model, x) for name, model in models.items()}
     if layers is None:
         layers = range(-min(map(len, features.values())), 0)
     columns = [
-        (f"{name}\nstage {layer % len(maps)}", picture(pick_stage(maps, layer)).cpu())
+        (f"{name}\nstage {layer % len(maps)}", map_function(pick_stage(maps, layer)).cpu())
         for layer in layers
         for name, maps in features.items()
     ]
-    figure = MapsFigure(
+    figure = NotebookFigure(
         figsize=(1.5 * (len(columns) + 1), 1.5 * len(x) + 0.4), layout="constrained"
     )
     axes = figure.subplots(len(x), len(columns) + 1, squeeze=False)
     for row, image in zip(axes, x.float().cpu(), strict=True):
         lowest, highest = image.min(), image.max()
-        shown = (image - lowest) / (highest - lowest).clamp(min=1e-12)
-        row[0].imshow(shown.permute(1, 2, 0).numpy())
+        scaled_image = (image - lowest) / (highest - lowest).clamp(min=1e-12)
+        row[0].imshow(scaled_image.permute(1, 2, 0).numpy())
     axes[0, 0].set_title("image", fontsize="small")
-    for column, (title, pictures) in enumerate(columns, start=1):
+    for column, (title, stage_maps) in enumerate(columns, start=1):
         axes[0, column].set_title(title, fontsize="small")
-        for row, map_ in zip(axes, pictures, strict=True):
+        for row, map_ in zip(axes, stage_maps, strict=True):
             row[column].imshow(map_.numpy())
-    for place in axes.flat:
-        place.set_axis_off()
+    for ax in axes.flat:
+        ax.set_axis_off()
     return figure

@@ -5,17 +5,17 @@ from typing import Any
 
 import torch
 
-from kdtune.config.train import TrainConfig, settings_hash
+from kdtune.config.train import TrainConfig, hash_settings
 from kdtune.errors import UserError
-from kdtune.plugins import changed, check_given
-from kdtune.runtime.console import shown
-from kdtune.runtime.environment import environment
+from kdtune.plugins import changed_plugins, require_plugins
+from kdtune.runtime.console import printable_path
+from kdtune.runtime.environment import describe_environment
 from kdtune.storage.files import read_yaml
-from kdtune.training.run import _find, run_training
-from kdtune.training.teacher import teacher_summary
+from kdtune.training.run import _find_data, run_training
+from kdtune.training.teacher import describe_teacher
 
 
-def run_file(path: Path) -> dict[str, Any]:
+def train_from_file(path: Path) -> dict[str, Any]:
     """Train once with the settings of a YAML file.
 
     A file of a sweep's also says, under ``provenance``, what its trial reached, where and with
@@ -35,36 +35,43 @@ def run_file(path: Path) -> dict[str, Any]:
     provenance = settings.pop("provenance", None) or {}
     if not isinstance(provenance, dict):
         raise UserError(f"{path}: provenance must hold 'key: value' lines, or be left out.")
-    check_given(str(path), provenance.get("plugins", ()))
-    config = TrainConfig.check(settings)
+    require_plugins(str(path), provenance.get("plugins", ()))
+    config = TrainConfig.parse(settings)
     threads = provenance.get("threads", torch.get_num_threads())
     if not isinstance(threads, int) or threads < 1:
         raise UserError(f"{path}: threads cannot be {threads!r}; give a whole number above 0.")
     torch.set_num_threads(threads)
     recorded = provenance.get("best_validation_accuracy")
-    if provenance.get("settings_sha256") != settings_hash(settings):
+    if provenance.get("settings_sha256") != hash_settings(settings):
         recorded = None  # the file was edited: what it records is another run's
     result = run_training(config)
     differs = recorded is not None and recorded != result["best_accuracy"]
-    causes = _causes(config, provenance, result["training_history"][-1]) if differs else []
+    causes = (
+        _explain_difference(config, provenance, result["training_history"][-1]) if differs else []
+    )
     return {**result, "recorded_accuracy": recorded, "causes": causes}
 
 
-def _causes(config: TrainConfig, then: dict[str, Any], epoch: dict[str, Any]) -> list[str]:
+def _explain_difference(
+    config: TrainConfig, recorded: dict[str, Any], epoch: dict[str, Any]
+) -> list[str]:
     """Why a run does not reach what was recorded: all that is known to differ."""
-    now = {"device": epoch["device"], "data_fingerprint": _find(config).fingerprint}
+    current = {"device": epoch["device"], "data_fingerprint": _find_data(config).fingerprint}
     if config.teacher_model is not None:
-        now["teacher_sha256"] = teacher_summary(config.teacher_model)["sha256"]
-    if isinstance(machine := then.get("environment"), dict):
-        now |= environment()
-        then = {**then, **machine}
-    found = [
-        f"{key} was {shown(str(then[key]))}, and is {value}"
-        for key, value in now.items()
-        if then.get(key) not in (None, value)
+        current["teacher_sha256"] = describe_teacher(config.teacher_model)["sha256"]
+    if isinstance(recorded_environment := recorded.get("environment"), dict):
+        current |= describe_environment()
+        recorded = {**recorded, **recorded_environment}
+    causes = [
+        f"{key} was {printable_path(str(recorded[key]))}, and is {value}"
+        for key, value in current.items()
+        if recorded.get(key) not in (None, value)
     ]
-    found += [f"the plug-in {name} has other code" for name in changed(then.get("plugins", ()))]
-    return found or [
+    causes += [
+        f"the plug-in {name} has other code"
+        for name in changed_plugins(recorded.get("plugins", ()))
+    ]
+    return causes or [
         "versions, machine, data and teacher are those that were recorded; on a GPU, two runs "
         "with the same settings differ"
     ]

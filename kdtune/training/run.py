@@ -11,18 +11,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdtune.config.train import OF_A_RUNS_FILES, TrainConfig, file_stem
+from kdtune.config.train import OUTPUT_FIELDS, TrainConfig, file_stem
 from kdtune.data.batches import Batch, TrainingBatches
-from kdtune.data.loaders import Loader, Pairs, class_names
+from kdtune.data.loaders import CheckedLoader, Loader, class_names
 from kdtune.data.splits import ImageData
 from kdtune.errors import UserError
-from kdtune.methods import METHODS, check_method
-from kdtune.models import check_model, count_classes
+from kdtune.methods import METHODS, require_method
+from kdtune.models import count_classes, require_model
 from kdtune.models.checkpoints import read_checkpoint
 from kdtune.runtime.console import say
-from kdtune.training.inputs import find_data, open_inputs
+from kdtune.training.epoch_data import find_data, open_epoch_data
 from kdtune.training.loop import evaluate, fit
-from kdtune.training.maps import MOST_IMAGES
+from kdtune.training.maps import MAX_IMAGES
 from kdtune.training.run_files import RunFiles
 from kdtune.training.teacher import load_teacher
 
@@ -63,52 +63,56 @@ def run_training(
         DivergedError: the training loss is no longer finite.
         KeyboardInterrupt: the run was interrupted; the text names the checkpoint to go on from.
     """
-    check_method(config.method)
-    check_model(config.model)
+    require_method(config.method)
+    require_model(config.model)
     resume = config.resume
-    past = read_checkpoint(resume) if resume else None
-    name = config.experiment_name or (past or {}).get("config", {}).get("experiment_name")
+    checkpoint = read_checkpoint(resume) if resume else None
+    name = config.experiment_name or (checkpoint or {}).get("config", {}).get("experiment_name")
     config = config.model_copy(
-        update={"experiment_name": name or _new_name(config), "resume": None}
+        update={"experiment_name": name or _unused_run_name(config), "resume": None}
     )
-    data = _find(config) if train_loader is None else None
+    data = _find_data(config) if train_loader is None else None
     classes = data.classes if data is not None else class_names(train_loader)
-    _check_class_names(classes, val_loader=val_loader, test_loader=test_loader)
+    _require_same_classes(classes, val_loader=val_loader, test_loader=test_loader)
     teacher = None
     if config.teacher_model is not None:
         teacher = load_teacher(config.teacher_model, classes, config.image_size)
     if classes is None:
-        classes = _number_classes(config, teacher, train_loader, val_loader)
-    if past is not None:
-        validated = data is not None or val_loader is not None
-        _check_past(past, resume, config, classes, validated)
-    train, validation, test = _batches(
+        classes = _numbered_classes(config, teacher, train_loader, val_loader)
+    if checkpoint is not None:
+        has_validation = data is not None or val_loader is not None
+        _validate_resume(checkpoint, resume, config, classes, has_validation)
+    train, validation, test = _open_batches(
         config, data, teacher, classes, train_loader, val_loader, test_loader
     )
     # First batches say early what is wrong with a loader; test accuracy is read at the end.
-    first = train(1) if callable(train) else train
-    seen = [_first_images(batches) for batches in (first, validation, test) if batches is not None]
-    pictured = seen[0] if validation is None else seen[1]
-    files = RunFiles(config, classes, past, teacher, pictured)
+    first_epoch = train(1) if callable(train) else train
+    first_images = [
+        _first_images(batches)
+        for batches in (first_epoch, validation, test)
+        if batches is not None
+    ]
+    sample_images = first_images[0] if validation is None else first_images[1]
+    files = RunFiles(config, classes, checkpoint, teacher, sample_images)
     if resume is not None:
-        files.last_saved = Path(resume)
+        files.last_checkpoint = Path(resume)
     epochs = fit(
         config,
         train,
         validation,
         num_classes=len(classes),
         teacher=teacher,
-        resume=past["training"] if past is not None else None,
-        on_step=files.step,
+        resume=checkpoint["training"] if checkpoint is not None else None,
+        on_step=files.log_step,
     )
     with files:
         if teacher is None and METHODS[config.method].uses_teacher:
             files.say("No teacher: the terms of alpha and beta are absent.")
         for result in epochs:
-            files.keep(result)
+            files.save_epoch(result)
         model = result.student
         model.load_state_dict(result.state["best_weights"])
-        files.keep_best(model, result)
+        files.save_best_weights(model, result)
         test_results = None
         if test is not None:
             test_results = evaluate(model, test, config)
@@ -121,29 +125,29 @@ def run_training(
             "config": config.model_dump(),
             "training_history": files.history,
         }
-        files.finish(summary)
+        files.write_summary(summary)
     return {"model": model.eval(), "teacher_model": teacher, **summary}
 
 
-def _find(config: TrainConfig) -> ImageData:
-    data, bad = find_data(config.source, config.skip_bad_images, config.cache_gb)
-    if bad:
-        listed = "; ".join(f"{image['file']} ({image['reason']})" for image in bad)
-        say(f"left out, since they cannot be read: {listed}")
+def _find_data(config: TrainConfig) -> ImageData:
+    data, unreadable = find_data(config.data_source, config.skip_bad_images, config.cache_gb)
+    if unreadable:
+        descriptions = "; ".join(f"{image['file']} ({image['reason']})" for image in unreadable)
+        say(f"left out, since they cannot be read: {descriptions}")
     return data
 
 
-def _new_name(config: TrainConfig) -> str:
+def _unused_run_name(config: TrainConfig) -> str:
     """A name that no run in `log_dir` has."""
-    name = first = file_stem(config.method, config.model, time.strftime("%Y%m%d-%H%M%S"))
-    again = 1
+    name = base_name = file_stem(config.method, config.model, time.strftime("%Y%m%d-%H%M%S"))
+    suffix = 1
     while (Path(config.log_dir) / name).exists():
-        again += 1
-        name = f"{first}-{again}"
+        suffix += 1
+        name = f"{base_name}-{suffix}"
     return name
 
 
-def _check_class_names(classes: tuple[str, ...] | None, **loaders: Loader | None) -> None:
+def _require_same_classes(classes: tuple[str, ...] | None, **loaders: Loader | None) -> None:
     """Refuse loaders that number other classes; where names are not known, nothing is compared."""
     for name, loader in loaders.items():
         names = class_names(loader)
@@ -154,7 +158,7 @@ def _check_class_names(classes: tuple[str, ...] | None, **loaders: Loader | None
             )
 
 
-def _number_classes(
+def _numbered_classes(
     config: TrainConfig, teacher: nn.Module | None, *loaders: Loader | None
 ) -> tuple[str, ...]:
     """Names for classes without names: as many numbers as the teacher knows, or as are seen."""
@@ -164,12 +168,12 @@ def _number_classes(
         int(labels.max())
         for name, loader in zip(("train_loader", "val_loader"), loaders, strict=True)
         if loader is not None
-        for _, labels, _ in Pairs(loader, name)
+        for _, labels, _ in CheckedLoader(loader, name)
     )
     return tuple(map(str, range(max(labels) + 1)))
 
 
-def _batches(
+def _open_batches(
     config: TrainConfig,
     data: ImageData | None,
     teacher: nn.Module | None,
@@ -181,66 +185,72 @@ def _batches(
 ) -> tuple[TrainingBatches, Iterable[Batch] | None, Iterable[Batch] | None]:
     """Training, validation and test batches: from loaders where given, else from the data."""
 
-    def own(loader: Loader | None, name: str, training: bool = False) -> Pairs | None:
+    def wrap_loader(
+        loader: Loader | None, name: str, training: bool = False
+    ) -> CheckedLoader | None:
         if loader is None:
             return None
-        return Pairs(loader, name, config.image_size, len(classes), training)
+        return CheckedLoader(loader, name, config.image_size, len(classes), training)
 
-    train: TrainingBatches | None = own(train_loader, "train_loader", training=True)
-    validation: Iterable[Batch] | None = own(val_loader, "val_loader")
-    test: Iterable[Batch] | None = own(test_loader, "test_loader")
+    train: TrainingBatches | None = wrap_loader(train_loader, "train_loader", training=True)
+    validation: Iterable[Batch] | None = wrap_loader(val_loader, "val_loader")
+    test: Iterable[Batch] | None = wrap_loader(test_loader, "test_loader")
     if data is not None:
-        inputs = open_inputs(config, data, teacher, say)
-        train = inputs.train
+        epoch_data = open_epoch_data(config, data, teacher, say)
+        train = epoch_data.train_batches
         if validation is None:
-            validation = inputs.evaluation("validation")
+            validation = epoch_data.evaluation_batches("validation")
         if test is None and data.test is not None:
-            test = inputs.evaluation("test")
+            test = epoch_data.evaluation_batches("test")
     assert train is not None
     return train, validation, test
 
 
 def _first_images(batches: Iterable[Batch]) -> Tensor:
     for images, _, _ in batches:
-        return images[:MOST_IMAGES].clone()  # not a view, which would keep the whole batch
+        return images[:MAX_IMAGES].clone()  # not a view, which would keep the whole batch
     raise UserError("There are no images.")
 
 
-MAY_DIFFER = OF_A_RUNS_FILES | {
+CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {
     "epochs", "data_dir", "data_root", "teacher_model", "num_workers", "device",
 }  # fmt: skip
 """Settings that a run may change when it goes on."""
 
 
-def _check_past(
-    past: dict[str, Any],
+def _validate_resume(
+    checkpoint: dict[str, Any],
     path: str | None,
     config: TrainConfig,
     classes: tuple[str, ...],
-    validated: bool,
+    has_validation: bool,
 ) -> None:
     """Refuse to go on from another run's checkpoint."""
-    if "training" not in past:
+    if "training" not in checkpoint:
         raise UserError(f"{path} cannot be resumed: it holds a network, but no run.")
     for key, value in config.model_dump().items():
-        if key not in MAY_DIFFER and past["config"].get(key) != value:
+        if key not in CHANGEABLE_ON_RESUME and checkpoint["config"].get(key) != value:
             raise UserError(
-                f"{path} was trained with {key} {past['config'].get(key)!r}, not {value!r}; "
+                f"{path} was trained with {key} {checkpoint['config'].get(key)!r}, not {value!r}; "
                 "give the same settings to go on."
             )
-    for what, then, now in (
-        ("a teacher", past["config"]["teacher_model"] is not None, bool(config.teacher_model)),
-        ("validation images", past["validation_accuracy"] is not None, validated),
+    for label, was_used, is_used in (
+        (
+            "a teacher",
+            checkpoint["config"]["teacher_model"] is not None,
+            bool(config.teacher_model),
+        ),
+        ("validation images", checkpoint["validation_accuracy"] is not None, has_validation),
     ):
-        if then != now:
-            way = ("with", "without") if then else ("without", "with")
-            raise UserError(f"{path} was trained {way[0]} {what}, and cannot go on {way[1]}.")
-    if past["classes"] != list(classes):
+        if was_used != is_used:
+            words = ("with", "without") if was_used else ("without", "with")
+            raise UserError(f"{path} was trained {words[0]} {label}, and cannot go on {words[1]}.")
+    if checkpoint["classes"] != list(classes):
         raise UserError(
-            f"{path} was trained for {len(past['classes'])} classes, which are not the "
+            f"{path} was trained for {len(checkpoint['classes'])} classes, which are not the "
             f"{len(classes)} of these data; give the same data to go on."
         )
-    epoch = past["training"]["epoch"]
+    epoch = checkpoint["training"]["epoch"]
     if epoch >= config.epochs:
         raise UserError(
             f"{path} is at epoch {epoch} of {config.epochs}: nothing is left to train; raise "

@@ -13,7 +13,7 @@ from kdtune.models.checkpoints import read_checkpoint, save_model
 from kdtune.runtime.console import say
 from kdtune.storage.files import make_folder, write_text
 from kdtune.training.loop import EpochResult
-from kdtune.training.maps import attention_picture, draw_maps
+from kdtune.training.maps import draw_maps, spatial_attention_map
 
 
 class RunFiles:
@@ -33,104 +33,108 @@ class RunFiles:
         self,
         config: TrainConfig,
         classes: tuple[str, ...],
-        past: dict[str, Any] | None,
+        checkpoint: dict[str, Any] | None,
         teacher: nn.Module | None,
-        pictured: Tensor,
+        sample_images: Tensor,
     ):
         self.config, self.classes = config, classes
-        self.teacher, self.pictured = teacher, pictured
+        self.teacher, self.sample_images = teacher, sample_images
         self.stem = str(config.experiment_name)
-        self.logs = Path(config.log_dir)
-        self.history: list[dict[str, Any]] = past["history"] if past is not None else []
+        self.log_dir = Path(config.log_dir)
+        self.history: list[dict[str, Any]] = (
+            checkpoint["history"] if checkpoint is not None else []
+        )
         """Figures of the epochs so far."""
-        self.last_saved: Path | None = None
+        self.last_checkpoint: Path | None = None
 
     def __enter__(self) -> Self:
         make_folder(Path(self.config.save_dir))
-        make_folder(self.logs)
+        make_folder(self.log_dir)
         # Steps that an earlier run of this name wrote are TensorBoard's to drop.
-        self.events = SummaryWriter(self.logs / self.stem, purge_step=len(self.history) + 1)
+        self.writer = SummaryWriter(self.log_dir / self.stem, purge_step=len(self.history) + 1)
         return self
 
-    def __exit__(self, kind: type | None, error: object, traceback: object) -> None:
-        self.events.close()
-        if kind is KeyboardInterrupt:
+    def __exit__(self, error_type: type | None, error: object, traceback: object) -> None:
+        self.writer.close()
+        if error_type is KeyboardInterrupt:
             if len(self.history) == self.config.epochs:
-                way = f"all epochs are trained: the best weights are in {self._path('best')}"
-            elif self.last_saved is None:
-                way = "nothing is saved yet"
+                hint = f"all epochs are trained: the best weights are in {self._checkpoint_path('best')}"
+            elif self.last_checkpoint is None:
+                hint = "nothing is saved yet"
             else:
-                way = f"to go on, run it again with resume set to {self.last_saved}"
-            self.say(f"interrupted after epoch {len(self.history)}; {way}")
-            raise KeyboardInterrupt(way) from None
+                hint = f"to go on, run it again with resume set to {self.last_checkpoint}"
+            self.say(f"interrupted after epoch {len(self.history)}; {hint}")
+            raise KeyboardInterrupt(hint) from None
 
     def say(self, text: str) -> None:
         """Say a line to the person who waits, and keep it in the log."""
         say(text)
-        with open(self.logs / f"{self.stem}.log", "a", encoding="utf-8") as log:
+        with open(self.log_dir / f"{self.stem}.log", "a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    def step(self, epoch: int, step: int, loss: Tensor) -> None:
+    def log_step(self, epoch: int, step: int, loss: Tensor) -> None:
         """Say how an epoch goes, every `print_freq` steps."""
         if step % self.config.print_freq == 0:
             self.say(f"epoch {epoch}/{self.config.epochs}, step {step}: loss {loss.item():.4f}")
 
-    def keep(self, result: EpochResult) -> None:
+    def save_epoch(self, result: EpochResult) -> None:
         """Write all that an epoch leaves behind."""
-        self.say(epoch_line(result, self.config.epochs))
-        self.history.append(result.figures())
-        for key, value in result.figures().items():
+        self.say(describe_epoch(result, self.config.epochs))
+        self.history.append(result.metrics())
+        for key, value in result.metrics().items():
             if isinstance(value, float):
-                self.events.add_scalar(key, value, result.epoch)
-        self.events.flush()
+                self.writer.add_scalar(key, value, result.epoch)
+        self.writer.flush()
         if result.is_best:
-            self._save("best", result)
+            self._save_checkpoint("best", result)
         if result.epoch % self.config.save_freq == 0:
-            self._save(f"epoch_{result.epoch}", result)
+            self._save_checkpoint(f"epoch_{result.epoch}", result)
             if self.teacher is not None:
                 models = {"student": result.student, "teacher": self.teacher}
-                figure = draw_maps(models, self.pictured, attention_picture)
-                self.events.add_figure("attention_maps", figure, result.epoch)
+                figure = draw_maps(models, self.sample_images, spatial_attention_map)
+                self.writer.add_figure("attention_maps", figure, result.epoch)
         if result.epoch == self.config.epochs:
-            self._save("final", result)
+            self._save_checkpoint("final", result)
 
-    def keep_best(self, model: nn.Module, result: EpochResult) -> None:
+    def save_best_weights(self, model: nn.Module, result: EpochResult) -> None:
         """Write the best weights if the file of that name has others, as after a resume it may."""
-        path, epoch = self._path("best"), result.state["best_epoch"]
+        path, epoch = self._checkpoint_path("best"), result.state["best_epoch"]
         if not path.exists() or read_checkpoint(path)["epoch"] != epoch:
             accuracy = result.best_validation_accuracy
-            self._write("best", model, epoch=epoch, validation_accuracy=accuracy)
+            self._write_model("best", model, epoch=epoch, validation_accuracy=accuracy)
 
-    def _path(self, which: str) -> Path:
-        return Path(self.config.save_dir) / f"{self.stem}_{which}.pth"
+    def _checkpoint_path(self, label: str) -> Path:
+        return Path(self.config.save_dir) / f"{self.stem}_{label}.pth"
 
-    def _save(self, which: str, result: EpochResult) -> None:
-        self._write(
-            which,
+    def _save_checkpoint(self, label: str, result: EpochResult) -> None:
+        self._write_model(
+            label,
             result.student,
             epoch=result.epoch,
             validation_accuracy=result.validation_accuracy,
             training=result.state,
             history=self.history,
         )
-        self.last_saved = self._path(which)
+        self.last_checkpoint = self._checkpoint_path(label)
 
-    def _write(self, which: str, model: nn.Module, **figures: Any) -> None:
+    def _write_model(self, label: str, model: nn.Module, **extra_values: Any) -> None:
         config, classes = self.config.model_dump(), list(self.classes)
-        save_model(self._path(which), model, config=config, classes=classes, **figures)
+        save_model(
+            self._checkpoint_path(label), model, config=config, classes=classes, **extra_values
+        )
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def write_summary(self, summary: dict[str, Any]) -> None:
         """Write the summary."""
-        write_text(self.logs / f"{self.stem}_summary.json", json.dumps(summary, indent=2))
+        write_text(self.log_dir / f"{self.stem}_summary.json", json.dumps(summary, indent=2))
 
 
-def epoch_line(result: EpochResult, epochs: int) -> str:
+def describe_epoch(result: EpochResult, epochs: int) -> str:
     """One epoch in one line, for a person."""
-    mark = " *" if result.is_best else ""
-    validated = ""
+    best_mark = " *" if result.is_best else ""
+    validation_text = ""
     if result.validation_accuracy is not None:
-        validated = f"validation {100 * result.validation_accuracy:.2f} %{mark}, "
+        validation_text = f"validation {100 * result.validation_accuracy:.2f} %{best_mark}, "
     return (
-        f"epoch {result.epoch}/{epochs}: loss {result.train_loss:.4f}, {validated}"
+        f"epoch {result.epoch}/{epochs}: loss {result.train_loss:.4f}, {validation_text}"
         f"{result.seconds:.1f} s"
     )

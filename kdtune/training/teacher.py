@@ -38,35 +38,35 @@ def load_teacher(
             another image size.
     """
     loaded = load_model(path)
-    known = loaded["num_classes"]
-    wanted = len(classes) if classes is not None else num_classes
-    if wanted is not None and known != wanted:
+    teacher_classes = loaded["num_classes"]
+    data_classes = len(classes) if classes is not None else num_classes
+    if data_classes is not None and teacher_classes != data_classes:
         raise UserError(
-            f"The teacher {path} knows {known} classes, but the data have {wanted}; "
+            f"The teacher {path} knows {teacher_classes} classes, but the data have {data_classes}; "
             "train a teacher on these data."
         )
     if classes is not None and loaded["classes"] is not None:
-        if lacking := sorted(set(classes) - set(loaded["classes"])):
+        if missing := sorted(set(classes) - set(loaded["classes"])):
             raise UserError(
-                f"The teacher {path} does not know the class '{lacking[0]}' of the data; "
+                f"The teacher {path} does not know the class '{missing[0]}' of the data; "
                 "train a teacher on these data."
             )
         if loaded["classes"] != list(classes):
             raise UserError(f"The teacher {path} has the data's classes in another order.")
-    trained_at = _trained_at(loaded)
-    if None not in (image_size, trained_at) and image_size != trained_at:
+    trained_image_size = _trained_image_size(loaded)
+    if None not in (image_size, trained_image_size) and image_size != trained_image_size:
         raise UserError(
-            f"The teacher {path} was trained at {trained_at} px, but image_size is {image_size}; "
-            f"use image_size {trained_at}, or train a teacher at {image_size} px."
+            f"The teacher {path} was trained at {trained_image_size} px, but image_size is {image_size}; "
+            f"use image_size {trained_image_size}, or train a teacher at {image_size} px."
         )
     return loaded["model"].requires_grad_(False)
 
 
-def _trained_at(loaded: dict[str, Any]) -> int | None:
+def _trained_image_size(loaded: dict[str, Any]) -> int | None:
     return loaded["config"]["image_size"] if loaded["config"] is not None else None
 
 
-def teacher_summary(path: str | Path) -> dict[str, Any]:
+def describe_teacher(path: str | Path) -> dict[str, Any]:
     """Describe a teacher in plain values, for the log: file, content hash, architecture, accuracy.
 
     ``sha256`` is that of the file; accuracies are shares of 1. What the file does not say is None:
@@ -77,7 +77,7 @@ def teacher_summary(path: str | Path) -> dict[str, Any]:
         "path": str(path),
         "sha256": hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest(),
         "model": loaded["architecture"],
-        "image_size": _trained_at(loaded),
+        "image_size": _trained_image_size(loaded),
         "validation_accuracy": loaded.get("validation_accuracy"),
         "test_accuracy": loaded.get("test_accuracy"),
     }

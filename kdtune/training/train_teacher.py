@@ -6,14 +6,14 @@ from typing import Any
 
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
-from kdtune.models import build_model, check_model
+from kdtune.models import build_model, require_model
 from kdtune.models.checkpoints import save_model
-from kdtune.models.pretrained import begin_with
+from kdtune.models.pretrained import load_pretrained
 from kdtune.runtime.console import say
 from kdtune.storage.files import make_folder
 from kdtune.training.loop import evaluate, fit
-from kdtune.training.run import _batches, _find
-from kdtune.training.run_files import epoch_line
+from kdtune.training.run import _find_data, _open_batches
+from kdtune.training.run_files import describe_epoch
 
 
 def train_teacher(
@@ -35,24 +35,24 @@ def train_teacher(
     """
     if out.exists():
         raise UserError(f"{out} exists already; remove it, or give another --out.")
-    check_model(config.model)
+    require_model(config.model)
     make_folder(out.parent)
-    data = _find(config)
+    data = _find_data(config)
     classes = list(data.classes)
     if config.weights is not None:  # said, and refused, before images are decoded
         model = build_model(config.model, len(classes), config.image_size)
-        say(begin_with(model, config.model, config.weights, len(classes)))
-    train, validation, test = _batches(config, data, None, data.classes, say=say)
-    about: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
-    partial = out.with_name(f"{out.stem}.partial{out.suffix}")
+        say(load_pretrained(model, config.model, config.weights, len(classes)))
+    train, validation, test = _open_batches(config, data, None, data.classes, say=say)
+    metadata: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
+    partial_path = out.with_name(f"{out.stem}.partial{out.suffix}")
     try:
         for result in fit(config, train, validation, num_classes=len(classes)):
-            say(epoch_line(result, config.epochs))
+            say(describe_epoch(result, config.epochs))
             if result.is_best:
-                save_model(partial, result.student, **about, epoch=result.epoch)
+                save_model(partial_path, result.student, **metadata, epoch=result.epoch)
     except KeyboardInterrupt:
-        if partial.exists():
-            raise KeyboardInterrupt(f"the best weights so far are in {partial}") from None
+        if partial_path.exists():
+            raise KeyboardInterrupt(f"the best weights so far are in {partial_path}") from None
         raise
     model = result.student
     model.load_state_dict(result.state["best_weights"])
@@ -60,6 +60,6 @@ def train_teacher(
         "validation_accuracy": result.best_validation_accuracy,
         "test_accuracy": evaluate(model, test, config)["accuracy"] if test is not None else None,
     }
-    save_model(out, model, **about, epoch=result.state["best_epoch"], **accuracies)
-    partial.unlink()
+    save_model(out, model, **metadata, epoch=result.state["best_epoch"], **accuracies)
+    partial_path.unlink()
     return accuracies

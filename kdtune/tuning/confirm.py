@@ -9,32 +9,32 @@ import ray
 
 from kdtune.config.train import TrainConfig
 from kdtune.errors import DiskFullError, RunError, UserError, last_line
-from kdtune.log.events import Event, Log, cell_of
+from kdtune.log.events import Event, EventLog, cell_of
 from kdtune.log.folder import SweepFolder
-from kdtune.log.mirror import Mirror, mirrored
+from kdtune.log.remote_sync import RemoteSync, synced_to
 from kdtune.reports.tables.log_tables import trials_table
-from kdtune.reports.tables.sentences import visible
-from kdtune.runtime.signals import terminating
-from kdtune.storage.files import replacing
+from kdtune.reports.tables.sentences import describe_detectable_difference
+from kdtune.runtime.signals import raise_on_sigterm
+from kdtune.storage.files import atomic_write
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import find_slots, ray_session
 from kdtune.tuning.display.progress import Goal
 from kdtune.tuning.display.screen import Screen
-from kdtune.tuning.driver.driver import Driver, stored
-from kdtune.tuning.driver.outputs import write_outputs
-from kdtune.tuning.driver.preflight import check_confirmation
-from kdtune.tuning.driver.resume_rules import confirm_settings, named_again
-from kdtune.tuning.planning.gpu_sharing import shared_slots
-from kdtune.tuning.scheduling.confirm_policy import Candidates, Confirmation, best_trials
-from kdtune.tuning.scheduling.trial_state import Trial
-from kdtune.tuning.trials.best_networks import Networks
-from kdtune.tuning.trials.held_out import measure, predict_test
-from kdtune.tuning.trials.prepare import prepare
-from kdtune.units import duration
+from kdtune.tuning.driver.driver import Driver, get_checkpoint_storage
+from kdtune.tuning.driver.preflight import prepare_confirmation
+from kdtune.tuning.driver.resume_rules import build_confirm_config, resume_flags
+from kdtune.tuning.driver.write_results import write_results
+from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
+from kdtune.tuning.scheduling.confirm_policy import Candidates, ConfirmPolicy, best_trials
+from kdtune.tuning.scheduling.trial_state import ActiveTrial
+from kdtune.tuning.trials.best_weights import ConfirmedWeights
+from kdtune.tuning.trials.held_out import predict_test_images, profile_student
+from kdtune.tuning.trials.warm_cache import warm_cache
+from kdtune.units import format_duration
 
 
 def confirm_sweep(
-    path: str | Path, given: Mapping[str, Any] | None = None, show: str = "live"
+    path: str | Path, changes: Mapping[str, Any] | None = None, show: str = "live"
 ) -> SweepFolder:
     """Train the best trials of every cell again with fresh seeds, choose, and test once.
 
@@ -55,227 +55,264 @@ def confirm_sweep(
             there any more or not what it was.
         RunError, KeyboardInterrupt: as `kdtune.tuning.sweep.run_sweep`.
     """
-    folder, screen, given = SweepFolder(path), Screen(show), given or {}
+    folder, screen, given = SweepFolder(path), Screen(show), changes or {}
     with (
-        mirrored(folder, given.get("storage"), False, screen.trouble) as mirror,
-        folder.held_again(),
+        synced_to(folder, given.get("storage"), False, screen.warn) as remote_sync,
+        folder.locked_existing(),
     ):
-        _Confirm(folder, given, screen, mirror).run()
+        _ConfirmSession(folder, given, screen, remote_sync).run()
     return folder
 
 
-class _Confirm:
+class _ConfirmSession:
     """A confirmation from beginning to end."""
 
     def __init__(
         self,
         folder: SweepFolder,
-        given: Mapping[str, Any],
+        changes: Mapping[str, Any],
         screen: Screen,
-        mirror: Mirror | None,
+        remote_sync: RemoteSync | None,
     ):
-        self.folder, self.screen, search = folder, screen, folder.events()
-        if search[-1]["event"] != "complete":
+        self.folder, self.screen, search_events = folder, screen, folder.load_events()
+        if search_events[-1]["event"] != "complete":
             raise UserError(
                 f"{folder.path} is not complete: first 'kdtune resume {folder.path}'; with a "
                 "lower number of --trials it ends with what it has."
             )
-        before = [event for event in folder.confirm_events() if event["event"] == "confirm"]
-        self.earlier = folder.opened()[-1]
-        self.sweep = confirm_settings(folder, given)
-        if before and self.sweep.top != before[-1]["top"]:
+        confirm_openings = [
+            event for event in folder.load_confirm_events() if event["event"] == "confirm"
+        ]
+        self.earlier_opening = folder.load_opening_events()[-1]
+        self.sweep = build_confirm_config(folder, changes)
+        if confirm_openings and self.sweep.top != confirm_openings[-1]["top"]:
             raise UserError(
-                f"The candidates are the best {before[-1]['top']} of each cell, and stay so; "
+                f"The candidates are the best {confirm_openings[-1]['top']} of each cell, and stay so; "
                 "--seeds can grow."
             )
-        if before and self.sweep.seeds < before[-1]["seeds"]:
-            raise UserError(f"There are {before[-1]['seeds']} seeds already; --seeds can grow.")
-        self.trials = trials_table(search)
-        known: Candidates = {}
-        for event in before:
+        if confirm_openings and self.sweep.seeds < confirm_openings[-1]["seeds"]:
+            raise UserError(
+                f"There are {confirm_openings[-1]['seeds']} seeds already; --seeds can grow."
+            )
+        self.search_trials = trials_table(search_events)
+        known_candidates: Candidates = {}
+        for event in confirm_openings:
             for candidate in event["candidates"]:
-                known.setdefault(cell_of(candidate), []).append(candidate["trial_id"])
-        best = best_trials(self.trials, self.sweep.top)
-        if not best:
+                known_candidates.setdefault(cell_of(candidate), []).append(candidate["trial_id"])
+        best_candidates = best_trials(self.search_trials, self.sweep.top)
+        if not best_candidates:
             raise UserError(f"No trial of {folder.path} came to an end: nothing can be confirmed.")
-        self.new = {cell: ids for cell, ids in best.items() if cell not in known}
-        for cell, ids in known.items():
-            if later := set(best.get(cell, ())) - set(ids):
-                screen.trouble(
-                    f"{'-'.join(cell)}: {', '.join(sorted(later))} came after the candidates were "
+        self.new_candidates = {
+            cell: ids for cell, ids in best_candidates.items() if cell not in known_candidates
+        }
+        for cell, ids in known_candidates.items():
+            if late_trials := set(best_candidates.get(cell, ())) - set(ids):
+                screen.warn(
+                    f"{'-'.join(cell)}: {', '.join(sorted(late_trials))} came after the candidates were "
                     "taken, and is not confirmed; that takes a sweep of its own"
                 )
-        settings = {e["trial_id"]: e["config"] for e in search if e["event"] == "asked"}
-        self.before = before[-1] if before else None
-        self.decisions = Confirmation(self.sweep, settings, say=screen.trouble)
-        command = f"kdtune confirm {folder.path}{named_again(self.sweep)}"
-        self.networks = Networks(folder, stored(mirror))
-        log = folder.confirm_log
+        trial_configs = {
+            e["trial_id"]: e["config"] for e in search_events if e["event"] == "asked"
+        }
+        self.earlier_confirmation = confirm_openings[-1] if confirm_openings else None
+        self.policy = ConfirmPolicy(self.sweep, trial_configs, say=screen.warn)
+        resume_command = f"kdtune confirm {folder.path}{resume_flags(self.sweep)}"
+        self.confirmed_weights = ConfirmedWeights(folder, get_checkpoint_storage(remote_sync))
+        log_path = folder.confirm_log_path
         self.driver = Driver(
-            folder, log, self.decisions, self.networks, "runs", command, screen, mirror
+            folder,
+            log_path,
+            self.policy,
+            self.confirmed_weights,
+            "runs",
+            resume_command,
+            screen,
+            remote_sync,
         )
-        used = [trial for ids in (*known.values(), *self.new.values()) for trial in ids]
-        if unknown := set(used) - settings.keys():
-            raise UserError(f"{folder.confirm_log} is damaged: {unknown.pop()} was not searched.")
-        self.checked = check_confirmation(
-            self.sweep, self.earlier, self.before, [settings[trial] for trial in used]
+        used_trials = [
+            trial
+            for ids in (*known_candidates.values(), *self.new_candidates.values())
+            for trial in ids
+        ]
+        if unknown_trials := set(used_trials) - trial_configs.keys():
+            raise UserError(
+                f"{folder.confirm_log_path} is damaged: {unknown_trials.pop()} was not searched."
+            )
+        self.prepared = prepare_confirmation(
+            self.sweep,
+            self.earlier_opening,
+            self.earlier_confirmation,
+            [trial_configs[trial] for trial in used_trials],
         )
 
     def run(self) -> None:
         """Do what is left to be done."""
-        decisions, opened = self.decisions, self.checked.opened
-        opened |= {"top": self.sweep.top, "seeds": self.sweep.seeds}
-        opened["candidates"] = [
+        policy, opening_event = self.policy, self.prepared.opening_event
+        opening_event |= {"top": self.sweep.top, "seeds": self.sweep.seeds}
+        opening_event["candidates"] = [
             {"method": method, "model": model, "trial_id": trial}
-            for (method, model), ids in self.new.items()
+            for (method, model), ids in self.new_candidates.items()
             for trial in ids
         ]
         with self.driver.open_log() as log:
-            if self.before is not None:
-                self.driver.found(log, self.before, opened)
+            if self.earlier_confirmation is not None:
+                self.driver.report_resumed(log, self.earlier_confirmation, opening_event)
             try:
-                self.networks.begin()
-                for run in decisions.wanted():
-                    if not self.folder.network(run).is_file():
-                        log.append(self._about(run, "lost"))
-                if self._changed(opened) or self._left():
-                    log.append(opened)  # has runs that crashed run again
-                if self._left():
-                    verbose, say = self.screen.show == "verbose", self.screen.trouble
-                    with ray_session(self.sweep.address, verbose, say), terminating():
-                        self._work(log, find_slots(self.sweep, say))
+                self.confirmed_weights.activate()
+                for run_id in policy.testable_runs():
+                    if not self.folder.network_path(run_id).is_file():
+                        log.append(self._run_event(run_id, "lost"))
+                if self._has_changes(opening_event) or self._has_work():
+                    log.append(opening_event)  # has runs that crashed run again
+                if self._has_work():
+                    verbose, say = self.screen.show == "verbose", self.screen.warn
+                    with ray_session(self.sweep.address, verbose, say), raise_on_sigterm():
+                        self._run_choose_test(log, find_slots(self.sweep, say))
                 else:
-                    self.driver.tell()
+                    self.driver.flush_trackers()
                 self._finish(log)
             except DiskFullError as error:
-                raise RunError(f"{error} Make room, then: {self.driver.command}") from None
+                raise RunError(f"{error} Make room, then: {self.driver.resume_command}") from None
             except KeyboardInterrupt as error:
                 if str(error):
                     raise
-                raise type(error)(f"to go on: {self.driver.command}") from None
+                raise type(error)(f"to go on: {self.driver.resume_command}") from None
 
-    def _changed(self, opened: Event) -> bool:
+    def _has_changes(self, opening_event: Event) -> bool:
         """Whether something is asked for that the log does not know."""
-        before = self.before
-        if before is None or self.new:
+        previous = self.earlier_confirmation
+        if previous is None or self.new_candidates:
             return True
-        return any(opened[key] != before.get(key) for key in ("config", "groups"))
+        return any(opening_event[key] != previous.get(key) for key in ("config", "groups"))
 
-    def _left(self) -> bool:
+    def _has_work(self) -> bool:
         """Whether something is left to be done."""
-        decisions = self.decisions
-        crashed = any(end["state"] == "crashed" for end in decisions.ended.values())
+        policy = self.policy
+        has_crashed = any(end["state"] == "crashed" for end in policy.end_events.values())
         return bool(
-            not decisions.finished or crashed or decisions.choose() or decisions.untested()
+            not policy.finished
+            or has_crashed
+            or policy.choose_candidates()
+            or policy.untested_runs()
         )
 
-    def _work(self, log: Log, slots: Slots) -> None:
+    def _run_choose_test(self, log: EventLog, slots: Slots) -> None:
         """Run, choose, test."""
-        for line in self._describe(slots):
+        for line in self._describe_plan(slots):
             self.screen.say(line)
-        prepare(self.checked.shared, slots, self.screen.say)
-        slots = self._share(slots)
-        self._measure(log, slots)
-        goal = Goal(self.decisions.totals)
-        self.driver.run(log, slots, self.checked.shared.askers, goal)
-        if self.decisions.interrupts.requested:
-            self.decisions.interrupts.end(f"to go on: {self.driver.command}")
-        for choice in self.decisions.choose():
+        warm_cache(self.prepared.shared_inputs, slots, self.screen.say)
+        slots = self._share_gpus(slots)
+        self._profile_students(log, slots)
+        goal = Goal(self.policy.runs_per_cell)
+        self.driver.run(log, slots, self.prepared.shared_inputs.target_requests, goal)
+        if self.policy.interrupts.stop_requested:
+            self.policy.interrupts.raise_interrupt(f"to go on: {self.driver.resume_command}")
+        for choice in self.policy.choose_candidates():
             log.append(choice)
-        self._test(log, slots)
+        self._score_test_images(log, slots)
 
-    def _finish(self, log: Log) -> None:
+    def _finish(self, log: EventLog) -> None:
         """Make all that follows.
 
         Raises:
             RunError: no run was sound.
         """
         self._write_labels()
-        write_outputs(self.folder, self.driver.command)
-        self.driver.check()
-        if self.folder.confirm_events()[-1]["event"] != "complete":
+        write_results(self.folder, self.driver.resume_command)
+        self.driver.check_lease()
+        if self.folder.load_confirm_events()[-1]["event"] != "complete":
             log.append({"event": "complete"})
-        if not self.decisions.chosen:
-            reason = next(iter(self.decisions.ended.values()))["reason"]
+        if not self.policy.chosen_trials:
+            reason = next(iter(self.policy.end_events.values()))["reason"]
             raise RunError(
-                f"No run of {self.folder.confirm_log} came to its end; the first says: {reason}"
+                f"No run of {self.folder.confirm_log_path} came to its end; the first says: {reason}"
             )
 
-    def _about(self, run: str, kind: str, **about: Any) -> Event:
+    def _run_event(self, run_id: str, kind: str, **fields: Any) -> Event:
         """An event about a run."""
-        return Trial(self.decisions.events[run]).event(kind, **about)
+        return ActiveTrial(self.policy.proposals[run_id]).make_event(kind, **fields)
 
-    def _describe(self, slots: Slots) -> Iterator[str]:
+    def _describe_plan(self, slots: Slots) -> Iterator[str]:
         """Say what is going to happen."""
-        runs, images = self.decisions.total, len(self.checked.test)
-        spent = self.trials[["device_seconds", "epochs"]].sum()
-        seconds = spent["device_seconds"] / max(1, spent["epochs"]) * self.sweep.epochs
-        left = runs - len(self.decisions.ended)
+        num_runs, num_images = self.policy.num_runs, len(self.prepared.test_split)
+        totals = self.search_trials[["device_seconds", "epochs"]].sum()
+        run_seconds = totals["device_seconds"] / max(1, totals["epochs"]) * self.sweep.epochs
+        runs_left = num_runs - len(self.policy.end_events)
         yield (
-            f"confirm: the best {self.sweep.top} of {len(self.decisions.candidates)} cells with "
-            f"{self.decisions.seeds} fresh seeds of {self.sweep.epochs} epochs each; {left} of "
-            f"{runs} runs are left, {slots.count} at once, about "
-            f"{duration(left * seconds / slots.count)}"
+            f"confirm: the best {self.sweep.top} of {len(self.policy.candidates)} cells with "
+            f"{self.policy.num_seeds} fresh seeds of {self.sweep.epochs} epochs each; {runs_left} of "
+            f"{num_runs} runs are left, {slots.count} at once, about "
+            f"{format_duration(runs_left * run_seconds / slots.count)}"
         )
-        for (method, model), ids in self.new.items():
+        for (method, model), ids in self.new_candidates.items():
             if len(ids) < self.sweep.top:
                 yield f"{method}-{model} has no more than {len(ids)} sound trials"
-        models = len({model for _, model in self.decisions.candidates})
-        accuracy = self.trials["best_validation_accuracy"].max()
-        yield visible(images, self.decisions.seeds, models, accuracy)
+        num_models = len({model for _, model in self.policy.candidates})
+        best_accuracy = self.search_trials["best_validation_accuracy"].max()
+        yield describe_detectable_difference(
+            num_images, self.policy.num_seeds, num_models, best_accuracy
+        )
 
-    def _share(self, slots: Slots) -> Slots:
+    def _share_gpus(self, slots: Slots) -> Slots:
         """Measure how many runs share a GPU best, if that is wanted."""
-        askers = self.checked.shared.askers
-        return shared_slots(self.sweep, slots, self._examples, askers, self.screen.say)
+        target_requests = self.prepared.shared_inputs.target_requests
+        return choose_gpu_sharing(
+            self.sweep, slots, self._example_configs, target_requests, self.screen.say
+        )
 
-    def _examples(self) -> dict[str, TrainConfig]:
+    def _example_configs(self) -> dict[str, TrainConfig]:
         """Settings of a run of each student."""
         return {
-            model: self._here(self.decisions.configure(trials[0], 1))
-            for (_, model), trials in self.decisions.candidates.items()
+            model: self._with_current_locations(self.policy.configure_run(trials[0], 1))
+            for (_, model), trials in self.policy.candidates.items()
         }
 
-    def _measure(self, log: Log, slots: Slots) -> None:
+    def _profile_students(self, log: EventLog, slots: Slots) -> None:
         """Find out what each student costs."""
-        known = {e["model"] for e in self.folder.confirm_events() if e["event"] == "measured"}
-        for (_, model), trials in self.decisions.candidates.items():
-            if model not in known:
-                known.add(model)
-                config = self._here(self.decisions.configure(trials[0], 1))
+        profiled = {
+            e["model"] for e in self.folder.load_confirm_events() if e["event"] == "measured"
+        }
+        for (_, model), trials in self.policy.candidates.items():
+            if model not in profiled:
+                profiled.add(model)
+                config = self._with_current_locations(self.policy.configure_run(trials[0], 1))
                 try:
-                    costs = measure(config, len(self.checked.shared.views.data.classes), slots)
+                    costs = profile_student(
+                        config, len(self.prepared.shared_inputs.decoded.data.classes), slots
+                    )
                 except ray.exceptions.RayError as error:
                     text = f"{model} could not be measured: {last_line(error)}"
-                    self.screen.trouble(text)
+                    self.screen.warn(text)
                 else:
                     log.append({"event": "measured", "model": model, **costs})
 
-    def _test(self, log: Log, slots: Slots) -> None:
+    def _score_test_images(self, log: EventLog, slots: Slots) -> None:
         """Read the test images, for what was chosen."""
-        runs, labels = self.decisions.untested(), np.asarray(self.checked.test.labels)
+        runs, labels = self.policy.untested_runs(), np.asarray(self.prepared.test_split.labels)
         if not runs:
             return
-        self.driver.check()
+        self.driver.check_lease()
         self._write_labels()
-        paths = [self.folder.network(run) for _, run in runs]
+        paths = [self.folder.network_path(run_id) for _, run_id in runs]
         configs = [
-            self._here(self.decisions.configure(self.decisions.chosen[cell], 1))
+            self._with_current_locations(
+                self.policy.configure_run(self.policy.chosen_trials[cell], 1)
+            )
             for cell, _ in runs
         ]
         self.screen.say(
             f"reading {len(labels):,} test images with {len(runs)} networks of what was chosen"
         )
         try:
-            found = predict_test(list(zip(paths, configs, strict=True)), slots)
-            for (_, run), predicted in zip(runs, found, strict=True):
-                with replacing(self.folder.predictions(run)) as temporary:
+            predictions = predict_test_images(list(zip(paths, configs, strict=True)), slots)
+            for (_, run_id), predicted in zip(runs, predictions, strict=True):
+                with atomic_write(self.folder.predictions_path(run_id)) as temporary:
                     np.savez_compressed(temporary, predicted=predicted.astype(np.uint16))
-                tested = {
+                score_fields = {
                     "test_accuracy": float((predicted == labels).mean()),
                     "test_images": len(labels),
                 }
-                log.append(self._about(run, "tested", **tested))
+                log.append(self._run_event(run_id, "tested", **score_fields))
         except ray.exceptions.RayError as error:
             raise RunError(
                 f"The test images could not be classified: {last_line(error)}"
@@ -283,13 +320,13 @@ class _Confirm:
 
     def _write_labels(self) -> None:
         """Keep what is right for each test image, and which belong together."""
-        arrays = {"labels": np.asarray(self.checked.test.labels, dtype=np.uint16)}
-        if self.checked.groups is not None:
-            arrays["groups"] = np.asarray(self.checked.groups)
-        with replacing(self.folder.test_labels) as temporary:
+        arrays = {"labels": np.asarray(self.prepared.test_split.labels, dtype=np.uint16)}
+        if self.prepared.test_groups is not None:
+            arrays["groups"] = np.asarray(self.prepared.test_groups)
+        with atomic_write(self.folder.test_labels_path) as temporary:
             np.savez_compressed(temporary, allow_pickle=False, **arrays)
 
-    def _here(self, config: TrainConfig) -> TrainConfig:
+    def _with_current_locations(self, config: TrainConfig) -> TrainConfig:
         """A run's settings with the places of now."""
-        places = {**self.sweep.source._asdict(), "cache_gb": self.sweep.cache_gb}
-        return config.model_copy(update=places)
+        locations = {**self.sweep.data_source._asdict(), "cache_gb": self.sweep.cache_gb}
+        return config.model_copy(update=locations)

@@ -11,10 +11,10 @@ from typing import Any
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import RunError
-from kdtune.log.events import Log
-from kdtune.log.folder import RESULTS, SweepFolder
-from kdtune.log.mirror import Mirror, mirrored
-from kdtune.reports.tables.sentences import visible
+from kdtune.log.events import EventLog
+from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
+from kdtune.log.remote_sync import RemoteSync, synced_to
+from kdtune.reports.tables.sentences import describe_detectable_difference
 from kdtune.reports.text.plan import plan_text
 from kdtune.storage.files import write_text, write_yaml
 from kdtune.tuning.cluster.placement import Slots
@@ -22,17 +22,22 @@ from kdtune.tuning.cluster.session import find_slots, ray_session
 from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.display.progress import Goal
 from kdtune.tuning.display.screen import Screen
-from kdtune.tuning.driver.driver import Driver, stored
-from kdtune.tuning.driver.outputs import write_outputs
-from kdtune.tuning.driver.preflight import Checked, check_sweep
-from kdtune.tuning.driver.resume_rules import NAMED_AGAIN, OF_CONFIRM, named_again, resume_settings
-from kdtune.tuning.planning.gpu_sharing import shared_slots
-from kdtune.tuning.planning.plan import curves_of, make_plan, refuse_elsewhere
-from kdtune.tuning.scheduling.search_policy import Search
+from kdtune.tuning.driver.driver import Driver, get_checkpoint_storage
+from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
+from kdtune.tuning.driver.resume_rules import (
+    CONFIRM_FIELDS,
+    NOT_FROM_LOG,
+    build_resume_config,
+    resume_flags,
+)
+from kdtune.tuning.driver.write_results import write_results
+from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
+from kdtune.tuning.planning.plan import load_learning_curves, make_plan, require_local_address
+from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import describe_sampler
-from kdtune.tuning.trials.best_networks import Leftovers
-from kdtune.tuning.trials.prepare import prepare
-from kdtune.units import duration
+from kdtune.tuning.trials.best_weights import CheckpointCleanup
+from kdtune.tuning.trials.warm_cache import warm_cache
+from kdtune.units import format_duration
 
 
 def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False) -> SweepFolder:
@@ -56,38 +61,50 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
         KeyboardInterrupt: the sweep was interrupted; its tables are of what had ended.
     """
     screen = Screen(show)
-    given = SweepConfig.check(config)
+    requested = SweepConfig.parse(config)
     if plan:
-        refuse_elsewhere(given)
-    folder = SweepFolder(RESULTS / given.name)
-    folder.refuse_existing()
-    checked = check_sweep(given, given.spaces)
-    sweep, opened = checked.sweep, checked.opened
-    learned = checked.learned()
-    with ray_session(sweep.address, screen.show == "verbose", screen.trouble):
-        with mirrored(folder, sweep.storage, True, screen.trouble) as mirror:
-            slots = find_slots(sweep, screen.trouble)
-            search = _Sweep(folder, checked, screen, mirror)
-            for line in search.describe(slots):
+        require_local_address(requested)
+    folder = SweepFolder(RESULTS_FOLDER / requested.name)
+    folder.raise_if_exists()
+    prepared = prepare_sweep(requested, requested.spaces)
+    sweep, opening_event = prepared.sweep, prepared.opening_event
+    warm_start_events = prepared.load_warm_start_events()
+    with ray_session(sweep.address, screen.show == "verbose", screen.warn):
+        with synced_to(folder, sweep.storage, True, screen.warn) as remote_sync:
+            slots = find_slots(sweep, screen.warn)
+            session = _SearchSession(folder, prepared, screen, remote_sync)
+            for line in session.describe(slots):
                 screen.say(line)
-            for event in learned:
+            for event in warm_start_events:
                 screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
-            opened["views"]["prepared"] = prepare(checked.shared, slots, screen.say)
-            slots, made = search.share(slots), None
+            opening_event["views"]["prepared"] = warm_cache(
+                prepared.shared_inputs, slots, screen.say
+            )
+            slots, sweep_plan = session.share_gpus(slots), None
             if plan:
-                made = make_plan(checked, learned, slots, (), curves_of(checked, None), screen.say)
-                screen.say(plan_text(made, "table"))
-            with folder.created() as part:
-                if made is not None:
-                    write_text(part.plan, json.dumps(made, indent=2) + "\n")
-                write_yaml(part.sweep, opened["config"])
-                write_text(part.environment, json.dumps(opened["environment"], indent=2) + "\n")
-                with Log(part.log, []) as log:
-                    for event in (opened, *learned):
+                sweep_plan = make_plan(
+                    prepared,
+                    warm_start_events,
+                    slots,
+                    (),
+                    load_learning_curves(prepared, None),
+                    screen.say,
+                )
+                screen.say(plan_text(sweep_plan, "table"))
+            with folder.create_atomically() as new_folder:
+                if sweep_plan is not None:
+                    write_text(new_folder.plan_path, json.dumps(sweep_plan, indent=2) + "\n")
+                write_yaml(new_folder.config_path, opening_event["config"])
+                write_text(
+                    new_folder.environment_path,
+                    json.dumps(opening_event["environment"], indent=2) + "\n",
+                )
+                with EventLog(new_folder.log_path, []) as log:
+                    for event in (opening_event, *warm_start_events):
                         log.append(event)
-            with folder.held(), search.driver.open_log() as log:
-                search.run(log, slots)
-        search.confirm({key: getattr(sweep, key) for key in NAMED_AGAIN if getattr(sweep, key)})
+            with folder.locked(), session.driver.open_log() as log:
+                session.run(log, slots)
+        session.confirm({key: getattr(sweep, key) for key in NOT_FROM_LOG if getattr(sweep, key)})
     return folder
 
 
@@ -115,36 +132,36 @@ def resume_sweep(
     changes, screen = changes or {}, Screen(show)
     folder = SweepFolder(path)
     with (
-        mirrored(folder, changes.get("storage"), False, screen.trouble) as mirror,
-        folder.held_again(),
+        synced_to(folder, changes.get("storage"), False, screen.warn) as remote_sync,
+        folder.locked_existing(),
     ):
-        earlier = folder.opened()[-1]
-        given = resume_settings(earlier, changes)
-        checked = check_sweep(given, tuple(changes.get("spaces", ())), earlier)
-        search = _Sweep(folder, checked, screen, mirror)
-        with search.driver.open_log() as log:
-            search.driver.found(log, earlier, checked.opened)
-            if search.decisions.finished:
-                if checked.opened["config"] != earlier["config"]:
-                    log.append(checked.opened)
-                search.driver.tell()
-                search.finish(log)
+        earlier_opening = folder.load_opening_events()[-1]
+        requested = build_resume_config(earlier_opening, changes)
+        prepared = prepare_sweep(requested, tuple(changes.get("spaces", ())), earlier_opening)
+        session = _SearchSession(folder, prepared, screen, remote_sync)
+        with session.driver.open_log() as log:
+            session.driver.report_resumed(log, earlier_opening, prepared.opening_event)
+            if session.policy.finished:
+                if prepared.opening_event["config"] != earlier_opening["config"]:
+                    log.append(prepared.opening_event)
+                session.driver.flush_trackers()
+                session.finish(log)
             else:
-                sweep = checked.sweep
-                with ray_session(sweep.address, screen.show == "verbose", screen.trouble):
-                    slots = find_slots(sweep, screen.trouble)
-                    for line in search.describe(slots):
+                sweep = prepared.sweep
+                with ray_session(sweep.address, screen.show == "verbose", screen.warn):
+                    slots = find_slots(sweep, screen.warn)
+                    for line in session.describe(slots):
                         screen.say(line)
-                    views = prepare(checked.shared, slots, screen.say)
-                    checked.opened["views"]["prepared"] = views
-                    slots = search.share(slots)
-                    log.append(checked.opened)
-                    search.run(log, slots)
-    search.confirm({key: value for key, value in changes.items() if key in OF_CONFIRM})
+                    cache_events = warm_cache(prepared.shared_inputs, slots, screen.say)
+                    prepared.opening_event["views"]["prepared"] = cache_events
+                    slots = session.share_gpus(slots)
+                    log.append(prepared.opening_event)
+                    session.run(log, slots)
+    session.confirm({key: value for key, value in changes.items() if key in CONFIRM_FIELDS})
     return folder
 
 
-class _Sweep:
+class _SearchSession:
     """A search with its driver.
 
     Args:
@@ -155,65 +172,86 @@ class _Sweep:
     """
 
     def __init__(
-        self, folder: SweepFolder, checked: Checked, screen: Screen, mirror: Mirror | None
+        self,
+        folder: SweepFolder,
+        prepared: PreparedSweep,
+        screen: Screen,
+        remote_sync: RemoteSync | None,
     ):
-        self.folder, self.checked, self.screen = folder, checked, screen
-        self.decisions = Search(
-            checked.sweep, checked.spaces, checked.configure, say=screen.trouble
+        self.folder, self.prepared, self.screen = folder, prepared, screen
+        self.policy = SearchPolicy(
+            prepared.sweep, prepared.spaces, prepared.configure_trial, say=screen.warn
         )
-        self.stored = stored(mirror)
-        self.leftovers = Leftovers(folder, self.stored)
-        command = f"kdtune resume {folder.path}{named_again(checked.sweep)}"
+        self.checkpoint_storage = get_checkpoint_storage(remote_sync)
+        self.checkpoint_cleanup = CheckpointCleanup(folder, self.checkpoint_storage)
+        resume_command = f"kdtune resume {folder.path}{resume_flags(prepared.sweep)}"
         self.driver = Driver(
-            folder, folder.log, self.decisions, self.leftovers, "trials", command, screen, mirror
+            folder,
+            folder.log_path,
+            self.policy,
+            self.checkpoint_cleanup,
+            "trials",
+            resume_command,
+            screen,
+            remote_sync,
         )
 
     def describe(self, slots: Slots) -> Iterator[str]:
         """Say what is going to happen."""
-        sweep, images = self.checked.sweep, self.checked.opened["data"]["test_images"]
+        sweep, num_test_images = (
+            self.prepared.sweep,
+            self.prepared.opening_event["data"]["test_images"],
+        )
         cells = sweep.cells()
         budget = [f"{sweep.trials} trials each"] if sweep.trials is not None else []
-        if sweep.epochs_total is not None:
-            budget.append(f"{sweep.epochs_total} epochs in all")
+        if sweep.total_epochs is not None:
+            budget.append(f"{sweep.total_epochs} epochs in all")
         if sweep.time_budget is not None:
-            budget.append(f"{duration(sweep.time_budget)} of time")
-        several = len(cells) > 1
+            budget.append(f"{format_duration(sweep.time_budget)} of time")
+        has_several_cells = len(cells) > 1
         yield (
-            f"{len(cells)} cell{'s' * several}, {', '.join(budget)}, of every trial at most "
-            f"{sweep.epochs} epochs{f'; every cell gets the same {sweep.equal}' * several}"
+            f"{len(cells)} cell{'s' * has_several_cells}, {', '.join(budget)}, of every trial at most "
+            f"{sweep.epochs} epochs{f'; every cell gets the same {sweep.balance_by}' * has_several_cells}"
         )
-        proposer, rule = describe_sampler(sweep.sampler), self.decisions.stopping.describe()
-        yield f"{proposer} proposes; {rule}; {slots.count} trials at once"
-        if not slots.are_plain:
-            yield slots.describe()
-        if images:
-            yield visible(images, sweep.seeds, len(set(sweep.models)))
+        sampler_name, stopping_rule = (
+            describe_sampler(sweep.sampler),
+            self.policy.stopping.describe_rule(),
+        )
+        yield f"{sampler_name} proposes; {stopping_rule}; {slots.count} trials at once"
+        if not slots.is_uniform_cpu_only:
+            yield slots.describe_resources()
+        if num_test_images:
+            yield describe_detectable_difference(
+                num_test_images, sweep.seeds, len(set(sweep.models))
+            )
         else:
             yield "without test images the sweep cannot be confirmed"
 
-    def share(self, slots: Slots) -> Slots:
+    def share_gpus(self, slots: Slots) -> Slots:
         """Measure how many trials share a GPU best, if that is wanted; all views are there."""
-        sweep, askers = self.checked.sweep, self.checked.shared.askers
-        return shared_slots(sweep, slots, self.checked.examples, askers, self.screen.say)
+        sweep, target_requests = self.prepared.sweep, self.prepared.shared_inputs.target_requests
+        return choose_gpu_sharing(
+            sweep, slots, self.prepared.example_configs, target_requests, self.screen.say
+        )
 
-    def run(self, log: Log, slots: Slots) -> None:
+    def run(self, log: EventLog, slots: Slots) -> None:
         """Run all trials, then make all that follows from the log."""
-        sweep = self.checked.sweep
-        trials = dict.fromkeys(sweep.cells(), sweep.trials)
-        goal = Goal(trials, sweep.epochs_total, sweep.time_budget)
-        self.driver.run(log, slots, self.checked.shared.askers, goal)
+        sweep = self.prepared.sweep
+        trials_per_cell = dict.fromkeys(sweep.cells(), sweep.trials)
+        goal = Goal(trials_per_cell, sweep.total_epochs, sweep.time_budget)
+        self.driver.run(log, slots, self.prepared.shared_inputs.target_requests, goal)
         self.finish(log)
 
-    def finish(self, log: Log) -> None:
+    def finish(self, log: EventLog) -> None:
         """Make all that follows from the log.
 
         Raises:
             RunError: no trial finished an epoch.
         """
-        self.driver.check()  # checkpoints are removed, and may be another driver's by now
-        write_outputs(self.folder, self.driver.command, self.stored)
-        self.leftovers.remove_all()
-        events = self.folder.events()
+        self.driver.check_lease()  # checkpoints are removed, and may be another driver's by now
+        write_results(self.folder, self.driver.resume_command, self.checkpoint_storage)
+        self.checkpoint_cleanup.remove_all()
+        events = self.folder.load_events()
         if events[-1]["event"] != "complete":
             log.append({"event": "complete"})
         if not any(event["event"] == "epoch" for event in events):
@@ -222,18 +260,18 @@ class _Sweep:
                 f"No trial of {self.folder.path} finished an epoch; the first says: "
                 f"{next(reasons, 'nothing')}"
             )
-        if saved := self.driver.progress.saved():
-            self.screen.say(saved)
+        if savings := self.driver.progress.describe_cache_savings():
+            self.screen.say(savings)
 
-    def confirm(self, given: Mapping[str, Any]) -> None:
+    def confirm(self, changes: Mapping[str, Any]) -> None:
         """Confirm the search, if that is wanted; `given` as `confirm_sweep` takes it.
 
         Raises:
             KeyboardInterrupt: the sweep was to stop when its last trials ended.
         """
-        path, interrupts = self.folder.path, self.decisions.interrupts
-        if not self.checked.sweep.confirm:
+        path, interrupts = self.folder.path, self.policy.interrupts
+        if not self.prepared.sweep.confirm:
             return
-        if interrupts.requested:
-            interrupts.end(f"the search is complete; to go on: kdtune confirm {path}")
-        confirm_sweep(path, given, self.screen.show)
+        if interrupts.stop_requested:
+            interrupts.raise_interrupt(f"the search is complete; to go on: kdtune confirm {path}")
+        confirm_sweep(path, changes, self.screen.show)

@@ -12,11 +12,11 @@ from small_runs import write_digits
 
 from kdtune.cli.commands import cli, main
 from kdtune.config.sweep import SweepConfig
-from kdtune.data.decoded import Views
+from kdtune.data.decoded import DecodedDataset
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
-from kdtune.log.events import Log
-from kdtune.storage.array_cache import Cache
+from kdtune.log.events import EventLog
+from kdtune.storage.array_cache import ArrayCache
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_reports_need_neither_torch_nor_ray_nor_a_display():
 def test_the_cache_is_listed_and_pruned(kdtune, tmp_path, monkeypatch):
     monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
     assert kdtune("cache")[1].endswith(f"0.0 MB  in 0 arrays in {tmp_path}/cache\n")
-    views = Views(find_images("digits"), 8, Cache(tmp_path / "cache"), 1)
+    views = DecodedDataset(find_images("digits"), 8, ArrayCache(tmp_path / "cache"), 1)
     views.pixels("validation")
     _, out, _ = kdtune("cache")
     assert "269 validation images of digits at 8 px" in out and "in 1 arrays" in out
@@ -129,9 +129,9 @@ def test_what_else_gets_figures_stays_unless_it_is_given(kdtune, monkeypatch, co
 
     home = "sweep" if command == "resume" else "confirm"
     monkeypatch.setattr(f"kdtune.tuning.{home}.{command}_sweep", run)
-    for words in ((), ("--track", "mlflow", "--track", "wandb")):
+    for words in ((), ("--tracker", "mlflow", "--tracker", "wandb")):
         assert kdtune(command, "results/x", *words)[0] == 2
-    assert given == [{}, {"track": ("mlflow", "wandb")}]
+    assert given == [{}, {"trackers": ("mlflow", "wandb")}]
 
 
 SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
@@ -174,11 +174,14 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
             "'x' is not one of 'asha', 'hyperband'",
         ),
         ((*SWEEP, "--data", "digits", "--time-budget", "soon"), "write it as 2h, 1h30m"),
-        ((*SWEEP, "--data", "digits", "--equal", "epochs"), "epochs needs epochs_total or time_"),
+        (
+            (*SWEEP, "--data", "digits", "--balance-by", "epochs"),
+            "epochs needs total_epochs or time_",
+        ),
         ((*SWEEP, "--data", "digits", "--warm-start", "x"), "There is no folder x"),
         (
-            (*SWEEP, "--data", "digits", "--models", "ResNet18,ResNet50", "--epochs-total", 1),
-            "epochs_total (1) must be at least one for each of the 2 cells",
+            (*SWEEP, "--data", "digits", "--models", "ResNet18,ResNet50", "--total-epochs", 1),
+            "total_epochs (1) must be at least one for each of the 2 cells",
         ),
         (("sweep", "no.yaml"), "There is no file no.yaml"),
         (("leaderboard", "nowhere"), "There is no folder nowhere"),
@@ -235,13 +238,13 @@ def test_a_hint_layer_that_no_network_has_stops_a_sweep(kdtune, tmp_path, folder
 
 
 def test_sweeps_of_one_name_in_two_places_are_told_apart(kdtune, tmp_path):
-    sweep = SweepConfig.check({"name": "x", "data": "d"}).model_dump(mode="json")
+    sweep = SweepConfig.parse({"name": "x", "data": "d"}).model_dump(mode="json")
     data = {"fingerprint": "f", "test_fingerprint": "t", "classes": ["a", "b"]}
     opened = {"event": "sweep", "config": sweep, "data": data, "teacher": None}
     opened |= {"spaces": {}, "views": {}}
     for place in ("a", "b"):
         (tmp_path / place / "x").mkdir(parents=True)
-        with Log(tmp_path / place / "x" / "log.jsonl", []) as log:
+        with EventLog(tmp_path / place / "x" / "log.jsonl", []) as log:
             log.append(opened)
             config = {"method": "at", "model": "M", "number": 0, "origin": "start"}
             config |= {"parameters": {}, "distributions": {}, "config": {}}
@@ -315,7 +318,7 @@ def test_what_the_system_refuses_is_one_line(kdtune, monkeypatch):
     def refuse(path):
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr("kdtune.training.rerun.run_file", refuse)
+    monkeypatch.setattr("kdtune.training.rerun.train_from_file", refuse)
     code, _, err = kdtune("train", "x.yaml")
     assert code == 1 and err == "kdtune: [Errno 5] Input/output error: 'x.yaml'\n"
 

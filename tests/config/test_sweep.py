@@ -19,7 +19,7 @@ from kdtune.errors import UserError
         ({"data": "d", "settings": {"seed": 1}}, "'seed' has a flag of its own"),
         ({"data": "d", "settings": [1]}, "settings cannot be [1]"),
         (
-            {"data": "d", "track": "mlflow,comet"},
+            {"data": "d", "trackers": "mlflow,comet"},
             "cannot be 'comet': it must be 'mlflow' or 'wandb'",
         ),
         ({"data": "d", "gpus_per_trial": "A=0.5,B"}, "give a number, or one for each model as"),
@@ -31,19 +31,22 @@ from kdtune.errors import UserError
         ({"data": "d", "cpus_per_trial": "auto"}, "cannot be 'auto': give a number, or one for"),
         ({"data": "d", "cpus_per_trial": 0}, "a trial has at least one CPU, and whole ones"),
         ({"data": "d", "cpus_per_trial": "A=1.5"}, "a trial has at least one CPU, and whole"),
-        ({"data": "d", "concurrent": 0}, "The setting concurrent cannot be 0: it must be greater"),
+        (
+            {"data": "d", "max_concurrent": 0},
+            "The setting max_concurrent cannot be 0: it must be greater",
+        ),
         ({"data": "d", "settings": {"lrr": 1}}, "There is no setting 'lrr'; did you mean 'lr'?"),
     ],
 )
 def test_a_bad_sweep_setting_is_one_sentence(settings, sentence):
     with pytest.raises(UserError, match=r"\.|\?") as error:
-        SweepConfig.check({"name": "n", **settings})
+        SweepConfig.parse({"name": "n", **settings})
     assert sentence in str(error.value)
 
 
 def test_words_may_stand_in_a_list_or_between_commas():
     for methods in ("at, kd", ["at", "kd"]):
-        sweep = SweepConfig.check({"name": "n", "data": "d", "methods": methods})
+        sweep = SweepConfig.parse({"name": "n", "data": "d", "methods": methods})
         assert sweep.methods == ("at", "kd")
 
 
@@ -55,13 +58,13 @@ def test_words_may_stand_in_a_list_or_between_commas():
     ],
 )  # fmt: skip
 def test_what_a_trial_gets_is_a_number_or_one_for_each_model(given, kept):
-    sweep = SweepConfig.check({"name": "n", "data": "d", "gpus_per_trial": given})
+    sweep = SweepConfig.parse({"name": "n", "data": "d", "gpus_per_trial": given})
     assert sweep.gpus_per_trial == kept
-    assert SweepConfig.check(json.loads(sweep.model_dump_json())) == sweep
+    assert SweepConfig.parse(json.loads(sweep.model_dump_json())) == sweep
 
 
 def test_cpus_are_whole():
-    sweep = SweepConfig.check({"name": "n", "data": "d", "cpus_per_trial": "A=4"})
+    sweep = SweepConfig.parse({"name": "n", "data": "d", "cpus_per_trial": "A=4"})
     assert sweep.cpus_per_trial == {"A": 4} and isinstance(sweep.cpus_per_trial["A"], int)
 
 

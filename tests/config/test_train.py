@@ -26,7 +26,7 @@ def test_defaults_are_those_of_methods_that_exist():
 
 
 def test_given_settings_win_over_the_methods_defaults():
-    assert TrainConfig.check({"method": "fitnets", "beta": 2}).beta == 2
+    assert TrainConfig.parse({"method": "fitnets", "beta": 2}).beta == 2
 
 
 def test_settings_cannot_be_changed():
@@ -49,11 +49,11 @@ def test_settings_cannot_be_changed():
 )
 def test_a_bad_run_setting_is_one_sentence(settings, sentence):
     with pytest.raises(UserError) as error:
-        TrainConfig.check(settings)
+        TrainConfig.parse(settings)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_another_methods_settings_are_refused():
     with pytest.raises(UserError, match="settings of the method 'fitnets', not of 'at'"):
-        TrainConfig.of_method("at", {"method": "fitnets"})
+        TrainConfig.for_method("at", {"method": "fitnets"})

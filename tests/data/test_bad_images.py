@@ -9,24 +9,24 @@ import pytest
 from PIL import Image
 from small_runs import write_digits
 
-from kdtune.data.decoded import Views, leave_bad_out
+from kdtune.data.decoded import DecodedDataset, drop_unreadable
 from kdtune.data.folders import find_images
 from kdtune.data.splits import Split
-from kdtune.data.transforms import decode
+from kdtune.data.transforms import decode_images
 from kdtune.errors import BadImagesError, UserError
-from kdtune.storage.array_cache import Cache
+from kdtune.storage.array_cache import ArrayCache
 
 RAMP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
 
 
 def read(path, size=8):
-    return decode(Split([path], [0]), size)[0]
+    return decode_images(Split([path], [0]), size)[0]
 
 
 def reason(path):
     with pytest.raises(BadImagesError) as error:
         read(path)
-    [(file, words)] = error.value.bad
+    [(file, words)] = error.value.failures
     assert file == os.fsencode(path).decode(errors="backslashreplace")
     return words
 
@@ -154,12 +154,14 @@ def test_names_that_are_not_utf8_are_names(data_dir, tmp_path):
     Image.new("L", (8, 8)).save(os.fsdecode(name).replace("caf\udce9", "ok"))
     os.rename(os.fsdecode(name).replace("caf\udce9", "ok"), name)
     data = find_images(str(data_dir))
-    Views(data, 8, Cache(tmp_path / "cache")).check()
+    DecodedDataset(data, 8, ArrayCache(tmp_path / "cache")).decode_train_validation()
     with open(name, "wb"):
         pass
     with pytest.raises(BadImagesError, match=r"caf\\xe9\.png \(it is empty\)"):
         for split in ("train", "validation", "test"):
-            Views(find_images(str(data_dir)), 8, Cache(tmp_path / "cache")).pixels(split)
+            DecodedDataset(find_images(str(data_dir)), 8, ArrayCache(tmp_path / "cache")).pixels(
+                split
+            )
 
 
 def spoil(data_dir, *indices):
@@ -174,9 +176,11 @@ def spoil(data_dir, *indices):
 def test_all_bad_images_of_training_and_validation_are_listed_at_once(data_dir, tmp_path):
     bad = spoil(data_dir, 0, 5)
     with pytest.raises(BadImagesError) as error:
-        Views(find_images(str(data_dir)), 8, Cache(tmp_path / "cache")).check()
-    assert {file for file, _ in error.value.bad} == set(map(str, bad))
-    assert {reason for _, reason in error.value.bad} == {"it is empty"}
+        DecodedDataset(
+            find_images(str(data_dir)), 8, ArrayCache(tmp_path / "cache")
+        ).decode_train_validation()
+    assert {file for file, _ in error.value.failures} == set(map(str, bad))
+    assert {reason for _, reason in error.value.failures} == {"it is empty"}
     said = str(error.value)
     assert said.startswith("4 images cannot be read: the first is") and "--skip-bad-images" in said
 
@@ -186,50 +190,50 @@ def test_bad_images_are_left_out_and_the_others_stay_where_they_were(data_dir, t
     before = find_images(str(data_dir))
     bad = spoil(data_dir, 0, 5)
     for _ in range(2):
-        cache = Cache(tmp_path / "cache") if cached else None
-        data, listed = leave_bad_out(find_images(str(data_dir)), cache)
+        cache = ArrayCache(tmp_path / "cache") if cached else None
+        data, listed = drop_unreadable(find_images(str(data_dir)), cache)
         assert [image["file"] for image in listed] == [str(path) for path in bad]
         assert [image["split"] for image in listed] == ["train"] * 2 + ["validation"] * 2
         for split in ("train", "validation", "test"):
             kept = [p for p in getattr(before, split).images if p not in bad]
             assert list(getattr(data, split).images) == kept
-        Views(data, 8, cache).check()
+        DecodedDataset(data, 8, cache).decode_train_validation()
     assert data.fingerprint != find_images(str(data_dir)).fingerprint
 
 
 def test_what_was_found_is_remembered(data_dir, tmp_path, monkeypatch):
     spoil(data_dir, 0)
-    first = leave_bad_out(find_images(str(data_dir)), Cache(tmp_path / "cache"))
+    first = drop_unreadable(find_images(str(data_dir)), ArrayCache(tmp_path / "cache"))
     looked = []
 
     def still_broken(split, workers):
         looked.append(len(split))
         return dict.fromkeys(range(len(split)), "broken")
 
-    monkeypatch.setattr("kdtune.data.decoded.readable", still_broken)
-    data, listed = leave_bad_out(find_images(str(data_dir)), Cache(tmp_path / "cache"))
+    monkeypatch.setattr("kdtune.data.decoded.find_unreadable", still_broken)
+    data, listed = drop_unreadable(find_images(str(data_dir)), ArrayCache(tmp_path / "cache"))
     assert data == first[0] and len(listed) == 2
     assert looked == [1, 1, 0]  # for the reasons
 
 
 def test_what_can_be_read_again_is_not_left_out(data_dir, tmp_path, monkeypatch):
     spoil(data_dir, 0)
-    leave_bad_out(find_images(str(data_dir)), Cache(tmp_path / "cache"))
-    monkeypatch.setattr("kdtune.data.decoded.readable", lambda split, workers: {})
+    drop_unreadable(find_images(str(data_dir)), ArrayCache(tmp_path / "cache"))
+    monkeypatch.setattr("kdtune.data.decoded.find_unreadable", lambda split, workers: {})
     data = find_images(str(data_dir))
-    assert leave_bad_out(data, Cache(tmp_path / "cache")) == (data, [])
+    assert drop_unreadable(data, ArrayCache(tmp_path / "cache")) == (data, [])
 
 
 def test_without_bad_images_nothing_changes(data_dir):
     data = find_images(str(data_dir))
-    assert leave_bad_out(data, None) == (data, [])
+    assert drop_unreadable(data, None) == (data, [])
 
 
 def test_a_class_of_which_nothing_can_be_read_is_a_sentence(data_dir):
     for path in (data_dir / "digit-3").iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match="No training image of the class 'digit-3' can be read"):
-        leave_bad_out(find_images(str(data_dir)), None)
+        drop_unreadable(find_images(str(data_dir)), None)
 
 
 def test_a_folder_that_cannot_be_listed_is_a_sentence(data_dir, monkeypatch):

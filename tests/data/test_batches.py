@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdtune.data.batches import Batches, place, prepared_ahead
+from kdtune.data.batches import Batches, place_on_device, prefetch
 from kdtune.data.transforms import augment_images
 
 LABELS = list(range(10))
@@ -25,7 +25,7 @@ def test_evaluation_batches_come_in_order_and_complete():
 def test_the_global_seed_fixes_the_order_and_the_augmentation():
     def one_pass(seed):
         torch.manual_seed(seed)
-        batches = Batches(PIXELS, LABELS, batch_size=4, shuffle=True, augmented=True)
+        batches = Batches(PIXELS, LABELS, batch_size=4, shuffle=True, augment=True)
         return [(images, labels) for images, labels, _ in batches]
 
     first, again, other = one_pass(1), one_pass(1), one_pass(2)
@@ -47,7 +47,7 @@ def test_a_lone_last_image_is_left_out_of_training():
 
 
 def test_augmentation_keeps_shape_and_type():
-    images, _, _ = next(iter(Batches(PIXELS, LABELS, augmented=True)))
+    images, _, _ = next(iter(Batches(PIXELS, LABELS, augment=True)))
     assert images.shape == (10, 3, 8, 8) and images.dtype == torch.uint8
     assert not torch.equal(images, torch.from_numpy(PIXELS))
 
@@ -61,7 +61,7 @@ def test_targets_are_those_of_the_images():
 
 def test_a_seed_of_the_augmentation_makes_every_pass_the_same_view():
     view = augment_images(torch.from_numpy(PIXELS), range(70, 80))
-    batches = Batches(PIXELS, LABELS, 4, shuffle=True, augmented=True, augment_seed=70)
+    batches = Batches(PIXELS, LABELS, 4, shuffle=True, augment=True, augment_seed=70)
     for _ in range(2):
         for images, labels, _ in batches:
             assert torch.equal(images, view[labels])
@@ -69,7 +69,7 @@ def test_a_seed_of_the_augmentation_makes_every_pass_the_same_view():
 
 def test_on_a_cpu_tensors_share_the_arrays_memory():
     array = np.zeros(3)
-    assert place({"x": array}, CPU)["x"].data_ptr() == array.ctypes.data
+    assert place_on_device({"x": array}, CPU)["x"].data_ptr() == array.ctypes.data
 
 
 def test_batches_that_are_prepared_ahead_are_the_same_and_one_ahead():
@@ -81,7 +81,7 @@ def test_batches_that_are_prepared_ahead_are_the_same_and_one_ahead():
             threads.add(threading.current_thread())
             yield i
 
-    for i in prepared_ahead(batches()):
+    for i in prefetch(batches()):
         assert i == len(made) - 1 or made[-1] <= i + 1
     assert made == list(range(5)) and threading.main_thread() not in threads
 
@@ -92,12 +92,14 @@ def test_an_error_in_preparing_reaches_the_loop():
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        list(prepared_ahead(batches()))
+        list(prefetch(batches()))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_arrays_are_put_there_once():
     device = torch.device("cuda")
-    assert place({"x": PIXELS}, device)["x"] is place({"x": PIXELS}, device)["x"]
+    assert (
+        place_on_device({"x": PIXELS}, device)["x"] is place_on_device({"x": PIXELS}, device)["x"]
+    )
     (images, _, _), *_ = Batches(PIXELS, LABELS, device=device)
     assert images.device.type == "cuda" and torch.equal(images.cpu(), torch.from_numpy(PIXELS))

@@ -19,13 +19,13 @@ from torchvision import datasets
 
 from kdtune.cli.commands import cli
 from kdtune.config.sweep import SweepConfig
-from kdtune.data.datasets import NAMED
-from kdtune.data.decoded import Views
+from kdtune.data.datasets import NAMED_DATASETS
+from kdtune.data.decoded import DecodedDataset
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
 from kdtune.models.checkpoints import load_model
-from kdtune.training.rerun import run_file
-from kdtune.tuning.driver.preflight import check_sweep
+from kdtune.training.rerun import train_from_file
+from kdtune.tuning.driver.preflight import prepare_sweep
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +98,7 @@ def test_the_official_test_split_is_the_test_and_validation_is_cut_from_train(tm
 
 def test_arrays_take_the_way_of_files(tmp_path):
     data = find_images("fashion-mnist", str(write_fashion_mnist(tmp_path)))
-    decoded = Views(data, 28, None, 1).pixels("train")
+    decoded = DecodedDataset(data, 28, None, 1).pixels("train")
     assert decoded.shape == (80, 3, 28, 28)
     assert (decoded[3] == data.train.images[3]).all()
 
@@ -178,7 +178,7 @@ def test_channels_first_become_last(tmp_path, monkeypatch):
     assert counts(data) == [12, 2, 2] and data.test.images[0][0, 1].tolist() == [0, 0, 5]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if name != "digits"])
+@pytest.mark.parametrize("name", [name for name in NAMED_DATASETS if name != "digits"])
 def test_what_cannot_be_downloaded_is_a_sentence(name, tmp_path, capfd):
     with pytest.raises(UserError) as caught:
         find_images(name, str(tmp_path / "sets"))
@@ -238,9 +238,9 @@ def test_a_file_that_ends_too_soon_is_a_sentence(tmp_path):
         find_images("usps", str(tmp_path))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if name != "digits"])
+@pytest.mark.parametrize("name", [name for name in NAMED_DATASETS if name != "digits"])
 def test_torchvision_has_the_splits(name):
-    dataset, splits, _, options = NAMED[name].args
+    dataset, splits, _, options = NAMED_DATASETS[name].args
     assert {"train", "test"} <= splits.keys() <= {"train", "validation", "test"}
     for which in splits.values():
         inspect.signature(dataset).bind("root", download=True, **options, **which)
@@ -312,13 +312,16 @@ def test_every_command_takes_names_and_parts(tmp_path, monkeypatch):
     kept = ("data_dir", "data_root", "train_images", "image_size", "epochs")
     lines = [f"{key}: {config[key]}\n" for key in kept]
     Path("run.yaml").write_text("method: kd\nteacher_model: t.pth\n" + "".join(lines))
-    assert len(run_file(Path("run.yaml"))["training_history"]) == 1
+    assert len(train_from_file(Path("run.yaml"))["training_history"]) == 1
 
     sweep = {"name": "s", "data": "fashion-mnist", "data_root": "sets", "train_images": 20}
-    checked = check_sweep(SweepConfig.check({**sweep, "teacher": "t.pth", "epochs": 2}), ())
-    assert checked.opened["data"]["train_images"] == 20
-    assert checked.opened["data"]["validation_images"] == 20
-    assert checked.opened["config"]["train_images"] == 20
-    settings = checked.configure(("at", "ResNet18"), 0, {})
+    checked = prepare_sweep(SweepConfig.parse({**sweep, "teacher": "t.pth", "epochs": 2}), ())
+    assert checked.opening_event["data"]["train_images"] == 20
+    assert checked.opening_event["data"]["validation_images"] == 20
+    assert checked.opening_event["config"]["train_images"] == 20
+    settings = checked.configure_trial(("at", "ResNet18"), 0, {})
     monkeypatch.chdir("/")  # trials run elsewhere
-    assert find_images(*settings.source).fingerprint == checked.opened["data"]["fingerprint"]
+    assert (
+        find_images(*settings.data_source).fingerprint
+        == checked.opening_event["data"]["fingerprint"]
+    )

@@ -7,11 +7,11 @@ import pytest
 import torch
 from small_runs import write_digits
 
-from kdtune.data.decoded import Views, first_seed
+from kdtune.data.decoded import DecodedDataset, view_seed
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import augment_images, decode
+from kdtune.data.transforms import augment_images, decode_images
 from kdtune.errors import UserError
-from kdtune.storage.array_cache import Cache
+from kdtune.storage.array_cache import ArrayCache
 
 
 @pytest.fixture
@@ -21,21 +21,21 @@ def data_dir(tmp_path):
 
 def views_of(data_dir, tmp_path, size=8, cache=True):
     """As another process would open them."""
-    cache = Cache(tmp_path / "cache") if cache else None
-    return Views(find_images(str(data_dir)), size, cache, workers=2)
+    cache = ArrayCache(tmp_path / "cache") if cache else None
+    return DecodedDataset(find_images(str(data_dir)), size, cache, workers=2)
 
 
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_pixels_are_the_decoded_images(data_dir, tmp_path, split, cached):
     views = views_of(data_dir, tmp_path, cache=cached)
-    assert np.array_equal(views.pixels(split), decode(getattr(views.data, split), 8))
-    assert views.bytes(split) == views.pixels(split).nbytes
+    assert np.array_equal(views.pixels(split), decode_images(getattr(views.data, split), 8))
+    assert views.array_bytes(split) == views.pixels(split).nbytes
 
 
 def test_nothing_is_decoded_twice(data_dir, tmp_path, monkeypatch):
     pixels = views_of(data_dir, tmp_path).pixels("train")
-    monkeypatch.setattr("kdtune.data.decoded.decode", None)
+    monkeypatch.setattr("kdtune.data.decoded.decode_images", None)
     assert np.array_equal(views_of(data_dir, tmp_path).pixels("train"), pixels)
 
 
@@ -68,12 +68,12 @@ def test_a_changed_file_makes_a_new_view(data_dir, tmp_path):
 def test_augmented_views_are_functions_of_their_number_and_seed(data_dir, tmp_path):
     views = views_of(data_dir, tmp_path)
     plain = torch.from_numpy(views.pixels("train"))
-    first = first_seed(1, 5)
+    first = view_seed(1, 5)
     expected = augment_images(plain, range(first, first + len(plain))).numpy()
-    assert np.array_equal(views.augmented(1, 5), expected)
-    assert np.array_equal(views_of(data_dir, tmp_path).augmented(1, 5), expected)
+    assert np.array_equal(views.augmented_view(1, 5), expected)
+    assert np.array_equal(views_of(data_dir, tmp_path).augmented_view(1, 5), expected)
     for view, seed in ((0, 5), (1, 6)):
-        assert not np.array_equal(views.augmented(view, seed), expected)
+        assert not np.array_equal(views.augmented_view(view, seed), expected)
 
 
 def test_an_unreadable_image_leaves_no_view(data_dir, tmp_path):
@@ -82,4 +82,4 @@ def test_an_unreadable_image_leaves_no_view(data_dir, tmp_path):
     path.write_bytes(b"no image")
     with pytest.raises(UserError, match=f"cannot be read: .*{path.name}"):
         views_of(data_dir, tmp_path).pixels("train")
-    assert Cache(tmp_path / "cache").entries() == []
+    assert ArrayCache(tmp_path / "cache").list_entries() == []

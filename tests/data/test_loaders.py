@@ -2,23 +2,23 @@
 
 import pytest
 import torch
-from small_runs import SIZE, write_digits
+from small_runs import IMAGE_SIZE, write_digits
 
 from kdtune import prepare_dataloaders
 from kdtune.at import train_at
 from kdtune.data.batches import Batches
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import decode, normalise
+from kdtune.data.transforms import decode_images, normalise
 from kdtune.errors import UserError
 
 
 @pytest.mark.parametrize("augment", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_those_of_a_run(folder, workers, augment):
-    loaders = prepare_dataloaders(str(folder), 16, workers, augment, SIZE)
+    loaders = prepare_dataloaders(str(folder), 16, workers, augment, IMAGE_SIZE)
     data = find_images(str(folder))
-    pixels = decode(data.train, SIZE)
-    ours = Batches(pixels, data.train.labels, 16, shuffle=True, augmented=augment)
+    pixels = decode_images(data.train, IMAGE_SIZE)
+    ours = Batches(pixels, data.train.labels, 16, shuffle=True, augment=augment)
     for epoch in (1, 2):
         torch.manual_seed(epoch)
         expected = list(ours)
@@ -30,14 +30,14 @@ def test_batches_are_those_of_a_run(folder, workers, augment):
 
 
 def test_loaders_know_their_data(folder):
-    train, validation, test = prepare_dataloaders(str(folder), 16, 0, image_size=SIZE)
+    train, validation, test = prepare_dataloaders(str(folder), 16, 0, image_size=IMAGE_SIZE)
     data = find_images(str(folder))
     assert train.dataset.classes == data.classes
     assert [len(x.dataset) for x in (train, validation, test)] == [140, 30, 30]
     labels = torch.cat([labels for _, labels in test])
     assert labels.tolist() == list(data.test.labels)
     for images, _ in validation:
-        assert images.dtype == torch.float32 and images.shape[1:] == (3, SIZE, SIZE)
+        assert images.dtype == torch.float32 and images.shape[1:] == (3, IMAGE_SIZE, IMAGE_SIZE)
 
 
 def test_the_documents_defaults():
@@ -55,11 +55,11 @@ def test_without_test_images_there_is_no_test_loader(tmp_path):
 def test_a_run_on_loaders_is_the_run_on_the_folder(folder, tmp_path, monkeypatch, augment):
     monkeypatch.chdir(tmp_path)
     config = {
-        "data_dir": str(folder), "image_size": SIZE, "batch_size": 16, "epochs": 2,
+        "data_dir": str(folder), "image_size": IMAGE_SIZE, "batch_size": 16, "epochs": 2,
         "augment": augment,
     }  # fmt: skip
     whole = train_at(config)
-    loaders = prepare_dataloaders(str(folder), 16, 2, augment, SIZE)
+    loaders = prepare_dataloaders(str(folder), 16, 2, augment, IMAGE_SIZE)
     own = train_at(config, *loaders)
     for key in ("best_accuracy", "test_results"):
         assert own[key] == whole[key]

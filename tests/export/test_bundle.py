@@ -9,24 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import SIZE, small_config
+from small_runs import IMAGE_SIZE, small_config
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.data.folders import find_images
 from kdtune.errors import RunError, UserError
-from kdtune.export.best import best_of_cells, write_best
 from kdtune.export.bundle import export_sweep
 from kdtune.export.evaluation import predict_images
-from kdtune.export.formats import FORMATS, Format
-from kdtune.log.events import Log
+from kdtune.export.formats import FORMATS, ExportFormat
+from kdtune.export.selected_runs import select_best_runs, write_best_configs
+from kdtune.log.events import EventLog
 from kdtune.log.folder import SweepFolder
 from kdtune.models import build_model
 from kdtune.models.checkpoints import load_model, save_model
-from kdtune.reports.tables.all_tables import tables_of
-from kdtune.runtime.environment import environment
+from kdtune.reports.tables.all_tables import load_sweep_tables
+from kdtune.runtime.environment import describe_environment
 from kdtune.storage.files import read_yaml, write_yaml
-from kdtune.training.rerun import run_file
+from kdtune.training.rerun import train_from_file
 from kdtune.training.run import run_training
 
 STEM = "student-MultiBranchNet"
@@ -42,20 +42,20 @@ class Made:
         found = find_images(data)
         self.data = {**found.summary(), "skipped_images": []}
         self.classes = list(classes or found.classes)
-        self.network, self.settings = network, SweepConfig.check(
+        self.network, self.settings = network, SweepConfig.parse(
             {"name": "x", "data": data, "methods": ["student"], "models": ["MultiBranchNet"],
-             "baselines": False, "image_size": SIZE, "trials": 2, "epochs": config["epochs"]}
+             "baselines": False, "image_size": IMAGE_SIZE, "trials": 2, "epochs": config["epochs"]}
         ).model_dump(mode="json")  # fmt: skip
         about = {"config": self.settings, "data": self.data, "views": {}, "teacher": None}
-        about["environment"] = environment()
+        about["environment"] = describe_environment()
         self.about = about
         path.mkdir(parents=True)
-        with Log(self.folder.log, []) as log:
+        with EventLog(self.folder.log_path, []) as log:
             log.append({"event": "sweep", "spaces": {}, **about})
             for number, score in enumerate((accuracy, accuracy / 2)):
                 self._trial(log, f"{STEM}-{number:03d}", number, score)
             log.append({"event": "complete"})
-        self.keep(self.folder.best(*CELL.values(), ".pth"), f"{STEM}-000", accuracy)
+        self.keep(self.folder.best_path(*CELL.values(), ".pth"), f"{STEM}-000", accuracy)
 
     def keep(self, path, trial, accuracy):
         about = {"epoch": 1, "validation_accuracy": accuracy, "trial_id": trial}
@@ -74,10 +74,10 @@ class Made:
         """Confirm the first trial with runs of such test accuracies; the second is the best."""
         labels = np.zeros(100, int)
         self.data["test_images"] = len(labels)
-        self.folder.confirmed.mkdir()
-        np.savez(self.folder.test_labels, labels=labels)
+        self.folder.confirm_folder.mkdir()
+        np.savez(self.folder.test_labels_path, labels=labels)
         trial = f"{STEM}-000"
-        with Log(self.folder.confirm_log, []) as log:
+        with EventLog(self.folder.confirm_log_path, []) as log:
             log.append({"event": "confirm", **self.about, "candidates": [], "seeds": 3, "top": 1})
             for seed, _ in enumerate(accuracies, start=1):
                 score = self.accuracy if seed == 2 else self.accuracy / 2
@@ -86,10 +86,10 @@ class Made:
             for seed, accuracy in enumerate(accuracies, start=1):
                 run = f"{trial}-seed{seed}"
                 right = np.arange(100) < 100 * accuracy
-                np.savez(self.folder.predictions(run), predicted=(~right).astype(int))
+                np.savez(self.folder.predictions_path(run), predicted=(~right).astype(int))
                 tested = {"test_accuracy": accuracy, "test_images": 100}
                 log.append({"event": "tested", "trial_id": run, **CELL, **tested})
-        self.keep(self.folder.network(f"{trial}-seed2"), f"{trial}-seed2", self.accuracy)
+        self.keep(self.folder.network_path(f"{trial}-seed2"), f"{trial}-seed2", self.accuracy)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def trained(folder, tmp_path_factory):
         folder, method="student", epochs=1, lr=0.05, save_dir=str(place), log_dir=str(place)
     )
     result = run_training(config)
-    settings = TrainConfig.check({**config.model_dump(), "precision": "auto"}).model_dump()
+    settings = TrainConfig.parse({**config.model_dump(), "precision": "auto"}).model_dump()
     return settings, result["model"], result["best_accuracy"]
 
 
@@ -128,7 +128,7 @@ def test_a_search_is_exported_as_such(sweep, tmp_path):
     assert "64 validation images of the sweep" not in card  # there are fewer
     assert f"{sweep.data['validation_images']} validation images of the sweep" in card
     about = json.loads((out / f"{STEM}.json").read_text())
-    assert about["classes"] == sweep.classes and about["image_size"] == SIZE
+    assert about["classes"] == sweep.classes and about["image_size"] == IMAGE_SIZE
     for name in CHEAP:
         loaded = load_model(out / f"{STEM}.{name}")
         assert "training" not in loaded
@@ -140,7 +140,7 @@ def test_the_exported_settings_give_the_recorded_accuracy_again(sweep, tmp_path)
     file = tmp_path / "out" / f"{STEM}.yaml"
     content = read_yaml(file)
     provenance = content.pop("provenance")
-    TrainConfig.check(content)
+    TrainConfig.parse(content)
     assert set(TrainConfig.model_fields) == set(content)
     assert provenance["trial_id"] == f"{STEM}-000" and "run_id" not in provenance
     low, high = provenance["validation_interval"]
@@ -149,11 +149,14 @@ def test_the_exported_settings_give_the_recorded_accuracy_again(sweep, tmp_path)
     assert provenance["environment"]["torch"] == torch.__version__.split("+")[0]
     # Where things are does not make it another run.
     write_yaml(file, {**content, "num_workers": 1, "save_dir": "a", "provenance": provenance})
-    result = run_file(file)
+    result = train_from_file(file)
     assert result["recorded_accuracy"] == result["best_accuracy"] == sweep.accuracy
     assert result["causes"] == []
-    write_best(sweep.folder, best_of_cells(tables_of(sweep.folder)))
-    assert read_yaml(sweep.folder.best(*CELL.values())) == {**content, "provenance": provenance}
+    write_best_configs(sweep.folder, select_best_runs(load_sweep_tables(sweep.folder)))
+    assert read_yaml(sweep.folder.best_path(*CELL.values())) == {
+        **content,
+        "provenance": provenance,
+    }
 
 
 def test_a_confirmed_sweep_gives_the_best_run_of_what_was_chosen(sweep, tmp_path):
@@ -165,7 +168,7 @@ def test_a_confirmed_sweep_gives_the_best_run_of_what_was_chosen(sweep, tmp_path
     assert provenance["run_id"] == f"{STEM}-000-seed2"
     assert provenance["test_accuracy"] == 0.8
     assert provenance["test_interval"] == pytest.approx([0.7111, 0.8666], abs=1e-3)  # Wilson's
-    assert provenance["over_seeds"]["test_accuracy_percent"] == pytest.approx(80)
+    assert provenance["seed_summary"]["test_accuracy_percent"] == pytest.approx(80)
     card = (out / f"{STEM}.md").read_text()
     assert "| test accuracy of this network | 80.00 | 71.12 to 86.66 | 100 images" in card
     assert re.search(r"test accuracy of its settings \| 80\.00 \| ± \d+\.\d+ \| mean over 3", card)
@@ -182,7 +185,7 @@ def test_a_card_shows_hostile_names_as_they_are(trained, folder, tmp_path):
 
 
 def test_without_the_data_networks_are_compared_on_noise(sweep, tmp_path):
-    log = sweep.folder.log
+    log = sweep.folder.log_path
     log.write_text(log.read_text().replace(sweep.data["fingerprint"], "0" * 64))
     export_sweep(sweep.folder.path, tmp_path / "out", ["pth"])
     card = (tmp_path / "out" / f"{STEM}.md").read_text()
@@ -191,10 +194,10 @@ def test_without_the_data_networks_are_compared_on_noise(sweep, tmp_path):
 
 def test_a_format_that_does_not_give_the_same_logits_is_not_written(sweep, tmp_path, monkeypatch):
     def write(path, loaded):
-        other = build_model("MultiBranchNet", 10, SIZE)
+        other = build_model("MultiBranchNet", 10, IMAGE_SIZE)
         FORMATS["pth"].write(path, {**loaded, "model": other})
 
-    monkeypatch.setitem(FORMATS, "safetensors", Format(write, FORMATS["safetensors"].read))
+    monkeypatch.setitem(FORMATS, "safetensors", ExportFormat(write, FORMATS["safetensors"].read))
     with pytest.raises(RunError, match=rf"{STEM}\.safetensors is not written: its logits differ"):
         export_sweep(sweep.folder.path, tmp_path / "out", CHEAP)
     assert names_in(tmp_path / "out") == sorted(
@@ -204,7 +207,7 @@ def test_a_format_that_does_not_give_the_same_logits_is_not_written(sweep, tmp_p
 
 
 def test_a_network_of_another_trial_is_not_taken(sweep, tmp_path):
-    sweep.keep(sweep.folder.best(*CELL.values(), ".pth"), f"{STEM}-001", 0.5)
+    sweep.keep(sweep.folder.best_path(*CELL.values(), ".pth"), f"{STEM}-001", 0.5)
     [line] = export_sweep(sweep.folder.path, tmp_path / "out", CHEAP)
     assert line.endswith("no network is kept of it")
     assert names_in(tmp_path / "out") == [f"{STEM}.yaml"]

@@ -4,18 +4,18 @@ import json
 
 import numpy as np
 import pytest
-from small_runs import SIZE, small_config, write_digits
+from small_runs import IMAGE_SIZE, small_config, write_digits
 
 from kdtune.data.batches import Batches
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import decode
+from kdtune.data.transforms import decode_images
 from kdtune.errors import UserError
 from kdtune.export.evaluation import (
     calibration_error,
     evaluate_file,
-    evaluation_text,
     predict_images,
-    write_confusion,
+    render_evaluation,
+    write_confusion_figure,
 )
 from kdtune.models import build_model
 from kdtune.models.checkpoints import load_model, save_model
@@ -27,9 +27,11 @@ def test_the_figures_are_the_loops(folder, teacher_file):
     split = find_images(str(folder)).validation
     config = small_config(folder, precision="float32")
     loop = evaluate(
-        load_model(teacher_file)["model"], Batches(decode(split, SIZE), split.labels), config
+        load_model(teacher_file)["model"],
+        Batches(decode_images(split, IMAGE_SIZE), split.labels),
+        config,
     )
-    figures = found.figures
+    figures = found.metrics
     assert figures["accuracy"] == loop["accuracy"]
     assert figures["loss"] == pytest.approx(loop["loss"], rel=1e-5)
     n, p, z = figures["images"], figures["accuracy"], 1.959964
@@ -59,9 +61,9 @@ def test_calibration_is_the_distance_of_confidence_from_accuracy():
 
 def test_texts_are_for_people_and_for_programs(folder, teacher_file):
     found = evaluate_file(teacher_file, str(folder))
-    assert "Confusion: rows are true classes" in evaluation_text(found, "table")
-    whole = json.loads(evaluation_text(found, "json"))
-    assert whole["accuracy"] == found.figures["accuracy"]
+    assert "Confusion: rows are true classes" in render_evaluation(found, "table")
+    whole = json.loads(render_evaluation(found, "json"))
+    assert whole["accuracy"] == found.metrics["accuracy"]
     assert [row["class"] for row in whole["classes"]] == [f"digit-{i}" for i in range(10)]
 
 
@@ -86,21 +88,21 @@ def hostile(tmp_path):
     for number, name in enumerate(HOSTILE):
         (digits / f"digit-{number}").rename(tmp_path / "data" / name)
     config = small_config(tmp_path / "data").model_dump()
-    model = build_model("MultiBranchNet", 3, SIZE)
+    model = build_model("MultiBranchNet", 3, IMAGE_SIZE)
     save_model(tmp_path / "x.pth", model, config=config, classes=sorted(HOSTILE))
     return tmp_path
 
 
 def test_names_of_classes_are_shown_as_they_are(hostile):
     found = evaluate_file(hostile / "x.pth", str(hostile / "data"))
-    text = evaluation_text(found, "table")
+    text = render_evaluation(found, "table")
     assert "\x1b" not in text and "[red]a\\x1b[31m" in text
     for form in ("png", "svg"):
-        write_confusion(found, hostile / f"c.{form}")
+        write_confusion_figure(found, hostile / f"c.{form}")
     assert (hostile / "c.png").read_bytes().startswith(b"\x89PNG")
     assert "<script>" not in (hostile / "c.svg").read_text()
     with pytest.raises(UserError, match=r"c\.pdf is no picture's name; end it with \.png or"):
-        write_confusion(found, hostile / "c.pdf")
+        write_confusion_figure(found, hostile / "c.pdf")
 
 
 def test_images_get_their_likeliest_classes(folder, teacher_file, tmp_path):
@@ -110,7 +112,7 @@ def test_images_get_their_likeliest_classes(folder, teacher_file, tmp_path):
     first = table.drop_duplicates("image")["class"].tolist()
     right = np.mean([c == f"digit-{n}" for c, n in zip(first, split.labels, strict=True)])
     found = evaluate_file(teacher_file, str(folder), "validation")
-    assert right == found.figures["accuracy"]
+    assert right == found.metrics["accuracy"]
     (tmp_path / "bad.png").write_text("x")
     with pytest.raises(UserError, match=r"no readable image: .*bad\.png \(cannot identify"):
         predict_images(teacher_file, [tmp_path / "bad.png"])

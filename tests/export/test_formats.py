@@ -12,11 +12,11 @@ import torch
 from kdtune.errors import RunError, UserError
 from kdtune.export.formats import (
     FORMATS,
-    TOLERANCE,
-    check_formats,
-    describe,
-    difference,
+    MAX_LOGIT_DIFFERENCE,
+    describe_network,
+    measure_logit_difference,
     open_network,
+    require_formats,
 )
 from kdtune.models import MODELS, build_model
 from kdtune.models.checkpoints import load_model
@@ -49,10 +49,12 @@ def written(tmp_path_factory):
 @pytest.mark.parametrize("form", FORMATS)
 def test_what_is_written_comes_back_with_all_that_it_needs(written, form):
     loaded = loaded_of()
-    assert difference(loaded, written(form), IMAGES) <= (1e-5 if form == "onnx" else 0)
+    assert measure_logit_difference(loaded, written(form), IMAGES) <= (
+        1e-5 if form == "onnx" else 0
+    )
     network = open_network(written(form))
-    assert network.about == describe(loaded)
-    assert list(network.about.classes) == CLASSES
+    assert network.description == describe_network(loaded)
+    assert list(network.description.classes) == CLASSES
     assert b"kdtune/models" not in written(form).read_bytes()  # paths of this machine
 
 
@@ -68,7 +70,7 @@ def test_what_is_written_comes_back_with_all_that_it_needs(written, form):
 def test_every_model_can_be_written_in_every_format(tmp_path, name, form):
     loaded = loaded_of(name)
     FORMATS[form].write(tmp_path / f"x.{form}", loaded)
-    assert difference(loaded, tmp_path / f"x.{form}", IMAGES) <= TOLERANCE
+    assert measure_logit_difference(loaded, tmp_path / f"x.{form}", IMAGES) <= MAX_LOGIT_DIFFERENCE
 
 
 @pytest.mark.parametrize(
@@ -78,8 +80,8 @@ def test_every_model_can_be_written_in_every_format(tmp_path, name, form):
 def test_a_network_by_name_comes_back_without_trust(tmp_path, name, form):
     loaded = loaded_of(name)
     FORMATS[form].write(tmp_path / f"x.{form}", loaded)
-    assert difference(loaded, tmp_path / f"x.{form}", IMAGES) <= TOLERANCE
-    assert open_network(tmp_path / f"x.{form}").about.model == name
+    assert measure_logit_difference(loaded, tmp_path / f"x.{form}", IMAGES) <= MAX_LOGIT_DIFFERENCE
+    assert open_network(tmp_path / f"x.{form}").description.model == name
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -88,7 +90,7 @@ def test_another_networks_logits_are_refused(written, form):
     with torch.no_grad():
         loaded["model"].classifier.bias += 1
     with pytest.raises(RunError, match=r"its logits differ by .* where 1e-04 is allowed"):
-        difference(loaded, written(form), IMAGES)
+        measure_logit_difference(loaded, written(form), IMAGES)
 
 
 def test_safetensors_come_back_as_a_checkpoint_of_kdtunes(written):
@@ -145,7 +147,7 @@ def test_what_a_file_does_not_say_stands_beside_it(tmp_path):
         open_network(path)
     about = {"model": "ResNet18", "image_size": 8, "classes": CLASSES}
     (tmp_path / "theirs.json").write_text(json.dumps(about))
-    assert list(open_network(path).about.classes) == CLASSES
+    assert list(open_network(path).description.classes) == CLASSES
     for change, sentence in (
         ({"classes": ["a", "b"]}, r"gives \[2, 4\] for two images, but 2 classes are named"),
         ({"image_size": "x"}, r"does not describe a network: image_size: "),
@@ -162,6 +164,6 @@ def test_what_a_file_does_not_say_stands_beside_it(tmp_path):
 def test_a_missing_package_is_named_with_the_command_that_adds_it(tmp_path, monkeypatch):
     (tmp_path / "x.onnx").touch()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    for call in (lambda: open_network(tmp_path / "x.onnx"), lambda: check_formats(["onnx"])):
+    for call in (lambda: open_network(tmp_path / "x.onnx"), lambda: require_formats(["onnx"])):
         with pytest.raises(UserError, match=r"needs onnxruntime, .*pip install '.\[onnx\]'"):
             call()

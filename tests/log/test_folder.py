@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtune.errors import DiskFullError, RunError, UserError
-from kdtune.log.events import Log
+from kdtune.log.events import EventLog
 from kdtune.log.folder import SweepFolder
 
 OPENED = {
@@ -37,24 +37,26 @@ def numbers(events):
 def folder(tmp_path):
     """A sweep's folder with one event."""
     folder = SweepFolder(tmp_path)
-    with Log(folder.log, []) as log:
+    with EventLog(folder.log_path, []) as log:
         log.append(event(1))
     return folder
 
 
 def test_events_come_back_in_order(tmp_path):
     folder = SweepFolder(tmp_path)
-    with Log(folder.log, []) as log:
+    with EventLog(folder.log_path, []) as log:
         for n in range(1, 4):
             log.append(event(n))
-            assert numbers(folder.events()) == list(range(1, n + 1))
-    assert all(e["time"] > 1.7e9 and e["session_seconds"] >= 0 for e in folder.events())
+            assert numbers(folder.load_events()) == list(range(1, n + 1))
+    assert all(e["time"] > 1.7e9 and e["session_seconds"] >= 0 for e in folder.load_events())
 
 
 def test_every_fold_sees_every_event_after_it_was_written(tmp_path):
     seen = []
     folder = SweepFolder(tmp_path)
-    with Log(folder.log, [lambda e: seen.append((e["epoch"], len(folder.events())))]) as log:
+    with EventLog(
+        folder.log_path, [lambda e: seen.append((e["epoch"], len(folder.load_events())))]
+    ) as log:
         log.append(event(1))
         log.append(event(2))
     assert seen == [(1, 1), (2, 2)]
@@ -62,21 +64,21 @@ def test_every_fold_sees_every_event_after_it_was_written(tmp_path):
 
 def test_on_open_the_folds_see_what_is_there(folder):
     seen = []
-    with Log(folder.log, [seen.append]):
+    with EventLog(folder.log_path, [seen.append]):
         pass
     assert numbers(seen) == [1]
 
 
 def test_a_torn_last_line_is_passed_over_and_cut_off_on_open(folder):
-    whole = folder.log.read_bytes()
+    whole = folder.log_path.read_bytes()
     line = json.dumps({**event(2), "time": 0, "session_seconds": 0}).encode() + b"\n"
     for length in range(len(line)):
-        folder.log.write_bytes(whole + line[:length])
-        assert numbers(folder.events()) == [1]
-        with Log(folder.log, []) as log:
-            assert log.cut == length and folder.log.read_bytes() == whole
+        folder.log_path.write_bytes(whole + line[:length])
+        assert numbers(folder.load_events()) == [1]
+        with EventLog(folder.log_path, []) as log:
+            assert log.truncated_bytes == length and folder.log_path.read_bytes() == whole
             log.append(event(3))
-        assert numbers(folder.events()) == [1, 3]
+        assert numbers(folder.load_events()) == [1, 3]
 
 
 @settings(deadline=None)
@@ -84,14 +86,14 @@ def test_a_torn_last_line_is_passed_over_and_cut_off_on_open(folder):
 def test_whatever_stands_after_the_last_event_is_cut_off(garbage):
     with tempfile.TemporaryDirectory() as place:
         folder = SweepFolder(place)
-        with Log(folder.log, []) as log:
+        with EventLog(folder.log_path, []) as log:
             log.append(event(1))
-        whole = folder.log.read_bytes()
-        folder.log.write_bytes(whole + garbage)
-        assert numbers(folder.events()) == [1]
-        with Log(folder.log, []) as log:
-            assert log.cut == len(garbage)
-        assert folder.log.read_bytes() == whole
+        whole = folder.log_path.read_bytes()
+        folder.log_path.write_bytes(whole + garbage)
+        assert numbers(folder.load_events()) == [1]
+        with EventLog(folder.log_path, []) as log:
+            assert log.truncated_bytes == len(garbage)
+        assert folder.log_path.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
@@ -102,20 +104,20 @@ def test_whatever_stands_after_the_last_event_is_cut_off(garbage):
      '{"event": "asked", "trial_id": "../../x", "session_seconds": 1}'],
 )  # fmt: skip
 def test_json_that_is_no_event_is_none(folder, line):
-    whole = folder.log.read_bytes()
-    folder.log.write_bytes(whole + line.encode() + b"\n")
-    assert numbers(folder.events()) == [1]
-    folder.log.write_bytes(whole + line.encode() + b"\n" + whole)
+    whole = folder.log_path.read_bytes()
+    folder.log_path.write_bytes(whole + line.encode() + b"\n")
+    assert numbers(folder.load_events()) == [1]
+    folder.log_path.write_bytes(whole + line.encode() + b"\n" + whole)
     with pytest.raises(UserError, match=r"is damaged: line 2 is no event, but others follow"):
-        folder.events()
+        folder.load_events()
 
 
 @pytest.mark.parametrize("key", ["trial_id", "method", "model"])
 def test_names_in_a_log_lead_nowhere_else(folder, key):
     bad = {**event(2), key: "../../elsewhere", "time": 0, "session_seconds": 0}
-    with open(folder.log, "a") as log:
+    with open(folder.log_path, "a") as log:
         log.write(json.dumps(bad) + "\n")
-    assert numbers(folder.events()) == [1]
+    assert numbers(folder.load_events()) == [1]
 
 
 def test_an_event_that_does_not_fit_the_others_is_damage(folder):
@@ -123,28 +125,28 @@ def test_an_event_that_does_not_fit_the_others_is_damage(folder):
         raise KeyError("at-A-000")
 
     with pytest.raises(UserError, match=r"line 1 does not fit what stands before it \(KeyError"):
-        Log(folder.log, [fold])
+        EventLog(folder.log_path, [fold])
 
 
 def test_what_others_write_meanwhile_is_cut_off(tmp_path):
     folder = SweepFolder(tmp_path)
-    with Log(folder.log, []) as log:
+    with EventLog(folder.log_path, []) as log:
         log.append(event(1))
-        with open(folder.log, "ab") as other:
+        with open(folder.log_path, "ab") as other:
             other.write(b"garbage")
         log.append(event(2))
-        assert numbers(folder.events()) == [1, 2]
-        folder.log.write_bytes(b"")
+        assert numbers(folder.load_events()) == [1, 2]
+        folder.log_path.write_bytes(b"")
         with pytest.raises(RunError, match="was cut by something else"):
             log.append(event(3))
 
 
 def test_a_value_that_json_lacks_is_refused_and_leaves_the_log_whole(tmp_path):
-    with Log(tmp_path / "log.jsonl", []) as log:
+    with EventLog(tmp_path / "log.jsonl", []) as log:
         with pytest.raises(ValueError, match="JSON"):
             log.append({**event(1), "loss": float("nan")})
         log.append(event(2))
-    assert numbers(SweepFolder(tmp_path).events()) == [2]
+    assert numbers(SweepFolder(tmp_path).load_events()) == [2]
 
 
 @pytest.mark.parametrize("room", [1, 200, 260, 400])
@@ -153,7 +155,7 @@ def test_a_full_disk_leaves_whole_events_and_takes_no_more(tmp_path, room):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
-        with Log(folder.log, [seen.append]) as log:
+        with EventLog(folder.log_path, [seen.append]) as log:
             with pytest.raises(DiskFullError, match=r"no room to write .*log\.jsonl: file too"):
                 for n in range(1, 4):
                     log.append(event(n))
@@ -163,43 +165,43 @@ def test_a_full_disk_leaves_whole_events_and_takes_no_more(tmp_path, room):
             assert log.failure is not None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    content = folder.log.read_bytes()
+    content = folder.log_path.read_bytes()
     assert content == b"" or content.endswith(b"\n")
-    assert numbers(folder.events()) == numbers(seen) == list(range(1, len(seen) + 1))
+    assert numbers(folder.load_events()) == numbers(seen) == list(range(1, len(seen) + 1))
 
 
 def test_a_folder_without_a_log_is_no_sweep(tmp_path):
     with pytest.raises(UserError, match=r"is not the folder of a sweep: it has no log\.jsonl"):
-        SweepFolder(tmp_path).events()
+        SweepFolder(tmp_path).load_events()
     with pytest.raises(UserError, match="There is no folder .*gone"):
-        SweepFolder(tmp_path / "gone").events()
+        SweepFolder(tmp_path / "gone").load_events()
 
 
 def test_a_log_begins_with_the_sweeps_settings(folder):
     with pytest.raises(UserError, match="does not begin with the sweep's settings"):
-        folder.opened()
+        folder.load_opening_events()
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     folder = SweepFolder(tmp_path / "results" / "x")
-    with pytest.raises(ZeroDivisionError), folder.created() as part:
-        part.sweep.write_text("a")
+    with pytest.raises(ZeroDivisionError), folder.create_atomically() as part:
+        part.config_path.write_text("a")
         raise ZeroDivisionError
     assert list((tmp_path / "results").iterdir()) == []
-    with folder.created() as part:
-        part.log.write_text("")
+    with folder.create_atomically() as part:
+        part.log_path.write_text("")
         assert not folder.path.exists()
     assert [p.name for p in folder.path.iterdir()] == ["log.jsonl"]
     with pytest.raises(UserError, match="exists already; .*go on with it: kdtune resume"):
-        with folder.created() as part:
-            part.log.write_text("")
+        with folder.create_atomically() as part:
+            part.log_path.write_text("")
     assert [p.name for p in (tmp_path / "results").iterdir()] == ["x"]
 
 
 HOLD = """
 import sys
 from kdtune.log.folder import SweepFolder
-with SweepFolder(sys.argv[1]).held():
+with SweepFolder(sys.argv[1]).locked():
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -207,23 +209,23 @@ with SweepFolder(sys.argv[1]).held():
 
 def test_a_second_driver_is_told_who_holds_the_sweep_and_a_dead_one_holds_nothing(tmp_path):
     folder = SweepFolder(tmp_path)
-    with Log(folder.log, []) as log:
+    with EventLog(folder.log_path, []) as log:
         log.append(OPENED)
-    assert folder.is_held() is False
+    assert folder.is_locked() is False
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     with holder:
         assert holder.stdout.readline() == "held\n"
-        assert folder.is_held() is True
+        assert folder.is_locked() is True
         said = re.escape(f"{tmp_path} is being run by process {holder.pid} on ")
-        with pytest.raises(UserError, match=said), folder.held():
+        with pytest.raises(UserError, match=said), folder.locked():
             pass
         holder.kill()
         holder.wait()
-        assert folder.is_held() is False
-        with folder.held():
+        assert folder.is_locked() is False
+        with folder.locked():
             pass
 
 
@@ -233,7 +235,7 @@ def test_a_folder_whose_parts_lie_elsewhere_is_not_run(tmp_path, name):
     folder.path.mkdir()
     (folder.path / name).symlink_to(tmp_path)
     with pytest.raises(UserError, match="is a link; a sweep's folder must hold its files"):
-        with folder.held():
+        with folder.locked():
             pass
 
 
@@ -241,9 +243,9 @@ def test_files_have_the_modes_of_the_users_umask(tmp_path):
     before = os.umask(0o027)
     try:
         folder = SweepFolder(tmp_path / "results" / "x")
-        with folder.created() as part, Log(part.log, []) as log:
+        with folder.create_atomically() as part, EventLog(part.log_path, []) as log:
             log.append(OPENED)
-        with folder.held():
+        with folder.locked():
             pass
     finally:
         os.umask(before)
@@ -253,12 +255,12 @@ def test_files_have_the_modes_of_the_users_umask(tmp_path):
 
 def test_the_colon_of_a_models_name_is_a_dot_in_names_of_files(tmp_path):
     named = {"method": "at", "model": "torchvision:resnet34"}
-    best = SweepFolder(tmp_path).best(**named)
+    best = SweepFolder(tmp_path).best_path(**named)
     assert best == tmp_path / "best" / "at-torchvision.resnet34.yaml"
     asked = {**event(1), "time": 0, "session_seconds": 0, "model": named["model"]}
     log = tmp_path / "log.jsonl"
     log.write_text(json.dumps(asked) + "\n")
-    assert SweepFolder(tmp_path).events() == [asked]
+    assert SweepFolder(tmp_path).load_events() == [asked]
     for bad in ({"model": "torchvision:a/b"}, {"trial_id": "at:A-000"}):
         log.write_text(json.dumps({**asked, **bad}) + "\n")
-        assert SweepFolder(tmp_path).events() == []
+        assert SweepFolder(tmp_path).load_events() == []

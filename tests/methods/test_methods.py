@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
 from kdtune.methods import METHODS, build_method
-from kdtune.methods.at import at_loss, attention_map, paper_loss
+from kdtune.methods.at import at_loss, at_paper_loss, attention_map
 from kdtune.methods.dist import correlation_distance, dist_loss
 from kdtune.methods.dkd import dkd_losses
 from kdtune.methods.fitnets import feature_loss
 from kdtune.methods.kd import kd_loss
-from kdtune.methods.pkt import neighbours, pkt_loss
-from kdtune.methods.rkd import relations, rkd_loss
-from kdtune.methods.sp import similarities, sp_loss
+from kdtune.methods.pkt import neighbour_probabilities, pkt_loss
+from kdtune.methods.rkd import distances_and_angles, rkd_loss
+from kdtune.methods.sp import similarity_matrix, sp_loss
 from kdtune.methods.vid import vid_loss
 
 STUDENT = [(4, 8, 8), (6, 4, 4), (8, 2, 2)]
@@ -34,7 +34,7 @@ def outputs(shapes, images=3, classes=5, seed=0, dtype=torch.float32):
 
 
 def build(name, student=STUDENT, teacher=TEACHER, **config):
-    return build_method(TrainConfig.check({"method": name, **config}), student, teacher)
+    return build_method(TrainConfig.parse({"method": name, **config}), student, teacher)
 
 
 LABELS = torch.tensor([0, 3, 2])
@@ -216,7 +216,7 @@ class TestAttentionTransfer:
     def test_paper_loss_by_hand(self):
         # maps (1, 0, 0, 0) and (0, 1, 0, 0) are √2 apart, and two that agree 0: half of the mean
         a, b = torch.eye(4)[:2], torch.eye(4)[[1, 1]]
-        assert paper_loss(a, b).item() == pytest.approx(math.sqrt(2) / 4)
+        assert at_paper_loss(a, b).item() == pytest.approx(math.sqrt(2) / 4)
 
     def test_paper_form_against_numpy(self):
         """Equation 2: beta / 2 times the sum of norms over stages, of every image."""
@@ -267,7 +267,7 @@ class TestAttentionTransfer:
     def test_maps_of_one_position_are_left_out_or_refused(self):
         assert build(
             "at", student=[(4, 2, 2), (8, 1, 1)], teacher=[(4, 2, 2), (8, 1, 1)]
-        ).pairs == [(-2, (2, 2))]
+        ).stage_pairs == [(-2, (2, 2))]
         with pytest.raises(UserError, match="nothing to compare"):
             build("at", student=[(8, 1, 1)], teacher=[(8, 4, 4)])
 
@@ -303,7 +303,7 @@ class TestFitNets:
     @pytest.mark.parametrize("layer", [0, 1, -1])
     def test_the_hint_layer_is_the_one_asked_for(self, layer):
         method = build("fitnets", hint_layer=layer)
-        assert method.targets(*outputs(TEACHER))[method.hint].shape[2] == TEACHER[layer][0]
+        assert method.targets(*outputs(TEACHER))[method.hint_name].shape[2] == TEACHER[layer][0]
 
     @pytest.mark.parametrize(("student", "teacher"), [((7, 5), (4, 4)), ((4, 4), (7, 5))])
     def test_the_larger_map_is_pooled(self, student, teacher):
@@ -431,7 +431,7 @@ class TestVID:
         expected = ((mean - hint) ** 2 / 5 + math.log(5)).mean() / 2
         assert torch.allclose(parts["vid"], expected, atol=1e-5)
         parts["loss"].backward()
-        assert method.spread.grad.abs().min() > 0
+        assert method.raw_variance.grad.abs().min() > 0
 
     def test_the_best_variance_is_the_error(self):
         hint = embeddings(50, 3).unsqueeze(1) * torch.tensor([1.0, 2.0, 3.0])
@@ -449,7 +449,7 @@ class TestSP:
     def test_by_hand(self):
         # images (1, 0) and (1, 1): G = (1, 1; 1, 2), rows by √2 and √5
         expected = torch.tensor([[1 / 2**0.5, 1 / 2**0.5], [1 / 5**0.5, 2 / 5**0.5]])
-        found = similarities(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+        found = similarity_matrix(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
         assert torch.allclose(found, expected)
         assert sp_loss(found, torch.eye(2)).item() == pytest.approx(
             ((1 - 0.5**0.5) ** 2 + 0.5 + 0.2 + (1 - 2 / 5**0.5) ** 2) / 4
@@ -460,7 +460,7 @@ class TestSP:
     def test_rotation_and_scale_play_no_part(self, seed, scale):
         x = embeddings(seed=seed)
         turned = scale * x @ rotation(7, seed)
-        assert torch.allclose(similarities(turned), similarities(x), atol=1e-4)
+        assert torch.allclose(similarity_matrix(turned), similarity_matrix(x), atol=1e-4)
 
     def test_against_numpy(self):
         method = build("sp")
@@ -479,7 +479,7 @@ class TestRKD:
     def test_by_hand(self):
         # a right angle with the sides 3, 4 and 5, whose mean is 4
         points = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
-        distances, angles = relations(points)
+        distances, angles = distances_and_angles(points)
         expected = torch.tensor([[0, 3, 4], [3, 0, 5], [4, 5, 0]]) / 4
         assert torch.allclose(distances, expected)
         assert angles[0, 1, 2].item() == pytest.approx(0, abs=1e-6)
@@ -523,10 +523,12 @@ class TestPKT:
     def test_by_hand(self):
         # a right angle: K is 1 with itself, 1/2 with the other
         expected = torch.tensor([[2.0, 1.0], [1.0, 2.0]]) / 3
-        assert torch.allclose(neighbours(torch.tensor([[3.0, 0.0], [0.0, 5.0]])), expected)
+        assert torch.allclose(
+            neighbour_probabilities(torch.tensor([[3.0, 0.0], [0.0, 5.0]])), expected
+        )
         # opposite: 1 and 0
         opposite = torch.tensor([[1.0, 0.0], [-2.0, 0.0]])
-        assert torch.allclose(neighbours(opposite), torch.eye(2))
+        assert torch.allclose(neighbour_probabilities(opposite), torch.eye(2))
         loss = pkt_loss(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), opposite)
         assert loss.item() == pytest.approx(math.log(1.5) / 2, rel=1e-4)
 
@@ -535,7 +537,9 @@ class TestPKT:
     def test_rotation_and_scale_play_no_part(self, seed, scale):
         x = embeddings(seed=seed)
         turned = scale * x @ rotation(7, seed)
-        assert torch.allclose(neighbours(turned), neighbours(x), atol=1e-5)
+        assert torch.allclose(
+            neighbour_probabilities(turned), neighbour_probabilities(x), atol=1e-5
+        )
 
     def test_against_numpy(self):
         s, t = embeddings(4, 3).numpy(), embeddings(4, 6, seed=1).numpy()

@@ -5,8 +5,8 @@ import torch
 import torchvision
 
 from kdtune.errors import UserError
-from kdtune.models import MODELS, build_model, check_model, feature_shapes, look
-from kdtune.models.library import OPTIONS, stage_ends
+from kdtune.models import MODELS, build_model, probe, probe_stage_shapes, require_model
+from kdtune.models.library import TORCHVISION_OPTIONS, find_stage_ends
 from kdtune.models.multibranch import ECA, eca_kernel_size
 
 NAMED = [
@@ -23,7 +23,7 @@ def test_a_model_gives_logits_and_a_map_a_stage(name, size):
     model = build_model(name, 7, size)
     logits, features = model(torch.rand(2, 3, size, size))
     assert logits.shape == (2, 7)
-    assert [tuple(f.shape[1:]) for f in features] == feature_shapes(model, size)
+    assert [tuple(f.shape[1:]) for f in features] == probe_stage_shapes(model, size)
     sizes = [f.shape[2] for f in features]
     assert sizes == sorted(sizes, reverse=True)
     logits.sum().backward()
@@ -32,7 +32,7 @@ def test_a_model_gives_logits_and_a_map_a_stage(name, size):
 
 @pytest.mark.parametrize("name", ["MultiBranchNet", "ResNet18", "ResNet50"])
 def test_small_images_keep_their_size_in_the_first_stage(name):
-    assert [feature_shapes(build_model(name, 2, size), size)[0][1] for size in (16, 32, 64)] == [
+    assert [probe_stage_shapes(build_model(name, 2, size), size)[0][1] for size in (16, 32, 64)] == [
         16, 32, 16,
     ]  # fmt: skip
 
@@ -41,7 +41,7 @@ def test_small_images_keep_their_size_in_the_first_stage(name):
 def test_finding_shapes_changes_nothing(name):
     model = build_model(name, 3, 16).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    feature_shapes(model, 16)
+    probe_stage_shapes(model, 16)
     assert model.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
@@ -91,7 +91,7 @@ def test_eca_gate_by_hand():
 def library_network(name, num_classes):
     library, _, own = name.partition(":")
     if library == "torchvision":
-        options = {"weights": None, "num_classes": num_classes, **OPTIONS.get(own, {})}
+        options = {"weights": None, "num_classes": num_classes, **TORCHVISION_OPTIONS.get(own, {})}
         return torchvision.models.get_model(own, **options)
     return pytest.importorskip("timm").create_model(own, num_classes=num_classes)
 
@@ -103,11 +103,11 @@ def test_a_named_model_is_its_librarys_and_gives_a_map_a_stage(name):
     ours.load_state_dict(theirs.state_dict())
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        logits, features = look(ours, images)
+        logits, features = probe(ours, images)
         assert torch.equal(logits, theirs.eval()(images))
     assert all(part.training for part in ours.modules())
     assert [f.shape[2:] for f in features] == [(s, s) for s in (32, 16, 8, 4, 2)]
-    assert [tuple(f.shape[1:]) for f in features] == feature_shapes(ours, 64)
+    assert [tuple(f.shape[1:]) for f in features] == probe_stage_shapes(ours, 64)
     ours(images)[0].sum().backward()
     assert all(p.grad is not None for p in ours.parameters())
 
@@ -127,7 +127,7 @@ def test_a_named_model_is_its_librarys_and_gives_a_map_a_stage(name):
 def test_stages_end_before_each_down_sampling(name, ends):
     with torch.device("meta"):
         network = torchvision.models.get_model(name, weights=None, num_classes=2)
-    found = stage_ends(network)
+    found = find_stage_ends(network)
     assert found == [*ends, "features"] if name == "vgg11" else found == ends
     assert network.training
 
@@ -158,4 +158,4 @@ def test_timm_is_asked_for_where_it_lacks(monkeypatch):
 
     monkeypatch.setattr("kdtune.runtime.optional_imports.import_module", missing)
     with pytest.raises(UserError, match=r"needs timm, .* pip install '.\[timm\]'"):
-        check_model("timm:resnet18")
+        require_model("timm:resnet18")

@@ -13,7 +13,7 @@ from small_runs import small_config
 from kdtune.errors import UserError
 from kdtune.models import build_model
 from kdtune.models.checkpoints import load_model
-from kdtune.models.pretrained import begin_with
+from kdtune.models.pretrained import load_pretrained
 from kdtune.training.train_teacher import train_teacher
 
 NAME = "torchvision:mobilenet_v3_small"
@@ -53,7 +53,7 @@ def test_a_head_for_other_classes_stays_fresh_and_all_else_is_loaded(tmp_path, w
     weights = save_weights(tmp_path / "w.pth", wrap=wrap)
     model = build_model(NAME, 10, 32)
     before = {key: model.state_dict()[key].clone() for key in HEAD}
-    said = begin_with(model, NAME, str(tmp_path / "w.pth"), 10)
+    said = load_pretrained(model, NAME, str(tmp_path / "w.pth"), 10)
     assert said.endswith("but with a fresh head: 7 classes there, 10 here")
     after = model.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in HEAD)
@@ -65,7 +65,7 @@ def test_a_head_for_other_classes_stays_fresh_and_all_else_is_loaded(tmp_path, w
 def test_a_head_for_as_many_classes_is_loaded(tmp_path):
     weights = save_weights(tmp_path / "w.pth", "resnet18")
     model = build_model("ResNet18", 7, 64)
-    assert "begins with all the weights of" in begin_with(
+    assert "begins with all the weights of" in load_pretrained(
         model, "ResNet18", str(tmp_path / "w.pth"), 7
     )
     assert same(model, weights) == set()
@@ -89,7 +89,7 @@ def test_weights_of_another_network_are_refused(tmp_path, name, size, file, sent
     model = build_model(name, 10, size)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(UserError, match=sentence):
-        begin_with(model, name, str(tmp_path / "w.pth"), 10)
+        load_pretrained(model, name, str(tmp_path / "w.pth"), 10)
     assert same(model, before) == set()
 
 
@@ -99,13 +99,13 @@ def test_torchvisions_own_are_found_where_torch_keeps_them(tmp_path):
     saved = save_weights(place, classes=1000)
     model = build_model(NAME, 10, 32)
     for name in ("DEFAULT", "IMAGENET1K_V1"):
-        assert "1000 classes there" in begin_with(model, NAME, name, 10)
+        assert "1000 classes there" in load_pretrained(model, NAME, name, 10)
     assert same(model, {**saved, **{k: model.state_dict()[k] for k in HEAD}}) == set()
 
 
 def test_what_cannot_be_downloaded_is_a_sentence(tmp_path):
     with pytest.raises(UserError) as caught:
-        begin_with(build_model("ResNet50", 3, 64), "ResNet50", "DEFAULT", 3)
+        load_pretrained(build_model("ResNet50", 3, 64), "ResNet50", "DEFAULT", 3)
     place = tmp_path / "torch" / "hub" / "checkpoints"
     assert str(caught.value).startswith(
         "The weights IMAGENET1K_V2 of ResNet50 cannot be downloaded (urlopen error no route to "
@@ -127,7 +127,7 @@ def test_what_cannot_be_downloaded_is_a_sentence(tmp_path):
 )
 def test_unknown_weights_are_a_sentence(name, weights, sentence):
     with pytest.raises(UserError, match=sentence):
-        begin_with(build_model(name, 3, 32), name, weights, 3)
+        load_pretrained(build_model(name, 3, 32), name, weights, 3)
 
 
 def test_weights_that_want_another_normalisation_are_refused():
@@ -135,7 +135,7 @@ def test_weights_that_want_another_normalisation_are_refused():
     with pytest.raises(
         UserError, match="IMAGENET1K_V1 of .* want images that are normalised other"
     ):
-        begin_with(build_model(NAME, 3, 32), name, "DEFAULT", 3)
+        load_pretrained(build_model(NAME, 3, 32), name, "DEFAULT", 3)
 
 
 class _Runs:
@@ -153,7 +153,7 @@ def test_a_file_that_runs_code_is_not_opened(tmp_path):
     (tmp_path / "v.pth").write_bytes(archive.getvalue())
     for name in ("w.pth", "v.pth"):
         with pytest.raises(UserError, match="is not"):
-            begin_with(build_model(NAME, 3, 32), NAME, str(tmp_path / name), 3)
+            load_pretrained(build_model(NAME, 3, 32), NAME, str(tmp_path / name), 3)
     assert not (tmp_path / "ran").exists()
 
 
@@ -167,14 +167,14 @@ def test_older_names_and_further_logits_of_torchvisions_files(tmp_path):
         },
     )
     dense = build_model("torchvision:densenet121", 7, 32)
-    begin_with(dense, "torchvision:densenet121", str(tmp_path / "d.pth"), 7)
+    load_pretrained(dense, "torchvision:densenet121", str(tmp_path / "d.pth"), 7)
     assert same(dense, old) == set()
 
     torch.manual_seed(0)
     whole = torchvision.models.googlenet(weights=None, num_classes=7, init_weights=False)
     torch.save(whole.state_dict(), tmp_path / "g.pth")
     google = build_model("torchvision:googlenet", 7, 32)
-    begin_with(google, "torchvision:googlenet", str(tmp_path / "g.pth"), 7)
+    load_pretrained(google, "torchvision:googlenet", str(tmp_path / "g.pth"), 7)
     assert same(google, whole.state_dict()) == set()
 
 

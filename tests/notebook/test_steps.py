@@ -6,7 +6,7 @@ from weakref import ref
 import pytest
 import torch
 import torchvision
-from small_runs import SIZE, small_config
+from small_runs import IMAGE_SIZE, small_config
 from torch.nn import functional as F
 
 from kdtune import evaluate_model, load_model, prepare_dataloaders
@@ -21,7 +21,7 @@ from kdtune.fitnets import (
 )
 from kdtune.models import build_model
 from kdtune.models.checkpoints import save_model
-from kdtune.notebook.steps import _find_method
+from kdtune.notebook.steps import _find_or_build_method
 from kdtune.training.loop import build_optimizer, build_student, learning_rate
 from kdtune.training.run import run_training
 
@@ -42,7 +42,7 @@ def wide_teacher(folder, tmp_path):
     config = small_config(folder, model="ResNet18", method="student")
     path = tmp_path / "wide.pth"
     save_model(
-        path, build_model("ResNet18", 10, SIZE), config=config.model_dump(), classes=classes
+        path, build_model("ResNet18", 10, IMAGE_SIZE), config=config.model_dump(), classes=classes
     )
     return path
 
@@ -50,7 +50,7 @@ def wide_teacher(folder, tmp_path):
 @pytest.fixture
 def networks(wide_teacher):
     """A student and its teacher."""
-    return build_model("MultiBranchNet", 10, SIZE), load_teacher_model(wide_teacher, 10)
+    return build_model("MultiBranchNet", 10, IMAGE_SIZE), load_teacher_model(wide_teacher, 10)
 
 
 @pytest.mark.parametrize("hint_epochs", [0, 1])
@@ -62,7 +62,7 @@ def test_a_loop_of_ones_own_gives_the_numbers_of_a_run(folder, wide_teacher, met
     )  # fmt: skip
     whole = run_training(config)
     train, validation, test = prepare_dataloaders(
-        str(folder), batch_size=16, num_workers=0, augment=True, image_size=SIZE
+        str(folder), batch_size=16, num_workers=0, augment=True, image_size=IMAGE_SIZE
     )
     student = build_student(config, 10)
     teacher = load_teacher_model(wide_teacher, 10, "cpu")
@@ -87,9 +87,9 @@ def test_a_loop_of_ones_own_gives_the_numbers_of_a_run(folder, wide_teacher, met
 
 @pytest.mark.parametrize("method", CREATE)
 def test_the_loss_of_a_batch_adds_up_and_can_be_learned_from(networks, method):
-    config = CREATE[method](image_size=SIZE, alpha=0.5, beta=2.0)
+    config = CREATE[method](image_size=IMAGE_SIZE, alpha=0.5, beta=2.0)
     student, teacher = networks
-    x, y = torch.rand(4, 3, SIZE, SIZE), torch.tensor([0, 3, 9, 1])
+    x, y = torch.rand(4, 3, IMAGE_SIZE, IMAGE_SIZE), torch.tensor([0, 3, 9, 1])
     before = torch.get_rng_state()
     parts = COMPUTE[method](student, teacher, x, y, config)
     assert torch.equal(torch.get_rng_state(), before)
@@ -103,8 +103,8 @@ def test_the_loss_of_a_batch_adds_up_and_can_be_learned_from(networks, method):
 
 
 class TestRegressor:
-    config = create_fitnets_config(image_size=SIZE)
-    loader = [(torch.rand(4, 3, SIZE, SIZE), torch.tensor([0, 3, 9, 1]))]
+    config = create_fitnets_config(image_size=IMAGE_SIZE)
+    loader = [(torch.rand(4, 3, IMAGE_SIZE, IMAGE_SIZE), torch.tensor([0, 3, 9, 1]))]
 
     def test_an_optimizer_that_lacks_it_gets_it_with_the_settings_of_the_first_group(
         self, networks
@@ -139,7 +139,9 @@ class TestRegressor:
 
     def test_its_mode_follows_the_students(self, networks):
         student, teacher = networks
-        [regressor] = _find_method(student, teacher, TrainConfig.check(self.config)).children()
+        [regressor] = _find_or_build_method(
+            student, teacher, TrainConfig.parse(self.config)
+        ).children()
         norm = regressor.norm
         compute_fitnets_loss(student.eval(), teacher, *self.loader[0], self.config)
         assert norm.num_batches_tracked == 0
@@ -158,7 +160,7 @@ class TestRegressor:
         assert not torch.equal(before, regressor[0])
 
     def test_it_goes_with_its_student(self, wide_teacher):
-        student = build_model("MultiBranchNet", 10, SIZE)
+        student = build_model("MultiBranchNet", 10, IMAGE_SIZE)
         teacher = load_teacher_model(wide_teacher, 10)
         gone = ref(regressor_parameters(student, teacher, self.config)[0])
         del student
@@ -167,10 +169,10 @@ class TestRegressor:
 
 
 def test_epochs_of_a_student_are_counted_without_a_teacher_too(folder):
-    train, *_ = prepare_dataloaders(str(folder), num_workers=0, image_size=SIZE)
-    student = build_model("MultiBranchNet", 10, SIZE)
+    train, *_ = prepare_dataloaders(str(folder), num_workers=0, image_size=IMAGE_SIZE)
+    student = build_model("MultiBranchNet", 10, IMAGE_SIZE)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
-    config = create_at_config(image_size=SIZE, momentum=0)
+    config = create_at_config(image_size=IMAGE_SIZE, momentum=0)
     student.eval()
     losses = [train_epoch(student, None, train, optimizer, "cpu", config)["loss"] for _ in "ab"]
     assert losses[0] != losses[1]  # other batches, since the order is another
@@ -178,15 +180,15 @@ def test_epochs_of_a_student_are_counted_without_a_teacher_too(folder):
 
 def test_fused_optimizers_follow_the_networks_memory(folder):
     """Laid out anew, a convolution's momentum must not be applied to other weights."""
-    loader = prepare_dataloaders(str(folder), 16, num_workers=0, image_size=SIZE)[0]
+    loader = prepare_dataloaders(str(folder), 16, num_workers=0, image_size=IMAGE_SIZE)[0]
     after = []
     for fused in (True, False):
         student = build_student(small_config(folder), 10)
         optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, fused=fused)
         torch.manual_seed(0)
-        student(torch.rand(2, 3, SIZE, SIZE))[0].logsumexp(1).sum().backward()
+        student(torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE))[0].logsumexp(1).sum().backward()
         optimizer.step()  # momentum from before, in torch's own memory format
-        settings = create_at_config(image_size=SIZE, batch_size=16)
+        settings = create_at_config(image_size=IMAGE_SIZE, batch_size=16)
         train_epoch(student, None, loader, optimizer, "cpu", settings)
         after.append(torch.cat([p.flatten() for p in student.parameters()]))
     assert torch.allclose(*after, atol=1e-5)
@@ -194,9 +196,9 @@ def test_fused_optimizers_follow_the_networks_memory(folder):
 
 def test_validating_changes_nothing(networks):
     student, teacher = networks
-    loader = [(torch.rand(4, 3, SIZE, SIZE), torch.tensor([0, 3, 9, 1]))]
+    loader = [(torch.rand(4, 3, IMAGE_SIZE, IMAGE_SIZE), torch.tensor([0, 3, 9, 1]))]
     before = {k: v.clone() for k, v in student.state_dict().items()}
-    config = create_fitnets_config(image_size=SIZE)
+    config = create_fitnets_config(image_size=IMAGE_SIZE)
     first = validate(student, teacher, loader, "cpu", config)
     assert first == validate(student, teacher, loader, "cpu", config)
     assert {"loss", "accuracy", "classification", "kd", "feature"} <= set(first)
@@ -204,7 +206,7 @@ def test_validating_changes_nothing(networks):
 
 
 def test_a_model_is_evaluated_as_its_run_did(folder):
-    _, _, test = prepare_dataloaders(str(folder), num_workers=0, image_size=SIZE)
+    _, _, test = prepare_dataloaders(str(folder), num_workers=0, image_size=IMAGE_SIZE)
     run = train_fitnets(
         small_config(folder, method="fitnets", experiment_name="x").model_dump(), None, None, test
     )
@@ -214,7 +216,7 @@ def test_a_model_is_evaluated_as_its_run_did(folder):
 
 
 def test_mistakes_are_sentences(wide_teacher):
-    student = build_model("MultiBranchNet", 10, SIZE)
+    student = build_model("MultiBranchNet", 10, IMAGE_SIZE)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
     with pytest.raises(UserError, match="does not name its method; make it with create_at_config"):
         train_epoch(student, None, [], optimizer, "cpu", {"lr": 0.1})
@@ -231,7 +233,7 @@ def test_mistakes_are_sentences(wide_teacher):
         evaluate_model(torchvision.models.resnet18(), wide)
     with pytest.raises(UserError, match="cannot be its own teacher"):
         validate(student, student, wide, "cpu", create_at_config())
-    other = build_model("MultiBranchNet", 7, SIZE)
+    other = build_model("MultiBranchNet", 7, IMAGE_SIZE)
     with pytest.raises(UserError, match="The teacher knows 7 classes, but the student has 10"):
         validate(student, other, wide, "cpu", create_at_config())
     with pytest.raises(UserError, match="no model 'resnet18'; did you mean 'ResNet18'"):

@@ -9,27 +9,27 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from sweep_folders import write
+from sweep_folders import write_sweep_folder
 from test_leaderboard import Sweep, four_cells
 from test_page import HOSTILE, STATES, Page
 from test_render import half_done, one_method
 
 from kdtune import load_sweep
 from kdtune.errors import UserError
-from kdtune.export.best import best_of_cells, write_best
+from kdtune.export.selected_runs import select_best_runs, write_best_configs
 from kdtune.models import build_model
 from kdtune.models.checkpoints import save_model
-from kdtune.reports.tables.all_tables import every_table, tables_of
-from kdtune.reports.tables.figure_data import SHIP
+from kdtune.reports.tables.all_tables import collect_tables, load_sweep_tables
+from kdtune.reports.tables.figure_data import ACCURACY_VS_COST_COLUMNS
 from kdtune.reports.tables.log_tables import bad_images_table, models_table
-from kdtune.reports.tables.plan import COLUMNS
+from kdtune.reports.tables.plan import PLAN_COLUMNS
 
 NAMES = "verdict, ship, search, settings-at, settings-fitnets, settings-student, failures"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("sweeps") / "s", four_cells())
+    return write_sweep_folder(tmp_path_factory.mktemp("sweeps") / "s", four_cells())
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def sweep(folder):
 
 
 def test_tables_are_those_of_the_command(folder, sweep):
-    known = every_table(folder, tables_of(folder))
+    known = collect_tables(folder, load_sweep_tables(folder))
     for name, table in known.items():
         pd.testing.assert_frame_equal(sweep.table(name), table)
     for name, own in [
@@ -56,11 +56,11 @@ def test_tables_are_those_of_the_command(folder, sweep):
 
 def test_the_reference_has_every_column(folder):
     reference = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "reference.py"))
-    known = every_table(folder, tables_of(folder)) | {
+    known = collect_tables(folder, load_sweep_tables(folder)) | {
         "models": models_table([]),
         "bad_images": bad_images_table([]),
-        "students": pd.DataFrame(columns=SHIP),
-        "plan": pd.DataFrame(columns=COLUMNS),
+        "students": pd.DataFrame(columns=ACCURACY_VS_COST_COLUMNS),
+        "plan": pd.DataFrame(columns=PLAN_COLUMNS),
     }
     assert known.keys() == reference["TABLES"].keys()
     for name, table in known.items():
@@ -72,7 +72,7 @@ def test_the_reference_has_every_column(folder):
 
 
 def test_tables_of_several_say_whose_row_it_is(folder, sweep, tmp_path):
-    other = write(tmp_path / "t", one_method())
+    other = write_sweep_folder(tmp_path / "t", one_method())
     sweeps = load_sweep(folder.path, str(other.path))
     for table in (sweeps.trials, sweeps.epochs, sweeps.leaderboard()):
         assert table.columns[0] == "sweep" and table.index.is_unique
@@ -92,8 +92,8 @@ def test_tables_of_several_say_whose_row_it_is(folder, sweep, tmp_path):
 
 @pytest.mark.parametrize("state", ["only opened", "all failed", "half confirmed", "one method"])
 def test_a_sweep_that_runs_is_shown(tmp_path, state):
-    folder = write(tmp_path / "s", STATES[state][0](), complete=False)
-    with folder.held():
+    folder = write_sweep_folder(tmp_path / "s", STATES[state][0](), complete=False)
+    with folder.locked():
         sweep = load_sweep(folder.path)
         assert repr(sweep).startswith(f"{folder.path}: ") and "running" in repr(sweep)
         page = Page(sweep._repr_html_())
@@ -118,7 +118,7 @@ def test_hostile_names_are_shown_as_they_are(tmp_path):
     for event in sweep.events:
         if event["event"] == "asked":
             event["parameters"]["lr"] = HOSTILE
-    loaded = load_sweep(write(tmp_path / "<b>x", sweep).path)
+    loaded = load_sweep(write_sweep_folder(tmp_path / "<b>x", sweep).path)
     text = loaded._repr_html_()
     assert "<script>" not in text and "<b>x" not in text and "\x1b" not in text
     assert "&lt;script&gt;" in text and "&lt;b&gt;x" in text
@@ -148,7 +148,7 @@ def test_figures_are_those_of_the_report_and_show_themselves(sweep):
     ],
 )  # fmt: skip
 def test_a_figure_without_data_says_what_is_missing(tmp_path, make, name, why):
-    sweep = load_sweep(write(tmp_path / "s", make()).path)
+    sweep = load_sweep(write_sweep_folder(tmp_path / "s", make()).path)
     with pytest.raises(UserError, match=why):
         sweep.plot(name)
 
@@ -158,13 +158,13 @@ def test_the_best_settings_are_those_of_the_yaml_file(tmp_path):
     for event in [*sweep.events, *sweep.confirmation]:
         if event["event"] == "asked":
             event["config"] |= {"teacher_model": "old.pth", "data_dir": "old"}
-    folder = write(tmp_path / "s", sweep)
-    best = best_of_cells(tables_of(folder))
-    write_best(folder, best)
+    folder = write_sweep_folder(tmp_path / "s", sweep)
+    best = select_best_runs(load_sweep_tables(folder))
+    write_best_configs(folder, best)
     loaded = load_sweep(folder.path)
     assert best["at", "A"].confirmed and not best["kd", "B"].confirmed
     for cell in best:
-        written = yaml.safe_load(folder.best(*cell).read_text())
+        written = yaml.safe_load(folder.best_path(*cell).read_text())
         del written["provenance"]
         assert loaded.best(*cell) == written and written["data_dir"] == "d"
 
@@ -174,11 +174,13 @@ def test_cells_that_are_not_there(sweep, tmp_path):
         sweep.best("fitnet", "A")
     with pytest.raises(UserError, match="has the model 'ResNet'; known are A, B"):
         sweep.model("at", "ResNet")
-    failed = load_sweep(write(tmp_path / "t", Sweep().search("at", "A", "crashed")).path)
+    failed = load_sweep(
+        write_sweep_folder(tmp_path / "t", Sweep().search("at", "A", "crashed")).path
+    )
     with pytest.raises(UserError, match="/t has no sound trial of at on A yet"):
         failed.best("at", "A")
     with pytest.raises(UserError, match="No trial has begun yet"):
-        load_sweep(write(tmp_path / "u", Sweep()).path).best("at", "A")
+        load_sweep(write_sweep_folder(tmp_path / "u", Sweep()).path).best("at", "A")
     with pytest.raises(UserError, match="There is no folder"):
         load_sweep(tmp_path / "no")
     with pytest.raises(UserError, match="wants the folder of a sweep"):
@@ -193,19 +195,19 @@ def save(path, trial):
 
 
 def test_the_network_is_that_of_the_best_settings(tmp_path):
-    folder = write(tmp_path / "s", half_done())
+    folder = write_sweep_folder(tmp_path / "s", half_done())
     sweep, run = load_sweep(folder.path), "at-A-000-seed1"
-    save(folder.best("at", "A", ".pth"), "at-A-000")  # the search's, before the confirmation
+    save(folder.best_path("at", "A", ".pth"), "at-A-000")  # the search's, before the confirmation
     with pytest.raises(
         UserError, match=f"no network of {run}, the best of at on A: it is written"
     ):
         sweep.model("at", "A")
-    of_run = save(folder.network(run), run)
-    of_trial = save(folder.best("kd", "B", ".pth"), "kd-B-000")
+    of_run = save(folder.network_path(run), run)
+    of_trial = save(folder.best_path("kd", "B", ".pth"), "kd-B-000")
     for cell, weights in ((("at", "A"), of_run), (("kd", "B"), of_trial)):
         network = sweep.model(*cell)
         assert not network.training
         assert all(torch.equal(weights[key], value) for key, value in network.state_dict().items())
-    folder.best("kd", "B", ".pth").write_bytes(b"broken")
+    folder.best_path("kd", "B", ".pth").write_bytes(b"broken")
     with pytest.raises(UserError, match="not a readable checkpoint"):
         sweep.model("kd", "B")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from small_runs import small_config
 
-from kdtune.models.costs import costs_of
+from kdtune.models.costs import measure_network_costs
 from kdtune.models.on_device import pick_precision
 from kdtune.runtime import device
-from kdtune.runtime.device import Memory
+from kdtune.runtime.device import GpuMemory
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -52,24 +52,24 @@ def fake(monkeypatch):
 
 
 def test_a_gpu_has_a_name_and_memory(fake):
-    assert device.has_gpu() and list(device.gpus()) == [0, 1]
-    assert device.name_of(GPU) == "Fake 0"
-    assert device.memory_of(GPU) == Memory(total=100, used=70)
-    assert device.peak_of(GPU) == 42
-    device.reset_peak(GPU)
-    device.release()
+    assert device.has_gpu() and list(device.visible_gpus()) == [0, 1]
+    assert device.gpu_name(GPU) == "Fake 0"
+    assert device.gpu_memory(GPU) == GpuMemory(total=100, used=70)
+    assert device.peak_memory(GPU) == 42
+    device.reset_peak_memory(GPU)
+    device.release_gpu_memory()
     assert fake.calls == ["reset cuda:0", "empty"]
 
 
 def test_other_devices_are_asked_nothing(fake):
-    device.reset_peak(CPU)
-    assert device.name_of(CPU) is device.memory_of(CPU) is device.peak_of(CPU) is None
+    device.reset_peak_memory(CPU)
+    assert device.gpu_name(CPU) is device.gpu_memory(CPU) is device.peak_memory(CPU) is None
     assert fake.calls == []
 
 
 def test_without_a_gpu_nothing_is_released(fake, monkeypatch):
     monkeypatch.setattr(fake, "is_available", lambda: False)
-    device.release()
+    device.release_gpu_memory()
     assert fake.calls == []
 
 
@@ -85,9 +85,11 @@ def test_gpus_can_be_hidden(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_real_thing():
-    device.reset_peak(GPU)
+    device.reset_peak_memory(GPU)
     held = torch.empty(2**26, dtype=torch.uint8, device=GPU)
-    found = device.memory_of(GPU)
-    assert found.used >= held.nbytes and device.peak_of(GPU) >= held.nbytes
+    found = device.gpu_memory(GPU)
+    assert found.used >= held.nbytes and device.peak_memory(GPU) >= held.nbytes
     assert 0 < found.used <= found.total
-    assert device.name_of(GPU) == costs_of(small_config("digits"), 10)["latency_device"]
+    assert (
+        device.gpu_name(GPU) == measure_network_costs(small_config("digits"), 10)["latency_device"]
+    )

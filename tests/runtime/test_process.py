@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import torch
 
-from kdtune.runtime.process import FreshState
+from kdtune.runtime.process import ProcessState
 
 
 def mess_up():
@@ -42,7 +42,7 @@ def draws():
 
 
 def test_all_that_a_run_may_set_is_set_back_and_random_states_follow_from_the_seed():
-    before, fresh = state(), FreshState()
+    before, fresh = state(), ProcessState()
     fresh.restore(5)
     first = draws()
     mess_up()
@@ -54,7 +54,7 @@ def test_all_that_a_run_may_set_is_set_back_and_random_states_follow_from_the_se
 
 
 def test_no_default_device_is_left_behind():
-    fresh = FreshState()
+    fresh = ProcessState()
     torch.set_default_device("meta")
     fresh.restore(0)
     assert getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None) is None

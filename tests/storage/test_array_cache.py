@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kdtune.errors import DiskFullError, UserError
-from kdtune.storage.array_cache import Cache, _digest, cache_folder, describe
+from kdtune.storage.array_cache import ArrayCache, _key_digest, cache_folder, describe_cache_event
 
 GROUP = {"kind": "test", "made_by": 1}
 WANTED = {"a": {"name": "a"}, "b": {"name": "b"}}
@@ -22,7 +22,7 @@ BUILDER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from kdtune.storage.array_cache import Cache
+from kdtune.storage.array_cache import ArrayCache
 
 place, seconds = Path(sys.argv[1]), float(sys.argv[2])
 
@@ -35,7 +35,7 @@ def build(names, make):
     array[500:] = 7
 
 told = []
-opened = Cache(place / "cache").open("it", {"kind": "test"}, {"a": {}}, build, told.append)
+opened = ArrayCache(place / "cache").open_arrays("it", {"kind": "test"}, {"a": {}}, build, told.append)
 print(int(opened["a"].sum()), *(event["state"] for event in told))
 """
 
@@ -51,7 +51,9 @@ def fail(names, make):
 
 def open_both(folder, build=build, group=GROUP, **given):
     told = []
-    arrays = Cache(folder, **given).open("two arrays", group, WANTED, build, told.append)
+    arrays = ArrayCache(folder, **given).open_arrays(
+        "two arrays", group, WANTED, build, told.append
+    )
     return arrays, [event["state"] for event in told]
 
 
@@ -59,7 +61,7 @@ def open_both(folder, build=build, group=GROUP, **given):
 def arrays_of(tmp_path):
     """Folders of the arrays, by what they are."""
     open_both(tmp_path)
-    return {entry.what[-1]: entry.folder for entry in Cache(tmp_path).entries()}
+    return {entry.label[-1]: entry.folder for entry in ArrayCache(tmp_path).list_entries()}
 
 
 def test_what_was_built_is_found(tmp_path):
@@ -72,14 +74,14 @@ def test_what_was_built_is_found(tmp_path):
 
 
 def test_a_process_that_has_it_open_needs_no_disk(tmp_path):
-    cache = Cache(tmp_path)
-    cache.open("x", GROUP, WANTED, build)
+    cache = ArrayCache(tmp_path)
+    cache.open_arrays("x", GROUP, WANTED, build)
     assert len(cache.prune(0)) == 2
-    assert set(cache.open("x", GROUP, WANTED, fail)) == {"a", "b"}
+    assert set(cache.open_arrays("x", GROUP, WANTED, fail)) == {"a", "b"}
 
 
 def test_what_cannot_be_read_back_is_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("kdtune.storage.array_cache._load", lambda folder: None)
+    monkeypatch.setattr("kdtune.storage.array_cache._load_array", lambda folder: None)
     with pytest.raises(UserError, match="two arrays: what was written to .* cannot be read back"):
         open_both(tmp_path)
 
@@ -91,7 +93,7 @@ def test_what_another_process_pruned_at_once_is_built_again(tmp_path, monkeypatc
         build(names, make)
         built.append(names)
         if len(built) == 1:
-            monkeypatch.setattr("kdtune.storage.array_cache._load", lose)
+            monkeypatch.setattr("kdtune.storage.array_cache._load_array", lose)
 
     def lose(folder):
         monkeypatch.undo()
@@ -156,7 +158,7 @@ def test_a_builder_that_fails_leaves_nothing(tmp_path):
 
     with pytest.raises(UserError, match="an image cannot be read"):
         open_both(tmp_path, half)
-    assert Cache(tmp_path).entries() == [] and not list(tmp_path.glob("*.part"))
+    assert ArrayCache(tmp_path).list_entries() == [] and not list(tmp_path.glob("*.part"))
 
 
 def start(place, seconds):
@@ -192,7 +194,7 @@ def test_a_killed_builder_leaves_nothing_that_is_taken_for_an_array(tmp_path):
 
 
 def test_what_a_killed_builder_left_is_pruned_but_not_what_is_being_built(tmp_path):
-    process, cache = start(tmp_path, 60), Cache(tmp_path / "cache")
+    process, cache = start(tmp_path, 60), ArrayCache(tmp_path / "cache")
     wait_for(tmp_path / "building")
     assert cache.prune(0) == [] and len(list(cache.folder.glob("*.part"))) == 1
     process.send_signal(signal.SIGKILL)
@@ -204,39 +206,39 @@ def fill(cache, name, size=1000):
     def build(names, make):
         make("x", (size,), np.dtype(np.uint8))[:] = 1
 
-    cache.open(name, {"kind": "test", "name": name}, {"x": {}}, build)
+    cache.open_arrays(name, {"kind": "test", "name": name}, {"x": {}}, build)
 
 
 def age(folder, order):
     """Make the arrays look last used in this order."""
-    for entry in Cache(folder).entries():
-        when = 1e9 + order.index(entry.what.removesuffix(": x"))
+    for entry in ArrayCache(folder).list_entries():
+        when = 1e9 + order.index(entry.label.removesuffix(": x"))
         os.utime(entry.folder / "about.json", (when, when))
 
 
 def names(folder):
-    return [entry.what.removesuffix(": x") for entry in Cache(folder).entries()]
+    return [entry.label.removesuffix(": x") for entry in ArrayCache(folder).list_entries()]
 
 
 def test_what_was_not_used_for_longest_makes_room(tmp_path):
     for name in "abc":
-        fill(Cache(tmp_path), name)
+        fill(ArrayCache(tmp_path), name)
     age(tmp_path, "cab")
     assert names(tmp_path) == ["c", "a", "b"]
-    fill(Cache(tmp_path, limit=3500), "d")  # an array is 1,128 bytes with its header
+    fill(ArrayCache(tmp_path, max_bytes=3500), "d")  # an array is 1,128 bytes with its header
     assert names(tmp_path) == ["a", "b", "d"]
 
 
 def test_opening_counts_as_use(tmp_path):
     for name in "abc":
-        fill(Cache(tmp_path), name)
+        fill(ArrayCache(tmp_path), name)
     age(tmp_path, "abc")
-    fill(Cache(tmp_path), "a")
+    fill(ArrayCache(tmp_path), "a")
     assert names(tmp_path) == ["b", "c", "a"]
 
 
 def test_the_limit_holds_also_for_what_a_process_has_open(tmp_path):
-    cache = Cache(tmp_path, limit=1200)
+    cache = ArrayCache(tmp_path, max_bytes=1200)
     for name in "ab":
         fill(cache, name)
     assert names(tmp_path) == ["b"]
@@ -244,30 +246,30 @@ def test_the_limit_holds_also_for_what_a_process_has_open(tmp_path):
 
 def test_arrays_of_one_build_count_for_each_other(tmp_path):
     for name in "xyz":
-        fill(Cache(tmp_path), name)
+        fill(ArrayCache(tmp_path), name)
 
     def build(names, make):
         for name in names:
             make(name, (1000,), np.dtype(np.uint8))[:] = 1
 
     wanted = {name: {"name": name} for name in "ab"}
-    Cache(tmp_path, limit=3400).open("new", {"kind": "test"}, wanted, build)
+    ArrayCache(tmp_path, max_bytes=3400).open_arrays("new", {"kind": "test"}, wanted, build)
     assert len(names(tmp_path)) == 3  # the two, and one of the three
 
 
 def test_a_lock_that_cannot_be_had_is_a_sentence(tmp_path):
-    (tmp_path / f"{_digest(GROUP)}.lock").mkdir()
+    (tmp_path / f"{_key_digest(GROUP)}.lock").mkdir()
     with pytest.raises(UserError, match="cannot be written .*; make room"):
         open_both(tmp_path)
 
 
 def test_pruning_keeps_what_fits(tmp_path):
     for name in "abc":
-        fill(Cache(tmp_path), name)
+        fill(ArrayCache(tmp_path), name)
     age(tmp_path, "bca")
-    assert [entry.what for entry in Cache(tmp_path).prune(2300)] == ["b: x"]
+    assert [entry.label for entry in ArrayCache(tmp_path).prune(2300)] == ["b: x"]
     assert names(tmp_path) == ["c", "a"]
-    assert len(Cache(tmp_path).prune(0)) == 2 and names(tmp_path) == []
+    assert len(ArrayCache(tmp_path).prune(0)) == 2 and names(tmp_path) == []
 
 
 def test_a_full_disk_is_a_sentence(tmp_path):
@@ -275,16 +277,16 @@ def test_a_full_disk_is_a_sentence(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
         with pytest.raises(DiskFullError, match=r"cannot be written \(File too large\); make"):
-            fill(Cache(tmp_path), "large", size=100_000)
+            fill(ArrayCache(tmp_path), "large", size=100_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert Cache(tmp_path).entries() == [] and not list(tmp_path.glob("*.part"))
+    assert ArrayCache(tmp_path).list_entries() == [] and not list(tmp_path.glob("*.part"))
 
 
 def test_a_file_in_the_way_is_a_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be made"):
-        fill(Cache(tmp_path / "file" / "cache"), "x")
+        fill(ArrayCache(tmp_path / "file" / "cache"), "x")
 
 
 def test_the_folder_is_the_environments(monkeypatch):
@@ -297,8 +299,8 @@ def test_the_folder_is_the_environments(monkeypatch):
 
 def test_events_in_words():
     event = {"what": "9 images", "bytes": 2_000_000, "seconds": 1.25}
-    assert describe({**event, "state": "building"}) == "building: 9 images"
-    assert describe({**event, "state": "built"}) == "built in 1.2 s: 9 images, 2.0 MB"
-    assert describe({**event, "state": "found"}) == "found: 9 images, 2.0 MB"
+    assert describe_cache_event({**event, "state": "building"}) == "building: 9 images"
+    assert describe_cache_event({**event, "state": "built"}) == "built in 1.2 s: 9 images, 2.0 MB"
+    assert describe_cache_event({**event, "state": "found"}) == "found: 9 images, 2.0 MB"
     waiting = "waiting for 9 images, which another process is building"
-    assert describe({**event, "state": "waiting"}) == waiting
+    assert describe_cache_event({**event, "state": "waiting"}) == waiting

@@ -3,13 +3,13 @@
 import pytest
 
 from kdtune.errors import UserError
-from kdtune.storage.files import read_yaml, replacing, write_text, write_yaml
+from kdtune.storage.files import atomic_write, read_yaml, write_text, write_yaml
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError, match="killed"), replacing(path) as temporary:
+    with pytest.raises(RuntimeError, match="killed"), atomic_write(path) as temporary:
         temporary.write_text("new, but only ha")
         raise RuntimeError("killed")
     assert path.read_text() == "old"

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from stores import object_store
+from object_store import object_store
 
 from kdtune.errors import UserError
 from kdtune.storage.remote import Storage, StorageError
@@ -24,44 +24,44 @@ def bucket():
 def storage(request, bucket, tmp_path):
     """An empty folder."""
     places = {"folder": str(tmp_path / "a"), "file": f"file://{tmp_path}/b", "s3": bucket}
-    return Storage(places[request.param]).at(f"{os.getpid()}/{time.time_ns()}")
+    return Storage(places[request.param]).subfolder(f"{os.getpid()}/{time.time_ns()}")
 
 
 def test_what_is_written_is_read_listed_and_removed(storage, tmp_path):
-    assert storage.names() == [] and storage.read("x/y") is None
+    assert storage.list_files() == [] and storage.read("x/y") is None
     storage.write("x/y", b"first")
     storage.write("x/y", b"second")
     (tmp_path / "file").write_bytes(bytes(9_000_000))
-    storage.put(tmp_path / "file", "z")
-    storage.at("x").write("w", b"")
-    assert storage.names() == ["x/w", "x/y", "z"]
-    assert storage.read("x/y") == b"second" and storage.at("x").read("w") == b""
-    storage.get("z", tmp_path / "new" / "copy")
+    storage.upload(tmp_path / "file", "z")
+    storage.subfolder("x").write("w", b"")
+    assert storage.list_files() == ["x/w", "x/y", "z"]
+    assert storage.read("x/y") == b"second" and storage.subfolder("x").read("w") == b""
+    storage.download("z", tmp_path / "new" / "copy")
     assert (tmp_path / "new" / "copy").read_bytes() == bytes(9_000_000)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["copy"]
-    storage.remove("z")
-    storage.remove("z")
-    storage.at("x").clear()
-    storage.at("x").clear()
-    assert storage.names() == []
+    storage.remove_file("z")
+    storage.remove_file("z")
+    storage.subfolder("x").remove_folder()
+    storage.subfolder("x").remove_folder()
+    assert storage.list_files() == []
 
 
 def test_another_process_has_the_same_storage(storage):
     storage.write("x", b"1")
-    assert pickle.loads(pickle.dumps(storage)).names() == ["x"]
-    assert str(storage).endswith(storage.below) and "endpoint" not in str(storage)
+    assert pickle.loads(pickle.dumps(storage)).list_files() == ["x"]
+    assert str(storage).endswith(storage.relative_path) and "endpoint" not in str(storage)
 
 
 def test_what_is_not_there_cannot_be_brought(storage, tmp_path):
     with pytest.raises(StorageError, match="cannot be read"):
-        storage.get("nothing", tmp_path / "x")
+        storage.download("nothing", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("uri", ["nosuch://x/y", "s3://"])
 def test_no_storage_is_a_sentence(uri):
     with pytest.raises(UserError, match=f"The storage {uri} cannot be used"):
-        Storage(uri).names()
+        Storage(uri).list_files()
 
 
 def test_keys_do_not_get_into_logs():
@@ -80,10 +80,10 @@ def test_a_process_that_is_killed_while_it_writes_leaves_no_part(tmp_path):
         "import os, signal\n"
         "from kdtune.storage.remote import Storage\n"
         f"storage = Storage({str(tmp_path)!r})\n"
-        "with storage._writing('x') as stream:\n"
+        "with storage._open_output('x') as stream:\n"
         "    stream.write(b'half')\n"
         "    stream.flush()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", program])
-    assert list(Path(tmp_path).iterdir()) and Storage(str(tmp_path)).names() == []
+    assert list(Path(tmp_path).iterdir()) and Storage(str(tmp_path)).list_files() == []

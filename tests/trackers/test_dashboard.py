@@ -10,19 +10,19 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 from click.testing import CliRunner
-from logs import opened, timed, trial, write_log
+from event_logs import add_times, sweep_opening, trial_events, write_log
 
 from kdtune.cli.commands import cli
 from kdtune.errors import UserError
 from kdtune.trackers.dashboard import Dashboard
 
 EVENTS = [
-    opened(),
-    *trial(0, [0.5, 0.75, 0.25], "finished"),
-    *trial(1, [0.375], "stopped", hint_epochs=2),
-    *trial(2, [0.125], "diverged"),
-    *trial(3, [], "crashed"),
-    *trial(4, [0.25]),
+    sweep_opening(),
+    *trial_events(0, [0.5, 0.75, 0.25], "finished"),
+    *trial_events(1, [0.375], "stopped", hint_epochs=2),
+    *trial_events(2, [0.125], "diverged"),
+    *trial_events(3, [], "crashed"),
+    *trial_events(4, [0.25]),
 ]
 
 
@@ -71,12 +71,12 @@ def test_a_study_a_cell_with_every_trial_as_the_log_has_it(tmp_path):
 def test_what_a_running_sweep_adds_is_there_at_the_next_request(tmp_path):
     folder = write_log(tmp_path / "s", EVENTS)
     dashboard = Dashboard([folder.path])
-    later = [*trial(4, [0.25, 1.0], "finished")][2:]
-    lines = [json.dumps(event) for event in timed(later, len(EVENTS))]
-    with open(folder.log, "a") as log:
+    later = [*trial_events(4, [0.25, 1.0], "finished")][2:]
+    lines = [json.dumps(event) for event in add_times(later, len(EVENTS))]
+    with open(folder.log_path, "a") as log:
         log.write(lines[0] + "\n" + lines[1][:20])  # as a driver may be in its middle
     assert study(dashboard, 1)["trials"] == []  # the dashboard itself keeps trials for 2 s
-    with open(folder.log, "a") as log:
+    with open(folder.log_path, "a") as log:
         log.write(lines[1][20:] + "\n")
     last = study(dashboard, 0)["trials"][4]
     assert (last["state"], last["values"]) == ("Complete", [1.0])
@@ -84,8 +84,8 @@ def test_what_a_running_sweep_adds_is_there_at_the_next_request(tmp_path):
 
 
 def test_cells_that_a_resume_adds_are_studies_too(tmp_path):
-    again = {**opened(models=["A", "B"]), "event": "resumed"}
-    dashboard = Dashboard([write_log(tmp_path / "s", [opened(), again]).path])
+    again = {**sweep_opening(models=["A", "B"]), "event": "resumed"}
+    dashboard = Dashboard([write_log(tmp_path / "s", [sweep_opening(), again]).path])
     listed = json.loads(ask(dashboard, "/api/studies")[1])["study_summaries"]
     assert [s["study_name"] for s in listed] == [
         "s: at-A", "s: student-A", "s: at-B", "s: student-B",
@@ -102,9 +102,9 @@ def test_nothing_can_be_changed(tmp_path, method):
 def test_damage_while_it_runs_is_said_and_what_was_shown_stays(tmp_path, capsys):
     folder = write_log(tmp_path / "s", EVENTS)
     dashboard = Dashboard([folder.path])
-    with open(folder.log, "a") as log:
-        unknown = [*trial(9, [0.5])][1:]
-        log.writelines(json.dumps(event) + "\n" for event in timed(unknown))
+    with open(folder.log_path, "a") as log:
+        unknown = [*trial_events(9, [0.5])][1:]
+        log.writelines(json.dumps(event) + "\n" for event in add_times(unknown))
     for _ in range(2):
         assert len(study(dashboard, 0)["trials"]) == 5
     assert capsys.readouterr().err.count("is damaged: KeyError('at-A-009'). Nothing more") == 1
@@ -114,8 +114,8 @@ def test_damage_while_it_runs_is_said_and_what_was_shown_stays(tmp_path, capsys)
     ("events", "sentence"),
     [
         ([], "it does not begin with the settings"),
-        ([opened(), *[*trial(0, [0.5])][1:]], r"KeyError\('at-A-000'\)"),
-        ([opened(methods=["kd"]), *trial(0, [0.5])], r"KeyError\(\('at', 'A'\)\)"),
+        ([sweep_opening(), *[*trial_events(0, [0.5])][1:]], r"KeyError\('at-A-000'\)"),
+        ([sweep_opening(methods=["kd"]), *trial_events(0, [0.5])], r"KeyError\(\('at', 'A'\)\)"),
     ],
 )
 def test_damage_at_the_beginning_is_a_sentence(tmp_path, events, sentence):

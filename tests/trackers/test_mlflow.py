@@ -3,30 +3,30 @@
 import sys
 
 import pytest
-from logs import opened, timed, trial
+from event_logs import add_times, sweep_opening, trial_events
 
 from kdtune.errors import UserError
-from kdtune.trackers.mlflow import MLflow
-from kdtune.trackers.registry import check_trackers
-from kdtune.trackers.tracker import Tracked
+from kdtune.trackers.mlflow import MLflowTracker
+from kdtune.trackers.registry import require_tracker_packages
+from kdtune.trackers.tracker import TrackerFold
 
 EVENTS = list(
-    timed(
+    add_times(
         [
-            opened(),
-            *trial(0, [0.5, 0.75, 0.25], "finished"),
-            *trial(1, [0.375], "diverged"),
-            *trial(2, [0.25]),
+            sweep_opening(),
+            *trial_events(0, [0.5, 0.75, 0.25], "finished"),
+            *trial_events(1, [0.375], "diverged"),
+            *trial_events(2, [0.25]),
         ]
     )
 )
 
 
 def follow(folder, events, name):
-    tracked = Tracked("MLflow", MLflow(folder, name), print)
+    tracked = TrackerFold("MLflow", MLflowTracker(folder, name), print)
     for event in events[:-1]:
         tracked.fold(event)
-    tracked.begin()
+    tracked.start_logging()
     tracked.fold(events[-1])
 
 
@@ -66,11 +66,13 @@ def test_a_run_a_trial_once_however_often_a_driver_is_killed(tmp_path, monkeypat
     assert [(m.step, m.value) for m in history] == [(1, 0.5), (2, 0.75), (3, 0.25)]
 
     # One that is asked for again is another run, and a sweep of that name has runs of its own.
-    again = [*EVENTS, *timed(trial(1, [0.5], "finished"), 20)]
+    again = [*EVENTS, *add_times(trial_events(1, [0.5], "finished"), 20)]
     follow(tmp_path / "mlflow", again, "s")
     found, count = runs()
     assert count == 3 and found["at-A-001"].info.status == "FINISHED"
-    follow(tmp_path / "mlflow", list(timed([opened(), *trial(0, [0.5])], 99)), "s")
+    follow(
+        tmp_path / "mlflow", list(add_times([sweep_opening(), *trial_events(0, [0.5])], 99)), "s"
+    )
     assert runs()[1] == 4
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow"]
     assert capsys.readouterr().err == ""
@@ -80,4 +82,4 @@ def test_a_run_a_trial_once_however_often_a_driver_is_killed(tmp_path, monkeypat
 def test_without_its_package_nothing_begins(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=rf"needs {name}, .* pip install '.\[{name}\]'"):
-        check_trackers([name])
+        require_tracker_packages([name])

@@ -4,7 +4,7 @@ import shutil
 from collections import Counter
 
 import pytest
-from logs import opened, timed, trial
+from event_logs import add_times, sweep_opening, trial_events
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -13,18 +13,18 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, get_experiment, list_session_groups
 from tensorboard.plugins.hparams.backend_context import Context
 
-from kdtune.trackers.tensorboard import TensorBoard
-from kdtune.trackers.tracker import HYPERPARAMETERS, Tracked
+from kdtune.trackers.tensorboard import TensorBoardTracker
+from kdtune.trackers.tracker import HYPERPARAMETERS, TrackerFold
 
 EVENTS = list(
-    timed(
+    add_times(
         [
-            opened(),
-            *trial(0, [0.5, 0.75, 0.25], "finished"),
-            *trial(1, [0.375], "stopped", hint_epochs=2),
-            *trial(0, [0.125], "diverged", method="student"),
-            *trial(2, [], "crashed"),
-            *trial(3, [0.25]),
+            sweep_opening(),
+            *trial_events(0, [0.5, 0.75, 0.25], "finished"),
+            *trial_events(1, [0.375], "stopped", hint_epochs=2),
+            *trial_events(0, [0.125], "diverged", method="student"),
+            *trial_events(2, [], "crashed"),
+            *trial_events(3, [0.25]),
         ]
     )
 )
@@ -32,11 +32,11 @@ EVENTS = list(
 
 def follow(folder, events, live=0):
     """Drive a sweep whose log holds all but the last `live` events; those come while it runs."""
-    tracked = Tracked("TensorBoard", TensorBoard(folder), print)
+    tracked = TrackerFold("TensorBoard", TensorBoardTracker(folder), print)
     known = len(events) - live
     for event in events[:known]:
         tracked.fold(event)
-    tracked.begin()
+    tracked.start_logging()
     for event in events[known:]:
         tracked.fold(event)
     return tracked
@@ -122,7 +122,7 @@ def test_an_ended_trial_of_which_something_is_missing_is_written_anew(tmp_path, 
 
 
 def test_a_run_that_is_asked_for_again_begins_anew(tmp_path):
-    again = [*EVENTS, *timed(trial(2, [0.5, 0.5, 0.5], "finished"), len(EVENTS))]
+    again = [*EVENTS, *add_times(trial_events(2, [0.5, 0.5, 0.5], "finished"), len(EVENTS))]
     for live in (5, 0):
         follow(tmp_path, again, live).close()
         assert hparams(tmp_path)[2]["at-A-002"][1]["epochs"] == 3.0

@@ -1,10 +1,14 @@
 """What a tracker is told, and what its failure does."""
 
-from logs import opened, timed, trial
+from event_logs import add_times, sweep_opening, trial_events
 
-from kdtune.trackers.tracker import Tracked
+from kdtune.trackers.tracker import TrackerFold
 
-EVENTS = list(timed([opened(), *trial(0, [0.5, 0.75], "finished"), *trial(1, [0.5])]))
+EVENTS = list(
+    add_times(
+        [sweep_opening(), *trial_events(0, [0.5, 0.75], "finished"), *trial_events(1, [0.5])]
+    )
+)
 
 
 class Listener:
@@ -13,10 +17,10 @@ class Listener:
     def __init__(self, whole=(), fails=None):
         self.whole, self.fails, self.told = whole, fails, []
 
-    def begin(self, opened):
+    def setup(self, opened):
         self.tell(opened)
 
-    def has(self, asked):
+    def is_trial_logged(self, asked):
         return asked["trial_id"] in self.whole
 
     def tell(self, event):
@@ -25,18 +29,18 @@ class Listener:
         if event["event"] == self.fails:
             raise ConnectionError("nobody answers\nat all")
 
-    start = log = end = tell
+    log_trial_start = log_epoch = log_trial_end = tell
 
     def close(self):
         self.told.append("closed")
 
 
 def told(listener, events, live, say=print):
-    tracked = Tracked("X", listener, say)
+    tracked = TrackerFold("X", listener, say)
     for event in events[: len(events) - live]:
         tracked.fold(event)
     assert listener.told == []
-    tracked.begin()
+    tracked.start_logging()
     for event in events[len(events) - live :]:
         tracked.fold(event)
     tracked.close()

@@ -4,14 +4,18 @@ import json
 import struct
 
 import pytest
-from logs import opened, timed, trial
+from event_logs import add_times, sweep_opening, trial_events
 
-from kdtune.trackers.tracker import Tracked
-from kdtune.trackers.wandb import WandB
+from kdtune.trackers.tracker import TrackerFold
+from kdtune.trackers.wandb import WandbTracker
 
 EVENTS = list(
-    timed(
-        [opened(), *trial(0, [0.5, 0.75], "finished"), *trial(1, [0.375], "diverged")],
+    add_times(
+        [
+            sweep_opening(),
+            *trial_events(0, [0.5, 0.75], "finished"),
+            *trial_events(1, [0.375], "diverged"),
+        ],
     )
 )
 
@@ -60,10 +64,10 @@ def test_a_run_a_trial_once_however_often_a_driver_is_killed(tmp_path, monkeypat
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     for known in (3, 5, len(EVENTS)):
-        tracked = Tracked("W&B", WandB(tmp_path / "wandb", "s"), print)
+        tracked = TrackerFold("W&B", WandbTracker(tmp_path / "wandb", "s"), print)
         for event in EVENTS[: known - 1]:
             tracked.fold(event)
-        tracked.begin()
+        tracked.start_logging()
         tracked.fold(EVENTS[known - 1])
         tracked.close()
     wandb.teardown()  # waits for the process that writes

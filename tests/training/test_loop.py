@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 import torch
-from small_runs import inputs_of, small_config
+from small_runs import make_epoch_data, small_config
 
 from kdtune.data.folders import find_images
 from kdtune.errors import DivergedError, UserError
@@ -30,11 +30,11 @@ def run(folder, data, teacher_file):
     def start(resume=None, stop_after=None, with_teacher=True, **settings):
         config = small_config(folder, **settings)
         teacher = load_teacher(teacher_file, data.classes, 8) if with_teacher else None
-        inputs = inputs_of(config, data)
+        inputs = make_epoch_data(config, data)
         results = fit(
             config,
-            inputs.train,
-            inputs.evaluation("validation"),
+            inputs.train_batches,
+            inputs.evaluation_batches("validation"),
             num_classes=10,
             teacher=teacher,
             resume=resume,
@@ -45,7 +45,7 @@ def run(folder, data, teacher_file):
 
 
 def rows(results):
-    return [{k: v for k, v in r.figures().items() if k != "seconds"} for r in results]
+    return [{k: v for k, v in r.metrics().items() if k != "seconds"} for r in results]
 
 
 @pytest.mark.parametrize("method", LOOPED)
@@ -78,8 +78,8 @@ def test_the_teacher_is_unchanged(folder, data, teacher_file, method):
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     config = small_config(folder, method=method, epochs=1)
     teacher.train()  # even a teacher that is handed over in training mode
-    inputs = inputs_of(config, data)
-    list(fit(config, inputs.train, None, num_classes=10, teacher=teacher))
+    inputs = make_epoch_data(config, data)
+    list(fit(config, inputs.train_batches, None, num_classes=10, teacher=teacher))
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
 
 
@@ -111,7 +111,7 @@ def test_training_learns_and_reports_what_it_did(run):
     assert [r.epoch for r in results] == list(range(1, 7))
     best = [r.best_validation_accuracy for r in results]
     assert best == [max(r.validation_accuracy for r in results[: i + 1]) for i in range(6)]
-    figures = results[0].figures()
+    figures = results[0].metrics()
     weighted = figures["loss_kd_weighted"] + figures["loss_at_weighted"]
     assert figures["loss_classification"] + weighted == pytest.approx(
         figures["train_loss"], rel=1e-5
@@ -144,7 +144,7 @@ def test_a_loader_of_pairs_with_none_and_floats_will_do(folder):
 def test_targets_that_come_with_a_batch_spare_the_teacher(folder, data, teacher_file):
     config = small_config(folder, method="kd", epochs=1, precision="float32")
     teacher = load_teacher(teacher_file, data.classes, 8)
-    live = list(inputs_of(config, data).train(1))
+    live = list(make_epoch_data(config, data).train_batches(1))
     logits = {i: 30 * torch.randn(len(y), 10) for i, (_, y, _) in enumerate(live)}
     cached = [(x, y, {"logits": logits[i]}) for i, (x, y, _) in enumerate(live)]
     runs = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 from matplotlib.figure import Figure
-from small_runs import SIZE
+from small_runs import IMAGE_SIZE
 
 from kdtune.at import draw_attention_maps, extract_attention_maps, visualize_attention_maps
 from kdtune.errors import UserError
@@ -18,17 +18,17 @@ from kdtune.fitnets import (
 from kdtune.methods.at import attention_map
 from kdtune.models import build_model
 
-X = torch.rand(6, 3, SIZE, SIZE)
+X = torch.rand(6, 3, IMAGE_SIZE, IMAGE_SIZE)
 
 
 @pytest.fixture
 def student():
-    return build_model("MultiBranchNet", 3, SIZE).train()
+    return build_model("MultiBranchNet", 3, IMAGE_SIZE).train()
 
 
 @pytest.fixture
 def teacher():
-    return build_model("ResNet18", 3, SIZE).train()
+    return build_model("ResNet18", 3, IMAGE_SIZE).train()
 
 
 def test_attention_maps_are_those_of_the_loss(student):
@@ -63,7 +63,7 @@ def test_looking_changes_nothing(student, training):
 
 def test_pixels_are_as_good_as_normalised_images(student):
     pixels = (X * 255).to(torch.uint8)
-    assert visualize_attention_maps(student, pixels).shape == (6, SIZE, SIZE)
+    assert visualize_attention_maps(student, pixels).shape == (6, IMAGE_SIZE, IMAGE_SIZE)
 
 
 def test_hints_are_the_stage_that_fitnets_compares(student, teacher):

@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from small_runs import SIZE, small_config, write_digits
+from small_runs import IMAGE_SIZE, small_config, write_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kdtune import prepare_dataloaders
 from kdtune.at import create_at_config, train_at
-from kdtune.config.train import TrainConfig, settings_hash
+from kdtune.config.train import TrainConfig, hash_settings
 from kdtune.data.batches import Batches
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import decode
+from kdtune.data.transforms import decode_images
 from kdtune.errors import UserError
 from kdtune.fitnets import create_fitnets_config, train_fitnets
 from kdtune.models.checkpoints import load_model, read_checkpoint
 from kdtune.storage.files import write_yaml
 from kdtune.training.loop import evaluate
-from kdtune.training.rerun import run_file
+from kdtune.training.rerun import train_from_file
 from kdtune.training.run import run_training
 from kdtune.training.train_teacher import train_teacher
 
@@ -66,9 +66,9 @@ def test_weights_and_test_figures_are_those_of_the_best_validation_epoch(folder)
     config = small_config(folder, method="student", experiment_name="x", epochs=4, lr=0.2)
     result = run_training(config)
     data = find_images(str(folder))
-    batches = Batches(decode(data.validation, SIZE), data.validation.labels)
+    batches = Batches(decode_images(data.validation, IMAGE_SIZE), data.validation.labels)
     assert evaluate(result["model"], batches, config)["accuracy"] == result["best_accuracy"]
-    batches = Batches(decode(data.test, SIZE), data.test.labels)
+    batches = Batches(decode_images(data.test, IMAGE_SIZE), data.test.labels)
     assert evaluate(result["model"], batches, config) == result["test_results"]
     assert load_model("checkpoints/x_best.pth")["validation_accuracy"] == result["best_accuracy"]
 
@@ -123,7 +123,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(folder, foreign_teacher, cas
     assert done.returncode == -signal.SIGKILL
     assert not Path("checkpoints/x_final.pth").exists()
     again = {**config.model_dump(), "resume": "checkpoints/x_epoch_2.pth"}
-    resumed = run_training(TrainConfig.check(again))
+    resumed = run_training(TrainConfig.parse(again))
     assert resumed["experiment_name"] == "x"  # it goes on under its name
     for key in ("best_accuracy", "test_results"):
         assert resumed[key] == whole[key]
@@ -149,7 +149,9 @@ def test_an_interrupted_run_says_how_to_go_on(folder, monkeypatch, capsys, save_
         if epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("kdtune.training.run_files.RunFiles.step", lambda self, *a: interrupt(*a))
+    monkeypatch.setattr(
+        "kdtune.training.run_files.RunFiles.log_step", lambda self, *a: interrupt(*a)
+    )
     config = small_config(folder, method="student", experiment_name="x", save_freq=save_freq)
     with pytest.raises(KeyboardInterrupt, match="run it again with resume set to .*" + way):
         run_training(config)
@@ -173,7 +175,7 @@ def test_a_run_without_teacher_says_so_once(folder, capsys):
 )
 def test_the_notebook_faces(folder, teacher_file, create, train):
     config = create(
-        data_dir=str(folder), image_size=SIZE, epochs=1, teacher_model=str(teacher_file)
+        data_dir=str(folder), image_size=IMAGE_SIZE, epochs=1, teacher_model=str(teacher_file)
     )
     result = train(config)
     assert set(result) == {
@@ -199,7 +201,7 @@ def test_a_run_goes_on_only_with_its_own_settings(folder, change, sentence):
 
 
 def test_a_run_goes_on_only_under_the_conditions_it_had(folder, teacher_file, tmp_path):
-    settings = {"method": "at", "experiment_name": "x", "image_size": SIZE, "epochs": 2}
+    settings = {"method": "at", "experiment_name": "x", "image_size": IMAGE_SIZE, "epochs": 2}
     train_at({**settings, "epochs": 1}, loader_of(), loader_of())
     settings["resume"] = "checkpoints/x_final.pth"
     with pytest.raises(UserError, match="trained with validation images, and cannot go on witho"):
@@ -231,7 +233,7 @@ def test_a_folder_that_cannot_be_made_is_found_before_training(folder, tmp_path,
 
 
 def test_a_wrong_checkpoint_is_found_before_images_are_decoded(folder, teacher_file, monkeypatch):
-    monkeypatch.setattr("kdtune.training.run.open_inputs", None)
+    monkeypatch.setattr("kdtune.training.run.open_epoch_data", None)
     with pytest.raises(UserError, match="it holds a network, but no run"):
         run_training(small_config(folder, resume=str(teacher_file)))
 
@@ -246,7 +248,7 @@ def test_momentum_survives_a_change_of_memory_format(folder, monkeypatch):
     settings = {"method": "student", "model": "ResNet18", "precision": "float32", "save_freq": 1}
     whole = run_training(small_config(folder, experiment_name="a", **settings))
     monkeypatch.setattr(
-        "kdtune.models.on_device._depthwise", lambda model: True
+        "kdtune.models.on_device._has_depthwise_convolutions", lambda model: True
     )  # takes channels_last
     path = "checkpoints/a_epoch_1.pth"
     crossed = run_training(small_config(folder, resume=path, **settings))
@@ -273,7 +275,7 @@ def test_the_best_weights_are_kept_although_the_best_epoch_was_before_the_resume
     assert kept["validation_accuracy"] == resumed["best_accuracy"] >= whole["best_accuracy"]
 
 
-def loader_of(count=24, size=SIZE, classes=3, seed=0):
+def loader_of(count=24, size=IMAGE_SIZE, classes=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 3, size, size, generator=generator)
     data = torch.utils.data.TensorDataset(images, torch.arange(count) % classes)
@@ -281,18 +283,18 @@ def loader_of(count=24, size=SIZE, classes=3, seed=0):
 
 
 class TestLoadersOfOnesOwn:
-    config = create_at_config(image_size=SIZE, epochs=2)
+    config = create_at_config(image_size=IMAGE_SIZE, epochs=2)
 
     def test_classes_are_counted(self):
         result = train_at(self.config, loader_of(), loader_of(classes=4))
-        assert result["model"](torch.zeros(1, 3, SIZE, SIZE))[0].shape == (1, 4)
+        assert result["model"](torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))[0].shape == (1, 4)
         assert result["test_results"] is None and 0 <= result["best_accuracy"] <= 1
 
     def test_classes_are_the_teachers(self, teacher_file, foreign_teacher):
         for teacher in (teacher_file, foreign_teacher):
             config = {**self.config, "teacher_model": str(teacher)}
             taught = train_at(config, loader_of(), loader_of())
-            assert taught["model"](torch.zeros(1, 3, SIZE, SIZE))[0].shape == (1, 10)
+            assert taught["model"](torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))[0].shape == (1, 10)
 
     def test_any_iterable_will_do(self):
         batches = [(images, labels) for images, labels in loader_of()]
@@ -323,8 +325,8 @@ class TestLoadersOfOnesOwn:
     def test_loaders_of_other_classes_are_refused(self, folder, tmp_path):
         write_digits(tmp_path / "few" / "train", 4)
         shutil.rmtree(tmp_path / "few" / "train" / "digit-3")
-        few = prepare_dataloaders(str(tmp_path / "few"), num_workers=0, image_size=SIZE)
-        many = prepare_dataloaders(str(folder), num_workers=0, image_size=SIZE)
+        few = prepare_dataloaders(str(tmp_path / "few"), num_workers=0, image_size=IMAGE_SIZE)
+        many = prepare_dataloaders(str(folder), num_workers=0, image_size=IMAGE_SIZE)
         with pytest.raises(UserError, match="The classes of val_loader are not those"):
             train_at(self.config, many[0], few[1])
         part = torch.utils.data.Subset(many[1].dataset, range(3))
@@ -343,7 +345,7 @@ class TestLoadersOfOnesOwn:
     def test_loaders_take_the_place_of_the_folders_splits(self, folder):
         config = small_config(folder, method="at", experiment_name="x").model_dump()
         whole = train_at(config)
-        _, validation, test = prepare_dataloaders(str(folder), 16, 0, image_size=SIZE)
+        _, validation, test = prepare_dataloaders(str(folder), 16, 0, image_size=IMAGE_SIZE)
         same = train_at(config, val_loader=validation, test_loader=test)
         assert same["best_accuracy"] == whole["best_accuracy"]
         assert same["test_results"] == whole["test_results"]
@@ -387,7 +389,7 @@ def test_the_returned_config_runs_again(folder, teacher_file):
     first = train_at(
         {
             "data_dir": str(folder),
-            "image_size": SIZE,
+            "image_size": IMAGE_SIZE,
             "epochs": 1,
             "teacher_model": str(teacher_file),
         }
@@ -407,7 +409,7 @@ def test_a_teacher_keeps_its_best_weights_in_one_file(folder, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["teacher.pth"]
     best = max(result["validation_accuracy"], 0)
     data = find_images(str(folder))
-    batches = Batches(decode(data.validation, SIZE), data.validation.labels)
+    batches = Batches(decode_images(data.validation, IMAGE_SIZE), data.validation.labels)
     assert evaluate(loaded["model"], batches, config)["accuracy"] == best
     content = out.read_bytes()
     with pytest.raises(UserError, match="exists already"):
@@ -426,17 +428,17 @@ def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
     config = small_config(folder, method="student", experiment_name="x").model_dump()
     accuracy = run_training(small_config(folder, method="student"))["best_accuracy"]
     provenance = {"best_validation_accuracy": accuracy, "threads": 1}
-    provenance["settings_sha256"] = settings_hash(config)
+    provenance["settings_sha256"] = hash_settings(config)
     write_yaml(tmp_path / "x.yaml", {**config, "provenance": provenance})
     torch.set_num_threads(2)
-    result = run_file(tmp_path / "x.yaml")
+    result = train_from_file(tmp_path / "x.yaml")
     assert torch.get_num_threads() == 1
     assert result["best_accuracy"] == result["recorded_accuracy"] == accuracy
     assert result["causes"] == []
     machine = {"torch": "1.0", "cpus": os.cpu_count()}
     other = {"best_validation_accuracy": 2.0, "data_fingerprint": "f", "environment": machine}
     write_yaml(tmp_path / "y.yaml", {**config, "provenance": {**provenance, **other}})
-    assert run_file(tmp_path / "y.yaml")["causes"] == [
+    assert train_from_file(tmp_path / "y.yaml")["causes"] == [
         f"data_fingerprint was f, and is {find_images(str(folder)).fingerprint}",
         f"torch was 1.0, and is {version('torch')}",
     ]
@@ -444,6 +446,6 @@ def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
         wrong = {**config, "provenance": {**provenance, "threads": threads}}
         write_yaml(tmp_path / "y.yaml", wrong)
         with pytest.raises(UserError, match="threads cannot be .*; give a whole number"):
-            run_file(tmp_path / "y.yaml")
+            train_from_file(tmp_path / "y.yaml")
     write_yaml(tmp_path / "x.yaml", {**config, "lr": 0.5, "provenance": provenance})
-    assert run_file(tmp_path / "x.yaml")["recorded_accuracy"] is None
+    assert train_from_file(tmp_path / "x.yaml")["recorded_accuracy"] is None

@@ -4,23 +4,23 @@ import copy
 
 import pytest
 import torch
-from small_runs import SIZE, small_config
+from small_runs import IMAGE_SIZE, small_config
 
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import decode, normalise
+from kdtune.data.transforms import decode_images, normalise
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.method import Method
-from kdtune.models import build_model, feature_shapes
-from kdtune.storage.array_cache import Cache
+from kdtune.models import build_model, probe_stage_shapes
+from kdtune.storage.array_cache import ArrayCache
 from kdtune.training import teacher_targets as targets_module
 from kdtune.training.loop import build_student
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import (
-    TOLERANCE,
-    Lesson,
-    made_by,
-    relative_error,
-    weights_sha256,
+    MAX_BF16_ERROR,
+    TeacherTargets,
+    library_versions,
+    max_relative_error,
+    model_sha256,
 )
 
 TAUGHT = [name for name in METHODS if METHODS[name].uses_teacher]
@@ -30,7 +30,7 @@ ROUNDING = 2.0**-11
 
 @pytest.fixture(scope="module")
 def pixels(folder):
-    return decode(find_images(str(folder)).train, SIZE)
+    return decode_images(find_images(str(folder)).train, IMAGE_SIZE)
 
 
 @pytest.fixture
@@ -40,19 +40,23 @@ def teacher(teacher_file):
 
 def opened(folder, teacher, pixels, place, methods=TAUGHT, facts=None, **settings):
     """Targets of some methods, as another process would open them; and what was told."""
-    lesson, told = Lesson(teacher, SIZE), []
+    lesson, told = TeacherTargets(teacher, IMAGE_SIZE), []
     for method in methods:
         config = small_config(folder, method=method, **settings)
-        lesson.ask(config, feature_shapes(build_model(config.model, 10, SIZE), SIZE))
+        lesson.request(
+            config, probe_stage_shapes(build_model(config.model, 10, IMAGE_SIZE), IMAGE_SIZE)
+        )
     facts = facts or {"kind": "pixels", "made_by": 1}
-    return lesson.open(Cache(place), pixels, facts, "images", config, told.append), told
+    return lesson.load_or_compute(
+        ArrayCache(place), pixels, facts, "images", config, told.append
+    ), told
 
 
 def live(folder, teacher, pixels, method, **settings):
     """What the teacher says now, in float32 and in one batch."""
     config = small_config(folder, method=method, **settings)
-    student = feature_shapes(build_model(config.model, 10, SIZE), SIZE)
-    method = build_method(config, student, feature_shapes(teacher, SIZE))
+    student = probe_stage_shapes(build_model(config.model, 10, IMAGE_SIZE), IMAGE_SIZE)
+    method = build_method(config, student, probe_stage_shapes(teacher, IMAGE_SIZE))
     with torch.no_grad():
         return method, method.targets(*teacher(normalise(torch.from_numpy(pixels))))
 
@@ -63,7 +67,7 @@ def test_kept_targets_are_the_live_ones(folder, teacher, pixels, tmp_path, metho
     built, expected = live(folder, teacher, pixels, method)
     assert kept.keys() == expected.keys()
     for name, value in expected.items():
-        rounding = ROUNDING if name in built.rounded else 1e-5
+        rounding = ROUNDING if name in built.float16_targets else 1e-5
         error = (torch.from_numpy(kept[name]).float() - value).abs()
         assert (error <= rounding * value.abs() + 1e-5 * value.abs().max()).all()
 
@@ -80,7 +84,9 @@ def test_the_loss_does_not_feel_float16(folder, teacher, pixels, teacher_file, m
             parameter += 0.2 * parameter.std(correction=0) * torch.randn_like(parameter)
     for student in (fresh, learned):
         built, exact = live(folder, teacher, pixels, method, alpha=1.0, beta=100.0)
-        rounded = {k: v.half().float() if k in built.rounded else v for k, v in exact.items()}
+        rounded = {
+            k: v.half().float() if k in built.float16_targets else v for k, v in exact.items()
+        }
         gradients = []
         for targets in (exact, rounded):
             student.zero_grad()
@@ -104,10 +110,10 @@ def test_one_pass_of_the_teacher_serves_all_methods(folder, teacher, pixels, tmp
 
 def test_a_target_that_is_missing_is_added(folder, teacher, pixels, tmp_path):
     opened(folder, teacher, pixels, tmp_path, ["at"], precision="float32")
-    before = {entry.folder for entry in Cache(tmp_path).entries()}
+    before = {entry.folder for entry in ArrayCache(tmp_path).list_entries()}
     kept, told = opened(folder, teacher, pixels, tmp_path, ["at", "fitnets"], precision="float32")
     assert told[-1]["state"] == "built"
-    after = {entry.folder for entry in Cache(tmp_path).entries()}
+    after = {entry.folder for entry in ArrayCache(tmp_path).list_entries()}
     assert before < after and len(after - before) == 1
     assert any(name.startswith("hint") for name in kept)
 
@@ -129,7 +135,7 @@ def test_a_changed_method_makes_new_targets_but_for_the_logits(
     folder, teacher, pixels, tmp_path, monkeypatch
 ):
     opened(folder, teacher, pixels, tmp_path, ["at"])
-    before = len(Cache(tmp_path).entries())
+    before = len(ArrayCache(tmp_path).list_entries())
     of_files = targets_module.source_sha256
     monkeypatch.setattr(
         targets_module,
@@ -138,7 +144,7 @@ def test_a_changed_method_makes_new_targets_but_for_the_logits(
     )
     kept, told = opened(folder, teacher, pixels, tmp_path, ["at"])
     assert told[-1]["state"] == "built"
-    assert len(Cache(tmp_path).entries()) == before + len(kept) - 1
+    assert len(ArrayCache(tmp_path).list_entries()) == before + len(kept) - 1
 
 
 def test_what_computes_the_teacher_is_in_the_key_of_its_targets(
@@ -154,15 +160,15 @@ def test_what_computes_the_teacher_is_in_the_key_of_its_targets(
 
 
 def test_of_a_teacher_of_a_library_its_version_counts():
-    assert made_by(build_model("MultiBranchNet", 10, 64)).keys() == {"torchvision"}
+    assert library_versions(build_model("MultiBranchNet", 10, 64)).keys() == {"torchvision"}
     pytest.importorskip("timm")
-    assert "timm" in made_by(build_model("timm:resnet18", 10, 64))
+    assert "timm" in library_versions(build_model("timm:resnet18", 10, 64))
 
 
 def test_numbers_do_not_depend_on_the_cores(folder, teacher, pixels, tmp_path, monkeypatch):
     found = []
     for cores in (1, 3):
-        monkeypatch.setattr(targets_module, "usable_workers", lambda n=cores: n)
+        monkeypatch.setattr(targets_module, "limit_workers", lambda n=cores: n)
         found.append(opened(folder, teacher, pixels, tmp_path / str(cores))[0])
     assert all((found[0][name] == found[1][name]).all() for name in found[0])
 
@@ -185,9 +191,9 @@ def test_bf16_is_used_only_within_the_tolerance(folder, teacher, pixels, tmp_pat
     exact, _ = opened(folder, teacher, pixels, tmp_path / "a", precision="float32")
     fast, _ = opened(folder, teacher, pixels, tmp_path / "b", precision="bf16")
     exact, fast = ({k: torch.tensor(v).float() for k, v in x.items()} for x in (exact, fast))
-    error = relative_error(list(fast.values()), list(exact.values()))
-    assert 1e-4 < error <= TOLERANCE
-    monkeypatch.setattr(targets_module, "TOLERANCE", 0.0)
+    error = max_relative_error(list(fast.values()), list(exact.values()))
+    assert 1e-4 < error <= MAX_BF16_ERROR
+    monkeypatch.setattr(targets_module, "MAX_BF16_ERROR", 0.0)
     careful, _ = opened(folder, teacher, pixels, tmp_path / "c", precision="bf16")
     assert all(torch.equal(torch.tensor(v).float(), exact[k]) for k, v in careful.items())
 
@@ -203,13 +209,13 @@ def test_the_teacher_and_the_number_of_threads_stay_as_they_are(folder, teacher,
 def test_relative_error_by_hand():
     exact = [torch.tensor([3.0, 4.0]), torch.tensor([1.0]), torch.zeros(2)]
     found = [torch.tensor([3.0, 4.5]), torch.tensor([1.05]), torch.zeros(2)]
-    assert relative_error(found, exact) == pytest.approx(0.1)
+    assert max_relative_error(found, exact) == pytest.approx(0.1)
 
 
 def test_a_hash_is_that_of_the_weights_wherever_they_lie(teacher):
-    before = weights_sha256(teacher)
-    assert weights_sha256(copy.deepcopy(teacher).to(memory_format=torch.channels_last)) == before
+    before = model_sha256(teacher)
+    assert model_sha256(copy.deepcopy(teacher).to(memory_format=torch.channels_last)) == before
     for key in ("stem.0.weight", "stem.1.running_var"):
         other = copy.deepcopy(teacher)
         other.state_dict()[key].view(-1)[0] += 1
-        assert weights_sha256(other) != before
+        assert model_sha256(other) != before

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from machinery import sweep_config
 from small_runs import write_digits
+from sweep_harness import sweep_config
 
 from kdtune.config.train import TrainConfig
-from kdtune.data.decoded import Views
-from kdtune.data.folders import find_images, groups_of_test
+from kdtune.data.decoded import DecodedDataset
+from kdtune.data.folders import find_images, load_test_groups
 from kdtune.errors import UserError
 from kdtune.log.folder import SweepFolder
 from kdtune.models.checkpoints import load_model
 from kdtune.reports.text.leaderboard import table_text
-from kdtune.training.rerun import run_file
-from kdtune.tuning.cluster.placement import Need, Slots
+from kdtune.training.rerun import train_from_file
+from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.confirm import confirm_sweep
-from kdtune.tuning.scheduling.confirm_policy import Confirmation, best_trials, run_id
-from kdtune.tuning.scheduling.scheduler import Schedule
-from kdtune.tuning.scheduling.trial_state import Trial
+from kdtune.tuning.scheduling.confirm_policy import ConfirmPolicy, best_trials, make_run_id
+from kdtune.tuning.scheduling.scheduler import LogScheduler
+from kdtune.tuning.scheduling.trial_state import ActiveTrial
 from kdtune.tuning.sweep import run_sweep
 
 CELLS = {("at", "A"): ["at-A-004", "at-A-001"], ("kd", "A"): ["kd-A-000", "kd-A-002"]}
@@ -39,7 +39,7 @@ class ByHand:
         settings = {
             trial: {**plain, "method": trial[:2]} for ids in cells.values() for trial in ids
         }
-        self.decisions = Confirmation(sweep_config(), settings, lambda: 0.0)
+        self.decisions = ConfirmPolicy(sweep_config(), settings, lambda: 0.0)
         self.open(seeds, cells)
 
     def open(self, seeds, cells):
@@ -57,7 +57,7 @@ class ByHand:
     def run(self, accuracy=lambda run: 0.5, state=lambda run: "finished"):
         """Run all that is proposed; gives the names."""
         names = []
-        while cells := self.decisions.turns():
+        while cells := self.decisions.next_cells():
             self.append(event := self.decisions.propose(cells[0]))
             names.append(event["trial_id"])
             end = {key: event[key] for key in ("trial_id", "method", "model")}
@@ -66,7 +66,7 @@ class ByHand:
         return names
 
     def choices(self):
-        events = self.decisions.choose()
+        events = self.decisions.choose_candidates()
         for event in events:
             self.append(event)
         return {(e["method"], e["model"]): e["confirms"] for e in events}
@@ -77,19 +77,19 @@ def test_every_candidate_gets_every_seed_and_a_cell_is_whole_before_the_next():
     names = by_hand.run()
     assert names[:4] == ["at-A-004-seed1", "at-A-001-seed1", "at-A-004-seed2", "at-A-001-seed2"]
     assert sorted(names) == sorted(
-        run_id(trial, seed) for ids in CELLS.values() for trial in ids for seed in (1, 2, 3)
+        make_run_id(trial, seed) for ids in CELLS.values() for trial in ids for seed in (1, 2, 3)
     )
-    assert by_hand.decisions.finished and by_hand.decisions.total == 12
+    assert by_hand.decisions.finished and by_hand.decisions.num_runs == 12
 
 
 def test_seeds_are_the_same_in_all_cells_and_others_than_those_of_the_search():
     decisions = ByHand().decisions
     seeds = [
-        {decisions.configure(trial, n).seed for ids in CELLS.values() for trial in ids}
+        {decisions.configure_run(trial, n).seed for ids in CELLS.values() for trial in ids}
         for n in range(1, 11)
     ]
     assert all(len(same) == 1 for same in seeds) and len(set.union(*seeds)) == 10
-    asked = decisions.configure("kd-A-000", 1)
+    asked = decisions.configure_run("kd-A-000", 1)
     assert (asked.method, asked.lr) == ("kd", 0.5)
 
 
@@ -111,8 +111,8 @@ def test_one_that_diverged_loses_and_then_one_with_too_few_sound_runs():
         lambda run: states.get(run, "finished"),
     )
     assert by_hand.choices() == {("at", "A"): "at-A-001", ("kd", "A"): "kd-A-002"}
-    assert [run for _, run in by_hand.decisions.untested()] == [
-        run_id(trial, seed) for trial in ("at-A-001", "kd-A-002") for seed in (1, 2, 3)
+    assert [run for _, run in by_hand.decisions.untested_runs()] == [
+        make_run_id(trial, seed) for trial in ("at-A-001", "kd-A-002") for seed in (1, 2, 3)
     ]
 
 
@@ -131,7 +131,7 @@ def test_a_crash_is_not_held_against_one_and_runs_again_when_it_is_confirmed_aga
 def test_a_run_whose_network_is_lost_runs_again():
     by_hand = ByHand()
     by_hand.run()
-    wanted = by_hand.decisions.wanted()
+    wanted = by_hand.decisions.testable_runs()
     assert len(wanted) == 12
     by_hand.append({"event": "lost", "trial_id": wanted[5], "method": "at", "model": "A"})
     assert by_hand.run() == [wanted[5]]
@@ -154,10 +154,10 @@ def test_more_seeds_are_for_what_was_chosen_and_new_cells_get_all():
     by_hand.run()
     assert len(by_hand.choices()) == 2
     by_hand.open(5, {("at", "B"): ["at-B-001"]})
-    by_hand.decisions.settings["at-B-001"] = {"method": "at", "model": "A"}
+    by_hand.decisions.trial_configs["at-B-001"] = {"method": "at", "model": "A"}
     assert by_hand.run() == [
         "at-A-001-seed4", "at-A-001-seed5", "kd-A-000-seed4", "kd-A-000-seed5",
-        *(run_id("at-B-001", seed) for seed in range(1, 6)),
+        *(make_run_id("at-B-001", seed) for seed in range(1, 6)),
     ]  # fmt: skip
     assert by_hand.choices() == {("at", "B"): "at-B-001"}
 
@@ -171,11 +171,11 @@ def test_a_run_that_fails_is_repeated_once():
         events.append(event)
         by_hand.append(event)
 
-    schedule = Schedule(by_hand.decisions, append, Slots({"A": Need()}, lambda: []))
-    own = by_hand.decisions.under_way.trials["at-A-004-seed1"]
-    assert isinstance(own, Trial)
+    schedule = LogScheduler(by_hand.decisions, append, Slots({"A": ResourceRequest()}, lambda: []))
+    own = by_hand.decisions.active_trials.by_id["at-A-004-seed1"]
+    assert isinstance(own, ActiveTrial)
     for _ in range(2):
-        schedule._failed(own, "crashed", "ValueError: no")
+        schedule._handle_failure(own, "crashed", "ValueError: no")
     assert [(e["event"], e.get("cause", e.get("state"))) for e in events] == [
         ("restarted", "failed"), ("ended", "crashed"),
     ]  # fmt: skip
@@ -207,10 +207,10 @@ def test_the_best_sound_trials_of_each_cell_the_slowest_student_first():
 
 OPENED = """
 import json, sys
-from kdtune.tuning.trials.trainable import trial_results
+from kdtune.tuning.trials.trainable import run_trial
 opened = []
 sys.addaudithook(lambda name, args: opened.append(str(args[0])) if name == "open" else None)
-for result in trial_results(json.loads(sys.argv[1]), ()):
+for result in run_trial(json.loads(sys.argv[1]), ()):
     assert "outcome" not in result, result
 print(sum("/test/" in path for path in opened), sum("/train/" in path for path in opened))
 """
@@ -227,7 +227,7 @@ def split_folder(tmp_path_factory):
 
 def test_a_trial_of_a_search_opens_no_test_image(split_folder, tmp_path):
     about = {"method": "student", "data_dir": str(split_folder), "image_size": 8, "epochs": 1}
-    config = TrainConfig.check({**about, "skip_bad_images": True}).model_dump()
+    config = TrainConfig.parse({**about, "skip_bad_images": True}).model_dump()
     environment = {**os.environ, "KDTUNE_CACHE": str(tmp_path)}
     found = subprocess.run(
         [sys.executable, "-c", OPENED, json.dumps(config)],
@@ -243,27 +243,27 @@ def test_the_data_of_a_search_have_no_test_images(split_folder):
     assert data.test is not None and searched.test is None
     assert searched.fingerprint == data.fingerprint and not searched.test_fingerprint
     with pytest.raises(AssertionError):
-        Views(searched, 8, None).pixels("test")
+        DecodedDataset(searched, 8, None).pixels("test")
 
 
 def test_groups_come_from_a_file_beside_the_images(split_folder, tmp_path):
     root = shutil.copytree(split_folder, tmp_path / "data")
-    assert groups_of_test(find_images(str(root))) is None
+    assert load_test_groups(find_images(str(root))) is None
     images = sorted((root / "test").rglob("*.png"))
     lines = [f"{path.relative_to(root)},patient {i // 5}" for i, path in enumerate(images)]
     (root / "groups.csv").write_text("\n".join(["file,group", *lines]))
-    groups = groups_of_test(find_images(str(root)))
+    groups = load_test_groups(find_images(str(root)))
     assert len(groups) == len(images) and len(set(groups)) == len(images) // 5
     (root / "groups.csv").write_text("\n".join(["file,group", *lines[1:]]))
     with pytest.raises(UserError, match=r"has no group for the test image test/digit-0/"):
-        groups_of_test(find_images(str(root)))
+        load_test_groups(find_images(str(root)))
     one = [line.split(",")[0] + ",same" for line in lines]
     (root / "groups.csv").write_text("\n".join(["file,group", *one]))
     with pytest.raises(UserError, match="has one group for all test images"):
-        groups_of_test(find_images(str(root)))
+        load_test_groups(find_images(str(root)))
     (root / "groups.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="must be a CSV file with the columns file and group"):
-        groups_of_test(find_images(str(root)))
+        load_test_groups(find_images(str(root)))
 
 
 # Whole confirmations
@@ -292,13 +292,15 @@ def copy(confirmed, tmp_path):
 
 def runs_of(sweep):
     """What a confirmation found, without times."""
-    return pd.read_csv(sweep.table("confirm", ".csv")).drop(columns=["device_seconds", "restarts"])
+    return pd.read_csv(sweep.table_path("confirm", ".csv")).drop(
+        columns=["device_seconds", "restarts"]
+    )
 
 
 @pytest.mark.slow
 class TestConfirmed:
     def test_test_images_are_read_for_what_was_chosen_alone(self, confirmed, split_folder):
-        events = confirmed.confirm_events()
+        events = confirmed.load_confirm_events()
         [choice] = [e for e in events if e["event"] == "chosen"]
         runs = runs_of(confirmed)
         assert len(runs) == 6 and set(runs.seed) == {1, 2, 3}
@@ -308,21 +310,21 @@ class TestConfirmed:
         assert means[choice["confirms"]] == means.max()
         kinds = [event["event"] for event in events]
         assert kinds.index("chosen") < kinds.index("tested") and kinds[-1] == "complete"
-        assert not any("test" in key for e in confirmed.events()[1:] for key in e)
+        assert not any("test" in key for e in confirmed.load_events()[1:] for key in e)
 
     def test_what_is_kept_gives_the_recorded_figures(self, confirmed, split_folder):
-        right, groups = confirmed.right()
+        right, groups = confirmed.load_correct_predictions()
         runs = runs_of(confirmed).set_index("run_id")
         assert groups is None and len(right) == 3
         data = find_images(str(split_folder))
-        pixels = Views(data, 8, None).pixels("test")
+        pixels = DecodedDataset(data, 8, None).pixels("test")
         for run, correct in right.items():
             assert runs.test_accuracy[run] == correct.mean()
-            network = load_model(confirmed.network(run))
+            network = load_model(confirmed.network_path(run))
             assert network["validation_accuracy"] == runs.best_validation_accuracy[run]
             assert len(correct) == len(pixels) == 100
-        assert {p.suffix for p in confirmed.confirmed.iterdir()} == {".pth", ".npz"}
-        assert len(list(confirmed.confirmed.glob("*.pth"))) == 3
+        assert {p.suffix for p in confirmed.confirm_folder.iterdir()} == {".pth", ".npz"}
+        assert len(list(confirmed.confirm_folder.glob("*.pth"))) == 3
 
     def test_the_best_run_of_what_was_chosen_stands_for_the_cell(
         self, confirmed, tmp_path, monkeypatch
@@ -330,13 +332,13 @@ class TestConfirmed:
         runs = runs_of(confirmed)
         best = runs[runs.chosen].best_validation_accuracy.max()
         monkeypatch.chdir(tmp_path)
-        again = run_file(confirmed.best("student", "MultiBranchNet"))
+        again = train_from_file(confirmed.best_path("student", "MultiBranchNet"))
         assert again["recorded_accuracy"] == again["best_accuracy"] == best
-        network = load_model(confirmed.best("student", "MultiBranchNet", ".pth"))
+        network = load_model(confirmed.best_path("student", "MultiBranchNet", ".pth"))
         assert network["validation_accuracy"] == best
 
     def test_the_leaderboard_has_what_was_confirmed(self, confirmed):
-        [row] = pd.read_csv(confirmed.table("leaderboard", ".csv")).itertuples()
+        [row] = pd.read_csv(confirmed.table_path("leaderboard", ".csv")).itertuples()
         runs = runs_of(confirmed)
         chosen = runs[runs.chosen]
         assert (row.status, row.seeds_ok, row.test_images) == ("ok", 3, 100)
@@ -350,31 +352,31 @@ class TestConfirmed:
             for name in ("trials", "epochs", "leaderboard", "confirm", "settings", "search_curve")
         }
         for name, text in shown.items():
-            assert confirmed.table(name, ".csv").read_text() == text
+            assert confirmed.table_path(name, ".csv").read_text() == text
         assert "MultiBranchNet" in table_text(confirmed.path, "models", "markdown")
         with pytest.raises(UserError, match="has no table 'x'; there are trials, epochs, leader"):
             table_text(confirmed.path, "x", "table")
 
     def test_where_the_log_ends_the_rest_is_the_same(self, confirmed, copy, capsys):
-        lines = copy.confirm_log.read_bytes().splitlines(keepends=True)
-        copy.confirm_log.write_bytes(b"".join(lines[:9]) + b'{"torn')
-        known = {e["trial_id"] for e in copy.confirm_events() if e["event"] == "ended"}
-        for network in copy.confirmed.iterdir():  # as when its driver was killed
+        lines = copy.confirm_log_path.read_bytes().splitlines(keepends=True)
+        copy.confirm_log_path.write_bytes(b"".join(lines[:9]) + b'{"torn')
+        known = {e["trial_id"] for e in copy.load_confirm_events() if e["event"] == "ended"}
+        for network in copy.confirm_folder.iterdir():  # as when its driver was killed
             if network.stem not in known:
                 network.unlink()
-        copy.best("student", "MultiBranchNet", ".pth").unlink()
+        copy.best_path("student", "MultiBranchNet", ".pth").unlink()
         confirm_sweep(copy.path)
         assert 0 < len(known) < 6 and runs_of(copy).equals(runs_of(confirmed))
-        assert load_model(copy.best("student", "MultiBranchNet", ".pth"))
+        assert load_model(copy.best_path("student", "MultiBranchNet", ".pth"))
         assert "6 bytes after the log's last event" in capsys.readouterr().err
 
     def test_what_matters_can_be_said_afterwards(self, copy):
-        before = len(copy.confirm_events())
+        before = len(copy.load_confirm_events())
         confirm_sweep(copy.path, {"min_difference": 30.0})
-        said = [event["event"] for event in copy.confirm_events()[before:]]
+        said = [event["event"] for event in copy.load_confirm_events()[before:]]
         assert said == ["confirm", "complete"]
         confirm_sweep(copy.path)
-        assert len(copy.confirm_events()) == before + 2
+        assert len(copy.load_confirm_events()) == before + 2
 
     def test_more_seeds_are_added_to_what_was_chosen(self, confirmed, copy):
         before = runs_of(confirmed)
@@ -398,8 +400,8 @@ class TestConfirmed:
         shutil.rmtree(data / "test")
         with pytest.raises(UserError, match="have no test images, on which a sweep is confirmed"):
             confirm_sweep(copy.path, {"data": str(data), "seeds": 4})
-        lines = copy.log.read_bytes().splitlines(keepends=True)
-        copy.log.write_bytes(b"".join(lines[:-1]))
+        lines = copy.log_path.read_bytes().splitlines(keepends=True)
+        copy.log_path.write_bytes(b"".join(lines[:-1]))
         with pytest.raises(UserError, match="is not complete: first 'kdtune resume"):
             confirm_sweep(copy.path)
 

@@ -14,23 +14,23 @@ import pandas as pd
 import psutil
 import pytest
 import ray
-from machinery import EPOCHS, Machinery
+from sweep_harness import EPOCHS, SweepHarness
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import RunError, UserError
-from kdtune.log.events import Log
-from kdtune.log.folder import RESULTS, SweepFolder
-from kdtune.tuning.cluster.placement import Need, Slots
+from kdtune.log.events import EventLog
+from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
+from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import LivingNodes, run_trials
-from kdtune.tuning.driver.outputs import write_outputs
-from kdtune.tuning.driver.preflight import check_sweep
-from kdtune.tuning.driver.resume_rules import resume_settings
+from kdtune.tuning.driver.preflight import prepare_sweep
+from kdtune.tuning.driver.resume_rules import build_resume_config
+from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.sweep import resume_sweep, run_sweep
-from kdtune.tuning.trials.trainable import OUT_OF_MEMORY, OUTCOME, TrialProcess
+from kdtune.tuning.trials.trainable import OUT_OF_MEMORY, OUTCOME_KEY, TrialProcess
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from faults import board, outcomes  # noqa: E402
+from faults import outcomes, read_leaderboard  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,9 @@ def copy(whole, tmp_path):
 
 def cut(sweep, events):
     """Leave so many events of its log, and nothing that was made from it."""
-    lines = sweep.log.read_bytes().splitlines(keepends=True)
-    sweep.log.write_bytes(b"".join(lines[:events]))
-    for path in (sweep.path / "best", sweep.tensorboard):
+    lines = sweep.log_path.read_bytes().splitlines(keepends=True)
+    sweep.log_path.write_bytes(b"".join(lines[:events]))
+    for path in (sweep.path / "best", sweep.tensorboard_folder):
         shutil.rmtree(path)
     for path in sweep.path.glob("*.csv"):
         path.unlink()
@@ -70,26 +70,26 @@ class TestResume:
     def test_where_the_log_ends_the_rest_is_the_same(self, whole, copy, capsys):
         events = 6
         cut(copy, events)
-        there = copy.log.read_bytes()
+        there = copy.log_path.read_bytes()
         resume_sweep(copy.path)
-        assert copy.log.read_bytes().startswith(there)
+        assert copy.log_path.read_bytes().startswith(there)
         assert outcomes(copy) == outcomes(whole)
-        assert board(copy).equals(board(whole))
+        assert read_leaderboard(copy).equals(read_leaderboard(whole))
         for method in ("at", "student"):
-            assert copy.best(method, "MultiBranchNet").is_file()
-        ended = sum(e["event"] == "ended" for e in whole.events()[:events])
+            assert copy.best_path(method, "MultiBranchNet").is_file()
+        ended = sum(e["event"] == "ended" for e in whole.load_events()[:events])
         said = capsys.readouterr().err
         assert f"{ended} trials have ended" in said
         assert said.count("] at-") + said.count("] student-") == 4 - ended
 
     def test_a_sweep_that_is_at_its_end_gets_its_tables_again(self, whole, copy):
-        before = copy.log.read_bytes()
-        assert copy.events()[-1]["event"] == "complete"
+        before = copy.log_path.read_bytes()
+        assert copy.load_events()[-1]["event"] == "complete"
         for path in copy.path.glob("*.csv"):
             path.unlink()
         resume_sweep(copy.path)
-        assert copy.log.read_bytes() == before
-        assert board(copy).equals(board(whole))
+        assert copy.log_path.read_bytes() == before
+        assert read_leaderboard(copy).equals(read_leaderboard(whole))
 
     def test_more_trials_and_cells_with_data_and_teacher_elsewhere(
         self, copy, folder, teacher_file, tmp_path
@@ -99,15 +99,15 @@ class TestResume:
             "teacher": str(shutil.copy(teacher_file, tmp_path / "other.pth")),
         }
         resume_sweep(copy.path, {**moved, "trials": 3, "baselines": True, "cpus_per_trial": 1})
-        ends = [e["trial_id"] for e in copy.events() if e["event"] == "ended"]
+        ends = [e["trial_id"] for e in copy.load_events() if e["event"] == "ended"]
         assert sorted(ends) == sorted(
             f"{method}-MultiBranchNet-{n:03d}" for method in ("at", "kd", "student")
             for n in range(3)
         )  # fmt: skip
-        opened = copy.opened()
+        opened = copy.load_opening_events()
         assert [e["event"] for e in opened] == ["sweep", "resumed"]
         assert opened[1]["config"]["data"] == moved["data"]
-        new = [e for e in copy.events() if e["event"] == "asked"][-1]["config"]
+        new = [e for e in copy.load_events() if e["event"] == "asked"][-1]["config"]
         assert (new["data_dir"], new["teacher_model"]) in [(moved["data"], x) for x in
                                                           (moved["teacher"], None)]  # fmt: skip
         best = (copy.path / "best" / "at-MultiBranchNet.yaml").read_text()
@@ -125,24 +125,24 @@ class TestResume:
 )
 def test_what_cannot_change_is_a_sentence(changes, sentence):
     given = {"name": "x", "data": "d", "methods": ["at", "kd"], "models": ["M"]}
-    config = SweepConfig.check(given).model_dump(mode="json")
+    config = SweepConfig.parse(given).model_dump(mode="json")
     with pytest.raises(UserError, match=sentence):
-        resume_settings({"config": config}, changes)
+        build_resume_config({"config": config}, changes)
 
 
 def test_methods_and_models_are_added():
     given = {"name": "x", "data": "d", "methods": ["at"], "models": ["M"], "baselines": False}
-    config = SweepConfig.check(given).model_dump(mode="json")
-    sweep = resume_settings({"config": config}, {"methods": "kd", "models": "N"})
+    config = SweepConfig.parse(given).model_dump(mode="json")
+    sweep = build_resume_config({"config": config}, {"methods": "kd", "models": "N"})
     assert sweep.cells() == [("at", "M"), ("at", "N"), ("kd", "M"), ("kd", "N")]
 
 
 def test_a_sampler_that_is_code_must_be_named_by_the_user():
     config = {"name": "x", "data": "d", "sampler": "evil.Sampler"}
-    opened = {"config": SweepConfig.check(config).model_dump(mode="json")}
+    opened = {"config": SweepConfig.parse(config).model_dump(mode="json")}
     with pytest.raises(UserError, match="is not run: if you trust it, give --sampler evil.Sam"):
-        resume_settings(opened, {})
-    assert resume_settings(opened, {"sampler": "evil.Sampler"}).sampler == "evil.Sampler"
+        build_resume_config(opened, {})
+    assert build_resume_config(opened, {"sampler": "evil.Sampler"}).sampler == "evil.Sampler"
 
 
 FUNCTION = '''"""A function."""
@@ -161,30 +161,32 @@ def test_code_runs_only_from_files_that_the_user_names(folder, tmp_path, monkeyp
         "name": "x", "data": str(folder), "methods": ["student"], "baselines": False,
         "models": ["MultiBranchNet"], "image_size": 8, "spaces": ["space.py"],
     }  # fmt: skip
-    given = SweepConfig.check(config)
-    opened = check_sweep(given, given.spaces).opened
+    given = SweepConfig.parse(config)
+    opened = prepare_sweep(given, given.spaces).opening_event
     sweep = SweepFolder(tmp_path / "x")
-    with sweep.created() as part, Log(part.log, []) as log:
+    with sweep.create_atomically() as part, EventLog(part.log_path, []) as log:
         log.append(opened)
     Path("ran").unlink()
     said = r"code that a log names is not run: .*--space .*space\.py"
     with pytest.raises(UserError, match=said):
         resume_sweep("x")
     assert not Path("ran").exists()
-    again = check_sweep(resume_settings(opened, {"spaces": ["space.py"]}), ("space.py",), opened)
-    assert again.spaces["student"].define is not None and Path("ran").exists()
+    again = prepare_sweep(
+        build_resume_config(opened, {"spaces": ["space.py"]}), ("space.py",), opened
+    )
+    assert again.spaces["student"].define_by_run is not None and Path("ran").exists()
 
 
 @pytest.mark.slow
 def test_spaces_of_numbers_come_from_the_log(whole):
-    opened = whole.opened()[0]
-    spaces = check_sweep(resume_settings(opened, {}), (), opened).spaces
+    opened = whole.load_opening_events()[0]
+    spaces = prepare_sweep(build_resume_config(opened, {}), (), opened).spaces
     for method, space in load_spaces().items():
         if method in spaces:
-            fixed = space.fix({"batch_size": 16})
+            fixed = space.with_constants({"batch_size": 16})
             assert spaces[method].distributions == fixed.distributions
             assert spaces[method].constants == fixed.constants
-            assert spaces[method].start == fixed.start
+            assert spaces[method].start_points == fixed.start_points
 
 
 @pytest.mark.slow
@@ -194,7 +196,7 @@ def test_other_data_or_another_teacher_is_a_sentence(whole, copy, folder, tmp_pa
     said = r"140\+30\+30 images then \(training, validation, test\), 1\d\d\+.* now"
     with pytest.raises(UserError, match=said):
         resume_sweep(copy.path, {"data": str(more)})
-    network = whole.best("student", "MultiBranchNet", ".pth")
+    network = whole.best_path("student", "MultiBranchNet", ".pth")
     with pytest.raises(UserError, match="teacher is not the one that the sweep began with"):
         resume_sweep(copy.path, {"teacher": str(network)})
 
@@ -203,15 +205,15 @@ def test_other_data_or_another_teacher_is_a_sentence(whole, copy, folder, tmp_pa
 @pytest.mark.parametrize("room", [100, 3_000, 8_000, 100_000])
 def test_tables_without_room_are_a_sentence_and_no_file_is_damaged(copy, room):
     before = {p: p.read_bytes() for p in copy.path.rglob("*") if p.is_file()}
-    copy.best("at", "MultiBranchNet", ".pth").unlink()
+    copy.best_path("at", "MultiBranchNet", ".pth").unlink()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         if room < 10_000:
             with pytest.raises(RunError, match="no room to write .* Nothing is lost: make room"):
-                write_outputs(copy, "kdtune resume")
+                write_results(copy, "kdtune resume")
         else:
-            write_outputs(copy, "kdtune resume")
+            write_results(copy, "kdtune resume")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     for path, content in before.items():
@@ -245,10 +247,10 @@ def kinds(events, kind):
 @pytest.mark.slow
 def test_trials_that_die_hang_or_lack_memory_are_begun_again(ray_session, tmp_path):
     class Troubled(TrialProcess):
-        def results(self, trial_id, config):
+        def iter_results(self, trial_id, config):
             cpus = ray.get_runtime_context().get_assigned_resources()["CPU"]
             if cpus < 2 and trial_id == "kd-A-002":
-                yield {OUTCOME: OUT_OF_MEMORY, "reason": "out of memory"}
+                yield {OUTCOME_KEY: OUT_OF_MEMORY, "reason": "out of memory"}
             for n in range(1, EPOCHS + 1):
                 yield epoch_of(n, device=f"{cpus:g} CPUs")
                 if n == 2 and trial_id == "kd-A-000" and first_time(self._checkpoints, trial_id):
@@ -256,17 +258,17 @@ def test_trials_that_die_hang_or_lack_memory_are_begun_again(ray_session, tmp_pa
                 if n == 2 and trial_id == "kd-A-001":
                     time.sleep(1e6)
 
-    machinery = Machinery(
+    machinery = SweepHarness(
         tmp_path / "log.jsonl", methods="kd", models="A", sampler="random", trials=3,
-        slots=Slots({"A": Need()}, LivingNodes()), stall_time=1,
+        slots=Slots({"A": ResourceRequest()}, LivingNodes()), stall_timeout=1,
     )  # fmt: skip
-    watch = machinery.decisions.watch
+    watch = machinery.policy.watchdog
     watch.clock = time.monotonic
     (tmp_path / "marks").mkdir()
     process = ray.tune.with_parameters(Troubled, checkpoints=tmp_path / "marks")
-    run_trials(process, machinery.queue, machinery.schedule, watch)
+    run_trials(process, machinery.searcher, machinery.scheduler, watch)
     assert machinery.budget.finished
-    events = SweepFolder(tmp_path).events()
+    events = SweepFolder(tmp_path).load_events()
     restarts = {e["trial_id"]: (e["cause"], e["reason"]) for e in kinds(events, "restarted")}
     assert restarts == {
         "kd-A-000": ("died", "its process died: killed, or out of memory"),
@@ -285,10 +287,10 @@ def test_trials_that_die_hang_or_lack_memory_are_begun_again(ray_session, tmp_pa
 
 def start(place, *words):
     """Start a command as a process, and wait for two further epochs in the log."""
-    sweep = SweepFolder(place / RESULTS / "x")
+    sweep = SweepFolder(place / RESULTS_FOLDER / "x")
 
     def epochs():
-        return len(kinds(sweep.events(), "epoch")) if sweep.log.is_file() else 0
+        return len(kinds(sweep.load_events(), "epoch")) if sweep.log_path.is_file() else 0
 
     there, deadline = epochs(), time.monotonic() + 120
     driver = subprocess.Popen(
@@ -330,17 +332,17 @@ def test_signals_leave_a_sweep_that_goes_on_and_nobody_else_hears_of_it(
     assert "finishing the epochs under way; Ctrl-C again stops at once" in err
     assert "0 trials have ended; to go on: kdtune resume results/x" in err
     for trial_id, (_, accuracies, *_) in outcomes(sweep).items():
-        [*_, last] = sorted(p.name for p in (sweep.checkpoints / trial_id).iterdir())
+        [*_, last] = sorted(p.name for p in (sweep.checkpoints_folder / trial_id).iterdir())
         assert last == f"epoch-{len(accuracies):05d}.pth"
-    assert set(pd.read_csv(sweep.table("trials", ".csv")).state) == {"running"}
+    assert set(pd.read_csv(sweep.table_path("trials", ".csv")).state) == {"running"}
 
-    driver, _ = start(tmp_path, "resume", "results/x", "--term-limit", "0s")
+    driver, _ = start(tmp_path, "resume", "results/x", "--shutdown-grace", "0s")
     err = end(driver, signal.SIGTERM)
-    assert driver.returncode == 143 and sweep.is_held() is False
+    assert driver.returncode == 143 and sweep.is_locked() is False
     assert "2 were under way (student-MultiBranchNet-000 after epoch" in err
     assert "to go on: kdtune resume results/x" in err
 
     trained = sum(len(accuracies) for _, accuracies, *_ in outcomes(sweep).values())
-    resume_sweep(sweep.path, {"epochs_total": trained + 2})
-    assert [e["state"] for e in kinds(sweep.events(), "ended")] == ["stopped"] * 2
-    assert len(kinds(sweep.events(), "epoch")) == trained + 2
+    resume_sweep(sweep.path, {"total_epochs": trained + 2})
+    assert [e["state"] for e in kinds(sweep.load_events(), "ended")] == ["stopped"] * 2
+    assert len(kinds(sweep.load_events(), "epoch")) == trained + 2

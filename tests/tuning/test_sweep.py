@@ -15,14 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kdtune.at import train_at
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
-from kdtune.log.events import Log
+from kdtune.log.events import EventLog
 from kdtune.log.folder import SweepFolder
 from kdtune.models.checkpoints import load_model
-from kdtune.training.rerun import run_file
-from kdtune.tuning.driver.outputs import write_outputs
-from kdtune.tuning.driver.preflight import check_sweep
+from kdtune.training.rerun import train_from_file
+from kdtune.tuning.driver.preflight import prepare_sweep
+from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.search.space import load_spaces
-from kdtune.tuning.search.studies import Studies
+from kdtune.tuning.search.studies import CellStudies
 from kdtune.tuning.sweep import run_sweep
 
 SPACE = '''"""Student, with a setting that diverges among its start points."""
@@ -59,41 +59,44 @@ def small_sweep(ray_session, folder, teacher_file, tmp_path_factory):
 @pytest.mark.slow
 class TestSmallSweep:
     def test_every_cell_has_a_row_and_every_trial_an_end(self, small_sweep):
-        board = pd.read_csv(small_sweep.table("leaderboard", ".csv"))
+        board = pd.read_csv(small_sweep.table_path("leaderboard", ".csv"))
         assert set(board.method) == {"at", "student"}
         assert board.trials_started.tolist() == [3, 3]
-        trials = pd.read_parquet(small_sweep.table("trials", ".parquet"))
+        trials = pd.read_parquet(small_sweep.table_path("trials", ".parquet"))
         assert trials.trial_id.tolist() == [
-            e["trial_id"] for e in small_sweep.events() if e["event"] == "asked"
+            e["trial_id"] for e in small_sweep.load_events() if e["event"] == "asked"
         ]
         assert set(trials.state) <= {"finished", "stopped", "diverged"}
 
     def test_a_diverged_trial_says_when_and_the_sweep_goes_on(self, small_sweep):
-        trials = pd.read_csv(small_sweep.table("trials", ".csv")).set_index("trial_id")
+        trials = pd.read_csv(small_sweep.table_path("trials", ".csv")).set_index("trial_id")
         assert trials.loc["student-MultiBranchNet-000"].state == "diverged"
         assert "loss became" in trials.loc["student-MultiBranchNet-000"].reason
         assert "finished" in set(trials.state)
 
     def test_the_log_alone_gives_studies_without_a_running_trial(self, small_sweep):
         spaces = load_spaces((str(small_sweep.path.parent.parent / "space.py"),))
-        config = SweepConfig.check(small_sweep.events()[0]["config"])
-        studies = Studies(config, spaces)
-        with Log(small_sweep.log, [studies.fold]):
+        config = SweepConfig.parse(small_sweep.load_events()[0]["config"])
+        studies = CellStudies(config, spaces)
+        with EventLog(small_sweep.log_path, [studies.fold]):
             pass
         told = [t for study in studies.by_cell.values() for t in study.trials]
         assert [t.state for t in told] == 6 * [TrialState.COMPLETE]
         values = {t.user_attrs["trial_id"]: t.value for t in told}
-        trials = pd.read_csv(small_sweep.table("trials", ".csv")).set_index("trial_id")
+        trials = pd.read_csv(small_sweep.table_path("trials", ".csv")).set_index("trial_id")
         finished = trials[trials.state == "finished"].best_validation_accuracy
         assert len(finished) and values | finished.to_dict() == values
 
     def test_the_tables_can_be_made_again_from_the_log(self, small_sweep):
-        made = [small_sweep.table("leaderboard", ".csv"), small_sweep.table("trials", ".csv")]
+        made = [
+            small_sweep.table_path("leaderboard", ".csv"),
+            small_sweep.table_path("trials", ".csv"),
+        ]
         made += sorted((small_sweep.path / "best").glob("*.yaml"))
         before = [path.read_bytes() for path in made]
         for path in made:
             path.unlink()
-        write_outputs(small_sweep, "kdtune resume")
+        write_results(small_sweep, "kdtune resume")
         assert [path.read_bytes() for path in made] == before
 
     @pytest.mark.parametrize("method", ["at", "student"])
@@ -101,14 +104,16 @@ class TestSmallSweep:
         self, small_sweep, method, tmp_path, monkeypatch
     ):
         monkeypatch.chdir(tmp_path)
-        result = run_file(small_sweep.best(method, "MultiBranchNet"))
+        result = train_from_file(small_sweep.best_path(method, "MultiBranchNet"))
         assert result["best_accuracy"] == result["recorded_accuracy"]
 
     def test_a_trial_is_what_train_at_does_with_its_settings(
         self, small_sweep, tmp_path, monkeypatch
     ):
         monkeypatch.chdir(tmp_path)
-        events = [e for e in small_sweep.events() if e.get("trial_id") == "at-MultiBranchNet-001"]
+        events = [
+            e for e in small_sweep.load_events() if e.get("trial_id") == "at-MultiBranchNet-001"
+        ]
         history = train_at(events[0]["config"])["training_history"]
         logged = [e for e in events if e["event"] == "epoch"]
         figures = [key for key in history[0] if key != "seconds"]
@@ -117,7 +122,7 @@ class TestSmallSweep:
         ]
 
     def test_one_pass_of_the_teacher_served_all_trials(self, small_sweep):
-        events = small_sweep.events()
+        events = small_sweep.load_events()
         views = events[0]["views"]
         assert views["methods"] == ["at"] and views["views"] == 0
         prepared = views["prepared"]  # what earlier tests have open is not told
@@ -126,27 +131,27 @@ class TestSmallSweep:
         assert not [event for event in events if event["event"] == "view"]
 
     def test_tensorboard_has_every_trial_with_all_its_epochs(self, small_sweep):
-        logged = Counter(e["trial_id"] for e in small_sweep.events() if e["event"] == "epoch")
-        asked = {e["trial_id"] for e in small_sweep.events() if e["event"] == "asked"}
-        assert {path.name for path in small_sweep.tensorboard.iterdir()} == asked
+        logged = Counter(e["trial_id"] for e in small_sweep.load_events() if e["event"] == "epoch")
+        asked = {e["trial_id"] for e in small_sweep.load_events() if e["event"] == "asked"}
+        assert {path.name for path in small_sweep.tensorboard_folder.iterdir()} == asked
         for trial_id, epochs in logged.items():
-            steps = scalars_of(small_sweep.tensorboard / trial_id, "train_loss")
+            steps = scalars_of(small_sweep.tensorboard_folder / trial_id, "train_loss")
             assert steps == list(range(1, epochs + 1))
 
     def test_the_best_networks_are_there_and_no_checkpoint_else(self, small_sweep):
-        board = pd.read_csv(small_sweep.table("leaderboard", ".csv")).set_index("method")
+        board = pd.read_csv(small_sweep.table_path("leaderboard", ".csv")).set_index("method")
         for method in ("at", "student"):
-            loaded = load_model(small_sweep.best(method, "MultiBranchNet", ".pth"))
+            loaded = load_model(small_sweep.best_path(method, "MultiBranchNet", ".pth"))
             assert loaded["trial_id"] == board.loc[method].trial_id
             assert 100 * loaded["validation_accuracy"] == board.loc[method].search_best_percent
-        assert not list(small_sweep.checkpoints.iterdir())
+        assert not list(small_sweep.checkpoints_folder.iterdir())
 
     def test_a_folder_that_exists_is_left_alone(self, small_sweep, monkeypatch):
         monkeypatch.chdir(small_sweep.path.parent.parent)
-        before = small_sweep.log.read_bytes()
+        before = small_sweep.log_path.read_bytes()
         with pytest.raises(UserError, match=r"results/small exists already"):
             run_sweep({"name": "small", "data": "digits"})
-        assert small_sweep.log.read_bytes() == before
+        assert small_sweep.log_path.read_bytes() == before
 
     @pytest.mark.parametrize(
         ("settings", "sentence"),
@@ -178,10 +183,12 @@ class TestSmallSweep:
 def test_a_teacher_that_others_saved_is_as_good(folder, tmp_path):
     torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "theirs.pth")
     given = {"name": "x", "data": str(folder), "teacher": str(tmp_path / "theirs.pth")}
-    checked = check_sweep(SweepConfig.check({**given, "image_size": 32}), ())
-    assert checked.sweep.image_size == 32 and checked.opened["teacher"]["model"] == "ResNet18"
+    checked = prepare_sweep(SweepConfig.parse({**given, "image_size": 32}), ())
+    assert (
+        checked.sweep.image_size == 32 and checked.opening_event["teacher"]["model"] == "ResNet18"
+    )
     # The file does not say its own.
-    assert check_sweep(SweepConfig.check(given), ()).sweep.image_size == 128
+    assert prepare_sweep(SweepConfig.parse(given), ()).sweep.image_size == 128
 
 
 @pytest.mark.slow
@@ -194,7 +201,7 @@ def test_augmented_views_are_built_by_trials_and_a_trial_runs_again(
         "models": ["MultiBranchNet"], "baselines": False, "trials": 2, "epochs": 3, "seed": 7,
         "grace_period": 3, "settings": {"batch_size": 16, "augment": True},
     }  # fmt: skip
-    events = run_sweep(sweep).events()
+    events = run_sweep(sweep).load_events()
     assert events[0]["views"]["views"] == 3
     asked = [event["config"] for event in events if event["event"] == "asked"]
     assert {(c["augment_views"], c["augment_seed"]) for c in asked} == {(3, 7)}
@@ -202,7 +209,7 @@ def test_augmented_views_are_built_by_trials_and_a_trial_runs_again(
     assert len(built) == len(set(built)) == 4  # pixels and targets of views 2 and 3, once
     said = capsys.readouterr().err
     assert len(re.findall(r"^kd-MultiBranchNet-00[01]: built in", said, re.MULTILINE)) == 4
-    result = run_file(Path("results/x/best/kd-MultiBranchNet.yaml"))
+    result = train_from_file(Path("results/x/best/kd-MultiBranchNet.yaml"))
     assert result["best_accuracy"] == result["recorded_accuracy"]
 
 
@@ -210,12 +217,12 @@ def test_augmented_views_are_built_by_trials_and_a_trial_runs_again(
 def test_a_sweep_without_a_cache_learns_the_same(small_sweep, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
-    config = {**small_sweep.events()[0]["config"], "name": "live", "cache_gb": 0, "trials": 1}
-    events = run_sweep({**config, "methods": ["at"], "spaces": []}).events()
+    config = {**small_sweep.load_events()[0]["config"], "name": "live", "cache_gb": 0, "trials": 1}
+    events = run_sweep({**config, "methods": ["at"], "spaces": []}).load_events()
     assert events[0]["views"]["prepared"] == [] and not (tmp_path / "cache").exists()
     live, kept = (
         [e for e in events if e["event"] == "epoch" and e["trial_id"] == "at-MultiBranchNet-000"]
-        for events in (events, small_sweep.events())
+        for events in (events, small_sweep.load_events())
     )
     for figure in ("loss_at", "loss_classification"):  # later epochs amplify the rounding
         assert live[0][figure] == pytest.approx(kept[0][figure], rel=1e-3)
@@ -231,7 +238,7 @@ def test_a_sweep_that_is_out_of_time_is_complete(
         "baselines": False, "time_budget": "12s", "epochs": 1000, "settings": {"batch_size": 16},
         "image_size": 8,
     }  # fmt: skip
-    events = run_sweep(sweep).events()
+    events = run_sweep(sweep).load_events()
     ends = [e for e in events if e["event"] == "ended"]
     assert ends and {e["state"] for e in ends} == {"stopped"}
     assert "the time budget of 12 s is spent" in {e["reason"] for e in ends}
@@ -245,9 +252,9 @@ def test_a_sweep_that_is_out_of_time_is_complete(
 @pytest.mark.slow
 def test_a_sweep_learns_from_an_earlier_one(small_sweep, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    config = {**small_sweep.events()[0]["config"], "name": "more", "spaces": [], "trials": 1}
+    config = {**small_sweep.load_events()[0]["config"], "name": "more", "spaces": [], "trials": 1}
     warm = {"methods": ["at"], "models": ["MultiBranchNet", "ResNet18"], "epochs": 4}
-    events = run_sweep({**config, **warm, "warm_start": [str(small_sweep.path)]}).events()
+    events = run_sweep({**config, **warm, "warm_start": [str(small_sweep.path)]}).load_events()
     learned = {e["model"]: e for e in events if e["event"] == "warm_start"}
     assert len(learned["MultiBranchNet"]["observations"]) == 3
     assert learned["ResNet18"]["observations"] == [] and learned["ResNet18"]["start"]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Words:
+class Paragraph:
     """A sentence or two; ``kind`` is ``lead``, ``text``, ``missing`` or ``sweep``, a heading.
 
     ``name`` is that of the figure in whose place it stands.
@@ -20,12 +20,12 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Grid:
+class TableBlock:
     """A table of texts, by heading."""
 
     caption: str
     columns: dict[str, Sequence[str]]
-    folded: bool = False
+    collapsed: bool = False
     kind: str = "grid"
 
     @property
@@ -34,15 +34,15 @@ class Grid:
         return list(zip(*self.columns.values(), strict=True))
 
     @property
-    def groups(self) -> list[str]:
+    def row_groups(self) -> list[str]:
         """To which group each row belongs; none where rows are not grouped."""
-        head = next((head for head in GROUPED if head in self.columns), None)
-        names = list(self.columns[head]) if head else []
+        heading = next((heading for heading in GROUP_COLUMNS if heading in self.columns), None)
+        names = list(self.columns[heading]) if heading else []
         return names if len(set(names)) < len(names) else []
 
 
 @dataclass(frozen=True)
-class Picture:
+class FigureBlock:
     """A figure; the caption begins with what it shows."""
 
     name: str
@@ -52,21 +52,21 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Code:
+class CodeBlock:
     """Text to copy."""
 
     caption: str
     text: str
-    folded: bool = False
+    collapsed: bool = False
     kind: str = "code"
 
 
-Block = Words | Grid | Picture | Code
+Block = Paragraph | TableBlock | FigureBlock | CodeBlock
 
-GROUPED = ("pair", "model", "method")
+GROUP_COLUMNS = ("pair", "model", "method")
 """Columns that group the rows of a table, the first that it has."""
 
-LEFT = (
+LEFT_ALIGNED = (
     "sweep",
     "model",
     "method",
@@ -82,17 +82,17 @@ LEFT = (
 """Headings over columns of words."""
 
 
-def each(values: Iterable, form: str) -> list[str]:
+def format_each(values: Iterable, format_spec: str) -> list[str]:
     """Values as text, each in this form; nothing where there is none."""
-    return ["" if pd.isna(value) else format(value, form) for value in values]
+    return ["" if pd.isna(value) else format(value, format_spec) for value in values]
 
 
-def texts(values: Iterable) -> list[str]:
+def to_texts(values: Iterable) -> list[str]:
     """Values as they are; nothing where there is none."""
     return ["" if pd.isna(value) else str(value) for value in values]
 
 
-def in_short(value: object) -> str:
+def format_setting(value: object) -> str:
     """The value of a setting."""
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}"

@@ -16,104 +16,108 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from kdtune.errors import UserError
-from kdtune.reports.loaded_sweep import Sweep
-from kdtune.reports.page.blocks import LEFT, Block, Picture, Words
-from kdtune.reports.page.figures import to_file, to_svg
+from kdtune.reports.loaded_sweep import LoadedSweep
+from kdtune.reports.page.blocks import LEFT_ALIGNED, Block, FigureBlock, Paragraph
+from kdtune.reports.page.figures import render_file, render_svg
 from kdtune.reports.page.sections import SECTIONS
-from kdtune.reports.page.sections.leaderboard import leaderboard
-from kdtune.reports.page.sections.verdict import question, verdict
-from kdtune.reports.tables.all_tables import about_of
-from kdtune.reports.tables.several_sweeps import join_sweeps, kept_apart
+from kdtune.reports.page.sections.leaderboard import leaderboard_section
+from kdtune.reports.page.sections.verdict import verdict_question, verdict_section
+from kdtune.reports.tables.all_tables import comparison_conditions
+from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
 from kdtune.reports.text.render import to_csv
 from kdtune.runtime.console import printable
-from kdtune.storage.files import replacing, write_text
+from kdtune.storage.files import atomic_write, write_text
 
-DOWNLOADS = ("leaderboard", "comparison", "search_curve", "rungs", "settings", "models")
+DOWNLOAD_TABLES = ("leaderboard", "comparison", "search_curve", "rungs", "settings", "models")
 """Tables that the page carries along."""
 
-MOST = 1_000_000
+MAX_PAGE_BYTES = 1_000_000
 """Bytes of a page; tables for which no room is left are only in the sweep's folder."""
 
-OPEN = ("verdict", "leaderboard", "ship")
+OPEN_SECTIONS = ("verdict", "leaderboard", "ship")
 """Sections that are not folded."""
 
 
-def report_page(folders: Sequence[Path]) -> str:
+def render_report(folders: Sequence[Path]) -> str:
     """The page of sweeps; comparable ones stand in one table.
 
     Raises:
         UserError: a folder is no sweep's, or a log is damaged.
     """
-    sweeps = [Sweep(path) for path in folders]
-    return _page(sweeps, sections_of(sweeps))
+    sweeps = [LoadedSweep(path) for path in folders]
+    return _render_page(sweeps, build_sections(sweeps))
 
 
-def excerpt(sweeps: Sequence[Sweep], sections: Sequence[dict[str, Any]]) -> str:
+def render_excerpt(sweeps: Sequence[LoadedSweep], sections: Sequence[dict[str, Any]]) -> str:
     """Verdict and leaderboard as a piece of HTML, without script, in colours of the reader's.
 
     Args:
         sweeps: which they are about.
-        sections: as `sections_of` makes them of these.
+        sections: as `build_sections` makes them of these.
     """
-    shown = [block for section in sections[:2] for block in section["blocks"]]
-    template = _environment().get_template("notebook.html")
+    blocks = [block for section in sections[:2] for block in section["blocks"]]
+    template = _jinja_environment().get_template("notebook.html")
     return template.render(
-        lines=[sweep.in_short() for sweep in sweeps],
-        blocks=[block for block in shown if not isinstance(block, Picture)],
+        lines=[sweep.summary() for sweep in sweeps],
+        blocks=[block for block in blocks if not isinstance(block, FigureBlock)],
     )
 
 
-def write_report(folders: Sequence[Path], out: Path | None, figures: Path | None) -> Path:
+def write_report(
+    folders: Sequence[Path], page_path: Path | None, figures_folder: Path | None
+) -> Path:
     """Write the page, and its figures as files.
 
     Args:
         folders: of the sweeps.
-        out: the page's file; if not given, ``report.html`` in the first folder.
-        figures: folder for the figures as SVG and PNG; not written if not given.
+        page_path: the page's file; if not given, ``report.html`` in the first folder.
+        figures_folder: folder for the figures as SVG and PNG; not written if not given.
 
     Returns:
         The page's file.
 
     Raises:
-        UserError: as `report_page`; or a file cannot be written.
+        UserError: as `render_report`; or a file cannot be written.
     """
-    sweeps = [Sweep(path) for path in folders]
-    sections = sections_of(sweeps)
-    out = out or sweeps[0].folder.report
+    sweeps = [LoadedSweep(path) for path in folders]
+    sections = build_sections(sweeps)
+    page_path = page_path or sweeps[0].folder.report_path
     try:
-        write_text(out, _page(sweeps, sections))
-        if figures is not None:
+        write_text(page_path, _render_page(sweeps, sections))
+        if figures_folder is not None:
             for block in (block for section in sections for block in section["blocks"]):
-                for form in ("svg", "png") if isinstance(block, Picture) else ():
-                    with replacing(figures / f"{block.name}.{form}") as temporary:
-                        temporary.write_bytes(to_file(block.figure, form))
+                for file_format in ("svg", "png") if isinstance(block, FigureBlock) else ():
+                    with atomic_write(figures_folder / f"{block.name}.{file_format}") as temporary:
+                        temporary.write_bytes(render_file(block.figure, file_format))
     except OSError as error:
         raise UserError(f"The report cannot be written: {error.strerror}.") from None
-    return out
+    return page_path
 
 
-def _page(sweeps: Sequence[Sweep], sections: list[dict[str, Any]]) -> str:
-    facts = [sweep.facts() for sweep in sweeps]
-    pictures = [b for section in sections for b in section["blocks"] if isinstance(b, Picture)]
-    template = _environment().get_template(
+def _render_page(sweeps: Sequence[LoadedSweep], sections: list[dict[str, Any]]) -> str:
+    facts = [sweep.header_facts() for sweep in sweeps]
+    figure_blocks = [
+        b for section in sections for b in section["blocks"] if isinstance(b, FigureBlock)
+    ]
+    template = _jinja_environment().get_template(
         "page.html",
         globals={
             "title": ", ".join(sweep.path.name for sweep in sweeps),
             "sweeps": [sweep.name for sweep in sweeps],
-            "facts": {key: [of_sweep[key] for of_sweep in facts] for key in facts[0]},
+            "facts": {key: [sweep_facts[key] for sweep_facts in facts] for key in facts[0]},
             "sections": sections,
             "figures": {
-                picture.name: Markup(to_svg(picture.figure, f"f{number}"))
-                for number, picture in enumerate(pictures)
+                picture.name: Markup(render_svg(picture.figure, f"f{number}"))
+                for number, picture in enumerate(figure_blocks)
             },
         },
     )
-    alone = template.render(downloads=[], left_out=[])
-    downloads, left_out = _downloads(sweeps, MOST - len(alone.encode()))
+    page_without_tables = template.render(downloads=[], left_out=[])
+    downloads, left_out = _embed_tables(sweeps, MAX_PAGE_BYTES - len(page_without_tables.encode()))
     return template.render(downloads=downloads, left_out=left_out)
 
 
-def _environment() -> Environment:
+def _jinja_environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("kdtune.reports.page", "."),
         autoescape=True,
@@ -121,73 +125,89 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"printable": printable, "words": _words}
-    environment.globals["left"] = LEFT
+    environment.filters |= {"printable": printable, "words": _format_inline}
+    environment.globals["left"] = LEFT_ALIGNED
     return environment
 
 
-def sections_of(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
+def build_sections(sweeps: Sequence[LoadedSweep]) -> list[dict[str, Any]]:
     """The page's sections: ``anchor``, ``heading``, ``question``, ``open``, ``blocks``.
 
     Verdict and leaderboard come first. Of several sweeps the names of figures begin with the
     sweep's number.
     """
-    abouts = {sweep.name: about_of(sweep.folder) for sweep in sweeps}
-    boards = join_sweeps({sweep.name: sweep.tables for sweep in sweeps}, abouts)
-    table = [block for board in boards for block in leaderboard(board)]
-    table += map(Words, kept_apart(abouts))
-    made = {
-        "verdict": ("Verdict", question(sweeps), _of_each(sweeps, verdict)),
-        "leaderboard": ("Leaderboard", "How good is each method on each student?", table),
+    conditions = {sweep.name: comparison_conditions(sweep.folder) for sweep in sweeps}
+    leaderboards = join_leaderboards({sweep.name: sweep.tables for sweep in sweeps}, conditions)
+    leaderboard_blocks = [
+        block for leaderboard in leaderboards for block in leaderboard_section(leaderboard)
+    ]
+    leaderboard_blocks += map(Paragraph, explain_separate_tables(conditions))
+    contents = {
+        "verdict": (
+            "Verdict",
+            verdict_question(sweeps),
+            _blocks_of_sweeps(sweeps, verdict_section),
+        ),
+        "leaderboard": (
+            "Leaderboard",
+            "How good is each method on each student?",
+            leaderboard_blocks,
+        ),
         **{
-            anchor: (heading, asked, _of_each(sweeps, make))
-            for anchor, (heading, asked, make) in SECTIONS.items()
+            anchor: (heading, section_question, _blocks_of_sweeps(sweeps, build_section))
+            for anchor, (heading, section_question, build_section) in SECTIONS.items()
         },
     }
     return [
         {
             "anchor": anchor,
             "heading": f"{number}. {heading}",
-            "question": asked,
-            "open": anchor in OPEN,
+            "question": section_question,
+            "open": anchor in OPEN_SECTIONS,
             "blocks": blocks,
         }
-        for number, (anchor, (heading, asked, blocks)) in enumerate(made.items(), start=1)
+        for number, (anchor, (heading, section_question, blocks)) in enumerate(
+            contents.items(), start=1
+        )
     ]
 
 
-def _of_each(sweeps: Sequence[Sweep], make: Callable[[Sweep], list[Block]]) -> list[Block]:
+def _blocks_of_sweeps(
+    sweeps: Sequence[LoadedSweep], build_section: Callable[[LoadedSweep], list[Block]]
+) -> list[Block]:
     if len(sweeps) == 1:
-        return make(sweeps[0])
+        return build_section(sweeps[0])
     blocks: list[Block] = []
     for number, sweep in enumerate(sweeps, start=1):
-        blocks.append(Words(sweep.name, "sweep"))
-        for block in make(sweep):
-            if isinstance(block, Picture | Words) and block.name:
+        blocks.append(Paragraph(sweep.name, "sweep"))
+        for block in build_section(sweep):
+            if isinstance(block, FigureBlock | Paragraph) and block.name:
                 block = replace(block, name=f"{number}-{block.name}")
             blocks.append(block)
     return blocks
 
 
-def _words(text: str) -> Markup:
+def _format_inline(text: str) -> Markup:
     """Text for the page: what stands between ` is code, and ± and % stay with their numbers."""
-    kept = printable(text).replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(kept))))
+    escaped_text = printable(text).replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(escaped_text))))
 
 
-def _downloads(sweeps: Sequence[Sweep], room: int) -> tuple[list[tuple[str, str]], list[str]]:
+def _embed_tables(
+    sweeps: Sequence[LoadedSweep], bytes_left: int
+) -> tuple[list[tuple[str, str]], list[str]]:
     """Name and data link of each table that the page has room for; and names of the others."""
-    found, left_out = [], []
+    links, left_out = [], []
     for sweep in sweeps:
-        for table in DOWNLOADS:
-            if table not in sweep.known or sweep.known[table].empty:
+        for table in DOWNLOAD_TABLES:
+            if table not in sweep.named_tables or sweep.named_tables[table].empty:
                 continue
             name = f"{table}.csv" if len(sweeps) == 1 else f"{sweep.path.name}-{table}.csv"
-            text = base64.b64encode(to_csv(sweep.known[table]).encode()).decode()
-            needed = len(text) + 2 * len(name) + 100
-            if needed > room:
+            encoded = base64.b64encode(to_csv(sweep.named_tables[table]).encode()).decode()
+            link_bytes = len(encoded) + 2 * len(name) + 100
+            if link_bytes > bytes_left:
                 left_out.append(name)
                 continue
-            room -= needed
-            found.append((name, f"data:text/csv;base64,{text}"))
-    return found, left_out
+            bytes_left -= link_bytes
+            links.append((name, f"data:text/csv;base64,{encoded}"))
+    return links, left_out

@@ -5,14 +5,14 @@ import re
 import numpy as np
 import pandas as pd
 
-from kdtune.log.distributions import is_logarithmic
-from kdtune.log.events import SOUND
-from kdtune.reports.tables.log_tables import TRIAL
+from kdtune.log.distributions import is_log_scale
+from kdtune.log.events import SUCCESSFUL_STATES
+from kdtune.reports.tables.log_tables import TRIAL_COLUMNS
 from kdtune.reports.tables.settings import Spaces
 
-FAILED = ("diverged", "crashed")
-MOST_ERRORS = 5
-MOST_SETTINGS = 3
+FAILED_STATES = ("diverged", "crashed")
+MAX_ERRORS = 5
+MAX_SETTINGS_PER_METHOD = 3
 """Settings of a method that are told."""
 
 
@@ -28,18 +28,18 @@ def errors_table(trials: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         trials, runs: how many failed so.
     """
     columns = ["state", "reason"]
-    both = pd.concat(
+    trials_and_runs = pd.concat(
         [
             trials[columns].assign(trials=1, runs=0),
             runs.rename(columns={"status": "state"})[columns].assign(trials=0, runs=1),
         ]
     )
-    failed = both[both["state"].isin(FAILED)]
+    failed = trials_and_runs[trials_and_runs["state"].isin(FAILED_STATES)]
     kind = [re.sub(r"\d+", "#", reason) for reason in failed["reason"]]
     grouped = failed.assign(kind=kind).groupby(["state", "kind"], sort=False)
     table = grouped.agg(reason=("reason", "first"), trials=("trials", "sum"), runs=("runs", "sum"))
-    most = (table["trials"] + table["runs"]).sort_values(ascending=False, kind="stable")
-    table = table.loc[most.index].head(MOST_ERRORS).reset_index()
+    frequencies = (table["trials"] + table["runs"]).sort_values(ascending=False, kind="stable")
+    table = table.loc[frequencies.index].head(MAX_ERRORS).reset_index()
     return table[[*columns, "trials", "runs"]]
 
 
@@ -48,7 +48,7 @@ def diverged_settings(trials: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
 
     Args:
         trials: as `kdtune.reports.tables.log_tables.trials_table` makes it.
-        spaces: as `kdtune.reports.tables.settings.distributions` gives them.
+        spaces: as `kdtune.reports.tables.settings.collect_distributions` gives them.
 
     Columns:
         method, hyperparameter: the setting.
@@ -58,19 +58,28 @@ def diverged_settings(trials: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
     """
     columns = ["method", "hyperparameter", "diverged_median", "other_median", "distance"]
     tables = [pd.DataFrame(columns=columns)]
-    for method, own in trials.groupby("method", sort=False):
+    for method, method_trials in trials.groupby("method", sort=False):
         rows = []
-        fell, sound = own["state"] == "diverged", own["state"].isin(SOUND)
+        has_diverged, is_successful = (
+            method_trials["state"] == "diverged",
+            method_trials["state"].isin(SUCCESSFUL_STATES),
+        )
         for name, distribution in spaces.get(str(method), {}).items():
-            if name not in own or name in TRIAL or not pd.api.types.is_numeric_dtype(own[name]):
+            if (
+                name not in method_trials
+                or name in TRIAL_COLUMNS
+                or not pd.api.types.is_numeric_dtype(method_trials[name])
+            ):
                 continue
-            values = own[name].astype(float)
-            scaled = np.log(values) if is_logarithmic(distribution) else values
-            distance = abs(scaled[fell].median() - scaled[sound].median()) / scaled.std()
+            values = method_trials[name].astype(float)
+            scaled = np.log(values) if is_log_scale(distribution) else values
+            distance = (
+                abs(scaled[has_diverged].median() - scaled[is_successful].median()) / scaled.std()
+            )
             if np.isfinite(distance):
-                medians = values[fell].median(), values[sound].median()
+                medians = values[has_diverged].median(), values[is_successful].median()
                 rows.append((method, name, *medians, distance))
         if rows:
-            of_method = pd.DataFrame(rows, columns=columns)
-            tables.append(of_method.nlargest(MOST_SETTINGS, "distance"))
+            method_table = pd.DataFrame(rows, columns=columns)
+            tables.append(method_table.nlargest(MAX_SETTINGS_PER_METHOD, "distance"))
     return pd.concat(tables[1:] or tables, ignore_index=True)

@@ -14,20 +14,20 @@ import pandas as pd
 
 from kdtune.config.sweep import MIN_DIFFERENCE
 from kdtune.errors import UserError
-from kdtune.log.events import SOUND, STATES, Cell
-from kdtune.reports.tables.comparison import Confirmed, comparison_table
+from kdtune.log.events import SUCCESSFUL_STATES, TRIAL_STATES, Cell
+from kdtune.reports.tables.comparison import CellResult, comparison_table
 from kdtune.reports.tables.confirmed import (
-    _by_cell,
-    _judged,
-    _of_cell,
-    _seed_sd,
-    _sound,
-    confirmed_cells,
+    collect_cell_results,
+    group_by_cell,
+    seed_sd_points,
+    select_cell,
+    select_deciding_runs,
+    select_successful,
 )
 from kdtune.reports.tables.log_tables import models_table, runs_table, trials_table
-from kdtune.reports.tables.statistics import LEAST_SEEDS, estimate
+from kdtune.reports.tables.statistics import MIN_SEEDS, estimate_mean
 
-LEADERBOARD = [
+LEADERBOARD_COLUMNS = [
     "model",
     "method",
     "status",
@@ -68,15 +68,15 @@ LEADERBOARD = [
     "configuration",
 ]
 
-_TEXTS = ("model", "method", "status", "latency_device", "trial_id", "configuration")
-_REALS = ("_percent", "_points", "_seconds", "_ms")
-_TYPES = {
-    column: "float64" if column.endswith(_REALS) else "Int64"
-    for column in LEADERBOARD
-    if column not in _TEXTS
+_TEXT_COLUMNS = ("model", "method", "status", "latency_device", "trial_id", "configuration")
+_FLOAT_SUFFIXES = ("_percent", "_points", "_seconds", "_ms")
+_COLUMN_TYPES = {
+    column: "float64" if column.endswith(_FLOAT_SUFFIXES) else "Int64"
+    for column in LEADERBOARD_COLUMNS
+    if column not in _TEXT_COLUMNS
 } | {"search_still_improving": "boolean"}
 
-_NO_ORDER = {"not_confirmed", "unstable"}
+_UNRANKED_VERDICTS = {"not_confirmed", "unstable"}
 """Verdicts that say nothing of who is better."""
 
 
@@ -87,15 +87,15 @@ class SweepTables:
     trials: pd.DataFrame
     runs: pd.DataFrame
     models: pd.DataFrame
-    cells: dict[Cell, Confirmed]
+    cell_results: dict[Cell, CellResult]
     comparison: pd.DataFrame
     leaderboard: pd.DataFrame
 
 
-def sweep_tables(
+def build_sweep_tables(
     events: Sequence[dict[str, Any]],
     confirm_events: Sequence[dict[str, Any]] = (),
-    right: Mapping[str, np.ndarray] | None = None,
+    correct: Mapping[str, np.ndarray] | None = None,
     groups: Sequence[object] | None = None,
     min_difference: float = MIN_DIFFERENCE,
 ) -> SweepTables:
@@ -104,31 +104,31 @@ def sweep_tables(
     Args:
         events: its log.
         confirm_events: the log of ``kdtune confirm``.
-        right: as in `confirmed_cells`.
-        groups: of each test image; see `kdtune.reports.tables.statistics.estimate`.
+        correct: as in `collect_cell_results`.
+        groups: of each test image; see `kdtune.reports.tables.statistics.estimate_mean`.
         min_difference: points of accuracy below which a difference does not matter.
 
     Raises:
         UserError: a log is damaged.
     """
-    opened = next((event for event in events if event["event"] == "sweep"), {})
-    data = opened.get("data", {})
+    opening = next((event for event in events if event["event"] == "sweep"), {})
+    data = opening.get("data", {})
     trials = trials_table(events)
     runs, models = runs_table(confirm_events), models_table(confirm_events)
     chance = 1 / max(1, len(data["classes"])) if "classes" in data else 0.0
-    cells = confirmed_cells(trials, runs, right or {}, chance)
-    comparison = comparison_table(cells, groups, min_difference)
-    board = leaderboard_table(
+    cell_results = collect_cell_results(trials, runs, correct or {}, chance)
+    comparison = comparison_table(cell_results, groups, min_difference)
+    leaderboard = leaderboard_table(
         trials,
         runs,
         models,
         comparison,
-        cells,
+        cell_results,
         data.get("validation_images"),
         groups,
         min_difference,
     )
-    return SweepTables(trials, runs, models, cells, comparison, board)
+    return SweepTables(trials, runs, models, cell_results, comparison, leaderboard)
 
 
 def leaderboard_table(
@@ -136,7 +136,7 @@ def leaderboard_table(
     runs: pd.DataFrame,
     models: pd.DataFrame,
     comparison: pd.DataFrame,
-    cells: Mapping[Cell, Confirmed],
+    cell_results: Mapping[Cell, CellResult],
     validation_images: int | None = None,
     groups: Sequence[object] | None = None,
     min_difference: float = MIN_DIFFERENCE,
@@ -146,21 +146,21 @@ def leaderboard_table(
     Args:
         trials, runs, models: as `kdtune.reports.tables.log_tables` makes them.
         comparison: as `comparison_table` makes it of these cells.
-        cells: as `confirmed_cells` makes them of these trials and runs.
+        cell_results: as `collect_cell_results` makes them of these trials and runs.
         validation_images: of the data.
         groups, min_difference: as in `comparison_table`.
 
     Columns:
         model, method: the cell.
         status: ``ok``; ``unstable``, a seed of the chosen configuration diverged; ``incomplete``,
-            fewer than `LEAST_SEEDS` seeds are ok; ``not_confirmed``; ``failed``, no trial is
+            fewer than `MIN_SEEDS` seeds are ok; ``not_confirmed``; ``failed``, no trial is
             sound, or no run was and every configuration diverged; ``running``, no trial is sound
             yet.
         rank: 1 + methods whose verdict on this model is better; those between which nothing is
             decided share one. Empty where nothing is compared.
         test_accuracy_percent: mean over the seeds of the chosen configuration.
         test_half_width_points: of its 95 % interval, which counts seeds and test images; empty
-            below `LEAST_SEEDS` seeds.
+            below `MIN_SEEDS` seeds.
         test_low_percent, test_high_percent: mean ∓ half width, within 0 and 100.
         test_seed_sd_points: standard deviation over the seeds (ddof 1), which is no ±.
         seeds_ok, seeds_diverged: counts of the chosen configuration.
@@ -174,7 +174,7 @@ def leaderboard_table(
         optimism_gap_points: that, minus the mean of the confirm runs of the same trial.
         validation_minus_test_points: validation_accuracy_percent − test_accuracy_percent.
         search_luck_points: how much a repeated search would move its result; see
-            `kdtune.reports.tables.statistics.luck_of_search`.
+            `kdtune.reports.tables.statistics.search_luck`.
         late_gain_points: best of all trials minus best of the first half, in order of proposal,
             where one that diverged is worth what guessing is.
         search_still_improving: whether that is above the larger of min_difference and
@@ -190,62 +190,67 @@ def leaderboard_table(
     Raises:
         UserError: a trial is chosen that was never searched.
     """
-    ranks = _ranks(comparison)
+    ranks = _compute_ranks(comparison)
     gains = {
         (row.method_a, row.model): row
         for row in comparison[comparison["method_b"] == "student"].itertuples()
         if row.models == 1
     }
-    measured = models.set_index("model").to_dict("index")
+    student_costs = models.set_index("model").to_dict("index")
     rows = []
-    for cell, tried in _by_cell(trials):
+    for cell, cell_trials in group_by_cell(trials):
         method, model = cell
-        own, confirmed = _of_cell(runs, cell), cells[cell]
-        judged = _judged(own)
-        best, scores = _best(tried), 100 * _sound(judged)["best_validation_accuracy"]
+        cell_runs, result = select_cell(runs, cell), cell_results[cell]
+        deciding_runs = select_deciding_runs(cell_runs)
+        best_trial, scores = (
+            _find_best_trial(cell_trials),
+            100 * select_successful(deciding_runs)["best_validation_accuracy"],
+        )
         row = {
             "model": model,
             "method": method,
-            "status": _status(tried, best, own, judged),
+            "status": _cell_status(cell_trials, best_trial, cell_runs, deciding_runs),
             "rank": ranks.get(cell),
-            **_tested(confirmed, groups),
+            **_test_columns(result, groups),
             "seeds_ok": len(scores),
-            "seeds_diverged": confirmed.diverged,
+            "seeds_diverged": result.seeds_diverged,
             "validation_images": validation_images,
-            "validation_accuracy_percent": scores.mean() if judged["chosen"].any() else np.nan,
-            "validation_seed_sd_points": scores.std() if judged["chosen"].any() else np.nan,
-            "search_luck_points": confirmed.luck,
-            "late_gain_points": confirmed.late_gain,
+            "validation_accuracy_percent": scores.mean()
+            if deciding_runs["chosen"].any()
+            else np.nan,
+            "validation_seed_sd_points": scores.std() if deciding_runs["chosen"].any() else np.nan,
+            "search_luck_points": result.search_luck,
+            "late_gain_points": result.late_gain,
             "search_still_improving": (
-                confirmed.late_gain > max(min_difference, 0.75 * _seed_sd(judged))
-                if pd.notna(confirmed.late_gain)
+                result.late_gain > max(min_difference, 0.75 * seed_sd_points(deciding_runs))
+                if pd.notna(result.late_gain)
                 else None
             ),
-            "trials_started": len(tried),
-            **{f"trials_{state}": (tried["state"] == state).sum() for state in STATES},
-            "search_epochs": tried["epochs"].sum(),
-            "search_device_seconds": tried["device_seconds"].sum(),
-            "confirm_epochs": own["epochs"].sum(),
-            "confirm_device_seconds": own["device_seconds"].sum(),
-            **measured.get(model, {}),
+            "trials_started": len(cell_trials),
+            **{f"trials_{state}": (cell_trials["state"] == state).sum() for state in TRIAL_STATES},
+            "search_epochs": cell_trials["epochs"].sum(),
+            "search_device_seconds": cell_trials["device_seconds"].sum(),
+            "confirm_epochs": cell_runs["epochs"].sum(),
+            "confirm_device_seconds": cell_runs["device_seconds"].sum(),
+            **student_costs.get(model, {}),
         }
         if cell in gains:
             row["gain_over_student_points"] = gains[cell].difference_points
             row["gain_over_student_half_width_points"] = gains[cell].half_width_points
-        if best is not None:
-            row |= _searched(best, own)
-        if judged["chosen"].any():
-            row |= _chosen(tried, judged["trial_id"].iloc[0])
+        if best_trial is not None:
+            row |= _search_columns(best_trial, cell_runs)
+        if deciding_runs["chosen"].any():
+            row |= _chosen_columns(cell_trials, deciding_runs["trial_id"].iloc[0])
         rows.append(row)
-    table = pd.DataFrame(rows, columns=LEADERBOARD).astype(_TYPES)
+    table = pd.DataFrame(rows, columns=LEADERBOARD_COLUMNS).astype(_COLUMN_TYPES)
     table["validation_minus_test_points"] = (
         table["validation_accuracy_percent"] - table["test_accuracy_percent"]
     )
-    return _sorted(table)
+    return sort_leaderboard(table)
 
 
-def _sorted(board: pd.DataFrame) -> pd.DataFrame:
-    return board.sort_values(
+def sort_leaderboard(leaderboard: pd.DataFrame) -> pd.DataFrame:
+    return leaderboard.sort_values(
         ["model", "test_accuracy_percent", "search_best_percent"],
         ascending=[True, False, False],
         kind="stable",
@@ -253,68 +258,70 @@ def _sorted(board: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _best(trials: pd.DataFrame) -> Any:
+def _find_best_trial(trials: pd.DataFrame) -> Any:
     """The best sound trial, the earliest of equals; None if there is none."""
-    sound = trials[trials["state"].isin(SOUND)]
-    scores = sound["best_validation_accuracy"].dropna()
-    return sound.loc[scores.idxmax()] if len(scores) else None
+    successful = trials[trials["state"].isin(SUCCESSFUL_STATES)]
+    scores = successful["best_validation_accuracy"].dropna()
+    return successful.loc[scores.idxmax()] if len(scores) else None
 
 
-def _status(trials: pd.DataFrame, best: Any, own: pd.DataFrame, judged: pd.DataFrame) -> str:
-    if len(judged):
-        if not judged["chosen"].any():
+def _cell_status(
+    trials: pd.DataFrame, best_trial: Any, cell_runs: pd.DataFrame, deciding_runs: pd.DataFrame
+) -> str:
+    if len(deciding_runs):
+        if not deciding_runs["chosen"].any():
             return "failed"
-        if (judged["status"] == "diverged").any():
+        if (deciding_runs["status"] == "diverged").any():
             return "unstable"
-        return "ok" if len(_sound(judged)) >= LEAST_SEEDS else "incomplete"
-    if len(own):
+        return "ok" if len(select_successful(deciding_runs)) >= MIN_SEEDS else "incomplete"
+    if len(cell_runs):
         return "incomplete"
-    if best is not None:
+    if best_trial is not None:
         return "not_confirmed"
     return "running" if (trials["state"] == "running").any() else "failed"
 
 
-def _ranks(comparison: pd.DataFrame) -> dict[Cell, int]:
+def _compute_ranks(comparison: pd.DataFrame) -> dict[Cell, int]:
     ranks: dict[Cell, int] = {}
     for row in comparison[comparison["models"] == 1].itertuples():
-        if row.verdict in _NO_ORDER:
+        if row.verdict in _UNRANKED_VERDICTS:
             continue
-        for method, lost in ((row.method_a, "better_b"), (row.method_b, "better_a")):
-            before = ranks.get((method, row.model), 1)
-            ranks[method, row.model] = before + (row.verdict == lost)
+        for method, lost_verdict in ((row.method_a, "better_b"), (row.method_b, "better_a")):
+            rank = ranks.get((method, row.model), 1)
+            ranks[method, row.model] = rank + (row.verdict == lost_verdict)
     return ranks
 
 
-def _tested(confirmed: Confirmed, groups: Sequence[object] | None) -> dict[str, object]:
-    if not confirmed.right:
+def _test_columns(result: CellResult, groups: Sequence[object] | None) -> dict[str, object]:
+    if not result.correct:
         return {}
-    points = 100 * np.stack(list(confirmed.right.values()), axis=1)
+    points = 100 * np.stack(list(result.correct.values()), axis=1)
     row: dict[str, object] = {
         "test_accuracy_percent": points.mean(),
         "test_seed_sd_points": pd.Series(points.mean(axis=0)).std(),
         "test_images": len(points),
     }
-    if points.shape[1] >= LEAST_SEEDS:
-        found = estimate(points, groups=groups)
-        row["test_half_width_points"] = found.half_width
-        row["test_low_percent"] = max(found.low, 0.0)
-        row["test_high_percent"] = min(found.high, 100.0)
+    if points.shape[1] >= MIN_SEEDS:
+        interval = estimate_mean(points, groups=groups)
+        row["test_half_width_points"] = interval.half_width
+        row["test_low_percent"] = max(interval.low, 0.0)
+        row["test_high_percent"] = min(interval.high, 100.0)
     return row
 
 
-def _searched(best: Any, own: pd.DataFrame) -> dict[str, object]:
+def _search_columns(best_trial: Any, cell_runs: pd.DataFrame) -> dict[str, object]:
     """What the search says of itself, and what its best trial was worth when trained again."""
-    again = _sound(own[own["trial_id"] == best["trial_id"]])
-    score = best["best_validation_accuracy"]
+    retrained_runs = select_successful(cell_runs[cell_runs["trial_id"] == best_trial["trial_id"]])
+    score = best_trial["best_validation_accuracy"]
     return {
         "search_best_percent": 100 * score,
-        "optimism_gap_points": 100 * (score - again["best_validation_accuracy"].mean()),
-        "trial_id": best["trial_id"],
-        "configuration": best["configuration"],
+        "optimism_gap_points": 100 * (score - retrained_runs["best_validation_accuracy"].mean()),
+        "trial_id": best_trial["trial_id"],
+        "configuration": best_trial["configuration"],
     }
 
 
-def _chosen(trials: pd.DataFrame, trial_id: str) -> dict[str, object]:
+def _chosen_columns(trials: pd.DataFrame, trial_id: str) -> dict[str, object]:
     chosen = trials[trials["trial_id"] == trial_id]
     if chosen.empty:
         raise UserError(f"The log is damaged: {trial_id} was confirmed, but never searched.")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kdtune.errors import UserError
 
-FATE = [
+OUTCOME_COLUMNS = [
     "reason",
     "restarts",
     "epochs",
@@ -25,13 +25,13 @@ FATE = [
 ]
 """What became of a trial or a run."""
 
-TRIAL = ["trial_id", "method", "model", "number", "origin", "state", *FATE]
+TRIAL_COLUMNS = ["trial_id", "method", "model", "number", "origin", "state", *OUTCOME_COLUMNS]
 """Columns of the table of trials; hyperparameters and ``configuration`` follow."""
 
-EPOCH = ["trial_id", "method", "model", "epoch", "best_validation_accuracy"]
+EPOCH_COLUMNS = ["trial_id", "method", "model", "epoch", "best_validation_accuracy"]
 """Columns that the table of epochs has also without any."""
 
-RUN = [
+RUN_COLUMNS = [
     "run_id",
     "method",
     "model",
@@ -50,9 +50,9 @@ RUN = [
     "threads",
     "configuration",
 ]
-MODEL = ["model", "parameters", "macs", "latency_ms", "latency_device"]
+MODEL_COLUMNS = ["model", "parameters", "macs", "latency_ms", "latency_device"]
 
-WHOLE = {"best_epoch": "Int64", "threads": "Int64"}
+INTEGER_COLUMN_TYPES = {"best_epoch": "Int64", "threads": "Int64"}
 
 
 def epochs_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -76,7 +76,7 @@ def epochs_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         for event in events
         if event["event"] == "epoch"
     ]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=EPOCH)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=EPOCH_COLUMNS)
 
 
 def trials_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -101,17 +101,25 @@ def trials_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
     Raises:
         UserError: the log is damaged.
     """
-    followed = _followed(events)
-    taken = {*TRIAL, "configuration"}
+    histories = _trial_histories(events)
+    fixed_columns = {*TRIAL_COLUMNS, "configuration"}
     hyperparameters = dict.fromkeys(
-        name for asked, _ in followed for name in asked["parameters"] if name not in taken
+        name
+        for proposed, _ in histories
+        for name in proposed["parameters"]
+        if name not in fixed_columns
     )
     rows = [
-        {**asked["parameters"], **asked, **fate, "configuration": json.dumps(asked["config"])}
-        for asked, fate in followed
+        {
+            **proposed["parameters"],
+            **proposed,
+            **outcome,
+            "configuration": json.dumps(proposed["config"]),
+        }
+        for proposed, outcome in histories
     ]
-    columns = [*TRIAL, *hyperparameters, "configuration"]
-    return pd.DataFrame(rows, columns=columns).astype(WHOLE)
+    columns = [*TRIAL_COLUMNS, *hyperparameters, "configuration"]
+    return pd.DataFrame(rows, columns=columns).astype(INTEGER_COLUMN_TYPES)
 
 
 def runs_table(confirm_events: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -146,24 +154,25 @@ def runs_table(confirm_events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         if event["event"] == "chosen"
     }
     rows = []
-    for asked, fate in _followed(events):
-        if "confirms" not in asked:
+    for proposed, outcome in _trial_histories(events):
+        if "confirms" not in proposed:
             raise UserError(
-                f"The log is damaged: {asked['trial_id']} does not say which trial it confirms."
+                f"The log is damaged: {proposed['trial_id']} does not say which trial it confirms."
             )
         rows.append(
             {
-                **asked,
-                **fate,
-                "run_id": asked["trial_id"],
-                "trial_id": asked["confirms"],
-                "seed": asked["number"],
-                "configuration": json.dumps(asked["config"]),
-                "status": {"finished": "ok"}.get(fate["state"], fate["state"]),
-                "chosen": chosen.get((asked["method"], asked["model"])) == asked["confirms"],
+                **proposed,
+                **outcome,
+                "run_id": proposed["trial_id"],
+                "trial_id": proposed["confirms"],
+                "seed": proposed["number"],
+                "configuration": json.dumps(proposed["config"]),
+                "status": {"finished": "ok"}.get(outcome["state"], outcome["state"]),
+                "chosen": chosen.get((proposed["method"], proposed["model"]))
+                == proposed["confirms"],
             }
         )
-    return pd.DataFrame(rows, columns=RUN).astype({**WHOLE, "chosen": bool})
+    return pd.DataFrame(rows, columns=RUN_COLUMNS).astype({**INTEGER_COLUMN_TYPES, "chosen": bool})
 
 
 def models_table(confirm_events: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -176,20 +185,20 @@ def models_table(confirm_events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         latency_ms: median milliseconds of a forward pass of one image.
         latency_device: where that was measured.
     """
-    measured = {e["model"]: e for e in confirm_events if e["event"] == "measured"}
-    table = pd.DataFrame(list(measured.values()), columns=MODEL)
+    profiles = {e["model"]: e for e in confirm_events if e["event"] == "measured"}
+    table = pd.DataFrame(list(profiles.values()), columns=MODEL_COLUMNS)
     return table.astype({"parameters": "Int64", "macs": "Int64", "latency_ms": float})
 
 
-def _followed(
+def _trial_histories(
     events: Iterable[dict[str, Any]],
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """How each trial or run was asked for, and what became of it: `FATE`, state, test accuracy."""
-    followed: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    """How each trial or run was asked for, and what became of it: `OUTCOME_COLUMNS`, state, test accuracy."""
+    histories: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for event in events:
         kind = event["event"]
         if kind == "asked":
-            followed[event["trial_id"]] = (
+            histories[event["trial_id"]] = (
                 event,
                 {
                     "state": "running",
@@ -206,28 +215,28 @@ def _followed(
                 },
             )
         elif kind in ("epoch", "restarted", "ended", "tested"):
-            if event["trial_id"] not in followed:
+            if event["trial_id"] not in histories:
                 raise UserError(
                     f"The log is damaged: {event['trial_id']} was never begun, but has an event "
                     f"'{kind}'."
                 )
-            _, fate = followed[event["trial_id"]]
+            _, outcome = histories[event["trial_id"]]
             if kind == "epoch":
-                if not event["validation_accuracy"] <= fate["best_validation_accuracy"]:
-                    fate["best_validation_accuracy"] = event["validation_accuracy"]
-                    fate["best_epoch"] = event["epoch"]
-                fate["last_validation_accuracy"] = event["validation_accuracy"]
-                fate["epochs"] = event["epoch"]
-                fate["device_seconds"] += event["seconds"]
-                fate["device"] = event.get("device", "")
-                fate["threads"] = event.get("threads", pd.NA)
+                if not event["validation_accuracy"] <= outcome["best_validation_accuracy"]:
+                    outcome["best_validation_accuracy"] = event["validation_accuracy"]
+                    outcome["best_epoch"] = event["epoch"]
+                outcome["last_validation_accuracy"] = event["validation_accuracy"]
+                outcome["epochs"] = event["epoch"]
+                outcome["device_seconds"] += event["seconds"]
+                outcome["device"] = event.get("device", "")
+                outcome["threads"] = event.get("threads", pd.NA)
             elif kind == "restarted":
-                fate["restarts"] += 1
+                outcome["restarts"] += 1
             elif kind == "ended":
-                fate.update(state=event["state"], reason=event["reason"])
+                outcome.update(state=event["state"], reason=event["reason"])
             else:
-                fate["test_accuracy"] = event["test_accuracy"]
-    return list(followed.values())
+                outcome["test_accuracy"] = event["test_accuracy"]
+    return list(histories.values())
 
 
 def bad_images_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -238,6 +247,6 @@ def bad_images_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         file: its path.
         reason: why it cannot be read.
     """
-    opened = (event for event in events if event["event"] == "sweep")
-    bad = next(opened, {}).get("data", {}).get("skipped_images", [])
-    return pd.DataFrame(bad, columns=["split", "file", "reason"])
+    openings = (event for event in events if event["event"] == "sweep")
+    skipped_images = next(openings, {}).get("data", {}).get("skipped_images", [])
+    return pd.DataFrame(skipped_images, columns=["split", "file", "reason"])

@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune.reports.tables.comparison import first_pair
+from kdtune.reports.tables.comparison import select_main_pair
 from kdtune.reports.tables.log_tables import bad_images_table
-from kdtune.reports.tables.sentences import in_points, name_of
+from kdtune.reports.tables.sentences import display_name, format_points
 
 
 def bad_images_note(events: Iterable[dict[str, Any]]) -> str | None:
@@ -21,57 +21,61 @@ def bad_images_note(events: Iterable[dict[str, Any]]) -> str | None:
     return f"Images that cannot be read were left out: {counts} (bad_images.csv)."
 
 
-CAVEAT = (
+SEARCH_CAVEAT = (
     "Best single runs, not yet a comparison: seed noise and search luck are not in it; run "
     "`kdtune confirm`."
 )
 """Said wherever a search's ranking is shown."""
 
 
-COVERS = (
+INTERVAL_NOTE = (
     "± is the 95 % half width: new seeds, new test images of the same kind and a repeated search "
     "(of a test accuracy: seeds and images)."
 )
 
 
-FEW_SEEDS = "With 3 seeds the false-alarm rate is about 7 %."
+FEW_SEEDS_NOTE = "With 3 seeds the false-alarm rate is about 7 %."
 
 
-NO_STUDENT = "Without the method student, what is gained over plain training is unknown."
+NO_STUDENT_NOTE = "Without the method student, what is gained over plain training is unknown."
 
 
-NOT_BEGUN = "No trial has begun yet."
+NO_TRIAL_NOTE = "No trial has begun yet."
 
 
-def with_width(table: pd.DataFrame, value: str, width: str, sign: str = "") -> list[str]:
+def format_with_half_width(
+    table: pd.DataFrame, value_column: str, half_width_column: str, sign: str = ""
+) -> list[str]:
     """Values with their half widths; without where that is not known."""
     return [
         "" if pd.isna(v) else f"{v:{sign}.2f}" if pd.isna(w) else f"{v:{sign}.2f} ± {w:.2f}"
-        for v, w in zip(table[value], table[width], strict=True)
+        for v, w in zip(table[value_column], table[half_width_column], strict=True)
     ]
 
 
-def result_notes(board: pd.DataFrame, comparison: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+def result_notes(
+    leaderboard: pd.DataFrame, comparison: pd.DataFrame, runs: pd.DataFrame
+) -> list[str]:
     """What a sweep's confirm runs say, and what that covers; nothing before test was read.
 
     Args:
-        board: the sweep's, as `kdtune.reports.tables.leaderboard.leaderboard_table` makes it.
+        leaderboard: the sweep's, as `kdtune.reports.tables.leaderboard.leaderboard_table` makes it.
         comparison: as `kdtune.reports.tables.comparison.comparison_table` makes it.
         runs: as `kdtune.reports.tables.log_tables.runs_table` makes it.
     """
-    tested = board.dropna(subset="test_accuracy_percent")
+    tested = leaderboard.dropna(subset="test_accuracy_percent")
     if tested.empty:
-        if board["validation_accuracy_percent"].isna().all():
+        if leaderboard["validation_accuracy_percent"].isna().all():
             return []
         return ["Test was not read: validation accuracies alone say nothing of who is better."]
-    notes = verdict_sentences(comparison) or reached(tested)
-    notes += unequal_searches(tested)
-    if "student" not in board["method"].values:
-        notes.append(NO_STUDENT)
-    notes.append(COVERS)
+    notes = verdict_sentences(comparison) or accuracy_sentences(tested)
+    notes += unequal_search_notes(tested)
+    if "student" not in leaderboard["method"].values:
+        notes.append(NO_STUDENT_NOTE)
+    notes.append(INTERVAL_NOTE)
     if (comparison["seeds"] == 3).any():
-        notes.append(FEW_SEEDS)
-    return [*notes, test_reads(runs)]
+        notes.append(FEW_SEEDS_NOTE)
+    return [*notes, describe_test_reads(runs)]
 
 
 def verdict_sentences(comparison: pd.DataFrame) -> list[str]:
@@ -82,43 +86,51 @@ def verdict_sentences(comparison: pd.DataFrame) -> list[str]:
     """
     if comparison.empty:
         return []
-    widest = comparison.sort_values("models", ascending=False, kind="stable")
-    against = widest[widest["method_b"] == "student"].drop_duplicates("method_a").sort_index()
-    return list(dict.fromkeys([*first_pair(comparison)["sentence"], *against["sentence"]]))
+    overall_first = comparison.sort_values("models", ascending=False, kind="stable")
+    student_rows = (
+        overall_first[overall_first["method_b"] == "student"]
+        .drop_duplicates("method_a")
+        .sort_index()
+    )
+    return list(
+        dict.fromkeys([*select_main_pair(comparison)["sentence"], *student_rows["sentence"]])
+    )
 
 
-def reached(tested: pd.DataFrame) -> list[str]:
+def accuracy_sentences(tested: pd.DataFrame) -> list[str]:
     """Say what each cell reaches on the test images."""
     return [
-        f"{name_of(cell.method)} reaches "
-        f"{in_points(cell.test_accuracy_percent, cell.test_half_width_points)} ± "
-        f"{in_points(cell.test_half_width_points, cell.test_half_width_points)} % on {cell.model}."
+        f"{display_name(cell.method)} reaches "
+        f"{format_points(cell.test_accuracy_percent, cell.test_half_width_points)} ± "
+        f"{format_points(cell.test_half_width_points, cell.test_half_width_points)} % on {cell.model}."
         for cell in tested.dropna(subset="test_half_width_points").itertuples()
     ]
 
 
-def unequal_searches(tested: pd.DataFrame) -> list[str]:
+def unequal_search_notes(tested: pd.DataFrame) -> list[str]:
     """Say where cells that are compared were searched with unequal numbers of trials."""
-    found = []
+    unequal = []
     for model, cells in tested.groupby("model"):
         counts = dict(zip(cells["method"], cells["trials_started"], strict=True))
         if min(counts.values()) < 0.9 * max(counts.values()):
-            listed = ", ".join(f"{method} {count}" for method, count in counts.items())
-            found.append(f"on {model} {listed}")
-    if not found:
+            counts_text = ", ".join(f"{method} {count}" for method, count in counts.items())
+            unequal.append(f"on {model} {counts_text}")
+    if not unequal:
         return []
-    return [f"Unequal searches, and more trials alone help: trials {'; '.join(found)}."]
+    return [f"Unequal searches, and more trials alone help: trials {'; '.join(unequal)}."]
 
 
-def test_reads(runs: pd.DataFrame) -> str:
+def describe_test_reads(runs: pd.DataFrame) -> str:
     """Say how often the test images were read."""
-    read = runs.dropna(subset="test_accuracy").groupby(["method", "model"])["trial_id"]
-    configurations, cells = int(read.nunique().sum()), read.ngroups
-    networks = int(read.count().sum())
-    counted = (
+    tested_trials = runs.dropna(subset="test_accuracy").groupby(["method", "model"])["trial_id"]
+    configurations, cells = int(tested_trials.nunique().sum()), tested_trials.ngroups
+    networks = int(tested_trials.count().sum())
+    counts_text = (
         f"{configurations} configuration{'s' * (configurations != 1)}, "
         f"{networks} network{'s' * (networks != 1)}"
     )
     if configurations == cells:
-        return f"Test was read once, for the chosen configuration of each cell: {counted}."
-    return f"Test was read for more than one configuration of a cell: {counted}, {cells} cells."
+        return f"Test was read once, for the chosen configuration of each cell: {counts_text}."
+    return (
+        f"Test was read for more than one configuration of a cell: {counts_text}, {cells} cells."
+    )

@@ -10,13 +10,13 @@ from kdtune.errors import UserError
 from kdtune.log.events import Event
 from kdtune.log.folder import SweepFolder
 
-COLUMNS = ["what", "planned", "actual", "actual_over_planned"]
-"""Of `compared`."""
+PLAN_COLUMNS = ["what", "planned", "actual", "actual_over_planned"]
+"""Of `plan_vs_actual`."""
 
 
-SIZE = (
-    "trials", "epochs_total", "time_budget", "methods", "models", "baselines", "cache_gb",
-    "cpus_per_trial", "gpus_per_trial", "concurrent",
+SIZE_SETTINGS = (
+    "trials", "total_epochs", "time_budget", "methods", "models", "baselines", "cache_gb",
+    "cpus_per_trial", "gpus_per_trial", "max_concurrent",
 )  # fmt: skip
 """Settings that may be changed when a sweep is resumed, and change what it takes."""
 
@@ -28,16 +28,16 @@ def read_plan(folder: SweepFolder) -> dict[str, Any] | None:
         UserError: it is damaged.
     """
     try:
-        plan = json.loads(folder.plan.read_text(encoding="utf-8"))
+        plan = json.loads(folder.plan_path.read_text(encoding="utf-8"))
         assert {row["slots"] for row in plan["rows"]}
         return plan
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AssertionError):
-        raise UserError(f"{folder.plan} is damaged; remove it.") from None
+        raise UserError(f"{folder.plan_path} is damaged; remove it.") from None
 
 
-def compared(plan: dict[str, Any], events: Sequence[Event]) -> pd.DataFrame:
+def plan_vs_actual(plan: dict[str, Any], events: Sequence[Event]) -> pd.DataFrame:
     """One row a figure: what was planned, and what it is.
 
     Args:
@@ -53,30 +53,40 @@ def compared(plan: dict[str, Any], events: Sequence[Event]) -> pd.DataFrame:
     row = plan["rows"][0]
     epochs = [event for event in events if event["event"] == "epoch"]
     pairs = {
-        "wall seconds": (row["wall"], wall_seconds(events)),
-        "device seconds": (row["training"], sum(event["seconds"] for event in epochs)),
+        "wall seconds": (row["wall_seconds"], wall_seconds(events)),
+        "device seconds": (row["training_seconds"], sum(event["seconds"] for event in epochs)),
         "epochs": (row["epochs"], len(epochs)),
         "trials": (row["trials"], sum(event["event"] == "asked" for event in events)),
     }
-    same = not _changed(events)
+    is_unchanged = not is_changed_since_plan(events)
     rows = [
-        (what, *pair, pair[1] / pair[0] if same and pair[0] else None)
-        for what, pair in pairs.items()
+        (
+            quantity,
+            *planned_and_actual,
+            planned_and_actual[1] / planned_and_actual[0]
+            if is_unchanged and planned_and_actual[0]
+            else None,
+        )
+        for quantity, planned_and_actual in pairs.items()
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=PLAN_COLUMNS)
 
 
-def _changed(events: Sequence[Event]) -> bool:
+def is_changed_since_plan(events: Sequence[Event]) -> bool:
     """Whether a sweep was resumed with another size, or other resources, than it began with."""
-    opened = [event["config"] for event in events if event["event"] in ("sweep", "resumed")]
-    return any(config[key] != opened[0][key] for config in opened for key in SIZE)
+    configs = [event["config"] for event in events if event["event"] in ("sweep", "resumed")]
+    return any(config[key] != configs[0][key] for config in configs for key in SIZE_SETTINGS)
 
 
 def wall_seconds(events: Sequence[Event]) -> float:
     """How long drivers ran, without what they prepared."""
-    before, base, session = 0.0, 0.0, 0.0
+    previous_seconds, session_offset, session_seconds = 0.0, 0.0, 0.0
     for event in events:
         if event["event"] in ("sweep", "resumed"):
-            before, base, session = before + session, event["session_seconds"], 0.0
-        session = max(session, event["session_seconds"] - base)
-    return before + session
+            previous_seconds, session_offset, session_seconds = (
+                previous_seconds + session_seconds,
+                event["session_seconds"],
+                0.0,
+            )
+        session_seconds = max(session_seconds, event["session_seconds"] - session_offset)
+    return previous_seconds + session_seconds

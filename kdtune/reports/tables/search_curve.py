@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaln
 
-from kdtune.log.events import SOUND
+from kdtune.log.events import SUCCESSFUL_STATES
 
-CURVE = [
+SEARCH_CURVE_COLUMNS = [
     "method",
     "model",
     "trials",
@@ -40,31 +40,37 @@ def search_curve_table(trials: pd.DataFrame, epochs: pd.DataFrame, chance: float
     # A trial that was begun again may report an epoch twice.
     reported = epochs.drop_duplicates(["trial_id", "epoch"], ignore_index=True)
     tables = [
-        _of_cell(cell, reported[reported["trial_id"].isin(cell["trial_id"])], chance)
+        _cell_curve(cell, reported[reported["trial_id"].isin(cell["trial_id"])], chance)
         for _, cell in trials.groupby(["method", "model"], sort=False)
     ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=CURVE)
+    return (
+        pd.concat(tables, ignore_index=True)
+        if tables
+        else pd.DataFrame(columns=SEARCH_CURVE_COLUMNS)
+    )
 
 
-def _of_cell(trials: pd.DataFrame, reported: pd.DataFrame, chance: float) -> pd.DataFrame:
-    failed = trials.loc[trials["state"].isin(["diverged", "crashed"]), "trial_id"]
+def _cell_curve(trials: pd.DataFrame, reported: pd.DataFrame, chance: float) -> pd.DataFrame:
+    failed_ids = trials.loc[trials["state"].isin(["diverged", "crashed"]), "trial_id"]
     scores = reported["best_validation_accuracy"].astype(float)
-    best = scores.mask(reported["trial_id"].isin(failed)).cummax().ffill().to_numpy()
-    spent = pd.Series(np.arange(1, len(reported) + 1), index=reported["trial_id"])
-    last = spent.groupby(level=0).max()
+    best_so_far = scores.mask(reported["trial_id"].isin(failed_ids)).cummax().ffill().to_numpy()
+    epochs_spent = pd.Series(np.arange(1, len(reported) + 1), index=reported["trial_id"])
+    last_epochs = epochs_spent.groupby(level=0).max()
     ended = trials[trials["state"] != "running"]
     # One that crashed before its first epoch ended, as far as is known, with the one before it.
-    at = ended["trial_id"].map(last).ffill().fillna(0).astype(int).sort_values(kind="stable")
-    sound = ended["best_validation_accuracy"].where(ended["state"].isin(SOUND))
+    end_epochs = (
+        ended["trial_id"].map(last_epochs).ffill().fillna(0).astype(int).sort_values(kind="stable")
+    )
+    final_scores = ended["best_validation_accuracy"].where(ended["state"].isin(SUCCESSFUL_STATES))
     n = np.arange(1, len(ended) + 1)
     return pd.DataFrame(
         {
             "method": ended["method"].to_numpy(),
             "model": ended["model"].to_numpy(),
             "trials": n,
-            "epochs": at.to_numpy(),
-            "best_percent": 100 * np.append(np.nan, best)[at.to_numpy()],
-            "expected_best_percent": 100 * expected_best(sound.fillna(chance).to_numpy()),
+            "epochs": end_epochs.to_numpy(),
+            "best_percent": 100 * np.append(np.nan, best_so_far)[end_epochs.to_numpy()],
+            "expected_best_percent": 100 * expected_best(final_scores.fillna(chance).to_numpy()),
             "expected_epochs": n * ended["epochs"].mean(),
         }
     )
@@ -78,11 +84,11 @@ def expected_best(values: np.ndarray) -> np.ndarray:
     """
     j = np.arange(1, len(values) + 1)
     n = j[:, None]
-    last = np.maximum(j - n, 0)
+    remainder = np.maximum(j - n, 0)
     # C(j − 1, n − 1) / C(B, n), by logarithms, since these numbers are large.
-    log_chance = _log_choose(j - 1, n - 1, last) - _log_choose(len(j), n, len(j) - n)
+    log_chance = _log_binomial(j - 1, n - 1, remainder) - _log_binomial(len(j), n, len(j) - n)
     return np.where(j >= n, np.exp(log_chance), 0) @ np.sort(values)
 
 
-def _log_choose(total: np.ndarray | int, part: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    return gammaln(np.add(total, 1)) - gammaln(part + 1) - gammaln(rest + 1)
+def _log_binomial(total: np.ndarray | int, chosen: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    return gammaln(np.add(total, 1)) - gammaln(chosen + 1) - gammaln(rest + 1)

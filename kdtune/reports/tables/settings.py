@@ -20,19 +20,19 @@ from optuna.distributions import (
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from kdtune.errors import UserError
-from kdtune.log.distributions import is_logarithmic
-from kdtune.log.events import SOUND
-from kdtune.reports.tables.log_tables import TRIAL
+from kdtune.log.distributions import is_log_scale
+from kdtune.log.events import SUCCESSFUL_STATES
+from kdtune.reports.tables.log_tables import TRIAL_COLUMNS
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces studies in memory
 
-LEAST_TRIALS = 30
+MIN_IMPORTANCE_TRIALS = 30
 """Trials that must have a value at the first rung before importance is told."""
 
-LEAST_GOOD = 5
+MIN_GOOD_TRIALS = 5
 """Trials that make a good range, at least."""
 
-SETTINGS = [
+SETTINGS_COLUMNS = [
     "method",
     "model",
     "hyperparameter",
@@ -44,7 +44,9 @@ SETTINGS = [
 Spaces = Mapping[str, Mapping[str, BaseDistribution]]
 
 
-def distributions(events: Sequence[dict[str, Any]]) -> dict[str, dict[str, BaseDistribution]]:
+def collect_distributions(
+    events: Sequence[dict[str, Any]],
+) -> dict[str, dict[str, BaseDistribution]]:
     """What each method's settings were searched in, by name.
 
     Of a space that is a function, what its trials were drawn from: of each setting the first.
@@ -52,7 +54,7 @@ def distributions(events: Sequence[dict[str, Any]]) -> dict[str, dict[str, BaseD
     Raises:
         UserError: the log is damaged.
     """
-    found: dict[str, dict[str, BaseDistribution]] = {}
+    by_method: dict[str, dict[str, BaseDistribution]] = {}
     try:
         for event in events:
             if event["event"] in ("sweep", "resumed"):
@@ -62,13 +64,13 @@ def distributions(events: Sequence[dict[str, Any]]) -> dict[str, dict[str, BaseD
             else:
                 continue
             for method, space in spaces.items():
-                known = found.setdefault(method, {})
-                for name, plain in space["distributions"].items():
-                    if name not in known:
-                        known[name] = json_to_distribution(json.dumps(plain))
+                method_space = by_method.setdefault(method, {})
+                for name, serialized in space["distributions"].items():
+                    if name not in method_space:
+                        method_space[name] = json_to_distribution(json.dumps(serialized))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"The log is damaged: it has no search spaces ({error!r}).") from error
-    return found
+    return by_method
 
 
 def settings_table(
@@ -79,7 +81,7 @@ def settings_table(
     Args:
         trials: as `kdtune.reports.tables.log_tables.trials_table` makes it.
         epochs: as `kdtune.reports.tables.log_tables.epochs_table` makes it.
-        spaces: as `distributions` gives them.
+        spaces: as `collect_distributions` gives them.
         first_rung: epoch up to which most trials were trained.
         chance: share of 1 that guessing has: what a diverged trial is worth.
 
@@ -87,28 +89,30 @@ def settings_table(
         method, model: the cell.
         hyperparameter: the setting.
         importance: share of 1, of the settings together: PED-ANOVA (Watanabe et al. 2023) of being
-            among the better half at the first rung. Empty below `LEAST_TRIALS` trials that got
+            among the better half at the first rung. Empty below `MIN_IMPORTANCE_TRIALS` trials that got
             there or diverged, or where no half is better.
         good_low, good_high: 10 % and 90 % quantile (of the logarithms where the space has a log
-            scale) of the best fifth of the sound trials, at least `LEAST_GOOD`; empty if there are
+            scale) of the best fifth of the sound trials, at least `MIN_GOOD_TRIALS`; empty if there are
             fewer, and for choices.
         best: value of the best trial of the search; empty if that does not have it.
     """
-    at_rung = epochs[epochs["epoch"] == first_rung].drop_duplicates("trial_id", keep="last")
-    values = at_rung.set_index("trial_id")["best_validation_accuracy"]
+    rung_epochs = epochs[epochs["epoch"] == first_rung].drop_duplicates("trial_id", keep="last")
+    rung_scores = rung_epochs.set_index("trial_id")["best_validation_accuracy"]
     rows = []
     for (method, model), cell in trials.groupby(["method", "model"], sort=False):
         space = {
             name: distribution
             for name, distribution in spaces.get(method, {}).items()
-            if name in cell and name not in TRIAL
+            if name in cell and name not in TRIAL_COLUMNS
         }
-        importances = _importances(_valued(cell, values, chance), space)
-        sound = cell[cell["state"].isin(SOUND)].dropna(subset="best_validation_accuracy")
-        ranked = sound.sort_values("best_validation_accuracy", ascending=False, kind="stable")
-        best = ranked.head(max(LEAST_GOOD, math.ceil(len(ranked) / 5)))
+        importances = _compute_importances(_with_rung_scores(cell, rung_scores, chance), space)
+        successful = cell[cell["state"].isin(SUCCESSFUL_STATES)].dropna(
+            subset="best_validation_accuracy"
+        )
+        ranked = successful.sort_values("best_validation_accuracy", ascending=False, kind="stable")
+        good_trials = ranked.head(max(MIN_GOOD_TRIALS, math.ceil(len(ranked) / 5)))
         for name, distribution in space.items():
-            low, high = _range(best[name], distribution)
+            low, high = _good_range(good_trials[name], distribution)
             rows.append(
                 {
                     "method": method,
@@ -117,34 +121,41 @@ def settings_table(
                     "importance": importances.get(name, np.nan),
                     "good_low": low,
                     "good_high": high,
-                    "best": best[name].iloc[0] if len(best) else None,
+                    "best": good_trials[name].iloc[0] if len(good_trials) else None,
                 }
             )
-    return pd.DataFrame(rows, columns=SETTINGS).astype({"best": object})
+    return pd.DataFrame(rows, columns=SETTINGS_COLUMNS).astype({"best": object})
 
 
-def _valued(cell: pd.DataFrame, at_rung: pd.Series, chance: float) -> pd.DataFrame:
+def _with_rung_scores(cell: pd.DataFrame, rung_scores: pd.Series, chance: float) -> pd.DataFrame:
     """The trials whose value at the first rung is known, with it."""
-    value = cell["trial_id"].map(at_rung).astype(float).mask(cell["state"] == "diverged", chance)
-    return cell.assign(value=value)[cell["state"] != "crashed"].dropna(subset="value")
+    scores = (
+        cell["trial_id"].map(rung_scores).astype(float).mask(cell["state"] == "diverged", chance)
+    )
+    return cell.assign(value=scores)[cell["state"] != "crashed"].dropna(subset="value")
 
 
-def _importances(trials: pd.DataFrame, space: Mapping[str, BaseDistribution]) -> dict[str, float]:
+def _compute_importances(
+    trials: pd.DataFrame, space: Mapping[str, BaseDistribution]
+) -> dict[str, float]:
     values = trials["value"].sort_values(ascending=False)
-    if len(values) < LEAST_TRIALS or values.iloc[math.ceil(len(values) / 2) - 1] == values.min():
+    if (
+        len(values) < MIN_IMPORTANCE_TRIALS
+        or values.iloc[math.ceil(len(values) / 2) - 1] == values.min()
+    ):
         return {}
     study = optuna.create_study(direction="maximize")
     for trial in trials[[*space, "value"]].to_dict("records"):
-        own = {
+        params = {
             name: value
             for name, value in trial.items()
-            if name in space and not pd.isna(value) and _holds(space[name], value)
+            if name in space and not pd.isna(value) and _contains(space[name], value)
         }
         study.add_trial(
             optuna.trial.create_trial(
                 value=trial["value"],
-                params=own,
-                distributions={name: space[name] for name in own},
+                params=params,
+                distributions={name: space[name] for name in params},
             )
         )
     with warnings.catch_warnings():  # of a setting that a single trial has, or lacks
@@ -153,7 +164,7 @@ def _importances(trials: pd.DataFrame, space: Mapping[str, BaseDistribution]) ->
         return get_param_importances(study, evaluator=evaluator)
 
 
-def _holds(distribution: BaseDistribution, value: Any) -> bool:
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
     """Whether a value may come from there; spaces of a function may be of several widths."""
     try:
         return distribution._contains(distribution.to_internal_repr(value))
@@ -161,20 +172,20 @@ def _holds(distribution: BaseDistribution, value: Any) -> bool:
         return False
 
 
-def _range(values: pd.Series, distribution: BaseDistribution) -> tuple[float, float]:
+def _good_range(values: pd.Series, distribution: BaseDistribution) -> tuple[float, float]:
     if isinstance(distribution, CategoricalDistribution):
         return np.nan, np.nan
-    numbers = pd.to_numeric(values, errors="coerce").dropna().to_numpy(float)
-    if len(numbers) < LEAST_GOOD:
+    good_values = pd.to_numeric(values, errors="coerce").dropna().to_numpy(float)
+    if len(good_values) < MIN_GOOD_TRIALS:
         return np.nan, np.nan
-    if is_logarithmic(distribution):
-        low, high = np.exp(np.quantile(np.log(numbers), [0.1, 0.9]))
+    if is_log_scale(distribution):
+        low, high = np.exp(np.quantile(np.log(good_values), [0.1, 0.9]))
     else:
-        low, high = np.quantile(numbers, [0.1, 0.9])
+        low, high = np.quantile(good_values, [0.1, 0.9])
     return float(low), float(high)
 
 
-def carries_over(settings: pd.DataFrame) -> pd.DataFrame:
+def overlapping_ranges(settings: pd.DataFrame) -> pd.DataFrame:
     """One row a method and setting that is searched on several models.
 
     Args:
@@ -186,9 +197,12 @@ def carries_over(settings: pd.DataFrame) -> pd.DataFrame:
             they do not, or one of them is unknown.
     """
     rows = []
-    for (method, name), models in settings.groupby(["method", "hyperparameter"], sort=False):
-        low, high = models["good_low"].max(skipna=False), models["good_high"].min(skipna=False)
-        if len(models) > 1:
+    for (method, name), setting_rows in settings.groupby(["method", "hyperparameter"], sort=False):
+        low, high = (
+            setting_rows["good_low"].max(skipna=False),
+            setting_rows["good_high"].min(skipna=False),
+        )
+        if len(setting_rows) > 1:
             overlap = (low, high) if low <= high else (np.nan, np.nan)
             rows.append((method, name, *overlap))
     return pd.DataFrame(rows, columns=["method", "hyperparameter", "low", "high"])

@@ -22,26 +22,26 @@ from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import DataSource
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError, last_line
-from kdtune.plugins import Plugin, have_only, loaded
-from kdtune.runtime.environment import environment
+from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.runtime.environment import describe_environment
 from kdtune.storage.remote import Storage, StorageError
-from kdtune.training.teacher import teacher_summary
+from kdtune.training.teacher import describe_teacher
 
-PATIENCE = 120
+ANSWER_TIMEOUT_SECONDS = 120
 """Seconds for which a sweep that begins waits for the answers of nodes."""
 
-AGAIN = 60
+RETRY_SECONDS = 60
 """Seconds after which a node is asked again that did not answer, or lacked data or storage."""
 
-KNOCK = 2
+CONNECT_TIMEOUT_SECONDS = 2
 """Seconds in which a living node takes a connection."""
 
-VERSIONS = ("kdtune", "torch", "torchvision", "numpy", "pillow")
+COMPARED_PACKAGES = ("kdtune", "torch", "torchvision", "numpy", "pillow")
 """Packages on which figures depend."""
 
 
 @dataclass(frozen=True)
-class Question:
+class NodeRequirements:
     """What a node is asked about: data, the teacher's path, a storage, or None, and plug-ins."""
 
     data: DataSource
@@ -50,7 +50,7 @@ class Question:
     plugins: tuple[Plugin, ...] = ()
 
 
-def what_is_there(question: Question) -> dict[str, Any]:
+def inspect_node(requirements: NodeRequirements) -> dict[str, Any]:
     """What this process sees of the data, the teacher and the versions.
 
     Returns:
@@ -58,51 +58,51 @@ def what_is_there(question: Question) -> dict[str, Any]:
         if something is missing.
     """
     try:
-        have_only(question.plugins)
-        data = find_images(*question.data)
-        known = environment()
+        sync_plugins(requirements.plugins)
+        data = find_images(*requirements.data)
+        versions = describe_environment()
         return {
             "images": data.summary(),
-            "teacher": question.teacher and teacher_summary(question.teacher)["sha256"],
-            **{name: known[name].partition("+")[0] for name in VERSIONS},
+            "teacher": requirements.teacher and describe_teacher(requirements.teacher)["sha256"],
+            **{name: versions[name].partition("+")[0] for name in COMPARED_PACKAGES},
         }
     except (UserError, OSError) as error:
-        return {"trouble": str(error).rstrip(".")}
+        return {"problem": str(error).rstrip(".")}
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _ask(question: Question) -> dict[str, Any]:
+def _inspect_node(requirements: NodeRequirements) -> dict[str, Any]:
     """What a node answers."""
-    found = what_is_there(question)
-    if question.storage is not None and "trouble" not in found:
+    answer = inspect_node(requirements)
+    if requirements.storage is not None and "problem" not in answer:
         name = f"{socket.gethostname()}.{os.getpid()}"
         try:
-            place = Storage(question.storage).at("nodes")
-            place.write(name, b"")
+            folder = Storage(requirements.storage).subfolder("nodes")
+            folder.write(name, b"")
             with suppress(StorageError):
-                place.remove(name)
+                folder.remove_file(name)
         except (UserError, StorageError) as error:
-            return {"trouble": str(error).rstrip(".")}
-    return found
+            return {"problem": str(error).rstrip(".")}
+    return answer
 
 
-def difference(here: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
+def describe_difference(driver: Mapping[str, Any], node: Mapping[str, Any]) -> str | None:
     """What a node lacks, in words; None if it has what the driver has."""
-    if "trouble" in there:
-        return str(there["trouble"])
-    if there["images"] != here["images"]:
+    if "problem" in node:
+        return str(node["problem"])
+    if node["images"] != driver["images"]:
         counts = ("train_images", "validation_images", "test_images")
-        theirs, ours = ("+".join(str(a["images"][c]) for c in counts) for a in (there, here))
+        theirs, ours = ("+".join(str(a["images"][c]) for c in counts) for a in (node, driver))
         return f"its data are {theirs} images, or other files, and not the driver's {ours}"
-    if there["teacher"] != here["teacher"]:
+    if node["teacher"] != driver["teacher"]:
         return "its teacher is another file than the driver's"
-    for name in VERSIONS:
-        if there[name] != here[name]:
-            return f"it has {name} {there[name]}, and the driver has {here[name]}"
+    for name in COMPARED_PACKAGES:
+        if node[name] != driver[name]:
+            return f"it has {name} {node[name]}, and the driver has {driver[name]}"
     return None
 
 
-class Admission:
+class NodeAdmission:
     """Asks nodes, and remembers which may get trials.
 
     Args:
@@ -117,37 +117,43 @@ class Admission:
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._question = Question(sweep.source, sweep.teacher, sweep.storage, loaded())
-        self._here = what_is_there(self._question)
+        self._requirements = NodeRequirements(
+            sweep.data_source, sweep.teacher, sweep.storage, loaded_plugins()
+        )
+        self._driver_answer = inspect_node(self._requirements)
         self._say, self._clock = say, clock
-        self._asked: dict[str, Any] = {}
-        self._again: dict[str, float] = {}
+        self._pending_answers: dict[str, Any] = {}
+        self._retry_at: dict[str, float] = {}
         """When each node is asked again that is."""
-        self._trouble: dict[str, str | None] = {}
+        self._problems: dict[str, str | None] = {}
         """What each node lacks that has answered."""
-        self._names: dict[str, str] = {}
-        self._living: set[str] = set()
-        self._begun = False
+        self._labels: dict[str, str] = {}
+        self._living_nodes: set[str] = set()
+        self._started = False
 
     def __call__(self, nodes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Of Ray's living nodes that compute, those that may get trials; new ones are asked."""
         nodes, now = list(nodes), self._clock()
         for node in nodes:
-            name = node["NodeID"]
-            if name not in self._names or self._again.get(name, now + 1) <= now:
-                self._again.pop(name, None)
-                self._names[name] = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-                there = NodeAffinitySchedulingStrategy(name, soft=False)
-                self._asked[name] = _ask.options(scheduling_strategy=there).remote(self._question)
-        self._hear()
+            node_id = node["NodeID"]
+            if node_id not in self._labels or self._retry_at.get(node_id, now + 1) <= now:
+                self._retry_at.pop(node_id, None)
+                self._labels[node_id] = (
+                    f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+                )
+                on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
+                self._pending_answers[node_id] = _inspect_node.options(
+                    scheduling_strategy=on_node
+                ).remote(self._requirements)
+        self._collect_answers()
         living = {node["NodeID"] for node in nodes}
-        if self._begun:
-            for name in self._living - living:
-                self._say(f"the node {self._names[name]} is lost")
-        self._living = living & self._trouble.keys()
-        return [n for n in nodes if self._trouble.get(n["NodeID"], "not asked") is None]
+        if self._started:
+            for node_id in self._living_nodes - living:
+                self._say(f"the node {self._labels[node_id]} is lost")
+        self._living_nodes = living & self._problems.keys()
+        return [n for n in nodes if self._problems.get(n["NodeID"], "not asked") is None]
 
-    def wait(self, nodes: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+    def wait_for_answers(self, list_nodes: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
         """Wait for the answers of the nodes that there are when a sweep begins.
 
         Args:
@@ -156,52 +162,61 @@ class Admission:
         Raises:
             UserError: none of them may get trials; the text says why of the first.
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + ANSWER_TIMEOUT_SECONDS
         while True:
-            admitted = self(nodes())
-            if not self._asked or time.monotonic() > deadline:
+            admitted = self(list_nodes())
+            if not self._pending_answers or time.monotonic() > deadline:
                 break
             time.sleep(0.1)
         if not admitted:
-            reasons = [f"{self._names[n]}: {t}" for n, t in self._trouble.items() if t is not None]
-            why = reasons[0] if reasons else f"none answered within {PATIENCE} s"
-            raise UserError(f"No node of the Ray cluster can run trials; {why}.")
-        self._begun = True
+            reasons = [
+                f"{self._labels[n]}: {t}" for n, t in self._problems.items() if t is not None
+            ]
+            reason = reasons[0] if reasons else f"none answered within {ANSWER_TIMEOUT_SECONDS} s"
+            raise UserError(f"No node of the Ray cluster can run trials; {reason}.")
+        self._started = True
 
-    def _hear(self) -> None:
+    def _collect_answers(self) -> None:
         """Take the answers that have come."""
-        if not self._asked:
+        if not self._pending_answers:
             return
-        came, _ = ray.wait([*self._asked.values()], num_returns=len(self._asked), timeout=0)
-        for name in [name for name, answer in self._asked.items() if answer in came]:
+        ready, _ = ray.wait(
+            [*self._pending_answers.values()], num_returns=len(self._pending_answers), timeout=0
+        )
+        for node_id in [
+            node_id for node_id, answer in self._pending_answers.items() if answer in ready
+        ]:
             try:
-                there = ray.get(self._asked.pop(name))
+                node_answer = ray.get(self._pending_answers.pop(node_id))
             except Exception as error:  # whatever a node may raise, or that it is lost
-                there = {"trouble": last_line(error)}
-            trouble, before = difference(self._here, there), self._trouble.get(name)
-            self._trouble[name] = trouble
-            if "trouble" in there:
-                self._again[name] = self._clock() + AGAIN
-            if trouble is not None and trouble == before:
+                node_answer = {"problem": last_line(error)}
+            problem, previous = (
+                describe_difference(self._driver_answer, node_answer),
+                self._problems.get(node_id),
+            )
+            self._problems[node_id] = problem
+            if "problem" in node_answer:
+                self._retry_at[node_id] = self._clock() + RETRY_SECONDS
+            if problem is not None and problem == previous:
                 continue
-            if trouble is not None:
-                self._say(f"the node {self._names[name]} gets no trials: {trouble}")
-            elif self._begun:
-                self._say(f"the node {self._names[name]} has joined, and gets trials")
+            if problem is not None:
+                self._say(f"the node {self._labels[node_id]} gets no trials: {problem}")
+            elif self._started:
+                self._say(f"the node {self._labels[node_id]} has joined, and gets trials")
 
 
-def is_lost(node: str) -> bool:
+def is_node_lost(node_id: str) -> bool:
     """Whether a node is no more; Ray itself finds that out some ten seconds later.
 
     Args:
         node: Ray's name of it.
     """
-    known = next((known for known in ray.nodes() if known["NodeID"] == node), None)
-    if known is None or not known["Alive"]:
+    info = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
+    if info is None or not info["Alive"]:
         return True
     try:
-        place = known["NodeManagerAddress"], known["NodeManagerPort"]
-        socket.create_connection(place, KNOCK).close()
+        endpoint = info["NodeManagerAddress"], info["NodeManagerPort"]
+        socket.create_connection(endpoint, CONNECT_TIMEOUT_SECONDS).close()
     except OSError:
         return True
     return False

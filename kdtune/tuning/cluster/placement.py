@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 from kdtune.log.events import Cell
 
-PARTS = 10_000
+PARTS_PER_GPU = 10_000
 """Parts of a GPU, the smallest that Ray gives."""
 
-PASSES = 2
+MAX_PASSES = 2
 """Times that each cell may pass a trial that waits for room."""
 
 
@@ -30,7 +30,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Place:
+class Allocation:
     """What a trial has.
 
     Attributes:
@@ -49,7 +49,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Need:
+class ResourceRequest:
     """What a trial of a student needs.
 
     Attributes:
@@ -60,34 +60,36 @@ class Need:
     cpus: int | None = None
     gpus: float = 0.0
 
-    def on(self, node: Node) -> Place | None:
+    def allocation_on(self, node: Node) -> Allocation | None:
         """What a trial has on a node; None if the node is too small, even if it is empty.
 
-        >>> Need(gpus=0.5).on(Node("a", cpus=9, gpus=2))
-        Place(node='a', cpus=2, threads=2, gpus=0.5, devices=())
+        >>> ResourceRequest(gpus=0.5).allocation_on(Node("a", cpus=9, gpus=2))
+        Allocation(node='a', cpus=2, threads=2, gpus=0.5, devices=())
         """
         cpus = self.cpus or 1
         if self.gpus:
-            parts = _parts(self.gpus)
-            of_one, whole = PARTS // parts, parts // PARTS
-            at_once = node.gpus * of_one if of_one else node.gpus // whole
-            if not at_once:
+            parts = _gpu_parts(self.gpus)
+            trials_per_gpu, gpus_per_trial = PARTS_PER_GPU // parts, parts // PARTS_PER_GPU
+            trials_per_node = (
+                node.gpus * trials_per_gpu if trials_per_gpu else node.gpus // gpus_per_trial
+            )
+            if not trials_per_node:
                 return None
-            cpus = self.cpus or max(1, node.cpus // at_once)
-        return Place(node.name, cpus, cpus, self.gpus) if cpus <= node.cpus else None
+            cpus = self.cpus or max(1, node.cpus // trials_per_node)
+        return Allocation(node.name, cpus, cpus, self.gpus) if cpus <= node.cpus else None
 
-    def alone_on(self, node: Node) -> Place | None:
+    def exclusive_allocation_on(self, node: Node) -> Allocation | None:
         """What a trial has on a node that is to have its device to itself."""
-        place = self.on(node)
-        if place is None:
+        allocation = self.allocation_on(node)
+        if allocation is None:
             return None
         if self.gpus:
-            return replace(place, gpus=float(math.ceil(self.gpus)))
-        return replace(place, cpus=node.cpus)
+            return replace(allocation, gpus=float(math.ceil(self.gpus)))
+        return replace(allocation, cpus=node.cpus)
 
 
 @dataclass(frozen=True)
-class Waiting:
+class PendingTrial:
     """A trial that may begin, or begin again.
 
     Attributes:
@@ -98,53 +100,58 @@ class Waiting:
 
     key: Hashable
     cell: Cell
-    alone: bool = False
+    exclusive: bool = False
 
 
-class _Room:
+class _NodeCapacity:
     """What is free on a node."""
 
     def __init__(self, node: Node):
-        self.node, self.cpus, self.parts = node, node.cpus, [PARTS] * node.gpus
+        self.node, self.free_cpus, self.free_parts = node, node.cpus, [PARTS_PER_GPU] * node.gpus
 
-    def could_have(self, place: Place) -> bool:
+    def fits_when_empty(self, allocation: Allocation) -> bool:
         """Whether there would be room if all were free."""
-        return place.cpus <= self.node.cpus and place.gpus <= self.node.gpus
+        return allocation.cpus <= self.node.cpus and allocation.gpus <= self.node.gpus
 
-    def find(self, place: Place) -> Place | None:
+    def try_allocate(self, allocation: Allocation) -> Allocation | None:
         """The place with devices, if there is room."""
-        if place.cpus > self.cpus:
+        if allocation.cpus > self.free_cpus:
             return None
-        devices = self.devices(place.gpus)
-        found = [self.parts[device] for device in devices]
-        room = len(found) == math.ceil(place.gpus) and all(
-            parts >= min(PARTS, _parts(place.gpus)) for parts in found
+        devices = self.choose_devices(allocation.gpus)
+        device_parts = [self.free_parts[device] for device in devices]
+        fits = len(device_parts) == math.ceil(allocation.gpus) and all(
+            parts >= min(PARTS_PER_GPU, _gpu_parts(allocation.gpus)) for parts in device_parts
         )
-        return replace(place, devices=devices) if room else None
+        return replace(allocation, devices=devices) if fits else None
 
-    def devices(self, gpus: float) -> tuple[int, ...]:
+    def choose_devices(self, gpus: float) -> tuple[int, ...]:
         """The GPUs for so many, or for a part: the fullest one with room, as Ray has it."""
-        ranked = sorted(range(len(self.parts)), key=lambda device: -self.parts[device])
+        ranked = sorted(range(len(self.free_parts)), key=lambda device: -self.free_parts[device])
         if 0 < gpus < 1:
-            enough = [device for device in sorted(ranked) if self.parts[device] >= _parts(gpus)]
-            ranked = sorted(enough, key=self.parts.__getitem__) or ranked
+            large_enough = [
+                device for device in sorted(ranked) if self.free_parts[device] >= _gpu_parts(gpus)
+            ]
+            ranked = sorted(large_enough, key=self.free_parts.__getitem__) or ranked
         return tuple(ranked[: math.ceil(gpus)])
 
-    def use(self, place: Place) -> None:
+    def reserve(self, allocation: Allocation) -> None:
         """Take what a trial has; it can be more than is free."""
-        self.cpus -= place.cpus
-        for device in place.devices:
-            self.parts[device] -= min(PARTS, _parts(place.gpus))
+        self.free_cpus -= allocation.cpus
+        for device in allocation.devices:
+            self.free_parts[device] -= min(PARTS_PER_GPU, _gpu_parts(allocation.gpus))
 
-    def lacks(self, place: Place) -> tuple[int, int]:
+    def missing_resources(self, allocation: Allocation) -> tuple[int, int]:
         """GPUs, in parts, and CPUs that must become free before there is room."""
-        devices, each = self.devices(place.gpus), min(PARTS, _parts(place.gpus))
-        lacking = sum(max(0, each - self.parts[device]) for device in devices)
-        return lacking, max(0, place.cpus - self.cpus)
+        devices, needed = (
+            self.choose_devices(allocation.gpus),
+            min(PARTS_PER_GPU, _gpu_parts(allocation.gpus)),
+        )
+        lacking = sum(max(0, needed - self.free_parts[device]) for device in devices)
+        return lacking, max(0, allocation.cpus - self.free_cpus)
 
-    def left(self, place: Place) -> tuple[int, int]:
+    def remaining_beside(self, allocation: Allocation) -> tuple[int, int]:
         """GPUs, in parts, and CPUs that are free beside a trial."""
-        return sum(self.parts) - _parts(place.gpus), self.cpus - place.cpus
+        return sum(self.free_parts) - _gpu_parts(allocation.gpus), self.free_cpus - allocation.cpus
 
 
 class Slots:
@@ -153,34 +160,34 @@ class Slots:
     Args:
         needs: of a trial of each student.
         nodes: gives those there are now; they may come and go.
-        concurrent: trials at once, at most; None without a limit.
+        max_concurrent: trials at once, at most; None without a limit.
     """
 
     def __init__(
         self,
-        needs: Mapping[str, Need],
-        nodes: Callable[[], Sequence[Node]],
-        concurrent: int | None = None,
+        requests: Mapping[str, ResourceRequest],
+        list_nodes: Callable[[], Sequence[Node]],
+        max_concurrent: int | None = None,
     ):
-        self.needs, self.concurrent = needs, concurrent
-        self._nodes = nodes
-        self._lost: set[str] = set()
-        self._held: dict[str, Place] = {}
-        self._passed: defaultdict[Hashable, Counter[Cell]] = defaultdict(Counter)
+        self.requests, self.max_concurrent = requests, max_concurrent
+        self._list_nodes = list_nodes
+        self._lost_nodes: set[str] = set()
+        self._allocations: dict[str, Allocation] = {}
+        self._passes: defaultdict[Hashable, Counter[Cell]] = defaultdict(Counter)
 
     def nodes(self) -> Sequence[Node]:
         """Those there are now."""
-        return [node for node in self._nodes() if node.name not in self._lost]
+        return [node for node in self._list_nodes() if node.name not in self._lost_nodes]
 
-    def lose(self, node: str) -> None:
+    def mark_lost(self, node: str) -> None:
         """A node is no more, whatever is said of it."""
-        self._lost.add(node)
+        self._lost_nodes.add(node)
 
     @property
-    def used(self) -> int:
+    def in_use(self) -> int:
         """Trials that have a place; one whose node was lost has none until it begins elsewhere."""
-        there = {node.name for node in self.nodes()}
-        return sum(place.node in there for place in self._held.values())
+        node_names = {node.name for node in self.nodes()}
+        return sum(allocation.node in node_names for allocation in self._allocations.values())
 
     @property
     def count(self) -> int:
@@ -188,162 +195,214 @@ class Slots:
 
         Where students need different things, that is if they take turns.
         """
-        rooms, count, going = self._rooms(), self.used, list(self.needs)
-        while going and count < self._most:
-            place = self._best(rooms, going[0])
-            if place is None:
-                going.pop(0)
+        capacities, count, remaining_models = (
+            self._free_capacity(),
+            self.in_use,
+            list(self.requests),
+        )
+        while remaining_models and count < self._max_trials:
+            allocation = self._best_allocation(capacities, remaining_models[0])
+            if allocation is None:
+                remaining_models.pop(0)
             else:
-                rooms[place.node].use(place)
+                capacities[allocation.node].reserve(allocation)
                 count += 1
-                going.append(going.pop(0))
+                remaining_models.append(remaining_models.pop(0))
         return count
 
-    def describe(self) -> str:
+    def describe_resources(self) -> str:
         """What trials have, for people.
 
-        >>> nodes, needs = [Node("a", 8, 2)], {"A": Need(gpus=1), "B": Need(2, 0.25)}
-        >>> Slots(needs, lambda: nodes).describe()
+        >>> nodes = [Node("a", 8, 2)]
+        >>> requests = {"A": ResourceRequest(gpus=1), "B": ResourceRequest(2, 0.25)}
+        >>> Slots(requests, lambda: nodes).describe_resources()
         'A: 1 GPU, 4 CPUs; B: 0.25 GPUs, 2 CPUs'
         """
-        words, nodes = [], self.nodes()
-        for model, need in self.needs.items():
-            cpus = sorted({place.cpus for node in nodes if (place := need.on(node))})
+        descriptions, nodes = [], self.nodes()
+        for model, request in self.requests.items():
+            cpus = sorted(
+                {allocation.cpus for node in nodes if (allocation := request.allocation_on(node))}
+            )
             counts = f"{cpus[0]}" if len(cpus) == 1 else f"{cpus[0]} to {cpus[-1]}"
-            of_gpus = f"{need.gpus:g} GPU{'s' * (need.gpus != 1)}, " if need.gpus else ""
-            words.append(f"{model}: {of_gpus}{counts} CPU{'s' * (cpus[-1] != 1)}")
-        return "; ".join(words)
+            gpu_text = f"{request.gpus:g} GPU{'s' * (request.gpus != 1)}, " if request.gpus else ""
+            descriptions.append(f"{model}: {gpu_text}{counts} CPU{'s' * (cpus[-1] != 1)}")
+        return "; ".join(descriptions)
 
     @property
-    def are_plain(self) -> bool:
+    def is_uniform_cpu_only(self) -> bool:
         """Whether every trial has the same CPUs and no GPU."""
-        return len(set(self.needs.values())) == 1 and not any(
-            need.gpus for need in self.needs.values()
+        return len(set(self.requests.values())) == 1 and not any(
+            request.gpus for request in self.requests.values()
         )
 
-    def place(self, model: str) -> Place | None:
+    def smallest_allocation(self, model: str) -> Allocation | None:
         """What a trial of a student has where it has least; None if no node has room for one."""
-        places = self._places(self._rooms(), model)
-        return min(places, key=lambda place: place.cpus, default=None)
+        allocations = self._possible_allocations(self._free_capacity(), model)
+        return min(allocations, key=lambda allocation: allocation.cpus, default=None)
 
-    def has_spare(self, model: str) -> bool:
+    def has_larger_allocation(self, model: str) -> bool:
         """Whether a trial of the student can have more of a device than it has."""
-        rooms = self._rooms()
-        usual = {place.node: place for place in self._places(rooms, model)}
-        return any(place != usual[place.node] for place in self._places(rooms, model, alone=True))
+        capacities = self._free_capacity()
+        usual = {
+            allocation.node: allocation
+            for allocation in self._possible_allocations(capacities, model)
+        }
+        return any(
+            allocation != usual[allocation.node]
+            for allocation in self._possible_allocations(capacities, model, exclusive=True)
+        )
 
-    def lacking(self) -> list[str]:
+    def unplaceable_models(self) -> list[str]:
         """Students for a trial of which no node has room, even if it is empty."""
-        rooms = self._rooms()
-        return [model for model in self.needs if not self._places(rooms, model)]
+        capacities = self._free_capacity()
+        return [
+            model for model in self.requests if not self._possible_allocations(capacities, model)
+        ]
 
-    def any_room(self) -> bool:
+    def has_room(self) -> bool:
         """Whether there is room for a trial of any student."""
-        rooms = self._rooms(with_lost=True)
-        fits = any(self._best(rooms, model) for model in self.needs)
-        return fits and len(self._held) < self._most
+        capacities = self._free_capacity(include_lost=True)
+        fits = any(self._best_allocation(capacities, model) for model in self.requests)
+        return fits and len(self._allocations) < self._max_trials
 
-    def settle(self, at_work: Collection[str]) -> None:
+    def release_finished(self, running: Collection[str]) -> None:
         """Free what trials had on which no process works any more; `at_work` are the others."""
-        self._held = {name: place for name, place in self._held.items() if name in at_work}
+        self._allocations = {
+            name: allocation for name, allocation in self._allocations.items() if name in running
+        }
 
-    def may_use(self, node: str) -> bool:
+    def has_node(self, node: str) -> bool:
         """Whether a node is one of those there are now."""
         return any(known.name == node for known in self.nodes())
 
-    def node(self, trial_id: str) -> str | None:
+    def node_of(self, trial_id: str) -> str | None:
         """Of the place that a trial has; None if it has none."""
-        place = self._held.get(trial_id)
-        return place.node if place is not None else None
+        allocation = self._allocations.get(trial_id)
+        return allocation.node if allocation is not None else None
 
-    def begun(self, trial_id: str, node: str) -> None:
+    def record_node(self, trial_id: str, node: str) -> None:
         """A trial's process runs on a node, which need not be the one that was meant."""
-        place = self._held[trial_id]
-        if node != place.node:
-            rooms = self._rooms()
-            devices = rooms[node].devices(place.gpus) if node in rooms else ()
-            self._held[trial_id] = replace(place, node=node, devices=devices)
+        allocation = self._allocations[trial_id]
+        if node != allocation.node:
+            capacities = self._free_capacity()
+            devices = (
+                capacities[node].choose_devices(allocation.gpus) if node in capacities else ()
+            )
+            self._allocations[trial_id] = replace(allocation, node=node, devices=devices)
 
-    def hold(self, trial_id: str, place: Place) -> None:
+    def allocate(self, trial_id: str, allocation: Allocation) -> None:
         """A trial has a place from now on."""
-        self._held[trial_id] = place
+        self._allocations[trial_id] = allocation
 
-    def choose(self, waiting: Iterable[Waiting]) -> tuple[Waiting, Place] | None:
+    def choose_next(
+        self, pending: Iterable[PendingTrial]
+    ) -> tuple[PendingTrial, Allocation] | None:
         """Choose who begins, and where; None if nobody has room, or must wait for others.
 
         Args:
             waiting: those whose turn it is first.
         """
-        if len(self._held) >= self._most:
+        if len(self._allocations) >= self._max_trials:
             return None
-        rooms = self._rooms(with_lost=True)
-        ahead: list[tuple[Waiting, str]] = []
-        full: dict[tuple[str, bool], Place | None] = {}  # a thousand nodes are asked once for each
-        for one in waiting:
-            wanted = one.cell[1], one.alone
-            soonest = full.get(wanted)
-            if wanted not in full:
-                kept = {n for first, n in ahead if self._passed[first.key][one.cell] >= PASSES}
-                place = self._best(rooms, *wanted, kept)
-                if place is not None:
-                    for first, node in ahead:
-                        self._passed[first.key][one.cell] += node == place.node
-                    self._passed.pop(one.key, None)
-                    return one, place
-                places = self._places(rooms, *wanted)
-                soonest = min(places, key=lambda p: rooms[p.node].lacks(p), default=None)
-                if not kept:
-                    full[wanted] = soonest
+        capacities = self._free_capacity(include_lost=True)
+        blocked: list[tuple[PendingTrial, str]] = []
+        without_room: dict[
+            tuple[str, bool], Allocation | None
+        ] = {}  # a thousand nodes are asked once for each
+        for trial in pending:
+            model_and_exclusive = trial.cell[1], trial.exclusive
+            soonest = without_room.get(model_and_exclusive)
+            if model_and_exclusive not in without_room:
+                reserved_nodes = {
+                    n
+                    for blocked_trial, n in blocked
+                    if self._passes[blocked_trial.key][trial.cell] >= MAX_PASSES
+                }
+                allocation = self._best_allocation(
+                    capacities, *model_and_exclusive, reserved_nodes
+                )
+                if allocation is not None:
+                    for blocked_trial, node in blocked:
+                        self._passes[blocked_trial.key][trial.cell] += node == allocation.node
+                    self._passes.pop(trial.key, None)
+                    return trial, allocation
+                allocations = self._possible_allocations(capacities, *model_and_exclusive)
+                soonest = min(
+                    allocations,
+                    key=lambda p: capacities[p.node].missing_resources(p),
+                    default=None,
+                )
+                if not reserved_nodes:
+                    without_room[model_and_exclusive] = soonest
             if soonest is not None:
-                ahead.append((one, soonest.node))
+                blocked.append((trial, soonest.node))
         return None
 
     @property
-    def _most(self) -> float:
-        return math.inf if self.concurrent is None else self.concurrent
+    def _max_trials(self) -> float:
+        return math.inf if self.max_concurrent is None else self.max_concurrent
 
-    def _rooms(self, with_lost: bool = False) -> dict[str, _Room]:
+    def _free_capacity(self, include_lost: bool = False) -> dict[str, _NodeCapacity]:
         """What is free on each node.
 
         Args:
             with_lost: take what a trial whose node was lost needs from where it lacks least: Ray
                 begins it wherever it has room.
         """
-        rooms = {node.name: _Room(node) for node in self.nodes()}
-        for place in self._held.values():
-            if place.node in rooms:
-                rooms[place.node].use(place)
-        for place in self._held.values():
-            if with_lost and place.node not in rooms:
-                large = [room for room in rooms.values() if room.could_have(place)]
-                for room in sorted(large, key=lambda room: room.lacks(place))[:1]:
-                    room.use(replace(place, devices=room.devices(place.gpus)))
-        return rooms
+        capacities = {node.name: _NodeCapacity(node) for node in self.nodes()}
+        for allocation in self._allocations.values():
+            if allocation.node in capacities:
+                capacities[allocation.node].reserve(allocation)
+        for allocation in self._allocations.values():
+            if include_lost and allocation.node not in capacities:
+                candidates = [
+                    capacity
+                    for capacity in capacities.values()
+                    if capacity.fits_when_empty(allocation)
+                ]
+                for capacity in sorted(
+                    candidates, key=lambda capacity: capacity.missing_resources(allocation)
+                )[:1]:
+                    capacity.reserve(
+                        replace(allocation, devices=capacity.choose_devices(allocation.gpus))
+                    )
+        return capacities
 
-    def _places(self, rooms: Mapping[str, _Room], model: str, alone: bool = False) -> list[Place]:
+    def _possible_allocations(
+        self, capacities: Mapping[str, _NodeCapacity], model: str, exclusive: bool = False
+    ) -> list[Allocation]:
         """What a trial has on each node that is large enough, if that is empty."""
-        need, nodes = self.needs[model], [room.node for room in rooms.values()]
-        if not alone:
-            return [place for node in nodes if (place := need.on(node))]
-        places = [place for node in nodes if (place := need.alone_on(node))]
-        largest = max((place.cpus for place in places), default=0)
-        return [place for place in places if need.gpus or place.cpus == largest]
-
-    def _best(
-        self,
-        rooms: Mapping[str, _Room],
-        model: str,
-        alone: bool = False,
-        kept: Collection[str] = (),
-    ) -> Place | None:
-        """The place that leaves least beside it, so that larger trials have room elsewhere."""
-        found = [
-            place
-            for wanted in self._places(rooms, model, alone)
-            if wanted.node not in kept and (place := rooms[wanted.node].find(wanted))
+        request, nodes = self.requests[model], [capacity.node for capacity in capacities.values()]
+        if not exclusive:
+            return [allocation for node in nodes if (allocation := request.allocation_on(node))]
+        allocations = [
+            allocation for node in nodes if (allocation := request.exclusive_allocation_on(node))
         ]
-        return min(found, key=lambda place: rooms[place.node].left(place), default=None)
+        largest = max((allocation.cpus for allocation in allocations), default=0)
+        return [
+            allocation for allocation in allocations if request.gpus or allocation.cpus == largest
+        ]
+
+    def _best_allocation(
+        self,
+        capacities: Mapping[str, _NodeCapacity],
+        model: str,
+        exclusive: bool = False,
+        reserved_nodes: Collection[str] = (),
+    ) -> Allocation | None:
+        """The place that leaves least beside it, so that larger trials have room elsewhere."""
+        fitting = [
+            allocation
+            for possible in self._possible_allocations(capacities, model, exclusive)
+            if possible.node not in reserved_nodes
+            and (allocation := capacities[possible.node].try_allocate(possible))
+        ]
+        return min(
+            fitting,
+            key=lambda allocation: capacities[allocation.node].remaining_beside(allocation),
+            default=None,
+        )
 
 
-def _parts(gpus: float) -> int:
-    return round(gpus * PARTS)
+def _gpu_parts(gpus: float) -> int:
+    return round(gpus * PARTS_PER_GPU)

@@ -13,22 +13,22 @@ from typing import Any
 import ray
 from ray import tune
 
-from kdtune.config.sweep import SweepConfig, of_model
+from kdtune.config.sweep import SweepConfig, value_for_model
 from kdtune.errors import RunError, UserError
 from kdtune.runtime.console import say
-from kdtune.runtime.signals import deferred
-from kdtune.tuning.cluster.admission import Admission
-from kdtune.tuning.cluster.join import LOCAL, joined, wanted_address
-from kdtune.tuning.cluster.placement import Need, Node, Slots
+from kdtune.runtime.signals import defer_interrupt
+from kdtune.tuning.cluster.admission import NodeAdmission
+from kdtune.tuning.cluster.join import LOCAL_ADDRESS, cluster_connection, resolve_address
+from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
 
-ENVIRONMENT = {
+RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and JSON a trial: the log has it all
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C has a meaning of ours
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nobody reads Tune's snapshots
     "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints a table even when it is silenced
 }
 
-LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's variable that, if it is 0, has Ray listen to this machine alone, on any system."""
 
 
@@ -49,17 +49,17 @@ def ray_session(
     if ray.is_initialized():
         yield
         return
-    if (wanted := wanted_address(address)) != LOCAL:
-        with joined(wanted, verbose, say):
+    if (cluster_address := resolve_address(address)) != LOCAL_ADDRESS:
+        with cluster_connection(cluster_address, verbose, say):
             yield
         return
     constants = ray._private.ray_constants  # the variable was read when ray was imported
-    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
-    os.environ[LOOPBACK] = "0"
+    previous, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    os.environ[LOOPBACK_VARIABLE] = "0"
     # What Ray ends for want of memory Tune takes for its own error; the system's way is safe.
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     try:
-        with deferred():  # while it starts, an interrupt can end in a crash
+        with defer_interrupt():  # while it starts, an interrupt can end in a crash
             try:
                 ray.init(
                     address="local",
@@ -72,8 +72,8 @@ def ray_session(
         yield
     finally:
         ray.shutdown()
-        constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[LOOPBACK]
+        constants.ENABLE_RAY_CLUSTER = previous
+        del os.environ[LOOPBACK_VARIABLE]
 
 
 class LivingNodes:
@@ -86,30 +86,30 @@ class LivingNodes:
 
     def __init__(
         self,
-        admitted: Callable[[list[Any]], list[Any]] = lambda nodes: nodes,
+        filter_admitted: Callable[[list[Any]], list[Any]] = lambda nodes: nodes,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._admitted, self._clock, self._looked = admitted, clock, -math.inf
+        self._filter_admitted, self._clock, self._refreshed_at = filter_admitted, clock, -math.inf
         self._nodes: list[Node] = []
 
     def __call__(self) -> list[Node]:
         """Those there are."""
-        if (now := self._clock()) - self._looked >= 1:
-            self._looked = now
+        if (now := self._clock()) - self._refreshed_at >= 1:
+            self._refreshed_at = now
             self._nodes = [
-                Node(node["NodeID"], int(has.get("CPU", 0)), int(has.get("GPU", 0)))
-                for node in self._admitted(computing_nodes())
-                if (has := node["Resources"])
+                Node(node["NodeID"], int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
+                for node in self._filter_admitted(list_compute_nodes())
+                if (resources := node["Resources"])
             ]
         return self._nodes
 
 
-def computing_nodes() -> list[Any]:
+def list_compute_nodes() -> list[Any]:
     """Ray's living nodes that have a CPU, as Ray describes them."""
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNodes:
+def find_admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNodes:
     """Of a cluster, the nodes that have what trials need: see `kdtune.tuning.cluster.admission`.
 
     A session that this process has joined already is a cluster if it computes elsewhere, too.
@@ -117,12 +117,12 @@ def admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNode
     Raises:
         UserError: there is none.
     """
-    if wanted_address(sweep.address) == LOCAL:
-        here = ray.get_runtime_context().get_node_id()
-        if all(node["NodeID"] == here for node in computing_nodes()):
+    if resolve_address(sweep.address) == LOCAL_ADDRESS:
+        driver_node = ray.get_runtime_context().get_node_id()
+        if all(node["NodeID"] == driver_node for node in list_compute_nodes()):
             return LivingNodes()
-    admission = Admission(sweep, say)
-    admission.wait(computing_nodes)
+    admission = NodeAdmission(sweep, say)
+    admission.wait_for_answers(list_compute_nodes)
     nodes = LivingNodes(admission)
     if len(nodes()) > 1 and sweep.storage is None:
         say(
@@ -147,40 +147,40 @@ def find_slots(
     Raises:
         UserError: the sweep asks for more than any node has, or no node has what trials need.
     """
-    nodes = nodes or admitted_nodes(sweep, say)
+    nodes = nodes or find_admitted_nodes(sweep, say)
     gpus = float(any(node.gpus for node in nodes()))
-    needs = {
-        model: Need(
-            of_model(sweep.cpus_per_trial, model, None),
-            of_model(sweep.gpus_per_trial, model, gpus),
+    requests = {
+        model: ResourceRequest(
+            value_for_model(sweep.cpus_per_trial, model, None),
+            value_for_model(sweep.gpus_per_trial, model, gpus),
         )
         for model in dict.fromkeys(sweep.models)
     }
-    slots = Slots(needs, nodes, sweep.concurrent)
-    for model in slots.lacking():
-        raise UserError(_too_much(model, needs[model], nodes()))
+    slots = Slots(requests, nodes, sweep.max_concurrent)
+    for model in slots.unplaceable_models():
+        raise UserError(_describe_shortage(model, requests[model], nodes()))
     return slots
 
 
-def _too_much(model: str, need: Need, nodes: Sequence[Node]) -> str:
+def _describe_shortage(model: str, request: ResourceRequest, nodes: Sequence[Node]) -> str:
     """Why no node has room for a trial."""
     gpus = max((node.gpus for node in nodes), default=0)
-    if need.gpus > gpus:
-        there = f"no node with more than {gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
-        return f"gpus_per_trial is {need.gpus:g} for {model}, but Ray has {there} here."
-    beside = f" beside {need.gpus:g} GPU{'s' * (need.gpus != 1)}" if need.gpus else ""
-    cpus = max((node.cpus for node in nodes if node.gpus >= need.gpus), default=0)
+    if request.gpus > gpus:
+        available = f"no node with more than {gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
+        return f"gpus_per_trial is {request.gpus:g} for {model}, but Ray has {available} here."
+    with_gpus = f" beside {request.gpus:g} GPU{'s' * (request.gpus != 1)}" if request.gpus else ""
+    cpus = max((node.cpus for node in nodes if node.gpus >= request.gpus), default=0)
     return (
-        f"cpus_per_trial is {need.cpus or 1} for {model}, but Ray has no node with more than "
-        f"{cpus} CPU{'s' * (cpus != 1)}{beside} here."
+        f"cpus_per_trial is {request.cpus or 1} for {model}, but Ray has no node with more than "
+        f"{cpus} CPU{'s' * (cpus != 1)}{with_gpus} here."
     )
 
 
 def run_trials(
     trainable: Any,
-    search: Any,
-    schedule: Any,
-    *watches: tune.Callback,
+    searcher: Any,
+    scheduler: Any,
+    *callbacks: tune.Callback,
     verbose: bool = False,
 ) -> None:
     """Run trials until the search is finished.
@@ -188,23 +188,23 @@ def run_trials(
     Args:
         trainable: a class of Tune's; processes go from one trial to the next.
         search: proposes trials, each with its ``place`` (see
-            `kdtune.tuning.cluster.placement.Place`),
+            `kdtune.tuning.cluster.placement.Allocation`),
             once there is room for it.
         schedule: ends them.
         watches: called at every turn of the loop.
         verbose: have Tune say on stderr all that it has to say.
     """
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(RAY_ENVIRONMENT)
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = str(int(verbose))
 
     level = logging.NOTSET if verbose else logging.CRITICAL  # it lists trials that failed
     logging.getLogger("ray.tune.tune").setLevel(level)
-    with tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as unread:
+    with tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as tune_folder:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, _resources),
+            tune.with_resources(trainable, _placement_group),
             tune_config=tune.TuneConfig(
-                search_alg=search,
-                scheduler=schedule,
+                search_alg=searcher,
+                scheduler=scheduler,
                 num_samples=1_000_000,  # out of reach: the search says when it is finished
                 max_concurrent_trials=1_000_000,  # the same; without one they start one by one
                 reuse_actors=True,
@@ -212,8 +212,8 @@ def run_trials(
             ),
             run_config=tune.RunConfig(
                 name="sweep",
-                storage_path=unread,  # of what Tune writes nothing is read back
-                callbacks=list(watches),
+                storage_path=tune_folder,  # of what Tune writes nothing is read back
+                callbacks=list(callbacks),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 # The one that it takes in a notebook clears what others show there.
                 progress_reporter=tune.CLIReporter(),
@@ -228,11 +228,11 @@ def _trial_name(trial: Any) -> str:
     return trial.config["trial_id"]
 
 
-def _resources(settings: dict[str, Any]) -> tune.PlacementGroupFactory:
+def _placement_group(ray_config: dict[str, Any]) -> tune.PlacementGroupFactory:
     """What a trial needs, on the node that was meant for it if that is still there."""
-    place = settings["place"]
+    allocation = ray_config["allocation"]
     return tune.PlacementGroupFactory(
-        [{"CPU": place["cpus"], "GPU": place["gpus"]}],
+        [{"CPU": allocation["cpus"], "GPU": allocation["gpus"]}],
         strategy="STRICT_PACK",
-        _soft_target_node_id=place["node"],
+        _soft_target_node_id=allocation["node"],
     )

@@ -15,15 +15,15 @@ from statistics import fmean
 from typing import Any
 
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import SOUND, Cell, Event, cell_of
+from kdtune.log.events import SUCCESSFUL_STATES, Cell, Event, cell_of
 from kdtune.log.stopwatch import Stopwatch
-from kdtune.training.inputs import keeps_targets
-from kdtune.units import amount
+from kdtune.training.epoch_data import should_cache_targets
+from kdtune.units import format_bytes
 
-WINDOW = 50
+RATE_WINDOW_EPOCHS = 50
 """Epochs of which the rate is that of the latest, at most."""
 
-RECENT = 10
+MAX_RECENT_TRIALS = 10
 """Trials by which those to come are judged: resources and other users of a machine change."""
 
 
@@ -37,13 +37,13 @@ class Goal:
         seconds: that drivers run, at most; None without a limit.
     """
 
-    trials: Mapping[Cell, int | None]
-    epochs: int | None = None
-    seconds: float | None = None
+    trials_per_cell: Mapping[Cell, int | None]
+    max_epochs: int | None = None
+    max_seconds: float | None = None
 
 
 @dataclass(frozen=True)
-class Best:
+class Leader:
     """What leads a cell: a trial, or in a confirmation a candidate.
 
     Attributes:
@@ -55,8 +55,8 @@ class Best:
 
     trial_id: str
     accuracy: float
-    runs: int | None
-    parameters: Mapping[str, Any]
+    num_runs: int | None
+    params: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,69 +64,71 @@ class CellProgress:
     """How far a cell is.
 
     Attributes:
-        states: how many trials are ``running``, or ended as `kdtune.log.events.STATES` says.
+        states: how many trials are ``running``, or ended as `kdtune.log.events.TRIAL_STATES` says.
         best: None while nothing is known.
         latest: when something happened last, in seconds of the stopwatch.
     """
 
-    states: Counter[str]
-    best: Best | None
-    latest: float
+    state_counts: Counter[str]
+    leader: Leader | None
+    updated_at: float
 
     @property
-    def ended(self) -> int:
+    def num_ended(self) -> int:
         """Trials that have ended."""
-        return self.states.total() - self.states["running"]
+        return self.state_counts.total() - self.state_counts["running"]
 
     @property
-    def failed(self) -> int:
+    def num_failed(self) -> int:
         """Trials that ended without a result that counts."""
-        return self.states["diverged"] + self.states["crashed"]
+        return self.state_counts["diverged"] + self.state_counts["crashed"]
 
 
 @dataclass
-class _Cell:
+class _CellRecord:
     """A cell's trials, and of these what would take long to count each time."""
 
-    trials: dict[str, "_Trial"] = field(default_factory=dict)
-    states: Counter[str] = field(default_factory=Counter)
-    latest: float = 0.0
-    best: Best | None = None
-    known: bool = True
+    trials: dict[str, "_TrialRecord"] = field(default_factory=dict)
+    state_counts: Counter[str] = field(default_factory=Counter)
+    updated_at: float = 0.0
+    cached_leader: Leader | None = None
+    leader_is_current: bool = True
     """Whether `best` is still what leads."""
 
-    def changed(self, name: str, trial: "_Trial") -> None:
+    def note_change(self, trial_id: str, trial: "_TrialRecord") -> None:
         """Take note that a trial's accuracy or state is another."""
-        best = self.best
-        leads = best is not None and best.trial_id in (name, trial.confirms)
-        ahead = trial.counts and (best is None or (trial.accuracy or 0.0) >= best.accuracy)
-        if leads or ahead or trial.confirms:
-            self.known = False
+        leader = self.cached_leader
+        is_leader = leader is not None and leader.trial_id in (trial_id, trial.candidate_id)
+        may_lead = trial.has_valid_score and (
+            leader is None or (trial.accuracy or 0.0) >= leader.accuracy
+        )
+        if is_leader or may_lead or trial.candidate_id:
+            self.leader_is_current = False
 
-    def leader(self) -> Best | None:
+    def find_leader(self) -> Leader | None:
         """What leads."""
-        if not self.known:
-            self.best, self.known = _best(self.trials), True
-        return self.best
+        if not self.leader_is_current:
+            self.cached_leader, self.leader_is_current = _find_leader(self.trials), True
+        return self.cached_leader
 
 
 @dataclass
-class _Trial:
+class _TrialRecord:
     """A trial or a run, as it was asked for, and how far it is; times are the stopwatch's."""
 
     cell: Cell
-    confirms: str | None
-    parameters: Mapping[str, Any]
-    began: float
-    latest: float
+    candidate_id: str | None
+    params: Mapping[str, Any]
+    started_at: float
+    updated_at: float
     state: str = "running"
     accuracy: float | None = None
 
     @property
-    def counts(self) -> bool:
+    def has_valid_score(self) -> bool:
         """Whether its accuracy does: a run's is one of its last epoch only."""
-        states = ("finished",) if self.confirms else (*SOUND, "running")
-        return self.accuracy is not None and self.state in states
+        valid_states = ("finished",) if self.candidate_id else (*SUCCESSFUL_STATES, "running")
+        return self.accuracy is not None and self.state in valid_states
 
 
 class Progress:
@@ -138,103 +140,110 @@ class Progress:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self.stopwatch = Stopwatch(clock)
-        self.epochs = 0
+        self.epochs_trained = 0
         """Epochs trained, of all trials."""
-        self._trials: dict[str, _Trial] = {}
-        self._cells: dict[Cell, _Cell] = defaultdict(_Cell)
-        self._exhausted: set[Cell] = set()
-        self._times: deque[float] = deque([0.0], maxlen=WINDOW + 1)
-        self._views: list[Event] = []
-        self._ways: dict[str, str] = {}
-        self._taught = {"kept": 0, "live": 0}
+        self._trials: dict[str, _TrialRecord] = {}
+        self._cells: dict[Cell, _CellRecord] = defaultdict(_CellRecord)
+        self._exhausted_cells: set[Cell] = set()
+        self._epoch_times: deque[float] = deque([0.0], maxlen=RATE_WINDOW_EPOCHS + 1)
+        self._cache_events: list[Event] = []
+        self._target_modes: dict[str, str] = {}
+        self._epochs_by_target_mode = {"kept": 0, "live": 0}
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
         self.stopwatch.fold(event)
-        now, kind = self.stopwatch.logged, event["event"]
+        logged_at, kind = self.stopwatch.logged_seconds, event["event"]
         trial = self._trials.get(event.get("trial_id", ""))
         if kind in ("sweep", "resumed", "confirm"):
-            self._views += event["views"]["prepared"]
-            self._times = deque([now], maxlen=WINDOW + 1)
+            self._cache_events += event["views"]["prepared"]
+            self._epoch_times = deque([logged_at], maxlen=RATE_WINDOW_EPOCHS + 1)
             if kind == "confirm":  # what crashed runs again
-                for name in [n for n, t in self._trials.items() if t.state == "crashed"]:
-                    self._forget(name)
+                for trial_id in [n for n, t in self._trials.items() if t.state == "crashed"]:
+                    self._remove_trial(trial_id)
         elif kind == "view":
-            self._views.append(event)
+            self._cache_events.append(event)
         elif kind == "asked":
-            about = cell_of(event), event.get("confirms"), event["parameters"]
-            self._enter(event["trial_id"], _Trial(*about, began=now, latest=now))
-            config = TrainConfig.check(event["config"])
+            proposal_fields = cell_of(event), event.get("confirms"), event["parameters"]
+            self._add_trial(
+                event["trial_id"],
+                _TrialRecord(*proposal_fields, started_at=logged_at, updated_at=logged_at),
+            )
+            config = TrainConfig.parse(event["config"])
             if config.teacher_model is not None:
-                self._ways[event["trial_id"]] = "kept" if keeps_targets(config) else "live"
+                self._target_modes[event["trial_id"]] = (
+                    "kept" if should_cache_targets(config) else "live"
+                )
         elif kind == "lost":
-            self._forget(event["trial_id"])
+            self._remove_trial(event["trial_id"])
         elif kind == "exhausted":
-            self._exhausted.add(cell_of(event))
+            self._exhausted_cells.add(cell_of(event))
         elif kind in ("epoch", "ended") and trial is not None:
             if kind == "epoch" and trial.accuracy is None:  # its process may have had to start
-                trial.began = max(trial.began, now - event["seconds"])
-            trial.latest, trial.accuracy = now, event["best_validation_accuracy"]
+                trial.started_at = max(trial.started_at, logged_at - event["seconds"])
+            trial.updated_at, trial.accuracy = logged_at, event["best_validation_accuracy"]
             cell = self._cells[trial.cell]
-            cell.latest = now
+            cell.updated_at = logged_at
             if kind == "ended":
-                cell.states[trial.state] -= 1
+                cell.state_counts[trial.state] -= 1
                 trial.state = event["state"]
-                cell.states[trial.state] += 1
-            cell.changed(event["trial_id"], trial)
+                cell.state_counts[trial.state] += 1
+            cell.note_change(event["trial_id"], trial)
             if kind == "ended":
                 return
-            self.epochs += 1
-            self._times.append(now)
-            if way := self._ways.get(event["trial_id"]):
-                self._taught[way] += 1
+            self.epochs_trained += 1
+            self._epoch_times.append(logged_at)
+            if target_mode := self._target_modes.get(event["trial_id"]):
+                self._epochs_by_target_mode[target_mode] += 1
 
-    def _enter(self, name: str, trial: _Trial) -> None:
-        self._trials[name] = trial
+    def _add_trial(self, trial_id: str, trial: _TrialRecord) -> None:
+        self._trials[trial_id] = trial
         cell = self._cells[trial.cell]
-        cell.trials[name], cell.latest = trial, trial.latest
-        cell.states[trial.state] += 1
+        cell.trials[trial_id], cell.updated_at = trial, trial.updated_at
+        cell.state_counts[trial.state] += 1
 
-    def _forget(self, name: str) -> None:
-        trial = self._trials.pop(name)
+    def _remove_trial(self, trial_id: str) -> None:
+        trial = self._trials.pop(trial_id)
         cell = self._cells[trial.cell]
-        del cell.trials[name]
-        cell.states[trial.state] -= 1
-        cell.latest = max((own.latest for own in cell.trials.values()), default=0.0)
-        cell.known = False
+        del cell.trials[trial_id]
+        cell.state_counts[trial.state] -= 1
+        cell.updated_at = max((other.updated_at for other in cell.trials.values()), default=0.0)
+        cell.leader_is_current = False
 
-    def begin(self) -> None:
+    def reset_rate(self) -> None:
         """Trials run from now on: the rate is theirs."""
-        self._times = deque([self.stopwatch.seconds], maxlen=WINDOW + 1)
+        self._epoch_times = deque([self.stopwatch.elapsed_seconds], maxlen=RATE_WINDOW_EPOCHS + 1)
 
-    def total(self, cell: Cell, wanted: int | None) -> int | None:
+    def expected_trials(self, cell: Cell, requested: int | None) -> int | None:
         """Trials that a cell will have: as many as are wanted, unless it has no further point."""
-        known = len(self._cells[cell].trials)
-        return known if cell in self._exhausted else wanted
+        num_proposed = len(self._cells[cell].trials)
+        return num_proposed if cell in self._exhausted_cells else requested
 
     @property
-    def ended(self) -> int:
+    def num_ended(self) -> int:
         """Trials that have ended."""
-        return len(self._trials) - self.running
+        return len(self._trials) - self.num_running
 
     @property
-    def running(self) -> int:
+    def num_running(self) -> int:
         """Trials that have not, whether a process works on them or none."""
-        return sum(cell.states["running"] for cell in self._cells.values())
+        return sum(cell.state_counts["running"] for cell in self._cells.values())
 
-    def cell(self, cell: Cell) -> CellProgress:
+    def cell_progress(self, cell: Cell) -> CellProgress:
         """How far a cell is."""
-        own = self._cells[cell]
-        return CellProgress(+own.states, own.leader(), own.latest)
+        record = self._cells[cell]
+        return CellProgress(+record.state_counts, record.find_leader(), record.updated_at)
 
-    def rate(self) -> tuple[int, float]:
+    def epoch_rate(self) -> tuple[int, float]:
         """The latest epochs of this session, `WINDOW` at most, and the seconds that they took.
 
         These end now, so that it shows if no epoch comes any more.
         """
-        return len(self._times) - 1, self.stopwatch.seconds - self._times[0]
+        return len(self._epoch_times) - 1, self.stopwatch.elapsed_seconds - self._epoch_times[0]
 
-    def left(self, goal: Goal, slots: int, what: str = "trial") -> tuple[float | None, str]:
+    def estimate_time_left(
+        self, goal: Goal, slots: int, noun: str = "trial"
+    ) -> tuple[float | None, str]:
         """How long it will still take.
 
         Args:
@@ -246,64 +255,86 @@ class Progress:
             Seconds, and what they follow from. Of several limits it is that which is reached
             first; None while nothing is known, and then what must happen first.
         """
-        guesses = []
-        if goal.seconds is not None:
-            rest = max(0.0, goal.seconds - self.stopwatch.seconds)
-            guesses.append((rest, "until the time budget is spent"))
-        if goal.epochs is not None and self.epochs:
-            rest = max(0, goal.epochs - self.epochs) * self.stopwatch.logged / self.epochs
-            guesses.append((rest, f"from {self.epochs} of {goal.epochs} epochs"))
-        if None not in goal.trials.values() and self.ended:
-            basis = f"from {self.ended} ended {what}{'s' * (self.ended > 1)}"
-            guesses.append((self._by_trials(goal, slots), basis))
-        if guesses:
-            return min(guesses)
-        return None, f"a {what} has ended" if goal.epochs is None else "an epoch has ended"
+        estimates = []
+        if goal.max_seconds is not None:
+            seconds = max(0.0, goal.max_seconds - self.stopwatch.elapsed_seconds)
+            estimates.append((seconds, "until the time budget is spent"))
+        if goal.max_epochs is not None and self.epochs_trained:
+            seconds = (
+                max(0, goal.max_epochs - self.epochs_trained)
+                * self.stopwatch.logged_seconds
+                / self.epochs_trained
+            )
+            estimates.append((seconds, f"from {self.epochs_trained} of {goal.max_epochs} epochs"))
+        if None not in goal.trials_per_cell.values() and self.num_ended:
+            basis = f"from {self.num_ended} ended {noun}{'s' * (self.num_ended > 1)}"
+            estimates.append((self._estimate_from_trials(goal, slots), basis))
+        if estimates:
+            return min(estimates)
+        return None, f"a {noun} has ended" if goal.max_epochs is None else "an epoch has ended"
 
-    def _by_trials(self, goal: Goal, slots: int) -> float:
+    def _estimate_from_trials(self, goal: Goal, slots: int) -> float:
         """Seconds that the trials of all cells still take, once one has ended."""
-        took = defaultdict(list)
-        for trial in sorted(self._trials.values(), key=lambda trial: trial.latest):
+        durations = defaultdict(list)
+        for trial in sorted(self._trials.values(), key=lambda trial: trial.updated_at):
             if trial.state != "running":
                 for key in (trial.cell[1], None):
-                    took[key].append(trial.latest - trial.began)
-        likely = {model: fmean(times[-RECENT:]) for model, times in took.items()}
-        missing = Counter({cell: total or 0 for cell, total in goal.trials.items()})
-        missing.subtract(trial.cell for trial in self._trials.values())
-        to_start = [
-            likely.get(cell[1], likely[None])
-            for cell, count in missing.items()
-            if cell not in self._exhausted
+                    durations[key].append(trial.updated_at - trial.started_at)
+        expected_seconds = {
+            model: fmean(times[-MAX_RECENT_TRIALS:]) for model, times in durations.items()
+        }
+        unproposed = Counter({cell: total or 0 for cell, total in goal.trials_per_cell.items()})
+        unproposed.subtract(trial.cell for trial in self._trials.values())
+        pending_seconds = [
+            expected_seconds.get(cell[1], expected_seconds[None])
+            for cell, count in unproposed.items()
+            if cell not in self._exhausted_cells
             for _ in range(count)
         ]
-        now = self.stopwatch.seconds
-        rests = [
-            max(0.0, likely.get(trial.cell[1], likely[None]) - (now - trial.began))
+        elapsed_seconds = self.stopwatch.elapsed_seconds
+        running_seconds = [
+            max(
+                0.0,
+                expected_seconds.get(trial.cell[1], expected_seconds[None])
+                - (elapsed_seconds - trial.started_at),
+            )
             for trial in self._trials.values()
             if trial.state == "running"
         ]
-        return seconds_left(to_start, rests, slots)
+        return estimate_seconds_left(pending_seconds, running_seconds, slots)
 
-    def saved(self) -> str:
+    def describe_cache_savings(self) -> str:
         """What the views were good for, in a sentence; empty without views and without teacher."""
-        said = []
-        if self._taught["kept"]:
-            built = [e for e in self._views if e["kind"] == "targets" and e["state"] == "built"]
-            seconds = sum(event["seconds"] for event in built)
-            times = "once" if len(built) == 1 else f"{len(built)} times"
-            ran = f"ran {times} ({seconds:.1f} s)" if built else "had run before"
-            said.append(
-                f"the teacher {ran} for the {self._taught['kept']} epochs that learned from it"
+        clauses = []
+        if self._epochs_by_target_mode["kept"]:
+            built_targets = [
+                e for e in self._cache_events if e["kind"] == "targets" and e["state"] == "built"
+            ]
+            seconds = sum(event["seconds"] for event in built_targets)
+            num_passes = "once" if len(built_targets) == 1 else f"{len(built_targets)} times"
+            teacher_work = (
+                f"ran {num_passes} ({seconds:.1f} s)" if built_targets else "had run before"
             )
-        if self._taught["live"]:
-            said.append(f"the teacher ran live for {self._taught['live']} epochs")
-        if self._views:
-            kept = {e["what"]: e["bytes"] for e in self._views if e["state"] in ("built", "found")}
-            said.append(f"{amount(sum(kept.values()))} in the cache")
-        return f"Views: {'; '.join(said)}." if said else ""
+            clauses.append(
+                f"the teacher {teacher_work} for the {self._epochs_by_target_mode['kept']} epochs that learned from it"
+            )
+        if self._epochs_by_target_mode["live"]:
+            clauses.append(
+                f"the teacher ran live for {self._epochs_by_target_mode['live']} epochs"
+            )
+        if self._cache_events:
+            cached_bytes = {
+                e["what"]: e["bytes"]
+                for e in self._cache_events
+                if e["state"] in ("built", "found")
+            }
+            clauses.append(f"{format_bytes(sum(cached_bytes.values()))} in the cache")
+        return f"Views: {'; '.join(clauses)}." if clauses else ""
 
 
-def seconds_left(to_start: Sequence[float], under_way: Sequence[float], slots: int) -> float:
+def estimate_seconds_left(
+    pending_seconds: Sequence[float], running_seconds: Sequence[float], slots: int
+) -> float:
     """How long trials will still take, if no slot is ever idle, and none is shared.
 
     Args:
@@ -311,25 +342,27 @@ def seconds_left(to_start: Sequence[float], under_way: Sequence[float], slots: i
         under_way: seconds that each trial under way still needs.
         slots: trials at once.
 
-    >>> seconds_left([10, 10, 10], [4, 0], slots=2)
+    >>> estimate_seconds_left([10, 10, 10], [4, 0], slots=2)
     17.0
-    >>> seconds_left([], [30, 0], slots=2)
+    >>> estimate_seconds_left([], [30, 0], slots=2)
     30.0
     """
-    rests = [*to_start, *under_way]
-    return float(max([sum(rests) / slots, *rests]))
+    all_seconds = [*pending_seconds, *running_seconds]
+    return float(max([sum(all_seconds) / slots, *all_seconds]))
 
 
-def _best(trials: Mapping[str, _Trial]) -> Best | None:
+def _find_leader(trials: Mapping[str, _TrialRecord]) -> Leader | None:
     """What leads among the trials of a cell; of equals the earliest."""
-    found: dict[str, list[_Trial]] = defaultdict(list)
-    for name, trial in trials.items():
-        if trial.counts:
-            found[trial.confirms or name].append(trial)
-    means = {name: fmean(t.accuracy or 0.0 for t in own) for name, own in found.items()}
+    scored_trials: dict[str, list[_TrialRecord]] = defaultdict(list)
+    for trial_id, trial in trials.items():
+        if trial.has_valid_score:
+            scored_trials[trial.candidate_id or trial_id].append(trial)
+    means = {
+        name: fmean(t.accuracy or 0.0 for t in group) for name, group in scored_trials.items()
+    }
     if not means:
         return None
-    leader = max(means, key=means.__getitem__)
-    own = found[leader]
-    runs = len(own) if own[0].confirms else None
-    return Best(leader, means[leader], runs, own[0].parameters)
+    leader_id = max(means, key=means.__getitem__)
+    leader_trials = scored_trials[leader_id]
+    num_runs = len(leader_trials) if leader_trials[0].candidate_id else None
+    return Leader(leader_id, means[leader_id], num_runs, leader_trials[0].params)

@@ -16,33 +16,33 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from kdtune.errors import UserError, nearest
+from kdtune.errors import UserError, did_you_mean
 from kdtune.runtime.console import printable
 
-DETAIL, NEWS, TROUBLE = "detail", "news", "trouble"
+DETAIL, INFO, WARNING = "detail", "news", "trouble"
 """What a line is: what a drawing shows as well; what it does not; what went wrong, or asks for the
 person's attention."""
 
-SHOW = {
-    "live": (NEWS, TROUBLE),
-    "plain": (DETAIL, NEWS, TROUBLE),
-    "quiet": (TROUBLE,),
-    "verbose": (DETAIL, NEWS, TROUBLE),
+LINE_KINDS_BY_MODE = {
+    "live": (INFO, WARNING),
+    "plain": (DETAIL, INFO, WARNING),
+    "quiet": (WARNING,),
+    "verbose": (DETAIL, INFO, WARNING),
 }
 """What is said in each way of showing a sweep. ``live`` also draws, and is ``plain`` where that is
 not possible; ``verbose`` is ``plain`` beside the output of Ray."""
 
-REDRAW, REPEAT = 0.5, 60.0
+REDRAW_SECONDS, SUMMARY_SECONDS = 0.5, 60.0
 """Seconds between two drawings, and between two lines that say how far all is."""
 
-NOTEBOOK = (110, 48)
+NOTEBOOK_SIZE = (110, 48)
 """Characters and lines of a drawing in a notebook."""
 
 
-class Drawn(Protocol):
+class Renderable(Protocol):
     """What can be drawn."""
 
-    def frame(self, width: int, height: int) -> list[str]:
+    def render_lines(self, width: int, height: int) -> list[str]:
         """Lines that fit, the first one a line of headings."""
 
     def summary(self) -> str | None:
@@ -61,95 +61,100 @@ class Screen:
     """
 
     def __init__(self, show: str = "live", clock: Callable[[], float] = time.monotonic):
-        if show not in SHOW:
-            raise UserError(f"A sweep cannot be shown '{show}'; {nearest(show, SHOW)}.")
-        self._console = _Console(stderr=True)
-        drawable = sys.stderr.isatty() and self._console.is_interactive
-        if show == "live" and not drawable and not self._console.is_jupyter:
+        if show not in LINE_KINDS_BY_MODE:
+            raise UserError(
+                f"A sweep cannot be shown '{show}'; {did_you_mean(show, LINE_KINDS_BY_MODE)}."
+            )
+        self._console = _RaisingConsole(stderr=True)
+        can_draw = sys.stderr.isatty() and self._console.is_interactive
+        if show == "live" and not can_draw and not self._console.is_jupyter:
             show = "plain"
         self.show, self.clock = show, clock
-        self._drawn: Drawn | None = None
+        self._renderable: Renderable | None = None
         self._live: Live | None = None
-        self._output: Any = None  # IPython's handle of what a notebook shows
-        self._next = 0.0
-        self._lines: deque[str] = deque()
-        self._busy = False
+        self._notebook_output: Any = None  # IPython's handle of what a notebook shows
+        self._next_refresh = 0.0
+        self._pending_lines: deque[str] = deque()
+        self._flushing = False
 
-    def say(self, text: str, kind: str = NEWS) -> None:
+    def say(self, text: str, kind: str = INFO) -> None:
         """Say a line, if it is said at all where lines of its kind are; also inside a signal."""
-        if kind in SHOW[self.show]:
-            self._lines.append(printable(text))
-            self._work()
+        if kind in LINE_KINDS_BY_MODE[self.show]:
+            self._pending_lines.append(printable(text))
+            self._flush()
 
-    def trouble(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         """Say a line about what went wrong, or what asks for the person's attention."""
-        self.say(text, TROUBLE)
+        self.say(text, WARNING)
 
     @contextmanager
-    def drawing(self, drawn: Drawn) -> Iterator[None]:
+    def drawing(self, renderable: Renderable) -> Iterator[None]:
         """Draw something, as often as `turn` is called; at the end it stays as it is then."""
         live = self.show == "live"
-        self._drawn, self._next = drawn, self.clock() + (REDRAW if live else REPEAT)
+        self._renderable, self._next_refresh = (
+            renderable,
+            self.clock() + (REDRAW_SECONDS if live else SUMMARY_SECONDS),
+        )
         try:
-            self._work(draw=live)
+            self._flush(draw=live)
             yield
         finally:
             try:
-                self._work(draw=self.show == "live")
+                self._flush(draw=self.show == "live")
             finally:
-                self._drawn = self._output = None
-                self._leave()
+                self._renderable = self._notebook_output = None
+                self._stop_live()
 
-    def turn(self) -> None:
+    def refresh(self) -> None:
         """Draw, or say how far all is, if it is time; to be called often."""
-        if self._drawn is None or self.clock() < self._next:
+        if self._renderable is None or self.clock() < self._next_refresh:
             return
         if self.show == "live":
-            self._next = self.clock() + REDRAW
-            self._work(draw=True)
+            self._next_refresh = self.clock() + REDRAW_SECONDS
+            self._flush(draw=True)
         else:
-            self._next = self.clock() + REPEAT
+            self._next_refresh = self.clock() + SUMMARY_SECONDS
             with suppress(Exception):
-                if (line := self._drawn.summary()) is not None:
+                if (line := self._renderable.summary()) is not None:
                     self.say(line, DETAIL)
 
-    def _work(self, draw: bool = False) -> None:
+    def _flush(self, draw: bool = False) -> None:
         """Say what is to be said, and draw.
 
         A signal can come in the middle of it: what that has to say is said when this has ended.
         """
-        if self._busy:
+        if self._flushing:
             return
-        self._busy = True
+        self._flushing = True
         try:
-            while self._lines:
-                self._print(self._lines[0])
-                self._lines.popleft()
-            if draw and self._drawn is not None:
+            while self._pending_lines:
+                self._print_line(self._pending_lines[0])
+                self._pending_lines.popleft()
+            if draw and self._renderable is not None:
                 if self._console.is_jupyter:
-                    self._draw_in_notebook(self._drawn)
+                    self._draw_in_notebook(self._renderable)
                 else:
-                    self._draw(self._drawn)
+                    self._draw_on_terminal(self._renderable)
         except Exception:
-            self._give_up()
+            self._fall_back_to_lines()
         finally:
-            self._busy = False
+            self._flushing = False
 
-    def _print(self, line: str) -> None:
+    def _print_line(self, line: str) -> None:
         if self._live is not None:
             self._console.print(Text(line), soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def _draw_in_notebook(self, drawn: Drawn) -> None:
-        text = {"text/plain": "\n".join(map(printable, drawn.frame(*NOTEBOOK)))}
-        if self._output is None:
-            show = sys.modules["IPython.display"].display  # rich's Live would need ipywidgets
-            self._output = show(text, raw=True, display_id=True)
+    def _draw_in_notebook(self, renderable: Renderable) -> None:
+        text = {"text/plain": "\n".join(map(printable, renderable.render_lines(*NOTEBOOK_SIZE)))}
+        if self._notebook_output is None:
+            display = sys.modules["IPython.display"].display  # rich's Live would need ipywidgets
+            self._notebook_output = display(text, raw=True, display_id=True)
         else:
-            self._output.update(text, raw=True)
+            self._notebook_output.update(text, raw=True)
 
-    def _draw(self, drawn: Drawn) -> None:
+    def _draw_on_terminal(self, renderable: Renderable) -> None:
         if self._live is None:
             self._live = Live(
                 console=self._console,
@@ -158,33 +163,33 @@ class Screen:
                 redirect_stdout=False,  # it holds results alone
             )
             self._live.start()
-        head, *rest = map(printable, drawn.frame(*self._console.size))
-        text = Text("\n").join([Text(head, "bold"), *map(Text, rest)])
+        heading, *rest = map(printable, renderable.render_lines(*self._console.size))
+        text = Text("\n").join([Text(heading, "bold"), *map(Text, rest)])
         text.no_wrap = True
         self._live.update(text, refresh=True)
 
-    def _leave(self) -> None:
+    def _stop_live(self) -> None:
         """Leave the terminal as it was found."""
         live, self._live = self._live, None
         with suppress(Exception):
             if live is not None:
                 live.stop()
 
-    def _give_up(self) -> None:
+    def _fall_back_to_lines(self) -> None:
         """Go on in lines; those that cannot be said are lost."""
-        self._leave()
+        self._stop_live()
         if self.show == "live":
             self.show = "plain"
         with suppress(Exception):
-            while self._lines:
-                print(self._lines.popleft(), file=sys.stderr, flush=True)
+            while self._pending_lines:
+                print(self._pending_lines.popleft(), file=sys.stderr, flush=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray's snapshots of what holds a screen are never read back, so they are kept empty."""
         return {}
 
 
-class _Console(Console):
+class _RaisingConsole(Console):
     """A console of rich's that lets a broken pipe be an error like others."""
 
     def on_broken_pipe(self) -> None:

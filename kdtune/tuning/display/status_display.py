@@ -3,25 +3,25 @@
 from collections import deque
 
 from kdtune.log.events import Event, cell_of
-from kdtune.reports.tables.several_sweeps import settings_in_short
-from kdtune.storage.array_cache import describe
+from kdtune.reports.tables.several_sweeps import format_settings
+from kdtune.storage.array_cache import describe_cache_event
 from kdtune.tuning.cluster.placement import Slots
-from kdtune.tuning.display.progress import Best, Goal, Progress
-from kdtune.tuning.display.screen import DETAIL, NEWS, TROUBLE, Screen
-from kdtune.tuning.scheduling.policy import Decisions
-from kdtune.units import duration
+from kdtune.tuning.display.progress import Goal, Leader, Progress
+from kdtune.tuning.display.screen import DETAIL, INFO, WARNING, Screen
+from kdtune.tuning.scheduling.policy import SchedulingPolicy
+from kdtune.units import format_duration
 
-LATEST = 2
+MAX_RECENT_ENDS = 2
 """Ends of trials that stand below the cells."""
 
-ABOVE = 8 + LATEST
+RESERVED_LINES = 8 + MAX_RECENT_ENDS
 """Lines of the screen that are left to the lines of events, and to what is not a cell."""
 
-LEAST = 3
+MIN_CELL_ROWS = 3
 """Cells that are shown however small the screen is."""
 
 
-class Display:
+class StatusDisplay:
     """Tells a person of every event that matters, and draws the cells; a fold over the log.
 
     What was in the log before `begin` is not told.
@@ -33,14 +33,14 @@ class Display:
         what: what trials are called, for people.
     """
 
-    def __init__(self, progress: Progress, decisions: Decisions, screen: Screen, what: str):
-        self.progress, self.decisions, self.screen = progress, decisions, screen
-        self.what = what
+    def __init__(self, progress: Progress, policy: SchedulingPolicy, screen: Screen, noun: str):
+        self.progress, self.policy, self.screen = progress, policy, screen
+        self.noun = noun
         self.goal: Goal | None = None
         self.slots: Slots | None = None
-        self._latest: deque[str] = deque(maxlen=LATEST)
+        self._recent_ends: deque[str] = deque(maxlen=MAX_RECENT_ENDS)
 
-    def begin(self, goal: Goal, slots: Slots) -> None:
+    def start(self, goal: Goal, slots: Slots) -> None:
         """Tell from now on.
 
         Args:
@@ -48,7 +48,7 @@ class Display:
             slots: where trials run.
         """
         self.goal, self.slots = goal, slots
-        self.progress.begin()
+        self.progress.reset_rate()
 
     def fold(self, event: Event) -> None:
         """Take an event of the log; tell it, if it matters to people."""
@@ -56,44 +56,47 @@ class Display:
             return
         kind = event["event"]
         if kind == "view":
-            self.screen.say(f"{event['trial_id']}: {describe(event)}", NEWS)
+            self.screen.say(f"{event['trial_id']}: {describe_cache_event(event)}", INFO)
         elif kind == "ended":
             failed = event["state"] in ("diverged", "crashed")
-            self._latest.append(self._end(event, self.goal))
-            self.screen.say(self._latest[-1], TROUBLE if failed else DETAIL)
+            self._recent_ends.append(self._format_end(event, self.goal))
+            self.screen.say(self._recent_ends[-1], WARNING if failed else DETAIL)
         elif kind == "restarted":
             text = f"{event['trial_id']}: {event['reason']}; it is begun again"
-            self.screen.say(text, TROUBLE)
+            self.screen.say(text, WARNING)
         elif kind == "exhausted":
-            self.screen.say(f"{event['method']}-{event['model']}: {event['reason']}", NEWS)
+            self.screen.say(f"{event['method']}-{event['model']}: {event['reason']}", INFO)
 
-    def _end(self, event: Event, goal: Goal) -> str:
-        figures, best = "", self.progress.cell(cell_of(event)).best
+    def _format_end(self, event: Event, goal: Goal) -> str:
+        score, leader = "", self.progress.cell_progress(cell_of(event)).leader
         if event["best_validation_accuracy"] is not None:
-            figures = f" {100 * event['best_validation_accuracy']:.2f} %"
-        if figures and best is not None:
-            mean = "best" if best.runs is None else "best mean"
-            figures += f" (cell's {mean} {100 * best.accuracy:.2f} %)"
+            score = f" {100 * event['best_validation_accuracy']:.2f} %"
+        if score and leader is not None:
+            score_name = "best" if leader.num_runs is None else "best mean"
+            score += f" (cell's {score_name} {100 * leader.accuracy:.2f} %)"
         return (
-            f"[{self._ended(goal)}] {event['trial_id']} {event['state']}{figures}: "
+            f"[{self._format_ended_count(goal)}] {event['trial_id']} {event['state']}{score}: "
             f"{event['reason']}"
         )
 
-    def _ended(self, goal: Goal) -> str:
-        totals = [self.progress.total(*wanted) for wanted in goal.trials.items()]
-        known = [total for total in totals if total is not None]
-        return f"{self.progress.ended}{_of(sum(known) if len(known) == len(totals) else None)}"
+    def _format_ended_count(self, goal: Goal) -> str:
+        totals = [
+            self.progress.expected_trials(*cell_and_trials)
+            for cell_and_trials in goal.trials_per_cell.items()
+        ]
+        known_totals = [total for total in totals if total is not None]
+        return f"{self.progress.num_ended}{_format_total(sum(known_totals) if len(known_totals) == len(totals) else None)}"
 
     def summary(self) -> str | None:
         """How far all is, in a line; None if nothing is under way."""
-        if self.goal is None or not self.progress.running:
+        if self.goal is None or not self.progress.num_running:
             return None
         return (
-            f"{self._ended(self.goal)} {self.what} have ended, {self.progress.running} under way; "
-            f"{self._pace()}; {self._time(self.goal)}"
+            f"{self._format_ended_count(self.goal)} {self.noun} have ended, {self.progress.num_running} under way; "
+            f"{self._format_pace()}; {self._format_time(self.goal)}"
         )
 
-    def frame(self, width: int, height: int) -> list[str]:
+    def render_lines(self, width: int, height: int) -> list[str]:
         """The cells under a line of headings, two lines about all of them, and the latest ends.
 
         Of more cells than there is room for, those stay that are under way or were so last.
@@ -104,79 +107,108 @@ class Display:
         """
         if self.goal is None:
             return []
-        cells = {cell: self.progress.cell(cell) for cell in self.goal.trials}
-        room = max(LEAST, height - ABOVE)
-        ranked = sorted(cells, key=lambda c: (cells[c].states["running"] == 0, -cells[c].latest))
-        shown = set(ranked[:room])
-        confirms = self.what == "runs"
+        cells = {cell: self.progress.cell_progress(cell) for cell in self.goal.trials_per_cell}
+        max_rows = max(MIN_CELL_ROWS, height - RESERVED_LINES)
+        ranked_cells = sorted(
+            cells, key=lambda c: (cells[c].state_counts["running"] == 0, -cells[c].updated_at)
+        )
+        shown_cells = set(ranked_cells[:max_rows])
+        is_confirmation = self.noun == "runs"
         rows = [
-            ["cell", "ended", "mean %" if confirms else "best %", "running", "finished"]
-            + [*([] if confirms else ["stopped"]), "failed", "of" if confirms else "settings"]
+            ["cell", "ended", "mean %" if is_confirmation else "best %", "running", "finished"]
+            + [
+                *([] if is_confirmation else ["stopped"]),
+                "failed",
+                "of" if is_confirmation else "settings",
+            ]
         ]
-        for cell, own in cells.items():
-            total = self.progress.total(cell, self.goal.trials[cell])
-            best, of_best = _of_best(own.best)
-            states = ["running", "finished", *([] if confirms else ["stopped"])]
-            counts = map(str, [*(own.states[state] for state in states), own.failed])
-            rows.append(["-".join(cell), f"{own.ended}{_of(total)}", best, *counts, of_best])
+        for cell, cell_progress in cells.items():
+            total = self.progress.expected_trials(cell, self.goal.trials_per_cell[cell])
+            leader_score, leader_text = _format_leader(cell_progress.leader)
+            states = ["running", "finished", *([] if is_confirmation else ["stopped"])]
+            counts = map(
+                str,
+                [
+                    *(cell_progress.state_counts[state] for state in states),
+                    cell_progress.num_failed,
+                ],
+            )
+            rows.append(
+                [
+                    "-".join(cell),
+                    f"{cell_progress.num_ended}{_format_total(total)}",
+                    leader_score,
+                    *counts,
+                    leader_text,
+                ]
+            )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rows = [rows[0], *(r for cell, r in zip(cells, rows[1:], strict=True) if cell in shown)]
-        lines = [_line(row, widths) for row in rows]
-        if more := len(cells) - len(shown):
-            lines.append(f"… and {more} more cell{'s' * (more > 1)}")
-        lines += [self._pace(), self._time(self.goal)]
-        if height > ABOVE + LEAST:
-            lines += self._latest
+        rows = [
+            rows[0],
+            *(r for cell, r in zip(cells, rows[1:], strict=True) if cell in shown_cells),
+        ]
+        lines = [_format_row(row, widths) for row in rows]
+        if num_hidden := len(cells) - len(shown_cells):
+            lines.append(f"… and {num_hidden} more cell{'s' * (num_hidden > 1)}")
+        lines += [self._format_pace(), self._format_time(self.goal)]
+        if height > RESERVED_LINES + MIN_CELL_ROWS:
+            lines += self._recent_ends
         return [line if len(line) < width else f"{line[: width - 2]}…" for line in lines]
 
-    def _pace(self) -> str:
-        epochs, seconds = self.progress.rate()
-        pace = "no epoch yet" if not self.progress.epochs else "no epoch since it goes on"
+    def _format_pace(self) -> str:
+        epochs, seconds = self.progress.epoch_rate()
+        pace = "no epoch yet" if not self.progress.epochs_trained else "no epoch since it goes on"
         if epochs and seconds > 0:
-            pace = f"{_rate(epochs / seconds)} over the last {duration(seconds)}"
+            pace = f"{_format_rate(epochs / seconds)} over the last {format_duration(seconds)}"
         if self.slots is None:
             return pace
-        self.slots.settle(self.decisions.under_way.at_work)
-        return f"{pace}; {self.slots.used}/{self.slots.count} slots in use"
+        self.slots.release_finished(self.policy.active_trials.running)
+        return f"{pace}; {self.slots.in_use}/{self.slots.count} slots in use"
 
-    def _time(self, goal: Goal) -> str:
-        spent = f"{duration(self.progress.stopwatch.seconds)} spent"
-        slots = max(1, self.slots.count) if self.slots is not None else 1
-        if self.decisions.interrupts.requested:
-            return f"{spent}; it stops after the epochs under way"
-        seconds, basis = self.progress.left(goal, slots, self.what.removesuffix("s"))
-        if seconds == 0 and not self.progress.running:
-            return spent
+    def _format_time(self, goal: Goal) -> str:
+        elapsed = f"{format_duration(self.progress.stopwatch.elapsed_seconds)} spent"
+        num_slots = max(1, self.slots.count) if self.slots is not None else 1
+        if self.policy.interrupts.stop_requested:
+            return f"{elapsed}; it stops after the epochs under way"
+        seconds, basis = self.progress.estimate_time_left(
+            goal, num_slots, self.noun.removesuffix("s")
+        )
+        if seconds == 0 and not self.progress.num_running:
+            return elapsed
         if seconds is None:
-            return f"{spent}; time left unknown until {basis}"
-        return f"{spent}; about {duration(_roughly(seconds))} left, {basis}"
+            return f"{elapsed}; time left unknown until {basis}"
+        return f"{elapsed}; about {format_duration(_round_estimate(seconds))} left, {basis}"
 
 
-def _of(total: int | None) -> str:
+def _format_total(total: int | None) -> str:
     return "" if total is None else f"/{total}"
 
 
-def _of_best(best: Best | None) -> tuple[str, str]:
-    if best is None:
+def _format_leader(leader: Leader | None) -> tuple[str, str]:
+    if leader is None:
         return "", ""
-    runs = "" if best.runs is None else f"{best.trial_id}, {best.runs} run{'s' * (best.runs > 1)}"
-    return f"{100 * best.accuracy:.2f}", runs or settings_in_short(best.parameters)
+    runs = (
+        ""
+        if leader.num_runs is None
+        else f"{leader.trial_id}, {leader.num_runs} run{'s' * (leader.num_runs > 1)}"
+    )
+    return f"{100 * leader.accuracy:.2f}", runs or format_settings(leader.params)
 
 
-def _line(row: list[str], widths: list[int]) -> str:
+def _format_row(row: list[str], widths: list[int]) -> str:
     """Numbers are aligned to the right; the first and the last column are words."""
-    name, *numbers, last = row
+    first, *numbers, last = row
     middle = (f"{text:>{size}}" for text, size in zip(numbers, widths[1:-1], strict=True))
-    return " ".join([f"{name:<{widths[0]}}", *middle, last]).rstrip()
+    return " ".join([f"{first:<{widths[0]}}", *middle, last]).rstrip()
 
 
-def _rate(per_second: float) -> str:
+def _format_rate(per_second: float) -> str:
     for unit, seconds in (("s", 1), ("min", 60)):
         if per_second * seconds >= 1:
             return f"{per_second * seconds:.3g} epochs/{unit}"
     return f"{per_second * 3600:.3g} epochs/h"
 
 
-def _roughly(seconds: float) -> float:
+def _round_estimate(seconds: float) -> float:
     """As exact as a guess can be: to the minute, if it is more than two."""
     return seconds if seconds < 120 else 60 * round(seconds / 60)

@@ -7,25 +7,25 @@ from typing import Any
 from ray import tune
 
 from kdtune.errors import DiskFullError, RunError
-from kdtune.log.events import Event, Log
+from kdtune.log.events import Event, EventLog
 from kdtune.log.folder import SweepFolder
-from kdtune.log.mirror import CHECKPOINTS, Mirror
-from kdtune.plugins import loaded
+from kdtune.log.remote_sync import CHECKPOINTS_FOLDER, RemoteSync
+from kdtune.plugins import loaded_plugins
 from kdtune.runtime.signals import Terminated
-from kdtune.storage.files import FULL
+from kdtune.storage.files import NO_SPACE_ERRNOS
 from kdtune.storage.remote import Storage
-from kdtune.trackers.registry import trackers
+from kdtune.trackers.registry import create_trackers
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.progress import Goal, Progress
 from kdtune.tuning.display.screen import Screen
-from kdtune.tuning.display.status_display import Display
-from kdtune.tuning.driver.outputs import write_outputs
-from kdtune.tuning.scheduling.policy import Decisions
-from kdtune.tuning.scheduling.scheduler import Schedule
-from kdtune.tuning.scheduling.searcher import Queue
-from kdtune.tuning.trials.best_networks import Keeper
-from kdtune.tuning.trials.trainable import Askers, TrialProcess
+from kdtune.tuning.display.status_display import StatusDisplay
+from kdtune.tuning.driver.write_results import write_results
+from kdtune.tuning.scheduling.policy import SchedulingPolicy
+from kdtune.tuning.scheduling.scheduler import LogScheduler
+from kdtune.tuning.scheduling.searcher import LogSearcher
+from kdtune.tuning.trials.best_weights import FileKeeper
+from kdtune.tuning.trials.trainable import TargetRequests, TrialProcess
 
 
 class Driver:
@@ -45,28 +45,36 @@ class Driver:
     def __init__(
         self,
         folder: SweepFolder,
-        log: Path,
-        decisions: Decisions,
-        keeper: Keeper,
-        what: str,
-        command: str,
+        log_path: Path,
+        policy: SchedulingPolicy,
+        file_keeper: FileKeeper,
+        noun: str,
+        resume_command: str,
         screen: Screen,
-        mirror: Mirror | None = None,
+        remote_sync: RemoteSync | None = None,
     ):
-        self.folder, self.path, self.decisions = folder, log, decisions
-        self.what, self.command, self.screen, self.mirror = what, command, screen, mirror
+        self.folder, self.log_path, self.policy = folder, log_path, policy
+        self.noun, self.resume_command, self.screen, self.remote_sync = (
+            noun,
+            resume_command,
+            screen,
+            remote_sync,
+        )
         self.progress = Progress()
-        self.display = Display(self.progress, decisions, screen, what)
-        self.tracked = trackers(folder, decisions.sweep, screen.trouble)
-        self.keeper = keeper
+        self.display = StatusDisplay(self.progress, policy, screen, noun)
+        self.tracker_folds = create_trackers(folder, policy.sweep, screen.warn)
+        self.file_keeper = file_keeper
 
-    def open_log(self) -> Log:
+    def open_log(self) -> EventLog:
         """Open the log, which fills all that follows from it."""
-        followers = *(tracked.fold for tracked in self.tracked), self.progress.fold
-        others = [self.keeper.fold, *followers, self.display.fold]
-        return Log(self.path, [*self.decisions.folds, *others])
+        observer_folds = (
+            *(tracker_fold.fold for tracker_fold in self.tracker_folds),
+            self.progress.fold,
+        )
+        later_folds = [self.file_keeper.fold, *observer_folds, self.display.fold]
+        return EventLog(self.log_path, [*self.policy.folds, *later_folds])
 
-    def found(self, log: Log, then: Event, now: Event) -> None:
+    def report_resumed(self, log: EventLog, earlier_opening: Event, opening_event: Event) -> None:
         """Say what there is of trials when they are gone on with.
 
         Args:
@@ -74,21 +82,25 @@ class Driver:
             then: the event with which it was opened before.
             now: the event that opens it now.
         """
-        trials = self.decisions.under_way.trials
-        words = [f"{self.progress.ended} {self.what} have ended"]
+        trials = self.policy.active_trials.by_id
+        clauses = [f"{self.progress.num_ended} {self.noun} have ended"]
         if trials:
-            listed = (f"{name} after epoch {trial.epoch}" for name, trial in trials.items())
-            words.append(f"{len(trials)} were under way ({', '.join(listed)})")
-        self.screen.say(f"{self.folder.path}: {', '.join(words)}")
-        if log.cut:
-            text = f"{log.cut} bytes after the log's last event were no event, and are cut off"
-            self.screen.trouble(text)
-        for name, value in now["environment"].items():
-            if (before := then["environment"].get(name)) != value:
-                text = f"{name} was {before}, and is {value} now: figures may differ a little"
-                self.screen.trouble(text)
+            last_epochs = (f"{name} after epoch {trial.epoch}" for name, trial in trials.items())
+            clauses.append(f"{len(trials)} were under way ({', '.join(last_epochs)})")
+        self.screen.say(f"{self.folder.path}: {', '.join(clauses)}")
+        if log.truncated_bytes:
+            text = f"{log.truncated_bytes} bytes after the log's last event were no event, and are cut off"
+            self.screen.warn(text)
+        for name, value in opening_event["environment"].items():
+            if (previous_value := earlier_opening["environment"].get(name)) != value:
+                text = (
+                    f"{name} was {previous_value}, and is {value} now: figures may differ a little"
+                )
+                self.screen.warn(text)
 
-    def run(self, log: Log, slots: Slots, askers: Askers, goal: Goal) -> None:
+    def run(
+        self, log: EventLog, slots: Slots, target_requests: TargetRequests, goal: Goal
+    ) -> None:
         """Run trials until all is done.
 
         Args:
@@ -101,91 +113,96 @@ class Driver:
             RunError: the disk is full.
             KeyboardInterrupt: it was interrupted; the tables are of what had ended.
         """
-        interrupts = self.decisions.interrupts
-        self.display.begin(goal, slots)
-        self.keeper.begin()
-        schedule = Schedule(self.decisions, log.append, slots)
-        checkpoints = stored(self.mirror) or self.folder.checkpoints.absolute()
+        interrupts = self.policy.interrupts
+        self.display.start(goal, slots)
+        self.file_keeper.activate()
+        scheduler = LogScheduler(self.policy, log.append, slots)
+        checkpoints = (
+            get_checkpoint_storage(self.remote_sync) or self.folder.checkpoints_folder.absolute()
+        )
         try:
             with interrupts, self.screen.drawing(self.display):
-                for tracked in self.tracked:
-                    tracked.begin()
+                for tracker_fold in self.tracker_folds:
+                    tracker_fold.start_logging()
                 run_trials(
                     tune.with_parameters(
-                        TrialProcess, askers=askers, checkpoints=checkpoints, plugins=loaded()
+                        TrialProcess,
+                        target_requests=target_requests,
+                        checkpoints=checkpoints,
+                        plugins=loaded_plugins(),
                     ),
-                    Queue(self.decisions, log.append, slots, self.screen.trouble),
-                    schedule,
-                    self.decisions.watch,
-                    _Turns(self.screen, self.mirror),
+                    LogSearcher(self.policy, log.append, slots, self.screen.warn),
+                    scheduler,
+                    self.policy.watchdog,
+                    _StepCallback(self.screen, self.remote_sync),
                     verbose=self.screen.show == "verbose",
                 )
         except KeyboardInterrupt as error:  # the second one: epochs under way are lost
-            self._interrupted(isinstance(error, Terminated))
+            self._raise_interrupted(isinstance(error, Terminated))
         except Exception as error:  # Tune wraps what we raise
-            of_mirror = self.mirror and self.mirror.failure
-            failure = log.failure or of_mirror or _disk_full(error)
+            sync_failure = self.remote_sync and self.remote_sync.failure
+            failure = log.failure or sync_failure or _find_disk_full_error(error)
             if failure is None:
                 raise
-            raise RunError(self._hint(failure)) from None
+            raise RunError(self._add_resume_hint(failure)) from None
         finally:
-            for tracked in self.tracked:
-                tracked.close()
-        if schedule.failure is not None:
-            raise RunError(self._hint(schedule.failure))
-        if not self.decisions.finished:  # SIGUSR1, too, has Tune end quietly
-            self._interrupted(interrupts.terminated)
+            for tracker_fold in self.tracker_folds:
+                tracker_fold.close()
+        if scheduler.failure is not None:
+            raise RunError(self._add_resume_hint(scheduler.failure))
+        if not self.policy.finished:  # SIGUSR1, too, has Tune end quietly
+            self._raise_interrupted(interrupts.terminated)
 
-    def check(self) -> None:
+    def check_lease(self) -> None:
         """Raise, if another driver has the sweep by now."""
-        if self.mirror is not None:
-            self.mirror.check()
+        if self.remote_sync is not None:
+            self.remote_sync.raise_failure()
 
-    def tell(self) -> None:
+    def flush_trackers(self) -> None:
         """Have all that follow trials get what they miss, where nothing is left to be run."""
-        for tracked in self.tracked:
-            tracked.begin()
-            tracked.close()
+        for tracker_fold in self.tracker_folds:
+            tracker_fold.start_logging()
+            tracker_fold.close()
 
-    def _interrupted(self, terminated: bool) -> None:
+    def _raise_interrupted(self, terminated: bool) -> None:
         """Make the tables of what there is, and say how to go on."""
-        write_outputs(self.folder, self.command, stored(self.mirror))
-        text = f"{self.progress.ended} {self.what} have ended; to go on: {self.command}"
+        write_results(self.folder, self.resume_command, get_checkpoint_storage(self.remote_sync))
+        text = f"{self.progress.num_ended} {self.noun} have ended; to go on: {self.resume_command}"
         raise (Terminated if terminated else KeyboardInterrupt)(text) from None
 
-    def _hint(self, failure: Exception) -> str:
-        way = "Make room, then" if isinstance(failure, DiskFullError) else "To go on"
-        return f"{failure} {way}: {self.command}"
+    def _add_resume_hint(self, failure: Exception) -> str:
+        advice = "Make room, then" if isinstance(failure, DiskFullError) else "To go on"
+        return f"{failure} {advice}: {self.resume_command}"
 
 
-def stored(mirror: Mirror | None) -> Storage | None:
+def get_checkpoint_storage(remote_sync: RemoteSync | None) -> Storage | None:
     """Where the checkpoints of trials are, if there is a storage."""
-    return mirror.storage.at(CHECKPOINTS) if mirror is not None else None
+    return remote_sync.storage.subfolder(CHECKPOINTS_FOLDER) if remote_sync is not None else None
 
 
-class _Turns(tune.Callback):
+class _StepCallback(tune.Callback):
     """Has the screen drawn while Ray's loop turns, and hears whether another driver took over."""
 
-    def __init__(self, screen: Screen, mirror: Mirror | None):
-        self.screen, self.mirror = screen, mirror
+    def __init__(self, screen: Screen, remote_sync: RemoteSync | None):
+        self.screen, self.remote_sync = screen, remote_sync
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Ray ten times a second, or more often."""
-        self.screen.turn()
-        if self.mirror is not None:
-            self.mirror.check()
+        self.screen.refresh()
+        if self.remote_sync is not None:
+            self.remote_sync.raise_failure()
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray's snapshots of callbacks are never read back, so they are kept empty."""
         return {}
 
 
-def _disk_full(error: BaseException | None) -> DiskFullError | None:
+def _find_disk_full_error(error: BaseException | None) -> DiskFullError | None:
     """What a full disk made somebody raise, in a sentence."""
     while error is not None:
         if isinstance(error, DiskFullError):
             return error
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in NO_SPACE_ERRNOS:
             return DiskFullError(f"There is no room to write {error.filename or 'a file'}.")
         error = error.__cause__ or error.__context__
     return None

@@ -10,40 +10,47 @@ from typing import Any
 import torch
 
 from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import TrainConfig, settings_for
-from kdtune.data.folders import GROUPS, groups_of_test
+from kdtune.config.train import TrainConfig, applicable_settings
+from kdtune.data.folders import GROUPS_FILE, load_test_groups
 from kdtune.data.splits import Split
-from kdtune.errors import UserError, nearest
-from kdtune.log.distributions import read_distributions
+from kdtune.errors import UserError, did_you_mean
+from kdtune.log.distributions import parse_distributions
 from kdtune.log.events import Cell, Event
-from kdtune.methods import METHODS, check_method
-from kdtune.models import MODELS, build_model, check_model, feature_shapes, look, stage_shapes
+from kdtune.methods import METHODS, require_method
+from kdtune.models import (
+    MODELS,
+    build_model,
+    probe,
+    probe_stage_shapes,
+    require_model,
+    stage_shapes,
+)
 from kdtune.models.on_device import pick_device
-from kdtune.plugins import load_plugins, records
-from kdtune.runtime.console import shown
-from kdtune.runtime.environment import environment
+from kdtune.plugins import load_plugins, plugin_records
+from kdtune.runtime.console import printable_path
+from kdtune.runtime.environment import describe_environment
 from kdtune.runtime.seeds import derive_seed
-from kdtune.trackers.registry import check_trackers
-from kdtune.training.inputs import find_data
-from kdtune.training.teacher import load_teacher, teacher_summary
+from kdtune.trackers.registry import require_tracker_packages
+from kdtune.training.epoch_data import find_data
+from kdtune.training.teacher import describe_teacher, load_teacher
 from kdtune.tuning.search.space import (
-    Space,
-    distributions_of,
+    SearchSpace,
+    load_plugin_spaces,
     load_space,
     load_spaces,
-    plugin_spaces,
+    serialize_distributions,
 )
-from kdtune.tuning.search.warm_start import warm_start
-from kdtune.tuning.trials.shared_inputs import Shared
+from kdtune.tuning.search.warm_start import make_warm_start_events
+from kdtune.tuning.trials.shared_inputs import SharedInputs
 
-NO_TEST = (
+NO_TEST_IMAGES = (
     "The data have no test images, on which a sweep is confirmed: add a folder test/, which the "
     "search never sees."
 )
 
 
 @dataclass
-class Checked:
+class PreparedSweep:
     """A sweep that can be run.
 
     Attributes:
@@ -54,36 +61,40 @@ class Checked:
     """
 
     sweep: SweepConfig
-    spaces: dict[str, Space]
-    shared: Shared
-    opened: Event
+    spaces: dict[str, SearchSpace]
+    shared_inputs: SharedInputs
+    opening_event: Event
 
-    def configure(self, cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
+    def configure_trial(self, cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
         """Complete settings of a trial, from what its space, the sweep and the cache decide."""
-        return self.shared.settings(_trial_config(self.sweep, cell, number, settings))
+        return self.shared_inputs.with_cache_plan(
+            _build_trial_config(self.sweep, cell, number, settings)
+        )
 
-    def examples(self) -> dict[str, TrainConfig]:
+    def example_configs(self) -> dict[str, TrainConfig]:
         """Settings of a trial of each student: the first ones of its first cell."""
-        found: dict[str, TrainConfig] = {}
+        configs: dict[str, TrainConfig] = {}
         for method, model in self.sweep.cells():
-            if model not in found:
-                _, settings = self.spaces[method].probe()[0]
-                found[model] = self.configure((method, model), 0, settings)
-        return found
+            if model not in configs:
+                _, settings = self.spaces[method].probe_points()[0]
+                configs[model] = self.configure_trial((method, model), 0, settings)
+        return configs
 
-    def learned(self) -> list[Event]:
+    def load_warm_start_events(self) -> list[Event]:
         """What the sweep begins with that is to know of earlier ones."""
         cells = self.sweep.cells()
         return [
             event
             for path in self.sweep.warm_start
-            for event in warm_start(path, self.spaces, cells, self.opened, self.configure)
+            for event in make_warm_start_events(
+                path, self.spaces, cells, self.opening_event, self.configure_trial
+            )
         ]
 
 
-def check_sweep(
-    given: SweepConfig, files: tuple[str, ...], earlier: Event | None = None
-) -> Checked:
+def prepare_sweep(
+    requested: SweepConfig, space_files: tuple[str, ...], earlier_opening: Event | None = None
+) -> PreparedSweep:
     """Check methods, models, spaces, data, teacher and settings as trials would meet them.
 
     Args:
@@ -95,100 +106,103 @@ def check_sweep(
     Raises:
         UserError: something is no good, or is not what it was.
     """
-    load_plugins(given.plugins)
-    sweep, shared, about = _check_inputs(given, earlier)
-    if sweep.confirm and about["data"]["test_images"] < 2:
-        raise UserError(NO_TEST)
-    spaces = _check_cells(sweep, shared, files, earlier)
-    shared.plan(earlier)
-    opened = {
-        "event": "sweep" if earlier is None else "resumed",
+    load_plugins(requested.plugins)
+    sweep, shared_inputs, opening_fields = _prepare_inputs(requested, earlier_opening)
+    if sweep.confirm and opening_fields["data"]["test_images"] < 2:
+        raise UserError(NO_TEST_IMAGES)
+    spaces = _prepare_spaces(sweep, shared_inputs, space_files, earlier_opening)
+    shared_inputs.plan_cache(earlier_opening)
+    opening_event = {
+        "event": "sweep" if earlier_opening is None else "resumed",
         "config": sweep.model_dump(mode="json"),
-        "spaces": {method: _plain(space) for method, space in spaces.items()},
-        **about,
-        "views": {**asdict(shared.kept), "prepared": []},
+        "spaces": {method: _describe_space(space) for method, space in spaces.items()},
+        **opening_fields,
+        "views": {**asdict(shared_inputs.cache_plan), "prepared": []},
     }
-    return Checked(sweep, spaces, shared, opened)
+    return PreparedSweep(sweep, spaces, shared_inputs, opening_event)
 
 
-def _check_inputs(
-    given: SweepConfig, earlier: Event | None
-) -> tuple[SweepConfig, Shared, dict[str, Any]]:
+def _prepare_inputs(
+    requested: SweepConfig, earlier_opening: Event | None
+) -> tuple[SweepConfig, SharedInputs, dict[str, Any]]:
     """Check data and teacher.
 
     Returns:
         Complete settings, what trials have in common, and what the log keeps of all this.
     """
-    check_trackers(given.track)
-    for method, model in given.cells():
-        check_method(method)
-        check_model(model)
-    given.check_settings()
+    require_tracker_packages(requested.trackers)
+    for method, model in requested.cells():
+        require_method(method)
+        require_model(model)
+    requested.check_settings()
     for name in ("cpus_per_trial", "gpus_per_trial"):
-        if isinstance(needs := getattr(given, name), Mapping):
-            for model in needs.keys() - set(given.models):
+        if isinstance(per_model := getattr(requested, name), Mapping):
+            for model in per_model.keys() - set(requested.models):
                 raise UserError(
                     f"{name} names '{model}', which is no student of this sweep; "
-                    f"{nearest(model, given.models)}"
+                    f"{did_you_mean(model, requested.models)}"
                 )
-    data, bad = find_data(given.source, given.skip_bad_images, given.cache_gb)
-    teacher, summary = None, None
-    image_size = given.image_size or TrainConfig.model_fields["image_size"].default
-    if given.teacher is not None:
-        teacher = load_teacher(given.teacher, data.classes, given.image_size)
-        summary = teacher_summary(given.teacher)
-        image_size = summary["image_size"] or image_size
-    sweep = given.model_copy(
+    data, skipped_images = find_data(
+        requested.data_source, requested.skip_bad_images, requested.cache_gb
+    )
+    teacher, teacher_info = None, None
+    image_size = requested.image_size or TrainConfig.model_fields["image_size"].default
+    if requested.teacher is not None:
+        teacher = load_teacher(requested.teacher, data.classes, requested.image_size)
+        teacher_info = describe_teacher(requested.teacher)
+        image_size = teacher_info["image_size"] or image_size
+    sweep = requested.model_copy(
         update={
             "image_size": image_size,
-            "data": _absolute(given.data),
-            "data_root": given.data_root and str(Path(given.data_root).expanduser().resolve()),
-            "teacher": _absolute(given.teacher) if given.teacher else None,
-            "spaces": tuple(map(_absolute, given.spaces)),
-            "plugins": tuple(map(_absolute, given.plugins)),
-            "warm_start": tuple(map(_absolute, given.warm_start)),
+            "data": _make_absolute(requested.data),
+            "data_root": requested.data_root
+            and str(Path(requested.data_root).expanduser().resolve()),
+            "teacher": _make_absolute(requested.teacher) if requested.teacher else None,
+            "spaces": tuple(map(_make_absolute, requested.spaces)),
+            "plugins": tuple(map(_make_absolute, requested.plugins)),
+            "warm_start": tuple(map(_make_absolute, requested.warm_start)),
         }
     )
-    about: dict[str, Any] = {
-        "data": {**data.summary(), "skipped_images": bad},
-        "teacher": summary,
-        "environment": environment(),
-        "plugins": records(
+    opening_fields: dict[str, Any] = {
+        "data": {**data.summary(), "skipped_images": skipped_images},
+        "teacher": teacher_info,
+        "environment": describe_environment(),
+        "plugins": plugin_records(
             METHODS=[method for method, _ in sweep.cells()],
-            MODELS=[*sweep.models, *([summary["model"]] if summary else ())],
-            DATA=[given.data],
+            MODELS=[*sweep.models, *([teacher_info["model"]] if teacher_info else ())],
+            DATA=[requested.data],
         ),
     }
-    if earlier is not None:
-        _compare(earlier, about["data"], summary)
-    return sweep, Shared(sweep, data, teacher), about
+    if earlier_opening is not None:
+        _require_same_inputs(earlier_opening, opening_fields["data"], teacher_info)
+    return sweep, SharedInputs(sweep, data, teacher), opening_fields
 
 
 @dataclass
-class Confirmable:
+class PreparedConfirmation:
     """A sweep that can be confirmed.
 
     Attributes:
         sweep: complete settings.
         shared: what the runs have in common.
         test: the test images.
-        groups: of each, or None: see `kdtune.data.folders.groups_of_test`.
+        groups: of each, or None: see `kdtune.data.folders.load_test_groups`.
         opened: the event that opens it; what it lacks are candidates.
     """
 
     sweep: SweepConfig
-    shared: Shared
-    test: Split
-    groups: list[str] | None
-    opened: Event
+    shared_inputs: SharedInputs
+    test_split: Split
+    test_groups: list[str] | None
+    opening_event: Event
 
 
-def check_confirmation(
-    given: SweepConfig,
-    earlier: Event,
-    before: Event | None,
-    settings: Sequence[Mapping[str, Any]],
-) -> Confirmable:
+def prepare_confirmation(
+    requested: SweepConfig,
+    earlier_opening: Event,
+    earlier_confirmation: Event | None,
+    candidate_settings: Sequence[Mapping[str, Any]],
+) -> PreparedConfirmation:
     """Check data, teacher and test images, and decide what is kept for the runs.
 
     Args:
@@ -200,144 +214,166 @@ def check_confirmation(
     Raises:
         UserError: something is no good, or is not what it was.
     """
-    sweep, shared, about = _check_inputs(given, earlier)
-    views = shared.views
+    sweep, shared_inputs, opening_fields = _prepare_inputs(requested, earlier_opening)
+    views = shared_inputs.decoded
     if views.data.test is None or len(views.data.test) < 2:
-        raise UserError(NO_TEST)
-    groups = groups_of_test(views.data)
-    about["groups"] = groups and hashlib.sha256("\n".join(groups).encode()).hexdigest()
-    if before is not None:
-        if before["data"].get("test_fingerprint") != about["data"]["test_fingerprint"]:
+        raise UserError(NO_TEST_IMAGES)
+    groups = load_test_groups(views.data)
+    opening_fields["groups"] = groups and hashlib.sha256("\n".join(groups).encode()).hexdigest()
+    if earlier_confirmation is not None:
+        if (
+            earlier_confirmation["data"].get("test_fingerprint")
+            != opening_fields["data"]["test_fingerprint"]
+        ):
             raise UserError("The test images are not those that the confirmation began with.")
-        if before.get("groups") and not groups:
-            raise UserError(f"The groups of the test images, {GROUPS}, are missing in the data.")
+        if earlier_confirmation.get("groups") and not groups:
+            raise UserError(
+                f"The groups of the test images, {GROUPS_FILE}, are missing in the data."
+            )
     views.pixels("test")  # says which cannot be read, before anything is trained
-    for own in settings:
-        config = TrainConfig.check({**own, **sweep.source._asdict()})
+    for run_settings in candidate_settings:
+        config = TrainConfig.parse({**run_settings, **sweep.data_source._asdict()})
         pick_device(config.device)
         student = build_model(config.model, len(views.data.classes), config.image_size)
-        shared.ask(config, feature_shapes(student, config.image_size))
-    shared.plan(earlier)
-    opened = {
+        shared_inputs.register_run(config, probe_stage_shapes(student, config.image_size))
+    shared_inputs.plan_cache(earlier_opening)
+    opening_event = {
         "event": "confirm",
         "config": sweep.model_dump(mode="json"),
-        **about,
-        "views": {**asdict(shared.kept), "prepared": []},
+        **opening_fields,
+        "views": {**asdict(shared_inputs.cache_plan), "prepared": []},
     }
-    return Confirmable(sweep, shared, views.data.test, groups, opened)
+    return PreparedConfirmation(sweep, shared_inputs, views.data.test, groups, opening_event)
 
 
-def _compare(earlier: Event, data: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> None:
-    then = earlier["data"]
-    if then["fingerprint"] != data["fingerprint"]:
+def _require_same_inputs(
+    earlier_opening: Event, data: Mapping[str, Any], teacher: Mapping[str, Any] | None
+) -> None:
+    previous_data = earlier_opening["data"]
+    if previous_data["fingerprint"] != data["fingerprint"]:
         counts = ("train_images", "validation_images", "test_images")
-        before, now = ("+".join(str(about[c]) for c in counts) for about in (then, data))
-        raise UserError(
-            f"The data are not those that the sweep began with: {before} images then "
-            f"(training, validation, test), {now} now, or other files; give the same with --data."
+        previous_counts, current_counts = (
+            "+".join(str(summary[c]) for c in counts) for summary in (previous_data, data)
         )
-    sums = [about["sha256"] if about else None for about in (earlier["teacher"], teacher)]
-    if sums[0] is not None and sums[0] != sums[1]:
+        raise UserError(
+            f"The data are not those that the sweep began with: {previous_counts} images then "
+            f"(training, validation, test), {current_counts} now, or other files; give the same with --data."
+        )
+    checksums = [
+        summary["sha256"] if summary else None for summary in (earlier_opening["teacher"], teacher)
+    ]
+    if checksums[0] is not None and checksums[0] != checksums[1]:
         raise UserError("The teacher is not the one that the sweep began with.")
 
 
-def _check_cells(
-    sweep: SweepConfig, shared: Shared, files: tuple[str, ...], earlier: Event | None
-) -> dict[str, Space]:
+def _prepare_spaces(
+    sweep: SweepConfig,
+    shared_inputs: SharedInputs,
+    space_files: tuple[str, ...],
+    earlier_opening: Event | None,
+) -> dict[str, SearchSpace]:
     """Check methods, models, spaces and settings as trials would meet them.
 
     Returns:
         The search space of each method, without what the sweep fixes.
     """
     methods = dict.fromkeys(method for method, _ in sweep.cells())
-    named = {(space := load_space(Path(file))).method: space for file in files}
-    for method, space in named.items():
+    user_spaces = {(space := load_space(Path(file))).method: space for file in space_files}
+    for method, space in user_spaces.items():
         if method not in methods:
             raise UserError(
                 f"The space {space.path} is for '{method}', which is not in this sweep."
             )
     for method in methods:
-        if METHODS[method].uses_teacher and shared.teacher is None:
+        if METHODS[method].uses_teacher and shared_inputs.teacher is None:
             raise UserError(
                 f"The method '{method}' learns from a teacher: give --teacher "
                 "(make one with 'kdtune teacher'), or --methods student --no-baselines."
             )
-    spaces, fixed = {**load_spaces(), **named}, {}
+    spaces, fixed_spaces = {**load_spaces(), **user_spaces}, {}
     for method in methods:
-        settings = settings_for(method, sweep.settings)
-        if earlier is not None and (kept := earlier["spaces"].get(method)) is not None:
-            fixed[method] = _kept_space(method, kept, named.get(method), settings)
+        settings = applicable_settings(method, sweep.settings)
+        if (
+            earlier_opening is not None
+            and (recorded := earlier_opening["spaces"].get(method)) is not None
+        ):
+            fixed_spaces[method] = _restore_space(
+                method, recorded, user_spaces.get(method), settings
+            )
         elif method in spaces:
-            fixed[method] = spaces[method].fix(settings)
+            fixed_spaces[method] = spaces[method].with_constants(settings)
         else:
             raise UserError(f"There is no search space for '{method}'; give one with --space.")
     pick_device(sweep.settings.get("device", "auto"))
-    image_size = shared.views.image_size
+    image_size = shared_inputs.decoded.image_size
     for model in dict.fromkeys(sweep.models):
-        with MODELS.blamed(model):
-            student = build_model(model, len(shared.views.data.classes), image_size)
-            outputs = look(student, torch.zeros(2, 3, image_size, image_size))
+        with MODELS.blame_provider(model):
+            student = build_model(model, len(shared_inputs.decoded.data.classes), image_size)
+            outputs = probe(student, torch.zeros(2, 3, image_size, image_size))
             shapes = stage_shapes(outputs[1])
-        for method in fixed:
+        for method in fixed_spaces:
             configs = [
-                _trial_config(sweep, (method, model), 0, settings)
-                for _, settings in fixed[method].probe()
+                _build_trial_config(sweep, (method, model), 0, settings)
+                for _, settings in fixed_spaces[method].probe_points()
             ]
-            with METHODS.blamed(method):
-                shared.rehearse(configs[0], outputs)
+            with METHODS.blame_provider(method):
+                shared_inputs.dry_run(configs[0], outputs)
                 for config in configs:
-                    shared.ask(config, shapes)
-    return fixed
+                    shared_inputs.register_run(config, shapes)
+    return fixed_spaces
 
 
-def _plain(space: Space) -> dict[str, Any]:
+def _describe_space(space: SearchSpace) -> dict[str, Any]:
     """A space as the log keeps it; of a function only its file's name."""
     return {
         "path": str(space.path),
-        "function": space.define is not None,
-        "distributions": distributions_of(space),
+        "function": space.define_by_run is not None,
+        "distributions": serialize_distributions(space),
         "constants": space.constants,
-        "start": space.start,
+        "start": space.start_points,
     }
 
 
-def _kept_space(
-    method: str, kept: Mapping[str, Any], named: Space | None, settings: dict[str, Any]
-) -> Space:
+def _restore_space(
+    method: str,
+    recorded: Mapping[str, Any],
+    user_space: SearchSpace | None,
+    settings: dict[str, Any],
+) -> SearchSpace:
     """A space of the log; a function comes from a file that the user names again."""
-    if kept["function"]:
-        named = named or plugin_spaces().get(method)
-        if named is None or named.define is None:
+    if recorded["function"]:
+        user_space = user_space or load_plugin_spaces().get(method)
+        if user_space is None or user_space.define_by_run is None:
             raise UserError(
                 f"The space of '{method}' is a function, and code that a log names is not run: if "
-                f"you trust it, give --space {kept['path']}."
+                f"you trust it, give --space {recorded['path']}."
             )
-        return named.fix(settings)
-    if named is not None:
+        return user_space.with_constants(settings)
+    if user_space is not None:
         raise UserError(f"The sweep has a space for '{method}', and keeps it; leave --space out.")
-    return Space(
+    return SearchSpace(
         method=method,
-        distributions=read_distributions(kept["distributions"]),
-        constants=kept["constants"],
-        define=None,
-        start=kept["start"],
-        source="",
-        path=Path(kept["path"]),
+        distributions=parse_distributions(recorded["distributions"]),
+        constants=recorded["constants"],
+        define_by_run=None,
+        start_points=recorded["start"],
+        docstring="",
+        path=Path(recorded["path"]),
     )
 
 
-def _trial_config(
+def _build_trial_config(
     sweep: SweepConfig, cell: Cell, number: int, settings: dict[str, Any]
 ) -> TrainConfig:
     """Complete settings of a trial, from what its space and the sweep decide."""
     method, model = cell
-    return TrainConfig.check(
+    return TrainConfig.parse(
         {
             **settings,
             "method": method,
             "model": model,
             "teacher_model": sweep.teacher if METHODS[method].uses_teacher else None,
-            **sweep.source._asdict(),
+            **sweep.data_source._asdict(),
             "image_size": sweep.image_size,
             "epochs": sweep.epochs,
             "cache_gb": sweep.cache_gb,
@@ -348,16 +384,16 @@ def _trial_config(
     )
 
 
-def _absolute(path: str) -> str:
+def _make_absolute(path: str) -> str:
     """Trials run in folders of their own; the name of a data set stays as it is.
 
     Links stay links: on another node they may lead elsewhere.
     """
     expanded = Path(path).expanduser()
     path = os.path.abspath(expanded) if expanded.exists() else path
-    if shown(path) != path:
+    if printable_path(path) != path:
         raise UserError(
-            f"The path {shown(path)} is not plain UTF-8, which Ray cannot take; rename it, or "
+            f"The path {printable_path(path)} is not plain UTF-8, which Ray cannot take; rename it, or "
             "give a link to it."
         )
     return path

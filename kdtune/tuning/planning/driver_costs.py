@@ -18,37 +18,37 @@ import optuna
 import psutil
 import ray
 
-from kdtune.log.events import Event, Log
+from kdtune.log.events import Event, EventLog
 from kdtune.log.folder import SweepFolder
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.driver import Driver
-from kdtune.tuning.driver.outputs import write_outputs
-from kdtune.tuning.driver.preflight import Checked
-from kdtune.tuning.scheduling.scheduler import Schedule
-from kdtune.tuning.scheduling.search_policy import Search
-from kdtune.tuning.scheduling.searcher import Queue
-from kdtune.tuning.search.space import distributions_of
-from kdtune.tuning.search.studies import Studies
-from kdtune.tuning.trials.best_networks import Leftovers
+from kdtune.tuning.driver.preflight import PreparedSweep
+from kdtune.tuning.driver.write_results import write_results
+from kdtune.tuning.scheduling.scheduler import LogScheduler
+from kdtune.tuning.scheduling.search_policy import SearchPolicy
+from kdtune.tuning.scheduling.searcher import LogSearcher
+from kdtune.tuning.search.space import serialize_distributions
+from kdtune.tuning.search.studies import CellStudies
+from kdtune.tuning.trials.best_weights import CheckpointCleanup
 from kdtune.tuning.trials.trainable import TrialProcess
 
-TRIALS, EPOCHS, EPOCH = 4, 15, 0.03
+TRIALS_PER_SLOT, EPOCHS_PER_TRIAL, EPOCH_SECONDS = 4, 15, 0.03
 """Empty trials of each slot, their epochs, and the seconds of each of these."""
 
-COUNTS = (0, 11, 25, 50, 100, 150, 200, 201, 500, 1000, 2000, 5000)
+TRIAL_COUNTS = (0, 11, 25, 50, 100, 150, 200, 201, 500, 1000, 2000, 5000)
 """Trials of a cell after which a proposal is timed."""
 
-ASKING = 12.0
+MAX_PROPOSAL_SECONDS = 12.0
 """Seconds for that, at most but for one proposal; for more trials it is taken to grow alike."""
 
-WAITING = 400
+NUM_PENDING_RESULTS = 400
 """Results that Ray waits for at once where it is measured what each of them costs."""
 
 
 @dataclass(frozen=True)
-class DriverMeasured:
+class DriverCosts:
     """What the driver costs, in seconds; and bytes of files.
 
     Attributes:
@@ -63,155 +63,198 @@ class DriverMeasured:
         trial_bytes: for all else of a trial.
     """
 
-    start: float
-    report: float
-    event: float
-    trial: float
-    of_slot: float
-    tables: float
-    memory: float
+    start_seconds: float
+    report_seconds: float
+    event_seconds: float
+    trial_seconds: float
+    event_seconds_per_trial: float
+    tables_seconds: float
+    memory_bytes: float
     epoch_bytes: float
     trial_bytes: float
 
 
-class _Empty(TrialProcess):
+class _IdleTrial(TrialProcess):
     """A trial whose epochs are short sleeps."""
 
-    def results(
+    def iter_results(
         self, trial_id: str, config: dict[str, Any]
     ) -> Generator[dict[str, Any], None, None]:
         """What a trial gives."""
-        for epoch in range(1, EPOCHS + 1):
-            time.sleep(EPOCH)
+        for epoch in range(1, EPOCHS_PER_TRIAL + 1):
+            time.sleep(EPOCH_SECONDS)
             accuracy = 0.123456789012345 + epoch / 1000
-            parts = dict.fromkeys(("loss_classification", "loss_kd", "loss_feature"), accuracy)
-            means = dict.fromkeys(("lr", "train_loss", "train_accuracy"), accuracy)
-            measured = {"validation_loss": accuracy, "validation_accuracy": accuracy}
-            best = {"best_validation_accuracy": accuracy, "seconds": EPOCH}
-            where = {"epoch": epoch, "device": "cpu", "threads": 1}
-            yield {**where, **means, **measured, **best, **parts}
+            loss_fields = dict.fromkeys(
+                ("loss_classification", "loss_kd", "loss_feature"), accuracy
+            )
+            train_fields = dict.fromkeys(("lr", "train_loss", "train_accuracy"), accuracy)
+            validation_fields = {"validation_loss": accuracy, "validation_accuracy": accuracy}
+            best_fields = {"best_validation_accuracy": accuracy, "seconds": EPOCH_SECONDS}
+            process_fields = {"epoch": epoch, "device": "cpu", "threads": 1}
+            yield {
+                **process_fields,
+                **train_fields,
+                **validation_fields,
+                **best_fields,
+                **loss_fields,
+            }
 
 
-class _Meter:
+class _DriverMeter:
     """What came when, and what the driver had worked until then.
 
     It works when its thread computes, and when it waits for the disk while it writes the log.
     """
 
-    def __init__(self, log: Log):
+    def __init__(self, log: EventLog):
         self.log = log
-        self.events: list[tuple[str, str, float, float]] = []
-        self._writing = 0.0
+        self.samples: list[tuple[str, str, float, float]] = []
+        self._disk_seconds = 0.0
 
     def append(self, event: Event) -> None:
         """Write an event to the log and fold it."""
-        computed, started = time.thread_time(), time.perf_counter()
+        cpu_before, started_at = time.thread_time(), time.perf_counter()
         self.log.append(event)
-        self._writing += time.perf_counter() - started - (time.thread_time() - computed)
-        spent = time.thread_time() + self._writing
-        self.events.append((event["event"], event["trial_id"], spent, time.perf_counter()))
+        self._disk_seconds += time.perf_counter() - started_at - (time.thread_time() - cpu_before)
+        busy_seconds = time.thread_time() + self._disk_seconds
+        self.samples.append((event["event"], event["trial_id"], busy_seconds, time.perf_counter()))
 
     def epoch_seconds(self) -> float:
         """Of the driver, for an epoch."""
-        pairs = zip(self.events, self.events[1:], strict=False)
+        pairs = zip(self.samples, self.samples[1:], strict=False)
         return statistics.median(b[2] - a[2] for a, b in pairs if a[0] == b[0] == "epoch")
 
     def trial_seconds(self) -> float:
         """Of the driver, for a trial without its epochs."""
-        of_epochs = self.epoch_seconds() * sum(event[0] == "epoch" for event in self.events)
-        trials = sum(event[0] == "ended" for event in self.events)
-        spent = self.events[-1][2] - self.events[0][2]
-        return max(0.0, spent - of_epochs) / trials
+        epochs_seconds = self.epoch_seconds() * sum(event[0] == "epoch" for event in self.samples)
+        num_trials = sum(event[0] == "ended" for event in self.samples)
+        busy_seconds = self.samples[-1][2] - self.samples[0][2]
+        return max(0.0, busy_seconds - epochs_seconds) / num_trials
 
     def report_seconds(self) -> float:
         """Between two epochs of a trial, without the driver's part."""
         times: dict[str, list[float]] = defaultdict(list)
-        for kind, trial_id, _, now in self.events:
+        for kind, trial_id, _, logged_at in self.samples:
             if kind == "epoch":
-                times[trial_id].append(now)
-        between = [b - a for own in times.values() for a, b in zip(own, own[1:], strict=False)]
-        return max(0.0, statistics.median(between) - EPOCH - self.epoch_seconds())
+                times[trial_id].append(logged_at)
+        gaps = [
+            b - a
+            for trial_times in times.values()
+            for a, b in zip(trial_times, trial_times[1:], strict=False)
+        ]
+        return max(0.0, statistics.median(gaps) - EPOCH_SECONDS - self.epoch_seconds())
 
 
-def measure_driver(checked: Checked, slots: Slots, folder: Path) -> DriverMeasured:
+def measure_driver_costs(prepared: PreparedSweep, slots: Slots, folder: Path) -> DriverCosts:
     """Run empty trials in all slots; `folder` is for what they leave."""
-    trials = TRIALS * slots.count
-    [cell, *_] = checked.sweep.cells()
-    settings = {"epochs": EPOCHS, "scheduler": "none", "sampler": "random", "track": ()}
-    alone = {"methods": cell[:1], "models": cell[1:], "baselines": False, "warm_start": ()}
-    budget = {"trials": trials, "epochs_total": None, "time_budget": None, "equal": "trials"}
-    sweep = checked.sweep.model_copy(
-        update={**settings, **alone, **budget, "grace_period": EPOCHS, "repeats": True}
+    num_trials = TRIALS_PER_SLOT * slots.count
+    [cell, *_] = prepared.sweep.cells()
+    settings = {
+        "epochs": EPOCHS_PER_TRIAL,
+        "scheduler": "none",
+        "sampler": "random",
+        "trackers": (),
+    }
+    one_cell = {"methods": cell[:1], "models": cell[1:], "baselines": False, "warm_start": ()}
+    budget = {
+        "trials": num_trials,
+        "total_epochs": None,
+        "time_budget": None,
+        "balance_by": "trials",
+    }
+    sweep = prepared.sweep.model_copy(
+        update={
+            **settings,
+            **one_cell,
+            **budget,
+            "grace_period": EPOCHS_PER_TRIAL,
+            "allow_duplicates": True,
+        }
     )
-    own = SweepFolder(folder / "sweep")
-    own.path.mkdir()
-    search = Search(sweep, checked.spaces, checked.configure)
+    sweep_folder = SweepFolder(folder / "sweep")
+    sweep_folder.path.mkdir()
+    policy = SearchPolicy(sweep, prepared.spaces, prepared.configure_trial)
     screen = Screen("quiet")
-    driver = Driver(own, own.log, search, Leftovers(own), "trials", "", screen)
-    opened = {**checked.opened, "config": sweep.model_dump(mode="json")}
+    driver = Driver(
+        sweep_folder,
+        sweep_folder.log_path,
+        policy,
+        CheckpointCleanup(sweep_folder),
+        "trials",
+        "",
+        screen,
+    )
+    opening_event = {**prepared.opening_event, "config": sweep.model_dump(mode="json")}
     with driver.open_log() as log:
-        log.append(opened)
-        for tracked in driver.tracked:
-            tracked.begin()
-        meter, before, began = _Meter(log), own.log.stat().st_size, time.perf_counter()
-        queue = Queue(search, meter.append, slots, lambda line: None)
-        schedule = Schedule(search, meter.append, slots)
-        run_trials(_Empty, queue, schedule, search.watch)
-        closing = time.perf_counter() - meter.events[-1][3]
-    for tracked in driver.tracked:
-        tracked.close()
-    first = next(event for event in meter.events if event[0] == "epoch")
-    logged = own.log.read_bytes()[before:].splitlines()
-    epochs = [len(line) + 1 for line in logged if b'"event": "epoch"' in line]
-    of_trials = sum(len(line) + 1 for line in logged) - sum(epochs)
-    started = time.perf_counter()
-    write_outputs(own, "")
-    return DriverMeasured(
-        start=first[3] - began - EPOCH,
-        report=meter.report_seconds(),
-        event=meter.epoch_seconds(),
-        trial=meter.trial_seconds(),
-        of_slot=_of_slot(),
-        tables=closing + time.perf_counter() - started,
-        memory=psutil.Process().memory_info().rss,
-        epoch_bytes=statistics.fmean(epochs) + _size(own.tensorboard) / len(epochs),
-        trial_bytes=of_trials / trials,
+        log.append(opening_event)
+        for tracker_fold in driver.tracker_folds:
+            tracker_fold.start_logging()
+        meter, size_before, started_at = (
+            _DriverMeter(log),
+            sweep_folder.log_path.stat().st_size,
+            time.perf_counter(),
+        )
+        searcher = LogSearcher(policy, meter.append, slots, lambda line: None)
+        scheduler = LogScheduler(policy, meter.append, slots)
+        run_trials(_IdleTrial, searcher, scheduler, policy.watchdog)
+        closing_seconds = time.perf_counter() - meter.samples[-1][3]
+    for tracker_fold in driver.tracker_folds:
+        tracker_fold.close()
+    first_epoch = next(event for event in meter.samples if event[0] == "epoch")
+    log_lines = sweep_folder.log_path.read_bytes()[size_before:].splitlines()
+    epoch_line_bytes = [len(line) + 1 for line in log_lines if b'"event": "epoch"' in line]
+    trial_line_bytes = sum(len(line) + 1 for line in log_lines) - sum(epoch_line_bytes)
+    tables_started_at = time.perf_counter()
+    write_results(sweep_folder, "")
+    return DriverCosts(
+        start_seconds=first_epoch[3] - started_at - EPOCH_SECONDS,
+        report_seconds=meter.report_seconds(),
+        event_seconds=meter.epoch_seconds(),
+        trial_seconds=meter.trial_seconds(),
+        event_seconds_per_trial=_measure_pending_cost(),
+        tables_seconds=closing_seconds + time.perf_counter() - tables_started_at,
+        memory_bytes=psutil.Process().memory_info().rss,
+        epoch_bytes=statistics.fmean(epoch_line_bytes)
+        + _folder_bytes(sweep_folder.tensorboard_folder) / len(epoch_line_bytes),
+        trial_bytes=trial_line_bytes / num_trials,
     )
 
 
-def _size(folder: Path) -> int:
+def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-@ray.remote(num_cpus=0, max_concurrency=2 * WAITING)
-class _Later:
+@ray.remote(num_cpus=0, max_concurrency=2 * NUM_PENDING_RESULTS)
+class _SleepActor:
     """Gives results of which many are waited for at once, as those of many trials are."""
 
-    async def give(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         """Give one after some time."""
         await asyncio.sleep(seconds)
 
 
-def _of_slot() -> float:
+def _measure_pending_cost() -> float:
     """What Ray needs for each result that it waits for, whenever one of them is there."""
-    later = _Later.remote()  # type: ignore[attr-defined]
-    pending = {later.give.remote(600.0) for _ in range(WAITING)}
-    ready = later.give.remote(0.0)
+    actor = _SleepActor.remote()  # type: ignore[attr-defined]
+    pending = {actor.sleep.remote(600.0) for _ in range(NUM_PENDING_RESULTS)}
+    ready = actor.sleep.remote(0.0)
     ray.get(ready)
 
-    def wait(others: set[Any]) -> float:
-        started = time.perf_counter()
-        futures = list(others)
+    def time_wait(other_refs: set[Any]) -> float:
+        started_at = time.perf_counter()
+        futures = list(other_refs)
         random.shuffle(futures)
         ray.wait([ready, *futures], num_returns=1, timeout=0.1)
-        return time.perf_counter() - started
+        return time.perf_counter() - started_at
 
-    few, many = (statistics.median(wait(o) for _ in range(30)) for o in (set(), pending))
-    ray.kill(later)
-    return max(0.0, many - few) / WAITING
+    few_pending, many_pending = (
+        statistics.median(time_wait(o) for _ in range(30)) for o in (set(), pending)
+    )
+    ray.kill(actor)
+    return max(0.0, many_pending - few_pending) / NUM_PENDING_RESULTS
 
 
-def measure_proposals(checked: Checked, most: int) -> list[tuple[int, float]]:
+def measure_proposal_times(prepared: PreparedSweep, max_trials: int) -> list[tuple[int, float]]:
     """Ask for proposals.
 
     Args:
@@ -222,34 +265,39 @@ def measure_proposals(checked: Checked, most: int) -> list[tuple[int, float]]:
         Numbers of trials of a cell, and the seconds of the driver for a proposal after these: of
         the first cell, in a history of random points.
     """
-    [cell, *_] = checked.sweep.cells()
-    space = replace(checked.spaces[cell[0]], start=[])
-    alone = {"methods": cell[:1], "models": cell[1:], "baselines": False, "repeats": True}
+    [cell, *_] = prepared.sweep.cells()
+    space = replace(prepared.spaces[cell[0]], start_points=[])
+    one_cell = {
+        "methods": cell[:1],
+        "models": cell[1:],
+        "baselines": False,
+        "allow_duplicates": True,
+    }
     random_study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    seen: list[dict[str, Any]] = []
-    found: list[tuple[int, float]] = []
-    began = time.perf_counter()
-    for count in COUNTS:
-        while len(seen) < count:
-            trial, _ = space.ask(random_study)
-            seen.append(
+    observations: list[dict[str, Any]] = []
+    timings: list[tuple[int, float]] = []
+    started_at = time.perf_counter()
+    for count in TRIAL_COUNTS:
+        while len(observations) < count:
+            trial, _ = space.ask_study(random_study)
+            observations.append(
                 {
-                    "trial_id": f"seen-{len(seen)}",
+                    "trial_id": f"seen-{len(observations)}",
                     "parameters": trial.params,
-                    "distributions": distributions_of(trial),
+                    "distributions": serialize_distributions(trial),
                     "state": "finished",
-                    "best_validation_accuracies": [random.Random(len(seen)).random()],
+                    "best_validation_accuracies": [random.Random(len(observations)).random()],
                 }
             )
-        studies = Studies(checked.sweep.model_copy(update=alone), {cell[0]: space})
+        studies = CellStudies(prepared.sweep.model_copy(update=one_cell), {cell[0]: space})
         identity = {"event": "warm_start", "method": cell[0], "model": cell[1]}
-        studies.fold({**identity, "observations": seen, "start": []})
-        times = []
+        studies.fold({**identity, "observations": observations, "start": []})
+        seconds = []
         for number in range(2):  # the first one imports what it needs
-            started = time.perf_counter()
-            studies.ask(cell, f"asked-{number}")
-            times.append(time.perf_counter() - started)
-        found.append((count, min(times)))
-        if count >= most or time.perf_counter() - began > ASKING:
+            proposal_started_at = time.perf_counter()
+            studies.propose(cell, f"asked-{number}")
+            seconds.append(time.perf_counter() - proposal_started_at)
+        timings.append((count, min(seconds)))
+        if count >= max_trials or time.perf_counter() - started_at > MAX_PROPOSAL_SECONDS:
             break
-    return found
+    return timings

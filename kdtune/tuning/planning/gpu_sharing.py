@@ -21,33 +21,33 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batch
 from kdtune.errors import RunError, last_line
 from kdtune.models.on_device import pick_device
-from kdtune.plugins import Plugin, have_only, loaded
-from kdtune.runtime.device import Memory, memory_of, name_of, peak_of, reset_peak
+from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.runtime.device import GpuMemory, gpu_memory, gpu_name, peak_memory, reset_peak_memory
 from kdtune.runtime.process import keep_freed_memory
 from kdtune.training.loop import fit
-from kdtune.tuning.cluster.placement import Need, Slots
+from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import find_slots
-from kdtune.tuning.trials.trainable import Askers, lacks_memory, open_run
-from kdtune.units import GB
+from kdtune.tuning.trials.trainable import TargetRequests, is_out_of_memory, open_trial_data
+from kdtune.units import BYTES_PER_GB
 
-TOGETHER = (1, 2, 4)
+TRIALS_PER_GPU = (1, 2, 4)
 """Trials that are tried together."""
 
-SECONDS = 10.0
+MEASURE_SECONDS = 10.0
 """For which they train."""
 
-WARM_UP = 3
+WARM_UP_STEPS = 3
 """Steps before, which do not count."""
 
-MARGIN = 0.1
+FREE_MEMORY_SHARE = 0.1
 """Part of a GPU's memory that is to stay free where trials share it."""
 
-PATIENCE = 120
+GPU_WAIT_SECONDS = 120
 """Seconds for which a GPU that is free is waited for."""
 
 
 @dataclass(frozen=True)
-class Row:
+class SharingMeasurement:
     """What was measured.
 
     Attributes:
@@ -58,44 +58,50 @@ class Row:
     """
 
     model: str
-    together: int
+    trials_per_gpu: int
     epochs_per_hour: float | None
-    memory: Memory | None = None
+    gpu_memory: GpuMemory | None = None
 
     @property
-    def fits(self) -> bool:
+    def fits_in_memory(self) -> bool:
         """Whether enough memory stays free; one trial alone needs no more than it has."""
-        memory, alone = self.memory, self.together == 1
-        room = alone or memory is None or memory.used <= (1 - MARGIN) * memory.total
-        return self.epochs_per_hour is not None and room
+        memory, is_alone = self.gpu_memory, self.trials_per_gpu == 1
+        has_room = (
+            is_alone or memory is None or memory.used <= (1 - FREE_MEMORY_SHARE) * memory.total
+        )
+        return self.epochs_per_hour is not None and has_room
 
 
-def best(rows: Sequence[Row]) -> Row | None:
+def find_fastest_fitting(rows: Sequence[SharingMeasurement]) -> SharingMeasurement | None:
     """The row with the most epochs an hour of those that fit; of equals that of fewest trials."""
-    ranked = sorted((row for row in rows if row.fits), key=lambda row: row.together)
-    return max(ranked, key=lambda row: row.epochs_per_hour or 0.0, default=None)
+    fitting = sorted(
+        (row for row in rows if row.fits_in_memory), key=lambda row: row.trials_per_gpu
+    )
+    return max(fitting, key=lambda row: row.epochs_per_hour or 0.0, default=None)
 
 
-def table(rows: Sequence[Row]) -> list[str]:
+def format_measurements(rows: Sequence[SharingMeasurement]) -> list[str]:
     """What was measured, for people; what is taken is marked."""
     width = max(len(row.model) for row in rows)
     lines = [f"{'student':<{width}}  together  epochs/h  GB used"]
     for row in rows:
-        own = best([other for other in rows if other.model == row.model])
-        rate = "no room" if row.epochs_per_hour is None else f"{row.epochs_per_hour:,.0f}"
-        used = "unknown"
-        if row.memory is not None:
-            used = f"{row.memory.used / GB:.1f} of {row.memory.total / GB:.1f}"
-        taken = f"  <- {1 / row.together:g} GPUs a trial" if row is own else ""
-        lines.append(f"{row.model:<{width}}  {row.together:>8}  {rate:>8}  {used}{taken}")
+        fastest = find_fastest_fitting([other for other in rows if other.model == row.model])
+        rate_text = "no room" if row.epochs_per_hour is None else f"{row.epochs_per_hour:,.0f}"
+        memory_text = "unknown"
+        if row.gpu_memory is not None:
+            memory_text = f"{row.gpu_memory.used / BYTES_PER_GB:.1f} of {row.gpu_memory.total / BYTES_PER_GB:.1f}"
+        marker = f"  <- {1 / row.trials_per_gpu:g} GPUs a trial" if row is fastest else ""
+        lines.append(
+            f"{row.model:<{width}}  {row.trials_per_gpu:>8}  {rate_text:>8}  {memory_text}{marker}"
+        )
     return lines
 
 
-def shared_slots(
+def choose_gpu_sharing(
     sweep: SweepConfig,
     slots: Slots,
-    runs: Callable[[], Mapping[str, TrainConfig]],
-    askers: Askers,
+    make_configs: Callable[[], Mapping[str, TrainConfig]],
+    target_requests: TargetRequests,
     say: Callable[[str], None],
 ) -> Slots:
     """The slots of a sweep, with the parts of GPUs that were measured if it wants that.
@@ -115,126 +121,140 @@ def shared_slots(
     if not any(node.gpus for node in slots.nodes()):
         say("gpus_per_trial is auto, but Ray has no GPU here: trials have CPUs")
         return slots
-    rows: list[Row] = []
-    configs = runs()
+    rows: list[SharingMeasurement] = []
+    configs = make_configs()
     for model, config in configs.items():
-        rows += _measure(model, config, askers, slots, say)
-    for line in table(rows):
+        rows += _measure_sharing(model, config, target_requests, slots, say)
+    for line in format_measurements(rows):
         say(line)
-    parts = {}
+    gpus_per_trial = {}
     for model in configs:
-        if (found := best([row for row in rows if row.model == model])) is None:
+        if (fastest := find_fastest_fitting([row for row in rows if row.model == model])) is None:
             raise RunError(f"gpus_per_trial auto: {model} does not fit into the memory of a GPU.")
-        parts[model] = 1 / found.together
-    slots = find_slots(sweep.model_copy(update={"gpus_per_trial": parts}), nodes=slots.nodes)
-    say(f"{slots.count} trials at once; {slots.describe()}")
+        gpus_per_trial[model] = 1 / fastest.trials_per_gpu
+    slots = find_slots(
+        sweep.model_copy(update={"gpus_per_trial": gpus_per_trial}), nodes=slots.nodes
+    )
+    say(f"{slots.count} trials at once; {slots.describe_resources()}")
     return slots
 
 
-def _measure(
-    model: str, config: TrainConfig, askers: Askers, slots: Slots, say: Callable[[str], None]
-) -> Iterator[Row]:
+def _measure_sharing(
+    model: str,
+    config: TrainConfig,
+    target_requests: TargetRequests,
+    slots: Slots,
+    say: Callable[[str], None],
+) -> Iterator[SharingMeasurement]:
     """Train so many trials together as there may be."""
-    whole = next(p for node in slots.nodes() if (p := Need(gpus=1.0).on(node)) is not None)
-    group = placement_group(
-        [{"CPU": whole.cpus, "GPU": 1}],
-        strategy="STRICT_PACK",
-        _soft_target_node_id=whole.node,
+    whole_gpu = next(
+        p
+        for node in slots.nodes()
+        if (p := ResourceRequest(gpus=1.0).allocation_on(node)) is not None
     )
-    process = _Training.options(  # type: ignore[attr-defined]
+    group = placement_group(
+        [{"CPU": whole_gpu.cpus, "GPU": 1}],
+        strategy="STRICT_PACK",
+        _soft_target_node_id=whole_gpu.node,
+    )
+    actor_class = _TrainingActor.options(  # type: ignore[attr-defined]
         num_cpus=0,
-        num_gpus=1 / max(TOGETHER),
+        num_gpus=1 / max(TRIALS_PER_GPU),
         scheduling_strategy=PlacementGroupSchedulingStrategy(group),
     )
-    processes: list[Any] = []
+    actors: list[Any] = []
     try:
-        if not group.wait(PATIENCE):
+        if not group.wait(GPU_WAIT_SECONDS):
             raise RunError(
-                f"gpus_per_trial auto: within {PATIENCE} s there was no GPU free, with "
-                f"{whole.cpus} CPU{'s' * (whole.cpus > 1)} beside it, to measure {model}: others "
+                f"gpus_per_trial auto: within {GPU_WAIT_SECONDS} s there was no GPU free, with "
+                f"{whole_gpu.cpus} CPU{'s' * (whole_gpu.cpus > 1)} beside it, to measure {model}: others "
                 "use them; wait for these, or give a number of GPUs."
             )
-        for together in TOGETHER:
-            threads = slots.needs[model].cpus or max(1, whole.cpus // together)
-            if together > 1 and threads * together > whole.cpus:
+        for trials_per_gpu in TRIALS_PER_GPU:
+            threads = slots.requests[model].cpus or max(1, whole_gpu.cpus // trials_per_gpu)
+            if trials_per_gpu > 1 and threads * trials_per_gpu > whole_gpu.cpus:
                 return
-            while len(processes) < together:
-                processes.append(process.remote(loaded(), config, askers))
+            while len(actors) < trials_per_gpu:
+                actors.append(actor_class.remote(loaded_plugins(), config, target_requests))
             try:
-                names = ray.get([p.prepare.remote(threads) for p in processes])
-                if together == 1:
-                    say(_about(model, names[0], whole.cpus))
-                found = ray.get([p.run.remote(SECONDS) for p in processes])
+                gpu_names = ray.get([p.prepare.remote(threads) for p in actors])
+                if trials_per_gpu == 1:
+                    say(_describe_hardware(model, gpu_names[0], whole_gpu.cpus))
+                results = ray.get([p.run.remote(MEASURE_SECONDS) for p in actors])
             except Exception as error:
-                if not lacks_memory(error):
+                if not is_out_of_memory(error):
                     raise RunError(
                         f"gpus_per_trial auto: {model} could not be trained to measure it: "
                         f"{last_line(error)}"
                     ) from error
-                yield Row(model, together, None)
+                yield SharingMeasurement(model, trials_per_gpu, None)
                 return
-            rates, memories, peaks = zip(*found, strict=True)
+            rates, memories, peaks = zip(*results, strict=True)
             memory = memories[0]
             if memory is not None:
                 used = max(sum(peaks), *(other.used for other in memories))
-                memory = Memory(memory.total, used)
-            yield Row(model, together, 3600 * sum(rates), memory)
+                memory = GpuMemory(memory.total, used)
+            yield SharingMeasurement(model, trials_per_gpu, 3600 * sum(rates), memory)
     finally:
-        for one in processes:
-            ray.kill(one)
+        for actor in actors:
+            ray.kill(actor)
         remove_placement_group(group)
 
 
-def _about(model: str, gpu: str | None, cpus: int) -> str:
-    what = f"{gpu or 'a GPU that is only a word'} with {cpus} CPU{'s' * (cpus > 1)}"
-    unknown = "" if gpu else ": it computes on CPUs, and no memory can be measured"
-    return f"gpus_per_trial auto: {model} trains for {SECONDS:g} s at a time on {what}{unknown}"
+def _describe_hardware(model: str, gpu: str | None, cpus: int) -> str:
+    hardware = f"{gpu or 'a GPU that is only a word'} with {cpus} CPU{'s' * (cpus > 1)}"
+    caveat = "" if gpu else ": it computes on CPUs, and no memory can be measured"
+    return f"gpus_per_trial auto: {model} trains for {MEASURE_SECONDS:g} s at a time on {hardware}{caveat}"
 
 
 @ray.remote
-class _Training:
+class _TrainingActor:
     """A process that trains as a trial does."""
 
-    def __init__(self, plugins: Sequence[Plugin], config: TrainConfig, askers: Askers):
+    def __init__(
+        self, plugins: Sequence[Plugin], config: TrainConfig, target_requests: TargetRequests
+    ):
         keep_freed_memory()
-        have_only(plugins)
-        self._config, self._askers = config, askers
+        sync_plugins(plugins)
+        self._config, self._target_requests = config, target_requests
         self._device = pick_device(config.device)
         self._results: Iterator[Any] | None = None
-        self._images, self._steps, self._end = 0, WARM_UP, 0.0
+        self._trained_images, self._min_steps, self._deadline = 0, WARM_UP_STEPS, 0.0
 
     def prepare(self, threads: int) -> str | None:
         """Get ready to train with so many threads; gives the GPU's name."""
         torch.set_num_threads(threads)
         if self._results is None:
-            inputs, classes, teacher = open_run(self._config, self._askers, lambda event: None)
-            self._inputs, self._all = inputs, len(inputs.views.data.train)
+            epoch_data, classes, teacher = open_trial_data(
+                self._config, self._target_requests, lambda event: None
+            )
+            self._epoch_data, self._num_images = epoch_data, len(epoch_data.decoded.data.train)
             # The most that validation needs at a time is what its first batch needs.
-            validation = [next(iter(inputs.evaluation("validation")))]
+            validation = [next(iter(epoch_data.evaluation_batches("validation")))]
             config = self._config.model_copy(update={"epochs": 1_000})
             self._results = fit(
                 config, self._batches, validation, num_classes=len(classes), teacher=teacher
             )
-        self._steps, self._end = WARM_UP, 0.0
+        self._min_steps, self._deadline = WARM_UP_STEPS, 0.0
         next(self._results)
-        return name_of(self._device)
+        return gpu_name(self._device)
 
-    def run(self, seconds: float) -> tuple[float, Memory | None, int | None]:
+    def run(self, seconds: float) -> tuple[float, GpuMemory | None, int | None]:
         """Train; gives epochs a second, what the GPU's memory holds, and this process's peak."""
         assert self._results is not None
-        reset_peak(self._device)
-        began = time.perf_counter()
-        self._images, self._steps, self._end = 0, 1, began + seconds
+        reset_peak_memory(self._device)
+        started_at = time.perf_counter()
+        self._trained_images, self._min_steps, self._deadline = 0, 1, started_at + seconds
         next(self._results)
-        rate = self._images / (time.perf_counter() - began) / self._all
-        return rate, memory_of(self._device), peak_of(self._device)
+        rate = self._trained_images / (time.perf_counter() - started_at) / self._num_images
+        return rate, gpu_memory(self._device), peak_memory(self._device)
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         """Training batches until both steps and seconds are over."""
         step = 0
         while True:
-            for batch in self._inputs.train(1):
+            for batch in self._epoch_data.train_batches(1):
                 yield batch
-                step, self._images = step + 1, self._images + len(batch[1])
-                if step >= self._steps and time.perf_counter() >= self._end:
+                step, self._trained_images = step + 1, self._trained_images + len(batch[1])
+                if step >= self._min_steps and time.perf_counter() >= self._deadline:
                     return

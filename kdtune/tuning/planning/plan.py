@@ -18,43 +18,52 @@ import optuna
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
 from kdtune.log.events import Event
-from kdtune.log.folder import RESULTS
-from kdtune.runtime.environment import environment
-from kdtune.tuning.cluster.join import LOCAL, wanted_address
+from kdtune.log.folder import RESULTS_FOLDER
+from kdtune.runtime.environment import describe_environment
+from kdtune.tuning.cluster.join import LOCAL_ADDRESS, resolve_address
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import find_slots, ray_session
 from kdtune.tuning.display.screen import Screen
-from kdtune.tuning.driver.preflight import Checked, check_sweep
-from kdtune.tuning.planning.driver_costs import DriverMeasured, measure_driver, measure_proposals
-from kdtune.tuning.planning.recorded_curves import Recorded
-from kdtune.tuning.planning.simulation import Costs, Curves, Outcome, simulate
-from kdtune.tuning.planning.synthetic_curves import Imagined
-from kdtune.tuning.planning.trial_costs import Measured, measure_trials
-from kdtune.tuning.scheduling.search_policy import Search
-from kdtune.tuning.search.samplers import GRID, describe_sampler
-from kdtune.tuning.trials.trial_checkpoints import KEPT
-from kdtune.units import duration
+from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
+from kdtune.tuning.planning.driver_costs import (
+    DriverCosts,
+    measure_driver_costs,
+    measure_proposal_times,
+)
+from kdtune.tuning.planning.recorded_curves import RecordedCurves
+from kdtune.tuning.planning.simulation import (
+    LearningCurves,
+    SimulationResult,
+    SweepCosts,
+    simulate,
+)
+from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
+from kdtune.tuning.planning.trial_costs import TrialCosts, measure_trial_costs
+from kdtune.tuning.scheduling.search_policy import SearchPolicy
+from kdtune.tuning.search.samplers import GRID_SAMPLER, describe_sampler
+from kdtune.tuning.trials.trial_checkpoints import CHECKPOINTS_PER_TRIAL
+from kdtune.units import format_duration
 
-ASKING = 20.0
+MAX_TOTAL_PROPOSAL_SECONDS = 20.0
 """Seconds that the proposals of all simulations may take; else a cheaper sampler makes them."""
 
-CHEAP = ((3_000, "tpe"), (math.inf, "random"))
+CHEAPER_SAMPLERS = ((3_000, "tpe"), (math.inf, "random"))
 """Samplers in its stead: up to so many trials of all simulations together."""
 
-RANDOM_FIRST = 10
+STARTUP_TRIALS = 10
 """Trials of a cell that Optuna's samplers want to have seen before they learn from any."""
 
-MOST, ROUNDS = 60_000, 5
+MAX_SIMULATED_EPOCHS, MIN_TRIALS_PER_SLOT = 60_000, 5
 """Epochs of a simulation, and whole trials of each slot, whichever is more: of a larger sweep a
 part is simulated. A thousand slots take a minute or two."""
 
-SHARE = 0.75
+TRAINING_BOUND_SHARE = 0.75
 """Part of the slots' time from which on training itself is what a sweep waits for."""
 
-VARY = {"batch_size", "augment", "hint_layer"}
+EPOCH_TIME_SETTINGS = {"batch_size", "augment", "hint_layer"}
 """Settings that change how long an epoch takes."""
 
-DEAD = 3600.0
+STALE_AFTER_SECONDS = 3600.0
 """Seconds after which what a killed plan left is removed; a plan needs its folder for minutes."""
 
 Plan = dict[str, Any]
@@ -64,8 +73,8 @@ first trial begins; ``rows``, see `_row`; ``notes``; ``costs``, measured; ``envi
 
 def plan_sweep(
     config: Mapping[str, Any],
-    counts: Sequence[int] = (),
-    curves: Path | None = None,
+    slot_counts: Sequence[int] = (),
+    curves_path: Path | None = None,
     show: str = "live",
 ) -> Plan:
     """Plan a sweep, after the same checks.
@@ -81,43 +90,52 @@ def plan_sweep(
         UserError: something the user gave is no good.
     """
     screen = Screen(show)
-    given = SweepConfig.check(config)
-    if bad := [count for count in counts if count < 1]:
-        raise UserError(f"A sweep cannot have {bad[0]} slots.")
-    refuse_elsewhere(given)
-    if given.gpus_per_trial == "auto":
+    requested = SweepConfig.parse(config)
+    if invalid_counts := [count for count in slot_counts if count < 1]:
+        raise UserError(f"A sweep cannot have {invalid_counts[0]} slots.")
+    require_local_address(requested)
+    if requested.gpus_per_trial == "auto":
         raise UserError(
             "How many trials share a GPU best is measured by a sweep alone: give a plan a number "
             "as --gpus-per-trial, or leave it out."
         )
-    checked = check_sweep(given, given.spaces)
-    drawn = curves_of(checked, curves)
-    with ray_session(given.address, screen.show == "verbose", screen.trouble):
-        slots = find_slots(checked.sweep, screen.trouble)
-        return make_plan(checked, checked.learned(), slots, counts, drawn, screen.say)
+    prepared = prepare_sweep(requested, requested.spaces)
+    learning_curves = load_learning_curves(prepared, curves_path)
+    with ray_session(requested.address, screen.show == "verbose", screen.warn):
+        slots = find_slots(prepared.sweep, screen.warn)
+        return make_plan(
+            prepared,
+            prepared.load_warm_start_events(),
+            slots,
+            slot_counts,
+            learning_curves,
+            screen.say,
+        )
 
 
-def refuse_elsewhere(sweep: SweepConfig) -> None:
+def require_local_address(sweep: SweepConfig) -> None:
     """Raise a `UserError` if a sweep is for a cluster, any node of which would be measured."""
-    if wanted_address(sweep.address) != LOCAL:
+    if resolve_address(sweep.address) != LOCAL_ADDRESS:
         raise UserError(
             "A plan is measured on this machine alone: leave --address out, and RAY_ADDRESS."
         )
 
 
-def curves_of(checked: Checked, path: Path | None) -> Curves:
+def load_learning_curves(prepared: PreparedSweep, curves_path: Path | None) -> LearningCurves:
     """Curves for a sweep's trials: recorded ones where there are such, else imagined ones."""
-    sweep = checked.sweep
-    imagined = Imagined(sweep.epochs, sweep.seed)
-    return imagined if path is None else Recorded(path, sweep.epochs, imagined)
+    sweep = prepared.sweep
+    synthetic = SyntheticCurves(sweep.epochs, sweep.seed)
+    return (
+        synthetic if curves_path is None else RecordedCurves(curves_path, sweep.epochs, synthetic)
+    )
 
 
 def make_plan(
-    checked: Checked,
-    learned: Sequence[Event],
+    prepared: PreparedSweep,
+    warm_start_events: Sequence[Event],
     slots: Slots,
-    counts: Sequence[int],
-    curves: Curves,
+    slot_counts: Sequence[int],
+    learning_curves: LearningCurves,
     say: Callable[[str], None],
 ) -> Plan:
     """Measure and simulate a sweep, in Ray's session.
@@ -130,92 +148,115 @@ def make_plan(
         curves: what trials reach.
         say: takes lines for a person.
     """
-    sweep, began = checked.sweep, time.perf_counter()
-    cells, here = len(sweep.cells()), slots.count
+    sweep, started_at = prepared.sweep, time.perf_counter()
+    num_cells, local_slots = len(sweep.cells()), slots.count
     say(
-        f"measuring {cells} cell{'s' * (cells > 1)}, {here} trials side by side, then the "
+        f"measuring {num_cells} cell{'s' * (num_cells > 1)}, {local_slots} trials side by side, then the "
         "driver: about a minute"
     )
-    asked: list[tuple[int, float]] = []
-    where = (RESULTS if RESULTS.is_dir() else Path()).absolute()  # processes are elsewhere
-    for left in where.glob(".plan-*"):
-        if time.time() - left.stat().st_mtime > DEAD:
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".plan-", dir=where) as folder:
-        most = sweep.trials or _most_trials(sweep)
-        trials = measure_trials(
-            checked, slots, Path(folder), lambda: asked.extend(measure_proposals(checked, most))
+    proposal_times: list[tuple[int, float]] = []
+    parent_folder = (
+        RESULTS_FOLDER if RESULTS_FOLDER.is_dir() else Path()
+    ).absolute()  # processes are elsewhere
+    for stale_folder in parent_folder.glob(".plan-*"):
+        if time.time() - stale_folder.stat().st_mtime > STALE_AFTER_SECONDS:
+            shutil.rmtree(stale_folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".plan-", dir=parent_folder) as folder:
+        max_trials = sweep.trials or _estimate_trials_per_cell(sweep)
+        trial_costs = measure_trial_costs(
+            prepared,
+            slots,
+            Path(folder),
+            lambda: proposal_times.extend(measure_proposal_times(prepared, max_trials)),
         )
-        driver = measure_driver(checked, slots, Path(folder))
-    took = time.perf_counter() - began
-    costs = _costs(trials, driver, asked, checked)
-    wanted = list(dict.fromkeys((here, *sorted(counts))))
-    sampler = _sampler(sweep, costs, len(wanted))
-    rows, parts = [], []
-    for count in wanted:
+        driver_costs = measure_driver_costs(prepared, slots, Path(folder))
+    measuring_seconds = time.perf_counter() - started_at
+    costs = _combine_costs(trial_costs, driver_costs, proposal_times, prepared)
+    all_slot_counts = list(dict.fromkeys((local_slots, *sorted(slot_counts))))
+    sampler = _choose_sampler(sweep, costs, len(all_slot_counts))
+    rows, scales = [], []
+    for count in all_slot_counts:
         say(f"simulating {count:,} slot{'s' * (count > 1)}")
-        of_row = costs if count > here else replace(costs, prepare=0.0)
-        outcome, part = simulated(checked, sampler, of_row, curves, count, learned)
-        rows.append(_row(outcome, min(count, here), trials, driver, checked))
-        parts.append(part)
+        row_costs = costs if count > local_slots else replace(costs, prepare_seconds=0.0)
+        result, scale = simulate_sweep(
+            prepared, sampler, row_costs, learning_curves, count, warm_start_events
+        )
+        rows.append(
+            _build_row(result, min(count, local_slots), trial_costs, driver_costs, prepared)
+        )
+        scales.append(scale)
     return {
-        "slots": here,
-        "seconds": took,
-        "before": trials.prepare,
+        "slots": local_slots,
+        "seconds": measuring_seconds,
+        "before": trial_costs.prepare_seconds,
         "rows": rows,
-        "notes": notes_on(checked, here, costs, curves, sampler, max(parts), took),
+        "notes": build_notes(
+            prepared, local_slots, costs, learning_curves, sampler, max(scales), measuring_seconds
+        ),
         "costs": asdict(costs),
-        "environment": environment(),
+        "environment": describe_environment(),
     }
 
 
-def _most_trials(sweep: SweepConfig) -> int:
+def _estimate_trials_per_cell(sweep: SweepConfig) -> int:
     """Trials of a cell whose number is not limited, roughly."""
-    if sweep.epochs_total is None:
+    if sweep.total_epochs is None:
         return 1000
-    return math.ceil(2 * sweep.epochs_total / sweep.epochs / len(sweep.cells()))
+    return math.ceil(2 * sweep.total_epochs / sweep.epochs / len(sweep.cells()))
 
 
-def _costs(
-    trials: Measured, driver: DriverMeasured, asked: list[tuple[int, float]], checked: Checked
-) -> Costs:
-    return Costs(
-        epoch=trials.epoch,
-        scatter=trials.scatter,
-        start=driver.start + trials.opening,
-        begin=trials.begin,
-        checkpoint=trials.checkpoint,
-        report=driver.report,
-        prepare=trials.prepare,
-        view=trials.view,
-        views=checked.shared.kept.views if trials.view else 0,
-        event=driver.event,
-        trial=driver.trial,
-        of_slot=driver.of_slot,
-        ask=asked,
-        random_first=RANDOM_FIRST,
-        tables=driver.tables,
+def _combine_costs(
+    trial_costs: TrialCosts,
+    driver_costs: DriverCosts,
+    proposal_times: list[tuple[int, float]],
+    prepared: PreparedSweep,
+) -> SweepCosts:
+    return SweepCosts(
+        epoch_seconds=trial_costs.epoch_seconds,
+        epoch_relative_sd=trial_costs.epoch_relative_sd,
+        process_start_seconds=driver_costs.start_seconds + trial_costs.open_seconds,
+        trial_start_seconds=trial_costs.trial_start_seconds,
+        checkpoint_seconds=trial_costs.checkpoint_seconds,
+        report_seconds=driver_costs.report_seconds,
+        prepare_seconds=trial_costs.prepare_seconds,
+        view_seconds=trial_costs.view_seconds,
+        num_views=prepared.shared_inputs.cache_plan.views if trial_costs.view_seconds else 0,
+        event_seconds=driver_costs.event_seconds,
+        trial_seconds=driver_costs.trial_seconds,
+        event_seconds_per_trial=driver_costs.event_seconds_per_trial,
+        proposal_times=proposal_times,
+        startup_trials=STARTUP_TRIALS,
+        tables_seconds=driver_costs.tables_seconds,
     )
 
 
-def _sampler(sweep: SweepConfig, costs: Costs, simulations: int) -> str:
+def _choose_sampler(sweep: SweepConfig, costs: SweepCosts, simulations: int) -> str:
     """Who proposes in the simulations: the sweep's own sampler, unless that takes too long."""
-    trials = sweep.trials or _most_trials(sweep)
-    of_cell = sum(costs.proposal(number, number) for number in range(trials))
-    times = simulations * len(sweep.cells())
-    if sweep.sampler == GRID or times * of_cell <= ASKING:
+    trials_per_cell = sweep.trials or _estimate_trials_per_cell(sweep)
+    seconds_per_cell = sum(
+        costs.proposal_seconds(number, number) for number in range(trials_per_cell)
+    )
+    num_searches = simulations * len(sweep.cells())
+    if (
+        sweep.sampler == GRID_SAMPLER
+        or num_searches * seconds_per_cell <= MAX_TOTAL_PROPOSAL_SECONDS
+    ):
         return sweep.sampler
-    return next(name for most, name in CHEAP if times * trials <= most)
+    return next(
+        name
+        for max_trials, name in CHEAPER_SAMPLERS
+        if num_searches * trials_per_cell <= max_trials
+    )
 
 
-def simulated(
-    checked: Checked,
+def simulate_sweep(
+    prepared: PreparedSweep,
     sampler: str,
-    costs: Costs,
-    curves: Curves,
+    costs: SweepCosts,
+    learning_curves: LearningCurves,
     slots: int,
-    learned: Sequence[Event],
-) -> tuple[Outcome, float]:
+    warm_start_events: Sequence[Event],
+) -> tuple[SimulationResult, float]:
     """Simulate a sweep, or a part of it.
 
     Args:
@@ -229,91 +270,102 @@ def simulated(
     Returns:
         What the sweep takes, and how many times larger it is than the part.
     """
-    sweep = checked.sweep
+    sweep = prepared.sweep
     limits = [
         sweep.trials and sweep.trials * len(sweep.cells()) * sweep.epochs,
-        sweep.epochs_total,
-        sweep.time_budget and slots * sweep.time_budget / min(costs.epoch.values()),
+        sweep.total_epochs,
+        sweep.time_budget and slots * sweep.time_budget / min(costs.epoch_seconds.values()),
     ]
-    most = max(MOST, ROUNDS * slots * sweep.epochs)
-    times = max(1.0, min(limit for limit in limits if limit) / most)
-    part = sweep.model_copy(
+    max_epochs = max(MAX_SIMULATED_EPOCHS, MIN_TRIALS_PER_SLOT * slots * sweep.epochs)
+    scale = max(1.0, min(limit for limit in limits if limit) / max_epochs)
+    scaled_sweep = sweep.model_copy(
         update={
             "sampler": sampler,
-            "trials": sweep.trials and math.ceil(sweep.trials / times),
-            "epochs_total": sweep.epochs_total and math.ceil(sweep.epochs_total / times),
-            "time_budget": sweep.time_budget and sweep.time_budget / times,
+            "trials": sweep.trials and math.ceil(sweep.trials / scale),
+            "total_epochs": sweep.total_epochs and math.ceil(sweep.total_epochs / scale),
+            "time_budget": sweep.time_budget and sweep.time_budget / scale,
         }
     )
 
-    def make_search(clock: Callable[[], float]) -> Search:
-        return Search(part, checked.spaces, checked.configure, clock, lambda line: None)
+    def make_policy(clock: Callable[[], float]) -> SearchPolicy:
+        return SearchPolicy(
+            scaled_sweep, prepared.spaces, prepared.configure_trial, clock, lambda line: None
+        )
 
-    before = optuna.logging.get_verbosity()
+    previous_verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        outcome = simulate(make_search, costs, curves, slots, sweep.seed, learned)
+        result = simulate(
+            make_policy, costs, learning_curves, slots, sweep.seed, warm_start_events
+        )
     finally:
-        optuna.logging.set_verbosity(before)
-    return outcome.times(times), times
+        optuna.logging.set_verbosity(previous_verbosity)
+    return result.scale(scale), scale
 
 
-def _row(
-    outcome: Outcome, on_a_node: int, trials: Measured, driver: DriverMeasured, checked: Checked
+def _build_row(
+    result: SimulationResult,
+    trials_on_node: int,
+    trial_costs: TrialCosts,
+    driver_costs: DriverCosts,
+    prepared: PreparedSweep,
 ) -> dict[str, Any]:
     """What a table says of so many slots; the driver's node has its memory, too."""
-    checkpoints = max(trials.checkpoint_bytes.values())
-    kept = KEPT * outcome.most + len(trials.epoch)
-    logs = driver.epoch_bytes * outcome.epochs + driver.trial_bytes * outcome.trials
+    bytes_per_checkpoint = max(trial_costs.checkpoint_bytes.values())
+    num_checkpoints = CHECKPOINTS_PER_TRIAL * result.max_running + len(trial_costs.epoch_seconds)
+    log_bytes = driver_costs.epoch_bytes * result.epochs + driver_costs.trial_bytes * result.trials
     return {
-        **asdict(outcome),
-        "idle_share": outcome.idle_share,
-        "driver_share": outcome.driver_share,
-        "cache_bytes": checked.shared.kept.bytes,
-        "checkpoint_bytes": checkpoints * kept,
-        "log_bytes": logs,
-        "node_memory_bytes": on_a_node * max(trials.memory.values()) + driver.memory,
-        "device_memory_bytes": max(trials.device_memory.values()),
-        "limit": _limit(outcome),
+        **asdict(result),
+        "idle_share": result.idle_share,
+        "driver_share": result.driver_share,
+        "cache_bytes": prepared.shared_inputs.cache_plan.bytes,
+        "checkpoint_bytes": bytes_per_checkpoint * num_checkpoints,
+        "log_bytes": log_bytes,
+        "node_memory_bytes": trials_on_node * max(trial_costs.memory_bytes.values())
+        + driver_costs.memory_bytes,
+        "device_memory_bytes": max(trial_costs.device_memory_bytes.values()),
+        "limit": _describe_bottleneck(result),
     }
 
 
-def _limit(outcome: Outcome) -> str:
+def _describe_bottleneck(result: SimulationResult) -> str:
     """What keeps the sweep from being faster, in a sentence."""
-    whole = outcome.slots * outcome.wall
+    slot_seconds = result.slots * result.wall_seconds
     shares = {
-        "driver": outcome.waiting / whole,
-        "start": outcome.starting / whole,
-        "trials": outcome.unused / whole,
+        "driver": result.waiting_seconds / slot_seconds,
+        "start": result.startup_seconds / slot_seconds,
+        "trials": result.unused_seconds / slot_seconds,
     }
     largest = max(shares, key=shares.__getitem__)
-    if 1 - sum(shares.values()) >= SHARE:
-        return f"training, {100 * outcome.training / whole:.0f} % of the slots' time"
-    words = {
-        "driver": f"the driver, busy {100 * outcome.driver_share:.0f} % of the time: slots wait "
+    if 1 - sum(shares.values()) >= TRAINING_BOUND_SHARE:
+        return f"training, {100 * result.training_seconds / slot_seconds:.0f} % of the slots' time"
+    sentences = {
+        "driver": f"the driver, busy {100 * result.driver_share:.0f} % of the time: slots wait "
         "for it",
         "start": "start-up: processes and trials take longer to begin than fits their epochs",
-        "trials": f"too few trials: at most {outcome.most:,} are at work, and fewer towards the "
+        "trials": f"too few trials: at most {result.max_running:,} are at work, and fewer towards the "
         "end",
     }
-    return f"{words[largest]}, {100 * shares[largest]:.0f} % of the slots' time"
+    return f"{sentences[largest]}, {100 * shares[largest]:.0f} % of the slots' time"
 
 
-def _searched(checked: Checked) -> set[str]:
+def _find_searched_settings(prepared: PreparedSweep) -> set[str]:
     """Settings that some space searches."""
-    methods = {method for method, _ in checked.sweep.cells()}
-    probes = (trial for method in methods for trial, _ in checked.spaces[method].probe())
-    return {key for trial in probes for key in trial.params}
+    methods = {method for method, _ in prepared.sweep.cells()}
+    probe_trials = (
+        trial for method in methods for trial, _ in prepared.spaces[method].probe_points()
+    )
+    return {key for probe_trial in probe_trials for key in probe_trial.params}
 
 
-def notes_on(
-    checked: Checked,
-    here: int,
-    costs: Costs,
-    curves: Curves,
+def build_notes(
+    prepared: PreparedSweep,
+    local_slots: int,
+    costs: SweepCosts,
+    learning_curves: LearningCurves,
     sampler: str,
-    part: float,
-    took: float,
+    scale: float,
+    measuring_seconds: float,
 ) -> list[str]:
     """What has to be known of a plan.
 
@@ -326,25 +378,25 @@ def notes_on(
         part: how many times larger the sweep is than what was simulated of it.
         took: seconds that measuring took.
     """
-    sweep = checked.sweep
+    sweep = prepared.sweep
     notes = [
-        f"Measured in {duration(took)} on this machine, {here} trials side by side. "
+        f"Measured in {format_duration(measuring_seconds)} on this machine, {local_slots} trials side by side. "
         f"Before the first trial, views and the teacher's pass take about "
-        f"{duration(costs.prepare)} where they are not there yet."
+        f"{format_duration(costs.prepare_seconds)} where they are not there yet."
     ]
-    if isinstance(curves, Imagined):
+    if isinstance(learning_curves, SyntheticCurves):
         notes.append(
             "Learning curves are imagined: what stopping saves follows from them, and is a guess; "
             "--curves takes recorded ones."
         )
-    if isinstance(curves, Recorded):
+    if isinstance(learning_curves, RecordedCurves):
         notes.append("Recorded curves are of whole trials: of such as no rule stopped.")
-        if unknown := [cell for cell in sweep.cells() if cell not in curves.runs]:
-            names = ", ".join(map("-".join, unknown))
+        if unrecorded := [cell for cell in sweep.cells() if cell not in learning_curves.runs]:
+            names = ", ".join(map("-".join, unrecorded))
             notes.append(f"No curves were recorded of {names}: those are imagined, and a guess.")
-    if vary := sorted(_searched(checked) & VARY):
+    if varying := sorted(_find_searched_settings(prepared) & EPOCH_TIME_SETTINGS):
         notes.append(
-            f"Searched is {', '.join(vary)}, which changes how long epochs take: one point of "
+            f"Searched is {', '.join(varying)}, which changes how long epochs take: one point of "
             "each cell was measured, and stands for all."
         )
     if sampler != sweep.sampler:
@@ -352,9 +404,9 @@ def notes_on(
             f"In the simulation {sampler} proposes, since {describe_sampler(sweep.sampler)} would "
             "take too long; what its proposals cost the driver is measured and counted."
         )
-    if part > 1:
+    if scale > 1:
         notes.append(
-            f"Of the largest sweep one part in {part:.1f} was simulated, which makes its end look "
+            f"Of the largest sweep one part in {scale:.1f} was simulated, which makes its end look "
             "longer."
         )
     notes.append(

@@ -14,36 +14,36 @@ from typing import Any
 import numpy as np
 
 from kdtune.errors import UserError
-from kdtune.log.distributions import read_distributions
+from kdtune.log.distributions import parse_distributions
 from kdtune.log.events import Cell, Event, cell_of
 from kdtune.log.folder import SweepFolder
-from kdtune.tuning.planning.simulation import Curves
-from kdtune.tuning.planning.synthetic_curves import units
+from kdtune.tuning.planning.simulation import LearningCurves
+from kdtune.tuning.planning.synthetic_curves import to_unit_interval
 
-OTHER_NAMES = {"wd": "weight_decay", "T": "temperature"}
+KEY_ALIASES = {"wd": "weight_decay", "T": "temperature"}
 """Keys of files that were not written by this program."""
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """A recorded run; ``late`` if its learning rate decays later than that of most others."""
 
-    settings: dict[str, Any]
+    params: dict[str, Any]
     accuracies: list[float]
-    late: bool = False
+    late_decay: bool = False
 
 
-def condense(folder: SweepFolder) -> Iterator[dict[str, Any]]:
+def load_finished_trials(folder: SweepFolder) -> Iterator[dict[str, Any]]:
     """The trials of a sweep that went all the way, as plain values."""
-    asked: dict[str, Any] = {}
+    proposals: dict[str, Any] = {}
     epochs: dict[str, list[Any]] = defaultdict(list)
-    for event in folder.events():
+    for event in folder.load_events():
         if event["event"] == "asked":
-            asked[event["trial_id"]] = event
+            proposals[event["trial_id"]] = event
         elif event["event"] == "epoch":
             epochs[event["trial_id"]].append(event)
         elif event["event"] == "ended" and event["state"] == "finished":
-            trial, own = asked[event["trial_id"]], epochs[event["trial_id"]]
+            trial, trial_epochs = proposals[event["trial_id"]], epochs[event["trial_id"]]
             yield {
                 "method": trial["method"],
                 "model": trial["model"],
@@ -53,34 +53,36 @@ def condense(folder: SweepFolder) -> Iterator[dict[str, Any]]:
                 },
                 "seed": trial["config"]["seed"],
                 "step_size": trial["config"]["step_size"],
-                "seconds": round(sum(e["seconds"] for e in own) / len(own), 3),
-                "validation_accuracy": [e["validation_accuracy"] for e in own],
+                "seconds": round(sum(e["seconds"] for e in trial_epochs) / len(trial_epochs), 3),
+                "validation_accuracy": [e["validation_accuracy"] for e in trial_epochs],
             }
 
 
-def read_runs(path: Path) -> dict[Cell, list[Run]]:
+def load_recorded_runs(path: Path) -> dict[Cell, list[RecordedRun]]:
     """Read recorded runs, by cell: of a file, or of a sweep's folder."""
     if path.is_dir():
-        rows = list(condense(SweepFolder(path)))
+        rows = list(load_finished_trials(SweepFolder(path)))
     else:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-    usual, _ = max(Counter(row.get("step_size") for row in rows).items(), key=lambda of: of[1])
-    runs: dict[Cell, list[Run]] = defaultdict(list)
+    usual_step_size, _ = max(
+        Counter(row.get("step_size") for row in rows).items(), key=lambda item: item[1]
+    )
+    runs: dict[Cell, list[RecordedRun]] = defaultdict(list)
     for row in rows:
-        settings = row.get("settings")
-        if settings is None:
-            settings = {
-                OTHER_NAMES.get(key, key): row[key]
+        params = row.get("settings")
+        if params is None:
+            params = {
+                KEY_ALIASES.get(key, key): row[key]
                 for key in ("lr", "wd", "T", "alpha", "beta")
                 if row[key] is not None
             }
-        late = row.get("step_size") != usual
-        run = Run(settings, row["validation_accuracy"], late)
+        late_decay = row.get("step_size") != usual_step_size
+        run = RecordedRun(params, row["validation_accuracy"], late_decay)
         runs[row["method"], row.get("model", path.stem)].append(run)
     return runs
 
 
-class Recorded:
+class RecordedCurves:
     """Gives a trial the curve of the recorded run of its cell whose settings are nearest.
 
     Curves of another length are stretched to that of the trial.
@@ -94,34 +96,34 @@ class Recorded:
         UserError: nothing can be read there, or no run.
     """
 
-    def __init__(self, path: Path, epochs: int, others: Curves):
-        self.epochs, self.others = epochs, others
+    def __init__(self, path: Path, epochs: int, fallback: LearningCurves):
+        self.epochs, self.fallback = epochs, fallback
         try:
-            self.runs: Mapping[Cell, list[Run]] = read_runs(path)
+            self.runs: Mapping[Cell, list[RecordedRun]] = load_recorded_runs(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
                 f"{path} has no recorded curves: give a sweep's folder with whole trials, or a "
                 "file with a JSON object a line."
             ) from None
 
-    def draw(self, asked: Event) -> Sequence[float]:
+    def draw_curve(self, proposal: Event) -> Sequence[float]:
         """Validation accuracies of a trial by epoch, from the event that asked for it."""
-        runs = self.runs.get(cell_of(asked))
+        runs = self.runs.get(cell_of(proposal))
         if not runs:
-            return self.others.draw(asked)
-        known = read_distributions(asked["distributions"])
-        place = units(asked["parameters"], known)
+            return self.fallback.draw_curve(proposal)
+        distributions = parse_distributions(proposal["distributions"])
+        point = to_unit_interval(proposal["parameters"], distributions)
 
-        def apart(name: str, value: Any) -> float:
+        def squared_distance(name: str, value: Any) -> float:
             try:
-                [there] = units({name: value}, known).values()
+                [coordinate] = to_unit_interval({name: value}, distributions).values()
             except (TypeError, ValueError):  # no choice of today's
                 return 1.0
-            return (place[name] - there) ** 2
+            return (point[name] - coordinate) ** 2
 
-        def distance(run: Run) -> float:
-            shared = place.keys() & run.settings.keys()
-            return sum(apart(name, run.settings[name]) for name in sorted(shared))
+        def distance(run: RecordedRun) -> float:
+            shared_names = point.keys() & run.params.keys()
+            return sum(squared_distance(name, run.params[name]) for name in sorted(shared_names))
 
         accuracies = min(runs, key=distance).accuracies
         return np.interp(

@@ -17,16 +17,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from kdtune.log.events import Cell, Event, cell_of
-from kdtune.tuning.scheduling.search_policy import Search
-from kdtune.tuning.scheduling.trial_state import Trial
-from kdtune.tuning.trials.trial_checkpoints import SHARE
+from kdtune.tuning.scheduling.search_policy import SearchPolicy
+from kdtune.tuning.scheduling.trial_state import ActiveTrial
+from kdtune.tuning.trials.trial_checkpoints import CHECKPOINT_TIME_SHARE
 
-MakeSearch = Callable[[Callable[[], float]], Search]
+MakePolicy = Callable[[Callable[[], float]], SearchPolicy]
 """Makes what decides, from a clock."""
 
 
 @dataclass(frozen=True)
-class Costs:
+class SweepCosts:
     """What takes time, in seconds.
 
     Attributes:
@@ -48,37 +48,37 @@ class Costs:
         tables: the driver's at the end.
     """
 
-    epoch: Mapping[str, float]
-    scatter: float = 0.0
-    start: float = 0.0
-    begin: Mapping[str, float] = field(default_factory=dict)
-    checkpoint: Mapping[str, float] = field(default_factory=dict)
-    report: float = 0.0
-    prepare: float = 0.0
-    view: float = 0.0
-    views: int = 0
-    event: float = 0.0
-    trial: float = 0.0
-    of_slot: float = 0.0
-    ask: Sequence[tuple[int, float]] = ((0, 0.0),)
-    random_first: int = 0
-    tables: float = 0.0
+    epoch_seconds: Mapping[str, float]
+    epoch_relative_sd: float = 0.0
+    process_start_seconds: float = 0.0
+    trial_start_seconds: Mapping[str, float] = field(default_factory=dict)
+    checkpoint_seconds: Mapping[str, float] = field(default_factory=dict)
+    report_seconds: float = 0.0
+    prepare_seconds: float = 0.0
+    view_seconds: float = 0.0
+    num_views: int = 0
+    event_seconds: float = 0.0
+    trial_seconds: float = 0.0
+    event_seconds_per_trial: float = 0.0
+    proposal_times: Sequence[tuple[int, float]] = ((0, 0.0),)
+    startup_trials: int = 0
+    tables_seconds: float = 0.0
 
-    def proposal(self, started: int, ended: int) -> float:
+    def proposal_seconds(self, num_started: int, num_ended: int) -> float:
         """Seconds of the driver for a proposal, when so many trials of its cell have."""
-        counts, seconds = zip(*self.ask, strict=True)
-        before = started if ended >= self.random_first else 0
-        known, last = float(np.interp(before, counts, seconds)), counts[-1]
-        if before <= last or not last:
-            return known
-        growth = max(0.0, known - float(np.interp(last / 2, counts, seconds)))
-        return known + growth * (before - last) / (last / 2)
+        counts, seconds = zip(*self.proposal_times, strict=True)
+        num_trials = num_started if num_ended >= self.startup_trials else 0
+        interpolated, last_count = float(np.interp(num_trials, counts, seconds)), counts[-1]
+        if num_trials <= last_count or not last_count:
+            return interpolated
+        growth = max(0.0, interpolated - float(np.interp(last_count / 2, counts, seconds)))
+        return interpolated + growth * (num_trials - last_count) / (last_count / 2)
 
 
-class Curves(Protocol):
+class LearningCurves(Protocol):
     """Says what a trial would reach."""
 
-    def draw(self, asked: Event) -> Sequence[float]:
+    def draw_curve(self, proposal: Event) -> Sequence[float]:
         """Validation accuracies of a trial by epoch, from the event that asked for it."""
 
 
@@ -87,24 +87,24 @@ class Timeline:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Any]] = []
-        self._added = 0
+        self._num_added = 0
 
-    def add(self, time: float, what: Any) -> None:
+    def add(self, time: float, item: Any) -> None:
         """Have something happen."""
-        heapq.heappush(self._heap, (time, self._added, what))
-        self._added += 1
+        heapq.heappush(self._heap, (time, self._num_added, item))
+        self._num_added += 1
 
-    def next(self) -> tuple[float, Any]:
+    def pop_next(self) -> tuple[float, Any]:
         """When the next thing happens, and what."""
-        time, _, what = heapq.heappop(self._heap)
-        return time, what
+        time, _, item = heapq.heappop(self._heap)
+        return time, item
 
     def __len__(self) -> int:
         return len(self._heap)
 
 
 @dataclass
-class Outcome:
+class SimulationResult:
     """What a simulated sweep took; seconds are the sweep's, or those of slots and added up.
 
     Attributes:
@@ -122,50 +122,60 @@ class Outcome:
     """
 
     slots: int
-    wall: float = 0.0
-    training: float = 0.0
-    starting: float = 0.0
-    waiting: float = 0.0
-    driver: float = 0.0
+    wall_seconds: float = 0.0
+    training_seconds: float = 0.0
+    startup_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    driver_seconds: float = 0.0
     trials: int = 0
     stopped: int = 0
     epochs: int = 0
-    saved: int = 0
-    most: int = 0
+    saved_epochs: int = 0
+    max_running: int = 0
 
-    def times(self, factor: float) -> "Outcome":
+    def scale(self, factor: float) -> "SimulationResult":
         """Of a sweep that is so many times larger, as far as that can be told."""
-        sizes = {k: v for k, v in asdict(self).items() if k not in ("slots", "most")}
+        figures = {k: v for k, v in asdict(self).items() if k not in ("slots", "max_running")}
         scaled = {
             k: type(v)(round(v * factor) if isinstance(v, int) else v * factor)
-            for k, v in sizes.items()
+            for k, v in figures.items()
         }
         return replace(self, **scaled)
 
     @property
-    def unused(self) -> float:
+    def unused_seconds(self) -> float:
         """Seconds of slots for which there was no trial."""
-        return max(0.0, self.slots * self.wall - self.training - self.starting - self.waiting)
+        return max(
+            0.0,
+            self.slots * self.wall_seconds
+            - self.training_seconds
+            - self.startup_seconds
+            - self.waiting_seconds,
+        )
 
     @property
     def idle_share(self) -> float:
         """Part of the slots' time in which they did not train."""
-        return 1 - self.training / (self.slots * self.wall) if self.wall else 0.0
+        return (
+            1 - self.training_seconds / (self.slots * self.wall_seconds)
+            if self.wall_seconds
+            else 0.0
+        )
 
     @property
     def driver_share(self) -> float:
         """Part of the time in which the driver was busy."""
-        return self.driver / self.wall if self.wall else 0.0
+        return self.driver_seconds / self.wall_seconds if self.wall_seconds else 0.0
 
 
 def simulate(
-    make_search: MakeSearch,
-    costs: Costs,
-    curves: Curves,
+    make_policy: MakePolicy,
+    costs: SweepCosts,
+    learning_curves: LearningCurves,
     slots: int,
     seed: int = 0,
-    learned: Iterable[Event] = (),
-) -> Outcome:
+    warm_start_events: Iterable[Event] = (),
+) -> SimulationResult:
     """Run a sweep in simulated time.
 
     Args:
@@ -176,120 +186,146 @@ def simulate(
         seed: of the scatter of epochs.
         learned: events with which the sweep begins, of earlier ones.
     """
-    return _Simulation(make_search, costs, curves, slots, seed).run(learned)
+    return _Simulation(make_policy, costs, learning_curves, slots, seed).run(warm_start_events)
 
 
 class _Simulation:
     def __init__(
-        self, make_search: MakeSearch, costs: Costs, curves: Curves, slots: int, seed: int
+        self,
+        make_policy: MakePolicy,
+        costs: SweepCosts,
+        learning_curves: LearningCurves,
+        slots: int,
+        seed: int,
     ):
         self.now = 0.0
-        self.search = make_search(lambda: self.now)
-        self.costs, self.curves = costs, curves
-        self.outcome = Outcome(slots)
+        self.policy = make_policy(lambda: self.now)
+        self.costs, self.learning_curves = costs, learning_curves
+        self.result = SimulationResult(slots)
         self._random = np.random.default_rng(seed)
         self._timeline = Timeline()
-        self._driver_free = 0.0
-        self._drawn: dict[str, Sequence[float]] = {}
-        self._views: dict[int, float] = {0: 0.0}
-        self._free = [0.0] * slots
-        self._started = 0
-        self._ended: Counter[Cell] = Counter()
+        self._driver_free_at = 0.0
+        self._curves_of_running: dict[str, Sequence[float]] = {}
+        self._view_ready_at: dict[int, float] = {0: 0.0}
+        self._slots_free_at = [0.0] * slots
+        self._processes_started = 0
+        self._ended_per_cell: Counter[Cell] = Counter()
 
-    def run(self, learned: Iterable[Event]) -> Outcome:
-        for event in learned:
-            self._append(event)
-        self._fill()
+    def run(self, warm_start_events: Iterable[Event]) -> SimulationResult:
+        for event in warm_start_events:
+            self._log_event(event)
+        self._fill_slots()
         while self._timeline:
-            arrival, (trial, seconds) = self._timeline.next()
-            self._take(trial, arrival, seconds)
-        self.outcome.wall = max(self.outcome.wall, self.now) + self.costs.tables
-        self.outcome.driver += self.costs.tables
-        return self.outcome
+            arrives_at, (trial, seconds) = self._timeline.pop_next()
+            self._finish_epoch(trial, arrives_at, seconds)
+        self.result.wall_seconds = (
+            max(self.result.wall_seconds, self.now) + self.costs.tables_seconds
+        )
+        self.result.driver_seconds += self.costs.tables_seconds
+        return self.result
 
-    def _append(self, event: Event) -> None:
+    def _log_event(self, event: Event) -> None:
         event = {**event, "time": self.now, "session_seconds": self.now}
-        for fold in self.search.folds:
+        for fold in self.policy.folds:
             fold(event)
 
-    def _serve(self, arrival: float, seconds: float) -> None:
+    def _occupy_driver(self, arrives_at: float, seconds: float) -> None:
         """Have the driver do something; then it is the time at which that is done."""
-        self._driver_free = self.now = max(arrival, self._driver_free) + seconds
-        self.outcome.driver += seconds
+        self._driver_free_at = self.now = max(arrives_at, self._driver_free_at) + seconds
+        self.result.driver_seconds += seconds
 
-    def _fill(self) -> None:
+    def _fill_slots(self) -> None:
         """Give free slots trials, as long as there are both."""
-        self._free = [max(free, self.now) for free in self._free]
-        while self._free and (trial := self._proposed()) is not None:
-            took = self.costs.proposal(trial.asked["number"], self._ended[cell_of(trial.asked)])
-            self._serve(self.now, took + self.costs.trial)
-            self._begin(trial, self._free.pop(0))
+        self._slots_free_at = [max(free_at, self.now) for free_at in self._slots_free_at]
+        while self._slots_free_at and (trial := self._propose_trial()) is not None:
+            proposal_seconds = self.costs.proposal_seconds(
+                trial.proposal["number"], self._ended_per_cell[cell_of(trial.proposal)]
+            )
+            self._occupy_driver(self.now, proposal_seconds + self.costs.trial_seconds)
+            self._start_trial(trial, self._slots_free_at.pop(0))
 
-    def _proposed(self) -> Trial | None:
+    def _propose_trial(self) -> ActiveTrial | None:
         """The next trial; None if there is none now."""
-        while cells := self.search.turns():
-            self._append(event := self.search.propose(cells[0]))
+        while cells := self.policy.next_cells():
+            self._log_event(event := self.policy.propose(cells[0]))
             if event["event"] == "asked":
-                return self.search.under_way.take(event["trial_id"])
+                return self.policy.active_trials.mark_running(event["trial_id"])
         return None
 
-    def _begin(self, trial: Trial, free: float) -> None:
+    def _start_trial(self, trial: ActiveTrial, free_at: float) -> None:
         """Begin a trial in a slot that is free from some time on."""
-        self._drawn[trial.asked["trial_id"]] = self.curves.draw(trial.asked)
-        self.outcome.trials += 1
-        self.outcome.most = max(self.outcome.most, len(self._drawn))
-        self.outcome.waiting += max(0.0, self.now - free)
-        took = self.costs.begin.get(_name(trial.asked), 0.0)
-        if self._started < self.outcome.slots:  # later trials take over processes
-            took += self.costs.start + self.costs.prepare
-            self._started += 1
-        self.outcome.starting += took
-        self._train(trial, max(self.now, free) + took)
+        self._curves_of_running[trial.proposal["trial_id"]] = self.learning_curves.draw_curve(
+            trial.proposal
+        )
+        self.result.trials += 1
+        self.result.max_running = max(self.result.max_running, len(self._curves_of_running))
+        self.result.waiting_seconds += max(0.0, self.now - free_at)
+        startup_seconds = self.costs.trial_start_seconds.get(_cell_name(trial.proposal), 0.0)
+        if self._processes_started < self.result.slots:  # later trials take over processes
+            startup_seconds += self.costs.process_start_seconds + self.costs.prepare_seconds
+            self._processes_started += 1
+        self.result.startup_seconds += startup_seconds
+        self._train_epoch(trial, max(self.now, free_at) + startup_seconds)
 
-    def _train(self, trial: Trial, begun: float) -> None:
+    def _train_epoch(self, trial: ActiveTrial, starts_at: float) -> None:
         """Have a slot train an epoch, once there is the view that it sees."""
-        if self.costs.views:
-            view = trial.epoch % self.costs.views
-            ready = self._views.setdefault(view, begun + self.costs.view)
-            self.outcome.starting += max(0.0, ready - begun)
-            begun = max(begun, ready)
-        name = _name(trial.asked)
-        seconds = self.costs.epoch[name]
-        spread = max(0.2, 1 + self.costs.scatter * self._random.standard_normal())
-        kept = min(self.costs.checkpoint.get(name, 0.0), SHARE * seconds)
-        seconds *= spread
-        self.outcome.training += seconds
-        self.outcome.starting += kept
-        self._timeline.add(begun + seconds + kept + self.costs.report, (trial, seconds))
+        if self.costs.num_views:
+            view = trial.epoch % self.costs.num_views
+            ready_at = self._view_ready_at.setdefault(view, starts_at + self.costs.view_seconds)
+            self.result.startup_seconds += max(0.0, ready_at - starts_at)
+            starts_at = max(starts_at, ready_at)
+        name = _cell_name(trial.proposal)
+        seconds = self.costs.epoch_seconds[name]
+        time_factor = max(0.2, 1 + self.costs.epoch_relative_sd * self._random.standard_normal())
+        checkpoint_seconds = min(
+            self.costs.checkpoint_seconds.get(name, 0.0), CHECKPOINT_TIME_SHARE * seconds
+        )
+        seconds *= time_factor
+        self.result.training_seconds += seconds
+        self.result.startup_seconds += checkpoint_seconds
+        self._timeline.add(
+            starts_at + seconds + checkpoint_seconds + self.costs.report_seconds, (trial, seconds)
+        )
 
-    def _take(self, trial: Trial, arrival: float, seconds: float) -> None:
+    def _finish_epoch(self, trial: ActiveTrial, arrives_at: float, seconds: float) -> None:
         """Take the result of an epoch, and say whether its trial goes on."""
-        self._serve(arrival, self.costs.event + self.costs.of_slot * len(self._drawn))
-        accuracies = self._drawn[trial.asked["trial_id"]]
-        figures = {
+        self._occupy_driver(
+            arrives_at,
+            self.costs.event_seconds
+            + self.costs.event_seconds_per_trial * len(self._curves_of_running),
+        )
+        accuracies = self._curves_of_running[trial.proposal["trial_id"]]
+        epoch_fields = {
             "epoch": trial.epoch + 1,
             "validation_accuracy": accuracies[trial.epoch],
             "best_validation_accuracy": max(accuracies[: trial.epoch + 1]),
             "seconds": seconds,
         }
-        self._append(trial.event("epoch", **figures))
-        self.outcome.epochs += 1
-        self.outcome.waiting += self.now - arrival + self.costs.report
-        if (end := self.search.end(trial)) is None:
-            self._train(trial, self.now)
+        self._log_event(trial.make_event("epoch", **epoch_fields))
+        self.result.epochs += 1
+        self.result.waiting_seconds += self.now - arrives_at + self.costs.report_seconds
+        if (ending := self.policy.end_of(trial)) is None:
+            self._train_epoch(trial, self.now)
             return
-        self._append(trial.ended(*end))
-        self._ended[cell_of(trial.asked)] += 1
-        if end[0] == "stopped" and self.search.stopping.verdict(trial.last) is not None:
-            self.outcome.stopped += 1
-            self.outcome.saved += len(accuracies) - trial.epoch
-        del self._drawn[trial.asked["trial_id"]]
-        last = self.costs.checkpoint.get(_name(trial.asked), 0.0)
-        self.outcome.starting += last
-        self.outcome.wall = max(self.outcome.wall, self.now + last)
-        self._free.append(self.now + last)
-        self._fill()
+        self._log_event(trial.make_end_event(*ending))
+        self._ended_per_cell[cell_of(trial.proposal)] += 1
+        if (
+            ending[0] == "stopped"
+            and self.policy.stopping.decide(trial.last_epoch_event) is not None
+        ):
+            self.result.stopped += 1
+            self.result.saved_epochs += len(accuracies) - trial.epoch
+        del self._curves_of_running[trial.proposal["trial_id"]]
+        final_checkpoint_seconds = self.costs.checkpoint_seconds.get(
+            _cell_name(trial.proposal), 0.0
+        )
+        self.result.startup_seconds += final_checkpoint_seconds
+        self.result.wall_seconds = max(
+            self.result.wall_seconds, self.now + final_checkpoint_seconds
+        )
+        self._slots_free_at.append(self.now + final_checkpoint_seconds)
+        self._fill_slots()
 
 
-def _name(event: Event) -> str:
+def _cell_name(event: Event) -> str:
     return "-".join(cell_of(event))

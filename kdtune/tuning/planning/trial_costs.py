@@ -21,31 +21,31 @@ import ray
 import torch
 
 from kdtune.config.train import DataSource, TrainConfig, file_stem
-from kdtune.data.batches import EVALUATION_BATCH, Batch, Batches, Order
-from kdtune.data.decoded import Views
+from kdtune.data.batches import EVALUATION_BATCH_SIZE, Batch, Batches, SeededBatchSampler
+from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData, Split
-from kdtune.models import build_model, feature_shapes
-from kdtune.plugins import Plugin, have_only, loaded
-from kdtune.runtime.process import FreshState, keep_freed_memory
-from kdtune.storage.array_cache import Cache
-from kdtune.training.inputs import Inputs, find_data, keeps_targets
+from kdtune.models import build_model, probe_stage_shapes
+from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.runtime.process import ProcessState, keep_freed_memory
+from kdtune.storage.array_cache import ArrayCache
+from kdtune.training.epoch_data import EpochData, find_data, should_cache_targets
 from kdtune.training.loop import EpochResult, fit
 from kdtune.training.teacher import load_teacher
-from kdtune.training.teacher_targets import Lesson
+from kdtune.training.teacher_targets import TeacherTargets
 from kdtune.tuning.cluster.placement import Slots
-from kdtune.tuning.driver.preflight import Checked
-from kdtune.tuning.trials.trainable import Askers
-from kdtune.tuning.trials.trial_checkpoints import TrialFiles
+from kdtune.tuning.driver.preflight import PreparedSweep
+from kdtune.tuning.trials.trainable import TargetRequests
+from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints
 
-SAMPLE = {"train": 2048, "validation": 512}
+MAX_SAMPLE_IMAGES = {"train": 2048, "validation": 512}
 """Images of each split that are used, at most."""
 
-LIMIT, ALL = 2.0, 24.0
+MAX_CELL_SECONDS, MAX_TOTAL_SECONDS = 2.0, 24.0
 """Seconds of training of a cell, and of all cells together, at most: at least one step each."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class TrialCosts:
     """What trials cost; all but the last four by cell, as ``method-model``.
 
     Attributes:
@@ -61,21 +61,21 @@ class Measured:
         view: seconds for one more augmented view.
     """
 
-    epoch: dict[str, float]
-    begin: dict[str, float]
-    checkpoint: dict[str, float]
+    epoch_seconds: dict[str, float]
+    trial_start_seconds: dict[str, float]
+    checkpoint_seconds: dict[str, float]
     checkpoint_bytes: dict[str, float]
-    memory: dict[str, float]
-    device_memory: dict[str, float]
-    scatter: float
-    opening: float
-    prepare: float
-    view: float
+    memory_bytes: dict[str, float]
+    device_memory_bytes: dict[str, float]
+    epoch_relative_sd: float
+    open_seconds: float
+    prepare_seconds: float
+    view_seconds: float
 
 
-def measure_trials(
-    checked: Checked, slots: Slots, folder: Path, beside: Callable[[], object]
-) -> Measured:
+def measure_trial_costs(
+    prepared: PreparedSweep, slots: Slots, folder: Path, while_training: Callable[[], object]
+) -> TrialCosts:
     """Measure trials of every cell.
 
     Args:
@@ -84,73 +84,107 @@ def measure_trials(
         folder: for what is built meanwhile.
         beside: called while all slots but one train, as they do while one waits for a proposal.
     """
-    shared, sweep = checked.shared, checked.sweep
-    whole = shared.views.data
+    shared_inputs, sweep = prepared.shared_inputs, prepared.sweep
+    full_data = shared_inputs.decoded.data
     data = replace(
-        whole.without_test(),
-        train=_some(whole.train, SAMPLE["train"]),
-        validation=_some(whole.validation, SAMPLE["validation"]),
+        full_data.without_test(),
+        train=_subsample(full_data.train, MAX_SAMPLE_IMAGES["train"]),
+        validation=_subsample(full_data.validation, MAX_SAMPLE_IMAGES["validation"]),
     )
-    share = len(whole.train) / len(data.train)
-    cache = Cache(folder / "cache") if shared.views.cache is not None else None
-    views = Views(data, shared.views.image_size, cache)
-    told = shared.on(views).prepare(lambda line: None)
-    built = [event for event in told if event["state"] == "built"]
-    more = [event for event in built if ", view " in event["what"]]
+    sample_factor = len(full_data.train) / len(data.train)
+    cache = ArrayCache(folder / "cache") if shared_inputs.decoded.cache is not None else None
+    views = DecodedDataset(data, shared_inputs.decoded.image_size, cache)
+    cache_events = shared_inputs.with_decoded(views).warm_cache(lambda line: None)
+    built = [event for event in cache_events if event["state"] == "built"]
+    extra_views = [event for event in built if ", view " in event["what"]]
     configs = {
-        cell: checked.configure(cell, 0, checked.spaces[cell[0]].probe()[0][1])
+        cell: prepared.configure_trial(cell, 0, prepared.spaces[cell[0]].probe_points()[0][1])
         for cell in sweep.cells()
     }
-    places = {model: slots.place(model) for model in dict.fromkeys(sweep.models)}
-    threads = {model: place.threads if place else 1 for model, place in places.items()}
-    least = min((p for p in places.values() if p), key=lambda place: (place.gpus, place.cpus))
-    where = ray.remote(num_cpus=least.cpus, num_gpus=least.gpus)(_Worker)
-    about = (loaded(), data, cache, sweep.source, sweep.teacher, shared.askers)
-    workers = [where.remote(*about, folder / f"slot-{number}") for number in range(slots.count)]
-    opening = ray.get([worker.open.remote(views.image_size) for worker in workers])
-    limit = min(LIMIT, ALL / len(configs))
-    sizes = len(whole.train), len(whole.validation)
-    found = {
+    allocations = {
+        model: slots.smallest_allocation(model) for model in dict.fromkeys(sweep.models)
+    }
+    threads = {
+        model: allocation.threads if allocation else 1 for model, allocation in allocations.items()
+    }
+    smallest = min(
+        (p for p in allocations.values() if p),
+        key=lambda allocation: (allocation.gpus, allocation.cpus),
+    )
+    worker_class = ray.remote(num_cpus=smallest.cpus, num_gpus=smallest.gpus)(_MeasuringWorker)
+    worker_args = (
+        loaded_plugins(),
+        data,
+        cache,
+        sweep.data_source,
+        sweep.teacher,
+        shared_inputs.target_requests,
+    )
+    workers = [
+        worker_class.remote(*worker_args, folder / f"slot-{number}")
+        for number in range(slots.count)
+    ]
+    open_seconds = ray.get([worker.open_inputs.remote(views.image_size) for worker in workers])
+    limit = min(MAX_CELL_SECONDS, MAX_TOTAL_SECONDS / len(configs))
+    num_images = len(full_data.train), len(full_data.validation)
+    measurements = {
         "-".join(cell): ray.get(
-            [worker.measure.remote(config, threads[cell[1]], limit, *sizes) for worker in workers]
+            [
+                worker.measure.remote(config, threads[cell[1]], limit, *num_images)
+                for worker in workers
+            ]
         )
         for cell, config in configs.items()
     }
-    longest = max(configs.values(), key=lambda c: found[f"{c.method}-{c.model}"][0]["epoch"])
+    longest_config = max(
+        configs.values(), key=lambda c: measurements[f"{c.method}-{c.model}"][0]["epoch"]
+    )
     for worker in workers[1:]:
-        worker.measure.remote(longest, threads[longest.model], 600.0, *sizes)
-    beside()
+        worker.measure.remote(longest_config, threads[longest_config.model], 600.0, *num_images)
+    while_training()
     for worker in workers:
         ray.kill(worker)
 
     def mean(key: str) -> dict[str, float]:
-        return {name: fmean(own[key] for own in all_own) for name, all_own in found.items()}
+        return {
+            name: fmean(measured[key] for measured in per_worker)
+            for name, per_worker in measurements.items()
+        }
 
     # Without a cache each process holds all images of its own.
-    missing = sum(shared.views.bytes(name) - views.bytes(name) for name in SAMPLE if cache is None)
-    epochs = [[s for own in all_own for s in own["epochs"]] for all_own in found.values()]
-    spreads = [stdev(seconds) / fmean(seconds) for seconds in epochs if len(seconds) > 2]
-    return Measured(
-        epoch=mean("epoch"),
-        begin=mean("begin"),
-        checkpoint=mean("checkpoint"),
+    uncached_bytes = sum(
+        shared_inputs.decoded.array_bytes(name) - views.array_bytes(name)
+        for name in MAX_SAMPLE_IMAGES
+        if cache is None
+    )
+    epoch_seconds = [
+        [s for measured in per_worker for s in measured["epochs"]]
+        for per_worker in measurements.values()
+    ]
+    spreads = [stdev(seconds) / fmean(seconds) for seconds in epoch_seconds if len(seconds) > 2]
+    return TrialCosts(
+        epoch_seconds=mean("epoch"),
+        trial_start_seconds=mean("begin"),
+        checkpoint_seconds=mean("checkpoint"),
         checkpoint_bytes=mean("checkpoint_bytes"),
-        memory={name: own + missing for name, own in mean("memory").items()},
-        device_memory=mean("device_memory"),
-        scatter=median(spreads) if spreads else 0.0,
-        opening=fmean(opening),
-        prepare=share * sum(event["seconds"] for event in built),
-        view=share * sum(event["seconds"] for event in more),
+        memory_bytes={
+            name: measured + uncached_bytes for name, measured in mean("memory").items()
+        },
+        device_memory_bytes=mean("device_memory"),
+        epoch_relative_sd=median(spreads) if spreads else 0.0,
+        open_seconds=fmean(open_seconds),
+        prepare_seconds=sample_factor * sum(event["seconds"] for event in built),
+        view_seconds=sample_factor * sum(event["seconds"] for event in extra_views),
     )
 
 
-def _some(split: Split, most: int) -> Split:
+def _subsample(split: Split, max_images: int) -> Split:
     """Some images of a split, evenly from all of it."""
-    chosen = np.unique(np.linspace(0, len(split) - 1, min(most, len(split))).astype(int))
+    chosen = np.unique(np.linspace(0, len(split) - 1, min(max_images, len(split))).astype(int))
     return Split([split.images[i] for i in chosen], [split.labels[i] for i in chosen])
 
 
-class _Part:
+class _TimedPass:
     """The batches of a pass until time is up; afterwards it knows what the pass takes.
 
     Args:
@@ -159,9 +193,9 @@ class _Part:
         limit: seconds.
     """
 
-    def __init__(self, batches: Batches, whole: int, limit: float):
-        self.batches, self.whole, self.limit = batches, whole, limit
-        self.missing = 0.0
+    def __init__(self, batches: Batches, total_batches: int, limit: float):
+        self.batches, self.total_batches, self.limit = batches, total_batches, limit
+        self.skipped_seconds = 0.0
         """Seconds of the batches that were left out."""
 
     def __iter__(self) -> Iterator[Batch]:
@@ -173,40 +207,44 @@ class _Part:
                 break
         if self.batches.device.type == "cuda":
             torch.cuda.synchronize()
-        took = time.perf_counter() - started
-        self.missing = took * (self.whole - count) / count if count else 0.0
+        seconds = time.perf_counter() - started
+        self.skipped_seconds = seconds * (self.total_batches - count) / count if count else 0.0
 
 
-class _Worker:
+class _MeasuringWorker:
     """A process that measures what a trial's does, in Ray's hands."""
 
     def __init__(
         self,
         plugins: Sequence[Plugin],
         data: ImageData,
-        cache: Cache | None,
+        cache: ArrayCache | None,
         source: DataSource,
-        teacher: str | None,
-        askers: Askers,
+        teacher_path: str | None,
+        target_requests: TargetRequests,
         folder: Path,
     ):
         keep_freed_memory()
-        have_only(plugins)
+        sync_plugins(plugins)
         self.data, self.cache, self.source = data, cache, source
-        self.path, self.askers, self.folder = teacher, askers, folder
-        self.fresh = FreshState()
+        self.teacher_path, self.target_requests, self.folder = (
+            teacher_path,
+            target_requests,
+            folder,
+        )
+        self.process_state = ProcessState()
 
-    def open(self, image_size: int) -> float:
+    def open_inputs(self, image_size: int) -> float:
         """Open what all trials of a process share; gives the seconds that takes of a trial's."""
         started = time.perf_counter()
         find_data(self.source, False, 0, with_test=False)
-        self.views = Views(self.data, image_size, self.cache)
-        self.teacher, self.lesson = None, None
-        if self.path is not None:
-            self.teacher = load_teacher(self.path, self.data.classes, image_size)
-            self.lesson = Lesson(self.teacher, image_size)
-            for config, shapes in self.askers:
-                self.lesson.ask(config, list(shapes))
+        self.views = DecodedDataset(self.data, image_size, self.cache)
+        self.teacher, self.teacher_targets = None, None
+        if self.teacher_path is not None:
+            self.teacher = load_teacher(self.teacher_path, self.data.classes, image_size)
+            self.teacher_targets = TeacherTargets(self.teacher, image_size)
+            for config, shapes in self.target_requests:
+                self.teacher_targets.request(config, list(shapes))
         return time.perf_counter() - started
 
     def measure(
@@ -218,45 +256,52 @@ class _Worker:
         validation_images: int,
     ) -> dict[str, Any]:
         """Train for some time, and write a checkpoint; seconds and bytes of each."""
-        self.fresh.restore(config.seed)
+        self.process_state.restore(config.seed)
         torch.set_num_threads(threads)
-        passes = (
-            len(Order(train_images, config.batch_size, True)),
-            -(-validation_images // EVALUATION_BATCH),
+        pass_batches = (
+            len(SeededBatchSampler(train_images, config.batch_size, True)),
+            -(-validation_images // EVALUATION_BATCH_SIZE),
         )
         started = time.perf_counter()
-        lesson, own = None, {}
-        if self.lesson is not None and keeps_targets(config):
+        teacher_targets, requested = None, {}
+        if self.teacher_targets is not None and should_cache_targets(config):
             student = build_model(config.model, len(self.data.classes), config.image_size)
-            shapes = feature_shapes(student, config.image_size)
-            lesson, own = self.lesson, self.lesson.ask(config, shapes)
-        inputs = Inputs(config, self.views, lesson, own, lambda event: None)
-        parts = [
-            _Part(batches, whole, limit)
-            for batches, whole in zip(
-                (inputs.train(1), inputs.evaluation("validation")), passes, strict=True
+            shapes = probe_stage_shapes(student, config.image_size)
+            teacher_targets, requested = (
+                self.teacher_targets,
+                self.teacher_targets.request(config, shapes),
+            )
+        epoch_data = EpochData(config, self.views, teacher_targets, requested, lambda event: None)
+        timed_passes = [
+            _TimedPass(batches, total_batches, limit)
+            for batches, total_batches in zip(
+                (epoch_data.train_batches(1), epoch_data.evaluation_batches("validation")),
+                pass_batches,
+                strict=True,
             )
         ]
-        taught = self.teacher if config.teacher_model is not None else None
+        live_teacher = self.teacher if config.teacher_model is not None else None
         results = fit(
             config.model_copy(update={"epochs": 1_000_000}),
-            parts[0],
-            parts[1],
+            timed_passes[0],
+            timed_passes[1],
             num_classes=len(self.data.classes),
-            teacher=taught,
+            teacher=live_teacher,
         )
-        begin = time.perf_counter() - started
-        for part in parts:
-            part.limit = limit / 10
+        start_seconds = time.perf_counter() - started
+        for timed_pass in timed_passes:
+            timed_pass.limit = limit / 10
         next(results)  # what happens once, in the first steps of a process, does not count
-        for part in parts:
-            part.limit = limit
+        for timed_pass in timed_passes:
+            timed_pass.limit = limit
         started, epochs = time.perf_counter(), list[float]()
         while not epochs or time.perf_counter() - started < limit:
             result = next(results)
-            epochs.append(result.seconds + sum(part.missing for part in parts))
+            epochs.append(
+                result.seconds + sum(timed_pass.skipped_seconds for timed_pass in timed_passes)
+            )
         return {
-            "begin": begin,
+            "begin": start_seconds,
             "epoch": fmean(epochs),
             "epochs": epochs,
             **self._checkpoint(config, result),
@@ -269,7 +314,7 @@ class _Worker:
         folder = self.folder / file_stem(config.method, config.model)
         result.state["best_epoch"] = 0
         started = time.perf_counter()
-        TrialFiles(folder, config, self.data.classes).write(result, [result.figures()])
+        TrialCheckpoints(folder, config, self.data.classes).save(result, [result.metrics()])
         seconds = time.perf_counter() - started
         [path] = folder.glob("*.pth")
         return {"checkpoint": seconds, "checkpoint_bytes": path.stat().st_size}

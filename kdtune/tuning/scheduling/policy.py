@@ -7,13 +7,13 @@ from collections.abc import Callable
 from kdtune.config.sweep import SweepConfig
 from kdtune.log.events import Cell, Event, cell_of
 from kdtune.runtime.console import say
-from kdtune.runtime.signals import Interrupts
-from kdtune.tuning.scheduling.trial_state import Trial, UnderWay
-from kdtune.tuning.scheduling.watchdog import Watch
-from kdtune.tuning.search.stopping import Stopping
+from kdtune.runtime.signals import InterruptHandler
+from kdtune.tuning.scheduling.trial_state import ActiveTrial, ActiveTrials
+from kdtune.tuning.scheduling.watchdog import Watchdog
+from kdtune.tuning.search.stopping import EarlyStopping
 
 
-class Decisions(ABC):
+class SchedulingPolicy(ABC):
     """Folds over a log, and what listens to signals and clocks beside them.
 
     Args:
@@ -27,23 +27,23 @@ class Decisions(ABC):
     def __init__(
         self,
         sweep: SweepConfig,
-        stopping: Stopping,
-        repeats: int,
+        stopping: EarlyStopping,
+        failure_restarts: int,
         clock: Callable[[], float] = time.monotonic,
         say: Callable[[str], None] = say,
     ):
-        self.sweep, self.stopping, self.repeats = sweep, stopping, repeats
-        self.under_way = UnderWay()
-        self.interrupts = Interrupts(sweep.term_limit, say)
-        self.watch = Watch(sweep.stall_time, self.interrupts, clock)
+        self.sweep, self.stopping, self.failure_restarts = sweep, stopping, failure_restarts
+        self.active_trials = ActiveTrials()
+        self.interrupts = InterruptHandler(sweep.shutdown_grace, say)
+        self.watchdog = Watchdog(sweep.stall_timeout, self.interrupts, clock)
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:
         """What takes every event of the log."""
-        return [part.fold for part in (self.under_way, self.stopping, self.watch)]
+        return [component.fold for component in (self.active_trials, self.stopping, self.watchdog)]
 
     @abstractmethod
-    def turns(self) -> list[Cell]:
+    def next_cells(self) -> list[Cell]:
         """The cells of which a trial may begin, the one whose turn it is first."""
 
     @abstractmethod
@@ -51,7 +51,7 @@ class Decisions(ABC):
         """The event that begins a trial of such a cell, or says why it has none."""
 
     @abstractmethod
-    def spent(self, cell: Cell) -> str | None:
+    def exhausted_reason(self, cell: Cell) -> str | None:
         """Why a trial of the cell may not train another epoch; None if it may."""
 
     @property
@@ -59,9 +59,12 @@ class Decisions(ABC):
     def finished(self) -> bool:
         """Whether no trial is under way and none is to be started."""
 
-    def end(self, trial: Trial) -> tuple[str, str] | None:
+    def end_of(self, trial: ActiveTrial) -> tuple[str, str] | None:
         """State and reason of a trial that is at its end; None if it goes on."""
-        if trial.last and (end := self.stopping.verdict(trial.last)) is not None:
+        if (
+            trial.last_epoch_event
+            and (end := self.stopping.decide(trial.last_epoch_event)) is not None
+        ):
             return end
-        reason = self.spent(cell_of(trial.asked))
+        reason = self.exhausted_reason(cell_of(trial.proposal))
         return ("stopped", reason) if reason is not None else None

@@ -13,35 +13,35 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kdtune.errors import DiskFullError, last_line
 from kdtune.log.events import Event
-from kdtune.tuning.cluster.admission import is_lost
+from kdtune.tuning.cluster.admission import is_node_lost
 from kdtune.tuning.cluster.placement import Slots
-from kdtune.tuning.scheduling.policy import Decisions
+from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.scheduling.trial_state import (
-    DIED,
-    FAILED,
-    LOST,
-    MEMORY,
+    DEVICE_MEMORY,
     MISPLACED,
+    NODE_LOST,
+    PROCESS_DIED,
     STALLED,
-    Trial,
+    TRIAL_ERROR,
+    ActiveTrial,
 )
 from kdtune.tuning.trials.trainable import (
+    CACHE_EVENT_KEY,
     DISK_FULL,
-    NODE,
-    NOTE,
+    NODE_KEY,
     OUT_OF_MEMORY,
-    OUTCOME,
-    figures_of,
+    OUTCOME_KEY,
+    extract_metrics,
 )
 
-STALLS = 1
+STALL_RESTARTS = 1
 """Times that a trial which makes no progress is begun again."""
 
-MISPLACEMENTS = 10
+MISPLACED_RESTARTS = 10
 """Times that a trial is begun again which Ray began where it may not be."""
 
 
-class Schedule(FIFOScheduler):
+class LogScheduler(FIFOScheduler):
     """Logs results; ends trials, or has them begun again.
 
     Args:
@@ -53,17 +53,17 @@ class Schedule(FIFOScheduler):
 
     def __init__(
         self,
-        decisions: Decisions,
-        append: Callable[[Event], None],
+        policy: SchedulingPolicy,
+        append_event: Callable[[Event], None],
         slots: Slots,
-        is_lost: Callable[[str], bool] = is_lost,
+        is_node_lost: Callable[[str], bool] = is_node_lost,
     ):
         super().__init__()
-        self.decisions, self.max_restarts = decisions, decisions.sweep.max_restarts
-        self.under_way, self.watch = decisions.under_way, decisions.watch
-        self.interrupts = decisions.interrupts
-        self.append, self.slots, self.is_lost = append, slots, is_lost
-        self._misplaced: set[str] = set()
+        self.policy, self.max_restarts = policy, policy.sweep.max_restarts
+        self.active_trials, self.watchdog = policy.active_trials, policy.watchdog
+        self.interrupts = policy.interrupts
+        self.append_event, self.slots, self.is_node_lost = append_event, slots, is_node_lost
+        self._on_excluded_node: set[str] = set()
         self.failure: DiskFullError | None = None
         """Why the sweep cannot go on, if a trial found out."""
 
@@ -79,84 +79,101 @@ class Schedule(FIFOScheduler):
     ) -> str:
         """Log what the trainable reported, and say whether the trial goes on."""
         trial_id = trial.config["trial_id"]
-        own = self.under_way.trials[trial_id]
-        if NODE in result and not self.slots.may_use(result[NODE]):
+        active_trial = self.active_trials.by_id[trial_id]
+        if NODE_KEY in result and not self.slots.has_node(result[NODE_KEY]):
             # It is not enough to stop the trial: Tune would have its next ones in this process.
-            self._misplaced.add(trial_id)
-            self.watch.begun(trial_id, own.asked["model"], result["pid"], result[NODE])
-            self.watch.end(trial_id, "Ray began it on a node that gets no trials")
-        if trial_id in self._misplaced:
-            if not self.interrupts.requested:
+            self._on_excluded_node.add(trial_id)
+            self.watchdog.add_process(
+                trial_id, active_trial.proposal["model"], result["pid"], result[NODE_KEY]
+            )
+            self.watchdog.kill_process(trial_id, "Ray began it on a node that gets no trials")
+        if trial_id in self._on_excluded_node:
+            if not self.interrupts.stop_requested:
                 return TrialScheduler.CONTINUE  # until its process is no more
-            self.watch.left(trial_id)
+            self.watchdog.remove_process(trial_id)
             return TrialScheduler.STOP
-        if NODE in result:
-            self.slots.begun(trial_id, result[NODE])
-            self.watch.begun(trial_id, own.asked["model"], result["pid"], result[NODE])
-        elif OUTCOME in result:
-            return self._failed(own, result[OUTCOME], result["reason"])
-        elif NOTE in result:
-            self.append({"event": "view", "trial_id": trial_id, **json.loads(result[NOTE])})
-            self.watch.progress(trial_id)
+        if NODE_KEY in result:
+            self.slots.record_node(trial_id, result[NODE_KEY])
+            self.watchdog.add_process(
+                trial_id, active_trial.proposal["model"], result["pid"], result[NODE_KEY]
+            )
+        elif OUTCOME_KEY in result:
+            return self._handle_failure(active_trial, result[OUTCOME_KEY], result["reason"])
+        elif CACHE_EVENT_KEY in result:
+            self.append_event(
+                {"event": "view", "trial_id": trial_id, **json.loads(result[CACHE_EVENT_KEY])}
+            )
+            self.watchdog.record_progress(trial_id)
         else:
-            self.watch.progress(trial_id)
+            self.watchdog.record_progress(trial_id)
         # One that goes on gives again what it had given.
-        if result.get("epoch", 0) > own.epoch:
-            self.append(own.event("epoch", **figures_of(result)))
-        if (end := self.decisions.end(own)) is not None:
-            return self._end(own, *end)
-        if self.interrupts.requested:
-            self.watch.left(trial_id)
+        if result.get("epoch", 0) > active_trial.epoch:
+            self.append_event(active_trial.make_event("epoch", **extract_metrics(result)))
+        if (end := self.policy.end_of(active_trial)) is not None:
+            return self._end_trial(active_trial, *end)
+        if self.interrupts.stop_requested:
+            self.watchdog.remove_process(trial_id)
             return TrialScheduler.STOP  # it stays under way in the log
         return TrialScheduler.CONTINUE
 
-    def _failed(self, own: Trial, outcome: str, reason: str) -> str:
+    def _handle_failure(self, active_trial: ActiveTrial, outcome: str, reason: str) -> str:
         """Take a failure that the trial reported itself."""
         if outcome == DISK_FULL:
-            self.failure, self.interrupts.requested = DiskFullError(reason), True
-            self.watch.left(own.asked["trial_id"])
+            self.failure, self.interrupts.stop_requested = DiskFullError(reason), True
+            self.watchdog.remove_process(active_trial.proposal["trial_id"])
             return TrialScheduler.STOP
         if outcome == OUT_OF_MEMORY:
-            if not own.alone and self.slots.has_spare(own.asked["model"]):
-                return self._restart(own, MEMORY, f"{reason}; it gets the device to itself")
+            if not active_trial.exclusive and self.slots.has_larger_allocation(
+                active_trial.proposal["model"]
+            ):
+                return self._restart(
+                    active_trial, DEVICE_MEMORY, f"{reason}; it gets the device to itself"
+                )
             outcome = "crashed"
-        if outcome == "crashed" and own.restarts[FAILED] < self.decisions.repeats:
-            return self._restart(own, FAILED, reason)
-        return self._end(own, outcome, reason)
+        if (
+            outcome == "crashed"
+            and active_trial.restarts[TRIAL_ERROR] < self.policy.failure_restarts
+        ):
+            return self._restart(active_trial, TRIAL_ERROR, reason)
+        return self._end_trial(active_trial, outcome, reason)
 
     def on_trial_error(self, tune_controller: Any, trial: ray.tune.experiment.Trial) -> None:
         """Have a trial begun again whose process died, unless that happens too often."""
         trial_id = trial.config["trial_id"]
-        own = self.under_way.trials.get(trial_id)
-        if own is None:  # it had ended before
+        active_trial = self.active_trials.by_id.get(trial_id)
+        if active_trial is None:  # it had ended before
             return
-        if self.interrupts.requested:  # whoever stops the sweep may stop its processes, too
-            self.watch.left(trial_id)
+        if self.interrupts.stop_requested:  # whoever stops the sweep may stop its processes, too
+            self.watchdog.remove_process(trial_id)
             return
-        node = self.slots.node(trial_id)
-        ended = self.watch.left(trial_id)
-        cause, times = (STALLED, STALLS) if ended else (DIED, self.max_restarts)
-        reason = ended or _why(trial.get_error())
-        if trial_id in self._misplaced:
-            self._misplaced.remove(trial_id)
-            cause, times = MISPLACED, MISPLACEMENTS
-        elif not ended and node is not None and self.is_lost(node):
-            self.slots.lose(node)
-            cause, reason = LOST, "its node was lost"
-        if own.restarts[cause] < times or (cause == LOST and own.epoch > own.begun_after):
-            self._restart(own, cause, reason)
+        node = self.slots.node_of(trial_id)
+        kill_reason = self.watchdog.remove_process(trial_id)
+        cause, allowed_restarts = (
+            (STALLED, STALL_RESTARTS) if kill_reason else (PROCESS_DIED, self.max_restarts)
+        )
+        reason = kill_reason or _describe_death(trial.get_error())
+        if trial_id in self._on_excluded_node:
+            self._on_excluded_node.remove(trial_id)
+            cause, allowed_restarts = MISPLACED, MISPLACED_RESTARTS
+        elif not kill_reason and node is not None and self.is_node_lost(node):
+            self.slots.mark_lost(node)
+            cause, reason = NODE_LOST, "its node was lost"
+        if active_trial.restarts[cause] < allowed_restarts or (
+            cause == NODE_LOST and active_trial.epoch > active_trial.epoch_at_start
+        ):
+            self._restart(active_trial, cause, reason)
         else:
-            again = f", {times + 1} times" if times else ""
-            self._end(own, "crashed", f"{reason}{again}")
+            repeated = f", {allowed_restarts + 1} times" if allowed_restarts else ""
+            self._end_trial(active_trial, "crashed", f"{reason}{repeated}")
 
-    def _restart(self, own: Trial, cause: str, reason: str) -> str:
-        self.watch.left(own.asked["trial_id"])
-        self.append(own.event("restarted", cause=cause, reason=reason))
+    def _restart(self, active_trial: ActiveTrial, cause: str, reason: str) -> str:
+        self.watchdog.remove_process(active_trial.proposal["trial_id"])
+        self.append_event(active_trial.make_event("restarted", cause=cause, reason=reason))
         return TrialScheduler.STOP
 
-    def _end(self, own: Trial, state: str, reason: str) -> str:
-        self.watch.left(own.asked["trial_id"])
-        self.append(own.ended(state, reason))
+    def _end_trial(self, active_trial: ActiveTrial, state: str, reason: str) -> str:
+        self.watchdog.remove_process(active_trial.proposal["trial_id"])
+        self.append_event(active_trial.make_end_event(state, reason))
         return TrialScheduler.STOP
 
     def __getstate__(self) -> dict[str, Any]:
@@ -164,7 +181,7 @@ class Schedule(FIFOScheduler):
         return {}
 
 
-def _why(error: Exception | None) -> str:
+def _describe_death(error: Exception | None) -> str:
     """Why a process is no more."""
     if error is not None and "creation task" in str(error):
         return f"its process could not start: {last_line(error)}"

@@ -7,20 +7,20 @@ from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import file_stem
 from kdtune.log.events import Cell, Event
 from kdtune.runtime.console import say
-from kdtune.tuning.scheduling.policy import Decisions
+from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.search.budget import Budget
-from kdtune.tuning.search.space import Configure, Space
-from kdtune.tuning.search.stopping import Stopping
-from kdtune.tuning.search.studies import Studies
+from kdtune.tuning.search.space import ConfigureTrial, SearchSpace
+from kdtune.tuning.search.stopping import EarlyStopping
+from kdtune.tuning.search.studies import CellStudies
 
 
-class Search(Decisions):
+class SearchPolicy(SchedulingPolicy):
     """What decides in a search.
 
     Args:
         sweep: complete settings.
         spaces: the search space of each method.
-        configure: see `kdtune.tuning.search.space.Configure`.
+        configure: see `kdtune.tuning.search.space.ConfigureTrial`.
         clock: seconds, which nobody sets.
         say: as for `Decisions`.
     """
@@ -28,42 +28,42 @@ class Search(Decisions):
     def __init__(
         self,
         sweep: SweepConfig,
-        spaces: Mapping[str, Space],
-        configure: Configure,
+        spaces: Mapping[str, SearchSpace],
+        configure_trial: ConfigureTrial,
         clock: Callable[[], float] = time.monotonic,
         say: Callable[[str], None] = say,
     ):
-        stopping = Stopping(
+        stopping = EarlyStopping(
             sweep.scheduler, sweep.epochs, sweep.grace_period, sweep.reduction_factor
         )
         super().__init__(sweep, stopping, 0, clock, say)
-        self.studies, self.budget = Studies(sweep, spaces), Budget(sweep, clock)
-        self.configure = configure
+        self.studies, self.budget = CellStudies(sweep, spaces), Budget(sweep, clock)
+        self.configure_trial = configure_trial
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:
         """What takes every event of the log."""
         return [*super().folds, self.studies.fold, self.budget.fold]
 
-    def turns(self) -> list[Cell]:
+    def next_cells(self) -> list[Cell]:
         """The cells that may start a trial, the one that has had least first."""
-        return self.budget.turns()
+        return self.budget.next_cells()
 
     def propose(self, cell: Cell) -> Event:
         """A trial for a cell, or that its space is exhausted."""
         identity = {"method": cell[0], "model": cell[1]}
-        number = self.studies.started[cell]
+        number = self.studies.trial_counts[cell]
         trial_id = f"{file_stem(*cell)}-{number:03d}"
-        proposal = self.studies.ask(cell, trial_id)
+        proposal = self.studies.propose(cell, trial_id)
         if proposal is None:
             reason = f"its space has no point that was not tried; {number} trials are all"
             return {"event": "exhausted", **identity, "reason": reason}
-        config = self.configure(cell, number, proposal.pop("settings")).model_dump()
+        config = self.configure_trial(cell, number, proposal.pop("settings")).model_dump()
         return {"event": "asked", "trial_id": trial_id, **identity, **proposal, "config": config}
 
-    def spent(self, cell: Cell) -> str | None:
+    def exhausted_reason(self, cell: Cell) -> str | None:
         """Why the budget is spent; None if it is not."""
-        return self.budget.spent(cell)
+        return self.budget.exhausted_reason(cell)
 
     @property
     def finished(self) -> bool:

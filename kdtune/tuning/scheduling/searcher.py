@@ -8,12 +8,12 @@ from ray.tune.search import Searcher
 
 from kdtune.log.events import Event, cell_of
 from kdtune.runtime.console import say
-from kdtune.tuning.cluster.placement import Node, Place, Slots, Waiting
-from kdtune.tuning.scheduling.policy import Decisions
-from kdtune.tuning.scheduling.trial_state import Trial
+from kdtune.tuning.cluster.placement import Allocation, Node, PendingTrial, Slots
+from kdtune.tuning.scheduling.policy import SchedulingPolicy
+from kdtune.tuning.scheduling.trial_state import ActiveTrial
 
 
-class Queue(Searcher):
+class LogSearcher(Searcher):
     """Hands out trials for which there is room.
 
     Args:
@@ -25,73 +25,83 @@ class Queue(Searcher):
 
     def __init__(
         self,
-        decisions: Decisions,
-        append: Callable[[Event], None],
+        policy: SchedulingPolicy,
+        append_event: Callable[[Event], None],
         slots: Slots,
         say: Callable[[str], None] = say,
     ):
         super().__init__()
-        self.decisions, self.under_way, self.append = decisions, decisions.under_way, append
+        self.policy, self.active_trials, self.append_event = (
+            policy,
+            policy.active_trials,
+            append_event,
+        )
         self.slots, self.say = slots, say
-        self._lacking: list[str] = []
-        self._nodes: list[Node] = []
+        self._unplaceable: list[str] = []
+        self._known_nodes: list[Node] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Hand out a trial; `trial_id` is Ray's."""
-        if self.decisions.interrupts.requested:
+        if self.policy.interrupts.stop_requested:
             return Searcher.FINISHED
-        self.slots.settle(self.under_way.at_work)
-        self._tell()
+        self.slots.release_finished(self.active_trials.running)
+        self._warn_unplaceable()
         # Asked at every turn of Ray's loop, this is the quick way out.
-        if self.under_way.at_work and not self.slots.any_room():
+        if self.active_trials.running and not self.slots.has_room():
             return None
-        while (chosen := self.slots.choose(waiting := self._waiting())) is not None:
-            one, place = chosen
-            name = str(one.key)
-            if one.key == one.cell:
-                self.append(event := self.decisions.propose(one.cell))
+        while (
+            chosen := self.slots.choose_next(pending_trials := self._pending_trials())
+        ) is not None:
+            pending, allocation = chosen
+            chosen_id = str(pending.key)
+            if pending.key == pending.cell:
+                self.append_event(event := self.policy.propose(pending.cell))
                 if event["event"] != "asked":
                     continue
-                name = event["trial_id"]
-            self.slots.hold(name, place)
-            return self._settings(self.under_way.take(name), place)
+                chosen_id = event["trial_id"]
+            self.slots.allocate(chosen_id, allocation)
+            return self._ray_config(self.active_trials.mark_running(chosen_id), allocation)
         # Ray does not ask again once it was told that all is finished, but a trial that is under
         # way may lose its process.
-        return None if waiting or self.under_way.trials else Searcher.FINISHED
+        return None if pending_trials or self.active_trials.by_id else Searcher.FINISHED
 
-    def _waiting(self) -> list[Waiting]:
+    def _pending_trials(self) -> list[PendingTrial]:
         """Trials that were begun before, then new ones; at last those that need a device alone.
 
         They wait since a device that is kept free would be idle.
         """
-        for trial in self.under_way.waiting:
-            if (end := self.decisions.end(trial)) is not None:
-                self.append(trial.ended(*end))
-        again = [
-            Waiting(trial.asked["trial_id"], cell_of(trial.asked), trial.alone)
-            for trial in self.under_way.waiting
+        for trial in self.active_trials.pending:
+            if (end := self.policy.end_of(trial)) is not None:
+                self.append_event(trial.make_end_event(*end))
+        started_before = [
+            PendingTrial(trial.proposal["trial_id"], cell_of(trial.proposal), trial.exclusive)
+            for trial in self.active_trials.pending
         ]
-        new = [Waiting(cell, cell) for cell in self.decisions.turns()]
-        return sorted([*again, *new], key=lambda one: one.alone)
+        new_trials = [PendingTrial(cell, cell) for cell in self.policy.next_cells()]
+        return sorted([*started_before, *new_trials], key=lambda pending: pending.exclusive)
 
-    def _tell(self) -> None:
+    def _warn_unplaceable(self) -> None:
         """Say for which students no node is large enough any more."""
-        if (nodes := list(self.slots.nodes())) == self._nodes:
+        if (nodes := list(self.slots.nodes())) == self._known_nodes:
             return
-        self._nodes, lacking = nodes, self.slots.lacking()
-        for model in lacking:
-            if model not in self._lacking:
+        self._known_nodes, unplaceable = nodes, self.slots.unplaceable_models()
+        for model in unplaceable:
+            if model not in self._unplaceable:
                 self.say(f"no node has room for a trial of {model} any more: they wait for one")
-        self._lacking = lacking
+        self._unplaceable = unplaceable
 
-    def _settings(self, trial: Trial, place: Place) -> dict[str, Any]:
+    def _ray_config(self, trial: ActiveTrial, allocation: Allocation) -> dict[str, Any]:
         """What the process of a trial is given."""
-        sweep, asked = self.decisions.sweep, trial.asked["config"]
+        sweep, proposed = self.policy.sweep, trial.proposal["config"]
         # Data and teacher may have been moved since it was asked for.
-        config = {**asked, **sweep.source._asdict(), "cache_gb": sweep.cache_gb}
-        if asked["teacher_model"] is not None:
+        config = {**proposed, **sweep.data_source._asdict(), "cache_gb": sweep.cache_gb}
+        if proposed["teacher_model"] is not None:
             config["teacher_model"] = sweep.teacher
-        return {"trial_id": trial.asked["trial_id"], "config": config, "place": asdict(place)}
+        return {
+            "trial_id": trial.proposal["trial_id"],
+            "config": config,
+            "allocation": asdict(allocation),
+        }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler, which sees every result, writes them to the log."""

@@ -10,90 +10,90 @@ from typing import Any
 
 from kdtune.log.events import Event
 
-DIED, STALLED, MEMORY, FAILED = "died", "stalled", "memory", "failed"
+PROCESS_DIED, STALLED, DEVICE_MEMORY, TRIAL_ERROR = "died", "stalled", "memory", "failed"
 """Causes of a restart: its process died; it made no progress; its device had too little memory; it
 failed by itself."""
 
-LOST, MISPLACED = "lost", "misplaced"
+NODE_LOST, MISPLACED = "lost", "misplaced"
 """Further ones: its node was lost; it came to a node that gets no trials."""
 
 
 @dataclass
-class Trial:
+class ActiveTrial:
     """A trial under way: how it was asked for, its last epoch, its restarts by cause.
 
     The loss of a node does not count where the trial had finished an epoch since it was begun.
     """
 
-    asked: Event
-    last: Event = field(default_factory=dict)
+    proposal: Event
+    last_epoch_event: Event = field(default_factory=dict)
     restarts: Counter[str] = field(default_factory=Counter)
-    begun_after: int = 0
+    epoch_at_start: int = 0
 
     @property
     def epoch(self) -> int:
         """Its last finished epoch, 0 before the first."""
-        return self.last.get("epoch", 0)
+        return self.last_epoch_event.get("epoch", 0)
 
     @property
-    def alone(self) -> bool:
+    def exclusive(self) -> bool:
         """Whether it gets a device to itself."""
-        return self.restarts[MEMORY] > 0
+        return self.restarts[DEVICE_MEMORY] > 0
 
-    def restarted(self, cause: str) -> None:
+    def count_restart(self, cause: str) -> None:
         """Count a restart."""
-        if cause != LOST or self.epoch == self.begun_after:
+        if cause != NODE_LOST or self.epoch == self.epoch_at_start:
             self.restarts[cause] += 1
-        self.begun_after = self.epoch
+        self.epoch_at_start = self.epoch
 
-    def event(self, kind: str, **about: Any) -> Event:
+    def make_event(self, kind: str, **fields: Any) -> Event:
         """An event about this trial."""
-        identity = {key: self.asked[key] for key in ("trial_id", "method", "model")}
-        return {"event": kind, **identity, **about}
+        identity = {key: self.proposal[key] for key in ("trial_id", "method", "model")}
+        return {"event": kind, **identity, **fields}
 
-    def ended(self, state: str, reason: str) -> Event:
+    def make_end_event(self, state: str, reason: str) -> Event:
         """The event of its end."""
-        best = self.last.get("best_validation_accuracy")
+        best = self.last_epoch_event.get("best_validation_accuracy")
         figures = {"epochs": self.epoch, "best_validation_accuracy": best}
-        return self.event("ended", state=state, reason=reason, **figures)
+        return self.make_event("ended", state=state, reason=reason, **figures)
 
 
-class UnderWay:
+class ActiveTrials:
     """All trials under way, by id."""
 
     def __init__(self) -> None:
-        self.trials: dict[str, Trial] = {}
-        self._waiting: dict[str, None] = {}  # a set that keeps its order
+        self.by_id: dict[str, ActiveTrial] = {}
+        self._pending: dict[str, None] = {}  # a set that keeps its order
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
         kind = event["event"]
         if kind == "asked":
-            self.trials[event["trial_id"]] = Trial(event)
-            self._waiting[event["trial_id"]] = None
+            self.by_id[event["trial_id"]] = ActiveTrial(event)
+            self._pending[event["trial_id"]] = None
         elif kind == "epoch":
-            trial = self.trials[event["trial_id"]]
+            trial = self.by_id[event["trial_id"]]
             if event["epoch"] != trial.epoch + 1:
                 raise ValueError(f"epoch {event['epoch']} after {trial.epoch}")
-            trial.last = event
+            trial.last_epoch_event = event
         elif kind == "restarted":
-            self.trials[event["trial_id"]].restarted(event["cause"])
-            self._waiting[event["trial_id"]] = None
+            self.by_id[event["trial_id"]].count_restart(event["cause"])
+            self._pending[event["trial_id"]] = None
         elif kind == "ended":
-            del self.trials[event["trial_id"]]
-            self._waiting.pop(event["trial_id"], None)
+            del self.by_id[event["trial_id"]]
+            self._pending.pop(event["trial_id"], None)
 
     @property
-    def at_work(self) -> set[str]:
+    def running(self) -> set[str]:
         """Those that have a process."""
-        return self.trials.keys() - self._waiting.keys()
+        return self.by_id.keys() - self._pending.keys()
 
     @property
-    def waiting(self) -> list[Trial]:
+    def pending(self) -> list[ActiveTrial]:
         """Those that have none."""
-        return [self.trials[trial_id] for trial_id in self._waiting]
+        return [self.by_id[trial_id] for trial_id in self._pending]
 
-    def take(self, trial_id: str) -> Trial:
+    def mark_running(self, trial_id: str) -> ActiveTrial:
         """A process begins to work on a trial that has none."""
-        del self._waiting[trial_id]
-        return self.trials[trial_id]
+        del self._pending[trial_id]
+        return self.by_id[trial_id]

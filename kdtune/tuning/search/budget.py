@@ -12,51 +12,51 @@ from dataclasses import dataclass, field
 from kdtune.config.sweep import SweepConfig
 from kdtune.log.events import Cell, Event, cell_of
 from kdtune.log.stopwatch import Stopwatch
-from kdtune.units import duration
+from kdtune.units import format_duration
 
 
 @dataclass
-class _Spent:
+class _Usage:
     """What a trial, or the ended trials of a cell together, had."""
 
     trials: int = 0
     epochs: int = 0
     seconds: float = 0.0
 
-    def add(self, other: "_Spent") -> None:
+    def add(self, other: "_Usage") -> None:
         self.trials += other.trials
         self.epochs += other.epochs
         self.seconds += other.seconds
 
 
 @dataclass
-class _Account:
+class _CellUsage:
     """What a cell had: its ended trials, and those under way."""
 
-    ended: _Spent = field(default_factory=_Spent)
-    open: dict[str, _Spent] = field(default_factory=dict)
+    ended: _Usage = field(default_factory=_Usage)
+    active: dict[str, _Usage] = field(default_factory=dict)
     epochs: int = 0
-    exhausted: bool = False
+    space_exhausted: bool = False
 
     @property
     def trials(self) -> int:
-        return self.ended.trials + len(self.open)
+        return self.ended.trials + len(self.active)
 
-    def committed(self, unit: str, whole: int) -> float:
+    def projected_use(self, unit: str, max_epochs: int) -> float:
         """What the cell has had, if its trials under way will have as much as those before.
 
         A cell of which no trial has ended is taken to need all `whole` epochs for each.
         """
         if unit == "trials":
             return self.trials
-        had = getattr(self.ended, unit)
-        likely = had / self.ended.trials if self.ended.trials else 0.0
-        for trial in self.open.values():
+        used = getattr(self.ended, unit)
+        expected = used / self.ended.trials if self.ended.trials else 0.0
+        for trial in self.active.values():
             so_far = getattr(trial, unit)
             if not self.ended.trials and trial.epochs:
-                likely = so_far * whole / trial.epochs
-            had += max(so_far, likely)
-        return had
+                expected = so_far * max_epochs / trial.epochs
+            used += max(so_far, expected)
+        return used
 
 
 class Budget:
@@ -69,39 +69,45 @@ class Budget:
 
     def __init__(self, sweep: SweepConfig, clock: Callable[[], float] = time.monotonic):
         self.sweep, self._stopwatch = sweep, Stopwatch(clock)
-        self._accounts = {cell: _Account() for cell in sweep.cells()}
+        self._usage_by_cell = {cell: _CellUsage() for cell in sweep.cells()}
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
         self._stopwatch.fold(event)
         if event["event"] not in ("asked", "epoch", "ended", "exhausted"):
             return
-        account = self._accounts[cell_of(event)]
+        usage = self._usage_by_cell[cell_of(event)]
         if event["event"] == "asked":
-            account.open[event["trial_id"]] = _Spent(trials=1)
+            usage.active[event["trial_id"]] = _Usage(trials=1)
         elif event["event"] == "epoch":
-            account.open[event["trial_id"]].add(_Spent(epochs=1, seconds=event["seconds"]))
-            account.epochs += 1
+            usage.active[event["trial_id"]].add(_Usage(epochs=1, seconds=event["seconds"]))
+            usage.epochs += 1
         elif event["event"] == "ended":
-            account.ended.add(account.open.pop(event["trial_id"]))
+            usage.ended.add(usage.active.pop(event["trial_id"]))
         else:
-            account.exhausted = True
+            usage.space_exhausted = True
 
-    def turns(self) -> list[Cell]:
+    def next_cells(self) -> list[Cell]:
         """The cells that may start a trial, the one that has had least first."""
 
-        def had(cell: Cell) -> tuple[float, int]:
-            account = self._accounts[cell]
-            return account.committed(self.sweep.equal, self.sweep.epochs), account.trials
+        def sort_key(cell: Cell) -> tuple[float, int]:
+            usage = self._usage_by_cell[cell]
+            return usage.projected_use(self.sweep.balance_by, self.sweep.epochs), usage.trials
 
-        return sorted((cell for cell in self._accounts if self._may_start(cell)), key=had)
+        return sorted(
+            (cell for cell in self._usage_by_cell if self._can_start_trial(cell)), key=sort_key
+        )
 
-    def _may_start(self, cell: Cell) -> bool:
-        account, trials = self._accounts[cell], self.sweep.trials
-        room = trials is None or account.trials < trials
-        return room and not account.exhausted and self.spent(cell, more=1) is None
+    def _can_start_trial(self, cell: Cell) -> bool:
+        usage, trials = self._usage_by_cell[cell], self.sweep.trials
+        below_limit = trials is None or usage.trials < trials
+        return (
+            below_limit
+            and not usage.space_exhausted
+            and self.exhausted_reason(cell, extra_trials=1) is None
+        )
 
-    def spent(self, cell: Cell, more: int = 0) -> str | None:
+    def exhausted_reason(self, cell: Cell, extra_trials: int = 0) -> str | None:
         """Why a trial of the cell may not train another epoch; None if it may.
 
         Every trial under way trains an epoch that is not counted yet.
@@ -110,27 +116,27 @@ class Budget:
             cell: the trial's cell.
             more: trials that are not under way yet.
         """
-        limit, seconds = self.sweep.epochs_total, self.sweep.time_budget
+        limit, seconds = self.sweep.total_epochs, self.sweep.time_budget
         if seconds is not None and self.seconds >= seconds:
-            return f"the time budget of {duration(seconds)} is spent"
+            return f"the time budget of {format_duration(seconds)} is spent"
         if limit is None:
             return None
-        accounts = list(self._accounts.values())
-        if self.sweep.equal == "epochs":
-            limit //= len(accounts)
-            accounts = [self._accounts[cell]]
-        if sum(account.epochs + len(account.open) for account in accounts) + more <= limit:
+        usages = list(self._usage_by_cell.values())
+        if self.sweep.balance_by == "epochs":
+            limit //= len(usages)
+            usages = [self._usage_by_cell[cell]]
+        if sum(usage.epochs + len(usage.active) for usage in usages) + extra_trials <= limit:
             return None
-        share = "the cell's share" if self.sweep.equal == "epochs" else "the budget"
+        share = "the cell's share" if self.sweep.balance_by == "epochs" else "the budget"
         return f"{share} of {limit} epochs is spent"
 
     @property
     def seconds(self) -> float:
         """How long the sweep ran, in all sessions."""
-        return self._stopwatch.seconds
+        return self._stopwatch.elapsed_seconds
 
     @property
     def finished(self) -> bool:
         """Whether no trial is under way and none may start."""
-        under_way = any(account.open for account in self._accounts.values())
-        return not under_way and not self.turns()
+        has_active = any(usage.active for usage in self._usage_by_cell.values())
+        return not has_active and not self.next_cells()

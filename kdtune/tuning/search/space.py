@@ -21,18 +21,18 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
 
 import search_spaces
-from kdtune.config.train import TrainConfig, check_free
+from kdtune.config.train import TrainConfig, check_searchable
 from kdtune.errors import UserError
 from kdtune.log.events import Cell
-from kdtune.methods import check_method
-from kdtune.plugins import modules
+from kdtune.methods import require_method
+from kdtune.plugins import plugin_modules
 
-Configure = Callable[[Cell, int, dict[str, Any]], TrainConfig]
+ConfigureTrial = Callable[[Cell, int, dict[str, Any]], TrainConfig]
 """Makes the complete settings of a trial of a cell, from its number and what its space decided."""
 
 
 @dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """What is searched for one method.
 
     Attributes:
@@ -48,60 +48,66 @@ class Space:
     method: str
     distributions: dict[str, BaseDistribution]
     constants: dict[str, Any]
-    define: Callable[[optuna.Trial], dict[str, Any] | None] | None
-    start: list[dict[str, Any]]
-    source: str
+    define_by_run: Callable[[optuna.Trial], dict[str, Any] | None] | None
+    start_points: list[dict[str, Any]]
+    docstring: str
     path: Path
 
-    def fix(self, settings: dict[str, Any]) -> Self:
+    def with_constants(self, constants: dict[str, Any]) -> Self:
         """The same space with some settings fixed: they are searched no longer.
 
         Raises:
             UserError: a define-by-run space searches one of them, which only its file can change.
         """
-        if self.define is not None:
-            for key in settings:
-                if any(key in trial.params for trial, _ in self.probe()):
+        if self.define_by_run is not None:
+            for key in constants:
+                if any(key in trial.params for trial, _ in self.probe_points()):
                     raise UserError(f"{self.path} searches '{key}' by itself; fix it there.")
 
-        def others(values: dict[str, Any]) -> dict[str, Any]:
-            return {key: value for key, value in values.items() if key not in settings}
+        def without_fixed(values: dict[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in values.items() if key not in constants}
 
-        start = [others(point) for point in self.start]
+        start_points = [without_fixed(point) for point in self.start_points]
         return replace(
             self,
-            distributions=others(self.distributions),
-            constants={**self.constants, **settings},
-            start=[p for i, p in enumerate(start) if p and p not in start[:i]],
+            distributions=without_fixed(self.distributions),
+            constants={**self.constants, **constants},
+            start_points=[
+                p for i, p in enumerate(start_points) if p and p not in start_points[:i]
+            ],
         )
 
-    def ask(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
+    def ask_study(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
         """Ask a study for the next point.
 
         Returns:
             The Optuna trial, and every setting that the space decides: searched and fixed.
         """
         trial = study.ask(self.distributions)
-        defined = self.define(trial) or {} if self.define is not None else {}
+        defined = self.define_by_run(trial) or {} if self.define_by_run is not None else {}
         return trial, {**trial.params, **defined, **self.constants}
 
-    def at(self, point: dict[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
+    def trial_at(self, point: dict[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
         """The same for a given point, asked of nobody; what it leaves out is drawn at random."""
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         study.enqueue_trial(point)
         with warnings.catch_warnings(action="ignore"):  # values outside: the caller looks
-            return self.ask(study)
+            return self.ask_study(study)
 
-    def inside(self, point: dict[str, Any]) -> dict[str, Any]:
+    def restrict_point(self, point: dict[str, Any]) -> dict[str, Any]:
         """The part of a point that this space searches; empty if a value of it lies outside."""
         try:
-            trial, _ = self.at(point)
+            trial, _ = self.trial_at(point)
         except ValueError:  # a choice that is not in the list
             return {}
-        part = {key: value for key, value in point.items() if key in trial.distributions}
-        return part if all(_contains(trial, key, value) for key, value in part.items()) else {}
+        searched = {key: value for key, value in point.items() if key in trial.distributions}
+        return (
+            searched
+            if all(_is_in_range(trial, key, value) for key, value in searched.items())
+            else {}
+        )
 
-    def probe(self) -> list[tuple[optuna.Trial, dict[str, Any]]]:
+    def probe_points(self) -> list[tuple[optuna.Trial, dict[str, Any]]]:
         """Points to try the space on before a trial runs: START, edges of ranges, random ones."""
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         edges: list[dict[str, Any]] = []
@@ -110,13 +116,13 @@ class Space:
                 edges += [{key: choice} for choice in distribution.choices]
             else:
                 edges += [{key: distribution.low}, {key: distribution.high}]  # type: ignore[attr-defined]
-        points = [*self.start, *edges, *([{}] * 20)]
+        points = [*self.start_points, *edges, *([{}] * 20)]
         for point in points:
             study.enqueue_trial(point)
-        return [self.ask(study) for _ in points]
+        return [self.ask_study(study) for _ in points]
 
 
-def load_spaces(files: tuple[str, ...] = ()) -> dict[str, Space]:
+def load_spaces(files: tuple[str, ...] = ()) -> dict[str, SearchSpace]:
     """Load the spaces of kdtune and of plug-ins, and those of the user's own files in their stead.
 
     Args:
@@ -130,20 +136,20 @@ def load_spaces(files: tuple[str, ...] = ()) -> dict[str, Space]:
     """
     folder = Path(search_spaces.__file__).parent
     shipped = sorted(path for path in folder.glob("*.py") if path.stem != "__init__")
-    spaces = {space.method: space for space in map(load_space, shipped)} | plugin_spaces()
+    spaces = {space.method: space for space in map(load_space, shipped)} | load_plugin_spaces()
     return spaces | {space.method: space for space in map(load_space, map(Path, files))}
 
 
-def plugin_spaces() -> dict[str, Space]:
+def load_plugin_spaces() -> dict[str, SearchSpace]:
     """The spaces of the plug-ins that were loaded.
 
     Raises:
         UserError: one is no good, or for a method that its plug-in does not have.
     """
     spaces = {}
-    for plugin, module in modules():
+    for plugin, module in plugin_modules():
         if hasattr(module, "SPACE"):
-            space = _space(Path(plugin.name), module)
+            space = _make_space(Path(plugin.name), module)
             if space.method not in getattr(module, "METHODS", {}):
                 raise UserError(
                     f"The plug-in {plugin.name} has a search space for '{space.method}', which is "
@@ -153,7 +159,7 @@ def plugin_spaces() -> dict[str, Space]:
     return spaces
 
 
-def load_space(path: Path) -> Space:
+def load_space(path: Path) -> SearchSpace:
     """Load one search-space module and check all that can be checked before a trial runs.
 
     The module is Python and is executed: load only files that you trust.
@@ -161,23 +167,23 @@ def load_space(path: Path) -> Space:
     Raises:
         UserError: see `load_spaces`.
     """
-    return _space(path, _import(path))
+    return _make_space(path, _import_file(path))
 
 
-def _space(path: Path, module: ModuleType) -> Space:
+def _make_space(path: Path, module: ModuleType) -> SearchSpace:
     missing = [name for name in ("METHOD", "SPACE", "START") if not hasattr(module, name)]
     if missing:
         raise UserError(f"The search space {path} lacks {missing[0]}.")
-    check_method(module.METHOD)
+    require_method(module.METHOD)
     try:
-        space = _build(path, module)
-        _check(space)
+        space = _parse_space(path, module)
+        _validate_space(space)
     except UserError as error:
         raise UserError(f"The search space {path} is no good: {error}") from None
     return space
 
 
-def _build(path: Path, module: ModuleType) -> Space:
+def _parse_space(path: Path, module: ModuleType) -> SearchSpace:
     define = module.SPACE if callable(module.SPACE) else None
     settings = {} if define is not None else module.SPACE
     if not isinstance(settings, dict):
@@ -186,55 +192,55 @@ def _build(path: Path, module: ModuleType) -> Space:
     if not isinstance(start, list | tuple) or not all(isinstance(p, dict) for p in start):
         raise UserError("START must be a list of dicts, one a point.")
     searched = {key: value for key, value in settings.items() if isinstance(value, Domain)}
-    return Space(
+    return SearchSpace(
         method=module.METHOD,
-        distributions={key: _distribution(key, domain) for key, domain in searched.items()},
+        distributions={key: _make_distribution(key, domain) for key, domain in searched.items()},
         constants={key: value for key, value in settings.items() if key not in searched},
-        define=define,
-        start=list(start),
-        source=inspect.cleandoc(module.__doc__ or ""),
+        define_by_run=define,
+        start_points=list(start),
+        docstring=inspect.cleandoc(module.__doc__ or ""),
         path=path.resolve(),
     )
 
 
-def _distribution(key: str, domain: Domain) -> BaseDistribution:
+def _make_distribution(key: str, domain: Domain) -> BaseDistribution:
     try:
         return OptunaSearch.convert_search_space({key: domain})[key]
     except ValueError as error:
         raise UserError(f"the range of {key} is bad: {error}") from None
 
 
-def _check(space: Space) -> None:
+def _validate_space(space: SearchSpace) -> None:
     """Check that the space gives legal settings, and that START lies inside it."""
     try:
         with warnings.catch_warnings(action="ignore"):  # points outside are refused below
-            probes = space.probe()
+            probed = space.probe_points()
     except Exception as error:  # whatever a user's function may raise
         raise UserError(f"it gives no point: {error}") from None
-    for _, settings in probes:
-        check_free(settings, [space.method])
-        TrainConfig.check({"method": space.method, **settings})
-    for point, (trial, settings) in zip(space.start, probes, strict=False):
+    for _, settings in probed:
+        check_searchable(settings, [space.method])
+        TrainConfig.parse({"method": space.method, **settings})
+    for point, (trial, settings) in zip(space.start_points, probed, strict=False):
         for key, value in point.items():
             searched = key in trial.distributions
-            if not (_contains(trial, key, value) if searched else settings.get(key) == value):
+            if not (_is_in_range(trial, key, value) if searched else settings.get(key) == value):
                 raise UserError(f"{key} = {value!r} in START is not a point of the space.")
 
 
-def _contains(trial: optuna.Trial, key: str, value: Any) -> bool:
+def _is_in_range(trial: optuna.Trial, key: str, value: Any) -> bool:
     distribution = trial.distributions[key]
     return distribution._contains(distribution.to_internal_repr(value))
 
 
-def distributions_of(drawn: optuna.Trial | Space) -> dict[str, Any]:
+def serialize_distributions(trial_or_space: optuna.Trial | SearchSpace) -> dict[str, Any]:
     """What values are drawn from, as plain values."""
     return {
         name: json.loads(distribution_to_json(distribution))
-        for name, distribution in drawn.distributions.items()
+        for name, distribution in trial_or_space.distributions.items()
     }
 
 
-def _import(path: Path) -> ModuleType:
+def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"There is no search space {path}.")
     spec = importlib.util.spec_from_file_location(f"_space_{path.stem}", path)
@@ -249,18 +255,18 @@ def _import(path: Path) -> ModuleType:
     return module
 
 
-def describe(space: Space) -> str:
+def describe_space(space: SearchSpace) -> str:
     """Show a space to a person: ranges, start points, and its docstring."""
     lines = [f"{space.method}  ({space.path})", ""]
-    lines += [f"  {key:<14}{_range(d)}" for key, d in space.distributions.items()]
+    lines += [f"  {key:<14}{_describe_range(d)}" for key, d in space.distributions.items()]
     lines += [f"  {key:<14}{value}" for key, value in space.constants.items()]
-    if space.define is not None:
+    if space.define_by_run is not None:
         lines.append("  conditional: see the function in the file")
-    lines += [f"  start         {point}" for point in space.start]
-    return "\n".join([*lines, "", indent(space.source, "  ")])
+    lines += [f"  start         {point}" for point in space.start_points]
+    return "\n".join([*lines, "", indent(space.docstring, "  ")])
 
 
-def _range(distribution: BaseDistribution) -> str:
+def _describe_range(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
         return f"one of {', '.join(map(str, distribution.choices))}"
     low, high = distribution.low, distribution.high  # type: ignore[attr-defined]

@@ -11,20 +11,20 @@ import numpy as np
 
 from kdtune.log.events import Cell, Event, cell_of
 
-LEAST_OTHERS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}
+MIN_COMPETITORS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}
 """Others that must have been at an epoch before anybody is stopped there."""
 
 
 @dataclass(frozen=True)
-class Cut:
+class Threshold:
     """What a trial failed to reach at an epoch: a share of 1, made of so many others."""
 
     epoch: int
     value: float
-    others: int
+    competitors: int
 
 
-class Stopping:
+class EarlyStopping:
     """A rule, and all that it has seen.
 
     * ``asha`` (Li et al. 2020): at each rung a trial goes on if it is among the best 1 in
@@ -55,14 +55,14 @@ class Stopping:
         self.brackets = brackets[scheduler]
         """Epochs after which the trials of each bracket are judged."""
         self._quantile = 0.5 if scheduler == "median" else 1 - 1 / reduction_factor
-        self.bracket: dict[str, int] = {}
+        self.bracket_of: dict[str, int] = {}
         """Which of these each trial is in."""
-        self._spent: dict[Cell, list[int]] = defaultdict(lambda: [0] * len(self.brackets))
-        self._values: dict[tuple[Cell, int, int], dict[str, float]] = defaultdict(dict)
-        self.cuts: dict[str, Cut | None] = {}
+        self._epochs_trained: dict[Cell, list[int]] = defaultdict(lambda: [0] * len(self.brackets))
+        self._accuracies: dict[tuple[Cell, int, int], dict[str, float]] = defaultdict(dict)
+        self.missed_thresholds: dict[str, Threshold | None] = {}
         """What each trial failed to reach after its latest epoch; None if it may go on."""
 
-    def describe(self) -> str:
+    def describe_rule(self) -> str:
         """Say when trials are judged."""
         if self.scheduler == "none":
             return "no trial is stopped early"
@@ -76,52 +76,54 @@ class Stopping:
             "median": f"median {stops} from epoch {self.brackets[0][0]} on",
         }[self.scheduler]
 
-    def verdict(self, epoch: Event) -> tuple[str, str] | None:
+    def decide(self, epoch_event: Event) -> tuple[str, str] | None:
         """State and reason of a trial whose latest epoch is its last; None if it goes on."""
-        if epoch["epoch"] == self.epochs:
+        if epoch_event["epoch"] == self.epochs:
             return "finished", f"all {self.epochs} epochs"
-        cut = self.cuts[epoch["trial_id"]]
-        if cut is None:
+        threshold = self.missed_thresholds[epoch_event["trial_id"]]
+        if threshold is None:
             return None
-        best = 100 * epoch["best_validation_accuracy"]
+        best = 100 * epoch_event["best_validation_accuracy"]
         return "stopped", (
-            f"{self.scheduler}, epoch {cut.epoch}: {best:.2f} %, "
-            f"the cut was {100 * cut.value:.2f} % among {cut.others}"
+            f"{self.scheduler}, epoch {threshold.epoch}: {best:.2f} %, "
+            f"the cut was {100 * threshold.value:.2f} % among {threshold.competitors}"
         )
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
         if event["event"] == "asked":
-            self._enter(cell_of(event), event["trial_id"])
+            self._assign_bracket(cell_of(event), event["trial_id"])
         elif event["event"] == "epoch":
-            self.cuts[event["trial_id"]] = self._judge(
+            self.missed_thresholds[event["trial_id"]] = self._check_threshold(
                 cell_of(event),
                 event["trial_id"],
                 event["epoch"],
                 event["best_validation_accuracy"],
             )
         elif event["event"] == "warm_start":
-            for seen in event["observations"]:
-                self._enter(cell_of(event), seen["trial_id"])
-                for epoch, best in enumerate(seen["best_validation_accuracies"], start=1):
-                    self._judge(cell_of(event), seen["trial_id"], epoch, best)
+            for observation in event["observations"]:
+                self._assign_bracket(cell_of(event), observation["trial_id"])
+                for epoch, best in enumerate(observation["best_validation_accuracies"], start=1):
+                    self._check_threshold(cell_of(event), observation["trial_id"], epoch, best)
 
-    def _enter(self, cell: Cell, trial_id: str) -> None:
-        spent = self._spent[cell]
-        self.bracket[trial_id] = spent.index(min(spent))
+    def _assign_bracket(self, cell: Cell, trial_id: str) -> None:
+        epochs_trained = self._epochs_trained[cell]
+        self.bracket_of[trial_id] = epochs_trained.index(min(epochs_trained))
 
-    def _judge(self, cell: Cell, trial_id: str, epoch: int, best: float) -> Cut | None:
-        bracket = self.bracket[trial_id]
-        self._spent[cell][bracket] += 1
+    def _check_threshold(
+        self, cell: Cell, trial_id: str, epoch: int, best: float
+    ) -> Threshold | None:
+        bracket = self.bracket_of[trial_id]
+        self._epochs_trained[cell][bracket] += 1
         if epoch not in self.brackets[bracket]:
             return None
-        there = self._values[cell, bracket, epoch]
-        others = [value for other, value in there.items() if other != trial_id]
-        there[trial_id] = best
-        if len(others) < LEAST_OTHERS[self.scheduler]:
+        reached = self._accuracies[cell, bracket, epoch]
+        competitors = [value for other, value in reached.items() if other != trial_id]
+        reached[trial_id] = best
+        if len(competitors) < MIN_COMPETITORS[self.scheduler]:
             return None
-        cut = float(np.quantile(others, self._quantile))
-        return Cut(epoch, cut, len(others)) if best < cut else None
+        threshold = float(np.quantile(competitors, self._quantile))
+        return Threshold(epoch, threshold, len(competitors)) if best < threshold else None
 
 
 def rung_epochs(epochs: int, grace_period: int, reduction_factor: int) -> tuple[int, ...]:

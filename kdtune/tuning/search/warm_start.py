@@ -6,12 +6,12 @@ from typing import Any
 
 from kdtune.log.events import Cell, Event, cell_of
 from kdtune.log.folder import SweepFolder
-from kdtune.tuning.search.space import Configure, Space, distributions_of
+from kdtune.tuning.search.space import ConfigureTrial, SearchSpace, serialize_distributions
 
-POINTS = 3
+MAX_START_POINTS = 3
 """Start points that a cell takes from an earlier sweep."""
 
-MAY_DIFFER = {
+IGNORED_SETTINGS = {
     "seed", "data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "cache_targets",
     "augment_views", "augment_seed",
 }  # fmt: skip
@@ -20,29 +20,29 @@ content."""
 
 
 @dataclass
-class _Past:
+class _EarlierTrial:
     """An earlier trial."""
 
-    asked: Event
-    bests: list[float] = field(default_factory=list)
+    proposal: Event
+    best_accuracies: list[float] = field(default_factory=list)
     state: str = "running"
 
     @property
-    def parameters(self) -> dict[str, Any]:
-        return self.asked["parameters"]
+    def params(self) -> dict[str, Any]:
+        return self.proposal["parameters"]
 
     @property
-    def sound(self) -> bool:
+    def is_successful(self) -> bool:
         """Whether it ended well, with an epoch at least."""
-        return bool(self.bests) and self.state in ("finished", "stopped")
+        return bool(self.best_accuracies) and self.state in ("finished", "stopped")
 
 
-def warm_start(
+def make_warm_start_events(
     path: str,
-    spaces: dict[str, Space],
+    spaces: dict[str, SearchSpace],
     cells: list[Cell],
-    opened: Event,
-    configure: Configure,
+    opening_event: Event,
+    configure_trial: ConfigureTrial,
 ) -> Iterator[Event]:
     """Look through an earlier sweep.
 
@@ -51,7 +51,7 @@ def warm_start(
         spaces: the search space of each method.
         cells: of the new sweep.
         opened: its opening event.
-        configure: see `kdtune.tuning.search.space.Configure`.
+        configure: see `kdtune.tuning.search.space.ConfigureTrial`.
 
     Yields:
         For each cell an event ``warm_start`` with ``observations`` (``trial_id``, ``parameters``,
@@ -61,90 +61,102 @@ def warm_start(
     Raises:
         UserError: there is no sweep.
     """
-    events = SweepFolder(path).events()
-    past = list(_trials(events))
+    events = SweepFolder(path).load_events()
+    earlier_trials = list(_read_trials(events))
     for cell in cells:
-        own = [trial for trial in past if cell_of(trial.asked) == cell]
-        reason = _difference(cell, own, spaces[cell[0]], events[0], opened, configure)
+        cell_trials = [trial for trial in earlier_trials if cell_of(trial.proposal) == cell]
+        reason = _explain_difference(
+            cell, cell_trials, spaces[cell[0]], events[0], opening_event, configure_trial
+        )
         event = {"event": "warm_start", "method": cell[0], "model": cell[1], "source": path}
         if reason is None:
-            seen = [trial for trial in own if trial.state == "diverged" or trial.sound]
+            observed = [
+                trial for trial in cell_trials if trial.state == "diverged" or trial.is_successful
+            ]
             yield {
                 **event,
-                "observations": [_observation(path, trial) for trial in seen],
+                "observations": [_make_observation(path, trial) for trial in observed],
                 "start": [],
-                "reason": f"{len(seen)} observations of {path}: all is the same",
+                "reason": f"{len(observed)} observations of {path}: all is the same",
             }
         else:
-            start = _start_points(cell, own, past, spaces[cell[0]])
+            start_points = _choose_start_points(cell, cell_trials, earlier_trials, spaces[cell[0]])
             yield {
                 **event,
                 "observations": [],
-                "start": start,
-                "reason": f"{len(start)} start points of {path}, no observations: {reason}",
+                "start": start_points,
+                "reason": f"{len(start_points)} start points of {path}, no observations: {reason}",
             }
 
 
-def _trials(events: list[Event]) -> Iterator[_Past]:
-    trials: dict[str, _Past] = {}
+def _read_trials(events: list[Event]) -> Iterator[_EarlierTrial]:
+    trials: dict[str, _EarlierTrial] = {}
     for event in events:
         if event["event"] == "asked":
-            trials[event["trial_id"]] = _Past(event)
+            trials[event["trial_id"]] = _EarlierTrial(event)
         elif event["event"] == "epoch":
-            trials[event["trial_id"]].bests.append(event["best_validation_accuracy"])
+            trials[event["trial_id"]].best_accuracies.append(event["best_validation_accuracy"])
         elif event["event"] == "ended":
             trials[event["trial_id"]].state = event["state"]
     return iter(trials.values())
 
 
-def _observation(path: str, trial: _Past) -> dict[str, Any]:
+def _make_observation(path: str, trial: _EarlierTrial) -> dict[str, Any]:
     return {
-        "trial_id": f"{path}/{trial.asked['trial_id']}",
-        "parameters": trial.parameters,
-        "distributions": trial.asked["distributions"],
+        "trial_id": f"{path}/{trial.proposal['trial_id']}",
+        "parameters": trial.params,
+        "distributions": trial.proposal["distributions"],
         "state": trial.state,
-        "best_validation_accuracies": trial.bests,
+        "best_validation_accuracies": trial.best_accuracies,
     }
 
 
-def _difference(
+def _explain_difference(
     cell: Cell,
-    trials: list[_Past],
-    space: Space,
-    then: Event,
-    now: Event,
-    configure: Configure,
+    trials: list[_EarlierTrial],
+    space: SearchSpace,
+    earlier: Event,
+    current: Event,
+    configure_trial: ConfigureTrial,
 ) -> str | None:
     """Why earlier trials of a cell are no observations of it; None if they are."""
     if not trials:
         return f"it has no trials of {'-'.join(cell)}"
-    if then["data"]["fingerprint"] != now["data"]["fingerprint"]:
+    if earlier["data"]["fingerprint"] != current["data"]["fingerprint"]:
         return "its data are others"
     for trial in trials:
-        asked, settings = space.at(space.inside(trial.parameters))
+        optuna_trial, settings = space.trial_at(space.restrict_point(trial.params))
         if (
-            asked.params != trial.parameters
-            or distributions_of(asked) != trial.asked["distributions"]
+            optuna_trial.params != trial.params
+            or serialize_distributions(optuna_trial) != trial.proposal["distributions"]
         ):
             return "its search space is another"
-        config = configure(cell, 0, settings).model_dump()
-        if config["teacher_model"] and then["teacher"]["sha256"] != now["teacher"]["sha256"]:
+        config = configure_trial(cell, 0, settings).model_dump()
+        if (
+            config["teacher_model"]
+            and earlier["teacher"]["sha256"] != current["teacher"]["sha256"]
+        ):
             return "its teacher is another"
-        for key, value in trial.asked["config"].items():
-            if key not in MAY_DIFFER and value != config.get(key):
+        for key, value in trial.proposal["config"].items():
+            if key not in IGNORED_SETTINGS and value != config.get(key):
                 return f"{key} {value} there, {config.get(key)} here"
     return None
 
 
-def _start_points(
-    cell: Cell, own: list[_Past], past: list[_Past], space: Space
+def _choose_start_points(
+    cell: Cell,
+    cell_trials: list[_EarlierTrial],
+    earlier_trials: list[_EarlierTrial],
+    space: SearchSpace,
 ) -> list[dict[str, Any]]:
     """The best points of the cell, or of the method on any student, that lie in the space."""
-    trials = own or [trial for trial in past if trial.asked["method"] == cell[0]]
-    sound = [trial for trial in trials if trial.sound]
+    trials = cell_trials or [
+        trial for trial in earlier_trials if trial.proposal["method"] == cell[0]
+    ]
+    successful = [trial for trial in trials if trial.is_successful]
     points = []
-    for trial in sorted(sound, key=lambda trial: trial.bests[-1], reverse=True):
-        point = space.inside(trial.parameters)
+    for trial in sorted(successful, key=lambda trial: trial.best_accuracies[-1], reverse=True):
+        point = space.restrict_point(trial.params)
         if point and point not in points:
             points.append(point)
-    return points[:POINTS]
+    return points[:MAX_START_POINTS]

@@ -12,15 +12,17 @@ import torch
 from kdtune.config.train import TrainConfig
 from kdtune.errors import RunError
 from kdtune.models.checkpoints import load_model
-from kdtune.models.costs import costs_of
-from kdtune.plugins import Plugin, have_only, loaded
-from kdtune.training.inputs import Inputs, find_data, open_views
+from kdtune.models.costs import measure_network_costs
+from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.training.epoch_data import EpochData, find_data, open_decoded_dataset
 from kdtune.training.loop import predict
-from kdtune.tuning.cluster.placement import Place, Slots
-from kdtune.tuning.trials.trainable import hide_gpus_of_others
+from kdtune.tuning.cluster.placement import Allocation, Slots
+from kdtune.tuning.trials.trainable import hide_unassigned_gpus
 
 
-def predict_test(networks: list[tuple[Path, TrainConfig]], slots: Slots) -> Iterator[np.ndarray]:
+def predict_test_images(
+    weights_and_configs: list[tuple[Path, TrainConfig]], slots: Slots
+) -> Iterator[np.ndarray]:
     """Have networks classify the test images, each where a trial would run.
 
     Args:
@@ -30,57 +32,61 @@ def predict_test(networks: list[tuple[Path, TrainConfig]], slots: Slots) -> Iter
     Yields:
         Of each network the classes, int64 [N].
     """
-    found = []
-    for path, config in networks:
-        place = _place(config, slots)
-        task = _remote(_predict, place, slots)
-        network = path.read_bytes()  # other nodes lack the file
-        found.append(task.remote(loaded(), network, config, place.threads))
-    yield from map(ray.get, found)
+    pending = []
+    for path, config in weights_and_configs:
+        allocation = _find_allocation(config, slots)
+        task = _make_task(_predict_test_images, allocation, slots)
+        weights = path.read_bytes()  # other nodes lack the file
+        pending.append(task.remote(loaded_plugins(), weights, config, allocation.threads))
+    yield from map(ray.get, pending)
 
 
-def measure(config: TrainConfig, num_classes: int, slots: Slots) -> dict[str, Any]:
-    """What a student costs where a trial would run: see `kdtune.models.costs.costs_of`."""
-    place = _place(config, slots)
-    task = _remote(_measure, place, slots)
-    costs: dict[str, Any] = ray.get(task.remote(loaded(), config, num_classes, place.threads))
+def profile_student(config: TrainConfig, num_classes: int, slots: Slots) -> dict[str, Any]:
+    """What a student costs where a trial would run: see `kdtune.models.costs.measure_network_costs`."""
+    allocation = _find_allocation(config, slots)
+    task = _make_task(_profile_student, allocation, slots)
+    costs: dict[str, Any] = ray.get(
+        task.remote(loaded_plugins(), config, num_classes, allocation.threads)
+    )
     return costs
 
 
-def _place(config: TrainConfig, slots: Slots) -> Place:
+def _find_allocation(config: TrainConfig, slots: Slots) -> Allocation:
     """What a trial of a student has."""
-    place = slots.place(config.model)
-    if place is None:
+    allocation = slots.smallest_allocation(config.model)
+    if allocation is None:
         raise RunError(f"No node has room for {config.model} any more.")
-    return place
+    return allocation
 
 
-def _remote(function: Any, place: Place, slots: Slots) -> Any:
+def _make_task(function: Any, allocation: Allocation, slots: Slots) -> Any:
     """A task with what a trial has, on a node that may get trials."""
-    names = ",".join(node.name for node in slots.nodes())
-    there = {"ray.io/node-id": f"in({names})"}
-    return ray.remote(num_cpus=place.cpus, num_gpus=place.gpus, label_selector=there)(function)
+    node_ids = ",".join(node.name for node in slots.nodes())
+    label_selector = {"ray.io/node-id": f"in({node_ids})"}
+    return ray.remote(
+        num_cpus=allocation.cpus, num_gpus=allocation.gpus, label_selector=label_selector
+    )(function)
 
 
-def _measure(
+def _profile_student(
     plugins: Sequence[Plugin], config: TrainConfig, num_classes: int, threads: int
 ) -> dict[str, Any]:
-    hide_gpus_of_others()
-    have_only(plugins)
+    hide_unassigned_gpus()
+    sync_plugins(plugins)
     torch.set_num_threads(threads)
-    return costs_of(config, num_classes)
+    return measure_network_costs(config, num_classes)
 
 
-def _predict(
-    plugins: Sequence[Plugin], network: bytes, config: TrainConfig, threads: int
+def _predict_test_images(
+    plugins: Sequence[Plugin], weights: bytes, config: TrainConfig, threads: int
 ) -> np.ndarray:
-    hide_gpus_of_others()
-    have_only(plugins)
+    hide_unassigned_gpus()
+    sync_plugins(plugins)
     torch.set_num_threads(threads)
-    data, _ = find_data(config.source, config.skip_bad_images, config.cache_gb)
-    views = open_views(data, config.image_size, config.cache_gb)
-    batches = Inputs(config, views, None, {}, lambda event: None).evaluation("test")
+    data, _ = find_data(config.data_source, config.skip_bad_images, config.cache_gb)
+    decoded = open_decoded_dataset(data, config.image_size, config.cache_gb)
+    batches = EpochData(config, decoded, None, {}, lambda event: None).evaluation_batches("test")
     with tempfile.TemporaryDirectory(prefix="kdtune-") as folder:
         path = Path(folder) / "network.pth"
-        path.write_bytes(network)
+        path.write_bytes(weights)
         return predict(load_model(path)["model"], batches, config).numpy()

@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.data.decoded import Views
+from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData
 from kdtune.errors import UserError
 from kdtune.log.events import Event
 from kdtune.methods import METHODS, build_method
-from kdtune.methods.checks import rehearse
-from kdtune.methods.method import Maps, Shapes
+from kdtune.methods.checks import dry_run
+from kdtune.methods.method import FeatureMaps, StageShapes
 from kdtune.models import stage_shapes
-from kdtune.runtime.device import has_gpu, release
-from kdtune.storage.array_cache import Cache, Tell, cache_folder, describe
-from kdtune.training.inputs import Inputs, open_views
-from kdtune.training.teacher_targets import Lesson
-from kdtune.tuning.trials.cache_plan import Kept, plan_views
-from kdtune.tuning.trials.trainable import Askers
-from kdtune.units import GB
+from kdtune.runtime.device import has_gpu, release_gpu_memory
+from kdtune.storage.array_cache import ArrayCache, OnCacheEvent, cache_folder, describe_cache_event
+from kdtune.training.epoch_data import EpochData, open_decoded_dataset
+from kdtune.training.teacher_targets import TeacherTargets
+from kdtune.tuning.trials.cache_plan import CachePlan, plan_cache
+from kdtune.tuning.trials.trainable import TargetRequests
+from kdtune.units import BYTES_PER_GB
 
 
-class Shared:
+class SharedInputs:
     """Decides what is kept for all trials, and builds what the first epoch needs.
 
     Args:
@@ -38,14 +38,16 @@ class Shared:
     def __init__(self, sweep: SweepConfig, data: ImageData, teacher: nn.Module | None):
         assert sweep.image_size is not None
         self.sweep, self.teacher = sweep, teacher
-        self.views = open_views(data, sweep.image_size, sweep.cache_gb)
-        self.lesson = Lesson(teacher, sweep.image_size) if teacher is not None else None
-        self._askers: dict[str, list[tuple[TrainConfig, Shapes]]] = {}
-        self._targets: dict[str, dict[str, int]] = {}
-        self._runs: dict[bool, TrainConfig] = {}
-        self.kept = Kept((), 0, 0, ())
+        self.decoded = open_decoded_dataset(data, sweep.image_size, sweep.cache_gb)
+        self.teacher_targets = (
+            TeacherTargets(teacher, sweep.image_size) if teacher is not None else None
+        )
+        self._target_requests: dict[str, list[tuple[TrainConfig, StageShapes]]] = {}
+        self._target_bytes: dict[str, dict[str, int]] = {}
+        self._runs_by_augment: dict[bool, TrainConfig] = {}
+        self.cache_plan = CachePlan((), 0, 0, ())
 
-    def rehearse(self, config: TrainConfig, student: tuple[Tensor, Maps]) -> None:
+    def dry_run(self, config: TrainConfig, student: tuple[Tensor, FeatureMaps]) -> None:
         """Go through a batch as a run does.
 
         Args:
@@ -55,85 +57,100 @@ class Shared:
         Raises:
             UserError: the run's method is no good.
         """
-        shapes = self.lesson.shapes if self.lesson else None
+        shapes = self.teacher_targets.stage_shapes if self.teacher_targets else None
         method = build_method(config, stage_shapes(student[1]), shapes)
-        teacher = self.lesson.outputs if self.lesson and method.uses_teacher else None
-        rehearse(config.method, method, student, teacher)
+        teacher = (
+            self.teacher_targets.probe_outputs
+            if self.teacher_targets and method.uses_teacher
+            else None
+        )
+        dry_run(config.method, method, student, teacher)
 
-    def ask(self, config: TrainConfig, shapes: Shapes) -> None:
+    def register_run(self, config: TrainConfig, shapes: StageShapes) -> None:
         """Take note of a run that the sweep may make; its networks must be comparable."""
-        self._runs[config.augment] = config
-        if self.lesson is None:
+        self._runs_by_augment[config.augment] = config
+        if self.teacher_targets is None:
             build_method(config, shapes, None)
             return
-        own = self.lesson.ask(config, shapes)
+        requested = self.teacher_targets.request(config, shapes)
         if config.cache_targets and METHODS[config.method].uses_teacher:
-            sizes = {k: t.bytes * len(self.views.data.train) for k, t in own.items()}
-            known = self._targets.setdefault(config.method, {})
-            if sizes.keys() - known.keys():
-                self._askers.setdefault(config.method, []).append((config, shapes))
-                known.update(sizes)
+            sizes = {
+                k: t.bytes_per_image * len(self.decoded.data.train) for k, t in requested.items()
+            }
+            known_bytes = self._target_bytes.setdefault(config.method, {})
+            if sizes.keys() - known_bytes.keys():
+                self._target_requests.setdefault(config.method, []).append((config, shapes))
+                known_bytes.update(sizes)
 
-    def plan(self, earlier: Event | None = None) -> None:
+    def plan_cache(self, previous_opening: Event | None = None) -> None:
         """Decide what is kept, once all runs have been noted.
 
         Args:
             earlier: the event that opened the same sweep before: its trials saw so many views,
                 and the teacher ran live for some methods, and so it stays.
         """
-        if self.views.cache is None:
-            if earlier is not None and (earlier["views"]["views"] or earlier["views"]["methods"]):
+        if self.decoded.cache is None:
+            if previous_opening is not None and (
+                previous_opening["views"]["views"] or previous_opening["views"]["methods"]
+            ):
                 raise UserError("The sweep's trials share what the cache holds; it needs one.")
             return
-        images = self.views.bytes("train")
+        images = self.decoded.array_bytes("train")
         folder = next(p for p in (cache_folder(), *cache_folder().parents) if p.exists())
-        there = sum(entry.bytes for entry in self.views.cache.entries())
-        self.kept = plan_views(
-            limit=min(self.sweep.cache_gb * GB, shutil.disk_usage(folder).free + there),
-            images=images,
-            held=images + self.views.bytes("validation"),
-            targets=self._targets,
-            plain=False in self._runs,
-            augmented=True in self._runs,
+        cached_bytes = sum(entry.size_bytes for entry in self.decoded.cache.list_entries())
+        self.cache_plan = plan_cache(
+            max_bytes=min(
+                self.sweep.cache_gb * BYTES_PER_GB, shutil.disk_usage(folder).free + cached_bytes
+            ),
+            image_bytes=images,
+            base_bytes=images + self.decoded.array_bytes("validation"),
+            target_bytes=self._target_bytes,
+            any_plain=False in self._runs_by_augment,
+            any_augmented=True in self._runs_by_augment,
             epochs=self.sweep.epochs,
         )
-        if earlier is not None:
-            then, known = earlier["views"], SweepConfig.check(earlier["config"]).cells()
-            new = set(self.kept.methods) - {method for method, _ in known}
-            methods = tuple(dict.fromkeys((*then["methods"], *sorted(new))))
-            self.kept = replace(self.kept, methods=methods, views=then["views"], lines=())
+        if previous_opening is not None:
+            previous_plan, previous_cells = (
+                previous_opening["views"],
+                SweepConfig.parse(previous_opening["config"]).cells(),
+            )
+            new_methods = set(self.cache_plan.methods) - {method for method, _ in previous_cells}
+            methods = tuple(dict.fromkeys((*previous_plan["methods"], *sorted(new_methods))))
+            self.cache_plan = replace(
+                self.cache_plan, methods=methods, views=previous_plan["views"], lines=()
+            )
 
-    def settings(self, config: TrainConfig) -> TrainConfig:
+    def with_cache_plan(self, config: TrainConfig) -> TrainConfig:
         """A run's settings, with what the sweep has decided for all."""
-        kept = config.method in self.kept.methods
+        is_cached = config.method in self.cache_plan.methods
         return config.model_copy(
             update={
-                "augment_views": self.kept.views if config.augment else 0,
-                "cache_targets": kept or not METHODS[config.method].uses_teacher,
+                "augment_views": self.cache_plan.views if config.augment else 0,
+                "cache_targets": is_cached or not METHODS[config.method].uses_teacher,
             }
         )
 
-    def on(self, views: Views) -> "Shared":
+    def with_decoded(self, decoded: DecodedDataset) -> "SharedInputs":
         """The same for other pixels, such as some of them; what is kept stays as it is."""
         other = copy(self)
-        other.views = views
+        other.decoded = decoded
         return other
 
     @property
-    def askers(self) -> Askers:
+    def target_requests(self) -> TargetRequests:
         """The runs whose targets are kept."""
         return tuple(
-            (self.settings(config), tuple(shapes))
-            for method in self.kept.methods
-            for config, shapes in self._askers.get(method, ())
+            (self.with_cache_plan(config), tuple(shapes))
+            for method in self.cache_plan.methods
+            for config, shapes in self._target_requests.get(method, ())
         )
 
     @property
-    def runs(self) -> list[TrainConfig]:
+    def representative_runs(self) -> list[TrainConfig]:
         """A run with augmentation and one without, as far as the sweep may have such."""
-        return [self.settings(config) for config in self._runs.values()]
+        return [self.with_cache_plan(config) for config in self._runs_by_augment.values()]
 
-    def prepare(self, say: Callable[[str], None]) -> list[Event]:
+    def warm_cache(self, say: Callable[[str], None]) -> list[Event]:
         """Build what the first epoch needs, with all cores.
 
         Args:
@@ -144,22 +161,32 @@ class Shared:
         """
         # Opened anew: what an earlier sweep of this process has open may have been pruned since,
         # and what is decoded without a cache is checked, but not held.
-        cache = self.views.cache and Cache(self.views.cache.folder, self.views.cache.limit)
-        views = Views(self.views.data, self.views.image_size, cache)
-        lesson = None
-        if self.teacher is not None and self.askers:
-            lesson = Lesson(self.teacher, views.image_size)
-            for config, shapes in self.askers:
-                lesson.ask(config, list(shapes))
-        told = build_first(views, lesson, self.runs, lambda event: say(describe(event)))
+        cache = self.decoded.cache and ArrayCache(
+            self.decoded.cache.folder, self.decoded.cache.max_bytes
+        )
+        decoded = DecodedDataset(self.decoded.data, self.decoded.image_size, cache)
+        teacher_targets = None
+        if self.teacher is not None and self.target_requests:
+            teacher_targets = TeacherTargets(self.teacher, decoded.image_size)
+            for config, shapes in self.target_requests:
+                teacher_targets.request(config, list(shapes))
+        cache_events = build_first_epoch(
+            decoded,
+            teacher_targets,
+            self.representative_runs,
+            lambda event: say(describe_cache_event(event)),
+        )
         if self.teacher is not None and has_gpu():
             self.teacher.cpu()  # the trials' GPU is theirs
-            release()
-        return told
+            release_gpu_memory()
+        return cache_events
 
 
-def build_first(
-    views: Views, lesson: Lesson | None, runs: Iterable[TrainConfig], say: Tell
+def build_first_epoch(
+    decoded: DecodedDataset,
+    teacher_targets: TeacherTargets | None,
+    runs: Iterable[TrainConfig],
+    on_event: OnCacheEvent,
 ) -> list[Event]:
     """Build what the first epoch of some runs needs, where this process runs.
 
@@ -175,16 +202,16 @@ def build_first(
     Raises:
         UserError: images cannot be read, or the cache cannot be written.
     """
-    told: list[Event] = []
+    cache_events: list[Event] = []
 
-    def tell(event: Event) -> None:
-        if any(event["what"] == other["what"] for other in told):
+    def report_once(event: Event) -> None:
+        if any(event["what"] == other["what"] for other in cache_events):
             return
-        say(event)
+        on_event(event)
         if event["state"] in ("built", "found"):
-            told.append(event)
+            cache_events.append(event)
 
-    views.check(tell)
+    decoded.decode_train_validation(report_once)
     for config in runs:
-        Inputs(config, views, lesson, {}, tell).open(1)
-    return told
+        EpochData(config, decoded, teacher_targets, {}, report_once).load_arrays(1)
+    return cache_events

@@ -24,71 +24,84 @@ from torch import nn
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import DataSource, TrainConfig
-from kdtune.data.decoded import Views
+from kdtune.data.decoded import DecodedDataset
 from kdtune.errors import DiskFullError, DivergedError, UserError
 from kdtune.log.events import Event
-from kdtune.models import build_model, feature_shapes
-from kdtune.plugins import Plugin, have_only
+from kdtune.models import build_model, probe_stage_shapes
+from kdtune.plugins import Plugin, sync_plugins
 from kdtune.runtime.device import hide_gpus
-from kdtune.runtime.process import FreshState, keep_freed_memory
-from kdtune.storage.array_cache import Tell
+from kdtune.runtime.process import ProcessState, keep_freed_memory
+from kdtune.storage.array_cache import OnCacheEvent
 from kdtune.storage.remote import Storage
-from kdtune.training.inputs import Inputs, find_data, keeps_targets, open_views
-from kdtune.training.loop import FIGURES, LOSS, EpochResult, fit
+from kdtune.training.epoch_data import (
+    EpochData,
+    find_data,
+    open_decoded_dataset,
+    should_cache_targets,
+)
+from kdtune.training.loop import LOSS_PREFIX, METRIC_NAMES, EpochResult, fit
 from kdtune.training.teacher import load_teacher
-from kdtune.training.teacher_targets import Lesson
-from kdtune.tuning.trials.trial_checkpoints import StoredFiles, TrialFiles
+from kdtune.training.teacher_targets import TeacherTargets
+from kdtune.tuning.trials.trial_checkpoints import RemoteTrialCheckpoints, TrialCheckpoints
 
-OUTCOME = "outcome"
+OUTCOME_KEY = "outcome"
 """Key of a result that ends a trial: ``diverged``, ``crashed``, or one of the next two; ``reason``
 stands beside it."""
 
 OUT_OF_MEMORY, DISK_FULL = "out_of_memory", "disk_full"
 """Outcomes that need not be the trial's end."""
 
-NODE = "node"
+NODE_KEY = "node"
 """Key of the first result of a trial, which is no epoch: Ray's name of where the process runs."""
 
-NOTE = "note"
+CACHE_EVENT_KEY = "cache_event"
 """Key of a result that is no epoch: what the cache told, see `kdtune.storage.array_cache.Tell`, as
 JSON."""
 
-Askers = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
+TargetRequests = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
 """Runs whose targets the sweep keeps: settings, and (C, H, W) of the student's stages."""
 
 
 # What all trials of a sweep have in common is opened once in a process.
 @lru_cache(maxsize=1)
-def _views(source: DataSource, skip_bad_images: bool, image_size: int, cache_gb: float) -> Views:
+def _open_decoded(
+    source: DataSource, skip_bad_images: bool, image_size: int, cache_gb: float
+) -> DecodedDataset:
     data, _ = find_data(source, skip_bad_images, cache_gb, with_test=False)
-    return open_views(data, image_size, cache_gb)
+    return open_decoded_dataset(data, image_size, cache_gb)
 
 
 @lru_cache(maxsize=1)
-def _teacher(path: str, classes: tuple[str, ...], image_size: int) -> nn.Module:
+def _load_teacher(path: str, classes: tuple[str, ...], image_size: int) -> nn.Module:
     return load_teacher(path, classes, image_size)
 
 
 @lru_cache(maxsize=1)
-def _lesson(teacher: nn.Module, image_size: int, askers: Askers) -> Lesson:
+def _request_targets(
+    teacher: nn.Module, image_size: int, target_requests: TargetRequests
+) -> TeacherTargets:
     """All that the sweep wants to know, so that one pass of the teacher gives it to all."""
-    lesson = Lesson(teacher, image_size)
-    for config, shapes in askers:
-        lesson.ask(config, list(shapes))
-    return lesson
+    teacher_targets = TeacherTargets(teacher, image_size)
+    for config, shapes in target_requests:
+        teacher_targets.request(config, list(shapes))
+    return teacher_targets
 
 
-def open_shared(sweep: SweepConfig, askers: Askers) -> tuple[Views, Lesson | None]:
+def open_shared_inputs(
+    sweep: SweepConfig, target_requests: TargetRequests
+) -> tuple[DecodedDataset, TeacherTargets | None]:
     """What all trials of a sweep have in common, where this process runs."""
     assert sweep.image_size is not None
-    views = _views(sweep.source, sweep.skip_bad_images, sweep.image_size, sweep.cache_gb)
-    if sweep.teacher is None or not askers:
-        return views, None
-    teacher = _teacher(sweep.teacher, views.data.classes, sweep.image_size)
-    return views, _lesson(teacher, sweep.image_size, askers)
+    decoded = _open_decoded(
+        sweep.data_source, sweep.skip_bad_images, sweep.image_size, sweep.cache_gb
+    )
+    if sweep.teacher is None or not target_requests:
+        return decoded, None
+    teacher = _load_teacher(sweep.teacher, decoded.data.classes, sweep.image_size)
+    return decoded, _request_targets(teacher, sweep.image_size, target_requests)
 
 
-def hide_gpus_of_others() -> None:
+def hide_unassigned_gpus() -> None:
     """Have a process of Ray's without a GPU see none, which Ray itself does not care for."""
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         hide_gpus()
@@ -98,29 +111,33 @@ class TrialProcess(tune.Trainable):
     """Ray's side of a trial: every `step` gives one result of `trial_results`.
 
     Its settings are ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``place``, a
-    `kdtune.tuning.cluster.placement.Place` as a dict.
+    `kdtune.tuning.cluster.placement.Allocation` as a dict.
     """
 
     def setup(
         self,
-        settings: dict[str, Any],
-        askers: Askers = (),
+        ray_config: dict[str, Any],
+        target_requests: TargetRequests = (),
         checkpoints: Path | Storage | None = None,
         plugins: Sequence[Plugin] = (),
     ) -> None:
         """Begin the first trial of the process; `checkpoints` is a folder for those of all."""
         keep_freed_memory()
-        hide_gpus_of_others()
+        hide_unassigned_gpus()
         with suppress(UserError):  # which the trial raises again, and so reports
-            have_only(plugins)
-        self._fresh, self._askers, self._checkpoints = FreshState(), askers, checkpoints
+            sync_plugins(plugins)
+        self._process_state, self._target_requests, self._checkpoints = (
+            ProcessState(),
+            target_requests,
+            checkpoints,
+        )
         self._plugins = plugins
-        self._begin(settings)
+        self._start_trial(ray_config)
 
-    def reset_config(self, settings: dict[str, Any]) -> bool:
+    def reset_config(self, ray_config: dict[str, Any]) -> bool:
         """Begin another trial, once the one before has ended, however long that takes."""
         self.cleanup()
-        self._begin(settings)
+        self._start_trial(ray_config)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -132,27 +149,33 @@ class TrialProcess(tune.Trainable):
         with suppress(Exception):  # whatever its ending may raise is not the next one's fault
             self._results.close()
 
-    def _begin(self, settings: dict[str, Any]) -> None:
-        self._fresh.restore(settings["config"]["seed"])
-        torch.set_num_threads(settings["place"]["threads"])
-        self._results = self._all_results(settings)
+    def _start_trial(self, ray_config: dict[str, Any]) -> None:
+        self._process_state.restore(ray_config["config"]["seed"])
+        torch.set_num_threads(ray_config["allocation"]["threads"])
+        self._results = self._iter_all_results(ray_config)
 
-    def _all_results(self, settings: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
-        yield {NODE: ray.get_runtime_context().get_node_id()}
-        yield from self.results(settings["trial_id"], settings["config"])
+    def _iter_all_results(
+        self, ray_config: dict[str, Any]
+    ) -> Generator[dict[str, Any], None, None]:
+        yield {NODE_KEY: ray.get_runtime_context().get_node_id()}
+        yield from self.iter_results(ray_config["trial_id"], ray_config["config"])
 
-    def results(
+    def iter_results(
         self, trial_id: str, config: dict[str, Any]
     ) -> Generator[dict[str, Any], None, None]:
         """What a trial gives, result by result."""
-        place = self._checkpoints
-        folder = place.at(trial_id) if isinstance(place, Storage) else place and place / trial_id
-        return trial_results(config, self._askers, folder, self._plugins)
+        checkpoints = self._checkpoints
+        folder = (
+            checkpoints.subfolder(trial_id)
+            if isinstance(checkpoints, Storage)
+            else checkpoints and checkpoints / trial_id
+        )
+        return run_trial(config, self._target_requests, folder, self._plugins)
 
 
-def trial_results(
-    settings: dict[str, Any],
-    askers: Askers,
+def run_trial(
+    config_values: dict[str, Any],
+    target_requests: TargetRequests,
     folder: Path | Storage | None = None,
     plugins: Sequence[Plugin] = (),
 ) -> Generator[dict[str, Any], None, None]:
@@ -169,59 +192,66 @@ def trial_results(
         `NOTE`, what was built or waited for; as the last result, under `OUTCOME`, how the trial
         failed, if it did.
     """
-    files: TrialFiles | None = None
+    checkpoints: TrialCheckpoints | None = None
     result: EpochResult | None = None
     history: list[dict[str, Any]] = []
     try:
-        have_only(plugins)
-        config = TrainConfig.check(settings)
-        told: SimpleQueue[Event | None] = SimpleQueue()
-        inputs, classes, teacher = open_run(config, askers, told.put)
-        yield from _notes(told, partial(inputs.evaluation, "validation"))
+        sync_plugins(plugins)
+        config = TrainConfig.parse(config_values)
+        cache_events: SimpleQueue[Event | None] = SimpleQueue()
+        epoch_data, classes, teacher = open_trial_data(config, target_requests, cache_events.put)
+        yield from _iter_cache_events(
+            cache_events, partial(epoch_data.evaluation_batches, "validation")
+        )
         state = None
         if folder is not None:
-            kind = StoredFiles if isinstance(folder, Storage) else TrialFiles
-            files = kind(folder, config, classes)  # type: ignore[arg-type]
-            if (found := files.newest()) is not None:
-                state, history = found
+            checkpoints_class = (
+                RemoteTrialCheckpoints if isinstance(folder, Storage) else TrialCheckpoints
+            )
+            checkpoints = checkpoints_class(folder, config, classes)  # type: ignore[arg-type]
+            if (latest := checkpoints.load_latest()) is not None:
+                state, history = latest
                 yield from history
         results = fit(
             config,
-            inputs.train,
-            inputs.evaluation("validation"),
+            epoch_data.train_batches,
+            epoch_data.evaluation_batches("validation"),
             num_classes=len(classes),
             teacher=teacher,
             resume=state,
         )
         for epoch in range(len(history) + 1, config.epochs + 1):
-            yield from _notes(told, partial(inputs.open, epoch))
+            yield from _iter_cache_events(cache_events, partial(epoch_data.load_arrays, epoch))
             result = next(results)
-            history.append(result.figures())
-            if files is not None and epoch < config.epochs:
-                files.keep(result, history)
-            elif files is not None:
-                files.write(result, history)
+            history.append(result.metrics())
+            if checkpoints is not None and epoch < config.epochs:
+                checkpoints.save_if_due(result, history)
+            elif checkpoints is not None:
+                checkpoints.save(result, history)
             yield history[-1]
     except GeneratorExit:  # the trial is left, for now or for good
-        if files is not None and result is not None:
-            files.write(result, history)
+        if checkpoints is not None and result is not None:
+            checkpoints.save(result, history)
         raise
     except DivergedError as error:
-        yield {OUTCOME: "diverged", "reason": str(error)}
+        yield {OUTCOME_KEY: "diverged", "reason": str(error)}
     except DiskFullError as error:
-        yield {OUTCOME: DISK_FULL, "reason": str(error)}
+        yield {OUTCOME_KEY: DISK_FULL, "reason": str(error)}
     except Exception as error:  # whatever a run may raise must not end the sweep
         message = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
-        yield {OUTCOME: OUT_OF_MEMORY if lacks_memory(error) else "crashed", "reason": reason}
+        yield {
+            OUTCOME_KEY: OUT_OF_MEMORY if is_out_of_memory(error) else "crashed",
+            "reason": reason,
+        }
     finally:
-        if files is not None:
-            files.close()
+        if checkpoints is not None:
+            checkpoints.close()
 
 
-def open_run(
-    config: TrainConfig, askers: Askers, tell: Tell
-) -> tuple[Inputs, tuple[str, ...], nn.Module | None]:
+def open_trial_data(
+    config: TrainConfig, target_requests: TargetRequests, on_event: OnCacheEvent
+) -> tuple[EpochData, tuple[str, ...], nn.Module | None]:
     """What a trial is fed with, its classes, and its teacher, if it has one.
 
     Args:
@@ -229,38 +259,44 @@ def open_run(
         askers: see `Askers`.
         tell: told what is built.
     """
-    views = _views(config.source, config.skip_bad_images, config.image_size, config.cache_gb)
-    classes = views.data.classes
-    teacher, lesson, own = None, None, {}
+    decoded = _open_decoded(
+        config.data_source, config.skip_bad_images, config.image_size, config.cache_gb
+    )
+    classes = decoded.data.classes
+    teacher, teacher_targets, requested = None, None, {}
     if config.teacher_model is not None:
-        teacher = _teacher(config.teacher_model, classes, config.image_size)
-        if keeps_targets(config):
-            lesson = _lesson(teacher, config.image_size, askers)
+        teacher = _load_teacher(config.teacher_model, classes, config.image_size)
+        if should_cache_targets(config):
+            teacher_targets = _request_targets(teacher, config.image_size, target_requests)
             student = build_model(config.model, len(classes), config.image_size)
-            own = lesson.ask(config, feature_shapes(student, config.image_size))
-    return Inputs(config, views, lesson, own, tell), classes, teacher
+            requested = teacher_targets.request(
+                config, probe_stage_shapes(student, config.image_size)
+            )
+    return EpochData(config, decoded, teacher_targets, requested, on_event), classes, teacher
 
 
-def lacks_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether a device had too little memory."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    words = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
-    return known or any(word in str(error) for word in words)  # some have no class of their own
+    is_memory_error = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    messages = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
+    return is_memory_error or any(
+        word in str(error) for word in messages
+    )  # some have no class of their own
 
 
-def _notes(
-    told: "SimpleQueue[Event | None]", work: Callable[[], object]
+def _iter_cache_events(
+    cache_events: "SimpleQueue[Event | None]", work: Callable[[], object]
 ) -> Iterator[dict[str, Any]]:
     """Do some work in a thread, and give what it tells while it goes on."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(work)
-        future.add_done_callback(lambda _: told.put(None))
-        for event in iter(told.get, None):
+        future.add_done_callback(lambda _: cache_events.put(None))
+        for event in iter(cache_events.get, None):
             if event["state"] != "found":
-                yield {NOTE: json.dumps(event)}
+                yield {CACHE_EVENT_KEY: json.dumps(event)}
         future.result()
 
 
-def figures_of(result: dict[str, Any]) -> dict[str, Any]:
+def extract_metrics(result: dict[str, Any]) -> dict[str, Any]:
     """The figures of an epoch in a result, without what Ray added to it."""
-    return {k: v for k, v in result.items() if k in FIGURES or k.startswith(LOSS)}
+    return {k: v for k, v in result.items() if k in METRIC_NAMES or k.startswith(LOSS_PREFIX)}

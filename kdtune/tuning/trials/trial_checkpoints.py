@@ -13,28 +13,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kdtune.config.train import OF_PLACES, TrainConfig
+from kdtune.config.train import LOCATION_FIELDS, TrainConfig
 from kdtune.errors import UserError
 from kdtune.models.checkpoints import read_checkpoint, save_model
 from kdtune.storage.remote import Storage, StorageError
 from kdtune.training.loop import EpochResult
 
-SHARE = 0.02
+CHECKPOINT_TIME_SHARE = 0.02
 """Part of the time of training that checkpoints may take."""
 
-KEPT = 2
+CHECKPOINTS_PER_TRIAL = 2
 """Checkpoints of a trial that are kept: the last one may be damaged."""
 
-PAUSE = 10
+STORAGE_PAUSE_FACTOR = 10
 """So many times the time that a storage took to fail it is left alone."""
 
-PAUSES = (0.0, 1.0, 5.0)
+LOAD_RETRY_DELAYS_SECONDS = (0.0, 1.0, 5.0)
 """Seconds before each time that a storage is asked for the checkpoint of a trial that goes on."""
 
-Figures = dict[str, Any]
+EpochMetrics = dict[str, Any]
 
 
-class TrialFiles:
+class TrialCheckpoints:
     """The checkpoints of one trial.
 
     Args:
@@ -48,46 +48,46 @@ class TrialFiles:
 
     def __init__(self, folder: Path, config: TrainConfig, classes: tuple[str, ...]):
         self.folder, self.config, self.classes = folder, config, classes
-        self._saved, self._trained = 0, 0.0
+        self._saved_epoch, self._seconds_since_save = 0, 0.0
 
-    def newest(self) -> tuple[dict[str, Any], list[Figures]] | None:
+    def load_latest(self) -> tuple[dict[str, Any], list[EpochMetrics]] | None:
         """What `kdtune.training.loop.fit` needs to go on, and the figures of all epochs so far.
 
         Of the newest checkpoint that is whole; None if there is none.
         """
-        for path in reversed(checkpoints_in(self.folder)):
-            if (content := read_whole(path)) is None or not self._is_own(content):
+        for path in reversed(list_checkpoints(self.folder)):
+            if (content := read_if_intact(path)) is None or not self._has_same_config(content):
                 continue
             weights, training = content["weights"], content["training"]
-            self._saved = content["epoch"]
+            self._saved_epoch = content["epoch"]
             return {"best_weights": weights, **training, "student": weights}, content["history"]
         return None
 
-    def _is_own(self, content: dict[str, Any]) -> bool:
-        mine = self.config.model_dump()
-        theirs = content["config"]
-        return all(theirs.get(key) == mine[key] for key in mine.keys() - OF_PLACES)
+    def _has_same_config(self, content: dict[str, Any]) -> bool:
+        expected = self.config.model_dump()
+        stored = content["config"]
+        return all(stored.get(key) == expected[key] for key in expected.keys() - LOCATION_FIELDS)
 
-    def keep(self, result: EpochResult, history: list[Figures]) -> None:
+    def save_if_due(self, result: EpochResult, history: list[EpochMetrics]) -> None:
         """Write a checkpoint of an epoch, if it is time for one.
 
         Args:
             result: the latest epoch.
             history: figures of all epochs, its own included.
         """
-        self._trained += result.seconds
+        self._seconds_since_save += result.seconds
         size = sum(tensor.nbytes for tensor in result.state["student"].values())
         size *= 2 if result.is_best else 3  # the optimizer has as much, and so have other weights
-        if size * self.seconds_per_byte <= SHARE * self._trained:
-            self.write(result, history)
+        if size * self.seconds_per_byte <= CHECKPOINT_TIME_SHARE * self._seconds_since_save:
+            self.save(result, history)
 
-    def write(self, result: EpochResult, history: list[Figures]) -> None:
+    def save(self, result: EpochResult, history: list[EpochMetrics]) -> None:
         """Write a checkpoint of an epoch, unless there is one.
 
         Raises:
             DiskFullError: there is no room.
         """
-        if self._saved == result.epoch:
+        if self._saved_epoch == result.epoch:
             return
         started = time.perf_counter()
         training = {key: value for key, value in result.state.items() if key != "student"}
@@ -105,16 +105,16 @@ class TrialFiles:
             history=history,
             sync=False,
         )
-        for old in checkpoints_in(self.folder)[:-KEPT]:
+        for old in list_checkpoints(self.folder)[:-CHECKPOINTS_PER_TRIAL]:
             old.unlink(missing_ok=True)
-        self._saved, self._trained = result.epoch, 0.0
-        TrialFiles.seconds_per_byte = (time.perf_counter() - started) / path.stat().st_size
+        self._saved_epoch, self._seconds_since_save = result.epoch, 0.0
+        TrialCheckpoints.seconds_per_byte = (time.perf_counter() - started) / path.stat().st_size
 
     def close(self) -> None:
         """The process works on the trial no more."""
 
 
-class StoredFiles(TrialFiles):
+class RemoteTrialCheckpoints(TrialCheckpoints):
     """The checkpoints of one trial, in a storage.
 
     Args:
@@ -124,64 +124,66 @@ class StoredFiles(TrialFiles):
     """
 
     def __init__(self, storage: Storage, config: TrainConfig, classes: tuple[str, ...]):
-        self._here = tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True)
-        super().__init__(Path(self._here.name), config, classes)
-        self.storage, self._not_before = storage, 0.0
+        self._temporary_folder = tempfile.TemporaryDirectory(
+            prefix="kdtune-", ignore_cleanup_errors=True
+        )
+        super().__init__(Path(self._temporary_folder.name), config, classes)
+        self.storage, self._retry_after = storage, 0.0
 
-    def newest(self) -> tuple[dict[str, Any], list[Figures]] | None:
+    def load_latest(self) -> tuple[dict[str, Any], list[EpochMetrics]] | None:
         """As `TrialFiles.newest`; None, too, if the storage goes on failing."""
-        for pause in PAUSES:
-            time.sleep(pause)
+        for delay in LOAD_RETRY_DELAYS_SECONDS:
+            time.sleep(delay)
             failed = True
             with suppress(StorageError):
-                names, failed = self._names(), False
+                names, failed = self._list_files(), False
                 for name in reversed(names):
                     try:
-                        self.storage.get(name, self.folder / name)
+                        self.storage.download(name, self.folder / name)
                     except StorageError:
                         failed = True
-                    if (found := super().newest()) is not None:
-                        return found
+                    if (latest := super().load_latest()) is not None:
+                        return latest
             if not failed:
                 break
         return None
 
-    def keep(self, result: EpochResult, history: list[Figures]) -> None:
+    def save_if_due(self, result: EpochResult, history: list[EpochMetrics]) -> None:
         """As `TrialFiles.keep`; not soon after the storage has failed."""
-        if time.monotonic() >= self._not_before:
-            super().keep(result, history)
+        if time.monotonic() >= self._retry_after:
+            super().save_if_due(result, history)
 
-    def write(self, result: EpochResult, history: list[Figures]) -> None:
+    def save(self, result: EpochResult, history: list[EpochMetrics]) -> None:
         """As `TrialFiles.write`; there is none, and no error, if the storage fails."""
-        if self._saved == result.epoch:
+        if self._saved_epoch == result.epoch:
             return
-        super().write(result, history)
-        [*_, path] = checkpoints_in(self.folder)
+        super().save(result, history)
+        [*_, path] = list_checkpoints(self.folder)
         started = time.monotonic()
         try:
-            self.storage.put(path, path.name)
-            for name in self._names()[:-KEPT]:
-                self.storage.remove(name)
+            self.storage.upload(path, path.name)
+            for name in self._list_files()[:-CHECKPOINTS_PER_TRIAL]:
+                self.storage.remove_file(name)
         except StorageError:
             now = time.monotonic()
-            self._saved, self._not_before = 0, now + PAUSE * (now - started)
+            self._saved_epoch, self._retry_after = 0, now + STORAGE_PAUSE_FACTOR * (now - started)
             return
-        TrialFiles.seconds_per_byte += (time.monotonic() - started) / path.stat().st_size
+        TrialCheckpoints.seconds_per_byte += (time.monotonic() - started) / path.stat().st_size
 
-    def _names(self) -> list[str]:
-        return [name for name in self.storage.names() if name.startswith("epoch-")]
+    def _list_files(self) -> list[str]:
+        return [name for name in self.storage.list_files() if name.startswith("epoch-")]
 
     def close(self) -> None:
         """Leave nothing on the node."""
-        self._here.cleanup()
+        self._temporary_folder.cleanup()
 
 
-def checkpoints_in(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """A trial's checkpoints, the newest last."""
     return sorted(folder.glob("epoch-*.pth"))
 
 
-def read_whole(path: Path) -> dict[str, Any] | None:
+def read_if_intact(path: Path) -> dict[str, Any] | None:
     """A checkpoint, or None if it is damaged."""
     with suppress(UserError, OSError, zipfile.BadZipFile):
         if zipfile.ZipFile(path).testzip() is None:

@@ -15,16 +15,22 @@ from test_render import half_done
 
 from kdtune.methods import METHODS
 from kdtune.reports.page import figures
-from kdtune.reports.page.figures import KNOWN, VARIABLES, styles_of, to_file, to_svg
-from kdtune.reports.tables.comparison import Confirmed, first_pair
+from kdtune.reports.page.figures import (
+    CSS_VARIABLES,
+    METHOD_STYLES,
+    method_styles,
+    render_file,
+    render_svg,
+)
+from kdtune.reports.tables.comparison import CellResult, select_main_pair
 from kdtune.reports.tables.failures import diverged_settings, errors_table
 from kdtune.reports.tables.figure_data import (
-    curve_points,
-    outcomes,
-    range_points,
+    accuracy_vs_cost_table,
+    count_outcomes,
+    search_curve_steps,
     seed_differences,
+    setting_ranges,
     settings_summary,
-    ship_points,
 )
 
 HOSTILE = '<script>alert("1")</script> & a|b $x_1$ ü漢'
@@ -52,20 +58,24 @@ SPACES = {"at": {"lr": LOG, "alpha": LINEAR, "mode": CategoricalDistribution(["x
 
 
 def pair_of(tables):
-    return first_pair(tables.comparison).dropna(subset="difference_points").reset_index(drop=True)
+    return (
+        select_main_pair(tables.comparison)
+        .dropna(subset="difference_points")
+        .reset_index(drop=True)
+    )
 
 
 def test_the_verdicts_rows_are_those_of_the_first_pair():
     tables = four_cells().tables
-    pair = first_pair(tables.comparison)
+    pair = select_main_pair(tables.comparison)
     assert pair["model"].tolist() == ["all", "A", "B"]
     assert {*zip(pair["method_a"], pair["method_b"], strict=True)} == {("at", "fitnets")}
-    assert first_pair(Sweep().tables.comparison).empty
+    assert select_main_pair(Sweep().tables.comparison).empty
 
 
 def test_differences_by_seed():
     def cell(*shares):
-        return Confirmed({s: np.arange(10) < 10 * x for s, x in enumerate(shares)}, 3, 0, 0.0)
+        return CellResult({s: np.arange(10) < 10 * x for s, x in enumerate(shares)}, 3, 0, 0.0)
 
     cells = {
         ("at", "A"): cell(0.5, 0.7, 0.9), ("kd", "A"): cell(0.4, 0.4),
@@ -80,12 +90,12 @@ def test_differences_by_seed():
 
 def test_what_to_ship_is_tested_or_says_that_it_is_not():
     board = four_cells().tables.leaderboard.assign(latency_ms=[1.0, 1, 1, 2, 2, 2])
-    points = ship_points(board)
+    points = accuracy_vs_cost_table(board)
     assert points["split"].unique() == ["test"] and len(points) == 6
     assert points["accuracy_percent"].tolist() == board["test_accuracy_percent"].tolist()
-    half = ship_points(half_done().tables.leaderboard)
+    half = accuracy_vs_cost_table(half_done().tables.leaderboard)
     assert set(half["method"]) == {"at", "fitnets", "student"}  # kd has search scores only
-    searched = ship_points(Sweep().search("at", "A", 0.7).tables.leaderboard)
+    searched = accuracy_vs_cost_table(Sweep().search("at", "A", 0.7).tables.leaderboard)
     assert searched[["split", "accuracy_percent"]].values.tolist() == [["validation", 70.0]]
 
 
@@ -96,7 +106,7 @@ def test_a_student_is_on_the_front_of_a_cost_if_none_is_as_good_for_less():
         macs=[5, 5, 6, 4, 4, 4],
         latency_ms=[1.0, 1, np.nan, 2, 2, 0.5],
     )
-    points = ship_points(board)
+    points = accuracy_vs_cost_table(board)
     fronts = [points[f"front_{cost}"].tolist() for cost in ("parameters", "macs", "latency")]
     no, yes = False, True
     assert fronts[0] == [no, no, yes, yes, yes, no]
@@ -106,12 +116,12 @@ def test_a_student_is_on_the_front_of_a_cost_if_none_is_as_good_for_less():
 
 def test_a_curve_keeps_its_steps_and_its_end():
     flat = CURVE.assign(best_percent=[np.nan, 50.0, 50.0, 50.0])
-    assert curve_points(CURVE)["epochs"].tolist() == [4, 8]
-    assert curve_points(flat)["epochs"].tolist() == [4, 8]
+    assert search_curve_steps(CURVE)["epochs"].tolist() == [4, 8]
+    assert search_curve_steps(flat)["epochs"].tolist() == [4, 8]
 
 
 def test_ranges_and_their_summary():
-    points = range_points(SETTINGS, SPACES)
+    points = setting_ranges(SETTINGS, SPACES)
     assert points["hyperparameter"].tolist() == ["lr", "lr", "alpha", "alpha"]
     assert points["log"].tolist() == [True, True, False, False]
     summary = settings_summary(SETTINGS).set_index("hyperparameter")
@@ -126,7 +136,7 @@ def failed_sweep():
 
 def test_failures():
     tables = failed_sweep().tables
-    counts = outcomes(tables.leaderboard).set_index("method")
+    counts = count_outcomes(tables.leaderboard).set_index("method")
     assert counts.loc["at"].tolist() == ["A", 3, 0, 2, 1, 0]
     trials = tables.trials.assign(reason=["x"] * 2 + ["at step 12", "at step 7", "oom", "", ""])
     assert errors_table(trials, tables.runs).values.tolist() == [
@@ -144,28 +154,28 @@ def drawn(name=None):
     """Every figure; of cells that are called so."""
     tables = four_cells().tables
     board = tables.leaderboard.assign(latency_ms=[1.0, 1, 1, 2, 2, 2], macs=7)
-    pair, counts = pair_of(tables), outcomes(board)
-    seeds = seed_differences(pair, tables.cells)
-    curve, ranges = curve_points(CURVE), range_points(SETTINGS, SPACES)
-    points = ship_points(board)
+    pair, counts = pair_of(tables), count_outcomes(board)
+    seeds = seed_differences(pair, tables.cell_results)
+    curve, ranges = search_curve_steps(CURVE), setting_ranges(SETTINGS, SPACES)
+    points = accuracy_vs_cost_table(board)
     if name:
         called = {"method": name, "model": name}
         pair, seeds = pair.assign(method_a=name, model=name), seeds.assign(model=name)
         points, curve, counts = (t.assign(**called) for t in (points, curve, counts))
         ranges = ranges.assign(**called, hyperparameter=name)
     return {
-        "verdict": figures.verdict_figure(pair, seeds),
-        "ship": figures.ship_figure(points, 91.0),
-        "macs": figures.ship_figure(points.assign(latency_ms=np.nan)),
-        "search": figures.search_figure(curve, board, CURVE),
-        "settings": figures.settings_figure(ranges),
-        "outcomes": figures.outcomes_figure(counts),
+        "verdict": figures.plot_verdict(pair, seeds),
+        "ship": figures.plot_accuracy_vs_cost(points, 91.0),
+        "macs": figures.plot_accuracy_vs_cost(points.assign(latency_ms=np.nan)),
+        "search": figures.plot_search_curves(curve, board, CURVE),
+        "settings": figures.plot_setting_ranges(ranges),
+        "outcomes": figures.plot_outcomes(counts),
     }
 
 
 def test_svg_is_ready_for_a_page():
     for name, figure in drawn().items():
-        svg = to_svg(figure, name)
+        svg = render_svg(figure, name)
         root = ElementTree.fromstring(svg)
         ids = [element.get("id") for element in root.iter() if element.get("id")]
         assert ids and all(one.startswith(f"{name}-") for one in ids)
@@ -173,7 +183,7 @@ def test_svg_is_ready_for_a_page():
         used = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg)
         assert {a or b for a, b in used} <= set(ids)
         assert not re.search("#[0-9a-fA-F]{6}", svg), "every colour follows the page's"
-        assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(VARIABLES.values())
+        assert set(re.findall(r"var\(--(\w+)\)", svg)) <= set(CSS_VARIABLES.values())
         assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", svg)
         assert "<metadata" not in svg and "<text" in svg
 
@@ -186,68 +196,74 @@ def texts(svg):
 
 @pytest.mark.parametrize(("low", "high"), [(1.1, 1.9), (0.02, 0.3), (15, 700), (2e-5, 0.9)])
 def test_a_logarithmic_axis_has_a_few_numbers(low, high):
-    ranges = range_points(SETTINGS.head(1).assign(good_low=low, good_high=high, best=high), SPACES)
-    axes = figures.settings_figure(ranges).axes[0]
+    ranges = setting_ranges(
+        SETTINGS.head(1).assign(good_low=low, good_high=high, best=high), SPACES
+    )
+    axes = figures.plot_setting_ranges(ranges).axes[0]
     (left, right), ticks = axes.get_xlim(), axes.get_xticks()
     assert 2 <= sum((left <= ticks) & (ticks <= right)) <= 8
 
 
 def test_a_figure_says_the_numbers_of_its_table():
     tables = four_cells().tables
-    said = texts(to_svg(drawn()["verdict"], "v"))
+    said = texts(render_svg(drawn()["verdict"], "v"))
     for row in pair_of(tables).itertuples():
         digits = 2 if row.half_width_points < 1 else 1
         width = f"{row.half_width_points:.{digits}f}"
         assert f"{row.difference_points:z.{digits}f} ± {width}" in said
     assert "all students" in said and "AT minus FitNets, points of test accuracy" in said
     assert "3 finished, 2 diverged, 1 crashed" in texts(
-        to_svg(figures.outcomes_figure(outcomes(failed_sweep().tables.leaderboard)), "o")
+        render_svg(figures.plot_outcomes(count_outcomes(failed_sweep().tables.leaderboard)), "o")
     )
-    assert {"teacher 91.0 %", "test accuracy, %"} < set(texts(to_svg(drawn()["ship"], "s")))
+    assert {"teacher 91.0 %", "test accuracy, %"} < set(texts(render_svg(drawn()["ship"], "s")))
 
 
 def test_everything_lies_inside_the_axes():
     for teacher in (91.0, None):
-        points = ship_points(four_cells().tables.leaderboard).assign(latency_ms=1.0)
-        [axes] = figures.ship_figure(points, teacher).axes
+        points = accuracy_vs_cost_table(four_cells().tables.leaderboard).assign(latency_ms=1.0)
+        [axes] = figures.plot_accuracy_vs_cost(points, teacher).axes
         low, high = axes.get_ylim()
         assert low < points["low_percent"].min() and points["high_percent"].max() < high
         assert low < (teacher or 90) < high and axes.get_xlim()[0] < 1 < axes.get_xlim()[1]
         assert len(axes.containers) == 3
-    alone = ship_points(Sweep().search("at", "A", 0.7).tables.leaderboard).assign(macs=7)
-    [axes] = figures.ship_figure(alone).axes
+    alone = accuracy_vs_cost_table(Sweep().search("at", "A", 0.7).tables.leaderboard).assign(
+        macs=7
+    )
+    [axes] = figures.plot_accuracy_vs_cost(alone).axes
     assert axes.get_ylim()[0] < 70 < axes.get_ylim()[1]
 
 
 def test_names_are_drawn_as_they_are():
     for name, figure in drawn(HOSTILE[:20] + "ü漢").items():
-        svg = to_svg(figure, name)
+        svg = render_svg(figure, name)
         assert "<script" not in svg and HOSTILE[:20] in "\n".join(texts(svg))
-    assert figures.cut(HOSTILE) == HOSTILE[:23] + "…"
+    assert figures.truncate_name(HOSTILE) == HOSTILE[:23] + "…"
 
 
 def test_the_same_figure_is_the_same_bytes():
-    counts = outcomes(failed_sweep().tables.leaderboard)
-    one, two = (to_svg(figures.outcomes_figure(counts), "o") for _ in range(2))
+    counts = count_outcomes(failed_sweep().tables.leaderboard)
+    one, two = (render_svg(figures.plot_outcomes(counts), "o") for _ in range(2))
     assert one == two
 
 
 def test_a_figure_is_a_picture_too():
-    image = Image.open(io.BytesIO(to_file(drawn()["search"], "png")))
+    image = Image.open(io.BytesIO(render_file(drawn()["search"], "png")))
     assert image.width == 1440 and len(image.convert("RGB").getcolors(100_000)) > 20
 
 
 def test_every_method_has_a_look_of_its_own():
-    looks = styles_of([*KNOWN, *(f"mine{i}" for i in range(9))])
+    looks = method_styles([*METHOD_STYLES, *(f"mine{i}" for i in range(9))])
     assert len(set(looks.values())) == 20 and list(looks)[-2:] == ["kd", "student"]
-    assert [styles_of(KNOWN)[method] for method in KNOWN] == list(KNOWN.values())
+    assert [method_styles(METHOD_STYLES)[method] for method in METHOD_STYLES] == list(
+        METHOD_STYLES.values()
+    )
 
 
 def test_known_methods_differ_in_colour_marker_and_name():
-    assert set(KNOWN) <= set(METHODS)
-    assert len({colour for colour, _ in KNOWN.values()}) == len(KNOWN)
-    assert len({marker for _, marker in KNOWN.values()}) == len(KNOWN)
-    assert len({figures.shown(method) for method in KNOWN}) == len(KNOWN)
+    assert set(METHOD_STYLES) <= set(METHODS)
+    assert len({colour for colour, _ in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+    assert len({marker for _, marker in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+    assert len({figures.method_label(method) for method in METHOD_STYLES}) == len(METHOD_STYLES)
 
 
 def test_colours_stand_out_on_light_and_dark_pages():
@@ -266,7 +282,9 @@ def test_colours_stand_out_on_light_and_dark_pages():
     light, dark = (
         dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", part)) for part in page.split("@media")[:2]
     )
-    assert {method: light[method] for method in KNOWN} == {m: c for m, (c, _) in KNOWN.items()}
-    for method in KNOWN:
+    assert {method: light[method] for method in METHOD_STYLES} == {
+        m: c for m, (c, _) in METHOD_STYLES.items()
+    }
+    for method in METHOD_STYLES:
         assert contrast(light[method], "#ffffff") >= 3
         assert contrast({**light, **dark}[method], "#121212") >= 3

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from sweep_folders import write
+from sweep_folders import write_sweep_folder
 from test_leaderboard import Sweep, four_cells
 from test_log_tables import asked, ended, epoch
 from test_render import half_done, one_method, one_model, unstable
@@ -22,7 +22,7 @@ from kdtune.cli.commands import cli
 from kdtune.errors import UserError
 from kdtune.log import folder as results
 from kdtune.methods import METHODS
-from kdtune.reports.page.page import report_page, write_report
+from kdtune.reports.page.page import render_report, write_report
 from kdtune.reports.page.sections import SECTIONS
 from kdtune.reports.tables.notes import verdict_sentences
 
@@ -76,7 +76,7 @@ class Page(HTMLParser):
 
 
 def page_of(path, sweep, **how):
-    return Page(report_page([write(path, sweep, **how).path]))
+    return Page(render_report([write_sweep_folder(path, sweep, **how).path]))
 
 
 def sweep_of(scores):
@@ -195,9 +195,11 @@ def test_how_to_go_on_is_said(tmp_path, make, verb):
 
 
 def test_a_sweep_that_runs_says_so(tmp_path):
-    folder = write(tmp_path / "s", Sweep(), complete=False)
-    with folder.held():
-        assert "state running" in Page(report_page([folder.path])).said.replace("state", "state ")
+    folder = write_sweep_folder(tmp_path / "s", Sweep(), complete=False)
+    with folder.locked():
+        assert "state running" in Page(render_report([folder.path])).said.replace(
+            "state", "state "
+        )
 
 
 def test_what_shows_single_trials_is_a_command(tmp_path):
@@ -215,13 +217,13 @@ def test_nothing_unconfirmed_has_a_rank_or_an_interval(tmp_path):
 
 
 def test_what_was_fixed_was_not_searched(tmp_path):
-    folder = write(tmp_path / "s", sweep_of([0.5]))
-    lines = [json.loads(line) for line in folder.log.read_text().splitlines()]
+    folder = write_sweep_folder(tmp_path / "s", sweep_of([0.5]))
+    lines = [json.loads(line) for line in folder.log_path.read_text().splitlines()]
     for event in lines:
         event |= {"distributions": {}} if "distributions" in event else {}
         event |= {"spaces": {}} if "spaces" in event else {}
-    folder.log.write_text("".join(json.dumps(event) + "\n" for event in lines))
-    page = Page(report_page([folder.path]))
+    folder.log_path.write_text("".join(json.dumps(event) + "\n" for event in lines))
+    page = Page(render_report([folder.path]))
     assert "No settings to compare: nothing was searched." in page.said
     assert {r["search luck, points"] for r in page.table("late gain, points")} == {"not searched"}
 
@@ -260,18 +262,18 @@ def test_the_carried_tables_are_those_of_the_folder(tmp_path):
 
 
 def test_tables_that_find_no_room_are_named(tmp_path, monkeypatch):
-    folder = write(tmp_path / "s", four_cells())
-    size = len(report_page([folder.path]))
-    monkeypatch.setattr("kdtune.reports.page.page.MOST", size - 1000)
-    text = report_page([folder.path])
+    folder = write_sweep_folder(tmp_path / "s", four_cells())
+    size = len(render_report([folder.path]))
+    monkeypatch.setattr("kdtune.reports.page.page.MAX_PAGE_BYTES", size - 1000)
+    text = render_report([folder.path])
     assert re.search(r"Too large for this page, and in the sweep's folder: [\w., ]+\.csv\.", text)
     assert len(text) < size - 1000 + 200 and "data:text/csv" in text
 
 
 def test_comparable_sweeps_stand_in_one_table_and_others_apart(tmp_path):
-    paths = [write(tmp_path / name, four_cells()).path for name in ("one", "two")]
-    paths.append(write(tmp_path / "three", one_model(), epochs=9).path)
-    page = Page(report_page(paths))
+    paths = [write_sweep_folder(tmp_path / name, four_cells()).path for name in ("one", "two")]
+    paths.append(write_sweep_folder(tmp_path / "three", one_model(), epochs=9).path)
+    page = Page(render_report(paths))
     boards = [t for t in page.tables if "test accuracy, %" in t[0]]
     assert [len(board) - 1 for board in boards] == [12, 3]
     assert [{row[0] for row in board[1:]} for board in boards] == [
@@ -296,32 +298,32 @@ def large(path):
                 sweep.events += [epoch(trial, n + 1, scores[n]) for n in range(last)]
                 state = "diverged" if lr > 0.8 else "finished" if last == 9 else "stopped"
                 sweep.events.append(ended(trial, state))
-    return write(path, sweep, epochs=9)
+    return write_sweep_folder(path, sweep, epochs=9)
 
 
 def test_two_thousand_trials_take_seconds_and_less_than_a_megabyte(tmp_path):
     folder = large(tmp_path / "s")
     begun = time.process_time()
-    text = report_page([folder.path])
+    text = render_report([folder.path])
     assert time.process_time() - begun < 10
     assert len(text.encode()) < 1_000_000 and text.count("<figure") == 6
 
 
 def test_a_log_is_read_once(tmp_path, monkeypatch):
-    folder, read = write(tmp_path / "s", four_cells()), []
-    whole = results.read_events
+    folder, read = write_sweep_folder(tmp_path / "s", four_cells()), []
+    whole = results.parse_events
 
     def counted(content, path, *before):
         read.append(path)
         return whole(content, path, *before)
 
-    monkeypatch.setattr(results, "read_events", counted)
-    report_page([folder.path])
-    assert read == [folder.log, folder.confirm_log]
+    monkeypatch.setattr(results, "parse_events", counted)
+    render_report([folder.path])
+    assert read == [folder.log_path, folder.confirm_log_path]
 
 
 def test_the_command_writes_page_and_figures(tmp_path):
-    path = write(tmp_path / "s", four_cells()).path
+    path = write_sweep_folder(tmp_path / "s", four_cells()).path
     done = CliRunner().invoke(cli, ["report", str(path), "--figures", str(tmp_path / "f")])
     assert done.output == f"{path / 'report.html'}\n"
     assert (path / "report.html").read_text().startswith("<!doctype html>")
@@ -357,7 +359,7 @@ def test_a_browser_draws_every_figure_and_complains_of_nothing(tmp_path):
     sweep = four_cells()
     for method in ("at", "fitnets"):
         sweep.search(method, "C", *np.linspace(0.4, 0.6, 6))
-    text = report_page([write(tmp_path / "s", sweep).path])
+    text = render_report([write_sweep_folder(tmp_path / "s", sweep).path])
     (tmp_path / "page.html").write_text(text.replace("</body>", f"{PROBE}</body>"))
     done = subprocess.run(
         [

@@ -7,8 +7,13 @@ import pandas as pd
 import pytest
 from scipy.special import ndtri
 
-from kdtune.reports.tables.comparison import COMPARISON, Confirmed, comparison_table, pairs_of
-from kdtune.reports.tables.statistics import holm, search_luck
+from kdtune.reports.tables.comparison import (
+    COMPARISON_COLUMNS,
+    CellResult,
+    comparison_table,
+    method_pairs,
+)
+from kdtune.reports.tables.statistics import adjust_holm, bootstrap_best_sd
 
 IMAGES = 400
 WINNERS = ("better_a", "better_b")
@@ -42,7 +47,7 @@ def confirmed(*right, luck=0.0, diverged=0, seeds=None):
         seed: np.arange(IMAGES) < count if isinstance(count, int) else np.asarray(count)
         for seed, count in enumerate(right, start=1)
     }
-    return Confirmed(of_seed, seeds or len(right) + diverged, diverged, luck)
+    return CellResult(of_seed, seeds or len(right) + diverged, diverged, luck)
 
 
 def between(first, last):
@@ -65,24 +70,24 @@ def half_width(share, luck=0.0):
 def noisy(random, share, images=IMAGES, seeds=5, luck=0.1):
     """A cell that classifies such a share of the images rightly, whichever."""
     right = random.random((seeds, images)) < share
-    return Confirmed(dict(enumerate(right, start=1)), seeds, 0, luck)
+    return CellResult(dict(enumerate(right, start=1)), seeds, 0, luck)
 
 
 def test_own_methods_come_first_then_all_against_each_baseline():
     own = [("at", "fitnets")]
     student = [("at", "student"), ("fitnets", "student"), ("kd", "student")]
     kd = [("at", "kd"), ("fitnets", "kd")]
-    assert pairs_of(["at", "fitnets", "kd", "student"]) == [*own, *student, *kd]
-    pairs = pairs_of(["student", "kd", "fitnets", "at"])
+    assert method_pairs(["at", "fitnets", "kd", "student"]) == [*own, *student, *kd]
+    pairs = method_pairs(["student", "kd", "fitnets", "at"])
     assert {frozenset(pair) for pair in pairs} == {*map(frozenset, [*own, *student, *kd])}
     assert len(pairs) == 6
-    assert pairs_of(["at"]) == []
+    assert method_pairs(["at"]) == []
 
 
 def test_a_method_alone_has_no_row():
     table = comparison_table({("at", "R"): confirmed(300, 300, 300)})
     assert len(table) == 0
-    assert table.columns.tolist() == COMPARISON
+    assert table.columns.tolist() == COMPARISON_COLUMNS
 
 
 def test_a_winner_by_hand():
@@ -239,7 +244,7 @@ def test_leaning_by_hand():
 def test_holm_is_over_the_models_of_a_pair_and_not_over_all():
     table = three_students(305, 306, 292)
     models = table.loc[["R", "S", "T"]]
-    assert models.p_value_holm.to_numpy() == pytest.approx(holm(models.p_value.tolist()))
+    assert models.p_value_holm.to_numpy() == pytest.approx(adjust_holm(models.p_value.tolist()))
     assert table.loc["all", "p_value_holm"] == table.loc["all", "p_value"]
     assert (table.p_value_holm >= table.p_value).all()
 
@@ -324,7 +329,7 @@ def test_search_scores_alone_are_no_result():
 
 def test_two_shared_seeds_are_too_few():
     a = confirmed(300, 300, 300)
-    b = Confirmed({3: between(0, 260), 2: between(0, 260), 7: between(0, 260)}, 3, 0, 0.0)
+    b = CellResult({3: between(0, 260), 2: between(0, 260), 7: between(0, 260)}, 3, 0, 0.0)
     row = compare(a, b)
     assert (row.verdict, row.seeds) == ("not_confirmed", 2)
     assert row.sentence == (
@@ -379,7 +384,7 @@ def test_swapping_the_methods_flips_signs_and_names():
         )
         for method, share in (("at", of_a), ("fitnets", of_b))
     }
-    cells["at", "U"] = Confirmed(dict(list(noisy(random, 0.7).right.items())[:4]), 5, 1, 0.1)
+    cells["at", "U"] = CellResult(dict(list(noisy(random, 0.7).correct.items())[:4]), 5, 1, 0.1)
     cells["fitnets", "U"] = noisy(random, 0.7)
     for models in ("R", "S", "T", "U", "RT", "ST", "RST", "RSTU"):
         some = {cell: own for cell, own in cells.items() if cell[1] in models}
@@ -432,7 +437,7 @@ def searched(random, hard, trials=40, validation_images=1000, seeds=5):
     run = 0.65 * random.standard_normal((seeds, len(hard)))
     spread = math.sqrt(1 + 0.45**2 + 0.65**2)
     right = hard + own + run < spread * latent(truth[validation.argmax()])
-    return Confirmed(dict(enumerate(right, start=1)), seeds, 0, search_luck(validation))
+    return CellResult(dict(enumerate(right, start=1)), seeds, 0, bootstrap_best_sd(validation))
 
 
 def test_two_searches_of_one_method_seldom_have_a_winner():

@@ -17,8 +17,8 @@ from test_log_tables import (
 )
 
 from kdtune.errors import UserError
-from kdtune.reports.tables.leaderboard import LEADERBOARD, sweep_tables
-from kdtune.reports.tables.several_sweeps import join_sweeps, kept_apart
+from kdtune.reports.tables.leaderboard import LEADERBOARD_COLUMNS, build_sweep_tables
+from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
 
 OPENED = {"event": "sweep", "data": {"classes": ["x", "y"], "validation_images": 20}}
 IMAGES = 400
@@ -58,7 +58,7 @@ class Sweep:
 
     @property
     def tables(self):
-        return sweep_tables(self.events, self.confirmation, self.right)
+        return build_sweep_tables(self.events, self.confirmation, self.right)
 
     @property
     def board(self):
@@ -83,12 +83,12 @@ def four_cells():
 
 
 def test_the_columns_are_those_of_the_specification():
-    assert sweep_tables([]).leaderboard.columns.tolist() == LEADERBOARD
-    assert four_cells().tables.leaderboard.columns.tolist() == LEADERBOARD
+    assert build_sweep_tables([]).leaderboard.columns.tolist() == LEADERBOARD_COLUMNS
+    assert four_cells().tables.leaderboard.columns.tolist() == LEADERBOARD_COLUMNS
 
 
 def test_before_it_is_confirmed_there_is_a_row_a_cell_best_first():
-    table = sweep_tables(EVENTS).leaderboard
+    table = build_sweep_tables(EVENTS).leaderboard
     assert table[["model", "method", "status"]].values.tolist() == [
         ["A", "at", "not_confirmed"],
         ["A", "kd", "not_confirmed"],
@@ -111,7 +111,7 @@ def test_before_it_is_confirmed_there_is_a_row_a_cell_best_first():
 
 @pytest.mark.parametrize("events", [[], EVENTS[:1], EVENTS[:2]])
 def test_a_sweep_that_has_hardly_begun_has_tables_too(events):
-    tables = sweep_tables(events)
+    tables = build_sweep_tables(events)
     assert tables.leaderboard.status.tolist() == ["running"] * len(tables.trials)
 
 
@@ -247,7 +247,7 @@ def test_groups_widen_the_interval_and_leave_the_mean():
     sweep = Sweep().search("at", "A", 0.7).confirm("at", "A", 0, [0.7, 0.6, 0.65])
     logs = sweep.events, sweep.confirmation, sweep.right
     alone, grouped = (
-        sweep_tables(*logs, groups=groups).leaderboard.iloc[0]
+        build_sweep_tables(*logs, groups=groups).leaderboard.iloc[0]
         for groups in (None, [i // 40 for i in range(IMAGES)])
     )
     assert grouped.test_accuracy_percent == alone.test_accuracy_percent
@@ -258,9 +258,9 @@ ABOUT = {"data": "f", "teacher": None, "image size": 32, "epochs": 5}
 
 
 def test_sweeps_that_agree_are_joined_and_told_apart():
-    one, two = four_cells().tables, sweep_tables(EVENTS)
-    [board] = join_sweeps({"r/one": one, "r/two": two}, {"r/one": ABOUT, "r/two": ABOUT})
-    assert board.columns.tolist() == ["sweep", *LEADERBOARD, "settings"]
+    one, two = four_cells().tables, build_sweep_tables(EVENTS)
+    [board] = join_leaderboards({"r/one": one, "r/two": two}, {"r/one": ABOUT, "r/two": ABOUT})
+    assert board.columns.tolist() == ["sweep", *LEADERBOARD_COLUMNS, "settings"]
     assert board[["model", "sweep", "method"]].values.tolist()[:5] == [
         ["A", "r/one", "at"],
         ["A", "r/one", "fitnets"],
@@ -268,7 +268,7 @@ def test_sweeps_that_agree_are_joined_and_told_apart():
         ["A", "r/two", "at"],
         ["A", "r/two", "kd"],
     ]
-    assert kept_apart({"r/one": ABOUT, "r/two": ABOUT}) == []
+    assert explain_separate_tables({"r/one": ABOUT, "r/two": ABOUT}) == []
 
 
 def test_sweeps_that_differ_are_kept_apart_and_it_is_said_why():
@@ -276,9 +276,9 @@ def test_sweeps_that_differ_are_kept_apart_and_it_is_said_why():
         "a": ABOUT, "b": {**ABOUT, "data": "g", "teacher": "sha"}, "c": ABOUT,
         "d": {**ABOUT, "epochs": 6},
     }  # fmt: skip
-    boards = join_sweeps(dict.fromkeys(abouts, sweep_tables(EVENTS)), abouts)
+    boards = join_leaderboards(dict.fromkeys(abouts, build_sweep_tables(EVENTS)), abouts)
     assert [board.sweep.unique().tolist() for board in boards] == [["a", "c"], ["b"], ["d"]]
-    assert kept_apart(abouts) == [
+    assert explain_separate_tables(abouts) == [
         "a, c and b are kept apart: they differ in data and teacher.",
         "a, c and d are kept apart: they differ in epochs.",
         "b and d are kept apart: they differ in data and teacher and epochs.",
@@ -286,6 +286,6 @@ def test_sweeps_that_differ_are_kept_apart_and_it_is_said_why():
 
 
 def test_a_single_sweep_has_no_column_for_it():
-    [board] = join_sweeps({"s": sweep_tables(EVENTS)}, {"s": ABOUT})
-    assert board.columns.tolist() == [*LEADERBOARD, "settings"]
+    [board] = join_leaderboards({"s": build_sweep_tables(EVENTS)}, {"s": ABOUT})
+    assert board.columns.tolist() == [*LEADERBOARD_COLUMNS, "settings"]
     assert board.settings.tolist() == ["lr=0.1 beta=10", "lr=0.2", ""]

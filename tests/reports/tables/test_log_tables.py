@@ -7,10 +7,10 @@ import pytest
 
 from kdtune.errors import UserError
 from kdtune.reports.tables.log_tables import (
-    EPOCH,
-    MODEL,
-    RUN,
-    TRIAL,
+    EPOCH_COLUMNS,
+    MODEL_COLUMNS,
+    RUN_COLUMNS,
+    TRIAL_COLUMNS,
     bad_images_table,
     epochs_table,
     models_table,
@@ -117,7 +117,7 @@ def test_epochs():
 
 def test_runs():
     table = runs_table(CONFIRM)
-    assert table.columns.tolist() == RUN
+    assert table.columns.tolist() == RUN_COLUMNS
     assert table[["run_id", "trial_id", "seed", "status", "chosen"]].values.tolist() == [
         ["at-A-000-seed1", "at-A-000", 1, "ok", True],
         ["at-A-000-seed2", "at-A-000", 2, "diverged", True],
@@ -134,14 +134,14 @@ def test_runs():
 def test_a_student_is_measured_once():
     again = {**CONFIRM[1], "latency_ms": 2.5, "latency_device": "cuda"}
     table = models_table([*CONFIRM, again])
-    assert table.columns.tolist() == MODEL
+    assert table.columns.tolist() == MODEL_COLUMNS
     assert table.values.tolist() == [["A", 7, 9, 2.5, "cuda"]]
 
 
 def test_empty_logs_have_tables_with_all_columns():
-    assert trials_table([]).columns.tolist() == [*TRIAL, "configuration"]
-    assert epochs_table([]).columns.tolist() == EPOCH
-    assert runs_table([]).columns.tolist() == RUN and models_table([]).empty
+    assert trials_table([]).columns.tolist() == [*TRIAL_COLUMNS, "configuration"]
+    assert epochs_table([]).columns.tolist() == EPOCH_COLUMNS
+    assert runs_table([]).columns.tolist() == RUN_COLUMNS and models_table([]).empty
 
 
 @pytest.mark.parametrize(

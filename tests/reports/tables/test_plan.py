@@ -7,13 +7,13 @@ import pytest
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
 from kdtune.log.folder import SweepFolder
-from kdtune.reports.page.sections.plan import planned
-from kdtune.reports.tables.plan import compared, read_plan, wall_seconds
+from kdtune.reports.page.sections.plan import plan_section
+from kdtune.reports.tables.plan import plan_vs_actual, read_plan, wall_seconds
 from kdtune.reports.text.plan import plan_text
 
 ROW = {
-    "slots": 2, "wall": 100.0, "training": 150.0, "starting": 20.0, "waiting": 10.0, "driver": 5.0,
-    "trials": 4, "stopped": 1, "epochs": 10, "saved": 2, "most": 2, "idle_share": 0.25,
+    "slots": 2, "wall_seconds": 100.0, "training_seconds": 150.0, "startup_seconds": 20.0, "waiting_seconds": 10.0, "driver_seconds": 5.0,
+    "trials": 4, "stopped": 1, "epochs": 10, "saved_epochs": 2, "max_running": 2, "idle_share": 0.25,
     "driver_share": 0.05, "cache_bytes": 1e6, "checkpoint_bytes": 2e6, "log_bytes": 1e5,
     "node_memory_bytes": 3e9, "device_memory_bytes": 0.0, "limit": "training, 75 %",
 }  # fmt: skip
@@ -24,7 +24,7 @@ def event(kind, at, **about):
     return {"event": kind, "session_seconds": at, **about}
 
 
-CONFIG = SweepConfig.check({"name": "s", "data": "d", "trials": 4}).model_dump(mode="json")
+CONFIG = SweepConfig.parse({"name": "s", "data": "d", "trials": 4}).model_dump(mode="json")
 EVENTS = [
     event("sweep", 1.0, config=CONFIG), event("asked", 2.0), event("epoch", 10.0, seconds=4.0),
     event("epoch", 21.0, seconds=6.0), event("resumed", 5.0, config={**CONFIG, "confirm": True}),
@@ -34,23 +34,23 @@ EVENTS = [
 
 
 def test_plan_against_actual():
-    table = compared(PLAN, EVENTS).set_index("what")
+    table = plan_vs_actual(PLAN, EVENTS).set_index("what")
     assert table.loc["wall seconds"].tolist() == [100, 20 + 30, 0.5]
     assert table.loc["device seconds"].tolist() == [150, 15, 0.1]
     assert table.loc["epochs"].tolist() == [10, 3, 0.3]
     assert table.loc["trials"].tolist() == [4, 1, 0.25]
 
 
-@pytest.mark.parametrize("change", [{"trials": 9}, {"models": ["A"]}, {"concurrent": 1}])
+@pytest.mark.parametrize("change", [{"trials": 9}, {"models": ["A"]}, {"max_concurrent": 1}])
 def test_a_sweep_that_was_changed_after_the_plan_has_no_ratio_to_it(tmp_path, change):
     events = [
         {**e, "config": {**CONFIG, **change}} if e["event"] == "resumed" else e for e in EVENTS
     ]
-    assert compared(PLAN, events)["actual_over_planned"].isna().all()
+    assert plan_vs_actual(PLAN, events)["actual_over_planned"].isna().all()
     folder = Folder(tmp_path)
-    folder.events = lambda: events
-    folder.plan.write_text(json.dumps(PLAN))
-    grid, _ = planned(folder)
+    folder.load_events = lambda: events
+    folder.plan_path.write_text(json.dumps(PLAN))
+    grid, _ = plan_section(folder)
     assert "The sweep was changed after the plan." in str(grid)
     assert grid.rows[0] == ("wall", "1 min 40 s", "50 s", "")
 
@@ -70,23 +70,23 @@ def test_a_plan_for_people(form):
 
 def test_a_plan_for_programs():
     assert json.loads(plan_text(PLAN, "json")) == PLAN
-    assert plan_text(PLAN, "csv").splitlines()[0].startswith("slots,wall,training")
+    assert plan_text(PLAN, "csv").splitlines()[0].startswith("slots,wall_seconds,training_seconds")
 
 
 class Folder(SweepFolder):
-    def events(self):
+    def load_events(self):
         return EVENTS
 
 
 def test_the_report_says_nothing_without_a_plan_and_refuses_a_damaged_one(tmp_path):
     folder = Folder(tmp_path)
-    assert planned(folder) == []
-    folder.plan.write_text(json.dumps(PLAN))
-    grid, words = planned(folder)
+    assert plan_section(folder) == []
+    folder.plan_path.write_text(json.dumps(PLAN))
+    grid, words = plan_section(folder)
     assert grid.rows[0] == ("wall", "1 min 40 s", "50 s", "0.50")
     assert grid.rows[2] == ("epochs", "10", "3", "0.30")
     assert words.text == "Imagined."
     for text in ("{", "[]", "{}"):
-        folder.plan.write_text(text)
+        folder.plan_path.write_text(text)
         with pytest.raises(UserError, match="is damaged; remove it"):
             read_plan(folder)

@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdtune.reports.tables.rungs import LEAST, RUNG, advise, measured_epochs, rungs_table
+from kdtune.reports.tables.rungs import (
+    MIN_PROMOTED_TRIALS,
+    RUNG_COLUMNS,
+    advise_grace_period,
+    compared_epochs,
+    rungs_table,
+)
 
 
 def events_of(curves, states=None, config=None):
@@ -40,14 +46,14 @@ def table_of(curves, **kwargs):
     ],
 )
 def test_measured_are_the_rungs_and_what_earlier_ones_would_be(epochs, grace, factor, measured):
-    assert measured_epochs(epochs, grace, factor) == measured
+    assert compared_epochs(epochs, grace, factor) == measured
 
 
 def test_trials_are_counted_and_the_winner_is_placed():
     rising = [[0.1 * n + 0.001 * e for e in range(8)] for n in range(3)]
     rising[0][7] = 0.9  # the last at first, the best in the end
     table = table_of([*rising, [0.5], [0.6, 0.6]])
-    assert table.columns.tolist() == RUNG[:2] + RUNG[3:]
+    assert table.columns.tolist() == RUNG_COLUMNS[:2] + RUNG_COLUMNS[3:]
     assert table.trials_reached.tolist() == [5, 4, 3]
     assert table.trials_promoted.tolist() == [4, 3, 3]
     assert table.winner_rank_at_rung.tolist() == [5, 4, 3]
@@ -121,22 +127,22 @@ def rungs(*rows):
         ),
         (
             [(1, 2, 0.5), (2, 4, 0.5), (4, 8, np.nan)],
-            f"Whether the grace period was right cannot be said: that takes {LEAST} trials of a "
+            f"Whether the grace period was right cannot be said: that takes {MIN_PROMOTED_TRIALS} trials of a "
             "cell that went on at a rung, and at most 12 did.",
         ),
     ],
 )
 def test_the_advice_follows_from_the_table(rows, advice):
-    assert advise(rungs(*rows), 4) == advice
+    assert advise_grace_period(rungs(*rows), 4) == advice
 
 
 def test_cells_are_averaged():
     two = pd.concat([rungs((4, 8, 0.3)), rungs((4, 8, 0.9)).assign(model="B")])
-    assert "holds" in advise(two, 4)
+    assert "holds" in advise_grace_period(two, 4)
 
 
 @pytest.mark.parametrize("events", [[], events_of([]), events_of([[]])])
 def test_a_sweep_that_has_hardly_begun_has_its_table_too(events):
     table = rungs_table(events)
-    assert table.columns.tolist() == RUNG
-    assert "cannot be said" in advise(table, 2)
+    assert table.columns.tolist() == RUNG_COLUMNS
+    assert "cannot be said" in advise_grace_period(table, 2)

@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from test_log_tables import EVENTS, asked, ended, epoch
 
 from kdtune.reports.tables.log_tables import epochs_table, trials_table
-from kdtune.reports.tables.search_curve import CURVE, expected_best, search_curve_table
+from kdtune.reports.tables.search_curve import (
+    SEARCH_CURVE_COLUMNS,
+    expected_best,
+    search_curve_table,
+)
 
 
 def curve(events, chance=0.5):
@@ -33,7 +37,7 @@ def test_a_curve_by_hand():
     ]
     events[8]["best_validation_accuracy"] = 0.7
     table = curve(events)
-    assert table.columns.tolist() == CURVE
+    assert table.columns.tolist() == SEARCH_CURVE_COLUMNS
     assert table.trials.tolist() == [1, 2, 3, 4]
     assert table.epochs.tolist() == [4, 4, 5, 6]  # when t3 crashed, no epoch tells
     assert table.best_percent.tolist() == pytest.approx([70, 70, 70, 70])
@@ -64,7 +68,7 @@ def test_an_epoch_that_was_reported_twice_is_spent_once():
 @pytest.mark.parametrize("events", [[], EVENTS[:2], EVENTS[:4]])
 def test_without_an_ended_trial_there_is_no_row(events):
     table = curve(events)
-    assert table.empty and table.columns.tolist() == CURVE
+    assert table.empty and table.columns.tolist() == SEARCH_CURVE_COLUMNS
 
 
 values = st.lists(st.floats(0, 1), min_size=1, max_size=60)

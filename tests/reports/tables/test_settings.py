@@ -16,10 +16,10 @@ from test_log_tables import asked, ended, epoch
 from kdtune.errors import UserError
 from kdtune.reports.tables.log_tables import epochs_table, trials_table
 from kdtune.reports.tables.settings import (
-    LEAST_TRIALS,
-    SETTINGS,
-    carries_over,
-    distributions,
+    MIN_IMPORTANCE_TRIALS,
+    SETTINGS_COLUMNS,
+    collect_distributions,
+    overlapping_ranges,
     settings_table,
 )
 
@@ -60,7 +60,7 @@ def table_of(events, space=None):
     events = list(events)
     spaces = {"at": space or SPACE}
     table = settings_table(trials_table(events), epochs_table(events), spaces, 1, 0.1)
-    assert table.columns.tolist() == SETTINGS
+    assert table.columns.tolist() == SETTINGS_COLUMNS
     return table.set_index("hyperparameter")
 
 
@@ -83,8 +83,8 @@ def test_the_setting_that_matters_is_found_with_its_range():
 
 
 def test_few_trials_have_no_importance_and_fewer_no_range():
-    assert table_of(searched(LEAST_TRIALS, by_lr)).importance.notna().all()
-    few = table_of(searched(LEAST_TRIALS - 1, by_lr))
+    assert table_of(searched(MIN_IMPORTANCE_TRIALS, by_lr)).importance.notna().all()
+    few = table_of(searched(MIN_IMPORTANCE_TRIALS - 1, by_lr))
     assert few.importance.isna().all() and few.good_low.drop("augment").notna().all()
     fewer = table_of(searched(4, by_lr))
     assert fewer[["good_low", "good_high"]].isna().to_numpy().all()
@@ -96,7 +96,7 @@ def test_few_trials_have_no_importance_and_fewer_no_range():
 def test_diverged_trials_count_as_chance_and_crashed_ones_not_at_all(state, most):
     alphas = [e["parameters"]["alpha"] for e in searched(80, by_lr) if e["event"] == "asked"]
     states = [state if alpha > 0.6 else "finished" for alpha in alphas]
-    assert LEAST_TRIALS < states.count("finished") > 40
+    assert MIN_IMPORTANCE_TRIALS < states.count("finished") > 40
     table = table_of(searched(80, by_lr if state == "crashed" else by_steps, states=states))
     assert table.importance.idxmax() == most
     assert table.good_high["alpha"] <= 0.6
@@ -130,9 +130,9 @@ def test_spaces_come_from_the_log():
         of_function,
         {**of_function, "distributions": plain({"lr": SPACE["alpha"], "beta": SPACE["steps"]})},
     ]  # fmt: skip
-    found = distributions(events)
+    found = collect_distributions(events)
     assert found == {"at": SPACE, "mine": {"lr": SPACE["lr"], "beta": SPACE["steps"]}}
-    assert distributions([]) == {}
+    assert collect_distributions([]) == {}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_spaces_come_from_the_log():
 )
 def test_damaged_spaces_are_a_sentence(spaces):
     with pytest.raises(UserError, match="The log is damaged: it has no search spaces"):
-        distributions([{"event": "sweep", "spaces": spaces}])
+        collect_distributions([{"event": "sweep", "spaces": spaces}])
 
 
 def test_settings_carry_over_where_the_ranges_of_all_models_overlap():
@@ -154,9 +154,9 @@ def test_settings_carry_over_where_the_ranges_of_all_models_overlap():
         ("kd", "A", "lr", 0.01, 0.1),  # on one model only
     ]
     columns = ["method", "model", "hyperparameter", "good_low", "good_high"]
-    table = carries_over(pd.DataFrame(rows, columns=columns))
+    table = overlapping_ranges(pd.DataFrame(rows, columns=columns))
     assert table.columns.tolist() == ["method", "hyperparameter", "low", "high"]
     assert table.hyperparameter.tolist() == ["lr", "alpha", "beta"]
     assert table[["low", "high"]].iloc[0].tolist() == [0.05, 0.1]
     assert table[["low", "high"]].iloc[1:].isna().to_numpy().all()
-    assert carries_over(pd.DataFrame(columns=SETTINGS)).empty
+    assert overlapping_ranges(pd.DataFrame(columns=SETTINGS_COLUMNS)).empty

@@ -8,18 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm, t
 
-from kdtune.reports.tables.sentences import advise, in_points, sentence, visible
+from kdtune.reports.tables.sentences import (
+    advise_next_step,
+    describe_detectable_difference,
+    describe_verdict,
+    format_points,
+)
 from kdtune.reports.tables.statistics import (
     Estimate,
-    decide,
-    estimate,
-    expected,
-    holm,
-    images_needed,
+    adjust_holm,
+    bootstrap_best_sd,
+    decide_verdict,
+    estimate_mean,
+    expected_error,
     late_gain,
     limited_by,
-    luck_of_search,
-    more_seeds,
+    more_seeds_needed,
+    needed_test_images,
     search_luck,
 )
 
@@ -30,8 +35,12 @@ PAIR = ("at", "fitnets")
 def known(mean, half=1.0, share_search=0.0, **others):
     """An estimate whose half width is given: nothing depends on the seeds, so df is infinite."""
     variance = (half / NORMAL) ** 2
-    fields = dict(seeds=5, images=1000, seeds_won=4, seeds_lost=1, v_seeds=0.0, v_rest=0.0)
-    fields |= dict(v_images=(1 - share_search) * variance, v_search=share_search * variance)
+    fields = dict(
+        seeds=5, images=1000, seeds_won=4, seeds_lost=1, variance_seeds=0.0, variance_residual=0.0
+    )
+    fields |= dict(
+        variance_images=(1 - share_search) * variance, variance_search=share_search * variance
+    )
     return Estimate(mean=mean, **fields | others)
 
 
@@ -63,23 +72,25 @@ tables = st.tuples(st.integers(2, 12), st.integers(2, 6)).flatmap(
 def test_the_parts_are_those_of_a_two_way_analysis_of_variance(x, v_search):
     n, seeds = len(x), len(x[0])
     mean, images, seed, rest = by_loops(x)
-    found = estimate(np.array(x), v_search)
+    found = estimate_mean(np.array(x), v_search)
     assert (found.seeds, found.images) == (seeds, n)
     assert found.mean == pytest.approx(mean)
-    assert found.v_seeds == pytest.approx(seed / (n * seeds), abs=1e-9)
-    assert found.v_images == pytest.approx(max(images - rest, 0) / (n * seeds), abs=1e-9)
-    assert found.v_rest == pytest.approx(rest / (n * seeds), abs=1e-9)
-    assert found.variance == found.v_seeds + found.v_images + v_search
+    assert found.variance_seeds == pytest.approx(seed / (n * seeds), abs=1e-9)
+    assert found.variance_images == pytest.approx(max(images - rest, 0) / (n * seeds), abs=1e-9)
+    assert found.variance_residual == pytest.approx(rest / (n * seeds), abs=1e-9)
+    assert found.variance == found.variance_seeds + found.variance_images + v_search
     columns = [sum(row[s] for row in x) for s in range(seeds)]
     assert found.seeds_won == sum(column > 0 for column in columns)
     assert found.seeds_lost == sum(column < 0 for column in columns)
 
 
 def test_an_interval_by_hand():
-    found = estimate(np.array([[100, 0, 100], [0, 0, 100], [0, -100, 0], [100, 100, 100.0]]), 4.0)
+    found = estimate_mean(
+        np.array([[100, 0, 100], [0, 0, 100], [0, -100, 0], [100, 100, 100.0]]), 4.0
+    )
     # Seeds have means 50, 0, 75; images 66.7, 33.3, -33.3, 100.
     v_seeds = 4 * np.var([50, 0, 75], ddof=1) / 12
-    assert found.v_seeds == pytest.approx(v_seeds)
+    assert found.variance_seeds == pytest.approx(v_seeds)
     assert found.df == pytest.approx(found.variance**2 / (v_seeds**2 / 2))
     root = math.sqrt(found.variance)
     assert found.half_width == pytest.approx(t.ppf(0.975, found.df) * root)
@@ -89,26 +100,26 @@ def test_an_interval_by_hand():
 
 
 def test_seeds_that_agree_leave_infinite_degrees_of_freedom():
-    found = estimate(np.repeat([[100.0], [0.0], [0.0], [-100.0]], 3, axis=1))
-    assert found.v_seeds == 0
+    found = estimate_mean(np.repeat([[100.0], [0.0], [0.0], [-100.0]], 3, axis=1))
+    assert found.variance_seeds == 0
     assert found.df == math.inf
     assert found.half_width == pytest.approx(NORMAL * 100 * math.sqrt((2 / 3) / 4))
 
 
 def test_where_nothing_varies_the_width_is_zero_and_p_one():
-    found = estimate(np.zeros((5, 3)))
+    found = estimate_mean(np.zeros((5, 3)))
     assert (found.mean, found.half_width, found.p_value) == (0, 0, 1)
 
 
 @given(tables, st.floats(0.01, 2))
 def test_p_and_the_interval_say_the_same(x, v_search):
-    found = estimate(np.array(x), v_search)
+    found = estimate_mean(np.array(x), v_search)
     assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
 
 
 @given(tables)
 def test_swapping_the_sides_flips_the_signs(x):
-    found, other = estimate(np.array(x)), estimate(-np.array(x))
+    found, other = estimate_mean(np.array(x)), estimate_mean(-np.array(x))
     assert other.mean == -found.mean
     assert other.half_width == pytest.approx(found.half_width)
     assert other.p_value == pytest.approx(found.p_value)
@@ -133,19 +144,19 @@ def test_groups_take_the_place_of_images(x, data):
         for name in names
     ]
     mean, images, seed, rest = by_loops(sums)
-    found = estimate(np.array(x), 0.0, groups)
+    found = estimate_mean(np.array(x), 0.0, groups)
     assert found.images == len(names)
     assert found.mean == pytest.approx(mean)
     assert found.mean == pytest.approx(np.mean(x))
     size = len(names) * seeds
-    assert found.v_seeds == pytest.approx(seed / size, abs=1e-9)
-    assert found.v_images == pytest.approx(max(images - rest, 0) / size, abs=1e-9)
+    assert found.variance_seeds == pytest.approx(seed / size, abs=1e-9)
+    assert found.variance_images == pytest.approx(max(images - rest, 0) / size, abs=1e-9)
 
 
 def test_groups_of_one_image_change_nothing():
     x = 100 * np.random.default_rng(0).integers(-1, 2, (20, 4)).astype(float)
     apart = [f"patient {i:02d}" for i in range(20)]
-    assert estimate(x, 0.1, apart) == estimate(x, 0.1)
+    assert estimate_mean(x, 0.1, apart) == estimate_mean(x, 0.1)
 
 
 @pytest.mark.parametrize("count", [1, 4, 40])
@@ -153,12 +164,14 @@ def test_luck_is_the_spread_of_the_best_of_a_repeated_search(count):
     random = np.random.default_rng(3)
     values = random.normal(75, 1, count)
     best = random.choice(values, (20_000, count)).max(axis=1)
-    assert search_luck(values) == pytest.approx(best.std(), rel=0.02)
-    assert search_luck(values / 100) == pytest.approx(search_luck(values) / 100)
+    assert bootstrap_best_sd(values) == pytest.approx(best.std(), rel=0.02)
+    assert bootstrap_best_sd(values / 100) == pytest.approx(bootstrap_best_sd(values) / 100)
 
 
 def test_luck_without_a_search_is_zero():
-    assert search_luck([]) == search_luck([75.0]) == search_luck([75.0, 75.0]) == 0
+    assert (
+        bootstrap_best_sd([]) == bootstrap_best_sd([75.0]) == bootstrap_best_sd([75.0, 75.0]) == 0
+    )
 
 
 def test_the_late_gain_is_what_the_second_half_added():
@@ -171,25 +184,25 @@ def test_the_late_gain_is_what_the_second_half_added():
 
 def test_a_search_that_still_improves_has_its_late_gain_as_luck():
     settled, rising = [75.0, 70.0, 74.9, 70.0], [30.0, 32.9, 39.4, 39.8]
-    assert luck_of_search(settled) == search_luck(settled)
-    assert luck_of_search(rising) == pytest.approx(math.hypot(search_luck(rising), 6.9))
-    assert luck_of_search(rising, seed_sd=9.3) == search_luck(rising)  # 0.75 · 9.3 is above 6.9
-    assert luck_of_search([*rising, math.nan]) == luck_of_search(rising)
+    assert search_luck(settled) == bootstrap_best_sd(settled)
+    assert search_luck(rising) == pytest.approx(math.hypot(bootstrap_best_sd(rising), 6.9))
+    assert search_luck(rising, seed_sd=9.3) == bootstrap_best_sd(rising)  # 0.75 · 9.3 is above 6.9
+    assert search_luck([*rising, math.nan]) == search_luck(rising)
     noisy = [70.0, 60.0, 71.0, 50.0]
-    assert late_gain(noisy) < 2 * search_luck(noisy)
-    assert luck_of_search(noisy) == search_luck(noisy)
+    assert late_gain(noisy) < 2 * bootstrap_best_sd(noisy)
+    assert search_luck(noisy) == bootstrap_best_sd(noisy)
 
 
 def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.2]) == pytest.approx([0.2])
-    assert holm([0.5, 0.9]) == pytest.approx([1, 1])
-    assert holm([]).tolist() == []
+    assert adjust_holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert adjust_holm([0.2]) == pytest.approx([0.2])
+    assert adjust_holm([0.5, 0.9]) == pytest.approx([1, 1])
+    assert adjust_holm([]).tolist() == []
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_holm_is_monotone_and_never_below_p(p_values):
-    adjusted = holm(p_values)
+    adjusted = adjust_holm(p_values)
     order = np.argsort(p_values, kind="stable")
     assert (np.diff(adjusted[order]) >= 0).all()
     assert (adjusted >= p_values).all()
@@ -217,12 +230,12 @@ def test_holm_is_monotone_and_never_below_p(p_values):
     ],
 )
 def test_the_first_rule_that_holds_decides(found, p_value_holm, verdict):
-    assert decide(found, p_value_holm) == verdict
+    assert decide_verdict(found, p_value_holm) == verdict
 
 
 def test_what_matters_can_be_set():
-    assert decide(known(0.4, 0.9), 0.4, min_difference=0.5) == "unclear"
-    assert decide(known(0.4, 0.9), 0.4, min_difference=1.5) == "equal"
+    assert decide_verdict(known(0.4, 0.9), 0.4, min_difference=0.5) == "unclear"
+    assert decide_verdict(known(0.4, 0.9), 0.4, min_difference=1.5) == "equal"
 
 
 def need(variance, df):
@@ -232,8 +245,8 @@ def need(variance, df):
 def seeds_by_search(found, target):
     for more in range(1, 21):
         seeds = found.seeds + more
-        v_seeds = found.v_seeds * found.seeds / seeds
-        variance = v_seeds + found.v_images + found.v_search
+        v_seeds = found.variance_seeds * found.seeds / seeds
+        variance = v_seeds + found.variance_images + found.variance_search
         df = variance**2 / (v_seeds**2 / (seeds - 1)) if v_seeds else math.inf
         if need(variance, df) <= target:
             return more
@@ -242,9 +255,9 @@ def seeds_by_search(found, target):
 
 def images_by_search(found, n, target):
     for q in range(1, 21):
-        r = min(found.v_seeds, found.v_rest)
-        v_seeds = found.v_seeds - r + r / 1.25**q
-        variance = v_seeds + found.v_images / 1.25**q + found.v_search
+        r = min(found.variance_seeds, found.variance_residual)
+        v_seeds = found.variance_seeds - r + r / 1.25**q
+        variance = v_seeds + found.variance_images / 1.25**q + found.variance_search
         df = variance**2 / (v_seeds**2 / (found.seeds - 1)) if v_seeds else math.inf
         if need(variance, df) <= target:
             return int(float(f"{n * 1.25**q:.1e}")) if n * 1.25**q >= 10 else None
@@ -259,40 +272,41 @@ parts = st.sampled_from([0.0, 0.001, 0.01, 0.04, 0.1, 0.4, 1.0])
 def test_advice_is_what_a_direct_search_finds(mean, seeds, of_seed, image, search, rest, matters):
     found = Estimate(mean, seeds, 1000, 0, 0, of_seed, image, search, rest)
     target = max(abs(mean), matters)
-    assert more_seeds(found, matters) == seeds_by_search(found, target)
-    assert images_needed(found, 1000, matters) == images_by_search(found, 1000, target)
+    assert more_seeds_needed(found, matters) == seeds_by_search(found, target)
+    assert needed_test_images(found, 1000, matters) == images_by_search(found, 1000, target)
 
 
 def test_images_have_two_digits():
     found = known(0.0, 0.7)
     # (1.96 + 0.84)² · V ≤ 0.5² from four times the images on: 1.25^7 = 4.77, 1.25^6 = 3.81.
-    assert images_needed(found, 1000) == 4800
-    assert images_needed(found, 333) == 1600
-    assert images_needed(found, 12_345) == 59_000
-    assert images_needed(found, 1) == 5
+    assert needed_test_images(found, 1000) == 4800
+    assert needed_test_images(found, 333) == 1600
+    assert needed_test_images(found, 12_345) == 59_000
+    assert needed_test_images(found, 1) == 5
 
 
 def test_advice_in_words():
     seeds = Estimate(0.2, 5, 1000, 3, 2, 0.06, 0.0, 0.0, 0.0)
     # Of 5 + 7 seeds: (2.201 + 0.842) · √(0.06 · 5 / 12) = 0.481; of 5 + 6: 0.507.
-    assert advise(seeds, 1000) == (
+    assert advise_next_step(seeds, 1000) == (
         "Too few seeds: about 7 more would probably settle 0.50 points."
     )
-    assert advise(known(0.3, 0.7), 1000) == (
+    assert advise_next_step(known(0.3, 0.7), 1000) == (
         "More seeds would not help: 1,000 test images are too few; about 4,800 would settle 0.50 "
         "points."
     )
-    assert advise(known(1.04, 5.0, 1.0), 1000) == (
+    assert advise_next_step(known(1.04, 5.0, 1.0), 1000) == (
         "Neither seeds nor images would settle it; the search is the limit (a repeated search "
         "moves the result by about ±5.1): give every cell more trials."
     )
 
 
 @pytest.mark.parametrize(
-    ("part", "limit"), [("v_seeds", "seeds"), ("v_images", "images"), ("v_search", "search")]
+    ("part", "limit"),
+    [("variance_seeds", "seeds"), ("variance_images", "images"), ("variance_search", "search")],
 )
 def test_the_largest_part_is_the_limit(part, limit):
-    fields = {"v_seeds": 0.1, "v_images": 0.1, "v_search": 0.1} | {part: 0.2}
+    fields = {"variance_seeds": 0.1, "variance_images": 0.1, "variance_search": 0.1} | {part: 0.2}
     assert limited_by(known(0.0, **fields)) == limit
 
 
@@ -363,7 +377,7 @@ def test_the_largest_part_is_the_limit(part, limit):
 )
 def test_sentences_by_hand(verdict, mean, half, said):
     found = known(mean, half)
-    assert sentence(verdict, PAIR, "R", 3, found, "ADVICE", "4 of 5 seeds") == said
+    assert describe_verdict(verdict, PAIR, "R", 3, found, "ADVICE", "4 of 5 seeds") == said
 
 
 @pytest.mark.parametrize(
@@ -398,13 +412,13 @@ def test_sentences_by_hand(verdict, mean, half, said):
     ],
 )
 def test_sentences_about_all_models_by_hand(verdict, mean, half, said):
-    assert sentence(verdict, PAIR, None, 3, known(mean, half), "ADVICE", "COUNTED") == said
+    assert describe_verdict(verdict, PAIR, None, 3, known(mean, half), "ADVICE", "COUNTED") == said
 
 
 def test_nothing_is_minus_zero():
-    assert in_points(-0.004, 0.5) == "0.00"
-    assert in_points(-0.04, 1.5) == "0.0"
-    assert in_points(-0.06, 1.5) == "-0.1"
+    assert format_points(-0.004, 0.5) == "0.00"
+    assert format_points(-0.04, 1.5) == "0.0"
+    assert format_points(-0.06, 1.5) == "-0.1"
 
 
 @pytest.mark.parametrize(
@@ -417,18 +431,18 @@ def test_nothing_is_minus_zero():
 )
 def test_what_can_be_seen_is_near_another_simulation(test_images, within, of_specification):
     for seeds, widths in zip((3, 5, 10), of_specification, strict=True):
-        alone, together = (expected(test_images, seeds, models) for models in (1, 3))
+        alone, together = (expected_error(test_images, seeds, models) for models in (1, 3))
         assert (alone.half_width, together.half_width) == pytest.approx(widths, abs=within)
-        surer = expected(test_images, seeds, 1, 0.92)
+        surer = expected_error(test_images, seeds, 1, 0.92)
         assert surer.half_width / alone.half_width == pytest.approx(0.7, abs=0.12)
 
 
 def test_what_can_be_seen_in_words():
-    assert visible(2000, 5, 1) == (
+    assert describe_detectable_difference(2000, 5, 1) == (
         "with 2,000 test images and 5 seeds no difference under 1.2 points can be seen on a "
         "student (at 75 % accuracy, after 40 trials a cell; fewer show less)"
     )
-    assert visible(10_000, 5, 3) == (
+    assert describe_detectable_difference(10_000, 5, 3) == (
         "with 10,000 test images and 5 seeds no difference under 0.66 points can be seen on a "
         "student, none under 0.42 on average over 3 (at 75 % accuracy, after 40 trials a cell; "
         "fewer show less)"
@@ -452,8 +466,8 @@ def decided(repeats, images, seeds, copied=0, grouped=False):
     winners = 0
     for _ in range(repeats):
         x = no_difference(random, images, seeds)[places]
-        found = estimate(x, 0.0, places.tolist() if grouped else None)
-        winners += decide(found, found.p_value).startswith("better")
+        found = estimate_mean(x, 0.0, places.tolist() if grouped else None)
+        winners += decide_verdict(found, found.p_value).startswith("better")
     return winners / repeats
 
 

@@ -8,19 +8,19 @@ import pytest
 from test_leaderboard import ABOUT, Sweep, four_cells
 from test_log_tables import EVENTS, asked, ended, epoch
 
-from kdtune.reports.tables.leaderboard import LEADERBOARD, sweep_tables
-from kdtune.reports.tables.notes import CAVEAT, COVERS, result_notes
-from kdtune.reports.tables.several_sweeps import join_sweeps
-from kdtune.reports.text.render import render, to_csv
+from kdtune.reports.tables.leaderboard import LEADERBOARD_COLUMNS, build_sweep_tables
+from kdtune.reports.tables.notes import INTERVAL_NOTE, SEARCH_CAVEAT, result_notes
+from kdtune.reports.tables.several_sweeps import join_leaderboards
+from kdtune.reports.text.render import render_leaderboards, to_csv
 
 
 def boards_of(tables):
-    return join_sweeps({"s": tables}, {"s": ABOUT})
+    return join_leaderboards({"s": tables}, {"s": ABOUT})
 
 
 def shown(tables, form="table"):
     notes = result_notes(tables.leaderboard, tables.comparison, tables.runs)
-    return render(boards_of(tables), form, notes)
+    return render_leaderboards(boards_of(tables), form, notes)
 
 
 def row_of(text, *begin):
@@ -31,17 +31,17 @@ def row_of(text, *begin):
 
 
 def test_a_search_is_no_result():
-    text = shown(sweep_tables(EVENTS), "markdown")
+    text = shown(build_sweep_tables(EVENTS), "markdown")
     lines = text.splitlines()
     assert row_of(text, "model") == [
         "model", "method", "best validation %", "trials", "finished", "stopped", "diverged",
         "crashed", "epochs", "device s", "settings",
     ]  # fmt: skip
     assert row_of(text, "A", "at")[2:4] == ["75.00", "1"]
-    assert lines[-1] == CAVEAT and "±" not in text and "rank" not in text
-    assert CAVEAT.startswith("Best single runs, not yet a comparison")
-    assert "`kdtune confirm`" in CAVEAT
-    assert result_notes(sweep_tables([]).leaderboard, *[pd.DataFrame()] * 2) == []
+    assert lines[-1] == SEARCH_CAVEAT and "±" not in text and "rank" not in text
+    assert SEARCH_CAVEAT.startswith("Best single runs, not yet a comparison")
+    assert "`kdtune confirm`" in SEARCH_CAVEAT
+    assert result_notes(build_sweep_tables([]).leaderboard, *[pd.DataFrame()] * 2) == []
 
 
 def test_a_confirmed_sweep():
@@ -61,7 +61,7 @@ def test_a_confirmed_sweep():
     assert said[3].startswith("On average over 2 models AT beats student by ")
     assert said[4].startswith("On average over 2 models FitNets beats student by ")
     assert said[5:] == [
-        COVERS,
+        INTERVAL_NOTE,
         "With 3 seeds the false-alarm rate is about 7 %.",
         "Test was read once, for the chosen configuration of each cell: 6 configurations, 18 "
         "networks.",
@@ -110,7 +110,7 @@ def test_a_sweep_that_is_confirmed_in_part_shows_both_kinds():
     assert row_of(text, "A", "", "kd")[3:8] == ["incomplete", "", "", "", "60.00"]
     assert row_of(text, "B", "", "kd")[3] == "not_confirmed"
     assert row_of(text, "A", "1", "at")[3] == "ok"
-    assert f"\nRows without validation %: b{CAVEAT[1:]}\n" in text
+    assert f"\nRows without validation %: b{SEARCH_CAVEAT[1:]}\n" in text
     assert "On average over 2 models AT beats FitNets" in text
     assert "\nNot confirmed: no run of KD on A was tested.\n" in text  # KD against student
 
@@ -153,19 +153,19 @@ def test_what_stays_when_something_is_missing(make, form):
     text = shown(tables, form)
     if form in ("table", "markdown"):
         assert all(method in text for method in tables.leaderboard.method)
-        assert (CAVEAT[1:] in text) == (make in (Sweep, half_done))
+        assert (SEARCH_CAVEAT[1:] in text) == (make in (Sweep, half_done))
 
 
 def test_forms_for_programs_hold_all_columns_unrounded():
     tables = four_cells().tables
     csv = pd.read_csv(io.StringIO(shown(tables, "csv")))
-    assert csv.columns.tolist() == LEADERBOARD
+    assert csv.columns.tolist() == LEADERBOARD_COLUMNS
     exact = tables.leaderboard.test_half_width_points.tolist()
     assert csv.test_half_width_points.tolist() == exact
     rows = json.loads(shown(tables, "json"))
-    assert list(rows[0]) == LEADERBOARD and rows[0]["trial_id"] == "at-A-000"
+    assert list(rows[0]) == LEADERBOARD_COLUMNS and rows[0]["trial_id"] == "at-A-000"
     assert rows[0]["test_half_width_points"] == pytest.approx(exact[0], abs=1e-14)
-    nothing = json.loads(shown(sweep_tables(EVENTS), "json"))
+    nothing = json.loads(shown(build_sweep_tables(EVENTS), "json"))
     assert nothing[2]["trial_id"] is None and nothing[0]["rank"] is None
 
 
@@ -183,17 +183,20 @@ def test_a_terminal_cuts_no_word_of_a_leaderboard(make, columns, monkeypatch):
 
 
 def test_sweeps_that_are_kept_apart_are_tables_of_their_own():
-    tables = sweep_tables(EVENTS)
+    tables = build_sweep_tables(EVENTS)
     abouts = {"a": ABOUT, "b": {**ABOUT, "epochs": 9}}
-    boards = join_sweeps(dict.fromkeys(abouts, tables), abouts)
-    markdown = render(boards, "markdown", ["a and b are kept apart."])
-    assert markdown.count("| sweep |") == 2 and markdown.count(CAVEAT) == 1
-    assert pd.read_csv(io.StringIO(render(boards, "csv"))).sweep.tolist() == ["a"] * 3 + ["b"] * 3
+    boards = join_leaderboards(dict.fromkeys(abouts, tables), abouts)
+    markdown = render_leaderboards(boards, "markdown", ["a and b are kept apart."])
+    assert markdown.count("| sweep |") == 2 and markdown.count(SEARCH_CAVEAT) == 1
+    assert (
+        pd.read_csv(io.StringIO(render_leaderboards(boards, "csv"))).sweep.tolist()
+        == ["a"] * 3 + ["b"] * 3
+    )
 
 
 def test_a_baseline_that_comes_first_hides_no_hyperparameter():
     events = sorted(EVENTS, key=lambda e: "at-" in e.get("trial_id", ""))
-    tables = sweep_tables(events)
+    tables = build_sweep_tables(events)
     assert tables.trials.columns[-3:].tolist() == ["lr", "beta", "configuration"]
     assert "lr=0.1 beta=10" in shown(tables)
 
@@ -211,7 +214,7 @@ def test_hostile_text_is_shown_as_it_is(form):
     hostile = "[red]x[/red] \x1b[2J <b> a|b"
     events = [asked("at-A-000", "at", hostile, 0, note=hostile), epoch("at-A-000", 1, 0.5)]
     events.append(ended("at-A-000", "finished"))
-    text = render(boards_of(sweep_tables(events)), form, [hostile])
+    text = render_leaderboards(boards_of(build_sweep_tables(events)), form, [hostile])
     assert "\x1b" not in text
     bar = r"a\|b" if form == "markdown" else "a|b"
     assert text.count(rf"[red]x[/red] \x1b[2J <b> {bar}") >= 2

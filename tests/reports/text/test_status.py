@@ -9,7 +9,7 @@ from test_log_tables import EVENTS
 from kdtune.config.sweep import SweepConfig
 from kdtune.reports.text.status import status_lines
 
-CONFIG = SweepConfig.check(
+CONFIG = SweepConfig.parse(
     {
         "name": "x", "data": "d", "methods": ["at", "kd"], "models": ["A", "B"],
         "baselines": False, "trials": 4, "epochs": 9,

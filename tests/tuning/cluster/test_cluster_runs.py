@@ -12,12 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from object_store import object_store
 from ray.cluster_utils import Cluster
-from stores import object_store
 
 from kdtune.config.train import TrainConfig
 from kdtune.log.folder import SweepFolder
-from kdtune.storage.array_cache import VARIABLE
+from kdtune.storage.array_cache import CACHE_FOLDER_VARIABLE
 from kdtune.storage.remote import Storage
 from kdtune.training.run import run_training
 
@@ -38,7 +38,7 @@ class Nodes:
         """Add nodes."""
         for _ in range(count):
             cache = self.place / f"cache-{len(self.workers)}"
-            variables = {VARIABLE: str(cache)}
+            variables = {CACHE_FOLDER_VARIABLE: str(cache)}
             self.workers.append(self.cluster.add_node(wait=False, env_vars=variables))
         self.cluster.wait_for_nodes(timeout=60)
 
@@ -75,7 +75,7 @@ def start(place, *words):
 def until(driver, sweep, happened):
     """Wait until the events of a sweep are such."""
     deadline = time.monotonic() + 120
-    while not (sweep.log.is_file() and happened(sweep.events())):
+    while not (sweep.log_path.is_file() and happened(sweep.load_events())):
         assert time.monotonic() < deadline and driver.poll() is None
         time.sleep(0.05)
 
@@ -97,15 +97,15 @@ def test_nodes_die_and_come_and_another_driver_goes_on_with_the_figures_of_one_m
     words = words_of(folder, "x", 3, 9999)
     places = ["--address", nodes.cluster.address, "--storage", bucket]
     driver, sweep = start(tmp_path, *words, *places), SweepFolder(tmp_path / "results" / "x")
-    store = Storage(bucket).at("x")
+    store = Storage(bucket).subfolder("x")
 
     def at_work(events):
         return {e["trial_id"] for e in kinds(events, "epoch") if e["epoch"] >= 3}
 
     until(driver, sweep, lambda events: len(at_work(events)) == 2)  # all slots are busy
     assert all(nodes.views(number) for number in range(2))
-    kept = [name for name in store.names() if name.startswith("checkpoints/")]
-    assert {name.split("/")[1] for name in kept} == at_work(sweep.events())
+    kept = [name for name in store.list_files() if name.startswith("checkpoints/")]
+    assert {name.split("/")[1] for name in kept} == at_work(sweep.load_events())
     nodes.kill(1)
     until(driver, sweep, lambda events: kinds(events, "restarted"))
     nodes.add()
@@ -122,7 +122,7 @@ def test_nodes_die_and_come_and_another_driver_goes_on_with_the_figures_of_one_m
     total = str(len(kinds(known, "epoch")) + 20)
     driver = start(tmp_path, "resume", "results/x", *places, "--epochs-total", total)
     assert driver.wait(timeout=200) == 0, (tmp_path / "err").read_text()
-    events = sweep.events()
+    events = sweep.load_events()
     assert events[: len(known)] == known  # nothing is lost
     assert {e["state"] for e in kinds(events, "ended")} == {"stopped"}
     assert {e["cause"] for e in kinds(events, "restarted")} == {"lost"}
@@ -134,14 +134,14 @@ def test_nodes_die_and_come_and_another_driver_goes_on_with_the_figures_of_one_m
     own = [e for e in events if e.get("trial_id") == lost]
     logged = kinds(own[: own.index(kinds(own, "restarted")[0]) + 2], "epoch")  # one more
     [asked] = kinds(own, "asked")
-    alone = run_training(TrainConfig.check({**asked["config"], "epochs": len(logged)}))
+    alone = run_training(TrainConfig.parse({**asked["config"], "epochs": len(logged)}))
     for figure in ("train_loss", "validation_accuracy"):
         alone_too = [row[figure] for row in alone["training_history"]]
         assert [e[figure] for e in logged] == alone_too
     said = (tmp_path / "err").read_text()
     assert "is lost" in said and "has joined, and gets trials" in said
     assert "is fetched from s3://bucket/results/x" in said
-    left = store.names()
+    left = store.list_files()
     assert {"log.jsonl", "best/student-MultiBranchNet.pth"} <= set(left)
     assert not [n for n in left if n.startswith("checkpoints") or n == "driver.json"]
 
@@ -194,7 +194,11 @@ class Hosts:
         """Start a Python module on a host."""
         own = self.place / str(number)
         own.mkdir()
-        variables = {"RAY_TMPDIR": str(own), "HOME": str(own), VARIABLE: str(own / "cache")}
+        variables = {
+            "RAY_TMPDIR": str(own),
+            "HOME": str(own),
+            CACHE_FOLDER_VARIABLE: str(own / "cache"),
+        }
         inside = ["ip", "netns", "exec", self.names[number], "unshare", "-pf", "--mount-proc"]
         with open(own / "said", "w") as said:
             process = subprocess.Popen(

@@ -5,11 +5,16 @@ import socket
 import pytest
 
 from kdtune.errors import UserError
-from kdtune.tuning.cluster.join import ADDRESS, LOCAL, joined, wanted_address
+from kdtune.tuning.cluster.join import (
+    ADDRESS_VARIABLE,
+    LOCAL_ADDRESS,
+    cluster_connection,
+    resolve_address,
+)
 
 
 def refusal(address):
-    with pytest.raises(UserError) as refused, joined(address, False, print):
+    with pytest.raises(UserError) as refused, cluster_connection(address, False, print):
         pass
     return str(refused.value)
 
@@ -48,7 +53,7 @@ def test_a_token_that_is_missing_is_a_sentence(monkeypatch, tmp_path):
 
 
 def test_who_names_the_cluster(monkeypatch):
-    monkeypatch.delenv(ADDRESS, raising=False)
-    assert wanted_address(None) == LOCAL and wanted_address("auto") == "auto"
-    monkeypatch.setenv(ADDRESS, "head:6379")
-    assert wanted_address(None) == "head:6379" and wanted_address(LOCAL) == LOCAL
+    monkeypatch.delenv(ADDRESS_VARIABLE, raising=False)
+    assert resolve_address(None) == LOCAL_ADDRESS and resolve_address("auto") == "auto"
+    monkeypatch.setenv(ADDRESS_VARIABLE, "head:6379")
+    assert resolve_address(None) == "head:6379" and resolve_address(LOCAL_ADDRESS) == LOCAL_ADDRESS

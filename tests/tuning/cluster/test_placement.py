@@ -6,10 +6,17 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machinery import Machinery
 from ray.tune.search import Searcher
+from sweep_harness import SweepHarness
 
-from kdtune.tuning.cluster.placement import PASSES, Need, Node, Place, Slots, Waiting
+from kdtune.tuning.cluster.placement import (
+    MAX_PASSES,
+    Allocation,
+    Node,
+    PendingTrial,
+    ResourceRequest,
+    Slots,
+)
 
 NUMBERS = itertools.count()
 BIG, SMALL, OTHER = ("at", "Big"), ("at", "Small"), ("kd", "Small")
@@ -18,35 +25,39 @@ BIG, SMALL, OTHER = ("at", "Big"), ("at", "Small"), ("kd", "Small")
 def place_of(need, *nodes):
     """What a trial has that is chosen on empty nodes, as (node, CPUs, GPUs, devices)."""
     slots = Slots({"M": need}, lambda: nodes)
-    chosen = slots.choose([Waiting("x", ("at", "M"))])
+    chosen = slots.choose_next([PendingTrial("x", ("at", "M"))])
     return chosen and (chosen[1].node, chosen[1].cpus, chosen[1].gpus, chosen[1].devices)
 
 
 def begin(slots, *waiting):
     """Have the first begin that may; gives its key, with whose it was."""
-    chosen = slots.choose([Waiting(cell, cell) for cell in waiting])
+    chosen = slots.choose_next([PendingTrial(cell, cell) for cell in waiting])
     if chosen is None:
         return None
-    slots.hold(f"{next(NUMBERS)}", chosen[1])
+    slots.allocate(f"{next(NUMBERS)}", chosen[1])
     return chosen[0].key
 
 
 @pytest.mark.parametrize(
     ("need", "nodes", "expected"),
     [
-        (Need(), [Node("a", 4)], ("a", 1, 0.0, ())),
-        (Need(3), [Node("a", 2), Node("b", 3)], ("b", 3, 0.0, ())),
-        (Need(3), [Node("a", 2), Node("b", 2)], None),  # in all there would be enough
-        (Need(gpus=1), [Node("a", 9), Node("b", 9, 2)], ("b", 4, 1, (0,))),
-        (Need(gpus=1), [Node("a", 1, 2)], ("a", 1, 1, (0,))),
-        (Need(gpus=2), [Node("a", 9, 1), Node("b", 9, 1)], None),
-        (Need(gpus=2), [Node("a", 9, 1), Node("b", 9, 5)], ("b", 4, 2, (0, 1))),
-        (Need(gpus=0.4), [Node("a", 8, 2)], ("a", 2, 0.4, (0,))),
-        (Need(2, 0.4), [Node("a", 1, 2)], None),
-        (Need(1), [Node("a", 4, 2), Node("b", 4)], ("b", 1, 0.0, ())),  # GPUs stay free
-        (Need(2), [Node("a", 8), Node("b", 2)], ("b", 2, 0.0, ())),  # and room for larger ones
-        (Need(1), [Node("a", 0)], None),
-        (Need(1), [], None),
+        (ResourceRequest(), [Node("a", 4)], ("a", 1, 0.0, ())),
+        (ResourceRequest(3), [Node("a", 2), Node("b", 3)], ("b", 3, 0.0, ())),
+        (ResourceRequest(3), [Node("a", 2), Node("b", 2)], None),  # in all there would be enough
+        (ResourceRequest(gpus=1), [Node("a", 9), Node("b", 9, 2)], ("b", 4, 1, (0,))),
+        (ResourceRequest(gpus=1), [Node("a", 1, 2)], ("a", 1, 1, (0,))),
+        (ResourceRequest(gpus=2), [Node("a", 9, 1), Node("b", 9, 1)], None),
+        (ResourceRequest(gpus=2), [Node("a", 9, 1), Node("b", 9, 5)], ("b", 4, 2, (0, 1))),
+        (ResourceRequest(gpus=0.4), [Node("a", 8, 2)], ("a", 2, 0.4, (0,))),
+        (ResourceRequest(2, 0.4), [Node("a", 1, 2)], None),
+        (ResourceRequest(1), [Node("a", 4, 2), Node("b", 4)], ("b", 1, 0.0, ())),  # GPUs stay free
+        (
+            ResourceRequest(2),
+            [Node("a", 8), Node("b", 2)],
+            ("b", 2, 0.0, ()),
+        ),  # and room for larger ones
+        (ResourceRequest(1), [Node("a", 0)], None),
+        (ResourceRequest(1), [], None),
     ],
 )
 def test_what_a_trial_has(need, nodes, expected):
@@ -56,17 +67,22 @@ def test_what_a_trial_has(need, nodes, expected):
 @pytest.mark.parametrize(
     ("needs", "nodes", "concurrent", "count"),
     [
-        ([Need()], [Node("a", 2)], None, 2),
-        ([Need()], [Node("a", 2), Node("b", 3)], None, 5),
-        ([Need()], [Node("a", 2), Node("b", 3)], 4, 4),
-        ([Need(gpus=1)], [Node("a", 8, 2), Node("b", 8)], None, 2),
-        ([Need(gpus=0.5)], [Node("a", 8, 2)], None, 4),
-        ([Need(gpus=0.3)], [Node("a", 8, 1)], None, 3),
-        ([Need(gpus=0.4)], [Node("a", 8, 5)], None, 8),  # a fifth of each GPU is for nobody
-        ([Need(3)], [Node("a", 4), Node("b", 4)], None, 2),
-        ([Need(gpus=1), Need(gpus=0.25)], [Node("a", 8, 2)], None, 5),
-        ([Need(2), Need(1)], [Node("a", 4)], None, 3),
-        ([Need(gpus=1)], [Node("a", 2, 4)], None, 2),  # CPUs are fewer
+        ([ResourceRequest()], [Node("a", 2)], None, 2),
+        ([ResourceRequest()], [Node("a", 2), Node("b", 3)], None, 5),
+        ([ResourceRequest()], [Node("a", 2), Node("b", 3)], 4, 4),
+        ([ResourceRequest(gpus=1)], [Node("a", 8, 2), Node("b", 8)], None, 2),
+        ([ResourceRequest(gpus=0.5)], [Node("a", 8, 2)], None, 4),
+        ([ResourceRequest(gpus=0.3)], [Node("a", 8, 1)], None, 3),
+        (
+            [ResourceRequest(gpus=0.4)],
+            [Node("a", 8, 5)],
+            None,
+            8,
+        ),  # a fifth of each GPU is for nobody
+        ([ResourceRequest(3)], [Node("a", 4), Node("b", 4)], None, 2),
+        ([ResourceRequest(gpus=1), ResourceRequest(gpus=0.25)], [Node("a", 8, 2)], None, 5),
+        ([ResourceRequest(2), ResourceRequest(1)], [Node("a", 4)], None, 3),
+        ([ResourceRequest(gpus=1)], [Node("a", 2, 4)], None, 2),  # CPUs are fewer
     ],
 )
 def test_how_many_trials_run_at_once(needs, nodes, concurrent, count):
@@ -76,93 +92,104 @@ def test_how_many_trials_run_at_once(needs, nodes, concurrent, count):
 
 def test_a_part_of_a_gpu_is_of_one_gpu_and_the_fullest_with_room_comes_first():
     nodes = [Node("a", 16, 2)]
-    slots = Slots({"Big": Need(1, 1.0), "Small": Need(1, 0.6)}, lambda: nodes)
+    slots = Slots(
+        {"Big": ResourceRequest(1, 1.0), "Small": ResourceRequest(1, 0.6)}, lambda: nodes
+    )
     assert [begin(slots, SMALL), begin(slots, SMALL), begin(slots, SMALL)] == [SMALL, SMALL, None]
-    slots = Slots({"Big": Need(1, 1.0), "Small": Need(1, 0.5)}, lambda: nodes)
+    slots = Slots(
+        {"Big": ResourceRequest(1, 1.0), "Small": ResourceRequest(1, 0.5)}, lambda: nodes
+    )
     assert [begin(slots, SMALL), begin(slots, SMALL), begin(slots, BIG)] == [SMALL, SMALL, BIG]
-    assert [place.devices for place in slots._held.values()] == [(0,), (0,), (1,)]
+    assert [place.devices for place in slots._allocations.values()] == [(0,), (0,), (1,)]
 
 
 def test_nodes_come_and_go():
     nodes = [Node("a", 2)]
-    slots = Slots({"Small": Need(2)}, lambda: nodes)
+    slots = Slots({"Small": ResourceRequest(2)}, lambda: nodes)
     assert begin(slots, SMALL) and begin(slots, SMALL) is None
-    assert (slots.count, slots.any_room()) == (1, False)
+    assert (slots.count, slots.has_room()) == (1, False)
     nodes.append(Node("b", 4))
-    assert (slots.count, slots.any_room()) == (3, True)
+    assert (slots.count, slots.has_room()) == (3, True)
     assert begin(slots, SMALL)
     del nodes[0]  # its trial has no place now, but Ray begins it where it has room
-    assert (slots.used, slots.count, slots.any_room()) == (1, 2, False)
-    slots.settle(list(slots._held)[1:])
-    assert (slots.used, slots.count, slots.any_room()) == (1, 2, True)
+    assert (slots.in_use, slots.count, slots.has_room()) == (1, 2, False)
+    slots.release_finished(list(slots._allocations)[1:])
+    assert (slots.in_use, slots.count, slots.has_room()) == (1, 2, True)
     nodes.clear()
-    assert slots.lacking() == ["Small"] and slots.place("Small") is None
+    assert slots.unplaceable_models() == ["Small"] and slots.smallest_allocation("Small") is None
 
 
 def test_a_process_that_runs_elsewhere_is_counted_there():
     nodes = [Node("a", 2), Node("b", 2)]
-    slots = Slots({"M": Need(2)}, lambda: nodes)
-    place = Place("a", 2, 2, 0.0)
-    slots.hold("one", place)
-    slots.begun("one", "b")
-    chosen = slots.choose([Waiting("x", ("at", "M"))])
+    slots = Slots({"M": ResourceRequest(2)}, lambda: nodes)
+    place = Allocation("a", 2, 2, 0.0)
+    slots.allocate("one", place)
+    slots.record_node("one", "b")
+    chosen = slots.choose_next([PendingTrial("x", ("at", "M"))])
     assert chosen[1].node == "a"
 
 
 def test_no_more_run_than_are_wanted():
-    slots = Slots({"Small": Need()}, lambda: [Node("a", 9)], concurrent=2)
+    slots = Slots({"Small": ResourceRequest()}, lambda: [Node("a", 9)], max_concurrent=2)
     assert [begin(slots, SMALL) for _ in range(3)] == [SMALL, SMALL, None]
-    assert not slots.any_room() and slots.count == 2
+    assert not slots.has_room() and slots.count == 2
 
 
 def test_a_device_of_ones_own_is_a_whole_gpu_or_the_cpus_of_the_largest_node():
     nodes = [Node("a", 4, 1), Node("b", 8)]
-    slots = Slots({"G": Need(1, 0.5), "C": Need(2), "W": Need(1, 1.0)}, lambda: nodes)
-    assert [slots.has_spare(model) for model in slots.needs] == [True, True, False]
+    slots = Slots(
+        {"G": ResourceRequest(1, 0.5), "C": ResourceRequest(2), "W": ResourceRequest(1, 1.0)},
+        lambda: nodes,
+    )
+    assert [slots.has_larger_allocation(model) for model in slots.requests] == [True, True, False]
     [gpu, cpu] = [
-        slots.choose([Waiting("x", ("at", model), alone=True)])[1] for model in ("G", "C")
+        slots.choose_next([PendingTrial("x", ("at", model), exclusive=True)])[1]
+        for model in ("G", "C")
     ]
     assert (gpu.cpus, gpu.gpus, gpu.threads) == (1, 1.0, 1)
     assert (cpu.node, cpu.cpus, cpu.threads) == ("b", 8, 2)
-    assert not Slots({"C": Need(2)}, lambda: [Node("a", 2)]).has_spare("C")
+    assert not Slots({"C": ResourceRequest(2)}, lambda: [Node("a", 2)]).has_larger_allocation("C")
 
 
 def test_each_other_cell_passes_one_that_waits_twice_and_then_waits_too():
     """Two CPUs: the big one takes both, and the small ones give theirs back one at a time."""
-    slots = Slots({"Big": Need(2), "Small": Need(1)}, lambda: [Node("a", 2)])
+    slots = Slots({"Big": ResourceRequest(2), "Small": ResourceRequest(1)}, lambda: [Node("a", 2)])
     assert begin(slots, SMALL) and begin(slots, OTHER)
     begun = []
     for _ in range(20):
-        slots.settle(list(slots._held)[1:])  # the oldest ends
+        slots.release_finished(list(slots._allocations)[1:])  # the oldest ends
         begun.append(begin(slots, BIG, SMALL, OTHER) or begin(slots, BIG, OTHER, SMALL))
         if begun[-1] == BIG:
             break
-    assert begun.count(SMALL) == begun.count(OTHER) == PASSES
+    assert begun.count(SMALL) == begun.count(OTHER) == MAX_PASSES
     assert begun[-2:] == [None, BIG]  # one CPU was kept for it meanwhile
-    assert BIG not in slots._passed  # it begins to count anew
+    assert BIG not in slots._passes  # it begins to count anew
 
 
 def test_nothing_is_kept_on_a_node_that_the_one_that_waits_does_not_need():
     nodes = [Node("a", 4), Node("b", 1)]
-    slots = Slots({"Big": Need(4), "Small": Need(1)}, lambda: nodes)
-    slots.hold("one", Place("a", 1, 1, 0.0))
+    slots = Slots({"Big": ResourceRequest(4), "Small": ResourceRequest(1)}, lambda: nodes)
+    slots.allocate("one", Allocation("a", 1, 1, 0.0))
     for _ in range(10):  # on b; that is no pass
         assert begin(slots, BIG, SMALL) == SMALL
-        slots.settle(["one"])
-    assert not sum(slots._passed[BIG].values())
+        slots.release_finished(["one"])
+    assert not sum(slots._passes[BIG].values())
 
 
 def test_what_has_no_node_at_all_holds_up_nobody():
-    slots = Slots({"Big": Need(4), "Small": Need(1)}, lambda: [Node("a", 2)])
+    slots = Slots({"Big": ResourceRequest(4), "Small": ResourceRequest(1)}, lambda: [Node("a", 2)])
     for _ in range(10):
         assert begin(slots, BIG, SMALL) == SMALL
-        slots.settle([])
+        slots.release_finished([])
 
 
 def test_what_trials_have_in_words():
     nodes = [Node("a", 8, 2), Node("b", 6, 1)]
-    needs = {"A": Need(gpus=1), "B": Need(1, 0.25)}
-    assert Slots(needs, lambda: nodes).describe() == "A: 1 GPU, 4 to 6 CPUs; B: 0.25 GPUs, 1 CPU"
+    needs = {"A": ResourceRequest(gpus=1), "B": ResourceRequest(1, 0.25)}
+    assert (
+        Slots(needs, lambda: nodes).describe_resources()
+        == "A: 1 GPU, 4 to 6 CPUs; B: 0.25 GPUs, 1 CPU"
+    )
 
 
 # Whatever there is
@@ -174,7 +201,7 @@ NODES = st.lists(
     unique_by=lambda node: node.name,
 )
 NEEDS = st.builds(
-    Need,
+    ResourceRequest,
     st.one_of(st.none(), st.integers(1, 6)),
     st.sampled_from([0.0, 0.01, 0.25, 0.3333, 0.4, 0.5, 1.0, 2.0]),
 )
@@ -187,7 +214,7 @@ class Cluster:
     def __init__(self, needs, nodes, concurrent):
         self.nodes = list(nodes)
         self.slots = Slots(dict(zip("XYZ", needs, strict=True)), lambda: self.nodes, concurrent)
-        self.running: dict[str, tuple[tuple[str, str], Place]] = {}
+        self.running: dict[str, tuple[tuple[str, str], Allocation]] = {}
         self.begun = Counter({cell: 0 for cell in CELLS})
         self.concurrent = concurrent
 
@@ -195,12 +222,12 @@ class Cluster:
         return sorted(CELLS, key=lambda cell: self.begun[cell])
 
     def begin(self):
-        waiting = [Waiting(cell, cell) for cell in self.turns()]
-        if (chosen := self.slots.choose(waiting)) is None:
+        waiting = [PendingTrial(cell, cell) for cell in self.turns()]
+        if (chosen := self.slots.choose_next(waiting)) is None:
             return None
         one, place = chosen
         name = f"{one.cell}-{self.begun[one.cell]}"
-        self.slots.hold(name, place)
+        self.slots.allocate(name, place)
         self.running[name] = one.cell, place
         self.begun[one.cell] += 1
         return one.cell
@@ -208,7 +235,7 @@ class Cluster:
     def end(self, number):
         names = sorted(self.running)
         del self.running[names[number % len(names)]]
-        self.slots.settle(self.running)
+        self.slots.release_finished(self.running)
 
     def free(self):
         """CPUs, and hundredths of each GPU, that are free on each node."""
@@ -224,7 +251,7 @@ class Cluster:
         """Whether a trial would fit, worked out anew."""
         cpus, gpus = self.free()
         for node in self.nodes:
-            if (place := self.slots.needs[cell[1]].on(node)) is None:
+            if (place := self.slots.requests[cell[1]].allocation_on(node)) is None:
                 continue
             each = min(1.0, place.gpus)
             devices = sum(part >= each - 1e-6 for part in gpus[node.name]) if each else 0
@@ -250,7 +277,7 @@ def test_no_node_is_ever_over_full_and_no_device_idle_for_no_reason(
             assert all(part >= -1e-6 for parts in gpus.values() for part in parts)
             assert len(cluster.running) <= (concurrent or 999)
         if len(cluster.running) != concurrent and not any(
-            cluster.slots._passed[cell][other] >= PASSES for cell in CELLS for other in CELLS
+            cluster.slots._passes[cell][other] >= MAX_PASSES for cell in CELLS for other in CELLS
         ):
             assert not any(map(cluster.fits, CELLS))
         if cluster.running:
@@ -261,7 +288,7 @@ def test_no_node_is_ever_over_full_and_no_device_idle_for_no_reason(
 def test_nobody_waits_for_ever(needs, nodes, ends):
     """On one node: while a cell waits, each that has had more begins twice at most."""
     cluster = Cluster(needs, nodes[:1], None)
-    able = [cell for cell in CELLS if cell[1] not in cluster.slots.lacking()]
+    able = [cell for cell in CELLS if cell[1] not in cluster.slots.unplaceable_models()]
     since = {cell: Counter() for cell in able}
     for number in ends:
         while (began := cluster.begin()) is not None:
@@ -269,7 +296,7 @@ def test_nobody_waits_for_ever(needs, nodes, ends):
             for cell in able:
                 if cluster.begun[cell] < cluster.begun[began] - 1:
                     since[cell][began] += 1
-                    assert since[cell][began] <= PASSES
+                    assert since[cell][began] <= MAX_PASSES
         if cluster.running:
             cluster.end(number)
 
@@ -281,7 +308,7 @@ def test_the_count_is_what_there_is_when_all_have_begun(needs, nodes):
     count, begun = slots.count, 0
     while begin(slots, ("at", "X")):
         begun += 1
-    assert begun == count == slots.count and not slots.any_room()
+    assert begun == count == slots.count and not slots.has_room()
 
 
 # In a sweep
@@ -289,29 +316,29 @@ def test_the_count_is_what_there_is_when_all_have_begun(needs, nodes):
 
 def test_a_sweep_hands_out_what_fits_and_tells_when_nothing_can(tmp_path):
     nodes = [Node("n", 2)]
-    slots = Slots({"A": Need(2), "B": Need(1)}, lambda: nodes)
-    machinery = Machinery(tmp_path / "log.jsonl", methods="at", trials=9, slots=slots)
+    slots = Slots({"A": ResourceRequest(2), "B": ResourceRequest(1)}, lambda: nodes)
+    machinery = SweepHarness(tmp_path / "log.jsonl", methods="at", trials=9, slots=slots)
     first = machinery.suggest()
-    assert first.config["config"]["model"] == "A" and first.config["place"]["cpus"] == 2
+    assert first.config["config"]["model"] == "A" and first.config["allocation"]["cpus"] == 2
     assert machinery.suggest() is None
     nodes.append(Node("m", 1))  # one that has no room for A
     second = machinery.suggest()
-    assert (second.config["config"]["model"], second.config["place"]["node"]) == ("B", "m")
+    assert (second.config["config"]["model"], second.config["allocation"]["node"]) == ("B", "m")
     del nodes[0]
     assert machinery.suggest() is None and machinery.suggest() is None
-    assert machinery.said == ["no node has room for a trial of A any more: they wait for one"]
-    machinery.schedule.on_trial_error(None, first)  # its node was lost
+    assert machinery.messages == ["no node has room for a trial of A any more: they wait for one"]
+    machinery.scheduler.on_trial_error(None, first)  # its node was lost
     nodes.append(Node("o", 3))
     again = machinery.suggest()
     assert again.config["trial_id"] == first.config["trial_id"]
-    assert again.config["place"]["node"] == "o"
+    assert again.config["allocation"]["node"] == "o"
     assert machinery.suggest().config["config"]["model"] == "B"
 
 
 def test_a_big_trial_has_its_turn_in_a_sweep(tmp_path):
     """One CPU each for B, two for A: after two more of B the next one of A has its room."""
-    slots = Slots({"A": Need(2), "B": Need(1)}, lambda: [Node("n", 2)])
-    machinery = Machinery(
+    slots = Slots({"A": ResourceRequest(2), "B": ResourceRequest(1)}, lambda: [Node("n", 2)])
+    machinery = SweepHarness(
         tmp_path / "log.jsonl", methods="at", trials=9, slots=slots, scheduler="none"
     )
     machinery.train(machinery.suggest(), [0.5] * 9)
@@ -322,18 +349,18 @@ def test_a_big_trial_has_its_turn_in_a_sweep(tmp_path):
             order.append(trial.config["config"]["model"])
         machinery.train(running.pop(0), [0.5] * 9)
     assert "".join(order).startswith("BBBA")
-    assert max(len(run) for run in "".join(order).split("A")) <= 2 + PASSES
+    assert max(len(run) for run in "".join(order).split("A")) <= 2 + MAX_PASSES
 
 
 def test_a_spent_time_budget_ends_a_sweep_without_nodes(tmp_path):
     nodes = [Node("n", 2)]
-    slots = Slots({"A": Need(1)}, lambda: nodes)
+    slots = Slots({"A": ResourceRequest(1)}, lambda: nodes)
     given = {"methods": "at", "models": "A", "trials": None, "time_budget": 10}
-    machinery = Machinery(tmp_path / "log.jsonl", slots=slots, **given)
+    machinery = SweepHarness(tmp_path / "log.jsonl", slots=slots, **given)
     trial = machinery.suggest()
     machinery.report(trial, 1, 0.5)
     nodes.clear()
-    machinery.schedule.on_trial_error(None, trial)
-    assert machinery.queue.suggest("x") is None
+    machinery.scheduler.on_trial_error(None, trial)
+    assert machinery.searcher.suggest("x") is None
     machinery.clock = 11
-    assert machinery.queue.suggest("x") == Searcher.FINISHED
+    assert machinery.searcher.suggest("x") == Searcher.FINISHED

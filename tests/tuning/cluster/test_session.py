@@ -3,11 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
-from machinery import sweep_config
+from sweep_harness import sweep_config
 
 from kdtune.errors import UserError
-from kdtune.tuning.cluster.placement import Need, Node
-from kdtune.tuning.cluster.session import LivingNodes, admitted_nodes, find_slots
+from kdtune.tuning.cluster.placement import Node, ResourceRequest
+from kdtune.tuning.cluster.session import LivingNodes, find_admitted_nodes, find_slots
 
 
 def node(name, cpus, gpus=0.0, alive=True):
@@ -44,25 +44,49 @@ def test_nodes_are_looked_at_once_a_second_and_dead_ones_are_none(nodes):
 @pytest.mark.parametrize(
     ("given", "needs", "count"),
     [
-        ({}, {"A": Need(None, 1.0), "B": Need(None, 1.0)}, 3),
-        ({"gpus_per_trial": 0.5}, {"A": Need(None, 0.5), "B": Need(None, 0.5)}, 6),
-        ({"gpus_per_trial": 0}, {"A": Need(None, 0.0), "B": Need(None, 0.0)}, 16),
-        ({"gpus_per_trial": "A=2"}, {"A": Need(None, 2.0), "B": Need(None, 1.0)}, 2),
-        ({"cpus_per_trial": "B=2"}, {"A": Need(None, 1.0), "B": Need(2, 1.0)}, 3),
-        ({"gpus_per_trial": "auto"}, {"A": Need(None, 1.0), "B": Need(None, 1.0)}, 3),
-        ({"concurrent": 1}, {"A": Need(None, 1.0), "B": Need(None, 1.0)}, 1),
+        ({}, {"A": ResourceRequest(None, 1.0), "B": ResourceRequest(None, 1.0)}, 3),
+        (
+            {"gpus_per_trial": 0.5},
+            {"A": ResourceRequest(None, 0.5), "B": ResourceRequest(None, 0.5)},
+            6,
+        ),
+        (
+            {"gpus_per_trial": 0},
+            {"A": ResourceRequest(None, 0.0), "B": ResourceRequest(None, 0.0)},
+            16,
+        ),
+        (
+            {"gpus_per_trial": "A=2"},
+            {"A": ResourceRequest(None, 2.0), "B": ResourceRequest(None, 1.0)},
+            2,
+        ),
+        (
+            {"cpus_per_trial": "B=2"},
+            {"A": ResourceRequest(None, 1.0), "B": ResourceRequest(2, 1.0)},
+            3,
+        ),
+        (
+            {"gpus_per_trial": "auto"},
+            {"A": ResourceRequest(None, 1.0), "B": ResourceRequest(None, 1.0)},
+            3,
+        ),
+        (
+            {"max_concurrent": 1},
+            {"A": ResourceRequest(None, 1.0), "B": ResourceRequest(None, 1.0)},
+            1,
+        ),
     ],
 )
 def test_what_trials_get_of_nodes_with_gpus(nodes, given, needs, count):
     nodes += [node("a", 8, 2.0), node("b", 4, 1.0), node("c", 4)]
     slots = find_slots(sweep_config(**given), nodes=LivingNodes())
-    assert slots.needs == needs and slots.count == count
+    assert slots.requests == needs and slots.count == count
 
 
 def test_without_gpus_a_trial_has_a_cpu(nodes):
     nodes += [node("a", 2), node("b", 3)]
     slots = find_slots(sweep_config(), nodes=LivingNodes())
-    assert slots.count == 5 and slots.are_plain
+    assert slots.count == 5 and slots.is_uniform_cpu_only
 
 
 @pytest.mark.parametrize(
@@ -93,20 +117,20 @@ def test_nodes_of_a_session_that_was_joined_before_are_asked(nodes, monkeypatch)
     here = SimpleNamespace(get_node_id=lambda: "a")
     monkeypatch.setattr("ray.get_runtime_context", lambda: here)
     nodes += [node("a", 4)]
-    assert admitted_nodes(sweep_config(), print)() == [Node("a", 4)]
+    assert find_admitted_nodes(sweep_config(), print)() == [Node("a", 4)]
     nodes += [node("b", 4)]
 
     class Asked(list):
         def __init__(self, sweep, say):
             pass
 
-        def wait(self, nodes):
+        def wait_for_answers(self, nodes):
             self.extend(nodes())
 
         def __call__(self, nodes):
             return self[:1]
 
-    monkeypatch.setattr("kdtune.tuning.cluster.session.Admission", Asked)
-    assert admitted_nodes(sweep_config(), print)() == [Node("a", 4)]
+    monkeypatch.setattr("kdtune.tuning.cluster.session.NodeAdmission", Asked)
+    assert find_admitted_nodes(sweep_config(), print)() == [Node("a", 4)]
     nodes.pop(0)  # the driver's has no CPU
-    assert admitted_nodes(sweep_config(), print)() == [Node("b", 4)]
+    assert find_admitted_nodes(sweep_config(), print)() == [Node("b", 4)]

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtune.tuning.display.progress import RECENT, WINDOW, Goal, Progress, seconds_left
+from kdtune.tuning.display.progress import (
+    MAX_RECENT_TRIALS,
+    RATE_WINDOW_EPOCHS,
+    Goal,
+    Progress,
+    estimate_seconds_left,
+)
 
 PIXELS = {"kind": "pixels", "what": "9 images", "state": "found", "bytes": 10**9, "seconds": 0.1}
 TARGETS = {"kind": "targets", "what": "targets", "state": "built", "bytes": 10**9, "seconds": 2.5}
@@ -60,13 +66,13 @@ def test_what_was_saved_counts_passes_and_the_epochs_that_learned_from_them():
     told.trial("live", cache_gb=0)
     said = "Views: the teacher ran 2 times (4.0 s) for the 2 epochs that learned from it; "
     said += "the teacher ran live for 1 epochs; 2.0 GB in the cache."
-    assert told.progress.saved() == said
+    assert told.progress.describe_cache_savings() == said
 
 
 def test_a_teacher_whose_targets_were_there_did_not_run():
     told = Told(PIXELS, {**TARGETS, "state": "found"})
     told.trial("a")
-    said = told.progress.saved()
+    said = told.progress.describe_cache_savings()
     assert said.startswith("Views: the teacher had run before for the 1 epochs that learned")
 
 
@@ -81,7 +87,7 @@ def test_a_teacher_whose_targets_were_there_did_not_run():
 def test_only_what_was_there_is_spoken_of(prepared, config, said):
     told = Told(*prepared)
     told.trial("a", **config)
-    assert told.progress.saved() == said
+    assert told.progress.describe_cache_savings() == said
 
 
 def test_a_cell_counts_its_trials_by_their_ends():
@@ -90,28 +96,32 @@ def test_a_cell_counts_its_trials_by_their_ends():
         told.trial(f"{state}-{told.now:g}", state=state)
     told.ask("open")
     told.trial("other", cell=KD)
-    cell = told.progress.cell(AT)
-    assert cell.states == {
+    cell = told.progress.cell_progress(AT)
+    assert cell.state_counts == {
         "finished": 1, "stopped": 2, "diverged": 1, "crashed": 1, "running": 1,
     }  # fmt: skip
-    assert (cell.ended, cell.failed) == (5, 2)
-    assert (told.progress.ended, told.progress.running, told.progress.epochs) == (6, 1, 6)
-    assert told.progress.cell(KD).latest == 6 and cell.latest == 5
+    assert (cell.num_ended, cell.num_failed) == (5, 2)
+    assert (told.progress.num_ended, told.progress.num_running, told.progress.epochs_trained) == (
+        6,
+        1,
+        6,
+    )
+    assert told.progress.cell_progress(KD).updated_at == 6 and cell.updated_at == 5
 
 
 def test_a_trial_under_way_leads_until_it_diverges():
     told = Told()
-    assert told.progress.cell(AT).best is None
+    assert told.progress.cell_progress(AT).leader is None
     told.trial("a", accuracy=0.8, parameters={"lr": 0.1})
     told.trial("same", accuracy=0.8)
-    best = told.progress.cell(AT).best
-    assert (best.trial_id, best.accuracy, best.runs) == ("a", 0.8, None)
-    assert best.parameters == {"lr": 0.1}
+    best = told.progress.cell_progress(AT).leader
+    assert (best.trial_id, best.accuracy, best.num_runs) == ("a", 0.8, None)
+    assert best.params == {"lr": 0.1}
     told.ask("b")
     told.epoch("b", 0.9)
-    assert told.progress.cell(AT).best.trial_id == "b"
+    assert told.progress.cell_progress(AT).leader.trial_id == "b"
     told.end("b", "diverged", 0.9)
-    assert told.progress.cell(AT).best.trial_id == "a"
+    assert told.progress.cell_progress(AT).leader.trial_id == "a"
 
 
 def test_a_confirmation_is_led_by_the_highest_mean_of_finished_runs():
@@ -120,11 +130,11 @@ def test_a_confirmation_is_led_by_the_highest_mean_of_finished_runs():
         told.trial(run, accuracy=accuracy, confirms=run[0])
     told.ask("b-seed2", confirms="b")
     told.epoch("b-seed2", 0.1)  # its first epoch says nothing of its last
-    best = told.progress.cell(AT).best
-    assert (best.trial_id, best.accuracy, best.runs) == ("b", 0.76, 1)
+    best = told.progress.cell_progress(AT).leader
+    assert (best.trial_id, best.accuracy, best.num_runs) == ("b", 0.76, 1)
     told.end("b-seed2", accuracy=0.7)
-    best = told.progress.cell(AT).best
-    assert (best.trial_id, best.accuracy, best.runs) == ("a", 0.75, 2)
+    best = told.progress.cell_progress(AT).leader
+    assert (best.trial_id, best.accuracy, best.num_runs) == ("a", 0.75, 2)
 
 
 def test_runs_that_are_lost_or_crashed_are_run_again():
@@ -132,28 +142,28 @@ def test_runs_that_are_lost_or_crashed_are_run_again():
     told.trial("a-seed1", confirms="a")
     told.trial("a-seed2", confirms="a", state="crashed")
     told.tell("lost", "a-seed1")
-    assert told.progress.ended == 1 and told.progress.cell(AT).best is None
+    assert told.progress.num_ended == 1 and told.progress.cell_progress(AT).leader is None
     told.open(kind="confirm")
-    assert told.progress.ended == 0
+    assert told.progress.num_ended == 0
     told.trial("a-seed2", confirms="a")
-    assert told.progress.cell(AT).states == {"finished": 1}
+    assert told.progress.cell_progress(AT).state_counts == {"finished": 1}
 
 
 def test_the_rate_is_that_of_the_latest_epochs_and_falls_when_none_comes():
     told = Told()
     told.ask("a")
-    assert told.progress.rate() == (0, 0)
+    assert told.progress.epoch_rate() == (0, 0)
     told.now = 10
     told.epoch("a")
     told.now = 12
     told.epoch("a")
-    assert told.progress.rate() == (2, 12)
+    assert told.progress.epoch_rate() == (2, 12)
     told.now = 24
-    assert told.progress.rate() == (2, 24)
-    for _ in range(WINDOW + 1):
+    assert told.progress.epoch_rate() == (2, 24)
+    for _ in range(RATE_WINDOW_EPOCHS + 1):
         told.now += 2
         told.epoch("a")
-    assert told.progress.rate() == (WINDOW, 2 * WINDOW)
+    assert told.progress.epoch_rate() == (RATE_WINDOW_EPOCHS, 2 * RATE_WINDOW_EPOCHS)
 
 
 def test_the_rate_of_a_session_is_not_that_of_another():
@@ -162,7 +172,7 @@ def test_the_rate_of_a_session_is_not_that_of_another():
     told.now = 1000
     told.open(kind="resumed")
     told.now = 1003
-    assert told.progress.rate() == (0, 3)
+    assert told.progress.epoch_rate() == (0, 3)
 
 
 GOAL = Goal({AT: 3, KD: 2})
@@ -170,18 +180,18 @@ GOAL = Goal({AT: 3, KD: 2})
 
 def test_time_left_by_hand():
     told = Told()
-    assert told.progress.left(GOAL, 2) == (None, "a trial has ended")
+    assert told.progress.estimate_time_left(GOAL, 2) == (None, "a trial has ended")
     told.trial("at-0", 10)
     # Two of at's at 10 s each and two of kd's, which are taken for as long, in two slots.
-    assert told.progress.left(GOAL, 2) == (20, "from 1 ended trial")
+    assert told.progress.estimate_time_left(GOAL, 2) == (20, "from 1 ended trial")
     told.trial("kd-0", 30, cell=KD)
     told.ask("kd-1", cell=KD)
     told.now += 12
     # Two of at's at 10 s, and 18 s of kd's second one.
-    assert told.progress.left(GOAL, 2) == (19, "from 2 ended trials")
-    assert told.progress.left(GOAL, 8) == (18, "from 2 ended trials")
+    assert told.progress.estimate_time_left(GOAL, 2) == (19, "from 2 ended trials")
+    assert told.progress.estimate_time_left(GOAL, 8) == (18, "from 2 ended trials")
     told.now += 100  # longer than any
-    assert told.progress.left(GOAL, 2) == (10, "from 2 ended trials")
+    assert told.progress.estimate_time_left(GOAL, 2) == (10, "from 2 ended trials")
 
 
 def test_the_start_of_a_process_is_no_part_of_a_trial():
@@ -192,35 +202,41 @@ def test_the_start_of_a_process_is_no_part_of_a_trial():
     told.now = 30
     told.epoch("at-0", seconds=5)
     told.end("at-0")
-    assert told.progress.left(Goal({AT: 2}), 1) == (10, "from 1 ended trial")
+    assert told.progress.estimate_time_left(Goal({AT: 2}), 1) == (10, "from 1 ended trial")
 
 
 def test_the_latest_trials_say_how_long_others_take():
     told = Told()
-    for number in range(2 * RECENT):
-        told.trial(f"at-{number}", 100 if number < RECENT else 2)
-    assert told.progress.left(Goal({AT: 2 * RECENT + 3}), 1)[0] == 6
+    for number in range(2 * MAX_RECENT_TRIALS):
+        told.trial(f"at-{number}", 100 if number < MAX_RECENT_TRIALS else 2)
+    assert told.progress.estimate_time_left(Goal({AT: 2 * MAX_RECENT_TRIALS + 3}), 1)[0] == 6
 
 
 def test_an_exhausted_cell_has_no_trials_left():
     told = Told()
     told.trial("at-0", 10)
     told.tell("exhausted", method="kd", model="B")
-    assert told.progress.left(GOAL, 1) == (20, "from 1 ended trial")
+    assert told.progress.estimate_time_left(GOAL, 1) == (20, "from 1 ended trial")
 
 
 def test_the_limit_that_is_reached_first_counts():
     told = Told()
     told.now = 6
-    assert told.progress.left(Goal({AT: None}, 10), 1) == (None, "an epoch has ended")
-    assert told.progress.left(Goal({AT: None}, None, 10), 1) == (
+    assert told.progress.estimate_time_left(Goal({AT: None}, 10), 1) == (
+        None,
+        "an epoch has ended",
+    )
+    assert told.progress.estimate_time_left(Goal({AT: None}, None, 10), 1) == (
         4, "until the time budget is spent",
     )  # fmt: skip
     told.trial("at-0", 2)  # an epoch in 8 s
-    assert told.progress.left(Goal({AT: None}, 3, 60), 1) == (16, "from 1 of 3 epochs")
-    assert told.progress.left(Goal({AT: 2}, 3, 60), 1) == (2, "from 1 ended trial")
+    assert told.progress.estimate_time_left(Goal({AT: None}, 3, 60), 1) == (
+        16,
+        "from 1 of 3 epochs",
+    )
+    assert told.progress.estimate_time_left(Goal({AT: 2}, 3, 60), 1) == (2, "from 1 ended trial")
     told.now = 70
-    assert told.progress.left(Goal({AT: None}, 100, 60), 1)[0] == 0
+    assert told.progress.estimate_time_left(Goal({AT: None}, 100, 60), 1)[0] == 0
 
 
 def test_time_without_a_driver_is_no_part_of_a_trial():
@@ -232,8 +248,8 @@ def test_time_without_a_driver_is_no_part_of_a_trial():
     told.open(kind="resumed")
     told.now = 1006
     told.end("at-0")
-    assert told.progress.stopwatch.seconds == 10
-    assert told.progress.left(Goal({AT: 2}), 1) == (10, "from 1 ended trial")
+    assert told.progress.stopwatch.elapsed_seconds == 10
+    assert told.progress.estimate_time_left(Goal({AT: 2}), 1) == (10, "from 1 ended trial")
 
 
 def test_the_log_alone_gives_the_same():
@@ -247,8 +263,15 @@ def test_the_log_alone_gives_the_same():
     for event in told.events:
         again.fold(event)
     for get in (
-        lambda p: (p.cell(AT), p.cell(KD), p.ended, p.running, p.epochs, p.saved()),
-        lambda p: (p.rate(), p.left(GOAL, 2), p.stopwatch.seconds),
+        lambda p: (
+            p.cell_progress(AT),
+            p.cell_progress(KD),
+            p.num_ended,
+            p.num_running,
+            p.epochs_trained,
+            p.describe_cache_savings(),
+        ),
+        lambda p: (p.epoch_rate(), p.estimate_time_left(GOAL, 2), p.stopwatch.elapsed_seconds),
     ):
         assert get(again) == get(told.progress)
 
@@ -258,11 +281,11 @@ seconds = st.lists(st.floats(0, 1e6), max_size=9)
 
 @given(seconds, seconds, st.integers(1, 9))
 def test_time_left_keeps_what_must_hold(to_start, under_way, slots):
-    left = seconds_left(to_start, under_way, slots)
+    left = estimate_seconds_left(to_start, under_way, slots)
     rests = [*to_start, *under_way]
     assert 0 <= max(rests, default=0) <= left <= sum(rests) * (1 + 1e-9)
-    assert seconds_left(to_start, under_way, slots + 1) <= left
-    assert seconds_left([*to_start, 1.0], under_way, slots) >= left
+    assert estimate_seconds_left(to_start, under_way, slots + 1) <= left
+    assert estimate_seconds_left([*to_start, 1.0], under_way, slots) >= left
 
 
 @given(st.lists(st.sampled_from(["finished", "stopped", "diverged"]), max_size=5))
@@ -270,6 +293,6 @@ def test_nothing_is_known_before_a_trial_has_ended_and_nothing_is_negative_then(
     told = Told()
     for number, state in enumerate(states):
         told.trial(f"at-{number}", 1.0 + number, state=state)
-    left, _ = told.progress.left(Goal({AT: 3}), 2)
+    left, _ = told.progress.estimate_time_left(Goal({AT: 3}), 2)
     assert left is None if not states else left >= 0
     assert (left == 0) == (len(states) >= 3)

@@ -15,7 +15,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from kdtune.errors import UserError
-from kdtune.tuning.display.screen import DETAIL, NEWS, REDRAW, REPEAT, TROUBLE, Screen
+from kdtune.tuning.display.screen import (
+    DETAIL,
+    INFO,
+    REDRAW_SECONDS,
+    SUMMARY_SECONDS,
+    WARNING,
+    Screen,
+)
 from kdtune.tuning.sweep import resume_sweep, run_sweep
 
 HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"
@@ -33,14 +40,14 @@ class Drawn:
 
     count, failing = 0, False
 
-    def frame(self, width, height):
+    def render_lines(self, width, height):
         if self.failing:
             raise KeyError("broken")
         self.count += 1
         return [f"heading of {width} x {height}", f"drawing {self.count}\x1b[31m[red]"]
 
     def summary(self):
-        return self.frame(0, 0)[1] if self.count < 9 else None
+        return self.render_lines(0, 0)[1] if self.count < 9 else None
 
 
 @pytest.fixture
@@ -83,7 +90,7 @@ def terminal(monkeypatch):
 )
 def test_into_a_file_go_plain_lines_of_the_kinds_that_are_wanted(show, said, capsys):
     screen = Screen(show)
-    for kind, text in ((DETAIL, "a"), (NEWS, "b"), (TROUBLE, "c\x1b[31m[red]\n")):
+    for kind, text in ((DETAIL, "a"), (INFO, "b"), (WARNING, "c\x1b[31m[red]\n")):
         screen.say(text, kind)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [{"c": r"c\x1b[31m[red]\n"}.get(letter, letter) for letter in said]
@@ -94,11 +101,11 @@ def test_into_a_file_goes_a_summary_a_minute_while_there_is_one(capsys):
     screen, drawn = Screen("plain", clock), Drawn()
     with screen.drawing(drawn):
         for _ in range(25):  # 250 s
-            screen.turn()
+            screen.refresh()
             clock.now += 10
         drawn.count = 9
-        clock.now += REPEAT
-        screen.turn()
+        clock.now += SUMMARY_SECONDS
+        screen.refresh()
     said = capsys.readouterr().err
     assert said.splitlines() == [rf"drawing {number}\x1b[31m[red]" for number in (1, 2, 3, 4)]
 
@@ -108,7 +115,7 @@ def test_quiet_is_quiet_for_hours(capsys):
     screen = Screen("quiet", clock)
     with screen.drawing(Drawn()):
         clock.now = 9999
-        screen.turn()
+        screen.refresh()
     assert capsys.readouterr().err == ""
 
 
@@ -126,10 +133,10 @@ def test_on_a_terminal_one_place_is_drawn_anew_and_lines_scroll_above(terminal):
         first = read()
         assert first.startswith("before\n") and HIDDEN in first
         assert "heading of 80 x 24" in first and r"drawing 1\x1b[31m[red]" in first
-        screen.turn()
+        screen.refresh()
         assert read() == ""  # it is not time yet
-        clock.now += REDRAW
-        screen.turn()
+        clock.now += REDRAW_SECONDS
+        screen.refresh()
         assert "\x1b[1A" in (second := read()) and "drawing 2" in second
         screen.say("a detail", DETAIL)
         screen.say("[bold]" + "x" * 99)
@@ -171,13 +178,13 @@ def test_what_cannot_be_drawn_ends_nothing_but_the_drawing(terminal):
     screen = Screen("live", clock)
     with screen.drawing(drawn):
         drawn.failing = True
-        clock.now += REDRAW
-        screen.turn()
+        clock.now += REDRAW_SECONDS
+        screen.refresh()
         assert screen.show == "plain" and read().endswith(SHOWN)
         screen.say("still here", DETAIL)
         assert read() == "still here\n"
-        clock.now += REPEAT
-        screen.turn()
+        clock.now += SUMMARY_SECONDS
+        screen.refresh()
 
 
 def test_what_cannot_be_said_is_lost(monkeypatch):
@@ -188,7 +195,7 @@ def test_what_cannot_be_said_is_lost(monkeypatch):
     screen = Screen("live")
     screen.say("x")
     with screen.drawing(Drawn()):
-        screen.turn()
+        screen.refresh()
     with pytest.raises(BrokenPipeError):
         stream.close()
 
@@ -203,8 +210,8 @@ def test_a_terminal_that_is_gone_ends_nothing(terminal):
         broken = os.pipe()
         os.dup2(broken[1], sys.stderr.fileno())
         os.close(broken[0])  # every write is a broken pipe now
-        clock.now += REDRAW
-        screen.turn()
+        clock.now += REDRAW_SECONDS
+        screen.refresh()
         screen.say("lost")
         os.dup2(before, sys.stderr.fileno())
         screen.say("there again")
@@ -218,11 +225,11 @@ def test_a_signal_in_the_middle_of_a_drawing_says_its_line_afterwards(terminal):
     screen = Screen("live")
 
     class Interrupted(Drawn):
-        def frame(self, width, height):
+        def render_lines(self, width, height):
             os.kill(os.getpid(), signal.SIGUSR2)
-            return super().frame(width, height)
+            return super().render_lines(width, height)
 
-    before = signal.signal(signal.SIGUSR2, lambda *_: screen.trouble("from a signal"))
+    before = signal.signal(signal.SIGUSR2, lambda *_: screen.warn("from a signal"))
     try:
         with screen.drawing(Interrupted()):
             screen.say("next")
@@ -248,8 +255,8 @@ def test_a_notebook_has_one_output_that_changes(monkeypatch, capsys):
     clock = Clock()
     screen = Screen("live", clock)
     with screen.drawing(Drawn()):
-        clock.now += REDRAW
-        screen.turn()
+        clock.now += REDRAW_SECONDS
+        screen.refresh()
         screen.say("news")
     assert [kind for kind, _ in shown] == ["display", "update", "update"]
     assert shown[-1][1] == {"text/plain": "heading of 110 x 48\ndrawing 3\\x1b[31m[red]"}

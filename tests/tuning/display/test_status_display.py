@@ -3,20 +3,20 @@
 from types import SimpleNamespace
 
 import pytest
-from machinery import Machinery
+from sweep_harness import SweepHarness
 from test_progress import AT, KD, TARGETS, Told
 
-from kdtune.tuning.cluster.placement import Need, Node, Place, Slots
+from kdtune.tuning.cluster.placement import Allocation, Node, ResourceRequest, Slots
 from kdtune.tuning.display.progress import Goal
-from kdtune.tuning.display.screen import DETAIL, NEWS, TROUBLE
-from kdtune.tuning.display.status_display import Display
+from kdtune.tuning.display.screen import DETAIL, INFO, WARNING
+from kdtune.tuning.display.status_display import StatusDisplay
 
 
 def two_slots():
     """Slots of two trials that run."""
-    slots = Slots({"A": Need(1)}, lambda: [Node("n", 2)])
+    slots = Slots({"A": ResourceRequest(1)}, lambda: [Node("n", 2)])
     for trial_id in (1, 2):
-        slots.hold(trial_id, Place("n", 1, 1, 0.0))
+        slots.allocate(trial_id, Allocation("n", 1, 1, 0.0))
     return slots
 
 
@@ -26,15 +26,16 @@ class Shown(Told):
     def __init__(self, trials, what="trials", kind="sweep", begun=True):
         self.said = []
         self.decisions = SimpleNamespace(
-            under_way=SimpleNamespace(at_work={1, 2}), interrupts=SimpleNamespace(requested=False)
+            active_trials=SimpleNamespace(running={1, 2}),
+            interrupts=SimpleNamespace(stop_requested=False),
         )
         self.display = None
         super().__init__(kind=kind)
         screen = SimpleNamespace(say=lambda text, kind: self.said.append((kind, text)))
-        self.display = Display(self.progress, self.decisions, screen, what)
+        self.display = StatusDisplay(self.progress, self.decisions, screen, what)
         self.goal = Goal(trials)
         if begun:
-            self.display.begin(self.goal, two_slots())
+            self.display.start(self.goal, two_slots())
 
     def tell(self, event, trial_id=None, cell=AT, **about):
         super().tell(event, trial_id, cell, **about)
@@ -42,7 +43,7 @@ class Shown(Told):
             self.display.fold(self.events[-1])
 
     def frame(self, width=80, height=24):
-        return self.display.frame(width, height)
+        return self.display.render_lines(width, height)
 
 
 def test_every_event_that_matters_is_a_line_of_its_kind():
@@ -58,11 +59,11 @@ def test_every_event_that_matters_is_a_line_of_its_kind():
     assert shown.said == [
         (DETAIL, "[1/9] a finished 90.00 % (cell's best 90.00 %): why"),
         (DETAIL, "[2/9] b stopped 80.00 % (cell's best 90.00 %): why"),
-        (TROUBLE, "[3/9] c diverged 95.00 % (cell's best 90.00 %): why"),
-        (TROUBLE, "d: its process died; it is begun again"),
-        (TROUBLE, "[4/9] d crashed: why"),
-        (NEWS, "e: waiting for targets, which another process is building"),
-        (NEWS, "kd-B: no point is left"),
+        (WARNING, "[3/9] c diverged 95.00 % (cell's best 90.00 %): why"),
+        (WARNING, "d: its process died; it is begun again"),
+        (WARNING, "[4/9] d crashed: why"),
+        (INFO, "e: waiting for targets, which another process is building"),
+        (INFO, "kd-B: no point is left"),
     ]
 
 
@@ -70,7 +71,7 @@ def test_what_was_there_before_is_counted_and_not_told_again():
     shown = Shown({AT: None}, begun=False)
     shown.trial("a", accuracy=0.9)
     assert shown.said == []
-    shown.display.begin(shown.goal, two_slots())
+    shown.display.start(shown.goal, two_slots())
     shown.trial("b", accuracy=0.8)
     assert shown.said == [(DETAIL, "[2] b finished 80.00 % (cell's best 90.00 %): why")]
 
@@ -93,7 +94,7 @@ def test_the_drawing_of_a_search():
         "2/4 trials have ended, 1 under way; 6 epochs/min over the last 20 s; 2/2 slots in "
         "use; 20 s spent; about 10 s left, from 2 ended trials"
     )
-    shown.decisions.interrupts.requested = True
+    shown.decisions.interrupts.stop_requested = True
     assert shown.frame()[-3] == "20 s spent; it stops after the epochs under way"
 
 
@@ -115,14 +116,14 @@ def test_the_drawing_of_a_confirmation():
 
 
 def test_a_slot_is_in_use_while_its_trial_has_a_process(tmp_path):
-    machinery = Machinery(tmp_path / "log.jsonl")
+    machinery = SweepHarness(tmp_path / "log.jsonl")
     machinery.suggest()
     trial = machinery.suggest()
-    assert len(machinery.under_way.at_work) == 2
-    machinery.schedule.on_trial_error(None, trial)
-    assert len(machinery.under_way.at_work) == 1
+    assert len(machinery.active_trials.running) == 2
+    machinery.scheduler.on_trial_error(None, trial)
+    assert len(machinery.active_trials.running) == 1
     assert machinery.suggest().config["trial_id"] == trial.config["trial_id"]
-    assert len(machinery.under_way.at_work) == 2
+    assert len(machinery.active_trials.running) == 2
 
 
 def test_at_the_end_no_time_is_left_and_no_line_is_due():

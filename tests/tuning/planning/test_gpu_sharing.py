@@ -8,43 +8,55 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from machinery import EPOCHS, sweep_config
+from sweep_harness import EPOCHS, sweep_config
 
 from kdtune.errors import RunError
 from kdtune.log.folder import SweepFolder
-from kdtune.runtime.device import Memory
-from kdtune.tuning.cluster.placement import Need, Node, Slots
+from kdtune.runtime.device import GpuMemory
+from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
 from kdtune.tuning.planning import gpu_sharing as sharing
-from kdtune.tuning.planning.gpu_sharing import Row, best, shared_slots, table
-from kdtune.units import GB
+from kdtune.tuning.planning.gpu_sharing import (
+    SharingMeasurement,
+    choose_gpu_sharing,
+    find_fastest_fitting,
+    format_measurements,
+)
+from kdtune.units import BYTES_PER_GB
 
 
 def memory(used):
-    return Memory(40 * GB, int(used * GB))
+    return GpuMemory(40 * BYTES_PER_GB, int(used * BYTES_PER_GB))
 
 
 def test_the_most_epochs_an_hour_are_taken_that_leave_a_tenth_of_the_memory():
     rows = [
-        Row("A", 1, 100, memory(9)), Row("A", 2, 180, memory(18)), Row("A", 4, 240, memory(36.1)),
+        SharingMeasurement("A", 1, 100, memory(9)), SharingMeasurement("A", 2, 180, memory(18)), SharingMeasurement("A", 4, 240, memory(36.1)),
     ]  # fmt: skip
-    assert [row.fits for row in rows] == [True, True, False]
-    assert best(rows) is rows[1]
-    assert best([*rows[:2], Row("A", 4, 170, memory(30))]) is rows[1]
-    assert best([Row("A", 1, 100), Row("A", 2, 100)]).together == 1
-    assert best([Row("A", 1, None)]) is None
+    assert [row.fits_in_memory for row in rows] == [True, True, False]
+    assert find_fastest_fitting(rows) is rows[1]
+    assert (
+        find_fastest_fitting([*rows[:2], SharingMeasurement("A", 4, 170, memory(30))]) is rows[1]
+    )
+    assert (
+        find_fastest_fitting(
+            [SharingMeasurement("A", 1, 100), SharingMeasurement("A", 2, 100)]
+        ).trials_per_gpu
+        == 1
+    )
+    assert find_fastest_fitting([SharingMeasurement("A", 1, None)]) is None
 
 
 def test_one_trial_alone_may_have_all_of_the_memory():
-    rows = [Row("A", 1, 100, memory(39.9)), Row("A", 2, None)]
-    assert best(rows) is rows[0]
+    rows = [SharingMeasurement("A", 1, 100, memory(39.9)), SharingMeasurement("A", 2, None)]
+    assert find_fastest_fitting(rows) is rows[0]
 
 
 def test_the_table_marks_what_is_taken():
     rows = [
-        Row("ResNet50", 1, 1234.4, memory(21)), Row("ResNet50", 2, None),
-        Row("B", 1, 9.6), Row("B", 2, 19.4),
+        SharingMeasurement("ResNet50", 1, 1234.4, memory(21)), SharingMeasurement("ResNet50", 2, None),
+        SharingMeasurement("B", 1, 9.6), SharingMeasurement("B", 2, 19.4),
     ]  # fmt: skip
-    assert table(rows) == [
+    assert format_measurements(rows) == [
         "student   together  epochs/h  GB used",
         "ResNet50         1     1,234  21.0 of 40.0  <- 1 GPUs a trial",
         "ResNet50         2   no room  unknown",
@@ -55,19 +67,21 @@ def test_the_table_marks_what_is_taken():
 
 def test_nothing_is_measured_that_was_not_asked_for_or_cannot_be():
     said = []
-    slots = Slots({"A": Need()}, lambda: [Node("n", 2)])
+    slots = Slots({"A": ResourceRequest()}, lambda: [Node("n", 2)])
     for gpus in (None, 0.0, "auto"):
         sweep = sweep_config(gpus_per_trial=gpus)
-        assert shared_slots(sweep, slots, lambda: {}["never"], (), said.append) is slots
+        assert choose_gpu_sharing(sweep, slots, lambda: {}["never"], (), said.append) is slots
     assert said == ["gpus_per_trial is auto, but Ray has no GPU here: trials have CPUs"]
 
 
 def test_what_does_not_fit_at_all_is_an_error(monkeypatch):
-    monkeypatch.setattr(sharing, "_measure", lambda model, *rest: [Row(model, 1, None)])
-    slots = Slots({"A": Need(gpus=1.0)}, lambda: [Node("n", 2, 1)])
+    monkeypatch.setattr(
+        sharing, "_measure_sharing", lambda model, *rest: [SharingMeasurement(model, 1, None)]
+    )
+    slots = Slots({"A": ResourceRequest(gpus=1.0)}, lambda: [Node("n", 2, 1)])
     sweep = sweep_config(models="A", gpus_per_trial="auto")
     with pytest.raises(RunError, match="A does not fit into the memory of a GPU"):
-        shared_slots(sweep, slots, lambda: {"A": None}, (), print)
+        choose_gpu_sharing(sweep, slots, lambda: {"A": None}, (), print)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +95,7 @@ def ran(tmp_path_factory):
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return SweepFolder(place).events(), done.stdout
+    return SweepFolder(place).load_events(), done.stdout
 
 
 @pytest.mark.slow
@@ -121,4 +135,6 @@ class TestOnLogicalGpus:
         rates = re.findall(r"^MultiBranchNet +([124]) +([\d,]+)  unknown(.*)$", said, re.MULTILINE)
         assert [together for together, *_ in rates] == ["1", "2"]
         assert max(rates, key=lambda row: int(row[1].replace(",", "")))[2].startswith("  <- ")
-        assert re.search(r"\{'MultiBranchNet': Need\(cpus=None, gpus=(1.0|0.5)\)\}", said)
+        assert re.search(
+            r"\{'MultiBranchNet': ResourceRequest\(cpus=None, gpus=(1.0|0.5)\)\}", said
+        )

@@ -5,18 +5,18 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from machinery import sweep_config
 from optuna.distributions import CategoricalDistribution
+from sweep_harness import sweep_config
 
 from kdtune.cli.commands import cli
 from kdtune.errors import UserError
 from kdtune.log.folder import SweepFolder
-from kdtune.reports.page.page import report_page
-from kdtune.reports.tables.plan import compared, read_plan
-from kdtune.tuning.planning.plan import notes_on, plan_sweep
-from kdtune.tuning.planning.recorded_curves import Recorded
-from kdtune.tuning.planning.simulation import Costs
-from kdtune.tuning.planning.synthetic_curves import Imagined
+from kdtune.reports.page.page import render_report
+from kdtune.reports.tables.plan import plan_vs_actual, read_plan
+from kdtune.tuning.planning.plan import build_notes, plan_sweep
+from kdtune.tuning.planning.recorded_curves import RecordedCurves
+from kdtune.tuning.planning.simulation import SweepCosts
+from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.sweep import run_sweep
 
@@ -52,18 +52,18 @@ def test_a_plan_says_what_it_does_not_know(tmp_path):
     ranges = {**spaces["kd"].distributions, "batch_size": batches}
     searched = {**spaces, "kd": replace(spaces["kd"], distributions=ranges)}
     sweep = sweep_config(methods="at,kd", models="A")
-    imagined, costs = Imagined(sweep.epochs, 0), Costs({})
+    imagined, costs = SyntheticCurves(sweep.epochs, 0), SweepCosts({})
 
     def notes(spaces, curves, part=1.0):
         checked = SimpleNamespace(sweep=sweep, spaces=spaces)
-        return " ".join(notes_on(checked, 2, costs, curves, sweep.sampler, part, 60.0))
+        return " ".join(build_notes(checked, 2, costs, curves, sweep.sampler, part, 60.0))
 
     plain = notes(spaces, imagined)
     assert "curves are imagined" in plain and "batch_size" not in plain
     assert "one part in" not in plain
     assert "one part in 1.4 was" in notes(spaces, imagined, 1.4)
     assert "Searched is batch_size, which" in notes(searched, imagined)
-    recorded = notes(spaces, Recorded(path, sweep.epochs, imagined))
+    recorded = notes(spaces, RecordedCurves(path, sweep.epochs, imagined))
     assert "of such as no rule stopped" in recorded
     assert "No curves were recorded of kd-A: " in recorded
 
@@ -73,7 +73,10 @@ def test_a_sweep_that_was_planned_says_what_became_of_it(
     ray_session, tmp_path, monkeypatch, capsys, pytestconfig
 ):
     monkeypatch.chdir(tmp_path)
-    for name, least in (("trial_costs.LIMIT", 0.2), ("driver_costs.TRIALS", 1)):
+    for name, least in (
+        ("planning.trial_costs.MAX_CELL_SECONDS", 0.2),
+        ("planning.driver_costs.TRIALS_PER_SLOT", 1),
+    ):
         monkeypatch.setattr(f"kdtune.tuning.{name}", least)
     words = "--data digits --methods student --models MultiBranchNet --no-baselines --quiet "
     words += "--image-size 8 --setting batch_size=256 --trials 3 --epochs 2"
@@ -83,19 +86,21 @@ def test_a_sweep_that_was_planned_says_what_became_of_it(
     [row] = plan["rows"]
     assert row["slots"] == plan["slots"] == 2
     assert row["trials"] == 3 and 3 <= row["epochs"] <= 6
-    assert row["epochs"] + row["saved"] == 6
-    assert row["wall"] > row["training"] / 2 > 0
+    assert row["epochs"] + row["saved_epochs"] == 6
+    assert row["wall_seconds"] > row["training_seconds"] / 2 > 0
     costs = plan["costs"]
-    assert 0 < costs["epoch"]["student-MultiBranchNet"] < 60
-    assert 0 < costs["event"] < 1 and costs["ask"][0][0] == 0
+    assert 0 < costs["epoch_seconds"]["student-MultiBranchNet"] < 60
+    assert 0 < costs["event_seconds"] < 1 and costs["proposal_times"][0][0] == 0
     assert row["cache_bytes"] == pytest.approx((1259 + 269) * 3 * 8 * 8, rel=0.1)
     assert row["checkpoint_bytes"] > 1e6 and row["node_memory_bytes"] > 1e8
 
-    table = compared(plan, folder.events()).set_index("what")
+    table = plan_vs_actual(plan, folder.load_events()).set_index("what")
     assert table.loc["trials", "actual"] == 3
-    assert table.loc["epochs", "actual"] == sum(e["event"] == "epoch" for e in folder.events())
+    assert table.loc["epochs", "actual"] == sum(
+        e["event"] == "epoch" for e in folder.load_events()
+    )
     assert 0 < table.loc["device seconds", "actual"]
-    assert "The plan that was made before" in report_page([folder.path])
+    assert "The plan that was made before" in render_report([folder.path])
     capsys.readouterr()
     cli.main(["table", str(folder.path), "plan", "--format", "json"], standalone_mode=False)
     assert {r["what"] for r in json.loads(capsys.readouterr().out)} >= {"epochs", "wall seconds"}

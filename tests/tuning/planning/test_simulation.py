@@ -5,14 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from machinery import Machinery, sweep_config
+from sweep_harness import SweepHarness, sweep_config
 
 from kdtune.errors import UserError
-from kdtune.tuning.planning.plan import simulated
-from kdtune.tuning.planning.recorded_curves import Recorded
-from kdtune.tuning.planning.simulation import Costs, Timeline, simulate
-from kdtune.tuning.planning.synthetic_curves import Imagined
-from kdtune.tuning.scheduling.search_policy import Search
+from kdtune.tuning.planning.plan import simulate_sweep
+from kdtune.tuning.planning.recorded_curves import RecordedCurves
+from kdtune.tuning.planning.simulation import SweepCosts, Timeline, simulate
+from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
+from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.space import load_spaces
 
 SPACES = load_spaces()
@@ -24,8 +24,8 @@ class Given:
     def __init__(self, *curves):
         self.curves = curves
 
-    def draw(self, asked):
-        return self.curves[asked["number"] % len(self.curves)]
+    def draw_curve(self, proposal):
+        return self.curves[proposal["number"] % len(self.curves)]
 
 
 def run(slots, costs, curves, seed=0, **given):
@@ -33,7 +33,7 @@ def run(slots, costs, curves, seed=0, **given):
     sweep = sweep_config(**{**small, **given})
 
     def make(clock):
-        return Search(sweep, SPACES, Machinery.configure, clock)
+        return SearchPolicy(sweep, SPACES, SweepHarness.configure_trial, clock)
 
     return simulate(make, costs, curves, slots, seed)
 
@@ -45,116 +45,137 @@ def test_what_happens_is_in_the_order_of_time_and_then_of_adding():
     timeline = Timeline()
     for time, what in ((2.0, "c"), (1.0, "a"), (1.0, "b")):
         timeline.add(time, what)
-    assert [timeline.next() for _ in range(3)] == [(1.0, "a"), (1.0, "b"), (2.0, "c")]
+    assert [timeline.pop_next() for _ in range(3)] == [(1.0, "a"), (1.0, "b"), (2.0, "c")]
     assert not timeline
 
 
 def test_three_trials_in_two_slots():
-    got = run(2, Costs({"at-A": 10.0}), FLAT, trials=3, epochs=4)
-    assert (got.wall, got.training, got.epochs, got.trials) == (80, 120, 12, 3)
+    got = run(2, SweepCosts({"at-A": 10.0}), FLAT, trials=3, epochs=4)
+    assert (got.wall_seconds, got.training_seconds, got.epochs, got.trials) == (80, 120, 12, 3)
     assert got.idle_share == pytest.approx(1 / 4)  # a slot has nothing to do from 40 s on
-    assert (got.unused, got.waiting, got.starting, got.saved, got.most) == (40, 0, 0, 0, 2)
+    assert (
+        got.unused_seconds,
+        got.waiting_seconds,
+        got.startup_seconds,
+        got.saved_epochs,
+        got.max_running,
+    ) == (40, 0, 0, 0, 2)
 
 
 def test_processes_start_once_and_trials_begin_again_and_again():
-    costs = Costs({"at-A": 10.0}, start=5.0, begin={"at-A": 1.0}, tables=2.0)
+    costs = SweepCosts(
+        {"at-A": 10.0},
+        process_start_seconds=5.0,
+        trial_start_seconds={"at-A": 1.0},
+        tables_seconds=2.0,
+    )
     got = run(1, costs, FLAT, trials=2, epochs=4)
-    assert got.wall == 5 + 2 * (1 + 40) + 2
-    assert (got.starting, got.driver) == (7, 2)
+    assert got.wall_seconds == 5 + 2 * (1 + 40) + 2
+    assert (got.startup_seconds, got.driver_seconds) == (7, 2)
 
 
 def test_a_checkpoint_takes_a_fiftieth_of_an_epoch_at_most_and_its_time_at_the_end():
-    got = run(1, Costs({"at-A": 10.0}, checkpoint={"at-A": 1.0}), FLAT, trials=1, epochs=4)
-    assert got.wall == pytest.approx(4 * 10.2 + 1)
+    got = run(
+        1, SweepCosts({"at-A": 10.0}, checkpoint_seconds={"at-A": 1.0}), FLAT, trials=1, epochs=4
+    )
+    assert got.wall_seconds == pytest.approx(4 * 10.2 + 1)
 
 
 def test_the_driver_takes_one_event_at_a_time():
     """Four slots send an epoch each second; the driver needs half a second for one of them."""
-    costs = Costs({"at-A": 1.0}, event=0.5)
+    costs = SweepCosts({"at-A": 1.0}, event_seconds=0.5)
     got = run(4, costs, FLAT, trials=4, epochs=4)
-    assert got.wall == 1 + 16 * 0.5  # it is busy from the first result to the last
-    assert got.driver == 8
-    assert got.waiting == 4 * got.wall - got.training - got.unused
-    assert run(1, costs, FLAT, trials=4, epochs=4).wall == 16 * 1.5
+    assert got.wall_seconds == 1 + 16 * 0.5  # it is busy from the first result to the last
+    assert got.driver_seconds == 8
+    assert got.waiting_seconds == 4 * got.wall_seconds - got.training_seconds - got.unused_seconds
+    assert run(1, costs, FLAT, trials=4, epochs=4).wall_seconds == 16 * 1.5
 
 
 def test_what_an_event_costs_grows_with_the_trials_at_work():
-    costs = Costs({"at-A": 1.0}, of_slot=0.25)
-    assert run(1, costs, FLAT, trials=1, epochs=4).driver == 4 * 0.25
+    costs = SweepCosts({"at-A": 1.0}, event_seconds_per_trial=0.25)
+    assert run(1, costs, FLAT, trials=1, epochs=4).driver_seconds == 4 * 0.25
     # Eight results of two trials but for the last one, when one alone is at work.
-    assert run(2, costs, FLAT, trials=2, epochs=4).driver == 7 * 0.5 + 0.25
+    assert run(2, costs, FLAT, trials=2, epochs=4).driver_seconds == 7 * 0.5 + 0.25
 
 
 def test_proposals_take_longer_the_more_trials_there_are():
-    costs = Costs({"at-A": 1.0}, ask=((0, 0.0), (2, 2.0)))
-    assert costs.proposal(1, 1) == 1 and costs.proposal(9, 9) == 2 + 7  # and so on
-    assert Costs({}, ask=((0, 3.0),)).proposal(9, 9) == 3
-    assert Costs({}, ask=((0, 1.0), (10, 0.5))).proposal(99, 99) == 0.5
-    assert run(1, costs, FLAT, trials=3, epochs=4).wall == 3 * 4 + 0 + 1 + 2
-    assert run(3, costs, FLAT, trials=3, epochs=4).wall == 0 + 1 + 2 + 4
+    costs = SweepCosts({"at-A": 1.0}, proposal_times=((0, 0.0), (2, 2.0)))
+    assert costs.proposal_seconds(1, 1) == 1 and costs.proposal_seconds(9, 9) == 2 + 7  # and so on
+    assert SweepCosts({}, proposal_times=((0, 3.0),)).proposal_seconds(9, 9) == 3
+    assert SweepCosts({}, proposal_times=((0, 1.0), (10, 0.5))).proposal_seconds(99, 99) == 0.5
+    assert run(1, costs, FLAT, trials=3, epochs=4).wall_seconds == 3 * 4 + 0 + 1 + 2
+    assert run(3, costs, FLAT, trials=3, epochs=4).wall_seconds == 0 + 1 + 2 + 4
     # Of many at once nothing has ended yet of which a sampler could learn.
-    assert run(3, replace(costs, random_first=1), FLAT, trials=3, epochs=4).wall == 4
+    assert run(3, replace(costs, startup_trials=1), FLAT, trials=3, epochs=4).wall_seconds == 4
 
 
 def test_stopping_saves_what_it_should():
     """The first trial goes on at epoch 2, and the two worse ones end there."""
     curves = Given([0.9] * 4, [0.5] * 4, [0.4] * 4)
     rule = {"scheduler": "asha", "grace_period": 2, "reduction_factor": 2}
-    got = run(1, Costs({"at-A": 1.0}), curves, trials=3, epochs=4, **rule)
-    assert (got.stopped, got.saved, got.epochs, got.wall) == (2, 4, 8, 8)
+    got = run(1, SweepCosts({"at-A": 1.0}), curves, trials=3, epochs=4, **rule)
+    assert (got.stopped, got.saved_epochs, got.epochs, got.wall_seconds) == (2, 4, 8, 8)
 
 
 def test_trials_wait_for_a_view_that_one_of_them_builds():
-    got = run(2, Costs({"at-A": 1.0}, view=10.0, views=3), FLAT, trials=2, epochs=4)
-    assert got.wall == 4 + 2 * 10  # the fourth epoch sees the first view again
-    assert got.starting == 2 * 2 * 10
+    got = run(
+        2, SweepCosts({"at-A": 1.0}, view_seconds=10.0, num_views=3), FLAT, trials=2, epochs=4
+    )
+    assert got.wall_seconds == 4 + 2 * 10  # the fourth epoch sees the first view again
+    assert got.startup_seconds == 2 * 2 * 10
 
 
 def test_limits_are_kept():
-    got = run(2, Costs({"at-A": 10.0}), FLAT, trials=None, epochs=4, epochs_total=10)
-    assert (got.epochs, got.saved, got.stopped) == (10, 0, 0)  # a budget's end saves nothing
-    got = run(2, Costs({"at-A": 10.0}), FLAT, trials=None, epochs=4, time_budget=75)
-    assert (got.wall, got.epochs, got.saved, got.stopped) == (80, 16, 0, 0)
+    got = run(2, SweepCosts({"at-A": 10.0}), FLAT, trials=None, epochs=4, total_epochs=10)
+    assert (got.epochs, got.saved_epochs, got.stopped) == (
+        10,
+        0,
+        0,
+    )  # a budget's end saves nothing
+    got = run(2, SweepCosts({"at-A": 10.0}), FLAT, trials=None, epochs=4, time_budget=75)
+    assert (got.wall_seconds, got.epochs, got.saved_epochs, got.stopped) == (80, 16, 0, 0)
 
 
-@pytest.mark.parametrize("limit", [{"trials": 100}, {"trials": None, "epochs_total": 1000}])
+@pytest.mark.parametrize("limit", [{"trials": 100}, {"trials": None, "total_epochs": 1000}])
 def test_of_a_large_sweep_a_part_is_simulated_that_still_fills_all_slots(monkeypatch, limit):
-    monkeypatch.setattr("kdtune.tuning.planning.plan.MOST", 1)
+    monkeypatch.setattr("kdtune.tuning.planning.plan.MAX_SIMULATED_EPOCHS", 1)
     small = {"methods": "at", "models": "A", "sampler": "random", "scheduler": "none", "epochs": 4}
     sweep = sweep_config(**small, **limit)
-    checked = SimpleNamespace(sweep=sweep, spaces=SPACES, configure=Machinery.configure)
-    outcome, part = simulated(checked, "random", Costs({"at-A": 10.0}), FLAT, 5, ())
-    epochs = limit.get("epochs_total", 400)
+    checked = SimpleNamespace(
+        sweep=sweep, spaces=SPACES, configure_trial=SweepHarness.configure_trial
+    )
+    outcome, part = simulate_sweep(checked, "random", SweepCosts({"at-A": 10.0}), FLAT, 5, ())
+    epochs = limit.get("total_epochs", 400)
     assert part == epochs / (5 * 5 * 4)
-    assert (outcome.epochs, outcome.wall) == (epochs, epochs / 5 * 10)
+    assert (outcome.epochs, outcome.wall_seconds) == (epochs, epochs / 5 * 10)
 
 
 def test_more_slots_than_trials_are_of_no_use():
-    costs = Costs({"at-A": 10.0})
+    costs = SweepCosts({"at-A": 10.0})
     few, many = (run(n, costs, FLAT, trials=3, epochs=4) for n in (3, 1000))
-    assert few.wall == many.wall == 40
-    assert many.most == 3 and many.idle_share == pytest.approx(1 - 3 / 1000)
+    assert few.wall_seconds == many.wall_seconds == 40
+    assert many.max_running == 3 and many.idle_share == pytest.approx(1 - 3 / 1000)
 
 
 def test_the_same_seed_gives_the_same_numbers():
-    costs = Costs({"at-A": 1.0, "kd-A": 2.0}, scatter=0.1)
+    costs = SweepCosts({"at-A": 1.0, "kd-A": 2.0}, epoch_relative_sd=0.1)
     given = {"methods": "at,kd", "scheduler": "asha", "trials": 8, "epochs": 9}
 
     def plan(seed):
-        return run(3, costs, Imagined(9, seed), seed, grace_period=1, **given)
+        return run(3, costs, SyntheticCurves(9, seed), seed, grace_period=1, **given)
 
     assert plan(1) == plan(1)
-    assert plan(1).wall != plan(2).wall
+    assert plan(1).wall_seconds != plan(2).wall_seconds
 
 
 def test_imagined_curves_rise_and_hang_on_the_settings():
     asked = {"method": "at", "model": "A", "parameters": {"lr": 0.01}}
     float_log = {"low": 1e-3, "high": 0.3, "log": True, "step": None}
     asked["distributions"] = {"lr": {"name": "FloatDistribution", "attributes": float_log}}
-    imagined = Imagined(20, 0)
+    imagined = SyntheticCurves(20, 0)
     ends = []
     for number, lr in enumerate([1e-3, 1e-2, 0.1, 0.3]):
-        curve = imagined.draw({**asked, "trial_id": f"t-{number}", "parameters": {"lr": lr}})
+        curve = imagined.draw_curve({**asked, "trial_id": f"t-{number}", "parameters": {"lr": lr}})
         assert len(curve) == 20 and all(0 <= value <= 1 for value in curve)
         assert curve[-1] > curve[0]
         ends.append(curve[-1])
@@ -165,20 +186,22 @@ def test_recorded_curves_are_those_of_the_nearest_settings(tmp_path):
     path = tmp_path / "curves.jsonl"
     row = '{"method": "at", "model": "A", "settings": {"lr": %s}, "validation_accuracy": [%s]}\n'
     path.write_text(row % (0.001, "0.1, 0.3") + row % (0.2, "0.5, 0.7"))
-    recorded = Recorded(path, 3, Given([0.0]))
+    recorded = RecordedCurves(path, 3, Given([0.0]))
     float_log = {"low": 1e-3, "high": 0.3, "log": True, "step": None}
     asked = {"method": "at", "model": "A", "number": 0, "parameters": {"lr": 0.1}}
     asked["distributions"] = {"lr": {"name": "FloatDistribution", "attributes": float_log}}
-    assert recorded.draw(asked) == pytest.approx([0.5, 0.6, 0.7])
-    assert recorded.draw({**asked, "parameters": {"lr": 0.002}}) == pytest.approx([0.1, 0.2, 0.3])
-    assert recorded.draw({**asked, "model": "B"}) == [0.0]
+    assert recorded.draw_curve(asked) == pytest.approx([0.5, 0.6, 0.7])
+    assert recorded.draw_curve({**asked, "parameters": {"lr": 0.002}}) == pytest.approx(
+        [0.1, 0.2, 0.3]
+    )
+    assert recorded.draw_curve({**asked, "model": "B"}) == [0.0]
     choice = {"name": "CategoricalDistribution", "attributes": {"choices": ["b", "c"]}}
     asked |= {"parameters": {"lr": 0.1, "form": "b"}}
     asked["distributions"] = {**asked["distributions"], "form": choice}
     form = row.replace('"lr": %s', '"lr": 0.1, "form": "%s"')
     path.write_text(form % ("gone", "0.1, 0.3") + form % ("b", "0.5, 0.7"))
-    assert Recorded(path, 2, Given([0.0])).draw(asked) == pytest.approx([0.5, 0.7])
+    assert RecordedCurves(path, 2, Given([0.0])).draw_curve(asked) == pytest.approx([0.5, 0.7])
     path.write_text("no JSON")
     for wrong in (path, Path("nowhere")):
         with pytest.raises(UserError, match="no recorded curves"):
-            Recorded(wrong, 3, recorded)
+            RecordedCurves(wrong, 3, recorded)

@@ -5,31 +5,31 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from machinery import EPOCHS, Machinery
+from sweep_harness import EPOCHS, SweepHarness
 
 from kdtune.errors import DiskFullError, UserError
 from kdtune.log.folder import SweepFolder
-from kdtune.tuning.cluster.placement import Need, Node, Slots
-from kdtune.tuning.scheduling.scheduler import MISPLACEMENTS
-from kdtune.tuning.trials.trainable import DISK_FULL, NODE, OUT_OF_MEMORY, OUTCOME
+from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
+from kdtune.tuning.scheduling.scheduler import MISPLACED_RESTARTS
+from kdtune.tuning.trials.trainable import DISK_FULL, NODE_KEY, OUT_OF_MEMORY, OUTCOME_KEY
 
 
 def ends(folder):
-    return [e for e in SweepFolder(folder).events() if e["event"] == "ended"]
+    return [e for e in SweepFolder(folder).load_events() if e["event"] == "ended"]
 
 
 def one_trial(tmp_path, **given):
-    machinery = Machinery(tmp_path / "log.jsonl", **{"methods": "at", "models": "A", **given})
+    machinery = SweepHarness(tmp_path / "log.jsonl", **{"methods": "at", "models": "A", **given})
     return machinery, machinery.suggest()
 
 
 def fail(machinery, trial, outcome="crashed", reason="so"):
-    result = {OUTCOME: outcome, "reason": reason}
-    assert machinery.schedule.on_trial_result(None, trial, result) == "STOP"
+    result = {OUTCOME_KEY: outcome, "reason": reason}
+    assert machinery.scheduler.on_trial_result(None, trial, result) == "STOP"
 
 
 def test_an_end_says_who_stopped_the_trial_and_on_what_numbers(tmp_path):
-    machinery = Machinery(tmp_path / "log.jsonl", methods="at", models="A")
+    machinery = SweepHarness(tmp_path / "log.jsonl", methods="at", models="A")
     one, two = machinery.suggest(), machinery.suggest()
     assert machinery.report(one, 1, 0.47)
     assert not machinery.report(two, 1, 0.38, best=0.41)
@@ -39,7 +39,7 @@ def test_an_end_says_who_stopped_the_trial_and_on_what_numbers(tmp_path):
 
 
 def test_a_trial_that_goes_all_the_way_is_finished_whatever_the_rule(tmp_path):
-    machinery = Machinery(tmp_path / "log.jsonl", methods="at", models="A", grace_period=EPOCHS)
+    machinery = SweepHarness(tmp_path / "log.jsonl", methods="at", models="A", grace_period=EPOCHS)
     machinery.train(machinery.suggest(), [0.9] * EPOCHS)
     machinery.train(machinery.suggest(), [0.1] * EPOCHS)
     assert [(e["state"], e["reason"]) for e in ends(tmp_path)] == [
@@ -50,7 +50,7 @@ def test_a_trial_that_goes_all_the_way_is_finished_whatever_the_rule(tmp_path):
 @pytest.mark.parametrize("scheduler", ["hyperband", "median"])
 def test_every_rule_signs_with_its_name(tmp_path, scheduler):
     given = {"methods": "at", "models": "A", "scheduler": scheduler, "trials": 30}
-    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    machinery = SweepHarness(tmp_path / "log.jsonl", **given)
     accuracies = iter(n / 100 for n in range(90, 50, -1))
     while not ends(tmp_path):
         machinery.report(machinery.suggest(), 1, next(accuracies))
@@ -59,12 +59,12 @@ def test_every_rule_signs_with_its_name(tmp_path, scheduler):
 
 
 def test_notes_and_epochs_are_logged_as_they_come(tmp_path):
-    machinery = Machinery(tmp_path / "log.jsonl", methods="at", models="A")
+    machinery = SweepHarness(tmp_path / "log.jsonl", methods="at", models="A")
     trial = machinery.suggest()
-    note = {"note": '{"state": "built", "kind": "pixels", "what": "it", "bytes": 7}'}
-    machinery.schedule.on_trial_result(None, trial, note)
+    note = {"cache_event": '{"state": "built", "kind": "pixels", "what": "it", "bytes": 7}'}
+    machinery.scheduler.on_trial_result(None, trial, note)
     machinery.report(trial, 1, 0.5)
-    view, epoch = SweepFolder(tmp_path).events()[-2:]
+    view, epoch = SweepFolder(tmp_path).load_events()[-2:]
     assert (view["event"], view["trial_id"], view["bytes"]) == ("view", "at-A-000", 7)
     assert (epoch["event"], epoch["epoch"], epoch["validation_accuracy"]) == ("epoch", 1, 0.5)
     assert "pid" not in epoch  # what Ray adds stays outside
@@ -73,30 +73,30 @@ def test_notes_and_epochs_are_logged_as_they_come(tmp_path):
 def test_a_trial_whose_process_died_is_handed_out_again_and_goes_on(tmp_path):
     machinery, trial = one_trial(tmp_path, trials=1)
     machinery.report(trial, 1, 0.5)
-    machinery.schedule.on_trial_error(None, trial)
+    machinery.scheduler.on_trial_error(None, trial)
     again = machinery.suggest()
     assert again.config == trial.config
     assert again.config["config"]["data_dir"] == "d"  # where the sweep has its data now
     assert machinery.report(again, 1, 0.5)  # it gives again what it had given
     assert machinery.report(again, 2, 0.6)
-    epochs = [e["epoch"] for e in SweepFolder(tmp_path).events() if e["event"] == "epoch"]
+    epochs = [e["epoch"] for e in SweepFolder(tmp_path).load_events() if e["event"] == "epoch"]
     assert epochs == [1, 2]
 
 
 @pytest.mark.parametrize("deaths", [1, 2])
 def test_what_was_begun_again_is_handed_out_once_however_often_the_driver_died(tmp_path, deaths):
     given = {"methods": "at", "models": "A", "trials": 2}
-    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    machinery = SweepHarness(tmp_path / "log.jsonl", **given)
     trial = machinery.suggest()
     for _ in range(deaths):
-        machinery.schedule.on_trial_error(None, trial)
+        machinery.scheduler.on_trial_error(None, trial)
         trial = machinery.suggest()
-    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    machinery = SweepHarness(tmp_path / "log.jsonl", **given)
     first, second = machinery.suggest(), machinery.suggest()
     names = [t.config["trial_id"] for t in (first, second)]
     assert names == ["at-A-000", "at-A-001"] and machinery.suggest() is None
     machinery.train(first, [0.5] * EPOCHS)
-    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    machinery = SweepHarness(tmp_path / "log.jsonl", **given)
     assert machinery.suggest().config["trial_id"] == "at-A-001"
     assert machinery.suggest() is None
 
@@ -104,9 +104,9 @@ def test_what_was_begun_again_is_handed_out_once_however_often_the_driver_died(t
 def test_a_process_that_dies_while_the_sweep_stops_is_no_restart(tmp_path):
     """Slurm sends its SIGTERM to all processes of a job."""
     machinery, trial = one_trial(tmp_path)
-    machinery.decisions.interrupts.requested = True
-    machinery.schedule.on_trial_error(None, trial)
-    assert [e["event"] for e in SweepFolder(tmp_path).events()] == ["asked"]
+    machinery.policy.interrupts.stop_requested = True
+    machinery.scheduler.on_trial_error(None, trial)
+    assert [e["event"] for e in SweepFolder(tmp_path).load_events()] == ["asked"]
 
 
 def test_a_trial_with_the_name_of_another_is_damage(tmp_path):
@@ -114,15 +114,15 @@ def test_a_trial_with_the_name_of_another_is_damage(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text(log.read_text().replace("at-A-000", "Documents"))
     with pytest.raises(UserError, match="line 1 does not fit .* should be at-A-000"):
-        Machinery(log, methods="at", models="A")
+        SweepHarness(log, methods="at", models="A")
 
 
 def test_a_process_may_die_so_many_times(tmp_path):
     machinery, trial = one_trial(tmp_path, trials=1, max_restarts=2)
     for _ in range(3):
-        machinery.schedule.on_trial_error(None, trial)
+        machinery.scheduler.on_trial_error(None, trial)
         trial = machinery.suggest() or trial
-    machinery.schedule.on_trial_error(None, trial)  # of a trial that has ended
+    machinery.scheduler.on_trial_error(None, trial)  # of a trial that has ended
     [end] = ends(tmp_path)
     reason = "its process died: killed, or out of memory, 3 times"
     assert (end["state"], end["reason"]) == ("crashed", reason)
@@ -130,21 +130,24 @@ def test_a_process_may_die_so_many_times(tmp_path):
 
 
 def test_what_lacks_memory_waits_until_a_device_can_be_its_own(tmp_path):
-    slots = Slots({"A": Need(1, 0.5)}, lambda: [Node("n", cpus=4, gpus=1)])
+    slots = Slots({"A": ResourceRequest(1, 0.5)}, lambda: [Node("n", cpus=4, gpus=1)])
     machinery, trial = one_trial(tmp_path, trials=2, slots=slots)
     fail(machinery, trial, OUT_OF_MEMORY)
     other = machinery.suggest()
-    assert other.config["trial_id"] == "at-A-001" and other.config["place"]["gpus"] == 0.5
+    assert other.config["trial_id"] == "at-A-001" and other.config["allocation"]["gpus"] == 0.5
     assert machinery.suggest() is None  # half of the device is free
     machinery.train(other, [0.5] * EPOCHS)
     again = machinery.suggest()
-    assert again.config == {**trial.config, "place": {**trial.config["place"], "gpus": 1.0}}
+    assert again.config == {
+        **trial.config,
+        "allocation": {**trial.config["allocation"], "gpus": 1.0},
+    }
     fail(machinery, again, OUT_OF_MEMORY)
     assert [e["state"] for e in ends(tmp_path)] == ["finished", "crashed"]
 
 
 def test_what_has_a_device_to_itself_and_lacks_memory_has_crashed(tmp_path):
-    slots = Slots({"A": Need(1, 1.0)}, lambda: [Node("n", cpus=4, gpus=1)])
+    slots = Slots({"A": ResourceRequest(1, 1.0)}, lambda: [Node("n", cpus=4, gpus=1)])
     machinery, trial = one_trial(tmp_path, slots=slots)
     fail(machinery, trial, OUT_OF_MEMORY)
     assert [e["state"] for e in ends(tmp_path)] == ["crashed"]
@@ -153,18 +156,18 @@ def test_what_has_a_device_to_itself_and_lacks_memory_has_crashed(tmp_path):
 def test_a_full_disk_ends_the_sweep_and_no_trial(tmp_path):
     machinery, trial = one_trial(tmp_path)
     fail(machinery, trial, DISK_FULL, "There is no room.")
-    assert isinstance(machinery.schedule.failure, DiskFullError)
+    assert isinstance(machinery.scheduler.failure, DiskFullError)
     assert machinery.suggest() is None and ends(tmp_path) == []
-    assert list(machinery.under_way.trials) == ["at-A-000"]
+    assert list(machinery.active_trials.by_id) == ["at-A-000"]
 
 
 def test_an_interrupted_trial_finishes_its_epoch_and_stays_under_way(tmp_path):
     machinery, trial = one_trial(tmp_path)
-    machinery.decisions.interrupts.requested = True
+    machinery.policy.interrupts.stop_requested = True
     assert not machinery.report(trial, 1, 0.5)
     assert machinery.suggest() is None
-    again = Machinery(tmp_path / "log.jsonl", methods="at", models="A")
-    assert [(t, o.epoch) for t, o in again.under_way.trials.items()] == [("at-A-000", 1)]
+    again = SweepHarness(tmp_path / "log.jsonl", methods="at", models="A")
+    assert [(t, o.epoch) for t, o in again.active_trials.by_id.items()] == [("at-A-000", 1)]
     assert again.suggest().config == trial.config
 
 
@@ -172,37 +175,37 @@ def test_an_interrupted_trial_finishes_its_epoch_and_stays_under_way(tmp_path):
 def test_an_end_that_a_crash_swallowed_is_made_up_for(tmp_path, epoch):
     """The last epoch was logged, but not that the trial was over."""
     given = {"methods": "at", "models": "A", "trials": 2}
-    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    machinery = SweepHarness(tmp_path / "log.jsonl", **given)
     machinery.train(machinery.suggest(), [0.9] * EPOCHS)
     machinery.train(machinery.suggest(), [0.9] * EPOCHS if epoch == EPOCHS else [0.1])
     log = tmp_path / "log.jsonl"
     *rest, last = log.read_text().splitlines(keepends=True)
     log.write_text("".join(rest))
-    again = Machinery(log, **given)
+    again = SweepHarness(log, **given)
     assert again.suggest() is None and again.budget.finished
     assert log.read_text().splitlines()[-1] == last.rstrip()
 
 
 def test_the_order_of_things_after_a_kill_is_the_one_without(tmp_path):
     """Wherever the log ends: what comes then is the same, to the last number."""
-    whole = Machinery(tmp_path / "whole.jsonl", trials=3)
+    whole = SweepHarness(tmp_path / "whole.jsonl", trials=3)
     whole.run()
     lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
     for length in random.Random(0).sample(range(len(lines)), 12):
         log = tmp_path / f"{length}.jsonl"
         log.write_text("".join(lines[:length]))
-        Machinery(log, trials=3).run()
+        SweepHarness(log, trials=3).run()
         assert log.read_text().splitlines(keepends=True) == lines
 
 
 def restarts(tmp_path):
-    return [e["cause"] for e in SweepFolder(tmp_path).events() if e["event"] == "restarted"]
+    return [e["cause"] for e in SweepFolder(tmp_path).load_events() if e["event"] == "restarted"]
 
 
 def loses(machinery, trial):
     """The trial loses its node, and is handed out again if it may be."""
-    machinery.lose(trial.config["place"]["node"])
-    machinery.schedule.on_trial_error(None, trial)
+    machinery.lose_node(trial.config["allocation"]["node"])
+    machinery.scheduler.on_trial_error(None, trial)
     return machinery.suggest()
 
 
@@ -219,27 +222,29 @@ def test_lost_nodes_do_not_count_for_a_trial_that_goes_on_in_between(tmp_path):
 
 def test_lost_nodes_and_dead_processes_are_counted_apart(tmp_path):
     machinery, trial = one_trial(tmp_path, trials=1, max_restarts=1)
-    machinery.schedule.on_trial_error(None, trial)
+    machinery.scheduler.on_trial_error(None, trial)
     loses(machinery, machinery.suggest())
     assert restarts(tmp_path) == ["died", "lost"] and not ends(tmp_path)
 
 
 def test_a_node_that_is_lost_gets_no_trial_though_ray_still_has_it(tmp_path):
     machinery, trial = one_trial(tmp_path, trials=3)
-    machinery.lost.add("n")
-    machinery.schedule.on_trial_error(None, trial)
+    machinery.lost_nodes.add("n")
+    machinery.scheduler.on_trial_error(None, trial)
     assert machinery.suggest() is None  # there is no other one
     machinery.nodes.append(Node("m", 1000))
-    assert [machinery.suggest().config["place"]["node"] for _ in range(2)] == ["m", "m"]
+    assert [machinery.suggest().config["allocation"]["node"] for _ in range(2)] == ["m", "m"]
 
 
 def test_a_node_that_was_lost_before_the_trial_began_is_known_to_be(tmp_path):
-    machinery = Machinery(tmp_path / "log.jsonl", methods="at", models="A", max_restarts=1)
-    config = machinery.queue.suggest("x")
-    machinery.lose("n")
+    machinery = SweepHarness(tmp_path / "log.jsonl", methods="at", models="A", max_restarts=1)
+    config = machinery.searcher.suggest("x")
+    machinery.lose_node("n")
     trial = SimpleNamespace(config=config, get_error=lambda: None)
-    machinery.schedule.on_trial_error(None, trial)
-    assert restarts(tmp_path) == ["lost"] and machinery.suggest().config["place"]["node"] == "n+"
+    machinery.scheduler.on_trial_error(None, trial)
+    assert (
+        restarts(tmp_path) == ["lost"] and machinery.suggest().config["allocation"]["node"] == "n+"
+    )
 
 
 @pytest.fixture
@@ -247,32 +252,32 @@ def ended(monkeypatch):
     """Processes that were ended."""
     pids = []
     end = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=pids.append))
-    monkeypatch.setattr("kdtune.tuning.scheduling.watchdog._end", end)
+    monkeypatch.setattr("kdtune.tuning.scheduling.watchdog._kill", end)
     return pids
 
 
 def test_a_process_on_a_node_that_gets_no_trials_is_ended(tmp_path, ended):
     machinery, trial = one_trial(tmp_path, trials=1, max_restarts=0)
-    there = {NODE: f"{5:056x}", "pid": 7}
-    assert machinery.schedule.on_trial_result(None, trial, there) == "CONTINUE" and ended == [7]
+    there = {NODE_KEY: f"{5:056x}", "pid": 7}
+    assert machinery.scheduler.on_trial_result(None, trial, there) == "CONTINUE" and ended == [7]
     assert machinery.report(trial, 1, 0.5)  # what it says until it is no more does not count
-    machinery.schedule.on_trial_error(None, trial)
-    events = SweepFolder(tmp_path).events()
+    machinery.scheduler.on_trial_error(None, trial)
+    events = SweepFolder(tmp_path).load_events()
     assert [e["event"] for e in events] == ["asked", "restarted"]
     assert events[1]["cause"] == "misplaced"
     trial = machinery.suggest()
     assert trial.config["trial_id"] == "at-A-000"
     while not ends(tmp_path):  # but not for ever
-        machinery.schedule.on_trial_result(None, trial, there)
-        machinery.schedule.on_trial_error(None, trial)
+        machinery.scheduler.on_trial_result(None, trial, there)
+        machinery.scheduler.on_trial_error(None, trial)
         trial = machinery.suggest()
-    assert len(ended) == MISPLACEMENTS + 1
+    assert len(ended) == MISPLACED_RESTARTS + 1
     assert ends(tmp_path)[0]["reason"] == "Ray began it on a node that gets no trials, 11 times"
 
 
 def test_a_sweep_that_stops_waits_for_no_process_that_is_misplaced(tmp_path, ended):
     machinery, trial = one_trial(tmp_path, trials=1)
-    there = {NODE: f"{5:056x}", "pid": 7}
-    machinery.decisions.interrupts.requested = True
-    assert machinery.schedule.on_trial_result(None, trial, there) == "STOP"
+    there = {NODE_KEY: f"{5:056x}", "pid": 7}
+    machinery.policy.interrupts.stop_requested = True
+    assert machinery.scheduler.on_trial_result(None, trial, there) == "STOP"
     assert not ends(tmp_path) and not restarts(tmp_path)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kdtune.runtime.signals import Interrupts
-from kdtune.tuning.scheduling.watchdog import EPOCHS, Watch
+from kdtune.runtime.signals import InterruptHandler
+from kdtune.tuning.scheduling.watchdog import LONGEST_EPOCH_FACTOR, Watchdog
 
 
 class Clock:
@@ -29,12 +29,12 @@ def watch(clock, monkeypatch):
         def remote(self, pid):
             ended.append(pid)
 
-    monkeypatch.setattr("kdtune.tuning.scheduling.watchdog._end", End())
-    watch = Watch(60, Interrupts(20, print), clock)
+    monkeypatch.setattr("kdtune.tuning.scheduling.watchdog._kill", End())
+    watch = Watchdog(60, InterruptHandler(20, print), clock)
     watch.ended = ended
     watch.fold({"event": "epoch", "model": "Net", "seconds": 1.0})
     for pid, trial_id in enumerate(("a", "b")):
-        watch.begun(trial_id, "Net", pid, 56 * "0")
+        watch.add_process(trial_id, "Net", pid, 56 * "0")
     return watch
 
 
@@ -46,29 +46,29 @@ def at(watch, clock, now):
 
 def test_no_progress_for_the_set_time_is_the_end(watch, clock):
     assert at(watch, clock, 50) == []
-    watch.progress("b")
+    watch.record_progress("b")
     assert at(watch, clock, 61) == [0]
     assert at(watch, clock, 62) == [0]  # once
-    assert watch.left("a") == "no progress for 1 min"
-    assert watch.left("a") is None
+    assert watch.remove_process("a") == "no progress for 1 min"
+    assert watch.remove_process("a") is None
     assert at(watch, clock, 111) == [0, 1]
 
 
 def test_ten_of_the_longest_epochs_of_a_student_are_allowed(watch, clock):
     watch.fold({"event": "epoch", "model": "Net", "seconds": 30.0})
-    watch.progress("b")
-    assert at(watch, clock, EPOCHS * 30) == []
-    assert sorted(at(watch, clock, EPOCHS * 30 + 1)) == [0, 1]
-    assert watch.left("a") == "no progress for 5 min"
+    watch.record_progress("b")
+    assert at(watch, clock, LONGEST_EPOCH_FACTOR * 30) == []
+    assert sorted(at(watch, clock, LONGEST_EPOCH_FACTOR * 30 + 1)) == [0, 1]
+    assert watch.remove_process("a") == "no progress for 5 min"
 
 
 def test_while_no_epoch_is_known_there_is_more_time(watch, clock):
-    watch.left("a"), watch.left("b")
-    watch.begun("c", "Other", 7, 56 * "0")
-    assert at(watch, clock, EPOCHS * 60) == []
-    assert at(watch, clock, EPOCHS * 60 + 1) == [7]
+    watch.remove_process("a"), watch.remove_process("b")
+    watch.add_process("c", "Other", 7, 56 * "0")
+    assert at(watch, clock, LONGEST_EPOCH_FACTOR * 60) == []
+    assert at(watch, clock, LONGEST_EPOCH_FACTOR * 60 + 1) == [7]
 
 
 def test_a_trial_that_was_left_is_not_watched(watch, clock):
-    assert watch.left("a") is None and watch.left("b") is None
+    assert watch.remove_process("a") is None and watch.remove_process("b") is None
     assert at(watch, clock, 1e9) == []

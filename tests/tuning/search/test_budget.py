@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machinery import EPOCHS, OPENED
-from machinery import Machinery as AnyMachinery
+from sweep_harness import EPOCHS, SWEEP_OPENING
+from sweep_harness import SweepHarness as AnyMachinery
 
 from kdtune.log.folder import SweepFolder
 
@@ -15,16 +15,16 @@ Machinery = partial(AnyMachinery, sampler="random")  # who proposes plays no par
 
 
 def ends(folder):
-    return [e for e in SweepFolder(folder).events() if e["event"] == "ended"]
+    return [e for e in SweepFolder(folder).load_events() if e["event"] == "ended"]
 
 
 def epochs_by_cell(folder):
-    events = SweepFolder(folder).events()
+    events = SweepFolder(folder).load_events()
     return Counter((e["method"], e["model"]) for e in events if e["event"] == "epoch")
 
 
 def start_sweep(machinery):
-    machinery.append(OPENED)
+    machinery.append(SWEEP_OPENING)
     return machinery
 
 
@@ -48,7 +48,7 @@ def run_slots(machinery, slots, accuracy=lambda trial, epoch: 0.5, seconds=lambd
 def test_every_cell_gets_the_same_number_of_trials_in_turn(tmp_path):
     machinery = Machinery(tmp_path / "log.jsonl")
     machinery.run()
-    asked = [e for e in SweepFolder(tmp_path).events() if e["event"] == "asked"]
+    asked = [e for e in SweepFolder(tmp_path).load_events() if e["event"] == "asked"]
     cells = [("at", "A"), ("at", "B"), ("kd", "A"), ("kd", "B")]
     assert [(e["method"], e["model"]) for e in asked] == cells * 6
     assert len({e["trial_id"] for e in asked}) == 24
@@ -57,26 +57,32 @@ def test_every_cell_gets_the_same_number_of_trials_in_turn(tmp_path):
 
 @pytest.mark.parametrize("slots", [1, 3, 8])
 @pytest.mark.parametrize("total", [40, 83])
-@pytest.mark.parametrize("equal", ["trials", "epochs"])
-def test_the_budget_of_epochs_is_kept_to_the_last_one(tmp_path, slots, total, equal):
+@pytest.mark.parametrize("balance_by", ["trials", "epochs"])
+def test_the_budget_of_epochs_is_kept_to_the_last_one(tmp_path, slots, total, balance_by):
     machinery = Machinery(
-        tmp_path / "log.jsonl", trials=None, epochs_total=total, equal=equal, scheduler="none"
+        tmp_path / "log.jsonl",
+        trials=None,
+        total_epochs=total,
+        balance_by=balance_by,
+        scheduler="none",
     )
     run_slots(machinery, slots)
     spent = epochs_by_cell(tmp_path)
-    if equal == "epochs":
+    if balance_by == "epochs":
         assert set(spent.values()) == {total // 4}
     else:
         assert sum(spent.values()) == total
     assert machinery.budget.finished
     late = [e["reason"] for e in ends(tmp_path) if e["state"] == "stopped"]
-    share = f"the cell's share of {total // 4}" if equal == "epochs" else f"the budget of {total}"
+    share = (
+        f"the cell's share of {total // 4}" if balance_by == "epochs" else f"the budget of {total}"
+    )
     assert late and set(late) == {f"{share} epochs is spent"}
 
 
 def test_equal_epochs_gives_cells_that_are_stopped_early_more_trials(tmp_path):
     machinery = Machinery(
-        tmp_path / "log.jsonl", trials=None, epochs_total=160, equal="epochs", models="A"
+        tmp_path / "log.jsonl", trials=None, total_epochs=160, balance_by="epochs", models="A"
     )
 
     def accuracy(trial, epoch):  # at gets worse with every trial, kd is all alike
@@ -95,7 +101,7 @@ def test_equal_seconds_gives_slow_cells_fewer_trials(tmp_path):
             tmp_path / "log.jsonl",
             trials=None,
             time_budget=1000,
-            equal="seconds",
+            balance_by="seconds",
             models="A",
             scheduler="none",
         )  # fmt: skip
@@ -133,52 +139,57 @@ def test_a_trial_that_builds_a_view_when_time_is_over_ends_too(tmp_path):
     machinery = start_sweep(Machinery(tmp_path / "log.jsonl", trials=None, time_budget=9))
     trial = machinery.suggest()
     machinery.clock = 10
-    note = {"note": '{"state": "built", "kind": "pixels", "what": "it"}'}
-    assert machinery.schedule.on_trial_result(None, trial, note) == "STOP"
+    note = {"cache_event": '{"state": "built", "kind": "pixels", "what": "it"}'}
+    assert machinery.scheduler.on_trial_result(None, trial, note) == "STOP"
     assert [(e["state"], e["epochs"]) for e in ends(tmp_path)] == [("stopped", 0)]
 
 
 def test_several_limits_hold_together(tmp_path):
-    machinery = Machinery(tmp_path / "log.jsonl", trials=2, epochs_total=10_000)
+    machinery = Machinery(tmp_path / "log.jsonl", trials=2, total_epochs=10_000)
     machinery.run()
     assert len(ends(tmp_path)) == 8 and machinery.budget.finished
 
 
 def test_the_budget_from_the_log_is_the_one_that_lived(tmp_path):
-    given = {"trials": None, "epochs_total": 100, "equal": "epochs"}
+    given = {"trials": None, "total_epochs": 100, "balance_by": "epochs"}
     machinery = Machinery(tmp_path / "log.jsonl", **given)
     run_slots(machinery, 2)
     again = Machinery(tmp_path / "log.jsonl", **given)
-    assert again.budget._accounts == machinery.budget._accounts
+    assert again.budget._usage_by_cell == machinery.budget._usage_by_cell
     assert again.budget.finished
 
 
 @settings(max_examples=15, deadline=None)
 @given(
     slots=st.integers(1, 9),
-    equal=st.sampled_from(["trials", "epochs", "seconds"]),
+    balance_by=st.sampled_from(["trials", "epochs", "seconds"]),
     scheduler=st.sampled_from(["asha", "hyperband", "median", "none"]),
     limits=st.tuples(st.none() | st.integers(1, 5), st.none() | st.integers(4, 120)).filter(any),
     seed=st.integers(0, 99),
 )
 def test_whatever_the_rule_no_slot_idles_while_a_cell_has_room(
-    tmp_path_factory, slots, equal, scheduler, limits, seed
+    tmp_path_factory, slots, balance_by, scheduler, limits, seed
 ):
     trials, total = limits
-    if equal != "trials" and total is None:
+    if balance_by != "trials" and total is None:
         return
-    given = {"trials": trials, "epochs_total": total, "equal": equal, "scheduler": scheduler}
+    given = {
+        "trials": trials,
+        "total_epochs": total,
+        "balance_by": balance_by,
+        "scheduler": scheduler,
+    }
     folder = tmp_path_factory.mktemp("sweep")
     machinery = Machinery(folder / "log.jsonl", **given, seed=seed)
     run_slots(machinery, slots, lambda trial, epoch: trial.config["config"]["lr"] * epoch)
-    assert machinery.budget.finished and not machinery.budget.turns()
+    assert machinery.budget.finished and not machinery.budget.next_cells()
     started = Counter((e["method"], e["model"]) for e in ends(folder))
     spent = epochs_by_cell(folder)
     assert trials is None or max(started.values()) <= trials
     assert total is None or sum(spent.values()) <= total
     if trials is not None and total is None:
         assert set(started.values()) == {trials}
-    if equal == "trials" and total is not None and trials is None:
+    if balance_by == "trials" and total is not None and trials is None:
         assert sum(spent.values()) == total
         assert max(started.values()) - min(started.values()) <= 1
 
@@ -190,7 +201,7 @@ def test_time_in_which_no_driver_ran_does_not_count(tmp_path):
     machinery.report(machinery.suggest(), 1, 0.5)
     again = Machinery(tmp_path / "log.jsonl", **given)
     again.clock = 5  # of another session; so long it took to start
-    again.append({**OPENED, "event": "resumed"})
+    again.append({**SWEEP_OPENING, "event": "resumed"})
     again.clock = 25
     assert again.budget.seconds == 80
     again.append({"event": "exhausted", "method": "at", "model": "A", "reason": "so"})

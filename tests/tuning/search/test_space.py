@@ -6,7 +6,7 @@ import pytest
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
-from kdtune.tuning.search.space import describe, load_space, load_spaces
+from kdtune.tuning.search.space import describe_space, load_space, load_spaces
 
 
 @pytest.fixture
@@ -22,11 +22,11 @@ def write(tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_a_space_with_sources_and_its_defaults_first(method):
     space = load_spaces()[method]
-    assert len(space.source.splitlines()) > 3
+    assert len(space.docstring.splitlines()) > 3
     defaults = TrainConfig(method=method).model_dump()
-    assert all(defaults[key] == value for key, value in space.start[0].items())
-    assert set(space.start[0]) == set(space.distributions)
-    assert describe(space).startswith(method)
+    assert all(defaults[key] == value for key, value in space.start_points[0].items())
+    assert set(space.start_points[0]) == set(space.distributions)
+    assert describe_space(space).startswith(method)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -34,24 +34,26 @@ def test_a_space_gives_legal_settings(method):
     space = load_spaces()[method]
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(50):
-        _, settings = space.ask(study)
-        TrainConfig.check({"method": method, **settings})
+        _, settings = space.ask_study(study)
+        TrainConfig.parse({"method": method, **settings})
 
 
 def test_a_space_of_ones_own_takes_the_place_of_ours(write):
     path = write("METHOD='at'; SPACE={'lr': tune.uniform(0.1, 0.2), 'beta': 5.0}; START=[]")
     space = load_spaces((str(path),))["at"]
-    trial, settings = space.ask(optuna.create_study())
+    trial, settings = space.ask_study(optuna.create_study())
     assert set(trial.params) == {"lr"} and settings == {"lr": trial.params["lr"], "beta": 5.0}
     assert 0.1 <= settings["lr"] <= 0.2
 
 
 def test_a_setting_that_is_fixed_is_searched_no_longer():
-    space = load_spaces()["at"].fix({"lr": 0.2, "batch_size": 8})
-    trial, settings = space.ask(optuna.create_study())
+    space = load_spaces()["at"].with_constants({"lr": 0.2, "batch_size": 8})
+    trial, settings = space.ask_study(optuna.create_study())
     assert (settings["lr"], settings["batch_size"]) == (0.2, 8)
     assert set(trial.params) == {"weight_decay", "temperature", "alpha", "beta"}
-    assert space.start == [{"weight_decay": 5e-4, "temperature": 4.0, "alpha": 0.0, "beta": 1e3}]
+    assert space.start_points == [
+        {"weight_decay": 5e-4, "temperature": 4.0, "alpha": 0.0, "beta": 1e3}
+    ]
 
 
 def test_a_conditional_space(write):
@@ -66,12 +68,12 @@ def test_a_conditional_space(write):
     )
     space = load_space(path)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    seen = [space.ask(study)[1] for _ in range(20)]
+    seen = [space.ask_study(study)[1] for _ in range(20)]
     assert {("temperature" in s, s["alpha"] > 0) for s in seen} == {(True, True), (False, False)}
     assert all(s["lr"] == 0.5 for s in seen)
-    assert space.fix({"batch_size": 8}).ask(study)[1]["batch_size"] == 8
+    assert space.with_constants({"batch_size": 8}).ask_study(study)[1]["batch_size"] == 8
     with pytest.raises(UserError, match="searches 'alpha' by itself; fix it there"):
-        space.fix({"alpha": 2.0})
+        space.with_constants({"alpha": 2.0})
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdtune.tuning.search.stopping import Cut, Stopping, rung_epochs
+from kdtune.tuning.search.stopping import EarlyStopping, Threshold, rung_epochs
 
 
 def judge(stopping, *bests, epoch, cell=("at", "A")):
@@ -10,61 +10,61 @@ def judge(stopping, *bests, epoch, cell=("at", "A")):
     cuts = []
     for number, best in enumerate(bests):
         about = {"method": cell[0], "model": cell[1], "trial_id": f"{cell}-{number}"}
-        if about["trial_id"] not in stopping.bracket:
+        if about["trial_id"] not in stopping.bracket_of:
             stopping.fold({"event": "asked", **about})
         figures = {"epoch": epoch, "best_validation_accuracy": best}
         stopping.fold({"event": "epoch", **about, **figures})
-        cuts.append(stopping.cuts[about["trial_id"]])
+        cuts.append(stopping.missed_thresholds[about["trial_id"]])
     return cuts
 
 
 def test_asha_compares_with_those_that_were_there_before():
-    stopping = Stopping("asha", 8, 2, 2)
+    stopping = EarlyStopping("asha", 8, 2, 2)
     assert judge(stopping, 0.1, 0.9, epoch=1) == [None, None]  # no rung
     cuts = judge(stopping, 0.5, 0.7, 0.55, 0.6, epoch=2)
     assert cuts[:2] == [None, None] and cuts[3] is None  # 0.6 is above the median of the three
-    assert cuts[2] == Cut(2, pytest.approx(0.6), 2)
+    assert cuts[2] == Threshold(2, pytest.approx(0.6), 2)
     assert judge(stopping, 0.6, 0.6, epoch=4) == [None, None]  # equal is not below
     assert judge(stopping, 0.1, 0.0, epoch=8) == [None, None]  # the end is no rung
 
 
 def test_cells_do_not_know_of_each_other():
-    stopping = Stopping("asha", 8, 1, 2)
+    stopping = EarlyStopping("asha", 8, 1, 2)
     assert judge(stopping, 0.9, 0.8, epoch=1)[1] is not None
     assert judge(stopping, 0.1, 0.2, epoch=1, cell=("kd", "A")) == [None, None]
 
 
 def test_one_in_so_many_goes_on():
-    stopping = Stopping("asha", 100, 1, 4)
+    stopping = EarlyStopping("asha", 100, 1, 4)
     rising = judge(stopping, *[n / 100 for n in range(80)], epoch=1)
     assert rising == [None] * 80  # each is the best so far
-    stopping = Stopping("asha", 100, 1, 4)
+    stopping = EarlyStopping("asha", 100, 1, 4)
     shuffled = [(37 * n % 81) / 81 for n in range(81)]
     kept = sum(cut is None for cut in judge(stopping, *shuffled, epoch=1))
     assert 0.2 * 81 < kept < 0.35 * 81
 
 
 def test_a_trial_that_reports_an_epoch_again_is_not_compared_with_itself():
-    stopping = Stopping("asha", 8, 1, 2)
+    stopping = EarlyStopping("asha", 8, 1, 2)
     judge(stopping, 0.5, epoch=1)
     assert judge(stopping, 0.4, epoch=1) == [None]
 
 
 def test_median_judges_after_every_epoch_and_waits_for_others():
-    stopping = Stopping("median", 6, 2, 2)
+    stopping = EarlyStopping("median", 6, 2, 2)
     assert judge(stopping, 0.5, 0.6, 0.7, 0.8, 0.1, epoch=1) == [None] * 5
     assert judge(stopping, 0.5, 0.6, 0.7, 0.8, 0.64, epoch=3) == [
         *[None] * 4,
-        Cut(3, pytest.approx(0.65), 4),
+        Threshold(3, pytest.approx(0.65), 4),
     ]
 
 
 def test_none_stops_nobody():
-    assert judge(Stopping("none", 6, 1, 2), 0.9, 0.8, 0.0, epoch=1) == [None] * 3
+    assert judge(EarlyStopping("none", 6, 1, 2), 0.9, 0.8, 0.0, epoch=1) == [None] * 3
 
 
 def test_hyperband_gives_brackets_the_same_epochs():
-    stopping = Stopping("hyperband", 8, 2, 2)
+    stopping = EarlyStopping("hyperband", 8, 2, 2)
     assert stopping.brackets == [(2, 4), (4,), ()]
     spent = [0, 0, 0]
     for number in range(60):
@@ -73,18 +73,18 @@ def test_hyperband_gives_brackets_the_same_epochs():
         for epoch in range(1, 9):
             figures = {"epoch": epoch, "best_validation_accuracy": (37 * number % 61) / 61}
             stopping.fold({"event": "epoch", **about, **figures})
-            spent[stopping.bracket[str(number)]] += 1
-            if stopping.cuts[str(number)]:
+            spent[stopping.bracket_of[str(number)]] += 1
+            if stopping.missed_thresholds[str(number)]:
                 break
     assert max(spent) - min(spent) <= 8
 
 
 def test_what_an_earlier_sweep_saw_counts():
-    stopping = Stopping("asha", 8, 1, 2)
+    stopping = EarlyStopping("asha", 8, 1, 2)
     observations = [{"trial_id": "old", "best_validation_accuracies": [0.5, 0.6]}]
     about = {"event": "warm_start", "method": "at", "model": "A"}
     stopping.fold({**about, "observations": observations})
-    assert judge(stopping, 0.4, epoch=1) == [Cut(1, 0.5, 1)]
+    assert judge(stopping, 0.4, epoch=1) == [Threshold(1, 0.5, 1)]
 
 
 @pytest.mark.parametrize(
@@ -110,4 +110,4 @@ def test_rungs_are_before_the_end(given, rungs):
     ],
 )
 def test_a_rule_says_what_it_does(scheduler, said):
-    assert Stopping(scheduler, 8, 2, 2).describe().startswith(said)
+    assert EarlyStopping(scheduler, 8, 2, 2).describe_rule().startswith(said)

@@ -3,17 +3,28 @@
 from collections import Counter
 
 import pytest
-from machinery import Machinery, sweep_config
 from optuna.trial import TrialState
+from sweep_harness import SweepHarness, sweep_config
 
-from kdtune.log.events import Log
+from kdtune.log.events import EventLog
 from kdtune.log.folder import SweepFolder
-from kdtune.tuning.search.samplers import AUTO, GRID, STATEFUL, STATELESS
+from kdtune.tuning.search.samplers import (
+    AUTO_SAMPLER,
+    GRID_SAMPLER,
+    STATEFUL_SAMPLERS,
+    STATELESS_SAMPLERS,
+)
 from kdtune.tuning.search.space import load_space, load_spaces
-from kdtune.tuning.search.studies import Studies
-from kdtune.tuning.trials.trainable import OUTCOME
+from kdtune.tuning.search.studies import CellStudies
+from kdtune.tuning.trials.trainable import OUTCOME_KEY
 
-SAMPLERS = [AUTO, *STATELESS, *STATEFUL, GRID, "optuna.samplers.NSGAIISampler"]
+SAMPLERS = [
+    AUTO_SAMPLER,
+    *STATELESS_SAMPLERS,
+    *STATEFUL_SAMPLERS,
+    GRID_SAMPLER,
+    "optuna.samplers.NSGAIISampler",
+]
 
 
 def snapshot(machinery):
@@ -27,13 +38,13 @@ def snapshot(machinery):
 
 @pytest.fixture
 def finished(tmp_path):
-    machinery = Machinery(tmp_path / "log.jsonl")
+    machinery = SweepHarness(tmp_path / "log.jsonl")
     machinery.run()
     return machinery
 
 
 def asked_of(folder):
-    return [e for e in SweepFolder(folder).events() if e["event"] == "asked"]
+    return [e for e in SweepFolder(folder).load_events() if e["event"] == "asked"]
 
 
 def write_space(folder, text):
@@ -45,19 +56,19 @@ def write_space(folder, text):
 
 def test_start_points_come_first(finished, tmp_path):
     for (method, _), study in finished.studies.by_cell.items():
-        start = load_spaces()[method].start
+        start = load_spaces()[method].start_points
         assert [t.params for t in study.trials[: len(start)]] == start
     origins = Counter((e["number"] < 2, e["origin"]) for e in asked_of(tmp_path))
     assert set(origins) == {(True, "start"), (False, "sampler")}
 
 
 def test_a_sampler_is_told_what_a_trial_would_have_reached():
-    studies = Studies(sweep_config(methods="at", models="A"), load_spaces())
+    studies = CellStudies(sweep_config(methods="at", models="A"), load_spaces())
     cell = {"method": "at", "model": "A"}
 
     def told(state, *bests):
         about = {**cell, "trial_id": f"at-{len(studies.by_cell['at', 'A'].trials)}"}
-        studies.ask(("at", "A"), about["trial_id"])
+        studies.propose(("at", "A"), about["trial_id"])
         for epoch, best in enumerate(bests, start=1):
             best = {"epoch": epoch, "best_validation_accuracy": best}
             studies.fold({"event": "epoch", **about, **best})
@@ -81,24 +92,24 @@ def test_a_sampler_is_told_what_a_trial_would_have_reached():
 def test_a_suggestion_depends_on_the_history_alone(tmp_path, sampler, lines):
     trials = 8 if sampler != "cmaes" else 20  # so that it has a generation behind it
     given = {"sampler": sampler, "trials": trials, "methods": "at", "scheduler": "none"}
-    whole = Machinery(tmp_path / "log.jsonl", **given)
+    whole = SweepHarness(tmp_path / "log.jsonl", **given)
     whole.run()
     written = (tmp_path / "log.jsonl").read_text().splitlines(keepends=True)
     cut = max(i for i, line in enumerate(written[:lines]) if '"ended"' in line) + 1
     (tmp_path / "cut.jsonl").write_text("".join(written[:cut]))
-    again = Machinery(tmp_path / "cut.jsonl", **given)
+    again = SweepHarness(tmp_path / "cut.jsonl", **given)
     again.run()
     assert snapshot(again) == snapshot(whole)
 
 
 def test_studies_built_from_the_log_are_those_that_lived(finished, tmp_path):
-    assert snapshot(Machinery(tmp_path / "log.jsonl")) == snapshot(finished)
+    assert snapshot(SweepHarness(tmp_path / "log.jsonl")) == snapshot(finished)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_seeds_differ_between_sweeps_and_cells(tmp_path, sampler):
     sweeps = [
-        Machinery(tmp_path / f"{seed}.jsonl", seed=seed, sampler=sampler, trials=3)
+        SweepHarness(tmp_path / f"{seed}.jsonl", seed=seed, sampler=sampler, trials=3)
         for seed in (1, 2)
     ]
     for sweep in sweeps:
@@ -116,8 +127,8 @@ def test_the_log_alone_rebuilds_studies_whatever_became_of_the_search_spaces(fin
         def __missing__(self, method):
             return load_spaces()["student"]
 
-    again = Studies(sweep_config(), Lost())
-    with Log(tmp_path / "log.jsonl", [again.fold]):
+    again = CellStudies(sweep_config(), Lost())
+    with EventLog(tmp_path / "log.jsonl", [again.fold]):
         pass
     for cell, study in finished.studies.by_cell.items():
         for old, new in zip(study.trials, again.by_cell[cell].trials, strict=True):
@@ -128,15 +139,15 @@ def test_the_log_alone_rebuilds_studies_whatever_became_of_the_search_spaces(fin
 
 def test_diverged_and_crashed_trials_end_and_nothing_stays_running(tmp_path):
     given = {"trials": 1, "methods": "at", "models": "A,B,C", "max_restarts": 0}
-    machinery = Machinery(tmp_path / "log.jsonl", **given)
+    machinery = SweepHarness(tmp_path / "log.jsonl", **given)
     trials = [machinery.suggest() for _ in "ABC"]
     machinery.report(trials[0], 1, 0.5)
     for trial, outcome in zip(trials, ("diverged", "crashed"), strict=False):
-        result = {OUTCOME: outcome, "reason": "so"}
-        assert machinery.schedule.on_trial_result(None, trial, result) == "STOP"
-    machinery.schedule.on_trial_error(None, trials[2])
-    machinery.schedule.on_trial_error(None, trials[2])  # of a trial that has ended
-    ends = [e for e in SweepFolder(tmp_path).events() if e["event"] == "ended"]
+        result = {OUTCOME_KEY: outcome, "reason": "so"}
+        assert machinery.scheduler.on_trial_result(None, trial, result) == "STOP"
+    machinery.scheduler.on_trial_error(None, trials[2])
+    machinery.scheduler.on_trial_error(None, trials[2])  # of a trial that has ended
+    ends = [e for e in SweepFolder(tmp_path).load_events() if e["event"] == "ended"]
     assert [(e["state"], e["reason"]) for e in ends] == [
         ("diverged", "so"),
         ("crashed", "so"),
@@ -153,22 +164,24 @@ SMALL = "METHOD='at'; SPACE={'lr': tune.choice([0.1, 0.2, 0.3])}; START=[{'lr': 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "qmc"])
 def test_no_point_is_trained_twice_and_a_cell_ends_with_its_space(tmp_path, sampler):
     spaces = write_space(tmp_path, SMALL)
-    machinery = Machinery(tmp_path / "log.jsonl", spaces, sampler=sampler, models="A")
+    machinery = SweepHarness(tmp_path / "log.jsonl", spaces, sampler=sampler, models="A")
     machinery.run()
     tried = [e["parameters"]["lr"] for e in asked_of(tmp_path) if e["method"] == "at"]
     assert tried[0] == 0.2 and sorted(tried) == [0.1, 0.2, 0.3]
-    events = SweepFolder(tmp_path).events()
+    events = SweepFolder(tmp_path).load_events()
     [exhausted] = [e for e in events if e["event"] == "exhausted"]
     assert exhausted["method"] == "at" and "no point that was not tried" in exhausted["reason"]
     assert sum(e["method"] == "kd" for e in asked_of(tmp_path)) == 6  # the others go on
     assert machinery.budget.finished
-    again = Machinery(tmp_path / "log.jsonl", spaces, sampler=sampler, models="A")
+    again = SweepHarness(tmp_path / "log.jsonl", spaces, sampler=sampler, models="A")
     assert snapshot(again) == snapshot(machinery)
 
 
 def test_repeats_are_trained_if_asked_for(tmp_path):
     spaces = write_space(tmp_path, SMALL)
-    machinery = Machinery(tmp_path / "log.jsonl", spaces, methods="at", models="A", repeats=True)
+    machinery = SweepHarness(
+        tmp_path / "log.jsonl", spaces, methods="at", models="A", allow_duplicates=True
+    )
     machinery.run()
     assert len(asked_of(tmp_path)) == 6
 
@@ -182,18 +195,18 @@ def test_a_conditional_space_is_searched(tmp_path):
         "        trial.suggest_float('temperature', 1, 10)\n"
         "    trial.suggest_float('lr', 1e-3, 0.3, log=True)",
     )
-    machinery = Machinery(tmp_path / "log.jsonl", spaces, methods="kd", models="A", trials=30)
+    machinery = SweepHarness(tmp_path / "log.jsonl", spaces, methods="kd", models="A", trials=30)
     machinery.run()
     parameters = [e["parameters"] for e in asked_of(tmp_path)]
     assert {("temperature" in p, p["alpha"]) for p in parameters} == {(True, 1.0), (False, 0.0)}
     assert snapshot(
-        Machinery(tmp_path / "log.jsonl", spaces, methods="kd", models="A", trials=30)
+        SweepHarness(tmp_path / "log.jsonl", spaces, methods="kd", models="A", trials=30)
     ) == snapshot(machinery)
 
 
 def test_a_grid_goes_on_with_what_it_lacks_when_there_are_more_trials(tmp_path):
-    given = {"methods": "kd", "models": "A", "sampler": GRID}
-    Machinery(tmp_path / "log.jsonl", trials=4, **given).run()
-    Machinery(tmp_path / "log.jsonl", trials=81, **given).run()  # three values each, not two
+    given = {"methods": "kd", "models": "A", "sampler": GRID_SAMPLER}
+    SweepHarness(tmp_path / "log.jsonl", trials=4, **given).run()
+    SweepHarness(tmp_path / "log.jsonl", trials=81, **given).run()  # three values each, not two
     points = [str(sorted(e["parameters"].items())) for e in asked_of(tmp_path)]
     assert len(points) == len(set(points)) == 81

@@ -4,14 +4,14 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from machinery import OPENED as ANY_OPENED
-from machinery import Machinery
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
+from sweep_harness import SWEEP_OPENING as ANY_OPENED
+from sweep_harness import SweepHarness
 
 from kdtune.log.folder import SweepFolder
 from kdtune.tuning.search.space import load_spaces
-from kdtune.tuning.search.warm_start import warm_start
+from kdtune.tuning.search.warm_start import make_warm_start_events
 
 OPENED = {
     **ANY_OPENED,
@@ -22,22 +22,22 @@ SPACES = load_spaces()
 
 
 def configure(cell, number, settings):
-    config = Machinery.configure(cell, number, settings)
+    config = SweepHarness.configure_trial(cell, number, settings)
     return config.model_copy(update={"teacher_model": "teacher.pth"})
 
 
 @pytest.fixture
 def old(tmp_path):
     """A sweep of at and kd on the student A."""
-    machinery = Machinery(tmp_path / "log.jsonl", models="A")
-    machinery.decisions.configure = configure
+    machinery = SweepHarness(tmp_path / "log.jsonl", models="A")
+    machinery.policy.configure_trial = configure
     machinery.append(OPENED)
     machinery.run()
     return str(tmp_path)
 
 
 def learn(path, cell, opened=OPENED, spaces=SPACES, configure=configure):
-    [event] = warm_start(path, spaces, [cell], opened, configure)
+    [event] = make_warm_start_events(path, spaces, [cell], opened, configure)
     return event
 
 
@@ -46,42 +46,42 @@ def test_where_all_is_the_same_its_trials_are_observations(old, tmp_path_factory
     assert len(event["observations"]) == 6 and event["start"] == []
     assert event["reason"] == f"6 observations of {old}: all is the same"
     folder = tmp_path_factory.mktemp("new")
-    new = Machinery(folder / "log.jsonl", models="A")
+    new = SweepHarness(folder / "log.jsonl", models="A")
     new.append(event)
     before = new.studies.by_cell["at", "A"].trials
-    past = Machinery(Path(old) / "log.jsonl", models="A").studies.by_cell["at", "A"].trials
+    past = SweepHarness(Path(old) / "log.jsonl", models="A").studies.by_cell["at", "A"].trials
     assert [(t.params, t.value, t.state) for t in before] == [
         (t.params, t.value, t.state) for t in past
     ]
     new.run()
-    asked = [e for e in SweepFolder(folder).events() if e["event"] == "asked"]
+    asked = [e for e in SweepFolder(folder).load_events() if e["event"] == "asked"]
     own = [e for e in asked if e["method"] == "at"]
     assert len(own) == 6  # besides those that were learned
     assert {e["origin"] for e in own} == {"sampler"}  # START was tried then
     assert not {str(e["parameters"]) for e in own} & {str(t.params) for t in past}
-    again = Machinery(folder / "log.jsonl", models="A").studies.by_cell["at", "A"]
+    again = SweepHarness(folder / "log.jsonl", models="A").studies.by_cell["at", "A"]
     lived = new.studies.by_cell["at", "A"].trials
     assert [t.params for t in again.trials] == [t.params for t in lived if t.user_attrs]
 
 
 def test_diverged_trials_are_observations_and_those_without_an_epoch_are_not(tmp_path):
     limits = {"trials": 3, "time_budget": 9}
-    machinery = Machinery(tmp_path / "log.jsonl", models="A", methods="at", **limits)
-    machinery.decisions.configure = configure
+    machinery = SweepHarness(tmp_path / "log.jsonl", models="A", methods="at", **limits)
+    machinery.policy.configure_trial = configure
     machinery.append(OPENED)
     for outcome in ("diverged", "crashed"):
         trial = machinery.suggest()
         result = {"outcome": outcome, "reason": "so"}
-        machinery.schedule.on_trial_result(None, trial, result)
+        machinery.scheduler.on_trial_result(None, trial, result)
     trial, machinery.clock = machinery.suggest(), 10
-    machinery.schedule.on_trial_result(
-        None, trial, {"note": '{"state": "built", "kind": "pixels", "what": "it"}'}
+    machinery.scheduler.on_trial_result(
+        None, trial, {"cache_event": '{"state": "built", "kind": "pixels", "what": "it"}'}
     )
-    assert SweepFolder(tmp_path).events()[-1]["state"] == "stopped"
+    assert SweepFolder(tmp_path).load_events()[-1]["state"] == "stopped"
     assert learn(str(tmp_path), ("at", "B"))["start"] == []
     [seen] = learn(str(tmp_path), ("at", "A"))["observations"]
     assert seen["state"] == "diverged"
-    new = Machinery(tmp_path / "new.jsonl", models="A")
+    new = SweepHarness(tmp_path / "new.jsonl", models="A")
     new.append(learn(str(tmp_path), ("at", "A")))
     [trial] = new.studies.by_cell["at", "A"].trials
     assert trial.state == TrialState.COMPLETE and trial.value == 0.0
@@ -93,10 +93,13 @@ def test_diverged_trials_are_observations_and_those_without_an_epoch_are_not(tmp
         ({"opened": {**OPENED, "data": {"fingerprint": "x"}}}, "its data are others"),
         ({"opened": {**OPENED, "teacher": {"sha256": "x"}}}, "its teacher is another"),
         (
-            {"spaces": {**SPACES, "at": SPACES["at"].fix({"momentum": 0.5})}},
+            {"spaces": {**SPACES, "at": SPACES["at"].with_constants({"momentum": 0.5})}},
             "momentum 0.9 there, 0.5 here",
         ),
-        ({"spaces": {**SPACES, "at": SPACES["at"].fix({"beta": 5.0})}}, "space is another"),
+        (
+            {"spaces": {**SPACES, "at": SPACES["at"].with_constants({"beta": 5.0})}},
+            "space is another",
+        ),
         (
             {"configure": lambda *a: configure(*a).model_copy(update={"epochs": 7})},
             "epochs 50 there, 7 here",
@@ -107,10 +110,10 @@ def test_where_something_differs_the_best_points_are_start_points(old, change, r
     event = learn(old, ("at", "A"), **change)
     assert event["observations"] == [] and reason in event["reason"]
     trials = [
-        e for e in SweepFolder(old).events() if e["event"] == "ended" and e["method"] == "at"
+        e for e in SweepFolder(old).load_events() if e["event"] == "ended" and e["method"] == "at"
     ]
     best = max(trials, key=lambda e: e["best_validation_accuracy"])["trial_id"]
-    asked = {e["trial_id"]: e for e in SweepFolder(old).events() if e["event"] == "asked"}
+    asked = {e["trial_id"]: e for e in SweepFolder(old).load_events() if e["event"] == "asked"}
     first = {k: v for k, v in asked[best]["parameters"].items() if k in event["start"][0]}
     assert event["start"][0] == first and len(event["start"]) == 3
 
@@ -118,11 +121,11 @@ def test_where_something_differs_the_best_points_are_start_points(old, change, r
 def test_another_student_starts_with_the_methods_best_points(old, tmp_path_factory):
     event = learn(old, ("at", "B"))
     assert len(event["start"]) == 3 and "it has no trials of at-B" in event["reason"]
-    new = Machinery(tmp_path_factory.mktemp("new") / "log.jsonl", models="B", methods="at")
+    new = SweepHarness(tmp_path_factory.mktemp("new") / "log.jsonl", models="B", methods="at")
     new.append(event)
     new.run()
     tried = [t.params for t in new.studies.by_cell["at", "B"].trials]
-    assert [p for p in event["start"] if p not in SPACES["at"].start] == [
+    assert [p for p in event["start"] if p not in SPACES["at"].start_points] == [
         p for p in tried[2:5] if p in event["start"]
     ]
 
@@ -135,6 +138,6 @@ def test_a_method_that_was_not_there_teaches_nothing(old):
 
 def test_points_outside_the_new_space_are_no_start_points(old, tmp_path):
     narrow = dataclasses.replace(
-        SPACES["at"], distributions={"lr": FloatDistribution(0.5, 0.6)}, start=[]
+        SPACES["at"], distributions={"lr": FloatDistribution(0.5, 0.6)}, start_points=[]
     )
     assert learn(old, ("at", "A"), spaces={"at": narrow})["start"] == []

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtune.tuning.trials.cache_plan import ROOM, plan_views
+from kdtune.tuning.trials.cache_plan import PLANNED_CACHE_SHARE, plan_cache
 
 TARGETS = {
     "kd": {"logits": 10},
@@ -13,7 +13,7 @@ TARGETS = {
 
 
 def plan(limit, plain=True, augmented=False, targets=TARGETS, epochs=10):
-    return plan_views(limit / ROOM, 100, 120, targets, plain, augmented, epochs)
+    return plan_cache(limit / PLANNED_CACHE_SHARE, 100, 120, targets, plain, augmented, epochs)
 
 
 def test_without_augmentation_one_view_of_all():
@@ -66,7 +66,7 @@ def test_where_no_view_fits_all_run_live():
 def test_the_advice_is_enough_and_hardly_more():
     large = {m: {k: v * 10**9 for k, v in t.items()} for m, t in TARGETS.items()}
     for enough, count in ((589.474, 3), (589.473, 2)):
-        kept = plan_views(enough * 1e9, 100, 120, large, True, False, 10)
+        kept = plan_cache(enough * 1e9, 100, 120, large, True, False, 10)
         assert len(kept.methods) == count
 
 

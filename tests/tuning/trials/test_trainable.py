@@ -6,26 +6,32 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from machinery import EPOCHS, Machinery
 from small_runs import small_config
+from sweep_harness import EPOCHS, SweepHarness
 
 from kdtune.log.folder import SweepFolder
-from kdtune.tuning.cluster.placement import Need, Slots
+from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import LivingNodes, run_trials
 from kdtune.tuning.trials import trainable
-from kdtune.tuning.trials.trainable import NODE, NOTE, OUTCOME, TrialProcess, trial_results
+from kdtune.tuning.trials.trainable import (
+    CACHE_EVENT_KEY,
+    NODE_KEY,
+    OUTCOME_KEY,
+    TrialProcess,
+    run_trial,
+)
 
 
 def settings_of(config):
-    return {"trial_id": "x", "config": config.model_dump(), "place": {"threads": 1}}
+    return {"trial_id": "x", "config": config.model_dump(), "allocation": {"threads": 1}}
 
 
 def test_a_trial_gives_its_epochs_and_what_it_built(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path))
-    trainable._views.cache_clear()  # what earlier tests opened in this process
+    trainable._open_decoded.cache_clear()  # what earlier tests opened in this process
     config = small_config(folder, method="student")
-    results = list(trial_results(config.model_dump(), ()))
-    notes = [json.loads(r[NOTE]) for r in results if NOTE in r]
+    results = list(run_trial(config.model_dump(), ()))
+    notes = [json.loads(r[CACHE_EVENT_KEY]) for r in results if CACHE_EVENT_KEY in r]
     assert [n["state"] for n in notes] == ["building", "built"] * 2
     assert [r["epoch"] for r in results[len(notes) :]] == [1, 2]
 
@@ -39,8 +45,8 @@ def test_a_trial_gives_its_epochs_and_what_it_built(folder, tmp_path, monkeypatc
 )
 def test_a_trial_that_fails_says_how(folder, settings, outcome, reason):
     config = small_config(folder, **{"method": "student", **settings})
-    *_, last = trial_results(config.model_dump(), ())
-    assert last[OUTCOME] == outcome and reason in last["reason"] and "\n" not in last["reason"]
+    *_, last = run_trial(config.model_dump(), ())
+    assert last[OUTCOME_KEY] == outcome and reason in last["reason"] and "\n" not in last["reason"]
 
 
 def test_a_process_goes_from_trial_to_trial_with_the_same_numbers(folder, monkeypatch):
@@ -54,7 +60,7 @@ def test_a_process_goes_from_trial_to_trial_with_the_same_numbers(folder, monkey
     monkeypatch.setattr("ray.get_runtime_context", lambda: context)
 
     def first_epoch(process):
-        while NOTE in (result := process.step()) or NODE in result:
+        while CACHE_EVENT_KEY in (result := process.step()) or NODE_KEY in result:
             pass
         return {k: v for k, v in result.items() if k != "seconds"}
 
@@ -78,7 +84,7 @@ def test_a_trial_that_is_slow_to_end_harms_nobody(ray_session, tmp_path):
     class SlowToEnd(TrialProcess):
         """It takes longer than Ray Tune waits for functions, and complains at the end."""
 
-        def results(self, trial_id, config):
+        def iter_results(self, trial_id, config):
             try:
                 for epoch in range(1, epochs + 1):
                     yield {
@@ -89,11 +95,11 @@ def test_a_trial_that_is_slow_to_end_harms_nobody(ray_session, tmp_path):
                 time.sleep(2.5)
                 raise OSError("a worker would not go")
 
-    slots = Slots({"A": Need(), "B": Need()}, LivingNodes())
+    slots = Slots({"A": ResourceRequest(), "B": ResourceRequest()}, LivingNodes())
     given = {"methods": "kd", "trials": 2, "sampler": "random"}
-    machinery = Machinery(tmp_path / "log.jsonl", slots=slots, **given)
-    run_trials(SlowToEnd, machinery.queue, machinery.schedule, machinery.decisions.watch)
-    events = SweepFolder(tmp_path).events()
+    machinery = SweepHarness(tmp_path / "log.jsonl", slots=slots, **given)
+    run_trials(SlowToEnd, machinery.searcher, machinery.scheduler, machinery.policy.watchdog)
+    events = SweepFolder(tmp_path).load_events()
     ends = [e["state"] for e in events if e["event"] == "ended"]
     assert len(ends) == 4 and set(ends) <= {"finished", "stopped"}
     assert machinery.budget.finished

@@ -5,21 +5,25 @@ A section without data is one sentence that says why, and what would add it.
 
 from collections.abc import Callable
 
-from kdtune.reports.loaded_sweep import Sweep
+from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import Block
-from kdtune.reports.page.sections.failures import failures
-from kdtune.reports.page.sections.reading import reading
-from kdtune.reports.page.sections.search import search
-from kdtune.reports.page.sections.settings import settings
-from kdtune.reports.page.sections.ship import ship
-from kdtune.reports.page.sections.stopping import stopping
+from kdtune.reports.page.sections.failures import failures_section
+from kdtune.reports.page.sections.reading import reading_section
+from kdtune.reports.page.sections.search import search_section
+from kdtune.reports.page.sections.settings import settings_section
+from kdtune.reports.page.sections.ship import accuracy_vs_cost_section
+from kdtune.reports.page.sections.stopping import stopping_section
 
-SECTIONS: dict[str, tuple[str, str, Callable[[Sweep], list[Block]]]] = {
-    "ship": ("What to ship", "Which student and method fit my speed limit?", ship),
-    "search": ("Search", "Was the search fair and long enough?", search),
-    "settings": ("Settings", "Which settings matter, and do they carry over?", settings),
-    "stopping": ("Early stopping", "Could the rungs be trusted?", stopping),
-    "failures": ("Failures", "What failed?", failures),
-    "reading": ("How to read this", "What do the numbers cover?", reading),
+SECTIONS: dict[str, tuple[str, str, Callable[[LoadedSweep], list[Block]]]] = {
+    "ship": (
+        "What to ship",
+        "Which student and method fit my speed limit?",
+        accuracy_vs_cost_section,
+    ),
+    "search": ("Search", "Was the search fair and long enough?", search_section),
+    "settings": ("Settings", "Which settings matter, and do they carry over?", settings_section),
+    "stopping": ("Early stopping", "Could the rungs be trusted?", stopping_section),
+    "failures": ("Failures", "What failed?", failures_section),
+    "reading": ("How to read this", "What do the numbers cover?", reading_section),
 }
 """Heading, question and content of the sections after verdict and leaderboard, by anchor."""

@@ -1,62 +1,73 @@
 """The section on failed trials."""
 
-from kdtune.reports.loaded_sweep import Sweep
-from kdtune.reports.page.blocks import Block, Grid, Picture, Words, each, texts
+from kdtune.reports.loaded_sweep import LoadedSweep
+from kdtune.reports.page.blocks import (
+    Block,
+    FigureBlock,
+    Paragraph,
+    TableBlock,
+    format_each,
+    to_texts,
+)
 from kdtune.reports.page.figures import (
-    outcomes_figure,
+    plot_outcomes,
 )
 from kdtune.reports.tables.failures import diverged_settings, errors_table
 from kdtune.reports.tables.figure_data import (
-    outcomes,
+    count_outcomes,
 )
 from kdtune.reports.tables.notes import (
-    NOT_BEGUN,
+    NO_TRIAL_NOTE,
     bad_images_note,
 )
-from kdtune.reports.tables.sentences import name_of
+from kdtune.reports.tables.sentences import display_name
 
 
-def failures(sweep: Sweep) -> list[Block]:
+def failures_section(sweep: LoadedSweep) -> list[Block]:
     """How trials ended, the most frequent errors, and the settings of what diverged."""
-    board = sweep.tables.leaderboard
-    if board.empty:
-        return [Words(NOT_BEGUN, "missing", "failures")]
-    counts = outcomes(board)
+    leaderboard = sweep.tables.leaderboard
+    if leaderboard.empty:
+        return [Paragraph(NO_TRIAL_NOTE, "missing", "failures")]
+    counts = count_outcomes(leaderboard)
     diverged, crashed = int(counts["diverged"].sum()), int(counts["crashed"].sum())
-    total = int(board["trials_started"].sum())
+    total = int(leaderboard["trials_started"].sum())
     caption = f"{diverged + crashed} of {total} trials failed"
     caption += f": {diverged} diverged, {crashed} crashed." if diverged + crashed else "."
-    blocks: list[Block] = [Picture("failures", outcomes_figure(counts), caption)]
+    blocks: list[Block] = [FigureBlock("failures", plot_outcomes(counts), caption)]
     errors = errors_table(sweep.tables.trials, sweep.tables.runs)
     if len(errors):
         blocks.append(
-            Grid(
+            TableBlock(
                 "The most frequent errors; those that differ in numbers only are counted as one.",
                 {
-                    "status": texts(errors["state"]),
-                    "in words": texts(errors["reason"]),
-                    "trials": each(errors["trials"], "d"),
-                    "confirming runs": each(errors["runs"], "d"),
+                    "status": to_texts(errors["state"]),
+                    "in words": to_texts(errors["reason"]),
+                    "trials": format_each(errors["trials"], "d"),
+                    "confirming runs": format_each(errors["runs"], "d"),
                 },
             )
         )
-    apart = diverged_settings(sweep.tables.trials, sweep.spaces)
-    if len(apart):
+    setting_medians = diverged_settings(sweep.tables.trials, sweep.spaces)
+    if len(setting_medians):
         blocks.append(
-            Grid(
+            TableBlock(
                 "Settings of the trials that diverged, where they are furthest from the others.",
                 {
-                    "method": [name_of(method) for method in apart["method"]],
-                    "setting": texts(apart["hyperparameter"]),
-                    "median of diverged": each(apart["diverged_median"], ".3g"),
-                    "median of the others": each(apart["other_median"], ".3g"),
+                    "method": [display_name(method) for method in setting_medians["method"]],
+                    "setting": to_texts(setting_medians["hyperparameter"]),
+                    "median of diverged": format_each(setting_medians["diverged_median"], ".3g"),
+                    "median of the others": format_each(setting_medians["other_median"], ".3g"),
                 },
             )
         )
     if note := bad_images_note(sweep.events):
-        blocks.append(Words(note))
-        bad = sweep.known["bad_images"].head(20)
+        blocks.append(Paragraph(note))
+        bad_images = sweep.named_tables["bad_images"].head(20)
         blocks.append(
-            Grid("The first of them.", {name: texts(bad[name]) for name in bad}, folded=True)
+            TableBlock(
+                "The first of them.",
+                {name: to_texts(bad_images[name]) for name in bad_images},
+                collapsed=True,
+            )
         )
     return blocks

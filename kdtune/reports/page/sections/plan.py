@@ -3,12 +3,12 @@
 import pandas as pd
 
 from kdtune.log.folder import SweepFolder
-from kdtune.reports.page.blocks import Block, Grid, Words
-from kdtune.reports.tables.plan import _changed, compared, read_plan
-from kdtune.units import duration
+from kdtune.reports.page.blocks import Block, Paragraph, TableBlock
+from kdtune.reports.tables.plan import is_changed_since_plan, plan_vs_actual, read_plan
+from kdtune.units import format_duration
 
 
-def planned(folder: SweepFolder) -> list[Block]:
+def plan_section(folder: SweepFolder) -> list[Block]:
     """What the report says of a plan; nothing without one.
 
     Raises:
@@ -16,27 +16,30 @@ def planned(folder: SweepFolder) -> list[Block]:
     """
     if (plan := read_plan(folder)) is None:
         return []
-    events = folder.events()
-    table = compared(plan, events)
-    so_far = "" if events[-1]["event"] == "complete" else " The sweep is not complete."
-    so_far += " The sweep was changed after the plan." if _changed(events) else ""
-    times = ("wall seconds", "device seconds")
+    events = folder.load_events()
+    comparison = plan_vs_actual(plan, events)
+    remarks = "" if events[-1]["event"] == "complete" else " The sweep is not complete."
+    remarks += " The sweep was changed after the plan." if is_changed_since_plan(events) else ""
+    duration_rows = ("wall seconds", "device seconds")
 
-    def texts(column: str) -> list[str]:
-        pairs = zip(table["what"], table[column], strict=True)
-        return [duration(value) if what in times else f"{value:,.0f}" for what, value in pairs]
+    def format_column(column: str) -> list[str]:
+        pairs = zip(comparison["what"], comparison[column], strict=True)
+        return [
+            format_duration(value) if quantity in duration_rows else f"{value:,.0f}"
+            for quantity, value in pairs
+        ]
 
-    ratios = table["actual_over_planned"]
+    ratios = comparison["actual_over_planned"]
     return [
-        Grid(
+        TableBlock(
             f"The plan that was made before, and what the sweep took with {plan['slots']} slots."
-            f"{so_far}",
+            f"{remarks}",
             {
-                "": [str(what).removesuffix(" seconds") for what in table["what"]],
-                "planned": texts("planned"),
-                "actual": texts("actual"),
+                "": [str(quantity).removesuffix(" seconds") for quantity in comparison["what"]],
+                "planned": format_column("planned"),
+                "actual": format_column("actual"),
                 "actual / planned": ["" if pd.isna(r) else f"{r:.2f}" for r in ratios],
             },
         ),
-        *map(Words, plan["notes"][1:2]),
+        *map(Paragraph, plan["notes"][1:2]),
     ]

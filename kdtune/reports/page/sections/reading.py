@@ -5,13 +5,13 @@ import shlex
 
 import yaml
 
-from kdtune.reports.loaded_sweep import Sweep
-from kdtune.reports.page.blocks import Block, Code, Words
+from kdtune.reports.loaded_sweep import LoadedSweep
+from kdtune.reports.page.blocks import Block, CodeBlock, Paragraph
 from kdtune.reports.tables.notes import (
-    COVERS,
-    test_reads,
+    INTERVAL_NOTE,
+    describe_test_reads,
 )
-from kdtune.reports.tables.sentences import name_of, visible
+from kdtune.reports.tables.sentences import describe_detectable_difference, display_name
 
 VERSIONS = ("kdtune", "python", "torch", "ray", "optuna", "platform")
 
@@ -27,42 +27,50 @@ df        V^2 / ((MS_seed / (n * S))^2 / (S - 1))
 v_search  luck_A^2 + luck_B^2; luck is the standard deviation of the best of B trials drawn anew"""
 
 
-def reading(sweep: Sweep) -> list[Block]:
+def reading_section(sweep: LoadedSweep) -> list[Block]:
     """What the numbers cover, and how to have them again."""
-    board, data = sweep.tables.leaderboard, sweep.opened[0]["data"]
+    leaderboard, data = sweep.tables.leaderboard, sweep.opening_events[0]["data"]
     blocks: list[Block] = [
-        Words(f"{COVERS} It does not cover another split, another teacher or other students."),
-        Words(
+        Paragraph(
+            f"{INTERVAL_NOTE} It does not cover another split, another teacher or other students."
+        ),
+        Paragraph(
             "Settings are chosen on validation images alone. The winner of a search is the "
             "luckiest of many trials; only what was trained again with fresh seeds is a result."
         ),
     ]
     if data.get("test_images"):
-        tested = sweep.tested["test_accuracy_percent"]
+        tested = sweep.tested_cells["test_accuracy_percent"]
         accuracy = min(max(tested.mean() / 100, 0.01), 0.99) if len(tested) else 0.75
-        seeds = int(sweep.pair["seeds"].max()) if len(sweep.pair) else 0
-        models = board["model"].nunique() or 1
-        said = visible(data["test_images"], max(seeds, 3), models, accuracy)
-        blocks.append(Words(f"What this data can show: {said}."))
-    if len(sweep.tested):
-        blocks.append(Words(test_reads(sweep.tables.runs)))
-    blocks.append(Code("The interval", FORMULAS, folded=True))
-    environment = sweep.opened[0].get("environment", {})
+        seeds = int(sweep.main_pair["seeds"].max()) if len(sweep.main_pair) else 0
+        models = leaderboard["model"].nunique() or 1
+        difference_text = describe_detectable_difference(
+            data["test_images"], max(seeds, 3), models, accuracy
+        )
+        blocks.append(Paragraph(f"What this data can show: {difference_text}."))
+    if len(sweep.tested_cells):
+        blocks.append(Paragraph(describe_test_reads(sweep.tables.runs)))
+    blocks.append(CodeBlock("The interval", FORMULAS, collapsed=True))
+    environment = sweep.opening_events[0].get("environment", {})
     versions = ", ".join(f"{n} {environment[n]}" for n in VERSIONS if n in environment)
-    blocks.append(Words(f"Versions: {versions or 'not known'}."))
+    blocks.append(Paragraph(f"Versions: {versions or 'not known'}."))
     commands = [
-        f"kdtune sweep {shlex.quote(str(sweep.folder.sweep))} --name again",
+        f"kdtune sweep {shlex.quote(str(sweep.folder.config_path))} --name again",
         sweep.command("resume"),
         sweep.command("confirm"),
         sweep.command("report"),
         sweep.command("dashboard"),
-        f"tensorboard --logdir {shlex.quote(str(sweep.folder.tensorboard))}",
+        f"tensorboard --logdir {shlex.quote(str(sweep.folder.tensorboard_folder))}",
     ]
     blocks.append(
-        Code("Commands: repeat, go on, confirm, this page, single trials", "\n".join(commands))
+        CodeBlock(
+            "Commands: repeat, go on, confirm, this page, single trials", "\n".join(commands)
+        )
     )
-    for row in board.dropna(subset="configuration").itertuples():
+    for row in leaderboard.dropna(subset="configuration").itertuples():
         text = yaml.safe_dump(json.loads(row.configuration), sort_keys=False, allow_unicode=True)
-        title = f"Configuration of {name_of(row.method)} on {row.model} ({row.trial_id}), as YAML"
-        blocks.append(Code(title, text, folded=True))
+        title = (
+            f"Configuration of {display_name(row.method)} on {row.model} ({row.trial_id}), as YAML"
+        )
+        blocks.append(CodeBlock(title, text, collapsed=True))
     return blocks

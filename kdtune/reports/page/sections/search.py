@@ -2,38 +2,45 @@
 
 import pandas as pd
 
-from kdtune.log.events import STATES
-from kdtune.reports.loaded_sweep import Sweep
-from kdtune.reports.page.blocks import Block, Grid, Picture, Words, each, texts
-from kdtune.reports.page.figures import (
-    search_figure,
+from kdtune.log.events import TRIAL_STATES
+from kdtune.reports.loaded_sweep import LoadedSweep
+from kdtune.reports.page.blocks import (
+    Block,
+    FigureBlock,
+    Paragraph,
+    TableBlock,
+    format_each,
+    to_texts,
 )
-from kdtune.reports.page.sections.plan import planned
+from kdtune.reports.page.figures import (
+    plot_search_curves,
+)
+from kdtune.reports.page.sections.plan import plan_section
 from kdtune.reports.tables.figure_data import (
-    curve_points,
+    search_curve_steps,
 )
 from kdtune.reports.tables.notes import (
-    NOT_BEGUN,
-    unequal_searches,
+    NO_TRIAL_NOTE,
+    unequal_search_notes,
 )
-from kdtune.reports.tables.search_curve import CURVE
-from kdtune.reports.tables.sentences import name_of
+from kdtune.reports.tables.search_curve import SEARCH_CURVE_COLUMNS
+from kdtune.reports.tables.sentences import display_name
 
 
-def search(sweep: Sweep) -> list[Block]:
+def search_section(sweep: LoadedSweep) -> list[Block]:
     """How each search got on, and what it was given."""
-    board = sweep.tables.leaderboard
-    if board.empty:
-        return [Words(NOT_BEGUN, "missing", "search")]
-    curve = sweep.known.get("search_curve", pd.DataFrame(columns=CURVE))
-    points = curve_points(curve)
+    leaderboard = sweep.tables.leaderboard
+    if leaderboard.empty:
+        return [Paragraph(NO_TRIAL_NOTE, "missing", "search")]
+    curve = sweep.named_tables.get("search_curve", pd.DataFrame(columns=SEARCH_CURVE_COLUMNS))
+    points = search_curve_steps(curve)
     blocks: list[Block] = []
     if len(points):
         expected = curve if sweep.config.get("sampler") == "random" else None
-        late = int(board["search_still_improving"].fillna(False).sum())
-        gap = board["optimism_gap_points"].mean()
-        caption = f"{late} of {len(board)} searches still improved in their second half."
-        if board["validation_accuracy_percent"].notna().any():
+        improved = int(leaderboard["search_still_improving"].fillna(False).sum())
+        gap = leaderboard["optimism_gap_points"].mean()
+        caption = f"{improved} of {len(leaderboard)} searches still improved in their second half."
+        if leaderboard["validation_accuracy_percent"].notna().any():
             caption += (
                 " Open marks at the right: what was chosen, trained again with fresh seeds (mean "
                 "± standard deviation)."
@@ -48,35 +55,42 @@ def search(sweep: Sweep) -> list[Block]:
                 )
         if expected is not None:
             caption += " Dotted: what fewer trials would have found on average."
-        blocks.append(Picture("search", search_figure(points, board, expected), caption))
+        blocks.append(
+            FigureBlock("search", plot_search_curves(points, leaderboard, expected), caption)
+        )
     else:
-        why = "No figure: no trial has ended with a score yet."
-        blocks.append(Words(why, "missing", "search"))
-    blocks += map(Words, unequal_searches(board))
-    fixed = [not sweep.spaces.get(method) for method in board["method"]]
+        reason = "No figure: no trial has ended with a score yet."
+        blocks.append(Paragraph(reason, "missing", "search"))
+    blocks += map(Paragraph, unequal_search_notes(leaderboard))
+    is_not_searched = [not sweep.spaces.get(method) for method in leaderboard["method"]]
     blocks.append(
-        Grid(
+        TableBlock(
             "Trials by outcome and what they cost. Search luck: by how much a repeated search "
             "would move the result. Late gain: best of all trials minus best of the first half.",
             {
-                "model": texts(board["model"]),
-                "method": [name_of(method) for method in board["method"]],
-                "trials": each(board["trials_started"], "d"),
-                **{state: each(board[f"trials_{state}"], "d") for state in STATES},
-                "epochs": each(board["search_epochs"], "d"),
-                "device hours": each(board["search_device_seconds"] / 3600, ".2f"),
+                "model": to_texts(leaderboard["model"]),
+                "method": [display_name(method) for method in leaderboard["method"]],
+                "trials": format_each(leaderboard["trials_started"], "d"),
+                **{
+                    state: format_each(leaderboard[f"trials_{state}"], "d")
+                    for state in TRIAL_STATES
+                },
+                "epochs": format_each(leaderboard["search_epochs"], "d"),
+                "device hours": format_each(leaderboard["search_device_seconds"] / 3600, ".2f"),
                 "search luck, points": [
-                    "not searched" if known else luck
-                    for known, luck in zip(
-                        fixed, each(board["search_luck_points"], ".2f"), strict=True
+                    "not searched" if is_fixed else luck
+                    for is_fixed, luck in zip(
+                        is_not_searched,
+                        format_each(leaderboard["search_luck_points"], ".2f"),
+                        strict=True,
                     )
                 ],
-                "late gain, points": each(board["late_gain_points"], ".2f"),
+                "late gain, points": format_each(leaderboard["late_gain_points"], ".2f"),
                 "still improving": [
                     "" if pd.isna(value) else "yes" if value else "no"
-                    for value in board["search_still_improving"]
+                    for value in leaderboard["search_still_improving"]
                 ],
             },
         )
     )
-    return blocks + planned(sweep.folder)
+    return blocks + plan_section(sweep.folder)

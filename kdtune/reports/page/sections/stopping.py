@@ -1,18 +1,20 @@
 """The section on early stopping."""
 
-from kdtune.reports.loaded_sweep import Sweep
-from kdtune.reports.page.blocks import Block, Grid, Words, each
-from kdtune.reports.tables.rungs import advise
-from kdtune.reports.tables.sentences import name_of
+from kdtune.reports.loaded_sweep import LoadedSweep
+from kdtune.reports.page.blocks import Block, Paragraph, TableBlock, format_each
+from kdtune.reports.tables.rungs import advise_grace_period
+from kdtune.reports.tables.sentences import display_name
 
 
-def stopping(sweep: Sweep) -> list[Block]:
+def stopping_section(sweep: LoadedSweep) -> list[Block]:
     """Whether the order of trials at a rung told that at the next."""
     if sweep.config.get("scheduler") == "none":
-        return [Words("No trial was stopped early: the sweep had --scheduler none.", "missing")]
-    rungs = sweep.known["rungs"]
+        return [
+            Paragraph("No trial was stopped early: the sweep had --scheduler none.", "missing")
+        ]
+    rungs = sweep.named_tables["rungs"]
     if rungs.empty:
-        return [Words("No trial has reached a rung yet.", "missing")]
+        return [Paragraph("No trial has reached a rung yet.", "missing")]
     means = (
         rungs.groupby(["method", "rung_epoch", "next_epoch"], sort=False)
         .agg(
@@ -24,19 +26,19 @@ def stopping(sweep: Sweep) -> list[Block]:
         .reset_index()
     )
     return [
-        Words(advise(rungs, sweep.opened[0]["config"]["grace_period"])),
-        Grid(
+        Paragraph(advise_grace_period(rungs, sweep.opening_events[0]["config"]["grace_period"])),
+        TableBlock(
             "Rank correlation of the scores after one epoch with those after the next one, mean "
             "over students; 1 is the same order, 0 none. Empty where fewer than 10 trials of a "
             "cell went on.",
             {
-                "method": [name_of(method) for method in means["method"]],
-                "after epoch": each(means["rung_epoch"], "d"),
-                "next epoch": each(means["next_epoch"], "d"),
-                "trials that got there": each(means["reached"], "d"),
-                "went on": each(means["promoted"], "d"),
-                "rank correlation": each(means["correlation"], ".2f"),
-                "worst place of a later winner": each(means["winner"], "d"),
+                "method": [display_name(method) for method in means["method"]],
+                "after epoch": format_each(means["rung_epoch"], "d"),
+                "next epoch": format_each(means["next_epoch"], "d"),
+                "trials that got there": format_each(means["reached"], "d"),
+                "went on": format_each(means["promoted"], "d"),
+                "rank correlation": format_each(means["correlation"], ".2f"),
+                "worst place of a later winner": format_each(means["winner"], "d"),
             },
         ),
     ]

@@ -4,25 +4,32 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from kdtune.reports.loaded_sweep import Sweep
-from kdtune.reports.page.blocks import Block, Grid, Picture, Words, each, texts
-from kdtune.reports.page.figures import verdict_figure
-from kdtune.reports.tables.comparison import ALL
+from kdtune.reports.loaded_sweep import LoadedSweep
+from kdtune.reports.page.blocks import (
+    Block,
+    FigureBlock,
+    Paragraph,
+    TableBlock,
+    format_each,
+    to_texts,
+)
+from kdtune.reports.page.figures import plot_verdict
+from kdtune.reports.tables.comparison import ALL_MODELS
 from kdtune.reports.tables.figure_data import seed_differences
 from kdtune.reports.tables.notes import (
-    CAVEAT,
-    FEW_SEEDS,
-    NO_STUDENT,
-    NOT_BEGUN,
-    reached,
-    unequal_searches,
+    FEW_SEEDS_NOTE,
+    NO_STUDENT_NOTE,
+    NO_TRIAL_NOTE,
+    SEARCH_CAVEAT,
+    accuracy_sentences,
+    format_with_half_width,
+    unequal_search_notes,
     verdict_sentences,
-    with_width,
 )
-from kdtune.reports.tables.sentences import in_points, name_of
-from kdtune.reports.tables.statistics import LEVEL
+from kdtune.reports.tables.sentences import display_name, format_points
+from kdtune.reports.tables.statistics import SIGNIFICANCE_LEVEL
 
-WORDS = {
+VERDICT_LABELS = {
     "better_a": "{a} better",
     "better_b": "{b} better",
     "leaning_a": "{a} ahead, not safely",
@@ -36,148 +43,170 @@ WORDS = {
 """Verdicts in a few words."""
 
 
-def question(sweeps: Sequence[Sweep]) -> str:
+def verdict_question(sweeps: Sequence[LoadedSweep]) -> str:
     """What the verdict answers."""
     for sweep in sweeps:
-        if len(sweep.pair):
-            a, b = name_of(sweep.pair["method_a"][0]), name_of(sweep.pair["method_b"][0])
+        if len(sweep.main_pair):
+            a, b = (
+                display_name(sweep.main_pair["method_a"][0]),
+                display_name(sweep.main_pair["method_b"][0]),
+            )
             return f"Does {a} beat {b}?"
     return "How good is it?"
 
 
-def verdict(sweep: Sweep) -> list[Block]:
+def verdict_section(sweep: LoadedSweep) -> list[Block]:
     """At most four sentences, the figure of the first pair, and all pairs as a table."""
-    board, comparison, pair = sweep.tables.leaderboard, sweep.tables.comparison, sweep.pair
-    if board.empty:
-        return [Words(NOT_BEGUN, "missing", "verdict")]
+    leaderboard, comparison, pair = (
+        sweep.tables.leaderboard,
+        sweep.tables.comparison,
+        sweep.main_pair,
+    )
+    if leaderboard.empty:
+        return [Paragraph(NO_TRIAL_NOTE, "missing", "verdict")]
     if pair.empty:
-        if sweep.tested.empty:
-            return [Words(f"There is one method only. {CAVEAT}", "lead", "verdict")]
-        best = sweep.tested.sort_values("test_accuracy_percent", ascending=False, kind="stable")
-        said = reached(best) or [
+        if sweep.tested_cells.empty:
+            return [Paragraph(f"There is one method only. {SEARCH_CAVEAT}", "lead", "verdict")]
+        best = sweep.tested_cells.sort_values(
+            "test_accuracy_percent", ascending=False, kind="stable"
+        )
+        lines = accuracy_sentences(best) or [
             "Fewer than 3 seeds are finished, which is too few to say what is reached; run "
             f"`{sweep.command('confirm')}`."
         ]
-        alone = Words("No figure: there is one method only.", "missing", "verdict")
-        return [Words(said[0], "lead"), *map(Words, said[1:]), alone]
-    blocks: list[Block] = [Words(pair["sentence"][0], "lead")]
-    known = comparison["p_value"].notna().any()
-    if known and len(pair) > 2:
-        blocks.append(Words(_by_student(pair)))
-    if known:
-        blocks.append(Words(_gains(comparison, pair)))
-    blocks.append(Words(_counts(sweep)))
-    if known and (comparison["seeds"] == 3).any():
-        blocks.append(Words(FEW_SEEDS))
-    drawn = pair.dropna(subset="difference_points").reset_index(drop=True)
-    if len(drawn):
-        figure = verdict_figure(drawn, seed_differences(drawn, sweep.tables.cells))
-        blocks.append(Picture("verdict", figure, _verdict_caption(drawn)))
+        no_figure = Paragraph("No figure: there is one method only.", "missing", "verdict")
+        return [Paragraph(lines[0], "lead"), *map(Paragraph, lines[1:]), no_figure]
+    blocks: list[Block] = [Paragraph(pair["sentence"][0], "lead")]
+    has_p_values = comparison["p_value"].notna().any()
+    if has_p_values and len(pair) > 2:
+        blocks.append(Paragraph(_verdicts_by_student(pair)))
+    if has_p_values:
+        blocks.append(Paragraph(_gains_sentence(comparison, pair)))
+    blocks.append(Paragraph(_counts_sentence(sweep)))
+    if has_p_values and (comparison["seeds"] == 3).any():
+        blocks.append(Paragraph(FEW_SEEDS_NOTE))
+    estimated_rows = pair.dropna(subset="difference_points").reset_index(drop=True)
+    if len(estimated_rows):
+        figure = plot_verdict(
+            estimated_rows, seed_differences(estimated_rows, sweep.tables.cell_results)
+        )
+        blocks.append(FigureBlock("verdict", figure, _verdict_caption(estimated_rows)))
     else:
-        way = "no confirmation has ended" if sweep.confirmed else "nothing is confirmed"
-        run = "" if sweep.folder.is_held() else f"; run `{sweep.command('confirm')}`"
-        why = f"No figure: {way}{run}."
-        blocks.append(Words(why, "missing", "verdict"))
-    if not known:
+        state_text = (
+            "no confirmation has ended" if sweep.confirm_events else "nothing is confirmed"
+        )
+        advice = "" if sweep.folder.is_locked() else f"; run `{sweep.command('confirm')}`"
+        reason = f"No figure: {state_text}{advice}."
+        blocks.append(Paragraph(reason, "missing", "verdict"))
+    if not has_p_values:
         return blocks
     rows = comparison.to_dict("records")
     blocks.append(
-        Grid(
-            f"Every pair of methods, student by student. ± is the 95 % half width.{_luck(rows)}",
+        TableBlock(
+            f"Every pair of methods, student by student. ± is the 95 % half width.{_multiple_testing_note(rows)}",
             {
-                "pair": [f"{name_of(r['method_a'])} minus {name_of(r['method_b'])}" for r in rows],
-                "model": ["all" if r["model"] == ALL else r["model"] for r in rows],
-                "difference, points": with_width(
+                "pair": [
+                    f"{display_name(r['method_a'])} minus {display_name(r['method_b'])}"
+                    for r in rows
+                ],
+                "model": ["all" if r["model"] == ALL_MODELS else r["model"] for r in rows],
+                "difference, points": format_with_half_width(
                     comparison, "difference_points", "half_width_points", "+"
                 ),
                 "seeds won": [
                     "" if pd.isna(r["seeds_won_a"]) else f"{r['seeds_won_a']} of {r['seeds']}"
                     for r in rows
                 ],
-                "p (Holm)": each(comparison["p_value_holm"], ".3f"),
-                "limited by": texts(comparison["limited_by"]),
-                "verdict": [_in_words(r) for r in rows],
+                "p (Holm)": format_each(comparison["p_value_holm"], ".3f"),
+                "limited by": to_texts(comparison["limited_by"]),
+                "verdict": [_verdict_label(r) for r in rows],
             },
-            folded=True,
+            collapsed=True,
         )
     )
     sentences = verdict_sentences(comparison)
     blocks.append(
-        Grid(
+        TableBlock(
             "The same in words, with advice: this pair on each student, and all against student.",
             {"in words": sentences},
-            folded=True,
+            collapsed=True,
         )
     )
     return blocks
 
 
-def _luck(rows: Sequence[dict]) -> str:
+def _multiple_testing_note(rows: Sequence[dict]) -> str:
     """How far many pairs may be trusted together; of few, nothing."""
     pairs = len({(row["method_a"], row["method_b"]) for row in rows})
-    if LEVEL * pairs < 0.5:
+    if SIGNIFICANCE_LEVEL * pairs < 0.5:
         return ""
     return (
         f" p (Holm) counts the students of a pair, not the {pairs} pairs: if no method differed, "
-        f"about {LEVEL * pairs:.2g} of them would still be called better."
+        f"about {SIGNIFICANCE_LEVEL * pairs:.2g} of them would still be called better."
     )
 
 
-def _by_student(pair: pd.DataFrame) -> str:
-    said: dict[str, list[str]] = {}
-    for row in pair[pair["model"] != ALL].to_dict("records"):
-        said.setdefault(_in_words(row), []).append(row["model"])
-    return "By student: " + "; ".join(f"{w} on {', '.join(m)}" for w, m in said.items()) + "."
+def _verdicts_by_student(pair: pd.DataFrame) -> str:
+    models_by_label: dict[str, list[str]] = {}
+    for row in pair[pair["model"] != ALL_MODELS].to_dict("records"):
+        models_by_label.setdefault(_verdict_label(row), []).append(row["model"])
+    return (
+        "By student: "
+        + "; ".join(f"{w} on {', '.join(m)}" for w, m in models_by_label.items())
+        + "."
+    )
 
 
-def _in_words(row: dict) -> str:
-    return WORDS[row["verdict"]].format(a=name_of(row["method_a"]), b=name_of(row["method_b"]))
+def _verdict_label(row: dict) -> str:
+    return VERDICT_LABELS[row["verdict"]].format(
+        a=display_name(row["method_a"]), b=display_name(row["method_b"])
+    )
 
 
-def _gains(comparison: pd.DataFrame, pair: pd.DataFrame) -> str:
+def _gains_sentence(comparison: pd.DataFrame, pair: pd.DataFrame) -> str:
     """What each method of the pair gains over plain training."""
-    own = {pair["method_a"][0], pair["method_b"][0]}
-    against = comparison[
-        (comparison["method_b"] == "student") & comparison["method_a"].isin(own)
+    pair_methods = {pair["method_a"][0], pair["method_b"][0]}
+    student_rows = comparison[
+        (comparison["method_b"] == "student") & comparison["method_a"].isin(pair_methods)
     ].sort_values("models", ascending=False, kind="stable")
-    against = against.drop_duplicates("method_a").sort_index()
-    if against.empty:
-        return NO_STUDENT
-    said = []
-    for row in against.to_dict("records"):
+    student_rows = student_rows.drop_duplicates("method_a").sort_index()
+    if student_rows.empty:
+        return NO_STUDENT_NOTE
+    parts = []
+    for row in student_rows.to_dict("records"):
         value, width = row["difference_points"], row["half_width_points"]
         number = (
             ""
             if pd.isna(value)
-            else f" {value:+z.{2 if width < 1 else 1}f} ± {in_points(width, width)} points"
+            else f" {value:+z.{2 if width < 1 else 1}f} ± {format_points(width, width)} points"
         )
-        said.append(f"{name_of(row['method_a'])}{number} ({_in_words(row)})")
-    models = int(against["models"].max())
-    where = f" on average over {models} models" if models > 1 else ""
-    return f"Gain over plain training (student){where}: {'; '.join(said)}."
+        parts.append(f"{display_name(row['method_a'])}{number} ({_verdict_label(row)})")
+    models = int(student_rows["models"].max())
+    scope = f" on average over {models} models" if models > 1 else ""
+    return f"Gain over plain training (student){scope}: {'; '.join(parts)}."
 
 
-def _counts(sweep: Sweep) -> str:
-    board, seeds = sweep.tables.leaderboard, sweep.pair["seeds"]
-    failed = int(board[["trials_diverged", "trials_crashed"]].sum().sum())
-    runs = int(sweep.tables.runs["status"].isin(["diverged", "crashed"]).sum())
-    images, confirming = sweep.opened[0]["data"].get("test_images"), len(sweep.tables.runs)
-    said = [
+def _counts_sentence(sweep: LoadedSweep) -> str:
+    leaderboard, seeds = sweep.tables.leaderboard, sweep.main_pair["seeds"]
+    failed_trials = int(leaderboard[["trials_diverged", "trials_crashed"]].sum().sum())
+    failed_runs = int(sweep.tables.runs["status"].isin(["diverged", "crashed"]).sum())
+    images, run_count = sweep.opening_events[0]["data"].get("test_images"), len(sweep.tables.runs)
+    parts = [
         f"{seeds.min()} shared seeds" if seeds.min() else "",
         f"{images:,} test images" if images else "no test images",
-        f"{failed} of {board['trials_started'].sum()} trials failed",
-        f"{runs} of {confirming} confirming runs failed" if confirming else "",
+        f"{failed_trials} of {leaderboard['trials_started'].sum()} trials failed",
+        f"{failed_runs} of {run_count} confirming runs failed" if run_count else "",
     ]
-    line = ", ".join(filter(None, said)) + "."
-    return " ".join([line, *unequal_searches(sweep.tested)])
+    line = ", ".join(filter(None, parts)) + "."
+    return " ".join([line, *unequal_search_notes(sweep.tested_cells)])
 
 
-def _verdict_caption(drawn: pd.DataFrame) -> str:
-    alone = drawn[drawn["model"] != ALL]
-    clear = int(((alone["low_points"] > 0) | (alone["high_points"] < 0)).sum())
-    mean = " Diamond: the mean over all students." * (len(alone) < len(drawn))
+def _verdict_caption(rows: pd.DataFrame) -> str:
+    model_rows = rows[rows["model"] != ALL_MODELS]
+    clear_count = int(((model_rows["low_points"] > 0) | (model_rows["high_points"] < 0)).sum())
+    mean = " Diamond: the mean over all students." * (len(model_rows) < len(rows))
     return (
-        f"The 95 % interval lies clear of zero on {clear} of {len(alone)} "
-        f"student{'s' * (len(alone) != 1)}.{mean} Open dots: single seeds. Grey: differences "
-        f"under {drawn['min_difference_points'][0]:g} points, which do not matter here."
+        f"The 95 % interval lies clear of zero on {clear_count} of {len(model_rows)} "
+        f"student{'s' * (len(model_rows) != 1)}.{mean} Open dots: single seeds. Grey: differences "
+        f"under {rows['min_difference_points'][0]:g} points, which do not matter here."
     )

@@ -7,17 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from kdtune.config.train import settings_hash
-from kdtune.log.events import SOUND, Cell
+from kdtune.config.train import hash_settings
+from kdtune.log.events import SUCCESSFUL_STATES, Cell
 from kdtune.log.folder import SweepFolder
 from kdtune.models.checkpoints import load_model
 from kdtune.reports.tables.leaderboard import SweepTables
-from kdtune.reports.tables.statistics import share_interval
+from kdtune.reports.tables.statistics import wilson_interval
 from kdtune.storage.files import write_yaml
 
 
 @dataclass(frozen=True)
-class Best:
+class SelectedRun:
     """What stands for a cell: of a confirmed one the best run of what was chosen, judged by
     validation images; else the best trial of the search.
 
@@ -41,7 +41,7 @@ class Best:
     device: str
     threads: int
     test_accuracy: float | None = None
-    over_seeds: dict[str, Any] = field(default_factory=dict)
+    seed_summary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def confirmed(self) -> bool:
@@ -49,7 +49,7 @@ class Best:
         return self.name != self.trial_id
 
 
-OVER_SEEDS = (
+SEED_SUMMARY_COLUMNS = (
     "seeds_ok",
     "seeds_diverged",
     "validation_accuracy_percent",
@@ -61,12 +61,12 @@ OVER_SEEDS = (
 """Columns of the leaderboard that say what settings reach with all seeds."""
 
 
-def best_of_cells(tables: SweepTables) -> dict[Cell, Best]:
+def select_best_runs(tables: SweepTables) -> dict[Cell, SelectedRun]:
     """What stands for each cell that has a sound trial."""
-    return {cell: found[0] for cell, found in top_of_cells(tables, 1).items()}
+    return {cell: runs[0] for cell, runs in select_top_runs(tables, 1).items()}
 
 
-def top_of_cells(tables: SweepTables, top: int) -> dict[Cell, list[Best]]:
+def select_top_runs(tables: SweepTables, top: int) -> dict[Cell, list[SelectedRun]]:
     """What stands for each cell that has a sound trial, and after it the next trials.
 
     Args:
@@ -75,34 +75,42 @@ def top_of_cells(tables: SweepTables, top: int) -> dict[Cell, list[Best]]:
             their score there.
     """
     trials = tables.trials.assign(name=tables.trials["trial_id"], test_accuracy=None)
-    sound = trials[trials["state"].isin(SOUND)].dropna(subset="best_validation_accuracy")
-    sound = sound.sort_values("best_validation_accuracy", ascending=False, kind="stable")
+    successful = trials[trials["state"].isin(SUCCESSFUL_STATES)].dropna(
+        subset="best_validation_accuracy"
+    )
+    successful = successful.sort_values("best_validation_accuracy", ascending=False, kind="stable")
     runs = tables.runs[tables.runs["chosen"] & (tables.runs["status"] == "ok")]
     runs = runs.assign(name=runs["run_id"])
-    found = {}
+    selected = {}
     for cell in tables.leaderboard.dropna(subset="trial_id").itertuples():
-        own = runs[runs["trial_id"] == cell.trial_id]
-        first = own if len(own) else trials[trials["trial_id"] == cell.trial_id]
-        rows = [first.loc[first["best_validation_accuracy"].idxmax()]]
-        others = sound[(sound["method"] == cell.method) & (sound["model"] == cell.model)]
-        others = others[others["trial_id"] != cell.trial_id].head(top - 1)
-        rows += [row for _, row in others.iterrows()]
-        found[cell.method, cell.model] = [_best(row) for row in rows]
-        if len(own):
-            whole = {key: getattr(cell, key) for key in OVER_SEEDS}
-            found[cell.method, cell.model][0].over_seeds.update(
-                {key: _plain(value) for key, value in whole.items() if pd.notna(value)}
+        cell_runs = runs[runs["trial_id"] == cell.trial_id]
+        candidates = cell_runs if len(cell_runs) else trials[trials["trial_id"] == cell.trial_id]
+        rows = [candidates.loc[candidates["best_validation_accuracy"].idxmax()]]
+        next_trials = successful[
+            (successful["method"] == cell.method) & (successful["model"] == cell.model)
+        ]
+        next_trials = next_trials[next_trials["trial_id"] != cell.trial_id].head(top - 1)
+        rows += [row for _, row in next_trials.iterrows()]
+        selected[cell.method, cell.model] = [_selected_run(row) for row in rows]
+        if len(cell_runs):
+            seed_values = {key: getattr(cell, key) for key in SEED_SUMMARY_COLUMNS}
+            selected[cell.method, cell.model][0].seed_summary.update(
+                {
+                    key: _plain_number(value)
+                    for key, value in seed_values.items()
+                    if pd.notna(value)
+                }
             )
-    return found
+    return selected
 
 
-def _plain(value: Any) -> int | float:
+def _plain_number(value: Any) -> int | float:
     """A number of a table as YAML takes it."""
     return int(value) if float(value).is_integer() else float(value)
 
 
-def _best(row: pd.Series) -> Best:
-    return Best(
+def _selected_run(row: pd.Series) -> SelectedRun:
+    return SelectedRun(
         name=row["name"],
         trial_id=row["trial_id"],
         settings=json.loads(row["configuration"]),
@@ -114,75 +122,79 @@ def _best(row: pd.Series) -> Best:
     )
 
 
-def configuration(folder: SweepFolder, found: Best) -> dict[str, Any]:
+def config_with_provenance(folder: SweepFolder, selected: SelectedRun) -> dict[str, Any]:
     """Complete settings, for ``kdtune train``, and under ``provenance`` what was reached with
     them and how, so that a second run can be compared.
 
-    Intervals are `share_interval`'s. Those of validation accuracies are too high on the whole:
+    Intervals are `wilson_interval`'s. Those of validation accuracies are too high on the whole:
     epoch and trial were chosen by them.
     """
-    sweep = folder.settings()
+    sweep = folder.load_config()
     # A sweep that was resumed elsewhere has data and teacher there.
-    settings = found.settings | {"data_dir": sweep.data, "data_root": sweep.data_root}
+    settings = selected.settings | {"data_dir": sweep.data, "data_root": sweep.data_root}
     if settings.get("teacher_model") is not None:
         settings["teacher_model"] = sweep.teacher
-    opened = folder.opened()[-1]
-    if found.confirmed:
-        opened = [e for e in folder.confirm_events() if e["event"] == "confirm"][-1]
-    data, teacher = opened["data"], opened.get("teacher") or {}
+    opening_event = folder.load_opening_events()[-1]
+    if selected.confirmed:
+        opening_event = [e for e in folder.load_confirm_events() if e["event"] == "confirm"][-1]
+    data, teacher = opening_event["data"], opening_event.get("teacher") or {}
     provenance = {
         "sweep": folder.path.resolve().name,
-        "trial_id": found.trial_id,
-        **({"run_id": found.name} if found.confirmed else {}),
-        "best_validation_accuracy": found.validation_accuracy,
-        **_interval("validation", found.validation_accuracy, data),
-        "best_epoch": found.epoch,
-        "test_accuracy": found.test_accuracy,
-        **_interval("test", found.test_accuracy, data),
-        "over_seeds": found.over_seeds or None,
-        "device": found.device,
-        "threads": found.threads,
+        "trial_id": selected.trial_id,
+        **({"run_id": selected.name} if selected.confirmed else {}),
+        "best_validation_accuracy": selected.validation_accuracy,
+        **_accuracy_interval("validation", selected.validation_accuracy, data),
+        "best_epoch": selected.epoch,
+        "test_accuracy": selected.test_accuracy,
+        **_accuracy_interval("test", selected.test_accuracy, data),
+        "seed_summary": selected.seed_summary or None,
+        "device": selected.device,
+        "threads": selected.threads,
         "sweep_seed": sweep.seed,
         "data_fingerprint": data.get("fingerprint"),
         "test_fingerprint": data.get("test_fingerprint") or None,
-        "plugins": _plugins(opened, settings, teacher.get("model")) or None,
+        "plugins": _required_plugins(opening_event, settings, teacher.get("model")) or None,
         "teacher_sha256": teacher.get("sha256") if settings.get("teacher_model") else None,
-        "environment": opened.get("environment"),
-        "settings_sha256": settings_hash(settings),
+        "environment": opening_event.get("environment"),
+        "settings_sha256": hash_settings(settings),
     }
-    known = {key: value for key, value in provenance.items() if value is not None}
-    return {**settings, "provenance": known}
+    recorded = {key: value for key, value in provenance.items() if value is not None}
+    return {**settings, "provenance": recorded}
 
 
-def _plugins(
-    opened: Mapping[str, Any], settings: Mapping[str, Any], teacher: str | None
+def _required_plugins(
+    opening_event: Mapping[str, Any], settings: Mapping[str, Any], teacher: str | None
 ) -> list[dict[str, Any]]:
     """The plug-ins that a run needs, of those of its sweep."""
     names = {settings.get(key) for key in ("method", "model", "data_dir")}
     names |= {teacher} if settings.get("teacher_model") else set()
-    return [record for record in opened.get("plugins", ()) if names & set(record["gives"])]
+    return [record for record in opening_event.get("plugins", ()) if names & set(record["gives"])]
 
 
-def _interval(split: str, accuracy: float | None, data: Mapping[str, Any]) -> dict[str, Any]:
+def _accuracy_interval(
+    split: str, accuracy: float | None, data: Mapping[str, Any]
+) -> dict[str, Any]:
     """How many images an accuracy is of, and its interval."""
     images = data.get(f"{split}_images")
     if accuracy is None or not images:
         return {}
-    interval = share_interval(round(accuracy * images), images)
+    interval = wilson_interval(round(accuracy * images), images)
     return {f"{split}_images": images, f"{split}_interval": list(interval)}
 
 
-def network_of(folder: SweepFolder, cell: Cell, found: Best) -> dict[str, Any] | None:
+def load_run_network(
+    folder: SweepFolder, cell: Cell, selected: SelectedRun
+) -> dict[str, Any] | None:
     """The network of a trial or run, as `load_model` gives it; None if the sweep keeps none."""
-    for path in (folder.network(found.name), folder.best(*cell, ".pth")):
+    for path in (folder.network_path(selected.name), folder.best_path(*cell, ".pth")):
         if path.is_file():
             loaded = load_model(path)
-            if loaded.get("trial_id") == found.name:
+            if loaded.get("trial_id") == selected.name:
                 return loaded
     return None
 
 
-def write_best(folder: SweepFolder, best: dict[Cell, Best]) -> None:
+def write_best_configs(folder: SweepFolder, selected_runs: dict[Cell, SelectedRun]) -> None:
     """Write `best/<method>-<model>.yaml` of every cell that has one, see `configuration`."""
-    for cell, found in best.items():
-        write_yaml(folder.best(*cell), configuration(folder, found))
+    for cell, selected in selected_runs.items():
+        write_yaml(folder.best_path(*cell), config_with_provenance(folder, selected))

@@ -1,7 +1,7 @@
 """Record learning curves: random settings of every cell, some again with other seeds, some slower.
 
     python benchmarks/fashion_mnist.py usr/share/datasets/fashion-mnist DATA
-    python benchmarks/record.py DATA OUT > benchmarks/curves/fashion-mnist.jsonl
+    python benchmarks/record_curves.py DATA OUT > benchmarks/curves/fashion-mnist.jsonl
 
 Trains a ResNet18 teacher on DATA/teacher, and students on DATA/student at 14 px, in four cells:
 
@@ -19,17 +19,17 @@ import sys
 from pathlib import Path
 
 from kdtune.log.folder import SweepFolder
-from kdtune.tuning.planning.recorded_curves import condense, read_runs
+from kdtune.tuning.planning.recorded_curves import load_finished_trials, load_recorded_runs
 
-RANKS = (0, 2, 4, 7, 11, 17, 40, 60)
+REPEATED_RANKS = (0, 2, 4, 7, 11, 17, 40, 60)
 """Which of the settings, from the best, are repeated."""
 
 SEEDS = (101, 102, 103)
-SLOWER = 0.2
-DECAY, LATE_DECAY = 6, 14
+SLOW_LR_FACTOR = 0.2
+DECAY_EPOCHS, LATE_DECAY_EPOCHS = 6, 14
 """Epochs after which the learning rate is divided by 5."""
 
-AGAIN = '''"""Settings that were tried before."""
+SPACE_TEMPLATE = '''"""Settings that were tried before."""
 
 from search_spaces.{method} import METHOD, SPACE
 
@@ -37,9 +37,9 @@ START = {points}
 '''
 
 
-def kdtune(*words: object) -> None:
+def run_kdtune(*arguments: object) -> None:
     """Run a command, whose words go to the error output, as the curves have the other one."""
-    command = [sys.executable, "-m", "kdtune", *map(str, words)]
+    command = [sys.executable, "-m", "kdtune", *map(str, arguments)]
     subprocess.run(command, check=True, stdout=sys.stderr)
 
 
@@ -53,51 +53,57 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True)
     teacher = arguments.out / "teacher.pth"
-    kdtune(
+    run_kdtune(
         "teacher", "--data", arguments.data / "teacher", "--model", "ResNet18",
         "--image-size", 14, "--epochs", 8, "--setting", "batch_size=64",
         "--setting", "step_size=4", "--setting", "lr=0.02", "--out", teacher,
     )  # fmt: skip
 
-    def sweep(name: str, *more: object, step_size: int = DECAY) -> list[str]:
+    def record_sweep(name: str, *extra_flags: object, step_size: int = DECAY_EPOCHS) -> list[str]:
         """Train all trials of a sweep to their end; gives their curves."""
-        kdtune(
+        run_kdtune(
             "sweep", "--name", name, "--data", arguments.data / "student", "--teacher", teacher,
             "--methods", "at,fitnets", "--models", "MultiBranchNet", "--epochs", arguments.epochs,
             "--sampler", "random", "--scheduler", "none", "--setting", "batch_size=64",
-            "--setting", f"step_size={step_size}", "--setting", "gamma=0.2", *more,
+            "--setting", f"step_size={step_size}", "--setting", "gamma=0.2", *extra_flags,
         )  # fmt: skip
-        return [json.dumps(row) for row in condense(SweepFolder(Path("results") / name))]
+        return [
+            json.dumps(row) for row in load_finished_trials(SweepFolder(Path("results") / name))
+        ]
 
-    def spaces(name: str, points: dict[str, list[dict[str, float]]]) -> list[object]:
+    def write_spaces(name: str, points: dict[str, list[dict[str, float]]]) -> list[object]:
         """Write spaces with these points as start points; gives their flags."""
         flags: list[object] = []
-        for method, own in points.items():
+        for method, method_points in points.items():
             path = arguments.out / f"{name}_{method}.py"
-            path.write_text(AGAIN.format(method=method, points=own))
+            path.write_text(SPACE_TEMPLATE.format(method=method, points=method_points))
             flags += ["--space", path]
         return [*flags, "--trials", max(map(len, points.values()))]
 
     name = arguments.out.name
-    lines = sweep(name, "--trials", arguments.trials)
-    first = arguments.out / "first.jsonl"
-    first.write_text("\n".join(lines))
+    lines = record_sweep(name, "--trials", arguments.trials)
+    first_curves = arguments.out / "first.jsonl"
+    first_curves.write_text("\n".join(lines))
     ranked = {
         method: sorted(runs, key=lambda run: max(run.accuracies), reverse=True)
-        for (method, _), runs in read_runs(first).items()
+        for (method, _), runs in load_recorded_runs(first_curves).items()
     }
-    again = {
-        method: [runs[rank].settings for rank in RANKS if rank < len(runs)]
+    repeated_points = {
+        method: [runs[rank].params for rank in REPEATED_RANKS if rank < len(runs)]
         for method, runs in ranked.items()
     }
-    slower = {
-        method: [{**r.settings, "lr": max(1e-3, r.settings["lr"] * SLOWER)} for r in runs[:4]]
+    slow_points = {
+        method: [{**r.params, "lr": max(1e-3, r.params["lr"] * SLOW_LR_FACTOR)} for r in runs[:4]]
         for method, runs in ranked.items()
     }
     for seed in SEEDS:
-        lines += sweep(f"{name}-{seed}", *spaces("again", again), "--seed", seed)
-    late = spaces("slow", slower)
-    lines += sweep(f"{name}-slow", *late, "--seed", SEEDS[-1] + 1, step_size=LATE_DECAY)
+        lines += record_sweep(
+            f"{name}-{seed}", *write_spaces("again", repeated_points), "--seed", seed
+        )
+    slow_flags = write_spaces("slow", slow_points)
+    lines += record_sweep(
+        f"{name}-slow", *slow_flags, "--seed", SEEDS[-1] + 1, step_size=LATE_DECAY_EPOCHS
+    )
     print("\n".join(lines))
 
 

@@ -16,9 +16,9 @@ def object_store() -> Iterator[str]:
 
     Processes that are started meanwhile have its keys.
     """
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     os.environ |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
@@ -28,14 +28,14 @@ def object_store() -> Iterator[str]:
         deadline = time.monotonic() + 60
         while True:
             try:
-                made = urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")
-                urllib.request.urlopen(made).close()
+                request = urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")
+                urllib.request.urlopen(request).close()
                 break
             except OSError:
                 assert time.monotonic() < deadline and server.poll() is None
                 time.sleep(0.1)
-        where = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
-        yield f"s3://bucket/results?{where}"
+        query = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+        yield f"s3://bucket/results?{query}"
     finally:
         server.kill()
         server.wait()

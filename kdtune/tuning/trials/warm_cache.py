@@ -13,14 +13,14 @@ from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.errors import RunError, UserError, last_line
 from kdtune.log.events import Event
-from kdtune.plugins import Plugin, have_only, loaded
-from kdtune.storage.array_cache import describe
+from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.storage.array_cache import describe_cache_event
 from kdtune.tuning.cluster.placement import Slots
-from kdtune.tuning.trials.shared_inputs import Shared, build_first
-from kdtune.tuning.trials.trainable import Askers, open_shared
+from kdtune.tuning.trials.shared_inputs import SharedInputs, build_first_epoch
+from kdtune.tuning.trials.trainable import TargetRequests, open_shared_inputs
 
 
-def prepare(shared: Shared, slots: Slots, say: Callable[[str], None]) -> list[Event]:
+def warm_cache(shared: SharedInputs, slots: Slots, say: Callable[[str], None]) -> list[Event]:
     """Build what the first epoch needs.
 
     Args:
@@ -35,35 +35,38 @@ def prepare(shared: Shared, slots: Slots, say: Callable[[str], None]) -> list[Ev
         UserError: images cannot be read, or something else about data and teacher is no good.
         RunError: the node that was to build is lost.
     """
-    for line in shared.kept.lines:
+    for line in shared.cache_plan.lines:
         say(line)
-    if slots.may_use(ray.get_runtime_context().get_node_id()):
-        return shared.prepare(say)
-    place = slots.place(shared.sweep.models[0])
-    if place is None:
+    if slots.has_node(ray.get_runtime_context().get_node_id()):
+        return shared.warm_cache(say)
+    allocation = slots.smallest_allocation(shared.sweep.models[0])
+    if allocation is None:
         raise RunError("No node has room for a trial any more.")
-    there = NodeAffinitySchedulingStrategy(place.node, soft=False)
-    task = _build.options(
-        num_cpus=place.cpus, num_gpus=place.gpus, scheduling_strategy=there
-    ).remote(loaded(), shared.sweep, shared.askers, shared.runs)
+    on_node = NodeAffinitySchedulingStrategy(allocation.node, soft=False)
+    task = _build_on_node.options(
+        num_cpus=allocation.cpus, num_gpus=allocation.gpus, scheduling_strategy=on_node
+    ).remote(loaded_plugins(), shared.sweep, shared.target_requests, shared.representative_runs)
     try:
-        events, trouble = ray.get(task)
+        events, problem = ray.get(task)
     except ray.exceptions.RayError as error:
         raise RunError(f"The first views could not be built: {last_line(error)}") from error
-    if trouble is not None:
-        raise UserError(trouble)
+    if problem is not None:
+        raise UserError(problem)
     for event in events:
-        say(f"on a node of the cluster: {describe(event)}")
+        say(f"on a node of the cluster: {describe_cache_event(event)}")
     return list(events)
 
 
 @ray.remote(max_retries=1)
-def _build(
-    plugins: Sequence[Plugin], sweep: SweepConfig, askers: Askers, runs: list[TrainConfig]
+def _build_on_node(
+    plugins: Sequence[Plugin],
+    sweep: SweepConfig,
+    target_requests: TargetRequests,
+    runs: list[TrainConfig],
 ) -> Any:
     try:
-        have_only(plugins)
-        views, lesson = open_shared(sweep, askers)
-        return build_first(views, lesson, runs, lambda event: None), None
+        sync_plugins(plugins)
+        decoded, teacher_targets = open_shared_inputs(sweep, target_requests)
+        return build_first_epoch(decoded, teacher_targets, runs, lambda event: None), None
     except UserError as error:  # which Ray would wrap
         return [], str(error)

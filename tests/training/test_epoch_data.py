@@ -5,13 +5,13 @@ import os
 import numpy as np
 import pytest
 import torch
-from small_runs import SIZE, small_config, write_digits
+from small_runs import IMAGE_SIZE, small_config, write_digits
 
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
-from kdtune.storage.array_cache import Cache
-from kdtune.training.inputs import open_inputs
+from kdtune.storage.array_cache import ArrayCache
+from kdtune.training.epoch_data import open_epoch_data
 from kdtune.training.loop import fit
 from kdtune.training.run import run_training
 from kdtune.training.teacher import load_teacher
@@ -42,7 +42,7 @@ def open_run(folder, teacher_file, **settings):
     said = []
     config = small_config(folder, precision="float32", **settings)
     teacher = load_teacher(teacher_file) if teacher_file else None
-    return open_inputs(config, find_images(str(folder)), teacher, said.append), said
+    return open_epoch_data(config, find_images(str(folder)), teacher, said.append), said
 
 
 def run(folder, teacher_file, **settings):
@@ -50,13 +50,13 @@ def run(folder, teacher_file, **settings):
     inputs, _ = open_run(folder, teacher_file, **settings)
     epochs = fit(
         inputs.config,
-        inputs.train,
-        inputs.evaluation("validation"),
+        inputs.train_batches,
+        inputs.evaluation_batches("validation"),
         num_classes=10,
         teacher=load_teacher(teacher_file),
     )
-    figures = [epoch.figures() for epoch in epochs]
-    return figures, next(iter(inputs.train(1)))[2] is not None
+    figures = [epoch.metrics() for epoch in epochs]
+    return figures, next(iter(inputs.train_batches(1)))[2] is not None
 
 
 @pytest.mark.parametrize("views", [{}, {"augment": True, "augment_views": 2}])
@@ -78,7 +78,7 @@ def test_a_run_with_kept_targets_is_the_run_with_a_live_teacher(
 
 def pixels_of(inputs, epoch):
     torch.manual_seed(0)  # of the order
-    return torch.cat([images for images, _, _ in inputs.train(epoch)])
+    return torch.cat([images for images, _, _ in inputs.train_batches(epoch)])
 
 
 def test_epochs_take_turns_with_the_views(folder, teacher_file):
@@ -94,24 +94,24 @@ def test_epochs_take_turns_with_the_views(folder, teacher_file):
 
 def test_images_that_are_augmented_anew_every_time_need_a_live_teacher(folder, teacher_file):
     inputs, said = open_run(folder, teacher_file, augment=True)
-    assert next(iter(inputs.train(1)))[2] is None and said == []
+    assert next(iter(inputs.train_batches(1)))[2] is None and said == []
     torch.manual_seed(0)
-    first, second = (torch.cat([x for x, _, _ in inputs.train(1)]) for _ in range(2))
+    first, second = (torch.cat([x for x, _, _ in inputs.train_batches(1)]) for _ in range(2))
     assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_gets_its_own_targets_only(folder, teacher_file, method):
     inputs, _ = open_run(folder, teacher_file, method=method)
-    _, _, targets = next(iter(inputs.train(1)))
+    _, _, targets = next(iter(inputs.train_batches(1)))
     kinds = {name.split("_")[0] for name in targets or {}}
     assert kinds == KINDS[method]
 
 
 def test_what_does_not_fit_runs_live_and_says_why(folder, teacher_file):
-    held = (140 + 30) * 3 * SIZE * SIZE / 1e9
+    held = (140 + 30) * 3 * IMAGE_SIZE * IMAGE_SIZE / 1e9
     inputs, said = open_run(folder, teacher_file, cache_gb=held + 1e-7)
-    assert next(iter(inputs.train(1)))[2] is None
+    assert next(iter(inputs.train_batches(1)))[2] is None
     assert len(said) == 1 and said[0].startswith("The teacher runs live: 1 x 0.1 MB for 140 im")
     with pytest.raises(UserError, match=r"The images take 0.0 MB at 8 px, but cache_gb is 1e-09"):
         open_run(folder, teacher_file, cache_gb=1e-9)
@@ -119,8 +119,8 @@ def test_what_does_not_fit_runs_live_and_says_why(folder, teacher_file):
 
 def test_nothing_is_written_without_a_cache(folder, teacher_file, tmp_path):
     inputs, _ = open_run(folder, teacher_file, cache_gb=0)
-    list(inputs.train(1))
-    inputs.evaluation("test")
+    list(inputs.train_batches(1))
+    inputs.evaluation_batches("test")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -129,10 +129,11 @@ def test_a_second_run_decodes_nothing_and_asks_the_teacher_nothing(
 ):
     settings = {"method": "at", "teacher_model": str(teacher_file), "experiment_name": "x"}
     first = run_training(small_config(folder, **settings))
-    monkeypatch.setattr("kdtune.data.decoded.decode", None)
-    monkeypatch.setattr("kdtune.training.teacher_targets.Lesson._fill", None)
+    monkeypatch.setattr("kdtune.data.decoded.decode_images", None)
+    monkeypatch.setattr("kdtune.training.teacher_targets.TeacherTargets._fill_arrays", None)
     monkeypatch.setattr(
-        "kdtune.training.inputs.node_cache", lambda folder, limit: Cache(folder, limit)
+        "kdtune.training.epoch_data.open_node_cache",
+        lambda folder, limit: ArrayCache(folder, limit),
     )
     second = run_training(small_config(folder, **settings))
     seconds = {"seconds": 0}
@@ -146,11 +147,11 @@ def test_a_changed_image_is_seen(tmp_path, teacher_file):
     data_dir = write_digits(tmp_path / "data", 6)
     settings = {"method": "at", "alpha": 1.0}
     before, _ = open_run(data_dir, teacher_file, **settings)
-    first = {k: v.copy() for k, v in before.open(1)[1].items()}
+    first = {k: v.copy() for k, v in before.load_arrays(1)[1].items()}
     path = find_images(str(data_dir)).train.images[0]
     path.write_bytes(find_images(str(data_dir)).train.images[-1].read_bytes())
     os.utime(path, ns=(1, 1))
     after, _ = open_run(data_dir, teacher_file, **settings)
-    changed = after.open(1)[1]
+    changed = after.load_arrays(1)[1]
     assert not np.array_equal(first["logits"][0], changed["logits"][0])
     assert np.allclose(first["logits"][1:], changed["logits"][1:], atol=1e-4)

@@ -1,0 +1,41 @@
+"""All that is made from a sweep's logs: tables, and the best settings and network of each cell."""
+
+from kdtune.errors import DiskFullError, RunError
+from kdtune.export.selected_runs import select_best_runs, write_best_configs
+from kdtune.log.folder import SweepFolder, SweepSnapshot
+from kdtune.reports.tables.all_tables import collect_tables, load_sweep_tables
+from kdtune.reports.text.render import to_csv
+from kdtune.storage.files import atomic_write, write_text
+from kdtune.storage.remote import Storage
+from kdtune.tuning.trials.best_weights import write_best_weights
+
+PARQUET_TABLES = ("trials", "epochs")
+"""Tables that are also written as Parquet."""
+
+
+def write_results(
+    folder: SweepFolder, resume_command: str, storage: Storage | None = None
+) -> None:
+    """Make all that follows from the logs.
+
+    Args:
+        folder: of the sweep.
+        command: what makes it again, for people.
+        storage: of checkpoints; None if they are in the folder.
+
+    Raises:
+        RunError: the disk is full.
+    """
+    snapshot = SweepSnapshot(folder.path)
+    tables = load_sweep_tables(snapshot)
+    selected = select_best_runs(tables)
+    try:
+        for name, table in collect_tables(snapshot, tables).items():
+            if name in PARQUET_TABLES:
+                with atomic_write(folder.table_path(name, ".parquet")) as temporary:
+                    table.to_parquet(temporary)
+            write_text(folder.table_path(name, ".csv"), to_csv(table))
+        write_best_configs(folder, selected)
+        write_best_weights(folder, selected, storage)
+    except DiskFullError as error:
+        raise RunError(f"{error} Nothing is lost: make room, then: {resume_command}") from None
