@@ -21,6 +21,7 @@ import torch
 
 from kdtune.config.train import TrainConfig
 from kdtune.runtime.process import keep_freed_memory
+from kdtune.tuning.trials.results import EpochReported
 from kdtune.tuning.trials.trainable import run_trial
 from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints, list_checkpoints
 
@@ -56,7 +57,7 @@ def measure_checkpoints(
         config, folder = TrainConfig.parse(settings), work_folder / f"{model}-{image_size}-{seed}"
         results = list(run_trial(config.model_dump(), (), folder))
     TrialCheckpoints.save = original_write  # type: ignore[method-assign]
-    epoch_seconds = [result["seconds"] for result in results if "seconds" in result]
+    epoch_seconds = [r.metrics.seconds for r in results if isinstance(r, EpochReported)]
     [*_, path] = list_checkpoints(folder)
     content, started_at = path.read_bytes(), time.perf_counter()
     with open(work_folder / "synced", "wb") as file:

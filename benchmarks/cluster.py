@@ -25,7 +25,7 @@ import matplotlib
 import numpy as np
 from ray.cluster_utils import Cluster
 
-from kdtune.log.events import Event
+from kdtune.log.events import EpochFinished, Event, TrialEnded, TrialProposed, TrialRestarted
 from kdtune.log.folder import SweepFolder
 
 matplotlib.use("Agg")
@@ -40,18 +40,17 @@ def slot_spans(events: Iterable[Event]) -> Spans:
     started: dict[str, float] = {}
     spans = []
     for event in events:
-        if event["event"] in ("asked", "restarted", "ended"):
-            trial = event["trial_id"]
-            if trial in started:
-                spans.append((started.pop(trial), event["time"]))
-            if event["event"] != "ended":
-                started[trial] = event["time"]
+        if isinstance(event, TrialProposed | TrialRestarted | TrialEnded):
+            if event.trial_id in started:
+                spans.append((started.pop(event.trial_id), event.time))
+            if not isinstance(event, TrialEnded):
+                started[event.trial_id] = event.time
     return spans
 
 
 def epoch_spans(events: Iterable[Event]) -> Spans:
     """When trials were in an epoch."""
-    return [(e["time"] - e["seconds"], e["time"]) for e in events if e["event"] == "epoch"]
+    return [(e.time - e.seconds, e.time) for e in events if isinstance(e, EpochFinished)]
 
 
 def count_active(spans: Spans, times: np.ndarray) -> np.ndarray:
@@ -102,17 +101,17 @@ def main() -> None:
         "trained": count_active(epoch_spans(events), times),
     }
     draw_occupancy(arguments.out, times, counts, node_events)
-    states = Counter(e["state"] for e in events if e["event"] == "ended")
+    states = Counter(event.state for event in events if isinstance(event, TrialEnded))
+    epochs = sum(isinstance(event, EpochFinished) for event in events)
     result = {
         "seconds": round(float(times[-1] - times[0]), 1),
-        "held": round(float(counts["held"].sum() / slots.sum()), 3),
-        "in_an_epoch": round(float(counts["trained"].sum() / slots.sum()), 3),
+        "slot_share": round(float(counts["held"].sum() / slots.sum()), 3),
+        "epoch_share": round(float(counts["trained"].sum() / slots.sum()), 3),
         "trials": arguments.trials,
         "ended": dict(states),
-        "begun_again": sum(e["event"] == "restarted" for e in events),
-        "epochs": sum(e["event"] == "epoch" for e in events),
-        "epochs_lost": arguments.trials * arguments.epochs
-        - sum(e["event"] == "epoch" for e in events),
+        "restarts": sum(isinstance(event, TrialRestarted) for event in events),
+        "epochs": epochs,
+        "epochs_lost": arguments.trials * arguments.epochs - epochs,
     }
     for name, value in result.items():
         print(f"{name:14} {value}")
@@ -159,7 +158,7 @@ def _wait_for_ended(driver: subprocess.Popen, sweep_folder: SweepFolder, min_end
     """Wait until so many trials have ended."""
     while driver.poll() is None:
         events = sweep_folder.load_events() if sweep_folder.log_path.is_file() else []
-        if sum(event["event"] == "ended" for event in events) >= min_ended:
+        if sum(isinstance(event, TrialEnded) for event in events) >= min_ended:
             return
         time.sleep(0.1)
     sys.exit("The sweep ended too early.")

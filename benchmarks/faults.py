@@ -33,7 +33,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -54,10 +54,13 @@ import kdtune.tuning.sweep
 from kdtune.cli.commands import main as kdtune_main
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import Event, EventLog
+from kdtune.log.event_log import EventLog
+from kdtune.log.events import EpochFinished, Event, TrialEnded
 from kdtune.log.folder import SweepFolder
+from kdtune.log.trial_history import TrialHistory
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.space import load_spaces
+from kdtune.tuning.trials.results import EpochReported, TrialResult
 from kdtune.tuning.trials.trainable import TrialProcess
 
 SWEEP = (
@@ -76,7 +79,9 @@ Fault = dict[str, Any]
 class FaultyTrialProcess(TrialProcess):
     """A trial process in which a fault waits."""
 
-    def iter_results(self, trial_id: str, config: dict[str, Any]) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def iter_results(
+        self, trial_id: str, config: dict[str, Any]
+    ) -> Generator[TrialResult, None, None]:
         """As ever, up to the fault."""
         fault = json.loads(os.environ["KDTUNE_FAULT"])
         with contextlib.ExitStack() as stack:
@@ -89,7 +94,7 @@ class FaultyTrialProcess(TrialProcess):
                 stack.callback(_limit_file_size, None)
             for result in super().iter_results(trial_id, config):
                 yield result
-                epoch = result.get("epoch", 0)
+                epoch = result.metrics.epoch if isinstance(result, EpochReported) else 0
                 if fault.get("trial") in (trial_id, "any") and epoch == fault["epoch"]:
                     if _claim_occurrence(fault):
                         _inject(fault["do"])
@@ -204,7 +209,7 @@ def _install(fault: Fault) -> None:
             shift[0] -= random.choice((0, 3600))
             return original_clock() + shift[0]
 
-        kdtune.log.events.time.time = stepped
+        kdtune.log.event_log.time.time = stepped
 
 
 def run_with_fault(fault: Fault, arguments: list[str]) -> None:
@@ -256,7 +261,7 @@ class Campaign:
 
     @staticmethod
     def _session_seconds(sweep: SweepFolder) -> float:
-        return max(event["session_seconds"] for event in sweep.load_events())
+        return max(event.session_seconds for event in sweep.load_events())
 
     def _run(
         self, fault: Fault | None, *arguments: str, cache: str = "cache"
@@ -369,8 +374,10 @@ class Campaign:
             keepends=True
         )  # it was complete
         content, events = b"".join(lines), self.reference.load_events()[:-1]
+        torn = events[-1]
+        assert isinstance(torn, TrialEnded)
         last_start = content.rstrip(b"\n").rfind(b"\n") + 1
-        sweep = SweepConfig.parse(events[0]["config"])
+        sweep = SweepConfig.parse(self.reference.load_opening_events()[0].config)
         for length in range(len(content) - last_start):
             log.write_bytes(content[: last_start + length])
             events_read: list[Event] = []
@@ -378,7 +385,7 @@ class Campaign:
             with EventLog(log, [*policy.folds, events_read.append]):
                 count["injected"] += 1
             count["survived"] += events_read == events[:-1]
-            count["differences"] += list(policy.active_trials.by_id) != [events[-1]["trial_id"]]
+            count["differences"] += list(policy.active_trials.by_id) != [torn.trial_id]
         self._print_row(kind)
 
 
@@ -395,24 +402,23 @@ def write_digits(root: Path, per_class: int) -> None:
 
 def outcomes(sweep: SweepFolder) -> dict[str, Any]:
     """Of every trial: settings, accuracies, state and reason."""
-    trials: dict[str, Any] = {}
-    for event in sweep.load_events():
-        if event["event"] == "asked":
-            settings = json.dumps(event["config"], sort_keys=True)
-            trials[event["trial_id"]] = [settings, [], "", ""]
-        elif event["event"] == "epoch":
-            trials[event["trial_id"]][1].append(event["validation_accuracy"])
-        elif event["event"] == "ended":
-            trials[event["trial_id"]][2:] = event["state"], event["reason"]
-    return trials
+    return {
+        trial_id: [
+            json.dumps(trial.proposed.config, sort_keys=True),
+            [epoch.validation_accuracy for epoch in trial.epochs],
+            str(trial.state),
+            trial.ended.reason if trial.ended else "",
+        ]
+        for trial_id, trial in TrialHistory(sweep.load_events()).trials.items()
+    }
 
 
 def logged_accuracies(sweep: SweepFolder) -> dict[tuple[str, int], float]:
     """Accuracies of all finished epochs."""
     if not sweep.log_path.is_file():
         return {}
-    logged = [event for event in sweep.load_events() if event["event"] == "epoch"]
-    return {(e["trial_id"], e["epoch"]): e["validation_accuracy"] for e in logged}
+    logged = [event for event in sweep.load_events() if isinstance(event, EpochFinished)]
+    return {(e.trial_id, e.epoch): e.validation_accuracy for e in logged}
 
 
 def read_leaderboard(sweep: SweepFolder) -> pd.DataFrame:

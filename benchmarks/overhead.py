@@ -38,13 +38,15 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import Cell, Event, EventLog
+from kdtune.log.event_log import EventLog
+from kdtune.log.events import Cell, EpochFinished, EpochMetrics, Event, TrialEnded
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import RAY_ENVIRONMENT, LivingNodes, run_trials
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.search.space import load_spaces
+from kdtune.tuning.trials.results import EpochReported, TrialResult
 from kdtune.tuning.trials.trainable import TrialProcess
 
 SLOTS = 2
@@ -109,6 +111,11 @@ def idle_results(epochs: int, lr: float) -> Generator[dict[str, Any], None, None
             "seconds": EPOCH_SECONDS,
             "train_loss": started,
             "validation_loss": time.time(),
+            "lr": lr,
+            "train_accuracy": accuracy,
+            "losses": {},
+            "device": "cpu",
+            "threads": 1,
         }
 
 
@@ -117,9 +124,10 @@ class IdleTrial(TrialProcess):
 
     def iter_results(
         self, trial_id: str, config: dict[str, Any]
-    ) -> Generator[dict[str, Any], None, None]:
+    ) -> Generator[TrialResult, None, None]:
         """See `train`."""
-        return idle_results(config["epochs"], config["lr"])
+        for result in idle_results(config["epochs"], config["lr"]):
+            yield EpochReported(metrics=EpochMetrics(**result))
 
 
 def train_idle(config: dict[str, Any]) -> None:
@@ -143,9 +151,9 @@ def run_kdtune(trials: int, epochs: int, folder: Path, meter: OverheadMeter, sam
     )
 
     def count_event(event: Event) -> None:
-        if event["event"] == "epoch":
-            meter.add_epoch(event["train_loss"], event["validation_loss"])
-        elif event["event"] == "ended":
+        if isinstance(event, EpochFinished):
+            meter.add_epoch(event.train_loss, event.validation_loss)
+        elif isinstance(event, TrialEnded):
             meter.add_trial()
 
     def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:

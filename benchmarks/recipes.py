@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import optuna
@@ -14,14 +14,16 @@ from ray.tune.search.optuna import OptunaSearch
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import Cell, Event
+from kdtune.log.events import Cell, EpochFinished, Event, TrialProposed
 from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
+from kdtune.tuning.planning.simulation import make_synthetic_metrics
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.search.space import SearchSpace
 from kdtune.tuning.search.stopping import rung_epochs
 from kdtune.tuning.search.studies import CellStudies
+from kdtune.tuning.trials.results import EpochReported, to_ray
 
 
 @dataclass(eq=False)
@@ -86,7 +88,7 @@ class KdtuneRecipe:
 
         def append(event: Event) -> None:
             for fold in policy.folds:
-                fold({**event, "session_seconds": 0.0})
+                fold(event)
 
         slots = Slots(
             {cell[1]: ResourceRequest()}, lambda: [Node("", 1_000_000)]
@@ -105,8 +107,8 @@ class KdtuneRecipe:
 
     def report(self, trial: SimulatedTrial, accuracy: float, best: float) -> bool:
         """See `Recipe`."""
-        figures = {"epoch": trial.epoch, "validation_accuracy": accuracy, "seconds": 1.0}
-        result = {**figures, "best_validation_accuracy": best}
+        metrics = make_synthetic_metrics(trial.epoch, accuracy, best, seconds=1.0)
+        result = to_ray(EpochReported(metrics=metrics))
         decision = self._scheduler.on_trial_result(None, trial.handle, result)
         return decision == TrialScheduler.CONTINUE
 
@@ -212,20 +214,22 @@ class RungAwareStudies(CellStudies):
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        self._proposals: dict[str, Event] = {}
+        self._proposals: dict[str, TrialProposed] = {}
         self._bests_by_epoch: dict[str, dict[int, float]] = {}
 
     def fold(self, event: Event) -> None:
         """See `Studies`."""
         super().fold(event)
-        if event["event"] == "asked":
-            self._proposals[event["trial_id"]] = event
-            self._bests_by_epoch[event["trial_id"]] = {}
-        elif event["event"] == "epoch":
-            best = event["best_validation_accuracy"]
-            self._bests_by_epoch[event["trial_id"]][event["epoch"]] = best
+        if isinstance(event, TrialProposed):
+            self._proposals[event.trial_id] = event
+            self._bests_by_epoch[event.trial_id] = {}
+        elif isinstance(event, EpochFinished):
+            best = event.best_validation_accuracy
+            self._bests_by_epoch[event.trial_id][event.epoch] = best
 
-    def _take_known_point(self, cell: Cell) -> tuple[dict[str, Any] | None, str]:
+    def _take_known_point(
+        self, cell: Cell
+    ) -> tuple[dict[str, Any] | None, Literal["start", "sampler"]]:
         point, origin = super()._take_known_point(cell)
         if point is not None:
             return point, origin
@@ -252,7 +256,7 @@ class RungAwareStudies(CellStudies):
                 optuna.trial.create_trial(
                     state=states.RUNNING if value is None else states.COMPLETE,
                     value=value,
-                    params=self._proposals[name]["parameters"],
+                    params=self._proposals[name].params,
                     distributions=distributions,
                 )
             )

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from kdtune.log.events import Cell, cell_of
+from kdtune.log.events import Cell, TrialState
 from kdtune.log.folder import SweepFolder
+from kdtune.log.trial_history import TrialHistory
 
 
 def collect_predictions(folder: SweepFolder) -> dict[str, Any]:
@@ -31,14 +32,11 @@ def collect_predictions(folder: SweepFolder) -> dict[str, Any]:
         folder: of a sweep that was confirmed.
     """
     correct, _ = folder.load_correct_predictions()
-    events = folder.load_confirm_events()
-    seeds = {event["trial_id"]: event["number"] for event in events if event["event"] == "asked"}
     cells: dict[Cell, dict[int, tuple[np.ndarray, float]]] = {}
-    for event in events:
-        run = event.get("trial_id")
-        if event["event"] == "ended" and event["state"] == "finished" and run in correct:
-            cell_runs = cells.setdefault(cell_of(event), {})
-            cell_runs[seeds[run]] = correct[run], event["best_validation_accuracy"]
+    for run_id, run in TrialHistory(folder.load_confirm_events()).trials.items():
+        if run.state is TrialState.FINISHED and run_id in correct:
+            best = run.epochs[-1].best_validation_accuracy
+            cells.setdefault(run.cell, {})[run.proposed.number] = correct[run_id], best
     if not cells:
         raise SystemExit(f"{folder.path} has no confirmed runs.")
     shared = sorted(set.intersection(*map(set, cells.values())))

@@ -26,7 +26,16 @@ from ray.tune.execution import tune_controller
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import Cell, Event, EventLog
+from kdtune.log.event_log import EventLog
+from kdtune.log.events import (
+    CacheRecord,
+    Cell,
+    DataSummary,
+    EpochFinished,
+    EpochMetrics,
+    Event,
+    SweepStarted,
+)
 from kdtune.log.folder import SweepFolder
 from kdtune.runtime.environment import describe_environment
 from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
@@ -39,7 +48,8 @@ from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.trials.best_weights import CheckpointCleanup
-from kdtune.tuning.trials.trainable import NODE_KEY, TrialProcess
+from kdtune.tuning.trials.results import EpochReported, ProcessStarted, to_ray
+from kdtune.tuning.trials.trainable import TrialProcess
 
 EPOCHS = 6
 
@@ -98,19 +108,15 @@ class InstantActorManager:
             "config": {},
         }
         if epoch == 0:
-            return {**ray_fields, NODE_KEY: "node"}
+            return {**ray_fields, **to_ray(ProcessStarted(node_id="node", pid=1))}
         value = self._random.uniform(0.3, 0.9)
-        names = ("lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-        parts = ("best_validation_accuracy", "loss_classification", "loss_kd", "loss_at")
-        figures = dict.fromkeys((*names, *parts), value)
-        return {
-            **ray_fields,
-            **figures,
-            "epoch": epoch,
-            "seconds": 1.0,
-            "device": "cpu",
-            "threads": 1,
-        }
+        metrics = EpochMetrics(
+            epoch=epoch, lr=value, train_loss=value, train_accuracy=value, validation_loss=value,
+            validation_accuracy=value, best_validation_accuracy=value,
+            losses=dict.fromkeys(("classification", "kd", "at"), value),
+            seconds=1.0, device="cpu", threads=1,
+        )  # fmt: skip
+        return {**ray_fields, **to_ray(EpochReported(metrics=metrics))}
 
     def next(self, timeout: float | None = None) -> bool:
         """Take one event."""
@@ -217,14 +223,18 @@ def measure_driver_load(num_slots: int, num_trials: int, folder: Path) -> dict[s
     ]
     all_slots = Slots({"A": ResourceRequest(1)}, lambda: [Node("node", num_slots)])
     folds = [timer.wrap(_fold_name(fold), fold) for fold in all_folds]
-    times: list[tuple[str, float]] = []
-    opening_event = {
-        "event": "sweep",
-        "config": sweep.model_dump(mode="json"),
-        "spaces": {},
-        "data": {},
-    }
-    opening_event |= {"views": {"prepared": []}, "environment": {}}
+    times: list[tuple[type[Event], float]] = []
+    opening_event = SweepStarted(
+        config=sweep.model_dump(mode="json"),
+        data=DataSummary(
+            classes=("a", "b"), train_images=2, validation_images=2, test_images=0,
+            fingerprint="", test_fingerprint="",
+        ),
+        teacher=None,
+        environment={},
+        cache=CacheRecord(methods=(), augment_views=0, num_bytes=0),
+        spaces={},
+    )  # fmt: skip
     with EventLog(sweep_folder.log_path, folds) as log:
         log.append(opening_event)
         driver.file_keeper.activate()
@@ -237,7 +247,7 @@ def measure_driver_load(num_slots: int, num_trials: int, folder: Path) -> dict[s
 
         def append(event: Event) -> None:
             log.append(event)
-            times.append((event["event"], time.perf_counter()))
+            times.append((type(event), time.perf_counter()))
 
         scheduler = LogScheduler(policy, append, all_slots)
         timed_choose = timer.wrap("what is started next", scheduler.choose_trial_to_run)
@@ -250,8 +260,8 @@ def measure_driver_load(num_slots: int, num_trials: int, folder: Path) -> dict[s
     for tracker_fold in driver.tracker_folds:
         tracker_fold.close()
     pairs = zip(times, times[1:], strict=False)
-    gaps = sorted(b[1] - a[1] for a, b in pairs if a[0] == b[0] == "epoch")
-    epoch_seconds, epochs = gaps[len(gaps) // 2], sum(kind == "epoch" for kind, _ in times)
+    gaps = sorted(b[1] - a[1] for a, b in pairs if a[0] is b[0] is EpochFinished)
+    epoch_seconds, epochs = gaps[len(gaps) // 2], sum(kind is EpochFinished for kind, _ in times)
     parts = {
         name: 1000 * part_seconds / len(times) for name, part_seconds in timer.seconds.items()
     }

@@ -243,7 +243,7 @@ def plugin_records(**names: Iterable[str]) -> list[dict[str, Any]]:
                 provided = names_by_plugin.setdefault(provider, [])
                 provided += [name] if name not in provided else []
     return [
-        {"name": p.name, "sha256": p.sha256, "installed": p.is_installed, "gives": provided}
+        {"name": p.name, "sha256": p.sha256, "installed": p.is_installed, "provides": provided}
         for p, provided in names_by_plugin.items()
     ]
 

@@ -201,8 +201,7 @@ def status(folder: Path) -> None:
     from kdtune.reports.text.status import status_lines
 
     snapshot = SweepSnapshot(folder)
-    events = snapshot.load_opening_events(), snapshot.load_events(), snapshot.load_confirm_events()
-    print("\n".join(status_lines(*events, snapshot.is_locked(), snapshot.lock_holder(), folder)))
+    print("\n".join(status_lines(snapshot)))
     print(f"\n{leaderboard_text([folder], 'table')}", end="")
 
 

@@ -22,7 +22,7 @@ from kdtune.data.transforms import augment_images, decode_images, find_unreadabl
 from kdtune.errors import BadImagesError
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.seeds import derive_seed
-from kdtune.storage.array_cache import ArrayCache, CacheKey, CreateArray, OnCacheEvent
+from kdtune.storage.array_cache import ArrayCache, CacheKey, CreateArray, OnCacheProgress
 
 AUGMENT_CHUNK_IMAGES = 256
 """Images that are augmented at once."""
@@ -36,7 +36,7 @@ def drop_unreadable(
     data: ImageData,
     cache: ArrayCache | None,
     workers: int | None = None,
-    on_event: OnCacheEvent = lambda event: None,
+    on_progress: OnCacheProgress = lambda progress: None,
 ) -> tuple[ImageData, list[dict[str, str]]]:
     """Leave out the images that cannot be read.
 
@@ -75,7 +75,9 @@ def drop_unreadable(
                 make("sound", (len(split),), np.dtype(np.uint8))[:] = compute_readable_mask(split)
 
             label = f"which of {len(split):,} {name} images of {data.source} can be read"
-            readable_mask = cache.open_arrays(label, key, {"sound": {}}, build, on_event)["sound"]
+            readable_mask = cache.open_arrays(label, key, {"sound": {}}, build, on_progress)[
+                "sound"
+            ]
         indices = np.flatnonzero(readable_mask == 0).tolist()
         unreadable_reasons = find_unreadable(
             Split([split.images[i] for i in indices], [0] * len(indices)), workers
@@ -114,7 +116,9 @@ class DecodedDataset:
         self.data, self.image_size, self.cache, self.workers = data, image_size, cache, workers
         self._decoded: dict[str, np.ndarray] = {}
 
-    def pixels(self, name: str, on_event: OnCacheEvent = lambda event: None) -> np.ndarray:
+    def pixels(
+        self, name: str, on_progress: OnCacheProgress = lambda progress: None
+    ) -> np.ndarray:
         """The images of a split as they are.
 
         Args:
@@ -138,10 +142,12 @@ class DecodedDataset:
             self.cache_key(name),
             split,
             lambda pixels: decode_images(split, self.image_size, self.workers, out=pixels),
-            on_event,
+            on_progress,
         )
 
-    def decode_train_validation(self, on_event: OnCacheEvent = lambda event: None) -> None:
+    def decode_train_validation(
+        self, on_progress: OnCacheProgress = lambda progress: None
+    ) -> None:
         """Decode the images of training and validation, unless that was done before.
 
         Raises:
@@ -150,20 +156,20 @@ class DecodedDataset:
         failures = []
         for name in ("validation", "train"):
             try:
-                self.pixels(name, on_event)
+                self.pixels(name, on_progress)
             except BadImagesError as error:
                 failures += error.failures
         if failures:
             raise BadImagesError(failures)
 
     def augmented_view(
-        self, view: int, seed: int, on_event: OnCacheEvent = lambda event: None
+        self, view: int, seed: int, on_progress: OnCacheProgress = lambda progress: None
     ) -> np.ndarray:
         """View `view` of the training images, from 0; it needs a cache. Otherwise as `pixels`.
 
         Image i is what `augment_images` makes of it with the seed `first_seed(view, seed)` + i.
         """
-        unaugmented = self.pixels("train", on_event)
+        unaugmented = self.pixels("train", on_progress)
         base_seed = view_seed(view, seed)
 
         def build(pixels: np.ndarray) -> None:
@@ -176,7 +182,7 @@ class DecodedDataset:
 
         label = self.describe_array("train", view)
         return self._open_array(
-            label, self.cache_key("train", view, seed), self.data.train, build, on_event
+            label, self.cache_key("train", view, seed), self.data.train, build, on_progress
         )
 
     def _open_array(
@@ -185,13 +191,13 @@ class DecodedDataset:
         key: CacheKey,
         split: Split,
         fill: Callable[[np.ndarray], object],
-        on_event: OnCacheEvent,
+        on_progress: OnCacheProgress,
     ) -> np.ndarray:
         def build(names: Any, make: CreateArray) -> None:
             fill(make("pixels", self._shape(split), np.dtype(np.uint8)))
 
         assert self.cache is not None
-        return self.cache.open_arrays(label, key, {"pixels": {}}, build, on_event)["pixels"]
+        return self.cache.open_arrays(label, key, {"pixels": {}}, build, on_progress)["pixels"]
 
     def cache_key(self, name: str, view: int | None = None, seed: int = 0) -> dict[str, Any]:
         """All that makes an array of pixels; without a view, of the images as they are."""

@@ -167,7 +167,7 @@ def _load_comparison_images(folder: SweepFolder) -> tuple[Tensor, str]:
     assert size is not None
     try:
         data, _ = find_data(sweep.data_source, sweep.skip_bad_images, sweep.cache_gb)
-        if data.fingerprint != folder.load_opening_events()[-1]["data"].get("fingerprint"):
+        if data.fingerprint != folder.load_opening_events()[-1].data.fingerprint:
             raise UserError("These are other data.")
         indices = np.linspace(0, len(data.validation) - 1, count).astype(int)
         split = Split([data.validation.images[i] for i in indices], [0] * count)

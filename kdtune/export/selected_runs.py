@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from kdtune.config.train import hash_settings
-from kdtune.log.events import SUCCESSFUL_STATES, Cell
+from kdtune.log.events import SUCCESSFUL_STATES, Cell, LogOpening
 from kdtune.log.folder import SweepFolder
 from kdtune.models.checkpoints import load_model
 from kdtune.reports.tables.leaderboard import SweepTables
@@ -134,48 +134,45 @@ def config_with_provenance(folder: SweepFolder, selected: SelectedRun) -> dict[s
     settings = selected.settings | {"data_dir": sweep.data, "data_root": sweep.data_root}
     if settings.get("teacher_model") is not None:
         settings["teacher_model"] = sweep.teacher
-    opening_event = folder.load_opening_events()[-1]
+    opening: LogOpening = folder.load_opening_events()[-1]
     if selected.confirmed:
-        opening_event = [e for e in folder.load_confirm_events() if e["event"] == "confirm"][-1]
-    data, teacher = opening_event["data"], opening_event.get("teacher") or {}
+        opening = folder.load_confirm_openings()[-1]
+    data, teacher = opening.data, opening.teacher
+    test_images, validation_images = data.test_images, data.validation_images
     provenance = {
         "sweep": folder.path.resolve().name,
         "trial_id": selected.trial_id,
         **({"run_id": selected.name} if selected.confirmed else {}),
         "best_validation_accuracy": selected.validation_accuracy,
-        **_accuracy_interval("validation", selected.validation_accuracy, data),
+        **_accuracy_interval("validation", selected.validation_accuracy, validation_images),
         "best_epoch": selected.epoch,
         "test_accuracy": selected.test_accuracy,
-        **_accuracy_interval("test", selected.test_accuracy, data),
+        **_accuracy_interval("test", selected.test_accuracy, test_images),
         "seed_summary": selected.seed_summary or None,
         "device": selected.device,
         "threads": selected.threads,
         "sweep_seed": sweep.seed,
-        "data_fingerprint": data.get("fingerprint"),
-        "test_fingerprint": data.get("test_fingerprint") or None,
-        "plugins": _required_plugins(opening_event, settings, teacher.get("model")) or None,
-        "teacher_sha256": teacher.get("sha256") if settings.get("teacher_model") else None,
-        "environment": opening_event.get("environment"),
+        "data_fingerprint": data.fingerprint,
+        "test_fingerprint": data.test_fingerprint or None,
+        "plugins": _required_plugins(opening, settings) or None,
+        "teacher_sha256": teacher.sha256 if teacher and settings.get("teacher_model") else None,
+        "environment": opening.environment,
         "settings_sha256": hash_settings(settings),
     }
     recorded = {key: value for key, value in provenance.items() if value is not None}
     return {**settings, "provenance": recorded}
 
 
-def _required_plugins(
-    opening_event: Mapping[str, Any], settings: Mapping[str, Any], teacher: str | None
-) -> list[dict[str, Any]]:
-    """The plug-ins that a run needs, of those of its sweep."""
+def _required_plugins(opening: LogOpening, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the plug-ins of a sweep that one of its runs needs."""
     names = {settings.get(key) for key in ("method", "model", "data_dir")}
-    names |= {teacher} if settings.get("teacher_model") else set()
-    return [record for record in opening_event.get("plugins", ()) if names & set(record["gives"])]
+    if opening.teacher and settings.get("teacher_model"):
+        names.add(opening.teacher.model)
+    return [plugin.model_dump() for plugin in opening.plugins if names & set(plugin.provides)]
 
 
-def _accuracy_interval(
-    split: str, accuracy: float | None, data: Mapping[str, Any]
-) -> dict[str, Any]:
-    """How many images an accuracy is of, and its interval."""
-    images = data.get(f"{split}_images")
+def _accuracy_interval(split: str, accuracy: float | None, images: int) -> dict[str, Any]:
+    """Return the number of images of a split, and the interval of an accuracy on them."""
     if accuracy is None or not images:
         return {}
     interval = wilson_interval(round(accuracy * images), images)

@@ -1,251 +1,394 @@
-"""Logs of sweeps: append-only, one event a line, on the disk before anything acts on it.
+"""The events of a sweep's log: one frozen model per kind.
 
-Nothing else knows their form. An event is one JSON object a line:
-
-* ``sweep``: opened, with its complete settings, spaces, data, teacher and versions;
-* ``resumed``: the same, when a driver went on with it;
-* ``warm_start``: what was learned from an earlier sweep: see `kdtune.tuning.search.warm_start`;
-* ``view``: a trial builds, has built or waits for what all need: see
-  `kdtune.storage.array_cache.Tell`;
-* ``asked``: a trial was proposed, with its settings;
-* ``epoch``: a trial finished an epoch, with every figure;
-* ``restarted``: a trial goes on in another process, from its last checkpoint, and why;
-* ``ended``: a trial ended, with its `TRIAL_STATES` entry and the reason;
-* ``exhausted``: a cell has no further point;
-* ``complete``: nothing is left to do, and the tables say so.
-
-In the log of a confirmation ``asked``, ``epoch``, ``restarted``, ``ended`` and ``view`` are about
-a run, which trains with the settings of a trial that it ``confirms``, and beside ``complete`` are
-
-* ``confirm``: opened, or extended: complete settings, candidates of each cell, number of seeds;
-* ``measured``: what a student costs: see `kdtune.models.costs`;
-* ``chosen``: a cell's choice among its candidates, by validation images;
-* ``tested``: a run of what was chosen was judged by the test images, once;
-* ``lost``: a run's network is not there, so it is to be trained again.
-
-Every event has a ``time``, in seconds since 1970, and ``session_seconds``, since its driver opened
-the log, by a clock that nobody sets.
+A log has one event per line, as JSON. Fields that are not known are ignored, so this version can
+read the log of a later one. The search and its confirmation have one log each; in the second, a
+trial is a run: it trains with the settings of its ``candidate``, a trial of the search.
 """
 
-import json
-import os
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from kdtune.config.train import FILE_NAME_PATTERN, file_stem
-from kdtune.errors import RunError, UserError
-from kdtune.storage.files import disk_full_as_error
-
-Event = dict[str, Any]
+from kdtune.storage.array_cache import CacheProgress
 
 Cell = tuple[str, str]
-"""(method, model): what is searched with a study, rungs and a share of the budget of its own."""
+"""(method, model): has its own study, its own rungs and its share of the budget."""
 
 
-def cell_of(event: Event) -> Cell:
-    """The cell that an event is about."""
-    return event["method"], event["model"]
+class TrialState(StrEnum):
+    """How a trial ended; `RUNNING` until then."""
+
+    RUNNING = "running"
+    FINISHED = "finished"  # trained all epochs
+    STOPPED = "stopped"  # by early stopping or by the budget
+    DIVERGED = "diverged"  # its loss was not finite
+    CRASHED = "crashed"
 
 
-TRIAL_STATES = ("finished", "stopped", "diverged", "crashed")
-"""How a trial ends: all epochs; stopped early; a non-finite loss; an error."""
+SUCCESSFUL_STATES = (TrialState.FINISHED, TrialState.STOPPED)
+"""States of trials whose accuracy counts."""
 
-_CELL_KEYS: dict[str, type] = {"method": str, "model": str}
-_TRIAL_KEYS: dict[str, type] = {"trial_id": str, **_CELL_KEYS}
-_OPENING_KEYS: dict[str, type] = dict.fromkeys(("config", "spaces", "data", "views"), dict)
-REQUIRED_KEYS: dict[str, Mapping[str, type]] = {
-    "sweep": _OPENING_KEYS,
-    "resumed": _OPENING_KEYS,
-    "warm_start": {**_CELL_KEYS, "observations": list, "start": list},
-    "view": {"trial_id": str, "kind": str, "what": str, "state": str},
-    "asked": {
-        **_TRIAL_KEYS,
-        "number": int,
-        "origin": str,
-        "parameters": dict,
-        "distributions": dict,
-        "config": dict,
-    },
-    "epoch": {
-        **_TRIAL_KEYS,
-        "epoch": int,
-        "best_validation_accuracy": float,
-        "validation_accuracy": float,
-        "seconds": float,
-    },
-    "restarted": {**_TRIAL_KEYS, "cause": str, "reason": str},
-    "ended": {**_TRIAL_KEYS, "state": str, "reason": str},
-    "exhausted": {**_CELL_KEYS, "reason": str},
-    "complete": {},
-    "confirm": {"config": dict, "data": dict, "candidates": list, "seeds": int, "top": int},
-    "lost": _TRIAL_KEYS,
-    "measured": {"model": str, "parameters": int, "macs": int, "latency_ms": float},
-    "chosen": {**_CELL_KEYS, "confirms": str},
-    "tested": {**_TRIAL_KEYS, "test_accuracy": float, "test_images": int},
-}
-"""What an event must have to be taken for one, by its kind."""
+FAILED_STATES = (TrialState.DIVERGED, TrialState.CRASHED)
+
+ENDED_STATES = (*SUCCESSFUL_STATES, *FAILED_STATES)
 
 
-def parse_events(content: bytes, path: Path, lines_before: int = 0) -> tuple[list[Event], int]:
-    """The events, and how many bytes they take; what a crash left after the last is passed over.
+class RestartCause(StrEnum):
+    """Why a trial continues in another process."""
 
-    Args:
-        content: of the file, after so many lines as `lines_before` says.
-        path: the file.
-        lines_before: lines.
-
-    Raises:
-        UserError: something that is no event stands between events.
-    """
-    events: list[Event] = []
-    parsed_bytes, position, damaged_line = 0, 0, 0
-    for number, line in enumerate(content.split(b"\n")[:-1], start=lines_before + 1):
-        position += len(line) + 1
-        if (event := _parse_event(line)) is None:
-            damaged_line = damaged_line or number
-            continue
-        if damaged_line:
-            raise UserError(
-                f"{path} is damaged: line {damaged_line} is no event, but others follow it."
-            )
-        events.append(event)
-        parsed_bytes = position
-    return events, parsed_bytes
+    PROCESS_DIED = "process_died"
+    STALLED = "stalled"  # it made no progress
+    DEVICE_MEMORY = "device_memory"  # its device had too little memory
+    TRIAL_ERROR = "trial_error"
+    NODE_LOST = "node_lost"
+    MISPLACED = "misplaced"  # Ray started it on a node that gets no trials
 
 
-def _reject_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+def _check_model_name(name: str) -> str:
+    if not re.match(FILE_NAME_PATTERN, file_stem(name)):
+        raise ValueError("file names are made from the name of a model")
+    return name
 
 
-_JSON_DECODER = json.JSONDecoder(parse_constant=_reject_constant)
+FileName = Annotated[str, StringConstraints(pattern=FILE_NAME_PATTERN)]
+ModelName = Annotated[str, AfterValidator(_check_model_name)]
 
 
-def _parse_event(line: bytes) -> Event | None:
-    """An event, or None if the line is none."""
-    try:
-        event = _JSON_DECODER.decode(line.decode())
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        return None
-    required = REQUIRED_KEYS.get(event["event"])
-    timestamps = (event.get("time"), event.get("session_seconds"))
-    if required is None or not all(isinstance(value, int | float) for value in timestamps):
-        return None
-    has_required_keys = all(
-        isinstance(event.get(key), int | float if value_type is float else value_type)
-        for key, value_type in required.items()
-    )
-    if not has_required_keys:
-        return None
-    # Names of files are made from these; of a model's by `file_stem`.
-    records, name_keys = [event], [key for key in _TRIAL_KEYS if key in required]
-    if event["event"] == "confirm":
-        records, name_keys = event["candidates"], list(_TRIAL_KEYS)
-    has_valid_names = all(
-        isinstance(record, dict) and _is_file_name(record.get(key), key)
-        for record in records
-        for key in name_keys
-    )
-    return event if has_valid_names else None
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-def _is_file_name(value: Any, key: str) -> bool:
-    stem = file_stem(value) if key == "model" and isinstance(value, str) else value
-    return isinstance(stem, str) and re.match(FILE_NAME_PATTERN, stem) is not None
+class Event(_Record):
+    """What every event has.
 
-
-class EventLog:
-    """The log, open for appending: an event is on the disk before anything acts on it.
-
-    To be used in a ``with``, by one process at a time.
-
-    Args:
-        path: the file; what a crash left after the last event is cut off.
-        folds: functions that take every event after it was written, in this order: studies,
-            rungs, progress. On open each is given the events that are there already, so that what
-            they hold is the same as if they had been there all the time.
-
-    Raises:
-        UserError: the log is damaged.
+    Attributes:
+        kind: names its class.
+        time: seconds since 1970.
+        session_seconds: since the driver opened the log, by a monotonic clock.
     """
 
-    def __init__(self, path: Path, folds: Sequence[Callable[[Event], None]]):
-        self.path, self._folds = path, folds
-        self.failure: RunError | None = None
-        """Why nothing can be appended any more; what calls may wrap the error that says so."""
-        self._file = open(path, "a+b", buffering=0)
-        try:
-            self._file.seek(0)
-            content = self._file.read()
-            events, self._valid_bytes = parse_events(content, path)
-            self.truncated_bytes = len(content) - self._valid_bytes
-            """Bytes that were cut off."""
-            if self.truncated_bytes:
-                self._file.truncate(self._valid_bytes)
-            for number, event in enumerate(events, start=1):
-                try:
-                    self._fold(event)
-                except (LookupError, TypeError, ValueError, AttributeError) as error:
-                    raise UserError(
-                        f"{path} is damaged: line {number} does not fit what stands before it "
-                        f"({type(error).__name__}: {error})."
-                    ) from error
-        except BaseException:
-            self._file.close()
-            raise
-        self._opened_at = time.monotonic()
-
-    def append(self, event: Event) -> None:
-        """Write an event, then hand it to the folds.
-
-        Raises:
-            ValueError: the event holds a value that JSON has no form for, NaN included.
-            RunError: it cannot be written; the log is as it was, and takes no further event.
-        """
-        session_seconds = round(time.monotonic() - self._opened_at, 3)
-        event = {**event, "time": round(time.time(), 3), "session_seconds": session_seconds}
-        line = json.dumps(event, allow_nan=False).encode() + b"\n"
-        if self.failure is not None:
-            raise self.failure
-        try:
-            with disk_full_as_error(self.path):
-                self._write_line(line)
-        except (RunError, OSError) as error:
-            with suppress(OSError):  # a part of the line may be written
-                self._file.truncate(self._valid_bytes)
-            reason = str(error) if isinstance(error, RunError) else f"{self.path}: {error}"
-            self.failure = error if isinstance(error, RunError) else RunError(reason)
-            raise self.failure from error
-        self._fold(event)
-
-    def _write_line(self, line: bytes) -> None:
-        descriptor = self._file.fileno()
-        size = os.fstat(descriptor).st_size
-        if size < self._valid_bytes:
-            raise RunError(f"{self.path} was cut by something else while the sweep ran.")
-        if size > self._valid_bytes:  # nobody else may write here
-            self._file.truncate(self._valid_bytes)
-        remaining = memoryview(line)
-        while remaining:
-            remaining = remaining[os.write(descriptor, remaining) :]
-        os.fsync(descriptor)
-        self._valid_bytes += len(line)
-
-    def _fold(self, event: Event) -> None:
-        for fold in self._folds:
-            fold(event)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
+    kind: str
+    time: float = 0.0
+    session_seconds: float = 0.0
 
 
-SUCCESSFUL_STATES = ("finished", "stopped")
-"""States of trials whose figures can be had again."""
+class _CellEvent(Event):
+    method: FileName
+    model: ModelName
+
+    @property
+    def cell(self) -> Cell:
+        """The cell that it is about."""
+        return self.method, self.model
+
+    @property
+    def cell_name(self) -> str:
+        """The name of the cell, as ``at-ResNet18``."""
+        return f"{self.method}-{self.model}"
+
+
+class _TrialEvent(_CellEvent):
+    trial_id: FileName
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Trial and cell, as keyword arguments of another event about the trial."""
+        return {"trial_id": self.trial_id, "method": self.method, "model": self.model}
+
+
+class UnreadableImage(_Record):
+    """An image that is left out because it cannot be read."""
+
+    split: str
+    file: str
+    reason: str
+
+
+class DataSummary(_Record):
+    """The images of a sweep; see `kdtune.data.splits.ImageData`."""
+
+    classes: tuple[str, ...]
+    train_images: int
+    validation_images: int
+    test_images: int
+    fingerprint: str
+    test_fingerprint: str
+    skipped_images: tuple[UnreadableImage, ...] = ()
+
+    def describe_counts(self) -> str:
+        """Return the numbers of training, validation and test images, as ``800+100+100``."""
+        return f"{self.train_images}+{self.validation_images}+{self.test_images}"
+
+
+class TeacherSummary(_Record):
+    """A teacher's file; accuracies are shares of 1, None where they were not measured."""
+
+    path: str
+    sha256: str
+    model: str
+    image_size: int | None = None
+    validation_accuracy: float | None = None
+    test_accuracy: float | None = None
+
+
+class SpaceRecord(_Record):
+    """A search space as it was when the sweep started; of a function only its file is kept."""
+
+    path: str
+    function: bool
+    distributions: dict[str, dict[str, Any]]
+    constants: dict[str, Any]
+    start: tuple[dict[str, Any], ...]
+
+
+class PluginRecord(_Record):
+    """A plug-in that provides some of a sweep's names."""
+
+    name: str
+    sha256: str
+    installed: bool
+    provides: tuple[str, ...]
+
+
+class CacheRecord(_Record):
+    """What the cache holds for all trials of a sweep.
+
+    Attributes:
+        methods: whose teacher targets are cached; the teacher runs live for the others.
+        augment_views: augmented views that epochs cycle through; 0: augmented anew each epoch.
+        num_bytes: size of all of it.
+        prepared: arrays that were built or found before the first trial.
+    """
+
+    methods: tuple[str, ...]
+    augment_views: int
+    num_bytes: int
+    prepared: tuple[CacheProgress, ...] = ()
+
+
+class LogOpening(Event):
+    """What a driver knows when it opens a log; ``config`` is a complete `SweepConfig`."""
+
+    config: dict[str, Any]
+    data: DataSummary
+    teacher: TeacherSummary | None
+    environment: dict[str, str | int | None]
+    plugins: tuple[PluginRecord, ...] = ()
+    cache: CacheRecord
+
+    def with_prepared(self, prepared: Iterable[CacheProgress]) -> Self:
+        """Return the event with the arrays that were built or found before the first trial."""
+        cache = self.cache.model_copy(update={"prepared": tuple(prepared)})
+        return self.model_copy(update={"cache": cache})
+
+
+class SweepOpening(LogOpening):
+    """What opens the log of a search."""
+
+    spaces: dict[str, SpaceRecord]
+
+
+class SweepStarted(SweepOpening):
+    """A sweep started: the first event of its log."""
+
+    kind: Literal["sweep_started"] = "sweep_started"
+
+
+class SweepResumed(SweepOpening):
+    """Another driver continues the sweep."""
+
+    kind: Literal["sweep_resumed"] = "sweep_resumed"
+
+
+class Candidate(_Record):
+    """A trial of the search that is confirmed."""
+
+    method: FileName
+    model: ModelName
+    trial_id: FileName
+
+    @property
+    def cell(self) -> Cell:
+        """The cell that it is about."""
+        return self.method, self.model
+
+    @property
+    def cell_name(self) -> str:
+        """The name of the cell, as ``at-ResNet18``."""
+        return f"{self.method}-{self.model}"
+
+
+class ConfirmStarted(LogOpening):
+    """A confirmation started or was extended.
+
+    Attributes:
+        candidates: those that are new.
+        seeds: fresh seeds of each candidate.
+        top: candidates of each cell, at most.
+        groups_sha256: of the groups of the test images, if the data have them.
+    """
+
+    kind: Literal["confirm_started"] = "confirm_started"
+    candidates: tuple[Candidate, ...]
+    seeds: int
+    top: int
+    groups_sha256: str | None = None
+
+
+class Observation(_Record):
+    """A trial of an earlier sweep that counts as one of this sweep's.
+
+    Attributes:
+        trial_id: with the earlier sweep's folder before it.
+        best_validation_accuracies: best so far, after each epoch.
+    """
+
+    trial_id: str
+    params: dict[str, Any]
+    distributions: dict[str, dict[str, Any]]
+    state: TrialState
+    best_validation_accuracies: tuple[float, ...]
+
+
+class WarmStart(_CellEvent):
+    """What a cell learns from an earlier sweep: observations, or points to start from."""
+
+    kind: Literal["warm_start"] = "warm_start"
+    source: str
+    observations: tuple[Observation, ...]
+    start: tuple[dict[str, Any], ...]
+    reason: str
+
+
+class CacheUpdated(Event):
+    """A trial builds, has built or waits for arrays that all trials share."""
+
+    kind: Literal["cache_updated"] = "cache_updated"
+    trial_id: FileName
+    progress: CacheProgress
+
+
+class TrialProposed(_TrialEvent):
+    """A trial, or a run of a candidate, was proposed and is to be started.
+
+    Attributes:
+        number: in its cell, from 0; of a run its seed's number, from 1.
+        origin: ``start`` (a known point), ``sampler`` or ``confirm``.
+        params: values that were searched.
+        distributions: from which, as Optuna serializes them.
+        config: complete settings.
+        candidate: trial whose settings a run has; None in a search.
+    """
+
+    kind: Literal["trial_proposed"] = "trial_proposed"
+    number: int
+    origin: Literal["start", "sampler", "confirm"]
+    params: dict[str, Any]
+    distributions: dict[str, dict[str, Any]]
+    config: dict[str, Any]
+    candidate: FileName | None = None
+
+
+class EpochMetrics(_Record):
+    """The numbers of one epoch; see `kdtune.training.loop.EpochResult`."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    best_validation_accuracy: float
+    losses: dict[str, float | None]
+    seconds: float
+    device: str
+    threads: int
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the numbers by name, flat: ``loss_<part>`` for the parts of the loss."""
+        row = {name: getattr(self, name) for name in EpochMetrics.model_fields if name != "losses"}
+        return row | {f"loss_{part}": value for part, value in self.losses.items()}
+
+
+class EpochFinished(_TrialEvent, EpochMetrics):
+    """A trial finished an epoch."""
+
+    kind: Literal["epoch_finished"] = "epoch_finished"
+
+
+class TrialRestarted(_TrialEvent):
+    """A trial is to continue in another process, from its last checkpoint."""
+
+    kind: Literal["trial_restarted"] = "trial_restarted"
+    cause: RestartCause
+    reason: str
+
+
+class TrialEnded(_TrialEvent):
+    """A trial ended."""
+
+    kind: Literal["trial_ended"] = "trial_ended"
+    state: TrialState
+    reason: str
+    epochs: int
+    best_validation_accuracy: float | None
+
+
+class SpaceExhausted(_CellEvent):
+    """A cell's space has no further point."""
+
+    kind: Literal["space_exhausted"] = "space_exhausted"
+    reason: str
+
+
+class Completed(Event):
+    """Nothing is left to run, and the tables were written."""
+
+    kind: Literal["completed"] = "completed"
+
+
+class WeightsMissing(_TrialEvent):
+    """The weights of a run were lost, so it must run again."""
+
+    kind: Literal["weights_missing"] = "weights_missing"
+
+
+class StudentProfiled(Event):
+    """What a student costs; see `kdtune.models.costs`."""
+
+    kind: Literal["student_profiled"] = "student_profiled"
+    model: ModelName
+    parameters: int
+    macs: int
+    latency_ms: float
+    latency_device: str
+
+
+class CandidateChosen(_CellEvent):
+    """The candidate of a cell that validation images chose."""
+
+    kind: Literal["candidate_chosen"] = "candidate_chosen"
+    candidate: FileName
+
+
+class RunTested(_TrialEvent):
+    """A run of a chosen candidate classified the test images."""
+
+    kind: Literal["run_tested"] = "run_tested"
+    test_accuracy: float
+    test_images: int
+
+
+EVENTS: TypeAdapter[Event] = TypeAdapter(
+    Annotated[
+        SweepStarted | SweepResumed | ConfirmStarted | WarmStart | CacheUpdated | TrialProposed
+        | EpochFinished | TrialRestarted | TrialEnded | SpaceExhausted | Completed | WeightsMissing
+        | StudentProfiled | CandidateChosen | RunTested,
+        Field(discriminator="kind"),
+    ]
+)  # fmt: skip
+"""Reads any event from JSON."""

@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import file_stem
 from kdtune.errors import UserError
-from kdtune.log.events import Event, parse_events
+from kdtune.log.event_log import parse_events
+from kdtune.log.events import ConfirmStarted, Event, RunTested, SweepOpening, SweepStarted
 from kdtune.runtime.console import printable_path
 from kdtune.storage.files import disk_full_as_error
 
@@ -207,9 +208,8 @@ class SweepFolder:
         Raises:
             UserError: a file is damaged.
         """
-        run_ids = [
-            event["trial_id"] for event in self.load_confirm_events() if event["event"] == "tested"
-        ]
+        events = self.load_confirm_events()
+        run_ids = [event.trial_id for event in events if isinstance(event, RunTested)]
         if not run_ids:
             return {}, None
         test_arrays = _load_arrays(self.test_labels_path, "labels")
@@ -235,26 +235,27 @@ class SweepFolder:
         Raises:
             UserError: as `load_opening_events`, or the settings are not such.
         """
-        confirm_events = [e for e in self.load_confirm_events() if e["event"] == "confirm"]
-        latest_config = max(
-            [*self.load_opening_events(), *confirm_events], key=lambda event: event["time"]
-        )["config"]
-        confirm_config = confirm_events[-1]["config"] if confirm_events else {}
-        confirm_settings = {
-            key: confirm_config[key] for key in CONFIRM_SETTINGS if key in confirm_config
-        }
-        return SweepConfig.parse({**latest_config, **confirm_settings})
+        confirm_openings = self.load_confirm_openings()
+        openings = [*self.load_opening_events(), *confirm_openings]
+        config = max(openings, key=lambda event: event.time).config
+        if confirm_openings:
+            config = config | {key: confirm_openings[-1].config[key] for key in CONFIRM_SETTINGS}
+        return SweepConfig.parse(config)
 
-    def load_opening_events(self) -> list[Event]:
+    def load_confirm_openings(self) -> list[ConfirmStarted]:
+        """Return the events that opened the confirmation, the first one first."""
+        return [e for e in self.load_confirm_events() if isinstance(e, ConfirmStarted)]
+
+    def load_opening_events(self) -> list[SweepOpening]:
         """The events with which drivers opened the sweep, the first one first.
 
         Raises:
             UserError: as `load_events`, or there is none.
         """
-        opening_events = [
-            event for event in self.load_events() if event["event"] in ("sweep", "resumed")
+        opening_events: list[SweepOpening] = [
+            e for e in self.load_events() if isinstance(e, SweepOpening)
         ]
-        if not opening_events or opening_events[0]["event"] != "sweep":
+        if not opening_events or not isinstance(opening_events[0], SweepStarted):
             raise UserError(
                 f"{self.log_path} is damaged: it does not begin with the sweep's settings."
             )

@@ -6,7 +6,7 @@ Time in which no driver ran does not count, nor what a driver checked before it 
 import time
 from collections.abc import Callable
 
-from kdtune.log.events import Event
+from kdtune.log.events import Event, LogOpening
 
 
 class Stopwatch:
@@ -23,16 +23,12 @@ class Stopwatch:
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
-        if event["event"] in ("sweep", "resumed", "confirm"):
+        if isinstance(event, LogOpening):
             self._previous_seconds += self._session_seconds
-            self._session_started_at, self._session_offset, self._session_seconds = (
-                self.clock(),
-                event["session_seconds"],
-                0.0,
-            )
-        self._session_seconds = max(
-            self._session_seconds, event["session_seconds"] - self._session_offset
-        )
+            self._session_started_at, self._session_seconds = self.clock(), 0.0
+            self._session_offset = event.session_seconds
+        seconds = event.session_seconds - self._session_offset
+        self._session_seconds = max(self._session_seconds, seconds)
 
     @property
     def logged_seconds(self) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdtune.log.events import Completed
 from kdtune.log.folder import SweepSnapshot
 from kdtune.reports.tables.all_tables import collect_tables, load_sweep_tables
 from kdtune.reports.tables.comparison import select_main_pair
@@ -34,7 +35,7 @@ class LoadedSweep:
     @property
     def config(self) -> dict:
         """Settings of the sweep when it was opened last."""
-        return self.opening_events[-1]["config"]
+        return self.opening_events[-1].config
 
     @property
     def tested_cells(self) -> pd.DataFrame:
@@ -52,19 +53,20 @@ class LoadedSweep:
 
     def header_facts(self) -> dict[str, str]:
         """What was run, for the head of the page."""
-        data, teacher = self.opening_events[0]["data"], self.opening_events[0].get("teacher")
-        classes = data["classes"]
+        data, teacher = self.opening_events[0].data, self.opening_events[0].teacher
+        classes = data.classes
         trial_counts = self.tables.leaderboard["trials_started"]
         counts = sorted({*trial_counts.tolist()})
-        openings = [event for event in self.confirm_events if event["event"] == "confirm"]
-        images = [data.get(f"{split}_images") for split in ("train", "validation", "test")]
+        openings = self.folder.load_confirm_openings()
+        images = data.train_images, data.validation_images, data.test_images
         teacher_label = "none"
         if teacher:
-            teacher_label = str(teacher.get("model", ""))
-            for split in ("validation", "test"):
-                if teacher.get(f"{split}_accuracy") is not None:
-                    teacher_label += f", {split} {100 * teacher[f'{split}_accuracy']:.1f} %"
-        last_event_time = max(log[-1]["time"] for log in (self.events, self.confirm_events) if log)
+            teacher_label = teacher.model
+            if teacher.validation_accuracy is not None:
+                teacher_label += f", validation {100 * teacher.validation_accuracy:.1f} %"
+            if teacher.test_accuracy is not None:
+                teacher_label += f", test {100 * teacher.test_accuracy:.1f} %"
+        last_event_time = max(log[-1].time for log in (self.events, self.confirm_events) if log)
         planned_trials = self.config.get("trials")
         return {
             "last event": time.strftime("%Y-%m-%d %H:%M", time.localtime(last_event_time)),
@@ -79,11 +81,9 @@ class LoadedSweep:
             if counts
             else "none yet",
             "confirmed": (
-                f"best {openings[-1]['top']} of each cell, {openings[-1]['seeds']} seeds each"
-                if openings and "top" in openings[-1]
+                f"best {openings[-1].top} of each cell, {openings[-1].seeds} seeds each"
+                if openings
                 else "no"
-                if not openings
-                else "yes"
             ),
         }
 
@@ -96,12 +96,12 @@ class LoadedSweep:
         """How far it is, in words."""
         if self.folder.is_locked():
             return "running"
-        if self.events[-1]["event"] != "complete":
+        if not isinstance(self.events[-1], Completed):
             return f"partial: the search was interrupted; to go on: `{self.command('resume')}`"
-        if not self.confirm_events and not self.opening_events[-1]["data"].get("test_images"):
+        if not self.confirm_events and not self.opening_events[-1].data.test_images:
             return "searched; without test images it cannot be confirmed"
         if not self.confirm_events:
             return f"searched, not confirmed; next: `{self.command('confirm')}`"
-        if self.confirm_events[-1]["event"] != "complete":
+        if not isinstance(self.confirm_events[-1], Completed):
             return f"partial: confirming was interrupted; to go on: `{self.command('confirm')}`"
         return "complete"

@@ -14,11 +14,14 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
 
 from kdtune.errors import DiskFullError, UserError
 from kdtune.storage.files import NO_SPACE_ERRNOS, make_folder, write_text
@@ -39,24 +42,53 @@ CreateArray = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
 BuildArrays = Callable[[Sequence[str], CreateArray], None]
 """Makes and fills the arrays of these names."""
 
-OnCacheEvent = Callable[[dict[str, Any]], None]
-"""Takes the ``kind`` of arrays, ``what`` they are, ``state`` (``building``, ``built``,
-``waiting``, ``found``), ``bytes``, and ``seconds`` spent building, waiting or checking."""
+
+class CacheState(StrEnum):
+    """What happens to arrays when they are opened."""
+
+    BUILDING = "building"
+    BUILT = "built"
+    WAITING = "waiting"  # another process builds them
+    CACHED = "cached"
+
+
+class CacheProgress(BaseModel):
+    """What happens to arrays when they are opened.
+
+    Attributes:
+        content: what kind of arrays, such as ``targets``.
+        label: what they are, to show.
+        state: what happens.
+        num_bytes: their size, once they are there.
+        seconds: spent building, waiting or checking.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    content: str
+    label: str
+    state: CacheState
+    num_bytes: int = 0
+    seconds: float = 0.0
+
+    def describe(self) -> str:
+        """Return one line for a person."""
+        match self.state:
+            case CacheState.BUILDING:
+                return f"building: {self.label}"
+            case CacheState.WAITING:
+                return f"waiting for {self.label}, which another process is building"
+        duration = f" in {self.seconds:.1f} s" if self.state is CacheState.BUILT else ""
+        return f"{self.state}{duration}: {self.label}, {format_bytes(self.num_bytes)}"
+
+
+OnCacheProgress = Callable[[CacheProgress], None]
 
 
 def cache_folder() -> Path:
     """Where this node's cache is."""
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get(CACHE_FOLDER_VARIABLE) or Path(user_cache) / "kdtune").expanduser()
-
-
-def describe_cache_event(event: Mapping[str, Any]) -> str:
-    """Say in a line, to a person, what a `Tell` was told."""
-    sized_label = f"{event['what']}, {format_bytes(event['bytes'])}"
-    duration = f" in {event['seconds']:.1f} s" if event["state"] == "built" else ""
-    if event["state"] == "waiting":
-        return f"waiting for {event['what']}, which another process is building"
-    return f"{event['state']}{duration}: {event['what'] if event['state'] == 'building' else sized_label}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +120,7 @@ class ArrayCache:
         group_key: CacheKey,
         array_keys: Mapping[str, CacheKey],
         build: BuildArrays,
-        on_event: OnCacheEvent = lambda event: None,
+        on_progress: OnCacheProgress = lambda progress: None,
     ) -> dict[str, np.ndarray]:
         """Open arrays, and build those that are missing or broken.
 
@@ -110,25 +142,31 @@ class ArrayCache:
         """
         digests = {name: _key_digest({**group_key, **key}) for name, key in array_keys.items()}
 
-        def report_state(state: str, seconds: float = 0.0) -> None:
+        def report(state: CacheState, seconds: float = 0.0) -> None:
             size = sum(self._arrays[d].nbytes for d in digests.values() if d in self._arrays)
-            event = {"kind": group_key["kind"], "what": label, "state": state}
-            on_event({**event, "bytes": size, "seconds": round(seconds, 3)})
+            on_progress(
+                CacheProgress(
+                    content=group_key["kind"],
+                    label=label,
+                    state=state,
+                    num_bytes=size,
+                    seconds=round(seconds, 3),
+                )
+            )
 
-        start_time, state = time.perf_counter(), "found"
+        start_time, state = time.perf_counter(), CacheState.CACHED
         for _ in range(2):  # again, if another process made room with what was built
             if not self._open_existing(digests):
                 break
-            with self._lock_group(
-                _key_digest(group_key), lambda: report_state("waiting")
-            ) as build_folder:
+            on_wait = partial(report, CacheState.WAITING)
+            with self._lock_group(_key_digest(group_key), on_wait) as build_folder:
                 if missing := self._open_existing(digests):
-                    state = "built"
-                    report_state("building")
+                    state = CacheState.BUILT
+                    report(CacheState.BUILDING)
                     self._build_arrays(label, missing, digests, build, build_folder)
         if self._open_existing(digests):
             raise UserError(f"{label}: what was written to {self.folder} cannot be read back.")
-        report_state(state, time.perf_counter() - start_time)
+        report(state, time.perf_counter() - start_time)
         return {name: self._arrays[digest] for name, digest in digests.items()}
 
     def _open_existing(self, digests: Mapping[str, str]) -> list[str]:

@@ -17,12 +17,21 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
 from kdtune.log.distributions import parse_distributions
-from kdtune.log.events import Cell, Event, cell_of
+from kdtune.log.events import (
+    Cell,
+    EpochFinished,
+    Event,
+    SweepOpening,
+    TrialEnded,
+    TrialProposed,
+    TrialState,
+)
 from kdtune.log.folder import SweepFolder
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.optional_imports import import_optional
@@ -33,10 +42,10 @@ HOST = "127.0.0.1"
 """This machine alone: whoever reaches a page can read it."""
 
 OPTUNA_STATES = {
-    "finished": TrialState.COMPLETE,
-    "stopped": TrialState.PRUNED,
-    "diverged": TrialState.FAIL,
-    "crashed": TrialState.FAIL,
+    TrialState.FINISHED: OptunaState.COMPLETE,
+    TrialState.STOPPED: OptunaState.PRUNED,
+    TrialState.DIVERGED: OptunaState.FAIL,
+    TrialState.CRASHED: OptunaState.FAIL,
 }
 """What Optuna calls the ends of trials."""
 
@@ -80,19 +89,20 @@ class SweepStudies:
                 raise UserError(f"{self.folder.log_path} is damaged: {error!r}.") from error
 
     def _fold(self, event: Event) -> None:
-        if event["event"] in ("sweep", "resumed"):
-            for cell in SweepConfig.parse(event["config"]).cells():
-                if cell not in self._study_ids:
-                    self._add_study(cell)
-        elif event["event"] == "asked":
-            self._add_trial(event)
-        elif event["event"] == "epoch":
-            optuna_trial_id = self._optuna_trial_ids[event["trial_id"]]
-            self._device_seconds[event["trial_id"]] += event["seconds"]
-            accuracy = event["validation_accuracy"]
-            self.storage.set_trial_intermediate_value(optuna_trial_id, event["epoch"], accuracy)
-        elif event["event"] == "ended":
-            self._finish_trial(event)
+        match event:
+            case SweepOpening():
+                for cell in SweepConfig.parse(event.config).cells():
+                    if cell not in self._study_ids:
+                        self._add_study(cell)
+            case TrialProposed():
+                self._add_trial(event)
+            case EpochFinished():
+                self._device_seconds[event.trial_id] += event.seconds
+                self.storage.set_trial_intermediate_value(
+                    self._optuna_trial_ids[event.trial_id], event.epoch, event.validation_accuracy
+                )
+            case TrialEnded():
+                self._finish_trial(event)
 
     def _add_study(self, cell: Cell) -> None:
         study_id = self.storage.create_new_study(
@@ -103,36 +113,36 @@ class SweepStudies:
         )
         self._study_ids[cell] = study_id
 
-    def _add_trial(self, event: Event) -> None:
+    def _add_trial(self, event: TrialProposed) -> None:
         trial = FrozenTrial(
-            number=event["number"],
-            state=TrialState.RUNNING,
+            number=event.number,
+            state=OptunaState.RUNNING,
             value=None,
-            datetime_start=datetime.fromtimestamp(event["time"]),
+            datetime_start=datetime.fromtimestamp(event.time),
             datetime_complete=None,
-            params=event["parameters"],
-            distributions=parse_distributions(event["distributions"]),
-            user_attrs={"trial_id": event["trial_id"], "origin": event["origin"]},
+            params=event.params,
+            distributions=parse_distributions(event.distributions),
+            user_attrs={"trial_id": event.trial_id, "origin": event.origin},
             system_attrs={},
             intermediate_values={},
             trial_id=-1,  # the storage gives one
         )
-        study_id = self._study_ids[cell_of(event)]
-        self._optuna_trial_ids[event["trial_id"]] = self.storage.create_new_trial(study_id, trial)
-        self._device_seconds[event["trial_id"]] = 0.0
+        study_id = self._study_ids[event.cell]
+        self._optuna_trial_ids[event.trial_id] = self.storage.create_new_trial(study_id, trial)
+        self._device_seconds[event.trial_id] = 0.0
 
-    def _finish_trial(self, event: Event) -> None:
-        optuna_trial_id = self._optuna_trial_ids[event["trial_id"]]
-        attributes = {key: event[key] for key in ("state", "reason", "epochs")}
-        attributes["device_seconds"] = round(self._device_seconds[event["trial_id"]], 3)
+    def _finish_trial(self, event: TrialEnded) -> None:
+        optuna_trial_id = self._optuna_trial_ids[event.trial_id]
+        attributes = {"state": str(event.state), "reason": event.reason, "epochs": event.epochs}
+        attributes["device_seconds"] = round(self._device_seconds[event.trial_id], 3)
         for key, value in attributes.items():
             self.storage.set_trial_user_attr(optuna_trial_id, key, value)
-        state, accuracy = OPTUNA_STATES[event["state"]], event["best_validation_accuracy"]
-        values = None if state is TrialState.FAIL or accuracy is None else [accuracy]
+        state, accuracy = OPTUNA_STATES[event.state], event.best_validation_accuracy
+        values = None if state is OptunaState.FAIL or accuracy is None else [accuracy]
         self.storage.set_trial_state_values(optuna_trial_id, state, values)
         # Not when this process learned of it.
         self.storage.get_trial(optuna_trial_id).datetime_complete = datetime.fromtimestamp(
-            event["time"]
+            event.time
         )
 
 

@@ -12,7 +12,13 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import scalar, text
 
-from kdtune.log.events import SUCCESSFUL_STATES, Event
+from kdtune.log.events import (
+    SUCCESSFUL_STATES,
+    EpochFinished,
+    LogOpening,
+    TrialEnded,
+    TrialProposed,
+)
 from kdtune.trackers.tracker import (
     COMPLETE_MARKER,
     FINAL_METRICS,
@@ -67,19 +73,19 @@ class TensorBoardTracker:
         self.folder = folder
         self._event_files: dict[str, _EventFile] = {}
 
-    def setup(self, opening: Event) -> None:
+    def setup(self, opening: LogOpening) -> None:
         """Nothing is to be got ready."""
 
-    def is_trial_logged(self, proposed: Event) -> bool:
+    def is_trial_logged(self, proposed: TrialProposed) -> bool:
         """Whether the trial's folder is complete."""
-        return (self.folder / proposed["trial_id"] / COMPLETE_MARKER).exists()
+        return (self.folder / proposed.trial_id / COMPLETE_MARKER).exists()
 
-    def log_trial_start(self, proposed: Event) -> None:
+    def log_trial_start(self, proposed: TrialProposed) -> None:
         """Write the trial's settings, in place of what an earlier driver wrote."""
-        path = self.folder / proposed["trial_id"]
+        path = self.folder / proposed.trial_id
         shutil.rmtree(path, ignore_errors=True)
-        events = self._event_files[proposed["trial_id"]] = _EventFile(path)
-        session_start = plugin_data_pb2.SessionStartInfo(start_time_secs=proposed["time"])
+        events = self._event_files[proposed.trial_id] = _EventFile(path)
+        session_start = plugin_data_pb2.SessionStartInfo(start_time_secs=proposed.time)
         for key, value in select_hyperparameters(proposed).items():
             if isinstance(value, str):
                 session_start.hparams[key].string_value = value
@@ -90,28 +96,27 @@ class TensorBoardTracker:
         # TensorBoard takes the columns of all runs from any one of them.
         columns = _hparams_summary(metadata.EXPERIMENT_TAG, experiment=_experiment_columns())
         row = _hparams_summary(metadata.SESSION_START_INFO_TAG, session_start_info=session_start)
-        events.write_summaries([columns, row], proposed["time"])
+        events.write_summaries([columns, row], proposed.time)
 
-    def log_epoch(self, epoch: Event) -> None:
+    def log_epoch(self, epoch: EpochFinished) -> None:
         """Write the figures of an epoch."""
         scalars = [scalar(key, value) for key, value in select_metrics(epoch).items()]
-        self._event_files[epoch["trial_id"]].write_summaries(
-            scalars, epoch["time"], epoch["epoch"]
-        )
+        self._event_files[epoch.trial_id].write_summaries(scalars, epoch.time, epoch.epoch)
 
-    def log_trial_end(self, ended: Event) -> None:
+    def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
         """Write how the trial ended: HParams know success and failure, the text says the rest."""
-        events, wall_time = self._event_files.pop(ended["trial_id"]), ended["time"]
-        end_text = text("end", f"{ended['state']}: {ended['reason']}")
-        summaries = [*(scalar(key, ended[key]) for key in FINAL_METRICS), end_text]
-        events.write_summaries(summaries, wall_time, ended["epochs"])
-        is_successful = ended["state"] in SUCCESSFUL_STATES
+        events, wall_time = self._event_files.pop(ended.trial_id), ended.time
+        end_text = text("end", f"{ended.state}: {ended.reason}")
+        metrics = scalar("epochs", ended.epochs), scalar("device_seconds", device_seconds)
+        summaries = [*metrics, end_text]
+        events.write_summaries(summaries, wall_time, ended.epochs)
+        is_successful = ended.state in SUCCESSFUL_STATES
         status = api_pb2.STATUS_SUCCESS if is_successful else api_pb2.STATUS_FAILURE
         info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=wall_time)
         events.write_summaries(
             [_hparams_summary(metadata.SESSION_END_INFO_TAG, session_end_info=info)], wall_time
         )
-        (self.folder / ended["trial_id"] / COMPLETE_MARKER).touch()
+        (self.folder / ended.trial_id / COMPLETE_MARKER).touch()
 
     def close(self) -> None:
         """Nothing is open."""

@@ -12,7 +12,13 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from kdtune.config.train import CLI_FIELDS, DERIVED_FIELDS, OUTPUT_FIELDS, TrainConfig
-from kdtune.log.events import Event
+from kdtune.log.events import (
+    EpochFinished,
+    Event,
+    LogOpening,
+    TrialEnded,
+    TrialProposed,
+)
 
 COMPUTE_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targets"}
 """Settings of how a run computes, not of what it learns."""
@@ -35,17 +41,16 @@ FINAL_METRICS = ("epochs", "device_seconds")
 """Figures that a trial has at its end, beside those of its last epoch."""
 
 
-def select_hyperparameters(proposed: Event) -> dict[str, Any]:
+def select_hyperparameters(proposed: TrialProposed) -> dict[str, Any]:
     """The settings that are shown of a trial, by name; last those that its method alone has."""
-    config = proposed["config"]
+    config = proposed.config
     method_settings = [key for key in config if key not in TrainConfig.model_fields]
     return {key: config[key] for key in (*HYPERPARAMETERS, *method_settings) if key in config}
 
 
-def select_metrics(epoch: Event) -> dict[str, float]:
-    """The figures that are shown of an epoch, by name."""
-    excluded = ("time", "session_seconds")
-    return {k: v for k, v in epoch.items() if isinstance(v, float) and k not in excluded}
+def select_metrics(epoch: EpochFinished) -> dict[str, float]:
+    """Return the metrics that are logged of an epoch, by name."""
+    return {name: value for name, value in epoch.as_row().items() if isinstance(value, float)}
 
 
 class Tracker(Protocol):
@@ -55,20 +60,20 @@ class Tracker(Protocol):
     its start once more; what there is of it must not be there twice then.
     """
 
-    def setup(self, opening: Event) -> None:
+    def setup(self, opening: LogOpening) -> None:
         """Get ready; `opening` is the first event of the log."""
 
-    def is_trial_logged(self, proposed: Event) -> bool:
+    def is_trial_logged(self, proposed: TrialProposed) -> bool:
         """Whether there is all of a trial that has ended."""
 
-    def log_trial_start(self, proposed: Event) -> None:
+    def log_trial_start(self, proposed: TrialProposed) -> None:
         """A trial was asked for."""
 
-    def log_epoch(self, epoch: Event) -> None:
+    def log_epoch(self, epoch: EpochFinished) -> None:
         """A trial finished an epoch."""
 
-    def log_trial_end(self, ended: Event) -> None:
-        """A trial ended; the event has its `FINAL_METRICS`, too."""
+    def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
+        """A trial ended, after so many seconds of its device."""
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -87,39 +92,39 @@ class TrackerFold:
 
     def __init__(self, name: str, tracker: Tracker, warn: Callable[[str], object]):
         self.name, self.tracker, self.warn = name, tracker, warn
-        self._opening: Event = {}
-        self._buffered: dict[str, list[Event]] = {}
+        self._opening: LogOpening | None = None
+        self._buffered: dict[str, list[TrialProposed | EpochFinished | TrialEnded]] = {}
         self._device_seconds: dict[str, float] = {}
         self._is_live = self._has_failed = False
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log."""
-        self._opening = self._opening or event
-        kind = event["event"]
-        if self._has_failed or kind not in ("asked", "epoch", "ended"):
+        """Add an event of the log."""
+        if self._opening is None and isinstance(event, LogOpening):
+            self._opening = event
+        if self._has_failed or not isinstance(event, TrialProposed | EpochFinished | TrialEnded):
             return
-        trial_id = event["trial_id"]
-        if kind == "asked":
-            self._buffered[trial_id] = []
-            self._device_seconds[trial_id] = 0.0
-        elif kind == "epoch":
-            self._device_seconds[trial_id] += event["seconds"]
-        else:
-            event = {**event, "device_seconds": round(self._device_seconds[trial_id], 3)}
+        if isinstance(event, TrialProposed):
+            self._buffered[event.trial_id] = []
+            self._device_seconds[event.trial_id] = 0.0
+        elif isinstance(event, EpochFinished):
+            self._device_seconds[event.trial_id] += event.seconds
         if self._is_live:
             with self._failures_logged():
                 self._log_event(event)
         else:
-            self._buffered[trial_id].append(event)
+            self._buffered[event.trial_id].append(event)
 
     def start_logging(self) -> None:
-        """Tell what is missing of what is known, and from now on what comes."""
+        """Log what the tracker lacks of the events so far, and from now on every event."""
         self._is_live = True
         with self._failures_logged():
+            assert self._opening is not None
             self.tracker.setup(self._opening)
-            for events in self._buffered.values():
-                if events[-1]["event"] != "ended" or not self.tracker.is_trial_logged(events[0]):
-                    for event in events:
+            for proposed, *others in self._buffered.values():
+                has_ended = bool(others) and isinstance(others[-1], TrialEnded)
+                assert isinstance(proposed, TrialProposed)
+                if not has_ended or not self.tracker.is_trial_logged(proposed):
+                    for event in (proposed, *others):
                         self._log_event(event)
         self._buffered.clear()
 
@@ -129,13 +134,15 @@ class TrackerFold:
             with self._failures_logged():
                 self.tracker.close()
 
-    def _log_event(self, event: Event) -> None:
-        handlers = {
-            "asked": self.tracker.log_trial_start,
-            "epoch": self.tracker.log_epoch,
-            "ended": self.tracker.log_trial_end,
-        }
-        handlers[event["event"]](event)
+    def _log_event(self, event: TrialProposed | EpochFinished | TrialEnded) -> None:
+        match event:
+            case TrialProposed():
+                self.tracker.log_trial_start(event)
+            case EpochFinished():
+                self.tracker.log_epoch(event)
+            case TrialEnded():
+                device_seconds = round(self._device_seconds[event.trial_id], 3)
+                self.tracker.log_trial_end(event, device_seconds)
 
     @contextmanager
     def _failures_logged(self) -> Iterator[None]:

@@ -9,12 +9,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from kdtune.log.events import SUCCESSFUL_STATES, Event
+from kdtune.log.events import (
+    SUCCESSFUL_STATES,
+    EpochFinished,
+    LogOpening,
+    TrialEnded,
+    TrialProposed,
+)
 from kdtune.runtime.optional_imports import import_optional
 from kdtune.storage.files import make_folder
 from kdtune.trackers.tracker import (
     COMPLETE_MARKER,
-    FINAL_METRICS,
     select_hyperparameters,
     select_metrics,
 )
@@ -42,10 +47,10 @@ class WandbTracker:
         self.folder, self.project = folder, project
         self._runs: dict[str, Any] = {}
 
-    def setup(self, opening: Event) -> None:
+    def setup(self, opening: LogOpening) -> None:
         """Name what runs of this log are known by."""
         self._wandb = import_wandb()
-        self._log_id = round(1000 * opening["time"])
+        self._log_id = round(1000 * opening.time)
         is_configured = os.environ.get("WANDB_MODE") or os.environ.get("WANDB_API_KEY")
         self._mode = None if is_configured else "offline"
         make_folder(self.folder)
@@ -53,10 +58,10 @@ class WandbTracker:
     def _run_id(self, trial_id: str) -> str:
         return f"{trial_id}-{self._log_id}"
 
-    def is_trial_logged(self, proposed: Event) -> bool:
+    def is_trial_logged(self, proposed: TrialProposed) -> bool:
         """Whether the folder of a run is complete."""
         return any(
-            (path / COMPLETE_MARKER).exists() for path in self._run_folders(proposed["trial_id"])
+            (path / COMPLETE_MARKER).exists() for path in self._run_folders(proposed.trial_id)
         )
 
     def _run_folders(self, trial_id: str) -> list[Path]:
@@ -69,21 +74,21 @@ class WandbTracker:
             if path.name.removeprefix("offline-").split("-", 2)[::2] == name_parts
         ]
 
-    def log_trial_start(self, proposed: Event) -> None:
+    def log_trial_start(self, proposed: TrialProposed) -> None:
         """Begin a run, in place of what an earlier driver wrote; W&B itself passes over steps
         that it has."""
-        run_id = self._run_id(proposed["trial_id"])
-        for path in self._run_folders(proposed["trial_id"]):
+        run_id = self._run_id(proposed.trial_id)
+        for path in self._run_folders(proposed.trial_id):
             shutil.rmtree(path)
-        cell = f"{proposed['method']}-{proposed['model']}"
-        self._runs[proposed["trial_id"]] = self._wandb.init(
+        cell = proposed.cell_name
+        self._runs[proposed.trial_id] = self._wandb.init(
             project=self.project,
             group=cell,
-            name=proposed["trial_id"],
+            name=proposed.trial_id,
             id=run_id,
             resume="allow",
             config=select_hyperparameters(proposed),
-            tags=[cell, proposed["origin"]],
+            tags=[cell, proposed.origin],
             dir=self.folder.parent,
             mode=self._mode,
             reinit="create_new",  # trials run side by side
@@ -96,15 +101,16 @@ class WandbTracker:
             ),
         )
 
-    def log_epoch(self, epoch: Event) -> None:
+    def log_epoch(self, epoch: EpochFinished) -> None:
         """Tell the figures of an epoch."""
-        self._runs[epoch["trial_id"]].log(select_metrics(epoch), step=epoch["epoch"])
+        self._runs[epoch.trial_id].log(select_metrics(epoch), step=epoch.epoch)
 
-    def log_trial_end(self, ended: Event) -> None:
+    def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
         """End a run."""
-        run = self._runs.pop(ended["trial_id"])
-        run.summary.update({key: ended[key] for key in ("state", "reason", *FINAL_METRICS)})
-        run.finish(exit_code=int(ended["state"] not in SUCCESSFUL_STATES))
+        run = self._runs.pop(ended.trial_id)
+        summary = {"state": str(ended.state), "reason": ended.reason, "epochs": ended.epochs}
+        run.summary.update({**summary, "device_seconds": device_seconds})
+        run.finish(exit_code=int(ended.state not in SUCCESSFUL_STATES))
         (Path(run.dir).parent / COMPLETE_MARKER).touch()
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -17,7 +16,13 @@ from kdtune.errors import UserError
 from kdtune.methods import METHODS
 from kdtune.models import build_model, probe_stage_shapes
 from kdtune.models.on_device import pick_device
-from kdtune.storage.array_cache import ArrayCache, OnCacheEvent, cache_folder, describe_cache_event
+from kdtune.storage.array_cache import (
+    ArrayCache,
+    CacheProgress,
+    CacheState,
+    OnCacheProgress,
+    cache_folder,
+)
 from kdtune.training.teacher_targets import TargetSpec, TeacherTargets
 from kdtune.units import BYTES_PER_GB, format_bytes
 
@@ -41,7 +46,7 @@ class EpochData:
         decoded: DecodedDataset,
         teacher_targets: TeacherTargets | None,
         requested: Mapping[str, TargetSpec],
-        on_event: OnCacheEvent,
+        on_progress: OnCacheProgress,
         cache_views: bool = True,
     ):
         self.config, self.decoded, self.teacher_targets, self.requested = (
@@ -50,7 +55,7 @@ class EpochData:
             teacher_targets,
             requested,
         )
-        self.on_event = on_event
+        self.on_progress = on_progress
         self._cache_views = cache_views and decoded.cache is not None
 
     def train_batches(self, epoch: int) -> Batches:
@@ -74,9 +79,9 @@ class EpochData:
         """The training pixels of an epoch, and the targets that are kept of it, on the disk."""
         seed, view, cache = self.config.augment_seed, self._view_index(epoch), self.decoded.cache
         if view is not None and self._cache_views:
-            pixels = self.decoded.augmented_view(view, seed, self.on_event)
+            pixels = self.decoded.augmented_view(view, seed, self.on_progress)
         else:
-            pixels = self.decoded.pixels("train", self.on_event)
+            pixels = self.decoded.pixels("train", self.on_progress)
         if self.teacher_targets is None or cache is None:
             return pixels, {}
         pixel_key, label = (
@@ -84,7 +89,7 @@ class EpochData:
             self.decoded.describe_array("train", view),
         )
         return pixels, self.teacher_targets.load_or_compute(
-            cache, pixels, pixel_key, label, self.config, self.on_event
+            cache, pixels, pixel_key, label, self.config, self.on_progress
         )
 
     def _view_index(self, epoch: int) -> int | None:
@@ -93,7 +98,7 @@ class EpochData:
     def evaluation_batches(self, split: str) -> Batches:
         """The images of ``validation`` or ``test``, in order."""
         return Batches(
-            self.decoded.pixels(split, self.on_event),
+            self.decoded.pixels(split, self.on_progress),
             self.decoded.split(split).labels,
             device=pick_device(self.config.device),
         )
@@ -119,7 +124,7 @@ def find_data(
     skip_bad_images: bool,
     cache_gb: float,
     workers: int | None = None,
-    on_event: OnCacheEvent = lambda event: None,
+    on_progress: OnCacheProgress = lambda progress: None,
     with_test: bool = True,
 ) -> tuple[ImageData, list[dict[str, str]]]:
     """Find the images of a run: all of them, or those that can be read.
@@ -144,7 +149,7 @@ def find_data(
     if not skip_bad_images:
         return data, []
     cache = open_node_cache(cache_folder(), cache_gb * BYTES_PER_GB) if cache_gb else None
-    return drop_unreadable(data, cache, workers, on_event)
+    return drop_unreadable(data, cache, workers, on_progress)
 
 
 def open_decoded_dataset(
@@ -192,11 +197,12 @@ def open_epoch_data(
     """
     decoded = open_decoded_dataset(data, config.image_size, config.cache_gb, config.num_workers)
 
-    def on_event(event: Mapping[str, Any]) -> None:
-        if event["state"] == "waiting" or (event["state"] == "built" and event["seconds"] > 1):
-            say(describe_cache_event(event))
+    def on_progress(progress: CacheProgress) -> None:
+        is_slow = progress.state is CacheState.BUILT and progress.seconds > 1
+        if progress.state is CacheState.WAITING or is_slow:
+            say(progress.describe())
 
-    decoded.decode_train_validation(on_event)
+    decoded.decode_train_validation(on_progress)
     num_images, image_bytes = (
         len(data.train),
         decoded.array_bytes("train") + decoded.array_bytes("validation"),
@@ -205,7 +211,7 @@ def open_epoch_data(
     views_fit = (
         image_bytes + view_count * decoded.array_bytes("train") <= config.cache_gb * BYTES_PER_GB
     )
-    with_live_teacher = EpochData(config, decoded, None, {}, on_event, cache_views=views_fit)
+    with_live_teacher = EpochData(config, decoded, None, {}, on_progress, cache_views=views_fit)
     if teacher is None or not should_cache_targets(config):
         return with_live_teacher
     teacher_targets = TeacherTargets(teacher, config.image_size)
@@ -221,4 +227,4 @@ def open_epoch_data(
             f"beside {format_bytes(image_bytes)} of images into cache_gb {config.cache_gb:g}."
         )
         return with_live_teacher
-    return EpochData(config, decoded, teacher_targets, requested, on_event)
+    return EpochData(config, decoded, teacher_targets, requested, on_progress)

@@ -25,7 +25,7 @@ from kdtune.methods.checks import validate_targets
 from kdtune.methods.method import StageShapes, TensorsByName
 from kdtune.models import probe, stage_shapes
 from kdtune.models.on_device import DeviceModel, pick_device, pick_precision
-from kdtune.storage.array_cache import ArrayCache, CacheKey, CreateArray, OnCacheEvent
+from kdtune.storage.array_cache import ArrayCache, CacheKey, CreateArray, OnCacheProgress
 
 TEACHER_BATCH_SIZE = 64
 """Images that the teacher sees at once."""
@@ -115,7 +115,7 @@ class TeacherTargets:
         pixel_key: CacheKey,
         label: str,
         config: TrainConfig,
-        on_event: OnCacheEvent = lambda event: None,
+        on_progress: OnCacheProgress = lambda progress: None,
     ) -> dict[str, np.ndarray]:
         """The targets of a view; what is missing is computed in one pass of the teacher.
 
@@ -153,7 +153,7 @@ class TeacherTargets:
 
         array_keys = {name: {"name": name, **asdict(spec)} for name, spec in self.specs.items()}
         return cache.open_arrays(
-            f"the teacher's targets of {label}", group_key, array_keys, build, on_event
+            f"the teacher's targets of {label}", group_key, array_keys, build, on_progress
         )
 
     def _place_teacher(

@@ -9,7 +9,16 @@ import ray
 
 from kdtune.config.train import TrainConfig
 from kdtune.errors import DiskFullError, RunError, UserError, last_line
-from kdtune.log.events import Event, EventLog, cell_of
+from kdtune.log.event_log import EventLog
+from kdtune.log.events import (
+    Candidate,
+    Completed,
+    ConfirmStarted,
+    RunTested,
+    StudentProfiled,
+    TrialProposed,
+    WeightsMissing,
+)
 from kdtune.log.folder import SweepFolder
 from kdtune.log.remote_sync import RemoteSync, synced_to
 from kdtune.reports.tables.log_tables import trials_table
@@ -26,7 +35,6 @@ from kdtune.tuning.driver.resume_rules import build_confirm_config, resume_flags
 from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
 from kdtune.tuning.scheduling.confirm_policy import Candidates, ConfirmPolicy, best_trials
-from kdtune.tuning.scheduling.trial_state import ActiveTrial
 from kdtune.tuning.trials.best_weights import ConfirmedWeights
 from kdtune.tuning.trials.held_out import predict_test_images, profile_student
 from kdtune.tuning.trials.warm_cache import warm_cache
@@ -75,30 +83,25 @@ class _ConfirmSession:
         remote_sync: RemoteSync | None,
     ):
         self.folder, self.screen, search_events = folder, screen, folder.load_events()
-        if search_events[-1]["event"] != "complete":
+        if not isinstance(search_events[-1], Completed):
             raise UserError(
                 f"{folder.path} is not complete: first 'kdtune resume {folder.path}'; with a "
                 "lower number of --trials it ends with what it has."
             )
-        confirm_openings = [
-            event for event in folder.load_confirm_events() if event["event"] == "confirm"
-        ]
+        confirm_openings = folder.load_confirm_openings()
         self.earlier_opening = folder.load_opening_events()[-1]
         self.sweep = build_confirm_config(folder, changes)
-        if confirm_openings and self.sweep.top != confirm_openings[-1]["top"]:
+        if confirm_openings and self.sweep.top != (top := confirm_openings[-1].top):
             raise UserError(
-                f"The candidates are the best {confirm_openings[-1]['top']} of each cell, and stay so; "
-                "--seeds can grow."
+                f"The candidates are the best {top} of each cell, and stay so; --seeds can grow."
             )
-        if confirm_openings and self.sweep.seeds < confirm_openings[-1]["seeds"]:
-            raise UserError(
-                f"There are {confirm_openings[-1]['seeds']} seeds already; --seeds can grow."
-            )
+        if confirm_openings and self.sweep.seeds < (seeds := confirm_openings[-1].seeds):
+            raise UserError(f"There are {seeds} seeds already; --seeds can grow.")
         self.search_trials = trials_table(search_events)
         known_candidates: Candidates = {}
         for event in confirm_openings:
-            for candidate in event["candidates"]:
-                known_candidates.setdefault(cell_of(candidate), []).append(candidate["trial_id"])
+            for candidate in event.candidates:
+                known_candidates.setdefault(candidate.cell, []).append(candidate.trial_id)
         best_candidates = best_trials(self.search_trials, self.sweep.top)
         if not best_candidates:
             raise UserError(f"No trial of {folder.path} came to an end: nothing can be confirmed.")
@@ -108,11 +111,11 @@ class _ConfirmSession:
         for cell, ids in known_candidates.items():
             if late_trials := set(best_candidates.get(cell, ())) - set(ids):
                 screen.warn(
-                    f"{'-'.join(cell)}: {', '.join(sorted(late_trials))} came after the candidates were "
-                    "taken, and is not confirmed; that takes a sweep of its own"
+                    f"{'-'.join(cell)}: {', '.join(sorted(late_trials))} came after the "
+                    "candidates were taken, and is not confirmed; that takes a sweep of its own"
                 )
         trial_configs = {
-            e["trial_id"]: e["config"] for e in search_events if e["event"] == "asked"
+            e.trial_id: e.config for e in search_events if isinstance(e, TrialProposed)
         }
         self.earlier_confirmation = confirm_openings[-1] if confirm_openings else None
         self.policy = ConfirmPolicy(self.sweep, trial_configs, say=screen.warn)
@@ -143,17 +146,16 @@ class _ConfirmSession:
             self.earlier_opening,
             self.earlier_confirmation,
             [trial_configs[trial] for trial in used_trials],
+            [
+                Candidate(method=method, model=model, trial_id=trial)
+                for (method, model), ids in self.new_candidates.items()
+                for trial in ids
+            ],
         )
 
     def run(self) -> None:
         """Do what is left to be done."""
         policy, opening_event = self.policy, self.prepared.opening_event
-        opening_event |= {"top": self.sweep.top, "seeds": self.sweep.seeds}
-        opening_event["candidates"] = [
-            {"method": method, "model": model, "trial_id": trial}
-            for (method, model), ids in self.new_candidates.items()
-            for trial in ids
-        ]
         with self.driver.open_log() as log:
             if self.earlier_confirmation is not None:
                 self.driver.report_resumed(log, self.earlier_confirmation, opening_event)
@@ -161,7 +163,7 @@ class _ConfirmSession:
                 self.confirmed_weights.activate()
                 for run_id in policy.testable_runs():
                     if not self.folder.network_path(run_id).is_file():
-                        log.append(self._run_event(run_id, "lost"))
+                        log.append(WeightsMissing(**policy.proposals[run_id].identity))
                 if self._has_changes(opening_event) or self._has_work():
                     log.append(opening_event)  # has runs that crashed run again
                 if self._has_work():
@@ -178,20 +180,20 @@ class _ConfirmSession:
                     raise
                 raise type(error)(f"to go on: {self.driver.resume_command}") from None
 
-    def _has_changes(self, opening_event: Event) -> bool:
+    def _has_changes(self, opening_event: ConfirmStarted) -> bool:
         """Whether something is asked for that the log does not know."""
         previous = self.earlier_confirmation
         if previous is None or self.new_candidates:
             return True
-        return any(opening_event[key] != previous.get(key) for key in ("config", "groups"))
+        same_config = opening_event.config == previous.config
+        return not same_config or opening_event.groups_sha256 != previous.groups_sha256
 
     def _has_work(self) -> bool:
         """Whether something is left to be done."""
         policy = self.policy
-        has_crashed = any(end["state"] == "crashed" for end in policy.end_events.values())
         return bool(
             not policy.finished
-            or has_crashed
+            or policy.crashed_runs()
             or policy.choose_candidates()
             or policy.untested_runs()
         )
@@ -220,17 +222,14 @@ class _ConfirmSession:
         self._write_labels()
         write_results(self.folder, self.driver.resume_command)
         self.driver.check_lease()
-        if self.folder.load_confirm_events()[-1]["event"] != "complete":
-            log.append({"event": "complete"})
+        if not isinstance(self.folder.load_confirm_events()[-1], Completed):
+            log.append(Completed())
         if not self.policy.chosen_trials:
-            reason = next(iter(self.policy.end_events.values()))["reason"]
+            reason = next(iter(self.policy.end_events.values())).reason
             raise RunError(
-                f"No run of {self.folder.confirm_log_path} came to its end; the first says: {reason}"
+                f"No run of {self.folder.confirm_log_path} came to its end; the first says: "
+                f"{reason}"
             )
-
-    def _run_event(self, run_id: str, kind: str, **fields: Any) -> Event:
-        """An event about a run."""
-        return ActiveTrial(self.policy.proposals[run_id]).make_event(kind, **fields)
 
     def _describe_plan(self, slots: Slots) -> Iterator[str]:
         """Say what is going to happen."""
@@ -240,8 +239,8 @@ class _ConfirmSession:
         runs_left = num_runs - len(self.policy.end_events)
         yield (
             f"confirm: the best {self.sweep.top} of {len(self.policy.candidates)} cells with "
-            f"{self.policy.num_seeds} fresh seeds of {self.sweep.epochs} epochs each; {runs_left} of "
-            f"{num_runs} runs are left, {slots.count} at once, about "
+            f"{self.policy.num_seeds} fresh seeds of {self.sweep.epochs} epochs each; "
+            f"{runs_left} of {num_runs} runs are left, {slots.count} at once, about "
             f"{format_duration(runs_left * run_seconds / slots.count)}"
         )
         for (method, model), ids in self.new_candidates.items():
@@ -269,9 +268,8 @@ class _ConfirmSession:
 
     def _profile_students(self, log: EventLog, slots: Slots) -> None:
         """Find out what each student costs."""
-        profiled = {
-            e["model"] for e in self.folder.load_confirm_events() if e["event"] == "measured"
-        }
+        events = self.folder.load_confirm_events()
+        profiled = {event.model for event in events if isinstance(event, StudentProfiled)}
         for (_, model), trials in self.policy.candidates.items():
             if model not in profiled:
                 profiled.add(model)
@@ -284,7 +282,7 @@ class _ConfirmSession:
                     text = f"{model} could not be measured: {last_line(error)}"
                     self.screen.warn(text)
                 else:
-                    log.append({"event": "measured", "model": model, **costs})
+                    log.append(StudentProfiled(model=model, **costs))
 
     def _score_test_images(self, log: EventLog, slots: Slots) -> None:
         """Read the test images, for what was chosen."""
@@ -308,11 +306,13 @@ class _ConfirmSession:
             for (_, run_id), predicted in zip(runs, predictions, strict=True):
                 with atomic_write(self.folder.predictions_path(run_id)) as temporary:
                     np.savez_compressed(temporary, predicted=predicted.astype(np.uint16))
-                score_fields = {
-                    "test_accuracy": float((predicted == labels).mean()),
-                    "test_images": len(labels),
-                }
-                log.append(self._run_event(run_id, "tested", **score_fields))
+                log.append(
+                    RunTested(
+                        **self.policy.proposals[run_id].identity,
+                        test_accuracy=float((predicted == labels).mean()),
+                        test_images=len(labels),
+                    )
+                )
         except ray.exceptions.RayError as error:
             raise RunError(
                 f"The test images could not be classified: {last_line(error)}"

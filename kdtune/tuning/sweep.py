@@ -11,7 +11,8 @@ from typing import Any
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import RunError
-from kdtune.log.events import EventLog
+from kdtune.log.event_log import EventLog
+from kdtune.log.events import Completed, EpochFinished, TrialEnded
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 from kdtune.log.remote_sync import RemoteSync, synced_to
 from kdtune.reports.tables.sentences import describe_detectable_difference
@@ -76,10 +77,9 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
             for line in session.describe(slots):
                 screen.say(line)
             for event in warm_start_events:
-                screen.say(f"{event['method']}-{event['model']}: {event['reason']}")
-            opening_event["views"]["prepared"] = warm_cache(
-                prepared.shared_inputs, slots, screen.say
-            )
+                screen.say(f"{'-'.join(event.cell)}: {event.reason}")
+            cached = warm_cache(prepared.shared_inputs, slots, screen.say)
+            opening_event = opening_event.with_prepared(cached)
             slots, sweep_plan = session.share_gpus(slots), None
             if plan:
                 sweep_plan = make_plan(
@@ -94,13 +94,14 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
             with folder.create_atomically() as new_folder:
                 if sweep_plan is not None:
                     write_text(new_folder.plan_path, json.dumps(sweep_plan, indent=2) + "\n")
-                write_yaml(new_folder.config_path, opening_event["config"])
+                write_yaml(new_folder.config_path, opening_event.config)
                 write_text(
                     new_folder.environment_path,
-                    json.dumps(opening_event["environment"], indent=2) + "\n",
+                    json.dumps(opening_event.environment, indent=2) + "\n",
                 )
                 with EventLog(new_folder.log_path, []) as log:
-                    for event in (opening_event, *warm_start_events):
+                    log.append(opening_event)
+                    for event in warm_start_events:
                         log.append(event)
             with folder.locked(), session.driver.open_log() as log:
                 session.run(log, slots)
@@ -142,7 +143,7 @@ def resume_sweep(
         with session.driver.open_log() as log:
             session.driver.report_resumed(log, earlier_opening, prepared.opening_event)
             if session.policy.finished:
-                if prepared.opening_event["config"] != earlier_opening["config"]:
+                if prepared.opening_event.config != earlier_opening.config:
                     log.append(prepared.opening_event)
                 session.driver.flush_trackers()
                 session.finish(log)
@@ -152,10 +153,9 @@ def resume_sweep(
                     slots = find_slots(sweep, screen.warn)
                     for line in session.describe(slots):
                         screen.say(line)
-                    cache_events = warm_cache(prepared.shared_inputs, slots, screen.say)
-                    prepared.opening_event["views"]["prepared"] = cache_events
+                    cached = warm_cache(prepared.shared_inputs, slots, screen.say)
                     slots = session.share_gpus(slots)
-                    log.append(prepared.opening_event)
+                    log.append(prepared.opening_event.with_prepared(cached))
                     session.run(log, slots)
     session.confirm({key: value for key, value in changes.items() if key in CONFIRM_FIELDS})
     return folder
@@ -200,7 +200,7 @@ class _SearchSession:
         """Say what is going to happen."""
         sweep, num_test_images = (
             self.prepared.sweep,
-            self.prepared.opening_event["data"]["test_images"],
+            self.prepared.opening_event.data.test_images,
         )
         cells = sweep.cells()
         budget = [f"{sweep.trials} trials each"] if sweep.trials is not None else []
@@ -252,10 +252,10 @@ class _SearchSession:
         write_results(self.folder, self.driver.resume_command, self.checkpoint_storage)
         self.checkpoint_cleanup.remove_all()
         events = self.folder.load_events()
-        if events[-1]["event"] != "complete":
-            log.append({"event": "complete"})
-        if not any(event["event"] == "epoch" for event in events):
-            reasons = (event["reason"] for event in events if event["event"] == "ended")
+        if not isinstance(events[-1], Completed):
+            log.append(Completed())
+        if not any(isinstance(event, EpochFinished) for event in events):
+            reasons = (event.reason for event in events if isinstance(event, TrialEnded))
             raise RunError(
                 f"No trial of {self.folder.path} finished an epoch; the first says: "
                 f"{next(reasons, 'nothing')}"

@@ -32,8 +32,8 @@ def collect_tables(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.Dat
     events = folder.load_events()
     opening = folder.load_opening_events()[0]
     epochs = epochs_table(events)
-    chance = 1 / len(opening["data"]["classes"])
-    first_rung = opening["config"]["grace_period"]
+    chance = 1 / len(opening.data.classes)
+    first_rung = opening.config["grace_period"]
     named_tables = {
         "trials": tables.trials,
         "epochs": epochs,
@@ -71,13 +71,10 @@ def select_table(tables: Mapping[str, pd.DataFrame], name: str, path: Path) -> p
 def comparison_conditions(folder: SweepFolder) -> dict[str, object]:
     """What sweeps must have in common to stand in one table."""
     opening = folder.load_opening_events()[0]
-    latest_opening = [
-        opening,
-        *(e for e in folder.load_confirm_events() if e["event"] == "confirm"),
-    ][-1]
+    latest_opening = [opening, *folder.load_confirm_openings()][-1]
     return {
-        "data": [opening["data"]["fingerprint"], latest_opening["data"].get("test_fingerprint")],
-        "teacher": (opening["teacher"] or {}).get("sha256"),
-        "image size": opening["config"]["image_size"],
-        "epochs": opening["config"]["epochs"],
+        "data": [opening.data.fingerprint, latest_opening.data.test_fingerprint],
+        "teacher": opening.teacher and opening.teacher.sha256,
+        "image size": opening.config["image_size"],
+        "epochs": opening.config["epochs"],
     }

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kdtune.log.distributions import is_log_scale
-from kdtune.log.events import TRIAL_STATES, Cell
+from kdtune.log.events import ENDED_STATES, Cell
 from kdtune.reports.tables.comparison import ALL_MODELS, CellResult
 from kdtune.reports.tables.settings import Spaces, overlapping_ranges
 
@@ -153,8 +153,8 @@ def count_outcomes(leaderboard: pd.DataFrame) -> pd.DataFrame:
     Args:
         leaderboard: as `kdtune.reports.tables.leaderboard.leaderboard_table` makes it.
     """
-    counts = leaderboard[["method", "model", *(f"trials_{state}" for state in TRIAL_STATES)]]
+    counts = leaderboard[["method", "model", *(f"trials_{state}" for state in ENDED_STATES)]]
     counts = counts.rename(columns=lambda name: name.removeprefix("trials_"))
     return counts.assign(
-        running=leaderboard["trials_started"] - counts[list(TRIAL_STATES)].sum(axis=1)
+        running=leaderboard["trials_started"] - counts[list(ENDED_STATES)].sum(axis=1)
     )

@@ -14,7 +14,7 @@ import pandas as pd
 
 from kdtune.config.sweep import MIN_DIFFERENCE
 from kdtune.errors import UserError
-from kdtune.log.events import SUCCESSFUL_STATES, TRIAL_STATES, Cell
+from kdtune.log.events import ENDED_STATES, SUCCESSFUL_STATES, Cell, Event, SweepStarted
 from kdtune.reports.tables.comparison import CellResult, comparison_table
 from kdtune.reports.tables.confirmed import (
     collect_cell_results,
@@ -93,8 +93,8 @@ class SweepTables:
 
 
 def build_sweep_tables(
-    events: Sequence[dict[str, Any]],
-    confirm_events: Sequence[dict[str, Any]] = (),
+    events: Sequence[Event],
+    confirm_events: Sequence[Event] = (),
     correct: Mapping[str, np.ndarray] | None = None,
     groups: Sequence[object] | None = None,
     min_difference: float = MIN_DIFFERENCE,
@@ -111,11 +111,10 @@ def build_sweep_tables(
     Raises:
         UserError: a log is damaged.
     """
-    opening = next((event for event in events if event["event"] == "sweep"), {})
-    data = opening.get("data", {})
+    data = next((event.data for event in events if isinstance(event, SweepStarted)), None)
     trials = trials_table(events)
     runs, models = runs_table(confirm_events), models_table(confirm_events)
-    chance = 1 / max(1, len(data["classes"])) if "classes" in data else 0.0
+    chance = 1 / len(data.classes) if data else 0.0
     cell_results = collect_cell_results(trials, runs, correct or {}, chance)
     comparison = comparison_table(cell_results, groups, min_difference)
     leaderboard = leaderboard_table(
@@ -124,7 +123,7 @@ def build_sweep_tables(
         models,
         comparison,
         cell_results,
-        data.get("validation_images"),
+        data.validation_images if data else None,
         groups,
         min_difference,
     )
@@ -227,7 +226,7 @@ def leaderboard_table(
                 else None
             ),
             "trials_started": len(cell_trials),
-            **{f"trials_{state}": (cell_trials["state"] == state).sum() for state in TRIAL_STATES},
+            **{f"trials_{state}": (cell_trials["state"] == state).sum() for state in ENDED_STATES},
             "search_epochs": cell_trials["epochs"].sum(),
             "search_device_seconds": cell_trials["device_seconds"].sum(),
             "confirm_epochs": cell_runs["epochs"].sum(),

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdtune.errors import UserError
+from kdtune.log.events import (
+    CandidateChosen,
+    EpochFinished,
+    Event,
+    StudentProfiled,
+    SweepStarted,
+    TrialState,
+)
+from kdtune.log.trial_history import TrialHistory, TrialRecord
 
 OUTCOME_COLUMNS = [
     "reason",
@@ -55,7 +63,7 @@ MODEL_COLUMNS = ["model", "parameters", "macs", "latency_ms", "latency_device"]
 INTEGER_COLUMN_TYPES = {"best_epoch": "Int64", "threads": "Int64"}
 
 
-def epochs_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def epochs_table(events: Iterable[Event]) -> pd.DataFrame:
     """One row an epoch of a trial, in the order in which they were reported.
 
     Columns:
@@ -72,14 +80,14 @@ def epochs_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         session_seconds: since its driver opened the log.
     """
     rows = [
-        {key: value for key, value in event.items() if key not in ("event", "time")}
+        {**event.identity, **event.as_row(), "session_seconds": event.session_seconds}
         for event in events
-        if event["event"] == "epoch"
+        if isinstance(event, EpochFinished)
     ]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=EPOCH_COLUMNS)
 
 
-def trials_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def trials_table(events: Iterable[Event]) -> pd.DataFrame:
     """One row a trial, in the order in which they were proposed.
 
     Columns:
@@ -101,28 +109,27 @@ def trials_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
     Raises:
         UserError: the log is damaged.
     """
-    histories = _trial_histories(events)
+    trials = TrialHistory(events).trials.values()
     fixed_columns = {*TRIAL_COLUMNS, "configuration"}
     hyperparameters = dict.fromkeys(
-        name
-        for proposed, _ in histories
-        for name in proposed["parameters"]
-        if name not in fixed_columns
+        name for trial in trials for name in trial.proposed.params if name not in fixed_columns
     )
     rows = [
         {
-            **proposed["parameters"],
-            **proposed,
-            **outcome,
-            "configuration": json.dumps(proposed["config"]),
+            **trial.proposed.params,
+            **trial.proposed.identity,
+            "number": trial.proposed.number,
+            "origin": trial.proposed.origin,
+            **_outcome(trial),
+            "configuration": json.dumps(trial.proposed.config),
         }
-        for proposed, outcome in histories
+        for trial in trials
     ]
     columns = [*TRIAL_COLUMNS, *hyperparameters, "configuration"]
     return pd.DataFrame(rows, columns=columns).astype(INTEGER_COLUMN_TYPES)
 
 
-def runs_table(confirm_events: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def runs_table(confirm_events: Iterable[Event]) -> pd.DataFrame:
     """One row a confirm run, in the order in which they were asked for.
 
     Args:
@@ -149,33 +156,27 @@ def runs_table(confirm_events: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """
     events = list(confirm_events)
     chosen = {
-        (event["method"], event["model"]): event["confirms"]
-        for event in events
-        if event["event"] == "chosen"
+        event.cell: event.candidate for event in events if isinstance(event, CandidateChosen)
     }
-    rows = []
-    for proposed, outcome in _trial_histories(events):
-        if "confirms" not in proposed:
-            raise UserError(
-                f"The log is damaged: {proposed['trial_id']} does not say which trial it confirms."
-            )
-        rows.append(
-            {
-                **proposed,
-                **outcome,
-                "run_id": proposed["trial_id"],
-                "trial_id": proposed["confirms"],
-                "seed": proposed["number"],
-                "configuration": json.dumps(proposed["config"]),
-                "status": {"finished": "ok"}.get(outcome["state"], outcome["state"]),
-                "chosen": chosen.get((proposed["method"], proposed["model"]))
-                == proposed["confirms"],
-            }
-        )
+    rows = [
+        {
+            "run_id": run.proposed.trial_id,
+            "method": run.proposed.method,
+            "model": run.proposed.model,
+            "trial_id": run.proposed.candidate,
+            "seed": run.proposed.number,
+            "status": "ok" if run.state is TrialState.FINISHED else str(run.state),
+            "chosen": chosen.get(run.cell) == run.proposed.candidate,
+            "test_accuracy": run.tested.test_accuracy if run.tested else np.nan,
+            "configuration": json.dumps(run.proposed.config),
+            **_outcome(run),
+        }
+        for run in TrialHistory(events).trials.values()
+    ]
     return pd.DataFrame(rows, columns=RUN_COLUMNS).astype({**INTEGER_COLUMN_TYPES, "chosen": bool})
 
 
-def models_table(confirm_events: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def models_table(confirm_events: Iterable[Event]) -> pd.DataFrame:
     """One row a student that was measured, hooks and teacher removed.
 
     Columns:
@@ -185,61 +186,30 @@ def models_table(confirm_events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         latency_ms: median milliseconds of a forward pass of one image.
         latency_device: where that was measured.
     """
-    profiles = {e["model"]: e for e in confirm_events if e["event"] == "measured"}
+    profiles = {e.model: e.model_dump() for e in confirm_events if isinstance(e, StudentProfiled)}
     table = pd.DataFrame(list(profiles.values()), columns=MODEL_COLUMNS)
     return table.astype({"parameters": "Int64", "macs": "Int64", "latency_ms": float})
 
 
-def _trial_histories(
-    events: Iterable[dict[str, Any]],
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """How each trial or run was asked for, and what became of it: `OUTCOME_COLUMNS`, state, test accuracy."""
-    histories: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
-    for event in events:
-        kind = event["event"]
-        if kind == "asked":
-            histories[event["trial_id"]] = (
-                event,
-                {
-                    "state": "running",
-                    "reason": "",
-                    "restarts": 0,
-                    "epochs": 0,
-                    "best_validation_accuracy": np.nan,
-                    "best_epoch": pd.NA,
-                    "last_validation_accuracy": np.nan,
-                    "test_accuracy": np.nan,
-                    "device_seconds": 0.0,
-                    "device": "",
-                    "threads": pd.NA,
-                },
-            )
-        elif kind in ("epoch", "restarted", "ended", "tested"):
-            if event["trial_id"] not in histories:
-                raise UserError(
-                    f"The log is damaged: {event['trial_id']} was never begun, but has an event "
-                    f"'{kind}'."
-                )
-            _, outcome = histories[event["trial_id"]]
-            if kind == "epoch":
-                if not event["validation_accuracy"] <= outcome["best_validation_accuracy"]:
-                    outcome["best_validation_accuracy"] = event["validation_accuracy"]
-                    outcome["best_epoch"] = event["epoch"]
-                outcome["last_validation_accuracy"] = event["validation_accuracy"]
-                outcome["epochs"] = event["epoch"]
-                outcome["device_seconds"] += event["seconds"]
-                outcome["device"] = event.get("device", "")
-                outcome["threads"] = event.get("threads", pd.NA)
-            elif kind == "restarted":
-                outcome["restarts"] += 1
-            elif kind == "ended":
-                outcome.update(state=event["state"], reason=event["reason"])
-            else:
-                outcome["test_accuracy"] = event["test_accuracy"]
-    return list(histories.values())
+def _outcome(trial: TrialRecord) -> dict[str, Any]:
+    """Return how a trial ended, or how far it is, by column."""
+    best = trial.best_epoch
+    last = trial.epochs[-1] if trial.epochs else None
+    return {
+        "state": str(trial.state),
+        "reason": trial.ended.reason if trial.ended else "",
+        "restarts": len(trial.restarts),
+        "epochs": last.epoch if last else 0,
+        "best_validation_accuracy": best.validation_accuracy if best else np.nan,
+        "best_epoch": best.epoch if best else pd.NA,
+        "last_validation_accuracy": last.validation_accuracy if last else np.nan,
+        "device_seconds": trial.device_seconds,
+        "device": last.device if last else "",
+        "threads": last.threads if last else pd.NA,
+    }
 
 
-def bad_images_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def bad_images_table(events: Iterable[Event]) -> pd.DataFrame:
     """One row an image that was left out since it cannot be read.
 
     Columns:
@@ -247,6 +217,7 @@ def bad_images_table(events: Iterable[dict[str, Any]]) -> pd.DataFrame:
         file: its path.
         reason: why it cannot be read.
     """
-    openings = (event for event in events if event["event"] == "sweep")
-    skipped_images = next(openings, {}).get("data", {}).get("skipped_images", [])
-    return pd.DataFrame(skipped_images, columns=["split", "file", "reason"])
+    openings = (event for event in events if isinstance(event, SweepStarted))
+    opening = next(openings, None)
+    rows = [image.model_dump() for image in opening.data.skipped_images] if opening else []
+    return pd.DataFrame(rows, columns=["split", "file", "reason"])

@@ -1,16 +1,16 @@
 """Notes below a table: what its numbers cover, and what is missing."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import pandas as pd
 
+from kdtune.log.events import Event
 from kdtune.reports.tables.comparison import select_main_pair
 from kdtune.reports.tables.log_tables import bad_images_table
 from kdtune.reports.tables.sentences import display_name, format_points
 
 
-def bad_images_note(events: Iterable[dict[str, Any]]) -> str | None:
+def bad_images_note(events: Iterable[Event]) -> str | None:
     """Say that images were left out; None if all were read."""
     table = bad_images_table(events)
     if table.empty:

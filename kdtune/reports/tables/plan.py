@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from kdtune.errors import UserError
-from kdtune.log.events import Event
+from kdtune.log.events import EpochFinished, Event, SweepOpening, TrialProposed
 from kdtune.log.folder import SweepFolder
+from kdtune.log.stopwatch import Stopwatch
 
 PLAN_COLUMNS = ["what", "planned", "actual", "actual_over_planned"]
 """Of `plan_vs_actual`."""
@@ -51,42 +52,25 @@ def plan_vs_actual(plan: dict[str, Any], events: Sequence[Event]) -> pd.DataFram
         actual_over_planned: ratio; empty if the sweep was changed since.
     """
     row = plan["rows"][0]
-    epochs = [event for event in events if event["event"] == "epoch"]
+    epochs = [event for event in events if isinstance(event, EpochFinished)]
+    stopwatch = Stopwatch()
+    for event in events:
+        stopwatch.fold(event)
     pairs = {
-        "wall seconds": (row["wall_seconds"], wall_seconds(events)),
-        "device seconds": (row["training_seconds"], sum(event["seconds"] for event in epochs)),
+        "wall seconds": (row["wall_seconds"], stopwatch.logged_seconds),
+        "device seconds": (row["training_seconds"], sum(epoch.seconds for epoch in epochs)),
         "epochs": (row["epochs"], len(epochs)),
-        "trials": (row["trials"], sum(event["event"] == "asked" for event in events)),
+        "trials": (row["trials"], sum(isinstance(event, TrialProposed) for event in events)),
     }
     is_unchanged = not is_changed_since_plan(events)
     rows = [
-        (
-            quantity,
-            *planned_and_actual,
-            planned_and_actual[1] / planned_and_actual[0]
-            if is_unchanged and planned_and_actual[0]
-            else None,
-        )
-        for quantity, planned_and_actual in pairs.items()
+        (quantity, planned, actual, actual / planned if is_unchanged and planned else None)
+        for quantity, (planned, actual) in pairs.items()
     ]
     return pd.DataFrame(rows, columns=PLAN_COLUMNS)
 
 
 def is_changed_since_plan(events: Sequence[Event]) -> bool:
     """Whether a sweep was resumed with another size, or other resources, than it began with."""
-    configs = [event["config"] for event in events if event["event"] in ("sweep", "resumed")]
+    configs = [event.config for event in events if isinstance(event, SweepOpening)]
     return any(config[key] != configs[0][key] for config in configs for key in SIZE_SETTINGS)
-
-
-def wall_seconds(events: Sequence[Event]) -> float:
-    """How long drivers ran, without what they prepared."""
-    previous_seconds, session_offset, session_seconds = 0.0, 0.0, 0.0
-    for event in events:
-        if event["event"] in ("sweep", "resumed"):
-            previous_seconds, session_offset, session_seconds = (
-                previous_seconds + session_seconds,
-                event["session_seconds"],
-                0.0,
-            )
-        session_seconds = max(session_seconds, event["session_seconds"] - session_offset)
-    return previous_seconds + session_seconds

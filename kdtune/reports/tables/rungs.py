@@ -6,13 +6,12 @@ correction for that assumes that scores are normal, and that a trial went on by 
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, pearsonr, rankdata
 
-from kdtune.log.events import SUCCESSFUL_STATES
+from kdtune.log.events import SUCCESSFUL_STATES, Event, SweepStarted
 from kdtune.reports.tables.log_tables import epochs_table, trials_table
 
 MIN_PROMOTED_TRIALS = 10
@@ -51,7 +50,7 @@ def compared_epochs(epochs: int, grace_period: int, reduction_factor: int) -> li
     return [*rungs, epochs] if rungs[-1] < epochs else rungs
 
 
-def rungs_table(events: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def rungs_table(events: Sequence[Event]) -> pd.DataFrame:
     """One row a cell and pair of successive measured epochs; diverged and crashed trials left out.
 
     Columns:
@@ -64,7 +63,7 @@ def rungs_table(events: Sequence[dict[str, Any]]) -> pd.DataFrame:
             the standard deviation of the scores at the rung of all over that of the promoted.
         winner_rank_at_rung: place at the rung, from 1, of the trial that is the cell's best.
     """
-    config = next((event["config"] for event in events if event["event"] == "sweep"), None)
+    config = next((event.config for event in events if isinstance(event, SweepStarted)), None)
     if config is None:
         return pd.DataFrame(columns=RUNG_COLUMNS)
     rungs = compared_epochs(config["epochs"], config["grace_period"], config["reduction_factor"])
@@ -121,9 +120,9 @@ def _normal_scores(values: pd.Series) -> np.ndarray:
     return norm.ppf((rankdata(values) - 0.5) / len(values))
 
 
-def grace_period_advice(events: Sequence[dict[str, Any]]) -> str:
-    """`advise_grace_period` for the events of a sweep; empty if they do not say what was wanted of it."""
-    configs = [event["config"] for event in events if event["event"] == "sweep"]
+def grace_period_advice(events: Sequence[Event]) -> str:
+    """Return the advice on the grace period of a sweep; empty without its settings."""
+    configs = [event.config for event in events if isinstance(event, SweepStarted)]
     return advise_grace_period(rungs_table(events), configs[0]["grace_period"]) if configs else ""
 
 

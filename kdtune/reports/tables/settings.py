@@ -21,7 +21,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from kdtune.errors import UserError
 from kdtune.log.distributions import is_log_scale
-from kdtune.log.events import SUCCESSFUL_STATES
+from kdtune.log.events import SUCCESSFUL_STATES, Event, SweepOpening, TrialProposed
 from kdtune.reports.tables.log_tables import TRIAL_COLUMNS
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces studies in memory
@@ -45,7 +45,7 @@ Spaces = Mapping[str, Mapping[str, BaseDistribution]]
 
 
 def collect_distributions(
-    events: Sequence[dict[str, Any]],
+    events: Sequence[Event],
 ) -> dict[str, dict[str, BaseDistribution]]:
     """What each method's settings were searched in, by name.
 
@@ -57,15 +57,15 @@ def collect_distributions(
     by_method: dict[str, dict[str, BaseDistribution]] = {}
     try:
         for event in events:
-            if event["event"] in ("sweep", "resumed"):
-                spaces = event["spaces"]
-            elif event["event"] == "asked":
-                spaces = {event["method"]: event}
+            if isinstance(event, SweepOpening):
+                spaces = {m: space.distributions for m, space in event.spaces.items()}
+            elif isinstance(event, TrialProposed):
+                spaces = {event.method: event.distributions}
             else:
                 continue
-            for method, space in spaces.items():
+            for method, distributions in spaces.items():
                 method_space = by_method.setdefault(method, {})
-                for name, serialized in space["distributions"].items():
+                for name, serialized in distributions.items():
                     if name not in method_space:
                         method_space[name] = json_to_distribution(json.dumps(serialized))
     except (LookupError, TypeError, ValueError, AttributeError) as error:

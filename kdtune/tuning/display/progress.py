@@ -15,8 +15,23 @@ from statistics import fmean
 from typing import Any
 
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import SUCCESSFUL_STATES, Cell, Event, cell_of
+from kdtune.log.events import (
+    FAILED_STATES,
+    SUCCESSFUL_STATES,
+    CacheUpdated,
+    Cell,
+    ConfirmStarted,
+    EpochFinished,
+    Event,
+    LogOpening,
+    SpaceExhausted,
+    TrialEnded,
+    TrialProposed,
+    TrialState,
+    WeightsMissing,
+)
 from kdtune.log.stopwatch import Stopwatch
+from kdtune.storage.array_cache import CacheProgress, CacheState
 from kdtune.training.epoch_data import should_cache_targets
 from kdtune.units import format_bytes
 
@@ -64,24 +79,24 @@ class CellProgress:
     """How far a cell is.
 
     Attributes:
-        states: how many trials are ``running``, or ended as `kdtune.log.events.TRIAL_STATES` says.
+        states: how many trials are ``running``, or ended as `TrialState` says.
         best: None while nothing is known.
         latest: when something happened last, in seconds of the stopwatch.
     """
 
-    state_counts: Counter[str]
+    state_counts: Counter[TrialState]
     leader: Leader | None
     updated_at: float
 
     @property
     def num_ended(self) -> int:
         """Trials that have ended."""
-        return self.state_counts.total() - self.state_counts["running"]
+        return self.state_counts.total() - self.state_counts[TrialState.RUNNING]
 
     @property
     def num_failed(self) -> int:
         """Trials that ended without a result that counts."""
-        return self.state_counts["diverged"] + self.state_counts["crashed"]
+        return sum(self.state_counts[state] for state in FAILED_STATES)
 
 
 @dataclass
@@ -89,7 +104,7 @@ class _CellRecord:
     """A cell's trials, and of these what would take long to count each time."""
 
     trials: dict[str, "_TrialRecord"] = field(default_factory=dict)
-    state_counts: Counter[str] = field(default_factory=Counter)
+    state_counts: Counter[TrialState] = field(default_factory=Counter)
     updated_at: float = 0.0
     cached_leader: Leader | None = None
     leader_is_current: bool = True
@@ -121,14 +136,16 @@ class _TrialRecord:
     params: Mapping[str, Any]
     started_at: float
     updated_at: float
-    state: str = "running"
+    state: TrialState = TrialState.RUNNING
     accuracy: float | None = None
 
     @property
     def has_valid_score(self) -> bool:
         """Whether its accuracy does: a run's is one of its last epoch only."""
-        valid_states = ("finished",) if self.candidate_id else (*SUCCESSFUL_STATES, "running")
-        return self.accuracy is not None and self.state in valid_states
+        if self.candidate_id:
+            return self.accuracy is not None and self.state is TrialState.FINISHED
+        is_valid = self.state in (*SUCCESSFUL_STATES, TrialState.RUNNING)
+        return self.accuracy is not None and is_valid
 
 
 class Progress:
@@ -146,61 +163,72 @@ class Progress:
         self._cells: dict[Cell, _CellRecord] = defaultdict(_CellRecord)
         self._exhausted_cells: set[Cell] = set()
         self._epoch_times: deque[float] = deque([0.0], maxlen=RATE_WINDOW_EPOCHS + 1)
-        self._cache_events: list[Event] = []
+        self._cache_progress: list[CacheProgress] = []
         self._target_modes: dict[str, str] = {}
-        self._epochs_by_target_mode = {"kept": 0, "live": 0}
+        self._epochs_by_target_mode = {"cached": 0, "live": 0}
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log."""
+        """Add an event of the log."""
         self.stopwatch.fold(event)
-        logged_at, kind = self.stopwatch.logged_seconds, event["event"]
-        trial = self._trials.get(event.get("trial_id", ""))
-        if kind in ("sweep", "resumed", "confirm"):
-            self._cache_events += event["views"]["prepared"]
-            self._epoch_times = deque([logged_at], maxlen=RATE_WINDOW_EPOCHS + 1)
-            if kind == "confirm":  # what crashed runs again
-                for trial_id in [n for n, t in self._trials.items() if t.state == "crashed"]:
-                    self._remove_trial(trial_id)
-        elif kind == "view":
-            self._cache_events.append(event)
-        elif kind == "asked":
-            proposal_fields = cell_of(event), event.get("confirms"), event["parameters"]
-            self._add_trial(
-                event["trial_id"],
-                _TrialRecord(*proposal_fields, started_at=logged_at, updated_at=logged_at),
-            )
-            config = TrainConfig.parse(event["config"])
-            if config.teacher_model is not None:
-                self._target_modes[event["trial_id"]] = (
-                    "kept" if should_cache_targets(config) else "live"
-                )
-        elif kind == "lost":
-            self._remove_trial(event["trial_id"])
-        elif kind == "exhausted":
-            self._exhausted_cells.add(cell_of(event))
-        elif kind in ("epoch", "ended") and trial is not None:
-            if kind == "epoch" and trial.accuracy is None:  # its process may have had to start
-                trial.started_at = max(trial.started_at, logged_at - event["seconds"])
-            trial.updated_at, trial.accuracy = logged_at, event["best_validation_accuracy"]
-            cell = self._cells[trial.cell]
-            cell.updated_at = logged_at
-            if kind == "ended":
-                cell.state_counts[trial.state] -= 1
-                trial.state = event["state"]
-                cell.state_counts[trial.state] += 1
-            cell.note_change(event["trial_id"], trial)
-            if kind == "ended":
-                return
-            self.epochs_trained += 1
-            self._epoch_times.append(logged_at)
-            if target_mode := self._target_modes.get(event["trial_id"]):
-                self._epochs_by_target_mode[target_mode] += 1
+        logged_at = self.stopwatch.logged_seconds
+        match event:
+            case LogOpening():
+                self._cache_progress += event.cache.prepared
+                self._epoch_times = deque([logged_at], maxlen=RATE_WINDOW_EPOCHS + 1)
+                if isinstance(event, ConfirmStarted):  # what crashed runs again
+                    trials = self._trials.items()
+                    for name in [n for n, t in trials if t.state is TrialState.CRASHED]:
+                        self._remove_trial(name)
+            case CacheUpdated():
+                self._cache_progress.append(event.progress)
+            case TrialProposed():
+                self._add_trial(event, logged_at)
+            case WeightsMissing():
+                self._remove_trial(event.trial_id)
+            case SpaceExhausted():
+                self._exhausted_cells.add(event.cell)
+            case EpochFinished():
+                self._finish_epoch(event, logged_at)
+            case TrialEnded() if event.trial_id in self._trials:
+                self._end_trial(event, logged_at)
 
-    def _add_trial(self, trial_id: str, trial: _TrialRecord) -> None:
-        self._trials[trial_id] = trial
+    def _finish_epoch(self, event: EpochFinished, logged_at: float) -> None:
+        self.epochs_trained += 1
+        self._epoch_times.append(logged_at)
+        trial = self._trials[event.trial_id]
+        if trial.accuracy is None:  # its process may have had to start
+            trial.started_at = max(trial.started_at, logged_at - event.seconds)
+        self._update_score(event, logged_at)
+        if target_mode := self._target_modes.get(event.trial_id):
+            self._epochs_by_target_mode[target_mode] += 1
+
+    def _end_trial(self, event: TrialEnded, logged_at: float) -> None:
+        trial = self._trials[event.trial_id]
+        counts = self._cells[trial.cell].state_counts
+        counts[trial.state] -= 1
+        counts[event.state] += 1
+        trial.state = event.state
+        self._update_score(event, logged_at)
+
+    def _update_score(self, event: EpochFinished | TrialEnded, logged_at: float) -> None:
+        trial = self._trials[event.trial_id]
+        trial.updated_at, trial.accuracy = logged_at, event.best_validation_accuracy
         cell = self._cells[trial.cell]
-        cell.trials[trial_id], cell.updated_at = trial, trial.updated_at
+        cell.updated_at = logged_at
+        cell.note_change(event.trial_id, trial)
+
+    def _add_trial(self, event: TrialProposed, logged_at: float) -> None:
+        trial = _TrialRecord(
+            event.cell, event.candidate, event.params, started_at=logged_at, updated_at=logged_at
+        )
+        self._trials[event.trial_id] = trial
+        cell = self._cells[trial.cell]
+        cell.trials[event.trial_id], cell.updated_at = trial, trial.updated_at
         cell.state_counts[trial.state] += 1
+        config = TrainConfig.parse(event.config)
+        if config.teacher_model is not None:
+            is_cached = should_cache_targets(config)
+            self._target_modes[event.trial_id] = "cached" if is_cached else "live"
 
     def _remove_trial(self, trial_id: str) -> None:
         trial = self._trials.pop(trial_id)
@@ -227,7 +255,7 @@ class Progress:
     @property
     def num_running(self) -> int:
         """Trials that have not, whether a process works on them or none."""
-        return sum(cell.state_counts["running"] for cell in self._cells.values())
+        return sum(cell.state_counts[TrialState.RUNNING] for cell in self._cells.values())
 
     def cell_progress(self, cell: Cell) -> CellProgress:
         """How far a cell is."""
@@ -277,7 +305,7 @@ class Progress:
         """Seconds that the trials of all cells still take, once one has ended."""
         durations = defaultdict(list)
         for trial in sorted(self._trials.values(), key=lambda trial: trial.updated_at):
-            if trial.state != "running":
+            if trial.state is not TrialState.RUNNING:
                 for key in (trial.cell[1], None):
                     durations[key].append(trial.updated_at - trial.started_at)
         expected_seconds = {
@@ -299,34 +327,28 @@ class Progress:
                 - (elapsed_seconds - trial.started_at),
             )
             for trial in self._trials.values()
-            if trial.state == "running"
+            if trial.state is TrialState.RUNNING
         ]
         return estimate_seconds_left(pending_seconds, running_seconds, slots)
 
     def describe_cache_savings(self) -> str:
         """What the views were good for, in a sentence; empty without views and without teacher."""
         clauses = []
-        if self._epochs_by_target_mode["kept"]:
-            built_targets = [
-                e for e in self._cache_events if e["kind"] == "targets" and e["state"] == "built"
-            ]
-            seconds = sum(event["seconds"] for event in built_targets)
-            num_passes = "once" if len(built_targets) == 1 else f"{len(built_targets)} times"
-            teacher_work = (
-                f"ran {num_passes} ({seconds:.1f} s)" if built_targets else "had run before"
-            )
-            clauses.append(
-                f"the teacher {teacher_work} for the {self._epochs_by_target_mode['kept']} epochs that learned from it"
-            )
+        built = [p for p in self._cache_progress if p.state is CacheState.BUILT]
+        if num_epochs := self._epochs_by_target_mode["cached"]:
+            passes = [progress.seconds for progress in built if progress.content == "targets"]
+            num_passes = "once" if len(passes) == 1 else f"{len(passes)} times"
+            work = f"ran {num_passes} ({sum(passes):.1f} s)" if passes else "had run before"
+            clauses.append(f"the teacher {work} for the {num_epochs} epochs that learned from it")
         if self._epochs_by_target_mode["live"]:
             clauses.append(
                 f"the teacher ran live for {self._epochs_by_target_mode['live']} epochs"
             )
-        if self._cache_events:
+        if self._cache_progress:
             cached_bytes = {
-                e["what"]: e["bytes"]
-                for e in self._cache_events
-                if e["state"] in ("built", "found")
+                progress.label: progress.num_bytes
+                for progress in self._cache_progress
+                if progress.state in (CacheState.BUILT, CacheState.CACHED)
             }
             clauses.append(f"{format_bytes(sum(cached_bytes.values()))} in the cache")
         return f"Views: {'; '.join(clauses)}." if clauses else ""

@@ -2,9 +2,16 @@
 
 from collections import deque
 
-from kdtune.log.events import Event, cell_of
+from kdtune.log.events import (
+    FAILED_STATES,
+    CacheUpdated,
+    Event,
+    SpaceExhausted,
+    TrialEnded,
+    TrialRestarted,
+    TrialState,
+)
 from kdtune.reports.tables.several_sweeps import format_settings
-from kdtune.storage.array_cache import describe_cache_event
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.display.progress import Goal, Leader, Progress
 from kdtune.tuning.display.screen import DETAIL, INFO, WARNING, Screen
@@ -54,29 +61,28 @@ class StatusDisplay:
         """Take an event of the log; tell it, if it matters to people."""
         if self.goal is None:
             return
-        kind = event["event"]
-        if kind == "view":
-            self.screen.say(f"{event['trial_id']}: {describe_cache_event(event)}", INFO)
-        elif kind == "ended":
-            failed = event["state"] in ("diverged", "crashed")
-            self._recent_ends.append(self._format_end(event, self.goal))
-            self.screen.say(self._recent_ends[-1], WARNING if failed else DETAIL)
-        elif kind == "restarted":
-            text = f"{event['trial_id']}: {event['reason']}; it is begun again"
-            self.screen.say(text, WARNING)
-        elif kind == "exhausted":
-            self.screen.say(f"{event['method']}-{event['model']}: {event['reason']}", INFO)
+        match event:
+            case CacheUpdated():
+                self.screen.say(f"{event.trial_id}: {event.progress.describe()}", INFO)
+            case TrialEnded():
+                failed = event.state in FAILED_STATES
+                self._recent_ends.append(self._format_end(event, self.goal))
+                self.screen.say(self._recent_ends[-1], WARNING if failed else DETAIL)
+            case TrialRestarted():
+                self.screen.say(f"{event.trial_id}: {event.reason}; restarted", WARNING)
+            case SpaceExhausted():
+                self.screen.say(f"{'-'.join(event.cell)}: {event.reason}", INFO)
 
-    def _format_end(self, event: Event, goal: Goal) -> str:
-        score, leader = "", self.progress.cell_progress(cell_of(event)).leader
-        if event["best_validation_accuracy"] is not None:
-            score = f" {100 * event['best_validation_accuracy']:.2f} %"
+    def _format_end(self, event: TrialEnded, goal: Goal) -> str:
+        score, leader = "", self.progress.cell_progress(event.cell).leader
+        if event.best_validation_accuracy is not None:
+            score = f" {100 * event.best_validation_accuracy:.2f} %"
         if score and leader is not None:
             score_name = "best" if leader.num_runs is None else "best mean"
             score += f" (cell's {score_name} {100 * leader.accuracy:.2f} %)"
         return (
-            f"[{self._format_ended_count(goal)}] {event['trial_id']} {event['state']}{score}: "
-            f"{event['reason']}"
+            f"[{self._format_ended_count(goal)}] {event.trial_id} {event.state}{score}: "
+            f"{event.reason}"
         )
 
     def _format_ended_count(self, goal: Goal) -> str:
@@ -110,7 +116,8 @@ class StatusDisplay:
         cells = {cell: self.progress.cell_progress(cell) for cell in self.goal.trials_per_cell}
         max_rows = max(MIN_CELL_ROWS, height - RESERVED_LINES)
         ranked_cells = sorted(
-            cells, key=lambda c: (cells[c].state_counts["running"] == 0, -cells[c].updated_at)
+            cells,
+            key=lambda c: (cells[c].state_counts[TrialState.RUNNING] == 0, -cells[c].updated_at),
         )
         shown_cells = set(ranked_cells[:max_rows])
         is_confirmation = self.noun == "runs"
@@ -125,7 +132,8 @@ class StatusDisplay:
         for cell, cell_progress in cells.items():
             total = self.progress.expected_trials(cell, self.goal.trials_per_cell[cell])
             leader_score, leader_text = _format_leader(cell_progress.leader)
-            states = ["running", "finished", *([] if is_confirmation else ["stopped"])]
+            states = [TrialState.RUNNING, TrialState.FINISHED]
+            states += [] if is_confirmation else [TrialState.STOPPED]
             counts = map(
                 str,
                 [

@@ -7,7 +7,8 @@ from typing import Any
 from ray import tune
 
 from kdtune.errors import DiskFullError, RunError
-from kdtune.log.events import Event, EventLog
+from kdtune.log.event_log import EventLog
+from kdtune.log.events import LogOpening
 from kdtune.log.folder import SweepFolder
 from kdtune.log.remote_sync import CHECKPOINTS_FOLDER, RemoteSync
 from kdtune.plugins import loaded_plugins
@@ -74,7 +75,9 @@ class Driver:
         later_folds = [self.file_keeper.fold, *observer_folds, self.display.fold]
         return EventLog(self.log_path, [*self.policy.folds, *later_folds])
 
-    def report_resumed(self, log: EventLog, earlier_opening: Event, opening_event: Event) -> None:
+    def report_resumed(
+        self, log: EventLog, earlier_opening: LogOpening, opening_event: LogOpening
+    ) -> None:
         """Say what there is of trials when they are gone on with.
 
         Args:
@@ -89,10 +92,12 @@ class Driver:
             clauses.append(f"{len(trials)} were under way ({', '.join(last_epochs)})")
         self.screen.say(f"{self.folder.path}: {', '.join(clauses)}")
         if log.truncated_bytes:
-            text = f"{log.truncated_bytes} bytes after the log's last event were no event, and are cut off"
-            self.screen.warn(text)
-        for name, value in opening_event["environment"].items():
-            if (previous_value := earlier_opening["environment"].get(name)) != value:
+            self.screen.warn(
+                f"{log.truncated_bytes} bytes after the log's last event are not an event and "
+                "were cut off"
+            )
+        for name, value in opening_event.environment.items():
+            if (previous_value := earlier_opening.environment.get(name)) != value:
                 text = (
                     f"{name} was {previous_value}, and is {value} now: figures may differ a little"
                 )

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,21 @@ from kdtune.data.folders import GROUPS_FILE, load_test_groups
 from kdtune.data.splits import Split
 from kdtune.errors import UserError, did_you_mean
 from kdtune.log.distributions import parse_distributions
-from kdtune.log.events import Cell, Event
+from kdtune.log.events import (
+    CacheRecord,
+    Candidate,
+    Cell,
+    ConfirmStarted,
+    DataSummary,
+    LogOpening,
+    SpaceRecord,
+    SweepOpening,
+    SweepResumed,
+    SweepStarted,
+    TeacherSummary,
+    UnreadableImage,
+    WarmStart,
+)
 from kdtune.methods import METHODS, require_method
 from kdtune.models import (
     MODELS,
@@ -63,7 +77,7 @@ class PreparedSweep:
     sweep: SweepConfig
     spaces: dict[str, SearchSpace]
     shared_inputs: SharedInputs
-    opening_event: Event
+    opening_event: SweepOpening
 
     def configure_trial(self, cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
         """Complete settings of a trial, from what its space, the sweep and the cache decide."""
@@ -80,7 +94,7 @@ class PreparedSweep:
                 configs[model] = self.configure_trial((method, model), 0, settings)
         return configs
 
-    def load_warm_start_events(self) -> list[Event]:
+    def load_warm_start_events(self) -> list[WarmStart]:
         """What the sweep begins with that is to know of earlier ones."""
         cells = self.sweep.cells()
         return [
@@ -93,7 +107,9 @@ class PreparedSweep:
 
 
 def prepare_sweep(
-    requested: SweepConfig, space_files: tuple[str, ...], earlier_opening: Event | None = None
+    requested: SweepConfig,
+    space_files: tuple[str, ...],
+    earlier_opening: SweepOpening | None = None,
 ) -> PreparedSweep:
     """Check methods, models, spaces, data, teacher and settings as trials would meet them.
 
@@ -108,22 +124,22 @@ def prepare_sweep(
     """
     load_plugins(requested.plugins)
     sweep, shared_inputs, opening_fields = _prepare_inputs(requested, earlier_opening)
-    if sweep.confirm and opening_fields["data"]["test_images"] < 2:
+    if sweep.confirm and opening_fields["data"].test_images < 2:
         raise UserError(NO_TEST_IMAGES)
     spaces = _prepare_spaces(sweep, shared_inputs, space_files, earlier_opening)
     shared_inputs.plan_cache(earlier_opening)
-    opening_event = {
-        "event": "sweep" if earlier_opening is None else "resumed",
-        "config": sweep.model_dump(mode="json"),
-        "spaces": {method: _describe_space(space) for method, space in spaces.items()},
+    event_type = SweepStarted if earlier_opening is None else SweepResumed
+    opening_event = event_type(
+        config=sweep.model_dump(mode="json"),
+        spaces={method: _record_space(space) for method, space in spaces.items()},
+        cache=_record_cache(shared_inputs),
         **opening_fields,
-        "views": {**asdict(shared_inputs.cache_plan), "prepared": []},
-    }
+    )
     return PreparedSweep(sweep, spaces, shared_inputs, opening_event)
 
 
 def _prepare_inputs(
-    requested: SweepConfig, earlier_opening: Event | None
+    requested: SweepConfig, earlier_opening: SweepOpening | None
 ) -> tuple[SweepConfig, SharedInputs, dict[str, Any]]:
     """Check data and teacher.
 
@@ -149,8 +165,8 @@ def _prepare_inputs(
     image_size = requested.image_size or TrainConfig.model_fields["image_size"].default
     if requested.teacher is not None:
         teacher = load_teacher(requested.teacher, data.classes, requested.image_size)
-        teacher_info = describe_teacher(requested.teacher)
-        image_size = teacher_info["image_size"] or image_size
+        teacher_info = TeacherSummary(**describe_teacher(requested.teacher))
+        image_size = teacher_info.image_size or image_size
     sweep = requested.model_copy(
         update={
             "image_size": image_size,
@@ -164,12 +180,15 @@ def _prepare_inputs(
         }
     )
     opening_fields: dict[str, Any] = {
-        "data": {**data.summary(), "skipped_images": skipped_images},
+        "data": DataSummary(
+            **data.summary(),
+            skipped_images=tuple(UnreadableImage(**image) for image in skipped_images),
+        ),
         "teacher": teacher_info,
         "environment": describe_environment(),
         "plugins": plugin_records(
             METHODS=[method for method, _ in sweep.cells()],
-            MODELS=[*sweep.models, *([teacher_info["model"]] if teacher_info else ())],
+            MODELS=[*sweep.models, *([teacher_info.model] if teacher_info else ())],
             DATA=[requested.data],
         ),
     }
@@ -194,14 +213,15 @@ class PreparedConfirmation:
     shared_inputs: SharedInputs
     test_split: Split
     test_groups: list[str] | None
-    opening_event: Event
+    opening_event: ConfirmStarted
 
 
 def prepare_confirmation(
     requested: SweepConfig,
-    earlier_opening: Event,
-    earlier_confirmation: Event | None,
+    earlier_opening: SweepOpening,
+    earlier_confirmation: ConfirmStarted | None,
     candidate_settings: Sequence[Mapping[str, Any]],
+    new_candidates: Iterable[Candidate],
 ) -> PreparedConfirmation:
     """Check data, teacher and test images, and decide what is kept for the runs.
 
@@ -219,14 +239,11 @@ def prepare_confirmation(
     if views.data.test is None or len(views.data.test) < 2:
         raise UserError(NO_TEST_IMAGES)
     groups = load_test_groups(views.data)
-    opening_fields["groups"] = groups and hashlib.sha256("\n".join(groups).encode()).hexdigest()
     if earlier_confirmation is not None:
-        if (
-            earlier_confirmation["data"].get("test_fingerprint")
-            != opening_fields["data"]["test_fingerprint"]
-        ):
+        test_fingerprint = opening_fields["data"].test_fingerprint
+        if earlier_confirmation.data.test_fingerprint != test_fingerprint:
             raise UserError("The test images are not those that the confirmation began with.")
-        if earlier_confirmation.get("groups") and not groups:
+        if earlier_confirmation.groups_sha256 and not groups:
             raise UserError(
                 f"The groups of the test images, {GROUPS_FILE}, are missing in the data."
             )
@@ -237,32 +254,29 @@ def prepare_confirmation(
         student = build_model(config.model, len(views.data.classes), config.image_size)
         shared_inputs.register_run(config, probe_stage_shapes(student, config.image_size))
     shared_inputs.plan_cache(earlier_opening)
-    opening_event = {
-        "event": "confirm",
-        "config": sweep.model_dump(mode="json"),
+    opening_event = ConfirmStarted(
+        config=sweep.model_dump(mode="json"),
+        cache=_record_cache(shared_inputs),
+        groups_sha256=hashlib.sha256("\n".join(groups).encode()).hexdigest() if groups else None,
+        candidates=tuple(new_candidates),
+        seeds=sweep.seeds,
+        top=sweep.top,
         **opening_fields,
-        "views": {**asdict(shared_inputs.cache_plan), "prepared": []},
-    }
+    )
     return PreparedConfirmation(sweep, shared_inputs, views.data.test, groups, opening_event)
 
 
 def _require_same_inputs(
-    earlier_opening: Event, data: Mapping[str, Any], teacher: Mapping[str, Any] | None
+    earlier_opening: LogOpening, data: DataSummary, teacher: TeacherSummary | None
 ) -> None:
-    previous_data = earlier_opening["data"]
-    if previous_data["fingerprint"] != data["fingerprint"]:
-        counts = ("train_images", "validation_images", "test_images")
-        previous_counts, current_counts = (
-            "+".join(str(summary[c]) for c in counts) for summary in (previous_data, data)
-        )
+    if earlier_opening.data.fingerprint != data.fingerprint:
         raise UserError(
-            f"The data are not those that the sweep began with: {previous_counts} images then "
-            f"(training, validation, test), {current_counts} now, or other files; give the same with --data."
+            "The data are not those that the sweep began with: "
+            f"{earlier_opening.data.describe_counts()} images then (training, validation, test), "
+            f"{data.describe_counts()} now, or other files; give the same with --data."
         )
-    checksums = [
-        summary["sha256"] if summary else None for summary in (earlier_opening["teacher"], teacher)
-    ]
-    if checksums[0] is not None and checksums[0] != checksums[1]:
+    expected = earlier_opening.teacher
+    if expected is not None and (teacher is None or expected.sha256 != teacher.sha256):
         raise UserError("The teacher is not the one that the sweep began with.")
 
 
@@ -270,7 +284,7 @@ def _prepare_spaces(
     sweep: SweepConfig,
     shared_inputs: SharedInputs,
     space_files: tuple[str, ...],
-    earlier_opening: Event | None,
+    earlier_opening: SweepOpening | None,
 ) -> dict[str, SearchSpace]:
     """Check methods, models, spaces and settings as trials would meet them.
 
@@ -293,13 +307,10 @@ def _prepare_spaces(
     spaces, fixed_spaces = {**load_spaces(), **user_spaces}, {}
     for method in methods:
         settings = applicable_settings(method, sweep.settings)
-        if (
-            earlier_opening is not None
-            and (recorded := earlier_opening["spaces"].get(method)) is not None
-        ):
-            fixed_spaces[method] = _restore_space(
-                method, recorded, user_spaces.get(method), settings
-            )
+        recorded = earlier_opening.spaces.get(method) if earlier_opening else None
+        if recorded is not None:
+            user_space = user_spaces.get(method)
+            fixed_spaces[method] = _restore_space(method, recorded, user_space, settings)
         elif method in spaces:
             fixed_spaces[method] = spaces[method].with_constants(settings)
         else:
@@ -323,42 +334,46 @@ def _prepare_spaces(
     return fixed_spaces
 
 
-def _describe_space(space: SearchSpace) -> dict[str, Any]:
-    """A space as the log keeps it; of a function only its file's name."""
-    return {
-        "path": str(space.path),
-        "function": space.define_by_run is not None,
-        "distributions": serialize_distributions(space),
-        "constants": space.constants,
-        "start": space.start_points,
-    }
+def _record_space(space: SearchSpace) -> SpaceRecord:
+    return SpaceRecord(
+        path=str(space.path),
+        function=space.define_by_run is not None,
+        distributions=serialize_distributions(space),
+        constants=space.constants,
+        start=tuple(space.start_points),
+    )
+
+
+def _record_cache(shared_inputs: SharedInputs) -> CacheRecord:
+    plan = shared_inputs.cache_plan
+    return CacheRecord(methods=plan.methods, augment_views=plan.views, num_bytes=plan.bytes)
 
 
 def _restore_space(
     method: str,
-    recorded: Mapping[str, Any],
+    recorded: SpaceRecord,
     user_space: SearchSpace | None,
     settings: dict[str, Any],
 ) -> SearchSpace:
     """A space of the log; a function comes from a file that the user names again."""
-    if recorded["function"]:
+    if recorded.function:
         user_space = user_space or load_plugin_spaces().get(method)
         if user_space is None or user_space.define_by_run is None:
             raise UserError(
                 f"The space of '{method}' is a function, and code that a log names is not run: if "
-                f"you trust it, give --space {recorded['path']}."
+                f"you trust it, give --space {recorded.path}."
             )
         return user_space.with_constants(settings)
     if user_space is not None:
         raise UserError(f"The sweep has a space for '{method}', and keeps it; leave --space out.")
     return SearchSpace(
         method=method,
-        distributions=parse_distributions(recorded["distributions"]),
-        constants=recorded["constants"],
+        distributions=parse_distributions(recorded.distributions),
+        constants=recorded.constants,
         define_by_run=None,
-        start_points=recorded["start"],
+        start_points=list(recorded.start),
         docstring="",
-        path=Path(recorded["path"]),
+        path=Path(recorded.path),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
-from kdtune.log.events import Event
+from kdtune.log.events import SweepOpening
 from kdtune.log.folder import CONFIRM_SETTINGS, SweepFolder
 from kdtune.plugins import load_plugins, require_plugins
 from kdtune.tuning.cluster.join import LOCAL_ADDRESS, resolve_address
@@ -37,7 +37,7 @@ CONFIRM_FIELDS = {
 """Settings that may be given when a sweep is confirmed."""
 
 
-def build_resume_config(earlier_opening: Event, changes: Mapping[str, Any]) -> SweepConfig:
+def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> SweepConfig:
     """The settings of a sweep that is resumed; its plug-ins are loaded.
 
     Args:
@@ -50,11 +50,11 @@ def build_resume_config(earlier_opening: Event, changes: Mapping[str, Any]) -> S
     """
     for key in changes.keys() - RESUME_FIELDS:
         raise UserError(f"The setting {key} cannot be changed when a sweep is resumed.")
-    previous = SweepConfig.parse(earlier_opening["config"])
-    _require_location_flags(earlier_opening["config"], changes)
+    previous = SweepConfig.parse(earlier_opening.config)
+    _require_location_flags(earlier_opening.config, changes)
     _reload_plugins(earlier_opening, changes)
     spaces = dict.fromkeys((*previous.spaces, *changes.get("spaces", ())))
-    recorded = _drop_cluster_address({**earlier_opening["config"], "plugins": ()})
+    recorded = _drop_cluster_address({**earlier_opening.config, "plugins": ()})
     requested = SweepConfig.parse({**recorded, **changes, "spaces": tuple(spaces)})
     sweep = requested.model_copy(
         update={
@@ -64,8 +64,8 @@ def build_resume_config(earlier_opening: Event, changes: Mapping[str, Any]) -> S
     )
     if missing_cells := [cell for cell in previous.cells() if cell not in sweep.cells()]:
         raise UserError(
-            f"The sweep has the cell {'-'.join(missing_cells[0])}, and keeps it: methods and models can be "
-            "added when it is resumed, not taken away."
+            f"The sweep has the cell {'-'.join(missing_cells[0])}, and keeps it: methods and "
+            "models can be added when it is resumed, not taken away."
         )
     if "sampler" in changes and sweep.sampler != previous.sampler:
         raise UserError(f"The sweep's sampler is {previous.sampler}, and stays so.")
@@ -97,7 +97,7 @@ def build_confirm_config(folder: SweepFolder, changes: Mapping[str, Any]) -> Swe
     _reload_plugins(earlier_opening, changes)
     latest_settings = {key: latest_config[key] for key in CONFIRM_FIELDS}
     base_settings = _drop_cluster_address(
-        {**earlier_opening["config"], **latest_settings, "plugins": ()}
+        {**earlier_opening.config, **latest_settings, "plugins": ()}
     )
     return SweepConfig.parse({**base_settings, **changes})
 
@@ -109,10 +109,11 @@ def resume_flags(sweep: SweepConfig) -> str:
     return "".join(f" --{key} {value}" for key, value in flags if value is not None)
 
 
-def _reload_plugins(earlier_opening: Event, changes: Mapping[str, Any]) -> None:
+def _reload_plugins(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> None:
     """Load the plug-ins that are given now, among which must be those of before."""
     load_plugins(changes.get("plugins", ()))
-    require_plugins("The sweep", earlier_opening.get("plugins", ()), same_source=True)
+    records = [record.model_dump() for record in earlier_opening.plugins]
+    require_plugins("The sweep", records, same_source=True)
 
 
 def _drop_cluster_address(recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,16 @@ import optuna
 import psutil
 import ray
 
-from kdtune.log.events import Event, EventLog
+from kdtune.log.event_log import EventLog
+from kdtune.log.events import (
+    EpochFinished,
+    EpochMetrics,
+    Event,
+    Observation,
+    TrialEnded,
+    TrialState,
+    WarmStart,
+)
 from kdtune.log.folder import SweepFolder
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import run_trials
@@ -32,6 +41,7 @@ from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.search.space import serialize_distributions
 from kdtune.tuning.search.studies import CellStudies
 from kdtune.tuning.trials.best_weights import CheckpointCleanup
+from kdtune.tuning.trials.results import EpochReported, TrialResult
 from kdtune.tuning.trials.trainable import TrialProcess
 
 TRIALS_PER_SLOT, EPOCHS_PER_TRIAL, EPOCH_SECONDS = 4, 15, 0.03
@@ -79,25 +89,25 @@ class _IdleTrial(TrialProcess):
 
     def iter_results(
         self, trial_id: str, config: dict[str, Any]
-    ) -> Generator[dict[str, Any], None, None]:
+    ) -> Generator[TrialResult, None, None]:
         """What a trial gives."""
         for epoch in range(1, EPOCHS_PER_TRIAL + 1):
             time.sleep(EPOCH_SECONDS)
             accuracy = 0.123456789012345 + epoch / 1000
-            loss_fields = dict.fromkeys(
-                ("loss_classification", "loss_kd", "loss_feature"), accuracy
+            metrics = EpochMetrics(
+                epoch=epoch,
+                lr=accuracy,
+                train_loss=accuracy,
+                train_accuracy=accuracy,
+                validation_loss=accuracy,
+                validation_accuracy=accuracy,
+                best_validation_accuracy=accuracy,
+                losses=dict.fromkeys(("classification", "kd", "feature"), accuracy),
+                seconds=EPOCH_SECONDS,
+                device="cpu",
+                threads=1,
             )
-            train_fields = dict.fromkeys(("lr", "train_loss", "train_accuracy"), accuracy)
-            validation_fields = {"validation_loss": accuracy, "validation_accuracy": accuracy}
-            best_fields = {"best_validation_accuracy": accuracy, "seconds": EPOCH_SECONDS}
-            process_fields = {"epoch": epoch, "device": "cpu", "threads": 1}
-            yield {
-                **process_fields,
-                **train_fields,
-                **validation_fields,
-                **best_fields,
-                **loss_fields,
-            }
+            yield EpochReported(metrics=metrics)
 
 
 class _DriverMeter:
@@ -108,7 +118,7 @@ class _DriverMeter:
 
     def __init__(self, log: EventLog):
         self.log = log
-        self.samples: list[tuple[str, str, float, float]] = []
+        self.samples: list[tuple[Event, float, float]] = []
         self._disk_seconds = 0.0
 
     def append(self, event: Event) -> None:
@@ -117,26 +127,31 @@ class _DriverMeter:
         self.log.append(event)
         self._disk_seconds += time.perf_counter() - started_at - (time.thread_time() - cpu_before)
         busy_seconds = time.thread_time() + self._disk_seconds
-        self.samples.append((event["event"], event["trial_id"], busy_seconds, time.perf_counter()))
+        self.samples.append((event, busy_seconds, time.perf_counter()))
 
     def epoch_seconds(self) -> float:
         """Of the driver, for an epoch."""
         pairs = zip(self.samples, self.samples[1:], strict=False)
-        return statistics.median(b[2] - a[2] for a, b in pairs if a[0] == b[0] == "epoch")
+        return statistics.median(
+            b[1] - a[1]
+            for a, b in pairs
+            if isinstance(a[0], EpochFinished) and isinstance(b[0], EpochFinished)
+        )
 
     def trial_seconds(self) -> float:
         """Of the driver, for a trial without its epochs."""
-        epochs_seconds = self.epoch_seconds() * sum(event[0] == "epoch" for event in self.samples)
-        num_trials = sum(event[0] == "ended" for event in self.samples)
-        busy_seconds = self.samples[-1][2] - self.samples[0][2]
+        num_epochs = sum(isinstance(event, EpochFinished) for event, *_ in self.samples)
+        epochs_seconds = self.epoch_seconds() * num_epochs
+        num_trials = sum(isinstance(event, TrialEnded) for event, *_ in self.samples)
+        busy_seconds = self.samples[-1][1] - self.samples[0][1]
         return max(0.0, busy_seconds - epochs_seconds) / num_trials
 
     def report_seconds(self) -> float:
         """Between two epochs of a trial, without the driver's part."""
         times: dict[str, list[float]] = defaultdict(list)
-        for kind, trial_id, _, logged_at in self.samples:
-            if kind == "epoch":
-                times[trial_id].append(logged_at)
+        for event, _, logged_at in self.samples:
+            if isinstance(event, EpochFinished):
+                times[event.trial_id].append(logged_at)
         gaps = [
             b - a
             for trial_times in times.values()
@@ -184,7 +199,9 @@ def measure_driver_costs(prepared: PreparedSweep, slots: Slots, folder: Path) ->
         "",
         screen,
     )
-    opening_event = {**prepared.opening_event, "config": sweep.model_dump(mode="json")}
+    opening_event = prepared.opening_event.model_copy(
+        update={"config": sweep.model_dump(mode="json")}
+    )
     with driver.open_log() as log:
         log.append(opening_event)
         for tracker_fold in driver.tracker_folds:
@@ -197,17 +214,17 @@ def measure_driver_costs(prepared: PreparedSweep, slots: Slots, folder: Path) ->
         searcher = LogSearcher(policy, meter.append, slots, lambda line: None)
         scheduler = LogScheduler(policy, meter.append, slots)
         run_trials(_IdleTrial, searcher, scheduler, policy.watchdog)
-        closing_seconds = time.perf_counter() - meter.samples[-1][3]
+        closing_seconds = time.perf_counter() - meter.samples[-1][2]
     for tracker_fold in driver.tracker_folds:
         tracker_fold.close()
-    first_epoch = next(event for event in meter.samples if event[0] == "epoch")
+    first_epoch = next(s for s in meter.samples if isinstance(s[0], EpochFinished))
     log_lines = sweep_folder.log_path.read_bytes()[size_before:].splitlines()
-    epoch_line_bytes = [len(line) + 1 for line in log_lines if b'"event": "epoch"' in line]
+    epoch_line_bytes = [len(line) + 1 for line in log_lines if b'"epoch_finished"' in line]
     trial_line_bytes = sum(len(line) + 1 for line in log_lines) - sum(epoch_line_bytes)
     tables_started_at = time.perf_counter()
     write_results(sweep_folder, "")
     return DriverCosts(
-        start_seconds=first_epoch[3] - started_at - EPOCH_SECONDS,
+        start_seconds=first_epoch[2] - started_at - EPOCH_SECONDS,
         report_seconds=meter.report_seconds(),
         event_seconds=meter.epoch_seconds(),
         trial_seconds=meter.trial_seconds(),
@@ -274,24 +291,32 @@ def measure_proposal_times(prepared: PreparedSweep, max_trials: int) -> list[tup
         "allow_duplicates": True,
     }
     random_study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    observations: list[dict[str, Any]] = []
+    observations: list[Observation] = []
     timings: list[tuple[int, float]] = []
     started_at = time.perf_counter()
     for count in TRIAL_COUNTS:
         while len(observations) < count:
             trial, _ = space.ask_study(random_study)
             observations.append(
-                {
-                    "trial_id": f"seen-{len(observations)}",
-                    "parameters": trial.params,
-                    "distributions": serialize_distributions(trial),
-                    "state": "finished",
-                    "best_validation_accuracies": [random.Random(len(observations)).random()],
-                }
+                Observation(
+                    trial_id=f"seen-{len(observations)}",
+                    params=trial.params,
+                    distributions=serialize_distributions(trial),
+                    state=TrialState.FINISHED,
+                    best_validation_accuracies=(random.Random(len(observations)).random(),),
+                )
             )
         studies = CellStudies(prepared.sweep.model_copy(update=one_cell), {cell[0]: space})
-        identity = {"event": "warm_start", "method": cell[0], "model": cell[1]}
-        studies.fold({**identity, "observations": observations, "start": []})
+        studies.fold(
+            WarmStart(
+                method=cell[0],
+                model=cell[1],
+                source="",
+                observations=tuple(observations),
+                start=(),
+                reason="",
+            )
+        )
         seconds = []
         for number in range(2):  # the first one imports what it needs
             proposal_started_at = time.perf_counter()

@@ -17,7 +17,7 @@ import optuna
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
-from kdtune.log.events import Event
+from kdtune.log.events import WarmStart
 from kdtune.log.folder import RESULTS_FOLDER
 from kdtune.runtime.environment import describe_environment
 from kdtune.tuning.cluster.join import LOCAL_ADDRESS, resolve_address
@@ -132,7 +132,7 @@ def load_learning_curves(prepared: PreparedSweep, curves_path: Path | None) -> L
 
 def make_plan(
     prepared: PreparedSweep,
-    warm_start_events: Sequence[Event],
+    warm_start_events: Sequence[WarmStart],
     slots: Slots,
     slot_counts: Sequence[int],
     learning_curves: LearningCurves,
@@ -255,7 +255,7 @@ def simulate_sweep(
     costs: SweepCosts,
     learning_curves: LearningCurves,
     slots: int,
-    warm_start_events: Sequence[Event],
+    warm_start_events: Sequence[WarmStart],
 ) -> tuple[SimulationResult, float]:
     """Simulate a sweep, or a part of it.
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from kdtune.errors import UserError
 from kdtune.log.distributions import parse_distributions
-from kdtune.log.events import Cell, Event, cell_of
+from kdtune.log.events import Cell, TrialProposed, TrialState
 from kdtune.log.folder import SweepFolder
+from kdtune.log.trial_history import TrialHistory
 from kdtune.tuning.planning.simulation import LearningCurves
 from kdtune.tuning.planning.synthetic_curves import to_unit_interval
 
@@ -35,26 +36,19 @@ class RecordedRun:
 
 def load_finished_trials(folder: SweepFolder) -> Iterator[dict[str, Any]]:
     """The trials of a sweep that went all the way, as plain values."""
-    proposals: dict[str, Any] = {}
-    epochs: dict[str, list[Any]] = defaultdict(list)
-    for event in folder.load_events():
-        if event["event"] == "asked":
-            proposals[event["trial_id"]] = event
-        elif event["event"] == "epoch":
-            epochs[event["trial_id"]].append(event)
-        elif event["event"] == "ended" and event["state"] == "finished":
-            trial, trial_epochs = proposals[event["trial_id"]], epochs[event["trial_id"]]
+    for trial in TrialHistory(folder.load_events()).trials.values():
+        if trial.state is TrialState.FINISHED:
+            params, config = trial.proposed.params, trial.proposed.config
             yield {
-                "method": trial["method"],
-                "model": trial["model"],
+                "method": trial.proposed.method,
+                "model": trial.proposed.model,
                 "settings": {
-                    k: float(f"{v:.6g}") if isinstance(v, float) else v
-                    for k, v in trial["parameters"].items()
+                    k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in params.items()
                 },
-                "seed": trial["config"]["seed"],
-                "step_size": trial["config"]["step_size"],
-                "seconds": round(sum(e["seconds"] for e in trial_epochs) / len(trial_epochs), 3),
-                "validation_accuracy": [e["validation_accuracy"] for e in trial_epochs],
+                "seed": config["seed"],
+                "step_size": config["step_size"],
+                "seconds": round(trial.device_seconds / len(trial.epochs), 3),
+                "validation_accuracy": [epoch.validation_accuracy for epoch in trial.epochs],
             }
 
 
@@ -106,13 +100,13 @@ class RecordedCurves:
                 "file with a JSON object a line."
             ) from None
 
-    def draw_curve(self, proposal: Event) -> Sequence[float]:
+    def draw_curve(self, proposal: TrialProposed) -> Sequence[float]:
         """Validation accuracies of a trial by epoch, from the event that asked for it."""
-        runs = self.runs.get(cell_of(proposal))
+        runs = self.runs.get(proposal.cell)
         if not runs:
             return self.fallback.draw_curve(proposal)
-        distributions = parse_distributions(proposal["distributions"])
-        point = to_unit_interval(proposal["parameters"], distributions)
+        distributions = parse_distributions(proposal.distributions)
+        point = to_unit_interval(proposal.params, distributions)
 
         def squared_distance(name: str, value: Any) -> float:
             try:

@@ -16,7 +16,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kdtune.log.events import Cell, Event, cell_of
+from kdtune.log.events import (
+    Cell,
+    EpochFinished,
+    EpochMetrics,
+    Event,
+    TrialProposed,
+    TrialState,
+    WarmStart,
+)
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.trial_state import ActiveTrial
 from kdtune.tuning.trials.trial_checkpoints import CHECKPOINT_TIME_SHARE
@@ -78,7 +86,7 @@ class SweepCosts:
 class LearningCurves(Protocol):
     """Says what a trial would reach."""
 
-    def draw_curve(self, proposal: Event) -> Sequence[float]:
+    def draw_curve(self, proposal: TrialProposed) -> Sequence[float]:
         """Validation accuracies of a trial by epoch, from the event that asked for it."""
 
 
@@ -174,7 +182,7 @@ def simulate(
     learning_curves: LearningCurves,
     slots: int,
     seed: int = 0,
-    warm_start_events: Iterable[Event] = (),
+    warm_start_events: Iterable[WarmStart] = (),
 ) -> SimulationResult:
     """Run a sweep in simulated time.
 
@@ -211,7 +219,7 @@ class _Simulation:
         self._processes_started = 0
         self._ended_per_cell: Counter[Cell] = Counter()
 
-    def run(self, warm_start_events: Iterable[Event]) -> SimulationResult:
+    def run(self, warm_start_events: Iterable[WarmStart]) -> SimulationResult:
         for event in warm_start_events:
             self._log_event(event)
         self._fill_slots()
@@ -225,7 +233,7 @@ class _Simulation:
         return self.result
 
     def _log_event(self, event: Event) -> None:
-        event = {**event, "time": self.now, "session_seconds": self.now}
+        event = event.model_copy(update={"time": self.now, "session_seconds": self.now})
         for fold in self.policy.folds:
             fold(event)
 
@@ -239,7 +247,7 @@ class _Simulation:
         self._slots_free_at = [max(free_at, self.now) for free_at in self._slots_free_at]
         while self._slots_free_at and (trial := self._propose_trial()) is not None:
             proposal_seconds = self.costs.proposal_seconds(
-                trial.proposal["number"], self._ended_per_cell[cell_of(trial.proposal)]
+                trial.proposal.number, self._ended_per_cell[trial.proposal.cell]
             )
             self._occupy_driver(self.now, proposal_seconds + self.costs.trial_seconds)
             self._start_trial(trial, self._slots_free_at.pop(0))
@@ -248,15 +256,13 @@ class _Simulation:
         """The next trial; None if there is none now."""
         while cells := self.policy.next_cells():
             self._log_event(event := self.policy.propose(cells[0]))
-            if event["event"] == "asked":
-                return self.policy.active_trials.mark_running(event["trial_id"])
+            if isinstance(event, TrialProposed):
+                return self.policy.active_trials.mark_running(event.trial_id)
         return None
 
     def _start_trial(self, trial: ActiveTrial, free_at: float) -> None:
         """Begin a trial in a slot that is free from some time on."""
-        self._curves_of_running[trial.proposal["trial_id"]] = self.learning_curves.draw_curve(
-            trial.proposal
-        )
+        self._curves_of_running[trial.trial_id] = self.learning_curves.draw_curve(trial.proposal)
         self.result.trials += 1
         self.result.max_running = max(self.result.max_running, len(self._curves_of_running))
         self.result.waiting_seconds += max(0.0, self.now - free_at)
@@ -294,28 +300,22 @@ class _Simulation:
             self.costs.event_seconds
             + self.costs.event_seconds_per_trial * len(self._curves_of_running),
         )
-        accuracies = self._curves_of_running[trial.proposal["trial_id"]]
-        epoch_fields = {
-            "epoch": trial.epoch + 1,
-            "validation_accuracy": accuracies[trial.epoch],
-            "best_validation_accuracy": max(accuracies[: trial.epoch + 1]),
-            "seconds": seconds,
-        }
-        self._log_event(trial.make_event("epoch", **epoch_fields))
+        accuracies = self._curves_of_running[trial.trial_id]
+        reached = accuracies[: trial.epoch + 1]
+        metrics = make_synthetic_metrics(len(reached), reached[-1], max(reached), seconds)
+        self._log_event(EpochFinished(**trial.proposal.identity, **dict(metrics)))
         self.result.epochs += 1
         self.result.waiting_seconds += self.now - arrives_at + self.costs.report_seconds
         if (ending := self.policy.end_of(trial)) is None:
             self._train_epoch(trial, self.now)
             return
         self._log_event(trial.make_end_event(*ending))
-        self._ended_per_cell[cell_of(trial.proposal)] += 1
-        if (
-            ending[0] == "stopped"
-            and self.policy.stopping.decide(trial.last_epoch_event) is not None
-        ):
+        self._ended_per_cell[trial.proposal.cell] += 1
+        was_stopped = ending[0] is TrialState.STOPPED
+        if was_stopped and trial.last_epoch and self.policy.stopping.decide(trial.last_epoch):
             self.result.stopped += 1
             self.result.saved_epochs += len(accuracies) - trial.epoch
-        del self._curves_of_running[trial.proposal["trial_id"]]
+        del self._curves_of_running[trial.trial_id]
         final_checkpoint_seconds = self.costs.checkpoint_seconds.get(
             _cell_name(trial.proposal), 0.0
         )
@@ -327,5 +327,31 @@ class _Simulation:
         self._fill_slots()
 
 
-def _cell_name(event: Event) -> str:
-    return "-".join(cell_of(event))
+def make_synthetic_metrics(
+    epoch: int, accuracy: float, best_accuracy: float, seconds: float
+) -> EpochMetrics:
+    """Return the metrics of an epoch that was not trained.
+
+    Args:
+        epoch: from 1.
+        accuracy: on the validation images.
+        best_accuracy: the best so far.
+        seconds: that the epoch took.
+    """
+    return EpochMetrics(
+        epoch=epoch,
+        lr=0.0,
+        train_loss=0.0,
+        train_accuracy=0.0,
+        validation_loss=0.0,
+        validation_accuracy=accuracy,
+        best_validation_accuracy=best_accuracy,
+        losses={},
+        seconds=seconds,
+        device="",
+        threads=0,
+    )
+
+
+def _cell_name(proposal: TrialProposed) -> str:
+    return "-".join(proposal.cell)

@@ -14,7 +14,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from kdtune.log.distributions import parse_distributions
-from kdtune.log.events import Event
+from kdtune.log.events import TrialProposed
 from kdtune.runtime.seeds import derive_seed
 
 CHANCE_ACCURACY, TOP_ACCURACY = 0.1, 0.9
@@ -41,18 +41,14 @@ class SyntheticCurves:
     def __init__(self, epochs: int, seed: int):
         self.epochs, self.seed = epochs, seed
 
-    def draw_curve(self, proposal: Event) -> Sequence[float]:
+    def draw_curve(self, proposal: TrialProposed) -> Sequence[float]:
         """Validation accuracies of a trial by epoch, from the event that asked for it."""
-        point = to_unit_interval(
-            proposal["parameters"], parse_distributions(proposal["distributions"])
-        )
-        cell_rng = np.random.default_rng(
-            derive_seed(self.seed, proposal["method"], proposal["model"])
-        )
+        point = to_unit_interval(proposal.params, parse_distributions(proposal.distributions))
+        cell_rng = np.random.default_rng(derive_seed(self.seed, *proposal.cell))
         optimum = {name: cell_rng.uniform() for name in sorted(point)}
         distances = [(point[name] - optimum[name]) ** 2 for name in point]
         distance = float(np.sqrt(np.mean(distances))) if distances else 0.0
-        trial_rng = np.random.default_rng(derive_seed(self.seed, proposal["trial_id"]))
+        trial_rng = np.random.default_rng(derive_seed(self.seed, proposal.trial_id))
         gain = (TOP_ACCURACY - CHANCE_ACCURACY) * (
             1 - FAR_POINT_LOSS * distance
         ) + TRIAL_SD * trial_rng.standard_normal()

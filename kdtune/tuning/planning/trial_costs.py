@@ -27,14 +27,14 @@ from kdtune.data.splits import ImageData, Split
 from kdtune.models import build_model, probe_stage_shapes
 from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
 from kdtune.runtime.process import ProcessState, keep_freed_memory
-from kdtune.storage.array_cache import ArrayCache
+from kdtune.storage.array_cache import ArrayCache, CacheState
 from kdtune.training.epoch_data import EpochData, find_data, should_cache_targets
 from kdtune.training.loop import EpochResult, fit
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import TeacherTargets
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.driver.preflight import PreparedSweep
-from kdtune.tuning.trials.trainable import TargetRequests
+from kdtune.tuning.trials.trainable import TargetRequests, make_epoch_metrics
 from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints
 
 MAX_SAMPLE_IMAGES = {"train": 2048, "validation": 512}
@@ -94,9 +94,9 @@ def measure_trial_costs(
     sample_factor = len(full_data.train) / len(data.train)
     cache = ArrayCache(folder / "cache") if shared_inputs.decoded.cache is not None else None
     views = DecodedDataset(data, shared_inputs.decoded.image_size, cache)
-    cache_events = shared_inputs.with_decoded(views).warm_cache(lambda line: None)
-    built = [event for event in cache_events if event["state"] == "built"]
-    extra_views = [event for event in built if ", view " in event["what"]]
+    prepared_arrays = shared_inputs.with_decoded(views).warm_cache(lambda line: None)
+    built = [arrays for arrays in prepared_arrays if arrays.state is CacheState.BUILT]
+    extra_views = [arrays for arrays in built if ", view " in arrays.label]
     configs = {
         cell: prepared.configure_trial(cell, 0, prepared.spaces[cell[0]].probe_points()[0][1])
         for cell in sweep.cells()
@@ -173,8 +173,8 @@ def measure_trial_costs(
         device_memory_bytes=mean("device_memory"),
         epoch_relative_sd=median(spreads) if spreads else 0.0,
         open_seconds=fmean(open_seconds),
-        prepare_seconds=sample_factor * sum(event["seconds"] for event in built),
-        view_seconds=sample_factor * sum(event["seconds"] for event in extra_views),
+        prepare_seconds=sample_factor * sum(arrays.seconds for arrays in built),
+        view_seconds=sample_factor * sum(arrays.seconds for arrays in extra_views),
     )
 
 
@@ -314,7 +314,9 @@ class _MeasuringWorker:
         folder = self.folder / file_stem(config.method, config.model)
         result.state["best_epoch"] = 0
         started = time.perf_counter()
-        TrialCheckpoints(folder, config, self.data.classes).save(result, [result.metrics()])
+        TrialCheckpoints(folder, config, self.data.classes).save(
+            result, [make_epoch_metrics(result)]
+        )
         seconds = time.perf_counter() - started
         [path] = folder.glob("*.pth")
         return {"checkpoint": seconds, "checkpoint_bytes": path.stat().st_size}

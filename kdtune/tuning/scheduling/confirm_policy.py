@@ -16,7 +16,18 @@ import pandas as pd
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import SUCCESSFUL_STATES, Cell, Event, cell_of
+from kdtune.log.events import (
+    SUCCESSFUL_STATES,
+    CandidateChosen,
+    Cell,
+    ConfirmStarted,
+    Event,
+    RunTested,
+    TrialEnded,
+    TrialProposed,
+    TrialState,
+    WeightsMissing,
+)
 from kdtune.reports.tables.statistics import MIN_SEEDS
 from kdtune.runtime.console import say
 from kdtune.runtime.seeds import derive_seed
@@ -55,9 +66,9 @@ class ConfirmPolicy(SchedulingPolicy):
         self.chosen_trials: dict[Cell, str] = {}
         self.run_ids: dict[tuple[str, int], str] = {}
         """The run of each candidate and seed."""
-        self.proposals: dict[str, Event] = {}
+        self.proposals: dict[str, TrialProposed] = {}
         """How each run was asked for."""
-        self.end_events: dict[str, Event] = {}
+        self.end_events: dict[str, TrialEnded] = {}
         """How each run ended."""
         self.tested_runs: set[str] = set()
 
@@ -68,27 +79,32 @@ class ConfirmPolicy(SchedulingPolicy):
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
-        kind = event["event"]
-        if kind == "confirm":
-            self.num_seeds = max(self.num_seeds, event["seeds"])
-            for run in [run for run, end in self.end_events.items() if end["state"] == "crashed"]:
-                self._requeue(run)  # what made it crash may have passed
-            for candidate in event["candidates"]:
-                self.candidates.setdefault(cell_of(candidate), []).append(candidate["trial_id"])
-        elif kind == "asked":
-            trial, seed = event["confirms"], event["number"]
-            if event["trial_id"] != make_run_id(trial, seed) or trial not in self.trial_configs:
-                raise ValueError(f"there is no run {event['trial_id']}")
-            self.run_ids[trial, seed] = event["trial_id"]
-            self.proposals[event["trial_id"]] = event
-        elif kind == "ended":
-            self.end_events[event["trial_id"]] = event
-        elif kind == "chosen":
-            self.chosen_trials[cell_of(event)] = event["confirms"]
-        elif kind == "tested":
-            self.tested_runs.add(event["trial_id"])
-        elif kind == "lost":
-            self._requeue(event["trial_id"])
+        match event:
+            case ConfirmStarted():
+                self.num_seeds = max(self.num_seeds, event.seeds)
+                for run_id in self.crashed_runs():
+                    self._requeue(run_id)  # what made it crash may have passed
+                for candidate in event.candidates:
+                    self.candidates.setdefault(candidate.cell, []).append(candidate.trial_id)
+            case TrialProposed(candidate=candidate_id, number=seed):
+                is_known = candidate_id is not None and candidate_id in self.trial_configs
+                if not is_known or event.trial_id != make_run_id(str(candidate_id), seed):
+                    raise ValueError(f"there is no run {event.trial_id}")
+                self.run_ids[str(candidate_id), seed] = event.trial_id
+                self.proposals[event.trial_id] = event
+            case TrialEnded():
+                self.end_events[event.trial_id] = event
+            case CandidateChosen():
+                self.chosen_trials[event.cell] = event.candidate
+            case RunTested():
+                self.tested_runs.add(event.trial_id)
+            case WeightsMissing():
+                self._requeue(event.trial_id)
+
+    def crashed_runs(self) -> list[str]:
+        """Return the ids of the runs that crashed and were not proposed again."""
+        ends = self.end_events.items()
+        return [run_id for run_id, end in ends if end.state is TrialState.CRASHED]
 
     def _requeue(self, run_id: str) -> None:
         """Have a run that has ended run again."""
@@ -112,31 +128,30 @@ class ConfirmPolicy(SchedulingPolicy):
             )
         )
 
-    def propose(self, cell: Cell) -> Event:
+    def propose(self, cell: Cell) -> TrialProposed:
         """The next run of a cell."""
         trial, seed = next(
             (trial, seed)
             for run_cell, trial, seed in self.planned_runs()
             if run_cell == cell and (trial, seed) not in self.run_ids
         )
-        return {
-            "event": "asked",
-            "trial_id": make_run_id(trial, seed),
-            "method": cell[0],
-            "model": cell[1],
-            "confirms": trial,
-            "number": seed,
-            "origin": "confirm",
-            "parameters": {},
-            "distributions": {},
-            "config": self.configure_run(trial, seed).model_dump(),
-        }
+        return TrialProposed(
+            trial_id=make_run_id(trial, seed),
+            method=cell[0],
+            model=cell[1],
+            candidate=trial,
+            number=seed,
+            origin="confirm",
+            params={},
+            distributions={},
+            config=self.configure_run(trial, seed).model_dump(),
+        )
 
     @property
     def runs_per_cell(self) -> dict[Cell, int]:
         """Runs of each cell, those of candidates that were not chosen among them."""
         runs = {(trial, seed): cell for cell, trial, seed in self.planned_runs()}
-        proposed = {key: cell_of(self.proposals[run]) for key, run in self.run_ids.items()}
+        proposed = {key: self.proposals[run].cell for key, run in self.run_ids.items()}
         return Counter((runs | proposed).values())
 
     @property
@@ -158,7 +173,7 @@ class ConfirmPolicy(SchedulingPolicy):
         """Whether all has been run."""
         return not self.active_trials.by_id and not self.next_cells()
 
-    def choose_candidates(self) -> list[Event]:
+    def choose_candidates(self) -> list[CandidateChosen]:
         """The choice in each cell that has none yet, and of which a run was sound.
 
         It is the candidate with the highest mean validation accuracy over its sound runs, the
@@ -175,16 +190,19 @@ class ConfirmPolicy(SchedulingPolicy):
                     if candidate == trial
                 ]
                 accuracies = [
-                    e["best_validation_accuracy"] for e in end_events if e["state"] == "finished"
+                    end.best_validation_accuracy
+                    for end in end_events
+                    if end.state is TrialState.FINISHED
+                    and end.best_validation_accuracy is not None
                 ]
                 if accuracies:
-                    diverged = any(end["state"] == "diverged" for end in end_events)
+                    diverged = any(end.state is TrialState.DIVERGED for end in end_events)
                     has_enough_seeds = len(accuracies) >= MIN_SEEDS
                     ranked.append((not diverged, has_enough_seeds, fmean(accuracies), trial))
             if ranked and cell not in self.chosen_trials:
                 *_, best = max(ranked, key=lambda rank: rank[:-1])
-                identity = {"method": cell[0], "model": cell[1]}
-                events.append({"event": "chosen", **identity, "confirms": best})
+                choice = CandidateChosen(method=cell[0], model=cell[1], candidate=best)
+                events.append(choice)
         return events
 
     def testable_runs(self) -> list[str]:
@@ -195,7 +213,7 @@ class ConfirmPolicy(SchedulingPolicy):
             if (run := self.run_ids.get((trial, seed))) is not None
             and run not in self.tested_runs
             and run in self.end_events
-            and self.end_events[run]["state"] == "finished"
+            and self.end_events[run].state is TrialState.FINISHED
         ]
 
     def untested_runs(self) -> list[tuple[Cell, str]]:
@@ -205,7 +223,7 @@ class ConfirmPolicy(SchedulingPolicy):
             for cell, trial in self.chosen_trials.items()
             for (candidate, _), run in self.run_ids.items()
             if candidate == trial
-            and self.end_events[run]["state"] == "finished"
+            and self.end_events[run].state is TrialState.FINISHED
             and run not in self.tested_runs
         ]
 

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from kdtune.config.sweep import SweepConfig
-from kdtune.log.events import Cell, Event, cell_of
+from kdtune.log.events import Cell, Event, SpaceExhausted, TrialProposed, TrialState
 from kdtune.runtime.console import say
 from kdtune.runtime.signals import InterruptHandler
 from kdtune.tuning.scheduling.trial_state import ActiveTrial, ActiveTrials
@@ -47,7 +47,7 @@ class SchedulingPolicy(ABC):
         """The cells of which a trial may begin, the one whose turn it is first."""
 
     @abstractmethod
-    def propose(self, cell: Cell) -> Event:
+    def propose(self, cell: Cell) -> TrialProposed | SpaceExhausted:
         """The event that begins a trial of such a cell, or says why it has none."""
 
     @abstractmethod
@@ -59,12 +59,9 @@ class SchedulingPolicy(ABC):
     def finished(self) -> bool:
         """Whether no trial is under way and none is to be started."""
 
-    def end_of(self, trial: ActiveTrial) -> tuple[str, str] | None:
-        """State and reason of a trial that is at its end; None if it goes on."""
-        if (
-            trial.last_epoch_event
-            and (end := self.stopping.decide(trial.last_epoch_event)) is not None
-        ):
+    def end_of(self, trial: ActiveTrial) -> tuple[TrialState, str] | None:
+        """Return state and reason of a trial that ends now; None if it continues."""
+        if trial.last_epoch and (end := self.stopping.decide(trial.last_epoch)) is not None:
             return end
-        reason = self.exhausted_reason(cell_of(trial.proposal))
-        return ("stopped", reason) if reason is not None else None
+        reason = self.exhausted_reason(trial.proposal.cell)
+        return (TrialState.STOPPED, reason) if reason is not None else None

@@ -1,10 +1,9 @@
 """Ray's side of stopping: every result into the log, and whether its trial goes on.
 
-The scheduler sees every result that Ray gets, so it is the one that writes `epoch`, `restarted`
-and `ended`.
+The scheduler sees every result that Ray gets, so it is the one that logs `EpochFinished`,
+`TrialRestarted` and `TrialEnded`.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,26 +11,25 @@ import ray.tune.experiment
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kdtune.errors import DiskFullError, last_line
-from kdtune.log.events import Event
+from kdtune.log.events import (
+    CacheUpdated,
+    EpochFinished,
+    Event,
+    RestartCause,
+    TrialRestarted,
+    TrialState,
+)
 from kdtune.tuning.cluster.admission import is_node_lost
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
-from kdtune.tuning.scheduling.trial_state import (
-    DEVICE_MEMORY,
-    MISPLACED,
-    NODE_LOST,
-    PROCESS_DIED,
-    STALLED,
-    TRIAL_ERROR,
-    ActiveTrial,
-)
-from kdtune.tuning.trials.trainable import (
-    CACHE_EVENT_KEY,
-    DISK_FULL,
-    NODE_KEY,
-    OUT_OF_MEMORY,
-    OUTCOME_KEY,
-    extract_metrics,
+from kdtune.tuning.scheduling.trial_state import ActiveTrial
+from kdtune.tuning.trials.results import (
+    CacheReported,
+    EpochReported,
+    Failure,
+    ProcessStarted,
+    TrialFailed,
+    from_ray,
 )
 
 STALL_RESTARTS = 1
@@ -77,103 +75,98 @@ class LogScheduler(FIFOScheduler):
     def on_trial_result(
         self, tune_controller: Any, trial: ray.tune.experiment.Trial, result: dict[str, Any]
     ) -> str:
-        """Log what the trainable reported, and say whether the trial goes on."""
-        trial_id = trial.config["trial_id"]
-        active_trial = self.active_trials.by_id[trial_id]
-        if NODE_KEY in result and not self.slots.has_node(result[NODE_KEY]):
-            # It is not enough to stop the trial: Tune would have its next ones in this process.
-            self._on_excluded_node.add(trial_id)
-            self.watchdog.add_process(
-                trial_id, active_trial.proposal["model"], result["pid"], result[NODE_KEY]
-            )
-            self.watchdog.kill_process(trial_id, "Ray began it on a node that gets no trials")
+        """Log what the trial reported, and return whether it continues."""
+        active_trial = self.active_trials.by_id[trial.config["trial_id"]]
+        trial_id, model = active_trial.trial_id, active_trial.proposal.model
+        report = from_ray(result)
+        if isinstance(report, ProcessStarted):
+            self.watchdog.add_process(trial_id, model, report.pid, report.node_id)
+            if self.slots.has_node(report.node_id):
+                self.slots.record_node(trial_id, report.node_id)
+            else:
+                # It is not enough to stop the trial: Tune would start its next ones there, too.
+                self._on_excluded_node.add(trial_id)
+                self.watchdog.kill_process(
+                    trial_id, "Ray started it on a node that gets no trials"
+                )
         if trial_id in self._on_excluded_node:
             if not self.interrupts.stop_requested:
-                return TrialScheduler.CONTINUE  # until its process is no more
-            self.watchdog.remove_process(trial_id)
-            return TrialScheduler.STOP
-        if NODE_KEY in result:
-            self.slots.record_node(trial_id, result[NODE_KEY])
-            self.watchdog.add_process(
-                trial_id, active_trial.proposal["model"], result["pid"], result[NODE_KEY]
-            )
-        elif OUTCOME_KEY in result:
-            return self._handle_failure(active_trial, result[OUTCOME_KEY], result["reason"])
-        elif CACHE_EVENT_KEY in result:
-            self.append_event(
-                {"event": "view", "trial_id": trial_id, **json.loads(result[CACHE_EVENT_KEY])}
-            )
-            self.watchdog.record_progress(trial_id)
-        else:
-            self.watchdog.record_progress(trial_id)
-        # One that goes on gives again what it had given.
-        if result.get("epoch", 0) > active_trial.epoch:
-            self.append_event(active_trial.make_event("epoch", **extract_metrics(result)))
+                return TrialScheduler.CONTINUE  # until its process is dead
+            return self._release(trial_id)
+        match report:
+            case TrialFailed():
+                return self._handle_failure(active_trial, report.failure, report.reason)
+            case CacheReported():
+                self.append_event(CacheUpdated(trial_id=trial_id, progress=report.progress))
+                self.watchdog.record_progress(trial_id)
+            case EpochReported():
+                self.watchdog.record_progress(trial_id)
+                if report.metrics.epoch > active_trial.epoch:  # a resumed trial repeats epochs
+                    identity = active_trial.proposal.identity
+                    self.append_event(EpochFinished(**identity, **dict(report.metrics)))
         if (end := self.policy.end_of(active_trial)) is not None:
             return self._end_trial(active_trial, *end)
         if self.interrupts.stop_requested:
-            self.watchdog.remove_process(trial_id)
-            return TrialScheduler.STOP  # it stays under way in the log
+            return self._release(trial_id)  # it stays active in the log
         return TrialScheduler.CONTINUE
 
-    def _handle_failure(self, active_trial: ActiveTrial, outcome: str, reason: str) -> str:
-        """Take a failure that the trial reported itself."""
-        if outcome == DISK_FULL:
+    def _handle_failure(self, active_trial: ActiveTrial, failure: Failure, reason: str) -> str:
+        """Restart or end a trial that failed by itself."""
+        model = active_trial.proposal.model
+        if failure is Failure.DISK_FULL:
             self.failure, self.interrupts.stop_requested = DiskFullError(reason), True
-            self.watchdog.remove_process(active_trial.proposal["trial_id"])
-            return TrialScheduler.STOP
-        if outcome == OUT_OF_MEMORY:
-            if not active_trial.exclusive and self.slots.has_larger_allocation(
-                active_trial.proposal["model"]
-            ):
-                return self._restart(
-                    active_trial, DEVICE_MEMORY, f"{reason}; it gets the device to itself"
-                )
-            outcome = "crashed"
-        if (
-            outcome == "crashed"
-            and active_trial.restarts[TRIAL_ERROR] < self.policy.failure_restarts
-        ):
-            return self._restart(active_trial, TRIAL_ERROR, reason)
-        return self._end_trial(active_trial, outcome, reason)
+            return self._release(active_trial.trial_id)
+        if failure is Failure.DIVERGED:
+            return self._end_trial(active_trial, TrialState.DIVERGED, reason)
+        if failure is Failure.OUT_OF_MEMORY and not active_trial.exclusive:
+            if self.slots.has_larger_allocation(model):
+                reason = f"{reason}; it gets the device to itself"
+                return self._restart(active_trial, RestartCause.DEVICE_MEMORY, reason)
+        if active_trial.restarts[RestartCause.TRIAL_ERROR] < self.policy.failure_restarts:
+            return self._restart(active_trial, RestartCause.TRIAL_ERROR, reason)
+        return self._end_trial(active_trial, TrialState.CRASHED, reason)
 
     def on_trial_error(self, tune_controller: Any, trial: ray.tune.experiment.Trial) -> None:
-        """Have a trial begun again whose process died, unless that happens too often."""
-        trial_id = trial.config["trial_id"]
-        active_trial = self.active_trials.by_id.get(trial_id)
+        """Restart a trial whose process died, unless that happens too often."""
+        active_trial = self.active_trials.by_id.get(trial.config["trial_id"])
         if active_trial is None:  # it had ended before
             return
+        trial_id = active_trial.trial_id
         if self.interrupts.stop_requested:  # whoever stops the sweep may stop its processes, too
-            self.watchdog.remove_process(trial_id)
+            self._release(trial_id)
             return
         node = self.slots.node_of(trial_id)
         kill_reason = self.watchdog.remove_process(trial_id)
-        cause, allowed_restarts = (
-            (STALLED, STALL_RESTARTS) if kill_reason else (PROCESS_DIED, self.max_restarts)
-        )
+        cause, allowed_restarts = RestartCause.PROCESS_DIED, self.max_restarts
+        if kill_reason:
+            cause, allowed_restarts = RestartCause.STALLED, STALL_RESTARTS
         reason = kill_reason or _describe_death(trial.get_error())
         if trial_id in self._on_excluded_node:
             self._on_excluded_node.remove(trial_id)
-            cause, allowed_restarts = MISPLACED, MISPLACED_RESTARTS
+            cause, allowed_restarts = RestartCause.MISPLACED, MISPLACED_RESTARTS
         elif not kill_reason and node is not None and self.is_node_lost(node):
             self.slots.mark_lost(node)
-            cause, reason = NODE_LOST, "its node was lost"
-        if active_trial.restarts[cause] < allowed_restarts or (
-            cause == NODE_LOST and active_trial.epoch > active_trial.epoch_at_start
-        ):
+            cause, reason = RestartCause.NODE_LOST, "its node was lost"
+        has_progress = active_trial.epoch > active_trial.epoch_at_start
+        lost_after_progress = cause is RestartCause.NODE_LOST and has_progress
+        if active_trial.restarts[cause] < allowed_restarts or lost_after_progress:
             self._restart(active_trial, cause, reason)
         else:
             repeated = f", {allowed_restarts + 1} times" if allowed_restarts else ""
-            self._end_trial(active_trial, "crashed", f"{reason}{repeated}")
+            self._end_trial(active_trial, TrialState.CRASHED, f"{reason}{repeated}")
 
-    def _restart(self, active_trial: ActiveTrial, cause: str, reason: str) -> str:
-        self.watchdog.remove_process(active_trial.proposal["trial_id"])
-        self.append_event(active_trial.make_event("restarted", cause=cause, reason=reason))
-        return TrialScheduler.STOP
+    def _restart(self, active_trial: ActiveTrial, cause: RestartCause, reason: str) -> str:
+        identity = active_trial.proposal.identity
+        self.append_event(TrialRestarted(**identity, cause=cause, reason=reason))
+        return self._release(active_trial.trial_id)
 
-    def _end_trial(self, active_trial: ActiveTrial, state: str, reason: str) -> str:
-        self.watchdog.remove_process(active_trial.proposal["trial_id"])
+    def _end_trial(self, active_trial: ActiveTrial, state: TrialState, reason: str) -> str:
         self.append_event(active_trial.make_end_event(state, reason))
+        return self._release(active_trial.trial_id)
+
+    def _release(self, trial_id: str) -> str:
+        """Stop the trial in Ray."""
+        self.watchdog.remove_process(trial_id)
         return TrialScheduler.STOP
 
     def __getstate__(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import file_stem
-from kdtune.log.events import Cell, Event
+from kdtune.log.events import Cell, Event, SpaceExhausted, TrialProposed
 from kdtune.runtime.console import say
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.search.budget import Budget
@@ -49,17 +49,26 @@ class SearchPolicy(SchedulingPolicy):
         """The cells that may start a trial, the one that has had least first."""
         return self.budget.next_cells()
 
-    def propose(self, cell: Cell) -> Event:
-        """A trial for a cell, or that its space is exhausted."""
-        identity = {"method": cell[0], "model": cell[1]}
+    def propose(self, cell: Cell) -> TrialProposed | SpaceExhausted:
+        """Return the next trial of a cell, or that its space is exhausted."""
+        method, model = cell
         number = self.studies.trial_counts[cell]
         trial_id = f"{file_stem(*cell)}-{number:03d}"
         proposal = self.studies.propose(cell, trial_id)
         if proposal is None:
             reason = f"its space has no point that was not tried; {number} trials are all"
-            return {"event": "exhausted", **identity, "reason": reason}
-        config = self.configure_trial(cell, number, proposal.pop("settings")).model_dump()
-        return {"event": "asked", "trial_id": trial_id, **identity, **proposal, "config": config}
+            return SpaceExhausted(method=method, model=model, reason=reason)
+        config = self.configure_trial(cell, number, proposal.settings)
+        return TrialProposed(
+            trial_id=trial_id,
+            method=method,
+            model=model,
+            number=number,
+            origin=proposal.origin,
+            params=proposal.params,
+            distributions=proposal.distributions,
+            config=config.model_dump(),
+        )
 
     def exhausted_reason(self, cell: Cell) -> str | None:
         """Why the budget is spent; None if it is not."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from kdtune.log.events import Event, cell_of
+from kdtune.log.events import Event, SpaceExhausted
 from kdtune.runtime.console import say
 from kdtune.tuning.cluster.placement import Allocation, Node, PendingTrial, Slots
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
@@ -56,9 +56,9 @@ class LogSearcher(Searcher):
             chosen_id = str(pending.key)
             if pending.key == pending.cell:
                 self.append_event(event := self.policy.propose(pending.cell))
-                if event["event"] != "asked":
+                if isinstance(event, SpaceExhausted):
                     continue
-                chosen_id = event["trial_id"]
+                chosen_id = event.trial_id
             self.slots.allocate(chosen_id, allocation)
             return self._ray_config(self.active_trials.mark_running(chosen_id), allocation)
         # Ray does not ask again once it was told that all is finished, but a trial that is under
@@ -74,7 +74,7 @@ class LogSearcher(Searcher):
             if (end := self.policy.end_of(trial)) is not None:
                 self.append_event(trial.make_end_event(*end))
         started_before = [
-            PendingTrial(trial.proposal["trial_id"], cell_of(trial.proposal), trial.exclusive)
+            PendingTrial(trial.trial_id, trial.proposal.cell, trial.exclusive)
             for trial in self.active_trials.pending
         ]
         new_trials = [PendingTrial(cell, cell) for cell in self.policy.next_cells()]
@@ -92,13 +92,13 @@ class LogSearcher(Searcher):
 
     def _ray_config(self, trial: ActiveTrial, allocation: Allocation) -> dict[str, Any]:
         """What the process of a trial is given."""
-        sweep, proposed = self.policy.sweep, trial.proposal["config"]
+        sweep, proposed = self.policy.sweep, trial.proposal.config
         # Data and teacher may have been moved since it was asked for.
         config = {**proposed, **sweep.data_source._asdict(), "cache_gb": sweep.cache_gb}
         if proposed["teacher_model"] is not None:
             config["teacher_model"] = sweep.teacher
         return {
-            "trial_id": trial.proposal["trial_id"],
+            "trial_id": trial.trial_id,
             "config": config,
             "allocation": asdict(allocation),
         }

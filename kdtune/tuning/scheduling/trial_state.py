@@ -1,99 +1,115 @@
-"""The trials that were asked for and have not ended, and how often each was begun again.
+"""Trials that have not ended: the last epoch of each, its restarts, and whether a process runs it.
 
-A fold over the log. A trial is under way from its proposal to its end, whether a process works on
-it or none: one whose process died, or whose driver did, waits here until it is handed out again.
+A fold over the log. A trial is active from its proposal to its end. Without a process, because its
+process or its driver died, it is pending until it is handed out again.
 """
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
-from kdtune.log.events import Event
-
-PROCESS_DIED, STALLED, DEVICE_MEMORY, TRIAL_ERROR = "died", "stalled", "memory", "failed"
-"""Causes of a restart: its process died; it made no progress; its device had too little memory; it
-failed by itself."""
-
-NODE_LOST, MISPLACED = "lost", "misplaced"
-"""Further ones: its node was lost; it came to a node that gets no trials."""
+from kdtune.log.events import (
+    EpochFinished,
+    Event,
+    RestartCause,
+    TrialEnded,
+    TrialProposed,
+    TrialRestarted,
+    TrialState,
+)
 
 
 @dataclass
 class ActiveTrial:
-    """A trial under way: how it was asked for, its last epoch, its restarts by cause.
+    """A trial that has not ended.
 
-    The loss of a node does not count where the trial had finished an epoch since it was begun.
+    A lost node is not counted as a restart if the trial finished an epoch since it last started.
+
+    Attributes:
+        proposal: how it was proposed.
+        last_epoch: the last epoch that it finished; None before the first.
+        restarts: their number by cause.
+        epoch_at_start: number of the last finished epoch when its process started.
     """
 
-    proposal: Event
-    last_epoch_event: Event = field(default_factory=dict)
-    restarts: Counter[str] = field(default_factory=Counter)
+    proposal: TrialProposed
+    last_epoch: EpochFinished | None = None
+    restarts: Counter[RestartCause] = field(default_factory=Counter)
     epoch_at_start: int = 0
 
     @property
+    def trial_id(self) -> str:
+        """The id of the trial."""
+        return self.proposal.trial_id
+
+    @property
     def epoch(self) -> int:
-        """Its last finished epoch, 0 before the first."""
-        return self.last_epoch_event.get("epoch", 0)
+        """Number of its last finished epoch, 0 before the first."""
+        return self.last_epoch.epoch if self.last_epoch else 0
 
     @property
     def exclusive(self) -> bool:
-        """Whether it gets a device to itself."""
-        return self.restarts[DEVICE_MEMORY] > 0
+        """True if it gets a device to itself."""
+        return self.restarts[RestartCause.DEVICE_MEMORY] > 0
 
-    def count_restart(self, cause: str) -> None:
+    def count_restart(self, cause: RestartCause) -> None:
         """Count a restart."""
-        if cause != NODE_LOST or self.epoch == self.epoch_at_start:
+        if cause is not RestartCause.NODE_LOST or self.epoch == self.epoch_at_start:
             self.restarts[cause] += 1
         self.epoch_at_start = self.epoch
 
-    def make_event(self, kind: str, **fields: Any) -> Event:
-        """An event about this trial."""
-        identity = {key: self.proposal[key] for key in ("trial_id", "method", "model")}
-        return {"event": kind, **identity, **fields}
+    def make_end_event(self, state: TrialState, reason: str) -> TrialEnded:
+        """Return the event of its end.
 
-    def make_end_event(self, state: str, reason: str) -> Event:
-        """The event of its end."""
-        best = self.last_epoch_event.get("best_validation_accuracy")
-        figures = {"epochs": self.epoch, "best_validation_accuracy": best}
-        return self.make_event("ended", state=state, reason=reason, **figures)
+        Args:
+            state: how it ended.
+            reason: why, in a sentence.
+        """
+        best = self.last_epoch.best_validation_accuracy if self.last_epoch else None
+        return TrialEnded(
+            **self.proposal.identity,
+            state=state,
+            reason=reason,
+            epochs=self.epoch,
+            best_validation_accuracy=best,
+        )
 
 
 class ActiveTrials:
-    """All trials under way, by id."""
+    """All active trials by id; a fold over the log."""
 
     def __init__(self) -> None:
         self.by_id: dict[str, ActiveTrial] = {}
         self._pending: dict[str, None] = {}  # a set that keeps its order
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log."""
-        kind = event["event"]
-        if kind == "asked":
-            self.by_id[event["trial_id"]] = ActiveTrial(event)
-            self._pending[event["trial_id"]] = None
-        elif kind == "epoch":
-            trial = self.by_id[event["trial_id"]]
-            if event["epoch"] != trial.epoch + 1:
-                raise ValueError(f"epoch {event['epoch']} after {trial.epoch}")
-            trial.last_epoch_event = event
-        elif kind == "restarted":
-            self.by_id[event["trial_id"]].count_restart(event["cause"])
-            self._pending[event["trial_id"]] = None
-        elif kind == "ended":
-            del self.by_id[event["trial_id"]]
-            self._pending.pop(event["trial_id"], None)
+        """Add an event of the log."""
+        match event:
+            case TrialProposed():
+                self.by_id[event.trial_id] = ActiveTrial(event)
+                self._pending[event.trial_id] = None
+            case EpochFinished():
+                trial = self.by_id[event.trial_id]
+                if event.epoch != trial.epoch + 1:
+                    raise ValueError(f"epoch {event.epoch} after {trial.epoch}")
+                trial.last_epoch = event
+            case TrialRestarted():
+                self.by_id[event.trial_id].count_restart(event.cause)
+                self._pending[event.trial_id] = None
+            case TrialEnded():
+                del self.by_id[event.trial_id]
+                self._pending.pop(event.trial_id, None)
 
     @property
     def running(self) -> set[str]:
-        """Those that have a process."""
+        """Ids of the trials that have a process."""
         return self.by_id.keys() - self._pending.keys()
 
     @property
     def pending(self) -> list[ActiveTrial]:
-        """Those that have none."""
+        """Trials without a process, in the order in which they lost or never had one."""
         return [self.by_id[trial_id] for trial_id in self._pending]
 
     def mark_running(self, trial_id: str) -> ActiveTrial:
-        """A process begins to work on a trial that has none."""
+        """Return a pending trial, which has a process from now on."""
         del self._pending[trial_id]
         return self.by_id[trial_id]

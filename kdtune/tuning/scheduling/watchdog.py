@@ -12,7 +12,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from kdtune.log.events import Event
+from kdtune.log.events import EpochFinished, Event
 from kdtune.runtime.signals import InterruptHandler
 from kdtune.units import format_duration
 
@@ -66,9 +66,9 @@ class Watchdog(tune.Callback):
 
     def fold(self, event: Event) -> None:
         """Take an event of the log: how long epochs are."""
-        if event["event"] == "epoch":
-            longest = self._longest_epochs.get(event["model"], 0.0)
-            self._longest_epochs[event["model"]] = max(longest, event["seconds"])
+        if isinstance(event, EpochFinished):
+            longest = self._longest_epochs.get(event.model, 0.0)
+            self._longest_epochs[event.model] = max(longest, event.seconds)
 
     def remove_process(self, trial_id: str) -> str | None:
         """A process works on a trial no more: why it was ended here, or None if it was not."""

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kdtune.config.sweep import SweepConfig
-from kdtune.log.events import Cell, Event, cell_of
+from kdtune.log.events import (
+    Cell,
+    EpochFinished,
+    Event,
+    SpaceExhausted,
+    TrialEnded,
+    TrialProposed,
+)
 from kdtune.log.stopwatch import Stopwatch
 from kdtune.units import format_duration
 
@@ -74,18 +81,18 @@ class Budget:
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
         self._stopwatch.fold(event)
-        if event["event"] not in ("asked", "epoch", "ended", "exhausted"):
-            return
-        usage = self._usage_by_cell[cell_of(event)]
-        if event["event"] == "asked":
-            usage.active[event["trial_id"]] = _Usage(trials=1)
-        elif event["event"] == "epoch":
-            usage.active[event["trial_id"]].add(_Usage(epochs=1, seconds=event["seconds"]))
-            usage.epochs += 1
-        elif event["event"] == "ended":
-            usage.ended.add(usage.active.pop(event["trial_id"]))
-        else:
-            usage.space_exhausted = True
+        match event:
+            case TrialProposed():
+                self._usage_by_cell[event.cell].active[event.trial_id] = _Usage(trials=1)
+            case EpochFinished():
+                usage = self._usage_by_cell[event.cell]
+                usage.active[event.trial_id].add(_Usage(epochs=1, seconds=event.seconds))
+                usage.epochs += 1
+            case TrialEnded():
+                usage = self._usage_by_cell[event.cell]
+                usage.ended.add(usage.active.pop(event.trial_id))
+            case SpaceExhausted():
+                self._usage_by_cell[event.cell].space_exhausted = True
 
     def next_cells(self) -> list[Cell]:
         """The cells that may start a trial, the one that has had least first."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdtune.log.events import Cell, Event, cell_of
+from kdtune.log.events import Cell, EpochFinished, Event, TrialProposed, TrialState, WarmStart
 
 MIN_COMPETITORS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}
 """Others that must have been at an epoch before anybody is stopped there."""
@@ -76,35 +76,32 @@ class EarlyStopping:
             "median": f"median {stops} from epoch {self.brackets[0][0]} on",
         }[self.scheduler]
 
-    def decide(self, epoch_event: Event) -> tuple[str, str] | None:
-        """State and reason of a trial whose latest epoch is its last; None if it goes on."""
-        if epoch_event["epoch"] == self.epochs:
-            return "finished", f"all {self.epochs} epochs"
-        threshold = self.missed_thresholds[epoch_event["trial_id"]]
+    def decide(self, epoch: EpochFinished) -> tuple[TrialState, str] | None:
+        """Return state and reason of a trial whose latest epoch is its last; None if it is not."""
+        if epoch.epoch == self.epochs:
+            return TrialState.FINISHED, f"all {self.epochs} epochs"
+        threshold = self.missed_thresholds[epoch.trial_id]
         if threshold is None:
             return None
-        best = 100 * epoch_event["best_validation_accuracy"]
-        return "stopped", (
+        best = 100 * epoch.best_validation_accuracy
+        return TrialState.STOPPED, (
             f"{self.scheduler}, epoch {threshold.epoch}: {best:.2f} %, "
             f"the cut was {100 * threshold.value:.2f} % among {threshold.competitors}"
         )
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
-        if event["event"] == "asked":
-            self._assign_bracket(cell_of(event), event["trial_id"])
-        elif event["event"] == "epoch":
-            self.missed_thresholds[event["trial_id"]] = self._check_threshold(
-                cell_of(event),
-                event["trial_id"],
-                event["epoch"],
-                event["best_validation_accuracy"],
-            )
-        elif event["event"] == "warm_start":
-            for observation in event["observations"]:
-                self._assign_bracket(cell_of(event), observation["trial_id"])
-                for epoch, best in enumerate(observation["best_validation_accuracies"], start=1):
-                    self._check_threshold(cell_of(event), observation["trial_id"], epoch, best)
+        match event:
+            case TrialProposed():
+                self._assign_bracket(event.cell, event.trial_id)
+            case EpochFinished(trial_id=trial_id, epoch=epoch, best_validation_accuracy=best):
+                missed = self._check_threshold(event.cell, trial_id, epoch, best)
+                self.missed_thresholds[trial_id] = missed
+            case WarmStart():
+                for seen in event.observations:
+                    self._assign_bracket(event.cell, seen.trial_id)
+                    for epoch, best in enumerate(seen.best_validation_accuracies, start=1):
+                        self._check_threshold(event.cell, seen.trial_id, epoch, best)
 
     def _assign_bracket(self, cell: Cell, trial_id: str) -> None:
         epochs_trained = self._epochs_trained[cell]

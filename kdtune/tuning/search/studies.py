@@ -1,18 +1,27 @@
 """What is tried next: one Optuna study a cell, a fold over the log."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import file_stem
 from kdtune.log.distributions import parse_distributions
-from kdtune.log.events import Cell, Event, cell_of
+from kdtune.log.events import (
+    Cell,
+    EpochFinished,
+    Event,
+    TrialEnded,
+    TrialProposed,
+    TrialState,
+    WarmStart,
+)
 from kdtune.runtime.seeds import derive_seed
 from kdtune.tuning.search.samplers import (
     AUTO_SAMPLER,
@@ -27,6 +36,23 @@ from kdtune.tuning.search.space import SearchSpace, serialize_distributions
 SAMPLER_ATTEMPTS, RANDOM_ATTEMPTS = 3, 100
 """Proposals of the sampler, and then random ones, among which a point must be that was not tried
 before."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A point of a search space that is to be tried.
+
+    Attributes:
+        origin: ``start`` for a known good point, else ``sampler``.
+        params: the searched values.
+        distributions: of these, as Optuna serializes them.
+        settings: all that the space decides.
+    """
+
+    origin: Literal["start", "sampler"]
+    params: dict[str, Any]
+    distributions: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
 
 
 class CellStudies:
@@ -62,7 +88,7 @@ class CellStudies:
         self._grid_points: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in cells}
         self._tried_points: dict[Cell, set[str]] = {cell: set() for cell in cells}
         self._active_trials: dict[str, tuple[optuna.Trial, list[float]]] = {}
-        self._finished_curves: dict[Cell, list[list[float]]] = {cell: [] for cell in cells}
+        self._finished_curves: dict[Cell, list[Sequence[float]]] = {cell: [] for cell in cells}
         seeds = {cell: derive_seed(sweep.seed, *cell) for cell in cells}
         self._stateful_samplers: dict[Cell, BaseSampler] = {}
         if sweep.sampler == GRID_SAMPLER:
@@ -75,7 +101,7 @@ class CellStudies:
                 c: make_sampler(sweep.sampler, seed) for c, seed in seeds.items()
             }
 
-    def propose(self, cell: Cell, trial_id: str) -> dict[str, Any] | None:
+    def propose(self, cell: Cell, trial_id: str) -> Proposal | None:
         """Propose the cell's next trial.
 
         Args:
@@ -83,24 +109,15 @@ class CellStudies:
             trial_id: its name.
 
         Returns:
-            What the log keeps of a proposal: ``number`` in the cell, from 0; ``origin``
-            (``start`` or ``sampler``); ``parameters``, the searched values; ``distributions`` of
-            these, as Optuna writes them; and ``settings``, all that the space decides. None if the
-            space has no further point.
+            The proposal; None if the space has no further point.
         """
-        space, number = self.spaces[cell[0]], self.trial_counts[cell]
+        space = self.spaces[cell[0]]
         point, origin = self._take_known_point(cell)
         if (proposed := self._ask_new_trial(cell, point, space.ask_study)) is None:
             return None
         trial, settings = proposed
         self._register_trial(cell, trial_id, trial)
-        return {
-            "number": number,
-            "origin": origin,
-            "parameters": trial.params,
-            "distributions": serialize_distributions(trial),
-            "settings": settings,
-        }
+        return Proposal(origin, trial.params, serialize_distributions(trial), settings)
 
     def _ask_new_trial(
         self,
@@ -122,7 +139,7 @@ class CellStudies:
                 or _point_key(trial.params) not in self._tried_points[cell]
             ):
                 return trial, settings
-            study.tell(trial, state=TrialState.FAIL)
+            study.tell(trial, state=OptunaState.FAIL)
         return None
 
     def _make_sampler(self, cell: Cell, attempt: int) -> BaseSampler:
@@ -136,20 +153,20 @@ class CellStudies:
         seed_parts = self.trial_counts[cell], *([attempt] if attempt else [])
         return make_sampler(sampler_name, derive_seed(self.sweep.seed, *cell, *seed_parts))
 
-    def _take_known_point(self, cell: Cell) -> tuple[dict[str, Any] | None, str]:
+    def _take_known_point(
+        self, cell: Cell
+    ) -> tuple[dict[str, Any] | None, Literal["start", "sampler"]]:
         """The next point that is known beforehand, or None; and the origin of the proposal."""
-        for origin, points in (
-            ("start", self._start_points[cell]),
-            ("sampler", self._grid_points[cell]),
-        ):
-            while points:
-                point = points.pop(0)
-                if (
-                    self.sweep.allow_duplicates
-                    or _point_key(point) not in self._tried_points[cell]
-                ):
-                    return point, origin
-        return None, "sampler"
+        if (point := self._take_untried(cell, self._start_points[cell])) is not None:
+            return point, "start"
+        return self._take_untried(cell, self._grid_points[cell]), "sampler"
+
+    def _take_untried(self, cell: Cell, points: list[dict[str, Any]]) -> dict[str, Any] | None:
+        while points:
+            point = points.pop(0)
+            if self.sweep.allow_duplicates or _point_key(point) not in self._tried_points[cell]:
+                return point
+        return None
 
     def _register_trial(self, cell: Cell, trial_id: str, trial: optuna.Trial) -> None:
         trial.set_user_attr("trial_id", trial_id)
@@ -159,31 +176,30 @@ class CellStudies:
 
     def fold(self, event: Event) -> None:
         """Take an event of the log into the studies; the search spaces are not needed for it."""
-        trial_id = event.get("trial_id", "")
-        if event["event"] == "asked" and trial_id not in self._active_trials:
-            self._replay_proposal(event)
-        elif event["event"] == "epoch":
-            self._active_trials[trial_id][1].append(event["best_validation_accuracy"])
-        elif event["event"] == "ended":
-            cell, (trial, best_accuracies) = cell_of(event), self._active_trials.pop(trial_id)
-            value = self._objective_value(cell, event["state"], best_accuracies)
-            state = TrialState.FAIL if value is None else TrialState.COMPLETE
-            self.by_cell[cell].tell(trial, value, state)
-        elif event["event"] == "warm_start":
-            self._add_observations(event)
+        match event:
+            case TrialProposed() if event.trial_id not in self._active_trials:
+                self._replay_proposal(event)
+            case EpochFinished():
+                best_accuracies = self._active_trials[event.trial_id][1]
+                best_accuracies.append(event.best_validation_accuracy)
+            case TrialEnded():
+                trial, best_accuracies = self._active_trials.pop(event.trial_id)
+                value = self._objective_value(event.cell, event.state, best_accuracies)
+                state = OptunaState.FAIL if value is None else OptunaState.COMPLETE
+                self.by_cell[event.cell].tell(trial, value, state)
+            case WarmStart():
+                self._add_observations(event)
 
-    def _replay_proposal(self, event: Event) -> None:
+    def _replay_proposal(self, event: TrialProposed) -> None:
         """Bring a study to where it was when it proposed a trial of the log."""
-        cell, params = cell_of(event), event["parameters"]
-        distributions = parse_distributions(event["distributions"])
-        expected_id = f"{file_stem(*cell)}-{event['number']:03d}"
-        if event["trial_id"] != expected_id:
-            raise ValueError(f"the trial {event['trial_id']} should be {expected_id}")
+        cell, params = event.cell, event.params
+        distributions = parse_distributions(event.distributions)
+        expected_id = f"{file_stem(*cell)}-{event.number:03d}"
+        if event.trial_id != expected_id:
+            raise ValueError(f"the trial {event.trial_id} should be {expected_id}")
         study = self.by_cell[cell]
         point = None
-        if (
-            self.sweep.sampler == GRID_SAMPLER
-        ):  # of another number of trials the grid may be another
+        if self.sweep.sampler == GRID_SAMPLER:  # another number of trials has another grid
             for points in (self._start_points[cell], self._grid_points[cell]):
                 points[:] = [p for p in points if not p.items() <= params.items()]
         else:
@@ -191,50 +207,47 @@ class CellStudies:
             while point is not None and not point.items() <= params.items():
                 point, _ = self._take_known_point(cell)
         proposed = None
-        if (
-            cell in self._stateful_samplers
-        ):  # what draws the proposals must have drawn this one, too
+        if cell in self._stateful_samplers:  # the sampler must have drawn this point, too
             proposed = self._ask_new_trial(
                 cell, point, lambda study: (study.ask(distributions), {})
             )
             if proposed is not None and proposed[0].params != params:
                 # Another Optuna's: the log is right.
-                study.tell(proposed[0], state=TrialState.FAIL)
+                study.tell(proposed[0], state=OptunaState.FAIL)
                 proposed = None
         if proposed is None:
             study.enqueue_trial(params)
             proposed = study.ask(distributions), {}
-        self._register_trial(cell, event["trial_id"], proposed[0])
+        self._register_trial(cell, event.trial_id, proposed[0])
 
-    def _add_observations(self, event: Event) -> None:
-        """Take what an earlier sweep has found."""
-        cell = cell_of(event)
-        self._start_points[cell] += event["start"]
-        for observation in event["observations"]:
-            self._tried_points[cell].add(_point_key(observation["parameters"]))
+    def _add_observations(self, event: WarmStart) -> None:
+        """Add what an earlier sweep found."""
+        cell = event.cell
+        self._start_points[cell] += event.start
+        for observation in event.observations:
+            self._tried_points[cell].add(_point_key(observation.params))
+            accuracies = observation.best_validation_accuracies
             self.by_cell[cell].add_trial(
                 optuna.trial.create_trial(
-                    value=self._objective_value(
-                        cell, observation["state"], observation["best_validation_accuracies"]
-                    ),
-                    params=observation["parameters"],
-                    distributions=parse_distributions(observation["distributions"]),
-                    user_attrs={"trial_id": observation["trial_id"]},
+                    value=self._objective_value(cell, observation.state, accuracies),
+                    params=observation.params,
+                    distributions=parse_distributions(observation.distributions),
+                    user_attrs={"trial_id": observation.trial_id},
                 )
             )
 
     def _objective_value(
-        self, cell: Cell, state: str, best_accuracies: list[float]
+        self, cell: Cell, state: TrialState, best_accuracies: Sequence[float]
     ) -> float | None:
         """What a sampler is told of a trial, see above; `bests` are those after each epoch."""
-        if state == "diverged":
+        if state is TrialState.DIVERGED:
             previous_trials = self.by_cell[cell].get_trials(deepcopy=False)
             return min(
                 (trial.value for trial in previous_trials if trial.value is not None), default=0.0
             )
-        if state == "crashed" or not best_accuracies:
+        if state is TrialState.CRASHED or not best_accuracies:
             return None
-        if state == "finished":
+        if state is TrialState.FINISHED:
             self._finished_curves[cell].append(best_accuracies)
             return best_accuracies[-1]
         gains = [

@@ -7,7 +7,15 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from kdtune.export.selected_runs import SelectedRun
-from kdtune.log.events import SUCCESSFUL_STATES, Cell, Event, cell_of
+from kdtune.log.events import (
+    SUCCESSFUL_STATES,
+    CandidateChosen,
+    Cell,
+    Event,
+    TrialEnded,
+    TrialProposed,
+    TrialState,
+)
 from kdtune.log.folder import SweepFolder
 from kdtune.models.checkpoints import write_checkpoint
 from kdtune.storage.remote import Storage, StorageError
@@ -116,8 +124,8 @@ class ConfirmedWeights:
 
     def __init__(self, folder: SweepFolder, storage: Storage | None = None):
         self.folder, self.storage = folder, storage
-        self._runs: dict[str, tuple[Cell, str]] = {}
-        self._past_events: list[Event] = []
+        self._runs: dict[str, TrialProposed] = {}
+        self._past_events: list[TrialEnded | CandidateChosen] = []
         self._active = False
 
     def activate(self) -> None:
@@ -128,29 +136,29 @@ class ConfirmedWeights:
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
-        if event["event"] == "asked":
-            self._runs[event["trial_id"]] = cell_of(event), event["confirms"]
-        elif event["event"] in ("ended", "chosen"):
+        if isinstance(event, TrialProposed):
+            self._runs[event.trial_id] = event
+        elif isinstance(event, TrialEnded | CandidateChosen):
             if self._active:
                 self._apply(event)
             else:
                 self._past_events.append(event)
 
-    def _apply(self, event: Event) -> None:
-        if event["event"] == "chosen":
-            for run, (cell, trial) in self._runs.items():
-                if cell == cell_of(event) and trial != event["confirms"]:
-                    self.folder.network_path(run).unlink(missing_ok=True)
+    def _apply(self, event: TrialEnded | CandidateChosen) -> None:
+        if isinstance(event, CandidateChosen):
+            for run_id, run in self._runs.items():
+                if run.cell == event.cell and run.candidate != event.candidate:
+                    self.folder.network_path(run_id).unlink(missing_ok=True)
             return
-        run = event["trial_id"]
-        path = self.folder.network_path(run)
-        if event["state"] == "finished" and not path.is_file():
-            _download(self.storage, self.folder, run)
-            content = _load_best_weights(self.folder, run)
-            if not content or content["validation_accuracy"] != event["best_validation_accuracy"]:
+        run_id = event.trial_id
+        path = self.folder.network_path(run_id)
+        if event.state is TrialState.FINISHED and not path.is_file():
+            _download(self.storage, self.folder, run_id)
+            content = _load_best_weights(self.folder, run_id)
+            if not content or content["validation_accuracy"] != event.best_validation_accuracy:
                 return
             write_checkpoint(path, content)
-        _delete(self.storage, self.folder, run)
+        _delete(self.storage, self.folder, run_id)
 
 
 class CheckpointCleanup:
@@ -181,17 +189,16 @@ class CheckpointCleanup:
 
     def fold(self, event: Event) -> None:
         """Take an event of the log."""
-        if event["event"] == "asked":
-            self._trial_numbers[event["trial_id"]] = event["number"]
-        elif event["event"] == "ended":
-            self._ended.add(event["trial_id"])
-            accuracy = event["best_validation_accuracy"]
-            if event["state"] in SUCCESSFUL_STATES and accuracy is not None:
-                rank = accuracy, -self._trial_numbers[event["trial_id"]], event["trial_id"]
-                cell = cell_of(event)
-                self._best[cell] = max(self._best.get(cell, rank), rank)
+        if isinstance(event, TrialProposed):
+            self._trial_numbers[event.trial_id] = event.number
+        elif isinstance(event, TrialEnded):
+            self._ended.add(event.trial_id)
+            accuracy = event.best_validation_accuracy
+            if event.state in SUCCESSFUL_STATES and accuracy is not None:
+                rank = accuracy, -self._trial_numbers[event.trial_id], event.trial_id
+                self._best[event.cell] = max(self._best.get(event.cell, rank), rank)
             if self._active:
-                self.remove_ended(just_ended=event["trial_id"])
+                self.remove_ended(just_ended=event.trial_id)
 
     def remove_ended(self, just_ended: str | None = None) -> None:
         """Remove them; `keep` is a trial that has just ended."""

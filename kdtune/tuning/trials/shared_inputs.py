@@ -12,13 +12,19 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData
 from kdtune.errors import UserError
-from kdtune.log.events import Event
+from kdtune.log.events import SweepOpening
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.checks import dry_run
 from kdtune.methods.method import FeatureMaps, StageShapes
 from kdtune.models import stage_shapes
 from kdtune.runtime.device import has_gpu, release_gpu_memory
-from kdtune.storage.array_cache import ArrayCache, OnCacheEvent, cache_folder, describe_cache_event
+from kdtune.storage.array_cache import (
+    ArrayCache,
+    CacheProgress,
+    CacheState,
+    OnCacheProgress,
+    cache_folder,
+)
 from kdtune.training.epoch_data import EpochData, open_decoded_dataset
 from kdtune.training.teacher_targets import TeacherTargets
 from kdtune.tuning.trials.cache_plan import CachePlan, plan_cache
@@ -82,7 +88,7 @@ class SharedInputs:
                 self._target_requests.setdefault(config.method, []).append((config, shapes))
                 known_bytes.update(sizes)
 
-    def plan_cache(self, previous_opening: Event | None = None) -> None:
+    def plan_cache(self, previous_opening: SweepOpening | None = None) -> None:
         """Decide what is kept, once all runs have been noted.
 
         Args:
@@ -90,9 +96,8 @@ class SharedInputs:
                 and the teacher ran live for some methods, and so it stays.
         """
         if self.decoded.cache is None:
-            if previous_opening is not None and (
-                previous_opening["views"]["views"] or previous_opening["views"]["methods"]
-            ):
+            recorded = previous_opening.cache if previous_opening else None
+            if recorded is not None and (recorded.augment_views or recorded.methods):
                 raise UserError("The sweep's trials share what the cache holds; it needs one.")
             return
         images = self.decoded.array_bytes("train")
@@ -110,14 +115,12 @@ class SharedInputs:
             epochs=self.sweep.epochs,
         )
         if previous_opening is not None:
-            previous_plan, previous_cells = (
-                previous_opening["views"],
-                SweepConfig.parse(previous_opening["config"]).cells(),
-            )
+            recorded = previous_opening.cache
+            previous_cells = SweepConfig.parse(previous_opening.config).cells()
             new_methods = set(self.cache_plan.methods) - {method for method, _ in previous_cells}
-            methods = tuple(dict.fromkeys((*previous_plan["methods"], *sorted(new_methods))))
+            methods = tuple(dict.fromkeys((*recorded.methods, *sorted(new_methods))))
             self.cache_plan = replace(
-                self.cache_plan, methods=methods, views=previous_plan["views"], lines=()
+                self.cache_plan, methods=methods, views=recorded.augment_views, lines=()
             )
 
     def with_cache_plan(self, config: TrainConfig) -> TrainConfig:
@@ -150,7 +153,7 @@ class SharedInputs:
         """A run with augmentation and one without, as far as the sweep may have such."""
         return [self.with_cache_plan(config) for config in self._runs_by_augment.values()]
 
-    def warm_cache(self, say: Callable[[str], None]) -> list[Event]:
+    def warm_cache(self, say: Callable[[str], None]) -> list[CacheProgress]:
         """Build what the first epoch needs, with all cores.
 
         Args:
@@ -170,24 +173,24 @@ class SharedInputs:
             teacher_targets = TeacherTargets(self.teacher, decoded.image_size)
             for config, shapes in self.target_requests:
                 teacher_targets.request(config, list(shapes))
-        cache_events = build_first_epoch(
+        prepared = build_first_epoch(
             decoded,
             teacher_targets,
             self.representative_runs,
-            lambda event: say(describe_cache_event(event)),
+            lambda progress: say(progress.describe()),
         )
         if self.teacher is not None and has_gpu():
             self.teacher.cpu()  # the trials' GPU is theirs
             release_gpu_memory()
-        return cache_events
+        return prepared
 
 
 def build_first_epoch(
     decoded: DecodedDataset,
     teacher_targets: TeacherTargets | None,
     runs: Iterable[TrainConfig],
-    on_event: OnCacheEvent,
-) -> list[Event]:
+    on_progress: OnCacheProgress,
+) -> list[CacheProgress]:
     """Build what the first epoch of some runs needs, where this process runs.
 
     Args:
@@ -202,16 +205,16 @@ def build_first_epoch(
     Raises:
         UserError: images cannot be read, or the cache cannot be written.
     """
-    cache_events: list[Event] = []
+    prepared: list[CacheProgress] = []
 
-    def report_once(event: Event) -> None:
-        if any(event["what"] == other["what"] for other in cache_events):
+    def report_once(progress: CacheProgress) -> None:
+        if any(progress.label == other.label for other in prepared):
             return
-        on_event(event)
-        if event["state"] in ("built", "found"):
-            cache_events.append(event)
+        on_progress(progress)
+        if progress.state in (CacheState.BUILT, CacheState.CACHED):
+            prepared.append(progress)
 
     decoded.decode_train_validation(report_once)
     for config in runs:
         EpochData(config, decoded, teacher_targets, {}, report_once).load_arrays(1)
-    return cache_events
+    return prepared

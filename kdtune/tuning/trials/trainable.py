@@ -8,7 +8,8 @@ process that dies is an error to Ray. A trial that was begun before goes on from
 Test images are not among what a trial has: no setting and no mistake of a method can reach them.
 """
 
-import json
+import math
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,12 +27,12 @@ from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import DataSource, TrainConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.errors import DiskFullError, DivergedError, UserError
-from kdtune.log.events import Event
+from kdtune.log.events import EpochMetrics
 from kdtune.models import build_model, probe_stage_shapes
 from kdtune.plugins import Plugin, sync_plugins
 from kdtune.runtime.device import hide_gpus
 from kdtune.runtime.process import ProcessState, keep_freed_memory
-from kdtune.storage.array_cache import OnCacheEvent
+from kdtune.storage.array_cache import CacheProgress, CacheState, OnCacheProgress
 from kdtune.storage.remote import Storage
 from kdtune.training.epoch_data import (
     EpochData,
@@ -39,24 +40,19 @@ from kdtune.training.epoch_data import (
     open_decoded_dataset,
     should_cache_targets,
 )
-from kdtune.training.loop import LOSS_PREFIX, METRIC_NAMES, EpochResult, fit
+from kdtune.training.loop import METRIC_NAMES, EpochResult, fit
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import TeacherTargets
+from kdtune.tuning.trials.results import (
+    CacheReported,
+    EpochReported,
+    Failure,
+    ProcessStarted,
+    TrialFailed,
+    TrialResult,
+    to_ray,
+)
 from kdtune.tuning.trials.trial_checkpoints import RemoteTrialCheckpoints, TrialCheckpoints
-
-OUTCOME_KEY = "outcome"
-"""Key of a result that ends a trial: ``diverged``, ``crashed``, or one of the next two; ``reason``
-stands beside it."""
-
-OUT_OF_MEMORY, DISK_FULL = "out_of_memory", "disk_full"
-"""Outcomes that need not be the trial's end."""
-
-NODE_KEY = "node"
-"""Key of the first result of a trial, which is no epoch: Ray's name of where the process runs."""
-
-CACHE_EVENT_KEY = "cache_event"
-"""Key of a result that is no epoch: what the cache told, see `kdtune.storage.array_cache.Tell`, as
-JSON."""
 
 TargetRequests = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
 """Runs whose targets the sweep keeps: settings, and (C, H, W) of the student's stages."""
@@ -142,7 +138,7 @@ class TrialProcess(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Run the trial up to its next result."""
-        return next(self._results)
+        return to_ray(next(self._results))
 
     def cleanup(self) -> None:
         """End the trial."""
@@ -154,15 +150,13 @@ class TrialProcess(tune.Trainable):
         torch.set_num_threads(ray_config["allocation"]["threads"])
         self._results = self._iter_all_results(ray_config)
 
-    def _iter_all_results(
-        self, ray_config: dict[str, Any]
-    ) -> Generator[dict[str, Any], None, None]:
-        yield {NODE_KEY: ray.get_runtime_context().get_node_id()}
+    def _iter_all_results(self, ray_config: dict[str, Any]) -> Generator[TrialResult, None, None]:
+        yield ProcessStarted(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
         yield from self.iter_results(ray_config["trial_id"], ray_config["config"])
 
     def iter_results(
         self, trial_id: str, config: dict[str, Any]
-    ) -> Generator[dict[str, Any], None, None]:
+    ) -> Generator[TrialResult, None, None]:
         """What a trial gives, result by result."""
         checkpoints = self._checkpoints
         folder = (
@@ -178,7 +172,7 @@ def run_trial(
     target_requests: TargetRequests,
     folder: Path | Storage | None = None,
     plugins: Sequence[Plugin] = (),
-) -> Generator[dict[str, Any], None, None]:
+) -> Generator[TrialResult, None, None]:
     """Run one trial, or go on with it.
 
     Args:
@@ -188,17 +182,16 @@ def run_trial(
         plugins: those of the sweep.
 
     Yields:
-        The figures of each epoch, those of before the last checkpoint included; in between, under
-        `NOTE`, what was built or waited for; as the last result, under `OUTCOME`, how the trial
-        failed, if it did.
+        The metrics of each epoch, those before the last checkpoint included; what is built or
+        waited for; as the last result how the trial failed, if it did.
     """
     checkpoints: TrialCheckpoints | None = None
     result: EpochResult | None = None
-    history: list[dict[str, Any]] = []
+    history: list[EpochMetrics] = []
     try:
         sync_plugins(plugins)
         config = TrainConfig.parse(config_values)
-        cache_events: SimpleQueue[Event | None] = SimpleQueue()
+        cache_events: SimpleQueue[CacheProgress | None] = SimpleQueue()
         epoch_data, classes, teacher = open_trial_data(config, target_requests, cache_events.put)
         yield from _iter_cache_events(
             cache_events, partial(epoch_data.evaluation_batches, "validation")
@@ -211,7 +204,7 @@ def run_trial(
             checkpoints = checkpoints_class(folder, config, classes)  # type: ignore[arg-type]
             if (latest := checkpoints.load_latest()) is not None:
                 state, history = latest
-                yield from history
+                yield from (EpochReported(metrics=metrics) for metrics in history)
         results = fit(
             config,
             epoch_data.train_batches,
@@ -223,34 +216,32 @@ def run_trial(
         for epoch in range(len(history) + 1, config.epochs + 1):
             yield from _iter_cache_events(cache_events, partial(epoch_data.load_arrays, epoch))
             result = next(results)
-            history.append(result.metrics())
+            history.append(make_epoch_metrics(result))
             if checkpoints is not None and epoch < config.epochs:
                 checkpoints.save_if_due(result, history)
             elif checkpoints is not None:
                 checkpoints.save(result, history)
-            yield history[-1]
+            yield EpochReported(metrics=history[-1])
     except GeneratorExit:  # the trial is left, for now or for good
         if checkpoints is not None and result is not None:
             checkpoints.save(result, history)
         raise
     except DivergedError as error:
-        yield {OUTCOME_KEY: "diverged", "reason": str(error)}
+        yield TrialFailed(failure=Failure.DIVERGED, reason=str(error))
     except DiskFullError as error:
-        yield {OUTCOME_KEY: DISK_FULL, "reason": str(error)}
+        yield TrialFailed(failure=Failure.DISK_FULL, reason=str(error))
     except Exception as error:  # whatever a run may raise must not end the sweep
         message = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
-        yield {
-            OUTCOME_KEY: OUT_OF_MEMORY if is_out_of_memory(error) else "crashed",
-            "reason": reason,
-        }
+        failure = Failure.OUT_OF_MEMORY if is_out_of_memory(error) else Failure.CRASHED
+        yield TrialFailed(failure=failure, reason=reason)
     finally:
         if checkpoints is not None:
             checkpoints.close()
 
 
 def open_trial_data(
-    config: TrainConfig, target_requests: TargetRequests, on_event: OnCacheEvent
+    config: TrainConfig, target_requests: TargetRequests, on_progress: OnCacheProgress
 ) -> tuple[EpochData, tuple[str, ...], nn.Module | None]:
     """What a trial is fed with, its classes, and its teacher, if it has one.
 
@@ -272,7 +263,7 @@ def open_trial_data(
             requested = teacher_targets.request(
                 config, probe_stage_shapes(student, config.image_size)
             )
-    return EpochData(config, decoded, teacher_targets, requested, on_event), classes, teacher
+    return EpochData(config, decoded, teacher_targets, requested, on_progress), classes, teacher
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -285,18 +276,19 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _iter_cache_events(
-    cache_events: "SimpleQueue[Event | None]", work: Callable[[], object]
-) -> Iterator[dict[str, Any]]:
+    cache_events: "SimpleQueue[CacheProgress | None]", work: Callable[[], object]
+) -> Iterator[CacheReported]:
     """Do some work in a thread, and give what it tells while it goes on."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(work)
         future.add_done_callback(lambda _: cache_events.put(None))
-        for event in iter(cache_events.get, None):
-            if event["state"] != "found":
-                yield {CACHE_EVENT_KEY: json.dumps(event)}
+        for progress in iter(cache_events.get, None):
+            if progress.state is not CacheState.CACHED:
+                yield CacheReported(progress=progress)
         future.result()
 
 
-def extract_metrics(result: dict[str, Any]) -> dict[str, Any]:
-    """The figures of an epoch in a result, without what Ray added to it."""
-    return {k: v for k, v in result.items() if k in METRIC_NAMES or k.startswith(LOSS_PREFIX)}
+def make_epoch_metrics(result: EpochResult) -> EpochMetrics:
+    """Return the numbers of an epoch; None for parts of the loss that are not finite."""
+    losses = {name: v if math.isfinite(v) else None for name, v in result.losses.items()}
+    return EpochMetrics(losses=losses, **{name: getattr(result, name) for name in METRIC_NAMES})

@@ -15,6 +15,7 @@ from typing import Any
 
 from kdtune.config.train import LOCATION_FIELDS, TrainConfig
 from kdtune.errors import UserError
+from kdtune.log.events import EpochMetrics
 from kdtune.models.checkpoints import read_checkpoint, save_model
 from kdtune.storage.remote import Storage, StorageError
 from kdtune.training.loop import EpochResult
@@ -30,8 +31,6 @@ STORAGE_PAUSE_FACTOR = 10
 
 LOAD_RETRY_DELAYS_SECONDS = (0.0, 1.0, 5.0)
 """Seconds before each time that a storage is asked for the checkpoint of a trial that goes on."""
-
-EpochMetrics = dict[str, Any]
 
 
 class TrialCheckpoints:
@@ -60,7 +59,9 @@ class TrialCheckpoints:
                 continue
             weights, training = content["weights"], content["training"]
             self._saved_epoch = content["epoch"]
-            return {"best_weights": weights, **training, "student": weights}, content["history"]
+            return {"best_weights": weights, **training, "student": weights}, [
+                EpochMetrics(**metrics) for metrics in content["history"]
+            ]
         return None
 
     def _has_same_config(self, content: dict[str, Any]) -> bool:
@@ -102,7 +103,7 @@ class TrialCheckpoints:
             epoch=result.epoch,
             validation_accuracy=result.validation_accuracy,
             training=training,
-            history=history,
+            history=[metrics.model_dump() for metrics in history],
             sync=False,
         )
         for old in list_checkpoints(self.folder)[:-CHECKPOINTS_PER_TRIAL]:

@@ -12,15 +12,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.errors import RunError, UserError, last_line
-from kdtune.log.events import Event
 from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
-from kdtune.storage.array_cache import describe_cache_event
+from kdtune.storage.array_cache import CacheProgress
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.trials.shared_inputs import SharedInputs, build_first_epoch
 from kdtune.tuning.trials.trainable import TargetRequests, open_shared_inputs
 
 
-def warm_cache(shared: SharedInputs, slots: Slots, say: Callable[[str], None]) -> list[Event]:
+def warm_cache(
+    shared: SharedInputs, slots: Slots, say: Callable[[str], None]
+) -> list[CacheProgress]:
     """Build what the first epoch needs.
 
     Args:
@@ -47,14 +48,14 @@ def warm_cache(shared: SharedInputs, slots: Slots, say: Callable[[str], None]) -
         num_cpus=allocation.cpus, num_gpus=allocation.gpus, scheduling_strategy=on_node
     ).remote(loaded_plugins(), shared.sweep, shared.target_requests, shared.representative_runs)
     try:
-        events, problem = ray.get(task)
+        prepared, problem = ray.get(task)
     except ray.exceptions.RayError as error:
         raise RunError(f"The first views could not be built: {last_line(error)}") from error
     if problem is not None:
         raise UserError(problem)
-    for event in events:
-        say(f"on a node of the cluster: {describe_cache_event(event)}")
-    return list(events)
+    for progress in prepared:
+        say(f"on a node of the cluster: {progress.describe()}")
+    return list(prepared)
 
 
 @ray.remote(max_retries=1)
@@ -67,6 +68,6 @@ def _build_on_node(
     try:
         sync_plugins(plugins)
         decoded, teacher_targets = open_shared_inputs(sweep, target_requests)
-        return build_first_epoch(decoded, teacher_targets, runs, lambda event: None), None
+        return build_first_epoch(decoded, teacher_targets, runs, lambda progress: None), None
     except UserError as error:  # which Ray would wrap
         return [], str(error)

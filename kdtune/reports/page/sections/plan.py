@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from kdtune.log.events import Completed
 from kdtune.log.folder import SweepFolder
 from kdtune.reports.page.blocks import Block, Paragraph, TableBlock
 from kdtune.reports.tables.plan import is_changed_since_plan, plan_vs_actual, read_plan
@@ -18,7 +19,7 @@ def plan_section(folder: SweepFolder) -> list[Block]:
         return []
     events = folder.load_events()
     comparison = plan_vs_actual(plan, events)
-    remarks = "" if events[-1]["event"] == "complete" else " The sweep is not complete."
+    remarks = "" if isinstance(events[-1], Completed) else " The sweep is not complete."
     remarks += " The sweep was changed after the plan." if is_changed_since_plan(events) else ""
     duration_rows = ("wall seconds", "device seconds")
 

@@ -29,7 +29,7 @@ v_search  luck_A^2 + luck_B^2; luck is the standard deviation of the best of B t
 
 def reading_section(sweep: LoadedSweep) -> list[Block]:
     """What the numbers cover, and how to have them again."""
-    leaderboard, data = sweep.tables.leaderboard, sweep.opening_events[0]["data"]
+    leaderboard, data = sweep.tables.leaderboard, sweep.opening_events[0].data
     blocks: list[Block] = [
         Paragraph(
             f"{INTERVAL_NOTE} It does not cover another split, another teacher or other students."
@@ -39,19 +39,19 @@ def reading_section(sweep: LoadedSweep) -> list[Block]:
             "luckiest of many trials; only what was trained again with fresh seeds is a result."
         ),
     ]
-    if data.get("test_images"):
+    if data.test_images:
         tested = sweep.tested_cells["test_accuracy_percent"]
         accuracy = min(max(tested.mean() / 100, 0.01), 0.99) if len(tested) else 0.75
         seeds = int(sweep.main_pair["seeds"].max()) if len(sweep.main_pair) else 0
         models = leaderboard["model"].nunique() or 1
         difference_text = describe_detectable_difference(
-            data["test_images"], max(seeds, 3), models, accuracy
+            data.test_images, max(seeds, 3), models, accuracy
         )
         blocks.append(Paragraph(f"What this data can show: {difference_text}."))
     if len(sweep.tested_cells):
         blocks.append(Paragraph(describe_test_reads(sweep.tables.runs)))
     blocks.append(CodeBlock("The interval", FORMULAS, collapsed=True))
-    environment = sweep.opening_events[0].get("environment", {})
+    environment = sweep.opening_events[0].environment
     versions = ", ".join(f"{n} {environment[n]}" for n in VERSIONS if n in environment)
     blocks.append(Paragraph(f"Versions: {versions or 'not known'}."))
     commands = [

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from kdtune.log.events import TRIAL_STATES
+from kdtune.log.events import ENDED_STATES
 from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import (
     Block,
@@ -73,7 +73,7 @@ def search_section(sweep: LoadedSweep) -> list[Block]:
                 "trials": format_each(leaderboard["trials_started"], "d"),
                 **{
                     state: format_each(leaderboard[f"trials_{state}"], "d")
-                    for state in TRIAL_STATES
+                    for state in ENDED_STATES
                 },
                 "epochs": format_each(leaderboard["search_epochs"], "d"),
                 "device hours": format_each(leaderboard["search_device_seconds"] / 3600, ".2f"),

@@ -30,10 +30,12 @@ def accuracy_vs_cost_section(sweep: LoadedSweep) -> list[Block]:
     cost = "latency_ms" if points["latency_ms"].notna().any() else "macs"
     measured_points = points.dropna(subset=cost)
     if len(measured_points):
-        teacher = (sweep.opening_events[0].get("teacher") or {}).get(
-            f"{points['split'].iloc[0]}_accuracy"
-        )
-        figure = plot_accuracy_vs_cost(measured_points, None if teacher is None else 100 * teacher)
+        teacher = sweep.opening_events[0].teacher
+        teacher_percent = None
+        if teacher is not None:
+            accuracy = teacher.test_accuracy if test else teacher.validation_accuracy
+            teacher_percent = None if accuracy is None else 100 * accuracy
+        figure = plot_accuracy_vs_cost(measured_points, teacher_percent)
         best = measured_points.loc[measured_points["accuracy_percent"].idxmax()]
         label = "test accuracy" if test else "search score, which is no result,"
         cost_text = (
@@ -87,6 +89,6 @@ def _unbeaten_costs(points: pd.DataFrame, model: str) -> str:
 
 
 def _unknown_teacher_note(sweep: LoadedSweep, test: bool) -> str:
-    if not test or not sweep.opening_events[0].get("teacher"):
+    if not test or sweep.opening_events[0].teacher is None:
         return ""
     return " No line for the teacher: its test accuracy is not known."

@@ -26,7 +26,7 @@ def stopping_section(sweep: LoadedSweep) -> list[Block]:
         .reset_index()
     )
     return [
-        Paragraph(advise_grace_period(rungs, sweep.opening_events[0]["config"]["grace_period"])),
+        Paragraph(advise_grace_period(rungs, sweep.opening_events[0].config["grace_period"])),
         TableBlock(
             "Rank correlation of the scores after one epoch with those after the next one, mean "
             "over students; 1 is the same order, 0 none. Empty where fewer than 10 trials of a "

@@ -190,7 +190,7 @@ def _counts_sentence(sweep: LoadedSweep) -> str:
     leaderboard, seeds = sweep.tables.leaderboard, sweep.main_pair["seeds"]
     failed_trials = int(leaderboard[["trials_diverged", "trials_crashed"]].sum().sum())
     failed_runs = int(sweep.tables.runs["status"].isin(["diverged", "crashed"]).sum())
-    images, run_count = sweep.opening_events[0]["data"].get("test_images"), len(sweep.tables.runs)
+    images, run_count = sweep.opening_events[0].data.test_images, len(sweep.tables.runs)
     parts = [
         f"{seeds.min()} shared seeds" if seeds.min() else "",
         f"{images:,} test images" if images else "no test images",

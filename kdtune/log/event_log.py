@@ -1,0 +1,150 @@
+"""The log of a sweep: append-only, one event per line, on the disk before anything acts on it."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from pydantic import ValidationError
+
+from kdtune.errors import RunError, UserError
+from kdtune.log.events import EVENTS, Event
+from kdtune.storage.files import disk_full_as_error
+
+
+def parse_events(content: bytes, path: Path, lines_before: int = 0) -> tuple[list[Event], int]:
+    """Parse the lines of a log; what a crash left after the last event is skipped.
+
+    Args:
+        content: of the file, after its first `lines_before` lines.
+        path: the file.
+        lines_before: lines that were parsed before.
+
+    Returns:
+        The events, and the number of bytes that they take.
+
+    Raises:
+        UserError: a line between events is no event, or an earlier version wrote the log.
+    """
+    events: list[Event] = []
+    parsed_bytes, position, damaged_line = 0, 0, 0
+    for number, line in enumerate(content.split(b"\n")[:-1], start=lines_before + 1):
+        position += len(line) + 1
+        if (event := _parse_event(line)) is None:
+            if number == 1 and b'"event": "sweep"' in line:
+                raise UserError(
+                    f"{path.parent} was written by kdtune 0.1, which this version cannot read; "
+                    "use that version, or run the sweep again."
+                )
+            damaged_line = damaged_line or number
+            continue
+        if damaged_line:
+            raise UserError(
+                f"{path} is damaged: line {damaged_line} is no event, but others follow it."
+            )
+        events.append(event)
+        parsed_bytes = position
+    return events, parsed_bytes
+
+
+def _parse_event(line: bytes) -> Event | None:
+    try:
+        event = EVENTS.validate_json(line)
+    except ValidationError:
+        return None
+    return event if {"time", "session_seconds"} <= event.model_fields_set else None
+
+
+class EventLog:
+    """The log, open for appending: an event is on the disk before anything acts on it.
+
+    To be used in a ``with``, by one process at a time.
+
+    Args:
+        path: the file; what a crash left after the last event is cut off.
+        folds: functions that take every event after it was written, in this order: studies,
+            rungs, progress. On open each is given the events that are there already, so that what
+            they hold is the same as if they had been there all the time.
+
+    Raises:
+        UserError: the log is damaged.
+    """
+
+    def __init__(self, path: Path, folds: Sequence[Callable[[Event], None]]):
+        self.path, self._folds = path, folds
+        self.failure: RunError | None = None
+        """Why nothing can be appended any more; what calls may wrap the error that says so."""
+        self._file = open(path, "a+b", buffering=0)
+        try:
+            self._file.seek(0)
+            content = self._file.read()
+            events, self._valid_bytes = parse_events(content, path)
+            self.truncated_bytes = len(content) - self._valid_bytes
+            """Bytes that were cut off."""
+            if self.truncated_bytes:
+                self._file.truncate(self._valid_bytes)
+            for number, event in enumerate(events, start=1):
+                try:
+                    self._fold(event)
+                except (LookupError, TypeError, ValueError, AttributeError) as error:
+                    raise UserError(
+                        f"{path} is damaged: line {number} does not fit what stands before it "
+                        f"({type(error).__name__}: {error})."
+                    ) from error
+        except BaseException:
+            self._file.close()
+            raise
+        self._opened_at = time.monotonic()
+
+    def append(self, event: Event) -> None:
+        """Write an event, then hand it to the folds.
+
+        Raises:
+            ValueError: the event holds a value that JSON has no form for, NaN included.
+            RunError: it cannot be written; the log is as it was, and takes no further event.
+        """
+        stamps = {
+            "time": round(time.time(), 3),
+            "session_seconds": round(time.monotonic() - self._opened_at, 3),
+        }
+        event = event.model_copy(update=stamps)
+        fields = {"kind": event.kind, **event.model_dump(mode="json")}
+        line = json.dumps(fields, allow_nan=False).encode() + b"\n"
+        if self.failure is not None:
+            raise self.failure
+        try:
+            with disk_full_as_error(self.path):
+                self._write_line(line)
+        except (RunError, OSError) as error:
+            with suppress(OSError):  # a part of the line may be written
+                self._file.truncate(self._valid_bytes)
+            reason = str(error) if isinstance(error, RunError) else f"{self.path}: {error}"
+            self.failure = error if isinstance(error, RunError) else RunError(reason)
+            raise self.failure from error
+        self._fold(event)
+
+    def _write_line(self, line: bytes) -> None:
+        descriptor = self._file.fileno()
+        size = os.fstat(descriptor).st_size
+        if size < self._valid_bytes:
+            raise RunError(f"{self.path} was cut by something else while the sweep ran.")
+        if size > self._valid_bytes:  # nobody else may write here
+            self._file.truncate(self._valid_bytes)
+        remaining = memoryview(line)
+        while remaining:
+            remaining = remaining[os.write(descriptor, remaining) :]
+        os.fsync(descriptor)
+        self._valid_bytes += len(line)
+
+    def _fold(self, event: Event) -> None:
+        for fold in self._folds:
+            fold(event)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()

@@ -1,0 +1,72 @@
+"""What the process of a trial reports to the driver: one tagged union."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from kdtune.log.events import EpochMetrics
+from kdtune.storage.array_cache import CacheProgress
+
+RAY_KEY = "trial_result"
+"""Key of a result in Ray's dicts, to which Ray adds keys of its own."""
+
+
+class Failure(StrEnum):
+    """How a trial failed by itself; its process continues with other trials."""
+
+    DIVERGED = "diverged"
+    CRASHED = "crashed"
+    OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ProcessStarted(_Result):
+    """A process works on the trial: its pid, and Ray's id of its node."""
+
+    kind: Literal["process_started"] = "process_started"
+    node_id: str
+    pid: int
+
+
+class CacheReported(_Result):
+    """The trial builds, has built or waits for arrays that all trials share."""
+
+    kind: Literal["cache_reported"] = "cache_reported"
+    progress: CacheProgress
+
+
+class EpochReported(_Result):
+    """The trial finished an epoch, or resumed and repeats an earlier one."""
+
+    kind: Literal["epoch_reported"] = "epoch_reported"
+    metrics: EpochMetrics
+
+
+class TrialFailed(_Result):
+    """The trial failed by itself: its last result."""
+
+    kind: Literal["trial_failed"] = "trial_failed"
+    failure: Failure
+    reason: str
+
+
+TrialResult = ProcessStarted | CacheReported | EpochReported | TrialFailed
+
+_RESULTS: TypeAdapter[TrialResult] = TypeAdapter(
+    Annotated[TrialResult, Field(discriminator="kind")]
+)
+
+
+def to_ray(result: TrialResult) -> dict[str, Any]:
+    """Return a result as Ray takes it."""
+    return {RAY_KEY: result.model_dump(mode="json")}
+
+
+def from_ray(ray_result: dict[str, Any]) -> TrialResult:
+    """Return the result in one of Ray's dicts."""
+    return _RESULTS.validate_python(ray_result[RAY_KEY])
