@@ -617,8 +617,7 @@ def build_rows(
         more=("--stall-timeout", "5s"),
     )
     yield make_row(
-        "disk full, log",
-        [{"where": "full driver", "bytes": size} for size in (100, 900, 3000)],
+        "disk full, log", [{"where": "full driver", "bytes": size} for size in (100, 900, 3000)]
     )
     yield make_row("disk full, checkpoint", [{"where": "full checkpoint", "bytes": 200_000}])
     yield make_row("disk full, view", [{"where": "full view", "bytes": 50_000}], fresh_cache=True)

@@ -51,13 +51,7 @@ TABLES: dict[str, Callable[..., Any]] = {
 }
 """Who makes which of `kdtune.reports.tables.all_tables.collect_tables`."""
 
-KINDS = {
-    str: "text",
-    int: "whole number",
-    float: "number",
-    bool: "true or false",
-    Any: "value",
-}
+KINDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "value"}
 RANGES = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 RUN = """\

@@ -100,11 +100,7 @@ def _merge_settings(
     "--plan", is_flag=True, help="Plan it first, see 'kdtune plan'; the report compares."
 )
 def sweep(
-    file: Path | None,
-    settings: tuple[tuple[str, Any], ...],
-    show: str,
-    plan: bool,
-    **flags: Any,
+    file: Path | None, settings: tuple[tuple[str, Any], ...], show: str, plan: bool, **flags: Any
 ) -> None:
     """Search every method on every model, and show the leaderboard.
 

@@ -132,11 +132,7 @@ SEARCH_OPTIONS = (
 
 DISPLAY_OPTIONS = (
     click.option(
-        "--quiet",
-        "show",
-        flag_value="quiet",
-        default="live",
-        help="Say only what goes wrong.",
+        "--quiet", "show", flag_value="quiet", default="live", help="Say only what goes wrong."
     ),
     click.option(
         "--verbose",
@@ -172,9 +168,7 @@ RESOURCE_OPTIONS = (
     ),
     cache_options,
     click.option(
-        "--cpus-per-trial",
-        metavar="N",
-        help="A number, or MODEL=N,...  [default: an equal share]",
+        "--cpus-per-trial", metavar="N", help="A number, or MODEL=N,...  [default: an equal share]"
     ),
     click.option(
         "--gpus-per-trial",

@@ -153,8 +153,7 @@ class SweepConfig(DataConfig):
     )
     image_size: int | None = Field(None, ge=8, description="pixels; as the teacher if not given")
     address: str | None = Field(
-        None,
-        description="Ray cluster to join: auto, or host:port; local is none",
+        None, description="Ray cluster to join: auto, or host:port; local is none"
     )
     storage: str | None = Field(
         None, description="folder or URI for a copy of the sweep, and for its checkpoints"

@@ -176,9 +176,7 @@ class DataConfig(_BaseConfig):
         None, description="folder of named data sets; datasets/ in the cache if not given"
     )
     train_images: int | None = Field(
-        None,
-        ge=2,
-        description="so many for training, of each class its share; all if not given",
+        None, ge=2, description="so many for training, of each class its share; all if not given"
     )
     validation_images: int | None = Field(None, ge=2, description="the same for validation")
     test_images: int | None = Field(None, ge=2, description="the same for test")

@@ -63,7 +63,4 @@ class DecoupledKnowledgeDistillation(LogitMethod):
     ) -> LossTerms:
         """The terms ``tckd`` and ``nckd``."""
         tckd, nckd = dkd_losses(logits, targets["logits"], labels, self.config.temperature)
-        return {
-            "tckd": (self.config.alpha, tckd.mean()),
-            "nckd": (self.config.beta, nckd.mean()),
-        }
+        return {"tckd": (self.config.alpha, tckd.mean()), "nckd": (self.config.beta, nckd.mean())}

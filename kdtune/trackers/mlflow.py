@@ -109,12 +109,7 @@ class MLflowTracker:
         if trial_id in self._runs:
             client.delete_run(self._runs[trial_id].info.run_id)
         cell = proposed.cell_name
-        tags = {
-            "log": self._log_id,
-            "trial_id": trial_id,
-            "cell": cell,
-            "origin": proposed.origin,
-        }
+        tags = {"log": self._log_id, "trial_id": trial_id, "cell": cell, "origin": proposed.origin}
         run = client.create_run(self._experiment_id, _to_milliseconds(proposed), tags, trial_id)
         params = [
             self._param(key, str(value)) for key, value in select_hyperparameters(proposed).items()

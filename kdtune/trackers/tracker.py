@@ -12,13 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from kdtune.config.train import CLI_FIELDS, DERIVED_FIELDS, OUTPUT_FIELDS, TrainConfig
-from kdtune.log.events import (
-    EpochFinished,
-    Event,
-    LogOpening,
-    TrialEnded,
-    TrialProposed,
-)
+from kdtune.log.events import EpochFinished, Event, LogOpening, TrialEnded, TrialProposed
 
 COMPUTE_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targets"}
 """Settings of how a run computes, not of what it learns."""

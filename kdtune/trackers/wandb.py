@@ -18,11 +18,7 @@ from kdtune.log.events import (
 )
 from kdtune.runtime.optional_imports import import_optional
 from kdtune.storage.files import make_folder
-from kdtune.trackers.tracker import (
-    COMPLETE_MARKER,
-    select_hyperparameters,
-    select_metrics,
-)
+from kdtune.trackers.tracker import COMPLETE_MARKER, select_hyperparameters, select_metrics
 
 
 def import_wandb() -> Any:

@@ -15,7 +15,7 @@ EVENTS = list(
             sweep_opening(),
             *trial_events(0, [0.5, 0.75], "finished"),
             *trial_events(1, [0.375], "diverged"),
-        ],
+        ]
     )
 )
 

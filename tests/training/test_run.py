@@ -360,14 +360,8 @@ class TestLoadersOfOnesOwn:
             ([torch.zeros(2, 3, 8, 8)], r"two tensors .* it gave a tensor \[2, 3, 8, 8\]"),
             (5, "train_loader must be a DataLoader, or a list of batches"),
             ([(torch.zeros(2, 3, 8, 8), ["a", "b"])], r"it gave \(a tensor \[2, 3, 8, 8\], \(str"),
-            (
-                [(torch.zeros(2, 3, 8, 8).long(), torch.zeros(2).long())],
-                "give uint8, or",
-            ),
-            (
-                [(torch.zeros(2, 3, 8, 8), torch.tensor([0, -100]))],
-                "the label -100, but there a",
-            ),
+            ([(torch.zeros(2, 3, 8, 8).long(), torch.zeros(2).long())], "give uint8, or"),
+            ([(torch.zeros(2, 3, 8, 8), torch.tensor([0, -100]))], "the label -100, but there a"),
             ([(torch.zeros(2, 1, 8, 8), torch.zeros(2).long())], r"images \[B, 3, H, W\]"),
             ([(torch.zeros(2, 3, 8, 8), torch.zeros(3).long())], "as many labels as images"),
             ([(torch.zeros(2, 3, 8, 8), torch.zeros(2))], r"labels \[B\]"),

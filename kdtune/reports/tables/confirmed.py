@@ -11,10 +11,7 @@ from kdtune.reports.tables.statistics import late_gain, search_luck
 
 
 def collect_cell_results(
-    trials: pd.DataFrame,
-    runs: pd.DataFrame,
-    correct: Mapping[str, np.ndarray],
-    chance: float,
+    trials: pd.DataFrame, runs: pd.DataFrame, correct: Mapping[str, np.ndarray], chance: float
 ) -> dict[Cell, CellResult]:
     """What `comparison_table` compares: every cell that was searched, in the order of the sweep.
 

@@ -12,11 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    json_to_distribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from kdtune.errors import UserError
@@ -44,9 +40,7 @@ SETTINGS_COLUMNS = [
 Spaces = Mapping[str, Mapping[str, BaseDistribution]]
 
 
-def collect_distributions(
-    events: Sequence[Event],
-) -> dict[str, dict[str, BaseDistribution]]:
+def collect_distributions(events: Sequence[Event]) -> dict[str, dict[str, BaseDistribution]]:
     """What each method's settings were searched in, by name.
 
     Of a space that is a function, what its trials were drawn from: of each setting the first.

@@ -177,11 +177,7 @@ def _describe_shortage(model: str, request: ResourceRequest, nodes: Sequence[Nod
 
 
 def run_trials(
-    trainable: Any,
-    searcher: Any,
-    scheduler: Any,
-    *callbacks: tune.Callback,
-    verbose: bool = False,
+    trainable: Any, searcher: Any, scheduler: Any, *callbacks: tune.Callback, verbose: bool = False
 ) -> None:
     """Run trials until the search is finished.
 

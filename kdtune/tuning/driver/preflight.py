@@ -350,10 +350,7 @@ def _record_cache(shared_inputs: SharedInputs) -> CacheRecord:
 
 
 def _restore_space(
-    method: str,
-    recorded: SpaceRecord,
-    user_space: SearchSpace | None,
-    settings: dict[str, Any],
+    method: str, recorded: SpaceRecord, user_space: SearchSpace | None, settings: dict[str, Any]
 ) -> SearchSpace:
     """A space of the log; a function comes from a file that the user names again."""
     if recorded.function:

@@ -97,11 +97,7 @@ class LogSearcher(Searcher):
         config = {**proposed, **sweep.data_source._asdict(), "cache_gb": sweep.cache_gb}
         if proposed["teacher_model"] is not None:
             config["teacher_model"] = sweep.teacher
-        return {
-            "trial_id": trial.trial_id,
-            "config": config,
-            "allocation": asdict(allocation),
-        }
+        return {"trial_id": trial.trial_id, "config": config, "allocation": asdict(allocation)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler, which sees every result, writes them to the log."""

@@ -10,14 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kdtune.config.sweep import SweepConfig
-from kdtune.log.events import (
-    Cell,
-    EpochFinished,
-    Event,
-    SpaceExhausted,
-    TrialEnded,
-    TrialProposed,
-)
+from kdtune.log.events import Cell, EpochFinished, Event, SpaceExhausted, TrialEnded, TrialProposed
 from kdtune.log.stopwatch import Stopwatch
 from kdtune.units import format_duration
 

@@ -12,11 +12,7 @@ from types import ModuleType
 from typing import Any, Self
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    distribution_to_json,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
 

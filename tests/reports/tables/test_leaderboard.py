@@ -5,16 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from test_log_tables import (
-    CONFIRM,
-    EVENTS,
-    asked,
-    chosen,
-    confirms,
-    ended,
-    epoch,
-    was_tested,
-)
+from test_log_tables import CONFIRM, EVENTS, asked, chosen, confirms, ended, epoch, was_tested
 
 from kdtune.errors import UserError
 from kdtune.reports.tables.leaderboard import LEADERBOARD_COLUMNS, build_sweep_tables

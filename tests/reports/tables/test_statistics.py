@@ -313,12 +313,7 @@ def test_the_largest_part_is_the_limit(part, limit):
 @pytest.mark.parametrize(
     ("verdict", "mean", "half", "said"),
     [
-        (
-            "better_a",
-            1.234,
-            0.876,
-            "AT beats FitNets on R by 1.23 ± 0.88 points (4 of 5 seeds).",
-        ),
+        ("better_a", 1.234, 0.876, "AT beats FitNets on R by 1.23 ± 0.88 points (4 of 5 seeds)."),
         (
             "better_a",
             0.3,
@@ -333,12 +328,7 @@ def test_the_largest_part_is_the_limit(part, limit):
             "AT beats FitNets on R by 2.0 ± 1.1 points (4 of 5 seeds). The gain is more than the "
             "0.5 points that matter.",
         ),
-        (
-            "better_b",
-            -1.234,
-            0.876,
-            "FitNets beats AT on R by 1.23 ± 0.88 points (4 of 5 seeds).",
-        ),
+        ("better_b", -1.234, 0.876, "FitNets beats AT on R by 1.23 ± 0.88 points (4 of 5 seeds)."),
         (
             "better_b",
             -0.3,

@@ -85,8 +85,7 @@ def terminal(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("show", "said"),
-    [("plain", "abc"), ("verbose", "abc"), ("quiet", "c"), ("live", "abc")],
+    ("show", "said"), [("plain", "abc"), ("verbose", "abc"), ("quiet", "c"), ("live", "abc")]
 )
 def test_into_a_file_go_plain_lines_of_the_kinds_that_are_wanted(show, said, capsys):
     screen = Screen(show)

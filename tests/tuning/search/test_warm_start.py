@@ -13,11 +13,7 @@ from kdtune.log.folder import SweepFolder
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.search.warm_start import make_warm_start_events
 
-OPENED = {
-    **ANY_OPENED,
-    "data": {"fingerprint": "abc"},
-    "teacher": {"sha256": "def"},
-}
+OPENED = {**ANY_OPENED, "data": {"fingerprint": "abc"}, "teacher": {"sha256": "def"}}
 SPACES = load_spaces()
 
 

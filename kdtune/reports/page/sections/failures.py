@@ -9,17 +9,10 @@ from kdtune.reports.page.blocks import (
     format_each,
     to_texts,
 )
-from kdtune.reports.page.figures import (
-    plot_outcomes,
-)
+from kdtune.reports.page.figures import plot_outcomes
 from kdtune.reports.tables.failures import diverged_settings, errors_table
-from kdtune.reports.tables.figure_data import (
-    count_outcomes,
-)
-from kdtune.reports.tables.notes import (
-    NO_TRIAL_NOTE,
-    bad_images_note,
-)
+from kdtune.reports.tables.figure_data import count_outcomes
+from kdtune.reports.tables.notes import NO_TRIAL_NOTE, bad_images_note
 from kdtune.reports.tables.sentences import display_name
 
 

@@ -5,11 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdtune.reports.page.blocks import Block, Paragraph, TableBlock, format_each, to_texts
-from kdtune.reports.tables.notes import (
-    NO_TRIAL_NOTE,
-    SEARCH_CAVEAT,
-    format_with_half_width,
-)
+from kdtune.reports.tables.notes import NO_TRIAL_NOTE, SEARCH_CAVEAT, format_with_half_width
 from kdtune.reports.tables.sentences import display_name
 
 

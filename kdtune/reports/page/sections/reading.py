@@ -7,10 +7,7 @@ import yaml
 
 from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import Block, CodeBlock, Paragraph
-from kdtune.reports.tables.notes import (
-    INTERVAL_NOTE,
-    describe_test_reads,
-)
+from kdtune.reports.tables.notes import INTERVAL_NOTE, describe_test_reads
 from kdtune.reports.tables.sentences import describe_detectable_difference, display_name
 
 VERSIONS = ("kdtune", "python", "torch", "ray", "optuna", "platform")

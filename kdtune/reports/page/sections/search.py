@@ -12,17 +12,10 @@ from kdtune.reports.page.blocks import (
     format_each,
     to_texts,
 )
-from kdtune.reports.page.figures import (
-    plot_search_curves,
-)
+from kdtune.reports.page.figures import plot_search_curves
 from kdtune.reports.page.sections.plan import plan_section
-from kdtune.reports.tables.figure_data import (
-    search_curve_steps,
-)
-from kdtune.reports.tables.notes import (
-    NO_TRIAL_NOTE,
-    unequal_search_notes,
-)
+from kdtune.reports.tables.figure_data import search_curve_steps
+from kdtune.reports.tables.notes import NO_TRIAL_NOTE, unequal_search_notes
 from kdtune.reports.tables.search_curve import SEARCH_CURVE_COLUMNS
 from kdtune.reports.tables.sentences import display_name
 

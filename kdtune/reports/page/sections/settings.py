@@ -6,13 +6,8 @@ import pandas as pd
 
 from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock, format_setting
-from kdtune.reports.page.figures import (
-    plot_setting_ranges,
-)
-from kdtune.reports.tables.figure_data import (
-    setting_ranges,
-    settings_summary,
-)
+from kdtune.reports.page.figures import plot_setting_ranges
+from kdtune.reports.tables.figure_data import setting_ranges, settings_summary
 from kdtune.reports.tables.sentences import display_name
 from kdtune.reports.tables.settings import MIN_GOOD_TRIALS, MIN_IMPORTANCE_TRIALS, SETTINGS_COLUMNS
 

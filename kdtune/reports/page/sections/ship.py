@@ -11,12 +11,8 @@ from kdtune.reports.page.blocks import (
     format_each,
     to_texts,
 )
-from kdtune.reports.page.figures import (
-    plot_accuracy_vs_cost,
-)
-from kdtune.reports.tables.figure_data import (
-    accuracy_vs_cost_table,
-)
+from kdtune.reports.page.figures import plot_accuracy_vs_cost
+from kdtune.reports.tables.figure_data import accuracy_vs_cost_table
 from kdtune.reports.tables.sentences import display_name
 
 
