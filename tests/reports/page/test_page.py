@@ -7,119 +7,35 @@ import re
 import shutil
 import subprocess
 import time
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from report_pages import HOSTILE, STATES, Page, no_student, sweep_of
+from report_sweeps import Sweep, ended, epoch, four_cells, one_method, one_model, proposed
 from sweep_folders import write_sweep_folder
-from test_leaderboard import Sweep, four_cells
-from test_log_tables import asked, ended, epoch
-from test_render import half_done, one_method, one_model, unstable
 
 from kdtune.cli.commands import cli
 from kdtune.errors import UserError
 from kdtune.log import folder as results
+from kdtune.log.events import TrialProposed
 from kdtune.methods import METHODS
 from kdtune.reports.page.page import render_report, write_report
 from kdtune.reports.page.sections import SECTIONS
 from kdtune.reports.tables.notes import verdict_sentences
 
-HOSTILE = "<script>alert(1)</script> & a|b \x1b[2J"
 ANCHORS = ["verdict", "leaderboard", *SECTIONS]
-
-
-class Page(HTMLParser):
-    """What a reader finds in a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.text, self.tables, self.words = text, [], []
-        self.ids, self.links, self.open = [], [], []
-        self._in = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
-        self.ids += [given["id"]] if "id" in given else []
-        self.links += [given[key] for key in ("src", "href", "xlink:href") if key in given]
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-        if tag not in ("meta", "br"):
-            self._in.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag in self._in:
-            while self._in.pop() != tag:
-                pass
-
-    def handle_data(self, data):
-        if {"style", "script"} & set(self._in):
-            return
-        self.words.append(data)
-        if {"td", "th"} & set(self._in):
-            self.tables[-1][-1][-1] += data
-
-    @property
-    def said(self):
-        return " ".join("".join(self.words).split())
-
-    def table(self, *heads):
-        """The rows of the table that has these headings, by heading."""
-        [found] = [table for table in self.tables if set(heads) <= set(table[0])]
-        return [dict(zip(found[0], row, strict=True)) for row in found[1:]]
 
 
 def page_of(path, sweep, **how):
     return Page(render_report([write_sweep_folder(path, sweep, **how).path]))
 
 
-def sweep_of(scores):
-    return Sweep().search("at", "A", *scores).search("fitnets", "A", *scores)
-
-
-def all_failed():
-    return sweep_of(["diverged", "crashed"])
-
-
-def no_student():
-    sweep = Sweep()
-    for method, accuracy in (("at", 0.9), ("fitnets", 0.7)):
-        sweep.search(method, "A", 0.7).confirm(method, "A", 0, [accuracy] * 5)
-    return sweep
-
-
-def never_tested():
-    return sweep_of([0.5, 0.6])
-
-
-STATES = {
-    "only opened": (Sweep, "No trial has begun yet."),
-    "one trial": (lambda: Sweep().search("at", "A", 0.5), "There is one method only."),
-    "all failed": (all_failed, "4 of 4 trials failed: 2 diverged, 2 crashed."),
-    "not confirmed": (lambda: sweep_of([0.5, 0.6]), "Not confirmed: A has search scores only."),
-    "half confirmed": (half_done, "Rows without test accuracy: best single runs"),
-    "one method": (one_method, "AT reaches 74.8 ± 9.4 % on A."),
-    "one model": (one_model, "AT beats FitNets on A by "),
-    "no student": (
-        no_student,
-        "Without the method student, what is gained over plain training is",
-    ),
-    "no test images": (never_tested, "without test images it cannot be confirmed"),
-    "a seed diverged": (unstable, "student diverged in 1 of 4 seeds on A"),
-    "three seeds": (four_cells, "With 3 seeds the false-alarm rate is about 7 %."),
-}
-
-
 @pytest.mark.parametrize("state", STATES)
 def test_every_state_of_a_sweep_has_a_page(tmp_path, state):
     make, sentence = STATES[state]
-    images = {"test_images": 0} if make is never_tested else {}
+    images = {"test_images": 0} if state == "no test images" else {}
     page = page_of(tmp_path / "s", make(), **images)
     assert sentence in page.said
     assert set(ANCHORS) <= set(page.ids) and len(page.ids) == len(set(page.ids))
@@ -235,11 +151,11 @@ def test_a_sweep_that_stops_nobody_has_no_rungs(tmp_path):
 
 def test_hostile_text_is_shown_as_it_is(tmp_path):
     sweep = sweep_of([0.5] * 5 + ["crashed"])
-    sweep.events[-1]["reason"] = HOSTILE
+    sweep.events[-1] = sweep.events[-1].model_copy(update={"reason": HOSTILE})
     for event in sweep.events:
-        if event["event"] == "asked":
-            event["config"]["note"] = HOSTILE
-            event["parameters"][HOSTILE] = HOSTILE
+        if isinstance(event, TrialProposed):
+            event.config["note"] = HOSTILE
+            event.params[HOSTILE] = HOSTILE
     path = tmp_path / "<b>x&y"
     page = page_of(path, sweep, classes=[HOSTILE, "b"])
     assert "<script>alert" not in page.text and "<b>x" not in page.text
@@ -294,7 +210,7 @@ def large(path):
                 trial, scores = f"{method}-{model}-{number:03d}", random.random(9).cumsum() / 9
                 last = int(random.integers(1, 10))
                 lr = float(10 ** random.uniform(-3, 0))
-                sweep.events.append(asked(trial, method, model, number, lr=lr))
+                sweep.events.append(proposed(trial, number, lr=lr))
                 sweep.events += [epoch(trial, n + 1, scores[n]) for n in range(last)]
                 state = "diverged" if lr > 0.8 else "finished" if last == 9 else "stopped"
                 sweep.events.append(ended(trial, state))

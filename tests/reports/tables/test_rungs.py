@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from report_sweeps import ended, epoch, proposed, sweep_started
 
 from kdtune.reports.tables.rungs import (
     MIN_PROMOTED_TRIALS,
@@ -15,18 +16,14 @@ from kdtune.reports.tables.rungs import (
 
 def events_of(curves, states=None, config=None):
     """The log of one cell, a curve of best accuracies a trial."""
-    opened = {"epochs": 8, "grace_period": 2, "reduction_factor": 2, **(config or {})}
-    events = [{"event": "sweep", "time": 0.0, "config": opened}]
+    defaults = {"epochs": 8, "grace_period": 2, "reduction_factor": 2}
+    events = [sweep_started(defaults | (config or {}))]
     for number, curve in enumerate(curves):
-        about = {"trial_id": f"at-A-{number:03d}", "method": "at", "model": "A", "time": 0.0}
-        asked = {"number": number, "origin": "sampler", "parameters": {}, "config": {}}
-        events.append({"event": "asked", **about, **asked})
-        for epoch, best in enumerate(curve, start=1):
-            figures = {"validation_accuracy": best, "best_validation_accuracy": best}
-            ran = {"seconds": 1.0, "device": "cpu", "threads": 1}
-            events.append({"event": "epoch", **about, "epoch": epoch, **figures, **ran})
+        trial = f"at-A-{number:03d}"
+        events.append(proposed(trial, number))
+        events += [epoch(trial, step, best) for step, best in enumerate(curve, start=1)]
         state = states[number] if states else "finished" if len(curve) == 8 else "stopped"
-        events.append({"event": "ended", **about, "state": state, "reason": "so"})
+        events.append(ended(trial, state))
     return events
 
 
