@@ -1,11 +1,10 @@
 """Events of small sweeps for tests of tables and pages, and builders for them."""
 
 import numpy as np
+from event_logs import DATA, OPENING_FIELDS, make_metrics
 
 from kdtune.log.events import (
-    CacheRecord,
     CandidateChosen,
-    DataSummary,
     EpochFinished,
     RestartCause,
     RunTested,
@@ -29,16 +28,8 @@ CONDITIONS = {"data": "f", "teacher": None, "image size": 32, "epochs": 5}
 
 def sweep_started(config=None, spaces=None, **data):
     """Return the event that opens a sweep; `data` replaces fields of its `DataSummary`."""
-    counts = {"train_images": 50, "validation_images": 20, "test_images": IMAGES}
-    prints = {"fingerprint": "f", "test_fingerprint": "g"}
-    return SweepStarted(
-        config=config or {},
-        data=DataSummary(**{"classes": ("x", "y"), **counts, **prints, **data}),
-        teacher=None,
-        environment={},
-        cache=CacheRecord(methods=(), augment_views=0, num_bytes=0),
-        spaces=spaces or {},
-    )
+    opening = {**OPENING_FIELDS, "data": DATA.model_copy(update=data)}
+    return SweepStarted(config=config or {}, spaces=spaces or {}, **opening)
 
 
 def _identity(trial_id):
@@ -61,22 +52,9 @@ def proposed(trial_id, number=0, **params):
 
 
 def epoch(trial_id, number, accuracy, seconds=2.0, best=None):
-    """Return an epoch; `best`, the best accuracy up to it, is its own if nothing else is said."""
-    best = accuracy if best is None else best
-    return EpochFinished(
-        **_identity(trial_id),
-        epoch=number,
-        lr=0.1,
-        train_loss=1.0,
-        train_accuracy=0.5,
-        validation_loss=1.0,
-        validation_accuracy=accuracy,
-        best_validation_accuracy=best,
-        losses={},
-        seconds=seconds,
-        device="cpu",
-        threads=1,
-    )
+    """Return an epoch of a trial; see `event_logs.make_metrics`."""
+    metrics = make_metrics(number, accuracy, best, seconds)
+    return EpochFinished(**_identity(trial_id), **metrics.model_dump())
 
 
 def ended(trial_id, state, reason="because"):
@@ -108,7 +86,7 @@ def chosen(trial_id):
     return CandidateChosen(method=method, model=model, candidate=trial_id)
 
 
-def tested(run_id, accuracy):
+def run_tested(run_id, accuracy):
     return RunTested(**_identity(run_id), test_accuracy=accuracy, test_images=8)
 
 
@@ -143,7 +121,7 @@ CONFIRM_EVENTS = [
     *confirm_run("at-A-001", 1, [], "crashed"),
     *confirm_run("at-A-001", 2, [0.25], None),
     chosen("at-A-000"),
-    tested("at-A-000-seed1", 0.875),
+    run_tested("at-A-000-seed1", 0.875),
 ]
 
 
@@ -177,7 +155,7 @@ class Sweep:
             state = accuracy if failed else "finished"
             self.confirm_events += confirm_run(trial, seed, [validation], state)
             if choose and not failed:
-                self.confirm_events.append(tested(run, accuracy))
+                self.confirm_events.append(run_tested(run, accuracy))
                 self.correct[run] = classified(accuracy, seed)
         if choose:
             self.confirm_events.append(chosen(trial))

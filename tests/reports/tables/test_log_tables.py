@@ -12,11 +12,12 @@ from report_sweeps import (
     epoch,
     proposed,
     restarted,
+    run_tested,
     sweep_started,
-    tested,
 )
 
 from kdtune.errors import UserError
+from kdtune.log.events import UnreadableImage
 from kdtune.reports.tables.log_tables import (
     EPOCH_COLUMNS,
     MODEL_COLUMNS,
@@ -89,7 +90,7 @@ def test_empty_logs_have_tables_with_all_columns():
         (trials_table, EVENTS[4:]),
         (trials_table, [ended("at-A-0", "finished")]),
         (trials_table, [restarted("at-A-0")]),
-        (runs_table, [tested("at-A-0", 0.5)]),
+        (runs_table, [run_tested("at-A-0", 0.5)]),
     ],
 )
 def test_a_damaged_log_is_a_sentence(make, events):
@@ -112,7 +113,7 @@ def test_restarts_are_counted_by_trial():
 
 def test_images_that_were_left_out_are_told():
     bad = [
-        {"split": split, "file": f"{n}.png", "reason": "it is empty"}
+        UnreadableImage(split=split, file=f"{n}.png", reason="it is empty")
         for n, split in enumerate(("train", "train", "validation"))
     ]
     events = [sweep_started(skipped_images=bad)]
