@@ -22,3 +22,11 @@ def parse_distributions(serialized: Mapping[str, Any]) -> dict[str, BaseDistribu
         name: json_to_distribution(json.dumps(distribution))
         for name, distribution in serialized.items()
     }
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Return True if a value can be drawn from a distribution."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (TypeError, ValueError):
+        return False

@@ -1,11 +1,11 @@
-"""Confirmed cells: fresh-seed accuracies on validation and test images."""
+"""Results of confirmed cells: test images, diverged seeds, search luck."""
 
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 
-from kdtune.log.events import SUCCESSFUL_STATES, Cell
+from kdtune.log.events import SUCCESSFUL_STATES, Cell, TrialState
 from kdtune.reports.tables.comparison import CellResult
 from kdtune.reports.tables.statistics import late_gain, search_luck
 
@@ -13,16 +13,13 @@ from kdtune.reports.tables.statistics import late_gain, search_luck
 def collect_cell_results(
     trials: pd.DataFrame, runs: pd.DataFrame, correct: Mapping[str, np.ndarray], chance: float
 ) -> dict[Cell, CellResult]:
-    """What `comparison_table` compares: every cell that was searched, in the order of the sweep.
-
-    A cell of which nothing is chosen since no run was sound, and every configuration diverged,
-    counts as diverged, as often as the one did that diverged least.
+    """Return the result of every searched cell, in the order of the sweep.
 
     Args:
-        trials: as `trials_table` makes it.
-        runs: as `runs_table` makes it.
-        correct: by run, whether each test image was classified rightly, bool [n].
-        chance: share of 1 that guessing has, 1 / classes: what a diverged trial is worth.
+        trials: the table `TRIALS`.
+        runs: the table `RUNS`.
+        correct: by run, which test images were classified correctly, bool [n].
+        chance: accuracy of guessing, 1 / classes; the score of a diverged trial.
     """
     cell_results = {}
     for cell, cell_trials in group_by_cell(trials):
@@ -45,24 +42,24 @@ def collect_cell_results(
 
 
 def _search_scores(trials: pd.DataFrame, chance: float) -> pd.Series:
-    """What a cell's trials are worth to its search, in points, in order of proposal.
-
-    NaN of those that crashed, or have no accuracy yet.
-    """
+    """Return the scores of a cell's trials in points; NaN if crashed or without an epoch."""
     accuracies = trials["best_validation_accuracy"].where(trials["state"].isin(SUCCESSFUL_STATES))
-    return 100 * accuracies.mask(trials["state"] == "diverged", chance).astype(float)
+    return 100 * accuracies.mask(trials["state"] == TrialState.DIVERGED, chance).astype(float)
 
 
 def seed_sd_points(deciding_runs: pd.DataFrame) -> float:
-    """Standard deviation over seeds of what was chosen, in points; 0 if that is not known."""
-    scores = (
-        100 * select_successful(deciding_runs[deciding_runs["chosen"]])["best_validation_accuracy"]
-    )
+    """Return the standard deviation over seeds of the chosen configuration; 0 if unknown."""
+    chosen_runs = select_successful(deciding_runs[deciding_runs["chosen"]])
+    scores = 100 * chosen_runs["best_validation_accuracy"]
     return float(scores.std()) if len(scores) > 1 else 0.0
 
 
 def select_deciding_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of a cell by which it is judged."""
+    """Return the runs by which a cell is judged.
+
+    These are the runs of the chosen configuration. If every configuration diverged, they are those
+    of the configuration that diverged least.
+    """
     chosen = runs[runs["chosen"]]
     if len(chosen) or runs.empty or runs["status"].isin(["running", "ok"]).any():
         return chosen
@@ -71,12 +68,15 @@ def select_deciding_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def group_by_cell(trials: pd.DataFrame) -> Iterable[tuple[Cell, pd.DataFrame]]:
+    """Yield each cell, and its trials."""
     yield from trials.groupby(["method", "model"], sort=False)
 
 
 def select_cell(table: pd.DataFrame, cell: Cell) -> pd.DataFrame:
+    """Return the rows of a cell."""
     return table[(table["method"] == cell[0]) & (table["model"] == cell[1])]
 
 
 def select_successful(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that finished with an accuracy."""
     return runs[runs["status"] == "ok"].dropna(subset="best_validation_accuracy")

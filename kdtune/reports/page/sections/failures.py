@@ -1,15 +1,9 @@
 """The section on failed trials."""
 
 from kdtune.reports.loaded_sweep import LoadedSweep
-from kdtune.reports.page.blocks import (
-    Block,
-    FigureBlock,
-    Paragraph,
-    TableBlock,
-    format_each,
-    to_texts,
-)
+from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock
 from kdtune.reports.page.figures import plot_outcomes
+from kdtune.reports.tables.columns import BAD_IMAGES, DIVERGED_SETTINGS, ERRORS
 from kdtune.reports.tables.failures import diverged_settings, errors_table
 from kdtune.reports.tables.figure_data import count_outcomes
 from kdtune.reports.tables.notes import NO_TRIAL_NOTE, bad_images_note
@@ -32,12 +26,7 @@ def failures_section(sweep: LoadedSweep) -> list[Block]:
         blocks.append(
             TableBlock(
                 "The most frequent errors; those that differ in numbers only are counted as one.",
-                {
-                    "status": to_texts(errors["state"]),
-                    "in words": to_texts(errors["reason"]),
-                    "trials": format_each(errors["trials"], "d"),
-                    "confirming runs": format_each(errors["runs"], "d"),
-                },
+                ERRORS.to_texts(errors, *ERRORS.names),
             )
         )
     setting_medians = diverged_settings(sweep.tables.trials, sweep.spaces)
@@ -45,12 +34,12 @@ def failures_section(sweep: LoadedSweep) -> list[Block]:
         blocks.append(
             TableBlock(
                 "Settings of the trials that diverged, where they are furthest from the others.",
-                {
-                    "method": [display_name(method) for method in setting_medians["method"]],
-                    "setting": to_texts(setting_medians["hyperparameter"]),
-                    "median of diverged": format_each(setting_medians["diverged_median"], ".3g"),
-                    "median of the others": format_each(setting_medians["other_median"], ".3g"),
-                },
+                DIVERGED_SETTINGS.to_texts(
+                    setting_medians.assign(
+                        method=[display_name(method) for method in setting_medians["method"]]
+                    ),
+                    *DIVERGED_SETTINGS.names[:-1],
+                ),
             )
         )
     if note := bad_images_note(sweep.events):
@@ -59,7 +48,7 @@ def failures_section(sweep: LoadedSweep) -> list[Block]:
         blocks.append(
             TableBlock(
                 "The first of them.",
-                {name: to_texts(bad_images[name]) for name in bad_images},
+                BAD_IMAGES.to_texts(bad_images, *BAD_IMAGES.names),
                 collapsed=True,
             )
         )

@@ -1,10 +1,9 @@
 """The section that compares a plan with what the sweep took."""
 
-import pandas as pd
-
 from kdtune.log.events import Completed
 from kdtune.log.folder import SweepFolder
 from kdtune.reports.page.blocks import Block, Paragraph, TableBlock
+from kdtune.reports.tables.columns import PLAN
 from kdtune.reports.tables.plan import is_changed_since_plan, plan_vs_actual, read_plan
 from kdtune.units import format_duration
 
@@ -30,7 +29,6 @@ def plan_section(folder: SweepFolder) -> list[Block]:
             for quantity, value in pairs
         ]
 
-    ratios = comparison["actual_over_planned"]
     return [
         TableBlock(
             f"The plan that was made before, and what the sweep took with {plan['slots']} slots."
@@ -39,7 +37,7 @@ def plan_section(folder: SweepFolder) -> list[Block]:
                 "": [str(quantity).removesuffix(" seconds") for quantity in comparison["what"]],
                 "planned": format_column("planned"),
                 "actual": format_column("actual"),
-                "actual / planned": ["" if pd.isna(r) else f"{r:.2f}" for r in ratios],
+                **PLAN.to_texts(comparison, "actual_over_planned"),
             },
         ),
         *map(Paragraph, plan["notes"][1:2]),

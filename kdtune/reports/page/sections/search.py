@@ -4,19 +4,12 @@ import pandas as pd
 
 from kdtune.log.events import ENDED_STATES
 from kdtune.reports.loaded_sweep import LoadedSweep
-from kdtune.reports.page.blocks import (
-    Block,
-    FigureBlock,
-    Paragraph,
-    TableBlock,
-    format_each,
-    to_texts,
-)
+from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock, format_each
 from kdtune.reports.page.figures import plot_search_curves
 from kdtune.reports.page.sections.plan import plan_section
+from kdtune.reports.tables.columns import LEADERBOARD_VIEW, SEARCH_CURVE
 from kdtune.reports.tables.figure_data import search_curve_steps
 from kdtune.reports.tables.notes import NO_TRIAL_NOTE, unequal_search_notes
-from kdtune.reports.tables.search_curve import SEARCH_CURVE_COLUMNS
 from kdtune.reports.tables.sentences import display_name
 
 
@@ -25,7 +18,7 @@ def search_section(sweep: LoadedSweep) -> list[Block]:
     leaderboard = sweep.tables.leaderboard
     if leaderboard.empty:
         return [Paragraph(NO_TRIAL_NOTE, "missing", "search")]
-    curve = sweep.named_tables.get("search_curve", pd.DataFrame(columns=SEARCH_CURVE_COLUMNS))
+    curve = sweep.named_tables.get("search_curve", SEARCH_CURVE.make_frame())
     points = search_curve_steps(curve)
     blocks: list[Block] = []
     if len(points):
@@ -55,35 +48,33 @@ def search_section(sweep: LoadedSweep) -> list[Block]:
         reason = "No figure: no trial has ended with a score yet."
         blocks.append(Paragraph(reason, "missing", "search"))
     blocks += map(Paragraph, unequal_search_notes(leaderboard))
-    is_not_searched = [not sweep.spaces.get(method) for method in leaderboard["method"]]
+    shown = leaderboard.assign(
+        device_hours=leaderboard["search_device_seconds"] / 3600,
+        method=[display_name(method) for method in leaderboard["method"]],
+    )
+    luck = [
+        text if sweep.spaces.get(method) else "not searched"
+        for method, text in zip(
+            leaderboard["method"],
+            format_each(leaderboard["search_luck_points"], ".2f"),
+            strict=True,
+        )
+    ]
     blocks.append(
         TableBlock(
             "Trials by outcome and what they cost. Search luck: by how much a repeated search "
             "would move the result. Late gain: best of all trials minus best of the first half.",
-            {
-                "model": to_texts(leaderboard["model"]),
-                "method": [display_name(method) for method in leaderboard["method"]],
-                "trials": format_each(leaderboard["trials_started"], "d"),
-                **{
-                    state: format_each(leaderboard[f"trials_{state}"], "d")
-                    for state in ENDED_STATES
-                },
-                "epochs": format_each(leaderboard["search_epochs"], "d"),
-                "device hours": format_each(leaderboard["search_device_seconds"] / 3600, ".2f"),
-                "search luck, points": [
-                    "not searched" if is_fixed else luck
-                    for is_fixed, luck in zip(
-                        is_not_searched,
-                        format_each(leaderboard["search_luck_points"], ".2f"),
-                        strict=True,
-                    )
-                ],
-                "late gain, points": format_each(leaderboard["late_gain_points"], ".2f"),
-                "still improving": [
-                    "" if pd.isna(value) else "yes" if value else "no"
-                    for value in leaderboard["search_still_improving"]
-                ],
-            },
+            LEADERBOARD_VIEW.to_texts(
+                shown,
+                "model",
+                "method",
+                "trials_started",
+                *(f"trials_{state}" for state in ENDED_STATES),
+                "search_epochs",
+                "device_hours",
+            )
+            | {"search luck, points": luck}
+            | LEADERBOARD_VIEW.to_texts(shown, "late_gain_points", "search_still_improving"),
         )
     )
     return blocks + plan_section(sweep.folder)

@@ -7,16 +7,18 @@ import pandas as pd
 from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock, format_setting
 from kdtune.reports.page.figures import plot_setting_ranges
+from kdtune.reports.tables.columns import MIN_GOOD_TRIALS, MIN_IMPORTANCE_TRIALS, SETTINGS
 from kdtune.reports.tables.figure_data import setting_ranges, settings_summary
 from kdtune.reports.tables.sentences import display_name
-from kdtune.reports.tables.settings import MIN_GOOD_TRIALS, MIN_IMPORTANCE_TRIALS, SETTINGS_COLUMNS
 
 
 def settings_section(sweep: LoadedSweep) -> list[Block]:
     """Good values of each method's settings, their importance, and whether they carry over."""
-    table = sweep.named_tables.get("settings", pd.DataFrame(columns=SETTINGS_COLUMNS))
+    table = sweep.named_tables.get("settings", SETTINGS.make_frame())
     if table.empty:
-        reason = "no trial has begun yet" if sweep.tables.trials.empty else "nothing was searched"
+        reason = (
+            "no trial has started yet" if sweep.tables.trials.empty else "nothing was searched"
+        )
         return [Paragraph(f"No settings to compare: {reason}.", "missing", "settings")]
     summary, ranges = settings_summary(table), setting_ranges(table, sweep.spaces)
     blocks: list[Block] = []

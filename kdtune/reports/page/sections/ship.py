@@ -3,15 +3,9 @@
 import pandas as pd
 
 from kdtune.reports.loaded_sweep import LoadedSweep
-from kdtune.reports.page.blocks import (
-    Block,
-    FigureBlock,
-    Paragraph,
-    TableBlock,
-    format_each,
-    to_texts,
-)
+from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock, to_texts
 from kdtune.reports.page.figures import plot_accuracy_vs_cost
+from kdtune.reports.tables.columns import MODELS
 from kdtune.reports.tables.figure_data import accuracy_vs_cost_table
 from kdtune.reports.tables.sentences import display_name
 
@@ -63,10 +57,7 @@ def accuracy_vs_cost_section(sweep: LoadedSweep) -> list[Block]:
                 f"{devices or 'an unknown device'}. A student is unbeaten in a cost if no other "
                 "is as accurate for less of it, by figures, not by intervals.",
                 {
-                    "model": to_texts(costs["model"]),
-                    "parameters": format_each(costs["parameters"], ",d"),
-                    "multiply-adds for one image": format_each(costs["macs"], ",d"),
-                    "milliseconds for one image": format_each(costs["latency_ms"], ".2f"),
+                    **MODELS.to_texts(costs, "model", "parameters", "macs", "latency_ms"),
                     "unbeaten in": [_unbeaten_costs(points, model) for model in costs["model"]],
                 },
             )

@@ -1,7 +1,8 @@
 """The section on early stopping."""
 
 from kdtune.reports.loaded_sweep import LoadedSweep
-from kdtune.reports.page.blocks import Block, Paragraph, TableBlock, format_each
+from kdtune.reports.page.blocks import Block, Paragraph, TableBlock
+from kdtune.reports.tables.columns import RUNGS
 from kdtune.reports.tables.rungs import advise_grace_period
 from kdtune.reports.tables.sentences import display_name
 
@@ -18,10 +19,10 @@ def stopping_section(sweep: LoadedSweep) -> list[Block]:
     means = (
         rungs.groupby(["method", "rung_epoch", "next_epoch"], sort=False)
         .agg(
-            reached=("trials_reached", "sum"),
-            promoted=("trials_promoted", "sum"),
-            correlation=("correlation_all", "mean"),
-            winner=("winner_rank_at_rung", "max"),
+            trials_reached=("trials_reached", "sum"),
+            trials_promoted=("trials_promoted", "sum"),
+            correlation_all=("correlation_all", "mean"),
+            winner_rank_at_rung=("winner_rank_at_rung", "max"),
         )
         .reset_index()
     )
@@ -30,15 +31,10 @@ def stopping_section(sweep: LoadedSweep) -> list[Block]:
         TableBlock(
             "Rank correlation of the scores after one epoch with those after the next one, mean "
             "over students; 1 is the same order, 0 none. Empty where fewer than 10 trials of a "
-            "cell went on.",
-            {
-                "method": [display_name(method) for method in means["method"]],
-                "after epoch": format_each(means["rung_epoch"], "d"),
-                "next epoch": format_each(means["next_epoch"], "d"),
-                "trials that got there": format_each(means["reached"], "d"),
-                "went on": format_each(means["promoted"], "d"),
-                "rank correlation": format_each(means["correlation"], ".2f"),
-                "worst place of a later winner": format_each(means["winner"], "d"),
-            },
+            "cell were promoted.",
+            RUNGS.to_texts(
+                means.assign(method=[display_name(method) for method in means["method"]]),
+                *means.columns,
+            ),
         ),
     ]

@@ -5,15 +5,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdtune.reports.loaded_sweep import LoadedSweep
-from kdtune.reports.page.blocks import (
-    Block,
-    FigureBlock,
-    Paragraph,
-    TableBlock,
-    format_each,
-    to_texts,
-)
+from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock
 from kdtune.reports.page.figures import plot_verdict
+from kdtune.reports.tables.columns import COMPARISON
 from kdtune.reports.tables.comparison import ALL_MODELS
 from kdtune.reports.tables.figure_data import seed_differences
 from kdtune.reports.tables.notes import (
@@ -22,23 +16,23 @@ from kdtune.reports.tables.notes import (
     NO_TRIAL_NOTE,
     SEARCH_CAVEAT,
     accuracy_sentences,
-    format_with_half_width,
+    select_student_gains,
     unequal_search_notes,
     verdict_sentences,
 )
 from kdtune.reports.tables.sentences import display_name, format_points
-from kdtune.reports.tables.statistics import SIGNIFICANCE_LEVEL
+from kdtune.reports.tables.statistics import SIGNIFICANCE_LEVEL, Verdict
 
 VERDICT_LABELS = {
-    "better_a": "{a} better",
-    "better_b": "{b} better",
-    "leaning_a": "{a} ahead, not safely",
-    "leaning_b": "{b} ahead, not safely",
-    "equal": "equally good",
-    "unclear": "undecided",
-    "depends": "depends on the student",
-    "unstable": "a seed diverged",
-    "not_confirmed": "not confirmed",
+    Verdict.BETTER_A: "{a} better",
+    Verdict.BETTER_B: "{b} better",
+    Verdict.LEANING_A: "{a} ahead, not safely",
+    Verdict.LEANING_B: "{b} ahead, not safely",
+    Verdict.EQUAL: "equally good",
+    Verdict.UNCLEAR: "undecided",
+    Verdict.DEPENDS: "depends on the student",
+    Verdict.UNSTABLE: "a seed diverged",
+    Verdict.NOT_CONFIRMED: "not confirmed",
 }
 """Verdicts in a few words."""
 
@@ -110,15 +104,12 @@ def verdict_section(sweep: LoadedSweep) -> list[Block]:
                     for r in rows
                 ],
                 "model": ["all" if r["model"] == ALL_MODELS else r["model"] for r in rows],
-                "difference, points": format_with_half_width(
-                    comparison, "difference_points", "half_width_points", "+"
-                ),
+                **COMPARISON.to_texts(comparison, "difference_points"),
                 "seeds won": [
                     "" if pd.isna(r["seeds_won_a"]) else f"{r['seeds_won_a']} of {r['seeds']}"
                     for r in rows
                 ],
-                "p (Holm)": format_each(comparison["p_value_holm"], ".3f"),
-                "limited by": to_texts(comparison["limited_by"]),
+                **COMPARISON.to_texts(comparison, "p_value_holm", "limited_by"),
                 "verdict": [_verdict_label(r) for r in rows],
             },
             collapsed=True,
@@ -166,10 +157,7 @@ def _verdict_label(row: dict) -> str:
 def _gains_sentence(comparison: pd.DataFrame, pair: pd.DataFrame) -> str:
     """What each method of the pair gains over plain training."""
     pair_methods = {pair["method_a"][0], pair["method_b"][0]}
-    student_rows = comparison[
-        (comparison["method_b"] == "student") & comparison["method_a"].isin(pair_methods)
-    ].sort_values("models", ascending=False, kind="stable")
-    student_rows = student_rows.drop_duplicates("method_a").sort_index()
+    student_rows = select_student_gains(comparison[comparison["method_a"].isin(pair_methods)])
     if student_rows.empty:
         return NO_STUDENT_NOTE
     parts = []
