@@ -64,14 +64,14 @@ def no_student():
 
 
 STATES = {
-    "only opened": (Sweep, "No trial has begun yet."),
+    "only opened": (Sweep, "No trial has started yet."),
     "one trial": (lambda: Sweep().search("at", "A", 0.5), "There is one method only."),
     "all failed": (
         lambda: sweep_of(["diverged", "crashed"]),
         "4 of 4 trials failed: 2 diverged, 2 crashed.",
     ),
     "not confirmed": (lambda: sweep_of([0.5, 0.6]), "Not confirmed: A has search scores only."),
-    "half confirmed": (half_confirmed, "Rows without test accuracy: best single runs"),
+    "half confirmed": (half_confirmed, "Rows without test %: best single runs"),
     "one method": (one_method, "AT reaches 74.8 ± 9.4 % on A."),
     "one model": (one_model, "AT beats FitNets on A by "),
     "no student": (

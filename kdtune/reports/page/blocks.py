@@ -1,6 +1,6 @@
 """What a section of a report is made of, unrendered: words, tables of texts, figures, code."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -24,7 +24,7 @@ class TableBlock:
     """A table of texts, by heading."""
 
     caption: str
-    columns: dict[str, Sequence[str]]
+    columns: Mapping[str, Sequence[str]]
     collapsed: bool = False
     kind: str = "grid"
 

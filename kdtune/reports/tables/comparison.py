@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import pearsonr
 
-from kdtune.config.sweep import BASELINES
+from kdtune.config.sweep import BASELINES, MIN_DIFFERENCE
 from kdtune.log.events import Cell
 from kdtune.reports.tables.columns import COMPARISON
 from kdtune.reports.tables.sentences import (
@@ -20,7 +20,6 @@ from kdtune.reports.tables.sentences import (
     format_interval,
 )
 from kdtune.reports.tables.statistics import (
-    MIN_DIFFERENCE,
     MIN_SEEDS,
     Estimate,
     Verdict,
@@ -231,10 +230,11 @@ class _PairComparison:
             return f"Not confirmed: no run of {listed} was tested."
         unconfirmed = dict.fromkeys(m for (_, m), side in self.sides.items() if not side.correct)
         if unconfirmed:
+            verb = "has" if len(unconfirmed) == 1 else "have"
             return (
-                f"Not confirmed: {', '.join(unconfirmed)} "
-                f"{'has' if len(unconfirmed) == 1 else 'have'} search scores only. Such scores are "
-                "too high by 0.3 to 3 points and name a winner by chance; run `kdtune confirm`."
+                f"Not confirmed: {', '.join(unconfirmed)} {verb} search scores only. Such scores "
+                "are too high by 0.3 to 3 points and name a winner by chance; run "
+                "`kdtune confirm`."
             )
         return (
             f"Not confirmed: {' and '.join(map(display_name, self.methods))} share "

@@ -17,7 +17,7 @@ def seed_differences(pair: pd.DataFrame, cell_results: Mapping[Cell, CellResult]
 
     Args:
         pair: result of `select_main_pair`.
-        cell_results: result of `collect_cell_results`.
+        cell_results: results by cell.
     """
     rows = []
     models = [model for model in pair["model"] if model != ALL_MODELS]

@@ -58,13 +58,13 @@ def test_the_policy_forbids_all_that_is_loaded(tmp_path):
 def test_the_numbers_are_those_of_the_tables(tmp_path):
     sweep = four_cells()
     page, board = page_of(tmp_path / "s", sweep), sweep.tables.leaderboard
-    rows = page.table("test accuracy, %")
+    rows = page.table("test %")
     assert [(r["model"], r["method"].lower()) for r in rows] == [
         *board[["model", "method"]].itertuples(index=False, name=None)
     ]
     for row, cell in zip(rows, board.itertuples(), strict=True):
         width = f"{cell.test_half_width_points:.2f}"
-        assert row["test accuracy, %"] == f"{cell.test_accuracy_percent:.2f} ± {width}"
+        assert row["test %"] == f"{cell.test_accuracy_percent:.2f} ± {width}"
         assert (row["rank"], row["seeds"]) == (str(cell.rank), str(cell.seeds_ok))
     pairs = page.table("pair", "difference, points")
     for row, found in zip(pairs, sweep.tables.comparison.itertuples(), strict=True):
@@ -107,7 +107,7 @@ def test_of_many_pairs_it_is_said_how_many_luck_decides(tmp_path):
 @pytest.mark.parametrize(("make", "verb"), [(Sweep, "resume"), (one_method, "resume")])
 def test_how_to_go_on_is_said(tmp_path, make, verb):
     page = page_of(tmp_path / "s", make(), complete=False)
-    assert f"interrupted; to go on: kdtune {verb} {tmp_path}/s" in page.said
+    assert f"interrupted; to continue: kdtune {verb} {tmp_path}/s" in page.said
 
 
 def test_a_sweep_that_runs_says_so(tmp_path):
@@ -126,8 +126,8 @@ def test_what_shows_single_trials_is_a_command(tmp_path):
 
 def test_nothing_unconfirmed_has_a_rank_or_an_interval(tmp_path):
     page = page_of(tmp_path / "s", sweep_of([0.5, 0.6]))
-    [row, _] = page.table("search score, % (not a result)")
-    assert row["search score, % (not a result)"] == "60.00" and "rank" not in row
+    [row, _] = page.table("best validation %")
+    assert row["best validation %"] == "60.00" and "rank" not in row
     assert "± " not in page.said.split("2. Leaderboard")[1].split("8. How to read")[0]
     assert f"run kdtune confirm {tmp_path}/s" in page.said
 
@@ -190,7 +190,7 @@ def test_comparable_sweeps_stand_in_one_table_and_others_apart(tmp_path):
     paths = [write_sweep_folder(tmp_path / name, four_cells()).path for name in ("one", "two")]
     paths.append(write_sweep_folder(tmp_path / "three", one_model(), epochs=9).path)
     page = Page(render_report(paths))
-    boards = [t for t in page.tables if "test accuracy, %" in t[0]]
+    boards = [t for t in page.tables if "test %" in t[0]]
     assert [len(board) - 1 for board in boards] == [12, 3]
     assert [{row[0] for row in board[1:]} for board in boards] == [
         {str(paths[0]), str(paths[1])}, {str(paths[2])},

@@ -7,12 +7,8 @@ import pandas as pd
 import pytest
 from scipy.special import ndtri
 
-from kdtune.reports.tables.comparison import (
-    COMPARISON_COLUMNS,
-    CellResult,
-    comparison_table,
-    method_pairs,
-)
+from kdtune.reports.tables.columns import COMPARISON
+from kdtune.reports.tables.comparison import CellResult, comparison_table, method_pairs
 from kdtune.reports.tables.statistics import adjust_holm, bootstrap_best_sd
 
 IMAGES = 400
@@ -87,7 +83,7 @@ def test_own_methods_come_first_then_all_against_each_baseline():
 def test_a_method_alone_has_no_row():
     table = comparison_table({("at", "R"): confirmed(300, 300, 300)})
     assert len(table) == 0
-    assert table.columns.tolist() == COMPARISON_COLUMNS
+    assert table.columns.tolist() == COMPARISON.names
 
 
 def test_a_winner_by_hand():

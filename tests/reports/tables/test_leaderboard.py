@@ -8,13 +8,14 @@ import pytest
 from report_sweeps import CONDITIONS, EVENTS, IMAGES, PROFILE, Sweep, four_cells
 
 from kdtune.errors import UserError
-from kdtune.reports.tables.leaderboard import LEADERBOARD_COLUMNS, build_sweep_tables
+from kdtune.reports.tables.columns import LEADERBOARD
+from kdtune.reports.tables.leaderboard import build_sweep_tables
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
 
 
 def test_the_columns_are_those_of_the_specification():
-    assert build_sweep_tables([]).leaderboard.columns.tolist() == LEADERBOARD_COLUMNS
-    assert four_cells().tables.leaderboard.columns.tolist() == LEADERBOARD_COLUMNS
+    assert build_sweep_tables([]).leaderboard.columns.tolist() == LEADERBOARD.names
+    assert four_cells().tables.leaderboard.columns.tolist() == LEADERBOARD.names
 
 
 def test_before_it_is_confirmed_there_is_a_row_a_cell_best_first():
@@ -189,7 +190,7 @@ def test_sweeps_that_agree_are_joined_and_told_apart():
     [board] = join_leaderboards(
         {"r/one": one, "r/two": two}, {"r/one": CONDITIONS, "r/two": CONDITIONS}
     )
-    assert board.columns.tolist() == ["sweep", *LEADERBOARD_COLUMNS, "settings"]
+    assert board.columns.tolist() == ["sweep", *LEADERBOARD.names, "settings"]
     assert board[["model", "sweep", "method"]].values.tolist()[:5] == [
         ["A", "r/one", "at"],
         ["A", "r/one", "fitnets"],
@@ -216,5 +217,5 @@ def test_sweeps_that_differ_are_kept_apart_and_it_is_said_why():
 
 def test_a_single_sweep_has_no_column_for_it():
     [board] = join_leaderboards({"s": build_sweep_tables(EVENTS)}, {"s": CONDITIONS})
-    assert board.columns.tolist() == [*LEADERBOARD_COLUMNS, "settings"]
+    assert board.columns.tolist() == [*LEADERBOARD.names, "settings"]
     assert board.settings.tolist() == ["lr=0.1 beta=10", "lr=0.2", ""]

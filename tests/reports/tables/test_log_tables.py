@@ -18,11 +18,8 @@ from report_sweeps import (
 
 from kdtune.errors import UserError
 from kdtune.log.events import UnreadableImage
+from kdtune.reports.tables.columns import EPOCHS, MODELS, RUNS, TRIALS
 from kdtune.reports.tables.log_tables import (
-    EPOCH_COLUMNS,
-    MODEL_COLUMNS,
-    RUN_COLUMNS,
-    TRIAL_COLUMNS,
     bad_images_table,
     epochs_table,
     models_table,
@@ -57,7 +54,7 @@ def test_epochs():
 
 def test_runs():
     table = runs_table(CONFIRM_EVENTS)
-    assert table.columns.tolist() == RUN_COLUMNS
+    assert table.columns.tolist() == RUNS.names
     assert table[["run_id", "trial_id", "seed", "status", "chosen"]].values.tolist() == [
         ["at-A-000-seed1", "at-A-000", 1, "ok", True],
         ["at-A-000-seed2", "at-A-000", 2, "diverged", True],
@@ -74,14 +71,14 @@ def test_runs():
 def test_a_student_is_measured_once():
     again = PROFILE.model_copy(update={"latency_ms": 2.5, "latency_device": "cuda"})
     table = models_table([*CONFIRM_EVENTS, again])
-    assert table.columns.tolist() == MODEL_COLUMNS
+    assert table.columns.tolist() == MODELS.names
     assert table.values.tolist() == [["A", 7, 9, 2.5, "cuda"]]
 
 
 def test_empty_logs_have_tables_with_all_columns():
-    assert trials_table([]).columns.tolist() == [*TRIAL_COLUMNS, "configuration"]
-    assert epochs_table([]).columns.tolist() == EPOCH_COLUMNS
-    assert runs_table([]).columns.tolist() == RUN_COLUMNS and models_table([]).empty
+    assert trials_table([]).columns.tolist() == [*TRIALS.names, "configuration"]
+    assert epochs_table([]).columns.tolist() == EPOCHS.names
+    assert runs_table([]).columns.tolist() == RUNS.names and models_table([]).empty
 
 
 @pytest.mark.parametrize(

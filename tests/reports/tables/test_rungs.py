@@ -5,13 +5,8 @@ import pandas as pd
 import pytest
 from report_sweeps import ended, epoch, proposed, sweep_started
 
-from kdtune.reports.tables.rungs import (
-    MIN_PROMOTED_TRIALS,
-    RUNG_COLUMNS,
-    advise_grace_period,
-    compared_epochs,
-    rungs_table,
-)
+from kdtune.reports.tables.columns import MIN_PROMOTED_TRIALS, RUNGS
+from kdtune.reports.tables.rungs import advise_grace_period, compared_epochs, rungs_table
 
 
 def events_of(curves, states=None, config=None):
@@ -50,7 +45,7 @@ def test_trials_are_counted_and_the_winner_is_placed():
     rising = [[0.1 * n + 0.001 * e for e in range(8)] for n in range(3)]
     rising[0][7] = 0.9  # the last at first, the best in the end
     table = table_of([*rising, [0.5], [0.6, 0.6]])
-    assert table.columns.tolist() == RUNG_COLUMNS[:2] + RUNG_COLUMNS[3:]
+    assert table.columns.tolist() == RUNGS.names[:2] + RUNGS.names[3:]
     assert table.trials_reached.tolist() == [5, 4, 3]
     assert table.trials_promoted.tolist() == [4, 3, 3]
     assert table.winner_rank_at_rung.tolist() == [5, 4, 3]
@@ -124,8 +119,8 @@ def rungs(*rows):
         ),
         (
             [(1, 2, 0.5), (2, 4, 0.5), (4, 8, np.nan)],
-            f"Whether the grace period was right cannot be said: that takes {MIN_PROMOTED_TRIALS} trials of a "
-            "cell that went on at a rung, and at most 12 did.",
+            f"The grace period cannot be judged: that takes a cell with {MIN_PROMOTED_TRIALS} trials "
+            "that were promoted at a rung, and at most 12 were.",
         ),
     ],
 )
@@ -141,5 +136,5 @@ def test_cells_are_averaged():
 @pytest.mark.parametrize("events", [[], events_of([]), events_of([[]])])
 def test_a_sweep_that_has_hardly_begun_has_its_table_too(events):
     table = rungs_table(events)
-    assert table.columns.tolist() == RUNG_COLUMNS
-    assert "cannot be said" in advise_grace_period(table, 2)
+    assert table.columns.tolist() == RUNGS.names
+    assert "cannot be judged" in advise_grace_period(table, 2)

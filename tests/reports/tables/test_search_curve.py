@@ -8,12 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_sweeps import EVENTS, ended, epoch, proposed
 
+from kdtune.reports.tables.columns import SEARCH_CURVE
 from kdtune.reports.tables.log_tables import epochs_table, trials_table
-from kdtune.reports.tables.search_curve import (
-    SEARCH_CURVE_COLUMNS,
-    expected_best,
-    search_curve_table,
-)
+from kdtune.reports.tables.search_curve import expected_best, search_curve_table
 
 
 def curve(events, chance=0.5):
@@ -36,7 +33,7 @@ def test_a_curve_by_hand():
         epoch("at-A-4", 1, 0.99),  # is still running
     ]
     table = curve(events)
-    assert table.columns.tolist() == SEARCH_CURVE_COLUMNS
+    assert table.columns.tolist() == SEARCH_CURVE.names
     assert table.trials.tolist() == [1, 2, 3, 4]
     assert table.epochs.tolist() == [4, 4, 5, 6]  # when t3 crashed, no epoch tells
     assert table.best_percent.tolist() == pytest.approx([70, 70, 70, 70])
@@ -67,7 +64,7 @@ def test_an_epoch_that_was_reported_twice_is_spent_once():
 @pytest.mark.parametrize("events", [[], EVENTS[:2], EVENTS[:4]])
 def test_without_an_ended_trial_there_is_no_row(events):
     table = curve(events)
-    assert table.empty and table.columns.tolist() == SEARCH_CURVE_COLUMNS
+    assert table.empty and table.columns.tolist() == SEARCH_CURVE.names
 
 
 values = st.lists(st.floats(0, 1), min_size=1, max_size=60)

@@ -15,10 +15,9 @@ from report_sweeps import ended, epoch, proposed, sweep_started
 
 from kdtune.errors import UserError
 from kdtune.log.events import SpaceRecord, TrialProposed
+from kdtune.reports.tables.columns import MIN_IMPORTANCE_TRIALS, SETTINGS
 from kdtune.reports.tables.log_tables import epochs_table, trials_table
 from kdtune.reports.tables.settings import (
-    MIN_IMPORTANCE_TRIALS,
-    SETTINGS_COLUMNS,
     collect_distributions,
     overlapping_ranges,
     settings_table,
@@ -61,7 +60,7 @@ def table_of(events, space=None):
     events = list(events)
     spaces = {"at": space or SPACE}
     table = settings_table(trials_table(events), epochs_table(events), spaces, 1, 0.1)
-    assert table.columns.tolist() == SETTINGS_COLUMNS
+    assert table.columns.tolist() == SETTINGS.names
     return table.set_index("hyperparameter")
 
 
@@ -165,4 +164,4 @@ def test_settings_carry_over_where_the_ranges_of_all_models_overlap():
     assert table.hyperparameter.tolist() == ["lr", "alpha", "beta"]
     assert table[["low", "high"]].iloc[0].tolist() == [0.05, 0.1]
     assert table[["low", "high"]].iloc[1:].isna().to_numpy().all()
-    assert overlapping_ranges(pd.DataFrame(columns=SETTINGS_COLUMNS)).empty
+    assert overlapping_ranges(pd.DataFrame(columns=SETTINGS.names)).empty

@@ -19,7 +19,8 @@ from report_sweeps import (
     proposed,
 )
 
-from kdtune.reports.tables.leaderboard import LEADERBOARD_COLUMNS, build_sweep_tables
+from kdtune.reports.tables.columns import LEADERBOARD
+from kdtune.reports.tables.leaderboard import build_sweep_tables
 from kdtune.reports.tables.notes import INTERVAL_NOTE, SEARCH_CAVEAT, result_notes
 from kdtune.reports.tables.several_sweeps import join_leaderboards
 from kdtune.reports.text.render import render_leaderboards, to_csv
@@ -58,7 +59,7 @@ def test_a_search_is_no_result():
 def test_a_confirmed_sweep():
     text = shown(four_cells().tables, "markdown")
     assert row_of(text, "model") == [
-        "model", "rank", "method", "test %", "over student", "validation %", "search best %",
+        "model", "rank", "method", "test %", "over student", "validation %", "best validation %",
         "optimism", "seeds", "trials", "device h", "settings",
     ]  # fmt: skip
     at = row_of(text, "A", "1", "at")
@@ -151,11 +152,11 @@ def test_what_stays_when_something_is_missing(make, form):
 def test_forms_for_programs_hold_all_columns_unrounded():
     tables = four_cells().tables
     csv = pd.read_csv(io.StringIO(shown(tables, "csv")))
-    assert csv.columns.tolist() == LEADERBOARD_COLUMNS
+    assert csv.columns.tolist() == LEADERBOARD.names
     exact = tables.leaderboard.test_half_width_points.tolist()
     assert csv.test_half_width_points.tolist() == exact
     rows = json.loads(shown(tables, "json"))
-    assert list(rows[0]) == LEADERBOARD_COLUMNS and rows[0]["trial_id"] == "at-A-000"
+    assert list(rows[0]) == LEADERBOARD.names and rows[0]["trial_id"] == "at-A-000"
     assert rows[0]["test_half_width_points"] == pytest.approx(exact[0], abs=1e-14)
     nothing = json.loads(shown(build_sweep_tables(EVENTS), "json"))
     assert nothing[2]["trial_id"] is None and nothing[0]["rank"] is None
