@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -82,12 +83,12 @@ LEFT_ALIGNED = (
 """Headings over columns of words."""
 
 
-def format_each(values: Iterable, format_spec: str) -> list[str]:
+def format_each(values: Iterable[Any], format_spec: str) -> list[str]:
     """Values as text, each in this form; nothing where there is none."""
     return ["" if pd.isna(value) else format(value, format_spec) for value in values]
 
 
-def to_texts(values: Iterable) -> list[str]:
+def to_texts(values: Iterable[Any]) -> list[str]:
     """Values as they are; nothing where there is none."""
     return ["" if pd.isna(value) else str(value) for value in values]
 

@@ -149,7 +149,7 @@ class _PairComparison:
             )
             for model in self.models
         ]
-        return 100 * np.mean(by_model, axis=0)
+        return np.asarray(100 * np.mean(by_model, axis=0))
 
     @property
     def test_images(self) -> int:

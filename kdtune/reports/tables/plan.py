@@ -26,7 +26,7 @@ def read_plan(folder: SweepFolder) -> dict[str, Any] | None:
         UserError: the file is damaged.
     """
     try:
-        plan = json.loads(folder.plan_path.read_text(encoding="utf-8"))
+        plan: dict[str, Any] = json.loads(folder.plan_path.read_text(encoding="utf-8"))
         assert {row["slots"] for row in plan["rows"]}
         return plan
     except FileNotFoundError:

@@ -85,13 +85,7 @@ def _correlations(reached: pd.Series, promoted: pd.Series) -> tuple[float, float
 
 
 def _normal_scores(values: pd.Series) -> np.ndarray:
-    return norm.ppf((rankdata(values) - 0.5) / len(values))
-
-
-def grace_period_advice(events: Sequence[Event]) -> str:
-    """Return the advice on the grace period of a sweep; empty without its settings."""
-    configs = [event.config for event in events if isinstance(event, SweepStarted)]
-    return advise_grace_period(rungs_table(events), configs[0]["grace_period"]) if configs else ""
+    return np.asarray(norm.ppf((rankdata(values) - 0.5) / len(values)))
 
 
 def advise_grace_period(rungs: pd.DataFrame, grace_period: int) -> str:

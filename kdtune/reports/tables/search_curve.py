@@ -61,8 +61,8 @@ def expected_best(values: np.ndarray) -> np.ndarray:
     remainder = np.maximum(j - n, 0)
     # C(j − 1, n − 1) / C(B, n) by logarithms, since these numbers are large.
     log_chance = _log_binomial(j - 1, n - 1, remainder) - _log_binomial(len(j), n, len(j) - n)
-    return np.where(j >= n, np.exp(log_chance), 0) @ np.sort(values)
+    return np.asarray(np.where(j >= n, np.exp(log_chance), 0) @ np.sort(values))
 
 
 def _log_binomial(total: np.ndarray | int, chosen: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    return gammaln(np.add(total, 1)) - gammaln(chosen + 1) - gammaln(rest + 1)
+    return np.asarray(gammaln(np.add(total, 1)) - gammaln(chosen + 1) - gammaln(rest + 1))

@@ -10,7 +10,6 @@ from kdtune.reports.tables.statistics import (
     expected_error,
     more_seeds_needed,
     needed_test_images,
-    target_points,
 )
 
 
@@ -110,7 +109,7 @@ def advise_next_step(
         test_images: number of test images.
         min_difference: smallest difference that matters, in points.
     """
-    target = format_points(target_points(difference, min_difference), difference.half_width)
+    target = format_points(difference.target(min_difference), difference.half_width)
     if (extra_seeds := more_seeds_needed(difference, min_difference)) is not None:
         return f"Too few seeds: about {extra_seeds} more would probably settle {target} points."
     images = needed_test_images(difference, test_images, min_difference)

@@ -120,6 +120,10 @@ class Estimate:
         quantiles = float(t.ppf(1 - SIGNIFICANCE_LEVEL / 2, self.df) + norm.ppf(POWER))
         return quantiles * math.sqrt(self.variance)
 
+    def target(self, min_difference: float) -> float:
+        """Return the difference that advice aims to settle, in points."""
+        return max(abs(self.mean), min_difference)
+
     @property
     def swapped(self) -> "Estimate":
         """The estimate of B minus A."""
@@ -266,7 +270,7 @@ def more_seeds_needed(difference: Estimate, min_difference: float = MIN_DIFFEREN
         difference: A minus B.
         min_difference: smallest difference that matters, in points.
     """
-    target = target_points(difference, min_difference)
+    target = difference.target(min_difference)
     for extra in range(1, MAX_MORE_SEEDS + 1):
         seeds = difference.seeds + extra
         projected = replace(
@@ -292,7 +296,7 @@ def needed_test_images(
     Returns:
         The number; None if 80 times as many images as at present would not settle it.
     """
-    target = target_points(difference, min_difference)
+    target = difference.target(min_difference)
     residual = min(difference.variance_seeds, difference.variance_residual)
     for step in range(1, MAX_IMAGE_STEPS + 1):
         factor = 1.25**step
@@ -307,16 +311,6 @@ def needed_test_images(
             unit = 10 ** (math.floor(math.log10(images)) - 1)
             return round(images / unit) * unit if unit >= 1 else math.ceil(images)
     return None
-
-
-def target_points(difference: Estimate, min_difference: float) -> float:
-    """Return the difference that advice aims to settle, in points.
-
-    Args:
-        difference: A minus B.
-        min_difference: smallest difference that matters.
-    """
-    return max(abs(difference.mean), min_difference)
 
 
 def limited_by(difference: Estimate) -> str:

@@ -11,7 +11,7 @@ from kdtune.reports.tables.all_tables import (
     select_table,
 )
 from kdtune.reports.tables.notes import bad_images_note, result_notes
-from kdtune.reports.tables.rungs import grace_period_advice
+from kdtune.reports.tables.rungs import advise_grace_period, rungs_table
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
 from kdtune.reports.text.render import render_leaderboards, render_table
 
@@ -46,6 +46,9 @@ def leaderboard_text(folders: Sequence[Path], output_format: str) -> str:
     for name, folder in sweeps.items():
         events, own = folder.load_events(), tables[name]
         sweep_notes = result_notes(own.leaderboard, own.comparison, own.runs)
-        sweep_notes += filter(None, [bad_images_note(events), grace_period_advice(events)])
+        if note := bad_images_note(events):
+            sweep_notes.append(note)
+        grace_period = folder.load_opening_events()[0].config["grace_period"]
+        sweep_notes.append(advise_grace_period(rungs_table(events), grace_period))
         notes += [f"{name}: {note}" for note in sweep_notes] if len(sweeps) > 1 else sweep_notes
     return render_leaderboards(join_leaderboards(tables, conditions), output_format, notes)

@@ -79,7 +79,7 @@ def render_table(table: pd.DataFrame, output_format: str) -> str:
     if output_format == "csv":
         return to_csv(table)
     if output_format == "json":
-        return table.to_json(orient="records", indent=2, double_precision=15) + "\n"
+        return f"{table.to_json(orient='records', indent=2, double_precision=15)}\n"
     texts = {name: [_format_value(value) for value in table[name]] for name in table}
     return _format_table(texts, output_format == "markdown") + "\n"
 
@@ -170,4 +170,4 @@ def to_csv(table: pd.DataFrame) -> str:
     for column in escaped.columns:
         if not pd.api.types.is_numeric_dtype(escaped[column]):
             escaped[column] = [escape_formula(value) for value in escaped[column]]
-    return escaped.to_csv(index=False)
+    return str(escaped.to_csv(index=False))

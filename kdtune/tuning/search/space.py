@@ -19,6 +19,7 @@ from ray.tune.search.sample import Domain
 import search_spaces
 from kdtune.config.train import TrainConfig, check_searchable
 from kdtune.errors import UserError
+from kdtune.log.distributions import contains
 from kdtune.log.events import Cell
 from kdtune.methods import require_method
 from kdtune.plugins import plugin_modules
@@ -224,8 +225,7 @@ def _validate_space(space: SearchSpace) -> None:
 
 
 def _is_in_range(trial: optuna.Trial, key: str, value: Any) -> bool:
-    distribution = trial.distributions[key]
-    return distribution._contains(distribution.to_internal_repr(value))
+    return contains(trial.distributions[key], value)
 
 
 def serialize_distributions(trial_or_space: optuna.Trial | SearchSpace) -> dict[str, Any]:

@@ -119,8 +119,8 @@ def rungs(*rows):
         ),
         (
             [(1, 2, 0.5), (2, 4, 0.5), (4, 8, np.nan)],
-            f"The grace period cannot be judged: that takes a cell with {MIN_PROMOTED_TRIALS} trials "
-            "that were promoted at a rung, and at most 12 were.",
+            f"The grace period cannot be judged: that takes a cell with {MIN_PROMOTED_TRIALS} "
+            "trials that were promoted at a rung, and at most 12 were.",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """The first section of a report: which of the two methods is better, in at most four sentences."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -126,7 +127,7 @@ def verdict_section(sweep: LoadedSweep) -> list[Block]:
     return blocks
 
 
-def _multiple_testing_note(rows: Sequence[dict]) -> str:
+def _multiple_testing_note(rows: Sequence[dict[str, Any]]) -> str:
     """How far many pairs may be trusted together; of few, nothing."""
     pairs = len({(row["method_a"], row["method_b"]) for row in rows})
     if SIGNIFICANCE_LEVEL * pairs < 0.5:
@@ -148,7 +149,7 @@ def _verdicts_by_student(pair: pd.DataFrame) -> str:
     )
 
 
-def _verdict_label(row: dict) -> str:
+def _verdict_label(row: dict[str, Any]) -> str:
     return VERDICT_LABELS[row["verdict"]].format(
         a=display_name(row["method_a"]), b=display_name(row["method_b"])
     )
