@@ -23,7 +23,7 @@ LR_DISTRIBUTION = {
     "attributes": {"step": None, "low": 1e-3, "high": 10.0, "log": True},
 }
 CONDITIONS = {"data": "f", "teacher": None, "image size": 32, "epochs": 5}
-"""What `comparison_conditions` says of a sweep."""
+"""Conditions of a sweep, as `comparison_conditions` returns them."""
 
 
 def sweep_started(config=None, spaces=None, **data):

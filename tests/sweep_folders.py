@@ -24,6 +24,7 @@ def sweep_opening(methods, models, classes=("x", "y"), test_images=400, **config
         "name": "s", "data": "d", "teacher": "t.pth", "methods": methods, "models": models,
         "baselines": False, "trials": 2, "epochs": 4, "grace_period": 1, "reduction_factor": 2,
         "sampler": "auto", "scheduler": "asha", "min_difference": 0.5, "image_size": 8,
+        "top": 1, "seeds": 3,
     }  # fmt: skip
     opening = {
         **OPENING_FIELDS,

@@ -84,13 +84,11 @@ def comparison_table(
         min_difference: smallest difference that matters, in points.
     """
     rows: list[dict[str, object]] = []
-    for a, b in method_pairs(list(dict.fromkeys(method for method, _ in cell_results))):
+    inputs = cell_results, groups, min_difference
+    for pair in method_pairs(list(dict.fromkeys(method for method, _ in cell_results))):
+        a, b = pair
         models = [m for method, m in cell_results if method == a and (b, m) in cell_results]
-
-        def compare(*models: str, pair: tuple[str, str] = (a, b)) -> _PairComparison:
-            return _PairComparison(pair, models, cell_results, groups, min_difference)
-
-        comparisons = [compare(model) for model in models]
+        comparisons = [_PairComparison(pair, (model,), *inputs) for model in models]
         p_values = [c.difference.p_value for c in comparisons if c.difference]
         adjusted = iter(adjust_holm(p_values).tolist())
         model_rows = [
@@ -99,7 +97,7 @@ def comparison_table(
         ]
         rows += model_rows
         if len(models) > 1:
-            rows.append(compare(*models).overall_row(model_rows))
+            rows.append(_PairComparison(pair, tuple(models), *inputs).overall_row(model_rows))
     return COMPARISON.make_frame(rows)
 
 

@@ -41,7 +41,7 @@ def test_before_it_is_confirmed_there_is_a_row_a_cell_best_first():
 
 
 @pytest.mark.parametrize("events", [[], EVENTS[:1], EVENTS[:2]])
-def test_a_sweep_that_has_hardly_begun_has_tables_too(events):
+def test_a_sweep_that_has_barely_started_has_tables_too(events):
     tables = build_sweep_tables(events)
     assert tables.leaderboard.status.tolist() == ["running"] * len(tables.trials)
 
@@ -117,7 +117,7 @@ def test_a_baseline_that_wins_is_ranked_first():
 
 
 def cell_of(search, *confirmed, choose=0):
-    """A cell with such trials, of which the runs of the first ones ended so."""
+    """Return a sweep of one cell: scores of its trials, results of the first trials' runs."""
     sweep = Sweep().search("at", "A", *search)
     for number, accuracies in enumerate(confirmed):
         sweep.confirm("at", "A", number, accuracies, choose=number == choose)

@@ -1,4 +1,4 @@
-"""How well a rung tells the next one, by hand and on simulated trials."""
+"""Correlations between rungs, by hand and on simulated trials."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from kdtune.reports.tables.rungs import advise_grace_period, compared_epochs, ru
 
 
 def events_of(curves, states=None, config=None):
-    """The log of one cell, a curve of best accuracies a trial."""
+    """Return the log of one cell from the best accuracies of each trial."""
     defaults = {"epochs": 8, "grace_period": 2, "reduction_factor": 2}
     events = [sweep_started(defaults | (config or {}))]
     for number, curve in enumerate(curves):
@@ -53,7 +53,7 @@ def test_trials_are_counted_and_the_winner_is_placed():
 
 
 def test_the_correlation_by_hand():
-    """All go on: u is 1, and the correction changes nothing."""
+    """All trials are promoted: u is 1, and the correction changes nothing."""
     before, after = [*range(10)], [1, 0, *range(2, 10)]  # two neighbours change places
     curves = [[b / 10] * 4 + [a / 10 + 0.5] * 4 for b, a in zip(before, after, strict=True)]
     row = table_of(curves, config={"grace_period": 4}).loc[4]
@@ -71,16 +71,16 @@ def test_trials_that_failed_are_left_out():
 
 
 @pytest.mark.parametrize("rho", [0.3, 0.6, 0.9])
-def test_the_correction_undoes_that_only_the_best_went_on(rho):
+def test_the_correction_undoes_that_only_the_best_are_promoted(rho):
     corrected, promoted = [], []
     for seed in range(5):
         random = np.random.default_rng(seed)
         before = random.normal(size=4000)
         after = rho * before + np.sqrt(1 - rho**2) * random.normal(size=4000)
-        went_on = before >= np.quantile(before, 0.75)
+        is_promoted = before >= np.quantile(before, 0.75)
         curves = [
             [0, 0, 0, b, 0, 0, 0, a] if on else [0, 0, 0, b]
-            for b, a, on in zip(before, after, went_on, strict=True)
+            for b, a, on in zip(before, after, is_promoted, strict=True)
         ]
         row = table_of(curves, config={"grace_period": 4}).loc[4]
         corrected.append(row.correlation_all)
@@ -134,7 +134,7 @@ def test_cells_are_averaged():
 
 
 @pytest.mark.parametrize("events", [[], events_of([]), events_of([[]])])
-def test_a_sweep_that_has_hardly_begun_has_its_table_too(events):
+def test_a_sweep_that_has_barely_started_has_its_table_too(events):
     table = rungs_table(events)
     assert table.columns.tolist() == RUNGS.names
     assert "cannot be judged" in advise_grace_period(table, 2)

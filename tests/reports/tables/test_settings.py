@@ -32,7 +32,7 @@ SPACE = {
 
 
 def searched(count, score, seed=0, model="A", states=None):
-    """Events of random search: score at the second epoch, half of it at the first."""
+    """Yield events of random search: the score at the second epoch, half of it at the first."""
     random = np.random.default_rng(seed)
     for number in range(count):
         settings = {

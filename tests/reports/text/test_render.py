@@ -1,4 +1,4 @@
-"""What people see: tables, the lines below them, and the forms for other programs."""
+"""Printed tables, the notes below them, and the formats for other programs."""
 
 import io
 import json

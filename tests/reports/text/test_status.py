@@ -1,4 +1,4 @@
-"""How far a sweep is, as text."""
+"""Status of a sweep as text."""
 
 import time
 from pathlib import Path
