@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from kdtune.errors import DiskFullError, UserError
-from kdtune.storage.array_cache import ArrayCache, _key_digest, cache_folder, describe_cache_event
+from kdtune.storage.array_cache import (
+    ArrayCache,
+    CacheProgress,
+    CacheState,
+    _key_digest,
+    cache_folder,
+)
 
 GROUP = {"kind": "test", "made_by": 1}
 WANTED = {"a": {"name": "a"}, "b": {"name": "b"}}
@@ -36,7 +42,7 @@ def build(names, make):
 
 told = []
 opened = ArrayCache(place / "cache").open_arrays("it", {"kind": "test"}, {"a": {}}, build, told.append)
-print(int(opened["a"].sum()), *(event["state"] for event in told))
+print(int(opened["a"].sum()), *(progress.state for progress in told))
 """
 
 
@@ -54,7 +60,7 @@ def open_both(folder, build=build, group=GROUP, **given):
     arrays = ArrayCache(folder, **given).open_arrays(
         "two arrays", group, WANTED, build, told.append
     )
-    return arrays, [event["state"] for event in told]
+    return arrays, [progress.state for progress in told]
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def test_what_was_built_is_found(tmp_path):
     assert states == ["building", "built"]
     assert (arrays["a"] == ord("a")).all() and (arrays["b"] == ord("b")).all()
     again, states = open_both(tmp_path, fail)
-    assert states == ["found"] and again["a"].shape == (2, 3) and again["a"].dtype == np.int32
+    assert states == ["cached"] and again["a"].shape == (2, 3) and again["a"].dtype == np.int32
     assert all(np.array_equal(again[name], arrays[name]) for name in arrays)
 
 
@@ -127,6 +133,13 @@ def spoil_a_byte(folder):
     (folder / "array.npy").write_bytes(content)
 
 
+def spoil_a_byte_silently(folder):
+    """Change a byte as a failing disk does."""
+    status = (folder / "array.npy").stat()
+    spoil_a_byte(folder)
+    os.utime(folder / "array.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -142,7 +155,22 @@ def test_a_broken_array_is_built_again(tmp_path, arrays_of, spoil):
     spoil(arrays_of["a"])
     arrays, states = open_both(tmp_path)
     assert states == ["building", "built"] and (arrays["a"] == ord("a")).all()
-    assert open_both(tmp_path, fail)[1] == ["found"]
+    assert open_both(tmp_path, fail)[1] == ["cached"]
+
+
+def test_verification_finds_and_removes_what_opening_does_not(tmp_path, arrays_of):
+    cache = ArrayCache(tmp_path)
+    assert cache.remove_damaged() == []
+    spoil_a_byte_silently(arrays_of["a"])
+    assert open_both(tmp_path, fail)[1] == ["cached"]
+    assert [entry.folder for entry in cache.remove_damaged()] == [arrays_of["a"]]
+    assert (open_both(tmp_path)[0]["a"] == ord("a")).all()
+
+
+def test_arrays_that_cannot_be_read_are_listed_and_pruned(tmp_path, arrays_of):
+    (arrays_of["a"] / "about.json").write_text('{"what": "x", "crc32": 1}')
+    labels = [entry.label for entry in ArrayCache(tmp_path).prune(0)]
+    assert sorted(labels) == ["damaged, or from another version", "two arrays: b"]
 
 
 def test_writing_to_an_opened_array_leaves_the_file_alone(tmp_path):
@@ -178,7 +206,7 @@ def test_two_processes_that_need_one_array_build_it_once(tmp_path):
     wait_for(tmp_path / "building")
     second = start(tmp_path, 3)
     outputs = [process.communicate(timeout=60)[0].split() for process in (first, second)]
-    assert outputs == [["7000", "building", "built"], ["7000", "waiting", "found"]]
+    assert outputs == [["7000", "building", "built"], ["7000", "waiting", "cached"]]
     assert (tmp_path / "building").read_text() == "x"
 
 
@@ -297,10 +325,15 @@ def test_the_folder_is_the_environments(monkeypatch):
     assert cache_folder() == Path("/users/kdtune")
 
 
-def test_events_in_words():
-    event = {"what": "9 images", "bytes": 2_000_000, "seconds": 1.25}
-    assert describe_cache_event({**event, "state": "building"}) == "building: 9 images"
-    assert describe_cache_event({**event, "state": "built"}) == "built in 1.2 s: 9 images, 2.0 MB"
-    assert describe_cache_event({**event, "state": "found"}) == "found: 9 images, 2.0 MB"
+def test_progress_is_one_line():
+    def describe(state):
+        progress = CacheProgress(
+            content="images", label="9 images", state=state, num_bytes=2_000_000, seconds=1.25
+        )
+        return progress.describe()
+
+    assert describe(CacheState.BUILDING) == "building: 9 images"
+    assert describe(CacheState.BUILT) == "built in 1.2 s: 9 images, 2.0 MB"
+    assert describe(CacheState.CACHED) == "cached: 9 images, 2.0 MB"
     waiting = "waiting for 9 images, which another process is building"
-    assert describe_cache_event({**event, "state": "waiting"}) == waiting
+    assert describe(CacheState.WAITING) == waiting

@@ -80,7 +80,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_no_part(tmp_path):
         "import os, signal\n"
         "from kdtune.storage.remote import Storage\n"
         f"storage = Storage({str(tmp_path)!r})\n"
-        "with storage._open_output('x') as stream:\n"
+        "with storage._replacing('x') as path, open(path, 'wb') as stream:\n"
         "    stream.write(b'half')\n"
         "    stream.flush()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
