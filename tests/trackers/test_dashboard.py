@@ -14,6 +14,7 @@ from event_logs import add_times, sweep_opening, trial_events, write_log
 
 from kdtune.cli.commands import cli
 from kdtune.errors import UserError
+from kdtune.log.events import SweepResumed
 from kdtune.trackers.dashboard import Dashboard
 
 EVENTS = [
@@ -72,7 +73,7 @@ def test_what_a_running_sweep_adds_is_there_at_the_next_request(tmp_path):
     folder = write_log(tmp_path / "s", EVENTS)
     dashboard = Dashboard([folder.path])
     later = [*trial_events(4, [0.25, 1.0], "finished")][2:]
-    lines = [json.dumps(event) for event in add_times(later, len(EVENTS))]
+    lines = [event.model_dump_json() for event in add_times(later, len(EVENTS))]
     with open(folder.log_path, "a") as log:
         log.write(lines[0] + "\n" + lines[1][:20])  # as a driver may be in its middle
     assert study(dashboard, 1)["trials"] == []  # the dashboard itself keeps trials for 2 s
@@ -84,7 +85,7 @@ def test_what_a_running_sweep_adds_is_there_at_the_next_request(tmp_path):
 
 
 def test_cells_that_a_resume_adds_are_studies_too(tmp_path):
-    again = {**sweep_opening(models=["A", "B"]), "event": "resumed"}
+    again = SweepResumed(**sweep_opening(models=["A", "B"]).model_dump(exclude={"kind"}))
     dashboard = Dashboard([write_log(tmp_path / "s", [sweep_opening(), again]).path])
     listed = json.loads(ask(dashboard, "/api/studies")[1])["study_summaries"]
     assert [s["study_name"] for s in listed] == [
@@ -104,7 +105,7 @@ def test_damage_while_it_runs_is_said_and_what_was_shown_stays(tmp_path, capsys)
     dashboard = Dashboard([folder.path])
     with open(folder.log_path, "a") as log:
         unknown = [*trial_events(9, [0.5])][1:]
-        log.writelines(json.dumps(event) + "\n" for event in add_times(unknown))
+        log.writelines(event.model_dump_json() + "\n" for event in add_times(unknown))
     for _ in range(2):
         assert len(study(dashboard, 0)["trials"]) == 5
     assert capsys.readouterr().err.count("is damaged: KeyError('at-A-009'). Nothing more") == 1

@@ -21,12 +21,12 @@ class Listener:
         self.tell(opened)
 
     def is_trial_logged(self, asked):
-        return asked["trial_id"] in self.whole
+        return asked.trial_id in self.whole
 
-    def tell(self, event):
-        self.told.append((event["event"], event.get("trial_id")))
-        self.last = event
-        if event["event"] == self.fails:
+    def tell(self, event, device_seconds=None):
+        self.told.append((event.kind, getattr(event, "trial_id", None)))
+        self.device_seconds = device_seconds
+        if event.kind == self.fails:
             raise ConnectionError("nobody answers\nat all")
 
     log_trial_start = log_epoch = log_trial_end = tell
@@ -48,9 +48,9 @@ def told(listener, events, live, say=print):
 
 
 def test_what_is_there_already_is_not_told_again():
-    of_first = [(kind, "at-A-000") for kind in ("asked", "epoch", "epoch", "ended")]
-    of_second = [(kind, "at-A-001") for kind in ("asked", "epoch")]
-    begun, closed = ("sweep", None), "closed"
+    of_first = [(kind, "at-A-000") for kind in ("trial_proposed", "epoch_finished", "epoch_finished", "trial_ended")]
+    of_second = [(kind, "at-A-001") for kind in ("trial_proposed", "epoch_finished")]
+    begun, closed = ("sweep_started", None), "closed"
     assert told(Listener(), EVENTS, 0) == [begun, *of_first, *of_second, closed]
     assert told(Listener(), EVENTS, 4) == [begun, *of_first, *of_second, closed]
     assert told(Listener(whole=["at-A-000"]), EVENTS, 1) == [begun, *of_second, closed]
@@ -62,11 +62,11 @@ def test_an_end_has_the_seconds_of_all_epochs():
     for live in (0, 1, 3):
         listener = Listener()
         told(listener, EVENTS[:5], live)
-        assert listener.last["device_seconds"] == 3.0
+        assert listener.device_seconds == 3.0
 
 
 def test_a_failure_is_one_line_and_the_last_that_is_told():
-    for fails, count in (("sweep", 1), ("epoch", 3), ("ended", 5)):
+    for fails, count in (("sweep_started", 1), ("epoch_finished", 3), ("trial_ended", 5)):
         said = []
         *events, last = told(Listener(fails=fails), EVENTS, 5, said.append)
         assert len(events) == count and last == "closed"
