@@ -154,7 +154,9 @@ class ArrayCache:
                 content=group_key["kind"],
                 label=label,
                 state=state,
-                num_bytes=sum(self._arrays[d].nbytes for d in digests.values() if d in self._arrays),
+                num_bytes=sum(
+                    self._arrays[d].nbytes for d in digests.values() if d in self._arrays
+                ),
                 seconds=round(seconds, 3),
             )
             on_progress(progress)

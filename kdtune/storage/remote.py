@@ -77,7 +77,7 @@ class Storage:
         with self._wrap_errors("listed"):
             files = self._filesystem.get_file_info(selector)
         names = sorted(f.path[len(self._path) + 1 :] for f in files if f.type == FileType.File)
-        return [name for name in names if not f"/{name}".count("/.")]
+        return [name for name in names if "/." not in f"/{name}" and "//" not in f"/{name}"]
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file, or None if it does not exist.

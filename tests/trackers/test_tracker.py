@@ -48,7 +48,10 @@ def told(listener, events, live, say=print):
 
 
 def test_what_is_there_already_is_not_told_again():
-    of_first = [(kind, "at-A-000") for kind in ("trial_proposed", "epoch_finished", "epoch_finished", "trial_ended")]
+    of_first = [
+        (kind, "at-A-000")
+        for kind in ("trial_proposed", "epoch_finished", "epoch_finished", "trial_ended")
+    ]
     of_second = [(kind, "at-A-001") for kind in ("trial_proposed", "epoch_finished")]
     begun, closed = ("sweep_started", None), "closed"
     assert told(Listener(), EVENTS, 0) == [begun, *of_first, *of_second, closed]
