@@ -189,7 +189,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         part.log_path.write_text("")
         assert not folder.path.exists()
     assert [p.name for p in folder.path.iterdir()] == ["log.jsonl"]
-    with pytest.raises(UserError, match="exists already; .*go on with it: kdtune resume"):
+    with pytest.raises(UserError, match="exists already; .*resume it: kdtune resume"):
         with folder.create_atomically() as part:
             part.log_path.write_text("")
     assert [p.name for p in (tmp_path / "results").iterdir()] == ["x"]

@@ -73,4 +73,4 @@ def test_a_failure_is_one_line_and_the_last_that_is_told():
         said = []
         *events, last = told(Listener(fails=fails), EVENTS, 5, said.append)
         assert len(events) == count and last == "closed"
-        assert said == ["X: nobody answers; it gets no more figures until the sweep is resumed"]
+        assert said == ["X: nobody answers; it gets no more metrics until the sweep is resumed"]
