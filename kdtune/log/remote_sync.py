@@ -19,10 +19,9 @@ from kdtune.log.folder import SweepFolder
 from kdtune.storage.remote import Storage, StorageError
 
 SYNC_INTERVAL_SECONDS = 10.0
-"""Seconds between two copies while trials run."""
 
 MARKER_TIMEOUT_SECONDS = 30.0
-"""Seconds after which the marker of a driver that no longer renews it is replaced."""
+"""A marker that is not renewed for so long is replaced."""
 
 PAUSE_FACTOR = 10
 """Pause after a failure, as a multiple of the seconds that the storage took to fail."""
@@ -33,7 +32,7 @@ LAST_COPY_DELAYS_SECONDS = (0.0, 1.0, 5.0)
 MARKER_FILE = "driver.json"
 
 CHECKPOINTS_FOLDER = "checkpoints"
-"""Folder of a storage in which the processes of trials keep their checkpoints."""
+"""Folder of the storage to which the processes of trials write their checkpoints."""
 
 
 class _Marker(BaseModel):
@@ -75,7 +74,7 @@ class RemoteSync:
         name = folder.path.absolute().name
         self.folder, self.storage, self.say = folder, storage.subfolder(name), say
         self.failure: RunError | None = None
-        """Error that ends the sweep: another driver has replaced the marker."""
+        """Error that ends the sweep; Ray may wrap it when it is raised."""
         self._marker = _Marker(driver=uuid.uuid4().hex, host=socket.gethostname(), pid=os.getpid())
         self._copied_files: dict[str, tuple[int, int]] = {}
         self._next_sync_at = 0.0
@@ -84,11 +83,7 @@ class RemoteSync:
             raise UserError(f"The storage {storage} is where the sweep's folder is anyway.")
 
     def acquire_marker(self) -> None:
-        """Write the marker, after a wait if another driver may still renew its own.
-
-        Raises:
-            UserError: another driver renews its marker.
-        """
+        """Write the marker; raise a `UserError` if another driver renews its own."""
         marker, give_up_at = self._read_marker(), time.monotonic() + MARKER_TIMEOUT_SECONDS
         if marker is not None and not marker.is_dead():
             self.say(f"{self.storage}: waiting for a sign of life of {marker}")
@@ -102,9 +97,9 @@ class RemoteSync:
 
     def release_marker(self) -> None:
         """Remove the marker, unless it is another driver's."""
-        with suppress(StorageError):
-            if self._has_marker():
-                self.storage.remove_file(MARKER_FILE)
+        with suppress(RunError):
+            self._require_marker()
+            self.storage.remove_file(MARKER_FILE)
 
     def _read_marker(self) -> _Marker | None:
         if (content := self.storage.read(MARKER_FILE)) is None:
@@ -114,21 +109,13 @@ class RemoteSync:
         except ValidationError:
             return _Marker(driver="", host="an unknown machine", pid=0)
 
-    def _has_marker(self) -> bool:
-        marker = self._read_marker()
-        return marker is not None and marker.driver == self._marker.driver
-
     def _renew_marker(self) -> None:
         renewals = self._marker.renewals + 1
         self._marker = self._marker.model_copy(update={"renewals": renewals})
         self.storage.write(MARKER_FILE, self._marker.model_dump_json().encode())
 
     def require_new(self) -> None:
-        """Check that the storage holds no sweep of this name.
-
-        Raises:
-            UserError: it does.
-        """
+        """Raise a `UserError` if the storage holds a sweep of this name."""
         if self.storage.read(self.folder.log_path.name) is not None:
             raise UserError(
                 f"{self.storage} holds a sweep already; give another name, or resume it: "
@@ -162,11 +149,7 @@ class RemoteSync:
                 self._copied_files[name] = _size_and_time(path)
 
     def sync_if_due(self) -> None:
-        """Copy what changed, if some seconds have passed since the last time.
-
-        Raises:
-            RunError: another driver has replaced the marker.
-        """
+        """Call `sync` if some seconds have passed since the last time."""
         if time.monotonic() >= self._next_sync_at:
             self.sync()
 
@@ -176,8 +159,7 @@ class RemoteSync:
         Raises:
             RunError: another driver has replaced the marker.
         """
-        started_at = time.monotonic()
-        pause = SYNC_INTERVAL_SECONDS
+        started_at, pause = time.monotonic(), SYNC_INTERVAL_SECONDS
         try:
             self._copy_changes()
             if self._is_failing:
@@ -192,21 +174,21 @@ class RemoteSync:
 
     def finish(self) -> None:
         """Copy what is left, and print it if that fails."""
-        last_error: Exception | None = None
+        message = ""
         for delay in LAST_COPY_DELAYS_SECONDS if self.failure is None else ():
             time.sleep(delay)
             try:
                 return self._copy_changes()
             except (StorageError, OSError) as error:
-                last_error = error
+                message = (
+                    f"{error}; it lacks the last of the sweep, which is in {self.folder.path}: "
+                    "'kdtune resume' there, with the same --storage, adds it"
+                )
             except RunError as error:
-                self.say(f"{error} What is in {self.folder.path} is not copied any more.")
-                return
-        if last_error is not None:
-            self.say(
-                f"{last_error}; it lacks the last of the sweep, which is in {self.folder.path}: "
-                "'kdtune resume' there, with the same --storage, adds it"
-            )
+                message = f"{error} What is in {self.folder.path} is not copied any more."
+                break
+        if message:
+            self.say(message)
 
     def _copy_changes(self) -> None:
         self._require_marker()
@@ -223,21 +205,17 @@ class RemoteSync:
             del self._copied_files[name]
 
     def _require_marker(self) -> None:
-        if not self._has_marker():
-            owner = self._read_marker() or "another driver"
+        marker = self._read_marker()
+        if marker is None or marker.driver != self._marker.driver:
+            owner = marker or "another driver"
             self.failure = RunError(f"{self.storage} is being run by {owner} now.")
             raise self.failure
 
     def _files(self) -> list[Path]:
         """Return the files to copy; the logs are the last: what they mention is copied before."""
-        folder = self.folder
-        excluded = (
-            folder.checkpoints_folder,
-            folder.tensorboard_folder,
-            folder.mlflow_folder,
-            folder.wandb_folder,
-        )
-        paths = []
+        folder, paths = self.folder, list[Path]()
+        trackers = (folder.tensorboard_folder, folder.mlflow_folder, folder.wandb_folder)
+        excluded = (folder.checkpoints_folder, *trackers)
         for directory, names, files in os.walk(folder.path):
             names[:] = [name for name in names if Path(directory, name) not in excluded]
             paths += [Path(directory, name) for name in files if not name.endswith(".lock")]

@@ -30,8 +30,6 @@ from kdtune.units import format_bytes
 CACHE_FOLDER_VARIABLE = "KDTUNE_CACHE"
 """Environment variable with the path of the cache."""
 
-CHECKSUM_CHUNK_BYTES = 1 << 24
-
 CacheKey = Mapping[str, Any]
 """Plain values that identify an array; its hash names the array's folder."""
 
@@ -129,9 +127,7 @@ class ArrayCache:
         build: BuildArrays,
         on_progress: OnCacheProgress = lambda progress: None,
     ) -> dict[str, np.ndarray]:
-        """Open arrays, and build those that are missing or incomplete.
-
-        If several processes need arrays of a group, one of them builds and the others wait.
+        """Open arrays, and build missing ones while other processes that need them wait.
 
         Args:
             label: description of the arrays to print.
@@ -149,17 +145,13 @@ class ArrayCache:
         """
         digests = {name: _key_digest({**group_key, **key}) for name, key in array_keys.items()}
 
+        progress = CacheProgress(content=group_key["kind"], label=label, state=CacheState.CACHED)
+
         def report(state: CacheState, seconds: float = 0.0) -> None:
-            progress = CacheProgress(
-                content=group_key["kind"],
-                label=label,
-                state=state,
-                num_bytes=sum(
-                    self._arrays[d].nbytes for d in digests.values() if d in self._arrays
-                ),
-                seconds=round(seconds, 3),
-            )
-            on_progress(progress)
+            opened = self._arrays.keys() & digests.values()
+            num_bytes = sum(self._arrays[digest].nbytes for digest in opened)
+            changes = {"state": state, "num_bytes": num_bytes, "seconds": round(seconds, 3)}
+            on_progress(progress.model_copy(update=changes))
 
         start_time, state = time.perf_counter(), CacheState.CACHED
         for _ in range(2):  # again, if another process pruned what was built
@@ -194,18 +186,17 @@ class ArrayCache:
         build_folder: Path,
     ) -> None:
         arrays: dict[str, np.memmap] = {}
-        sizes: dict[str, int] = {}
 
         def create_array(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-            sizes[name] = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            arrays.pop(name, None)
             if self.max_bytes is not None:
+                size = int(np.prod(shape)) * np.dtype(dtype).itemsize
                 cached_bytes = sum(entry.size_bytes for entry in self.list_entries())
                 available_bytes = cached_bytes + shutil.disk_usage(self.folder).free
-                # The arrays of this build use disk space already, but are no entries yet.
-                bytes_to_keep = min(
-                    self.max_bytes - sum(sizes.values()), available_bytes - sizes[name]
-                )
-                self.prune(bytes_to_keep, protected=frozenset(digests.values()))
+                # The other arrays of this build use disk space already, but are no entries yet.
+                built_bytes = sum(array.nbytes for array in arrays.values())
+                max_cached = min(self.max_bytes - built_bytes, available_bytes) - size
+                self.prune(max_cached, protected=frozenset(digests.values()))
             (build_folder / name).mkdir(parents=True, exist_ok=True)
             arrays[name] = _create_memmap(build_folder / name / "array.npy", shape, dtype)
             return arrays[name]
@@ -291,7 +282,7 @@ class ArrayCache:
 
         def is_damaged(folder: Path) -> bool:
             loaded = _load_array(folder)
-            return loaded is None or _checksum(loaded[1]) != loaded[0].crc32
+            return loaded is None or zlib.crc32(loaded[1]) != loaded[0].crc32
 
         return [e for e in self.list_entries() if is_damaged(e.folder) and _remove_entry(e)]
 
@@ -315,13 +306,10 @@ def _commit_array(array: np.memmap, folder: Path, label: str) -> None:
     with open(folder / "array.npy", "rb") as file:
         os.fsync(file.fileno())
         status = os.fstat(file.fileno())
-    metadata = _Metadata(
-        label=label,
-        crc32=_checksum(array),
-        num_bytes=status.st_size,
-        modified_ns=status.st_mtime_ns,
-    )
-    write_text(folder / "about.json", metadata.model_dump_json())
+    size, modified_ns = status.st_size, status.st_mtime_ns
+    crc32 = zlib.crc32(array)
+    about = _Metadata(label=label, crc32=crc32, num_bytes=size, modified_ns=modified_ns)
+    write_text(folder / "about.json", about.model_dump_json())
 
 
 def _load_array(folder: Path) -> tuple[_Metadata, np.ndarray] | None:
@@ -341,10 +329,3 @@ def _remove_entry(entry: CacheEntry) -> bool:
         shutil.rmtree(removed, ignore_errors=True)
         return True
     return False
-
-
-def _checksum(array: np.ndarray) -> int:
-    content, checksum = array.reshape(-1).view(np.uint8), 0
-    for start in range(0, len(content), CHECKSUM_CHUNK_BYTES):
-        checksum = zlib.crc32(content[start : start + CHECKSUM_CHUNK_BYTES].data, checksum)
-    return checksum

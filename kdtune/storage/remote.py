@@ -24,7 +24,7 @@ class StorageError(RunError):
 
 
 class Storage:
-    """A folder in a storage; other processes can use it when it is pickled.
+    """A folder in a storage, which can be pickled; methods raise a `StorageError` on failure.
 
     Args:
         uri: URI or path of a folder.
@@ -68,11 +68,7 @@ class Storage:
         return Storage(self.uri, str(PurePosixPath(self.relative_path, name)))
 
     def list_files(self) -> list[str]:
-        """Return the relative paths of all files, at any depth, without hidden ones.
-
-        Raises:
-            StorageError: it cannot be listed.
-        """
+        """Return the relative paths of all files, at any depth, without hidden ones."""
         selector = FileSelector(self._path, allow_not_found=True, recursive=True)
         with self._wrap_errors("listed"):
             files = self._filesystem.get_file_info(selector)
@@ -80,11 +76,7 @@ class Storage:
         return [name for name in names if "/." not in f"/{name}" and "//" not in f"/{name}"]
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file, or None if it does not exist.
-
-        Raises:
-            StorageError: it cannot be read.
-        """
+        """Return the content of a file, or None if it does not exist."""
         with self._wrap_errors("read"):
             try:
                 with self._filesystem.open_input_stream(f"{self._path}/{name}") as stream:
@@ -98,9 +90,6 @@ class Storage:
         Args:
             name: relative path.
             content: all bytes of the file.
-
-        Raises:
-            StorageError: it cannot be written.
         """
         with self._replacing(name) as target, self._filesystem.open_output_stream(target) as file:
             file.write(content)
@@ -111,9 +100,6 @@ class Storage:
         Args:
             path: of the source on the disk.
             name: relative path of the copy.
-
-        Raises:
-            StorageError: it cannot be read or written.
         """
         with self._replacing(name) as target:
             copy_files(str(path), target, LocalFileSystem(), self._filesystem)
@@ -124,31 +110,20 @@ class Storage:
         Args:
             name: relative path of the source.
             path: of the copy on the disk.
-
-        Raises:
-            StorageError: it cannot be read or written.
         """
         with self._wrap_errors("read"), atomic_write(path, sync=False) as temporary:
             source = f"{self._path}/{name}"
             copy_files(source, str(temporary), self._filesystem, LocalFileSystem())
 
     def remove_file(self, name: str) -> None:
-        """Remove a file, if it exists.
-
-        Raises:
-            StorageError: it cannot be removed.
-        """
+        """Remove a file, if it exists."""
         path = f"{self._path}/{name}"
         with self._wrap_errors("cleared"):
             if self._filesystem.get_file_info(path).type == FileType.File:
                 self._filesystem.delete_file(path)
 
     def remove_folder(self) -> None:
-        """Remove the folder with its content, if it exists.
-
-        Raises:
-            StorageError: it cannot be removed.
-        """
+        """Remove the folder with its content, if it exists."""
         with self._wrap_errors("cleared"):
             if self._filesystem.get_file_info(self._path).type == FileType.Directory:
                 self._filesystem.delete_dir(self._path)

@@ -83,12 +83,12 @@ class _FollowedSweep:
 
 def _to_optuna(record: TrialRecord) -> FrozenTrial:
     proposed, ended, state = record.proposed, record.ended, OPTUNA_STATES[record.state]
-    attributes = {"trial_id": proposed.trial_id, "origin": proposed.origin}
+    attributes: dict[str, str | float] = {"trial_id": proposed.trial_id, "origin": proposed.origin}
     if ended is not None:
         attributes |= {"state": str(ended.state), "reason": ended.reason}
         attributes |= {"epochs": ended.epochs, "device_seconds": round(record.device_seconds, 3)}
     has_value = state in (OptunaState.COMPLETE, OptunaState.PRUNED)
-    trial = FrozenTrial(
+    return FrozenTrial(
         number=proposed.number,
         state=state,
         value=ended.best_validation_accuracy if ended and has_value else None,
@@ -101,7 +101,6 @@ def _to_optuna(record: TrialRecord) -> FrozenTrial:
         intermediate_values={e.epoch: e.validation_accuracy for e in record.epochs},
         trial_id=-1,  # the storage assigns one
     )
-    return trial
 
 
 def _build_storage(sweeps: Iterable[_FollowedSweep]) -> InMemoryStorage:

@@ -19,7 +19,7 @@ from kdtune.log.events import (
 )
 from kdtune.runtime.optional_imports import import_optional
 from kdtune.storage.files import make_folder
-from kdtune.trackers.tracker import select_hyperparameters, select_metrics
+from kdtune.trackers.tracker import Tracker, select_hyperparameters, select_metrics
 
 RUNS_PER_PAGE = 1000
 
@@ -37,8 +37,8 @@ def import_mlflow() -> Any:
     return import_optional("mlflow", "mlflow")
 
 
-class MLflowTracker:
-    """Logs trials to MLflow; see `kdtune.trackers.tracker.Tracker`.
+class MLflowTracker(Tracker):
+    """Logs trials to MLflow; the runs of trials that have not ended stay open.
 
     A trial stays one run when the sweep is resumed: it is found by the start of the log and the
     time of its proposal.
@@ -131,9 +131,6 @@ class MLflowTracker:
         metrics = [entities.Metric(key, value, time, step) for key, value in values.items()]
         run_tags = [entities.RunTag(key, value) for key, value in tags.items()]
         self._client.log_batch(self._runs[event.trial_id].info.run_id, metrics, tags=run_tags)
-
-    def close(self) -> None:
-        """Do nothing: the runs of trials that have not ended stay open."""
 
 
 def _to_milliseconds(event: Event) -> int:

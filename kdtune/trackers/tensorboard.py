@@ -13,17 +13,12 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from kdtune.log.events import (
-    SUCCESSFUL_STATES,
-    EpochFinished,
-    LogOpening,
-    TrialEnded,
-    TrialProposed,
-)
+from kdtune.log.events import SUCCESSFUL_STATES, EpochFinished, TrialEnded, TrialProposed
 from kdtune.trackers.tracker import (
     COMPLETE_MARKER,
     FINAL_METRICS,
     HYPERPARAMETERS,
+    Tracker,
     select_hyperparameters,
     select_metrics,
 )
@@ -39,8 +34,8 @@ DEFAULT_COLUMNS = ("method", "model", "lr", "alpha", "beta")
 """Hyperparameters whose columns are visible at first; TensorBoard shows five."""
 
 
-class TensorBoardTracker:
-    """Writes trials to TensorBoard event files; see `kdtune.trackers.tracker.Tracker`.
+class TensorBoardTracker(Tracker):
+    """Writes trials to TensorBoard event files.
 
     TensorBoard's own writer keeps a thread and an open file for each trial, too many for a
     thousand trials. Here a file is open only while something is written.
@@ -52,9 +47,6 @@ class TensorBoardTracker:
     def __init__(self, folder: Path):
         self.folder = folder
         self._event_files: dict[str, Path] = {}
-
-    def setup(self, opening: LogOpening) -> None:
-        """Do nothing."""
 
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
         """Return True if the trial's folder is complete."""
@@ -104,9 +96,6 @@ class TensorBoardTracker:
         self._write(ended, 0, _hparams_summary(metadata.SESSION_END_INFO_TAG, plugin_data))
         del self._event_files[ended.trial_id]
         (self.folder / ended.trial_id / COMPLETE_MARKER).touch()
-
-    def close(self) -> None:
-        """Do nothing: no file is open."""
 
     def _write(
         self, event: TrialProposed | EpochFinished | TrialEnded, step: int, *summaries: Summary

@@ -4,9 +4,10 @@ Trackers are folds over the log instead of Ray's callbacks: Ray treats a trial t
 another process, or after a resume, as a new one, and does not know how a trial ended.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 from kdtune.config.train import CLI_FIELDS, DERIVED_FIELDS, OUTPUT_FIELDS, TrainConfig
 from kdtune.log.events import EpochFinished, Event, LogOpening, TrialEnded, TrialProposed
@@ -46,25 +47,29 @@ def select_metrics(epoch: EpochFinished) -> dict[str, float]:
     return {name: value for name, value in epoch.as_row().items() if isinstance(value, float)}
 
 
-class Tracker(Protocol):
+class Tracker(ABC):
     """Client of a tracking program; each trial is logged as start, epochs, end.
 
     A trial that a former driver did not log completely is logged again from its start, and must
     not appear twice.
     """
 
-    def setup(self, opening: LogOpening) -> None:
+    def setup(self, opening: LogOpening) -> None:  # noqa: B027
         """Prepare for the log that starts with this event."""
 
+    @abstractmethod
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
         """Return True if a trial that has ended is logged completely."""
 
+    @abstractmethod
     def log_trial_start(self, proposed: TrialProposed) -> None:
         """Log the settings of a trial."""
 
+    @abstractmethod
     def log_epoch(self, epoch: EpochFinished) -> None:
         """Log the metrics of an epoch."""
 
+    @abstractmethod
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
         """Log the end of a trial.
 
@@ -73,7 +78,7 @@ class Tracker(Protocol):
             device_seconds: sum over all epochs of the trial.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Release resources; some trials may not have ended."""
 
 

@@ -18,7 +18,12 @@ from kdtune.log.events import (
 )
 from kdtune.runtime.optional_imports import import_optional
 from kdtune.storage.files import make_folder
-from kdtune.trackers.tracker import COMPLETE_MARKER, select_hyperparameters, select_metrics
+from kdtune.trackers.tracker import (
+    COMPLETE_MARKER,
+    Tracker,
+    select_hyperparameters,
+    select_metrics,
+)
 
 
 def import_wandb() -> Any:
@@ -31,8 +36,8 @@ def import_wandb() -> Any:
     return import_optional("wandb", "wandb")
 
 
-class WandbTracker:
-    """Logs trials to W&B; see `kdtune.trackers.tracker.Tracker`.
+class WandbTracker(Tracker):
+    """Logs trials to W&B.
 
     Args:
         folder: folder of the runs; W&B requires the name ``wandb``.
