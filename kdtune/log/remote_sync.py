@@ -77,8 +77,8 @@ class RemoteSync:
         """Error that ends the sweep; Ray may wrap it when it is raised."""
         self._marker = _Marker(driver=uuid.uuid4().hex, host=socket.gethostname(), pid=os.getpid())
         self._copied_files: dict[str, tuple[int, int]] = {}
-        self._next_sync_at = 0.0
-        self._is_failing = False
+        self._next_sync_at, self._is_failing = 0.0, False
+        self._log_paths = (folder.log_path, folder.confirm_log_path)
         if self.storage.local_folder == folder.path.absolute():
             raise UserError(f"The storage {storage} is where the sweep's folder is anyway.")
 
@@ -128,9 +128,9 @@ class RemoteSync:
         Raises:
             UserError: there is no sweep, or each of the two holds events that the other lacks.
         """
-        log_paths = (self.folder.log_path, self.folder.confirm_log_path)
-        local = [_complete_lines(p.read_bytes() if p.is_file() else b"") for p in log_paths]
-        remote = [_complete_lines(self.storage.read(p.name) or b"") for p in log_paths]
+        logs = self._log_paths
+        local = [_complete_lines(p.read_bytes() if p.is_file() else b"") for p in logs]
+        remote = [_complete_lines(self.storage.read(p.name) or b"") for p in logs]
         if not local[0] and not remote[0]:
             raise UserError(f"There is no sweep in {self.folder.path} or in {self.storage}.")
         if all(ours.startswith(theirs) for ours, theirs in zip(local, remote, strict=True)):
@@ -141,12 +141,13 @@ class RemoteSync:
                 "away the one that is not to count."
             )
         self.say(f"{self.folder.path} is fetched from {self.storage}")
-        logs = [path.name for path in log_paths]
-        for name in sorted(self.storage.list_files(), key=logs.__contains__):  # logs are the last
-            if name != MARKER_FILE and not name.startswith(f"{CHECKPOINTS_FOLDER}/"):
-                path = self.folder.path / name
-                self.storage.download(name, path)
-                self._copied_files[name] = _size_and_time(path)
+        names = [
+            n for n in self.storage.list_files() if not n.startswith(f"{CHECKPOINTS_FOLDER}/")
+        ]
+        paths = [self.folder.path / name for name in names if name != MARKER_FILE]
+        for path in sorted(paths, key=logs.__contains__):  # the logs are the last
+            self.storage.download(self._name(path), path)
+            self._copied_files[self._name(path)] = _size_and_time(path)
 
     def sync_if_due(self) -> None:
         """Call `sync` if some seconds have passed since the last time."""
@@ -193,16 +194,18 @@ class RemoteSync:
     def _copy_changes(self) -> None:
         self._require_marker()
         self._renew_marker()
-        files = {path.relative_to(self.folder.path).as_posix(): path for path in self._files()}
-        for name, path in files.items():
+        paths = {self._name(path): path for path in self._list_files()}
+        for name, path in paths.items():
             if self._copied_files.get(name) != (state := _size_and_time(path)):
-                if path in (self.folder.log_path, self.folder.confirm_log_path):
+                if path in self._log_paths:
                     self._require_marker()  # copying the files before may have taken long
                 self.storage.upload(path, name)
                 self._copied_files[name] = state
-        for name in self._copied_files.keys() - files.keys():
-            self.storage.remove_file(name)
-            del self._copied_files[name]
+        removed = self._copied_files.keys() - paths.keys()
+        if not removed & {path.name for path in self._log_paths}:  # logs are never removed
+            for name in removed:
+                self.storage.remove_file(name)
+                del self._copied_files[name]
 
     def _require_marker(self) -> None:
         marker = self._read_marker()
@@ -211,7 +214,10 @@ class RemoteSync:
             self.failure = RunError(f"{self.storage} is being run by {owner} now.")
             raise self.failure
 
-    def _files(self) -> list[Path]:
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder.path).as_posix()
+
+    def _list_files(self) -> list[Path]:
         """Return the files to copy; the logs are the last: what they mention is copied before."""
         folder, paths = self.folder, list[Path]()
         trackers = (folder.tensorboard_folder, folder.mlflow_folder, folder.wandb_folder)
@@ -219,8 +225,8 @@ class RemoteSync:
         for directory, names, files in os.walk(folder.path):
             names[:] = [name for name in names if Path(directory, name) not in excluded]
             paths += [Path(directory, name) for name in files if not name.endswith(".lock")]
-        paths = [p for p in paths if "/." not in f"/{p.relative_to(folder.path)}" and p.is_file()]
-        return sorted(paths, key=(folder.log_path, folder.confirm_log_path).__contains__)
+        paths = [path for path in paths if "/." not in f"/{self._name(path)}" and path.is_file()]
+        return sorted(paths, key=self._log_paths.__contains__)
 
 
 @contextmanager

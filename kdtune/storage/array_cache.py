@@ -99,7 +99,14 @@ class _Metadata(BaseModel):
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """An array on the disk; ``last_used`` in seconds since 1970."""
+    """An array on the disk.
+
+    Attributes:
+        folder: holds the array and its metadata.
+        label: description to print.
+        size_bytes: size of the file.
+        last_used: seconds since 1970.
+    """
 
     folder: Path
     label: str
@@ -282,7 +289,7 @@ class ArrayCache:
 
         def is_damaged(folder: Path) -> bool:
             loaded = _load_array(folder)
-            return loaded is None or zlib.crc32(loaded[1]) != loaded[0].crc32
+            return loaded is None or zlib.crc32(loaded[1].data) != loaded[0].crc32
 
         return [e for e in self.list_entries() if is_damaged(e.folder) and _remove_entry(e)]
 
@@ -307,7 +314,7 @@ def _commit_array(array: np.memmap, folder: Path, label: str) -> None:
         os.fsync(file.fileno())
         status = os.fstat(file.fileno())
     size, modified_ns = status.st_size, status.st_mtime_ns
-    crc32 = zlib.crc32(array)
+    crc32 = zlib.crc32(array.data)
     about = _Metadata(label=label, crc32=crc32, num_bytes=size, modified_ns=modified_ns)
     write_text(folder / "about.json", about.model_dump_json())
 

@@ -1,4 +1,4 @@
-"""The log: whole lines only, and folds that see every event once; and the folder around it."""
+"""The log, its folds, and the folder of a sweep."""
 
 import json
 import os
@@ -34,14 +34,14 @@ def numbers(events):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A sweep's folder with one event."""
+    """A sweep's folder with one event in its log."""
     folder = SweepFolder(tmp_path)
     with EventLog(folder.log_path, []) as log:
         log.append(event(1))
     return folder
 
 
-def test_events_come_back_in_order(tmp_path):
+def test_events_are_read_in_order(tmp_path):
     folder = SweepFolder(tmp_path)
     with EventLog(folder.log_path, []) as log:
         for n in range(1, 4):
@@ -61,14 +61,14 @@ def test_every_fold_sees_every_event_after_it_was_written(tmp_path):
     assert seen == [(1, 1), (2, 2)]
 
 
-def test_on_open_the_folds_see_what_is_there(folder):
+def test_on_open_the_folds_see_the_events_of_the_file(folder):
     seen = []
     with EventLog(folder.log_path, [seen.append]):
         pass
     assert numbers(seen) == [1]
 
 
-def test_a_torn_last_line_is_passed_over_and_cut_off_on_open(folder):
+def test_a_torn_last_line_is_skipped_and_cut_off_on_open(folder):
     whole = folder.log_path.read_bytes()
     line = line_of(event(2)).encode() + b"\n"
     for length in range(len(line)):
@@ -82,7 +82,7 @@ def test_a_torn_last_line_is_passed_over_and_cut_off_on_open(folder):
 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
-def test_whatever_stands_after_the_last_event_is_cut_off(garbage):
+def test_garbage_after_the_last_event_is_cut_off(garbage):
     with tempfile.TemporaryDirectory() as place:
         folder = SweepFolder(place)
         with EventLog(folder.log_path, []) as log:
@@ -101,7 +101,7 @@ def test_whatever_stands_after_the_last_event_is_cut_off(garbage):
      "[" * 100_000, line_of(event(2), session_seconds=float("nan")),
      line_of(event(2), seconds=float("nan")), line_of(event(2), epoch=None)],
 )  # fmt: skip
-def test_json_that_is_no_event_is_none(folder, line):
+def test_a_line_that_is_no_event_is_damage_unless_it_is_the_last(folder, line):
     whole = folder.log_path.read_bytes()
     folder.log_path.write_bytes(whole + line.encode() + b"\n")
     assert numbers(folder.load_events()) == [1]
@@ -111,7 +111,7 @@ def test_json_that_is_no_event_is_none(folder, line):
 
 
 @pytest.mark.parametrize("key", ["trial_id", "method", "model"])
-def test_names_in_a_log_lead_nowhere_else(folder, key):
+def test_names_with_a_path_are_no_event(folder, key):
     with open(folder.log_path, "a") as log:
         log.write(line_of(event(2), **{key: "../../elsewhere"}) + "\n")
     assert numbers(folder.load_events()) == [1]
@@ -125,7 +125,7 @@ def test_an_event_that_does_not_fit_the_others_is_damage(folder):
         EventLog(folder.log_path, [fold])
 
 
-def test_what_others_write_meanwhile_is_cut_off(tmp_path):
+def test_bytes_of_another_process_are_cut_off(tmp_path):
     folder = SweepFolder(tmp_path)
     with EventLog(folder.log_path, []) as log:
         log.append(event(1))
@@ -138,7 +138,7 @@ def test_what_others_write_meanwhile_is_cut_off(tmp_path):
             log.append(event(3))
 
 
-def test_a_value_that_json_lacks_is_refused_and_leaves_the_log_whole(tmp_path):
+def test_a_value_that_json_lacks_is_refused_and_leaves_the_log_intact(tmp_path):
     with EventLog(tmp_path / "log.jsonl", []) as log:
         with pytest.raises(ValueError, match="JSON"):
             log.append(event(1).model_copy(update={"lr": float("nan")}))
@@ -147,7 +147,7 @@ def test_a_value_that_json_lacks_is_refused_and_leaves_the_log_whole(tmp_path):
 
 
 @pytest.mark.parametrize("room", [1, 400, 460, 1000])
-def test_a_full_disk_leaves_whole_events_and_takes_no_more(tmp_path, room):
+def test_on_a_full_disk_the_log_keeps_complete_events_and_takes_no_more(tmp_path, room):
     folder, seen = SweepFolder(tmp_path), []
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
@@ -174,12 +174,12 @@ def test_a_folder_without_a_log_is_no_sweep(tmp_path):
         SweepFolder(tmp_path / "gone").load_events()
 
 
-def test_a_log_begins_with_the_sweeps_settings(folder):
+def test_a_log_without_the_sweeps_settings_is_damaged(folder):
     with pytest.raises(UserError, match="does not begin with the sweep's settings"):
         folder.load_opening_events()
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_a_folder_appears_when_it_is_complete(tmp_path):
     folder = SweepFolder(tmp_path / "results" / "x")
     with pytest.raises(ZeroDivisionError), folder.create_atomically() as part:
         part.config_path.write_text("a")
@@ -227,7 +227,7 @@ def test_a_second_driver_is_told_who_holds_the_sweep_and_a_dead_one_holds_nothin
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "best", "log.jsonl"])
-def test_a_folder_whose_parts_lie_elsewhere_is_not_run(tmp_path, name):
+def test_a_folder_with_links_is_refused(tmp_path, name):
     folder = SweepFolder(tmp_path / "x")
     folder.path.mkdir()
     (folder.path / name).symlink_to(tmp_path)
@@ -262,7 +262,7 @@ def test_the_colon_of_a_models_name_is_a_dot_in_names_of_files(tmp_path):
         assert SweepFolder(tmp_path).load_events() == []
 
 
-def test_a_log_of_the_previous_version_is_a_sentence(tmp_path):
+def test_a_log_of_an_earlier_version_is_an_error(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"event": "sweep", "time": 1, "session_seconds": 1}\n')
     with pytest.raises(UserError, match=r"was written by kdtune 0\.1, which this version cannot"):
         SweepFolder(tmp_path).load_events()

@@ -1,4 +1,4 @@
-"""The copy of a sweep's folder: what is in it, who may write it, and who resumes from it."""
+"""The copy of a sweep's folder in a storage, and the marker of its driver."""
 
 import json
 import os
@@ -105,7 +105,7 @@ def test_another_machine_resumes_from_the_copy(sweep, copy, said):
     assert said == [f"{sweep.path} is fetched from {copy}"]
 
 
-def test_the_longer_log_counts_and_two_that_differ_are_refused(sweep, copy, said):
+def test_the_longer_log_is_used_and_different_ones_are_refused(sweep, copy, said):
     with synced(sweep, said):
         sweep.log_path.write_bytes(LINE * 2)
     sweep.log_path.write_bytes(LINE * 3)
@@ -125,6 +125,14 @@ def test_the_longer_log_counts_and_two_that_differ_are_refused(sweep, copy, said
     assert copy.read("log.jsonl") == LINE * 5 and copy.list_files() == ["log.jsonl"]
 
 
+def test_a_folder_that_is_removed_leaves_the_copy_as_it_was(sweep, copy, said):
+    (sweep.path / "a.yaml").touch()
+    with synced(sweep, said) as sync:
+        sync.sync()
+        shutil.rmtree(sweep.path)
+    assert copy.list_files() == ["a.yaml", "log.jsonl"]
+
+
 def test_without_a_sweep_nothing_is_resumed(tmp_path, said):
     folder = SweepFolder(tmp_path / "results" / "none")
     with pytest.raises(UserError, match=r"no sweep in .*none or in .*store/none"):
@@ -132,7 +140,7 @@ def test_without_a_sweep_nothing_is_resumed(tmp_path, said):
             pass
 
 
-def test_a_new_sweep_takes_no_name_that_is_taken(sweep, copy, said):
+def test_a_new_sweep_needs_a_new_name(sweep, copy, said):
     with synced(sweep, said, is_new=True):
         pass
     sweep.log_path.write_bytes(LINE * 2)
@@ -195,7 +203,7 @@ def test_a_driver_that_ends_leaves_log_and_marker_of_another_one(sweep, copy, sa
     assert "now. What is in" in said[0]
 
 
-def test_a_storage_that_fails_is_said_once_and_gets_the_rest_later(sweep, copy, said, monkeypatch):
+def test_a_failure_of_the_storage_is_reported_once_and_made_up_for(sweep, copy, said, monkeypatch):
     broken, upload = threading.Event(), Storage.upload
 
     def fails(storage, path, name):
@@ -220,7 +228,7 @@ def test_a_storage_that_fails_is_said_once_and_gets_the_rest_later(sweep, copy, 
     assert len(said) == 3 and "it lacks the last of the sweep, which is in" in said[2]
 
 
-def test_a_storage_that_fails_at_the_start_is_a_sentence(sweep, said, monkeypatch):
+def test_a_failure_of_the_storage_at_the_start_is_an_error(sweep, said, monkeypatch):
     def fails(storage, name):
         raise StorageError("store cannot be read: it is away")
 
@@ -235,7 +243,7 @@ def test_without_a_storage_there_is_no_copy(sweep):
             assert sync is None
 
 
-def test_a_storage_is_elsewhere(sweep):
+def test_the_parent_of_the_sweeps_folder_is_no_storage(sweep):
     with pytest.raises(UserError, match="is where the sweep's folder is anyway"):
         RemoteSync(sweep, Storage(str(sweep.path.parent)), print)
 
