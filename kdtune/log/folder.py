@@ -62,7 +62,7 @@ class SweepFolder:
         self.mlflow_folder = self.path / "mlflow"
         self.wandb_folder = self.path / "wandb"
         self.report_path = self.path / "report.html"
-        self._driver_lock_path = self.path / "driver.lock"
+        self._lock_path = self.path / "driver.lock"
 
     def raise_if_exists(self) -> None:
         """Raise a `UserError` if the folder exists."""
@@ -104,7 +104,7 @@ class SweepFolder:
         for path in (*paths, self.checkpoints_folder, *trackers):
             if path.is_symlink():  # nothing outside the folder may be written or removed
                 raise UserError(f"{path} is a link; a sweep's folder must hold its files itself.")
-        lock = FileLock(self._driver_lock_path)
+        lock = FileLock(self._lock_path)
         try:
             with disk_full_as_error(self.path):
                 lock.acquire(timeout=1)  # `is_locked` of another process may hold it briefly
@@ -114,8 +114,7 @@ class SweepFolder:
             raise UserError(f"{self.path} cannot be written: {error.strerror}.") from None
         try:
             with disk_full_as_error(self.path):
-                owner = f"process {os.getpid()} on {socket.gethostname()}"
-                self._driver_lock_path.write_text(owner)
+                self._lock_path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             yield
         finally:
             lock.release()
@@ -134,7 +133,7 @@ class SweepFolder:
     def is_locked(self) -> bool | None:
         """Return True if a driver runs the sweep; None if the folder is not writable."""
         try:
-            with FileLock(self._driver_lock_path).acquire(timeout=0):
+            with FileLock(self._lock_path).acquire(timeout=0):
                 return False
         except Timeout:
             return True
@@ -144,7 +143,7 @@ class SweepFolder:
     def lock_holder(self) -> str:
         """Return the process that holds the lock, or held it last, in words."""
         with suppress(OSError):
-            return printable_path(self._driver_lock_path.read_text(errors="replace")[:200])
+            return printable_path(self._lock_path.read_text(errors="replace")[:200])
         return "another process"
 
     def network_path(self, run_id: str) -> Path:
@@ -159,7 +158,7 @@ class SweepFolder:
         """Return the path of a table.
 
         Args:
-            name: name of the table, such as ``trials``.
+            name: ``trials``, ``epochs``, ...
             suffix: ``.parquet`` or ``.csv``.
         """
         return self.path / f"{name}{suffix}"
@@ -191,9 +190,8 @@ class SweepFolder:
         if not self.path.is_dir():
             raise UserError(f"There is no folder {self.path}.")
         if not self.log_path.is_file():
-            raise UserError(
-                f"{self.path} is not the folder of a sweep: it has no {self.log_path.name}."
-            )
+            name = self.log_path.name
+            raise UserError(f"{self.path} is not the folder of a sweep: it has no {name}.")
         position, lines = 0, 0
         while True:
             with open(self.log_path, "rb") as file:

@@ -161,10 +161,10 @@ class ArrayCache:
             on_progress(progress.model_copy(update=changes))
 
         start_time, state = time.perf_counter(), CacheState.CACHED
+        on_wait = partial(report, CacheState.WAITING)
         for _ in range(2):  # again, if another process pruned what was built
             if not self._open_existing(digests):
                 break
-            on_wait = partial(report, CacheState.WAITING)
             with self._lock_group(_key_digest(group_key), on_wait) as build_folder:
                 if missing := self._open_existing(digests):
                     state = CacheState.BUILT
@@ -204,8 +204,13 @@ class ArrayCache:
                 built_bytes = sum(array.nbytes for array in arrays.values())
                 max_cached = min(self.max_bytes - built_bytes, available_bytes) - size
                 self.prune(max_cached, protected=frozenset(digests.values()))
-            (build_folder / name).mkdir(parents=True, exist_ok=True)
-            arrays[name] = _create_memmap(build_folder / name / "array.npy", shape, dtype)
+            path = build_folder / name / "array.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            arrays[name] = np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
+            if hasattr(os, "posix_fallocate"):
+                # Without it, a full disk kills the process when it writes to the mapped file.
+                with open(path, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             return arrays[name]
 
         try:
@@ -296,15 +301,6 @@ class ArrayCache:
 
 def _key_digest(key: CacheKey) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _create_memmap(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
-    array = np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
-    if hasattr(os, "posix_fallocate"):
-        # Without it, a full disk kills the process when it writes to the mapped file.
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
 
 
 def _commit_array(array: np.memmap, folder: Path, label: str) -> None:

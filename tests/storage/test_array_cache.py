@@ -37,12 +37,19 @@ def build(names, make):
     array[:500] = 7
     with open(place / "building", "a") as file:
         file.write("x")
-    time.sleep(seconds)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not (place / "go").exists():
+        time.sleep(0.01)
     array[500:] = 7
+
+def report(progress):
+    told.append(progress)
+    if progress.state == "waiting":
+        (place / "waiting").touch()
 
 told = []
 cache = ArrayCache(place / "cache")
-opened = cache.open_arrays("it", {"kind": "test"}, {"a": {}}, build, told.append)
+opened = cache.open_arrays("it", {"kind": "test"}, {"a": {}}, build, report)
 print(int(opened["a"].sum()), *(progress.state for progress in told))
 """
 
@@ -203,9 +210,11 @@ def wait_for(path):
 
 
 def test_two_processes_that_need_one_array_build_it_once(tmp_path):
-    first = start(tmp_path, 3)
+    first = start(tmp_path, 60)
     wait_for(tmp_path / "building")
-    second = start(tmp_path, 3)
+    second = start(tmp_path, 60)
+    wait_for(tmp_path / "waiting")
+    (tmp_path / "go").touch()
     outputs = [process.communicate(timeout=60)[0].split() for process in (first, second)]
     assert outputs == [["7000", "building", "built"], ["7000", "waiting", "cached"]]
     assert (tmp_path / "building").read_text() == "x"
