@@ -121,11 +121,7 @@ class SweepFolder:
 
     @contextmanager
     def locked_existing(self) -> Iterator[None]:
-        """Hold the lock of a folder that is a sweep's; nothing is written to any other.
-
-        Raises:
-            UserError: from `load_opening_events` or `locked`.
-        """
+        """Hold the lock of a folder that is a sweep's; nothing is written to any other."""
         self.load_opening_events()
         with self.locked():
             yield
@@ -174,11 +170,7 @@ class SweepFolder:
         return self.path / "best" / f"{file_stem(method, model)}{suffix}"
 
     def load_events(self) -> list[Event]:
-        """Return all events so far, also of a running sweep.
-
-        Raises:
-            UserError: this is no sweep's folder, or its log is damaged.
-        """
+        """Return all events so far, also of a running sweep; raises as `follow_events` does."""
         return next(self.follow_events())
 
     def follow_events(self) -> Iterator[list[Event]]:
@@ -201,21 +193,13 @@ class SweepFolder:
             yield events
 
     def load_confirm_events(self) -> list[Event]:
-        """Return all events of the confirmation so far; none before it starts.
-
-        Raises:
-            UserError: its log is damaged.
-        """
+        """Return all events of the confirmation so far; none before it starts."""
         if not self.confirm_log_path.is_file():
             return []
         return parse_events(self.confirm_log_path.read_bytes(), self.confirm_log_path)[0]
 
     def load_opening_events(self) -> list[SweepOpening]:
-        """Return the events that opened the search's log, in order.
-
-        Raises:
-            UserError: there is none, or `load_events` raises it.
-        """
+        """Return the events that opened the search's log, in order; there is at least one."""
         openings = [event for event in self.load_events() if isinstance(event, SweepOpening)]
         if not openings or not isinstance(openings[0], SweepStarted):
             raise UserError(
@@ -228,11 +212,7 @@ class SweepFolder:
         return [e for e in self.load_confirm_events() if isinstance(e, ConfirmStarted)]
 
     def load_config(self) -> SweepConfig:
-        """Return the latest settings; those of a confirmation are from its own log.
-
-        Raises:
-            UserError: there are none, or they are not valid.
-        """
+        """Return the latest settings; those of a confirmation are from its own log."""
         confirm_openings = self.load_confirm_openings()
         openings = [*self.load_opening_events(), *confirm_openings]
         config = max(openings, key=lambda event: event.time).config

@@ -14,8 +14,7 @@ class Stopwatch:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self.clock = clock
-        self._session_started_at = clock()
+        self.clock, self._session_started_at = clock, clock()
         self._previous_seconds, self._session_offset, self._session_seconds = 0.0, 0.0, 0.0
 
     def fold(self, event: Event) -> None:

@@ -25,11 +25,7 @@ RUNS_PER_PAGE = 1000
 
 
 def import_mlflow() -> Any:
-    """Import MLflow without its telemetry.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Import MLflow, if it is installed, without its telemetry."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # The driver waits, so an unreachable server must not delay trials, or a SIGTERM.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

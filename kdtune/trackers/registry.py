@@ -11,11 +11,7 @@ from kdtune.trackers.wandb import WandbTracker, import_wandb
 
 
 def require_tracker_packages(names: Iterable[str]) -> None:
-    """Check that the packages of trackers are installed.
-
-    Raises:
-        UserError: one is not.
-    """
+    """Raise a `UserError` if the package of a tracker is not installed."""
     for name in names:
         {"mlflow": import_mlflow, "wandb": import_wandb}[name]()
 

@@ -49,7 +49,7 @@ class TensorBoardTracker(Tracker):
         self._event_files: dict[str, Path] = {}
 
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
-        """Return True if the trial's folder is complete."""
+        """Return True if the trial's folder has the marker."""
         return (self.folder / proposed.trial_id / COMPLETE_MARKER).exists()
 
     def log_trial_start(self, proposed: TrialProposed) -> None:

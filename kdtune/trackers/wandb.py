@@ -27,11 +27,7 @@ from kdtune.trackers.tracker import (
 
 
 def import_wandb() -> Any:
-    """Import W&B without its error reporting.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Import W&B, if it is installed, without its error reporting."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     return import_optional("wandb", "wandb")
 
