@@ -170,7 +170,7 @@ class SweepFolder:
         return self.path / "best" / f"{file_stem(method, model)}{suffix}"
 
     def load_events(self) -> list[Event]:
-        """Return all events so far, also of a running sweep; raises as `follow_events` does."""
+        """Return all events so far, also of a running sweep."""
         return next(self.follow_events())
 
     def follow_events(self) -> Iterator[list[Event]]:
