@@ -111,7 +111,10 @@ def _build_storage(sweeps: Iterable[_FollowedSweep]) -> InMemoryStorage:
                 name = f"{sweep.name}: {'-'.join(cell)}"
                 study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
                 study.set_metric_names(["best validation accuracy"])
-                study.add_trials(trials)
+                try:
+                    study.add_trials(trials)
+                except ValueError as error:  # a value outside its distribution
+                    raise UserError(f"{sweep.folder.log_path} is damaged: {error}.") from error
     return storage
 
 
@@ -167,12 +170,11 @@ class Dashboard:
         with self._lock:
             has_changed = False
             for sweep in self._sweeps:
-                try:
+                with _damage_reported():
                     has_changed |= sweep.update()
-                except (UserError, OSError) as error:
-                    print(f"{error} Nothing more of it is shown.", file=sys.stderr)
             if has_changed:
-                self._app = self._create_app(_build_storage(self._sweeps))
+                with _damage_reported():
+                    self._app = self._create_app(_build_storage(self._sweeps))
         return self._app(environ, start_response)
 
     def serve(self, port: int, say: Callable[[str], object]) -> None:
@@ -194,6 +196,14 @@ class Dashboard:
         with server, suppress(KeyboardInterrupt):
             say(f"http://{HOST}:{server.server_port}/")
             server.serve_forever()
+
+
+@contextmanager
+def _damage_reported() -> Iterator[None]:
+    try:
+        yield
+    except (UserError, OSError) as error:
+        print(f"{error} Nothing more of it is shown.", file=sys.stderr)
 
 
 class _ThreadingServer(ThreadingMixIn, WSGIServer):
