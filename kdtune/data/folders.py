@@ -50,7 +50,7 @@ def find_images(
     root = Path(data_dir).expanduser()
     if root.is_dir():
         source, (classes, train, validation, test) = str(root), _find_folder_splits(root)
-    elif data_dir in NAMED_DATASETS:
+    elif NAMED_DATASETS.find(data_dir) is not None:
         dataset = load_named_dataset(data_dir, data_root)
         source, root, classes = data_dir, dataset.root, dataset.classes
         train = Split(*dataset.train)

@@ -40,13 +40,14 @@ from kdtune.models import (
     stage_shapes,
 )
 from kdtune.models.on_device import pick_device
-from kdtune.plugins import load_plugins, plugin_records
+from kdtune.plugins import PLUGINS
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.environment import describe_environment
 from kdtune.runtime.seeds import derive_seed
 from kdtune.trackers.registry import require_tracker_packages
 from kdtune.training.epoch_data import find_data
 from kdtune.training.teacher import describe_teacher, load_teacher
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.search.space import (
     SearchSpace,
     load_plugin_spaces,
@@ -122,7 +123,8 @@ def prepare_sweep(
     Raises:
         UserError: something is no good, or is not what it was.
     """
-    load_plugins(requested.plugins)
+    PLUGINS.load_files(requested.plugins)
+    pack_plugins()  # says early which plug-in cannot be sent to trials
     sweep, shared_inputs, opening_fields = _prepare_inputs(requested, earlier_opening)
     if sweep.confirm and opening_fields["data"].test_images < 2:
         raise UserError(NO_TEST_IMAGES)
@@ -186,7 +188,7 @@ def _prepare_inputs(
         ),
         "teacher": teacher_info,
         "environment": describe_environment(),
-        "plugins": plugin_records(
+        "plugins": PLUGINS.records(
             METHODS=[method for method, _ in sweep.cells()],
             MODELS=[*sweep.models, *([teacher_info.model] if teacher_info else ())],
             DATA=[requested.data],

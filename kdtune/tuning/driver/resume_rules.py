@@ -10,7 +10,7 @@ from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
 from kdtune.log.events import SweepOpening
 from kdtune.log.folder import CONFIRM_SETTINGS, SweepFolder
-from kdtune.plugins import load_plugins, require_plugins
+from kdtune.plugins import PLUGINS
 from kdtune.tuning.cluster.join import LOCAL_ADDRESS, resolve_address
 from kdtune.tuning.search.samplers import (
     AUTO_SAMPLER,
@@ -111,9 +111,9 @@ def resume_flags(sweep: SweepConfig) -> str:
 
 def _reload_plugins(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> None:
     """Load the plug-ins that are given now, among which must be those of before."""
-    load_plugins(changes.get("plugins", ()))
+    PLUGINS.load_files(changes.get("plugins", ()))
     records = [record.model_dump() for record in earlier_opening.plugins]
-    require_plugins("The sweep", records, same_source=True)
+    PLUGINS.require("The sweep", records, same_source=True)
 
 
 def _drop_cluster_address(recorded: Mapping[str, Any]) -> dict[str, Any]:
