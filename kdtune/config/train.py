@@ -59,55 +59,6 @@ def file_stem(*names: str) -> str:
     return "-".join(names).replace(":", ".")
 
 
-def _has_valid_settings(method: Any) -> bool:
-    settings = getattr(method, "SETTINGS", {})
-    return isinstance(settings, dict) and all(
-        isinstance(key, str)
-        and isinstance(value, bool | int | float | str)
-        and (key in _searchable_fields() or _is_free_name(key))
-        for key, value in settings.items()
-    )
-
-
-def _searchable_fields() -> list[str]:
-    reserved = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys()
-    return [key for key in TrainConfig.model_fields if key not in reserved]
-
-
-def _is_free_name(key: str) -> bool:
-    """Return True if a method can have a setting of this name besides those of all runs."""
-    is_field = key in TrainConfig.model_fields or hasattr(TrainConfig, key)
-    return key.isidentifier() and not key.startswith("_") and not is_field
-
-
-METHOD_DEFAULTS: Registry[SettingValues] = Registry(
-    "method",
-    "METHODS",
-    {name: info.defaults for name, info in BUILTIN_METHODS.items()},
-    "a class whose SETTINGS, if any, are numbers, words, True or False by names that are free",
-    _has_valid_settings,
-    lambda method: dict(getattr(method, "SETTINGS", {})),
-)
-"""Default settings by method: fields of `TrainConfig`, and settings of the method alone."""
-
-
-def method_settings(method: str) -> SettingValues:
-    """Return the defaults of the settings that a method alone has."""
-    defaults = METHOD_DEFAULTS.find(method) or {}
-    return {key: value for key, value in defaults.items() if key not in TrainConfig.model_fields}
-
-
-def applicable_settings(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings without those that other methods alone have.
-
-    Args:
-        method: of a run.
-        settings: of several methods, by name.
-    """
-    method_keys = method_settings(method)
-    return {k: v for k, v in settings.items() if k in method_keys or k in TrainConfig.model_fields}
-
-
 class DataSource(NamedTuple):
     """Images of a run: the arguments of `kdtune.data.folders.find_images`."""
 
@@ -195,7 +146,8 @@ class TrainConfig(DataConfig):
     model: str = Field("MultiBranchNet", description="architecture of the student")
     teacher_model: str | None = Field(None, description="path of the teacher's checkpoint")
     weights: str | None = Field(
-        None, description="initial weights: DEFAULT (torchvision's), or a file; random if not given"
+        None,
+        description="initial weights: DEFAULT (torchvision's), or a file; random if not given",
     )
     data_dir: str = Field("data", description="an ImageFolder, or the name of a data set")
     image_size: int = Field(128, ge=8, description="pixels; images are resized to a square")
@@ -211,7 +163,9 @@ class TrainConfig(DataConfig):
     temperature: float = Field(4.0, gt=0, description="temperature of the KD loss")
     alpha: float = Field(0.0, ge=0, description="weight of the KD loss; of TCKD in DKD")
     beta: float = Field(0.0, ge=0, description="weight of the method's own loss")
-    hint_epochs: int = Field(0, ge=0, description="FitNets: first epochs, which train on the hint loss alone")
+    hint_epochs: int = Field(
+        0, ge=0, description="FitNets: first epochs, which train on the hint loss alone"
+    )
     hint_layer: int = Field(-1, description="FitNets, VID, SP: index of the compared stage")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["auto", "bf16", "float32"] = Field(
@@ -220,7 +174,9 @@ class TrainConfig(DataConfig):
     compile: bool = Field(False, description="compile student and teacher with torch.compile")
     seed: int = Field(0, ge=0, description="fixes weights, data order and augmentation")
     augment_views: int = Field(
-        0, ge=0, description="augmented views that epochs cycle through; 0 augments every epoch anew"
+        0,
+        ge=0,
+        description="augmented views that epochs cycle through; 0 augments every epoch anew",
     )
     augment_seed: int = Field(0, ge=0, description="fixes the augmented views")
     cache_targets: bool = Field(True, description="cache the teacher's targets, if they fit")
@@ -269,7 +225,9 @@ class TrainConfig(DataConfig):
             suggestion = did_you_mean(ALIASES.get(key, key), [*cls.model_fields, *method_defaults])
             raise ValueError(f"There is no setting '{key}'; {suggestion}")
         if method_defaults:
-            definitions = tuple((key, type(value), value) for key, value in method_defaults.items())
+            definitions = tuple(
+                (key, type(value), value) for key, value in method_defaults.items()
+            )
             extra = _method_settings_model(definitions).parse(extra).model_dump()
         return {**METHOD_DEFAULTS.get(method, {}), **settings, **extra}
 
@@ -281,6 +239,55 @@ class TrainConfig(DataConfig):
                 "for the labels."
             )
         return self
+
+
+def _has_valid_settings(method: Any) -> bool:
+    settings = getattr(method, "SETTINGS", {})
+    return isinstance(settings, dict) and all(
+        isinstance(key, str)
+        and isinstance(value, bool | int | float | str)
+        and (key in _searchable_fields() or _is_free_name(key))
+        for key, value in settings.items()
+    )
+
+
+def _searchable_fields() -> list[str]:
+    reserved = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys()
+    return [key for key in TrainConfig.model_fields if key not in reserved]
+
+
+def _is_free_name(key: str) -> bool:
+    """Return True if a method can have a setting of this name besides those of all runs."""
+    is_field = key in TrainConfig.model_fields or hasattr(TrainConfig, key)
+    return key.isidentifier() and not key.startswith("_") and not is_field
+
+
+METHOD_DEFAULTS: Registry[SettingValues] = Registry(
+    "method",
+    "METHODS",
+    {name: info.defaults for name, info in BUILTIN_METHODS.items()},
+    "a class whose SETTINGS, if any, are numbers, words, True or False by names that are free",
+    _has_valid_settings,
+    lambda method: dict(getattr(method, "SETTINGS", {})),
+)
+"""Default settings by method: fields of `TrainConfig`, and settings of the method alone."""
+
+
+def method_settings(method: str) -> SettingValues:
+    """Return the defaults of the settings that a method alone has."""
+    defaults = METHOD_DEFAULTS.find(method) or {}
+    return {key: value for key, value in defaults.items() if key not in TrainConfig.model_fields}
+
+
+def applicable_settings(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those that other methods alone have.
+
+    Args:
+        method: of a run.
+        settings: of several methods, by name.
+    """
+    method_keys = method_settings(method)
+    return {k: v for k, v in settings.items() if k in method_keys or k in TrainConfig.model_fields}
 
 
 def hash_settings(settings: Mapping[str, Any]) -> str:

@@ -6,10 +6,10 @@ A log chooses neither whom this process talks to nor which code it runs.
 from collections.abc import Mapping
 from typing import Any
 
-from kdtune.config.sweep import SweepConfig
+from kdtune.config.sweep import CONFIRM_FIELDS, RESUME_FIELDS, SweepConfig
 from kdtune.errors import UserError
 from kdtune.log.events import SweepOpening
-from kdtune.log.folder import CONFIRM_SETTINGS, SweepFolder
+from kdtune.log.folder import SweepFolder
 from kdtune.plugins import PLUGINS
 from kdtune.tuning.cluster.join import LOCAL_ADDRESS, resolve_address
 from kdtune.tuning.search.samplers import (
@@ -18,23 +18,6 @@ from kdtune.tuning.search.samplers import (
     STATEFUL_SAMPLERS,
     STATELESS_SAMPLERS,
 )
-
-NOT_FROM_LOG = ("address", "storage", "plugins")
-"""Settings that a log cannot choose: who joins a cluster runs what it sends, plug-ins are code."""
-
-RESUME_FIELDS = {
-    "trials", "total_epochs", "time_budget", "methods", "models", "baselines", "spaces",
-    "data", "data_root", "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial",
-    "max_concurrent", "max_restarts", "stall_timeout", "shutdown_grace", "trackers", "confirm", "top", "seeds",
-    "min_difference", *NOT_FROM_LOG,
-}  # fmt: skip
-"""Settings that may be given when a sweep is resumed."""
-
-CONFIRM_FIELDS = {
-    "data", "data_root", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_concurrent",
-    "max_restarts", "stall_timeout", "shutdown_grace", "trackers", *NOT_FROM_LOG, *CONFIRM_SETTINGS,
-}  # fmt: skip
-"""Settings that may be given when a sweep is confirmed."""
 
 
 def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> SweepConfig:
