@@ -102,9 +102,10 @@ def sweep(file: Path | None, show: str, plan: bool, **flags: Any) -> None:
 
     FILE is a YAML file with the settings as keys; flags override it.
     """
+    settings = _sweep_settings(file, flags)
+
     from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 
-    settings = _sweep_settings(file, flags)
     SweepFolder(RESULTS_FOLDER / settings["name"]).raise_if_exists()
 
     from kdtune.tuning.sweep import run_sweep
