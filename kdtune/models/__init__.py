@@ -2,8 +2,8 @@
 
 Shapes: images float ``[B, 3, H, W]``; logits ``[B, K]``; features a list of one map a stage,
 ``[B, C, H, W]`` each, the last one the final feature map. To add a network, write one file and
-one entry in `kdtune.config.names.MODEL_NAMES`; users add theirs in plug-ins, and those of `LIBRARIES` are there by name, as
-``torchvision:resnet34``.
+one entry in `kdtune.config.names.MODEL_NAMES`; plug-ins add others. Networks of `LIBRARIES` are
+named as ``torchvision:resnet34``.
 """
 
 from collections.abc import Callable

@@ -92,7 +92,9 @@ class ProcessState:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        if "torch._dynamo" in sys.modules:  # dynamo stops compiling after some networks of one kind
+        if (
+            "torch._dynamo" in sys.modules
+        ):  # dynamo stops compiling after some networks of one kind
             torch._dynamo.reset()
         gc.collect()
         release_gpu_memory()
