@@ -339,6 +339,15 @@ def test_a_process_without_the_file_loads_what_it_is_sent(give, tmp_path):
     assert done.stdout.decode().split() == [source_sha256([METHODS["mine"]]), "False"]
 
 
+def test_what_cannot_be_pickled_is_refused_before_a_sweep_starts(give):
+    path = give(
+        "from functools import lru_cache\ncached = lru_cache(lambda n: n)\n"
+        "MODELS = {'Odd': lambda classes, size: cached(size)}\n"
+    )
+    with pytest.raises(UserError, match=f"The plug-in {path} cannot be sent to other processes"):
+        pack_plugins()
+
+
 def test_targets_and_weights_are_others_where_the_code_is(give, folder):
     """Keys of the cache."""
     keys = []

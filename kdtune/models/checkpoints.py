@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kdtune.errors import UserError
+from kdtune.errors import UserError, first_line
 from kdtune.models import build_model
 from kdtune.models.resnet import resnet_from_weights
 from kdtune.plugins import PLUGINS
@@ -166,7 +166,7 @@ def load_model(path: str | Path) -> dict[str, Any]:
         model = build_model(config["model"], num_classes, config["image_size"])
         model.load_state_dict(content.pop("weights"))
     except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{path} does not hold a whole network: {reason}.") from None
     summary = {"architecture": config["model"], "num_classes": num_classes}
     return {"model": model.eval(), **summary, **content}

@@ -18,7 +18,7 @@ from ray.tune.search.sample import Domain
 
 import search_spaces
 from kdtune.config.train import TrainConfig, check_searchable
-from kdtune.errors import UserError
+from kdtune.errors import UserError, first_line
 from kdtune.log.events import Cell
 from kdtune.methods import require_method
 from kdtune.plugins import PLUGINS
@@ -246,7 +246,7 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a user's module may raise, bad domains among it
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UserError(f"The search space {path} cannot be loaded: {reason}") from error
     return module
 

@@ -26,7 +26,7 @@ from torch import nn
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import DataSource, TrainConfig
 from kdtune.data.decoded import DecodedDataset
-from kdtune.errors import DiskFullError, DivergedError, UserError
+from kdtune.errors import DiskFullError, DivergedError, UserError, typed_first_line
 from kdtune.log.events import EpochMetrics
 from kdtune.models import build_model, probe_stage_shapes
 from kdtune.plugins import PLUGINS, Plugin
@@ -231,10 +231,8 @@ def run_trial(
     except DiskFullError as error:
         yield TrialFailed(failure=Failure.DISK_FULL, reason=str(error))
     except Exception as error:  # whatever a run may raise must not end the sweep
-        message = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
         failure = Failure.OUT_OF_MEMORY if is_out_of_memory(error) else Failure.CRASHED
-        yield TrialFailed(failure=failure, reason=reason)
+        yield TrialFailed(failure=failure, reason=typed_first_line(error))
     finally:
         if checkpoints is not None:
             checkpoints.close()
