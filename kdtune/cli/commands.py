@@ -12,17 +12,16 @@ import click
 from kdtune.cli.options import (
     EXISTING_FILE,
     EXISTING_FOLDER,
+    NEW_PATH,
     SettingsCommand,
-    evaluate_options,
     format_option,
     parse_counts,
+    parse_settings,
     plugin_option,
-    quiet_option,
     resume_options,
-    setting_option,
     show_options,
     sweep_options,
-    teacher_options,
+    train_options,
     trust_option,
 )
 from kdtune.errors import RunError, UserError
@@ -34,7 +33,7 @@ class _GlobalOptions:
     debug: bool = False
 
 
-@click.group(context_settings={"max_content_width": 100})
+@click.group(context_settings={"max_content_width": 100, "show_default": True})
 @click.version_option(package_name="kdtune")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
@@ -47,12 +46,23 @@ def _provided_flags(flags: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flags.items() if value not in (None, ())}
 
 
-@cli.command(cls=SettingsCommand, make_options=teacher_options)
+@cli.command(
+    cls=SettingsCommand, make_options=partial(train_options, "weights", "image_size", "seed")
+)
 @plugin_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
-@setting_option
-@quiet_option
-def teacher(out: Path, settings: dict[str, Any] | None, show: str, **flags: Any) -> None:
+@click.option("--model", default="ResNet50", help="Architecture of the teacher.")
+@click.option("--epochs", type=int, default=30, help="Passes over the training images.")
+@click.option("--out", type=NEW_PATH, required=True, help="File to write.")
+@click.option(
+    "--setting",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=parse_settings,
+    help="Other settings of the run; repeatable.",
+)
+@click.option("--quiet", is_flag=True, help="Print only warnings and errors.")
+def teacher(out: Path, settings: dict[str, Any] | None, quiet: bool, **flags: Any) -> None:
     """Train a teacher on your data."""
     from kdtune.config.names import require_data, require_model_name
     from kdtune.config.train import TrainConfig, check_searchable
@@ -65,13 +75,13 @@ def teacher(out: Path, settings: dict[str, Any] | None, show: str, **flags: Any)
     from kdtune.runtime.console import say
     from kdtune.training.train_teacher import train_teacher
 
-    result = train_teacher(config, out, (lambda line: None) if show == "quiet" else say)
+    result = train_teacher(config, out, (lambda line: None) if quiet else say)
     test_accuracy = result["test_accuracy"]
     test_text = "no test images" if test_accuracy is None else f"test {100 * test_accuracy:.2f} %"
     print(f"{out}: validation {100 * result['validation_accuracy']:.2f} %, {test_text}")
 
 
-def _sweep_settings(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
+def _sweep_settings(file: Path | None, flags: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     """Return the settings of a sweep's file and flags; check what needs neither torch nor Ray."""
     from kdtune.config.early_checks import check_names_and_files
     from kdtune.config.sweep import SweepConfig
@@ -79,12 +89,12 @@ def _sweep_settings(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
     from kdtune.storage.files import read_yaml
 
     from_file = read_yaml(file) if file else {}
-    settings = {**from_file, **_provided_flags(flags)}
-    file_settings = from_file.get("settings") or {}
-    if isinstance(file_settings, dict):
-        settings["settings"] = {**file_settings, **(flags["settings"] or {})}
+    settings = {**defaults, **from_file, **_provided_flags(flags)}
+    run_settings = from_file.get("settings") or {}
+    if isinstance(run_settings, dict):
+        settings["settings"] = {**run_settings, **(flags["settings"] or {})}
     else:
-        settings["settings"] = file_settings  # which `SweepConfig` refuses
+        settings["settings"] = run_settings  # which `SweepConfig` refuses
     requested = SweepConfig.parse(settings)
     load_plugins(requested.plugins)
     check_names_and_files(requested)
@@ -123,12 +133,11 @@ def sweep(file: Path | None, show: str, plan: bool, **flags: Any) -> None:
     metavar="N,N,...",
     callback=parse_counts,
     default="1,8,64,1000",
-    show_default=True,
     help="Numbers of trials at once to plan for, besides this machine's.",
 )
 @click.option(
     "--curves",
-    type=click.Path(path_type=Path),
+    type=NEW_PATH,
     help="Recorded learning curves: a sweep's folder, or a file.  [default: synthetic ones]",
 )
 @format_option
@@ -145,7 +154,7 @@ def plan(
     The sweep is checked as by 'kdtune sweep', measured on this machine for about a minute, and
     simulated for any number of slots.
     """
-    settings = _sweep_settings(file, {**flags, "name": flags["name"] or "plan"})
+    settings = _sweep_settings(file, flags, name="plan")
 
     from kdtune.reports.text.plan import plan_text
     from kdtune.tuning.planning.plan import plan_sweep
@@ -162,7 +171,7 @@ def _check_sweep_folder(folder: Path, flags: dict[str, Any]) -> None:
 
 
 @cli.command(cls=SettingsCommand, make_options=resume_options)
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=NEW_PATH)
 @show_options
 def resume(folder: Path, show: str, **flags: Any) -> None:
     """Resume a sweep that was interrupted, or that gets more trials, cells or resources.
@@ -177,7 +186,7 @@ def resume(folder: Path, show: str, **flags: Any) -> None:
 
 
 @cli.command(cls=SettingsCommand, make_options=partial(resume_options, confirm=True))
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=NEW_PATH)
 @show_options
 def confirm(folder: Path, show: str, **flags: Any) -> None:
     """Train the best trials of every cell again with fresh seeds, test once, and give the verdict.
@@ -238,13 +247,9 @@ def table(folder: Path, name: str, output_format: str) -> None:
 @cli.command()
 @click.argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
 @click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="File to write.  [default: report.html in the first folder]",
+    "--out", type=NEW_PATH, help="File to write.  [default: report.html in the first folder]"
 )
-@click.option(
-    "--figures", type=click.Path(path_type=Path), help="Folder for the figures, as SVG and PNG."
-)
+@click.option("--figures", type=NEW_PATH, help="Folder for the figures, as SVG and PNG.")
 def report(folders: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
     """Write one HTML page about one or more sweeps, also while they run; it needs no network."""
     from kdtune.reports.page.page import write_report
@@ -254,7 +259,7 @@ def report(folders: tuple[Path, ...], out: Path | None, figures: Path | None) ->
 
 @cli.command()
 @click.argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080)
 def dashboard(folders: tuple[Path, ...], port: int) -> None:
     """Show sweeps in a browser of this machine, also while they run, until Ctrl-C.
 
@@ -285,21 +290,19 @@ def train(file: Path) -> None:
 @cli.command()
 @click.argument("folder", type=EXISTING_FOLDER)
 @plugin_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="An empty folder.")
+@click.option("--out", type=NEW_PATH, required=True, help="An empty folder.")
 @click.option("--method", help="Export only this method.")
 @click.option("--model", help="Export only this student.")
 @click.option(
     "--top",
     type=click.IntRange(min=1),
     default=1,
-    show_default=True,
     help="Trials of each cell; only settings are kept for most of them.",
 )
 @click.option(
     "--format",
     "formats",
     default="pth,safetensors,pt2",
-    show_default=True,
     help="Formats of the networks: pth, safetensors, pt2, onnx.",
 )
 def export(folder: Path, formats: str, **selection: Any) -> None:
@@ -313,24 +316,13 @@ def export(folder: Path, formats: str, **selection: Any) -> None:
     print("\n".join(export_sweep(folder, formats=names, **selection)))
 
 
-@cli.command(cls=SettingsCommand, make_options=evaluate_options)
+@cli.command(cls=SettingsCommand, make_options=train_options)
 @click.argument("file", type=EXISTING_FILE)
 @plugin_option
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test")
+@click.option("--figure", type=NEW_PATH, help="File for the confusion matrix: .png, .svg.")
 @click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="test",
-    show_default=True,
-)
-@click.option(
-    "--figure", type=click.Path(path_type=Path), help="File for the confusion matrix: .png, .svg."
-)
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "json", "markdown"]),
-    default="table",
-    show_default=True,
+    "--format", "output_format", type=click.Choice(["table", "json", "markdown"]), default="table"
 )
 @trust_option
 def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) -> None:
@@ -345,9 +337,9 @@ def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) 
 
 @cli.command()
 @click.argument("file", type=EXISTING_FILE)
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=NEW_PATH)
 @plugin_option
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--top", type=click.IntRange(min=1), default=3)
 @format_option
 @trust_option
 def predict(
@@ -407,7 +399,7 @@ def spaces(files: tuple[str, ...]) -> None:
 
 
 @cli.command()
-@click.option("--name", default="demo", show_default=True, help="The sweep's folder.")
+@click.option("--name", default="demo", help="The sweep's folder.")
 @show_options
 @click.pass_context
 def demo(ctx: click.Context, name: str, show: str) -> None:

@@ -1,9 +1,9 @@
 """Options of the command line; those of settings are made from the fields of the settings."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
@@ -16,7 +16,7 @@ FLAG_NAMES = {
     "data_dir": "data", "plugins": "plugin", "settings": "setting", "spaces": "space",
     "trackers": "tracker",
 }  # fmt: skip
-"""Names of flags that are not those of their settings."""
+"""Flags of settings that have another name."""
 
 IMAGE_FIELDS = (
     "data_dir", "data_root", "train_images", "validation_images", "test_images", "cache_gb",
@@ -25,33 +25,11 @@ IMAGE_FIELDS = (
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-
-
-def parse_settings(
-    ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
-) -> dict[str, Any] | None:
-    """Return the settings that are given as KEY=VALUE, with values as in YAML; None without any."""
-    from kdtune.storage.files import parse_yaml_value
-
-    settings = {}
-    for text in texts:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise click.BadParameter(f"'{text}' is not KEY=VALUE.", ctx, param)
-        settings[key] = parse_yaml_value(value)
-    return settings or None
-
-
-def parse_counts(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, ...]:
-    """Return whole numbers that commas separate."""
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"'{text}' is no list of numbers.", ctx, param) from None
+NEW_PATH = click.Path(path_type=Path)
 
 
 class SettingsCommand(click.Command):
-    """A command whose options for settings are made when it is used, as pydantic loads slowly.
+    """A command whose options for settings are made on first use, since pydantic loads slowly.
 
     Args:
         make_options: returns these options.
@@ -72,62 +50,6 @@ class SettingsCommand(click.Command):
         return [*self.setting_options, *super().get_params(ctx)]
 
 
-def _make_options(
-    config: "type[BaseModel]", names: Collection[str], show_defaults: bool = True, **defaults: Any
-) -> list[click.Option]:
-    """Make the options for some fields; `defaults` are those that differ from the fields'."""
-    options = []
-    for name in names:
-        options.append(_make_option(name, config.model_fields[name], show_defaults, defaults))
-        if name == "cache_gb":
-            text = "Disable the cache; run the teacher in every step."
-            options.append(
-                click.Option(["--no-cache", name], flag_value=0.0, type=float, help=text)
-            )
-    return options
-
-
-def _make_option(
-    name: str, field: "FieldInfo", show_default: bool, defaults: dict[str, Any]
-) -> click.Option:
-    from kdtune.config.sweep import DURATION
-
-    flag = FLAG_NAMES.get(name, name).replace("_", "-")
-    is_bool, is_settings = field.annotation is bool, name == "settings"
-    value_type, is_list = _click_type(field.annotation)
-    is_required = name == "data_dir"
-    help_text = f"{field.description}{'; repeatable' * is_list}."
-    default = defaults.get(name, None if field.default_factory else field.default)
-    if show_default and default not in (None, (), {}) and not field.is_required() | is_required:
-        text = ("off", "on")[default] if is_bool else default
-        help_text += f"  [default: {','.join(text) if isinstance(text, tuple) else text}]"
-    metavar = "TIME" if DURATION in field.metadata else "KEY=VALUE" if is_settings else None
-    return click.Option(
-        [f"--{flag}/--no-{flag}" if is_bool else f"--{flag}", name],
-        type=str if DURATION in field.metadata else value_type,
-        metavar=metavar,
-        multiple=is_list,
-        callback=parse_settings if is_settings else None,
-        default=defaults.get(name),
-        required=is_required,
-        help=help_text[0].upper() + help_text[1:],
-    )
-
-
-def _click_type(annotation: Any) -> tuple[Any, bool]:
-    """Return the type of an option's values, and True if the option can be repeated."""
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
-    kinds = [kind for kind in kinds if kind is not type(None)]
-    origin, inner = get_origin(kinds[0]), get_args(kinds[0])
-    if len(kinds) > 1:  # such as a number, or a number for each model
-        return str, False
-    if origin is tuple and get_origin(inner[0]) is Literal:
-        return click.Choice([*get_args(inner[0]), "none"]), True
-    if origin in (tuple, dict):
-        return str, True
-    return click.Choice(inner) if origin is Literal else kinds[0], False
-
-
 def sweep_options() -> list[click.Option]:
     """Return an option for every setting of a sweep."""
     from kdtune.config.sweep import SweepConfig
@@ -144,22 +66,87 @@ def resume_options(confirm: bool = False) -> list[click.Option]:
     return _make_options(SweepConfig, names, show_defaults=False)
 
 
-def teacher_options() -> list[click.Option]:
-    """Return options for the settings of a teacher's training."""
+def train_options(*names: str) -> list[click.Option]:
+    """Return options for settings of a run: its images, and those that are named."""
     from kdtune.config.train import TrainConfig
 
-    names = ("model", "weights", "epochs", "image_size", "seed", *IMAGE_FIELDS)
-    return _make_options(TrainConfig, names, model="ResNet50", epochs=30)
+    return _make_options(TrainConfig, (*IMAGE_FIELDS, *names))
 
 
-def evaluate_options() -> list[click.Option]:
-    """Return options for the images on which a network is evaluated."""
-    from kdtune.config.train import TrainConfig
+def _make_options(
+    config: "type[BaseModel]", names: Iterable[str], show_defaults: bool = True
+) -> list[click.Option]:
+    options = []
+    for name in names:
+        options.append(_make_option(name, config.model_fields[name], show_defaults))
+        if name == "cache_gb":
+            text = "Disable the cache; run the teacher in every step."
+            options.append(
+                click.Option(["--no-cache", name], flag_value=0.0, type=float, help=text)
+            )
+    return options
 
-    return _make_options(TrainConfig, IMAGE_FIELDS)
+
+def _make_option(name: str, field: "FieldInfo", show_default: bool) -> click.Option:
+    from kdtune.config.sweep import DURATION
+
+    flag = FLAG_NAMES.get(name, name).replace("_", "-")
+    is_flag, is_time = field.annotation is bool, DURATION in field.metadata
+    value_type, is_list = _click_type(field.annotation)
+    text = f"{field.description}{'; repeatable' * is_list}."
+    is_required = name == "data_dir"
+    has_default = not (is_required or field.is_required() or field.default_factory)
+    if show_default and has_default and field.default not in (None, (), {}):
+        default = ("off", "on")[field.default] if is_flag else field.default
+        text += f"  [default: {','.join(default) if isinstance(default, tuple) else default}]"
+    return click.Option(
+        [f"--{flag}/--no-{flag}" if is_flag else f"--{flag}", name],
+        type=str if is_time else value_type,
+        metavar="TIME" if is_time else "KEY=VALUE" if name == "settings" else None,
+        multiple=is_list,
+        default=None,
+        callback=parse_settings if name == "settings" else None,
+        required=is_required,
+        help=text[0].upper() + text[1:],
+    )
 
 
-def _load_plugin_files(ctx: click.Context, param: click.Parameter, files: tuple[str, ...]) -> None:
+def _click_type(annotation: Any) -> tuple[Any, bool]:
+    """Return the type of an option's values, and True if the option can be repeated."""
+    is_union = get_origin(annotation) in (Union, UnionType)
+    kinds = [k for k in get_args(annotation) if k is not NoneType] if is_union else [annotation]
+    origin, inner = get_origin(kinds[0]), get_args(kinds[0])
+    if len(kinds) > 1:  # such as a number, or a number for each model
+        return str, False
+    if origin is tuple and get_origin(inner[0]) is Literal:
+        return click.Choice([*get_args(inner[0]), "none"]), True
+    if origin in (tuple, dict):
+        return str, True
+    return click.Choice(inner) if origin is Literal else kinds[0], False
+
+
+def parse_settings(ctx: Any, param: Any, texts: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return the settings of KEY=VALUE, with values as in YAML; None if there are none."""
+    from kdtune.storage.files import parse_yaml_value
+
+    settings = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise click.BadParameter(f"'{text}' is not KEY=VALUE.", ctx, param)
+        settings[key] = parse_yaml_value(value)
+    return settings or None
+
+
+def parse_counts(ctx: Any, param: Any, text: str) -> tuple[int, ...]:
+    """Return whole numbers that commas separate."""
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is no list of numbers.", ctx, param) from None
+
+
+def _load_plugin_files(ctx: Any, param: Any, files: tuple[str, ...]) -> None:
     if files:
         from kdtune.plugins import load_plugins
 
@@ -174,40 +161,24 @@ plugin_option = click.option(
     help="Files with your own methods, models or data sets, which are run; repeatable.",
 )
 
-setting_option = click.option(
-    "--setting",
-    "settings",
-    metavar="KEY=VALUE",
-    multiple=True,
-    callback=parse_settings,
-    help="Other settings of the run; repeatable.",
-)
-
-quiet_option = click.option(
-    "--quiet", "show", flag_value="quiet", default="live", help="Print only warnings and errors."
-)
-
-
-def show_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say what a command shows while it runs."""
-    verbose_option = click.option(
-        "--verbose",
-        "show",
-        flag_value="verbose",
-        default="live",
-        help="Show Ray's own output instead of the live display.",
-    )
-    return quiet_option(verbose_option(command))
-
-
 format_option = click.option(
     "--format",
     "output_format",
     type=click.Choice(["table", "csv", "json", "markdown"]),
     default="table",
-    show_default=True,
 )
 
 trust_option = click.option(
     "--trust", is_flag=True, help="Open a .pt2 file that others wrote, which can run any code."
 )
+
+
+def show_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what a command shows while it runs."""
+    quiet, verbose = "Print only warnings and errors.", "Show all output of Ray, no live display."
+    for mode, text in (("verbose", verbose), ("quiet", quiet)):
+        option = click.option(
+            f"--{mode}", "show", flag_value=mode, default="live", show_default=False, help=text
+        )
+        command = option(command)
+    return command

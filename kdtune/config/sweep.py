@@ -60,7 +60,8 @@ def default_grace_period(validated: Mapping[str, Any]) -> int:
     With a quarter, the best trial is found sooner on two of four recorded cells and later on the
     others, but most slow learners are stopped on three of them (benchmarks/README.md).
     """
-    return math.ceil(validated.get("epochs", 1) / 2)
+    epochs: int = validated.get("epochs", 1)
+    return math.ceil(epochs / 2)
 
 
 def _split_commas(value: Any) -> Any:
@@ -145,16 +146,14 @@ Gpus = Annotated[
 class SweepConfig(DataConfig):
     """Settings of a sweep; keys are the flags of ``kdtune sweep``."""
 
-    name: str = Field(
-        description="name of the sweep's folder in results/", pattern=FILE_NAME_PATTERN
-    )
+    name: str = Field(description="the sweep's folder in results/", pattern=FILE_NAME_PATTERN)
     data: str = Field(description="an ImageFolder, or the name of a data set such as cifar10")
     teacher: str | None = Field(None, description="path of the teacher's checkpoint")
     methods: Names = Field(("at", "fitnets"), min_length=1, description="methods to compare")
     models: Names = Field(
         ("MultiBranchNet", "ResNet18"),
         min_length=1,
-        description="students: MultiBranchNet, ResNet18, ResNet50, torchvision:NAME or timm:NAME",
+        description="students: MultiBranchNet, ResNet18, ResNet50, torchvision:NAME, timm:NAME",
     )
     baselines: bool = Field(True, description="also run the methods kd and student")
     spaces: tuple[str, ...] = Field((), description="files with your own search spaces")
@@ -163,14 +162,12 @@ class SweepConfig(DataConfig):
     )
     total_epochs: int | None = Field(None, ge=1, description="epochs of all trials together")
     time_budget: Annotated[float | None, DURATION] = Field(
-        None,
-        gt=0,
-        description="seconds, or 2h or 90m; running trials then end at their next epoch",
+        None, gt=0, description="seconds, or 2h; running trials then end at their next epoch"
     )
     trials: int | None = Field(
         default_factory=default_trials,
         ge=1,
-        description=f"trials in each cell; {DEFAULT_TRIALS} if no budget is given",
+        description="trials in each cell; 20 without a budget",
     )
     balance_by: Literal["trials", "epochs", "seconds"] = Field(
         "trials", description="resource that cells share equally; seconds are those of devices"
@@ -178,40 +175,30 @@ class SweepConfig(DataConfig):
     epochs: int = Field(50, ge=1, description="epochs of a trial that is not stopped early")
     sampler: str = Field(
         "auto",
-        description="who proposes points: auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid, or "
+        description="source of points: auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid, or "
         "module.Name",
     )
-    allow_duplicates: bool = Field(
-        False, description="train a point again if it is proposed again"
-    )
+    allow_duplicates: bool = Field(False, description="train a point that was trained before")
     warm_start: tuple[str, ...] = Field((), description="folders of earlier sweeps to learn from")
     scheduler: Literal["asha", "hyperband", "median", "none"] = Field(
         "asha", description="rule that stops trials early"
     )
     grace_period: int = Field(
-        default_factory=default_grace_period,
-        ge=1,
-        description="epochs before a trial may be stopped; half of all if not given",
+        default_factory=default_grace_period, ge=1, description="epochs before a stop; half of all"
     )
-    reduction_factor: int = Field(
-        2, ge=2, description="keep the best 1/N of the trials at each rung"
-    )
+    reduction_factor: int = Field(2, ge=2, description="a rung keeps the best 1/N of the trials")
     confirm: bool = Field(False, description="confirm the sweep when its search is complete")
     top: int = Field(3, ge=1, description="trials of each cell to confirm")
     seeds: int = Field(5, ge=3, description="fresh seeds with which they are trained again")
     min_difference: float = Field(
-        MIN_DIFFERENCE,
-        gt=0,
-        description="points of accuracy below which a difference does not matter",
+        MIN_DIFFERENCE, gt=0, description="points of accuracy that matter as a difference"
     )
     image_size: int | None = Field(None, ge=8, description="pixels; the teacher's if not given")
     address: str | None = Field(
         None, description="Ray cluster to join: host:port, auto, or local for this machine"
     )
     storage: str | None = Field(
-        None,
-        description="folder or URI (s3://, gs://, ...) for checkpoints and a copy of the sweep; "
-        "none switches it off",
+        None, description="folder or URI for checkpoints and a copy of the sweep, or none"
     )
     seed: int = Field(0, ge=0, description="seed of the proposals and of every trial")
     settings: dict[str, Any] = Field({}, description="other settings of every run, by name")

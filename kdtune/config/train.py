@@ -17,21 +17,10 @@ from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
 
 CLI_FIELDS = {
-    "method",
-    "model",
-    "teacher_model",
-    "data_dir",
-    "data_root",
-    "train_images",
-    "validation_images",
-    "test_images",
-    "weights",
-    "image_size",
-    "epochs",
-    "seed",
-    "cache_gb",
+    "method", "model", "teacher_model", "data_dir", "data_root", "train_images",
+    "validation_images", "test_images", "weights", "image_size", "epochs", "seed", "cache_gb",
     "skip_bad_images",
-}
+}  # fmt: skip
 """Settings with flags of their own, or that follow from such flags."""
 
 DERIVED_FIELDS = {"augment_views": "cache_gb", "augment_seed": "seed"}

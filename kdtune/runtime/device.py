@@ -65,7 +65,7 @@ def release_gpu_memory() -> None:
 
 def has_native_bf16() -> bool:
     """Return True if the GPU computes in bfloat16 natively."""
-    return cuda.is_bf16_supported(including_emulation=False)
+    return bool(cuda.is_bf16_supported(including_emulation=False))
 
 
 def hide_gpus() -> None:
