@@ -619,7 +619,7 @@ def elsewhere(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_examples_take_part_in_a_sweep_of_an_installed_kdtune(elsewhere):
-    """As files, and a network as an installed package."""
+    """Give three plug-ins as files, and install a network as a package."""
     place, site = elsewhere
     about = site / "ours-1.dist-info"
     about.mkdir()

@@ -15,11 +15,11 @@ from kdtune.cli.options import (
     NEW_PATH,
     SettingsCommand,
     format_option,
-    parse_counts,
-    parse_settings,
     plugin_option,
     resume_options,
+    setting_option,
     show_options,
+    slots_option,
     sweep_options,
     train_options,
     trust_option,
@@ -53,14 +53,7 @@ def _provided_flags(flags: dict[str, Any]) -> dict[str, Any]:
 @click.option("--model", default="ResNet50", help="Architecture of the teacher.")
 @click.option("--epochs", type=int, default=30, help="Passes over the training images.")
 @click.option("--out", type=NEW_PATH, required=True, help="File to write.")
-@click.option(
-    "--setting",
-    "settings",
-    metavar="KEY=VALUE",
-    multiple=True,
-    callback=parse_settings,
-    help="Other settings of the run; repeatable.",
-)
+@setting_option
 @click.option("--quiet", is_flag=True, help="Print only warnings and errors.")
 def teacher(out: Path, settings: dict[str, Any] | None, quiet: bool, **flags: Any) -> None:
     """Train a teacher on your data."""
@@ -126,15 +119,7 @@ def sweep(file: Path | None, show: str, plan: bool, **flags: Any) -> None:
 @cli.command(cls=SettingsCommand, make_options=sweep_options)
 @click.argument("file", required=False, type=EXISTING_FILE)
 @show_options
-@click.option(
-    "--gpus",
-    "--slots",
-    "slot_counts",
-    metavar="N,N,...",
-    callback=parse_counts,
-    default="1,8,64,1000",
-    help="Numbers of trials at once to plan for, besides this machine's.",
-)
+@slots_option
 @click.option(
     "--curves",
     type=NEW_PATH,

@@ -105,7 +105,7 @@ def _make_option(name: str, field: "FieldInfo", show_default: bool) -> click.Opt
         metavar="TIME" if is_time else "KEY=VALUE" if name == "settings" else None,
         multiple=is_list,
         default=None,
-        callback=parse_settings if name == "settings" else None,
+        callback=_parse_settings if name == "settings" else None,
         required=is_required,
         help=text[0].upper() + text[1:],
     )
@@ -125,7 +125,7 @@ def _click_type(annotation: Any) -> tuple[Any, bool]:
     return click.Choice(inner) if origin is Literal else kinds[0], False
 
 
-def parse_settings(ctx: Any, param: Any, texts: tuple[str, ...]) -> dict[str, Any] | None:
+def _parse_settings(ctx: Any, param: Any, texts: tuple[str, ...]) -> dict[str, Any] | None:
     """Return the settings of KEY=VALUE, with values as in YAML; None if there are none."""
     from kdtune.storage.files import parse_yaml_value
 
@@ -138,8 +138,7 @@ def parse_settings(ctx: Any, param: Any, texts: tuple[str, ...]) -> dict[str, An
     return settings or None
 
 
-def parse_counts(ctx: Any, param: Any, text: str) -> tuple[int, ...]:
-    """Return whole numbers that commas separate."""
+def _parse_counts(ctx: Any, param: Any, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
@@ -161,6 +160,25 @@ plugin_option = click.option(
     help="Files with your own methods, models or data sets, which are run; repeatable.",
 )
 
+setting_option = click.option(
+    "--setting",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_parse_settings,
+    help="Other settings of the run; repeatable.",
+)
+
+slots_option = click.option(
+    "--gpus",
+    "--slots",
+    "slot_counts",
+    metavar="N,N,...",
+    callback=_parse_counts,
+    default="1,8,64,1000",
+    help="Numbers of trials at once to plan for, besides this machine's.",
+)
+
 format_option = click.option(
     "--format",
     "output_format",
@@ -169,7 +187,7 @@ format_option = click.option(
 )
 
 trust_option = click.option(
-    "--trust", is_flag=True, help="Open a .pt2 file that others wrote, which can run any code."
+    "--trust", is_flag=True, help="Open a .pt2 file, which can run any code."
 )
 
 
