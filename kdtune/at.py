@@ -128,10 +128,7 @@ def visualize_attention_maps(
         model: returns logits and features; runs in eval mode without gradients.
         x: images [B, 3, H, W], uint8 or normalised.
         config: ignored.
-        layer_idx: the stage, from 0; negative ones count from the last.
-
-    Raises:
-        UserError: there is no such stage.
+        layer_idx: a stage that exists, from 0, or negative from the last.
     """
     return spatial_attention_map(pick_stage(compute_stage_features(model, x), layer_idx))
 

@@ -130,9 +130,6 @@ def extract_teacher_features(
         teacher_model: returns logits and features; runs in eval mode without gradients.
         x: images [B, 3, H, W], uint8 or normalised.
         config: settings, see `create_fitnets_config`.
-
-    Raises:
-        UserError: there is no such stage.
     """
     settings = TrainConfig.for_method("fitnets", config)
     return pick_stage(compute_stage_features(teacher_model, x), settings.hint_layer)
@@ -147,9 +144,6 @@ def extract_student_features(
         student_model: returns logits and features; its mode stays as it is.
         x: images [B, 3, H, W], uint8 or normalised.
         config: settings, see `create_fitnets_config`.
-
-    Raises:
-        UserError: there is no such stage.
     """
     settings = TrainConfig.for_method("fitnets", config)
     _, features = compute_logits_and_features(student_model, normalise(x))
@@ -165,10 +159,7 @@ def visualize_feature_maps(
         model: returns logits and features; runs in eval mode without gradients.
         x: images [B, 3, H, W], uint8 or normalised.
         config: ignored.
-        layer_idx: the stage, from 0; negative ones count from the last.
-
-    Raises:
-        UserError: there is no such stage.
+        layer_idx: a stage that exists, from 0, or negative from the last.
     """
     return pick_stage(compute_stage_features(model, x), layer_idx)
 

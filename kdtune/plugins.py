@@ -22,6 +22,9 @@ from kdtune.errors import UserError, did_you_mean, first_line, typed_first_line
 
 ENTRY_POINT_GROUP = "kdtune.plugins"
 
+ATTRIBUTES = ("METHODS", "MODELS", "DATA")
+"""Dicts of a plug-in's module."""
+
 NAME_PATTERN = r"[A-Za-z0-9_][\w.-]*"
 """Pattern of the names that a plug-in may define: file names are made from them."""
 
@@ -79,14 +82,11 @@ class Registry(dict[str, V]):
         return self.get(name)
 
     def require(self, name: str, other_names: Iterable[str] = ()) -> V:
-        """Return the entry of a name, as `find`.
+        """Return the entry of a name; a `UserError` suggests the nearest name if there is none.
 
         Args:
             name: of the entry.
-            other_names: further names that an error may suggest.
-
-        Raises:
-            UserError: there is no such entry; the text suggests the nearest name.
+            other_names: further names to suggest.
         """
         if (entry := self.find(name)) is None:
             load_errors = "".join(f"; {reason}" for reason in PLUGINS.broken.values())
@@ -99,11 +99,7 @@ class Registry(dict[str, V]):
         return self._providers.get(name)
 
     def add_plugin(self, plugin: Plugin) -> None:
-        """Add the entries of a plug-in.
-
-        Raises:
-            UserError: an entry is not valid, or its name is taken.
-        """
+        """Add the entries of a plug-in, or raise a `UserError` if one cannot be added."""
         entries = getattr(plugin.content, self.attribute, {})
         if not isinstance(entries, dict):
             raise UserError(f"{self.attribute} must be a dict by name.")
@@ -150,10 +146,6 @@ class PluginManager:
         """A sentence for each installed plug-in that cannot be loaded, by name."""
         self._registries: list[Registry[Any]] = []
 
-    def attributes(self) -> set[str]:
-        """Return the names of the dicts that a plug-in's module may have."""
-        return {registry.attribute for registry in self._registries}
-
     def add_registry(self, registry: Registry[Any]) -> None:
         """Keep the entries of plug-ins in a registry, too."""
         for plugin in self.loaded.values():
@@ -164,10 +156,8 @@ class PluginManager:
     def load_files(self, files: Iterable[str | Path]) -> None:
         """Load plug-ins from files, again if they were changed.
 
-        Files are run: load only files that you trust.
-
-        Raises:
-            UserError: a file is missing or not a valid plug-in; the text names it.
+        Files are run: load only files that you trust. A `UserError` names a file that is missing
+        or not a valid plug-in.
         """
         for file in files:
             path = Path(os.path.abspath(Path(file).expanduser()))
@@ -199,8 +189,7 @@ class PluginManager:
     def sync(self, plugins: Iterable[Plugin]) -> None:
         """Load exactly the plug-ins that another process sent; packages are imported here.
 
-        Raises:
-            UserError: a plug-in is missing or cannot be loaded here, or its code differs.
+        A `UserError` names a plug-in that is missing, differs or cannot be loaded here.
         """
         sent = {plugin.name: plugin for plugin in plugins}
         for plugin in list(self.loaded.values()):
@@ -231,14 +220,10 @@ class PluginManager:
             for name in names.get(registry.attribute, ()):
                 if (provider := registry.provider(name)) is not None:
                     provided.setdefault(provider.name, {})[name] = None
+        plugins = ((self.loaded[name], list(provides)) for name, provides in provided.items())
         return [
-            {
-                "name": name,
-                "sha256": self.loaded[name].sha256,
-                "installed": self.loaded[name].installed,
-                "provides": list(provides),
-            }
-            for name, provides in provided.items()
+            {"name": p.name, "sha256": p.sha256, "installed": p.installed, "provides": provides}
+            for p, provides in plugins
         ]
 
     def require(self, needed_by: str, records: Any, same_source: bool = False) -> None:

@@ -24,12 +24,10 @@ def keep_freed_memory() -> None:
     glibc returns it to the system, and the page faults of getting it again take about a tenth of
     a step of a small student. A no-op without glibc.
     """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            for parameter, value in ((M_TRIM_THRESHOLD, 2**31 - 1), (M_MMAP_MAX, 0)):
-                libc.mallopt(parameter, value)
-            libc.mallopt(M_ARENA_MAX, 1)  # other arenas are too small
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_ARENA_MAX, 1)  # other arenas are too small
 
 
 def _attribute_accessors(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
@@ -46,8 +44,7 @@ def _set_import_path(entries: list[str]) -> None:
 
 
 def _set_environment(variables: dict[str, str]) -> None:
-    for name in os.environ.keys() - variables.keys():
-        del os.environ[name]
+    os.environ.clear()
     os.environ.update(variables)
 
 
@@ -92,9 +89,7 @@ class ProcessState:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        if (
-            "torch._dynamo" in sys.modules
-        ):  # dynamo stops compiling after some networks of one kind
-            torch._dynamo.reset()
+        if "torch._dynamo" in sys.modules:
+            torch._dynamo.reset()  # else it stops compiling after some networks of one kind
         gc.collect()
         release_gpu_memory()

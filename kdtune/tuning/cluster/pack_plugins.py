@@ -5,7 +5,7 @@ from dataclasses import replace
 from ray import cloudpickle
 
 from kdtune.errors import UserError, typed_first_line
-from kdtune.plugins import PLUGINS, Plugin
+from kdtune.plugins import ATTRIBUTES, PLUGINS, Plugin
 
 
 def pack_plugins() -> tuple[Plugin, ...]:
@@ -20,7 +20,7 @@ def pack_plugins() -> tuple[Plugin, ...]:
 def _pack(plugin: Plugin) -> Plugin:
     if plugin.installed:
         return replace(plugin, content=b"")
-    definitions = {name: getattr(plugin.content, name, {}) for name in PLUGINS.attributes()}
+    definitions = {name: getattr(plugin.content, name, {}) for name in ATTRIBUTES}
     try:
         return replace(plugin, content=cloudpickle.dumps(definitions))
     except Exception as error:  # whatever pickling a user's objects may raise
