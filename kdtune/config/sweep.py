@@ -48,18 +48,14 @@ RESUME_FIELDS = CONFIRM_FIELDS | {
 """Settings that may change when a sweep is resumed."""
 
 
-def default_trials(validated: Mapping[str, Any]) -> int | None:
-    """Return `DEFAULT_TRIALS`, or None if another budget is given."""
+def _default_trials(validated: Mapping[str, Any]) -> int | None:
     has_budget = validated.get("total_epochs") or validated.get("time_budget")
     return None if has_budget else DEFAULT_TRIALS
 
 
-def default_grace_period(validated: Mapping[str, Any]) -> int:
-    """Return half of the epochs.
-
-    With a quarter, the best trial is found sooner on two of four recorded cells and later on the
-    others, but most slow learners are stopped on three of them (benchmarks/README.md).
-    """
+def _default_grace_period(validated: Mapping[str, Any]) -> int:
+    # With a quarter of the epochs, most slow learners are stopped on three of four recorded cells,
+    # and the best trial is not found sooner on two of them (benchmarks/README.md).
     epochs: int = validated.get("epochs", 1)
     return math.ceil(epochs / 2)
 
@@ -89,14 +85,10 @@ def _parse_gpus(value: Any) -> float:
     return gpus
 
 
-def parse_per_model(value: Any, parse_number: Callable[[Any], float]) -> Any:
+def _parse_per_model(value: Any, parse_number: Callable[[Any], float]) -> Any:
     """Parse a number, a mapping by model, or either as text.
 
-    Args:
-        value: the setting as it was given.
-        parse_number: returns a number, or raises a `ValueError`.
-
-    >>> parse_per_model("ResNet50=1,MultiBranchNet=0.25", float), parse_per_model("0.5", float)
+    >>> _parse_per_model("ResNet50=1,MultiBranchNet=0.25", float), _parse_per_model("0.5", float)
     ({'ResNet50': 1.0, 'MultiBranchNet': 0.25}, 0.5)
     """
     if value is None:
@@ -115,7 +107,7 @@ def parse_per_model(value: Any, parse_number: Callable[[Any], float]) -> Any:
 
 
 def value_for_model(setting: Any, model: str, default: Any) -> Any:
-    """Return what a setting of `parse_per_model` says for a model.
+    """Return what a setting says for a model.
 
     Args:
         setting: one value, or a mapping by model.
@@ -135,11 +127,11 @@ DURATION = BeforeValidator(lambda v: parse_duration(v) if isinstance(v, str) els
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Cpus = Annotated[
-    int | dict[str, int] | None, BeforeValidator(lambda v: parse_per_model(v, _parse_cpus))
+    int | dict[str, int] | None, BeforeValidator(lambda v: _parse_per_model(v, _parse_cpus))
 ]
 Gpus = Annotated[
     float | Literal["auto"] | dict[str, float] | None,
-    BeforeValidator(lambda v: v if v == "auto" else parse_per_model(v, _parse_gpus)),
+    BeforeValidator(lambda v: v if v == "auto" else _parse_per_model(v, _parse_gpus)),
 ]
 
 
@@ -165,7 +157,7 @@ class SweepConfig(DataConfig):
         None, gt=0, description="seconds, or 2h; running trials then end at their next epoch"
     )
     trials: int | None = Field(
-        default_factory=default_trials,
+        default_factory=_default_trials,
         ge=1,
         description="trials in each cell; 20 without a budget",
     )
@@ -184,7 +176,9 @@ class SweepConfig(DataConfig):
         "asha", description="rule that stops trials early"
     )
     grace_period: int = Field(
-        default_factory=default_grace_period, ge=1, description="epochs before a stop; half of all"
+        default_factory=_default_grace_period,
+        ge=1,
+        description="epochs before a stop; half of all",
     )
     reduction_factor: int = Field(2, ge=2, description="a rung keeps the best 1/N of the trials")
     confirm: bool = Field(False, description="confirm the sweep when its search is complete")
