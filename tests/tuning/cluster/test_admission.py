@@ -44,9 +44,9 @@ def test_what_a_node_lacks_is_said(here, folder, teacher_file, tmp_path):
     other = tmp_path / "other.pth"
     assert lack(folder, other) == f"There is no file {other}"
     trouble = {**here, "teacher": "0"}
-    assert describe_difference(here, trouble) == "its teacher is another file than the driver's"
+    assert describe_difference(here, trouble) == "its teacher is not the same file as the driver's"
     assert describe_difference(here, {**here, "torch": "1.0"}).startswith(
-        "it has torch 1.0, and the dri"
+        "it has torch 1.0; the driver has "
     )
 
 

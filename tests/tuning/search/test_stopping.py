@@ -4,7 +4,6 @@ import pytest
 from event_logs import make_metrics
 
 from kdtune.log.events import EpochFinished, Observation, TrialProposed, TrialState, WarmStart
-
 from kdtune.tuning.search.stopping import EarlyStopping, Threshold, rung_epochs
 
 

@@ -7,6 +7,7 @@ from event_logs import make_metrics
 from optuna.trial import TrialState as OptunaState
 from sweep_harness import SweepHarness, sweep_config
 
+from kdtune.errors import UserError
 from kdtune.log.event_log import EventLog
 from kdtune.log.events import EpochFinished, SpaceExhausted, TrialEnded, TrialProposed
 from kdtune.log.folder import SweepFolder
@@ -20,13 +21,20 @@ from kdtune.tuning.search.space import load_space, load_spaces
 from kdtune.tuning.search.studies import CellStudies
 from kdtune.tuning.trials.results import TrialFailed
 
-SAMPLERS = [
-    AUTO_SAMPLER,
-    *STATELESS_SAMPLERS,
-    *STATEFUL_SAMPLERS,
-    GRID_SAMPLER,
-    "optuna.samplers.NSGAIISampler",
-]
+SAMPLERS = [AUTO_SAMPLER, *STATELESS_SAMPLERS, *STATEFUL_SAMPLERS, "optuna.samplers.NSGAIISampler"]
+
+
+FINITE = "{'lr': tune.choice([0.1, 0.2, 0.3]), 'temperature': tune.quniform(1, 9, 1)}"
+
+
+def make_harness(path, **changes):
+    """Return a harness; the grid gets spaces whose points can be listed."""
+    spaces = load_spaces()
+    if changes.get("sampler") == GRID_SAMPLER:
+        for method in ("at", "kd"):
+            text = f"METHOD='{method}'; SPACE={FINITE}; START=[]"
+            spaces[method] = write_space(path.parent, text)[method]
+    return SweepHarness(path, spaces, **changes)
 
 
 def snapshot(machinery):
@@ -98,12 +106,12 @@ def test_a_sampler_is_told_what_a_trial_would_have_reached():
 def test_a_suggestion_depends_on_the_history_alone(tmp_path, sampler, lines):
     trials = 8 if sampler != "cmaes" else 20  # so that it has a generation behind it
     given = {"sampler": sampler, "trials": trials, "methods": "at", "scheduler": "none"}
-    whole = SweepHarness(tmp_path / "log.jsonl", **given)
+    whole = make_harness(tmp_path / "log.jsonl", **given)
     whole.run()
     written = (tmp_path / "log.jsonl").read_text().splitlines(keepends=True)
     cut = max(i for i, line in enumerate(written[:lines]) if '"trial_ended"' in line) + 1
     (tmp_path / "cut.jsonl").write_text("".join(written[:cut]))
-    again = SweepHarness(tmp_path / "cut.jsonl", **given)
+    again = make_harness(tmp_path / "cut.jsonl", **given)
     again.run()
     assert snapshot(again) == snapshot(whole)
 
@@ -115,7 +123,7 @@ def test_studies_rebuilt_from_the_log_are_the_same(finished, tmp_path):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_seeds_differ_between_sweeps_and_cells(tmp_path, sampler):
     sweeps = [
-        SweepHarness(tmp_path / f"{seed}.jsonl", seed=seed, sampler=sampler, trials=3)
+        make_harness(tmp_path / f"{seed}.jsonl", seed=seed, sampler=sampler, trials=3)
         for seed in (1, 2)
     ]
     for sweep in sweeps:
@@ -168,7 +176,8 @@ SMALL = "METHOD='at'; SPACE={'lr': tune.choice([0.1, 0.2, 0.3])}; START=[{'lr': 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "qmc"])
 def test_no_point_is_trained_twice_and_a_cell_ends_with_its_space(tmp_path, sampler):
-    spaces = write_space(tmp_path, SMALL)
+    large = "METHOD='kd'; SPACE={'lr': tune.quniform(0.1, 1, 0.1)}; START=[]"
+    spaces = {**write_space(tmp_path, large), "at": write_space(tmp_path, SMALL)["at"]}
     machinery = SweepHarness(tmp_path / "log.jsonl", spaces, sampler=sampler, models="A")
     machinery.run()
     tried = [e.params["lr"] for e in proposals(tmp_path) if e.method == "at"]
@@ -210,7 +219,12 @@ def test_a_conditional_space_is_searched(tmp_path):
 
 def test_a_grid_goes_on_with_what_it_lacks_when_there_are_more_trials(tmp_path):
     given = {"methods": "kd", "models": "A", "sampler": GRID_SAMPLER}
-    SweepHarness(tmp_path / "log.jsonl", trials=4, **given).run()
-    SweepHarness(tmp_path / "log.jsonl", trials=81, **given).run()  # three values each, not two
+    make_harness(tmp_path / "log.jsonl", trials=4, **given).run()
+    make_harness(tmp_path / "log.jsonl", trials=99, **given).run()
     points = [str(sorted(e.params.items())) for e in proposals(tmp_path)]
-    assert len(points) == len(set(points)) == 81
+    assert len(points) == len(set(points)) == 27
+
+
+def test_a_grid_over_a_continuous_range_is_refused_before_a_trial():
+    with pytest.raises(UserError, match="'grid' tries every point, but 'lr' of"):
+        CellStudies(sweep_config(sampler=GRID_SAMPLER), load_spaces())

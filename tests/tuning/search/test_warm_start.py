@@ -4,11 +4,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from event_logs import DATA
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState as OptunaState
 from sweep_harness import SWEEP_OPENING, SweepHarness
-
-from event_logs import DATA
 
 from kdtune.log.events import TeacherSummary, TrialEnded, TrialProposed
 from kdtune.log.folder import SweepFolder
