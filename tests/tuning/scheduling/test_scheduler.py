@@ -168,7 +168,7 @@ def test_a_trial_that_has_its_device_to_itself_and_lacks_memory_has_crashed(tmp_
 def test_a_full_disk_ends_the_sweep_and_no_trial(tmp_path):
     machinery, trial = one_trial(tmp_path)
     fail(machinery, trial, Failure.DISK_FULL, "There is no room.")
-    assert isinstance(machinery.scheduler.failure, DiskFullError)
+    assert isinstance(machinery.policy.failure, DiskFullError)
     assert machinery.suggest() is None and ends(tmp_path) == []
     assert list(machinery.active_trials.by_id) == ["at-A-000"]
 

@@ -50,10 +50,10 @@ def learn(path, cell, opening=OPENING, spaces=SPACES, configure=configure):
     return event
 
 
-def test_where_all_is_the_same_its_trials_are_observations(old, tmp_path_factory):
+def test_where_nothing_differs_its_trials_are_observations(old, tmp_path_factory):
     event = learn(old, ("at", "A"))
     assert len(event.observations) == 6 and event.start == ()
-    assert event.reason == f"6 observations of {old}: all is the same"
+    assert event.reason == f"6 observations of {old}: nothing differs"
     folder = tmp_path_factory.mktemp("new")
     new = SweepHarness(folder / "log.jsonl", models="A")
     new.append(event)
@@ -96,15 +96,15 @@ def test_diverged_trials_are_observations_and_those_without_an_epoch_are_not(tmp
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"opening": OTHER_DATA}, "its data are others"),
-        ({"opening": OTHER_TEACHER}, "its teacher is another"),
+        ({"opening": OTHER_DATA}, "its data differ"),
+        ({"opening": OTHER_TEACHER}, "its teacher differs"),
         (
             {"spaces": {**SPACES, "at": SPACES["at"].with_constants({"momentum": 0.5})}},
             "momentum 0.9 there, 0.5 here",
         ),
         (
             {"spaces": {**SPACES, "at": SPACES["at"].with_constants({"beta": 5.0})}},
-            "space is another",
+            "space differs",
         ),
         (
             {"configure": lambda *a: configure(*a).model_copy(update={"epochs": 7})},
