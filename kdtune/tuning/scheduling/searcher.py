@@ -91,9 +91,6 @@ class LogSearcher(Searcher):
             config["teacher_model"] = sweep.teacher
         return {"trial_id": trial.trial_id, "config": config, "allocation": asdict(allocation)}
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: the scheduler logs results."""
-
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
