@@ -85,6 +85,17 @@ def reserve_resources(cpus: int, gpus: float, node_id: str) -> PlacementGroup:
     return placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=node_id)
 
 
+class NotSaved:
+    """A base of what Tune pickles in its snapshots, which are never read back.
+
+    If Tune copies it in another way, snapshots fail or take long.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return an empty state."""
+        return {}
+
+
 class TuneOrderScheduler(FIFOScheduler):
     """A scheduler that lets Tune start pending trials in their order.
 
@@ -104,4 +115,5 @@ def to_optuna(domain: Domain) -> BaseDistribution:
     Raises:
         ValueError: Optuna has no such distribution.
     """
-    return OptunaSearch.convert_search_space({"x": domain})["x"]
+    distribution: BaseDistribution = OptunaSearch.convert_search_space({"x": domain})["x"]
+    return distribution

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -36,9 +37,6 @@ ADDRESS_VARIABLE = "RAY_ADDRESS"
 
 LOCAL_ADDRESS = "local"
 """The address that stands for a Ray session on this machine alone."""
-
-AUTO_ADDRESS = "auto"
-"""The address that stands for the cluster of which this machine is a node."""
 
 CONNECT_TIMEOUT_SECONDS = 10
 """Time in which the head of a cluster must answer."""
@@ -97,13 +95,13 @@ def ray_session(
 
 
 def _check_address(address: str) -> None:
-    """Refuse, within seconds, an address to which Ray cannot connect from here."""
+    """Refuse, within seconds, an address to which Ray would try to connect for a minute."""
     if "://" in address:
         raise UserError(
             f"{address} is an address of Ray's client, which cannot run a sweep: give --address as "
             "'auto' on a node of the cluster, or submit the sweep with 'ray job submit'."
         )
-    if address != AUTO_ADDRESS:
+    if address != "auto":
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal():
             raise UserError(f"The address {address} is neither 'auto' nor host:port.")
@@ -114,7 +112,7 @@ def _check_address(address: str) -> None:
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"No Ray cluster answers at {address}: {reason}.") from None
     if not is_ray_node():
-        head = "HEAD:6379" if address == AUTO_ADDRESS else address
+        head = "HEAD:6379" if address == "auto" else address
         raise UserError(
             "This machine is not a node of a Ray cluster: make it one that runs no trials with "
             f"'ray start --address={head} --num-cpus=0', or submit the sweep with 'ray job "
@@ -126,16 +124,15 @@ def _list_packages() -> list[str]:
     """Return the folders that nodes get from here: kdtune's code and the record of its version."""
     folders = [str(module.__path__[0]) for module in (kdtune, search_spaces)]
     records = distribution("kdtune").files or []
-    return folders + [str(path.locate().parent) for path in records if path.name == "METADATA"]
+    return folders + [str(Path(path.locate()).parent) for path in records if path.name == "METADATA"]
 
 
 def _wait_for_compute_node(address: str, say: Callable[[str], None]) -> None:
     """Wait for a node with CPUs, since workers start after their head."""
-    deadline, announced = time.monotonic() + COMPUTE_NODE_TIMEOUT_SECONDS, False
-    while not ray.cluster_resources().get("CPU"):
-        if not announced:
-            say(f"waiting at most {COMPUTE_NODE_TIMEOUT_SECONDS} s for a node with CPUs")
-            announced = True
+    deadline = time.monotonic() + COMPUTE_NODE_TIMEOUT_SECONDS
+    if not list_compute_nodes():
+        say(f"waiting at most {COMPUTE_NODE_TIMEOUT_SECONDS} s for a node with CPUs")
+    while not list_compute_nodes():
         if time.monotonic() > deadline:
             raise UserError(
                 f"The Ray cluster {address} has no node with CPUs: start a worker with 'ray "
@@ -165,9 +162,8 @@ class LivingNodes:
         if (now := self._clock()) - self._refreshed_at >= 1:
             self._refreshed_at = now
             self._nodes = [
-                Node(node["NodeID"], int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
-                for node in self._filter_admitted(list_compute_nodes())
-                if (resources := node["Resources"])
+                Node(n["NodeID"], int(n["Resources"]["CPU"]), int(n["Resources"].get("GPU", 0)))
+                for n in self._filter_admitted(list_compute_nodes())
             ]
         return self._nodes
 
@@ -178,10 +174,7 @@ def list_compute_nodes() -> list[NodeInfo]:
 
 
 def find_admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNodes:
-    """Return the nodes that have what trials need; see `kdtune.tuning.cluster.admission`.
-
-    Only the driver's node is not inspected. A session that this process had before counts as a
-    cluster if it has other nodes.
+    """Return the nodes that have what trials need; only a cluster's nodes are inspected.
 
     Args:
         sweep: complete settings.
@@ -190,6 +183,7 @@ def find_admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> Livin
     Raises:
         UserError: no node has what trials need.
     """
+    # A session that this process had before is a cluster if it has other nodes.
     if resolve_address(sweep.address) == LOCAL_ADDRESS:
         driver_node = ray.get_runtime_context().get_node_id()
         if all(node["NodeID"] == driver_node for node in list_compute_nodes()):

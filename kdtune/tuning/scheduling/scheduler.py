@@ -17,7 +17,7 @@ from kdtune.log.events import (
 )
 from kdtune.tuning.cluster.admission import is_node_lost
 from kdtune.tuning.cluster.placement import Slots
-from kdtune.tuning.cluster.ray_private import TuneOrderScheduler
+from kdtune.tuning.cluster.ray_private import NotSaved, TuneOrderScheduler
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.scheduling.trial_state import ActiveTrial
 from kdtune.tuning.trials.results import (
@@ -29,6 +29,9 @@ from kdtune.tuning.trials.results import (
     from_ray,
 )
 
+CONTINUE: str = TrialScheduler.CONTINUE
+STOP: str = TrialScheduler.STOP
+
 STALL_RESTARTS = 1
 """Restarts of a trial that makes no progress, at most."""
 
@@ -36,7 +39,7 @@ MISPLACED_RESTARTS = 10
 """Restarts of a trial that Ray started on a node that gets no trials, at most."""
 
 
-class LogScheduler(TuneOrderScheduler):
+class LogScheduler(NotSaved, TuneOrderScheduler):
     """Logs `EpochFinished`, `TrialRestarted` and `TrialEnded`; ends and restarts trials.
 
     Args:
@@ -77,7 +80,7 @@ class LogScheduler(TuneOrderScheduler):
                 self.watchdog.kill_process(trial_id, reason)
         if trial_id in self._misplaced_trials:
             if not self.policy.stop_requested:
-                return TrialScheduler.CONTINUE  # until its process is dead
+                return CONTINUE  # until its process is dead
             return self._release(trial_id)
         match report:
             case TrialFailed():
@@ -94,7 +97,7 @@ class LogScheduler(TuneOrderScheduler):
             return self._end_trial(active_trial, *end)
         if self.policy.stop_requested:
             return self._release(trial_id)  # it stays active in the log
-        return TrialScheduler.CONTINUE
+        return CONTINUE
 
     def _handle_failure(self, active_trial: ActiveTrial, failure: Failure, reason: str) -> str:
         if failure is Failure.DISK_FULL:
@@ -150,11 +153,7 @@ class LogScheduler(TuneOrderScheduler):
 
     def _release(self, trial_id: str) -> str:
         self.watchdog.remove_process(trial_id)
-        return TrialScheduler.STOP
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Ray's snapshots of the scheduler are never read back."""
-        return {}
+        return STOP
 
 
 def _describe_death(error: Exception | None) -> str:

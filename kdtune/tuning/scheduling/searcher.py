@@ -9,11 +9,14 @@ from ray.tune.search import Searcher
 from kdtune.log.events import Event, SpaceExhausted
 from kdtune.runtime.console import say
 from kdtune.tuning.cluster.placement import Allocation, Node, PendingTrial, Slots
+from kdtune.tuning.cluster.ray_private import NotSaved
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.scheduling.trial_state import ActiveTrial
 
+FINISHED: str = Searcher.FINISHED
 
-class LogSearcher(Searcher):
+
+class LogSearcher(NotSaved, Searcher):
     """Hands out trials for which there is room.
 
     Args:
@@ -39,7 +42,7 @@ class LogSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return what the process of the next trial gets; `trial_id` is Ray's."""
         if self.policy.stop_requested:
-            return Searcher.FINISHED
+            return FINISHED
         self.slots.release_finished(self.active_trials.running)
         self._warn_unplaceable()
         # Tune asks at every turn of its loop, so this shortcut matters.
@@ -56,7 +59,7 @@ class LogSearcher(Searcher):
             self.slots.allocate(chosen_id, allocation)
             return self._ray_config(self.active_trials.mark_running(chosen_id), allocation)
         # After FINISHED Tune never asks again, but an active trial may lose its process.
-        return None if pending or self.active_trials.by_id else Searcher.FINISHED
+        return None if pending or self.active_trials.by_id else FINISHED
 
     def _pending_trials(self) -> list[PendingTrial]:
         """Return trials that started before, then new ones; those that need a device alone last.
@@ -95,7 +98,3 @@ class LogSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Do nothing: the scheduler logs the ends of trials."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Ray's snapshots of the searcher are never read back."""
-        return {}

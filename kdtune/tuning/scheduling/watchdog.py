@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdtune.log.events import EpochFinished, Event
 from kdtune.runtime.signals import InterruptHandler
+from kdtune.tuning.cluster.ray_private import NotSaved
 from kdtune.units import format_duration
 
 CHECK_EVERY_SECONDS = 1.0
@@ -30,7 +31,7 @@ class _RunningProcess:
     last_progress: float
 
 
-class Watchdog(tune.Callback):
+class Watchdog(NotSaved, tune.Callback):
     """Kills a process whose trial reports nothing for too long.
 
     Args:
@@ -105,10 +106,6 @@ class Watchdog(tune.Callback):
         if (now := self.clock()) >= self._next_check:
             self._next_check = now + CHECK_EVERY_SECONDS
             self.check_timeouts()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Ray's snapshots of callbacks are never read back."""
-        return {}
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -43,7 +43,7 @@ class _CellUsage:
         """Return the use if active trials need as much as ended ones did, else all epochs."""
         if unit == "trials":
             return self.trials
-        used = getattr(self.ended, unit)
+        used: float = getattr(self.ended, unit)
         expected = used / self.ended.trials if self.ended.trials else 0.0
         for trial in self.active.values():
             so_far = getattr(trial, unit)

@@ -103,9 +103,10 @@ def _import_sampler(name: str) -> Callable[..., Any]:
             f"There is no sampler '{name}'; {hint}; give one of your own as package.module.Name."
         )
     try:
-        return getattr(import_module(module_name), attribute)
+        factory: Callable[..., Any] = getattr(import_module(module_name), attribute)
     except Exception as error:  # whatever importing a user's module may raise
         raise UserError(f"The sampler '{name}' cannot be imported: {error}.") from None
+    return factory
 
 
 def require_finite(space: SearchSpace) -> None:

@@ -77,6 +77,14 @@ def test_configure_tune(ray_session, tmp_path, monkeypatch, capfd):
     assert "Trial status" not in capfd.readouterr().out
 
 
+def test_not_saved():
+    class Callback(ray_private.NotSaved, tune.Callback):
+        def __init__(self):
+            self.events = (event for event in ())  # cannot be pickled
+
+    assert vars(ray.cloudpickle.loads(ray.cloudpickle.dumps(Callback()))) == {}
+
+
 def test_tune_order_scheduler(ray_session, tmp_path):
     scheduler = TuneOrderScheduler()
     assert scheduler.choose_trial_to_run(SimpleNamespace()) is None
