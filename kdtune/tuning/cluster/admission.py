@@ -43,13 +43,13 @@ NodeInfo = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class NodeRequirements:
-    """What a node must have.
+    """Requirements of a sweep on its nodes.
 
     Attributes:
         data: the images.
-        teacher: path of the teacher; None without one.
-        storage: address of the storage that the node must be able to write to; None without one.
-        plugins: plug-ins that the node loads.
+        teacher: path of the teacher, or None.
+        storage: the storage that nodes must be able to write to, or None.
+        plugins: plug-ins that nodes load.
     """
 
     data: DataSource

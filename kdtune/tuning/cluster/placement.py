@@ -22,7 +22,13 @@ MAX_PASSES = 2
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of the cluster: its id and how many CPUs and GPUs it has."""
+    """A machine of the cluster.
+
+    Attributes:
+        name: Ray's id of it.
+        cpus: number of its CPUs.
+        gpus: number of its GPUs.
+    """
 
     name: str
     cpus: int

@@ -13,6 +13,8 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
 from ray.util.placement_group import PlacementGroup, placement_group
 
+from kdtune.tuning.cluster.placement import Allocation
+
 LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
@@ -65,24 +67,24 @@ def configure_tune(verbose: bool) -> None:
     }
 
 
-def trial_resources(cpus: int, gpus: float, node_id: str) -> tune.PlacementGroupFactory:
-    """Return the resources of a trial, on a node if that is still alive, else anywhere.
+def trial_resources(allocation: Allocation) -> tune.PlacementGroupFactory:
+    """Return the resources of a trial, on its node if that is still alive, else anywhere.
 
     If Ray drops the hint, trials start on other nodes than planned; the scheduler records that.
     """
-    bundles = [{"CPU": cpus, "GPU": gpus}]
+    bundles = [{"CPU": allocation.cpus, "GPU": allocation.gpus}]
     return tune.PlacementGroupFactory(
-        bundles, strategy="STRICT_PACK", _soft_target_node_id=node_id
+        bundles, strategy="STRICT_PACK", _soft_target_node_id=allocation.node
     )
 
 
-def reserve_resources(cpus: int, gpus: float, node_id: str) -> PlacementGroup:
-    """Return a placement group, on a node if that is still alive, else anywhere.
+def reserve_resources(allocation: Allocation) -> PlacementGroup:
+    """Return a placement group, on the node if that is still alive, else anywhere.
 
     If Ray drops the hint, the group can be on another node.
     """
-    bundles = [{"CPU": cpus, "GPU": gpus}]
-    return placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=node_id)
+    bundles = [{"CPU": allocation.cpus, "GPU": allocation.gpus}]
+    return placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=allocation.node)
 
 
 class NotSaved:

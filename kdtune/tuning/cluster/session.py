@@ -23,7 +23,7 @@ from kdtune.errors import RunError, UserError
 from kdtune.runtime.console import say
 from kdtune.runtime.signals import defer_interrupt
 from kdtune.tuning.cluster.admission import NodeAdmission, NodeInfo
-from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
+from kdtune.tuning.cluster.placement import Allocation, Node, ResourceRequest, Slots
 from kdtune.tuning.cluster.ray_private import (
     configure_tune,
     disable_memory_monitor,
@@ -98,8 +98,8 @@ def _check_address(address: str) -> None:
     """Refuse, within seconds, an address to which Ray would try to connect for a minute."""
     if "://" in address:
         raise UserError(
-            f"{address} is an address of Ray's client, which cannot run a sweep: give --address as "
-            "'auto' on a node of the cluster, or submit the sweep with 'ray job submit'."
+            f"{address} is an address of Ray's client, which cannot run a sweep: give --address "
+            "as 'auto' on a node of the cluster, or submit the sweep with 'ray job submit'."
         )
     if address != "auto":
         host, _, port = address.rpartition(":")
@@ -123,8 +123,10 @@ def _check_address(address: str) -> None:
 def _list_packages() -> list[str]:
     """Return the folders that nodes get from here: kdtune's code and the record of its version."""
     folders = [str(module.__path__[0]) for module in (kdtune, search_spaces)]
-    records = distribution("kdtune").files or []
-    return folders + [str(Path(path.locate()).parent) for path in records if path.name == "METADATA"]
+    for file in distribution("kdtune").files or []:
+        if file.name == "METADATA":
+            folders.append(str(Path(file.locate()).parent))
+    return folders
 
 
 def _wait_for_compute_node(address: str, say: Callable[[str], None]) -> None:
@@ -261,12 +263,7 @@ def run_trials(
     with tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as tune_folder:
         tuner = tune.Tuner(
             tune.with_resources(
-                trainable,
-                lambda config: trial_resources(
-                    config["allocation"]["cpus"],
-                    config["allocation"]["gpus"],
-                    config["allocation"]["node"],
-                ),
+                trainable, lambda config: trial_resources(Allocation(**config["allocation"]))
             ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,

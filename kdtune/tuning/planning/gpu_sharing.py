@@ -153,7 +153,7 @@ def _measure_sharing(
         for node in slots.nodes()
         if (p := ResourceRequest(gpus=1.0).allocation_on(node)) is not None
     )
-    group = reserve_resources(whole_gpu.cpus, 1, whole_gpu.node)
+    group = reserve_resources(whole_gpu)
     actor_class = _TrainingActor.options(  # type: ignore[attr-defined]
         num_cpus=0,
         num_gpus=1 / max(TRIALS_PER_GPU),

@@ -1,6 +1,6 @@
 """Early stopping: asha, hyperband and median, as a fold over the log.
 
-A trial is compared only with others of its cell, by the best validation accuracy at the same epoch.
+A trial is compared only with others of its cell, by the best accuracy at the same epoch.
 """
 
 from collections import defaultdict
@@ -16,7 +16,13 @@ MIN_COMPETITORS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}
 
 @dataclass(frozen=True)
 class Threshold:
-    """The accuracy that a trial missed at an epoch, and the number of trials it is made from."""
+    """The accuracy that a trial missed at an epoch.
+
+    Attributes:
+        epoch: the epoch.
+        value: the accuracy, a share of 1.
+        competitors: number of trials that it is made from.
+    """
 
     epoch: int
     value: float
@@ -28,7 +34,7 @@ class EarlyStopping:
 
     * ``asha`` (Li et al. 2020): at each rung a trial continues if it is among the best
       1/`reduction_factor` of those that were there before; the first one always continues.
-    * ``hyperband`` (Li et al. 2018): several such brackets. Each starts one rung later than the one
+    * ``hyperband`` (Li et al. 2018): several such brackets, each without the first rung of the one
       before; the last has no rung. The bracket with the fewest epochs gets the next trial.
     * ``median`` (Golovin et al. 2017): from the grace period on, a trial stops at any epoch at
       which it is below the median of the others.

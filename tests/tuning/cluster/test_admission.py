@@ -1,4 +1,4 @@
-"""Which nodes get trials."""
+"""Admission of nodes."""
 
 import shutil
 from types import SimpleNamespace

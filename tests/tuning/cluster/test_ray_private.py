@@ -11,6 +11,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.util.placement_group import placement_group_table, remove_placement_group
 
 from kdtune.tuning.cluster import ray_private
+from kdtune.tuning.cluster.placement import Allocation
 from kdtune.tuning.cluster.ray_private import TuneOrderScheduler
 
 
@@ -44,14 +45,14 @@ def node_id(ray_session):
 
 def test_reserve_resources(node_id):
     for target in (node_id, 56 * "0"):  # the second node does not exist
-        group = ray_private.reserve_resources(1, 0, target)
+        group = ray_private.reserve_resources(Allocation(target, 1, 1, 0.0))
         assert group.wait(30)
         assert placement_group_table(group)["bundles_to_node_id"] == {0: node_id}
         remove_placement_group(group)
 
 
 def test_trial_resources(node_id):
-    group = ray_private.trial_resources(1, 0.0, node_id).to_placement_group()
+    group = ray_private.trial_resources(Allocation(node_id, 1, 1, 0.0)).to_placement_group()
     assert group.wait(30)
     assert placement_group_table(group)["bundles_to_node_id"] == {0: node_id}
     remove_placement_group(group)

@@ -1,4 +1,4 @@
-"""What the scheduler logs, and which trials it ends or restarts."""
+"""The log of the scheduler, and the trials that it ends or restarts."""
 
 import random
 import re

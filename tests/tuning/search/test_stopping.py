@@ -1,4 +1,4 @@
-"""Which trials are stopped, worked out by hand."""
+"""Early stopping, with thresholds computed by hand."""
 
 import pytest
 from event_logs import make_metrics
