@@ -205,12 +205,10 @@ class NodeAdmission:
 
 def is_node_lost(node_id: str) -> bool:
     """Return True if the node with this id of Ray's is lost; Ray notices about 10 s later."""
-    info = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
-    if info is None or not info["Alive"]:
-        return True
-    try:
-        endpoint = info["NodeManagerAddress"], info["NodeManagerPort"]
-        socket.create_connection(endpoint, CONNECT_TIMEOUT_SECONDS).close()
-    except OSError:
-        return True
-    return False
+    for node in ray.nodes():
+        if node["NodeID"] == node_id and node["Alive"]:
+            endpoint = node["NodeManagerAddress"], node["NodeManagerPort"]
+            with suppress(OSError):
+                socket.create_connection(endpoint, CONNECT_TIMEOUT_SECONDS).close()
+                return False
+    return True

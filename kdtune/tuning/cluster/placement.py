@@ -204,9 +204,9 @@ class Slots:
         >>> Slots(requests, lambda: nodes).describe_resources()
         'A: 1 GPU, 4 CPUs; B: 0.25 GPUs, 2 CPUs'
         """
-        descriptions, capacities = [], self._free_capacity()
+        descriptions, nodes = [], self.nodes()
         for model, request in self.requests.items():
-            cpus = sorted({a.cpus for a in self._possible_allocations(capacities, model)})
+            cpus = sorted({a.cpus for a in self._possible_allocations(nodes, model)})
             counts = f"{cpus[0]}" if len(cpus) == 1 else f"{cpus[0]} to {cpus[-1]}"
             gpu_text = f"{request.gpus:g} GPU{'s' * (request.gpus != 1)}, " if request.gpus else ""
             descriptions.append(f"{model}: {gpu_text}{counts} CPU{'s' * (cpus[-1] != 1)}")
@@ -220,20 +220,20 @@ class Slots:
 
     def smallest_allocation(self, model: str) -> Allocation | None:
         """Return the smallest allocation of a student's trial; None if no node is large enough."""
-        allocations = self._possible_allocations(self._free_capacity(), model)
+        allocations = self._possible_allocations(self.nodes(), model)
         return min(allocations, key=lambda allocation: allocation.cpus, default=None)
 
     def has_larger_allocation(self, model: str) -> bool:
         """Return True if a trial of the student gets more resources when it is exclusive."""
-        capacities = self._free_capacity()
-        usual = {a.node: a for a in self._possible_allocations(capacities, model)}
-        exclusive = self._possible_allocations(capacities, model, exclusive=True)
+        nodes = self.nodes()
+        usual = {a.node: a for a in self._possible_allocations(nodes, model)}
+        exclusive = self._possible_allocations(nodes, model, exclusive=True)
         return any(allocation != usual[allocation.node] for allocation in exclusive)
 
     def unplaceable_models(self) -> list[str]:
         """Return the students whose trials fit on no node, even an empty one."""
-        capacities = self._free_capacity()
-        return [m for m in self.requests if not self._possible_allocations(capacities, m)]
+        nodes = self.nodes()
+        return [m for m in self.requests if not self._possible_allocations(nodes, m)]
 
     def has_room(self) -> bool:
         """Return True if a trial of any student fits now."""
@@ -288,6 +288,7 @@ class Slots:
         if len(self._allocations) >= self._max_trials:
             return None
         capacities = self._free_capacity(include_lost=True)
+        nodes = [capacity.node for capacity in capacities.values()]
         blocked: list[tuple[PendingTrial, str]] = []
         # Nodes are searched once per student, since there may be a thousand.
         without_room: dict[tuple[str, bool], Allocation | None] = {}
@@ -308,7 +309,7 @@ class Slots:
                     self._passes.pop(trial.key, None)
                     return trial, allocation
                 soonest = min(
-                    self._possible_allocations(capacities, *kind),
+                    self._possible_allocations(nodes, *kind),
                     key=lambda a: capacities[a.node].missing_resources(a),
                     default=None,
                 )
@@ -348,15 +349,11 @@ class Slots:
         return capacities
 
     def _possible_allocations(
-        self, capacities: Mapping[str, _NodeCapacity], model: str, exclusive: bool = False
+        self, nodes: Iterable[Node], model: str, exclusive: bool = False
     ) -> list[Allocation]:
         """Return the allocation on each node that would be large enough if it were empty."""
         request = self.requests[model]
-        allocations = [
-            allocation
-            for capacity in capacities.values()
-            if (allocation := request.allocation_on(capacity.node, exclusive))
-        ]
+        allocations = [a for node in nodes if (a := request.allocation_on(node, exclusive))]
         if exclusive and not request.gpus:
             largest = max((allocation.cpus for allocation in allocations), default=0)
             allocations = [a for a in allocations if a.cpus == largest]
@@ -370,9 +367,10 @@ class Slots:
         reserved_nodes: Collection[str] = (),
     ) -> Allocation | None:
         """Return the allocation that leaves least free, so that larger trials fit elsewhere."""
+        nodes = [capacity.node for capacity in capacities.values()]
         fitting = [
             allocation
-            for possible in self._possible_allocations(capacities, model, exclusive)
+            for possible in self._possible_allocations(nodes, model, exclusive)
             if possible.node not in reserved_nodes
             and (allocation := capacities[possible.node].try_allocate(possible))
         ]

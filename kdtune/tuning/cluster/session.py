@@ -218,13 +218,11 @@ def find_slots(
     """
     nodes = nodes or find_admitted_nodes(sweep, say)
     gpus = float(any(node.gpus for node in nodes()))
-    requests = {
-        model: ResourceRequest(
-            value_for_model(sweep.cpus_per_trial, model, None),
-            value_for_model(sweep.gpus_per_trial, model, gpus),
-        )
-        for model in dict.fromkeys(sweep.models)
-    }
+    requests = {}
+    for model in sweep.models:
+        cpus_per_trial = value_for_model(sweep.cpus_per_trial, model, None)
+        gpus_per_trial = value_for_model(sweep.gpus_per_trial, model, gpus)
+        requests[model] = ResourceRequest(cpus_per_trial, gpus_per_trial)
     slots = Slots(requests, nodes, sweep.max_concurrent)
     for model in slots.unplaceable_models():
         raise UserError(_describe_shortage(model, requests[model], nodes()))
