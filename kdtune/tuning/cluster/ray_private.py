@@ -55,7 +55,7 @@ def is_ray_node() -> bool:
 def configure_tune(verbose: bool) -> None:
     """Switch off the files, the output and the signal handler of Tune, in this process.
 
-    If Tune renames a variable, it writes files that nobody reads, prints a table beside the
+    If Tune renames a variable, it writes files that are never read, prints a table beside the
     display, or handles Ctrl-C in place of kdtune.
     """
     os.environ |= {

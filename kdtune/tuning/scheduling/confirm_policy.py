@@ -72,7 +72,6 @@ class ConfirmPolicy(SchedulingPolicy):
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:
-        """Functions that take every event of the log."""
         return [self.fold, *super().folds]
 
     def fold(self, event: Event) -> None:
@@ -123,11 +122,9 @@ class ConfirmPolicy(SchedulingPolicy):
         ]
 
     def next_cells(self) -> list[Cell]:
-        """Return the cells that have runs left."""
         return list(dict.fromkeys(cell for cell, *_ in self._missing_runs()))
 
     def propose(self, cell: Cell) -> TrialProposed:
-        """Return the next run of a cell."""
         trial, seed = next((t, s) for run_cell, t, s in self._missing_runs() if run_cell == cell)
         return TrialProposed(
             trial_id=make_run_id(trial, seed),
@@ -164,12 +161,10 @@ class ConfirmPolicy(SchedulingPolicy):
         return TrainConfig.parse({**self.trial_configs[trial_id], "seed": fresh_seed})
 
     def exhausted_reason(self, cell: Cell) -> str | None:
-        """Return None: the number of runs is the budget of a confirmation."""
-        return None
+        return None  # the number of runs is the budget
 
     @property
     def finished(self) -> bool:
-        """True if all runs have ended."""
         return not self.active_trials.by_id and not self.next_cells()
 
     def choose_candidates(self) -> list[CandidateChosen]:

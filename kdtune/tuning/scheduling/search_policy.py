@@ -42,15 +42,12 @@ class SearchPolicy(SchedulingPolicy):
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:
-        """Functions that take every event of the log."""
         return [*super().folds, self.studies.fold, self.budget.fold]
 
     def next_cells(self) -> list[Cell]:
-        """Return the cells that may start a trial, the one with least use first."""
         return self.budget.next_cells()
 
     def propose(self, cell: Cell) -> TrialProposed | SpaceExhausted:
-        """Return the next trial of a cell, or that its space is exhausted."""
         method, model = cell
         number = self.studies.trial_counts[cell]
         trial_id = f"{file_stem(*cell)}-{number:03d}"
@@ -70,10 +67,8 @@ class SearchPolicy(SchedulingPolicy):
         )
 
     def exhausted_reason(self, cell: Cell) -> str | None:
-        """Return why the budget of a cell is spent; None if it is not."""
         return self.budget.exhausted_reason(cell)
 
     @property
     def finished(self) -> bool:
-        """True if no trial is active and none may start."""
         return self.budget.finished

@@ -7,18 +7,10 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from optuna import Study
+from optuna import Study, samplers
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import (
-    BaseSampler,
-    BruteForceSampler,
-    CmaEsSampler,
-    GPSampler,
-    QMCSampler,
-    RandomSampler,
-    TPESampler,
-)
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from kdtune.errors import UserError, did_you_mean
@@ -34,7 +26,7 @@ AUTO_GP_MAX_TRIALS = 200
 """Trials of a cell up to which `gp` proposes; later it costs more time than it saves."""
 
 
-class _GridSampler(BruteForceSampler):
+class _GridSampler(samplers.BruteForceSampler):
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
@@ -42,16 +34,16 @@ class _GridSampler(BruteForceSampler):
 
 
 STATELESS_SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
-    "tpe": TPESampler,
-    "random": RandomSampler,
-    "gp": partial(GPSampler, warn_independent_sampling=False),
+    "tpe": samplers.TPESampler,
+    "random": samplers.RandomSampler,
+    "gp": partial(samplers.GPSampler, warn_independent_sampling=False),
     GRID_SAMPLER: _GridSampler,
 }
 """Samplers whose proposals depend only on the trials: a new one makes each proposal."""
 
 STATEFUL_SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
-    "qmc": partial(QMCSampler, scramble=True, warn_independent_sampling=False),
-    "cmaes": partial(CmaEsSampler, warn_independent_sampling=False),
+    "qmc": partial(samplers.QMCSampler, scramble=True, warn_independent_sampling=False),
+    "cmaes": partial(samplers.CmaEsSampler, warn_independent_sampling=False),
 }
 """Samplers whose proposals depend on their earlier ones: a cell keeps one."""
 

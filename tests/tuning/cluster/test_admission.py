@@ -31,7 +31,7 @@ def test_a_node_that_sees_the_same_lacks_nothing(here, folder, teacher_file):
     )
 
 
-def test_what_a_node_lacks_is_said(here, folder, teacher_file, tmp_path):
+def test_a_difference_of_a_node_is_described(here, folder, teacher_file, tmp_path):
     def lack(data, teacher):
         return describe_difference(
             here, inspect_node(NodeRequirements(DataSource(str(data)), str(teacher), None))

@@ -78,7 +78,7 @@ def test_the_allocation_of_a_trial(need, nodes, expected):
             [Node("a", 8, 5)],
             None,
             8,
-        ),  # a fifth of each GPU is for nobody
+        ),  # a fifth of each GPU stays free
         ([ResourceRequest(3)], [Node("a", 4), Node("b", 4)], None, 2),
         ([ResourceRequest(gpus=1), ResourceRequest(gpus=0.25)], [Node("a", 8, 2)], None, 5),
         ([ResourceRequest(2), ResourceRequest(1)], [Node("a", 4)], None, 3),

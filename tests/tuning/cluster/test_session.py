@@ -86,7 +86,7 @@ def test_nodes_are_looked_at_once_a_second_and_dead_ones_are_none(nodes):
         ),
     ],
 )
-def test_what_trials_get_of_nodes_with_gpus(nodes, given, needs, count):
+def test_the_requests_of_trials_on_nodes_with_gpus(nodes, given, needs, count):
     nodes += [node("a", 8, 2.0), node("b", 4, 1.0), node("c", 4)]
     slots = find_slots(sweep_config(**given), nodes=LivingNodes())
     assert slots.requests == needs and slots.count == count

@@ -33,7 +33,7 @@ def write_space(folder, text):
         "optuna.samplers.NSGAIISampler",
     ],
 )
-def test_a_sampler_proposes_what_its_seed_says(name):
+def test_proposals_follow_from_the_seed(name):
     def proposals(seed):
         study = optuna.create_study(sampler=make_sampler(name, seed))
         space = load_spaces()["at"].distributions

@@ -76,7 +76,7 @@ def test_start_points_come_first(finished, tmp_path):
     assert set(origins) == {(True, "start"), (False, "sampler")}
 
 
-def test_a_sampler_is_told_what_a_trial_would_have_reached():
+def test_a_sampler_gets_the_accuracy_that_a_trial_would_have_reached():
     studies = CellStudies(sweep_config(methods="at", models="A"), load_spaces())
 
     def told(state, *bests):
@@ -217,7 +217,7 @@ def test_a_conditional_space_is_searched(tmp_path):
     ) == snapshot(machinery)
 
 
-def test_a_grid_goes_on_with_what_it_lacks_when_there_are_more_trials(tmp_path):
+def test_a_grid_continues_with_its_other_points_when_there_are_more_trials(tmp_path):
     given = {"methods": "kd", "models": "A", "sampler": GRID_SAMPLER}
     make_harness(tmp_path / "log.jsonl", trials=4, **given).run()
     make_harness(tmp_path / "log.jsonl", trials=99, **given).run()
