@@ -53,13 +53,12 @@ def make_warm_start_events(
         else:
             start_points = _choose_start_points(cell, cell_trials, earlier_trials, spaces[cell[0]])
             reason = f"{len(start_points)} start points of {path}, no observations: {difference}"
-        seen, start = tuple(observations), tuple(start_points)
         yield WarmStart(
             method=cell[0],
             model=cell[1],
             source=path,
-            observations=seen,
-            start=start,
+            observations=tuple(observations),
+            start=tuple(start_points),
             reason=reason,
         )
 
