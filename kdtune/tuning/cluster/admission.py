@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -59,37 +59,29 @@ class NodeRequirements:
 
 
 def inspect_node(requirements: NodeRequirements) -> dict[str, Any]:
-    """Return what this process sees of the data, the teacher and the versions.
+    """Return what this process sees of data, teacher and versions, as values to be compared.
 
-    Two nodes that can run the same trials return the same values. If something is missing, the
-    only value is a sentence under ``problem``.
+    If something is missing, the only value is a sentence under ``problem``.
     """
     try:
         sync_plugins(requirements.plugins)
         data = find_images(*requirements.data)
         versions = describe_environment()
+        if requirements.storage is not None:
+            folder = Storage(requirements.storage).subfolder("nodes")
+            folder.write(name := f"{socket.gethostname()}.{os.getpid()}", b"")
+            with suppress(StorageError):
+                folder.remove_file(name)
         return {
             "images": data.summary(),
             "teacher": requirements.teacher and describe_teacher(requirements.teacher)["sha256"],
             **{name: versions[name].partition("+")[0] for name in COMPARED_PACKAGES},
         }
-    except (UserError, OSError) as error:
+    except (UserError, StorageError, OSError) as error:
         return {"problem": str(error).rstrip(".")}
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def _inspect_node(requirements: NodeRequirements) -> dict[str, Any]:
-    answer = inspect_node(requirements)
-    if requirements.storage is not None and "problem" not in answer:
-        name = f"{socket.gethostname()}.{os.getpid()}"
-        try:
-            folder = Storage(requirements.storage).subfolder("nodes")
-            folder.write(name, b"")
-            with suppress(StorageError):
-                folder.remove_file(name)
-        except (UserError, StorageError) as error:
-            return {"problem": str(error).rstrip(".")}
-    return answer
+_inspect_node = ray.remote(num_cpus=0, max_retries=0)(inspect_node)
 
 
 def describe_difference(driver: Mapping[str, Any], node: Mapping[str, Any]) -> str | None:
@@ -131,7 +123,7 @@ class NodeAdmission:
         self._requirements = NodeRequirements(
             sweep.data_source, sweep.teacher, sweep.storage, loaded_plugins()
         )
-        self._driver_answer = inspect_node(self._requirements)
+        self._driver_answer = inspect_node(replace(self._requirements, storage=None))
         self._say, self._clock = say, clock
         self._pending_answers: dict[str, Any] = {}
         self._retry_at: dict[str, float] = {}

@@ -197,13 +197,7 @@ class Slots:
         return count
 
     def describe_resources(self) -> str:
-        """Return in words the resources of a trial of each student.
-
-        >>> nodes = [Node("a", 8, 2)]
-        >>> requests = {"A": ResourceRequest(gpus=1), "B": ResourceRequest(2, 0.25)}
-        >>> Slots(requests, lambda: nodes).describe_resources()
-        'A: 1 GPU, 4 CPUs; B: 0.25 GPUs, 2 CPUs'
-        """
+        """Return the resources of each student's trial, as ``A: 1 GPU, 4 CPUs; B: 2 CPUs``."""
         descriptions, nodes = [], self.nodes()
         for model, request in self.requests.items():
             cpus = sorted({a.cpus for a in self._possible_allocations(nodes, model)})
