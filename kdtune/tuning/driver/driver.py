@@ -121,7 +121,6 @@ class Driver:
         interrupts = self.policy.interrupts
         self.display.start(goal, slots)
         self.file_keeper.activate()
-        scheduler = LogScheduler(self.policy, log.append, slots)
         checkpoints = (
             get_checkpoint_storage(self.remote_sync) or self.folder.checkpoints_folder.absolute()
         )
@@ -137,7 +136,7 @@ class Driver:
                         plugins=pack_plugins(),
                     ),
                     LogSearcher(self.policy, log.append, slots, self.screen.warn),
-                    scheduler,
+                    LogScheduler(self.policy, log.append, slots),
                     self.policy.watchdog,
                     _StepCallback(self.screen, self.remote_sync),
                     verbose=self.screen.show == "verbose",
@@ -153,8 +152,8 @@ class Driver:
         finally:
             for tracker_fold in self.tracker_folds:
                 tracker_fold.close()
-        if scheduler.failure is not None:
-            raise RunError(self._add_resume_hint(scheduler.failure))
+        if self.policy.failure is not None:
+            raise RunError(self._add_resume_hint(self.policy.failure))
         if not self.policy.finished:  # SIGUSR1, too, has Tune end quietly
             self._raise_interrupted(interrupts.terminated)
 
