@@ -15,16 +15,13 @@ from typing import Self
 import numpy as np
 from filelock import FileLock, Timeout
 
-from kdtune.config.sweep import SweepConfig
+from kdtune.config.sweep import CONFIRM_SETTINGS, SweepConfig
 from kdtune.config.train import file_stem
 from kdtune.errors import UserError
 from kdtune.log.event_log import parse_events
 from kdtune.log.events import ConfirmStarted, Event, RunTested, SweepOpening, SweepStarted
 from kdtune.runtime.console import printable_path
 from kdtune.storage.files import disk_full_as_error
-
-CONFIRM_SETTINGS = ("top", "seeds", "min_difference")
-"""Settings that are fixed by the confirmation's own log."""
 
 RESULTS_FOLDER = Path("results")
 """Parent of the folders of all sweeps, in the working directory."""
@@ -169,6 +166,15 @@ class SweepFolder:
         """
         return self.path / "best" / f"{file_stem(method, model)}{suffix}"
 
+    def require_log(self) -> None:
+        """Raise a `UserError` if this is not the folder of a sweep."""
+        if not self.path.is_dir():
+            raise UserError(f"There is no folder {self.path}.")
+        if not self.log_path.is_file():
+            raise UserError(
+                f"{self.path} is not the folder of a sweep: it has no {self.log_path.name}."
+            )
+
     def load_events(self) -> list[Event]:
         """Return all events so far, also of a running sweep."""
         return next(self.follow_events())
@@ -179,11 +185,7 @@ class SweepFolder:
         Raises:
             UserError: this is no sweep's folder, or its log is damaged.
         """
-        if not self.path.is_dir():
-            raise UserError(f"There is no folder {self.path}.")
-        if not self.log_path.is_file():
-            name = self.log_path.name
-            raise UserError(f"{self.path} is not the folder of a sweep: it has no {name}.")
+        self.require_log()
         position, lines = 0, 0
         while True:
             with open(self.log_path, "rb") as file:

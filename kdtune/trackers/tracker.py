@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from kdtune.config.train import CLI_FIELDS, DERIVED_FIELDS, OUTPUT_FIELDS, TrainConfig
+from kdtune.errors import first_line
 from kdtune.log.events import EpochFinished, Event, LogOpening, TrialEnded, TrialProposed
 
 COMPUTE_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targets"}
@@ -154,7 +155,8 @@ class TrackerFold:
             yield
         except Exception as error:  # trackers raise exceptions of many kinds
             self._has_failed = True
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.warn(f"{self.name}: {reason}; it gets no more metrics until the sweep is resumed")
+            self.warn(
+                f"{self.name}: {first_line(error)}; it gets no more metrics until the sweep is resumed"
+            )
             with suppress(Exception):
                 self.tracker.close()
