@@ -155,8 +155,7 @@ class TrackerFold:
             yield
         except Exception as error:  # trackers raise exceptions of many kinds
             self._has_failed = True
-            self.warn(
-                f"{self.name}: {first_line(error)}; it gets no more metrics until the sweep is resumed"
-            )
+            consequence = "it gets no more metrics until the sweep is resumed"
+            self.warn(f"{self.name}: {first_line(error)}; {consequence}")
             with suppress(Exception):
                 self.tracker.close()
