@@ -29,7 +29,7 @@ def failures_section(sweep: LoadedSweep) -> Iterator[Block]:
         yield TableBlock(caption, ERRORS.to_texts(errors, *ERRORS.names))
     medians = diverged_settings(sweep.tables.trials, sweep.spaces)
     if len(medians):
-        medians = medians.assign(method=map(display_name, medians["method"]))
+        medians = medians.assign(method=medians["method"].map(display_name))
         caption = "Settings in which diverged trials differ most from the others."
         columns = DIVERGED_SETTINGS.to_texts(medians, *DIVERGED_SETTINGS.names[:-1])
         yield TableBlock(caption, columns)

@@ -38,7 +38,7 @@ def leaderboard_section(leaderboard: pd.DataFrame) -> Iterator[Block]:
     seconds = leaderboard["search_device_seconds"] + leaderboard["confirm_device_seconds"]
     shown = leaderboard.assign(
         device_hours=seconds / 3600,
-        method=[display_name(method) for method in leaderboard["method"]],
+        method=leaderboard["method"].map(display_name),
         status=[status.replace("_", " ") for status in leaderboard["status"]],
         search_best_percent=leaderboard["search_best_percent"].mask(tested),
     )

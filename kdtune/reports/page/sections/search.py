@@ -42,7 +42,7 @@ def search_section(sweep: LoadedSweep) -> Iterator[Block]:
     yield from map(Paragraph, unequal_search_notes(leaderboard))
     methods = leaderboard["method"]
     shown = leaderboard.assign(
-        device_hours=leaderboard["search_device_seconds"] / 3600, method=map(display_name, methods)
+        device_hours=leaderboard["search_device_seconds"] / 3600, method=methods.map(display_name)
     )
     lucks = zip(methods, format_each(leaderboard["search_luck_points"], ".2f"), strict=True)
     luck = [text if sweep.spaces.get(method) else "not searched" for method, text in lucks]

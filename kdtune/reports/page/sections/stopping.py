@@ -31,6 +31,6 @@ def stopping_section(sweep: LoadedSweep) -> Iterator[Block]:
         correlation_all=("correlation_all", "mean"),
         winner_rank_at_rung=("winner_rank_at_rung", "max"),
     ).reset_index()
-    shown = means.assign(method=map(display_name, means["method"]))
+    shown = means.assign(method=means["method"].map(display_name))
     yield Paragraph(advise_grace_period(rungs, sweep.opening_events[0].config["grace_period"]))
     yield TableBlock(CAPTION, RUNGS.to_texts(shown, *means.columns))

@@ -37,10 +37,9 @@ VERDICT_LABELS = {
 }
 """Short labels of verdicts."""
 
-SENTENCES_CAPTION = "The verdicts in words, with advice: this pair on each student, and all methods against student."
-
-
-def verdict_question(sweeps: Sequence[LoadedSweep]) -> str:
+SENTENCES_CAPTION = (
+    "The verdicts in words, with advice: this pair on each student, all methods against student."
+)def verdict_question(sweeps: Sequence[LoadedSweep]) -> str:
     """Return the question that the verdict answers."""
     for pair in (sweep.main_pair for sweep in sweeps):
         if len(pair):
