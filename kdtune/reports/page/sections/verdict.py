@@ -39,7 +39,10 @@ VERDICT_LABELS = {
 
 SENTENCES_CAPTION = (
     "The verdicts in words, with advice: this pair on each student, all methods against student."
-)def verdict_question(sweeps: Sequence[LoadedSweep]) -> str:
+)
+
+
+def verdict_question(sweeps: Sequence[LoadedSweep]) -> str:
     """Return the question that the verdict answers."""
     for pair in (sweep.main_pair for sweep in sweeps):
         if len(pair):
