@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.trial import create_trial
 
 
 def is_log_scale(distribution: BaseDistribution) -> bool:
@@ -19,3 +20,17 @@ def parse_distributions(serialized: Mapping[str, Any]) -> dict[str, BaseDistribu
         KeyError, TypeError, ValueError: it is damaged.
     """
     return {name: json_to_distribution(json.dumps(d)) for name, d in serialized.items()}
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Return True if a value can be drawn from a distribution.
+
+    Args:
+        distribution: the distribution.
+        value: any value.
+    """
+    try:
+        create_trial(value=0.0, params={"": value}, distributions={"": distribution})
+    except (TypeError, ValueError):
+        return False
+    return True
