@@ -65,7 +65,7 @@ def no_student():
 
 STATES = {
     "only opened": (Sweep, "No trial has started yet."),
-    "one trial": (lambda: Sweep().search("at", "A", 0.5), "There is one method only."),
+    "one trial": (lambda: Sweep().search("at", "A", 0.5), "There is only one method."),
     "all failed": (
         lambda: sweep_of(["diverged", "crashed"]),
         "4 of 4 trials failed: 2 diverged, 2 crashed.",

@@ -98,17 +98,22 @@ LEFT_ALIGNED = {"pair", "unbeaten in", *TEXT_HEADINGS}
 
 
 def format_each(values: Iterable[Any], format_spec: str) -> list[str]:
-    """Values as text, each in this form; nothing where there is none."""
+    """Format values; missing ones are empty.
+
+    Args:
+        values: numbers, or None or NaN.
+        format_spec: format specification, as ``.2f``.
+    """
     return ["" if pd.isna(value) else format(value, format_spec) for value in values]
 
 
 def to_texts(values: Iterable[Any]) -> list[str]:
-    """Values as they are; nothing where there is none."""
+    """Convert values to text; missing ones are empty."""
     return ["" if pd.isna(value) else str(value) for value in values]
 
 
 def format_setting(value: object) -> str:
-    """The value of a setting."""
+    """Return the value of a setting as text."""
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}"
     return "" if value is None else str(value)

@@ -1,4 +1,6 @@
-"""The section on how good each method is on each student."""
+"""Section: how good each method is on each student."""
+
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -16,45 +18,37 @@ COLUMNS = (
 TEST_COLUMNS = ("rank", "test_accuracy_percent", "optimism_gap_points", "seeds_ok")
 """Columns that are empty until a cell is tested."""
 
+TEST_CAPTION = (
+    "± is the 95 % half width. Methods share a rank if no difference between them is decided. "
+    "Optimism: the best score of the search minus the score of the same trial when retrained."
+)
 
-def leaderboard_section(leaderboard: pd.DataFrame) -> list[Block]:
-    """The table of a sweep, or of comparable ones, grouped by model.
+
+def leaderboard_section(leaderboard: pd.DataFrame) -> Iterator[Block]:
+    """Yield the leaderboard of a sweep, or of comparable ones, grouped by model.
 
     Args:
-        leaderboard: as `kdtune.reports.tables.several_sweeps.join_leaderboards` makes it.
+        leaderboard: result of `kdtune.reports.tables.several_sweeps.join_leaderboards`.
     """
     if leaderboard.empty:
-        return [Paragraph(NO_TRIAL_NOTE, "missing")]
+        yield Paragraph(NO_TRIAL_NOTE, "missing")
+        return
     tested = leaderboard["test_accuracy_percent"].notna()
+    without_gain = leaderboard["gain_over_student_points"].isna().all()
     seconds = leaderboard["search_device_seconds"] + leaderboard["confirm_device_seconds"]
     shown = leaderboard.assign(
         device_hours=seconds / 3600,
-        method=[display_name(method) for method in leaderboard["method"]],
+        method=leaderboard["method"].map(display_name),
         status=[status.replace("_", " ") for status in leaderboard["status"]],
         search_best_percent=leaderboard["search_best_percent"].mask(tested),
     )
     hidden = set() if tested.any() else set(TEST_COLUMNS)
-    if tested.all():
-        hidden.add("search_best_percent")
-    if leaderboard["gain_over_student_points"].isna().all():
-        hidden.add("gain_over_student_points")
-    if (leaderboard["status"] == "ok").all():
-        hidden.add("status")
-    names = [name for name in COLUMNS if name not in hidden]
-    caption = (
-        "± is the 95 % half width. Methods between which nothing is decided share a rank. "
-        "Optimism: the best score of the search minus what the same trial reaches when it is "
-        "trained again."
-        if tested.any()
-        else SEARCH_CAVEAT
-    )
-    blocks: list[Block] = [TableBlock(caption, LEADERBOARD_VIEW.to_texts(shown, *names))]
+    hidden |= {"search_best_percent"} if tested.all() else set()
+    hidden |= {"gain_over_student_points"} if without_gain else set()
+    hidden |= {"status"} if (leaderboard["status"] == "ok").all() else set()
+    columns = LEADERBOARD_VIEW.to_texts(shown, *(name for name in COLUMNS if name not in hidden))
+    yield TableBlock(TEST_CAPTION if tested.any() else SEARCH_CAVEAT, columns)
     if tested.any() and not tested.all():
-        blocks.append(
-            Paragraph(f"Rows without test %: {SEARCH_CAVEAT[0].lower()}{SEARCH_CAVEAT[1:]}")
-        )
-    if tested.any() and leaderboard["gain_over_student_points"].isna().all():
-        blocks.append(
-            Paragraph("Gain over student is left out: it was not confirmed, or not run.")
-        )
-    return blocks
+        yield Paragraph(f"Rows without test %: {SEARCH_CAVEAT[0].lower()}{SEARCH_CAVEAT[1:]}")
+    if tested.any() and without_gain:
+        yield Paragraph("The gain over student is missing: student was not run or not confirmed.")
