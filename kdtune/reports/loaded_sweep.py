@@ -16,11 +16,7 @@ from kdtune.reports.tables.settings import collect_distributions
 
 
 class LoadedSweep:
-    """Logs and tables of a sweep at the moment of reading.
-
-    Raises:
-        UserError: this is not the folder of a sweep, or a file is damaged.
-    """
+    """Logs and tables of a sweep at the moment of reading."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -59,24 +55,20 @@ class LoadedSweep:
     def header_facts(self) -> dict[str, str]:
         """Return facts about the sweep by label, for the head of the page."""
         data = self.opening_events[0].data
-        openings = self.folder.load_confirm_openings()
         images = data.train_images, data.validation_images, data.test_images
         last_event_time = max(log[-1].time for log in (self.events, self.confirm_events) if log)
         classes = ", ".join(data.classes[:6]) + ", …" * (len(data.classes) > 6)
+        counts = [f"{count:,}" if count else "none" for count in images]
+        openings = self.folder.load_confirm_openings()
+        confirmed = [f"best {o.top} of each cell, {o.seeds} seeds each" for o in openings]
         return {
             "last event": time.strftime("%Y-%m-%d %H:%M", time.localtime(last_event_time)),
             "state": self.describe_state(),
-            "images (train / validation / test)": " / ".join(
-                f"{count:,}" if count else "none" for count in images
-            ),
+            "images (train / validation / test)": " / ".join(counts),
             "classes": f"{len(data.classes)}: {classes}",
             "teacher": self._describe_teacher(),
             "trials started in each cell": self._describe_trial_counts(),
-            "confirmed": (
-                f"best {openings[-1].top} of each cell, {openings[-1].seeds} seeds each"
-                if openings
-                else "no"
-            ),
+            "confirmed": confirmed[-1] if confirmed else "no",
         }
 
     def _describe_teacher(self) -> str:

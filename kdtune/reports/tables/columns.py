@@ -133,8 +133,8 @@ EPOCHS = Table(
     DEVICE, THREADS,
     Column("session_seconds", ".3f", "seconds since the driver opened the log"),
 )
-LOSS_PARTS = (Column("loss_<part>", "g", "mean of a part of the training loss"),
-              Column("loss_<part>_weighted", "g", "the part times its weight"))
+LOSS_PART = Column("loss_<part>", "g", "mean of a part of the training loss")
+WEIGHTED_LOSS_PART = Column("loss_<part>_weighted", "g", "the part times its weight")
 
 RUNS = Table(
     "One row per confirm run, in the order of their proposals.",
@@ -154,11 +154,9 @@ MODELS = Table("One row per student that was measured, without hooks and teacher
 LEADERBOARD = Table(
     "One row per cell, sorted by model, then test accuracy, then best score of the search.",
     MODEL, METHOD,
-    Column("status", TEXT,
-           "`ok`; `unstable`: a seed of the chosen configuration diverged; `incomplete`: fewer "
-           f"than {MIN_SEEDS} seeds are ok; `not_confirmed`; `failed`: no trial is successful, or "
-           "no run was and every configuration diverged; `running`: no trial is successful yet",
-           "status"),
+    Column("status", TEXT, "`ok`; `unstable`: a seed of the chosen configuration diverged; "
+           f"`incomplete`: fewer than {MIN_SEEDS} seeds are ok; `not_confirmed`; `failed`: no "
+           "trial succeeded or all runs diverged; `running`: no trial succeeded yet", "status"),
     Column("rank", "d", "1 + number of better methods on the model; undecided ones tie", "rank"),
     Column("test_accuracy_percent", ".2f", "mean over the seeds of the chosen trial", "test %",
            "test_half_width_points"),
@@ -273,8 +271,8 @@ STUDENTS = Table(
     Column("low_percent", ".2f", "lower end of its 95 % interval, if there is one"),
     Column("high_percent", ".2f", "upper end of its 95 % interval"),
     PARAMETERS, MACS, LATENCY_MS,
-    *(Column(f"front_{c}", FLAG, f"true if the cell is on the Pareto front of accuracy and {c}")
-      for c in ("parameters", "macs", "latency")),
+    *(Column(f"front_{cost}", FLAG, f"true if it is on the Pareto front of accuracy and {cost}")
+      for cost in ("parameters", "macs", "latency")),
 )
 
 BAD_IMAGES = Table(
@@ -310,17 +308,14 @@ DIVERGED_SETTINGS = Table(
 
 TABLES = {
     "trials": Table(TRIALS.row, *TRIALS.columns, HYPERPARAMETERS, CONFIGURATION),
-    "epochs": Table(EPOCHS.row, *EPOCHS.columns, *LOSS_PARTS),
+    "epochs": Table(EPOCHS.row, *EPOCHS.columns, LOSS_PART, WEIGHTED_LOSS_PART),
     "leaderboard": LEADERBOARD, "comparison": COMPARISON, "search_curve": SEARCH_CURVE,
     "rungs": RUNGS, "settings": SETTINGS, "confirm": RUNS, "models": MODELS, "students": STUDENTS,
     "bad_images": BAD_IMAGES, "plan": PLAN,
 }
 """The tables of `kdtune.reports.tables.all_tables.collect_tables`, by name."""
 
-TEXT_HEADINGS = {
-    column.heading
-    for table in (LEADERBOARD_VIEW, COMPARISON, SETTINGS, BAD_IMAGES, ERRORS)
-    for column in table.columns
-    if column.heading and column.format == TEXT
-}
+TEXT_HEADINGS = {column.heading
+                 for table in (LEADERBOARD_VIEW, COMPARISON, SETTINGS, BAD_IMAGES, ERRORS)
+                 for column in table.columns if column.heading and column.format == TEXT}
 """Headings over columns of text."""

@@ -14,6 +14,7 @@ from kdtune.config.sweep import BASELINES, MIN_DIFFERENCE
 from kdtune.log.events import Cell
 from kdtune.reports.tables import sentences, statistics
 from kdtune.reports.tables.columns import COMPARISON
+from kdtune.reports.tables.sentences import display_name
 from kdtune.reports.tables.statistics import MIN_SEEDS, Estimate, Verdict
 
 ALL_MODELS = "all"
@@ -71,9 +72,8 @@ def comparison_table(
         p_values = [c.difference.p_value for c in comparisons if c.difference]
         adjusted = iter(statistics.adjust_holm(p_values).tolist())
         p_holm = [next(adjusted) if c.difference else np.nan for c in comparisons]
-        model_rows = [
-            c.model_row(p, len(p_values)) for c, p in zip(comparisons, p_holm, strict=True)
-        ]
+        pairs_tested = zip(comparisons, p_holm, strict=True)
+        model_rows = [compared.model_row(p, len(p_values)) for compared, p in pairs_tested]
         rows += model_rows
         if len(models) > 1:
             rows.append(_PairComparison(pair, tuple(models), *inputs).overall_row(model_rows))
@@ -150,7 +150,7 @@ class _PairComparison:
         a_better = [model for model, verdict in verdicts.items() if verdict == Verdict.BETTER_A]
         b_better = [model for model, verdict in verdicts.items() if verdict == Verdict.BETTER_B]
         if a_better and b_better:
-            a, b = map(sentences.display_name, self.methods)
+            a, b = map(display_name, self.methods)
             text = f"{a} is better on {', '.join(a_better)}, {b} on {', '.join(b_better)}."
             return Verdict.DEPENDS, f"It depends on the student: {text}"
         difference = self._known_difference
@@ -177,12 +177,12 @@ class _PairComparison:
 
     def _describe_divergence(self, diverged: Mapping[Cell, CellResult]) -> str:
         text = "; ".join(
-            f"{sentences.display_name(method)} diverged in {side.seeds_diverged} of "
-            f"{side.seeds_run} seeds on {model}"
+            f"{display_name(method)} diverged in {side.seeds_diverged} of {side.seeds_run} seeds "
+            f"on {model}"
             for (method, model), side in diverged.items()
         )
         if self.difference:
-            a, b = map(sentences.display_name, self.methods)
+            a, b = map(display_name, self.methods)
             interval = sentences.format_interval(self.difference.mean, self.difference.half_width)
             text += f"; in the runs that finished {a} minus {b} is {interval} points"
         return f"{text}. No winner is declared."
@@ -190,19 +190,17 @@ class _PairComparison:
     def _describe_missing_runs(self) -> str:
         failed = [cell for cell, side in self.sides.items() if side.seeds_run and not side.correct]
         if failed:
-            listed = ", ".join(
-                f"{sentences.display_name(method)} on {model}" for method, model in failed
-            )
+            listed = ", ".join(f"{display_name(method)} on {model}" for method, model in failed)
             return f"Not confirmed: no run of {listed} was tested."
         models = list(dict.fromkeys(m for (_, m), side in self.sides.items() if not side.correct))
         if models:
             return (
                 f"Not confirmed: {', '.join(models)} {'has' if len(models) == 1 else 'have'} "
-                "search scores only. Such scores are too high by 0.3 to 3 points and name a winner "
-                "by chance; run `kdtune confirm`."
+                "search scores only. Such scores are too high by 0.3 to 3 points and name a "
+                "winner by chance; run `kdtune confirm`."
             )
         return (
-            f"Not confirmed: {' and '.join(map(sentences.display_name, self.methods))} share "
+            f"Not confirmed: {' and '.join(map(display_name, self.methods))} share "
             f"{len(self.seeds)} finished seeds on {', '.join(self.models)}, and {MIN_SEEDS} are "
             "needed; run `kdtune confirm` with more --seeds."
         )

@@ -33,17 +33,16 @@ def _cell_curve(trials: pd.DataFrame, reported: pd.DataFrame, chance: float) -> 
     last_epochs = epochs_spent.groupby(level=0).max()
     ended = trials[trials["state"] != TrialState.RUNNING]
     # The log does not say when a trial without an epoch ended: it is placed after the one before.
-    end_epochs = (
-        ended["trial_id"].map(last_epochs).ffill().fillna(0).astype(int).sort_values(kind="stable")
-    )
+    end_epochs = ended["trial_id"].map(last_epochs).ffill().fillna(0).astype(int)
+    end_epochs = end_epochs.sort_values(kind="stable").to_numpy()
     final_scores = ended["best_validation_accuracy"].where(ended["state"].isin(SUCCESSFUL_STATES))
     n = np.arange(1, len(ended) + 1)
     curve = {
         "method": ended["method"].to_numpy(),
         "model": ended["model"].to_numpy(),
         "trials": n,
-        "epochs": end_epochs.to_numpy(),
-        "best_percent": 100 * np.append(np.nan, best_so_far)[end_epochs.to_numpy()],
+        "epochs": end_epochs,
+        "best_percent": 100 * np.append(np.nan, best_so_far)[end_epochs],
         "expected_best_percent": 100 * expected_best(final_scores.fillna(chance).to_numpy()),
         "expected_epochs": n * ended["epochs"].mean(),
     }

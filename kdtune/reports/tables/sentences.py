@@ -5,7 +5,7 @@ import math
 from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.config.sweep import MIN_DIFFERENCE
 from kdtune.reports.tables import statistics
-from kdtune.reports.tables.statistics import Estimate
+from kdtune.reports.tables.statistics import REFERENCE_TRIALS, Estimate
 
 
 def describe_detectable_difference(
@@ -19,17 +19,13 @@ def describe_detectable_difference(
         models: number of students.
         accuracy: accuracy of the students, share of 1.
     """
-    one_model = statistics.expected_error(test_images, seeds, 1, accuracy).half_width
-    text = (
-        f"with {test_images:,} test images and {seeds} seeds no difference under "
-        f"{format_points(one_model, one_model)} points can be seen on a student"
-    )
-    if models > 1:
-        all_models = statistics.expected_error(test_images, seeds, models, accuracy).half_width
-        text += f", none under {format_points(all_models, all_models)} on average over {models}"
+    errors = [statistics.expected_error(test_images, seeds, n, accuracy) for n in (1, models)]
+    one_model, all_models = (format_points(e.half_width, e.half_width) for e in errors)
+    average = f", none under {all_models} on average over {models}" if models > 1 else ""
+    conditions = f"at {100 * accuracy:.0f} % accuracy, after {REFERENCE_TRIALS} trials a cell"
     return (
-        f"{text} (at {100 * accuracy:.0f} % accuracy, after {statistics.REFERENCE_TRIALS} trials a cell; "
-        "fewer show less)"
+        f"with {test_images:,} test images and {seeds} seeds no difference under {one_model} "
+        f"points can be seen on a student{average} ({conditions}; fewer show less)"
     )
 
 
@@ -120,11 +116,10 @@ def advise_next_step(
     target = format_points(difference.target(min_difference), difference.half_width)
     if (extra_seeds := statistics.more_seeds_needed(difference, min_difference)) is not None:
         return f"Too few seeds: about {extra_seeds} more would probably settle {target} points."
-    images = statistics.needed_test_images(difference, test_images, min_difference)
-    if images is not None:
+    if images := statistics.needed_test_images(difference, test_images, min_difference):
+        problem = f"{test_images:,} test images are too few"
         return (
-            f"More seeds would not help: {test_images:,} test images are too few; about "
-            f"{images:,} would settle {target} points."
+            f"More seeds would not help: {problem}; about {images:,} would settle {target} points."
         )
     search_shift = format_points(2 * math.sqrt(difference.variance_search), difference.half_width)
     return (

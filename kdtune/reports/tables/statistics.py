@@ -173,8 +173,7 @@ def bootstrap_best_sd(scores: ArrayLike) -> float:
     """Return the standard deviation of the best of B draws from B scores, with replacement."""
     ascending = np.sort(np.asarray(scores, dtype=float))
     count = len(ascending)
-    ranks = np.arange(count + 1) / max(count, 1)
-    probability = np.diff(ranks**count)
+    probability = np.diff((np.arange(count + 1) / max(count, 1)) ** count)
     mean_best = (probability * ascending).sum()
     return math.sqrt((probability * (ascending - mean_best) ** 2).sum())
 
@@ -300,15 +299,11 @@ def expected_error(
     """
     image_variance = 2e4 * accuracy * (1 - accuracy) / test_images
     shared_share = CROSS_MODEL_SHARE + (1 - CROSS_MODEL_SHARE) / models
-    variance_residual = image_variance * RESIDUAL_VARIANCE_SHARE / seeds / models
-    return Estimate(
-        mean=0.0,
-        seeds=seeds,
-        images=test_images,
-        seeds_won=0,
-        seeds_lost=0,
-        variance_seeds=variance_residual + 2 * SEED_SD_POINTS**2 / seeds / models,
-        variance_images=image_variance * IMAGE_VARIANCE_SHARE * shared_share,
-        variance_search=2 * SEARCH_SD_POINTS**2 / models,
-        variance_residual=variance_residual,
-    )
+    residual = image_variance * RESIDUAL_VARIANCE_SHARE / seeds / models
+    variances = {
+        "variance_seeds": residual + 2 * SEED_SD_POINTS**2 / seeds / models,
+        "variance_images": image_variance * IMAGE_VARIANCE_SHARE * shared_share,
+        "variance_search": 2 * SEARCH_SD_POINTS**2 / models,
+        "variance_residual": residual,
+    }
+    return Estimate(0.0, seeds, test_images, seeds_won=0, seeds_lost=0, **variances)
