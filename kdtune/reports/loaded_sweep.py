@@ -2,11 +2,7 @@
 
 import shlex
 import time
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from kdtune.log.events import Completed
 from kdtune.log.folder import SweepSnapshot
@@ -19,34 +15,16 @@ class LoadedSweep:
     """Logs and tables of a sweep at the moment of reading."""
 
     def __init__(self, path: Path):
-        self.path = path
-        self.folder = SweepSnapshot(path)
+        self.path, self.name, self.folder = path, str(path), SweepSnapshot(path)
         self.events = self.folder.load_events()
         self.confirm_events = self.folder.load_confirm_events()
         self.opening_events = self.folder.load_opening_events()
+        self.config = self.opening_events[-1].config
         self.tables = load_sweep_tables(self.folder)
+        self.tested_cells = self.tables.leaderboard.dropna(subset="test_accuracy_percent")
+        self.main_pair = select_main_pair(self.tables.comparison)
         self.named_tables = collect_tables(self.folder, self.tables)
         self.spaces = collect_distributions(self.events)
-
-    @property
-    def name(self) -> str:
-        """The path of the folder, for headings."""
-        return str(self.path)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Settings of the latest session of the sweep."""
-        return self.opening_events[-1].config
-
-    @property
-    def tested_cells(self) -> pd.DataFrame:
-        """Rows of the leaderboard that have a test accuracy."""
-        return self.tables.leaderboard.dropna(subset="test_accuracy_percent")
-
-    @cached_property
-    def main_pair(self) -> pd.DataFrame:
-        """Rows of the comparison about the first pair of methods."""
-        return select_main_pair(self.tables.comparison)
 
     def command(self, subcommand: str) -> str:
         """Return a command about this sweep, for a shell."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from kdtune.reports.tables.columns import TEXT_HEADINGS
@@ -24,11 +23,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class TableBlock:
-    """A table of text; `collapsed` if it is folded at first.
-
-    Attributes:
-        columns: cells of each column by heading.
-    """
+    """A table of text, with its columns by heading; `collapsed` if it is folded at first."""
 
     caption: str
     columns: Mapping[str, Sequence[str]]
@@ -50,12 +45,7 @@ class TableBlock:
 
 @dataclass(frozen=True)
 class FigureBlock:
-    """A figure.
-
-    Attributes:
-        name: stem of its file.
-        caption: text below it, which starts with the result that it shows.
-    """
+    """A figure; `name` is the stem of its file."""
 
     name: str
     figure: Figure
@@ -80,10 +70,3 @@ _GROUP_COLUMNS = ("pair", "model", "method")
 
 LEFT_ALIGNED = {"pair", "unbeaten in", *TEXT_HEADINGS}
 """Headings of columns of text."""
-
-
-def format_setting(value: object) -> str:
-    """Return the value of a setting as text."""
-    if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.3g}"
-    return "" if value is None else str(value)

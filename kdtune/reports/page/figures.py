@@ -72,24 +72,15 @@ class ReportFigure(Figure):
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return colour and marker of each method, baselines last.
-
-    >>> method_styles(["at", "mine"])
-    {'at': ('#0072b2', 'o'), 'mine': ('#cc79a7', 'v')}
-    """
+    """Return colour and marker of each method, baselines last."""
     names = list(dict.fromkeys(methods))
-    markers = cycle(OTHER_METHOD_MARKERS)
-    others = {m: (OTHER_METHOD_COLOUR, next(markers)) for m in names if m not in METHOD_STYLES}
-    styles = {**METHOD_STYLES, **others}
+    others = zip((m for m in names if m not in METHOD_STYLES), cycle(OTHER_METHOD_MARKERS))
+    styles = METHOD_STYLES | {m: (OTHER_METHOD_COLOUR, marker) for m, marker in others}
     return {m: styles[m] for m in sorted(styles, key=BASELINES.__contains__) if m in names}
 
 
 def truncate_name(name: str) -> str:
-    """Shorten a name to fit beside an axis.
-
-    >>> truncate_name("a" * 30)
-    'aaaaaaaaaaaaaaaaaaaaaaa…'
-    """
+    """Shorten a name to fit beside an axis."""
     return name if len(name) <= MAX_NAME_LETTERS else f"{name[: MAX_NAME_LETTERS - 1]}…"
 
 

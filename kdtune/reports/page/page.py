@@ -104,10 +104,7 @@ def _jinja_environment() -> Environment:
 
 
 def build_sections(sweeps: Sequence[LoadedSweep]) -> list[dict[str, Any]]:
-    """Return ``anchor``, ``heading``, ``question``, ``open`` and ``blocks`` of each section.
-
-    With several sweeps, names of figures start with the number of the sweep.
-    """
+    """Return ``anchor``, ``heading``, ``question``, ``open`` and ``blocks`` of each section."""
     conditions = {sweep.name: comparison_conditions(sweep.folder) for sweep in sweeps}
     leaderboards = join_leaderboards({sweep.name: sweep.tables for sweep in sweeps}, conditions)
     leaderboard_blocks = [block for table in leaderboards for block in leaderboard_section(table)]
@@ -121,12 +118,10 @@ def build_sections(sweeps: Sequence[LoadedSweep]) -> list[dict[str, Any]]:
     for anchor, (heading, question, build_section) in SECTIONS.items():
         contents[anchor] = heading, question, _blocks_of_sweeps(sweeps, build_section)
     return [
-        {
-            "anchor": anchor, "heading": f"{number}. {heading}", "question": question,
-            "open": anchor in _OPEN_SECTIONS, "blocks": blocks,
-        }
+        {"anchor": anchor, "open": anchor in _OPEN_SECTIONS, "heading": f"{number}. {heading}"}
+        | {"question": question, "blocks": blocks}
         for number, (anchor, (heading, question, blocks)) in enumerate(contents.items(), start=1)
-    ]  # fmt: skip
+    ]
 
 
 def _blocks_of_sweeps(
@@ -155,16 +150,15 @@ def _embed_tables(
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Return name and data link of each table that fits, and the names of the others."""
     links, left_out = [], []
-    for sweep in sweeps:
-        for table in _DOWNLOAD_TABLES:
-            if table not in sweep.named_tables or sweep.named_tables[table].empty:
-                continue
-            name = f"{table}.csv" if len(sweeps) == 1 else f"{sweep.path.name}-{table}.csv"
-            encoded = base64.b64encode(to_csv(sweep.named_tables[table]).encode()).decode()
-            link_bytes = len(encoded) + 2 * len(name) + 100
-            if link_bytes > bytes_left:
-                left_out.append(name)
-                continue
+    for sweep, table in product(sweeps, _DOWNLOAD_TABLES):
+        if table not in sweep.named_tables or sweep.named_tables[table].empty:
+            continue
+        name = f"{table}.csv" if len(sweeps) == 1 else f"{sweep.path.name}-{table}.csv"
+        encoded = base64.b64encode(to_csv(sweep.named_tables[table]).encode()).decode()
+        link_bytes = len(encoded) + 2 * len(name) + 100
+        if link_bytes > bytes_left:
+            left_out.append(name)
+        else:
             bytes_left -= link_bytes
             links.append((name, f"data:text/csv;base64,{encoded}"))
     return links, left_out

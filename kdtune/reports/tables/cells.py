@@ -41,7 +41,7 @@ class CellData:
     chance: float
 
     @cached_property
-    def deciding_runs(self) -> pd.DataFrame:
+    def _deciding_runs(self) -> pd.DataFrame:
         """Runs of the chosen configuration; of the one that diverged least if all diverged."""
         chosen = self.runs[self.runs["chosen"]]
         if len(chosen) or self.runs.empty or self.runs["status"].isin(["running", "ok"]).any():
@@ -51,28 +51,26 @@ class CellData:
         return self.runs[self.runs["trial_id"] == diverged.idxmin()] if diverged.min() else chosen
 
     @cached_property
-    def is_chosen(self) -> bool:
-        """True if a configuration is chosen."""
-        return bool(self.deciding_runs["chosen"].any())
+    def _is_chosen(self) -> bool:
+        return bool(self._deciding_runs["chosen"].any())
 
     @cached_property
-    def seeds_diverged(self) -> int:
-        """Number of deciding runs that diverged."""
-        return int((self.deciding_runs["status"] == TrialState.DIVERGED).sum())
+    def _seeds_diverged(self) -> int:
+        return int((self._deciding_runs["status"] == TrialState.DIVERGED).sum())
 
     @cached_property
-    def confirm_scores(self) -> pd.Series:
+    def _confirm_scores(self) -> pd.Series:
         """Validation accuracies of the deciding runs that finished, in percent."""
-        return 100 * _accuracies(self.deciding_runs)
+        return 100 * _accuracies(self._deciding_runs)
 
     @cached_property
-    def seed_sd_points(self) -> float:
+    def _seed_sd_points(self) -> float:
         """Standard deviation over seeds of the chosen configuration; 0 if unknown."""
-        is_known = self.is_chosen and len(self.confirm_scores) > 1
-        return float(self.confirm_scores.std()) if is_known else 0.0
+        is_known = self._is_chosen and len(self._confirm_scores) > 1
+        return float(self._confirm_scores.std()) if is_known else 0.0
 
     @cached_property
-    def best_trial(self) -> Any:
+    def _best_trial(self) -> Any:
         """The best successful trial, the earliest of equals; None if there is none."""
         successful = self.trials[self.trials["state"].isin(SUCCESSFUL_STATES)]
         scores = successful["best_validation_accuracy"].dropna()
@@ -81,7 +79,7 @@ class CellData:
     @cached_property
     def result(self) -> CellResult:
         """The values that the comparison needs."""
-        runs, state = self.deciding_runs, self.trials["state"]
+        runs, state = self._deciding_runs, self.trials["state"]
         ok_runs = runs[runs["chosen"] & (runs["status"] == "ok")]
         run_ids = zip(ok_runs["seed"], ok_runs["run_id"], strict=True)
         accuracies = self.trials["best_validation_accuracy"].where(state.isin(SUCCESSFUL_STATES))
@@ -89,16 +87,16 @@ class CellData:
         return CellResult(
             correct={seed: self.correct[run] for seed, run in run_ids if run in self.correct},
             seeds_run=len(runs) or self.runs["seed"].nunique(),
-            seeds_diverged=self.seeds_diverged,
-            search_luck=search_luck(scores, self.seed_sd_points),
+            seeds_diverged=self._seeds_diverged,
+            search_luck=search_luck(scores, self._seed_sd_points),
             late_gain=late_gain(scores),
         )
 
     def search_columns(self, min_difference: float) -> dict[str, object]:
         """Return the columns of the leaderboard about the search."""
         late_gain = self.result.late_gain
-        is_improving = late_gain > max(min_difference, 0.75 * self.seed_sd_points)
-        states, best = self.trials["state"], self.best_trial
+        is_improving = late_gain > max(min_difference, 0.75 * self._seed_sd_points)
+        states, best = self.trials["state"], self._best_trial
         columns: dict[str, object] = {
             "method": self.cell[0],
             "model": self.cell[1],
@@ -125,35 +123,35 @@ class CellData:
         """Return the columns of the leaderboard about the confirmation."""
         columns: dict[str, object] = {
             "status": self._status(),
-            "seeds_ok": len(self.confirm_scores),
-            "seeds_diverged": self.seeds_diverged,
+            "seeds_ok": len(self._confirm_scores),
+            "seeds_diverged": self._seeds_diverged,
             "confirm_epochs": self.runs["epochs"].sum(),
             "confirm_device_seconds": self.runs["device_seconds"].sum(),
         }
-        if self.is_chosen:
-            trial_id = self.deciding_runs["trial_id"].iloc[0]
+        if self._is_chosen:
+            trial_id = self._deciding_runs["trial_id"].iloc[0]
             chosen = self.trials[self.trials["trial_id"] == trial_id]
             if chosen.empty:
-                problem = f"{trial_id} was confirmed, but never searched"
-                raise UserError(f"The log is damaged: {problem}.")
+                unknown = f"{trial_id} was confirmed, but never searched"
+                raise UserError(f"The log is damaged: {unknown}.")
             columns |= {
-                "validation_accuracy_percent": self.confirm_scores.mean(),
-                "validation_seed_sd_points": self.confirm_scores.std(),
+                "validation_accuracy_percent": self._confirm_scores.mean(),
+                "validation_seed_sd_points": self._confirm_scores.std(),
                 "trial_id": trial_id,
                 "configuration": chosen["configuration"].iloc[0],
             }
         return columns | self._test_columns(groups)
 
     def _status(self) -> _Status:
-        if len(self.deciding_runs):
-            if not self.is_chosen:
+        if len(self._deciding_runs):
+            if not self._is_chosen:
                 return _Status.FAILED
-            if self.seeds_diverged:
+            if self._seeds_diverged:
                 return _Status.UNSTABLE
-            return _Status.OK if len(self.confirm_scores) >= MIN_SEEDS else _Status.INCOMPLETE
+            return _Status.OK if len(self._confirm_scores) >= MIN_SEEDS else _Status.INCOMPLETE
         if len(self.runs):
             return _Status.INCOMPLETE
-        if self.best_trial is not None:
+        if self._best_trial is not None:
             return _Status.NOT_CONFIRMED
         is_running = (self.trials["state"] == TrialState.RUNNING).any()
         return _Status.RUNNING if is_running else _Status.FAILED

@@ -20,12 +20,11 @@ def seed_differences(pair: pd.DataFrame, cell_results: Mapping[Cell, CellResult]
         cell_results: results by cell.
     """
     rows = []
-    models = [model for model in pair["model"] if model != ALL_MODELS]
+    all_models = [model for model in pair["model"] if model != ALL_MODELS]
+    correct = {cell: result.correct for cell, result in cell_results.items()}
     for row in pair.itertuples():
-        sides = [
-            (cell_results[row.method_a, model].correct, cell_results[row.method_b, model].correct)
-            for model in (models if row.model == ALL_MODELS else [row.model])
-        ]
+        models = all_models if row.model == ALL_MODELS else [row.model]
+        sides = [(correct[row.method_a, m], correct[row.method_b, m]) for m in models]
         for seed in sorted(set.intersection(*({*a} & {*b} for a, b in sides))):
             mean_difference = np.mean([a[seed].mean() - b[seed].mean() for a, b in sides])
             rows.append((row.model, seed, 100 * float(mean_difference)))
@@ -48,11 +47,7 @@ def accuracy_vs_cost_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
 
 
 def _is_pareto_optimal(accuracy: pd.Series, cost: pd.Series) -> list[bool]:
-    """Return True for each row that no other beats; a row with an unknown value is not optimal.
-
-    >>> _is_pareto_optimal(pd.Series([70.0, 80.0, 75.0, None]), pd.Series([1, 2, 2, 1]))
-    [True, True, False, False]
-    """
+    """Return True for each row that no other beats; a row with an unknown value is not optimal."""
     a, c = (series.to_numpy(float, na_value=np.nan) for series in (accuracy, cost))
     no_worse = (a >= a[:, None]) & (c <= c[:, None])
     is_better = (a > a[:, None]) | (c < c[:, None])

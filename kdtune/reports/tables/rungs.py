@@ -27,9 +27,6 @@ def compared_epochs(epochs: int, grace_period: int, reduction_factor: int) -> li
         epochs: epochs of a complete trial.
         grace_period: first rung.
         reduction_factor: ratio of successive rungs.
-
-    >>> compared_epochs(20, 4, 2)
-    [1, 2, 4, 8, 16, 20]
     """
     rungs = [grace_period]
     while rungs[0] >= reduction_factor:

@@ -50,11 +50,7 @@ def _cell_curve(trials: pd.DataFrame, reported: pd.DataFrame, chance: float) -> 
 
 
 def expected_best(values: np.ndarray) -> np.ndarray:
-    """Return the mean best of n = 1..B values that are drawn without replacement.
-
-    >>> expected_best(np.array([3.0, 1.0, 2.0])).round(3).tolist()
-    [2.0, 2.667, 3.0]
-    """
+    """Return the mean best of n = 1..B values that are drawn without replacement."""
     j = np.arange(1, len(values) + 1)
     n = j[:, None]
     remainder = np.maximum(j - n, 0)

@@ -125,23 +125,17 @@ def _quiet_optuna() -> Iterator[None]:
 
 
 def _good_range(values: pd.Series, distribution: BaseDistribution) -> tuple[float, float]:
-    if isinstance(distribution, CategoricalDistribution):
-        return np.nan, np.nan
     good_values = pd.to_numeric(values, errors="coerce").dropna().to_numpy(float)
-    if len(good_values) < MIN_GOOD_TRIALS:
+    if isinstance(distribution, CategoricalDistribution) or len(good_values) < MIN_GOOD_TRIALS:
         return np.nan, np.nan
-    if is_log_scale(distribution):
-        low, high = np.exp(np.quantile(np.log(good_values), [0.1, 0.9]))
-    else:
-        low, high = np.quantile(good_values, [0.1, 0.9])
+    is_log = is_log_scale(distribution)
+    ends = np.quantile(np.log(good_values) if is_log else good_values, [0.1, 0.9])
+    low, high = np.exp(ends) if is_log else ends
     return float(low), float(high)
 
 
 def overlapping_ranges(settings: pd.DataFrame) -> pd.DataFrame:
-    """Return the range of each setting that is good on all models, as ``low`` and ``high``.
-
-    Settings of a single model are left out; a range is empty without an overlap.
-    """
+    """Return ``low`` and ``high`` of each setting that several models share; empty if disjoint."""
     rows = []
     for (method, name), setting_rows in settings.groupby(["method", "hyperparameter"], sort=False):
         low = setting_rows["good_low"].max(skipna=False)

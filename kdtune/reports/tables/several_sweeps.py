@@ -11,14 +11,7 @@ from kdtune.reports.tables.log_tables import select_hyperparameters
 
 
 def explain_separate_tables(conditions: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Return sentences that say which sweeps need separate tables, and why.
-
-    Args:
-        conditions: result of `comparison_conditions` by the sweep's name.
-
-    >>> explain_separate_tables({"a": {"data": "x", "epochs": 5}, "b": {"data": "y", "epochs": 5}})
-    ['a and b are kept apart: they differ in data.']
-    """
+    """Return sentences that say which sweeps need separate tables, and why."""
     sentences = []
     for first, second in combinations(_group_comparable(conditions), 2):
         a, b = conditions[first[0]], conditions[second[0]]

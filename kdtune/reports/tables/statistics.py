@@ -28,7 +28,7 @@ _MAX_MORE_SEEDS, _MAX_IMAGE_STEPS = 20, 20
 IMAGE_VARIANCE_SHARE, RESIDUAL_VARIANCE_SHARE = 0.12, 0.30
 """Parts of the variance accuracy · (1 − accuracy) of an image: methods; methods by seeds."""
 
-CROSS_MODEL_SHARE = 0.27
+_CROSS_MODEL_SHARE = 0.27
 """Share of the difference between methods that is the same on another student."""
 
 REFERENCE_TRIALS = 40
@@ -204,15 +204,10 @@ def search_luck(scores: ArrayLike, seed_sd: float = 0.0) -> float:
 
 
 def adjust_holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return the p-values of a family, adjusted by Holm's method.
-
-    >>> adjust_holm([0.01, 0.04, 0.03]).round(2).tolist()
-    [0.03, 0.06, 0.06]
-    """
+    """Return the p-values of a family, adjusted by Holm's method."""
     p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p)
+    order, adjusted = np.argsort(p), np.empty_like(p)
     steps = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
-    adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, steps)
     return adjusted
 
@@ -298,7 +293,7 @@ def expected_error(
         accuracy: accuracy of the students, share of 1.
     """
     image_variance = 2e4 * accuracy * (1 - accuracy) / test_images
-    shared_share = CROSS_MODEL_SHARE + (1 - CROSS_MODEL_SHARE) / models
+    shared_share = _CROSS_MODEL_SHARE + (1 - _CROSS_MODEL_SHARE) / models
     residual = image_variance * RESIDUAL_VARIANCE_SHARE / seeds / models
     variances = {
         "variance_seeds": residual + 2 * SEED_SD_POINTS**2 / seeds / models,

@@ -31,8 +31,7 @@ CONFIRM_COLUMNS = (
 )  # fmt: skip
 """Columns of the printed leaderboard once something is confirmed."""
 
-UNLIMITED_WIDTH = 1000
-"""Characters per line of output that is not for a terminal."""
+UNLIMITED_WIDTH = 1000  # characters per line of output that is not for a terminal
 
 
 def render_leaderboards(
@@ -79,7 +78,6 @@ def render_table(table: pd.DataFrame, output_format: str) -> str:
 
 
 def _view(leaderboard: pd.DataFrame, confirmed: bool) -> dict[str, list[str]]:
-    """Return the texts of the columns to print, by heading."""
     seconds = leaderboard["search_device_seconds"] + leaderboard["confirm_device_seconds"]
     hidden = {n for n in ("trials_diverged", "trials_crashed") if not leaderboard[n].any()}
     if (leaderboard["status"] == "ok").all():

@@ -26,15 +26,13 @@ VERDICT_LABELS = {
     Verdict.UNSTABLE: "a seed diverged",
     Verdict.NOT_CONFIRMED: "not confirmed",
 }
-"""Short labels of verdicts."""
 
 
 def verdict_question(sweeps: Sequence[LoadedSweep]) -> str:
     """Return the question that the verdict answers."""
-    for pair in (sweep.main_pair for sweep in sweeps):
-        if len(pair):
-            a, b = display_name(pair["method_a"][0]), display_name(pair["method_b"][0])
-            return f"Does {a} beat {b}?"
+    for sweep in sweeps:
+        for row in sweep.main_pair.itertuples():
+            return f"Does {display_name(row.method_a)} beat {display_name(row.method_b)}?"
     return "How good is it?"
 
 
@@ -58,10 +56,9 @@ def verdict_section(sweep: LoadedSweep) -> Iterator[Block]:
         yield _verdict_figure(sweep)
         if has_p_values:
             yield _pairs_table(comparison)
-            caption = "The verdicts in words, with advice: "
-            caption += "this pair on each student, all methods against student."
+            order = "this pair on each student, all methods against student"
             sentences = {"in words": notes.verdict_sentences(comparison)}
-            yield TableBlock(caption, sentences, collapsed=True)
+            yield TableBlock(f"The verdicts in words, with advice: {order}.", sentences, True)
 
 
 def _single_method(sweep: LoadedSweep) -> Iterator[Block]:
@@ -90,14 +87,12 @@ def _verdict_figure(sweep: LoadedSweep) -> Block:
 def _pairs_table(comparison: pd.DataFrame) -> TableBlock:
     rows = comparison.to_dict("records")
     names = [(display_name(row["method_a"]), display_name(row["method_b"])) for row in rows]
+    wins = zip(comparison["seeds_won_a"], comparison["seeds"], strict=True)
     columns = {
         "pair": [f"{a} minus {b}" for a, b in names],
         "model": ["all" if row["model"] == ALL_MODELS else row["model"] for row in rows],
         **COMPARISON.to_texts(comparison, "difference_points"),
-        "seeds won": [
-            "" if pd.isna(row["seeds_won_a"]) else f"{row['seeds_won_a']} of {row['seeds']}"
-            for row in rows
-        ],
+        "seeds won": ["" if pd.isna(won) else f"{won} of {seeds}" for won, seeds in wins],
         **COMPARISON.to_texts(comparison, "p_value_holm", "limited_by"),
         "verdict": [_verdict_label(row) for row in rows],
     }
@@ -131,9 +126,8 @@ def _verdict_label(row: dict[str, Any]) -> str:
 
 def _gains_sentence(comparison: pd.DataFrame, pair: pd.DataFrame) -> str:
     pair_methods = {pair["method_a"][0], pair["method_b"][0]}
-    student_rows = notes.select_student_gains(
-        comparison[comparison["method_a"].isin(pair_methods)]
-    )
+    own_rows = comparison[comparison["method_a"].isin(pair_methods)]
+    student_rows = notes.select_student_gains(own_rows)
     if student_rows.empty:
         return notes.NO_STUDENT_NOTE
     parts = []
