@@ -1,7 +1,7 @@
 """Progress of a sweep or a confirmation in numbers; a fold over its log.
 
-The time left is estimated from the latest trials of the same student that have ended. Early estimates
-can be wrong by a factor of two: the first trials to end may be those that were stopped early.
+The time left is estimated from the latest ended trials of the same student. Early estimates can be
+wrong by a factor of two: the first trials to end may be those that were stopped early.
 """
 
 import time
@@ -78,21 +78,6 @@ class Leader:
     params: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class CellProgress:
-    """Progress of a cell.
-
-    Attributes:
-        state_counts: number of trials in each state.
-        updated_at: time of the latest event, in seconds of the stopwatch.
-        leader: None while there is none.
-    """
-
-    state_counts: Counter[TrialState]
-    updated_at: float
-    leader: Leader | None
-
-
 class Progress:
     """Progress of all cells.
 
@@ -117,8 +102,10 @@ class Progress:
             case LogOpening():
                 self._cache_progress += event.cache.prepared
                 self._epoch_times = deque([logged_at], maxlen=RATE_WINDOW_EPOCHS + 1)
-                if isinstance(event, ConfirmStarted):
-                    self._remove_crashed_runs()
+                if isinstance(event, ConfirmStarted):  # crashed runs run again
+                    for trials in self._cells.values():
+                        for k in [k for k, t in trials.items() if t.state == TrialState.CRASHED]:
+                            del trials[k]
             case CacheUpdated():
                 self._cache_progress.append(event.progress)
             case TrialProposed():
@@ -131,20 +118,15 @@ class Progress:
             case SpaceExhausted():
                 self._exhausted_cells.add(event.cell)
             case EpochFinished():
+                trial = self._cells[event.cell][event.trial_id]
                 self._epoch_times.append(logged_at)
                 self._epochs_by_target_mode[self._caches_targets.get(event.trial_id)] += 1
-                trial = self._cells[event.cell][event.trial_id]
                 if trial.accuracy is None:  # its process may have had to start
                     trial.started_at = max(trial.started_at, logged_at - event.seconds)
                 trial.updated_at, trial.accuracy = logged_at, event.best_validation_accuracy
             case TrialEnded() if trial := self._cells[event.cell].get(event.trial_id):
                 trial.updated_at, trial.accuracy = logged_at, event.best_validation_accuracy
                 trial.state = event.state
-
-    def _remove_crashed_runs(self) -> None:
-        """Forget them, since they run again."""
-        for cell, trials in self._cells.items():
-            self._cells[cell] = {k: t for k, t in trials.items() if t.state != TrialState.CRASHED}
 
     def reset_rate(self) -> None:
         """Measure the rate of epochs from now on."""
@@ -178,30 +160,30 @@ class Progress:
         """
         return len(self._cells[cell]) if cell in self._exhausted_cells else requested
 
-    def cell_progress(self, cell: Cell) -> CellProgress:
-        """Return the progress of a cell."""
-        trials = self._cells[cell].values()
-        updated_at = max((trial.updated_at for trial in trials), default=0.0)
-        return CellProgress(Counter(t.state for t in trials), updated_at, self.leader(cell))
+    def state_counts(self, cell: Cell) -> Counter[TrialState]:
+        """Return how many trials of a cell are in each state."""
+        return Counter(trial.state for trial in self._cells[cell].values())
+
+    def updated_at(self, cell: Cell) -> float:
+        """Return the time of the latest event of a cell's trials, in seconds of the stopwatch."""
+        return max((trial.updated_at for trial in self._cells[cell].values()), default=0.0)
 
     def leader(self, cell: Cell) -> Leader | None:
-        """Return the best trial or candidate of a cell, the earliest of equals; None without one."""
-        groups: dict[str, list[_Trial]] = defaultdict(list)
-        for trial_id, trial in self._cells[cell].items():
+        """Return the best trial or candidate of a cell; None without one."""
+        trials, scores = self._cells[cell], defaultdict[str, list[float]](list)
+        for trial_id, trial in trials.items():
             candidate, state = trial.proposal.candidate, trial.state
-            # A run only counts once it has finished: its first epochs say nothing about its last.
+            # A run only counts once it has finished: early epochs say nothing about its last.
             counts = state == TrialState.FINISHED if candidate else state not in FAILED_STATES
             if counts and trial.accuracy is not None:
-                groups[candidate or trial_id].append(trial)
-        means = {
-            k: sum(t.accuracy or 0.0 for t in group) / len(group) for k, group in groups.items()
-        }
-        if not means:
+                scores[candidate or trial_id].append(trial.accuracy)
+        if not scores:
             return None
-        best = max(means, key=means.__getitem__)
-        proposal = groups[best][0].proposal
-        num_runs = len(groups[best]) if proposal.candidate else None
-        return Leader(best, means[best], num_runs, proposal.params)
+        best = max(scores, key=lambda name: sum(scores[name]) / len(scores[name]))
+        num_runs, params = len(scores[best]), dict[str, Any]()
+        if best in trials:
+            num_runs, params = None, trials[best].proposal.params
+        return Leader(best, fmean(scores[best]), num_runs, params)
 
     def epoch_rate(self) -> tuple[int, float]:
         """Return the number of latest epochs of this session, and the seconds since the first."""

@@ -1,7 +1,7 @@
 """Writes lines and a live display to a terminal, a notebook or a file.
 
-Nothing that fails here ends a sweep: a display that cannot be drawn is replaced by lines, and lines
-that cannot be written are lost.
+Nothing that fails here ends a sweep: lines replace a display that cannot be drawn, and lines that
+cannot be written are lost.
 """
 
 import io
@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from enum import StrEnum
+from enum import IntEnum
 from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
@@ -21,21 +21,21 @@ from kdtune.errors import UserError, did_you_mean
 from kdtune.runtime.console import printable
 
 
-class LineKind(StrEnum):
-    """Kind of a line, which decides in which modes it is written."""
+class LineKind(IntEnum):
+    """Importance of a line."""
 
-    DETAIL = "detail"  # the live display shows it as well
-    INFO = "info"
-    WARNING = "warning"  # something failed or needs attention
+    DETAIL = 0  # the live display shows it as well
+    INFO = 1
+    WARNING = 2  # something failed or needs attention
 
 
-LINE_KINDS_BY_MODE = {
-    "live": (LineKind.INFO, LineKind.WARNING),
-    "plain": tuple(LineKind),
-    "quiet": (LineKind.WARNING,),
-    "verbose": tuple(LineKind),
+LEAST_KIND_BY_MODE = {
+    "live": LineKind.INFO,
+    "plain": LineKind.DETAIL,
+    "quiet": LineKind.WARNING,
+    "verbose": LineKind.DETAIL,
 }
-"""Kinds of lines that each mode writes. ``live`` also draws, and becomes ``plain`` where that is not
+"""Least important lines of each mode. ``live`` also draws, and becomes ``plain`` where that is not
 possible; ``verbose`` is ``plain`` with the output of Ray."""
 
 REDRAW_SECONDS, SUMMARY_SECONDS = 0.5, 60.0
@@ -59,7 +59,7 @@ class Screen:
     """Writes lines to stderr and draws a live display.
 
     Args:
-        show: mode, a key of `LINE_KINDS_BY_MODE`.
+        show: mode, a key of `LEAST_KIND_BY_MODE`.
         clock: monotonic clock, in seconds.
 
     Raises:
@@ -67,9 +67,9 @@ class Screen:
     """
 
     def __init__(self, show: str = "live", clock: Callable[[], float] = time.monotonic):
-        if show not in LINE_KINDS_BY_MODE:
+        if show not in LEAST_KIND_BY_MODE:
             raise UserError(
-                f"A sweep cannot be shown '{show}'; {did_you_mean(show, LINE_KINDS_BY_MODE)}."
+                f"A sweep cannot be shown '{show}'; {did_you_mean(show, LEAST_KIND_BY_MODE)}."
             )
         self._console = _RaisingConsole(stderr=True)
         can_draw = self._console.is_interactive and sys.stderr.isatty()
@@ -90,7 +90,7 @@ class Screen:
             text: the line.
             kind: of the line.
         """
-        if kind in LINE_KINDS_BY_MODE[self.show]:
+        if kind >= LEAST_KIND_BY_MODE[self.show]:
             self._pending_lines.append(printable(text))
             self._flush()
 

@@ -1,6 +1,7 @@
 """Lines about events and a live table of all cells, shown while trials run."""
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group
 from rich.table import Table
@@ -19,7 +20,7 @@ from kdtune.log.events import (
 from kdtune.reports.tables.several_sweeps import format_settings
 from kdtune.runtime.console import printable
 from kdtune.tuning.cluster.placement import Slots
-from kdtune.tuning.display.progress import CellProgress, Goal, Progress
+from kdtune.tuning.display.progress import Goal, Progress
 from kdtune.tuning.display.screen import LineKind, Screen
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.units import format_duration
@@ -77,36 +78,35 @@ class StatusDisplay:
         """Return a line about all cells; None if no trial runs."""
         if self._goal is None or not self.progress.num_running:
             return None
+        ended, running = self._format_ended_count(), self.progress.num_running
         return (
-            f"{self._count_ended()} {self.noun} have ended, {self.progress.num_running} running; "
+            f"{ended} {self.noun} have ended, {running} running; "
             f"{self._format_pace()}; {self._format_time(self._goal)}"
         )
 
     def render(self, height: int) -> Group:
         """Return the table of cells, the pace, the time left and the latest ends.
 
-        If there are too many cells, those with running trials and then the latest ones are shown.
+        Of too many cells, those with running trials and then the latest ones are shown.
         """
         if self._goal is None:
             return Group()
-        cells = {cell: self.progress.cells[cell] for cell in self._goal.trials_per_cell}
+        cells, counts = list(self._goal.trials_per_cell), self.progress.state_counts
         latest = sorted(
-            cells,
-            key=lambda c: (cells[c].state_counts[TrialState.RUNNING] == 0, -cells[c].updated_at),
+            cells, key=lambda c: (not counts(c)[TrialState.RUNNING], -self.progress.updated_at(c))
         )
         shown = set(latest[: max(MIN_CELL_ROWS, height - RESERVED_ROWS)])
-        is_search = self.noun == "trials"
-        score, stopped, last = (
-            ("best %", ["stopped"], "settings") if is_search else ("mean %", [], "of")
-        )
+        score, states, last = "mean %", [TrialState.RUNNING, TrialState.FINISHED], "of"
+        if self.noun == "trials":
+            score, states, last = "best %", [*states, TrialState.STOPPED], "settings"
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         table.add_column("cell", no_wrap=True)
-        for heading in ("ended", score, "running", "finished", *stopped, "failed"):
+        for heading in ("ended", score, *states, "failed"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column(last)  # the only one that wraps, so rich shortens it first
-        for cell, cell_progress in cells.items():
+        for cell in cells:
             if cell in shown:
-                table.add_row(*self._format_cell(cell, cell_progress, is_search))
+                table.add_row(*self._format_cell(cell, states))
         lines = [self._format_pace(), self._format_time(self._goal)]
         if num_hidden := len(cells) - len(shown):
             lines.insert(0, f"… and {num_hidden} more cell{'s' * (num_hidden > 1)}")
@@ -114,38 +114,41 @@ class StatusDisplay:
             lines += self._recent_ends
         return Group(table, *map(_one_line, lines))
 
-    def _format_cell(
-        self, cell: Cell, progress: CellProgress, is_search: bool
-    ) -> list[str | Text]:
-        counts, leader, score, details = progress.state_counts, progress.leader, "", ""
-        if leader is not None:
-            score = f"{100 * leader.accuracy:.2f}"
-            details = format_settings(leader.params)
-            if leader.num_runs is not None:
-                details = f"{leader.trial_id}, {leader.num_runs} run{'s' * (leader.num_runs > 1)}"
-        states = [TrialState.RUNNING, TrialState.FINISHED, *([TrialState.STOPPED] * is_search)]
-        return [
-            "-".join(cell), self._count_ended(cell), score, *(str(counts[state]) for state in states),
-            str(progress.num_failed), _one_line(details),
-        ]  # fmt: skip
+    def _format_cell(self, cell: Cell, states: Sequence[TrialState]) -> Iterator[str | Text]:
+        counts, leader = self.progress.state_counts(cell), self.progress.leader(cell)
+        yield "-".join(cell)
+        yield self._format_ended_count(cell)
+        yield "" if leader is None else f"{100 * leader.accuracy:.2f}"
+        yield from (str(counts[state]) for state in states)
+        yield str(sum(counts[state] for state in FAILED_STATES))
+        if leader is None:
+            yield ""
+        elif leader.num_runs is None:
+            yield _one_line(format_settings(leader.params))
+        else:
+            runs = f"{leader.num_runs} run{'s' * (leader.num_runs > 1)}"
+            yield _one_line(f"{leader.trial_id}, {runs}")
 
     def _format_end(self, event: TrialEnded) -> str:
-        score, leader = "", self.progress.cells[event.cell].leader
+        score, leader = "", self.progress.leader(event.cell)
         if event.best_validation_accuracy is not None:
             score = f" {100 * event.best_validation_accuracy:.2f} %"
             if leader is not None:
                 best = "best" if leader.num_runs is None else "best mean"
                 score += f" (cell's {best} {100 * leader.accuracy:.2f} %)"
-        return f"[{self._count_ended()}] {event.trial_id} {event.state}{score}: {event.reason}"
+        return (
+            f"[{self._format_ended_count()}] {event.trial_id} {event.state}{score}: {event.reason}"
+        )
 
-    def _count_ended(self, *cells: Cell) -> str:
+    def _format_ended_count(self, *cells: Cell) -> str:
         """Return how many of how many trials have ended, of some cells or of all."""
         limits = self._goal.trials_per_cell if self._goal is not None else {}
         cells = cells or tuple(limits)
+        counts = [self.progress.state_counts(cell) for cell in cells]
+        ended = sum(count.total() - count[TrialState.RUNNING] for count in counts)
         totals = [self.progress.expected_trials(cell, limits[cell]) for cell in cells]
         known = [total for total in totals if total is not None]
-        total = f"/{sum(known)}" if len(known) == len(totals) else ""
-        return f"{sum(self.progress.cells[cell].num_ended for cell in cells)}{total}"
+        return f"{ended}/{sum(known)}" if len(known) == len(totals) else str(ended)
 
     def _format_pace(self) -> str:
         epochs, seconds = self.progress.epoch_rate()
