@@ -21,33 +21,18 @@ from typing import Any
 
 import optuna
 import ray
+from overhead import make_driver, make_policy
 from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.tune.execution import tune_controller
 
-from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import TrainConfig
 from kdtune.log.event_log import EventLog
-from kdtune.log.events import (
-    CacheRecord,
-    Cell,
-    DataSummary,
-    EpochFinished,
-    EpochMetrics,
-    Event,
-    SweepStarted,
-)
-from kdtune.log.folder import SweepFolder
+from kdtune.log.events import EpochFinished, EpochMetrics, Event
 from kdtune.runtime.environment import describe_environment
 from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
 from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.progress import Goal
-from kdtune.tuning.display.screen import Screen
-from kdtune.tuning.driver.driver import Driver
 from kdtune.tuning.scheduling.scheduler import LogScheduler
-from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.searcher import LogSearcher
-from kdtune.tuning.search.space import load_spaces
-from kdtune.tuning.trials.best_weights import CheckpointCleanup
 from kdtune.tuning.trials.results import EpochReported, ProcessStarted, to_ray
 from kdtune.tuning.trials.trainable import TrialProcess
 
@@ -96,17 +81,9 @@ class InstantActorManager:
 
     def _train(self, epoch: int) -> dict[str, Any]:
         ray_fields: dict[str, Any] = {
-            "training_iteration": epoch + 1,
-            "time_total_s": 1.0,
-            "pid": 1,
-            "done": False,
-        }
-        ray_fields |= {
-            "node_ip": "127.0.0.1",
-            "hostname": "node",
-            "time_this_iter_s": 1.0,
-            "config": {},
-        }
+            "training_iteration": epoch + 1, "time_total_s": 1.0, "pid": 1, "done": False,
+            "node_ip": "127.0.0.1", "hostname": "node", "time_this_iter_s": 1.0, "config": {},
+        }  # fmt: skip
         if epoch == 0:
             return {**ray_fields, **to_ray(ProcessStarted(node_id="node", pid=1))}
         value = self._random.uniform(0.3, 0.9)
@@ -183,64 +160,22 @@ def measure_driver_load(num_slots: int, num_trials: int, folder: Path) -> dict[s
         for all else of a trial; ``parts``, milliseconds of named parts for an event of the log.
     """
     tune_controller.RayActorManager = InstantActorManager
-    base_config = {
-        "name": "n",
-        "data": "d",
-        "methods": ["at"],
-        "models": ["A"],
-        "baselines": False,
-    }
-    base_config |= {"sampler": "random", "epochs": EPOCHS, "trials": num_trials}
-    sweep = SweepConfig.parse(base_config)
-
-    def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
-        fixed = {"method": cell[0], "model": cell[1], "epochs": EPOCHS}
-        return TrainConfig.parse({**settings, **fixed})
-
-    policy, screen, timer = (
-        SearchPolicy(sweep, load_spaces(), configure),
-        Screen("quiet"),
-        CallTimer(),
-    )
-    sweep_folder = SweepFolder(folder / f"{num_slots}-{num_trials}")
-    sweep_folder.path.mkdir()
-    for number in range(num_slots):  # as trials at work have them
-        (sweep_folder.checkpoints_folder / f"at-A-{number:03d}").mkdir(parents=True)
-    driver = Driver(
-        sweep_folder,
-        sweep_folder.log_path,
-        policy,
-        CheckpointCleanup(sweep_folder),
-        "trials",
-        "",
-        screen,
-    )
+    policy, timer = make_policy(num_trials, EPOCHS, sampler="random"), CallTimer()
+    driver, opening_event = make_driver(folder / f"{num_slots}-{num_trials}", policy)
+    for number in range(num_slots):  # as running trials have them
+        (driver.folder.checkpoints_folder / f"at-A-{number:03d}").mkdir(parents=True)
     all_folds = [*policy.folds, driver.file_keeper.fold]
-    all_folds += [
-        *(t.fold for t in driver.tracker_folds),
-        driver.progress.fold,
-        driver.display.fold,
-    ]
+    all_folds += [fold.fold for fold in (*driver.tracker_folds, driver.progress, driver.display)]
     all_slots = Slots({"A": ResourceRequest(1)}, lambda: [Node("node", num_slots)])
     folds = [timer.wrap(_fold_name(fold), fold) for fold in all_folds]
     times: list[tuple[type[Event], float]] = []
-    opening_event = SweepStarted(
-        config=sweep.model_dump(mode="json"),
-        data=DataSummary(
-            classes=("a", "b"), train_images=2, validation_images=2, test_images=0,
-            fingerprint="", test_fingerprint="",
-        ),
-        teacher=None,
-        environment={},
-        cache=CacheRecord(methods=(), augment_views=0, num_bytes=0),
-        spaces={},
-    )  # fmt: skip
-    with EventLog(sweep_folder.log_path, folds) as log:
+    with EventLog(driver.log_path, folds) as log:
         log.append(opening_event)
         driver.file_keeper.activate()
         for tracker_fold in driver.tracker_folds:
             tracker_fold.start_logging()
-        driver.display.start(Goal(dict.fromkeys(sweep.cells(), sweep.trials)), all_slots)
+        goal = Goal(dict.fromkeys(policy.sweep.cells(), num_trials))
+        driver.display.start(goal, all_slots)
         log._write_line = timer.wrap("log on the disk", log._write_line)  # type: ignore[method-assign]
         policy.studies.propose = timer.wrap("ask", policy.studies.propose)  # type: ignore[method-assign]
         policy.watchdog.check_timeouts = timer.wrap("Watch", policy.watchdog.check_timeouts)  # type: ignore[method-assign]
