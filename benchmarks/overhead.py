@@ -4,8 +4,8 @@
 
 Trials of a few epochs of 20 ms, two at once, in processes that import torch, as real ones do:
 
-* idle seconds of a slot per trial: slots times wall time from the first epoch to the last, less the
-  epochs themselves;
+* idle seconds of a slot per trial: slots times wall time from the first epoch to the last, minus
+  the epochs themselves;
 * processor time of the driver per trial, around the 50th and the 1,000th of one sweep, and per
   report, from trials of few and of many epochs;
 * resident memory of the driver after 50 and after 1,000 trials;
@@ -117,7 +117,7 @@ class OverheadMeter:
 
 
 def idle_results(epochs: int, lr: float) -> Generator[dict[str, Any], None, None]:
-    """A training that is none; the accuracy follows from the learning rate."""
+    """Yield results of epochs that only sleep; the accuracy follows from the learning rate."""
     accuracy = 1 / (1 + abs(math.log(lr / 0.03)))
     for epoch in range(1, epochs + 1):
         started = time.time()
@@ -125,7 +125,8 @@ def idle_results(epochs: int, lr: float) -> Generator[dict[str, Any], None, None
         yield {
             "epoch": epoch, "validation_accuracy": accuracy, "best_validation_accuracy": accuracy,
             "seconds": EPOCH_SECONDS, "train_loss": started, "validation_loss": time.time(),
-            "lr": lr, "train_accuracy": accuracy, "losses": {}, "device": "cpu", "threads": 1,
+            "lr": lr, "train_accuracy": accuracy,
+            "losses": dict.fromkeys(("classification", "kd", "at"), accuracy), "device": "cpu", "threads": 1,
         }  # fmt: skip
 
 
@@ -141,7 +142,7 @@ class IdleTrial(TrialProcess):
 
 
 def train_idle(config: dict[str, Any]) -> None:
-    """The same as a function."""
+    """Report the same results from a function."""
     torch.set_num_threads(1)
     for result in idle_results(config["epochs"], config["lr"]):
         tune.report(result)
@@ -229,7 +230,8 @@ def measure_driver(folder: Path) -> dict[str, float]:
             work += [after - before] * isinstance(event, EpochFinished)
     gaps = [b - a for t in times_by_trial.values() for a, b in zip(t, t[1:], strict=False)]
     event_seconds, num_epochs = statistics.median(work), DRIVER_TRIALS * DRIVER_EPOCHS
-    log_bytes = sum(len(e.model_dump_json()) for e, *_ in samples if isinstance(e, EpochFinished))
+    log_lines = driver.log_path.read_bytes().splitlines(keepends=True)
+    log_bytes = sum(len(line) for line in log_lines if b'"epoch_finished"' in line)
     trackers = [path for path in driver.folder.tensorboard_folder.rglob("*") if path.is_file()]
     total_work = samples[-1][1] - samples[0][1]
     return {
@@ -239,7 +241,7 @@ def measure_driver(folder: Path) -> dict[str, float]:
         "TRIAL_SECONDS": (total_work - event_seconds * num_epochs) / DRIVER_TRIALS,
         "TABLES_SECONDS": tables_seconds,
         "EPOCH_BYTES": (log_bytes + sum(p.stat().st_size for p in trackers)) / num_epochs,
-        "TRIAL_BYTES": (driver.log_path.stat().st_size - log_bytes) / DRIVER_TRIALS,
+        "TRIAL_BYTES": (sum(map(len, log_lines[1:])) - log_bytes) / DRIVER_TRIALS,
     }
 
 
@@ -327,7 +329,7 @@ RUNS = [
 def run(way: str, trials: int, epochs: int) -> dict[str, float]:
     """Run a sweep, or measure the constants of the driver, in this process."""
     meter = OverheadMeter()
-    ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init("local", num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, logging_level="error")
     with tempfile.TemporaryDirectory() as folder:
         if way == DRIVER:
             return measure_driver(Path(folder))

@@ -118,7 +118,7 @@ class InstantActorManager:
         return False
 
     def clear_actor_task_futures(self, tracked_actor: TrackedActor) -> None:
-        """What it was to do is done."""
+        """Do nothing: a task is done at once."""
 
     def cleanup(self) -> None:
         """Nothing is left."""
@@ -140,7 +140,7 @@ class CallTimer:
         self.seconds: dict[str, float] = defaultdict(float)
 
     def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same call, timed."""
+        """Return the same function, timed."""
 
         def timed_call(*arguments: Any, **keywords: Any) -> Any:
             started_at = time.perf_counter()
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=2, help="trials for each slot")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
     with tempfile.TemporaryDirectory(dir=".") as folder:
         rows = [measure_driver_load(n, arguments.times * n, Path(folder)) for n in arguments.slots]
     ray.shutdown()

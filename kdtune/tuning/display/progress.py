@@ -124,7 +124,8 @@ class Progress:
                 if trial.accuracy is None:  # its process may have had to start
                     trial.started_at = max(trial.started_at, logged_at - event.seconds)
                 trial.updated_at, trial.accuracy = logged_at, event.best_validation_accuracy
-            case TrialEnded() if trial := self._cells[event.cell].get(event.trial_id):
+            case TrialEnded() if event.trial_id in self._cells[event.cell]:
+                trial = self._cells[event.cell][event.trial_id]
                 trial.updated_at, trial.accuracy = logged_at, event.best_validation_accuracy
                 trial.state = event.state
 
@@ -180,10 +181,10 @@ class Progress:
         if not scores:
             return None
         best = max(scores, key=lambda name: sum(scores[name]) / len(scores[name]))
-        num_runs, params = len(scores[best]), dict[str, Any]()
+        accuracy = fmean(scores[best])
         if best in trials:
-            num_runs, params = None, trials[best].proposal.params
-        return Leader(best, fmean(scores[best]), num_runs, params)
+            return Leader(best, accuracy, None, trials[best].proposal.params)
+        return Leader(best, accuracy, len(scores[best]), {})
 
     def epoch_rate(self) -> tuple[int, float]:
         """Return the number of latest epochs of this session, and the seconds since the first."""

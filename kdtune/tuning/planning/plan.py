@@ -1,7 +1,7 @@
 """Estimates what a sweep will take: measures it on this machine, then simulates it.
 
-Rows for more slots than this machine has are for several nodes like it. benchmarks/plan.py measures
-how wrong plans are for sweeps that this machine can run.
+Rows for more slots than this machine has are for several nodes like it. For sweeps that this
+machine can run, benchmarks/plan.py measures how wrong plans are.
 """
 
 import math
@@ -52,7 +52,7 @@ STARTUP_TRIALS = 10
 """Ended trials of a cell that Optuna's samplers need before they learn from any."""
 
 MAX_SIMULATED_EPOCHS, MIN_TRIALS_PER_SLOT = 60_000, 5
-"""Larger sweeps are simulated in part: so many epochs or whole trials per slot, whichever is more."""
+"""Larger sweeps are simulated in part, with the larger of these numbers of epochs and trials."""
 
 TRAINING_BOUND_SHARE = 0.75
 """Share of the slots' time from which on training is what limits a sweep."""
