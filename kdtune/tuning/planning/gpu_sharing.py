@@ -1,8 +1,8 @@
 """Measures before a sweep how many trials of each student should share a GPU.
 
 One, two and four processes train together on one GPU for some seconds, with the settings of the
-student's first trial. A margin of memory is left, since a search may vary settings such as the batch
-size. On simulated GPUs (`ray.init(num_gpus=...)`) processes train on CPUs, and no memory is measured.
+student's first trial. A margin of memory is left, since a search may vary the batch size. On
+simulated GPUs (`ray.init(num_gpus=...)`) processes train on CPUs, and no memory is measured.
 """
 
 import time
@@ -70,7 +70,7 @@ class SharingMeasurement:
 
 
 def find_fastest_fitting(rows: Sequence[SharingMeasurement]) -> SharingMeasurement | None:
-    """Return the row with the most epochs per hour that fits; of equals, that with fewest trials."""
+    """Return the fastest row that fits in memory; of equals, that with the fewest trials."""
     fitting = sorted((r for r in rows if r.fits_in_memory), key=lambda r: r.trials_per_gpu)
     return max(fitting, key=lambda row: row.epochs_per_hour or 0.0, default=None)
 

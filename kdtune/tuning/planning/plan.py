@@ -27,13 +27,22 @@ from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import find_slots, ray_session
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
-from kdtune.tuning.planning import driver_costs
+from kdtune.tuning.planning.driver_costs import (
+    EPOCH_BYTES,
+    EVENT_SECONDS,
+    EVENT_SECONDS_PER_TRIAL,
+    REPORT_SECONDS,
+    TABLES_SECONDS,
+    TRIAL_BYTES,
+    TRIAL_SECONDS,
+    measure_proposal_seconds,
+)
 from kdtune.tuning.planning.recorded_curves import RecordedCurves
 from kdtune.tuning.planning.simulation import (
     LearningCurves,
+    Simulation,
     SimulationResult,
     SweepCosts,
-    simulate,
 )
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.planning.trial_costs import TrialSizes, measure_trial_costs
@@ -183,20 +192,20 @@ def _measure_costs(prepared: PreparedSweep, slots: Slots) -> tuple[SweepCosts, T
     history = max(STARTUP_TRIALS + 1, _trials_per_cell(prepared.sweep) // 2)
 
     def measure_proposal() -> None:
-        proposal_seconds.append(driver_costs.measure_proposal_seconds(prepared, history))
+        proposal_seconds.append(measure_proposal_seconds(prepared, history))
 
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=parent_folder) as folder:
         trial_costs, sizes = measure_trial_costs(prepared, slots, Path(folder), measure_proposal)
     costs = replace(
         trial_costs,
         num_views=prepared.shared_inputs.cache_plan.views if trial_costs.view_seconds else 0,
-        report_seconds=driver_costs.REPORT_SECONDS,
-        event_seconds=driver_costs.EVENT_SECONDS,
-        event_seconds_per_trial=driver_costs.EVENT_SECONDS_PER_TRIAL,
-        trial_seconds=driver_costs.TRIAL_SECONDS,
+        report_seconds=REPORT_SECONDS,
+        event_seconds=EVENT_SECONDS,
+        event_seconds_per_trial=EVENT_SECONDS_PER_TRIAL,
+        trial_seconds=TRIAL_SECONDS,
         proposal_seconds=proposal_seconds[0],
         startup_trials=STARTUP_TRIALS,
-        tables_seconds=driver_costs.TABLES_SECONDS,
+        tables_seconds=TABLES_SECONDS,
     )
     return costs, sizes
 
@@ -259,24 +268,21 @@ def simulate_sweep(
     ]
     max_epochs = max(MAX_SIMULATED_EPOCHS, MIN_TRIALS_PER_SLOT * slots * sweep.epochs)
     scale = max(1.0, min(limit for limit in limits if limit) / max_epochs)
-    scaled_sweep = sweep.model_copy(
-        update={
-            "sampler": sampler,
-            "trials": sweep.trials and math.ceil(sweep.trials / scale),
-            "total_epochs": sweep.total_epochs and math.ceil(sweep.total_epochs / scale),
-            "time_budget": sweep.time_budget and sweep.time_budget / scale,
-        }
-    )
+    changes = {
+        "sampler": sampler,
+        "trials": sweep.trials and math.ceil(sweep.trials / scale),
+        "total_epochs": sweep.total_epochs and math.ceil(sweep.total_epochs / scale),
+        "time_budget": sweep.time_budget and sweep.time_budget / scale,
+    }
+    scaled = sweep.model_copy(update=changes)
 
     def make_policy(clock: Callable[[], float]) -> SearchPolicy:
-        return SearchPolicy(
-            scaled_sweep, prepared.spaces, prepared.configure_trial, clock, lambda line: None
-        )
+        spaces, configure = prepared.spaces, prepared.configure_trial
+        return SearchPolicy(scaled, spaces, configure, clock, lambda line: None)
 
     with _quiet_optuna():
-        result = simulate(
-            make_policy, costs, learning_curves, slots, sweep.seed, warm_start_events
-        )
+        simulation = Simulation(make_policy, costs, learning_curves, slots, sweep.seed)
+        result = simulation.run(warm_start_events)
     return result.scale(scale), scale
 
 
@@ -285,6 +291,7 @@ def _build_row(
 ) -> dict[str, Any]:
     """Return the row for a number of slots; the memory is that of the driver's node."""
     num_checkpoints = CHECKPOINTS_PER_TRIAL * result.max_running + len(prepared.sweep.cells())
+    log_bytes = EPOCH_BYTES * result.epochs + TRIAL_BYTES * result.trials
     driver_memory = psutil.Process().memory_info().rss
     return {
         **asdict(result),
@@ -292,8 +299,7 @@ def _build_row(
         "driver_share": result.driver_share,
         "cache_bytes": prepared.shared_inputs.cache_plan.bytes,
         "checkpoint_bytes": sizes.checkpoint_bytes * num_checkpoints,
-        "log_bytes": driver_costs.EPOCH_BYTES * result.epochs
-        + driver_costs.TRIAL_BYTES * result.trials,
+        "log_bytes": log_bytes,
         "node_memory_bytes": trials_on_node * sizes.memory_bytes + driver_memory,
         "device_memory_bytes": sizes.device_memory_bytes,
         "limit": _describe_bottleneck(result),
@@ -305,9 +311,7 @@ def _describe_bottleneck(result: SimulationResult) -> str:
     slot_seconds = result.slots * result.wall_seconds
     driver = f"the driver, busy {100 * result.driver_share:.0f} % of the time: slots wait for it"
     startup = "start-up: processes and trials take long to start, compared with their epochs"
-    trials = (
-        f"too few trials: at most {result.max_running:,} run at once, and fewer towards the end"
-    )
+    trials = f"too few trials: at most {result.max_running:,} run at once, fewer at the end"
     shares = {
         driver: result.waiting_seconds / slot_seconds,
         startup: result.startup_seconds / slot_seconds,
@@ -373,7 +377,7 @@ def build_notes(
         )
     if scale > 1:
         notes.append(
-            f"One part in {scale:.1f} of the largest sweep was simulated, so its end looks longer."
+            f"One part in {scale:.1f} of the largest sweep was simulated; its end looks longer."
         )
     notes.append(
         "More slots than here are nodes like this one. Not planned for: the network between "

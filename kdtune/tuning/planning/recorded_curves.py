@@ -1,7 +1,7 @@
 """Recorded learning curves, of a sweep's finished trials or of a file.
 
-A file has one JSON object per line with ``method``, ``model``, the searched ``settings``, ``seed``,
-``step_size``, ``seconds`` of an epoch, and ``validation_accuracy`` after each epoch.
+A file has one JSON object per line with ``method``, ``model``, the searched ``settings``,
+``seed``, ``step_size``, ``seconds`` of an epoch, and ``validation_accuracy`` after each epoch.
 """
 
 import json

@@ -157,15 +157,8 @@ class SimulationResult:
         return self.driver_seconds / self.wall_seconds if self.wall_seconds else 0.0
 
 
-def simulate(
-    make_policy: Callable[[Callable[[], float]], SearchPolicy],
-    costs: SweepCosts,
-    learning_curves: LearningCurves,
-    slots: int,
-    seed: int = 0,
-    warm_start_events: Iterable[WarmStart] = (),
-) -> SimulationResult:
-    """Run a sweep in simulated time.
+class Simulation:
+    """A sweep in simulated time.
 
     Args:
         make_policy: makes the policy from a clock, in seconds.
@@ -173,20 +166,15 @@ def simulate(
         learning_curves: what trials reach.
         slots: number of trials at once.
         seed: of the random part of epoch times.
-        warm_start_events: what the sweep learns from earlier ones.
     """
-    simulation = _Simulation(make_policy, costs, learning_curves, slots, seed)
-    return simulation.run(warm_start_events)
 
-
-class _Simulation:
     def __init__(
         self,
         make_policy: Callable[[Callable[[], float]], SearchPolicy],
         costs: SweepCosts,
         learning_curves: LearningCurves,
         slots: int,
-        seed: int,
+        seed: int = 0,
     ):
         self.now = 0.0
         self.policy = make_policy(lambda: self.now)
@@ -201,7 +189,8 @@ class _Simulation:
         self._processes_started = 0
         self._ended_per_cell: Counter[Cell] = Counter()
 
-    def run(self, warm_start_events: Iterable[WarmStart]) -> SimulationResult:
+    def run(self, warm_start_events: Iterable[WarmStart] = ()) -> SimulationResult:
+        """Run the sweep; `warm_start_events` are what it learns from earlier ones."""
         for event in warm_start_events:
             self._log_event(event)
         self._fill_slots()

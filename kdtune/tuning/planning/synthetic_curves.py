@@ -1,8 +1,8 @@
 """Synthetic learning curves for planning.
 
-The accuracy that a trial reaches depends on the distance of its settings from a good point, which is
-drawn for each cell, and on luck; its speed depends on luck alone. Recorded curves share that good
-settings are close together and that early epochs predict late ones; how much is a guess here.
+The accuracy that a trial reaches depends on luck and on the distance of its settings from a good
+point, which is drawn for each cell; its speed depends on luck alone. Recorded curves share that
+good settings are close together and that early epochs predict late ones; how much is a guess here.
 """
 
 from collections.abc import Mapping, Sequence

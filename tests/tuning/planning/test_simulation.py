@@ -11,7 +11,7 @@ from kdtune.errors import UserError
 from kdtune.log.events import TrialProposed
 from kdtune.tuning.planning.plan import simulate_sweep
 from kdtune.tuning.planning.recorded_curves import RecordedCurves
-from kdtune.tuning.planning.simulation import SweepCosts, Timeline, simulate
+from kdtune.tuning.planning.simulation import Simulation, SweepCosts, Timeline
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.space import load_spaces
@@ -36,7 +36,7 @@ def run(slots, costs, curves, seed=0, **given):
     def make(clock):
         return SearchPolicy(sweep, SPACES, SweepHarness.configure_trial, clock)
 
-    return simulate(make, costs, curves, slots, seed)
+    return Simulation(make, costs, curves, slots, seed).run()
 
 
 FLAT = Given([0.5] * 4)
