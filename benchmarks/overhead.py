@@ -17,11 +17,9 @@ there (`reuse_actors`), which favours it. Each run has a process of its own.
 """
 
 import argparse
-import asyncio
 import json
 import math
 import os
-import random
 import resource
 import statistics
 import subprocess
@@ -72,9 +70,6 @@ EPOCH_SECONDS = 0.02
 DRIVER_TRIALS, DRIVER_EPOCHS = 8, 15
 """Trials, and epochs of each, from which the constants of the driver are measured."""
 
-PENDING_RESULTS = 400
-"""Results that Ray waits for at once, to measure what each of them costs."""
-
 
 class OverheadMeter:
     """Samples the driver at the end of every trial, and adds up what trials did."""
@@ -103,11 +98,11 @@ class OverheadMeter:
             spent = self.samples[last_index - 1][0] - self.samples[first_index][0]
             return 1000 * spent / (last_index - 1 - first_index)
 
+        idle_seconds = SLOTS * (self.last_end - self.first_start) - self.epoch_seconds
         return {
             "trials": count,
             "reports": self.num_reports,
-            "idle_seconds": (SLOTS * (self.last_end - self.first_start) - self.epoch_seconds)
-            / count,
+            "idle_seconds": idle_seconds / count,
             "early_ms": milliseconds(min(60, count)),
             "late_ms": milliseconds(count),
             "early_mb": self.samples[min(50, count) - 1][1] / 1e6,
@@ -126,17 +121,18 @@ def idle_results(epochs: int, lr: float) -> Generator[dict[str, Any], None, None
             "epoch": epoch, "validation_accuracy": accuracy, "best_validation_accuracy": accuracy,
             "seconds": EPOCH_SECONDS, "train_loss": started, "validation_loss": time.time(),
             "lr": lr, "train_accuracy": accuracy,
-            "losses": dict.fromkeys(("classification", "kd", "at"), accuracy), "device": "cpu", "threads": 1,
+            "losses": dict.fromkeys(("classification", "kd", "at"), accuracy),
+            "device": "cpu", "threads": 1,
         }  # fmt: skip
 
 
 class IdleTrial(TrialProcess):
-    """A trial of ours that trains nothing."""
+    """A trial of kdtune that trains nothing."""
 
     def iter_results(
         self, trial_id: str, config: dict[str, Any]
     ) -> Generator[TrialResult, None, None]:
-        """See `train`."""
+        """Yield the results of idle epochs."""
         for result in idle_results(config["epochs"], config["lr"]):
             yield EpochReported(metrics=EpochMetrics(**result))
 
@@ -237,42 +233,11 @@ def measure_driver(folder: Path) -> dict[str, float]:
     return {
         "REPORT_SECONDS": statistics.median(gaps) - EPOCH_SECONDS - event_seconds,
         "EVENT_SECONDS": event_seconds,
-        "EVENT_SECONDS_PER_TRIAL": measure_pending_cost(),
         "TRIAL_SECONDS": (total_work - event_seconds * num_epochs) / DRIVER_TRIALS,
         "TABLES_SECONDS": tables_seconds,
         "EPOCH_BYTES": (log_bytes + sum(p.stat().st_size for p in trackers)) / num_epochs,
         "TRIAL_BYTES": (sum(map(len, log_lines[1:])) - log_bytes) / DRIVER_TRIALS,
     }
-
-
-@ray.remote(num_cpus=0, max_concurrency=2 * PENDING_RESULTS)
-class SleepActor:
-    """Gives results of which many are pending at once."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Return after some time."""
-        await asyncio.sleep(seconds)
-
-
-def measure_pending_cost() -> float:
-    """Return the seconds that Ray needs for each pending result when one is ready."""
-    actor = SleepActor.remote()  # type: ignore[attr-defined]
-    pending = [actor.sleep.remote(600.0) for _ in range(PENDING_RESULTS)]
-    ready = actor.sleep.remote(0.0)
-    ray.get(ready)
-
-    def median_wait(others: list[Any]) -> float:
-        waits = []
-        for _ in range(30):
-            random.shuffle(others)
-            started_at = time.perf_counter()
-            ray.wait([ready, *others], num_returns=1, timeout=0.1)
-            waits.append(time.perf_counter() - started_at)
-        return statistics.median(waits)
-
-    seconds = (median_wait(pending) - median_wait([])) / PENDING_RESULTS
-    ray.kill(actor)
-    return max(0.0, seconds)
 
 
 class MeterCallback(tune.Callback):
@@ -329,7 +294,13 @@ RUNS = [
 def run(way: str, trials: int, epochs: int) -> dict[str, float]:
     """Run a sweep, or measure the constants of the driver, in this process."""
     meter = OverheadMeter()
-    ray.init("local", num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(
+        "local",
+        num_cpus=SLOTS,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+    )
     with tempfile.TemporaryDirectory() as folder:
         if way == DRIVER:
             return measure_driver(Path(folder))

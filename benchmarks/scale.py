@@ -1,11 +1,11 @@
-"""What a sweep's driver costs with a thousand trials at work, without a thousand processes.
+"""Costs of a sweep's driver with a thousand running trials, without a thousand processes.
 
     python benchmarks/scale.py        # a part of make bench-plan
 
-Ray Tune's own loop, our queue, schedule, log on the disk, folds, display and TensorBoard are those
-of a sweep; only Ray's manager of processes is replaced, by one whose trials give their next result
-at once. So the driver is always busy, and what it needs for a result is the time between two. What
-Ray itself adds for each process that it waits for is measured by `kdtune plan` (``of_slot``).
+Ray Tune's loop, searcher, scheduler, log on the disk, folds, display and TensorBoard are those of
+a sweep; only Ray's manager of processes is replaced, by one whose trials give their next result at
+once. So the driver is always busy, and the time between two results is what it needs for one. Not
+included is what Ray adds for each process that it waits for.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class InstantActorManager:
     def add_actor(
         self, cls: Any, resource_request: Any, kwargs: Any, on_start: Any, on_stop: Any, **_: Any
     ) -> TrackedActor:
-        """Begin a process."""
+        """Start a process."""
         self._added += 1
         actor = TrackedActor(self._added, on_start=on_start, on_stop=on_stop)
 
@@ -69,7 +69,7 @@ class InstantActorManager:
     def schedule_actor_task(
         self, tracked_actor: TrackedActor, method_name: str, on_result: Any = None, **_: Any
     ) -> object:
-        """Have a process do something; it is done at once."""
+        """Do a process's task at once."""
         if method_name == "reset":
             self._epochs[tracked_actor] = 0
             self._events.append(lambda: on_result(tracked_actor, True))
@@ -110,7 +110,7 @@ class InstantActorManager:
         return known is not None
 
     def is_actor_started(self, tracked_actor: TrackedActor) -> bool:
-        """Whether it runs."""
+        """Return True if it runs."""
         return tracked_actor in self._live_actors_to_ray_actors_resources
 
     def is_actor_failed(self, tracked_actor: TrackedActor) -> bool:
@@ -224,7 +224,9 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=2, help="trials for each slot")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(
+        "local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error"
+    )
     with tempfile.TemporaryDirectory(dir=".") as folder:
         rows = [measure_driver_load(n, arguments.times * n, Path(folder)) for n in arguments.slots]
     ray.shutdown()

@@ -254,8 +254,8 @@ class Progress:
         if arrays:
             present = [*built, *(p for p in arrays if p.state is CacheState.CACHED)]
             num_bytes = sum({p.label: p.num_bytes for p in present}.values())
-            clauses.append(f"{format_bytes(num_bytes)} in the cache")
-        return f"Cached arrays: {'; '.join(clauses)}." if clauses else ""
+            clauses.append(f"{format_bytes(num_bytes)} of arrays")
+        return f"Cache: {'; '.join(clauses)}." if clauses else ""
 
 
 def estimate_seconds_left(

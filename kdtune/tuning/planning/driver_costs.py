@@ -12,13 +12,10 @@ from kdtune.log.events import Observation, TrialState, WarmStart
 from kdtune.tuning.driver.preflight import PreparedSweep
 from kdtune.tuning.search.studies import CellStudies
 
-REPORT_SECONDS = 0.004
-"""Way of an epoch's result from its process to the driver and back."""
+REPORT_SECONDS, EVENT_SECONDS = 0.003, 0.0035
+"""Way of an epoch's result to the driver and back, and the driver's work for it."""
 
-EVENT_SECONDS, EVENT_SECONDS_PER_TRIAL = 0.004, 4e-7
-"""The driver's work for an epoch's result, and its additional work for each running trial."""
-
-TRIAL_SECONDS, TABLES_SECONDS = 0.03, 1.0
+TRIAL_SECONDS, TABLES_SECONDS = 0.05, 1.5
 """The driver's other work for a trial, and its work after the last trial."""
 
 EPOCH_BYTES, TRIAL_BYTES = 1100.0, 1500.0

@@ -30,7 +30,6 @@ from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
 from kdtune.tuning.planning.driver_costs import (
     EPOCH_BYTES,
     EVENT_SECONDS,
-    EVENT_SECONDS_PER_TRIAL,
     REPORT_SECONDS,
     TABLES_SECONDS,
     TRIAL_BYTES,
@@ -201,7 +200,6 @@ def _measure_costs(prepared: PreparedSweep, slots: Slots) -> tuple[SweepCosts, T
         num_views=prepared.shared_inputs.cache_plan.views if trial_costs.view_seconds else 0,
         report_seconds=REPORT_SECONDS,
         event_seconds=EVENT_SECONDS,
-        event_seconds_per_trial=EVENT_SECONDS_PER_TRIAL,
         trial_seconds=TRIAL_SECONDS,
         proposal_seconds=proposal_seconds[0],
         startup_trials=STARTUP_TRIALS,
@@ -346,8 +344,8 @@ def build_notes(
     sweep = prepared.sweep
     measuring, preparing = map(format_duration, (measuring_seconds, costs.prepare_seconds))
     notes = [
-        f"Measured in {measuring} on this machine, {local_slots} trials side by side. Building the "
-        f"cache takes about {preparing} before the first trial, unless it is there."
+        f"Measured in {measuring} on this machine, {local_slots} trials side by side. Building "
+        f"the cache takes about {preparing} before the first trial, unless it is there."
     ]
     if isinstance(learning_curves, SyntheticCurves):
         notes.append(

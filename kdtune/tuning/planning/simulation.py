@@ -43,7 +43,6 @@ class SweepCosts:
         view_seconds: building one more augmented view, for which trials wait.
         num_views: augmented views that epochs cycle through.
         event_seconds: the driver's work for the result of an epoch.
-        event_seconds_per_trial: its additional work for each event and running trial.
         trial_seconds: its other work for a trial, without the proposal.
         proposal_seconds: its work for a proposal, once `startup_trials` of the cell have ended.
         startup_trials: trials of a cell whose proposals cost nothing.
@@ -60,7 +59,6 @@ class SweepCosts:
     view_seconds: float = 0.0
     num_views: int = 0
     event_seconds: float = 0.0
-    event_seconds_per_trial: float = 0.0
     trial_seconds: float = 0.0
     proposal_seconds: float = 0.0
     startup_trials: int = 0
@@ -259,8 +257,7 @@ class Simulation:
 
     def _finish_epoch(self, trial: ActiveTrial, arrives_at: float, seconds: float) -> None:
         costs, result = self.costs, self.result
-        pending_seconds = costs.event_seconds_per_trial * len(self._curves_of_running)
-        self._occupy_driver(arrives_at, costs.event_seconds + pending_seconds)
+        self._occupy_driver(arrives_at, costs.event_seconds)
         accuracies = self._curves_of_running[trial.trial_id]
         reached = accuracies[: trial.epoch + 1]
         metrics = make_synthetic_metrics(len(reached), reached[-1], max(reached), seconds)

@@ -27,8 +27,8 @@ def test_what_was_saved_counts_passes_and_the_epochs_that_learned_from_them():
     told.tell(CacheUpdated, "a", progress=TARGETS.model_copy(update={"seconds": 1.5}))
     told.trial("b")
     told.trial("live", cache_gb=0)
-    said = "Cached arrays: the teacher ran 2 times (4.0 s) for the 2 epochs that learned from it; "
-    said += "the teacher ran live for 1 epochs; 2.0 GB in the cache."
+    said = "Cache: the teacher ran 2 times (4.0 s) for the 2 epochs that learned from it; "
+    said += "the teacher ran live for 1 epochs; 2.0 GB of arrays."
     assert told.progress.describe_cache_savings() == said
 
 
@@ -37,15 +37,15 @@ def test_a_teacher_whose_targets_were_there_did_not_run():
     told.trial("a")
     said = told.progress.describe_cache_savings()
     assert said.startswith(
-        "Cached arrays: the teacher had run before for the 1 epochs that learned"
+        "Cache: the teacher had run before for the 1 epochs that learned"
     )
 
 
 @pytest.mark.parametrize(
     ("prepared", "config", "said"),
     [
-        ((IMAGES,), {"teacher_model": None}, "Cached arrays: 1.0 GB in the cache."),
-        ((), {"cache_gb": 0}, "Cached arrays: the teacher ran live for 1 epochs."),
+        ((IMAGES,), {"teacher_model": None}, "Cache: 1.0 GB of arrays."),
+        ((), {"cache_gb": 0}, "Cache: the teacher ran live for 1 epochs."),
         ((), {"teacher_model": None}, ""),
     ],
 )

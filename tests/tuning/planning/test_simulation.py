@@ -92,13 +92,6 @@ def test_the_driver_takes_one_event_at_a_time():
     assert run(1, costs, FLAT, trials=4, epochs=4).wall_seconds == 16 * 1.5
 
 
-def test_what_an_event_costs_grows_with_the_trials_at_work():
-    costs = SweepCosts({"at-A": 1.0}, event_seconds_per_trial=0.25)
-    assert run(1, costs, FLAT, trials=1, epochs=4).driver_seconds == 4 * 0.25
-    # Eight results of two trials but for the last one, when one alone is at work.
-    assert run(2, costs, FLAT, trials=2, epochs=4).driver_seconds == 7 * 0.5 + 0.25
-
-
 def test_proposals_take_time_once_enough_trials_have_ended():
     costs = SweepCosts({"at-A": 1.0}, proposal_seconds=2.0)
     assert run(1, costs, FLAT, trials=3, epochs=4).wall_seconds == 3 * (2 + 4)
