@@ -45,8 +45,6 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import kdtune.log.events
-import kdtune.models.checkpoints
 import kdtune.storage.array_cache
 import kdtune.training.loop
 import kdtune.tuning.driver.driver
@@ -58,6 +56,7 @@ from kdtune.log.event_log import EventLog
 from kdtune.log.events import EpochFinished, Event, TrialEnded
 from kdtune.log.folder import SweepFolder
 from kdtune.log.trial_history import TrialHistory
+from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.trials.results import EpochReported, TrialResult
@@ -142,8 +141,12 @@ def _break_checkpoints(fault: Fault, stack: contextlib.ExitStack) -> None:
                 os.kill(int(os.environ["KDTUNE_DRIVER"]), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    kdtune.models.checkpoints.torch.save = broken  # type: ignore[assignment]
-    stack.callback(setattr, kdtune.models.checkpoints.torch, "save", save)
+    stack.callback(_patch, torch, "save", save)
+    _patch(torch, "save", broken)
+
+
+def _patch(owner: object, name: str, value: object) -> None:
+    setattr(owner, name, value)
 
 
 def _die_at(call: int, function: Callable[..., Any], before: Callable[..., Any]) -> Any:
@@ -168,13 +171,13 @@ def _install(fault: Fault) -> None:
         def part(log: EventLog, line: bytes) -> None:
             os.write(log._file.fileno(), line[: int(fault["share"] * len(line))])
 
-        EventLog._write_line = _die_at(call, EventLog._write_line, part)  # type: ignore[method-assign]
+        _patch(EventLog, "_write_line", _die_at(call, EventLog._write_line, part))
     elif where == "view":
-        kdtune.storage.array_cache._commit_array = _die_at(
-            call, kdtune.storage.array_cache._commit_array, lambda *_: None
-        )
+        commit = kdtune.storage.array_cache._commit_array
+        dying = _die_at(call, commit, lambda *_: None)
+        _patch(kdtune.storage.array_cache, "_commit_array", dying)
     elif where == "table":
-        Path.replace = _die_at(call, Path.replace, lambda *_: None)  # type: ignore[method-assign]
+        _patch(Path, "replace", _die_at(call, Path.replace, lambda *_: None))
     elif where == "full view":
         build = kdtune.storage.array_cache.ArrayCache._build_arrays
 
@@ -182,7 +185,7 @@ def _install(fault: Fault) -> None:
             _limit_file_size(fault["bytes"])
             build(*arguments)
 
-        kdtune.storage.array_cache.ArrayCache._build_arrays = without_room_for_views  # type: ignore[assignment,method-assign]
+        _patch(kdtune.storage.array_cache.ArrayCache, "_build_arrays", without_room_for_views)
     elif where == "full driver":
         original_init = EventLog.__init__
 
@@ -191,15 +194,14 @@ def _install(fault: Fault) -> None:
             if log.path.parent.name[:1] != ".":  # the folder has its name
                 _limit_file_size(max(fault["bytes"], log._valid_bytes + fault["bytes"]))
 
-        EventLog.__init__ = limited  # type: ignore[assignment,method-assign]
+        _patch(EventLog, "__init__", limited)
     elif where == "full tables":
-        original_write = kdtune.tuning.sweep.write_results
 
         def without_room(*arguments: Any) -> None:
             _limit_file_size(fault["bytes"])
-            original_write(*arguments)
+            write_results(*arguments)
 
-        kdtune.tuning.sweep.write_results = without_room  # type: ignore[assignment]
+        _patch(kdtune.tuning.sweep, "write_results", without_room)
     elif where == "clock":
         original_clock = time.time
         shift = [0.0]
@@ -208,14 +210,14 @@ def _install(fault: Fault) -> None:
             shift[0] -= random.choice((0, 3600))
             return original_clock() + shift[0]
 
-        kdtune.log.event_log.time.time = stepped
+        _patch(time, "time", stepped)
 
 
 def run_with_fault(fault: Fault, arguments: list[str]) -> None:
     """Run `kdtune` with a fault."""
     os.environ["KDTUNE_FAULT"], os.environ["KDTUNE_DRIVER"] = json.dumps(fault), str(os.getpid())
     _install(fault)
-    kdtune.tuning.driver.driver.TrialProcess = FaultyTrialProcess  # type: ignore[misc]
+    _patch(kdtune.tuning.driver.driver, "TrialProcess", FaultyTrialProcess)
     sys.argv = ["kdtune", *arguments]
     kdtune_main()
 
@@ -349,7 +351,8 @@ class Campaign:
         keys = actual.keys() | expected.keys()
         num_wrong += sum(actual.get(key) != expected.get(key) for key in keys)
         if expected_end is None:
-            num_wrong += not read_leaderboard(sweep).equals(read_leaderboard(self.reference))
+            same = read_leaderboard(sweep).equals(read_leaderboard(self.reference))
+            num_wrong += int(not same)
         return num_wrong
 
     def _print_row(self, kind: str) -> None:

@@ -111,7 +111,7 @@ class KdtuneRecipe:
         metrics = make_synthetic_metrics(trial.epoch, accuracy, best, seconds=1.0)
         result = to_ray(EpochReported(metrics=metrics))
         decision = self._scheduler.on_trial_result(None, trial.handle, result)
-        return decision == TrialScheduler.CONTINUE
+        return bool(decision == TrialScheduler.CONTINUE)
 
 
 class StockRecipe:

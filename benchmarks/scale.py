@@ -165,7 +165,8 @@ def measure_driver_load(num_slots: int, num_trials: int, folder: Path) -> dict[s
     for number in range(num_slots):  # as running trials have them
         (driver.folder.checkpoints_folder / f"at-A-{number:03d}").mkdir(parents=True)
     all_folds = [*policy.folds, driver.file_keeper.fold]
-    all_folds += [fold.fold for fold in (*driver.tracker_folds, driver.progress, driver.display)]
+    all_folds += [tracker_fold.fold for tracker_fold in driver.tracker_folds]
+    all_folds += [driver.progress.fold, driver.display.fold]
     all_slots = Slots({"A": ResourceRequest(1)}, lambda: [Node("node", num_slots)])
     folds = [timer.wrap(_fold_name(fold), fold) for fold in all_folds]
     times: list[tuple[type[Event], float]] = []

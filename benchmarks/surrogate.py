@@ -118,12 +118,14 @@ class Surrogate:
     def _predict_values(self, points: np.ndarray) -> np.ndarray:
         """Return the modelled values without noise, [N, epochs]."""
         scores = np.stack([r.predict(points) for r in self._regressors], axis=1)
-        return self._mean + (scores * self._scales) @ self._directions
+        values: np.ndarray = self._mean + (scores * self._scales) @ self._directions
+        return values
 
     def _predict_accuracies(
         self, points: np.ndarray, noise: float | np.ndarray = 0.0
     ) -> np.ndarray:
-        return self._ceiling - np.exp(-self._predict_values(points) - noise)
+        accuracies: np.ndarray = self._ceiling - np.exp(-self._predict_values(points) - noise)
+        return accuracies
 
     def predict_curves(self, settings: Iterable[dict[str, float]]) -> np.ndarray:
         """Noise-free accuracies of settings, [N, epochs]."""

@@ -90,7 +90,7 @@ def build_teacher(name: str, data: ImageData, image_size: int) -> nn.Module:
     sample = SplitDataset(Split(data.train.images[:256], data.train.labels[:256]), data.classes,
                     image_size, augment=False)  # fmt: skip
     with torch.no_grad():
-        for indices in torch.arange(len(sample)).split(64):
+        for indices in torch.split(torch.arange(len(sample)), 64):
             teacher(sample[indices, 0][0])
     return teacher.eval().requires_grad_(False)
 
@@ -121,7 +121,7 @@ def train_in_memory(
             else:
                 loss = method(logits, features, targets, labels)["loss"]
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
         yield None
 
@@ -211,7 +211,7 @@ def train_as_tutorial(
                         * (attention(student_map) - attention(teacher_map)).pow(2).mean()
                     )
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             running += loss.item()
         yield running

@@ -10,8 +10,8 @@ First in a simulation, then on recorded predictions (``predictions/*.npz``, see
 
 The simulation. A search has 40 trials. Their true accuracies are drawn from those of the random
 settings of a cell of ``curves/fashion-mnist.jsonl`` (the four cells in turn): the noise-free ones
-that the surrogate of `surrogate.py` gives, since the recorded ones contain the noise of their runs,
-which is added here; moved so that the best one is at 75 %. The correctness of an image is a
+that the surrogate of `surrogate.py` gives, since the recorded ones contain the noise of their
+runs, which is added here; moved so that the best one is at 75 %. The correctness of an image is a
 threshold on a sum of normal variables: how hard the image is for all, what the configuration
 makes of it, what the run makes of it; weights are such that of the variance p · (1 − p)
 configurations share 58 % and runs of one configuration 70 %, as
