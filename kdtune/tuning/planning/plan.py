@@ -187,21 +187,17 @@ def _measure_costs(prepared: PreparedSweep, slots: Slots) -> tuple[SweepCosts, T
     for stale_folder in parent_folder.glob(".plan-*"):
         if time.time() - stale_folder.stat().st_mtime > STALE_AFTER_SECONDS:
             shutil.rmtree(stale_folder, ignore_errors=True)
-    proposal_seconds = []
     history = max(STARTUP_TRIALS + 1, _trials_per_cell(prepared.sweep) // 2)
-
-    def measure_proposal() -> None:
-        proposal_seconds.append(measure_proposal_seconds(prepared, history))
-
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=parent_folder) as folder:
-        trial_costs, sizes = measure_trial_costs(prepared, slots, Path(folder), measure_proposal)
+        trial_costs, sizes = measure_trial_costs(
+            prepared, slots, Path(folder), lambda: measure_proposal_seconds(prepared, history)
+        )
     costs = replace(
         trial_costs,
         num_views=prepared.shared_inputs.cache_plan.views if trial_costs.view_seconds else 0,
         report_seconds=REPORT_SECONDS,
         event_seconds=EVENT_SECONDS,
         trial_seconds=TRIAL_SECONDS,
-        proposal_seconds=proposal_seconds[0],
         startup_trials=STARTUP_TRIALS,
         tables_seconds=TABLES_SECONDS,
     )

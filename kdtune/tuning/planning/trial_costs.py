@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median, stdev
+from typing import Any
 
 import numpy as np
 import psutil
@@ -73,7 +74,7 @@ class _Measurement:
 
 
 def measure_trial_costs(
-    prepared: PreparedSweep, slots: Slots, folder: Path, while_training: Callable[[], object]
+    prepared: PreparedSweep, slots: Slots, folder: Path, measure_proposal: Callable[[], float]
 ) -> tuple[SweepCosts, TrialSizes]:
     """Measure trials of every cell.
 
@@ -81,76 +82,81 @@ def measure_trial_costs(
         prepared: the sweep.
         slots: number and resources of trials on this machine.
         folder: for files that are needed meanwhile.
-        while_training: called while all slots but one train.
+        measure_proposal: returns the seconds of a proposal; called while all slots but one train.
 
     Returns:
-        Costs without those of the driver, and sizes.
+        Costs without those of the driver but for a proposal, and sizes.
     """
-    shared_inputs, sweep = prepared.shared_inputs, prepared.sweep
-    full = shared_inputs.decoded
-    data = _sample(full.data)
+    full, sweep = prepared.shared_inputs.decoded, prepared.sweep
     cache = ArrayCache(folder / "cache") if full.cache is not None else None
-    decoded = DecodedDataset(data, full.image_size, cache)
-    sample_factor = len(full.data.train) / len(data.train)
-    arrays = shared_inputs.with_decoded(decoded).warm_cache(lambda line: None)
-    built = [array for array in arrays if array.state is CacheState.BUILT]
-
-    allocations = {m: a for m in sweep.models if (a := slots.smallest_allocation(m)) is not None}
-    smallest = min(allocations.values(), key=lambda a: (a.gpus, a.cpus))
-    worker_class = ray.remote(num_cpus=smallest.cpus, num_gpus=smallest.gpus)(_MeasuringWorker)
+    decoded = DecodedDataset(_sample(full.data), full.image_size, cache)
+    arrays = prepared.shared_inputs.with_decoded(decoded).warm_cache(lambda line: None)
     started_at = time.perf_counter()
-    workers = [
-        worker_class.remote(
-            loaded_plugins(), data, cache, sweep.data_source, sweep.teacher,
-            shared_inputs.target_requests, folder / f"slot-{number}",
-        )
-        for number in range(slots.count)
-    ]  # fmt: skip
-    ray.get([worker.open_inputs.remote(decoded.image_size) for worker in workers])
+    workers = _start_workers(prepared, slots, decoded, folder)
     process_start_seconds = time.perf_counter() - started_at
 
-    num_images = len(full.data.train), len(full.data.validation)
+    def train(workers: list[Any], config: TrainConfig, limit: float) -> list[Any]:
+        allocation = slots.smallest_allocation(config.model)
+        threads = allocation.threads if allocation is not None else 1
+        num_images = len(full.data.train), len(full.data.validation)
+        return [worker.measure.remote(config, threads, limit, *num_images) for worker in workers]
+
     limit = min(MAX_CELL_SECONDS, MAX_TOTAL_SECONDS / len(sweep.cells()))
     configs: dict[str, TrainConfig] = {}
     cells: dict[str, list[_Measurement]] = {}
     for cell in sweep.cells():
-        name, threads = "-".join(cell), allocations[cell[1]].threads
-        settings = prepared.spaces[cell[0]].probe_points()[0][1]
-        configs[name] = config = prepared.configure_trial(cell, 0, settings)
-        jobs = [worker.measure.remote(config, threads, limit, *num_images) for worker in workers]
-        cells[name] = ray.get(jobs)
-    longest = configs[max(cells, key=lambda name: fmean(cells[name][0].epoch_seconds))]
-    for worker in workers[1:]:
-        threads = allocations[longest.model].threads
-        worker.measure.remote(longest, threads, MAX_BUSY_SECONDS, *num_images)
-    while_training()
+        name, (_, settings) = "-".join(cell), prepared.spaces[cell[0]].probe_points()[0]
+        configs[name] = prepared.configure_trial(cell, 0, settings)
+        cells[name] = ray.get(train(workers, configs[name], limit))
+    longest = max(cells, key=lambda name: fmean(cells[name][0].epoch_seconds))
+    train(workers[1:], configs[longest], MAX_BUSY_SECONDS)
+    proposal_seconds = measure_proposal()
     for worker in workers:
         ray.kill(worker)
 
     def mean(get: Callable[[_Measurement], float]) -> dict[str, float]:
         return {name: fmean(map(get, measured)) for name, measured in cells.items()}
 
-    def largest(get: Callable[[_Measurement], float]) -> float:
-        return max(mean(get).values())
-
+    scale = len(full.data.train) / len(decoded.data.train)
+    built = [array for array in arrays if array.state is CacheState.BUILT]
     costs = SweepCosts(
         epoch_seconds=mean(lambda m: fmean(m.epoch_seconds)),
         epoch_relative_sd=_relative_sd(cells.values()),
         process_start_seconds=process_start_seconds,
         trial_start_seconds=mean(lambda m: m.start_seconds),
         checkpoint_seconds=mean(lambda m: m.checkpoint_seconds),
-        prepare_seconds=sample_factor * sum(array.seconds for array in built),
-        view_seconds=sample_factor * sum(a.seconds for a in built if ", view " in a.label),
+        proposal_seconds=proposal_seconds,
+        prepare_seconds=scale * sum(array.seconds for array in built),
+        view_seconds=scale * sum(a.seconds for a in built if ", view " in a.label),
     )
-    memory_bytes = largest(lambda m: m.memory_bytes)
+    images_bytes = 0
     if cache is None:  # each process holds all images
         for split in ("train", "validation"):
-            memory_bytes += full.array_bytes(split) - decoded.array_bytes(split)
+            images_bytes += full.array_bytes(split) - decoded.array_bytes(split)
     return costs, TrialSizes(
-        checkpoint_bytes=largest(lambda m: m.checkpoint_bytes),
-        memory_bytes=memory_bytes,
-        device_memory_bytes=largest(lambda m: m.device_memory_bytes),
+        checkpoint_bytes=max(mean(lambda m: m.checkpoint_bytes).values()),
+        memory_bytes=max(mean(lambda m: m.memory_bytes).values()) + images_bytes,
+        device_memory_bytes=max(mean(lambda m: m.device_memory_bytes).values()),
     )
+
+
+def _start_workers(
+    prepared: PreparedSweep, slots: Slots, decoded: DecodedDataset, folder: Path
+) -> list[Any]:
+    """Start a process for each slot, and wait until all have opened their inputs."""
+    allocations = [slots.smallest_allocation(model) for model in prepared.sweep.models]
+    smallest = min((a for a in allocations if a is not None), key=lambda a: (a.gpus, a.cpus))
+    worker_class = ray.remote(num_cpus=smallest.cpus, num_gpus=smallest.gpus)(_MeasuringWorker)
+    sweep, target_requests = prepared.sweep, prepared.shared_inputs.target_requests
+    workers = [
+        worker_class.remote(
+            loaded_plugins(), decoded.data, decoded.cache, sweep.data_source, sweep.teacher,
+            target_requests, folder / f"slot-{number}",
+        )
+        for number in range(slots.count)
+    ]  # fmt: skip
+    ray.get([worker.open_inputs.remote(decoded.image_size) for worker in workers])
+    return workers
 
 
 def _relative_sd(cells: Iterable[list[_Measurement]]) -> float:
