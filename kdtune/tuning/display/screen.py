@@ -101,11 +101,10 @@ class Screen:
     @contextmanager
     def drawing(self, display: Display) -> Iterator[None]:
         """Draw a display now, at each `refresh` that is due, and at the end, where it stays."""
-        live = self.show == "live"
         self._display = display
-        self._next_refresh = self.clock() + (REDRAW_SECONDS if live else SUMMARY_SECONDS)
+        self._schedule_refresh()
         try:
-            self._flush(draw=live)
+            self._flush(draw=self.show == "live")
             yield
         finally:
             try:
@@ -118,14 +117,17 @@ class Screen:
         """Draw the display or write its summary, if it is time; to be called often."""
         if self._display is None or self.clock() < self._next_refresh:
             return
+        self._schedule_refresh()
         if self.show == "live":
-            self._next_refresh = self.clock() + REDRAW_SECONDS
             self._flush(draw=True)
-        else:
-            self._next_refresh = self.clock() + SUMMARY_SECONDS
-            with suppress(Exception):
-                if (line := self._display.summary()) is not None:
-                    self.say(line, LineKind.DETAIL)
+            return
+        with suppress(Exception):
+            if (line := self._display.summary()) is not None:
+                self.say(line, LineKind.DETAIL)
+
+    def _schedule_refresh(self) -> None:
+        seconds = REDRAW_SECONDS if self.show == "live" else SUMMARY_SECONDS
+        self._next_refresh = self.clock() + seconds
 
     def _flush(self, draw: bool = False) -> None:
         if self._flushing:  # a signal handler interrupted it: its line is written at the end
@@ -161,18 +163,12 @@ class Screen:
             else:
                 self._notebook_output.update(text, raw=True)
             return
-        status = display.render(self._console.height)
-        if self._live is not None:
-            self._live.update(status, refresh=True)
-            return
-        self._live = Live(
-            status,
-            console=self._console,
-            auto_refresh=False,  # a thread would read while events are folded
-            vertical_overflow="crop",
-            redirect_stdout=False,  # stdout is for results
-        )
-        self._live.start(refresh=True)
+        if self._live is None:
+            # A refreshing thread would read while events are folded; stdout is for results.
+            options: dict[str, Any] = {"auto_refresh": False, "redirect_stdout": False}
+            self._live = Live(console=self._console, vertical_overflow="crop", **options)
+            self._live.start()
+        self._live.update(display.render(self._console.height), refresh=True)
 
     def _stop_live(self) -> None:
         """Restore the terminal."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,7 @@ from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import find_slots, ray_session
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
-from kdtune.tuning.planning.driver_costs import (
-    EPOCH_BYTES,
-    EVENT_SECONDS,
-    REPORT_SECONDS,
-    TABLES_SECONDS,
-    TRIAL_BYTES,
-    TRIAL_SECONDS,
-    measure_proposal_seconds,
-)
+from kdtune.tuning.planning import driver_costs
 from kdtune.tuning.planning.recorded_curves import RecordedCurves
 from kdtune.tuning.planning.simulation import (
     LearningCurves,
@@ -126,11 +119,9 @@ def load_learning_curves(prepared: PreparedSweep, curves_path: Path | None) -> L
         prepared: the sweep.
         curves_path: recorded curves; None for synthetic ones.
     """
-    sweep = prepared.sweep
-    synthetic = SyntheticCurves(sweep.epochs, sweep.seed)
-    if curves_path is None:
-        return synthetic
-    return RecordedCurves(curves_path, sweep.epochs, synthetic)
+    epochs = prepared.sweep.epochs
+    synthetic = SyntheticCurves(epochs, prepared.sweep.seed)
+    return RecordedCurves(curves_path, epochs, synthetic) if curves_path else synthetic
 
 
 def make_plan(
@@ -152,8 +143,8 @@ def make_plan(
         say: writes a line.
     """
     num_cells, local_slots = len(prepared.sweep.cells()), slots.count
-    cells = f"{num_cells} cell{'s' * (num_cells > 1)}"
-    say(f"measuring {cells}, {local_slots} trials side by side: about a minute")
+    plural = "s" * (num_cells > 1)
+    say(f"measuring {num_cells} cell{plural}, {local_slots} trials side by side: about a minute")
     started_at = time.perf_counter()
     costs, sizes = _measure_costs(prepared, slots)
     measuring_seconds = time.perf_counter() - started_at
@@ -189,17 +180,16 @@ def _measure_costs(prepared: PreparedSweep, slots: Slots) -> tuple[SweepCosts, T
             shutil.rmtree(stale_folder, ignore_errors=True)
     history = max(STARTUP_TRIALS + 1, _trials_per_cell(prepared.sweep) // 2)
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=parent_folder) as folder:
-        trial_costs, sizes = measure_trial_costs(
-            prepared, slots, Path(folder), lambda: measure_proposal_seconds(prepared, history)
-        )
+        measure_proposal = partial(driver_costs.measure_proposal_seconds, prepared, history)
+        costs, sizes = measure_trial_costs(prepared, slots, Path(folder), measure_proposal)
     costs = replace(
-        trial_costs,
-        num_views=prepared.shared_inputs.cache_plan.views if trial_costs.view_seconds else 0,
-        report_seconds=REPORT_SECONDS,
-        event_seconds=EVENT_SECONDS,
-        trial_seconds=TRIAL_SECONDS,
+        costs,
+        num_views=prepared.shared_inputs.cache_plan.views if costs.view_seconds else 0,
+        report_seconds=driver_costs.REPORT_SECONDS,
+        event_seconds=driver_costs.EVENT_SECONDS,
+        trial_seconds=driver_costs.TRIAL_SECONDS,
         startup_trials=STARTUP_TRIALS,
-        tables_seconds=TABLES_SECONDS,
+        tables_seconds=driver_costs.TABLES_SECONDS,
     )
     return costs, sizes
 
@@ -285,7 +275,7 @@ def _build_row(
 ) -> dict[str, Any]:
     """Return the row for a number of slots; the memory is that of the driver's node."""
     num_checkpoints = CHECKPOINTS_PER_TRIAL * result.max_running + len(prepared.sweep.cells())
-    log_bytes = EPOCH_BYTES * result.epochs + TRIAL_BYTES * result.trials
+    epoch_bytes, trial_bytes = driver_costs.EPOCH_BYTES, driver_costs.TRIAL_BYTES
     driver_memory = psutil.Process().memory_info().rss
     return {
         **asdict(result),
@@ -293,7 +283,7 @@ def _build_row(
         "driver_share": result.driver_share,
         "cache_bytes": prepared.shared_inputs.cache_plan.bytes,
         "checkpoint_bytes": sizes.checkpoint_bytes * num_checkpoints,
-        "log_bytes": log_bytes,
+        "log_bytes": epoch_bytes * result.epochs + trial_bytes * result.trials,
         "node_memory_bytes": trials_on_node * sizes.memory_bytes + driver_memory,
         "device_memory_bytes": sizes.device_memory_bytes,
         "limit": _describe_bottleneck(result),

@@ -21,9 +21,6 @@ from kdtune.log.trial_history import TrialHistory
 from kdtune.tuning.planning.simulation import LearningCurves
 from kdtune.tuning.planning.synthetic_curves import to_unit_interval
 
-KEY_ALIASES = {"wd": "weight_decay", "T": "temperature"}
-"""Keys of files that other programs wrote."""
-
 
 @dataclass(frozen=True)
 class RecordedRun:
@@ -69,16 +66,9 @@ def load_recorded_runs(path: Path) -> dict[Cell, list[RecordedRun]]:
     [(usual_step_size, _)] = Counter(row.get("step_size") for row in rows).most_common(1)
     runs: dict[Cell, list[RecordedRun]] = defaultdict(list)
     for row in rows:
-        params = row.get("settings")
-        if params is None:
-            params = {
-                KEY_ALIASES.get(key, key): row[key]
-                for key in ("lr", "wd", "T", "alpha", "beta")
-                if row[key] is not None
-            }
         late_decay = row.get("step_size") != usual_step_size
-        run = RecordedRun(params, row["validation_accuracy"], late_decay)
-        runs[row["method"], row.get("model", path.stem)].append(run)
+        run = RecordedRun(row["settings"], row["validation_accuracy"], late_decay)
+        runs[row["method"], row["model"]].append(run)
     return runs
 
 
