@@ -343,13 +343,13 @@ class Campaign:
 
     def _differences(self, sweep: SweepFolder, expected_end: str | None) -> int:
         actual, expected = outcomes(sweep), dict(self.expected)
-        num_wrong = 0
+        num_wrong: int = 0
         if expected_end is not None:
             state, reason = actual.pop(self.last_trial)[2:]
-            num_wrong += not f"{state}: {reason}".startswith(expected_end)
+            num_wrong += int(not f"{state}: {reason}".startswith(expected_end))
             del expected[self.last_trial]
         keys = actual.keys() | expected.keys()
-        num_wrong += sum(actual.get(key) != expected.get(key) for key in keys)
+        num_wrong += sum(bool(actual.get(key) != expected.get(key)) for key in keys)
         if expected_end is None:
             same = read_leaderboard(sweep).equals(read_leaderboard(self.reference))
             num_wrong += int(not same)

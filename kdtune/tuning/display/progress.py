@@ -88,6 +88,7 @@ class Progress:
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self.stopwatch = Stopwatch(clock)
         self._cells: defaultdict[Cell, dict[str, _Trial]] = defaultdict(dict)
+        self._leaders: dict[Cell, Leader] = {}  # as far as they are known
         self._exhausted_cells: set[Cell] = set()
         self._epoch_times: deque[float] = deque([0.0], maxlen=RATE_WINDOW_EPOCHS + 1)
         self._cache_progress: list[CacheProgress] = []
@@ -103,6 +104,7 @@ class Progress:
                 self._cache_progress += event.cache.prepared
                 self._epoch_times = deque([logged_at], maxlen=RATE_WINDOW_EPOCHS + 1)
                 if isinstance(event, ConfirmStarted):  # crashed runs run again
+                    self._leaders.clear()
                     for trials in self._cells.values():
                         for k in [k for k, t in trials.items() if t.state == TrialState.CRASHED]:
                             del trials[k]
@@ -115,6 +117,7 @@ class Progress:
                     self._caches_targets[event.trial_id] = should_cache_targets(config)
             case WeightsMissing():
                 del self._cells[event.cell][event.trial_id]
+                self._leaders.clear()
             case SpaceExhausted():
                 self._exhausted_cells.add(event.cell)
             case EpochFinished():
@@ -123,11 +126,22 @@ class Progress:
                 self._epochs_by_target_mode[self._caches_targets.get(event.trial_id)] += 1
                 if trial.accuracy is None:  # its process may have had to start
                     trial.started_at = max(trial.started_at, logged_at - event.seconds)
-                trial.updated_at, trial.accuracy = logged_at, event.best_validation_accuracy
+                self._update(trial, event.best_validation_accuracy, logged_at)
             case TrialEnded() if event.trial_id in self._cells[event.cell]:
                 trial = self._cells[event.cell][event.trial_id]
-                trial.updated_at, trial.accuracy = logged_at, event.best_validation_accuracy
                 trial.state = event.state
+                self._update(trial, event.best_validation_accuracy, logged_at)
+
+    def _update(self, trial: _Trial, accuracy: float | None, logged_at: float) -> None:
+        trial.accuracy, trial.updated_at = accuracy, logged_at
+        proposal, leader = trial.proposal, self._leaders.get(trial.proposal.cell)
+        # A cell can have thousands of trials, so the leader is sought again only if need be.
+        if leader and (
+            proposal.candidate
+            or proposal.trial_id == leader.trial_id
+            or (accuracy or 0.0) >= leader.accuracy
+        ):
+            del self._leaders[proposal.cell]
 
     def reset_rate(self) -> None:
         """Measure the rate of epochs from now on."""
@@ -171,6 +185,11 @@ class Progress:
 
     def leader(self, cell: Cell) -> Leader | None:
         """Return the best trial or candidate of a cell; None without one."""
+        if cell not in self._leaders and (leader := self._find_leader(cell)) is not None:
+            self._leaders[cell] = leader
+        return self._leaders.get(cell)
+
+    def _find_leader(self, cell: Cell) -> Leader | None:
         trials, scores = self._cells[cell], defaultdict[str, list[float]](list)
         for trial_id, trial in trials.items():
             candidate, state = trial.proposal.candidate, trial.state

@@ -12,13 +12,13 @@ from kdtune.log.events import Observation, TrialState, WarmStart
 from kdtune.tuning.driver.preflight import PreparedSweep
 from kdtune.tuning.search.studies import CellStudies
 
-REPORT_SECONDS, EVENT_SECONDS = 0.003, 0.0035
+REPORT_SECONDS, EVENT_SECONDS = 0.0025, 0.0026
 """Way of an epoch's result to the driver and back, and the driver's work for it."""
 
-TRIAL_SECONDS, TABLES_SECONDS = 0.05, 1.5
+TRIAL_SECONDS, TABLES_SECONDS = 0.07, 1.0
 """The driver's other work for a trial, and its work after the last trial."""
 
-EPOCH_BYTES, TRIAL_BYTES = 1100.0, 1500.0
+EPOCH_BYTES, TRIAL_BYTES = 830.0, 1950.0
 """Size of an epoch, and of everything else of a trial, in the log and for TensorBoard."""
 
 MAX_HISTORY = 100
