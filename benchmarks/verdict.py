@@ -252,7 +252,7 @@ def compare_plainly(
 
 @dataclass
 class HitCount:
-    """Counts how often something happened."""
+    """Number of times that something happened."""
 
     hits: int = 0
     total: int = 0

@@ -73,8 +73,9 @@ class Told:
         )  # fmt: skip
 
     def trial(
-        self, trial_id, seconds=1.0, cell=AT, state="finished", accuracy=0.5, reason="why", **config
-    ):
+        self, trial_id, seconds=1.0, cell=AT, state="finished", accuracy=0.5, reason="why",
+        **config,
+    ):  # fmt: skip
         """Add a whole trial of one epoch."""
         self.propose(trial_id, cell, **config)
         self.now += seconds
@@ -91,7 +92,7 @@ def two_slots():
 
 
 class Shown(Told):
-    """The same with a display; `said` has the lines as (kind, text)."""
+    """Progress with a display; `said` has the lines as (kind, text)."""
 
     def __init__(self, trials, noun="trials", kind=SweepStarted, started=True):
         self.said = []

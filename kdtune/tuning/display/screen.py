@@ -1,4 +1,4 @@
-"""Writes lines and a live display to a terminal, a notebook or a file.
+"""Output of lines and a live display to a terminal, a notebook or a file.
 
 Nothing that fails here ends a sweep: lines replace a display that cannot be drawn, and lines that
 cannot be written are lost.
@@ -56,7 +56,7 @@ class Display(Protocol):
 
 
 class Screen:
-    """Writes lines to stderr and draws a live display.
+    """Output to stderr: lines and a live display.
 
     Args:
         show: mode, a key of `LEAST_KIND_BY_MODE`.

@@ -33,7 +33,7 @@ RESERVED_ROWS, MIN_CELL_ROWS = 8 + MAX_RECENT_ENDS, 3
 
 
 class StatusDisplay:
-    """Reports events and shows the progress of all cells; a fold over the log.
+    """Display of events and of the progress of all cells; a fold over the log.
 
     Args:
         progress: must fold each event before this does.

@@ -1,4 +1,4 @@
-"""Costs of a sweep's driver: constants from `make bench-overhead`, and a measured proposal.
+"""Costs of the driver: constants of `make bench-overhead`, and a measured proposal.
 
 The constants were measured on two cores of an Intel Xeon VM. They matter where a driver has more
 than about a hundred slots; there, a plan can be wrong by some percent on another machine.

@@ -1,4 +1,4 @@
-"""Measures before a sweep how many trials of each student should share a GPU.
+"""Measurement of how many trials of each student should share a GPU.
 
 One, two and four processes train together on one GPU for some seconds, with the settings of the
 student's first trial. A margin of memory is left, since a search may vary the batch size. On

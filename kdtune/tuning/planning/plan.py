@@ -1,4 +1,4 @@
-"""Estimates what a sweep will take: measures it on this machine, then simulates it.
+"""Plans of sweeps, from measurements on this machine and a simulation.
 
 Rows for more slots than this machine has are for several nodes like it. For sweeps that this
 machine can run, benchmarks/plan.py measures how wrong plans are.

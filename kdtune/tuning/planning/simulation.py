@@ -1,9 +1,9 @@
-"""Simulates a sweep with the real search and stopping code on curves that are not trained.
+"""Simulation of a sweep with the real search and stopping code.
 
-`SearchPolicy` decides about proposals, stops and budgets, as in a sweep. Each slot is a process
-that runs trial after trial. The driver handles one event at a time, in the order of their arrival,
-so many slots wait for it. Not simulated: crashes, divergence, the network between nodes, and that
-a slot trains faster while its neighbours are idle.
+Learning curves are given. `SearchPolicy` decides about proposals, stops and budgets, as in a
+sweep. Each slot is a process that runs trial after trial. The driver handles one event at a time,
+in the order of their arrival, so many slots wait for it. Not simulated: crashes, divergence, the
+network between nodes, and that a slot trains faster while its neighbours are idle.
 """
 
 import heapq
@@ -66,7 +66,7 @@ class SweepCosts:
 
 
 class LearningCurves(Protocol):
-    """What trials would reach."""
+    """Learning curves of trials."""
 
     def draw_curve(self, proposal: TrialProposed) -> Sequence[float]:
         """Return the validation accuracies of a trial by epoch."""

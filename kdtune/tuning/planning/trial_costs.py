@@ -1,4 +1,4 @@
-"""Measures what the trials of a sweep cost on this machine, for `kdtune plan`.
+"""Measurement of the costs of a sweep's trials on this machine.
 
 Trials train side by side in as many processes as the machine has slots, with the threads and
 devices of a slot, since they slow each other down. They run the real loop on a sample of the

@@ -36,9 +36,7 @@ def test_a_teacher_whose_targets_were_there_did_not_run():
     told = Told(IMAGES, TARGETS.model_copy(update={"state": "cached"}))
     told.trial("a")
     said = told.progress.describe_cache_savings()
-    assert said.startswith(
-        "Cache: the teacher had run before for the 1 epochs that learned"
-    )
+    assert said.startswith("Cache: the teacher had run before for the 1 epochs that learned")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +47,7 @@ def test_a_teacher_whose_targets_were_there_did_not_run():
         ((), {"teacher_model": None}, ""),
     ],
 )
-def test_only_what_was_there_is_spoken_of(prepared, config, said):
+def test_only_what_exists_is_mentioned(prepared, config, said):
     told = Told(*prepared)
     told.trial("a", **config)
     assert told.progress.describe_cache_savings() == said
@@ -69,7 +67,7 @@ def test_a_cell_counts_its_trials_by_their_ends():
     assert (progress.updated_at(AT), progress.updated_at(KD)) == (5, 6)
 
 
-def test_a_trial_under_way_leads_until_it_diverges():
+def test_a_running_trial_leads_until_it_diverges():
     told = Told()
     assert told.progress.leader(AT) is None
     told.trial("a", accuracy=0.8, params={"lr": 0.1})
@@ -234,12 +232,12 @@ seconds = st.lists(st.floats(0, 1e6), max_size=9)
 
 
 @given(seconds, seconds, st.integers(1, 9))
-def test_time_left_keeps_what_must_hold(to_start, under_way, slots):
-    left = estimate_seconds_left(to_start, under_way, slots)
-    rests = [*to_start, *under_way]
+def test_time_left_keeps_what_must_hold(pending, running, slots):
+    left = estimate_seconds_left(pending, running, slots)
+    rests = [*pending, *running]
     assert 0 <= max(rests, default=0) <= left <= sum(rests) * (1 + 1e-9)
-    assert estimate_seconds_left(to_start, under_way, slots + 1) <= left
-    assert estimate_seconds_left([*to_start, 1.0], under_way, slots) >= left
+    assert estimate_seconds_left(pending, running, slots + 1) <= left
+    assert estimate_seconds_left([*pending, 1.0], running, slots) >= left
 
 
 @given(st.lists(st.sampled_from(["finished", "stopped", "diverged"]), max_size=5))

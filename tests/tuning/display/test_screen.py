@@ -83,7 +83,7 @@ def terminal(monkeypatch):
 @pytest.mark.parametrize(
     ("show", "said"), [("plain", "abc"), ("verbose", "abc"), ("quiet", "c"), ("live", "abc")]
 )
-def test_into_a_file_go_plain_lines_of_the_kinds_that_are_wanted(show, said, capsys):
+def test_a_file_gets_plain_lines_of_the_kinds_of_its_mode(show, said, capsys):
     screen = Screen(show)
     for kind, text in ((DETAIL, "a"), (INFO, "b"), (WARNING, "c\x1b[31m[red]\n")):
         screen.say(text, kind)
@@ -91,7 +91,7 @@ def test_into_a_file_go_plain_lines_of_the_kinds_that_are_wanted(show, said, cap
     assert lines == [{"c": r"c\x1b[31m[red]\n"}.get(letter, letter) for letter in said]
 
 
-def test_into_a_file_goes_a_summary_a_minute_while_there_is_one(capsys):
+def test_a_file_gets_a_summary_every_minute_while_there_is_one(capsys):
     clock = Clock()
     screen, drawn = Screen("plain", clock), Drawn()
     with screen.drawing(drawn):
@@ -182,7 +182,7 @@ def test_what_cannot_be_drawn_ends_nothing_but_the_drawing(terminal):
         screen.refresh()
 
 
-def test_what_cannot_be_said_is_lost(monkeypatch):
+def test_lines_that_cannot_be_written_are_lost(monkeypatch):
     read, write = os.pipe()
     os.close(read)
     stream = open(write, "w", buffering=1)

@@ -31,7 +31,7 @@ def test_every_event_that_matters_is_a_line_of_its_kind():
     ]
 
 
-def test_what_was_there_before_is_counted_and_not_told_again():
+def test_earlier_events_are_counted_but_not_reported():
     shown = Shown({AT: None}, started=False)
     shown.trial("a", accuracy=0.9)
     assert shown.said == []
@@ -98,7 +98,7 @@ def test_at_the_end_no_time_is_left_and_no_line_is_due():
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10), (20, 3), (200, 24)])
-def test_forty_cells_fit_and_those_under_way_are_among_what_is_shown(width, height):
+def test_forty_cells_fit_and_running_ones_are_shown(width, height):
     cells = [("at", f"{number:02d}-MultiBranch") for number in range(40)]
     shown = Shown(dict.fromkeys(cells, 20))
     for number in (3, 30):

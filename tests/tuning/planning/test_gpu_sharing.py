@@ -31,8 +31,10 @@ def memory(used):
 
 def test_the_most_epochs_an_hour_are_taken_that_leave_a_tenth_of_the_memory():
     rows = [
-        SharingMeasurement("A", 1, 100, memory(9)), SharingMeasurement("A", 2, 180, memory(18)), SharingMeasurement("A", 4, 240, memory(36.1)),
-    ]  # fmt: skip
+        SharingMeasurement("A", 1, 100, memory(9)),
+        SharingMeasurement("A", 2, 180, memory(18)),
+        SharingMeasurement("A", 4, 240, memory(36.1)),
+    ]
     assert [row.fits_in_memory for row in rows] == [True, True, False]
     assert find_fastest_fitting(rows) is rows[1]
     assert (
@@ -52,11 +54,13 @@ def test_one_trial_alone_may_have_all_of_the_memory():
     assert find_fastest_fitting(rows) is rows[0]
 
 
-def test_the_table_marks_what_is_taken():
+def test_the_table_marks_the_best_row():
     rows = [
-        SharingMeasurement("ResNet50", 1, 1234.4, memory(21)), SharingMeasurement("ResNet50", 2, None),
-        SharingMeasurement("B", 1, 9.6), SharingMeasurement("B", 2, 19.4),
-    ]  # fmt: skip
+        SharingMeasurement("ResNet50", 1, 1234.4, memory(21)),
+        SharingMeasurement("ResNet50", 2, None),
+        SharingMeasurement("B", 1, 9.6),
+        SharingMeasurement("B", 2, 19.4),
+    ]
     assert format_measurements(rows) == [
         "student   together  epochs/h  GB used",
         "ResNet50         1     1,234  21.0 of 40.0  <- 1 GPUs a trial",

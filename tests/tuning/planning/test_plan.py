@@ -25,7 +25,7 @@ SMALL = {"data": "digits", "methods": "student", "models": "MultiBranchNet", "ba
 SMALL |= {"image_size": 8, "settings": {"batch_size": 256}, "trials": 3, "epochs": 2}
 
 
-def test_what_a_sweep_refuses_a_plan_refuses(tmp_path, monkeypatch):
+def test_a_plan_refuses_what_a_sweep_refuses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="There is no folder nowhere|nowhere"):
         plan_sweep({**SMALL, "name": "p", "data": "nowhere"})
@@ -46,7 +46,7 @@ def test_what_a_sweep_refuses_a_plan_refuses(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_plan_says_what_it_does_not_know(tmp_path):
+def test_notes_of_a_plan_name_its_limits(tmp_path):
     path = tmp_path / "curves.jsonl"
     path.write_text('{"method": "at", "model": "A", "validation_accuracy": [0.5], "settings": {}}')
     spaces, batches = load_spaces(), CategoricalDistribution([32, 64])
@@ -70,7 +70,7 @@ def test_a_plan_says_what_it_does_not_know(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_planned_says_what_became_of_it(
+def test_a_planned_sweep_compares_the_plan_with_what_it_took(
     ray_session, tmp_path, monkeypatch, capsys, pytestconfig
 ):
     monkeypatch.chdir(tmp_path)

@@ -42,7 +42,7 @@ def run(slots, costs, curves, seed=0, **given):
 FLAT = Given([0.5] * 4)
 
 
-def test_what_happens_is_in_the_order_of_time_and_then_of_adding():
+def test_items_come_in_order_of_time_then_of_adding():
     timeline = Timeline()
     for time, what in ((2.0, "c"), (1.0, "a"), (1.0, "b")):
         timeline.add(time, what)
@@ -63,7 +63,7 @@ def test_three_trials_in_two_slots():
     ) == (40, 0, 0, 0, 2)
 
 
-def test_processes_start_once_and_trials_begin_again_and_again():
+def test_processes_start_once_and_trials_start_each_time():
     costs = SweepCosts(
         {"at-A": 10.0},
         process_start_seconds=5.0,
