@@ -53,7 +53,7 @@ from kdtune.log.events import (
 )
 from kdtune.log.folder import SweepFolder
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
-from kdtune.tuning.cluster.session import RAY_ENVIRONMENT, LivingNodes, run_trials
+from kdtune.tuning.cluster.session import LivingNodes, run_trials
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.driver import Driver
 from kdtune.tuning.driver.write_results import write_results
@@ -259,7 +259,7 @@ class MeterCallback(tune.Callback):
 
 def run_stock(trials: int, epochs: int, folder: Path, meter: OverheadMeter, reuse: bool) -> None:
     """Run the same search with what Ray Tune brings along."""
-    os.environ.update({"RAY_AIR_NEW_OUTPUT": RAY_ENVIRONMENT["RAY_AIR_NEW_OUTPUT"]})
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer reporter prints even when it is silenced
     metric = {"metric": "validation_accuracy", "mode": "max"}
     space = load_spaces()["at"].distributions
     tune.Tuner(

@@ -221,7 +221,7 @@ class _ConfirmSession:
         """
         self._write_labels()
         write_results(self.folder, self.driver.resume_command)
-        self.driver.check_lease()
+        self.driver.sync_remote()
         if not isinstance(self.folder.load_confirm_events()[-1], Completed):
             log.append(Completed())
         if not self.policy.chosen_trials:
@@ -289,7 +289,7 @@ class _ConfirmSession:
         runs, labels = self.policy.untested_runs(), np.asarray(self.prepared.test_split.labels)
         if not runs:
             return
-        self.driver.check_lease()
+        self.driver.sync_remote()
         self._write_labels()
         paths = [self.folder.network_path(run_id) for _, run_id in runs]
         configs = [
@@ -327,6 +327,5 @@ class _ConfirmSession:
             np.savez_compressed(temporary, allow_pickle=False, **arrays)
 
     def _with_current_locations(self, config: TrainConfig) -> TrainConfig:
-        """A run's settings with the places of now."""
-        locations = {**self.sweep.data_source._asdict(), "cache_gb": self.sweep.cache_gb}
-        return config.model_copy(update=locations)
+        uses_teacher = config.teacher_model is not None
+        return config.model_copy(update=self.sweep.locations(uses_teacher))

@@ -1,7 +1,8 @@
-"""What a section of a report is made of, unrendered: words, tables of texts, figures, code."""
+"""Blocks of a report's sections: paragraphs, tables, figures and code."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -9,9 +10,12 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A sentence or two; ``kind`` is ``lead``, ``text``, ``missing`` or ``sweep``, a heading.
+    """Text; `kind` is ``lead``, ``text``, ``missing`` or ``sweep`` (a heading).
 
-    ``name`` is that of the figure in whose place it stands.
+    Attributes:
+        text: one or two sentences.
+        kind: style of the text.
+        name: name of the figure that it replaces, if any.
     """
 
     text: str
@@ -21,21 +25,28 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class TableBlock:
-    """A table of texts, by heading."""
+    """A table of text.
+
+    Attributes:
+        caption: text above the table.
+        columns: cells of each column by heading.
+        collapsed: True if it is folded at first.
+        kind: name of its template.
+    """
 
     caption: str
-    columns: dict[str, Sequence[str]]
+    columns: Mapping[str, Sequence[str]]
     collapsed: bool = False
     kind: str = "grid"
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """The cells, row by row."""
+        """The rows of cells."""
         return list(zip(*self.columns.values(), strict=True))
 
     @property
     def row_groups(self) -> list[str]:
-        """To which group each row belongs; none where rows are not grouped."""
+        """The group of each row; empty if rows are not grouped."""
         heading = next((heading for heading in GROUP_COLUMNS if heading in self.columns), None)
         names = list(self.columns[heading]) if heading else []
         return names if len(set(names)) < len(names) else []
@@ -43,7 +54,14 @@ class TableBlock:
 
 @dataclass(frozen=True)
 class FigureBlock:
-    """A figure; the caption begins with what it shows."""
+    """A figure.
+
+    Attributes:
+        name: stem of its file.
+        figure: the figure.
+        caption: text below it, which starts with the result that it shows.
+        kind: name of its template.
+    """
 
     name: str
     figure: Figure
@@ -53,7 +71,14 @@ class FigureBlock:
 
 @dataclass(frozen=True)
 class CodeBlock:
-    """Text to copy."""
+    """Code to copy.
+
+    Attributes:
+        caption: text above it.
+        text: the code.
+        collapsed: True if it is folded at first.
+        kind: name of its template.
+    """
 
     caption: str
     text: str
@@ -64,7 +89,7 @@ class CodeBlock:
 Block = Paragraph | TableBlock | FigureBlock | CodeBlock
 
 GROUP_COLUMNS = ("pair", "model", "method")
-"""Columns that group the rows of a table, the first that it has."""
+"""Headings by which the rows of a table are grouped; the first present one is used."""
 
 LEFT_ALIGNED = (
     "sweep",
@@ -79,21 +104,26 @@ LEFT_ALIGNED = (
     "unbeaten in",
     "limited by",
 )
-"""Headings over columns of words."""
+"""Headings of columns of text."""
 
 
-def format_each(values: Iterable, format_spec: str) -> list[str]:
-    """Values as text, each in this form; nothing where there is none."""
+def format_each(values: Iterable[Any], format_spec: str) -> list[str]:
+    """Format values; missing ones are empty.
+
+    Args:
+        values: numbers, or None or NaN.
+        format_spec: format specification, as ``.2f``.
+    """
     return ["" if pd.isna(value) else format(value, format_spec) for value in values]
 
 
-def to_texts(values: Iterable) -> list[str]:
-    """Values as they are; nothing where there is none."""
+def to_texts(values: Iterable[Any]) -> list[str]:
+    """Convert values to text; missing ones are empty."""
     return ["" if pd.isna(value) else str(value) for value in values]
 
 
 def format_setting(value: object) -> str:
-    """The value of a setting."""
+    """Return the value of a setting as text."""
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}"
     return "" if value is None else str(value)

@@ -11,11 +11,11 @@ from kdtune.log.event_log import EventLog
 from kdtune.log.events import LogOpening
 from kdtune.log.folder import SweepFolder
 from kdtune.log.remote_sync import CHECKPOINTS_FOLDER, RemoteSync
-from kdtune.plugins import loaded_plugins
 from kdtune.runtime.signals import Terminated
 from kdtune.storage.files import NO_SPACE_ERRNOS
 from kdtune.storage.remote import Storage
 from kdtune.trackers.registry import create_trackers
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.progress import Goal, Progress
@@ -121,7 +121,6 @@ class Driver:
         interrupts = self.policy.interrupts
         self.display.start(goal, slots)
         self.file_keeper.activate()
-        scheduler = LogScheduler(self.policy, log.append, slots)
         checkpoints = (
             get_checkpoint_storage(self.remote_sync) or self.folder.checkpoints_folder.absolute()
         )
@@ -134,10 +133,10 @@ class Driver:
                         TrialProcess,
                         target_requests=target_requests,
                         checkpoints=checkpoints,
-                        plugins=loaded_plugins(),
+                        plugins=pack_plugins(),
                     ),
                     LogSearcher(self.policy, log.append, slots, self.screen.warn),
-                    scheduler,
+                    LogScheduler(self.policy, log.append, slots),
                     self.policy.watchdog,
                     _StepCallback(self.screen, self.remote_sync),
                     verbose=self.screen.show == "verbose",
@@ -153,15 +152,19 @@ class Driver:
         finally:
             for tracker_fold in self.tracker_folds:
                 tracker_fold.close()
-        if scheduler.failure is not None:
-            raise RunError(self._add_resume_hint(scheduler.failure))
+        if self.policy.failure is not None:
+            raise RunError(self._add_resume_hint(self.policy.failure))
         if not self.policy.finished:  # SIGUSR1, too, has Tune end quietly
             self._raise_interrupted(interrupts.terminated)
 
-    def check_lease(self) -> None:
-        """Raise, if another driver has the sweep by now."""
+    def sync_remote(self) -> None:
+        """Copy what changed to the storage.
+
+        Raises:
+            RunError: another driver runs the sweep now.
+        """
         if self.remote_sync is not None:
-            self.remote_sync.raise_failure()
+            self.remote_sync.sync()
 
     def flush_trackers(self) -> None:
         """Have all that follow trials get what they miss, where nothing is left to be run."""
@@ -186,7 +189,7 @@ def get_checkpoint_storage(remote_sync: RemoteSync | None) -> Storage | None:
 
 
 class _StepCallback(tune.Callback):
-    """Has the screen drawn while Ray's loop turns, and hears whether another driver took over."""
+    """Draws the screen and copies the folder to the storage while Ray's loop turns."""
 
     def __init__(self, screen: Screen, remote_sync: RemoteSync | None):
         self.screen, self.remote_sync = screen, remote_sync
@@ -195,7 +198,7 @@ class _StepCallback(tune.Callback):
         """Called by Ray ten times a second, or more often."""
         self.screen.refresh()
         if self.remote_sync is not None:
-            self.remote_sync.raise_failure()
+            self.remote_sync.sync_if_due()
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray's snapshots of callbacks are never read back, so they are kept empty."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from kdtune.config.sweep import SweepConfig
@@ -21,11 +21,13 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batch
 from kdtune.errors import RunError, last_line
 from kdtune.models.on_device import pick_device
-from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import GpuMemory, gpu_memory, gpu_name, peak_memory, reset_peak_memory
 from kdtune.runtime.process import keep_freed_memory
 from kdtune.training.loop import EpochResult, fit
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Allocation, ResourceRequest, Slots
+from kdtune.tuning.cluster.ray_private import reserve_resources
 from kdtune.tuning.cluster.session import find_slots
 from kdtune.tuning.trials.trainable import TargetRequests, is_out_of_memory, open_trial_data
 from kdtune.units import BYTES_PER_GB
@@ -152,7 +154,7 @@ def _measure_sharing(
             if trials_per_gpu > 1 and threads * trials_per_gpu > whole_gpu.cpus:
                 break
             while len(actors) < trials_per_gpu:
-                actors.append(start_actor(loaded_plugins(), config, target_requests))
+                actors.append(start_actor(pack_plugins(), config, target_requests))
             try:
                 [gpu, *_] = ray.get([actor.prepare.remote(threads) for actor in actors])
                 if trials_per_gpu == 1:
@@ -178,11 +180,7 @@ def _measure_sharing(
 @contextmanager
 def _reserve_gpu(model: str, whole_gpu: Allocation) -> Iterator[Callable[..., Any]]:
     """Reserve a GPU and its CPUs; yield a function that starts a `_TrainingActor` on them."""
-    group = placement_group(
-        [{"CPU": whole_gpu.cpus, "GPU": 1}],
-        strategy="STRICT_PACK",
-        _soft_target_node_id=whole_gpu.node,
-    )
+    group = reserve_resources(whole_gpu)
     actors: list[Any] = []
 
     def start_actor(*args: Any) -> Any:
@@ -221,7 +219,7 @@ class _TrainingActor:
         self, plugins: Sequence[Plugin], config: TrainConfig, target_requests: TargetRequests
     ):
         keep_freed_memory()
-        sync_plugins(plugins)
+        PLUGINS.sync(plugins)
         self._config, self._target_requests = config, target_requests
         self._device = pick_device(config.device)
         self._results: Iterator[EpochResult] | None = None

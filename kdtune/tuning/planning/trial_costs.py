@@ -22,7 +22,7 @@ from kdtune.data.batches import EVALUATION_BATCH_SIZE, Batch, Batches, SeededBat
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData, Split
 from kdtune.models import build_model, probe_stage_shapes
-from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import has_gpu
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import ArrayCache, CacheState
@@ -30,6 +30,7 @@ from kdtune.training.epoch_data import EpochData, find_data, should_cache_target
 from kdtune.training.loop import EpochResult, fit
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import TeacherTargets
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.driver.preflight import PreparedSweep
 from kdtune.tuning.planning.simulation import SweepCosts
@@ -150,7 +151,7 @@ def _start_workers(
     sweep, target_requests = prepared.sweep, prepared.shared_inputs.target_requests
     workers = [
         worker_class.remote(
-            loaded_plugins(), decoded.data, decoded.cache, sweep.data_source, sweep.teacher,
+            pack_plugins(), decoded.data, decoded.cache, sweep.data_source, sweep.teacher,
             target_requests, folder / f"slot-{number}",
         )
         for number in range(slots.count)
@@ -221,7 +222,7 @@ class _MeasuringWorker:
         folder: Path,
     ):
         keep_freed_memory()
-        sync_plugins(plugins)
+        PLUGINS.sync(plugins)
         self.data, self.cache, self.source, self.folder = data, cache, source, folder
         self.teacher_path, self.target_requests = teacher_path, target_requests
         self.process_state = ProcessState()
