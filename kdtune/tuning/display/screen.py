@@ -7,11 +7,12 @@ cannot be written are lost.
 import io
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -45,12 +46,14 @@ NOTEBOOK_SIZE = (110, 48)
 """Columns and rows of the display in a notebook."""
 
 
-class Display(Protocol):
+class Display(ABC):
     """A status that can be drawn, and summarized in a line."""
 
+    @abstractmethod
     def render(self, height: int) -> RenderableType:
         """Return the current status for a screen of `height` rows."""
 
+    @abstractmethod
     def summary(self) -> str | None:
         """Return the current status as one line; None if there is nothing to report."""
 

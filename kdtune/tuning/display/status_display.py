@@ -21,7 +21,7 @@ from kdtune.reports.tables.several_sweeps import format_settings
 from kdtune.runtime.console import printable
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.display.progress import Goal, Progress
-from kdtune.tuning.display.screen import LineKind, Screen
+from kdtune.tuning.display.screen import Display, LineKind, Screen
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.units import format_duration
 
@@ -32,7 +32,7 @@ RESERVED_ROWS, MIN_CELL_ROWS = 8 + MAX_RECENT_ENDS, 3
 """Rows of the screen that are kept for everything but cells; minimum number of cells shown."""
 
 
-class StatusDisplay:
+class StatusDisplay(Display):
     """Display of events and of the progress of all cells; a fold over the log.
 
     Args:

@@ -72,7 +72,7 @@ def load_recorded_runs(path: Path) -> dict[Cell, list[RecordedRun]]:
     return runs
 
 
-class RecordedCurves:
+class RecordedCurves(LearningCurves):
     """Learning curves of the recorded runs of the same cell with the nearest settings.
 
     Curves of another length are stretched.

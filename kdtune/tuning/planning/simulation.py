@@ -7,10 +7,11 @@ network between nodes, and that a slot trains faster while its neighbours are id
 """
 
 import heapq
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -65,9 +66,10 @@ class SweepCosts:
     tables_seconds: float = 0.0
 
 
-class LearningCurves(Protocol):
+class LearningCurves(ABC):
     """Learning curves of trials."""
 
+    @abstractmethod
     def draw_curve(self, proposal: TrialProposed) -> Sequence[float]:
         """Return the validation accuracies of a trial by epoch."""
 

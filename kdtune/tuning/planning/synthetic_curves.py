@@ -19,6 +19,7 @@ from optuna.distributions import (
 from kdtune.log.distributions import parse_distributions
 from kdtune.log.events import TrialProposed
 from kdtune.runtime.seeds import derive_seed
+from kdtune.tuning.planning.simulation import LearningCurves
 
 CHANCE_ACCURACY, TOP_ACCURACY = 0.1, 0.9
 """Accuracies before training, and at the best point of a space after all epochs."""
@@ -33,7 +34,7 @@ LEARNING_SPEEDS = (3.0, 9.0)
 """Range of the number of time constants in a trial's length."""
 
 
-class SyntheticCurves:
+class SyntheticCurves(LearningCurves):
     """Learning curves that follow from a trial's settings and a seed.
 
     Args:

@@ -1,4 +1,4 @@
-"""How far a sweep is, from the events of its log: counts, rates, time left."""
+"""Progress of a sweep from the events of its log: counts, rates, time left."""
 
 import pytest
 from display_events import AT, IMAGES, KD, TARGETS, Told

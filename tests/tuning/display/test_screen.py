@@ -1,4 +1,4 @@
-"""Where words go: on a terminal, in a notebook, into a file, and what happens when they cannot."""
+"""Output to a terminal, a notebook and a file, also where it fails."""
 
 import fcntl
 import os

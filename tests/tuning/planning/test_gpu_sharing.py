@@ -1,4 +1,4 @@
-"""How many trials share a GPU: what is made of figures, and a real measurement on logical GPUs."""
+"""Sharing of GPUs: choice and table, and a real measurement on simulated GPUs."""
 
 import os
 import re
