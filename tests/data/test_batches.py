@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdtune.data.batches import Batches, place_on_device, prefetch
+from kdtune.data.batches import Batches, DeviceTensors, prefetch
 from kdtune.data.transforms import augment_images
 
 LABELS = list(range(10))
@@ -69,7 +69,7 @@ def test_a_seed_of_the_augmentation_makes_every_pass_the_same_view():
 
 def test_on_a_cpu_tensors_share_the_arrays_memory():
     array = np.zeros(3)
-    assert place_on_device({"x": array}, CPU)["x"].data_ptr() == array.ctypes.data
+    assert DeviceTensors().place({"x": array}, CPU)["x"].data_ptr() == array.ctypes.data
 
 
 def test_batches_that_are_prepared_ahead_are_the_same_and_one_ahead():
@@ -97,9 +97,7 @@ def test_an_error_in_preparing_reaches_the_loop():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_arrays_are_put_there_once():
-    device = torch.device("cuda")
-    assert (
-        place_on_device({"x": PIXELS}, device)["x"] is place_on_device({"x": PIXELS}, device)["x"]
-    )
-    (images, _, _), *_ = Batches(PIXELS, LABELS, device=device)
+    device, placed = torch.device("cuda"), DeviceTensors()
+    assert placed.place({"x": PIXELS}, device)["x"] is placed.place({"x": PIXELS}, device)["x"]
+    (images, _, _), *_ = Batches(PIXELS, LABELS, device=device, device_tensors=placed)
     assert images.device.type == "cuda" and torch.equal(images.cpu(), torch.from_numpy(PIXELS))
