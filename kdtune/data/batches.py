@@ -45,7 +45,7 @@ class SeededBatchSampler:
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         order = torch.randperm if self.shuffle else torch.arange
-        batches = order(self.num_images).split(self.batch_size)
+        batches = torch.split(order(self.num_images), self.batch_size)
         seed = int(torch.randint(2**62, ())) if self.shuffle else 0
         for indices in batches[: len(self)]:
             yield indices, seed

@@ -315,13 +315,10 @@ def test_every_command_takes_names_and_parts(tmp_path, monkeypatch):
     assert len(train_from_file(Path("run.yaml"))["training_history"]) == 1
 
     sweep = {"name": "s", "data": "fashion-mnist", "data_root": "sets", "train_images": 20}
-    checked = prepare_sweep(SweepConfig.parse({**sweep, "teacher": "t.pth", "epochs": 2}), ())
-    assert checked.opening_event["data"]["train_images"] == 20
-    assert checked.opening_event["data"]["validation_images"] == 20
-    assert checked.opening_event["config"]["train_images"] == 20
-    settings = checked.configure_trial(("at", "ResNet18"), 0, {})
+    prepared = prepare_sweep(SweepConfig.parse({**sweep, "teacher": "t.pth", "epochs": 2}), ())
+    opening = prepared.opening_event
+    assert opening.data.train_images == opening.data.validation_images == 20
+    assert opening.config["train_images"] == 20
+    settings = prepared.configure_trial(("at", "ResNet18"), 0, {})
     monkeypatch.chdir("/")  # trials run elsewhere
-    assert (
-        find_images(*settings.data_source).fingerprint
-        == checked.opening_event["data"]["fingerprint"]
-    )
+    assert find_images(*settings.data_source).fingerprint == opening.data.fingerprint

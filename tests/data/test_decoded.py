@@ -40,14 +40,14 @@ def test_nothing_is_decoded_twice(data_dir, tmp_path, monkeypatch):
 
 
 def states(views, split="train"):
-    told = []
-    views.pixels(split, told.append)
-    return [event["state"] for event in told]
+    reported = []
+    views.pixels(split, reported.append)
+    return [progress.state for progress in reported]
 
 
 def test_what_made_a_view_is_in_its_key(data_dir, tmp_path, monkeypatch):
     assert states(views_of(data_dir, tmp_path))[-1] == "built"
-    assert states(views_of(data_dir, tmp_path)) == ["found"]
+    assert states(views_of(data_dir, tmp_path)) == ["cached"]
     assert states(views_of(data_dir, tmp_path, size=9))[-1] == "built"
     assert states(views_of(data_dir, tmp_path), "validation")[-1] == "built"
     monkeypatch.setattr("PIL.__version__", "0")
