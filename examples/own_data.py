@@ -4,8 +4,8 @@ r"""A data set of one's own: pictures in memory, and how they are split.
         --no-baselines --models MultiBranchNet --trials 1 --epochs 1 --name own-data
 
 Images are uint8 arrays, [H, W] or [H, W, 3], or paths of files below `root`, which is --data-root;
-of a data set as torchvision has them, `kdtune.data.datasets.pictures` gives both. Validation, and
-test if there is none, is cut from train where it is not given.
+`kdtune.data.datasets.samples_of` takes both from a data set of torchvision's. Validation, and test
+if there is none, is cut from train where it is not given.
 """
 
 import numpy as np

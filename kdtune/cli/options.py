@@ -260,6 +260,4 @@ class IntListParam(click.ParamType):
             self.fail(f"'{value}' is no list of numbers.", param, ctx)
 
 
-trust_option = click.option(
-    "--trust", is_flag=True, help="Open a .pt2 that others wrote, which can run any code."
-)
+trust_option = click.option("--trust", is_flag=True, help="Open a .pt2, which can run any code.")

@@ -1,10 +1,9 @@
 """Data sets by name: scikit-learn's digits, and torchvision's that have official splits.
 
-torchvision looks for the files in a folder, and downloads what is missing. It runs nothing from
-them: only CIFAR's files are pickles, and torchvision checks their MD5 sums before it opens them.
-Sets of image files stay files; small images are read at once. Left out are sets without official
-splits (SUN397, Caltech101, EuroSAT, ...), and GTSRB: a random split of its training images would
-put frames of one sign on both sides. Users add theirs in plug-ins.
+torchvision finds the files in a folder, or downloads them, and runs nothing from them: only
+CIFAR's are pickles, and it checks their MD5 sums first. Left out are sets without official splits
+(SUN397, Caltech101, EuroSAT, ...), and GTSRB: a random split of its training images would put
+frames of one sign on both sides. Users add theirs in plug-ins.
 """
 
 import sys
@@ -51,22 +50,17 @@ class NamedDataset:
     test: Samples | None = None
 
 
-def default_data_root() -> Path:
-    """Return the folder of named data sets on this machine, unless another one is given."""
-    return cache_folder() / "datasets"
-
-
 def load_named_dataset(name: str, root: str | None = None) -> NamedDataset:
     """Open a data set, and download it if it is missing.
 
     Args:
         name: a key of `NAMED_DATASETS`.
-        root: torchvision's `root`; `default_data_root` if None.
+        root: torchvision's `root`; None: a folder in the node's cache.
 
     Raises:
         UserError: the data set is missing and cannot be downloaded.
     """
-    folder = Path(root).expanduser() if root else default_data_root()
+    folder = Path(root).expanduser() if root else cache_folder() / "datasets"
     with NAMED_DATASETS.blame_provider(name):
         dataset: object = NAMED_DATASETS[name](name, folder)
         if not isinstance(dataset, NamedDataset):
@@ -118,15 +112,18 @@ LoadDataset = Callable[[str, Path], NamedDataset]
 
 
 def _arrays(dataset_class: type, splits: SplitArguments, **options: Any) -> LoadDataset:
-    return partial(_load_official_splits, dataset_class, splits, _read_arrays, options)
+    return partial(_load_official_splits, dataset_class, splits, options)
 
 
 def _files(dataset_class: type, splits: SplitArguments, **options: Any) -> LoadDataset:
-    options["loader"] = Path  # so that an item is a file instead of an image
-    return partial(_load_official_splits, dataset_class, splits, _read_files, options)
+    # The loader keeps the files undecoded.
+    return partial(_load_official_splits, dataset_class, splits, {"loader": Path, **options})
 
 
-def _read_arrays(dataset: Any) -> Samples:
+def _read_samples(dataset: Any) -> Samples:
+    if not hasattr(dataset, "data"):
+        items = [dataset[i] for i in range(len(dataset))]
+        return [path for path, _ in items], [int(label) for _, label in items]
     pixels = np.asarray(dataset.data)
     if pixels.ndim == 4 and pixels.shape[1] == 3:  # channels first
         pixels = pixels.transpose(0, 2, 3, 1)
@@ -134,24 +131,14 @@ def _read_arrays(dataset: Any) -> Samples:
     return list(pixels), list(map(int, labels))
 
 
-def _read_files(dataset: Any) -> Samples:
-    items = [dataset[i] for i in range(len(dataset))]
-    return [path for path, _ in items], [int(label) for _, label in items]
-
-
 def _load_official_splits(
-    dataset_class: type,
-    splits: SplitArguments,
-    read: Callable[[Any], Samples],
-    options: Mapping[str, Any],
-    name: str,
-    root: Path,
+    dataset_class: type, splits: SplitArguments, options: Mapping[str, Any], name: str, root: Path
 ) -> NamedDataset:
     opened = {
         split: _open_or_download(name, dataset_class, root, {**options, **arguments})
         for split, arguments in splits.items()
     }
-    samples = {split: read(dataset) for split, dataset in opened.items()}
+    samples = {split: _read_samples(dataset) for split, dataset in opened.items()}
     names = getattr(opened["train"], "classes", range(1 + max(samples["train"][1])))
     # Imagenette has several names for a class.
     classes = tuple(str(name[0] if isinstance(name, tuple) else name) for name in names)

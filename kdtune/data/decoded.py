@@ -7,6 +7,7 @@ with seeds that belong to the view. Epochs cycle through a few views, which all 
 import hashlib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -19,13 +20,12 @@ from kdtune.data import transforms
 from kdtune.data.batches import DeviceTensors
 from kdtune.data.splits import ImageData, Split
 from kdtune.data.transforms import augment_images, decode_images, find_unreadable
-from kdtune.errors import BadImagesError
+from kdtune.errors import BadImagesError, UserError
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.seeds import derive_seed
 from kdtune.storage.array_cache import ArrayCache, CreateArray, OnCacheProgress
 
 AUGMENT_CHUNK_IMAGES = 256
-"""Images that are augmented at once."""
 
 TRANSFORMS_SHA256 = hashlib.sha256(inspect.getsource(transforms).encode()).hexdigest()
 """Hash of the code that decodes and augments."""
@@ -51,7 +51,7 @@ def drop_unreadable(
     Raises:
         UserError: no image of a class, or no validation image, is left.
     """
-    unreadable: dict[str, list[int]] = {}
+    rest: dict[str, Split] = {}
     dropped = []
     for name, split in data.splits.items():
         suspects = list(range(len(split)))
@@ -59,16 +59,19 @@ def drop_unreadable(
             label = f"which of {len(split):,} {name} images of {data.source} can be read"
             suspects = _open_suspects(split, cache, workers, label, on_progress)
         reasons = find_unreadable(split.select(suspects), workers)
-        unreadable[name] = [suspects[n] for n in reasons]
-        dropped += [
-            {
-                "split": name,
-                "file": printable_path(str(split.images[suspects[n]])),
-                "reason": reason,
-            }
-            for n, reason in reasons.items()
-        ]
-    return (data.without(unreadable) if dropped else data), dropped
+        rest[name] = split.without({suspects[n] for n in reasons})
+        for n, reason in reasons.items():
+            file = printable_path(str(split.images[suspects[n]]))
+            dropped.append({"split": name, "file": file, "reason": reason})
+    if not dropped:
+        return data, []
+    train, validation = rest["train"], rest["validation"]
+    if lost := set(range(len(data.classes))) - set(train.labels):
+        name = printable_path(data.classes[min(lost)])
+        raise UserError(f"No training image of the class '{name}' can be read.")
+    if not len(validation):
+        raise UserError("No validation image can be read.")
+    return replace(data, train=train, validation=validation, test=rest.get("test")), dropped
 
 
 def _open_suspects(
@@ -87,12 +90,8 @@ def _open_suspects(
 
 
 def _decoding_key(split: Split) -> dict[str, Any]:
-    return {
-        "files": split.digest,
-        "pillow": PIL.__version__,
-        "kdtune": version("kdtune"),
-        "code": TRANSFORMS_SHA256,
-    }
+    versions = {"pillow": PIL.__version__, "kdtune": version("kdtune")}
+    return {"files": split.digest, "code": TRANSFORMS_SHA256, **versions}
 
 
 def view_seed(view: int, seed: int) -> int:

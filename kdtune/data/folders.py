@@ -41,7 +41,7 @@ def find_images(
 
     Args:
         data_dir: a folder's path, or a key of `NAMED_DATASETS` if no folder has that name.
-        data_root: folder of named data sets; `default_data_root` if None.
+        data_root: folder of named data sets; None: one in the node's cache.
         train_images: number of training images, see `Split.subset`; all if None.
         validation_images: number of validation images.
         test_images: number of test images.
@@ -53,21 +53,25 @@ def find_images(
     root = Path(data_dir).expanduser()
     if root.is_dir():
         source, (classes, train, validation, test) = str(root), _find_folder_splits(root)
+        lacks_test = not (root / "train").is_dir()
     elif data_dir in NAMED_DATASETS:
         dataset = load_named_dataset(data_dir, data_root)
         source, root, classes = data_dir, dataset.root, dataset.classes
         train = Split(*dataset.train)
         validation = Split(*dataset.validation) if dataset.validation is not None else None
         test = Split(*dataset.test) if dataset.test is not None else None
-        if test is None:
-            train, validation, test = _hold_out_validation_and_test(train)
+        lacks_test = test is None
     else:
         raise UserError(
             f"There is no folder {data_dir}; give an ImageFolder, or one of the data sets that "
             f"have names: {', '.join(NAMED_DATASETS)}."
         )
+    fraction = HELD_OUT_FRACTION
+    if lacks_test:
+        train, test = _hold_out(train, fraction)
+        fraction /= 1 - fraction  # the same number for validation
     if validation is None:
-        train, validation = _hold_out(train)
+        train, validation = _hold_out(train, fraction)
     if test_images is not None and test is None:
         raise UserError(f"test_images is {test_images}, but {data_dir} has no test images.")
     train = train.subset(train_images, "train")
@@ -86,24 +90,17 @@ def _find_folder_splits(root: Path) -> tuple[tuple[str, ...], Split, Split | Non
                 f"{root / name} looks like a split: splits are folders named train, val and test "
                 "(train at least), each with a folder a class."
             )
-    if "train" in names:
-        classes, train = _scan_classes(root / "train")
-        validation, test = (
-            _scan_images(root / name, classes) if name in names else None
-            for name in ("val", "test")
-        )
-        return classes, train, validation, test
-    classes, all_images = _scan_classes(root)
-    return classes, *_hold_out_validation_and_test(all_images)
-
-
-def _scan_classes(folder: Path) -> tuple[tuple[str, ...], Split]:
-    classes = _class_folders(folder)
+    train_folder = root / "train" if "train" in names else root
+    classes = _class_folders(train_folder)
     if len(classes) < 2:
         raise UserError(
-            f"{folder} must hold at least two folders, one a class; it holds {len(classes)}."
+            f"{train_folder} must hold at least two folders, one a class; it holds {len(classes)}."
         )
-    return classes, _scan_images(folder, classes)
+    train = _scan_images(train_folder, classes)
+    validation, test = (
+        _scan_images(root / name, classes) if name in names else None for name in ("val", "test")
+    )
+    return classes, train, validation, test
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
@@ -152,13 +149,12 @@ def _list_image_files(folder: Path) -> list[Path]:
     return [Path(directory, name) for directory, name in sorted(files)]
 
 
-def _hold_out(split: Split, fraction: float = HELD_OUT_FRACTION) -> tuple[Split, Split]:
+def _hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
     """Split off a fixed share of each class; every class keeps at least one image.
 
     scikit-learn's stratified split is not used: it refuses classes of very few images.
     """
-    labels = np.asarray(split.labels)
-    rng = np.random.default_rng(SPLIT_SEED)
+    labels, rng = np.asarray(split.labels), np.random.default_rng(SPLIT_SEED)
     held_out: list[int] = []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label)).tolist()
@@ -171,17 +167,10 @@ def _hold_out(split: Split, fraction: float = HELD_OUT_FRACTION) -> tuple[Split,
     return split.without(set(held_out)), split.select(sorted(held_out))
 
 
-def _hold_out_validation_and_test(images: Split) -> tuple[Split, Split, Split]:
-    """Return training, validation and test images of data without splits."""
-    images, test = _hold_out(images)
-    return *_hold_out(images, HELD_OUT_FRACTION / (1 - HELD_OUT_FRACTION)), test
-
-
 def load_test_groups(data: ImageData) -> list[str] | None:
-    """Read the groups of the test images: those of one patient, scene or video belong together.
+    """Read the groups of the test images, such as patients, scenes or videos.
 
-    A data folder may have them in `GROUPS_FILE`, with the columns ``file``, the path in the
-    folder, and ``group``.
+    `GROUPS_FILE` of a data folder has the columns ``file``, a path in the folder, and ``group``.
 
     Returns:
         The group of each test image; None if the data have no groups.
@@ -204,5 +193,5 @@ def load_test_groups(data: ImageData) -> list[str] | None:
             raise UserError(f"{path} has no group for the test image {printable_path(name)}.")
     groups = [group_by_file[name] for name in names]
     if len(set(groups)) < 2:
-        raise UserError(f"{path} has one group for all test images; two are the least.")
+        raise UserError(f"{path} has one group for all test images; there must be at least two.")
     return groups

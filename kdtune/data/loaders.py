@@ -160,8 +160,8 @@ def prepare_dataloaders(
 ) -> tuple[ImageLoader, ImageLoader, ImageLoader | None]:
     """Make the data loaders of an image folder.
 
-    `train_at(config, *prepare_dataloaders(...))` gives the numbers that `train_at` gives with
-    these arguments in its config; with a teacher only up to rounding.
+    `train_at` gives the same numbers with these loaders as with these settings in its config;
+    with a teacher only up to rounding.
 
     Args:
         data_dir: an ImageFolder, or the name of a data set; split as by `find_images`.
@@ -171,9 +171,8 @@ def prepare_dataloaders(
         image_size: height and width in pixels; the aspect ratio is not kept.
 
     Returns:
-        Training, validation and test loader; the last is None where there are no test images.
-        A batch is (images float [B, 3, H, W], normalised; labels [B]); ``loader.dataset.classes``
-        has the names.
+        Training, validation and test loader; the last is None if there are no test images. Batches
+        are (normalised images float [B, 3, H, W], labels [B]); ``dataset.classes`` has the names.
 
     Raises:
         UserError: a setting is out of range, or the folder cannot be used.

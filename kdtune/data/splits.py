@@ -1,7 +1,7 @@
 """Splits of an image data set: training, validation and test, with their fingerprints."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,6 @@ import numpy as np
 
 from kdtune.data.datasets import ImageSource
 from kdtune.errors import UserError
-from kdtune.runtime.console import printable_path
 
 SPLIT_SEED = 0
 """Seed of all random splits; it is not the run's, so every run sees the same images."""
@@ -155,25 +154,3 @@ class ImageData:
     def without_test(self) -> "ImageData":
         """Return the data without the test images."""
         return replace(self, test=None)
-
-    def without(self, indices_by_split: Mapping[str, Collection[int]]) -> "ImageData":
-        """Return the data without some images, given by their index in each split.
-
-        Raises:
-            UserError: no training image of a class is left, or no validation image.
-        """
-        rest = {name: split.without(indices_by_split[name]) for name, split in self.splits.items()}
-        labels = set(rest["train"].labels)
-        for label, name in enumerate(map(printable_path, self.classes)):
-            if label not in labels:
-                raise UserError(f"No training image of the class '{name}' can be read.")
-        if not len(rest["validation"]):
-            raise UserError("No validation image can be read.")
-        return ImageData(
-            self.source,
-            self.root,
-            self.classes,
-            rest["train"],
-            rest["validation"],
-            rest.get("test"),
-        )

@@ -41,9 +41,7 @@ def normalise(
     """
     if images.dtype != torch.uint8:
         return images
-    shift, scale = (
-        images.new_tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (mean, std)
-    )
+    shift, scale = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
     return (images.float() / 255 - shift) / scale
 
 
@@ -96,26 +94,25 @@ def decode_images(
     """
     if out is None:
         out = np.empty((len(split), 3, image_size, image_size), dtype=np.uint8)
-    if reasons := _decode_all(split, image_size, workers, out):
+    if reasons := find_unreadable(split, workers, image_size, out):
         raise BadImagesError(
             [(printable_path(str(split.images[i])), reason) for i, reason in reasons.items()]
         )
     return out
 
 
-def find_unreadable(split: Split, workers: int | None = None) -> dict[int, str]:
+def find_unreadable(
+    split: Split, workers: int | None = None, image_size: int = 1, out: np.ndarray | None = None
+) -> dict[int, str]:
     """Decode every image of a split, and return why it cannot be read, by its index.
 
     Args:
         split: the images.
         workers: threads, at most one per core; None: one per core.
+        image_size: height and width in pixels.
+        out: array to fill; None keeps no pixels.
     """
-    return _decode_all(split, 1, workers, None)
 
-
-def _decode_all(
-    split: Split, image_size: int, workers: int | None, out: np.ndarray | None
-) -> dict[int, str]:
     def decode(i: int) -> str | None:
         try:
             pixels = _decode_image(split.images[i], image_size)

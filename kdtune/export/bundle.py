@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,11 +62,8 @@ class ExportedStudent:
     loaded_model: LoadedModel | None
 
 
-class WrittenFile(NamedTuple):
-    """A network's file, and how far its logits are from the checkpoint's."""
-
-    num_bytes: int
-    logit_difference: float
+WrittenFiles = dict[str, tuple[int, float]]
+"""By format: bytes, and the largest difference of a logit as a share of the largest logit."""
 
 
 def export_sweep(
@@ -109,7 +106,7 @@ def export_sweep(
     failures: list[str] = []
     for student in students:
         write_yaml(out / f"{student.stem}.yaml", student.config)
-        written: dict[str, WrittenFile] = {}
+        written: WrittenFiles = {}
         if student.loaded_model is not None:
             for name in formats:
                 file = out / f"{student.stem}.{name}"
@@ -133,26 +130,24 @@ def _collect_students(
     runs_by_cell = select_top_runs(load_sweep_tables(folder), top)
     if not runs_by_cell:
         raise UserError(f"{folder.path} has no trial that finished.")
-    for requested, position in ((method, 0), (model, 1)):
-        known = dict.fromkeys(cell[position] for cell in runs_by_cell)
-        if requested is not None and requested not in known:
-            raise UserError(
-                f"{folder.path} has no trial of '{requested}'; {did_you_mean(requested, known)}"
-            )
-    students = [
+    for position, requested in enumerate((method, model)):
+        if requested is not None:
+            known = dict.fromkeys(cell[position] for cell in runs_by_cell)
+            if requested not in known:
+                cell = " on ".join(f"'{name}'" for name in (method, model)[: position + 1] if name)
+                suggestion = did_you_mean(requested, known)
+                raise UserError(f"{folder.path} has no trial of {cell}; {suggestion}")
+            runs_by_cell = {c: r for c, r in runs_by_cell.items() if c[position] == requested}
+    return [
         ExportedStudent(
             file_stem(*cell) + (f"-{rank}" if rank > 1 else ""),
             selected,
             config_with_provenance(folder, selected),
-            load_run_network(folder, cell, selected),
+            load_run_network(folder, selected),
         )
         for cell, selected_runs in runs_by_cell.items()
-        if method in (None, cell[0]) and model in (None, cell[1])
         for rank, selected in enumerate(selected_runs, start=1)
     ]
-    if not students:
-        raise UserError(f"{folder.path} has no trial of '{method}' on '{model}'.")
-    return students
 
 
 def _load_comparison_images(folder: SweepFolder) -> tuple[Tensor, str]:
@@ -174,30 +169,33 @@ def _load_comparison_images(folder: SweepFolder) -> tuple[Tensor, str]:
     return normalise(torch.from_numpy(pixels)), label
 
 
-def _write_network(file: Path, loaded: LoadedModel, images: Tensor) -> WrittenFile:
+def _write_network(file: Path, loaded: LoadedModel, images: Tensor) -> tuple[int, float]:
     with atomic_write(file) as temporary:
         FORMATS[file.suffix[1:]].write(temporary, loaded)
         difference = measure_logit_difference(loaded, temporary, images)
-        return WrittenFile(temporary.stat().st_size, difference)
+        return temporary.stat().st_size, difference
 
 
 def _write_sidecars(
     out: Path,
     student: ExportedStudent,
     loaded: LoadedModel,
-    written: dict[str, WrittenFile],
+    written: WrittenFiles,
     images_label: str,
 ) -> None:
     """Write the files beside the weights: description, scripts that load them, card."""
     description, config = describe_network(loaded), student.config
     write_text(out / f"{student.stem}.json", description.model_dump_json(indent=2) + "\n")
     scripts = [name for name in FORMATS_WITH_SCRIPT if name in written]
+    templates = files("kdtune").joinpath("export", "templates")
     for name in scripts:
-        write_text(out / f"{student.stem}.{name}.py", _read_template(f"load_{name}.txt"))
+        script = templates.joinpath(f"load_{name}.txt").read_text(encoding="utf-8")
+        write_text(out / f"{student.stem}.{name}.py", script)
     environment = Environment(
         undefined=StrictUndefined, finalize=_escape_markdown, trim_blocks=True, lstrip_blocks=True
     )
-    card = environment.from_string(_read_template("card.md")).render(
+    template = environment.from_string(templates.joinpath("card.md").read_text(encoding="utf-8"))
+    card = template.render(
         stem=Markup(student.stem),
         selected=student.selected,
         seeds=student.selected.seed_summary,
@@ -215,17 +213,13 @@ def _write_sidecars(
     write_text(out / f"{student.stem}.md", card + "\n")
 
 
-def _read_template(name: str) -> str:
-    return files("kdtune").joinpath("export", "templates", name).read_text(encoding="utf-8")
-
-
 def _escape_markdown(value: object) -> object:
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return re.sub(r"([\\`*_\[\]<>|!&~#$])", r"\\\1", printable(value))
 
 
-def _summary_line(student: ExportedStudent, written: dict[str, WrittenFile]) -> str:
+def _summary_line(student: ExportedStudent, written: WrittenFiles) -> str:
     selected = student.selected
     kind = "confirmed run" if selected.confirmed else "trial of the search"
     score = f"validation {100 * selected.validation_accuracy:.2f} %"

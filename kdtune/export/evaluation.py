@@ -34,10 +34,8 @@ from kdtune.storage.files import atomic_write
 from kdtune.training.epoch_data import find_data, open_decoded_dataset
 
 CALIBRATION_BINS = 15
-"""Bins of the calibration error, as in the paper."""
 
 TIMED_PASSES_BY_BATCH_SIZE = {1: 30, 64: 5}
-"""Number of timed passes by batch size."""
 
 MAX_PRINTED_CLASSES = 25
 """Largest number of classes whose confusion is printed as text, or named in a figure."""
@@ -177,13 +175,11 @@ def render_evaluation(evaluation: Evaluation, output_format: str) -> str:
     metrics = pd.DataFrame({"figure": evaluation.metrics.keys()})
     metrics["value"] = pd.Series([*evaluation.metrics.values()], dtype=object)  # counts stay whole
     texts = [render_table(metrics, output_format), render_table(evaluation.classes, output_format)]
-    if len(evaluation.classes) <= MAX_PRINTED_CLASSES:
+    if (num_classes := len(evaluation.classes)) <= MAX_PRINTED_CLASSES:
         texts.append(render_table(evaluation.confusion, output_format))
         texts.append("Confusion: rows are true classes, columns predicted ones.\n")
     else:
-        texts.append(
-            f"The confusion of {len(evaluation.classes)} classes: --format json, --figure.\n"
-        )
+        texts.append(f"The confusion of {num_classes} classes: --format json, --figure.\n")
     return "\n".join(texts)
 
 

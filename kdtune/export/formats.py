@@ -33,38 +33,14 @@ class NetworkDescription(BaseModel):
 
     model: str = Field(description="architecture")
     image_size: int = Field(ge=8, le=4096, description="S, pixels")
-    mean: tuple[float, float, float] = Field(
-        default=IMAGENET_MEAN, description="of each channel, red first"
-    )
-    std: tuple[float, float, float] = Field(
-        default=IMAGENET_STD, description="of each channel, red first"
-    )
+    mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="by channel, red first")
+    std: tuple[float, float, float] = Field(IMAGENET_STD, description="by channel, red first")
     classes: tuple[str, ...] = Field(min_length=2, description="in the order of the logits")
     images: str = Field(
-        default="RGB, resized to image_size x image_size with Pillow's bilinear filter whatever "
+        "RGB, resized to image_size x image_size with Pillow's bilinear filter whatever "
         "the aspect ratio, divided by 255, minus mean, divided by std: float32 [B, 3, S, S]",
         description="how images are prepared, in words",
     )
-
-    @classmethod
-    def parse(cls, source: str, values: Any) -> "NetworkDescription":
-        """Build a description from the plain values of a file.
-
-        Args:
-            source: the file, for messages.
-            values: the file's values.
-
-        Raises:
-            UserError: the values are no description.
-        """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first_error = error.errors()[0]
-            location = ".".join(map(str, first_error["loc"])) or "all of it"
-            raise UserError(
-                f"{source} does not describe a network: {location}: {first_error['msg']}."
-            ) from None
 
 
 LoadedModel = dict[str, Any]
@@ -106,9 +82,19 @@ class ExportFormat:
 
 def describe_network(loaded: LoadedModel) -> NetworkDescription:
     """Return the description of a network that kdtune saved."""
-    config = loaded["config"]
-    values = {"model": config["model"], "image_size": config["image_size"]}
-    return NetworkDescription.parse("The checkpoint", {**values, "classes": loaded["classes"]})
+    values = {key: loaded["config"][key] for key in ("model", "image_size")}
+    return _parse_description("The checkpoint", {**values, "classes": loaded["classes"]})
+
+
+def _parse_description(source: str, values: Any) -> NetworkDescription:
+    try:
+        return NetworkDescription.model_validate(values)
+    except ValidationError as error:
+        first_error = error.errors()[0]
+        location = ".".join(map(str, first_error["loc"])) or "all of it"
+        raise UserError(
+            f"{source} does not describe a network: {location}: {first_error['msg']}."
+        ) from None
 
 
 def require_formats(names: Iterable[str]) -> None:
@@ -147,9 +133,7 @@ def open_network(path: Path, trust: bool = False) -> OpenedNetwork:
             f"{shown} is a program: opening it may run any code; if you trust it, give --trust."
         )
     logits, values = FORMATS[name].read(path)
-    description = NetworkDescription.parse(
-        shown, values if values is not None else _read_sidecar(path)
-    )
+    description = _parse_description(shown, _read_sidecar(path) if values is None else values)
     size, num_classes = description.image_size, len(description.classes)
     try:
         output_shape = list(logits(torch.zeros(2, 3, size, size)).shape)

@@ -35,7 +35,7 @@ class SelectedRun:
         settings: complete settings.
         validation_accuracy: share of 1, at the best epoch.
         epoch: the best epoch.
-        device: device that trained it.
+        device: the device that trained it.
         threads: CPU threads that trained it.
         test_accuracy: share of 1; None if it was not tested.
         seed_summary: `SEED_SUMMARY_COLUMNS` of a confirmed cell.
@@ -102,10 +102,8 @@ def _selected_run(row: pd.Series, seeds: Mapping[str, Any]) -> SelectedRun:
         device=row["device"],
         threads=int(row["threads"]),
         test_accuracy=None if pd.isna(row["test_accuracy"]) else float(row["test_accuracy"]),
-        seed_summary={
-            key: int(value) if float(value).is_integer() else float(value)
-            for key, value in seeds.items()
-        },
+        # numbers that YAML takes
+        seed_summary={k: int(v) if float(v).is_integer() else float(v) for k, v in seeds.items()},
     )
 
 
@@ -168,16 +166,14 @@ def _accuracy_interval(split: str, accuracy: float | None, images: int) -> dict[
     return {f"{split}_images": images, f"{split}_interval": list(interval)}
 
 
-def load_run_network(
-    folder: SweepFolder, cell: Cell, selected: SelectedRun
-) -> dict[str, Any] | None:
+def load_run_network(folder: SweepFolder, selected: SelectedRun) -> dict[str, Any] | None:
     """Load the network of a run or trial with `load_model`; return None if none is kept.
 
     Args:
         folder: the sweep's folder.
-        cell: the cell of the run or trial.
         selected: the run or trial.
     """
+    cell = selected.settings["method"], selected.settings["model"]
     for path in (folder.network_path(selected.name), folder.best_path(*cell, ".pth")):
         if path.is_file():
             loaded = load_model(path)

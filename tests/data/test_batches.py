@@ -8,6 +8,7 @@ import torch
 
 from kdtune.data.batches import Batches, DeviceTensors, prefetch
 from kdtune.data.transforms import augment_images
+from kdtune.runtime.device import GpuMemory
 
 LABELS = list(range(10))
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8), dtype=np.uint8)
@@ -95,9 +96,20 @@ def test_an_error_in_preparing_reaches_the_loop():
         list(prefetch(batches()))
 
 
+def test_arrays_are_copied_to_a_gpu_once_and_older_ones_make_room(monkeypatch):
+    gpu = GpuMemory(total=8 * 1000, used=0)
+    monkeypatch.setattr("kdtune.data.batches.gpu_memory", lambda device: gpu)
+    first, second = np.zeros(400, np.uint8), np.zeros(700, np.uint8)
+    tensors = DeviceTensors()
+    placed = tensors.place({"x": first}, CPU)["x"]
+    assert tensors.place({"x": first}, CPU)["x"] is placed
+    tensors.place({"x": np.zeros(1001, np.uint8)}, CPU)  # does not fit
+    assert tensors.place({"x": first}, CPU)["x"] is placed
+    tensors.place({"x": second}, CPU)
+    assert tensors.place({"x": first}, CPU)["x"] is not placed
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_arrays_are_put_there_once():
-    device, placed = torch.device("cuda"), DeviceTensors()
-    assert placed.place({"x": PIXELS}, device)["x"] is placed.place({"x": PIXELS}, device)["x"]
-    (images, _, _), *_ = Batches(PIXELS, LABELS, device=device, device_tensors=placed)
+def test_batches_are_on_the_gpu():
+    (images, _, _), *_ = Batches(PIXELS, LABELS, device=torch.device("cuda"))
     assert images.device.type == "cuda" and torch.equal(images.cpu(), torch.from_numpy(PIXELS))

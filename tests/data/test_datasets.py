@@ -240,7 +240,7 @@ def test_a_file_that_ends_too_soon_is_a_sentence(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in NAMED_DATASETS if name != "digits"])
 def test_torchvision_has_the_splits(name):
-    dataset, splits, _, options = NAMED_DATASETS[name].args
+    dataset, splits, options = NAMED_DATASETS[name].args
     assert {"train", "test"} <= splits.keys() <= {"train", "validation", "test"}
     for which in splits.values():
         inspect.signature(dataset).bind("root", download=True, **options, **which)
