@@ -6,7 +6,6 @@ with seeds that belong to the view. Epochs cycle through a few views, which all 
 
 import hashlib
 import inspect
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -141,16 +140,12 @@ class DecodedDataset:
             BadImagesError: images of the split cannot be read; all of them are named.
             UserError: the cache cannot be written.
         """
-        split = self.data.splits[name]
-        if self.cache is None:
-            if name not in self._decoded:
-                self._decoded[name] = decode_images(split, self.image_size, self.workers)
-            return self._decoded[name]
-
-        def decode(pixels: np.ndarray) -> None:
-            decode_images(split, self.image_size, self.workers, out=pixels)
-
-        return self._open_array(decode, on_progress, name)
+        if self.cache is not None:
+            return self._open_array(name, on_progress)
+        if name not in self._decoded:
+            split = self.data.splits[name]
+            self._decoded[name] = decode_images(split, self.image_size, self.workers)
+        return self._decoded[name]
 
     def decode_train_validation(
         self, on_progress: OnCacheProgress = lambda progress: None
@@ -182,33 +177,33 @@ class DecodedDataset:
         Returns:
             uint8 [N, 3, image_size, image_size].
         """
-        unaugmented = self.pixels("train", on_progress)
-        base_seed = view_seed(view, seed)
-
-        def augment(pixels: np.ndarray) -> None:
-            for start in range(0, len(unaugmented), AUGMENT_CHUNK_IMAGES):
-                chunk = slice(start, start + AUGMENT_CHUNK_IMAGES)
-                images = torch.from_numpy(unaugmented[chunk])
-                seeds = range(base_seed + start, base_seed + start + len(images))
-                pixels[chunk] = augment_images(images, seeds).numpy()
-
-        return self._open_array(augment, on_progress, "train", view, seed)
+        self.pixels("train", on_progress)
+        return self._open_array("train", on_progress, view, seed)
 
     def _open_array(
-        self,
-        fill: Callable[[np.ndarray], None],
-        on_progress: OnCacheProgress,
-        name: str,
-        view: int | None = None,
-        seed: int = 0,
+        self, name: str, on_progress: OnCacheProgress, view: int | None = None, seed: int = 0
     ) -> np.ndarray:
+        split = self.data.splits[name]
+        label, key = self.identify_array(name, view, seed)
+
         def build(names: object, create: CreateArray) -> None:
-            shape = len(self.data.splits[name]), 3, self.image_size, self.image_size
-            fill(create("pixels", shape, np.dtype(np.uint8)))
+            shape = len(split), 3, self.image_size, self.image_size
+            pixels = create("pixels", shape, np.dtype(np.uint8))
+            if view is None:
+                decode_images(split, self.image_size, self.workers, out=pixels)
+            else:
+                self._augment_into(pixels, view_seed(view, seed))
 
         assert self.cache is not None
-        label, key = self.identify_array(name, view, seed)
         return self.cache.open_arrays(label, key, {"pixels": {}}, build, on_progress)["pixels"]
+
+    def _augment_into(self, pixels: np.ndarray, base_seed: int) -> None:
+        unaugmented = self.pixels("train")
+        for start in range(0, len(unaugmented), AUGMENT_CHUNK_IMAGES):
+            chunk = slice(start, start + AUGMENT_CHUNK_IMAGES)
+            images = torch.from_numpy(unaugmented[chunk])
+            seeds = range(base_seed + start, base_seed + start + len(images))
+            pixels[chunk] = augment_images(images, seeds).numpy()
 
     def identify_array(
         self, name: str, view: int | None = None, seed: int = 0
