@@ -25,10 +25,11 @@ Loader = Iterable[tuple[Tensor, Tensor]]
 """Batches (images [B, 3, H, W], labels [B])."""
 
 
+@dataclass(frozen=True)
 class CheckedLoader:
     """A user's loader, with its batches checked and without targets.
 
-    Args:
+    Attributes:
         loader: batches of images [B, 3, H, W], uint8 or normalised floats, and labels [B].
         name: the loader's name in messages.
         image_size: height and width that its images must have; None accepts any.
@@ -36,16 +37,11 @@ class CheckedLoader:
         training: skip batches of a single image, on which batch norm cannot be trained.
     """
 
-    def __init__(
-        self,
-        loader: Loader,
-        name: str,
-        image_size: int | None = None,
-        num_classes: int | None = None,
-        training: bool = False,
-    ):
-        self.loader, self.name, self.training = loader, name, training
-        self.image_size, self.num_classes = image_size, num_classes
+    loader: Loader
+    name: str
+    image_size: int | None = None
+    num_classes: int | None = None
+    training: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self.loader) if isinstance(self.loader, Iterable) else None

@@ -6,10 +6,9 @@ name. Its speed in other runtimes is not measured.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,21 +44,11 @@ FORMATS_WITH_SCRIPT = ("pt2", "onnx")
 """Formats that come with a script that loads them without kdtune."""
 
 
-@dataclass(frozen=True)
-class ExportedStudent:
-    """A trial or run that is exported.
-
-    Attributes:
-        stem: common stem of its files' names.
-        selected: the trial or run.
-        config: content of its YAML file.
-        loaded_model: its network; None if the sweep keeps no weights of it.
-    """
-
-    stem: str
+class _Student(NamedTuple):
+    stem: str  # of the names of its files
     selected: SelectedRun
-    config: dict[str, Any]
-    loaded_model: LoadedModel | None
+    config: dict[str, Any]  # content of its YAML file
+    network: LoadedModel | None  # None if the sweep keeps no weights of it
 
 
 WrittenFiles = dict[str, tuple[int, float]]
@@ -107,17 +96,17 @@ def export_sweep(
     for student in students:
         write_yaml(out / f"{student.stem}.yaml", student.config)
         written: WrittenFiles = {}
-        if student.loaded_model is not None:
+        if student.network is not None:
             for name in formats:
                 file = out / f"{student.stem}.{name}"
                 try:
-                    written[name] = _write_network(file, student.loaded_model, images)
+                    written[name] = _write_network(file, student.network, images)
                 except DiskFullError:
                     raise
                 except Exception as error:  # exporters raise anything
                     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                     failures.append(f"{printable_path(file)} is not written: {reason}")
-            _write_sidecars(out, student, student.loaded_model, written, images_label)
+            _write_sidecars(out, student, student.network, written, images_label)
         lines.append(_summary_line(student, written))
     if failures:
         raise RunError(f"{'; '.join(failures)}. All else is in {printable_path(out)}.")
@@ -126,7 +115,7 @@ def export_sweep(
 
 def _collect_students(
     folder: SweepFolder, method: str | None, model: str | None, top: int
-) -> list[ExportedStudent]:
+) -> list[_Student]:
     runs_by_cell = select_top_runs(load_sweep_tables(folder), top)
     if not runs_by_cell:
         raise UserError(f"{folder.path} has no trial that finished.")
@@ -139,7 +128,7 @@ def _collect_students(
                 raise UserError(f"{folder.path} has no trial of {cell}; {suggestion}")
             runs_by_cell = {c: r for c, r in runs_by_cell.items() if c[position] == requested}
     return [
-        ExportedStudent(
+        _Student(
             file_stem(*cell) + (f"-{rank}" if rank > 1 else ""),
             selected,
             config_with_provenance(folder, selected),
@@ -177,11 +166,7 @@ def _write_network(file: Path, loaded: LoadedModel, images: Tensor) -> tuple[int
 
 
 def _write_sidecars(
-    out: Path,
-    student: ExportedStudent,
-    loaded: LoadedModel,
-    written: WrittenFiles,
-    images_label: str,
+    out: Path, student: _Student, loaded: LoadedModel, written: WrittenFiles, images_label: str
 ) -> None:
     """Write the files beside the weights: description, scripts that load them, card."""
     description, config = describe_network(loaded), student.config
@@ -219,13 +204,13 @@ def _escape_markdown(value: object) -> object:
     return re.sub(r"([\\`*_\[\]<>|!&~#$])", r"\\\1", printable(value))
 
 
-def _summary_line(student: ExportedStudent, written: WrittenFiles) -> str:
+def _summary_line(student: _Student, written: WrittenFiles) -> str:
     selected = student.selected
     kind = "confirmed run" if selected.confirmed else "trial of the search"
     score = f"validation {100 * selected.validation_accuracy:.2f} %"
     if selected.test_accuracy is not None:
         score += f", test {100 * selected.test_accuracy:.2f} %"
     contents = "settings only, since the sweep keeps no weights of it"
-    if student.loaded_model is not None:
+    if student.network is not None:
         contents = ", ".join(written)
     return f"{student.stem}: {kind} {selected.name}, {score}: {contents}"

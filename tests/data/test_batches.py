@@ -1,4 +1,4 @@
-"""Batches: order, augmentation, targets, and what is prepared ahead."""
+"""Batches: order, augmentation, targets, placement on a GPU, prefetching."""
 
 import threading
 
@@ -42,7 +42,7 @@ def test_images_and_labels_stay_together():
         assert torch.equal(images[:, 0, 0, 0].long(), labels)
 
 
-def test_a_lone_last_image_is_left_out_of_training():
+def test_a_last_batch_of_one_image_is_dropped_in_training():
     sizes = [len(y) for _, y, _ in Batches(PIXELS, LABELS, batch_size=3, shuffle=True)]
     assert sizes == [3, 3, 3]
 
@@ -73,7 +73,7 @@ def test_on_a_cpu_tensors_share_the_arrays_memory():
     assert DeviceTensors().place({"x": array}, CPU)["x"].data_ptr() == array.ctypes.data
 
 
-def test_batches_that_are_prepared_ahead_are_the_same_and_one_ahead():
+def test_prefetched_batches_are_the_same_and_at_most_one_ahead():
     made, threads = [], set()
 
     def batches():
@@ -87,7 +87,7 @@ def test_batches_that_are_prepared_ahead_are_the_same_and_one_ahead():
     assert made == list(range(5)) and threading.main_thread() not in threads
 
 
-def test_an_error_in_preparing_reaches_the_loop():
+def test_an_error_while_prefetching_reaches_the_loop():
     def batches():
         yield 1
         raise ValueError("broken")
@@ -97,16 +97,13 @@ def test_an_error_in_preparing_reaches_the_loop():
 
 
 def test_arrays_are_copied_to_a_gpu_once_and_older_ones_make_room(monkeypatch):
-    gpu = GpuMemory(total=8 * 1000, used=0)
-    monkeypatch.setattr("kdtune.data.batches.gpu_memory", lambda device: gpu)
-    first, second = np.zeros(400, np.uint8), np.zeros(700, np.uint8)
-    tensors = DeviceTensors()
-    placed = tensors.place({"x": first}, CPU)["x"]
-    assert tensors.place({"x": first}, CPU)["x"] is placed
+    monkeypatch.setattr("kdtune.data.batches.gpu_memory", lambda device: GpuMemory(8000, 0))
+    array, tensors = np.zeros(400, np.uint8), DeviceTensors()
+    placed = tensors.place({"x": array}, CPU)["x"]
     tensors.place({"x": np.zeros(1001, np.uint8)}, CPU)  # does not fit
-    assert tensors.place({"x": first}, CPU)["x"] is placed
-    tensors.place({"x": second}, CPU)
-    assert tensors.place({"x": first}, CPU)["x"] is not placed
+    assert tensors.place({"x": array}, CPU)["x"] is placed
+    tensors.place({"x": np.zeros(700, np.uint8)}, CPU)
+    assert tensors.place({"x": array}, CPU)["x"] is not placed
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,4 +1,4 @@
-"""A data set is decoded once, and views of it are what augmentation makes of the images."""
+"""Data sets that are decoded once, and augmented views of them."""
 
 import os
 
@@ -20,7 +20,7 @@ def data_dir(tmp_path):
 
 
 def views_of(data_dir, tmp_path, size=8, cache=True):
-    """As another process would open them."""
+    """Open the data set as another process would."""
     cache = ArrayCache(tmp_path / "cache") if cache else None
     return DecodedDataset(find_images(str(data_dir)), size, cache, workers=2)
 
@@ -45,7 +45,7 @@ def states(views, split="train"):
     return [progress.state for progress in reported]
 
 
-def test_what_made_a_view_is_in_its_key(data_dir, tmp_path, monkeypatch):
+def test_the_cache_key_has_all_that_determines_an_array(data_dir, tmp_path, monkeypatch):
     assert states(views_of(data_dir, tmp_path))[-1] == "built"
     assert states(views_of(data_dir, tmp_path)) == ["cached"]
     assert states(views_of(data_dir, tmp_path, size=9))[-1] == "built"
@@ -65,7 +65,7 @@ def test_a_changed_file_makes_a_new_view(data_dir, tmp_path):
     assert not np.array_equal(before, after)
 
 
-def test_augmented_views_are_functions_of_their_number_and_seed(data_dir, tmp_path):
+def test_augmented_views_depend_only_on_their_number_and_seed(data_dir, tmp_path):
     views = views_of(data_dir, tmp_path)
     plain = torch.from_numpy(views.pixels("train"))
     first = view_seed(1, 5)

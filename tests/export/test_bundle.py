@@ -20,17 +20,7 @@ from kdtune.export.bundle import export_sweep
 from kdtune.export.evaluation import predict_images
 from kdtune.export.formats import FORMATS, ExportFormat
 from kdtune.export.selected_runs import select_best_runs, write_best_configs
-from kdtune.log.events import (
-    CandidateChosen,
-    Completed,
-    ConfirmStarted,
-    DataSummary,
-    EpochFinished,
-    RunTested,
-    SweepStarted,
-    TrialEnded,
-    TrialProposed,
-)
+from kdtune.log import events
 from kdtune.log.folder import SweepFolder
 from kdtune.models import build_model
 from kdtune.models.checkpoints import load_model, save_model
@@ -51,17 +41,17 @@ class Made:
     def __init__(self, path, data, config, network, accuracy, classes=None):
         self.folder, self.config, self.accuracy = SweepFolder(path), config, accuracy
         images = find_images(data)
-        self.data = DataSummary(**images.summary())
+        self.data = events.DataSummary(**images.summary())
         self.classes = list(classes or images.classes)
         self.network, self.settings = network, SweepConfig.parse(
             {"name": "x", "data": data, "methods": ["student"], "models": ["MultiBranchNet"],
              "baselines": False, "image_size": IMAGE_SIZE, "trials": 2, "epochs": config["epochs"]}
         ).model_dump(mode="json")  # fmt: skip
-        events = [SweepStarted(spaces={}, **self._opening_fields())]
+        log = [events.SweepStarted(spaces={}, **self._opening_fields())]
         for number, score in enumerate((accuracy, accuracy / 2)):
-            events += self._trial(f"{STEM}-{number:03d}", score, number=number, origin="start")
+            log += self._trial(f"{STEM}-{number:03d}", score, number=number, origin="start")
         path.mkdir(parents=True)
-        write_events(self.folder.log_path, add_times([*events, Completed()]))
+        write_events(self.folder.log_path, add_times([*log, events.Completed()]))
         self.keep(self.folder.best_path(*CELL.values(), ".pth"), f"{STEM}-000", accuracy)
 
     def _opening_fields(self):
@@ -78,9 +68,9 @@ class Made:
         proposal |= {"params": {}, "distributions": {}, "config": self.config}
         end = {"reason": "", "epochs": 1, "best_validation_accuracy": score}
         return [
-            TrialProposed(**identity, **proposal),
-            EpochFinished(**identity, **dict(make_metrics(1, score))),
-            TrialEnded(**identity, state="finished", **end),
+            events.TrialProposed(**identity, **proposal),
+            events.EpochFinished(**identity, **dict(make_metrics(1, score))),
+            events.TrialEnded(**identity, state="finished", **end),
         ]
 
     def confirm(self, accuracies):
@@ -90,17 +80,17 @@ class Made:
         np.savez(self.folder.test_labels_path, labels=np.zeros(100, int))
         trial = f"{STEM}-000"
         runs = {f"{trial}-seed{seed}": x for seed, x in enumerate(accuracies, start=1)}
-        events = [ConfirmStarted(candidates=(), seeds=3, top=1, **self._opening_fields())]
+        log = [events.ConfirmStarted(candidates=(), seeds=3, top=1, **self._opening_fields())]
         for seed, run in enumerate(runs, start=1):
             score = self.accuracy if seed == 2 else self.accuracy / 2
-            events += self._trial(run, score, number=seed, origin="confirm", candidate=trial)
-        events.append(CandidateChosen(**CELL, candidate=trial))
+            log += self._trial(run, score, number=seed, origin="confirm", candidate=trial)
+        log.append(events.CandidateChosen(**CELL, candidate=trial))
         for run, accuracy in runs.items():
             right = np.arange(100) < 100 * accuracy
             np.savez(self.folder.predictions_path(run), predicted=(~right).astype(int))
             tested = {"test_accuracy": accuracy, "test_images": 100}
-            events.append(RunTested(trial_id=run, **CELL, **tested))
-        write_events(self.folder.confirm_log_path, add_times(events))
+            log.append(events.RunTested(trial_id=run, **CELL, **tested))
+        write_events(self.folder.confirm_log_path, add_times(log))
         self.keep(self.folder.network_path(f"{trial}-seed2"), f"{trial}-seed2", self.accuracy)
 
 
@@ -127,7 +117,7 @@ def names_in(path):
     return sorted(p.name for p in path.iterdir())
 
 
-def test_a_search_is_exported_as_such(sweep, tmp_path):
+def test_an_unconfirmed_search_is_exported_as_a_search(sweep, tmp_path):
     out = tmp_path / "out"
     lines = export_sweep(sweep.folder.path, out, CHEAP, top=2)
     assert names_in(out) == sorted(
@@ -171,7 +161,7 @@ def test_the_exported_settings_give_the_recorded_accuracy_again(sweep, tmp_path)
     }
 
 
-def test_a_confirmed_sweep_gives_the_best_run_of_what_was_chosen(sweep, tmp_path):
+def test_of_a_confirmed_sweep_the_best_run_of_the_chosen_candidate_is_exported(sweep, tmp_path):
     sweep.confirm([0.7, 0.8, 0.9])
     out = tmp_path / "out"
     [line] = export_sweep(sweep.folder.path, out, CHEAP)
@@ -204,7 +194,7 @@ def test_without_the_data_networks_are_compared_on_noise(sweep, tmp_path):
     assert "64 images of random noise, since the sweep's data are not at hand" in card
 
 
-def test_a_format_that_does_not_give_the_same_logits_is_not_written(sweep, tmp_path, monkeypatch):
+def test_a_file_with_other_logits_is_not_written(sweep, tmp_path, monkeypatch):
     def write(path, loaded):
         other = build_model("MultiBranchNet", 10, IMAGE_SIZE)
         FORMATS["pth"].write(path, {**loaded, "model": other})
@@ -218,7 +208,7 @@ def test_a_format_that_does_not_give_the_same_logits_is_not_written(sweep, tmp_p
     assert ".safetensors" not in (tmp_path / "out" / f"{STEM}.md").read_text()
 
 
-def test_a_network_of_another_trial_is_not_taken(sweep, tmp_path):
+def test_a_network_of_another_trial_is_not_exported(sweep, tmp_path):
     sweep.keep(sweep.folder.best_path(*CELL.values(), ".pth"), f"{STEM}-001", 0.5)
     [line] = export_sweep(sweep.folder.path, tmp_path / "out", CHEAP)
     assert line.endswith("the sweep keeps no weights of it")
@@ -237,7 +227,7 @@ def test_a_network_of_another_trial_is_not_taken(sweep, tmp_path):
         ({"out": Path("results")}, "results is not an empty folder; remove it, or give another"),
     ],
 )
-def test_what_cannot_be_exported_is_a_sentence(sweep, given, sentence):
+def test_an_impossible_export_is_an_error_in_one_sentence(sweep, given, sentence):
     with pytest.raises(UserError, match=sentence):
         export_sweep(sweep.folder.path, **{"out": Path("new"), "formats": ["pth"], **given})
     assert not Path("new").exists()
