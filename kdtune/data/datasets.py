@@ -83,7 +83,14 @@ def _load_digits(name: str, root: Path) -> NamedDataset:
 
 
 class OxfordIIITPet(datasets.OxfordIIITPet):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's pets, with the parameter `loader` that its other sets of files have."""
+    """torchvision's pets, with the parameter `loader` that its other sets of files have.
+
+    Args:
+        root: folder of named data sets.
+        split: ``trainval`` or ``test``.
+        loader: makes an item's image from its file.
+        download: download the set if it is missing.
+    """
 
     def __init__(
         self, root: Path, split: str, loader: Callable[[Path], Any], download: bool = False
