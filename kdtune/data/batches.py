@@ -26,13 +26,12 @@ MAX_GPU_MEMORY_SHARE = 1 / 8
 class SeededBatchSampler:
     """Indices of the images of each batch, and a seed for their augmentation.
 
-    Each iteration is one pass. Its order and seed are drawn from torch's global random state,
-    which the loop seeds for each epoch.
+    Each iteration is one pass; torch's global random state gives its order and seed. A shuffled
+    pass drops a last batch of a single image, since batch norm cannot be trained on it.
 
     Args:
         num_images: N.
-        batch_size: images per batch; a shuffled pass drops a last batch of a single image, since
-            batch norm cannot be trained on it.
+        batch_size: images per batch.
         shuffle: True for training.
     """
 
@@ -61,8 +60,8 @@ class DeviceTensors:
     def place(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
         """Return tensors of arrays, all on the device or all on the CPU.
 
-        They fit on a GPU if they take at most an eighth of its memory and half of what is free.
-        The arrays that were placed first make room for those that are placed later.
+        They fit if they take at most an eighth of a GPU's memory and half of its free memory. The
+        arrays that were placed first make room.
 
         Args:
             arrays: arrays by name.
@@ -95,14 +94,11 @@ class Batches:
         labels: class indices [N].
         batch_size: images per batch, see `SeededBatchSampler`.
         shuffle: True for training.
-        augment: transform each image at random, anew in every pass.
-        augment_seed: transform image i in every pass with the seed `augment_seed` + i; None draws
-            a seed for each pass.
+        augment: transform each image at random.
+        augment_seed: seed for image 0, + i for image i, in every pass; None: anew in every pass.
         targets: the teacher's targets by name, [N, ...].
-        device: device of the batches. If the arrays are not on it, the next batch is copied while
-            the last one is computed on.
-        device_tensors: keeps the arrays on the device for other runs; None keeps them for this
-            object alone.
+        device: device of the batches; the CPU if None.
+        device_tensors: keeps the arrays on the device for later runs; None keeps none.
     """
 
     def __init__(

@@ -82,31 +82,6 @@ def _load_digits(name: str, root: Path) -> NamedDataset:
     return NamedDataset(tuple(map(str, digits.target_names)), root, samples)
 
 
-class OxfordIIITPet(datasets.OxfordIIITPet):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's pets, with the parameter `loader` that its other sets of files have.
-
-    Args:
-        root: folder of named data sets.
-        split: ``trainval`` or ``test``.
-        loader: makes an item's image from its file.
-        download: download the set if it is missing.
-    """
-
-    def __init__(
-        self, root: Path, split: str, loader: Callable[[Path], Any], download: bool = False
-    ):
-        super().__init__(root, split, download=download)
-        folder = root / "oxford-iiit-pet"
-        lines = (folder / "annotations" / f"{split}.txt").read_text().splitlines()
-        rows = [line.split() for line in lines]  # name, class from 1, species, breed
-        self.loader = loader
-        self.samples = [(folder / "images" / f"{row[0]}.jpg", int(row[1]) - 1) for row in rows]
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        path, label = self.samples[index]
-        return self.loader(path), label
-
-
 SplitArguments = Mapping[str, Mapping[str, Any]]
 """The arguments of a torchvision class for each of its splits, by our names of these."""
 
@@ -118,24 +93,8 @@ LoadDataset = Callable[[str, Path], NamedDataset]
 """Loads a data set from its name and the folder of named data sets."""
 
 
-def _arrays(dataset_class: type, splits: SplitArguments, **options: Any) -> LoadDataset:
+def _torchvision(dataset_class: type, splits: SplitArguments, **options: Any) -> LoadDataset:
     return partial(_load_official_splits, dataset_class, splits, options)
-
-
-def _files(dataset_class: type, splits: SplitArguments, **options: Any) -> LoadDataset:
-    # The loader keeps the files undecoded.
-    return partial(_load_official_splits, dataset_class, splits, {"loader": Path, **options})
-
-
-def _read_samples(dataset: Any) -> Samples:
-    if not hasattr(dataset, "data"):
-        items = [dataset[i] for i in range(len(dataset))]
-        return [path for path, _ in items], [int(label) for _, label in items]
-    pixels = np.asarray(dataset.data)
-    if pixels.ndim == 4 and pixels.shape[1] == 3:  # channels first
-        pixels = pixels.transpose(0, 2, 3, 1)
-    labels = dataset.targets if hasattr(dataset, "targets") else dataset.labels
-    return list(pixels), list(map(int, labels))
 
 
 def _load_official_splits(
@@ -145,11 +104,28 @@ def _load_official_splits(
         split: _open_or_download(name, dataset_class, root, {**options, **arguments})
         for split, arguments in splits.items()
     }
-    samples = {split: _read_samples(dataset) for split, dataset in opened.items()}
+    samples = {split: _read_samples(opened[split], splits[split]) for split in splits}
     names = getattr(opened["train"], "classes", range(1 + max(samples["train"][1])))
     # Imagenette has several names for a class.
     classes = tuple(str(name[0] if isinstance(name, tuple) else name) for name in names)
     return NamedDataset(classes, root, **samples)
+
+
+def _read_samples(dataset: Any, arguments: Mapping[str, Any]) -> Samples:
+    if isinstance(dataset, datasets.OxfordIIITPet):  # decodes its files and takes no loader
+        folder = Path(dataset.root) / "oxford-iiit-pet"
+        lines = (folder / "annotations" / f"{arguments['split']}.txt").read_text().splitlines()
+        rows = [line.split() for line in lines]  # name, class from 1, species, breed
+        files = [folder / "images" / f"{row[0]}.jpg" for row in rows]
+        return files, [int(row[1]) - 1 for row in rows]
+    if not hasattr(dataset, "data"):
+        items = [dataset[i] for i in range(len(dataset))]
+        return [path for path, _ in items], [int(label) for _, label in items]
+    pixels = np.asarray(dataset.data)
+    if pixels.ndim == 4 and pixels.shape[1] == 3:  # channels first
+        pixels = pixels.transpose(0, 2, 3, 1)
+    labels = dataset.targets if hasattr(dataset, "targets") else dataset.labels
+    return list(pixels), list(map(int, labels))
 
 
 def _open_or_download(
@@ -198,32 +174,35 @@ NAMED_DATASETS: Registry[LoadDataset] = Registry(
     "DATA",
     {
         "digits": _load_digits,
-        "mnist": _arrays(datasets.MNIST, TRAIN_FLAG_SPLITS),
-        "fashion-mnist": _arrays(datasets.FashionMNIST, TRAIN_FLAG_SPLITS),
-        "kmnist": _arrays(datasets.KMNIST, TRAIN_FLAG_SPLITS),
-        "emnist": _arrays(datasets.EMNIST, TRAIN_FLAG_SPLITS, split="balanced"),
-        "usps": _arrays(datasets.USPS, TRAIN_FLAG_SPLITS),
-        "svhn": _arrays(datasets.SVHN, TRAIN_TEST_SPLITS),
-        "cifar10": _arrays(datasets.CIFAR10, TRAIN_FLAG_SPLITS),
-        "cifar100": _arrays(datasets.CIFAR100, TRAIN_FLAG_SPLITS),
-        "stl10": _arrays(datasets.STL10, TRAIN_TEST_SPLITS),
-        "flowers102": _files(datasets.Flowers102, TRAIN_VAL_TEST_SPLITS),
-        "oxford-iiit-pet": _files(
-            OxfordIIITPet, {"train": {"split": "trainval"}, "test": {"split": "test"}}
+        "mnist": _torchvision(datasets.MNIST, TRAIN_FLAG_SPLITS),
+        "fashion-mnist": _torchvision(datasets.FashionMNIST, TRAIN_FLAG_SPLITS),
+        "kmnist": _torchvision(datasets.KMNIST, TRAIN_FLAG_SPLITS),
+        "emnist": _torchvision(datasets.EMNIST, TRAIN_FLAG_SPLITS, split="balanced"),
+        "usps": _torchvision(datasets.USPS, TRAIN_FLAG_SPLITS),
+        "svhn": _torchvision(datasets.SVHN, TRAIN_TEST_SPLITS),
+        "cifar10": _torchvision(datasets.CIFAR10, TRAIN_FLAG_SPLITS),
+        "cifar100": _torchvision(datasets.CIFAR100, TRAIN_FLAG_SPLITS),
+        "stl10": _torchvision(datasets.STL10, TRAIN_TEST_SPLITS),
+        "flowers102": _torchvision(datasets.Flowers102, TRAIN_VAL_TEST_SPLITS, loader=Path),
+        "oxford-iiit-pet": _torchvision(
+            datasets.OxfordIIITPet, {"train": {"split": "trainval"}, "test": {"split": "test"}}
         ),
-        "food101": _files(datasets.Food101, TRAIN_TEST_SPLITS),
-        "dtd": _files(datasets.DTD, TRAIN_VAL_TEST_SPLITS),
-        "fgvc-aircraft": _files(datasets.FGVCAircraft, TRAIN_VAL_TEST_SPLITS),
-        "country211": _files(
-            datasets.Country211, {**TRAIN_TEST_SPLITS, "validation": {"split": "valid"}}
+        "food101": _torchvision(datasets.Food101, TRAIN_TEST_SPLITS, loader=Path),
+        "dtd": _torchvision(datasets.DTD, TRAIN_VAL_TEST_SPLITS, loader=Path),
+        "fgvc-aircraft": _torchvision(datasets.FGVCAircraft, TRAIN_VAL_TEST_SPLITS, loader=Path),
+        "country211": _torchvision(
+            datasets.Country211,
+            {**TRAIN_TEST_SPLITS, "validation": {"split": "valid"}},
+            loader=Path,
         ),
-        "rendered-sst2": _files(datasets.RenderedSST2, TRAIN_VAL_TEST_SPLITS),
-        "imagenette": _files(
+        "rendered-sst2": _torchvision(datasets.RenderedSST2, TRAIN_VAL_TEST_SPLITS, loader=Path),
+        "imagenette": _torchvision(
             datasets.Imagenette,
             {"train": {"split": "train"}, "test": {"split": "val"}},
             size="320px",
+            loader=Path,
         ),
     },
     "a function of the name and the folder of named data sets",
 )
-"""Data sets by name."""
+"""Data sets by name; with `loader=Path` torchvision returns an image's file instead of pixels."""

@@ -147,9 +147,7 @@ class DecodedDataset:
             self._decoded[name] = decode_images(split, self.image_size, self.workers)
         return self._decoded[name]
 
-    def decode_train_validation(
-        self, on_progress: OnCacheProgress = lambda progress: None
-    ) -> None:
+    def decode_train_validation(self, on_progress: OnCacheProgress) -> None:
         """Decode the training and validation images, unless they are decoded already.
 
         Raises:

@@ -34,6 +34,7 @@ from kdtune.storage.files import atomic_write
 from kdtune.training.epoch_data import find_data, open_decoded_dataset
 
 CALIBRATION_BINS = 15
+"""Bins of equal width over the largest probability."""
 
 TIMED_PASSES_BY_BATCH_SIZE = {1: 30, 64: 5}
 
@@ -49,8 +50,7 @@ class Evaluation:
         metrics: ``images``; ``accuracy`` with its 95 % interval ``accuracy_low`` and
             ``accuracy_high`` (see `wilson_interval`); ``loss``, mean cross-entropy in nats;
             ``calibration_error``; ``images_per_second_<B>`` in batches of B, without decoding.
-        classes: a row per class with ``class``, ``images``, and ``recall`` and ``precision`` as
-            shares of 1, or NaN if no image counts.
+        classes: a row per class: ``class``, ``images``, ``recall`` and ``precision`` (shares of 1).
         confusion: a row per true class, named and numbered, and a column per predicted class.
     """
 
@@ -62,8 +62,7 @@ class Evaluation:
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Compute the expected calibration error: mean distance of confidence from accuracy.
 
-    Guo et al. 2017, "On calibration of modern neural networks", equation 3: `CALIBRATION_BINS`
-    bins of equal width over the largest probability, each weighted by its images.
+    Guo et al. 2017, "On calibration of modern neural networks", equation 3.
 
     Args:
         probabilities: [N, K].

@@ -154,7 +154,7 @@ def test_file_names_that_are_not_utf8_are_accepted(data_dir, tmp_path):
     Image.new("L", (8, 8)).save(os.fsdecode(name).replace("caf\udce9", "ok"))
     os.rename(os.fsdecode(name).replace("caf\udce9", "ok"), name)
     data = find_images(str(data_dir))
-    DecodedDataset(data, 8, ArrayCache(tmp_path / "cache")).decode_train_validation()
+    DecodedDataset(data, 8, ArrayCache(tmp_path / "cache")).decode_train_validation(print)
     with open(name, "wb"):
         pass
     with pytest.raises(BadImagesError, match=r"caf\\xe9\.png \(it is empty\)"):
@@ -176,7 +176,7 @@ def test_all_bad_images_of_training_and_validation_are_listed_at_once(data_dir, 
     bad = spoil(data_dir, 0, 5)
     decoded = DecodedDataset(find_images(str(data_dir)), 8, ArrayCache(tmp_path / "cache"))
     with pytest.raises(BadImagesError) as error:
-        decoded.decode_train_validation()
+        decoded.decode_train_validation(print)
     assert {file for file, _ in error.value.failures} == set(map(str, bad))
     assert {reason for _, reason in error.value.failures} == {"it is empty"}
     said = str(error.value)
@@ -197,7 +197,7 @@ def test_bad_images_are_dropped_and_the_others_keep_their_split_and_order(
         for split in ("train", "validation", "test"):
             kept = [p for p in getattr(before, split).images if p not in bad]
             assert list(getattr(data, split).images) == kept
-        DecodedDataset(data, 8, cache).decode_train_validation()
+        DecodedDataset(data, 8, cache).decode_train_validation(print)
     assert data.fingerprint != find_images(str(data_dir)).fingerprint
 
 
