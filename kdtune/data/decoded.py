@@ -162,9 +162,7 @@ class DecodedDataset:
         if failures:
             raise BadImagesError(failures)
 
-    def augmented_view(
-        self, view: int, seed: int, on_progress: OnCacheProgress = lambda progress: None
-    ) -> np.ndarray:
+    def augmented_view(self, view: int, seed: int, on_progress: OnCacheProgress) -> np.ndarray:
         """Return a view of the training images; it needs a cache.
 
         Args:
@@ -209,7 +207,7 @@ class DecodedDataset:
         """Return a label for an array of pixels, and its cache key: all that determines it.
 
         Args:
-            name: of the split.
+            name: name of the split.
             view: number of the view; None: not augmented.
             seed: fixes all views.
         """

@@ -50,7 +50,7 @@ class Evaluation:
         metrics: ``images``; ``accuracy`` with its 95 % interval ``accuracy_low`` and
             ``accuracy_high`` (see `wilson_interval`); ``loss``, mean cross-entropy in nats;
             ``calibration_error``; ``images_per_second_<B>`` in batches of B, without decoding.
-        classes: a row per class: ``class``, ``images``, ``recall`` and ``precision`` (shares of 1).
+        classes: a row per class: ``class``, ``images``, and as shares ``recall``, ``precision``.
         confusion: a row per true class, named and numbered, and a column per predicted class.
     """
 
