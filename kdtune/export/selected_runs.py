@@ -125,7 +125,10 @@ def config_with_provenance(folder: SweepFolder, selected: SelectedRun) -> dict[s
     opening: LogOpening = (
         folder.load_confirm_openings() if selected.confirmed else folder.load_opening_events()
     )[-1]
-    data, teacher = opening.data, opening.teacher
+    data, teacher = opening.data, opening.teacher if settings.get("teacher_model") else None
+    names = {settings.get(key) for key in ("method", "model", "data_dir")}
+    names |= {teacher.model} if teacher else set()
+    plugins = [plugin.model_dump() for plugin in opening.plugins if names & {*plugin.provides}]
     provenance = {
         "sweep": folder.path.resolve().name,
         "trial_id": selected.trial_id,
@@ -141,8 +144,8 @@ def config_with_provenance(folder: SweepFolder, selected: SelectedRun) -> dict[s
         "sweep_seed": sweep.seed,
         "data_fingerprint": data.fingerprint,
         "test_fingerprint": data.test_fingerprint or None,
-        "plugins": _required_plugins(opening, settings) or None,
-        "teacher_sha256": teacher.sha256 if teacher and settings.get("teacher_model") else None,
+        "plugins": plugins or None,
+        "teacher_sha256": teacher.sha256 if teacher else None,
         "environment": opening.environment,
         "settings_sha256": hash_settings(settings),
     }
@@ -150,16 +153,7 @@ def config_with_provenance(folder: SweepFolder, selected: SelectedRun) -> dict[s
     return {**settings, "provenance": known}
 
 
-def _required_plugins(opening: LogOpening, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the plug-ins of a sweep that one of its runs needs."""
-    names = {settings.get(key) for key in ("method", "model", "data_dir")}
-    if opening.teacher and settings.get("teacher_model"):
-        names.add(opening.teacher.model)
-    return [plugin.model_dump() for plugin in opening.plugins if names & set(plugin.provides)]
-
-
 def _accuracy_interval(split: str, accuracy: float | None, images: int) -> dict[str, Any]:
-    """Return the number of images of a split, and the interval of an accuracy on them."""
     if accuracy is None or not images:
         return {}
     interval = wilson_interval(round(accuracy * images), images)
