@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kdtune.data.datasets import NAMED_DATASETS, load_named_dataset
+from kdtune.config.names import require_data
+from kdtune.data.datasets import load_named_dataset
 from kdtune.data.splits import SPLIT_SEED, ImageData, Split
 from kdtune.errors import UserError
 from kdtune.runtime.console import printable_path
@@ -40,7 +41,7 @@ def find_images(
     """Find the images of a folder or of a named data set, and split them.
 
     Args:
-        data_dir: a folder's path, or a key of `NAMED_DATASETS` if no folder has that name.
+        data_dir: a folder's path, or a key of `DATASET_NAMES` if no folder has that name.
         data_root: folder of named data sets; None: one in the node's cache.
         train_images: number of training images, see `Split.subset`; all if None.
         validation_images: number of validation images.
@@ -50,22 +51,18 @@ def find_images(
         UserError: the folder is missing, a class is empty, the splits' classes disagree, a data
             set cannot be downloaded, or there are fewer images.
     """
+    require_data(data_dir)
     root = Path(data_dir).expanduser()
     if root.is_dir():
         source, (classes, train, validation, test) = str(root), _find_folder_splits(root)
         lacks_test = not (root / "train").is_dir()
-    elif data_dir in NAMED_DATASETS:
+    else:
         dataset = load_named_dataset(data_dir, data_root)
         source, root, classes = data_dir, dataset.root, dataset.classes
         train = Split(*dataset.train)
         validation = Split(*dataset.validation) if dataset.validation is not None else None
         test = Split(*dataset.test) if dataset.test is not None else None
         lacks_test = test is None
-    else:
-        raise UserError(
-            f"There is no folder {data_dir}; give an ImageFolder, or one of the data sets that "
-            f"have names: {', '.join(NAMED_DATASETS)}."
-        )
     fraction = HELD_OUT_FRACTION
     if lacks_test:
         train, test = _hold_out(train, fraction)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdtune.config.train import TrainConfig, file_stem
 from kdtune.data.transforms import decode_images, normalise
-from kdtune.errors import DiskFullError, RunError, UserError, did_you_mean
+from kdtune.errors import DiskFullError, RunError, UserError, did_you_mean, first_line
 from kdtune.export.formats import (
     COMPARED_BATCH_SIZES,
     FORMATS,
@@ -104,8 +104,7 @@ def export_sweep(
                 except DiskFullError:
                     raise
                 except Exception as error:  # exporters raise anything
-                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                    failures.append(f"{printable_path(file)} is not written: {reason}")
+                    failures.append(f"{printable_path(file)} is not written: {first_line(error)}")
             _write_sidecars(out, student, student.network, written, images_label)
         lines.append(_summary_line(student, written))
     if failures:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from kdtune.errors import RunError, UserError
+from kdtune.errors import RunError, UserError, first_line
 from kdtune.models.checkpoints import METADATA_KEY, load_model, save_model
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.optional_imports import import_optional
@@ -208,8 +208,7 @@ def _read_pt2(path: Path) -> tuple[Logits, Any]:
         program = torch.export.load(path, extra_files=extra_files).module()
         values = json.loads(extra_files[METADATA_KEY])
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{printable_path(path)} cannot be opened: {reason}.") from None
+        raise UserError(f"{printable_path(path)} cannot be opened: {first_line(error)}.") from None
 
     def compute_logits(images: Tensor) -> Tensor:
         with torch.no_grad():

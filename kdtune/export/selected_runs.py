@@ -118,14 +118,12 @@ def config_with_provenance(folder: SweepFolder, selected: SelectedRun) -> dict[s
         selected: a run or trial of the sweep.
     """
     sweep = folder.load_config()
-    # Data and teacher of a sweep that was resumed elsewhere are there.
-    settings = selected.settings | {"data_dir": sweep.data, "data_root": sweep.data_root}
-    if settings.get("teacher_model") is not None:
-        settings["teacher_model"] = sweep.teacher
+    uses_teacher = selected.settings.get("teacher_model") is not None
+    settings = selected.settings | sweep.locations(uses_teacher)
     opening: LogOpening = (
         folder.load_confirm_openings() if selected.confirmed else folder.load_opening_events()
     )[-1]
-    data, teacher = opening.data, opening.teacher if settings.get("teacher_model") else None
+    data, teacher = opening.data, opening.teacher if uses_teacher else None
     names = {settings.get(key) for key in ("method", "model", "data_dir")}
     names |= {teacher.model} if teacher else set()
     plugins = [plugin.model_dump() for plugin in opening.plugins if names & {*plugin.provides}]
