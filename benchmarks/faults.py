@@ -194,13 +194,13 @@ def _install(fault: Fault) -> None:
 
         EventLog.__init__ = limited  # type: ignore[assignment,method-assign]
     elif where == "full tables":
-        original_write = kdtune.tuning.sweep.write_results
+        original_write = kdtune.tuning.driver.driver.write_results
 
         def without_room(*arguments: Any) -> None:
             _limit_file_size(fault["bytes"])
             original_write(*arguments)
 
-        kdtune.tuning.sweep.write_results = without_room  # type: ignore[assignment]
+        kdtune.tuning.driver.driver.write_results = without_room  # type: ignore[assignment]
     elif where == "clock":
         original_clock = time.time
         shift = [0.0]

@@ -42,7 +42,7 @@ from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
 from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.progress import Goal
 from kdtune.tuning.display.screen import Screen
-from kdtune.tuning.driver.driver import Driver
+from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.searcher import LogSearcher
@@ -206,15 +206,8 @@ def measure_driver_load(num_slots: int, num_trials: int, folder: Path) -> dict[s
     sweep_folder.path.mkdir()
     for number in range(num_slots):  # as trials at work have them
         (sweep_folder.checkpoints_folder / f"at-A-{number:03d}").mkdir(parents=True)
-    driver = Driver(
-        sweep_folder,
-        sweep_folder.log_path,
-        policy,
-        CheckpointCleanup(sweep_folder),
-        "trials",
-        "",
-        screen,
-    )
+    workplace = Workplace(sweep_folder, screen)
+    driver = Driver(workplace, policy, CheckpointCleanup(sweep_folder), "trials")
     all_folds = [*policy.folds, driver.file_keeper.fold]
     all_folds += [
         *(t.fold for t in driver.tracker_folds),

@@ -44,7 +44,7 @@ from kdtune.tuning.cluster.admission import NodeRequirements, inspect_node
 from kdtune.tuning.driver.preflight import prepare_sweep
 from kdtune.tuning.driver.resume_rules import build_resume_config, resume_flags
 from kdtune.tuning.search.space import load_spaces
-from kdtune.tuning.trials.trainable import OUTCOME_KEY, run_trial
+from kdtune.tuning.trials.trainable import run_trial
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -575,11 +575,11 @@ def test_a_trial_loads_what_its_sweep_has(give, folder, teacher_file):
         folder, method="angle", epochs=1, teacher_model=str(teacher_file), margin=0.2
     ).model_dump()
     sync_plugins([])
-    (*_, last) = run_trial(config, (), None, travelling)
-    assert OUTCOME_KEY not in last and last["epoch"] == 1
+    (*_, last) = run_trial(config, plugins=travelling)
+    assert last.metrics.epoch == 1
     bad = Plugin("/a/bad.py", "import nowhere_to_be_found")
-    (last,) = run_trial(config, (), None, [bad])
-    assert last[OUTCOME_KEY] == "crashed" and "No module named" in last["reason"]
+    (last,) = run_trial(config, plugins=[bad])
+    assert last.failure == "crashed" and "No module named" in last.reason
 
 
 def test_a_single_run_has_them_too(give, folder, teacher_file, tmp_path, monkeypatch):

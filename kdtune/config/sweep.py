@@ -261,6 +261,12 @@ class SweepConfig(DataConfig):
         fields = {key: getattr(self, key) for key in DataSource._fields[1:]}
         return DataSource(self.data, **fields)
 
+    def relocate(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a run with the sweep's present data, teacher and cache size."""
+        teacher = settings["teacher_model"] and self.teacher
+        locations = {**self.data_source._asdict(), "cache_gb": self.cache_gb}
+        return {**settings, **locations, "teacher_model": teacher}
+
     def cells(self) -> list[tuple[str, str]]:
         """The (method, model) pairs of the sweep, baselines last."""
         methods = list(dict.fromkeys(self.methods + (BASELINES if self.baselines else ())))

@@ -1,4 +1,4 @@
-"""What may be another when a sweep is resumed or confirmed, and what has to be named again for it.
+"""Rules about which settings may change on resume or confirm, and which must be given again.
 
 A log chooses neither whom this process talks to nor which code it runs.
 """
@@ -20,33 +20,34 @@ from kdtune.tuning.search.samplers import (
 )
 
 NOT_FROM_LOG = ("address", "storage", "plugins")
-"""Settings that a log cannot choose: who joins a cluster runs what it sends, plug-ins are code."""
+"""Settings that a log cannot choose: a cluster sends code to its nodes, and plug-ins are code."""
 
 RESUME_FIELDS = {
     "trials", "total_epochs", "time_budget", "methods", "models", "baselines", "spaces",
     "data", "data_root", "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial",
-    "max_concurrent", "max_restarts", "stall_timeout", "shutdown_grace", "trackers", "confirm", "top", "seeds",
-    "min_difference", *NOT_FROM_LOG,
+    "max_concurrent", "max_restarts", "stall_timeout", "shutdown_grace", "trackers", "confirm",
+    "top", "seeds", "min_difference", *NOT_FROM_LOG,
 }  # fmt: skip
-"""Settings that may be given when a sweep is resumed."""
+"""Settings that may change when a sweep is resumed."""
 
 CONFIRM_FIELDS = {
-    "data", "data_root", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_concurrent",
-    "max_restarts", "stall_timeout", "shutdown_grace", "trackers", *NOT_FROM_LOG, *CONFIRM_SETTINGS,
+    "data", "data_root", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial",
+    "max_concurrent", "max_restarts", "stall_timeout", "shutdown_grace", "trackers",
+    *NOT_FROM_LOG, *CONFIRM_SETTINGS,
 }  # fmt: skip
-"""Settings that may be given when a sweep is confirmed."""
+"""Settings that may change when a sweep is confirmed."""
 
 
 def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> SweepConfig:
-    """The settings of a sweep that is resumed; its plug-ins are loaded.
+    """Return the settings of a sweep that is resumed, and load its plug-ins.
 
     Args:
-        earlier: the event that opened it before.
-        changes: of `MAY_CHANGE`.
+        earlier_opening: the event that opened it before.
+        changes: settings of `RESUME_FIELDS`.
 
     Raises:
-        UserError: a setting may not change, or a cell would be lost; or sampler or plug-ins are
-            code, and were not given again.
+        UserError: a setting may not change, a cell would be lost, or a sampler or plug-in, which
+            is code, was not given again.
     """
     for key in changes.keys() - RESUME_FIELDS:
         raise UserError(f"The setting {key} cannot be changed when a sweep is resumed.")
@@ -69,12 +70,8 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
         )
     if "sampler" in changes and sweep.sampler != previous.sampler:
         raise UserError(f"The sweep's sampler is {previous.sampler}, and stays so.")
-    is_builtin = sweep.sampler in (
-        AUTO_SAMPLER,
-        GRID_SAMPLER,
-        *STATELESS_SAMPLERS,
-        *STATEFUL_SAMPLERS,
-    )
+    builtin = (AUTO_SAMPLER, GRID_SAMPLER, *STATELESS_SAMPLERS, *STATEFUL_SAMPLERS)
+    is_builtin = sweep.sampler in builtin
     if not is_builtin and not sweep.sampler.startswith("optuna.") and "sampler" not in changes:
         raise UserError(
             f"The sweep's sampler is code, and code that a log names is not run: if you trust it, "
@@ -84,10 +81,14 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
 
 
 def build_confirm_config(folder: SweepFolder, changes: Mapping[str, Any]) -> SweepConfig:
-    """The settings of a confirmation; `given` are of `OF_CONFIRM`.
+    """Return the settings of a confirmation, and load the plug-ins of its sweep.
+
+    Args:
+        folder: of the sweep.
+        changes: settings of `CONFIRM_FIELDS`.
 
     Raises:
-        UserError: a setting is none of these, or out of range.
+        UserError: a setting may not change, or is out of range.
     """
     for key in changes.keys() - CONFIRM_FIELDS:
         raise UserError(f"The setting {key} cannot be changed when a sweep is confirmed.")
@@ -103,29 +104,26 @@ def build_confirm_config(folder: SweepFolder, changes: Mapping[str, Any]) -> Swe
 
 
 def resume_flags(sweep: SweepConfig) -> str:
-    """Flags with which a sweep is gone on with, beside its folder."""
+    """Return the flags that a command needs to continue a sweep, beside its folder."""
     flags = [("address", sweep.address), ("storage", sweep.storage)]
     flags += [("plugin", path) for path in sweep.plugins]
     return "".join(f" --{key} {value}" for key, value in flags if value is not None)
 
 
 def _reload_plugins(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> None:
-    """Load the plug-ins that are given now, among which must be those of before."""
+    """Load the plug-ins that are given now, which must include the earlier ones."""
     load_plugins(changes.get("plugins", ()))
     records = [record.model_dump() for record in earlier_opening.plugins]
     require_plugins("The sweep", records, same_source=True)
 
 
 def _drop_cluster_address(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a log without a cluster that it names: the user or the environment chooses."""
-    return {
-        **recorded,
-        "address": LOCAL_ADDRESS if recorded.get("address") == LOCAL_ADDRESS else None,
-    }
+    address = LOCAL_ADDRESS if recorded.get("address") == LOCAL_ADDRESS else None
+    return {**recorded, "address": address}
 
 
 def _require_location_flags(previous: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
-    """Have the places named again that a sweep had and that a log may not choose."""
+    """Raise if the cluster or the storage of a sweep is not given again."""
     has_address = "address" in changes or resolve_address(None) != LOCAL_ADDRESS
     if previous.get("address") not in (None, LOCAL_ADDRESS) and not has_address:
         raise UserError(

@@ -32,7 +32,7 @@ from kdtune.log.folder import SweepFolder
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.screen import Screen
-from kdtune.tuning.driver.driver import Driver
+from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.driver.preflight import PreparedSweep
 from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.scheduling.scheduler import LogScheduler
@@ -190,19 +190,12 @@ def measure_driver_costs(prepared: PreparedSweep, slots: Slots, folder: Path) ->
     sweep_folder.path.mkdir()
     policy = SearchPolicy(sweep, prepared.spaces, prepared.configure_trial)
     screen = Screen("quiet")
-    driver = Driver(
-        sweep_folder,
-        sweep_folder.log_path,
-        policy,
-        CheckpointCleanup(sweep_folder),
-        "trials",
-        "",
-        screen,
-    )
+    workplace = Workplace(sweep_folder, screen)
+    driver = Driver(workplace, policy, CheckpointCleanup(sweep_folder), "trials")
     opening_event = prepared.opening_event.model_copy(
         update={"config": sweep.model_dump(mode="json")}
     )
-    with driver.open_log() as log:
+    with driver.open_log(sweep_folder.log_path) as log:
         log.append(opening_event)
         for tracker_fold in driver.tracker_folds:
             tracker_fold.start_logging()

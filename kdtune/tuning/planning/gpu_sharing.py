@@ -27,7 +27,12 @@ from kdtune.runtime.process import keep_freed_memory
 from kdtune.training.loop import fit
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import find_slots
-from kdtune.tuning.trials.trainable import TargetRequests, is_out_of_memory, open_trial_data
+from kdtune.tuning.trials.trainable import (
+    ProcessMemory,
+    TargetRequests,
+    is_out_of_memory,
+    open_trial_data,
+)
 from kdtune.units import BYTES_PER_GB
 
 TRIALS_PER_GPU = (1, 2, 4)
@@ -226,7 +231,7 @@ class _TrainingActor:
         torch.set_num_threads(threads)
         if self._results is None:
             epoch_data, classes, teacher = open_trial_data(
-                self._config, self._target_requests, lambda event: None
+                self._config, ProcessMemory(self._target_requests), lambda event: None
             )
             self._epoch_data, self._num_images = epoch_data, len(epoch_data.decoded.data.train)
             # The most that validation needs at a time is what its first batch needs.

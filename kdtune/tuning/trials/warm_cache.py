@@ -1,39 +1,36 @@
-"""Where a sweep's first views are built: here, if trials run here, or on a node where they do.
-
-Further nodes build theirs when their first trial asks for them, while the others work.
-"""
+"""Building of what the first epoch of a sweep needs, before any trial starts."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.errors import RunError, UserError, last_line
 from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
 from kdtune.storage.array_cache import CacheProgress
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.trials.shared_inputs import SharedInputs, build_first_epoch
-from kdtune.tuning.trials.trainable import TargetRequests, open_shared_inputs
+from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests
 
 
 def warm_cache(
     shared: SharedInputs, slots: Slots, say: Callable[[str], None]
 ) -> list[CacheProgress]:
-    """Build what the first epoch needs.
+    """Build what the first epoch needs on one node on which trials run, if possible this one.
+
+    The other nodes build it when their first trial needs it.
 
     Args:
-        shared: what the trials have in common.
-        slots: where they run.
-        say: takes a line for a person about each view, and about what does not fit.
+        shared: inputs of all trials.
+        slots: give the nodes.
+        say: takes a line about each array, and about what does not fit.
 
     Returns:
-        What was built or found.
+        The arrays that were built or found.
 
     Raises:
-        UserError: images cannot be read, or something else about data and teacher is no good.
+        UserError: images cannot be read, or data or teacher are unusable.
         RunError: the node that was to build is lost.
     """
     for line in shared.cache_plan.lines:
@@ -46,7 +43,7 @@ def warm_cache(
     on_node = NodeAffinitySchedulingStrategy(allocation.node, soft=False)
     task = _build_on_node.options(
         num_cpus=allocation.cpus, num_gpus=allocation.gpus, scheduling_strategy=on_node
-    ).remote(loaded_plugins(), shared.sweep, shared.target_requests, shared.representative_runs)
+    ).remote(loaded_plugins(), shared.target_requests, shared.representative_runs)
     try:
         prepared, problem = ray.get(task)
     except ray.exceptions.RayError as error:
@@ -60,14 +57,13 @@ def warm_cache(
 
 @ray.remote(max_retries=1)
 def _build_on_node(
-    plugins: Sequence[Plugin],
-    sweep: SweepConfig,
-    target_requests: TargetRequests,
-    runs: list[TrainConfig],
-) -> Any:
+    plugins: Sequence[Plugin], target_requests: TargetRequests, runs: list[TrainConfig]
+) -> tuple[list[CacheProgress], str | None]:
+    """Return the arrays that were built or found, or a problem for the user."""
     try:
         sync_plugins(plugins)
-        decoded, teacher_targets = open_shared_inputs(sweep, target_requests)
-        return build_first_epoch(decoded, teacher_targets, runs, lambda progress: None), None
-    except UserError as error:  # which Ray would wrap
+        memory = ProcessMemory(target_requests)
+        targets = memory.teacher_targets(target_requests[0][0]) if target_requests else None
+        return build_first_epoch(memory.decoded(runs[0]), targets, runs, lambda _: None), None
+    except UserError as error:  # Ray would wrap it
         return [], str(error)
