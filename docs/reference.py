@@ -1,4 +1,4 @@
-"""Writes reference.md, every setting and every column, from the code: python docs/reference.py.
+"""Writes reference.md and the table in methods.md from the code: python docs/reference.py.
 
 What a setting means is said beside its field, what a column means under *Columns* in the docstring
 of the function that makes its table; it is said there alone.
@@ -16,8 +16,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import METHOD_DEFAULTS, TrainConfig
+from kdtune.models import build_model, probe_stage_shapes
 from kdtune.reports.tables.comparison import comparison_table
 from kdtune.reports.tables.figure_data import accuracy_vs_cost_table
 from kdtune.reports.tables.leaderboard import leaderboard_table
@@ -32,8 +34,11 @@ from kdtune.reports.tables.plan import plan_vs_actual
 from kdtune.reports.tables.rungs import rungs_table
 from kdtune.reports.tables.search_curve import search_curve_table
 from kdtune.reports.tables.settings import settings_table
+from kdtune.training.teacher_targets import TeacherTargets
 
 FILE = Path(__file__).with_suffix(".md")
+METHODS_FILE = FILE.with_name("methods.md")
+TABLE_START, TABLE_END = "<!-- Made by `python docs/reference.py` -->", "<!-- End -->"
 
 TABLES: dict[str, Callable[..., Any]] = {
     "trials": trials_table,
@@ -158,6 +163,30 @@ def _default(name: str, field: FieldInfo) -> str:
     return f"`{','.join(value) if isinstance(value, tuple) else value}`"
 
 
+def methods_table() -> str:
+    """Return the table of built-in methods, as Markdown."""
+    targets = TeacherTargets(build_model("ResNet18", 100, 32).eval(), 32)
+    student = probe_stage_shapes(build_model("MultiBranchNet", 100, 32), 32)
+    rows = []
+    for name, info in BUILTIN_METHODS.items():
+        config = TrainConfig.parse({"method": name})
+        num_bytes = sum(t.bytes_per_image for t in targets.request(config, student).values())
+        defaults = f"{config.alpha:g}, {config.beta:.12g}, {config.temperature:g}"
+        rows.append(
+            (f"`{name}`", info.paper, info.compares, info.loss, defaults, f"{num_bytes:,}")
+        )
+    heading = ("method", "paper", "what is compared", "own term", "alpha, beta, T", "bytes")
+    return _table(heading, rows)
+
+
+def write_methods(path: Path = METHODS_FILE) -> None:
+    """Replace the table of methods in a page."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(TABLE_START)
+    _, _, after = rest.partition(TABLE_END)
+    table = f"{TABLE_START}\n{methods_table()}\n{TABLE_END}"
+    path.write_text(f"{before}{table}{after}", encoding="utf-8")
+
+
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(
@@ -167,3 +196,4 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 if __name__ == "__main__":
     FILE.write_text(page(), encoding="utf-8")
+    write_methods()

@@ -1,9 +1,17 @@
-"""The log of a small sweep, by hand."""
-
-import json
+"""Events of small sweeps, and logs with them."""
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
+from kdtune.log.events import (
+    CacheRecord,
+    DataSummary,
+    EpochFinished,
+    EpochMetrics,
+    SpaceRecord,
+    SweepStarted,
+    TrialEnded,
+    TrialProposed,
+)
 from kdtune.log.folder import SweepFolder
 
 LR_DISTRIBUTION = {
@@ -12,57 +20,97 @@ LR_DISTRIBUTION = {
 }
 CHOICE_DISTRIBUTION = {"name": "CategoricalDistribution", "attributes": {"choices": [0, 2]}}
 
+DATA = DataSummary(
+    classes=("x", "y"), train_images=50, validation_images=20, test_images=400,
+    fingerprint="f", test_fingerprint="g",
+)  # fmt: skip
+
+OPENING_FIELDS = {
+    "data": DATA,
+    "teacher": None,
+    "environment": {},
+    "cache": CacheRecord(methods=(), augment_views=0, num_bytes=0),
+}
+"""Fields of the event that opens a log, but for its settings and spaces."""
+
+
+def make_space(**distributions):
+    """Return the record of a search space with these distributions."""
+    return SpaceRecord(
+        path="space.py", function=False, distributions=distributions, constants={}, start=()
+    )
+
 
 def sweep_opening(**config):
-    """The event with which a sweep of at and student on the student A begins."""
+    """Return the event that opens a sweep of at and student on the student A."""
     defaults = {
         "name": "s", "data": "d", "methods": ["at", "student"], "models": ["A"],
         "baselines": False, "epochs": 3, "settings": {"batch_size": 64},
     }  # fmt: skip
-    sweep = SweepConfig.parse({**defaults, **config}).model_dump(mode="json")
-    spaces = {method: {"distributions": {"lr": LR_DISTRIBUTION}} for method in ("at", "student")}
-    return {"event": "sweep", "config": sweep, "spaces": spaces, "data": {}, "views": {}}
+    sweep = SweepConfig.parse({**defaults, **config})
+    spaces = dict.fromkeys(sweep.methods, make_space(lr=LR_DISTRIBUTION))
+    return SweepStarted(config=sweep.model_dump(mode="json"), spaces=spaces, **OPENING_FIELDS)
+
+
+def make_metrics(epoch, accuracy, best=None, seconds=1.5, **changes):
+    """Return the metrics of an epoch; without `best` it is the best so far."""
+    values = {
+        "epoch": epoch, "lr": 0.1, "train_loss": 0.0, "train_accuracy": 0.0,
+        "validation_loss": 0.0, "validation_accuracy": accuracy,
+        "best_validation_accuracy": accuracy if best is None else best, "losses": {},
+        "seconds": seconds, "device": "cpu", "threads": 1,
+    }  # fmt: skip
+    return EpochMetrics(**{**values, **changes})
+
+
+def make_trial_config(method, model, **settings):
+    """Return the complete settings of a trial, as an event holds them."""
+    return TrainConfig.parse({"method": method, "model": model, **settings}).model_dump()
 
 
 def trial_events(number, accuracies, state=None, method="at", **extra_params):
-    """The events of a trial, to its end if that has a state.
+    """Yield the events of a trial, to its end if that has a state.
 
     Args:
         number: in its cell.
         accuracies: of its epochs.
         state: how it ended; None if it did not.
-        method: of it.
-        searched: values besides that of lr.
+        method: its method.
+        extra_params: values besides that of lr.
     """
-    cell = {"trial_id": f"{method}-A-{number:03d}", "method": method, "model": "A"}
+    identity = {"trial_id": f"{method}-A-{number:03d}", "method": method, "model": "A"}
     params = {"lr": 0.1 * (number + 1), **extra_params}
-    settings = {"method": method, "model": "A", "batch_size": 64, **params}
-    yield {
-        "event": "asked", **cell, "number": number, "origin": "start", "parameters": params,
-        "distributions": {"lr": LR_DISTRIBUTION, **dict.fromkeys(extra_params, CHOICE_DISTRIBUTION)},
-        "config": TrainConfig.parse(settings).model_dump(),
-    }  # fmt: skip
+    yield TrialProposed(
+        **identity, number=number, origin="start", params=params,
+        distributions={"lr": LR_DISTRIBUTION, **dict.fromkeys(extra_params, CHOICE_DISTRIBUTION)},
+        config=make_trial_config(method, "A", batch_size=64, **params),
+    )  # fmt: skip
     for epoch, accuracy in enumerate(accuracies, start=1):
-        best = max(accuracies[:epoch])
-        epoch_fields = {"validation_accuracy": accuracy, "best_validation_accuracy": best}
-        yield {"event": "epoch", **cell, "epoch": epoch, **epoch_fields, "seconds": 1.5}
+        metrics = make_metrics(epoch, accuracy, max(accuracies[:epoch]))
+        yield EpochFinished(**identity, **dict(metrics))
     if state is not None:
-        end = {
-            "epochs": len(accuracies),
-            "best_validation_accuracy": max(accuracies, default=None),
-        }
-        yield {"event": "ended", **cell, "state": state, "reason": f"it was {state}", **end}
+        best = max(accuracies, default=None)
+        yield TrialEnded(
+            **identity, state=state, reason=f"it was {state}", epochs=len(accuracies),
+            best_validation_accuracy=best,
+        )  # fmt: skip
 
 
-def add_times(events, first=0):
-    """Events with their times, a minute each."""
+def add_times(events, first=0, step=60):
+    """Yield the events with their times, `step` seconds apart."""
     for number, event in enumerate(events, start=first):
-        yield {**event, "time": 1.7e9 + 60 * number, "session_seconds": 60 * number}
+        times = {"time": 1.7e9 + step * number, "session_seconds": step * number}
+        yield event.model_copy(update=times)
+
+
+def write_events(path, events):
+    """Write the events to a log, with the times that they have."""
+    path.write_text("".join(event.model_dump_json() + "\n" for event in events))
 
 
 def write_log(path, events):
     """Write a sweep's folder with such a log."""
     path.mkdir(parents=True)
     folder = SweepFolder(path)
-    folder.log_path.write_text("".join(json.dumps(event) + "\n" for event in add_times(events)))
+    write_events(folder.log_path, add_times(events))
     return folder

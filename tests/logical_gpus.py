@@ -1,7 +1,7 @@
-"""A program: trials on two GPUs that are only Ray's word, on a node with five CPUs.
+"""A program that runs trials on two GPUs that Ray only counts, on a node with five CPUs.
 
 It writes a log of trials that wait instead of training, into the folder that it is given, and
-says what sharing a GPU was found to be good for.
+prints what sharing a GPU was measured to bring.
 """
 
 import os
@@ -11,16 +11,18 @@ from pathlib import Path
 
 import ray
 import torch
+from event_logs import make_metrics
 from small_runs import small_config
 from sweep_harness import EPOCHS, SweepHarness, sweep_config
 
 from kdtune.tuning.cluster.session import find_slots, run_trials
 from kdtune.tuning.planning import gpu_sharing as sharing
+from kdtune.tuning.trials.results import EpochReported
 from kdtune.tuning.trials.trainable import TrialProcess
 
 
 class RealTimeHarness(SweepHarness):
-    """The same with real times in its log."""
+    """A harness with real times in its log."""
 
     clock = property(lambda self: time.monotonic(), lambda self, value: None)
 
@@ -30,7 +32,7 @@ NUM_FIRST_TRIALS = 4
 
 
 class WaitingTrial(TrialProcess):
-    """A trial that says what its process has, once the first ones are all there."""
+    """A trial that reports what its process has, once the first ones have all started."""
 
     def iter_results(self, trial_id, config):
         (self._checkpoints / trial_id).touch()
@@ -42,15 +44,16 @@ class WaitingTrial(TrialProcess):
             time.sleep(0.1)
         for epoch in range(1, EPOCHS + 1):
             time.sleep(0.1)
-            yield {
-                "epoch": epoch, "validation_accuracy": 0.5, "best_validation_accuracy": 0.5,
-                "seconds": 0.1, "threads": torch.get_num_threads(),
-                "device": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            }  # fmt: skip
+            device = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            yield EpochReported(
+                metrics=make_metrics(
+                    epoch, 0.5, seconds=0.1, threads=torch.get_num_threads(), device=device
+                )
+            )
 
 
 def main(folder):
-    """Run a sweep of mixed needs, then measure how a real student shares a GPU."""
+    """Run a sweep of mixed requests, then measure how a real student shares a GPU."""
     ray.init("local", num_cpus=5, num_gpus=2, include_dashboard=False, log_to_driver=False)
     sweep_settings = {"methods": "at", "trials": 2, "scheduler": "none", "sampler": "random"}
     needs = {"models": "A,B,C", "gpus_per_trial": "A=1,B=0.5,C=0"}

@@ -1,26 +1,27 @@
 """The machinery of a sweep on a log, driven by hand instead of by Ray."""
 
-import json
 from types import SimpleNamespace
 
+from event_logs import OPENING_FIELDS, make_metrics
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import EventLog
+from kdtune.log.event_log import EventLog
+from kdtune.log.events import SweepStarted
 from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.search.space import load_spaces
-from kdtune.tuning.trials.trainable import NODE_KEY
+from kdtune.tuning.trials.results import EpochReported, ProcessStarted, to_ray
 
 EPOCHS = 9
 
 
 def sweep_config(**changes) -> SweepConfig:
-    """A sweep of at and kd on the students A and B."""
+    """Return the settings of a sweep of at and kd on the students A and B."""
     defaults = {
         "name": "n", "data": "d", "methods": "at,kd", "models": "A,B", "baselines": False,
         "trials": 6, "epochs": EPOCHS, "grace_period": 1, "reduction_factor": 3, "sampler": "tpe",
@@ -28,15 +29,14 @@ def sweep_config(**changes) -> SweepConfig:
     return SweepConfig.parse({**defaults, **changes})
 
 
-SWEEP_OPENING = {
-    "event": "sweep", "config": sweep_config().model_dump(mode="json"), "spaces": {}, "data": {},
-    "views": {"prepared": []}, "environment": {},
-}  # fmt: skip
+SWEEP_OPENING = SweepStarted(
+    config=sweep_config().model_dump(mode="json"), spaces={}, **OPENING_FIELDS
+)
 """The event that opens a sweep."""
 
 
 class SweepHarness:
-    """All that decides, as folds over a log; `clock` is what they take for the time."""
+    """Policy, searcher and scheduler on a log; `clock` is the time that they see."""
 
     def __init__(self, path, spaces=None, slots=None, **changes):
         self.clock = 0.0
@@ -52,9 +52,10 @@ class SweepHarness:
             pass  # opening it is what fills them
 
         def append(event):
-            event = {**event, "time": self.clock, "session_seconds": self.clock}
+            times = {"time": self.clock, "session_seconds": self.clock}
+            event = event.model_copy(update=times)
             with open(path, "a") as log:
-                log.write(json.dumps(event) + "\n")
+                log.write(event.model_dump_json() + "\n")
             for fold in self.policy.folds:
                 fold(event)
 
@@ -72,28 +73,27 @@ class SweepHarness:
         return TrainConfig.parse({"method": cell[0], "model": cell[1], **settings})
 
     def suggest(self):
-        """The next trial as Ray would hold it; None if there is none."""
+        """Return the next trial as Ray would hold it; None if there is none."""
         config = self.searcher.suggest("an id of Ray's")
         if config in (None, Searcher.FINISHED):
             return None
         trial = SimpleNamespace(config=config, get_error=lambda: None)
-        self.scheduler.on_trial_result(
-            None, trial, {NODE_KEY: config["allocation"]["node"], "pid": 7}
-        )
+        self.report_result(trial, ProcessStarted(node_id=config["allocation"]["node"], pid=7))
         return trial
 
+    def report_result(self, trial, result):
+        """Report a result of the trial's process; return Ray's decision."""
+        return self.scheduler.on_trial_result(None, trial, to_ray(result))
+
     def lose_node(self, node):
-        """A node is lost, and another one is there; Ray knows of neither yet."""
+        """Lose a node and add another one; Ray knows of neither yet."""
         self.lost_nodes.add(node)
         self.nodes.append(Node(f"{node}+", 1000))
 
     def report(self, trial, epoch, accuracy, best=None, seconds=1.0):
-        """Report an epoch; gives whether the trial goes on."""
-        best = accuracy if best is None else best
-        figures = {"epoch": epoch, "validation_accuracy": accuracy, "seconds": seconds}
-        result = {**figures, "best_validation_accuracy": best, "pid": 7}
-        decision = self.scheduler.on_trial_result(None, trial, result)
-        return decision == TrialScheduler.CONTINUE
+        """Report an epoch; return True if the trial continues."""
+        result = EpochReported(metrics=make_metrics(epoch, accuracy, best, seconds))
+        return self.report_result(trial, result) == TrialScheduler.CONTINUE
 
     def train(self, trial, curve):
         """Train a trial to its end."""

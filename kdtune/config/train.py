@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails
 
+from kdtune.config.methods import BUILTIN_METHODS, SettingValues
 from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
 
@@ -59,10 +60,6 @@ def file_stem(*names: str) -> str:
     return "-".join(names).replace(":", ".")
 
 
-SettingValues = Mapping[str, bool | int | float | str]
-"""Values of settings, by name."""
-
-
 def _has_valid_settings(method: Any) -> bool:
     """Whether the `SETTINGS` of a plug-in's method can be settings."""
     settings = getattr(method, "SETTINGS", {})
@@ -84,19 +81,7 @@ def _is_available_name(key: str) -> bool:
 METHOD_DEFAULTS: Registry[SettingValues] = Registry(
     "method",
     "METHODS",
-    {
-        "student": {"alpha": 0.0, "beta": 0.0},
-        "kd": {"alpha": 1.0, "beta": 0.0},
-        "dkd": {"temperature": 4.0, "alpha": 1.0, "beta": 8.0},
-        "dist": {"temperature": 4.0, "alpha": 0.0, "beta": 2.0},
-        "at": {"temperature": 4.0, "alpha": 0.0, "beta": 1e3},
-        "at_paper": {"temperature": 4.0, "alpha": 0.0, "beta": 0.1},
-        "fitnets": {"temperature": 3.0, "alpha": 0.1, "beta": 1e-3},
-        "vid": {"temperature": 4.0, "alpha": 0.0, "beta": 1.0},
-        "sp": {"temperature": 4.0, "alpha": 0.0, "beta": 3e3},
-        "rkd": {"temperature": 4.0, "alpha": 0.0, "beta": 25.0},
-        "pkt": {"temperature": 4.0, "alpha": 0.0, "beta": 3e4},
-    },
+    {name: info.defaults for name, info in BUILTIN_METHODS.items()},
     "a class whose SETTINGS, if any, are numbers, words, True or False by names that are free",
     _has_valid_settings,
     lambda method: dict(getattr(method, "SETTINGS", {})),

@@ -1,42 +1,31 @@
-"""What a student learns from a teacher. To add a method, write one file and one entry here; users
-add theirs in plug-ins.
+"""Distillation methods, one file a paper; the built-in ones are listed in `kdtune.config.methods`.
 
-A method sees a batch, and what was kept of the teacher for its images. CRD, which contrasts an
-image with a memory of thousands that changes as the student learns, is therefore not among them.
+To add a method, write its file here, its search space in search_spaces/, and its entry in
+`kdtune.config.methods.BUILTIN_METHODS`; a plug-in adds one without any of these. A method sees a
+batch, and what is cached of the teacher for its images. CRD, which contrasts an image with a
+memory of thousands that changes as the student learns, is therefore not among them.
 
 Shape letters: B images, C channels, H×W positions of a map, K classes, T temperature.
 """
 
+from importlib import import_module
+from typing import cast
+
+from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.config.train import TrainConfig
-from kdtune.methods.at import AttentionTransfer, PaperAttentionTransfer
-from kdtune.methods.dist import DIST
-from kdtune.methods.dkd import DecoupledKnowledgeDistillation
-from kdtune.methods.fitnets import FitNets
-from kdtune.methods.kd import KnowledgeDistillation
 from kdtune.methods.method import Method, StageShapes
-from kdtune.methods.pkt import ProbabilisticKnowledgeTransfer
-from kdtune.methods.rkd import RelationalKnowledgeDistillation
-from kdtune.methods.sp import SimilarityPreserving
-from kdtune.methods.student import StudentOnly
-from kdtune.methods.vid import VariationalInformationDistillation
 from kdtune.plugins import Registry
+
+
+def _import_class(class_path: str) -> type[Method]:
+    module, class_name = class_path.split(":")
+    return cast(type[Method], getattr(import_module(f"kdtune.methods.{module}"), class_name))
+
 
 METHODS: Registry[type[Method]] = Registry(
     "method",
     "METHODS",
-    {
-        "student": StudentOnly,
-        "kd": KnowledgeDistillation,
-        "dkd": DecoupledKnowledgeDistillation,
-        "dist": DIST,
-        "at": AttentionTransfer,
-        "at_paper": PaperAttentionTransfer,
-        "fitnets": FitNets,
-        "vid": VariationalInformationDistillation,
-        "sp": SimilarityPreserving,
-        "rkd": RelationalKnowledgeDistillation,
-        "pkt": ProbabilisticKnowledgeTransfer,
-    },
+    {name: _import_class(info.class_path) for name, info in BUILTIN_METHODS.items()},
     "a subclass of kdtune.methods.method.Method",
     lambda value: isinstance(value, type) and issubclass(value, Method),
 )

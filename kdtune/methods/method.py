@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdtune.config.train import SettingValues, TrainConfig
+from kdtune.config.methods import SettingValues
+from kdtune.config.train import TrainConfig
 
 StageShapes = list[tuple[int, int, int]]
 """(C, H, W) of each stage."""

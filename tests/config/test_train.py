@@ -2,9 +2,8 @@
 
 import pytest
 
-from kdtune.config.train import METHOD_DEFAULTS, TrainConfig
+from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
-from kdtune.methods import METHODS
 
 
 @pytest.mark.parametrize(
@@ -19,10 +18,6 @@ from kdtune.methods import METHODS
 def test_defaults_follow_the_method(method, temperature, alpha, beta):
     config = TrainConfig(method=method)
     assert (config.temperature, config.alpha, config.beta) == (temperature, alpha, beta)
-
-
-def test_defaults_are_those_of_methods_that_exist():
-    assert set(METHOD_DEFAULTS) <= set(METHODS)
 
 
 def test_given_settings_win_over_the_methods_defaults():

@@ -19,25 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.config.sweep import BASELINES
 from kdtune.reports.tables.comparison import ALL_MODELS
 from kdtune.reports.tables.sentences import display_name, format_points
 
 TEXT_COLOUR, MUTED_COLOUR, GRID_COLOUR, BAND_COLOUR = "#1b1b1b", "#6b6b6b", "#d8d8d8", "#e9e9e9"
 OTHER_METHOD_COLOUR = "#cc79a7"
-METHOD_STYLES = {
-    "at": ("#0072b2", "o"),
-    "at_paper": ("#3d4f9f", "h"),
-    "fitnets": ("#d55e00", "s"),
-    "vid": ("#8c5a00", "P"),
-    "sp": ("#a0388f", "v"),
-    "rkd": ("#7457c8", "<"),
-    "pkt": ("#00838f", ">"),
-    "dkd": ("#b3261e", "*"),
-    "dist": ("#6f7d00", "X"),
-    "kd": ("#009e73", "^"),
-    "student": ("#767676", "D"),
-}
+METHOD_STYLES = {name: (info.colour, info.marker) for name, info in BUILTIN_METHODS.items()}
 """Colour and marker of a method, for eyes of every kind."""
 
 OTHER_METHOD_MARKERS = ("v", "P", "X", "*", "<", ">", "p", "h", "d")

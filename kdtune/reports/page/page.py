@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.errors import UserError
 from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import LEFT_ALIGNED, Block, FigureBlock, Paragraph
@@ -126,7 +127,7 @@ def _jinja_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"printable": printable, "words": _format_inline}
-    environment.globals["left"] = LEFT_ALIGNED
+    environment.globals |= {"left": LEFT_ALIGNED, "methods": BUILTIN_METHODS}
     return environment
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.config.sweep import MIN_DIFFERENCE
 from kdtune.reports.tables.statistics import (
     REFERENCE_TRIALS,
@@ -11,13 +12,6 @@ from kdtune.reports.tables.statistics import (
     needed_test_images,
     target_points,
 )
-
-DISPLAY_NAMES = {
-    "at_paper": "AT (paper)",
-    "fitnets": "FitNets",
-    **{name: name.upper() for name in ("at", "kd", "dkd", "dist", "vid", "sp", "rkd", "pkt")},
-}
-"""Methods as sentences call them; the others are called as they are."""
 
 
 def describe_detectable_difference(
@@ -44,8 +38,8 @@ def format_points(value: float, half_width: float) -> str:
 
 
 def display_name(method: str) -> str:
-    """A method as sentences call it."""
-    return DISPLAY_NAMES.get(method, method)
+    """Return the name of a method in sentences; that of a plug-in's method is its own."""
+    return BUILTIN_METHODS[method].display_name if method in BUILTIN_METHODS else method
 
 
 def describe_verdict(

@@ -63,10 +63,10 @@ _RESULTS: TypeAdapter[TrialResult] = TypeAdapter(
 
 
 def to_ray(result: TrialResult) -> dict[str, Any]:
-    """Return a result as Ray takes it."""
-    return {RAY_KEY: result.model_dump(mode="json")}
+    """Return a result for Ray, as JSON: Ray flattens nested dicts."""
+    return {RAY_KEY: result.model_dump_json()}
 
 
 def from_ray(ray_result: dict[str, Any]) -> TrialResult:
     """Return the result in one of Ray's dicts."""
-    return _RESULTS.validate_python(ray_result[RAY_KEY])
+    return _RESULTS.validate_json(ray_result[RAY_KEY])
