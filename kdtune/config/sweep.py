@@ -261,11 +261,15 @@ class SweepConfig(DataConfig):
         fields = {key: getattr(self, key) for key in DataSource._fields[1:]}
         return DataSource(self.data, **fields)
 
-    def relocate(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of a run with the sweep's present data, teacher and cache size."""
-        teacher = settings["teacher_model"] and self.teacher
-        locations = {**self.data_source._asdict(), "cache_gb": self.cache_gb}
-        return {**settings, **locations, "teacher_model": teacher}
+    def locations(self, uses_teacher: bool) -> dict[str, Any]:
+        """Return the settings of a run that say where its data, teacher and cache are now.
+
+        A sweep that is resumed may find them elsewhere than its log says.
+        """
+        teacher = self.teacher if uses_teacher else None
+        return {
+            **self.data_source._asdict(), "teacher_model": teacher, "cache_gb": self.cache_gb
+        }  # fmt: skip
 
     def cells(self) -> list[tuple[str, str]]:
         """The (method, model) pairs of the sweep, baselines last."""

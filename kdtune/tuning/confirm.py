@@ -23,7 +23,7 @@ from kdtune.log.events import (
     WeightsMissing,
 )
 from kdtune.log.folder import SweepFolder
-from kdtune.log.remote_sync import RemoteSync, synced_to
+from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.log_tables import trials_table
 from kdtune.reports.tables.sentences import describe_detectable_difference
 from kdtune.runtime.signals import raise_on_sigterm
@@ -56,20 +56,19 @@ def confirm_sweep(
         changes: settings of `SweepConfig`: ``top``, ``seeds``, locations, and resources.
         show: as for `kdtune.tuning.sweep.run_sweep`.
 
-    Returns:
-        The sweep's folder.
-
     Raises:
         UserError: this is no complete sweep, another process runs it, or what it needs is missing
             or not what it was.
-        RunError, KeyboardInterrupt: as `kdtune.tuning.sweep.run_sweep`.
+        RunError, KeyboardInterrupt: as for `kdtune.tuning.sweep.run_sweep`.
     """
     folder, screen, changes = SweepFolder(path), Screen(show), changes or {}
     with (
         synced_to(folder, changes.get("storage"), False, screen.warn) as remote_sync,
         folder.locked_existing(),
     ):
-        _ConfirmSession(folder, _read_logs(folder, changes), screen, remote_sync).run()
+        history = _read_logs(folder, changes)
+        command = f"kdtune confirm {folder.path}{resume_flags(history.sweep)}"
+        _ConfirmSession(Workplace(folder, screen, command, remote_sync), history).run()
     return folder
 
 
@@ -95,12 +94,7 @@ class _History:
 
 
 def _read_logs(folder: SweepFolder, changes: Mapping[str, Any]) -> _History:
-    """Read the logs of a sweep.
-
-    Raises:
-        UserError: the search is not complete or has no successful trial, the settings do not fit
-            an earlier confirmation, or the log of that is damaged.
-    """
+    """Read the logs of a sweep, and raise if it cannot be confirmed with these settings."""
     events, openings = folder.load_events(), folder.load_confirm_openings()
     if not isinstance(events[-1], Completed):
         raise UserError(
@@ -134,20 +128,15 @@ def _read_logs(folder: SweepFolder, changes: Mapping[str, Any]) -> _History:
 class _ConfirmSession:
     """A confirmation with its driver."""
 
-    def __init__(
-        self,
-        folder: SweepFolder,
-        history: _History,
-        screen: Screen,
-        remote_sync: RemoteSync | None,
-    ):
-        self.folder, self.history, self.screen = folder, history, screen
+    def __init__(self, workplace: Workplace, history: _History):
+        self.workplace, self.history = workplace, history
+        self.folder, self.screen = workplace.folder, workplace.screen
         self._warn_late_trials()
         self.earlier_opening = history.openings[-1] if history.openings else None
         configs, candidates = history.trial_configs, history.candidates.values()
         self.prepared = prepare_confirmation(
             history.sweep,
-            folder.load_opening_events()[-1],
+            self.folder.load_opening_events()[-1],
             self.earlier_opening,
             [configs[trial_id] for ids in candidates for trial_id in ids],
             [
@@ -157,11 +146,9 @@ class _ConfirmSession:
             ],
         )
         self.sweep = self.prepared.sweep
-        resume_command = f"kdtune confirm {folder.path}{resume_flags(self.sweep)}"
-        self.workplace = Workplace(folder, screen, resume_command, remote_sync)
-        self.policy = ConfirmPolicy(self.sweep, configs, say=screen.warn)
-        self.confirmed_weights = ConfirmedWeights(folder, self.workplace.checkpoint_storage)
-        self.driver = Driver(self.workplace, self.policy, self.confirmed_weights, "runs")
+        self.policy = ConfirmPolicy(self.sweep, configs, say=self.screen.warn)
+        self.confirmed_weights = ConfirmedWeights(self.folder, workplace.checkpoint_storage)
+        self.driver = Driver(workplace, self.policy, self.confirmed_weights, "runs")
 
     def _warn_late_trials(self) -> None:
         best = best_trials(self.history.trials, self.history.sweep.top)
@@ -237,7 +224,7 @@ class _ConfirmSession:
     def _finish(self, log: EventLog) -> None:
         self._write_labels()
         self.workplace.write_results()
-        self.workplace.check_lease()
+        self.workplace.sync_remote()
         if not isinstance(self.folder.load_confirm_events()[-1], Completed):
             log.append(Completed())
         if not self.policy.chosen_trials:
@@ -270,7 +257,8 @@ class _ConfirmSession:
     def _configure(self, trial_id: str) -> TrainConfig:
         """Return the settings of a run of a candidate, with the present locations."""
         config = self.policy.configure_run(trial_id, 1)
-        return TrainConfig.parse(self.sweep.relocate(config.model_dump()))
+        locations = self.sweep.locations(config.teacher_model is not None)
+        return config.model_copy(update=locations)
 
     def _example_configs(self) -> dict[str, TrainConfig]:
         """Return the settings of a run of each student."""
@@ -298,7 +286,7 @@ class _ConfirmSession:
         runs, labels = self.policy.untested_runs(), np.asarray(self.prepared.test_split.labels)
         if not runs:
             return
-        self.workplace.check_lease()
+        self.workplace.sync_remote()
         self._write_labels()
         networks = [
             (self.folder.network_path(run_id), self._configure(self.policy.chosen_trials[cell]))

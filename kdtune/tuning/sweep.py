@@ -14,7 +14,7 @@ from kdtune.errors import RunError
 from kdtune.log.event_log import EventLog
 from kdtune.log.events import Completed, EpochFinished, SweepOpening, TrialEnded, WarmStart
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
-from kdtune.log.remote_sync import RemoteSync, synced_to
+from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.sentences import describe_detectable_difference
 from kdtune.reports.text.plan import plan_text
 from kdtune.storage.files import write_text, write_yaml
@@ -41,7 +41,7 @@ from kdtune.units import format_duration
 
 
 def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False) -> SweepFolder:
-    """Run a sweep.
+    """Run a sweep, and return its folder with log, tables, best configurations and weights.
 
     Data, teacher, methods, models, spaces and settings are checked before the folder is created.
     Then every training and validation image is decoded, and the teacher's targets for the first
@@ -51,9 +51,6 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
         config: settings of `SweepConfig`.
         show: a key of `kdtune.tuning.display.screen.LINE_KINDS_BY_MODE`.
         plan: plan the sweep first, for the slots of this machine, and save the plan in its folder.
-
-    Returns:
-        The sweep's folder, with its log, its tables, and the best configurations and weights.
 
     Raises:
         UserError: an argument is unusable; nothing was written.
@@ -69,7 +66,8 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
     sweep, warm_start_events = prepared.sweep, prepared.load_warm_start_events()
     with ray_session(sweep.address, screen.show == "verbose", screen.warn):
         with synced_to(folder, sweep.storage, True, screen.warn) as remote_sync:
-            session = _SearchSession(folder, prepared, screen, remote_sync)
+            command = f"kdtune resume {folder.path}{resume_flags(sweep)}"
+            session = _SearchSession(Workplace(folder, screen, command, remote_sync), prepared)
             slots, opening_event = session.prepare_slots(warm_start_events)
             sweep_plan = session.make_plan(slots, warm_start_events) if plan else None
             _create_folder(folder, opening_event, warm_start_events, sweep_plan)
@@ -84,21 +82,18 @@ def resume_sweep(
 ) -> SweepFolder:
     """Resume a sweep that was interrupted, or that gets more trials, cells or resources.
 
-    Its log is all that is needed. Trials that had not ended resume from their checkpoints, or
-    start anew without them; their finished epochs stay as they were.
+    Trials that had not ended resume from their checkpoints, or start anew without them; their
+    finished epochs stay as they were.
 
     Args:
         path: the sweep's folder.
         changes: settings of `SweepConfig` that change.
         show: as for `run_sweep`.
 
-    Returns:
-        The sweep's folder, as `run_sweep`.
-
     Raises:
         UserError: this is no sweep's folder, another process runs it, or what the sweep needs is
             missing or not what it was.
-        RunError, KeyboardInterrupt: as `run_sweep`.
+        RunError, KeyboardInterrupt: as for `run_sweep`.
     """
     screen, folder, changes = Screen(show), SweepFolder(path), changes or {}
     with (
@@ -108,7 +103,8 @@ def resume_sweep(
         earlier_opening = folder.load_opening_events()[-1]
         requested = build_resume_config(earlier_opening, changes)
         prepared = prepare_sweep(requested, tuple(changes.get("spaces", ())), earlier_opening)
-        session = _SearchSession(folder, prepared, screen, remote_sync)
+        command = f"kdtune resume {folder.path}{resume_flags(prepared.sweep)}"
+        session = _SearchSession(Workplace(folder, screen, command, remote_sync), prepared)
         opening_event = prepared.opening_event
         with session.driver.open_log(folder.log_path) as log:
             session.driver.report_resumed(log, earlier_opening, opening_event)
@@ -123,7 +119,7 @@ def resume_sweep(
                     slots, opening_event = session.prepare_slots()
                     log.append(opening_event)
                     session.run(log, slots)
-    session.confirm({key: value for key, value in changes.items() if key in CONFIRM_FIELDS})
+    session.confirm({key: changes[key] for key in changes if key in CONFIRM_FIELDS})
     return folder
 
 
@@ -147,52 +143,36 @@ def _create_folder(
 class _SearchSession:
     """A search with its driver."""
 
-    def __init__(
-        self,
-        folder: SweepFolder,
-        prepared: PreparedSweep,
-        screen: Screen,
-        remote_sync: RemoteSync | None,
-    ):
-        self.prepared, self.screen, self.sweep = prepared, screen, prepared.sweep
+    def __init__(self, workplace: Workplace, prepared: PreparedSweep):
+        self.workplace, self.prepared, self.screen = workplace, prepared, workplace.screen
+        self.sweep, configure_trial = prepared.sweep, prepared.configure_trial
         self.policy = SearchPolicy(
-            self.sweep, prepared.spaces, prepared.configure_trial, say=screen.warn
+            self.sweep, prepared.spaces, configure_trial, say=self.screen.warn
         )
-        resume_command = f"kdtune resume {folder.path}{resume_flags(self.sweep)}"
-        self.workplace = Workplace(folder, screen, resume_command, remote_sync)
-        self.checkpoint_cleanup = CheckpointCleanup(folder, self.workplace.checkpoint_storage)
-        self.driver = Driver(self.workplace, self.policy, self.checkpoint_cleanup, "trials")
+        self.checkpoint_cleanup = CheckpointCleanup(workplace.folder, workplace.checkpoint_storage)
+        self.driver = Driver(workplace, self.policy, self.checkpoint_cleanup, "trials")
 
     def prepare_slots(
         self, warm_start_events: Sequence[WarmStart] = ()
     ) -> tuple[Slots, SweepOpening]:
         """Find the slots, build what the first epoch needs, and choose how trials share GPUs."""
         slots = find_slots(self.sweep, self.screen.warn)
-        for line in self._describe(slots):
+        warm_starts = (f"{event.cell_name}: {event.reason}" for event in warm_start_events)
+        for line in (*self._describe(slots), *warm_starts):
             self.screen.say(line)
-        for event in warm_start_events:
-            self.screen.say(f"{event.cell_name}: {event.reason}")
         shared_inputs = self.prepared.shared_inputs
-        opening_event = self.prepared.opening_after(
-            warm_cache(shared_inputs, slots, self.screen.say)
-        )
-        slots = choose_gpu_sharing(
-            self.sweep,
-            slots,
-            self.prepared.example_configs,
-            shared_inputs.target_requests,
-            self.screen.say,
-        )
+        built = warm_cache(shared_inputs, slots, self.screen.say)
+        opening_event = self.prepared.opening_after(built)
+        make_configs, targets = self.prepared.example_configs, shared_inputs.target_requests
+        slots = choose_gpu_sharing(self.sweep, slots, make_configs, targets, self.screen.say)
         return slots, opening_event
 
     def make_plan(self, slots: Slots, warm_start_events: Sequence[WarmStart]) -> dict[str, Any]:
         """Return the plan of the sweep, and show it."""
         curves = load_learning_curves(self.prepared, None)
-        sweep_plan = make_plan(
-            self.prepared, warm_start_events, slots, (), curves, self.screen.say
-        )
-        self.screen.say(plan_text(sweep_plan, "table"))
-        return sweep_plan
+        plan = make_plan(self.prepared, warm_start_events, slots, (), curves, self.screen.say)
+        self.screen.say(plan_text(plan, "table"))
+        return plan
 
     def _describe(self, slots: Slots) -> Iterator[str]:
         sweep, num_cells = self.sweep, len(self.sweep.cells())
@@ -226,12 +206,8 @@ class _SearchSession:
         self.finish(log)
 
     def finish(self, log: EventLog) -> None:
-        """Write all that is made from the log.
-
-        Raises:
-            RunError: no trial finished an epoch.
-        """
-        self.workplace.check_lease()  # another driver may need the checkpoints by now
+        """Write all that is made from the log; raise if no trial finished an epoch."""
+        self.workplace.sync_remote()  # another driver may need the checkpoints by now
         self.workplace.write_results()
         self.checkpoint_cleanup.remove_all()
         events = self.workplace.folder.load_events()
@@ -247,11 +223,7 @@ class _SearchSession:
             self.screen.say(savings)
 
     def confirm(self, changes: Mapping[str, Any]) -> None:
-        """Confirm the search if the settings say so; `changes` are those of `confirm_sweep`.
-
-        Raises:
-            KeyboardInterrupt: an interrupt came while the last trials ended.
-        """
+        """Confirm the search if the settings say so; `changes` are those of `confirm_sweep`."""
         if not self.sweep.confirm:
             return
         path, interrupts = self.workplace.folder.path, self.policy.interrupts

@@ -53,11 +53,7 @@ class Workplace:
         return self.remote_sync.storage.subfolder(CHECKPOINTS_FOLDER)
 
     def write_results(self) -> None:
-        """Write all that is made from the logs.
-
-        Raises:
-            RunError: the disk is full.
-        """
+        """Write all that is made from the logs."""
         write_results(self.folder, self.resume_command, self.checkpoint_storage)
 
     def add_resume_hint(self, failure: Exception) -> str:
@@ -65,7 +61,7 @@ class Workplace:
         advice = "Make room, then" if isinstance(failure, DiskFullError) else "To continue"
         return f"{failure} {advice}: {self.resume_command}"
 
-    def check_lease(self) -> None:
+    def sync_remote(self) -> None:
         """Raise a `RunError` if another driver has taken over the sweep."""
         if self.remote_sync is not None:
             self.remote_sync.raise_failure()
@@ -200,7 +196,7 @@ class _StepCallback(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Refresh the screen; Ray calls this at least ten times a second."""
         self.workplace.screen.refresh()
-        self.workplace.check_lease()
+        self.workplace.sync_remote()
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray's snapshots of callbacks are never read back, so they are kept empty."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig, applicable_settings
 from kdtune.data.folders import GROUPS_FILE, load_test_groups
@@ -16,7 +14,6 @@ from kdtune.data.splits import Split
 from kdtune.errors import UserError, did_you_mean
 from kdtune.log.distributions import parse_distributions
 from kdtune.log.events import (
-    CacheRecord,
     Candidate,
     Cell,
     ConfirmStarted,
@@ -31,14 +28,7 @@ from kdtune.log.events import (
     WarmStart,
 )
 from kdtune.methods import METHODS, require_method
-from kdtune.models import (
-    MODELS,
-    build_model,
-    probe,
-    probe_stage_shapes,
-    require_model,
-    stage_shapes,
-)
+from kdtune.models import require_model
 from kdtune.models.on_device import pick_device
 from kdtune.plugins import load_plugins, plugin_records
 from kdtune.runtime.console import printable_path
@@ -158,12 +148,19 @@ def prepare_sweep(
         raise UserError(NO_TEST_IMAGES)
     has_teacher = shared_inputs.teacher is not None
     spaces = _prepare_spaces(sweep, has_teacher, space_files, earlier_opening)
-    _register_trials(sweep, spaces, shared_inputs)
+    pick_device(sweep.settings.get("device", "auto"))
+    for model in dict.fromkeys(sweep.models):
+        configs = [
+            _build_trial_config(sweep, (method, model), 0, settings)
+            for method, space in spaces.items()
+            for _, settings in space.probe_points()
+        ]
+        shared_inputs.register_runs(model, configs)
     shared_inputs.plan_cache(earlier_opening)
     event_type = SweepStarted if earlier_opening is None else SweepResumed
     opening_event = event_type(
         spaces={method: _record_space(space) for method, space in spaces.items()},
-        cache=_record_cache(shared_inputs),
+        cache=shared_inputs.cache_plan,
         **opening_fields,
     )
     return PreparedSweep(sweep, spaces, shared_inputs, opening_event)
@@ -202,18 +199,21 @@ def prepare_confirmation(
                 f"The groups of the test images, {GROUPS_FILE}, are missing in the data."
             )
     decoded.pixels("test")  # raises if one cannot be read, before anything is trained
-    for candidate_config in candidate_configs:
-        config = TrainConfig.parse(sweep.relocate(candidate_config))
+    configs = [
+        TrainConfig.parse({**config, **sweep.locations(config["teacher_model"] is not None)})
+        for config in candidate_configs
+    ]
+    for config in configs:
         pick_device(config.device)
-        student = build_model(config.model, len(decoded.data.classes), config.image_size)
-        shared_inputs.register_run(config, probe_stage_shapes(student, config.image_size))
+    for model in dict.fromkeys(config.model for config in configs):
+        shared_inputs.register_runs(model, [c for c in configs if c.model == model])
     shared_inputs.plan_cache(earlier_opening)
     opening_event = ConfirmStarted(
         candidates=tuple(new_candidates),
         seeds=sweep.seeds,
         top=sweep.top,
         groups_sha256=hashlib.sha256("\n".join(groups).encode()).hexdigest() if groups else None,
-        cache=_record_cache(shared_inputs),
+        cache=shared_inputs.cache_plan,
         **opening_fields,
     )
     return PreparedConfirmation(sweep, shared_inputs, test_split, groups, opening_event)
@@ -222,11 +222,7 @@ def prepare_confirmation(
 def _prepare_inputs(
     requested: SweepConfig, earlier_opening: SweepOpening | None
 ) -> tuple[SweepConfig, SharedInputs, dict[str, Any]]:
-    """Check names, data and teacher.
-
-    Returns:
-        Complete settings, inputs of all trials, and fields of the event that opens the log.
-    """
+    """Return complete settings, inputs of all trials, and fields of the opening event."""
     _require_known_names(requested)
     data, skipped_images = find_data(
         requested.data_source, requested.skip_bad_images, requested.cache_gb
@@ -328,28 +324,6 @@ def _prepare_spaces(
     return spaces
 
 
-def _register_trials(
-    sweep: SweepConfig, spaces: Mapping[str, SearchSpace], shared_inputs: SharedInputs
-) -> None:
-    """Try a batch of each cell, and register trials that differ in their targets."""
-    pick_device(sweep.settings.get("device", "auto"))
-    image_size = shared_inputs.decoded.image_size
-    for model in dict.fromkeys(sweep.models):
-        with MODELS.blame_provider(model):
-            student = build_model(model, len(shared_inputs.decoded.data.classes), image_size)
-            outputs = probe(student, torch.zeros(2, 3, image_size, image_size))
-            shapes = stage_shapes(outputs[1])
-        for method, space in spaces.items():
-            configs = [
-                _build_trial_config(sweep, (method, model), 0, settings)
-                for _, settings in space.probe_points()
-            ]
-            with METHODS.blame_provider(method):
-                shared_inputs.dry_run(configs[0], outputs)
-                for config in configs:
-                    shared_inputs.register_run(config, shapes)
-
-
 def _record_space(space: SearchSpace) -> SpaceRecord:
     return SpaceRecord(
         path=str(space.path),
@@ -358,11 +332,6 @@ def _record_space(space: SearchSpace) -> SpaceRecord:
         constants=space.constants,
         start=tuple(space.start_points),
     )
-
-
-def _record_cache(shared_inputs: SharedInputs) -> CacheRecord:
-    plan = shared_inputs.cache_plan
-    return CacheRecord(methods=plan.methods, augment_views=plan.views, num_bytes=plan.bytes)
 
 
 def _restore_space(
@@ -399,11 +368,9 @@ def _build_trial_config(
             **settings,
             "method": method,
             "model": model,
-            "teacher_model": sweep.teacher if METHODS[method].uses_teacher else None,
-            **sweep.data_source._asdict(),
+            **sweep.locations(METHODS[method].uses_teacher),
             "image_size": sweep.image_size,
             "epochs": sweep.epochs,
-            "cache_gb": sweep.cache_gb,
             "skip_bad_images": sweep.skip_bad_images,
             "augment_seed": sweep.seed,
             "seed": derive_seed(sweep.seed, method, model, number),
@@ -412,10 +379,9 @@ def _build_trial_config(
 
 
 def _make_absolute(path: str) -> str:
-    """Return an existing path as absolute, since trials run in other folders.
+    """Return the absolute path of a file, since trials run in other folders; else the name.
 
-    The name of a data set stays as it is. Links stay links: they may lead elsewhere on another
-    node.
+    Links stay links: on another node they may lead elsewhere.
     """
     expanded = Path(path).expanduser()
     path = os.path.abspath(expanded) if expanded.exists() else path

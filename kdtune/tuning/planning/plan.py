@@ -220,7 +220,7 @@ def _combine_costs(
         report_seconds=driver_costs.report_seconds,
         prepare_seconds=trial_costs.prepare_seconds,
         view_seconds=trial_costs.view_seconds,
-        num_views=prepared.shared_inputs.cache_plan.views if trial_costs.view_seconds else 0,
+        num_views=prepared.shared_inputs.cache_plan.augment_views if trial_costs.view_seconds else 0,
         event_seconds=driver_costs.event_seconds,
         trial_seconds=driver_costs.trial_seconds,
         event_seconds_per_trial=driver_costs.event_seconds_per_trial,
@@ -318,7 +318,7 @@ def _build_row(
         **asdict(result),
         "idle_share": result.idle_share,
         "driver_share": result.driver_share,
-        "cache_bytes": prepared.shared_inputs.cache_plan.bytes,
+        "cache_bytes": prepared.shared_inputs.cache_plan.num_bytes,
         "checkpoint_bytes": bytes_per_checkpoint * num_checkpoints,
         "log_bytes": log_bytes,
         "node_memory_bytes": trials_on_node * max(trial_costs.memory_bytes.values())

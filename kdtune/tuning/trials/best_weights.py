@@ -1,10 +1,11 @@
 """Weights of the best trials and confirmed runs; removal of the checkpoints of the others."""
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from kdtune.export.selected_runs import SelectedRun
 from kdtune.log.events import (
@@ -36,9 +37,6 @@ def write_best_weights(
         folder: of the sweep.
         best: see `kdtune.export.selected_runs.select_best_runs`.
         storage: of checkpoints; None if they are in the folder.
-
-    Raises:
-        DiskFullError: there is no room.
     """
     for cell, selected in best.items():
         path = folder.best_path(*cell, ".pth")
@@ -57,11 +55,7 @@ def write_best_weights(
 def _load_best_weights(
     folder: SweepFolder, trial_id: str, storage: Storage | None
 ) -> dict[str, Any] | None:
-    """Return a checkpoint of a trial's best epoch, made from its newest intact one, if any.
-
-    A process that was killed at the end may have left an earlier epoch only; ``epoch`` and
-    ``validation_accuracy`` tell.
-    """
+    """Return a checkpoint of the best epoch in a trial's newest intact checkpoint, if any."""
     checkpoint_folder = folder.checkpoints_folder / trial_id
     if storage is not None:
         with suppress(StorageError):  # a file that is not available now is missing for now
@@ -82,21 +76,8 @@ def _load_best_weights(
     }
 
 
-class FileKeeper(Protocol):
-    """Keeps the files of trials in step with a log: a fold that acts from `activate` on."""
-
-    def fold(self, event: Event) -> None:
-        """Add an event of the log."""
-
-    def activate(self) -> None:
-        """Act on the events so far, and from now on on every event."""
-
-
-class ConfirmedWeights:
-    """Keeps the weights of confirmed runs until another candidate of their cell is chosen.
-
-    The checkpoints of a run stay until its weights are written, since a storage that fails now
-    may give them another time.
+class FileKeeper(ABC):
+    """Keeps the files of trials in step with a log: a fold that acts from `activate` on.
 
     Args:
         folder: of the sweep.
@@ -105,9 +86,28 @@ class ConfirmedWeights:
 
     def __init__(self, folder: SweepFolder, storage: Storage | None = None):
         self.folder, self.storage = folder, storage
+        self._active = False
+
+    @abstractmethod
+    def fold(self, event: Event) -> None:
+        """Add an event of the log."""
+
+    @abstractmethod
+    def activate(self) -> None:
+        """Act on the events so far, and from now on on every event."""
+
+
+class ConfirmedWeights(FileKeeper):
+    """Keeps the weights of confirmed runs until another candidate of their cell is chosen.
+
+    The checkpoints of a run stay until its weights are written, since a storage that fails now
+    may give them another time.
+    """
+
+    def __init__(self, folder: SweepFolder, storage: Storage | None = None):
+        super().__init__(folder, storage)
         self._runs: dict[str, TrialProposed] = {}
         self._past_events: list[TrialEnded | CandidateChosen] = []
-        self._active = False
 
     def activate(self) -> None:
         """Act on the events so far, and from now on on every event."""
@@ -144,25 +144,20 @@ class ConfirmedWeights:
                 self.storage.subfolder(run_id).remove_folder()
 
 
-class CheckpointCleanup:
+class CheckpointCleanup(FileKeeper):
     """Removes the checkpoints of trials that have ended, except those of the best of each cell.
 
     A trial's process writes its last checkpoint while its end is logged, so that is removed when
     another trial has ended.
-
-    Args:
-        folder: of the sweep.
-        storage: of checkpoints; None if they are in the folder.
     """
 
     def __init__(self, folder: SweepFolder, storage: Storage | None = None):
-        self.folder, self.storage = folder, storage
-        self._ended: set[str] = set()
+        super().__init__(folder, storage)
         self._executor = ThreadPoolExecutor(1)  # the driver does not wait for a slow storage
-        self._removal: Future[None] | None = None
+        self._removals: list[Future[None]] = []
+        self._ended: set[str] = set()
         self._best: dict[Cell, tuple[float, int, str]] = {}
         self._trial_numbers: dict[str, int] = {}
-        self._active = False
 
     def activate(self) -> None:
         """Remove what an earlier driver left, and from now on what trials leave."""
@@ -194,21 +189,17 @@ class CheckpointCleanup:
             for cell, (*_, trial_id) in self._best.items()
             if not self.folder.best_path(*cell, ".pth").is_file()
         }
-        self._wait_for_removal()
+        wait(self._removals, CLEANUP_TIMEOUT_SECONDS)
         self._remove_checkpoints(self._ended - kept)
-        self._wait_for_removal()
+        wait(self._removals, CLEANUP_TIMEOUT_SECONDS)
         self._executor.shutdown(wait=False, cancel_futures=True)
-
-    def _wait_for_removal(self) -> None:
-        if self._removal is not None:
-            wait([self._removal], CLEANUP_TIMEOUT_SECONDS)
 
     def _remove_checkpoints(self, trials: set[str]) -> None:
         for path in self.folder.checkpoints_folder.glob("*"):
             if path.name in trials:
                 shutil.rmtree(path, ignore_errors=True)
-        if self.storage is not None and (self._removal is None or self._removal.done()):
-            self._removal = self._executor.submit(_clear_storage, self.storage, trials)
+        if self.storage is not None and all(removal.done() for removal in self._removals):
+            self._removals = [self._executor.submit(_clear_storage, self.storage, trials)]
 
 
 def _clear_storage(storage: Storage, trials: set[str]) -> None:

@@ -2,29 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from kdtune.log.events import CacheRecord
 from kdtune.units import BYTES_PER_GB, format_bytes
 
 PLANNED_CACHE_SHARE = 0.95
 """Share of the cache that is planned, so that a sweep does not evict what it needs."""
-
-
-@dataclass(frozen=True)
-class CachePlan:
-    """Arrays that all trials of a sweep share.
-
-    Attributes:
-        methods: whose targets are cached; the teacher runs live for the others.
-        views: augmented views that epochs cycle through; 0: augmented anew in each epoch.
-        bytes: size of all of it.
-        lines: how that follows, for people.
-    """
-
-    methods: tuple[str, ...]
-    views: int
-    bytes: int
-    lines: tuple[str, ...]
 
 
 def plan_cache(
@@ -35,8 +18,10 @@ def plan_cache(
     any_plain: bool,
     any_augmented: bool,
     epochs: int,
-) -> CachePlan:
-    """Choose what is cached: targets of as many methods as fit, small ones first, then views.
+) -> tuple[CacheRecord, list[str]]:
+    """Choose what is cached, and explain it in lines for a person.
+
+    These are the targets of as many methods as fit, small ones first, then augmented views.
 
     Args:
         max_bytes: size of the cache.
@@ -81,8 +66,9 @@ def plan_cache(
     elif any_augmented:
         needed_gb = _needed_cache_gb(total_bytes([], 1))
         lines.append(f"augmented anew in every epoch; cache_gb {needed_gb} holds a view of images")
-    size = total_bytes(cached_methods, views)
-    return CachePlan(tuple(cached_methods), views, size, tuple(lines))
+    num_bytes = total_bytes(cached_methods, views)
+    methods = tuple(cached_methods)
+    return CacheRecord(methods=methods, augment_views=views, num_bytes=num_bytes), lines
 
 
 def _needed_cache_gb(size: int) -> str:

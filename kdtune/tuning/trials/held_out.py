@@ -23,14 +23,11 @@ from kdtune.tuning.trials.trainable import hide_unassigned_gpus
 def predict_test_images(
     weights_and_configs: list[tuple[Path, TrainConfig]], slots: Slots
 ) -> Iterator[np.ndarray]:
-    """Classify the test images with networks, each where a trial of it would run.
+    """Yield the classes, int64 [N], that each network predicts for the test images.
 
     Args:
         weights_and_configs: weights files, and the settings of their runs.
-        slots: give the resources of trials.
-
-    Yields:
-        The predicted classes of each network, int64 [N].
+        slots: give each network the resources of a trial.
     """
     pending = []
     for path, config in weights_and_configs:
@@ -41,15 +38,12 @@ def predict_test_images(
 
 
 def profile_student(config: TrainConfig, num_classes: int, slots: Slots) -> dict[str, Any]:
-    """Measure what a student costs where a trial of it would run.
+    """Return the costs of a student: see `kdtune.models.costs.measure_network_costs`.
 
     Args:
         config: settings of a run.
         num_classes: of the data.
-        slots: give the resources of trials.
-
-    Returns:
-        See `kdtune.models.costs.measure_network_costs`.
+        slots: give the student the resources of a trial.
     """
     task, threads = _make_task(_profile_student, config, slots)
     costs: dict[str, Any] = ray.get(task.remote(loaded_plugins(), threads, config, num_classes))

@@ -65,21 +65,27 @@ OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "CUDA error: out of memory", 
 class ProcessMemory:
     """What a process keeps from one trial of a sweep to the next.
 
-    Images and teacher are opened once: they are the same for all trials of a sweep.
+    Images and teacher, which are the same for all trials of a sweep, are opened once.
 
     Args:
         target_requests: see `TargetRequests`.
+        decoded: images without the test images; opened for the first trial if None.
+        teacher: loaded for the first trial that has one if None.
     """
 
-    def __init__(self, target_requests: TargetRequests = ()):
+    def __init__(
+        self,
+        target_requests: TargetRequests = (),
+        decoded: DecodedDataset | None = None,
+        teacher: nn.Module | None = None,
+    ):
         self.target_requests = target_requests
         self.write_cost = WriteCost()
-        self._decoded: DecodedDataset | None = None
-        self._teacher: nn.Module | None = None
+        self._decoded, self._teacher = decoded, teacher
         self._teacher_targets: TeacherTargets | None = None
 
     def decoded(self, config: TrainConfig) -> DecodedDataset:
-        """Return the images of the sweep of a trial, without the test images."""
+        """Return the images of a trial."""
         if self._decoded is None:
             data, _ = find_data(
                 config.data_source, config.skip_bad_images, config.cache_gb, with_test=False
@@ -88,7 +94,7 @@ class ProcessMemory:
         return self._decoded
 
     def teacher(self, config: TrainConfig) -> nn.Module:
-        """Return the teacher of the sweep of a trial that has one."""
+        """Return the teacher of a trial that has one."""
         if self._teacher is None:
             assert config.teacher_model is not None
             classes = self.decoded(config).data.classes
@@ -114,7 +120,8 @@ class TrialProcess(tune.Trainable):
     """Ray's side of a trial: every `step` gives one result of `run_trial`.
 
     Ray passes ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``allocation``, a
-    `kdtune.tuning.cluster.placement.Allocation` as a dict.
+    `kdtune.tuning.cluster.placement.Allocation` as a dict. `setup` also takes what
+    `tune.with_parameters` adds for all trials; ``checkpoints`` is a folder or None.
     """
 
     def setup(
@@ -124,14 +131,7 @@ class TrialProcess(tune.Trainable):
         checkpoints: Path | Storage | None = None,
         plugins: Sequence[Plugin] = (),
     ) -> None:
-        """Start the first trial of the process.
-
-        Args:
-            ray_config: see the class.
-            target_requests: see `TargetRequests`.
-            checkpoints: folder for the checkpoints of all trials; None to write none.
-            plugins: those of the sweep.
-        """
+        """Start the first trial of the process."""
         keep_freed_memory()
         hide_unassigned_gpus()
         with suppress(UserError):  # the trial raises it again, and so reports it
@@ -213,20 +213,18 @@ def _train(
     epoch_data, classes, teacher = open_trial_data(config, memory, cache_events.put)
     load_validation = partial(epoch_data.evaluation_batches, "validation")
     yield from _iter_cache_events(cache_events, load_validation)
-    checkpoints = _open_checkpoints(config, memory, folder, classes)
+    checkpoints: TrialCheckpoints | None = None
+    if isinstance(folder, Storage):
+        checkpoints = RemoteTrialCheckpoints(folder, config, classes, memory.write_cost)
+    elif folder is not None:
+        checkpoints = TrialCheckpoints(folder, config, classes, memory.write_cost)
     state, history, result = None, list[EpochMetrics](), None
     try:
         if checkpoints is not None and (latest := checkpoints.load_latest()) is not None:
             state, history = latest
             yield from (EpochReported(metrics=metrics) for metrics in history)
-        results = fit(
-            config,
-            epoch_data.train_batches,
-            load_validation(),
-            num_classes=len(classes),
-            teacher=teacher,
-            resume=state,
-        )
+        batches = epoch_data.train_batches, load_validation()
+        results = fit(config, *batches, num_classes=len(classes), teacher=teacher, resume=state)
         for epoch in range(len(history) + 1, config.epochs + 1):
             yield from _iter_cache_events(cache_events, partial(epoch_data.load_arrays, epoch))
             result = next(results)
@@ -245,26 +243,14 @@ def _train(
             checkpoints.close()
 
 
-def _open_checkpoints(
-    config: TrainConfig,
-    memory: ProcessMemory,
-    folder: Path | Storage | None,
-    classes: tuple[str, ...],
-) -> TrialCheckpoints | None:
-    if isinstance(folder, Storage):
-        return RemoteTrialCheckpoints(folder, config, classes, memory.write_cost)
-    return folder and TrialCheckpoints(folder, config, classes, memory.write_cost)
-
-
 def _describe_failure(error: Exception) -> TrialFailed:
     if isinstance(error, DivergedError):
         return TrialFailed(failure=Failure.DIVERGED, reason=str(error))
     if isinstance(error, DiskFullError):
         return TrialFailed(failure=Failure.DISK_FULL, reason=str(error))
     failure = Failure.OUT_OF_MEMORY if is_out_of_memory(error) else Failure.CRASHED
-    first_line, *_ = str(error).strip().splitlines() or [""]
-    name = type(error).__name__
-    return TrialFailed(failure=failure, reason=f"{name}: {first_line}" if first_line else name)
+    lines = [type(error).__name__, *str(error).strip().splitlines()]
+    return TrialFailed(failure=failure, reason=": ".join(lines[:2]))
 
 
 def open_trial_data(
@@ -285,9 +271,8 @@ def open_trial_data(
         if should_cache_targets(config):
             teacher_targets = memory.teacher_targets(config)
             student = build_model(config.model, len(classes), config.image_size)
-            requested = teacher_targets.request(
-                config, probe_stage_shapes(student, config.image_size)
-            )
+            shapes = probe_stage_shapes(student, config.image_size)
+            requested = teacher_targets.request(config, shapes)
     return EpochData(config, decoded, teacher_targets, requested, on_progress), classes, teacher
 
 

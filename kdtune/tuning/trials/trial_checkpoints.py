@@ -67,11 +67,10 @@ class TrialCheckpoints:
         self._saved_epoch, self._seconds_since_save = 0, 0.0
 
     def load_latest(self) -> tuple[dict[str, Any], list[EpochMetrics]] | None:
-        """Load the newest intact checkpoint.
+        """Load the newest intact checkpoint, if there is one.
 
         Returns:
-            The state from which `kdtune.training.loop.fit` resumes, and the metrics of all epochs
-            so far; None if there is no checkpoint.
+            The state for `kdtune.training.loop.fit`, and the metrics of all epochs so far.
         """
         for path in reversed(list_checkpoints(self.folder)):
             if (content := read_if_intact(path)) is None or not self._has_same_config(content):
