@@ -74,14 +74,14 @@ def confirm_sweep(
 
 @dataclass(frozen=True)
 class _History:
-    """What a confirmation starts from.
+    """Settings, trials and candidates with which a confirmation starts.
 
     Attributes:
         sweep: settings of the confirmation.
         trials: table of the trials of the search.
         trial_configs: complete settings of each trial.
         openings: events that opened the confirmation before.
-        candidates: of each cell, those of `openings` first.
+        candidates: those of all cells, the ones of `openings` first.
         new_candidates: those that are not in `openings`.
     """
 

@@ -1,4 +1,4 @@
-"""Runs and resumes a sweep: every cell's trials on Ray, then the tables, then the confirmation.
+"""Start and resume of a sweep: trials on Ray, then tables, then the confirmation.
 
 The log is the sweep. Resuming reads it, which sets the state of all that decides, and hands out
 the trials that had not ended; a new sweep is one whose log has an opening event only.

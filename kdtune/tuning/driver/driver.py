@@ -1,4 +1,4 @@
-"""The driver of a search or a confirmation: connects Ray, log, policy, screen and trackers."""
+"""The driver of a search or a confirmation, which connects Ray, policy, log and screen."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,10 @@ from kdtune.tuning.trials.trainable import TargetRequests, TrialProcess
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a driver works, and whom it tells.
+    """Folder, screen and storage of a driver.
 
     Attributes:
-        folder: of the sweep.
+        folder: the sweep's folder.
         screen: takes lines, and shows the progress.
         resume_command: continues the sweep after an interrupt.
         remote_sync: copies the folder to a storage; None without one.

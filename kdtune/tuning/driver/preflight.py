@@ -80,7 +80,7 @@ class PreparedSweep:
 
         Args:
             cell: method and model.
-            number: of the trial in its cell.
+            number: the trial's number in its cell.
             settings: values that its space decides.
         """
         config = _build_trial_config(self.sweep, cell, number, settings)
@@ -115,7 +115,7 @@ class PreparedConfirmation:
         sweep: complete settings.
         shared_inputs: inputs of all runs.
         test_split: the test images.
-        test_groups: of each test image, or None: see `kdtune.data.folders.load_test_groups`.
+        test_groups: groups of the test images; see `kdtune.data.folders.load_test_groups`.
         opening_event: opens the confirmation.
     """
 

@@ -1,4 +1,4 @@
-"""Rules about which settings may change on resume or confirm, and which must be given again.
+"""Settings that may change on resume or confirm, and those that must be given again.
 
 A log chooses neither whom this process talks to nor which code it runs.
 """
@@ -84,7 +84,7 @@ def build_confirm_config(folder: SweepFolder, changes: Mapping[str, Any]) -> Swe
     """Return the settings of a confirmation, and load the plug-ins of its sweep.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
         changes: settings of `CONFIRM_FIELDS`.
 
     Raises:

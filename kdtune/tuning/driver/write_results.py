@@ -19,9 +19,9 @@ def write_results(
     """Write all that is made from the logs.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
         resume_command: writes them again; part of the error message.
-        storage: of checkpoints; None if they are in the folder.
+        storage: holds the checkpoints; None if they are in the folder.
 
     Raises:
         RunError: the disk is full.

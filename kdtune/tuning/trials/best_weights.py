@@ -34,9 +34,9 @@ def write_best_weights(
     The weights of a trial come from its last checkpoint; if that is lost, no file is written.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
         best: see `kdtune.export.selected_runs.select_best_runs`.
-        storage: of checkpoints; None if they are in the folder.
+        storage: holds the checkpoints; None if they are in the folder.
     """
     for cell, selected in best.items():
         path = folder.best_path(*cell, ".pth")
@@ -80,8 +80,8 @@ class FileKeeper(ABC):
     """Keeps the files of trials in step with a log: a fold that acts from `activate` on.
 
     Args:
-        folder: of the sweep.
-        storage: of checkpoints; None if they are in the folder.
+        folder: the sweep's folder.
+        storage: holds the checkpoints; None if they are in the folder.
     """
 
     def __init__(self, folder: SweepFolder, storage: Storage | None = None):

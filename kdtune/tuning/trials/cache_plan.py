@@ -25,9 +25,9 @@ def plan_cache(
 
     Args:
         max_bytes: size of the cache.
-        image_bytes: of the training images.
-        base_bytes: of what is always cached: training and validation images.
-        target_bytes: of each target of a view, by name, by method.
+        image_bytes: size of the training images.
+        base_bytes: size of training and validation images, which are always cached.
+        target_bytes: size of each target of a view, by name, by method.
         any_plain: True if some trial does not augment the images.
         any_augmented: True if some trial augments them.
         epochs: maximum number of views.

@@ -1,4 +1,4 @@
-"""Evaluation of the chosen networks on the test set, which nothing else reads; model costs."""
+"""Evaluation of chosen networks on the test set, which nothing else reads; model costs."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def profile_student(config: TrainConfig, num_classes: int, slots: Slots) -> dict
 
     Args:
         config: settings of a run.
-        num_classes: of the data.
+        num_classes: number of classes of the data.
         slots: give the student the resources of a trial.
     """
     task, threads = _make_task(_profile_student, config, slots)

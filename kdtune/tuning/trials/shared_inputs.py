@@ -181,7 +181,7 @@ def build_first_epoch(
     """Build what the first epoch of some runs needs; return the arrays that were built or found.
 
     Args:
-        memory: of this process.
+        memory: opens images and teacher.
         runs: see `SharedInputs.representative_runs`.
         on_progress: takes what is built or found, once.
     """

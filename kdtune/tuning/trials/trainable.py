@@ -63,7 +63,7 @@ OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "CUDA error: out of memory", 
 
 
 class ProcessMemory:
-    """What a process keeps from one trial of a sweep to the next.
+    """Objects that a process keeps from one trial of a sweep to the next.
 
     Images and teacher, which are the same for all trials of a sweep, are opened once.
 
@@ -174,10 +174,10 @@ class TrialProcess(tune.Trainable):
             config: complete `TrainConfig`.
         """
         folder = self._checkpoints
-        if folder is not None:
-            folder = (
-                folder.subfolder(trial_id) if isinstance(folder, Storage) else folder / trial_id
-            )
+        if isinstance(folder, Storage):
+            folder = folder.subfolder(trial_id)
+        elif folder is not None:
+            folder = folder / trial_id
         return run_trial(config, self._memory, folder, self._plugins)
 
 
@@ -191,7 +191,7 @@ def run_trial(
 
     Args:
         config_values: complete `TrainConfig`.
-        memory: of the process; None where it runs no other trial.
+        memory: kept for further trials of the process; None if there are none.
         folder: for the checkpoints of this trial; None to write none.
         plugins: those of the sweep.
 
@@ -260,7 +260,7 @@ def open_trial_data(
 
     Args:
         config: complete settings.
-        memory: of the process.
+        memory: opens images and teacher.
         on_progress: takes what is built or waited for.
     """
     decoded = memory.decoded(config)

@@ -28,10 +28,10 @@ CHECKPOINTS_PER_TRIAL = 2
 """Checkpoints of a trial that are kept: the last one may be damaged."""
 
 STORAGE_PAUSE_FACTOR = 10
-"""So many times the time that a storage took to fail it is left alone."""
+"""Pause after a storage failed, in multiples of the time that the failing took."""
 
 LOAD_RETRY_DELAYS_SECONDS = (0.0, 1.0, 5.0)
-"""Seconds before each time that a storage is asked for the checkpoint of a trial that goes on."""
+"""Seconds before each try to load a checkpoint from a storage."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class WriteCost:
     """Measured cost of writing a checkpoint, which the trials of a process share.
 
     Attributes:
-        seconds_per_byte: of the last checkpoint; a guess before the first one.
+        seconds_per_byte: measured at the last checkpoint; a guess before the first one.
     """
 
     seconds_per_byte: float = 1e-9
@@ -49,10 +49,10 @@ class TrialCheckpoints:
     """The checkpoints of one trial.
 
     Args:
-        folder: of this trial alone.
+        folder: for this trial alone.
         config: its settings; checkpoints of other settings are skipped.
         classes: class names.
-        write_cost: of the process.
+        write_cost: shared by the trials of a process.
     """
 
     def __init__(
