@@ -308,7 +308,7 @@ def copy(confirmed, tmp_path):
 
 
 def runs_of(sweep):
-    """What a confirmation found, without times."""
+    """Return the table of the runs of a confirmation, without times."""
     return pd.read_csv(sweep.table_path("confirm", ".csv")).drop(
         columns=["device_seconds", "restarts"]
     )

@@ -1,7 +1,6 @@
 """Weights of the best trials and confirmed runs; removal of the checkpoints of the others."""
 
 import shutil
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -76,8 +75,12 @@ def _load_best_weights(
     }
 
 
-class FileKeeper(ABC):
-    """Keeps the files of trials in step with a log: a fold that acts from `activate` on.
+class ConfirmedWeights:
+    """Keeps the weights of confirmed runs until another candidate of their cell is chosen.
+
+    It is a fold over the log that acts from `activate` on, on the events before that, too.
+    The checkpoints of a run stay until its weights are written, since a storage that fails now
+    may give them another time.
 
     Args:
         folder: the sweep's folder.
@@ -85,27 +88,7 @@ class FileKeeper(ABC):
     """
 
     def __init__(self, folder: SweepFolder, storage: Storage | None = None):
-        self.folder, self.storage = folder, storage
-        self._active = False
-
-    @abstractmethod
-    def fold(self, event: Event) -> None:
-        """Add an event of the log."""
-
-    @abstractmethod
-    def activate(self) -> None:
-        """Act on the events so far, and from now on on every event."""
-
-
-class ConfirmedWeights(FileKeeper):
-    """Keeps the weights of confirmed runs until another candidate of their cell is chosen.
-
-    The checkpoints of a run stay until its weights are written, since a storage that fails now
-    may give them another time.
-    """
-
-    def __init__(self, folder: SweepFolder, storage: Storage | None = None):
-        super().__init__(folder, storage)
+        self.folder, self.storage, self._active = folder, storage, False
         self._runs: dict[str, TrialProposed] = {}
         self._past_events: list[TrialEnded | CandidateChosen] = []
 
@@ -114,6 +97,7 @@ class ConfirmedWeights(FileKeeper):
         self._active = True
         for event in self._past_events:
             self._apply(event)
+        self._past_events.clear()
 
     def fold(self, event: Event) -> None:
         """Add an event of the log."""
@@ -144,15 +128,20 @@ class ConfirmedWeights(FileKeeper):
                 self.storage.subfolder(run_id).remove_folder()
 
 
-class CheckpointCleanup(FileKeeper):
+class CheckpointCleanup:
     """Removes the checkpoints of trials that have ended, except those of the best of each cell.
 
+    It is a fold over the log that acts from `activate` on, on the events before that, too.
     A trial's process writes its last checkpoint while its end is logged, so that is removed when
     another trial has ended.
+
+    Args:
+        folder: the sweep's folder.
+        storage: holds the checkpoints; None if they are in the folder.
     """
 
     def __init__(self, folder: SweepFolder, storage: Storage | None = None):
-        super().__init__(folder, storage)
+        self.folder, self.storage, self._active = folder, storage, False
         self._executor = ThreadPoolExecutor(1)  # the driver does not wait for a slow storage
         self._removals: list[Future[None]] = []
         self._ended: set[str] = set()
@@ -206,3 +195,7 @@ def _clear_storage(storage: Storage, trials: set[str]) -> None:
     with suppress(StorageError):  # what is not removed now is removed another time
         for trial_id in {name.split("/")[0] for name in storage.list_files()} & trials:
             storage.subfolder(trial_id).remove_folder()
+
+
+FileKeeper = ConfirmedWeights | CheckpointCleanup
+"""Keeps the files of trials in step with the log."""

@@ -1,4 +1,4 @@
-"""What a log may not choose when a sweep is resumed or confirmed."""
+"""Settings that a log may not choose when a sweep is resumed or confirmed."""
 
 import pytest
 from event_logs import sweep_opening, write_log

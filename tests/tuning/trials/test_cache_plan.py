@@ -1,4 +1,4 @@
-"""What fits into the cache, compared with sums by hand."""
+"""Plans of what fits into the cache, compared with sums by hand."""
 
 from hypothesis import given
 from hypothesis import strategies as st
