@@ -396,9 +396,9 @@ class TestConfirmed:
         confirm_sweep(copy.path)
         assert len(copy.load_confirm_events()) == before + 2
 
-    def test_more_seeds_are_added_to_what_was_chosen(self, confirmed, copy):
+    def test_more_seeds_are_added_to_what_was_chosen(self, confirmed, copy, split_folder):
         before = runs_of(confirmed)
-        confirm_sweep(copy.path, {"seeds": 4})
+        confirm_sweep(copy.path, {"seeds": 4, "data": os.path.relpath(split_folder)})
         runs = runs_of(copy)
         assert runs[: len(before)].equals(before)
         [new] = runs[len(before) :].itertuples()
