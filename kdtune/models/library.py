@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, fx, nn
 
-from kdtune.errors import UserError, did_you_mean
+from kdtune.errors import UserError, did_you_mean, first_line
 from kdtune.runtime.optional_imports import import_optional
 
 PROBE_IMAGE_SIZE = 256
@@ -66,7 +66,7 @@ def build_library_model(library: str, name: str, num_classes: int, image_size: i
                 raise ValueError("it has no maps that get smaller from stage to stage")
             _USABLE_MODELS.add((library, name, image_size))
     except (RuntimeError, ValueError, AssertionError, AttributeError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise UserError(
             f"{library}:{name} cannot be used with images of {image_size} px ({reason}); take "
             "another image size, or a convolutional network."

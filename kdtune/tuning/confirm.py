@@ -74,23 +74,14 @@ def confirm_sweep(
 
 @dataclass(frozen=True)
 class _History:
-    """Settings, trials and candidates with which a confirmation starts.
-
-    Attributes:
-        sweep: settings of the confirmation.
-        trials: table of the trials of the search.
-        trial_configs: complete settings of each trial.
-        openings: events that opened the confirmation before.
-        candidates: those of all cells, the ones of `openings` first.
-        new_candidates: those that are not in `openings`.
-    """
+    """Settings, trials and candidates with which a confirmation starts."""
 
     sweep: SweepConfig
-    trials: pd.DataFrame
+    trials: pd.DataFrame  # of the search
     trial_configs: dict[str, dict[str, Any]]
     openings: list[ConfirmStarted]
-    candidates: Candidates
-    new_candidates: Candidates
+    candidates: Candidates  # of all cells
+    new_candidates: Candidates  # of cells that `openings` lack
 
 
 def _read_logs(folder: SweepFolder, changes: Mapping[str, Any]) -> _History:
@@ -173,9 +164,9 @@ class _ConfirmSession:
                 if self._has_changes() or self._has_work():
                     log.append(opening_event)  # runs that crashed run again
                 if self._has_work():
-                    verbose, say = self.screen.show == "verbose", self.screen.warn
-                    with ray_session(self.sweep.address, verbose, say), raise_on_sigterm():
-                        self._run_choose_test(log, find_slots(self.sweep, say))
+                    verbose, warn = self.screen.show == "verbose", self.screen.warn
+                    with ray_session(self.sweep.address, verbose, warn), raise_on_sigterm():
+                        self._run_choose_test(log, find_slots(self.sweep, warn))
                 else:
                     self.driver.flush_trackers()
                 self._finish(log)
@@ -188,22 +179,15 @@ class _ConfirmSession:
 
     def _has_changes(self) -> bool:
         """Return True if the log lacks candidates or settings."""
-        earlier, opening_event = self.earlier_opening, self.prepared.opening_event
-        return (
-            earlier is None
-            or bool(opening_event.candidates)
-            or opening_event.config != earlier.config
-            or opening_event.groups_sha256 != earlier.groups_sha256
-        )
+        earlier, current = self.earlier_opening, self.prepared.opening_event
+        if earlier is None or current.candidates or current.config != earlier.config:
+            return True
+        return current.groups_sha256 != earlier.groups_sha256
 
     def _has_work(self) -> bool:
         policy = self.policy
-        return bool(
-            not policy.finished
-            or policy.crashed_runs()
-            or policy.choose_candidates()
-            or policy.untested_runs()
-        )
+        untested = policy.choose_candidates() or policy.untested_runs()
+        return not policy.finished or bool(policy.crashed_runs() or untested)
 
     def _run_choose_test(self, log: EventLog, slots: Slots) -> None:
         say, shared_inputs = self.screen.say, self.prepared.shared_inputs
@@ -247,21 +231,17 @@ class _ConfirmSession:
         for cell, ids in self.history.new_candidates.items():
             if len(ids) < sweep.top:
                 yield f"{'-'.join(cell)} has only {len(ids)} successful trials"
-        yield describe_detectable_difference(
-            len(self.prepared.test_split),
-            policy.num_seeds,
-            len({model for _, model in policy.candidates}),
-            trials["best_validation_accuracy"].max(),
-        )
+        num_images = len(self.prepared.test_split)
+        num_models = len({model for _, model in policy.candidates})
+        best = trials["best_validation_accuracy"].max()
+        yield describe_detectable_difference(num_images, policy.num_seeds, num_models, best)
 
     def _configure(self, trial_id: str) -> TrainConfig:
-        """Return the settings of a run of a candidate, with the present locations."""
         config = self.policy.configure_run(trial_id, 1)
         locations = self.sweep.locations(config.teacher_model is not None)
         return config.model_copy(update=locations)
 
     def _example_configs(self) -> dict[str, TrainConfig]:
-        """Return the settings of a run of each student."""
         configs: dict[str, TrainConfig] = {}
         for (_, model), trials in self.policy.candidates.items():
             configs.setdefault(model, self._configure(trials[0]))
@@ -282,7 +262,6 @@ class _ConfirmSession:
                 log.append(StudentProfiled(model=model, **costs))
 
     def _score_test_images(self, log: EventLog, slots: Slots) -> None:
-        """Classify the test images with the runs of the chosen candidates."""
         runs, labels = self.policy.untested_runs(), np.asarray(self.prepared.test_split.labels)
         if not runs:
             return
@@ -292,9 +271,7 @@ class _ConfirmSession:
             (self.folder.network_path(run_id), self._configure(self.policy.chosen_trials[cell]))
             for cell, run_id in runs
         ]
-        self.screen.say(
-            f"reading {len(labels):,} test images with {len(runs)} networks of what was chosen"
-        )
+        self.screen.say(f"classifying {len(labels):,} test images with {len(runs)} networks")
         try:
             predictions = predict_test_images(networks, slots)
             for (_, run_id), predicted in zip(runs, predictions, strict=True):
@@ -307,9 +284,8 @@ class _ConfirmSession:
                 )
                 log.append(tested)
         except ray.exceptions.RayError as error:
-            raise RunError(
-                f"The test images could not be classified: {last_line(error)}"
-            ) from error
+            reason = last_line(error)
+            raise RunError(f"The test images could not be classified: {reason}") from error
 
     def _write_labels(self) -> None:
         """Save the test labels and their group ids."""

@@ -22,10 +22,11 @@ from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import DataSource
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError, last_line
-from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.environment import describe_environment
 from kdtune.storage.remote import Storage, StorageError
 from kdtune.training.teacher import describe_teacher
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 
 ANSWER_TIMEOUT_SECONDS = 120
 """Seconds for which a sweep that begins waits for the answers of nodes."""
@@ -58,7 +59,7 @@ def inspect_node(requirements: NodeRequirements) -> dict[str, Any]:
         if something is missing.
     """
     try:
-        sync_plugins(requirements.plugins)
+        PLUGINS.sync(requirements.plugins)
         data = find_images(*requirements.data)
         versions = describe_environment()
         return {
@@ -118,7 +119,7 @@ class NodeAdmission:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._requirements = NodeRequirements(
-            sweep.data_source, sweep.teacher, sweep.storage, loaded_plugins()
+            sweep.data_source, sweep.teacher, sweep.storage, pack_plugins()
         )
         self._driver_answer = inspect_node(self._requirements)
         self._say, self._clock = say, clock

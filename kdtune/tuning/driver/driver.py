@@ -11,11 +11,11 @@ from kdtune.log.event_log import EventLog
 from kdtune.log.events import LogOpening
 from kdtune.log.folder import SweepFolder
 from kdtune.log.remote_sync import CHECKPOINTS_FOLDER, RemoteSync
-from kdtune.plugins import loaded_plugins
 from kdtune.runtime.signals import Terminated
 from kdtune.storage.files import NO_SPACE_ERRNOS
 from kdtune.storage.remote import Storage
 from kdtune.trackers.registry import create_trackers
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.progress import Goal, Progress
@@ -143,7 +143,7 @@ class Driver:
             target_requests=target_requests,
             checkpoints=self.workplace.checkpoint_storage
             or self.folder.checkpoints_folder.absolute(),
-            plugins=loaded_plugins(),
+            plugins=pack_plugins(),
         )
         try:
             with self.policy.interrupts, self.screen.drawing(self.display):

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdtune.config.early_checks import check_names_and_files
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig, applicable_settings
 from kdtune.data.folders import GROUPS_FILE, load_test_groups
 from kdtune.data.splits import Split
-from kdtune.errors import UserError, did_you_mean
+from kdtune.errors import UserError
 from kdtune.log.distributions import parse_distributions
 from kdtune.log.events import (
     Candidate,
@@ -27,10 +28,10 @@ from kdtune.log.events import (
     UnreadableImage,
     WarmStart,
 )
-from kdtune.methods import METHODS, require_method
+from kdtune.methods import METHODS
 from kdtune.models import require_model
 from kdtune.models.on_device import pick_device
-from kdtune.plugins import load_plugins, plugin_records
+from kdtune.plugins import PLUGINS
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.environment import describe_environment
 from kdtune.runtime.seeds import derive_seed
@@ -38,6 +39,7 @@ from kdtune.storage.array_cache import CacheProgress
 from kdtune.trackers.registry import require_tracker_packages
 from kdtune.training.epoch_data import find_data
 from kdtune.training.teacher import describe_teacher, load_teacher
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.search.space import (
     SearchSpace,
     load_plugin_spaces,
@@ -142,7 +144,8 @@ def prepare_sweep(
     Raises:
         UserError: something is missing, wrong, or not what it was.
     """
-    load_plugins(requested.plugins)
+    PLUGINS.load_files(requested.plugins)
+    pack_plugins()  # says early which plug-in cannot be sent to trials
     sweep, shared_inputs, opening_fields = _prepare_inputs(requested, earlier_opening)
     if sweep.confirm and opening_fields["data"].test_images < 2:
         raise UserError(NO_TEST_IMAGES)
@@ -223,7 +226,10 @@ def _prepare_inputs(
     requested: SweepConfig, earlier_opening: SweepOpening | None
 ) -> tuple[SweepConfig, SharedInputs, dict[str, Any]]:
     """Return complete settings, inputs of all trials, and fields of the opening event."""
-    _require_known_names(requested)
+    require_tracker_packages(requested.trackers)
+    check_names_and_files(requested)
+    for model in requested.models:
+        require_model(model)
     data, skipped_images = find_data(
         requested.data_source, requested.skip_bad_images, requested.cache_gb
     )
@@ -254,28 +260,13 @@ def _prepare_inputs(
         "data": data_summary,
         "teacher": teacher_summary,
         "environment": describe_environment(),
-        "plugins": plugin_records(
+        "plugins": PLUGINS.records(
             METHODS=[method for method, _ in sweep.cells()],
             MODELS=[*sweep.models, *([teacher_summary.model] if teacher_summary else ())],
             DATA=[requested.data],
         ),
     }
     return sweep, SharedInputs(sweep, data, teacher), opening_fields
-
-
-def _require_known_names(requested: SweepConfig) -> None:
-    require_tracker_packages(requested.trackers)
-    for method, model in requested.cells():
-        require_method(method)
-        require_model(model)
-    requested.check_settings()
-    for name in ("cpus_per_trial", "gpus_per_trial"):
-        if isinstance(per_model := getattr(requested, name), Mapping):
-            for model in per_model.keys() - set(requested.models):
-                raise UserError(
-                    f"{name} names '{model}', which is no student of this sweep; "
-                    f"{did_you_mean(model, requested.models)}"
-                )
 
 
 def _require_same_inputs(

@@ -6,11 +6,11 @@ A log chooses neither whom this process talks to nor which code it runs.
 from collections.abc import Mapping
 from typing import Any
 
-from kdtune.config.sweep import SweepConfig
+from kdtune.config.sweep import CONFIRM_FIELDS, RESUME_FIELDS, SweepConfig
 from kdtune.errors import UserError
 from kdtune.log.events import SweepOpening
-from kdtune.log.folder import CONFIRM_SETTINGS, SweepFolder
-from kdtune.plugins import load_plugins, require_plugins
+from kdtune.log.folder import SweepFolder
+from kdtune.plugins import PLUGINS
 from kdtune.tuning.cluster.join import LOCAL_ADDRESS, resolve_address
 from kdtune.tuning.search.samplers import (
     AUTO_SAMPLER,
@@ -18,24 +18,6 @@ from kdtune.tuning.search.samplers import (
     STATEFUL_SAMPLERS,
     STATELESS_SAMPLERS,
 )
-
-NOT_FROM_LOG = ("address", "storage", "plugins")
-"""Settings that a log cannot choose: a cluster sends code to its nodes, and plug-ins are code."""
-
-RESUME_FIELDS = {
-    "trials", "total_epochs", "time_budget", "methods", "models", "baselines", "spaces",
-    "data", "data_root", "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial",
-    "max_concurrent", "max_restarts", "stall_timeout", "shutdown_grace", "trackers", "confirm",
-    "top", "seeds", "min_difference", *NOT_FROM_LOG,
-}  # fmt: skip
-"""Settings that may change when a sweep is resumed."""
-
-CONFIRM_FIELDS = {
-    "data", "data_root", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial",
-    "max_concurrent", "max_restarts", "stall_timeout", "shutdown_grace", "trackers",
-    *NOT_FROM_LOG, *CONFIRM_SETTINGS,
-}  # fmt: skip
-"""Settings that may change when a sweep is confirmed."""
 
 
 def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> SweepConfig:
@@ -112,9 +94,9 @@ def resume_flags(sweep: SweepConfig) -> str:
 
 def _reload_plugins(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> None:
     """Load the plug-ins that are given now, which must include the earlier ones."""
-    load_plugins(changes.get("plugins", ()))
+    PLUGINS.load_files(changes.get("plugins", ()))
     records = [record.model_dump() for record in earlier_opening.plugins]
-    require_plugins("The sweep", records, same_source=True)
+    PLUGINS.require("The sweep", records, same_source=True)
 
 
 def _drop_cluster_address(recorded: Mapping[str, Any]) -> dict[str, Any]:

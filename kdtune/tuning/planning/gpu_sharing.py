@@ -21,10 +21,11 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batch
 from kdtune.errors import RunError, last_line
 from kdtune.models.on_device import pick_device
-from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import GpuMemory, gpu_memory, gpu_name, peak_memory, reset_peak_memory
 from kdtune.runtime.process import keep_freed_memory
 from kdtune.training.loop import fit
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import find_slots
 from kdtune.tuning.trials.trainable import (
@@ -180,7 +181,7 @@ def _measure_sharing(
             if trials_per_gpu > 1 and threads * trials_per_gpu > whole_gpu.cpus:
                 return
             while len(actors) < trials_per_gpu:
-                actors.append(actor_class.remote(loaded_plugins(), config, target_requests))
+                actors.append(actor_class.remote(pack_plugins(), config, target_requests))
             try:
                 gpu_names = ray.get([p.prepare.remote(threads) for p in actors])
                 if trials_per_gpu == 1:
@@ -220,7 +221,7 @@ class _TrainingActor:
         self, plugins: Sequence[Plugin], config: TrainConfig, target_requests: TargetRequests
     ):
         keep_freed_memory()
-        sync_plugins(plugins)
+        PLUGINS.sync(plugins)
         self._config, self._target_requests = config, target_requests
         self._device = pick_device(config.device)
         self._results: Iterator[Any] | None = None

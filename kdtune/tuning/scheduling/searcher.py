@@ -93,10 +93,7 @@ class LogSearcher(Searcher):
     def _ray_config(self, trial: ActiveTrial, allocation: Allocation) -> dict[str, Any]:
         """What the process of a trial is given."""
         sweep, proposed = self.policy.sweep, trial.proposal.config
-        # Data and teacher may have been moved since it was asked for.
-        config = {**proposed, **sweep.data_source._asdict(), "cache_gb": sweep.cache_gb}
-        if proposed["teacher_model"] is not None:
-            config["teacher_model"] = sweep.teacher
+        config = {**proposed, **sweep.locations(proposed["teacher_model"] is not None)}
         return {"trial_id": trial.trial_id, "config": config, "allocation": asdict(allocation)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -18,10 +18,10 @@ from ray.tune.search.sample import Domain
 
 import search_spaces
 from kdtune.config.train import TrainConfig, check_searchable
-from kdtune.errors import UserError
+from kdtune.errors import UserError, first_line
 from kdtune.log.events import Cell
 from kdtune.methods import require_method
-from kdtune.plugins import plugin_modules
+from kdtune.plugins import PLUGINS
 
 ConfigureTrial = Callable[[Cell, int, dict[str, Any]], TrainConfig]
 """Makes the complete settings of a trial of a cell, from its number and what its space decided."""
@@ -143,10 +143,10 @@ def load_plugin_spaces() -> dict[str, SearchSpace]:
         UserError: one is no good, or for a method that its plug-in does not have.
     """
     spaces = {}
-    for plugin, module in plugin_modules():
-        if hasattr(module, "SPACE"):
-            space = _make_space(Path(plugin.name), module)
-            if space.method not in getattr(module, "METHODS", {}):
+    for plugin in PLUGINS.loaded.values():
+        if hasattr(plugin.content, "SPACE"):
+            space = _make_space(Path(plugin.name), plugin.content)
+            if space.method not in getattr(plugin.content, "METHODS", {}):
                 raise UserError(
                     f"The plug-in {plugin.name} has a search space for '{space.method}', which is "
                     "no method of its METHODS; give it with --space."
@@ -166,7 +166,7 @@ def load_space(path: Path) -> SearchSpace:
     return _make_space(path, _import_file(path))
 
 
-def _make_space(path: Path, module: ModuleType) -> SearchSpace:
+def _make_space(path: Path, module: Any) -> SearchSpace:
     missing = [name for name in ("METHOD", "SPACE", "START") if not hasattr(module, name)]
     if missing:
         raise UserError(f"The search space {path} lacks {missing[0]}.")
@@ -179,7 +179,7 @@ def _make_space(path: Path, module: ModuleType) -> SearchSpace:
     return space
 
 
-def _parse_space(path: Path, module: ModuleType) -> SearchSpace:
+def _parse_space(path: Path, module: Any) -> SearchSpace:
     define = module.SPACE if callable(module.SPACE) else None
     settings = {} if define is not None else module.SPACE
     if not isinstance(settings, dict):
@@ -246,7 +246,7 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a user's module may raise, bad domains among it
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UserError(f"The search space {path} cannot be loaded: {reason}") from error
     return module
 

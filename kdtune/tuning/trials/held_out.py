@@ -13,9 +13,10 @@ from kdtune.config.train import TrainConfig
 from kdtune.errors import RunError
 from kdtune.models.checkpoints import load_model
 from kdtune.models.costs import measure_network_costs
-from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.training.epoch_data import EpochData, find_data, open_decoded_dataset
 from kdtune.training.loop import predict
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.trials.trainable import hide_unassigned_gpus
 
@@ -33,7 +34,7 @@ def predict_test_images(
     for path, config in weights_and_configs:
         task, threads = _make_task(_predict_test_images, config, slots)
         weights = path.read_bytes()  # other nodes lack the file
-        pending.append(task.remote(loaded_plugins(), threads, config, weights))
+        pending.append(task.remote(pack_plugins(), threads, config, weights))
     yield from map(ray.get, pending)
 
 
@@ -46,7 +47,7 @@ def profile_student(config: TrainConfig, num_classes: int, slots: Slots) -> dict
         slots: give the student the resources of a trial.
     """
     task, threads = _make_task(_profile_student, config, slots)
-    costs: dict[str, Any] = ray.get(task.remote(loaded_plugins(), threads, config, num_classes))
+    costs: dict[str, Any] = ray.get(task.remote(pack_plugins(), threads, config, num_classes))
     return costs
 
 
@@ -66,7 +67,7 @@ def _make_task(function: Any, config: TrainConfig, slots: Slots) -> tuple[Any, i
 
 def _set_up_process(plugins: Sequence[Plugin], threads: int) -> None:
     hide_unassigned_gpus()
-    sync_plugins(plugins)
+    PLUGINS.sync(plugins)
     torch.set_num_threads(threads)
 
 

@@ -23,10 +23,10 @@ from torch import nn
 
 from kdtune.config.train import TrainConfig
 from kdtune.data.decoded import DecodedDataset
-from kdtune.errors import DiskFullError, DivergedError, UserError
+from kdtune.errors import DiskFullError, DivergedError, UserError, typed_first_line
 from kdtune.log.events import EpochMetrics
 from kdtune.models import build_model, probe_stage_shapes
-from kdtune.plugins import Plugin, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import hide_gpus
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import CacheProgress, CacheState, OnCacheProgress
@@ -135,7 +135,7 @@ class TrialProcess(tune.Trainable):
         keep_freed_memory()
         hide_unassigned_gpus()
         with suppress(UserError):  # the trial raises it again, and so reports it
-            sync_plugins(plugins)
+            PLUGINS.sync(plugins)
         self._process_state, self._memory = ProcessState(), ProcessMemory(target_requests)
         self._checkpoints, self._plugins = checkpoints, plugins
         self._start_trial(ray_config)
@@ -200,7 +200,7 @@ def run_trial(
         built or waited for; as the last result how the trial failed, if it did.
     """
     try:
-        sync_plugins(plugins)
+        PLUGINS.sync(plugins)
         yield from _train(TrainConfig.parse(config_values), memory or ProcessMemory(), folder)
     except Exception as error:  # of any kind: it must not end the sweep
         yield _describe_failure(error)
@@ -249,8 +249,7 @@ def _describe_failure(error: Exception) -> TrialFailed:
     if isinstance(error, DiskFullError):
         return TrialFailed(failure=Failure.DISK_FULL, reason=str(error))
     failure = Failure.OUT_OF_MEMORY if is_out_of_memory(error) else Failure.CRASHED
-    lines = [type(error).__name__, *str(error).strip().splitlines()]
-    return TrialFailed(failure=failure, reason=": ".join(lines[:2]))
+    return TrialFailed(failure=failure, reason=typed_first_line(error))
 
 
 def open_trial_data(

@@ -7,8 +7,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdtune.config.train import TrainConfig
 from kdtune.errors import RunError, UserError, last_line
-from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.storage.array_cache import CacheProgress
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.trials.shared_inputs import SharedInputs, build_first_epoch
 from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests
@@ -44,7 +45,7 @@ def warm_cache(
         num_gpus=allocation.gpus,
         scheduling_strategy=NodeAffinitySchedulingStrategy(allocation.node, soft=False),
     )(_build_on_node)
-    arguments = loaded_plugins(), shared.target_requests, shared.representative_runs
+    arguments = pack_plugins(), shared.target_requests, shared.representative_runs
     prepared: list[CacheProgress]
     try:
         prepared, problem = ray.get(task.remote(*arguments))
@@ -62,7 +63,7 @@ def _build_on_node(
 ) -> tuple[list[CacheProgress], str | None]:
     """Return the arrays that were built or found, or a problem for the user."""
     try:
-        sync_plugins(plugins)
+        PLUGINS.sync(plugins)
         return build_first_epoch(ProcessMemory(target_requests), runs, lambda _: None), None
     except UserError as error:  # Ray would wrap it
         return [], str(error)
