@@ -482,7 +482,7 @@ def test_spaces_come_with_their_methods(give):
     give(METHOD + "METHOD, SPACE, START = 'mine', {'margin': 0.25}, []")
     assert load_spaces()["mine"].constants == {"margin": 0.25}
     give(METHOD + "METHOD, SPACE, START = 'at', {'beta': 1.0}, []")
-    with pytest.raises(UserError, match="which is no method of its METHODS"):
+    with pytest.raises(UserError, match="which is not a method of its METHODS"):
         load_spaces()
     give(METHOD + "METHOD, SPACE, START = 'mine', {'marign': 0.25}, []")
     with pytest.raises(UserError, match="did you mean 'margin'"):

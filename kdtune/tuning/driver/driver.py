@@ -137,7 +137,6 @@ class Driver:
         """
         self.display.start(goal, slots)
         self.file_keeper.activate()
-        scheduler = LogScheduler(self.policy, log.append, slots)
         trainable = tune.with_parameters(
             TrialProcess,
             target_requests=target_requests,
@@ -152,7 +151,7 @@ class Driver:
                 run_trials(
                     trainable,
                     LogSearcher(self.policy, log.append, slots, self.screen.warn),
-                    scheduler,
+                    LogScheduler(self.policy, log.append, slots),
                     self.policy.watchdog,
                     _StepCallback(self.workplace),
                     verbose=self.screen.show == "verbose",
@@ -169,8 +168,8 @@ class Driver:
         finally:
             for tracker_fold in self.tracker_folds:
                 tracker_fold.close()
-        if scheduler.failure is not None:
-            raise RunError(self.workplace.add_resume_hint(scheduler.failure))
+        if self.policy.failure is not None:
+            raise RunError(self.workplace.add_resume_hint(self.policy.failure))
         if not self.policy.finished:  # SIGUSR1, too, has Tune end quietly
             self._raise_interrupted(self.policy.interrupts.terminated)
 

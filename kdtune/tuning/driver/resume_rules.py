@@ -11,13 +11,8 @@ from kdtune.errors import UserError
 from kdtune.log.events import SweepOpening
 from kdtune.log.folder import SweepFolder
 from kdtune.plugins import PLUGINS
-from kdtune.tuning.cluster.join import LOCAL_ADDRESS, resolve_address
-from kdtune.tuning.search.samplers import (
-    AUTO_SAMPLER,
-    GRID_SAMPLER,
-    STATEFUL_SAMPLERS,
-    STATELESS_SAMPLERS,
-)
+from kdtune.tuning.cluster.session import LOCAL_ADDRESS, resolve_address
+from kdtune.tuning.search.samplers import AUTO_SAMPLER, STATEFUL_SAMPLERS, STATELESS_SAMPLERS
 
 
 def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> SweepConfig:
@@ -52,8 +47,7 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
         )
     if "sampler" in changes and sweep.sampler != previous.sampler:
         raise UserError(f"The sweep's sampler is {previous.sampler}, and stays so.")
-    builtin = (AUTO_SAMPLER, GRID_SAMPLER, *STATELESS_SAMPLERS, *STATEFUL_SAMPLERS)
-    is_builtin = sweep.sampler in builtin
+    is_builtin = sweep.sampler in (AUTO_SAMPLER, *STATELESS_SAMPLERS, *STATEFUL_SAMPLERS)
     if not is_builtin and not sweep.sampler.startswith("optuna.") and "sampler" not in changes:
         raise UserError(
             f"The sweep's sampler is code, and code that a log names is not run: if you trust it, "

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from kdtune.config.sweep import SweepConfig
@@ -27,6 +27,7 @@ from kdtune.runtime.process import keep_freed_memory
 from kdtune.training.loop import fit
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
+from kdtune.tuning.cluster.ray_private import reserve_resources
 from kdtune.tuning.cluster.session import find_slots
 from kdtune.tuning.trials.trainable import (
     ProcessMemory,
@@ -158,11 +159,7 @@ def _measure_sharing(
         for node in slots.nodes()
         if (p := ResourceRequest(gpus=1.0).allocation_on(node)) is not None
     )
-    group = placement_group(
-        [{"CPU": whole_gpu.cpus, "GPU": 1}],
-        strategy="STRICT_PACK",
-        _soft_target_node_id=whole_gpu.node,
-    )
+    group = reserve_resources(whole_gpu)
     actor_class = _TrainingActor.options(  # type: ignore[attr-defined]
         num_cpus=0,
         num_gpus=1 / max(TRIALS_PER_GPU),

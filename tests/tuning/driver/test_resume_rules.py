@@ -4,7 +4,7 @@ import pytest
 from event_logs import sweep_opening, write_log
 
 from kdtune.errors import UserError
-from kdtune.tuning.cluster.join import ADDRESS_VARIABLE
+from kdtune.tuning.cluster.session import ADDRESS_VARIABLE
 from kdtune.tuning.driver.resume_rules import (
     build_confirm_config,
     build_resume_config,
