@@ -32,7 +32,7 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
     _require_location_flags(earlier_opening.config, changes)
     _reload_plugins(earlier_opening, changes)
     spaces = dict.fromkeys((*previous.spaces, *changes.get("spaces", ())))
-    recorded = _drop_cluster_address({**earlier_opening.config, "plugins": ()})
+    recorded = _without_code_and_cluster(earlier_opening.config)
     requested = SweepConfig.parse({**recorded, **changes, "spaces": tuple(spaces)})
     sweep = requested.model_copy(
         update={
@@ -73,10 +73,8 @@ def build_confirm_config(folder: SweepFolder, changes: Mapping[str, Any]) -> Swe
     _require_location_flags(latest_config, changes)
     _reload_plugins(earlier_opening, changes)
     latest_settings = {key: latest_config[key] for key in CONFIRM_FIELDS}
-    base_settings = _drop_cluster_address(
-        {**earlier_opening.config, **latest_settings, "plugins": ()}
-    )
-    return SweepConfig.parse({**base_settings, **changes})
+    recorded = _without_code_and_cluster({**earlier_opening.config, **latest_settings})
+    return SweepConfig.parse({**recorded, **changes})
 
 
 def resume_flags(sweep: SweepConfig) -> str:
@@ -93,9 +91,9 @@ def _reload_plugins(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -
     PLUGINS.require("The sweep", records, same_source=True)
 
 
-def _drop_cluster_address(recorded: Mapping[str, Any]) -> dict[str, Any]:
+def _without_code_and_cluster(recorded: Mapping[str, Any]) -> dict[str, Any]:
     address = LOCAL_ADDRESS if recorded.get("address") == LOCAL_ADDRESS else None
-    return {**recorded, "address": address}
+    return {**recorded, "plugins": (), "address": address}
 
 
 def _require_location_flags(previous: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
