@@ -424,7 +424,7 @@ class TestConfirmed:
             confirm_sweep(copy.path)
 
 
-def test_without_test_images_a_sweep_that_is_to_be_confirmed_does_not_begin(
+def test_without_test_images_a_sweep_that_is_to_be_confirmed_does_not_start(
     split_folder, tmp_path, monkeypatch
 ):
     data = shutil.copytree(split_folder, tmp_path / "data", ignore=lambda *_: ["test"])

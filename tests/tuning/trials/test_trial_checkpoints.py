@@ -54,22 +54,22 @@ def test_a_trial_that_was_left_resumes_with_the_same_numbers(folder, tmp_path, l
     config = config_of(folder)
     whole = list(results_of(config, None))
     first = results_of(config, tmp_path)
-    begun = list(islice(first, left_after))
+    first_epochs = list(islice(first, left_after))
     first.close()
     again = list(results_of(config, tmp_path))
-    assert again[:left_after] == begun  # to the second
+    assert again[:left_after] == first_epochs  # to the second
     assert list(map(without_time, again)) == list(map(without_time, whole))
 
 
 def test_a_killed_trial_resumes_from_its_last_checkpoint(folder, tmp_path, always):
     config = config_of(folder)
     killed = results_of(config, tmp_path)
-    begun = list(islice(killed, 3))
+    first_epochs = list(islice(killed, 3))
     files = [p.name for p in list_checkpoints(tmp_path)]
     assert files == ["epoch-00002.pth", "epoch-00003.pth"]  # the last two
-    assert next(results_of(config, tmp_path)) == begun[0]
+    assert next(results_of(config, tmp_path)) == first_epochs[0]
     state, history = TrialCheckpoints(tmp_path, config, ()).load_latest()
-    assert state["epoch"] == 3 and history == begun
+    assert state["epoch"] == 3 and history == first_epochs
     killed.close()
 
 
@@ -252,10 +252,10 @@ def test_a_trial_resumes_elsewhere_from_a_storage(folder, tmp_path, stored, alwa
     config = config_of(folder)
     whole = list(results_of(config, None))
     killed = results_of(config, stored.subfolder("t"))
-    begun = list(islice(killed, 3))
+    first_epochs = list(islice(killed, 3))
     assert stored.list_files() == ["t/epoch-00002.pth", "t/epoch-00003.pth"]  # the last two
     again = list(results_of(config, stored.subfolder("t")))
-    assert again[:3] == begun
+    assert again[:3] == first_epochs
     assert list(map(without_time, again)) == list(map(without_time, whole))
     killed.close()
 
@@ -345,12 +345,12 @@ def test_a_storage_that_fails_for_a_moment_costs_no_epochs(
     folder, stored, always, monkeypatch, times
 ):
     config = config_of(folder)
-    begun = list(islice(results_of(config, stored.subfolder("t")), 2))
+    first_epochs = list(islice(results_of(config, stored.subfolder("t")), 2))
     fail_downloads(monkeypatch, times)
     monkeypatch.setattr(trial_checkpoints, "LOAD_RETRY_DELAYS_SECONDS", (0, 0))
     files = trial_checkpoints.RemoteTrialCheckpoints(stored.subfolder("t"), config, ())
     _, history = files.load_latest()
-    assert history == begun[: len(history)]
+    assert history == first_epochs[: len(history)]
     assert len(history) == (1 if times == 1 else 2)
     files.close()
 
