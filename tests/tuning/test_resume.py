@@ -249,14 +249,16 @@ def of_kind(events, kind):
 
 @pytest.mark.slow
 def test_trials_that_die_hang_or_lack_memory_restart(ray_session, tmp_path):
+    template = make_metrics(1, 0.5, seconds=0.01)
+
     class Troubled(TrialProcess):
         def iter_results(self, trial_id, config):
             cpus = ray.get_runtime_context().get_assigned_resources()["CPU"]
             if cpus < 2 and trial_id == "kd-A-002":
                 yield TrialFailed(failure="out_of_memory", reason="out of memory")
             for n in range(1, EPOCHS + 1):
-                metrics = make_metrics(n, 0.5, seconds=0.01, device=f"{cpus:g} CPUs")
-                yield EpochReported(metrics=metrics)
+                changes = {"epoch": n, "device": f"{cpus:g} CPUs"}
+                yield EpochReported(metrics=template.model_copy(update=changes))
                 if n == 2 and trial_id == "kd-A-000" and first_time(self._checkpoints, trial_id):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if n == 2 and trial_id == "kd-A-001":

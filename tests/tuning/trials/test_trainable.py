@@ -73,7 +73,7 @@ def test_a_process_runs_trial_after_trial_with_the_same_numbers(folder, monkeypa
 
 @pytest.mark.slow
 def test_a_trial_that_is_slow_to_end_harms_no_other(ray_session, tmp_path):
-    epochs = EPOCHS
+    epochs, template = EPOCHS, make_metrics(1, 0.5, seconds=0.01)  # workers cannot import tests
 
     class SlowToEnd(TrialProcess):
         """It takes longer than Ray Tune waits for functions, and complains at the end."""
@@ -81,9 +81,8 @@ def test_a_trial_that_is_slow_to_end_harms_no_other(ray_session, tmp_path):
         def iter_results(self, trial_id, config):
             try:
                 for epoch in range(1, epochs + 1):
-                    device = f"pid {os.getpid()}"
-                    metrics = make_metrics(epoch, config["lr"], seconds=0.01, device=device)
-                    yield EpochReported(metrics=metrics)
+                    changes = {"epoch": epoch, "device": f"pid {os.getpid()}"}
+                    yield EpochReported(metrics=template.model_copy(update=changes))
             finally:
                 time.sleep(2.5)
                 raise OSError("a worker would not go")
