@@ -62,9 +62,9 @@ class Workplace:
         return f"{failure} {advice}: {self.resume_command}"
 
     def sync_remote(self) -> None:
-        """Raise a `RunError` if another driver has taken over the sweep."""
+        """Copy changes to the storage; raise a `RunError` if another driver has the sweep."""
         if self.remote_sync is not None:
-            self.remote_sync.raise_failure()
+            self.remote_sync.sync()
 
 
 class Driver:
@@ -187,7 +187,7 @@ class Driver:
 
 
 class _StepCallback(tune.Callback):
-    """Draws the screen in Ray's loop, and ends the loop if another driver took over."""
+    """Draws the screen and copies the folder to the storage while Ray's loop turns."""
 
     def __init__(self, workplace: Workplace):
         self.workplace = workplace
@@ -195,7 +195,8 @@ class _StepCallback(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Refresh the screen; Ray calls this at least ten times a second."""
         self.workplace.screen.refresh()
-        self.workplace.sync_remote()
+        if self.workplace.remote_sync is not None:
+            self.workplace.remote_sync.sync_if_due()
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray's snapshots of callbacks are never read back, so they are kept empty."""
