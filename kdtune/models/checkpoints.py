@@ -125,7 +125,8 @@ def read_tensor_file(path: Path) -> Any:
         _, refused, names = str(error).partition("GLOBAL ")
         hint = f" ({names.split()[0]}); save the network's state_dict instead" if refused else ""
         raise UserError(
-            f"{path} is not loaded: it is broken or holds more than tensors and plain values{hint}."
+            f"{path} is not loaded: it is broken or holds more than tensors and plain values"
+            f"{hint}."
         ) from None
     except Exception as error:  # damage raises anything: struct.error, AssertionError, ...
         if "weights_only" in str(error):  # torch advises to switch the protection off

@@ -170,9 +170,9 @@ class SharedInputs:
         decoded = DecodedDataset(self.decoded.data, self.decoded.image_size, cache)
         teacher_targets = None
         if self.teacher is not None and self.target_requests:
-            teacher_targets = TeacherTargets(self.teacher, decoded.image_size)
-            for config, shapes in self.target_requests:
-                teacher_targets.request(config, list(shapes))
+            teacher_targets = TeacherTargets(
+                self.teacher, decoded.image_size, self.target_requests
+            )
         prepared = build_first_epoch(
             decoded,
             teacher_targets,

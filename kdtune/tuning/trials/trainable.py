@@ -28,18 +28,12 @@ from kdtune.config.train import DataSource, TrainConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.errors import DiskFullError, DivergedError, UserError
 from kdtune.log.events import EpochMetrics
-from kdtune.models import build_model, probe_stage_shapes
 from kdtune.plugins import Plugin, sync_plugins
 from kdtune.runtime.device import hide_gpus
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import CacheProgress, CacheState, OnCacheProgress
 from kdtune.storage.remote import Storage
-from kdtune.training.epoch_data import (
-    EpochData,
-    find_data,
-    open_decoded_dataset,
-    should_cache_targets,
-)
+from kdtune.training.epoch_data import EpochData, find_data, open_decoded_dataset, open_epoch_data
 from kdtune.training.loop import METRIC_NAMES, EpochResult, fit
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import TeacherTargets
@@ -77,10 +71,7 @@ def _request_targets(
     teacher: nn.Module, image_size: int, target_requests: TargetRequests
 ) -> TeacherTargets:
     """All that the sweep wants to know, so that one pass of the teacher gives it to all."""
-    teacher_targets = TeacherTargets(teacher, image_size)
-    for config, shapes in target_requests:
-        teacher_targets.request(config, list(shapes))
-    return teacher_targets
+    return TeacherTargets(teacher, image_size, target_requests)
 
 
 def open_shared_inputs(
@@ -254,16 +245,11 @@ def open_trial_data(
         config.data_source, config.skip_bad_images, config.image_size, config.cache_gb
     )
     classes = decoded.data.classes
-    teacher, teacher_targets, requested = None, None, {}
+    teacher, teacher_targets = None, None
     if config.teacher_model is not None:
         teacher = _load_teacher(config.teacher_model, classes, config.image_size)
-        if should_cache_targets(config):
-            teacher_targets = _request_targets(teacher, config.image_size, target_requests)
-            student = build_model(config.model, len(classes), config.image_size)
-            requested = teacher_targets.request(
-                config, probe_stage_shapes(student, config.image_size)
-            )
-    return EpochData(config, decoded, teacher_targets, requested, on_progress), classes, teacher
+        teacher_targets = _request_targets(teacher, config.image_size, target_requests)
+    return open_epoch_data(config, decoded, teacher_targets, on_progress), classes, teacher
 
 
 def is_out_of_memory(error: Exception) -> bool:
