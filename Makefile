@@ -10,19 +10,38 @@ BIN := .venv/bin
 READY := .venv/.ready
 endif
 
-.PHONY: demo test check clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster reference
+# Tests that start neither Ray nor a training of more than seconds.
+QUICK_TESTS := $(addprefix tests/,config log methods reports/tables runtime storage tuning/search tuning/scheduling)
+
+.PHONY: demo test slow quick quick-tests check lint types clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster reference
 
 demo: $(READY)
 	$(BIN)/kdtune demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --cov
 	$(BIN)/python -m pytest -m slow
 
-check: $(READY)
+# WING=tuning/cluster: the slow tests of one package, instead of all.
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow tests/$(WING)
+
+check: lint types
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(READY)
 	$(BIN)/mypy
+
+# What a change most often breaks, in less than a minute on two cores.
+quick: $(READY)
+	$(MAKE) --jobs 2 --output-sync=target check quick-tests
+
+quick-tests: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --quiet $(QUICK_TESTS)
 
 # DATA=/path: an ImageFolder, such as CIFAR-10 as JPEG; without it, JPEGs are made of the digits.
 bench-trial: $(READY)

@@ -1,11 +1,11 @@
-r"""A data set of one's own: pictures in memory, and how they are split.
+r"""A plug-in with a data set: images in memory, and their splits.
 
     kdtune sweep --plugin own_data.py --data stripes --image-size 8 --methods student \
         --no-baselines --models MultiBranchNet --trials 1 --epochs 1 --name own-data
 
-Images are uint8 arrays, [H, W] or [H, W, 3], or paths of files below `root`, which is --data-root;
-of a data set as torchvision has them, `kdtune.data.datasets.pictures` gives both. Validation, and
-test if there is none, is cut from train where it is not given.
+Images are uint8 arrays, [H, W] or [H, W, 3], or paths of files below `root`, which is --data-root.
+`kdtune.data.datasets.samples_of` returns images and labels of a torchvision data set. A missing
+validation or test split is taken from train.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def _samples(count, seed):
 
 
 def _stripes(label, random):
-    """Lines that run in one of four directions, in noise."""
+    """Draw lines in one of four directions, with noise."""
     y, x = np.mgrid[:8, :8]
     across = (x, y, x + y, x - y)[label] + random.integers(4)
     return (160 * (across % 4 < 2) + random.integers(0, 96, (8, 8))).astype(np.uint8)

@@ -1,9 +1,9 @@
-r"""A method of one's own: the teacher's embedding, up to an angle that is forgiven.
+r"""A plug-in with a method: the angle to the teacher's embedding, beyond a margin.
 
     kdtune sweep --plugin own_method.py --methods angle --data digits --teacher teacher.pth \
         --models MultiBranchNet --trials 1 --epochs 1 --name own-method
 
-The embedding is the last map's mean over positions. `margin` is a setting as any other.
+The embedding is the mean of the last map over its positions. `margin` is a setting of the method.
 """
 
 from ray import tune

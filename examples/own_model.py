@@ -1,9 +1,10 @@
-r"""A student, or teacher, of one's own: a network that gives its maps beside its logits.
+r"""A plug-in with two students: networks that return logits and feature maps.
 
     kdtune sweep --plugin own_model.py --models Thin,Plain --methods at --data digits \
         --teacher teacher.pth --trials 1 --epochs 1 --name own-model
 
-`Thin` gives both by itself; `with_feature_maps` takes maps out of a classifier that gives logits alone.
+`Thin` returns both itself; `with_feature_maps` extracts the maps of a classifier that returns only
+logits.
 """
 
 from torch import nn

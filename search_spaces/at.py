@@ -6,9 +6,9 @@ weight_decay 1e-5 to 1e-2: around the 5e-4 of both.
 temperature 1 to 10 and alpha 0 to 1: KD beside AT raised ResNet32x4 -> ResNet8x4 on CIFAR-100
 from 73.4 to 75.1 % (SimKD's README against RepDistiller's), so it is searched along; T is 4 there.
 beta 10 to 10,000: the authors' code has 1,000, for three maps of 32 to 8 px and long training; the
-range reaches further down because smaller maps weigh more, a stage counting with beta / (H·W).
+range extends further down because a stage has the weight beta / (H·W), larger for smaller maps.
 
-START: the defaults of `kdtune.at`; the recipe of the authors' code, lr 0.1, beta 1,000, no KD.
+START: the defaults of `kdtune.at`; the settings of the authors' code, lr 0.1, beta 1,000, no KD.
 """
 
 from ray import tune

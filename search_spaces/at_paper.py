@@ -1,8 +1,8 @@
-"""Attention transfer with the loss as the paper writes it.
+"""Attention transfer with the loss of the paper, equation 2.
 
 lr, weight_decay, temperature and alpha: as for attention transfer.
-beta 0.01 to 100: Zagoruyko & Komodakis 2017 say "about 0.1". The range reaches further up, as the
-1,000 of their code makes about 3 (maps of 16×16) to 60 (2×2) here.
+beta 0.01 to 100: Zagoruyko & Komodakis 2017 say "about 0.1". The range extends further up, since
+the 1,000 of their code corresponds to about 3 (maps of 16×16) to 60 (2×2) here.
 
 START: the defaults; the same with the lr of the paper, 0.1.
 """

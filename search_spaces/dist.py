@@ -2,7 +2,7 @@
 
 lr and weight_decay: as for attention transfer.
 temperature 1 to 10: the authors' configurations have 4 on CIFAR-100 and 1 on ImageNet.
-alpha 0 to 1: KD beside it, as for every method; theirs have none.
+alpha 0 to 1: KD is added, as for every method; the authors use none.
 beta 0.1 to 10: around their 2, which T² multiplies.
 
 START: the defaults, which are the authors' on CIFAR-100; their recipe with lr 0.05.

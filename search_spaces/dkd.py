@@ -3,7 +3,7 @@
 lr and weight_decay: as for attention transfer.
 temperature 1 to 10: mdistiller, the authors' code, has 4 on CIFAR-100 and 1 on ImageNet.
 alpha 0.1 to 10, on a log scale: 1 in all of their configurations; the range is that of kd.
-beta 0.1 to 10, on a log scale: 0.5 on ImageNet, 2 to 8 on CIFAR-100, there.
+beta 0.1 to 10, on a log scale: mdistiller has 0.5 on ImageNet, 2 to 8 on CIFAR-100.
 
 START: the defaults, which are mdistiller's; its recipe with lr 0.05.
 """

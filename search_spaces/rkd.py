@@ -1,4 +1,4 @@
-"""RKD, relational knowledge distillation: distances and, twice as much, angles.
+"""RKD, relational knowledge distillation: distances, and angles with twice the weight.
 
 lr, weight_decay, temperature and alpha: as for attention transfer.
 beta 0.25 to 250: around the 25 for distances (and 50 for angles) of RepDistiller and mdistiller.

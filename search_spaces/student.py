@@ -1,4 +1,4 @@
-"""Plain training without a teacher: what a method must beat, tuned with the same effort.
+"""Training without a teacher, the baseline that a method must beat.
 
 lr and weight_decay: as for attention transfer.
 

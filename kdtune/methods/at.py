@@ -1,10 +1,7 @@
-"""Attention transfer (Zagoruyko & Komodakis 2017): where a teacher looks, stage by stage.
-
-Twice: as the authors' code has it, which is what others mean by AT, and as their paper writes it.
-"""
+"""Attention transfer (Zagoruyko & Komodakis 2017): `at`, the authors' code, and `at_paper`."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -44,16 +41,17 @@ def attention_map(features: Tensor) -> Tensor:
 
 
 class _MeanOfSquares(torch.autograd.Function):
-    """mean_c F_c², with a gradient that lies in memory as the features do.
+    """mean_c F_c², with a gradient in the memory format of the features.
 
-    Autograd's own would lie channels first; added to a gradient that lies channels last, it
-    slows down what follows: a step of MultiBranchNet at 64 px by about a tenth.
+    Autograd's own gradient is channels first. Added to a channels-last gradient, it slows a step
+    of MultiBranchNet at 64 px by about a tenth.
     """
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
         ctx.save_for_backward(features)
-        return features.float().pow(2).mean(1)
+        mean: Tensor = features.float().pow(2).mean(1)
+        return mean
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -63,17 +61,17 @@ class _MeanOfSquares(torch.autograd.Function):
 
 
 def _mean_of_squares(features: Tensor) -> Tensor:
-    return _MeanOfSquares.apply(features)
+    return cast(Tensor, _MeanOfSquares.apply(features))
 
 
 def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of two attention maps, over batch *and* positions.
+    """Compute the mean squared difference of attention maps, over batch *and* positions.
 
-    This is the form of the authors' code; a stage therefore counts with beta / (H·W), and beta is
-    about 1000.
+    This is the form of the authors' code; a stage therefore has the weight beta / (H·W), and beta
+    is about 1000.
 
     Args:
-        student: maps [B, H·W], as `attention_map` gives them.
+        student: maps [B, H·W] of `attention_map`.
         teacher: maps [B, H·W].
 
     Returns:
@@ -83,18 +81,19 @@ def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     require_same_shape("Attention maps", student, teacher)
-    return (student - teacher).pow(2).mean()
+    loss: Tensor = (student - teacher).pow(2).mean()
+    return loss
 
 
 def at_paper_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Half the distance of two attention maps, ½·‖Q_s − Q_t‖₂, mean over the batch.
+    """Compute half the distance of attention maps, ½·‖Q_s − Q_t‖₂, mean over the batch.
 
-    Equation 2 of the paper (p = 2), with beta about 0.1. The norm is not squared: its gradient
-    does not fade as the maps agree, and a stage counts alike at every size. The ratio to
+    Equation 2 of the paper (p = 2), with beta about 0.1. The norm is not squared, so its gradient
+    does not vanish as the maps agree, and stages of all sizes have the same weight. The ratio to
     `at_loss` is not constant, so beta does not carry over.
 
     Args:
-        student: maps [B, H·W], as `attention_map` gives them.
+        student: maps [B, H·W] of `attention_map`.
         teacher: maps [B, H·W].
 
     Returns:
@@ -104,15 +103,21 @@ def at_paper_loss(student: Tensor, teacher: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     require_same_shape("Attention maps", student, teacher)
-    return torch.linalg.vector_norm(student - teacher, dim=1).mean() / 2
+    loss: Tensor = torch.linalg.vector_norm(student - teacher, dim=1).mean() / 2
+    return loss
 
 
 class AttentionMethod(Method):
-    """classification + alpha·KD + beta·Σ over paired stages of how far two maps are apart.
+    """classification + alpha·KD + beta·Σ of the attention loss over pairs of stages.
 
-    Stages are paired from the last one backwards. Of two maps the larger is average-pooled to the
-    smaller, features first, then the map. A 1×1 map is constant after normalisation, so pairs of
-    that size teach nothing and are left out.
+    Stages are paired from the last one backwards. The larger features are average-pooled to the
+    size of the smaller before the map is computed. A 1×1 map is constant after normalisation, so
+    pairs of that size are left out.
+
+    Args:
+        config: the run's settings.
+        student: (C, H, W) of the student's stages.
+        teacher: (C, H, W) of the teacher's stages, or None without a teacher.
 
     Raises:
         UserError: every pair would be 1×1.
@@ -121,7 +126,7 @@ class AttentionMethod(Method):
     def __init__(self, config: TrainConfig, student: StageShapes, teacher: StageShapes | None):
         super().__init__(config, student, teacher)
         self.stage_pairs: list[tuple[int, tuple[int, int]]] = []
-        """(stage counted from the end, size at which it is compared), first stage first."""
+        """(stage counted from the end, size of the compared maps), first stage first."""
         if teacher is None:
             return
         for index_from_end in range(min(len(student), len(teacher)), 0, -1):
@@ -137,15 +142,24 @@ class AttentionMethod(Method):
 
     @abstractmethod
     def attention_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """How far the maps of a stage are apart, both [B, H·W]; a scalar."""
+        """Compare the maps of a stage.
+
+        Args:
+            student: maps [B, H·W].
+            teacher: maps [B, H·W].
+
+        Returns:
+            A scalar.
+        """
 
     def _attention_maps(self, features: FeatureMaps) -> list[Tensor]:
         return [attention_map(pool_to(features[stage], size)) for stage, size in self.stage_pairs]
 
     def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
-        """``logits`` [B, K], and ``attention_<stage>_<H>x<W>`` [B, H·W] for each pair.
+        """Return ``logits`` [B, K], and ``attention_<stage>_<H>x<W>`` [B, H·W] of each pair.
 
-        Maps of student and teacher differ by little, so float16 would round that little away.
+        They stay in float32: float16 would round away the small differences between the maps of
+        student and teacher.
         """
         maps = dict(zip(self._target_names(), self._attention_maps(features), strict=True))
         return {"logits": logits.float(), **maps}
@@ -156,7 +170,7 @@ class AttentionMethod(Method):
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """The terms ``kd`` and ``at``."""
+        """Return the terms ``kd`` and ``at``."""
         student_maps = zip(self._target_names(), self._attention_maps(features), strict=True)
         losses = [self.attention_loss(maps, targets[name]) for name, maps in student_maps]
         at = sum(losses[1:], start=losses[0])
@@ -164,16 +178,16 @@ class AttentionMethod(Method):
 
 
 class AttentionTransfer(AttentionMethod):
-    """`OfAttention` with `at_loss`."""
+    """`AttentionMethod` with `at_loss`."""
 
     def attention_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """See `at_loss`."""
+        """Return `at_loss`."""
         return at_loss(student, teacher)
 
 
 class PaperAttentionTransfer(AttentionMethod):
-    """`OfAttention` with `paper_loss`; it shares its targets with `AttentionTransfer`."""
+    """`AttentionMethod` with `at_paper_loss`; it shares its targets with `AttentionTransfer`."""
 
     def attention_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """See `paper_loss`."""
+        """Return `at_paper_loss`."""
         return at_paper_loss(student, teacher)

@@ -1,7 +1,4 @@
-"""What is looked at of a method before anything is trained with it.
-
-A batch of two images is no proof; `tests/test_methods.py` has the whole contract.
-"""
+"""Checks of a method before training: one step on two images, with clear errors."""
 
 from typing import Any
 
@@ -13,15 +10,15 @@ from kdtune.methods.method import FeatureMaps, Method, TensorsByName
 
 
 def validate_targets(name: str, targets: Any, batch_size: int) -> TensorsByName:
-    """Check what `Method.targets` gave.
+    """Check the result of `Method.targets`, and return it.
 
     Args:
         name: the method's.
-        found: is given back.
-        images: B.
+        targets: the result.
+        batch_size: B.
 
     Raises:
-        UserError: it is no dict of tensors whose first dimension is B.
+        UserError: it is not a dict of tensors whose first dimension is B.
     """
     if not isinstance(targets, dict) or not all(isinstance(x, Tensor) for x in targets.values()):
         raise UserError(f"The method '{name}': targets must give a dict of tensors.")
@@ -35,10 +32,14 @@ def validate_targets(name: str, targets: Any, batch_size: int) -> TensorsByName:
 
 
 def validate_terms(name: str, terms: Any) -> None:
-    """Check what `Method.terms` gave.
+    """Check the result of `Method.terms`.
+
+    Args:
+        name: the method's.
+        terms: the result.
 
     Raises:
-        UserError: it is no dict of weights and scalars to learn from.
+        UserError: it is not a dict of weights and scalars that depend on the student.
     """
     if not isinstance(terms, dict):
         raise UserError(f"The method '{name}': terms must give a dict of (weight, tensor).")
@@ -54,10 +55,14 @@ def validate_terms(name: str, terms: Any) -> None:
 
 
 def validate_losses(name: str, losses: Any) -> None:
-    """Check what `Method.forward` gave.
+    """Check the result of `Method.forward`.
+
+    Args:
+        name: the method's.
+        losses: the result.
 
     Raises:
-        UserError: it is no dict of scalars with a ``loss`` to learn from.
+        UserError: it is not a dict of scalars with a ``loss`` that depends on the student.
     """
     if not isinstance(losses, dict) or "loss" not in losses:
         raise UserError(f"The method '{name}': forward must give a dict with 'loss'.")
@@ -74,16 +79,16 @@ def dry_run(
     student: tuple[Tensor, FeatureMaps],
     teacher: tuple[Tensor, FeatureMaps] | None,
 ) -> None:
-    """Go through a batch once, as a step of training does.
+    """Run one step on a batch, and check all results.
 
     Args:
         name: the method's.
         method: built for these networks.
         student: logits [B, K] and stages of the student.
-        teacher: the same of the teacher; None without one.
+        teacher: logits and stages of the teacher; None without one.
 
     Raises:
-        UserError: see `check_targets`, `check_terms` and `check_losses`.
+        UserError: a result is invalid.
     """
     logits, *features = (x.detach().requires_grad_() for x in (student[0], *student[1]))
     labels = torch.zeros(len(logits), dtype=torch.long)

@@ -1,4 +1,4 @@
-"""DIST (Huang et al. 2022): probabilities need only be in proportion to the teacher's."""
+"""DIST (Huang et al. 2022): correlation with the teacher's probabilities."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -7,23 +7,21 @@ from kdtune.methods.kd import LogitMethod, add_kd_term
 from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, require_same_shape
 
 CORRELATION_EPSILON = 1e-6
-"""Deviation of a row's probabilities (a norm) below which it is taken for rounding.
-
-A correlation's gradient grows without bound as a row becomes constant.
-"""
+"""Smallest norm by which a centred row is divided: the gradient of a correlation diverges as a
+row becomes constant."""
 
 
 def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 − ρ(u, v), ρ Pearson's correlation of two rows; mean over the rows.
+    """Compute 1 − ρ(u, v), ρ Pearson's correlation of two rows, mean over the rows.
 
-    Adding to a row, or scaling it, changes nothing.
+    It is invariant to adding a number to a row, and to scaling it.
 
     Args:
-        student: [rows, numbers].
-        teacher: the same shape.
+        student: [rows, columns].
+        teacher: [rows, columns].
 
     Returns:
-        Scalar in [0, 2]; a constant row counts as uncorrelated, 1.
+        Scalar in [0, 2]; a constant row counts as 1, uncorrelated.
     """
     require_same_shape("Probabilities", student, teacher)
     student_rows, teacher_rows = (
@@ -34,10 +32,10 @@ def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T²·(inter + intra): `correlation_distance` of images over classes, of classes over images.
+    """Compute T²·(inter + intra), `correlation_distance` over classes and over images.
 
-    Both of softmax(logits / T). The authors' configurations give both the weight 2, with T = 4 on
-    CIFAR-100 and T = 1 on ImageNet.
+    Both are distances of softmax(logits / T). In the authors' configurations both have the weight
+    2, with T = 4 on CIFAR-100 and T = 1 on ImageNet.
 
     Args:
         student: logits [B, K].
@@ -66,6 +64,6 @@ class DIST(LogitMethod):
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """The terms ``kd`` and ``dist``."""
+        """Return the terms ``kd`` and ``dist``."""
         dist = dist_loss(logits, targets["logits"], self.config.temperature)
         return add_kd_term(self.config, logits, targets, dist=dist)

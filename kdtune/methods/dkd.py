@@ -1,4 +1,4 @@
-"""DKD (Zhao et al. 2022): the two halves of KD, each with a weight of its own."""
+"""DKD (Zhao et al. 2022): the two halves of KD, each with its own weight."""
 
 import math
 
@@ -13,12 +13,11 @@ from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, require
 def dkd_losses(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """T²·TCKD and T²·NCKD, of each image.
+    """Compute T²·TCKD and T²·NCKD of each image.
 
-    With p of the teacher and q of the student, both softmax(logits / T), and y the label:
-    TCKD = KL((p_y, 1 − p_y) ‖ (q_y, 1 − q_y)), and NCKD is the KL divergence over the other
-    classes alone, each divided by the sum of these. KD is TCKD + (1 − p_y)·NCKD, so where a
-    teacher is sure it hides what it knows of the other classes.
+    Let p (teacher) and q (student) be softmax(logits / T), and y the label. Then TCKD is
+    KL((p_y, 1 − p_y) ‖ (q_y, 1 − q_y)), and NCKD is the KL divergence over the other classes,
+    renormalised. KD is TCKD + (1 − p_y)·NCKD, so a confident teacher hides NCKD.
 
     Args:
         student: logits [B, K].
@@ -27,7 +26,7 @@ def dkd_losses(
         temperature: T, above 0.
 
     Returns:
-        Two of [B], each at least 0; NCKD is 0 where there are two classes.
+        TCKD and NCKD, [B] each, at least 0; NCKD is 0 for two classes.
 
     Raises:
         ValueError: the shapes differ.
@@ -42,9 +41,8 @@ def dkd_losses(
             [scaled.gather(1, labels.unsqueeze(1)), others_logsumexp.unsqueeze(1)], 1
         )
         binary_log_probabilities.append(binary_logits.log_softmax(1))
-        other_log_probabilities.append(
-            scaled - others_logsumexp.unsqueeze(1)
-        )  # logarithms, but for the label's class
+        # log-probabilities, except at the label
+        other_log_probabilities.append(scaled - others_logsumexp.unsqueeze(1))
     (q, p), (q_others, p_others) = binary_log_probabilities, other_log_probabilities
     tckd = (p.exp() * (p - q)).sum(1)
     nckd = (p_others.masked_fill(label_mask, -math.inf).exp() * (p_others - q_others)).sum(1)
@@ -54,13 +52,13 @@ def dkd_losses(
 class DecoupledKnowledgeDistillation(LogitMethod):
     """classification + alpha·TCKD + beta·NCKD, means of `dkd_losses`.
 
-    alpha is 1 in the authors' configurations, and beta 0.5 to 8, the more the surer the teacher
-    is. Their code raises both from 0 in the first 20 of 240 epochs; this one does not.
+    In the authors' configurations alpha is 1, and beta 0.5 to 8, larger for more confident
+    teachers. Their code increases both from 0 over the first 20 of 240 epochs; this one does not.
     """
 
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """The terms ``tckd`` and ``nckd``."""
+        """Return the terms ``tckd`` and ``nckd``."""
         tckd, nckd = dkd_losses(logits, targets["logits"], labels, self.config.temperature)
         return {"tckd": (self.config.alpha, tckd.mean()), "nckd": (self.config.beta, nckd.mean())}

@@ -1,4 +1,4 @@
-"""What RKD and PKT have in common: how the embeddings of a batch lie to each other."""
+"""Base class of RKD and PKT, which compare relations between embeddings of a batch."""
 
 from abc import abstractmethod
 
@@ -9,22 +9,29 @@ from kdtune.methods.method import FeatureMaps, LossTerms, Method, TensorsByName
 
 
 class EmbeddingMethod(Method):
-    """classification + alpha·KD + beta·(how far the relations of embeddings are apart).
+    """classification + alpha·KD + beta·(the difference of relations between embeddings).
 
-    An embedding is the mean over the positions of the last stage: what the classifier sees.
-    Relations are those of the images of a batch, so they are computed there, from one embedding an
-    image; their number of channels may differ.
+    An embedding is the mean of the last stage over its positions, the input of the classifier.
+    Student and teacher may have different numbers of channels.
     """
 
     term_name: str
-    """Name of the method's own part."""
+    """Name of the method's own term."""
 
     @abstractmethod
     def embedding_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """How far relations are apart, for embeddings [B, C_student], [B, C_teacher]; a scalar."""
+        """Compare the relations of embeddings.
+
+        Args:
+            student: embeddings [B, C_student].
+            teacher: embeddings [B, C_teacher].
+
+        Returns:
+            A scalar.
+        """
 
     def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
-        """``logits`` [B, K], and ``embedding`` [B, C_teacher]."""
+        """Return ``logits`` [B, K] and ``embedding`` [B, C_teacher]."""
         return {"logits": logits.float(), "embedding": self._embed(features)}
 
     def _embed(self, features: FeatureMaps) -> Tensor:
@@ -33,6 +40,6 @@ class EmbeddingMethod(Method):
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """The terms ``kd`` and `term`."""
+        """Return the terms ``kd`` and `term_name`."""
         loss = self.embedding_loss(self._embed(features), targets["embedding"])
         return add_kd_term(self.config, logits, targets, **{self.term_name: loss})

@@ -18,7 +18,7 @@ from kdtune.methods.method import (
 
 
 def feature_loss(student: Tensor, hint: Tensor) -> Tensor:
-    """Mean squared difference over all elements (Romero et al. 2015, equation 3, without 1/2).
+    """Compute the mean squared difference (Romero et al. 2015, equation 3, without 1/2).
 
     Args:
         student: the regressor's output, of any shape.
@@ -35,9 +35,9 @@ def feature_loss(student: Tensor, hint: Tensor) -> Tensor:
 
 
 class Regressor(nn.Module):
-    """A 1×1 convolution with batch norm, computed as what it is: a product of matrices.
+    """A 1×1 convolution with batch norm, computed as a matrix product.
 
-    On a CPU that takes a third of the time of the convolution, for a map of 2×2 to 4×4 positions
+    On a CPU this takes a third of the time of the convolution, for maps of 2×2 to 4×4 positions
     and 2,048 channels.
 
     Args:
@@ -52,16 +52,22 @@ class Regressor(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [B, H·W, channels_in] to [B, H·W, channels_out]."""
-        return self.norm(self.linear(features.flatten(0, 1))).unflatten(0, features.shape[:2])
+        regressed: Tensor = self.norm(self.linear(features.flatten(0, 1)))
+        return regressed.reshape(*features.shape[:2], -1)
 
 
 class FitNets(HintMethod):
     """classification + alpha·KD + beta·`feature_loss`.
 
-    Where channel counts differ, a learned 1×1 convolution with batch norm (the regressor) maps the
+    If channel counts differ, a learned 1×1 convolution with batch norm (the regressor) maps the
     student's features to the teacher's. In the first `hint_epochs` epochs the loss is the feature
     loss alone, with weight 1, so only the student up to the hint and the regressor are trained, as
     in the paper's first stage; 0 is the joint form.
+
+    Args:
+        config: the run's settings.
+        student: (C, H, W) of the student's stages.
+        teacher: (C, H, W) of the teacher's stages, or None without a teacher.
 
     Raises:
         UserError: a network has no stage `hint_layer`, or the hint stage has no teacher.
@@ -81,7 +87,7 @@ class FitNets(HintMethod):
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """The terms ``kd`` and ``feature``."""
+        """Return the terms ``kd`` and ``feature``."""
         feature = feature_loss(
             self.regressor(self.hint_features(features)), targets[self.hint_name]
         )
@@ -90,7 +96,7 @@ class FitNets(HintMethod):
     def forward(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName | None, labels: Tensor
     ) -> TensorsByName:
-        """See `Method.forward`; in the first `hint_epochs` the loss is ``feature``."""
+        """Compute the loss of a batch; in the first `hint_epochs` it is ``feature``."""
         if targets is None or self.epoch > self.config.hint_epochs:
             return super().forward(logits, features, targets, labels)
         terms = self.terms(logits, features, targets, labels)

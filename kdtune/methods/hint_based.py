@@ -1,4 +1,4 @@
-"""What FitNets, VID and SP have in common: one stage of the teacher, which they share."""
+"""Base class of FitNets, VID and SP, which compare one stage (the hint)."""
 
 from torch import Tensor
 
@@ -8,18 +8,24 @@ from kdtune.methods.method import FeatureMaps, Method, StageShapes, TensorsByNam
 
 
 def flatten_positions(features: Tensor) -> Tensor:
-    """Maps [B, C, H, W] as a row of channels for each position, [B, H·W, C]."""
+    """Reshape maps [B, C, H, W] to one row of channels per position, [B, H·W, C]."""
     return features.flatten(2).transpose(1, 2)
 
 
 class HintMethod(Method):
     """A method that compares the stage `hint_layer` of student and teacher.
 
-    Of two sizes the larger is average-pooled to the smaller; channel counts may differ.
+    The larger map is average-pooled to the size of the smaller; channel counts may differ.
+
+    Args:
+        config: the run's settings.
+        student: (C, H, W) of the student's stages.
+        teacher: (C, H, W) of the teacher's stages, or None without a teacher.
 
     Attributes:
         channels: C of the student and of the teacher.
-        hint: name of the target.
+        map_size: (H, W) of the compared maps.
+        hint_name: name of the target.
 
     Raises:
         UserError: a network has no stage `hint_layer`.
@@ -33,8 +39,8 @@ class HintMethod(Method):
         stage_count = min(len(student), len(teacher))
         if not -stage_count <= config.hint_layer < stage_count:
             raise UserError(
-                f"hint_layer {config.hint_layer} does not exist: it must lie between {-stage_count} "
-                f"and {stage_count - 1} for these networks."
+                f"hint_layer {config.hint_layer} does not exist: it must lie between "
+                f"{-stage_count} and {stage_count - 1} for these networks."
             )
         (cs, hs, ws), (ct, ht, wt) = student[config.hint_layer], teacher[config.hint_layer]
         self.channels, self.map_size = (cs, ct), (min(hs, ht), min(ws, wt))
@@ -42,17 +48,15 @@ class HintMethod(Method):
             config.hint_layer - len(teacher) if config.hint_layer >= 0 else config.hint_layer
         )
         self.hint_name = f"hint_{index_from_end}_{self.map_size[0]}x{self.map_size[1]}"
-        self.float16_targets = frozenset(
-            {self.hint_name}
-        )  # as far from the student's as it is large
+        self.float16_targets = frozenset({self.hint_name})  # far from the student's features
 
     def hint_features(self, features: FeatureMaps) -> Tensor:
-        """The stage that is compared, as [B, H·W, C], in float32."""
+        """Return the compared stage as [B, H·W, C] in float32."""
         return flatten_positions(pool_to(features[self.config.hint_layer], self.map_size))
 
     def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
-        """``logits`` [B, K], and ``hint_<stage>_<H>x<W>`` [B, H·W, C_teacher].
+        """Return ``logits`` [B, K] and ``hint_<stage>_<H>x<W>`` [B, H·W, C_teacher].
 
-        The stage is counted from the teacher's end.
+        The stage is counted from the teacher's last one.
         """
         return {"logits": logits.float(), self.hint_name: self.hint_features(features)}

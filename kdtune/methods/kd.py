@@ -8,10 +8,10 @@ from kdtune.methods.method import FeatureMaps, LossTerms, Method, TensorsByName,
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T²·KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch.
+    """Compute T²·KL(softmax(teacher / T) ‖ softmax(student / T)), mean over the batch.
 
-    Hinton et al. 2015, section 2. Summed over classes, not averaged, and T² keeps the gradient's
-    size independent of T.
+    Hinton et al. 2015, section 2. It is summed over classes, not averaged, and T² keeps the scale
+    of the gradient independent of T.
 
     Args:
         student: logits [B, K].
@@ -37,13 +37,13 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def add_kd_term(
     config: TrainConfig, logits: Tensor, targets: TensorsByName, **method_term: Tensor
 ) -> LossTerms:
-    """alpha·KD, and beta·(the method's own term).
+    """Return the terms alpha·KD and beta·(the method's own term).
 
     Args:
-        config: gives alpha, beta and temperature.
+        config: has alpha, beta and temperature.
         logits: the student's, [B, K].
-        targets: what is kept of the teacher, ``logits`` [B, K] among it.
-        own: the method's own term, a scalar, by its name.
+        targets: the teacher's targets, with ``logits`` [B, K].
+        **method_term: the method's own term, a scalar, by its name.
     """
     kd = kd_loss(logits, targets["logits"], config.temperature)
     return {
@@ -53,10 +53,10 @@ def add_kd_term(
 
 
 class LogitMethod(Method):
-    """A method that keeps of the teacher what it says of each class, and nothing else."""
+    """A method whose only targets are the teacher's logits."""
 
     def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
-        """``logits`` [B, K]."""
+        """Return ``logits`` [B, K]."""
         return {"logits": logits.float()}
 
 
@@ -66,5 +66,5 @@ class KnowledgeDistillation(LogitMethod):
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """The term ``kd``."""
+        """Return the term ``kd``."""
         return add_kd_term(self.config, logits, targets)

@@ -1,4 +1,4 @@
-"""What every method is: `targets`, `terms`, and the loss that follows from them."""
+"""Base class of all distillation methods, and the weighted sum of loss terms."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -13,19 +13,19 @@ StageShapes = list[tuple[int, int, int]]
 """(C, H, W) of each stage."""
 
 FeatureMaps = list[Tensor]
-"""Feature maps, one [B, C, H, W] a stage."""
+"""Feature maps, [B, C, H, W] of each stage."""
 
 TensorsByName = dict[str, Tensor]
 """Tensors by name."""
 
 LossTerms = dict[str, tuple[float, Tensor]]
-"""Terms of a loss by name: weight and raw value, a scalar."""
+"""Terms of a loss by name: weight and unweighted value, a scalar."""
 
 
 class Method(nn.Module, ABC):
-    """The loss of a student, and what of its teacher the loss needs.
+    """The loss of a student, and the teacher's targets that the loss needs.
 
-    Built for known feature shapes, so that maps which cannot be compared are refused before
+    It is built for known feature shapes, so that maps which cannot be compared are refused before
     training. Layers that a method adds are its sub-modules and are trained with the student.
 
     Args:
@@ -34,12 +34,12 @@ class Method(nn.Module, ABC):
         teacher: (C, H, W) of the teacher's stages, or None without a teacher.
 
     Attributes:
-        SETTINGS: of a plug-in's method: defaults of settings where they differ from those of
-            `TrainConfig`, and, under other names, further settings, which `config` has, too.
-        uses_teacher: False if the method has no use for a teacher.
-        rounded: targets that may be kept in float16, since the loss does not feel that they are
-            rounded by up to 2⁻¹¹ of their values.
-        epoch: the epoch under way, from 1; the loop sets it.
+        SETTINGS: for a plug-in's method: defaults that differ from those of `TrainConfig`, and
+            defaults of settings that only this method has; `config` has both.
+        uses_teacher: False if the method ignores the teacher.
+        float16_targets: names of targets that may be cached in float16: rounding them by up to
+            2⁻¹¹ of their values does not change the loss noticeably.
+        epoch: the current epoch, from 1; the loop sets it.
     """
 
     SETTINGS: ClassVar[SettingValues] = {}
@@ -53,28 +53,28 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
-        """Keep of the teacher's outputs for a batch what the loss compares with.
+        """Compute from the teacher's outputs for a batch what the loss compares with.
 
         Args:
             logits: the teacher's, [B, K].
             features: the teacher's stages, [B, C, H, W] each.
 
         Returns:
-            Float32 tensors by name, first dimension B, at the size at which they are compared. A
-            name says all that makes a target, since methods that use the same name share it.
+            Float32 tensors by name, first dimension B, at the size at which they are compared.
+            Methods share targets of the same name, so a name must define the target completely.
         """
 
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """What the loss has beside the classification, in float32 whatever the inputs are.
+        """Compute the terms of the loss besides classification, in float32.
 
-        A method whose loss is no weighted sum has a `forward` of its own instead.
+        A method whose loss is not a weighted sum overrides `forward` instead.
 
         Args:
             logits: the student's, [B, K].
             features: the student's stages, [B, C, H, W] each.
-            targets: what `targets` gave for the same images; none if no teacher is used.
+            targets: the result of `targets` for the same images; empty without a teacher.
             labels: class indices, [B].
         """
         raise NotImplementedError(f"{type(self).__name__} has neither terms nor its own forward")
@@ -82,10 +82,16 @@ class Method(nn.Module, ABC):
     def forward(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName | None, labels: Tensor
     ) -> TensorsByName:
-        """Compute the loss of a batch; without the teacher that a method uses it has no terms.
+        """Compute the loss of a batch; it has no terms if a teacher is used but missing.
+
+        Args:
+            logits: the student's, [B, K].
+            features: the student's stages, [B, C, H, W] each.
+            targets: the result of `targets` for the same images; None without a teacher.
+            labels: class indices, [B].
 
         Returns:
-            See `weighted_sum`.
+            The scalars of `combine_loss_terms`.
         """
         without_teacher = targets is None and self.uses_teacher
         terms = {} if without_teacher else self.terms(logits, features, targets or {}, labels)
@@ -93,13 +99,18 @@ class Method(nn.Module, ABC):
 
 
 def combine_loss_terms(logits: Tensor, labels: Tensor, terms: LossTerms) -> TensorsByName:
-    """Add weighted terms to the classification loss (cross-entropy) and name every part.
+    """Add weighted terms to the classification loss (cross-entropy).
 
-    A term of weight 0 is left out of the sum rather than multiplied by 0, so the limit is exact,
-    also for a term that is infinite, and costs no backward pass; its raw value is still given.
+    A term of weight 0 is left out of the sum instead of multiplied by 0: this is exact for an
+    infinite term, too, and costs no backward pass.
+
+    Args:
+        logits: the student's, [B, K].
+        labels: class indices, [B].
+        terms: weight and value of each term.
 
     Returns:
-        Scalars: ``loss``, which is minimised, ``classification``, and each term raw and as
+        Scalars: ``loss``, which is minimised, ``classification``, and each term unweighted and as
         ``<term>_weighted``.
     """
     classification = nn.functional.cross_entropy(logits.float(), labels)
@@ -115,7 +126,12 @@ def combine_loss_terms(logits: Tensor, labels: Tensor, terms: LossTerms) -> Tens
 
 
 def require_same_shape(kind: str, student: Tensor, teacher: Tensor) -> None:
-    """Refuse tensors that torch would silently broadcast against each other.
+    """Refuse tensors that torch would silently broadcast.
+
+    Args:
+        kind: name of the tensors in the error.
+        student: any tensor.
+        teacher: any tensor.
 
     Raises:
         ValueError: the shapes differ.
@@ -128,7 +144,12 @@ def require_same_shape(kind: str, student: Tensor, teacher: Tensor) -> None:
 
 
 def pool_to(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average-pool maps [B, C, H, W] to `size`, in float32; maps of that size stay as they are."""
+    """Average-pool maps to a size, in float32.
+
+    Args:
+        features: maps [B, C, H, W].
+        size: (H, W) of the result; maps of this size are not changed.
+    """
     features = features.float()
     if features.shape[2:] == torch.Size(size):
         return features

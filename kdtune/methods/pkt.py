@@ -1,8 +1,4 @@
-"""PKT (Passalis & Tefas 2018): which images are neighbours, as a probability.
-
-It is here instead of NST (Huang & Wang 2017), whose loss needs all channels of whole maps where
-this one needs a vector an image, and which is ahead in 2 of RepDistiller's 13 comparisons.
-"""
+"""PKT (Passalis & Tefas 2018): probabilities that images are neighbours."""
 
 import torch
 from torch import Tensor
@@ -15,15 +11,15 @@ PROBABILITY_EPSILON = 1e-7
 
 
 def neighbour_probabilities(embeddings: Tensor) -> Tensor:
-    """p(j | i) = K(e_i, e_j) / Σ_k K(e_i, e_k), where K(a, b) = (cos(a, b) + 1) / 2.
+    """Compute p(j | i) = K(e_i, e_j) / Σ_k K(e_i, e_k), where K(a, b) = (cos(a, b) + 1) / 2.
 
-    An image counts among its own neighbours, as in the authors' code.
+    An image is one of its own neighbours, as in the authors' code.
 
     Args:
         embeddings: [B, C].
 
     Returns:
-        [B, B]; each row has the sum 1.
+        [B, B]; each row sums to 1.
     """
     directions = F.normalize(embeddings)
     kernel = (directions @ directions.T + 1) / 2
@@ -31,17 +27,16 @@ def neighbour_probabilities(embeddings: Tensor) -> Tensor:
 
 
 def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """p_t·log(p_t / p_s), mean over all B² pairs of images.
+    """Compute p_t·log(p_t / p_s), mean over all B² pairs of images.
 
-    The paper has the sum over j and k; the mean is that of the authors' code, so beta is about
-    30,000.
+    The paper has the sum; the authors' code has the mean, with beta about 30,000.
 
     Args:
         student: embeddings [B, C_student].
         teacher: embeddings [B, C_teacher].
 
     Returns:
-        Scalar, at least 0; the same however embeddings are rotated or scaled.
+        Scalar, at least 0; invariant to rotating or scaling all embeddings.
     """
     student_probabilities, teacher_probabilities = (
         neighbour_probabilities(student),
@@ -62,5 +57,5 @@ class ProbabilisticKnowledgeTransfer(EmbeddingMethod):
     term_name = "pkt"
 
     def embedding_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """See `pkt_loss`."""
+        """Return `pkt_loss`."""
         return pkt_loss(student, teacher)

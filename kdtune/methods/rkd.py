@@ -1,4 +1,4 @@
-"""RKD (Park et al. 2019): distances and angles between images, as the teacher has them."""
+"""RKD (Park et al. 2019): distances and angles between the embeddings of images."""
 
 import torch
 from torch import Tensor
@@ -7,27 +7,27 @@ from torch.nn import functional as F
 from kdtune.methods.embedding_based import EmbeddingMethod
 
 MIN_RELATIVE_DISTANCE = 1e-4
-"""Distance, in mean distances, below which a direction is taken for shorter than 1."""
+"""Smallest norm by which a direction is divided, as a share of the mean distance."""
 
 
 def distances_and_angles(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances of pairs, and angles of triplets of images.
+    """Compute distances of pairs and angles of triplets of images.
 
-    ψ_D(i, j) = ‖e_i − e_j‖ / μ, where μ is the mean distance of images that differ;
+    ψ_D(i, j) = ‖e_i − e_j‖ / μ, where μ is the mean of the distances above 0;
     ψ_A(i, j, k) = cos ∠(e_i, e_j, e_k). They take the memory of B²·C and of B³ numbers.
 
     Args:
         embeddings: [B, C].
 
     Returns:
-        [B, B], and [B, B, B] with the corner first. Where images coincide both are 0.
+        Distances [B, B], and angles [B, B, B] with the vertex first; both 0 for equal embeddings.
     """
     differences = embeddings.unsqueeze(0) - embeddings.unsqueeze(1)
     distances = torch.linalg.vector_norm(differences, dim=2)
     mean_distance = distances.sum() / (distances > 0).sum().clamp(min=1)
     mean_distance = torch.where(mean_distance > 0, mean_distance, 1.0)
     distances = distances / mean_distance
-    # Where images nearly coincide a direction is noise, and its gradient would be endless.
+    # The direction between nearly equal embeddings is noise, and its gradient would explode.
     directions = (
         differences / mean_distance / distances.clamp(min=MIN_RELATIVE_DISTANCE).unsqueeze(2)
     )
@@ -35,17 +35,17 @@ def distances_and_angles(embeddings: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """l(ψ_D) + 2·l(ψ_A), where l is the Huber loss of student and teacher with δ = 1.
+    """Compute l(ψ_D) + 2·l(ψ_A), where l is the Huber loss of student and teacher with δ = 1.
 
-    Means over all B² pairs and B³ triplets. RepDistiller and mdistiller give distances the weight
-    25 and angles 50; so angles count twice here, and beta is 25.
+    l is a mean over all B² pairs or B³ triplets. RepDistiller and mdistiller weight distances with
+    25 and angles with 50; so angles have twice the weight here, and beta is 25.
 
     Args:
         student: embeddings [B, C_student].
         teacher: embeddings [B, C_teacher].
 
     Returns:
-        Scalar, at least 0; the same however embeddings are moved, rotated or scaled together.
+        Scalar, at least 0; invariant to moving, rotating or scaling all embeddings.
     """
     (student_distances, student_angles), (teacher_distances, teacher_angles) = (
         distances_and_angles(student),
@@ -62,5 +62,5 @@ class RelationalKnowledgeDistillation(EmbeddingMethod):
     term_name = "rkd"
 
     def embedding_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """See `rkd_loss`."""
+        """Return `rkd_loss`."""
         return rkd_loss(student, teacher)

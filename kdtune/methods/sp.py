@@ -1,4 +1,4 @@
-"""SP (Tung & Mori 2019): images that are alike to the teacher are to be alike to the student."""
+"""SP (Tung & Mori 2019): similarities between the images of a batch."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,25 +9,25 @@ from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, require
 
 
 def similarity_matrix(features: Tensor) -> Tensor:
-    """How alike the images of a batch are: G = F·Fᵀ, each row divided by its norm.
+    """Compute the similarities of images: G = F·Fᵀ, each row divided by its norm.
 
     Args:
-        rows: features of an image a row, [B, D].
+        features: features of one image per row, [B, D].
 
     Returns:
-        [B, B]; rotating or scaling all features together changes nothing.
+        [B, B]; invariant to rotating or scaling all features.
     """
     return F.normalize(features @ features.T)
 
 
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """‖G_s − G_t‖² / B², a mean over pairs of images.
+    """Compute ‖G_s − G_t‖² / B², a mean over pairs of images.
 
-    A row of G has the norm 1, so the loss gets smaller with larger batches.
+    Rows of G have norm 1, so the loss decreases with the batch size.
 
     Args:
-        student: `similarities`, [B, B].
-        teacher: likewise.
+        student: `similarity_matrix`, [B, B].
+        teacher: `similarity_matrix`, [B, B].
 
     Returns:
         Scalar in [0, 4 / B].
@@ -49,7 +49,7 @@ class SimilarityPreserving(HintMethod):
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """The terms ``kd`` and ``sp``."""
+        """Return the terms ``kd`` and ``sp``."""
         student_features, teacher_features = (
             x.float().flatten(1) for x in (self.hint_features(features), targets[self.hint_name])
         )

@@ -1,4 +1,4 @@
-"""Plain training: the student learns from the labels alone. Also how a teacher is trained."""
+"""Training without a teacher, from the labels alone; also how a teacher is trained."""
 
 from torch import Tensor
 
@@ -6,16 +6,16 @@ from kdtune.methods.method import FeatureMaps, LossTerms, Method, TensorsByName
 
 
 class StudentOnly(Method):
-    """Cross-entropy with the labels; no teacher, alpha and beta play no part."""
+    """Cross-entropy with the labels; alpha and beta are ignored."""
 
     uses_teacher = False
 
     def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
-        """Nothing of a teacher is kept."""
+        """Return no targets."""
         return {}
 
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """Nothing is added."""
+        """Return no terms."""
         return {}

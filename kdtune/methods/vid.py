@@ -1,4 +1,4 @@
-"""VID (Ahn et al. 2019): how much the student's features tell of the teacher's."""
+"""VID (Ahn et al. 2019): mutual information between features of student and teacher."""
 
 import math
 
@@ -18,17 +18,17 @@ from kdtune.methods.method import (
 )
 
 INITIAL_VARIANCE, MIN_VARIANCE = 5.0, 1e-5
-"""Variance at the start, and the least that it can become, as in the authors' code."""
+"""Initial and smallest variance, as in the authors' code."""
 
 
 def vid_loss(mean: Tensor, variance: Tensor, hint: Tensor) -> Tensor:
-    """−log q(t | s) = ½·((t − μ(s))² / σ² + log σ²), mean over all elements.
+    """Compute −log q(t | s) = ½·((t − μ(s))² / σ² + log σ²), mean over all elements.
 
-    A bound of the mutual information with the sign turned, without the constant ½·log 2π; q is a
-    Gauss distribution with a σ² for each of the teacher's channels.
+    It is the negative of a lower bound of the mutual information, without the constant ½·log 2π;
+    q is a Gaussian with one σ² per channel of the teacher.
 
     Args:
-        mean: what the student expects of the teacher's features, μ(s), [B, H·W, C].
+        mean: the student's prediction of the teacher's features, μ(s), [B, H·W, C].
         variance: σ², [C], above 0.
         hint: the teacher's features, t, [B, H·W, C].
 
@@ -45,9 +45,14 @@ def vid_loss(mean: Tensor, variance: Tensor, hint: Tensor) -> Tensor:
 class VariationalInformationDistillation(HintMethod):
     """classification + alpha·KD + beta·`vid_loss`.
 
-    μ is three 1×1 convolutions with ReLU between, σ² a softplus of a learned number; both are
-    trained along with the student. One stage is compared, `hint_layer`; RepDistiller takes all,
-    whose kept maps would be fifteen times as large (ResNet18 at 32 px).
+    μ is three 1×1 convolutions with ReLU between them, σ² a softplus of a learned number; both are
+    trained with the student. Only the stage `hint_layer` is compared; RepDistiller compares all,
+    whose cached maps would be fifteen times as large (ResNet18 at 32 px).
+
+    Args:
+        config: the run's settings.
+        student: (C, H, W) of the student's stages.
+        teacher: (C, H, W) of the teacher's stages, or None without a teacher.
 
     Raises:
         UserError: a network has no stage `hint_layer`.
@@ -72,7 +77,7 @@ class VariationalInformationDistillation(HintMethod):
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """The terms ``kd`` and ``vid``."""
+        """Return the terms ``kd`` and ``vid``."""
         variance = F.softplus(self.raw_variance) + MIN_VARIANCE
         vid = vid_loss(
             self.regressor(self.hint_features(features)), variance, targets[self.hint_name]

@@ -1,4 +1,4 @@
-"""What a section of a report is made of, unrendered: words, tables of texts, figures, code."""
+"""Blocks of a report's sections: paragraphs, tables, figures and code."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,12 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A sentence or two; ``kind`` is ``lead``, ``text``, ``missing`` or ``sweep``, a heading.
+    """Text; `kind` is ``lead``, ``text``, ``missing`` or ``sweep`` (a heading).
 
-    ``name`` is that of the figure in whose place it stands.
+    Attributes:
+        text: one or two sentences.
+        kind: style of the text.
+        name: name of the figure that it replaces, if any.
     """
 
     text: str
@@ -21,7 +24,14 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class TableBlock:
-    """A table of texts, by heading."""
+    """A table of text.
+
+    Attributes:
+        caption: text above the table.
+        columns: cells of each column by heading.
+        collapsed: True if it is folded at first.
+        kind: name of its template.
+    """
 
     caption: str
     columns: dict[str, Sequence[str]]
@@ -30,12 +40,12 @@ class TableBlock:
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """The cells, row by row."""
+        """The rows of cells."""
         return list(zip(*self.columns.values(), strict=True))
 
     @property
     def row_groups(self) -> list[str]:
-        """To which group each row belongs; none where rows are not grouped."""
+        """The group of each row; empty if rows are not grouped."""
         heading = next((heading for heading in GROUP_COLUMNS if heading in self.columns), None)
         names = list(self.columns[heading]) if heading else []
         return names if len(set(names)) < len(names) else []
@@ -43,7 +53,14 @@ class TableBlock:
 
 @dataclass(frozen=True)
 class FigureBlock:
-    """A figure; the caption begins with what it shows."""
+    """A figure.
+
+    Attributes:
+        name: stem of its file.
+        figure: the figure.
+        caption: text below it, which starts with the result that it shows.
+        kind: name of its template.
+    """
 
     name: str
     figure: Figure
@@ -53,7 +70,14 @@ class FigureBlock:
 
 @dataclass(frozen=True)
 class CodeBlock:
-    """Text to copy."""
+    """Code to copy.
+
+    Attributes:
+        caption: text above it.
+        text: the code.
+        collapsed: True if it is folded at first.
+        kind: name of its template.
+    """
 
     caption: str
     text: str
@@ -64,7 +88,7 @@ class CodeBlock:
 Block = Paragraph | TableBlock | FigureBlock | CodeBlock
 
 GROUP_COLUMNS = ("pair", "model", "method")
-"""Columns that group the rows of a table, the first that it has."""
+"""Headings by which the rows of a table are grouped; the first present one is used."""
 
 LEFT_ALIGNED = (
     "sweep",
@@ -79,7 +103,7 @@ LEFT_ALIGNED = (
     "unbeaten in",
     "limited by",
 )
-"""Headings over columns of words."""
+"""Headings of columns of text."""
 
 
 def format_each(values: Iterable, format_spec: str) -> list[str]:

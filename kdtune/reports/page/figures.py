@@ -1,13 +1,10 @@
-"""Figures of a report: tables in, matplotlib figures out, and these as SVG inside a page.
-
-Object-oriented throughout: no pyplot, no display, no state. Names are drawn as they are, cut where
-they are long; nothing in them is taken for mathematics.
-"""
+"""Figures of a report: matplotlib figures from tables, and their SVG for a page."""
 
 import io
 import re
 import warnings
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Any
 from xml.etree import ElementTree
 
@@ -27,10 +24,10 @@ from kdtune.reports.tables.sentences import display_name, format_points
 TEXT_COLOUR, MUTED_COLOUR, GRID_COLOUR, BAND_COLOUR = "#1b1b1b", "#6b6b6b", "#d8d8d8", "#e9e9e9"
 OTHER_METHOD_COLOUR = "#cc79a7"
 METHOD_STYLES = {name: (info.colour, info.marker) for name, info in BUILTIN_METHODS.items()}
-"""Colour and marker of a method, for eyes of every kind."""
+"""Colour and marker of each built-in method; both differ, for readers who see no colours."""
 
 OTHER_METHOD_MARKERS = ("v", "P", "X", "*", "<", ">", "p", "h", "d")
-"""Of further methods, which share a colour."""
+"""Markers of plug-ins' methods, which share one colour."""
 
 STATE_COLOURS = {
     "finished": "#0072b2",
@@ -49,7 +46,7 @@ CSS_VARIABLES = {
     "#8fbfdc": "stopped",
     **{colour: method for method, (colour, _) in METHOD_STYLES.items()},
 }
-"""CSS variables that take the place of colours, so that a page can be dark."""
+"""CSS variable for each colour, so that a page can be dark."""
 
 RC_PARAMS: Any = {
     "axes.axisbelow": True,
@@ -77,46 +74,38 @@ RC_PARAMS: Any = {
     "ytick.labelcolor": TEXT_COLOUR,
 }
 FIGURE_WIDTH_INCHES = 7.2
-"""Of every figure, in inches."""
 
 METHOD_OFFSET_INCHES = 0.13
-"""Between methods of one student, in inches."""
+"""Distance between the marks of two methods on one student."""
 
 MAX_NAME_LETTERS = 24
-"""Letters of a name that are drawn."""
 
 ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
 class ReportFigure(Figure):
-    """A matplotlib figure that a notebook shows; pyplot, which needs a display, has no part."""
+    """A figure that a notebook displays; it does not use pyplot, which needs a display."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, float]]:
         return render_file(self, "png"), {"width": 100 * FIGURE_WIDTH_INCHES}
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each method, baselines last.
+    """Return colour and marker of each method, baselines last.
 
     >>> method_styles(["at", "mine"])
     {'at': ('#0072b2', 'o'), 'mine': ('#cc79a7', 'v')}
     """
     names = list(dict.fromkeys(methods))
-    other_methods = [method for method in names if method not in METHOD_STYLES]
-    markers = {
-        method: OTHER_METHOD_MARKERS[i % len(OTHER_METHOD_MARKERS)]
-        for i, method in enumerate(other_methods)
-    }
-    styles = {
-        **METHOD_STYLES,
-        **{method: (OTHER_METHOD_COLOUR, markers[method]) for method in other_methods},
-    }
+    markers = cycle(OTHER_METHOD_MARKERS)
+    others = {m: (OTHER_METHOD_COLOUR, next(markers)) for m in names if m not in METHOD_STYLES}
+    styles = {**METHOD_STYLES, **others}
     return {m: styles[m] for m in sorted(styles, key=BASELINES.__contains__) if m in names}
 
 
 def truncate_name(name: str) -> str:
-    """A name that fits beside an axis.
+    """Shorten a name to fit beside an axis.
 
     >>> truncate_name("a" * 30)
     'aaaaaaaaaaaaaaaaaaaaaaa…'
@@ -125,17 +114,17 @@ def truncate_name(name: str) -> str:
 
 
 def method_label(method: str) -> str:
-    """A method as figures call it."""
+    """Return the name of a method in figures."""
     return truncate_name(display_name(method))
 
 
 @rc_context(RC_PARAMS)
 def plot_verdict(pair: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
-    """Difference of two methods by model, with its 95 % interval and each seed's.
+    """Plot the difference of two methods by model, with its 95 % interval and that of each seed.
 
     Args:
         pair: rows of `kdtune.reports.tables.comparison.select_main_pair` that have a difference.
-        seeds: as `kdtune.reports.tables.figure_data.seed_differences` makes it.
+        seeds: result of `kdtune.reports.tables.figure_data.seed_differences`.
     """
     figure, axes = _single_panel(0.62 * len(pair) + 1.1)
     first = pair.iloc[0]
@@ -144,67 +133,46 @@ def plot_verdict(pair: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
     axes.axvspan(-min_difference, min_difference, color=BAND_COLOUR, linewidth=0)
     axes.axvline(0, color=TEXT_COLOUR, linewidth=1)
     for y, row in enumerate(pair.itertuples()):
-        axes.errorbar(
-            row.difference_points,
-            y,
-            xerr=row.half_width_points,
-            color=TEXT_COLOUR,
-            marker="D" if row.model == ALL_MODELS else "o",
-            markersize=7,
-            capsize=4,
-        )
-        seed_points = seeds.loc[seeds["model"] == row.model, "difference_points"]
-        axes.scatter(
-            seed_points,
-            np.full(len(seed_points), y + 0.27),
-            s=16,
-            facecolors="none",
-            edgecolors=MUTED_COLOUR,
-            linewidth=1,
-        )
+        marker = "D" if row.model == ALL_MODELS else "o"
         value, width = row.difference_points, row.half_width_points
+        look = {"color": TEXT_COLOUR, "marker": marker, "markersize": 7, "capsize": 4}
+        axes.errorbar(value, y, xerr=width, **look)
+        seed_points = seeds.loc[seeds["model"] == row.model, "difference_points"]
+        rows = np.full(len(seed_points), y + 0.27)
+        axes.scatter(
+            seed_points, rows, s=16, facecolors="none", edgecolors=MUTED_COLOUR, linewidth=1
+        )
         text = f"{format_points(value, width)} ± {format_points(width, width)}"
         axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center")
-    _label_rows(
-        axes,
-        [
-            "all students" if model == ALL_MODELS else truncate_name(model)
-            for model in pair["model"]
-        ],
-    )
+    names = ("all students" if m == ALL_MODELS else truncate_name(m) for m in pair["model"])
+    _label_rows(axes, list(names))
     axes.set_xlabel(f"{a} minus {b}, points of test accuracy\n← {b} better  |  {a} better →")
     return figure
 
 
 @rc_context(RC_PARAMS)
 def plot_accuracy_vs_cost(points: pd.DataFrame, teacher_percent: float | None = None) -> Figure:
-    """Accuracy of each cell against what its student costs.
+    """Plot the accuracy of each cell against the cost of its student.
 
     Args:
-        points: rows of `kdtune.reports.tables.figure_data.accuracy_vs_cost_table` with a latency, or
-            else with MACs.
-        teacher_percent: its accuracy in percent, on the same images.
+        points: rows of `kdtune.reports.tables.figure_data.accuracy_vs_cost_table` with latency or
+            MACs.
+        teacher_percent: the teacher's accuracy in percent, on the same images.
     """
     figure, axes = _single_panel(3.6)
     cost = "latency_ms" if points["latency_ms"].notna().any() else "macs"
     unit = "milliseconds for one image" if cost == "latency_ms" else "multiply-adds for one image"
     methods = method_styles(points["method"])
     front = points[points[f"front_{cost.removesuffix('_ms')}"]].sort_values(cost)
-    axes.step(
-        front[cost].astype(float),
-        front["accuracy_percent"],
-        where="post",
-        color=MUTED_COLOUR,
-        linewidth=1,
-        zorder=0,
-    )
+    front_line = {"where": "post", "color": MUTED_COLOUR, "linewidth": 1, "zorder": 0}
+    axes.step(front[cost].astype(float), front["accuracy_percent"], **front_line)
     axes.set_xscale("log")
     axes.set_xlim(points[cost].min() / 1.6, points[cost].max() * 1.6)
     for i, (method, (colour, marker)) in enumerate(methods.items()):
         cells = points[points["method"] == method]
         low, high = cells["low_percent"], cells["high_percent"]
         values = cells["accuracy_percent"]
-        # Methods of one student cost the same.
+        # Methods on one student have the same cost, so their marks are drawn side by side.
         offset = (i - (len(methods) - 1) / 2) * METHOD_OFFSET_INCHES
         axes.errorbar(
             cells[cost].astype(float),
@@ -237,19 +205,16 @@ def plot_accuracy_vs_cost(points: pd.DataFrame, teacher_percent: float | None = 
             textcoords="offset points",
             color=MUTED_COLOUR,
         )
-    # Lines that are moved aside do not widen the axis by themselves.
-    interval_ends = points[["low_percent", "accuracy_percent", "high_percent"]].to_numpy(float)
-    interval_ends = np.append(
-        interval_ends, np.nan if teacher_percent is None else teacher_percent
-    )
-    low, high = np.nanmin(interval_ends), np.nanmax(interval_ends)
+    # Marks that are moved aside do not widen the axis by themselves.
+    values = points[["low_percent", "accuracy_percent", "high_percent"]].to_numpy(float)
+    values = np.append(values, np.nan if teacher_percent is None else teacher_percent)
+    low, high = np.nanmin(values), np.nanmax(values)
     margin = 0.15 * max(high - low, 1)
     axes.set_ylim(low - margin, high + margin)
     _format_log_axis(axes)
     axes.set_xlabel(f"{unit} (logarithmic)")
-    split = points["split"].iloc[0]
-    axis_label = "test accuracy, %" if split == "test" else "search score (validation), %"
-    axes.set_ylabel(axis_label)
+    is_test = points["split"].iloc[0] == "test"
+    axes.set_ylabel("test accuracy, %" if is_test else "search score (validation), %")
     _add_legend(figure, axes)
     return figure
 
@@ -258,21 +223,20 @@ def plot_accuracy_vs_cost(points: pd.DataFrame, teacher_percent: float | None = 
 def plot_search_curves(
     curve: pd.DataFrame, leaderboard: pd.DataFrame, expected: pd.DataFrame | None = None
 ) -> Figure:
-    """Best score so far against epochs spent, a panel a model; at the right what it was worth.
+    """Plot the best score so far against epochs, one panel per model.
 
     Args:
-        curve: as `kdtune.reports.tables.figure_data.search_curve_steps` makes it.
-        leaderboard: of the same cells; mean and deviation over seeds are drawn where they are known.
-        expected: the whole search curve, where its expected part holds: under random search.
+        curve: result of `kdtune.reports.tables.figure_data.search_curve_steps`.
+        leaderboard: of the same cells; mean and deviation over fresh seeds are drawn at the right.
+        expected: the search curve table of a random search, whose expected curve is drawn, too.
     """
     models = list(dict.fromkeys(curve["model"]))
     figure, panels = _stacked_panels(len(models), 2.5)
     methods = method_styles(curve["method"])
     for axes, model in zip(panels, models, strict=True):
-        model_curve = curve[curve["model"] == model]
-        last_epoch = model_curve["epochs"].max()
+        last_epoch = curve.loc[curve["model"] == model, "epochs"].max()
         for i, (method, (colour, marker)) in enumerate(methods.items()):
-            cell_curve = model_curve[model_curve["method"] == method]
+            cell_curve = _of_cell(curve, model, method)
             axes.step(
                 cell_curve["epochs"],
                 cell_curve["best_percent"],
@@ -283,14 +247,10 @@ def plot_search_curves(
                 label=method_label(method),
             )
             if expected is not None:
-                expected_rows = expected[
-                    (expected["model"] == model) & (expected["method"] == method)
-                ]
-                mean = expected_rows[["expected_epochs", "expected_best_percent"]].to_numpy().T
+                mean = _of_cell(expected, model, method)
+                mean = mean[["expected_epochs", "expected_best_percent"]].to_numpy().T
                 axes.plot(*mean, color=colour, linestyle=":", linewidth=1)
-            cell_row = leaderboard[
-                (leaderboard["model"] == model) & (leaderboard["method"] == method)
-            ]
+            cell_row = _of_cell(leaderboard, model, method)
             axes.errorbar(
                 [last_epoch * (1.06 + 0.035 * i)] * len(cell_row),
                 cell_row["validation_accuracy_percent"],
@@ -309,9 +269,13 @@ def plot_search_curves(
     return figure
 
 
+def _of_cell(table: pd.DataFrame, model: str, method: str) -> pd.DataFrame:
+    return table[(table["model"] == model) & (table["method"] == method)]
+
+
 @rc_context(RC_PARAMS)
 def plot_setting_ranges(ranges: pd.DataFrame) -> Figure:
-    """Good values of each setting of one method, by model; the overlap is shaded.
+    """Plot the good values of each setting of one method, by model; the overlap is shaded.
 
     Args:
         ranges: rows of `kdtune.reports.tables.figure_data.setting_ranges` of one method.
@@ -334,12 +298,12 @@ def plot_setting_ranges(ranges: pd.DataFrame) -> Figure:
             axes.plot([row.good_low, row.good_high], [y, y], color=colour, linewidth=4, alpha=0.5)
             best = pd.to_numeric(row.best, errors="coerce")
             axes.plot(best, y, color=colour, marker=marker, markersize=7)
+        title = truncate_name(name)
         if setting_rows["log"].all():
+            title += " (logarithmic)"
             axes.set_xscale("log")
             _format_log_axis(axes)
-        axes.set_title(
-            truncate_name(name) + (" (logarithmic)" if setting_rows["log"].all() else "")
-        )
+        axes.set_title(title)
         _label_rows(axes, [truncate_name(model) for model in models])
     for axes in axes_grid.flat[len(names) :]:
         axes.set_axis_off()
@@ -348,10 +312,10 @@ def plot_setting_ranges(ranges: pd.DataFrame) -> Figure:
 
 @rc_context(RC_PARAMS)
 def plot_outcomes(counts: pd.DataFrame) -> Figure:
-    """How the trials of each cell ended.
+    """Plot the numbers of trials of each cell by state.
 
     Args:
-        counts: as `kdtune.reports.tables.figure_data.count_outcomes` makes it.
+        counts: result of `kdtune.reports.tables.figure_data.count_outcomes`.
     """
     figure, axes = _single_panel(0.34 * len(counts) + 1.0)
     y = np.arange(len(counts))
@@ -373,25 +337,23 @@ def plot_outcomes(counts: pd.DataFrame) -> Figure:
             va="center",
             fontsize=8.5,
         )
-    _label_rows(
-        axes,
-        [f"{method_label(row.method)}, {truncate_name(row.model)}" for row in counts.itertuples()],
-    )
+    cells = zip(counts["method"], counts["model"], strict=True)
+    _label_rows(axes, [f"{method_label(a)}, {truncate_name(b)}" for a, b in cells])
     max_trials = bar_starts.max()
     ticks = MaxNLocator(4, integer=True).tick_values(0, max_trials)
     axes.set_xticks(ticks[ticks <= max_trials])
-    axes.set_xlim(0, 2.3 * max_trials)  # room for the words
+    axes.set_xlim(0, 2.3 * max_trials)  # room for the labels
     axes.set_xlabel("trials")
     _add_legend(figure, axes)
     return figure
 
 
 def render_svg(figure: Figure, prefix: str) -> str:
-    """A figure as an element of a page: own ids, colours as CSS variables, nothing to load.
+    """Render a figure as an SVG element of a page, with CSS variables for colours.
 
     Args:
-        figure: made here.
-        prefix: of all ids, to be different in each figure of a page.
+        figure: a figure of this module.
+        prefix: of all ids; it must differ between the figures of a page.
     """
     root = ElementTree.fromstring(render_file(figure, "svg"))
     for element in root.iter():
@@ -402,7 +364,7 @@ def render_svg(figure: Figure, prefix: str) -> str:
                 element.set(key, f"#{prefix}-{value.removeprefix('#')}")
             else:
                 value = value.replace("url(#", f"url(#{prefix}-")
-                value = re.sub(r"(\.\d\d)\d+", r"\1", value)  # hundredths of a point will do
+                value = re.sub(r"(\.\d\d)\d+", r"\1", value)  # hundredths of a point suffice
                 element.set(key, re.sub("#[0-9a-f]{6}", _to_css_variable, value))
     return ElementTree.tostring(root, encoding="unicode")
 
@@ -413,12 +375,20 @@ def _to_css_variable(match: re.Match[str]) -> str:
 
 @rc_context(RC_PARAMS)
 def render_file(figure: Figure, file_format: str) -> bytes:
-    """A figure as the content of a file, ``svg`` or ``png``, without date and program."""
+    """Render a figure without date and program.
+
+    Args:
+        figure: a figure of this module.
+        file_format: ``svg`` or ``png``.
+
+    Returns:
+        The content of the file.
+    """
     metadata: Any = dict.fromkeys(
         ("Date", "Creator", "Format", "Type") if file_format == "svg" else ("Software",)
     )
     out = io.BytesIO()
-    with warnings.catch_warnings():  # the page has other fonts, which may have it
+    with warnings.catch_warnings():  # a browser has more fonts
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         background: Any = {"transparent": True} if file_format == "svg" else {"facecolor": "white"}
         figure.savefig(out, format=file_format, metadata=metadata, dpi=200, **background)
@@ -444,7 +414,6 @@ def _label_rows(axes: Axes, names: list[str]) -> None:
 
 
 def _format_log_axis(axes: Axes) -> None:
-    """Numbers as people write them, and few of them."""
     low, high = axes.get_xlim()
     if high / low < 5:
         axes.xaxis.set_major_locator(MaxNLocator(3))

@@ -1,9 +1,4 @@
-"""One page of a sweep, or of several: a single HTML file that loads nothing from anywhere.
-
-It can be made at any moment of a sweep, and is as old as that moment; it does not renew itself.
-Its beginning is what a notebook shows. Of more than half a dozen sweeps together it may become
-larger than a megabyte.
-"""
+"""The report of one or more sweeps: a single HTML file that loads nothing from the network."""
 
 import base64
 import re
@@ -30,31 +25,31 @@ from kdtune.runtime.console import printable
 from kdtune.storage.files import atomic_write, write_text
 
 DOWNLOAD_TABLES = ("leaderboard", "comparison", "search_curve", "rungs", "settings", "models")
-"""Tables that the page carries along."""
+"""Tables that the page embeds as CSV files."""
 
 MAX_PAGE_BYTES = 1_000_000
-"""Bytes of a page; tables for which no room is left are only in the sweep's folder."""
+"""Size of a page beyond which no further table is embedded."""
 
 OPEN_SECTIONS = ("verdict", "leaderboard", "ship")
-"""Sections that are not folded."""
+"""Sections that are expanded at first."""
 
 
 def render_report(folders: Sequence[Path]) -> str:
-    """The page of sweeps; comparable ones stand in one table.
+    """Render the page; comparable sweeps share a leaderboard.
 
     Raises:
-        UserError: a folder is no sweep's, or a log is damaged.
+        UserError: a folder is not a sweep's, or a log is damaged.
     """
     sweeps = [LoadedSweep(path) for path in folders]
     return _render_page(sweeps, build_sections(sweeps))
 
 
 def render_excerpt(sweeps: Sequence[LoadedSweep], sections: Sequence[dict[str, Any]]) -> str:
-    """Verdict and leaderboard as a piece of HTML, without script, in colours of the reader's.
+    """Render verdict and leaderboard as HTML for a notebook, without scripts or fixed colours.
 
     Args:
-        sweeps: which they are about.
-        sections: as `build_sections` makes them of these.
+        sweeps: the sweeps.
+        sections: result of `build_sections` for these sweeps.
     """
     blocks = [block for section in sections[:2] for block in section["blocks"]]
     template = _jinja_environment().get_template("notebook.html")
@@ -71,14 +66,14 @@ def write_report(
 
     Args:
         folders: of the sweeps.
-        page_path: the page's file; if not given, ``report.html`` in the first folder.
-        figures_folder: folder for the figures as SVG and PNG; not written if not given.
+        page_path: file of the page; ``report.html`` in the first folder if None.
+        figures_folder: folder for the figures as SVG and PNG; None writes none.
 
     Returns:
-        The page's file.
+        The file of the page.
 
     Raises:
-        UserError: as `render_report`; or a file cannot be written.
+        UserError: a folder is not a sweep's, a log is damaged, or a file cannot be written.
     """
     sweeps = [LoadedSweep(path) for path in folders]
     sections = build_sections(sweeps)
@@ -132,10 +127,10 @@ def _jinja_environment() -> Environment:
 
 
 def build_sections(sweeps: Sequence[LoadedSweep]) -> list[dict[str, Any]]:
-    """The page's sections: ``anchor``, ``heading``, ``question``, ``open``, ``blocks``.
+    """Return ``anchor``, ``heading``, ``question``, ``open`` and ``blocks`` of each section.
 
-    Verdict and leaderboard come first. Of several sweeps the names of figures begin with the
-    sweep's number.
+    Verdict and leaderboard come first. With several sweeps, names of figures start with the number
+    of the sweep.
     """
     conditions = {sweep.name: comparison_conditions(sweep.folder) for sweep in sweeps}
     leaderboards = join_leaderboards({sweep.name: sweep.tables for sweep in sweeps}, conditions)
@@ -189,7 +184,7 @@ def _blocks_of_sweeps(
 
 
 def _format_inline(text: str) -> Markup:
-    """Text for the page: what stands between ` is code, and ± and % stay with their numbers."""
+    """Return text as HTML: `code` in backticks, and no line break before ± and %."""
     escaped_text = printable(text).replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(escaped_text))))
 
@@ -197,7 +192,7 @@ def _format_inline(text: str) -> Markup:
 def _embed_tables(
     sweeps: Sequence[LoadedSweep], bytes_left: int
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Name and data link of each table that the page has room for; and names of the others."""
+    """Return name and data link of each table that fits, and the names of the others."""
     links, left_out = [], []
     for sweep in sweeps:
         for table in DOWNLOAD_TABLES:
