@@ -1,6 +1,7 @@
 """Batches of a run, from decoded images and, if there is a teacher, its cached targets."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
@@ -25,10 +26,11 @@ from kdtune.training.teacher_targets import TargetSpec, TeacherTargets
 from kdtune.units import BYTES_PER_GB, format_bytes
 
 
+@dataclass
 class EpochData:
     """Batches of one run; `open_epoch_data` assembles it.
 
-    Args:
+    Attributes:
         config: the run's settings.
         decoded: the images.
         teacher_targets: computes the teacher's targets; None if there are none.
@@ -37,50 +39,43 @@ class EpochData:
         cache_views: cache augmented views; if False, batches are augmented to the same pixels.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        decoded: DecodedDataset,
-        teacher_targets: TeacherTargets | None,
-        requested: Mapping[str, TargetSpec],
-        on_progress: OnCacheProgress,
-        cache_views: bool = True,
-    ):
-        self.config, self.decoded = config, decoded
-        self.teacher_targets, self.requested = teacher_targets, requested
-        self.on_progress = on_progress
-        self._cache_views = cache_views and decoded.cache is not None
+    config: TrainConfig
+    decoded: DecodedDataset
+    teacher_targets: TeacherTargets | None
+    requested: Mapping[str, TargetSpec]
+    on_progress: OnCacheProgress
+    cache_views: bool = True
+
+    def __post_init__(self) -> None:
+        self.cache_views = self.cache_views and self.decoded.cache is not None
 
     def train_batches(self, epoch: int) -> Batches:
         """Return the training batches of an epoch, from 1."""
         config, view = self.config, self._view_index(epoch)
-        pixels, targets = self.load_arrays(epoch)
+        pixels, arrays = self.load_arrays(epoch)
+        targets = {name: arrays[name] for name in self.requested}
         return Batches(
             pixels,
             self.decoded.data.train.labels,
             config.batch_size,
             shuffle=True,
-            augment=config.augment and (view is None or not self._cache_views),
+            augment=config.augment and (view is None or not self.cache_views),
             augment_seed=view_seed(view, config.augment_seed) if view is not None else None,
-            targets={name: targets[name] for name in self.requested}
-            if self.teacher_targets
-            else None,
+            targets=targets if self.teacher_targets is not None else None,
             device=pick_device(config.device),
         )
 
     def load_arrays(self, epoch: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the training pixels of an epoch, and all cached targets of them."""
         seed, view, cache = self.config.augment_seed, self._view_index(epoch), self.decoded.cache
-        if view is not None and self._cache_views:
+        if view is not None and self.cache_views:
             pixels = self.decoded.augmented_view(view, seed, self.on_progress)
         else:
             pixels = self.decoded.pixels("train", self.on_progress)
         if self.teacher_targets is None or cache is None:
             return pixels, {}
-        pixel_key, label = (
-            self.decoded.cache_key("train", view, seed),
-            self.decoded.describe_array("train", view),
-        )
+        pixel_key = self.decoded.cache_key("train", view, seed)
+        label = self.decoded.describe_array("train", view)
         return pixels, self.teacher_targets.load_or_compute(
             cache, pixels, pixel_key, label, self.config, self.on_progress
         )

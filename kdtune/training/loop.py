@@ -139,25 +139,23 @@ class _Run:
         self.teacher = place_teacher(self.method, teacher, device, config)
         parameters = [*self.student.model.parameters(), *self.method.parameters()]
         self.optimizer = build_optimizer(config, parameters)
-        self.epoch = self.best_epoch = 0
-        self.best_accuracy: float | None = None
-        self.best_weights: dict[str, Tensor] = {}
+        self.progress: dict[str, Any] = {
+            "epoch": 0,
+            "best_validation_accuracy": None,
+            "best_epoch": 0,
+            "best_weights": {},
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.student.model.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         match_memory_format(self.optimizer)
-        self.epoch, self.best_epoch = state["epoch"], state["best_epoch"]
-        self.best_accuracy = state["best_validation_accuracy"]
-        self.best_weights = state["best_weights"]
+        self.progress = {key: state[key] for key in self.progress}
 
     def state(self) -> dict[str, Any]:
         return {
-            "epoch": self.epoch,
-            "best_validation_accuracy": self.best_accuracy,
-            "best_epoch": self.best_epoch,
-            "best_weights": self.best_weights,
+            **self.progress,
             "student": self.student.model.state_dict(),
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -169,24 +167,32 @@ class _Run:
         validation_batches: Iterable[Batch] | None,
         on_step: OnStep | None,
     ) -> Iterator[EpochResult]:
-        for epoch in range(self.epoch + 1, self.config.epochs + 1):
+        classification = StudentOnly(self.config, [], None)
+        for epoch in range(self.progress["epoch"] + 1, self.config.epochs + 1):
             batches = train_batches(epoch) if callable(train_batches) else train_batches
             started = time.perf_counter()  # building or waiting for arrays does not count
-            train = self._train(epoch, batches, on_step)
+            seed_epoch(self.config, epoch)
+            lr = learning_rate(self.config, epoch)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.method.epoch = epoch
+            train = run_epoch(
+                self.student, self.teacher, self.method, batches, self.optimizer, on_step
+            )
+            _require_finite_loss(epoch, "training", train["loss"])
             validation: dict[str, Any] = {"loss": None, "accuracy": None}
             if validation_batches is not None:
-                validation = run_epoch(
-                    self.student, None, StudentOnly(self.config, [], None), validation_batches
-                )
-            self._finish_epoch(epoch, train["loss"], validation["loss"], validation["accuracy"])
+                validation = run_epoch(self.student, None, classification, validation_batches)
+                _require_finite_loss(epoch, "validation", validation["loss"])
+            self._update_progress(epoch, validation["accuracy"])
             yield EpochResult(
                 epoch=epoch,
-                lr=learning_rate(self.config, epoch),
+                lr=lr,
                 train_loss=train.pop("loss"),
                 train_accuracy=train.pop("accuracy"),
                 validation_loss=validation["loss"],
                 validation_accuracy=validation["accuracy"],
-                best_validation_accuracy=self.best_accuracy,
+                best_validation_accuracy=self.progress["best_validation_accuracy"],
                 losses=train,
                 seconds=time.perf_counter() - started,
                 device=str(self.student.device),
@@ -195,27 +201,21 @@ class _Run:
                 state=self.state(),
             )
 
-    def _train(
-        self, epoch: int, batches: Iterable[Batch], on_step: OnStep | None
-    ) -> dict[str, float]:
-        seed_epoch(self.config, epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, epoch)
-        self.method.epoch = epoch
-        return run_epoch(self.student, self.teacher, self.method, batches, self.optimizer, on_step)
-
-    def _finish_epoch(
-        self, epoch: int, train_loss: float, validation_loss: float | None, accuracy: float | None
-    ) -> None:
-        """Refuse losses that are not finite, and keep the weights if the epoch is the best."""
-        for name, loss in (("training", train_loss), ("validation", validation_loss)):
-            if loss is not None and not math.isfinite(loss):
-                raise DivergedError(f"epoch {epoch}: the {name} loss became {loss}")
-        self.epoch = epoch
-        if accuracy is None or self.best_accuracy is None or accuracy > self.best_accuracy:
+    def _update_progress(self, epoch: int, accuracy: float | None) -> None:
+        self.progress["epoch"] = epoch
+        best_accuracy = self.progress["best_validation_accuracy"]
+        if accuracy is None or best_accuracy is None or accuracy > best_accuracy:
             weights = self.student.model.state_dict()
-            self.best_accuracy, self.best_epoch = accuracy, epoch
-            self.best_weights = {key: value.clone() for key, value in weights.items()}
+            self.progress |= {
+                "best_validation_accuracy": accuracy,
+                "best_epoch": epoch,
+                "best_weights": {key: value.clone() for key, value in weights.items()},
+            }
+
+
+def _require_finite_loss(epoch: int, name: str, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(f"epoch {epoch}: the {name} loss became {loss}")
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:
@@ -261,7 +261,7 @@ def build_method_for_models(
     Args:
         config: the run's settings.
         student: returns logits and features.
-        teacher: returns logits and features; None without one.
+        teacher: likewise; None without one.
 
     Raises:
         UserError: the networks cannot be compared.
