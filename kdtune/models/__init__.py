@@ -56,14 +56,11 @@ def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
 
 @torch.no_grad()
 def probe(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Run a network once in eval mode and float32, without gradients; it stays as it is.
+    """Return logits [B, K] and the maps [B, C, H, W] of all stages, in eval mode and float32.
 
     Args:
-        model: returns logits and features.
+        model: returns logits and features; its modules stay in their modes.
         images: floats [B, 3, H, W], normalised.
-
-    Returns:
-        Logits [B, K], and one map [B, C, H, W] per stage.
 
     Raises:
         UserError: the network returns something else.
@@ -77,14 +74,14 @@ def probe(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def compute_logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Run a network, possibly a user's, in its mode and on its device.
+    """Run a network in its mode and on its device, and check what it returns.
 
     Args:
         model: returns logits and features.
         images: floats [B, 3, H, W], normalised, on any device.
 
     Raises:
-        UserError: the network does not return logits and a list of maps.
+        UserError: the network returns something else.
     """
     outputs = model(images.to(next(model.parameters()).device))
     if not (isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], list)):
@@ -112,5 +109,10 @@ def stage_shapes(features: list[Tensor]) -> list[tuple[int, int, int]]:
 
 
 def count_classes(model: nn.Module, image_size: int) -> int:
-    """Return K, the length of a network's logits; see `probe_stage_shapes`."""
+    """Return K, the length of a network's logits.
+
+    Args:
+        model: returns logits and features.
+        image_size: height and width of the images, in pixels.
+    """
     return probe(model, torch.zeros(1, 3, image_size, image_size))[0].shape[1]

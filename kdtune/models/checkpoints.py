@@ -52,9 +52,6 @@ def save_model(
         sync: see `atomic_write`.
         extra_values: further plain values, such as ``validation_accuracy``; ``training`` is the
             state with which a run is resumed.
-
-    Raises:
-        DiskFullError: the disk is full.
     """
     content = {"weights": model.state_dict(), "config": config, "classes": classes, **extra_values}
     if plugins := plugin_records(MODELS=[config["model"]]):
@@ -69,9 +66,6 @@ def write_checkpoint(path: Path, content: dict[str, Any], sync: bool = True) -> 
         path: see `save_model`.
         content: ``weights`` and plain values, as `read_checkpoint` returns them.
         sync: see `atomic_write`.
-
-    Raises:
-        DiskFullError: the disk is full.
     """
     content = {"format": CHECKPOINT_FORMAT, **content}
     with atomic_write(path, sync) as temporary:
@@ -209,16 +203,11 @@ def _load_torchvision_resnet(path: str | Path, content: Any) -> dict[str, Any]:
 
 
 def find_state_dicts(content: Any, known_key: str) -> list[dict[str, Tensor]]:
-    """Find all dicts of tensors in a file, the likeliest weights first.
-
-    Tensors without the prefix of the network's own, such as a loss's, are left out.
+    """Return all dicts of tensors in a file without their prefixes, the likeliest weights first.
 
     Args:
         content: of the file.
-        known_key: name of a weight that the network has.
-
-    Returns:
-        The dicts, without prefixes.
+        known_key: name of a weight of the network; tensors with another prefix are left out.
     """
     if not isinstance(content, dict):
         return []

@@ -50,7 +50,16 @@ class ModelLibrary:
             raise UserError(f"{self.name} has no model '{name}'; {suggestion}")
 
     def build(self, name: str, num_classes: int, image_size: int) -> nn.Module:
-        """Build a network; arguments and errors are those of `kdtune.models.build_model`."""
+        """Build a network with fresh weights from the global random state.
+
+        Args:
+            name: one of `list_names`.
+            num_classes: K, length of the logits.
+            image_size: height and width of the images, in pixels.
+
+        Raises:
+            UserError: its maps do not get smaller from stage to stage at this image size.
+        """
         try:
             model = self.build_network(name, num_classes)
             _, maps = _run_on_meta(model, image_size)

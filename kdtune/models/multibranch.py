@@ -69,8 +69,9 @@ class MultiBranchStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, C_out, H / stride, W / stride] of x [B, C_in, H, W]."""
         concatenated = torch.cat([branch(x) for branch in self.branches], dim=1)
-        residual: Tensor = self.mix(self.eca(self.norm(concatenated).relu_()))
-        return (residual + self.shortcut(x)).relu_()
+        mixed: Tensor = self.mix(self.eca(self.norm(concatenated).relu_()))
+        shortcut: Tensor = self.shortcut(x)
+        return (mixed + shortcut).relu_()
 
 
 class MultiBranchNet(nn.Module):

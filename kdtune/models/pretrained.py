@@ -38,8 +38,8 @@ def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int)
         A sentence on what was loaded.
 
     Raises:
-        UserError: the weights are not available, belong to another network, or expect another
-            normalisation of the images.
+        UserError: the weights cannot be loaded, belong to another network, or expect another
+            normalisation.
     """
     model_weights = model.state_dict()
     first_key = next(iter(model_weights))

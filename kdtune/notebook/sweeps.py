@@ -1,4 +1,4 @@
-"""Sweeps in a notebook: report, tables, figures, best settings and networks, as of loading.
+"""Sweeps in a notebook: tables, figures, best settings and networks, as of loading.
 
 Tables and figures need neither torch nor Ray.
 """

@@ -124,9 +124,6 @@ def find_data(
 
     Returns:
         The data, and a description of each image that was left out; see `drop_unreadable`.
-
-    Raises:
-        UserError: as for `kdtune.data.folders.find_images` and `drop_unreadable`.
     """
     data = find_images(*source)
     if not with_test:
@@ -175,12 +172,9 @@ def open_epoch_data(
     Args:
         config: the run's settings.
         decoded: the images.
-        teacher_targets: computes the teacher's targets; None without a teacher. It is not used
-            if the run's teacher runs live.
+        teacher_targets: computes the teacher's targets; None without a teacher, and not used if
+            the run's teacher is live.
         on_progress: called when arrays are built or waited for.
-
-    Raises:
-        UserError: student and teacher cannot be compared.
     """
     if teacher_targets is None or not should_cache_targets(config):
         return EpochData(config, decoded, None, {}, on_progress)

@@ -139,27 +139,22 @@ class _Run:
         self.teacher = place_teacher(self.method, teacher, device, config)
         parameters = [*self.student.model.parameters(), *self.method.parameters()]
         self.optimizer = build_optimizer(config, parameters)
+        self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {
+            "student": self.student.model, "method": self.method, "optimizer": self.optimizer,
+        }  # fmt: skip
         self.progress: dict[str, Any] = {
-            "epoch": 0,
-            "best_validation_accuracy": None,
-            "best_epoch": 0,
-            "best_weights": {},
-        }
+            "epoch": 0, "best_validation_accuracy": None, "best_epoch": 0, "best_weights": {},
+        }  # fmt: skip
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.student.model.load_state_dict(state["student"])
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
         match_memory_format(self.optimizer)
         self.progress = {key: state[key] for key in self.progress}
 
     def state(self) -> dict[str, Any]:
-        return {
-            **self.progress,
-            "student": self.student.model.state_dict(),
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        return {**self.progress, **parts}
 
     def iter_epochs(
         self,
@@ -219,7 +214,12 @@ def _require_finite_loss(epoch: int, name: str, loss: float) -> None:
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """Return lr · gamma^((epoch − 1) div step_size) for an epoch, from 1."""
+    """Return lr · gamma^((epoch − 1) div step_size).
+
+    Args:
+        config: gives lr, gamma and step_size.
+        epoch: from 1.
+    """
     return config.lr * config.gamma ** ((epoch - 1) // config.step_size)
 
 
@@ -229,9 +229,6 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
     Args:
         config: gives model, image size, seed and pretrained weights.
         num_classes: K.
-
-    Raises:
-        UserError: there is no such model, or its pretrained weights cannot be loaded.
     """
     torch.manual_seed(derive_seed(config.seed, "student"))
     model = build_model(config.model, num_classes, config.image_size)

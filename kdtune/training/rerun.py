@@ -1,4 +1,4 @@
-"""Reruns of recorded trials: training from a YAML file, compared with its recorded accuracy."""
+"""Training from a YAML file, compared with the accuracy that the file records."""
 
 from pathlib import Path
 from typing import Any

@@ -167,7 +167,7 @@ def _numbered_classes(
 
 
 class RunBatches(NamedTuple):
-    """Batches of a run; without validation or test images None."""
+    """Batches of a run by split; None for a split without images."""
 
     train: TrainingBatches
     validation: Iterable[Batch] | None
@@ -182,7 +182,7 @@ def open_run_batches(
     loaders: tuple[Loader | None, Loader | None, Loader | None] = (None, None, None),
     say: Callable[[str], None] = say,
 ) -> RunBatches:
-    """Open the batches of a run: from loaders, or, where there is none, from the data.
+    """Open the batches of a run: from loaders if given, else from the data.
 
     Args:
         config: the run's settings.
@@ -217,14 +217,15 @@ def open_run_batches(
 def _check_first_batches(batches: RunBatches) -> Tensor:
     """Return some images to draw; loaders that cannot be used are refused before training."""
     first_epoch = batches.train(1) if callable(batches.train) else batches.train
-    images = [_first_images(b) for b in (first_epoch, *batches[1:]) if b is not None]
-    return images[0] if batches.validation is None else images[1]
-
-
-def _first_images(batches: Iterable[Batch]) -> Tensor:
-    for images, _, _ in batches:
-        return images[:MAX_IMAGES].clone()  # not a view, which would keep the whole batch
-    raise UserError("There are no images.")
+    first_batches = [
+        next(iter(split), None)
+        for split in (first_epoch, batches.validation, batches.test)
+        if split is not None
+    ]
+    shown = first_batches[0] if batches.validation is None else first_batches[1]
+    if shown is None or None in first_batches:
+        raise UserError("There are no images.")
+    return shown[0][:MAX_IMAGES].clone()  # not a view, which would keep the whole batch
 
 
 def _validate_resume(

@@ -71,7 +71,13 @@ class RunFiles:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def log_step(self, epoch: int, step: int, loss: Tensor) -> None:
-        """Log the loss of every `print_freq`-th step; arguments are those of `OnStep`."""
+        """Log the loss of every `print_freq`-th step.
+
+        Args:
+            epoch: from 1.
+            step: in the epoch, from 1.
+            loss: of its batch.
+        """
         if step % self.config.print_freq == 0:
             self.say(f"epoch {epoch}/{self.config.epochs}, step {step}: loss {loss.item():.4f}")
 

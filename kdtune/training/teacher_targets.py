@@ -66,11 +66,7 @@ class TeacherTargets:
     Args:
         teacher: in eval mode; its weights and statistics must not change.
         image_size: of all runs, in pixels.
-        requests: runs whose targets are requested: settings, and (C, H, W) of the student's
-            stages.
-
-    Raises:
-        UserError: as for `request`.
+        requests: settings, and (C, H, W) of the student's stages, of runs to request for.
     """
 
     def __init__(
@@ -89,26 +85,25 @@ class TeacherTargets:
             self.request(config, list(shapes))
 
     def request(self, config: TrainConfig, student_shapes: StageShapes) -> dict[str, TargetSpec]:
-        """Request the targets of a run.
+        """Request the targets of a run, and return them by name.
 
         Args:
             config: the run's settings.
             student_shapes: (C, H, W) of the student's stages.
 
-        Returns:
-            The targets that the run uses, by name.
-
         Raises:
-            UserError: the networks cannot be compared, or the method returns no valid targets.
+            UserError: the networks cannot be compared, or the method's targets are not valid.
         """
         method = build_method(config, student_shapes, self.stage_shapes)
+        classes = type(method).__mro__
+        source = source_sha256(classes[: classes.index(Method) + 1])
         with METHODS.blame_provider(config.method):
             targets = validate_targets(config.method, method.targets(*self.probe_outputs), 2)
         requested = {
             name: TargetSpec(
                 tuple(value.shape[1:]),
                 name in method.float16_targets,
-                source_sha256(_classes_up_to(type(method), Method)) if name != "logits" else "",
+                source if name != "logits" else "",
             )
             for name, value in targets.items()
         }
@@ -174,18 +169,18 @@ class TeacherTargets:
     ) -> DeviceModel:
         """Return the teacher in the fastest precision with errors up to `MAX_BF16_ERROR`."""
 
-        def with_precision(precision: str) -> DeviceModel:
+        def place(precision: str) -> DeviceModel:
             settings = {"precision": precision, "compile": False}
             return DeviceModel(self.teacher, device, config.model_copy(update=settings))
 
-        fast = with_precision(config.precision)
+        fast = place(config.precision)
         if fast.dtype == torch.float32:
             return fast
         # All outputs are compared, so that the choice does not depend on the requests.
-        fast_outputs = compute_outputs(fast, sample)
-        exact = with_precision("float32")
-        error = max_relative_error(fast_outputs, compute_outputs(exact, sample))
-        return with_precision(config.precision) if error <= MAX_BF16_ERROR else exact
+        fast_outputs = _compute_outputs(fast, sample)
+        exact = place("float32")
+        error = max_relative_error(fast_outputs, _compute_outputs(exact, sample))
+        return place(config.precision) if error <= MAX_BF16_ERROR else exact
 
     def _fill_arrays(
         self,
@@ -229,13 +224,7 @@ class TeacherTargets:
 
 
 @torch.no_grad()
-def compute_outputs(teacher: DeviceModel, pixels: np.ndarray) -> list[Tensor]:
-    """Return logits and stages of images, in float32.
-
-    Args:
-        teacher: the network, in eval mode.
-        pixels: uint8 [B, 3, H, W].
-    """
+def _compute_outputs(teacher: DeviceModel, pixels: np.ndarray) -> list[Tensor]:
     logits, features = teacher(normalise(torch.from_numpy(pixels).to(teacher.device)))
     return [output.float() for output in (logits, *features)]
 
@@ -249,10 +238,6 @@ def max_relative_error(approximate: list[Tensor], exact: list[Tensor]) -> float:
     """
     pairs = zip(approximate, exact, strict=True)
     return max(float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in pairs)
-
-
-def _classes_up_to(cls: type, base: type) -> tuple[type, ...]:
-    return cls.__mro__[: cls.__mro__.index(base) + 1]
 
 
 def source_sha256(classes: Iterable[type]) -> str:
@@ -277,10 +262,7 @@ def library_versions(teacher: nn.Module) -> dict[str, str]:
 
 
 def model_sha256(model: nn.Module) -> str:
-    """Return the SHA-256 of a network's code, structure, weights and statistics.
-
-    The code is that of the modules of its layers, except `VERSIONED_PACKAGES`.
-    """
+    """Return the SHA-256 of a network: structure, weights, code outside `VERSIONED_PACKAGES`."""
     digest = hashlib.sha256(repr(model).encode())
     sources = {
         _module_source(cls)

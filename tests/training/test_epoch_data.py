@@ -1,4 +1,4 @@
-"""What a run is fed with: cached or live, it learns the same."""
+"""Inputs of a run: with cached targets or a live teacher, it learns the same."""
 
 import os
 

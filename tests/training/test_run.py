@@ -78,7 +78,7 @@ def without_times(history):
 
 
 def same_tensors(a, b):
-    """Whether two nests of dicts and lists hold the same, tensors to the last bit."""
+    """Return True if two nests of dicts and lists are equal, tensors to the last bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -248,7 +248,7 @@ def test_runs_without_a_name_get_different_ones(folder):
 
 
 def test_momentum_survives_a_change_of_memory_format(folder, monkeypatch):
-    """As when a run goes on on a machine where another format is the fast one."""
+    """A run may be resumed on a machine where another format is the fast one."""
     settings = {"method": "student", "model": "ResNet18", "precision": "float32", "save_freq": 1}
     whole = run_training(small_config(folder, experiment_name="a", **settings))
     monkeypatch.setattr(

@@ -53,7 +53,7 @@ def opened(folder, teacher, pixels, place, methods=TAUGHT, facts=None, **setting
 
 
 def live(folder, teacher, pixels, method, **settings):
-    """What the teacher says now, in float32 and in one batch."""
+    """Compute targets with a live teacher, in float32 and in one batch."""
     config = small_config(folder, method=method, **settings)
     student = probe_stage_shapes(build_model(config.model, 10, IMAGE_SIZE), IMAGE_SIZE)
     method = build_method(config, student, probe_stage_shapes(teacher, IMAGE_SIZE))
