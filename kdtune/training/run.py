@@ -103,20 +103,25 @@ def run_training(
         model = result.student
         model.load_state_dict(result.state["best_weights"])
         files.save_best_weights(model, result)
-        test_results = None
-        if batches.test is not None:
-            test_results = evaluate(model, batches.test, config)
-            accuracy = 100 * test_results["accuracy"]
-            files.say(f"test {accuracy:.2f} %, with the weights of the best epoch")
         summary = {
             "experiment_name": config.experiment_name,
             "best_accuracy": result.best_validation_accuracy,
-            "test_results": test_results,
+            "test_results": _test(model, batches.test, files),
             "config": config.model_dump(),
             "training_history": files.history,
         }
         files.write_summary(summary)
     return {"model": model.eval(), "teacher_model": teacher, **summary}
+
+
+def _test(
+    model: nn.Module, batches: Iterable[Batch] | None, files: RunFiles
+) -> dict[str, float] | None:
+    if batches is None:
+        return None
+    results = evaluate(model, batches, files.config)
+    files.say(f"test {100 * results['accuracy']:.2f} %, with the weights of the best epoch")
+    return results
 
 
 def _name_run(config: TrainConfig, checkpoint: dict[str, Any] | None) -> TrainConfig:
