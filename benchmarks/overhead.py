@@ -41,7 +41,7 @@ from kdtune.config.train import TrainConfig
 from kdtune.log.event_log import EventLog
 from kdtune.log.events import Cell, EpochFinished, EpochMetrics, Event, TrialEnded
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
-from kdtune.tuning.cluster.session import RAY_ENVIRONMENT, LivingNodes, run_trials
+from kdtune.tuning.cluster.session import LivingNodes, run_trials
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.searcher import LogSearcher
@@ -187,7 +187,7 @@ class MeterCallback(tune.Callback):
 
 def run_stock(trials: int, epochs: int, folder: Path, meter: OverheadMeter, reuse: bool) -> None:
     """Run the same search with what Ray Tune brings along."""
-    os.environ.update({"RAY_AIR_NEW_OUTPUT": RAY_ENVIRONMENT["RAY_AIR_NEW_OUTPUT"]})
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer reporter prints even when it is silenced
     metric = {"metric": "validation_accuracy", "mode": "max"}
     space = load_spaces()["at"].distributions
     tune.Tuner(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
@@ -227,12 +227,9 @@ class RungAwareStudies(CellStudies):
             best = event.best_validation_accuracy
             self._bests_by_epoch[event.trial_id][event.epoch] = best
 
-    def _take_known_point(
-        self, cell: Cell
-    ) -> tuple[dict[str, Any] | None, Literal["start", "sampler"]]:
-        point, origin = super()._take_known_point(cell)
-        if point is not None:
-            return point, origin
+    def _take_start_point(self, cell: Cell) -> dict[str, Any] | None:
+        if (point := super()._take_start_point(cell)) is not None:
+            return point
         rungs = rung_epochs(
             self.sweep.epochs, self.sweep.grace_period, self.sweep.reduction_factor
         )
@@ -260,7 +257,7 @@ class RungAwareStudies(CellStudies):
                     distributions=distributions,
                 )
             )
-        return study.ask(distributions).params, origin
+        return study.ask(distributions).params
 
 
 RECIPES: dict[str, Callable[..., Recipe]] = {

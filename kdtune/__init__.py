@@ -16,12 +16,12 @@ __all__ = list(_MODULES_BY_NAME)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for, so that ``kdtune --help`` needs no torch."""
+    """Import a public name on first use, so that ``kdtune --help`` loads no torch."""
     if name not in _MODULES_BY_NAME:
         raise AttributeError(f"module 'kdtune' has no attribute '{name}'")
     return getattr(import_module(_MODULES_BY_NAME[name]), name)
 
 
 def __dir__() -> list[str]:
-    """The public names, also those that are not imported yet."""
+    """Return the public names, also those that are not imported yet."""
     return __all__

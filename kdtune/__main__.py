@@ -1,4 +1,4 @@
-"""``python -m kdtune`` is ``kdtune``."""
+"""Runs the command line: ``python -m kdtune``."""
 
 from kdtune.cli.commands import main
 

@@ -1,7 +1,4 @@
-"""Attention transfer in a notebook.
-
-`train_at` does all; the other functions are its pieces, to look at and to build with.
-"""
+"""Attention transfer in a notebook: `train_at` trains a student, the rest are its parts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,10 +40,7 @@ __all__ = [
 
 
 def create_at_config(**kwargs: Any) -> dict[str, Any]:
-    """Complete settings of an attention-transfer run.
-
-    Args:
-        kwargs: settings that differ from the defaults, see `TrainConfig`.
+    """Return complete settings of an attention-transfer run, see `TrainConfig`.
 
     Raises:
         UserError: a setting is unknown or out of range.
@@ -55,7 +49,7 @@ def create_at_config(**kwargs: Any) -> dict[str, Any]:
 
 
 DEFAULT_CONFIG = create_at_config()
-"""What `train_at` uses where a config says nothing."""
+"""Settings of `train_at` that a config does not override."""
 
 
 def train_at(
@@ -64,27 +58,22 @@ def train_at(
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
 ) -> dict[str, Any]:
-    """Train a student with attention transfer.
+    """Train a student with attention transfer; see `kdtune.training.run.run_training`.
 
     Args:
-        config: settings that differ from `DEFAULT_CONFIG`. Without ``teacher_model`` the student
-            learns from the labels alone.
-        train_loader: any iterable of (images [B, 3, H, W], labels [B]) that can be gone through
-            again and again; if not given, ``config["data_dir"]`` gives all three.
-        val_loader: the images on which the best epoch is chosen. With a `train_loader` alone the
-            last epoch counts as the best, and there is no validation accuracy.
+        config: settings that differ from `DEFAULT_CONFIG`; there is no teacher without
+            ``teacher_model``.
+        train_loader: iterable of (images [B, 3, H, W], labels [B]); without it,
+            ``config["data_dir"]`` provides all images.
+        val_loader: chooses the best epoch; without it, the last epoch counts as the best.
         test_loader: read once, at the end.
 
     Returns:
-        ``model`` (weights of the best validation epoch), ``teacher_model`` or None,
-        ``best_accuracy``, ``training_history``, ``test_results``, ``config`` (all that is needed
-        to run again, but for loaders that were given) and ``experiment_name``; see
-        `kdtune.training.run.run_training`, also for the files that a run writes and for how
-        it goes on
-        after an interruption.
+        ``model`` (weights of the best epoch), ``teacher_model`` or None, ``best_accuracy``,
+        ``training_history``, ``test_results``, complete ``config`` and ``experiment_name``.
 
     Raises:
-        UserError: the settings, the data or the teacher are no good.
+        UserError: the settings, the data or the teacher are not valid.
         DivergedError: the training loss is no longer finite.
     """
     settings = TrainConfig.for_method("at", config or {})
@@ -103,36 +92,29 @@ def compute_at_loss(
     Args:
         student_model: returns logits and features; its mode stays as it is.
         teacher_model: put into eval mode; None gives the classification alone.
-        x: images [B, 3, H, W], uint8 or normalised, of `config["image_size"]`.
+        x: images [B, 3, H, W], uint8 or normalised, of ``config["image_size"]``.
         y: class indices [B].
-        config: settings of the method, see `create_at_config`.
+        config: settings, see `create_at_config`.
 
     Returns:
-        Scalars: ``loss``, to call `backward` on, and its parts, raw and weighted:
-        ``classification``, ``kd``, ``kd_weighted``, ``at``, ``at_weighted``.
+        Scalars: ``loss`` (for `backward`), ``classification``, ``kd``, ``kd_weighted``, ``at`` and
+        ``at_weighted``.
 
     Raises:
-        UserError: the settings are no good, or the networks cannot be compared.
+        UserError: the settings are not valid, or the networks cannot be compared.
     """
-    settings = TrainConfig.for_method("at", config)
-    return compute_loss(student_model, teacher_model, x, y, settings)
+    return compute_loss(student_model, teacher_model, x, y, TrainConfig.for_method("at", config))
 
 
 def extract_attention_maps(
     model: nn.Module, x: Tensor, config: Mapping[str, Any] | None = None
 ) -> list[Tensor]:
-    """Attention maps of all stages.
-
-    The loss compares these, or, of two of different size, the smaller and a map of the larger
-    one's features after pooling.
+    """Return the attention maps of all stages, [B, H·W] each; rows have L2 norm 1.
 
     Args:
-        model: returns logits and features; in eval mode meanwhile, without gradients.
+        model: returns logits and features; runs in eval mode without gradients.
         x: images [B, 3, H, W], uint8 or normalised.
-        config: not needed: maps follow from the network alone.
-
-    Returns:
-        One [B, H·W] a stage; each row has L2 norm 1.
+        config: ignored.
     """
     return [attention_map(features) for features in compute_stage_features(model, x)]
 
@@ -140,19 +122,13 @@ def extract_attention_maps(
 def visualize_attention_maps(
     model: nn.Module, x: Tensor, config: Mapping[str, Any] | None = None, layer_idx: int = 0
 ) -> Tensor:
-    """The attention map of one stage, in its place; `draw_attention_maps` draws it.
+    """Return the attention maps [B, H, W] of one stage; `draw_attention_maps` draws them.
 
     Args:
-        model: see `extract_attention_maps`.
+        model: returns logits and features; runs in eval mode without gradients.
         x: images [B, 3, H, W], uint8 or normalised.
-        config: not needed: maps follow from the network alone.
-        layer_idx: the stage, from 0; negative ones count from the last.
-
-    Returns:
-        [B, H, W] of the stage.
-
-    Raises:
-        UserError: there is no such stage.
+        config: ignored.
+        layer_idx: a stage that exists, from 0, or negative from the last.
     """
     return spatial_attention_map(pick_stage(compute_stage_features(model, x), layer_idx))
 
@@ -160,12 +136,11 @@ def visualize_attention_maps(
 def draw_attention_maps(
     models: nn.Module | Mapping[str, nn.Module], x: Tensor, layers: Sequence[int] | None = None
 ) -> Figure:
-    """Draw images and the attention maps that networks have of them; see `draw_maps`.
+    """Draw images and their attention maps in one or several networks; see `draw_maps`.
 
     Args:
-        models: a network, or several by name, e.g. ``{"student": student, "teacher": teacher}``,
-            or one student at several epochs.
+        models: a network, or networks by name, e.g. ``{"student": student, "teacher": teacher}``.
         x: images [B, 3, H, W], uint8 or normalised; the first four are drawn.
-        layers: stages, from 0 or, negative, from the last; all if not given.
+        layers: stages, from 0, or negative from the last; all if not given.
     """
     return draw_maps(models, x, spatial_attention_map, layers)

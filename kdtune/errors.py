@@ -1,21 +1,21 @@
-"""What goes wrong, in words for the person who can mend it."""
+"""Errors whose text is written for users, and helpers that shorten other errors."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave; its text is one sentence that says what to do.
+    """A mistake in the user's input; the text is one sentence that says what to do.
 
     The command line prints the sentence and ends with exit code 2.
     """
 
 
 class BadImagesError(UserError):
-    """Images cannot be read.
+    """Images that cannot be read.
 
-    Attributes:
-        bad: each of them, as (file, reason).
+    Args:
+        failures: (file, reason) of each image.
     """
 
     def __init__(self, failures: Sequence[tuple[str, str]]):
@@ -24,34 +24,61 @@ class BadImagesError(UserError):
         subject = "An image" if len(self.failures) == 1 else f"{len(self.failures):,} images"
         prefix = "" if len(self.failures) == 1 else "the first is "
         super().__init__(
-            f"{subject} cannot be read: {prefix}{file} ({reason}). Mend or remove what is listed, or "
-            "leave it out with --skip-bad-images."
+            f"{subject} cannot be read: {prefix}{file} ({reason}). Fix or remove the listed "
+            "files, or skip them with --skip-bad-images."
         )
 
 
 class RunError(RuntimeError):
-    """What was asked for could not be done, through no mistake in the asking; exit code 1."""
+    """A failure that is not the user's mistake; the command line ends with exit code 1."""
 
 
 class DiskFullError(RunError):
-    """There is no room left on a disk; its text says where."""
+    """A disk without free space; the text names the file."""
 
 
 class DivergedError(RunError):
-    """The loss of a run became infinite or not a number; its text says when."""
+    """A training loss that is no longer finite; the text says when."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its class name if the text is empty.
+
+    >>> first_line(KeyError()), first_line(ValueError("the reason\\nmore of it"))
+    ('KeyError', 'the reason')
+    """
+    return _lines(error)[0]
 
 
 def last_line(error: Exception) -> str:
-    """What an error of a library comes down to; its name if it says nothing.
+    """Return the last line of an error's text, or its class name if the text is empty.
 
-    >>> last_line(KeyError()), last_line(ValueError("a traceback\\nthe reason"))
-    ('KeyError', 'the reason')
+    >>> last_line(ValueError("a traceback\\nthe reason"))
+    'the reason'
     """
-    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    return _lines(error)[-1].strip()
+
+
+def _lines(error: Exception) -> list[str]:
+    return (str(error).strip() or type(error).__name__).splitlines()
+
+
+def typed_first_line(error: Exception) -> str:
+    """Return the first line of an error's text after the name of its class.
+
+    >>> typed_first_line(KeyError()), typed_first_line(ValueError("the reason\\nmore of it"))
+    ('KeyError', 'ValueError: the reason')
+    """
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error).strip() else name
 
 
 def did_you_mean(unknown: str, known: Iterable[str]) -> str:
-    """Say which known word was probably meant, or list them all.
+    """Suggest the known name that is most like an unknown one, or list all known names.
+
+    Args:
+        unknown: the name as the user wrote it.
+        known: all names that exist.
 
     >>> did_you_mean("aplha", ["alpha", "beta"])
     "did you mean 'alpha'?"

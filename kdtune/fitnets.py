@@ -1,7 +1,4 @@
-"""FitNets in a notebook.
-
-`train_fitnets` does all; the other functions are its pieces, to look at and to build with.
-"""
+"""FitNets in a notebook: `train_fitnets` trains a student, the rest are its parts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,10 +39,7 @@ __all__ = [
 
 
 def create_fitnets_config(**kwargs: Any) -> dict[str, Any]:
-    """Complete settings of a FitNets run.
-
-    Args:
-        kwargs: settings that differ from the defaults, see `TrainConfig`.
+    """Return complete settings of a FitNets run, see `TrainConfig`.
 
     Raises:
         UserError: a setting is unknown or out of range.
@@ -54,7 +48,7 @@ def create_fitnets_config(**kwargs: Any) -> dict[str, Any]:
 
 
 DEFAULT_CONFIG = create_fitnets_config()
-"""What `train_fitnets` uses where a config says nothing."""
+"""Settings of `train_fitnets` that a config does not override."""
 
 
 def train_fitnets(
@@ -63,24 +57,14 @@ def train_fitnets(
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
 ) -> dict[str, Any]:
-    """Train a student with FitNets.
-
-    ``hint_layer`` is the stage whose features are compared, ``hint_epochs`` the length of the
-    paper's first stage, in which nothing but these is learned.
+    """Train a student with FitNets; returns and raises what `kdtune.at.train_at` does.
 
     Args:
-        config: settings that differ from `DEFAULT_CONFIG`. Without ``teacher_model`` the student
-            learns from the labels alone.
-        train_loader: see `kdtune.at.train_at`, here and below.
-        val_loader: the images on which the best epoch is chosen.
+        config: settings that differ from `DEFAULT_CONFIG`: ``hint_layer`` is the compared stage,
+            ``hint_epochs`` the length of the first phase, which trains on the hint loss alone.
+        train_loader: see `kdtune.at.train_at`, as for the other loaders.
+        val_loader: chooses the best epoch.
         test_loader: read once, at the end.
-
-    Returns:
-        As `kdtune.at.train_at`.
-
-    Raises:
-        UserError: the settings, the data or the teacher are no good.
-        DivergedError: the training loss is no longer finite.
     """
     settings = TrainConfig.for_method("fitnets", config or {})
     return run_training(settings, train_loader, val_loader, test_loader)
@@ -95,23 +79,23 @@ def compute_fitnets_loss(
 ) -> TensorsByName:
     """Compute the loss of one batch: classification + alpha·KD + beta·feature.
 
-    Where student and teacher have different numbers of channels, features are compared through a
-    learned regressor; `regressor_parameters` are its parameters. In the first `hint_epochs` epochs
-    (as `train_epoch` counts them) the loss is the feature loss alone.
+    If channel counts differ, features are compared through a learned regressor, see
+    `regressor_parameters`. In the first ``hint_epochs`` epochs, as `train_epoch` counts them, the
+    loss is the feature loss alone.
 
     Args:
         student_model: returns logits and features; its mode stays as it is.
         teacher_model: put into eval mode; None gives the classification alone.
-        x: images [B, 3, H, W], uint8 or normalised, of `config["image_size"]`.
+        x: images [B, 3, H, W], uint8 or normalised, of ``config["image_size"]``.
         y: class indices [B].
-        config: settings of the method, see `create_fitnets_config`.
+        config: settings, see `create_fitnets_config`.
 
     Returns:
-        Scalars: ``loss``, to call `backward` on, and its parts, raw and weighted:
-        ``classification``, ``kd``, ``kd_weighted``, ``feature``, ``feature_weighted``.
+        Scalars: ``loss`` (for `backward`), ``classification``, ``kd``, ``kd_weighted``,
+        ``feature`` and ``feature_weighted``.
 
     Raises:
-        UserError: the settings are no good, or the networks cannot be compared.
+        UserError: the settings are not valid, or the networks cannot be compared.
     """
     settings = TrainConfig.for_method("fitnets", config)
     return compute_loss(student_model, teacher_model, x, y, settings)
@@ -120,21 +104,18 @@ def compute_fitnets_loss(
 def regressor_parameters(
     student_model: nn.Module, teacher_model: nn.Module, config: Mapping[str, Any]
 ) -> list[nn.Parameter]:
-    """Parameters of the regressor between a student and its teacher, for an optimizer of yours.
+    """Return the parameters of the regressor between a student and its teacher.
 
-    The regressor belongs to the student and lives as long as it; `train_epoch` adds these
-    parameters to an optimizer that lacks them, a loop around `compute_fitnets_loss` must.
+    `train_epoch` adds them to an optimizer that lacks them; a loop around `compute_fitnets_loss`
+    must do so itself. There are none if channel counts agree.
 
     Args:
-        student_model: returns logits and features.
-        teacher_model: likewise.
-        config: settings of the method, see `create_fitnets_config`.
-
-    Returns:
-        The weights of a 1×1 convolution and its batch norm; none where channel counts agree.
+        student_model: returns logits and features; it owns the regressor.
+        teacher_model: returns logits and features.
+        config: settings, see `create_fitnets_config`.
 
     Raises:
-        UserError: the settings are no good, or the networks cannot be compared.
+        UserError: the settings are not valid, or the networks cannot be compared.
     """
     settings = TrainConfig.for_method("fitnets", config)
     return method_parameters(student_model, teacher_model, settings)
@@ -143,18 +124,12 @@ def regressor_parameters(
 def extract_teacher_features(
     teacher_model: nn.Module, x: Tensor, config: Mapping[str, Any]
 ) -> Tensor:
-    """The hint: the teacher's features at the stage ``config["hint_layer"]``, the last by default.
+    """Return the hint: the teacher's features [B, C, H, W] at ``config["hint_layer"]``.
 
     Args:
-        teacher_model: returns logits and features; in eval mode meanwhile, without gradients.
+        teacher_model: returns logits and features; runs in eval mode without gradients.
         x: images [B, 3, H, W], uint8 or normalised.
-        config: settings of the method, see `create_fitnets_config`.
-
-    Returns:
-        [B, C, H, W], as the network gives them: neither pooled nor cast.
-
-    Raises:
-        UserError: there is no such stage.
+        config: settings, see `create_fitnets_config`.
     """
     settings = TrainConfig.for_method("fitnets", config)
     return pick_stage(compute_stage_features(teacher_model, x), settings.hint_layer)
@@ -163,18 +138,12 @@ def extract_teacher_features(
 def extract_student_features(
     student_model: nn.Module, x: Tensor, config: Mapping[str, Any]
 ) -> Tensor:
-    """The student's features at the stage ``config["hint_layer"]``, with gradients.
+    """Return the student's features [B, C, H, W] at ``config["hint_layer"]``, with gradients.
 
     Args:
         student_model: returns logits and features; its mode stays as it is.
         x: images [B, 3, H, W], uint8 or normalised.
-        config: settings of the method, see `create_fitnets_config`.
-
-    Returns:
-        [B, C, H, W], before pooling and regressor.
-
-    Raises:
-        UserError: there is no such stage.
+        config: settings, see `create_fitnets_config`.
     """
     settings = TrainConfig.for_method("fitnets", config)
     _, features = compute_logits_and_features(student_model, normalise(x))
@@ -184,19 +153,13 @@ def extract_student_features(
 def visualize_feature_maps(
     model: nn.Module, x: Tensor, config: Mapping[str, Any] | None = None, layer_idx: int = 0
 ) -> Tensor:
-    """The feature map of one stage; `draw_feature_maps` draws it.
+    """Return the feature maps [B, C, H, W] of one stage; `draw_feature_maps` draws them.
 
     Args:
-        model: returns logits and features; in eval mode meanwhile, without gradients.
+        model: returns logits and features; runs in eval mode without gradients.
         x: images [B, 3, H, W], uint8 or normalised.
-        config: not needed: maps follow from the network alone.
-        layer_idx: the stage, from 0; negative ones count from the last.
-
-    Returns:
-        [B, C, H, W] of the stage.
-
-    Raises:
-        UserError: there is no such stage.
+        config: ignored.
+        layer_idx: a stage that exists, from 0, or negative from the last.
     """
     return pick_stage(compute_stage_features(model, x), layer_idx)
 
@@ -204,12 +167,11 @@ def visualize_feature_maps(
 def draw_feature_maps(
     models: nn.Module | Mapping[str, nn.Module], x: Tensor, layers: Sequence[int] | None = None
 ) -> Figure:
-    """Draw images and the mean over the channels of networks' features; see `draw_maps`.
+    """Draw images and the channel means of their features in one or several networks.
 
     Args:
-        models: a network, or several by name, e.g. ``{"student": student, "teacher": teacher}``,
-            or one student at several epochs.
+        models: a network, or networks by name, e.g. ``{"student": student, "teacher": teacher}``.
         x: images [B, 3, H, W], uint8 or normalised; the first four are drawn.
-        layers: stages, from 0 or, negative, from the last; all if not given.
+        layers: stages, from 0, or negative from the last; all if not given.
     """
     return draw_maps(models, x, mean_feature_map, layers)

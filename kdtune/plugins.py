@@ -1,79 +1,63 @@
-"""Methods, models and data sets of users: in files that they give, and in installed packages.
+"""Plug-ins: methods, models and data sets of the user's files and of installed packages.
 
-A plug-in is a Python module with any of `METHODS`, `MODELS` and `DATA`, each a dict by name. It is
-code: a file is run when the user gives it, and never because a log, a checkpoint or an exported
-configuration names it. Packages are trusted, since the user installed them: they name a module as
-an entry point of the group `kdtune.plugins`, and are imported once a name is asked for that is not
-known. A file travels to other processes as text, so what it imports must be installed there; of a
-package the text of the module that it names stands for its code.
+A plug-in is a Python module with any of the dicts `METHODS`, `MODELS` and `DATA`. It is code: a
+file runs if the user names it, and never because a log, a checkpoint or an exported configuration
+does. Packages are trusted, since the user installed them: they name a module as an entry point of
+the group `kdtune.plugins`, which is imported when a name is not known.
 """
 
 import hashlib
-import inspect
-import linecache
 import os
+import pickle
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import entry_points
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, TypeVar
 
-from kdtune.errors import UserError, did_you_mean
+from kdtune.errors import UserError, did_you_mean, first_line, typed_first_line
 
 ENTRY_POINT_GROUP = "kdtune.plugins"
-"""Entry points of installed plug-ins."""
+
+ATTRIBUTES = ("METHODS", "MODELS", "DATA")
+"""Dicts of a plug-in's module."""
 
 NAME_PATTERN = r"[A-Za-z0-9_][\w.-]*"
-"""What a name of a plug-in's must look like: names of files are made from it."""
+"""Pattern of the names that a plug-in may define: file names are made from them."""
 
 V = TypeVar("V")
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plug-in, as it travels.
+    """A plug-in that is loaded here, or is on its way to another process.
 
     Attributes:
-        name: the file's path, or the entry point's name.
-        text: the module's source.
-        installed: whether it is of a package.
+        name: path of the file, or name of the entry point.
+        sha256: SHA-256 of the module's source.
+        installed: True if the plug-in is a package's, which each process imports itself.
+        content: the module; on its way, the pickled dicts of a file.
     """
 
     name: str
-    source: str
-    is_installed: bool = False
-
-    @property
-    def sha256(self) -> str:
-        """Of its text."""
-        return hashlib.sha256(self.source.encode()).hexdigest()
-
-
-_LOADED_PLUGINS: dict[str, tuple[Plugin, ModuleType]] = {}
-"""What this process has loaded, by name."""
-
-_BROKEN_PLUGINS: dict[str, str] = {}
-"""Installed plug-ins that cannot be loaded, and why."""
-
-_REGISTRIES: list["Registry[Any]"] = []
+    sha256: str
+    installed: bool
+    content: ModuleType | SimpleNamespace | bytes = field(compare=False, repr=False)
 
 
 class Registry(dict[str, V]):
-    """What has a name: kdtune's own, and that of plug-ins.
-
-    To ask whether it has a name loads the installed plug-ins, if the name is not known so far.
+    """Entries by name: kdtune's own and those of plug-ins.
 
     Args:
-        kind: what has the names, for people.
-        attribute: the dict of a plug-in's module.
-        own: kdtune's.
-        what: what the values of a plug-in's dict must be, for people.
-        fits: whether a value is that.
-        take: gives from it what is kept here.
+        kind: noun for an entry, for messages.
+        attribute: name of the dict in a plug-in's module.
+        builtin: kdtune's own entries.
+        requirement: what an entry of a plug-in must be, for messages.
+        is_valid: returns True if an entry of a plug-in meets the requirement.
+        convert: makes the registry's entry from the plug-in's.
     """
 
     def __init__(
@@ -81,66 +65,64 @@ class Registry(dict[str, V]):
         kind: str,
         attribute: str,
         builtin: Mapping[str, V],
-        requirement: str,
+        requirement: str = "",
         is_valid: Callable[[Any], bool] = callable,
         convert: Callable[[Any], V] = lambda value: value,
     ):
         super().__init__(builtin)
-        self.kind, self.attribute, self.requirement, self.is_valid, self.convert = (
-            kind, attribute, requirement, is_valid, convert,
-        )  # fmt: skip
+        self.kind, self.attribute, self.requirement = kind, attribute, requirement
+        self.is_valid, self.convert = is_valid, convert
         self._providers: dict[str, Plugin] = {}
-        for plugin, module in _LOADED_PLUGINS.values():
-            self.add_plugin(plugin, module)
-        _REGISTRIES.append(self)
+        PLUGINS.add_registry(self)
 
-    def __contains__(self, name: object) -> bool:
-        if not super().__contains__(name):
-            load_installed_plugins()
-        return super().__contains__(name)
-
-    def require(self, name: str, other_names: Iterable[str] = ()) -> None:
-        """Raise a `UserError` that names the nearest known one if nothing has the name."""
+    def find(self, name: str) -> V | None:
+        """Return the entry of a name; load installed plug-ins first if it is not known."""
         if name not in self:
-            load_errors = "".join(f"; {why}" for why in _BROKEN_PLUGINS.values())
+            PLUGINS.load_installed()
+        return self.get(name)
+
+    def require(self, name: str, other_names: Iterable[str] = ()) -> V:
+        """Return the entry of a name; a `UserError` suggests the nearest name if there is none.
+
+        Args:
+            name: of the entry.
+            other_names: further names to suggest.
+        """
+        if (entry := self.find(name)) is None:
+            load_errors = "".join(f"; {reason}" for reason in PLUGINS.broken.values())
             suggestion = did_you_mean(name, [*self, *other_names])
             raise UserError(f"There is no {self.kind} '{name}'; {suggestion}{load_errors}")
+        return entry
 
     def provider(self, name: str) -> Plugin | None:
-        """The plug-in that gives a name; None if it is kdtune's own, or nobody's."""
+        """Return the plug-in that defines a name; None if none does."""
         return self._providers.get(name)
 
-    def add_plugin(self, plugin: Plugin, module: ModuleType) -> None:
-        """Take what a plug-in gives.
-
-        Raises:
-            UserError: it is no good, or has a name that is taken.
-        """
-        entries = getattr(module, self.attribute, {})
+    def add_plugin(self, plugin: Plugin) -> None:
+        """Add the entries of a plug-in, or raise a `UserError` if one cannot be added."""
+        entries = getattr(plugin.content, self.attribute, {})
         if not isinstance(entries, dict):
             raise UserError(f"{self.attribute} must be a dict by name.")
         for name, value in entries.items():
             if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
                 raise UserError(f"{name!r} is no name: use letters, digits and ._-")
-            if super().__contains__(name):
+            if name in self:
                 provider = self._providers.get(name)
-                provider_label = f"the plug-in {provider.name}" if provider else "kdtune itself"
-                raise UserError(
-                    f"{provider_label} has a {self.kind} '{name}' already; take another name."
-                )
+                owner = f"the plug-in {provider.name}" if provider else "kdtune itself"
+                raise UserError(f"{owner} has a {self.kind} '{name}' already; take another name.")
             if not self.is_valid(value):
                 raise UserError(f"the {self.kind} '{name}' must be {self.requirement}.")
             self[name] = self.convert(value)
             self._providers[name] = plugin
 
     def remove_plugin(self, plugin: Plugin) -> None:
-        """Forget what a plug-in gave."""
+        """Remove the entries of a plug-in."""
         for name in [name for name, provider in self._providers.items() if provider == plugin]:
             del self[name], self._providers[name]
 
     @contextmanager
     def blame_provider(self, name: str) -> Iterator[None]:
-        """Say in a sentence what goes wrong in what a plug-in gives."""
+        """Turn an error of a plug-in's code into a `UserError` that names the plug-in."""
         try:
             yield
         except UserError:
@@ -149,190 +131,197 @@ class Registry(dict[str, V]):
             if (provider := self.provider(name)) is None:
                 raise
             raise UserError(
-                f"The {self.kind} '{name}' of the plug-in {provider.name} fails: {_describe_error(error)}"
+                f"The {self.kind} '{name}' of the plug-in {provider.name} fails: "
+                f"{typed_first_line(error)}"
             ) from error
 
 
-def load_plugins(files: Iterable[str | Path]) -> None:
-    """Load plug-ins from files, which are run: give only files that you trust.
+class PluginManager:
+    """The plug-ins of a process, and the registries that have their entries."""
 
-    What one of them defines has a name in this process from then on. A file that was changed
-    since it was loaded is loaded anew.
+    def __init__(self) -> None:
+        self.loaded: dict[str, Plugin] = {}
+        """Loaded plug-ins by name."""
+        self.broken: dict[str, str] = {}
+        """A sentence for each installed plug-in that cannot be loaded, by name."""
+        self._registries: list[Registry[Any]] = []
 
-    Raises:
-        UserError: a file is missing or no good; what is wrong with it is named.
-    """
-    for file in files:
-        path = Path(os.path.abspath(Path(file).expanduser()))
-        try:
-            source = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise UserError(f"There is no plug-in {file}.") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"The plug-in {file} cannot be read: {_describe_error(error)}"
-            ) from None
-        _execute_plugin(Plugin(str(path), source))
+    def add_registry(self, registry: Registry[Any]) -> None:
+        """Keep the entries of plug-ins in a registry, too."""
+        for plugin in self.loaded.values():
+            with _load_errors_named(plugin.name):
+                registry.add_plugin(plugin)
+        self._registries.append(registry)
 
+    def load_files(self, files: Iterable[str | Path]) -> None:
+        """Load plug-ins from files, again if they were changed.
 
-def load_installed_plugins() -> None:
-    """Load the plug-ins of installed packages; those that are broken are named when one misses
-    something."""
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        if entry_point.name in _LOADED_PLUGINS or entry_point.name in _BROKEN_PLUGINS:
-            continue
-        try:
-            module = entry_point.load()
-            _register_plugin(
-                Plugin(entry_point.name, inspect.getsource(module), is_installed=True), module
-            )
-        except Exception as error:  # whatever importing a package may raise
-            _BROKEN_PLUGINS[entry_point.name] = (
-                f"the installed plug-in {entry_point.name} cannot be loaded: {_describe_error(error)}"
-            )
+        Files are run: load only files that you trust. A `UserError` names a file that is missing
+        or not a valid plug-in.
+        """
+        for file in files:
+            path = Path(os.path.abspath(Path(file).expanduser()))
+            try:
+                source = path.read_text(encoding="utf-8")
+            except FileNotFoundError:
+                raise UserError(f"There is no plug-in {file}.") from None
+            except (OSError, UnicodeDecodeError) as error:
+                reason = typed_first_line(error)
+                raise UserError(f"The plug-in {file} cannot be read: {reason}") from None
+            self._load(str(path), _sha256(source), partial(_run_source, path, source))
 
+    def load_installed(self) -> None:
+        """Load the plug-ins of installed packages; keep the reasons of those that are broken."""
+        import inspect
+        from importlib.metadata import entry_points
 
-def loaded_plugins() -> tuple[Plugin, ...]:
-    """The plug-ins that this process has loaded."""
-    return tuple(plugin for plugin, _ in _LOADED_PLUGINS.values())
+        for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+            name = entry_point.name
+            if name in self.loaded or name in self.broken:
+                continue
+            try:
+                module = entry_point.load()
+                self._add(Plugin(name, _sha256(inspect.getsource(module)), True, module))
+            except Exception as error:  # whatever importing a package may raise
+                reason = _describe_error(error)
+                self.broken[name] = f"the installed plug-in {name} cannot be loaded: {reason}"
 
+    def sync(self, plugins: Iterable[Plugin]) -> None:
+        """Load exactly the plug-ins that another process sent; packages are imported here.
 
-def plugin_modules() -> Iterator[tuple[Plugin, ModuleType]]:
-    """The same, with their modules."""
-    yield from _LOADED_PLUGINS.values()
+        A `UserError` names a plug-in that is missing, differs or cannot be loaded here.
+        """
+        sent = {plugin.name: plugin for plugin in plugins}
+        for plugin in list(self.loaded.values()):
+            if not plugin.installed and plugin.name not in sent:
+                self._remove(plugin)
+        if any(plugin.installed for plugin in sent.values()):
+            self.load_installed()
+        for name, plugin in sent.items():
+            if not plugin.installed:
+                self._load(name, plugin.sha256, partial(_unpickle, plugin.content))
+            elif name not in self.loaded:
+                reason = self.broken.get(name, "it is not installed")
+                raise UserError(f"The plug-in {name} is missing on this node: {reason}.")
+            elif self.loaded[name] != plugin:
+                raise UserError(f"The installed plug-in {name} has other code on this node.")
 
+    def records(self, **names: Iterable[str]) -> list[dict[str, Any]]:
+        """Describe the plug-ins that define some of these names, for logs and other files.
 
-def sync_plugins(plugins: Iterable[Plugin]) -> None:
-    """Have this process know the plug-ins of another one, and no others.
+        Args:
+            names: by the dicts of a plug-in, as ``METHODS=["mine"]``.
 
-    Installed ones are imported here.
-
-    Raises:
-        UserError: one is missing or no good here, or is another one than there.
-    """
-    requested = {plugin.name: plugin for plugin in plugins}
-    for plugin in loaded_plugins():
-        if not plugin.is_installed and requested.get(plugin.name) != plugin:
-            _unregister_plugin(plugin)
-    if any(plugin.is_installed for plugin in requested.values()):
-        load_installed_plugins()
-    for plugin in requested.values():
-        if not plugin.is_installed:
-            _execute_plugin(plugin)
-        elif plugin.name not in _LOADED_PLUGINS:
-            reason = _BROKEN_PLUGINS.get(plugin.name, "it is not installed")
-            raise UserError(f"The plug-in {plugin.name} is missing on this node: {reason}.")
-        elif _LOADED_PLUGINS[plugin.name][0] != plugin:
-            raise UserError(f"The installed plug-in {plugin.name} is another one on this node.")
-
-
-def plugin_records(**names: Iterable[str]) -> list[dict[str, Any]]:
-    """The plug-ins that give some of these names, as logs and other files keep them.
-
-    Args:
-        names: by the dicts of a plug-in, as ``METHODS=["mine"]``.
-
-    Returns:
-        Of each its ``name``, its ``sha256``, whether it is ``installed``, and which of the names
-        it ``gives``.
-    """
-    names_by_plugin: dict[Plugin, list[str]] = {}
-    for registry in _REGISTRIES:
-        for name in dict.fromkeys(names.get(registry.attribute, ())):
-            if (provider := registry.provider(name)) is not None:
-                provided = names_by_plugin.setdefault(provider, [])
-                provided += [name] if name not in provided else []
-    return [
-        {"name": p.name, "sha256": p.sha256, "installed": p.is_installed, "provides": provided}
-        for p, provided in names_by_plugin.items()
-    ]
-
-
-def require_plugins(needed_by: str, records: Any, same_source: bool = False) -> None:
-    """Have the plug-ins given again that a file needs: code that it names is not run.
-
-    Args:
-        whose: what needs them, for people.
-        kept: see `records`.
-        same: refuse other code than it was.
-
-    Raises:
-        UserError: one is not there.
-    """
-    if not isinstance(records, list | tuple) or not all(
-        isinstance(record, dict) and {"name", "sha256", "installed"} <= record.keys()
-        for record in records
-    ):
-        raise UserError(f"{needed_by} does not say which plug-ins it needs as kdtune writes it.")
-    for record in records:
-        if record["installed"]:
-            load_installed_plugins()
-        if not changed_plugins([record]):
-            continue
-        name = str(record["name"])
-        candidates = [
-            plugin for plugin in loaded_plugins() if Path(plugin.name).name == Path(name).name
+        Returns:
+            ``name``, ``sha256``, ``installed`` and ``provides``, the names, of each plug-in.
+        """
+        provided: dict[str, dict[str, None]] = {}  # names in order, each once
+        for registry in self._registries:
+            for name in names.get(registry.attribute, ()):
+                if (provider := registry.provider(name)) is not None:
+                    provided.setdefault(provider.name, {})[name] = None
+        plugins = ((self.loaded[name], list(provides)) for name, provides in provided.items())
+        return [
+            {"name": p.name, "sha256": p.sha256, "installed": p.installed, "provides": provides}
+            for p, provides in plugins
         ]
-        if candidates and same_source:
-            raise UserError(
-                f"The plug-in {candidates[0].name} was changed since, so trials could not be "
-                "compared: give it as it was, or begin another sweep."
-            )
-        if not candidates and record["installed"]:
-            reason = _BROKEN_PLUGINS.get(name, f"the plug-in {name} is not installed")
-            raise UserError(f"{needed_by} needs a plug-in, and {reason}; install its package.")
-        if not candidates:
-            raise UserError(
-                f"{needed_by} needs the plug-in {name}, and code that a file names is not run: if you "
-                f"trust it, give --plugin {name}."
-            )
+
+    def require(self, needed_by: str, records: Any, same_source: bool = False) -> None:
+        """Require that the plug-ins that a file needs are loaded; files are not run for it.
+
+        Args:
+            needed_by: the file, for messages.
+            records: see `records`.
+            same_source: refuse a plug-in whose code was changed.
+
+        Raises:
+            UserError: a plug-in is not loaded; the text says how to give it.
+        """
+        if not isinstance(records, list | tuple) or not all(
+            isinstance(record, dict) and {"name", "sha256", "installed"} <= record.keys()
+            for record in records
+        ):
+            raise UserError(f"{needed_by} does not list the plug-ins it needs as kdtune does.")
+        for record in records:
+            if record["installed"]:
+                self.load_installed()
+            if not self.changed([record]):
+                continue
+            name, installed = str(record["name"]), record["installed"]
+            namesakes = [other for other in self.loaded if Path(other).name == Path(name).name]
+            if namesakes and same_source:
+                raise UserError(
+                    f"The plug-in {namesakes[0]} was changed since, so trials could not be "
+                    "compared: restore it, or start another sweep."
+                )
+            if not namesakes and installed:
+                reason = self.broken.get(name, f"the plug-in {name} is not installed")
+                raise UserError(f"{needed_by} needs a plug-in, and {reason}; install its package.")
+            if not namesakes:
+                raise UserError(
+                    f"{needed_by} needs the plug-in {name}, and code that a file names is not "
+                    f"run: if you trust it, give --plugin {name}."
+                )
+
+    def changed(self, records: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Return the names of recorded plug-ins whose code is not loaded; see `records`."""
+        loaded = {plugin.sha256 for plugin in self.loaded.values()}
+        return [str(record["name"]) for record in records if record["sha256"] not in loaded]
+
+    def _load(self, name: str, sha256: str, make_module: Callable[[], Any]) -> None:
+        if (previous := self.loaded.get(name)) is not None:
+            if previous.sha256 == sha256:
+                return
+            self._remove(previous)
+        with _load_errors_named(name):
+            self._add(Plugin(name, sha256, False, make_module()))
+
+    def _add(self, plugin: Plugin) -> None:
+        try:
+            for registry in self._registries:
+                registry.add_plugin(plugin)
+        except UserError:
+            self._remove(plugin)
+            raise
+        self.loaded[plugin.name] = plugin
+
+    def _remove(self, plugin: Plugin) -> None:
+        for registry in self._registries:
+            registry.remove_plugin(plugin)
+        self.loaded.pop(plugin.name, None)
 
 
-def changed_plugins(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of the plug-ins, see `records`, whose code is none that is loaded."""
-    loaded_sha256 = {plugin.sha256 for plugin in loaded_plugins()}
-    return [str(record["name"]) for record in records if record["sha256"] not in loaded_sha256]
+PLUGINS = PluginManager()
+"""The plug-ins of this process."""
+
+load_plugins = PLUGINS.load_files
 
 
-def _execute_plugin(plugin: Plugin) -> None:
-    """Run a plug-in's text, and take what it gives."""
-    if plugin.name in _LOADED_PLUGINS:
-        if (previous := _LOADED_PLUGINS[plugin.name][0]) == plugin:
-            return
-        _unregister_plugin(previous)
-    module = ModuleType(f"plugin_{Path(plugin.name).stem}_{plugin.sha256[:8]}")
-    module.__file__ = plugin.name
-    # Tracebacks, and all who ask for a module's source, find it where there is no such file, too.
-    lines = plugin.source.splitlines(keepends=True)
-    linecache.cache[plugin.name] = (len(plugin.source), None, lines, plugin.name)
-    sys.modules[module.__name__] = module
+def _sha256(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def _run_source(path: Path, source: str) -> ModuleType:
+    # The module's name stands for its code in keys of the cache. It is not in sys.modules, so
+    # Ray pickles what it defines by value, for processes that do not have the file.
+    module = ModuleType(f"kdtune_plugin_{_sha256(source)}")
+    module.__file__ = str(path)
+    exec(compile(source, path, "exec"), vars(module))
+    return module
+
+
+def _unpickle(content: Any) -> SimpleNamespace:
+    return SimpleNamespace(**pickle.loads(content))
+
+
+@contextmanager
+def _load_errors_named(name: str) -> Iterator[None]:
     try:
-        exec(compile(plugin.source, plugin.name, "exec"), module.__dict__)
-        _register_plugin(plugin, module)
+        yield
     except Exception as error:  # whatever a user's module may raise
-        del sys.modules[module.__name__]
-        raise UserError(
-            f"The plug-in {plugin.name} cannot be loaded: {_describe_error(error)}"
-        ) from error
-
-
-def _register_plugin(plugin: Plugin, module: ModuleType) -> None:
-    try:
-        for registry in _REGISTRIES:
-            registry.add_plugin(plugin, module)
-    except UserError:
-        _unregister_plugin(plugin)
-        raise
-    _LOADED_PLUGINS[plugin.name] = plugin, module
-
-
-def _unregister_plugin(plugin: Plugin) -> None:
-    for registry in _REGISTRIES:
-        registry.remove_plugin(plugin)
-    _LOADED_PLUGINS.pop(plugin.name, None)
+        reason = _describe_error(error)
+        raise UserError(f"The plug-in {name} cannot be loaded: {reason}") from error
 
 
 def _describe_error(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else ""
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".rstrip(": ")
+    return first_line(error) if isinstance(error, UserError) else typed_first_line(error)

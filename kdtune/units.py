@@ -1,33 +1,30 @@
-"""Durations and sizes as people read and write them."""
+"""Durations and sizes, as text for people and as numbers."""
 
 import re
 
 BYTES_PER_GB = 1e9
-"""Bytes."""
 
 _SECONDS_PER_UNIT = {"d": 86400, "h": 3600, "min": 60, "m": 60, "s": 1}
 _DURATION_PATTERN = r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)\s*"
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration as people write it.
+    """Return the seconds of a duration such as ``1h30m``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a duration.
 
     >>> parse_duration("2h"), parse_duration("1h30m"), parse_duration("1.5 min")
     (7200.0, 5400.0, 90.0)
     """
     if not re.fullmatch(f"({_DURATION_PATTERN})+", text.strip()):
         raise ValueError("write it as 2h, 1h30m, 90m or 45s")
-    return sum(
-        float(count) * _SECONDS_PER_UNIT[unit]
-        for count, unit in re.findall(_DURATION_PATTERN, text)
-    )
+    parts = re.findall(_DURATION_PATTERN, text)
+    return sum(float(count) * _SECONDS_PER_UNIT[unit] for count, unit in parts)
 
 
 def format_duration(seconds: float) -> str:
-    """A duration for people, its two largest units.
+    """Return a duration as text, in its two largest units.
 
     >>> format_duration(7200), format_duration(5430), format_duration(45)
     ('2 h', '1 h 30 min', '45 s')
@@ -40,13 +37,10 @@ def format_duration(seconds: float) -> str:
 
 
 def format_bytes(num_bytes: float) -> str:
-    """A size in bytes, for people.
+    """Return a size in bytes as text, in MB or GB.
 
     >>> format_bytes(1_250_000), format_bytes(20e9)
     ('1.2 MB', '20.0 GB')
     """
-    return (
-        f"{num_bytes / BYTES_PER_GB:.1f} GB"
-        if num_bytes >= BYTES_PER_GB
-        else f"{1000 * num_bytes / BYTES_PER_GB:.1f} MB"
-    )
+    gigabytes = num_bytes / BYTES_PER_GB
+    return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{1000 * gigabytes:.1f} MB"

@@ -1,6 +1,7 @@
 """Docstrings: the first words of all, and `Args:` of public functions with several parameters."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -52,7 +53,7 @@ def public_functions(module):
         if name.startswith("_") or getattr(value, "__module__", "") != module.__name__:
             continue
         if isinstance(value, type):
-            if "__init__" in vars(value) and inspect.isfunction(value.__init__):
+            if "__init__" in vars(value) and not dataclasses.is_dataclass(value):
                 yield name, value.__init__, value.__doc__
             for method_name, method in vars(value).items():
                 function = getattr(method, "__func__", method)

@@ -8,43 +8,39 @@ import sys
 import sysconfig
 import venv
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from event_logs import OPENING_FIELDS
 from small_runs import IMAGE_SIZE, small_config
 
-from kdtune import plugins
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import METHOD_DEFAULTS, DataSource, TrainConfig, hash_settings
 from kdtune.data.datasets import samples_of
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
+from kdtune.log.events import PluginRecord, SweepStarted, TrialEnded
+from kdtune.log.folder import SweepFolder
 from kdtune.methods import METHODS, build_method
 from kdtune.models import MODELS, build_model, probe_stage_shapes
 from kdtune.models.checkpoints import load_model, save_model
 from kdtune.models.library import with_feature_maps
-from kdtune.plugins import (
-    Plugin,
-    changed_plugins,
-    load_installed_plugins,
-    load_plugins,
-    loaded_plugins,
-    plugin_records,
-    require_plugins,
-    sync_plugins,
-)
+from kdtune.plugins import PLUGINS, Plugin, load_plugins
 from kdtune.training.rerun import train_from_file
 from kdtune.training.run import run_training
 from kdtune.training.teacher_targets import TeacherTargets, model_sha256, source_sha256
 from kdtune.training.train_teacher import train_teacher
 from kdtune.tuning.cluster.admission import NodeRequirements, inspect_node
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.driver.preflight import prepare_sweep
 from kdtune.tuning.driver.resume_rules import build_resume_config, resume_flags
 from kdtune.tuning.search.space import load_spaces
-from kdtune.tuning.trials.trainable import OUTCOME_KEY, run_trial
+from kdtune.tuning.trials.results import EpochReported, Failure, TrialFailed
+from kdtune.tuning.trials.trainable import run_trial
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -76,10 +72,10 @@ MODELS = {"Small": Small}
 
 @pytest.fixture(autouse=True)
 def nothing_stays(monkeypatch):
-    monkeypatch.setattr(plugins, "_BROKEN_PLUGINS", {})
+    monkeypatch.setattr(PLUGINS, "broken", {})
     yield
-    for plugin in loaded_plugins():
-        plugins._unregister_plugin(plugin)
+    for plugin in list(PLUGINS.loaded.values()):
+        PLUGINS._remove(plugin)
 
 
 @pytest.fixture
@@ -116,12 +112,12 @@ def install(tmp_path, monkeypatch):
 
 def test_what_a_file_defines_has_a_name(give):
     path = give(METHOD + MODEL)
-    assert "mine" in METHODS and "Small" in MODELS
+    assert METHODS.find("mine") and MODELS.find("Small")
     network = build_model("Small", 10, IMAGE_SIZE)
     assert network(torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE))[0].shape == (2, 10)
-    assert [plugin.name for plugin in loaded_plugins()] == [str(path)]
-    (record,) = plugin_records(METHODS=["mine", "at"], MODELS=["Small", "Small"])
-    assert record["gives"] == ["mine", "Small"] and not record["installed"]
+    assert list(PLUGINS.loaded) == [str(path)]
+    (record,) = PLUGINS.records(METHODS=["mine", "at"], MODELS=["Small", "Small"])
+    assert record["provides"] == ["mine", "Small"] and not record["installed"]
 
 
 def test_the_examples_are_short_and_sound(folder):
@@ -243,7 +239,7 @@ def test_a_bad_file_is_a_sentence_and_leaves_nothing(give, text, sentence):
         give(text)
     assert sentence in str(error.value) and "own.py" in str(error.value)
     assert "\n" not in str(error.value)
-    assert loaded_plugins() == () and "mine" not in METHOD_DEFAULTS
+    assert not PLUGINS.loaded and "mine" not in METHOD_DEFAULTS
 
 
 def test_a_file_that_is_missing(tmp_path):
@@ -255,7 +251,7 @@ def test_a_plugin_cannot_hide_another_ones_names(give, tmp_path):
     first = give(MODEL)
     with pytest.raises(UserError, match=f"the plug-in {first} has a model 'Small' already"):
         give(MODEL + "\nMODELS['Fresh'] = Small", "second.py")
-    assert "Fresh" not in MODELS and len(loaded_plugins()) == 1
+    assert "Fresh" not in MODELS and len(PLUGINS.loaded) == 1
 
 
 def test_a_file_that_was_changed_is_loaded_anew(give):
@@ -264,7 +260,7 @@ def test_a_file_that_was_changed_is_loaded_anew(give):
     give(METHOD)
     assert METHODS["mine"] is before
     give(METHOD.replace("0.5", "0.75"))
-    assert METHOD_DEFAULTS["mine"]["margin"] == 0.75 and len(loaded_plugins()) == 1
+    assert METHOD_DEFAULTS["mine"]["margin"] == 0.75 and len(PLUGINS.loaded) == 1
 
 
 def test_unknown_names_meet_those_of_plugins(give):
@@ -281,10 +277,10 @@ class TestInstalled:
     def test_they_are_found_once_a_name_is_not_known(self, install):
         install(METHOD)
         build_model("MultiBranchNet", 10, IMAGE_SIZE)
-        assert loaded_plugins() == ()
+        assert not PLUGINS.loaded
         assert TrainConfig.parse({"method": "mine"}).margin == 0.5
-        assert [plugin.name for plugin in loaded_plugins()] == ["ours"]
-        assert plugin_records(METHODS=["mine"])[0]["installed"]
+        assert list(PLUGINS.loaded) == ["ours"]
+        assert PLUGINS.records(METHODS=["mine"])[0]["installed"]
 
     def test_a_broken_one_is_named_when_something_is_missing(self, install, folder):
         install("raise ValueError('out of order')", "broken")
@@ -302,35 +298,35 @@ class TestInstalled:
 
     def test_another_version_on_a_node_is_refused(self, install):
         install(MODEL)
-        load_installed_plugins()
-        (plugin,) = loaded_plugins()
-        sync_plugins([plugin])
-        with pytest.raises(UserError, match="ours is another one on this node"):
-            sync_plugins([Plugin("ours", plugin.source + "#", is_installed=True)])
+        PLUGINS.load_installed()
+        (plugin,) = pack_plugins()
+        PLUGINS.sync([plugin])
+        with pytest.raises(UserError, match="ours has other code on this node"):
+            PLUGINS.sync([replace(plugin, sha256="0")])
         with pytest.raises(UserError, match="theirs is missing on this node: it is not installed"):
-            sync_plugins([Plugin("theirs", plugin.source, is_installed=True)])
+            PLUGINS.sync([replace(plugin, name="theirs")])
 
     def test_a_node_is_asked_for_them(self, install, folder):
         install(MODEL)
-        load_installed_plugins()
-        question = NodeRequirements(DataSource(str(folder)), None, None, loaded_plugins())
+        PLUGINS.load_installed()
+        question = NodeRequirements(DataSource(str(folder)), None, None, pack_plugins())
         assert "problem" not in inspect_node(question)
-        other = Plugin("theirs", MODEL, is_installed=True)
+        other = Plugin("theirs", "0", True, b"")
         found = inspect_node(NodeRequirements(DataSource(str(folder)), None, None, (other,)))
         assert "theirs is missing on this node" in found["problem"]
 
 
-def test_a_process_without_the_file_gets_it_as_text(give, tmp_path):
-    """As on another node: nothing but what travels is there."""
+def test_a_process_without_the_file_loads_what_it_is_sent(give, tmp_path):
+    """Another node has nothing but what is sent."""
     path = give(METHOD)
-    travelling = loaded_plugins()
+    travelling = pack_plugins()
     path.unlink()
     code = (
-        "import pickle, sys, inspect; from kdtune.plugins import sync_plugins;"
-        "sync_plugins(pickle.loads(sys.stdin.buffer.read()));"
+        "import pickle, sys; from kdtune.plugins import PLUGINS;"
+        "PLUGINS.sync(pickle.loads(sys.stdin.buffer.read()));"
         "from kdtune.methods import METHODS;"
         "from kdtune.training.teacher_targets import source_sha256;"
-        "print(source_sha256([METHODS['mine']])); sync_plugins([]); print('mine' in METHODS)"
+        "print(source_sha256([METHODS['mine']])); PLUGINS.sync([]); print('mine' in METHODS)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -341,6 +337,15 @@ def test_a_process_without_the_file_gets_it_as_text(give, tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.stdout.decode().split() == [source_sha256([METHODS["mine"]]), "False"]
+
+
+def test_what_cannot_be_pickled_is_refused_before_a_sweep_starts(give):
+    path = give(
+        "from functools import lru_cache\ncached = lru_cache(lambda n: n)\n"
+        "MODELS = {'Odd': lambda classes, size: cached(size)}\n"
+    )
+    with pytest.raises(UserError, match=f"The plug-in {path} cannot be sent to other processes"):
+        pack_plugins()
 
 
 def test_targets_and_weights_are_others_where_the_code_is(give, folder):
@@ -477,7 +482,7 @@ def test_spaces_come_with_their_methods(give):
     give(METHOD + "METHOD, SPACE, START = 'mine', {'margin': 0.25}, []")
     assert load_spaces()["mine"].constants == {"margin": 0.25}
     give(METHOD + "METHOD, SPACE, START = 'at', {'beta': 1.0}, []")
-    with pytest.raises(UserError, match="which is no method of its METHODS"):
+    with pytest.raises(UserError, match="which is not a method of its METHODS"):
         load_spaces()
     give(METHOD + "METHOD, SPACE, START = 'mine', {'marign': 0.25}, []")
     with pytest.raises(UserError, match="did you mean 'margin'"):
@@ -486,15 +491,16 @@ def test_spaces_come_with_their_methods(give):
 
 class TestNothingRunsUnasked:
     def test_a_log_wants_them_again(self, give, tmp_path):
-        kept = {"plugins": [{"name": "/a/own.py", "sha256": "0", "installed": False}]}
+        kept = PluginRecord(name="/a/own.py", sha256="0", installed=False, provides=("mine",))
         config = {"name": "x", "data": "d", "plugins": ["/a/own.py"], "methods": ["mine"]}
-        earlier = {"config": config, **kept}
+        earlier = SweepStarted(config=config, spaces={}, plugins=(kept,), **OPENING_FIELDS)
         with pytest.raises(UserError, match="if you trust it, give --plugin /a/own.py"):
             build_resume_config(earlier, {})
         path = give(METHOD)
         with pytest.raises(UserError, match="own.py was changed since"):
             build_resume_config(earlier, {"plugins": (str(path),)})
-        earlier["plugins"] = plugin_records(METHODS=["mine"])
+        [record] = PLUGINS.records(METHODS=["mine"])
+        earlier = earlier.model_copy(update={"plugins": (PluginRecord(**record),)})
         sweep = build_resume_config(earlier, {"plugins": (str(path),)})
         assert sweep.plugins == (str(path),)
         assert resume_flags(sweep) == f" --plugin {path}"
@@ -506,7 +512,7 @@ class TestNothingRunsUnasked:
         network = build_model("Small", 2, IMAGE_SIZE)
         for form in (path, tmp_path / "net.safetensors"):
             save_model(form, network, config=config, classes=["a", "b"])
-            sync_plugins([])
+            PLUGINS.sync([])
             marker.unlink(missing_ok=True)
             with pytest.raises(UserError, match=f"if you trust it, give --plugin {file}"):
                 load_model(form)
@@ -520,13 +526,13 @@ class TestNothingRunsUnasked:
         file = give(METHOD)
         settings = small_config(folder, method="mine", epochs=1, margin=0.25).model_dump()
         provenance = {
-            "plugins": plugin_records(METHODS=["mine"]),
+            "plugins": PLUGINS.records(METHODS=["mine"]),
             "best_validation_accuracy": 2.0,  # which no run reaches
             "settings_sha256": hash_settings(settings),
         }
         path = tmp_path / "mine.yaml"
         path.write_text(yaml.safe_dump({**settings, "provenance": provenance}))
-        sync_plugins([])
+        PLUGINS.sync([])
         with pytest.raises(UserError, match=f"mine.yaml needs the plug-in {file}"):
             train_from_file(path)
         load_plugins([file])
@@ -536,14 +542,14 @@ class TestNothingRunsUnasked:
 
     @pytest.mark.parametrize("kept", ["own.py", [1], [{"name": "own.py"}], {"name": 1}])
     def test_what_was_written_by_hand(self, kept):
-        with pytest.raises(UserError, match="does not say which plug-ins it needs"):
-            require_plugins("x.yaml", kept)
+        with pytest.raises(UserError, match="does not list the plug-ins it needs"):
+            PLUGINS.require("x.yaml", kept)
 
     def test_an_installed_one_that_is_gone(self):
         kept = [{"name": "ours", "sha256": "0", "installed": True}]
         with pytest.raises(UserError, match="the plug-in ours is not installed"):
-            require_plugins("x.yaml", kept)
-        assert changed_plugins(kept) == ["ours"]
+            PLUGINS.require("x.yaml", kept)
+        assert PLUGINS.changed(kept) == ["ours"]
 
 
 def test_a_method_without_a_teacher_may_have_terms(give):
@@ -570,16 +576,18 @@ METHODS = {"flat": Flat}
 
 def test_a_trial_loads_what_its_sweep_has(give, folder, teacher_file):
     give((EXAMPLES / "own_method.py").read_text())
-    travelling = loaded_plugins()
+    travelling = pack_plugins()
     config = small_config(
         folder, method="angle", epochs=1, teacher_model=str(teacher_file), margin=0.2
     ).model_dump()
-    sync_plugins([])
+    PLUGINS.sync([])
     (*_, last) = run_trial(config, (), None, travelling)
-    assert OUTCOME_KEY not in last and last["epoch"] == 1
-    bad = Plugin("/a/bad.py", "import nowhere_to_be_found")
+    assert isinstance(last, EpochReported) and last.metrics.epoch == 1
+    bad = Plugin("/a/bad.py", "0", False, b"cnowhere_to_be_found\nx\n.")
     (last,) = run_trial(config, (), None, [bad])
-    assert last[OUTCOME_KEY] == "crashed" and "No module named" in last["reason"]
+    assert isinstance(last, TrialFailed) and last.failure is Failure.CRASHED
+    assert "The plug-in /a/bad.py cannot be loaded" in last.reason
+    assert "No module named 'nowhere_to_be_found'" in last.reason
 
 
 def test_a_single_run_has_them_too(give, folder, teacher_file, tmp_path, monkeypatch):
@@ -611,7 +619,7 @@ def elsewhere(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_examples_take_part_in_a_sweep_of_an_installed_kdtune(elsewhere):
-    """As files, and a network as an installed package."""
+    """Give three plug-ins as files, and install a network as a package."""
     place, site = elsewhere
     about = site / "ours-1.dist-info"
     about.mkdir()
@@ -643,10 +651,9 @@ def test_the_examples_take_part_in_a_sweep_of_an_installed_kdtune(elsewhere):
         *given,
     )
     assert done.returncode == 0, done.stderr
-    log = (here / "results" / "own" / "log.jsonl").read_text()
-    events = [json.loads(line) for line in log.splitlines()]
-    assert [e["state"] for e in events if e["event"] == "ended"] == ["finished"] * 6
-    given = {Path(r["name"]).name: (r["gives"], r["installed"]) for r in events[0]["plugins"]}
+    events = SweepFolder(here / "results" / "own").load_events()
+    assert [e.state for e in events if isinstance(e, TrialEnded)] == ["finished"] * 6
+    given = {Path(r.name).name: (list(r.provides), r.installed) for r in events[0].plugins}
     assert given == {
         "own_method.py": (["angle"], False),
         "own_model.py": (["Thin"], False),

@@ -1,7 +1,8 @@
-"""The command line: words to calls. Each command imports what it needs, so --help is instant."""
+"""The commands of kdtune; each imports what it needs when it runs."""
 
 import math
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,176 +10,179 @@ from typing import Any
 import click
 
 from kdtune.cli.options import (
-    CONFIRM_OPTIONS,
-    DATA_HELP,
-    DISPLAY_OPTIONS,
-    LOCATION_OPTIONS,
-    MODELS_HELP,
-    RESOURCE_OPTIONS,
-    SEARCH_OPTIONS,
-    SWEEP_OPTIONS,
-    IntListParam,
-    add_options,
-    cache_options,
-    data_root_option,
+    EXISTING_FILE,
+    EXISTING_FOLDER,
+    NEW_PATH,
+    SettingsCommand,
     format_option,
     plugin_option,
+    resume_options,
     setting_option,
-    skip_bad_images_option,
-    subset_options,
+    show_options,
+    slots_option,
+    sweep_options,
+    train_options,
     trust_option,
 )
 from kdtune.errors import RunError, UserError
+from kdtune.runtime.signals import Terminated
 
 
-@click.group(context_settings={"max_content_width": 100})
+@dataclass
+class _GlobalOptions:
+    debug: bool = False
+
+
+@click.group(context_settings={"max_content_width": 100, "show_default": True})
 @click.version_option(package_name="kdtune")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
     """Find out which distillation method, with which settings, makes your student best."""
+    ctx.ensure_object(_GlobalOptions).debug |= debug
 
 
-@cli.command()
-@plugin_option
-@click.option("--data", "data_dir", required=True, help=DATA_HELP)
-@data_root_option
-@subset_options
-@click.option("--model", default="ResNet50", show_default=True, help=MODELS_HELP)
-@click.option(
-    "--weights",
-    metavar="NAME|FILE",
-    help="Begin with these: DEFAULT of torchvision, or a file.  [default: random weights]",
+def _provided_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flags.items() if value not in (None, ())}
+
+
+@cli.command(
+    cls=SettingsCommand, make_options=partial(train_options, "weights", "image_size", "seed")
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
-@click.option("--epochs", type=int, default=30, show_default=True)
-@click.option("--image-size", type=int, default=128, show_default=True, help="Pixels.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@cache_options
-@skip_bad_images_option
+@plugin_option
+@click.option("--model", default="ResNet50", help="Architecture of the teacher.")
+@click.option("--epochs", type=int, default=30, help="Passes over the training images.")
+@click.option("--out", type=NEW_PATH, required=True, help="File to write.")
 @setting_option
-@click.option("--quiet", is_flag=True, help="Say only what goes wrong.")
-def teacher(out: Path, settings: tuple[tuple[str, Any], ...], quiet: bool, **flags: Any) -> None:
+@click.option("--quiet", is_flag=True, help="Print only warnings and errors.")
+def teacher(out: Path, settings: dict[str, Any] | None, quiet: bool, **flags: Any) -> None:
     """Train a teacher on your data."""
+    from kdtune.config.names import require_data, require_model_name
     from kdtune.config.train import TrainConfig, check_searchable
+
+    check_searchable(settings or {}, ["student"])
+    config = TrainConfig.for_method("student", {**(settings or {}), **_provided_flags(flags)})
+    require_model_name(config.model)
+    require_data(config.data_dir)
+
     from kdtune.runtime.console import say
     from kdtune.training.train_teacher import train_teacher
 
-    check_searchable(dict(settings), ["student"])
-    run_settings = {**dict(settings), **_provided_flags(flags), "method": "student"}
-    result = train_teacher(
-        TrainConfig.parse(run_settings), out, (lambda line: None) if quiet else say
-    )
+    result = train_teacher(config, out, (lambda line: None) if quiet else say)
     test_accuracy = result["test_accuracy"]
     test_text = "no test images" if test_accuracy is None else f"test {100 * test_accuracy:.2f} %"
     print(f"{out}: validation {100 * result['validation_accuracy']:.2f} %, {test_text}")
 
 
-def _provided_flags(flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags that were given."""
-    return {key: value for key, value in flags.items() if value not in (None, ())}
-
-
-def _merge_settings(
-    file: Path | None, settings: tuple[tuple[str, Any], ...], flags: dict[str, Any]
-) -> dict[str, Any]:
-    """The settings of a sweep, from a file and flags; flags win."""
+def _sweep_settings(file: Path | None, flags: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Return the settings of a sweep's file and flags; check what needs neither torch nor Ray."""
+    from kdtune.config.early_checks import check_names_and_files
+    from kdtune.config.sweep import SweepConfig
+    from kdtune.plugins import load_plugins
     from kdtune.storage.files import read_yaml
 
-    merged = read_yaml(file) if file else {}
-    merged |= _provided_flags(flags)
-    file_settings = merged.get("settings") or {}
-    if settings and isinstance(
-        file_settings, dict
-    ):  # anything else is refused where settings are checked
-        merged["settings"] = {**file_settings, **dict(settings)}
-    return merged
+    from_file = read_yaml(file) if file else {}
+    settings = {**defaults, **from_file, **_provided_flags(flags)}
+    run_settings = from_file.get("settings") or {}
+    if isinstance(run_settings, dict):
+        settings["settings"] = {**run_settings, **(flags["settings"] or {})}
+    else:
+        settings["settings"] = run_settings  # which `SweepConfig` refuses
+    requested = SweepConfig.parse(settings)
+    load_plugins(requested.plugins)
+    check_names_and_files(requested)
+    return settings
 
 
-@cli.command()
-@add_options(SWEEP_OPTIONS, CONFIRM_OPTIONS, DISPLAY_OPTIONS)
+@cli.command(cls=SettingsCommand, make_options=sweep_options)
+@click.argument("file", required=False, type=EXISTING_FILE)
+@show_options
 @click.option(
     "--plan", is_flag=True, help="Plan it first, see 'kdtune plan'; the report compares."
 )
-def sweep(
-    file: Path | None, settings: tuple[tuple[str, Any], ...], show: str, plan: bool, **flags: Any
-) -> None:
+def sweep(file: Path | None, show: str, plan: bool, **flags: Any) -> None:
     """Search every method on every model, and show the leaderboard.
 
-    FILE is a YAML file with the same names as the flags; flags win.
+    FILE is a YAML file with the settings as keys; flags override it.
     """
+    settings = _sweep_settings(file, flags)
+
+    from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
+
+    SweepFolder(RESULTS_FOLDER / settings["name"]).raise_if_exists()
+
     from kdtune.tuning.sweep import run_sweep
 
-    _print_results(run_sweep(_merge_settings(file, settings, flags), show, plan).path)
+    _print_results(run_sweep(settings, show, plan).path)
 
 
-@cli.command()
-@add_options(SWEEP_OPTIONS, DISPLAY_OPTIONS)
-@click.option(
-    "--gpus",
-    "--slots",
-    "counts",
-    type=IntListParam(),
-    default=(1, 8, 64, 1000),
-    help="Trials at once that are planned for, besides those of this machine."
-    "  [default: 1,8,64,1000]",
-)
+@cli.command(cls=SettingsCommand, make_options=sweep_options)
+@click.argument("file", required=False, type=EXISTING_FILE)
+@show_options
+@slots_option
 @click.option(
     "--curves",
-    type=click.Path(path_type=Path),
-    help="Recorded learning curves: a sweep's folder, or a file.  [default: imagined ones]",
+    type=NEW_PATH,
+    help="Recorded learning curves: a sweep's folder, or a file.  [default: synthetic ones]",
 )
 @format_option
 def plan(
     file: Path | None,
-    settings: tuple[tuple[str, Any], ...],
     slot_counts: tuple[int, ...],
     curves: Path | None,
     output_format: str,
     show: str,
     **flags: Any,
 ) -> None:
-    """Say what a sweep will take, before it is run: time, device hours, disk, memory.
+    """Estimate the time, device hours, disk and memory of a sweep.
 
-    It is checked as by 'kdtune sweep', measured on this machine for about a minute, and simulated
-    for any number of slots.
+    The sweep is checked as by 'kdtune sweep', measured on this machine for about a minute, and
+    simulated for any number of slots.
     """
+    settings = _sweep_settings(file, flags, name="plan")
+
     from kdtune.reports.text.plan import plan_text
     from kdtune.tuning.planning.plan import plan_sweep
 
-    sweep_settings = {"name": "plan", **_merge_settings(file, settings, flags)}
-    print(plan_text(plan_sweep(sweep_settings, slot_counts, curves, show), output_format), end="")
+    print(plan_text(plan_sweep(settings, slot_counts, curves, show), output_format), end="")
 
 
-@cli.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@add_options(LOCATION_OPTIONS, SEARCH_OPTIONS, CONFIRM_OPTIONS, RESOURCE_OPTIONS, DISPLAY_OPTIONS)
+def _check_sweep_folder(folder: Path, flags: dict[str, Any]) -> None:
+    """Refuse a folder that is not a sweep's; a storage may have the sweep of a missing folder."""
+    if flags["storage"] is None:
+        from kdtune.log.folder import SweepFolder
+
+        SweepFolder(folder).require_log()
+
+
+@cli.command(cls=SettingsCommand, make_options=resume_options)
+@click.argument("folder", type=NEW_PATH)
+@show_options
 def resume(folder: Path, show: str, **flags: Any) -> None:
-    """Go on with a sweep that was interrupted, or is to have more trials, cells or resources.
+    """Resume a sweep that was interrupted, or that gets more trials, cells or resources.
 
     Flags change its settings from now on; methods and models can only be added.
     """
+    _check_sweep_folder(folder, flags)
+
     from kdtune.tuning.sweep import resume_sweep
 
     _print_results(resume_sweep(folder, _provided_flags(flags), show).path)
 
 
-@cli.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@add_options(CONFIRM_OPTIONS, LOCATION_OPTIONS, RESOURCE_OPTIONS, DISPLAY_OPTIONS)
+@cli.command(cls=SettingsCommand, make_options=partial(resume_options, confirm=True))
+@click.argument("folder", type=NEW_PATH)
+@show_options
 def confirm(folder: Path, show: str, **flags: Any) -> None:
     """Train the best trials of every cell again with fresh seeds, test once, and give the verdict.
 
-    What was interrupted goes on; with more seeds, or new cells, what is missing is added.
+    An interrupted confirmation resumes; further seeds and new cells add the missing runs.
     """
+    _check_sweep_folder(folder, flags)
+
     from kdtune.tuning.confirm import confirm_sweep
 
     _print_results(confirm_sweep(folder, _provided_flags(flags), show).path)
-
-
-for command in (resume, confirm):  # what is not given stays as it was
-    for parameter in command.params:
-        if isinstance(parameter, click.Option) and parameter.help:
-            parameter.help = parameter.help.split("  [default")[0]
 
 
 def _print_results(folder: Path) -> None:
@@ -189,9 +193,9 @@ def _print_results(folder: Path) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=EXISTING_FOLDER)
 def status(folder: Path) -> None:
-    """Show how far a sweep is, whether it runs or not."""
+    """Show the progress of a sweep, whether it runs or not."""
     from kdtune.log.folder import SweepSnapshot
     from kdtune.reports.text.leaderboard import leaderboard_text
     from kdtune.reports.text.status import status_lines
@@ -202,12 +206,12 @@ def status(folder: Path) -> None:
 
 
 @cli.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
 @format_option
 def leaderboard(folders: tuple[Path, ...], output_format: str) -> None:
-    """Show how good every cell of one or several sweeps is, and the verdict.
+    """Print the leaderboard and verdict of one or more sweeps.
 
-    Until a sweep is confirmed, that is its best trial.
+    A cell of a sweep that is not confirmed shows its best trial.
     """
     from kdtune.reports.text.leaderboard import leaderboard_text
 
@@ -215,40 +219,36 @@ def leaderboard(folders: tuple[Path, ...], output_format: str) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=EXISTING_FOLDER)
 @click.argument("name")
 @format_option
 def table(folder: Path, name: str, output_format: str) -> None:
-    """Show any table of a sweep, e.g. comparison, settings, rungs, search_curve, models."""
+    """Print a table of a sweep, e.g. comparison, settings, rungs, search_curve, models."""
     from kdtune.reports.text.leaderboard import table_text
 
     print(table_text(folder, name, output_format), end="")
 
 
 @cli.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
 @click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="File to write.  [default: report.html in the first folder]",
+    "--out", type=NEW_PATH, help="File to write.  [default: report.html in the first folder]"
 )
-@click.option(
-    "--figures", type=click.Path(path_type=Path), help="Folder for the figures, as SVG and PNG."
-)
+@click.option("--figures", type=NEW_PATH, help="Folder for the figures, as SVG and PNG.")
 def report(folders: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
-    """Write one HTML page of a sweep, or of several, at any moment; it needs no network."""
+    """Write one HTML page about one or more sweeps, also while they run; it needs no network."""
     from kdtune.reports.page.page import write_report
 
     print(write_report(folders, out, figures))
 
 
 @cli.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080)
 def dashboard(folders: tuple[Path, ...], port: int) -> None:
     """Show sweeps in a browser of this machine, also while they run, until Ctrl-C.
 
-    It is optuna-dashboard, with a study a cell, and it shows the search, not its confirmation.
+    The dashboard is optuna-dashboard; it has a study for each cell, and no confirmations.
     """
     from kdtune.trackers.dashboard import Dashboard
 
@@ -256,7 +256,7 @@ def dashboard(folders: tuple[Path, ...], port: int) -> None:
 
 
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=EXISTING_FILE)
 @plugin_option
 def train(file: Path) -> None:
     """Train once with the settings of a YAML FILE, e.g. one that a sweep wrote."""
@@ -273,29 +273,27 @@ def train(file: Path) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=EXISTING_FOLDER)
 @plugin_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="An empty folder.")
-@click.option("--method", help="Of this method alone.")
-@click.option("--model", help="Of this student alone.")
+@click.option("--out", type=NEW_PATH, required=True, help="An empty folder.")
+@click.option("--method", help="Export only this method.")
+@click.option("--model", help="Export only this student.")
 @click.option(
     "--top",
     type=click.IntRange(min=1),
     default=1,
-    show_default=True,
-    help="Trials of each cell; of most of them there are settings alone.",
+    help="Trials of each cell; only settings are kept for most of them.",
 )
 @click.option(
     "--format",
     "formats",
     default="pth,safetensors,pt2",
-    show_default=True,
-    help="Of the networks: pth, safetensors, pt2, onnx.",
+    help="Formats of the networks: pth, safetensors, pt2, onnx.",
 )
 def export(folder: Path, formats: str, **selection: Any) -> None:
-    """Write the best of every cell as files for other projects, each with a card.
+    """Export the best student of every cell for other projects, each with a card.
 
-    Of a confirmed sweep, that is the best run of what was chosen.
+    In a confirmed sweep, that is the best run of the chosen trial.
     """
     from kdtune.export.bundle import export_sweep
 
@@ -303,33 +301,17 @@ def export(folder: Path, formats: str, **selection: Any) -> None:
     print("\n".join(export_sweep(folder, formats=names, **selection)))
 
 
-@cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@cli.command(cls=SettingsCommand, make_options=train_options)
+@click.argument("file", type=EXISTING_FILE)
 @plugin_option
-@click.option("--data", "data_dir", required=True, help=DATA_HELP)
-@data_root_option
-@subset_options
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test")
+@click.option("--figure", type=NEW_PATH, help="File for the confusion matrix: .png, .svg.")
 @click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="test",
-    show_default=True,
-)
-@click.option(
-    "--figure", type=click.Path(path_type=Path), help="File for the confusion matrix: .png, .svg."
-)
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "json", "markdown"]),
-    default="table",
-    show_default=True,
+    "--format", "output_format", type=click.Choice(["table", "json", "markdown"]), default="table"
 )
 @trust_option
-@cache_options
-@skip_bad_images_option
 def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) -> None:
-    """Measure a network, FILE.pth, .safetensors, .pt2 or .onnx, on labelled images."""
+    """Evaluate a network, FILE.pth, .safetensors, .pt2 or .onnx, on labelled images."""
     from kdtune.export.evaluation import evaluate_file, render_evaluation, write_confusion_figure
 
     evaluation = evaluate_file(file, **_provided_flags(flags))
@@ -339,16 +321,16 @@ def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) 
 
 
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("file", type=EXISTING_FILE)
+@click.argument("images", nargs=-1, required=True, type=NEW_PATH)
 @plugin_option
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--top", type=click.IntRange(min=1), default=3)
 @format_option
 @trust_option
 def predict(
     file: Path, images: tuple[Path, ...], top: int, output_format: str, trust: bool
 ) -> None:
-    """Say which class a network, FILE as in 'kdtune evaluate', gives to images."""
+    """Classify images with a network, FILE as in 'kdtune evaluate'."""
     from kdtune.export.evaluation import predict_images
     from kdtune.reports.text.render import render_table
 
@@ -357,12 +339,15 @@ def predict(
 
 @cli.command()
 @click.option(
-    "--prune", metavar="GB", type=click.FloatRange(min=0), help="Keep no more than that."
+    "--prune",
+    metavar="GB",
+    type=click.FloatRange(min=0),
+    help="Remove entries, the oldest first, until at most this is left.",
 )
 def cache(prune: float | None) -> None:
-    """List what this machine keeps of images and teachers, and remove what is not used any more.
+    """List the cached images and teacher targets of this machine, and remove unused ones.
 
-    The folder is ~/.cache/kdtune, or what the environment variable KDTUNE_CACHE says.
+    The folder is ~/.cache/kdtune, or that of the environment variable KDTUNE_CACHE.
     """
     from datetime import datetime
 
@@ -385,25 +370,27 @@ def cache(prune: float | None) -> None:
 
 
 @cli.command()
-@click.option("--space", "files", multiple=True, help="A search space of your own; repeatable.")
+@click.option(
+    "--space", "files", multiple=True, help="Files with your own search spaces; repeatable."
+)
 @plugin_option
 def spaces(files: tuple[str, ...]) -> None:
-    """Show every search space: its ranges, start points, and where they come from."""
-    from kdtune.plugins import load_installed_plugins
+    """Show every search space: its ranges, start points, and their sources."""
+    from kdtune.plugins import PLUGINS
     from kdtune.tuning.search.space import describe_space, load_spaces
 
-    load_installed_plugins()
+    PLUGINS.load_installed()
     print("\n\n".join(describe_space(space) for space in load_spaces(files).values()))
 
 
 @cli.command()
-@click.option("--name", default="demo", show_default=True, help="The sweep's folder.")
-@add_options(DISPLAY_OPTIONS)
+@click.option("--name", default="demo", help="The sweep's folder.")
+@show_options
 @click.pass_context
 def demo(ctx: click.Context, name: str, show: str) -> None:
-    """Compare AT and FitNets on real images that come along, in minutes on two cores.
+    """Compare AT and FitNets on real images that kdtune contains, in minutes on two cores.
 
-    It stands for an ordinary `teacher` and an ordinary `sweep`, and prints both.
+    Runs `kdtune teacher`, then `kdtune sweep`, and prints both commands.
     """
     from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 
@@ -427,21 +414,22 @@ def demo(ctx: click.Context, name: str, show: str) -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    """Run the command line; report a user's mistake in one sentence, with exit code 2."""
+    options = _GlobalOptions()
     try:
-        cli.main(standalone_mode=False)
+        cli.main(standalone_mode=False, obj=options)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
         print(f"kdtune: {error.format_message()}", file=sys.stderr)
         sys.exit(2)
-    except click.Abort as error:  # click's word for Ctrl-C
+    except click.Abort as error:  # raised by click for Ctrl-C and SIGTERM
         detail = str(error.__cause__ or "")
         print(f"kdtune: interrupted{': ' if detail else ''}{detail}", file=sys.stderr)
-        sys.exit(143 if type(error.__cause__).__name__ == "Terminated" else 130)
+        sys.exit(143 if isinstance(error.__cause__, Terminated) else 130)
     except (UserError, RunError, OSError) as error:
-        if "--debug" in sys.argv:
+        if options.debug:
             raise
         for file, reason in getattr(error, "failures", ()):
             print(f"{file}: {reason}", file=sys.stderr)

@@ -1,265 +1,202 @@
-"""The flags of the command line, those that several commands share, and their types."""
+"""Options of the command line; those of settings are made from the fields of the settings."""
 
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
-MODELS_HELP = "MultiBranchNet, ResNet18, ResNet50, torchvision:NAME or timm:NAME."
-DATA_HELP = "An ImageFolder, or the name of a data set: digits, cifar10, ..."
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
+FLAG_NAMES = {
+    "data_dir": "data", "plugins": "plugin", "settings": "setting", "spaces": "space",
+    "trackers": "tracker",
+}  # fmt: skip
+"""Flags of settings that have another name."""
+
+IMAGE_FIELDS = (
+    "data_dir", "data_root", "train_images", "validation_images", "test_images", "cache_gb",
+    "skip_bad_images",
+)  # fmt: skip
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+NEW_PATH = click.Path(path_type=Path)
 
 
-class _KeyValueParam(click.ParamType):
-    name = "KEY=VALUE"
+class SettingsCommand(click.Command):
+    """A command whose options for settings are made on first use, since pydantic loads slowly.
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
-        from kdtune.storage.files import parse_yaml_value
+    Args:
+        make_options: returns these options.
+        kwargs: those of `click.Command`.
+    """
 
-        key, separator, text = value.partition("=")
+    def __init__(self, *, make_options: Callable[[], list[click.Option]], **kwargs: Any):
+        super().__init__(**kwargs)
+        self._make_options = make_options
+
+    @cached_property
+    def setting_options(self) -> list[click.Option]:
+        """The options for settings."""
+        return self._make_options()
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return all parameters, those for settings first."""
+        return [*self.setting_options, *super().get_params(ctx)]
+
+
+def sweep_options() -> list[click.Option]:
+    """Return an option for every setting of a sweep."""
+    from kdtune.config.sweep import SweepConfig
+
+    return _make_options(SweepConfig, dict.fromkeys(("name", "data", *SweepConfig.model_fields)))
+
+
+def resume_options(confirm: bool = False) -> list[click.Option]:
+    """Return options for the settings that may change when a sweep is resumed or confirmed."""
+    from kdtune.config.sweep import CONFIRM_FIELDS, RESUME_FIELDS, SweepConfig
+
+    fields = CONFIRM_FIELDS if confirm else RESUME_FIELDS
+    names = [name for name in SweepConfig.model_fields if name in fields]
+    return _make_options(SweepConfig, names, show_defaults=False)
+
+
+def train_options(*names: str) -> list[click.Option]:
+    """Return options for settings of a run: its images, and those that are named."""
+    from kdtune.config.train import TrainConfig
+
+    return _make_options(TrainConfig, (*IMAGE_FIELDS, *names))
+
+
+def _make_options(
+    config: "type[BaseModel]", names: Iterable[str], show_defaults: bool = True
+) -> list[click.Option]:
+    options = []
+    for name in names:
+        options.append(_make_option(name, config.model_fields[name], show_defaults))
+        if name == "cache_gb":
+            text = "Disable the cache; run the teacher in every step."
+            options.append(
+                click.Option(["--no-cache", name], flag_value=0.0, type=float, help=text)
+            )
+    return options
+
+
+def _make_option(name: str, field: "FieldInfo", show_default: bool) -> click.Option:
+    from kdtune.config.sweep import DURATION
+
+    flag = FLAG_NAMES.get(name, name).replace("_", "-")
+    is_flag, is_time = field.annotation is bool, DURATION in field.metadata
+    value_type, is_list = _click_type(field.annotation)
+    text = f"{field.description}{'; repeatable' * is_list}."
+    is_required = name == "data_dir"
+    has_default = not (is_required or field.is_required() or field.default_factory)
+    if show_default and has_default and field.default not in (None, (), {}):
+        default = ("off", "on")[field.default] if is_flag else field.default
+        text += f"  [default: {','.join(default) if isinstance(default, tuple) else default}]"
+    return click.Option(
+        [f"--{flag}/--no-{flag}" if is_flag else f"--{flag}", name],
+        type=str if is_time else value_type,
+        metavar="TIME" if is_time else "KEY=VALUE" if name == "settings" else None,
+        multiple=is_list,
+        default=None,
+        callback=_parse_settings if name == "settings" else None,
+        required=is_required,
+        help=text[0].upper() + text[1:],
+    )
+
+
+def _click_type(annotation: Any) -> tuple[Any, bool]:
+    """Return the type of an option's values, and True if the option can be repeated."""
+    is_union = get_origin(annotation) in (Union, UnionType)
+    kinds = [k for k in get_args(annotation) if k is not NoneType] if is_union else [annotation]
+    origin, inner = get_origin(kinds[0]), get_args(kinds[0])
+    if len(kinds) > 1:  # such as a number, or a number for each model
+        return str, False
+    if origin is tuple and get_origin(inner[0]) is Literal:
+        return click.Choice([*get_args(inner[0]), "none"]), True
+    if origin in (tuple, dict):
+        return str, True
+    return click.Choice(inner) if origin is Literal else kinds[0], False
+
+
+def _parse_settings(ctx: Any, param: Any, texts: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return the settings of KEY=VALUE, with values as in YAML; None if there are none."""
+    from kdtune.storage.files import parse_yaml_value
+
+    settings = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
         if not separator:
-            self.fail(f"'{value}' is not KEY=VALUE.", param, ctx)
-        return key, parse_yaml_value(text)
+            raise click.BadParameter(f"'{text}' is not KEY=VALUE.", ctx, param)
+        settings[key] = parse_yaml_value(value)
+    return settings or None
 
 
-def _load_plugin_files(ctx: click.Context, param: click.Parameter, files: tuple[str, ...]) -> None:
+def _parse_counts(ctx: Any, param: Any, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is no list of numbers.", ctx, param) from None
+
+
+def _load_plugin_files(ctx: Any, param: Any, files: tuple[str, ...]) -> None:
     if files:
         from kdtune.plugins import load_plugins
 
         load_plugins(files)
 
 
-PLUGIN_HELP = "A file with methods, models or data sets of your own, which is run; repeatable."
-
 plugin_option = click.option(
-    "--plugin", multiple=True, expose_value=False, callback=_load_plugin_files, help=PLUGIN_HELP
+    "--plugin",
+    multiple=True,
+    expose_value=False,
+    callback=_load_plugin_files,
+    help="Files with your own methods, models or data sets, which are run; repeatable.",
 )
 
 setting_option = click.option(
     "--setting",
     "settings",
-    type=_KeyValueParam(),
+    metavar="KEY=VALUE",
     multiple=True,
-    help="Any other setting of a run.",
+    callback=_parse_settings,
+    help="Other settings of the run; repeatable.",
 )
 
-
-def cache_options(command: Any) -> Any:
-    """The two flags of the cache, for one setting."""
-    cache_size = click.option("--cache-gb", type=float, help="Size of the cache.  [default: 20]")
-    no_cache = click.option(
-        "--no-cache",
-        "cache_gb",
-        flag_value=0.0,
-        type=float,
-        help="Keep nothing; the teacher runs live.",
-    )
-    return cache_size(no_cache(command))
-
-
-skip_bad_images_option = click.option(
-    "--skip-bad-images",
-    is_flag=True,
-    default=None,
-    help="Leave out images that cannot be read.  [default: stop there]",
+slots_option = click.option(
+    "--gpus",
+    "--slots",
+    "slot_counts",
+    metavar="N,N,...",
+    callback=_parse_counts,
+    default="1,8,64,1000",
+    help="Numbers of trials at once to plan for, besides this machine's.",
 )
-
-
-data_root_option = click.option(
-    "--data-root",
-    metavar="DIR",
-    help="Where named data sets are, or are downloaded to.  [default: in the cache's folder]",
-)
-
-
-def subset_options(command: Any) -> Any:
-    """The flags that take a part of the images."""
-    for split in ("test", "validation", "train"):
-        option = click.option(
-            f"--{split}-images",
-            type=int,
-            metavar="N",
-            help=f"Use N of the {split} images, of each class its share.  [default: all]",
-        )
-        command = option(command)
-    return command
-
-
-def add_options(*groups: Any) -> Any:
-    """The flags of several groups, for one command."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed([option for group in groups for option in group]):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-LOCATION_OPTIONS = (
-    click.option("--data", help=DATA_HELP),
-    data_root_option,
-    click.option("--teacher", help="The teacher's checkpoint."),
-    click.option("--plugin", "plugins", multiple=True, help=PLUGIN_HELP),
-)
-
-SEARCH_OPTIONS = (
-    click.option("--methods", help="Methods to compare.  [default: at,fitnets]"),
-    click.option(
-        "--models", help="Students, named as teachers.  [default: MultiBranchNet,ResNet18]"
-    ),
-    click.option(
-        "--baselines/--no-baselines", default=None, help="Also kd and student.  [default: on]"
-    ),
-    click.option(
-        "--space", "spaces", multiple=True, help="A search space of your own; repeatable."
-    ),
-    click.option(
-        "--trials", type=int, help="Trials in each cell.  [default: 20, if no budget is given]"
-    ),
-    click.option("--total-epochs", type=int, help="Epochs of all trials together."),
-    click.option(
-        "--time-budget", metavar="TIME", help="As 2h or 90m; then trials under way end, too."
-    ),
-    click.option(
-        "--sampler",
-        help="auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid or module.Name."
-        "  [default: auto]",
-    ),
-    click.option(
-        "--confirm", is_flag=True, default=None, help="Then confirm it, see 'kdtune confirm'."
-    ),
-)
-
-DISPLAY_OPTIONS = (
-    click.option(
-        "--quiet", "show", flag_value="quiet", default="live", help="Say only what goes wrong."
-    ),
-    click.option(
-        "--verbose",
-        "show",
-        flag_value="verbose",
-        default="live",
-        help="Show Ray's own output, and no live display.",
-    ),
-)
-
-CONFIRM_OPTIONS = (
-    click.option("--top", type=int, help="Trials of each cell to confirm.  [default: 3]"),
-    click.option(
-        "--seeds", type=int, help="Fresh seeds of each of them, 3 or more.  [default: 5]"
-    ),
-    click.option(
-        "--min-difference",
-        type=float,
-        help="Points of accuracy below which a difference does not matter.  [default: 0.5]",
-    ),
-)
-
-RESOURCE_OPTIONS = (
-    click.option(
-        "--address",
-        metavar="HOST:PORT",
-        help="Join a Ray cluster; auto is the one of this machine.  [default: RAY_ADDRESS]",
-    ),
-    click.option(
-        "--storage",
-        metavar="URI",
-        help="Keep checkpoints and a copy of the sweep there: a folder, s3://, gs://, ...",
-    ),
-    cache_options,
-    click.option(
-        "--cpus-per-trial", metavar="N", help="A number, or MODEL=N,...  [default: an equal share]"
-    ),
-    click.option(
-        "--gpus-per-trial",
-        metavar="N",
-        help="A number, a part of one, MODEL=N,..., or auto.  [default: 1 if there are GPUs]",
-    ),
-    click.option("--max-concurrent", type=int, help="Trials at once, at most."),
-    click.option(
-        "--max-restarts",
-        type=int,
-        help="Times that a trial whose process died is begun again.  [default: 3]",
-    ),
-    click.option(
-        "--stall-timeout",
-        metavar="TIME",
-        help="Without progress until a trial is begun again, once.  [default: 1h]",
-    ),
-    click.option(
-        "--shutdown-grace",
-        metavar="TIME",
-        help="What a SIGTERM leaves to the epochs under way.  [default: 20s]",
-    ),
-    click.option(
-        "--tracker",
-        "trackers",
-        type=click.Choice(["mlflow", "wandb", "none"]),
-        multiple=True,
-        help="What else gets the figures of trials; repeatable; none is no more.",
-    ),
-)
-
 
 format_option = click.option(
     "--format",
     "output_format",
     type=click.Choice(["table", "csv", "json", "markdown"]),
     default="table",
-    show_default=True,
 )
-
-
-SWEEP_OPTIONS = (
-    click.argument("file", required=False, type=click.Path(path_type=Path)),
-    click.option("--name", help="The sweep's folder under results/."),
-    *LOCATION_OPTIONS,
-    subset_options,
-    *SEARCH_OPTIONS,
-    *RESOURCE_OPTIONS,
-    click.option(
-        "--balance-by",
-        type=click.Choice(["trials", "epochs", "seconds"]),
-        help="Of what every cell gets the same.  [default: trials]",
-    ),
-    click.option("--epochs", type=int, help="Epochs of a full trial.  [default: 50]"),
-    click.option(
-        "--allow-duplicates/--no-allow-duplicates",
-        default=None,
-        help="Train again what was trained before, if it is proposed.  [default: off]",
-    ),
-    click.option(
-        "--warm-start", multiple=True, metavar="FOLDER", help="An earlier sweep; repeatable."
-    ),
-    click.option(
-        "--scheduler",
-        type=click.Choice(["asha", "hyperband", "median", "none"]),
-        help="Who stops trials early.  [default: asha]",
-    ),
-    click.option("--grace-period", type=int, help="Epochs before a stop.  [default: half]"),
-    click.option("--reduction-factor", type=int, help="One in so many goes on.  [default: 2]"),
-    click.option("--image-size", type=int, help="Pixels.  [default: as the teacher]"),
-    click.option("--seed", type=int, help="Fixes the whole sweep.  [default: 0]"),
-    skip_bad_images_option,
-    setting_option,
-)
-
-
-class IntListParam(click.ParamType):
-    """Whole numbers with commas between them."""
-
-    name = "N,N,..."
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        """Read them; click passes a default as it is."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(word) for word in value.split(","))
-        except ValueError:
-            self.fail(f"'{value}' is no list of numbers.", param, ctx)
-
 
 trust_option = click.option(
-    "--trust", is_flag=True, help="Open a .pt2 that others wrote, which can run any code."
+    "--trust", is_flag=True, help="Open a .pt2 file, which can run any code."
 )
+
+
+def show_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what a command shows while it runs."""
+    quiet, verbose = "Print only warnings and errors.", "Show all output of Ray, no live display."
+    for mode, text in (("verbose", verbose), ("quiet", quiet)):
+        option = click.option(
+            f"--{mode}", "show", flag_value=mode, default="live", show_default=False, help=text
+        )
+        command = option(command)
+    return command

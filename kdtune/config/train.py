@@ -1,7 +1,6 @@
-"""Every setting of one run (`TrainConfig`), and which of them a sweep decides itself.
+"""Settings of a training run (`TrainConfig`), and those that a sweep decides itself.
 
-Settings are flat, frozen, and checked where they are built. Names of methods and models are
-checked where those are built, so that this file needs neither torch nor ray.
+Settings are flat, frozen and checked when they are built; this module loads no torch.
 """
 
 import hashlib
@@ -18,41 +17,30 @@ from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
 
 CLI_FIELDS = {
-    "method",
-    "model",
-    "teacher_model",
-    "data_dir",
-    "data_root",
-    "train_images",
-    "validation_images",
-    "test_images",
-    "weights",
-    "image_size",
-    "epochs",
-    "seed",
-    "cache_gb",
+    "method", "model", "teacher_model", "data_dir", "data_root", "train_images",
+    "validation_images", "test_images", "weights", "image_size", "epochs", "seed", "cache_gb",
     "skip_bad_images",
-}
-"""Settings that have flags of their own or follow from them."""
+}  # fmt: skip
+"""Settings with flags of their own, or that follow from such flags."""
 
 DERIVED_FIELDS = {"augment_views": "cache_gb", "augment_seed": "seed"}
-"""Settings that follow from others, for all runs of a sweep."""
+"""Settings that follow from another setting in all runs of a sweep."""
 
 OUTPUT_FIELDS = {"print_freq", "save_freq", "save_dir", "log_dir", "experiment_name", "resume"}
-"""Settings that play no part where a run writes no files of its own."""
+"""Output settings, ignored inside a sweep."""
 
 LOCATION_FIELDS = {"data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "device"}
-"""Settings that say where things are and what a machine has, not what is learned."""
+"""Settings that depend on the machine and do not change what is learned."""
 
 ALIASES = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"}
-"""What other tools call our settings, where spelling does not lead to ours."""
+"""Names that other tools have for our settings, where the spelling differs much."""
 
 FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
-"""What a name must look like from which names of files are made."""
+"""Pattern of names that become part of file names."""
 
 
 def file_stem(*names: str) -> str:
-    """Names as one that every file system takes.
+    """Join names to a file name that every file system accepts.
 
     >>> file_stem("at", "torchvision:resnet34")
     'at-torchvision.resnet34'
@@ -60,50 +48,8 @@ def file_stem(*names: str) -> str:
     return "-".join(names).replace(":", ".")
 
 
-def _has_valid_settings(method: Any) -> bool:
-    """Whether the `SETTINGS` of a plug-in's method can be settings."""
-    settings = getattr(method, "SETTINGS", {})
-    reserved = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys()
-    return isinstance(settings, dict) and all(
-        isinstance(key, str)
-        and isinstance(value, bool | int | float | str)
-        and key not in reserved
-        and (key in TrainConfig.model_fields or _is_available_name(key))
-        for key, value in settings.items()
-    )
-
-
-def _is_available_name(key: str) -> bool:
-    """Whether a further setting can have a name."""
-    return key.isidentifier() and not key.startswith("_") and not hasattr(TrainConfig, key)
-
-
-METHOD_DEFAULTS: Registry[SettingValues] = Registry(
-    "method",
-    "METHODS",
-    {name: info.defaults for name, info in BUILTIN_METHODS.items()},
-    "a class whose SETTINGS, if any, are numbers, words, True or False by names that are free",
-    _has_valid_settings,
-    lambda method: dict(getattr(method, "SETTINGS", {})),
-)
-"""Settings of a method by name: where its defaults differ from those that the fields of
-`TrainConfig` give, and, under other names, further ones, of this method alone."""
-
-
-def method_settings(method: str) -> SettingValues:
-    """The settings of a method that are no fields of `TrainConfig`, and their defaults."""
-    defaults = METHOD_DEFAULTS[method] if method in METHOD_DEFAULTS else {}
-    return {key: value for key, value in defaults.items() if key not in TrainConfig.model_fields}
-
-
-def applicable_settings(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that other methods alone have."""
-    method_keys = method_settings(method)
-    return {k: v for k, v in settings.items() if k in method_keys or k in TrainConfig.model_fields}
-
-
 class DataSource(NamedTuple):
-    """Which images a run has, as `kdtune.data.folders.find_images` takes it."""
+    """Images of a run: the arguments of `kdtune.data.folders.find_images`."""
 
     data_dir: str
     data_root: str | None = None
@@ -117,7 +63,7 @@ class _BaseConfig(BaseModel):
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Self:
-        """Build the settings from a plain mapping.
+        """Build settings from a plain mapping.
 
         Raises:
             UserError: a key is unknown (the nearest known one is named), or a value is out of
@@ -125,9 +71,8 @@ class _BaseConfig(BaseModel):
         """
         for key in settings:
             if not isinstance(key, str):
-                raise UserError(
-                    f"{key!r} is no setting's name; {did_you_mean('', cls.model_fields)}"
-                )
+                known = did_you_mean("", cls.model_fields)
+                raise UserError(f"{key!r} is no setting's name; {known}")
         try:
             return cls(**settings)
         except ValidationError as error:
@@ -143,99 +88,111 @@ class _BaseConfig(BaseModel):
             return f"The setting '{key}' is missing."
         if error["type"] == "string_pattern_mismatch":
             return f"The setting {key} cannot be {error['input']!r}: use letters, digits and ._-"
+        message = error["msg"].removeprefix("Value error, ")
         if not key:
-            return error["msg"].removeprefix("Value error, ")
-        reason = (
-            error["msg"].removeprefix("Value error, ").replace("Input should be", "it must be", 1)
-        )
+            return message
+        reason = message.replace("Input should be", "it must be", 1)
         value = repr(error["input"])
-        if len(value) > 80:  # such as a whole network, where its path is wanted
+        if len(value) > 80:  # such as a network in place of its path
             value = f"a {type(error['input']).__name__}"
         return f"The setting {key} cannot be {value}: {reason}."
 
 
 class DataConfig(_BaseConfig):
-    """What runs and sweeps say of their images alike."""
+    """Settings of images that runs and sweeps share."""
 
     data_root: str | None = Field(
         None, description="folder of named data sets; datasets/ in the cache if not given"
     )
     train_images: int | None = Field(
-        None, ge=2, description="so many for training, of each class its share; all if not given"
+        None, ge=2, description="size of a stratified subset for training; all if not given"
     )
-    validation_images: int | None = Field(None, ge=2, description="the same for validation")
-    test_images: int | None = Field(None, ge=2, description="the same for test")
+    validation_images: int | None = Field(
+        None, ge=2, description="size of a stratified subset for validation; all if not given"
+    )
+    test_images: int | None = Field(
+        None, ge=2, description="size of a stratified subset for testing; all if not given"
+    )
+    cache_gb: float = Field(
+        20, ge=0, description="size of this machine's cache in GB; 0 keeps nothing on disk"
+    )
+    skip_bad_images: bool = Field(False, description="leave out images that cannot be read")
 
 
 @lru_cache
 def _method_settings_model(definitions: tuple[tuple[str, type, Any], ...]) -> type[_BaseConfig]:
-    """Checks the settings that a method alone has, from names, types and defaults of these."""
+    """Build a model of the settings that a method alone has, from name, type and default."""
     fields: Any = {key: (kind, value) for key, kind, value in definitions}
-    return create_model("Own", __base__=_BaseConfig, **fields)
+    return create_model("MethodSettings", __base__=_BaseConfig, **fields)
 
 
 class TrainConfig(DataConfig):
-    """Every setting of one training run, and those that its method alone has."""
+    """Settings of a training run, with those that its method alone has."""
 
-    model_config = ConfigDict(extra="allow")  # `_of_its_method` looks at them
+    model_config = ConfigDict(extra="allow")  # `_apply_method_defaults` checks them
 
-    method: str = Field("at", description="what the student learns from the teacher")
+    method: str = Field("at", description="distillation method")
     model: str = Field("MultiBranchNet", description="architecture of the student")
     teacher_model: str | None = Field(None, description="path of the teacher's checkpoint")
     weights: str | None = Field(
-        None, description="weights to begin with: DEFAULT of torchvision, or a file"
+        None,
+        description="initial weights: DEFAULT (torchvision's), or a file; random if not given",
     )
-    data_dir: str = Field("data", description="ImageFolder, or the name of a data set")
+    data_dir: str = Field("data", description="an ImageFolder, or the name of a data set")
     image_size: int = Field(128, ge=8, description="pixels; images are resized to a square")
-    batch_size: int = Field(32, ge=2, description="images in one step")
+    batch_size: int = Field(32, ge=2, description="images in a step")
     num_workers: int = Field(4, ge=0, description="threads, or processes of loaders, that decode")
-    augment: bool = Field(False, description="random crops, flips, rotations, colours")
+    augment: bool = Field(False, description="random crops, flips, rotations and colours")
     epochs: int = Field(50, ge=1, description="passes over the training images")
-    lr: float = Field(0.01, gt=0, description="learning rate of SGD at the start")
+    lr: float = Field(0.01, gt=0, description="initial learning rate of SGD")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float = Field(5e-4, ge=0, description="L2 penalty of SGD")
     step_size: int = Field(10, ge=1, description="epochs between two decays of lr")
     gamma: float = Field(0.1, gt=0, le=1, description="factor of a decay of lr")
-    temperature: float = Field(4.0, gt=0, description="softens the logits of the KD loss")
+    temperature: float = Field(4.0, gt=0, description="temperature of the KD loss")
     alpha: float = Field(0.0, ge=0, description="weight of the KD loss; of TCKD in DKD")
     beta: float = Field(0.0, ge=0, description="weight of the method's own loss")
-    hint_epochs: int = Field(0, ge=0, description="FitNets: first epochs, on the hint alone")
-    hint_layer: int = Field(-1, description="FitNets, VID, SP: index of the stage compared")
+    hint_epochs: int = Field(
+        0, ge=0, description="FitNets: first epochs, which train on the hint loss alone"
+    )
+    hint_layer: int = Field(-1, description="FitNets, VID, SP: index of the compared stage")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["auto", "bf16", "float32"] = Field(
-        "auto", description="auto: bf16 where the device is fast at it"
+        "auto", description="arithmetic; auto is bf16 where the device has it"
     )
-    compile: bool = Field(False, description="torch.compile student and teacher")
+    compile: bool = Field(False, description="compile student and teacher with torch.compile")
     seed: int = Field(0, ge=0, description="fixes weights, data order and augmentation")
     augment_views: int = Field(
-        0, ge=0, description="augmented views that epochs take turns with; 0: anew in every epoch"
+        0,
+        ge=0,
+        description="augmented views that epochs cycle through; 0 augments every epoch anew",
     )
     augment_seed: int = Field(0, ge=0, description="fixes the augmented views")
-    cache_gb: float = Field(
-        20, ge=0, description="size of this machine's cache of views; 0: nothing is kept on disk"
-    )
-    cache_targets: bool = Field(True, description="keep the teacher's targets, if they fit")
-    skip_bad_images: bool = Field(False, description="leave out images that cannot be read")
-    print_freq: int = Field(100, ge=1, description="steps between two lines of progress")
-    save_freq: int = Field(10, ge=1, description="epochs between two kept checkpoints")
+    cache_targets: bool = Field(True, description="cache the teacher's targets, if they fit")
+    print_freq: int = Field(100, ge=1, description="steps between lines of progress")
+    save_freq: int = Field(10, ge=1, description="epochs between kept checkpoints")
     save_dir: str = Field("checkpoints", description="folder of the checkpoints")
     log_dir: str = Field("logs", description="folder of logs and TensorBoard events")
     experiment_name: str | None = Field(
-        None, description="stem of all files of the run", pattern=FILE_NAME_PATTERN
+        None, description="stem of the names of the run's files", pattern=FILE_NAME_PATTERN
     )
-    resume: str | None = Field(None, description="checkpoint to go on from")
+    resume: str | None = Field(None, description="checkpoint from which training resumes")
 
     @property
     def data_source(self) -> DataSource:
-        """Which images the run has."""
-        return DataSource(**{key: getattr(self, key) for key in DataSource._fields})
+        """The images of the run."""
+        return DataSource(*(getattr(self, key) for key in DataSource._fields))
 
     @classmethod
     def for_method(cls, method: str, settings: Mapping[str, Any]) -> Self:
-        """Build the settings of a run of `method`.
+        """Build the settings of a run of a method.
+
+        Args:
+            method: of the run.
+            settings: by name; they may leave the method out.
 
         Raises:
-            UserError: as `check`; or the settings name another method.
+            UserError: a setting is unknown or out of range, or the settings name another method.
         """
         if settings.get("method", method) != method:
             raise UserError(
@@ -246,29 +203,22 @@ class TrainConfig(DataConfig):
     @model_validator(mode="before")
     @classmethod
     def _apply_method_defaults(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Fill in the method's defaults, and check the settings that it alone has."""
+        """Fill in the method's defaults, and check the settings that the method alone has."""
         method = settings.get("method", cls.model_fields["method"].default)
         if not isinstance(method, str):
             return settings
         method_defaults = method_settings(method)
-        extra_settings = {
-            key: value for key, value in settings.items() if key not in cls.model_fields
-        }
-        for key in extra_settings.keys() - method_defaults.keys():
-            METHOD_DEFAULTS.require(method)  # whose settings these may be
-            canonical = ALIASES.get(key, key)
-            known_names = [*cls.model_fields, *method_defaults]
-            raise ValueError(
-                f"There is no setting '{key}'; {did_you_mean(canonical, known_names)}"
+        extra = {key: value for key, value in settings.items() if key not in cls.model_fields}
+        for key in extra.keys() - method_defaults.keys():
+            METHOD_DEFAULTS.require(method)  # the settings may be those of a missing method
+            suggestion = did_you_mean(ALIASES.get(key, key), [*cls.model_fields, *method_defaults])
+            raise ValueError(f"There is no setting '{key}'; {suggestion}")
+        if method_defaults:
+            definitions = tuple(
+                (key, type(value), value) for key, value in method_defaults.items()
             )
-        validated = (
-            _method_settings_model(tuple((k, type(v), v) for k, v in method_defaults.items()))
-            .parse(extra_settings)
-            .model_dump()
-            if method_defaults
-            else {}
-        )
-        return {**METHOD_DEFAULTS.get(method, {}), **settings, **validated}
+            extra = _method_settings_model(definitions).parse(extra).model_dump()
+        return {**METHOD_DEFAULTS.get(method, {}), **settings, **extra}
 
     @model_validator(mode="after")
     def _check_hint_epochs(self) -> Self:
@@ -280,8 +230,57 @@ class TrainConfig(DataConfig):
         return self
 
 
+def _has_valid_settings(method: Any) -> bool:
+    settings = getattr(method, "SETTINGS", {})
+    return isinstance(settings, dict) and all(
+        isinstance(key, str)
+        and isinstance(value, bool | int | float | str)
+        and (key in _searchable_fields() or _is_free_name(key))
+        for key, value in settings.items()
+    )
+
+
+def _searchable_fields() -> list[str]:
+    reserved = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys()
+    return [key for key in TrainConfig.model_fields if key not in reserved]
+
+
+def _is_free_name(key: str) -> bool:
+    """Return True if a method can have a setting of this name besides those of all runs."""
+    is_field = key in TrainConfig.model_fields or hasattr(TrainConfig, key)
+    return key.isidentifier() and not key.startswith("_") and not is_field
+
+
+METHOD_DEFAULTS: Registry[SettingValues] = Registry(
+    "method",
+    "METHODS",
+    {name: info.defaults for name, info in BUILTIN_METHODS.items()},
+    "a class whose SETTINGS, if any, are numbers, words, True or False by names that are free",
+    _has_valid_settings,
+    lambda method: dict(getattr(method, "SETTINGS", {})),
+)
+"""Default settings by method: fields of `TrainConfig`, and settings of the method alone."""
+
+
+def method_settings(method: str) -> SettingValues:
+    """Return the defaults of the settings that a method alone has."""
+    defaults = METHOD_DEFAULTS.find(method) or {}
+    return {key: value for key, value in defaults.items() if key not in TrainConfig.model_fields}
+
+
+def applicable_settings(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those that other methods alone have.
+
+    Args:
+        method: of a run.
+        settings: of several methods, by name.
+    """
+    method_keys = method_settings(method)
+    return {k: v for k, v in settings.items() if k in method_keys or k in TrainConfig.model_fields}
+
+
 def hash_settings(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of what settings have a run learn: not of their order, nor of places and files."""
+    """Return the SHA-256 of settings without locations and outputs, whatever their order."""
     excluded = LOCATION_FIELDS | OUTPUT_FIELDS
     relevant = {key: value for key, value in settings.items() if key not in excluded}
     relevant["taught"] = settings.get("teacher_model") is not None
@@ -292,23 +291,20 @@ def check_searchable(keys: Iterable[str], methods: Iterable[str]) -> None:
     """Check that a search space, or ``--setting``, may decide these settings of a run.
 
     Args:
-        keys: of the settings.
-        methods: of the runs.
+        keys: names of the settings.
+        methods: methods of the runs.
 
     Raises:
-        UserError: a key is unknown, has a flag of its own, or would play no part.
+        UserError: a setting is unknown, has a flag of its own, or would be ignored.
     """
-    reserved = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys()
-    searchable = [f for f in TrainConfig.model_fields if f not in reserved]
-    searchable += [key for method in methods for key in method_settings(method)]
+    searchable = [*_searchable_fields(), *(key for m in methods for key in method_settings(m))]
     for key in keys:
         if key in CLI_FIELDS:
-            raise UserError(f"The setting '{key}' has a flag of its own, where it can be given.")
+            raise UserError(f"The setting '{key}' has a flag of its own; use that.")
         if key in DERIVED_FIELDS:
-            raise UserError(
-                f"The setting '{key}' follows from {DERIVED_FIELDS[key]}; leave it out."
-            )
+            source = DERIVED_FIELDS[key]
+            raise UserError(f"The setting '{key}' follows from {source}; leave it out.")
         if key in OUTPUT_FIELDS:
-            raise UserError(f"The setting '{key}' plays no part here; leave it out.")
+            raise UserError(f"The setting '{key}' has no effect in a sweep; leave it out.")
         if key not in searchable:
             raise UserError(f"There is no setting '{key}'; {did_you_mean(str(key), searchable)}")

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kdtune.data.datasets import NAMED_DATASETS, load_named_dataset
+from kdtune.config.names import require_data
+from kdtune.data.datasets import load_named_dataset
 from kdtune.data.splits import SPLIT_SEED, ImageData, Split, with_fingerprints
 from kdtune.errors import UserError
 from kdtune.runtime.console import printable_path
@@ -38,7 +39,7 @@ def find_images(
     """Find the images of a folder or of a named data set, and split them.
 
     Args:
-        data_dir: a folder's path, or a key of `NAMED` if no folder has that name.
+        data_dir: a folder's path, or a key of `DATASET_NAMES` if no folder has that name.
         data_root: where named data sets are; see `kdtune.data.datasets.load_named_dataset`.
         train_images, validation_images, test_images: so many of a split, see `Split.fewer`; all
             if None.
@@ -47,10 +48,11 @@ def find_images(
         UserError: the folder is missing, a class is empty, the splits' classes disagree, a data
             set cannot be had, or there are not so many images.
     """
+    require_data(data_dir)
     root = Path(data_dir).expanduser()
     if root.is_dir():
         source, (classes, train, validation, test) = str(root), _find_folder_splits(root)
-    elif data_dir in NAMED_DATASETS:
+    else:
         dataset = load_named_dataset(data_dir, data_root)
         source, root, classes = data_dir, dataset.root, dataset.classes
         train = Split(*dataset.train)
@@ -60,11 +62,6 @@ def find_images(
         )
         if test is None:
             train, validation, test = _hold_out_validation_and_test(train)
-    else:
-        raise UserError(
-            f"There is no folder {data_dir}; give an ImageFolder, or one of the data sets that "
-            f"have names: {', '.join(NAMED_DATASETS)}."
-        )
     if validation is None:
         train, validation = _hold_out(train)
     if test_images is not None and test is None:

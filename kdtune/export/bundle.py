@@ -21,7 +21,7 @@ from torch import Tensor
 from kdtune.config.train import TrainConfig, file_stem
 from kdtune.data.splits import Split
 from kdtune.data.transforms import decode_images, normalise
-from kdtune.errors import DiskFullError, RunError, UserError, did_you_mean
+from kdtune.errors import DiskFullError, RunError, UserError, did_you_mean, first_line
 from kdtune.export.formats import (
     COMPARED_BATCH_SIZES,
     FORMATS,
@@ -123,7 +123,7 @@ def export_sweep(
                 except DiskFullError:
                     raise
                 except Exception as error:  # exporters raise what they like
-                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    reason = first_line(error)
                     failed.append(f"{printable_path(file)} is not written: {reason}")
             _write_sidecars(out, student, written, images_label)
         lines.append(_summary_line(student, written))

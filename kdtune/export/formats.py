@@ -24,7 +24,7 @@ from torch.export.pt2_archive import PT2ArchiveReader
 from torch.export.pt2_archive._package import load_pt2
 
 from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from kdtune.errors import RunError, UserError
+from kdtune.errors import RunError, UserError, first_line
 from kdtune.models import build_model
 from kdtune.models.checkpoints import METADATA_KEY, load_model, save_model
 from kdtune.runtime.console import printable_path
@@ -237,7 +237,7 @@ def _read_pt2(path: Path, trust: bool) -> tuple[Callable[[Tensor], Tensor], Any]
         # which nothing was compared.
         program = load_pt2(io.BytesIO(content)).exported_programs["model"].module()
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{printable_path(path)} cannot be opened: {reason}.") from None
 
     def compute_logits(images: Tensor) -> Tensor:

@@ -130,10 +130,8 @@ def config_with_provenance(folder: SweepFolder, selected: SelectedRun) -> dict[s
     epoch and trial were chosen by them.
     """
     sweep = folder.load_config()
-    # A sweep that was resumed elsewhere has data and teacher there.
-    settings = selected.settings | {"data_dir": sweep.data, "data_root": sweep.data_root}
-    if settings.get("teacher_model") is not None:
-        settings["teacher_model"] = sweep.teacher
+    uses_teacher = selected.settings.get("teacher_model") is not None
+    settings = selected.settings | sweep.locations(uses_teacher)
     opening: LogOpening = folder.load_opening_events()[-1]
     if selected.confirmed:
         opening = folder.load_confirm_openings()[-1]

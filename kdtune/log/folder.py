@@ -15,16 +15,13 @@ from typing import Self
 import numpy as np
 from filelock import FileLock, Timeout
 
-from kdtune.config.sweep import SweepConfig
+from kdtune.config.sweep import CONFIRM_SETTINGS, SweepConfig
 from kdtune.config.train import file_stem
 from kdtune.errors import UserError
 from kdtune.log.event_log import parse_events
 from kdtune.log.events import ConfirmStarted, Event, RunTested, SweepOpening, SweepStarted
 from kdtune.runtime.console import printable_path
 from kdtune.storage.files import disk_full_as_error
-
-CONFIRM_SETTINGS = ("top", "seeds", "min_difference")
-"""Settings that a confirmation is made of."""
 
 RESULTS_FOLDER = Path("results")
 """Every sweep has its folder here, under the working directory."""
@@ -164,6 +161,15 @@ class SweepFolder:
         """The best configuration of a cell, or with the suffix ``.pth`` its network."""
         return self.path / "best" / f"{file_stem(method, model)}{suffix}"
 
+    def require_log(self) -> None:
+        """Raise a `UserError` if this is not the folder of a sweep."""
+        if not self.path.is_dir():
+            raise UserError(f"There is no folder {self.path}.")
+        if not self.log_path.is_file():
+            raise UserError(
+                f"{self.path} is not the folder of a sweep: it has no {self.log_path.name}."
+            )
+
     def load_events(self) -> list[Event]:
         """All events so far, also of a sweep that is running.
 
@@ -178,12 +184,7 @@ class SweepFolder:
         Raises:
             UserError: as `load_events`.
         """
-        if not self.path.is_dir():
-            raise UserError(f"There is no folder {self.path}.")
-        if not self.log_path.is_file():
-            raise UserError(
-                f"{self.path} is not the folder of a sweep: it has no {self.log_path.name}."
-            )
+        self.require_log()
         position, lines = 0, 0
         while True:
             with open(self.log_path, "rb") as file:

@@ -2,26 +2,32 @@
 
 Shapes: images float ``[B, 3, H, W]``; logits ``[B, K]``; features a list of one map per stage,
 ``[B, C, H, W]`` each, the last one the final feature map. To add a network, write one file and
-one entry in `MODELS`; users add theirs in plug-ins. Networks of `LIBRARIES` are available by name,
-as ``torchvision:resnet34``.
+one entry in `kdtune.config.names.MODEL_NAMES`; plug-ins add others. Networks of `LIBRARIES` are
+named as ``torchvision:resnet34``.
 """
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from kdtune.config.names import MODEL_NAMES
 from kdtune.errors import UserError
 from kdtune.models.library import LIBRARIES
-from kdtune.models.multibranch import MultiBranchNet
-from kdtune.models.resnet import resnet18, resnet50
 from kdtune.plugins import Registry
 
+
+def _import_model(path: str) -> Callable[[int, int], nn.Module]:
+    module, name = path.split(":")
+    return cast(
+        Callable[[int, int], nn.Module], getattr(import_module(f"kdtune.models.{module}"), name)
+    )
+
+
 MODELS: Registry[Callable[[int, int], nn.Module]] = Registry(
-    "model",
-    "MODELS",
-    {"MultiBranchNet": MultiBranchNet, "ResNet18": resnet18, "ResNet50": resnet50},
-    "a function, or class, of the number of classes and the image size",
+    "model", "MODELS", {name: _import_model(path) for name, path in MODEL_NAMES.items() if path}
 )
 """Constructors of networks by name, called with (number of classes, image size)."""
 

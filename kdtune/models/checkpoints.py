@@ -15,10 +15,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kdtune.errors import UserError
+from kdtune.errors import UserError, first_line
 from kdtune.models import build_model
 from kdtune.models.resnet import resnet_from_weights
-from kdtune.plugins import plugin_records, require_plugins
+from kdtune.plugins import PLUGINS
 from kdtune.storage.files import atomic_write
 
 CHECKPOINT_FORMAT = "kdtune-1"
@@ -54,7 +54,7 @@ def save_model(
             state with which a run is resumed.
     """
     content = {"weights": model.state_dict(), "config": config, "classes": classes, **extra_values}
-    if plugins := plugin_records(MODELS=[config["model"]]):
+    if plugins := PLUGINS.records(MODELS=[config["model"]]):
         content["plugins"] = plugins
     write_checkpoint(path, content, sync)
 
@@ -159,13 +159,13 @@ def load_model(path: str | Path) -> dict[str, Any]:
     content = read_tensor_file(Path(path).expanduser())
     if not _is_kdtune_checkpoint(content):
         return _load_torchvision_resnet(path, content)
-    require_plugins(str(path), content.get("plugins", ()))
+    PLUGINS.require(str(path), content.get("plugins", ()))
     try:
         config, num_classes = content["config"], len(content["classes"])
         model = build_model(config["model"], num_classes, config["image_size"])
         model.load_state_dict(content.pop("weights"))
     except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{path} does not hold a whole network: {reason}.") from None
     summary = {"architecture": config["model"], "num_classes": num_classes}
     return {"model": model.eval(), **summary, **content}

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, fx, nn
 
-from kdtune.errors import UserError, did_you_mean
+from kdtune.errors import UserError, did_you_mean, first_line
 from kdtune.runtime.optional_imports import import_optional
 
 PROBE_IMAGE_SIZE = 256
@@ -67,7 +67,7 @@ class ModelLibrary:
             if 0 in sides or sides != sorted(sides, reverse=True) or sides[0] == sides[-1]:
                 raise ValueError("it has no maps that get smaller from stage to stage")
         except (RuntimeError, ValueError, AssertionError, AttributeError, TypeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            reason = first_line(error).rstrip(".")
             raise UserError(
                 f"{self.name}:{name} cannot be used with images of {image_size} px ({reason}); "
                 "take another image size, or a convolutional network."

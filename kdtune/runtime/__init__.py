@@ -1,1 +1,1 @@
-"""The process, the device, and what is printed."""
+"""The process, its device, its signals and its messages."""

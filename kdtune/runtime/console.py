@@ -1,4 +1,4 @@
-"""Prints to stderr, and makes text from outside safe to print."""
+"""Messages on stderr, and text that is safe to print."""
 
 import os
 import sys
@@ -6,16 +6,15 @@ from pathlib import Path
 
 
 def printable(text: str) -> str:
-    """Text without control characters: they are shown as Python writes them."""
+    """Return text whose control characters are shown as escape sequences."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def say(text: str) -> None:
-    """Say a line to the person who waits."""
+    """Print a line to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def printable_path(path: str | Path) -> str:
-    """A path for people, also where its name is not valid UTF-8 or holds control characters."""
-    text = os.fsencode(path).decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Return a path as text, also if it is not valid UTF-8 or holds control characters."""
+    return printable(os.fsencode(path).decode(errors="backslashreplace"))

@@ -1,4 +1,4 @@
-"""Versions and machine, as logs and exported configurations keep them; nothing is decided here."""
+"""Versions and machine, for logs and exported configurations."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ REPORTED_PACKAGES = ("kdtune", "torch", "torchvision", "ray", "optuna", "numpy",
 
 
 def describe_environment() -> dict[str, Any]:
-    """Of this process: ``python``, ``platform``, ``processor``, ``cpus``, a version a package."""
+    """Return ``python``, ``platform``, ``processor``, ``cpus`` and the version of each package."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

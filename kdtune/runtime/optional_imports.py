@@ -1,4 +1,4 @@
-"""Packages that not everybody needs: the extras of `pyproject.toml`."""
+"""Imports of optional packages, the extras of `pyproject.toml`."""
 
 from importlib import import_module
 from typing import Any
@@ -10,11 +10,11 @@ def import_optional(package: str, extra: str) -> Any:
     """Import a package of an extra.
 
     Args:
-        package: what is imported.
-        name: the extra's.
+        package: module to import.
+        extra: name of the extra that installs it.
 
     Raises:
-        UserError: it is not installed; the text says what installs it.
+        UserError: the package is not installed; the text says how to install it.
     """
     try:
         return import_module(package)

@@ -1,4 +1,4 @@
-"""What a process sets for itself before it trains, and how it begins anew for another run."""
+"""Global state of a process that trains several runs, and its memory allocator."""
 
 import ctypes
 import gc
@@ -19,18 +19,15 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep the memory that tensors free, for the next step to use again.
+    """Make the C library keep freed memory, for the activations of the next step.
 
-    Activations of a step are freed and allocated anew in the next one. glibc gives them back to
-    the system in between, and every page that comes again costs a fault: about a tenth of a step
-    of a small student, more on virtual machines. Elsewhere than under glibc nothing is done.
+    glibc returns it to the system, and the page faults of getting it again take about a tenth of
+    a step of a small student. A no-op without glibc.
     """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            for parameter, value in ((M_TRIM_THRESHOLD, 2**31 - 1), (M_MMAP_MAX, 0)):
-                libc.mallopt(parameter, value)
-            libc.mallopt(M_ARENA_MAX, 1)  # other arenas are too small for what is kept
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_ARENA_MAX, 1)  # other arenas are too small
 
 
 def _attribute_accessors(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
@@ -47,14 +44,13 @@ def _set_import_path(entries: list[str]) -> None:
 
 
 def _set_environment(variables: dict[str, str]) -> None:
-    for name in os.environ.keys() - variables.keys():
-        del os.environ[name]
+    os.environ.clear()
     os.environ.update(variables)
 
 
 _STATE_ACCESSORS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
-    # A default device, even the usual one, costs time in every call of torch's once it is set.
+    # Any default device, even the usual one, slows down every call of torch.
     (torch.get_default_device, lambda _: torch.set_default_device(None)),
     (torch.get_num_threads, torch.set_num_threads),
     (torch.is_grad_enabled, torch.set_grad_enabled),
@@ -70,31 +66,30 @@ _STATE_ACCESSORS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] 
     (lambda: list(sys.path), _set_import_path),
     (lambda: dict(os.environ), _set_environment),
 )
-"""What a run may change for the whole process: how it is read, how it is set."""
+"""Getter and setter of each part of the state that a run may change for the whole process."""
 
 
 class ProcessState:
-    """The state of a process before its first run, to which it can return before each further one.
+    """The global state of a process before its first run, restored before each further run.
 
-    Global settings of torch and numpy, threads, warnings, paths and environment are set back;
-    random states are seeded; compiled code, garbage and free memory of devices go. What is shared
-    on purpose, such as views and a teacher, stays.
+    It covers settings of torch and numpy, threads, warnings, import path and environment. Inputs
+    that runs share, such as a teacher, stay.
     """
 
     def __init__(self) -> None:
         self._snapshot = [getter() for getter, _ in _STATE_ACCESSORS]
         gc.collect()
-        gc.freeze()  # so that collecting garbage between runs need not go through all of torch
+        gc.freeze()  # collecting garbage between runs then skips all of torch
 
     def restore(self, seed: int) -> None:
-        """Return to it, with random states that follow from `seed`."""
+        """Restore the state, seed all random generators, and free compiled code and memory."""
         for (getter, setter), value in zip(_STATE_ACCESSORS, self._snapshot, strict=True):
             if getter() != value:
                 setter(value)
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        if "torch._dynamo" in sys.modules:  # it stops compiling after some networks of one kind
-            torch._dynamo.reset()
+        if "torch._dynamo" in sys.modules:
+            torch._dynamo.reset()  # else it stops compiling after some networks of one kind
         gc.collect()
         release_gpu_memory()

@@ -1,4 +1,4 @@
-"""One seed fixes everything: every other seed is derived from it by name."""
+"""Seeds that are derived from the seed of a sweep or run, by purpose."""
 
 import hashlib
 
@@ -7,11 +7,11 @@ def derive_seed(seed: int, *purpose: object) -> int:
     """Derive an independent seed for a named purpose.
 
     Args:
-        seed: the seed that the user chose.
-        names: what the derived seed is for, e.g. ``"epoch", 3``.
+        seed: the user's seed.
+        purpose: use of the derived seed, e.g. ``"epoch", 3``.
 
     Returns:
-        An integer in [0, 2³¹), the same on every machine and in every process.
+        An integer in [0, 2³¹), the same on every machine.
     """
     text = "/".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM mean while trials run: the epochs under way are finished first."""
+"""Ctrl-C and SIGTERM while trials run: running epochs finish first."""
 
 import signal
 import threading
@@ -12,14 +12,14 @@ from kdtune.units import format_duration
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM ended the sweep."""
+    """A SIGTERM that ends the sweep."""
 
 
 @contextmanager
 def _install_handler(
     signum: int, handler: Callable[[int, FrameType | None], object]
 ) -> Iterator[None]:
-    """Have a signal heard in another way; outside the main thread it is not heard anyway."""
+    """Install a signal handler; a no-op outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -32,10 +32,10 @@ def _install_handler(
 
 @contextmanager
 def defer_interrupt() -> Iterator[None]:
-    """Hear Ctrl-C only afterwards: what starts processes must not be left half done.
+    """Hold back Ctrl-C until the block is complete, e.g. while processes start.
 
     Raises:
-        KeyboardInterrupt: afterwards, if it was pressed.
+        KeyboardInterrupt: Ctrl-C was pressed meanwhile.
     """
     received: list[int] = []
     with _install_handler(signal.SIGINT, lambda signum, frame: received.append(signum)):
@@ -46,7 +46,7 @@ def defer_interrupt() -> Iterator[None]:
 
 @contextmanager
 def raise_on_sigterm() -> Iterator[None]:
-    """Have a SIGTERM raise `Terminated`, except while `Interrupts` hear it."""
+    """Raise `Terminated` on SIGTERM, unless an `InterruptHandler` is active."""
 
     def raise_terminated(signum: int, frame: FrameType | None) -> None:
         raise Terminated
@@ -56,35 +56,30 @@ def raise_on_sigterm() -> Iterator[None]:
 
 
 class InterruptHandler:
-    """Signals, while trials run; to be used in a ``with``, around them.
+    """A context manager that handles signals while trials run.
 
-    The first Ctrl-C, or a SIGTERM, as Slurm and spot machines send one, only asks the sweep to
-    stop; a further signal, or the end of the time that SIGTERM leaves, stops it at once. Outside
-    the main thread, where Python hears no signals, nothing is changed.
+    The first Ctrl-C or SIGTERM requests a stop; a further signal, or the end of the grace time
+    after SIGTERM, stops at once. A no-op outside the main thread.
 
     Args:
-        shutdown_grace: seconds that epochs under way have after a SIGTERM.
-        say: takes a line for a person.
+        shutdown_grace: seconds to finish running epochs after SIGTERM.
+        say: prints a line.
     """
 
     def __init__(self, shutdown_grace: float, say: Callable[[str], None]):
         self.shutdown_grace, self._say = shutdown_grace, say
         self.stop_requested = False
-        """Whether the sweep is to stop, once the epochs under way are finished."""
+        """True if the sweep must stop when the running epochs are finished."""
         self.terminated = False
         self._deadline = float("inf")
         self._handlers = ExitStack()
 
     def raise_interrupt(self, message: str) -> NoReturn:
-        """End what was to stop: as SIGTERM does, if that was heard; `text` says how to go on."""
+        """Raise the interrupt that was requested; the message says how to resume."""
         raise (Terminated if self.terminated else KeyboardInterrupt)(message)
 
     def check_deadline(self) -> None:
-        """Stop at once if there is no time left.
-
-        Raises:
-            Terminated: the time that SIGTERM left is over.
-        """
+        """Raise `Terminated` if the grace time after SIGTERM is over."""
         if time.monotonic() >= self._deadline:
             raise Terminated
 
@@ -95,11 +90,10 @@ class InterruptHandler:
         if signum == signal.SIGTERM:
             self.terminated = True
             self._deadline = time.monotonic() + self.shutdown_grace
-            self._say(
-                f"SIGTERM: finishing the epochs under way, {format_duration(self.shutdown_grace)} long"
-            )
+            grace = format_duration(self.shutdown_grace)
+            self._say(f"SIGTERM: finishing the running epochs, for at most {grace}")
         else:
-            self._say("finishing the epochs under way; Ctrl-C again stops at once")
+            self._say("finishing the running epochs; Ctrl-C again stops at once")
 
     def __enter__(self) -> Self:
         for signum in (signal.SIGINT, signal.SIGTERM):

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from kdtune.config.train import CLI_FIELDS, DERIVED_FIELDS, OUTPUT_FIELDS, TrainConfig
+from kdtune.errors import first_line
 from kdtune.log.events import EpochFinished, Event, LogOpening, TrialEnded, TrialProposed
 
 COMPUTE_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targets"}
@@ -145,7 +146,7 @@ class TrackerFold:
             yield
         except Exception as error:  # of any kind
             self._has_failed = True
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             self.warn(f"{self.name}: {reason}; it gets no more figures until the sweep is resumed")
             with suppress(Exception):
                 self.tracker.close()

@@ -7,7 +7,7 @@ import torch
 
 from kdtune.config.train import TrainConfig, hash_settings
 from kdtune.errors import UserError
-from kdtune.plugins import changed_plugins, require_plugins
+from kdtune.plugins import PLUGINS
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.environment import describe_environment
 from kdtune.storage.files import read_yaml
@@ -35,7 +35,7 @@ def train_from_file(path: Path) -> dict[str, Any]:
     provenance = settings.pop("provenance", None) or {}
     if not isinstance(provenance, dict):
         raise UserError(f"{path}: provenance must hold 'key: value' lines, or be left out.")
-    require_plugins(str(path), provenance.get("plugins", ()))
+    PLUGINS.require(str(path), provenance.get("plugins", ()))
     config = TrainConfig.parse(settings)
     threads = provenance.get("threads", torch.get_num_threads())
     if not isinstance(threads, int) or threads < 1:
@@ -68,7 +68,7 @@ def _explain_difference(
     ]
     causes += [
         f"the plug-in {name} has other code"
-        for name in changed_plugins(recorded.get("plugins", ()))
+        for name in PLUGINS.changed(recorded.get("plugins", ()))
     ]
     return causes or [
         "versions, machine, data and teacher are those that were recorded; on a GPU, two runs "

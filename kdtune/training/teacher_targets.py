@@ -246,10 +246,11 @@ def source_sha256(classes: Iterable[type]) -> str:
 
 
 def _module_source(cls: type) -> str:
+    """Return the source of a class's module, or the names of both if it has no source."""
     try:
         return inspect.getsource(sys.modules[cls.__module__])
     except (OSError, TypeError, KeyError):
-        return cls.__qualname__
+        return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def library_versions(teacher: nn.Module) -> dict[str, str]:

@@ -327,6 +327,5 @@ class _ConfirmSession:
             np.savez_compressed(temporary, allow_pickle=False, **arrays)
 
     def _with_current_locations(self, config: TrainConfig) -> TrainConfig:
-        """A run's settings with the places of now."""
-        locations = {**self.sweep.data_source._asdict(), "cache_gb": self.sweep.cache_gb}
-        return config.model_copy(update=locations)
+        uses_teacher = config.teacher_model is not None
+        return config.model_copy(update=self.sweep.locations(uses_teacher))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdtune.config.sweep import SweepConfig
+from kdtune.config.sweep import CONFIRM_FIELDS, NOT_FROM_LOG, SweepConfig
 from kdtune.errors import RunError
 from kdtune.log.event_log import EventLog
 from kdtune.log.events import Completed, EpochFinished, TrialEnded
@@ -25,12 +25,7 @@ from kdtune.tuning.display.progress import Goal
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.driver import Driver, get_checkpoint_storage
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
-from kdtune.tuning.driver.resume_rules import (
-    CONFIRM_FIELDS,
-    NOT_FROM_LOG,
-    build_resume_config,
-    resume_flags,
-)
+from kdtune.tuning.driver.resume_rules import build_resume_config, resume_flags
 from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
 from kdtune.tuning.planning.plan import load_learning_curves, make_plan, require_local_address

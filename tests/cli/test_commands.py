@@ -3,19 +3,18 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from event_logs import sweep_opening, trial_events, write_log
 from small_runs import write_digits
 
 from kdtune.cli.commands import cli, main
-from kdtune.config.sweep import SweepConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
-from kdtune.log.events import EventLog
+from kdtune.log.folder import SweepFolder
 from kdtune.storage.array_cache import ArrayCache
 
 
@@ -42,15 +41,34 @@ def test_help(command):
     assert result.exit_code == 0 and "Usage:" in result.output
 
 
-def test_help_needs_neither_torch_nor_ray():
-    code = (
-        "import sys; from click.testing import CliRunner; from kdtune.cli.commands import cli;"
-        "CliRunner().invoke(cli, ['--help']); print({'torch', 'ray', 'pandas'} & set(sys.modules))"
-    )
-    started = time.monotonic()
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "set()"
-    assert time.monotonic() - started < 5
+REPORT_IMPORTS = "import atexit, sys; from kdtune.cli.commands import main; atexit.register(\
+    lambda: print({'torch', 'ray', 'pandas', 'optuna'} & set(sys.modules), file=sys.stderr)\
+); main()"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        ("--help", 0, ""),
+        ("sweep --name x --data nowhere", 2, "There is no folder nowhere"),
+        ("sweep --name x --data digits --teacher no.pth", 2, "There is no file no.pth"),
+        ("sweep --name x --data digits --methods att", 2, "There is no method 'att'"),
+        ("sweep --name x --data digits --models ResNet81", 2, "There is no model 'ResNet81'"),
+        ("sweep --name x --data digits --setting lrr=1", 2, "There is no setting 'lrr'"),
+        ("sweep --name x --data digits --setting lr=-1", 2, "The setting lr cannot be -1"),
+        ("sweep --name taken --data digits", 2, "results/taken exists already"),
+        ("teacher --data nowhere --out t.pth", 2, "There is no folder nowhere"),
+        ("resume nowhere", 2, "There is no folder nowhere"),
+        ("train no.yaml", 2, "File 'no.yaml' does not exist"),
+    ],
+)
+def test_mistakes_are_found_before_torch_and_ray_are_loaded(tmp_path, words, code, sentence):
+    (tmp_path / "results" / "taken").mkdir(parents=True)
+    command = [sys.executable, "-c", REPORT_IMPORTS, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    *message, modules = done.stderr.splitlines()
+    assert (done.returncode, modules) == (code, "set()")
+    assert sentence in "".join(message) and len(message) == (code > 0)
 
 
 def test_reports_need_neither_torch_nor_ray_nor_a_display():
@@ -112,10 +130,12 @@ def test_what_is_shown_is_no_setting_of_the_sweep(kdtune, monkeypatch, words, sh
     monkeypatch.setattr("kdtune.tuning.sweep.run_sweep", run)
     monkeypatch.setattr("kdtune.tuning.sweep.resume_sweep", run)
     monkeypatch.setattr("kdtune.tuning.confirm.confirm_sweep", run)
-    for command in (("sweep", "--name", "x"), ("resume", "x"), ("confirm", "x")):
+    monkeypatch.setattr(SweepFolder, "require_log", lambda folder: None)
+    sweep_flags = ("--name", "x", "--data", "digits")
+    for command in (("sweep", *sweep_flags), ("resume", "x"), ("confirm", "x")):
         assert kdtune(*command, *words)[0] == 2
     (sweep, *shown), *others = given
-    assert sweep == {"name": "x"} and shown == [show, False]
+    assert sweep == {"name": "x", "data": "digits", "settings": {}} and shown == [show, False]
     assert [arguments[1:] for arguments in others] == [({}, show)] * 2
 
 
@@ -127,6 +147,7 @@ def test_what_else_gets_figures_stays_unless_it_is_given(kdtune, monkeypatch, co
         given.append(settings)
         raise UserError("enough")
 
+    monkeypatch.setattr(SweepFolder, "require_log", lambda folder: None)
     home = "sweep" if command == "resume" else "confirm"
     monkeypatch.setattr(f"kdtune.tuning.{home}.{command}_sweep", run)
     for words in ((), ("--tracker", "mlflow", "--tracker", "wandb")):
@@ -140,14 +161,10 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ((*SWEEP, "--data", "nowhere"), "There is no folder nowhere"),
         (("sweep", "--data", "digits"), "The setting 'name' is missing"),
-        ((*SWEEP, "--data", "digits", "--models", "ResNet81"), "did you mean 'ResNet18'?"),
         (("sweep", "--name", "x", "--data", "digits"), "The method 'at' learns from a teacher"),
         ((*SWEEP, "--data", "digits", "--methods", "studnet"), "did you mean 'student'?"),
-        ((*SWEEP, "--data", "digits", "--teacher", "no.pth"), "There is no file no.pth"),
         ((*SWEEP, "--data", "digits", "--space", "no.py"), "There is no search space no.py"),
-        ((*SWEEP, "--data", "digits", "--setting", "lrr=1"), "There is no setting 'lrr'"),
         ((*SWEEP, "--data", "digits", "--setting", "batch_size=-1"), "batch_size cannot be -1"),
         ((*SWEEP, "--data", "digits", "--setting", "lr"), "'lr' is not KEY=VALUE"),
         ((*SWEEP, "--data", "digits", "--setting", "lr=[1"), "'[1' is not a value"),
@@ -183,14 +200,13 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
             (*SWEEP, "--data", "digits", "--models", "ResNet18,ResNet50", "--total-epochs", 1),
             "total_epochs (1) must be at least one for each of the 2 cells",
         ),
-        (("sweep", "no.yaml"), "There is no file no.yaml"),
-        (("leaderboard", "nowhere"), "There is no folder nowhere"),
-        (("train", "no.yaml"), "There is no file no.yaml"),
-        (("export", "nowhere", "--out", "x"), "There is no folder nowhere"),
-        (("export", "x", "--out", "x", "--top", "0"), "0 is not in the range x>=1"),
-        (("evaluate", "no.bin", "--data", "digits"), "of no known format; there are .pth, .saf"),
-        (("evaluate", "no.onnx", "--data", "digits"), "There is no file no.onnx"),
-        (("predict", "no.pth", "a.png"), "There is no file no.pth"),
+        (("sweep", "no.yaml"), "File 'no.yaml' does not exist"),
+        (("leaderboard", "nowhere"), "Directory 'nowhere' does not exist"),
+        (("export", "nowhere", "--out", "x"), "Directory 'nowhere' does not exist"),
+        (("export", ".", "--out", "x", "--top", "0"), "0 is not in the range x>=1"),
+        (("evaluate", __file__, "--data", "digits"), "of no known format; there are .pth, .saf"),
+        (("evaluate", "no.onnx", "--data", "digits"), "File 'no.onnx' does not exist"),
+        (("predict", "no.pth", "a.png"), "File 'no.pth' does not exist"),
         (
             ("teacher", "--data", "digits", "--out", "t.pth", "--model", "X"),
             "There is no model 'X'",
@@ -216,8 +232,8 @@ def test_an_unreadable_image_stops_a_sweep_before_it_begins(kdtune, tmp_path):
 
 
 def test_debug_shows_where_a_mistake_was_found(kdtune):
-    with pytest.raises(Exception, match="There is no file"):
-        kdtune("--debug", "train", "no.yaml")
+    with pytest.raises(UserError, match="There is no folder"):
+        kdtune("--debug", "resume", "nowhere")
 
 
 def test_flags_win_over_the_file(kdtune, tmp_path):
@@ -238,17 +254,8 @@ def test_a_hint_layer_that_no_network_has_stops_a_sweep(kdtune, tmp_path, folder
 
 
 def test_sweeps_of_one_name_in_two_places_are_told_apart(kdtune, tmp_path):
-    sweep = SweepConfig.parse({"name": "x", "data": "d"}).model_dump(mode="json")
-    data = {"fingerprint": "f", "test_fingerprint": "t", "classes": ["a", "b"]}
-    opened = {"event": "sweep", "config": sweep, "data": data, "teacher": None}
-    opened |= {"spaces": {}, "views": {}}
     for place in ("a", "b"):
-        (tmp_path / place / "x").mkdir(parents=True)
-        with EventLog(tmp_path / place / "x" / "log.jsonl", []) as log:
-            log.append(opened)
-            config = {"method": "at", "model": "M", "number": 0, "origin": "start"}
-            config |= {"parameters": {}, "distributions": {}, "config": {}}
-            log.append({"event": "asked", "trial_id": place, **config})
+        write_log(tmp_path / place / "x", [sweep_opening(), *trial_events(0, [0.5])])
     code, out, _ = kdtune("leaderboard", "a/x", "b/x", "--format", "csv")
     assert code == 0
     assert [line.split(",")[0] for line in out.splitlines()] == ["sweep", "a/x", "b/x"]
@@ -300,7 +307,7 @@ def test_bad_images_are_listed_and_the_sweep_does_not_begin(kdtune, tmp_path):
     decoded = [*find_images(str(data)).train.images, *find_images(str(data)).validation.images]
     listed = {line for line in err.splitlines() if line.endswith(": it is empty")}
     assert listed == {f"{path}: it is empty" for path in bad if path in decoded}
-    assert "leave it out with --skip-bad-images" in err.splitlines()[-1]
+    assert "skip them with --skip-bad-images" in err.splitlines()[-1]
 
 
 def test_what_is_no_sweep_cannot_be_resumed_or_looked_at(kdtune, tmp_path):
@@ -314,10 +321,11 @@ def test_what_is_no_sweep_cannot_be_resumed_or_looked_at(kdtune, tmp_path):
         assert code == 2 and "does not begin with the sweep's settings" in err
 
 
-def test_what_the_system_refuses_is_one_line(kdtune, monkeypatch):
+def test_what_the_system_refuses_is_one_line(kdtune, tmp_path, monkeypatch):
     def refuse(path):
         raise OSError(5, "Input/output error", str(path))
 
+    (tmp_path / "x.yaml").touch()
     monkeypatch.setattr("kdtune.training.rerun.train_from_file", refuse)
     code, _, err = kdtune("train", "x.yaml")
     assert code == 1 and err == "kdtune: [Errno 5] Input/output error: 'x.yaml'\n"

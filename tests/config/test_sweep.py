@@ -14,7 +14,7 @@ from kdtune.errors import UserError
         ({}, "The setting 'data' is missing."),
         ({"data": "d", "trails": 3}, "There is no setting 'trails'; did you mean 'trials'?"),
         ({"data": "d", "name": "../up"}, "name cannot be '../up': use letters, digits"),
-        ({"data": "d", "settings": {"resume": 1}}, "'resume' plays no part here"),
+        ({"data": "d", "settings": {"resume": 1}}, "'resume' has no effect in a sweep"),
         ({"data": "d", "epochs": 3, "grace_period": 4}, "grace_period (4) cannot be above epochs"),
         ({"data": "d", "settings": {"seed": 1}}, "'seed' has a flag of its own"),
         ({"data": "d", "settings": [1]}, "settings cannot be [1]"),

@@ -1,4 +1,4 @@
-"""What is asked of GPUs: with a stand-in for CUDA, and on a GPU where there is one."""
+"""Calls of CUDA, with a stand-in for it, and on a GPU if there is one."""
 
 import os
 

@@ -329,7 +329,7 @@ def test_signals_leave_a_sweep_that_goes_on_and_nobody_else_hears_of_it(
         resume_sweep(sweep.path)
     err = end(driver, signal.SIGINT)
     assert driver.returncode == 130
-    assert "finishing the epochs under way; Ctrl-C again stops at once" in err
+    assert "finishing the running epochs; Ctrl-C again stops at once" in err
     assert "0 trials have ended; to go on: kdtune resume results/x" in err
     for trial_id, (_, accuracies, *_) in outcomes(sweep).items():
         [*_, last] = sorted(p.name for p in (sweep.checkpoints_folder / trial_id).iterdir())

@@ -256,7 +256,7 @@ def test_a_sweep_learns_from_an_earlier_one(small_sweep, tmp_path, monkeypatch, 
     assert len(learned["MultiBranchNet"]["observations"]) == 3
     assert learned["ResNet18"]["observations"] == [] and learned["ResNet18"]["start"]
     said = capsys.readouterr().err
-    assert f"at-MultiBranchNet: 3 observations of {small_sweep.path}: all is the same" in said
+    assert f"at-MultiBranchNet: 3 observations of {small_sweep.path}: nothing differs" in said
     assert "at-ResNet18: " in said and "it has no trials of at-ResNet18" in said
     assert {e["trial_id"] for e in events if e["event"] == "asked"} == {
         "at-MultiBranchNet-000", "at-ResNet18-000",

@@ -1,10 +1,8 @@
-"""Which nodes of a cluster may get trials: those that see what the driver sees.
+"""Admission of cluster nodes: only those that see the data, teacher and versions of the driver.
 
-Each node is asked before it gets a trial, also one that joins while the sweep runs: whether data,
-teacher and versions are the driver's, and whether the storage takes a file from there. One where
-they are others is out for good; one that cannot say is asked again later. Files are compared by
-names and sizes, as they are listed, not by what is in them. What a node finds when it has been
-asked, such as a disk that is lost later, is for its trials to find out.
+Each node is inspected before it gets a trial, also one that joins while the sweep runs. A node
+that differs is left out for good; one that fails to answer, or lacks data or storage, is asked
+again later. Files are compared by name and size, not by content.
 """
 
 import os
@@ -12,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -22,27 +20,38 @@ from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import DataSource
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError, last_line
-from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.environment import describe_environment
 from kdtune.storage.remote import Storage, StorageError
 from kdtune.training.teacher import describe_teacher
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 
 ANSWER_TIMEOUT_SECONDS = 120
-"""Seconds for which a sweep that begins waits for the answers of nodes."""
+"""Time for which a sweep that starts waits for the answers of nodes."""
 
 RETRY_SECONDS = 60
-"""Seconds after which a node is asked again that did not answer, or lacked data or storage."""
+"""Time after which a node is asked again that did not answer, or lacked data or storage."""
 
 CONNECT_TIMEOUT_SECONDS = 2
-"""Seconds in which a living node takes a connection."""
+"""Time in which a living node accepts a connection."""
 
 COMPARED_PACKAGES = ("kdtune", "torch", "torchvision", "numpy", "pillow")
-"""Packages on which figures depend."""
+"""Packages whose versions can change the results."""
+
+NodeInfo = Mapping[str, Any]
+"""A node as `ray.nodes` describes it."""
 
 
 @dataclass(frozen=True)
 class NodeRequirements:
-    """What a node is asked about: data, the teacher's path, a storage, or None, and plug-ins."""
+    """Requirements of a sweep on its nodes.
+
+    Attributes:
+        data: the images.
+        teacher: path of the teacher, or None.
+        storage: the storage that nodes must be able to write to, or None.
+        plugins: plug-ins that nodes load.
+    """
 
     data: DataSource
     teacher: str | None
@@ -51,64 +60,59 @@ class NodeRequirements:
 
 
 def inspect_node(requirements: NodeRequirements) -> dict[str, Any]:
-    """What this process sees of the data, the teacher and the versions.
+    """Return what this process sees of data, teacher and versions, as values to be compared.
 
-    Returns:
-        Plain values, which are the same on nodes that are as good; under ``trouble`` a sentence,
-        if something is missing.
+    If something is missing, the only value is a sentence under ``problem``.
     """
     try:
-        sync_plugins(requirements.plugins)
+        PLUGINS.sync(requirements.plugins)
         data = find_images(*requirements.data)
         versions = describe_environment()
+        if requirements.storage is not None:
+            folder = Storage(requirements.storage).subfolder("nodes")
+            folder.write(name := f"{socket.gethostname()}.{os.getpid()}", b"")
+            with suppress(StorageError):
+                folder.remove_file(name)
         return {
             "images": data.summary(),
             "teacher": requirements.teacher and describe_teacher(requirements.teacher)["sha256"],
             **{name: versions[name].partition("+")[0] for name in COMPARED_PACKAGES},
         }
-    except (UserError, OSError) as error:
+    except (UserError, StorageError, OSError) as error:
         return {"problem": str(error).rstrip(".")}
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def _inspect_node(requirements: NodeRequirements) -> dict[str, Any]:
-    """What a node answers."""
-    answer = inspect_node(requirements)
-    if requirements.storage is not None and "problem" not in answer:
-        name = f"{socket.gethostname()}.{os.getpid()}"
-        try:
-            folder = Storage(requirements.storage).subfolder("nodes")
-            folder.write(name, b"")
-            with suppress(StorageError):
-                folder.remove_file(name)
-        except (UserError, StorageError) as error:
-            return {"problem": str(error).rstrip(".")}
-    return answer
+_inspect_node = ray.remote(num_cpus=0, max_retries=0)(inspect_node)
 
 
 def describe_difference(driver: Mapping[str, Any], node: Mapping[str, Any]) -> str | None:
-    """What a node lacks, in words; None if it has what the driver has."""
+    """Return in words what a node lacks; None if it has what the driver has.
+
+    Args:
+        driver: result of `inspect_node` in the driver.
+        node: the result on the node.
+    """
     if "problem" in node:
         return str(node["problem"])
     if node["images"] != driver["images"]:
         counts = ("train_images", "validation_images", "test_images")
         theirs, ours = ("+".join(str(a["images"][c]) for c in counts) for a in (node, driver))
-        return f"its data are {theirs} images, or other files, and not the driver's {ours}"
+        return f"its data are {theirs} images, or other files; the driver has {ours}"
     if node["teacher"] != driver["teacher"]:
-        return "its teacher is another file than the driver's"
+        return "its teacher is not the same file as the driver's"
     for name in COMPARED_PACKAGES:
         if node[name] != driver[name]:
-            return f"it has {name} {node[name]}, and the driver has {driver[name]}"
+            return f"it has {name} {node[name]}; the driver has {driver[name]}"
     return None
 
 
 class NodeAdmission:
-    """Asks nodes, and remembers which may get trials.
+    """The nodes that were inspected, and which of them may get trials.
 
     Args:
         sweep: complete settings.
-        say: takes a line for a person about a node that is left out, joins, or is lost.
-        clock: seconds, which nobody sets.
+        say: takes a line for the user about a node that is left out, joins, or is lost.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(
@@ -118,21 +122,20 @@ class NodeAdmission:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._requirements = NodeRequirements(
-            sweep.data_source, sweep.teacher, sweep.storage, loaded_plugins()
+            sweep.data_source, sweep.teacher, sweep.storage, pack_plugins()
         )
-        self._driver_answer = inspect_node(self._requirements)
+        self._driver_answer = inspect_node(replace(self._requirements, storage=None))
         self._say, self._clock = say, clock
         self._pending_answers: dict[str, Any] = {}
         self._retry_at: dict[str, float] = {}
-        """When each node is asked again that is."""
         self._problems: dict[str, str | None] = {}
-        """What each node lacks that has answered."""
+        """For each node that answered what it lacks; None if nothing."""
         self._labels: dict[str, str] = {}
         self._living_nodes: set[str] = set()
         self._started = False
 
-    def __call__(self, nodes: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Of Ray's living nodes that compute, those that may get trials; new ones are asked."""
+    def __call__(self, nodes: Iterable[NodeInfo]) -> list[NodeInfo]:
+        """Return those of Ray's living compute nodes that may get trials; inspect new ones."""
         nodes, now = list(nodes), self._clock()
         for node in nodes:
             node_id = node["NodeID"]
@@ -142,9 +145,8 @@ class NodeAdmission:
                     f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
                 )
                 on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
-                self._pending_answers[node_id] = _inspect_node.options(
-                    scheduling_strategy=on_node
-                ).remote(self._requirements)
+                inspection = _inspect_node.options(scheduling_strategy=on_node)
+                self._pending_answers[node_id] = inspection.remote(self._requirements)
         self._collect_answers()
         living = {node["NodeID"] for node in nodes}
         if self._started:
@@ -153,70 +155,53 @@ class NodeAdmission:
         self._living_nodes = living & self._problems.keys()
         return [n for n in nodes if self._problems.get(n["NodeID"], "not asked") is None]
 
-    def wait_for_answers(self, list_nodes: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
-        """Wait for the answers of the nodes that there are when a sweep begins.
+    def wait_for_answers(self, list_nodes: Callable[[], Iterable[NodeInfo]]) -> None:
+        """Wait until the nodes that there are when a sweep starts have answered.
 
         Args:
-            nodes: gives Ray's living nodes that compute.
+            list_nodes: returns Ray's living compute nodes.
 
         Raises:
-            UserError: none of them may get trials; the text says why of the first.
+            UserError: none of them may get trials; the text gives the first reason.
         """
         deadline = time.monotonic() + ANSWER_TIMEOUT_SECONDS
-        while True:
-            admitted = self(list_nodes())
-            if not self._pending_answers or time.monotonic() > deadline:
-                break
+        admitted = self(list_nodes())
+        while self._pending_answers and time.monotonic() <= deadline:
             time.sleep(0.1)
+            admitted = self(list_nodes())
         if not admitted:
-            reasons = [
-                f"{self._labels[n]}: {t}" for n, t in self._problems.items() if t is not None
-            ]
+            reasons = [f"{self._labels[n]}: {p}" for n, p in self._problems.items() if p]
             reason = reasons[0] if reasons else f"none answered within {ANSWER_TIMEOUT_SECONDS} s"
             raise UserError(f"No node of the Ray cluster can run trials; {reason}.")
         self._started = True
 
     def _collect_answers(self) -> None:
-        """Take the answers that have come."""
         if not self._pending_answers:
             return
-        ready, _ = ray.wait(
-            [*self._pending_answers.values()], num_returns=len(self._pending_answers), timeout=0
-        )
-        for node_id in [
-            node_id for node_id, answer in self._pending_answers.items() if answer in ready
-        ]:
+        answers = list(self._pending_answers.values())
+        ready, _ = ray.wait(answers, num_returns=len(answers), timeout=0)
+        for node_id in [n for n, answer in self._pending_answers.items() if answer in ready]:
             try:
                 node_answer = ray.get(self._pending_answers.pop(node_id))
             except Exception as error:  # whatever a node may raise, or that it is lost
                 node_answer = {"problem": last_line(error)}
-            problem, previous = (
-                describe_difference(self._driver_answer, node_answer),
-                self._problems.get(node_id),
-            )
+            problem = describe_difference(self._driver_answer, node_answer)
+            previous = self._problems.get(node_id)
             self._problems[node_id] = problem
             if "problem" in node_answer:
                 self._retry_at[node_id] = self._clock() + RETRY_SECONDS
-            if problem is not None and problem == previous:
-                continue
-            if problem is not None:
+            if problem is not None and problem != previous:
                 self._say(f"the node {self._labels[node_id]} gets no trials: {problem}")
-            elif self._started:
+            elif problem is None and self._started:
                 self._say(f"the node {self._labels[node_id]} has joined, and gets trials")
 
 
 def is_node_lost(node_id: str) -> bool:
-    """Whether a node is no more; Ray itself finds that out some ten seconds later.
-
-    Args:
-        node: Ray's name of it.
-    """
-    info = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
-    if info is None or not info["Alive"]:
-        return True
-    try:
-        endpoint = info["NodeManagerAddress"], info["NodeManagerPort"]
-        socket.create_connection(endpoint, CONNECT_TIMEOUT_SECONDS).close()
-    except OSError:
-        return True
-    return False
+    """Return True if the node with this id of Ray's is lost; Ray notices about 10 s later."""
+    for node in ray.nodes():
+        if node["NodeID"] == node_id and node["Alive"]:
+            endpoint = node["NodeManagerAddress"], node["NodeManagerPort"]
+            with suppress(OSError):
+                socket.create_connection(endpoint, CONNECT_TIMEOUT_SECONDS).close()
+                return False
+    return True

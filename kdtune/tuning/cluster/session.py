@@ -1,122 +1,191 @@
-"""Ray Tune as a sweep uses it: a session, its nodes, and one run of its loop."""
+"""Ray as a sweep uses it: a session or a cluster, its nodes, and one run of Tune."""
 
 import logging
 import math
 import os
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from importlib.metadata import distribution
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 
+import kdtune
+import search_spaces
 from kdtune.config.sweep import SweepConfig, value_for_model
 from kdtune.errors import RunError, UserError
 from kdtune.runtime.console import say
 from kdtune.runtime.signals import defer_interrupt
-from kdtune.tuning.cluster.admission import NodeAdmission
-from kdtune.tuning.cluster.join import LOCAL_ADDRESS, cluster_connection, resolve_address
-from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
+from kdtune.tuning.cluster.admission import NodeAdmission, NodeInfo
+from kdtune.tuning.cluster.placement import Allocation, Node, ResourceRequest, Slots
+from kdtune.tuning.cluster.ray_private import (
+    configure_tune,
+    disable_memory_monitor,
+    is_ray_node,
+    loopback_only,
+    trial_resources,
+)
 
-RAY_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and JSON a trial: the log has it all
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C has a meaning of ours
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # nobody reads Tune's snapshots
-    "RAY_AIR_NEW_OUTPUT": "0",  # the newer reporter prints a table even when it is silenced
-}
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+"""Ray's environment variable that names a cluster; `ray job submit` sets it."""
 
-LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's variable that, if it is 0, has Ray listen to this machine alone, on any system."""
+LOCAL_ADDRESS = "local"
+"""The address that stands for a Ray session on this machine alone."""
+
+CONNECT_TIMEOUT_SECONDS = 10
+"""Time in which the head of a cluster must answer."""
+
+COMPUTE_NODE_TIMEOUT_SECONDS = 60
+"""Time in which a cluster must get a node with CPUs."""
+
+
+def resolve_address(requested: str | None) -> str:
+    """Return the requested address, else that of the environment, else `LOCAL_ADDRESS`."""
+    return requested or os.environ.get(ADDRESS_VARIABLE) or LOCAL_ADDRESS
 
 
 @contextmanager
 def ray_session(
     address: str | None = None, verbose: bool = False, say: Callable[[str], None] = say
 ) -> Iterator[None]:
-    """Join the Ray session of this process, or a cluster, or have one of our own meanwhile.
+    """Connect to a cluster or start a local session; one that this process has is used as it is.
 
     Args:
-        address: of a cluster; None for that of the environment, if there is one.
-        verbose: have all said that Ray has to say, and not its errors alone.
-        say: takes a line for a person.
+        address: ``auto`` or host:port of a cluster of which this machine is a node, or ``local``;
+            None for that of the environment.
+        verbose: show all of Ray's output, not only its errors.
+        say: takes a line for the user.
 
     Raises:
-        UserError: see `kdtune.tuning.cluster.join.joined`.
+        UserError: there is no such cluster, this machine is not a node of it, or no node has CPUs.
+        RunError: Ray cannot start or connect.
     """
     if ray.is_initialized():
         yield
         return
-    if (cluster_address := resolve_address(address)) != LOCAL_ADDRESS:
-        with cluster_connection(cluster_address, verbose, say):
-            yield
-        return
-    constants = ray._private.ray_constants  # the variable was read when ray was imported
-    previous, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
-    os.environ[LOOPBACK_VARIABLE] = "0"
-    # What Ray ends for want of memory Tune takes for its own error; the system's way is safe.
-    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
-    try:
-        with defer_interrupt():  # while it starts, an interrupt can end in a crash
+    cluster_address = resolve_address(address)
+    is_local = cluster_address == LOCAL_ADDRESS
+    options: dict[str, Any] = {"address": cluster_address, "log_to_driver": verbose}
+    with ExitStack() as stack:
+        if is_local:
+            stack.enter_context(loopback_only())
+            disable_memory_monitor()
+            options["include_dashboard"] = False
+            failure, advice = "Ray could not start", ""
+        else:
+            _check_address(cluster_address)
+            options["runtime_env"] = {"py_modules": _list_packages()}
+            failure = f"The Ray cluster {cluster_address} was not joined"
+            advice = " (if it has a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
+        stack.callback(ray.shutdown)
+        with defer_interrupt():  # an interrupt while Ray starts can crash it
             try:
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    log_to_driver=verbose,
-                    logging_level="info" if verbose else "error",
-                )
-            except Exception as error:  # Ray raises plain ones
-                raise RunError(f"Ray could not start: {error}") from error
+                ray.init(logging_level="info" if verbose else "error", **options)
+            except Exception as error:  # Ray's errors have no base class
+                raise RunError(f"{failure}: {error}{advice}") from error
+        if not is_local:
+            _wait_for_compute_node(cluster_address, say)
         yield
-    finally:
-        ray.shutdown()
-        constants.ENABLE_RAY_CLUSTER = previous
-        del os.environ[LOOPBACK_VARIABLE]
+
+
+def _check_address(address: str) -> None:
+    """Refuse, within seconds, an address to which Ray would try to connect for a minute."""
+    if "://" in address:
+        raise UserError(
+            f"{address} is an address of Ray's client, which cannot run a sweep: give --address "
+            "as 'auto' on a node of the cluster, or submit the sweep with 'ray job submit'."
+        )
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise UserError(f"The address {address} is neither 'auto' nor host:port.")
+        endpoint = host.strip("[]"), int(port)
+        try:
+            socket.create_connection(endpoint, CONNECT_TIMEOUT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"No Ray cluster answers at {address}: {reason}.") from None
+    if not is_ray_node():
+        head = "HEAD:6379" if address == "auto" else address
+        raise UserError(
+            "This machine is not a node of a Ray cluster: make it one that runs no trials with "
+            f"'ray start --address={head} --num-cpus=0', or submit the sweep with 'ray job "
+            "submit'."
+        )
+
+
+def _list_packages() -> list[str]:
+    """Return the folders that nodes get from here: kdtune's code and the record of its version."""
+    folders = [str(module.__path__[0]) for module in (kdtune, search_spaces)]
+    for file in distribution("kdtune").files or []:
+        if file.name == "METADATA":
+            folders.append(str(Path(file.locate()).parent))
+    return folders
+
+
+def _wait_for_compute_node(address: str, say: Callable[[str], None]) -> None:
+    """Wait for a node with CPUs, since workers start after their head."""
+    deadline = time.monotonic() + COMPUTE_NODE_TIMEOUT_SECONDS
+    if not list_compute_nodes():
+        say(f"waiting at most {COMPUTE_NODE_TIMEOUT_SECONDS} s for a node with CPUs")
+    while not list_compute_nodes():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"The Ray cluster {address} has no node with CPUs: start a worker with 'ray "
+                "start', or let the autoscaler keep one (min_workers)."
+            )
+        time.sleep(0.5)
 
 
 class LivingNodes:
-    """Ray's living nodes, looked at once a second at most.
+    """The living nodes that may get trials, read from Ray at most once a second.
 
     Args:
-        admitted: of Ray's nodes, those that may get trials.
-        clock: seconds, which nobody sets.
+        filter_admitted: returns those of Ray's nodes that may get trials.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(
         self,
-        filter_admitted: Callable[[list[Any]], list[Any]] = lambda nodes: nodes,
+        filter_admitted: Callable[[list[NodeInfo]], list[NodeInfo]] = lambda nodes: nodes,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._filter_admitted, self._clock, self._refreshed_at = filter_admitted, clock, -math.inf
         self._nodes: list[Node] = []
 
     def __call__(self) -> list[Node]:
-        """Those there are."""
+        """Return the nodes."""
         if (now := self._clock()) - self._refreshed_at >= 1:
             self._refreshed_at = now
             self._nodes = [
-                Node(node["NodeID"], int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
-                for node in self._filter_admitted(list_compute_nodes())
-                if (resources := node["Resources"])
+                Node(n["NodeID"], int(n["Resources"]["CPU"]), int(n["Resources"].get("GPU", 0)))
+                for n in self._filter_admitted(list_compute_nodes())
             ]
         return self._nodes
 
 
-def list_compute_nodes() -> list[Any]:
-    """Ray's living nodes that have a CPU, as Ray describes them."""
+def list_compute_nodes() -> list[NodeInfo]:
+    """Return Ray's records of its living nodes that have a CPU."""
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 def find_admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNodes:
-    """Of a cluster, the nodes that have what trials need: see `kdtune.tuning.cluster.admission`.
+    """Return the nodes that have what trials need; only a cluster's nodes are inspected.
 
-    A session that this process has joined already is a cluster if it computes elsewhere, too.
+    Args:
+        sweep: complete settings.
+        say: takes a line for the user about nodes that come, go, or are left out.
 
     Raises:
-        UserError: there is none.
+        UserError: no node has what trials need.
     """
+    # A session that this process had before is a cluster if it has other nodes.
     if resolve_address(sweep.address) == LOCAL_ADDRESS:
         driver_node = ray.get_runtime_context().get_node_id()
         if all(node["NodeID"] == driver_node for node in list_compute_nodes()):
@@ -126,8 +195,8 @@ def find_admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> Livin
     nodes = LivingNodes(admission)
     if len(nodes()) > 1 and sweep.storage is None:
         say(
-            "without --storage, a trial whose node is lost goes on elsewhere only if the sweep's "
-            "folder is on a disk that all nodes share; else it begins anew"
+            "without --storage, a trial whose node is lost continues on another one only if the "
+            "sweep's folder is on a disk that all nodes share; else it starts again"
         )
     return nodes
 
@@ -137,25 +206,23 @@ def find_slots(
     say: Callable[[str], None] = say,
     nodes: Callable[[], Sequence[Node]] | None = None,
 ) -> Slots:
-    """With GPUs one trial a GPU and an equal share of its node's CPUs; without, one trial a CPU.
+    """Return the slots: one trial per GPU with its share of the CPUs, else one trial per CPU.
 
     Args:
         sweep: complete settings.
-        say: takes a line for a person about nodes that come, go, or are left out.
-        nodes: gives those that may get trials; those of `admitted_nodes` if None.
+        say: takes a line for the user about nodes that come, go, or are left out.
+        nodes: returns the nodes that may get trials; None for `find_admitted_nodes`.
 
     Raises:
         UserError: the sweep asks for more than any node has, or no node has what trials need.
     """
     nodes = nodes or find_admitted_nodes(sweep, say)
     gpus = float(any(node.gpus for node in nodes()))
-    requests = {
-        model: ResourceRequest(
-            value_for_model(sweep.cpus_per_trial, model, None),
-            value_for_model(sweep.gpus_per_trial, model, gpus),
-        )
-        for model in dict.fromkeys(sweep.models)
-    }
+    requests = {}
+    for model in sweep.models:
+        cpus_per_trial = value_for_model(sweep.cpus_per_trial, model, None)
+        gpus_per_trial = value_for_model(sweep.gpus_per_trial, model, gpus)
+        requests[model] = ResourceRequest(cpus_per_trial, gpus_per_trial)
     slots = Slots(requests, nodes, sweep.max_concurrent)
     for model in slots.unplaceable_models():
         raise UserError(_describe_shortage(model, requests[model], nodes()))
@@ -163,7 +230,6 @@ def find_slots(
 
 
 def _describe_shortage(model: str, request: ResourceRequest, nodes: Sequence[Node]) -> str:
-    """Why no node has room for a trial."""
     gpus = max((node.gpus for node in nodes), default=0)
     if request.gpus > gpus:
         available = f"no node with more than {gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
@@ -182,53 +248,38 @@ def run_trials(
     """Run trials until the search is finished.
 
     Args:
-        trainable: a class of Tune's; processes go from one trial to the next.
-        search: proposes trials, each with its ``place`` (see
-            `kdtune.tuning.cluster.placement.Allocation`),
-            once there is room for it.
-        schedule: ends them.
-        watches: called at every turn of the loop.
-        verbose: have Tune say on stderr all that it has to say.
+        trainable: a class of Tune's; a process can run one trial after another.
+        searcher: proposes each trial with its ``allocation``, once there is room for it; see
+            `kdtune.tuning.cluster.placement.Allocation`.
+        scheduler: ends trials.
+        callbacks: called at every turn of Tune's loop.
+        verbose: print all of Tune's output on stderr.
     """
-    os.environ.update(RAY_ENVIRONMENT)
-    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = str(int(verbose))
-
+    configure_tune(verbose)
     level = logging.NOTSET if verbose else logging.CRITICAL  # it lists trials that failed
     logging.getLogger("ray.tune.tune").setLevel(level)
     with tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as tune_folder:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, _placement_group),
+            tune.with_resources(
+                trainable, lambda config: trial_resources(Allocation(**config["allocation"]))
+            ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
-                num_samples=1_000_000,  # out of reach: the search says when it is finished
-                max_concurrent_trials=1_000_000,  # the same; without one they start one by one
+                num_samples=1_000_000,  # out of reach: the searcher ends the run
+                max_concurrent_trials=1_000_000,  # likewise; without it trials start one by one
                 reuse_actors=True,
-                trial_name_creator=_trial_name,
+                trial_name_creator=lambda trial: trial.config["trial_id"],
             ),
             run_config=tune.RunConfig(
                 name="sweep",
-                storage_path=tune_folder,  # of what Tune writes nothing is read back
+                storage_path=tune_folder,  # nothing that Tune writes is read back
                 callbacks=list(callbacks),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                # The one that it takes in a notebook clears what others show there.
+                # In a notebook, Tune's default clears the output of others.
                 progress_reporter=tune.CLIReporter(),
                 verbose=2 * verbose,
             ),
         )
-        with redirect_stdout(sys.stderr):  # results alone go to stdout
+        with redirect_stdout(sys.stderr):  # only results are written to stdout
             tuner.fit()
-
-
-def _trial_name(trial: Any) -> str:
-    return trial.config["trial_id"]
-
-
-def _placement_group(ray_config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What a trial needs, on the node that was meant for it if that is still there."""
-    allocation = ray_config["allocation"]
-    return tune.PlacementGroupFactory(
-        [{"CPU": allocation["cpus"], "GPU": allocation["gpus"]}],
-        strategy="STRICT_PACK",
-        _soft_target_node_id=allocation["node"],
-    )

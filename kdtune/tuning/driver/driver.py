@@ -11,11 +11,11 @@ from kdtune.log.event_log import EventLog
 from kdtune.log.events import LogOpening
 from kdtune.log.folder import SweepFolder
 from kdtune.log.remote_sync import CHECKPOINTS_FOLDER, RemoteSync
-from kdtune.plugins import loaded_plugins
 from kdtune.runtime.signals import Terminated
 from kdtune.storage.files import NO_SPACE_ERRNOS
 from kdtune.storage.remote import Storage
 from kdtune.trackers.registry import create_trackers
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.progress import Goal, Progress
@@ -121,7 +121,6 @@ class Driver:
         interrupts = self.policy.interrupts
         self.display.start(goal, slots)
         self.file_keeper.activate()
-        scheduler = LogScheduler(self.policy, log.append, slots)
         checkpoints = (
             get_checkpoint_storage(self.remote_sync) or self.folder.checkpoints_folder.absolute()
         )
@@ -134,10 +133,10 @@ class Driver:
                         TrialProcess,
                         target_requests=target_requests,
                         checkpoints=checkpoints,
-                        plugins=loaded_plugins(),
+                        plugins=pack_plugins(),
                     ),
                     LogSearcher(self.policy, log.append, slots, self.screen.warn),
-                    scheduler,
+                    LogScheduler(self.policy, log.append, slots),
                     self.policy.watchdog,
                     _StepCallback(self.screen, self.remote_sync),
                     verbose=self.screen.show == "verbose",
@@ -153,8 +152,8 @@ class Driver:
         finally:
             for tracker_fold in self.tracker_folds:
                 tracker_fold.close()
-        if scheduler.failure is not None:
-            raise RunError(self._add_resume_hint(scheduler.failure))
+        if self.policy.failure is not None:
+            raise RunError(self._add_resume_hint(self.policy.failure))
         if not self.policy.finished:  # SIGUSR1, too, has Tune end quietly
             self._raise_interrupted(interrupts.terminated)
 

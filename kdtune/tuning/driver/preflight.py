@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from kdtune.config.early_checks import check_names_and_files
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig, applicable_settings
 from kdtune.data.folders import GROUPS_FILE, load_test_groups
 from kdtune.data.splits import Split
-from kdtune.errors import UserError, did_you_mean
+from kdtune.errors import UserError
 from kdtune.log.distributions import parse_distributions
 from kdtune.log.events import (
     CacheRecord,
@@ -30,7 +31,7 @@ from kdtune.log.events import (
     UnreadableImage,
     WarmStart,
 )
-from kdtune.methods import METHODS, require_method
+from kdtune.methods import METHODS
 from kdtune.models import (
     MODELS,
     build_model,
@@ -40,13 +41,14 @@ from kdtune.models import (
     stage_shapes,
 )
 from kdtune.models.on_device import pick_device
-from kdtune.plugins import load_plugins, plugin_records
+from kdtune.plugins import PLUGINS
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.environment import describe_environment
 from kdtune.runtime.seeds import derive_seed
 from kdtune.trackers.registry import require_tracker_packages
 from kdtune.training.epoch_data import find_data
 from kdtune.training.teacher import describe_teacher, load_teacher
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.search.space import (
     SearchSpace,
     load_plugin_spaces,
@@ -122,7 +124,8 @@ def prepare_sweep(
     Raises:
         UserError: something is no good, or is not what it was.
     """
-    load_plugins(requested.plugins)
+    PLUGINS.load_files(requested.plugins)
+    pack_plugins()  # says early which plug-in cannot be sent to trials
     sweep, shared_inputs, opening_fields = _prepare_inputs(requested, earlier_opening)
     if sweep.confirm and opening_fields["data"].test_images < 2:
         raise UserError(NO_TEST_IMAGES)
@@ -147,17 +150,9 @@ def _prepare_inputs(
         Complete settings, what trials have in common, and what the log keeps of all this.
     """
     require_tracker_packages(requested.trackers)
-    for method, model in requested.cells():
-        require_method(method)
+    check_names_and_files(requested)
+    for model in requested.models:
         require_model(model)
-    requested.check_settings()
-    for name in ("cpus_per_trial", "gpus_per_trial"):
-        if isinstance(per_model := getattr(requested, name), Mapping):
-            for model in per_model.keys() - set(requested.models):
-                raise UserError(
-                    f"{name} names '{model}', which is no student of this sweep; "
-                    f"{did_you_mean(model, requested.models)}"
-                )
     data, skipped_images = find_data(
         requested.data_source, requested.skip_bad_images, requested.cache_gb
     )
@@ -186,7 +181,7 @@ def _prepare_inputs(
         ),
         "teacher": teacher_info,
         "environment": describe_environment(),
-        "plugins": plugin_records(
+        "plugins": PLUGINS.records(
             METHODS=[method for method, _ in sweep.cells()],
             MODELS=[*sweep.models, *([teacher_info.model] if teacher_info else ())],
             DATA=[requested.data],
@@ -249,7 +244,8 @@ def prepare_confirmation(
             )
     views.pixels("test")  # says which cannot be read, before anything is trained
     for run_settings in candidate_settings:
-        config = TrainConfig.parse({**run_settings, **sweep.data_source._asdict()})
+        uses_teacher = run_settings["teacher_model"] is not None
+        config = TrainConfig.parse({**run_settings, **sweep.locations(uses_teacher)})
         pick_device(config.device)
         student = build_model(config.model, len(views.data.classes), config.image_size)
         shared_inputs.register_run(config, probe_stage_shapes(student, config.image_size))
@@ -384,11 +380,9 @@ def _build_trial_config(
             **settings,
             "method": method,
             "model": model,
-            "teacher_model": sweep.teacher if METHODS[method].uses_teacher else None,
-            **sweep.data_source._asdict(),
+            **sweep.locations(METHODS[method].uses_teacher),
             "image_size": sweep.image_size,
             "epochs": sweep.epochs,
-            "cache_gb": sweep.cache_gb,
             "skip_bad_images": sweep.skip_bad_images,
             "augment_seed": sweep.seed,
             "seed": derive_seed(sweep.seed, method, model, number),

@@ -6,35 +6,13 @@ A log chooses neither whom this process talks to nor which code it runs.
 from collections.abc import Mapping
 from typing import Any
 
-from kdtune.config.sweep import SweepConfig
+from kdtune.config.sweep import CONFIRM_FIELDS, RESUME_FIELDS, SweepConfig
 from kdtune.errors import UserError
 from kdtune.log.events import SweepOpening
-from kdtune.log.folder import CONFIRM_SETTINGS, SweepFolder
-from kdtune.plugins import load_plugins, require_plugins
-from kdtune.tuning.cluster.join import LOCAL_ADDRESS, resolve_address
-from kdtune.tuning.search.samplers import (
-    AUTO_SAMPLER,
-    GRID_SAMPLER,
-    STATEFUL_SAMPLERS,
-    STATELESS_SAMPLERS,
-)
-
-NOT_FROM_LOG = ("address", "storage", "plugins")
-"""Settings that a log cannot choose: who joins a cluster runs what it sends, plug-ins are code."""
-
-RESUME_FIELDS = {
-    "trials", "total_epochs", "time_budget", "methods", "models", "baselines", "spaces",
-    "data", "data_root", "teacher", "sampler", "cache_gb", "cpus_per_trial", "gpus_per_trial",
-    "max_concurrent", "max_restarts", "stall_timeout", "shutdown_grace", "trackers", "confirm", "top", "seeds",
-    "min_difference", *NOT_FROM_LOG,
-}  # fmt: skip
-"""Settings that may be given when a sweep is resumed."""
-
-CONFIRM_FIELDS = {
-    "data", "data_root", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "max_concurrent",
-    "max_restarts", "stall_timeout", "shutdown_grace", "trackers", *NOT_FROM_LOG, *CONFIRM_SETTINGS,
-}  # fmt: skip
-"""Settings that may be given when a sweep is confirmed."""
+from kdtune.log.folder import SweepFolder
+from kdtune.plugins import PLUGINS
+from kdtune.tuning.cluster.session import LOCAL_ADDRESS, resolve_address
+from kdtune.tuning.search.samplers import AUTO_SAMPLER, STATEFUL_SAMPLERS, STATELESS_SAMPLERS
 
 
 def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> SweepConfig:
@@ -69,12 +47,7 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
         )
     if "sampler" in changes and sweep.sampler != previous.sampler:
         raise UserError(f"The sweep's sampler is {previous.sampler}, and stays so.")
-    is_builtin = sweep.sampler in (
-        AUTO_SAMPLER,
-        GRID_SAMPLER,
-        *STATELESS_SAMPLERS,
-        *STATEFUL_SAMPLERS,
-    )
+    is_builtin = sweep.sampler in (AUTO_SAMPLER, *STATELESS_SAMPLERS, *STATEFUL_SAMPLERS)
     if not is_builtin and not sweep.sampler.startswith("optuna.") and "sampler" not in changes:
         raise UserError(
             f"The sweep's sampler is code, and code that a log names is not run: if you trust it, "
@@ -111,9 +84,9 @@ def resume_flags(sweep: SweepConfig) -> str:
 
 def _reload_plugins(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> None:
     """Load the plug-ins that are given now, among which must be those of before."""
-    load_plugins(changes.get("plugins", ()))
+    PLUGINS.load_files(changes.get("plugins", ()))
     records = [record.model_dump() for record in earlier_opening.plugins]
-    require_plugins("The sweep", records, same_source=True)
+    PLUGINS.require("The sweep", records, same_source=True)
 
 
 def _drop_cluster_address(recorded: Mapping[str, Any]) -> dict[str, Any]:

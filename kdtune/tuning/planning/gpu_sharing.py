@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from kdtune.config.sweep import SweepConfig
@@ -21,11 +21,13 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batch
 from kdtune.errors import RunError, last_line
 from kdtune.models.on_device import pick_device
-from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import GpuMemory, gpu_memory, gpu_name, peak_memory, reset_peak_memory
 from kdtune.runtime.process import keep_freed_memory
 from kdtune.training.loop import fit
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
+from kdtune.tuning.cluster.ray_private import reserve_resources
 from kdtune.tuning.cluster.session import find_slots
 from kdtune.tuning.trials.trainable import TargetRequests, is_out_of_memory, open_trial_data
 from kdtune.units import BYTES_PER_GB
@@ -152,11 +154,7 @@ def _measure_sharing(
         for node in slots.nodes()
         if (p := ResourceRequest(gpus=1.0).allocation_on(node)) is not None
     )
-    group = placement_group(
-        [{"CPU": whole_gpu.cpus, "GPU": 1}],
-        strategy="STRICT_PACK",
-        _soft_target_node_id=whole_gpu.node,
-    )
+    group = reserve_resources(whole_gpu)
     actor_class = _TrainingActor.options(  # type: ignore[attr-defined]
         num_cpus=0,
         num_gpus=1 / max(TRIALS_PER_GPU),
@@ -175,7 +173,7 @@ def _measure_sharing(
             if trials_per_gpu > 1 and threads * trials_per_gpu > whole_gpu.cpus:
                 return
             while len(actors) < trials_per_gpu:
-                actors.append(actor_class.remote(loaded_plugins(), config, target_requests))
+                actors.append(actor_class.remote(pack_plugins(), config, target_requests))
             try:
                 gpu_names = ray.get([p.prepare.remote(threads) for p in actors])
                 if trials_per_gpu == 1:
@@ -215,7 +213,7 @@ class _TrainingActor:
         self, plugins: Sequence[Plugin], config: TrainConfig, target_requests: TargetRequests
     ):
         keep_freed_memory()
-        sync_plugins(plugins)
+        PLUGINS.sync(plugins)
         self._config, self._target_requests = config, target_requests
         self._device = pick_device(config.device)
         self._results: Iterator[Any] | None = None

@@ -20,9 +20,8 @@ from kdtune.errors import UserError
 from kdtune.log.events import WarmStart
 from kdtune.log.folder import RESULTS_FOLDER
 from kdtune.runtime.environment import describe_environment
-from kdtune.tuning.cluster.join import LOCAL_ADDRESS, resolve_address
 from kdtune.tuning.cluster.placement import Slots
-from kdtune.tuning.cluster.session import find_slots, ray_session
+from kdtune.tuning.cluster.session import LOCAL_ADDRESS, find_slots, ray_session, resolve_address
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
 from kdtune.tuning.planning.driver_costs import (

@@ -24,13 +24,14 @@ from kdtune.config.train import DataSource, TrainConfig, file_stem
 from kdtune.data.batches import EVALUATION_BATCH_SIZE, Batch, Batches, SeededBatchSampler
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData, Split
-from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import ArrayCache, CacheState
 from kdtune.training.epoch_data import find_data, open_epoch_data
 from kdtune.training.loop import EpochResult, fit
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import TeacherTargets
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.driver.preflight import PreparedSweep
 from kdtune.tuning.trials.trainable import TargetRequests, make_epoch_metrics
@@ -112,7 +113,7 @@ def measure_trial_costs(
     )
     worker_class = ray.remote(num_cpus=smallest.cpus, num_gpus=smallest.gpus)(_MeasuringWorker)
     worker_args = (
-        loaded_plugins(),
+        pack_plugins(),
         data,
         cache,
         sweep.data_source,
@@ -224,7 +225,7 @@ class _MeasuringWorker:
         folder: Path,
     ):
         keep_freed_memory()
-        sync_plugins(plugins)
+        PLUGINS.sync(plugins)
         self.data, self.cache, self.source = data, cache, source
         self.teacher_path, self.target_requests, self.folder = (
             teacher_path,

@@ -1,1 +1,1 @@
-"""Which trial runs next, and when one ends."""
+"""The choice of the next trial, and the end of running ones."""

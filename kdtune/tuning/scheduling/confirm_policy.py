@@ -1,9 +1,9 @@
-"""What decides in a confirmation: which runs there are, what is chosen, what may be tested.
+"""The policy of a confirmation: its runs, the choice among candidates, and what may be tested.
 
-The winner of a search is the luckiest of many. So the best trials of every cell, its candidates,
-are trained with further seeds, which are the same in all cells: student initialisation and order
-of the data are paired. The choice among them is by validation images. Only then, and once, is what
-was chosen judged by the test images. A choice stands: later seeds are trained for it alone.
+The best trials of a search profit from luck. So the best trials of every cell, its candidates, are
+trained again with further seeds, which are the same in all cells: student initialisation and order
+of the data are paired. Validation images decide among them, and only the chosen candidate is
+tested, once, on the test images. A choice is final: later seeds are trained for it alone.
 """
 
 import time
@@ -39,13 +39,13 @@ Candidates = dict[Cell, list[str]]
 
 
 class ConfirmPolicy(SchedulingPolicy):
-    """What decides in a confirmation.
+    """Runs, choices and tests of a confirmation.
 
     Args:
         sweep: complete settings.
-        settings: complete settings of each trial of the search.
-        clock: seconds, which nobody sets.
-        say: as for `Decisions`.
+        trial_configs: complete settings of each trial of the search.
+        clock: monotonic clock, in seconds.
+        say: takes a line for the user about signals.
     """
 
     def __init__(
@@ -62,35 +62,31 @@ class ConfirmPolicy(SchedulingPolicy):
         self.trial_configs = trial_configs
         self.candidates: Candidates = {}
         self.num_seeds = 0
-        """Fresh seeds, from 1."""
+        """Fresh seeds of each candidate, numbered from 1."""
         self.chosen_trials: dict[Cell, str] = {}
-        self.run_ids: dict[tuple[str, int], str] = {}
-        """The run of each candidate and seed."""
         self.proposals: dict[str, TrialProposed] = {}
-        """How each run was asked for."""
+        """How each run was proposed, by its id."""
         self.end_events: dict[str, TrialEnded] = {}
-        """How each run ended."""
+        """How each run ended, by its id."""
         self.tested_runs: set[str] = set()
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:
-        """What takes every event of the log."""
         return [self.fold, *super().folds]
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log."""
+        """Add an event of the log."""
         match event:
             case ConfirmStarted():
                 self.num_seeds = max(self.num_seeds, event.seeds)
                 for run_id in self.crashed_runs():
-                    self._requeue(run_id)  # what made it crash may have passed
+                    self._requeue(run_id)  # the cause of the crash may be gone
                 for candidate in event.candidates:
                     self.candidates.setdefault(candidate.cell, []).append(candidate.trial_id)
             case TrialProposed(candidate=candidate_id, number=seed):
                 is_known = candidate_id is not None and candidate_id in self.trial_configs
                 if not is_known or event.trial_id != make_run_id(str(candidate_id), seed):
                     raise ValueError(f"there is no run {event.trial_id}")
-                self.run_ids[str(candidate_id), seed] = event.trial_id
                 self.proposals[event.trial_id] = event
             case TrialEnded():
                 self.end_events[event.trial_id] = event
@@ -107,12 +103,10 @@ class ConfirmPolicy(SchedulingPolicy):
         return [run_id for run_id, end in ends if end.state is TrialState.CRASHED]
 
     def _requeue(self, run_id: str) -> None:
-        """Have a run that has ended run again."""
-        del self.end_events[run_id]
-        self.run_ids = {key: name for key, name in self.run_ids.items() if name != run_id}
+        del self.end_events[run_id], self.proposals[run_id]
 
-    def planned_runs(self) -> Iterator[tuple[Cell, str, int]]:
-        """All that is to be run: cell, trial, seed. A cell is complete before the next begins."""
+    def _planned_runs(self) -> Iterator[tuple[Cell, str, int]]:
+        """Yield cell, trial and seed of all runs, one cell after the other."""
         for cell, trials in self.candidates.items():
             chosen = self.chosen_trials.get(cell)
             for seed in range(1, self.num_seeds + 1):
@@ -120,21 +114,18 @@ class ConfirmPolicy(SchedulingPolicy):
                     if chosen in (None, trial):
                         yield cell, trial, seed
 
+    def _missing_runs(self) -> list[tuple[Cell, str, int]]:
+        return [
+            (cell, trial, seed)
+            for cell, trial, seed in self._planned_runs()
+            if make_run_id(trial, seed) not in self.proposals
+        ]
+
     def next_cells(self) -> list[Cell]:
-        """The cells of which a run is left."""
-        return list(
-            dict.fromkeys(
-                cell for cell, *run in self.planned_runs() if tuple(run) not in self.run_ids
-            )
-        )
+        return list(dict.fromkeys(cell for cell, *_ in self._missing_runs()))
 
     def propose(self, cell: Cell) -> TrialProposed:
-        """The next run of a cell."""
-        trial, seed = next(
-            (trial, seed)
-            for run_cell, trial, seed in self.planned_runs()
-            if run_cell == cell and (trial, seed) not in self.run_ids
-        )
+        trial, seed = next((t, s) for run_cell, t, s in self._missing_runs() if run_cell == cell)
         return TrialProposed(
             trial_id=make_run_id(trial, seed),
             method=cell[0],
@@ -149,102 +140,104 @@ class ConfirmPolicy(SchedulingPolicy):
 
     @property
     def runs_per_cell(self) -> dict[Cell, int]:
-        """Runs of each cell, those of candidates that were not chosen among them."""
-        runs = {(trial, seed): cell for cell, trial, seed in self.planned_runs()}
-        proposed = {key: self.proposals[run].cell for key, run in self.run_ids.items()}
-        return Counter((runs | proposed).values())
+        """Number of runs of each cell, those of candidates that were not chosen included."""
+        planned = {make_run_id(trial, seed): cell for cell, trial, seed in self._planned_runs()}
+        proposed = {run_id: run.cell for run_id, run in self.proposals.items()}
+        return Counter((planned | proposed).values())
 
     @property
     def num_runs(self) -> int:
-        """Runs of all cells."""
+        """Number of runs of all cells."""
         return sum(self.runs_per_cell.values())
 
     def configure_run(self, trial_id: str, seed: int) -> TrainConfig:
-        """A trial's settings with a fresh seed, the same for all trials."""
+        """Return a trial's settings with a fresh seed, which is the same for all trials.
+
+        Args:
+            trial_id: the trial of the search.
+            seed: number of the seed, from 1.
+        """
         fresh_seed = derive_seed(self.sweep.seed, "confirm", seed)
         return TrainConfig.parse({**self.trial_configs[trial_id], "seed": fresh_seed})
 
     def exhausted_reason(self, cell: Cell) -> str | None:
-        """Nothing: the budget of a confirmation is the number of its runs."""
-        return None
+        return None  # the number of runs is the budget
 
     @property
     def finished(self) -> bool:
-        """Whether all has been run."""
         return not self.active_trials.by_id and not self.next_cells()
 
     def choose_candidates(self) -> list[CandidateChosen]:
-        """The choice in each cell that has none yet, and of which a run was sound.
+        """Return the choice in each cell that has none yet and has a finished run.
 
-        It is the candidate with the highest mean validation accuracy over its sound runs, the
-        earliest of equals, among those of which no run diverged, if there are any, and then those
-        with as many sound runs as a comparison needs.
+        It is the candidate with the highest mean validation accuracy over its finished runs, the
+        earliest of equals. Candidates without a diverged run come before all others, then those
+        with as many finished runs as a comparison needs.
         """
-        events = []
+        choices = []
         for cell, trials in self.candidates.items():
             ranked = []
             for trial in sorted(trials, key=lambda trial: int(trial.rpartition("-")[2])):
-                end_events = [
-                    self.end_events[run]
-                    for (candidate, _), run in self.run_ids.items()
-                    if candidate == trial
-                ]
+                ends = [self.end_events[run_id] for run_id in self._runs_of(trial)]
                 accuracies = [
                     end.best_validation_accuracy
-                    for end in end_events
+                    for end in ends
                     if end.state is TrialState.FINISHED
                     and end.best_validation_accuracy is not None
                 ]
                 if accuracies:
-                    diverged = any(end.state is TrialState.DIVERGED for end in end_events)
+                    diverged = any(end.state is TrialState.DIVERGED for end in ends)
                     has_enough_seeds = len(accuracies) >= MIN_SEEDS
                     ranked.append((not diverged, has_enough_seeds, fmean(accuracies), trial))
             if ranked and cell not in self.chosen_trials:
                 *_, best = max(ranked, key=lambda rank: rank[:-1])
-                choice = CandidateChosen(method=cell[0], model=cell[1], candidate=best)
-                events.append(choice)
-        return events
+                choices.append(CandidateChosen(method=cell[0], model=cell[1], candidate=best))
+        return choices
+
+    def _runs_of(self, trial: str) -> list[str]:
+        return [run_id for run_id, run in self.proposals.items() if run.candidate == trial]
 
     def testable_runs(self) -> list[str]:
-        """Sound runs whose networks may be tested: all of a cell until one is chosen."""
-        return [
-            run
-            for cell, trial, seed in self.planned_runs()
-            if (run := self.run_ids.get((trial, seed))) is not None
-            and run not in self.tested_runs
-            and run in self.end_events
-            and self.end_events[run].state is TrialState.FINISHED
-        ]
+        """Return the finished, untested runs of the candidates that are or may be chosen."""
+        runs = [make_run_id(trial, seed) for _, trial, seed in self._planned_runs()]
+        return [run_id for run_id in runs if self._is_testable(run_id)]
 
     def untested_runs(self) -> list[tuple[Cell, str]]:
-        """Sound runs of what was chosen for which the test images were not read yet."""
+        """Return cell and id of the finished, untested runs of the chosen candidates."""
         return [
-            (cell, run)
+            (cell, run_id)
             for cell, trial in self.chosen_trials.items()
-            for (candidate, _), run in self.run_ids.items()
-            if candidate == trial
-            and self.end_events[run].state is TrialState.FINISHED
-            and run not in self.tested_runs
+            for run_id in self._runs_of(trial)
+            if self._is_testable(run_id)
         ]
+
+    def _is_testable(self, run_id: str) -> bool:
+        end = self.end_events.get(run_id)
+        is_finished = end is not None and end.state is TrialState.FINISHED
+        return is_finished and run_id not in self.tested_runs
 
 
 def make_run_id(trial_id: str, seed: int) -> str:
-    """The name of a run.
+    """Return the id of a run.
 
     >>> make_run_id("at-ResNet18-017", 3)
     'at-ResNet18-017-seed3'
+
+    Args:
+        trial_id: the trial of the search.
+        seed: number of the seed, from 1.
     """
     return f"{trial_id}-seed{seed}"
 
 
 def best_trials(trials: pd.DataFrame, top: int) -> Candidates:
-    """The best sound trials of each cell, so many; cells of slow students first.
+    """Return the best successful trials of each cell; cells of slow students come first.
 
-    So the last cell, at whose end slots are idle, is one of short runs.
+    So the last cell, at whose end slots are idle, has short runs.
 
     Args:
-        trials: as `kdtune.reports.tables.log_tables.trials_table` makes it.
-        top: at most so many in each cell.
+        trials: see `kdtune.reports.tables.log_tables.trials_table`.
+        top: trials of each cell, at most.
     """
     totals = trials.groupby("model")[["device_seconds", "epochs"]].sum()
     seconds_per_epoch = (totals["device_seconds"] / totals["epochs"]).to_dict()

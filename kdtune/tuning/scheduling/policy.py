@@ -1,10 +1,11 @@
-"""What decides while trials run, whatever they are for: a search, or the confirmation of one."""
+"""The policy that a search and a confirmation share: which trial starts, and when one ends."""
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from kdtune.config.sweep import SweepConfig
+from kdtune.errors import DiskFullError
 from kdtune.log.events import Cell, Event, SpaceExhausted, TrialProposed, TrialState
 from kdtune.runtime.console import say
 from kdtune.runtime.signals import InterruptHandler
@@ -14,14 +15,14 @@ from kdtune.tuning.search.stopping import EarlyStopping
 
 
 class SchedulingPolicy(ABC):
-    """Folds over a log, and what listens to signals and clocks beside them.
+    """Folds over a log that decide about trials, with their signals and clocks.
 
     Args:
         sweep: complete settings.
-        stopping: the rule by which trials are stopped early.
-        repeats: times that a trial which failed by itself is begun again.
-        clock: seconds, which nobody sets.
-        say: takes what a signal has to say to people.
+        stopping: the early-stopping rule.
+        failure_restarts: restarts of a trial that failed by itself, at most.
+        clock: monotonic clock, in seconds.
+        say: takes a line for the user about signals.
     """
 
     def __init__(
@@ -36,28 +37,35 @@ class SchedulingPolicy(ABC):
         self.active_trials = ActiveTrials()
         self.interrupts = InterruptHandler(sweep.shutdown_grace, say)
         self.watchdog = Watchdog(sweep.stall_timeout, self.interrupts, clock)
+        self.failure: DiskFullError | None = None
+        """The error, if a trial reported one, that stops the sweep."""
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:
-        """What takes every event of the log."""
+        """Functions that take every event of the log."""
         return [component.fold for component in (self.active_trials, self.stopping, self.watchdog)]
+
+    @property
+    def stop_requested(self) -> bool:
+        """True if no trial may start, and running ones are to end after their epoch."""
+        return self.interrupts.stop_requested or self.failure is not None
 
     @abstractmethod
     def next_cells(self) -> list[Cell]:
-        """The cells of which a trial may begin, the one whose turn it is first."""
+        """Return the cells of which a trial may start, the next one first."""
 
     @abstractmethod
     def propose(self, cell: Cell) -> TrialProposed | SpaceExhausted:
-        """The event that begins a trial of such a cell, or says why it has none."""
+        """Return the next trial of such a cell, or that its space is exhausted."""
 
     @abstractmethod
     def exhausted_reason(self, cell: Cell) -> str | None:
-        """Why a trial of the cell may not train another epoch; None if it may."""
+        """Return why a trial of the cell may not train another epoch; None if it may."""
 
     @property
     @abstractmethod
     def finished(self) -> bool:
-        """Whether no trial is under way and none is to be started."""
+        """True if no trial is active and none is to start."""
 
     def end_of(self, trial: ActiveTrial) -> tuple[TrialState, str] | None:
         """Return state and reason of a trial that ends now; None if it continues."""

@@ -1,14 +1,10 @@
-"""Ray's side of stopping: every result into the log, and whether its trial goes on.
-
-The scheduler sees every result that Ray gets, so it is the one that logs `EpochFinished`,
-`TrialRestarted` and `TrialEnded`.
-"""
+"""The scheduler of Ray Tune: logs every result, and decides whether its trial continues."""
 
 from collections.abc import Callable
 from typing import Any
 
 import ray.tune.experiment
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 
 from kdtune.errors import DiskFullError, last_line
 from kdtune.log.events import (
@@ -21,6 +17,7 @@ from kdtune.log.events import (
 )
 from kdtune.tuning.cluster.admission import is_node_lost
 from kdtune.tuning.cluster.placement import Slots
+from kdtune.tuning.cluster.ray_private import NotSaved, TuneOrderScheduler
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.scheduling.trial_state import ActiveTrial
 from kdtune.tuning.trials.results import (
@@ -32,21 +29,24 @@ from kdtune.tuning.trials.results import (
     from_ray,
 )
 
+CONTINUE: str = TrialScheduler.CONTINUE
+STOP: str = TrialScheduler.STOP
+
 STALL_RESTARTS = 1
-"""Times that a trial which makes no progress is begun again."""
+"""Restarts of a trial that makes no progress, at most."""
 
 MISPLACED_RESTARTS = 10
-"""Times that a trial is begun again which Ray began where it may not be."""
+"""Restarts of a trial that Ray started on a node that gets no trials, at most."""
 
 
-class LogScheduler(FIFOScheduler):
-    """Logs results; ends trials, or has them begun again.
+class LogScheduler(NotSaved, TuneOrderScheduler):
+    """Logs `EpochFinished`, `TrialRestarted` and `TrialEnded`; ends and restarts trials.
 
     Args:
-        decisions: of the sweep.
-        append: writes an event to the log and folds it.
-        slots: where trials run.
-        is_lost: whether a node is no more.
+        policy: decides which trials end.
+        append_event: writes an event to the log and folds it.
+        slots: the resources of trials.
+        is_node_lost: returns True if the node with this id is lost.
     """
 
     def __init__(
@@ -57,41 +57,30 @@ class LogScheduler(FIFOScheduler):
         is_node_lost: Callable[[str], bool] = is_node_lost,
     ):
         super().__init__()
-        self.policy, self.max_restarts = policy, policy.sweep.max_restarts
+        self.policy, self.append_event = policy, append_event
+        self.slots, self.is_node_lost = slots, is_node_lost
         self.active_trials, self.watchdog = policy.active_trials, policy.watchdog
-        self.interrupts = policy.interrupts
-        self.append_event, self.slots, self.is_node_lost = append_event, slots, is_node_lost
-        self._on_excluded_node: set[str] = set()
-        self.failure: DiskFullError | None = None
-        """Why the sweep cannot go on, if a trial found out."""
-
-    def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Leave it to Tune, which starts what waits in its order.
-
-        The scheduler that this one is made of goes over all trials that there ever were, at every
-        turn of Ray's loop, to name the same one.
-        """
+        self._misplaced_trials: set[str] = set()
 
     def on_trial_result(
         self, tune_controller: Any, trial: ray.tune.experiment.Trial, result: dict[str, Any]
     ) -> str:
         """Log what the trial reported, and return whether it continues."""
         active_trial = self.active_trials.by_id[trial.config["trial_id"]]
-        trial_id, model = active_trial.trial_id, active_trial.proposal.model
-        report = from_ray(result)
+        trial_id, report = active_trial.trial_id, from_ray(result)
         if isinstance(report, ProcessStarted):
+            model = active_trial.proposal.model
             self.watchdog.add_process(trial_id, model, report.pid, report.node_id)
             if self.slots.has_node(report.node_id):
                 self.slots.record_node(trial_id, report.node_id)
             else:
-                # It is not enough to stop the trial: Tune would start its next ones there, too.
-                self._on_excluded_node.add(trial_id)
-                self.watchdog.kill_process(
-                    trial_id, "Ray started it on a node that gets no trials"
-                )
-        if trial_id in self._on_excluded_node:
-            if not self.interrupts.stop_requested:
-                return TrialScheduler.CONTINUE  # until its process is dead
+                # If only the trial stopped, Tune would start its next ones in this process.
+                self._misplaced_trials.add(trial_id)
+                reason = "Ray started it on a node that gets no trials"
+                self.watchdog.kill_process(trial_id, reason)
+        if trial_id in self._misplaced_trials:
+            if not self.policy.stop_requested:
+                return CONTINUE  # until its process is dead
             return self._release(trial_id)
         match report:
             case TrialFailed():
@@ -106,20 +95,18 @@ class LogScheduler(FIFOScheduler):
                     self.append_event(EpochFinished(**identity, **dict(report.metrics)))
         if (end := self.policy.end_of(active_trial)) is not None:
             return self._end_trial(active_trial, *end)
-        if self.interrupts.stop_requested:
+        if self.policy.stop_requested:
             return self._release(trial_id)  # it stays active in the log
-        return TrialScheduler.CONTINUE
+        return CONTINUE
 
     def _handle_failure(self, active_trial: ActiveTrial, failure: Failure, reason: str) -> str:
-        """Restart or end a trial that failed by itself."""
-        model = active_trial.proposal.model
         if failure is Failure.DISK_FULL:
-            self.failure, self.interrupts.stop_requested = DiskFullError(reason), True
+            self.policy.failure = DiskFullError(reason)
             return self._release(active_trial.trial_id)
         if failure is Failure.DIVERGED:
             return self._end_trial(active_trial, TrialState.DIVERGED, reason)
         if failure is Failure.OUT_OF_MEMORY and not active_trial.exclusive:
-            if self.slots.has_larger_allocation(model):
+            if self.slots.has_larger_allocation(active_trial.proposal.model):
                 reason = f"{reason}; it gets the device to itself"
                 return self._restart(active_trial, RestartCause.DEVICE_MEMORY, reason)
         if active_trial.restarts[RestartCause.TRIAL_ERROR] < self.policy.failure_restarts:
@@ -132,17 +119,17 @@ class LogScheduler(FIFOScheduler):
         if active_trial is None:  # it had ended before
             return
         trial_id = active_trial.trial_id
-        if self.interrupts.stop_requested:  # whoever stops the sweep may stop its processes, too
+        if self.policy.stop_requested:  # a SIGTERM may have reached its process, too
             self._release(trial_id)
             return
         node = self.slots.node_of(trial_id)
         kill_reason = self.watchdog.remove_process(trial_id)
-        cause, allowed_restarts = RestartCause.PROCESS_DIED, self.max_restarts
+        cause, allowed_restarts = RestartCause.PROCESS_DIED, self.policy.sweep.max_restarts
         if kill_reason:
             cause, allowed_restarts = RestartCause.STALLED, STALL_RESTARTS
         reason = kill_reason or _describe_death(trial.get_error())
-        if trial_id in self._on_excluded_node:
-            self._on_excluded_node.remove(trial_id)
+        if trial_id in self._misplaced_trials:
+            self._misplaced_trials.remove(trial_id)
             cause, allowed_restarts = RestartCause.MISPLACED, MISPLACED_RESTARTS
         elif not kill_reason and node is not None and self.is_node_lost(node):
             self.slots.mark_lost(node)
@@ -165,17 +152,11 @@ class LogScheduler(FIFOScheduler):
         return self._release(active_trial.trial_id)
 
     def _release(self, trial_id: str) -> str:
-        """Stop the trial in Ray."""
         self.watchdog.remove_process(trial_id)
-        return TrialScheduler.STOP
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Ray's snapshots of the scheduler are never read back, so they are kept empty."""
-        return {}
+        return STOP
 
 
 def _describe_death(error: Exception | None) -> str:
-    """Why a process is no more."""
     if error is not None and "creation task" in str(error):
         return f"its process could not start: {last_line(error)}"
     return "its process died: killed, or out of memory"

@@ -1,4 +1,4 @@
-"""The search: a proposal for the cell whose turn it is, until the budget is spent."""
+"""The policy of a search: a proposal for the next cell, until the budget is spent."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,14 +15,14 @@ from kdtune.tuning.search.studies import CellStudies
 
 
 class SearchPolicy(SchedulingPolicy):
-    """What decides in a search.
+    """Studies, early stopping and budget of a search.
 
     Args:
         sweep: complete settings.
         spaces: the search space of each method.
-        configure: see `kdtune.tuning.search.space.ConfigureTrial`.
-        clock: seconds, which nobody sets.
-        say: as for `Decisions`.
+        configure_trial: see `kdtune.tuning.search.space.ConfigureTrial`.
+        clock: monotonic clock, in seconds.
+        say: takes a line for the user about signals.
     """
 
     def __init__(
@@ -42,15 +42,12 @@ class SearchPolicy(SchedulingPolicy):
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:
-        """What takes every event of the log."""
         return [*super().folds, self.studies.fold, self.budget.fold]
 
     def next_cells(self) -> list[Cell]:
-        """The cells that may start a trial, the one that has had least first."""
         return self.budget.next_cells()
 
     def propose(self, cell: Cell) -> TrialProposed | SpaceExhausted:
-        """Return the next trial of a cell, or that its space is exhausted."""
         method, model = cell
         number = self.studies.trial_counts[cell]
         trial_id = f"{file_stem(*cell)}-{number:03d}"
@@ -58,7 +55,6 @@ class SearchPolicy(SchedulingPolicy):
         if proposal is None:
             reason = f"its space has no point that was not tried; {number} trials are all"
             return SpaceExhausted(method=method, model=model, reason=reason)
-        config = self.configure_trial(cell, number, proposal.settings)
         return TrialProposed(
             trial_id=trial_id,
             method=method,
@@ -67,14 +63,12 @@ class SearchPolicy(SchedulingPolicy):
             origin=proposal.origin,
             params=proposal.params,
             distributions=proposal.distributions,
-            config=config.model_dump(),
+            config=self.configure_trial(cell, number, proposal.settings).model_dump(),
         )
 
     def exhausted_reason(self, cell: Cell) -> str | None:
-        """Why the budget is spent; None if it is not."""
         return self.budget.exhausted_reason(cell)
 
     @property
     def finished(self) -> bool:
-        """Whether no trial is under way and none may start."""
         return self.budget.finished

@@ -1,8 +1,7 @@
-"""What each cell has had of the budget, whose turn it is, and when all is spent.
+"""The budget: what each cell has used, which cell is next, and when it is spent.
 
-A fold over the log. Every cell gets the same number of trials, epochs or device seconds, as the
-user wishes; all three are counted. Limits are kept exactly: trials and epochs to the last one, the
-time to the epochs that are under way when it is over.
+Every cell gets the same number of trials, epochs or device seconds, as the user wishes. Limits of
+trials and epochs are kept exactly; when the time is over, running epochs are finished.
 """
 
 import time
@@ -17,8 +16,6 @@ from kdtune.units import format_duration
 
 @dataclass
 class _Usage:
-    """What a trial, or the ended trials of a cell together, had."""
-
     trials: int = 0
     epochs: int = 0
     seconds: float = 0.0
@@ -31,7 +28,7 @@ class _Usage:
 
 @dataclass
 class _CellUsage:
-    """What a cell had: its ended trials, and those under way."""
+    """The use of a cell: by its ended trials, and by each active one."""
 
     ended: _Usage = field(default_factory=_Usage)
     active: dict[str, _Usage] = field(default_factory=dict)
@@ -43,13 +40,10 @@ class _CellUsage:
         return self.ended.trials + len(self.active)
 
     def projected_use(self, unit: str, max_epochs: int) -> float:
-        """What the cell has had, if its trials under way will have as much as those before.
-
-        A cell of which no trial has ended is taken to need all `whole` epochs for each.
-        """
+        """Return the use if active trials need as much as ended ones did, else all epochs."""
         if unit == "trials":
             return self.trials
-        used = getattr(self.ended, unit)
+        used: float = getattr(self.ended, unit)
         expected = used / self.ended.trials if self.ended.trials else 0.0
         for trial in self.active.values():
             so_far = getattr(trial, unit)
@@ -60,11 +54,11 @@ class _CellUsage:
 
 
 class Budget:
-    """The budget of a sweep.
+    """The budget of a sweep; a fold over the log.
 
     Args:
         sweep: gives cells and limits.
-        clock: seconds since some moment, which nobody sets.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(self, sweep: SweepConfig, clock: Callable[[], float] = time.monotonic):
@@ -72,7 +66,7 @@ class Budget:
         self._usage_by_cell = {cell: _CellUsage() for cell in sweep.cells()}
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log."""
+        """Add an event of the log."""
         self._stopwatch.fold(event)
         match event:
             case TrialProposed():
@@ -88,55 +82,49 @@ class Budget:
                 self._usage_by_cell[event.cell].space_exhausted = True
 
     def next_cells(self) -> list[Cell]:
-        """The cells that may start a trial, the one that has had least first."""
+        """Return the cells that may start a trial, the one with least use first."""
 
         def sort_key(cell: Cell) -> tuple[float, int]:
             usage = self._usage_by_cell[cell]
             return usage.projected_use(self.sweep.balance_by, self.sweep.epochs), usage.trials
 
-        return sorted(
-            (cell for cell in self._usage_by_cell if self._can_start_trial(cell)), key=sort_key
-        )
+        return sorted(filter(self._can_start_trial, self._usage_by_cell), key=sort_key)
 
     def _can_start_trial(self, cell: Cell) -> bool:
         usage, trials = self._usage_by_cell[cell], self.sweep.trials
-        below_limit = trials is None or usage.trials < trials
-        return (
-            below_limit
-            and not usage.space_exhausted
-            and self.exhausted_reason(cell, extra_trials=1) is None
-        )
+        if usage.space_exhausted or (trials is not None and usage.trials >= trials):
+            return False
+        return self.exhausted_reason(cell, extra_trials=1) is None
 
     def exhausted_reason(self, cell: Cell, extra_trials: int = 0) -> str | None:
-        """Why a trial of the cell may not train another epoch; None if it may.
+        """Return why a trial of the cell may not train another epoch; None if it may.
 
-        Every trial under way trains an epoch that is not counted yet.
+        Every active trial counts with one epoch more, which it is training.
 
         Args:
             cell: the trial's cell.
-            more: trials that are not under way yet.
+            extra_trials: trials that are not active yet.
         """
         limit, seconds = self.sweep.total_epochs, self.sweep.time_budget
         if seconds is not None and self.seconds >= seconds:
             return f"the time budget of {format_duration(seconds)} is spent"
         if limit is None:
             return None
-        usages = list(self._usage_by_cell.values())
+        usages, share = list(self._usage_by_cell.values()), "the budget"
         if self.sweep.balance_by == "epochs":
             limit //= len(usages)
-            usages = [self._usage_by_cell[cell]]
+            usages, share = [self._usage_by_cell[cell]], "the cell's share"
         if sum(usage.epochs + len(usage.active) for usage in usages) + extra_trials <= limit:
             return None
-        share = "the cell's share" if self.sweep.balance_by == "epochs" else "the budget"
         return f"{share} of {limit} epochs is spent"
 
     @property
     def seconds(self) -> float:
-        """How long the sweep ran, in all sessions."""
+        """Seconds that the sweep ran, in all sessions."""
         return self._stopwatch.elapsed_seconds
 
     @property
     def finished(self) -> bool:
-        """Whether no trial is under way and none may start."""
+        """True if no trial is active and none may start."""
         has_active = any(usage.active for usage in self._usage_by_cell.values())
         return not has_active and not self.next_cells()

@@ -1,4 +1,4 @@
-"""Load and check a search space: a module with `METHOD`, `SPACE` and `START`."""
+"""Search spaces: modules with `METHOD`, `SPACE` and `START`, loaded and checked."""
 
 import importlib.util
 import inspect
@@ -12,32 +12,39 @@ from types import ModuleType
 from typing import Any, Self
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
-from ray.tune.search.optuna import OptunaSearch
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.trial import create_trial
 from ray.tune.search.sample import Domain
 
 import search_spaces
 from kdtune.config.train import TrainConfig, check_searchable
-from kdtune.errors import UserError
+from kdtune.errors import UserError, first_line
 from kdtune.log.events import Cell
 from kdtune.methods import require_method
-from kdtune.plugins import plugin_modules
+from kdtune.plugins import PLUGINS
+from kdtune.tuning.cluster.ray_private import to_optuna
 
 ConfigureTrial = Callable[[Cell, int, dict[str, Any]], TrainConfig]
-"""Makes the complete settings of a trial of a cell, from its number and what its space decided."""
+"""Returns the complete settings of a trial from its cell, its number and its space's settings."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is searched for one method.
+    """The search space of one method.
 
     Attributes:
         method: a key of `METHODS`.
         distributions: searched settings, for Optuna; empty for a define-by-run space.
         constants: settings that the space fixes.
-        define: the define-by-run function, or None.
-        start: points tried first; settings that a point leaves out are proposed by the sampler.
-        source: the module's docstring: where the ranges come from.
+        define_by_run: the define-by-run function, or None.
+        start_points: points tried first; the sampler proposes settings that a point leaves out.
+        docstring: the module's docstring, which says where the ranges come from.
         path: the module's file.
     """
 
@@ -50,7 +57,7 @@ class SearchSpace:
     path: Path
 
     def with_constants(self, constants: dict[str, Any]) -> Self:
-        """The same space with some settings fixed: they are searched no longer.
+        """Return the space with some settings fixed, so that they are not searched.
 
         Raises:
             UserError: a define-by-run space searches one of them, which only its file can change.
@@ -63,14 +70,12 @@ class SearchSpace:
         def without_fixed(values: dict[str, Any]) -> dict[str, Any]:
             return {key: value for key, value in values.items() if key not in constants}
 
-        start_points = [without_fixed(point) for point in self.start_points]
+        points = [without_fixed(point) for point in self.start_points]
         return replace(
             self,
             distributions=without_fixed(self.distributions),
             constants={**self.constants, **constants},
-            start_points=[
-                p for i, p in enumerate(start_points) if p and p not in start_points[:i]
-            ],
+            start_points=[p for i, p in enumerate(points) if p and p not in points[:i]],
         )
 
     def ask_study(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
@@ -84,34 +89,31 @@ class SearchSpace:
         return trial, {**trial.params, **defined, **self.constants}
 
     def trial_at(self, point: dict[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
-        """The same for a given point, asked of nobody; what it leaves out is drawn at random."""
+        """Return trial and settings of a given point; what it leaves out is drawn at random."""
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         study.enqueue_trial(point)
-        with warnings.catch_warnings(action="ignore"):  # values outside: the caller looks
+        with warnings.catch_warnings(action="ignore"):  # callers check for values outside
             return self.ask_study(study)
 
     def restrict_point(self, point: dict[str, Any]) -> dict[str, Any]:
-        """The part of a point that this space searches; empty if a value of it lies outside."""
+        """Return the part of a point that this space searches; empty if a value is outside."""
         try:
             trial, _ = self.trial_at(point)
         except ValueError:  # a choice that is not in the list
             return {}
         searched = {key: value for key, value in point.items() if key in trial.distributions}
-        return (
-            searched
-            if all(_is_in_range(trial, key, value) for key, value in searched.items())
-            else {}
-        )
+        is_inside = all(_is_in_range(trial, key, value) for key, value in searched.items())
+        return searched if is_inside else {}
 
     def probe_points(self) -> list[tuple[optuna.Trial, dict[str, Any]]]:
-        """Points to try the space on before a trial runs: START, edges of ranges, random ones."""
+        """Return trials and settings of START, of the edges of ranges and of random points."""
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         edges: list[dict[str, Any]] = []
         for key, distribution in self.distributions.items():
             if isinstance(distribution, CategoricalDistribution):
                 edges += [{key: choice} for choice in distribution.choices]
-            else:
-                edges += [{key: distribution.low}, {key: distribution.high}]  # type: ignore[attr-defined]
+            elif isinstance(distribution, FloatDistribution | IntDistribution):
+                edges += [{key: distribution.low}, {key: distribution.high}]
         points = [*self.start_points, *edges, *([{}] * 20)]
         for point in points:
             study.enqueue_trial(point)
@@ -119,16 +121,16 @@ class SearchSpace:
 
 
 def load_spaces(files: tuple[str, ...] = ()) -> dict[str, SearchSpace]:
-    """Load the spaces of kdtune and of plug-ins, and those of the user's own files in their stead.
+    """Load the spaces of kdtune and of plug-ins; the user's own files replace them.
 
     Args:
-        files: paths of Python modules, from anywhere.
+        files: paths of Python modules.
 
     Returns:
         The space of each method.
 
     Raises:
-        UserError: a file is missing or no good; what is wrong with it is named.
+        UserError: a file is missing or bad; the text says why.
     """
     folder = Path(search_spaces.__file__).parent
     shipped = sorted(path for path in folder.glob("*.py") if path.stem != "__init__")
@@ -137,36 +139,36 @@ def load_spaces(files: tuple[str, ...] = ()) -> dict[str, SearchSpace]:
 
 
 def load_plugin_spaces() -> dict[str, SearchSpace]:
-    """The spaces of the plug-ins that were loaded.
+    """Load the spaces of the plug-ins that were loaded.
 
     Raises:
-        UserError: one is no good, or for a method that its plug-in does not have.
+        UserError: one is bad, or for a method that its plug-in does not have.
     """
     spaces = {}
-    for plugin, module in plugin_modules():
-        if hasattr(module, "SPACE"):
-            space = _make_space(Path(plugin.name), module)
-            if space.method not in getattr(module, "METHODS", {}):
+    for plugin in PLUGINS.loaded.values():
+        if hasattr(plugin.content, "SPACE"):
+            space = _make_space(Path(plugin.name), plugin.content)
+            if space.method not in getattr(plugin.content, "METHODS", {}):
                 raise UserError(
                     f"The plug-in {plugin.name} has a search space for '{space.method}', which is "
-                    "no method of its METHODS; give it with --space."
+                    "not a method of its METHODS; give it with --space."
                 )
             spaces[space.method] = space
     return spaces
 
 
 def load_space(path: Path) -> SearchSpace:
-    """Load one search-space module and check all that can be checked before a trial runs.
+    """Load and check one search-space module.
 
     The module is Python and is executed: load only files that you trust.
 
     Raises:
-        UserError: see `load_spaces`.
+        UserError: the file is missing or bad.
     """
     return _make_space(path, _import_file(path))
 
 
-def _make_space(path: Path, module: ModuleType) -> SearchSpace:
+def _make_space(path: Path, module: Any) -> SearchSpace:
     missing = [name for name in ("METHOD", "SPACE", "START") if not hasattr(module, name)]
     if missing:
         raise UserError(f"The search space {path} lacks {missing[0]}.")
@@ -175,35 +177,34 @@ def _make_space(path: Path, module: ModuleType) -> SearchSpace:
         space = _parse_space(path, module)
         _validate_space(space)
     except UserError as error:
-        raise UserError(f"The search space {path} is no good: {error}") from None
+        raise UserError(f"The search space {path} is bad: {error}") from None
     return space
 
 
-def _parse_space(path: Path, module: ModuleType) -> SearchSpace:
+def _parse_space(path: Path, module: Any) -> SearchSpace:
     define = module.SPACE if callable(module.SPACE) else None
     settings = {} if define is not None else module.SPACE
     if not isinstance(settings, dict):
         raise UserError("SPACE must be a dict, or a function of a trial.")
     start = module.START
     if not isinstance(start, list | tuple) or not all(isinstance(p, dict) for p in start):
-        raise UserError("START must be a list of dicts, one a point.")
-    searched = {key: value for key, value in settings.items() if isinstance(value, Domain)}
+        raise UserError("START must be a list of dicts, one for each point.")
+    distributions = {}
+    for key, value in settings.items():
+        if isinstance(value, Domain):
+            try:
+                distributions[key] = to_optuna(value)
+            except ValueError as error:
+                raise UserError(f"the range of {key} is bad: {error}") from None
     return SearchSpace(
         method=module.METHOD,
-        distributions={key: _make_distribution(key, domain) for key, domain in searched.items()},
-        constants={key: value for key, value in settings.items() if key not in searched},
+        distributions=distributions,
+        constants={key: value for key, value in settings.items() if key not in distributions},
         define_by_run=define,
         start_points=list(start),
         docstring=inspect.cleandoc(module.__doc__ or ""),
         path=path.resolve(),
     )
-
-
-def _make_distribution(key: str, domain: Domain) -> BaseDistribution:
-    try:
-        return OptunaSearch.convert_search_space({key: domain})[key]
-    except ValueError as error:
-        raise UserError(f"the range of {key} is bad: {error}") from None
 
 
 def _validate_space(space: SearchSpace) -> None:
@@ -224,12 +225,15 @@ def _validate_space(space: SearchSpace) -> None:
 
 
 def _is_in_range(trial: optuna.Trial, key: str, value: Any) -> bool:
-    distribution = trial.distributions[key]
-    return distribution._contains(distribution.to_internal_repr(value))
+    try:
+        create_trial(value=0.0, params={key: value}, distributions={key: trial.distributions[key]})
+    except ValueError:
+        return False
+    return True
 
 
 def serialize_distributions(trial_or_space: optuna.Trial | SearchSpace) -> dict[str, Any]:
-    """What values are drawn from, as plain values."""
+    """Return the distributions as plain values."""
     return {
         name: json.loads(distribution_to_json(distribution))
         for name, distribution in trial_or_space.distributions.items()
@@ -245,14 +249,14 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's module may raise, bad domains among it
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # anything that a module of a user may raise
+        reason = first_line(error)
         raise UserError(f"The search space {path} cannot be loaded: {reason}") from error
     return module
 
 
 def describe_space(space: SearchSpace) -> str:
-    """Show a space to a person: ranges, start points, and its docstring."""
+    """Return the text that shows a space: ranges, start points, and its docstring."""
     lines = [f"{space.method}  ({space.path})", ""]
     lines += [f"  {key:<14}{_describe_range(d)}" for key, d in space.distributions.items()]
     lines += [f"  {key:<14}{value}" for key, value in space.constants.items()]
@@ -265,6 +269,6 @@ def describe_space(space: SearchSpace) -> str:
 def _describe_range(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
         return f"one of {', '.join(map(str, distribution.choices))}"
-    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
-    scale = ", log scale" if distribution.log else ""  # type: ignore[attr-defined]
-    return f"{low:g} to {high:g}{scale}"
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    scale = ", log scale" if distribution.log else ""
+    return f"{distribution.low:g} to {distribution.high:g}{scale}"

@@ -1,7 +1,6 @@
-"""When a trial is stopped early: asha, hyperband, median. A fold over the log, without Ray.
+"""Early stopping: asha, hyperband and median, as a fold over the log.
 
-A trial is compared with others of its cell alone, on the best validation accuracy that each of
-them had reached by the same epoch.
+A trial is compared only with others of its cell, by the best accuracy at the same epoch.
 """
 
 from collections import defaultdict
@@ -12,12 +11,18 @@ import numpy as np
 from kdtune.log.events import Cell, EpochFinished, Event, TrialProposed, TrialState, WarmStart
 
 MIN_COMPETITORS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}
-"""Others that must have been at an epoch before anybody is stopped there."""
+"""Other trials that must have reached an epoch before one is stopped there."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """What a trial failed to reach at an epoch: a share of 1, made of so many others."""
+    """The accuracy that a trial missed at an epoch.
+
+    Attributes:
+        epoch: the epoch.
+        value: the accuracy, a share of 1.
+        competitors: number of trials that it is made from.
+    """
 
     epoch: int
     value: float
@@ -25,22 +30,21 @@ class Threshold:
 
 
 class EarlyStopping:
-    """A rule, and all that it has seen.
+    """An early-stopping rule with the accuracies that it has seen.
 
-    * ``asha`` (Li et al. 2020): at each rung a trial goes on if it is among the best 1 in
-      `reduction_factor` of those that were there before; the first one always does.
-    * ``hyperband`` (Li et al. 2018): several such brackets, each with a later first rung than the
-      one before, the last one without any; the one that has had the fewest epochs gets the next
-      trial.
-    * ``median`` (Golovin et al. 2017): from the grace period on, a trial ends at any epoch at
+    * ``asha`` (Li et al. 2020): at each rung a trial continues if it is among the best
+      1/`reduction_factor` of those that were there before; the first one always continues.
+    * ``hyperband`` (Li et al. 2018): several such brackets, each without the first rung of the one
+      before; the last has no rung. The bracket with the fewest epochs gets the next trial.
+    * ``median`` (Golovin et al. 2017): from the grace period on, a trial stops at any epoch at
       which it is below the median of the others.
-    * ``none``: every trial goes all the way.
+    * ``none``: no trial stops.
 
     Args:
         scheduler: the rule's name.
-        epochs: of a trial that goes all the way.
+        epochs: epochs of a trial that is not stopped.
         grace_period: the first rung, and the first epoch at which the median counts.
-        reduction_factor: one in so many goes on, and the next rung is so many times later.
+        reduction_factor: share of trials that continue, and ratio of successive rungs.
     """
 
     def __init__(self, scheduler: str, epochs: int, grace_period: int, reduction_factor: int):
@@ -53,17 +57,17 @@ class EarlyStopping:
             "none": [()],
         }
         self.brackets = brackets[scheduler]
-        """Epochs after which the trials of each bracket are judged."""
+        """Rungs of each bracket: epochs after which its trials are judged."""
         self._quantile = 0.5 if scheduler == "median" else 1 - 1 / reduction_factor
         self.bracket_of: dict[str, int] = {}
-        """Which of these each trial is in."""
+        """The bracket of each trial."""
         self._epochs_trained: dict[Cell, list[int]] = defaultdict(lambda: [0] * len(self.brackets))
         self._accuracies: dict[tuple[Cell, int, int], dict[str, float]] = defaultdict(dict)
         self.missed_thresholds: dict[str, Threshold | None] = {}
-        """What each trial failed to reach after its latest epoch; None if it may go on."""
+        """What each trial missed after its latest epoch; None if it may continue."""
 
     def describe_rule(self) -> str:
-        """Say when trials are judged."""
+        """Return in words when trials are judged."""
         if self.scheduler == "none":
             return "no trial is stopped early"
         rungs = " and ".join(map(str, self.brackets[0]))
@@ -90,7 +94,7 @@ class EarlyStopping:
         )
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log."""
+        """Add an event of the log."""
         match event:
             case TrialProposed():
                 self._assign_bracket(event.cell, event.trial_id)
@@ -124,10 +128,15 @@ class EarlyStopping:
 
 
 def rung_epochs(epochs: int, grace_period: int, reduction_factor: int) -> tuple[int, ...]:
-    """Epochs after which trials are compared, all of them before the last.
+    """Return the epochs, all before the last, after which trials are compared.
 
     >>> rung_epochs(16, 2, 2), rung_epochs(50, 13, 3)
     ((2, 4, 8), (13, 39))
+
+    Args:
+        epochs: epochs of a trial that is not stopped.
+        grace_period: the first rung.
+        reduction_factor: ratio of successive rungs.
     """
     rungs = []
     while grace_period < epochs:

@@ -1,4 +1,4 @@
-"""What is tried next: one Optuna study a cell, a fold over the log."""
+"""Studies: one Optuna study per cell, as a fold over the log."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,25 +28,24 @@ from kdtune.tuning.search.samplers import (
     GRID_SAMPLER,
     STATELESS_SAMPLERS,
     choose_sampler,
-    make_grid_points,
     make_sampler,
+    require_finite,
 )
 from kdtune.tuning.search.space import SearchSpace, serialize_distributions
 
 SAMPLER_ATTEMPTS, RANDOM_ATTEMPTS = 3, 100
-"""Proposals of the sampler, and then random ones, among which a point must be that was not tried
-before."""
+"""Proposals of the sampler, then at random, until one is a point that was not tried before."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A point of a search space that is to be tried.
+    """A point of a search space to be tried.
 
     Attributes:
         origin: ``start`` for a known good point, else ``sampler``.
         params: the searched values.
-        distributions: of these, as Optuna serializes them.
-        settings: all that the space decides.
+        distributions: their distributions, as Optuna serializes them.
+        settings: all settings that the space decides.
     """
 
     origin: Literal["start", "sampler"]
@@ -56,23 +55,22 @@ class Proposal:
 
 
 class CellStudies:
-    """One Optuna study a cell.
+    """One Optuna study per cell.
 
-    A proposal depends on the cell's history alone: what draws it is seeded from (sweep seed, cell,
-    trial number), or has drawn everything before, too.
+    A proposal depends only on the cell's history: its sampler is seeded from the sweep's seed, the
+    cell and the trial's number, or has made all earlier proposals of the cell.
 
-    A sampler is told one number of each trial, what it would have reached at the end: its best
-    validation accuracy and, if it was stopped, the median of what the cell's whole trials gained
-    from that epoch on. So it compares like with like, and samplers that take no notice of pruned
-    trials (gp, cmaes) learn from all. A trial that diverged counts as the worst so far; one that
-    crashed says nothing of its settings.
+    A sampler gets one value per trial, an estimate of its accuracy after all epochs: its best
+    validation accuracy and, if it was stopped, the median of what the cell's finished trials
+    gained from that epoch on. So samplers that ignore pruned trials (gp, cmaes) learn from all. A
+    trial that diverged counts as the worst so far; one that crashed does not count.
 
     Args:
         sweep: gives cells, sampler and seed.
         spaces: the search space of each method.
 
     Raises:
-        UserError: there is no such sampler, or it does not go with a space.
+        UserError: there is no such sampler, or it does not work with a space.
     """
 
     def __init__(self, sweep: SweepConfig, spaces: Mapping[str, SearchSpace]):
@@ -83,40 +81,37 @@ class CellStudies:
             for cell in cells
         }
         self.trial_counts = dict.fromkeys(cells, 0)
-        """Trials asked for, by cell."""
+        """Trials proposed so far, by cell."""
         self._start_points = {cell: list(spaces[cell[0]].start_points) for cell in cells}
-        self._grid_points: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in cells}
         self._tried_points: dict[Cell, set[str]] = {cell: set() for cell in cells}
         self._active_trials: dict[str, tuple[optuna.Trial, list[float]]] = {}
         self._finished_curves: dict[Cell, list[Sequence[float]]] = {cell: [] for cell in cells}
-        seeds = {cell: derive_seed(sweep.seed, *cell) for cell in cells}
         self._stateful_samplers: dict[Cell, BaseSampler] = {}
         if sweep.sampler == GRID_SAMPLER:
-            self._grid_points = {
-                cell: make_grid_points(spaces[cell[0]], sweep.trials, seed)
-                for cell, seed in seeds.items()
-            }
+            for method in sweep.methods:
+                require_finite(spaces[method])
         elif sweep.sampler not in (AUTO_SAMPLER, *STATELESS_SAMPLERS):
             self._stateful_samplers = {
-                c: make_sampler(sweep.sampler, seed) for c, seed in seeds.items()
+                cell: make_sampler(sweep.sampler, derive_seed(sweep.seed, *cell)) for cell in cells
             }
 
     def propose(self, cell: Cell, trial_id: str) -> Proposal | None:
-        """Propose the cell's next trial.
+        """Propose the next trial of a cell.
 
         Args:
-            cell: whose trial it is.
-            trial_id: its name.
+            cell: the cell.
+            trial_id: the trial's id.
 
         Returns:
             The proposal; None if the space has no further point.
         """
         space = self.spaces[cell[0]]
-        point, origin = self._take_known_point(cell)
+        point = self._take_start_point(cell)
         if (proposed := self._ask_new_trial(cell, point, space.ask_study)) is None:
             return None
         trial, settings = proposed
         self._register_trial(cell, trial_id, trial)
+        origin: Literal["start", "sampler"] = "sampler" if point is None else "start"
         return Proposal(origin, trial.params, serialize_distributions(trial), settings)
 
     def _ask_new_trial(
@@ -125,19 +120,15 @@ class CellStudies:
         point: dict[str, Any] | None,
         ask_study: Callable[[optuna.Study], tuple[optuna.Trial, dict[str, Any]]],
     ) -> tuple[optuna.Trial, dict[str, Any]] | None:
-        """Ask, as `Space.ask` does, until there is a trial that was not tried before."""
+        """Ask for trials until one has a point that was not tried before."""
         study = self.by_cell[cell]
         if point is not None:
             study.enqueue_trial(point)
-        elif self.sweep.sampler == GRID_SAMPLER:
-            return None
+        may_repeat = self.sweep.allow_duplicates and self.sweep.sampler != GRID_SAMPLER
         for attempt in range(SAMPLER_ATTEMPTS + RANDOM_ATTEMPTS):
             study.sampler = self._make_sampler(cell, attempt)
             trial, settings = ask_study(study)
-            if (
-                self.sweep.allow_duplicates
-                or _point_key(trial.params) not in self._tried_points[cell]
-            ):
+            if may_repeat or _point_key(trial.params) not in self._tried_points[cell]:
                 return trial, settings
             study.tell(trial, state=OptunaState.FAIL)
         return None
@@ -146,22 +137,15 @@ class CellStudies:
         if cell in self._stateful_samplers and attempt < SAMPLER_ATTEMPTS:
             return self._stateful_samplers[cell]
         sampler_name = self.sweep.sampler
-        if sampler_name == GRID_SAMPLER or attempt >= SAMPLER_ATTEMPTS:
+        if attempt >= SAMPLER_ATTEMPTS:
             sampler_name = "random"
         elif sampler_name == AUTO_SAMPLER:
             sampler_name = choose_sampler(self.spaces[cell[0]], len(self._tried_points[cell]))
         seed_parts = self.trial_counts[cell], *([attempt] if attempt else [])
         return make_sampler(sampler_name, derive_seed(self.sweep.seed, *cell, *seed_parts))
 
-    def _take_known_point(
-        self, cell: Cell
-    ) -> tuple[dict[str, Any] | None, Literal["start", "sampler"]]:
-        """The next point that is known beforehand, or None; and the origin of the proposal."""
-        if (point := self._take_untried(cell, self._start_points[cell])) is not None:
-            return point, "start"
-        return self._take_untried(cell, self._grid_points[cell]), "sampler"
-
-    def _take_untried(self, cell: Cell, points: list[dict[str, Any]]) -> dict[str, Any] | None:
+    def _take_start_point(self, cell: Cell) -> dict[str, Any] | None:
+        points = self._start_points[cell]
         while points:
             point = points.pop(0)
             if self.sweep.allow_duplicates or _point_key(point) not in self._tried_points[cell]:
@@ -175,7 +159,7 @@ class CellStudies:
         self.trial_counts[cell] += 1
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log into the studies; the search spaces are not needed for it."""
+        """Add an event of the log; this does not need the search spaces."""
         match event:
             case TrialProposed() if event.trial_id not in self._active_trials:
                 self._replay_proposal(event)
@@ -191,28 +175,23 @@ class CellStudies:
                 self._add_observations(event)
 
     def _replay_proposal(self, event: TrialProposed) -> None:
-        """Bring a study to where it was when it proposed a trial of the log."""
+        """Bring a study to its state after it proposed a trial of the log."""
         cell, params = event.cell, event.params
         distributions = parse_distributions(event.distributions)
         expected_id = f"{file_stem(*cell)}-{event.number:03d}"
         if event.trial_id != expected_id:
             raise ValueError(f"the trial {event.trial_id} should be {expected_id}")
         study = self.by_cell[cell]
-        point = None
-        if self.sweep.sampler == GRID_SAMPLER:  # another number of trials has another grid
-            for points in (self._start_points[cell], self._grid_points[cell]):
-                points[:] = [p for p in points if not p.items() <= params.items()]
-        else:
-            point, _ = self._take_known_point(cell)
-            while point is not None and not point.items() <= params.items():
-                point, _ = self._take_known_point(cell)
+        point = self._take_start_point(cell)
+        while point is not None and not point.items() <= params.items():
+            point = self._take_start_point(cell)
         proposed = None
         if cell in self._stateful_samplers:  # the sampler must have drawn this point, too
             proposed = self._ask_new_trial(
                 cell, point, lambda study: (study.ask(distributions), {})
             )
             if proposed is not None and proposed[0].params != params:
-                # Another Optuna's: the log is right.
+                # Another version of Optuna proposed something else: the log is right.
                 study.tell(proposed[0], state=OptunaState.FAIL)
                 proposed = None
         if proposed is None:
@@ -221,7 +200,6 @@ class CellStudies:
         self._register_trial(cell, event.trial_id, proposed[0])
 
     def _add_observations(self, event: WarmStart) -> None:
-        """Add what an earlier sweep found."""
         cell = event.cell
         self._start_points[cell] += event.start
         for observation in event.observations:
@@ -239,7 +217,7 @@ class CellStudies:
     def _objective_value(
         self, cell: Cell, state: TrialState, best_accuracies: Sequence[float]
     ) -> float | None:
-        """What a sampler is told of a trial, see above; `bests` are those after each epoch."""
+        """Return the value of a trial, from its best accuracy after each epoch; None for none."""
         if state is TrialState.DIVERGED:
             previous_trials = self.by_cell[cell].get_trials(deepcopy=False)
             return min(
@@ -250,10 +228,8 @@ class CellStudies:
         if state is TrialState.FINISHED:
             self._finished_curves[cell].append(best_accuracies)
             return best_accuracies[-1]
-        gains = [
-            curve[-1] - curve[len(best_accuracies) - 1] for curve in self._finished_curves[cell]
-        ]
-        return best_accuracies[-1] + (median(gains) if gains else 0.0)
+        curves, last = self._finished_curves[cell], len(best_accuracies) - 1
+        return best_accuracies[-1] + median([curve[-1] - curve[last] for curve in curves] or [0.0])
 
 
 def _point_key(params: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a sweep learns from earlier ones: observations where all is the same, else start points."""
+"""Warm start: observations of an earlier sweep where nothing differs, else start points."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,14 +9,13 @@ from kdtune.log.trial_history import TrialHistory, TrialRecord
 from kdtune.tuning.search.space import ConfigureTrial, SearchSpace, serialize_distributions
 
 MAX_START_POINTS = 3
-"""Start points that a cell takes from an earlier sweep."""
+"""Start points that a cell takes from an earlier sweep, at most."""
 
 IGNORED_SETTINGS = {
     "seed", "data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "cache_targets",
     "augment_views", "augment_seed",
 }  # fmt: skip
-"""Settings that do not change what an observation is worth. Data and teacher are compared by their
-content."""
+"""Settings that do not invalidate an observation; data and teacher are compared by content."""
 
 
 def make_warm_start_events(
@@ -31,8 +30,8 @@ def make_warm_start_events(
     Args:
         path: folder of the earlier sweep.
         spaces: the search space of each method.
-        cells: of the new sweep.
-        opening_event: of the new sweep.
+        cells: cells of the new sweep.
+        opening_event: the event that opens the new sweep.
         configure_trial: see `kdtune.tuning.search.space.ConfigureTrial`.
 
     Raises:
@@ -48,12 +47,9 @@ def make_warm_start_events(
         )
         observations, start_points = [], []
         if difference is None:
-            observations = [
-                _make_observation(path, trial)
-                for trial in cell_trials
-                if trial.state is TrialState.DIVERGED or trial.is_successful
-            ]
-            reason = f"{len(observations)} observations of {path}: all is the same"
+            counted = [t for t in cell_trials if t.is_successful or t.state is TrialState.DIVERGED]
+            observations = [_make_observation(path, trial) for trial in counted]
+            reason = f"{len(observations)} observations of {path}: nothing differs"
         else:
             start_points = _choose_start_points(cell, cell_trials, earlier_trials, spaces[cell[0]])
             reason = f"{len(start_points)} start points of {path}, no observations: {difference}"
@@ -85,21 +81,21 @@ def _explain_difference(
     current: SweepOpening,
     configure_trial: ConfigureTrial,
 ) -> str | None:
-    """Why earlier trials of a cell are no observations of it; None if they are."""
+    """Return why earlier trials of a cell do not count as observations; None if they do."""
     if not trials:
         return f"it has no trials of {'-'.join(cell)}"
     if earlier.data.fingerprint != current.data.fingerprint:
-        return "its data are others"
+        return "its data differ"
     for trial in trials:
         params, distributions = trial.proposed.params, trial.proposed.distributions
         optuna_trial, settings = space.trial_at(space.restrict_point(params))
-        same_params = optuna_trial.params == params
-        if not same_params or serialize_distributions(optuna_trial) != distributions:
-            return "its search space is another"
+        current_point = optuna_trial.params, serialize_distributions(optuna_trial)
+        if current_point != (params, distributions):
+            return "its search space differs"
         config = configure_trial(cell, 0, settings).model_dump()
         teachers = [opening.teacher and opening.teacher.sha256 for opening in (earlier, current)]
         if config["teacher_model"] and teachers[0] != teachers[1]:
-            return "its teacher is another"
+            return "its teacher differs"
         for key, value in trial.proposed.config.items():
             if key not in IGNORED_SETTINGS and value != config.get(key):
                 return f"{key} {value} there, {config.get(key)} here"
@@ -112,16 +108,14 @@ def _choose_start_points(
     earlier_trials: list[TrialRecord],
     space: SearchSpace,
 ) -> list[dict[str, Any]]:
-    """The best points of the cell, or of the method on any student, that lie in the space."""
+    """Return the best points of the cell, else of the method on any student, in the space."""
     trials = cell_trials or [trial for trial in earlier_trials if trial.cell[0] == cell[0]]
     successful = [trial for trial in trials if trial.is_successful]
     points: list[dict[str, Any]] = []
-    for trial in sorted(successful, key=_final_accuracy, reverse=True):
+    for trial in sorted(
+        successful, key=lambda trial: trial.epochs[-1].best_validation_accuracy, reverse=True
+    ):
         point = space.restrict_point(trial.proposed.params)
         if point and point not in points:
             points.append(point)
     return points[:MAX_START_POINTS]
-
-
-def _final_accuracy(trial: TrialRecord) -> float:
-    return trial.epochs[-1].best_validation_accuracy

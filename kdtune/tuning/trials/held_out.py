@@ -13,9 +13,10 @@ from kdtune.config.train import TrainConfig
 from kdtune.errors import RunError
 from kdtune.models.checkpoints import load_model
 from kdtune.models.costs import measure_network_costs
-from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.training.epoch_data import EpochData, find_data, open_decoded_dataset
 from kdtune.training.loop import predict
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Allocation, Slots
 from kdtune.tuning.trials.trainable import hide_unassigned_gpus
 
@@ -37,7 +38,7 @@ def predict_test_images(
         allocation = _find_allocation(config, slots)
         task = _make_task(_predict_test_images, allocation, slots)
         weights = path.read_bytes()  # other nodes lack the file
-        pending.append(task.remote(loaded_plugins(), weights, config, allocation.threads))
+        pending.append(task.remote(pack_plugins(), weights, config, allocation.threads))
     yield from map(ray.get, pending)
 
 
@@ -46,7 +47,7 @@ def profile_student(config: TrainConfig, num_classes: int, slots: Slots) -> dict
     allocation = _find_allocation(config, slots)
     task = _make_task(_profile_student, allocation, slots)
     costs: dict[str, Any] = ray.get(
-        task.remote(loaded_plugins(), config, num_classes, allocation.threads)
+        task.remote(pack_plugins(), config, num_classes, allocation.threads)
     )
     return costs
 
@@ -72,7 +73,7 @@ def _profile_student(
     plugins: Sequence[Plugin], config: TrainConfig, num_classes: int, threads: int
 ) -> dict[str, Any]:
     hide_unassigned_gpus()
-    sync_plugins(plugins)
+    PLUGINS.sync(plugins)
     torch.set_num_threads(threads)
     return measure_network_costs(config, num_classes)
 
@@ -81,7 +82,7 @@ def _predict_test_images(
     plugins: Sequence[Plugin], weights: bytes, config: TrainConfig, threads: int
 ) -> np.ndarray:
     hide_unassigned_gpus()
-    sync_plugins(plugins)
+    PLUGINS.sync(plugins)
     torch.set_num_threads(threads)
     data, _ = find_data(config.data_source, config.skip_bad_images, config.cache_gb)
     decoded = open_decoded_dataset(data, config.image_size, config.cache_gb)

@@ -26,9 +26,9 @@ from torch import nn
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import DataSource, TrainConfig
 from kdtune.data.decoded import DecodedDataset
-from kdtune.errors import DiskFullError, DivergedError, UserError
+from kdtune.errors import DiskFullError, DivergedError, UserError, typed_first_line
 from kdtune.log.events import EpochMetrics
-from kdtune.plugins import Plugin, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import hide_gpus
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import CacheProgress, CacheState, OnCacheProgress
@@ -112,7 +112,7 @@ class TrialProcess(tune.Trainable):
         keep_freed_memory()
         hide_unassigned_gpus()
         with suppress(UserError):  # which the trial raises again, and so reports
-            sync_plugins(plugins)
+            PLUGINS.sync(plugins)
         self._process_state, self._target_requests, self._checkpoints = (
             ProcessState(),
             target_requests,
@@ -180,7 +180,7 @@ def run_trial(
     result: EpochResult | None = None
     history: list[EpochMetrics] = []
     try:
-        sync_plugins(plugins)
+        PLUGINS.sync(plugins)
         config = TrainConfig.parse(config_values)
         cache_events: SimpleQueue[CacheProgress | None] = SimpleQueue()
         epoch_data, classes, teacher = open_trial_data(config, target_requests, cache_events.put)
@@ -222,10 +222,8 @@ def run_trial(
     except DiskFullError as error:
         yield TrialFailed(failure=Failure.DISK_FULL, reason=str(error))
     except Exception as error:  # whatever a run may raise must not end the sweep
-        message = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
         failure = Failure.OUT_OF_MEMORY if is_out_of_memory(error) else Failure.CRASHED
-        yield TrialFailed(failure=failure, reason=reason)
+        yield TrialFailed(failure=failure, reason=typed_first_line(error))
     finally:
         if checkpoints is not None:
             checkpoints.close()

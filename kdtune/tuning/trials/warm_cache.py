@@ -12,8 +12,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.errors import RunError, UserError, last_line
-from kdtune.plugins import Plugin, loaded_plugins, sync_plugins
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.storage.array_cache import CacheProgress
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.trials.shared_inputs import SharedInputs, build_first_epoch
 from kdtune.tuning.trials.trainable import TargetRequests, open_shared_inputs
@@ -46,7 +47,7 @@ def warm_cache(
     on_node = NodeAffinitySchedulingStrategy(allocation.node, soft=False)
     task = _build_on_node.options(
         num_cpus=allocation.cpus, num_gpus=allocation.gpus, scheduling_strategy=on_node
-    ).remote(loaded_plugins(), shared.sweep, shared.target_requests, shared.representative_runs)
+    ).remote(pack_plugins(), shared.sweep, shared.target_requests, shared.representative_runs)
     try:
         prepared, problem = ray.get(task)
     except ray.exceptions.RayError as error:
@@ -66,7 +67,7 @@ def _build_on_node(
     runs: list[TrainConfig],
 ) -> Any:
     try:
-        sync_plugins(plugins)
+        PLUGINS.sync(plugins)
         decoded, teacher_targets = open_shared_inputs(sweep, target_requests)
         return build_first_epoch(decoded, teacher_targets, runs, lambda progress: None), None
     except UserError as error:  # which Ray would wrap

@@ -1,4 +1,4 @@
-"""Which nodes get trials."""
+"""Admission of nodes."""
 
 import shutil
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def test_a_node_that_sees_the_same_lacks_nothing(here, folder, teacher_file):
     )
 
 
-def test_what_a_node_lacks_is_said(here, folder, teacher_file, tmp_path):
+def test_a_difference_of_a_node_is_described(here, folder, teacher_file, tmp_path):
     def lack(data, teacher):
         return describe_difference(
             here, inspect_node(NodeRequirements(DataSource(str(data)), str(teacher), None))
@@ -44,9 +44,9 @@ def test_what_a_node_lacks_is_said(here, folder, teacher_file, tmp_path):
     other = tmp_path / "other.pth"
     assert lack(folder, other) == f"There is no file {other}"
     trouble = {**here, "teacher": "0"}
-    assert describe_difference(here, trouble) == "its teacher is another file than the driver's"
+    assert describe_difference(here, trouble) == "its teacher is not the same file as the driver's"
     assert describe_difference(here, {**here, "torch": "1.0"}).startswith(
-        "it has torch 1.0, and the dri"
+        "it has torch 1.0; the driver has "
     )
 
 

@@ -1,6 +1,5 @@
-"""Sweeps on real clusters: Ray's processes on this machine, each node with a cache of its own."""
+"""Sweeps on real clusters of processes on this machine, each node with a cache of its own."""
 
-import json
 import os
 import shutil
 import signal
@@ -16,6 +15,8 @@ from object_store import object_store
 from ray.cluster_utils import Cluster
 
 from kdtune.config.train import TrainConfig
+from kdtune.log.event_log import parse_events
+from kdtune.log.events import EpochFinished, TrialEnded, TrialProposed, TrialRestarted
 from kdtune.log.folder import SweepFolder
 from kdtune.storage.array_cache import CACHE_FOLDER_VARIABLE
 from kdtune.storage.remote import Storage
@@ -26,7 +27,7 @@ from faults import outcomes  # noqa: E402
 
 
 class Nodes:
-    """A cluster whose head computes nothing; its two workers have one CPU each."""
+    """A cluster whose head has no CPU; its two workers have one CPU each."""
 
     def __init__(self, place):
         self.place, self.workers = place, []
@@ -46,14 +47,14 @@ class Nodes:
         """Kill all processes of a node."""
         self.cluster.remove_node(self.workers[number], allow_graceful=False)
 
-    def views(self, number):
-        """Arrays in a node's cache."""
+    def arrays(self, number):
+        """Return the arrays in a node's cache."""
         return list((self.place / f"cache-{number}").glob("*/about.json"))
 
 
 @pytest.fixture(scope="module")
 def bucket():
-    """A folder in an object store; nodes that are started later have its keys, too."""
+    """Yield a folder in an object store; nodes that start later have its keys, too."""
     with object_store() as uri:
         yield uri
 
@@ -73,15 +74,15 @@ def start(place, *words):
 
 
 def until(driver, sweep, happened):
-    """Wait until the events of a sweep are such."""
-    deadline = time.monotonic() + 120
+    """Wait until `happened` is true of the events of a sweep."""
+    deadline = time.monotonic() + 300
     while not (sweep.log_path.is_file() and happened(sweep.load_events())):
         assert time.monotonic() < deadline and driver.poll() is None
         time.sleep(0.05)
 
 
-def kinds(events, kind):
-    return [event for event in events if event["event"] == kind]
+def select(events, event_type):
+    return [event for event in events if isinstance(event, event_type)]
 
 
 def words_of(folder, name, trials, epochs):
@@ -91,7 +92,7 @@ def words_of(folder, name, trials, epochs):
 
 
 @pytest.mark.slow
-def test_nodes_die_and_come_and_another_driver_goes_on_with_the_figures_of_one_machine(
+def test_nodes_die_and_join_and_another_driver_continues_with_the_results_of_one_machine(
     nodes, bucket, folder, tmp_path, monkeypatch
 ):
     words = words_of(folder, "x", 3, 9999)
@@ -100,16 +101,16 @@ def test_nodes_die_and_come_and_another_driver_goes_on_with_the_figures_of_one_m
     store = Storage(bucket).subfolder("x")
 
     def at_work(events):
-        return {e["trial_id"] for e in kinds(events, "epoch") if e["epoch"] >= 3}
+        return {e.trial_id for e in select(events, EpochFinished) if e.epoch >= 3}
 
     until(driver, sweep, lambda events: len(at_work(events)) == 2)  # all slots are busy
-    assert all(nodes.views(number) for number in range(2))
+    assert all(nodes.arrays(number) for number in range(2))
     kept = [name for name in store.list_files() if name.startswith("checkpoints/")]
     assert {name.split("/")[1] for name in kept} == at_work(sweep.load_events())
     nodes.kill(1)
-    until(driver, sweep, lambda events: kinds(events, "restarted"))
+    until(driver, sweep, lambda events: select(events, TrialRestarted))
     nodes.add()
-    until(driver, sweep, lambda events: nodes.views(2))
+    until(driver, sweep, lambda events: nodes.arrays(2))
     there, deadline = store.read("log.jsonl"), time.monotonic() + 60
     while store.read("log.jsonl") == there:  # the copy follows
         assert time.monotonic() < deadline
@@ -118,26 +119,26 @@ def test_nodes_die_and_come_and_another_driver_goes_on_with_the_figures_of_one_m
     driver.wait()
     shutil.rmtree(sweep.path)
 
-    known = [json.loads(line) for line in store.read("log.jsonl").splitlines()]
-    total = str(len(kinds(known, "epoch")) + 20)
-    driver = start(tmp_path, "resume", "results/x", *places, "--epochs-total", total)
-    assert driver.wait(timeout=200) == 0, (tmp_path / "err").read_text()
+    known, _ = parse_events(store.read("log.jsonl"), sweep.log_path)
+    total = str(len(select(known, EpochFinished)) + 20)
+    driver = start(tmp_path, "resume", "results/x", *places, "--total-epochs", total)
+    assert driver.wait(timeout=400) == 0, (tmp_path / "err").read_text()
     events = sweep.load_events()
     assert events[: len(known)] == known  # nothing is lost
-    assert {e["state"] for e in kinds(events, "ended")} == {"stopped"}
-    assert {e["cause"] for e in kinds(events, "restarted")} == {"lost"}
+    assert {e.state for e in select(events, TrialEnded)} == {"stopped"}
+    assert {e.cause for e in select(events, TrialRestarted)} == {"node_lost"}
     for trial_id, (_, accuracies, *_) in outcomes(sweep).items():
-        before = [e for e in kinds(known, "epoch") if e["trial_id"] == trial_id]
+        before = [e for e in select(known, EpochFinished) if e.trial_id == trial_id]
         assert len(accuracies) >= len(before)
     monkeypatch.chdir(tmp_path)
-    lost = kinds(events, "restarted")[0]["trial_id"]
-    own = [e for e in events if e.get("trial_id") == lost]
-    logged = kinds(own[: own.index(kinds(own, "restarted")[0]) + 2], "epoch")  # one more
-    [asked] = kinds(own, "asked")
-    alone = run_training(TrainConfig.parse({**asked["config"], "epochs": len(logged)}))
+    restart = select(events, TrialRestarted)[0]
+    own = [e for e in events if getattr(e, "trial_id", None) == restart.trial_id]
+    logged = select(own[: own.index(restart) + 2], EpochFinished)  # one more
+    [proposed] = select(own, TrialProposed)
+    alone = run_training(TrainConfig.parse({**proposed.config, "epochs": len(logged)}))
     for figure in ("train_loss", "validation_accuracy"):
         alone_too = [row[figure] for row in alone["training_history"]]
-        assert [e[figure] for e in logged] == alone_too
+        assert [getattr(e, figure) for e in logged] == alone_too
     said = (tmp_path / "err").read_text()
     assert "is lost" in said and "has joined, and gets trials" in said
     assert "is fetched from s3://bucket/results/x" in said
@@ -190,8 +191,8 @@ class Hosts:
     def address(self, number):
         return f"10.77.0.{number + 1}"
 
-    def run(self, number, *words):
-        """Start a Python module on a host."""
+    def run(self, number, *commands):
+        """Start Python modules on a host, one after the other."""
         own = self.place / str(number)
         own.mkdir()
         variables = {
@@ -202,7 +203,8 @@ class Hosts:
         inside = ["ip", "netns", "exec", self.names[number], "unshare", "-pf", "--mount-proc"]
         with open(own / "said", "w") as said:
             process = subprocess.Popen(
-                [*inside, sys.executable, "-m", *words], cwd=own, stdout=said, stderr=said,
+                [*inside, "sh", "-c", " && ".join(f"{sys.executable} -m {c}" for c in commands)],
+                cwd=own, stdout=said, stderr=said,
                 env={**os.environ, **variables, **TOKEN}, start_new_session=True,
             )  # fmt: skip
         self.started.append(process)
@@ -210,24 +212,27 @@ class Hosts:
 
 
 @pytest.mark.slow
-def test_a_sweep_is_launched_from_a_host_that_is_no_node(folder):
+def test_a_sweep_is_driven_from_a_node_without_cpus(folder):
     with tempfile.TemporaryDirectory(dir="/tmp") as place, Hosts(Path(place)) as hosts:
-        head, ray = f"{hosts.address(0)}:6379", ("ray.scripts.scripts", "start", "--num-cpus=1")
-        quiet = ("--include-dashboard=false", "--disable-usage-stats", "--block")
-        mine = f"--node-ip-address={hosts.address(0)}"
-        hosts.run(0, *ray, "--head", "--port=6379", mine, *quiet)
-        hosts.run(
-            1, *ray, f"--address={head}", f"--node-ip-address={hosts.address(1)}", *quiet[1:]
-        )
+        head = f"{hosts.address(0)}:6379"
+
+        def ray(number, flags):
+            own = f"--node-ip-address={hosts.address(number)} --disable-usage-stats"
+            return f"ray.scripts.scripts start {own} {flags}"
+
+        worker = "--num-cpus=1 --block"
+        hosts.run(0, ray(0, f"--head --port=6379 --include-dashboard=false {worker}"))
+        hosts.run(1, ray(1, f"--address={head} {worker}"))
         deadline = time.monotonic() + 60
         while "Ray runtime started" not in (hosts.place / "1" / "said").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        words = words_of(folder, "x", 2, 2)
-        driver = hosts.run(2, "kdtune", *words, "--address", head, "--storage", f"{place}/shared")
-        code, said = driver.wait(timeout=200), (hosts.place / "2" / "said").read_text()
+        words = " ".join(words_of(folder, "x", 2, 2))
+        sweep = f"kdtune {words} --address {head} --storage {place}/shared"
+        driver = hosts.run(2, ray(2, f"--address={head} --num-cpus=0"), sweep)
+        code, said = driver.wait(timeout=400), (hosts.place / "2" / "said").read_text()
         assert code == 0, said
-        assert "this machine is no node of" in said and "2 trials at once" in said
-        assert not (hosts.place / "2" / "cache").exists()  # nothing is computed there
-        nodes = [list((hosts.place / str(n) / "cache").glob("*/about.json")) for n in range(2)]
-        assert all(nodes)
+        assert "2 trials at once" in said
+        assert not (hosts.place / "2" / "cache").exists()  # no trial ran there
+        arrays = [list((hosts.place / str(n) / "cache").glob("*/about.json")) for n in range(2)]
+        assert all(arrays)

@@ -1,4 +1,4 @@
-"""Where trials fit: numbers by hand, and what must hold whatever nodes and students there are."""
+"""Placement of trials: numbers by hand, and properties for any nodes and students."""
 
 import itertools
 from collections import Counter
@@ -23,14 +23,14 @@ BIG, SMALL, OTHER = ("at", "Big"), ("at", "Small"), ("kd", "Small")
 
 
 def place_of(need, *nodes):
-    """What a trial has that is chosen on empty nodes, as (node, CPUs, GPUs, devices)."""
+    """Return node, CPUs, GPUs and devices of a trial on empty nodes."""
     slots = Slots({"M": need}, lambda: nodes)
     chosen = slots.choose_next([PendingTrial("x", ("at", "M"))])
     return chosen and (chosen[1].node, chosen[1].cpus, chosen[1].gpus, chosen[1].devices)
 
 
-def begin(slots, *waiting):
-    """Have the first begin that may; gives its key, with whose it was."""
+def start(slots, *waiting):
+    """Start the first trial that may start; return its key."""
     chosen = slots.choose_next([PendingTrial(cell, cell) for cell in waiting])
     if chosen is None:
         return None
@@ -60,7 +60,7 @@ def begin(slots, *waiting):
         (ResourceRequest(1), [], None),
     ],
 )
-def test_what_a_trial_has(need, nodes, expected):
+def test_the_allocation_of_a_trial(need, nodes, expected):
     assert place_of(need, *nodes) == expected
 
 
@@ -78,7 +78,7 @@ def test_what_a_trial_has(need, nodes, expected):
             [Node("a", 8, 5)],
             None,
             8,
-        ),  # a fifth of each GPU is for nobody
+        ),  # a fifth of each GPU stays free
         ([ResourceRequest(3)], [Node("a", 4), Node("b", 4)], None, 2),
         ([ResourceRequest(gpus=1), ResourceRequest(gpus=0.25)], [Node("a", 8, 2)], None, 5),
         ([ResourceRequest(2), ResourceRequest(1)], [Node("a", 4)], None, 3),
@@ -95,22 +95,22 @@ def test_a_part_of_a_gpu_is_of_one_gpu_and_the_fullest_with_room_comes_first():
     slots = Slots(
         {"Big": ResourceRequest(1, 1.0), "Small": ResourceRequest(1, 0.6)}, lambda: nodes
     )
-    assert [begin(slots, SMALL), begin(slots, SMALL), begin(slots, SMALL)] == [SMALL, SMALL, None]
+    assert [start(slots, SMALL), start(slots, SMALL), start(slots, SMALL)] == [SMALL, SMALL, None]
     slots = Slots(
         {"Big": ResourceRequest(1, 1.0), "Small": ResourceRequest(1, 0.5)}, lambda: nodes
     )
-    assert [begin(slots, SMALL), begin(slots, SMALL), begin(slots, BIG)] == [SMALL, SMALL, BIG]
+    assert [start(slots, SMALL), start(slots, SMALL), start(slots, BIG)] == [SMALL, SMALL, BIG]
     assert [place.devices for place in slots._allocations.values()] == [(0,), (0,), (1,)]
 
 
 def test_nodes_come_and_go():
     nodes = [Node("a", 2)]
     slots = Slots({"Small": ResourceRequest(2)}, lambda: nodes)
-    assert begin(slots, SMALL) and begin(slots, SMALL) is None
+    assert start(slots, SMALL) and start(slots, SMALL) is None
     assert (slots.count, slots.has_room()) == (1, False)
     nodes.append(Node("b", 4))
     assert (slots.count, slots.has_room()) == (3, True)
-    assert begin(slots, SMALL)
+    assert start(slots, SMALL)
     del nodes[0]  # its trial has no place now, but Ray begins it where it has room
     assert (slots.in_use, slots.count, slots.has_room()) == (1, 2, False)
     slots.release_finished(list(slots._allocations)[1:])
@@ -119,7 +119,7 @@ def test_nodes_come_and_go():
     assert slots.unplaceable_models() == ["Small"] and slots.smallest_allocation("Small") is None
 
 
-def test_a_process_that_runs_elsewhere_is_counted_there():
+def test_a_process_on_another_node_is_counted_there():
     nodes = [Node("a", 2), Node("b", 2)]
     slots = Slots({"M": ResourceRequest(2)}, lambda: nodes)
     place = Allocation("a", 2, 2, 0.0)
@@ -129,13 +129,13 @@ def test_a_process_that_runs_elsewhere_is_counted_there():
     assert chosen[1].node == "a"
 
 
-def test_no_more_run_than_are_wanted():
+def test_max_concurrent_limits_running_trials():
     slots = Slots({"Small": ResourceRequest()}, lambda: [Node("a", 9)], max_concurrent=2)
-    assert [begin(slots, SMALL) for _ in range(3)] == [SMALL, SMALL, None]
+    assert [start(slots, SMALL) for _ in range(3)] == [SMALL, SMALL, None]
     assert not slots.has_room() and slots.count == 2
 
 
-def test_a_device_of_ones_own_is_a_whole_gpu_or_the_cpus_of_the_largest_node():
+def test_an_exclusive_device_is_a_whole_gpu_or_the_cpus_of_the_largest_node():
     nodes = [Node("a", 4, 1), Node("b", 8)]
     slots = Slots(
         {"G": ResourceRequest(1, 0.5), "C": ResourceRequest(2), "W": ResourceRequest(1, 1.0)},
@@ -151,39 +151,39 @@ def test_a_device_of_ones_own_is_a_whole_gpu_or_the_cpus_of_the_largest_node():
     assert not Slots({"C": ResourceRequest(2)}, lambda: [Node("a", 2)]).has_larger_allocation("C")
 
 
-def test_each_other_cell_passes_one_that_waits_twice_and_then_waits_too():
-    """Two CPUs: the big one takes both, and the small ones give theirs back one at a time."""
+def test_each_cell_passes_a_waiting_trial_twice_and_then_waits_too():
+    """There are two CPUs: the big trial needs both, the small ones release one at a time."""
     slots = Slots({"Big": ResourceRequest(2), "Small": ResourceRequest(1)}, lambda: [Node("a", 2)])
-    assert begin(slots, SMALL) and begin(slots, OTHER)
-    begun = []
+    assert start(slots, SMALL) and start(slots, OTHER)
+    started = []
     for _ in range(20):
         slots.release_finished(list(slots._allocations)[1:])  # the oldest ends
-        begun.append(begin(slots, BIG, SMALL, OTHER) or begin(slots, BIG, OTHER, SMALL))
-        if begun[-1] == BIG:
+        started.append(start(slots, BIG, SMALL, OTHER) or start(slots, BIG, OTHER, SMALL))
+        if started[-1] == BIG:
             break
-    assert begun.count(SMALL) == begun.count(OTHER) == MAX_PASSES
-    assert begun[-2:] == [None, BIG]  # one CPU was kept for it meanwhile
+    assert started.count(SMALL) == started.count(OTHER) == MAX_PASSES
+    assert started[-2:] == [None, BIG]  # one CPU was kept for it meanwhile
     assert BIG not in slots._passes  # it begins to count anew
 
 
-def test_nothing_is_kept_on_a_node_that_the_one_that_waits_does_not_need():
+def test_no_room_is_reserved_on_a_node_that_the_waiting_trial_does_not_need():
     nodes = [Node("a", 4), Node("b", 1)]
     slots = Slots({"Big": ResourceRequest(4), "Small": ResourceRequest(1)}, lambda: nodes)
     slots.allocate("one", Allocation("a", 1, 1, 0.0))
     for _ in range(10):  # on b; that is no pass
-        assert begin(slots, BIG, SMALL) == SMALL
+        assert start(slots, BIG, SMALL) == SMALL
         slots.release_finished(["one"])
     assert not sum(slots._passes[BIG].values())
 
 
-def test_what_has_no_node_at_all_holds_up_nobody():
+def test_a_trial_that_fits_on_no_node_blocks_no_other():
     slots = Slots({"Big": ResourceRequest(4), "Small": ResourceRequest(1)}, lambda: [Node("a", 2)])
     for _ in range(10):
-        assert begin(slots, BIG, SMALL) == SMALL
+        assert start(slots, BIG, SMALL) == SMALL
         slots.release_finished([])
 
 
-def test_what_trials_have_in_words():
+def test_resources_in_words():
     nodes = [Node("a", 8, 2), Node("b", 6, 1)]
     needs = {"A": ResourceRequest(gpus=1), "B": ResourceRequest(1, 0.25)}
     assert (
@@ -192,7 +192,7 @@ def test_what_trials_have_in_words():
     )
 
 
-# Whatever there is
+# Properties
 
 NODES = st.lists(
     st.builds(Node, st.sampled_from("abc"), st.integers(0, 9), st.integers(0, 3)),
@@ -209,27 +209,27 @@ CELLS = [(method, model) for model in "XYZ" for method in ("at", "kd")]
 
 
 class Cluster:
-    """Trials of three students that begin and end on nodes, kept in a book of its own."""
+    """Trials of three students that start and end on nodes, with its own accounts."""
 
     def __init__(self, needs, nodes, concurrent):
         self.nodes = list(nodes)
         self.slots = Slots(dict(zip("XYZ", needs, strict=True)), lambda: self.nodes, concurrent)
         self.running: dict[str, tuple[tuple[str, str], Allocation]] = {}
-        self.begun = Counter({cell: 0 for cell in CELLS})
+        self.started = Counter({cell: 0 for cell in CELLS})
         self.concurrent = concurrent
 
     def turns(self):
-        return sorted(CELLS, key=lambda cell: self.begun[cell])
+        return sorted(CELLS, key=lambda cell: self.started[cell])
 
-    def begin(self):
+    def start(self):
         waiting = [PendingTrial(cell, cell) for cell in self.turns()]
         if (chosen := self.slots.choose_next(waiting)) is None:
             return None
         one, place = chosen
-        name = f"{one.cell}-{self.begun[one.cell]}"
+        name = f"{one.cell}-{self.started[one.cell]}"
         self.slots.allocate(name, place)
         self.running[name] = one.cell, place
-        self.begun[one.cell] += 1
+        self.started[one.cell] += 1
         return one.cell
 
     def end(self, number):
@@ -238,7 +238,7 @@ class Cluster:
         self.slots.release_finished(self.running)
 
     def free(self):
-        """CPUs, and hundredths of each GPU, that are free on each node."""
+        """Return the free CPUs and the free share of each GPU, by node."""
         cpus = {node.name: node.cpus for node in self.nodes}
         gpus = {node.name: [1.0] * node.gpus for node in self.nodes}
         for _, place in self.running.values():
@@ -248,7 +248,7 @@ class Cluster:
         return cpus, gpus
 
     def fits(self, cell):
-        """Whether a trial would fit, worked out anew."""
+        """Return True if a trial of the cell fits, computed independently."""
         cpus, gpus = self.free()
         for node in self.nodes:
             if (place := self.slots.requests[cell[1]].allocation_on(node)) is None:
@@ -266,12 +266,10 @@ class Cluster:
     st.one_of(st.none(), st.integers(1, 5)),
     st.lists(st.integers(0, 99), max_size=40),
 )
-def test_no_node_is_ever_over_full_and_no_device_idle_for_no_reason(
-    needs, nodes, concurrent, ends
-):
+def test_no_node_is_over_full_and_no_device_idle_without_reason(needs, nodes, concurrent, ends):
     cluster = Cluster(needs, nodes, concurrent)
     for number in ends:
-        while cluster.begin() is not None:
+        while cluster.start() is not None:
             cpus, gpus = cluster.free()
             assert min(cpus.values()) >= 0
             assert all(part >= -1e-6 for parts in gpus.values() for part in parts)
@@ -285,36 +283,36 @@ def test_no_node_is_ever_over_full_and_no_device_idle_for_no_reason(
 
 
 @given(st.lists(NEEDS, min_size=3, max_size=3), NODES, st.lists(st.integers(0, 99), max_size=120))
-def test_nobody_waits_for_ever(needs, nodes, ends):
-    """On one node: while a cell waits, each that has had more begins twice at most."""
+def test_no_cell_waits_for_ever(needs, nodes, ends):
+    """On one node, while a cell waits, each that has had more starts at most twice."""
     cluster = Cluster(needs, nodes[:1], None)
     able = [cell for cell in CELLS if cell[1] not in cluster.slots.unplaceable_models()]
     since = {cell: Counter() for cell in able}
     for number in ends:
-        while (began := cluster.begin()) is not None:
-            since[began].clear()
+        while (started_cell := cluster.start()) is not None:
+            since[started_cell].clear()
             for cell in able:
-                if cluster.begun[cell] < cluster.begun[began] - 1:
-                    since[cell][began] += 1
-                    assert since[cell][began] <= MAX_PASSES
+                if cluster.started[cell] < cluster.started[started_cell] - 1:
+                    since[cell][started_cell] += 1
+                    assert since[cell][started_cell] <= MAX_PASSES
         if cluster.running:
             cluster.end(number)
 
 
 @given(st.lists(NEEDS, min_size=3, max_size=3), NODES)
-def test_the_count_is_what_there_is_when_all_have_begun(needs, nodes):
-    """Of one student exactly; of several it depends on whose turn it is."""
+def test_the_count_is_the_number_of_trials_that_can_start(needs, nodes):
+    """Tested with one student; with several it depends on the order of cells."""
     slots = Slots({"X": needs[0]}, lambda: nodes)
-    count, begun = slots.count, 0
-    while begin(slots, ("at", "X")):
-        begun += 1
-    assert begun == count == slots.count and not slots.has_room()
+    count, started = slots.count, 0
+    while start(slots, ("at", "X")):
+        started += 1
+    assert started == count == slots.count and not slots.has_room()
 
 
 # In a sweep
 
 
-def test_a_sweep_hands_out_what_fits_and_tells_when_nothing_can(tmp_path):
+def test_a_sweep_hands_out_trials_that_fit_and_warns_when_none_can(tmp_path):
     nodes = [Node("n", 2)]
     slots = Slots({"A": ResourceRequest(2), "B": ResourceRequest(1)}, lambda: nodes)
     machinery = SweepHarness(tmp_path / "log.jsonl", methods="at", trials=9, slots=slots)
@@ -335,8 +333,8 @@ def test_a_sweep_hands_out_what_fits_and_tells_when_nothing_can(tmp_path):
     assert machinery.suggest().config["config"]["model"] == "B"
 
 
-def test_a_big_trial_has_its_turn_in_a_sweep(tmp_path):
-    """One CPU each for B, two for A: after two more of B the next one of A has its room."""
+def test_a_big_trial_starts_in_time_in_a_sweep(tmp_path):
+    """B needs one CPU and A two: after two more of B the next trial of A fits."""
     slots = Slots({"A": ResourceRequest(2), "B": ResourceRequest(1)}, lambda: [Node("n", 2)])
     machinery = SweepHarness(
         tmp_path / "log.jsonl", methods="at", trials=9, slots=slots, scheduler="none"

@@ -1,5 +1,6 @@
-"""What a sweep makes of the nodes that Ray has; these are made up here."""
+"""Addresses of clusters, and slots on nodes that are made up."""
 
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,15 @@ from sweep_harness import sweep_config
 
 from kdtune.errors import UserError
 from kdtune.tuning.cluster.placement import Node, ResourceRequest
-from kdtune.tuning.cluster.session import LivingNodes, find_admitted_nodes, find_slots
+from kdtune.tuning.cluster.session import (
+    ADDRESS_VARIABLE,
+    LOCAL_ADDRESS,
+    LivingNodes,
+    find_admitted_nodes,
+    find_slots,
+    ray_session,
+    resolve_address,
+)
 
 
 def node(name, cpus, gpus=0.0, alive=True):
@@ -77,7 +86,7 @@ def test_nodes_are_looked_at_once_a_second_and_dead_ones_are_none(nodes):
         ),
     ],
 )
-def test_what_trials_get_of_nodes_with_gpus(nodes, given, needs, count):
+def test_the_requests_of_trials_on_nodes_with_gpus(nodes, given, needs, count):
     nodes += [node("a", 8, 2.0), node("b", 4, 1.0), node("c", 4)]
     slots = find_slots(sweep_config(**given), nodes=LivingNodes())
     assert slots.requests == needs and slots.count == count
@@ -134,3 +143,40 @@ def test_nodes_of_a_session_that_was_joined_before_are_asked(nodes, monkeypatch)
     assert find_admitted_nodes(sweep_config(), print)() == [Node("a", 4)]
     nodes.pop(0)  # the driver's has no CPU
     assert find_admitted_nodes(sweep_config(), print)() == [Node("b", 4)]
+
+
+def refusal(address, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("kdtune.tuning.cluster.session.is_ray_node", lambda: False)
+    with pytest.raises(UserError) as refused, ray_session(address):
+        pass
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("ray://head:10001", "an address of Ray's client, which cannot run a sweep: give --addr"),
+        ("head", "The address head is neither 'auto' nor host:port"),
+        ("no-such-host.invalid:6379", "No Ray cluster answers at no-such-host.invalid:6379: "),
+        ("127.0.0.1:99999", ":99999: "),
+        ("auto", "make it one that runs no trials with 'ray start --address=HEAD:6379 --num-cpus"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_a_sentence(address, sentence, monkeypatch):
+    assert sentence in refusal(address, monkeypatch)
+
+
+def test_a_machine_that_is_not_a_node_gets_the_commands_that_help(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        sentence = refusal(address, monkeypatch)
+    assert f"'ray start --address={address} --num-cpus=0', or submit the sweep with" in sentence
+    assert f"{address}: Connection refused." in refusal(address, monkeypatch)
+
+
+def test_the_address_is_that_of_the_flag_then_of_the_environment(monkeypatch):
+    monkeypatch.delenv(ADDRESS_VARIABLE, raising=False)
+    assert resolve_address(None) == LOCAL_ADDRESS and resolve_address("auto") == "auto"
+    monkeypatch.setenv(ADDRESS_VARIABLE, "head:6379")
+    assert resolve_address(None) == "head:6379" and resolve_address(LOCAL_ADDRESS) == LOCAL_ADDRESS

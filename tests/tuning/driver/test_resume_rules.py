@@ -6,7 +6,7 @@ from event_logs import write_log
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
-from kdtune.tuning.cluster.join import ADDRESS_VARIABLE
+from kdtune.tuning.cluster.session import ADDRESS_VARIABLE
 from kdtune.tuning.driver.resume_rules import (
     build_confirm_config,
     build_resume_config,

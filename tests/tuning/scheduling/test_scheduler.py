@@ -1,4 +1,4 @@
-"""What the log says of a trial's end."""
+"""The log of the scheduler, and the trials that it ends or restarts."""
 
 import random
 import re
@@ -8,14 +8,26 @@ import pytest
 from sweep_harness import EPOCHS, SweepHarness
 
 from kdtune.errors import DiskFullError, UserError
+from kdtune.log.events import (
+    CacheUpdated,
+    EpochFinished,
+    TrialEnded,
+    TrialProposed,
+    TrialRestarted,
+)
 from kdtune.log.folder import SweepFolder
+from kdtune.storage.array_cache import CacheProgress, CacheState
 from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
 from kdtune.tuning.scheduling.scheduler import MISPLACED_RESTARTS
-from kdtune.tuning.trials.trainable import DISK_FULL, NODE_KEY, OUT_OF_MEMORY, OUTCOME_KEY
+from kdtune.tuning.trials.results import CacheReported, Failure, ProcessStarted, TrialFailed
+
+
+def events_of(folder, event_type):
+    return [e for e in SweepFolder(folder).load_events() if isinstance(e, event_type)]
 
 
 def ends(folder):
-    return [e for e in SweepFolder(folder).load_events() if e["event"] == "ended"]
+    return events_of(folder, TrialEnded)
 
 
 def one_trial(tmp_path, **given):
@@ -23,68 +35,68 @@ def one_trial(tmp_path, **given):
     return machinery, machinery.suggest()
 
 
-def fail(machinery, trial, outcome="crashed", reason="so"):
-    result = {OUTCOME_KEY: outcome, "reason": reason}
-    assert machinery.scheduler.on_trial_result(None, trial, result) == "STOP"
+def fail(machinery, trial, failure, reason="so"):
+    result = TrialFailed(failure=failure, reason=reason)
+    assert machinery.report_result(trial, result) == "STOP"
 
 
-def test_an_end_says_who_stopped_the_trial_and_on_what_numbers(tmp_path):
+def test_an_end_names_the_rule_and_its_numbers(tmp_path):
     machinery = SweepHarness(tmp_path / "log.jsonl", methods="at", models="A")
     one, two = machinery.suggest(), machinery.suggest()
     assert machinery.report(one, 1, 0.47)
     assert not machinery.report(two, 1, 0.38, best=0.41)
     [end] = ends(tmp_path)
-    assert (end["state"], end["epochs"], end["best_validation_accuracy"]) == ("stopped", 1, 0.41)
-    assert end["reason"] == "asha, epoch 1: 41.00 %, the cut was 47.00 % among 1"
+    assert (end.state, end.epochs, end.best_validation_accuracy) == ("stopped", 1, 0.41)
+    assert end.reason == "asha, epoch 1: 41.00 %, the cut was 47.00 % among 1"
 
 
-def test_a_trial_that_goes_all_the_way_is_finished_whatever_the_rule(tmp_path):
+def test_a_trial_that_trains_all_epochs_is_finished_whatever_the_rule(tmp_path):
     machinery = SweepHarness(tmp_path / "log.jsonl", methods="at", models="A", grace_period=EPOCHS)
     machinery.train(machinery.suggest(), [0.9] * EPOCHS)
     machinery.train(machinery.suggest(), [0.1] * EPOCHS)
-    assert [(e["state"], e["reason"]) for e in ends(tmp_path)] == [
+    assert [(e.state, e.reason) for e in ends(tmp_path)] == [
         ("finished", f"all {EPOCHS} epochs")
     ] * 2
 
 
 @pytest.mark.parametrize("scheduler", ["hyperband", "median"])
-def test_every_rule_signs_with_its_name(tmp_path, scheduler):
+def test_every_rule_is_named_in_the_reason(tmp_path, scheduler):
     given = {"methods": "at", "models": "A", "scheduler": scheduler, "trials": 30}
     machinery = SweepHarness(tmp_path / "log.jsonl", **given)
     accuracies = iter(n / 100 for n in range(90, 50, -1))
     while not ends(tmp_path):
         machinery.report(machinery.suggest(), 1, next(accuracies))
-    reason = ends(tmp_path)[0]["reason"]
+    reason = ends(tmp_path)[0].reason
     assert re.fullmatch(rf"{scheduler}, epoch 1: .* %, the cut was .* % among \d", reason)
 
 
-def test_notes_and_epochs_are_logged_as_they_come(tmp_path):
+def test_cache_progress_and_epochs_are_logged_in_order(tmp_path):
     machinery = SweepHarness(tmp_path / "log.jsonl", methods="at", models="A")
     trial = machinery.suggest()
-    note = {"cache_event": '{"state": "built", "kind": "pixels", "what": "it", "bytes": 7}'}
-    machinery.scheduler.on_trial_result(None, trial, note)
+    progress = CacheProgress(content="pixels", label="it", state=CacheState.BUILT, num_bytes=7)
+    machinery.report_result(trial, CacheReported(progress=progress))
     machinery.report(trial, 1, 0.5)
-    view, epoch = SweepFolder(tmp_path).load_events()[-2:]
-    assert (view["event"], view["trial_id"], view["bytes"]) == ("view", "at-A-000", 7)
-    assert (epoch["event"], epoch["epoch"], epoch["validation_accuracy"]) == ("epoch", 1, 0.5)
-    assert "pid" not in epoch  # what Ray adds stays outside
+    cache, epoch = SweepFolder(tmp_path).load_events()[-2:]
+    assert isinstance(cache, CacheUpdated) and isinstance(epoch, EpochFinished)
+    assert (cache.trial_id, cache.progress) == ("at-A-000", progress)
+    assert (epoch.epoch, epoch.validation_accuracy) == (1, 0.5)
 
 
-def test_a_trial_whose_process_died_is_handed_out_again_and_goes_on(tmp_path):
+def test_a_trial_whose_process_died_is_handed_out_again_and_continues(tmp_path):
     machinery, trial = one_trial(tmp_path, trials=1)
     machinery.report(trial, 1, 0.5)
     machinery.scheduler.on_trial_error(None, trial)
     again = machinery.suggest()
     assert again.config == trial.config
     assert again.config["config"]["data_dir"] == "d"  # where the sweep has its data now
-    assert machinery.report(again, 1, 0.5)  # it gives again what it had given
+    assert machinery.report(again, 1, 0.5)  # it repeats its first epoch
     assert machinery.report(again, 2, 0.6)
-    epochs = [e["epoch"] for e in SweepFolder(tmp_path).load_events() if e["event"] == "epoch"]
+    epochs = [e.epoch for e in events_of(tmp_path, EpochFinished)]
     assert epochs == [1, 2]
 
 
 @pytest.mark.parametrize("deaths", [1, 2])
-def test_what_was_begun_again_is_handed_out_once_however_often_the_driver_died(tmp_path, deaths):
+def test_a_restarted_trial_is_handed_out_once_however_often_the_driver_died(tmp_path, deaths):
     given = {"methods": "at", "models": "A", "trials": 2}
     machinery = SweepHarness(tmp_path / "log.jsonl", **given)
     trial = machinery.suggest()
@@ -106,7 +118,7 @@ def test_a_process_that_dies_while_the_sweep_stops_is_no_restart(tmp_path):
     machinery, trial = one_trial(tmp_path)
     machinery.policy.interrupts.stop_requested = True
     machinery.scheduler.on_trial_error(None, trial)
-    assert [e["event"] for e in SweepFolder(tmp_path).load_events()] == ["asked"]
+    assert [e.kind for e in SweepFolder(tmp_path).load_events()] == ["trial_proposed"]
 
 
 def test_a_trial_with_the_name_of_another_is_damage(tmp_path):
@@ -117,7 +129,7 @@ def test_a_trial_with_the_name_of_another_is_damage(tmp_path):
         SweepHarness(log, methods="at", models="A")
 
 
-def test_a_process_may_die_so_many_times(tmp_path):
+def test_a_process_may_die_at_most_max_restarts_times(tmp_path):
     machinery, trial = one_trial(tmp_path, trials=1, max_restarts=2)
     for _ in range(3):
         machinery.scheduler.on_trial_error(None, trial)
@@ -125,14 +137,14 @@ def test_a_process_may_die_so_many_times(tmp_path):
     machinery.scheduler.on_trial_error(None, trial)  # of a trial that has ended
     [end] = ends(tmp_path)
     reason = "its process died: killed, or out of memory, 3 times"
-    assert (end["state"], end["reason"]) == ("crashed", reason)
+    assert (end.state, end.reason) == ("crashed", reason)
     assert machinery.suggest() is None and machinery.budget.finished
 
 
-def test_what_lacks_memory_waits_until_a_device_can_be_its_own(tmp_path):
+def test_a_trial_that_lacks_memory_waits_for_a_device_of_its_own(tmp_path):
     slots = Slots({"A": ResourceRequest(1, 0.5)}, lambda: [Node("n", cpus=4, gpus=1)])
     machinery, trial = one_trial(tmp_path, trials=2, slots=slots)
-    fail(machinery, trial, OUT_OF_MEMORY)
+    fail(machinery, trial, Failure.OUT_OF_MEMORY)
     other = machinery.suggest()
     assert other.config["trial_id"] == "at-A-001" and other.config["allocation"]["gpus"] == 0.5
     assert machinery.suggest() is None  # half of the device is free
@@ -142,26 +154,26 @@ def test_what_lacks_memory_waits_until_a_device_can_be_its_own(tmp_path):
         **trial.config,
         "allocation": {**trial.config["allocation"], "gpus": 1.0},
     }
-    fail(machinery, again, OUT_OF_MEMORY)
-    assert [e["state"] for e in ends(tmp_path)] == ["finished", "crashed"]
+    fail(machinery, again, Failure.OUT_OF_MEMORY)
+    assert [e.state for e in ends(tmp_path)] == ["finished", "crashed"]
 
 
-def test_what_has_a_device_to_itself_and_lacks_memory_has_crashed(tmp_path):
+def test_a_trial_that_has_its_device_to_itself_and_lacks_memory_has_crashed(tmp_path):
     slots = Slots({"A": ResourceRequest(1, 1.0)}, lambda: [Node("n", cpus=4, gpus=1)])
     machinery, trial = one_trial(tmp_path, slots=slots)
-    fail(machinery, trial, OUT_OF_MEMORY)
-    assert [e["state"] for e in ends(tmp_path)] == ["crashed"]
+    fail(machinery, trial, Failure.OUT_OF_MEMORY)
+    assert [e.state for e in ends(tmp_path)] == ["crashed"]
 
 
 def test_a_full_disk_ends_the_sweep_and_no_trial(tmp_path):
     machinery, trial = one_trial(tmp_path)
-    fail(machinery, trial, DISK_FULL, "There is no room.")
-    assert isinstance(machinery.scheduler.failure, DiskFullError)
+    fail(machinery, trial, Failure.DISK_FULL, "There is no room.")
+    assert isinstance(machinery.policy.failure, DiskFullError)
     assert machinery.suggest() is None and ends(tmp_path) == []
     assert list(machinery.active_trials.by_id) == ["at-A-000"]
 
 
-def test_an_interrupted_trial_finishes_its_epoch_and_stays_under_way(tmp_path):
+def test_an_interrupted_trial_finishes_its_epoch_and_stays_active(tmp_path):
     machinery, trial = one_trial(tmp_path)
     machinery.policy.interrupts.stop_requested = True
     assert not machinery.report(trial, 1, 0.5)
@@ -172,7 +184,7 @@ def test_an_interrupted_trial_finishes_its_epoch_and_stays_under_way(tmp_path):
 
 
 @pytest.mark.parametrize("epoch", [1, EPOCHS])
-def test_an_end_that_a_crash_swallowed_is_made_up_for(tmp_path, epoch):
+def test_an_end_that_a_crash_lost_is_logged_on_resume(tmp_path, epoch):
     """The last epoch was logged, but not that the trial was over."""
     given = {"methods": "at", "models": "A", "trials": 2}
     machinery = SweepHarness(tmp_path / "log.jsonl", **given)
@@ -186,8 +198,8 @@ def test_an_end_that_a_crash_swallowed_is_made_up_for(tmp_path, epoch):
     assert log.read_text().splitlines()[-1] == last.rstrip()
 
 
-def test_the_order_of_things_after_a_kill_is_the_one_without(tmp_path):
-    """Wherever the log ends: what comes then is the same, to the last number."""
+def test_the_log_after_a_kill_is_the_one_without(tmp_path):
+    """Wherever the log ends, the same events follow."""
     whole = SweepHarness(tmp_path / "whole.jsonl", trials=3)
     whole.run()
     lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
@@ -199,7 +211,7 @@ def test_the_order_of_things_after_a_kill_is_the_one_without(tmp_path):
 
 
 def restarts(tmp_path):
-    return [e["cause"] for e in SweepFolder(tmp_path).load_events() if e["event"] == "restarted"]
+    return [e.cause for e in events_of(tmp_path, TrialRestarted)]
 
 
 def loses(machinery, trial):
@@ -209,22 +221,22 @@ def loses(machinery, trial):
     return machinery.suggest()
 
 
-def test_lost_nodes_do_not_count_for_a_trial_that_goes_on_in_between(tmp_path):
+def test_lost_nodes_do_not_count_for_a_trial_that_makes_progress_in_between(tmp_path):
     machinery, trial = one_trial(tmp_path, trials=1, max_restarts=1)
     for epoch in range(1, 6):  # the node is lost again and again, but always after an epoch
         machinery.report(trial, epoch, 0.5)
         trial = loses(machinery, trial)
-    assert restarts(tmp_path) == ["lost"] * 5 and not ends(tmp_path)
+    assert restarts(tmp_path) == ["node_lost"] * 5 and not ends(tmp_path)
     loses(machinery, loses(machinery, trial))  # it may take its node along, once
     [end] = ends(tmp_path)
-    assert (end["state"], end["reason"]) == ("crashed", "its node was lost, 2 times")
+    assert (end.state, end.reason) == ("crashed", "its node was lost, 2 times")
 
 
 def test_lost_nodes_and_dead_processes_are_counted_apart(tmp_path):
     machinery, trial = one_trial(tmp_path, trials=1, max_restarts=1)
     machinery.scheduler.on_trial_error(None, trial)
     loses(machinery, machinery.suggest())
-    assert restarts(tmp_path) == ["died", "lost"] and not ends(tmp_path)
+    assert restarts(tmp_path) == ["process_died", "node_lost"] and not ends(tmp_path)
 
 
 def test_a_node_that_is_lost_gets_no_trial_though_ray_still_has_it(tmp_path):
@@ -243,7 +255,8 @@ def test_a_node_that_was_lost_before_the_trial_began_is_known_to_be(tmp_path):
     trial = SimpleNamespace(config=config, get_error=lambda: None)
     machinery.scheduler.on_trial_error(None, trial)
     assert (
-        restarts(tmp_path) == ["lost"] and machinery.suggest().config["allocation"]["node"] == "n+"
+        restarts(tmp_path) == ["node_lost"]
+        and machinery.suggest().config["allocation"]["node"] == "n+"
     )
 
 
@@ -258,26 +271,28 @@ def ended(monkeypatch):
 
 def test_a_process_on_a_node_that_gets_no_trials_is_ended(tmp_path, ended):
     machinery, trial = one_trial(tmp_path, trials=1, max_restarts=0)
-    there = {NODE_KEY: f"{5:056x}", "pid": 7}
-    assert machinery.scheduler.on_trial_result(None, trial, there) == "CONTINUE" and ended == [7]
+    elsewhere = ProcessStarted(node_id=f"{5:056x}", pid=7)
+    assert machinery.report_result(trial, elsewhere) == "CONTINUE" and ended == [7]
     assert machinery.report(trial, 1, 0.5)  # what it says until it is no more does not count
     machinery.scheduler.on_trial_error(None, trial)
-    events = SweepFolder(tmp_path).load_events()
-    assert [e["event"] for e in events] == ["asked", "restarted"]
-    assert events[1]["cause"] == "misplaced"
+    assert [type(e) for e in SweepFolder(tmp_path).load_events()] == [
+        TrialProposed,
+        TrialRestarted,
+    ]
+    assert restarts(tmp_path) == ["misplaced"]
     trial = machinery.suggest()
     assert trial.config["trial_id"] == "at-A-000"
     while not ends(tmp_path):  # but not for ever
-        machinery.scheduler.on_trial_result(None, trial, there)
+        machinery.report_result(trial, elsewhere)
         machinery.scheduler.on_trial_error(None, trial)
         trial = machinery.suggest()
     assert len(ended) == MISPLACED_RESTARTS + 1
-    assert ends(tmp_path)[0]["reason"] == "Ray began it on a node that gets no trials, 11 times"
+    assert ends(tmp_path)[0].reason == "Ray started it on a node that gets no trials, 11 times"
 
 
 def test_a_sweep_that_stops_waits_for_no_process_that_is_misplaced(tmp_path, ended):
     machinery, trial = one_trial(tmp_path, trials=1)
-    there = {NODE_KEY: f"{5:056x}", "pid": 7}
+    elsewhere = ProcessStarted(node_id=f"{5:056x}", pid=7)
     machinery.policy.interrupts.stop_requested = True
-    assert machinery.scheduler.on_trial_result(None, trial, there) == "STOP"
+    assert machinery.report_result(trial, elsewhere) == "STOP"
     assert not ends(tmp_path) and not restarts(tmp_path)

@@ -1,7 +1,9 @@
 """Processes that make no progress."""
 
 import pytest
+from event_logs import make_metrics
 
+from kdtune.log.events import EpochFinished
 from kdtune.runtime.signals import InterruptHandler
 from kdtune.tuning.scheduling.watchdog import LONGEST_EPOCH_FACTOR, Watchdog
 
@@ -11,6 +13,11 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+
+def finished_epoch(seconds):
+    metrics = dict(make_metrics(1, 0.5, seconds=seconds))
+    return EpochFinished(trial_id="a", method="at", model="Net", **metrics)
 
 
 @pytest.fixture
@@ -32,7 +39,7 @@ def watch(clock, monkeypatch):
     monkeypatch.setattr("kdtune.tuning.scheduling.watchdog._kill", End())
     watch = Watchdog(60, InterruptHandler(20, print), clock)
     watch.ended = ended
-    watch.fold({"event": "epoch", "model": "Net", "seconds": 1.0})
+    watch.fold(finished_epoch(1.0))
     for pid, trial_id in enumerate(("a", "b")):
         watch.add_process(trial_id, "Net", pid, 56 * "0")
     return watch
@@ -55,7 +62,7 @@ def test_no_progress_for_the_set_time_is_the_end(watch, clock):
 
 
 def test_ten_of_the_longest_epochs_of_a_student_are_allowed(watch, clock):
-    watch.fold({"event": "epoch", "model": "Net", "seconds": 30.0})
+    watch.fold(finished_epoch(30.0))
     watch.record_progress("b")
     assert at(watch, clock, LONGEST_EPOCH_FACTOR * 30) == []
     assert sorted(at(watch, clock, LONGEST_EPOCH_FACTOR * 30 + 1)) == [0, 1]

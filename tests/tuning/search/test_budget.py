@@ -1,4 +1,4 @@
-"""Whose turn it is, and when all is spent."""
+"""The order of cells, and when the budget is spent."""
 
 from collections import Counter
 from functools import partial
@@ -9,18 +9,31 @@ from hypothesis import strategies as st
 from sweep_harness import EPOCHS, SWEEP_OPENING
 from sweep_harness import SweepHarness as AnyMachinery
 
+from kdtune.log.events import (
+    Completed,
+    EpochFinished,
+    SpaceExhausted,
+    SweepResumed,
+    TrialEnded,
+    TrialProposed,
+)
 from kdtune.log.folder import SweepFolder
+from kdtune.storage.array_cache import CacheProgress, CacheState
+from kdtune.tuning.trials.results import CacheReported
 
 Machinery = partial(AnyMachinery, sampler="random")  # who proposes plays no part here
 
 
+def events_of(folder, event_type):
+    return [e for e in SweepFolder(folder).load_events() if isinstance(e, event_type)]
+
+
 def ends(folder):
-    return [e for e in SweepFolder(folder).load_events() if e["event"] == "ended"]
+    return events_of(folder, TrialEnded)
 
 
 def epochs_by_cell(folder):
-    events = SweepFolder(folder).load_events()
-    return Counter((e["method"], e["model"]) for e in events if e["event"] == "epoch")
+    return Counter(event.cell for event in events_of(folder, EpochFinished))
 
 
 def start_sweep(machinery):
@@ -48,11 +61,11 @@ def run_slots(machinery, slots, accuracy=lambda trial, epoch: 0.5, seconds=lambd
 def test_every_cell_gets_the_same_number_of_trials_in_turn(tmp_path):
     machinery = Machinery(tmp_path / "log.jsonl")
     machinery.run()
-    asked = [e for e in SweepFolder(tmp_path).load_events() if e["event"] == "asked"]
+    proposed = events_of(tmp_path, TrialProposed)
     cells = [("at", "A"), ("at", "B"), ("kd", "A"), ("kd", "B")]
-    assert [(e["method"], e["model"]) for e in asked] == cells * 6
-    assert len({e["trial_id"] for e in asked}) == 24
-    assert asked[0]["trial_id"] == "at-A-000"
+    assert [e.cell for e in proposed] == cells * 6
+    assert len({e.trial_id for e in proposed}) == 24
+    assert proposed[0].trial_id == "at-A-000"
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8])
@@ -73,7 +86,7 @@ def test_the_budget_of_epochs_is_kept_to_the_last_one(tmp_path, slots, total, ba
     else:
         assert sum(spent.values()) == total
     assert machinery.budget.finished
-    late = [e["reason"] for e in ends(tmp_path) if e["state"] == "stopped"]
+    late = [e.reason for e in ends(tmp_path) if e.state == "stopped"]
     share = (
         f"the cell's share of {total // 4}" if balance_by == "epochs" else f"the budget of {total}"
     )
@@ -91,7 +104,7 @@ def test_equal_epochs_gives_cells_that_are_stopped_early_more_trials(tmp_path):
 
     run_slots(machinery, 2, accuracy)
     assert set(epochs_by_cell(tmp_path).values()) == {80}
-    trials = Counter(e["method"] for e in ends(tmp_path))
+    trials = Counter(e.method for e in ends(tmp_path))
     assert trials["at"] > 3 * trials["kd"]
 
 
@@ -119,7 +132,7 @@ def test_equal_seconds_gives_slow_cells_fewer_trials(tmp_path):
     assert abs(spent["at"] - spent["kd"]) <= 4 * EPOCHS
 
 
-def test_when_time_is_over_trials_end_with_their_epoch_and_none_begins(tmp_path):
+def test_when_time_is_over_trials_end_with_their_epoch_and_none_starts(tmp_path):
     machinery = start_sweep(Machinery(tmp_path / "log.jsonl", trials=None, time_budget="1m30s"))
     one, two = machinery.suggest(), machinery.suggest()
     assert machinery.report(one, 1, 0.5)
@@ -127,21 +140,21 @@ def test_when_time_is_over_trials_end_with_their_epoch_and_none_begins(tmp_path)
     assert machinery.report(two, 1, 0.5)
     machinery.clock = 90.0
     assert machinery.suggest() is None
-    assert not machinery.budget.finished  # two are under way
+    assert not machinery.budget.finished  # two are running
     assert not machinery.report(one, 2, 0.6)
     assert not machinery.report(two, 2, 0.6)
     assert machinery.budget.finished
-    reasons = [(e["state"], e["reason"], e["epochs"]) for e in ends(tmp_path)]
+    reasons = [(e.state, e.reason, e.epochs) for e in ends(tmp_path)]
     assert reasons == [("stopped", "the time budget of 1 min 30 s is spent", 2)] * 2
 
 
-def test_a_trial_that_builds_a_view_when_time_is_over_ends_too(tmp_path):
+def test_a_trial_that_builds_a_cache_when_time_is_over_ends_too(tmp_path):
     machinery = start_sweep(Machinery(tmp_path / "log.jsonl", trials=None, time_budget=9))
     trial = machinery.suggest()
     machinery.clock = 10
-    note = {"cache_event": '{"state": "built", "kind": "pixels", "what": "it"}'}
-    assert machinery.scheduler.on_trial_result(None, trial, note) == "STOP"
-    assert [(e["state"], e["epochs"]) for e in ends(tmp_path)] == [("stopped", 0)]
+    progress = CacheProgress(content="pixels", label="it", state=CacheState.BUILT)
+    assert machinery.report_result(trial, CacheReported(progress=progress)) == "STOP"
+    assert [(e.state, e.epochs) for e in ends(tmp_path)] == [("stopped", 0)]
 
 
 def test_several_limits_hold_together(tmp_path):
@@ -150,7 +163,7 @@ def test_several_limits_hold_together(tmp_path):
     assert len(ends(tmp_path)) == 8 and machinery.budget.finished
 
 
-def test_the_budget_from_the_log_is_the_one_that_lived(tmp_path):
+def test_the_budget_rebuilt_from_the_log_is_the_same(tmp_path):
     given = {"trials": None, "total_epochs": 100, "balance_by": "epochs"}
     machinery = Machinery(tmp_path / "log.jsonl", **given)
     run_slots(machinery, 2)
@@ -183,7 +196,7 @@ def test_whatever_the_rule_no_slot_idles_while_a_cell_has_room(
     machinery = Machinery(folder / "log.jsonl", **given, seed=seed)
     run_slots(machinery, slots, lambda trial, epoch: trial.config["config"]["lr"] * epoch)
     assert machinery.budget.finished and not machinery.budget.next_cells()
-    started = Counter((e["method"], e["model"]) for e in ends(folder))
+    started = Counter(e.cell for e in ends(folder))
     spent = epochs_by_cell(folder)
     assert trials is None or max(started.values()) <= trials
     assert total is None or sum(spent.values()) <= total
@@ -201,10 +214,10 @@ def test_time_in_which_no_driver_ran_does_not_count(tmp_path):
     machinery.report(machinery.suggest(), 1, 0.5)
     again = Machinery(tmp_path / "log.jsonl", **given)
     again.clock = 5  # of another session; so long it took to start
-    again.append({**SWEEP_OPENING, "event": "resumed"})
+    again.append(SweepResumed(**{**dict(SWEEP_OPENING), "kind": "sweep_resumed"}))
     again.clock = 25
     assert again.budget.seconds == 80
-    again.append({"event": "exhausted", "method": "at", "model": "A", "reason": "so"})
+    again.append(SpaceExhausted(method="at", model="A", reason="so"))
     third = Machinery(tmp_path / "log.jsonl", **given)
-    third.append({"event": "complete"})  # at 0 of a session that was not opened
+    third.append(Completed())  # at 0 of a session that was not opened
     assert third.budget.seconds == 80

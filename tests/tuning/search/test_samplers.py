@@ -1,5 +1,6 @@
-"""Samplers by name, by path, and grids."""
+"""Samplers by name and by path, and grids."""
 
+import itertools
 import sys
 
 import optuna
@@ -8,11 +9,12 @@ import pytest
 from kdtune.errors import UserError
 from kdtune.tuning.search.samplers import (
     AUTO_GP_MAX_TRIALS,
+    GRID_SAMPLER,
     STATEFUL_SAMPLERS,
     STATELESS_SAMPLERS,
     choose_sampler,
-    make_grid_points,
     make_sampler,
+    require_finite,
 )
 from kdtune.tuning.search.space import load_space, load_spaces
 
@@ -24,9 +26,14 @@ def write_space(folder, text):
 
 
 @pytest.mark.parametrize(
-    "name", [*STATELESS_SAMPLERS, *STATEFUL_SAMPLERS, "optuna.samplers.NSGAIISampler"]
+    "name",
+    [
+        *(name for name in STATELESS_SAMPLERS if name != GRID_SAMPLER),
+        *STATEFUL_SAMPLERS,
+        "optuna.samplers.NSGAIISampler",
+    ],
 )
-def test_a_sampler_proposes_what_its_seed_says(name):
+def test_proposals_follow_from_the_seed(name):
     def proposals(seed):
         study = optuna.create_study(sampler=make_sampler(name, seed))
         space = load_spaces()["at"].distributions
@@ -50,7 +57,7 @@ def test_a_sampler_of_ones_own(tmp_path, monkeypatch):
     assert type(make_sampler("mine.plain", 1)).__name__ == "RandomSampler"
     assert type(make_sampler("mine.Seeded", 1)).__name__ == "Seeded"
     for name, sentence in {
-        "mine.wrong": "'mine.wrong' gives no sampler of Optuna's, but a int",
+        "mine.wrong": "'mine.wrong' returns no sampler of Optuna's, but a int",
         "mine.gone": "cannot be imported: module 'mine' has no attribute 'gone'",
         "broken.x": "cannot be imported: division by zero",
         "nowhere.x": "cannot be imported: No module named 'nowhere'",
@@ -61,36 +68,39 @@ def test_a_sampler_of_ones_own(tmp_path, monkeypatch):
     sys.modules.pop("mine")
 
 
-def test_a_grid_has_every_value_that_is_listed_and_divides_the_rest(tmp_path):
-    space = write_space(
-        tmp_path,
-        "METHOD='at'; START=[]\n"
-        "SPACE={'lr': tune.loguniform(0.01, 1), 'temperature': tune.quniform(1, 3, 1),"
-        " 'augment': tune.choice([True, False]), 'beta': 5.0}",
-    )
-    points = make_grid_points(space, 18, 0)
-    assert len(points) == 3 * 3 * 2
-    assert sorted({p["lr"] for p in points}) == [0.01, pytest.approx(0.1), 1.0]
-    assert {p["temperature"] for p in points} == {1.0, 2.0, 3.0}
-    assert make_grid_points(space, 18, 0) == points != make_grid_points(space, 18, 1)
-    assert all(space.restrict_point(point) == point for point in points)
+FINITE = (
+    "METHOD='at'; START=[]\n"
+    "SPACE={'lr': tune.choice([0.1, 0.2]), 'temperature': tune.quniform(1, 3, 1),"
+    " 'step_size': tune.randint(1, 4), 'beta': 5.0}"
+)
 
 
-@pytest.mark.parametrize(("trials", "values"), [(3, 2), (None, 10), (9, 3), (10_000, 10)])
-def test_a_grid_is_about_as_large_as_the_budget(tmp_path, trials, values):
-    searched = "{'lr': tune.uniform(0.1, 1), 'step_size': tune.randint(1, 30)}"
-    space = write_space(tmp_path, f"METHOD='at'; SPACE={searched}; START=[]")
-    points = make_grid_points(space, trials, 0)
-    assert len({p["lr"] for p in points}) == len({p["step_size"] for p in points}) == values
-    assert all(isinstance(p["step_size"], int) for p in points)
+def test_a_grid_has_every_point_once_in_an_order_that_its_seed_decides(tmp_path):
+    space = write_space(tmp_path, FINITE)
+
+    def points(seed):
+        study = optuna.create_study()
+        for number in range(2 * 3 * 3):
+            study.sampler = make_sampler(GRID_SAMPLER, seed + number)
+            study.tell(study.ask(space.distributions), number)
+        return [tuple(trial.params.values()) for trial in study.trials]
+
+    expected = itertools.product([0.1, 0.2], [1.0, 2.0, 3.0], [1, 2, 3])
+    assert sorted(points(0)) == list(expected)
+    assert points(0) == points(0) != points(99)
 
 
-def test_a_function_has_no_grid(tmp_path):
-    space = write_space(
-        tmp_path, "METHOD='at'; START=[]\ndef SPACE(trial): trial.suggest_float('lr', 0.1, 1)"
-    )
-    with pytest.raises(UserError, match="'grid' needs a SPACE that is a dict"):
-        make_grid_points(space, 9, 0)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "METHOD='at'; START=[]; SPACE={'lr': tune.uniform(0.1, 1), 'beta': 5.0}",
+        "METHOD='at'; START=[]\ndef SPACE(trial): trial.suggest_float('lr', 0.1, 1)",
+    ],
+)
+def test_a_continuous_range_has_no_grid(tmp_path, text):
+    require_finite(write_space(tmp_path, FINITE))
+    with pytest.raises(UserError, match="tries every point, but 'lr' of .* has a continuous ran"):
+        require_finite(write_space(tmp_path, text))
 
 
 def test_auto_is_gp_for_few_trials_of_a_space_that_is_a_dict(tmp_path):

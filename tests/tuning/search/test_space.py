@@ -1,4 +1,4 @@
-"""Search spaces: those that come along, and those of users."""
+"""Search spaces: the built-in ones, and those of users."""
 
 import optuna
 import pytest
@@ -38,7 +38,7 @@ def test_a_space_gives_legal_settings(method):
         TrainConfig.parse({"method": method, **settings})
 
 
-def test_a_space_of_ones_own_takes_the_place_of_ours(write):
+def test_a_users_space_replaces_the_built_in_one(write):
     path = write("METHOD='at'; SPACE={'lr': tune.uniform(0.1, 0.2), 'beta': 5.0}; START=[]")
     space = load_spaces((str(path),))["at"]
     trial, settings = space.ask_study(optuna.create_study())
@@ -46,7 +46,7 @@ def test_a_space_of_ones_own_takes_the_place_of_ours(write):
     assert 0.1 <= settings["lr"] <= 0.2
 
 
-def test_a_setting_that_is_fixed_is_searched_no_longer():
+def test_a_fixed_setting_is_not_searched():
     space = load_spaces()["at"].with_constants({"lr": 0.2, "batch_size": 8})
     trial, settings = space.ask_study(optuna.create_study())
     assert (settings["lr"], settings["batch_size"]) == (0.2, 8)
@@ -83,7 +83,7 @@ def test_a_conditional_space(write):
         ("METHOD='att'; SPACE={}; START=[]", "no method 'att'; did you mean 'at'"),
         (
             "METHOD='at'; SPACE={'lrr': 1}; START=[]",
-            "no good: There is no setting 'lrr'; did you mean 'lr'",
+            "is bad: There is no setting 'lrr'; did you mean 'lr'",
         ),
         ("METHOD='at'; SPACE={'seed': 1}; START=[]", "'seed' has a flag of its own"),
         (
@@ -92,7 +92,7 @@ def test_a_conditional_space(write):
         ),
         (
             "METHOD='at'; SPACE={'lr': tune.uniform(-1, 1)}; START=[]",
-            "no good: .*lr cannot be -1.0",
+            "is bad: .*lr cannot be -1.0",
         ),
         (
             "METHOD='at'; SPACE={'lr': tune.uniform(0.1, 1)}; START=[{'lr': 2}]",

@@ -1,40 +1,56 @@
-"""Who is stopped when, worked out by hand."""
+"""Early stopping, with thresholds computed by hand."""
 
 import pytest
+from event_logs import make_metrics
 
+from kdtune.log.events import EpochFinished, Observation, TrialProposed, TrialState, WarmStart
 from kdtune.tuning.search.stopping import EarlyStopping, Threshold, rung_epochs
 
 
+def propose(stopping, trial_id, cell):
+    stopping.fold(
+        TrialProposed(
+            trial_id=trial_id, method=cell[0], model=cell[1], number=0, origin="sampler",
+            params={}, distributions={}, config={},
+        )
+    )  # fmt: skip
+
+
+def report(stopping, trial_id, cell, epoch, best):
+    """Report an epoch; return the threshold that the trial missed."""
+    metrics = dict(make_metrics(epoch, best))
+    stopping.fold(EpochFinished(trial_id=trial_id, method=cell[0], model=cell[1], **metrics))
+    return stopping.missed_thresholds[trial_id]
+
+
 def judge(stopping, *bests, epoch, cell=("at", "A")):
-    """Trials that come to an epoch one after the other; gives their cuts."""
-    cuts = []
+    """Return the thresholds missed by trials that come to an epoch one after the other."""
+    missed = []
     for number, best in enumerate(bests):
-        about = {"method": cell[0], "model": cell[1], "trial_id": f"{cell}-{number}"}
-        if about["trial_id"] not in stopping.bracket_of:
-            stopping.fold({"event": "asked", **about})
-        figures = {"epoch": epoch, "best_validation_accuracy": best}
-        stopping.fold({"event": "epoch", **about, **figures})
-        cuts.append(stopping.missed_thresholds[about["trial_id"]])
-    return cuts
+        trial_id = f"{'-'.join(cell)}-{number}"
+        if trial_id not in stopping.bracket_of:
+            propose(stopping, trial_id, cell)
+        missed.append(report(stopping, trial_id, cell, epoch, best))
+    return missed
 
 
 def test_asha_compares_with_those_that_were_there_before():
     stopping = EarlyStopping("asha", 8, 2, 2)
     assert judge(stopping, 0.1, 0.9, epoch=1) == [None, None]  # no rung
-    cuts = judge(stopping, 0.5, 0.7, 0.55, 0.6, epoch=2)
-    assert cuts[:2] == [None, None] and cuts[3] is None  # 0.6 is above the median of the three
-    assert cuts[2] == Threshold(2, pytest.approx(0.6), 2)
+    missed = judge(stopping, 0.5, 0.7, 0.55, 0.6, epoch=2)
+    assert missed[:2] == [None, None] and missed[3] is None  # 0.6 is above the median of the three
+    assert missed[2] == Threshold(2, pytest.approx(0.6), 2)
     assert judge(stopping, 0.6, 0.6, epoch=4) == [None, None]  # equal is not below
     assert judge(stopping, 0.1, 0.0, epoch=8) == [None, None]  # the end is no rung
 
 
-def test_cells_do_not_know_of_each_other():
+def test_cells_are_judged_apart():
     stopping = EarlyStopping("asha", 8, 1, 2)
     assert judge(stopping, 0.9, 0.8, epoch=1)[1] is not None
     assert judge(stopping, 0.1, 0.2, epoch=1, cell=("kd", "A")) == [None, None]
 
 
-def test_one_in_so_many_goes_on():
+def test_the_best_share_of_trials_continues():
     stopping = EarlyStopping("asha", 100, 1, 4)
     rising = judge(stopping, *[n / 100 for n in range(80)], epoch=1)
     assert rising == [None] * 80  # each is the best so far
@@ -59,7 +75,7 @@ def test_median_judges_after_every_epoch_and_waits_for_others():
     ]
 
 
-def test_none_stops_nobody():
+def test_none_stops_no_trial():
     assert judge(EarlyStopping("none", 6, 1, 2), 0.9, 0.8, 0.0, epoch=1) == [None] * 3
 
 
@@ -68,22 +84,27 @@ def test_hyperband_gives_brackets_the_same_epochs():
     assert stopping.brackets == [(2, 4), (4,), ()]
     spent = [0, 0, 0]
     for number in range(60):
-        about = {"method": "at", "model": "A", "trial_id": str(number)}
-        stopping.fold({"event": "asked", **about})
+        trial = str(number), ("at", "A")
+        propose(stopping, *trial)
         for epoch in range(1, 9):
-            figures = {"epoch": epoch, "best_validation_accuracy": (37 * number % 61) / 61}
-            stopping.fold({"event": "epoch", **about, **figures})
+            missed = report(stopping, *trial, epoch, (37 * number % 61) / 61)
             spent[stopping.bracket_of[str(number)]] += 1
-            if stopping.missed_thresholds[str(number)]:
+            if missed:
                 break
     assert max(spent) - min(spent) <= 8
 
 
-def test_what_an_earlier_sweep_saw_counts():
+def test_observations_of_an_earlier_sweep_count():
     stopping = EarlyStopping("asha", 8, 1, 2)
-    observations = [{"trial_id": "old", "best_validation_accuracies": [0.5, 0.6]}]
-    about = {"event": "warm_start", "method": "at", "model": "A"}
-    stopping.fold({**about, "observations": observations})
+    observation = Observation(
+        trial_id="old", params={}, distributions={}, state=TrialState.FINISHED,
+        best_validation_accuracies=(0.5, 0.6),
+    )  # fmt: skip
+    stopping.fold(
+        WarmStart(
+            method="at", model="A", source="s", observations=(observation,), start=(), reason=""
+        )
+    )
     assert judge(stopping, 0.4, epoch=1) == [Threshold(1, 0.5, 1)]
 
 
@@ -109,5 +130,5 @@ def test_rungs_are_before_the_end(given, rungs):
         ("none", "no trial is stopped early"),
     ],
 )
-def test_a_rule_says_what_it_does(scheduler, said):
+def test_a_rule_is_described(scheduler, said):
     assert EarlyStopping(scheduler, 8, 2, 2).describe_rule().startswith(said)

@@ -3,10 +3,13 @@
 from collections import Counter
 
 import pytest
-from optuna.trial import TrialState
+from event_logs import make_metrics
+from optuna.trial import TrialState as OptunaState
 from sweep_harness import SweepHarness, sweep_config
 
-from kdtune.log.events import EventLog
+from kdtune.errors import UserError
+from kdtune.log.event_log import EventLog
+from kdtune.log.events import EpochFinished, SpaceExhausted, TrialEnded, TrialProposed
 from kdtune.log.folder import SweepFolder
 from kdtune.tuning.search.samplers import (
     AUTO_SAMPLER,
@@ -16,15 +19,22 @@ from kdtune.tuning.search.samplers import (
 )
 from kdtune.tuning.search.space import load_space, load_spaces
 from kdtune.tuning.search.studies import CellStudies
-from kdtune.tuning.trials.trainable import OUTCOME_KEY
+from kdtune.tuning.trials.results import TrialFailed
 
-SAMPLERS = [
-    AUTO_SAMPLER,
-    *STATELESS_SAMPLERS,
-    *STATEFUL_SAMPLERS,
-    GRID_SAMPLER,
-    "optuna.samplers.NSGAIISampler",
-]
+SAMPLERS = [AUTO_SAMPLER, *STATELESS_SAMPLERS, *STATEFUL_SAMPLERS, "optuna.samplers.NSGAIISampler"]
+
+
+FINITE = "{'lr': tune.choice([0.1, 0.2, 0.3]), 'temperature': tune.quniform(1, 9, 1)}"
+
+
+def make_harness(path, **changes):
+    """Return a harness; the grid gets spaces whose points can be listed."""
+    spaces = load_spaces()
+    if changes.get("sampler") == GRID_SAMPLER:
+        for method in ("at", "kd"):
+            text = f"METHOD='{method}'; SPACE={FINITE}; START=[]"
+            spaces[method] = write_space(path.parent, text)[method]
+    return SweepHarness(path, spaces, **changes)
 
 
 def snapshot(machinery):
@@ -43,8 +53,12 @@ def finished(tmp_path):
     return machinery
 
 
-def asked_of(folder):
-    return [e for e in SweepFolder(folder).load_events() if e["event"] == "asked"]
+def events_of(folder, event_type):
+    return [e for e in SweepFolder(folder).load_events() if isinstance(e, event_type)]
+
+
+def proposals(folder):
+    return events_of(folder, TrialProposed)
 
 
 def write_space(folder, text):
@@ -58,27 +72,27 @@ def test_start_points_come_first(finished, tmp_path):
     for (method, _), study in finished.studies.by_cell.items():
         start = load_spaces()[method].start_points
         assert [t.params for t in study.trials[: len(start)]] == start
-    origins = Counter((e["number"] < 2, e["origin"]) for e in asked_of(tmp_path))
+    origins = Counter((e.number < 2, e.origin) for e in proposals(tmp_path))
     assert set(origins) == {(True, "start"), (False, "sampler")}
 
 
-def test_a_sampler_is_told_what_a_trial_would_have_reached():
+def test_a_sampler_gets_the_accuracy_that_a_trial_would_have_reached():
     studies = CellStudies(sweep_config(methods="at", models="A"), load_spaces())
-    cell = {"method": "at", "model": "A"}
 
     def told(state, *bests):
-        about = {**cell, "trial_id": f"at-{len(studies.by_cell['at', 'A'].trials)}"}
-        studies.propose(("at", "A"), about["trial_id"])
+        trial_id = f"at-{len(studies.by_cell['at', 'A'].trials)}"
+        identity = {"method": "at", "model": "A", "trial_id": trial_id}
+        studies.propose(("at", "A"), trial_id)
         for epoch, best in enumerate(bests, start=1):
-            best = {"epoch": epoch, "best_validation_accuracy": best}
-            studies.fold({"event": "epoch", **about, **best})
-        studies.fold({"event": "ended", **about, "state": state})
+            studies.fold(EpochFinished(**identity, **dict(make_metrics(epoch, best))))
+        end = {"reason": "", "epochs": len(bests), "best_validation_accuracy": None}
+        studies.fold(TrialEnded(**identity, state=state, **end))
         trial = studies.by_cell["at", "A"].trials[-1]
-        assert (trial.state == TrialState.FAIL) == (trial.value is None)
+        assert (trial.state == OptunaState.FAIL) == (trial.value is None)
         return trial.value
 
     assert told("diverged") == 0.0  # the worst that can be
-    assert told("stopped", 0.2, 0.3) == 0.3  # nobody has gone further
+    assert told("stopped", 0.2, 0.3) == 0.3  # no trial trained longer
     assert told("finished", 0.1, 0.2, 0.3, 0.9) == 0.9
     assert told("finished", 0.1, 0.2, 0.4, 0.8) == 0.8
     assert told("stopped", 0.1, 0.2, 0.2) == pytest.approx(0.7)  # those gained 0.6 and 0.4
@@ -92,24 +106,24 @@ def test_a_sampler_is_told_what_a_trial_would_have_reached():
 def test_a_suggestion_depends_on_the_history_alone(tmp_path, sampler, lines):
     trials = 8 if sampler != "cmaes" else 20  # so that it has a generation behind it
     given = {"sampler": sampler, "trials": trials, "methods": "at", "scheduler": "none"}
-    whole = SweepHarness(tmp_path / "log.jsonl", **given)
+    whole = make_harness(tmp_path / "log.jsonl", **given)
     whole.run()
     written = (tmp_path / "log.jsonl").read_text().splitlines(keepends=True)
-    cut = max(i for i, line in enumerate(written[:lines]) if '"ended"' in line) + 1
+    cut = max(i for i, line in enumerate(written[:lines]) if '"trial_ended"' in line) + 1
     (tmp_path / "cut.jsonl").write_text("".join(written[:cut]))
-    again = SweepHarness(tmp_path / "cut.jsonl", **given)
+    again = make_harness(tmp_path / "cut.jsonl", **given)
     again.run()
     assert snapshot(again) == snapshot(whole)
 
 
-def test_studies_built_from_the_log_are_those_that_lived(finished, tmp_path):
+def test_studies_rebuilt_from_the_log_are_the_same(finished, tmp_path):
     assert snapshot(SweepHarness(tmp_path / "log.jsonl")) == snapshot(finished)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_seeds_differ_between_sweeps_and_cells(tmp_path, sampler):
     sweeps = [
-        SweepHarness(tmp_path / f"{seed}.jsonl", seed=seed, sampler=sampler, trials=3)
+        make_harness(tmp_path / f"{seed}.jsonl", seed=seed, sampler=sampler, trials=3)
         for seed in (1, 2)
     ]
     for sweep in sweeps:
@@ -143,18 +157,17 @@ def test_diverged_and_crashed_trials_end_and_nothing_stays_running(tmp_path):
     trials = [machinery.suggest() for _ in "ABC"]
     machinery.report(trials[0], 1, 0.5)
     for trial, outcome in zip(trials, ("diverged", "crashed"), strict=False):
-        result = {OUTCOME_KEY: outcome, "reason": "so"}
-        assert machinery.scheduler.on_trial_result(None, trial, result) == "STOP"
+        result = TrialFailed(failure=outcome, reason="so")
+        assert machinery.report_result(trial, result) == "STOP"
     machinery.scheduler.on_trial_error(None, trials[2])
     machinery.scheduler.on_trial_error(None, trials[2])  # of a trial that has ended
-    ends = [e for e in SweepFolder(tmp_path).load_events() if e["event"] == "ended"]
-    assert [(e["state"], e["reason"]) for e in ends] == [
+    assert [(e.state, e.reason) for e in events_of(tmp_path, TrialEnded)] == [
         ("diverged", "so"),
         ("crashed", "so"),
         ("crashed", "its process died: killed, or out of memory"),
     ]
     states = [t.state for s in machinery.studies.by_cell.values() for t in s.trials]
-    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
+    assert states == [OptunaState.COMPLETE, OptunaState.FAIL, OptunaState.FAIL]
     assert machinery.budget.finished
 
 
@@ -163,27 +176,27 @@ SMALL = "METHOD='at'; SPACE={'lr': tune.choice([0.1, 0.2, 0.3])}; START=[{'lr': 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "qmc"])
 def test_no_point_is_trained_twice_and_a_cell_ends_with_its_space(tmp_path, sampler):
-    spaces = write_space(tmp_path, SMALL)
+    large = "METHOD='kd'; SPACE={'lr': tune.quniform(0.1, 1, 0.1)}; START=[]"
+    spaces = {**write_space(tmp_path, large), "at": write_space(tmp_path, SMALL)["at"]}
     machinery = SweepHarness(tmp_path / "log.jsonl", spaces, sampler=sampler, models="A")
     machinery.run()
-    tried = [e["parameters"]["lr"] for e in asked_of(tmp_path) if e["method"] == "at"]
+    tried = [e.params["lr"] for e in proposals(tmp_path) if e.method == "at"]
     assert tried[0] == 0.2 and sorted(tried) == [0.1, 0.2, 0.3]
-    events = SweepFolder(tmp_path).load_events()
-    [exhausted] = [e for e in events if e["event"] == "exhausted"]
-    assert exhausted["method"] == "at" and "no point that was not tried" in exhausted["reason"]
-    assert sum(e["method"] == "kd" for e in asked_of(tmp_path)) == 6  # the others go on
+    [exhausted] = events_of(tmp_path, SpaceExhausted)
+    assert exhausted.method == "at" and "no point that was not tried" in exhausted.reason
+    assert sum(e.method == "kd" for e in proposals(tmp_path)) == 6  # the others continue
     assert machinery.budget.finished
     again = SweepHarness(tmp_path / "log.jsonl", spaces, sampler=sampler, models="A")
     assert snapshot(again) == snapshot(machinery)
 
 
-def test_repeats_are_trained_if_asked_for(tmp_path):
+def test_duplicates_are_trained_on_request(tmp_path):
     spaces = write_space(tmp_path, SMALL)
     machinery = SweepHarness(
         tmp_path / "log.jsonl", spaces, methods="at", models="A", allow_duplicates=True
     )
     machinery.run()
-    assert len(asked_of(tmp_path)) == 6
+    assert len(proposals(tmp_path)) == 6
 
 
 def test_a_conditional_space_is_searched(tmp_path):
@@ -197,16 +210,21 @@ def test_a_conditional_space_is_searched(tmp_path):
     )
     machinery = SweepHarness(tmp_path / "log.jsonl", spaces, methods="kd", models="A", trials=30)
     machinery.run()
-    parameters = [e["parameters"] for e in asked_of(tmp_path)]
+    parameters = [e.params for e in proposals(tmp_path)]
     assert {("temperature" in p, p["alpha"]) for p in parameters} == {(True, 1.0), (False, 0.0)}
     assert snapshot(
         SweepHarness(tmp_path / "log.jsonl", spaces, methods="kd", models="A", trials=30)
     ) == snapshot(machinery)
 
 
-def test_a_grid_goes_on_with_what_it_lacks_when_there_are_more_trials(tmp_path):
+def test_a_grid_continues_with_its_other_points_when_there_are_more_trials(tmp_path):
     given = {"methods": "kd", "models": "A", "sampler": GRID_SAMPLER}
-    SweepHarness(tmp_path / "log.jsonl", trials=4, **given).run()
-    SweepHarness(tmp_path / "log.jsonl", trials=81, **given).run()  # three values each, not two
-    points = [str(sorted(e["parameters"].items())) for e in asked_of(tmp_path)]
-    assert len(points) == len(set(points)) == 81
+    make_harness(tmp_path / "log.jsonl", trials=4, **given).run()
+    make_harness(tmp_path / "log.jsonl", trials=99, **given).run()
+    points = [str(sorted(e.params.items())) for e in proposals(tmp_path)]
+    assert len(points) == len(set(points)) == 27
+
+
+def test_a_grid_over_a_continuous_range_is_refused_before_a_trial():
+    with pytest.raises(UserError, match="'grid' tries every point, but 'lr' of"):
+        CellStudies(sweep_config(sampler=GRID_SAMPLER), load_spaces())

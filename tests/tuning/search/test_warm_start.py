@@ -1,19 +1,28 @@
-"""What is learned from an earlier sweep, and what is not."""
+"""Observations and start points from an earlier sweep."""
 
 import dataclasses
 from pathlib import Path
 
 import pytest
+from event_logs import DATA
 from optuna.distributions import FloatDistribution
-from optuna.trial import TrialState
-from sweep_harness import SWEEP_OPENING as ANY_OPENED
-from sweep_harness import SweepHarness
+from optuna.trial import TrialState as OptunaState
+from sweep_harness import SWEEP_OPENING, SweepHarness
 
+from kdtune.log.events import TeacherSummary, TrialEnded, TrialProposed
 from kdtune.log.folder import SweepFolder
+from kdtune.storage.array_cache import CacheProgress, CacheState
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.search.warm_start import make_warm_start_events
+from kdtune.tuning.trials.results import CacheReported, TrialFailed
 
-OPENED = {**ANY_OPENED, "data": {"fingerprint": "abc"}, "teacher": {"sha256": "def"}}
+OPENING = SWEEP_OPENING.model_copy(
+    update={"teacher": TeacherSummary(path="teacher.pth", sha256="def", model="T")}
+)
+OTHER_DATA = OPENING.model_copy(update={"data": DATA.model_copy(update={"fingerprint": "x"})})
+OTHER_TEACHER = OPENING.model_copy(
+    update={"teacher": OPENING.teacher.model_copy(update={"sha256": "x"})}
+)
 SPACES = load_spaces()
 
 
@@ -27,20 +36,24 @@ def old(tmp_path):
     """A sweep of at and kd on the student A."""
     machinery = SweepHarness(tmp_path / "log.jsonl", models="A")
     machinery.policy.configure_trial = configure
-    machinery.append(OPENED)
+    machinery.append(OPENING)
     machinery.run()
     return str(tmp_path)
 
 
-def learn(path, cell, opened=OPENED, spaces=SPACES, configure=configure):
-    [event] = make_warm_start_events(path, spaces, [cell], opened, configure)
+def events_of(folder, event_type):
+    return [e for e in SweepFolder(folder).load_events() if isinstance(e, event_type)]
+
+
+def learn(path, cell, opening=OPENING, spaces=SPACES, configure=configure):
+    [event] = make_warm_start_events(path, spaces, [cell], opening, configure)
     return event
 
 
-def test_where_all_is_the_same_its_trials_are_observations(old, tmp_path_factory):
+def test_where_nothing_differs_its_trials_are_observations(old, tmp_path_factory):
     event = learn(old, ("at", "A"))
-    assert len(event["observations"]) == 6 and event["start"] == []
-    assert event["reason"] == f"6 observations of {old}: all is the same"
+    assert len(event.observations) == 6 and event.start == ()
+    assert event.reason == f"6 observations of {old}: nothing differs"
     folder = tmp_path_factory.mktemp("new")
     new = SweepHarness(folder / "log.jsonl", models="A")
     new.append(event)
@@ -50,11 +63,10 @@ def test_where_all_is_the_same_its_trials_are_observations(old, tmp_path_factory
         (t.params, t.value, t.state) for t in past
     ]
     new.run()
-    asked = [e for e in SweepFolder(folder).load_events() if e["event"] == "asked"]
-    own = [e for e in asked if e["method"] == "at"]
+    own = [e for e in events_of(folder, TrialProposed) if e.method == "at"]
     assert len(own) == 6  # besides those that were learned
-    assert {e["origin"] for e in own} == {"sampler"}  # START was tried then
-    assert not {str(e["parameters"]) for e in own} & {str(t.params) for t in past}
+    assert {e.origin for e in own} == {"sampler"}  # START was tried then
+    assert not {str(e.params) for e in own} & {str(t.params) for t in past}
     again = SweepHarness(folder / "log.jsonl", models="A").studies.by_cell["at", "A"]
     lived = new.studies.by_cell["at", "A"].trials
     assert [t.params for t in again.trials] == [t.params for t in lived if t.user_attrs]
@@ -64,37 +76,35 @@ def test_diverged_trials_are_observations_and_those_without_an_epoch_are_not(tmp
     limits = {"trials": 3, "time_budget": 9}
     machinery = SweepHarness(tmp_path / "log.jsonl", models="A", methods="at", **limits)
     machinery.policy.configure_trial = configure
-    machinery.append(OPENED)
+    machinery.append(OPENING)
     for outcome in ("diverged", "crashed"):
         trial = machinery.suggest()
-        result = {"outcome": outcome, "reason": "so"}
-        machinery.scheduler.on_trial_result(None, trial, result)
+        machinery.report_result(trial, TrialFailed(failure=outcome, reason="so"))
     trial, machinery.clock = machinery.suggest(), 10
-    machinery.scheduler.on_trial_result(
-        None, trial, {"cache_event": '{"state": "built", "kind": "pixels", "what": "it"}'}
-    )
-    assert SweepFolder(tmp_path).load_events()[-1]["state"] == "stopped"
-    assert learn(str(tmp_path), ("at", "B"))["start"] == []
-    [seen] = learn(str(tmp_path), ("at", "A"))["observations"]
-    assert seen["state"] == "diverged"
+    progress = CacheProgress(content="pixels", label="it", state=CacheState.BUILT)
+    machinery.report_result(trial, CacheReported(progress=progress))
+    assert events_of(tmp_path, TrialEnded)[-1].state == "stopped"
+    assert learn(str(tmp_path), ("at", "B")).start == ()
+    [seen] = learn(str(tmp_path), ("at", "A")).observations
+    assert seen.state == "diverged"
     new = SweepHarness(tmp_path / "new.jsonl", models="A")
     new.append(learn(str(tmp_path), ("at", "A")))
     [trial] = new.studies.by_cell["at", "A"].trials
-    assert trial.state == TrialState.COMPLETE and trial.value == 0.0
+    assert trial.state == OptunaState.COMPLETE and trial.value == 0.0
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"opened": {**OPENED, "data": {"fingerprint": "x"}}}, "its data are others"),
-        ({"opened": {**OPENED, "teacher": {"sha256": "x"}}}, "its teacher is another"),
+        ({"opening": OTHER_DATA}, "its data differ"),
+        ({"opening": OTHER_TEACHER}, "its teacher differs"),
         (
             {"spaces": {**SPACES, "at": SPACES["at"].with_constants({"momentum": 0.5})}},
             "momentum 0.9 there, 0.5 here",
         ),
         (
             {"spaces": {**SPACES, "at": SPACES["at"].with_constants({"beta": 5.0})}},
-            "space is another",
+            "space differs",
         ),
         (
             {"configure": lambda *a: configure(*a).model_copy(update={"epochs": 7})},
@@ -104,36 +114,34 @@ def test_diverged_trials_are_observations_and_those_without_an_epoch_are_not(tmp
 )
 def test_where_something_differs_the_best_points_are_start_points(old, change, reason):
     event = learn(old, ("at", "A"), **change)
-    assert event["observations"] == [] and reason in event["reason"]
-    trials = [
-        e for e in SweepFolder(old).load_events() if e["event"] == "ended" and e["method"] == "at"
-    ]
-    best = max(trials, key=lambda e: e["best_validation_accuracy"])["trial_id"]
-    asked = {e["trial_id"]: e for e in SweepFolder(old).load_events() if e["event"] == "asked"}
-    first = {k: v for k, v in asked[best]["parameters"].items() if k in event["start"][0]}
-    assert event["start"][0] == first and len(event["start"]) == 3
+    assert event.observations == () and reason in event.reason
+    trials = [e for e in events_of(old, TrialEnded) if e.method == "at"]
+    best = max(trials, key=lambda e: e.best_validation_accuracy).trial_id
+    [proposed] = [e for e in events_of(old, TrialProposed) if e.trial_id == best]
+    first = {k: v for k, v in proposed.params.items() if k in event.start[0]}
+    assert event.start[0] == first and len(event.start) == 3
 
 
 def test_another_student_starts_with_the_methods_best_points(old, tmp_path_factory):
     event = learn(old, ("at", "B"))
-    assert len(event["start"]) == 3 and "it has no trials of at-B" in event["reason"]
+    assert len(event.start) == 3 and "it has no trials of at-B" in event.reason
     new = SweepHarness(tmp_path_factory.mktemp("new") / "log.jsonl", models="B", methods="at")
     new.append(event)
     new.run()
     tried = [t.params for t in new.studies.by_cell["at", "B"].trials]
-    assert [p for p in event["start"] if p not in SPACES["at"].start_points] == [
-        p for p in tried[2:5] if p in event["start"]
+    assert [p for p in event.start if p not in SPACES["at"].start_points] == [
+        p for p in tried[2:5] if p in event.start
     ]
 
 
 def test_a_method_that_was_not_there_teaches_nothing(old):
     event = learn(old, ("fitnets", "A"))
-    assert event["start"] == event["observations"] == []
-    assert event["reason"].startswith("0 start points")
+    assert event.start == event.observations == ()
+    assert event.reason.startswith("0 start points")
 
 
 def test_points_outside_the_new_space_are_no_start_points(old, tmp_path):
     narrow = dataclasses.replace(
         SPACES["at"], distributions={"lr": FloatDistribution(0.5, 0.6)}, start_points=[]
     )
-    assert learn(old, ("at", "A"), spaces={"at": narrow})["start"] == []
+    assert learn(old, ("at", "A"), spaces={"at": narrow}).start == ()

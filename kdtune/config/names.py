@@ -1,0 +1,53 @@
+"""Names of the built-in models and data sets; this module loads no torch."""
+
+from pathlib import Path
+
+from kdtune.errors import UserError
+from kdtune.plugins import Registry
+
+MODEL_LIBRARIES = ("torchvision", "timm")
+"""Libraries whose models are named as ``LIBRARY:NAME``."""
+
+MODEL_NAMES: Registry[str] = Registry(
+    "model",
+    "MODELS",
+    {
+        "MultiBranchNet": "multibranch:MultiBranchNet",
+        "ResNet18": "resnet:resnet18",
+        "ResNet50": "resnet:resnet50",
+    },
+    "a function, or class, of the number of classes and the image size",
+    convert=lambda model: "",
+)
+"""Module under `kdtune.models` and function or class of each model; empty for a plug-in's."""
+
+BUILTIN_DATASETS = (
+    "digits", "mnist", "fashion-mnist", "kmnist", "emnist", "usps", "svhn", "cifar10", "cifar100",
+    "stl10", "flowers102", "oxford-iiit-pet", "food101", "dtd", "fgvc-aircraft", "country211",
+    "rendered-sst2", "imagenette",
+)  # fmt: skip
+
+DATASET_NAMES: Registry[bool] = Registry(
+    "data set",
+    "DATA",
+    dict.fromkeys(BUILTIN_DATASETS, True),
+    "a function of the name and the folder of named data sets",
+    convert=lambda dataset: True,
+)
+"""Names of data sets; `kdtune.data.datasets` loads them."""
+
+
+def require_model_name(name: str) -> None:
+    """Raise a `UserError` if there is no model of a name; names in libraries are not checked."""
+    library, _, name_in_library = name.partition(":")
+    if not name_in_library or library not in MODEL_LIBRARIES:
+        MODEL_NAMES.require(name, [f"{library}:NAME" for library in MODEL_LIBRARIES])
+
+
+def require_data(data_dir: str) -> None:
+    """Raise a `UserError` if data are neither a folder nor a data set with a name."""
+    if not Path(data_dir).expanduser().is_dir() and not DATASET_NAMES.find(data_dir):
+        raise UserError(
+            f"There is no folder {data_dir}; give an ImageFolder, or one of the data sets that "
+            f"have names: {', '.join(DATASET_NAMES)}."
+        )
