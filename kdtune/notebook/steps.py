@@ -64,7 +64,7 @@ def create_method_config(method: str, settings: Mapping[str, Any]) -> dict[str, 
     """Return the complete settings of a run.
 
     Args:
-        method: its method.
+        method: name of its method.
         settings: settings that differ from the defaults.
     """
     config = TrainConfig.for_method(method, settings)

@@ -38,13 +38,12 @@ def run_training(
 
     `save_dir` gets `<name>_best.pth`, `<name>_final.pth` and, every `save_freq` epochs,
     `<name>_epoch_<N>.pth`; `log_dir` gets `<name>.log`, `<name>_summary.json` and, in `<name>/`,
-    TensorBoard events: the metrics of every epoch and, with a teacher, every `save_freq` epochs
-    the attention maps of both networks. Test images are read once, at the end.
+    TensorBoard events: metrics and, with a teacher, attention maps. Test images are read once, at
+    the end.
 
     With one of these checkpoints as `resume`, the run continues under the same name and ends with
-    the numbers of a run that never stopped, on a CPU to the last bit. That holds for loaders that
-    draw order and augmentation from the global random state of torch, numpy or Python, as a
-    DataLoader without a generator of its own or persistent workers does.
+    the numbers of a run that never stopped, on a CPU to the last bit. That requires loaders that
+    draw only from global random states: no generator of their own, no persistent workers.
 
     Args:
         config: the run's settings.
