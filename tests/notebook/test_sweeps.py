@@ -66,7 +66,7 @@ def test_tables_of_several_say_whose_row_it_is(folder, sweep, tmp_path):
         assert table["sweep"].unique().tolist() == [str(folder.path), str(other.path)]
     assert len(sweeps.trials) == len(sweep.trials) + 1
     assert sweeps.plot("1-verdict").axes
-    with pytest.raises(UserError, match="No figure: there is one method only"):
+    with pytest.raises(UserError, match="No figure: there is only one method"):
         sweeps.plot("2-verdict")
     assert sweeps.best("fitnets", "A")["method"] == "fitnets"
     with pytest.raises(UserError, match="at on A is in .*/s and .*/t; load the one that is"):
@@ -130,7 +130,7 @@ def test_figures_are_those_of_the_report_and_show_themselves(sweep):
         (Sweep, "verdict", "No trial has started yet"),
         (Sweep, "ship", "No cell has a sound trial yet"),
         (Sweep, "settings", "no trial has started yet"),
-        (one_method, "verdict", "there is one method only"),
+        (one_method, "verdict", "there is only one method"),
         (lambda: Sweep().search("at", "A", "crashed"), "search", "no trial has ended with"),
     ],
 )  # fmt: skip

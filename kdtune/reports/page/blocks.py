@@ -1,7 +1,8 @@
 """Blocks of a report's sections: paragraphs, tables, figures and code."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -34,7 +35,7 @@ class TableBlock:
     """
 
     caption: str
-    columns: dict[str, Sequence[str]]
+    columns: Mapping[str, Sequence[str]]
     collapsed: bool = False
     kind: str = "grid"
 
@@ -106,18 +107,23 @@ LEFT_ALIGNED = (
 """Headings of columns of text."""
 
 
-def format_each(values: Iterable, format_spec: str) -> list[str]:
-    """Values as text, each in this form; nothing where there is none."""
+def format_each(values: Iterable[Any], format_spec: str) -> list[str]:
+    """Format values; missing ones are empty.
+
+    Args:
+        values: numbers, or None or NaN.
+        format_spec: format specification, as ``.2f``.
+    """
     return ["" if pd.isna(value) else format(value, format_spec) for value in values]
 
 
-def to_texts(values: Iterable) -> list[str]:
-    """Values as they are; nothing where there is none."""
+def to_texts(values: Iterable[Any]) -> list[str]:
+    """Convert values to text; missing ones are empty."""
     return ["" if pd.isna(value) else str(value) for value in values]
 
 
 def format_setting(value: object) -> str:
-    """The value of a setting."""
+    """Return the value of a setting as text."""
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}"
     return "" if value is None else str(value)
