@@ -48,7 +48,6 @@ from sklearn.datasets import load_digits
 import kdtune.storage.array_cache
 import kdtune.training.loop
 import kdtune.tuning.driver.driver
-import kdtune.tuning.driver.driver
 from kdtune.cli.commands import main as kdtune_main
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig

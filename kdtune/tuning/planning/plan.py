@@ -183,7 +183,7 @@ def _measure_costs(prepared: PreparedSweep, slots: Slots) -> tuple[SweepCosts, T
         costs, sizes = measure_trial_costs(prepared, slots, Path(folder), measure_proposal)
     costs = replace(
         costs,
-        num_views=prepared.shared_inputs.cache_plan.views if costs.view_seconds else 0,
+        num_views=prepared.shared_inputs.cache_plan.augment_views if costs.view_seconds else 0,
         report_seconds=driver_costs.REPORT_SECONDS,
         event_seconds=driver_costs.EVENT_SECONDS,
         trial_seconds=driver_costs.TRIAL_SECONDS,
