@@ -9,7 +9,6 @@ Shape letters: B images, C channels, H×W positions of a map, K classes, T tempe
 """
 
 from importlib import import_module
-from typing import cast
 
 from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.config.train import TrainConfig
@@ -19,7 +18,8 @@ from kdtune.plugins import Registry
 
 def _import_class(class_path: str) -> type[Method]:
     module, class_name = class_path.split(":")
-    return cast(type[Method], getattr(import_module(f"kdtune.methods.{module}"), class_name))
+    method: type[Method] = getattr(import_module(f"kdtune.methods.{module}"), class_name)
+    return method
 
 
 METHODS: Registry[type[Method]] = Registry(
@@ -31,22 +31,14 @@ METHODS: Registry[type[Method]] = Registry(
 )
 
 
-def require_method(name: str) -> None:
-    """Raise a `UserError` that names the nearest known one if there is no method `name`."""
-    METHODS.require(name)
-
-
 def build_method(config: TrainConfig, student: StageShapes, teacher: StageShapes | None) -> Method:
-    """Build the method that `config` names, for the feature maps that it will compare.
+    """Build the method of a run; a `UserError` says why if it is unknown or cannot compare maps.
 
     Args:
         config: the run's settings.
         student: (C, H, W) of the student's stages.
         teacher: (C, H, W) of the teacher's stages, or None without a teacher.
-
-    Raises:
-        UserError: there is no such method, or the maps cannot be compared.
     """
-    require_method(config.method)
+    method_class = METHODS.require(config.method)
     with METHODS.blame_provider(config.method):
-        return METHODS[config.method](config, student, teacher)
+        return method_class(config, student, teacher)

@@ -26,7 +26,7 @@ import search_spaces
 from kdtune.config.train import TrainConfig, check_searchable
 from kdtune.errors import UserError, first_line
 from kdtune.log.events import Cell
-from kdtune.methods import require_method
+from kdtune.methods import METHODS
 from kdtune.plugins import PLUGINS
 from kdtune.tuning.cluster.ray_private import to_optuna
 
@@ -172,7 +172,7 @@ def _make_space(path: Path, module: Any) -> SearchSpace:
     missing = [name for name in ("METHOD", "SPACE", "START") if not hasattr(module, name)]
     if missing:
         raise UserError(f"The search space {path} lacks {missing[0]}.")
-    require_method(module.METHOD)
+    METHODS.require(module.METHOD)
     try:
         space = _parse_space(path, module)
         _validate_space(space)
