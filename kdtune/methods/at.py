@@ -47,7 +47,7 @@ class _MeanOfSquares(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (features,) = ctx.saved_tensors
+        features: Tensor = ctx.saved_tensors[0]
         scale = gradients[0].unsqueeze(1) * (2 / features.shape[1])
         return (features * scale).to(features.dtype)
 
