@@ -22,7 +22,7 @@ __all__ = [
     "visualize_attention_maps",
 ]  # fmt: skip
 
-_Config = Mapping[str, Any]
+Config = Mapping[str, Any]
 
 
 def create_at_config(**kwargs: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ DEFAULT_CONFIG = create_at_config()
 
 
 def train_at(
-    config: _Config | None = None,
+    config: Config | None = None,
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
@@ -53,17 +53,13 @@ def train_at(
     Returns:
         ``model`` (weights of the best epoch), ``teacher_model`` or None, ``best_accuracy``,
         ``training_history``, ``test_results``, complete ``config`` and ``experiment_name``.
-
-    Raises:
-        UserError: the settings, the data or the teacher are not valid.
-        DivergedError: the training loss is no longer finite.
     """
     settings = TrainConfig.for_method("at", config or {})
     return run_training(settings, train_loader, val_loader, test_loader)
 
 
 def compute_at_loss(
-    student_model: Module, teacher_model: Module | None, x: Tensor, y: Tensor, config: _Config
+    student_model: Module, teacher_model: Module | None, x: Tensor, y: Tensor, config: Config
 ) -> TensorsByName:
     """Compute the loss of one batch: classification + alpha·KD + beta·AT.
 
@@ -82,9 +78,7 @@ def compute_at_loss(
     return steps.compute_loss(student_model, teacher_model, x, y, settings)
 
 
-def extract_attention_maps(
-    model: Module, x: Tensor, config: _Config | None = None
-) -> list[Tensor]:
+def extract_attention_maps(model: Module, x: Tensor, config: Config | None = None) -> list[Tensor]:
     """Return the attention maps of all stages, [B, H·W] each; rows have L2 norm 1.
 
     Args:
@@ -96,7 +90,7 @@ def extract_attention_maps(
 
 
 def visualize_attention_maps(
-    model: Module, x: Tensor, config: _Config | None = None, layer_idx: int = 0
+    model: Module, x: Tensor, config: Config | None = None, layer_idx: int = 0
 ) -> Tensor:
     """Return the attention maps [B, H, W] of one stage; `draw_attention_maps` draws them.
 

@@ -24,7 +24,7 @@ __all__ = [
     "regressor_parameters", "train_epoch", "train_fitnets", "validate", "visualize_feature_maps",
 ]  # fmt: skip
 
-_Config = Mapping[str, Any]
+Config = Mapping[str, Any]
 _parse = partial(TrainConfig.for_method, "fitnets")
 
 
@@ -38,7 +38,7 @@ DEFAULT_CONFIG = create_fitnets_config()
 
 
 def train_fitnets(
-    config: _Config | None = None,
+    config: Config | None = None,
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
@@ -56,7 +56,7 @@ def train_fitnets(
 
 
 def compute_fitnets_loss(
-    student_model: Module, teacher_model: Module | None, x: Tensor, y: Tensor, config: _Config
+    student_model: Module, teacher_model: Module | None, x: Tensor, y: Tensor, config: Config
 ) -> TensorsByName:
     """Compute the loss of one batch: classification + alpha·KD + beta·feature.
 
@@ -79,7 +79,7 @@ def compute_fitnets_loss(
 
 
 def regressor_parameters(
-    student_model: Module, teacher_model: Module, config: _Config
+    student_model: Module, teacher_model: Module, config: Config
 ) -> list[Parameter]:
     """Return the parameters of the regressor between a student and its teacher.
 
@@ -94,7 +94,7 @@ def regressor_parameters(
     return steps.method_parameters(student_model, teacher_model, _parse(config))
 
 
-def extract_teacher_features(teacher_model: Module, x: Tensor, config: _Config) -> Tensor:
+def extract_teacher_features(teacher_model: Module, x: Tensor, config: Config) -> Tensor:
     """Return the hint: the teacher's features [B, C, H, W] at ``config["hint_layer"]``.
 
     Args:
@@ -106,7 +106,7 @@ def extract_teacher_features(teacher_model: Module, x: Tensor, config: _Config) 
     return maps.pick_stage(maps.compute_stage_features(teacher_model, x), hint_layer)
 
 
-def extract_student_features(student_model: Module, x: Tensor, config: _Config) -> Tensor:
+def extract_student_features(student_model: Module, x: Tensor, config: Config) -> Tensor:
     """Return the student's features [B, C, H, W] at ``config["hint_layer"]``, with gradients.
 
     Args:
@@ -120,7 +120,7 @@ def extract_student_features(student_model: Module, x: Tensor, config: _Config) 
 
 
 def visualize_feature_maps(
-    model: Module, x: Tensor, config: _Config | None = None, layer_idx: int = 0
+    model: Module, x: Tensor, config: Config | None = None, layer_idx: int = 0
 ) -> Tensor:
     """Return the feature maps [B, C, H, W] of one stage; `draw_feature_maps` draws them.
 

@@ -107,11 +107,6 @@ class Registry(dict[str, V]):
             self[name] = self.convert(value)
             self.providers[name] = plugin
 
-    def remove_plugin(self, plugin: Plugin) -> None:
-        """Remove the entries of a plug-in."""
-        for name in [name for name, provider in self.providers.items() if provider == plugin]:
-            del self[name], self.providers[name]
-
     @contextmanager
     def blame_provider(self, name: str) -> Iterator[None]:
         """Turn an error of a plug-in's code into a `UserError` that names the plug-in."""
@@ -271,7 +266,8 @@ class PluginManager:
 
     def _remove(self, plugin: Plugin) -> None:
         for registry in self._registries:
-            registry.remove_plugin(plugin)
+            for name in [n for n, provider in registry.providers.items() if provider == plugin]:
+                del registry[name], registry.providers[name]
         self.loaded.pop(plugin.name, None)
 
 

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdtune.config import train
+from kdtune.config.names import require_data, require_model_name
+from kdtune.errors import UserError, did_you_mean
 from kdtune.units import parse_duration
 
 BASELINES = ("kd", "student")
@@ -16,7 +19,6 @@ MIN_DIFFERENCE = 0.5
 """Points of accuracy below which a difference does not matter."""
 
 CONFIRM_SETTINGS = ("top", "seeds", "min_difference")
-"""Settings of the confirmation alone."""
 
 NOT_FROM_LOG = ("address", "storage", "plugins")
 """Settings that a log cannot choose: who joins a cluster runs what it sends, plug-ins are code."""
@@ -42,8 +44,7 @@ def _default_trials(validated: Mapping[str, Any]) -> int | None:
 def _default_grace_period(validated: Mapping[str, Any]) -> int:
     # With a quarter of the epochs, most slow learners are stopped on three of four recorded cells,
     # and the best trial is not found sooner on two of them (benchmarks/README.md).
-    epochs: int = validated.get("epochs", 1)
-    return math.ceil(epochs / 2)
+    return math.ceil(validated.get("epochs", 1) / 2)
 
 
 def _split_commas(value: Any) -> Any:
@@ -221,16 +222,35 @@ class SweepConfig(train.DataConfig):
             )
         # A log can be read without its plug-ins; what runs a sweep loads them and checks again.
         if {method for method, _ in self.cells()} <= train.METHOD_DEFAULTS.keys():
-            self.check_settings()
+            self._check_settings()
         return self
 
-    def check_settings(self) -> None:
-        """Raise a `UserError` if a run of some method refuses `settings`."""
+    def _check_settings(self) -> None:
         methods = dict.fromkeys(method for method, _ in self.cells())
         train.check_searchable(self.settings, methods)
         for method in methods:
             settings = train.applicable_settings(method, self.settings)
             train.TrainConfig.for_method(method, {**settings, "epochs": self.epochs})
+
+    def check_names_and_files(self) -> None:
+        """Raise a `UserError` for an unknown name, invalid setting or missing file.
+
+        The plug-ins must be loaded. Neither torch nor Ray is, so a mistake is reported at once.
+        """
+        for method, model in self.cells():
+            train.METHOD_DEFAULTS.require(method)
+            require_model_name(model)
+        self._check_settings()
+        for setting in ("cpus_per_trial", "gpus_per_trial"):
+            if isinstance(per_model := getattr(self, setting), Mapping):
+                for model in per_model.keys() - set(self.models):
+                    raise UserError(
+                        f"{setting} names '{model}', which is no student of this sweep; "
+                        f"{did_you_mean(model, self.models)}"
+                    )
+        require_data(self.data)
+        if self.teacher is not None and not Path(self.teacher).expanduser().is_file():
+            raise UserError(f"There is no file {self.teacher}.")
 
     @property
     def data_source(self) -> train.DataSource:

@@ -1,7 +1,4 @@
-"""Settings of a training run (`TrainConfig`), and those that a sweep decides itself.
-
-Settings are flat, frozen and checked when they are built; this module loads no torch.
-"""
+"""Settings of a training run (`TrainConfig`), checked when built; loads no torch."""
 
 import hashlib
 import json
@@ -215,10 +212,9 @@ class TrainConfig(DataConfig):
 
     @model_validator(mode="after")
     def _check_hint_epochs(self) -> Self:
-        if self.hint_epochs >= self.epochs:
+        if (hint := self.hint_epochs) >= self.epochs:
             raise ValueError(
-                f"hint_epochs ({self.hint_epochs}) must leave some of the {self.epochs} epochs "
-                "for the labels."
+                f"hint_epochs ({hint}) must leave some of the {self.epochs} epochs for the labels."
             )
         return self
 

@@ -23,10 +23,6 @@ def attention_map(features: Tensor) -> Tensor:
 
     Q = vec(mean_c F_c²) / ‖vec(mean_c F_c²)‖₂ maps [B, C, H, W] to [B, H·W], as in the authors'
     code; a row is 0 where the stage was all zeros.
-
-    >>> import torch
-    >>> attention_map(torch.ones(1, 3, 2, 2)).tolist()
-    [[0.5, 0.5, 0.5, 0.5]]
     """
     mean_of_squares = cast(Tensor, _MeanOfSquares.apply(features))
     return F.normalize(mean_of_squares.flatten(1), eps=1e-12)
@@ -124,7 +120,7 @@ class AttentionTransfer(FeatureMethod):
         """
         return {"logits": logits.float(), **self._attention_maps(features)}
 
-    def own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
+    def _own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
         maps = self._attention_maps(features)
         losses = [self.attention_loss(maps[name], targets[name]) for name in maps]
         return sum(losses[1:], start=losses[0])

@@ -8,6 +8,8 @@ from torch import Tensor
 from kdtune.errors import UserError
 from kdtune.methods.method import FeatureMaps, Method, TensorsByName
 
+_Outputs = tuple[Tensor, FeatureMaps]
+
 
 def validate_targets(name: str, targets: Any, batch_size: int) -> TensorsByName:
     """Check the result of `Method.targets`, and return it; a `UserError` says what is wrong.
@@ -52,12 +54,7 @@ def _validate_losses(name: str, losses: Any) -> None:
         raise UserError(f"The method '{name}': 'loss' does not depend on the student.")
 
 
-def dry_run(
-    name: str,
-    method: Method,
-    student: tuple[Tensor, FeatureMaps],
-    teacher: tuple[Tensor, FeatureMaps] | None,
-) -> None:
+def dry_run(name: str, method: Method, student: _Outputs, teacher: _Outputs | None) -> None:
     """Run one step on a batch; a `UserError` says which result is invalid.
 
     Args:

@@ -7,8 +7,7 @@ from kdtune.methods.kd import LogitMethod, add_kd_term
 from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, check_same_shape
 
 CORRELATION_EPSILON = 1e-6
-"""Smallest norm by which a centred row is divided: the gradient of a correlation diverges as a
-row becomes constant."""
+"""Smallest norm by which a centred row is divided; a constant row has no finite gradient."""
 
 
 def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -52,6 +51,5 @@ class DIST(LogitMethod):
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """Return the terms ``kd`` and ``dist``."""
         dist = dist_loss(logits, targets["logits"], self.config.temperature)
         return add_kd_term(self.config, logits, targets, dist=dist)

@@ -50,6 +50,5 @@ class DecoupledKnowledgeDistillation(LogitMethod):
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """Return the terms ``tckd`` and ``nckd``."""
         tckd, nckd = dkd_losses(logits, targets["logits"], labels, self.config.temperature)
         return {"tckd": (self.config.alpha, tckd.mean()), "nckd": (self.config.beta, nckd.mean())}

@@ -25,5 +25,5 @@ class EmbeddingMethod(FeatureMethod):
         """Return ``logits`` [B, K] and ``embedding`` [B, C_teacher]."""
         return {"logits": logits.float(), "embedding": self._embed(features)}
 
-    def own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
+    def _own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
         return self.embedding_loss(self._embed(features), targets["embedding"])

@@ -55,7 +55,7 @@ class FitNets(HintMethod):
         cs, ct = self.channels
         self.regressor = _Regressor(cs, ct) if cs != ct else nn.Identity()
 
-    def own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
+    def _own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
         regressed = self.regressor(self.hint_features(features))
         return feature_loss(regressed, targets[self.hint_name])
 

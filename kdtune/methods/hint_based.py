@@ -17,7 +17,6 @@ class HintMethod(FeatureMethod):
     Attributes:
         channels: C of the student and of the teacher.
         map_size: (H, W) of the compared maps.
-        hint_name: name of the target.
     """
 
     def __init__(self, config: TrainConfig, student: StageShapes, teacher: StageShapes | None):

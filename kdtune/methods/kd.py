@@ -59,19 +59,13 @@ class FeatureMethod(Method):
     """Name of the method's own loss in logs and tables."""
 
     @abstractmethod
-    def own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
-        """Compare the student's features with the teacher's targets; return a scalar.
-
-        Args:
-            features: the student's stages, [B, C, H, W] each.
-            targets: the result of `targets` for the same images.
-        """
+    def _own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
+        """Compare the student's stages, [B, C, H, W] each, with `targets`; return a scalar."""
 
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """Return the terms ``kd`` and `term_name`."""
-        own_term = {self.term_name: self.own_loss(features, targets)}
+        own_term = {self.term_name: self._own_loss(features, targets)}
         return add_kd_term(self.config, logits, targets, **own_term)
 
 
@@ -81,5 +75,4 @@ class KnowledgeDistillation(LogitMethod):
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """Return the term ``kd``."""
         return add_kd_term(self.config, logits, targets)

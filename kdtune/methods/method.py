@@ -16,7 +16,6 @@ FeatureMaps = list[Tensor]
 """Feature maps, [B, C, H, W] of each stage."""
 
 TensorsByName = dict[str, Tensor]
-"""Tensors by name."""
 
 LossTerms = dict[str, tuple[float, Tensor]]
 """Terms of a loss by name: weight and unweighted value, a scalar."""
@@ -83,13 +82,7 @@ class Method(nn.Module, ABC):
     def forward(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName | None, labels: Tensor
     ) -> TensorsByName:
-        """Compute the loss of a batch; it has no terms if a teacher is used but missing.
-
-        Args:
-            logits: the student's, [B, K].
-            features: the student's stages, [B, C, H, W] each.
-            targets: the result of `targets` for the same images; None without a teacher.
-            labels: class indices, [B].
+        """Compute the loss of a batch from the arguments of `terms`; it has none without targets.
 
         Returns:
             Scalars: ``loss``, which is minimised, ``classification``, and each term unweighted and

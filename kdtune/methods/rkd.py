@@ -13,11 +13,9 @@ MIN_RELATIVE_DISTANCE = 1e-4
 def distances_and_angles(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """Compute distances of pairs and angles of triplets of images from embeddings [B, C].
 
-    ψ_D(i, j) = ‖e_i − e_j‖ / μ, where μ is the mean of the distances above 0;
-    ψ_A(i, j, k) = cos ∠(e_i, e_j, e_k). They take the memory of B²·C and of B³ numbers.
-
-    Returns:
-        Distances [B, B], and angles [B, B, B] with the vertex first; both 0 for equal embeddings.
+    ψ_D(i, j) = ‖e_i − e_j‖ / μ, where μ is the mean of the distances above 0, is [B, B].
+    ψ_A(i, j, k) = cos ∠(e_i, e_j, e_k), with the vertex first, is [B, B, B]. Both are 0 for equal
+    embeddings. They take the memory of B²·C and of B³ numbers.
     """
     differences = embeddings.unsqueeze(0) - embeddings.unsqueeze(1)
     distances = torch.linalg.vector_norm(differences, dim=2)

@@ -33,7 +33,7 @@ class SimilarityPreserving(HintMethod):
 
     term_name = "sp"
 
-    def own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
+    def _own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
         hints = (self.hint_features(features), targets[self.hint_name])
         student, teacher = (similarity_matrix(hint.float().flatten(1)) for hint in hints)
         return sp_loss(student, teacher)

@@ -54,7 +54,7 @@ class VariationalInformationDistillation(HintMethod):
         raw_variance = math.log(math.expm1(INITIAL_VARIANCE - MIN_VARIANCE))
         self.raw_variance = nn.Parameter(torch.full((ct,), raw_variance))
 
-    def own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
+    def _own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
         variance = F.softplus(self.raw_variance) + MIN_VARIANCE
         mean = self.regressor(self.hint_features(features))
         return vid_loss(mean, variance, targets[self.hint_name])

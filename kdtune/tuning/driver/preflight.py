@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from kdtune.config.early_checks import check_names_and_files
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig, applicable_settings
 from kdtune.data.folders import GROUPS_FILE, load_test_groups
@@ -150,7 +149,7 @@ def _prepare_inputs(
         Complete settings, what trials have in common, and what the log keeps of all this.
     """
     require_tracker_packages(requested.trackers)
-    check_names_and_files(requested)
+    requested.check_names_and_files()
     for model in requested.models:
         require_model(model)
     data, skipped_images = find_data(
