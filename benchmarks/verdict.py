@@ -146,7 +146,7 @@ class SimulatedSearch:
 
     @cached_property
     def luck(self) -> float:
-        """Luck as `kdtune.reports.tables.confirmed.collect_cell_results` has it."""
+        """Luck as `kdtune.reports.tables.cells.CellData.result` has it."""
         return search_luck(self.scores, float(self.confirm_scores.std(ddof=1)))
 
 

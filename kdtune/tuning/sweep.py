@@ -243,7 +243,7 @@ class _SearchSession:
         Raises:
             RunError: no trial finished an epoch.
         """
-        self.driver.check_lease()  # checkpoints are removed, and may be another driver's by now
+        self.driver.sync_remote()  # checkpoints are removed, and may be another driver's by now
         write_results(self.folder, self.driver.resume_command, self.checkpoint_storage)
         self.checkpoint_cleanup.remove_all()
         events = self.folder.load_events()

@@ -19,12 +19,12 @@ from optuna.distributions import (
     IntDistribution,
     distribution_to_json,
 )
-from optuna.trial import create_trial
 from ray.tune.search.sample import Domain
 
 import search_spaces
 from kdtune.config.train import TrainConfig, check_searchable
 from kdtune.errors import UserError, first_line
+from kdtune.log.distributions import contains
 from kdtune.log.events import Cell
 from kdtune.methods import METHODS
 from kdtune.plugins import PLUGINS
@@ -225,11 +225,7 @@ def _validate_space(space: SearchSpace) -> None:
 
 
 def _is_in_range(trial: optuna.Trial, key: str, value: Any) -> bool:
-    try:
-        create_trial(value=0.0, params={key: value}, distributions={key: trial.distributions[key]})
-    except ValueError:
-        return False
-    return True
+    return contains(trial.distributions[key], value)
 
 
 def serialize_distributions(trial_or_space: optuna.Trial | SearchSpace) -> dict[str, Any]:
