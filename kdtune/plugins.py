@@ -272,8 +272,6 @@ class PluginManager:
 
 
 PLUGINS = PluginManager()
-"""The plug-ins of this process."""
-
 load_plugins = PLUGINS.load_files
 
 

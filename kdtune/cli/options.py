@@ -19,11 +19,6 @@ FLAG_NAMES = {
 }  # fmt: skip
 """Flags of settings that have another name."""
 
-IMAGE_FIELDS = (
-    "data_dir", "data_root", "train_images", "validation_images", "test_images", "cache_gb",
-    "skip_bad_images",
-)  # fmt: skip
-
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 NEW_PATH = click.Path(path_type=Path)
@@ -64,9 +59,9 @@ def resume_options(confirm: bool = False) -> Iterator[click.Option]:
 
 def train_options(*names: str) -> Iterator[click.Option]:
     """Return options for settings of a run: its images, and those that are named."""
-    from kdtune.config.train import TrainConfig
+    from kdtune.config.train import DataConfig, TrainConfig
 
-    return _make_options(TrainConfig, (*IMAGE_FIELDS, *names))
+    return _make_options(TrainConfig, ("data_dir", *DataConfig.model_fields, *names))
 
 
 teacher_options = partial(train_options, "weights", "image_size", "seed")

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 SettingValues = Mapping[str, bool | int | float | str]
-"""Values of settings, by name."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ def _default_trials(validated: Mapping[str, Any]) -> int | None:
 def _default_grace_period(validated: Mapping[str, Any]) -> int:
     # With a quarter of the epochs, most slow learners are stopped on three of four recorded cells,
     # and the best trial is not found sooner on two of them (benchmarks/README.md).
-    return math.ceil(validated.get("epochs", 1) / 2)
+    epochs: int = validated.get("epochs", 1)
+    return math.ceil(epochs / 2)
 
 
 def _split_commas(value: Any) -> Any:

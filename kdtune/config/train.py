@@ -39,7 +39,6 @@ ALIASES = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"
 """Names that other tools have for our settings, where the spelling differs much."""
 
 FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
-"""Pattern of names that become part of file names."""
 
 
 def file_stem(*names: str) -> str:
@@ -86,8 +85,9 @@ class _BaseConfig(BaseModel):
             case "missing":
                 return f"The setting '{key}' is missing."
             case "string_pattern_mismatch":
-                value = error["input"]
-                return f"The setting {key} cannot be {value!r}: use letters, digits and ._-"
+                return (
+                    f"The setting {key} cannot be {error['input']!r}: use letters, digits and ._-"
+                )
         if not key:
             return message
         reason = message.replace("Input should be", "it must be", 1)
