@@ -124,8 +124,7 @@ def plan(
 
 
 def _check_sweep_folder(folder: Path, flags: dict[str, Any]) -> None:
-    """Refuse a folder that is not a sweep's; a storage may have the sweep of a missing folder."""
-    if flags["storage"] is None:
+    if flags["storage"] is None:  # a storage may have the sweep of a missing folder
         from kdtune.log.folder import SweepFolder
 
         SweepFolder(folder).require_log()

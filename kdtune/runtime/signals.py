@@ -55,7 +55,7 @@ def raise_on_sigterm() -> Iterator[None]:
 
 @dataclass
 class InterruptHandler:
-    """Context manager of a process in which trials run.
+    """Context manager in which Ctrl-C and SIGTERM stop a sweep gracefully.
 
     The first Ctrl-C or SIGTERM requests a stop; a further signal, or the end of the grace time
     after SIGTERM, stops at once. A no-op outside the main thread.
