@@ -53,17 +53,16 @@ class _CellUsage:
         return used
 
 
+@dataclass
 class Budget:
-    """The budget of a sweep; a fold over the log.
+    """The budget of a sweep, by a monotonic clock; a fold over the log."""
 
-    Args:
-        sweep: gives cells and limits.
-        clock: monotonic clock, in seconds.
-    """
+    sweep: SweepConfig
+    clock: Callable[[], float] = time.monotonic
 
-    def __init__(self, sweep: SweepConfig, clock: Callable[[], float] = time.monotonic):
-        self.sweep, self._stopwatch = sweep, Stopwatch(clock)
-        self._usage_by_cell = {cell: _CellUsage() for cell in sweep.cells()}
+    def __post_init__(self) -> None:
+        self._stopwatch = Stopwatch(self.clock)
+        self._usage_by_cell = {cell: _CellUsage() for cell in self.sweep.cells()}
 
     def fold(self, event: Event) -> None:
         """Add an event of the log."""
@@ -83,18 +82,12 @@ class Budget:
 
     def next_cells(self) -> list[Cell]:
         """Return the cells that may start a trial, the one with least use first."""
-
-        def sort_key(cell: Cell) -> tuple[float, int]:
-            usage = self._usage_by_cell[cell]
-            return usage.projected_use(self.sweep.balance_by, self.sweep.epochs), usage.trials
-
-        return sorted(filter(self._can_start_trial, self._usage_by_cell), key=sort_key)
-
-    def _can_start_trial(self, cell: Cell) -> bool:
-        usage, trials = self._usage_by_cell[cell], self.sweep.trials
-        if usage.space_exhausted or (trials is not None and usage.trials >= trials):
-            return False
-        return self.exhausted_reason(cell, extra_trials=1) is None
+        sweep, uses = self.sweep, {}
+        for cell, usage in self._usage_by_cell.items():
+            has_trials = sweep.trials is None or usage.trials < sweep.trials
+            if has_trials and not usage.space_exhausted and not self.exhausted_reason(cell, 1):
+                uses[cell] = usage.projected_use(sweep.balance_by, sweep.epochs), usage.trials
+        return sorted(uses, key=uses.__getitem__)
 
     def exhausted_reason(self, cell: Cell, extra_trials: int = 0) -> str | None:
         """Return why a trial of the cell may not train another epoch; None if it may.

@@ -39,12 +39,9 @@ class SearchSpace:
     """The search space of one method.
 
     Attributes:
-        method: a key of `METHODS`.
-        distributions: searched settings, for Optuna; empty for a define-by-run space.
+        distributions: searched settings; empty for a define-by-run space.
         constants: settings that the space fixes.
-        define_by_run: the define-by-run function, or None.
         start_points: points tried first; the sampler proposes settings that a point leaves out.
-        docstring: the module's docstring, which says where the ranges come from.
         path: the module's file.
     """
 
@@ -57,33 +54,23 @@ class SearchSpace:
     path: Path
 
     def with_constants(self, constants: dict[str, Any]) -> Self:
-        """Return the space with some settings fixed, so that they are not searched.
-
-        Raises:
-            UserError: a define-by-run space searches one of them, which only its file can change.
-        """
+        """Return the space with some settings fixed; only a file can change its own function."""
         if self.define_by_run is not None:
             for key in constants:
                 if any(key in trial.params for trial, _ in self.probe_points()):
                     raise UserError(f"{self.path} searches '{key}' by itself; fix it there.")
-
-        def without_fixed(values: dict[str, Any]) -> dict[str, Any]:
-            return {key: value for key, value in values.items() if key not in constants}
-
-        points = [without_fixed(point) for point in self.start_points]
-        return replace(
-            self,
-            distributions=without_fixed(self.distributions),
-            constants={**self.constants, **constants},
-            start_points=[p for i, p in enumerate(points) if p and p not in points[:i]],
-        )
+        distributions = {k: d for k, d in self.distributions.items() if k not in constants}
+        start_points: list[dict[str, Any]] = []
+        for start_point in self.start_points:
+            point = {key: value for key, value in start_point.items() if key not in constants}
+            if point and point not in start_points:
+                start_points.append(point)
+        constants = {**self.constants, **constants}
+        changes = {"distributions": distributions, "start_points": start_points}
+        return replace(self, constants=constants, **changes)
 
     def ask_study(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
-        """Ask a study for the next point.
-
-        Returns:
-            The Optuna trial, and every setting that the space decides: searched and fixed.
-        """
+        """Ask a study for a trial; return it with all settings that the space decides."""
         trial = study.ask(self.distributions)
         defined = self.define_by_run(trial) or {} if self.define_by_run is not None else {}
         return trial, {**trial.params, **defined, **self.constants}
@@ -121,17 +108,7 @@ class SearchSpace:
 
 
 def load_spaces(files: tuple[str, ...] = ()) -> dict[str, SearchSpace]:
-    """Load the spaces of kdtune and of plug-ins; the user's own files replace them.
-
-    Args:
-        files: paths of Python modules.
-
-    Returns:
-        The space of each method.
-
-    Raises:
-        UserError: a file is missing or bad; the text says why.
-    """
+    """Load the spaces of kdtune, plug-ins and files by method; later ones replace earlier ones."""
     folder = Path(search_spaces.__file__).parent
     shipped = sorted(path for path in folder.glob("*.py") if path.stem != "__init__")
     spaces = {space.method: space for space in map(load_space, shipped)} | load_plugin_spaces()
@@ -139,11 +116,7 @@ def load_spaces(files: tuple[str, ...] = ()) -> dict[str, SearchSpace]:
 
 
 def load_plugin_spaces() -> dict[str, SearchSpace]:
-    """Load the spaces of the plug-ins that were loaded.
-
-    Raises:
-        UserError: one is bad, or for a method that its plug-in does not have.
-    """
+    """Load the spaces of the plug-ins that were loaded, each for a method of its plug-in."""
     spaces = {}
     for plugin in PLUGINS.loaded.values():
         if hasattr(plugin.content, "SPACE"):
@@ -158,24 +131,17 @@ def load_plugin_spaces() -> dict[str, SearchSpace]:
 
 
 def load_space(path: Path) -> SearchSpace:
-    """Load and check one search-space module.
-
-    The module is Python and is executed: load only files that you trust.
-
-    Raises:
-        UserError: the file is missing or bad.
-    """
+    """Load and check a search space; its module is executed, so load only files that you trust."""
     return _make_space(path, _import_file(path))
 
 
 def _make_space(path: Path, module: Any) -> SearchSpace:
-    missing = [name for name in ("METHOD", "SPACE", "START") if not hasattr(module, name)]
-    if missing:
-        raise UserError(f"The search space {path} lacks {missing[0]}.")
+    for name in ("METHOD", "SPACE", "START"):
+        if not hasattr(module, name):
+            raise UserError(f"The search space {path} lacks {name}.")
     require_method(module.METHOD)
     try:
-        space = _parse_space(path, module)
-        _validate_space(space)
+        _validate_space(space := _parse_space(path, module))
     except UserError as error:
         raise UserError(f"The search space {path} is bad: {error}") from None
     return space
@@ -183,7 +149,7 @@ def _make_space(path: Path, module: Any) -> SearchSpace:
 
 def _parse_space(path: Path, module: Any) -> SearchSpace:
     define = module.SPACE if callable(module.SPACE) else None
-    settings = {} if define is not None else module.SPACE
+    settings = module.SPACE if define is None else {}
     if not isinstance(settings, dict):
         raise UserError("SPACE must be a dict, or a function of a trial.")
     start = module.START
@@ -196,15 +162,9 @@ def _parse_space(path: Path, module: Any) -> SearchSpace:
                 distributions[key] = to_optuna(value)
             except ValueError as error:
                 raise UserError(f"the range of {key} is bad: {error}") from None
-    return SearchSpace(
-        method=module.METHOD,
-        distributions=distributions,
-        constants={key: value for key, value in settings.items() if key not in distributions},
-        define_by_run=define,
-        start_points=list(start),
-        docstring=inspect.cleandoc(module.__doc__ or ""),
-        path=path.resolve(),
-    )
+    constants = {key: value for key, value in settings.items() if key not in distributions}
+    docstring, path = inspect.cleandoc(module.__doc__ or ""), path.resolve()
+    return SearchSpace(module.METHOD, distributions, constants, define, [*start], docstring, path)
 
 
 def _validate_space(space: SearchSpace) -> None:
