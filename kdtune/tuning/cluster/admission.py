@@ -138,10 +138,7 @@ class NodeAdmission:
         return [n for n in nodes if self._problems.get(n["NodeID"], "not asked") is None]
 
     def wait_for_answers(self, list_nodes: Callable[[], Iterable[NodeInfo]]) -> None:
-        """Wait for the answers of the nodes that there are when a sweep starts; require a good one.
-
-        `list_nodes` returns Ray's living compute nodes.
-        """
+        """Wait until the nodes that there are at the start have answered, one of them well."""
         deadline = time.monotonic() + _ANSWER_TIMEOUT_SECONDS
         admitted = self(list_nodes())
         while self._pending_answers and time.monotonic() <= deadline:

@@ -27,7 +27,7 @@ from kdtune.runtime.process import keep_freed_memory
 from kdtune.training.loop import fit
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
-from kdtune.tuning.cluster.ray_private import reserve_resources
+from kdtune.tuning.cluster.ray_private import trial_resources
 from kdtune.tuning.cluster.session import find_slots
 from kdtune.tuning.trials.trainable import TargetRequests, is_out_of_memory, open_trial_data
 from kdtune.units import BYTES_PER_GB
@@ -154,7 +154,7 @@ def _measure_sharing(
         for node in slots.nodes()
         if (p := ResourceRequest(gpus=1.0).allocation_on(node)) is not None
     )
-    group = reserve_resources(whole_gpu)
+    group = trial_resources(whole_gpu).to_placement_group()
     actor_class = _TrainingActor.options(  # type: ignore[attr-defined]
         num_cpus=0,
         num_gpus=1 / max(TRIALS_PER_GPU),

@@ -9,6 +9,7 @@ tested, once, on the test images. A choice is final: later seeds are trained for
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -16,18 +17,8 @@ import pandas as pd
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import (
-    SUCCESSFUL_STATES,
-    CandidateChosen,
-    Cell,
-    ConfirmStarted,
-    Event,
-    RunTested,
-    TrialEnded,
-    TrialProposed,
-    TrialState,
-    WeightsMissing,
-)
+from kdtune.log import events
+from kdtune.log.events import Cell, TrialState
 from kdtune.reports.tables.statistics import MIN_SEEDS
 from kdtune.runtime.console import say
 from kdtune.runtime.seeds import derive_seed
@@ -38,63 +29,59 @@ Candidates = dict[Cell, list[str]]
 """Trials of each cell that are trained again, the best first."""
 
 
+@dataclass
 class ConfirmPolicy(SchedulingPolicy):
     """Runs, choices and tests of a confirmation.
 
-    Args:
-        sweep: complete settings.
+    Attributes:
         trial_configs: complete settings of each trial of the search.
-        clock: monotonic clock, in seconds.
-        say: takes a line for the user about signals.
+        num_seeds: fresh seeds of each candidate, numbered from 1.
+        proposals: the proposal of each run, by its id.
+        end_events: the end of each run, by its id.
     """
 
-    def __init__(
-        self,
-        sweep: SweepConfig,
-        trial_configs: Mapping[str, dict[str, Any]],
-        clock: Callable[[], float] = time.monotonic,
-        say: Callable[[str], None] = say,
-    ):
-        no_stopping = EarlyStopping(
-            "none", sweep.epochs, sweep.grace_period, sweep.reduction_factor
-        )
-        super().__init__(sweep, no_stopping, 1, clock, say)
-        self.trial_configs = trial_configs
+    sweep: SweepConfig
+    trial_configs: Mapping[str, dict[str, Any]]
+    clock: Callable[[], float] = time.monotonic
+    say: Callable[[str], None] = say
+
+    failure_restarts = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.stopping = EarlyStopping(self.sweep.model_copy(update={"scheduler": "none"}))
         self.candidates: Candidates = {}
         self.num_seeds = 0
-        """Fresh seeds of each candidate, numbered from 1."""
         self.chosen_trials: dict[Cell, str] = {}
-        self.proposals: dict[str, TrialProposed] = {}
-        """How each run was proposed, by its id."""
-        self.end_events: dict[str, TrialEnded] = {}
-        """How each run ended, by its id."""
+        self.proposals: dict[str, events.TrialProposed] = {}
+        self.end_events: dict[str, events.TrialEnded] = {}
         self.tested_runs: set[str] = set()
 
     @property
-    def folds(self) -> list[Callable[[Event], None]]:
+    def folds(self) -> list[Callable[[events.Event], None]]:
         return [self.fold, *super().folds]
 
-    def fold(self, event: Event) -> None:
+    def fold(self, event: events.Event) -> None:
         """Add an event of the log."""
         match event:
-            case ConfirmStarted():
+            case events.ConfirmStarted():
                 self.num_seeds = max(self.num_seeds, event.seeds)
                 for run_id in self.crashed_runs():
                     self._requeue(run_id)  # the cause of the crash may be gone
                 for candidate in event.candidates:
                     self.candidates.setdefault(candidate.cell, []).append(candidate.trial_id)
-            case TrialProposed(candidate=candidate_id, number=seed):
+            case events.TrialProposed(candidate=candidate_id, number=seed):
                 is_known = candidate_id is not None and candidate_id in self.trial_configs
                 if not is_known or event.trial_id != make_run_id(str(candidate_id), seed):
                     raise ValueError(f"there is no run {event.trial_id}")
                 self.proposals[event.trial_id] = event
-            case TrialEnded():
+            case events.TrialEnded():
                 self.end_events[event.trial_id] = event
-            case CandidateChosen():
+            case events.CandidateChosen():
                 self.chosen_trials[event.cell] = event.candidate
-            case RunTested():
+            case events.RunTested():
                 self.tested_runs.add(event.trial_id)
-            case WeightsMissing():
+            case events.WeightsMissing():
                 self._requeue(event.trial_id)
 
     def crashed_runs(self) -> list[str]:
@@ -115,18 +102,14 @@ class ConfirmPolicy(SchedulingPolicy):
                         yield cell, trial, seed
 
     def _missing_runs(self) -> list[tuple[Cell, str, int]]:
-        return [
-            (cell, trial, seed)
-            for cell, trial, seed in self._planned_runs()
-            if make_run_id(trial, seed) not in self.proposals
-        ]
+        return [run for run in self._planned_runs() if make_run_id(*run[1:]) not in self.proposals]
 
     def next_cells(self) -> list[Cell]:
         return list(dict.fromkeys(cell for cell, *_ in self._missing_runs()))
 
-    def propose(self, cell: Cell) -> TrialProposed:
+    def propose(self, cell: Cell) -> events.TrialProposed:
         trial, seed = next((t, s) for run_cell, t, s in self._missing_runs() if run_cell == cell)
-        return TrialProposed(
+        return events.TrialProposed(
             trial_id=make_run_id(trial, seed),
             method=cell[0],
             model=cell[1],
@@ -167,7 +150,7 @@ class ConfirmPolicy(SchedulingPolicy):
     def finished(self) -> bool:
         return not self.active_trials.by_id and not self.next_cells()
 
-    def choose_candidates(self) -> list[CandidateChosen]:
+    def choose_candidates(self) -> list[events.CandidateChosen]:
         """Return the choice in each cell that has none yet and has a finished run.
 
         It is the candidate with the highest mean validation accuracy over its finished runs, the
@@ -179,19 +162,17 @@ class ConfirmPolicy(SchedulingPolicy):
             ranked = []
             for trial in sorted(trials, key=lambda trial: int(trial.rpartition("-")[2])):
                 ends = [self.end_events[run_id] for run_id in self._runs_of(trial)]
-                accuracies = [
-                    end.best_validation_accuracy
-                    for end in ends
-                    if end.state is TrialState.FINISHED
-                    and end.best_validation_accuracy is not None
-                ]
-                if accuracies:
+                finished = [end for end in ends if end.state is TrialState.FINISHED]
+                bests = [end.best_validation_accuracy for end in finished]
+                if accuracies := [best for best in bests if best is not None]:
                     diverged = any(end.state is TrialState.DIVERGED for end in ends)
                     has_enough_seeds = len(accuracies) >= MIN_SEEDS
                     ranked.append((not diverged, has_enough_seeds, fmean(accuracies), trial))
             if ranked and cell not in self.chosen_trials:
-                *_, best = max(ranked, key=lambda rank: rank[:-1])
-                choices.append(CandidateChosen(method=cell[0], model=cell[1], candidate=best))
+                *_, best_trial = max(ranked, key=lambda rank: rank[:-1])
+                method, model = cell
+                choice = events.CandidateChosen(method=method, model=model, candidate=best_trial)
+                choices.append(choice)
         return choices
 
     def _runs_of(self, trial: str) -> list[str]:
@@ -200,7 +181,7 @@ class ConfirmPolicy(SchedulingPolicy):
     def testable_runs(self) -> list[str]:
         """Return the finished, untested runs of the candidates that are or may be chosen."""
         runs = [make_run_id(trial, seed) for _, trial, seed in self._planned_runs()]
-        return [run_id for run_id in runs if self._is_testable(run_id)]
+        return list(filter(self._is_testable, runs))
 
     def untested_runs(self) -> list[tuple[Cell, str]]:
         """Return cell and id of the finished, untested runs of the chosen candidates."""
@@ -241,10 +222,9 @@ def best_trials(trials: pd.DataFrame, top: int) -> Candidates:
     """
     totals = trials.groupby("model")[["device_seconds", "epochs"]].sum()
     seconds_per_epoch = (totals["device_seconds"] / totals["epochs"]).to_dict()
-    successful = trials[trials["state"].isin(SUCCESSFUL_STATES)].dropna(
-        subset="best_validation_accuracy"
-    )
-    ranked = successful.sort_values("best_validation_accuracy", ascending=False, kind="stable")
+    successful, best = trials["state"].isin(events.SUCCESSFUL_STATES), "best_validation_accuracy"
+    counted = trials[successful].dropna(subset=best)
+    ranked = counted.sort_values(best, ascending=False, kind="stable")
     cells = ranked.groupby(["method", "model"], sort=False)["trial_id"]
-    best = {(str(m), str(s)): list(ids.head(top)) for (m, s), ids in cells}
-    return dict(sorted(best.items(), key=lambda cell: -seconds_per_epoch[cell[0][1]]))
+    candidates = {(str(m), str(s)): list(ids.head(top)) for (m, s), ids in cells}
+    return dict(sorted(candidates.items(), key=lambda cell: -seconds_per_epoch[cell[0][1]]))

@@ -1,13 +1,11 @@
 """The policy that a search and a confirmation share: which trial starts, and when one ends."""
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import DiskFullError
 from kdtune.log.events import Cell, Event, SpaceExhausted, TrialProposed, TrialState
-from kdtune.runtime.console import say
 from kdtune.runtime.signals import InterruptHandler
 from kdtune.tuning.scheduling.trial_state import ActiveTrial, ActiveTrials
 from kdtune.tuning.scheduling.watchdog import Watchdog
@@ -15,30 +13,24 @@ from kdtune.tuning.search.stopping import EarlyStopping
 
 
 class SchedulingPolicy(ABC):
-    """Folds over a log that decide about trials, with their signals and clocks.
+    """Folds over a log that decide about trials, with their signals and a monotonic clock.
 
-    Args:
-        sweep: complete settings.
-        stopping: the early-stopping rule.
-        failure_restarts: restarts of a trial that failed by itself, at most.
-        clock: monotonic clock, in seconds.
+    Attributes:
         say: takes a line for the user about signals.
+        failure_restarts: restarts of a trial that failed by itself, at most.
+        failure: the error, if a trial reported one, that stops the sweep.
     """
 
-    def __init__(
-        self,
-        sweep: SweepConfig,
-        stopping: EarlyStopping,
-        failure_restarts: int,
-        clock: Callable[[], float] = time.monotonic,
-        say: Callable[[str], None] = say,
-    ):
-        self.sweep, self.stopping, self.failure_restarts = sweep, stopping, failure_restarts
-        self.active_trials = ActiveTrials()
-        self.interrupts = InterruptHandler(sweep.shutdown_grace, say)
-        self.watchdog = Watchdog(sweep.stall_timeout, self.interrupts, clock)
-        self.failure: DiskFullError | None = None
-        """The error, if a trial reported one, that stops the sweep."""
+    sweep: SweepConfig
+    clock: Callable[[], float]
+    say: Callable[[str], None]
+    failure_restarts = 0
+    failure: DiskFullError | None = None
+
+    def __post_init__(self) -> None:
+        self.stopping, self.active_trials = EarlyStopping(self.sweep), ActiveTrials()
+        self.interrupts = InterruptHandler(self.sweep.shutdown_grace, self.say)
+        self.watchdog = Watchdog(self.sweep.stall_timeout, self.interrupts, self.clock)
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:

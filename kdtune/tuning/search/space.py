@@ -59,15 +59,14 @@ class SearchSpace:
             for key in constants:
                 if any(key in trial.params for trial, _ in self.probe_points()):
                     raise UserError(f"{self.path} searches '{key}' by itself; fix it there.")
-        distributions = {k: d for k, d in self.distributions.items() if k not in constants}
-        start_points: list[dict[str, Any]] = []
+        searched = {k: d for k, d in self.distributions.items() if k not in constants}
+        starts: list[dict[str, Any]] = []
         for start_point in self.start_points:
             point = {key: value for key, value in start_point.items() if key not in constants}
-            if point and point not in start_points:
-                start_points.append(point)
-        constants = {**self.constants, **constants}
-        changes = {"distributions": distributions, "start_points": start_points}
-        return replace(self, constants=constants, **changes)
+            if point and point not in starts:
+                starts.append(point)
+        fixed = {**self.constants, **constants}
+        return replace(self, distributions=searched, constants=fixed, start_points=starts)
 
     def ask_study(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
         """Ask a study for a trial; return it with all settings that the space decides."""

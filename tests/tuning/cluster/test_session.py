@@ -147,7 +147,7 @@ def test_nodes_of_a_session_that_was_joined_before_are_asked(nodes, monkeypatch)
 
 def refusal(address, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr("kdtune.tuning.cluster.session.is_ray_node", lambda: False)
+    monkeypatch.setattr("kdtune.tuning.cluster.ray_private.is_ray_node", lambda: False)
     with pytest.raises(UserError) as refused, ray_session(address):
         pass
     return str(refused.value)
