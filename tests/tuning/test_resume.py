@@ -267,7 +267,7 @@ def test_trials_that_die_hang_or_lack_memory_are_begun_again(ray_session, tmp_pa
     (tmp_path / "marks").mkdir()
     process = ray.tune.with_parameters(Troubled, checkpoints=tmp_path / "marks")
     run_trials(process, machinery.searcher, machinery.scheduler, watch)
-    assert machinery.budget.finished
+    assert machinery.policy.finished
     events = SweepFolder(tmp_path).load_events()
     restarts = {e["trial_id"]: (e["cause"], e["reason"]) for e in kinds(events, "restarted")}
     assert restarts == {

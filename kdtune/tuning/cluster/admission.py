@@ -1,8 +1,7 @@
 """Admission of cluster nodes: only those that see the data, teacher and versions of the driver.
 
-Each node is inspected before it gets a trial, also one that joins while the sweep runs. A node
-that differs is left out for good; one that fails to answer, or lacks data or storage, is asked
-again later. Files are compared by name and size, not by content.
+A node that differs is left out for good; one that fails to answer, or lacks data or storage, is
+asked again later. Files are compared by name and size, not by content.
 """
 
 import os
@@ -27,15 +26,12 @@ from kdtune.training.teacher import describe_teacher
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 
 RETRY_SECONDS = 60
-"""Time after which a node is asked again that did not answer, or lacked data or storage."""
-
 _ANSWER_TIMEOUT_SECONDS = 120
 
 _COMPARED_PACKAGES = ("kdtune", "torch", "torchvision", "numpy", "pillow")
 """Packages whose versions can change the results."""
 
-NodeInfo = Mapping[str, Any]
-"""A node as `ray.nodes` describes it."""
+NodeInfo = Mapping[str, Any]  # a node as `ray.nodes` describes it
 
 
 @dataclass(frozen=True)
@@ -94,14 +90,10 @@ def describe_difference(driver: Mapping[str, Any], node: Mapping[str, Any]) -> s
 
 @dataclass
 class NodeAdmission:
-    """The nodes that were inspected, and which of them may get trials.
-
-    Attributes:
-        say: takes a line for the user about a node that is left out, joins, or is lost.
-    """
+    """The nodes that were inspected, and which of them may get trials."""
 
     sweep: SweepConfig
-    say: Callable[[str], None]
+    say: Callable[[str], None]  # about nodes that are left out, join, or are lost
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -111,8 +103,7 @@ class NodeAdmission:
         self._driver_answer = inspect_node(replace(self._requirements, storage=None))
         self._pending_answers: dict[str, Any] = {}
         self._retry_at: dict[str, float] = {}
-        self._problems: dict[str, str | None] = {}
-        """For each node that answered what it lacks; None if nothing."""
+        self._problems: dict[str, str | None] = {}  # of the nodes that answered
         self._labels: dict[str, str] = {}
         self._living_nodes: set[str] = set()
         self._started = False

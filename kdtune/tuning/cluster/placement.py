@@ -2,8 +2,7 @@
 
 A trial has all its CPUs and GPUs on one node, and a part of a GPU on one GPU. The first pending
 trial starts first. Where it does not fit, others may pass it, each cell at most twice; from then
-on the node that it needs is reserved. Ray chooses the GPUs of a node. It fills GPUs that are in
-use first, as is assumed here; otherwise a trial may have to wait.
+on the node that it needs is reserved. Ray fills GPUs that are in use first, as is assumed here.
 """
 
 import math
@@ -14,9 +13,7 @@ from dataclasses import dataclass, field, replace
 from kdtune.log.events import Cell
 
 _PARTS_PER_GPU = 10_000  # Ray gives no smaller ones
-
-MAX_PASSES = 2
-"""Times that each cell may pass a trial that waits for room."""
+MAX_PASSES = 2  # of each cell, past a trial that waits for room
 
 
 @dataclass(frozen=True)
@@ -30,39 +27,24 @@ class Node:
 
 @dataclass(frozen=True)
 class Allocation:
-    """The resources of a trial.
-
-    Attributes:
-        node: id of its node.
-        threads: threads of its computation; fewer than `cpus` where it has a node to itself.
-        gpus: a whole number, or a part of one GPU.
-        devices: indices of the node's GPUs.
-    """
+    """The resources of a trial on a node, which is given by its name."""
 
     node: str
     cpus: int
-    threads: int
-    gpus: float
-    devices: tuple[int, ...] = ()
+    threads: int  # of its computation; fewer than `cpus` where it has the node to itself
+    gpus: float  # a whole number, or a part of one GPU
+    devices: tuple[int, ...] = ()  # indices of the node's GPUs
 
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """The resources that a trial of a student needs.
+    """The resources that a trial of a student needs."""
 
-    Attributes:
-        cpus: None for one CPU, or with GPUs for an equal share of the node's CPUs.
-        gpus: a whole number, or a part of one GPU.
-    """
-
-    cpus: int | None = None
-    gpus: float = 0.0
+    cpus: int | None = None  # None: one CPU, or with GPUs an equal share of the node's CPUs
+    gpus: float = 0.0  # a whole number, or a part of one GPU
 
     def allocation_on(self, node: Node, exclusive: bool = False) -> Allocation | None:
         """Return the allocation on an empty node; None if the node is too small.
-
-        >>> ResourceRequest(gpus=0.5).allocation_on(Node("a", cpus=9, gpus=2))
-        Allocation(node='a', cpus=2, threads=2, gpus=0.5, devices=())
 
         Args:
             node: the node.
@@ -92,13 +74,10 @@ class PendingTrial:
 
 
 class _NodeCapacity:
-    """The free CPUs and parts of GPUs of a node."""
-
     def __init__(self, node: Node):
         self.node, self.free_cpus, self.free_parts = node, node.cpus, [_PARTS_PER_GPU] * node.gpus
 
     def try_allocate(self, allocation: Allocation) -> Allocation | None:
-        """Return the allocation with devices; None if there is no room."""
         devices = self.choose_devices(allocation.gpus)
         has_room = self.missing(allocation) == (0, 0)
         fits = has_room and len(devices) == math.ceil(allocation.gpus)
@@ -126,25 +105,17 @@ class _NodeCapacity:
         return missing_parts, max(0, allocation.cpus - self.free_cpus)
 
     def remaining_beside(self, allocation: Allocation) -> tuple[int, int]:
-        """Return the parts of GPUs and the CPUs that stay free beside an allocation."""
         return sum(self.free_parts) - _gpu_parts(allocation.gpus), self.free_cpus - allocation.cpus
 
 
 @dataclass
 class Slots:
-    """The resources in use, and the choice of the next trial and its node.
+    """The resources in use, and the choice of the next trial and its node."""
 
-    Attributes:
-        requests: the request of a trial of each student.
-        list_nodes: returns the current nodes, which may come and go.
-        max_concurrent: trials at once, at most.
-        allocations: the resources of each trial that has some, by its id.
-    """
-
-    requests: Mapping[str, ResourceRequest]
-    list_nodes: Callable[[], Sequence[Node]]
+    requests: Mapping[str, ResourceRequest]  # by student
+    list_nodes: Callable[[], Sequence[Node]]  # nodes may come and go
     max_concurrent: int | None = None
-    allocations: dict[str, Allocation] = field(default_factory=dict)
+    allocations: dict[str, Allocation] = field(default_factory=dict)  # by trial
 
     def __post_init__(self) -> None:
         self._max_trials = self.max_concurrent or math.inf
@@ -168,12 +139,12 @@ class Slots:
     @property
     def count(self) -> int:
         """Trials at once: those in use and as many as fit beside them, if students take turns."""
-        capacities, count = self._free_capacity(), self.in_use
-        models = list(self.requests)
+        free, count, models = self._free_capacity(), self.in_use, list(self.requests)
+        nodes = [capacity.node for capacity in free.values()]
         while models and count < self._max_trials:
-            model = models.pop(0)
-            if (allocation := self._best_allocation(capacities, model)) is not None:
-                capacities[allocation.node].reserve(allocation)
+            possible = self._possible_allocations(nodes, model := models.pop(0))
+            if (allocation := _choose_fitting(free, possible)) is not None:
+                free[allocation.node].reserve(allocation)
                 count += 1
                 models.append(model)
         return count
@@ -213,9 +184,11 @@ class Slots:
 
     def has_room(self) -> bool:
         """Return True if a trial of any student fits now."""
-        capacities = self._free_capacity(include_lost=True)
-        fits = any(self._best_allocation(capacities, model) for model in self.requests)
-        return fits and len(self.allocations) < self._max_trials
+        free = self._free_capacity(include_lost=True)
+        nodes = [capacity.node for capacity in free.values()]
+        possible = (a for model in self.requests for a in self._possible_allocations(nodes, model))
+        has_fitting = any(free[a.node].try_allocate(a) for a in possible)
+        return has_fitting and len(self.allocations) < self._max_trials
 
     def release_finished(self, running: Collection[str]) -> None:
         """Free the resources of all trials but the `running` ones."""
@@ -253,13 +226,14 @@ class Slots:
         for trial in pending:
             kind, cell = (trial.cell[1], trial.exclusive), trial.cell
             if kind not in without_room:
+                possible = self._possible_allocations(nodes, *kind)
                 reserved = {n for key, n in blocked if self._passes[key][cell] >= MAX_PASSES}
-                if (allocation := self._best_allocation(free, *kind, reserved)) is not None:
+                allowed = [a for a in possible if a.node not in reserved]
+                if (allocation := _choose_fitting(free, allowed)) is not None:
                     for key, node in blocked:
                         self._passes[key][cell] += node == allocation.node
                     self._passes.pop(trial.key, None)
                     return trial, allocation
-                possible = self._possible_allocations(nodes, *kind)
                 soonest = min(possible, key=lambda a: free[a.node].missing(a), default=None)
                 if not reserved:
                     without_room[kind] = soonest
@@ -301,19 +275,13 @@ class Slots:
             allocations = [a for a in allocations if a.cpus == largest]
         return allocations
 
-    def _best_allocation(
-        self,
-        free: Mapping[str, _NodeCapacity],
-        model: str,
-        exclusive: bool = False,
-        reserved: Collection[str] = (),
-    ) -> Allocation | None:
-        """Return the allocation that leaves least free, so that larger trials fit elsewhere."""
-        nodes = [capacity.node for capacity in free.values()]
-        possible = self._possible_allocations(nodes, model, exclusive)
-        allowed = [allocation for allocation in possible if allocation.node not in reserved]
-        fitting = [fit for a in allowed if (fit := free[a.node].try_allocate(a)) is not None]
-        return min(fitting, key=lambda a: free[a.node].remaining_beside(a), default=None)
+
+def _choose_fitting(
+    free: Mapping[str, _NodeCapacity], possible: Iterable[Allocation]
+) -> Allocation | None:
+    """Return the allocation that leaves least free, so that larger trials fit elsewhere."""
+    fitting = [fit for a in possible if (fit := free[a.node].try_allocate(a)) is not None]
+    return min(fitting, key=lambda a: free[a.node].remaining_beside(a), default=None)
 
 
 def _gpu_parts(gpus: float) -> int:

@@ -27,12 +27,8 @@ from kdtune.tuning.cluster import ray_private
 from kdtune.tuning.cluster.admission import NodeAdmission, NodeInfo
 from kdtune.tuning.cluster.placement import Allocation, Node, ResourceRequest, Slots
 
-ADDRESS_VARIABLE = "RAY_ADDRESS"
-"""Ray's environment variable that names a cluster; `ray job submit` sets it."""
-
-LOCAL_ADDRESS = "local"
-"""The address that stands for a Ray session on this machine alone."""
-
+ADDRESS_VARIABLE = "RAY_ADDRESS"  # names a cluster; `ray job submit` sets it
+LOCAL_ADDRESS = "local"  # a Ray session on this machine alone
 _COMPUTE_NODE_TIMEOUT_SECONDS = 60
 
 
@@ -138,7 +134,6 @@ class LivingNodes:
     _nodes: list[Node] = field(default_factory=list)
 
     def __call__(self) -> list[Node]:
-        """Return the nodes."""
         if (now := self.clock()) - self._refreshed_at >= 1:
             self._refreshed_at = now
             self._nodes = [
@@ -149,17 +144,11 @@ class LivingNodes:
 
 
 def _list_compute_nodes() -> list[NodeInfo]:
-    """Return Ray's records of its living nodes that have a CPU."""
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def find_admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNodes:
-    """Return the nodes that have what trials need; only a cluster's nodes are inspected.
-
-    Args:
-        sweep: complete settings.
-        say: takes a line for the user about nodes that come, go, or are left out.
-    """
+def _find_admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNodes:
+    """Return the nodes that have what trials need; only a cluster's nodes are inspected."""
     # A session that this process had before is a cluster if it has other nodes.
     if resolve_address(sweep.address) == LOCAL_ADDRESS:
         driver_node = ray.get_runtime_context().get_node_id()
@@ -186,9 +175,9 @@ def find_slots(
     Args:
         sweep: complete settings.
         say: takes a line for the user about nodes that come, go, or are left out.
-        nodes: returns the nodes that may get trials; None for `find_admitted_nodes`.
+        nodes: returns the nodes that may get trials; None to find those of Ray.
     """
-    nodes = nodes or find_admitted_nodes(sweep, say)
+    nodes = nodes or _find_admitted_nodes(sweep, say)
     gpus = float(any(node.gpus for node in nodes()))
     requests = {}
     for model in sweep.models:

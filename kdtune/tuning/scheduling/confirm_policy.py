@@ -1,14 +1,13 @@
 """The policy of a confirmation: its runs, the choice among candidates, and what may be tested.
 
 The best trials of a search profit from luck. So the best trials of every cell, its candidates, are
-trained again with further seeds, which are the same in all cells: student initialisation and order
-of the data are paired. Validation images decide among them, and only the chosen candidate is
-tested, once, on the test images. A choice is final: later seeds are trained for it alone.
+trained again with further seeds, which are the same in all cells. Validation images decide among
+them, and only the chosen candidate is tested, once. A choice is final: it alone gets later seeds.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -25,33 +24,24 @@ from kdtune.runtime.seeds import derive_seed
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.search.stopping import EarlyStopping
 
-Candidates = dict[Cell, list[str]]
-"""Trials of each cell that are trained again, the best first."""
+Candidates = dict[Cell, list[str]]  # trials that are trained again, the best first
 
 
 @dataclass
 class ConfirmPolicy(SchedulingPolicy):
-    """Runs, choices and tests of a confirmation.
-
-    Attributes:
-        trial_configs: complete settings of each trial of the search.
-        num_seeds: fresh seeds of each candidate, numbered from 1.
-        proposals: the proposal of each run, by its id.
-        end_events: the end of each run, by its id.
-    """
+    """Runs, choices and tests of a confirmation; runs are known by their ids."""
 
     sweep: SweepConfig
-    trial_configs: Mapping[str, dict[str, Any]]
+    trial_configs: Mapping[str, dict[str, Any]]  # of the trials of the search
     clock: Callable[[], float] = time.monotonic
     say: Callable[[str], None] = say
-
     failure_restarts = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.stopping = EarlyStopping(self.sweep.model_copy(update={"scheduler": "none"}))
         self.candidates: Candidates = {}
-        self.num_seeds = 0
+        self.num_seeds = 0  # of each candidate; they are numbered from 1
         self.chosen_trials: dict[Cell, str] = {}
         self.proposals: dict[str, events.TrialProposed] = {}
         self.end_events: dict[str, events.TrialEnded] = {}
@@ -92,17 +82,18 @@ class ConfirmPolicy(SchedulingPolicy):
     def _requeue(self, run_id: str) -> None:
         del self.end_events[run_id], self.proposals[run_id]
 
-    def _planned_runs(self) -> Iterator[tuple[Cell, str, int]]:
-        """Yield cell, trial and seed of all runs, one cell after the other."""
-        for cell, trials in self.candidates.items():
-            chosen = self.chosen_trials.get(cell)
-            for seed in range(1, self.num_seeds + 1):
-                for trial in trials:
-                    if chosen in (None, trial):
-                        yield cell, trial, seed
+    def _planned_runs(self) -> dict[str, tuple[Cell, str, int]]:
+        """Return cell, trial and seed of all runs by id, one cell after the other."""
+        return {
+            make_run_id(trial, seed): (cell, trial, seed)
+            for cell, trials in self.candidates.items()
+            for seed in range(1, self.num_seeds + 1)
+            for trial in trials
+            if self.chosen_trials.get(cell) in (None, trial)
+        }
 
     def _missing_runs(self) -> list[tuple[Cell, str, int]]:
-        return [run for run in self._planned_runs() if make_run_id(*run[1:]) not in self.proposals]
+        return [run for i, run in self._planned_runs().items() if i not in self.proposals]
 
     def next_cells(self) -> list[Cell]:
         return list(dict.fromkeys(cell for cell, *_ in self._missing_runs()))
@@ -124,7 +115,7 @@ class ConfirmPolicy(SchedulingPolicy):
     @property
     def runs_per_cell(self) -> dict[Cell, int]:
         """Number of runs of each cell, those of candidates that were not chosen included."""
-        planned = {make_run_id(trial, seed): cell for cell, trial, seed in self._planned_runs()}
+        planned = {run_id: cell for run_id, (cell, *_) in self._planned_runs().items()}
         proposed = {run_id: run.cell for run_id, run in self.proposals.items()}
         return Counter((planned | proposed).values())
 
@@ -146,10 +137,6 @@ class ConfirmPolicy(SchedulingPolicy):
     def exhausted_reason(self, cell: Cell) -> str | None:
         return None  # the number of runs is the budget
 
-    @property
-    def finished(self) -> bool:
-        return not self.active_trials.by_id and not self.next_cells()
-
     def choose_candidates(self) -> list[events.CandidateChosen]:
         """Return the choice in each cell that has none yet and has a finished run.
 
@@ -158,7 +145,7 @@ class ConfirmPolicy(SchedulingPolicy):
         with as many finished runs as a comparison needs.
         """
         choices = []
-        for cell, trials in self.candidates.items():
+        for (method, model), trials in self.candidates.items():
             ranked = []
             for trial in sorted(trials, key=lambda trial: int(trial.rpartition("-")[2])):
                 ends = [self.end_events[run_id] for run_id in self._runs_of(trial)]
@@ -168,11 +155,9 @@ class ConfirmPolicy(SchedulingPolicy):
                     diverged = any(end.state is TrialState.DIVERGED for end in ends)
                     has_enough_seeds = len(accuracies) >= MIN_SEEDS
                     ranked.append((not diverged, has_enough_seeds, fmean(accuracies), trial))
-            if ranked and cell not in self.chosen_trials:
-                *_, best_trial = max(ranked, key=lambda rank: rank[:-1])
-                method, model = cell
-                choice = events.CandidateChosen(method=method, model=model, candidate=best_trial)
-                choices.append(choice)
+            if ranked and (method, model) not in self.chosen_trials:
+                *_, best = max(ranked, key=lambda rank: rank[:-1])
+                choices.append(events.CandidateChosen(method=method, model=model, candidate=best))
         return choices
 
     def _runs_of(self, trial: str) -> list[str]:
@@ -180,8 +165,7 @@ class ConfirmPolicy(SchedulingPolicy):
 
     def testable_runs(self) -> list[str]:
         """Return the finished, untested runs of the candidates that are or may be chosen."""
-        runs = [make_run_id(trial, seed) for _, trial, seed in self._planned_runs()]
-        return list(filter(self._is_testable, runs))
+        return list(filter(self._is_testable, self._planned_runs()))
 
     def untested_runs(self) -> list[tuple[Cell, str]]:
         """Return cell and id of the finished, untested runs of the chosen candidates."""
@@ -201,9 +185,6 @@ class ConfirmPolicy(SchedulingPolicy):
 def make_run_id(trial_id: str, seed: int) -> str:
     """Return the id of a run.
 
-    >>> make_run_id("at-ResNet18-017", 3)
-    'at-ResNet18-017-seed3'
-
     Args:
         trial_id: the trial of the search.
         seed: number of the seed, from 1.
@@ -212,7 +193,7 @@ def make_run_id(trial_id: str, seed: int) -> str:
 
 
 def best_trials(trials: pd.DataFrame, top: int) -> Candidates:
-    """Return the best successful trials of each cell; cells of slow students come first.
+    """Return the best successful trials of each cell, those of slow students first.
 
     So the last cell, at whose end slots are idle, has short runs.
 

@@ -13,19 +13,13 @@ from kdtune.tuning.search.stopping import EarlyStopping
 
 
 class SchedulingPolicy(ABC):
-    """Folds over a log that decide about trials, with their signals and a monotonic clock.
-
-    Attributes:
-        say: takes a line for the user about signals.
-        failure_restarts: restarts of a trial that failed by itself, at most.
-        failure: the error, if a trial reported one, that stops the sweep.
-    """
+    """Folds over a log that decide about trials, with their signals and a monotonic clock."""
 
     sweep: SweepConfig
     clock: Callable[[], float]
     say: Callable[[str], None]
-    failure_restarts = 0
-    failure: DiskFullError | None = None
+    failure_restarts = 0  # of a trial that failed by itself, at most
+    failure: DiskFullError | None = None  # the error of a trial that stops the sweep
 
     def __post_init__(self) -> None:
         self.stopping, self.active_trials = EarlyStopping(self.sweep), ActiveTrials()
@@ -55,9 +49,9 @@ class SchedulingPolicy(ABC):
         """Return why a trial of the cell may not train another epoch; None if it may."""
 
     @property
-    @abstractmethod
     def finished(self) -> bool:
         """True if no trial is active and none is to start."""
+        return not self.active_trials.by_id and not self.next_cells()
 
     def end_of(self, trial: ActiveTrial) -> tuple[TrialState, str] | None:
         """Return state and reason of a trial that ends now; None if it continues."""

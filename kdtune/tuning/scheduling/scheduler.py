@@ -20,19 +20,12 @@ from kdtune.tuning.trials.results import Failure
 
 CONTINUE: str = TrialScheduler.CONTINUE
 STOP: str = TrialScheduler.STOP
-
-MISPLACED_RESTARTS = 10
-"""Restarts of a trial that Ray started on a node that gets no trials, at most."""
+MISPLACED_RESTARTS = 10  # of a trial that Ray started on a node that gets no trials, at most
 
 
 @dataclass(eq=False)
 class LogScheduler(NotSaved, TuneOrderScheduler):
-    """Logs `EpochFinished`, `TrialRestarted` and `TrialEnded`; ends and restarts trials.
-
-    Attributes:
-        append_event: writes an event to the log and folds it.
-        is_node_lost: returns True if the node with this id is lost.
-    """
+    """Logs epochs, restarts and ends of trials, which it decides; `append_event` folds, too."""
 
     policy: SchedulingPolicy
     append_event: Callable[[events.Event], None]
@@ -73,9 +66,7 @@ class LogScheduler(NotSaved, TuneOrderScheduler):
                     self.append_event(events.EpochFinished(**identity, **dict(report.metrics)))
         if (end := self.policy.end_of(active_trial)) is not None:
             return self._end_trial(active_trial, *end)
-        if self.policy.stop_requested:
-            return self._release(trial_id)  # it stays active in the log
-        return CONTINUE
+        return self._release(trial_id) if self.policy.stop_requested else CONTINUE
 
     def _handle_failure(self, active_trial: ActiveTrial, failure: Failure, reason: str) -> str:
         if failure is Failure.DISK_FULL:
@@ -129,6 +120,7 @@ class LogScheduler(NotSaved, TuneOrderScheduler):
         return self._release(active_trial.trial_id)
 
     def _release(self, trial_id: str) -> str:
+        """Stop the process of a trial, which can still be active in the log."""
         self.watchdog.remove_process(trial_id)
         return STOP
 

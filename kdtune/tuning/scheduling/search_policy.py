@@ -56,7 +56,3 @@ class SearchPolicy(SchedulingPolicy):
 
     def exhausted_reason(self, cell: Cell) -> str | None:
         return self.budget.exhausted_reason(cell)
-
-    @property
-    def finished(self) -> bool:
-        return self.budget.finished

@@ -54,10 +54,7 @@ class LogSearcher(NotSaved, Searcher):
         return None if pending or self.active_trials.by_id else FINISHED
 
     def _pending_trials(self) -> list[PendingTrial]:
-        """Return trials that started before, then new ones; those that need a device alone last.
-
-        They run last, since reserving a whole device would leave it idle.
-        """
+        """Return earlier trials, then new ones; last those for which a whole device must idle."""
         for trial in self.active_trials.pending:
             if (end := self.policy.end_of(trial)) is not None:
                 self.append_event(trial.make_end_event(*end))

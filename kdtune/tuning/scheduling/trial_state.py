@@ -1,7 +1,6 @@
-"""Trials that have not ended: the last epoch of each, its restarts, and whether a process runs it.
+"""Trials that have not ended, as a fold over the log.
 
-A fold over the log. A trial is active from its proposal to its end. Without a process, because its
-process or its driver died, it is pending until it is handed out again.
+Without a process, because it or its driver died, a trial is pending until it is handed out again.
 """
 
 from collections import Counter
@@ -16,15 +15,12 @@ class ActiveTrial:
     """A trial that has not ended.
 
     A lost node is not counted as a restart if the trial finished an epoch since it last started.
-
-    Attributes:
-        epoch_at_start: number of the last finished epoch when its process started.
     """
 
     proposal: TrialProposed
     last_epoch: EpochFinished | None = None
     restarts: Counter[RestartCause] = field(default_factory=Counter)
-    epoch_at_start: int = 0
+    epoch_at_start: int = 0  # the last one that it had finished when its process started
 
     @property
     def trial_id(self) -> str:
@@ -58,12 +54,12 @@ class ActiveTrial:
         return TrialEnded(**end, best_validation_accuracy=best)
 
 
+@dataclass
 class ActiveTrials:
     """All active trials by id; a fold over the log."""
 
-    def __init__(self) -> None:
-        self.by_id: dict[str, ActiveTrial] = {}
-        self._pending: dict[str, None] = {}  # a set that keeps its order
+    by_id: dict[str, ActiveTrial] = field(default_factory=dict)
+    _pending: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
 
     def fold(self, event: events.Event) -> None:
         """Add an event of the log."""

@@ -16,8 +16,7 @@ from kdtune.runtime.signals import InterruptHandler
 from kdtune.tuning.cluster.ray_private import NotSaved
 from kdtune.units import format_duration
 
-LONGEST_EPOCH_FACTOR = 10
-"""A trial may always take this many times the longest epoch of its student."""
+LONGEST_EPOCH_FACTOR = 10  # a trial may always take this many times its student's longest epoch
 
 
 @dataclass

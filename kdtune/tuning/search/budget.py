@@ -1,7 +1,7 @@
 """The budget: what each cell has used, which cell is next, and when it is spent.
 
-Every cell gets the same number of trials, epochs or device seconds, as the user wishes. Limits of
-trials and epochs are kept exactly; when the time is over, running epochs are finished.
+Every cell gets the same number of trials, epochs or device seconds. Limits of trials and epochs
+are kept exactly; when the time is over, running epochs are finished.
 """
 
 import time
@@ -61,12 +61,12 @@ class Budget:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self._stopwatch = Stopwatch(self.clock)
+        self.stopwatch = Stopwatch(self.clock)
         self._usage_by_cell = {cell: _CellUsage() for cell in self.sweep.cells()}
 
     def fold(self, event: Event) -> None:
         """Add an event of the log."""
-        self._stopwatch.fold(event)
+        self.stopwatch.fold(event)
         match event:
             case TrialProposed():
                 self._usage_by_cell[event.cell].active[event.trial_id] = _Usage(trials=1)
@@ -99,7 +99,7 @@ class Budget:
             extra_trials: trials that are not active yet.
         """
         limit, seconds = self.sweep.total_epochs, self.sweep.time_budget
-        if seconds is not None and self.seconds >= seconds:
+        if seconds is not None and self.stopwatch.elapsed_seconds >= seconds:
             return f"the time budget of {format_duration(seconds)} is spent"
         if limit is None:
             return None
@@ -110,14 +110,3 @@ class Budget:
         if sum(usage.epochs + len(usage.active) for usage in usages) + extra_trials <= limit:
             return None
         return f"{share} of {limit} epochs is spent"
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that the sweep ran, in all sessions."""
-        return self._stopwatch.elapsed_seconds
-
-    @property
-    def finished(self) -> bool:
-        """True if no trial is active and none may start."""
-        has_active = any(usage.active for usage in self._usage_by_cell.values())
-        return not has_active and not self.next_cells()

@@ -15,11 +15,8 @@ from optuna.samplers import BaseSampler
 from kdtune.errors import UserError, did_you_mean
 from kdtune.tuning.search.space import SearchSpace
 
-GRID_SAMPLER = "grid"
-"""The sampler that tries every point of a space once, in random order."""
-
-AUTO_SAMPLER = "auto"
-"""`gp` or `tpe`; see `choose_sampler`."""
+GRID_SAMPLER = "grid"  # tries every point of a space once, in random order
+AUTO_SAMPLER = "auto"  # `gp` or `tpe`; see `choose_sampler`
 
 AUTO_GP_MAX_TRIALS = 200
 """Trials of a cell up to which `gp` proposes; later it costs more time than it saves."""

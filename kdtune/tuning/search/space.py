@@ -12,13 +12,7 @@ from types import ModuleType
 from typing import Any, Self
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    distribution_to_json,
-)
+from optuna import distributions as ranges
 from optuna.trial import create_trial
 from ray.tune.search.sample import Domain
 
@@ -36,17 +30,13 @@ ConfigureTrial = Callable[[Cell, int, dict[str, Any]], TrainConfig]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The search space of one method.
+    """The search space of one method: searched and fixed settings, and points tried first.
 
-    Attributes:
-        distributions: searched settings; empty for a define-by-run space.
-        constants: settings that the space fixes.
-        start_points: points tried first; the sampler proposes settings that a point leaves out.
-        path: the module's file.
+    The sampler proposes the settings that a start point leaves out.
     """
 
     method: str
-    distributions: dict[str, BaseDistribution]
+    distributions: dict[str, ranges.BaseDistribution]
     constants: dict[str, Any]
     define_by_run: Callable[[optuna.Trial], dict[str, Any] | None] | None
     start_points: list[dict[str, Any]]
@@ -60,11 +50,8 @@ class SearchSpace:
                 if any(key in trial.params for trial, _ in self.probe_points()):
                     raise UserError(f"{self.path} searches '{key}' by itself; fix it there.")
         searched = {k: d for k, d in self.distributions.items() if k not in constants}
-        starts: list[dict[str, Any]] = []
-        for start_point in self.start_points:
-            point = {key: value for key, value in start_point.items() if key not in constants}
-            if point and point not in starts:
-                starts.append(point)
+        points = [{k: v for k, v in p.items() if k not in constants} for p in self.start_points]
+        starts = [point for i, point in enumerate(points) if point and point not in points[:i]]
         fixed = {**self.constants, **constants}
         return replace(self, distributions=searched, constants=fixed, start_points=starts)
 
@@ -94,13 +81,13 @@ class SearchSpace:
     def probe_points(self) -> list[tuple[optuna.Trial, dict[str, Any]]]:
         """Return trials and settings of START, of the edges of ranges and of random points."""
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        edges: list[dict[str, Any]] = []
+        points = list(self.start_points)
         for key, distribution in self.distributions.items():
-            if isinstance(distribution, CategoricalDistribution):
-                edges += [{key: choice} for choice in distribution.choices]
-            elif isinstance(distribution, FloatDistribution | IntDistribution):
-                edges += [{key: distribution.low}, {key: distribution.high}]
-        points = [*self.start_points, *edges, *([{}] * 20)]
+            if isinstance(distribution, ranges.CategoricalDistribution):
+                points += [{key: choice} for choice in distribution.choices]
+            elif isinstance(distribution, ranges.FloatDistribution | ranges.IntDistribution):
+                points += [{key: distribution.low}, {key: distribution.high}]
+        points += [{}] * 20
         for point in points:
             study.enqueue_trial(point)
         return [self.ask_study(study) for _ in points]
@@ -167,7 +154,6 @@ def _parse_space(path: Path, module: Any) -> SearchSpace:
 
 
 def _validate_space(space: SearchSpace) -> None:
-    """Check that the space gives legal settings, and that START lies inside it."""
     try:
         with warnings.catch_warnings(action="ignore"):  # points outside are refused below
             probed = space.probe_points()
@@ -194,7 +180,7 @@ def _is_in_range(trial: optuna.Trial, key: str, value: Any) -> bool:
 def serialize_distributions(trial_or_space: optuna.Trial | SearchSpace) -> dict[str, Any]:
     """Return the distributions as plain values."""
     return {
-        name: json.loads(distribution_to_json(distribution))
+        name: json.loads(ranges.distribution_to_json(distribution))
         for name, distribution in trial_or_space.distributions.items()
     }
 
@@ -225,9 +211,9 @@ def describe_space(space: SearchSpace) -> str:
     return "\n".join([*lines, "", indent(space.docstring, "  ")])
 
 
-def _describe_range(distribution: BaseDistribution) -> str:
-    if isinstance(distribution, CategoricalDistribution):
+def _describe_range(distribution: ranges.BaseDistribution) -> str:
+    if isinstance(distribution, ranges.CategoricalDistribution):
         return f"one of {', '.join(map(str, distribution.choices))}"
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    assert isinstance(distribution, ranges.FloatDistribution | ranges.IntDistribution)
     scale = ", log scale" if distribution.log else ""
     return f"{distribution.low:g} to {distribution.high:g}{scale}"

@@ -44,15 +44,12 @@ class EarlyStopping:
             "median": [tuple(range(sweep.grace_period, sweep.epochs))],
             "none": [()],
         }
-        self.brackets = brackets[sweep.scheduler]
-        """Rungs of each bracket: epochs after which its trials are judged."""
+        self.brackets = brackets[sweep.scheduler]  # epochs after which their trials are judged
         self._quantile = 0.5 if sweep.scheduler == "median" else 1 - 1 / sweep.reduction_factor
-        self.bracket_of: dict[str, int] = {}
-        """The bracket of each trial."""
+        self.bracket_of: dict[str, int] = {}  # by trial
         self._epochs_trained: dict[Cell, list[int]] = defaultdict(lambda: [0] * len(self.brackets))
         self._accuracies: dict[tuple[Cell, int, int], dict[str, float]] = defaultdict(dict)
-        self.missed_thresholds: dict[str, Threshold | None] = {}
-        """What each trial missed after its latest epoch; None if it may continue."""
+        self.missed_thresholds: dict[str, Threshold | None] = {}  # after each trial's last epoch
 
     def describe_rule(self) -> str:
         """Return in words when trials are judged."""

@@ -61,8 +61,7 @@ class CellStudies:
         cells, spaces = self.sweep.cells(), self.spaces
         new_study = partial(optuna.create_study, direction="maximize")
         self.by_cell = {cell: new_study(study_name="-".join(cell)) for cell in cells}
-        self.trial_counts = dict.fromkeys(cells, 0)
-        """Trials proposed so far, by cell."""
+        self.trial_counts = dict.fromkeys(cells, 0)  # proposed trials
         self._start_points = {cell: list(spaces[cell[0]].start_points) for cell in cells}
         self._tried_points: dict[Cell, set[str]] = defaultdict(set)
         self._active_trials: dict[str, tuple[optuna.Trial, list[float]]] = {}
@@ -96,7 +95,6 @@ class CellStudies:
     def _ask_new_trial(
         self, cell: Cell, point: dict[str, Any] | None, ask: Callable[[optuna.Study], _Asked]
     ) -> _Asked | None:
-        """Ask for trials until one has a point that was not tried before."""
         study = self.by_cell[cell]
         if point is not None:
             study.enqueue_trial(point)

@@ -8,13 +8,9 @@ from kdtune.log.events import EpochFinished, Observation, TrialProposed, TrialSt
 from kdtune.tuning.search.stopping import EarlyStopping, Threshold, rung_epochs
 
 
-def make_stopping(scheduler, epochs, grace_period, reduction_factor):
-    return EarlyStopping(
-        sweep_config(
-            scheduler=scheduler, epochs=epochs, grace_period=grace_period,
-            reduction_factor=reduction_factor,
-        )
-    )  # fmt: skip
+def make_stopping(scheduler, *rungs):
+    names = ("epochs", "grace_period", "reduction_factor")
+    return EarlyStopping(sweep_config(scheduler=scheduler, **dict(zip(names, rungs, strict=True))))
 
 
 def propose(stopping, trial_id, cell):

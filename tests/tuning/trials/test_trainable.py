@@ -102,6 +102,6 @@ def test_a_trial_that_is_slow_to_end_harms_nobody(ray_session, tmp_path):
     events = SweepFolder(tmp_path).load_events()
     ends = [e["state"] for e in events if e["event"] == "ended"]
     assert len(ends) == 4 and set(ends) <= {"finished", "stopped"}
-    assert machinery.budget.finished
+    assert machinery.policy.finished
     processes = {e["device"] for e in events if e["event"] == "epoch"}
     assert len(processes) < 4  # they are used again
