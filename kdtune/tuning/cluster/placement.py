@@ -244,11 +244,6 @@ class Slots:
         return None
 
     def _free_capacity(self, include_lost: bool = False) -> dict[str, _NodeCapacity]:
-        """Return the free resources of each node.
-
-        With `include_lost`, the trial of a lost node counts on the node that lacks least for it:
-        Ray starts it wherever it fits.
-        """
         capacities = {node.name: _NodeCapacity(node) for node in self.nodes()}
         lost = []
         for allocation in self.allocations.values():
@@ -256,7 +251,7 @@ class Slots:
                 capacities[allocation.node].reserve(allocation)
             elif include_lost:
                 lost.append(allocation)
-        for allocation in lost:
+        for allocation in lost:  # Ray starts it wherever it fits, soonest where least is missing
             cpus, gpus = allocation.cpus, allocation.gpus
             large = [c for c in capacities.values() if cpus <= c.node.cpus and gpus <= c.node.gpus]
             if large:

@@ -54,10 +54,7 @@ def configure_tune(verbose: bool) -> None:
 
 
 def trial_resources(allocation: Allocation) -> tune.PlacementGroupFactory:
-    """Return the resources of a trial, on its node if that is still alive, else anywhere.
-
-    If Ray drops the hint, trials start on other nodes than planned; the scheduler records that.
-    """
+    """Return the resources of a trial, on its node if that is still alive, else anywhere."""
     bundles = [{"CPU": allocation.cpus, "GPU": allocation.gpus}]
     node = {"_soft_target_node_id": allocation.node}
     return tune.PlacementGroupFactory(bundles, strategy="STRICT_PACK", **node)
@@ -72,10 +69,7 @@ class NotSaved:
 
 
 class TuneOrderScheduler(FIFOScheduler):
-    """A scheduler that lets Tune start pending trials in their order.
-
-    `FIFOScheduler` goes over all trials at every turn of Tune's loop to name the same one.
-    """
+    """A scheduler that leaves the order of trials to Tune; `FIFOScheduler` goes over them all."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Return None: Tune starts pending trials by itself."""

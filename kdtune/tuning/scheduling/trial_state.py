@@ -12,10 +12,7 @@ from kdtune.log.events import EpochFinished, RestartCause, TrialEnded, TrialProp
 
 @dataclass
 class ActiveTrial:
-    """A trial that has not ended.
-
-    A lost node is not counted as a restart if the trial finished an epoch since it last started.
-    """
+    """A trial that has not ended; `restarts` leaves out nodes that were lost after progress."""
 
     proposal: TrialProposed
     last_epoch: EpochFinished | None = None

@@ -41,9 +41,7 @@ class Watchdog(NotSaved, tune.Callback):
     _processes: dict[str, _RunningProcess] = field(default_factory=dict)
     _longest_epochs: dict[str, float] = field(default_factory=dict)
     _kill_reasons: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._next_check = self.clock()
+    _next_check: float = 0.0
 
     def add_process(self, trial_id: str, model: str, pid: int, node: str) -> None:
         """Watch a process from now on.

@@ -30,16 +30,13 @@ ConfigureTrial = Callable[[Cell, int, dict[str, Any]], TrainConfig]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The search space of one method: searched and fixed settings, and points tried first.
-
-    The sampler proposes the settings that a start point leaves out.
-    """
+    """The search space of one method: searched and fixed settings, and points tried first."""
 
     method: str
     distributions: dict[str, ranges.BaseDistribution]
     constants: dict[str, Any]
     define_by_run: Callable[[optuna.Trial], dict[str, Any] | None] | None
-    start_points: list[dict[str, Any]]
+    start_points: list[dict[str, Any]]  # the sampler proposes what a point leaves out
     docstring: str
     path: Path
 
@@ -195,8 +192,9 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # anything that a module of a user may raise
-        reason = first_line(error)
-        raise UserError(f"The search space {path} cannot be loaded: {reason}") from error
+        raise UserError(
+            f"The search space {path} cannot be loaded: {first_line(error)}"
+        ) from error
     return module
 
 

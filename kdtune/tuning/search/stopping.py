@@ -11,8 +11,7 @@ import numpy as np
 from kdtune.config.sweep import SweepConfig
 from kdtune.log.events import Cell, EpochFinished, Event, TrialProposed, TrialState, WarmStart
 
-_MIN_COMPETITORS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}
-"""Other trials that must have reached an epoch before one is stopped there."""
+_MIN_COMPETITORS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}  # to stop a trial
 
 
 class Threshold(NamedTuple):

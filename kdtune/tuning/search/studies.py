@@ -24,9 +24,7 @@ from kdtune.tuning.search.space import SearchSpace, serialize_distributions
 _SAMPLER_ATTEMPTS, _RANDOM_ATTEMPTS = 3, 100
 """Proposals of the sampler, then at random, until one is a point that was not tried before."""
 
-
-_Asked = tuple[optuna.Trial, dict[str, Any]]
-"""A trial of Optuna's, and the settings that its space decides."""
+_Asked = tuple[optuna.Trial, dict[str, Any]]  # and all settings that its space decides
 
 _point_key = partial(json.dumps, sort_keys=True)
 
@@ -83,9 +81,8 @@ class CellStudies:
             cell: the cell.
             trial_id: the trial's id.
         """
-        space = self.spaces[cell[0]]
         point = self._take_start_point(cell)
-        if (asked := self._ask_new_trial(cell, point, space.ask_study)) is None:
+        if (asked := self._ask_new_trial(cell, point, self.spaces[cell[0]].ask_study)) is None:
             return None
         trial, settings = asked
         self._register_trial(cell, trial_id, trial)
@@ -139,8 +136,7 @@ class CellStudies:
             case events.TrialProposed() if event.trial_id not in self._active_trials:
                 self._replay_proposal(event)
             case events.EpochFinished():
-                best_accuracies = self._active_trials[event.trial_id][1]
-                best_accuracies.append(event.best_validation_accuracy)
+                self._active_trials[event.trial_id][1].append(event.best_validation_accuracy)
             case events.TrialEnded():
                 trial, best_accuracies = self._active_trials.pop(event.trial_id)
                 value = self._objective_value(event.cell, event.state, best_accuracies)
