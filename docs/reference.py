@@ -1,15 +1,11 @@
 """Writes reference.md and the table in methods.md from the code: python docs/reference.py.
 
-What a setting means is said beside its field, what a column means under *Columns* in the docstring
-of the function that makes its table; it is said there alone.
+The meaning of a setting stands beside its field, that of a column in
+`kdtune.reports.tables.columns`.
 """
 
-import inspect
-import re
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from textwrap import dedent
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -20,41 +16,12 @@ from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import METHOD_DEFAULTS, TrainConfig
 from kdtune.models import build_model, probe_stage_shapes
-from kdtune.reports.tables.comparison import comparison_table
-from kdtune.reports.tables.figure_data import accuracy_vs_cost_table
-from kdtune.reports.tables.leaderboard import leaderboard_table
-from kdtune.reports.tables.log_tables import (
-    bad_images_table,
-    epochs_table,
-    models_table,
-    runs_table,
-    trials_table,
-)
-from kdtune.reports.tables.plan import plan_vs_actual
-from kdtune.reports.tables.rungs import rungs_table
-from kdtune.reports.tables.search_curve import search_curve_table
-from kdtune.reports.tables.settings import settings_table
+from kdtune.reports.tables.columns import TABLES, Table
 from kdtune.training.teacher_targets import TeacherTargets
 
 FILE = Path(__file__).with_suffix(".md")
 METHODS_FILE = FILE.with_name("methods.md")
 TABLE_START, TABLE_END = "<!-- Made by `python docs/reference.py` -->", "<!-- End -->"
-
-TABLES: dict[str, Callable[..., Any]] = {
-    "trials": trials_table,
-    "epochs": epochs_table,
-    "leaderboard": leaderboard_table,
-    "comparison": comparison_table,
-    "search_curve": search_curve_table,
-    "rungs": rungs_table,
-    "settings": settings_table,
-    "confirm": runs_table,
-    "models": models_table,
-    "students": accuracy_vs_cost_table,
-    "bad_images": bad_images_table,
-    "plan": plan_vs_actual,
-}
-"""Who makes which of `kdtune.reports.tables.all_tables.collect_tables`."""
 
 KINDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "value"}
 RANGES = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -87,35 +54,14 @@ def page() -> str:
         f"## Settings of a sweep\n\n{SWEEP}",
         _settings(SweepConfig),
         f"## Tables\n\n{COLUMNS}",
-        *(_columns(name, made_by) for name, made_by in TABLES.items()),
+        *(_columns(name, table) for name, table in TABLES.items()),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def columns_of(made_by: Callable[..., Any]) -> list[tuple[str, str]]:
-    """Names, as ``model, method``, and meanings of a table's columns, from its docstring."""
-    section = inspect.getdoc(made_by).split("\nColumns:\n")[1].split("\n\n")[0]  # type: ignore
-    entries = re.split(r"\n(?! )", dedent(section))
-    pairs = [entry.split(":", 1) for entry in entries]
-    return [(names, _plain(made_by, meaning)) for names, meaning in pairs]
-
-
-def _plain(made_by: Callable[..., Any], text: str) -> str:
-    """A docstring's words in one line, with the values of constants in place of their names."""
-
-    def value(name: re.Match[str]) -> str:
-        return str(sys.modules[made_by.__module__].__dict__.get(name[1], name[0]))
-
-    return re.sub(r"`([A-Z_]+)`", value, " ".join(text.replace("``", "`").split()))
-
-
-def _columns(name: str, made_by: Callable[..., Any]) -> str:
-    what = _plain(made_by, inspect.getdoc(made_by).split("\n")[0])  # type: ignore[union-attr]
-    rows = [
-        (", ".join(f"`{column}`" for column in names.split(", ")), meaning)
-        for names, meaning in columns_of(made_by)
-    ]
-    return f"### {name}\n\n{what}\n\n{_table(('column', 'meaning'), rows)}"
+def _columns(name: str, table: Table) -> str:
+    rows = [(f"`{column.name}`", column.meaning) for column in table.columns]
+    return f"### {name}\n\n{table.row}\n\n{_table(('column', 'meaning'), rows)}"
 
 
 def _settings(config: type[BaseModel]) -> str:

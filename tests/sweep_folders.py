@@ -24,6 +24,7 @@ def sweep_opening(methods, models, classes=("x", "y"), test_images=400, **config
         "name": "s", "data": "d", "teacher": "t.pth", "methods": methods, "models": models,
         "baselines": False, "trials": 2, "epochs": 4, "grace_period": 1, "reduction_factor": 2,
         "sampler": "auto", "scheduler": "asha", "min_difference": 0.5, "image_size": 8,
+        "top": 1, "seeds": 3,
     }  # fmt: skip
     opening = {
         **OPENING_FIELDS,
@@ -47,16 +48,16 @@ def write_sweep_folder(path, sweep, complete=True, **opening_changes):
     folder = SweepFolder(path)
     path.mkdir(parents=True)
     write_events(folder.log_path, add_times([opening, *sweep.events[1:], *completed], step=1))
-    if not sweep.confirmation:
+    if not sweep.confirm_events:
         return folder
     shared_fields = {key: getattr(opening, key) for key in ("config", *OPENING_FIELDS)}
     confirm_opening = ConfirmStarted(candidates=(), seeds=3, top=1, **shared_fields)
     write_events(
         folder.confirm_log_path,
-        add_times([confirm_opening, *sweep.confirmation, *completed], step=1),
+        add_times([confirm_opening, *sweep.confirm_events, *completed], step=1),
     )
     folder.confirm_folder.mkdir()
     np.savez(folder.test_labels_path, labels=np.zeros(400, int))
-    for run, correct in sweep.right.items():
+    for run, correct in sweep.correct.items():
         np.savez(folder.predictions_path(run), predicted=(~correct).astype(int))
     return folder

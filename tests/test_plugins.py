@@ -581,10 +581,10 @@ def test_a_trial_loads_what_its_sweep_has(give, folder, teacher_file):
         folder, method="angle", epochs=1, teacher_model=str(teacher_file), margin=0.2
     ).model_dump()
     PLUGINS.sync([])
-    (*_, last) = run_trial(config, (), None, travelling)
+    (*_, last) = run_trial(config, plugins=travelling)
     assert isinstance(last, EpochReported) and last.metrics.epoch == 1
     bad = Plugin("/a/bad.py", "0", False, b"cnowhere_to_be_found\nx\n.")
-    (last,) = run_trial(config, (), None, [bad])
+    (last,) = run_trial(config, plugins=[bad])
     assert isinstance(last, TrialFailed) and last.failure is Failure.CRASHED
     assert "The plug-in /a/bad.py cannot be loaded" in last.reason
     assert "No module named 'nowhere_to_be_found'" in last.reason

@@ -344,7 +344,8 @@ def predict(
     type=click.FloatRange(min=0),
     help="Remove entries, the oldest first, until at most this is left.",
 )
-def cache(prune: float | None) -> None:
+@click.option("--verify", is_flag=True, help="Read all arrays and remove those that are damaged.")
+def cache(prune: float | None, verify: bool) -> None:
     """List the cached images and teacher targets of this machine, and remove unused ones.
 
     The folder is ~/.cache/kdtune, or that of the environment variable KDTUNE_CACHE.
@@ -359,6 +360,8 @@ def cache(prune: float | None) -> None:
         raise UserError(f"The cache {array_cache.folder} is not a folder; see KDTUNE_CACHE.")
     if prune is not None and not math.isfinite(prune):
         raise UserError("--prune must be a finite number of GB.")
+    for entry in array_cache.remove_damaged() if verify else ():
+        print(f"removed, since it was damaged: {entry.label}", file=sys.stderr)
     for entry in array_cache.prune(prune * BYTES_PER_GB) if prune is not None else ():
         print(f"removed {format_bytes(entry.size_bytes)}: {entry.label}", file=sys.stderr)
     entries = array_cache.list_entries()

@@ -1,24 +1,36 @@
-"""Optuna's distributions as a log keeps them: plain values."""
+"""Optuna's distributions as a log holds them: plain values."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.trial import create_trial
 
 
 def is_log_scale(distribution: BaseDistribution) -> bool:
-    """Whether values are drawn by their logarithms."""
+    """Return True if logarithms of the values are sampled uniformly."""
     return bool(getattr(distribution, "log", False))
 
 
 def parse_distributions(serialized: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-    """What values were drawn from, by name; nothing but numbers and words comes of it.
+    """Return distributions by name; they hold only numbers and strings.
 
     Raises:
         KeyError, TypeError, ValueError: it is damaged.
     """
-    return {
-        name: json_to_distribution(json.dumps(distribution))
-        for name, distribution in serialized.items()
-    }
+    return {name: json_to_distribution(json.dumps(d)) for name, d in serialized.items()}
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Return True if a value can be drawn from a distribution.
+
+    Args:
+        distribution: the distribution.
+        value: any value.
+    """
+    try:
+        create_trial(value=0.0, params={"": value}, distributions={"": distribution})
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""The log of a sweep: append-only, one event per line, on the disk before anything acts on it."""
+"""The log of a sweep: an append-only file with one event per line."""
 
 import json
 import os
@@ -16,12 +16,12 @@ from kdtune.storage.files import disk_full_as_error
 
 
 def parse_events(content: bytes, path: Path, lines_before: int = 0) -> tuple[list[Event], int]:
-    """Parse the lines of a log; what a crash left after the last event is skipped.
+    """Parse lines of a log; what a crash left after the last event is skipped.
 
     Args:
-        content: of the file, after its first `lines_before` lines.
-        path: the file.
-        lines_before: lines that were parsed before.
+        content: content of the file after the first `lines_before` lines.
+        path: path of the file.
+        lines_before: number of lines that were parsed before.
 
     Returns:
         The events, and the number of bytes that they take.
@@ -59,15 +59,12 @@ def _parse_event(line: bytes) -> Event | None:
 
 
 class EventLog:
-    """The log, open for appending: an event is on the disk before anything acts on it.
-
-    To be used in a ``with``, by one process at a time.
+    """The log, open for appending by one process; used in a ``with`` statement.
 
     Args:
         path: the file; what a crash left after the last event is cut off.
-        folds: functions that take every event after it was written, in this order: studies,
-            rungs, progress. On open each is given the events that are there already, so that what
-            they hold is the same as if they had been there all the time.
+        folds: functions that are called, in this order, with every event: with those in the file
+            when it is opened, with a new one after it is on the disk.
 
     Raises:
         UserError: the log is damaged.
@@ -76,7 +73,7 @@ class EventLog:
     def __init__(self, path: Path, folds: Sequence[Callable[[Event], None]]):
         self.path, self._folds = path, folds
         self.failure: RunError | None = None
-        """Why nothing can be appended any more; what calls may wrap the error that says so."""
+        """Error after which nothing can be appended; Ray may wrap it when it is raised."""
         self._file = open(path, "a+b", buffering=0)
         try:
             self._file.seek(0)
@@ -100,16 +97,14 @@ class EventLog:
         self._opened_at = time.monotonic()
 
     def append(self, event: Event) -> None:
-        """Write an event, then hand it to the folds.
+        """Write an event to the disk, then call the folds.
 
         Raises:
-            ValueError: the event holds a value that JSON has no form for, NaN included.
-            RunError: it cannot be written; the log is as it was, and takes no further event.
+            ValueError: the event holds NaN or another value that JSON cannot represent.
+            RunError: it cannot be written; the log is as before, and takes no further event.
         """
-        stamps = {
-            "time": round(time.time(), 3),
-            "session_seconds": round(time.monotonic() - self._opened_at, 3),
-        }
+        now, session_seconds = time.time(), time.monotonic() - self._opened_at
+        stamps = {"time": round(now, 3), "session_seconds": round(session_seconds, 3)}
         event = event.model_copy(update=stamps)
         fields = {"kind": event.kind, **event.model_dump(mode="json")}
         line = json.dumps(fields, allow_nan=False).encode() + b"\n"
@@ -121,22 +116,22 @@ class EventLog:
         except (RunError, OSError) as error:
             with suppress(OSError):  # a part of the line may be written
                 self._file.truncate(self._valid_bytes)
-            reason = str(error) if isinstance(error, RunError) else f"{self.path}: {error}"
-            self.failure = error if isinstance(error, RunError) else RunError(reason)
-            raise self.failure from error
+            if not isinstance(error, RunError):
+                error = RunError(f"{self.path}: {error}")
+            self.failure = error
+            raise error
         self._fold(event)
 
     def _write_line(self, line: bytes) -> None:
-        descriptor = self._file.fileno()
-        size = os.fstat(descriptor).st_size
+        size = os.fstat(self._file.fileno()).st_size
         if size < self._valid_bytes:
             raise RunError(f"{self.path} was cut by something else while the sweep ran.")
-        if size > self._valid_bytes:  # nobody else may write here
+        if size > self._valid_bytes:  # another process has written to the file
             self._file.truncate(self._valid_bytes)
         remaining = memoryview(line)
         while remaining:
-            remaining = remaining[os.write(descriptor, remaining) :]
-        os.fsync(descriptor)
+            remaining = remaining[self._file.write(remaining) :]
+        os.fsync(self._file.fileno())
         self._valid_bytes += len(line)
 
     def _fold(self, event: Event) -> None:

@@ -1,8 +1,8 @@
-"""The events of a sweep's log: one frozen model per kind.
+"""Events of a sweep's log: one frozen model per kind.
 
-A log has one event per line, as JSON. Fields that are not known are ignored, so this version can
-read the log of a later one. The search and its confirmation have one log each; in the second, a
-trial is a run: it trains with the settings of its ``candidate``, a trial of the search.
+Unknown fields are ignored, so this version can read the log of a later one. The search and its
+confirmation have a log each; in the second, a trial is a run of a ``candidate``, a trial of the
+search, with its settings.
 """
 
 import re
@@ -16,11 +16,11 @@ from kdtune.config.train import FILE_NAME_PATTERN, file_stem
 from kdtune.storage.array_cache import CacheProgress
 
 Cell = tuple[str, str]
-"""(method, model): has its own study, its own rungs and its share of the budget."""
+"""(method, model): has its own study, rungs and share of the budget."""
 
 
 class TrialState(StrEnum):
-    """How a trial ended; `RUNNING` until then."""
+    """State of a trial; `RUNNING` until it ends."""
 
     RUNNING = "running"
     FINISHED = "finished"  # trained all epochs
@@ -38,7 +38,7 @@ ENDED_STATES = (*SUCCESSFUL_STATES, *FAILED_STATES)
 
 
 class RestartCause(StrEnum):
-    """Why a trial continues in another process."""
+    """Cause of the restart of a trial in another process."""
 
     PROCESS_DIED = "process_died"
     STALLED = "stalled"  # it made no progress
@@ -63,12 +63,12 @@ class _Record(BaseModel):
 
 
 class Event(_Record):
-    """What every event has.
+    """Base of all events.
 
     Attributes:
-        kind: names its class.
+        kind: identifies the class.
         time: seconds since 1970.
-        session_seconds: since the driver opened the log, by a monotonic clock.
+        session_seconds: seconds since the driver opened the log, by a monotonic clock.
     """
 
     kind: str
@@ -76,19 +76,23 @@ class Event(_Record):
     session_seconds: float = 0.0
 
 
-class _CellEvent(Event):
+class _CellRecord(_Record):
     method: FileName
     model: ModelName
 
     @property
     def cell(self) -> Cell:
-        """The cell that it is about."""
+        """The cell, as a tuple."""
         return self.method, self.model
 
     @property
     def cell_name(self) -> str:
-        """The name of the cell, as ``at-ResNet18``."""
+        """The name of the cell, such as ``at-ResNet18``."""
         return f"{self.method}-{self.model}"
+
+
+class _CellEvent(_CellRecord, Event):
+    pass
 
 
 class _TrialEvent(_CellEvent):
@@ -101,7 +105,7 @@ class _TrialEvent(_CellEvent):
 
 
 class UnreadableImage(_Record):
-    """An image that is left out because it cannot be read."""
+    """A skipped image that cannot be read."""
 
     split: str
     file: str
@@ -125,7 +129,7 @@ class DataSummary(_Record):
 
 
 class TeacherSummary(_Record):
-    """A teacher's file; accuracies are shares of 1, None where they were not measured."""
+    """A teacher's file; accuracies are between 0 and 1, None if not measured."""
 
     path: str
     sha256: str
@@ -136,7 +140,7 @@ class TeacherSummary(_Record):
 
 
 class SpaceRecord(_Record):
-    """A search space as it was when the sweep started; of a function only its file is kept."""
+    """A search space at the start of a sweep; for a function only its file is recorded."""
 
     path: str
     function: bool
@@ -146,7 +150,7 @@ class SpaceRecord(_Record):
 
 
 class PluginRecord(_Record):
-    """A plug-in that provides some of a sweep's names."""
+    """A plug-in that provides methods, networks or data of a sweep."""
 
     name: str
     sha256: str
@@ -155,13 +159,13 @@ class PluginRecord(_Record):
 
 
 class CacheRecord(_Record):
-    """What the cache holds for all trials of a sweep.
+    """Arrays in the cache for all trials of a sweep.
 
     Attributes:
-        methods: whose teacher targets are cached; the teacher runs live for the others.
-        augment_views: augmented views that epochs cycle through; 0: augmented anew each epoch.
-        num_bytes: size of all of it.
-        prepared: arrays that were built or found before the first trial.
+        methods: methods with cached teacher targets; the teacher runs live for the others.
+        augment_views: augmented views that epochs cycle through; 0: new ones in every epoch.
+        num_bytes: size of all arrays.
+        prepared: arrays that were built or opened before the first trial.
     """
 
     methods: tuple[str, ...]
@@ -171,7 +175,7 @@ class CacheRecord(_Record):
 
 
 class LogOpening(Event):
-    """What a driver knows when it opens a log; ``config`` is a complete `SweepConfig`."""
+    """Base of events that open a log; ``config`` is a complete `SweepConfig`."""
 
     config: dict[str, Any]
     data: DataSummary
@@ -181,19 +185,19 @@ class LogOpening(Event):
     cache: CacheRecord
 
     def with_prepared(self, prepared: Iterable[CacheProgress]) -> Self:
-        """Return the event with the arrays that were built or found before the first trial."""
+        """Return the event with the arrays that were opened before the first trial."""
         cache = self.cache.model_copy(update={"prepared": tuple(prepared)})
         return self.model_copy(update={"cache": cache})
 
 
 class SweepOpening(LogOpening):
-    """What opens the log of a search."""
+    """Base of events that open the log of a search."""
 
     spaces: dict[str, SpaceRecord]
 
 
 class SweepStarted(SweepOpening):
-    """A sweep started: the first event of its log."""
+    """The first event of a sweep's log."""
 
     kind: Literal["sweep_started"] = "sweep_started"
 
@@ -204,32 +208,20 @@ class SweepResumed(SweepOpening):
     kind: Literal["sweep_resumed"] = "sweep_resumed"
 
 
-class Candidate(_Record):
+class Candidate(_CellRecord):
     """A trial of the search that is confirmed."""
 
-    method: FileName
-    model: ModelName
     trial_id: FileName
-
-    @property
-    def cell(self) -> Cell:
-        """The cell that it is about."""
-        return self.method, self.model
-
-    @property
-    def cell_name(self) -> str:
-        """The name of the cell, as ``at-ResNet18``."""
-        return f"{self.method}-{self.model}"
 
 
 class ConfirmStarted(LogOpening):
     """A confirmation started or was extended.
 
     Attributes:
-        candidates: those that are new.
-        seeds: fresh seeds of each candidate.
-        top: candidates of each cell, at most.
-        groups_sha256: of the groups of the test images, if the data have them.
+        candidates: new candidates.
+        seeds: number of fresh seeds for each candidate.
+        top: maximum of candidates per cell.
+        groups_sha256: hash of the groups of the test images, if the data have them.
     """
 
     kind: Literal["confirm_started"] = "confirm_started"
@@ -240,10 +232,13 @@ class ConfirmStarted(LogOpening):
 
 
 class Observation(_Record):
-    """A trial of an earlier sweep that counts as one of this sweep's.
+    """A trial of an earlier sweep that informs the sampler of this one.
 
     Attributes:
-        trial_id: with the earlier sweep's folder before it.
+        trial_id: id, after the earlier sweep's folder.
+        params: values that were searched.
+        distributions: their distributions, as Optuna serializes them.
+        state: how it ended.
         best_validation_accuracies: best so far, after each epoch.
     """
 
@@ -255,7 +250,7 @@ class Observation(_Record):
 
 
 class WarmStart(_CellEvent):
-    """What a cell learns from an earlier sweep: observations, or points to start from."""
+    """Observations of an earlier sweep for a cell, or points to start from."""
 
     kind: Literal["warm_start"] = "warm_start"
     source: str
@@ -265,7 +260,7 @@ class WarmStart(_CellEvent):
 
 
 class CacheUpdated(Event):
-    """A trial builds, has built or waits for arrays that all trials share."""
+    """A trial builds, has built or waits for shared arrays."""
 
     kind: Literal["cache_updated"] = "cache_updated"
     trial_id: FileName
@@ -273,15 +268,15 @@ class CacheUpdated(Event):
 
 
 class TrialProposed(_TrialEvent):
-    """A trial, or a run of a candidate, was proposed and is to be started.
+    """A trial, or a run of a candidate, was proposed.
 
     Attributes:
-        number: in its cell, from 0; of a run its seed's number, from 1.
+        number: number in its cell, from 0; for a run the number of its seed, from 1.
         origin: ``start`` (a known point), ``sampler`` or ``confirm``.
-        params: values that were searched.
-        distributions: from which, as Optuna serializes them.
+        params: values that are searched.
+        distributions: their distributions, as Optuna serializes them.
         config: complete settings.
-        candidate: trial whose settings a run has; None in a search.
+        candidate: trial that a run repeats; None in a search.
     """
 
     kind: Literal["trial_proposed"] = "trial_proposed"
@@ -294,7 +289,7 @@ class TrialProposed(_TrialEvent):
 
 
 class EpochMetrics(_Record):
-    """The numbers of one epoch; see `kdtune.training.loop.EpochResult`."""
+    """Metrics of one epoch; see `kdtune.training.loop.EpochResult`."""
 
     epoch: int
     lr: float
@@ -309,7 +304,7 @@ class EpochMetrics(_Record):
     threads: int
 
     def as_row(self) -> dict[str, Any]:
-        """Return the numbers by name, flat: ``loss_<part>`` for the parts of the loss."""
+        """Return the metrics by name; parts of the loss are named ``loss_<part>``."""
         row = {name: getattr(self, name) for name in EpochMetrics.model_fields if name != "losses"}
         return row | {f"loss_{part}": value for part, value in self.losses.items()}
 
@@ -321,7 +316,7 @@ class EpochFinished(_TrialEvent, EpochMetrics):
 
 
 class TrialRestarted(_TrialEvent):
-    """A trial is to continue in another process, from its last checkpoint."""
+    """A trial restarts in another process, from its last checkpoint."""
 
     kind: Literal["trial_restarted"] = "trial_restarted"
     cause: RestartCause
@@ -339,26 +334,26 @@ class TrialEnded(_TrialEvent):
 
 
 class SpaceExhausted(_CellEvent):
-    """A cell's space has no further point."""
+    """The search space of a cell has no further point."""
 
     kind: Literal["space_exhausted"] = "space_exhausted"
     reason: str
 
 
 class Completed(Event):
-    """Nothing is left to run, and the tables were written."""
+    """All trials have ended, and the tables are written."""
 
     kind: Literal["completed"] = "completed"
 
 
 class WeightsMissing(_TrialEvent):
-    """The weights of a run were lost, so it must run again."""
+    """The weights of a run are lost, so it must run again."""
 
     kind: Literal["weights_missing"] = "weights_missing"
 
 
 class StudentProfiled(Event):
-    """What a student costs; see `kdtune.models.costs`."""
+    """Costs of a student; see `kdtune.models.costs`."""
 
     kind: Literal["student_profiled"] = "student_profiled"
     model: ModelName
@@ -369,7 +364,7 @@ class StudentProfiled(Event):
 
 
 class CandidateChosen(_CellEvent):
-    """The candidate of a cell that validation images chose."""
+    """The candidate of a cell with the best mean validation accuracy was chosen."""
 
     kind: Literal["candidate_chosen"] = "candidate_chosen"
     candidate: FileName

@@ -1,7 +1,4 @@
-"""How long a sweep or a confirmation ran, in all sessions; a fold over its log.
-
-Time in which no driver ran does not count, nor what a driver checked before it went on.
-"""
+"""Time that the drivers of a log ran, summed over all sessions; a fold over the log."""
 
 import time
 from collections.abc import Callable
@@ -10,19 +7,18 @@ from kdtune.log.events import Event, LogOpening
 
 
 class Stopwatch:
-    """Seconds that drivers ran.
+    """Seconds in which drivers ran, from the first event of each session on.
 
     Args:
-        clock: seconds since some moment, which nobody sets.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self.clock = clock
-        self._session_started_at = clock()
+        self.clock, self._session_started_at = clock, clock()
         self._previous_seconds, self._session_offset, self._session_seconds = 0.0, 0.0, 0.0
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log."""
+        """Add an event of the log."""
         if isinstance(event, LogOpening):
             self._previous_seconds += self._session_seconds
             self._session_started_at, self._session_seconds = self.clock(), 0.0
@@ -32,12 +28,11 @@ class Stopwatch:
 
     @property
     def logged_seconds(self) -> float:
-        """Until the latest event."""
+        """Seconds up to the latest event."""
         return self._previous_seconds + self._session_seconds
 
     @property
     def elapsed_seconds(self) -> float:
-        """Until now."""
-        return self._previous_seconds + max(
-            self._session_seconds, self.clock() - self._session_started_at
-        )
+        """Seconds up to now."""
+        session_seconds = self.clock() - self._session_started_at
+        return self._previous_seconds + max(self._session_seconds, session_seconds)

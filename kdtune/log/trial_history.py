@@ -1,4 +1,4 @@
-"""One record per trial of a log: how it was proposed, its epochs, its restarts, and its end."""
+"""One record per trial of a log: its proposal, epochs, restarts and end."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,10 +23,10 @@ class TrialRecord:
 
     Attributes:
         proposed: how it was proposed.
-        epochs: those that it finished, in order.
+        epochs: finished epochs, in order.
         restarts: why it continued in another process, each time.
-        ended: how it ended; None while it has not.
-        tested: of a run, how it classified the test images; None before.
+        ended: how it ended; None before.
+        tested: how a run classified the test images; None before.
     """
 
     proposed: TrialProposed
@@ -57,20 +57,17 @@ class TrialRecord:
 
     @property
     def device_seconds(self) -> float:
-        """Seconds that its epochs took on its device."""
+        """Seconds of all epochs."""
         return sum(epoch.seconds for epoch in self.epochs)
 
 
 class TrialHistory:
-    """Records of all trials by id, in the order in which they were proposed; a fold over a log.
+    """Records of all trials by id, in the order of their proposals; a fold over the log.
 
-    A run that was proposed again, because its weights were lost, has the record of the last time.
+    A run that was proposed again, because its weights were lost, has a record of the last time.
 
     Args:
         events: events to start with.
-
-    Raises:
-        UserError: the log is damaged: an event is about a trial that was not proposed.
     """
 
     def __init__(self, events: Iterable[Event] = ()):
@@ -82,25 +79,22 @@ class TrialHistory:
         """Add an event of the log.
 
         Raises:
-            UserError: as for the class.
+            UserError: it is about a trial that was not proposed.
         """
-        match event:
-            case TrialProposed():
-                self.trials[event.trial_id] = TrialRecord(event)
-            case EpochFinished():
-                self._record(event).epochs.append(event)
-            case TrialRestarted():
-                self._record(event).restarts.append(event)
-            case TrialEnded():
-                self._record(event).ended = event
-            case RunTested():
-                self._record(event).tested = event
-
-    def _record(
-        self, event: EpochFinished | TrialRestarted | TrialEnded | RunTested
-    ) -> TrialRecord:
-        if event.trial_id not in self.trials:
-            raise UserError(
-                f"The log is damaged: it has {event.kind} of {event.trial_id}, which was not proposed."
-            )
-        return self.trials[event.trial_id]
+        if isinstance(event, TrialProposed):
+            self.trials[event.trial_id] = TrialRecord(event)
+        elif isinstance(event, EpochFinished | TrialRestarted | TrialEnded | RunTested):
+            if (record := self.trials.get(event.trial_id)) is None:
+                raise UserError(
+                    f"The log is damaged: it has {event.kind} of {event.trial_id}, which was not "
+                    "proposed."
+                )
+            match event:
+                case EpochFinished():
+                    record.epochs.append(event)
+                case TrialRestarted():
+                    record.restarts.append(event)
+                case TrialEnded():
+                    record.ended = event
+                case RunTested():
+                    record.tested = event

@@ -1,9 +1,10 @@
-"""A sweep's folder with all that is made from it, read once, and what was run in a few words."""
+"""A sweep with its logs and tables, read once from its folder."""
 
 import shlex
 import time
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,11 @@ from kdtune.reports.tables.settings import collect_distributions
 
 
 class LoadedSweep:
-    """What page and notebooks take from a sweep's folder, as it was when it was read."""
+    """Logs and tables of a sweep at the moment of reading.
+
+    Raises:
+        UserError: this is not the folder of a sweep, or a file is damaged.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -29,57 +34,44 @@ class LoadedSweep:
 
     @property
     def name(self) -> str:
-        """For headings."""
+        """The path of the folder, for headings."""
         return str(self.path)
 
     @property
-    def config(self) -> dict:
-        """Settings of the sweep when it was opened last."""
+    def config(self) -> dict[str, Any]:
+        """Settings of the latest session of the sweep."""
         return self.opening_events[-1].config
 
     @property
     def tested_cells(self) -> pd.DataFrame:
-        """The cells whose test images were read."""
+        """Rows of the leaderboard that have a test accuracy."""
         return self.tables.leaderboard.dropna(subset="test_accuracy_percent")
 
     @cached_property
     def main_pair(self) -> pd.DataFrame:
-        """See `kdtune.reports.tables.comparison.select_main_pair`."""
+        """Rows of the comparison about the first pair of methods."""
         return select_main_pair(self.tables.comparison)
 
     def command(self, subcommand: str) -> str:
-        """A command about this sweep."""
+        """Return a command about this sweep, for a shell."""
         return f"kdtune {subcommand} {shlex.quote(str(self.path))}"
 
     def header_facts(self) -> dict[str, str]:
-        """What was run, for the head of the page."""
-        data, teacher = self.opening_events[0].data, self.opening_events[0].teacher
-        classes = data.classes
-        trial_counts = self.tables.leaderboard["trials_started"]
-        counts = sorted({*trial_counts.tolist()})
+        """Return facts about the sweep by label, for the head of the page."""
+        data = self.opening_events[0].data
         openings = self.folder.load_confirm_openings()
         images = data.train_images, data.validation_images, data.test_images
-        teacher_label = "none"
-        if teacher:
-            teacher_label = teacher.model
-            if teacher.validation_accuracy is not None:
-                teacher_label += f", validation {100 * teacher.validation_accuracy:.1f} %"
-            if teacher.test_accuracy is not None:
-                teacher_label += f", test {100 * teacher.test_accuracy:.1f} %"
         last_event_time = max(log[-1].time for log in (self.events, self.confirm_events) if log)
-        planned_trials = self.config.get("trials")
+        classes = ", ".join(data.classes[:6]) + ", …" * (len(data.classes) > 6)
         return {
             "last event": time.strftime("%Y-%m-%d %H:%M", time.localtime(last_event_time)),
             "state": self.describe_state(),
             "images (train / validation / test)": " / ".join(
                 f"{count:,}" if count else "none" for count in images
             ),
-            "classes": f"{len(classes)}: {', '.join(classes[:6])}{', …' * (len(classes) > 6)}",
-            "teacher": teacher_label,
-            "trials begun in each cell": " to ".join(map(str, [*counts[:1], *counts[1:][-1:]]))
-            + (f" (of {planned_trials})" if planned_trials else "")
-            if counts
-            else "none yet",
+            "classes": f"{len(data.classes)}: {classes}",
+            "teacher": self._describe_teacher(),
+            "trials started in each cell": self._describe_trial_counts(),
             "confirmed": (
                 f"best {openings[-1].top} of each cell, {openings[-1].seeds} seeds each"
                 if openings
@@ -87,21 +79,38 @@ class LoadedSweep:
             ),
         }
 
+    def _describe_teacher(self) -> str:
+        teacher = self.opening_events[0].teacher
+        if teacher is None:
+            return "none"
+        accuracies = {"validation": teacher.validation_accuracy, "test": teacher.test_accuracy}
+        known = [f"{k} {100 * v:.1f} %" for k, v in accuracies.items() if v is not None]
+        return ", ".join([teacher.model, *known])
+
+    def _describe_trial_counts(self) -> str:
+        counts = self.tables.leaderboard["trials_started"]
+        if counts.empty:
+            return "none yet"
+        text = " to ".join(map(str, dict.fromkeys([counts.min(), counts.max()])))
+        planned = self.config.get("trials")
+        return f"{text} (of {planned})" if planned else text
+
     def summary(self) -> str:
-        """What it is, in a line."""
+        """Return name, size and state in a line."""
         trials, cells = len(self.tables.trials), len(self.tables.cell_results)
         return f"{self.name}: {trials} trials in {cells} cells; {self.describe_state()}"
 
     def describe_state(self) -> str:
-        """How far it is, in words."""
+        """Return how far the sweep is, and the command that continues it."""
         if self.folder.is_locked():
             return "running"
         if not isinstance(self.events[-1], Completed):
-            return f"partial: the search was interrupted; to go on: `{self.command('resume')}`"
+            return f"partial: the search was interrupted; to continue: `{self.command('resume')}`"
         if not self.confirm_events and not self.opening_events[-1].data.test_images:
             return "searched; without test images it cannot be confirmed"
         if not self.confirm_events:
             return f"searched, not confirmed; next: `{self.command('confirm')}`"
         if not isinstance(self.confirm_events[-1], Completed):
-            return f"partial: confirming was interrupted; to go on: `{self.command('confirm')}`"
+            command = self.command("confirm")
+            return f"partial: the confirmation was interrupted; to continue: `{command}`"
         return "complete"

@@ -1,8 +1,8 @@
-"""Arrays on this node's disk: built once, by whoever needs one first, and shared by all.
+"""Cache of arrays on this node's disk: each is built once and memory-mapped by all.
 
-An array is known by the facts that made it, and is mapped into memory by every process that opens
-it, so processes share its pages. It appears whole or not at all: it is built under another name
-and renamed. The lock of a builder dies with it; locks need a disk of this node, not a network's.
+An array is identified by a key: all facts that made it. It is built in a temporary folder and
+renamed when it is complete. File locks keep two processes from building the same arrays; they
+need a disk of this node, not a network file system.
 """
 
 import hashlib
@@ -28,23 +28,20 @@ from kdtune.storage.files import NO_SPACE_ERRNOS, make_folder, write_text
 from kdtune.units import format_bytes
 
 CACHE_FOLDER_VARIABLE = "KDTUNE_CACHE"
-"""Environment variable that names the cache's folder; else it is in the user's cache folder."""
-
-CHECKSUM_CHUNK_BYTES = 1 << 24
-"""Bytes of an array that are checked at once."""
+"""Environment variable with the path of the cache."""
 
 CacheKey = Mapping[str, Any]
-"""All that made an array, as plain values: another value is another array."""
+"""Plain values that identify an array; its hash names the array's folder."""
 
 CreateArray = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
-"""Makes an array to be filled, from its name, shape and type; asked again, it begins anew."""
+"""Creates an empty array from its name, shape and dtype."""
 
 BuildArrays = Callable[[Sequence[str], CreateArray], None]
-"""Makes and fills the arrays of these names."""
+"""Creates and fills the arrays with these names."""
 
 
 class CacheState(StrEnum):
-    """What happens to arrays when they are opened."""
+    """State of arrays while they are opened."""
 
     BUILDING = "building"
     BUILT = "built"
@@ -53,14 +50,14 @@ class CacheState(StrEnum):
 
 
 class CacheProgress(BaseModel):
-    """What happens to arrays when they are opened.
+    """A change of state while arrays are opened.
 
     Attributes:
-        content: what kind of arrays, such as ``targets``.
-        label: what they are, to show.
-        state: what happens.
-        num_bytes: their size, once they are there.
-        seconds: spent building, waiting or checking.
+        content: kind of the arrays, such as ``targets``.
+        label: description to print.
+        state: the new state.
+        num_bytes: size of the arrays that exist.
+        seconds: since the arrays were requested.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -72,7 +69,7 @@ class CacheProgress(BaseModel):
     seconds: float = 0.0
 
     def describe(self) -> str:
-        """Return one line for a person."""
+        """Return one line to print."""
         match self.state:
             case CacheState.BUILDING:
                 return f"building: {self.label}"
@@ -86,14 +83,30 @@ OnCacheProgress = Callable[[CacheProgress], None]
 
 
 def cache_folder() -> Path:
-    """Where this node's cache is."""
+    """Return the folder of this node's cache."""
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get(CACHE_FOLDER_VARIABLE) or Path(user_cache) / "kdtune").expanduser()
 
 
+class _Metadata(BaseModel):
+    """Content of ``about.json``, which is written when an array is complete."""
+
+    label: str
+    crc32: int
+    num_bytes: int
+    modified_ns: int
+
+
 @dataclass(frozen=True)
 class CacheEntry:
-    """An array in the cache: what it is, its size in bytes, and when it was last opened."""
+    """An array on the disk.
+
+    Attributes:
+        folder: holds the array and its metadata.
+        label: description to print.
+        size_bytes: size of the file.
+        last_used: seconds since 1970.
+    """
 
     folder: Path
     label: str
@@ -105,9 +118,8 @@ class ArrayCache:
     """The arrays in one folder.
 
     Args:
-        folder: made when something is built.
-        limit: bytes that it may hold; what was not used for longest makes room for what is built.
-            None is no limit.
+        folder: is created when something is built.
+        max_bytes: limit; the least recently used arrays are removed for new ones.
     """
 
     def __init__(self, folder: Path, max_bytes: float | None = None):
@@ -122,43 +134,37 @@ class ArrayCache:
         build: BuildArrays,
         on_progress: OnCacheProgress = lambda progress: None,
     ) -> dict[str, np.ndarray]:
-        """Open arrays, and build those that are missing or broken.
-
-        Of several processes that miss something in a group one builds it, and the others wait.
+        """Open arrays, and build missing ones while other processes that need them wait.
 
         Args:
-            what: what the arrays are, for people.
-            group: what the arrays have in common, their ``kind`` among it.
-            wanted: what made each array, by name.
-            build: fills the arrays that are missing.
-            tell: told what happens.
+            label: description of the arrays to print.
+            group_key: facts that the arrays share; ``kind`` is one of them.
+            array_keys: further facts of each array, by name.
+            build: fills the missing arrays.
+            on_progress: called at each change of state.
 
         Returns:
-            The arrays, mapped from the disk; what is written to them stays in this process.
+            The arrays by name, mapped copy-on-write.
 
         Raises:
-            DiskFullError: there is no room.
-            UserError: writing there is not allowed.
+            DiskFullError: the disk is full.
+            UserError: the folder cannot be written.
         """
         digests = {name: _key_digest({**group_key, **key}) for name, key in array_keys.items()}
 
+        progress = CacheProgress(content=group_key["kind"], label=label, state=CacheState.CACHED)
+
         def report(state: CacheState, seconds: float = 0.0) -> None:
-            size = sum(self._arrays[d].nbytes for d in digests.values() if d in self._arrays)
-            on_progress(
-                CacheProgress(
-                    content=group_key["kind"],
-                    label=label,
-                    state=state,
-                    num_bytes=size,
-                    seconds=round(seconds, 3),
-                )
-            )
+            opened = self._arrays.keys() & digests.values()
+            num_bytes = sum(self._arrays[digest].nbytes for digest in opened)
+            changes = {"state": state, "num_bytes": num_bytes, "seconds": round(seconds, 3)}
+            on_progress(progress.model_copy(update=changes))
 
         start_time, state = time.perf_counter(), CacheState.CACHED
-        for _ in range(2):  # again, if another process made room with what was built
+        on_wait = partial(report, CacheState.WAITING)
+        for _ in range(2):  # again, if another process pruned what was built
             if not self._open_existing(digests):
                 break
-            on_wait = partial(report, CacheState.WAITING)
             with self._lock_group(_key_digest(group_key), on_wait) as build_folder:
                 if missing := self._open_existing(digests):
                     state = CacheState.BUILT
@@ -170,13 +176,12 @@ class ArrayCache:
         return {name: self._arrays[digest] for name, digest in digests.items()}
 
     def _open_existing(self, digests: Mapping[str, str]) -> list[str]:
-        """Open what is there and whole; the names of the rest."""
-        for digest in digests.values():
-            if (
-                digest not in self._arrays
-                and (array := _load_array(self.folder / digest)) is not None
-            ):
-                self._arrays[digest] = array
+        """Open the arrays that are complete, and return the names of the others."""
+        for digest in digests.values() - self._arrays.keys():
+            if (loaded := _load_array(self.folder / digest)) is not None:
+                self._arrays[digest] = loaded[1]
+                with suppress(OSError):  # the cache is read-only for this user
+                    os.utime(self.folder / digest / "about.json")
         return [name for name, digest in digests.items() if digest not in self._arrays]
 
     def _build_arrays(
@@ -187,21 +192,25 @@ class ArrayCache:
         build: BuildArrays,
         build_folder: Path,
     ) -> None:
-        arrays: dict[str, np.ndarray] = {}
-        sizes: dict[str, int] = {}
+        arrays: dict[str, np.memmap] = {}
 
         def create_array(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-            sizes[name] = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            arrays.pop(name, None)
             if self.max_bytes is not None:
+                size = int(np.prod(shape)) * np.dtype(dtype).itemsize
                 cached_bytes = sum(entry.size_bytes for entry in self.list_entries())
                 available_bytes = cached_bytes + shutil.disk_usage(self.folder).free
-                # What is made already has its place on the disk, but is no entry yet.
-                bytes_to_keep = min(
-                    self.max_bytes - sum(sizes.values()), available_bytes - sizes[name]
-                )
-                self.prune(bytes_to_keep, protected=frozenset(digests.values()))
-            (build_folder / name).mkdir(parents=True, exist_ok=True)
-            arrays[name] = _create_memmap(build_folder / name / "array.npy", shape, dtype)
+                # The other arrays of this build use disk space already, but are no entries yet.
+                built_bytes = sum(array.nbytes for array in arrays.values())
+                max_cached = min(self.max_bytes - built_bytes, available_bytes) - size
+                self.prune(max_cached, protected=frozenset(digests.values()))
+            path = build_folder / name / "array.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            arrays[name] = np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
+            if hasattr(os, "posix_fallocate"):
+                # Without it, a full disk kills the process when it writes to the mapped file.
+                with open(path, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             return arrays[name]
 
         try:
@@ -209,14 +218,14 @@ class ArrayCache:
             for name in names:
                 _commit_array(arrays.pop(name), build_folder / name, f"{label}: {name}")
                 target = self.folder / digests[name]
-                shutil.rmtree(target, ignore_errors=True)  # a broken one
+                shutil.rmtree(target, ignore_errors=True)
                 (build_folder / name).rename(target)
         except OSError as error:
             raise self._write_error(error) from error
 
     @contextmanager
     def _lock_group(self, group_digest: str, on_wait: Callable[[], None]) -> Iterator[Path]:
-        """Hold a group's lock, and give the folder in which to build, which is removed after."""
+        """Hold the lock of a group, and yield a temporary folder to build in."""
         make_folder(self.folder)
         lock = FileLock(self.folder / f"{group_digest}.lock")
         try:
@@ -229,7 +238,7 @@ class ArrayCache:
             raise self._write_error(error) from error
         build_folder = self.folder / f"{group_digest}.part"
         try:
-            shutil.rmtree(build_folder, ignore_errors=True)  # of a builder that was killed
+            shutil.rmtree(build_folder, ignore_errors=True)  # left by a killed process
             yield build_folder
         finally:
             shutil.rmtree(build_folder, ignore_errors=True)
@@ -243,38 +252,31 @@ class ArrayCache:
         )
 
     def list_entries(self) -> list[CacheEntry]:
-        """All arrays, the one that was not used for longest first."""
+        """Return all arrays, the least recently used one first."""
         entries = []
-        for metadata_file in self.folder.glob("*/about.json"):
-            if metadata_file.parent.suffix:  # being removed
-                continue
-            with suppress(OSError, ValueError, KeyError):  # removed meanwhile, or broken
-                metadata = json.loads(metadata_file.read_text(encoding="utf-8"))
-                size = (metadata_file.parent / "array.npy").stat().st_size
-                entries.append(
-                    CacheEntry(
-                        metadata_file.parent, metadata["what"], size, metadata_file.stat().st_mtime
-                    )
-                )
+        for path in self.folder.glob("*/about.json"):
+            if not path.parent.suffix:  # else it is being built or removed
+                loaded = _load_array(path.parent)
+                label = loaded[0].label if loaded else "damaged, or from another version"
+                with suppress(OSError):  # removed meanwhile
+                    size = (path.parent / "array.npy").stat().st_size
+                    entries.append(CacheEntry(path.parent, label, size, path.stat().st_mtime))
         return sorted(entries, key=lambda entry: entry.last_used)
 
     def prune(self, max_bytes: float, protected: frozenset[str] = frozenset()) -> list[CacheEntry]:
-        """Remove what was not used for longest until the rest fits, and what killed builders left.
+        """Remove the least recently used arrays until the rest fits, and what killed builds left.
 
         Args:
-            limit: bytes that may stay.
-            keep: names of folders that stay, whatever their size.
+            max_bytes: size of what may stay.
+            protected: names of folders that stay in any case.
 
         Returns:
-            What was removed; processes that have it open keep it until they end.
+            The removed arrays; processes that have one open can still use it.
         """
         for build_folder in self.folder.glob("*.part"):
-            # A lock that cannot be had is that of a builder, or somebody else's.
             with suppress(OSError), FileLock(build_folder.with_suffix(".lock"), timeout=0):
                 shutil.rmtree(build_folder, ignore_errors=True)
-        for removed_folder in self.folder.glob(
-            "*.gone"
-        ):  # of a process that was killed while it pruned
+        for removed_folder in self.folder.glob("*.gone"):  # left by a killed process
             shutil.rmtree(removed_folder, ignore_errors=True)
         entries = self.list_entries()
         total_bytes = sum(entry.size_bytes for entry in entries)
@@ -282,54 +284,51 @@ class ArrayCache:
         for entry in entries:
             if total_bytes <= max_bytes:
                 break
-            if entry.folder.name not in protected:
-                with suppress(OSError):  # removed meanwhile
-                    removed_folder = entry.folder.rename(
-                        entry.folder.with_suffix(f".{os.getpid()}.gone")
-                    )
-                    removed.append(entry)
-                    total_bytes -= entry.size_bytes
-                    shutil.rmtree(removed_folder, ignore_errors=True)
+            if entry.folder.name not in protected and _remove_entry(entry):
+                removed.append(entry)
+                total_bytes -= entry.size_bytes
         return removed
+
+    def remove_damaged(self) -> list[CacheEntry]:
+        """Remove the arrays whose content does not match their checksum, and return them."""
+
+        def is_damaged(folder: Path) -> bool:
+            loaded = _load_array(folder)
+            return loaded is None or zlib.crc32(loaded[1].data) != loaded[0].crc32
+
+        return [e for e in self.list_entries() if is_damaged(e.folder) and _remove_entry(e)]
 
 
 def _key_digest(key: CacheKey) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _create_memmap(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    array = np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
-    if hasattr(os, "posix_fallocate"):
-        # Else a disk that gets full kills the process when it writes to the mapped file.
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
-
-
-def _commit_array(array: np.ndarray, folder: Path, label: str) -> None:
-    """Bring a filled array to the disk, with what proves it whole."""
-    array.flush()  # type: ignore[attr-defined]
+def _commit_array(array: np.memmap, folder: Path, label: str) -> None:
+    """Sync a filled array to the disk, then write its metadata."""
+    array.flush()
     with open(folder / "array.npy", "rb") as file:
         os.fsync(file.fileno())
-    metadata = {"what": label, "crc32": _checksum(array)}
-    write_text(folder / "about.json", json.dumps(metadata))
+        status = os.fstat(file.fileno())
+    size, modified_ns = status.st_size, status.st_mtime_ns
+    crc32 = zlib.crc32(array.data)
+    about = _Metadata(label=label, crc32=crc32, num_bytes=size, modified_ns=modified_ns)
+    write_text(folder / "about.json", about.model_dump_json())
 
 
-def _load_array(folder: Path) -> np.ndarray | None:
-    """Map an array that is there and whole; else None."""
-    try:
-        metadata = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        array = np.load(folder / "array.npy", mmap_mode="c", allow_pickle=False)
-        is_intact = _checksum(array) == metadata["crc32"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return None
-    with suppress(OSError):  # somebody else's, and only to be read
-        os.utime(folder / "about.json")
-    return array if is_intact else None
+def _load_array(folder: Path) -> tuple[_Metadata, np.ndarray] | None:
+    """Map an array; None unless it is complete and its file as it was written."""
+    with suppress(OSError, EOFError, ValueError):
+        metadata = _Metadata.model_validate_json((folder / "about.json").read_bytes())
+        status = (folder / "array.npy").stat()
+        if (status.st_size, status.st_mtime_ns) == (metadata.num_bytes, metadata.modified_ns):
+            return metadata, np.load(folder / "array.npy", mmap_mode="c", allow_pickle=False)
+    return None
 
 
-def _checksum(array: np.ndarray) -> int:
-    content, checksum = array.reshape(-1).view(np.uint8), 0
-    for start in range(0, len(content), CHECKSUM_CHUNK_BYTES):
-        checksum = zlib.crc32(content[start : start + CHECKSUM_CHUNK_BYTES].data, checksum)
-    return checksum
+def _remove_entry(entry: CacheEntry) -> bool:
+    """Remove an array; return False if another process removed it."""
+    with suppress(OSError):
+        removed = entry.folder.rename(entry.folder.with_suffix(f".{os.getpid()}.gone"))
+        shutil.rmtree(removed, ignore_errors=True)
+        return True
+    return False

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and YAML that is read with a sentence on error."""
+"""Atomic writing of files, and reading of YAML files."""
 
 import errno
 import os
@@ -13,42 +13,34 @@ from kdtune.errors import DiskFullError, UserError
 from kdtune.runtime.console import printable_path
 
 NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a disk without room, of a user's quota, and of the largest size of a file."""
+"""Errors of a full disk, of a quota, and of a limit on the size of files."""
 
 
 @contextmanager
 def disk_full_as_error(target: str | Path) -> Iterator[None]:
-    """Say in a sentence that `what` found no room on its disk.
-
-    Raises:
-        DiskFullError: the disk is full, or a limit of the user's is reached.
-    """
+    """Raise a `DiskFullError` that names `target` if the disk is full or a limit is reached."""
     try:
         yield
     except OSError as error:
         if error.errno not in NO_SPACE_ERRNOS:
             raise
+        reason = os.strerror(error.errno).lower()
         raise DiskFullError(
-            f"There is no room to write {printable_path(target)}: {os.strerror(error.errno).lower()}."
+            f"There is no room to write {printable_path(target)}: {reason}."
         ) from error
 
 
 @contextmanager
 def atomic_write(path: Path, sync: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it takes the place of `path`.
-
-    A reader sees the old file or the new one, never a part of either, also after a crash.
+    """Yield a temporary path, with the suffix of `path`, and replace `path` by it on success.
 
     Args:
-        path: the file to be written; its folder is made if it is missing.
-        sync: wait until it is on the disk; else a crash of the machine, not one of the process,
-            can leave a damaged file.
-
-    Yields:
-        The path to write to; it keeps the suffix of `path`.
+        path: the file to be written; its folder is created if it is missing.
+        sync: wait until the file is on the disk; without it, a crash of the machine, but not of
+            the process, can leave a damaged file.
 
     Raises:
-        DiskFullError: there is no room.
+        DiskFullError: the disk is full.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -64,11 +56,11 @@ def atomic_write(path: Path, sync: bool = True) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder with those above it, unless it is there.
+    """Create a folder and its parents, unless it exists.
 
     Raises:
         UserError: a file is in the way, or writing there is not allowed.
-        DiskFullError: there is no room.
+        DiskFullError: the disk is full.
     """
     try:
         with disk_full_as_error(path):
@@ -78,18 +70,28 @@ def make_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, atomically.
+
+    Args:
+        path: the file.
+        text: its content.
+    """
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
-    """Write a mapping as YAML, keys in the order given."""
+    """Write a mapping as YAML, atomically.
+
+    Args:
+        path: the file.
+        content: the mapping, whose order is kept.
+    """
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def parse_yaml_value(text: str) -> Any:
-    """Read one value as YAML does: ``0.1`` is a number, ``true`` a truth value, ``abc`` a word.
+    """Parse a YAML value: ``0.1`` is a number, ``true`` a bool, ``abc`` a string.
 
     Raises:
         UserError: it is not valid YAML.
@@ -101,7 +103,7 @@ def parse_yaml_value(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping of settings.
+    """Read a YAML file with a mapping.
 
     Raises:
         UserError: the file is missing, is not YAML, or holds something else.

@@ -1,40 +1,37 @@
-"""A folder elsewhere, behind a few verbs: on a shared disk, or in an object store by its URI.
+"""Access to a folder on a shared disk or in an object store.
 
-What is written appears whole or not at all. Everything goes through pyarrow's file systems
-(``s3://``, ``gs://``, ``abfs://``, ``file://``), which find credentials where their clouds' own
-tools do, and which give up on a store that does not answer by themselves, after some tries. Locks
-there are none: what two processes write to one name, the last one has written.
+Everything goes through pyarrow's file systems (``s3://``, ``gs://``, ``abfs://``, ``file://``).
+They read credentials from the places that the tools of each cloud use, and give up by themselves
+if a store does not answer. A file appears when it is complete. There are no locks: the last writer
+of a file wins.
 """
 
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from pyarrow import ArrowException
-from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
 
-from kdtune.errors import RunError, UserError
-
-COPY_BLOCK_BYTES = 1 << 22
-"""Bytes that are copied at once."""
+from kdtune.errors import DiskFullError, RunError, UserError
+from kdtune.storage.files import atomic_write
 
 
 class StorageError(RunError):
-    """A storage did not do what it was asked to; it may at another time."""
+    """A failure of a storage, which may be temporary."""
 
 
 class Storage:
-    """A folder in a storage.
+    """A folder in a storage, which can be pickled; methods raise a `StorageError` on failure.
 
     Args:
-        uri: of a storage's folder, or a path.
-        below: path of this folder below that one.
+        uri: URI or path of a folder.
+        relative_path: path below it.
 
     Raises:
-        UserError: nothing that is known has such a URI.
+        UserError: no file system of pyarrow can open the URI.
     """
 
     def __init__(self, uri: str, relative_path: str = ""):
@@ -46,12 +43,18 @@ class Storage:
         self.uri = uri if "://" in uri else os.path.abspath(Path(uri).expanduser())
         self.relative_path = relative_path
         try:
-            if not self._filesystem_and_path[1].strip("."):
+            self._filesystem, base = FileSystem.from_uri(self.uri)
+            if not base.strip("./"):
                 raise ValueError("it names no folder")
         except Exception as error:  # pyarrow raises its own, ValueError, OSError, KeyError
             raise UserError(
                 f"The storage {uri} cannot be used: {_short_message(error)}."
             ) from None
+        self._path = str(PurePosixPath(base, relative_path))
+        self.local_folder = (
+            Path(self._path) if isinstance(self._filesystem, LocalFileSystem) else None
+        )
+        """The folder's path if it is on a disk."""
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str, str]]:
         return Storage, (self.uri, self.relative_path)
@@ -60,52 +63,23 @@ class Storage:
         base_uri = self.uri.partition("?")[0].rstrip("/")
         return f"{base_uri}/{self.relative_path}" if self.relative_path else base_uri
 
-    @cached_property
-    def _filesystem_and_path(self) -> tuple[FileSystem, str]:
-        filesystem, path = FileSystem.from_uri(self.uri)
-        return filesystem, path.rstrip("/")
-
-    @property
-    def local_folder(self) -> Path | None:
-        """Where it is on a disk; None in an object store."""
-        filesystem, _ = self._filesystem_and_path
-        return Path(self._full_path("")) if isinstance(filesystem, LocalFileSystem) else None
-
     def subfolder(self, name: str) -> "Storage":
-        """A folder in this one."""
+        """Return a folder in this one."""
         return Storage(self.uri, str(PurePosixPath(self.relative_path, name)))
 
-    def _full_path(self, name: str) -> str:
-        return str(PurePosixPath(self._filesystem_and_path[1], self.relative_path, name))
-
     def list_files(self) -> list[str]:
-        """Every file in it, at any depth, as a path from here; hidden ones are left out.
-
-        Raises:
-            StorageError: it cannot be listed.
-        """
+        """Return the relative paths of all files, at any depth, without hidden ones."""
+        selector = FileSelector(self._path, allow_not_found=True, recursive=True)
         with self._wrap_errors("listed"):
-            selector = FileSelector(self._full_path(""), allow_not_found=True, recursive=True)
-            paths = [
-                i.path
-                for i in self._filesystem_and_path[0].get_file_info(selector)
-                if i.type == FileType.File
-            ]
-        prefix_length = len(self._full_path("").rstrip("/")) + 1
-        names = sorted(path[prefix_length:] for path in paths)
-        return [n for n in names if not any(p.startswith(".") for p in PurePosixPath(n).parts)]
+            files = self._filesystem.get_file_info(selector)
+        names = sorted(f.path[len(self._path) + 1 :] for f in files if f.type == FileType.File)
+        return [name for name in names if "/." not in f"/{name}" and "//" not in f"/{name}"]
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None if there is none of that name.
-
-        Raises:
-            StorageError: it cannot be read.
-        """
+        """Return the content of a file, or None if it does not exist."""
         with self._wrap_errors("read"):
             try:
-                with self._filesystem_and_path[0].open_input_stream(
-                    self._full_path(name)
-                ) as stream:
+                with self._filesystem.open_input_stream(f"{self._path}/{name}") as stream:
                     return bytes(stream.read())
             except FileNotFoundError:
                 return None
@@ -113,95 +87,63 @@ class Storage:
     def write(self, name: str, content: bytes) -> None:
         """Write a file.
 
-        Raises:
-            StorageError: it cannot be written.
+        Args:
+            name: relative path.
+            content: all bytes of the file.
         """
-        with self._wrap_errors("written"), self._open_output(name) as stream:
-            stream.write(content)
+        with self._replacing(name) as target, self._filesystem.open_output_stream(target) as file:
+            file.write(content)
 
     def upload(self, path: Path, name: str) -> None:
-        """Write a file from one on the disk.
+        """Copy a file from the disk.
 
-        Raises:
-            FileNotFoundError: there is none on the disk.
-            StorageError: it cannot be written.
+        Args:
+            path: of the source on the disk.
+            name: relative path of the copy.
         """
-        with (
-            open(path, "rb") as file,
-            self._wrap_errors("written"),
-            self._open_output(name) as stream,
-        ):
-            while block := file.read(COPY_BLOCK_BYTES):
-                stream.write(block)
+        with self._replacing(name) as target:
+            copy_files(str(path), target, LocalFileSystem(), self._filesystem)
 
     def download(self, name: str, path: Path) -> None:
-        """Bring a file to the disk.
+        """Copy a file to the disk.
 
-        Raises:
-            StorageError: it cannot be read, or is not there.
+        Args:
+            name: relative path of the source.
+            path: of the copy on the disk.
         """
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with (
-                self._wrap_errors("read"),
-                self._filesystem_and_path[0].open_input_stream(self._full_path(name)) as stream,
-                open(temporary, "wb") as file,
-            ):
-                while block := stream.read(COPY_BLOCK_BYTES):
-                    file.write(block)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with self._wrap_errors("read"), atomic_write(path, sync=False) as temporary:
+            source = f"{self._path}/{name}"
+            copy_files(source, str(temporary), self._filesystem, LocalFileSystem())
 
     def remove_file(self, name: str) -> None:
-        """Remove a file, if it is there.
-
-        Raises:
-            StorageError: it cannot be removed.
-        """
+        """Remove a file, if it exists."""
+        path = f"{self._path}/{name}"
         with self._wrap_errors("cleared"):
-            if (
-                self._filesystem_and_path[0].get_file_info(self._full_path(name)).type
-                == FileType.File
-            ):
-                self._filesystem_and_path[0].delete_file(self._full_path(name))
+            if self._filesystem.get_file_info(path).type == FileType.File:
+                self._filesystem.delete_file(path)
 
     def remove_folder(self) -> None:
-        """Remove the folder with all that is in it, if it is there.
-
-        Raises:
-            StorageError: it cannot be removed.
-        """
+        """Remove the folder with its content, if it exists."""
         with self._wrap_errors("cleared"):
-            if (
-                self._filesystem_and_path[0].get_file_info(self._full_path("")).type
-                == FileType.Directory
-            ):
-                self._filesystem_and_path[0].delete_dir(self._full_path(""))
+            if self._filesystem.get_file_info(self._path).type == FileType.Directory:
+                self._filesystem.delete_dir(self._path)
 
     @contextmanager
-    def _open_output(self, name: str) -> Iterator:
-        """A stream to a file that appears when all was written."""
-        filesystem, path = self._filesystem_and_path[0], self._full_path(name)
-        if self.local_folder is None:  # an object appears when it is complete, by itself
-            with filesystem.open_output_stream(path) as stream:
-                yield stream
-            return
-        temporary = str(PurePosixPath(path).with_name(f".{Path(path).name}.{os.getpid()}"))
-        filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
-        try:
-            with filesystem.open_output_stream(temporary) as stream:
-                yield stream
-            filesystem.move(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+    def _replacing(self, name: str) -> Iterator[str]:
+        """Yield the path to write a file to, so that it appears when it is complete."""
+        path = f"{self._path}/{name}"
+        with self._wrap_errors("written"):
+            if self.local_folder is None:  # objects appear when they are complete
+                yield path
+            else:
+                with atomic_write(Path(path), sync=False) as temporary:
+                    yield str(temporary)
 
     @contextmanager
     def _wrap_errors(self, action: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, ArrowException) as error:
+        except (OSError, ArrowException, DiskFullError) as error:
             raise StorageError(f"{self} cannot be {action}: {_short_message(error)}") from error
 
 

@@ -1,7 +1,7 @@
-"""Every trial as a run of MLflow, in an experiment that is called as the sweep.
+"""MLflow tracker: one run per trial, in an experiment named after the sweep.
 
-Runs go to a database in the sweep's folder, or to the server that MLFLOW_TRACKING_URI names. It is
-told in the driver's process, at every epoch: a slow server holds the sweep up.
+Runs are written to a database in the sweep's folder, or to the server in MLFLOW_TRACKING_URI. The
+driver waits for the server at every epoch, so a slow one slows the sweep down.
 """
 
 import logging
@@ -19,37 +19,29 @@ from kdtune.log.events import (
 )
 from kdtune.runtime.optional_imports import import_optional
 from kdtune.storage.files import make_folder
-from kdtune.trackers.tracker import select_hyperparameters, select_metrics
-
-TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
-"""The variable that names a server."""
+from kdtune.trackers.tracker import Tracker, select_hyperparameters, select_metrics
 
 RUNS_PER_PAGE = 1000
-"""Runs that are asked for at once."""
 
 
 def import_mlflow() -> Any:
-    """Import MLflow, which then reports to nobody how it is used.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Import MLflow, if it is installed, without its telemetry."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # The driver waits: a server that is gone must not hold up trials, or a SIGTERM.
+    # The driver waits, so an unreachable server must not delay trials, or a SIGTERM.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     return import_optional("mlflow", "mlflow")
 
 
-class MLflowTracker:
-    """Tells MLflow of trials, as `kdtune.trackers.tracker.Tracker` has it.
+class MLflowTracker(Tracker):
+    """Logs trials to MLflow; the runs of trials that have not ended stay open.
 
-    A trial that goes on after a resume stays one run. It is known by what the log was opened with
-    and when it was asked for.
+    A trial stays one run when the sweep is resumed: it is found by the start of the log and the
+    time of its proposal.
 
     Args:
-        folder: for the database.
-        experiment: the sweep's name.
+        folder: folder of the database.
+        experiment: name of the sweep.
     """
 
     def __init__(self, folder: Path, experiment: str):
@@ -58,18 +50,18 @@ class MLflowTracker:
         self._last_epochs: dict[str, int] = {}
 
     def setup(self, opening: LogOpening) -> None:
-        """Find the runs that are there."""
-        entities = import_mlflow().entities
-        self._metric, self._param, self._tag = entities.Metric, entities.Param, entities.RunTag
+        """Connect to MLflow, and find the runs of this log."""
+        mlflow = import_mlflow()
+        self._entities = mlflow.entities
         for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every table made
+            logging.getLogger(name).setLevel(logging.WARNING)  # they log every table they create
         self._log_id = f"{opening.kind} {opening.time}"
-        uri, artifacts = os.environ.get(TRACKING_URI_VARIABLE), None
+        uri, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
         if not uri:
             make_folder(self.folder)
             uri = f"sqlite:///{self.folder.absolute() / 'mlflow.db'}"
             artifacts = (self.folder.absolute() / "artifacts").as_uri()
-        self._client = import_mlflow().MlflowClient(tracking_uri=uri)
+        self._client = mlflow.MlflowClient(tracking_uri=uri)
         existing = self._client.get_experiment_by_name(self.experiment)
         self._experiment_id = (
             existing.experiment_id
@@ -79,73 +71,62 @@ class MLflowTracker:
         query, page_token = f"tags.log = '{self._log_id}'", None
         while page_token != "":
             page = self._client.search_runs(
-                [self._experiment_id],
-                query,
-                max_results=RUNS_PER_PAGE,
-                page_token=page_token or None,
+                [self._experiment_id], query, max_results=RUNS_PER_PAGE, page_token=page_token
             )
             self._runs |= {run.data.tags["trial_id"]: run for run in page}
             page_token = page.token or ""
 
+    def _find_run(self, proposed: TrialProposed) -> Any:
+        """Return the run of this proposal of a trial, or None."""
+        run = self._runs.get(proposed.trial_id)
+        return run if run and run.info.start_time == _to_milliseconds(proposed) else None
+
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
-        """Whether the run of a trial has ended."""
+        """Return True if the run of a trial has ended."""
         run = self._find_run(proposed)
         return run is not None and run.info.status in ("FINISHED", "FAILED")
 
-    def _find_run(self, proposed: TrialProposed) -> Any:
-        """The run of a trial; None if there is none, or one from before it was asked for again."""
-        run = self._runs.get(proposed.trial_id)
-        return (
-            run if run is not None and run.info.start_time == _to_milliseconds(proposed) else None
-        )
-
     def log_trial_start(self, proposed: TrialProposed) -> None:
-        """Begin a run, or go on with it."""
+        """Start a run, or continue it."""
         trial_id, client = proposed.trial_id, self._client
         if (run := self._find_run(proposed)) is not None:
             logged = client.get_metric_history(run.info.run_id, "validation_accuracy")
             self._last_epochs[trial_id] = max((metric.step for metric in logged), default=0)
             return
-        if trial_id in self._runs:
+        if trial_id in self._runs:  # it was proposed again
             client.delete_run(self._runs[trial_id].info.run_id)
-        cell = proposed.cell_name
-        tags = {"log": self._log_id, "trial_id": trial_id, "cell": cell, "origin": proposed.origin}
+        tags = {
+            "log": self._log_id,
+            "trial_id": trial_id,
+            "cell": proposed.cell_name,
+            "origin": proposed.origin,
+        }
         run = client.create_run(self._experiment_id, _to_milliseconds(proposed), tags, trial_id)
-        params = [
-            self._param(key, str(value)) for key, value in select_hyperparameters(proposed).items()
-        ]
+        settings = select_hyperparameters(proposed).items()
+        params = [self._entities.Param(key, str(value)) for key, value in settings]
         client.log_batch(run.info.run_id, params=params)
         self._runs[trial_id], self._last_epochs[trial_id] = run, 0
 
     def log_epoch(self, epoch: EpochFinished) -> None:
-        """Tell the figures of an epoch, unless they were told."""
+        """Log the metrics of an epoch, unless they are logged."""
         if epoch.epoch > self._last_epochs[epoch.trial_id]:
-            self._log_metrics(epoch, select_metrics(epoch), epoch.epoch)
+            self._log(epoch, select_metrics(epoch), epoch.epoch)
 
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
-        """End a run."""
-        tags = [self._tag("state", ended.state), self._tag("reason", ended.reason)]
-        metrics = {"epochs": float(ended.epochs), "device_seconds": device_seconds}
-        self._log_metrics(ended, metrics, ended.epochs, tags)
+        """Log the end of a trial, and terminate its run."""
+        values = {"epochs": float(ended.epochs), "device_seconds": device_seconds}
+        self._log(ended, values, ended.epochs, state=str(ended.state), reason=ended.reason)
         status = "FINISHED" if ended.state in SUCCESSFUL_STATES else "FAILED"
-        run = self._runs[ended.trial_id]
-        self._client.set_terminated(run.info.run_id, status, _to_milliseconds(ended))
+        run_id = self._runs[ended.trial_id].info.run_id
+        self._client.set_terminated(run_id, status, _to_milliseconds(ended))
 
-    def _log_metrics(
-        self,
-        event: EpochFinished | TrialEnded,
-        values: dict[str, float],
-        step: int,
-        tags: Any = (),
+    def _log(
+        self, event: EpochFinished | TrialEnded, values: dict[str, float], step: int, **tags: str
     ) -> None:
-        metrics = [
-            self._metric(key, value, _to_milliseconds(event), step)
-            for key, value in values.items()
-        ]
-        self._client.log_batch(self._runs[event.trial_id].info.run_id, metrics, tags=tags)
-
-    def close(self) -> None:
-        """Nothing: runs of trials under way go on when these do."""
+        time, entities = _to_milliseconds(event), self._entities
+        metrics = [entities.Metric(key, value, time, step) for key, value in values.items()]
+        run_tags = [entities.RunTag(key, value) for key, value in tags.items()]
+        self._client.log_batch(self._runs[event.trial_id].info.run_id, metrics, tags=run_tags)
 
 
 def _to_milliseconds(event: Event) -> int:

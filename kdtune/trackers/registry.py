@@ -1,4 +1,4 @@
-"""The programs that get the figures of every trial: TensorBoard always, others where asked for."""
+"""The trackers of a sweep: TensorBoard always, MLflow and W&B on request."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,24 +9,23 @@ from kdtune.trackers.tensorboard import TensorBoardTracker
 from kdtune.trackers.tracker import Tracker, TrackerFold
 from kdtune.trackers.wandb import WandbTracker, import_wandb
 
-PACKAGE_IMPORTERS = {"mlflow": import_mlflow, "wandb": import_wandb}
-"""What imports the package of a tracker, by the tracker's name among the settings."""
-
 
 def require_tracker_packages(names: Iterable[str]) -> None:
-    """Check that the packages of trackers are installed.
-
-    Raises:
-        UserError: one is not.
-    """
+    """Raise a `UserError` if the package of a tracker is not installed."""
     for name in names:
-        PACKAGE_IMPORTERS[name]()
+        {"mlflow": import_mlflow, "wandb": import_wandb}[name]()
 
 
 def create_trackers(
     folder: SweepFolder, config: SweepConfig, warn: Callable[[str], object]
 ) -> list[TrackerFold]:
-    """Those of a sweep; `warn` tells a person what went wrong with one."""
+    """Return the trackers of a sweep.
+
+    Args:
+        folder: the sweep's folder.
+        config: settings of the sweep.
+        warn: prints a warning.
+    """
     by_name: dict[str, Tracker] = {"TensorBoard": TensorBoardTracker(folder.tensorboard_folder)}
     if "mlflow" in config.trackers:
         by_name["MLflow"] = MLflowTracker(folder.mlflow_folder, config.name)

@@ -1,28 +1,24 @@
-"""Every trial for TensorBoard, a run each: its figures by epoch, and its row among the HParams."""
+"""TensorBoard tracker: one run per trial, and one row per trial in the HParams tab."""
 
 import shutil
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event as Entry
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard.summary import scalar, text
 
-from kdtune.log.events import (
-    SUCCESSFUL_STATES,
-    EpochFinished,
-    LogOpening,
-    TrialEnded,
-    TrialProposed,
-)
+from kdtune.log.events import SUCCESSFUL_STATES, EpochFinished, TrialEnded, TrialProposed
 from kdtune.trackers.tracker import (
     COMPLETE_MARKER,
     FINAL_METRICS,
     HYPERPARAMETERS,
+    Tracker,
     select_hyperparameters,
     select_metrics,
 )
@@ -32,115 +28,89 @@ METRIC_COLUMNS = {
     "validation_accuracy": "last validation accuracy",
     **dict.fromkeys(FINAL_METRICS, ""),
 }
-"""Columns of the HParams beside the settings: the last value of a figure, and its name there."""
+"""HParams columns of metrics, with their display names."""
 
 DEFAULT_COLUMNS = ("method", "model", "lr", "alpha", "beta")
-"""Settings whose columns are shown from the beginning, which are five; others can be ticked."""
+"""Hyperparameters whose columns are visible at first; TensorBoard shows five."""
 
 
-class _EventFile:
-    """A trial's file of events, closed between any two of them.
+class TensorBoardTracker(Tracker):
+    """Writes trials to TensorBoard event files.
 
-    TensorBoard's own writer has a thread and an open file for each trial: with a thousand trials
-    at work the driver would wait for one of a thousand threads after every epoch.
-    """
-
-    def __init__(self, folder: Path):
-        folder.mkdir(parents=True)
-        self.path = folder / f"events.out.tfevents.{time.time_ns()}"
-        self._append(Entry(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def write_summaries(
-        self, summaries: Iterable[Summary], wall_time: float, step: int = 0
-    ) -> None:
-        """Write summaries of a time, in seconds since 1970, as one event."""
-        merged = Summary(value=[value for summary in summaries for value in summary.value])
-        self._append(Entry(wall_time=wall_time, step=step, summary=merged))
-
-    def _append(self, entry: Entry) -> None:
-        with open(self.path, "ab") as file:
-            RecordWriter(file).write(entry.SerializeToString())
-
-
-class TensorBoardTracker:
-    """Writes a folder a trial, as `kdtune.trackers.tracker.Tracker` has it.
+    TensorBoard's own writer keeps a thread and an open file for each trial, too many for a
+    thousand trials. Here a file is open only while something is written.
 
     Args:
-        folder: for these folders.
+        folder: has a folder for each trial.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._event_files: dict[str, _EventFile] = {}
-
-    def setup(self, opening: LogOpening) -> None:
-        """Nothing is to be got ready."""
+        self._event_files: dict[str, Path] = {}
 
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
-        """Whether the trial's folder is complete."""
+        """Return True if the trial's folder has the marker."""
         return (self.folder / proposed.trial_id / COMPLETE_MARKER).exists()
 
     def log_trial_start(self, proposed: TrialProposed) -> None:
-        """Write the trial's settings, in place of what an earlier driver wrote."""
-        path = self.folder / proposed.trial_id
-        shutil.rmtree(path, ignore_errors=True)
-        events = self._event_files[proposed.trial_id] = _EventFile(path)
-        session_start = plugin_data_pb2.SessionStartInfo(start_time_secs=proposed.time)
-        for key, value in select_hyperparameters(proposed).items():
-            if isinstance(value, str):
-                session_start.hparams[key].string_value = value
-            elif isinstance(value, bool):
-                session_start.hparams[key].bool_value = value
-            elif isinstance(value, int | float):
-                session_start.hparams[key].number_value = value
+        """Write the settings to a new event file, and remove that of an earlier driver."""
+        folder = self.folder / proposed.trial_id
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        path = folder / f"events.out.tfevents.{time.time_ns()}"
+        self._event_files[proposed.trial_id] = path
+        _append(path, Entry(wall_time=time.time(), file_version="brain.Event:2"))
+        columns = api_pb2.Experiment(
+            hparam_infos=[
+                api_pb2.HParamInfo(name=name, differs=name in DEFAULT_COLUMNS)
+                for name in HYPERPARAMETERS
+            ],
+            metric_infos=[
+                api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
+                for tag, name in METRIC_COLUMNS.items()
+            ],
+        )
+        settings = select_hyperparameters(proposed).items()
+        values = {key: value for key, value in settings if isinstance(value, str | int | float)}
+        row = hparams_pb(values, trial_id=proposed.trial_id, start_time_secs=proposed.time)
         # TensorBoard takes the columns of all runs from any one of them.
-        columns = _hparams_summary(metadata.EXPERIMENT_TAG, experiment=_experiment_columns())
-        row = _hparams_summary(metadata.SESSION_START_INFO_TAG, session_start_info=session_start)
-        events.write_summaries([columns, row], proposed.time)
+        plugin_data = HParamsPluginData(experiment=columns)
+        self._write(proposed, 0, _hparams_summary(metadata.EXPERIMENT_TAG, plugin_data), row)
 
     def log_epoch(self, epoch: EpochFinished) -> None:
-        """Write the figures of an epoch."""
-        scalars = [scalar(key, value) for key, value in select_metrics(epoch).items()]
-        self._event_files[epoch.trial_id].write_summaries(scalars, epoch.time, epoch.epoch)
+        """Write the metrics of an epoch."""
+        scalars = [scalar_pb(key, value) for key, value in select_metrics(epoch).items()]
+        self._write(epoch, epoch.epoch, *scalars)
 
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
-        """Write how the trial ended: HParams know success and failure, the text says the rest."""
-        events, wall_time = self._event_files.pop(ended.trial_id), ended.time
-        end_text = text("end", f"{ended.state}: {ended.reason}")
-        metrics = scalar("epochs", ended.epochs), scalar("device_seconds", device_seconds)
-        summaries = [*metrics, end_text]
-        events.write_summaries(summaries, wall_time, ended.epochs)
+        """Write how the trial ended; the text holds what HParams has no state for."""
+        final_values = dict(zip(FINAL_METRICS, (ended.epochs, device_seconds), strict=True))
+        scalars = [scalar_pb(key, value) for key, value in final_values.items()]
+        self._write(
+            ended, ended.epochs, *scalars, text_pb("end", f"{ended.state}: {ended.reason}")
+        )
         is_successful = ended.state in SUCCESSFUL_STATES
         status = api_pb2.STATUS_SUCCESS if is_successful else api_pb2.STATUS_FAILURE
-        info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=wall_time)
-        events.write_summaries(
-            [_hparams_summary(metadata.SESSION_END_INFO_TAG, session_end_info=info)], wall_time
-        )
+        end = SessionEndInfo(status=status, end_time_secs=ended.time)
+        plugin_data = HParamsPluginData(session_end_info=end)
+        self._write(ended, 0, _hparams_summary(metadata.SESSION_END_INFO_TAG, plugin_data))
+        del self._event_files[ended.trial_id]
         (self.folder / ended.trial_id / COMPLETE_MARKER).touch()
 
-    def close(self) -> None:
-        """Nothing is open."""
+    def _write(
+        self, event: TrialProposed | EpochFinished | TrialEnded, step: int, *summaries: Summary
+    ) -> None:
+        values = [value for summary in summaries for value in summary.value]
+        entry = Entry(wall_time=event.time, step=step, summary=Summary(value=values))
+        _append(self._event_files[event.trial_id], entry)
 
 
-def _experiment_columns() -> api_pb2.Experiment:
-    """The columns, which are the same for all trials."""
-    return api_pb2.Experiment(
-        hparam_infos=[
-            api_pb2.HParamInfo(name=name, differs=name in DEFAULT_COLUMNS)
-            for name in HYPERPARAMETERS
-        ],
-        metric_infos=[
-            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
-            for tag, name in METRIC_COLUMNS.items()
-        ],
-    )
+def _append(path: Path, entry: Entry) -> None:
+    with open(path, "ab") as file:
+        RecordWriter(file).write(entry.SerializeToString())
 
 
-def _hparams_summary(tag: str, **content: Any) -> Summary:
-    """What the HParams plugin reads, which lies in the metadata of an empty summary."""
-    summary_metadata = metadata.create_summary_metadata(
-        plugin_data_pb2.HParamsPluginData(**content)
-    )
-    return Summary(
-        value=[Summary.Value(tag=tag, metadata=summary_metadata, tensor=metadata.NULL_TENSOR)]
-    )
+def _hparams_summary(tag: str, plugin_data: HParamsPluginData) -> Summary:
+    summary_metadata = metadata.create_summary_metadata(plugin_data)
+    value = Summary.Value(tag=tag, metadata=summary_metadata, tensor=metadata.NULL_TENSOR)
+    return Summary(value=[value])

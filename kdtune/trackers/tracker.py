@@ -1,22 +1,20 @@
-"""Figures of every trial for other programs that show them: what these have in common.
+"""Interface of experiment trackers, and the fold that logs a sweep's trials to one.
 
-All are folds over the log, and none is a callback of Ray's (`ray.air.integrations`), although Ray
-has them for MLflow and W&B. To Ray, a trial that goes on in another process or after a resume is
-a new one, so it would be two runs; a run's settings would be Ray's, its steps Ray's count instead
-of epochs, and a trial that was stopped or crashed one that has finished; the callback for W&B also
-wants an account, and starts two processes a trial. In the log a trial is one, with its end.
+Trackers are folds over the log instead of Ray's callbacks: Ray treats a trial that restarts in
+another process, or after a resume, as a new one, and does not know how a trial ended.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 from kdtune.config.train import CLI_FIELDS, DERIVED_FIELDS, OUTPUT_FIELDS, TrainConfig
 from kdtune.errors import first_line
 from kdtune.log.events import EpochFinished, Event, LogOpening, TrialEnded, TrialProposed
 
 COMPUTE_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targets"}
-"""Settings of how a run computes, not of what it learns."""
+"""Settings that change how fast a run computes, and nothing that it learns."""
 
 HYPERPARAMETERS = (
     "method",
@@ -27,68 +25,79 @@ HYPERPARAMETERS = (
         if field not in CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys() | COMPUTE_SETTINGS
     ),
 )
-"""Settings that are shown of a trial, searched and fixed ones, the same of all trials."""
+"""Settings that are logged for every trial."""
 
 COMPLETE_MARKER = "ended"
-"""An empty file in the folder of a trial of which everything is written."""
+"""Empty file in the folder of a trial that is logged completely."""
 
 FINAL_METRICS = ("epochs", "device_seconds")
-"""Figures that a trial has at its end, beside those of its last epoch."""
+"""Metrics that are logged when a trial ends."""
+
+TrialEvent = TrialProposed | EpochFinished | TrialEnded
 
 
 def select_hyperparameters(proposed: TrialProposed) -> dict[str, Any]:
-    """The settings that are shown of a trial, by name; last those that its method alone has."""
+    """Return the settings that are logged for a trial; those of its method are the last."""
     config = proposed.config
     method_settings = [key for key in config if key not in TrainConfig.model_fields]
     return {key: config[key] for key in (*HYPERPARAMETERS, *method_settings) if key in config}
 
 
 def select_metrics(epoch: EpochFinished) -> dict[str, float]:
-    """Return the metrics that are logged of an epoch, by name."""
+    """Return the metrics that are logged for an epoch."""
     return {name: value for name, value in epoch.as_row().items() if isinstance(value, float)}
 
 
-class Tracker(Protocol):
-    """A program's side: of a trial come its start, its epochs and its end, in this order.
+class Tracker(ABC):
+    """Client of a tracking program; each trial is logged as start, epochs, end.
 
-    A trial that had not ended when its driver did, or of which something is missing, comes from
-    its start once more; what there is of it must not be there twice then.
+    A trial that a former driver did not log completely is logged again from its start, and must
+    not appear twice.
     """
 
-    def setup(self, opening: LogOpening) -> None:
-        """Get ready; `opening` is the first event of the log."""
+    def setup(self, opening: LogOpening) -> None:  # noqa: B027
+        """Prepare for the log that starts with this event."""
 
+    @abstractmethod
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
-        """Whether there is all of a trial that has ended."""
+        """Return True if a trial that has ended is logged completely."""
 
+    @abstractmethod
     def log_trial_start(self, proposed: TrialProposed) -> None:
-        """A trial was asked for."""
+        """Log the settings of a trial."""
 
+    @abstractmethod
     def log_epoch(self, epoch: EpochFinished) -> None:
-        """A trial finished an epoch."""
+        """Log the metrics of an epoch."""
 
+    @abstractmethod
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
-        """A trial ended, after so many seconds of its device."""
+        """Log the end of a trial.
 
-    def close(self) -> None:
-        """Nothing more comes."""
+        Args:
+            ended: state and reason.
+            device_seconds: sum over all epochs of the trial.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """Release resources; some trials may not have ended."""
 
 
 class TrackerFold:
-    """Tells a tracker of every trial; a fold over the log.
+    """Logs every trial to a tracker; a fold over the log.
 
-    A failure of the tracker is said, and ends it, but not the sweep.
+    If the tracker fails, a warning is printed and nothing more is logged; the sweep continues.
 
     Args:
-        name: the tracker's, for people.
-        tracker: is told nothing before `start_logging`.
-        warn: tells a person what went wrong.
+        name: name of the tracker in warnings.
+        tracker: is not used before `start_logging`.
+        warn: prints a warning.
     """
 
     def __init__(self, name: str, tracker: Tracker, warn: Callable[[str], object]):
         self.name, self.tracker, self.warn = name, tracker, warn
         self._opening: LogOpening | None = None
-        self._buffered: dict[str, list[TrialProposed | EpochFinished | TrialEnded]] = {}
+        self._buffered: dict[str, list[TrialEvent]] = {}
         self._device_seconds: dict[str, float] = {}
         self._is_live = self._has_failed = False
 
@@ -96,7 +105,7 @@ class TrackerFold:
         """Add an event of the log."""
         if self._opening is None and isinstance(event, LogOpening):
             self._opening = event
-        if self._has_failed or not isinstance(event, TrialProposed | EpochFinished | TrialEnded):
+        if self._has_failed or not isinstance(event, TrialEvent):
             return
         if isinstance(event, TrialProposed):
             self._buffered[event.trial_id] = []
@@ -104,7 +113,7 @@ class TrackerFold:
         elif isinstance(event, EpochFinished):
             self._device_seconds[event.trial_id] += event.seconds
         if self._is_live:
-            with self._failures_logged():
+            with self._failures_warned():
                 self._log_event(event)
         else:
             self._buffered[event.trial_id].append(event)
@@ -112,24 +121,25 @@ class TrackerFold:
     def start_logging(self) -> None:
         """Log what the tracker lacks of the events so far, and from now on every event."""
         self._is_live = True
-        with self._failures_logged():
+        with self._failures_warned():
             assert self._opening is not None
             self.tracker.setup(self._opening)
-            for proposed, *others in self._buffered.values():
-                has_ended = bool(others) and isinstance(others[-1], TrialEnded)
+            for events in self._buffered.values():
+                proposed = events[0]
                 assert isinstance(proposed, TrialProposed)
+                has_ended = isinstance(events[-1], TrialEnded)
                 if not has_ended or not self.tracker.is_trial_logged(proposed):
-                    for event in (proposed, *others):
+                    for event in events:
                         self._log_event(event)
         self._buffered.clear()
 
     def close(self) -> None:
-        """Tell that nothing more comes."""
+        """Close the tracker."""
         if self._is_live and not self._has_failed:
-            with self._failures_logged():
+            with self._failures_warned():
                 self.tracker.close()
 
-    def _log_event(self, event: TrialProposed | EpochFinished | TrialEnded) -> None:
+    def _log_event(self, event: TrialEvent) -> None:
         match event:
             case TrialProposed():
                 self.tracker.log_trial_start(event)
@@ -140,13 +150,12 @@ class TrackerFold:
                 self.tracker.log_trial_end(event, device_seconds)
 
     @contextmanager
-    def _failures_logged(self) -> Iterator[None]:
-        """Spare the sweep a failure of the tracker."""
+    def _failures_warned(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # of any kind
+        except Exception as error:  # trackers raise exceptions of many kinds
             self._has_failed = True
-            reason = first_line(error)
-            self.warn(f"{self.name}: {reason}; it gets no more figures until the sweep is resumed")
+            consequence = "it gets no more metrics until the sweep is resumed"
+            self.warn(f"{self.name}: {first_line(error)}; {consequence}")
             with suppress(Exception):
                 self.tracker.close()

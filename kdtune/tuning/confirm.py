@@ -221,7 +221,7 @@ class _ConfirmSession:
         """
         self._write_labels()
         write_results(self.folder, self.driver.resume_command)
-        self.driver.check_lease()
+        self.driver.sync_remote()
         if not isinstance(self.folder.load_confirm_events()[-1], Completed):
             log.append(Completed())
         if not self.policy.chosen_trials:
@@ -289,7 +289,7 @@ class _ConfirmSession:
         runs, labels = self.policy.untested_runs(), np.asarray(self.prepared.test_split.labels)
         if not runs:
             return
-        self.driver.check_lease()
+        self.driver.sync_remote()
         self._write_labels()
         paths = [self.folder.network_path(run_id) for _, run_id in runs]
         configs = [

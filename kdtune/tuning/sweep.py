@@ -45,7 +45,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
 
     Args:
         config: settings of `SweepConfig`.
-        show: what is seen meanwhile: a key of `kdtune.tuning.display.screen.SHOW`.
+        show: what is seen meanwhile: a key of `kdtune.tuning.display.screen.LEAST_KIND_BY_MODE`.
         plan: plan it first, for this machine's slots, and keep the plan with it.
 
     Returns:
@@ -243,7 +243,7 @@ class _SearchSession:
         Raises:
             RunError: no trial finished an epoch.
         """
-        self.driver.check_lease()  # checkpoints are removed, and may be another driver's by now
+        self.driver.sync_remote()  # checkpoints are removed, and may be another driver's by now
         write_results(self.folder, self.driver.resume_command, self.checkpoint_storage)
         self.checkpoint_cleanup.remove_all()
         events = self.folder.load_events()

@@ -1,4 +1,4 @@
-"""The log: whole lines only, and folds that see every event once; and the folder around it."""
+"""The log, its folds, and the folder of a sweep."""
 
 import json
 import os
@@ -9,69 +9,68 @@ import sys
 import tempfile
 
 import pytest
+from event_logs import make_metrics, sweep_opening
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtune.errors import DiskFullError, RunError, UserError
-from kdtune.log.events import EventLog
+from kdtune.log.event_log import EventLog
+from kdtune.log.events import EpochFinished
 from kdtune.log.folder import SweepFolder
 
-OPENED = {
-    "event": "sweep", "config": {}, "spaces": {}, "data": {}, "views": {}, "environment": {},
-}  # fmt: skip
+
+def event(n, **metrics):
+    cell = {"trial_id": "at-A-000", "method": "at", "model": "A"}
+    return EpochFinished(**cell, **dict(make_metrics(n, 0.5, **metrics)))
 
 
-FIGURES = {"best_validation_accuracy": 0.5, "validation_accuracy": 0.5, "seconds": 1.0}
-
-
-def event(n):
-    trial = {"trial_id": "at-A-000", "method": "at", "model": "A"}
-    return {"event": "epoch", **trial, "epoch": n, **FIGURES}
+def line_of(event, **changes):
+    return json.dumps({**event.model_dump(), **changes})
 
 
 def numbers(events):
-    return [e["epoch"] for e in events]
+    return [e.epoch for e in events]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A sweep's folder with one event."""
+    """A sweep's folder with one event in its log."""
     folder = SweepFolder(tmp_path)
     with EventLog(folder.log_path, []) as log:
         log.append(event(1))
     return folder
 
 
-def test_events_come_back_in_order(tmp_path):
+def test_events_are_read_in_order(tmp_path):
     folder = SweepFolder(tmp_path)
     with EventLog(folder.log_path, []) as log:
         for n in range(1, 4):
             log.append(event(n))
             assert numbers(folder.load_events()) == list(range(1, n + 1))
-    assert all(e["time"] > 1.7e9 and e["session_seconds"] >= 0 for e in folder.load_events())
+    assert all(e.time > 1.7e9 and e.session_seconds >= 0 for e in folder.load_events())
 
 
 def test_every_fold_sees_every_event_after_it_was_written(tmp_path):
     seen = []
     folder = SweepFolder(tmp_path)
     with EventLog(
-        folder.log_path, [lambda e: seen.append((e["epoch"], len(folder.load_events())))]
+        folder.log_path, [lambda e: seen.append((e.epoch, len(folder.load_events())))]
     ) as log:
         log.append(event(1))
         log.append(event(2))
     assert seen == [(1, 1), (2, 2)]
 
 
-def test_on_open_the_folds_see_what_is_there(folder):
+def test_on_open_the_folds_see_the_events_of_the_file(folder):
     seen = []
     with EventLog(folder.log_path, [seen.append]):
         pass
     assert numbers(seen) == [1]
 
 
-def test_a_torn_last_line_is_passed_over_and_cut_off_on_open(folder):
+def test_a_torn_last_line_is_skipped_and_cut_off_on_open(folder):
     whole = folder.log_path.read_bytes()
-    line = json.dumps({**event(2), "time": 0, "session_seconds": 0}).encode() + b"\n"
+    line = line_of(event(2)).encode() + b"\n"
     for length in range(len(line)):
         folder.log_path.write_bytes(whole + line[:length])
         assert numbers(folder.load_events()) == [1]
@@ -83,7 +82,7 @@ def test_a_torn_last_line_is_passed_over_and_cut_off_on_open(folder):
 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
-def test_whatever_stands_after_the_last_event_is_cut_off(garbage):
+def test_garbage_after_the_last_event_is_cut_off(garbage):
     with tempfile.TemporaryDirectory() as place:
         folder = SweepFolder(place)
         with EventLog(folder.log_path, []) as log:
@@ -98,12 +97,11 @@ def test_whatever_stands_after_the_last_event_is_cut_off(garbage):
 
 @pytest.mark.parametrize(
     "line",
-    ["null", "7", "[]", "{}", '{"event": "epoch"}', '{"event": "rm", "session_seconds": 1}',
-     "[" * 100_000,
-     json.dumps({**OPENED, "session_seconds": float("nan")}),
-     '{"event": "asked", "trial_id": "../../x", "session_seconds": 1}'],
+    ["null", "7", "[]", "{}", '{"kind": "epoch_finished"}', line_of(event(2), kind="rm"),
+     "[" * 100_000, line_of(event(2), session_seconds=float("nan")),
+     line_of(event(2), seconds=float("nan")), line_of(event(2), epoch=None)],
 )  # fmt: skip
-def test_json_that_is_no_event_is_none(folder, line):
+def test_a_line_that_is_no_event_is_damage_unless_it_is_the_last(folder, line):
     whole = folder.log_path.read_bytes()
     folder.log_path.write_bytes(whole + line.encode() + b"\n")
     assert numbers(folder.load_events()) == [1]
@@ -113,10 +111,9 @@ def test_json_that_is_no_event_is_none(folder, line):
 
 
 @pytest.mark.parametrize("key", ["trial_id", "method", "model"])
-def test_names_in_a_log_lead_nowhere_else(folder, key):
-    bad = {**event(2), key: "../../elsewhere", "time": 0, "session_seconds": 0}
+def test_names_with_a_path_are_no_event(folder, key):
     with open(folder.log_path, "a") as log:
-        log.write(json.dumps(bad) + "\n")
+        log.write(line_of(event(2), **{key: "../../elsewhere"}) + "\n")
     assert numbers(folder.load_events()) == [1]
 
 
@@ -128,7 +125,7 @@ def test_an_event_that_does_not_fit_the_others_is_damage(folder):
         EventLog(folder.log_path, [fold])
 
 
-def test_what_others_write_meanwhile_is_cut_off(tmp_path):
+def test_bytes_of_another_process_are_cut_off(tmp_path):
     folder = SweepFolder(tmp_path)
     with EventLog(folder.log_path, []) as log:
         log.append(event(1))
@@ -141,16 +138,16 @@ def test_what_others_write_meanwhile_is_cut_off(tmp_path):
             log.append(event(3))
 
 
-def test_a_value_that_json_lacks_is_refused_and_leaves_the_log_whole(tmp_path):
+def test_a_value_that_json_lacks_is_refused_and_leaves_the_log_intact(tmp_path):
     with EventLog(tmp_path / "log.jsonl", []) as log:
         with pytest.raises(ValueError, match="JSON"):
-            log.append({**event(1), "loss": float("nan")})
+            log.append(event(1).model_copy(update={"lr": float("nan")}))
         log.append(event(2))
     assert numbers(SweepFolder(tmp_path).load_events()) == [2]
 
 
-@pytest.mark.parametrize("room", [1, 200, 260, 400])
-def test_a_full_disk_leaves_whole_events_and_takes_no_more(tmp_path, room):
+@pytest.mark.parametrize("room", [1, 400, 460, 1000])
+def test_on_a_full_disk_the_log_keeps_complete_events_and_takes_no_more(tmp_path, room):
     folder, seen = SweepFolder(tmp_path), []
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
@@ -177,12 +174,12 @@ def test_a_folder_without_a_log_is_no_sweep(tmp_path):
         SweepFolder(tmp_path / "gone").load_events()
 
 
-def test_a_log_begins_with_the_sweeps_settings(folder):
+def test_a_log_without_the_sweeps_settings_is_damaged(folder):
     with pytest.raises(UserError, match="does not begin with the sweep's settings"):
         folder.load_opening_events()
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_a_folder_appears_when_it_is_complete(tmp_path):
     folder = SweepFolder(tmp_path / "results" / "x")
     with pytest.raises(ZeroDivisionError), folder.create_atomically() as part:
         part.config_path.write_text("a")
@@ -192,7 +189,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         part.log_path.write_text("")
         assert not folder.path.exists()
     assert [p.name for p in folder.path.iterdir()] == ["log.jsonl"]
-    with pytest.raises(UserError, match="exists already; .*go on with it: kdtune resume"):
+    with pytest.raises(UserError, match="exists already; .*resume it: kdtune resume"):
         with folder.create_atomically() as part:
             part.log_path.write_text("")
     assert [p.name for p in (tmp_path / "results").iterdir()] == ["x"]
@@ -210,7 +207,7 @@ with SweepFolder(sys.argv[1]).locked():
 def test_a_second_driver_is_told_who_holds_the_sweep_and_a_dead_one_holds_nothing(tmp_path):
     folder = SweepFolder(tmp_path)
     with EventLog(folder.log_path, []) as log:
-        log.append(OPENED)
+        log.append(sweep_opening())
     assert folder.is_locked() is False
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)],
@@ -230,7 +227,7 @@ def test_a_second_driver_is_told_who_holds_the_sweep_and_a_dead_one_holds_nothin
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "best", "log.jsonl"])
-def test_a_folder_whose_parts_lie_elsewhere_is_not_run(tmp_path, name):
+def test_a_folder_with_links_is_refused(tmp_path, name):
     folder = SweepFolder(tmp_path / "x")
     folder.path.mkdir()
     (folder.path / name).symlink_to(tmp_path)
@@ -244,7 +241,7 @@ def test_files_have_the_modes_of_the_users_umask(tmp_path):
     try:
         folder = SweepFolder(tmp_path / "results" / "x")
         with folder.create_atomically() as part, EventLog(part.log_path, []) as log:
-            log.append(OPENED)
+            log.append(sweep_opening())
         with folder.locked():
             pass
     finally:
@@ -257,10 +254,15 @@ def test_the_colon_of_a_models_name_is_a_dot_in_names_of_files(tmp_path):
     named = {"method": "at", "model": "torchvision:resnet34"}
     best = SweepFolder(tmp_path).best_path(**named)
     assert best == tmp_path / "best" / "at-torchvision.resnet34.yaml"
-    asked = {**event(1), "time": 0, "session_seconds": 0, "model": named["model"]}
     log = tmp_path / "log.jsonl"
-    log.write_text(json.dumps(asked) + "\n")
-    assert SweepFolder(tmp_path).load_events() == [asked]
+    log.write_text(line_of(event(1), model=named["model"]) + "\n")
+    assert [e.model for e in SweepFolder(tmp_path).load_events()] == [named["model"]]
     for bad in ({"model": "torchvision:a/b"}, {"trial_id": "at:A-000"}):
-        log.write_text(json.dumps({**asked, **bad}) + "\n")
+        log.write_text(line_of(event(1), **bad) + "\n")
         assert SweepFolder(tmp_path).load_events() == []
+
+
+def test_a_log_of_an_earlier_version_is_an_error(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"event": "sweep", "time": 1, "session_seconds": 1}\n')
+    with pytest.raises(UserError, match=r"was written by kdtune 0\.1, which this version cannot"):
+        SweepFolder(tmp_path).load_events()

@@ -1,4 +1,4 @@
-"""The node's cache: built once, whole or not at all, and no larger than it may be."""
+"""The cache of arrays: built once, complete, and within its limit."""
 
 import os
 import resource
@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from kdtune.errors import DiskFullError, UserError
-from kdtune.storage.array_cache import ArrayCache, _key_digest, cache_folder, describe_cache_event
+from kdtune.storage.array_cache import (
+    ArrayCache,
+    CacheProgress,
+    CacheState,
+    _key_digest,
+    cache_folder,
+)
 
 GROUP = {"kind": "test", "made_by": 1}
 WANTED = {"a": {"name": "a"}, "b": {"name": "b"}}
@@ -31,12 +37,20 @@ def build(names, make):
     array[:500] = 7
     with open(place / "building", "a") as file:
         file.write("x")
-    time.sleep(seconds)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not (place / "go").exists():
+        time.sleep(0.01)
     array[500:] = 7
 
+def report(progress):
+    told.append(progress)
+    if progress.state == "waiting":
+        (place / "waiting").touch()
+
 told = []
-opened = ArrayCache(place / "cache").open_arrays("it", {"kind": "test"}, {"a": {}}, build, told.append)
-print(int(opened["a"].sum()), *(event["state"] for event in told))
+cache = ArrayCache(place / "cache")
+opened = cache.open_arrays("it", {"kind": "test"}, {"a": {}}, build, report)
+print(int(opened["a"].sum()), *(progress.state for progress in told))
 """
 
 
@@ -46,7 +60,7 @@ def build(names, make):
 
 
 def fail(names, make):
-    raise AssertionError("it was there already")
+    raise AssertionError("it was built again")
 
 
 def open_both(folder, build=build, group=GROUP, **given):
@@ -54,39 +68,39 @@ def open_both(folder, build=build, group=GROUP, **given):
     arrays = ArrayCache(folder, **given).open_arrays(
         "two arrays", group, WANTED, build, told.append
     )
-    return arrays, [event["state"] for event in told]
+    return arrays, [progress.state for progress in told]
 
 
 @pytest.fixture
 def arrays_of(tmp_path):
-    """Folders of the arrays, by what they are."""
+    """Folders of the two arrays, by name."""
     open_both(tmp_path)
     return {entry.label[-1]: entry.folder for entry in ArrayCache(tmp_path).list_entries()}
 
 
-def test_what_was_built_is_found(tmp_path):
+def test_built_arrays_are_opened(tmp_path):
     arrays, states = open_both(tmp_path)
     assert states == ["building", "built"]
     assert (arrays["a"] == ord("a")).all() and (arrays["b"] == ord("b")).all()
     again, states = open_both(tmp_path, fail)
-    assert states == ["found"] and again["a"].shape == (2, 3) and again["a"].dtype == np.int32
+    assert states == ["cached"] and again["a"].shape == (2, 3) and again["a"].dtype == np.int32
     assert all(np.array_equal(again[name], arrays[name]) for name in arrays)
 
 
-def test_a_process_that_has_it_open_needs_no_disk(tmp_path):
+def test_a_process_keeps_its_open_arrays_without_the_disk(tmp_path):
     cache = ArrayCache(tmp_path)
     cache.open_arrays("x", GROUP, WANTED, build)
     assert len(cache.prune(0)) == 2
     assert set(cache.open_arrays("x", GROUP, WANTED, fail)) == {"a", "b"}
 
 
-def test_what_cannot_be_read_back_is_a_sentence(tmp_path, monkeypatch):
+def test_arrays_that_cannot_be_read_back_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("kdtune.storage.array_cache._load_array", lambda folder: None)
     with pytest.raises(UserError, match="two arrays: what was written to .* cannot be read back"):
         open_both(tmp_path)
 
 
-def test_what_another_process_pruned_at_once_is_built_again(tmp_path, monkeypatch):
+def test_an_array_that_another_process_pruned_at_once_is_built_again(tmp_path, monkeypatch):
     built = []
 
     def build_and_lose(names, make):
@@ -103,13 +117,13 @@ def test_what_another_process_pruned_at_once_is_built_again(tmp_path, monkeypatc
     assert [len(names) for names in built] == [2, 1]
 
 
-def test_other_facts_are_other_arrays(tmp_path):
+def test_another_key_is_another_array(tmp_path):
     open_both(tmp_path)
-    with pytest.raises(AssertionError, match="there already"):
+    with pytest.raises(AssertionError, match="built again"):
         open_both(tmp_path, fail, group={**GROUP, "made_by": 2})
 
 
-def test_only_what_is_missing_is_built(tmp_path, arrays_of):
+def test_only_missing_arrays_are_built(tmp_path, arrays_of):
     (arrays_of["b"] / "about.json").unlink()
     asked = []
     open_both(tmp_path, lambda names, make: (asked.extend(names), build(names, make)))
@@ -127,6 +141,13 @@ def spoil_a_byte(folder):
     (folder / "array.npy").write_bytes(content)
 
 
+def spoil_a_byte_silently(folder):
+    """Change a byte as a failing disk does."""
+    status = (folder / "array.npy").stat()
+    spoil_a_byte(folder)
+    os.utime(folder / "array.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -142,7 +163,22 @@ def test_a_broken_array_is_built_again(tmp_path, arrays_of, spoil):
     spoil(arrays_of["a"])
     arrays, states = open_both(tmp_path)
     assert states == ["building", "built"] and (arrays["a"] == ord("a")).all()
-    assert open_both(tmp_path, fail)[1] == ["found"]
+    assert open_both(tmp_path, fail)[1] == ["cached"]
+
+
+def test_changed_content_is_found_by_its_checksum_only(tmp_path, arrays_of):
+    cache = ArrayCache(tmp_path)
+    assert cache.remove_damaged() == []
+    spoil_a_byte_silently(arrays_of["a"])
+    assert open_both(tmp_path, fail)[1] == ["cached"]
+    assert [entry.folder for entry in cache.remove_damaged()] == [arrays_of["a"]]
+    assert (open_both(tmp_path)[0]["a"] == ord("a")).all()
+
+
+def test_arrays_that_cannot_be_read_are_listed_and_pruned(tmp_path, arrays_of):
+    (arrays_of["a"] / "about.json").write_text('{"what": "x", "crc32": 1}')
+    labels = [entry.label for entry in ArrayCache(tmp_path).prune(0)]
+    assert sorted(labels) == ["damaged, or from another version", "two arrays: b"]
 
 
 def test_writing_to_an_opened_array_leaves_the_file_alone(tmp_path):
@@ -174,15 +210,17 @@ def wait_for(path):
 
 
 def test_two_processes_that_need_one_array_build_it_once(tmp_path):
-    first = start(tmp_path, 3)
+    first = start(tmp_path, 60)
     wait_for(tmp_path / "building")
-    second = start(tmp_path, 3)
+    second = start(tmp_path, 60)
+    wait_for(tmp_path / "waiting")
+    (tmp_path / "go").touch()
     outputs = [process.communicate(timeout=60)[0].split() for process in (first, second)]
-    assert outputs == [["7000", "building", "built"], ["7000", "waiting", "found"]]
+    assert outputs == [["7000", "building", "built"], ["7000", "waiting", "cached"]]
     assert (tmp_path / "building").read_text() == "x"
 
 
-def test_a_killed_builder_leaves_nothing_that_is_taken_for_an_array(tmp_path):
+def test_the_files_of_a_killed_builder_are_not_opened_as_an_array(tmp_path):
     killed = start(tmp_path, 60)
     wait_for(tmp_path / "building")
     waiting = start(tmp_path, 0)
@@ -193,7 +231,7 @@ def test_a_killed_builder_leaves_nothing_that_is_taken_for_an_array(tmp_path):
     assert not list((tmp_path / "cache").glob("*.part"))
 
 
-def test_what_a_killed_builder_left_is_pruned_but_not_what_is_being_built(tmp_path):
+def test_pruning_removes_the_files_of_killed_builders_only(tmp_path):
     process, cache = start(tmp_path, 60), ArrayCache(tmp_path / "cache")
     wait_for(tmp_path / "building")
     assert cache.prune(0) == [] and len(list(cache.folder.glob("*.part"))) == 1
@@ -210,7 +248,7 @@ def fill(cache, name, size=1000):
 
 
 def age(folder, order):
-    """Make the arrays look last used in this order."""
+    """Set the times of last use so that they are in this order."""
     for entry in ArrayCache(folder).list_entries():
         when = 1e9 + order.index(entry.label.removesuffix(": x"))
         os.utime(entry.folder / "about.json", (when, when))
@@ -220,7 +258,7 @@ def names(folder):
     return [entry.label.removesuffix(": x") for entry in ArrayCache(folder).list_entries()]
 
 
-def test_what_was_not_used_for_longest_makes_room(tmp_path):
+def test_the_least_recently_used_array_is_removed(tmp_path):
     for name in "abc":
         fill(ArrayCache(tmp_path), name)
     age(tmp_path, "cab")
@@ -237,7 +275,7 @@ def test_opening_counts_as_use(tmp_path):
     assert names(tmp_path) == ["b", "c", "a"]
 
 
-def test_the_limit_holds_also_for_what_a_process_has_open(tmp_path):
+def test_the_limit_includes_open_arrays(tmp_path):
     cache = ArrayCache(tmp_path, max_bytes=1200)
     for name in "ab":
         fill(cache, name)
@@ -257,7 +295,7 @@ def test_arrays_of_one_build_count_for_each_other(tmp_path):
     assert len(names(tmp_path)) == 3  # the two, and one of the three
 
 
-def test_a_lock_that_cannot_be_had_is_a_sentence(tmp_path):
+def test_a_lock_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / f"{_key_digest(GROUP)}.lock").mkdir()
     with pytest.raises(UserError, match="cannot be written .*; make room"):
         open_both(tmp_path)
@@ -272,7 +310,7 @@ def test_pruning_keeps_what_fits(tmp_path):
     assert len(ArrayCache(tmp_path).prune(0)) == 2 and names(tmp_path) == []
 
 
-def test_a_full_disk_is_a_sentence(tmp_path):
+def test_a_full_disk_is_an_error(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
@@ -283,7 +321,7 @@ def test_a_full_disk_is_a_sentence(tmp_path):
     assert ArrayCache(tmp_path).list_entries() == [] and not list(tmp_path.glob("*.part"))
 
 
-def test_a_file_in_the_way_is_a_sentence(tmp_path):
+def test_a_file_in_the_way_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be made"):
         fill(ArrayCache(tmp_path / "file" / "cache"), "x")
@@ -297,10 +335,15 @@ def test_the_folder_is_the_environments(monkeypatch):
     assert cache_folder() == Path("/users/kdtune")
 
 
-def test_events_in_words():
-    event = {"what": "9 images", "bytes": 2_000_000, "seconds": 1.25}
-    assert describe_cache_event({**event, "state": "building"}) == "building: 9 images"
-    assert describe_cache_event({**event, "state": "built"}) == "built in 1.2 s: 9 images, 2.0 MB"
-    assert describe_cache_event({**event, "state": "found"}) == "found: 9 images, 2.0 MB"
+def test_progress_is_one_line():
+    def describe(state):
+        progress = CacheProgress(
+            content="images", label="9 images", state=state, num_bytes=2_000_000, seconds=1.25
+        )
+        return progress.describe()
+
+    assert describe(CacheState.BUILDING) == "building: 9 images"
+    assert describe(CacheState.BUILT) == "built in 1.2 s: 9 images, 2.0 MB"
+    assert describe(CacheState.CACHED) == "cached: 9 images, 2.0 MB"
     waiting = "waiting for 9 images, which another process is building"
-    assert describe_cache_event({**event, "state": "waiting"}) == waiting
+    assert describe(CacheState.WAITING) == waiting

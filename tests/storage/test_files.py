@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Atomic writes, and errors of YAML files."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_yaml_comes_back_as_it_was(tmp_path):
+def test_yaml_is_read_as_it_was_written(tmp_path):
     content = {"name": "é: 1", "lr": 1e-5, "models": ["A"], "nothing": None}
     write_yaml(tmp_path / "new" / "file.yaml", content)
     assert read_yaml(tmp_path / "new" / "file.yaml") == content
@@ -30,7 +30,7 @@ def test_yaml_comes_back_as_it_was(tmp_path):
         ("!!python/object/apply:os.system ['touch hacked']", "is not valid YAML"),
     ],
 )
-def test_bad_yaml_is_one_sentence(tmp_path, monkeypatch, text, sentence):
+def test_bad_yaml_is_an_error_of_one_line(tmp_path, monkeypatch, text, sentence):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(UserError, match=sentence) as error:

@@ -1,4 +1,4 @@
-"""A folder of a storage: the same verbs on a disk and in an object store."""
+"""A storage's folder, on a disk and in an object store."""
 
 import os
 import pickle
@@ -27,7 +27,7 @@ def storage(request, bucket, tmp_path):
     return Storage(places[request.param]).subfolder(f"{os.getpid()}/{time.time_ns()}")
 
 
-def test_what_is_written_is_read_listed_and_removed(storage, tmp_path):
+def test_files_are_written_read_listed_and_removed(storage, tmp_path):
     assert storage.list_files() == [] and storage.read("x/y") is None
     storage.write("x/y", b"first")
     storage.write("x/y", b"second")
@@ -46,41 +46,41 @@ def test_what_is_written_is_read_listed_and_removed(storage, tmp_path):
     assert storage.list_files() == []
 
 
-def test_another_process_has_the_same_storage(storage):
+def test_a_storage_can_be_pickled(storage):
     storage.write("x", b"1")
     assert pickle.loads(pickle.dumps(storage)).list_files() == ["x"]
     assert str(storage).endswith(storage.relative_path) and "endpoint" not in str(storage)
 
 
-def test_what_is_not_there_cannot_be_brought(storage, tmp_path):
+def test_a_missing_file_cannot_be_downloaded(storage, tmp_path):
     with pytest.raises(StorageError, match="cannot be read"):
         storage.download("nothing", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("uri", ["nosuch://x/y", "s3://"])
-def test_no_storage_is_a_sentence(uri):
+def test_a_wrong_uri_is_an_error(uri):
     with pytest.raises(UserError, match=f"The storage {uri} cannot be used"):
         Storage(uri).list_files()
 
 
-def test_keys_do_not_get_into_logs():
+def test_uris_with_keys_are_refused():
     with pytest.raises(UserError, match="no keys may stand in it"):
         Storage("s3://key:secret@bucket/x")
     assert "account" in str(Storage("abfs://files@account.dfs.core.windows.net/x"))
 
 
-def test_a_bucket_that_is_missing_is_an_error_of_the_storage(bucket):
+def test_a_missing_bucket_is_an_error(bucket):
     with pytest.raises(StorageError, match="cannot be written: .*bucket does not exist"):
         Storage(bucket.replace("bucket", "other", 1)).write("x", b"")
 
 
-def test_a_process_that_is_killed_while_it_writes_leaves_no_part(tmp_path):
+def test_a_process_that_is_killed_while_it_writes_leaves_no_visible_file(tmp_path):
     program = (
         "import os, signal\n"
         "from kdtune.storage.remote import Storage\n"
         f"storage = Storage({str(tmp_path)!r})\n"
-        "with storage._open_output('x') as stream:\n"
+        "with storage._replacing('x') as path, open(path, 'wb') as stream:\n"
         "    stream.write(b'half')\n"
         "    stream.flush()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

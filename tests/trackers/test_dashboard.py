@@ -1,4 +1,4 @@
-"""Sweeps as Optuna studies, as a browser gets them."""
+"""Web pages of sweeps: studies as a browser receives them."""
 
 import json
 import socket
@@ -14,6 +14,7 @@ from event_logs import add_times, sweep_opening, trial_events, write_log
 
 from kdtune.cli.commands import cli
 from kdtune.errors import UserError
+from kdtune.log.events import SweepResumed
 from kdtune.trackers.dashboard import Dashboard
 
 EVENTS = [
@@ -27,7 +28,7 @@ EVENTS = [
 
 
 def ask(dashboard, path, method="GET", host="127.0.0.1:8080"):
-    """The status and the body that a request gets."""
+    """Return the status and the body of the answer to a request."""
     said = []
     environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "HTTP_HOST": host}
     setup_testing_defaults(environ)
@@ -36,13 +37,13 @@ def ask(dashboard, path, method="GET", host="127.0.0.1:8080"):
 
 
 def study(dashboard, number):
-    """What a browser gets of a study."""
+    """Return a study as a browser receives it."""
     status, body = ask(dashboard, f"/api/studies/{number}")
     assert status == "200 OK"
     return json.loads(body)
 
 
-def test_a_study_a_cell_with_every_trial_as_the_log_has_it(tmp_path):
+def test_each_cell_is_a_study_with_every_trial_of_the_log(tmp_path):
     dashboard = Dashboard([write_log(tmp_path / "s", EVENTS).path])
     listed = json.loads(ask(dashboard, "/api/studies")[1])["study_summaries"]
     assert [s["study_name"] for s in listed] == ["s: at-A", "s: student-A"]
@@ -68,11 +69,11 @@ def test_a_study_a_cell_with_every_trial_as_the_log_has_it(tmp_path):
     assert study(dashboard, 1)["trials"] == []
 
 
-def test_what_a_running_sweep_adds_is_there_at_the_next_request(tmp_path):
+def test_new_events_are_shown_at_the_next_request(tmp_path):
     folder = write_log(tmp_path / "s", EVENTS)
     dashboard = Dashboard([folder.path])
     later = [*trial_events(4, [0.25, 1.0], "finished")][2:]
-    lines = [json.dumps(event) for event in add_times(later, len(EVENTS))]
+    lines = [event.model_dump_json() for event in add_times(later, len(EVENTS))]
     with open(folder.log_path, "a") as log:
         log.write(lines[0] + "\n" + lines[1][:20])  # as a driver may be in its middle
     assert study(dashboard, 1)["trials"] == []  # the dashboard itself keeps trials for 2 s
@@ -84,7 +85,7 @@ def test_what_a_running_sweep_adds_is_there_at_the_next_request(tmp_path):
 
 
 def test_cells_that_a_resume_adds_are_studies_too(tmp_path):
-    again = {**sweep_opening(models=["A", "B"]), "event": "resumed"}
+    again = SweepResumed(**sweep_opening(models=["A", "B"]).model_dump(exclude={"kind"}))
     dashboard = Dashboard([write_log(tmp_path / "s", [sweep_opening(), again]).path])
     listed = json.loads(ask(dashboard, "/api/studies")[1])["study_summaries"]
     assert [s["study_name"] for s in listed] == [
@@ -99,31 +100,31 @@ def test_nothing_can_be_changed(tmp_path, method):
     assert len(study(dashboard, 0)["trials"]) == 5
 
 
-def test_damage_while_it_runs_is_said_and_what_was_shown_stays(tmp_path, capsys):
+def test_a_damaged_log_is_reported_once_and_its_pages_stay(tmp_path, capsys):
     folder = write_log(tmp_path / "s", EVENTS)
     dashboard = Dashboard([folder.path])
     with open(folder.log_path, "a") as log:
         unknown = [*trial_events(9, [0.5])][1:]
-        log.writelines(json.dumps(event) + "\n" for event in add_times(unknown))
+        log.writelines(event.model_dump_json() + "\n" for event in add_times(unknown))
     for _ in range(2):
         assert len(study(dashboard, 0)["trials"]) == 5
-    assert capsys.readouterr().err.count("is damaged: KeyError('at-A-009'). Nothing more") == 1
+    assert capsys.readouterr().err.count("at-A-009, which was not proposed. Nothing more") == 1
 
 
 @pytest.mark.parametrize(
     ("events", "sentence"),
     [
         ([], "it does not begin with the settings"),
-        ([sweep_opening(), *[*trial_events(0, [0.5])][1:]], r"KeyError\('at-A-000'\)"),
+        ([sweep_opening(), *[*trial_events(0, [0.5])][1:]], "of at-A-000, which was not"),
         ([sweep_opening(methods=["kd"]), *trial_events(0, [0.5])], r"KeyError\(\('at', 'A'\)\)"),
     ],
 )
-def test_damage_at_the_beginning_is_a_sentence(tmp_path, events, sentence):
-    with pytest.raises(UserError, match=f"log.jsonl is damaged: .*{sentence}"):
+def test_a_log_that_is_damaged_at_the_start_is_an_error(tmp_path, events, sentence):
+    with pytest.raises(UserError, match=f"log.jsonl.* is damaged: .*{sentence}"):
         Dashboard([write_log(tmp_path / "s", events).path])
 
 
-def test_mistakes_are_sentences(tmp_path, monkeypatch):
+def test_wrong_folders_ports_and_missing_packages_are_errors(tmp_path, monkeypatch):
     first, second = (write_log(tmp_path / place / "s", EVENTS).path for place in "ab")
     with pytest.raises(UserError, match="There is no folder"):
         Dashboard([tmp_path / "nowhere"])
@@ -163,7 +164,7 @@ def test_the_command_serves_this_machine_until_ctrl_c_and_leaves_nothing(tmp_pat
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_name_that_leads_here_from_elsewhere_is_refused(tmp_path):
+def test_requests_with_a_foreign_host_name_are_refused(tmp_path):
     dashboard = Dashboard([write_log(tmp_path / "s", EVENTS).path])
     assert ask(dashboard, "/api/studies", host="localhost:8080")[0] == "200 OK"
     assert ask(dashboard, "/api/studies", host="evil.example:8080")[0] == "403 Forbidden"

@@ -1,4 +1,4 @@
-"""Trials as MLflow's own client finds them."""
+"""Trials as MLflow's client reads them."""
 
 import sys
 
@@ -32,7 +32,7 @@ def follow(folder, events, name):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's use
-def test_a_run_a_trial_once_however_often_a_driver_is_killed(tmp_path, monkeypatch, capsys):
+def test_each_trial_is_one_run_however_often_a_driver_is_killed(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mlflow")
     from mlflow import MlflowClient
 
@@ -65,7 +65,7 @@ def test_a_run_a_trial_once_however_often_a_driver_is_killed(tmp_path, monkeypat
     history = client.get_metric_history(first.info.run_id, "validation_accuracy")
     assert [(m.step, m.value) for m in history] == [(1, 0.5), (2, 0.75), (3, 0.25)]
 
-    # One that is asked for again is another run, and a sweep of that name has runs of its own.
+    # A trial that is proposed again is another run, and another sweep of that name has its own.
     again = [*EVENTS, *add_times(trial_events(1, [0.5], "finished"), 20)]
     follow(tmp_path / "mlflow", again, "s")
     found, count = runs()
@@ -79,7 +79,7 @@ def test_a_run_a_trial_once_however_often_a_driver_is_killed(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
-def test_without_its_package_nothing_begins(name, monkeypatch):
+def test_a_missing_package_is_an_error(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=rf"needs {name}, .* pip install '.\[{name}\]'"):
         require_tracker_packages([name])

@@ -1,4 +1,4 @@
-"""Trials as TensorBoard itself reads them back."""
+"""Trials as TensorBoard reads them back."""
 
 import shutil
 from collections import Counter
@@ -31,7 +31,7 @@ EVENTS = list(
 
 
 def follow(folder, events, live=0):
-    """Drive a sweep whose log holds all but the last `live` events; those come while it runs."""
+    """Log events to TensorBoard; the last `live` ones are added while the sweep runs."""
     tracked = TrackerFold("TensorBoard", TensorBoardTracker(folder), print)
     known = len(events) - live
     for event in events[:known]:
@@ -43,7 +43,7 @@ def follow(folder, events, live=0):
 
 
 def hparams(folder):
-    """What the HParams tab shows: columns of settings and of figures, and a row a trial."""
+    """Return the columns of settings and metrics in the HParams tab, and its rows by trial."""
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder))
     multiplexer.Reload()
     provider = MultiplexerDataProvider(multiplexer, str(folder))
@@ -69,7 +69,7 @@ def hparams(folder):
 
 
 def written(folder):
-    """How often each trial has each summary at each step."""
+    """Return the number of times that each trial has each summary at each step."""
     return Counter(
         (path.parent.name, value.tag, event.step)
         for path in folder.rglob("*tfevents*")
@@ -79,7 +79,7 @@ def written(folder):
 
 
 @pytest.mark.parametrize("live", [0, 8, len(EVENTS) - 1])
-def test_hparams_have_a_row_a_trial_with_its_settings_and_its_end(tmp_path, live):
+def test_hparams_have_a_row_for_each_trial_with_its_settings_and_its_end(tmp_path, live):
     follow(tmp_path, EVENTS, live).close()
     settings, figures, rows = hparams(tmp_path)
     assert settings[:5] == ["alpha", "beta", "lr", "method", "model"]  # those that are shown
@@ -97,7 +97,7 @@ def test_hparams_have_a_row_a_trial_with_its_settings_and_its_end(tmp_path, live
     assert rows["at-A-003"][2] == "STATUS_UNKNOWN"
 
 
-def test_however_often_a_driver_is_killed_all_is_there_once(tmp_path):
+def test_everything_is_logged_once_however_often_a_driver_is_killed(tmp_path):
     follow(tmp_path / "whole", EVENTS).close()
     for known in range(1, len(EVENTS)):  # after each event: the next is in the log, and no more
         follow(tmp_path / "killed", EVENTS[:known], live=1)
@@ -107,7 +107,7 @@ def test_however_often_a_driver_is_killed_all_is_there_once(tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["ended", "at-A-000"])
-def test_an_ended_trial_of_which_something_is_missing_is_written_anew(tmp_path, lost):
+def test_an_ended_trial_that_is_not_complete_is_written_again(tmp_path, lost):
     follow(tmp_path / "whole", EVENTS).close()
     follow(tmp_path / "killed", EVENTS).close()
     if lost == "ended":  # as if the driver was killed after the end was logged
@@ -121,7 +121,7 @@ def test_an_ended_trial_of_which_something_is_missing_is_written_anew(tmp_path, 
     assert kept.stat().st_mtime_ns == before
 
 
-def test_a_run_that_is_asked_for_again_begins_anew(tmp_path):
+def test_a_run_that_is_proposed_again_replaces_the_first_one(tmp_path):
     again = [*EVENTS, *add_times(trial_events(2, [0.5, 0.5, 0.5], "finished"), len(EVENTS))]
     for live in (5, 0):
         follow(tmp_path, again, live).close()

@@ -1,4 +1,4 @@
-"""Trials as W&B's own reader finds them, without a network."""
+"""Trials as W&B's file format holds them, without a network."""
 
 import json
 import struct
@@ -21,7 +21,7 @@ EVENTS = list(
 
 
 def records(path):
-    """What a run wrote: itself, its history, its summary, and its exit codes."""
+    """Return the run, its history, its summary and its exit codes from a file."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     run, history, summary, ends = None, [], {}, []
@@ -40,7 +40,7 @@ def records(path):
 
 
 def _pieces(content):
-    """The records of a log of LevelDB's form, after W&B's own 7 bytes."""
+    """Yield the records of a log in LevelDB's format, after W&B's 7 bytes."""
     position, piece, block = 7, b"", 32768
     while position + 7 <= len(content):
         if (left := block - position % block) < 7:
@@ -59,7 +59,7 @@ def _key(item):
 
 
 @pytest.mark.slow
-def test_a_run_a_trial_once_however_often_a_driver_is_killed(tmp_path, monkeypatch, capfd):
+def test_each_trial_is_one_run_however_often_a_driver_is_killed(tmp_path, monkeypatch, capfd):
     wandb = pytest.importorskip("wandb")
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)

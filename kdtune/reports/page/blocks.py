@@ -1,10 +1,13 @@
 """Blocks of a report's sections: paragraphs, tables, figures and code."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+
+from kdtune.reports.tables.columns import TEXT_HEADINGS
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class TableBlock:
     """
 
     caption: str
-    columns: dict[str, Sequence[str]]
+    columns: Mapping[str, Sequence[str]]
     collapsed: bool = False
     kind: str = "grid"
 
@@ -90,34 +93,27 @@ Block = Paragraph | TableBlock | FigureBlock | CodeBlock
 GROUP_COLUMNS = ("pair", "model", "method")
 """Headings by which the rows of a table are grouped; the first present one is used."""
 
-LEFT_ALIGNED = (
-    "sweep",
-    "model",
-    "method",
-    "status",
-    "settings",
-    "setting",
-    "pair",
-    "verdict",
-    "in words",
-    "unbeaten in",
-    "limited by",
-)
+LEFT_ALIGNED = {"pair", "unbeaten in", *TEXT_HEADINGS}
 """Headings of columns of text."""
 
 
-def format_each(values: Iterable, format_spec: str) -> list[str]:
-    """Values as text, each in this form; nothing where there is none."""
+def format_each(values: Iterable[Any], format_spec: str) -> list[str]:
+    """Format values; missing ones are empty.
+
+    Args:
+        values: numbers, or None or NaN.
+        format_spec: format specification, as ``.2f``.
+    """
     return ["" if pd.isna(value) else format(value, format_spec) for value in values]
 
 
-def to_texts(values: Iterable) -> list[str]:
-    """Values as they are; nothing where there is none."""
+def to_texts(values: Iterable[Any]) -> list[str]:
+    """Convert values to text; missing ones are empty."""
     return ["" if pd.isna(value) else str(value) for value in values]
 
 
 def format_setting(value: object) -> str:
-    """The value of a setting."""
+    """Return the value of a setting as text."""
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}"
     return "" if value is None else str(value)

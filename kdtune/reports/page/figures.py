@@ -135,8 +135,7 @@ def plot_verdict(pair: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
     for y, row in enumerate(pair.itertuples()):
         marker = "D" if row.model == ALL_MODELS else "o"
         value, width = row.difference_points, row.half_width_points
-        look = {"color": TEXT_COLOUR, "marker": marker, "markersize": 7, "capsize": 4}
-        axes.errorbar(value, y, xerr=width, **look)
+        axes.errorbar(value, y, xerr=width, color=TEXT_COLOUR, marker=marker, capsize=4, ms=7)
         seed_points = seeds.loc[seeds["model"] == row.model, "difference_points"]
         rows = np.full(len(seed_points), y + 0.27)
         axes.scatter(
@@ -164,8 +163,8 @@ def plot_accuracy_vs_cost(points: pd.DataFrame, teacher_percent: float | None = 
     unit = "milliseconds for one image" if cost == "latency_ms" else "multiply-adds for one image"
     methods = method_styles(points["method"])
     front = points[points[f"front_{cost.removesuffix('_ms')}"]].sort_values(cost)
-    front_line = {"where": "post", "color": MUTED_COLOUR, "linewidth": 1, "zorder": 0}
-    axes.step(front[cost].astype(float), front["accuracy_percent"], **front_line)
+    x, y = front[cost].astype(float), front["accuracy_percent"]
+    axes.step(x, y, where="post", color=MUTED_COLOUR, linewidth=1, zorder=0)
     axes.set_xscale("log")
     axes.set_xlim(points[cost].min() / 1.6, points[cost].max() * 1.6)
     for i, (method, (colour, marker)) in enumerate(methods.items()):

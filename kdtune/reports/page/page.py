@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,41 +138,33 @@ def build_sections(sweeps: Sequence[LoadedSweep]) -> list[dict[str, Any]]:
         block for leaderboard in leaderboards for block in leaderboard_section(leaderboard)
     ]
     leaderboard_blocks += map(Paragraph, explain_separate_tables(conditions))
+    verdicts = _blocks_of_sweeps(sweeps, verdict_section)
     contents = {
-        "verdict": (
-            "Verdict",
-            verdict_question(sweeps),
-            _blocks_of_sweeps(sweeps, verdict_section),
-        ),
+        "verdict": ("Verdict", verdict_question(sweeps), verdicts),
         "leaderboard": (
             "Leaderboard",
             "How good is each method on each student?",
             leaderboard_blocks,
         ),
         **{
-            anchor: (heading, section_question, _blocks_of_sweeps(sweeps, build_section))
-            for anchor, (heading, section_question, build_section) in SECTIONS.items()
+            anchor: (heading, question, _blocks_of_sweeps(sweeps, build_section))
+            for anchor, (heading, question, build_section) in SECTIONS.items()
         },
     }
     return [
         {
-            "anchor": anchor,
-            "heading": f"{number}. {heading}",
-            "question": section_question,
-            "open": anchor in OPEN_SECTIONS,
-            "blocks": blocks,
+            "anchor": anchor, "heading": f"{number}. {heading}", "question": question,
+            "open": anchor in OPEN_SECTIONS, "blocks": blocks,
         }
-        for number, (anchor, (heading, section_question, blocks)) in enumerate(
-            contents.items(), start=1
-        )
-    ]
+        for number, (anchor, (heading, question, blocks)) in enumerate(contents.items(), start=1)
+    ]  # fmt: skip
 
 
 def _blocks_of_sweeps(
-    sweeps: Sequence[LoadedSweep], build_section: Callable[[LoadedSweep], list[Block]]
+    sweeps: Sequence[LoadedSweep], build_section: Callable[[LoadedSweep], Iterator[Block]]
 ) -> list[Block]:
     if len(sweeps) == 1:
-        return build_section(sweeps[0])
+        return list(build_section(sweeps[0]))
     blocks: list[Block] = []
     for number, sweep in enumerate(sweeps, start=1):
         blocks.append(Paragraph(sweep.name, "sweep"))

@@ -1,4 +1,4 @@
-"""What is made of a sweep's folder, also while the sweep runs: leaderboard and tables."""
+"""All tables of a sweep's folder, also while the sweep runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +17,10 @@ from kdtune.reports.tables.settings import collect_distributions, settings_table
 
 
 def load_sweep_tables(folder: SweepFolder) -> SweepTables:
-    """The tables that say how good each cell is.
+    """Make the tables that say how good each cell is.
 
     Raises:
-        UserError: this is no sweep's folder, or a log is damaged.
+        UserError: this is not the folder of a sweep, or a log is damaged.
     """
     config, (correct, groups) = folder.load_config(), folder.load_correct_predictions()
     logs = folder.load_events(), folder.load_confirm_events()
@@ -28,12 +28,17 @@ def load_sweep_tables(folder: SweepFolder) -> SweepTables:
 
 
 def collect_tables(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.DataFrame]:
-    """All tables that a sweep's folder holds, by name; those without a row left out."""
+    """Return all tables by name; optional tables without a row are left out.
+
+    Args:
+        folder: the sweep's folder.
+        tables: result of `load_sweep_tables`.
+    """
     events = folder.load_events()
     opening = folder.load_opening_events()[0]
     epochs = epochs_table(events)
     chance = 1 / len(opening.data.classes)
-    first_rung = opening.config["grace_period"]
+    spaces, first_rung = collect_distributions(events), opening.config["grace_period"]
     named_tables = {
         "trials": tables.trials,
         "epochs": epochs,
@@ -41,9 +46,7 @@ def collect_tables(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.Dat
         "comparison": tables.comparison,
         "search_curve": search_curve_table(tables.trials, epochs, chance),
         "rungs": rungs_table(events),
-        "settings": settings_table(
-            tables.trials, epochs, collect_distributions(events), first_rung, chance
-        ),
+        "settings": settings_table(tables.trials, epochs, spaces, first_rung, chance),
         "confirm": tables.runs,
         "models": tables.models,
         "students": accuracy_vs_cost_table(tables.leaderboard).dropna(subset="parameters"),
@@ -58,10 +61,15 @@ def collect_tables(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.Dat
 
 
 def select_table(tables: Mapping[str, pd.DataFrame], name: str, path: Path) -> pd.DataFrame:
-    """One of `collect_tables`, by its name.
+    """Return a table by its name.
+
+    Args:
+        tables: result of `collect_tables`.
+        name: the name.
+        path: folder of the sweep, for the error.
 
     Raises:
-        UserError: the sweep in `path` has no such table.
+        UserError: the sweep has no such table.
     """
     if name not in tables:
         raise UserError(f"{path} has no table '{name}'; there are {', '.join(tables)}.")
@@ -69,7 +77,7 @@ def select_table(tables: Mapping[str, pd.DataFrame], name: str, path: Path) -> p
 
 
 def comparison_conditions(folder: SweepFolder) -> dict[str, object]:
-    """What sweeps must have in common to stand in one table."""
+    """Return what sweeps must have in common to share a table."""
     opening = folder.load_opening_events()[0]
     latest_opening = [opening, *folder.load_confirm_openings()][-1]
     return {

@@ -1,4 +1,4 @@
-"""Method against method on what was confirmed: one row a pair and student, and one over all."""
+"""Comparison of methods on their confirmed runs, per model and over all models."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,19 @@ import numpy as np
 import pandas as pd
 from scipy.stats import pearsonr
 
-from kdtune.config.sweep import BASELINES
+from kdtune.config.sweep import BASELINES, MIN_DIFFERENCE
 from kdtune.log.events import Cell
+from kdtune.reports.tables.columns import COMPARISON
 from kdtune.reports.tables.sentences import (
     advise_next_step,
     describe_verdict,
     display_name,
-    format_points,
+    format_interval,
 )
 from kdtune.reports.tables.statistics import (
-    MIN_DIFFERENCE,
     MIN_SEEDS,
     Estimate,
+    Verdict,
     adjust_holm,
     decide_verdict,
     estimate_mean,
@@ -30,49 +31,23 @@ from kdtune.reports.tables.statistics import (
     needed_test_images,
 )
 
-COMPARISON_COLUMNS = [
-    "method_a",
-    "method_b",
-    "model",
-    "models",
-    "seeds",
-    "test_images",
-    "difference_points",
-    "half_width_points",
-    "low_points",
-    "high_points",
-    "half_width_without_search_points",
-    "p_value",
-    "p_value_holm",
-    "df",
-    "se_seeds_points",
-    "se_images_points",
-    "se_search_points",
-    "seeds_won_a",
-    "seed_correlation",
-    "limited_by",
-    "more_seeds",
-    "test_images_needed",
-    "min_difference_points",
-    "verdict",
-    "sentence",
-]
-
 ALL_MODELS = "all"
-"""Stands for the mean over the models, in the column ``model``."""
+"""The mean over the models, in the column ``model``."""
+
+_Decision = tuple[Verdict, str]
+"""A verdict, and its sentence."""
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """A cell's chosen configuration on the test images.
+    """Test results of the chosen configuration of a cell.
 
     Attributes:
-        correct: whether each test image was classified rightly, bool [n], by seed; of the seeds
-            that finished.
-        seeds_run: how many were run, those that did not finish included.
-        seeds_diverged: how many of them diverged.
+        correct: by finished seed, which test images were classified correctly, bool [n].
+        seeds_run: number of seeds, also of those that did not finish.
+        seeds_diverged: number of seeds that diverged.
         search_luck: search luck of the cell, in points.
-        late_gain: of its search, in points; see `kdtune.reports.tables.statistics.late_gain`.
+        late_gain: late gain of its search, in points.
     """
 
     correct: Mapping[int, np.ndarray]
@@ -83,7 +58,7 @@ class CellResult:
 
 
 def method_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """The pairs that are compared: methods in their order, then all against each baseline.
+    """Return the pairs that are compared: methods in their order, then all against each baseline.
 
     >>> method_pairs(["at", "fitnets", "kd", "student"])[:3]
     [('at', 'fitnets'), ('at', 'student'), ('fitnets', 'student')]
@@ -101,83 +76,43 @@ def comparison_table(
     groups: Sequence[object] | None = None,
     min_difference: float = MIN_DIFFERENCE,
 ) -> pd.DataFrame:
-    """One row a pair of methods and model, and one for all models of the pair if there are more.
+    """Return `COMPARISON`: every pair of methods on each model, and over all models.
 
     Args:
-        cell_results: every cell of the sweep, in its order; one that was not confirmed has no `correct`.
-        groups: of each test image; see `kdtune.reports.tables.statistics.estimate_mean`.
-        min_difference: points below which a difference does not matter.
-
-    Columns:
-        method_a, method_b, model: who is compared; the model ``all`` is the mean over the models.
-        models: 1, or how many are averaged.
-        seeds: those that both sides finished, on all models averaged.
-        test_images: count.
-        difference_points, half_width_points, low_points, high_points: A minus B, and its 95 %
-            interval, which counts seeds, test images and search luck.
-        half_width_without_search_points: the same for these two tuned configurations.
-        p_value, p_value_holm: two-sided; adjusted over the models of the pair (for ``all`` alike).
-        df: Hillis' degrees of freedom.
-        se_seeds_points, se_images_points, se_search_points: roots of the parts of the variance.
-        seeds_won_a: seeds in which A is better.
-        seed_correlation: of the accuracies of A and B by seed; for information.
-        limited_by: the largest part: ``seeds``, ``images`` or ``search``.
-        more_seeds, test_images_needed: what would probably settle it; empty if that would not.
-        min_difference_points: points below which a difference does not matter.
-        verdict: ``not_confirmed``, ``unstable``, ``better_a``, ``better_b``, ``leaning_a``,
-            ``leaning_b``, ``equal``, ``unclear``, and for ``all`` also ``depends``.
-        sentence: the verdict in words.
+        cell_results: all cells in the order of the sweep; `correct` is empty if not confirmed.
+        groups: see `kdtune.reports.tables.statistics.estimate_mean`.
+        min_difference: smallest difference that matters, in points.
     """
-    methods = list(dict.fromkeys(method for method, _ in cell_results))
     rows: list[dict[str, object]] = []
-    for a, b in method_pairs(methods):
+    inputs = cell_results, groups, min_difference
+    for pair in method_pairs(list(dict.fromkeys(method for method, _ in cell_results))):
+        a, b = pair
         models = [m for method, m in cell_results if method == a and (b, m) in cell_results]
-        model_comparisons = [
-            _PairComparison((a, b), (model,), cell_results, groups, min_difference)
-            for model in models
-        ]
-        p_values = adjust_holm(
-            [
-                comparison.difference.p_value
-                for comparison in model_comparisons
-                if comparison.difference
-            ]
-        )
-        adjusted = iter(p_values.tolist())
+        comparisons = [_PairComparison(pair, (model,), *inputs) for model in models]
+        p_values = [c.difference.p_value for c in comparisons if c.difference]
+        adjusted = iter(adjust_holm(p_values).tolist())
         model_rows = [
-            comparison.model_row(
-                next(adjusted) if comparison.difference else np.nan, len(p_values)
-            )
-            for comparison in model_comparisons
+            c.model_row(next(adjusted) if c.difference else np.nan, len(p_values))
+            for c in comparisons
         ]
         rows += model_rows
         if len(models) > 1:
-            overall = _PairComparison((a, b), tuple(models), cell_results, groups, min_difference)
-            rows.append(overall.overall_row(model_rows))
-    table = pd.DataFrame(rows, columns=COMPARISON_COLUMNS)
-    integer_columns = ["seeds", "test_images", "seeds_won_a", "more_seeds", "test_images_needed"]
-    return table.astype(dict.fromkeys(integer_columns, "Int64"))
+            rows.append(_PairComparison(pair, tuple(models), *inputs).overall_row(model_rows))
+    return COMPARISON.make_frame(rows)
 
 
 def select_main_pair(comparison: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the pair that the sweep is about, that of all models first.
-
-    Args:
-        comparison: as `comparison_table` makes it.
-    """
+    """Return the rows of the first pair of methods, that of all models first."""
     if comparison.empty:
         return comparison
-    first_row = comparison.iloc[0]
-    pair_rows = comparison[
-        (comparison["method_a"] == first_row["method_a"])
-        & (comparison["method_b"] == first_row["method_b"])
-    ]
+    pairs = comparison[["method_a", "method_b"]]
+    pair_rows = comparison[(pairs == pairs.iloc[0]).all(axis=1)]
     return pair_rows.sort_values("models", ascending=False, kind="stable", ignore_index=True)
 
 
 @dataclass(frozen=True)
 class _PairComparison:
-    """Method A against method B on one model, or on several together."""
+    """Method A against method B on one model, or on the mean over several."""
 
     methods: tuple[str, str]
     models: tuple[str, ...]
@@ -186,143 +121,135 @@ class _PairComparison:
     min_difference: float
 
     @cached_property
-    def sides(self) -> list[tuple[Cell, CellResult]]:
-        keys = [(method, model) for model in self.models for method in self.methods]
-        return [(key, self.cell_results[key]) for key in keys]
+    def sides(self) -> dict[Cell, CellResult]:
+        cells = [(method, model) for model in self.models for method in self.methods]
+        return {cell: self.cell_results[cell] for cell in cells}
 
     @cached_property
     def seeds(self) -> list[int]:
-        """The seeds that all sides have finished."""
-        return sorted(set.intersection(*(set(side.correct) for _, side in self.sides)))
+        """Seeds that all cells have finished."""
+        return sorted(set.intersection(*(set(side.correct) for side in self.sides.values())))
 
     @cached_property
     def difference(self) -> Estimate | None:
         """A minus B; None if too few seeds are shared."""
         if len(self.seeds) < MIN_SEEDS:
             return None
-        luck = sum(side.search_luck**2 for _, side in self.sides) / len(self.models) ** 2
+        luck = sum(side.search_luck**2 for side in self.sides.values()) / len(self.models) ** 2
         a, b = map(self._mean_points, self.methods)
         return estimate_mean(a - b, luck, self.groups)
 
     def _mean_points(self, method: str) -> np.ndarray:
-        """Points of a method [n, S], mean over the models."""
+        """Return the points [n, S] of a method, mean over the models."""
         by_model = [
             np.stack(
                 [self.cell_results[method, model].correct[seed] for seed in self.seeds], axis=1
             )
             for model in self.models
         ]
-        return 100 * np.mean(by_model, axis=0)
+        return np.asarray(100 * np.mean(by_model, axis=0))
+
+    @property
+    def test_images(self) -> int:
+        return len(self.sides[self.methods[0], self.models[0]].correct[self.seeds[0]])
 
     def model_row(self, p_value_holm: float, models_checked: int) -> dict[str, object]:
-        """The row of a single model, of so many that are checked."""
-        [model] = self.models
-        if self._no_winner:
-            return self._build_row(model, *self._no_winner, p_value_holm)
-        difference = self._known_difference
-        verdict = decide_verdict(difference, p_value_holm, self.min_difference)
-        seeds_won = difference.seeds_lost if verdict == "better_b" else difference.seeds_won
-        text = self._describe(
-            verdict, model, models_checked, f"{seeds_won} of {difference.seeds} seeds"
-        )
-        return self._build_row(model, verdict, text, p_value_holm)
+        """Return the row of a single model.
 
-    def overall_row(self, model_rows: Sequence[dict[str, object]]) -> dict[str, object]:
-        """The row of all models together; `model_rows` are those of each."""
-        if self._no_winner:
-            p_value = self.difference.p_value if self.difference is not None else np.nan
-            return self._build_row(ALL_MODELS, *self._no_winner, p_value)
-        a, b = (
-            [str(row["model"]) for row in model_rows if row["verdict"] == f"better_{side}"]
-            for side in "ab"
+        Args:
+            p_value_holm: adjusted p-value; NaN without a difference.
+            models_checked: models of the pair that have a difference.
+        """
+        [model] = self.models
+        decision = self._decide_without_winner()
+        if decision is None:
+            difference = self._known_difference
+            verdict = decide_verdict(difference, p_value_holm, self.min_difference)
+            won = difference.seeds_lost if verdict == Verdict.BETTER_B else difference.seeds_won
+            win_counts = f"{won} of {difference.seeds} seeds"
+            decision = verdict, self._describe(verdict, model, models_checked, win_counts)
+        return self._make_row(model, decision, p_value_holm)
+
+    def overall_row(self, model_rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
+        """Return the row of all models together; `model_rows` are those of each."""
+        p_value = self.difference.p_value if self.difference else np.nan
+        decision = self._decide_without_winner() or self._decide_overall(model_rows)
+        return self._make_row(ALL_MODELS, decision, p_value)
+
+    def _decide_overall(self, model_rows: Sequence[Mapping[str, object]]) -> _Decision:
+        a_better, b_better = (
+            [str(row["model"]) for row in model_rows if row["verdict"] == verdict]
+            for verdict in (Verdict.BETTER_A, Verdict.BETTER_B)
         )
-        p_value = self._known_difference.p_value
-        if a and b:
-            first, second = map(display_name, self.methods)
-            text = (
-                f"It depends on the student: {first} is better on {', '.join(a)}, {second} on "
-                f"{', '.join(b)}."
+        if a_better and b_better:
+            a, b = map(display_name, self.methods)
+            return Verdict.DEPENDS, (
+                f"It depends on the student: {a} is better on {', '.join(a_better)}, {b} on "
+                f"{', '.join(b_better)}."
             )
-            return self._build_row(ALL_MODELS, "depends", text, p_value)
-        verdict = decide_verdict(self._known_difference, p_value, self.min_difference)
-        better, worse = (b, a) if verdict == "better_b" else (a, b)
-        undecided = len(model_rows) - len(better) - len(worse)
-        win_counts = f"better on {len(better)}, worse on {len(worse)}, undecided on {undecided}"
-        return self._build_row(
-            ALL_MODELS,
-            verdict,
-            self._describe(verdict, None, len(model_rows), win_counts),
-            p_value,
-        )
+        difference = self._known_difference
+        verdict = decide_verdict(difference, difference.p_value, self.min_difference)
+        better, worse = len(a_better), len(b_better)
+        if verdict == Verdict.BETTER_B:
+            better, worse = worse, better
+        undecided = len(model_rows) - better - worse
+        win_counts = f"better on {better}, worse on {worse}, undecided on {undecided}"
+        return verdict, self._describe(verdict, None, len(model_rows), win_counts)
 
     @property
     def _known_difference(self) -> Estimate:
         assert self.difference is not None
         return self.difference
 
-    @cached_property
-    def _no_winner(self) -> tuple[str, str] | None:
-        """Verdict and sentence where no winner can be declared whatever the numbers are."""
-        diverged_sides = [(cell, side) for cell, side in self.sides if side.seeds_diverged]
-        names = tuple(map(display_name, self.methods))
-        # With too few seeds nothing is said, unless that is because all diverged.
-        if diverged_sides and (
-            self.difference is not None or any(not side.correct for _, side in diverged_sides)
-        ):
-            text = "; ".join(
-                f"{display_name(method)} diverged in {side.seeds_diverged} of {side.seeds_run} seeds on {model}"
-                for (method, model), side in diverged_sides
+    def _decide_without_winner(self) -> _Decision | None:
+        """Return the decision if no winner can be declared; None if the difference decides."""
+        diverged = {cell: side for cell, side in self.sides.items() if side.seeds_diverged}
+        # With too few seeds divergence counts only if all seeds of a cell diverged.
+        if diverged and (self.difference or any(not s.correct for s in diverged.values())):
+            return Verdict.UNSTABLE, self._describe_divergence(diverged)
+        return None if self.difference else (Verdict.NOT_CONFIRMED, self._describe_missing_runs())
+
+    def _describe_divergence(self, diverged: Mapping[Cell, CellResult]) -> str:
+        text = "; ".join(
+            f"{display_name(method)} diverged in {side.seeds_diverged} of {side.seeds_run} seeds "
+            f"on {model}"
+            for (method, model), side in diverged.items()
+        )
+        if self.difference:
+            a, b = map(display_name, self.methods)
+            interval = format_interval(self.difference.mean, self.difference.half_width)
+            text += f"; in the runs that finished {a} minus {b} is {interval} points"
+        return f"{text}. No winner is declared."
+
+    def _describe_missing_runs(self) -> str:
+        failed = [cell for cell, side in self.sides.items() if side.seeds_run and not side.correct]
+        if failed:
+            listed = ", ".join(f"{display_name(method)} on {model}" for method, model in failed)
+            return f"Not confirmed: no run of {listed} was tested."
+        unconfirmed = dict.fromkeys(m for (_, m), side in self.sides.items() if not side.correct)
+        if unconfirmed:
+            verb = "has" if len(unconfirmed) == 1 else "have"
+            return (
+                f"Not confirmed: {', '.join(unconfirmed)} {verb} search scores only. Such scores "
+                "are too high by 0.3 to 3 points and name a winner by chance; run "
+                "`kdtune confirm`."
             )
-            if self.difference is not None:
-                width = self.difference.half_width
-                text += (
-                    f"; in the runs that finished {names[0]} minus {names[1]} is "
-                    f"{format_points(self.difference.mean, width)} ± {format_points(width, width)} points"
-                )
-            return "unstable", f"{text}. No winner is declared."
-        if self.difference is not None:
-            return None
-        failed_cells = [cell for cell, side in self.sides if side.seeds_run and not side.correct]
-        if failed_cells:
-            listed = ", ".join(
-                f"{display_name(method)} on {model}" for method, model in failed_cells
-            )
-            return "not_confirmed", f"Not confirmed: no run of {listed} was tested."
-        unconfirmed_models = {model for (_, model), side in self.sides if not side.correct}
-        listed = ", ".join(model for model in self.models if model in unconfirmed_models)
-        if listed:
-            verb = "has" if len(unconfirmed_models) == 1 else "have"
-            return "not_confirmed", (
-                f"Not confirmed: {listed} {verb} search scores only. Such scores are too high by "
-                "0.3 to 3 points and name a winner by chance; run `kdtune confirm`."
-            )
-        return "not_confirmed", (
-            f"Not confirmed: {' and '.join(names)} share {len(self.seeds)} finished seeds on "
-            f"{', '.join(self.models)}, and {MIN_SEEDS} are needed; run `kdtune confirm` with "
-            "more --seeds."
+        return (
+            f"Not confirmed: {' and '.join(map(display_name, self.methods))} share "
+            f"{len(self.seeds)} finished seeds on {', '.join(self.models)}, and {MIN_SEEDS} are "
+            "needed; run `kdtune confirm` with more --seeds."
         )
 
-    def _describe(self, verdict: str, model: str | None, models: int, win_counts: str) -> str:
-        advice = advise_next_step(self._known_difference, self._test_images, self.min_difference)
+    def _describe(self, verdict: Verdict, model: str | None, models: int, win_counts: str) -> str:
+        difference = self._known_difference
+        advice = advise_next_step(difference, self.test_images, self.min_difference)
         return describe_verdict(
-            verdict,
-            self.methods,
-            model,
-            models,
-            self._known_difference,
-            advice,
-            win_counts,
+            verdict, self.methods, model, models, difference, advice, win_counts,
             self.min_difference,
-        )
+        )  # fmt: skip
 
-    @property
-    def _test_images(self) -> int:
-        """Test images."""
-        return len(next(iter(self.sides[0][1].correct.values())))
-
-    def _build_row(
-        self, model: str, verdict: str, text: str, p_value_holm: float
-    ) -> dict[str, object]:
+    def _make_row(self, model: str, decision: _Decision, p_value_holm: float) -> dict[str, object]:
+        verdict, sentence = decision
         row: dict[str, object] = {
             "method_a": self.methods[0],
             "method_b": self.methods[1],
@@ -331,13 +258,13 @@ class _PairComparison:
             "seeds": len(self.seeds),
             "min_difference_points": self.min_difference,
             "verdict": verdict,
-            "sentence": text,
+            "sentence": sentence,
         }
-        if self.difference is None:
-            return row
         difference = self.difference
+        if difference is None:
+            return row
         row |= {
-            "test_images": self._test_images,
+            "test_images": self.test_images,
             "difference_points": difference.mean,
             "half_width_points": difference.half_width,
             "low_points": difference.low,
@@ -355,10 +282,10 @@ class _PairComparison:
             "seed_correlation": self._seed_correlation(),
             "limited_by": limited_by(difference),
         }
-        if verdict == "unclear" or verdict.startswith("leaning"):
+        if verdict in (Verdict.UNCLEAR, Verdict.LEANING_A, Verdict.LEANING_B):
             row["more_seeds"] = more_seeds_needed(difference, self.min_difference)
             row["test_images_needed"] = needed_test_images(
-                difference, self._test_images, self.min_difference
+                difference, self.test_images, self.min_difference
             )
         return row
 

@@ -1,4 +1,4 @@
-"""What failed, and what the trials that diverged have in common: a hint, not a cause."""
+"""Reasons of failures, and settings that diverged trials have in common."""
 
 import re
 
@@ -6,26 +6,23 @@ import numpy as np
 import pandas as pd
 
 from kdtune.log.distributions import is_log_scale
-from kdtune.log.events import SUCCESSFUL_STATES
-from kdtune.reports.tables.log_tables import TRIAL_COLUMNS
-from kdtune.reports.tables.settings import Spaces
+from kdtune.log.events import FAILED_STATES, SUCCESSFUL_STATES, TrialState
+from kdtune.reports.tables.columns import DIVERGED_SETTINGS, ERRORS
+from kdtune.reports.tables.settings import Spaces, select_searched
 
-FAILED_STATES = ("diverged", "crashed")
 MAX_ERRORS = 5
+"""Rows of the table of errors, at most."""
+
 MAX_SETTINGS_PER_METHOD = 3
-"""Settings of a method that are told."""
+"""Rows of a method in the table of diverged settings, at most."""
 
 
 def errors_table(trials: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """The most frequent reasons of failure; those that differ in numbers only are one.
+    """Return `ERRORS`; reasons that differ only in numbers count as one.
 
     Args:
-        trials, runs: as `kdtune.reports.tables.log_tables` makes them.
-
-    Columns:
-        state: ``diverged`` or ``crashed``.
-        reason: of the first trial or run with it.
-        trials, runs: how many failed so.
+        trials: the table `TRIALS`.
+        runs: the table `RUNS`.
     """
     columns = ["state", "reason"]
     trials_and_runs = pd.concat(
@@ -40,46 +37,31 @@ def errors_table(trials: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     table = grouped.agg(reason=("reason", "first"), trials=("trials", "sum"), runs=("runs", "sum"))
     frequencies = (table["trials"] + table["runs"]).sort_values(ascending=False, kind="stable")
     table = table.loc[frequencies.index].head(MAX_ERRORS).reset_index()
-    return table[[*columns, "trials", "runs"]]
+    return ERRORS.cast(table[ERRORS.names])
 
 
 def diverged_settings(trials: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
-    """Settings of a method whose median differs most between trials that diverged and sound ones.
+    """Return `DIVERGED_SETTINGS`: a hint at causes, not a proof.
 
     Args:
-        trials: as `kdtune.reports.tables.log_tables.trials_table` makes it.
-        spaces: as `kdtune.reports.tables.settings.collect_distributions` gives them.
-
-    Columns:
-        method, hyperparameter: the setting.
-        diverged_median, other_median: of the trials that diverged, and of the sound ones.
-        distance: between the two in standard deviations of all (of the logarithms where the space
-            has a log scale).
+        trials: the table `TRIALS`.
+        spaces: result of `collect_distributions`.
     """
-    columns = ["method", "hyperparameter", "diverged_median", "other_median", "distance"]
-    tables = [pd.DataFrame(columns=columns)]
+    tables = [DIVERGED_SETTINGS.make_frame()]
     for method, method_trials in trials.groupby("method", sort=False):
+        diverged = method_trials["state"] == TrialState.DIVERGED
+        successful = method_trials["state"].isin(SUCCESSFUL_STATES)
         rows = []
-        has_diverged, is_successful = (
-            method_trials["state"] == "diverged",
-            method_trials["state"].isin(SUCCESSFUL_STATES),
-        )
-        for name, distribution in spaces.get(str(method), {}).items():
-            if (
-                name not in method_trials
-                or name in TRIAL_COLUMNS
-                or not pd.api.types.is_numeric_dtype(method_trials[name])
-            ):
+        for name, distribution in select_searched(spaces, str(method), method_trials).items():
+            if not pd.api.types.is_numeric_dtype(method_trials[name]):
                 continue
             values = method_trials[name].astype(float)
             scaled = np.log(values) if is_log_scale(distribution) else values
-            distance = (
-                abs(scaled[has_diverged].median() - scaled[is_successful].median()) / scaled.std()
-            )
+            distance = abs(scaled[diverged].median() - scaled[successful].median()) / scaled.std()
             if np.isfinite(distance):
-                medians = values[has_diverged].median(), values[is_successful].median()
+                medians = values[diverged].median(), values[successful].median()
                 rows.append((method, name, *medians, distance))
         if rows:
-            method_table = pd.DataFrame(rows, columns=columns)
+            method_table = DIVERGED_SETTINGS.make_frame(rows)
             tables.append(method_table.nlargest(MAX_SETTINGS_PER_METHOD, "distance"))
     return pd.concat(tables[1:] or tables, ignore_index=True)

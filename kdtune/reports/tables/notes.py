@@ -1,4 +1,4 @@
-"""Notes below a table: what its numbers cover, and what is missing."""
+"""Notes below a leaderboard: verdicts, what the numbers cover, and what is missing."""
 
 from collections.abc import Iterable
 
@@ -7,11 +7,28 @@ import pandas as pd
 from kdtune.log.events import Event
 from kdtune.reports.tables.comparison import select_main_pair
 from kdtune.reports.tables.log_tables import bad_images_table
-from kdtune.reports.tables.sentences import display_name, format_points
+from kdtune.reports.tables.sentences import display_name, format_interval
+
+SEARCH_CAVEAT = (
+    "Best single runs, not yet a comparison: seed noise and search luck are not in it; run "
+    "`kdtune confirm`."
+)
+"""Stands below every ranking by search scores."""
+
+INTERVAL_NOTE = (
+    "± is the 95 % half width: new seeds, new test images of the same kind and a repeated search "
+    "(of a test accuracy: seeds and images)."
+)
+
+FEW_SEEDS_NOTE = "With 3 seeds the false-alarm rate is about 7 %."
+
+NO_STUDENT_NOTE = "Without the method student, what is gained over plain training is unknown."
+
+NO_TRIAL_NOTE = "No trial has started yet."
 
 
 def bad_images_note(events: Iterable[Event]) -> str | None:
-    """Say that images were left out; None if all were read."""
+    """Return the note that images were left out; None if all were read."""
     table = bad_images_table(events)
     if table.empty:
         return None
@@ -21,47 +38,15 @@ def bad_images_note(events: Iterable[Event]) -> str | None:
     return f"Images that cannot be read were left out: {counts} (bad_images.csv)."
 
 
-SEARCH_CAVEAT = (
-    "Best single runs, not yet a comparison: seed noise and search luck are not in it; run "
-    "`kdtune confirm`."
-)
-"""Said wherever a search's ranking is shown."""
-
-
-INTERVAL_NOTE = (
-    "± is the 95 % half width: new seeds, new test images of the same kind and a repeated search "
-    "(of a test accuracy: seeds and images)."
-)
-
-
-FEW_SEEDS_NOTE = "With 3 seeds the false-alarm rate is about 7 %."
-
-
-NO_STUDENT_NOTE = "Without the method student, what is gained over plain training is unknown."
-
-
-NO_TRIAL_NOTE = "No trial has begun yet."
-
-
-def format_with_half_width(
-    table: pd.DataFrame, value_column: str, half_width_column: str, sign: str = ""
-) -> list[str]:
-    """Values with their half widths; without where that is not known."""
-    return [
-        "" if pd.isna(v) else f"{v:{sign}.2f}" if pd.isna(w) else f"{v:{sign}.2f} ± {w:.2f}"
-        for v, w in zip(table[value_column], table[half_width_column], strict=True)
-    ]
-
-
 def result_notes(
     leaderboard: pd.DataFrame, comparison: pd.DataFrame, runs: pd.DataFrame
 ) -> list[str]:
-    """What a sweep's confirm runs say, and what that covers; nothing before test was read.
+    """Return the notes on a sweep's confirmation; none before anything is confirmed.
 
     Args:
-        leaderboard: the sweep's, as `kdtune.reports.tables.leaderboard.leaderboard_table` makes it.
-        comparison: as `kdtune.reports.tables.comparison.comparison_table` makes it.
-        runs: as `kdtune.reports.tables.log_tables.runs_table` makes it.
+        leaderboard: the table `LEADERBOARD` of one sweep.
+        comparison: the table `COMPARISON`.
+        runs: the table `RUNS`.
     """
     tested = leaderboard.dropna(subset="test_accuracy_percent")
     if tested.empty:
@@ -79,36 +64,31 @@ def result_notes(
 
 
 def verdict_sentences(comparison: pd.DataFrame) -> list[str]:
-    """The verdict on the first pair, over all models and on each; then each method's on student.
+    """Return the sentences on the first pair, then on each method against student."""
+    student_rows = select_student_gains(comparison)
+    sentences = [*select_main_pair(comparison)["sentence"], *student_rows["sentence"]]
+    return list(dict.fromkeys(sentences))
 
-    Args:
-        comparison: as `kdtune.reports.tables.comparison.comparison_table` makes it.
-    """
-    if comparison.empty:
-        return []
+
+def select_student_gains(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per method against student, that of all models if there is one."""
     overall_first = comparison.sort_values("models", ascending=False, kind="stable")
-    student_rows = (
-        overall_first[overall_first["method_b"] == "student"]
-        .drop_duplicates("method_a")
-        .sort_index()
-    )
-    return list(
-        dict.fromkeys([*select_main_pair(comparison)["sentence"], *student_rows["sentence"]])
-    )
+    student_rows = overall_first[overall_first["method_b"] == "student"]
+    return student_rows.drop_duplicates("method_a").sort_index()
 
 
 def accuracy_sentences(tested: pd.DataFrame) -> list[str]:
-    """Say what each cell reaches on the test images."""
+    """Return a sentence per cell with its test accuracy, if that has an interval."""
     return [
         f"{display_name(cell.method)} reaches "
-        f"{format_points(cell.test_accuracy_percent, cell.test_half_width_points)} ± "
-        f"{format_points(cell.test_half_width_points, cell.test_half_width_points)} % on {cell.model}."
+        f"{format_interval(cell.test_accuracy_percent, cell.test_half_width_points)} % on "
+        f"{cell.model}."
         for cell in tested.dropna(subset="test_half_width_points").itertuples()
     ]
 
 
 def unequal_search_notes(tested: pd.DataFrame) -> list[str]:
-    """Say where cells that are compared were searched with unequal numbers of trials."""
+    """Return the note that compared cells had unequal numbers of trials, if they had."""
     unequal = []
     for model, cells in tested.groupby("model"):
         counts = dict(zip(cells["method"], cells["trials_started"], strict=True))
@@ -121,7 +101,7 @@ def unequal_search_notes(tested: pd.DataFrame) -> list[str]:
 
 
 def describe_test_reads(runs: pd.DataFrame) -> str:
-    """Say how often the test images were read."""
+    """Return a sentence that says how often the test images were read."""
     tested_trials = runs.dropna(subset="test_accuracy").groupby(["method", "model"])["trial_id"]
     configurations, cells = int(tested_trials.nunique().sum()), tested_trials.ngroups
     networks = int(tested_trials.count().sum())

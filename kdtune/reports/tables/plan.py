@@ -1,4 +1,4 @@
-"""A sweep's plan as a table, and beside it what the sweep really took."""
+"""The plan of a sweep, and the sweep's actual cost beside it."""
 
 import json
 from collections.abc import Sequence
@@ -10,26 +10,23 @@ from kdtune.errors import UserError
 from kdtune.log.events import EpochFinished, Event, SweepOpening, TrialProposed
 from kdtune.log.folder import SweepFolder
 from kdtune.log.stopwatch import Stopwatch
-
-PLAN_COLUMNS = ["what", "planned", "actual", "actual_over_planned"]
-"""Of `plan_vs_actual`."""
-
+from kdtune.reports.tables.columns import PLAN
 
 SIZE_SETTINGS = (
     "trials", "total_epochs", "time_budget", "methods", "models", "baselines", "cache_gb",
     "cpus_per_trial", "gpus_per_trial", "max_concurrent",
 )  # fmt: skip
-"""Settings that may be changed when a sweep is resumed, and change what it takes."""
+"""Settings that may change when a sweep is resumed, and change its cost."""
 
 
 def read_plan(folder: SweepFolder) -> dict[str, Any] | None:
-    """The plan with which a sweep began; None without one.
+    """Return the plan that a sweep started with; None without one.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     try:
-        plan = json.loads(folder.plan_path.read_text(encoding="utf-8"))
+        plan: dict[str, Any] = json.loads(folder.plan_path.read_text(encoding="utf-8"))
         assert {row["slots"] for row in plan["rows"]}
         return plan
     except FileNotFoundError:
@@ -39,17 +36,11 @@ def read_plan(folder: SweepFolder) -> dict[str, Any] | None:
 
 
 def plan_vs_actual(plan: dict[str, Any], events: Sequence[Event]) -> pd.DataFrame:
-    """One row a figure: what was planned, and what it is.
+    """Return `PLAN`: the first row of a plan, and what the sweep took so far.
 
     Args:
-        plan: for the slots that the sweep had, in its first row.
-        events: of the sweep so far.
-
-    Columns:
-        what: ``wall seconds``, from the first proposal on; ``device seconds`` of epochs;
-            ``epochs``; ``trials``.
-        planned, actual: the figure.
-        actual_over_planned: ratio; empty if the sweep was changed since.
+        plan: result of `read_plan`.
+        events: events of the sweep so far.
     """
     row = plan["rows"][0]
     epochs = [event for event in events if isinstance(event, EpochFinished)]
@@ -63,14 +54,13 @@ def plan_vs_actual(plan: dict[str, Any], events: Sequence[Event]) -> pd.DataFram
         "trials": (row["trials"], sum(isinstance(event, TrialProposed) for event in events)),
     }
     is_unchanged = not is_changed_since_plan(events)
-    rows = [
+    return PLAN.make_frame(
         (quantity, planned, actual, actual / planned if is_unchanged and planned else None)
         for quantity, (planned, actual) in pairs.items()
-    ]
-    return pd.DataFrame(rows, columns=PLAN_COLUMNS)
+    )
 
 
 def is_changed_since_plan(events: Sequence[Event]) -> bool:
-    """Whether a sweep was resumed with another size, or other resources, than it began with."""
+    """Return True if a sweep was resumed with another size or other resources."""
     configs = [event.config for event in events if isinstance(event, SweepOpening)]
     return any(config[key] != configs[0][key] for config in configs for key in SIZE_SETTINGS)

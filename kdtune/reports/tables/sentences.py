@@ -1,4 +1,4 @@
-"""Sentences about a comparison: the difference, its interval, and what to do next."""
+"""Sentences about comparisons: difference, interval and advice."""
 
 import math
 
@@ -10,14 +10,20 @@ from kdtune.reports.tables.statistics import (
     expected_error,
     more_seeds_needed,
     needed_test_images,
-    target_points,
 )
 
 
 def describe_detectable_difference(
     test_images: int, seeds: int, models: int, accuracy: float = 0.75
 ) -> str:
-    """Say which differences the test images will show; args as `expected_error`."""
+    """Return which differences the test images will show.
+
+    Args:
+        test_images: number of test images.
+        seeds: seeds of every cell.
+        models: number of students.
+        accuracy: accuracy of the students, share of 1.
+    """
     one_model = expected_error(test_images, seeds, 1, accuracy).half_width
     text = (
         f"with {test_images:,} test images and {seeds} seeds no difference under "
@@ -27,14 +33,29 @@ def describe_detectable_difference(
         all_models = expected_error(test_images, seeds, models, accuracy).half_width
         text += f", none under {format_points(all_models, all_models)} on average over {models}"
     return (
-        f"{text} (at {100 * accuracy:.0f} % accuracy, after {REFERENCE_TRIALS} trials a cell; fewer show "
-        "less)"
+        f"{text} (at {100 * accuracy:.0f} % accuracy, after {REFERENCE_TRIALS} trials a cell; "
+        "fewer show less)"
     )
 
 
 def format_points(value: float, half_width: float) -> str:
-    """A number of points for people: two decimals where the interval is narrow, else one."""
+    """Return points as text: two decimals if the half width is below 1, else one.
+
+    Args:
+        value: the points.
+        half_width: half width of their interval, in points.
+    """
     return f"{value:z.{2 if half_width < 1 else 1}f}"
+
+
+def format_interval(value: float, half_width: float) -> str:
+    """Return points and their half width as text.
+
+    Args:
+        value: the points.
+        half_width: half width of their interval, in points.
+    """
+    return f"{format_points(value, half_width)} ± {format_points(half_width, half_width)}"
 
 
 def display_name(method: str) -> str:
@@ -52,23 +73,23 @@ def describe_verdict(
     win_counts: str = "",
     min_difference: float = MIN_DIFFERENCE,
 ) -> str:
-    """Say a verdict, as `decide_verdict` gives it.
+    """Return a verdict as a sentence.
 
     Args:
-        verdict: as `decide_verdict` gives it.
+        verdict: result of `decide_verdict`.
         methods: A and B.
-        model: None if it is about the mean over all models.
-        models: how many are checked, or averaged.
+        model: the model; None for the mean over all models.
+        models: number of models that are checked or averaged.
         difference: A minus B.
-        advice: as `advise_next_step` gives it.
-        win_counts: who won how often.
-        min_difference: points below which a difference does not matter.
+        advice: result of `advise_next_step`.
+        win_counts: numbers of wins, as text.
+        min_difference: smallest difference that matters, in points.
     """
     a, b = map(display_name, methods)
     if verdict.endswith("_b"):
         a, b, difference = b, a, difference.swapped
     width = difference.half_width
-    points_text = f"{format_points(difference.mean, width)} ± {format_points(width, width)} points"
+    points_text = f"{format_interval(difference.mean, width)} points"
     largest = format_points(max(abs(difference.low), abs(difference.high)), width)
     scope = f"on {model}" if model else f"on average over {models} models"
     if verdict.startswith("better"):
@@ -98,8 +119,14 @@ def describe_verdict(
 def advise_next_step(
     difference: Estimate, test_images: int, min_difference: float = MIN_DIFFERENCE
 ) -> str:
-    """What would settle what could not be said: more seeds, more images, or a longer search."""
-    target = format_points(target_points(difference, min_difference), difference.half_width)
+    """Return what would settle an unclear comparison: more seeds, images, or trials.
+
+    Args:
+        difference: A minus B.
+        test_images: number of test images.
+        min_difference: smallest difference that matters, in points.
+    """
+    target = format_points(difference.target(min_difference), difference.half_width)
     if (extra_seeds := more_seeds_needed(difference, min_difference)) is not None:
         return f"Too few seeds: about {extra_seeds} more would probably settle {target} points."
     images = needed_test_images(difference, test_images, min_difference)

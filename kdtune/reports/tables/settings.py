@@ -1,49 +1,31 @@
-"""Which settings matter, what good ones are, and whether those are good on every student.
+"""Importance and good ranges of the searched settings.
 
-Told from few trials that a sampler chose, so ranges are where it looked, not all that is good.
+A sampler chose the trials, so a range is where it looked; other values may be as good.
 """
 
-import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from kdtune.errors import UserError
-from kdtune.log.distributions import is_log_scale
-from kdtune.log.events import SUCCESSFUL_STATES, Event, SweepOpening, TrialProposed
-from kdtune.reports.tables.log_tables import TRIAL_COLUMNS
+from kdtune.log.distributions import contains, is_log_scale, parse_distributions
+from kdtune.log.events import SUCCESSFUL_STATES, Event, SweepOpening, TrialProposed, TrialState
+from kdtune.reports.tables.columns import MIN_GOOD_TRIALS, MIN_IMPORTANCE_TRIALS, SETTINGS
+from kdtune.reports.tables.log_tables import select_hyperparameters
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces studies in memory
-
-MIN_IMPORTANCE_TRIALS = 30
-"""Trials that must have a value at the first rung before importance is told."""
-
-MIN_GOOD_TRIALS = 5
-"""Trials that make a good range, at least."""
-
-SETTINGS_COLUMNS = [
-    "method",
-    "model",
-    "hyperparameter",
-    "importance",
-    "good_low",
-    "good_high",
-    "best",
-]
 Spaces = Mapping[str, Mapping[str, BaseDistribution]]
+"""Distributions by method and setting."""
 
 
 def collect_distributions(events: Sequence[Event]) -> dict[str, dict[str, BaseDistribution]]:
-    """What each method's settings were searched in, by name.
-
-    Of a space that is a function, what its trials were drawn from: of each setting the first.
+    """Return the distributions that each method's settings were drawn from, the first of each.
 
     Raises:
         UserError: the log is damaged.
@@ -51,54 +33,51 @@ def collect_distributions(events: Sequence[Event]) -> dict[str, dict[str, BaseDi
     by_method: dict[str, dict[str, BaseDistribution]] = {}
     try:
         for event in events:
+            spaces = {}
             if isinstance(event, SweepOpening):
                 spaces = {m: space.distributions for m, space in event.spaces.items()}
             elif isinstance(event, TrialProposed):
                 spaces = {event.method: event.distributions}
-            else:
-                continue
-            for method, distributions in spaces.items():
-                method_space = by_method.setdefault(method, {})
-                for name, serialized in distributions.items():
-                    if name not in method_space:
-                        method_space[name] = json_to_distribution(json.dumps(serialized))
+            for method, serialized in spaces.items():
+                known = by_method.setdefault(method, {})
+                new = {name: value for name, value in serialized.items() if name not in known}
+                known.update(parse_distributions(new))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"The log is damaged: it has no search spaces ({error!r}).") from error
     return by_method
 
 
+def select_searched(
+    spaces: Spaces, method: str, trials: pd.DataFrame
+) -> dict[str, BaseDistribution]:
+    """Return the distributions of the settings of a method that the table of trials has.
+
+    Args:
+        spaces: result of `collect_distributions`.
+        method: the method.
+        trials: the table `TRIALS`.
+    """
+    space = spaces.get(method, {})
+    return {name: space[name] for name in select_hyperparameters(space) if name in trials}
+
+
 def settings_table(
     trials: pd.DataFrame, epochs: pd.DataFrame, spaces: Spaces, first_rung: int, chance: float
 ) -> pd.DataFrame:
-    """One row a cell and searched setting.
+    """Return `SETTINGS`.
 
     Args:
-        trials: as `kdtune.reports.tables.log_tables.trials_table` makes it.
-        epochs: as `kdtune.reports.tables.log_tables.epochs_table` makes it.
-        spaces: as `collect_distributions` gives them.
-        first_rung: epoch up to which most trials were trained.
-        chance: share of 1 that guessing has: what a diverged trial is worth.
-
-    Columns:
-        method, model: the cell.
-        hyperparameter: the setting.
-        importance: share of 1, of the settings together: PED-ANOVA (Watanabe et al. 2023) of being
-            among the better half at the first rung. Empty below `MIN_IMPORTANCE_TRIALS` trials that got
-            there or diverged, or where no half is better.
-        good_low, good_high: 10 % and 90 % quantile (of the logarithms where the space has a log
-            scale) of the best fifth of the sound trials, at least `MIN_GOOD_TRIALS`; empty if there are
-            fewer, and for choices.
-        best: value of the best trial of the search; empty if that does not have it.
+        trials: the table `TRIALS`.
+        epochs: the table `EPOCHS`.
+        spaces: result of `collect_distributions`.
+        first_rung: epoch that most trials reached.
+        chance: accuracy of guessing, share of 1; the score of a diverged trial.
     """
     rung_epochs = epochs[epochs["epoch"] == first_rung].drop_duplicates("trial_id", keep="last")
     rung_scores = rung_epochs.set_index("trial_id")["best_validation_accuracy"]
     rows = []
     for (method, model), cell in trials.groupby(["method", "model"], sort=False):
-        space = {
-            name: distribution
-            for name, distribution in spaces.get(method, {}).items()
-            if name in cell and name not in TRIAL_COLUMNS
-        }
+        space = select_searched(spaces, method, cell)
         importances = _compute_importances(_with_rung_scores(cell, rung_scores, chance), space)
         successful = cell[cell["state"].isin(SUCCESSFUL_STATES)].dropna(
             subset="best_validation_accuracy"
@@ -106,27 +85,17 @@ def settings_table(
         ranked = successful.sort_values("best_validation_accuracy", ascending=False, kind="stable")
         good_trials = ranked.head(max(MIN_GOOD_TRIALS, math.ceil(len(ranked) / 5)))
         for name, distribution in space.items():
-            low, high = _good_range(good_trials[name], distribution)
-            rows.append(
-                {
-                    "method": method,
-                    "model": model,
-                    "hyperparameter": name,
-                    "importance": importances.get(name, np.nan),
-                    "good_low": low,
-                    "good_high": high,
-                    "best": good_trials[name].iloc[0] if len(good_trials) else None,
-                }
-            )
-    return pd.DataFrame(rows, columns=SETTINGS_COLUMNS).astype({"best": object})
+            good_range = _good_range(good_trials[name], distribution)
+            best = good_trials[name].iloc[0] if len(good_trials) else None
+            rows.append((method, model, name, importances.get(name, np.nan), *good_range, best))
+    return SETTINGS.make_frame(rows)
 
 
 def _with_rung_scores(cell: pd.DataFrame, rung_scores: pd.Series, chance: float) -> pd.DataFrame:
-    """The trials whose value at the first rung is known, with it."""
-    scores = (
-        cell["trial_id"].map(rung_scores).astype(float).mask(cell["state"] == "diverged", chance)
-    )
-    return cell.assign(value=scores)[cell["state"] != "crashed"].dropna(subset="value")
+    """Return the trials that have a score at the first rung, with it as ``value``."""
+    scores = cell["trial_id"].map(rung_scores).astype(float)
+    scores = scores.mask(cell["state"] == TrialState.DIVERGED, chance)
+    return cell.assign(value=scores)[cell["state"] != TrialState.CRASHED].dropna(subset="value")
 
 
 def _compute_importances(
@@ -138,32 +107,34 @@ def _compute_importances(
         or values.iloc[math.ceil(len(values) / 2) - 1] == values.min()
     ):
         return {}
-    study = optuna.create_study(direction="maximize")
-    for trial in trials[[*space, "value"]].to_dict("records"):
-        params = {
-            name: value
-            for name, value in trial.items()
-            if name in space and not pd.isna(value) and _contains(space[name], value)
-        }
-        study.add_trial(
-            optuna.trial.create_trial(
-                value=trial["value"],
-                params=params,
-                distributions={name: space[name] for name in params},
-            )
-        )
-    with warnings.catch_warnings():  # of a setting that a single trial has, or lacks
+    with _quiet_optuna(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Some regimes for parameter", UserWarning)
+        study = optuna.create_study(direction="maximize")
+        for trial in trials[[*space, "value"]].to_dict("records"):
+            params = {
+                name: trial[name]
+                for name in space
+                if not pd.isna(trial[name]) and contains(space[name], trial[name])
+            }
+            distributions = {name: space[name] for name in params}
+            study.add_trial(
+                optuna.trial.create_trial(
+                    value=trial["value"], params=params, distributions=distributions
+                )
+            )
         evaluator = PedAnovaImportanceEvaluator(target_quantile=0.5)
         return get_param_importances(study, evaluator=evaluator)
 
 
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a value may come from there; spaces of a function may be of several widths."""
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Hide Optuna's line about each study that is created in memory."""
+    previous = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return distribution._contains(distribution.to_internal_repr(value))
-    except (TypeError, ValueError):
-        return False
+        yield
+    finally:
+        optuna.logging.set_verbosity(previous)
 
 
 def _good_range(values: pd.Series, distribution: BaseDistribution) -> tuple[float, float]:
@@ -180,23 +151,15 @@ def _good_range(values: pd.Series, distribution: BaseDistribution) -> tuple[floa
 
 
 def overlapping_ranges(settings: pd.DataFrame) -> pd.DataFrame:
-    """One row a method and setting that is searched on several models.
+    """Return the range of each setting that is good on all models, as ``low`` and ``high``.
 
-    Args:
-        settings: as `settings_table` makes it.
-
-    Columns:
-        method, hyperparameter: the setting.
-        low, high: where the good ranges of all models overlap: the recommended range; empty if
-            they do not, or one of them is unknown.
+    Settings that are searched on a single model are left out; a range is empty if the good ranges
+    do not overlap, or one of them is unknown.
     """
     rows = []
     for (method, name), setting_rows in settings.groupby(["method", "hyperparameter"], sort=False):
-        low, high = (
-            setting_rows["good_low"].max(skipna=False),
-            setting_rows["good_high"].min(skipna=False),
-        )
+        low = setting_rows["good_low"].max(skipna=False)
+        high = setting_rows["good_high"].min(skipna=False)
         if len(setting_rows) > 1:
-            overlap = (low, high) if low <= high else (np.nan, np.nan)
-            rows.append((method, name, *overlap))
+            rows.append((method, name, *((low, high) if low <= high else (np.nan, np.nan))))
     return pd.DataFrame(rows, columns=["method", "hyperparameter", "low", "high"])

@@ -1,4 +1,4 @@
-"""Joins the leaderboards of several sweeps."""
+"""Leaderboards of several sweeps in common tables."""
 
 import json
 from collections.abc import Mapping
@@ -7,14 +7,14 @@ from itertools import combinations
 import pandas as pd
 
 from kdtune.reports.tables.leaderboard import SweepTables, sort_leaderboard
-from kdtune.reports.tables.log_tables import TRIAL_COLUMNS
+from kdtune.reports.tables.log_tables import select_hyperparameters
 
 
 def explain_separate_tables(conditions: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Say which sweeps cannot stand in one table, and why; nothing if all can.
+    """Return sentences that say which sweeps need separate tables, and why.
 
     Args:
-        conditions: by the sweep's name, what must be the same: data, teacher, image size, epochs.
+        conditions: result of `comparison_conditions` by the sweep's name.
 
     >>> explain_separate_tables({"a": {"data": "x", "epochs": 5}, "b": {"data": "y", "epochs": 5}})
     ['a and b are kept apart: they differ in data.']
@@ -31,7 +31,7 @@ def explain_separate_tables(conditions: Mapping[str, Mapping[str, object]]) -> l
 
 
 def _group_comparable(conditions: Mapping[str, Mapping[str, object]]) -> list[list[str]]:
-    """Names of the sweeps that can stand in one table, table by table."""
+    """Return the names of comparable sweeps, a list per table."""
     tables: dict[str, list[str]] = {}
     for name, sweep_conditions in conditions.items():
         tables.setdefault(json.dumps(sweep_conditions, sort_keys=True), []).append(name)
@@ -41,41 +41,35 @@ def _group_comparable(conditions: Mapping[str, Mapping[str, object]]) -> list[li
 def join_leaderboards(
     sweeps: Mapping[str, SweepTables], conditions: Mapping[str, Mapping[str, object]]
 ) -> list[pd.DataFrame]:
-    """The leaderboards of one or several sweeps, of comparable ones together.
+    """Return the leaderboards of sweeps; comparable sweeps share a table.
 
     Args:
-        sweeps: by name.
-        conditions: as in `explain_separate_tables`, of the same names.
+        sweeps: tables by the sweep's name.
+        conditions: result of `comparison_conditions` by name.
 
     Returns:
-        Tables as `leaderboard_table` makes them; with a column ``settings``, the searched values
-        of the trial in short, and with a first column ``sweep`` where there is more than one.
-        Ranks are those within a sweep.
+        Leaderboards with the column ``settings``, and a first column ``sweep`` if there are
+        several sweeps. Ranks are those within a sweep.
     """
     leaderboards = {}
     for name, tables in sweeps.items():
+        by_id = tables.trials.set_index("trial_id")
+        by_id = by_id[select_hyperparameters(by_id)]
         settings = [
-            _trial_settings(tables.trials, trial) for trial in tables.leaderboard["trial_id"]
+            "" if pd.isna(trial) else format_settings(by_id.loc[trial].dropna().to_dict())
+            for trial in tables.leaderboard["trial_id"]
         ]
         leaderboards[name] = tables.leaderboard.assign(settings=pd.Series(settings, dtype=object))
         if len(sweeps) > 1:
             leaderboards[name].insert(0, "sweep", name)
-    name_groups = _group_comparable({name: conditions[name] for name in leaderboards})
     return [
         sort_leaderboard(pd.concat([leaderboards[name] for name in names], ignore_index=True))
-        for names in name_groups
+        for names in _group_comparable({name: conditions[name] for name in leaderboards})
     ]
 
 
-def _trial_settings(trials: pd.DataFrame, trial_id: str | None) -> str:
-    if pd.isna(trial_id):
-        return ""
-    trial = trials.set_index("trial_id").loc[trial_id]
-    return format_settings(trial.drop([*TRIAL_COLUMNS[1:], "configuration"]).dropna().to_dict())
-
-
 def format_settings(values: Mapping[str, object]) -> str:
-    """Settings for people.
+    """Return settings as text.
 
     >>> format_settings({"lr": 0.0123456, "batch_size": 64})
     'lr=0.0123 batch_size=64'

@@ -1,18 +1,19 @@
-"""What confirmed runs say: one interval, one rule that decides, one sentence.
+"""Statistics of confirmed runs: interval, verdict, search luck, and advice.
 
 The interval is that of the multi-reader multi-case analysis of variance, with seeds as readers and
 test images as cases, and Hillis' degrees of freedom (Hillis 2007, "A comparison of denominator
-degrees of freedom methods for multiple observer ROC analysis", Statistics in Medicine 26), to
-which the luck of the searches is added. It covers new seeds, new images of the same kind and a
-repeated search; not another split, another teacher or other students.
+degrees of freedom methods for multiple observer ROC analysis", Statistics in Medicine 26). The
+luck of the searches is added. The interval covers new seeds, new images of the same kind and a
+repeated search; it does not cover another split, another teacher or other students.
 
-How often it names a winner where there is none, and finds one that there is: ``make
-bench-verdict``. Points are hundredths of accuracy.
+``make bench-verdict`` measures how often the verdict names a winner where there is none, and how
+often it finds one. Points are hundredths of accuracy.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,26 +22,53 @@ from scipy.stats import binomtest, norm, t
 from kdtune.config.sweep import MIN_DIFFERENCE
 
 MIN_SEEDS = 3
-"""Seeds that both sides must have finished before anything is compared."""
+"""Seeds that both methods must have finished before they are compared."""
 
 SIGNIFICANCE_LEVEL, POWER = 0.05, 0.8
-"""False alarms that are accepted; chance with which a difference shall be found."""
+"""Accepted rate of false alarms; chance of finding a difference."""
 
 MAX_MORE_SEEDS, MAX_IMAGE_STEPS = 20, 20
-"""How far advice looks: further seeds, and how often the test images grow by a quarter."""
+"""Limits of advice: further seeds, and steps by a quarter in the number of test images."""
+
+IMAGE_VARIANCE_SHARE, RESIDUAL_VARIANCE_SHARE = 0.12, 0.30
+"""Shares of the variance accuracy · (1 − accuracy) of an image: what differs between two methods
+with every seed, and what another seed changes."""
+
+CROSS_MODEL_SHARE = 0.27
+"""Share of the difference between methods that is the same on another student."""
+
+REFERENCE_TRIALS = 40
+"""Trials per cell of the searches that these constants were measured on."""
+
+SEED_SD_POINTS, SEARCH_SD_POINTS = 0.12, 0.13
+"""Standard deviations of a cell's accuracy over seeds, on infinitely many images, and over
+searches, in points."""
+
+
+class Verdict(StrEnum):
+    """The result of comparing method A with method B."""
+
+    NOT_CONFIRMED = "not_confirmed"
+    UNSTABLE = "unstable"  # a seed diverged
+    BETTER_A = "better_a"
+    BETTER_B = "better_b"
+    LEANING_A = "leaning_a"  # better, if no other model were compared
+    LEANING_B = "leaning_b"
+    EQUAL = "equal"
+    UNCLEAR = "unclear"
+    DEPENDS = "depends"  # A is better on one model, B on another
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and test images, and what its error consists of.
+    """A mean over seeds and test images, and the parts of its variance.
 
     Attributes:
         mean: in points.
-        seeds, images: counts; of groups where images belong to groups.
-        seeds_won, seeds_lost: seeds whose mean is above 0, and below.
-        variance_seeds, variance_images, variance_search: parts of the variance of the mean, in squared points.
-        variance_residual: that of seed and image together, which more of either make smaller; a part of the
-            first two.
+        seeds, images: counts; of groups if images belong to groups.
+        seeds_won, seeds_lost: numbers of seeds with a mean above 0, and below.
+        variance_seeds, variance_images, variance_search: parts of the variance, in squared points.
+        variance_residual: interaction of seeds and images; contained in the first two parts.
     """
 
     mean: float
@@ -55,7 +83,7 @@ class Estimate:
 
     @property
     def variance(self) -> float:
-        """Of the mean: V."""
+        """Variance V of the mean."""
         return self.variance_seeds + self.variance_images + self.variance_search
 
     @property
@@ -66,7 +94,7 @@ class Estimate:
 
     @property
     def half_width(self) -> float:
-        """Half of the 95 % interval, in points."""
+        """Half width of the 95 % interval, in points."""
         return float(t.ppf(1 - SIGNIFICANCE_LEVEL / 2, self.df)) * math.sqrt(self.variance)
 
     @property
@@ -81,20 +109,24 @@ class Estimate:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, for a mean of 0; 1 if nothing varies."""
+        """Two-sided p-value of a mean of 0; 1 if nothing varies."""
         if not self.variance:
             return 1.0
         return float(2 * t.sf(abs(self.mean) / math.sqrt(self.variance), self.df))
 
     @property
     def minimum_detectable(self) -> float:
-        """The difference that is found with the chance `POWER`, in points."""
+        """Difference that is found with the chance `POWER`, in points."""
         quantiles = float(t.ppf(1 - SIGNIFICANCE_LEVEL / 2, self.df) + norm.ppf(POWER))
         return quantiles * math.sqrt(self.variance)
 
+    def target(self, min_difference: float) -> float:
+        """Return the difference that advice aims to settle, in points."""
+        return max(abs(self.mean), min_difference)
+
     @property
     def swapped(self) -> "Estimate":
-        """The same for B minus A."""
+        """The estimate of B minus A."""
         return replace(self, mean=-self.mean, seeds_won=self.seeds_lost, seeds_lost=self.seeds_won)
 
 
@@ -104,11 +136,11 @@ def estimate_mean(
     """Estimate the mean of points over seeds and test images.
 
     Args:
-        points: [n, S], image by seed, n and S at least 2: of one cell
-            100 · (predicted == label), of a pair the difference of two such arrays.
+        points: [n, S], image by seed, at least 2 each: 100 · (predicted == label) of a cell, or
+            the difference of two such arrays.
         variance_search: see `Estimate`.
-        groups: of each image, where several show the same patient or scene; then groups take the
-            place of images.
+        groups: the group of each image, if several images show the same patient or scene; groups
+            then take the place of images.
     """
     if groups is not None:
         points = _sum_by_group(points, groups)
@@ -132,7 +164,7 @@ def estimate_mean(
 
 
 def _sum_by_group(points: np.ndarray, groups: Sequence[object]) -> np.ndarray:
-    """Sums over groups, scaled so that their mean is that of the images."""
+    """Return sums over groups, scaled so that their mean is that of the images."""
     names, codes = np.unique(np.asarray(groups), return_inverse=True)
     sums = np.zeros((len(names), points.shape[1]))
     np.add.at(sums, codes, points)
@@ -140,9 +172,13 @@ def _sum_by_group(points: np.ndarray, groups: Sequence[object]) -> np.ndarray:
 
 
 def wilson_interval(correct: int, images: int) -> tuple[float, float]:
-    """The 95 % interval of the share that one network classifies rightly (Wilson 1927).
+    """Return the 95 % interval of the accuracy of one network (Wilson 1927), as shares of 1.
 
-    It counts which images were drawn, and nothing else: neither seeds nor what was chosen.
+    It covers new images; it covers neither seeds nor the choice of the network.
+
+    Args:
+        correct: number of images that are classified correctly.
+        images: number of images.
 
     >>> [round(end, 3) for end in wilson_interval(45, 50)]
     [0.786, 0.957]
@@ -152,13 +188,9 @@ def wilson_interval(correct: int, images: int) -> tuple[float, float]:
 
 
 def bootstrap_best_sd(scores: ArrayLike) -> float:
-    """How much a repeated search would move its result: standard deviation of the best of B.
+    """Return the standard deviation of the maximum of B draws from B scores, with replacement.
 
-    Args:
-        scores: the best validation accuracy of each of a cell's trials, in any unit.
-
-    Returns:
-        In the unit of `scores`: the standard deviation of the maximum of B draws with replacement.
+    It says how much a repeated search would move its result.
     """
     ascending = np.sort(np.asarray(scores, dtype=float))
     count = len(ascending)
@@ -169,15 +201,9 @@ def bootstrap_best_sd(scores: ArrayLike) -> float:
 
 
 def late_gain(scores: ArrayLike) -> float:
-    """What the second half of a search gained over its first.
+    """Return the best of all scores minus the best of the first half; NaN without one.
 
-    Args:
-        scores: as for `bootstrap_best_sd`, in the order in which trials were proposed; NaN of those that
-            say nothing.
-
-    Returns:
-        In the unit of `scores`: the best of all minus the best of the first half; NaN if there is
-        none.
+    Scores are in the order in which trials were proposed; NaN for trials without a score.
     """
     values = np.asarray(scores, dtype=float)
     first_half = values[: len(values) // 2]
@@ -187,15 +213,15 @@ def late_gain(scores: ArrayLike) -> float:
 
 
 def search_luck(scores: ArrayLike, seed_sd: float = 0.0) -> float:
-    """Search luck of a cell in points, that of a search which has not come to its end included.
+    """Return the search luck of a cell, in points.
 
-    The trials of a search say what they might have found, not what it has not come to yet: two
-    searches of one method that still improve can be many points apart while the luck of each is
-    small. So a late gain that matters, above what luck (twice) and seeds would explain, is added.
+    The scores of a search do not show what it would still find: two searches of one method that
+    still improve can be many points apart although the luck of each is small. So a late gain is
+    added if it matters and is above what luck (twice) and seeds would explain.
 
     Args:
-        scores: as for `late_gain`, in points.
-        seed_sd: standard deviation of the validation accuracy of what was chosen over seeds.
+        scores: scores of the trials in points, as for `late_gain`.
+        seed_sd: standard deviation over seeds of the validation accuracy of the chosen trial.
     """
     values = np.asarray(scores, dtype=float)
     gain, luck = late_gain(values), bootstrap_best_sd(values[~np.isnan(values)])
@@ -204,7 +230,7 @@ def search_luck(scores: ArrayLike, seed_sd: float = 0.0) -> float:
 
 
 def adjust_holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's adjustment of the p-values of a family.
+    """Return the p-values of a family, adjusted by Holm's method.
 
     >>> adjust_holm([0.01, 0.04, 0.03]).round(2).tolist()
     [0.03, 0.06, 0.06]
@@ -219,20 +245,32 @@ def adjust_holm(p_values: Sequence[float]) -> np.ndarray:
 
 def decide_verdict(
     difference: Estimate, p_value_holm: float, min_difference: float = MIN_DIFFERENCE
-) -> str:
-    """The verdict on a pair of which both sides have finished seeds enough."""
-    side = "a" if difference.mean > 0 else "b"
+) -> Verdict:
+    """Return the verdict on a pair of methods.
+
+    Args:
+        difference: A minus B.
+        p_value_holm: its adjusted p-value.
+        min_difference: smallest difference that matters, in points.
+    """
+    a_leads = difference.mean > 0
     if p_value_holm < SIGNIFICANCE_LEVEL:
-        return f"better_{side}"
+        return Verdict.BETTER_A if a_leads else Verdict.BETTER_B
     if difference.p_value < SIGNIFICANCE_LEVEL:
-        return f"leaning_{side}"
+        return Verdict.LEANING_A if a_leads else Verdict.LEANING_B
     if -min_difference < difference.low and difference.high < min_difference:
-        return "equal"
-    return "unclear"
+        return Verdict.EQUAL
+    return Verdict.UNCLEAR
 
 
 def more_seeds_needed(difference: Estimate, min_difference: float = MIN_DIFFERENCE) -> int | None:
-    """Further seeds that would probably settle it; None if `MAX_MORE_SEEDS` would not."""
+    """Return how many further seeds would probably settle it; None if more than `MAX_MORE_SEEDS`.
+
+    Args:
+        difference: A minus B.
+        min_difference: smallest difference that matters, in points.
+    """
+    target = difference.target(min_difference)
     for extra in range(1, MAX_MORE_SEEDS + 1):
         seeds = difference.seeds + extra
         projected = replace(
@@ -240,7 +278,7 @@ def more_seeds_needed(difference: Estimate, min_difference: float = MIN_DIFFEREN
             seeds=seeds,
             variance_seeds=difference.variance_seeds * difference.seeds / seeds,
         )
-        if projected.minimum_detectable <= target_points(difference, min_difference):
+        if projected.minimum_detectable <= target:
             return extra
     return None
 
@@ -248,13 +286,17 @@ def more_seeds_needed(difference: Estimate, min_difference: float = MIN_DIFFEREN
 def needed_test_images(
     difference: Estimate, test_images: int, min_difference: float = MIN_DIFFERENCE
 ) -> int | None:
-    """Test images that would probably settle it, two digits; None if 80 times as many would not.
+    """Return how many test images would probably settle it, to two digits.
 
     Args:
-        difference: the estimate.
-        test_images: images that there are.
-        min_difference: points.
+        difference: A minus B.
+        test_images: number of test images at present.
+        min_difference: smallest difference that matters, in points.
+
+    Returns:
+        The number; None if 80 times as many images as at present would not settle it.
     """
+    target = difference.target(min_difference)
     residual = min(difference.variance_seeds, difference.variance_residual)
     for step in range(1, MAX_IMAGE_STEPS + 1):
         factor = 1.25**step
@@ -264,19 +306,15 @@ def needed_test_images(
             variance_seeds=variance_seeds,
             variance_images=difference.variance_images / factor,
         )
-        if projected.minimum_detectable <= target_points(difference, min_difference):
+        if projected.minimum_detectable <= target:
             images = test_images * factor
             unit = 10 ** (math.floor(math.log10(images)) - 1)
             return round(images / unit) * unit if unit >= 1 else math.ceil(images)
     return None
 
 
-def target_points(difference: Estimate, min_difference: float) -> float:
-    return max(abs(difference.mean), min_difference)
-
-
 def limited_by(difference: Estimate) -> str:
-    """The largest part of the variance: ``seeds``, ``images`` or ``search``."""
+    """Return the largest part of the variance: ``seeds``, ``images`` or ``search``."""
     parts = {
         "seeds": difference.variance_seeds,
         "images": difference.variance_images,
@@ -288,17 +326,16 @@ def limited_by(difference: Estimate) -> str:
 def expected_error(
     test_images: int, seeds: int, models: int = 1, accuracy: float = 0.75
 ) -> Estimate:
-    """The error that a comparison will probably have, before anything is trained.
+    """Return the error that a comparison will probably have, before anything is trained.
 
-    Its half width is what can be seen at all. The parts are those of a simulation of small image
-    classifiers after searches of `REFERENCE_TRIALS` a cell; shorter ones have more luck. That of the images
-    scales with accuracy · (1 − accuracy). How near they come: ``make bench-verdict``.
+    Its parts come from a simulation of small image classifiers after searches of
+    `REFERENCE_TRIALS` trials a cell; shorter searches have more luck.
 
     Args:
-        test_images: of the data.
-        seeds: of every cell.
-        models: students over which is averaged.
-        accuracy: of the students, share of 1.
+        test_images: number of test images.
+        seeds: seeds of every cell.
+        models: students that the difference is averaged over.
+        accuracy: accuracy of the students, share of 1.
     """
     image_variance = 2e4 * accuracy * (1 - accuracy) / test_images
     shared_share = CROSS_MODEL_SHARE + (1 - CROSS_MODEL_SHARE) / models
@@ -314,18 +351,3 @@ def expected_error(
         variance_search=2 * SEARCH_SD_POINTS**2 / models,
         variance_residual=variance_residual,
     )
-
-
-IMAGE_VARIANCE_SHARE, RESIDUAL_VARIANCE_SHARE = 0.12, 0.30
-"""Of the variance of whether an image is classified rightly: what differs between two methods
-whatever the seed, and what another seed changes."""
-
-CROSS_MODEL_SHARE = 0.27
-"""Of what differs between methods: what is the same on another student."""
-
-REFERENCE_TRIALS = 40
-"""Of a cell: so many the searches had from which these figures are."""
-
-SEED_SD_POINTS, SEARCH_SD_POINTS = 0.12, 0.13
-"""Standard deviations of a cell's accuracy in points: from seed to seed, on infinitely many
-images, and from search to search."""

@@ -1,4 +1,4 @@
-"""The leaderboard, and any other table, as text."""
+"""Leaderboards and other tables of sweeps, as text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,21 +11,21 @@ from kdtune.reports.tables.all_tables import (
     select_table,
 )
 from kdtune.reports.tables.notes import bad_images_note, result_notes
-from kdtune.reports.tables.rungs import grace_period_advice
+from kdtune.reports.tables.rungs import advise_grace_period, rungs_table
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
 from kdtune.reports.text.render import render_leaderboards, render_table
 
 
 def table_text(path: Path, name: str, output_format: str) -> str:
-    """A table of a sweep by its name.
+    """Return a table of a sweep.
 
     Args:
-        path: the sweep's folder.
-        name: of `collect_tables`.
-        output_format: see `kdtune.reports.text.render.render_leaderboards`.
+        path: folder of the sweep.
+        name: name of the table in `collect_tables`.
+        output_format: see `kdtune.reports.text.render.render_table`.
 
     Raises:
-        UserError: there is no such table.
+        UserError: the sweep has no such table.
     """
     folder = SweepSnapshot(path)
     tables = collect_tables(folder, load_sweep_tables(folder))
@@ -33,10 +33,10 @@ def table_text(path: Path, name: str, output_format: str) -> str:
 
 
 def leaderboard_text(folders: Sequence[Path], output_format: str) -> str:
-    """The leaderboards of sweeps, of comparable ones in one table, and what they say.
+    """Return the leaderboards of sweeps and their notes; comparable sweeps share a table.
 
     Args:
-        folders: of the sweeps.
+        folders: folders of the sweeps.
         output_format: see `kdtune.reports.text.render.render_leaderboards`.
     """
     sweeps = {str(path): SweepSnapshot(path) for path in folders}
@@ -44,12 +44,11 @@ def leaderboard_text(folders: Sequence[Path], output_format: str) -> str:
     conditions = {name: comparison_conditions(folder) for name, folder in sweeps.items()}
     notes = explain_separate_tables(conditions)
     for name, folder in sweeps.items():
-        events, sweep_tables = folder.load_events(), tables[name]
-        sweep_notes = result_notes(
-            sweep_tables.leaderboard, sweep_tables.comparison, sweep_tables.runs
-        )
-        sweep_notes += [
-            note for note in (bad_images_note(events), grace_period_advice(events)) if note
-        ]
+        events, own = folder.load_events(), tables[name]
+        sweep_notes = result_notes(own.leaderboard, own.comparison, own.runs)
+        if note := bad_images_note(events):
+            sweep_notes.append(note)
+        grace_period = folder.load_opening_events()[0].config["grace_period"]
+        sweep_notes.append(advise_grace_period(rungs_table(events), grace_period))
         notes += [f"{name}: {note}" for note in sweep_notes] if len(sweeps) > 1 else sweep_notes
     return render_leaderboards(join_leaderboards(tables, conditions), output_format, notes)

@@ -1,4 +1,4 @@
-"""A plan as text."""
+"""Plans as text."""
 
 import json
 from typing import Any
@@ -10,12 +10,12 @@ from kdtune.units import format_bytes, format_duration
 
 
 def plan_text(plan: dict[str, Any], output_format: str) -> str:
-    """A plan for people or programs.
+    """Return a plan as text.
 
     Args:
         plan: see `kdtune.tuning.planning.plan.Plan`.
-        output_format: ``json``, all of it; ``csv``, its rows unrounded; ``table`` or ``markdown``, its rows
-            with what keeps each from being faster, and its notes.
+        output_format: ``json``: all of it; ``csv``: its rows, unrounded; ``table`` or
+            ``markdown``: its rows, what limits each, and its notes.
     """
     if output_format == "json":
         return json.dumps(plan, indent=2) + "\n"

@@ -1,12 +1,12 @@
-"""How far a sweep is, from its logs alone."""
+"""Status of a sweep, from its logs."""
 
 import time
 from collections.abc import Iterator
 
 from kdtune.config.sweep import SweepConfig
-from kdtune.log.events import Completed
+from kdtune.log.events import Completed, TrialState
 from kdtune.log.folder import SweepSnapshot
-from kdtune.reports.tables.log_tables import runs_table, trials_table
+from kdtune.log.trial_history import TrialHistory
 from kdtune.units import format_duration
 
 
@@ -15,38 +15,39 @@ def status_lines(sweep: SweepSnapshot) -> Iterator[str]:
     folder, events, confirm_events = sweep.path, sweep.load_events(), sweep.load_confirm_events()
     opening_events, is_locked = sweep.load_opening_events(), sweep.is_locked()
     config = SweepConfig.parse(opening_events[-1].config)
-    trials, runs = trials_table(events), runs_table(confirm_events)
-    ended = trials[trials["state"] != "running"]
+    trials, runs = (TrialHistory(log).trials for log in (events, confirm_events))
+    running = {
+        name: trial for name, trial in (trials | runs).items() if trial.state == TrialState.RUNNING
+    }
     last_event = max([events[-1], *confirm_events[-1:]], key=lambda event: event.time)
     ago = format_duration(max(0.0, time.time() - last_event.time))
     if is_locked:
         yield f"{folder} is being run by {sweep.lock_holder()}"
     elif is_locked is None:
-        yield f"{folder}: nobody can tell whether a process runs it, since it cannot be locked"
+        yield f"{folder}: it is unknown whether a process runs it, since it cannot be locked"
     else:
         yield f"{folder}: no process runs it"
     total = config.trials and config.trials * len(config.cells())
     goal = f" of {total}" if total else ""
     resume_count = len(opening_events) - 1
     times = f", resumed {resume_count} time{'s' * (resume_count > 1)}" if resume_count else ""
+    epochs = sum(trial.epochs[-1].epoch for trial in trials.values() if trial.epochs)
     yield (
-        f"{len(ended)}{goal} trials have ended, {int(trials['epochs'].sum())} epochs are trained; "
+        f"{len(trials.keys() - running)}{goal} trials have ended, {epochs} epochs are trained; "
         f"last event {ago} ago{times}"
     )
-    running = [
-        *trials[trials["state"] == "running"][["trial_id", "epochs", "restarts"]].to_numpy(),
-        *runs[runs["status"] == "running"][["run_id", "epochs", "restarts"]].to_numpy(),
-    ]
     if confirm_events:
-        yield f"confirmation: {(runs['status'] != 'running').sum()} runs have ended"
-    for name, epochs, restarts in running:
-        restarted_text = f", begun again {restarts} times" if restarts else ""
-        yield f"under way: {name}, after epoch {epochs} of {config.epochs}{restarted_text}"
+        yield f"confirmation: {len(runs.keys() - running)} runs have ended"
+    for name, trial in running.items():
+        restarts = len(trial.restarts)
+        restarted_text = f", restarted {restarts} time{'s' * (restarts > 1)}" if restarts else ""
+        epoch = trial.epochs[-1].epoch if trial.epochs else 0
+        yield f"running: {name}, after epoch {epoch} of {config.epochs}{restarted_text}"
     if not isinstance(events[-1], Completed):
         if not is_locked:
-            yield f"to go on: kdtune resume {folder}"
+            yield f"to continue: kdtune resume {folder}"
     elif confirm_events and not isinstance(confirm_events[-1], Completed):
         if not is_locked:
-            yield f"to go on: kdtune confirm {folder}"
+            yield f"to continue: kdtune confirm {folder}"
     else:
-        yield "it is complete; more trials, epochs or cells are for 'kdtune resume'"
+        yield "it is complete; 'kdtune resume' adds trials, epochs or cells"

@@ -157,10 +157,14 @@ class Driver:
         if not self.policy.finished:  # SIGUSR1, too, has Tune end quietly
             self._raise_interrupted(interrupts.terminated)
 
-    def check_lease(self) -> None:
-        """Raise, if another driver has the sweep by now."""
+    def sync_remote(self) -> None:
+        """Copy what changed to the storage.
+
+        Raises:
+            RunError: another driver runs the sweep now.
+        """
         if self.remote_sync is not None:
-            self.remote_sync.raise_failure()
+            self.remote_sync.sync()
 
     def flush_trackers(self) -> None:
         """Have all that follow trials get what they miss, where nothing is left to be run."""
@@ -185,7 +189,7 @@ def get_checkpoint_storage(remote_sync: RemoteSync | None) -> Storage | None:
 
 
 class _StepCallback(tune.Callback):
-    """Has the screen drawn while Ray's loop turns, and hears whether another driver took over."""
+    """Draws the screen and copies the folder to the storage while Ray's loop turns."""
 
     def __init__(self, screen: Screen, remote_sync: RemoteSync | None):
         self.screen, self.remote_sync = screen, remote_sync
@@ -194,7 +198,7 @@ class _StepCallback(tune.Callback):
         """Called by Ray ten times a second, or more often."""
         self.screen.refresh()
         if self.remote_sync is not None:
-            self.remote_sync.raise_failure()
+            self.remote_sync.sync_if_due()
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray's snapshots of callbacks are never read back, so they are kept empty."""

@@ -13,12 +13,12 @@ from typing import Any, Self
 
 import optuna
 from optuna import distributions as ranges
-from optuna.trial import create_trial
 from ray.tune.search.sample import Domain
 
 import search_spaces
 from kdtune.config.train import TrainConfig, check_searchable
 from kdtune.errors import UserError, first_line
+from kdtune.log.distributions import contains
 from kdtune.log.events import Cell
 from kdtune.methods import require_method
 from kdtune.plugins import PLUGINS
@@ -72,7 +72,9 @@ class SearchSpace:
         except ValueError:  # a choice that is not in the list
             return {}
         searched = {key: value for key, value in point.items() if key in trial.distributions}
-        is_inside = all(_is_in_range(trial, key, value) for key, value in searched.items())
+        is_inside = all(
+            contains(trial.distributions[key], value) for key, value in searched.items()
+        )
         return searched if is_inside else {}
 
     def probe_points(self) -> list[tuple[optuna.Trial, dict[str, Any]]]:
@@ -162,16 +164,12 @@ def _validate_space(space: SearchSpace) -> None:
     for point, (trial, settings) in zip(space.start_points, probed, strict=False):
         for key, value in point.items():
             searched = key in trial.distributions
-            if not (_is_in_range(trial, key, value) if searched else settings.get(key) == value):
+            if not (
+                contains(trial.distributions[key], value)
+                if searched
+                else settings.get(key) == value
+            ):
                 raise UserError(f"{key} = {value!r} in START is not a point of the space.")
-
-
-def _is_in_range(trial: optuna.Trial, key: str, value: Any) -> bool:
-    try:
-        create_trial(value=0.0, params={key: value}, distributions={key: trial.distributions[key]})
-    except ValueError:
-        return False
-    return True
 
 
 def serialize_distributions(trial_or_space: optuna.Trial | SearchSpace) -> dict[str, Any]:

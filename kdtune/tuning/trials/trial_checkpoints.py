@@ -116,12 +116,12 @@ class TrialCheckpoints:
 
 
 class RemoteTrialCheckpoints(TrialCheckpoints):
-    """The checkpoints of one trial, in a storage.
+    """The checkpoints of one trial in a storage.
 
     Args:
         storage: a folder of this trial alone.
-        config: as for `TrialFiles`.
-        classes: as for `TrialFiles`.
+        config: complete settings of the trial.
+        classes: class names.
     """
 
     def __init__(self, storage: Storage, config: TrainConfig, classes: tuple[str, ...]):
@@ -132,30 +132,24 @@ class RemoteTrialCheckpoints(TrialCheckpoints):
         self.storage, self._retry_after = storage, 0.0
 
     def load_latest(self) -> tuple[dict[str, Any], list[EpochMetrics]] | None:
-        """As `TrialFiles.newest`; None, too, if the storage goes on failing."""
+        """Load the newest intact checkpoint; None if there is none or the storage fails."""
         for delay in LOAD_RETRY_DELAYS_SECONDS:
             time.sleep(delay)
-            failed = True
             with suppress(StorageError):
-                names, failed = self._list_files(), False
-                for name in reversed(names):
-                    try:
-                        self.storage.download(name, self.folder / name)
-                    except StorageError:
-                        failed = True
+                for name in reversed(self.storage.list_files()):
+                    self.storage.download(name, self.folder / name)
                     if (latest := super().load_latest()) is not None:
                         return latest
-            if not failed:
-                break
+                return None
         return None
 
     def save_if_due(self, result: EpochResult, history: list[EpochMetrics]) -> None:
-        """As `TrialFiles.keep`; not soon after the storage has failed."""
+        """Write a checkpoint if it is time for one, and the storage did not fail just before."""
         if time.monotonic() >= self._retry_after:
             super().save_if_due(result, history)
 
     def save(self, result: EpochResult, history: list[EpochMetrics]) -> None:
-        """As `TrialFiles.write`; there is none, and no error, if the storage fails."""
+        """Write the checkpoint of an epoch, unless there is one or the storage fails."""
         if self._saved_epoch == result.epoch:
             return
         super().save(result, history)
@@ -163,7 +157,7 @@ class RemoteTrialCheckpoints(TrialCheckpoints):
         started = time.monotonic()
         try:
             self.storage.upload(path, path.name)
-            for name in self._list_files()[:-CHECKPOINTS_PER_TRIAL]:
+            for name in self.storage.list_files()[:-CHECKPOINTS_PER_TRIAL]:
                 self.storage.remove_file(name)
         except StorageError:
             now = time.monotonic()
@@ -171,11 +165,8 @@ class RemoteTrialCheckpoints(TrialCheckpoints):
             return
         TrialCheckpoints.seconds_per_byte += (time.monotonic() - started) / path.stat().st_size
 
-    def _list_files(self) -> list[str]:
-        return [name for name in self.storage.list_files() if name.startswith("epoch-")]
-
     def close(self) -> None:
-        """Leave nothing on the node."""
+        """Remove the temporary files."""
         self._temporary_folder.cleanup()
 
 

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from PIL import Image
-from test_leaderboard import Sweep, four_cells
-from test_render import half_done
+from report_sweeps import Sweep, four_cells, half_confirmed
 
 from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.reports.page import figures
@@ -92,7 +91,7 @@ def test_what_to_ship_is_tested_or_says_that_it_is_not():
     points = accuracy_vs_cost_table(board)
     assert points["split"].unique() == ["test"] and len(points) == 6
     assert points["accuracy_percent"].tolist() == board["test_accuracy_percent"].tolist()
-    half = accuracy_vs_cost_table(half_done().tables.leaderboard)
+    half = accuracy_vs_cost_table(half_confirmed().tables.leaderboard)
     assert set(half["method"]) == {"at", "fitnets", "student"}  # kd has search scores only
     searched = accuracy_vs_cost_table(Sweep().search("at", "A", 0.7).tables.leaderboard)
     assert searched[["split", "accuracy_percent"]].values.tolist() == [["validation", 70.0]]

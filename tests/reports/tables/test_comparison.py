@@ -7,12 +7,8 @@ import pandas as pd
 import pytest
 from scipy.special import ndtri
 
-from kdtune.reports.tables.comparison import (
-    COMPARISON_COLUMNS,
-    CellResult,
-    comparison_table,
-    method_pairs,
-)
+from kdtune.reports.tables.columns import COMPARISON
+from kdtune.reports.tables.comparison import CellResult, comparison_table, method_pairs
 from kdtune.reports.tables.statistics import adjust_holm, bootstrap_best_sd
 
 IMAGES = 400
@@ -42,7 +38,7 @@ UNSIGNED = [
 
 
 def confirmed(*right, luck=0.0, diverged=0, seeds=None):
-    """A cell whose runs have classified so many of the first images rightly; by seed from 1."""
+    """Return a cell; each run classified the first images, or the given ones, correctly."""
     of_seed = {
         seed: np.arange(IMAGES) < count if isinstance(count, int) else np.asarray(count)
         for seed, count in enumerate(right, start=1)
@@ -51,24 +47,24 @@ def confirmed(*right, luck=0.0, diverged=0, seeds=None):
 
 
 def between(first, last):
-    """The images that are classified rightly: from one to another."""
+    """Return a mask of the images from `first` up to `last`."""
     return (np.arange(IMAGES) >= first) & (np.arange(IMAGES) < last)
 
 
 def compare(a, b, **others):
-    """The row of AT against FitNets on the student R."""
+    """Return the row of AT against FitNets on the student R."""
     [row] = comparison_table({("at", "R"): a, ("fitnets", "R"): b}, **others).itertuples()
     return row
 
 
 def half_width(share, luck=0.0):
-    """Of a difference that is 100 on a share of the images, the same in all seeds, and 0 else."""
+    """Return the half width of a difference that is 100 on a share of the images, and 0 else."""
     v_images = 1e4 * share * (1 - share) / (IMAGES - 1)
     return 1.959964 * math.sqrt(v_images + 2 * luck**2)
 
 
 def noisy(random, share, images=IMAGES, seeds=5, luck=0.1):
-    """A cell that classifies such a share of the images rightly, whichever."""
+    """Return a cell that classifies a random share of the images correctly."""
     right = random.random((seeds, images)) < share
     return CellResult(dict(enumerate(right, start=1)), seeds, 0, luck)
 
@@ -87,7 +83,7 @@ def test_own_methods_come_first_then_all_against_each_baseline():
 def test_a_method_alone_has_no_row():
     table = comparison_table({("at", "R"): confirmed(300, 300, 300)})
     assert len(table) == 0
-    assert table.columns.tolist() == COMPARISON_COLUMNS
+    assert table.columns.tolist() == COMPARISON.names
 
 
 def test_a_winner_by_hand():
@@ -211,7 +207,7 @@ def test_unclear_for_want_of_trials_by_hand():
 
 
 def three_students(*of_at, diverged=(), lacking=()):
-    """AT and FitNets on three students; FitNets has 300 images everywhere."""
+    """Return AT against FitNets on three students; FitNets has 300 images on each."""
     cells = {}
     for model, count in zip("RST", of_at, strict=True):
         fell = 1 if model in diverged else 0
@@ -410,7 +406,7 @@ def test_swapping_the_methods_flips_signs_and_names():
 
 
 def same(one, other):
-    """Whether two values of a table are alike; nothing is like nothing."""
+    """Return True if two values of a table are alike; missing values are alike."""
     if isinstance(one, str):
         return one == other
     return (pd.isna(one) and pd.isna(other)) or one == pytest.approx(other)
@@ -430,7 +426,7 @@ def latent(accuracy):
 
 
 def searched(random, hard, trials=40, validation_images=1000, seeds=5):
-    """A method that was searched and confirmed: always the same method, always another search."""
+    """Return a confirmed cell; its method is always the same, its search is not."""
     truth = 75 - random.gamma(1.0, 1.5, trials)
     validation = truth + random.normal(0, math.sqrt(0.42 * 1875 / validation_images), trials)
     own = 0.45 * random.standard_normal(len(hard))

@@ -5,77 +5,17 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from test_log_tables import CONFIRM, EVENTS, asked, chosen, confirms, ended, epoch, was_tested
+from report_sweeps import CONDITIONS, EVENTS, IMAGES, PROFILE, Sweep, four_cells
 
 from kdtune.errors import UserError
-from kdtune.reports.tables.leaderboard import LEADERBOARD_COLUMNS, build_sweep_tables
+from kdtune.reports.tables.columns import LEADERBOARD
+from kdtune.reports.tables.leaderboard import build_sweep_tables
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
-
-OPENED = {"event": "sweep", "data": {"classes": ["x", "y"], "validation_images": 20}}
-IMAGES = 400
-
-
-class Sweep:
-    """Events of a sweep that is made cell by cell."""
-
-    def __init__(self):
-        self.events, self.confirmation, self.right = [OPENED], [], {}
-
-    def search(self, method, model, *scores):
-        """Trials with so many epochs of such scores; a state instead of scores that failed."""
-        for number, score in enumerate(scores):
-            trial = f"{method}-{model}-{number:03d}"
-            self.events.append(asked(trial, method, model, number, lr=0.1 * (number + 1)))
-            if isinstance(score, str):
-                self.events += [epoch(trial, 1, 0.99), ended(trial, score)]
-            else:
-                self.events += [epoch(trial, 1, score), ended(trial, "finished")]
-        return self
-
-    def confirm(self, method, model, number, accuracies, validation=0.75, choose=True):
-        """Runs of a trial with so many rightly classified of 400; a state if it failed."""
-        trial = f"{method}-{model}-{number:03d}"
-        for seed, accuracy in enumerate(accuracies, start=1):
-            run, failed = f"{trial}-seed{seed}", isinstance(accuracy, str)
-            state = accuracy if failed else "finished"
-            of_run = confirms(trial, method, model, seed, [validation], state)
-            self.confirmation += of_run
-            if choose and not failed:
-                self.confirmation.append(was_tested(run, accuracy))
-                self.right[run] = classified(accuracy, seed)
-        if choose:
-            self.confirmation.append(chosen(method, model, trial))
-        return self
-
-    @property
-    def tables(self):
-        return build_sweep_tables(self.events, self.confirmation, self.right)
-
-    @property
-    def board(self):
-        return self.tables.leaderboard.set_index(["method", "model"])
-
-
-def classified(accuracy, seed):
-    """The same images are hard for all."""
-    right = np.arange(IMAGES) < round(accuracy * IMAGES)
-    right[np.random.default_rng(seed).integers(0, 4, 1)] ^= True
-    return right
-
-
-def four_cells():
-    """AT is better than FitNets on A, on B nobody knows."""
-    sweep = Sweep()
-    for method, of_a in (("at", 0.9), ("fitnets", 0.7), ("student", 0.6)):
-        for model, accuracy in (("A", of_a), ("B", 0.7)):
-            sweep.search(method, model, 0.7, 0.7)
-            sweep.confirm(method, model, 0, [accuracy] * 3)
-    return sweep
 
 
 def test_the_columns_are_those_of_the_specification():
-    assert build_sweep_tables([]).leaderboard.columns.tolist() == LEADERBOARD_COLUMNS
-    assert four_cells().tables.leaderboard.columns.tolist() == LEADERBOARD_COLUMNS
+    assert build_sweep_tables([]).leaderboard.columns.tolist() == LEADERBOARD.names
+    assert four_cells().tables.leaderboard.columns.tolist() == LEADERBOARD.names
 
 
 def test_before_it_is_confirmed_there_is_a_row_a_cell_best_first():
@@ -101,7 +41,7 @@ def test_before_it_is_confirmed_there_is_a_row_a_cell_best_first():
 
 
 @pytest.mark.parametrize("events", [[], EVENTS[:1], EVENTS[:2]])
-def test_a_sweep_that_has_hardly_begun_has_tables_too(events):
+def test_a_sweep_that_has_barely_started_has_tables_too(events):
     tables = build_sweep_tables(events)
     assert tables.leaderboard.status.tolist() == ["running"] * len(tables.trials)
 
@@ -110,11 +50,11 @@ def test_a_confirmed_cell_by_hand():
     sweep = Sweep().search("at", "A", 0.5, 0.6, 0.9, "diverged", 0.8, "crashed")
     sweep.confirm("at", "A", 2, [0.5, 0.5, 0.5], 0.7, choose=False)
     sweep.confirm("at", "A", 4, [0.6, 0.7, 0.8], 0.75)
-    sweep.right = {
+    sweep.correct = {
         f"at-A-004-seed{seed}": np.arange(4) < right for seed, right in ((1, 2), (2, 3), (3, 4))
     }
-    sweep.confirmation.append(CONFIRM[1])
-    row = sweep.board.loc["at", "A"]
+    sweep.confirm_events.append(PROFILE)
+    row = sweep.leaderboard.loc["at", "A"]
     assert (row.status, row.trial_id) == ("ok", "at-A-004")
     assert json.loads(row.configuration)["lr"] == 0.5
     assert (row.test_accuracy_percent, row.test_seed_sd_points) == (75, 25)
@@ -149,14 +89,14 @@ def test_a_confirmed_cell_by_hand():
     ],
 )
 def test_what_the_second_half_of_a_search_gained(scores, late, improving):
-    row = Sweep().search("at", "A", *scores).board.loc["at", "A"]
+    row = Sweep().search("at", "A", *scores).leaderboard.loc["at", "A"]
     assert row.late_gain_points == pytest.approx(late, nan_ok=True)
     known = row.search_still_improving
     assert (None if pd.isna(known) else known) == improving
 
 
 def test_ranks_and_gains_follow_the_verdicts():
-    board = four_cells().board
+    board = four_cells().leaderboard
     assert board["rank"].unstack().to_dict() == {
         "A": {"at": 1, "fitnets": 2, "student": 3},
         "B": {"at": 1, "fitnets": 1, "student": 1},
@@ -173,11 +113,11 @@ def test_a_baseline_that_wins_is_ranked_first():
     sweep = Sweep()
     for method, accuracy in (("at", 0.6), ("student", 0.9)):
         sweep.search(method, "A", 0.7).confirm(method, "A", 0, [accuracy] * 3)
-    assert sweep.board["rank"].droplevel("model").to_dict() == {"student": 1, "at": 2}
+    assert sweep.leaderboard["rank"].droplevel("model").to_dict() == {"student": 1, "at": 2}
 
 
 def cell_of(search, *confirmed, choose=0):
-    """A cell with such trials, of which the runs of the first ones ended so."""
+    """Return a sweep of one cell: scores of its trials, results of the first trials' runs."""
     sweep = Sweep().search("at", "A", *search)
     for number, accuracies in enumerate(confirmed):
         sweep.confirm("at", "A", number, accuracies, choose=number == choose)
@@ -201,7 +141,7 @@ def cell_of(search, *confirmed, choose=0):
     ],
 )  # fmt: skip
 def test_statuses(sweep, status, diverged, tested):
-    row = sweep.board.loc["at", "A"]
+    row = sweep.leaderboard.loc["at", "A"]
     assert (row.status, row.seeds_diverged) == (status, diverged)
     assert pd.notna(row.test_accuracy_percent) == tested
     assert pd.notna(row.test_half_width_points) == (tested and row.seeds_ok >= 3)
@@ -213,17 +153,17 @@ def test_a_cell_that_failed_makes_its_comparisons_unstable():
     [row] = sweep.tables.comparison.itertuples()
     assert row.verdict == "unstable"
     assert row.sentence == "AT diverged in 3 of 3 seeds on A. No winner is declared."
-    assert sweep.board["rank"].isna().all()
+    assert sweep.leaderboard["rank"].isna().all()
 
 
 def test_what_was_not_searched_has_no_luck():
-    assert Sweep().search("at", "A", 0.7).board.search_luck_points.tolist() == [0]
+    assert Sweep().search("at", "A", 0.7).leaderboard.search_luck_points.tolist() == [0]
 
 
 def test_a_lost_file_of_predictions_leaves_the_rest():
     sweep = four_cells()
-    del sweep.right["at-A-000-seed1"]
-    row = sweep.board.loc["at", "A"]
+    del sweep.correct["at-A-000-seed1"]
+    row = sweep.leaderboard.loc["at", "A"]
     assert row.test_accuracy_percent == pytest.approx(90, abs=0.3)
     assert pd.isna(row.test_half_width_points) and row.seeds_ok == 3
 
@@ -236,7 +176,7 @@ def test_a_choice_that_was_never_searched_is_a_sentence():
 
 def test_groups_widen_the_interval_and_leave_the_mean():
     sweep = Sweep().search("at", "A", 0.7).confirm("at", "A", 0, [0.7, 0.6, 0.65])
-    logs = sweep.events, sweep.confirmation, sweep.right
+    logs = sweep.events, sweep.confirm_events, sweep.correct
     alone, grouped = (
         build_sweep_tables(*logs, groups=groups).leaderboard.iloc[0]
         for groups in (None, [i // 40 for i in range(IMAGES)])
@@ -245,13 +185,12 @@ def test_groups_widen_the_interval_and_leave_the_mean():
     assert grouped.test_half_width_points > 2 * alone.test_half_width_points
 
 
-ABOUT = {"data": "f", "teacher": None, "image size": 32, "epochs": 5}
-
-
 def test_sweeps_that_agree_are_joined_and_told_apart():
     one, two = four_cells().tables, build_sweep_tables(EVENTS)
-    [board] = join_leaderboards({"r/one": one, "r/two": two}, {"r/one": ABOUT, "r/two": ABOUT})
-    assert board.columns.tolist() == ["sweep", *LEADERBOARD_COLUMNS, "settings"]
+    [board] = join_leaderboards(
+        {"r/one": one, "r/two": two}, {"r/one": CONDITIONS, "r/two": CONDITIONS}
+    )
+    assert board.columns.tolist() == ["sweep", *LEADERBOARD.names, "settings"]
     assert board[["model", "sweep", "method"]].values.tolist()[:5] == [
         ["A", "r/one", "at"],
         ["A", "r/one", "fitnets"],
@@ -259,13 +198,13 @@ def test_sweeps_that_agree_are_joined_and_told_apart():
         ["A", "r/two", "at"],
         ["A", "r/two", "kd"],
     ]
-    assert explain_separate_tables({"r/one": ABOUT, "r/two": ABOUT}) == []
+    assert explain_separate_tables({"r/one": CONDITIONS, "r/two": CONDITIONS}) == []
 
 
 def test_sweeps_that_differ_are_kept_apart_and_it_is_said_why():
     abouts = {
-        "a": ABOUT, "b": {**ABOUT, "data": "g", "teacher": "sha"}, "c": ABOUT,
-        "d": {**ABOUT, "epochs": 6},
+        "a": CONDITIONS, "b": {**CONDITIONS, "data": "g", "teacher": "sha"}, "c": CONDITIONS,
+        "d": {**CONDITIONS, "epochs": 6},
     }  # fmt: skip
     boards = join_leaderboards(dict.fromkeys(abouts, build_sweep_tables(EVENTS)), abouts)
     assert [board.sweep.unique().tolist() for board in boards] == [["a", "c"], ["b"], ["d"]]
@@ -277,6 +216,6 @@ def test_sweeps_that_differ_are_kept_apart_and_it_is_said_why():
 
 
 def test_a_single_sweep_has_no_column_for_it():
-    [board] = join_leaderboards({"s": build_sweep_tables(EVENTS)}, {"s": ABOUT})
-    assert board.columns.tolist() == [*LEADERBOARD_COLUMNS, "settings"]
+    [board] = join_leaderboards({"s": build_sweep_tables(EVENTS)}, {"s": CONDITIONS})
+    assert board.columns.tolist() == [*LEADERBOARD.names, "settings"]
     assert board.settings.tolist() == ["lr=0.1 beta=10", "lr=0.2", ""]

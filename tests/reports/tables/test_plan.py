@@ -3,34 +3,45 @@
 import json
 
 import pytest
+from report_sweeps import epoch, proposed, sweep_started
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
+from kdtune.log.events import Completed, SweepResumed
 from kdtune.log.folder import SweepFolder
 from kdtune.reports.page.sections.plan import plan_section
-from kdtune.reports.tables.plan import plan_vs_actual, read_plan, wall_seconds
+from kdtune.reports.tables.plan import plan_vs_actual, read_plan
 from kdtune.reports.text.plan import plan_text
 
 ROW = {
-    "slots": 2, "wall_seconds": 100.0, "training_seconds": 150.0, "startup_seconds": 20.0, "waiting_seconds": 10.0, "driver_seconds": 5.0,
-    "trials": 4, "stopped": 1, "epochs": 10, "saved_epochs": 2, "max_running": 2, "idle_share": 0.25,
-    "driver_share": 0.05, "cache_bytes": 1e6, "checkpoint_bytes": 2e6, "log_bytes": 1e5,
-    "node_memory_bytes": 3e9, "device_memory_bytes": 0.0, "limit": "training, 75 %",
+    "slots": 2, "wall_seconds": 100.0, "training_seconds": 150.0, "startup_seconds": 20.0,
+    "waiting_seconds": 10.0, "driver_seconds": 5.0, "trials": 4, "stopped": 1, "epochs": 10,
+    "saved_epochs": 2, "max_running": 2, "idle_share": 0.25, "driver_share": 0.05,
+    "cache_bytes": 1e6, "checkpoint_bytes": 2e6, "log_bytes": 1e5, "node_memory_bytes": 3e9,
+    "device_memory_bytes": 0.0, "limit": "training, 75 %",
 }  # fmt: skip
 PLAN = {"slots": 2, "rows": [ROW, {**ROW, "slots": 1000}], "notes": ["Measured.", "Imagined."]}
-
-
-def event(kind, at, **about):
-    return {"event": kind, "session_seconds": at, **about}
-
-
 CONFIG = SweepConfig.parse({"name": "s", "data": "d", "trials": 4}).model_dump(mode="json")
-EVENTS = [
-    event("sweep", 1.0, config=CONFIG), event("asked", 2.0), event("epoch", 10.0, seconds=4.0),
-    event("epoch", 21.0, seconds=6.0), event("resumed", 5.0, config={**CONFIG, "confirm": True}),
-    event("epoch", 15.0, seconds=5.0),
-    event("complete", 35.0),
-]  # fmt: skip
+
+
+def at(event, session_seconds):
+    return event.model_copy(update={"session_seconds": session_seconds})
+
+
+def events_of(**change):
+    """Return the events of a sweep that was resumed with other settings."""
+    started = sweep_started(CONFIG)
+    resumed = SweepResumed(
+        **started.model_dump(exclude={"kind", "config"}), config={**CONFIG, **change}
+    )
+    epochs = [epoch("at-A-0", n, 0.5, seconds) for n, seconds in enumerate((4.0, 6.0, 5.0), 1)]
+    return [
+        at(started, 1.0), at(proposed("at-A-0"), 2.0), at(epochs[0], 10.0), at(epochs[1], 21.0),
+        at(resumed, 5.0), at(epochs[2], 15.0), at(Completed(), 35.0),
+    ]  # fmt: skip
+
+
+EVENTS = events_of(confirm=True)
 
 
 def test_plan_against_actual():
@@ -43,9 +54,7 @@ def test_plan_against_actual():
 
 @pytest.mark.parametrize("change", [{"trials": 9}, {"models": ["A"]}, {"max_concurrent": 1}])
 def test_a_sweep_that_was_changed_after_the_plan_has_no_ratio_to_it(tmp_path, change):
-    events = [
-        {**e, "config": {**CONFIG, **change}} if e["event"] == "resumed" else e for e in EVENTS
-    ]
+    events = events_of(**change)
     assert plan_vs_actual(PLAN, events)["actual_over_planned"].isna().all()
     folder = Folder(tmp_path)
     folder.load_events = lambda: events
@@ -55,9 +64,9 @@ def test_a_sweep_that_was_changed_after_the_plan_has_no_ratio_to_it(tmp_path, ch
     assert grid.rows[0] == ("wall", "1 min 40 s", "50 s", "")
 
 
-def test_time_in_which_no_driver_ran_does_not_count():
-    assert wall_seconds(EVENTS[:4]) == 20
-    assert wall_seconds(EVENTS[:5]) == 20
+@pytest.mark.parametrize("count", [4, 5])
+def test_time_in_which_no_driver_ran_does_not_count(count):
+    assert plan_vs_actual(PLAN, EVENTS[:count])["actual"][0] == 20
 
 
 @pytest.mark.parametrize("form", ["table", "markdown"])

@@ -1,32 +1,24 @@
-"""How well a rung tells the next one, by hand and on simulated trials."""
+"""Correlations between rungs, by hand and on simulated trials."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from report_sweeps import ended, epoch, proposed, sweep_started
 
-from kdtune.reports.tables.rungs import (
-    MIN_PROMOTED_TRIALS,
-    RUNG_COLUMNS,
-    advise_grace_period,
-    compared_epochs,
-    rungs_table,
-)
+from kdtune.reports.tables.columns import MIN_PROMOTED_TRIALS, RUNGS
+from kdtune.reports.tables.rungs import advise_grace_period, compared_epochs, rungs_table
 
 
 def events_of(curves, states=None, config=None):
-    """The log of one cell, a curve of best accuracies a trial."""
-    opened = {"epochs": 8, "grace_period": 2, "reduction_factor": 2, **(config or {})}
-    events = [{"event": "sweep", "time": 0.0, "config": opened}]
+    """Return the log of one cell from the best accuracies of each trial."""
+    defaults = {"epochs": 8, "grace_period": 2, "reduction_factor": 2}
+    events = [sweep_started(defaults | (config or {}))]
     for number, curve in enumerate(curves):
-        about = {"trial_id": f"at-A-{number:03d}", "method": "at", "model": "A", "time": 0.0}
-        asked = {"number": number, "origin": "sampler", "parameters": {}, "config": {}}
-        events.append({"event": "asked", **about, **asked})
-        for epoch, best in enumerate(curve, start=1):
-            figures = {"validation_accuracy": best, "best_validation_accuracy": best}
-            ran = {"seconds": 1.0, "device": "cpu", "threads": 1}
-            events.append({"event": "epoch", **about, "epoch": epoch, **figures, **ran})
+        trial = f"at-A-{number:03d}"
+        events.append(proposed(trial, number))
+        events += [epoch(trial, step, best) for step, best in enumerate(curve, start=1)]
         state = states[number] if states else "finished" if len(curve) == 8 else "stopped"
-        events.append({"event": "ended", **about, "state": state, "reason": "so"})
+        events.append(ended(trial, state))
     return events
 
 
@@ -53,7 +45,7 @@ def test_trials_are_counted_and_the_winner_is_placed():
     rising = [[0.1 * n + 0.001 * e for e in range(8)] for n in range(3)]
     rising[0][7] = 0.9  # the last at first, the best in the end
     table = table_of([*rising, [0.5], [0.6, 0.6]])
-    assert table.columns.tolist() == RUNG_COLUMNS[:2] + RUNG_COLUMNS[3:]
+    assert table.columns.tolist() == RUNGS.names[:2] + RUNGS.names[3:]
     assert table.trials_reached.tolist() == [5, 4, 3]
     assert table.trials_promoted.tolist() == [4, 3, 3]
     assert table.winner_rank_at_rung.tolist() == [5, 4, 3]
@@ -61,7 +53,7 @@ def test_trials_are_counted_and_the_winner_is_placed():
 
 
 def test_the_correlation_by_hand():
-    """All go on: u is 1, and the correction changes nothing."""
+    """All trials are promoted: u is 1, and the correction changes nothing."""
     before, after = [*range(10)], [1, 0, *range(2, 10)]  # two neighbours change places
     curves = [[b / 10] * 4 + [a / 10 + 0.5] * 4 for b, a in zip(before, after, strict=True)]
     row = table_of(curves, config={"grace_period": 4}).loc[4]
@@ -79,16 +71,16 @@ def test_trials_that_failed_are_left_out():
 
 
 @pytest.mark.parametrize("rho", [0.3, 0.6, 0.9])
-def test_the_correction_undoes_that_only_the_best_went_on(rho):
+def test_the_correction_undoes_that_only_the_best_are_promoted(rho):
     corrected, promoted = [], []
     for seed in range(5):
         random = np.random.default_rng(seed)
         before = random.normal(size=4000)
         after = rho * before + np.sqrt(1 - rho**2) * random.normal(size=4000)
-        went_on = before >= np.quantile(before, 0.75)
+        is_promoted = before >= np.quantile(before, 0.75)
         curves = [
             [0, 0, 0, b, 0, 0, 0, a] if on else [0, 0, 0, b]
-            for b, a, on in zip(before, after, went_on, strict=True)
+            for b, a, on in zip(before, after, is_promoted, strict=True)
         ]
         row = table_of(curves, config={"grace_period": 4}).loc[4]
         corrected.append(row.correlation_all)
@@ -127,8 +119,8 @@ def rungs(*rows):
         ),
         (
             [(1, 2, 0.5), (2, 4, 0.5), (4, 8, np.nan)],
-            f"Whether the grace period was right cannot be said: that takes {MIN_PROMOTED_TRIALS} trials of a "
-            "cell that went on at a rung, and at most 12 did.",
+            f"The grace period cannot be judged: that takes a cell with {MIN_PROMOTED_TRIALS} "
+            "trials that were promoted at a rung, and at most 12 were.",
         ),
     ],
 )
@@ -142,7 +134,7 @@ def test_cells_are_averaged():
 
 
 @pytest.mark.parametrize("events", [[], events_of([]), events_of([[]])])
-def test_a_sweep_that_has_hardly_begun_has_its_table_too(events):
+def test_a_sweep_that_has_barely_started_has_its_table_too(events):
     table = rungs_table(events)
-    assert table.columns.tolist() == RUNG_COLUMNS
-    assert "cannot be said" in advise_grace_period(table, 2)
+    assert table.columns.tolist() == RUNGS.names
+    assert "cannot be judged" in advise_grace_period(table, 2)

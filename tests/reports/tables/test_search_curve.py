@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_log_tables import EVENTS, asked, ended, epoch
+from report_sweeps import EVENTS, ended, epoch, proposed
 
+from kdtune.reports.tables.columns import SEARCH_CURVE
 from kdtune.reports.tables.log_tables import epochs_table, trials_table
-from kdtune.reports.tables.search_curve import (
-    SEARCH_CURVE_COLUMNS,
-    expected_best,
-    search_curve_table,
-)
+from kdtune.reports.tables.search_curve import expected_best, search_curve_table
 
 
 def curve(events, chance=0.5):
@@ -22,22 +19,21 @@ def curve(events, chance=0.5):
 
 def test_a_curve_by_hand():
     events = [
-        *(asked(f"t{n}", "at", "A", n) for n in range(5)),
-        epoch("t0", 1, 0.6),
-        epoch("t1", 1, 0.9),  # diverges in the end
-        epoch("t2", 1, 0.5),
-        epoch("t2", 2, 0.7),
-        ended("t2", "finished"),  # after 4 epochs of the cell
-        epoch("t0", 2, 0.65),
-        ended("t0", "stopped"),
-        epoch("t1", 2, 0.1),
-        ended("t1", "diverged"),
-        ended("t3", "crashed"),
-        epoch("t4", 1, 0.99),  # is still running
+        *(proposed(f"at-A-{n}") for n in range(5)),
+        epoch("at-A-0", 1, 0.6),
+        epoch("at-A-1", 1, 0.9),  # diverges in the end
+        epoch("at-A-2", 1, 0.5),
+        epoch("at-A-2", 2, 0.7),
+        ended("at-A-2", "finished"),  # after 4 epochs of the cell
+        epoch("at-A-0", 2, 0.65),
+        ended("at-A-0", "stopped"),
+        epoch("at-A-1", 2, 0.1),
+        ended("at-A-1", "diverged"),
+        ended("at-A-3", "crashed"),
+        epoch("at-A-4", 1, 0.99),  # is still running
     ]
-    events[8]["best_validation_accuracy"] = 0.7
     table = curve(events)
-    assert table.columns.tolist() == SEARCH_CURVE_COLUMNS
+    assert table.columns.tolist() == SEARCH_CURVE.names
     assert table.trials.tolist() == [1, 2, 3, 4]
     assert table.epochs.tolist() == [4, 4, 5, 6]  # when t3 crashed, no epoch tells
     assert table.best_percent.tolist() == pytest.approx([70, 70, 70, 70])
@@ -68,7 +64,7 @@ def test_an_epoch_that_was_reported_twice_is_spent_once():
 @pytest.mark.parametrize("events", [[], EVENTS[:2], EVENTS[:4]])
 def test_without_an_ended_trial_there_is_no_row(events):
     table = curve(events)
-    assert table.empty and table.columns.tolist() == SEARCH_CURVE_COLUMNS
+    assert table.empty and table.columns.tolist() == SEARCH_CURVE.names
 
 
 values = st.lists(st.floats(0, 1), min_size=1, max_size=60)

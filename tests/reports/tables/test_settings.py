@@ -11,13 +11,13 @@ from optuna.distributions import (
     IntDistribution,
     distribution_to_json,
 )
-from test_log_tables import asked, ended, epoch
+from report_sweeps import ended, epoch, proposed, sweep_started
 
 from kdtune.errors import UserError
+from kdtune.log.events import SpaceRecord, TrialProposed
+from kdtune.reports.tables.columns import MIN_IMPORTANCE_TRIALS, SETTINGS
 from kdtune.reports.tables.log_tables import epochs_table, trials_table
 from kdtune.reports.tables.settings import (
-    MIN_IMPORTANCE_TRIALS,
-    SETTINGS_COLUMNS,
     collect_distributions,
     overlapping_ranges,
     settings_table,
@@ -32,7 +32,7 @@ SPACE = {
 
 
 def searched(count, score, seed=0, model="A", states=None):
-    """Events of random search: score at the second epoch, half of it at the first."""
+    """Yield events of random search: the score at the second epoch, half of it at the first."""
     random = np.random.default_rng(seed)
     for number in range(count):
         settings = {
@@ -42,7 +42,7 @@ def searched(count, score, seed=0, model="A", states=None):
             "augment": bool(random.integers(2)),
         }
         trial = f"at-{model}-{number:03d}"
-        yield asked(trial, "at", model, number, **settings)
+        yield proposed(trial, number, **settings)
         for step in (1, 2):
             yield epoch(trial, step, score(settings) * step / 2)
         yield ended(trial, states[number] if states else "finished")
@@ -60,7 +60,7 @@ def table_of(events, space=None):
     events = list(events)
     spaces = {"at": space or SPACE}
     table = settings_table(trials_table(events), epochs_table(events), spaces, 1, 0.1)
-    assert table.columns.tolist() == SETTINGS_COLUMNS
+    assert table.columns.tolist() == SETTINGS.names
     return table.set_index("hyperparameter")
 
 
@@ -94,7 +94,7 @@ def test_few_trials_have_no_importance_and_fewer_no_range():
 
 @pytest.mark.parametrize(("state", "most"), [("diverged", "alpha"), ("crashed", "lr")])
 def test_diverged_trials_count_as_chance_and_crashed_ones_not_at_all(state, most):
-    alphas = [e["parameters"]["alpha"] for e in searched(80, by_lr) if e["event"] == "asked"]
+    alphas = [e.params["alpha"] for e in searched(80, by_lr) if isinstance(e, TrialProposed)]
     states = [state if alpha > 0.6 else "finished" for alpha in alphas]
     assert MIN_IMPORTANCE_TRIALS < states.count("finished") > 40
     table = table_of(searched(80, by_lr if state == "crashed" else by_steps, states=states))
@@ -111,9 +111,9 @@ def test_where_no_half_is_better_there_is_no_importance():
 def test_conditional_and_foreign_values_are_no_trouble():
     events = list(searched(40, by_lr))
     for event in events[::8]:
-        event["parameters"].pop("alpha")
-    events[4]["parameters"]["augment"] = "perhaps"
-    events[8]["parameters"]["lr"] = 50.0  # of a wider space
+        event.params.pop("alpha")
+    events[4].params["augment"] = "perhaps"
+    events[8].params["lr"] = 50.0  # of a wider space
     table = table_of(events, {**SPACE, "unknown": SPACE["lr"], "device": SPACE["augment"]})
     assert table.index.tolist() == list(SPACE) and table.importance.notna().all()
 
@@ -123,24 +123,29 @@ def plain(space):
 
 
 def test_spaces_come_from_the_log():
-    of_function = {**asked("x", "mine", "A", 0), "distributions": plain({"lr": SPACE["lr"]})}
+    def of_function(**space):
+        event = proposed("mine-A-0")
+        return event.model_copy(update={"distributions": plain(space)})
+
+    def record(space):
+        fixed = {"path": "space.yaml", "function": not space, "constants": {}, "start": ()}
+        return SpaceRecord(**fixed, distributions=plain(space))
+
     events = [
-        {"event": "sweep", "spaces": {"at": {"distributions": plain(SPACE)},
-                                      "mine": {"distributions": {}}}},
-        of_function,
-        {**of_function, "distributions": plain({"lr": SPACE["alpha"], "beta": SPACE["steps"]})},
-    ]  # fmt: skip
-    found = collect_distributions(events)
-    assert found == {"at": SPACE, "mine": {"lr": SPACE["lr"], "beta": SPACE["steps"]}}
+        sweep_started(spaces={"at": record(SPACE), "mine": record({})}),
+        of_function(lr=SPACE["lr"]),
+        of_function(lr=SPACE["alpha"], beta=SPACE["steps"]),
+    ]
+    assert collect_distributions(events) == {
+        "at": SPACE, "mine": {"lr": SPACE["lr"], "beta": SPACE["steps"]},
+    }  # fmt: skip
     assert collect_distributions([]) == {}
 
 
-@pytest.mark.parametrize(
-    "spaces", [None, [], {"at": {}}, {"at": {"distributions": {"lr": {"name": "x"}}}}]
-)
-def test_damaged_spaces_are_a_sentence(spaces):
+def test_damaged_spaces_are_a_sentence():
+    event = proposed("at-A-0").model_copy(update={"distributions": {"lr": {"name": "x"}}})
     with pytest.raises(UserError, match="The log is damaged: it has no search spaces"):
-        collect_distributions([{"event": "sweep", "spaces": spaces}])
+        collect_distributions([event])
 
 
 def test_settings_carry_over_where_the_ranges_of_all_models_overlap():
@@ -159,4 +164,4 @@ def test_settings_carry_over_where_the_ranges_of_all_models_overlap():
     assert table.hyperparameter.tolist() == ["lr", "alpha", "beta"]
     assert table[["low", "high"]].iloc[0].tolist() == [0.05, 0.1]
     assert table[["low", "high"]].iloc[1:].isna().to_numpy().all()
-    assert overlapping_ranges(pd.DataFrame(columns=SETTINGS_COLUMNS)).empty
+    assert overlapping_ranges(pd.DataFrame(columns=SETTINGS.names)).empty

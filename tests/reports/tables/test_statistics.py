@@ -33,7 +33,7 @@ PAIR = ("at", "fitnets")
 
 
 def known(mean, half=1.0, share_search=0.0, **others):
-    """An estimate whose half width is given: nothing depends on the seeds, so df is infinite."""
+    """Return an estimate with this half width; it has no seed variance, so df is infinite."""
     variance = (half / NORMAL) ** 2
     fields = dict(
         seeds=5, images=1000, seeds_won=4, seeds_lost=1, variance_seeds=0.0, variance_residual=0.0
@@ -45,7 +45,7 @@ def known(mean, half=1.0, share_search=0.0, **others):
 
 
 def by_loops(x):
-    """Two-way analysis of variance without replications: MS of images, of seeds, and the rest."""
+    """Return the mean squares of images, seeds and the rest: two-way ANOVA, no replications."""
     n, seeds = len(x), len(x[0])
     mean = sum(sum(row) for row in x) / (n * seeds)
     of_image = [sum(row) / seeds for row in x]
@@ -440,7 +440,7 @@ def test_what_can_be_seen_in_words():
 
 
 def no_difference(random, images, seeds):
-    """Points of two methods that are equally good: hard images are hard for both."""
+    """Return the difference of two equally good methods; hard images are hard for both."""
     hard = random.standard_normal((images, 1))
     own = 0.5 * random.standard_normal((2, images, 1))
     run = 0.7 * random.standard_normal((2, images, seeds))
@@ -450,7 +450,7 @@ def no_difference(random, images, seeds):
 
 
 def decided(repeats, images, seeds, copied=0, grouped=False):
-    """Share of repeats that name a winner where there is none; some images have four copies."""
+    """Return the share of repeats that name a winner where there is none."""
     random = np.random.default_rng(11)
     places = np.r_[np.arange(images), np.tile(np.arange(copied), 4)]
     winners = 0

@@ -1,12 +1,14 @@
-"""How far a sweep is, in words."""
+"""Status of a sweep as text."""
 
 import time
 from pathlib import Path
 
 import pytest
-from test_log_tables import EVENTS
+from report_sweeps import EVENTS, confirm_run, restarted, sweep_started
 
 from kdtune.config.sweep import SweepConfig
+from kdtune.log.events import Completed, SweepResumed
+from kdtune.log.folder import SweepSnapshot
 from kdtune.reports.text.status import status_lines
 
 CONFIG = SweepConfig.parse(
@@ -15,15 +17,32 @@ CONFIG = SweepConfig.parse(
         "baselines": False, "trials": 4, "epochs": 9,
     }
 )  # fmt: skip
-OPENED = {
-    "event": "sweep", "config": CONFIG.model_dump(mode="json"),
-}  # fmt: skip
+STARTED = sweep_started(CONFIG.model_dump(mode="json"))
+RESUMED = SweepResumed(**STARTED.model_dump(exclude={"kind"}))
 
 
-def lines(held, opened=(OPENED,), events=EVENTS, confirmed=()):
-    events = [*events[:-1], {**events[-1], "time": time.time() - 90}]
-    place = "process 7 on h", Path("results/x")
-    return "\n".join(status_lines(list(opened), events, list(confirmed), held, *place)) + "\n"
+class Snapshot(SweepSnapshot):
+    """A sweep with these events."""
+
+    def __init__(self, events, confirm_events, locked):
+        self.path, self.locked = Path("results/x"), locked
+        self._events, self._confirm_events = events, confirm_events
+
+    def is_locked(self):
+        return self.locked
+
+    def lock_holder(self):
+        return "process 7 on h"
+
+
+def ago(event, seconds):
+    return event.model_copy(update={"time": time.time() - seconds})
+
+
+def lines(locked, events=EVENTS[1:], confirm_events=(), opening=STARTED):
+    events = [opening, *events]
+    events[-1] = ago(events[-1], 90)
+    return "\n".join(status_lines(Snapshot(events, list(confirm_events), locked))) + "\n"
 
 
 def test_a_sweep_that_runs():
@@ -32,41 +51,36 @@ def test_a_sweep_that_runs():
         "results/x is being run by process 7 on h\n5 of 16 trials have ended, 8 "
     )
     assert "last event 1 min 30 s ago" in said and "resume" not in said
-    assert "under way: kd-A-002, after epoch 1 of 9\n" in said
+    assert "running: kd-A-002, after epoch 1 of 9\n" in said
 
 
-def test_a_sweep_that_was_interrupted_says_how_to_go_on():
-    again = {"event": "restarted", "trial_id": "kd-A-002", "cause": "died"}
-    said = lines(False, [OPENED, {**OPENED, "event": "resumed"}], [again, *EVENTS][1:] + [again])
+def test_a_sweep_that_was_interrupted_says_how_to_continue():
+    said = lines(False, [*EVENTS[1:], RESUMED, restarted("kd-A-002")])
     assert said.startswith("results/x: no process runs it") and "resumed 1 time\n" in said
-    assert "under way: kd-A-002, after epoch 1 of 9, begun again 1 times" in said
-    assert "to go on: kdtune resume results/x" in said
+    assert "running: kd-A-002, after epoch 1 of 9, restarted 1 time\n" in said
+    assert "to continue: kdtune resume results/x" in said
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_a_sweep_without_a_trial(held):
-    said = lines(held, events=[{**OPENED, "time": 0.0}])
-    assert "0 of 16 trials have ended, 0 epochs are trained" in said
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_sweep_without_a_trial(locked):
+    assert "0 of 16 trials have ended, 0 epochs are trained" in lines(locked, events=[])
 
 
 def test_a_sweep_that_is_complete():
-    said = lines(False, events=[*EVENTS, {"event": "complete"}])
-    assert "it is complete; more trials" in said and "to go on" not in said
+    said = lines(False, events=[*EVENTS[1:], Completed()])
+    assert "it is complete; 'kdtune resume' adds trials" in said and "to continue" not in said
 
 
 def test_a_folder_that_cannot_be_locked():
-    assert "nobody can tell whether a process runs it" in lines(None)
+    assert "it is unknown whether a process runs it" in lines(None)
 
 
-def test_a_confirmation_that_was_interrupted_says_how_to_go_on():
-    about = {"method": "at", "model": "A", "confirms": "at-A-000", "config": {}, "time": 0.0}
-    asked = [{"event": "asked", "trial_id": f"s{n}", "number": n, **about} for n in (1, 2)]
-    end = {"event": "ended", "trial_id": "s1", "state": "finished", "reason": "all"}
-    confirmed = [*asked, {**end, "time": time.time() - 5}]
-    complete = [*EVENTS, {"event": "complete"}]
-    said = lines(False, events=complete, confirmed=confirmed)
+def test_a_confirmation_that_was_interrupted_says_how_to_continue():
+    confirmed = [*confirm_run("at-A-000", 2, [], None), *confirm_run("at-A-000", 1, [])]
+    confirmed[-1] = ago(confirmed[-1], 5)
+    complete = [*EVENTS[1:], Completed()]
+    said = lines(False, complete, confirmed)
     assert "confirmation: 1 runs have ended\n" in said
-    assert "under way: s2, after epoch 0 of 9\n" in said
-    assert said.endswith("to go on: kdtune confirm results/x\n") and "last event 5 s ago" in said
-    done = [*confirmed, {"event": "complete", "time": 0.0}]
-    assert "it is complete" in lines(False, events=complete, confirmed=done)
+    assert "running: at-A-000-seed2, after epoch 0 of 9\n" in said
+    assert said.endswith("to continue: kdtune confirm results/x\n") and "last event 5 s" in said
+    assert "it is complete" in lines(False, complete, [*confirmed, Completed()])

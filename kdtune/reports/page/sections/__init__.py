@@ -1,9 +1,6 @@
-"""What a report says of a sweep after its verdict, section by section.
+"""Sections of a report; one without data is a sentence that says which command adds it."""
 
-A section without data is one sentence that says why, and what would add it.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import Block
@@ -14,7 +11,7 @@ from kdtune.reports.page.sections.settings import settings_section
 from kdtune.reports.page.sections.ship import accuracy_vs_cost_section
 from kdtune.reports.page.sections.stopping import stopping_section
 
-SECTIONS: dict[str, tuple[str, str, Callable[[LoadedSweep], list[Block]]]] = {
+SECTIONS: dict[str, tuple[str, str, Callable[[LoadedSweep], Iterator[Block]]]] = {
     "ship": (
         "What to ship",
         "Which student and method fit my speed limit?",
@@ -26,4 +23,4 @@ SECTIONS: dict[str, tuple[str, str, Callable[[LoadedSweep], list[Block]]]] = {
     "failures": ("Failures", "What failed?", failures_section),
     "reading": ("How to read this", "What do the numbers cover?", reading_section),
 }
-"""Heading, question and content of the sections after verdict and leaderboard, by anchor."""
+"""Heading, question and function of the sections after verdict and leaderboard, by anchor."""

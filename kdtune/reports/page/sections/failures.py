@@ -1,66 +1,39 @@
-"""The section on failed trials."""
+"""Section: failed trials."""
+
+from collections.abc import Iterator
 
 from kdtune.reports.loaded_sweep import LoadedSweep
-from kdtune.reports.page.blocks import (
-    Block,
-    FigureBlock,
-    Paragraph,
-    TableBlock,
-    format_each,
-    to_texts,
-)
+from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock
 from kdtune.reports.page.figures import plot_outcomes
+from kdtune.reports.tables.columns import BAD_IMAGES, DIVERGED_SETTINGS, ERRORS
 from kdtune.reports.tables.failures import diverged_settings, errors_table
 from kdtune.reports.tables.figure_data import count_outcomes
 from kdtune.reports.tables.notes import NO_TRIAL_NOTE, bad_images_note
 from kdtune.reports.tables.sentences import display_name
 
 
-def failures_section(sweep: LoadedSweep) -> list[Block]:
-    """How trials ended, the most frequent errors, and the settings of what diverged."""
+def failures_section(sweep: LoadedSweep) -> Iterator[Block]:
+    """Yield trials by state, the most frequent errors, settings of diverged trials, bad images."""
     leaderboard = sweep.tables.leaderboard
     if leaderboard.empty:
-        return [Paragraph(NO_TRIAL_NOTE, "missing", "failures")]
+        yield Paragraph(NO_TRIAL_NOTE, "missing", "failures")
+        return
     counts = count_outcomes(leaderboard)
     diverged, crashed = int(counts["diverged"].sum()), int(counts["crashed"].sum())
-    total = int(leaderboard["trials_started"].sum())
-    caption = f"{diverged + crashed} of {total} trials failed"
+    caption = f"{diverged + crashed} of {int(leaderboard['trials_started'].sum())} trials failed"
     caption += f": {diverged} diverged, {crashed} crashed." if diverged + crashed else "."
-    blocks: list[Block] = [FigureBlock("failures", plot_outcomes(counts), caption)]
+    yield FigureBlock("failures", plot_outcomes(counts), caption)
     errors = errors_table(sweep.tables.trials, sweep.tables.runs)
     if len(errors):
-        blocks.append(
-            TableBlock(
-                "The most frequent errors; those that differ in numbers only are counted as one.",
-                {
-                    "status": to_texts(errors["state"]),
-                    "in words": to_texts(errors["reason"]),
-                    "trials": format_each(errors["trials"], "d"),
-                    "confirming runs": format_each(errors["runs"], "d"),
-                },
-            )
-        )
-    setting_medians = diverged_settings(sweep.tables.trials, sweep.spaces)
-    if len(setting_medians):
-        blocks.append(
-            TableBlock(
-                "Settings of the trials that diverged, where they are furthest from the others.",
-                {
-                    "method": [display_name(method) for method in setting_medians["method"]],
-                    "setting": to_texts(setting_medians["hyperparameter"]),
-                    "median of diverged": format_each(setting_medians["diverged_median"], ".3g"),
-                    "median of the others": format_each(setting_medians["other_median"], ".3g"),
-                },
-            )
-        )
+        caption = "The most frequent errors; errors that differ only in numbers count as one."
+        yield TableBlock(caption, ERRORS.to_texts(errors, *ERRORS.names))
+    medians = diverged_settings(sweep.tables.trials, sweep.spaces)
+    if len(medians):
+        medians = medians.assign(method=medians["method"].map(display_name))
+        caption = "Settings in which diverged trials differ most from the others."
+        columns = DIVERGED_SETTINGS.to_texts(medians, *DIVERGED_SETTINGS.names[:-1])
+        yield TableBlock(caption, columns)
     if note := bad_images_note(sweep.events):
-        blocks.append(Paragraph(note))
-        bad_images = sweep.named_tables["bad_images"].head(20)
-        blocks.append(
-            TableBlock(
-                "The first of them.",
-                {name: to_texts(bad_images[name]) for name in bad_images},
-                collapsed=True,
-            )
-        )
-    return blocks
+        yield Paragraph(note)
+        columns = BAD_IMAGES.to_texts(sweep.named_tables["bad_images"].head(20), *BAD_IMAGES.names)
+        yield TableBlock("The first of them.", columns, collapsed=True)

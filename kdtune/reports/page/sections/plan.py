@@ -1,46 +1,38 @@
-"""The section that compares a plan with what the sweep took."""
+"""Part of a section: the plan of a sweep against what it took."""
 
-import pandas as pd
+from collections.abc import Iterator
 
 from kdtune.log.events import Completed
 from kdtune.log.folder import SweepFolder
 from kdtune.reports.page.blocks import Block, Paragraph, TableBlock
+from kdtune.reports.tables.columns import PLAN
 from kdtune.reports.tables.plan import is_changed_since_plan, plan_vs_actual, read_plan
 from kdtune.units import format_duration
 
+DURATIONS = ("wall seconds", "device seconds")
 
-def plan_section(folder: SweepFolder) -> list[Block]:
-    """What the report says of a plan; nothing without one.
+
+def plan_section(folder: SweepFolder) -> Iterator[Block]:
+    """Yield a table of the plan and what the sweep took, if there is a plan.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the plan is damaged.
     """
     if (plan := read_plan(folder)) is None:
-        return []
+        return
     events = folder.load_events()
-    comparison = plan_vs_actual(plan, events)
-    remarks = "" if isinstance(events[-1], Completed) else " The sweep is not complete."
-    remarks += " The sweep was changed after the plan." if is_changed_since_plan(events) else ""
-    duration_rows = ("wall seconds", "device seconds")
-
-    def format_column(column: str) -> list[str]:
-        pairs = zip(comparison["what"], comparison[column], strict=True)
-        return [
-            format_duration(value) if quantity in duration_rows else f"{value:,.0f}"
-            for quantity, value in pairs
+    table = plan_vs_actual(plan, events)
+    columns = {
+        column: [
+            format_duration(value) if quantity in DURATIONS else f"{value:,.0f}"
+            for quantity, value in zip(table["what"], table[column], strict=True)
         ]
-
-    ratios = comparison["actual_over_planned"]
-    return [
-        TableBlock(
-            f"The plan that was made before, and what the sweep took with {plan['slots']} slots."
-            f"{remarks}",
-            {
-                "": [str(quantity).removesuffix(" seconds") for quantity in comparison["what"]],
-                "planned": format_column("planned"),
-                "actual": format_column("actual"),
-                "actual / planned": ["" if pd.isna(r) else f"{r:.2f}" for r in ratios],
-            },
-        ),
-        *map(Paragraph, plan["notes"][1:2]),
-    ]
+        for column in ("planned", "actual")
+    }
+    caption = f"The plan, and what the sweep took with {plan['slots']} slots."
+    caption += "" if isinstance(events[-1], Completed) else " The sweep is not complete."
+    caption += " The sweep was changed after the plan." if is_changed_since_plan(events) else ""
+    quantities = [str(quantity).removesuffix(" seconds") for quantity in table["what"]]
+    ratios = PLAN.to_texts(table, "actual_over_planned")
+    yield TableBlock(caption, {"": quantities, **columns, **ratios})
+    yield from map(Paragraph, plan["notes"][1:2])

@@ -1,90 +1,69 @@
-"""The section on accuracy against cost: which student to ship."""
+"""Section: accuracy against cost, to choose the student to ship."""
+
+from collections.abc import Iterator
 
 import pandas as pd
 
 from kdtune.reports.loaded_sweep import LoadedSweep
-from kdtune.reports.page.blocks import (
-    Block,
-    FigureBlock,
-    Paragraph,
-    TableBlock,
-    format_each,
-    to_texts,
-)
+from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock, to_texts
 from kdtune.reports.page.figures import plot_accuracy_vs_cost
+from kdtune.reports.tables.columns import MODELS
 from kdtune.reports.tables.figure_data import accuracy_vs_cost_table
 from kdtune.reports.tables.sentences import display_name
 
+FRONTS = {
+    "front_parameters": "parameters",
+    "front_macs": "multiply-adds",
+    "front_latency": "milliseconds",
+}
+"""Name of the cost of each Pareto front."""
 
-def accuracy_vs_cost_section(sweep: LoadedSweep) -> list[Block]:
-    """What each student costs, and what it reaches for that."""
+
+def accuracy_vs_cost_section(sweep: LoadedSweep) -> Iterator[Block]:
+    """Yield accuracy and cost of each student."""
     points = accuracy_vs_cost_table(sweep.tables.leaderboard)
     if points.empty:
-        return [Paragraph("No cell has a sound trial yet.", "missing", "ship")]
-    test = points["split"].iloc[0] == "test"
-    blocks: list[Block] = []
+        yield Paragraph("No cell has a successful trial yet.", "missing", "ship")
+        return
     cost = "latency_ms" if points["latency_ms"].notna().any() else "macs"
-    measured_points = points.dropna(subset=cost)
-    if len(measured_points):
-        teacher = sweep.opening_events[0].teacher
-        teacher_percent = None
-        if teacher is not None:
-            accuracy = teacher.test_accuracy if test else teacher.validation_accuracy
-            teacher_percent = None if accuracy is None else 100 * accuracy
-        figure = plot_accuracy_vs_cost(measured_points, teacher_percent)
-        best = measured_points.loc[measured_points["accuracy_percent"].idxmax()]
-        label = "test accuracy" if test else "search score, which is no result,"
-        cost_text = (
-            f"{best[cost]:.2f} ms" if cost == "latency_ms" else f"{best[cost]:,} multiply-adds"
-        )
-        caption = (
-            f"The highest {label} is {best['accuracy_percent']:.1f} %: {display_name(best['method'])} "
-            f"on {best['model']}, {cost_text} for one image."
-            f"{' Bars: 95 %.' if test else ''} Methods of one student cost the same and are drawn "
-            "side by side. The line joins what no other beats for less, by figures."
-            f"{'' if teacher is not None else _unknown_teacher_note(sweep, test)}"
-        )
-        blocks.append(FigureBlock("ship", figure, caption))
+    if len(measured := points.dropna(subset=cost)):
+        yield _figure(sweep, measured, cost)
     else:
-        blocks.append(
-            Paragraph(
-                "No figure: what the students cost is measured when the sweep is confirmed; run "
-                f"`{sweep.command('confirm')}`.",
-                "missing",
-                "ship",
-            )
-        )
+        text = f"No figure: `{sweep.command('confirm')}` measures the costs of the students."
+        yield Paragraph(text, "missing", "ship")
     costs = sweep.tables.models
     if len(costs):
         devices = ", ".join(sorted({*to_texts(costs["latency_device"])} - {""}))
-        blocks.append(
-            TableBlock(
-                "The student alone, without teacher; the median time for one image on "
-                f"{devices or 'an unknown device'}. A student is unbeaten in a cost if no other "
-                "is as accurate for less of it, by figures, not by intervals.",
-                {
-                    "model": to_texts(costs["model"]),
-                    "parameters": format_each(costs["parameters"], ",d"),
-                    "multiply-adds for one image": format_each(costs["macs"], ",d"),
-                    "milliseconds for one image": format_each(costs["latency_ms"], ".2f"),
-                    "unbeaten in": [_unbeaten_costs(points, model) for model in costs["model"]],
-                },
-            )
+        caption = (
+            "The student alone, without teacher; the median time for one image on "
+            f"{devices or 'an unknown device'}. A student is unbeaten in a cost if no other is as "
+            "accurate at a lower cost, by estimates, not by intervals."
         )
-    return blocks
+        columns = MODELS.to_texts(costs, "model", "parameters", "macs", "latency_ms")
+        unbeaten = [_unbeaten_costs(points, model) for model in costs["model"]]
+        yield TableBlock(caption, {**columns, "unbeaten in": unbeaten})
+
+
+def _figure(sweep: LoadedSweep, points: pd.DataFrame, cost: str) -> FigureBlock:
+    is_test = points["split"].iloc[0] == "test"
+    teacher, accuracy = sweep.opening_events[0].teacher, None
+    if teacher is not None:
+        accuracy = teacher.test_accuracy if is_test else teacher.validation_accuracy
+    figure = plot_accuracy_vs_cost(points, None if accuracy is None else 100 * accuracy)
+    best = points.loc[points["accuracy_percent"].idxmax()]
+    label = "test accuracy" if is_test else "search score, which is no result,"
+    amount = f"{best[cost]:.2f} ms" if cost == "latency_ms" else f"{best[cost]:,} multiply-adds"
+    caption = (
+        f"The highest {label} is {best['accuracy_percent']:.1f} %: {display_name(best['method'])} "
+        f"on {best['model']}, {amount} for one image.{' Bars: 95 %.' * is_test} Methods on one "
+        "student have the same cost and are drawn side by side. The line joins the students that "
+        "no other beats at a lower cost, by estimates."
+    )
+    if is_test and teacher is not None and accuracy is None:
+        caption += " No line for the teacher: its test accuracy is not known."
+    return FigureBlock("ship", figure, caption)
 
 
 def _unbeaten_costs(points: pd.DataFrame, model: str) -> str:
     model_points = points[points["model"] == model]
-    cost_labels = {
-        "front_parameters": "parameters",
-        "front_macs": "multiply-adds",
-        "front_latency": "milliseconds",
-    }
-    return ", ".join(label for column, label in cost_labels.items() if model_points[column].any())
-
-
-def _unknown_teacher_note(sweep: LoadedSweep, test: bool) -> str:
-    if not test or sweep.opening_events[0].teacher is None:
-        return ""
-    return " No line for the teacher: its test accuracy is not known."
+    return ", ".join(name for column, name in FRONTS.items() if model_points[column].any())

@@ -1,19 +1,14 @@
-"""The first section of a report: which of the two methods is better, in at most four sentences."""
+"""Section: which of two methods is better, in at most four sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
 from kdtune.reports.loaded_sweep import LoadedSweep
-from kdtune.reports.page.blocks import (
-    Block,
-    FigureBlock,
-    Paragraph,
-    TableBlock,
-    format_each,
-    to_texts,
-)
+from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock
 from kdtune.reports.page.figures import plot_verdict
+from kdtune.reports.tables.columns import COMPARISON
 from kdtune.reports.tables.comparison import ALL_MODELS
 from kdtune.reports.tables.figure_data import seed_differences
 from kdtune.reports.tables.notes import (
@@ -22,121 +17,107 @@ from kdtune.reports.tables.notes import (
     NO_TRIAL_NOTE,
     SEARCH_CAVEAT,
     accuracy_sentences,
-    format_with_half_width,
+    select_student_gains,
     unequal_search_notes,
     verdict_sentences,
 )
 from kdtune.reports.tables.sentences import display_name, format_points
-from kdtune.reports.tables.statistics import SIGNIFICANCE_LEVEL
+from kdtune.reports.tables.statistics import SIGNIFICANCE_LEVEL, Verdict
 
 VERDICT_LABELS = {
-    "better_a": "{a} better",
-    "better_b": "{b} better",
-    "leaning_a": "{a} ahead, not safely",
-    "leaning_b": "{b} ahead, not safely",
-    "equal": "equally good",
-    "unclear": "undecided",
-    "depends": "depends on the student",
-    "unstable": "a seed diverged",
-    "not_confirmed": "not confirmed",
+    Verdict.BETTER_A: "{a} better",
+    Verdict.BETTER_B: "{b} better",
+    Verdict.LEANING_A: "{a} ahead, not safely",
+    Verdict.LEANING_B: "{b} ahead, not safely",
+    Verdict.EQUAL: "equally good",
+    Verdict.UNCLEAR: "undecided",
+    Verdict.DEPENDS: "depends on the student",
+    Verdict.UNSTABLE: "a seed diverged",
+    Verdict.NOT_CONFIRMED: "not confirmed",
 }
-"""Verdicts in a few words."""
+"""Short labels of verdicts."""
+
+SENTENCES_CAPTION = (
+    "The verdicts in words, with advice: this pair on each student, all methods against student."
+)
 
 
 def verdict_question(sweeps: Sequence[LoadedSweep]) -> str:
-    """What the verdict answers."""
-    for sweep in sweeps:
-        if len(sweep.main_pair):
-            a, b = (
-                display_name(sweep.main_pair["method_a"][0]),
-                display_name(sweep.main_pair["method_b"][0]),
-            )
+    """Return the question that the verdict answers."""
+    for pair in (sweep.main_pair for sweep in sweeps):
+        if len(pair):
+            a, b = display_name(pair["method_a"][0]), display_name(pair["method_b"][0])
             return f"Does {a} beat {b}?"
     return "How good is it?"
 
 
-def verdict_section(sweep: LoadedSweep) -> list[Block]:
-    """At most four sentences, the figure of the first pair, and all pairs as a table."""
-    leaderboard, comparison, pair = (
-        sweep.tables.leaderboard,
-        sweep.tables.comparison,
-        sweep.main_pair,
-    )
-    if leaderboard.empty:
-        return [Paragraph(NO_TRIAL_NOTE, "missing", "verdict")]
-    if pair.empty:
-        if sweep.tested_cells.empty:
-            return [Paragraph(f"There is one method only. {SEARCH_CAVEAT}", "lead", "verdict")]
-        best = sweep.tested_cells.sort_values(
-            "test_accuracy_percent", ascending=False, kind="stable"
-        )
-        lines = accuracy_sentences(best) or [
-            "Fewer than 3 seeds are finished, which is too few to say what is reached; run "
-            f"`{sweep.command('confirm')}`."
-        ]
-        no_figure = Paragraph("No figure: there is one method only.", "missing", "verdict")
-        return [Paragraph(lines[0], "lead"), *map(Paragraph, lines[1:]), no_figure]
-    blocks: list[Block] = [Paragraph(pair["sentence"][0], "lead")]
-    has_p_values = comparison["p_value"].notna().any()
-    if has_p_values and len(pair) > 2:
-        blocks.append(Paragraph(_verdicts_by_student(pair)))
-    if has_p_values:
-        blocks.append(Paragraph(_gains_sentence(comparison, pair)))
-    blocks.append(Paragraph(_counts_sentence(sweep)))
-    if has_p_values and (comparison["seeds"] == 3).any():
-        blocks.append(Paragraph(FEW_SEEDS_NOTE))
-    estimated_rows = pair.dropna(subset="difference_points").reset_index(drop=True)
-    if len(estimated_rows):
-        figure = plot_verdict(
-            estimated_rows, seed_differences(estimated_rows, sweep.tables.cell_results)
-        )
-        blocks.append(FigureBlock("verdict", figure, _verdict_caption(estimated_rows)))
+def verdict_section(sweep: LoadedSweep) -> Iterator[Block]:
+    """Yield at most four sentences, the figure of the first pair, and a table of all pairs."""
+    comparison, pair = sweep.tables.comparison, sweep.main_pair
+    if sweep.tables.leaderboard.empty:
+        yield Paragraph(NO_TRIAL_NOTE, "missing", "verdict")
+    elif pair.empty:
+        yield from _single_method(sweep)
     else:
-        state_text = (
-            "no confirmation has ended" if sweep.confirm_events else "nothing is confirmed"
-        )
-        advice = "" if sweep.folder.is_locked() else f"; run `{sweep.command('confirm')}`"
-        reason = f"No figure: {state_text}{advice}."
-        blocks.append(Paragraph(reason, "missing", "verdict"))
-    if not has_p_values:
-        return blocks
+        has_p_values = comparison["p_value"].notna().any()
+        yield Paragraph(pair["sentence"][0], "lead")
+        if has_p_values and len(pair) > 2:
+            yield Paragraph(_verdicts_by_student(pair))
+        if has_p_values:
+            yield Paragraph(_gains_sentence(comparison, pair))
+        yield Paragraph(_counts_sentence(sweep))
+        if has_p_values and (comparison["seeds"] == 3).any():
+            yield Paragraph(FEW_SEEDS_NOTE)
+        yield _verdict_figure(sweep)
+        if has_p_values:
+            yield _pairs_table(comparison)
+            sentences = {"in words": verdict_sentences(comparison)}
+            yield TableBlock(SENTENCES_CAPTION, sentences, collapsed=True)
+
+
+def _single_method(sweep: LoadedSweep) -> Iterator[Block]:
+    if sweep.tested_cells.empty:
+        yield Paragraph(f"There is only one method. {SEARCH_CAVEAT}", "lead", "verdict")
+        return
+    best = sweep.tested_cells.sort_values("test_accuracy_percent", ascending=False, kind="stable")
+    command = sweep.command("confirm")
+    too_few = f"Fewer than 3 seeds are finished, too few for an interval; run `{command}`."
+    first, *others = accuracy_sentences(best) or [too_few]
+    yield Paragraph(first, "lead")
+    yield from map(Paragraph, others)
+    yield Paragraph("No figure: there is only one method.", "missing", "verdict")
+
+
+def _verdict_figure(sweep: LoadedSweep) -> Block:
+    estimated = sweep.main_pair.dropna(subset="difference_points").reset_index(drop=True)
+    if len(estimated):
+        seeds = seed_differences(estimated, sweep.tables.cell_results)
+        return FigureBlock("verdict", plot_verdict(estimated, seeds), _verdict_caption(estimated))
+    state = "no confirmation has ended" if sweep.confirm_events else "nothing is confirmed"
+    advice = "" if sweep.folder.is_locked() else f"; run `{sweep.command('confirm')}`"
+    return Paragraph(f"No figure: {state}{advice}.", "missing", "verdict")
+
+
+def _pairs_table(comparison: pd.DataFrame) -> TableBlock:
     rows = comparison.to_dict("records")
-    blocks.append(
-        TableBlock(
-            f"Every pair of methods, student by student. ± is the 95 % half width.{_multiple_testing_note(rows)}",
-            {
-                "pair": [
-                    f"{display_name(r['method_a'])} minus {display_name(r['method_b'])}"
-                    for r in rows
-                ],
-                "model": ["all" if r["model"] == ALL_MODELS else r["model"] for r in rows],
-                "difference, points": format_with_half_width(
-                    comparison, "difference_points", "half_width_points", "+"
-                ),
-                "seeds won": [
-                    "" if pd.isna(r["seeds_won_a"]) else f"{r['seeds_won_a']} of {r['seeds']}"
-                    for r in rows
-                ],
-                "p (Holm)": format_each(comparison["p_value_holm"], ".3f"),
-                "limited by": to_texts(comparison["limited_by"]),
-                "verdict": [_verdict_label(r) for r in rows],
-            },
-            collapsed=True,
-        )
-    )
-    sentences = verdict_sentences(comparison)
-    blocks.append(
-        TableBlock(
-            "The same in words, with advice: this pair on each student, and all against student.",
-            {"in words": sentences},
-            collapsed=True,
-        )
-    )
-    return blocks
+    names = [(display_name(row["method_a"]), display_name(row["method_b"])) for row in rows]
+    columns = {
+        "pair": [f"{a} minus {b}" for a, b in names],
+        "model": ["all" if row["model"] == ALL_MODELS else row["model"] for row in rows],
+        **COMPARISON.to_texts(comparison, "difference_points"),
+        "seeds won": [
+            "" if pd.isna(row["seeds_won_a"]) else f"{row['seeds_won_a']} of {row['seeds']}"
+            for row in rows
+        ],
+        **COMPARISON.to_texts(comparison, "p_value_holm", "limited_by"),
+        "verdict": [_verdict_label(row) for row in rows],
+    }
+    caption = "Every pair of methods, by student. ± is the 95 % half width."
+    return TableBlock(f"{caption}{_multiple_testing_note(rows)}", columns, collapsed=True)
 
 
-def _multiple_testing_note(rows: Sequence[dict]) -> str:
-    """How far many pairs may be trusted together; of few, nothing."""
+def _multiple_testing_note(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a caveat about many pairs; for few pairs an empty text."""
     pairs = len({(row["method_a"], row["method_b"]) for row in rows})
     if SIGNIFICANCE_LEVEL * pairs < 0.5:
         return ""
@@ -150,40 +131,31 @@ def _verdicts_by_student(pair: pd.DataFrame) -> str:
     models_by_label: dict[str, list[str]] = {}
     for row in pair[pair["model"] != ALL_MODELS].to_dict("records"):
         models_by_label.setdefault(_verdict_label(row), []).append(row["model"])
-    return (
-        "By student: "
-        + "; ".join(f"{w} on {', '.join(m)}" for w, m in models_by_label.items())
-        + "."
-    )
+    parts = (f"{label} on {', '.join(models)}" for label, models in models_by_label.items())
+    return f"By student: {'; '.join(parts)}."
 
 
-def _verdict_label(row: dict) -> str:
+def _verdict_label(row: dict[str, Any]) -> str:
     return VERDICT_LABELS[row["verdict"]].format(
         a=display_name(row["method_a"]), b=display_name(row["method_b"])
     )
 
 
 def _gains_sentence(comparison: pd.DataFrame, pair: pd.DataFrame) -> str:
-    """What each method of the pair gains over plain training."""
     pair_methods = {pair["method_a"][0], pair["method_b"][0]}
-    student_rows = comparison[
-        (comparison["method_b"] == "student") & comparison["method_a"].isin(pair_methods)
-    ].sort_values("models", ascending=False, kind="stable")
-    student_rows = student_rows.drop_duplicates("method_a").sort_index()
+    student_rows = select_student_gains(comparison[comparison["method_a"].isin(pair_methods)])
     if student_rows.empty:
         return NO_STUDENT_NOTE
     parts = []
     for row in student_rows.to_dict("records"):
         value, width = row["difference_points"], row["half_width_points"]
-        number = (
-            ""
-            if pd.isna(value)
-            else f" {value:+z.{2 if width < 1 else 1}f} ± {format_points(width, width)} points"
-        )
+        digits = 2 if width < 1 else 1
+        number = f" {value:+z.{digits}f} ± {format_points(width, width)} points"
+        number = "" if pd.isna(value) else number
         parts.append(f"{display_name(row['method_a'])}{number} ({_verdict_label(row)})")
     models = int(student_rows["models"].max())
     scope = f" on average over {models} models" if models > 1 else ""
-    return f"Gain over plain training (student){scope}: {'; '.join(parts)}."
+    return f"Gain over student{scope}: {'; '.join(parts)}."
 
 
 def _counts_sentence(sweep: LoadedSweep) -> str:
@@ -195,7 +167,7 @@ def _counts_sentence(sweep: LoadedSweep) -> str:
         f"{seeds.min()} shared seeds" if seeds.min() else "",
         f"{images:,} test images" if images else "no test images",
         f"{failed_trials} of {leaderboard['trials_started'].sum()} trials failed",
-        f"{failed_runs} of {run_count} confirming runs failed" if run_count else "",
+        f"{failed_runs} of {run_count} confirmation runs failed" if run_count else "",
     ]
     line = ", ".join(filter(None, parts)) + "."
     return " ".join([line, *unequal_search_notes(sweep.tested_cells)])
@@ -206,7 +178,7 @@ def _verdict_caption(rows: pd.DataFrame) -> str:
     clear_count = int(((model_rows["low_points"] > 0) | (model_rows["high_points"] < 0)).sum())
     mean = " Diamond: the mean over all students." * (len(model_rows) < len(rows))
     return (
-        f"The 95 % interval lies clear of zero on {clear_count} of {len(model_rows)} "
+        f"The 95 % interval excludes zero on {clear_count} of {len(model_rows)} "
         f"student{'s' * (len(model_rows) != 1)}.{mean} Open dots: single seeds. Grey: differences "
-        f"under {rows['min_difference_points'][0]:g} points, which do not matter here."
+        f"below {rows['min_difference_points'][0]:g} points, which do not matter here."
     )
