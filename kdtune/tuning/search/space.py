@@ -72,9 +72,7 @@ class SearchSpace:
         except ValueError:  # a choice that is not in the list
             return {}
         searched = {key: value for key, value in point.items() if key in trial.distributions}
-        is_inside = all(
-            contains(trial.distributions[key], value) for key, value in searched.items()
-        )
+        is_inside = all(contains(trial.distributions[k], v) for k, v in searched.items())
         return searched if is_inside else {}
 
     def probe_points(self) -> list[tuple[optuna.Trial, dict[str, Any]]]:
@@ -163,12 +161,8 @@ def _validate_space(space: SearchSpace) -> None:
         TrainConfig.parse({"method": space.method, **settings})
     for point, (trial, settings) in zip(space.start_points, probed, strict=False):
         for key, value in point.items():
-            searched = key in trial.distributions
-            if not (
-                contains(trial.distributions[key], value)
-                if searched
-                else settings.get(key) == value
-            ):
+            searched = trial.distributions.get(key)
+            if not (contains(searched, value) if searched else settings.get(key) == value):
                 raise UserError(f"{key} = {value!r} in START is not a point of the space.")
 
 
