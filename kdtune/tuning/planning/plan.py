@@ -183,7 +183,7 @@ def _measure_costs(prepared: PreparedSweep, slots: Slots) -> tuple[SweepCosts, T
         costs, sizes = measure_trial_costs(prepared, slots, Path(folder), measure_proposal)
     costs = replace(
         costs,
-        num_views=prepared.shared_inputs.cache_plan.views if costs.view_seconds else 0,
+        num_views=prepared.shared_inputs.cache_plan.augment_views if costs.view_seconds else 0,
         report_seconds=driver_costs.REPORT_SECONDS,
         event_seconds=driver_costs.EVENT_SECONDS,
         trial_seconds=driver_costs.TRIAL_SECONDS,
@@ -280,7 +280,7 @@ def _build_row(
         **asdict(result),
         "idle_share": result.idle_share,
         "driver_share": result.driver_share,
-        "cache_bytes": prepared.shared_inputs.cache_plan.bytes,
+        "cache_bytes": prepared.shared_inputs.cache_plan.num_bytes,
         "checkpoint_bytes": sizes.checkpoint_bytes * num_checkpoints,
         "log_bytes": epoch_bytes * result.epochs + trial_bytes * result.trials,
         "node_memory_bytes": trials_on_node * sizes.memory_bytes + driver_memory,

@@ -21,12 +21,11 @@ from kdtune.config.train import DataSource, TrainConfig, file_stem
 from kdtune.data.batches import EVALUATION_BATCH_SIZE, Batch, Batches, SeededBatchSampler
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData, Split
-from kdtune.models import build_model, probe_stage_shapes
 from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import has_gpu
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import ArrayCache, CacheState
-from kdtune.training.epoch_data import EpochData, find_data, should_cache_targets
+from kdtune.training.epoch_data import find_data, open_epoch_data
 from kdtune.training.loop import EpochResult, fit
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import TeacherTargets
@@ -234,9 +233,7 @@ class _MeasuringWorker:
         self.teacher, self.teacher_targets = None, None
         if self.teacher_path is not None:
             self.teacher = load_teacher(self.teacher_path, self.data.classes, image_size)
-            self.teacher_targets = TeacherTargets(self.teacher, image_size)
-            for config, shapes in self.target_requests:
-                self.teacher_targets.request(config, list(shapes))
+            self.teacher_targets = TeacherTargets(self.teacher, image_size, self.target_requests)
 
     def measure(
         self, config: TrainConfig, threads: int, limit: float, num_train: int, num_validation: int
@@ -257,15 +254,7 @@ class _MeasuringWorker:
             -(-num_validation // EVALUATION_BATCH_SIZE),
         )
         started_at = time.perf_counter()
-        teacher_targets, requested = None, {}
-        if self.teacher_targets is not None and should_cache_targets(config):
-            student = build_model(config.model, len(self.data.classes), config.image_size)
-            shapes = probe_stage_shapes(student, config.image_size)
-            teacher_targets, requested = (
-                self.teacher_targets,
-                self.teacher_targets.request(config, shapes),
-            )
-        epoch_data = EpochData(config, self.views, teacher_targets, requested, lambda event: None)
+        epoch_data = open_epoch_data(config, self.views, self.teacher_targets)
         train = _TimedPass(epoch_data.train_batches(1), pass_batches[0], limit / 10)
         validation = _TimedPass(
             epoch_data.evaluation_batches("validation"), pass_batches[1], limit / 10
