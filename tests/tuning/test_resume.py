@@ -273,7 +273,7 @@ def test_trials_that_die_hang_or_lack_memory_restart(ray_session, tmp_path):
     (tmp_path / "marks").mkdir()
     process = ray.tune.with_parameters(Troubled, checkpoints=tmp_path / "marks")
     run_trials(process, harness.searcher, harness.scheduler, watchdog)
-    assert harness.budget.finished
+    assert harness.policy.finished
     events = SweepFolder(tmp_path).load_events()
     restarts = {e.trial_id: (e.cause, e.reason) for e in of_kind(events, TrialRestarted)}
     assert restarts == {

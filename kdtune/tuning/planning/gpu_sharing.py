@@ -27,7 +27,7 @@ from kdtune.runtime.process import keep_freed_memory
 from kdtune.training.loop import EpochResult, fit
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Allocation, ResourceRequest, Slots
-from kdtune.tuning.cluster.ray_private import reserve_resources
+from kdtune.tuning.cluster.ray_private import trial_resources
 from kdtune.tuning.cluster.session import find_slots
 from kdtune.tuning.trials.trainable import (
     ProcessMemory,
@@ -185,7 +185,7 @@ def _measure_sharing(
 @contextmanager
 def _reserve_gpu(model: str, whole_gpu: Allocation) -> Iterator[Callable[..., Any]]:
     """Reserve a GPU and its CPUs; yield a function that starts a `_TrainingActor` on them."""
-    group = reserve_resources(whole_gpu)
+    group = trial_resources(whole_gpu).to_placement_group()
     actors: list[Any] = []
 
     def start_actor(*args: Any) -> Any:
