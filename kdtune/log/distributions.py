@@ -14,11 +14,7 @@ def is_log_scale(distribution: BaseDistribution) -> bool:
 
 
 def parse_distributions(serialized: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-    """Return distributions by name; they hold only numbers and strings.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is damaged.
-    """
+    """Return distributions by name; damaged ones raise a KeyError, TypeError or ValueError."""
     return {name: json_to_distribution(json.dumps(d)) for name, d in serialized.items()}
 
 

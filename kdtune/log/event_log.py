@@ -25,37 +25,30 @@ def parse_events(content: bytes, path: Path, lines_before: int = 0) -> tuple[lis
 
     Returns:
         The events, and the number of bytes that they take.
-
-    Raises:
-        UserError: a line between events is no event, or an earlier version wrote the log.
     """
     events: list[Event] = []
     parsed_bytes, position, damaged_line = 0, 0, 0
     for number, line in enumerate(content.split(b"\n")[:-1], start=lines_before + 1):
         position += len(line) + 1
-        if (event := _parse_event(line)) is None:
+        try:
+            event = EVENTS.validate_json(line)
+        except ValidationError:
+            event = None
+        if event is None or not {"time", "session_seconds"} <= event.model_fields_set:
             if number == 1 and b'"event": "sweep"' in line:
                 raise UserError(
                     f"{path.parent} was written by kdtune 0.1, which this version cannot read; "
                     "use that version, or run the sweep again."
                 )
             damaged_line = damaged_line or number
-            continue
-        if damaged_line:
+        elif damaged_line:
             raise UserError(
                 f"{path} is damaged: line {damaged_line} is no event, but others follow it."
             )
-        events.append(event)
-        parsed_bytes = position
+        else:
+            events.append(event)
+            parsed_bytes = position
     return events, parsed_bytes
-
-
-def _parse_event(line: bytes) -> Event | None:
-    try:
-        event = EVENTS.validate_json(line)
-    except ValidationError:
-        return None
-    return event if {"time", "session_seconds"} <= event.model_fields_set else None
 
 
 class EventLog:
@@ -63,11 +56,7 @@ class EventLog:
 
     Args:
         path: the file; what a crash left after the last event is cut off.
-        folds: functions that are called, in this order, with every event: with those in the file
-            when it is opened, with a new one after it is on the disk.
-
-    Raises:
-        UserError: the log is damaged.
+        folds: are called in this order with every event, with a new one after it is on the disk.
     """
 
     def __init__(self, path: Path, folds: Sequence[Callable[[Event], None]]):
@@ -80,7 +69,6 @@ class EventLog:
             content = self._file.read()
             events, self._valid_bytes = parse_events(content, path)
             self.truncated_bytes = len(content) - self._valid_bytes
-            """Bytes that were cut off."""
             if self.truncated_bytes:
                 self._file.truncate(self._valid_bytes)
             for number, event in enumerate(events, start=1):

@@ -1,8 +1,7 @@
 """Events of a sweep's log: one frozen model per kind.
 
-Unknown fields are ignored, so this version can read the log of a later one. The search and its
-confirmation have a log each; in the second, a trial is a run of a ``candidate``, a trial of the
-search, with its settings.
+Unknown fields are ignored, so this version can read the log of a later one. In the log of a
+confirmation, a trial is a run of a ``candidate``, a trial of the search, with its settings.
 """
 
 import re
@@ -33,7 +32,6 @@ SUCCESSFUL_STATES = (TrialState.FINISHED, TrialState.STOPPED)
 """States of trials whose accuracy counts."""
 
 FAILED_STATES = (TrialState.DIVERGED, TrialState.CRASHED)
-
 ENDED_STATES = (*SUCCESSFUL_STATES, *FAILED_STATES)
 
 
@@ -63,17 +61,11 @@ class _Record(BaseModel):
 
 
 class Event(_Record):
-    """Base of all events.
-
-    Attributes:
-        kind: identifies the class.
-        time: seconds since 1970.
-        session_seconds: seconds since the driver opened the log, by a monotonic clock.
-    """
+    """Base of all events; ``kind`` identifies the class."""
 
     kind: str
-    time: float = 0.0
-    session_seconds: float = 0.0
+    time: float = 0.0  # seconds since 1970
+    session_seconds: float = 0.0  # since the driver opened the log, by a monotonic clock
 
 
 class _CellRecord(_Record):
@@ -91,16 +83,12 @@ class _CellRecord(_Record):
         return f"{self.method}-{self.model}"
 
 
-class _CellEvent(_CellRecord, Event):
-    pass
-
-
-class _TrialEvent(_CellEvent):
+class _TrialEvent(_CellRecord, Event):
     trial_id: FileName
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Trial and cell, as keyword arguments of another event about the trial."""
+        """Trial and cell, as arguments of another event about the trial."""
         return {"trial_id": self.trial_id, "method": self.method, "model": self.model}
 
 
@@ -159,19 +147,12 @@ class PluginRecord(_Record):
 
 
 class CacheRecord(_Record):
-    """Arrays in the cache for all trials of a sweep.
+    """Arrays in the cache for all trials of a sweep."""
 
-    Attributes:
-        methods: methods with cached teacher targets; the teacher runs live for the others.
-        augment_views: augmented views that epochs cycle through; 0: new ones in every epoch.
-        num_bytes: size of all arrays.
-        prepared: arrays that were built or opened before the first trial.
-    """
-
-    methods: tuple[str, ...]
-    augment_views: int
+    methods: tuple[str, ...]  # with cached teacher targets; the teacher runs live for the others
+    augment_views: int  # that epochs cycle through; 0: new ones in every epoch
     num_bytes: int
-    prepared: tuple[CacheProgress, ...] = ()
+    prepared: tuple[CacheProgress, ...] = ()  # built or opened before the first trial
 
 
 class LogOpening(Event):
@@ -215,41 +196,26 @@ class Candidate(_CellRecord):
 
 
 class ConfirmStarted(LogOpening):
-    """A confirmation started or was extended.
-
-    Attributes:
-        candidates: new candidates.
-        seeds: number of fresh seeds for each candidate.
-        top: maximum of candidates per cell.
-        groups_sha256: hash of the groups of the test images, if the data have them.
-    """
+    """A confirmation started, or was extended by new candidates."""
 
     kind: Literal["confirm_started"] = "confirm_started"
     candidates: tuple[Candidate, ...]
-    seeds: int
-    top: int
-    groups_sha256: str | None = None
+    seeds: int  # number of fresh seeds for each candidate
+    top: int  # maximum of candidates per cell
+    groups_sha256: str | None = None  # hash of the groups of the test images, if there are any
 
 
 class Observation(_Record):
-    """A trial of an earlier sweep that informs the sampler of this one.
+    """A trial of an earlier sweep that informs the sampler of this one."""
 
-    Attributes:
-        trial_id: id, after the earlier sweep's folder.
-        params: values that were searched.
-        distributions: their distributions, as Optuna serializes them.
-        state: how it ended.
-        best_validation_accuracies: best so far, after each epoch.
-    """
-
-    trial_id: str
+    trial_id: str  # id, after the earlier sweep's folder
     params: dict[str, Any]
     distributions: dict[str, dict[str, Any]]
     state: TrialState
-    best_validation_accuracies: tuple[float, ...]
+    best_validation_accuracies: tuple[float, ...]  # best so far, after each epoch
 
 
-class WarmStart(_CellEvent):
+class WarmStart(_CellRecord, Event):
     """Observations of an earlier sweep for a cell, or points to start from."""
 
     kind: Literal["warm_start"] = "warm_start"
@@ -268,24 +234,15 @@ class CacheUpdated(Event):
 
 
 class TrialProposed(_TrialEvent):
-    """A trial, or a run of a candidate, was proposed.
-
-    Attributes:
-        number: number in its cell, from 0; for a run the number of its seed, from 1.
-        origin: ``start`` (a known point), ``sampler`` or ``confirm``.
-        params: values that are searched.
-        distributions: their distributions, as Optuna serializes them.
-        config: complete settings.
-        candidate: trial that a run repeats; None in a search.
-    """
+    """A trial, or a run of a candidate, was proposed."""
 
     kind: Literal["trial_proposed"] = "trial_proposed"
-    number: int
-    origin: Literal["start", "sampler", "confirm"]
-    params: dict[str, Any]
-    distributions: dict[str, dict[str, Any]]
-    config: dict[str, Any]
-    candidate: FileName | None = None
+    number: int  # in its cell, from 0; for a run the number of its seed, from 1
+    origin: Literal["start", "sampler", "confirm"]  # "start": a known point
+    params: dict[str, Any]  # values that are searched
+    distributions: dict[str, dict[str, Any]]  # of the params, as Optuna serializes them
+    config: dict[str, Any]  # complete settings
+    candidate: FileName | None = None  # trial that a run repeats; None in a search
 
 
 class EpochMetrics(_Record):
@@ -333,7 +290,7 @@ class TrialEnded(_TrialEvent):
     best_validation_accuracy: float | None
 
 
-class SpaceExhausted(_CellEvent):
+class SpaceExhausted(_CellRecord, Event):
     """The search space of a cell has no further point."""
 
     kind: Literal["space_exhausted"] = "space_exhausted"
@@ -363,7 +320,7 @@ class StudentProfiled(Event):
     latency_device: str
 
 
-class CandidateChosen(_CellEvent):
+class CandidateChosen(_CellRecord, Event):
     """The candidate of a cell with the best mean validation accuracy was chosen."""
 
     kind: Literal["candidate_chosen"] = "candidate_chosen"

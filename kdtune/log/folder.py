@@ -1,7 +1,6 @@
 """A sweep's folder: its two logs, the lock of its driver, and the paths of other files.
 
-The search and its confirmation have a log each, so nothing that the confirmation learns can
-influence the search.
+The search and its confirmation have a log each, so the second cannot influence the first.
 """
 
 import os
@@ -28,33 +27,18 @@ RESULTS_FOLDER = Path("results")
 
 
 class SweepFolder:
-    """A sweep's folder; all knowledge of its layout is here.
-
-    Attributes:
-        config_path: complete settings; ``kdtune sweep`` runs them again.
-        environment_path: versions and machine.
-        plan_path: plan of the sweep, if there was one.
-        log_path: log of the search; all other files but the next can be made from it.
-        confirm_log_path: log of the confirmation.
-        confirm_folder: weights (.pth) and predictions (.npz) of confirmed runs.
-        test_labels_path: ``labels`` of the test images, and ``groups`` if the data have them.
-        checkpoints_folder: a folder for each running trial, and for the best of each cell.
-        tensorboard_folder: a folder for each trial.
-        mlflow_folder: database of MLflow, if no server is used.
-        wandb_folder: runs of W&B.
-        report_path: page that ``kdtune report`` writes.
-    """
+    """A sweep's folder; all knowledge of its layout is here."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.config_path = self.path / "sweep.yaml"
+        self.config_path = self.path / "sweep.yaml"  # complete settings, to run them again
         self.environment_path = self.path / "environment.json"
         self.plan_path = self.path / "plan.json"
-        self.log_path = self.path / "log.jsonl"
+        self.log_path = self.path / "log.jsonl"  # all files can be made from the two logs
         self.confirm_log_path = self.path / "confirm.jsonl"
-        self.confirm_folder = self.path / "confirm"
-        self.test_labels_path = self.confirm_folder / "test.npz"
-        self.checkpoints_folder = self.path / "checkpoints"
+        self.confirm_folder = self.path / "confirm"  # weights and predictions of confirmed runs
+        self.test_labels_path = self.confirm_folder / "test.npz"  # "labels"; "groups", if any
+        self.checkpoints_folder = self.path / "checkpoints"  # of running trials and the best ones
         self.tensorboard_folder = self.path / "tensorboard"
         self.mlflow_folder = self.path / "mlflow"
         self.wandb_folder = self.path / "wandb"
@@ -63,21 +47,14 @@ class SweepFolder:
 
     def raise_if_exists(self) -> None:
         """Raise a `UserError` if the folder exists."""
-        if self.log_path.exists():
-            raise UserError(
-                f"{self.path} exists already; give another name, or resume it: "
-                f"kdtune resume {self.path}"
-            )
         if self.path.exists():
-            raise UserError(f"{self.path} exists already; give another name, or remove it.")
+            is_sweep = self.log_path.exists()
+            advice = f"resume it: kdtune resume {self.path}" if is_sweep else "remove it."
+            raise UserError(f"{self.path} exists already; give another name, or {advice}")
 
     @contextmanager
     def create_atomically(self) -> Iterator[Self]:
-        """Create the folder: yield a temporary one, and rename it at the end.
-
-        Raises:
-            UserError: it exists; if several sweeps want the name at once, one gets it.
-        """
+        """Yield a temporary folder, and rename it at the end; of several sweeps, one gets it."""
         with disk_full_as_error(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
@@ -91,11 +68,7 @@ class SweepFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the only driver; it is released when the process dies.
-
-        Raises:
-            UserError: another driver holds it, or a part of the folder is a link.
-        """
+        """Hold the lock of the only driver; it is released when the process dies."""
         paths = (self.log_path, self.confirm_log_path, self.path / "best", self.confirm_folder)
         trackers = (self.tensorboard_folder, self.mlflow_folder, self.wandb_folder)
         for path in (*paths, self.checkpoints_folder, *trackers):
@@ -180,11 +153,7 @@ class SweepFolder:
         return next(self.follow_events())
 
     def follow_events(self) -> Iterator[list[Event]]:
-        """Yield all events so far, then each time the new ones, without end.
-
-        Raises:
-            UserError: this is no sweep's folder, or its log is damaged.
-        """
+        """Yield all events so far, then each time the new ones, without end."""
         self.require_log()
         position, lines = 0, 0
         while True:
@@ -196,9 +165,8 @@ class SweepFolder:
 
     def load_confirm_events(self) -> list[Event]:
         """Return all events of the confirmation so far; none before it starts."""
-        if not self.confirm_log_path.is_file():
-            return []
-        return parse_events(self.confirm_log_path.read_bytes(), self.confirm_log_path)[0]
+        path = self.confirm_log_path
+        return parse_events(path.read_bytes(), path)[0] if path.is_file() else []
 
     def load_opening_events(self) -> list[SweepOpening]:
         """Return the events that opened the search's log, in order; there is at least one."""
@@ -223,14 +191,7 @@ class SweepFolder:
         return SweepConfig.parse(config)
 
     def load_correct_predictions(self) -> tuple[dict[str, np.ndarray], list[str] | None]:
-        """Return which test images were classified correctly.
-
-        Returns:
-            A bool array [N] for each tested run, and the group of each image, if there are any.
-
-        Raises:
-            UserError: a file is damaged.
-        """
+        """Return if test images [N] were classified correctly, by tested run, and their groups."""
         events = self.load_confirm_events()
         run_ids = [event.trial_id for event in events if isinstance(event, RunTested)]
         if not run_ids:
@@ -248,25 +209,16 @@ class SweepFolder:
 
 
 class SweepSnapshot(SweepFolder):
-    """A sweep's folder whose logs are read only once, so everything is from one moment.
-
-    Args:
-        path: path of the folder.
-
-    Raises:
-        UserError: this is no sweep's folder, or a log is damaged.
-    """
+    """A sweep's folder whose logs are read only once, so everything is from one moment."""
 
     def __init__(self, path: str | Path):
         super().__init__(path)
         self._events, self._confirm_events = super().load_events(), super().load_confirm_events()
 
     def load_events(self) -> list[Event]:
-        """Return all events of that moment."""
         return self._events
 
     def load_confirm_events(self) -> list[Event]:
-        """Return all events of the confirmation of that moment."""
         return self._confirm_events
 
 

@@ -1,8 +1,7 @@
 """Cache of arrays on this node's disk: each is built once and memory-mapped by all.
 
-An array is identified by a key: all facts that made it. It is built in a temporary folder and
-renamed when it is complete. File locks keep two processes from building the same arrays; they
-need a disk of this node, not a network file system.
+Its folder is named by a hash of all facts that made it, and appears when the array is complete.
+File locks keep two processes from building the same arrays; they need a disk of this node.
 """
 
 import hashlib
@@ -13,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,6 @@ from kdtune.storage.files import NO_SPACE_ERRNOS, make_folder, write_text
 from kdtune.units import format_bytes
 
 CACHE_FOLDER_VARIABLE = "KDTUNE_CACHE"
-"""Environment variable with the path of the cache."""
 
 CacheKey = Mapping[str, Any]
 """Plain values that identify an array; its hash names the array's folder."""
@@ -50,23 +48,15 @@ class CacheState(StrEnum):
 
 
 class CacheProgress(BaseModel):
-    """A change of state while arrays are opened.
-
-    Attributes:
-        content: kind of the arrays, such as ``targets``.
-        label: description to print.
-        state: the new state.
-        num_bytes: size of the arrays that exist.
-        seconds: since the arrays were requested.
-    """
+    """A change of state while arrays are opened."""
 
     model_config = ConfigDict(frozen=True)
 
-    content: str
+    content: str  # kind of the arrays, such as "targets"
     label: str
     state: CacheState
-    num_bytes: int = 0
-    seconds: float = 0.0
+    num_bytes: int = 0  # of the arrays that exist
+    seconds: float = 0.0  # since the arrays were requested
 
     def describe(self) -> str:
         """Return one line to print."""
@@ -99,32 +89,21 @@ class _Metadata(BaseModel):
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """An array on the disk.
-
-    Attributes:
-        folder: holds the array and its metadata.
-        label: description to print.
-        size_bytes: size of the file.
-        last_used: seconds since 1970.
-    """
+    """An array on the disk."""
 
     folder: Path
     label: str
     size_bytes: int
-    last_used: float
+    last_used: float  # seconds since 1970
 
 
+@dataclass(eq=False)
 class ArrayCache:
-    """The arrays in one folder.
+    """The arrays in a folder; the least recently used ones are removed for new ones."""
 
-    Args:
-        folder: is created when something is built.
-        max_bytes: limit; the least recently used arrays are removed for new ones.
-    """
-
-    def __init__(self, folder: Path, max_bytes: float | None = None):
-        self.folder, self.max_bytes = folder, max_bytes
-        self._arrays: dict[str, np.ndarray] = {}
+    folder: Path
+    max_bytes: float | None = None
+    _arrays: dict[str, np.ndarray] = field(default_factory=dict, init=False)
 
     def open_arrays(
         self,
@@ -134,7 +113,7 @@ class ArrayCache:
         build: BuildArrays,
         on_progress: OnCacheProgress = lambda progress: None,
     ) -> dict[str, np.ndarray]:
-        """Open arrays, and build missing ones while other processes that need them wait.
+        """Return arrays, mapped copy-on-write; build missing ones while other processes wait.
 
         Args:
             label: description of the arrays to print.
@@ -142,23 +121,14 @@ class ArrayCache:
             array_keys: further facts of each array, by name.
             build: fills the missing arrays.
             on_progress: called at each change of state.
-
-        Returns:
-            The arrays by name, mapped copy-on-write.
-
-        Raises:
-            DiskFullError: the disk is full.
-            UserError: the folder cannot be written.
         """
         digests = {name: _key_digest({**group_key, **key}) for name, key in array_keys.items()}
-
-        progress = CacheProgress(content=group_key["kind"], label=label, state=CacheState.CACHED)
+        make_progress = partial(CacheProgress, content=group_key["kind"], label=label)
 
         def report(state: CacheState, seconds: float = 0.0) -> None:
             opened = self._arrays.keys() & digests.values()
             num_bytes = sum(self._arrays[digest].nbytes for digest in opened)
-            changes = {"state": state, "num_bytes": num_bytes, "seconds": round(seconds, 3)}
-            on_progress(progress.model_copy(update=changes))
+            on_progress(make_progress(state=state, num_bytes=num_bytes, seconds=round(seconds, 3)))
 
         start_time, state = time.perf_counter(), CacheState.CACHED
         on_wait = partial(report, CacheState.WAITING)
@@ -166,17 +136,17 @@ class ArrayCache:
             if not self._open_existing(digests):
                 break
             with self._lock_group(_key_digest(group_key), on_wait) as build_folder:
-                if missing := self._open_existing(digests):
+                if self._open_existing(digests):
                     state = CacheState.BUILT
                     report(CacheState.BUILDING)
-                    self._build_arrays(label, missing, digests, build, build_folder)
+                    self._build_arrays(label, digests, build, build_folder)
         if self._open_existing(digests):
             raise UserError(f"{label}: what was written to {self.folder} cannot be read back.")
         report(state, time.perf_counter() - start_time)
         return {name: self._arrays[digest] for name, digest in digests.items()}
 
     def _open_existing(self, digests: Mapping[str, str]) -> list[str]:
-        """Open the arrays that are complete, and return the names of the others."""
+        """Open the complete arrays, and return the names of the others."""
         for digest in digests.values() - self._arrays.keys():
             if (loaded := _load_array(self.folder / digest)) is not None:
                 self._arrays[digest] = loaded[1]
@@ -185,13 +155,9 @@ class ArrayCache:
         return [name for name, digest in digests.items() if digest not in self._arrays]
 
     def _build_arrays(
-        self,
-        label: str,
-        names: list[str],
-        digests: Mapping[str, str],
-        build: BuildArrays,
-        build_folder: Path,
+        self, label: str, digests: Mapping[str, str], build: BuildArrays, build_folder: Path
     ) -> None:
+        """Build the arrays that are not open."""
         arrays: dict[str, np.memmap] = {}
 
         def create_array(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -213,6 +179,7 @@ class ArrayCache:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             return arrays[name]
 
+        names = [name for name, digest in digests.items() if digest not in self._arrays]
         try:
             build(names, create_array)
             for name in names:
@@ -266,12 +233,11 @@ class ArrayCache:
     def prune(self, max_bytes: float, protected: frozenset[str] = frozenset()) -> list[CacheEntry]:
         """Remove the least recently used arrays until the rest fits, and what killed builds left.
 
+        Processes that have a removed array open can still use it.
+
         Args:
             max_bytes: size of what may stay.
             protected: names of folders that stay in any case.
-
-        Returns:
-            The removed arrays; processes that have one open can still use it.
         """
         for build_folder in self.folder.glob("*.part"):
             with suppress(OSError), FileLock(build_folder.with_suffix(".lock"), timeout=0):
@@ -309,9 +275,8 @@ def _commit_array(array: np.memmap, folder: Path, label: str) -> None:
     with open(folder / "array.npy", "rb") as file:
         os.fsync(file.fileno())
         status = os.fstat(file.fileno())
-    size, modified_ns = status.st_size, status.st_mtime_ns
-    crc32 = zlib.crc32(array.data)
-    about = _Metadata(label=label, crc32=crc32, num_bytes=size, modified_ns=modified_ns)
+    crc32, size = zlib.crc32(array.data), status.st_size
+    about = _Metadata(label=label, crc32=crc32, num_bytes=size, modified_ns=status.st_mtime_ns)
     write_text(folder / "about.json", about.model_dump_json())
 
 

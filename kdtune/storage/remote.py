@@ -1,9 +1,7 @@
 """Access to a folder on a shared disk or in an object store.
 
-Everything goes through pyarrow's file systems (``s3://``, ``gs://``, ``abfs://``, ``file://``).
-They read credentials from the places that the tools of each cloud use, and give up by themselves
-if a store does not answer. A file appears when it is complete. There are no locks: the last writer
-of a file wins.
+Pyarrow's file systems (``s3://``, ``gs://``, ``abfs://``, ``file://``) read credentials from where
+the tools of each cloud do. A file appears when it is complete, and its last writer wins.
 """
 
 import os
@@ -29,9 +27,6 @@ class Storage:
     Args:
         uri: URI or path of a folder.
         relative_path: path below it.
-
-    Raises:
-        UserError: no file system of pyarrow can open the URI.
     """
 
     def __init__(self, uri: str, relative_path: str = ""):
@@ -47,14 +42,11 @@ class Storage:
             if not base.strip("./"):
                 raise ValueError("it names no folder")
         except Exception as error:  # pyarrow raises its own, ValueError, OSError, KeyError
-            raise UserError(
-                f"The storage {uri} cannot be used: {_short_message(error)}."
-            ) from None
+            message = f"The storage {uri} cannot be used: {_short_message(error)}."
+            raise UserError(message) from None
         self._path = str(PurePosixPath(base, relative_path))
-        self.local_folder = (
-            Path(self._path) if isinstance(self._filesystem, LocalFileSystem) else None
-        )
-        """The folder's path if it is on a disk."""
+        is_local = isinstance(self._filesystem, LocalFileSystem)
+        self.local_folder = Path(self._path) if is_local else None
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str, str]]:
         return Storage, (self.uri, self.relative_path)
