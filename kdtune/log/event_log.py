@@ -4,9 +4,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 from pydantic import ValidationError
 
@@ -16,58 +16,55 @@ from kdtune.storage.files import disk_full_as_error
 
 
 def parse_events(content: bytes, path: Path, lines_before: int = 0) -> tuple[list[Event], int]:
-    """Parse lines of a log; what a crash left after the last event is skipped.
+    """Return the events of a log, and their bytes; what a crash left after them is skipped.
 
     Args:
         content: content of the file after the first `lines_before` lines.
         path: path of the file.
         lines_before: number of lines that were parsed before.
-
-    Returns:
-        The events, and the number of bytes that they take.
     """
-    events: list[Event] = []
-    parsed_bytes, position, damaged_line = 0, 0, 0
-    for number, line in enumerate(content.split(b"\n")[:-1], start=lines_before + 1):
-        position += len(line) + 1
-        try:
-            event = EVENTS.validate_json(line)
-        except ValidationError:
-            event = None
-        if event is None or not {"time", "session_seconds"} <= event.model_fields_set:
-            if number == 1 and b'"event": "sweep"' in line:
-                raise UserError(
-                    f"{path.parent} was written by kdtune 0.1, which this version cannot read; "
-                    "use that version, or run the sweep again."
-                )
-            damaged_line = damaged_line or number
-        elif damaged_line:
-            raise UserError(
-                f"{path} is damaged: line {damaged_line} is no event, but others follow it."
-            )
-        else:
-            events.append(event)
-            parsed_bytes = position
-    return events, parsed_bytes
+    lines = content.split(b"\n")[:-1]
+    parsed = [_parse_event(line) for line in lines]
+    if lines_before == 0 and parsed[:1] == [None] and b'"event": "sweep"' in lines[0]:
+        raise UserError(
+            f"{path.parent} was written by kdtune 0.1, which this version cannot read; "
+            "use that version, or run the sweep again."
+        )
+    while parsed and parsed[-1] is None:  # left by a crash
+        parsed.pop()
+    events = [event for event in parsed if event is not None]
+    if len(events) < len(parsed):
+        number = lines_before + parsed.index(None) + 1
+        raise UserError(f"{path} is damaged: line {number} is no event, but others follow it.")
+    return events, sum(len(line) + 1 for line in lines[: len(events)])
 
 
-class EventLog:
-    """The log, open for appending by one process; used in a ``with`` statement.
+def _parse_event(line: bytes) -> Event | None:
+    with suppress(ValidationError):
+        event = EVENTS.validate_json(line)
+        if {"time", "session_seconds"} <= event.model_fields_set:
+            return event
+    return None
 
-    Args:
-        path: the file; what a crash left after the last event is cut off.
-        folds: are called in this order with every event, with a new one after it is on the disk.
+
+@dataclass(eq=False)
+class EventLog(AbstractContextManager["EventLog"]):
+    """The log, open for appending by one process, without what a crash left after the last event.
+
+    The folds are called with every event: with those in the file at once, with a new one after it
+    is on the disk.
     """
 
-    def __init__(self, path: Path, folds: Sequence[Callable[[Event], None]]):
-        self.path, self._folds = path, folds
-        self.failure: RunError | None = None
-        """Error after which nothing can be appended; Ray may wrap it when it is raised."""
-        self._file = open(path, "a+b", buffering=0)
+    path: Path
+    folds: Sequence[Callable[[Event], None]]
+    failure: RunError | None = field(default=None, init=False)  # Ray may wrap it if it is raised
+
+    def __post_init__(self) -> None:
+        self._file = open(self.path, "a+b", buffering=0)
         try:
             self._file.seek(0)
             content = self._file.read()
-            events, self._valid_bytes = parse_events(content, path)
+            events, self._valid_bytes = parse_events(content, self.path)
             self.truncated_bytes = len(content) - self._valid_bytes
             if self.truncated_bytes:
                 self._file.truncate(self._valid_bytes)
@@ -75,22 +72,16 @@ class EventLog:
                 try:
                     self._fold(event)
                 except (LookupError, TypeError, ValueError, AttributeError) as error:
-                    raise UserError(
-                        f"{path} is damaged: line {number} does not fit what stands before it "
-                        f"({type(error).__name__}: {error})."
-                    ) from error
+                    problem = f"line {number} does not fit what stands before it"
+                    reason = f"{type(error).__name__}: {error}"
+                    raise UserError(f"{self.path} is damaged: {problem} ({reason}).") from error
         except BaseException:
             self._file.close()
             raise
         self._opened_at = time.monotonic()
 
     def append(self, event: Event) -> None:
-        """Write an event to the disk, then call the folds.
-
-        Raises:
-            ValueError: the event holds NaN or another value that JSON cannot represent.
-            RunError: it cannot be written; the log is as before, and takes no further event.
-        """
+        """Write an event to the disk, then call the folds; after a failure, raise it again."""
         now, session_seconds = time.time(), time.monotonic() - self._opened_at
         stamps = {"time": round(now, 3), "session_seconds": round(session_seconds, 3)}
         event = event.model_copy(update=stamps)
@@ -123,11 +114,8 @@ class EventLog:
         self._valid_bytes += len(line)
 
     def _fold(self, event: Event) -> None:
-        for fold in self._folds:
+        for fold in self.folds:
             fold(event)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()

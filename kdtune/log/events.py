@@ -83,7 +83,9 @@ class _CellRecord(_Record):
         return f"{self.method}-{self.model}"
 
 
-class _TrialEvent(_CellRecord, Event):
+class TrialEvent(_CellRecord, Event):
+    """Base of events about a trial."""
+
     trial_id: FileName
 
     @property
@@ -233,7 +235,7 @@ class CacheUpdated(Event):
     progress: CacheProgress
 
 
-class TrialProposed(_TrialEvent):
+class TrialProposed(TrialEvent):
     """A trial, or a run of a candidate, was proposed."""
 
     kind: Literal["trial_proposed"] = "trial_proposed"
@@ -266,13 +268,13 @@ class EpochMetrics(_Record):
         return row | {f"loss_{part}": value for part, value in self.losses.items()}
 
 
-class EpochFinished(_TrialEvent, EpochMetrics):
+class EpochFinished(TrialEvent, EpochMetrics):
     """A trial finished an epoch."""
 
     kind: Literal["epoch_finished"] = "epoch_finished"
 
 
-class TrialRestarted(_TrialEvent):
+class TrialRestarted(TrialEvent):
     """A trial restarts in another process, from its last checkpoint."""
 
     kind: Literal["trial_restarted"] = "trial_restarted"
@@ -280,7 +282,7 @@ class TrialRestarted(_TrialEvent):
     reason: str
 
 
-class TrialEnded(_TrialEvent):
+class TrialEnded(TrialEvent):
     """A trial ended."""
 
     kind: Literal["trial_ended"] = "trial_ended"
@@ -288,6 +290,11 @@ class TrialEnded(_TrialEvent):
     reason: str
     epochs: int
     best_validation_accuracy: float | None
+
+    @property
+    def is_successful(self) -> bool:
+        """True if the accuracy counts."""
+        return self.state in SUCCESSFUL_STATES
 
 
 class SpaceExhausted(_CellRecord, Event):
@@ -303,7 +310,7 @@ class Completed(Event):
     kind: Literal["completed"] = "completed"
 
 
-class WeightsMissing(_TrialEvent):
+class WeightsMissing(TrialEvent):
     """The weights of a run are lost, so it must run again."""
 
     kind: Literal["weights_missing"] = "weights_missing"
@@ -327,7 +334,7 @@ class CandidateChosen(_CellRecord, Event):
     candidate: FileName
 
 
-class RunTested(_TrialEvent):
+class RunTested(TrialEvent):
     """A run of a chosen candidate classified the test images."""
 
     kind: Literal["run_tested"] = "run_tested"

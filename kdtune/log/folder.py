@@ -42,6 +42,7 @@ class SweepFolder:
         self.tensorboard_folder = self.path / "tensorboard"
         self.mlflow_folder = self.path / "mlflow"
         self.wandb_folder = self.path / "wandb"
+        self.tracker_folders = (self.tensorboard_folder, self.mlflow_folder, self.wandb_folder)
         self.report_path = self.path / "report.html"
         self._lock_path = self.path / "driver.lock"
 
@@ -70,8 +71,7 @@ class SweepFolder:
     def locked(self) -> Iterator[None]:
         """Hold the lock of the only driver; it is released when the process dies."""
         paths = (self.log_path, self.confirm_log_path, self.path / "best", self.confirm_folder)
-        trackers = (self.tensorboard_folder, self.mlflow_folder, self.wandb_folder)
-        for path in (*paths, self.checkpoints_folder, *trackers):
+        for path in (*paths, self.checkpoints_folder, *self.tracker_folders):
             if path.is_symlink():  # nothing outside the folder may be written or removed
                 raise UserError(f"{path} is a link; a sweep's folder must hold its files itself.")
         lock = FileLock(self._lock_path)
@@ -191,7 +191,7 @@ class SweepFolder:
         return SweepConfig.parse(config)
 
     def load_correct_predictions(self) -> tuple[dict[str, np.ndarray], list[str] | None]:
-        """Return if test images [N] were classified correctly, by tested run, and their groups."""
+        """Return the test images that each run classified correctly [N], and their groups."""
         events = self.load_confirm_events()
         run_ids = [event.trial_id for event in events if isinstance(event, RunTested)]
         if not run_ids:

@@ -7,11 +7,7 @@ from kdtune.log.events import Event, LogOpening
 
 
 class Stopwatch:
-    """Seconds in which drivers ran, from the first event of each session on.
-
-    Args:
-        clock: monotonic clock, in seconds.
-    """
+    """Seconds in which drivers ran, from the first event of each session on."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self.clock, self._session_started_at = clock, clock()

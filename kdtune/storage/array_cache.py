@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from kdtune.errors import DiskFullError, UserError
 from kdtune.storage.files import NO_SPACE_ERRNOS, make_folder, write_text
@@ -28,14 +28,9 @@ from kdtune.units import format_bytes
 
 CACHE_FOLDER_VARIABLE = "KDTUNE_CACHE"
 
-CacheKey = Mapping[str, Any]
-"""Plain values that identify an array; its hash names the array's folder."""
-
-CreateArray = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
-"""Creates an empty array from its name, shape and dtype."""
-
-BuildArrays = Callable[[Sequence[str], CreateArray], None]
-"""Creates and fills the arrays with these names."""
+CacheKey = Mapping[str, Any]  # plain values that identify an array
+CreateArray = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]  # of a name, shape and dtype
+BuildArrays = Callable[[Sequence[str], CreateArray], None]  # creates and fills arrays by name
 
 
 class CacheState(StrEnum):
@@ -47,10 +42,8 @@ class CacheState(StrEnum):
     CACHED = "cached"
 
 
-class CacheProgress(BaseModel):
+class CacheProgress(BaseModel, frozen=True):
     """A change of state while arrays are opened."""
-
-    model_config = ConfigDict(frozen=True)
 
     content: str  # kind of the arrays, such as "targets"
     label: str
@@ -133,19 +126,18 @@ class ArrayCache:
         start_time, state = time.perf_counter(), CacheState.CACHED
         on_wait = partial(report, CacheState.WAITING)
         for _ in range(2):  # again, if another process pruned what was built
-            if not self._open_existing(digests):
-                break
-            with self._lock_group(_key_digest(group_key), on_wait) as build_folder:
-                if self._open_existing(digests):
-                    state = CacheState.BUILT
-                    report(CacheState.BUILDING)
-                    self._build_arrays(label, digests, build, build_folder)
-        if self._open_existing(digests):
+            if self._find_missing(digests):
+                with self._lock_group(_key_digest(group_key), on_wait) as build_folder:
+                    if self._find_missing(digests):
+                        state = CacheState.BUILT
+                        report(CacheState.BUILDING)
+                        self._build_arrays(label, digests, build, build_folder)
+        if self._find_missing(digests):
             raise UserError(f"{label}: what was written to {self.folder} cannot be read back.")
         report(state, time.perf_counter() - start_time)
         return {name: self._arrays[digest] for name, digest in digests.items()}
 
-    def _open_existing(self, digests: Mapping[str, str]) -> list[str]:
+    def _find_missing(self, digests: Mapping[str, str]) -> list[str]:
         """Open the complete arrays, and return the names of the others."""
         for digest in digests.values() - self._arrays.keys():
             if (loaded := _load_array(self.folder / digest)) is not None:
@@ -157,7 +149,6 @@ class ArrayCache:
     def _build_arrays(
         self, label: str, digests: Mapping[str, str], build: BuildArrays, build_folder: Path
     ) -> None:
-        """Build the arrays that are not open."""
         arrays: dict[str, np.memmap] = {}
 
         def create_array(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -179,7 +170,7 @@ class ArrayCache:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             return arrays[name]
 
-        names = [name for name, digest in digests.items() if digest not in self._arrays]
+        names = self._find_missing(digests)
         try:
             build(names, create_array)
             for name in names:
@@ -233,8 +224,6 @@ class ArrayCache:
     def prune(self, max_bytes: float, protected: frozenset[str] = frozenset()) -> list[CacheEntry]:
         """Remove the least recently used arrays until the rest fits, and what killed builds left.
 
-        Processes that have a removed array open can still use it.
-
         Args:
             max_bytes: size of what may stay.
             protected: names of folders that stay in any case.
@@ -244,15 +233,12 @@ class ArrayCache:
                 shutil.rmtree(build_folder, ignore_errors=True)
         for removed_folder in self.folder.glob("*.gone"):  # left by a killed process
             shutil.rmtree(removed_folder, ignore_errors=True)
-        entries = self.list_entries()
-        total_bytes = sum(entry.size_bytes for entry in entries)
-        removed = []
+        entries, removed = self.list_entries(), list[CacheEntry]()
+        excess_bytes = sum(entry.size_bytes for entry in entries) - max_bytes
         for entry in entries:
-            if total_bytes <= max_bytes:
-                break
-            if entry.folder.name not in protected and _remove_entry(entry):
+            if excess_bytes > 0 and entry.folder.name not in protected and _remove_entry(entry):
                 removed.append(entry)
-                total_bytes -= entry.size_bytes
+                excess_bytes -= entry.size_bytes
         return removed
 
     def remove_damaged(self) -> list[CacheEntry]:

@@ -12,8 +12,7 @@ import yaml
 from kdtune.errors import DiskFullError, UserError
 from kdtune.runtime.console import printable_path
 
-NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a full disk, of a quota, and of a limit on the size of files."""
+NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, quota, limit of a file
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pyarrow import ArrowException
@@ -21,22 +22,21 @@ class StorageError(RunError):
     """A failure of a storage, which may be temporary."""
 
 
+@dataclass(eq=False)
 class Storage:
-    """A folder in a storage, which can be pickled; methods raise a `StorageError` on failure.
+    """A folder in a storage, which can be pickled; methods raise a `StorageError` on failure."""
 
-    Args:
-        uri: URI or path of a folder.
-        relative_path: path below it.
-    """
+    uri: str  # may be a path
+    relative_path: str = ""
 
-    def __init__(self, uri: str, relative_path: str = ""):
+    def __post_init__(self) -> None:
+        uri = self.uri
         if re.match(r"\w+://[^/@]*:[^/@]*@", uri):
             raise UserError(
                 "A storage's URI is kept in logs, so no keys may stand in it: give them as the "
                 "tools of its cloud have them, e.g. as AWS_SECRET_ACCESS_KEY."
             )
         self.uri = uri if "://" in uri else os.path.abspath(Path(uri).expanduser())
-        self.relative_path = relative_path
         try:
             self._filesystem, base = FileSystem.from_uri(self.uri)
             if not base.strip("./"):
@@ -44,7 +44,7 @@ class Storage:
         except Exception as error:  # pyarrow raises its own, ValueError, OSError, KeyError
             message = f"The storage {uri} cannot be used: {_short_message(error)}."
             raise UserError(message) from None
-        self._path = str(PurePosixPath(base, relative_path))
+        self._path = str(PurePosixPath(base, self.relative_path))
         is_local = isinstance(self._filesystem, LocalFileSystem)
         self.local_folder = Path(self._path) if is_local else None
 
@@ -56,7 +56,6 @@ class Storage:
         return f"{base_uri}/{self.relative_path}" if self.relative_path else base_uri
 
     def subfolder(self, name: str) -> "Storage":
-        """Return a folder in this one."""
         return Storage(self.uri, str(PurePosixPath(self.relative_path, name)))
 
     def list_files(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event as Entry
@@ -13,20 +14,14 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from kdtune.log.events import SUCCESSFUL_STATES, EpochFinished, TrialEnded, TrialProposed
-from kdtune.trackers.tracker import (
-    COMPLETE_MARKER,
-    FINAL_METRICS,
-    HYPERPARAMETERS,
-    Tracker,
-    select_hyperparameters,
-    select_metrics,
-)
+from kdtune.log.events import EpochFinished, TrialEnded, TrialEvent, TrialProposed
+from kdtune.trackers import tracker
 
 METRIC_COLUMNS = {
     "best_validation_accuracy": "best validation accuracy",
     "validation_accuracy": "last validation accuracy",
-    **dict.fromkeys(FINAL_METRICS, ""),
+    "epochs": "",
+    "device_seconds": "",
 }
 """HParams columns of metrics, with their display names."""
 
@@ -34,43 +29,36 @@ DEFAULT_COLUMNS = ("method", "model", "lr", "alpha", "beta")
 """Hyperparameters whose columns are visible at first; TensorBoard shows five."""
 
 
-class TensorBoardTracker(Tracker):
-    """Writes trials to TensorBoard event files.
+@dataclass(eq=False)
+class TensorBoardTracker(tracker.Tracker):
+    """Writes trials to TensorBoard event files, which are open only while something is written.
 
-    TensorBoard's own writer keeps a thread and an open file for each trial, too many for a
-    thousand trials. Here a file is open only while something is written.
-
-    Args:
-        folder: has a folder for each trial.
+    TensorBoard's own writer keeps a thread and an open file for each of a thousand trials.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._event_files: dict[str, Path] = {}
+    folder: Path
+    _event_files: dict[str, Path] = field(default_factory=dict, init=False)
 
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
-        """Return True if the trial's folder has the marker."""
-        return (self.folder / proposed.trial_id / COMPLETE_MARKER).exists()
+        return (self.folder / proposed.trial_id / tracker.END_MARKER).exists()
 
     def log_trial_start(self, proposed: TrialProposed) -> None:
-        """Write the settings to a new event file, and remove that of an earlier driver."""
         folder = self.folder / proposed.trial_id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         path = folder / f"events.out.tfevents.{time.time_ns()}"
         self._event_files[proposed.trial_id] = path
         _append(path, Entry(wall_time=time.time(), file_version="brain.Event:2"))
-        columns = api_pb2.Experiment(
-            hparam_infos=[
-                api_pb2.HParamInfo(name=name, differs=name in DEFAULT_COLUMNS)
-                for name in HYPERPARAMETERS
-            ],
-            metric_infos=[
-                api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
-                for tag, name in METRIC_COLUMNS.items()
-            ],
-        )
-        settings = select_hyperparameters(proposed).items()
+        hyperparameters = [
+            api_pb2.HParamInfo(name=name, differs=name in DEFAULT_COLUMNS)
+            for name in tracker.HYPERPARAMETERS
+        ]
+        metrics = [
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
+            for tag, name in METRIC_COLUMNS.items()
+        ]
+        columns = api_pb2.Experiment(hparam_infos=hyperparameters, metric_infos=metrics)
+        settings = tracker.select_hyperparameters(proposed).items()
         values = {key: value for key, value in settings if isinstance(value, str | int | float)}
         row = hparams_pb(values, trial_id=proposed.trial_id, start_time_secs=proposed.time)
         # TensorBoard takes the columns of all runs from any one of them.
@@ -78,28 +66,23 @@ class TensorBoardTracker(Tracker):
         self._write(proposed, 0, _hparams_summary(metadata.EXPERIMENT_TAG, plugin_data), row)
 
     def log_epoch(self, epoch: EpochFinished) -> None:
-        """Write the metrics of an epoch."""
-        scalars = [scalar_pb(key, value) for key, value in select_metrics(epoch).items()]
+        metrics = tracker.select_metrics(epoch).items()
+        scalars = [scalar_pb(key, value) for key, value in metrics]
         self._write(epoch, epoch.epoch, *scalars)
 
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
-        """Write how the trial ended; the text holds what HParams has no state for."""
-        final_values = dict(zip(FINAL_METRICS, (ended.epochs, device_seconds), strict=True))
+        final_values = {"epochs": ended.epochs, "device_seconds": device_seconds}
         scalars = [scalar_pb(key, value) for key, value in final_values.items()]
-        self._write(
-            ended, ended.epochs, *scalars, text_pb("end", f"{ended.state}: {ended.reason}")
-        )
-        is_successful = ended.state in SUCCESSFUL_STATES
-        status = api_pb2.STATUS_SUCCESS if is_successful else api_pb2.STATUS_FAILURE
+        text = text_pb("end", f"{ended.state}: {ended.reason}")  # HParams has fewer states
+        self._write(ended, ended.epochs, *scalars, text)
+        status = api_pb2.STATUS_SUCCESS if ended.is_successful else api_pb2.STATUS_FAILURE
         end = SessionEndInfo(status=status, end_time_secs=ended.time)
         plugin_data = HParamsPluginData(session_end_info=end)
         self._write(ended, 0, _hparams_summary(metadata.SESSION_END_INFO_TAG, plugin_data))
         del self._event_files[ended.trial_id]
-        (self.folder / ended.trial_id / COMPLETE_MARKER).touch()
+        (self.folder / ended.trial_id / tracker.END_MARKER).touch()
 
-    def _write(
-        self, event: TrialProposed | EpochFinished | TrialEnded, step: int, *summaries: Summary
-    ) -> None:
+    def _write(self, event: TrialEvent, step: int, *summaries: Summary) -> None:
         values = [value for summary in summaries for value in summary.value]
         entry = Entry(wall_time=event.time, step=step, summary=Summary(value=values))
         _append(self._event_files[event.trial_id], entry)

@@ -7,33 +7,27 @@ another process, or after a resume, as a new one, and does not know how a trial 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from kdtune.config.train import CLI_FIELDS, DERIVED_FIELDS, OUTPUT_FIELDS, TrainConfig
 from kdtune.errors import first_line
 from kdtune.log.events import EpochFinished, Event, LogOpening, TrialEnded, TrialProposed
 
-COMPUTE_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targets"}
-"""Settings that change how fast a run computes, and nothing that it learns."""
+_SPEED_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targets"}
+_NOT_LOGGED = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys() | _SPEED_SETTINGS
 
 HYPERPARAMETERS = (
     "method",
     "model",
-    *(
-        field
-        for field in TrainConfig.model_fields
-        if field not in CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys() | COMPUTE_SETTINGS
-    ),
+    *(f for f in TrainConfig.model_fields if f not in _NOT_LOGGED),
 )
 """Settings that are logged for every trial."""
 
-COMPLETE_MARKER = "ended"
+END_MARKER = "ended"
 """Empty file in the folder of a trial that is logged completely."""
 
-FINAL_METRICS = ("epochs", "device_seconds")
-"""Metrics that are logged when a trial ends."""
-
-TrialEvent = TrialProposed | EpochFinished | TrialEnded
+LoggedEvent = TrialProposed | EpochFinished | TrialEnded
 
 
 def select_hyperparameters(proposed: TrialProposed) -> dict[str, Any]:
@@ -83,21 +77,20 @@ class Tracker(ABC):
         """Release resources; some trials may not have ended."""
 
 
+@dataclass(eq=False)
 class TrackerFold:
     """Logs every trial to a tracker; a fold over the log.
 
     If the tracker fails, a warning is printed and nothing more is logged; the sweep continues.
-
-    Args:
-        name: name of the tracker in warnings.
-        tracker: is not used before `start_logging`.
-        warn: prints a warning.
     """
 
-    def __init__(self, name: str, tracker: Tracker, warn: Callable[[str], object]):
-        self.name, self.tracker, self.warn = name, tracker, warn
+    name: str
+    tracker: Tracker
+    warn: Callable[[str], object]
+
+    def __post_init__(self) -> None:
         self._opening: LogOpening | None = None
-        self._buffered: dict[str, list[TrialEvent]] = {}
+        self._buffered: dict[str, list[LoggedEvent]] = {}
         self._device_seconds: dict[str, float] = {}
         self._is_live = self._has_failed = False
 
@@ -105,7 +98,7 @@ class TrackerFold:
         """Add an event of the log."""
         if self._opening is None and isinstance(event, LogOpening):
             self._opening = event
-        if self._has_failed or not isinstance(event, TrialEvent):
+        if self._has_failed or not isinstance(event, LoggedEvent):
             return
         if isinstance(event, TrialProposed):
             self._buffered[event.trial_id] = []
@@ -139,7 +132,7 @@ class TrackerFold:
             with self._failures_warned():
                 self.tracker.close()
 
-    def _log_event(self, event: TrialEvent) -> None:
+    def _log_event(self, event: LoggedEvent) -> None:
         match event:
             case TrialProposed():
                 self.tracker.log_trial_start(event)
