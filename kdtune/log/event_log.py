@@ -60,24 +60,19 @@ class EventLog(AbstractContextManager["EventLog"]):
     failure: RunError | None = field(default=None, init=False)  # Ray may wrap it if it is raised
 
     def __post_init__(self) -> None:
-        self._file = open(self.path, "a+b", buffering=0)
-        try:
-            self._file.seek(0)
-            content = self._file.read()
-            events, self._valid_bytes = parse_events(content, self.path)
-            self.truncated_bytes = len(content) - self._valid_bytes
-            if self.truncated_bytes:
-                self._file.truncate(self._valid_bytes)
-            for number, event in enumerate(events, start=1):
-                try:
-                    self._fold(event)
-                except (LookupError, TypeError, ValueError, AttributeError) as error:
-                    problem = f"line {number} does not fit what stands before it"
-                    reason = f"{type(error).__name__}: {error}"
-                    raise UserError(f"{self.path} is damaged: {problem} ({reason}).") from error
-        except BaseException:
-            self._file.close()
-            raise
+        content = self.path.read_bytes() if self.path.exists() else b""
+        events, self._valid_bytes = parse_events(content, self.path)
+        for number, event in enumerate(events, start=1):
+            try:
+                self._fold(event)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                problem = f"line {number} does not fit what stands before it"
+                reason = f"{type(error).__name__}: {error}"
+                raise UserError(f"{self.path} is damaged: {problem} ({reason}).") from error
+        self._file = open(self.path, "ab", buffering=0)
+        self.truncated_bytes = len(content) - self._valid_bytes
+        if self.truncated_bytes:
+            self._file.truncate(self._valid_bytes)
         self._opened_at = time.monotonic()
 
     def append(self, event: Event) -> None:

@@ -14,8 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from kdtune.config.train import FILE_NAME_PATTERN, file_stem
 from kdtune.storage.array_cache import CacheProgress
 
-Cell = tuple[str, str]
-"""(method, model): has its own study, rungs and share of the budget."""
+Cell = tuple[str, str]  # (method, model): has its own study, rungs and share of the budget
 
 
 class TrialState(StrEnum):
@@ -28,9 +27,7 @@ class TrialState(StrEnum):
     CRASHED = "crashed"
 
 
-SUCCESSFUL_STATES = (TrialState.FINISHED, TrialState.STOPPED)
-"""States of trials whose accuracy counts."""
-
+SUCCESSFUL_STATES = (TrialState.FINISHED, TrialState.STOPPED)  # the accuracy counts
 FAILED_STATES = (TrialState.DIVERGED, TrialState.CRASHED)
 ENDED_STATES = (*SUCCESSFUL_STATES, *FAILED_STATES)
 
@@ -74,7 +71,6 @@ class _CellRecord(_Record):
 
     @property
     def cell(self) -> Cell:
-        """The cell, as a tuple."""
         return self.method, self.model
 
     @property
@@ -84,8 +80,6 @@ class _CellRecord(_Record):
 
 
 class TrialEvent(_CellRecord, Event):
-    """Base of events about a trial."""
-
     trial_id: FileName
 
     @property
@@ -95,8 +89,6 @@ class TrialEvent(_CellRecord, Event):
 
 
 class UnreadableImage(_Record):
-    """A skipped image that cannot be read."""
-
     split: str
     file: str
     reason: str
@@ -180,8 +172,6 @@ class SweepOpening(LogOpening):
 
 
 class SweepStarted(SweepOpening):
-    """The first event of a sweep's log."""
-
     kind: Literal["sweep_started"] = "sweep_started"
 
 
@@ -269,8 +259,6 @@ class EpochMetrics(_Record):
 
 
 class EpochFinished(TrialEvent, EpochMetrics):
-    """A trial finished an epoch."""
-
     kind: Literal["epoch_finished"] = "epoch_finished"
 
 
@@ -283,8 +271,6 @@ class TrialRestarted(TrialEvent):
 
 
 class TrialEnded(TrialEvent):
-    """A trial ended."""
-
     kind: Literal["trial_ended"] = "trial_ended"
     state: TrialState
     reason: str
@@ -350,4 +336,3 @@ EVENTS: TypeAdapter[Event] = TypeAdapter(
         Field(discriminator="kind"),
     ]
 )  # fmt: skip
-"""Reads any event from JSON."""

@@ -22,8 +22,7 @@ from kdtune.log.events import ConfirmStarted, Event, RunTested, SweepOpening, Sw
 from kdtune.runtime.console import printable_path
 from kdtune.storage.files import disk_full_as_error
 
-RESULTS_FOLDER = Path("results")
-"""Parent of the folders of all sweeps, in the working directory."""
+RESULTS_FOLDER = Path("results")  # parent of the folders of all sweeps
 
 
 class SweepFolder:
@@ -74,20 +73,18 @@ class SweepFolder:
         for path in (*paths, self.checkpoints_folder, *self.tracker_folders):
             if path.is_symlink():  # nothing outside the folder may be written or removed
                 raise UserError(f"{path} is a link; a sweep's folder must hold its files itself.")
-        lock = FileLock(self._lock_path)
         try:
             with disk_full_as_error(self.path):
-                lock.acquire(timeout=1)  # `is_locked` of another process may hold it briefly
+                # `is_locked` of another process may hold it briefly.
+                lock = FileLock(self._lock_path).acquire(timeout=1)
         except Timeout:
             raise UserError(f"{self.path} is being run by {self.lock_holder()}.") from None
         except PermissionError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}.") from None
-        try:
+        with lock:
             with disk_full_as_error(self.path):
                 self._lock_path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def locked_existing(self) -> Iterator[None]:
@@ -144,9 +141,8 @@ class SweepFolder:
         if not self.path.is_dir():
             raise UserError(f"There is no folder {self.path}.")
         if not self.log_path.is_file():
-            raise UserError(
-                f"{self.path} is not the folder of a sweep: it has no {self.log_path.name}."
-            )
+            problem = f"it has no {self.log_path.name}"
+            raise UserError(f"{self.path} is not the folder of a sweep: {problem}.")
 
     def load_events(self) -> list[Event]:
         """Return all events so far, also of a running sweep."""
@@ -172,9 +168,8 @@ class SweepFolder:
         """Return the events that opened the search's log, in order; there is at least one."""
         openings = [event for event in self.load_events() if isinstance(event, SweepOpening)]
         if not openings or not isinstance(openings[0], SweepStarted):
-            raise UserError(
-                f"{self.log_path} is damaged: it does not begin with the sweep's settings."
-            )
+            problem = "it does not begin with the sweep's settings"
+            raise UserError(f"{self.log_path} is damaged: {problem}.")
         return openings
 
     def load_confirm_openings(self) -> list[ConfirmStarted]:

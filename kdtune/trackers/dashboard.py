@@ -16,6 +16,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
@@ -117,9 +118,7 @@ def _quiet_optuna() -> Iterator[None]:
     previous_verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        with warnings.catch_warnings(
-            action="ignore", category=optuna.exceptions.ExperimentalWarning
-        ):
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             yield
     finally:
         optuna.logging.set_verbosity(previous_verbosity)

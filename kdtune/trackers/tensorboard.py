@@ -3,6 +3,7 @@
 import shutil
 import time
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event as Entry
@@ -17,16 +18,13 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from kdtune.log.events import EpochFinished, TrialEnded, TrialEvent, TrialProposed
 from kdtune.trackers import tracker
 
-METRIC_COLUMNS = {
+METRIC_NAMES = {
     "best_validation_accuracy": "best validation accuracy",
     "validation_accuracy": "last validation accuracy",
     "epochs": "",
     "device_seconds": "",
 }
-"""HParams columns of metrics, with their display names."""
-
-DEFAULT_COLUMNS = ("method", "model", "lr", "alpha", "beta")
-"""Hyperparameters whose columns are visible at first; TensorBoard shows five."""
+DEFAULT_COLUMNS = ("method", "model", "lr", "alpha", "beta")  # TensorBoard shows five at first
 
 
 @dataclass(eq=False)
@@ -55,7 +53,7 @@ class TensorBoardTracker(tracker.Tracker):
         ]
         metrics = [
             api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
-            for tag, name in METRIC_COLUMNS.items()
+            for tag, name in METRIC_NAMES.items()
         ]
         columns = api_pb2.Experiment(hparam_infos=hyperparameters, metric_infos=metrics)
         settings = tracker.select_hyperparameters(proposed).items()
@@ -66,15 +64,12 @@ class TensorBoardTracker(tracker.Tracker):
         self._write(proposed, 0, _hparams_summary(metadata.EXPERIMENT_TAG, plugin_data), row)
 
     def log_epoch(self, epoch: EpochFinished) -> None:
-        metrics = tracker.select_metrics(epoch).items()
-        scalars = [scalar_pb(key, value) for key, value in metrics]
-        self._write(epoch, epoch.epoch, *scalars)
+        self._write(epoch, epoch.epoch, *starmap(scalar_pb, tracker.select_metrics(epoch).items()))
 
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
-        final_values = {"epochs": ended.epochs, "device_seconds": device_seconds}
-        scalars = [scalar_pb(key, value) for key, value in final_values.items()]
+        epochs, seconds = ended.epochs, scalar_pb("device_seconds", device_seconds)
         text = text_pb("end", f"{ended.state}: {ended.reason}")  # HParams has fewer states
-        self._write(ended, ended.epochs, *scalars, text)
+        self._write(ended, epochs, scalar_pb("epochs", epochs), seconds, text)
         status = api_pb2.STATUS_SUCCESS if ended.is_successful else api_pb2.STATUS_FAILURE
         end = SessionEndInfo(status=status, end_time_secs=ended.time)
         plugin_data = HParamsPluginData(session_end_info=end)

@@ -13,19 +13,15 @@ from typing import Any
 from kdtune.config.train import CLI_FIELDS, DERIVED_FIELDS, OUTPUT_FIELDS, TrainConfig
 from kdtune.errors import first_line
 from kdtune.log.events import EpochFinished, Event, LogOpening, TrialEnded, TrialProposed
+from kdtune.log.trial_history import TrialHistory
 
 _SPEED_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targets"}
-_NOT_LOGGED = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys() | _SPEED_SETTINGS
+_OMITTED = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys() | _SPEED_SETTINGS
 
-HYPERPARAMETERS = (
-    "method",
-    "model",
-    *(f for f in TrainConfig.model_fields if f not in _NOT_LOGGED),
-)
+HYPERPARAMETERS = ("method", "model", *(f for f in TrainConfig.model_fields if f not in _OMITTED))
 """Settings that are logged for every trial."""
 
-END_MARKER = "ended"
-"""Empty file in the folder of a trial that is logged completely."""
+END_MARKER = "ended"  # empty file in the folder of a trial that is logged completely
 
 LoggedEvent = TrialProposed | EpochFinished | TrialEnded
 
@@ -57,13 +53,9 @@ class Tracker(ABC):
         """Return True if a trial that has ended is logged completely."""
 
     @abstractmethod
-    def log_trial_start(self, proposed: TrialProposed) -> None:
-        """Log the settings of a trial."""
-
+    def log_trial_start(self, proposed: TrialProposed) -> None: ...
     @abstractmethod
-    def log_epoch(self, epoch: EpochFinished) -> None:
-        """Log the metrics of an epoch."""
-
+    def log_epoch(self, epoch: EpochFinished) -> None: ...
     @abstractmethod
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
         """Log the end of a trial.
@@ -90,26 +82,17 @@ class TrackerFold:
 
     def __post_init__(self) -> None:
         self._opening: LogOpening | None = None
-        self._buffered: dict[str, list[LoggedEvent]] = {}
-        self._device_seconds: dict[str, float] = {}
-        self._is_live = self._has_failed = False
+        self._history, self._is_live, self._has_failed = TrialHistory(), False, False
 
     def fold(self, event: Event) -> None:
         """Add an event of the log."""
         if self._opening is None and isinstance(event, LogOpening):
             self._opening = event
-        if self._has_failed or not isinstance(event, LoggedEvent):
-            return
-        if isinstance(event, TrialProposed):
-            self._buffered[event.trial_id] = []
-            self._device_seconds[event.trial_id] = 0.0
-        elif isinstance(event, EpochFinished):
-            self._device_seconds[event.trial_id] += event.seconds
-        if self._is_live:
-            with self._failures_warned():
-                self._log_event(event)
-        else:
-            self._buffered[event.trial_id].append(event)
+        if isinstance(event, LoggedEvent) and not self._has_failed:
+            self._history.fold(event)
+            if self._is_live:
+                with self._failures_warned():
+                    self._log_event(event)
 
     def start_logging(self) -> None:
         """Log what the tracker lacks of the events so far, and from now on every event."""
@@ -117,14 +100,12 @@ class TrackerFold:
         with self._failures_warned():
             assert self._opening is not None
             self.tracker.setup(self._opening)
-            for events in self._buffered.values():
-                proposed = events[0]
-                assert isinstance(proposed, TrialProposed)
-                has_ended = isinstance(events[-1], TrialEnded)
-                if not has_ended or not self.tracker.is_trial_logged(proposed):
-                    for event in events:
-                        self._log_event(event)
-        self._buffered.clear()
+            for trial_id, record in list(self._history.trials.items()):
+                if record.ended is not None and self.tracker.is_trial_logged(record.proposed):
+                    del self._history.trials[trial_id]
+                    continue
+                for event in (record.proposed, *record.epochs, record.ended):
+                    self._log_event(event)
 
     def close(self) -> None:
         """Close the tracker."""
@@ -132,15 +113,15 @@ class TrackerFold:
             with self._failures_warned():
                 self.tracker.close()
 
-    def _log_event(self, event: LoggedEvent) -> None:
+    def _log_event(self, event: LoggedEvent | None) -> None:
         match event:
             case TrialProposed():
                 self.tracker.log_trial_start(event)
             case EpochFinished():
                 self.tracker.log_epoch(event)
             case TrialEnded():
-                device_seconds = round(self._device_seconds[event.trial_id], 3)
-                self.tracker.log_trial_end(event, device_seconds)
+                record = self._history.trials.pop(event.trial_id)
+                self.tracker.log_trial_end(event, round(record.device_seconds, 3))
 
     @contextmanager
     def _failures_warned(self) -> Iterator[None]:

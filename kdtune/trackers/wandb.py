@@ -5,6 +5,7 @@ are sent while the sweep runs.
 """
 
 import os
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,11 +40,8 @@ class WandbTracker(Tracker):
 
     def _run_folders(self, trial_id: str) -> list[Path]:
         """Return the folders of a run: ``run-<date>-<id>`` or ``offline-run-<date>-<id>``."""
-        paths, run_id = self.folder.glob("*run-*-*"), f"{trial_id}-{self._log_id}"
-        parts = {path: path.name.removeprefix("offline-").split("-", 2) for path in paths}
-        return [
-            path for path, (prefix, _, id_) in parts.items() if (prefix, id_) == ("run", run_id)
-        ]
+        pattern = rf"(offline-)?run-[^-]*-{re.escape(f'{trial_id}-{self._log_id}')}"
+        return [path for path in self.folder.iterdir() if re.fullmatch(pattern, path.name)]
 
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
         folders = self._run_folders(proposed.trial_id)
@@ -52,8 +50,9 @@ class WandbTracker(Tracker):
     def log_trial_start(self, proposed: TrialProposed) -> None:
         for path in self._run_folders(proposed.trial_id):
             shutil.rmtree(path)
-        options = {"silent": True, "console": "off", "x_disable_stats": True}
-        privacy = {"disable_git": True, "disable_code": True}
+        switches = dict.fromkeys(
+            ("silent", "disable_git", "disable_code", "x_disable_stats"), True
+        )
         self._runs[proposed.trial_id] = self._wandb.init(
             project=self.project,
             group=proposed.cell_name,
@@ -65,7 +64,7 @@ class WandbTracker(Tracker):
             dir=self.folder.parent,
             mode=self._mode,
             reinit="create_new",  # several runs are active at once
-            settings=self._wandb.Settings(**options, **privacy),
+            settings=self._wandb.Settings(console="off", **switches),
         )
 
     def log_epoch(self, epoch: EpochFinished) -> None:
