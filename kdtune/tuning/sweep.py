@@ -45,7 +45,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
 
     Args:
         config: settings of `SweepConfig`.
-        show: what is seen meanwhile: a key of `kdtune.tuning.display.screen.SHOW`.
+        show: what is seen meanwhile: a key of `kdtune.tuning.display.screen.LEAST_KIND_BY_MODE`.
         plan: plan it first, for this machine's slots, and keep the plan with it.
 
     Returns:

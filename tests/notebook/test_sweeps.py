@@ -142,7 +142,7 @@ def test_a_figure_without_data_says_what_is_missing(tmp_path, make, name, why):
 
 def test_the_best_settings_are_those_of_the_yaml_file(tmp_path):
     sweep = half_confirmed()
-    for event in [*sweep.events, *sweep.confirmation]:
+    for event in [*sweep.events, *sweep.confirm_events]:
         if isinstance(event, TrialProposed):
             event.config.update({"teacher_model": "old.pth", "data_dir": "old"})
     folder = write_sweep_folder(tmp_path / "s", sweep)
