@@ -1,25 +1,21 @@
 """Events of a sweep's log: one frozen model per kind.
 
-Unknown fields are ignored, so this version can read the log of a later one. In the log of a
-confirmation, a trial is a run of a ``candidate``, a trial of the search, with its settings.
+Unknown fields are ignored, so this version can read the log of a later one.
 """
 
-import re
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from kdtune.config.train import FILE_NAME_PATTERN, file_stem
+from kdtune.config.train import FILE_NAME_PATTERN
 from kdtune.storage.array_cache import CacheProgress
 
 Cell = tuple[str, str]  # (method, model): has its own study, rungs and share of the budget
 
 
 class TrialState(StrEnum):
-    """State of a trial; `RUNNING` until it ends."""
-
     RUNNING = "running"
     FINISHED = "finished"  # trained all epochs
     STOPPED = "stopped"  # by early stopping or by the budget
@@ -33,8 +29,6 @@ ENDED_STATES = (*SUCCESSFUL_STATES, *FAILED_STATES)
 
 
 class RestartCause(StrEnum):
-    """Cause of the restart of a trial in another process."""
-
     PROCESS_DIED = "process_died"
     STALLED = "stalled"  # it made no progress
     DEVICE_MEMORY = "device_memory"  # its device had too little memory
@@ -43,14 +37,8 @@ class RestartCause(StrEnum):
     MISPLACED = "misplaced"  # Ray started it on a node that gets no trials
 
 
-def _check_model_name(name: str) -> str:
-    if not re.match(FILE_NAME_PATTERN, file_stem(name)):
-        raise ValueError("file names are made from the name of a model")
-    return name
-
-
 FileName = Annotated[str, StringConstraints(pattern=FILE_NAME_PATTERN)]
-ModelName = Annotated[str, AfterValidator(_check_model_name)]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[\w][\w.:-]*$")]  # its file stem fits, too
 
 
 class _Record(BaseModel):
@@ -132,8 +120,6 @@ class SpaceRecord(_Record):
 
 
 class PluginRecord(_Record):
-    """A plug-in that provides methods, networks or data of a sweep."""
-
     name: str
     sha256: str
     installed: bool
@@ -176,8 +162,6 @@ class SweepStarted(SweepOpening):
 
 
 class SweepResumed(SweepOpening):
-    """Another driver continues the sweep."""
-
     kind: Literal["sweep_resumed"] = "sweep_resumed"
 
 
@@ -279,13 +263,10 @@ class TrialEnded(TrialEvent):
 
     @property
     def is_successful(self) -> bool:
-        """True if the accuracy counts."""
         return self.state in SUCCESSFUL_STATES
 
 
 class SpaceExhausted(_CellRecord, Event):
-    """The search space of a cell has no further point."""
-
     kind: Literal["space_exhausted"] = "space_exhausted"
     reason: str
 

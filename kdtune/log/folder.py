@@ -1,7 +1,4 @@
-"""A sweep's folder: its two logs, the lock of its driver, and the paths of other files.
-
-The search and its confirmation have a log each, so the second cannot influence the first.
-"""
+"""A sweep's folder: its two logs, the lock of its driver, and the paths of other files."""
 
 import os
 import shutil
@@ -46,7 +43,6 @@ class SweepFolder:
         self._lock_path = self.path / "driver.lock"
 
     def raise_if_exists(self) -> None:
-        """Raise a `UserError` if the folder exists."""
         if self.path.exists():
             is_sweep = self.log_path.exists()
             advice = f"resume it: kdtune resume {self.path}" if is_sweep else "remove it."
@@ -110,11 +106,9 @@ class SweepFolder:
         return "another process"
 
     def network_path(self, run_id: str) -> Path:
-        """Return the path of the weights of a confirmed run."""
         return self.confirm_folder / f"{run_id}.pth"
 
     def predictions_path(self, run_id: str) -> Path:
-        """Return the path of the classes that a run predicted for the test images."""
         return self.confirm_folder / f"{run_id}.npz"
 
     def table_path(self, name: str, suffix: str) -> Path:
@@ -137,7 +131,6 @@ class SweepFolder:
         return self.path / "best" / f"{file_stem(method, model)}{suffix}"
 
     def require_log(self) -> None:
-        """Raise a `UserError` if this is not the folder of a sweep."""
         if not self.path.is_dir():
             raise UserError(f"There is no folder {self.path}.")
         if not self.log_path.is_file():
@@ -173,7 +166,6 @@ class SweepFolder:
         return openings
 
     def load_confirm_openings(self) -> list[ConfirmStarted]:
-        """Return the events that opened the confirmation's log, in order."""
         return [e for e in self.load_confirm_events() if isinstance(e, ConfirmStarted)]
 
     def load_config(self) -> SweepConfig:

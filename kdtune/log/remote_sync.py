@@ -1,7 +1,6 @@
 """Copy of a sweep's folder in a storage, from which another machine can resume the sweep.
 
-The driver copies changed files every few seconds while trials run, and at the end. It keeps a
-marker file in the storage and writes nothing there once the marker is another driver's.
+The driver keeps a marker file there, and writes nothing once the marker is another driver's.
 """
 
 import os
@@ -123,7 +122,6 @@ class RemoteSync:
                 self._copied_files[name] = _size_and_time(path)
 
     def sync_if_due(self) -> None:
-        """Call `sync` unless it is too early."""
         if time.monotonic() >= self._next_sync_at:
             self.sync()
 

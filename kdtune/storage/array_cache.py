@@ -1,6 +1,5 @@
 """Cache of arrays on this node's disk: each is built once and memory-mapped by all.
 
-Its folder is named by a hash of all facts that made it, and appears when the array is complete.
 File locks keep two processes from building the same arrays; they need a disk of this node.
 """
 
@@ -125,13 +124,21 @@ class ArrayCache:
 
         start_time, state = time.perf_counter(), CacheState.CACHED
         on_wait = partial(report, CacheState.WAITING)
-        for _ in range(2):  # again, if another process pruned what was built
-            if self._find_missing(digests):
-                with self._lock_group(_key_digest(group_key), on_wait) as build_folder:
-                    if self._find_missing(digests):
-                        state = CacheState.BUILT
-                        report(CacheState.BUILDING)
-                        self._build_arrays(label, digests, build, build_folder)
+        try:
+            for _ in range(2):  # again, if another process pruned what was built
+                if self._find_missing(digests):
+                    with self._lock_group(_key_digest(group_key), on_wait) as build_folder:
+                        if self._find_missing(digests):
+                            state = CacheState.BUILT
+                            report(CacheState.BUILDING)
+                            self._build_arrays(label, digests, build, build_folder)
+        except OSError as error:
+            error_type = DiskFullError if error.errno in NO_SPACE_ERRNOS else UserError
+            advice = f"'kdtune cache --prune 0', or set {CACHE_FOLDER_VARIABLE} to another folder"
+            raise error_type(
+                f"The cache {self.folder} cannot be written ({error.strerror}); make room, e.g. "
+                f"with {advice}."
+            ) from error
         if self._find_missing(digests):
             raise UserError(f"{label}: what was written to {self.folder} cannot be read back.")
         report(state, time.perf_counter() - start_time)
@@ -171,15 +178,12 @@ class ArrayCache:
             return arrays[name]
 
         names = self._find_missing(digests)
-        try:
-            build(names, create_array)
-            for name in names:
-                _commit_array(arrays.pop(name), build_folder / name, f"{label}: {name}")
-                target = self.folder / digests[name]
-                shutil.rmtree(target, ignore_errors=True)
-                (build_folder / name).rename(target)
-        except OSError as error:
-            raise self._write_error(error) from error
+        build(names, create_array)
+        for name in names:
+            _commit_array(arrays.pop(name), build_folder / name, f"{label}: {name}")
+            target = self.folder / digests[name]
+            shutil.rmtree(target, ignore_errors=True)
+            (build_folder / name).rename(target)
 
     @contextmanager
     def _lock_group(self, group_digest: str, on_wait: Callable[[], None]) -> Iterator[Path]:
@@ -187,13 +191,10 @@ class ArrayCache:
         make_folder(self.folder)
         lock = FileLock(self.folder / f"{group_digest}.lock")
         try:
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                on_wait()
-                lock.acquire()
-        except OSError as error:
-            raise self._write_error(error) from error
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire()
         build_folder = self.folder / f"{group_digest}.part"
         try:
             shutil.rmtree(build_folder, ignore_errors=True)  # left by a killed process
@@ -201,13 +202,6 @@ class ArrayCache:
         finally:
             shutil.rmtree(build_folder, ignore_errors=True)
             lock.release()
-
-    def _write_error(self, error: OSError) -> Exception:
-        error_type = DiskFullError if error.errno in NO_SPACE_ERRNOS else UserError
-        return error_type(
-            f"The cache {self.folder} cannot be written ({error.strerror}); make room, e.g. with "
-            f"'kdtune cache --prune 0', or set {CACHE_FOLDER_VARIABLE} to another folder."
-        )
 
     def list_entries(self) -> list[CacheEntry]:
         """Return all arrays, the least recently used one first."""

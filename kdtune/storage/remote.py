@@ -1,7 +1,6 @@
 """Access to a folder on a shared disk or in an object store.
 
-Pyarrow's file systems (``s3://``, ``gs://``, ``abfs://``, ``file://``) read credentials from where
-the tools of each cloud do. A file appears when it is complete, and its last writer wins.
+Pyarrow's file systems read credentials from where the tools of each cloud do.
 """
 
 import os
@@ -19,12 +18,12 @@ from kdtune.storage.files import atomic_write
 
 
 class StorageError(RunError):
-    """A failure of a storage, which may be temporary."""
+    """A failure of a storage, which may be temporary; methods of `Storage` raise it."""
 
 
 @dataclass(eq=False)
 class Storage:
-    """A folder in a storage, which can be pickled; methods raise a `StorageError` on failure."""
+    """A folder in a storage; a file appears when it is complete, and its last writer wins."""
 
     uri: str  # may be a path
     relative_path: str = ""
@@ -67,7 +66,6 @@ class Storage:
         return [name for name in names if "/." not in f"/{name}" and "//" not in f"/{name}"]
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file, or None if it does not exist."""
         with self._wrap_errors("read"):
             try:
                 with self._filesystem.open_input_stream(f"{self._path}/{name}") as stream:
@@ -107,21 +105,18 @@ class Storage:
             copy_files(source, str(temporary), self._filesystem, LocalFileSystem())
 
     def remove_file(self, name: str) -> None:
-        """Remove a file, if it exists."""
         path = f"{self._path}/{name}"
         with self._wrap_errors("cleared"):
             if self._filesystem.get_file_info(path).type == FileType.File:
                 self._filesystem.delete_file(path)
 
     def remove_folder(self) -> None:
-        """Remove the folder with its content, if it exists."""
         with self._wrap_errors("cleared"):
             if self._filesystem.get_file_info(self._path).type == FileType.Directory:
                 self._filesystem.delete_dir(self._path)
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[str]:
-        """Yield the path to write a file to, so that it appears when it is complete."""
         path = f"{self._path}/{name}"
         with self._wrap_errors("written"):
             if self.local_folder is None:  # objects appear when they are complete

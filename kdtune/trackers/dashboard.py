@@ -1,7 +1,6 @@
 """Web pages of sweeps, also of running ones: optuna-dashboard with one study per cell.
 
-The studies are built from the log, in memory; the pages are read-only. Runs of a confirmation are
-not shown.
+The studies are built from the log, in memory, without the runs of a confirmation.
 """
 
 import sys
@@ -23,7 +22,7 @@ from optuna.trial import TrialState as OptunaState
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
-from kdtune.log.distributions import parse_distributions
+from kdtune.log.distributions import parse_distributions, quiet_optuna
 from kdtune.log.events import Cell, SweepOpening, TrialState
 from kdtune.log.folder import SweepFolder
 from kdtune.log.trial_history import TrialHistory, TrialRecord
@@ -76,16 +75,15 @@ class _FollowedSweep:
 
 
 def _to_optuna(record: TrialRecord) -> FrozenTrial:
-    proposed, ended, state = record.proposed, record.ended, OPTUNA_STATES[record.state]
+    proposed, ended = record.proposed, record.ended
     attributes: dict[str, str | float] = {"trial_id": proposed.trial_id, "origin": proposed.origin}
     if ended is not None:
         attributes |= {"state": str(ended.state), "reason": ended.reason}
         attributes |= {"epochs": ended.epochs, "device_seconds": round(record.device_seconds, 3)}
-    has_value = state in (OptunaState.COMPLETE, OptunaState.PRUNED)
     return FrozenTrial(
         number=proposed.number,
-        state=state,
-        value=ended.best_validation_accuracy if ended and has_value else None,
+        state=OPTUNA_STATES[record.state],
+        value=ended.best_validation_accuracy if ended and ended.is_successful else None,
         datetime_start=datetime.fromtimestamp(proposed.time),
         datetime_complete=datetime.fromtimestamp(ended.time) if ended else None,
         params=proposed.params,
@@ -99,7 +97,7 @@ def _to_optuna(record: TrialRecord) -> FrozenTrial:
 
 def _build_storage(sweeps: Iterable[_FollowedSweep]) -> InMemoryStorage:
     storage = InMemoryStorage()
-    with _quiet_optuna():
+    with quiet_optuna(), warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         for sweep in sweeps:
             for cell, trials in sweep.trials.items():
                 name = f"{sweep.name}: {'-'.join(cell)}"
@@ -110,18 +108,6 @@ def _build_storage(sweeps: Iterable[_FollowedSweep]) -> InMemoryStorage:
                 except ValueError as error:  # a value outside its distribution
                     raise UserError(f"{sweep.folder.log_path} is damaged: {error}.") from error
     return storage
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Silence the message for each new study, and the warning about metric names."""
-    previous_verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            yield
-    finally:
-        optuna.logging.set_verbosity(previous_verbosity)
 
 
 class Dashboard:
@@ -154,20 +140,15 @@ class Dashboard:
                     self._app = self._create_app(_build_storage(self._sweeps))
         return self._app(environ, start_response)
 
-    def serve(self, port: int, say: Callable[[str], object]) -> None:
-        """Answer requests until Ctrl-C.
-
-        Args:
-            port: to listen on; 0 for any free one.
-            say: prints the address once the server is ready.
-        """
+    def serve(self, port: int) -> None:
+        """Print the address and answer requests until Ctrl-C; port 0 is any free one."""
         try:
             server = make_server(HOST, port, self, _ThreadingServer, _SilentRequestHandler)
         except OSError as error:
             reason = str(error.strerror).lower()
             raise UserError(f"Port {port} cannot be had: {reason}; give another --port.") from None
         with server, suppress(KeyboardInterrupt):
-            say(f"http://{HOST}:{server.server_port}/")
+            print(f"http://{HOST}:{server.server_port}/", flush=True)
             server.serve_forever()
 
 

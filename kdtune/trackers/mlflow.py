@@ -1,7 +1,6 @@
 """MLflow tracker: one run per trial, in an experiment named after the sweep.
 
-Runs are written to a database in the sweep's folder, or to the server in MLFLOW_TRACKING_URI; a
-slow server slows the sweep down.
+Runs are written to a database in the sweep's folder, or to the server in MLFLOW_TRACKING_URI.
 """
 
 import logging
@@ -29,8 +28,7 @@ def import_mlflow() -> Any:
 class MLflowTracker(Tracker):
     """Logs trials to MLflow; the runs of trials that have not ended stay open.
 
-    When the sweep is resumed, the run of a trial is found by the start of the log and the time of
-    the trial's proposal.
+    After a resume, a trial's run is found by the start of the log and the time of the proposal.
     """
 
     folder: Path

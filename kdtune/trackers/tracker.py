@@ -1,7 +1,6 @@
 """Interface of experiment trackers, and the fold that logs a sweep's trials to one.
 
-Trackers are folds over the log instead of Ray's callbacks: Ray treats a trial that restarts in
-another process, or after a resume, as a new one, and does not know how a trial ended.
+They are no callbacks of Ray, which treats a trial that restarts or resumes as a new one.
 """
 
 from abc import ABC, abstractmethod
@@ -41,8 +40,7 @@ def select_metrics(epoch: EpochFinished) -> dict[str, float]:
 class Tracker(ABC):
     """Client of a tracking program; each trial is logged as start, epochs, end.
 
-    A trial that a former driver did not log completely is logged again from its start, and must
-    not appear twice.
+    A trial that a former driver did not log completely is logged again, and must not appear twice.
     """
 
     def setup(self, opening: LogOpening) -> None:  # noqa: B027

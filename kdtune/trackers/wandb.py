@@ -1,7 +1,6 @@
 """W&B tracker: one run per trial, in a project named after the sweep.
 
-Runs are written into the sweep's folder, for `wandb sync`; with WANDB_API_KEY or WANDB_MODE they
-are sent while the sweep runs.
+Runs are written for `wandb sync`, and sent at once with WANDB_API_KEY or WANDB_MODE.
 """
 
 import os
@@ -25,8 +24,6 @@ def import_wandb() -> Any:
 
 @dataclass(eq=False)
 class WandbTracker(Tracker):
-    """Logs trials to W&B."""
-
     folder: Path  # its name is "wandb", which W&B requires
     project: str
     _runs: dict[str, Any] = field(default_factory=dict, init=False)
@@ -39,7 +36,6 @@ class WandbTracker(Tracker):
         make_folder(self.folder)
 
     def _run_folders(self, trial_id: str) -> list[Path]:
-        """Return the folders of a run: ``run-<date>-<id>`` or ``offline-run-<date>-<id>``."""
         pattern = rf"(offline-)?run-[^-]*-{re.escape(f'{trial_id}-{self._log_id}')}"
         return [path for path in self.folder.iterdir() if re.fullmatch(pattern, path.name)]
 
