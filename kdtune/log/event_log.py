@@ -64,7 +64,8 @@ class EventLog(AbstractContextManager["EventLog"]):
         events, self._valid_bytes = parse_events(content, self.path)
         for number, event in enumerate(events, start=1):
             try:
-                self._fold(event)
+                for fold in self.folds:
+                    fold(event)
             except (LookupError, TypeError, ValueError, AttributeError) as error:
                 problem = f"line {number} does not fit what stands before it"
                 reason = f"{type(error).__name__}: {error}"
@@ -94,7 +95,8 @@ class EventLog(AbstractContextManager["EventLog"]):
                 error = RunError(f"{self.path}: {error}")
             self.failure = error
             raise error
-        self._fold(event)
+        for fold in self.folds:
+            fold(event)
 
     def _write_line(self, line: bytes) -> None:
         size = os.fstat(self._file.fileno()).st_size
@@ -107,10 +109,6 @@ class EventLog(AbstractContextManager["EventLog"]):
             remaining = remaining[self._file.write(remaining) :]
         os.fsync(self._file.fileno())
         self._valid_bytes += len(line)
-
-    def _fold(self, event: Event) -> None:
-        for fold in self.folds:
-            fold(event)
 
     def __exit__(self, *error: object) -> None:
         self._file.close()

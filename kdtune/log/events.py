@@ -46,8 +46,6 @@ class _Record(BaseModel):
 
 
 class Event(_Record):
-    """Base of all events; ``kind`` identifies the class."""
-
     kind: str
     time: float = 0.0  # seconds since 1970
     session_seconds: float = 0.0  # since the driver opened the log, by a monotonic clock
@@ -83,8 +81,6 @@ class UnreadableImage(_Record):
 
 
 class DataSummary(_Record):
-    """The images of a sweep; see `kdtune.data.splits.ImageData`."""
-
     classes: tuple[str, ...]
     train_images: int
     validation_images: int
@@ -127,8 +123,6 @@ class PluginRecord(_Record):
 
 
 class CacheRecord(_Record):
-    """Arrays in the cache for all trials of a sweep."""
-
     methods: tuple[str, ...]  # with cached teacher targets; the teacher runs live for the others
     augment_views: int  # that epochs cycle through; 0: new ones in every epoch
     num_bytes: int
@@ -152,8 +146,6 @@ class LogOpening(Event):
 
 
 class SweepOpening(LogOpening):
-    """Base of events that open the log of a search."""
-
     spaces: dict[str, SpaceRecord]
 
 
@@ -166,15 +158,11 @@ class SweepResumed(SweepOpening):
 
 
 class Candidate(_CellRecord):
-    """A trial of the search that is confirmed."""
-
-    trial_id: FileName
+    trial_id: FileName  # of the search
 
 
 class ConfirmStarted(LogOpening):
-    """A confirmation started, or was extended by new candidates."""
-
-    kind: Literal["confirm_started"] = "confirm_started"
+    kind: Literal["confirm_started"] = "confirm_started"  # or it was extended
     candidates: tuple[Candidate, ...]
     seeds: int  # number of fresh seeds for each candidate
     top: int  # maximum of candidates per cell
@@ -192,26 +180,20 @@ class Observation(_Record):
 
 
 class WarmStart(_CellRecord, Event):
-    """Observations of an earlier sweep for a cell, or points to start from."""
-
     kind: Literal["warm_start"] = "warm_start"
     source: str
-    observations: tuple[Observation, ...]
-    start: tuple[dict[str, Any], ...]
+    observations: tuple[Observation, ...]  # of an earlier sweep
+    start: tuple[dict[str, Any], ...]  # points to start from
     reason: str
 
 
 class CacheUpdated(Event):
-    """A trial builds, has built or waits for shared arrays."""
-
     kind: Literal["cache_updated"] = "cache_updated"
     trial_id: FileName
     progress: CacheProgress
 
 
 class TrialProposed(TrialEvent):
-    """A trial, or a run of a candidate, was proposed."""
-
     kind: Literal["trial_proposed"] = "trial_proposed"
     number: int  # in its cell, from 0; for a run the number of its seed, from 1
     origin: Literal["start", "sampler", "confirm"]  # "start": a known point
@@ -247,9 +229,7 @@ class EpochFinished(TrialEvent, EpochMetrics):
 
 
 class TrialRestarted(TrialEvent):
-    """A trial restarts in another process, from its last checkpoint."""
-
-    kind: Literal["trial_restarted"] = "trial_restarted"
+    kind: Literal["trial_restarted"] = "trial_restarted"  # in another process
     cause: RestartCause
     reason: str
 
@@ -272,21 +252,15 @@ class SpaceExhausted(_CellRecord, Event):
 
 
 class Completed(Event):
-    """All trials have ended, and the tables are written."""
-
-    kind: Literal["completed"] = "completed"
+    kind: Literal["completed"] = "completed"  # all trials have ended, and the tables are written
 
 
 class WeightsMissing(TrialEvent):
-    """The weights of a run are lost, so it must run again."""
-
-    kind: Literal["weights_missing"] = "weights_missing"
+    kind: Literal["weights_missing"] = "weights_missing"  # the run must run again
 
 
 class StudentProfiled(Event):
-    """Costs of a student; see `kdtune.models.costs`."""
-
-    kind: Literal["student_profiled"] = "student_profiled"
+    kind: Literal["student_profiled"] = "student_profiled"  # see `kdtune.models.costs`
     model: ModelName
     parameters: int
     macs: int
@@ -295,16 +269,12 @@ class StudentProfiled(Event):
 
 
 class CandidateChosen(_CellRecord, Event):
-    """The candidate of a cell with the best mean validation accuracy was chosen."""
-
     kind: Literal["candidate_chosen"] = "candidate_chosen"
     candidate: FileName
 
 
 class RunTested(TrialEvent):
-    """A run of a chosen candidate classified the test images."""
-
-    kind: Literal["run_tested"] = "run_tested"
+    kind: Literal["run_tested"] = "run_tested"  # a run of a chosen candidate
     test_accuracy: float
     test_images: int
 

@@ -111,14 +111,8 @@ class SweepFolder:
     def predictions_path(self, run_id: str) -> Path:
         return self.confirm_folder / f"{run_id}.npz"
 
-    def table_path(self, name: str, suffix: str) -> Path:
-        """Return the path of a table.
-
-        Args:
-            name: ``trials``, ``epochs``, ...
-            suffix: ``.parquet`` or ``.csv``.
-        """
-        return self.path / f"{name}{suffix}"
+    def table_path(self, file_name: str) -> Path:
+        return self.path / file_name
 
     def best_path(self, method: str, model: str, suffix: str = ".yaml") -> Path:
         """Return the path of the best settings or weights of a cell.
@@ -179,13 +173,11 @@ class SweepFolder:
 
     def load_correct_predictions(self) -> tuple[dict[str, np.ndarray], list[str] | None]:
         """Return the test images that each run classified correctly [N], and their groups."""
-        events = self.load_confirm_events()
-        run_ids = [event.trial_id for event in events if isinstance(event, RunTested)]
+        run_ids = [e.trial_id for e in self.load_confirm_events() if isinstance(e, RunTested)]
         if not run_ids:
             return {}, None
-        test_arrays = _load_arrays(self.test_labels_path, "labels")
+        test_arrays, correct = _load_arrays(self.test_labels_path, "labels"), {}
         labels, groups = test_arrays["labels"], test_arrays.get("groups")
-        correct = {}
         for run_id in run_ids:
             path = self.predictions_path(run_id)
             predicted = _load_arrays(path, "predicted")["predicted"]

@@ -94,10 +94,9 @@ class RemoteSync:
 
     def require_new(self) -> None:
         if self.storage.read(self.folder.log_path.name) is not None:
-            raise UserError(
-                f"{self.storage} holds a sweep already; give another name, or resume it: "
-                f"kdtune resume {self.folder.path} --storage {self.storage.uri}"
-            )
+            command = f"kdtune resume {self.folder.path} --storage {self.storage.uri}"
+            advice = f"give another name, or resume it: {command}"
+            raise UserError(f"{self.storage} holds a sweep already; {advice}")
 
     def fetch_latest(self) -> None:
         """Download the sweep if the storage holds more of it than the folder."""
@@ -106,13 +105,11 @@ class RemoteSync:
         remote = [_complete_lines(self.storage.read(p.name) or b"") for p in logs]
         if not local[0] and not remote[0]:
             raise UserError(f"There is no sweep in {self.folder.path} or in {self.storage}.")
-        if all(ours.startswith(theirs) for ours, theirs in zip(local, remote, strict=True)):
+        if all(map(bytes.startswith, local, remote)):
             return
-        if not all(theirs.startswith(ours) for ours, theirs in zip(local, remote, strict=True)):
-            raise UserError(
-                f"{self.folder.path} and {self.storage} continued apart from each other: move "
-                "away the one that is not to count."
-            )
+        if not all(map(bytes.startswith, remote, local)):
+            apart = f"{self.folder.path} and {self.storage} continued apart from each other"
+            raise UserError(f"{apart}: move away the one that is not to count.")
         self.say(f"{self.folder.path} is fetched from {self.storage}")
         paths = [self.folder.path / name for name in self.storage.list_files()]
         for path in sorted(paths, key=logs.__contains__):  # the logs are the last
@@ -149,9 +146,9 @@ class RemoteSync:
                 return self._copy_changes()
             except (StorageError, OSError) as error:
                 message = (
-                    f"{error}; it lacks the last of the sweep, which is in {self.folder.path}: "
-                    "'kdtune resume' there, with the same --storage, adds it"
+                    f"{error}; it lacks the last of the sweep, which is in {self.folder.path}"
                 )
+                message += ": 'kdtune resume' there, with the same --storage, adds it"
             except RunError as error:
                 message = f"{error} What is in {self.folder.path} is not copied any more."
                 break

@@ -14,7 +14,6 @@ class Stopwatch:
         self._previous_seconds, self._session_offset, self._session_seconds = 0.0, 0.0, 0.0
 
     def fold(self, event: Event) -> None:
-        """Add an event of the log."""
         if isinstance(event, LogOpening):
             self._previous_seconds += self._session_seconds
             self._session_started_at, self._session_seconds = self.clock(), 0.0

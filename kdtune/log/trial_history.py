@@ -52,7 +52,6 @@ class TrialHistory:
             self.fold(event)
 
     def fold(self, event: events.Event) -> None:
-        """Add an event of the log."""
         match event:
             case events.TrialProposed():
                 self.trials[event.trial_id] = TrialRecord(event)

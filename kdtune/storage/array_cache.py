@@ -33,8 +33,6 @@ BuildArrays = Callable[[Sequence[str], CreateArray], None]  # creates and fills 
 
 
 class CacheState(StrEnum):
-    """State of arrays while they are opened."""
-
     BUILDING = "building"
     BUILT = "built"
     WAITING = "waiting"  # another process builds them
@@ -51,7 +49,6 @@ class CacheProgress(BaseModel, frozen=True):
     seconds: float = 0.0  # since the arrays were requested
 
     def describe(self) -> str:
-        """Return one line to print."""
         match self.state:
             case CacheState.BUILDING:
                 return f"building: {self.label}"
@@ -65,7 +62,6 @@ OnCacheProgress = Callable[[CacheProgress], None]
 
 
 def cache_folder() -> Path:
-    """Return the folder of this node's cache."""
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get(CACHE_FOLDER_VARIABLE) or Path(user_cache) / "kdtune").expanduser()
 
@@ -81,8 +77,6 @@ class _Metadata(BaseModel):
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """An array on the disk."""
-
     folder: Path
     label: str
     size_bytes: int
@@ -187,7 +181,6 @@ class ArrayCache:
 
     @contextmanager
     def _lock_group(self, group_digest: str, on_wait: Callable[[], None]) -> Iterator[Path]:
-        """Hold the lock of a group, and yield a temporary folder to build in."""
         make_folder(self.folder)
         lock = FileLock(self.folder / f"{group_digest}.lock")
         try:
@@ -250,7 +243,6 @@ def _key_digest(key: CacheKey) -> str:
 
 
 def _commit_array(array: np.memmap, folder: Path, label: str) -> None:
-    """Sync a filled array to the disk, then write its metadata."""
     array.flush()
     with open(folder / "array.npy", "rb") as file:
         os.fsync(file.fileno())

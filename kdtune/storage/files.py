@@ -50,7 +50,6 @@ def atomic_write(path: Path, sync: bool = True) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, unless it exists."""
     try:
         with disk_full_as_error(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,6 @@ def parse_yaml_value(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file with a mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

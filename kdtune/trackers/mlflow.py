@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdtune.log.events import EpochFinished, Event, LogOpening, TrialEnded, TrialProposed
+from kdtune.log.events import EpochFinished, LogOpening, TrialEnded, TrialEvent, TrialProposed
 from kdtune.runtime.optional_imports import import_optional
 from kdtune.storage.files import make_folder
 from kdtune.trackers.tracker import Tracker, select_hyperparameters, select_metrics
@@ -85,23 +85,21 @@ class MLflowTracker(Tracker):
 
     def log_epoch(self, epoch: EpochFinished) -> None:
         if epoch.epoch > self._last_epochs[epoch.trial_id]:
-            self._log(epoch, select_metrics(epoch), epoch.epoch)
+            self._log(epoch, epoch.epoch, select_metrics(epoch))
 
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
         values = {"epochs": float(ended.epochs), "device_seconds": device_seconds}
-        self._log(ended, values, ended.epochs, state=str(ended.state), reason=ended.reason)
+        self._log(ended, ended.epochs, values, state=str(ended.state), reason=ended.reason)
         status = "FINISHED" if ended.is_successful else "FAILED"
         run_id = self._runs[ended.trial_id].info.run_id
         self._client.set_terminated(run_id, status, _to_milliseconds(ended))
 
-    def _log(
-        self, event: EpochFinished | TrialEnded, values: dict[str, float], step: int, **tags: str
-    ) -> None:
+    def _log(self, event: TrialEvent, step: int, values: dict[str, float], **tags: str) -> None:
         time, entities = _to_milliseconds(event), self._entities
         metrics = [entities.Metric(key, value, time, step) for key, value in values.items()]
         run_tags = [entities.RunTag(key, value) for key, value in tags.items()]
         self._client.log_batch(self._runs[event.trial_id].info.run_id, metrics, tags=run_tags)
 
 
-def _to_milliseconds(event: Event) -> int:
+def _to_milliseconds(event: TrialEvent) -> int:
     return round(1000 * event.time)

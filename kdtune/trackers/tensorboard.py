@@ -2,13 +2,13 @@
 
 import shutil
 import time
-from dataclasses import dataclass, field
 from itertools import starmap
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event as Entry
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams.api_pb2 import Experiment, HParamInfo, MetricInfo, MetricName
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
@@ -27,35 +27,31 @@ METRIC_NAMES = {
 DEFAULT_COLUMNS = ("method", "model", "lr", "alpha", "beta")  # TensorBoard shows five at first
 
 
-@dataclass(eq=False)
 class TensorBoardTracker(tracker.Tracker):
     """Writes trials to TensorBoard event files, which are open only while something is written.
 
     TensorBoard's own writer keeps a thread and an open file for each of a thousand trials.
     """
 
-    folder: Path
-    _event_files: dict[str, Path] = field(default_factory=dict, init=False)
+    def __init__(self, folder: Path):
+        self.folder, self._event_files = folder, dict[str, Path]()
 
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
         return (self.folder / proposed.trial_id / tracker.END_MARKER).exists()
 
     def log_trial_start(self, proposed: TrialProposed) -> None:
-        folder = self.folder / proposed.trial_id
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        path = folder / f"events.out.tfevents.{time.time_ns()}"
+        path = self.folder / proposed.trial_id / f"events.out.tfevents.{time.time_ns()}"
+        shutil.rmtree(path.parent, ignore_errors=True)
+        path.parent.mkdir(parents=True)
         self._event_files[proposed.trial_id] = path
         _append(path, Entry(wall_time=time.time(), file_version="brain.Event:2"))
-        hyperparameters = [
-            api_pb2.HParamInfo(name=name, differs=name in DEFAULT_COLUMNS)
-            for name in tracker.HYPERPARAMETERS
-        ]
-        metrics = [
-            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
-            for tag, name in METRIC_NAMES.items()
-        ]
-        columns = api_pb2.Experiment(hparam_infos=hyperparameters, metric_infos=metrics)
+        names, metrics = tracker.HYPERPARAMETERS, METRIC_NAMES.items()
+        columns = Experiment(
+            hparam_infos=[
+                HParamInfo(name=name, differs=name in DEFAULT_COLUMNS) for name in names
+            ],
+            metric_infos=[MetricInfo(name=MetricName(tag=t), display_name=n) for t, n in metrics],
+        )
         settings = tracker.select_hyperparameters(proposed).items()
         values = {key: value for key, value in settings if isinstance(value, str | int | float)}
         row = hparams_pb(values, trial_id=proposed.trial_id, start_time_secs=proposed.time)

@@ -33,7 +33,6 @@ def select_hyperparameters(proposed: TrialProposed) -> dict[str, Any]:
 
 
 def select_metrics(epoch: EpochFinished) -> dict[str, float]:
-    """Return the metrics that are logged for an epoch."""
     return {name: value for name, value in epoch.as_row().items() if isinstance(value, float)}
 
 
@@ -43,8 +42,8 @@ class Tracker(ABC):
     A trial that a former driver did not log completely is logged again, and must not appear twice.
     """
 
-    def setup(self, opening: LogOpening) -> None:  # noqa: B027
-        """Prepare for the log that starts with this event."""
+    def setup(self, opening: LogOpening) -> None: ...  # noqa: B027
+    def close(self) -> None: ...  # noqa: B027
 
     @abstractmethod
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
@@ -63,9 +62,6 @@ class Tracker(ABC):
             device_seconds: sum over all epochs of the trial.
         """
 
-    def close(self) -> None:  # noqa: B027
-        """Release resources; some trials may not have ended."""
-
 
 @dataclass(eq=False)
 class TrackerFold:
@@ -83,7 +79,6 @@ class TrackerFold:
         self._history, self._is_live, self._has_failed = TrialHistory(), False, False
 
     def fold(self, event: Event) -> None:
-        """Add an event of the log."""
         if self._opening is None and isinstance(event, LogOpening):
             self._opening = event
         if isinstance(event, LoggedEvent) and not self._has_failed:
@@ -106,7 +101,6 @@ class TrackerFold:
                     self._log_event(event)
 
     def close(self) -> None:
-        """Close the tracker."""
         if self._is_live and not self._has_failed:
             with self._failures_warned():
                 self.tracker.close()
