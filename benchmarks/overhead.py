@@ -55,7 +55,7 @@ from kdtune.log.folder import SweepFolder
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import LivingNodes, run_trials
 from kdtune.tuning.display.screen import Screen
-from kdtune.tuning.driver.driver import Driver
+from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
@@ -163,7 +163,7 @@ def make_driver(folder: Path, policy: SearchPolicy) -> tuple[Driver, SweepStarte
     folder.mkdir()
     sweep_folder = SweepFolder(folder)
     cleanup, screen = CheckpointCleanup(sweep_folder), Screen("quiet")
-    driver = Driver(sweep_folder, sweep_folder.log_path, policy, cleanup, "trials", "", screen)
+    driver = Driver(Workplace(sweep_folder, screen), policy, cleanup, "trials")
     data = DataSummary(
         classes=("a", "b"), train_images=2, validation_images=2, test_images=0,
         fingerprint="", test_fingerprint="",

@@ -6,9 +6,8 @@ search, with its settings.
 """
 
 import re
-from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
@@ -183,11 +182,6 @@ class LogOpening(Event):
     environment: dict[str, str | int | None]
     plugins: tuple[PluginRecord, ...] = ()
     cache: CacheRecord
-
-    def with_prepared(self, prepared: Iterable[CacheProgress]) -> Self:
-        """Return the event with the arrays that were opened before the first trial."""
-        cache = self.cache.model_copy(update={"prepared": tuple(prepared)})
-        return self.model_copy(update={"cache": cache})
 
 
 class SweepOpening(LogOpening):

@@ -120,7 +120,7 @@ class SweepGroup:
         from kdtune.export.selected_runs import load_run_network
 
         sweep, selected = self._select_run(method, model)
-        if (loaded := load_run_network(sweep.folder, (method, model), selected)) is None:
+        if (loaded := load_run_network(sweep.folder, selected)) is None:
             raise UserError(
                 f"{sweep.name} has no network of {selected.name}, the best of {method} on {model}: "
                 f"it is written when the sweep ends or is interrupted. best('{method}', "

@@ -73,6 +73,7 @@ class EpochData:
             if self.teacher_targets
             else None,
             device=pick_device(config.device),
+            device_tensors=self.decoded.device_tensors,
         )
 
     def load_arrays(self, epoch: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -84,10 +85,7 @@ class EpochData:
             pixels = self.decoded.pixels("train", self.on_progress)
         if self.teacher_targets is None or cache is None:
             return pixels, {}
-        pixel_key, label = (
-            self.decoded.cache_key("train", view, seed),
-            self.decoded.describe_array("train", view),
-        )
+        label, pixel_key = self.decoded.identify_array("train", view, seed)
         return pixels, self.teacher_targets.load_or_compute(
             cache, pixels, pixel_key, label, self.config, self.on_progress
         )
@@ -99,8 +97,9 @@ class EpochData:
         """The images of ``validation`` or ``test``, in order."""
         return Batches(
             self.decoded.pixels(split, self.on_progress),
-            self.decoded.split(split).labels,
+            self.decoded.data.splits[split].labels,
             device=pick_device(self.config.device),
+            device_tensors=self.decoded.device_tensors,
         )
 
 

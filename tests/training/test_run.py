@@ -356,7 +356,7 @@ class TestLoadersOfOnesOwn:
         ("loader", "sentence"),
         [
             (loader_of(size=16), r"images of train_loader are \(16, 16\), but image_size is 8"),
-            ((x for x in loader_of()), "a generator cannot be gone through again"),
+            ((x for x in loader_of()), "a generator cannot be iterated over again"),
             ([torch.zeros(2, 3, 8, 8)], r"two tensors .* it gave a tensor \[2, 3, 8, 8\]"),
             (5, "train_loader must be a DataLoader, or a list of batches"),
             ([(torch.zeros(2, 3, 8, 8), ["a", "b"])], r"it gave \(a tensor \[2, 3, 8, 8\], \(str"),

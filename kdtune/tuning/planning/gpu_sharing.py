@@ -29,7 +29,12 @@ from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Allocation, ResourceRequest, Slots
 from kdtune.tuning.cluster.ray_private import reserve_resources
 from kdtune.tuning.cluster.session import find_slots
-from kdtune.tuning.trials.trainable import TargetRequests, is_out_of_memory, open_trial_data
+from kdtune.tuning.trials.trainable import (
+    ProcessMemory,
+    TargetRequests,
+    is_out_of_memory,
+    open_trial_data,
+)
 from kdtune.units import BYTES_PER_GB
 
 TRIALS_PER_GPU = (1, 2, 4)
@@ -230,7 +235,7 @@ class _TrainingActor:
         torch.set_num_threads(threads)
         if self._results is None:
             epoch_data, classes, teacher = open_trial_data(
-                self._config, self._target_requests, lambda event: None
+                self._config, ProcessMemory(self._target_requests), lambda event: None
             )
             self._epoch_data, self._num_images = epoch_data, len(epoch_data.decoded.data.train)
             # No batch of a validation needs more memory than its first.

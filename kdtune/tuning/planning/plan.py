@@ -263,7 +263,7 @@ def _build_row(
         **asdict(result),
         "idle_share": result.idle_share,
         "driver_share": result.driver_share,
-        "cache_bytes": prepared.shared_inputs.cache_plan.bytes,
+        "cache_bytes": prepared.shared_inputs.cache_plan.num_bytes,
         "checkpoint_bytes": sizes.checkpoint_bytes * num_checkpoints,
         "log_bytes": epoch_bytes * result.epochs + trial_bytes * result.trials,
         "node_memory_bytes": trials_on_node * sizes.memory_bytes + driver_memory,
