@@ -28,7 +28,8 @@ from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
 from kdtune.tuning.planning import driver_costs, simulation
 from kdtune.tuning.planning.recorded_curves import RecordedCurves
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
-from kdtune.tuning.planning.trial_costs import TrialSizes, measure_trial_costs
+from kdtune.tuning.planning.training_worker import TrialSizes
+from kdtune.tuning.planning.trial_costs import measure_trial_costs
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import GRID_SAMPLER, describe_sampler
 from kdtune.tuning.trials.trial_checkpoints import CHECKPOINTS_PER_TRIAL
@@ -85,7 +86,10 @@ def plan_sweep(
             "--gpus-per-trial, or leave it out."
         )
     prepared = prepare_sweep(requested, requested.spaces)
-    curves = load_learning_curves(prepared, curves_path)
+    curves: simulation.LearningCurves
+    curves = SyntheticCurves(prepared.sweep.epochs, prepared.sweep.seed)
+    if curves_path is not None:
+        curves = RecordedCurves(curves_path, prepared.sweep.epochs, fallback=curves)
     with ray_session(requested.address, screen.show == "verbose", screen.warn):
         slots = find_slots(prepared.sweep, screen.warn)
         warm_starts = prepared.load_warm_start_events()
@@ -100,26 +104,12 @@ def require_local_address(sweep: SweepConfig) -> None:
         )
 
 
-def load_learning_curves(
-    prepared: PreparedSweep, curves_path: Path | None
-) -> simulation.LearningCurves:
-    """Return learning curves for a sweep's trials.
-
-    Args:
-        prepared: the sweep.
-        curves_path: recorded curves; None for synthetic ones.
-    """
-    epochs = prepared.sweep.epochs
-    synthetic = SyntheticCurves(epochs, prepared.sweep.seed)
-    return RecordedCurves(curves_path, epochs, synthetic) if curves_path else synthetic
-
-
 def make_plan(
     prepared: PreparedSweep,
     warm_starts: Sequence[WarmStart],
     slots: Slots,
     slot_counts: Sequence[int],
-    learning_curves: simulation.LearningCurves,
+    curves: simulation.LearningCurves,
     say: Callable[[str], None],
 ) -> Plan:
     """Measure and simulate a sweep in a Ray session.
@@ -129,10 +119,10 @@ def make_plan(
         warm_starts: what it learns from earlier sweeps.
         slots: those of this machine.
         slot_counts: other numbers of slots.
-        learning_curves: what trials reach.
+        curves: learning curves of the trials.
         say: writes a line.
     """
-    num_cells, local_slots, curves = len(prepared.sweep.cells()), slots.count, learning_curves
+    num_cells, local_slots = len(prepared.sweep.cells()), slots.count
     plural = "s" * (num_cells > 1)
     say(f"measuring {num_cells} cell{plural}, {local_slots} trials side by side: about a minute")
     started_at = time.perf_counter()
@@ -147,13 +137,17 @@ def make_plan(
         result, scale = simulate_sweep(prepared, sampler, row_costs, curves, count, warm_starts)
         rows.append(_build_row(result, min(count, local_slots), sizes, prepared))
         max_scale = max(max_scale, scale)
-    notes = build_notes(prepared, local_slots, costs, curves, sampler, max_scale, seconds)
+    measuring, preparing = map(format_duration, (seconds, costs.prepare_seconds))
+    first_note = (
+        f"Measured in {measuring} on this machine, {local_slots} trials side by side. Building "
+        f"the cache takes about {preparing} before the first trial, unless it is there."
+    )
     return {
         "slots": local_slots,
         "seconds": seconds,
         "before": costs.prepare_seconds,
         "rows": rows,
-        "notes": list(notes),
+        "notes": [first_note, *build_notes(prepared, curves, sampler, max_scale)],
         "costs": asdict(costs),
         "environment": describe_environment(),
     }
@@ -173,7 +167,7 @@ def _measure_costs(
         costs, sizes = measure_trial_costs(prepared, slots, Path(folder), measure_proposal)
     costs = replace(
         costs,
-        num_views=prepared.shared_inputs.cache_plan.views if costs.view_seconds else 0,
+        num_views=prepared.shared_inputs.cache_plan.augment_views if costs.view_seconds else 0,
         report_seconds=driver_costs.REPORT_SECONDS,
         event_seconds=driver_costs.EVENT_SECONDS,
         trial_seconds=driver_costs.TRIAL_SECONDS,
@@ -206,7 +200,7 @@ def simulate_sweep(
     prepared: PreparedSweep,
     sampler: str,
     costs: simulation.SweepCosts,
-    learning_curves: simulation.LearningCurves,
+    curves: simulation.LearningCurves,
     slots: int,
     warm_start_events: Sequence[WarmStart],
 ) -> tuple[simulation.SimulationResult, float]:
@@ -216,7 +210,7 @@ def simulate_sweep(
         prepared: the sweep.
         sampler: name of the sampler that proposes.
         costs: of the sweep.
-        learning_curves: what trials reach.
+        curves: learning curves of the trials.
         slots: number of trials at once.
         warm_start_events: what the sweep learns from earlier ones.
     """
@@ -243,7 +237,7 @@ def simulate_sweep(
     previous_verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        simulated = simulation.Simulation(make_policy, costs, learning_curves, slots, sweep.seed)
+        simulated = simulation.Simulation(make_policy, costs, curves, slots, sweep.seed)
         return simulated.run(warm_start_events).scale(scale), scale
     finally:
         optuna.logging.set_verbosity(previous_verbosity)
@@ -264,10 +258,10 @@ def _build_row(
         "idle_share": result.idle_share,
         "driver_share": result.driver_share,
         "cache_bytes": prepared.shared_inputs.cache_plan.num_bytes,
-        "checkpoint_bytes": sizes.checkpoint_bytes * num_checkpoints,
+        "checkpoint_bytes": sizes.checkpoint * num_checkpoints,
         "log_bytes": epoch_bytes * result.epochs + trial_bytes * result.trials,
-        "node_memory_bytes": trials_on_node * sizes.memory_bytes + driver_memory,
-        "device_memory_bytes": sizes.device_memory_bytes,
+        "node_memory_bytes": trials_on_node * sizes.memory + driver_memory,
+        "device_memory_bytes": sizes.device_memory,
         "limit": _describe_bottleneck(result),
     }
 
@@ -288,37 +282,23 @@ def _describe_bottleneck(result: simulation.SimulationResult) -> str:
 
 
 def build_notes(
-    prepared: PreparedSweep,
-    local_slots: int,
-    costs: simulation.SweepCosts,
-    learning_curves: simulation.LearningCurves,
-    sampler: str,
-    scale: float,
-    measuring_seconds: float,
+    prepared: PreparedSweep, curves: simulation.LearningCurves, sampler: str, scale: float
 ) -> Iterator[str]:
     """Yield sentences about what limits the accuracy of a plan.
 
     Args:
         prepared: the sweep.
-        local_slots: number of slots of this machine.
-        costs: of the sweep.
-        learning_curves: those of the simulations.
+        curves: learning curves of the simulations.
         sampler: name of the sampler in the simulations.
         scale: how many times larger the sweep is than its simulated part.
-        measuring_seconds: duration of the measurement.
     """
     sweep = prepared.sweep
-    measuring, preparing = map(format_duration, (measuring_seconds, costs.prepare_seconds))
-    yield (
-        f"Measured in {measuring} on this machine, {local_slots} trials side by side. Building "
-        f"the cache takes about {preparing} before the first trial, unless it is there."
-    )
-    if isinstance(learning_curves, SyntheticCurves):
+    if isinstance(curves, SyntheticCurves):
         guess = "Learning curves are synthetic, so what stopping saves is a guess"
         yield f"{guess}; --curves takes recorded ones."
-    if isinstance(learning_curves, RecordedCurves):
+    if isinstance(curves, RecordedCurves):
         yield "Recorded curves are those of whole trials, which no rule stopped."
-        if unrecorded := [cell for cell in sweep.cells() if cell not in learning_curves.runs]:
+        if unrecorded := [cell for cell in sweep.cells() if cell not in curves.runs]:
             names = ", ".join(map("-".join, unrecorded))
             yield f"No curves were recorded of {names}: theirs are synthetic, a guess."
     spaces = [prepared.spaces[method] for method in dict(sweep.cells())]
