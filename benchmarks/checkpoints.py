@@ -1,4 +1,4 @@
-"""What checkpoints cost a trial, and how many there are.
+"""Cost of checkpoints for a trial, and their number.
 
     make bench-checkpoints
 
@@ -31,7 +31,7 @@ RUNS = [("MultiBranchNet", 8, 30), ("MultiBranchNet", 32, 10), ("ResNet18", 8, 3
 
 
 def time_writes(write: Callable[..., Any], write_seconds: list[float]) -> Callable[..., Any]:
-    """The function, with its times kept where something was written."""
+    """Return the function, which then records its times where something was written."""
 
     def wrapped(checkpoints: TrialCheckpoints, result: Any, history: Any) -> None:
         saved_before, started_at = checkpoints._saved_epoch, time.perf_counter()

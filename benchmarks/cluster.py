@@ -1,4 +1,4 @@
-"""How full a cluster's slots are while nodes die and come, on Ray's real processes on one machine.
+"""Use of a cluster's slots while nodes die and join, with real Ray processes on one machine.
 
     python benchmarks/cluster.py --out occupancy.png
 
@@ -36,7 +36,7 @@ Spans = list[tuple[float, float]]
 
 
 def slot_spans(events: Iterable[Event]) -> Spans:
-    """When trials had slots: from where they were asked for, or begun again, to their end."""
+    """Return when trials had slots: from their proposals or restarts to their ends."""
     started: dict[str, float] = {}
     spans = []
     for event in events:
@@ -49,12 +49,12 @@ def slot_spans(events: Iterable[Event]) -> Spans:
 
 
 def epoch_spans(events: Iterable[Event]) -> Spans:
-    """When trials were in an epoch."""
+    """Return when trials were in an epoch."""
     return [(e.time - e.seconds, e.time) for e in events if isinstance(e, EpochFinished)]
 
 
 def count_active(spans: Spans, times: np.ndarray) -> np.ndarray:
-    """How many there are at each of some times."""
+    """Return how many intervals contain each of the times."""
     begins, ends = np.sort(np.array(spans).reshape(-1, 2).T, axis=1)
     return np.searchsorted(begins, times, "right") - np.searchsorted(ends, times, "right")
 
@@ -154,7 +154,9 @@ def _cache_environment(work_folder: Path, number: int) -> dict[str, str]:
     return {"KDTUNE_CACHE": str(work_folder / f"cache-{number}")}
 
 
-def _wait_for_ended(driver: subprocess.Popen, sweep_folder: SweepFolder, min_ended: float) -> None:
+def _wait_for_ended(
+    driver: "subprocess.Popen[bytes]", sweep_folder: SweepFolder, min_ended: float
+) -> None:
     """Wait until so many trials have ended."""
     while driver.poll() is None:
         events = sweep_folder.load_events() if sweep_folder.log_path.is_file() else []

@@ -1,4 +1,4 @@
-"""What a sweep survives: a campaign of faults, injected into real processes.
+"""Faults that a sweep survives, injected into real processes.
 
     make bench-faults
 
@@ -45,12 +45,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import kdtune.log.events
-import kdtune.models.checkpoints
 import kdtune.storage.array_cache
 import kdtune.training.loop
 import kdtune.tuning.driver.driver
-import kdtune.tuning.sweep
 from kdtune.cli.commands import main as kdtune_main
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
@@ -58,15 +55,15 @@ from kdtune.log.event_log import EventLog
 from kdtune.log.events import EpochFinished, Event, TrialEnded
 from kdtune.log.folder import SweepFolder
 from kdtune.log.trial_history import TrialHistory
+from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.trials.results import EpochReported, TrialResult
 from kdtune.tuning.trials.trainable import TrialProcess
 
 SWEEP = (
-    "sweep --data data --image-size 8 --methods at,fitnets --models MultiBranchNet "
-    "--no-baselines --epochs 4 --grace-period 2 --cpus-per-trial 2 "
-    "--setting batch_size=64"
+    "sweep --data data --image-size 8 --methods at,fitnets --models MultiBranchNet --no-baselines "
+    "--epochs 4 --grace-period 2 --cpus-per-trial 2 --setting batch_size=64"
 )
 TEACHER = "teacher --data data --image-size 8 --model MultiBranchNet --epochs 2 --setting lr=0.05"
 COLUMNS = ("injected", "survived", "epochs lost", "differences")
@@ -82,7 +79,7 @@ class FaultyTrialProcess(TrialProcess):
     def iter_results(
         self, trial_id: str, config: dict[str, Any]
     ) -> Generator[TrialResult, None, None]:
-        """As ever, up to the fault."""
+        """Yield the results up to the fault."""
         fault = json.loads(os.environ["KDTUNE_FAULT"])
         with contextlib.ExitStack() as stack:
             one_pass = kdtune.training.loop.run_epoch  # the next trial shall have it as it was
@@ -101,7 +98,7 @@ class FaultyTrialProcess(TrialProcess):
 
 
 def _claim_occurrence(fault: Fault) -> bool:
-    """Whether the fault may still happen; it happens as often as it says."""
+    """Return True if the fault may happen once more."""
     marks = Path(fault["marks"])
     count = len(list(marks.iterdir()))
     if count >= fault.get("times", 1):
@@ -143,12 +140,16 @@ def _break_checkpoints(fault: Fault, stack: contextlib.ExitStack) -> None:
                 os.kill(int(os.environ["KDTUNE_DRIVER"]), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    kdtune.models.checkpoints.torch.save = broken  # type: ignore[assignment]
-    stack.callback(setattr, kdtune.models.checkpoints.torch, "save", save)
+    stack.callback(_patch, torch, "save", save)
+    _patch(torch, "save", broken)
+
+
+def _patch(owner: object, name: str, value: object) -> None:
+    setattr(owner, name, value)
 
 
 def _die_at(call: int, function: Callable[..., Any], before: Callable[..., Any]) -> Any:
-    """The function, but at its so-manieth call the process does `before`, and dies."""
+    """Return the function, whose given call runs `before` and kills the process."""
     calls = [0]
 
     def wrapped(*arguments: Any, **keywords: Any) -> Any:
@@ -162,20 +163,20 @@ def _die_at(call: int, function: Callable[..., Any], before: Callable[..., Any])
 
 
 def _install(fault: Fault) -> None:
-    """Lay a fault into this process, which is going to be a driver."""
+    """Install a fault in this process, which will be a driver."""
     where, call = fault.get("where"), fault.get("call", 0)
     if where == "log":
 
         def part(log: EventLog, line: bytes) -> None:
             os.write(log._file.fileno(), line[: int(fault["share"] * len(line))])
 
-        EventLog._write_line = _die_at(call, EventLog._write_line, part)  # type: ignore[method-assign]
+        _patch(EventLog, "_write_line", _die_at(call, EventLog._write_line, part))
     elif where == "view":
-        kdtune.storage.array_cache._commit_array = _die_at(
-            call, kdtune.storage.array_cache._commit_array, lambda *_: None
-        )
+        commit = kdtune.storage.array_cache._commit_array
+        dying = _die_at(call, commit, lambda *_: None)
+        _patch(kdtune.storage.array_cache, "_commit_array", dying)
     elif where == "table":
-        Path.replace = _die_at(call, Path.replace, lambda *_: None)  # type: ignore[method-assign]
+        _patch(Path, "replace", _die_at(call, Path.replace, lambda *_: None))
     elif where == "full view":
         build = kdtune.storage.array_cache.ArrayCache._build_arrays
 
@@ -183,7 +184,7 @@ def _install(fault: Fault) -> None:
             _limit_file_size(fault["bytes"])
             build(*arguments)
 
-        kdtune.storage.array_cache.ArrayCache._build_arrays = without_room_for_views  # type: ignore[assignment,method-assign]
+        _patch(kdtune.storage.array_cache.ArrayCache, "_build_arrays", without_room_for_views)
     elif where == "full driver":
         original_init = EventLog.__init__
 
@@ -192,15 +193,14 @@ def _install(fault: Fault) -> None:
             if log.path.parent.name[:1] != ".":  # the folder has its name
                 _limit_file_size(max(fault["bytes"], log._valid_bytes + fault["bytes"]))
 
-        EventLog.__init__ = limited  # type: ignore[assignment,method-assign]
+        _patch(EventLog, "__init__", limited)
     elif where == "full tables":
-        original_write = kdtune.tuning.driver.driver.write_results
 
         def without_room(*arguments: Any) -> None:
             _limit_file_size(fault["bytes"])
-            original_write(*arguments)
+            write_results(*arguments)
 
-        kdtune.tuning.driver.driver.write_results = without_room  # type: ignore[assignment]
+        _patch(kdtune.tuning.driver.driver, "write_results", without_room)
     elif where == "clock":
         original_clock = time.time
         shift = [0.0]
@@ -209,14 +209,14 @@ def _install(fault: Fault) -> None:
             shift[0] -= random.choice((0, 3600))
             return original_clock() + shift[0]
 
-        kdtune.log.event_log.time.time = stepped
+        _patch(time, "time", stepped)
 
 
 def run_with_fault(fault: Fault, arguments: list[str]) -> None:
-    """Be `kdtune` with a fault in it."""
+    """Run `kdtune` with a fault."""
     os.environ["KDTUNE_FAULT"], os.environ["KDTUNE_DRIVER"] = json.dumps(fault), str(os.getpid())
     _install(fault)
-    kdtune.tuning.driver.driver.TrialProcess = FaultyTrialProcess  # type: ignore[misc]
+    _patch(kdtune.tuning.driver.driver, "TrialProcess", FaultyTrialProcess)
     sys.argv = ["kdtune", *arguments]
     kdtune_main()
 
@@ -246,15 +246,8 @@ class Campaign:
         self.reference_seconds = self._session_seconds(self.reference)
 
     def _sweep_arguments(self, name: str) -> list[str]:
-        sweep_flags = (
-            "--trials",
-            str(self.trials_per_cell),
-            "--teacher",
-            str(self.teacher),
-            "--name",
-            name,
-        )
-        return [*SWEEP.split(), *sweep_flags]
+        flags = ["--trials", str(self.trials_per_cell), "--teacher", str(self.teacher)]
+        return [*SWEEP.split(), *flags, "--name", name]
 
     def _sweep_folder(self, name: str) -> SweepFolder:
         return SweepFolder(self.work_folder / "results" / name)
@@ -278,7 +271,7 @@ class Campaign:
         return process
 
     def new_marks_folder(self) -> str:
-        """A fresh folder in which a fault counts how often it happened."""
+        """Return a new folder in which a fault counts how often it happened."""
         return tempfile.mkdtemp(dir=self.work_folder)
 
     def run_faults(
@@ -298,9 +291,9 @@ class Campaign:
             faults: one for each start of a driver.
             disturb: done to a driver while it runs; says whether it could be done.
             between: done to the folder when a driver has ended.
-            own: how the trial `last` must end, if its end is to be another.
-            fresh_cache: nothing is found in the cache.
-            more: flags of the sweep.
+            expected_end: of the last trial, if it must differ.
+            fresh_cache: True to start with an empty cache.
+            extra_flags: of the sweep.
         """
         count = self.counts.setdefault(kind, Counter())
         pending_faults, number = list(faults), 0
@@ -313,11 +306,9 @@ class Campaign:
             while True:
                 fault = pending_faults.pop(0) if pending_faults else None
                 exists = sweep.path.exists()
-                arguments = (
-                    ("resume", str(sweep.path))
-                    if exists
-                    else (*self._sweep_arguments(name), *extra_flags)
-                )
+                arguments = ["resume", str(sweep.path)]
+                if not exists:
+                    arguments = [*self._sweep_arguments(name), *extra_flags]
                 driver = self._run(fault, *arguments, cache=cache)
                 happened = fault is not None
                 if fault is not None and disturb is not None:
@@ -351,15 +342,16 @@ class Campaign:
 
     def _differences(self, sweep: SweepFolder, expected_end: str | None) -> int:
         actual, expected = outcomes(sweep), dict(self.expected)
-        num_wrong = 0
+        num_wrong: int = 0
         if expected_end is not None:
             state, reason = actual.pop(self.last_trial)[2:]
-            num_wrong += not f"{state}: {reason}".startswith(expected_end)
+            num_wrong += int(not f"{state}: {reason}".startswith(expected_end))
             del expected[self.last_trial]
         keys = actual.keys() | expected.keys()
-        num_wrong += sum(actual.get(key) != expected.get(key) for key in keys)
+        num_wrong += sum(bool(actual.get(key) != expected.get(key)) for key in keys)
         if expected_end is None:
-            num_wrong += not read_leaderboard(sweep).equals(read_leaderboard(self.reference))
+            same = read_leaderboard(sweep).equals(read_leaderboard(self.reference))
+            num_wrong += int(not same)
         return num_wrong
 
     def _print_row(self, kind: str) -> None:
@@ -401,7 +393,7 @@ def write_digits(root: Path, per_class: int) -> None:
 
 
 def outcomes(sweep: SweepFolder) -> dict[str, Any]:
-    """Of every trial: settings, accuracies, state and reason."""
+    """Return settings, accuracies, state and reason of each trial."""
     return {
         trial_id: [
             json.dumps(trial.proposed.config, sort_keys=True),
@@ -422,10 +414,9 @@ def logged_accuracies(sweep: SweepFolder) -> dict[tuple[str, int], float]:
 
 
 def read_leaderboard(sweep: SweepFolder) -> pd.DataFrame:
-    """The leaderboard without times."""
-    return pd.read_csv(sweep.table_path("leaderboard", ".csv")).drop(
-        columns="search_device_seconds"
-    )
+    """Return the leaderboard without times."""
+    leaderboard = pd.read_csv(sweep.table_path("leaderboard", ".csv"))
+    return leaderboard.drop(columns="search_device_seconds")
 
 
 def kill_later(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: Fault) -> bool:
@@ -448,7 +439,7 @@ def wait_for_epochs(driver: "subprocess.Popen[str]", sweep: SweepFolder, fault: 
 
 
 def find_child_processes(pid: int, pattern: str) -> list[psutil.Process]:
-    """Processes below one, whose command has a word in it."""
+    """Return descendants of a process whose command contains a word."""
     matching = []
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):

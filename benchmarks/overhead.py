@@ -1,19 +1,19 @@
-"""What the machinery of a sweep costs when training costs nothing, ours and the stock recipe.
+"""Overhead of a sweep when training costs nothing: kdtune and the stock recipe.
 
     make bench-overhead
 
-Trials of at most a few epochs of 20 ms each, two at once, in processes that import torch, as real
-ones do:
+Trials of a few epochs of 20 ms, two at once, in processes that import torch, as real ones do:
 
-* idle seconds of a slot for each trial: slots times wall time from the first epoch to the last,
-  less the epochs themselves;
-* processor time of the driver for a trial, around the 50th and the 1,000th of one sweep, and for a
+* idle seconds of a slot per trial: slots times wall time from the first epoch to the last, minus
+  the epochs themselves;
+* processor time of the driver per trial, around the 50th and the 1,000th of one sweep, and per
   report, from trials of few and of many epochs;
-* memory of the driver, resident, after 50 and after 1,000 trials.
+* resident memory of the driver after 50 and after 1,000 trials;
+* the constants of kdtune/tuning/planning/driver_costs.py, with a whole driver.
 
 Stock is `OptunaSearch`, `ASHAScheduler` and a function, as their documentation shows them. Its
-processes start anew for every trial; for 1,000 trials that would take an hour, so there they are
-used again (`reuse_actors`), which is kind to it. Each run is a process of its own.
+processes start anew for every trial; as that would take an hour for 1,000 trials, they are reused
+there (`reuse_actors`), which favours it. Each run has a process of its own.
 """
 
 import argparse
@@ -21,10 +21,12 @@ import json
 import math
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -39,19 +41,34 @@ from ray.tune.search.optuna import OptunaSearch
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.log.event_log import EventLog
-from kdtune.log.events import Cell, EpochFinished, EpochMetrics, Event, TrialEnded
+from kdtune.log.events import (
+    CacheRecord,
+    Cell,
+    DataSummary,
+    EpochFinished,
+    EpochMetrics,
+    Event,
+    SweepStarted,
+    TrialEnded,
+)
+from kdtune.log.folder import SweepFolder
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import LivingNodes, run_trials
+from kdtune.tuning.display.screen import Screen
+from kdtune.tuning.driver.driver import Driver, Workplace
+from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.search.space import load_spaces
+from kdtune.tuning.trials.best_weights import CheckpointCleanup
 from kdtune.tuning.trials.results import EpochReported, TrialResult
 from kdtune.tuning.trials.trainable import TrialProcess
 
 SLOTS = 2
 EPOCH_SECONDS = 0.02
-"""Seconds."""
+DRIVER_TRIALS, DRIVER_EPOCHS = 8, 15
+"""Trials, and epochs of each, from which the constants of the driver are measured."""
 
 
 class OverheadMeter:
@@ -59,12 +76,8 @@ class OverheadMeter:
 
     def __init__(self) -> None:
         self.samples: list[tuple[float, int]] = []
-        self.epoch_seconds, self.first_start, self.last_end, self.num_reports = (
-            0.0,
-            float("inf"),
-            0.0,
-            0,
-        )
+        self.epoch_seconds, self.num_reports = 0.0, 0
+        self.first_start, self.last_end = float("inf"), 0.0
 
     def add_epoch(self, started: float, ended: float) -> None:
         """Take an epoch's times, on the clock of its process."""
@@ -85,11 +98,11 @@ class OverheadMeter:
             spent = self.samples[last_index - 1][0] - self.samples[first_index][0]
             return 1000 * spent / (last_index - 1 - first_index)
 
+        idle_seconds = SLOTS * (self.last_end - self.first_start) - self.epoch_seconds
         return {
             "trials": count,
             "reports": self.num_reports,
-            "idle_seconds": (SLOTS * (self.last_end - self.first_start) - self.epoch_seconds)
-            / count,
+            "idle_seconds": idle_seconds / count,
             "early_ms": milliseconds(min(60, count)),
             "late_ms": milliseconds(count),
             "early_mb": self.samples[min(50, count) - 1][1] / 1e6,
@@ -99,56 +112,71 @@ class OverheadMeter:
 
 
 def idle_results(epochs: int, lr: float) -> Generator[dict[str, Any], None, None]:
-    """A training that is none; the accuracy follows from the learning rate."""
+    """Yield results of epochs that only sleep; the accuracy follows from the learning rate."""
     accuracy = 1 / (1 + abs(math.log(lr / 0.03)))
     for epoch in range(1, epochs + 1):
         started = time.time()
         time.sleep(EPOCH_SECONDS)
-        figures = {"epoch": epoch, "validation_accuracy": accuracy}
-        figures["best_validation_accuracy"] = accuracy
         yield {
-            **figures,
-            "seconds": EPOCH_SECONDS,
-            "train_loss": started,
-            "validation_loss": time.time(),
-            "lr": lr,
-            "train_accuracy": accuracy,
-            "losses": {},
-            "device": "cpu",
-            "threads": 1,
-        }
+            "epoch": epoch, "validation_accuracy": accuracy, "best_validation_accuracy": accuracy,
+            "seconds": EPOCH_SECONDS, "train_loss": started, "validation_loss": time.time(),
+            "lr": lr, "train_accuracy": accuracy,
+            "losses": dict.fromkeys(("classification", "kd", "at"), accuracy),
+            "device": "cpu", "threads": 1,
+        }  # fmt: skip
 
 
 class IdleTrial(TrialProcess):
-    """A trial of ours that trains nothing."""
+    """A trial of kdtune that trains nothing."""
 
     def iter_results(
         self, trial_id: str, config: dict[str, Any]
     ) -> Generator[TrialResult, None, None]:
-        """See `train`."""
+        """Yield the results of idle epochs."""
         for result in idle_results(config["epochs"], config["lr"]):
             yield EpochReported(metrics=EpochMetrics(**result))
 
 
 def train_idle(config: dict[str, Any]) -> None:
-    """The same as a function."""
+    """Report the same results from a function."""
     torch.set_num_threads(1)
     for result in idle_results(config["epochs"], config["lr"]):
         tune.report(result)
 
 
+def make_policy(trials: int, epochs: int, **settings: Any) -> SearchPolicy:
+    """Return the policy of a sweep of one cell."""
+    fixed = {"method": "at", "model": "A", "epochs": epochs}
+    sweep = SweepConfig.parse({
+        "name": "n", "data": "d", "methods": ["at"], "models": ["A"], "baselines": False,
+        "trials": trials, "epochs": epochs, **settings,
+    })  # fmt: skip
+
+    def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
+        return TrainConfig.parse({**settings, **fixed})
+
+    return SearchPolicy(sweep, load_spaces(), configure)
+
+
+def make_driver(folder: Path, policy: SearchPolicy) -> tuple[Driver, SweepStarted]:
+    """Return a driver in a new folder, and the event that opens its log."""
+    folder.mkdir()
+    sweep_folder = SweepFolder(folder)
+    cleanup, screen = CheckpointCleanup(sweep_folder), Screen("quiet")
+    driver = Driver(Workplace(sweep_folder, screen), policy, cleanup, "trials")
+    data = DataSummary(
+        classes=("a", "b"), train_images=2, validation_images=2, test_images=0,
+        fingerprint="", test_fingerprint="",
+    )  # fmt: skip
+    return driver, SweepStarted(
+        config=policy.sweep.model_dump(mode="json"), data=data, teacher=None, environment={},
+        cache=CacheRecord(methods=(), augment_views=0, num_bytes=0), spaces={},
+    )  # fmt: skip
+
+
 def run_kdtune(trials: int, epochs: int, folder: Path, meter: OverheadMeter, sampler: str) -> None:
     """Run one cell as a sweep does, with its log."""
-    base_config = {
-        "name": "n",
-        "data": "d",
-        "methods": ["at"],
-        "models": ["A"],
-        "baselines": False,
-    }
-    sweep = SweepConfig.parse(
-        {**base_config, "trials": trials, "epochs": epochs, "sampler": sampler}
-    )
+    policy = make_policy(trials, epochs, sampler=sampler)
 
     def count_event(event: Event) -> None:
         if isinstance(event, EpochFinished):
@@ -156,11 +184,6 @@ def run_kdtune(trials: int, epochs: int, folder: Path, meter: OverheadMeter, sam
         elif isinstance(event, TrialEnded):
             meter.add_trial()
 
-    def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
-        fixed = {"method": cell[0], "model": cell[1], "epochs": epochs}
-        return TrainConfig.parse({**settings, **fixed})
-
-    policy = SearchPolicy(sweep, load_spaces(), configure)
     with EventLog(folder / "log.jsonl", [*policy.folds, count_event]) as log:
         slots = Slots({"A": ResourceRequest()}, LivingNodes(), SLOTS)
         searcher = LogSearcher(policy, log.append, slots)
@@ -168,7 +191,56 @@ def run_kdtune(trials: int, epochs: int, folder: Path, meter: OverheadMeter, sam
         run_trials(IdleTrial, searcher, scheduler, policy.watchdog)
 
 
-class MeterCallback(tune.Callback):
+def measure_driver(folder: Path) -> dict[str, float]:
+    """Return the constants of kdtune/tuning/planning/driver_costs.py."""
+    policy = make_policy(DRIVER_TRIALS, DRIVER_EPOCHS, scheduler="none", sampler="random")
+    driver, opening_event = make_driver(folder / "driver", policy)
+    samples: list[tuple[Event, float, float]] = []  # with the driver's work and the time
+    disk_seconds = 0.0
+    with driver.open_log(driver.folder.log_path) as log:
+
+        def append(event: Event) -> None:
+            nonlocal disk_seconds
+            cpu_before, started_at = time.thread_time(), time.perf_counter()
+            log.append(event)
+            cpu_seconds = time.thread_time() - cpu_before
+            disk_seconds += time.perf_counter() - started_at - cpu_seconds
+            samples.append((event, time.thread_time() + disk_seconds, time.perf_counter()))
+
+        log.append(opening_event)
+        for tracker_fold in driver.tracker_folds:
+            tracker_fold.start_logging()
+        slots = Slots({"A": ResourceRequest()}, LivingNodes(), SLOTS)
+        searcher, scheduler = (part(policy, append, slots) for part in (LogSearcher, LogScheduler))
+        run_trials(IdleTrial, searcher, scheduler, policy.watchdog)
+    for tracker_fold in driver.tracker_folds:
+        tracker_fold.close()
+    write_results(driver.folder, "")
+    tables_seconds = time.perf_counter() - samples[-1][2]
+    times_by_trial, work = defaultdict(list), list[float]()
+    for (event, before, _), (following, after, logged_at) in zip(
+        samples, samples[1:], strict=False
+    ):
+        if isinstance(following, EpochFinished):
+            times_by_trial[following.trial_id].append(logged_at)
+            work += [after - before] * isinstance(event, EpochFinished)
+    gaps = [b - a for t in times_by_trial.values() for a, b in zip(t, t[1:], strict=False)]
+    event_seconds, num_epochs = statistics.median(work), DRIVER_TRIALS * DRIVER_EPOCHS
+    log_lines = driver.folder.log_path.read_bytes().splitlines(keepends=True)
+    log_bytes = sum(len(line) for line in log_lines if b'"epoch_finished"' in line)
+    trackers = [path for path in driver.folder.tensorboard_folder.rglob("*") if path.is_file()]
+    total_work = samples[-1][1] - samples[0][1]
+    return {
+        "REPORT_SECONDS": statistics.median(gaps) - EPOCH_SECONDS - event_seconds,
+        "EVENT_SECONDS": event_seconds,
+        "TRIAL_SECONDS": (total_work - event_seconds * num_epochs) / DRIVER_TRIALS,
+        "TABLES_SECONDS": tables_seconds,
+        "EPOCH_BYTES": (log_bytes + sum(p.stat().st_size for p in trackers)) / num_epochs,
+        "TRIAL_BYTES": (sum(map(len, log_lines[1:])) - log_bytes) / DRIVER_TRIALS,
+    }
+
+
+class MeterCallback(tune.Callback):  # type: ignore[misc]  # Ray has no types
     """Gives the meter what Tune sees."""
 
     def __init__(self, meter: OverheadMeter):
@@ -207,7 +279,7 @@ def run_stock(trials: int, epochs: int, folder: Path, meter: OverheadMeter, reus
 
 
 KDTUNE, KDTUNE_TPE = "kdtune", "kdtune, tpe"
-STOCK, STOCK_REUSED = "stock", "stock, processes used again"
+STOCK, STOCK_REUSED, DRIVER = "stock", "stock, processes used again", "driver"
 RUNS = [
     (KDTUNE, 1000, 3),
     (KDTUNE_TPE, 1000, 3),
@@ -220,10 +292,18 @@ RUNS = [
 
 
 def run(way: str, trials: int, epochs: int) -> dict[str, float]:
-    """Run a sweep in this process."""
+    """Run a sweep, or measure the constants of the driver, in this process."""
     meter = OverheadMeter()
-    ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(
+        "local",
+        num_cpus=SLOTS,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+    )
     with tempfile.TemporaryDirectory() as folder:
+        if way == DRIVER:
+            return measure_driver(Path(folder))
         if way in (KDTUNE, KDTUNE_TPE):
             sampler = "tpe" if way == KDTUNE_TPE else "auto"
             run_kdtune(trials, epochs, Path(folder), meter, sampler)
@@ -231,6 +311,14 @@ def run(way: str, trials: int, epochs: int) -> dict[str, float]:
             run_stock(trials, epochs, Path(folder), meter, reuse=way == STOCK_REUSED)
     ray.shutdown()
     return meter.summarize()
+
+
+def run_in_process(way: str, trials: int, epochs: int) -> dict[str, float]:
+    """Do the same in a process of its own."""
+    command = [sys.executable, __file__, "--one", way, str(trials), str(epochs)]
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    result: dict[str, float] = json.loads(completed.stdout.splitlines()[-1])
+    return result
 
 
 def main() -> None:
@@ -246,15 +334,15 @@ def main() -> None:
           " driver MB after 50 | at the end |\n" + "|---" * 8 + "|")  # fmt: skip
     figures: dict[tuple[str, int], dict[str, float]] = {}
     for way, trials, epochs in RUNS:
-        command = [sys.executable, __file__, "--one", way, str(trials), str(epochs)]
-        completed = subprocess.run(command, capture_output=True, text=True, check=True)
-        row = figures[way, epochs] = json.loads(completed.stdout.splitlines()[-1])
+        row = figures[way, epochs] = run_in_process(way, trials, epochs)
         print(
             f"| {way} | {row['trials']} | {epochs} | {row['idle_seconds']:.3f} "
             f"| {row['early_ms']:.1f} | {row['late_ms']:.1f} "
             f"| {row['early_mb']:.0f} | {row['late_mb']:.0f} |",
             flush=True,
         )
+    constants = run_in_process(DRIVER, DRIVER_TRIALS, DRIVER_EPOCHS)
+    print("\n".join(f"{name} = {value:.3g}" for name, value in constants.items()))
     for way in (KDTUNE_TPE, STOCK_REUSED):
         short_trials, long_trials = figures[way, 3], figures[way, 30]
         reports = (

@@ -1,11 +1,11 @@
-"""How wrong a plan is: three sweeps of different kind, each planned first, then run.
+"""Errors of plans: three sweeps of different kinds, each planned and then run.
 
     make bench-plan                   # with JPEGs made of the digits
     make bench-plan DATA=/path        # or an ImageFolder, such as CIFAR-10 as JPEG
 
 Each is one command, `kdtune sweep --plan`, in a process of its own, and the table is what
 `kdtune table NAME plan` says: wall time from the first proposal until all is written, device
-seconds of epochs, epochs, trials. Learning curves are imagined, so a wrong number of epochs is
+seconds of epochs, epochs, trials. Learning curves are synthetic, so a wrong number of epochs is
 theirs; *a trial's epoch* is device seconds over epochs, and *the rest* what the same epochs
 leave of the wall time. What other programs do meanwhile counts, too.
 """
@@ -51,7 +51,7 @@ SWEEPS = {
 
 
 def write_jpegs(folder: Path, source: Path | None, per_class: int) -> None:
-    """Make an ImageFolder: links to the first images of each class, or digits as JPEG."""
+    """Make an ImageFolder of links to the first images of each class, or of digits as JPEG."""
     if source is not None:
         root = source / "train" if (source / "train").is_dir() else source
         for class_folder in (path for path in sorted(root.iterdir()) if path.is_dir()):
@@ -69,7 +69,7 @@ def write_jpegs(folder: Path, source: Path | None, per_class: int) -> None:
 
 
 def run_kdtune(*arguments: str) -> str:
-    """Run a command; what it printed."""
+    """Run a command and return its output."""
     command = [sys.executable, "-m", "kdtune", *arguments]
     completed = subprocess.run(command, capture_output=True, text=True)
     if completed.returncode:
@@ -78,7 +78,7 @@ def run_kdtune(*arguments: str) -> str:
 
 
 def measure_plan_error(number: int, teacher: str, flags: str) -> dict[str, Any]:
-    """Plan and run a sweep: its table of plan against actual, and how long the plan took."""
+    """Plan and run a sweep; return its table of plan against actual, and the plan's duration."""
     if teacher:
         run_kdtune(*teacher.split())
     name = f"sweep-{number}"
@@ -88,11 +88,8 @@ def measure_plan_error(number: int, teacher: str, flags: str) -> dict[str, Any]:
     table = json.loads(run_kdtune("table", f"results/{name}", "plan", "--format", "json"))
     plan = json.loads(SweepFolder(Path("results") / name).plan_path.read_text())
     rows = {row["what"]: (row["planned"], row["actual"]) for row in table}
-    (planned_device, actual_device), (planned_epochs, actual_epochs) = (
-        rows["device seconds"],
-        rows["epochs"],
-    )
-    rows["a trial's epoch"] = planned_device / planned_epochs, actual_device / actual_epochs
+    (planned, actual), (planned_epochs, actual_epochs) = rows["device seconds"], rows["epochs"]
+    rows["a trial's epoch"] = planned / planned_epochs, actual / actual_epochs
     return {"rows": rows, "plan_seconds": plan["seconds"], "command_seconds": command_seconds}
 
 
@@ -125,9 +122,8 @@ def main() -> None:
     errors = {name: abs(actual / planned - 1) for name, (planned, actual) in walls.items()}
     worst = max(errors.values())
     verdict = "reached" if worst <= MAX_RELATIVE_ERROR else "missed"
-    print(
-        f"\nwall time: wrong by {100 * worst:.0f} % at worst; the goal, {MAX_RELATIVE_ERROR:.0%}, is {verdict}"
-    )
+    goal = f"the goal, {MAX_RELATIVE_ERROR:.0%}, is {verdict}"
+    print(f"\nwall time: wrong by {100 * worst:.0f} % at worst; {goal}")
     print(json.dumps({"worst_wall_error": round(worst, 3), "errors": errors, "sweeps": results,
                       "environment": describe_environment()}))  # fmt: skip
 

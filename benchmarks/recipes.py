@@ -1,6 +1,7 @@
 """Ways of searching one cell: ours as a sweep has it, what Ray brings along, and others."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -49,10 +50,10 @@ class Recipe(Protocol):
     """A way of searching one cell."""
 
     def suggest(self) -> SimulatedTrial:
-        """The next trial; one that was given before goes on."""
+        """Return the next trial; it may be one that continues."""
 
     def report(self, trial: SimulatedTrial, accuracy: float, best: float) -> bool:
-        """Take an epoch's accuracy, and the best so far; whether the trial goes on."""
+        """Take an epoch's accuracy and the best so far; return True if the trial continues."""
 
 
 class KdtuneRecipe:
@@ -99,18 +100,18 @@ class KdtuneRecipe:
         self._names = list(space.distributions)
 
     def suggest(self) -> SimulatedTrial:
-        """See `Recipe`."""
+        """Return the next trial."""
         config: Any = self._searcher.suggest("")
         settings = {name: config["config"][name] for name in self._names}
         self._watchdog.add_process(config["trial_id"], config["config"]["model"], 0, "")
         return SimulatedTrial(settings, SimpleNamespace(config=config))
 
     def report(self, trial: SimulatedTrial, accuracy: float, best: float) -> bool:
-        """See `Recipe`."""
+        """Take an accuracy; return True if the trial continues."""
         metrics = make_synthetic_metrics(trial.epoch, accuracy, best, seconds=1.0)
         result = to_ray(EpochReported(metrics=metrics))
         decision = self._scheduler.on_trial_result(None, trial.handle, result)
-        return decision == TrialScheduler.CONTINUE
+        return bool(decision == TrialScheduler.CONTINUE)
 
 
 class StockRecipe:
@@ -146,14 +147,14 @@ class StockRecipe:
         self._numbers = itertools.count()
 
     def suggest(self) -> SimulatedTrial:
-        """See `Recipe`."""
+        """Return the next trial."""
         name = str(next(self._numbers))
         handle = SimpleNamespace(trial_id=name)
         self._asha.on_trial_add(None, handle)
         return SimulatedTrial(self._search.suggest(name), handle)
 
     def report(self, trial: SimulatedTrial, accuracy: float, best: float) -> bool:
-        """See `Recipe`; as Tune does, the searcher is not shown the result that ends a trial."""
+        """Report to the scheduler, then to the searcher, but for the result that ends a trial."""
         result = {"training_iteration": trial.epoch, "validation_accuracy": accuracy}
         decision = self._asha.on_trial_result(None, trial.handle, result)
         if decision == TrialScheduler.CONTINUE:
@@ -182,13 +183,13 @@ class OneEpochRecipe:
         self._promoted: list[SimulatedTrial] = []
 
     def suggest(self) -> SimulatedTrial:
-        """See `Recipe`."""
+        """Return the next trial."""
         if self._promoted:
             return self._promoted.pop()
         return SimulatedTrial(self._study.ask(self._space).params)
 
     def report(self, trial: SimulatedTrial, accuracy: float, best: float) -> bool:
-        """See `Recipe`."""
+        """Take an accuracy; return True if the trial continues."""
         if trial.epoch > 1:
             return True
         self._finished.append((best, trial))
@@ -200,7 +201,7 @@ class OneEpochRecipe:
 
 
 def make_random_sampler(seed: int) -> optuna.samplers.BaseSampler:
-    """A sampler that learns nothing."""
+    """Return a sampler that learns nothing."""
     return optuna.samplers.RandomSampler(seed=seed)
 
 
@@ -218,7 +219,7 @@ class RungAwareStudies(CellStudies):
         self._bests_by_epoch: dict[str, dict[int, float]] = {}
 
     def fold(self, event: Event) -> None:
-        """See `Studies`."""
+        """Add an event, and remember proposals and accuracies by epoch."""
         super().fold(event)
         if isinstance(event, TrialProposed):
             self._proposals[event.trial_id] = event
@@ -233,15 +234,9 @@ class RungAwareStudies(CellStudies):
         rungs = rung_epochs(
             self.sweep.epochs, self.sweep.grace_period, self.sweep.reduction_factor
         )
-        level = next(
-            (
-                epoch
-                for epoch in (self.sweep.epochs, *reversed(rungs))
-                if sum(epoch in bests for bests in self._bests_by_epoch.values())
-                >= self.MIN_TRIALS
-            ),
-            None,
-        )
+        reached = Counter(epoch for bests in self._bests_by_epoch.values() for epoch in bests)
+        levels = (self.sweep.epochs, *reversed(rungs))
+        level = next((epoch for epoch in levels if reached[epoch] >= self.MIN_TRIALS), None)
         study = optuna.create_study(direction="maximize", sampler=self._make_sampler(cell, 0))
         distributions = self.spaces[cell[0]].distributions
         for name, bests in self._bests_by_epoch.items():
@@ -249,14 +244,13 @@ class RungAwareStudies(CellStudies):
             if value is None and name not in self._active_trials:
                 continue
             states = optuna.trial.TrialState
-            study.add_trial(
-                optuna.trial.create_trial(
-                    state=states.RUNNING if value is None else states.COMPLETE,
-                    value=value,
-                    params=self._proposals[name].params,
-                    distributions=distributions,
-                )
+            trial = optuna.trial.create_trial(
+                state=states.RUNNING if value is None else states.COMPLETE,
+                value=value,
+                params=self._proposals[name].params,
+                distributions=distributions,
             )
+            study.add_trial(trial)
         return study.ask(distributions).params
 
 
@@ -268,7 +262,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "random": partial(KdtuneRecipe, sampler="random", scheduler="none"),
     "one epoch": OneEpochRecipe,
 }
-"""What is compared; the first is ours."""
+"""Recipes that are compared; the first is kdtune's."""
 
 VARIANTS: dict[str, Callable[..., Recipe]] = {
     "gp": partial(KdtuneRecipe, sampler="gp"),

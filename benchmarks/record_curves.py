@@ -22,7 +22,7 @@ from kdtune.log.folder import SweepFolder
 from kdtune.tuning.planning.recorded_curves import load_finished_trials, load_recorded_runs
 
 REPEATED_RANKS = (0, 2, 4, 7, 11, 17, 40, 60)
-"""Which of the settings, from the best, are repeated."""
+"""Ranks of the settings that are repeated, from the best."""
 
 SEEDS = (101, 102, 103)
 SLOW_LR_FACTOR = 0.2

@@ -1,4 +1,4 @@
-"""What confirmed runs say to each test image, condensed for `verdict.py`.
+"""Predictions of confirmed runs for each test image, condensed for `verdict.py`.
 
     kdtune confirm results/NAME --top 1 --seeds 20
     python benchmarks/record_predictions.py results/NAME benchmarks/predictions/DATA.npz
@@ -26,7 +26,7 @@ from kdtune.log.trial_history import TrialHistory
 
 
 def collect_predictions(folder: SweepFolder) -> dict[str, Any]:
-    """The arrays of the file.
+    """Return the arrays of the file.
 
     Args:
         folder: of a sweep that was confirmed.

@@ -1,11 +1,11 @@
-"""What a sweep's driver costs with a thousand trials at work, without a thousand processes.
+"""Costs of a sweep's driver with a thousand running trials, without a thousand processes.
 
     python benchmarks/scale.py        # a part of make bench-plan
 
-Ray Tune's own loop, our queue, schedule, log on the disk, folds, display and TensorBoard are those
-of a sweep; only Ray's manager of processes is replaced, by one whose trials give their next result
-at once. So the driver is always busy, and what it needs for a result is the time between two. What
-Ray itself adds for each process that it waits for is measured by `kdtune plan` (``of_slot``).
+Ray Tune's loop, searcher, scheduler, log on the disk, folds, display and TensorBoard are those of
+a sweep; only Ray's manager of processes is replaced, by one whose trials give their next result at
+once. So the driver is always busy, and the time between two results is what it needs for one. Not
+included is what Ray adds for each process that it waits for.
 """
 
 import argparse
@@ -21,33 +21,18 @@ from typing import Any
 
 import optuna
 import ray
+from overhead import make_driver, make_policy
 from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.tune.execution import tune_controller
 
-from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import TrainConfig
 from kdtune.log.event_log import EventLog
-from kdtune.log.events import (
-    CacheRecord,
-    Cell,
-    DataSummary,
-    EpochFinished,
-    EpochMetrics,
-    Event,
-    SweepStarted,
-)
-from kdtune.log.folder import SweepFolder
+from kdtune.log.events import EpochFinished, EpochMetrics, Event
 from kdtune.runtime.environment import describe_environment
 from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
 from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.progress import Goal
-from kdtune.tuning.display.screen import Screen
-from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.scheduling.scheduler import LogScheduler
-from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.searcher import LogSearcher
-from kdtune.tuning.search.space import load_spaces
-from kdtune.tuning.trials.best_weights import CheckpointCleanup
 from kdtune.tuning.trials.results import EpochReported, ProcessStarted, to_ray
 from kdtune.tuning.trials.trainable import TrialProcess
 
@@ -67,7 +52,7 @@ class InstantActorManager:
     def add_actor(
         self, cls: Any, resource_request: Any, kwargs: Any, on_start: Any, on_stop: Any, **_: Any
     ) -> TrackedActor:
-        """Begin a process."""
+        """Start a process."""
         self._added += 1
         actor = TrackedActor(self._added, on_start=on_start, on_stop=on_stop)
 
@@ -84,7 +69,7 @@ class InstantActorManager:
     def schedule_actor_task(
         self, tracked_actor: TrackedActor, method_name: str, on_result: Any = None, **_: Any
     ) -> object:
-        """Have a process do something; it is done at once."""
+        """Do a process's task at once."""
         if method_name == "reset":
             self._epochs[tracked_actor] = 0
             self._events.append(lambda: on_result(tracked_actor, True))
@@ -96,17 +81,9 @@ class InstantActorManager:
 
     def _train(self, epoch: int) -> dict[str, Any]:
         ray_fields: dict[str, Any] = {
-            "training_iteration": epoch + 1,
-            "time_total_s": 1.0,
-            "pid": 1,
-            "done": False,
-        }
-        ray_fields |= {
-            "node_ip": "127.0.0.1",
-            "hostname": "node",
-            "time_this_iter_s": 1.0,
-            "config": {},
-        }
+            "training_iteration": epoch + 1, "time_total_s": 1.0, "pid": 1, "done": False,
+            "node_ip": "127.0.0.1", "hostname": "node", "time_this_iter_s": 1.0, "config": {},
+        }  # fmt: skip
         if epoch == 0:
             return {**ray_fields, **to_ray(ProcessStarted(node_id="node", pid=1))}
         value = self._random.uniform(0.3, 0.9)
@@ -133,7 +110,7 @@ class InstantActorManager:
         return known is not None
 
     def is_actor_started(self, tracked_actor: TrackedActor) -> bool:
-        """Whether it runs."""
+        """Return True if it runs."""
         return tracked_actor in self._live_actors_to_ray_actors_resources
 
     def is_actor_failed(self, tracked_actor: TrackedActor) -> bool:
@@ -141,7 +118,7 @@ class InstantActorManager:
         return False
 
     def clear_actor_task_futures(self, tracked_actor: TrackedActor) -> None:
-        """What it was to do is done."""
+        """Do nothing: a task is done at once."""
 
     def cleanup(self) -> None:
         """Nothing is left."""
@@ -163,7 +140,7 @@ class CallTimer:
         self.seconds: dict[str, float] = defaultdict(float)
 
     def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same call, timed."""
+        """Return the same function, timed."""
 
         def timed_call(*arguments: Any, **keywords: Any) -> Any:
             started_at = time.perf_counter()
@@ -183,57 +160,23 @@ def measure_driver_load(num_slots: int, num_trials: int, folder: Path) -> dict[s
         for all else of a trial; ``parts``, milliseconds of named parts for an event of the log.
     """
     tune_controller.RayActorManager = InstantActorManager
-    base_config = {
-        "name": "n",
-        "data": "d",
-        "methods": ["at"],
-        "models": ["A"],
-        "baselines": False,
-    }
-    base_config |= {"sampler": "random", "epochs": EPOCHS, "trials": num_trials}
-    sweep = SweepConfig.parse(base_config)
-
-    def configure(cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
-        fixed = {"method": cell[0], "model": cell[1], "epochs": EPOCHS}
-        return TrainConfig.parse({**settings, **fixed})
-
-    policy, screen, timer = (
-        SearchPolicy(sweep, load_spaces(), configure),
-        Screen("quiet"),
-        CallTimer(),
-    )
-    sweep_folder = SweepFolder(folder / f"{num_slots}-{num_trials}")
-    sweep_folder.path.mkdir()
-    for number in range(num_slots):  # as trials at work have them
-        (sweep_folder.checkpoints_folder / f"at-A-{number:03d}").mkdir(parents=True)
-    workplace = Workplace(sweep_folder, screen)
-    driver = Driver(workplace, policy, CheckpointCleanup(sweep_folder), "trials")
+    policy, timer = make_policy(num_trials, EPOCHS, sampler="random"), CallTimer()
+    driver, opening_event = make_driver(folder / f"{num_slots}-{num_trials}", policy)
+    for number in range(num_slots):  # as running trials have them
+        (driver.folder.checkpoints_folder / f"at-A-{number:03d}").mkdir(parents=True)
     all_folds = [*policy.folds, driver.file_keeper.fold]
-    all_folds += [
-        *(t.fold for t in driver.tracker_folds),
-        driver.progress.fold,
-        driver.display.fold,
-    ]
+    all_folds += [tracker_fold.fold for tracker_fold in driver.tracker_folds]
+    all_folds += [driver.progress.fold, driver.display.fold]
     all_slots = Slots({"A": ResourceRequest(1)}, lambda: [Node("node", num_slots)])
     folds = [timer.wrap(_fold_name(fold), fold) for fold in all_folds]
     times: list[tuple[type[Event], float]] = []
-    opening_event = SweepStarted(
-        config=sweep.model_dump(mode="json"),
-        data=DataSummary(
-            classes=("a", "b"), train_images=2, validation_images=2, test_images=0,
-            fingerprint="", test_fingerprint="",
-        ),
-        teacher=None,
-        environment={},
-        cache=CacheRecord(methods=(), augment_views=0, num_bytes=0),
-        spaces={},
-    )  # fmt: skip
-    with EventLog(sweep_folder.log_path, folds) as log:
+    with EventLog(driver.folder.log_path, folds) as log:
         log.append(opening_event)
         driver.file_keeper.activate()
         for tracker_fold in driver.tracker_folds:
             tracker_fold.start_logging()
-        driver.display.start(Goal(dict.fromkeys(sweep.cells(), sweep.trials)), all_slots)
+        goal = Goal(dict.fromkeys(policy.sweep.cells(), num_trials))
+        driver.display.start(goal, all_slots)
         log._write_line = timer.wrap("log on the disk", log._write_line)  # type: ignore[method-assign]
         policy.studies.propose = timer.wrap("ask", policy.studies.propose)  # type: ignore[method-assign]
         policy.watchdog.check_timeouts = timer.wrap("Watch", policy.watchdog.check_timeouts)  # type: ignore[method-assign]
@@ -282,7 +225,9 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=2, help="trials for each slot")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(
+        "local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error"
+    )
     with tempfile.TemporaryDirectory(dir=".") as folder:
         rows = [measure_driver_load(n, arguments.times * n, Path(folder)) for n in arguments.slots]
     ray.shutdown()

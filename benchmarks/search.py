@@ -1,4 +1,4 @@
-"""How well a search spends its epochs: replayed on recorded curves, in simulated time.
+"""Efficiency of searches, replayed on recorded curves in simulated time.
 
     make bench-search                      # Fashion-MNIST curves of this repository
     make bench-search CURVES=other.jsonl   # and another file of curves
@@ -61,7 +61,7 @@ SLOW_LEARNER_RECIPES = (
 
 @cache
 def load_problem(path: Path, cell: Cell, trees: bool) -> tuple[SearchSpace, Surrogate, float, int]:
-    """A cell to search: its space, its curves, its best accuracy, and the epochs of a trial."""
+    """Return a cell's space, its curves, its best accuracy, and the epochs of a trial."""
     runs = [run for run in load_recorded_runs(path)[cell] if not run.late_decay]
     space = space_of_runs(cell[0], runs)
     surrogate = Surrogate(space, runs, trees)
@@ -78,11 +78,11 @@ def simulate_search(
     """Search a cell.
 
     Args:
-        of: file of the curves, cell in it, and whether trees are the surrogate.
-        build: makes the recipe.
-        trials: the budget, in trials that go all the way.
-        seed: of the search; noise and speed of workers follow from it, too.
-        intruder: the curve that the trial `INTRUDER` has instead of its own.
+        problem_key: file of the curves, cell in it, and True if trees are the surrogate.
+        build_recipe: makes the recipe.
+        trials: the budget, in whole trials.
+        seed: of the search, the noise and the speed of workers.
+        slow_curve: the curve that one trial has instead of its own.
 
     Returns:
         The regret in points after each epoch, from none; counts of trials, ``started`` and
@@ -133,7 +133,7 @@ def simulate_search(
 
 
 def interquartile_mean(values: np.ndarray) -> float:
-    """The mean of the middle half."""
+    """Return the mean of the middle half."""
     cut = len(values) // 4
     return float(np.sort(values)[cut : len(values) - cut].mean())
 
@@ -155,12 +155,9 @@ def compare_recipes(
     report_epochs = [trials * epochs * part // NUM_POINTS for part in range(1, NUM_POINTS + 1)]
     report_indices = range(NUM_POINTS // 4 - 1, NUM_POINTS, NUM_POINTS // 4)
     figures: dict[str, dict[str, Any]] = {}
-    print(
-        f"\n{'-'.join(problem_key[1])}: points of regret after so many epochs, mean (middle half) [95 %]\n"
-    )
-    print(
-        f"| recipe | {' | '.join(str(report_epochs[q]) for q in report_indices)} | trials | whole |"
-    )
+    cell, columns = "-".join(problem_key[1]), (str(report_epochs[q]) for q in report_indices)
+    print(f"\n{cell}: points of regret after so many epochs, mean (middle half) [95 %]\n")
+    print(f"| recipe | {' | '.join(columns)} | trials | whole |")
     print("|---" * 7 + "|")
     for name in names:
         search = partial(simulate_search, problem_key, (RECIPES | VARIANTS)[name], trials)
@@ -256,7 +253,7 @@ def main() -> None:
 
 
 def silence_libraries() -> None:
-    """Have a process of the pool say nothing, and use one thread."""
+    """Make a process of the pool silent, with one thread."""
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("ray").setLevel(logging.ERROR)

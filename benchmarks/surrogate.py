@@ -24,7 +24,6 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from optuna.distributions import FloatDistribution
@@ -40,13 +39,14 @@ from kdtune.tuning.planning.recorded_curves import (
     load_finished_trials,
     load_recorded_runs,
 )
+from kdtune.tuning.planning.synthetic_curves import to_unit_interval
 from kdtune.tuning.search.space import SearchSpace, load_spaces
 
 NUM_COMPONENTS = 4
 """Principal components of the curves that are predicted."""
 
 TOP_MARGIN = 0.01
-"""How far a curve may go beyond the best run seen."""
+"""Maximum distance of a curve above the best run."""
 
 NUM_NOISE_NEIGHBOURS = 12
 """Curves among which the noise of a run is drawn."""
@@ -58,11 +58,11 @@ OTHER_RANGES = {
     "weight_decay": FloatDistribution(1e-5, 1e-2, log=True),
     "alpha": FloatDistribution(0.0, 1.0),
 }
-"""Where those drew from other ranges than our spaces."""
+"""Ranges that differ from those of our spaces."""
 
 
 def space_of_runs(method: str, runs: list[RecordedRun]) -> SearchSpace:
-    """The search space that runs were drawn from; `START` as far as it lies in it."""
+    """Return the search space that runs were drawn from; `START` as far as it lies in it."""
     method_space = load_spaces()[method]
     ranges = dict(method_space.distributions)
     if any(method_space.restrict_point(run.params).keys() != ranges.keys() for run in runs):
@@ -110,27 +110,22 @@ class Surrogate:
         )
 
     def _to_points(self, settings: Iterable[dict[str, float]]) -> np.ndarray:
-        """Settings on scales from 0 to 1, [N, D]."""
-        names = self.space.distributions
-        return np.array([[self._to_unit(name, s[name]) for name in names] for s in settings])
-
-    def _to_unit(self, name: str, value: float) -> float:
-        distribution: Any = self.space.distributions[name]
-        if distribution.log:
-            return math.log(value / distribution.low) / math.log(
-                distribution.high / distribution.low
-            )
-        return (value - distribution.low) / (distribution.high - distribution.low)
+        """Return settings on scales from 0 to 1, [N, D]."""
+        ranges = self.space.distributions
+        ordered = ({name: values[name] for name in ranges} for values in settings)
+        return np.array([list(to_unit_interval(values, ranges).values()) for values in ordered])
 
     def _predict_values(self, points: np.ndarray) -> np.ndarray:
-        """What is modelled, noise-free, [N, epochs]."""
+        """Return the modelled values without noise, [N, epochs]."""
         scores = np.stack([r.predict(points) for r in self._regressors], axis=1)
-        return self._mean + (scores * self._scales) @ self._directions
+        values: np.ndarray = self._mean + (scores * self._scales) @ self._directions
+        return values
 
     def _predict_accuracies(
         self, points: np.ndarray, noise: float | np.ndarray = 0.0
     ) -> np.ndarray:
-        return self._ceiling - np.exp(-self._predict_values(points) - noise)
+        accuracies: np.ndarray = self._ceiling - np.exp(-self._predict_values(points) - noise)
+        return accuracies
 
     def predict_curves(self, settings: Iterable[dict[str, float]]) -> np.ndarray:
         """Noise-free accuracies of settings, [N, epochs]."""
@@ -139,7 +134,7 @@ class Surrogate:
     def sample_run(
         self, settings: dict[str, float], rng: np.random.Generator
     ) -> tuple[np.ndarray, float]:
-        """A run with these settings: accuracies by epoch, and the noise-free best one."""
+        """Return a run's accuracies by epoch, and the noise-free best one."""
         point = self._to_points([settings])
         best = float(self._predict_accuracies(point).max())
         neighbours = np.argsort(np.abs(self._best_accuracies - best), kind="stable")[
@@ -149,7 +144,7 @@ class Surrogate:
         return np.clip(curve, 0, 1), best
 
     def find_optimum(self) -> float:
-        """The best noise-free accuracy in the space: of a Sobol sample, refined."""
+        """Return the best noise-free accuracy in the space: of a Sobol sample, refined."""
         rng = np.random.default_rng(0)
         points = qmc.Sobol(len(self.space.distributions), rng=0).random(2**13)
         for step in (0.05, 0.03, 0.02, 0.01):
@@ -161,7 +156,7 @@ class Surrogate:
 
 
 def _estimate_noise(runs: list[RecordedRun], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What repetitions differ from their mean by, [N, epochs], and which runs they are, [N]."""
+    """Return deviations of repetitions from their mean, [N, epochs], and their runs, [N]."""
     setting_keys = np.array([json.dumps(run.params, sort_keys=True) for run in runs])
     noise, repeated = np.zeros_like(values), np.zeros(len(runs), dtype=bool)
     for name in np.unique(setting_keys):

@@ -1,4 +1,4 @@
-"""What an epoch of a sweep's trial costs, against the limit, the bare student and other ways.
+"""Cost of an epoch of a trial, compared with the limit, the bare student and other ways.
 
 For each teacher, student and method, side by side in one process, with one thread of torch's:
 
@@ -45,7 +45,7 @@ from kdtune.models import build_model, probe_stage_shapes
 from kdtune.models.on_device import DeviceModel
 from kdtune.runtime.process import keep_freed_memory
 from kdtune.storage.array_cache import ArrayCache
-from kdtune.training.epoch_data import EpochData
+from kdtune.training.epoch_data import open_epoch_data
 from kdtune.training.loop import build_method_for_models, build_optimizer, build_student, fit
 from kdtune.training.teacher_targets import TeacherTargets
 
@@ -69,7 +69,7 @@ def write_jpegs(root: Path, count: int) -> Path:
 
 
 def select_images(data_dir: str, count: int) -> ImageData:
-    """The first images of every class, `count` in all."""
+    """Return the first images of every class, `count` in all."""
     data = find_images(data_dir)
     classes = range(len(data.classes))
     indices_by_class = {
@@ -81,7 +81,7 @@ def select_images(data_dir: str, count: int) -> ImageData:
 
 
 def build_teacher(name: str, data: ImageData, image_size: int) -> nn.Module:
-    """A teacher with fresh weights and the batch-norm statistics of some images."""
+    """Return a teacher with fresh weights and the batch-norm statistics of some images."""
     torch.manual_seed(0)
     teacher = build_model(name, len(data.classes), image_size).train()
     for module in teacher.modules():
@@ -90,7 +90,7 @@ def build_teacher(name: str, data: ImageData, image_size: int) -> nn.Module:
     sample = SplitDataset(Split(data.train.images[:256], data.train.labels[:256]), data.classes,
                     image_size, augment=False)  # fmt: skip
     with torch.no_grad():
-        for indices in torch.arange(len(sample)).split(64):
+        for indices in torch.split(torch.arange(len(sample)), 64):
             teacher(sample[indices, 0][0])
     return teacher.eval().requires_grad_(False)
 
@@ -121,7 +121,7 @@ def train_in_memory(
             else:
                 loss = method(logits, features, targets, labels)["loss"]
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
         yield None
 
@@ -132,9 +132,7 @@ def train_as_trial(
     """Way b: what a trial of a sweep does, once its views are there."""
     views = DecodedDataset(data, config.image_size, cache, WORKERS)
     teacher_targets = TeacherTargets(teacher, config.image_size)
-    student = build_model(config.model, len(data.classes), config.image_size)
-    requested = teacher_targets.request(config, probe_stage_shapes(student, config.image_size))
-    epoch_data = EpochData(config, views, teacher_targets, requested, lambda event: None)
+    epoch_data = open_epoch_data(config, views, teacher_targets)
     return fit(
         config, epoch_data.train_batches, None, num_classes=len(data.classes), teacher=teacher
     )
@@ -211,7 +209,7 @@ def train_as_tutorial(
                         * (attention(student_map) - attention(teacher_map)).pow(2).mean()
                     )
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             running += loss.item()
         yield running
@@ -271,9 +269,11 @@ def main() -> None:
               " limit/bare ours/limit live/ours stock/ours", flush=True)  # fmt: skip
         for name, model, method in pairs:
             teacher = build_teacher(name, data, arguments.image_size)
-            settings = {"method": method, "model": model, "image_size": arguments.image_size,
-                        "batch_size": 64, "epochs": arguments.rounds + 1, "alpha": 0.5, "beta": 1.0,
-                        "lr": 0.001}  # fmt: skip
+            settings = {
+                "method": method, "model": model, "image_size": arguments.image_size,
+                "batch_size": 64, "epochs": arguments.rounds + 1, "alpha": 0.5, "beta": 1.0,
+                "lr": 0.001,
+            }  # fmt: skip
             config = TrainConfig.parse(settings)
             ways: dict[str, Epochs] = {
                 "bare": train_in_memory(config, data, teacher, bare=True),

@@ -1,4 +1,4 @@
-"""How often a report names a winner where there is none, and how often it finds one.
+"""Error rates of verdicts: false winners, and winners that are missed.
 
     make bench-verdict
 
@@ -10,9 +10,9 @@ First in a simulation, then on recorded predictions (``predictions/*.npz``, see
 
 The simulation. A search has 40 trials. Their true accuracies are drawn from those of the random
 settings of a cell of ``curves/fashion-mnist.jsonl`` (the four cells in turn): the noise-free ones
-that the surrogate of `surrogate.py` gives, since the recorded ones contain the noise of their runs,
-which is added here; moved so that the best one is at 75 %. Whether an image is classified rightly
-is a threshold on a sum of normal variables: how hard the image is for all, what the configuration
+that the surrogate of `surrogate.py` gives, since the recorded ones contain the noise of their
+runs, which is added here; moved so that the best one is at 75 %. The correctness of an image is a
+threshold on a sum of normal variables: how hard the image is for all, what the configuration
 makes of it, what the run makes of it; weights are such that of the variance p · (1 − p)
 configurations share 58 % and runs of one configuration 70 %, as
 `kdtune.reports.tables.statistics.expected_error` has it. Each run also has a normal effect on its
@@ -87,24 +87,24 @@ NUM_SETTINGS = 80
 """Random settings of a cell of the curves; what follows are repetitions of some."""
 
 BEST_ACCURACY_PERCENT = 75.0
-"""Of the best configuration that there is, in percent."""
+"""Accuracy of the best configuration, in percent."""
 
 VALIDATION_IMAGES = 2_000
 NUM_SEARCHES = 1_000
 """Searches of each method that say how much a repeated one moves what is chosen."""
 
 BUDGETS = (12, 24, 40)
-"""Of searches by kdtune, in whole trials."""
+"""Budgets of searches by kdtune, in whole trials."""
 
 KDTUNE_SEEDS, KDTUNE_TEST_IMAGES = 5, (2_000, 10_000)
 """With which those are confirmed and tested."""
 
 VARIANCE = 1e4 * BEST_ACCURACY_PERCENT / 100 * (1 - BEST_ACCURACY_PERCENT / 100)
-"""Of whether an image is classified rightly, in squared points."""
+"""Variance of the correctness of an image, in squared points."""
 
 
 def latent_correlation(share: float) -> float:
-    """The correlation of two normal variables whose being below a threshold correlates so much."""
+    """Return the correlation of normal variables from that of their being below a threshold."""
     p = BEST_ACCURACY_PERCENT / 100
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     weights = weights / weights.sum()
@@ -127,7 +127,7 @@ class SimulatedSearch:
     Attributes:
         chosen: true accuracy of what was chosen.
         scores: validation accuracies of the trials, in order of proposal.
-        again: those of what was chosen, one a seed.
+        confirm_scores: those of what was chosen, one per seed.
     """
 
     chosen: float
@@ -136,7 +136,7 @@ class SimulatedSearch:
 
     @property
     def best_score(self) -> float:
-        """What a naive leaderboard shows."""
+        """Score that a naive leaderboard shows."""
         return float(self.scores.max())
 
     @cached_property
@@ -151,7 +151,7 @@ class SimulatedSearch:
 
 
 class SimulatedMethod:
-    """What can be searched: a distribution of true accuracies in percent.
+    """A distribution of true accuracies in percent, which can be searched.
 
     Args:
         accuracies: to be drawn from.
@@ -176,29 +176,25 @@ class SimulatedMethod:
         return SimulatedSearch(float(true_accuracies[top[best]]), scores, confirm_scores[best])
 
     def worsened(self, points: float) -> "SimulatedMethod":
-        """The same method, but worse by so much."""
+        """Return the same method, but worse by some points."""
         return SimulatedMethod(self.accuracies - points)
 
 
 def validation_sd(share: float) -> float:
-    """Standard deviation of a validation accuracy in points, of a share of an image's variance."""
+    """Return the sd of a validation accuracy in points from a share of an image's variance."""
     return math.sqrt(share * VARIANCE / VALIDATION_IMAGES)
 
 
 def draw_validation_scores(lasting_accuracies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Validation accuracies of runs, such as that many images can have."""
-    noise = rng.normal(
-        0,
-        math.hypot(validation_sd(RESIDUAL_VARIANCE_SHARE), SEED_SD_POINTS),
-        lasting_accuracies.shape,
-    )
-    return np.round((lasting_accuracies + noise) * VALIDATION_IMAGES / 100) * (
-        100 / VALIDATION_IMAGES
-    )
+    """Return validation accuracies of runs, as multiples of an image's share."""
+    sd = math.hypot(validation_sd(RESIDUAL_VARIANCE_SHARE), SEED_SD_POINTS)
+    noise = rng.normal(0, sd, lasting_accuracies.shape)
+    correct = np.round((lasting_accuracies + noise) * VALIDATION_IMAGES / 100)
+    return correct * (100 / VALIDATION_IMAGES)
 
 
 def make_methods() -> list[SimulatedMethod]:
-    """One method for each cell of the curves."""
+    """Return one method for each cell of the curves."""
     all_methods = []
     for cell, runs in load_recorded_runs(CURVES).items():
         _, surrogate, _, _ = load_problem(CURVES, cell, False)
@@ -219,7 +215,7 @@ class SimulatedTestImages:
         return self.rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(variance))
 
     def draw_configuration(self) -> np.ndarray:
-        """What is hard for a configuration."""
+        """Return how hard each image is for a new configuration."""
         difficulty: np.ndarray = self.difficulty + self._normal(
             CONFIGURATION_CORRELATION - SHARED_CORRELATION, len(self.difficulty)
         )
@@ -228,7 +224,7 @@ class SimulatedTestImages:
     def confirm_search(
         self, configuration: np.ndarray, search: SimulatedSearch, seeds: int
     ) -> CellResult:
-        """Runs of the configuration that a search has chosen."""
+        """Return runs of the configuration that a search chose."""
         accuracies = search.chosen + self.rng.normal(0, SEED_SD_POINTS, seeds)
         correct = {
             seed: configuration + self._normal(1 - CONFIGURATION_CORRELATION, len(configuration))
@@ -239,7 +235,7 @@ class SimulatedTestImages:
 
 
 def compare(a: CellResult, b: CellResult) -> Any:
-    """The row of the report on two methods."""
+    """Return the row of the report about two methods."""
     table = comparison_table({("at", "student"): a, ("fitnets", "student"): b})
     return next(table.itertuples())
 
@@ -247,18 +243,16 @@ def compare(a: CellResult, b: CellResult) -> Any:
 def compare_plainly(
     a: CellResult, b: CellResult, searches: Sequence[SimulatedSearch], row: Any
 ) -> Any:
-    """The row that there would be with luck by the trials alone, instead of this one."""
+    """Return the row that there would be with luck by the trials alone, instead of `row`."""
     if all(search.trials_luck == search.luck for search in searches):
         return row
-    first, second = searches
-    return compare(
-        replace(a, search_luck=first.trials_luck), replace(b, search_luck=second.trials_luck)
-    )
+    a, b = (replace(c, search_luck=s.trials_luck) for c, s in zip((a, b), searches, strict=True))
+    return compare(a, b)
 
 
 @dataclass
 class HitCount:
-    """How often something happened, of how many times."""
+    """Number of times that something happened."""
 
     hits: int = 0
     total: int = 0
@@ -294,7 +288,7 @@ DESIGNS: list[Design] = [(images, seeds) for images in TEST_IMAGES for seeds in 
 
 
 def is_winner(row: Any) -> bool:
-    """Whether the report names one."""
+    """Return True if the report names a winner."""
     return str(row.verdict).startswith("better")
 
 
@@ -331,7 +325,7 @@ def compare_same_search(
 
 @dataclass(frozen=True)
 class Findings:
-    """Of two methods with a known difference, each with a search of its own.
+    """Results for two methods with a known difference, each with its own search.
 
     Attributes:
         found, wrong, covered: how often the better one is found, the worse one is called better,
@@ -405,7 +399,7 @@ def sd_between_searches(all_methods: list[SimulatedMethod]) -> float:
 
 @dataclass(frozen=True)
 class RecordedConfiguration:
-    """Whether runs of a configuration classify each test image rightly: bool [seeds, images]."""
+    """Correctness of each test image by runs of a configuration: bool [seeds, images]."""
 
     name: str
     correct: np.ndarray
@@ -430,7 +424,7 @@ def read_predictions(path: Path) -> list[RecordedConfiguration]:
 def draw_runs(
     recorded: RecordedConfiguration, seeds: np.ndarray, images: np.ndarray
 ) -> CellResult:
-    """Some runs on some images, without a search."""
+    """Return some runs on some images, without a search."""
     correct = {s: recorded.correct[row][images] for s, row in enumerate(seeds, start=1)}
     return CellResult(correct, len(seeds), 0, 0.0)
 
@@ -438,7 +432,7 @@ def draw_runs(
 def compare_with_itself(
     recorded: list[RecordedConfiguration], draws: int
 ) -> dict[Design, HitCount]:
-    """How often recorded configurations win against themselves."""
+    """Return how often recorded configurations win against themselves."""
     rng = np.random.default_rng(4)
     winners = {design: HitCount() for design in DESIGNS}
     for images, seeds in DESIGNS:
@@ -482,22 +476,20 @@ def compare_recorded_pair(
 
 
 def describe_variance(a: RecordedConfiguration, b: RecordedConfiguration) -> str:
-    """What the variance of two recorded configurations consists of, beside what is forecast."""
+    """Return the parts of the variance of two recorded configurations, and their forecasts."""
     estimated = estimate_mean(100.0 * a.correct.T - 100.0 * b.correct.T)
     p = (a.correct.mean() + b.correct.mean()) / 2
     of_image = 2e4 * p * (1 - p) / estimated.images
-    of_seed = math.sqrt(
-        max(estimated.variance_seeds - estimated.variance_residual, 0) * estimated.seeds / 2
-    )
-    validation = 100 * math.sqrt(
-        np.mean([configuration.validation_accuracies.var(ddof=1) for configuration in (a, b)])
-    )
+    residual, seeds = estimated.variance_residual, estimated.seeds
+    of_seed = math.sqrt(max(estimated.variance_seeds - residual, 0) * seeds / 2)
+    validation = 100 * math.sqrt(np.mean([c.validation_accuracies.var(ddof=1) for c in (a, b)]))
     return (
-        f"At {100 * p:.1f} % accuracy, of an image's variance {estimated.variance_images / of_image:.2f} are "
-        f"the configurations' ({IMAGE_VARIANCE_SHARE} forecast) and "
-        f"{estimated.variance_residual * estimated.seeds / of_image:.2f} the runs' ({RESIDUAL_VARIANCE_SHARE}); seeds move a test "
-        f"accuracy by {of_seed:.2f} points ({SEED_SD_POINTS}), and a validation accuracy, its images "
-        f"included, by {validation:.2f} (sd)."
+        f"At {100 * p:.1f} % accuracy, of an image's variance "
+        f"{estimated.variance_images / of_image:.2f} are the configurations' "
+        f"({IMAGE_VARIANCE_SHARE} forecast) and {residual * seeds / of_image:.2f} the runs' "
+        f"({RESIDUAL_VARIANCE_SHARE}); seeds move a test accuracy by {of_seed:.2f} points "
+        f"({SEED_SD_POINTS}), and a validation accuracy, its images included, by "
+        f"{validation:.2f} (sd)."
     )
 
 
@@ -509,7 +501,7 @@ class RecordingRecipe:
     """Kdtune's recipe; keeps what is proposed and reported.
 
     Args:
-        about: what the recipe is made from.
+        arguments: those of the recipe.
     """
 
     def __init__(self, *arguments: Any):
@@ -518,17 +510,17 @@ class RecordingRecipe:
         self._reports: list[tuple[SimulatedTrial, float]] = []
 
     def suggest(self) -> SimulatedTrial:
-        """See `Recipe`."""
+        """Return the next trial."""
         self._trials.append(self._recipe.suggest())
         return self._trials[-1]
 
     def report(self, trial: SimulatedTrial, accuracy: float, best: float) -> bool:
-        """See `Recipe`."""
+        """Take an accuracy; return True if the trial continues."""
         self._reports.append((trial, best))
         return self._recipe.report(trial, accuracy, best)
 
     def trials_after(self, epochs: int) -> TrialScores:
-        """What a search is that ends after so many."""
+        """Return the trials of a search that ends after some epochs."""
         bests = dict(self._reports[:epochs])
         return {trial: 100 * bests[trial] for trial in self._trials if trial in bests}
 
@@ -618,7 +610,7 @@ def compare_kdtune_searches(searches: int) -> pd.DataFrame:
 
 
 def error_of_share(pairs: pd.DataFrame, column: str) -> float:
-    """Standard error of a share among pairs that share searches, by leaving out one at a time."""
+    """Return the jackknife standard error of a share among pairs that share searches."""
     numbers = sorted({*pairs["first"], *pairs["second"]})
     shares_without = [
         pairs.loc[(pairs["first"] != n) & (pairs["second"] != n), column].mean() for n in numbers
@@ -627,7 +619,7 @@ def error_of_share(pairs: pd.DataFrame, column: str) -> float:
 
 
 def matching_search_sd(images: int, seeds: int, half_width: float) -> float:
-    """The `SEARCH_SD_POINTS` with which the forecast has this half width; 0 if it is wider anyway."""
+    """Return the `SEARCH_SD_POINTS` of a forecast with this half width, or 0 if it is wider."""
     forecast = expected_error(images, seeds)
 
     def excess(luck: float) -> float:
@@ -647,7 +639,7 @@ def print_table(title: str, shares: Mapping[Design, HitCount]) -> None:
 
 
 def by_simulation(repeats: int) -> dict[str, float]:
-    """Print what the simulation gives; returns its figures."""
+    """Print and return the figures of the simulation."""
     all_methods = make_methods()
     same_winners, identical, naive_alone = compare_same_search(all_methods, repeats)
     print_table("A winner of one search under two names, % of repeats", same_winners)
@@ -681,10 +673,11 @@ def by_simulation(repeats: int) -> dict[str, float]:
             for s in SEEDS
         )
         print(f"| {images:,} | {' | '.join(cells)} |")
+    between_searches = sd_between_searches(all_methods)
     print(
-        f"\nFrom search to search what is chosen differs by {sd_between_searches(all_methods):.2f} points "
-        f"(sd); luck, as estimated, is {findings.luck:.2f} ({SEARCH_SD_POINTS} forecast), by the "
-        f"trials alone {findings.plain_luck:.2f}; late gain counts in "
+        f"\nFrom search to search what is chosen differs by {between_searches:.2f} points (sd); "
+        f"luck, as estimated, is {findings.luck:.2f} ({SEARCH_SD_POINTS} forecast), by the trials "
+        f"alone {findings.plain_luck:.2f}; late gain counts in "
         f"{100 * findings.late_gain.share:.1f} %.\n"
         f"The naive leaderboard names a winner of one search under two names in "
         f"{100 * naive_alone.share:.1f} %, of two searches in {100 * findings.naive.share:.1f} %."
@@ -695,8 +688,8 @@ def by_simulation(repeats: int) -> dict[str, float]:
     )
     print(
         f"Standard errors in points of percent: one search {100 * same_total.error:.2f}, two "
-        f"searches {100 * two_total.error:.2f}, coverage {100 * coverage.error:.2f}, an entry of a table up "
-        f"to {50 / math.sqrt(repeats):.1f}."
+        f"searches {100 * two_total.error:.2f}, coverage {100 * coverage.error:.2f}, an entry of "
+        f"a table up to {50 / math.sqrt(repeats):.1f}."
     )
     return {
         "aa_rate_naive": naive_alone.share,
@@ -710,7 +703,7 @@ def by_simulation(repeats: int) -> dict[str, float]:
 
 
 def by_recorded_runs(draws: int) -> dict[str, float]:
-    """Print what recorded runs give; returns its figures."""
+    """Print and return the figures of recorded runs."""
     if not PREDICTIONS.is_file():
         print(f"\nNo recorded runs: {PREDICTIONS.relative_to(HERE)} is missing.")
         return {}

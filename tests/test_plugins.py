@@ -437,7 +437,10 @@ METHODS, METHOD, SPACE, START = {{"mine": Mine}}, "mine", {{"beta": 1.0}}, []
 @pytest.mark.parametrize(
     ("forward", "sentence"),
     [
-        ("self.head(features[-1].mean((2, 3)))", r"does not return \(logits, \[a map a stage\]\)"),
+        (
+            "self.head(features[-1].mean((2, 3)))",
+            r"does not return \(logits, \[a map per stage\]\)",
+        ),
         ("self.nothing", "The model 'Small' of the plug-in .*own.py fails: AttributeError"),
     ],
 )

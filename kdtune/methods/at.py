@@ -57,7 +57,8 @@ class _MeanOfSquares(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
         scale = gradients[0].unsqueeze(1) * (2 / features.shape[1])
-        return (features * scale).to(features.dtype)
+        gradient: Tensor = (features * scale).to(features.dtype)
+        return gradient
 
 
 def _mean_of_squares(features: Tensor) -> Tensor:

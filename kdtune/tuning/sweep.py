@@ -44,7 +44,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
 
     Args:
         config: settings of `SweepConfig`.
-        show: a key of `kdtune.tuning.display.screen.LINE_KINDS_BY_MODE`.
+        show: a key of `kdtune.tuning.display.screen.LEAST_KIND_BY_MODE`.
         plan: plan the sweep first, for the slots of this machine, and save the plan in its folder.
 
     Raises:

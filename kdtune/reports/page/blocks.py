@@ -7,6 +7,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from kdtune.reports.tables.columns import TEXT_HEADINGS
+
 
 @dataclass(frozen=True)
 class Paragraph:
@@ -91,19 +93,7 @@ Block = Paragraph | TableBlock | FigureBlock | CodeBlock
 GROUP_COLUMNS = ("pair", "model", "method")
 """Headings by which the rows of a table are grouped; the first present one is used."""
 
-LEFT_ALIGNED = (
-    "sweep",
-    "model",
-    "method",
-    "status",
-    "settings",
-    "setting",
-    "pair",
-    "verdict",
-    "in words",
-    "unbeaten in",
-    "limited by",
-)
+LEFT_ALIGNED = {"pair", "unbeaten in", *TEXT_HEADINGS}
 """Headings of columns of text."""
 
 

@@ -26,23 +26,6 @@ class CellStatus(StrEnum):
     RUNNING = "running"
 
 
-def group_by_cell(trials: pd.DataFrame, runs: pd.DataFrame) -> list["CellData"]:
-    """Return every searched cell with its trials and runs, in the order of the sweep.
-
-    Args:
-        trials: the table `TRIALS`.
-        runs: the table `RUNS`.
-    """
-    return [
-        CellData(
-            (method, model),
-            cell_trials,
-            runs[(runs["method"] == method) & (runs["model"] == model)],
-        )
-        for (method, model), cell_trials in trials.groupby(["method", "model"], sort=False)
-    ]
-
-
 @dataclass(frozen=True)
 class CellData:
     """Trials and runs of a cell, and what follows from them.
@@ -51,11 +34,15 @@ class CellData:
         cell: method and model.
         trials: its rows of the table `TRIALS`.
         runs: its rows of the table `RUNS`.
+        correct: by run, which test images were classified correctly, bool [n].
+        chance: accuracy of guessing, share of 1; the score of a diverged trial.
     """
 
     cell: Cell
     trials: pd.DataFrame
     runs: pd.DataFrame
+    correct: Mapping[str, np.ndarray]
+    chance: float
 
     @cached_property
     def deciding_runs(self) -> pd.DataFrame:
@@ -100,24 +87,20 @@ class CellData:
         scores = successful["best_validation_accuracy"].dropna()
         return successful.loc[scores.idxmax()] if len(scores) else None
 
-    def result(self, correct: Mapping[str, np.ndarray], chance: float) -> CellResult:
-        """Return what the comparison needs.
-
-        Args:
-            correct: by run, which test images were classified correctly, bool [n].
-            chance: accuracy of guessing, share of 1; the score of a diverged trial.
-        """
+    @cached_property
+    def result(self) -> CellResult:
+        """The values that the comparison needs."""
         chosen_runs = self.deciding_runs[self.deciding_runs["chosen"]]
         accuracies = self.trials["best_validation_accuracy"].where(
             self.trials["state"].isin(SUCCESSFUL_STATES)
         )
         is_diverged = self.trials["state"] == TrialState.DIVERGED
-        scores = 100 * accuracies.mask(is_diverged, chance).astype(float)
+        scores = 100 * accuracies.mask(is_diverged, self.chance).astype(float)
         return CellResult(
             correct={
-                run.seed: correct[run.run_id]
+                run.seed: self.correct[run.run_id]
                 for run in chosen_runs[chosen_runs["status"] == "ok"].itertuples()
-                if run.run_id in correct
+                if run.run_id in self.correct
             },
             seeds_run=len(self.deciding_runs) or self.runs["seed"].nunique(),
             seeds_diverged=self.seeds_diverged,
@@ -125,21 +108,17 @@ class CellData:
             late_gain=late_gain(scores),
         )
 
-    def search_columns(self, result: CellResult, min_difference: float) -> dict[str, object]:
-        """Return the columns of the leaderboard about the search.
-
-        Args:
-            result: result of the cell.
-            min_difference: smallest difference that matters, in points.
-        """
-        is_improving = result.late_gain > max(min_difference, 0.75 * self.seed_sd_points)
+    def search_columns(self, min_difference: float) -> dict[str, object]:
+        """Return the columns of the leaderboard about the search."""
+        late_gain = self.result.late_gain
+        is_improving = late_gain > max(min_difference, 0.75 * self.seed_sd_points)
         states, best = self.trials["state"], self.best_trial
         columns: dict[str, object] = {
             "method": self.cell[0],
             "model": self.cell[1],
-            "search_luck_points": result.search_luck,
-            "late_gain_points": result.late_gain,
-            "search_still_improving": None if np.isnan(result.late_gain) else is_improving,
+            "search_luck_points": self.result.search_luck,
+            "late_gain_points": late_gain,
+            "search_still_improving": None if np.isnan(late_gain) else is_improving,
             "trials_started": len(self.trials),
             **{f"trials_{state}": (states == state).sum() for state in ENDED_STATES},
             "search_epochs": self.trials["epochs"].sum(),
@@ -156,14 +135,8 @@ class CellData:
             }
         return columns
 
-    def confirm_columns(
-        self, result: CellResult, groups: Sequence[object] | None
-    ) -> dict[str, object]:
+    def confirm_columns(self, groups: Sequence[object] | None) -> dict[str, object]:
         """Return the columns of the leaderboard about the confirmation.
-
-        Args:
-            result: result of the cell.
-            groups: see `kdtune.reports.tables.statistics.estimate_mean`.
 
         Raises:
             UserError: a trial was chosen that was never searched.
@@ -188,9 +161,7 @@ class CellData:
                 "trial_id": trial_id,
                 "configuration": chosen["configuration"].iloc[0],
             }
-        if result.correct:
-            columns |= _test_columns(result.correct, groups)
-        return columns
+        return columns | self._test_columns(groups)
 
     def _status(self) -> CellStatus:
         if len(self.deciding_runs):
@@ -207,24 +178,23 @@ class CellData:
         is_running = (self.trials["state"] == TrialState.RUNNING).any()
         return CellStatus.RUNNING if is_running else CellStatus.FAILED
 
+    def _test_columns(self, groups: Sequence[object] | None) -> dict[str, object]:
+        if not self.result.correct:
+            return {}
+        points = 100 * np.stack(list(self.result.correct.values()), axis=1)
+        columns: dict[str, object] = {
+            "test_accuracy_percent": points.mean(),
+            "test_seed_sd_points": pd.Series(points.mean(axis=0)).std(),
+            "test_images": len(points),
+        }
+        if points.shape[1] >= MIN_SEEDS:
+            interval = estimate_mean(points, groups=groups)
+            columns["test_half_width_points"] = interval.half_width
+            columns["test_low_percent"] = max(interval.low, 0.0)
+            columns["test_high_percent"] = min(interval.high, 100.0)
+        return columns
+
 
 def _accuracies(runs: pd.DataFrame) -> pd.Series:
     """Return the best validation accuracies of the runs that finished."""
     return runs[runs["status"] == "ok"]["best_validation_accuracy"].dropna()
-
-
-def _test_columns(
-    correct: Mapping[int, np.ndarray], groups: Sequence[object] | None
-) -> dict[str, object]:
-    points = 100 * np.stack(list(correct.values()), axis=1)
-    columns: dict[str, object] = {
-        "test_accuracy_percent": points.mean(),
-        "test_seed_sd_points": pd.Series(points.mean(axis=0)).std(),
-        "test_images": len(points),
-    }
-    if points.shape[1] >= MIN_SEEDS:
-        interval = estimate_mean(points, groups=groups)
-        columns["test_half_width_points"] = interval.half_width
-        columns["test_low_percent"] = max(interval.low, 0.0)
-        columns["test_high_percent"] = min(interval.high, 100.0)
-    return columns

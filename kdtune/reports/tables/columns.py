@@ -350,3 +350,11 @@ TABLES = {
     "bad_images": BAD_IMAGES, "plan": PLAN,
 }
 """The tables of `kdtune.reports.tables.all_tables.collect_tables`, by name."""
+
+TEXT_HEADINGS = {
+    column.heading
+    for table in (LEADERBOARD_VIEW, COMPARISON, SETTINGS, BAD_IMAGES, ERRORS)
+    for column in table.columns
+    if column.heading and column.format == TEXT
+}
+"""Headings over columns of text."""

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdtune.config.sweep import MIN_DIFFERENCE
 from kdtune.log.events import Cell, Event, SweepStarted
-from kdtune.reports.tables.cells import group_by_cell
+from kdtune.reports.tables.cells import CellData
 from kdtune.reports.tables.columns import LEADERBOARD
 from kdtune.reports.tables.comparison import CellResult, comparison_table
 from kdtune.reports.tables.log_tables import models_table, runs_table, trials_table
@@ -56,8 +56,11 @@ def build_sweep_tables(
     trials = trials_table(events)
     runs, models = runs_table(confirm_events), models_table(confirm_events)
     chance = 1 / len(data.classes) if data else 0.0
-    cells = group_by_cell(trials, runs)
-    results = {cell.cell: cell.result(correct or {}, chance) for cell in cells}
+    cells = []
+    for (method, model), cell_trials in trials.groupby(["method", "model"], sort=False):
+        cell_runs = runs[(runs["method"] == method) & (runs["model"] == model)]
+        cells.append(CellData((method, model), cell_trials, cell_runs, correct or {}, chance))
+    results = {cell.cell: cell.result for cell in cells}
     comparison = comparison_table(results, groups, min_difference)
     ranks, gains = _compute_ranks(comparison), _student_gains(comparison)
     student_costs = models.set_index("model").to_dict("index")
@@ -65,8 +68,8 @@ def build_sweep_tables(
         {
             "rank": ranks.get(cell.cell),
             "validation_images": data.validation_images if data else None,
-            **cell.search_columns(results[cell.cell], min_difference),
-            **cell.confirm_columns(results[cell.cell], groups),
+            **cell.search_columns(min_difference),
+            **cell.confirm_columns(groups),
             **gains.get(cell.cell, {}),
             **student_costs.get(cell.cell[1], {}),
         }

@@ -16,7 +16,14 @@ from kdtune.reports.tables.statistics import (
 def describe_detectable_difference(
     test_images: int, seeds: int, models: int, accuracy: float = 0.75
 ) -> str:
-    """Return which differences the test images will show; args as for `expected_error`."""
+    """Return which differences the test images will show.
+
+    Args:
+        test_images: number of test images.
+        seeds: seeds of every cell.
+        models: number of students.
+        accuracy: accuracy of the students, share of 1.
+    """
     one_model = expected_error(test_images, seeds, 1, accuracy).half_width
     text = (
         f"with {test_images:,} test images and {seeds} seeds no difference under "
@@ -32,12 +39,22 @@ def describe_detectable_difference(
 
 
 def format_points(value: float, half_width: float) -> str:
-    """Return points as text: two decimals if the half width is below 1, else one."""
+    """Return points as text: two decimals if the half width is below 1, else one.
+
+    Args:
+        value: the points.
+        half_width: half width of their interval, in points.
+    """
     return f"{value:z.{2 if half_width < 1 else 1}f}"
 
 
 def format_interval(value: float, half_width: float) -> str:
-    """Return a number of points and its half width as text."""
+    """Return points and their half width as text.
+
+    Args:
+        value: the points.
+        half_width: half width of their interval, in points.
+    """
     return f"{format_points(value, half_width)} ± {format_points(half_width, half_width)}"
 
 

@@ -1,10 +1,16 @@
-"""What a person is told while trials run: a line an event, and how far all cells are."""
+"""Lines about events and a live table of all cells, shown while trials run."""
 
 from collections import deque
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from kdtune.log.events import (
     FAILED_STATES,
     CacheUpdated,
+    Cell,
     Event,
     SpaceExhausted,
     TrialEnded,
@@ -12,202 +18,166 @@ from kdtune.log.events import (
     TrialState,
 )
 from kdtune.reports.tables.several_sweeps import format_settings
+from kdtune.runtime.console import printable
 from kdtune.tuning.cluster.placement import Slots
-from kdtune.tuning.display.progress import Goal, Leader, Progress
-from kdtune.tuning.display.screen import DETAIL, INFO, WARNING, Screen
+from kdtune.tuning.display.progress import Goal, Progress
+from kdtune.tuning.display.screen import Display, LineKind, Screen
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.units import format_duration
 
 MAX_RECENT_ENDS = 2
-"""Ends of trials that stand below the cells."""
+"""Maximum number of trial ends below the table."""
 
-RESERVED_LINES = 8 + MAX_RECENT_ENDS
-"""Lines of the screen that are left to the lines of events, and to what is not a cell."""
-
-MIN_CELL_ROWS = 3
-"""Cells that are shown however small the screen is."""
+RESERVED_ROWS, MIN_CELL_ROWS = 8 + MAX_RECENT_ENDS, 3
+"""Rows of the screen that are kept for everything but cells; minimum number of cells shown."""
 
 
-class StatusDisplay:
-    """Tells a person of every event that matters, and draws the cells; a fold over the log.
-
-    What was in the log before `begin` is not told.
+class StatusDisplay(Display):
+    """Display of events and of the progress of all cells; a fold over the log.
 
     Args:
-        progress: has folded what is given here.
-        decisions: which trials have a process, and whether all is to stop.
-        screen: where words go.
-        what: what trials are called, for people.
+        progress: must fold each event before this does.
+        policy: knows which trials have a process and whether they are to stop.
+        screen: writes the lines.
+        noun: plural of what trials are called.
     """
 
     def __init__(self, progress: Progress, policy: SchedulingPolicy, screen: Screen, noun: str):
-        self.progress, self.policy, self.screen = progress, policy, screen
-        self.noun = noun
-        self.goal: Goal | None = None
-        self.slots: Slots | None = None
+        self.progress, self.policy, self.screen, self.noun = progress, policy, screen, noun
+        self._goal: Goal | None = None
+        self._slots: Slots | None = None
         self._recent_ends: deque[str] = deque(maxlen=MAX_RECENT_ENDS)
 
     def start(self, goal: Goal, slots: Slots) -> None:
-        """Tell from now on.
+        """Report events from now on.
 
         Args:
-            goal: what is to be done.
+            goal: limits of the sweep or the confirmation.
             slots: where trials run.
         """
-        self.goal, self.slots = goal, slots
+        self._goal, self._slots = goal, slots
         self.progress.reset_rate()
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log; tell it, if it matters to people."""
-        if self.goal is None:
+        """Report an event of the log."""
+        if self._goal is None:
             return
         match event:
             case CacheUpdated():
-                self.screen.say(f"{event.trial_id}: {event.progress.describe()}", INFO)
+                self.screen.say(f"{event.trial_id}: {event.progress.describe()}")
             case TrialEnded():
-                failed = event.state in FAILED_STATES
-                self._recent_ends.append(self._format_end(event, self.goal))
-                self.screen.say(self._recent_ends[-1], WARNING if failed else DETAIL)
+                kind = LineKind.WARNING if event.state in FAILED_STATES else LineKind.DETAIL
+                self._recent_ends.append(self._format_end(event))
+                self.screen.say(self._recent_ends[-1], kind)
             case TrialRestarted():
-                self.screen.say(f"{event.trial_id}: {event.reason}; restarted", WARNING)
+                self.screen.warn(f"{event.trial_id}: {event.reason}; restarted")
             case SpaceExhausted():
-                self.screen.say(f"{'-'.join(event.cell)}: {event.reason}", INFO)
-
-    def _format_end(self, event: TrialEnded, goal: Goal) -> str:
-        score, leader = "", self.progress.cell_progress(event.cell).leader
-        if event.best_validation_accuracy is not None:
-            score = f" {100 * event.best_validation_accuracy:.2f} %"
-        if score and leader is not None:
-            score_name = "best" if leader.num_runs is None else "best mean"
-            score += f" (cell's {score_name} {100 * leader.accuracy:.2f} %)"
-        return (
-            f"[{self._format_ended_count(goal)}] {event.trial_id} {event.state}{score}: "
-            f"{event.reason}"
-        )
-
-    def _format_ended_count(self, goal: Goal) -> str:
-        totals = [
-            self.progress.expected_trials(*cell_and_trials)
-            for cell_and_trials in goal.trials_per_cell.items()
-        ]
-        known_totals = [total for total in totals if total is not None]
-        return f"{self.progress.num_ended}{_format_total(sum(known_totals) if len(known_totals) == len(totals) else None)}"
+                self.screen.say(f"{event.cell_name}: {event.reason}")
 
     def summary(self) -> str | None:
-        """How far all is, in a line; None if nothing is under way."""
-        if self.goal is None or not self.progress.num_running:
+        """Return a line about all cells; None if no trial runs."""
+        if self._goal is None or not self.progress.num_running:
             return None
+        ended, running = self._format_ended_count(), self.progress.num_running
         return (
-            f"{self._format_ended_count(self.goal)} {self.noun} have ended, {self.progress.num_running} under way; "
-            f"{self._format_pace()}; {self._format_time(self.goal)}"
+            f"{ended} {self.noun} have ended, {running} running; "
+            f"{self._format_pace()}; {self._format_time(self._goal)}"
         )
 
-    def render_lines(self, width: int, height: int) -> list[str]:
-        """The cells under a line of headings, two lines about all of them, and the latest ends.
+    def render(self, height: int) -> Group:
+        """Return the table of cells, the pace, the time left and the latest ends.
 
-        Of more cells than there is room for, those stay that are under way or were so last.
-
-        Args:
-            width: of the screen, in characters; what is longer is cut off, settings first.
-            height: of the screen, in lines.
+        Of too many cells, those with running trials and then the latest ones are shown.
         """
-        if self.goal is None:
-            return []
-        cells = {cell: self.progress.cell_progress(cell) for cell in self.goal.trials_per_cell}
-        max_rows = max(MIN_CELL_ROWS, height - RESERVED_LINES)
-        ranked_cells = sorted(
-            cells,
-            key=lambda c: (cells[c].state_counts[TrialState.RUNNING] == 0, -cells[c].updated_at),
+        if self._goal is None:
+            return Group()
+        cells, counts = list(self._goal.trials_per_cell), self.progress.state_counts
+        latest = sorted(
+            cells, key=lambda c: (not counts(c)[TrialState.RUNNING], -self.progress.updated_at(c))
         )
-        shown_cells = set(ranked_cells[:max_rows])
-        is_confirmation = self.noun == "runs"
-        rows = [
-            ["cell", "ended", "mean %" if is_confirmation else "best %", "running", "finished"]
-            + [
-                *([] if is_confirmation else ["stopped"]),
-                "failed",
-                "of" if is_confirmation else "settings",
-            ]
-        ]
-        for cell, cell_progress in cells.items():
-            total = self.progress.expected_trials(cell, self.goal.trials_per_cell[cell])
-            leader_score, leader_text = _format_leader(cell_progress.leader)
-            states = [TrialState.RUNNING, TrialState.FINISHED]
-            states += [] if is_confirmation else [TrialState.STOPPED]
-            counts = map(
-                str,
-                [
-                    *(cell_progress.state_counts[state] for state in states),
-                    cell_progress.num_failed,
-                ],
-            )
-            rows.append(
-                [
-                    "-".join(cell),
-                    f"{cell_progress.num_ended}{_format_total(total)}",
-                    leader_score,
-                    *counts,
-                    leader_text,
-                ]
-            )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rows = [
-            rows[0],
-            *(r for cell, r in zip(cells, rows[1:], strict=True) if cell in shown_cells),
-        ]
-        lines = [_format_row(row, widths) for row in rows]
-        if num_hidden := len(cells) - len(shown_cells):
-            lines.append(f"… and {num_hidden} more cell{'s' * (num_hidden > 1)}")
-        lines += [self._format_pace(), self._format_time(self.goal)]
-        if height > RESERVED_LINES + MIN_CELL_ROWS:
+        shown = set(latest[: max(MIN_CELL_ROWS, height - RESERVED_ROWS)])
+        score, states, last = "mean %", [TrialState.RUNNING, TrialState.FINISHED], "of"
+        if self.noun == "trials":
+            score, states, last = "best %", [*states, TrialState.STOPPED], "settings"
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        table.add_column("cell", no_wrap=True)
+        for heading in ("ended", score, *states, "failed"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(last)  # the only one that wraps, so rich shortens it first
+        for cell in cells:
+            if cell in shown:
+                table.add_row(*self._format_cell(cell, states))
+        lines = [self._format_pace(), self._format_time(self._goal)]
+        if num_hidden := len(cells) - len(shown):
+            lines.insert(0, f"… and {num_hidden} more cell{'s' * (num_hidden > 1)}")
+        if height > RESERVED_ROWS + MIN_CELL_ROWS:
             lines += self._recent_ends
-        return [line if len(line) < width else f"{line[: width - 2]}…" for line in lines]
+        return Group(table, *map(_one_line, lines))
+
+    def _format_cell(self, cell: Cell, states: Sequence[TrialState]) -> Iterator[str | Text]:
+        counts, leader = self.progress.state_counts(cell), self.progress.leader(cell)
+        yield "-".join(cell)
+        yield self._format_ended_count(cell)
+        yield "" if leader is None else f"{100 * leader.accuracy:.2f}"
+        yield from (str(counts[state]) for state in states)
+        yield str(sum(counts[state] for state in FAILED_STATES))
+        if leader is None:
+            yield ""
+        elif leader.num_runs is None:
+            yield _one_line(format_settings(leader.params))
+        else:
+            runs = f"{leader.num_runs} run{'s' * (leader.num_runs > 1)}"
+            yield _one_line(f"{leader.trial_id}, {runs}")
+
+    def _format_end(self, event: TrialEnded) -> str:
+        score, leader = "", self.progress.leader(event.cell)
+        if event.best_validation_accuracy is not None:
+            score = f" {100 * event.best_validation_accuracy:.2f} %"
+            if leader is not None:
+                best = "best" if leader.num_runs is None else "best mean"
+                score += f" (cell's {best} {100 * leader.accuracy:.2f} %)"
+        return (
+            f"[{self._format_ended_count()}] {event.trial_id} {event.state}{score}: {event.reason}"
+        )
+
+    def _format_ended_count(self, *cells: Cell) -> str:
+        """Return how many of how many trials have ended, of some cells or of all."""
+        limits = self._goal.trials_per_cell if self._goal is not None else {}
+        cells = cells or tuple(limits)
+        counts = [self.progress.state_counts(cell) for cell in cells]
+        ended = sum(count.total() - count[TrialState.RUNNING] for count in counts)
+        totals = [self.progress.expected_trials(cell, limits[cell]) for cell in cells]
+        known = [total for total in totals if total is not None]
+        return f"{ended}/{sum(known)}" if len(known) == len(totals) else str(ended)
 
     def _format_pace(self) -> str:
         epochs, seconds = self.progress.epoch_rate()
-        pace = "no epoch yet" if not self.progress.epochs_trained else "no epoch since it goes on"
         if epochs and seconds > 0:
             pace = f"{_format_rate(epochs / seconds)} over the last {format_duration(seconds)}"
-        if self.slots is None:
+        else:
+            pace = "no epoch since it resumed" if self.progress.epochs_trained else "no epoch yet"
+        if self._slots is None:
             return pace
-        self.slots.release_finished(self.policy.active_trials.running)
-        return f"{pace}; {self.slots.in_use}/{self.slots.count} slots in use"
+        self._slots.release_finished(self.policy.active_trials.running)
+        return f"{pace}; {self._slots.in_use}/{self._slots.count} slots in use"
 
     def _format_time(self, goal: Goal) -> str:
         elapsed = f"{format_duration(self.progress.stopwatch.elapsed_seconds)} spent"
-        num_slots = max(1, self.slots.count) if self.slots is not None else 1
         if self.policy.interrupts.stop_requested:
-            return f"{elapsed}; it stops after the epochs under way"
-        seconds, basis = self.progress.estimate_time_left(
-            goal, num_slots, self.noun.removesuffix("s")
-        )
-        if seconds == 0 and not self.progress.num_running:
-            return elapsed
+            return f"{elapsed}; it stops after the running epochs"
+        num_slots = max(1, self._slots.count) if self._slots is not None else 1
+        noun = self.noun.removesuffix("s")
+        seconds, basis = self.progress.estimate_time_left(goal, num_slots, noun)
         if seconds is None:
             return f"{elapsed}; time left unknown until {basis}"
-        return f"{elapsed}; about {format_duration(_round_estimate(seconds))} left, {basis}"
+        if seconds == 0 and not self.progress.num_running:
+            return elapsed
+        rounded = seconds if seconds < 120 else 60 * round(seconds / 60)
+        return f"{elapsed}; about {format_duration(rounded)} left, {basis}"
 
 
-def _format_total(total: int | None) -> str:
-    return "" if total is None else f"/{total}"
-
-
-def _format_leader(leader: Leader | None) -> tuple[str, str]:
-    if leader is None:
-        return "", ""
-    runs = (
-        ""
-        if leader.num_runs is None
-        else f"{leader.trial_id}, {leader.num_runs} run{'s' * (leader.num_runs > 1)}"
-    )
-    return f"{100 * leader.accuracy:.2f}", runs or format_settings(leader.params)
-
-
-def _format_row(row: list[str], widths: list[int]) -> str:
-    """Numbers are aligned to the right; the first and the last column are words."""
-    first, *numbers, last = row
-    middle = (f"{text:>{size}}" for text, size in zip(numbers, widths[1:-1], strict=True))
-    return " ".join([f"{first:<{widths[0]}}", *middle, last]).rstrip()
+def _one_line(text: str) -> Text:
+    return Text(printable(text), no_wrap=True, overflow="ellipsis")
 
 
 def _format_rate(per_second: float) -> str:
@@ -215,8 +185,3 @@ def _format_rate(per_second: float) -> str:
         if per_second * seconds >= 1:
             return f"{per_second * seconds:.3g} epochs/{unit}"
     return f"{per_second * 3600:.3g} epochs/h"
-
-
-def _round_estimate(seconds: float) -> float:
-    """As exact as a guess can be: to the minute, if it is more than two."""
-    return seconds if seconds < 120 else 60 * round(seconds / 60)

@@ -1,1 +1,1 @@
-"""What a sweep will take, before it runs."""
+"""Estimates of what a sweep will take, before it runs."""

@@ -1,13 +1,13 @@
-"""How many trials share a GPU best: measured for each student before a sweep, if that is wanted.
+"""Measurement of how many trials of each student should share a GPU.
 
-One, two and four processes train together on one GPU, as trials would, for some seconds. One
-method's first settings stand for all of a student, and one GPU for all others; what a search may
-vary, such as the size of batches, can take more memory, for which a margin is left. On GPUs that
-are only Ray's word (`ray.init(num_gpus=...)`) processes compute on CPUs: no memory is measured.
+One, two and four processes train together on one GPU for some seconds, with the settings of the
+student's first trial. A margin of memory is left, since a search may vary the batch size. On
+simulated GPUs (`ray.init(num_gpus=...)`) processes train on CPUs, and no memory is measured.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +24,9 @@ from kdtune.models.on_device import pick_device
 from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import GpuMemory, gpu_memory, gpu_name, peak_memory, reset_peak_memory
 from kdtune.runtime.process import keep_freed_memory
-from kdtune.training.loop import fit
+from kdtune.training.loop import EpochResult, fit
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
-from kdtune.tuning.cluster.placement import ResourceRequest, Slots
+from kdtune.tuning.cluster.placement import Allocation, ResourceRequest, Slots
 from kdtune.tuning.cluster.ray_private import reserve_resources
 from kdtune.tuning.cluster.session import find_slots
 from kdtune.tuning.trials.trainable import (
@@ -38,30 +38,27 @@ from kdtune.tuning.trials.trainable import (
 from kdtune.units import BYTES_PER_GB
 
 TRIALS_PER_GPU = (1, 2, 4)
-"""Trials that are tried together."""
+"""Numbers of trials that are measured together."""
 
-MEASURE_SECONDS = 10.0
-"""For which they train."""
-
-WARM_UP_STEPS = 3
-"""Steps before, which do not count."""
+MEASURE_SECONDS, WARM_UP_STEPS = 10.0, 3
+"""Duration of a measurement, and training steps before it."""
 
 FREE_MEMORY_SHARE = 0.1
-"""Part of a GPU's memory that is to stay free where trials share it."""
+"""Share of a GPU's memory that must stay free if trials share it."""
 
 GPU_WAIT_SECONDS = 120
-"""Seconds for which a GPU that is free is waited for."""
+"""Maximum time to wait for a free GPU."""
 
 
 @dataclass(frozen=True)
 class SharingMeasurement:
-    """What was measured.
+    """Speed of some trials on one GPU.
 
     Attributes:
         model: of the student.
-        together: trials on the GPU.
-        epochs_per_hour: of all of them; None if they had too little memory.
-        memory: of the GPU, with all that they use; None where it cannot be measured.
+        trials_per_gpu: number of trials.
+        epochs_per_hour: of all trials together; None if they had too little memory.
+        gpu_memory: total and used memory of the GPU; None if it cannot be measured.
     """
 
     model: str
@@ -71,36 +68,33 @@ class SharingMeasurement:
 
     @property
     def fits_in_memory(self) -> bool:
-        """Whether enough memory stays free; one trial alone needs no more than it has."""
-        memory, is_alone = self.gpu_memory, self.trials_per_gpu == 1
-        has_room = (
-            is_alone or memory is None or memory.used <= (1 - FREE_MEMORY_SHARE) * memory.total
-        )
-        return self.epochs_per_hour is not None and has_room
+        """True if enough memory stays free; a trial that has the GPU to itself needs no margin."""
+        if self.epochs_per_hour is None:
+            return False
+        if self.gpu_memory is None or self.trials_per_gpu == 1:
+            return True
+        return self.gpu_memory.used <= (1 - FREE_MEMORY_SHARE) * self.gpu_memory.total
 
 
 def find_fastest_fitting(rows: Sequence[SharingMeasurement]) -> SharingMeasurement | None:
-    """The row with the most epochs an hour of those that fit; of equals that of fewest trials."""
-    fitting = sorted(
-        (row for row in rows if row.fits_in_memory), key=lambda row: row.trials_per_gpu
-    )
+    """Return the fastest row that fits in memory; of equals, that with the fewest trials."""
+    fitting = sorted((r for r in rows if r.fits_in_memory), key=lambda r: r.trials_per_gpu)
     return max(fitting, key=lambda row: row.epochs_per_hour or 0.0, default=None)
 
 
 def format_measurements(rows: Sequence[SharingMeasurement]) -> list[str]:
-    """What was measured, for people; what is taken is marked."""
+    """Return a table of measurements in which the best row of each student is marked."""
     width = max(len(row.model) for row in rows)
     lines = [f"{'student':<{width}}  together  epochs/h  GB used"]
     for row in rows:
-        fastest = find_fastest_fitting([other for other in rows if other.model == row.model])
-        rate_text = "no room" if row.epochs_per_hour is None else f"{row.epochs_per_hour:,.0f}"
-        memory_text = "unknown"
+        rate = "no room" if row.epochs_per_hour is None else f"{row.epochs_per_hour:,.0f}"
+        memory = "unknown"
         if row.gpu_memory is not None:
-            memory_text = f"{row.gpu_memory.used / BYTES_PER_GB:.1f} of {row.gpu_memory.total / BYTES_PER_GB:.1f}"
+            used, total = row.gpu_memory.used / BYTES_PER_GB, row.gpu_memory.total / BYTES_PER_GB
+            memory = f"{used:.1f} of {total:.1f}"
+        fastest = find_fastest_fitting([other for other in rows if other.model == row.model])
         marker = f"  <- {1 / row.trials_per_gpu:g} GPUs a trial" if row is fastest else ""
-        lines.append(
-            f"{row.model:<{width}}  {row.trials_per_gpu:>8}  {rate_text:>8}  {memory_text}{marker}"
-        )
+        lines.append(f"{row.model:<{width}}  {row.trials_per_gpu:>8}  {rate:>8}  {memory}{marker}")
     return lines
 
 
@@ -111,14 +105,14 @@ def choose_gpu_sharing(
     target_requests: TargetRequests,
     say: Callable[[str], None],
 ) -> Slots:
-    """The slots of a sweep, with the parts of GPUs that were measured if it wants that.
+    """Return slots with measured shares of GPUs if a sweep asks for that, else the same slots.
 
     Args:
         sweep: complete settings.
-        slots: as `kdtune.tuning.cluster.session.find_slots` gives them.
-        runs: gives complete settings of a trial of each student.
-        askers: see `kdtune.tuning.trials.trainable.Askers`.
-        say: takes lines for a person.
+        slots: from `kdtune.tuning.cluster.session.find_slots`.
+        make_configs: returns complete settings of a trial of each student.
+        target_requests: see `kdtune.tuning.trials.trainable.TargetRequests`.
+        say: writes a line.
 
     Raises:
         RunError: a student cannot be trained on a GPU.
@@ -126,19 +120,18 @@ def choose_gpu_sharing(
     if sweep.gpus_per_trial != "auto":
         return slots
     if not any(node.gpus for node in slots.nodes()):
-        say("gpus_per_trial is auto, but Ray has no GPU here: trials have CPUs")
+        say("gpus_per_trial is auto, but Ray has no GPU here: trials use CPUs")
         return slots
-    rows: list[SharingMeasurement] = []
-    configs = make_configs()
-    for model, config in configs.items():
-        rows += _measure_sharing(model, config, target_requests, slots, say)
+    rows, gpus_per_trial = list[SharingMeasurement](), {}
+    for model, config in make_configs().items():
+        measured = _measure_sharing(model, config, target_requests, slots, say)
+        rows += measured
+        if (fastest := find_fastest_fitting(measured)) is not None:
+            gpus_per_trial[model] = 1 / fastest.trials_per_gpu
     for line in format_measurements(rows):
         say(line)
-    gpus_per_trial = {}
-    for model in configs:
-        if (fastest := find_fastest_fitting([row for row in rows if row.model == model])) is None:
-            raise RunError(f"gpus_per_trial auto: {model} does not fit into the memory of a GPU.")
-        gpus_per_trial[model] = 1 / fastest.trials_per_gpu
+    if too_large := [row.model for row in rows if row.model not in gpus_per_trial]:
+        raise RunError(f"gpus_per_trial auto: {too_large[0]} does not fit into a GPU's memory.")
     slots = find_slots(
         sweep.model_copy(update={"gpus_per_trial": gpus_per_trial}), nodes=slots.nodes
     )
@@ -152,52 +145,66 @@ def _measure_sharing(
     target_requests: TargetRequests,
     slots: Slots,
     say: Callable[[str], None],
-) -> Iterator[SharingMeasurement]:
-    """Train so many trials together as there may be."""
+) -> list[SharingMeasurement]:
     whole_gpu = next(
-        p
+        allocation
         for node in slots.nodes()
-        if (p := ResourceRequest(gpus=1.0).allocation_on(node)) is not None
+        if (allocation := ResourceRequest(gpus=1.0).allocation_on(node)) is not None
     )
-    group = reserve_resources(whole_gpu)
-    actor_class = _TrainingActor.options(  # type: ignore[attr-defined]
-        num_cpus=0,
-        num_gpus=1 / max(TRIALS_PER_GPU),
-        scheduling_strategy=PlacementGroupSchedulingStrategy(group),
-    )
-    actors: list[Any] = []
-    try:
-        if not group.wait(GPU_WAIT_SECONDS):
-            raise RunError(
-                f"gpus_per_trial auto: within {GPU_WAIT_SECONDS} s there was no GPU free, with "
-                f"{whole_gpu.cpus} CPU{'s' * (whole_gpu.cpus > 1)} beside it, to measure {model}: others "
-                "use them; wait for these, or give a number of GPUs."
-            )
+    rows: list[SharingMeasurement] = []
+    with _reserve_gpu(model, whole_gpu) as start_actor:
+        actors: list[Any] = []
         for trials_per_gpu in TRIALS_PER_GPU:
             threads = slots.requests[model].cpus or max(1, whole_gpu.cpus // trials_per_gpu)
             if trials_per_gpu > 1 and threads * trials_per_gpu > whole_gpu.cpus:
-                return
+                break
             while len(actors) < trials_per_gpu:
-                actors.append(actor_class.remote(pack_plugins(), config, target_requests))
+                actors.append(start_actor(pack_plugins(), config, target_requests))
             try:
-                gpu_names = ray.get([p.prepare.remote(threads) for p in actors])
+                [gpu, *_] = ray.get([actor.prepare.remote(threads) for actor in actors])
                 if trials_per_gpu == 1:
-                    say(_describe_hardware(model, gpu_names[0], whole_gpu.cpus))
-                results = ray.get([p.run.remote(MEASURE_SECONDS) for p in actors])
+                    say(_describe_hardware(model, gpu, whole_gpu.cpus))
+                results = ray.get([actor.run.remote(MEASURE_SECONDS) for actor in actors])
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise RunError(
                         f"gpus_per_trial auto: {model} could not be trained to measure it: "
                         f"{last_line(error)}"
                     ) from error
-                yield SharingMeasurement(model, trials_per_gpu, None)
-                return
+                rows.append(SharingMeasurement(model, trials_per_gpu, None))
+                break
             rates, memories, peaks = zip(*results, strict=True)
-            memory = memories[0]
+            [memory, *_] = memories
             if memory is not None:
                 used = max(sum(peaks), *(other.used for other in memories))
                 memory = GpuMemory(memory.total, used)
-            yield SharingMeasurement(model, trials_per_gpu, 3600 * sum(rates), memory)
+            rows.append(SharingMeasurement(model, trials_per_gpu, 3600 * sum(rates), memory))
+    return rows
+
+
+@contextmanager
+def _reserve_gpu(model: str, whole_gpu: Allocation) -> Iterator[Callable[..., Any]]:
+    """Reserve a GPU and its CPUs; yield a function that starts a `_TrainingActor` on them."""
+    group = reserve_resources(whole_gpu)
+    actors: list[Any] = []
+
+    def start_actor(*args: Any) -> Any:
+        actor_class = _TrainingActor.options(  # type: ignore[attr-defined]
+            num_cpus=0,
+            num_gpus=1 / max(TRIALS_PER_GPU),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group),
+        )
+        actors.append(actor_class.remote(*args))
+        return actors[-1]
+
+    try:
+        if not group.wait(GPU_WAIT_SECONDS):
+            cpus = f"{whole_gpu.cpus} CPU{'s' * (whole_gpu.cpus > 1)}"
+            raise RunError(
+                f"gpus_per_trial auto: no GPU with {cpus} became free within {GPU_WAIT_SECONDS} s "
+                f"to measure {model}; wait until others have ended, or give a number of GPUs."
+            )
+        yield start_actor
     finally:
         for actor in actors:
             ray.kill(actor)
@@ -205,15 +212,14 @@ def _measure_sharing(
 
 
 def _describe_hardware(model: str, gpu: str | None, cpus: int) -> str:
-    hardware = f"{gpu or 'a GPU that is only a word'} with {cpus} CPU{'s' * (cpus > 1)}"
-    caveat = "" if gpu else ": it computes on CPUs, and no memory can be measured"
-    return f"gpus_per_trial auto: {model} trains for {MEASURE_SECONDS:g} s at a time on {hardware}{caveat}"
+    hardware = f"{gpu or 'a simulated GPU'} with {cpus} CPU{'s' * (cpus > 1)}"
+    caveat = "" if gpu else ": it trains on CPUs, and no memory can be measured"
+    seconds = f"{MEASURE_SECONDS:g} s at a time"
+    return f"gpus_per_trial auto: {model} trains for {seconds} on {hardware}{caveat}"
 
 
 @ray.remote
 class _TrainingActor:
-    """A process that trains as a trial does."""
-
     def __init__(
         self, plugins: Sequence[Plugin], config: TrainConfig, target_requests: TargetRequests
     ):
@@ -221,18 +227,18 @@ class _TrainingActor:
         PLUGINS.sync(plugins)
         self._config, self._target_requests = config, target_requests
         self._device = pick_device(config.device)
-        self._results: Iterator[Any] | None = None
+        self._results: Iterator[EpochResult] | None = None
         self._trained_images, self._min_steps, self._deadline = 0, WARM_UP_STEPS, 0.0
 
     def prepare(self, threads: int) -> str | None:
-        """Get ready to train with so many threads; gives the GPU's name."""
+        """Set the number of threads and train some steps; return the GPU's name."""
         torch.set_num_threads(threads)
         if self._results is None:
             epoch_data, classes, teacher = open_trial_data(
                 self._config, ProcessMemory(self._target_requests), lambda event: None
             )
             self._epoch_data, self._num_images = epoch_data, len(epoch_data.decoded.data.train)
-            # The most that validation needs at a time is what its first batch needs.
+            # No batch of a validation needs more memory than its first.
             validation = [next(iter(epoch_data.evaluation_batches("validation")))]
             config = self._config.model_copy(update={"epochs": 1_000})
             self._results = fit(
@@ -243,7 +249,7 @@ class _TrainingActor:
         return gpu_name(self._device)
 
     def run(self, seconds: float) -> tuple[float, GpuMemory | None, int | None]:
-        """Train; gives epochs a second, what the GPU's memory holds, and this process's peak."""
+        """Train; return epochs per second, the GPU's memory and the peak of this process."""
         assert self._results is not None
         reset_peak_memory(self._device)
         started_at = time.perf_counter()
@@ -253,7 +259,7 @@ class _TrainingActor:
         return rate, gpu_memory(self._device), peak_memory(self._device)
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
-        """Training batches until both steps and seconds are over."""
+        """Yield batches until the minimum number of steps and the time are reached."""
         step = 0
         while True:
             for batch in self._epoch_data.train_batches(1):

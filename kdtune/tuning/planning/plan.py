@@ -1,19 +1,22 @@
-"""What a sweep will take, before it is paid for: measured here, then simulated for any slots.
+"""Plans of sweeps, from measurements on this machine and a simulation.
 
-Rows for more slots than this machine has are for nodes like this one. How wrong plans are is
-measured by benchmarks/plan.py, for sweeps that this machine can run; for larger ones nobody knows.
+Rows for more slots than this machine has are for several nodes like it. For sweeps that this
+machine can run, benchmarks/plan.py measures how wrong plans are.
 """
 
 import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
@@ -24,50 +27,45 @@ from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import LOCAL_ADDRESS, find_slots, ray_session, resolve_address
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
-from kdtune.tuning.planning.driver_costs import (
-    DriverCosts,
-    measure_driver_costs,
-    measure_proposal_times,
-)
+from kdtune.tuning.planning import driver_costs
 from kdtune.tuning.planning.recorded_curves import RecordedCurves
 from kdtune.tuning.planning.simulation import (
     LearningCurves,
+    Simulation,
     SimulationResult,
     SweepCosts,
-    simulate,
 )
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
-from kdtune.tuning.planning.trial_costs import TrialCosts, measure_trial_costs
+from kdtune.tuning.planning.trial_costs import TrialSizes, measure_trial_costs
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import GRID_SAMPLER, describe_sampler
 from kdtune.tuning.trials.trial_checkpoints import CHECKPOINTS_PER_TRIAL
 from kdtune.units import format_duration
 
 MAX_TOTAL_PROPOSAL_SECONDS = 20.0
-"""Seconds that the proposals of all simulations may take; else a cheaper sampler makes them."""
+"""Maximum time for the proposals of all simulations; beyond it a cheaper sampler makes them."""
 
 CHEAPER_SAMPLERS = ((3_000, "tpe"), (math.inf, "random"))
-"""Samplers in its stead: up to so many trials of all simulations together."""
+"""Cheaper samplers, each with the maximum number of trials of all simulations together."""
 
 STARTUP_TRIALS = 10
-"""Trials of a cell that Optuna's samplers want to have seen before they learn from any."""
+"""Ended trials of a cell that Optuna's samplers need before they learn from any."""
 
 MAX_SIMULATED_EPOCHS, MIN_TRIALS_PER_SLOT = 60_000, 5
-"""Epochs of a simulation, and whole trials of each slot, whichever is more: of a larger sweep a
-part is simulated. A thousand slots take a minute or two."""
+"""Larger sweeps are simulated in part, with the larger of these numbers of epochs and trials."""
 
 TRAINING_BOUND_SHARE = 0.75
-"""Part of the slots' time from which on training itself is what a sweep waits for."""
+"""Share of the slots' time from which on training is what limits a sweep."""
 
 EPOCH_TIME_SETTINGS = {"batch_size", "augment", "hint_layer"}
 """Settings that change how long an epoch takes."""
 
 STALE_AFTER_SECONDS = 3600.0
-"""Seconds after which what a killed plan left is removed; a plan needs its folder for minutes."""
+"""Age at which the temporary folder of a killed plan is removed; a plan takes minutes."""
 
 Plan = dict[str, Any]
-"""Plain values: ``slots`` here; ``seconds`` that measuring took; ``before``, seconds until the
-first trial begins; ``rows``, see `_row`; ``notes``; ``costs``, measured; ``environment``."""
+"""Plain values: ``slots`` of this machine; ``seconds`` that measuring took; ``before``, seconds
+until the first trial starts; ``rows``, see `_build_row`; ``notes``; ``costs``; ``environment``."""
 
 
 def plan_sweep(
@@ -76,17 +74,16 @@ def plan_sweep(
     curves_path: Path | None = None,
     show: str = "live",
 ) -> Plan:
-    """Plan a sweep, after the same checks.
+    """Check a sweep as `run_sweep` does, then plan it.
 
     Args:
         config: settings of `SweepConfig`.
-        counts: slots to plan for, beside those of this machine.
-        curves: recorded ones, see `kdtune.tuning.planning.recorded_curves.read_runs`; imagined
-            ones if None.
-        show: as for `kdtune.tuning.sweep.run_sweep`.
+        slot_counts: numbers of slots to plan for, besides that of this machine.
+        curves_path: recorded learning curves; None for synthetic ones.
+        show: mode, as for `kdtune.tuning.sweep.run_sweep`.
 
     Raises:
-        UserError: something the user gave is no good.
+        UserError: an argument is invalid.
     """
     screen = Screen(show)
     requested = SweepConfig.parse(config)
@@ -95,25 +92,19 @@ def plan_sweep(
     require_local_address(requested)
     if requested.gpus_per_trial == "auto":
         raise UserError(
-            "How many trials share a GPU best is measured by a sweep alone: give a plan a number "
-            "as --gpus-per-trial, or leave it out."
+            "Only a sweep measures how many trials should share a GPU: give a plan a number as "
+            "--gpus-per-trial, or leave it out."
         )
     prepared = prepare_sweep(requested, requested.spaces)
-    learning_curves = load_learning_curves(prepared, curves_path)
+    curves = load_learning_curves(prepared, curves_path)
     with ray_session(requested.address, screen.show == "verbose", screen.warn):
         slots = find_slots(prepared.sweep, screen.warn)
-        return make_plan(
-            prepared,
-            prepared.load_warm_start_events(),
-            slots,
-            slot_counts,
-            learning_curves,
-            screen.say,
-        )
+        warm_start_events = prepared.load_warm_start_events()
+        return make_plan(prepared, warm_start_events, slots, slot_counts, curves, screen.say)
 
 
 def require_local_address(sweep: SweepConfig) -> None:
-    """Raise a `UserError` if a sweep is for a cluster, any node of which would be measured."""
+    """Raise a `UserError` if a sweep is for a cluster."""
     if resolve_address(sweep.address) != LOCAL_ADDRESS:
         raise UserError(
             "A plan is measured on this machine alone: leave --address out, and RAY_ADDRESS."
@@ -121,12 +112,15 @@ def require_local_address(sweep: SweepConfig) -> None:
 
 
 def load_learning_curves(prepared: PreparedSweep, curves_path: Path | None) -> LearningCurves:
-    """Curves for a sweep's trials: recorded ones where there are such, else imagined ones."""
-    sweep = prepared.sweep
-    synthetic = SyntheticCurves(sweep.epochs, sweep.seed)
-    return (
-        synthetic if curves_path is None else RecordedCurves(curves_path, sweep.epochs, synthetic)
-    )
+    """Return learning curves for a sweep's trials.
+
+    Args:
+        prepared: the sweep.
+        curves_path: recorded curves; None for synthetic ones.
+    """
+    epochs = prepared.sweep.epochs
+    synthetic = SyntheticCurves(epochs, prepared.sweep.seed)
+    return RecordedCurves(curves_path, epochs, synthetic) if curves_path else synthetic
 
 
 def make_plan(
@@ -137,57 +131,37 @@ def make_plan(
     learning_curves: LearningCurves,
     say: Callable[[str], None],
 ) -> Plan:
-    """Measure and simulate a sweep, in Ray's session.
+    """Measure and simulate a sweep in a Ray session.
 
     Args:
-        checked: the sweep.
-        learned: see `Checked.learned`.
+        prepared: the sweep.
+        warm_start_events: what it learns from earlier sweeps.
         slots: those of this machine.
-        counts: others.
-        curves: what trials reach.
-        say: takes lines for a person.
+        slot_counts: other numbers of slots.
+        learning_curves: what trials reach.
+        say: writes a line.
     """
-    sweep, started_at = prepared.sweep, time.perf_counter()
-    num_cells, local_slots = len(sweep.cells()), slots.count
-    say(
-        f"measuring {num_cells} cell{'s' * (num_cells > 1)}, {local_slots} trials side by side, then the "
-        "driver: about a minute"
-    )
-    proposal_times: list[tuple[int, float]] = []
-    parent_folder = (
-        RESULTS_FOLDER if RESULTS_FOLDER.is_dir() else Path()
-    ).absolute()  # processes are elsewhere
-    for stale_folder in parent_folder.glob(".plan-*"):
-        if time.time() - stale_folder.stat().st_mtime > STALE_AFTER_SECONDS:
-            shutil.rmtree(stale_folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".plan-", dir=parent_folder) as folder:
-        max_trials = sweep.trials or _estimate_trials_per_cell(sweep)
-        trial_costs = measure_trial_costs(
-            prepared,
-            slots,
-            Path(folder),
-            lambda: proposal_times.extend(measure_proposal_times(prepared, max_trials)),
-        )
-        driver_costs = measure_driver_costs(prepared, slots, Path(folder))
+    num_cells, local_slots = len(prepared.sweep.cells()), slots.count
+    plural = "s" * (num_cells > 1)
+    say(f"measuring {num_cells} cell{plural}, {local_slots} trials side by side: about a minute")
+    started_at = time.perf_counter()
+    costs, sizes = _measure_costs(prepared, slots)
     measuring_seconds = time.perf_counter() - started_at
-    costs = _combine_costs(trial_costs, driver_costs, proposal_times, prepared)
-    all_slot_counts = list(dict.fromkeys((local_slots, *sorted(slot_counts))))
-    sampler = _choose_sampler(sweep, costs, len(all_slot_counts))
+    counts = list(dict.fromkeys((local_slots, *sorted(slot_counts))))
+    sampler = _choose_sampler(prepared.sweep, costs, len(counts))
     rows, scales = [], []
-    for count in all_slot_counts:
+    for count in counts:
         say(f"simulating {count:,} slot{'s' * (count > 1)}")
         row_costs = costs if count > local_slots else replace(costs, prepare_seconds=0.0)
         result, scale = simulate_sweep(
             prepared, sampler, row_costs, learning_curves, count, warm_start_events
         )
-        rows.append(
-            _build_row(result, min(count, local_slots), trial_costs, driver_costs, prepared)
-        )
+        rows.append(_build_row(result, min(count, local_slots), sizes, prepared))
         scales.append(scale)
     return {
         "slots": local_slots,
         "seconds": measuring_seconds,
-        "before": trial_costs.prepare_seconds,
+        "before": costs.prepare_seconds,
         "rows": rows,
         "notes": build_notes(
             prepared, local_slots, costs, learning_curves, sampler, max(scales), measuring_seconds
@@ -197,55 +171,55 @@ def make_plan(
     }
 
 
-def _estimate_trials_per_cell(sweep: SweepConfig) -> int:
-    """Trials of a cell whose number is not limited, roughly."""
+def _measure_costs(prepared: PreparedSweep, slots: Slots) -> tuple[SweepCosts, TrialSizes]:
+    # Processes have other working directories, so the path is absolute.
+    parent_folder = (RESULTS_FOLDER if RESULTS_FOLDER.is_dir() else Path()).absolute()
+    for stale_folder in parent_folder.glob(".plan-*"):
+        if time.time() - stale_folder.stat().st_mtime > STALE_AFTER_SECONDS:
+            shutil.rmtree(stale_folder, ignore_errors=True)
+    history = max(STARTUP_TRIALS + 1, _trials_per_cell(prepared.sweep) // 2)
+    with tempfile.TemporaryDirectory(prefix=".plan-", dir=parent_folder) as folder:
+        measure_proposal = partial(driver_costs.measure_proposal_seconds, prepared, history)
+        costs, sizes = measure_trial_costs(prepared, slots, Path(folder), measure_proposal)
+    costs = replace(
+        costs,
+        num_views=prepared.shared_inputs.cache_plan.augment_views if costs.view_seconds else 0,
+        report_seconds=driver_costs.REPORT_SECONDS,
+        event_seconds=driver_costs.EVENT_SECONDS,
+        trial_seconds=driver_costs.TRIAL_SECONDS,
+        startup_trials=STARTUP_TRIALS,
+        tables_seconds=driver_costs.TABLES_SECONDS,
+    )
+    return costs, sizes
+
+
+def _trials_per_cell(sweep: SweepConfig) -> int:
+    """Return the number of trials of a cell, estimated if it is not limited."""
+    if sweep.trials is not None:
+        return sweep.trials
     if sweep.total_epochs is None:
         return 1000
     return math.ceil(2 * sweep.total_epochs / sweep.epochs / len(sweep.cells()))
 
 
-def _combine_costs(
-    trial_costs: TrialCosts,
-    driver_costs: DriverCosts,
-    proposal_times: list[tuple[int, float]],
-    prepared: PreparedSweep,
-) -> SweepCosts:
-    return SweepCosts(
-        epoch_seconds=trial_costs.epoch_seconds,
-        epoch_relative_sd=trial_costs.epoch_relative_sd,
-        process_start_seconds=driver_costs.start_seconds + trial_costs.open_seconds,
-        trial_start_seconds=trial_costs.trial_start_seconds,
-        checkpoint_seconds=trial_costs.checkpoint_seconds,
-        report_seconds=driver_costs.report_seconds,
-        prepare_seconds=trial_costs.prepare_seconds,
-        view_seconds=trial_costs.view_seconds,
-        num_views=prepared.shared_inputs.cache_plan.augment_views if trial_costs.view_seconds else 0,
-        event_seconds=driver_costs.event_seconds,
-        trial_seconds=driver_costs.trial_seconds,
-        event_seconds_per_trial=driver_costs.event_seconds_per_trial,
-        proposal_times=proposal_times,
-        startup_trials=STARTUP_TRIALS,
-        tables_seconds=driver_costs.tables_seconds,
-    )
-
-
-def _choose_sampler(sweep: SweepConfig, costs: SweepCosts, simulations: int) -> str:
-    """Who proposes in the simulations: the sweep's own sampler, unless that takes too long."""
-    trials_per_cell = sweep.trials or _estimate_trials_per_cell(sweep)
-    seconds_per_cell = sum(
-        costs.proposal_seconds(number, number) for number in range(trials_per_cell)
-    )
-    num_searches = simulations * len(sweep.cells())
-    if (
-        sweep.sampler == GRID_SAMPLER
-        or num_searches * seconds_per_cell <= MAX_TOTAL_PROPOSAL_SECONDS
-    ):
+def _choose_sampler(sweep: SweepConfig, costs: SweepCosts, num_simulations: int) -> str:
+    """Return the sweep's sampler, or a cheaper one if its proposals would take too long."""
+    num_searches, num_trials = num_simulations * len(sweep.cells()), _trials_per_cell(sweep)
+    seconds = num_searches * max(0, num_trials - costs.startup_trials) * costs.proposal_seconds
+    if sweep.sampler == GRID_SAMPLER or seconds <= MAX_TOTAL_PROPOSAL_SECONDS:
         return sweep.sampler
-    return next(
-        name
-        for max_trials, name in CHEAPER_SAMPLERS
-        if num_searches * trials_per_cell <= max_trials
-    )
+    total_trials = num_searches * num_trials
+    return next(name for max_trials, name in CHEAPER_SAMPLERS if total_trials <= max_trials)
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    previous_verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(previous_verbosity)
 
 
 def simulate_sweep(
@@ -256,18 +230,18 @@ def simulate_sweep(
     slots: int,
     warm_start_events: Sequence[WarmStart],
 ) -> tuple[SimulationResult, float]:
-    """Simulate a sweep, or a part of it.
+    """Simulate a sweep, or a part of it if it is large.
 
     Args:
-        checked: the sweep.
-        sampler: who proposes.
-        costs: what takes time.
-        curves: what trials reach.
-        slots: trials at once.
-        learned: see `Checked.learned`.
+        prepared: the sweep.
+        sampler: name of the sampler that proposes.
+        costs: of the sweep.
+        learning_curves: what trials reach.
+        slots: number of trials at once.
+        warm_start_events: what the sweep learns from earlier ones.
 
     Returns:
-        What the sweep takes, and how many times larger it is than the part.
+        The result for the whole sweep, and how many times larger it is than the simulated part.
     """
     sweep = prepared.sweep
     limits = [
@@ -277,84 +251,59 @@ def simulate_sweep(
     ]
     max_epochs = max(MAX_SIMULATED_EPOCHS, MIN_TRIALS_PER_SLOT * slots * sweep.epochs)
     scale = max(1.0, min(limit for limit in limits if limit) / max_epochs)
-    scaled_sweep = sweep.model_copy(
-        update={
-            "sampler": sampler,
-            "trials": sweep.trials and math.ceil(sweep.trials / scale),
-            "total_epochs": sweep.total_epochs and math.ceil(sweep.total_epochs / scale),
-            "time_budget": sweep.time_budget and sweep.time_budget / scale,
-        }
-    )
+    changes = {
+        "sampler": sampler,
+        "trials": sweep.trials and math.ceil(sweep.trials / scale),
+        "total_epochs": sweep.total_epochs and math.ceil(sweep.total_epochs / scale),
+        "time_budget": sweep.time_budget and sweep.time_budget / scale,
+    }
+    scaled = sweep.model_copy(update=changes)
 
     def make_policy(clock: Callable[[], float]) -> SearchPolicy:
-        return SearchPolicy(
-            scaled_sweep, prepared.spaces, prepared.configure_trial, clock, lambda line: None
-        )
+        spaces, configure = prepared.spaces, prepared.configure_trial
+        return SearchPolicy(scaled, spaces, configure, clock, lambda line: None)
 
-    previous_verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        result = simulate(
-            make_policy, costs, learning_curves, slots, sweep.seed, warm_start_events
-        )
-    finally:
-        optuna.logging.set_verbosity(previous_verbosity)
+    with _quiet_optuna():
+        simulation = Simulation(make_policy, costs, learning_curves, slots, sweep.seed)
+        result = simulation.run(warm_start_events)
     return result.scale(scale), scale
 
 
 def _build_row(
-    result: SimulationResult,
-    trials_on_node: int,
-    trial_costs: TrialCosts,
-    driver_costs: DriverCosts,
-    prepared: PreparedSweep,
+    result: SimulationResult, trials_on_node: int, sizes: TrialSizes, prepared: PreparedSweep
 ) -> dict[str, Any]:
-    """What a table says of so many slots; the driver's node has its memory, too."""
-    bytes_per_checkpoint = max(trial_costs.checkpoint_bytes.values())
-    num_checkpoints = CHECKPOINTS_PER_TRIAL * result.max_running + len(trial_costs.epoch_seconds)
-    log_bytes = driver_costs.epoch_bytes * result.epochs + driver_costs.trial_bytes * result.trials
+    """Return the row for a number of slots; the memory is that of the driver's node."""
+    num_checkpoints = CHECKPOINTS_PER_TRIAL * result.max_running + len(prepared.sweep.cells())
+    epoch_bytes, trial_bytes = driver_costs.EPOCH_BYTES, driver_costs.TRIAL_BYTES
+    driver_memory = psutil.Process().memory_info().rss
     return {
         **asdict(result),
         "idle_share": result.idle_share,
         "driver_share": result.driver_share,
         "cache_bytes": prepared.shared_inputs.cache_plan.num_bytes,
-        "checkpoint_bytes": bytes_per_checkpoint * num_checkpoints,
-        "log_bytes": log_bytes,
-        "node_memory_bytes": trials_on_node * max(trial_costs.memory_bytes.values())
-        + driver_costs.memory_bytes,
-        "device_memory_bytes": max(trial_costs.device_memory_bytes.values()),
+        "checkpoint_bytes": sizes.checkpoint_bytes * num_checkpoints,
+        "log_bytes": epoch_bytes * result.epochs + trial_bytes * result.trials,
+        "node_memory_bytes": trials_on_node * sizes.memory_bytes + driver_memory,
+        "device_memory_bytes": sizes.device_memory_bytes,
         "limit": _describe_bottleneck(result),
     }
 
 
 def _describe_bottleneck(result: SimulationResult) -> str:
-    """What keeps the sweep from being faster, in a sentence."""
+    """Return a sentence about what keeps the sweep from being faster."""
     slot_seconds = result.slots * result.wall_seconds
+    driver = f"the driver, busy {100 * result.driver_share:.0f} % of the time: slots wait for it"
+    startup = "start-up: processes and trials take long to start, compared with their epochs"
+    trials = f"too few trials: at most {result.max_running:,} run at once, fewer at the end"
     shares = {
-        "driver": result.waiting_seconds / slot_seconds,
-        "start": result.startup_seconds / slot_seconds,
-        "trials": result.unused_seconds / slot_seconds,
+        driver: result.waiting_seconds / slot_seconds,
+        startup: result.startup_seconds / slot_seconds,
+        trials: result.unused_seconds / slot_seconds,
     }
-    largest = max(shares, key=shares.__getitem__)
     if 1 - sum(shares.values()) >= TRAINING_BOUND_SHARE:
         return f"training, {100 * result.training_seconds / slot_seconds:.0f} % of the slots' time"
-    sentences = {
-        "driver": f"the driver, busy {100 * result.driver_share:.0f} % of the time: slots wait "
-        "for it",
-        "start": "start-up: processes and trials take longer to begin than fits their epochs",
-        "trials": f"too few trials: at most {result.max_running:,} are at work, and fewer towards the "
-        "end",
-    }
-    return f"{sentences[largest]}, {100 * shares[largest]:.0f} % of the slots' time"
-
-
-def _find_searched_settings(prepared: PreparedSweep) -> set[str]:
-    """Settings that some space searches."""
-    methods = {method for method, _ in prepared.sweep.cells()}
-    probe_trials = (
-        trial for method in methods for trial, _ in prepared.spaces[method].probe_points()
-    )
-    return {key for probe_trial in probe_trials for key in probe_trial.params}
+    sentence, share = max(shares.items(), key=lambda item: item[1])
+    return f"{sentence}, {100 * share:.0f} % of the slots' time"
 
 
 def build_notes(
@@ -366,50 +315,55 @@ def build_notes(
     scale: float,
     measuring_seconds: float,
 ) -> list[str]:
-    """What has to be known of a plan.
+    """Return sentences about what limits the accuracy of a plan.
 
     Args:
-        checked: the sweep.
-        here: slots of this machine.
-        costs: what was measured.
-        curves: what trials reached in the simulations.
-        sampler: who proposed in them.
-        part: how many times larger the sweep is than what was simulated of it.
-        took: seconds that measuring took.
+        prepared: the sweep.
+        local_slots: number of slots of this machine.
+        costs: that were measured.
+        learning_curves: what trials reached in the simulations.
+        sampler: name of the sampler that proposed in the simulations.
+        scale: how many times larger the sweep is than its simulated part.
+        measuring_seconds: time that measuring took.
     """
     sweep = prepared.sweep
+    measuring, preparing = map(format_duration, (measuring_seconds, costs.prepare_seconds))
     notes = [
-        f"Measured in {format_duration(measuring_seconds)} on this machine, {local_slots} trials side by side. "
-        f"Before the first trial, views and the teacher's pass take about "
-        f"{format_duration(costs.prepare_seconds)} where they are not there yet."
+        f"Measured in {measuring} on this machine, {local_slots} trials side by side. Building "
+        f"the cache takes about {preparing} before the first trial, unless it is there."
     ]
     if isinstance(learning_curves, SyntheticCurves):
         notes.append(
-            "Learning curves are imagined: what stopping saves follows from them, and is a guess; "
-            "--curves takes recorded ones."
+            "Learning curves are synthetic, so what stopping saves is a guess; --curves takes "
+            "recorded ones."
         )
     if isinstance(learning_curves, RecordedCurves):
-        notes.append("Recorded curves are of whole trials: of such as no rule stopped.")
+        notes.append("Recorded curves are those of whole trials, which no rule stopped.")
         if unrecorded := [cell for cell in sweep.cells() if cell not in learning_curves.runs]:
             names = ", ".join(map("-".join, unrecorded))
-            notes.append(f"No curves were recorded of {names}: those are imagined, and a guess.")
-    if varying := sorted(_find_searched_settings(prepared) & EPOCH_TIME_SETTINGS):
+            notes.append(f"No curves were recorded of {names}: theirs are synthetic, a guess.")
+    searched = {
+        key
+        for method in {method for method, _ in sweep.cells()}
+        for trial, _ in prepared.spaces[method].probe_points()
+        for key in trial.params
+    }
+    if varying := sorted(searched & EPOCH_TIME_SETTINGS):
         notes.append(
-            f"Searched is {', '.join(varying)}, which changes how long epochs take: one point of "
-            "each cell was measured, and stands for all."
+            f"The search varies {', '.join(varying)}, which changes how long epochs take, but one "
+            "point of each cell was measured."
         )
     if sampler != sweep.sampler:
         notes.append(
             f"In the simulation {sampler} proposes, since {describe_sampler(sweep.sampler)} would "
-            "take too long; what its proposals cost the driver is measured and counted."
+            "take too long; the cost of its proposals is measured and counted."
         )
     if scale > 1:
         notes.append(
-            f"Of the largest sweep one part in {scale:.1f} was simulated, which makes its end look "
-            "longer."
+            f"One part in {scale:.1f} of the largest sweep was simulated; its end looks longer."
         )
     notes.append(
-        "More slots than here are nodes like this one; how the network between them slows them is "
-        "not known. Crashes are not planned for, nor is a confirmation."
+        "More slots than here are nodes like this one. Not planned for: the network between "
+        "nodes, crashes, a confirmation."
     )
     return notes

@@ -1,7 +1,7 @@
-"""Learning curves that were recorded: of a sweep's whole trials, or of a file.
+"""Recorded learning curves, of a sweep's finished trials or of a file.
 
-A file has one JSON object a line with ``method``, ``model``, the searched ``settings``, ``seed``,
-``step_size``, ``seconds`` of an epoch and ``validation_accuracy`` after each.
+A file has one JSON object per line with ``method``, ``model``, the searched ``settings``,
+``seed``, ``step_size``, ``seconds`` of an epoch, and ``validation_accuracy`` after each epoch.
 """
 
 import json
@@ -21,13 +21,16 @@ from kdtune.log.trial_history import TrialHistory
 from kdtune.tuning.planning.simulation import LearningCurves
 from kdtune.tuning.planning.synthetic_curves import to_unit_interval
 
-KEY_ALIASES = {"wd": "weight_decay", "T": "temperature"}
-"""Keys of files that were not written by this program."""
-
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A recorded run; ``late`` if its learning rate decays later than that of most others."""
+    """A recorded run.
+
+    Attributes:
+        params: searched values.
+        accuracies: validation accuracies by epoch.
+        late_decay: True if its learning rate decays later than that of most others.
+    """
 
     params: dict[str, Any]
     accuracies: list[float]
@@ -35,59 +38,52 @@ class RecordedRun:
 
 
 def load_finished_trials(folder: SweepFolder) -> Iterator[dict[str, Any]]:
-    """The trials of a sweep that went all the way, as plain values."""
+    """Yield the finished trials of a sweep as plain values."""
     for trial in TrialHistory(folder.load_events()).trials.values():
-        if trial.state is TrialState.FINISHED:
-            params, config = trial.proposed.params, trial.proposed.config
-            yield {
-                "method": trial.proposed.method,
-                "model": trial.proposed.model,
-                "settings": {
-                    k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in params.items()
-                },
-                "seed": config["seed"],
-                "step_size": config["step_size"],
-                "seconds": round(trial.device_seconds / len(trial.epochs), 3),
-                "validation_accuracy": [epoch.validation_accuracy for epoch in trial.epochs],
-            }
+        if trial.state is not TrialState.FINISHED:
+            continue
+        config = trial.proposed.config
+        yield {
+            "method": trial.proposed.method,
+            "model": trial.proposed.model,
+            "settings": {
+                name: float(f"{value:.6g}") if isinstance(value, float) else value
+                for name, value in trial.proposed.params.items()
+            },
+            "seed": config["seed"],
+            "step_size": config["step_size"],
+            "seconds": round(trial.device_seconds / len(trial.epochs), 3),
+            "validation_accuracy": [epoch.validation_accuracy for epoch in trial.epochs],
+        }
 
 
 def load_recorded_runs(path: Path) -> dict[Cell, list[RecordedRun]]:
-    """Read recorded runs, by cell: of a file, or of a sweep's folder."""
+    """Return the recorded runs of a file or of a sweep's folder, by cell."""
     if path.is_dir():
         rows = list(load_finished_trials(SweepFolder(path)))
     else:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-    usual_step_size, _ = max(
-        Counter(row.get("step_size") for row in rows).items(), key=lambda item: item[1]
-    )
+    [(usual_step_size, _)] = Counter(row.get("step_size") for row in rows).most_common(1)
     runs: dict[Cell, list[RecordedRun]] = defaultdict(list)
     for row in rows:
-        params = row.get("settings")
-        if params is None:
-            params = {
-                KEY_ALIASES.get(key, key): row[key]
-                for key in ("lr", "wd", "T", "alpha", "beta")
-                if row[key] is not None
-            }
         late_decay = row.get("step_size") != usual_step_size
-        run = RecordedRun(params, row["validation_accuracy"], late_decay)
-        runs[row["method"], row.get("model", path.stem)].append(run)
+        run = RecordedRun(row["settings"], row["validation_accuracy"], late_decay)
+        runs[row["method"], row["model"]].append(run)
     return runs
 
 
-class RecordedCurves:
-    """Gives a trial the curve of the recorded run of its cell whose settings are nearest.
+class RecordedCurves(LearningCurves):
+    """Learning curves of the recorded runs of the same cell with the nearest settings.
 
-    Curves of another length are stretched to that of the trial.
+    Curves of another length are stretched.
 
     Args:
-        path: see `read_runs`.
+        path: a file or a sweep's folder.
         epochs: of a trial that is not stopped.
-        others: curves of cells of which nothing was recorded.
+        fallback: curves of cells without recorded runs.
 
     Raises:
-        UserError: nothing can be read there, or no run.
+        UserError: `path` has no recorded run.
     """
 
     def __init__(self, path: Path, epochs: int, fallback: LearningCurves):
@@ -96,12 +92,12 @@ class RecordedCurves:
             self.runs: Mapping[Cell, list[RecordedRun]] = load_recorded_runs(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{path} has no recorded curves: give a sweep's folder with whole trials, or a "
-                "file with a JSON object a line."
+                f"{path} has no recorded curves: give a sweep's folder with finished trials, "
+                "or a file with a JSON object per line."
             ) from None
 
     def draw_curve(self, proposal: TrialProposed) -> Sequence[float]:
-        """Validation accuracies of a trial by epoch, from the event that asked for it."""
+        """Return the validation accuracies of a trial by epoch."""
         runs = self.runs.get(proposal.cell)
         if not runs:
             return self.fallback.draw_curve(proposal)
@@ -111,7 +107,7 @@ class RecordedCurves:
         def squared_distance(name: str, value: Any) -> float:
             try:
                 [coordinate] = to_unit_interval({name: value}, distributions).values()
-            except (TypeError, ValueError):  # no choice of today's
+            except (TypeError, ValueError):  # the choice was removed from the space
                 return 1.0
             return (point[name] - coordinate) ** 2
 
@@ -120,6 +116,6 @@ class RecordedCurves:
             return sum(squared_distance(name, run.params[name]) for name in sorted(shared_names))
 
         accuracies = min(runs, key=distance).accuracies
-        return np.interp(
-            np.linspace(0, 1, self.epochs), np.linspace(0, 1, len(accuracies)), accuracies
-        ).tolist()
+        positions, recorded = (np.linspace(0, 1, n) for n in (self.epochs, len(accuracies)))
+        curve: list[float] = np.interp(positions, recorded, accuracies).tolist()
+        return curve

@@ -1,18 +1,17 @@
-"""A sweep in simulated time: the very search and stopping code, on curves that are not trained.
+"""Simulation of a sweep with the real search and stopping code.
 
-Proposals, stops and budgets are decided by `Search`, as in a sweep. What takes time is given as
-`Costs`. Every slot is a process that goes from trial to trial; the driver takes one event at a
-time, in the order in which they come, so where there are many slots they wait for it.
-
-What is left out: processes that die, trials that diverge, networks between nodes, and that a slot
-trains faster while its neighbours are idle.
+Learning curves are given. `SearchPolicy` decides about proposals, stops and budgets, as in a
+sweep. Each slot is a process that runs trial after trial. The driver handles one event at a time,
+in the order of their arrival, so many slots wait for it. Not simulated: crashes, divergence, the
+network between nodes, and that a slot trains faster while its neighbours are idle.
 """
 
 import heapq
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -29,31 +28,26 @@ from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.trial_state import ActiveTrial
 from kdtune.tuning.trials.trial_checkpoints import CHECKPOINT_TIME_SHARE
 
-MakePolicy = Callable[[Callable[[], float]], SearchPolicy]
-"""Makes what decides, from a clock."""
-
 
 @dataclass(frozen=True)
 class SweepCosts:
-    """What takes time, in seconds.
+    """Costs of a sweep in seconds; mappings are by cell, as ``method-model``.
 
     Attributes:
-        epoch: an epoch of each cell (``method-model``), validation included.
-        scatter: standard deviation of an epoch's time, as a share of it.
-        start: a process, until its first trial can begin.
-        begin: a trial of each cell in a process that is there, until its first epoch.
-        checkpoint: to write one, of each cell.
-        report: an epoch's result, from the process to the driver and back.
-        prepare: what a node builds before its first trial.
-        view: to build one more augmented view; trials wait for it.
-        views: augmented views with which epochs take turns.
-        event: the driver's, for an epoch's result.
-        trial: the driver's, for all else of a trial but its proposal.
-        of_slot: the driver's, more for every event and trial at work.
-        ask: the driver's, for a proposal: after so many trials of a cell, so long; after more of
-            them it grows as it did over the second half, which is too little for some samplers.
-        random_first: trials of a cell that must have ended before its proposals cost so much.
-        tables: the driver's at the end.
+        epoch_seconds: an epoch with its validation.
+        epoch_relative_sd: standard deviation of an epoch's time, as a share of it.
+        process_start_seconds: start of a process, until it can run a trial.
+        trial_start_seconds: start of a trial in a running process, until its first epoch.
+        checkpoint_seconds: writing a checkpoint.
+        report_seconds: way of a result from its process to the driver and back.
+        prepare_seconds: arrays that a node builds before its first trial.
+        view_seconds: building one more augmented view, for which trials wait.
+        num_views: augmented views that epochs cycle through.
+        event_seconds: the driver's work for the result of an epoch.
+        trial_seconds: its other work for a trial, without the proposal.
+        proposal_seconds: its work for a proposal, once `startup_trials` of the cell have ended.
+        startup_trials: trials of a cell whose proposals cost nothing.
+        tables_seconds: its work after the last trial.
     """
 
     epoch_seconds: Mapping[str, float]
@@ -67,43 +61,38 @@ class SweepCosts:
     num_views: int = 0
     event_seconds: float = 0.0
     trial_seconds: float = 0.0
-    event_seconds_per_trial: float = 0.0
-    proposal_times: Sequence[tuple[int, float]] = ((0, 0.0),)
+    proposal_seconds: float = 0.0
     startup_trials: int = 0
     tables_seconds: float = 0.0
 
-    def proposal_seconds(self, num_started: int, num_ended: int) -> float:
-        """Seconds of the driver for a proposal, when so many trials of its cell have."""
-        counts, seconds = zip(*self.proposal_times, strict=True)
-        num_trials = num_started if num_ended >= self.startup_trials else 0
-        interpolated, last_count = float(np.interp(num_trials, counts, seconds)), counts[-1]
-        if num_trials <= last_count or not last_count:
-            return interpolated
-        growth = max(0.0, interpolated - float(np.interp(last_count / 2, counts, seconds)))
-        return interpolated + growth * (num_trials - last_count) / (last_count / 2)
 
+class LearningCurves(ABC):
+    """Learning curves of trials."""
 
-class LearningCurves(Protocol):
-    """Says what a trial would reach."""
-
+    @abstractmethod
     def draw_curve(self, proposal: TrialProposed) -> Sequence[float]:
-        """Validation accuracies of a trial by epoch, from the event that asked for it."""
+        """Return the validation accuracies of a trial by epoch."""
 
 
 class Timeline:
-    """What is going to happen, in the order of time; what is at the same time, as it was added."""
+    """Future items in the order of their times; of equal times, in the order of adding."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Any]] = []
         self._num_added = 0
 
     def add(self, time: float, item: Any) -> None:
-        """Have something happen."""
+        """Add an item.
+
+        Args:
+            time: when it happens.
+            item: what happens.
+        """
         heapq.heappush(self._heap, (time, self._num_added, item))
         self._num_added += 1
 
     def pop_next(self) -> tuple[float, Any]:
-        """When the next thing happens, and what."""
+        """Remove the next item; return its time and the item."""
         time, _, item = heapq.heappop(self._heap)
         return time, item
 
@@ -113,20 +102,20 @@ class Timeline:
 
 @dataclass
 class SimulationResult:
-    """What a simulated sweep took; seconds are the sweep's, or those of slots and added up.
+    """Outcome of a simulation.
 
     Attributes:
-        slots: trials at once.
-        wall: from the first proposal until all is written.
-        training: of slots, in which they trained.
-        starting: of slots, in which processes and trials began or ended.
-        waiting: of slots, for the driver.
-        driver: in which the driver was busy.
-        trials: that began.
-        stopped: of these, by the rule.
-        epochs: trained.
-        saved: epochs that stopped trials did not train.
-        most: trials at work at once, at most.
+        slots: number of trials at once.
+        wall_seconds: from the first proposal until the tables are written.
+        training_seconds: training, of all slots together.
+        startup_seconds: start and end of processes and trials, of all slots together.
+        waiting_seconds: waiting for the driver, of all slots together.
+        driver_seconds: the driver's work.
+        trials: number of trials that started.
+        stopped: number of trials that the stopping rule ended.
+        epochs: number of trained epochs.
+        saved_epochs: number of epochs that stopped trials did not train.
+        max_running: maximum number of running trials.
     """
 
     slots: int
@@ -142,69 +131,50 @@ class SimulationResult:
     max_running: int = 0
 
     def scale(self, factor: float) -> "SimulationResult":
-        """Of a sweep that is so many times larger, as far as that can be told."""
-        figures = {k: v for k, v in asdict(self).items() if k not in ("slots", "max_running")}
+        """Return an estimate for a sweep that is `factor` times larger."""
         scaled = {
-            k: type(v)(round(v * factor) if isinstance(v, int) else v * factor)
-            for k, v in figures.items()
+            name: type(value)(round(value * factor) if isinstance(value, int) else value * factor)
+            for name, value in asdict(self).items()
+            if name not in ("slots", "max_running")
         }
         return replace(self, **scaled)
 
     @property
     def unused_seconds(self) -> float:
-        """Seconds of slots for which there was no trial."""
-        return max(
-            0.0,
-            self.slots * self.wall_seconds
-            - self.training_seconds
-            - self.startup_seconds
-            - self.waiting_seconds,
-        )
+        """Time in which slots had no trial, of all slots together."""
+        remaining = self.slots * self.wall_seconds - self.training_seconds - self.startup_seconds
+        return max(0.0, remaining - self.waiting_seconds)
 
     @property
     def idle_share(self) -> float:
-        """Part of the slots' time in which they did not train."""
-        return (
-            1 - self.training_seconds / (self.slots * self.wall_seconds)
-            if self.wall_seconds
-            else 0.0
-        )
+        """Share of the slots' time in which they did not train."""
+        slot_seconds = self.slots * self.wall_seconds
+        return 1 - self.training_seconds / slot_seconds if slot_seconds else 0.0
 
     @property
     def driver_share(self) -> float:
-        """Part of the time in which the driver was busy."""
+        """Share of the time in which the driver was busy."""
         return self.driver_seconds / self.wall_seconds if self.wall_seconds else 0.0
 
 
-def simulate(
-    make_policy: MakePolicy,
-    costs: SweepCosts,
-    learning_curves: LearningCurves,
-    slots: int,
-    seed: int = 0,
-    warm_start_events: Iterable[WarmStart] = (),
-) -> SimulationResult:
-    """Run a sweep in simulated time.
+class Simulation:
+    """A sweep in simulated time.
 
     Args:
-        make_search: makes what decides.
-        costs: what takes time.
-        curves: what trials reach.
-        slots: trials at once.
-        seed: of the scatter of epochs.
-        learned: events with which the sweep begins, of earlier ones.
+        make_policy: makes the policy from a clock, in seconds.
+        costs: of the sweep.
+        learning_curves: what trials reach.
+        slots: number of trials at once.
+        seed: of the random part of epoch times.
     """
-    return _Simulation(make_policy, costs, learning_curves, slots, seed).run(warm_start_events)
 
-
-class _Simulation:
     def __init__(
         self,
-        make_policy: MakePolicy,
+        make_policy: Callable[[Callable[[], float]], SearchPolicy],
         costs: SweepCosts,
         learning_curves: LearningCurves,
         slots: int,
-        seed: int,
+        seed: int = 0,
     ):
         self.now = 0.0
         self.policy = make_policy(lambda: self.now)
@@ -219,17 +189,17 @@ class _Simulation:
         self._processes_started = 0
         self._ended_per_cell: Counter[Cell] = Counter()
 
-    def run(self, warm_start_events: Iterable[WarmStart]) -> SimulationResult:
+    def run(self, warm_start_events: Iterable[WarmStart] = ()) -> SimulationResult:
+        """Run the sweep; `warm_start_events` are what it learns from earlier ones."""
         for event in warm_start_events:
             self._log_event(event)
         self._fill_slots()
         while self._timeline:
             arrives_at, (trial, seconds) = self._timeline.pop_next()
             self._finish_epoch(trial, arrives_at, seconds)
-        self.result.wall_seconds = (
-            max(self.result.wall_seconds, self.now) + self.costs.tables_seconds
-        )
-        self.result.driver_seconds += self.costs.tables_seconds
+        tables_seconds = self.costs.tables_seconds
+        self.result.wall_seconds = max(self.result.wall_seconds, self.now) + tables_seconds
+        self.result.driver_seconds += tables_seconds
         return self.result
 
     def _log_event(self, event: Event) -> None:
@@ -238,74 +208,64 @@ class _Simulation:
             fold(event)
 
     def _occupy_driver(self, arrives_at: float, seconds: float) -> None:
-        """Have the driver do something; then it is the time at which that is done."""
+        """Let the driver work, and advance the time to the end of it."""
         self._driver_free_at = self.now = max(arrives_at, self._driver_free_at) + seconds
         self.result.driver_seconds += seconds
 
     def _fill_slots(self) -> None:
-        """Give free slots trials, as long as there are both."""
         self._slots_free_at = [max(free_at, self.now) for free_at in self._slots_free_at]
         while self._slots_free_at and (trial := self._propose_trial()) is not None:
-            proposal_seconds = self.costs.proposal_seconds(
-                trial.proposal.number, self._ended_per_cell[trial.proposal.cell]
-            )
-            self._occupy_driver(self.now, proposal_seconds + self.costs.trial_seconds)
+            seconds = self.costs.trial_seconds
+            if self._ended_per_cell[trial.proposal.cell] >= self.costs.startup_trials:
+                seconds += self.costs.proposal_seconds
+            self._occupy_driver(self.now, seconds)
             self._start_trial(trial, self._slots_free_at.pop(0))
 
     def _propose_trial(self) -> ActiveTrial | None:
-        """The next trial; None if there is none now."""
         while cells := self.policy.next_cells():
             self._log_event(event := self.policy.propose(cells[0]))
             if isinstance(event, TrialProposed):
                 return self.policy.active_trials.mark_running(event.trial_id)
         return None
 
-    def _start_trial(self, trial: ActiveTrial, free_at: float) -> None:
-        """Begin a trial in a slot that is free from some time on."""
+    def _start_trial(self, trial: ActiveTrial, slot_free_at: float) -> None:
         self._curves_of_running[trial.trial_id] = self.learning_curves.draw_curve(trial.proposal)
         self.result.trials += 1
         self.result.max_running = max(self.result.max_running, len(self._curves_of_running))
-        self.result.waiting_seconds += max(0.0, self.now - free_at)
-        startup_seconds = self.costs.trial_start_seconds.get(_cell_name(trial.proposal), 0.0)
+        self.result.waiting_seconds += max(0.0, self.now - slot_free_at)
+        startup_seconds = self.costs.trial_start_seconds.get(trial.proposal.cell_name, 0.0)
         if self._processes_started < self.result.slots:  # later trials take over processes
             startup_seconds += self.costs.process_start_seconds + self.costs.prepare_seconds
             self._processes_started += 1
         self.result.startup_seconds += startup_seconds
-        self._train_epoch(trial, max(self.now, free_at) + startup_seconds)
+        self._train_epoch(trial, max(self.now, slot_free_at) + startup_seconds)
 
     def _train_epoch(self, trial: ActiveTrial, starts_at: float) -> None:
-        """Have a slot train an epoch, once there is the view that it sees."""
-        if self.costs.num_views:
-            view = trial.epoch % self.costs.num_views
-            ready_at = self._view_ready_at.setdefault(view, starts_at + self.costs.view_seconds)
+        costs, name = self.costs, trial.proposal.cell_name
+        if costs.num_views:  # the first trial that needs a view builds it
+            view = trial.epoch % costs.num_views
+            ready_at = self._view_ready_at.setdefault(view, starts_at + costs.view_seconds)
             self.result.startup_seconds += max(0.0, ready_at - starts_at)
             starts_at = max(starts_at, ready_at)
-        name = _cell_name(trial.proposal)
-        seconds = self.costs.epoch_seconds[name]
-        time_factor = max(0.2, 1 + self.costs.epoch_relative_sd * self._random.standard_normal())
-        checkpoint_seconds = min(
-            self.costs.checkpoint_seconds.get(name, 0.0), CHECKPOINT_TIME_SHARE * seconds
-        )
-        seconds *= time_factor
+        mean_seconds = costs.epoch_seconds[name]
+        max_checkpoint_seconds = CHECKPOINT_TIME_SHARE * mean_seconds
+        checkpoint_seconds = min(costs.checkpoint_seconds.get(name, 0.0), max_checkpoint_seconds)
+        deviation = costs.epoch_relative_sd * self._random.standard_normal()
+        seconds = mean_seconds * max(0.2, 1 + deviation)
         self.result.training_seconds += seconds
         self.result.startup_seconds += checkpoint_seconds
-        self._timeline.add(
-            starts_at + seconds + checkpoint_seconds + self.costs.report_seconds, (trial, seconds)
-        )
+        arrives_at = starts_at + seconds + checkpoint_seconds + costs.report_seconds
+        self._timeline.add(arrives_at, (trial, seconds))
 
     def _finish_epoch(self, trial: ActiveTrial, arrives_at: float, seconds: float) -> None:
-        """Take the result of an epoch, and say whether its trial goes on."""
-        self._occupy_driver(
-            arrives_at,
-            self.costs.event_seconds
-            + self.costs.event_seconds_per_trial * len(self._curves_of_running),
-        )
+        costs, result = self.costs, self.result
+        self._occupy_driver(arrives_at, costs.event_seconds)
         accuracies = self._curves_of_running[trial.trial_id]
         reached = accuracies[: trial.epoch + 1]
         metrics = make_synthetic_metrics(len(reached), reached[-1], max(reached), seconds)
         self._log_event(EpochFinished(**trial.proposal.identity, **dict(metrics)))
-        self.result.epochs += 1
-        self.result.waiting_seconds += self.now - arrives_at + self.costs.report_seconds
+        result.epochs += 1
+        result.waiting_seconds += self.now - arrives_at + costs.report_seconds
         if (ending := self.policy.end_of(trial)) is None:
             self._train_epoch(trial, self.now)
             return
@@ -313,17 +273,14 @@ class _Simulation:
         self._ended_per_cell[trial.proposal.cell] += 1
         was_stopped = ending[0] is TrialState.STOPPED
         if was_stopped and trial.last_epoch and self.policy.stopping.decide(trial.last_epoch):
-            self.result.stopped += 1
-            self.result.saved_epochs += len(accuracies) - trial.epoch
+            result.stopped += 1
+            result.saved_epochs += len(accuracies) - trial.epoch
         del self._curves_of_running[trial.trial_id]
-        final_checkpoint_seconds = self.costs.checkpoint_seconds.get(
-            _cell_name(trial.proposal), 0.0
-        )
-        self.result.startup_seconds += final_checkpoint_seconds
-        self.result.wall_seconds = max(
-            self.result.wall_seconds, self.now + final_checkpoint_seconds
-        )
-        self._slots_free_at.append(self.now + final_checkpoint_seconds)
+        checkpoint_seconds = costs.checkpoint_seconds.get(trial.proposal.cell_name, 0.0)
+        free_at = self.now + checkpoint_seconds
+        result.startup_seconds += checkpoint_seconds
+        result.wall_seconds = max(result.wall_seconds, free_at)
+        self._slots_free_at.append(free_at)
         self._fill_slots()
 
 
@@ -339,19 +296,7 @@ def make_synthetic_metrics(
         seconds: that the epoch took.
     """
     return EpochMetrics(
-        epoch=epoch,
-        lr=0.0,
-        train_loss=0.0,
-        train_accuracy=0.0,
-        validation_loss=0.0,
-        validation_accuracy=accuracy,
-        best_validation_accuracy=best_accuracy,
-        losses={},
-        seconds=seconds,
-        device="",
-        threads=0,
-    )
-
-
-def _cell_name(proposal: TrialProposed) -> str:
-    return "-".join(proposal.cell)
+        epoch=epoch, lr=0.0, train_loss=0.0, train_accuracy=0.0, validation_loss=0.0,
+        validation_accuracy=accuracy, best_validation_accuracy=best_accuracy, losses={},
+        seconds=seconds, device="", threads=0,
+    )  # fmt: skip

@@ -1,9 +1,17 @@
-"""How far a sweep is, from the events of its log: counts, rates, time left."""
+"""Progress of a sweep from the events of its log: counts, rates, time left."""
 
 import pytest
+from display_events import AT, IMAGES, KD, TARGETS, Told
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdtune.log.events import (
+    CacheUpdated,
+    ConfirmStarted,
+    SpaceExhausted,
+    SweepResumed,
+    WeightsMissing,
+)
 from kdtune.tuning.display.progress import (
     MAX_RECENT_TRIALS,
     RATE_WINDOW_EPOCHS,
@@ -12,79 +20,34 @@ from kdtune.tuning.display.progress import (
     estimate_seconds_left,
 )
 
-PIXELS = {"kind": "pixels", "what": "9 images", "state": "found", "bytes": 10**9, "seconds": 0.1}
-TARGETS = {"kind": "targets", "what": "targets", "state": "built", "bytes": 10**9, "seconds": 2.5}
-AT, KD = ("at", "A"), ("kd", "B")
-
-
-class Told:
-    """Progress that is told of events, each at a second of its driver's session."""
-
-    def __init__(self, *prepared, kind="sweep"):
-        self.now, self.base, self.events = 0.0, 0.0, []
-        self.progress = Progress(lambda: self.now)
-        self.open(*prepared, kind=kind)
-
-    def open(self, *prepared, kind="sweep"):
-        self.base = self.now
-        self.tell(kind, views={"prepared": list(prepared)})
-
-    def tell(self, event, trial_id=None, cell=AT, **about):
-        event = {"event": event, "session_seconds": self.now - self.base, **about}
-        if trial_id is not None:
-            event |= {"trial_id": trial_id, "method": cell[0], "model": cell[1]}
-        self.events.append(event)
-        self.progress.fold(event)
-
-    def ask(self, trial_id, cell=AT, confirms=None, parameters=None, **config):
-        config = {"teacher_model": "t.pth", "cache_targets": True, "cache_gb": 20, **config}
-        about = {"confirms": confirms} if confirms else {}
-        about |= {"parameters": parameters or {}, "config": config}
-        self.tell("asked", trial_id, cell, **about)
-
-    def epoch(self, trial_id, accuracy=0.5, cell=AT, seconds=1e9):
-        about = {"best_validation_accuracy": accuracy, "seconds": seconds}
-        self.tell("epoch", trial_id, cell, **about)
-
-    def end(self, trial_id, state="finished", accuracy=0.5, cell=AT):
-        about = {"state": state, "reason": "why", "best_validation_accuracy": accuracy}
-        self.tell("ended", trial_id, cell, **about)
-
-    def trial(self, trial_id, seconds=1.0, cell=AT, state="finished", accuracy=0.5, **config):
-        """A whole trial of one epoch."""
-        self.ask(trial_id, cell, **config)
-        self.now += seconds
-        self.epoch(trial_id, accuracy, cell)
-        self.end(trial_id, state, accuracy, cell)
-
 
 def test_what_was_saved_counts_passes_and_the_epochs_that_learned_from_them():
-    told = Told(PIXELS, TARGETS)
+    told = Told(IMAGES, TARGETS)
     told.trial("a")
-    told.tell("view", "a", **{**TARGETS, "seconds": 1.5})
+    told.tell(CacheUpdated, "a", progress=TARGETS.model_copy(update={"seconds": 1.5}))
     told.trial("b")
     told.trial("live", cache_gb=0)
-    said = "Views: the teacher ran 2 times (4.0 s) for the 2 epochs that learned from it; "
-    said += "the teacher ran live for 1 epochs; 2.0 GB in the cache."
+    said = "Cache: the teacher ran 2 times (4.0 s) for the 2 epochs that learned from it; "
+    said += "the teacher ran live for 1 epochs; 2.0 GB of arrays."
     assert told.progress.describe_cache_savings() == said
 
 
 def test_a_teacher_whose_targets_were_there_did_not_run():
-    told = Told(PIXELS, {**TARGETS, "state": "found"})
+    told = Told(IMAGES, TARGETS.model_copy(update={"state": "cached"}))
     told.trial("a")
     said = told.progress.describe_cache_savings()
-    assert said.startswith("Views: the teacher had run before for the 1 epochs that learned")
+    assert said.startswith("Cache: the teacher had run before for the 1 epochs that learned")
 
 
 @pytest.mark.parametrize(
     ("prepared", "config", "said"),
     [
-        ((PIXELS,), {"teacher_model": None}, "Views: 1.0 GB in the cache."),
-        ((), {"cache_gb": 0}, "Views: the teacher ran live for 1 epochs."),
+        ((IMAGES,), {"teacher_model": None}, "Cache: 1.0 GB of arrays."),
+        ((), {"cache_gb": 0}, "Cache: the teacher ran live for 1 epochs."),
         ((), {"teacher_model": None}, ""),
     ],
 )
-def test_only_what_was_there_is_spoken_of(prepared, config, said):
+def test_only_what_exists_is_mentioned(prepared, config, said):
     told = Told(*prepared)
     told.trial("a", **config)
     assert told.progress.describe_cache_savings() == said
@@ -94,64 +57,59 @@ def test_a_cell_counts_its_trials_by_their_ends():
     told = Told()
     for state in ("finished", "stopped", "stopped", "diverged", "crashed"):
         told.trial(f"{state}-{told.now:g}", state=state)
-    told.ask("open")
+    told.propose("open")
     told.trial("other", cell=KD)
-    cell = told.progress.cell_progress(AT)
-    assert cell.state_counts == {
+    assert told.progress.state_counts(AT) == {
         "finished": 1, "stopped": 2, "diverged": 1, "crashed": 1, "running": 1,
     }  # fmt: skip
-    assert (cell.num_ended, cell.num_failed) == (5, 2)
-    assert (told.progress.num_ended, told.progress.num_running, told.progress.epochs_trained) == (
-        6,
-        1,
-        6,
-    )
-    assert told.progress.cell_progress(KD).updated_at == 6 and cell.updated_at == 5
+    progress = told.progress
+    assert (progress.num_ended, progress.num_running, progress.epochs_trained) == (6, 1, 6)
+    assert (progress.updated_at(AT), progress.updated_at(KD)) == (5, 6)
 
 
-def test_a_trial_under_way_leads_until_it_diverges():
+def test_a_running_trial_leads_until_it_diverges():
     told = Told()
-    assert told.progress.cell_progress(AT).leader is None
-    told.trial("a", accuracy=0.8, parameters={"lr": 0.1})
+    assert told.progress.leader(AT) is None
+    told.trial("a", accuracy=0.8, params={"lr": 0.1})
     told.trial("same", accuracy=0.8)
-    best = told.progress.cell_progress(AT).leader
+    best = told.progress.leader(AT)
     assert (best.trial_id, best.accuracy, best.num_runs) == ("a", 0.8, None)
     assert best.params == {"lr": 0.1}
-    told.ask("b")
+    told.propose("b")
     told.epoch("b", 0.9)
-    assert told.progress.cell_progress(AT).leader.trial_id == "b"
+    assert told.progress.leader(AT).trial_id == "b"
     told.end("b", "diverged", 0.9)
-    assert told.progress.cell_progress(AT).leader.trial_id == "a"
+    assert told.progress.leader(AT).trial_id == "a"
 
 
 def test_a_confirmation_is_led_by_the_highest_mean_of_finished_runs():
-    told = Told(kind="confirm")
+    told = Told(kind=ConfirmStarted)
     for run, accuracy in (("a-seed1", 0.8), ("a-seed2", 0.7), ("b-seed1", 0.76)):
-        told.trial(run, accuracy=accuracy, confirms=run[0])
-    told.ask("b-seed2", confirms="b")
+        told.trial(run, accuracy=accuracy, candidate=run[0])
+    told.propose("b-seed2", candidate="b")
     told.epoch("b-seed2", 0.1)  # its first epoch says nothing of its last
-    best = told.progress.cell_progress(AT).leader
+    best = told.progress.leader(AT)
     assert (best.trial_id, best.accuracy, best.num_runs) == ("b", 0.76, 1)
     told.end("b-seed2", accuracy=0.7)
-    best = told.progress.cell_progress(AT).leader
+    best = told.progress.leader(AT)
     assert (best.trial_id, best.accuracy, best.num_runs) == ("a", 0.75, 2)
 
 
 def test_runs_that_are_lost_or_crashed_are_run_again():
-    told = Told(kind="confirm")
-    told.trial("a-seed1", confirms="a")
-    told.trial("a-seed2", confirms="a", state="crashed")
-    told.tell("lost", "a-seed1")
-    assert told.progress.num_ended == 1 and told.progress.cell_progress(AT).leader is None
-    told.open(kind="confirm")
+    told = Told(kind=ConfirmStarted)
+    told.trial("a-seed1", candidate="a")
+    told.trial("a-seed2", candidate="a", state="crashed")
+    told.tell(WeightsMissing, "a-seed1")
+    assert told.progress.num_ended == 1 and told.progress.leader(AT) is None
+    told.open(kind=ConfirmStarted)
     assert told.progress.num_ended == 0
-    told.trial("a-seed2", confirms="a")
-    assert told.progress.cell_progress(AT).state_counts == {"finished": 1}
+    told.trial("a-seed2", candidate="a")
+    assert told.progress.state_counts(AT) == {"finished": 1}
 
 
 def test_the_rate_is_that_of_the_latest_epochs_and_falls_when_none_comes():
     told = Told()
-    told.ask("a")
+    told.propose("a")
     assert told.progress.epoch_rate() == (0, 0)
     told.now = 10
     told.epoch("a")
@@ -170,7 +128,7 @@ def test_the_rate_of_a_session_is_not_that_of_another():
     told = Told()
     told.trial("a")
     told.now = 1000
-    told.open(kind="resumed")
+    told.open(kind=SweepResumed)
     told.now = 1003
     assert told.progress.epoch_rate() == (0, 3)
 
@@ -185,7 +143,7 @@ def test_time_left_by_hand():
     # Two of at's at 10 s each and two of kd's, which are taken for as long, in two slots.
     assert told.progress.estimate_time_left(GOAL, 2) == (20, "from 1 ended trial")
     told.trial("kd-0", 30, cell=KD)
-    told.ask("kd-1", cell=KD)
+    told.propose("kd-1", cell=KD)
     told.now += 12
     # Two of at's at 10 s, and 18 s of kd's second one.
     assert told.progress.estimate_time_left(GOAL, 2) == (19, "from 2 ended trials")
@@ -196,7 +154,7 @@ def test_time_left_by_hand():
 
 def test_the_start_of_a_process_is_no_part_of_a_trial():
     told = Told()
-    told.ask("at-0")
+    told.propose("at-0")
     told.now = 25
     told.epoch("at-0", seconds=5)
     told.now = 30
@@ -215,7 +173,7 @@ def test_the_latest_trials_say_how_long_others_take():
 def test_an_exhausted_cell_has_no_trials_left():
     told = Told()
     told.trial("at-0", 10)
-    told.tell("exhausted", method="kd", model="B")
+    told.tell(SpaceExhausted, cell=KD, reason="no point is left")
     assert told.progress.estimate_time_left(GOAL, 1) == (20, "from 1 ended trial")
 
 
@@ -241,11 +199,11 @@ def test_the_limit_that_is_reached_first_counts():
 
 def test_time_without_a_driver_is_no_part_of_a_trial():
     told = Told()
-    told.ask("at-0")
+    told.propose("at-0")
     told.now = 4
     told.epoch("at-0")
     told.now = 1000
-    told.open(kind="resumed")
+    told.open(kind=SweepResumed)
     told.now = 1006
     told.end("at-0")
     assert told.progress.stopwatch.elapsed_seconds == 10
@@ -253,24 +211,18 @@ def test_time_without_a_driver_is_no_part_of_a_trial():
 
 
 def test_the_log_alone_gives_the_same():
-    told = Told(PIXELS)
-    told.trial("at-0", 10, parameters={"lr": 0.1})
+    told = Told(IMAGES)
+    told.trial("at-0", 10, params={"lr": 0.1})
     told.trial("kd-0", 3, cell=KD, state="crashed")
-    told.ask("at-1")
+    told.propose("at-1")
     told.now += 5
     told.epoch("at-1", 0.9)
     again = Progress(lambda: told.now)
     for event in told.events:
         again.fold(event)
     for get in (
-        lambda p: (
-            p.cell_progress(AT),
-            p.cell_progress(KD),
-            p.num_ended,
-            p.num_running,
-            p.epochs_trained,
-            p.describe_cache_savings(),
-        ),
+        lambda p: [(p.state_counts(c), p.updated_at(c), p.leader(c)) for c in (AT, KD)],
+        lambda p: (p.num_ended, p.num_running, p.epochs_trained, p.describe_cache_savings()),
         lambda p: (p.epoch_rate(), p.estimate_time_left(GOAL, 2), p.stopwatch.elapsed_seconds),
     ):
         assert get(again) == get(told.progress)
@@ -280,12 +232,12 @@ seconds = st.lists(st.floats(0, 1e6), max_size=9)
 
 
 @given(seconds, seconds, st.integers(1, 9))
-def test_time_left_keeps_what_must_hold(to_start, under_way, slots):
-    left = estimate_seconds_left(to_start, under_way, slots)
-    rests = [*to_start, *under_way]
+def test_time_left_keeps_what_must_hold(pending, running, slots):
+    left = estimate_seconds_left(pending, running, slots)
+    rests = [*pending, *running]
     assert 0 <= max(rests, default=0) <= left <= sum(rests) * (1 + 1e-9)
-    assert estimate_seconds_left(to_start, under_way, slots + 1) <= left
-    assert estimate_seconds_left([*to_start, 1.0], under_way, slots) >= left
+    assert estimate_seconds_left(pending, running, slots + 1) <= left
+    assert estimate_seconds_left([*pending, 1.0], running, slots) >= left
 
 
 @given(st.lists(st.sampled_from(["finished", "stopped", "diverged"]), max_size=5))

@@ -1,4 +1,4 @@
-"""Where words go: on a terminal, in a notebook, into a file, and what happens when they cannot."""
+"""Output to a terminal, a notebook and a file, also where it fails."""
 
 import fcntl
 import os
@@ -13,18 +13,13 @@ from threading import Thread
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from rich.text import Text
 
 from kdtune.errors import UserError
-from kdtune.tuning.display.screen import (
-    DETAIL,
-    INFO,
-    REDRAW_SECONDS,
-    SUMMARY_SECONDS,
-    WARNING,
-    Screen,
-)
+from kdtune.tuning.display.screen import REDRAW_SECONDS, SUMMARY_SECONDS, LineKind, Screen
 from kdtune.tuning.sweep import resume_sweep, run_sweep
 
+DETAIL, INFO, WARNING = LineKind
 HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"
 
 
@@ -40,14 +35,15 @@ class Drawn:
 
     count, failing = 0, False
 
-    def render_lines(self, width, height):
+    def render(self, height):
         if self.failing:
             raise KeyError("broken")
         self.count += 1
-        return [f"heading of {width} x {height}", f"drawing {self.count}\x1b[31m[red]"]
+        return Text(f"heading of {height} rows\ndrawing {self.count}")
 
     def summary(self):
-        return self.render_lines(0, 0)[1] if self.count < 9 else None
+        self.count += 1
+        return f"drawing {self.count}\x1b[31m[red]" if self.count < 9 else None
 
 
 @pytest.fixture
@@ -87,7 +83,7 @@ def terminal(monkeypatch):
 @pytest.mark.parametrize(
     ("show", "said"), [("plain", "abc"), ("verbose", "abc"), ("quiet", "c"), ("live", "abc")]
 )
-def test_into_a_file_go_plain_lines_of_the_kinds_that_are_wanted(show, said, capsys):
+def test_a_file_gets_plain_lines_of_the_kinds_of_its_mode(show, said, capsys):
     screen = Screen(show)
     for kind, text in ((DETAIL, "a"), (INFO, "b"), (WARNING, "c\x1b[31m[red]\n")):
         screen.say(text, kind)
@@ -95,7 +91,7 @@ def test_into_a_file_go_plain_lines_of_the_kinds_that_are_wanted(show, said, cap
     assert lines == [{"c": r"c\x1b[31m[red]\n"}.get(letter, letter) for letter in said]
 
 
-def test_into_a_file_goes_a_summary_a_minute_while_there_is_one(capsys):
+def test_a_file_gets_a_summary_every_minute_while_there_is_one(capsys):
     clock = Clock()
     screen, drawn = Screen("plain", clock), Drawn()
     with screen.drawing(drawn):
@@ -131,7 +127,7 @@ def test_on_a_terminal_one_place_is_drawn_anew_and_lines_scroll_above(terminal):
     with screen.drawing(Drawn()):
         first = read()
         assert first.startswith("before\n") and HIDDEN in first
-        assert "heading of 80 x 24" in first and r"drawing 1\x1b[31m[red]" in first
+        assert "heading of 24 rows" in first and "drawing 1" in first
         screen.refresh()
         assert read() == ""  # it is not time yet
         clock.now += REDRAW_SECONDS
@@ -186,7 +182,7 @@ def test_what_cannot_be_drawn_ends_nothing_but_the_drawing(terminal):
         screen.refresh()
 
 
-def test_what_cannot_be_said_is_lost(monkeypatch):
+def test_lines_that_cannot_be_written_are_lost(monkeypatch):
     read, write = os.pipe()
     os.close(read)
     stream = open(write, "w", buffering=1)
@@ -224,9 +220,9 @@ def test_a_signal_in_the_middle_of_a_drawing_says_its_line_afterwards(terminal):
     screen = Screen("live")
 
     class Interrupted(Drawn):
-        def render_lines(self, width, height):
+        def render(self, height):
             os.kill(os.getpid(), signal.SIGUSR2)
-            return super().render_lines(width, height)
+            return super().render(height)
 
     before = signal.signal(signal.SIGUSR2, lambda *_: screen.warn("from a signal"))
     try:
@@ -258,7 +254,7 @@ def test_a_notebook_has_one_output_that_changes(monkeypatch, capsys):
         screen.refresh()
         screen.say("news")
     assert [kind for kind, _ in shown] == ["display", "update", "update"]
-    assert shown[-1][1] == {"text/plain": "heading of 110 x 48\ndrawing 3\\x1b[31m[red]"}
+    assert shown[-1][1] == {"text/plain": "heading of 48 rows\ndrawing 3"}
     assert capsys.readouterr().err == "news\n"
 
 

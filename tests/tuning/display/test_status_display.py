@@ -1,49 +1,13 @@
-"""What a person is told of a sweep: lines of events, and how far its cells are."""
-
-from types import SimpleNamespace
+"""Lines about a sweep's events, and the live table of its cells."""
 
 import pytest
+from display_events import AT, KD, TARGETS, Shown, two_slots
 from sweep_harness import SweepHarness
-from test_progress import AT, KD, TARGETS, Told
 
-from kdtune.tuning.cluster.placement import Allocation, Node, ResourceRequest, Slots
-from kdtune.tuning.display.progress import Goal
-from kdtune.tuning.display.screen import DETAIL, INFO, WARNING
-from kdtune.tuning.display.status_display import StatusDisplay
+from kdtune.log.events import CacheUpdated, ConfirmStarted, SpaceExhausted, TrialRestarted
+from kdtune.tuning.display.screen import LineKind
 
-
-def two_slots():
-    """Slots of two trials that run."""
-    slots = Slots({"A": ResourceRequest(1)}, lambda: [Node("n", 2)])
-    for trial_id in (1, 2):
-        slots.allocate(trial_id, Allocation("n", 1, 1, 0.0))
-    return slots
-
-
-class Shown(Told):
-    """The same with a display; `said` is what is told, as (kind, line)."""
-
-    def __init__(self, trials, what="trials", kind="sweep", begun=True):
-        self.said = []
-        self.decisions = SimpleNamespace(
-            active_trials=SimpleNamespace(running={1, 2}),
-            interrupts=SimpleNamespace(stop_requested=False),
-        )
-        self.display = None
-        super().__init__(kind=kind)
-        screen = SimpleNamespace(say=lambda text, kind: self.said.append((kind, text)))
-        self.display = StatusDisplay(self.progress, self.decisions, screen, what)
-        self.goal = Goal(trials)
-        if begun:
-            self.display.start(self.goal, two_slots())
-
-    def tell(self, event, trial_id=None, cell=AT, **about):
-        super().tell(event, trial_id, cell, **about)
-        if self.display is not None:
-            self.display.fold(self.events[-1])
-
-    def frame(self, width=80, height=24):
-        return self.display.render_lines(width, height)
+DETAIL, INFO, WARNING = LineKind
 
 
 def test_every_event_that_matters_is_a_line_of_its_kind():
@@ -51,24 +15,24 @@ def test_every_event_that_matters_is_a_line_of_its_kind():
     shown.trial("a", accuracy=0.9)
     shown.trial("b", accuracy=0.8, state="stopped")
     shown.trial("c", accuracy=0.95, state="diverged")
-    shown.ask("d")
-    shown.tell("restarted", "d", cause="died", reason="its process died")
+    shown.propose("d")
+    shown.tell(TrialRestarted, "d", cause="process_died", reason="its process died")
     shown.end("d", "crashed", None)
-    shown.tell("view", "e", **{**TARGETS, "state": "waiting"})
-    shown.tell("exhausted", method="kd", model="B", reason="no point is left")
+    shown.tell(CacheUpdated, "e", progress=TARGETS.model_copy(update={"state": "waiting"}))
+    shown.tell(SpaceExhausted, cell=KD, reason="no point is left")
     assert shown.said == [
         (DETAIL, "[1/9] a finished 90.00 % (cell's best 90.00 %): why"),
         (DETAIL, "[2/9] b stopped 80.00 % (cell's best 90.00 %): why"),
         (WARNING, "[3/9] c diverged 95.00 % (cell's best 90.00 %): why"),
-        (WARNING, "d: its process died; it is begun again"),
+        (WARNING, "d: its process died; restarted"),
         (WARNING, "[4/9] d crashed: why"),
         (INFO, "e: waiting for targets, which another process is building"),
         (INFO, "kd-B: no point is left"),
     ]
 
 
-def test_what_was_there_before_is_counted_and_not_told_again():
-    shown = Shown({AT: None}, begun=False)
+def test_earlier_events_are_counted_but_not_reported():
+    shown = Shown({AT: None}, started=False)
     shown.trial("a", accuracy=0.9)
     assert shown.said == []
     shown.display.start(shown.goal, two_slots())
@@ -78,9 +42,9 @@ def test_what_was_there_before_is_counted_and_not_told_again():
 
 def test_the_drawing_of_a_search():
     shown = Shown({AT: 2, KD: 2})
-    shown.trial("at-0", 10, accuracy=0.9, parameters={"lr": 0.01234, "alpha": 1})
+    shown.trial("at-0", 10, accuracy=0.9, params={"lr": 0.01234, "alpha": 1})
     shown.trial("at-1", 10, state="stopped", accuracy=0.8)
-    shown.ask("kd-0", KD)
+    shown.propose("kd-0", KD)
     assert shown.frame() == [
         "cell ended best % running finished stopped failed settings",
         "at-A   2/2  90.00       0        1       1      0 lr=0.0123 alpha=1",
@@ -91,21 +55,21 @@ def test_the_drawing_of_a_search():
         "[2/4] at-1 stopped 80.00 % (cell's best 90.00 %): why",
     ]
     assert shown.display.summary() == (
-        "2/4 trials have ended, 1 under way; 6 epochs/min over the last 20 s; 2/2 slots in "
+        "2/4 trials have ended, 1 running; 6 epochs/min over the last 20 s; 2/2 slots in "
         "use; 20 s spent; about 10 s left, from 2 ended trials"
     )
-    shown.decisions.interrupts.stop_requested = True
-    assert shown.frame()[-3] == "20 s spent; it stops after the epochs under way"
+    shown.policy.interrupts.stop_requested = True
+    assert shown.frame()[-3] == "20 s spent; it stops after the running epochs"
 
 
 def test_the_drawing_of_a_confirmation():
-    shown = Shown({AT: 6}, "runs", "confirm")
+    shown = Shown({AT: 6}, "runs", ConfirmStarted)
     assert shown.frame()[-2:] == [
         "no epoch yet; 2/2 slots in use",
         "0 s spent; time left unknown until a run has ended",
     ]
-    shown.trial("at-A-007-seed1", 3600, confirms="at-A-007", accuracy=0.9)
-    shown.trial("at-A-007-seed2", 3600, confirms="at-A-007", accuracy=0.8)
+    shown.trial("at-A-007-seed1", 3600, candidate="at-A-007", accuracy=0.9)
+    shown.trial("at-A-007-seed2", 3600, candidate="at-A-007", accuracy=0.8)
     assert shown.frame()[:4] == [
         "cell ended mean % running finished failed of",
         "at-A   2/6  85.00       0        2      0 at-A-007, 2 runs",
@@ -134,22 +98,26 @@ def test_at_the_end_no_time_is_left_and_no_line_is_due():
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10), (20, 3), (200, 24)])
-def test_forty_cells_fit_and_those_under_way_are_among_what_is_shown(width, height):
-    cells = [(f"method{number}", "MultiBranchNet") for number in range(40)]
+def test_forty_cells_fit_and_running_ones_are_shown(width, height):
+    cells = [("at", f"{number:02d}-MultiBranch") for number in range(40)]
     shown = Shown(dict.fromkeys(cells, 20))
     for number in (3, 30):
-        shown.trial(f"done-{number}", cell=cells[number], parameters={"lr": 0.1, "long": "x" * 99})
+        shown.trial(f"done-{number}", cell=cells[number], params={"lr": 0.1, "long": "x" * 99})
     shown.now += 1
-    shown.ask("open", cells[17])
+    shown.propose("open", cells[17])
     lines = shown.frame(width, height)
-    assert len(lines) <= max(height - 2, 7) and max(map(len, lines)) < width
-    assert any(line.startswith("method17-") for line in lines)
-    count = sum(line.startswith("method") for line in lines)
+    assert len(lines) <= max(height - 2, 7) and max(map(len, lines)) <= width
+    assert any(line.startswith("at-17-") for line in lines)
+    count = sum(line.startswith("at-") for line in lines)
     assert lines[count + 1].startswith(f"… and {40 - count} more cells"[: width - 2])
     if width >= 80:
-        row = next(line for line in lines if line.startswith("method30-"))
-        assert (
-            " 50.00 " in row
-            and " lr=0.1 l" in row
-            and row.endswith("x" * 99 if width > 150 else "…")
-        )
+        row = next(line for line in lines if line.startswith("at-30-"))
+        assert " 50.00 " in row and " lr=0.1 l" in row
+        assert row.endswith("x" * 99 if width > 150 else "…")
+
+
+def test_control_characters_are_escaped():
+    shown = Shown({AT: 1})
+    shown.trial("at-0", params={"form": "\x1b[31m[red]"}, reason="one\nline")
+    drawn = "\n".join(shown.frame(120))
+    assert r"form=\x1b[31m[red]" in drawn and r": one\nline" in drawn

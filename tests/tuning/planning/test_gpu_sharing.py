@@ -1,4 +1,4 @@
-"""How many trials share a GPU: what is made of figures, and a real measurement on logical GPUs."""
+"""Sharing of GPUs: choice and table, and a real measurement on simulated GPUs."""
 
 import os
 import re
@@ -11,6 +11,7 @@ import pytest
 from sweep_harness import EPOCHS, sweep_config
 
 from kdtune.errors import RunError
+from kdtune.log.events import EpochFinished
 from kdtune.log.folder import SweepFolder
 from kdtune.runtime.device import GpuMemory
 from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
@@ -30,8 +31,10 @@ def memory(used):
 
 def test_the_most_epochs_an_hour_are_taken_that_leave_a_tenth_of_the_memory():
     rows = [
-        SharingMeasurement("A", 1, 100, memory(9)), SharingMeasurement("A", 2, 180, memory(18)), SharingMeasurement("A", 4, 240, memory(36.1)),
-    ]  # fmt: skip
+        SharingMeasurement("A", 1, 100, memory(9)),
+        SharingMeasurement("A", 2, 180, memory(18)),
+        SharingMeasurement("A", 4, 240, memory(36.1)),
+    ]
     assert [row.fits_in_memory for row in rows] == [True, True, False]
     assert find_fastest_fitting(rows) is rows[1]
     assert (
@@ -51,11 +54,13 @@ def test_one_trial_alone_may_have_all_of_the_memory():
     assert find_fastest_fitting(rows) is rows[0]
 
 
-def test_the_table_marks_what_is_taken():
+def test_the_table_marks_the_best_row():
     rows = [
-        SharingMeasurement("ResNet50", 1, 1234.4, memory(21)), SharingMeasurement("ResNet50", 2, None),
-        SharingMeasurement("B", 1, 9.6), SharingMeasurement("B", 2, 19.4),
-    ]  # fmt: skip
+        SharingMeasurement("ResNet50", 1, 1234.4, memory(21)),
+        SharingMeasurement("ResNet50", 2, None),
+        SharingMeasurement("B", 1, 9.6),
+        SharingMeasurement("B", 2, 19.4),
+    ]
     assert format_measurements(rows) == [
         "student   together  epochs/h  GB used",
         "ResNet50         1     1,234  21.0 of 40.0  <- 1 GPUs a trial",
@@ -71,7 +76,7 @@ def test_nothing_is_measured_that_was_not_asked_for_or_cannot_be():
     for gpus in (None, 0.0, "auto"):
         sweep = sweep_config(gpus_per_trial=gpus)
         assert choose_gpu_sharing(sweep, slots, lambda: {}["never"], (), said.append) is slots
-    assert said == ["gpus_per_trial is auto, but Ray has no GPU here: trials have CPUs"]
+    assert said == ["gpus_per_trial is auto, but Ray has no GPU here: trials use CPUs"]
 
 
 def test_what_does_not_fit_at_all_is_an_error(monkeypatch):
@@ -80,7 +85,7 @@ def test_what_does_not_fit_at_all_is_an_error(monkeypatch):
     )
     slots = Slots({"A": ResourceRequest(gpus=1.0)}, lambda: [Node("n", 2, 1)])
     sweep = sweep_config(models="A", gpus_per_trial="auto")
-    with pytest.raises(RunError, match="A does not fit into the memory of a GPU"):
+    with pytest.raises(RunError, match="A does not fit into a GPU's memory"):
         choose_gpu_sharing(sweep, slots, lambda: {"A": None}, (), print)
 
 
@@ -105,8 +110,8 @@ class TestOnLogicalGpus:
         needs = {"A": 1.0, "B": 0.5, "C": 0.0}
         spans = defaultdict(list)
         for event in ran[0]:
-            if event["event"] == "epoch":
-                spans[event["trial_id"]].append(event["time"])
+            if isinstance(event, EpochFinished):
+                spans[event.trial_id].append(event.time)
         assert len(spans) == 6 and all(len(times) == EPOCHS for times in spans.values())
         moments = sorted(time for times in spans.values() for time in times)
         used = [
@@ -121,8 +126,8 @@ class TestOnLogicalGpus:
     def test_a_process_sees_its_own_gpu_alone_and_has_its_threads(self, ran):
         seen = defaultdict(set)
         for event in ran[0]:
-            if event["event"] == "epoch":
-                seen[event["model"]].add((event["device"], event["threads"]))
+            if isinstance(event, EpochFinished):
+                seen[event.model].add((event.device, event.threads))
         assert seen.pop("C") == {("", 1)}
         assert {threads for _, threads in seen["A"]} == {2}
         assert {threads for _, threads in seen["B"]} == {1}
@@ -130,8 +135,8 @@ class TestOnLogicalGpus:
 
     def test_sharing_is_measured_on_them_but_no_memory(self, ran):
         said = ran[1]
-        assert "MultiBranchNet trains for 0.2 s at a time on a GPU that is only a word" in said
-        assert "it computes on CPUs, and no memory can be measured" in said
+        assert "MultiBranchNet trains for 0.2 s at a time on a simulated GPU" in said
+        assert "it trains on CPUs, and no memory can be measured" in said
         rates = re.findall(r"^MultiBranchNet +([124]) +([\d,]+)  unknown(.*)$", said, re.MULTILINE)
         assert [together for together, *_ in rates] == ["1", "2"]
         assert max(rates, key=lambda row: int(row[1].replace(",", "")))[2].startswith("  <- ")

@@ -8,9 +8,10 @@ import pytest
 from sweep_harness import SweepHarness, sweep_config
 
 from kdtune.errors import UserError
+from kdtune.log.events import TrialProposed
 from kdtune.tuning.planning.plan import simulate_sweep
 from kdtune.tuning.planning.recorded_curves import RecordedCurves
-from kdtune.tuning.planning.simulation import SweepCosts, Timeline, simulate
+from kdtune.tuning.planning.simulation import Simulation, SweepCosts, Timeline
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.space import load_spaces
@@ -25,7 +26,7 @@ class Given:
         self.curves = curves
 
     def draw_curve(self, proposal):
-        return self.curves[proposal["number"] % len(self.curves)]
+        return self.curves[proposal.number % len(self.curves)]
 
 
 def run(slots, costs, curves, seed=0, **given):
@@ -35,13 +36,13 @@ def run(slots, costs, curves, seed=0, **given):
     def make(clock):
         return SearchPolicy(sweep, SPACES, SweepHarness.configure_trial, clock)
 
-    return simulate(make, costs, curves, slots, seed)
+    return Simulation(make, costs, curves, slots, seed).run()
 
 
 FLAT = Given([0.5] * 4)
 
 
-def test_what_happens_is_in_the_order_of_time_and_then_of_adding():
+def test_items_come_in_order_of_time_then_of_adding():
     timeline = Timeline()
     for time, what in ((2.0, "c"), (1.0, "a"), (1.0, "b")):
         timeline.add(time, what)
@@ -62,7 +63,7 @@ def test_three_trials_in_two_slots():
     ) == (40, 0, 0, 0, 2)
 
 
-def test_processes_start_once_and_trials_begin_again_and_again():
+def test_processes_start_once_and_trials_start_each_time():
     costs = SweepCosts(
         {"at-A": 10.0},
         process_start_seconds=5.0,
@@ -91,21 +92,11 @@ def test_the_driver_takes_one_event_at_a_time():
     assert run(1, costs, FLAT, trials=4, epochs=4).wall_seconds == 16 * 1.5
 
 
-def test_what_an_event_costs_grows_with_the_trials_at_work():
-    costs = SweepCosts({"at-A": 1.0}, event_seconds_per_trial=0.25)
-    assert run(1, costs, FLAT, trials=1, epochs=4).driver_seconds == 4 * 0.25
-    # Eight results of two trials but for the last one, when one alone is at work.
-    assert run(2, costs, FLAT, trials=2, epochs=4).driver_seconds == 7 * 0.5 + 0.25
-
-
-def test_proposals_take_longer_the_more_trials_there_are():
-    costs = SweepCosts({"at-A": 1.0}, proposal_times=((0, 0.0), (2, 2.0)))
-    assert costs.proposal_seconds(1, 1) == 1 and costs.proposal_seconds(9, 9) == 2 + 7  # and so on
-    assert SweepCosts({}, proposal_times=((0, 3.0),)).proposal_seconds(9, 9) == 3
-    assert SweepCosts({}, proposal_times=((0, 1.0), (10, 0.5))).proposal_seconds(99, 99) == 0.5
-    assert run(1, costs, FLAT, trials=3, epochs=4).wall_seconds == 3 * 4 + 0 + 1 + 2
-    assert run(3, costs, FLAT, trials=3, epochs=4).wall_seconds == 0 + 1 + 2 + 4
-    # Of many at once nothing has ended yet of which a sampler could learn.
+def test_proposals_take_time_once_enough_trials_have_ended():
+    costs = SweepCosts({"at-A": 1.0}, proposal_seconds=2.0)
+    assert run(1, costs, FLAT, trials=3, epochs=4).wall_seconds == 3 * (2 + 4)
+    assert run(1, replace(costs, startup_trials=2), FLAT, trials=3, epochs=4).wall_seconds == 14
+    # Of many at once, none has ended yet from which a sampler could learn.
     assert run(3, replace(costs, startup_trials=1), FLAT, trials=3, epochs=4).wall_seconds == 4
 
 
@@ -168,14 +159,23 @@ def test_the_same_seed_gives_the_same_numbers():
     assert plan(1).wall_seconds != plan(2).wall_seconds
 
 
-def test_imagined_curves_rise_and_hang_on_the_settings():
-    asked = {"method": "at", "model": "A", "parameters": {"lr": 0.01}}
-    float_log = {"low": 1e-3, "high": 0.3, "log": True, "step": None}
-    asked["distributions"] = {"lr": {"name": "FloatDistribution", "attributes": float_log}}
-    imagined = SyntheticCurves(20, 0)
-    ends = []
+LR = {
+    "name": "FloatDistribution",
+    "attributes": {"low": 1e-3, "high": 0.3, "log": True, "step": None},
+}
+
+
+def propose(number=0, model="A", distributions=(), **params):
+    return TrialProposed(
+        trial_id=f"t-{number}", method="at", model=model, number=number, origin="sampler",
+        params=params, distributions={"lr": LR, **dict(distributions)}, config={},
+    )  # fmt: skip
+
+
+def test_synthetic_curves_rise_and_depend_on_the_settings():
+    synthetic, ends = SyntheticCurves(20, 0), []
     for number, lr in enumerate([1e-3, 1e-2, 0.1, 0.3]):
-        curve = imagined.draw_curve({**asked, "trial_id": f"t-{number}", "parameters": {"lr": lr}})
+        curve = synthetic.draw_curve(propose(number, lr=lr))
         assert len(curve) == 20 and all(0 <= value <= 1 for value in curve)
         assert curve[-1] > curve[0]
         ends.append(curve[-1])
@@ -187,20 +187,14 @@ def test_recorded_curves_are_those_of_the_nearest_settings(tmp_path):
     row = '{"method": "at", "model": "A", "settings": {"lr": %s}, "validation_accuracy": [%s]}\n'
     path.write_text(row % (0.001, "0.1, 0.3") + row % (0.2, "0.5, 0.7"))
     recorded = RecordedCurves(path, 3, Given([0.0]))
-    float_log = {"low": 1e-3, "high": 0.3, "log": True, "step": None}
-    asked = {"method": "at", "model": "A", "number": 0, "parameters": {"lr": 0.1}}
-    asked["distributions"] = {"lr": {"name": "FloatDistribution", "attributes": float_log}}
-    assert recorded.draw_curve(asked) == pytest.approx([0.5, 0.6, 0.7])
-    assert recorded.draw_curve({**asked, "parameters": {"lr": 0.002}}) == pytest.approx(
-        [0.1, 0.2, 0.3]
-    )
-    assert recorded.draw_curve({**asked, "model": "B"}) == [0.0]
+    assert recorded.draw_curve(propose(lr=0.1)) == pytest.approx([0.5, 0.6, 0.7])
+    assert recorded.draw_curve(propose(lr=0.002)) == pytest.approx([0.1, 0.2, 0.3])
+    assert recorded.draw_curve(propose(model="B", lr=0.1)) == [0.0]
     choice = {"name": "CategoricalDistribution", "attributes": {"choices": ["b", "c"]}}
-    asked |= {"parameters": {"lr": 0.1, "form": "b"}}
-    asked["distributions"] = {**asked["distributions"], "form": choice}
+    proposal = propose(distributions={"form": choice}, lr=0.1, form="b")
     form = row.replace('"lr": %s', '"lr": 0.1, "form": "%s"')
     path.write_text(form % ("gone", "0.1, 0.3") + form % ("b", "0.5, 0.7"))
-    assert RecordedCurves(path, 2, Given([0.0])).draw_curve(asked) == pytest.approx([0.5, 0.7])
+    assert RecordedCurves(path, 2, Given([0.0])).draw_curve(proposal) == pytest.approx([0.5, 0.7])
     path.write_text("no JSON")
     for wrong in (path, Path("nowhere")):
         with pytest.raises(UserError, match="no recorded curves"):
