@@ -5,8 +5,7 @@ A sampler chose the trials, so a range is where it looked; other values may be a
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import optuna
@@ -15,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from kdtune.errors import UserError
-from kdtune.log.distributions import contains, is_log_scale, parse_distributions
+from kdtune.log.distributions import contains, is_log_scale, parse_distributions, quiet_optuna
 from kdtune.log.events import SUCCESSFUL_STATES, Event, SweepOpening, TrialProposed, TrialState
 from kdtune.reports.tables.columns import MIN_GOOD_TRIALS, MIN_IMPORTANCE_TRIALS, SETTINGS
 from kdtune.reports.tables.log_tables import select_hyperparameters
@@ -100,7 +99,7 @@ def _compute_importances(
     half = math.ceil(len(values) / 2)
     if len(values) < MIN_IMPORTANCE_TRIALS or values.iloc[half - 1] == values.min():
         return {}
-    with _quiet_optuna(), warnings.catch_warnings():
+    with quiet_optuna(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Some regimes for parameter", UserWarning)
         study = optuna.create_study(direction="maximize")
         for trial in trials[[*space, "value"]].to_dict("records"):
@@ -111,17 +110,6 @@ def _compute_importances(
             study.add_trial(frozen)
         evaluator = PedAnovaImportanceEvaluator(target_quantile=0.5)
         return get_param_importances(study, evaluator=evaluator)
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Hide Optuna's line about each study that is created in memory."""
-    previous = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(previous)
 
 
 def _good_range(values: pd.Series, distribution: BaseDistribution) -> tuple[float, float]:
