@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,11 @@ from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import LOCAL_ADDRESS, find_slots, ray_session, resolve_address
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
-from kdtune.tuning.planning import driver_costs, simulation
+from kdtune.tuning.planning import driver_costs
+from kdtune.tuning.planning import simulation as sim
 from kdtune.tuning.planning.recorded_curves import RecordedCurves
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
-from kdtune.tuning.planning.training_worker import TrialSizes
+from kdtune.tuning.planning.training_worker import TrialCosts
 from kdtune.tuning.planning.trial_costs import measure_trial_costs
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import GRID_SAMPLER, describe_sampler
@@ -38,11 +38,8 @@ from kdtune.units import format_duration
 MAX_TOTAL_PROPOSAL_SECONDS = 20.0
 """Maximum time for the proposals of all simulations; beyond it a cheaper sampler makes them."""
 
-CHEAPER_SAMPLERS = ((3_000, "tpe"), (math.inf, "random"))
-"""Cheaper samplers, each with the maximum number of trials of all simulations together."""
-
-STARTUP_TRIALS = 10
-"""Ended trials of a cell that Optuna's samplers need before they learn from any."""
+MAX_TPE_TRIALS = 3_000
+"""Maximum trials of all simulations for which TPE is the cheaper sampler; else it is random."""
 
 MAX_SIMULATED_EPOCHS, MIN_TRIALS_PER_SLOT = 60_000, 5
 """Larger sweeps are simulated in part, with the larger of these numbers of epochs and trials."""
@@ -86,7 +83,7 @@ def plan_sweep(
             "--gpus-per-trial, or leave it out."
         )
     prepared = prepare_sweep(requested, requested.spaces)
-    curves: simulation.LearningCurves
+    curves: sim.LearningCurves
     curves = SyntheticCurves(prepared.sweep.epochs, prepared.sweep.seed)
     if curves_path is not None:
         curves = RecordedCurves(curves_path, prepared.sweep.epochs, fallback=curves)
@@ -109,7 +106,7 @@ def make_plan(
     warm_starts: Sequence[WarmStart],
     slots: Slots,
     slot_counts: Sequence[int],
-    curves: simulation.LearningCurves,
+    curves: sim.LearningCurves,
     say: Callable[[str], None],
 ) -> Plan:
     """Measure and simulate a sweep in a Ray session.
@@ -126,7 +123,7 @@ def make_plan(
     plural = "s" * (num_cells > 1)
     say(f"measuring {num_cells} cell{plural}, {local_slots} trials side by side: about a minute")
     started_at = time.perf_counter()
-    costs, sizes = _measure_costs(prepared, slots)
+    costs, largest = _measure_costs(prepared, slots)
     seconds = time.perf_counter() - started_at
     counts = list(dict.fromkeys((local_slots, *sorted(slot_counts))))
     sampler = _choose_sampler(prepared.sweep, costs, len(counts))
@@ -135,7 +132,7 @@ def make_plan(
         say(f"simulating {count:,} slot{'s' * (count > 1)}")
         row_costs = costs if count > local_slots else replace(costs, prepare_seconds=0.0)
         result, scale = simulate_sweep(prepared, sampler, row_costs, curves, count, warm_starts)
-        rows.append(_build_row(result, min(count, local_slots), sizes, prepared))
+        rows.append(_build_row(result, min(count, local_slots), largest, prepared))
         max_scale = max(max_scale, scale)
     measuring, preparing = map(format_duration, (seconds, costs.prepare_seconds))
     first_note = (
@@ -153,28 +150,15 @@ def make_plan(
     }
 
 
-def _measure_costs(
-    prepared: PreparedSweep, slots: Slots
-) -> tuple[simulation.SweepCosts, TrialSizes]:
+def _measure_costs(prepared: PreparedSweep, slots: Slots) -> tuple[sim.SweepCosts, TrialCosts]:
     # Processes have other working directories, so the path is absolute.
     parent_folder = (RESULTS_FOLDER if RESULTS_FOLDER.is_dir() else Path()).absolute()
     for stale_folder in parent_folder.glob(".plan-*"):
         if time.time() - stale_folder.stat().st_mtime > STALE_AFTER_SECONDS:
             shutil.rmtree(stale_folder, ignore_errors=True)
-    history = max(STARTUP_TRIALS + 1, _trials_per_cell(prepared.sweep) // 2)
+    history = max(driver_costs.STARTUP_TRIALS + 1, _trials_per_cell(prepared.sweep) // 2)
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=parent_folder) as folder:
-        measure_proposal = partial(driver_costs.measure_proposal_seconds, prepared, history)
-        costs, sizes = measure_trial_costs(prepared, slots, Path(folder), measure_proposal)
-    costs = replace(
-        costs,
-        num_views=prepared.shared_inputs.cache_plan.augment_views if costs.view_seconds else 0,
-        report_seconds=driver_costs.REPORT_SECONDS,
-        event_seconds=driver_costs.EVENT_SECONDS,
-        trial_seconds=driver_costs.TRIAL_SECONDS,
-        startup_trials=STARTUP_TRIALS,
-        tables_seconds=driver_costs.TABLES_SECONDS,
-    )
-    return costs, sizes
+        return measure_trial_costs(prepared, slots, Path(folder), history)
 
 
 def _trials_per_cell(sweep: SweepConfig) -> int:
@@ -186,24 +170,23 @@ def _trials_per_cell(sweep: SweepConfig) -> int:
     return math.ceil(2 * sweep.total_epochs / sweep.epochs / len(sweep.cells()))
 
 
-def _choose_sampler(sweep: SweepConfig, costs: simulation.SweepCosts, num_simulations: int) -> str:
+def _choose_sampler(sweep: SweepConfig, costs: sim.SweepCosts, num_simulations: int) -> str:
     """Return the sweep's sampler, or a cheaper one if its proposals would take too long."""
     num_searches, num_trials = num_simulations * len(sweep.cells()), _trials_per_cell(sweep)
     seconds = num_searches * max(0, num_trials - costs.startup_trials) * costs.proposal_seconds
     if sweep.sampler == GRID_SAMPLER or seconds <= MAX_TOTAL_PROPOSAL_SECONDS:
         return sweep.sampler
-    total_trials = num_searches * num_trials
-    return next(name for max_trials, name in CHEAPER_SAMPLERS if total_trials <= max_trials)
+    return "tpe" if num_searches * num_trials <= MAX_TPE_TRIALS else "random"
 
 
 def simulate_sweep(
     prepared: PreparedSweep,
     sampler: str,
-    costs: simulation.SweepCosts,
-    curves: simulation.LearningCurves,
+    costs: sim.SweepCosts,
+    curves: sim.LearningCurves,
     slots: int,
     warm_start_events: Sequence[WarmStart],
-) -> tuple[simulation.SimulationResult, float]:
+) -> tuple[sim.SimulationResult, float]:
     """Return the result of a sweep, and how many times larger it is than the simulated part.
 
     Args:
@@ -237,17 +220,14 @@ def simulate_sweep(
     previous_verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        simulated = simulation.Simulation(make_policy, costs, curves, slots, sweep.seed)
+        simulated = sim.Simulation(make_policy, costs, curves, slots, sweep.seed)
         return simulated.run(warm_start_events).scale(scale), scale
     finally:
         optuna.logging.set_verbosity(previous_verbosity)
 
 
 def _build_row(
-    result: simulation.SimulationResult,
-    trials_on_node: int,
-    sizes: TrialSizes,
-    prepared: PreparedSweep,
+    result: sim.SimulationResult, trials_on_node: int, largest: TrialCosts, prepared: PreparedSweep
 ) -> dict[str, Any]:
     """Return the row for a number of slots; the memory is that of the driver's node."""
     num_checkpoints = CHECKPOINTS_PER_TRIAL * result.max_running + len(prepared.sweep.cells())
@@ -258,15 +238,15 @@ def _build_row(
         "idle_share": result.idle_share,
         "driver_share": result.driver_share,
         "cache_bytes": prepared.shared_inputs.cache_plan.num_bytes,
-        "checkpoint_bytes": sizes.checkpoint * num_checkpoints,
+        "checkpoint_bytes": largest.checkpoint_bytes * num_checkpoints,
         "log_bytes": epoch_bytes * result.epochs + trial_bytes * result.trials,
-        "node_memory_bytes": trials_on_node * sizes.memory + driver_memory,
-        "device_memory_bytes": sizes.device_memory,
+        "node_memory_bytes": trials_on_node * largest.memory_bytes + driver_memory,
+        "device_memory_bytes": largest.device_memory_bytes,
         "limit": _describe_bottleneck(result),
     }
 
 
-def _describe_bottleneck(result: simulation.SimulationResult) -> str:
+def _describe_bottleneck(result: sim.SimulationResult) -> str:
     """Return a sentence about what keeps the sweep from being faster."""
     slot_seconds = result.slots * result.wall_seconds
     driver = f"the driver, busy {100 * result.driver_share:.0f} % of the time: slots wait for it"
@@ -282,7 +262,7 @@ def _describe_bottleneck(result: simulation.SimulationResult) -> str:
 
 
 def build_notes(
-    prepared: PreparedSweep, curves: simulation.LearningCurves, sampler: str, scale: float
+    prepared: PreparedSweep, curves: sim.LearningCurves, sampler: str, scale: float
 ) -> Iterator[str]:
     """Yield sentences about what limits the accuracy of a plan.
 

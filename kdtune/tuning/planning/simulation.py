@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from itertools import count
 
 import numpy as np
 
@@ -58,32 +58,6 @@ class LearningCurves(ABC):
     @abstractmethod
     def draw_curve(self, proposal: events.TrialProposed) -> Sequence[float]:
         """Return the validation accuracies of a trial by epoch."""
-
-
-class Timeline:
-    """Future items in the order of their times; of equal times, in the order of adding."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Any]] = []
-        self._num_added = 0
-
-    def add(self, time: float, item: Any) -> None:
-        """Add an item.
-
-        Args:
-            time: of the item.
-            item: any object.
-        """
-        heapq.heappush(self._heap, (time, self._num_added, item))
-        self._num_added += 1
-
-    def pop_next(self) -> tuple[float, Any]:
-        """Remove the next item; return its time and the item."""
-        time, _, item = heapq.heappop(self._heap)
-        return time, item
-
-    def __len__(self) -> int:
-        return len(self._heap)
 
 
 @dataclass
@@ -153,7 +127,9 @@ class Simulation:
     def __post_init__(self) -> None:
         self.now = self._driver_free_at = 0.0
         self.policy, self.result = self.make_policy(lambda: self.now), SimulationResult(self.slots)
-        self._random, self._timeline = np.random.default_rng(self.seed), Timeline()
+        self._random = np.random.default_rng(self.seed)
+        self._arrivals: list[tuple[float, int, ActiveTrial, float]] = []  # a heap of results
+        self._order = count()  # of results with equal times
         self._curves_of_running: dict[str, Sequence[float]] = {}
         self._view_ready_at: dict[int, float] = {0: 0.0}
         self._slots_free_at = [0.0] * self.slots
@@ -165,8 +141,8 @@ class Simulation:
         for event in warm_start_events:
             self._log_event(event)
         self._fill_slots()
-        while self._timeline:
-            arrives_at, (trial, seconds) = self._timeline.pop_next()
+        while self._arrivals:
+            arrives_at, _, trial, seconds = heapq.heappop(self._arrivals)
             self._finish_epoch(trial, arrives_at, seconds)
         result.wall_seconds = max(result.wall_seconds, self.now) + tables_seconds
         result.driver_seconds += tables_seconds
@@ -224,7 +200,7 @@ class Simulation:
         self.result.training_seconds += seconds
         self.result.startup_seconds += checkpoint_seconds
         arrives_at = starts_at + seconds + checkpoint_seconds + costs.report_seconds
-        self._timeline.add(arrives_at, (trial, seconds))
+        heapq.heappush(self._arrivals, (arrives_at, next(self._order), trial, seconds))
 
     def _finish_epoch(self, trial: ActiveTrial, arrives_at: float, seconds: float) -> None:
         costs, result = self.costs, self.result

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -23,26 +24,21 @@ from kdtune.tuning.trials import trainable
 from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints
 
 
-class TrialSizes(NamedTuple):
-    """Memory and disk space of a trial, in bytes.
+class TrialCosts(NamedTuple):
+    """Costs of a trial.
 
     Attributes:
-        memory: memory that only its process uses.
-        device_memory: memory of its GPU; 0 without one.
+        epoch_seconds: mean of the epochs.
+        memory_bytes: memory that only its process uses.
+        device_memory_bytes: memory of its GPU; 0 without one.
     """
 
-    checkpoint: float
-    memory: float
-    device_memory: float
-
-
-class TrialMeasurement(NamedTuple):
-    """Costs of one cell's trials in one process."""
-
     start_seconds: float
-    epoch_seconds: list[float]
+    epoch_seconds: float
     checkpoint_seconds: float
-    sizes: TrialSizes
+    checkpoint_bytes: float
+    memory_bytes: float
+    device_memory_bytes: float
 
 
 class TrainingWorker:
@@ -67,13 +63,13 @@ class TrainingWorker:
 
     def measure_costs(
         self, config: TrainConfig, threads: int, limit: float, steps: tuple[int, int], folder: Path
-    ) -> TrialMeasurement:
-        """Train for some time, then write a checkpoint.
+    ) -> tuple[TrialCosts, list[float]]:
+        """Train, then write a checkpoint; return the costs, and the seconds of each epoch.
 
         Args:
             config: settings of the trial.
             threads: number of threads.
-            limit: seconds.
+            limit: seconds of training.
             steps: numbers of training and validation steps of a whole epoch.
             folder: for the checkpoint.
         """
@@ -95,10 +91,10 @@ class TrainingWorker:
             checkpoints = TrialCheckpoints(Path(path), config, training.classes)
             checkpoints.save(result, [trainable.make_epoch_metrics(result)])
             checkpoint_seconds = time.perf_counter() - started_at
-            [checkpoint] = Path(path).glob("*.pth")
-            size, memory = checkpoint.stat().st_size, psutil.Process().memory_full_info().uss
-            sizes = TrialSizes(size, memory, peak_memory(training.device) or 0)
-            return TrialMeasurement(start_seconds, epoch_seconds, checkpoint_seconds, sizes)
+            sizes = [file.stat().st_size for file in Path(path).glob("*.pth")]
+        sizes += psutil.Process().memory_full_info().uss, peak_memory(training.device) or 0
+        seconds = start_seconds, fmean(epoch_seconds), checkpoint_seconds
+        return TrialCosts(*seconds, *sizes), epoch_seconds
 
     def prepare(self, config: TrainConfig, threads: int) -> str | None:
         """Start the trial in the first call; train some steps, and return the GPU's name.
