@@ -43,17 +43,12 @@ GPU_WAIT_SECONDS = 120
 
 @dataclass(frozen=True)
 class SharingMeasurement:
-    """Speed of some trials on one GPU.
-
-    Attributes:
-        epochs_per_hour: of all trials together; None if they had too little memory.
-        gpu_memory: total and used memory of the GPU; None if it cannot be measured.
-    """
+    """Speed of some trials on one GPU."""
 
     model: str
     trials_per_gpu: int
-    epochs_per_hour: float | None
-    gpu_memory: GpuMemory | None = None
+    epochs_per_hour: float | None  # of all trials together; None if they had too little memory
+    gpu_memory: GpuMemory | None = None  # None if it cannot be measured
 
     @property
     def fits_in_memory(self) -> bool:

@@ -22,34 +22,22 @@ from kdtune.tuning.trials.trial_checkpoints import CHECKPOINT_TIME_SHARE
 
 @dataclass(frozen=True)
 class SweepCosts:
-    """Costs of a sweep in seconds; mappings are by cell, as ``method-model``.
-
-    Attributes:
-        epoch_relative_sd: standard deviation of an epoch's time, as a share of it.
-        trial_start_seconds: start of a trial in a running process, until its first epoch.
-        report_seconds: way of a result from its process to the driver and back.
-        prepare_seconds: arrays that a node builds before its first trial.
-        view_seconds: building one more augmented view, for which trials wait.
-        event_seconds: the driver's work for the result of an epoch.
-        trial_seconds: the driver's other work for a trial, without the proposal.
-        startup_trials: trials of a cell whose proposals cost nothing.
-        tables_seconds: the driver's work after the last trial.
-    """
+    """Costs of a sweep in seconds; mappings are by cell, as ``method-model``."""
 
     epoch_seconds: Mapping[str, float]
-    epoch_relative_sd: float = 0.0
+    epoch_relative_sd: float = 0.0  # standard deviation of an epoch's time, as a share of it
     process_start_seconds: float = 0.0
     trial_start_seconds: Mapping[str, float] = field(default_factory=dict)
     checkpoint_seconds: Mapping[str, float] = field(default_factory=dict)
-    report_seconds: float = 0.0
-    prepare_seconds: float = 0.0
-    view_seconds: float = 0.0
+    report_seconds: float = 0.0  # way of a result from its process to the driver and back
+    prepare_seconds: float = 0.0  # arrays that a node builds before its first trial
+    view_seconds: float = 0.0  # building one more augmented view, for which trials wait
     num_views: int = 0
-    event_seconds: float = 0.0
-    trial_seconds: float = 0.0
+    event_seconds: float = 0.0  # the driver's work for the result of an epoch
+    trial_seconds: float = 0.0  # the driver's other work for a trial, without the proposal
     proposal_seconds: float = 0.0
-    startup_trials: int = 0
-    tables_seconds: float = 0.0
+    startup_trials: int = 0  # trials of a cell whose proposals cost nothing
+    tables_seconds: float = 0.0  # the driver's work after the last trial
 
 
 class LearningCurves(ABC):
@@ -62,26 +50,18 @@ class LearningCurves(ABC):
 
 @dataclass
 class SimulationResult:
-    """Outcome of a simulation; training, start-up and waiting are of all slots together.
-
-    Attributes:
-        wall_seconds: from the first proposal until the tables are written.
-        startup_seconds: start and end of processes and trials.
-        waiting_seconds: waiting for the driver.
-        stopped: number of trials that the stopping rule ended.
-        saved_epochs: number of epochs that stopped trials did not train.
-    """
+    """Outcome of a simulation; training, start-up and waiting are of all slots together."""
 
     slots: int
-    wall_seconds: float = 0.0
+    wall_seconds: float = 0.0  # from the first proposal until the tables are written
     training_seconds: float = 0.0
-    startup_seconds: float = 0.0
-    waiting_seconds: float = 0.0
+    startup_seconds: float = 0.0  # start and end of processes and trials
+    waiting_seconds: float = 0.0  # for the driver
     driver_seconds: float = 0.0
     trials: int = 0
-    stopped: int = 0
+    stopped: int = 0  # by the stopping rule
     epochs: int = 0
-    saved_epochs: int = 0
+    saved_epochs: int = 0  # epochs that stopped trials did not train
     max_running: int = 0
 
     def scale(self, factor: float) -> "SimulationResult":
@@ -111,18 +91,13 @@ class SimulationResult:
 
 @dataclass
 class Simulation:
-    """A sweep in simulated time; each slot is a process that runs trial after trial.
+    """A sweep in simulated time; each slot is a process that runs trial after trial."""
 
-    Attributes:
-        make_policy: makes the policy from a clock, in seconds.
-        seed: of the random part of epoch times.
-    """
-
-    make_policy: Callable[[Callable[[], float]], SearchPolicy]
+    make_policy: Callable[[Callable[[], float]], SearchPolicy]  # from a clock, in seconds
     costs: SweepCosts
     learning_curves: LearningCurves
     slots: int
-    seed: int = 0
+    seed: int = 0  # of the random part of epoch times
 
     def __post_init__(self) -> None:
         self.now = self._driver_free_at = 0.0

@@ -25,20 +25,14 @@ from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints
 
 
 class TrialCosts(NamedTuple):
-    """Costs of a trial.
-
-    Attributes:
-        epoch_seconds: mean of the epochs.
-        memory_bytes: memory that only its process uses.
-        device_memory_bytes: memory of its GPU; 0 without one.
-    """
+    """Costs of a trial."""
 
     start_seconds: float
     epoch_seconds: float
     checkpoint_seconds: float
     checkpoint_bytes: float
-    memory_bytes: float
-    device_memory_bytes: float
+    memory_bytes: float  # memory that only its process uses
+    device_memory_bytes: float  # memory of its GPU; 0 without one
 
 
 class TrainingWorker:
