@@ -112,7 +112,8 @@ class Screen:
             return
         self._schedule_refresh()
         if self.show == "live":
-            return self._flush()
+            self._flush()
+            return
         with suppress(Exception):
             if (line := self._display.summary()) is not None:
                 self.say(line, DETAIL)
