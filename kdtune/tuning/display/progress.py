@@ -1,8 +1,4 @@
-"""Progress of a sweep or a confirmation in numbers; a fold over its log.
-
-Early estimates of the time left can be wrong by a factor of two: the first trials to end may be
-those that were stopped early.
-"""
+"""Progress of a sweep or a confirmation in numbers; a fold over its log."""
 
 import time
 from collections import Counter, defaultdict, deque
@@ -171,6 +167,8 @@ class Progress:
         self, goal: Goal, slots: int, noun: str = "trial"
     ) -> tuple[float | None, str]:
         """Return the seconds left and their basis, or None and what must happen first.
+
+        Early estimates can be wrong by a factor of two, since stopped trials end first.
 
         Args:
             goal: the limits.

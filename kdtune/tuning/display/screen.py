@@ -136,7 +136,11 @@ class Screen:
             if draw and self.show == "live" and self._display is not None:
                 self._draw(self._display)
         except Exception:
-            self._fall_back_to_lines()
+            self._stop_live()
+            self.show = "plain" if self.show == "live" else self.show
+            with suppress(Exception):
+                while self._pending_lines:
+                    print(self._pending_lines.popleft(), file=sys.stderr, flush=True)
         finally:
             self._flushing = False
 
@@ -164,14 +168,6 @@ class Screen:
         if live is not None:
             with suppress(Exception):
                 live.stop()
-
-    def _fall_back_to_lines(self) -> None:
-        self._stop_live()
-        if self.show == "live":
-            self.show = "plain"
-        with suppress(Exception):
-            while self._pending_lines:
-                print(self._pending_lines.popleft(), file=sys.stderr, flush=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray's snapshots of objects that hold a screen are never read."""

@@ -121,8 +121,8 @@ def _measure_sharing(
 ) -> Iterator[SharingMeasurement]:
     allocations = [ResourceRequest(gpus=1.0).allocation_on(node) for node in slots.nodes()]
     whole_gpu = next(allocation for allocation in allocations if allocation is not None)
-    actors: list[Any] = []
-    with _reserve_gpu(model, whole_gpu) as actor_class:
+    cpus, actors = f"{whole_gpu.cpus} CPU{'s' * (whole_gpu.cpus > 1)}", list[Any]()
+    with _reserve_gpu(model, whole_gpu, cpus) as actor_class:
         for trials_per_gpu in TRIALS_PER_GPU:
             threads = slots.requests[model].cpus or max(1, whole_gpu.cpus // trials_per_gpu)
             if trials_per_gpu > 1 and threads * trials_per_gpu > whole_gpu.cpus:
@@ -132,7 +132,7 @@ def _measure_sharing(
             try:
                 [gpu, *_] = ray.get([actor.prepare.remote(config, threads) for actor in actors])
                 if trials_per_gpu == 1:
-                    hardware = f"{gpu or 'a simulated GPU'} with {_format_cpus(whole_gpu.cpus)}"
+                    hardware = f"{gpu or 'a simulated GPU'} with {cpus}"
                     caveat = "" if gpu else ": it trains on CPUs, and no memory can be measured"
                     seconds = f"{MEASURE_SECONDS:g} s at a time"
                     say(f"gpus_per_trial auto: {model} trains for {seconds} on {hardware}{caveat}")
@@ -152,22 +152,17 @@ def _measure_sharing(
 
 
 @contextmanager
-def _reserve_gpu(model: str, whole_gpu: Allocation) -> Iterator[Any]:
+def _reserve_gpu(model: str, whole_gpu: Allocation, cpus: str) -> Iterator[Any]:
     """Reserve a GPU and its CPUs; yield `TrainingWorker` as a class of actors that share them."""
     group = reserve_resources(whole_gpu)
     gpus, strategy = 1 / max(TRIALS_PER_GPU), PlacementGroupSchedulingStrategy(group)
     options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": strategy}
     try:
         if not group.wait(GPU_WAIT_SECONDS):
-            gpu = f"GPU with {_format_cpus(whole_gpu.cpus)}"
             raise RunError(
-                f"gpus_per_trial auto: no {gpu} became free within {GPU_WAIT_SECONDS} s "
+                f"gpus_per_trial auto: no GPU with {cpus} became free within {GPU_WAIT_SECONDS} s "
                 f"to measure {model}; wait until others have ended, or give a number of GPUs."
             )
         yield ray.remote(**options)(TrainingWorker)
     finally:
         remove_placement_group(group)  # this also kills the actors
-
-
-def _format_cpus(count: int) -> str:
-    return f"{count} CPU{'s' * (count > 1)}"

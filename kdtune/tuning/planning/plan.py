@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,6 @@ TRAINING_BOUND_SHARE = 0.75
 EPOCH_TIME_SETTINGS = {"batch_size", "augment", "hint_layer"}
 """Settings that change how long an epoch takes."""
 
-STALE_AFTER_SECONDS = 3600.0
-"""Age at which the temporary folder of a killed plan is removed; a plan takes minutes."""
-
 Plan = dict[str, Any]
 """Plain values: ``slots`` of this machine; ``seconds`` that measuring took; ``before``, seconds
 until the first trial starts; ``rows``, one for each number of slots; ``notes``; ``costs``;
@@ -84,8 +82,7 @@ def plan_sweep(
             "--gpus-per-trial, or leave it out."
         )
     prepared = prepare_sweep(requested, requested.spaces)
-    curves: sim.LearningCurves
-    curves = SyntheticCurves(prepared.sweep.epochs, prepared.sweep.seed)
+    curves: sim.LearningCurves = SyntheticCurves(prepared.sweep.epochs, prepared.sweep.seed)
     if curves_path is not None:
         curves = RecordedCurves(curves_path, prepared.sweep.epochs, fallback=curves)
     with ray_session(requested.address, screen.show == "verbose", screen.warn):
@@ -152,7 +149,7 @@ class Planner:
         # Processes have other working directories, so the path is absolute.
         parent_folder = (RESULTS_FOLDER if RESULTS_FOLDER.is_dir() else Path()).absolute()
         for stale_folder in parent_folder.glob(".plan-*"):
-            if time.time() - stale_folder.stat().st_mtime > STALE_AFTER_SECONDS:
+            if time.time() - stale_folder.stat().st_mtime > 3600:  # a plan takes minutes
                 shutil.rmtree(stale_folder, ignore_errors=True)
         history = max(driver_costs.STARTUP_TRIALS + 1, _trials_per_cell(self.prepared.sweep) // 2)
         with tempfile.TemporaryDirectory(prefix=".plan-", dir=parent_folder) as folder:
@@ -182,12 +179,8 @@ class Planner:
             "total_epochs": sweep.total_epochs and math.ceil(sweep.total_epochs / scale),
             "time_budget": sweep.time_budget and sweep.time_budget / scale,
         }
-        scaled = sweep.model_copy(update=changes)
-
-        def make_policy(clock: Callable[[], float]) -> SearchPolicy:
-            spaces, configure = prepared.spaces, prepared.configure_trial
-            return SearchPolicy(scaled, spaces, configure, clock, lambda line: None)
-
+        inputs = sweep.model_copy(update=changes), prepared.spaces, prepared.configure_trial
+        make_policy = partial(SearchPolicy, *inputs, say=lambda line: None)
         previous_verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         try:

@@ -1,8 +1,7 @@
 """Simulation of a sweep with the real search and stopping code.
 
-The driver handles one event at a time, in the order of their arrival, so many slots wait for it.
-Not simulated: crashes, divergence, the network between nodes, and that a slot trains faster while
-its neighbours are idle.
+The driver handles one event at a time, so many slots wait for it. Not simulated: crashes,
+divergence, the network between nodes, and that a slot trains faster beside idle ones.
 """
 
 import heapq
@@ -80,13 +79,12 @@ class SimulationResult:
     @property
     def idle_share(self) -> float:
         """Share of the slots' time in which they did not train."""
-        slot_seconds = self.slots * self.wall_seconds
-        return 1 - self.training_seconds / slot_seconds if slot_seconds else 0.0
+        return 1 - self.training_seconds / (self.slots * self.wall_seconds)
 
     @property
     def driver_share(self) -> float:
         """Share of the time in which the driver was busy."""
-        return self.driver_seconds / self.wall_seconds if self.wall_seconds else 0.0
+        return self.driver_seconds / self.wall_seconds
 
 
 @dataclass

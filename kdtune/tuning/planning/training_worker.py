@@ -98,7 +98,7 @@ class TrainingWorker:
             threads: number of threads from now on.
         """
         torch.set_num_threads(threads)
-        self._training = self._training or _Training(config, self._memory, endless=True)
+        self._training = self._training or _Training(config, self._memory, cyclic=True)
         self._training.run_epoch(0.0, min_steps=3)
         return gpu_name(self._training.device)
 
@@ -116,13 +116,11 @@ class TrainingWorker:
 class _Training:
     """A trial whose epochs have limited times."""
 
-    def __init__(
-        self, config: TrainConfig, memory: trainable.ProcessMemory, endless: bool = False
-    ):
+    def __init__(self, config: TrainConfig, memory: trainable.ProcessMemory, cyclic: bool = False):
         opened = trainable.open_trial_data(config, memory, lambda event: None)
         epoch_data, self.classes, teacher = opened
         self.device = pick_device(config.device)
-        self.train = _TimedPass(epoch_data.train_batches(1), endless)
+        self.train = _TimedPass(epoch_data.train_batches(1), cyclic)
         self.validation = _TimedPass(epoch_data.evaluation_batches("validation"))
         config, num_classes = config.model_copy(update={"epochs": 1_000_000}), len(self.classes)
         batches = self.train, self.validation
@@ -130,8 +128,8 @@ class _Training:
 
     def run_epoch(self, seconds: float, min_steps: int = 1) -> EpochResult:
         self.train.limit, self.train.min_steps = seconds, min_steps
-        # Without an end there is one batch of validation: none needs more memory than the first.
-        self.validation.limit = 0.0 if self.train.endless else seconds
+        # No batch of a validation needs more memory than the first.
+        self.validation.limit = 0.0 if self.train.cyclic else seconds
         return next(self._results)
 
 
@@ -140,14 +138,13 @@ class _TimedPass:
     """Batches until a minimum number of steps and a time are reached."""
 
     batches: Batches
-    endless: bool = False
+    cyclic: bool = False
     limit: float = 0.0
     min_steps: int = 1
 
     def __iter__(self) -> Iterator[Batch]:
         started_at, self.num_steps, self.num_images = time.perf_counter(), 0, 0
-        passes = repeat(self.batches) if self.endless else [self.batches]
-        for batch in chain.from_iterable(passes):
+        for batch in chain.from_iterable(repeat(self.batches) if self.cyclic else [self.batches]):
             yield batch
             self.num_steps, self.num_images = self.num_steps + 1, self.num_images + len(batch[1])
             seconds = time.perf_counter() - started_at
@@ -158,5 +155,4 @@ class _TimedPass:
         self.seconds = time.perf_counter() - started_at
 
     def skipped_seconds(self, total_steps: int) -> float:
-        """Return about how many seconds the skipped steps of the latest pass would have taken."""
         return self.seconds * (total_steps - self.num_steps) / self.num_steps

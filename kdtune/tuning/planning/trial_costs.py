@@ -1,8 +1,7 @@
 """Measurement of the costs of a sweep's trials on this machine.
 
-Trials train side by side in as many processes as the machine has slots, with the threads and
-devices of a slot, since they slow each other down. They run the real loop on a sample of the
-images, for some seconds per cell and with one point of its space. Nothing is left on the disk.
+Trials train side by side in as many processes as the machine has slots, since they slow each other
+down. They run the real loop on a sample of the images, with one point of each cell's space.
 """
 
 import time
@@ -41,16 +40,13 @@ MAX_BUSY_SECONDS = 600.0
 def measure_trial_costs(
     prepared: PreparedSweep, slots: Slots, folder: Path, history: int
 ) -> tuple[SweepCosts, TrialCosts]:
-    """Measure trials of every cell, and a proposal while all slots but one train.
+    """Return the measured costs of a sweep, and the maximum costs of its trials.
 
     Args:
         prepared: the sweep.
         slots: number and resources of trials on this machine.
         folder: for files that are needed meanwhile.
-        history: number of ended trials before the proposal.
-
-    Returns:
-        The costs of the sweep, and the maximum costs of its trials.
+        history: number of ended trials before a proposal.
     """
     full, configs = prepared.shared_inputs.decoded, dict[str, TrainConfig]()
     for cell in prepared.sweep.cells():
@@ -83,12 +79,14 @@ def measure_trial_costs(
         name: TrialCosts(*map(fmean, zip(*(costs for costs, _ in measured), strict=True)))
         for name, measured in cells.items()
     }
+    times = [[seconds for _, epochs in cell for seconds in epochs] for cell in cells.values()]
+    deviations = [stdev(cell) / fmean(cell) for cell in times if len(cell) > 2]
     scale = len(full.data.train) / len(decoded.data.train)
     built = [array for array in arrays if array.state is CacheState.BUILT]
     views = [array for array in built if ", view " in array.label]
     costs = SweepCosts(
         epoch_seconds={name: mean.epoch_seconds for name, mean in means.items()},
-        epoch_relative_sd=_relative_sd(cells.values()),
+        epoch_relative_sd=median(deviations or [0.0]),
         process_start_seconds=process_start_seconds,
         trial_start_seconds={name: mean.start_seconds for name, mean in means.items()},
         checkpoint_seconds={name: mean.checkpoint_seconds for name, mean in means.items()},
@@ -122,12 +120,6 @@ def _start_workers(
     config = max(configs, key=lambda config: config.teacher_model is not None)
     ray.get([worker.open_inputs.remote(config) for worker in workers])
     return workers
-
-
-def _relative_sd(cells: Iterable[list[tuple[TrialCosts, list[float]]]]) -> float:
-    """Return the standard deviation of epoch times relative to their mean, of the median cell."""
-    times = [[seconds for _, epochs in cell for seconds in epochs] for cell in cells]
-    return median([stdev(cell) / fmean(cell) for cell in times if len(cell) > 2] or [0.0])
 
 
 def _sample(data: ImageData) -> ImageData:
