@@ -48,7 +48,6 @@ from sklearn.datasets import load_digits
 import kdtune.storage.array_cache
 import kdtune.training.loop
 import kdtune.tuning.driver.driver
-import kdtune.tuning.driver.driver
 from kdtune.cli.commands import main as kdtune_main
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
@@ -416,7 +415,7 @@ def logged_accuracies(sweep: SweepFolder) -> dict[tuple[str, int], float]:
 
 def read_leaderboard(sweep: SweepFolder) -> pd.DataFrame:
     """Return the leaderboard without times."""
-    leaderboard = pd.read_csv(sweep.table_path("leaderboard", ".csv"))
+    leaderboard = pd.read_csv(sweep.table_path("leaderboard.csv"))
     return leaderboard.drop(columns="search_device_seconds")
 
 

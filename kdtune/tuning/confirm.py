@@ -186,8 +186,9 @@ class _ConfirmSession:
 
     def _has_work(self) -> bool:
         policy = self.policy
-        untested = policy.choose_candidates() or policy.untested_runs()
-        return not policy.finished or bool(policy.crashed_runs() or untested)
+        if not policy.finished or policy.crashed_runs():
+            return True
+        return bool(policy.choose_candidates() or policy.untested_runs())
 
     def _run_choose_test(self, log: EventLog, slots: Slots) -> None:
         say, shared_inputs = self.screen.say, self.prepared.shared_inputs

@@ -273,7 +273,7 @@ def test_trials_that_die_hang_or_lack_memory_restart(ray_session, tmp_path):
     (tmp_path / "marks").mkdir()
     process = ray.tune.with_parameters(Troubled, checkpoints=tmp_path / "marks")
     run_trials(process, harness.searcher, harness.scheduler, watchdog)
-    assert harness.budget.finished
+    assert harness.policy.finished
     events = SweepFolder(tmp_path).load_events()
     restarts = {e.trial_id: (e.cause, e.reason) for e in of_kind(events, TrialRestarted)}
     assert restarts == {
@@ -340,7 +340,7 @@ def test_a_sweep_that_signals_stopped_is_resumed_and_listens_to_this_machine_alo
     for trial_id, (_, accuracies, *_) in outcomes(sweep).items():
         [*_, last] = sorted(p.name for p in (sweep.checkpoints_folder / trial_id).iterdir())
         assert last == f"epoch-{len(accuracies):05d}.pth"
-    assert set(pd.read_csv(sweep.table_path("trials", ".csv")).state) == {"running"}
+    assert set(pd.read_csv(sweep.table_path("trials.csv")).state) == {"running"}
 
     driver, _ = start(tmp_path, "resume", "results/x", "--shutdown-grace", "0s")
     err = end(driver, signal.SIGTERM)

@@ -20,7 +20,7 @@ from kdtune.errors import RunError, last_line
 from kdtune.runtime.device import GpuMemory
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Allocation, ResourceRequest, Slots
-from kdtune.tuning.cluster.ray_private import reserve_resources
+from kdtune.tuning.cluster.ray_private import trial_resources
 from kdtune.tuning.cluster.session import find_slots
 from kdtune.tuning.planning.training_worker import TrainingWorker
 from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests, is_out_of_memory
@@ -154,7 +154,7 @@ def _measure_sharing(
 @contextmanager
 def _reserve_gpu(model: str, whole_gpu: Allocation, cpus: str) -> Iterator[Any]:
     """Reserve a GPU and its CPUs; yield `TrainingWorker` as a class of actors that share them."""
-    group = reserve_resources(whole_gpu)
+    group = trial_resources(whole_gpu).to_placement_group()
     gpus, strategy = 1 / max(TRIALS_PER_GPU), PlacementGroupSchedulingStrategy(group)
     options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": strategy}
     try:

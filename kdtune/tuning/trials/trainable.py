@@ -25,18 +25,12 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.errors import DiskFullError, DivergedError, UserError, typed_first_line
 from kdtune.log.events import EpochMetrics
-from kdtune.models import build_model, probe_stage_shapes
 from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import hide_gpus
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import CacheProgress, CacheState, OnCacheProgress
 from kdtune.storage.remote import Storage
-from kdtune.training.epoch_data import (
-    EpochData,
-    find_data,
-    open_decoded_dataset,
-    should_cache_targets,
-)
+from kdtune.training.epoch_data import EpochData, find_data, open_decoded_dataset, open_epoch_data
 from kdtune.training.loop import METRIC_NAMES, EpochResult, fit
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import TeacherTargets
@@ -104,9 +98,10 @@ class ProcessMemory:
     def teacher_targets(self, config: TrainConfig) -> TeacherTargets:
         """Return the targets of all requests, which one pass of the teacher computes."""
         if self._teacher_targets is None:
-            self._teacher_targets = TeacherTargets(self.teacher(config), config.image_size)
-            for request_config, shapes in self.target_requests:
-                self._teacher_targets.request(request_config, list(shapes))
+            teacher = self.teacher(config)
+            self._teacher_targets = TeacherTargets(
+                teacher, config.image_size, self.target_requests
+            )
         return self._teacher_targets
 
 
@@ -262,17 +257,11 @@ def open_trial_data(
         memory: opens images and teacher.
         on_progress: takes what is built or waited for.
     """
-    decoded = memory.decoded(config)
-    classes = decoded.data.classes
-    teacher, teacher_targets, requested = None, None, {}
+    decoded, teacher, teacher_targets = memory.decoded(config), None, None
     if config.teacher_model is not None:
-        teacher = memory.teacher(config)
-        if should_cache_targets(config):
-            teacher_targets = memory.teacher_targets(config)
-            student = build_model(config.model, len(classes), config.image_size)
-            shapes = probe_stage_shapes(student, config.image_size)
-            requested = teacher_targets.request(config, shapes)
-    return EpochData(config, decoded, teacher_targets, requested, on_progress), classes, teacher
+        teacher, teacher_targets = memory.teacher(config), memory.teacher_targets(config)
+    epoch_data = open_epoch_data(config, decoded, teacher_targets, on_progress)
+    return epoch_data, decoded.data.classes, teacher
 
 
 def is_out_of_memory(error: Exception) -> bool:
