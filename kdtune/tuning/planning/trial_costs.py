@@ -90,7 +90,7 @@ def measure_trial_costs(
     full, sweep = prepared.shared_inputs.decoded, prepared.sweep
     cache = ArrayCache(folder / "cache") if full.cache is not None else None
     decoded = DecodedDataset(_sample(full.data), full.image_size, cache)
-    arrays = prepared.shared_inputs.with_decoded(decoded).warm_cache(lambda line: None)
+    arrays = prepared.shared_inputs.warm_cache(lambda line: None, decoded)
     started_at = time.perf_counter()
     workers = _start_workers(prepared, slots, decoded, folder)
     process_start_seconds = time.perf_counter() - started_at

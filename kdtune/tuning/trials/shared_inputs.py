@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from copy import copy
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +17,8 @@ from kdtune.methods.checks import dry_run
 from kdtune.methods.method import FeatureMaps, StageShapes
 from kdtune.models import MODELS, build_model, probe, stage_shapes
 from kdtune.runtime.device import has_gpu, release_gpu_memory
-from kdtune.storage.array_cache import (
-    ArrayCache,
-    CacheProgress,
-    CacheState,
-    OnCacheProgress,
-    cache_folder,
-)
+from kdtune.storage import array_cache
+from kdtune.storage.array_cache import CacheProgress, CacheState
 from kdtune.training.epoch_data import EpochData, open_decoded_dataset
 from kdtune.training.teacher_targets import TeacherTargets
 from kdtune.tuning.trials.cache_plan import plan_cache
@@ -59,23 +53,24 @@ class SharedInputs:
             model: the student of all these runs.
             configs: their settings.
         """
-        image_size = self.decoded.image_size
+        image_size, num_classes = self.decoded.image_size, len(self.decoded.data.classes)
         with MODELS.blame_provider(model):
-            student = build_model(model, len(self.decoded.data.classes), image_size)
+            student = build_model(model, num_classes, image_size)
             outputs = probe(student, torch.zeros(2, 3, image_size, image_size))
             shapes = stage_shapes(outputs[1])
         tried_methods = set()
         for config in configs:
             with METHODS.blame_provider(config.method):
                 if config.method not in tried_methods:
-                    self._dry_run(config, outputs)
+                    self._dry_run(config, shapes, outputs)
                     tried_methods.add(config.method)
                 self._register_run(config, shapes)
 
-    def _dry_run(self, config: TrainConfig, student: tuple[Tensor, FeatureMaps]) -> None:
+    def _dry_run(
+        self, config: TrainConfig, shapes: StageShapes, student: tuple[Tensor, FeatureMaps]
+    ) -> None:
         targets = self.teacher_targets
-        teacher_shapes = targets.stage_shapes if targets else None
-        method = build_method(config, stage_shapes(student[1]), teacher_shapes)
+        method = build_method(config, shapes, targets and targets.stage_shapes)
         teacher = targets.probe_outputs if targets and method.uses_teacher else None
         dry_run(config.method, method, student, teacher)
 
@@ -98,13 +93,14 @@ class SharedInputs:
 
         A sweep that has an `earlier_opening` keeps its views and its methods with a live teacher.
         """
-        recorded = earlier_opening.cache if earlier_opening else None
+        recorded = earlier_opening and earlier_opening.cache
         if self.decoded.cache is None:
-            if recorded is not None and (recorded.augment_views or recorded.methods):
+            if recorded and (recorded.augment_views or recorded.methods):
                 raise UserError("The sweep's trials share what the cache holds; it needs one.")
             return
         image_bytes = self.decoded.array_bytes("train")
-        folder = next(p for p in (cache_folder(), *cache_folder().parents) if p.exists())
+        folder = array_cache.cache_folder()
+        folder = next(path for path in (folder, *folder.parents) if path.exists())
         cached_bytes = sum(entry.size_bytes for entry in self.decoded.cache.list_entries())
         available_bytes = shutil.disk_usage(folder).free + cached_bytes
         self.cache_plan, self.cache_plan_lines = plan_cache(
@@ -116,31 +112,22 @@ class SharedInputs:
             any_augmented=True in self._runs_by_augment,
             epochs=self.sweep.epochs,
         )
-        if earlier_opening is not None and recorded is not None:
+        if earlier_opening and recorded:
             earlier_cells = SweepConfig.parse(earlier_opening.config).cells()
             new_methods = set(self.cache_plan.methods) - {method for method, _ in earlier_cells}
-            kept = {
-                "methods": tuple(dict.fromkeys((*recorded.methods, *sorted(new_methods)))),
-                "augment_views": recorded.augment_views,
-            }
+            methods = tuple(dict.fromkeys((*recorded.methods, *sorted(new_methods))))
+            kept = {"methods": methods, "augment_views": recorded.augment_views}
             self.cache_plan = self.cache_plan.model_copy(update=kept)
             self.cache_plan_lines = []
 
     def with_cache_plan(self, config: TrainConfig) -> TrainConfig:
         """Return the settings of a run with what the plan decides for all runs."""
-        is_cached = config.method in self.cache_plan.methods
-        return config.model_copy(
-            update={
-                "augment_views": self.cache_plan.augment_views if config.augment else 0,
-                "cache_targets": is_cached or not METHODS[config.method].uses_teacher,
-            }
-        )
-
-    def with_decoded(self, decoded: DecodedDataset) -> "SharedInputs":
-        """Return a copy with other images and the same plan."""
-        other = copy(self)
-        other.decoded = decoded
-        return other
+        plan, uses_teacher = self.cache_plan, METHODS[config.method].uses_teacher
+        update = {
+            "augment_views": plan.augment_views if config.augment else 0,
+            "cache_targets": config.method in plan.methods or not uses_teacher,
+        }
+        return config.model_copy(update=update)
 
     @property
     def target_requests(self) -> TargetRequests:
@@ -156,17 +143,23 @@ class SharedInputs:
         """One run with augmentation and one without, if the sweep may have such runs."""
         return [self.with_cache_plan(config) for config in self._runs_by_augment.values()]
 
-    def warm_cache(self, say: Callable[[str], None]) -> list[CacheProgress]:
-        """Build what the first epoch needs with all cores; return what was built or found."""
+    def warm_cache(
+        self, say: Callable[[str], None], decoded: DecodedDataset | None = None
+    ) -> list[CacheProgress]:
+        """Build what the first epoch needs with all cores; return what was built or found.
+
+        Args:
+            say: takes a line about each array.
+            decoded: other images; None for those of the sweep.
+        """
         # Opened anew: arrays that this process has open may have been evicted since, and images
         # that are decoded without a cache are checked, but not held.
-        cache = self.decoded.cache
-        decoded = DecodedDataset(
-            self.decoded.data,
-            self.decoded.image_size,
-            cache and ArrayCache(cache.folder, cache.max_bytes),
+        images = decoded or self.decoded
+        cache = images.cache and array_cache.ArrayCache(
+            images.cache.folder, images.cache.max_bytes
         )
-        memory = ProcessMemory(self.target_requests, decoded, self.teacher)
+        fresh = DecodedDataset(images.data, images.image_size, cache)
+        memory = ProcessMemory(self.target_requests, fresh, self.teacher)
         runs = self.representative_runs
         prepared = build_first_epoch(memory, runs, lambda progress: say(progress.describe()))
         if self.teacher is not None and has_gpu():
@@ -176,7 +169,7 @@ class SharedInputs:
 
 
 def build_first_epoch(
-    memory: ProcessMemory, runs: Sequence[TrainConfig], on_progress: OnCacheProgress
+    memory: ProcessMemory, runs: Sequence[TrainConfig], on_progress: array_cache.OnCacheProgress
 ) -> list[CacheProgress]:
     """Build what the first epoch of some runs needs; return the arrays that were built or found.
 
@@ -185,9 +178,8 @@ def build_first_epoch(
         runs: see `SharedInputs.representative_runs`.
         on_progress: takes what is built or found, once.
     """
-    decoded, requests, targets = memory.decoded(runs[0]), memory.target_requests, None
-    if requests:
-        targets = memory.teacher_targets(requests[0][0])
+    decoded, requests = memory.decoded(runs[0]), memory.target_requests
+    targets = memory.teacher_targets(requests[0][0]) if requests else None
     prepared: list[CacheProgress] = []
 
     def report_once(progress: CacheProgress) -> None:

@@ -27,10 +27,6 @@ def warm_cache(
         shared: inputs of all trials.
         slots: give the nodes.
         say: takes a line about each array, and about what does not fit.
-
-    Raises:
-        UserError: images cannot be read, or data or teacher are unusable.
-        RunError: the node that was to build is lost.
     """
     for line in shared.cache_plan_lines:
         say(line)
