@@ -48,7 +48,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
         plan: plan the sweep first, for the slots of this machine, and save the plan in its folder.
 
     Raises:
-        UserError: an argument is unusable; nothing was written.
+        UserError: an argument is unusable; a new sweep has written nothing.
         RunError: no trial finished an epoch, or the disk is full.
         KeyboardInterrupt: the sweep was interrupted; its tables are of what had ended.
     """
@@ -83,12 +83,7 @@ def resume_sweep(
     Args:
         path: the sweep's folder.
         changes: settings of `SweepConfig` that change.
-        show: as for `run_sweep`.
-
-    Raises:
-        UserError: this is no sweep's folder, another process runs it, or what the sweep needs is
-            missing or not what it was.
-        RunError, KeyboardInterrupt: as for `run_sweep`.
+        show: as for `run_sweep`, which also says what may be raised.
     """
     screen, folder, changes = Screen(show), SweepFolder(path), changes or {}
     with (

@@ -9,9 +9,6 @@ from kdtune.storage.files import atomic_write, write_text
 from kdtune.storage.remote import Storage
 from kdtune.tuning.trials.best_weights import write_best_weights
 
-PARQUET_TABLES = ("trials", "epochs")
-"""Tables that are also written as Parquet."""
-
 
 def write_results(
     folder: SweepFolder, resume_command: str, storage: Storage | None = None
@@ -22,16 +19,13 @@ def write_results(
         folder: the sweep's folder.
         resume_command: writes them again; part of the error message.
         storage: holds the checkpoints; None if they are in the folder.
-
-    Raises:
-        RunError: the disk is full.
     """
     snapshot = SweepSnapshot(folder.path)
     tables = load_sweep_tables(snapshot)
     selected = select_best_runs(tables)
     try:
         for name, table in collect_tables(snapshot, tables).items():
-            if name in PARQUET_TABLES:
+            if name in ("trials", "epochs"):
                 with atomic_write(folder.table_path(name, ".parquet")) as temporary:
                     table.to_parquet(temporary)
             write_text(folder.table_path(name, ".csv"), to_csv(table))
