@@ -70,7 +70,7 @@ class SharedInputs:
         self, config: TrainConfig, shapes: StageShapes, student: tuple[Tensor, FeatureMaps]
     ) -> None:
         targets = self.teacher_targets
-        method = build_method(config, shapes, targets and targets.stage_shapes)
+        method = build_method(config, shapes, targets.stage_shapes if targets else None)
         teacher = targets.probe_outputs if targets and method.uses_teacher else None
         dry_run(config.method, method, student, teacher)
 

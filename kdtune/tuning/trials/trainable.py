@@ -1,9 +1,8 @@
 """Ray Tune's process of a trial: runs one trial after another and reports their results.
 
 It is a class because Tune runs functions in threads, where a trial that is slow to end makes the
-next one fail; here the next one waits. A trial that fails reports the failure as its last result,
-so its process continues with the next trial; only a process that dies is an error to Ray. Trials
-do not get the test images, so neither a setting nor a faulty method can reach them.
+next one fail. Trials do not get the test images, so neither a setting nor a faulty method can
+reach them.
 """
 
 import math
@@ -108,7 +107,6 @@ class TrialProcess(tune.Trainable):
         checkpoints: Path | Storage | None = None,
         plugins: Sequence[Plugin] = (),
     ) -> None:
-        """Start the first trial of the process."""
         keep_freed_memory()
         hide_unassigned_gpus()
         with suppress(UserError):  # the trial raises it again, and so reports it
@@ -118,17 +116,14 @@ class TrialProcess(tune.Trainable):
         self._start_trial(ray_config)
 
     def reset_config(self, ray_config: dict[str, Any]) -> bool:
-        """Start another trial once the one before has ended, however long that takes."""
-        self.cleanup()
+        self.cleanup()  # the trial before, however long that takes
         self._start_trial(ray_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the trial up to its next result."""
         return results.to_ray(next(self._results))
 
     def cleanup(self) -> None:
-        """End the trial."""
         with suppress(Exception):  # errors at its end must not harm the next trial
             self._results.close()
 
@@ -157,7 +152,7 @@ class TrialProcess(tune.Trainable):
         if isinstance(folder, Storage):
             folder = folder.subfolder(trial_id)
         elif folder is not None:
-            folder = folder / trial_id
+            folder /= trial_id
         return run_trial(config, self._memory, folder, self._plugins)
 
 
@@ -194,7 +189,7 @@ def _train(
     load_validation = partial(epoch_data.evaluation_batches, "validation")
     yield from _iter_cache_events(cache_events, load_validation)
     state, history, result = None, list[EpochMetrics](), None
-    with _open_checkpoints(folder, config, classes, memory.write_cost) as checkpoints:
+    with _open_checkpoints(folder, config, memory) as checkpoints:
         try:
             if checkpoints is not None and (latest := checkpoints.load_latest()) is not None:
                 state, history = latest
@@ -218,25 +213,26 @@ def _train(
 
 @contextmanager
 def _open_checkpoints(
-    folder: Path | Storage | None,
-    config: TrainConfig,
-    classes: tuple[str, ...],
-    cost: trial_checkpoints.WriteCost,
+    folder: Path | Storage | None, config: TrainConfig, memory: ProcessMemory
 ) -> Iterator[trial_checkpoints.TrialCheckpoints | None]:
-    if isinstance(folder, Storage):
-        with TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as temporary:
-            yield trial_checkpoints.RemoteTrialCheckpoints(
-                Path(temporary), config, classes, cost, storage=folder
-            )
-    else:
-        yield folder and trial_checkpoints.TrialCheckpoints(folder, config, classes, cost)
+    settings = config, memory.decoded(config).data.classes, memory.write_cost
+    match folder:
+        case None:
+            yield None
+        case Path():
+            yield trial_checkpoints.TrialCheckpoints(folder, *settings)
+        case _:
+            with TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as temporary:
+                remote = trial_checkpoints.RemoteTrialCheckpoints
+                yield remote(Path(temporary), *settings, storage=folder)
 
 
 def _describe_failure(error: Exception) -> TrialFailed:
-    if isinstance(error, DivergedError):
-        return TrialFailed(failure=Failure.DIVERGED, reason=str(error))
-    if isinstance(error, DiskFullError):
-        return TrialFailed(failure=Failure.DISK_FULL, reason=str(error))
+    match error:
+        case DivergedError():
+            return TrialFailed(failure=Failure.DIVERGED, reason=str(error))
+        case DiskFullError():
+            return TrialFailed(failure=Failure.DISK_FULL, reason=str(error))
     failure = Failure.OUT_OF_MEMORY if is_out_of_memory(error) else Failure.CRASHED
     return TrialFailed(failure=failure, reason=typed_first_line(error))
 
