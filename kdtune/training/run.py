@@ -12,7 +12,7 @@ from kdtune.data.batches import Batch, TrainingBatches
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
 from kdtune.data.splits import ImageData
 from kdtune.errors import UserError
-from kdtune.methods import METHODS, require_method
+from kdtune.methods import METHODS
 from kdtune.models import count_classes, require_model
 from kdtune.models.checkpoints import read_checkpoint
 from kdtune.runtime.console import say
@@ -63,7 +63,7 @@ def run_training(
         DivergedError: the training loss is no longer finite.
         KeyboardInterrupt: the run was interrupted; the text names the checkpoint to resume from.
     """
-    require_method(config.method)
+    METHODS.require(config.method)
     require_model(config.model)
     resumed_from = config.resume
     checkpoint = read_checkpoint(resumed_from) if resumed_from else None

@@ -33,7 +33,6 @@ from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
 from kdtune.tuning.scheduling.confirm_policy import Candidates, ConfirmPolicy, best_trials
 from kdtune.tuning.trials.best_weights import ConfirmedWeights
 from kdtune.tuning.trials.held_out import predict_test_images, profile_student
-from kdtune.tuning.trials.warm_cache import warm_cache
 from kdtune.units import format_duration
 
 
@@ -175,14 +174,15 @@ class _ConfirmSession:
 
     def _has_work(self) -> bool:
         policy = self.policy
-        untested = policy.choose_candidates() or policy.untested_runs()
-        return not policy.finished or bool(policy.crashed_runs() or untested)
+        if not policy.finished or policy.crashed_runs():
+            return True
+        return bool(policy.choose_candidates() or policy.untested_runs())
 
     def _run_choose_test(self, log: EventLog, slots: Slots) -> None:
         say, shared_inputs = self.screen.say, self.prepared.shared_inputs
         for line in self._describe_plan(slots):
             say(line)
-        warm_cache(shared_inputs, slots, say)
+        shared_inputs.warm_cache(slots, say)
         targets = shared_inputs.target_requests
         slots = choose_gpu_sharing(self.sweep, slots, self._example_configs, targets, say)
         self._profile_students(log, slots)

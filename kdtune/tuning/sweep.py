@@ -27,11 +27,11 @@ from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
 from kdtune.tuning.driver.resume_rules import build_resume_config, resume_flags
 from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
-from kdtune.tuning.planning.plan import load_learning_curves, make_plan, require_local_address
+from kdtune.tuning.planning.plan import make_plan, require_local_address
+from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import describe_sampler
 from kdtune.tuning.trials.best_weights import CheckpointCleanup
-from kdtune.tuning.trials.warm_cache import warm_cache
 from kdtune.units import format_duration
 
 
@@ -151,7 +151,7 @@ class _SearchSession:
         for line in (*self._describe(slots), *warm_starts):
             self.screen.say(line)
         shared_inputs = self.prepared.shared_inputs
-        built = warm_cache(shared_inputs, slots, self.screen.say)
+        built = shared_inputs.warm_cache(slots, self.screen.say)
         opening_event = self.prepared.opening_after(built)
         make_configs, targets = self.prepared.example_configs, shared_inputs.target_requests
         slots = choose_gpu_sharing(self.sweep, slots, make_configs, targets, self.screen.say)
@@ -159,7 +159,7 @@ class _SearchSession:
 
     def make_plan(self, slots: Slots, warm_start_events: Sequence[WarmStart]) -> dict[str, Any]:
         """Return the plan of the sweep, and show it."""
-        curves = load_learning_curves(self.prepared, None)
+        curves = SyntheticCurves(self.sweep.epochs, self.sweep.seed)
         plan = make_plan(self.prepared, warm_start_events, slots, (), curves, self.screen.say)
         self.screen.say(plan_text(plan, "table"))
         return plan

@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from kdtune.config.early_checks import check_names_and_files
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig, applicable_settings
 from kdtune.data.folders import GROUPS_FILE, load_test_groups
@@ -182,7 +181,7 @@ def _prepare_inputs(
 ) -> tuple[SweepConfig, SharedInputs, dict[str, Any]]:
     """Return complete settings, inputs of all trials, and fields of the opening event."""
     require_tracker_packages(requested.trackers)
-    check_names_and_files(requested)
+    requested.check_names_and_files()
     for model in requested.models:
         require_model(model)
     inputs = requested.data_source, requested.skip_bad_images, requested.cache_gb

@@ -1,26 +1,31 @@
-"""Inputs that all trials of a sweep share: decoded images, teacher and teacher targets."""
+"""Inputs that all trials of a sweep share: what is cached, and its first build."""
 
 import shutil
 from collections.abc import Callable, Sequence
 
+import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData
-from kdtune.errors import UserError
+from kdtune.errors import RunError, UserError, last_line
 from kdtune.log.events import CacheRecord, SweepOpening
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.checks import dry_run
 from kdtune.methods.method import FeatureMaps, StageShapes
 from kdtune.models import MODELS, build_model, probe, stage_shapes
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import has_gpu, release_gpu_memory
 from kdtune.storage import array_cache
-from kdtune.storage.array_cache import CacheProgress, CacheState
+from kdtune.storage.array_cache import ArrayCache, CacheProgress, CacheState, OnCacheProgress
 from kdtune.training.epoch_data import EpochData, open_decoded_dataset
 from kdtune.training.teacher_targets import TeacherTargets
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
+from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.trials.cache_plan import plan_cache
 from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests
 from kdtune.units import BYTES_PER_GB
@@ -138,15 +143,48 @@ class SharedInputs:
             for config, shapes in self._target_requests.get(method, ())
         )
 
-    @property
-    def representative_runs(self) -> list[TrainConfig]:
-        """One run with augmentation and one without, if the sweep may have such runs."""
+    def _representative_runs(self) -> list[TrainConfig]:
         return [self.with_cache_plan(config) for config in self._runs_by_augment.values()]
 
-    def warm_cache(
+    def warm_cache(self, slots: Slots, say: Callable[[str], None]) -> list[CacheProgress]:
+        """Build what the first epoch needs; return the arrays that were built or found.
+
+        This machine builds, or a node if no trials run here. The other nodes build what their
+        first trial needs.
+
+        Args:
+            slots: give the nodes.
+            say: takes a line about each array, and about what does not fit.
+        """
+        for line in self.cache_plan_lines:
+            say(line)
+        if slots.has_node(ray.get_runtime_context().get_node_id()):
+            return self.build_first_epoch(say)
+        allocation = slots.smallest_allocation(self.sweep.models[0])
+        if allocation is None:
+            raise RunError("No node has room for a trial any more.")
+        task = ray.remote(
+            max_retries=1,
+            num_cpus=allocation.cpus,
+            num_gpus=allocation.gpus,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(allocation.node, soft=False),
+        )(_build_on_node)
+        arguments = pack_plugins(), self.target_requests, self._representative_runs()
+        prepared: list[CacheProgress]
+        try:
+            prepared, problem = ray.get(task.remote(*arguments))
+        except ray.exceptions.RayError as error:
+            raise RunError(f"The first views could not be built: {last_line(error)}") from error
+        if problem is not None:
+            raise UserError(problem)
+        for progress in prepared:
+            say(f"on a node of the cluster: {progress.describe()}")
+        return prepared
+
+    def build_first_epoch(
         self, say: Callable[[str], None], decoded: DecodedDataset | None = None
     ) -> list[CacheProgress]:
-        """Build what the first epoch needs with all cores; return what was built or found.
+        """Build on this machine with all cores; return what was built or found.
 
         Args:
             say: takes a line about each array.
@@ -155,29 +193,31 @@ class SharedInputs:
         # Opened anew: arrays that this process has open may have been evicted since, and images
         # that are decoded without a cache are checked, but not held.
         images = decoded or self.decoded
-        cache = images.cache and array_cache.ArrayCache(
-            images.cache.folder, images.cache.max_bytes
-        )
+        cache = images.cache and ArrayCache(images.cache.folder, images.cache.max_bytes)
         fresh = DecodedDataset(images.data, images.image_size, cache)
         memory = ProcessMemory(self.target_requests, fresh, self.teacher)
-        runs = self.representative_runs
-        prepared = build_first_epoch(memory, runs, lambda progress: say(progress.describe()))
+        runs = self._representative_runs()
+        prepared = _build_first_epoch(memory, runs, lambda progress: say(progress.describe()))
         if self.teacher is not None and has_gpu():
             self.teacher.cpu()  # leave the GPU to the trials
             release_gpu_memory()
         return prepared
 
 
-def build_first_epoch(
-    memory: ProcessMemory, runs: Sequence[TrainConfig], on_progress: array_cache.OnCacheProgress
-) -> list[CacheProgress]:
-    """Build what the first epoch of some runs needs; return the arrays that were built or found.
+def _build_on_node(
+    plugins: Sequence[Plugin], target_requests: TargetRequests, runs: list[TrainConfig]
+) -> tuple[list[CacheProgress], str | None]:
+    """Return the arrays that were built or found, or a problem for the user."""
+    try:
+        PLUGINS.sync(plugins)
+        return _build_first_epoch(ProcessMemory(target_requests), runs, lambda _: None), None
+    except UserError as error:  # Ray would wrap it
+        return [], str(error)
 
-    Args:
-        memory: opens images and teacher.
-        runs: see `SharedInputs.representative_runs`.
-        on_progress: takes what is built or found, once.
-    """
+
+def _build_first_epoch(
+    memory: ProcessMemory, runs: Sequence[TrainConfig], on_progress: OnCacheProgress
+) -> list[CacheProgress]:
     decoded, requests = memory.decoded(runs[0]), memory.target_requests
     targets = memory.teacher_targets(requests[0][0]) if requests else None
     prepared: list[CacheProgress] = []
