@@ -61,8 +61,7 @@ class _CellRecord(_Record):
 
     @property
     def cell_name(self) -> str:
-        """The name of the cell, such as ``at-ResNet18``."""
-        return f"{self.method}-{self.model}"
+        return "-".join(self.cell)
 
 
 class TrialEvent(_CellRecord, Event):
@@ -95,21 +94,17 @@ class DataSummary(_Record):
 
 
 class TeacherSummary(_Record):
-    """A teacher's file; accuracies are between 0 and 1, None if not measured."""
-
     path: str
     sha256: str
     model: str
     image_size: int | None = None
-    validation_accuracy: float | None = None
+    validation_accuracy: float | None = None  # between 0 and 1
     test_accuracy: float | None = None
 
 
 class SpaceRecord(_Record):
-    """A search space at the start of a sweep; for a function only its file is recorded."""
-
     path: str
-    function: bool
+    function: bool  # then only its file is recorded
     distributions: dict[str, dict[str, Any]]
     constants: dict[str, Any]
     start: tuple[dict[str, Any], ...]
@@ -130,9 +125,7 @@ class CacheRecord(_Record):
 
 
 class LogOpening(Event):
-    """Base of events that open a log; ``config`` is a complete `SweepConfig`."""
-
-    config: dict[str, Any]
+    config: dict[str, Any]  # a complete `SweepConfig`
     data: DataSummary
     teacher: TeacherSummary | None
     environment: dict[str, str | int | None]
@@ -170,8 +163,6 @@ class ConfirmStarted(LogOpening):
 
 
 class Observation(_Record):
-    """A trial of an earlier sweep that informs the sampler of this one."""
-
     trial_id: str  # id, after the earlier sweep's folder
     params: dict[str, Any]
     distributions: dict[str, dict[str, Any]]
@@ -204,8 +195,6 @@ class TrialProposed(TrialEvent):
 
 
 class EpochMetrics(_Record):
-    """Metrics of one epoch; see `kdtune.training.loop.EpochResult`."""
-
     epoch: int
     lr: float
     train_loss: float

@@ -40,8 +40,6 @@ class CacheState(StrEnum):
 
 
 class CacheProgress(BaseModel, frozen=True):
-    """A change of state while arrays are opened."""
-
     content: str  # kind of the arrays, such as "targets"
     label: str
     state: CacheState
@@ -66,9 +64,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_FOLDER_VARIABLE) or Path(user_cache) / "kdtune").expanduser()
 
 
-class _Metadata(BaseModel):
-    """Content of ``about.json``, which is written when an array is complete."""
-
+class _Metadata(BaseModel):  # about.json, which is written when an array is complete
     label: str
     crc32: int
     num_bytes: int

@@ -41,8 +41,6 @@ OPTUNA_STATES = {
 
 
 class _FollowedSweep:
-    """The trials of each cell of a sweep, as Optuna's frozen trials."""
-
     def __init__(self, path: Path):
         self.folder = SweepFolder(path)
         self.name = printable_path(path.resolve().name)

@@ -26,10 +26,7 @@ def import_mlflow() -> Any:
 
 @dataclass(eq=False)
 class MLflowTracker(Tracker):
-    """Logs trials to MLflow; the runs of trials that have not ended stay open.
-
-    After a resume, a trial's run is found by the start of the log and the time of the proposal.
-    """
+    """Logs trials to MLflow; the runs of trials that have not ended stay open."""
 
     folder: Path
     experiment: str

@@ -44,23 +44,22 @@ class WandbTracker(Tracker):
         return any((path / END_MARKER).exists() for path in folders)
 
     def log_trial_start(self, proposed: TrialProposed) -> None:
-        for path in self._run_folders(proposed.trial_id):
+        trial_id, cell = proposed.trial_id, proposed.cell_name
+        for path in self._run_folders(trial_id):
             shutil.rmtree(path)
-        switches = dict.fromkeys(
-            ("silent", "disable_git", "disable_code", "x_disable_stats"), True
-        )
-        self._runs[proposed.trial_id] = self._wandb.init(
+        flags = dict.fromkeys(("silent", "disable_git", "disable_code", "x_disable_stats"), True)
+        self._runs[trial_id] = self._wandb.init(
             project=self.project,
-            group=proposed.cell_name,
-            name=proposed.trial_id,
-            id=f"{proposed.trial_id}-{self._log_id}",
+            group=cell,
+            name=trial_id,
+            id=f"{trial_id}-{self._log_id}",
             resume="allow",  # W&B skips the steps that it has
             config=select_hyperparameters(proposed),
-            tags=[proposed.cell_name, proposed.origin],
+            tags=[cell, proposed.origin],
             dir=self.folder.parent,
             mode=self._mode,
             reinit="create_new",  # several runs are active at once
-            settings=self._wandb.Settings(console="off", **switches),
+            settings=self._wandb.Settings(console="off", **flags),
         )
 
     def log_epoch(self, epoch: EpochFinished) -> None:
