@@ -1,7 +1,4 @@
-"""Events of a sweep's log: one frozen model per kind.
-
-Unknown fields are ignored, so this version can read the log of a later one.
-"""
+"""Events of a sweep's log: one frozen model per kind."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -41,7 +38,7 @@ FileName = Annotated[str, StringConstraints(pattern=FILE_NAME_PATTERN)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[\w][\w.:-]*$")]  # its file stem fits, too
 
 
-class _Record(BaseModel):
+class _Record(BaseModel):  # unknown fields, as of a later version, are ignored
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 

@@ -1,7 +1,4 @@
-"""Web pages of sweeps, also of running ones: optuna-dashboard with one study per cell.
-
-The studies are built from the log, in memory, without the runs of a confirmation.
-"""
+"""Web pages of sweeps, also of running ones: optuna-dashboard with one study per cell."""
 
 import sys
 import warnings

@@ -1,7 +1,4 @@
-"""MLflow tracker: one run per trial, in an experiment named after the sweep.
-
-Runs are written to a database in the sweep's folder, or to the server in MLFLOW_TRACKING_URI.
-"""
+"""MLflow tracker: one run per trial, in an experiment named after the sweep."""
 
 import logging
 import os

@@ -19,7 +19,6 @@ _OMITTED = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys() | _SPEED_SETTINGS
 
 HYPERPARAMETERS = ("method", "model", *(f for f in TrainConfig.model_fields if f not in _OMITTED))
 END_MARKER = "ended"  # empty file in the folder of a trial that is logged completely
-
 LoggedEvent = TrialProposed | EpochFinished | TrialEnded
 
 

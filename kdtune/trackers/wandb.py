@@ -1,7 +1,4 @@
-"""W&B tracker: one run per trial, in a project named after the sweep.
-
-Runs are written for `wandb sync`, and sent at once with WANDB_API_KEY or WANDB_MODE.
-"""
+"""W&B tracker: one run per trial, in a project named after the sweep."""
 
 import os
 import re
@@ -32,7 +29,7 @@ class WandbTracker(Tracker):
         self._wandb = import_wandb()
         self._log_id = round(1000 * opening.time)
         is_configured = os.environ.get("WANDB_MODE") or os.environ.get("WANDB_API_KEY")
-        self._mode = None if is_configured else "offline"
+        self._mode = None if is_configured else "offline"  # for `wandb sync`
         make_folder(self.folder)
 
     def _run_folders(self, trial_id: str) -> list[Path]:
