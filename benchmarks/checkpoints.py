@@ -22,7 +22,7 @@ import torch
 from kdtune.config.train import TrainConfig
 from kdtune.runtime.process import keep_freed_memory
 from kdtune.tuning.trials.results import EpochReported
-from kdtune.tuning.trials.trainable import run_trial
+from kdtune.tuning.trials.trainable import ProcessMemory, run_trial
 from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints, list_checkpoints
 
 RUNS = [("MultiBranchNet", 8, 30), ("MultiBranchNet", 32, 10), ("ResNet18", 8, 30),
@@ -46,7 +46,7 @@ def measure_checkpoints(
     model: str, image_size: int, epochs: int, work_folder: Path
 ) -> dict[str, Any]:
     """Train two trials; figures are those of the second."""
-    original_write = TrialCheckpoints.save
+    original_write, memory = TrialCheckpoints.save, ProcessMemory()
     for seed, num_epochs in ((0, 1), (1, epochs)):
         write_seconds: list[float] = []
         TrialCheckpoints.save = time_writes(original_write, write_seconds)  # type: ignore[method-assign]
@@ -55,7 +55,7 @@ def measure_checkpoints(
             "batch_size": 64, "epochs": num_epochs, "seed": seed,
         }  # fmt: skip
         config, folder = TrainConfig.parse(settings), work_folder / f"{model}-{image_size}-{seed}"
-        results = list(run_trial(config.model_dump(), (), folder))
+        results = list(run_trial(config.model_dump(), memory, folder))
     TrialCheckpoints.save = original_write  # type: ignore[method-assign]
     epoch_seconds = [r.metrics.seconds for r in results if isinstance(r, EpochReported)]
     [*_, path] = list_checkpoints(folder)

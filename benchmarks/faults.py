@@ -48,7 +48,6 @@ from sklearn.datasets import load_digits
 import kdtune.storage.array_cache
 import kdtune.training.loop
 import kdtune.tuning.driver.driver
-import kdtune.tuning.sweep
 from kdtune.cli.commands import main as kdtune_main
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
@@ -201,7 +200,7 @@ def _install(fault: Fault) -> None:
             _limit_file_size(fault["bytes"])
             write_results(*arguments)
 
-        _patch(kdtune.tuning.sweep, "write_results", without_room)
+        _patch(kdtune.tuning.driver.driver, "write_results", without_room)
     elif where == "clock":
         original_clock = time.time
         shift = [0.0]

@@ -55,7 +55,7 @@ from kdtune.log.folder import SweepFolder
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import LivingNodes, run_trials
 from kdtune.tuning.display.screen import Screen
-from kdtune.tuning.driver.driver import Driver
+from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
@@ -163,7 +163,7 @@ def make_driver(folder: Path, policy: SearchPolicy) -> tuple[Driver, SweepStarte
     folder.mkdir()
     sweep_folder = SweepFolder(folder)
     cleanup, screen = CheckpointCleanup(sweep_folder), Screen("quiet")
-    driver = Driver(sweep_folder, sweep_folder.log_path, policy, cleanup, "trials", "", screen)
+    driver = Driver(Workplace(sweep_folder, screen), policy, cleanup, "trials")
     data = DataSummary(
         classes=("a", "b"), train_images=2, validation_images=2, test_images=0,
         fingerprint="", test_fingerprint="",
@@ -197,7 +197,7 @@ def measure_driver(folder: Path) -> dict[str, float]:
     driver, opening_event = make_driver(folder / "driver", policy)
     samples: list[tuple[Event, float, float]] = []  # with the driver's work and the time
     disk_seconds = 0.0
-    with driver.open_log() as log:
+    with driver.open_log(driver.folder.log_path) as log:
 
         def append(event: Event) -> None:
             nonlocal disk_seconds
@@ -226,7 +226,7 @@ def measure_driver(folder: Path) -> dict[str, float]:
             work += [after - before] * isinstance(event, EpochFinished)
     gaps = [b - a for t in times_by_trial.values() for a, b in zip(t, t[1:], strict=False)]
     event_seconds, num_epochs = statistics.median(work), DRIVER_TRIALS * DRIVER_EPOCHS
-    log_lines = driver.log_path.read_bytes().splitlines(keepends=True)
+    log_lines = driver.folder.log_path.read_bytes().splitlines(keepends=True)
     log_bytes = sum(len(line) for line in log_lines if b'"epoch_finished"' in line)
     trackers = [path for path in driver.folder.tensorboard_folder.rglob("*") if path.is_file()]
     total_work = samples[-1][1] - samples[0][1]
@@ -240,7 +240,7 @@ def measure_driver(folder: Path) -> dict[str, float]:
     }
 
 
-class MeterCallback(tune.Callback):
+class MeterCallback(tune.Callback):  # type: ignore[misc]  # Ray has no types
     """Gives the meter what Tune sees."""
 
     def __init__(self, meter: OverheadMeter):

@@ -170,7 +170,7 @@ def measure_driver_load(num_slots: int, num_trials: int, folder: Path) -> dict[s
     all_slots = Slots({"A": ResourceRequest(1)}, lambda: [Node("node", num_slots)])
     folds = [timer.wrap(_fold_name(fold), fold) for fold in all_folds]
     times: list[tuple[type[Event], float]] = []
-    with EventLog(driver.log_path, folds) as log:
+    with EventLog(driver.folder.log_path, folds) as log:
         log.append(opening_event)
         driver.file_keeper.activate()
         for tracker_fold in driver.tracker_folds:

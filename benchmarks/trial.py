@@ -45,7 +45,7 @@ from kdtune.models import build_model, probe_stage_shapes
 from kdtune.models.on_device import DeviceModel
 from kdtune.runtime.process import keep_freed_memory
 from kdtune.storage.array_cache import ArrayCache
-from kdtune.training.epoch_data import EpochData
+from kdtune.training.epoch_data import open_epoch_data
 from kdtune.training.loop import build_method_for_models, build_optimizer, build_student, fit
 from kdtune.training.teacher_targets import TeacherTargets
 
@@ -132,9 +132,7 @@ def train_as_trial(
     """Way b: what a trial of a sweep does, once its views are there."""
     views = DecodedDataset(data, config.image_size, cache, WORKERS)
     teacher_targets = TeacherTargets(teacher, config.image_size)
-    student = build_model(config.model, len(data.classes), config.image_size)
-    requested = teacher_targets.request(config, probe_stage_shapes(student, config.image_size))
-    epoch_data = EpochData(config, views, teacher_targets, requested, lambda event: None)
+    epoch_data = open_epoch_data(config, views, teacher_targets)
     return fit(
         config, epoch_data.train_batches, None, num_classes=len(data.classes), teacher=teacher
     )

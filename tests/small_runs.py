@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 
 from kdtune.config.train import TrainConfig
 from kdtune.data.decoded import DecodedDataset
-from kdtune.training.epoch_data import EpochData
+from kdtune.training.epoch_data import EpochData, open_epoch_data
 
 IMAGE_SIZE = 8
 """Image size of the small runs, in pixels: the digits' own."""
@@ -15,7 +15,7 @@ IMAGE_SIZE = 8
 
 def make_epoch_data(config, data) -> EpochData:
     """A run's batches, decoded in memory, without targets."""
-    return EpochData(config, DecodedDataset(data, config.image_size, None, 1), None, {}, print)
+    return open_epoch_data(config, DecodedDataset(data, config.image_size, None, 1))
 
 
 def write_digits(root: Path, per_class: int, first: int = 0) -> Path:

@@ -1,4 +1,4 @@
-"""The example notebooks run, as they were saved; files for clusters are such as they want them."""
+"""Example notebooks run, and files for clusters are valid."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
 CLUSTER = Path(__file__).parent.parent / "examples" / "cluster"
 
 
-def test_the_cluster_launchers_file_fits_rays_schema():
+def test_the_cluster_launcher_file_fits_the_schema_of_ray():
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
     config = yaml.safe_load((CLUSTER / "aws.yaml").read_text())
     jsonschema.validate(config, schema)
@@ -49,7 +49,7 @@ def test_the_cluster_launchers_file_fits_rays_schema():
     assert ray.__version__ in " ".join(config["setup_commands"])
 
 
-def test_the_job_of_kuberay_has_what_one_needs():
+def test_the_kuberay_job_is_complete():
     job = yaml.safe_load((CLUSTER / "rayjob.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     cluster = job["spec"]["rayClusterSpec"]
@@ -72,44 +72,44 @@ FAKES = {
 }
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_slurms_script_starts_a_node_each_and_the_sweep_on_the_first(tmp_path, begun):
+COMMAND = ["bash", str(CLUSTER / "sweep.sbatch"), "sweep.yaml", "x"]
+
+
+@pytest.fixture
+def variables(tmp_path):
+    """Put the fakes on the path, and return the environment of a Slurm job."""
     for name, text in FAKES.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
-    said = tmp_path / "said"
-    if begun:
+    return {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": str(tmp_path / "said"),
+        "SLURM_JOB_NODELIST": "n", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4", "USER": "me",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_the_slurm_script_starts_ray_on_each_node_and_the_sweep_on_the_first(
+    tmp_path, variables, exists
+):
+    if exists:
         (tmp_path / "results" / "x").mkdir(parents=True)
         (tmp_path / "results" / "x" / "log.jsonl").touch()
-    variables = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": str(said), "HEAD_SECONDS": "0.2",
-        "SLURM_JOB_NODELIST": "n", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4", "USER": "me",
-        "CODE": "5",
-    }  # fmt: skip
-    command = ["bash", str(CLUSTER / "sweep.sbatch"), "sweep.yaml", "x"]
-    code = subprocess.run(command, cwd=tmp_path, env=variables, timeout=30).returncode
+    variables |= {"HEAD_SECONDS": "0.2", "CODE": "5"}
+    code = subprocess.run(COMMAND, cwd=tmp_path, env=variables, timeout=30).returncode
     assert code == 5  # the sweep's
-    lines = said.read_text().splitlines()
+    lines = (tmp_path / "said").read_text().splitlines()
     head, worker = (line for line in lines if line.startswith("srun"))
     assert "--nodelist=first" in head and "ray start --head --port=20007" in head
     assert "--nodelist=second" in worker and "ray start --address=first:20007" in worker
-    what = "resume results/x" if begun else "sweep sweep.yaml --name x"
+    what = "resume results/x" if exists else "sweep sweep.yaml --name x"
     expected = f"kdtune {what} --address first:20007 --shutdown-grace 90s token 0123"
     assert [line for line in lines if line.startswith("kdtune")] == [expected]
 
 
-def test_slurms_sigterm_reaches_the_sweep(tmp_path):
-    for name, text in FAKES.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
-        (tmp_path / name).chmod(0o755)
+def test_sigterm_from_slurm_reaches_the_sweep(tmp_path, variables):
     said = tmp_path / "said"
-    variables = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": str(said), "HEAD_SECONDS": "0",
-        "SLURM_JOB_NODELIST": "n", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "4", "USER": "me",
-        "SECONDS_OF_SWEEP": "60",
-    }  # fmt: skip
-    command = ["bash", str(CLUSTER / "sweep.sbatch"), "sweep.yaml", "x"]
-    with subprocess.Popen(command, cwd=tmp_path, env=variables) as job:
+    variables |= {"HEAD_SECONDS": "0", "SECONDS_OF_SWEEP": "60"}
+    with subprocess.Popen(COMMAND, cwd=tmp_path, env=variables) as job:
         deadline = time.monotonic() + 20
         while not (said.exists() and "kdtune" in said.read_text()):
             assert time.monotonic() < deadline

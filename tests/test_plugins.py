@@ -437,7 +437,10 @@ METHODS, METHOD, SPACE, START = {{"mine": Mine}}, "mine", {{"beta": 1.0}}, []
 @pytest.mark.parametrize(
     ("forward", "sentence"),
     [
-        ("self.head(features[-1].mean((2, 3)))", r"does not return \(logits, \[a map a stage\]\)"),
+        (
+            "self.head(features[-1].mean((2, 3)))",
+            r"does not return \(logits, \[a map per stage\]\)",
+        ),
         ("self.nothing", "The model 'Small' of the plug-in .*own.py fails: AttributeError"),
     ],
 )
@@ -450,7 +453,7 @@ def test_a_model_without_its_contract_is_refused(give, folder, forward, sentence
 
 def test_a_data_set_without_its_contract_is_refused(give):
     give("DATA = {'odd': lambda name, root: ([], [])}")
-    with pytest.raises(UserError, match="data set 'odd' of the plug-in .* fails: TypeError: it g"):
+    with pytest.raises(UserError, match="data set 'odd' of the plug-in .* fails: TypeError: it r"):
         find_images("odd")
 
 

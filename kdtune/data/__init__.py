@@ -1,1 +1,1 @@
-"""Images: where they are, how they are split, and how they reach the loop."""
+"""Image data sets: finding, splitting, decoding, augmenting and batching."""

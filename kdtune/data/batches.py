@@ -1,4 +1,4 @@
-"""The batches that the loop is fed with, gathered from arrays that hold whole splits."""
+"""Batches for the training loop, gathered from arrays that hold whole splits."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,25 +11,27 @@ from kdtune.data.transforms import augment_images
 from kdtune.runtime.device import gpu_memory
 
 EVALUATION_BATCH_SIZE = 256
-"""Images at once where nothing is trained; fixed, so that figures do not depend on it."""
+"""Images per batch where nothing is trained; fixed, so that metrics do not depend on it."""
 
 Batch = tuple[Tensor, Tensor, dict[str, Tensor] | None]
-"""(images, labels [B], the teacher's targets where they were computed before)."""
+"""(images, labels [B], the teacher's targets where they are cached)."""
 
 TrainingBatches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
-"""The batches of any epoch, or a function that gives those of an epoch, from 1."""
+"""The batches of every epoch, or a function that returns those of an epoch, from 1."""
+
+MAX_GPU_MEMORY_SHARE = 1 / 8
+"""Share of a GPU's memory that arrays may take; several processes may share the GPU."""
 
 
 class SeededBatchSampler:
-    """Which images make up which batch; every `for` is one pass.
+    """Indices of the images of each batch, and a seed for their augmentation.
 
-    The order of a shuffled pass, and the seed of its augmentation, are drawn from torch's global
-    random state, which the loop seeds for each epoch.
+    Each iteration is one pass; torch's global random state gives its order and seed. A shuffled
+    pass drops a last batch of a single image, since batch norm cannot be trained on it.
 
     Args:
-        count: N, the number of images.
-        batch_size: images a batch; a last batch of a single image is left out when shuffling,
-            since batch norm cannot be trained on it.
+        num_images: N.
+        batch_size: images per batch.
         shuffle: True for training.
     """
 
@@ -41,28 +43,62 @@ class SeededBatchSampler:
         return -(-self.num_images // self.batch_size) - drops_single
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        permutation = (
-            torch.randperm(self.num_images) if self.shuffle else torch.arange(self.num_images)
-        )
+        order = torch.randperm if self.shuffle else torch.arange
+        batches = torch.split(order(self.num_images), self.batch_size)
         seed = int(torch.randint(2**62, ())) if self.shuffle else 0
-        for indices in permutation.split(self.batch_size)[: len(self)]:
+        for indices in batches[: len(self)]:
             yield indices, seed
 
 
+class DeviceTensors:
+    """Tensors of arrays: copied to a GPU once if they fit, else sharing the arrays' memory."""
+
+    def __init__(self) -> None:
+        # By the identity of the array, which stays unique while the array is kept beside it.
+        self._on_gpu: dict[tuple[int, torch.device], tuple[np.ndarray, Tensor]] = {}
+
+    def place(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+        """Return tensors of arrays, all on the device or all on the CPU.
+
+        They fit if they take at most an eighth of a GPU's memory and half of its free memory. The
+        arrays that were placed first make room.
+
+        Args:
+            arrays: arrays by name.
+            device: where they are wanted.
+        """
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        if (gpu := gpu_memory(device)) is None:
+            return tensors
+        keys = {name: (id(array), device) for name, array in arrays.items()}
+        if not self._on_gpu.keys() >= set(keys.values()):
+            num_bytes = sum(array.nbytes for array in arrays.values())
+            max_bytes = MAX_GPU_MEMORY_SHARE * gpu.total
+            if num_bytes > min(max_bytes, (gpu.total - gpu.used) / 2):
+                return tensors
+            for key in [key for key in self._on_gpu if key not in keys.values()]:
+                placed_bytes = sum(array.nbytes for array, _ in self._on_gpu.values())
+                if num_bytes + placed_bytes > max_bytes:
+                    del self._on_gpu[key]
+        for name, key in keys.items():
+            if key not in self._on_gpu:
+                self._on_gpu[key] = arrays[name], tensors[name].to(device)
+        return {name: self._on_gpu[key][1] for name, key in keys.items()}
+
+
 class Batches:
-    """The batches of one split; every `for` is one pass over it.
+    """The batches of one split; each iteration is one pass over it.
 
     Args:
         pixels: uint8 [N, 3, H, W].
-        labels: class indices, N of them.
-        batch_size: images a batch, see `Order`.
+        labels: class indices [N].
+        batch_size: images per batch, see `SeededBatchSampler`.
         shuffle: True for training.
-        augmented: transform each image at random, anew in every pass.
-        augment_seed: transform image i in every pass as the seed `augment_seed` + i says; it goes
-            with `augmented`.
-        targets: the teacher's, by name, [N, ...].
-        device: where batches are wanted. On a GPU the arrays are put there if they fit, see
-            `place`; else the next batch is prepared while it computes on the last.
+        augment: transform each image at random.
+        augment_seed: seed for image 0, + i for image i, in every pass; None: anew in every pass.
+        targets: the teacher's targets by name, [N, ...].
+        device: device of the batches; the CPU if None.
+        device_tensors: keeps the arrays on the device for later runs; None keeps none.
     """
 
     def __init__(
@@ -75,10 +111,11 @@ class Batches:
         augment_seed: int | None = None,
         targets: Mapping[str, np.ndarray] | None = None,
         device: torch.device | None = None,
+        device_tensors: DeviceTensors | None = None,
     ):
         self.device = device or torch.device("cpu")
         arrays = {"pixels": pixels, **(targets or {})}
-        tensors = place_on_device(arrays, self.device)
+        tensors = (device_tensors or DeviceTensors()).place(arrays, self.device)
         self.pixels = tensors.pop("pixels")
         self.targets = tensors if targets is not None else None
         self.labels = torch.tensor(labels, dtype=torch.int64, device=self.pixels.device)
@@ -93,57 +130,21 @@ class Batches:
         return batches if self.device.type == "cpu" else prefetch(batches)
 
     def _gather_batch(self, indices: Tensor, seed: int) -> Batch:
-        device_indices = indices.to(self.pixels.device)
-        images = self._take_rows(self.pixels, device_indices)
+        rows = indices.to(self.pixels.device)
+        images = self._take_rows(self.pixels, rows)
         if self.augment:
             base_seed = seed if self.augment_seed is None else self.augment_seed
             images = augment_images(images, (indices + base_seed).tolist())
         targets = None
         if self.targets is not None:
-            targets = {
-                name: self._take_rows(array, device_indices)
-                for name, array in self.targets.items()
-            }
-        return images, self._take_rows(self.labels, device_indices), targets
+            targets = {name: self._take_rows(array, rows) for name, array in self.targets.items()}
+        return images, self._take_rows(self.labels, rows), targets
 
     def _take_rows(self, array: Tensor, indices: Tensor) -> Tensor:
-        rows = array.index_select(0, indices)  # on a CPU many times faster than array[where]
+        rows = array.index_select(0, indices)  # much faster on a CPU than array[indices]
         if self.device.type == "cuda" and rows.device.type == "cpu":
             rows = rows.pin_memory()  # so that the copy does not wait for the computation
         return rows.to(self.device, non_blocking=True)
-
-
-MAX_GPU_MEMORY_SHARE = 1 / 8
-"""Part of a GPU's memory that a process may fill with arrays; several may share the GPU."""
-
-_TENSORS_ON_DEVICE: dict[tuple[int, torch.device], tuple[np.ndarray, Tensor]] = {}
-"""Arrays that this process has put on a device, by identity, which they keep unique."""
-
-
-def place_on_device(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """Make tensors of arrays: on a GPU, once a process, if they fit; else sharing their memory.
-
-    They fit if they take at most an eighth of the GPU's memory and half of what is free; what was
-    put there first makes room.
-    """
-    keys = {name: (id(array), device) for name, array in arrays.items()}
-    num_bytes = sum(array.nbytes for array in arrays.values())
-    if (gpu := gpu_memory(device)) is None:
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
-    if not all(key in _TENSORS_ON_DEVICE for key in keys.values()):
-        total_bytes, free_bytes = gpu.total, gpu.total - gpu.used
-        if num_bytes > min(MAX_GPU_MEMORY_SHARE * total_bytes, free_bytes / 2):
-            return {name: torch.from_numpy(array) for name, array in arrays.items()}
-        for key in [key for key in _TENSORS_ON_DEVICE if key not in keys.values()]:
-            if (
-                num_bytes + sum(array.nbytes for array, _ in _TENSORS_ON_DEVICE.values())
-                > MAX_GPU_MEMORY_SHARE * total_bytes
-            ):
-                del _TENSORS_ON_DEVICE[key]
-    for name, array in arrays.items():
-        if keys[name] not in _TENSORS_ON_DEVICE:
-            _TENSORS_ON_DEVICE[keys[name]] = (array, torch.from_numpy(array).to(device))
-    return {name: _TENSORS_ON_DEVICE[key][1] for name, key in keys.items()}
 
 
 def prefetch(batches: Iterator[Batch]) -> Iterator[Batch]:

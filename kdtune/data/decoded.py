@@ -1,13 +1,12 @@
-"""A data set decoded once on a node, for all runs there: one uint8 array a split.
+"""Data sets that are decoded once per node: one uint8 array for each split.
 
-With augmentation, view k of the training images is the array in which each image was transformed
-once more, by seeds that belong to the view: epochs take turns with a few of them, and every trial
-of a sweep sees the same ones.
+With augmentation, view k of the training images is an array with each image transformed once,
+with seeds that belong to the view. Epochs cycle through a few views, which all trials share.
 """
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -16,20 +15,19 @@ import PIL
 import torch
 import torchvision
 
-from kdtune.data import transforms as pixels_module
+from kdtune.data import transforms
+from kdtune.data.batches import DeviceTensors
 from kdtune.data.splits import ImageData, Split
 from kdtune.data.transforms import augment_images, decode_images, find_unreadable
-from kdtune.errors import BadImagesError
+from kdtune.errors import BadImagesError, UserError
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.seeds import derive_seed
-from kdtune.storage.array_cache import ArrayCache, CacheKey, CreateArray, OnCacheProgress
+from kdtune.storage.array_cache import ArrayCache, CreateArray, OnCacheProgress
 
 AUGMENT_CHUNK_IMAGES = 256
-"""Images that are augmented at once."""
 
-
-TRANSFORMS_SHA256 = hashlib.sha256(inspect.getsource(pixels_module).encode()).hexdigest()
-"""Changes with the code that decodes and augments."""
+TRANSFORMS_SHA256 = hashlib.sha256(inspect.getsource(transforms).encode()).hexdigest()
+"""Hash of the code that decodes and augments."""
 
 
 def drop_unreadable(
@@ -38,61 +36,70 @@ def drop_unreadable(
     workers: int | None = None,
     on_progress: OnCacheProgress = lambda progress: None,
 ) -> tuple[ImageData, list[dict[str, str]]]:
-    """Leave out the images that cannot be read.
-
-    Every image is decoded to find them; a cache remembers which they were.
+    """Drop the images that cannot be read, after decoding all of them.
 
     Args:
         data: the images, undecoded.
-        cache: keeps what was found; None keeps nothing.
-        workers: threads that decode; one a core if None.
-        tell: told if images are decoded.
+        cache: remembers which images cannot be read; None remembers nothing.
+        workers: threads that decode; None: one per core.
+        on_progress: called when images are decoded.
 
     Returns:
-        The rest, and ``split``, ``file`` and ``reason`` of each that is left out.
+        The rest, and ``split``, ``file`` and ``reason`` of each image that was dropped.
 
     Raises:
-        UserError: nothing of a class, or of validation, is left.
+        UserError: no image of a class, or no validation image, is left.
     """
-    unreadable: dict[str, dict[int, str]] = {}
-    for name in ("train", "validation", "test"):
-        split = getattr(data, name)
-        if split is None:
-            continue
-
-        def compute_readable_mask(split: Split = split) -> np.ndarray:
-            readable_mask = np.ones(len(split), np.uint8)
-            readable_mask[list(find_unreadable(split, workers))] = 0
-            return readable_mask
-
-        if cache is None:
-            readable_mask = compute_readable_mask()
-        else:
-            key = {"kind": "readable", "files": split.digest, "code": TRANSFORMS_SHA256}
-            key |= {"pillow": PIL.__version__, "kdtune": version("kdtune")}
-
-            def build(names: Any, make: CreateArray, split: Split = split) -> None:
-                make("sound", (len(split),), np.dtype(np.uint8))[:] = compute_readable_mask(split)
-
+    rest: dict[str, Split] = {}
+    dropped = []
+    for name, split in data.splits.items():
+        suspects = list(range(len(split)))
+        if cache is not None:
             label = f"which of {len(split):,} {name} images of {data.source} can be read"
-            readable_mask = cache.open_arrays(label, key, {"sound": {}}, build, on_progress)[
-                "sound"
-            ]
-        indices = np.flatnonzero(readable_mask == 0).tolist()
-        unreadable_reasons = find_unreadable(
-            Split([split.images[i] for i in indices], [0] * len(indices)), workers
-        )
-        unreadable[name] = {indices[n]: reason for n, reason in unreadable_reasons.items()}
-    dropped = [
-        {"split": name, "file": printable_path(getattr(data, name).images[i]), "reason": reason}
-        for name, reasons in unreadable.items()
-        for i, reason in reasons.items()
-    ]
-    return (data.without(unreadable) if dropped else data), dropped
+            suspects = _open_suspects(split, cache, workers, label, on_progress)
+        reasons = find_unreadable(split.select(suspects), workers)
+        rest[name] = split.without({suspects[n] for n in reasons})
+        for n, reason in reasons.items():
+            file = printable_path(str(split.images[suspects[n]]))
+            dropped.append({"split": name, "file": file, "reason": reason})
+    if not dropped:
+        return data, []
+    train, validation = rest["train"], rest["validation"]
+    if lost := set(range(len(data.classes))) - set(train.labels):
+        name = printable_path(data.classes[min(lost)])
+        raise UserError(f"No training image of the class '{name}' can be read.")
+    if not len(validation):
+        raise UserError("No validation image can be read.")
+    return replace(data, train=train, validation=validation, test=rest.get("test")), dropped
+
+
+def _open_suspects(
+    split: Split, cache: ArrayCache, workers: int | None, label: str, on_progress: OnCacheProgress
+) -> list[int]:
+    """Return the indices of images that could not be read when the cache was filled."""
+
+    def build(names: object, create: CreateArray) -> None:
+        mask = create("readable", (len(split),), np.dtype(np.uint8))
+        mask[:] = 1
+        mask[list(find_unreadable(split, workers))] = 0
+
+    key = {"kind": "readable", **_decoding_key(split)}
+    mask = cache.open_arrays(label, key, {"readable": {}}, build, on_progress)["readable"]
+    return np.flatnonzero(mask == 0).tolist()
+
+
+def _decoding_key(split: Split) -> dict[str, Any]:
+    versions = {"pillow": PIL.__version__, "kdtune": version("kdtune")}
+    return {"files": split.digest, "code": TRANSFORMS_SHA256, **versions}
 
 
 def view_seed(view: int, seed: int) -> int:
-    """The seed with which a view's first image is augmented; `seed` fixes all views."""
+    """Return the seed that augments a view's first image.
+
+    Args:
+        view: number of the view, from 0.
+        seed: fixes all views.
+    """
     return derive_seed(seed, "view", view)
 
 
@@ -101,9 +108,9 @@ class DecodedDataset:
 
     Args:
         data: the images, undecoded.
-        image_size: height and width, in pixels.
-        cache: where arrays are kept; without one they are decoded in memory, for this process.
-        workers: threads that decode; one a core if None.
+        image_size: height and width in pixels.
+        cache: keeps the arrays; None decodes in memory, for this process.
+        workers: threads that decode; None: one per core.
     """
 
     def __init__(
@@ -114,44 +121,37 @@ class DecodedDataset:
         workers: int | None = None,
     ):
         self.data, self.image_size, self.cache, self.workers = data, image_size, cache, workers
+        self.device_tensors = DeviceTensors()
         self._decoded: dict[str, np.ndarray] = {}
 
     def pixels(
         self, name: str, on_progress: OnCacheProgress = lambda progress: None
     ) -> np.ndarray:
-        """The images of a split as they are.
+        """Return the images of a split, not augmented.
 
         Args:
             name: ``train``, ``validation`` or ``test``.
-            tell: told if they are built.
+            on_progress: called when the array is built or waited for.
 
         Returns:
             uint8 [N, 3, image_size, image_size].
 
         Raises:
-            BadImagesError: files are no readable images; all of the split are named.
+            BadImagesError: images of the split cannot be read; all of them are named.
             UserError: the cache cannot be written.
         """
-        split = self.split(name)
-        if self.cache is None:
-            if name not in self._decoded:
-                self._decoded[name] = decode_images(split, self.image_size, self.workers)
-            return self._decoded[name]
-        return self._open_array(
-            self.describe_array(name),
-            self.cache_key(name),
-            split,
-            lambda pixels: decode_images(split, self.image_size, self.workers, out=pixels),
-            on_progress,
-        )
+        if self.cache is not None:
+            return self._open_array(name, on_progress)
+        if name not in self._decoded:
+            split = self.data.splits[name]
+            self._decoded[name] = decode_images(split, self.image_size, self.workers)
+        return self._decoded[name]
 
-    def decode_train_validation(
-        self, on_progress: OnCacheProgress = lambda progress: None
-    ) -> None:
-        """Decode the images of training and validation, unless that was done before.
+    def decode_train_validation(self, on_progress: OnCacheProgress) -> None:
+        """Decode the training and validation images, unless they are decoded already.
 
         Raises:
-            BadImagesError: files of either are no readable images; all of them are named.
+            BadImagesError: images of either cannot be read; all of them are named.
         """
         failures = []
         for name in ("validation", "train"):
@@ -162,73 +162,63 @@ class DecodedDataset:
         if failures:
             raise BadImagesError(failures)
 
-    def augmented_view(
-        self, view: int, seed: int, on_progress: OnCacheProgress = lambda progress: None
-    ) -> np.ndarray:
-        """View `view` of the training images, from 0; it needs a cache. Otherwise as `pixels`.
+    def augmented_view(self, view: int, seed: int, on_progress: OnCacheProgress) -> np.ndarray:
+        """Return a view of the training images; it needs a cache.
 
-        Image i is what `augment_images` makes of it with the seed `first_seed(view, seed)` + i.
+        Args:
+            view: number of the view, from 0.
+            seed: fixes all views; image i is augmented with the seed `view_seed(view, seed)` + i.
+            on_progress: called when the array is built or waited for.
+
+        Returns:
+            uint8 [N, 3, image_size, image_size].
         """
-        unaugmented = self.pixels("train", on_progress)
-        base_seed = view_seed(view, seed)
-
-        def build(pixels: np.ndarray) -> None:
-            for start in range(0, len(unaugmented), AUGMENT_CHUNK_IMAGES):
-                images = torch.from_numpy(unaugmented[start : start + AUGMENT_CHUNK_IMAGES])
-                seeds = range(base_seed + start, base_seed + start + len(images))
-                pixels[start : start + AUGMENT_CHUNK_IMAGES] = augment_images(
-                    images, seeds
-                ).numpy()
-
-        label = self.describe_array("train", view)
-        return self._open_array(
-            label, self.cache_key("train", view, seed), self.data.train, build, on_progress
-        )
+        self.pixels("train", on_progress)
+        return self._open_array("train", on_progress, view, seed)
 
     def _open_array(
-        self,
-        label: str,
-        key: CacheKey,
-        split: Split,
-        fill: Callable[[np.ndarray], object],
-        on_progress: OnCacheProgress,
+        self, name: str, on_progress: OnCacheProgress, view: int | None = None, seed: int = 0
     ) -> np.ndarray:
-        def build(names: Any, make: CreateArray) -> None:
-            fill(make("pixels", self._shape(split), np.dtype(np.uint8)))
+        split = self.data.splits[name]
+        label, key = self.identify_array(name, view, seed)
+
+        def build(names: object, create: CreateArray) -> None:
+            shape = len(split), 3, self.image_size, self.image_size
+            pixels = create("pixels", shape, np.dtype(np.uint8))
+            if view is None:
+                decode_images(split, self.image_size, self.workers, out=pixels)
+            else:
+                self._augment_into(pixels, view_seed(view, seed))
 
         assert self.cache is not None
         return self.cache.open_arrays(label, key, {"pixels": {}}, build, on_progress)["pixels"]
 
-    def cache_key(self, name: str, view: int | None = None, seed: int = 0) -> dict[str, Any]:
-        """All that makes an array of pixels; without a view, of the images as they are."""
-        key = {
-            "kind": "pixels",
-            "files": self.split(name).digest,
-            "image_size": self.image_size,
-            "pillow": PIL.__version__,
-            "kdtune": version("kdtune"),
-            "code": TRANSFORMS_SHA256,
-        }
+    def _augment_into(self, pixels: np.ndarray, base_seed: int) -> None:
+        unaugmented = self.pixels("train")
+        for start in range(0, len(unaugmented), AUGMENT_CHUNK_IMAGES):
+            chunk = slice(start, start + AUGMENT_CHUNK_IMAGES)
+            images = torch.from_numpy(unaugmented[chunk])
+            seeds = range(base_seed + start, base_seed + start + len(images))
+            pixels[chunk] = augment_images(images, seeds).numpy()
+
+    def identify_array(
+        self, name: str, view: int | None = None, seed: int = 0
+    ) -> tuple[str, dict[str, Any]]:
+        """Return a label for an array of pixels, and its cache key: all that determines it.
+
+        Args:
+            name: name of the split.
+            view: number of the view; None: not augmented.
+            seed: fixes all views.
+        """
+        split = self.data.splits[name]
+        label = f"{len(split):,} {name} images of {self.data.source} at {self.image_size} px"
+        key = {"kind": "pixels", "image_size": self.image_size, **_decoding_key(split)}
         if view is None:
-            return key
-        library_versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-        return {**key, "view": view, "seed": seed, **library_versions}
-
-    def describe_array(self, name: str, view: int | None = None) -> str:
-        """Which pixels these are, for people."""
-        view_suffix = f", view {view + 1}" if view is not None else ""
-        images_text = f"{len(self.split(name)):,} {name} images of {self.data.source}"
-        return f"{images_text} at {self.image_size} px{view_suffix}"
-
-    def split(self, name: str) -> Split:
-        """A split of the data by its name; the data must have it."""
-        split = getattr(self.data, name)
-        assert isinstance(split, Split)
-        return split
-
-    def _shape(self, split: Split) -> tuple[int, int, int, int]:
-        return (len(split), 3, self.image_size, self.image_size)
+            return label, key
+        versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
+        return f"{label}, view {view + 1}", {**key, "view": view, "seed": seed, **versions}
 
     def array_bytes(self, name: str) -> int:
-        """Size of a split's array."""
-        return int(np.prod(self._shape(self.split(name))))
+        """Return the size of a split's array."""
+        return len(self.data.splits[name]) * 3 * self.image_size**2

@@ -1,11 +1,11 @@
-"""Loaders for notebooks: of an image folder, and those that others wrote.
+"""Data loaders for notebooks: of an image folder, and checks of a user's own.
 
-A folder's decode in worker processes whenever an image is asked for, so data need not fit into
-memory; a sweep decodes once instead. Both give the same batches in the same order.
+Worker processes decode an image whenever it is needed, so data need not fit into memory; a sweep
+decodes once instead. Both give the same batches in the same order.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,38 +25,34 @@ Loader = Iterable[tuple[Tensor, Tensor]]
 """Batches (images [B, 3, H, W], labels [B])."""
 
 
+@dataclass(frozen=True)
 class CheckedLoader:
-    """A loader of (images, labels) as the loop wants it: checked, and without targets.
+    """A user's loader, with its batches checked and without targets.
 
-    Args:
+    Attributes:
         loader: batches of images [B, 3, H, W], uint8 or normalised floats, and labels [B].
-        name: what a message calls it.
+        name: the loader's name in messages.
         image_size: height and width that its images must have; None accepts any.
-        num_classes: K, above every label; None accepts any.
-        training: leave batches of a single image out, on which batch norm cannot be trained.
+        num_classes: upper bound of the labels; None accepts any.
+        training: skip batches of a single image, on which batch norm cannot be trained.
     """
 
-    def __init__(
-        self,
-        loader: Loader,
-        name: str,
-        image_size: int | None = None,
-        num_classes: int | None = None,
-        training: bool = False,
-    ):
-        self.loader, self.name, self.training = loader, name, training
-        self.image_size, self.num_classes = image_size, num_classes
+    loader: Loader
+    name: str
+    image_size: int | None = None
+    num_classes: int | None = None
+    training: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self.loader) if isinstance(self.loader, Iterable) else None
         if batches is None or batches is self.loader:
             raise UserError(
-                f"{self.name} must be a DataLoader, or a list of batches, since every epoch goes "
-                f"through it; a {type(self.loader).__name__} cannot be gone through again."
+                f"{self.name} must be a DataLoader, or a list of batches, since every epoch "
+                f"iterates over it; a {type(self.loader).__name__} cannot be iterated over again."
             )
         empty = True
         for batch in batches:
-            images, labels = self._validate_batch(batch)
+            images, labels = self._check_batch(batch)
             if len(labels) > self.training:
                 empty = False
                 yield images, labels, None
@@ -64,51 +60,48 @@ class CheckedLoader:
             minimum = "more than one image" if self.training else "an image"
             raise UserError(f"{self.name} has no batch with {minimum}.")
 
-    def _validate_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def _check_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
         try:
-            images, labels = (torch.as_tensor(part) for part in batch)
+            images, labels = map(torch.as_tensor, batch)
+            fits = images.ndim == 4 and images.shape[1] == 3 and labels.shape == images.shape[:1]
         except (TypeError, ValueError, RuntimeError):
-            raise self._batch_error(batch) from None
-        shape, integer = tuple(images.shape), not labels.is_floating_point()
-        if len(shape) != 4 or shape[1] != 3 or labels.shape != shape[:1] or not integer:
-            raise self._batch_error(batch)
+            fits = False
+        if not fits or labels.is_floating_point():
+            raise UserError(
+                f"A batch of {self.name} must be (images [B, 3, H, W], labels [B]), two tensors "
+                f"with as many labels as images; it gave {_describe_value(batch)}."
+            )
         if not images.is_floating_point() and images.dtype != torch.uint8:
             raise UserError(
                 f"The images of {self.name} are {images.dtype}; give uint8, or normalised floats."
             )
-        expected_size = self.image_size
-        if expected_size is not None and shape[2:] != (expected_size, expected_size):
+        size = self.image_size
+        if size is not None and images.shape[2:] != (size, size):
             raise UserError(
-                f"The images of {self.name} are {shape[2:]}, but image_size is {expected_size}; give the "
-                "config the image_size that the loader has."
+                f"The images of {self.name} are {tuple(images.shape[2:])}, but image_size is "
+                f"{size}; give the config the image_size that the loader has."
             )
-        if len(labels) and labels.device.type == "cpu":  # elsewhere a look would wait for it
+        if len(labels) and labels.device.type == "cpu":  # a look at a GPU's would wait for it
             lowest, highest = int(labels.min()), int(labels.max())
             if lowest < 0 or (self.num_classes is not None and highest >= self.num_classes):
-                invalid_label = lowest if lowest < 0 else highest
                 known = f"{self.num_classes} classes" if self.num_classes else "classes"
                 raise UserError(
-                    f"{self.name} has the label {invalid_label}, but there are {known}, counted from 0."
+                    f"{self.name} has the label {lowest if lowest < 0 else highest}, but there "
+                    f"are {known}, counted from 0."
                 )
         return images if images.dtype == torch.uint8 else images.float(), labels.long()
 
-    def _batch_error(self, batch: Any) -> UserError:
-        return UserError(
-            f"A batch of {self.name} must be (images [B, 3, H, W], labels [B]), two tensors "
-            f"with as many labels as images; it gave {_describe_value(batch)}."
-        )
 
-
-def _describe_value(batch: Any) -> str:
-    if isinstance(batch, Tensor):
-        return f"a tensor {list(batch.shape)}"
-    if isinstance(batch, tuple | list) and len(batch) <= 4:
-        return f"({', '.join(map(_describe_value, batch))})"
-    return type(batch).__name__
+def _describe_value(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)}"
+    if isinstance(value, tuple | list) and len(value) <= 4:
+        return f"({', '.join(map(_describe_value, value))})"
+    return type(value).__name__
 
 
 def class_names(loader: Any) -> tuple[str, ...] | None:
-    """Class names that a loader's dataset has, or the dataset that it is a part of; else None."""
+    """Return the class names of a loader's dataset, or of the one it is a subset of, if any."""
     dataset = getattr(loader, "dataset", None)
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
@@ -118,13 +111,13 @@ def class_names(loader: Any) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
-    """The images of one split, a batch at a time.
+    """The images of one split, decoded a batch at a time.
 
     Attributes:
         split: the images, undecoded.
         classes: class names, in the order of the labels.
-        image_size: height and width of the batches, in pixels.
-        augmented: transform each image at random.
+        image_size: height and width of the batches in pixels.
+        augment: transform each image at random.
     """
 
     split: Split
@@ -136,22 +129,22 @@ class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.split)
 
     def __getitem__(self, index: int | tuple[Tensor, int]) -> tuple[Tensor, Tensor]:
-        """Decode a batch, (indices [B], seed): images float [B, 3, H, W], and labels [B].
+        """Return images float [B, 3, H, W] and labels [B] of (indices [B], seed).
 
-        A plain index gives one image [3, H, W] and its label, as it is without augmentation.
+        A plain index returns one image [3, H, W] and its label, not augmented.
         """
         if isinstance(index, int):
-            unaugmented = SplitDataset(self.split, self.classes, self.image_size, False)
-            images, labels = unaugmented[torch.tensor([index]), 0]
+            images, labels = replace(self, augment=False)[torch.tensor([index]), 0]
             return images[0], labels[0]
         indices, seed = index
-        batch = Split(
-            [self.split.images[i] for i in indices], [self.split.labels[i] for i in indices]
-        )
+        batch = self.split.select(indices.tolist())
         images = torch.from_numpy(decode_images(batch, self.image_size))
         if self.augment:
             images = augment_images(images, (indices + seed).tolist())
         return normalise(images), torch.from_numpy(np.asarray(batch.labels, dtype=np.int64))
+
+
+ImageLoader = DataLoader[tuple[Tensor, Tensor]]
 
 
 def prepare_dataloaders(
@@ -160,56 +153,44 @@ def prepare_dataloaders(
     num_workers: int = 4,
     augment: bool = False,
     image_size: int = 128,
-) -> tuple[DataLoader, DataLoader, DataLoader | None]:
-    """Make the loaders of an image folder.
+) -> tuple[ImageLoader, ImageLoader, ImageLoader | None]:
+    """Make the data loaders of an image folder.
 
-    `train_at(config, *prepare_dataloaders(...))` gives the numbers that `train_at` gives with the
-    same `data_dir`, `batch_size`, `augment` and `image_size` in its config, for any `num_workers`;
-    with a teacher, which runs live beside a loader, to rounding (see
-    `kdtune.training.teacher_targets`).
+    `train_at` gives the same numbers with these loaders as with these settings in its config;
+    with a teacher only up to rounding.
 
     Args:
-        data_dir: an ImageFolder, or the name of a data set; split as `find_images` does.
+        data_dir: an ImageFolder, or the name of a data set; split as by `find_images`.
         batch_size: images in a training batch.
-        num_workers: processes that decode, at most one a core; 0 decodes in this process.
+        num_workers: processes that decode, at most one per core; 0 decodes in this process.
         augment: random crops, flips, rotations and colours for the training images.
-        image_size: pixels; images are resized to a square.
+        image_size: height and width in pixels; the aspect ratio is not kept.
 
     Returns:
-        Training, validation and test loader; the last is None where there are no test images.
-        A batch is (images float [B, 3, H, W], normalised; labels [B]); ``loader.dataset.classes``
-        has the names.
+        Training, validation and test loader; the last is None if there are no test images. Batches
+        are (normalised images float [B, 3, H, W], labels [B]); ``dataset.classes`` has the names.
 
     Raises:
-        UserError: a setting is out of range, or the folder is no good.
+        UserError: a setting is out of range, or the folder cannot be used.
     """
     config = TrainConfig.parse(
-        {
-            "data_dir": data_dir,
-            "batch_size": batch_size,
-            "num_workers": num_workers,
-            "augment": augment,
-            "image_size": image_size,
-        }
-    )
+        {"data_dir": data_dir, "batch_size": batch_size, "num_workers": num_workers,
+         "augment": augment, "image_size": image_size}
+    )  # fmt: skip
     data = find_images(config.data_dir)
     workers = limit_workers(config.num_workers)
 
-    def make_loader(split: Split, training: bool) -> DataLoader:
+    def make_loader(split: Split, training: bool) -> ImageLoader:
+        size = batch_size if training else EVALUATION_BATCH_SIZE
         return DataLoader(
             SplitDataset(split, data.classes, config.image_size, training and config.augment),
-            batch_size=None,  # a batch is made at once
-            sampler=SeededBatchSampler(
-                len(split), batch_size if training else EVALUATION_BATCH_SIZE, training
-            ),
+            batch_size=None,  # the dataset's items are batches
+            sampler=SeededBatchSampler(len(split), size, training),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=has_gpu(),
-            generator=torch.Generator(),  # else it draws from the state that fixes the order
+            generator=torch.Generator(),  # the global one fixes the order of the images
         )
 
-    return (
-        make_loader(data.train, True),
-        make_loader(data.validation, False),
-        make_loader(data.test, False) if data.test is not None else None,
-    )
+    test_loader = make_loader(data.test, False) if data.test is not None else None
+    return make_loader(data.train, True), make_loader(data.validation, False), test_loader

@@ -1,7 +1,7 @@
-"""Splits of an image data set: training, validation and test, with a fingerprint of each."""
+"""Splits of an image data set: training, validation and test, with their fingerprints."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +11,19 @@ import numpy as np
 
 from kdtune.data.datasets import ImageSource
 from kdtune.errors import UserError
-from kdtune.runtime.console import printable_path
 
 SPLIT_SEED = 0
-"""Splits never depend on a run's seed: every run sees the same images."""
+"""Seed of all random splits; it is not the run's, so every run sees the same images."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split, undecoded."""
+    """The images of one split, undecoded.
+
+    Attributes:
+        images: N files or arrays.
+        labels: class indices [N].
+    """
 
     images: Sequence[ImageSource]
     labels: Sequence[int]
@@ -29,32 +33,37 @@ class Split:
 
     @cached_property
     def digest(self) -> str:
-        """Changes when a file is added, removed, moved, or written again."""
+        """Hash that changes when a file is added, removed, moved or written again."""
         digest = hashlib.sha256()
         for image in self.images:
             if isinstance(image, Path):
-                entry = f"{image.absolute()}\t{_file_stat(image)}\t{_file_stat(image, 'st_mtime_ns')}\n"
+                size, modified = _size_and_time(image)
+                entry = f"{image.absolute()}\t{size}\t{modified}\n"
                 digest.update(entry.encode(errors="surrogateescape"))
             else:
                 digest.update(f"{image.shape}\n".encode() + image.tobytes())
         return digest.hexdigest()
 
     def without(self, indices: Collection[int]) -> "Split":
-        """The same split without some images."""
-        remaining = [i for i in range(len(self)) if i not in indices]
-        return self.select(remaining)
+        """Return the split without some images."""
+        return self.select(i for i in range(len(self)) if i not in indices)
 
     def select(self, indices: Iterable[int]) -> "Split":
-        """Some images of the split, in the order given."""
+        """Return some images of the split, in the order of the indices."""
         chosen = list(indices)
         return Split([self.images[i] for i in chosen], [self.labels[i] for i in chosen])
 
     def subset(self, count: int | None, name: str) -> "Split":
-        """So many images, of each class its share and one at least; always the same ones, and
-        those of a smaller count among those of a larger; all if `count` is None.
+        """Return a fixed stratified subset, with at least one image of each class.
+
+        A smaller subset is a part of every larger one.
+
+        Args:
+            count: number of images; None returns all.
+            name: the split's name, for messages.
 
         Raises:
-            UserError: the split, which a message calls `name`, has not so many, or more classes.
+            UserError: the split has fewer images, or more classes.
         """
         if count is None:
             return self
@@ -70,27 +79,29 @@ class Split:
                 f"{name}_images cannot be {count}: there are {len(labels):,} {name} images of "
                 f"{len(classes)} classes; give a number between these."
             )
-        return self.select(int(i) for i in np.sort(np.argsort(rank, kind="stable")[:count]))
+        return self.select(np.sort(np.argsort(rank, kind="stable")[:count]).tolist())
 
 
-def _file_stat(path: Path, attribute: str = "st_size") -> int:
-    """Size in bytes, or time of change; -1 of a link that leads nowhere."""
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Return bytes and time of change in ns of a file; -1 of a link that leads nowhere."""
     try:
-        return getattr(path.stat(), attribute)
+        status = path.stat()
     except OSError:
-        return -1
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: its classes and its splits; `test` is None where there is none.
+    """An image data set.
 
     Attributes:
         source: the folder, or the name of a data set.
-        root: the folder from which files are named.
-        fingerprint: changes when a file of training or validation is added, removed, renamed,
-            resized or moved between them; a file's content is represented by its size in bytes.
-        test_fingerprint: the same of the test images; empty without any.
+        root: the folder to which the paths of the files are relative in fingerprints.
+        classes: class names, in the order of the labels.
+        train: training images.
+        validation: validation images.
+        test: test images; None if there are none.
     """
 
     source: str
@@ -99,11 +110,38 @@ class ImageData:
     train: Split
     validation: Split
     test: Split | None
-    fingerprint: str
-    test_fingerprint: str
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name."""
+        splits = {"train": self.train, "validation": self.validation}
+        return splits | ({"test": self.test} if self.test is not None else {})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the names, sizes and labels of the files of training and validation."""
+        return self._hash_splits(self.train, self.validation)
+
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """Hash of the names, sizes and labels of the test files; empty if there are none."""
+        return self._hash_splits(self.test) if self.test else ""
+
+    def _hash_splits(self, *splits: Split) -> str:
+        digest = hashlib.sha256()
+        for split in splits:
+            digest.update(b"split\n")
+            for image, label in zip(split.images, split.labels, strict=True):
+                if isinstance(image, Path):
+                    size, _ = _size_and_time(image)
+                    entry = f"{image.relative_to(self.root)}\t{size}\t{label}\n"
+                    digest.update(entry.encode(errors="surrogateescape"))
+                else:
+                    digest.update(image.tobytes() + bytes([label]))
+        return digest.hexdigest()
 
     def summary(self) -> dict[str, Any]:
-        """Counts and fingerprint as plain values, for the log."""
+        """Return counts and fingerprints as plain values, for the log."""
         return {
             "classes": list(self.classes),
             "train_images": len(self.train),
@@ -114,46 +152,5 @@ class ImageData:
         }
 
     def without_test(self) -> "ImageData":
-        """The same data for those who may not see the test images."""
-        return replace(self, test=None, test_fingerprint="")
-
-    def without(self, indices_by_split: Mapping[str, Collection[int]]) -> "ImageData":
-        """The same data without some images, given by their index in each split.
-
-        Raises:
-            UserError: no training image of a class is left, or no validation image.
-        """
-        splits: dict[str, Split] = {
-            name: getattr(self, name).without(indices)
-            for name, indices in indices_by_split.items()
-        }
-        data = replace(self, **splits)  # type: ignore[arg-type]
-        for label, name in enumerate(self.classes):
-            if label not in data.train.labels:
-                raise UserError(
-                    f"No training image of the class '{printable_path(name)}' can be read."
-                )
-        if not len(data.validation):
-            raise UserError("No validation image can be read.")
-        return with_fingerprints(data)
-
-
-def with_fingerprints(data: ImageData) -> ImageData:
-    return replace(
-        data,
-        fingerprint=_compute_fingerprint(data.root, data.train, data.validation),
-        test_fingerprint=_compute_fingerprint(data.root, data.test) if data.test else "",
-    )
-
-
-def _compute_fingerprint(root: Path, *splits: Split) -> str:
-    digest = hashlib.sha256()
-    for split in splits:
-        digest.update(b"split\n")
-        for image, label in zip(split.images, split.labels, strict=True):
-            if isinstance(image, Path):
-                entry = f"{image.relative_to(root)}\t{_file_stat(image)}\t{label}\n"
-                digest.update(entry.encode(errors="surrogateescape"))
-            else:
-                digest.update(image.tobytes() + bytes([label]))
-    return digest.hexdigest()
+        """Return the data without the test images."""
+        return replace(self, test=None)

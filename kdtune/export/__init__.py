@@ -1,1 +1,1 @@
-"""Files for other projects."""
+"""Export of trained students as files, and evaluation of such files."""

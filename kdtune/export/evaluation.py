@@ -1,7 +1,7 @@
-"""What a network in a file is worth on labelled images, and what it says to single ones.
+"""Evaluation of a network in a file on labelled images, and its predictions for single ones.
 
-All of it on the CPU in float32, whatever the format: a network that was trained in bfloat16, or on
-a GPU, may give a few images another class than it did there.
+All formats run on the CPU in float32, so a network that was trained in bfloat16 or on a GPU may
+give a few images another class than in training.
 """
 
 import json
@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from kdtune.config.train import DataSource
-from kdtune.data.batches import Batches
+from kdtune.data.batches import EVALUATION_BATCH_SIZE
 from kdtune.data.splits import Split
 from kdtune.data.transforms import decode_images, normalise
 from kdtune.errors import BadImagesError, UserError
@@ -34,27 +34,24 @@ from kdtune.storage.files import atomic_write
 from kdtune.training.epoch_data import find_data, open_decoded_dataset
 
 CALIBRATION_BINS = 15
-"""Of the calibration error, as in the paper."""
+"""Bins of equal width over the largest probability."""
 
 TIMED_PASSES_BY_BATCH_SIZE = {1: 30, 64: 5}
-"""Batch sizes whose speed is measured, and how many passes of each are timed."""
 
 MAX_PRINTED_CLASSES = 25
-"""Classes of which a confusion matrix is printed as text."""
+"""Largest number of classes whose confusion is printed as text, or named in a figure."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a network.
+    """Metrics of a network.
 
     Attributes:
-        figures: ``images``; ``accuracy`` with its 95 % interval ``accuracy_low`` and
+        metrics: ``images``; ``accuracy`` with its 95 % interval ``accuracy_low`` and
             ``accuracy_high`` (see `wilson_interval`); ``loss``, mean cross-entropy in nats;
-            ``calibration_error`` (see `calibration_error`); ``images_per_second_<B>``, without
-            reading and preparing them.
-        classes: one row a class: ``class``, ``images``, ``recall``, ``precision``, shares of 1;
-            a share of nothing is NaN.
-        confusion: one row a class, named and numbered, one column a class that was answered.
+            ``calibration_error``; ``images_per_second_<B>`` in batches of B, without decoding.
+        classes: a row per class: ``class``, ``images``, and as shares ``recall``, ``precision``.
+        confusion: a row per true class, named and numbered, and a column per predicted class.
     """
 
     metrics: dict[str, float]
@@ -63,22 +60,21 @@ class Evaluation:
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Expected calibration error: mean distance of confidence from accuracy, in `BINS` bins.
+    """Compute the expected calibration error: mean distance of confidence from accuracy.
 
-    Guo et al. 2017, "On calibration of modern neural networks", equation 3: bins of equal width
-    over the largest probability, each weighted with the images in it.
+    Guo et al. 2017, "On calibration of modern neural networks", equation 3.
 
     Args:
-        shares: probabilities [N, K].
+        probabilities: [N, K].
         labels: class indices [N].
 
-    >>> calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1])).round(3)
-    np.float64(0.3)
+    >>> round(calibration_error(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([0, 1])), 3)
+    0.3
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
     bins = np.ceil(confidence * CALIBRATION_BINS).astype(int)
     gaps = np.bincount(bins, confidence) - np.bincount(bins, correct)
-    return np.abs(gaps).sum() / len(labels)
+    return float(np.abs(gaps).sum() / len(labels))
 
 
 def evaluate_file(
@@ -93,53 +89,52 @@ def evaluate_file(
     """Measure a network on a split of a data set.
 
     Args:
-        path: see `kdtune.export.formats.open_network`, as `trust`.
-        data_dir: see `kdtune.data.folders.find_images`.
+        path: the network's file, see `open_network`.
+        data_dir: a folder, or the name of a data set.
         split: ``train``, ``validation`` or ``test``.
-        skip_bad_images, cache_gb: see `kdtune.training.epoch_data.find_data`.
-        which: the other fields of `DataSource`.
+        trust: open a file that may run code, too.
+        skip_bad_images: leave out images that cannot be read.
+        cache_gb: size of the node's cache in GB.
+        source: the other fields of `DataSource`.
 
     Raises:
-        UserError: the network or the data are no good, or have other classes.
+        UserError: the network or the data cannot be used, or have different classes.
     """
     network = open_network(path, trust)
     data, unreadable = find_data(DataSource(data_dir, **source), skip_bad_images, cache_gb)
     if unreadable:
         say(f"left out, since they cannot be read: {len(unreadable)} images")
-    if data.classes != network.description.classes:
-        mismatched = sorted(set(network.description.classes) ^ set(data.classes))
-        problem = (
-            f"'{printable_path(mismatched[0])}' is in one alone"
-            if mismatched
-            else "they are in another order"
-        )
+    classes, size = network.description.classes, network.description.image_size
+    if data.classes != classes:
+        mismatched = sorted(set(classes) ^ set(data.classes))
+        problem = f"'{printable_path(mismatched[0])}' is in one alone" if mismatched else ""
         raise UserError(
-            f"{data_dir} does not have the classes of {printable_path(path)}: {problem}."
+            f"{data_dir} does not have the classes of {printable_path(path)}: "
+            f"{problem or 'they are in another order'}."
         )
-    if getattr(data, split) is None:
+    if split not in data.splits:
         raise UserError(f"{data_dir} has no {split} images; give another --split.")
-    decoded = open_decoded_dataset(data, network.description.image_size, cache_gb)
-    labels = getattr(data, split).labels
-    pixels = decoded.pixels(split)
-    logits = torch.cat(
-        [_compute_logits(network, images) for images, _, _ in Batches(pixels, labels)]
-    )
-    return _build_evaluation(network, logits, torch.tensor(labels), torch.from_numpy(pixels[:64]))
+    pixels = open_decoded_dataset(data, size, cache_gb).pixels(split)
+    labels = data.splits[split].labels
+    logits = _compute_logits(network, pixels, EVALUATION_BATCH_SIZE)
+    return _build_evaluation(network, logits, torch.tensor(labels), pixels[:64])
 
 
-def _compute_logits(network: OpenedNetwork, images: Tensor) -> Tensor:
-    return network.logits(_normalise_images(network, images))
+def _normalise(network: OpenedNetwork, pixels: np.ndarray) -> Tensor:
+    return normalise(torch.from_numpy(pixels), network.description.mean, network.description.std)
 
 
-def _normalise_images(network: OpenedNetwork, images: Tensor) -> Tensor:
-    return normalise(images, network.description.mean, network.description.std)
+def _compute_logits(network: OpenedNetwork, pixels: np.ndarray, batch_size: int) -> Tensor:
+    batches = (pixels[i : i + batch_size] for i in range(0, len(pixels), batch_size))
+    return torch.cat([network.logits(_normalise(network, batch)) for batch in batches])
 
 
 def _build_evaluation(
-    network: OpenedNetwork, logits: Tensor, labels: Tensor, sample_images: Tensor
+    network: OpenedNetwork, logits: Tensor, labels: Tensor, samples: np.ndarray
 ) -> Evaluation:
-    names, probabilities = network.description.classes, logits.double().softmax(1).numpy()
-    correct = int((logits.argmax(1) == labels).sum())
+    names, predicted = network.description.classes, logits.argmax(1)
+    probabilities = logits.double().softmax(1).numpy()
+    correct = int((predicted == labels).sum())
     low, high = wilson_interval(correct, len(labels))
     metrics: dict[str, float] = {
         "images": len(labels),
@@ -147,58 +142,59 @@ def _build_evaluation(
         "accuracy_low": low,
         "accuracy_high": high,
         "loss": cross_entropy(logits.double(), labels).item(),
-        "calibration_error": float(calibration_error(probabilities, labels.numpy())),
+        "calibration_error": calibration_error(probabilities, labels.numpy()),
     }
     for size, passes in TIMED_PASSES_BY_BATCH_SIZE.items():
-        images = _normalise_images(
-            network, sample_images.repeat(-(-size // len(sample_images)), 1, 1, 1)[:size]
-        )
+        images = _normalise(network, np.resize(samples, (size, *samples.shape[1:])))
         seconds = median_seconds(partial(network.logits, images), 3, passes)
         metrics[f"images_per_second_{size}"] = size / seconds
-    true_classes, predicted_classes = labels.numpy(), logits.argmax(1).numpy()
-    class_indices = range(len(names))
-    precision, recall, _, counts = precision_recall_fscore_support(
-        true_classes, predicted_classes, labels=class_indices, zero_division=np.nan
-    )
+    matrix = confusion_matrix(labels.numpy(), predicted.numpy(), labels=range(len(names)))
+    hits, counts = np.diag(matrix), matrix.sum(1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        recall, precision = hits / counts, hits / matrix.sum(0)
     classes = pd.DataFrame(
         {"class": names, "images": counts, "recall": recall, "precision": precision}
     )
-    matrix = confusion_matrix(true_classes, predicted_classes, labels=class_indices)
-    confusion = pd.DataFrame(matrix, columns=[str(i) for i in class_indices])
+    confusion = pd.DataFrame(matrix, columns=[str(i) for i in range(len(names))])
     confusion.insert(0, "class", [f"{i} {name}" for i, name in enumerate(names)])
     return Evaluation(metrics, classes, confusion)
 
 
 def render_evaluation(evaluation: Evaluation, output_format: str) -> str:
-    """An evaluation for people: ``table`` or ``markdown``; or all of it as ``json``."""
+    """Return an evaluation as text.
+
+    Args:
+        evaluation: the metrics.
+        output_format: ``table``, ``markdown`` or, with all of it, ``json``.
+    """
     if output_format == "json":
         tables = {"classes": evaluation.classes, "confusion": evaluation.confusion}
-        records: dict[str, Any] = {
-            name: json.loads(table.to_json(orient="records")) for name, table in tables.items()
-        }
-        return json.dumps({**evaluation.metrics, **records}, indent=2) + "\n"
+        records = {n: json.loads(table.to_json(orient="records")) for n, table in tables.items()}
+        return json.dumps(evaluation.metrics | records, indent=2) + "\n"
     metrics = pd.DataFrame({"figure": evaluation.metrics.keys()})
     metrics["value"] = pd.Series([*evaluation.metrics.values()], dtype=object)  # counts stay whole
     texts = [render_table(metrics, output_format), render_table(evaluation.classes, output_format)]
-    if len(evaluation.classes) <= MAX_PRINTED_CLASSES:
+    if (num_classes := len(evaluation.classes)) <= MAX_PRINTED_CLASSES:
         texts.append(render_table(evaluation.confusion, output_format))
-        texts.append("Confusion: rows are true classes, columns what was answered.\n")
+        texts.append("Confusion: rows are true classes, columns predicted ones.\n")
     else:
-        texts.append(
-            f"The confusion of {len(evaluation.classes)} classes: --format json, --figure.\n"
-        )
+        texts.append(f"The confusion of {num_classes} classes: --format json, --figure.\n")
     return "\n".join(texts)
 
 
 def write_confusion_figure(evaluation: Evaluation, path: Path) -> None:
-    """Draw the confusion matrix, shares of each true class, into a `.png` or `.svg` file.
+    """Draw the confusion matrix as shares of each true class.
+
+    Args:
+        evaluation: the metrics.
+        path: a `.png` or `.svg` file.
 
     Raises:
-        UserError: the file has another ending, or cannot be written.
+        UserError: the file has another suffix, or cannot be written.
     """
     file_format = path.suffix.removeprefix(".").lower()
     if file_format not in ("png", "svg"):
-        raise UserError(f"{printable_path(path)} is no picture's name; end it with .png or .svg.")
+        raise UserError(f"{printable_path(path)} is no figure's name; end it with .png or .svg.")
     counts = evaluation.confusion.drop(columns="class").to_numpy(float)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(2 + 0.35 * len(counts), 12)
@@ -209,7 +205,7 @@ def write_confusion_figure(evaluation: Evaluation, path: Path) -> None:
         names = [printable_path(name)[:24] for name in evaluation.confusion["class"]]
         axes.set_yticks(range(len(names)), names, parse_math=False, fontsize=8)
         axes.set_xticks(range(len(names)), [str(i) for i in range(len(names))], fontsize=8)
-    axes.set_xlabel("answered")
+    axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     try:
@@ -222,42 +218,36 @@ def write_confusion_figure(evaluation: Evaluation, path: Path) -> None:
 def predict_images(
     path: Path, images: Sequence[Path], top: int = 3, trust: bool = False
 ) -> pd.DataFrame:
-    """What a network says to images.
+    """Predict the classes of images.
 
     Args:
-        path: see `kdtune.export.formats.open_network`, as `trust`.
+        path: the network's file, see `open_network`.
         images: files.
-        top: classes of each, the likeliest first.
+        top: number of classes per image, the likeliest first.
+        trust: open a file that may run code, too.
 
     Returns:
-        One row an image and class: ``image``, ``class``, ``probability`` (share of 1).
+        A row per image and class: ``image``, ``class``, ``probability`` (share of 1).
 
     Raises:
-        UserError: the network is no good, or an image cannot be read.
+        UserError: the network cannot be used, or an image cannot be read.
     """
     network = open_network(path, trust)
+    classes, size = network.description.classes, network.description.image_size
     for image in images:
         if not image.is_file():
             raise UserError(f"There is no file {printable_path(image)}.")
     try:
-        pixels = decode_images(Split(images, [0] * len(images)), network.description.image_size)
+        pixels = decode_images(Split(images, [0] * len(images)), size)
     except BadImagesError as error:
         descriptions = "; ".join(f"{file} ({reason})" for file, reason in error.failures)
-        raise UserError(f"What is no readable image: {descriptions}.") from None
-    logits = torch.cat(
-        [_compute_logits(network, batch) for batch in torch.from_numpy(pixels).split(64)]
-    )
-    top_classes = logits.softmax(1).topk(min(top, len(network.description.classes)))
+        raise UserError(f"These are no readable images: {descriptions}.") from None
+    shares = _compute_logits(network, pixels, 64).softmax(1)
+    probabilities, indices = shares.topk(min(top, len(classes)))
     return pd.DataFrame(
-        [
-            {
-                "image": str(image),
-                "class": network.description.classes[class_index],
-                "probability": probability,
-            }
-            for image, class_indices, probabilities in zip(
-                images, top_classes.indices.tolist(), top_classes.values.tolist(), strict=True
-            )
-            for class_index, probability in zip(class_indices, probabilities, strict=True)
-        ]
+        {
+            "image": [str(image) for image in images for _ in range(indices.shape[1])],
+            "class": [classes[index] for index in indices.flatten().tolist()],
+            "probability": probabilities.flatten().tolist(),
+        }
     )

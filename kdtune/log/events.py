@@ -1,8 +1,7 @@
 """Events of a sweep's log: one frozen model per kind."""
 
-from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
@@ -128,11 +127,6 @@ class LogOpening(Event):
     environment: dict[str, str | int | None]
     plugins: tuple[PluginRecord, ...] = ()
     cache: CacheRecord
-
-    def with_prepared(self, prepared: Iterable[CacheProgress]) -> Self:
-        """Return the event with the arrays that were opened before the first trial."""
-        cache = self.cache.model_copy(update={"prepared": tuple(prepared)})
-        return self.model_copy(update={"cache": cache})
 
 
 class SweepOpening(LogOpening):

@@ -1,6 +1,6 @@
 """Networks that return logits and feature maps: ``logits, features = model(images)``.
 
-Shapes: images float ``[B, 3, H, W]``; logits ``[B, K]``; features a list of one map a stage,
+Shapes: images float ``[B, 3, H, W]``; logits ``[B, K]``; features a list of one map per stage,
 ``[B, C, H, W]`` each, the last one the final feature map. To add a network, write one file and
 one entry in `kdtune.config.names.MODEL_NAMES`; plug-ins add others. Networks of `LIBRARIES` are
 named as ``torchvision:resnet34``.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdtune.config.names import MODEL_NAMES
 from kdtune.errors import UserError
-from kdtune.models.library import LIBRARIES, build_library_model, require_library_model
+from kdtune.models.library import LIBRARIES
 from kdtune.plugins import Registry
 
 
@@ -29,14 +29,14 @@ def _import_model(path: str) -> Callable[[int, int], nn.Module]:
 MODELS: Registry[Callable[[int, int], nn.Module]] = Registry(
     "model", "MODELS", {name: _import_model(path) for name, path in MODEL_NAMES.items() if path}
 )
-"""Architectures by name; each is built from (number of classes, image size)."""
+"""Constructors of networks by name, called with (number of classes, image size)."""
 
 
 def require_model(name: str) -> None:
-    """Raise a `UserError` that names the nearest known one if there is no model `name`."""
+    """Raise a `UserError` that names a similar model if there is none of this name."""
     library, _, name_in_library = name.partition(":")
     if name_in_library and library in LIBRARIES:
-        require_library_model(library, name_in_library)
+        LIBRARIES[library].require(name_in_library)
     else:
         MODELS.require(name, [f"{library}:NAME" for library in LIBRARIES])
 
@@ -50,49 +50,26 @@ def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
         image_size: height and width in pixels; small images get a stem that keeps their size.
 
     Raises:
-        UserError: there is no such model, or it does not take images of this size.
+        UserError: there is no such model, or it does not accept images of this size.
     """
     require_model(name)
     if name in MODELS:
         with MODELS.blame_provider(name):
             return MODELS[name](num_classes, image_size)
     library, _, name_in_library = name.partition(":")
-    return build_library_model(library, name_in_library, num_classes, image_size)
-
-
-@torch.no_grad()
-def probe_stage_shapes(model: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
-    """Find the shape of each stage's feature map.
-
-    The probe runs in eval mode, so no batch-norm statistic moves.
-
-    Returns:
-        (C, H, W) of each stage for square images of `image_size` pixels.
-
-    Raises:
-        UserError: the network does not return logits and features.
-    """
-    return stage_shapes(probe(model, torch.zeros(1, 3, image_size, image_size))[1])
-
-
-def stage_shapes(features: list[Tensor]) -> list[tuple[int, int, int]]:
-    """(C, H, W) of each stage, from maps [B, C, H, W]."""
-    return [(f.shape[1], f.shape[2], f.shape[3]) for f in features]
+    return LIBRARIES[library].build(name_in_library, num_classes, image_size)
 
 
 @torch.no_grad()
 def probe(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Run a network once as it is: in eval mode and float32, without gradients or traces.
+    """Return logits [B, K] and the maps [B, C, H, W] of all stages, in eval mode and float32.
 
     Args:
-        model: stays on its device, and every part of it in its mode afterwards.
+        model: returns logits and features; its modules stay in their modes.
         images: floats [B, 3, H, W], normalised.
 
-    Returns:
-        Logits [B, K], and one map [B, C, H, W] a stage.
-
     Raises:
-        UserError: the network does not return these.
+        UserError: the network returns something else.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -103,21 +80,45 @@ def probe(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def compute_logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Run a network that may not be one of ours, on its own device.
+    """Run a network in its mode and on its device, and check what it returns.
+
+    Args:
+        model: returns logits and features.
+        images: floats [B, 3, H, W], normalised, on any device.
 
     Raises:
-        UserError: it does not return logits and one map a stage.
+        UserError: the network returns something else.
     """
     outputs = model(images.to(next(model.parameters()).device))
     if not (isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], list)):
         raise UserError(
-            f"A {type(model).__name__} does not return (logits, [a map a stage]), as kdtune's "
-            "networks do; ResNets of torchvision's do so once load_teacher_model has loaded them, "
-            "and other convolutional classifiers in kdtune.models.library.with_feature_maps."
+            f"A {type(model).__name__} does not return (logits, [a map per stage]), as kdtune's "
+            "networks do; torchvision's ResNets do so when load_teacher_model loads them, and "
+            "other convolutional classifiers after kdtune.models.library.with_feature_maps."
         )
     return outputs
 
 
+def probe_stage_shapes(model: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
+    """Return (C, H, W) of each stage of a network, from one forward pass; see `probe`.
+
+    Args:
+        model: returns logits and features.
+        image_size: height and width of the images, in pixels.
+    """
+    return stage_shapes(probe(model, torch.zeros(1, 3, image_size, image_size))[1])
+
+
+def stage_shapes(features: list[Tensor]) -> list[tuple[int, int, int]]:
+    """Return (C, H, W) of each stage, from maps [B, C, H, W]."""
+    return [(f.shape[1], f.shape[2], f.shape[3]) for f in features]
+
+
 def count_classes(model: nn.Module, image_size: int) -> int:
-    """K, the length of a network's logits."""
+    """Return K, the length of a network's logits.
+
+    Args:
+        model: returns logits and features.
+        image_size: height and width of the images, in pixels.
+    """
     return probe(model, torch.zeros(1, 3, image_size, image_size))[0].shape[1]

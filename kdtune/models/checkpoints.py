@@ -1,15 +1,14 @@
-"""The only file that writes and reads `.pth` and `.safetensors`. Loading never runs code.
+"""Checkpoint files: writing and reading `.pth` and `.safetensors` without running code.
 
-A `.safetensors` file has all but the weights as JSON in its metadata, so it holds a network and
-not a run that goes on. What others saved is read too, if it is a `state_dict` of one of
-torchvision's ResNets.
+In a `.safetensors` file everything but the weights is JSON in the metadata, so such a file holds a
+network, but no run that could be resumed. A `state_dict` of a torchvision ResNet is read, too.
 """
 
 import json
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import safetensors
 import safetensors.torch
@@ -25,7 +24,13 @@ from kdtune.storage.files import atomic_write
 CHECKPOINT_FORMAT = "kdtune-1"
 
 METADATA_KEY = "kdtune"
-"""Key of what other formats than `.pth` say of a network, as JSON."""
+"""Key under which formats other than `.pth` describe a network, as JSON."""
+
+FIRST_RESNET_KEY = "conv1.weight"
+"""First weight of a ResNet; its blocks have one, too, under longer names."""
+
+WRAPPER_KEYS = ("state_dict", "model_state_dict", "model")
+"""Keys that usually hold weights; other keys are searched after these."""
 
 
 def save_model(
@@ -37,20 +42,16 @@ def save_model(
     sync: bool = True,
     **extra_values: Any,
 ) -> None:
-    """Save a network with all that is needed to rebuild and to judge it.
+    """Save a network with all that is needed to rebuild and evaluate it.
 
     Args:
-        path: the file, replaced whole or not at all; ``.safetensors`` or, by any other name, a
-            ``.pth``.
+        path: the file, replaced atomically; a `.pth` unless its name ends in ``.safetensors``.
         model: the network, as `build_model` builds it.
         config: the run's complete settings.
         classes: class names, in the order of the logits.
-        sync: see `replacing`.
-        figures: plain values to keep beside it, such as ``validation_accuracy``; ``training``
-            holds what a run needs to go on.
-
-    Raises:
-        DiskFullError: there is no room.
+        sync: see `atomic_write`.
+        extra_values: further plain values, such as ``validation_accuracy``; ``training`` is the
+            state with which a run is resumed.
     """
     content = {"weights": model.state_dict(), "config": config, "classes": classes, **extra_values}
     if plugins := PLUGINS.records(MODELS=[config["model"]]):
@@ -59,27 +60,32 @@ def save_model(
 
 
 def write_checkpoint(path: Path, content: dict[str, Any], sync: bool = True) -> None:
-    """Write what `read_checkpoint` reads; as `save_model`, which takes a network."""
-    if path.suffix == ".safetensors":
-        metadata = {"format": CHECKPOINT_FORMAT, **content}
-        weights = {key: value.contiguous() for key, value in metadata.pop("weights").items()}
-        with atomic_write(path, sync) as temporary:
-            temporary.write_bytes(
-                safetensors.torch.save(weights, {METADATA_KEY: json.dumps(metadata)})
-            )
-        return
-    with atomic_write(path, sync) as temporary, open(temporary, "wb") as file:
-        try:
-            torch.save({"format": CHECKPOINT_FORMAT, **content}, file)
-        except RuntimeError as error:
-            raise error.__context__ or error from None  # torch hides what the file said
+    """Write a checkpoint.
+
+    Args:
+        path: see `save_model`.
+        content: ``weights`` and plain values, as `read_checkpoint` returns them.
+        sync: see `atomic_write`.
+    """
+    content = {"format": CHECKPOINT_FORMAT, **content}
+    with atomic_write(path, sync) as temporary:
+        if path.suffix == ".safetensors":
+            weights = {key: value.contiguous() for key, value in content.pop("weights").items()}
+            metadata = {METADATA_KEY: json.dumps(content)}
+            temporary.write_bytes(safetensors.torch.save(weights, metadata))
+            return
+        with open(temporary, "wb") as file:
+            try:
+                torch.save(content, file)
+            except RuntimeError as error:
+                raise error.__context__ or error from None  # torch hides the file's own error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read what `save_model` wrote, tensors on the CPU.
+    """Read a checkpoint that `save_model` wrote, tensors on the CPU.
 
     Raises:
-        UserError: the file is missing, broken, holds code, or is not one of ours.
+        UserError: the file is missing, broken, holds code, or was not written by kdtune.
     """
     content = read_tensor_file(Path(path).expanduser())
     if not _is_kdtune_checkpoint(content):
@@ -87,15 +93,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _is_kdtune_checkpoint(content: Any) -> bool:
+def _is_kdtune_checkpoint(content: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(content, dict) and content.get("format") == CHECKPOINT_FORMAT
 
 
 def read_tensor_file(path: Path) -> Any:
-    """Read a file of tensors and plain values, of any make.
+    """Read a file of tensors and plain values, whoever wrote it.
 
     Raises:
-        UserError: it is missing or broken, or holds code.
+        UserError: the file is missing, broken or holds code.
     """
     try:
         with open(path, "rb") as file:
@@ -103,19 +109,21 @@ def read_tensor_file(path: Path) -> Any:
         if header[8:] == b"{":  # a length in eight bytes, then JSON: safetensors
             return _read_safetensors(path)
         with warnings.catch_warnings(action="ignore"):  # TorchScript is refused below
-            # It is passed although it is the default: an environment variable can undo that.
+            # weights_only is passed since an environment variable can change its default.
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except pickle.UnpicklingError as error:
+        _, refused, names = str(error).partition("GLOBAL ")
+        hint = f" ({names.split()[0]}); save the network's state_dict instead" if refused else ""
         raise UserError(
             f"{path} is not loaded: it is broken or holds more than tensors and plain values"
-            f"{_describe_refused_class(error)}."
+            f"{hint}."
         ) from None
-    except Exception as error:  # damage shows in many ways: struct.error, AssertionError, ...
-        if "weights_only" in str(error):  # torch's advice to switch protection off
+    except Exception as error:  # damage raises anything: struct.error, AssertionError, ...
+        if "weights_only" in str(error):  # torch advises to switch the protection off
             reason = "it holds a program (TorchScript), not a state_dict"
         else:
             reason = "it is empty" if not header else "it is broken, or no checkpoint at all"
@@ -129,20 +137,11 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {**json.loads(metadata), "weights": weights} if metadata is not None else weights
 
 
-def _describe_refused_class(error: pickle.UnpicklingError) -> str:
-    """Name the class that torch refused, without torch's advice to switch protection off."""
-    words = str(error).split("GLOBAL ")
-    if len(words) == 1:
-        return ""
-    return f" ({words[1].split()[0]}); save the network's state_dict instead"
-
-
 def load_model(path: str | Path) -> dict[str, Any]:
-    """Load a network: one that kdtune saved, or a `state_dict` of a ResNet of torchvision's.
+    """Load a network that kdtune saved, or a `state_dict` of a torchvision ResNet.
 
-    A `state_dict` may lie in dicts, under any keys (``state_dict``, ``model_state_dict`` and
-    ``model`` are looked at first), and its names may have a prefix such as ``module.`` or
-    ``_orig_mod.``. Architecture, number of classes and stem are then read from the shapes.
+    A `state_dict` may be nested in dicts under any keys, and its names may have a prefix such as
+    ``module.`` or ``_orig_mod.``. Architecture, number of classes and stem follow from the shapes.
 
     Args:
         path: a `.pth` or `.safetensors` file, by any name.
@@ -150,12 +149,12 @@ def load_model(path: str | Path) -> dict[str, Any]:
     Returns:
         ``model`` (the network in eval mode, on the CPU), ``architecture`` (its name),
         ``num_classes``, and all that was saved beside it: ``config``, ``classes``, ``epoch``,
-        ``validation_accuracy`` and so on. Of a file that kdtune did not write, ``config`` and
+        ``validation_accuracy`` and so on. If kdtune did not write the file, ``config`` and
         ``classes`` are None.
 
     Raises:
-        UserError: the file is missing, broken, holds code, or holds another network; or its
-            network is a plug-in's that was not given.
+        UserError: the file is missing, broken, holds code or another network, or its network
+            needs a plug-in that was not given.
     """
     content = read_tensor_file(Path(path).expanduser())
     if not _is_kdtune_checkpoint(content):
@@ -173,24 +172,26 @@ def load_model(path: str | Path) -> dict[str, Any]:
 
 
 def _load_torchvision_resnet(path: str | Path, content: Any) -> dict[str, Any]:
-    expected = "a checkpoint of kdtune's, or a state_dict of one of torchvision's ResNets"
+    expected = "give a checkpoint of kdtune's, or a state_dict of one of torchvision's ResNets"
     candidates = find_state_dicts(content, FIRST_RESNET_KEY)
     if not candidates:
-        raise UserError(
-            f"{path} holds no state_dict, but {_describe_content(content)}; give {expected}."
-        )
+        description = f"a {type(content).__name__}"
+        if isinstance(content, dict):
+            keys = sorted(map(str, content))
+            description += f" of {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}"
+        raise UserError(f"{path} holds no state_dict, but {description}; {expected}.")
     resnets = [weights for weights in candidates if "layer1.0.conv2.weight" in weights]
     if not resnets:
         name, tensor = next(iter(candidates[0].items()))
         raise UserError(
-            f"{path} holds {len(candidates[0])} tensors, the first '{name}' {list(tensor.shape)}, but "
-            f"no ResNet; give {expected}."
+            f"{path} holds {len(candidates[0])} tensors, the first '{name}' {list(tensor.shape)}, "
+            f"but no ResNet; {expected}."
         )
     try:
         architecture, model = resnet_from_weights(resnets[0])
     except ValueError as error:
         raise UserError(
-            f"{path} holds a ResNet that is none of torchvision's: {error}; give {expected}."
+            f"{path} holds a ResNet that is none of torchvision's: {error}; {expected}."
         ) from None
     return {
         "model": model.eval(),
@@ -202,44 +203,19 @@ def _load_torchvision_resnet(path: str | Path, content: Any) -> dict[str, Any]:
 
 
 def find_state_dicts(content: Any, known_key: str) -> list[dict[str, Tensor]]:
-    """All that may be weights in a file: unwrapped, without prefixes, the likeliest first.
-
-    Only what shares the prefix of the network's own is taken, no loss or counter beside it.
+    """Return all dicts of tensors in a file without their prefixes, the likeliest weights first.
 
     Args:
         content: of the file.
-        weight: the name of one that the network has.
+        known_key: name of a weight of the network; tensors with another prefix are left out.
     """
     if not isinstance(content, dict):
         return []
-    candidates = []
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if tensors:
-        shortest_key = min(
-            (key for key in tensors if key.endswith(known_key)), key=len, default=known_key
-        )
-        prefix = shortest_key.removesuffix(known_key)
-        candidates.append(
-            {
-                key.removeprefix(prefix): tensor
-                for key, tensor in tensors.items()
-                if key.startswith(prefix)
-            }
-        )
+    known_keys = [key for key in tensors if key.endswith(known_key)]
+    prefix = min(known_keys, key=len, default=known_key).removesuffix(known_key)
+    weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    candidates = [weights] if weights else []
     for key in sorted(content, key=lambda key: key not in WRAPPER_KEYS):
         candidates += find_state_dicts(content[key], known_key)
     return candidates
-
-
-FIRST_RESNET_KEY = "conv1.weight"
-"""First weight of a ResNet; blocks have one, too, under longer names."""
-
-WRAPPER_KEYS = ("state_dict", "model_state_dict", "model")
-"""Where trainers put weights; other places are searched after these."""
-
-
-def _describe_content(content: Any) -> str:
-    if not isinstance(content, dict):
-        return f"a {type(content).__name__}"
-    keys = sorted(map(str, content))
-    return f"a dict of {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}"

@@ -1,4 +1,4 @@
-"""What a network costs where it is used: parameters, multiplications, time for one image."""
+"""Costs of a network in use: parameters, multiply-accumulates, latency of one image."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,6 @@ from kdtune.models.on_device import DeviceModel, pick_device
 from kdtune.runtime.device import gpu_name
 
 WARM_UP_PASSES, TIMED_PASSES = 10, 50
-"""Passes before those that count, and these."""
 
 
 def measure_network_costs(config: TrainConfig, num_classes: int) -> dict[str, Any]:
@@ -26,21 +25,22 @@ def measure_network_costs(config: TrainConfig, num_classes: int) -> dict[str, An
 
     Returns:
         ``parameters``; ``macs``, multiply-accumulates of convolutions and matrix products in one
-        pass; ``latency_ms``, median time of a pass in milliseconds; ``latency_device``, where.
+        pass; ``latency_ms``, median milliseconds of a pass; ``latency_device``, the device.
     """
     model = build_model(config.model, num_classes, config.image_size).eval()
     image = torch.zeros(1, 3, config.image_size, config.image_size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)
-    device_model = DeviceModel(model, pick_device(config.device), config)
-    image = image.to(device_model.device)
-    with torch.no_grad():  # to read a number waits for the device
+    device = pick_device(config.device)
+    device_model, image = DeviceModel(model, device, config), image.to(device)
+    with torch.no_grad():  # reading a number waits for the device
         seconds = median_seconds(lambda: device_model(image)[0].argmax().item())
+    threads = torch.get_num_threads()
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs": counter.get_total_flops() // 2,
         "latency_ms": 1000 * seconds,
-        "latency_device": _device_label(device_model.device),
+        "latency_device": gpu_name(device) or f"{device}, {threads} thread{'s' * (threads > 1)}",
     }
 
 
@@ -49,17 +49,16 @@ def median_seconds(
     warm_up_calls: int = WARM_UP_PASSES,
     timed_calls: int = TIMED_PASSES,
 ) -> float:
-    """Median seconds of a call, after some that do not count."""
+    """Return the median seconds of a call.
+
+    Args:
+        call: what is timed.
+        warm_up_calls: first calls, which do not count.
+        timed_calls: calls that count.
+    """
     seconds = []
     for _ in range(warm_up_calls + timed_calls):
         started = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - started)
     return median(seconds[warm_up_calls:])
-
-
-def _device_label(device: torch.device) -> str:
-    if (gpu := gpu_name(device)) is not None:
-        return gpu
-    threads = torch.get_num_threads()
-    return f"{device}, {threads} thread{'s' * (threads > 1)}"

@@ -12,7 +12,7 @@ KERNEL_SIZES = (3, 5, 7)
 
 
 def eca_kernel_size(channels: int) -> int:
-    """Width of ECA's 1-D convolution: |log2(C)/2 + 1/2| rounded to odd, at least 3.
+    """Return the width of ECA's 1-D convolution: |log2(C)/2 + 1/2| rounded to odd, at least 3.
 
     Wang et al. 2020, equation 12 with gamma 2 and b 1. Ties (C = 8, 128, 2048) round up.
 
@@ -24,9 +24,9 @@ def eca_kernel_size(channels: int) -> int:
 
 
 class ECA(nn.Module):
-    """Efficient channel attention (Wang et al. 2020): channels are scaled by a sigmoid gate.
+    """Efficient channel attention (Wang et al. 2020): a sigmoid gate scales each channel.
 
-    The gate of a channel depends on the means of its neighbours, through one 1-D convolution.
+    The gate depends on the means of the neighbouring channels, through one 1-D convolution.
     """
 
     def __init__(self, channels: int):
@@ -35,13 +35,19 @@ class ECA(nn.Module):
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale the channels of x [B, C, H, W]; the shape stays."""
-        gate = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+        """Scale the channels of x [B, C, H, W]."""
+        gate: Tensor = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
         return x * gate.transpose(1, 2).unsqueeze(-1)
 
 
 class MultiBranchStage(nn.Module):
-    """Depthwise 3×3, 5×5 and 7×7 side by side, concatenated, ECA, 1×1 mix, residual."""
+    """Parallel depthwise 3×3, 5×5 and 7×7 convolutions, ECA, a 1×1 convolution, a residual.
+
+    Args:
+        channels_in: channels of the input.
+        channels_out: channels of the output.
+        stride: of the depthwise convolutions.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int):
         super().__init__()
@@ -55,27 +61,24 @@ class MultiBranchStage(nn.Module):
         self.mix = nn.Sequential(
             nn.Conv2d(branch_channels, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)
         )
-        self.shortcut = (
-            nn.Identity()
-            if stride == 1 and channels_in == channels_out
-            else nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
-                nn.BatchNorm2d(channels_out),
-            )
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            convolution = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C_in, H, W] to [B, C_out, H / stride, W / stride]."""
+        """Return [B, C_out, H / stride, W / stride] of x [B, C_in, H, W]."""
         concatenated = torch.cat([branch(x) for branch in self.branches], dim=1)
-        concatenated = self.eca(self.norm(concatenated).relu_())
-        return (self.mix(concatenated) + self.shortcut(x)).relu_()
+        mixed: Tensor = self.mix(self.eca(self.norm(concatenated).relu_()))
+        shortcut: Tensor = self.shortcut(x)
+        return (mixed + shortcut).relu_()
 
 
 class MultiBranchNet(nn.Module):
     """Four multi-branch stages of 32 to 256 channels, about 0.2 million parameters.
 
-    The maps have the sizes of a ResNet's: a quarter of the image in the first stage (all of it
-    for images under 64 px), half of the one before in each further stage.
+    The maps are as large as a ResNet's: a quarter of the image in the first stage (the whole
+    image if it is under 64 px), halved in each further stage.
 
     Args:
         num_classes: K, length of the logits.
@@ -85,20 +88,20 @@ class MultiBranchNet(nn.Module):
     def __init__(self, num_classes: int, image_size: int):
         super().__init__()
         stride = 1 if image_size < SMALL_IMAGE_PIXELS else 2
+        channels = STAGE_CHANNELS[0]
         self.stem = nn.Sequential(
-            nn.Conv2d(3, STAGE_CHANNELS[0], 3, stride, 1, bias=False),
-            nn.BatchNorm2d(STAGE_CHANNELS[0]),
+            nn.Conv2d(3, channels, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
         )
         self.stages = nn.ModuleList()
-        channels = STAGE_CHANNELS[0]
         for width in STAGE_CHANNELS:
             self.stages.append(MultiBranchStage(channels, width, stride))
             channels, stride = width, 2
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Map images [B, 3, H, W] to logits [B, K] and the four stages, [B, C, H, W] each."""
+        """Return logits [B, K] and the four stages [B, C, H, W] of images [B, 3, H, W]."""
         x = self.stem(images)
         features = []
         for stage in self.stages:

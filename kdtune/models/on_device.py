@@ -1,4 +1,6 @@
-"""A network where and how it runs fastest: device, precision, memory format, compilation."""
+"""Device, precision, memory format and compilation with which a network runs fastest."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -9,43 +11,39 @@ from kdtune.runtime.device import has_gpu, has_native_bf16
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn a device's name into the device; ``auto`` takes CUDA, then MPS, then the CPU.
+    """Return the device of a name; ``auto`` prefers CUDA, then MPS, then the CPU.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: this machine has no such device.
     """
-    available = {"cuda": has_gpu(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next((device for device, is_available in available.items() if is_available), "cpu")
+    available = {"cuda": has_gpu(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    names = [device for device, is_available in available.items() if is_available]
     try:
-        return torch.empty(0, device=name).device
+        return torch.empty(0, device=names[0] if name == "auto" else name).device
     except (RuntimeError, AssertionError, NotImplementedError):
-        usable_names = ", ".join(
-            ["auto", "cpu", *(d for d, is_available in available.items() if is_available)]
-        )
         raise UserError(
-            f"The device '{name}' cannot be used on this machine; there are {usable_names}."
+            f"The device '{name}' cannot be used on this machine; there are "
+            f"{', '.join(['auto', *names])}."
         ) from None
 
 
 def pick_precision(precision: str, model: nn.Module, device: torch.device) -> torch.dtype:
-    """Decide in which type a network computes: bfloat16 under autocast, or float32.
+    """Return the type in which a network computes: bfloat16 under autocast, or float32.
 
-    ``auto`` takes bfloat16 on CUDA devices that have it, and on CPUs with AMX units unless the
+    ``auto`` picks bfloat16 on CUDA devices that have it, and on CPUs with AMX units unless the
     network has depthwise convolutions, which are slower in bfloat16 there.
+
+    Args:
+        precision: ``float32``, ``bf16`` or ``auto``.
+        model: the network.
+        device: where it runs.
     """
-    if precision == "float32":
-        return torch.float32
-    if precision == "bf16":
-        return torch.bfloat16
-    if device.type == "cuda":
+    use_bf16 = precision == "bf16"
+    if precision == "auto" and device.type == "cuda":
         use_bf16 = has_native_bf16()
-    elif device.type == "cpu":
-        use_bf16 = bool(
-            torch.cpu.get_capabilities().get("amx_bf16")
-        ) and not _has_depthwise_convolutions(model)
-    else:
-        use_bf16 = False
+    elif precision == "auto" and device.type == "cpu":
+        has_amx = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        use_bf16 = has_amx and not _has_depthwise_convolutions(model)
     return torch.bfloat16 if use_bf16 else torch.float32
 
 
@@ -54,13 +52,13 @@ def _has_depthwise_convolutions(model: nn.Module) -> bool:
 
 
 class DeviceModel:
-    """A network where and how it runs fastest: device, memory format, autocast, compilation.
+    """A network on a device, with the fastest precision and memory format, maybe compiled.
 
-    The network itself is moved; called, it takes normalised images and gives logits and features.
+    Called with normalised images [B, 3, H, W], it returns logits and features.
 
     Args:
-        model: returns logits and features.
-        device: where it goes.
+        model: returns logits and features; it is moved itself.
+        device: the device.
         config: gives precision and whether to compile.
     """
 
@@ -72,11 +70,10 @@ class DeviceModel:
         use_contiguous = device.type != "cuda" and dense_float32
         self.memory_format = torch.contiguous_format if use_contiguous else torch.channels_last
         self.model = model.to(device).to(memory_format=self.memory_format)
-        self.forward = torch.compile(self.model) if config.compile else self.model
+        self.forward: Callable[[Tensor], tuple[Tensor, list[Tensor]]] = (
+            torch.compile(self.model) if config.compile else self.model
+        )
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
-        )
-        with autocast:
+        with torch.autocast(self.device.type, torch.bfloat16, self.dtype == torch.bfloat16):
             return self.forward(images.contiguous(memory_format=self.memory_format))

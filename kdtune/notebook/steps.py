@@ -1,11 +1,10 @@
-"""What the notebook faces of the methods share: one step, one epoch, one evaluation.
+"""Steps of a run for a loop over epochs of one's own: loss of a batch, epoch, validation.
 
-`train_at` and `train_fitnets` need none of it. It is for those who write the loop over the epochs
-themselves; each function is a piece of THE loop, so a loop made of them gives its numbers.
+They are pieces of the training loop, so a loop made of them gives its numbers.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -17,8 +16,7 @@ from kdtune.config.train import OUTPUT_FIELDS, TrainConfig
 from kdtune.data.loaders import CheckedLoader, Loader
 from kdtune.data.transforms import normalise
 from kdtune.errors import UserError
-from kdtune.methods import Method
-from kdtune.methods.method import TensorsByName
+from kdtune.methods.method import Method, TensorsByName
 from kdtune.models import count_classes, require_model
 from kdtune.models.on_device import DeviceModel, pick_device
 from kdtune.runtime.device import visible_gpus
@@ -35,21 +33,40 @@ from kdtune.training.teacher import load_teacher
 
 
 @dataclass
-class _MethodState:
-    """A student's method, with the layers that it adds, and for what it was built."""
+class StudentProgress:
+    """Values that `train_epoch` and `compute_loss` keep of a student from call to call.
 
-    method: Method
-    settings: dict[str, Any]
-    teacher_ref: ref[nn.Module]
+    Attributes:
+        epoch: last epoch that `train_epoch` trained, from 1; 0 before the first.
+        method: the method with its layers, such as a regressor; None before a teacher was used.
+        settings: settings for which the method was built.
+        teacher: teacher for which the method was built.
+    """
+
+    epoch: int = 0
+    method: Method | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    teacher: ref[nn.Module] | None = None
 
 
-_METHOD_STATES: WeakKeyDictionary[nn.Module, _MethodState] = WeakKeyDictionary()
-_EPOCH_COUNTS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""What a student keeps from call to call, for as long as it lives: its lesson, its epochs."""
+_PROGRESS: WeakKeyDictionary[nn.Module, StudentProgress] = WeakKeyDictionary()
+
+
+def student_progress(student_model: nn.Module) -> StudentProgress:
+    """Return the progress of a student, which lives as long as the student.
+
+    Set its `epoch` to have `train_epoch` continue after another epoch.
+    """
+    return _PROGRESS.setdefault(student_model, StudentProgress())
 
 
 def create_method_config(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete settings of a run of `method`; see `create_at_config`."""
+    """Return the complete settings of a run.
+
+    Args:
+        method: name of its method.
+        settings: settings that differ from the defaults.
+    """
     config = TrainConfig.for_method(method, settings)
     require_model(config.model)
     return config.model_dump()
@@ -61,13 +78,13 @@ def load_teacher_model(
     """Load a teacher in eval mode, without gradients.
 
     Args:
-        teacher_path: a checkpoint of kdtune's, or a `state_dict` of a ResNet of torchvision's;
-            see `load_model`.
-        num_classes: K; None accepts what the teacher knows.
+        teacher_path: a checkpoint of kdtune's, or a `state_dict` of a torchvision ResNet; see
+            `load_model`.
+        num_classes: K; None accepts the teacher's.
         device: where it goes.
 
     Raises:
-        UserError: the file holds no network that can be a teacher, or one for other classes.
+        UserError: the file holds no network, or one for other classes.
     """
     return load_teacher(teacher_path, num_classes=num_classes).to(pick_device(str(device)))
 
@@ -75,7 +92,13 @@ def load_teacher_model(
 def method_parameters(
     student_model: nn.Module, teacher_model: nn.Module, config: TrainConfig
 ) -> list[nn.Parameter]:
-    """Parameters of the layers that the method adds; see `regressor_parameters`."""
+    """Return the parameters of the layers that a method adds.
+
+    Args:
+        student_model: returns logits and features.
+        teacher_model: likewise.
+        config: the run's settings.
+    """
     return list(_prepare_step(student_model, teacher_model, config)[2].parameters())
 
 
@@ -86,7 +109,15 @@ def compute_loss(
     y: Tensor,
     config: TrainConfig,
 ) -> TensorsByName:
-    """The loss of one batch, with gradients for the student; see `compute_at_loss`."""
+    """Compute the loss of one batch, with gradients for the student.
+
+    Args:
+        student_model: returns logits and features; it stays in its mode.
+        teacher_model: likewise, put into eval mode; None gives the classification loss alone.
+        x: images [B, 3, H, W], uint8 or normalised.
+        y: class indices [B].
+        config: the run's settings.
+    """
     student, teacher, method = _prepare_step(student_model, teacher_model, config)
     method.train(student_model.training)
     [(images, labels, _)] = _wrap_loader([(x, y)], "(x, y)", student_model, config)
@@ -104,27 +135,26 @@ def train_epoch(
 ) -> dict[str, float]:
     """Train for one epoch.
 
-    Layers that the method adds (FitNets' regressor) belong to the student, live as long as it,
-    and are trained along: their parameters are added to the optimizer, with the settings of its
-    first group, where they are missing. A scheduler that counts groups wants them there from the
-    start: see `kdtune.fitnets.regressor_parameters`. The epochs of a student are counted from its
-    first one here; `config["seed"]` and that number fix the epoch's random states, as in
-    `train_at`.
+    The epoch follows the student's last one, see `student_progress`; its number and
+    `config["seed"]` determine its random states, as in `train_at`. Layers that the method adds
+    (FitNets' regressor) live as long as the student. Their parameters are added to an optimizer
+    that lacks them, with the settings of its first group; a scheduler that counts groups needs
+    them from the start, see `kdtune.fitnets.regressor_parameters`.
 
     Args:
         student_model: returns logits and features; moved to the device and put into train mode.
         teacher_model: likewise, in eval mode; None trains on the labels alone.
         train_loader: batches (images [B, 3, H, W], labels [B]).
-        optimizer: of the student's parameters; its learning rate is the caller's to change.
-        device: where to train; it counts, not the config's.
-        config: complete settings, as `create_at_config` and `create_fitnets_config` make them.
+        optimizer: of the student's parameters; the caller changes its learning rate.
+        device: where to train, whatever the config says.
+        config: complete settings from `create_at_config` or `create_fitnets_config`.
 
     Returns:
-        Means over the images: ``loss``, its parts (``classification``, ``kd``, ``kd_weighted``,
-        ...) and ``accuracy`` (share of 1).
+        ``epoch``, its number from 1; and means over the images: ``loss``, its parts
+        (``classification``, ``kd``, ``kd_weighted``, ...) and ``accuracy`` (share of 1).
 
     Raises:
-        UserError: the settings, the loader or the networks are no good.
+        UserError: the settings, the loader or the networks cannot be used.
     """
     settings = _parse_config(config, device)
     student, teacher, method = _prepare_step(student_model, teacher_model, settings)
@@ -132,12 +162,13 @@ def train_epoch(
     if missing := [p for p in method.parameters() if id(p) not in optimized]:
         optimizer.add_param_group({**optimizer.param_groups[0], "params": missing})
     match_memory_format(optimizer)
-    method.epoch = _EPOCH_COUNTS.get(student_model, 0) + 1
+    progress = student_progress(student_model)
+    method.epoch = progress.epoch + 1
     seed_epoch(settings, method.epoch)
     batches = _wrap_loader(train_loader, "train_loader", student_model, settings, training=True)
     metrics = run_epoch(student, teacher, method, batches, optimizer)
-    _EPOCH_COUNTS[student_model] = method.epoch
-    return metrics
+    progress.epoch = method.epoch
+    return {"epoch": progress.epoch, **metrics}
 
 
 def validate(
@@ -147,20 +178,20 @@ def validate(
     device: str | torch.device,
     config: Mapping[str, Any],
 ) -> dict[str, float]:
-    """Measure what `train_epoch` minimises on images that are not learned from.
+    """Compute the loss of `train_epoch` on images that are not trained on.
 
     Args:
         student_model: see `train_epoch`; put into eval mode.
-        teacher_model: see `train_epoch`; None measures the classification alone.
+        teacher_model: see `train_epoch`; None computes the classification loss alone.
         val_loader: batches (images [B, 3, H, W], labels [B]).
-        device: where to compute; it counts, not the config's.
+        device: where to compute, whatever the config says.
         config: see `train_epoch`.
 
     Returns:
-        As `train_epoch`; ``classification`` is what a run calls its validation loss.
+        The means of `train_epoch`; ``classification`` is the validation loss of a run.
 
     Raises:
-        UserError: the settings, the loader or the networks are no good.
+        UserError: the settings, the loader or the networks cannot be used.
     """
     settings = _parse_config(config, device)
     student, teacher, method = _prepare_step(student_model, teacher_model, settings)
@@ -179,20 +210,19 @@ def evaluate_model(
     Args:
         model: returns logits and features; moved to the device and put into eval mode.
         test_loader: batches (images [B, 3, H, W], labels [B]).
-        device: where to compute; if not given, the config's.
-        config: settings of the run that the model comes from, for device and precision.
+        device: where to compute; None uses the config's.
+        config: settings of the model's run, for device and precision.
 
     Returns:
         ``loss`` (mean cross-entropy) and ``accuracy`` (share of 1).
 
     Raises:
-        UserError: the settings or the loader are no good.
+        UserError: the settings or the loader cannot be used.
     """
     settings = TrainConfig.parse({**(config or {}), **({"device": str(device)} if device else {})})
     num_classes = count_classes(model, settings.image_size)
-    return evaluate(
-        model, CheckedLoader(test_loader, "test_loader", num_classes=num_classes), settings
-    )
+    batches = CheckedLoader(test_loader, "test_loader", num_classes=num_classes)
+    return evaluate(model, batches, settings)
 
 
 def _parse_config(config: Mapping[str, Any], device: str | torch.device) -> TrainConfig:
@@ -214,7 +244,6 @@ def _wrap_loader(
 def _prepare_step(
     student: nn.Module, teacher: nn.Module | None, config: TrainConfig
 ) -> tuple[DeviceModel, DeviceModel | None, Method]:
-    """Put networks where they run, and find the method that belongs to them."""
     if teacher is student:
         raise UserError("The student cannot be its own teacher: give two networks.")
     device = pick_device(config.device)
@@ -226,26 +255,27 @@ def _prepare_step(
 def _find_or_build_method(
     student: nn.Module, teacher: nn.Module | None, config: TrainConfig
 ) -> Method:
-    """The student's method, at its last epoch: kept while teacher and settings are the same.
+    """Return the student's method, the same one while teacher and settings are the same.
 
-    With other settings a new one takes over the layers of the old one, as long as they fit.
-    Without a teacher there are no layers, and nothing is kept.
+    With other settings a new method takes over the layers of the old one if they fit. Without a
+    teacher there are no layers, and nothing is kept.
     """
+    progress = student_progress(student)
     settings = config.model_dump(exclude=OUTPUT_FIELDS | {"device"})
-    state = _METHOD_STATES.get(student) if teacher is not None else None
-    if state is not None and state.teacher_ref() is not teacher:
-        state = None
-    if state is not None and state.settings == settings:
-        method = state.method
+    kept = None
+    if teacher is not None and progress.teacher is not None and progress.teacher() is teacher:
+        kept = progress.method
+    if kept is not None and progress.settings == settings:
+        method = kept
     else:
         with torch.random.fork_rng(devices=visible_gpus()):
             method = build_method_for_models(config, student, teacher)
-        if state is not None and _have_same_layers(method, state.method):
-            for name, layer in state.method.named_children():
+        if kept is not None and _have_same_layers(method, kept):
+            for name, layer in kept.named_children():
                 setattr(method, name, layer)
         if teacher is not None:
-            _METHOD_STATES[student] = _MethodState(method, settings, ref(teacher))
-    method.epoch = max(1, _EPOCH_COUNTS.get(student, 0))
+            progress.method, progress.settings, progress.teacher = method, settings, ref(teacher)
+    method.epoch = max(1, progress.epoch)
     return method
 
 

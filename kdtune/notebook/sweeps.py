@@ -1,12 +1,11 @@
-"""Sweeps in a notebook: their report, tables, figures, best settings and networks.
+"""Sweeps in a notebook: tables, figures, best settings and networks, as of loading.
 
-All of it is of the moment at which they were loaded; of a sweep that runs, load it again. Tables
-and figures need neither torch nor Ray.
+Tables and figures need neither torch nor Ray.
 """
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,15 +18,20 @@ from kdtune.reports.tables.all_tables import select_table
 from kdtune.reports.tables.notes import NO_TRIAL_NOTE
 from kdtune.runtime.console import printable
 
+if TYPE_CHECKING:  # tables and figures are to need no torch
+    from torch import nn
+
+    from kdtune.export.selected_runs import SelectedRun
+
 
 def load_sweep(*folders: str | Path) -> "SweepGroup":
-    """Load a sweep, or several, at any moment: running, stopped, confirmed or not.
+    """Load one or more sweeps, whether they run or are complete.
 
     Args:
         folders: of the sweeps, as ``results/flowers``.
 
     Raises:
-        UserError: a folder is no sweep's, or a log is damaged.
+        UserError: a folder holds no sweep, or a log is damaged.
     """
     if not folders:
         raise UserError("load_sweep wants the folder of a sweep, as in load_sweep('results/x').")
@@ -35,38 +39,40 @@ def load_sweep(*folders: str | Path) -> "SweepGroup":
 
 
 class SweepGroup:
-    """One sweep or several as they were when they were loaded; a notebook shows their verdict.
+    """One or more sweeps as of loading; a notebook shows their verdict.
 
-    Tables of several have a first column ``sweep``. What columns mean is said in
-    `kdtune.reports`.
+    Tables of several sweeps have a first column ``sweep``. docs/reference.md explains all columns.
+
+    Args:
+        sweeps: the sweeps.
     """
 
     def __init__(self, sweeps: list[LoadedSweep]):
         self._sweeps = sweeps
 
     def leaderboard(self) -> pd.DataFrame:
-        """One row a cell; ranks are those within a sweep."""
+        """Return one row per cell; ranks are those within a sweep."""
         return self.table("leaderboard")
 
     def comparison(self) -> pd.DataFrame:
-        """One row a pair of methods and student: difference, interval, verdict."""
+        """Return one row per pair of methods and student: difference, interval, verdict."""
         return self.table("comparison")
 
     @property
     def trials(self) -> pd.DataFrame:
-        """One row a trial."""
+        """One row per trial."""
         return self.table("trials")
 
     @property
     def epochs(self) -> pd.DataFrame:
-        """One row an epoch of a trial."""
+        """One row per epoch of a trial."""
         return self.table("epochs")
 
     def table(self, name: str) -> pd.DataFrame:
-        """Any table that ``kdtune table`` shows: a copy, all columns, unrounded.
+        """Return a copy of any table of ``kdtune table``, with all columns, unrounded.
 
         Raises:
-            UserError: there is no such table; the text lists those that there are.
+            UserError: there is no such table; the text lists all tables.
         """
         tables = [select_table(sweep.named_tables, name, sweep.path) for sweep in self._sweeps]
         if len(tables) == 1:
@@ -75,14 +81,14 @@ class SweepGroup:
         return joined.reset_index("sweep", allow_duplicates=True).reset_index(drop=True)
 
     def plot(self, name: str) -> Figure:
-        """A figure of the report; ``kdtune report --figures`` saves it under the same name.
+        """Return a figure of the report; ``kdtune report --figures`` saves it by the same name.
 
         Args:
-            name: ``verdict``, ``ship``, ``search``, ``settings-<method>`` or ``failures``; of
-                several sweeps with a number in front, as in ``2-verdict``.
+            name: ``verdict``, ``ship``, ``search``, ``settings-<method>`` or ``failures``; with
+                several sweeps a number comes first, as in ``2-verdict``.
 
         Raises:
-            UserError: there is no such figure, or what it draws is not known yet.
+            UserError: there is no such figure, or no data for it yet.
         """
         blocks: list[Block] = [b for section in self._sections for b in section["blocks"]]
         blocks_by_name = {
@@ -96,13 +102,17 @@ class SweepGroup:
         return block.figure
 
     def best(self, method: str, model: str) -> dict[str, Any]:
-        """The best settings of a cell, complete, as `best/<method>-<model>.yaml` has them.
+        """Return the complete best settings of a cell, as `best/<method>-<model>.yaml` has them.
 
-        Of a confirmed cell those of the best run of what was chosen, else of the search's best
-        trial. ``train_at`` and ``train_fitnets`` take them.
+        They are those of the best run of the chosen candidate if the cell is confirmed, else of
+        the best trial of the search. ``train_at`` and ``train_fitnets`` accept them.
+
+        Args:
+            method: of the cell.
+            model: of the cell.
 
         Raises:
-            UserError: there is no such cell, or it has no sound trial.
+            UserError: there is no such cell, or it has no successful trial.
         """
         from kdtune.export.selected_runs import config_with_provenance
 
@@ -111,40 +121,43 @@ class SweepGroup:
         del settings["provenance"]
         return settings
 
-    def model(self, method: str, model: str) -> Any:
-        """The network that was trained with these settings, in eval mode, on the CPU.
+    def model(self, method: str, model: str) -> "nn.Module":
+        """Return the network with the best settings of a cell, in eval mode, on the CPU.
+
+        Args:
+            method: of the cell.
+            model: of the cell.
 
         Raises:
-            UserError: as `best`; or there is no network yet, or its file is damaged.
+            UserError: as for `best`; or there is no network yet, or its file is damaged.
         """
         from kdtune.export.selected_runs import load_run_network
 
         sweep, selected = self._select_run(method, model)
-        if (loaded := load_run_network(sweep.folder, (method, model), selected)) is None:
+        if (loaded := load_run_network(sweep.folder, selected)) is None:
             raise UserError(
-                f"{sweep.name} has no network of {selected.name}, the best of {method} on {model}: "
-                f"it is written when the sweep ends or is interrupted. best('{method}', "
-                f"'{model}') has its settings."
+                f"{sweep.name} has no network of {selected.name}, the best of {method} on "
+                f"{model}: it is written when the sweep ends or is interrupted. "
+                f"best('{method}', '{model}') has its settings."
             )
-        return loaded["model"]
+        network: nn.Module = loaded["model"]
+        return network
 
-    def _select_run(self, method: str, model: str) -> tuple[LoadedSweep, Any]:
-        """A cell's sweep, and what stands for it: see `kdtune.export.selected_runs.SelectedRun`."""
+    def _select_run(self, method: str, model: str) -> tuple[LoadedSweep, "SelectedRun"]:
         from kdtune.export.selected_runs import select_best_runs
 
         cells = [cell for sweep in self._sweeps for cell in sweep.tables.cell_results]
         if not cells:
             raise UserError(NO_TRIAL_NOTE)
-        for label, name, known in zip(
-            ("method", "model"), (method, model), zip(*cells, strict=True), strict=True
+        known_methods, known_models = zip(*cells, strict=True)
+        for label, name, known in (
+            ("method", method, known_methods),
+            ("model", model, known_models),
         ):
             if name not in known:
-                raise UserError(
-                    f"No trial has the {label} '{name}'; {did_you_mean(name, dict.fromkeys(known))}"
-                )
-        matching = [
-            sweep for sweep in self._sweeps if (method, model) in sweep.tables.cell_results
-        ]
+                suggestion = did_you_mean(name, dict.fromkeys(known))
+                raise UserError(f"No trial has the {label} '{name}'; {suggestion}")
+        matching = [s for s in self._sweeps if (method, model) in s.tables.cell_results]
         if len(matching) != 1:
             sweep_names = " and ".join(sweep.name for sweep in matching) or "no sweep"
             raise UserError(
@@ -152,7 +165,9 @@ class SweepGroup:
             )
         selected = select_best_runs(matching[0].tables).get((method, model))
         if selected is None:
-            raise UserError(f"{matching[0].name} has no sound trial of {method} on {model} yet.")
+            raise UserError(
+                f"{matching[0].name} has no successful trial of {method} on {model} yet."
+            )
         return matching[0], selected
 
     @cached_property
@@ -161,7 +176,7 @@ class SweepGroup:
 
     def __repr__(self) -> str:
         summaries = {sweep.name: sweep.summary() for sweep in self._sweeps}
-        lines = [*summaries.values()] if len(summaries) == 1 else []
+        lines = list(summaries.values()) if len(summaries) == 1 else []
         for block in self._sections[0]["blocks"]:
             if block.kind in ("sweep", "lead"):
                 lines.append(summaries.get(block.text, block.text))

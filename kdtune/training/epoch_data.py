@@ -1,8 +1,7 @@
-"""What a run is fed with: batches of views, with the teacher's targets or without."""
+"""Batches of a run, from decoded images and, if there is a teacher, its cached targets."""
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
@@ -27,67 +26,56 @@ from kdtune.training.teacher_targets import TargetSpec, TeacherTargets
 from kdtune.units import BYTES_PER_GB, format_bytes
 
 
+@dataclass
 class EpochData:
-    """Batches of one run, from what its node has in common.
+    """Batches of one run; `open_epoch_data` assembles it.
 
-    Args:
+    Attributes:
         config: the run's settings.
-        views: pixels.
-        lesson: gives the teacher's targets; None where there is no teacher or it runs live.
-        own: the targets that the run wants, as `Lesson.ask` gave them.
-        tell: told what is built.
-        keep_views: keep augmented views in the cache; else images are augmented on the way, to
-            the same pixels.
+        decoded: the images.
+        teacher_targets: computes the teacher's targets; None if there are none.
+        requested: targets that the run uses, by name; see `TeacherTargets.request`.
+        on_progress: called when arrays are built or waited for.
+        cache_views: cache augmented views; if False, batches are augmented to the same pixels.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        decoded: DecodedDataset,
-        teacher_targets: TeacherTargets | None,
-        requested: Mapping[str, TargetSpec],
-        on_progress: OnCacheProgress,
-        cache_views: bool = True,
-    ):
-        self.config, self.decoded, self.teacher_targets, self.requested = (
-            config,
-            decoded,
-            teacher_targets,
-            requested,
-        )
-        self.on_progress = on_progress
-        self._cache_views = cache_views and decoded.cache is not None
+    config: TrainConfig
+    decoded: DecodedDataset
+    teacher_targets: TeacherTargets | None
+    requested: Mapping[str, TargetSpec]
+    on_progress: OnCacheProgress
+    cache_views: bool = True
+
+    def __post_init__(self) -> None:
+        self.cache_views = self.cache_views and self.decoded.cache is not None
 
     def train_batches(self, epoch: int) -> Batches:
-        """The training images of an epoch, from 1, in the batches that the settings ask for."""
+        """Return the training batches of an epoch, from 1."""
         config, view = self.config, self._view_index(epoch)
-        pixels, targets = self.load_arrays(epoch)
+        pixels, arrays = self.load_arrays(epoch)
+        targets = {name: arrays[name] for name in self.requested}
         return Batches(
             pixels,
             self.decoded.data.train.labels,
             config.batch_size,
             shuffle=True,
-            augment=config.augment and (view is None or not self._cache_views),
+            augment=config.augment and (view is None or not self.cache_views),
             augment_seed=view_seed(view, config.augment_seed) if view is not None else None,
-            targets={name: targets[name] for name in self.requested}
-            if self.teacher_targets
-            else None,
+            targets=targets if self.teacher_targets is not None else None,
             device=pick_device(config.device),
+            device_tensors=self.decoded.device_tensors,
         )
 
     def load_arrays(self, epoch: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The training pixels of an epoch, and the targets that are kept of it, on the disk."""
+        """Return the training pixels of an epoch, and all cached targets of them."""
         seed, view, cache = self.config.augment_seed, self._view_index(epoch), self.decoded.cache
-        if view is not None and self._cache_views:
+        if view is not None and self.cache_views:
             pixels = self.decoded.augmented_view(view, seed, self.on_progress)
         else:
             pixels = self.decoded.pixels("train", self.on_progress)
         if self.teacher_targets is None or cache is None:
             return pixels, {}
-        pixel_key, label = (
-            self.decoded.cache_key("train", view, seed),
-            self.decoded.describe_array("train", view),
-        )
+        label, pixel_key = self.decoded.identify_array("train", view, seed)
         return pixels, self.teacher_targets.load_or_compute(
             cache, pixels, pixel_key, label, self.config, self.on_progress
         )
@@ -96,26 +84,24 @@ class EpochData:
         return (epoch - 1) % self.config.augment_views if cycles_views(self.config) else None
 
     def evaluation_batches(self, split: str) -> Batches:
-        """The images of ``validation`` or ``test``, in order."""
+        """Return the batches of ``validation`` or ``test``, in order."""
         return Batches(
             self.decoded.pixels(split, self.on_progress),
-            self.decoded.split(split).labels,
+            self.decoded.data.splits[split].labels,
             device=pick_device(self.config.device),
+            device_tensors=self.decoded.device_tensors,
         )
 
 
 def cycles_views(config: TrainConfig) -> bool:
-    """Whether epochs take turns with augmented views."""
+    """Return True if epochs cycle through a few augmented views."""
     return config.augment and config.augment_views > 0
 
 
 def should_cache_targets(config: TrainConfig) -> bool:
-    """Whether a run that has a teacher is to keep its targets, if they fit.
-
-    Images that are augmented anew in every epoch are never seen again.
-    """
-    augments_anew = config.augment and not cycles_views(config)
-    cacheable = config.cache_targets and config.cache_gb > 0 and not augments_anew
+    """Return True if the targets of a run with a teacher should be cached, if they fit."""
+    sees_images_again = not config.augment or cycles_views(config)
+    cacheable = config.cache_targets and config.cache_gb > 0 and sees_images_again
     return cacheable and METHODS[config.method].uses_teacher
 
 
@@ -127,46 +113,48 @@ def find_data(
     on_progress: OnCacheProgress = lambda progress: None,
     with_test: bool = True,
 ) -> tuple[ImageData, list[dict[str, str]]]:
-    """Find the images of a run: all of them, or those that can be read.
+    """Find the images of a run.
 
     Args:
-        source: which they are.
-        skip_bad_images: leave out what cannot be read.
-        cache_gb: size of the cache, which remembers what that was.
-        workers: threads that decode; one a core if None.
-        tell: told if images are decoded.
-        with_test: False where test images must not be had.
+        source: the data set.
+        skip_bad_images: leave out images that cannot be read.
+        cache_gb: size of the cache, which remembers the images that cannot be read.
+        workers: threads that decode; None: one per core.
+        on_progress: called when images are decoded.
+        with_test: False leaves the test images out.
 
     Returns:
-        The data, and what was left out: see `kdtune.data.decoded.drop_unreadable`.
-
-    Raises:
-        UserError: see `kdtune.data.folders.find_images`.
+        The data, and a description of each image that was left out; see `drop_unreadable`.
     """
     data = find_images(*source)
     if not with_test:
         data = data.without_test()
     if not skip_bad_images:
         return data, []
-    cache = open_node_cache(cache_folder(), cache_gb * BYTES_PER_GB) if cache_gb else None
-    return drop_unreadable(data, cache, workers, on_progress)
+    return drop_unreadable(data, _open_cache(cache_gb), workers, on_progress)
+
+
+def _open_cache(cache_gb: float) -> ArrayCache | None:
+    return ArrayCache(cache_folder(), cache_gb * BYTES_PER_GB) if cache_gb else None
 
 
 def open_decoded_dataset(
     data: ImageData, image_size: int, cache_gb: float, workers: int | None = None
 ) -> DecodedDataset:
-    """The pixels of a data set: on the node's disk, or in memory if `cache_gb` is 0.
+    """Open the pixels of a data set: on the node's disk, or in memory if `cache_gb` is 0.
+
+    Args:
+        data: the images.
+        image_size: height and width in pixels.
+        cache_gb: size of the cache.
+        workers: threads that decode; None: one per core.
 
     Raises:
         UserError: the images alone take more than `cache_gb`.
     """
-    if not cache_gb:
-        return DecodedDataset(data, image_size, None, workers)
-    decoded = DecodedDataset(
-        data, image_size, open_node_cache(cache_folder(), cache_gb * BYTES_PER_GB), workers
-    )
+    decoded = DecodedDataset(data, image_size, _open_cache(cache_gb), workers)
     needed_bytes = decoded.array_bytes("train") + decoded.array_bytes("validation")
-    if needed_bytes > cache_gb * BYTES_PER_GB:
+    if cache_gb and needed_bytes > cache_gb * BYTES_PER_GB:
         raise UserError(
             f"The images take {format_bytes(needed_bytes)} at {image_size} px, but cache_gb is "
             f"{cache_gb:g}: raise it, or use a smaller image_size."
@@ -174,57 +162,65 @@ def open_decoded_dataset(
     return decoded
 
 
-@lru_cache(maxsize=1)
-def open_node_cache(folder: Path, max_bytes: float) -> ArrayCache:
-    """This node's cache; what a process has opened stays open for its next runs."""
-    return ArrayCache(folder, max_bytes)
-
-
 def open_epoch_data(
+    config: TrainConfig,
+    decoded: DecodedDataset,
+    teacher_targets: TeacherTargets | None = None,
+    on_progress: OnCacheProgress = lambda progress: None,
+) -> EpochData:
+    """Assemble the inputs of a run from those that the runs of a process share.
+
+    Args:
+        config: the run's settings.
+        decoded: the images.
+        teacher_targets: computes the teacher's targets; None without a teacher, and not used if
+            the run's teacher is live.
+        on_progress: called when arrays are built or waited for.
+    """
+    if teacher_targets is None or not should_cache_targets(config):
+        return EpochData(config, decoded, None, {}, on_progress)
+    student = build_model(config.model, len(decoded.data.classes), config.image_size)
+    requested = teacher_targets.request(config, probe_stage_shapes(student, config.image_size))
+    return EpochData(config, decoded, teacher_targets, requested, on_progress)
+
+
+def open_single_run(
     config: TrainConfig, data: ImageData, teacher: nn.Module | None, say: Callable[[str], None]
 ) -> EpochData:
-    """Prepare a single run.
+    """Open the inputs of a run that shares nothing; what does not fit into the cache is live.
 
     Args:
         config: the run's settings.
         data: its images.
         teacher: None without one.
-        say: takes lines for a person: what is built, and why a teacher runs live.
+        say: takes lines about what is built, and why the teacher runs live.
 
     Raises:
-        BadImagesError: images of training or validation cannot be read.
+        BadImagesError: training or validation images cannot be read.
         UserError: the images take more than `cache_gb`, or the networks cannot be compared.
     """
-    decoded = open_decoded_dataset(data, config.image_size, config.cache_gb, config.num_workers)
 
     def on_progress(progress: CacheProgress) -> None:
         is_slow = progress.state is CacheState.BUILT and progress.seconds > 1
         if progress.state is CacheState.WAITING or is_slow:
             say(progress.describe())
 
+    decoded = open_decoded_dataset(data, config.image_size, config.cache_gb, config.num_workers)
     decoded.decode_train_validation(on_progress)
-    num_images, image_bytes = (
-        len(data.train),
-        decoded.array_bytes("train") + decoded.array_bytes("validation"),
-    )
+    train_bytes, max_bytes = decoded.array_bytes("train"), config.cache_gb * BYTES_PER_GB
+    image_bytes = train_bytes + decoded.array_bytes("validation")
     view_count = config.augment_views if cycles_views(config) else 0
-    views_fit = (
-        image_bytes + view_count * decoded.array_bytes("train") <= config.cache_gb * BYTES_PER_GB
-    )
-    with_live_teacher = EpochData(config, decoded, None, {}, on_progress, cache_views=views_fit)
-    if teacher is None or not should_cache_targets(config):
-        return with_live_teacher
-    teacher_targets = TeacherTargets(teacher, config.image_size)
-    student = build_model(config.model, len(data.classes), config.image_size)
-    requested = teacher_targets.request(config, probe_stage_shapes(student, config.image_size))
-    bytes_per_view = num_images * sum(target.bytes_per_image for target in requested.values())
-    if view_count:
-        bytes_per_view += decoded.array_bytes("train")
-    view_count = max(1, view_count)
-    if image_bytes + view_count * bytes_per_view > config.cache_gb * BYTES_PER_GB:
+    views_fit = image_bytes + view_count * train_bytes <= max_bytes
+    if teacher is not None and should_cache_targets(config):
+        teacher_targets = TeacherTargets(teacher, config.image_size)
+        epoch_data = open_epoch_data(config, decoded, teacher_targets, on_progress)
+        bytes_per_image = sum(spec.bytes_per_image for spec in epoch_data.requested.values())
+        bytes_per_view = len(data.train) * bytes_per_image + (train_bytes if view_count else 0)
+        if image_bytes + max(1, view_count) * bytes_per_view <= max_bytes:
+            return epoch_data
         say(
-            f"The teacher runs live: {view_count} x {format_bytes(bytes_per_view)} for {num_images:,} images do not fit "
-            f"beside {format_bytes(image_bytes)} of images into cache_gb {config.cache_gb:g}."
+            f"The teacher runs live: {max(1, view_count)} x {format_bytes(bytes_per_view)} for "
+            f"{len(data.train):,} images do not fit beside {format_bytes(image_bytes)} of images "
+            f"into cache_gb {config.cache_gb:g}."
         )
-        return with_live_teacher
-    return EpochData(config, decoded, teacher_targets, requested, on_progress)
+    return EpochData(config, decoded, None, {}, on_progress, cache_views=views_fit)

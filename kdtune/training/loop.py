@@ -1,8 +1,7 @@
-"""THE loop. One generator trains the teacher, the plain student and every method alike.
+"""The training loop of teacher, plain student and every method; it writes no files.
 
-It hands numbers back after each epoch and writes nothing; callers decide what to do with them.
-Everything random in an epoch follows from (seed, epoch), so a run that goes on from a checkpoint
-needs no random state. For that it seeds torch's, numpy's and Python's global random states.
+Everything random in an epoch follows from (seed, epoch), so a resumed run needs no random state.
+To that end the loop seeds the global random states of torch, numpy and Python.
 """
 
 import math
@@ -20,34 +19,40 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batch, TrainingBatches
 from kdtune.data.transforms import normalise
 from kdtune.errors import DivergedError, UserError
-from kdtune.methods import Method, build_method
-from kdtune.methods.method import TensorsByName
+from kdtune.methods import build_method
+from kdtune.methods.method import Method, TensorsByName
 from kdtune.methods.student import StudentOnly
 from kdtune.models import build_model, probe, stage_shapes
 from kdtune.models.on_device import DeviceModel, pick_device
 from kdtune.models.pretrained import load_pretrained
 from kdtune.runtime.seeds import derive_seed
 
+LOSS_PREFIX = "loss_"
+"""Prefix of the parts of the loss among the metrics of an epoch."""
+
+OnStep = Callable[[int, int, Tensor], None]
+"""Called after a training step with (epoch, step in it from 1, loss)."""
+
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch in numbers, and the live objects behind them.
+    """Metrics of one epoch, and the live objects behind them.
 
     Attributes:
         epoch: from 1.
         lr: learning rate during the epoch.
         train_loss: mean of the method's loss over the training images.
-        train_accuracy: share of the training images that were classified rightly on the way.
-        validation_loss: mean cross-entropy; None, as the next two, without validation images.
+        train_accuracy: share of the training images that were classified correctly meanwhile.
+        validation_loss: mean cross-entropy; this and the next two are None without validation.
         validation_accuracy: share of 1.
         best_validation_accuracy: best so far, this epoch included.
         losses: means of the named parts of the training loss.
         seconds: training and validation together.
         device: where it ran.
-        threads: CPU threads that torch used; on the CPU results depend on them in the last bit.
+        threads: CPU threads of torch; on a CPU, results depend on them in the last bit.
         student: the live network; the next epoch changes it.
-        state: all that `fit` needs to go on, and ``best_weights``, those of the best epoch; it
-            refers to live tensors, so save it before the next epoch is asked for.
+        state: all that `fit` needs to resume, and ``best_weights``, those of the best epoch; it
+            refers to live tensors, so save it before the next epoch.
     """
 
     epoch: int
@@ -66,53 +71,21 @@ class EpochResult:
 
     @property
     def is_best(self) -> bool:
-        """Whether no earlier epoch was as accurate; true without validation images."""
-        return self.state["best_epoch"] == self.epoch
+        """True if no earlier epoch was as accurate; always true without validation images."""
+        return bool(self.state["best_epoch"] == self.epoch)
 
     def metrics(self) -> dict[str, Any]:
-        """The numbers alone, flat: ``loss_<part>`` for the parts of the loss, None if infinite."""
+        """Return the numbers alone; ``loss_<part>`` is None if that part is not finite."""
         metrics = {name: getattr(self, name) for name in METRIC_NAMES}
         for loss_name, value in self.losses.items():
             metrics[LOSS_PREFIX + loss_name] = value if math.isfinite(value) else None
         return metrics
 
 
-LOSS_PREFIX = "loss_"
-"""Prefix of the parts of the loss among the figures of an epoch."""
-
-OnStep = Callable[[int, int, Tensor], None]
-"""Takes (epoch, step in it, loss)."""
-
 METRIC_NAMES = [
     f.name for f in fields(EpochResult) if f.name not in ("losses", "student", "state")
 ]
-"""The other figures of an epoch."""
-
-
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """lr · gamma^((epoch − 1) div step_size), for epochs from 1."""
-    return config.lr * config.gamma ** ((epoch - 1) // config.step_size)
-
-
-def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
-    """Build the student with the weights that `config.seed` fixes, the same for every method.
-
-    Raises:
-        UserError: there is no such model, or the weights that it is to begin with are no good.
-    """
-    torch.manual_seed(derive_seed(config.seed, "student"))
-    model = build_model(config.model, num_classes, config.image_size)
-    if config.weights is not None:
-        load_pretrained(model, config.model, config.weights, num_classes)
-    return model
-
-
-def seed_epoch(config: TrainConfig, epoch: int) -> None:
-    """Set the global random states to what `config.seed` fixes for an epoch."""
-    seed = derive_seed(config.seed, "epoch", epoch)
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
+"""Metrics of an epoch other than the parts of its loss."""
 
 
 def fit(
@@ -125,21 +98,21 @@ def fit(
     resume: dict[str, Any] | None = None,
     on_step: OnStep | None = None,
 ) -> Iterator[EpochResult]:
-    """Train a student, one epoch each time a result is asked for.
+    """Train a student, one epoch for each result that is taken.
 
     Args:
         config: the run's settings.
-        train: batches (images, labels, targets or None); one `for` over it is one epoch. Images
-            are uint8 [B, 3, H, W], or floats that the loader has normalised. Or a function that
-            gives those of an epoch, from 1.
-        validation: the same for the images on which epochs are compared; without any, the last
-            epoch counts as the best.
+        train_batches: batches (images, labels, targets or None), iterated over once per epoch, or
+            a function that returns those of an epoch, from 1. Images are uint8 [B, 3, H, W], or
+            normalised floats.
+        validation_batches: batches on which epochs are compared; without them the last epoch
+            counts as the best.
         num_classes: K.
-        teacher: asked for targets where a batch brings none; it is put into eval mode and
-            moved to the device, and its weights and statistics stay as they are.
-        resume: `EpochResult.state` of an earlier run with the same settings; the run goes on after
-            that epoch as if it had never stopped.
-        on_step: called after each step with the epoch, the step in it, from 1, and the loss.
+        teacher: computes the targets of batches without any. It is put into eval mode and moved
+            to the device; its weights and statistics stay as they are.
+        resume: `EpochResult.state` of an earlier run with the same settings, which continues as
+            if it had never stopped.
+        on_step: called after each training step.
 
     Returns:
         An iterator over the results of the epochs up to `config.epochs`; it raises a
@@ -147,102 +120,145 @@ def fit(
 
     Raises:
         UserError: there is no such method, model or device, or the networks cannot be compared;
-            at once, before anything is trained.
+            raised before anything is trained.
     """
-    device = pick_device(config.device)
-    student = DeviceModel(build_student(config, num_classes), device, config)
-    method = build_method_for_models(config, student.model, teacher).to(device)
-    teacher_on_device = place_teacher(method, teacher, device, config)
-    optimizer = build_optimizer(config, [*student.model.parameters(), *method.parameters()])
-    progress: dict[str, Any] = {
-        "epoch": 0,
-        "best_validation_accuracy": None,
-        "best_epoch": 0,
-        "best_weights": {},
-    }
+    run = _Run(config, num_classes, teacher)
     if resume is not None:
-        student.model.load_state_dict(resume["student"])
-        method.load_state_dict(resume["method"])
-        optimizer.load_state_dict(resume["optimizer"])
-        match_memory_format(optimizer)
-        progress = {key: resume[key] for key in progress}
-    return _train_epochs(
-        config,
-        student,
-        teacher_on_device,
-        method,
-        optimizer,
-        progress,
-        train_batches,
-        validation_batches,
-        on_step,
-    )
+        run.load_state(resume)
+    return run.iter_epochs(train_batches, validation_batches, on_step)
 
 
-def _train_epochs(
-    config: TrainConfig,
-    student: DeviceModel,
-    teacher_on_device: DeviceModel | None,
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    progress: dict[str, Any],
-    train_batches: TrainingBatches,
-    validation_batches: Iterable[Batch] | None,
-    on_step: OnStep | None,
-) -> Iterator[EpochResult]:
-    classification_only = StudentOnly(config, [], None)
-    for epoch in range(progress["epoch"] + 1, config.epochs + 1):
-        batches = train_batches(epoch) if callable(train_batches) else train_batches
-        started = time.perf_counter()  # views that are built or waited for are told elsewhere
-        seed_epoch(config, epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, epoch)
-        method.epoch = epoch
-        train_metrics = run_epoch(student, teacher_on_device, method, batches, optimizer, on_step)
-        validation_metrics: dict[str, Any] = {"loss": None, "accuracy": None}
-        if validation_batches is not None:
-            validation_metrics = run_epoch(student, None, classification_only, validation_batches)
-        for name, value in {
-            "training": train_metrics["loss"],
-            "validation": validation_metrics["loss"],
-        }.items():
-            if value is not None and not math.isfinite(value):
-                raise DivergedError(f"epoch {epoch}: the {name} loss became {value}")
-        progress["epoch"] = epoch
-        best_accuracy = progress["best_validation_accuracy"]
-        if best_accuracy is None or validation_metrics["accuracy"] > best_accuracy:
-            weights = student.model.state_dict()
-            progress |= {
-                "best_validation_accuracy": validation_metrics["accuracy"],
+class _Run:
+    """Everything that training changes: networks, method, optimizer, and the best epoch so far."""
+
+    def __init__(self, config: TrainConfig, num_classes: int, teacher: nn.Module | None):
+        device = pick_device(config.device)
+        self.config = config
+        self.student = DeviceModel(build_student(config, num_classes), device, config)
+        self.method = build_method_for_models(config, self.student.model, teacher).to(device)
+        self.teacher = place_teacher(self.method, teacher, device, config)
+        parameters = [*self.student.model.parameters(), *self.method.parameters()]
+        self.optimizer = build_optimizer(config, parameters)
+        self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {
+            "student": self.student.model, "method": self.method, "optimizer": self.optimizer,
+        }  # fmt: skip
+        self.progress: dict[str, Any] = {
+            "epoch": 0, "best_validation_accuracy": None, "best_epoch": 0, "best_weights": {},
+        }  # fmt: skip
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        match_memory_format(self.optimizer)
+        self.progress = {key: state[key] for key in self.progress}
+
+    def state(self) -> dict[str, Any]:
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        return {**self.progress, **parts}
+
+    def iter_epochs(
+        self,
+        train_batches: TrainingBatches,
+        validation_batches: Iterable[Batch] | None,
+        on_step: OnStep | None,
+    ) -> Iterator[EpochResult]:
+        classification = StudentOnly(self.config, [], None)
+        for epoch in range(self.progress["epoch"] + 1, self.config.epochs + 1):
+            batches = train_batches(epoch) if callable(train_batches) else train_batches
+            started = time.perf_counter()  # building or waiting for arrays does not count
+            seed_epoch(self.config, epoch)
+            lr = learning_rate(self.config, epoch)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.method.epoch = epoch
+            train = run_epoch(
+                self.student, self.teacher, self.method, batches, self.optimizer, on_step
+            )
+            _require_finite_loss(epoch, "training", train["loss"])
+            validation: dict[str, Any] = {"loss": None, "accuracy": None}
+            if validation_batches is not None:
+                validation = run_epoch(self.student, None, classification, validation_batches)
+                _require_finite_loss(epoch, "validation", validation["loss"])
+            self._update_progress(epoch, validation["accuracy"])
+            yield EpochResult(
+                epoch=epoch,
+                lr=lr,
+                train_loss=train.pop("loss"),
+                train_accuracy=train.pop("accuracy"),
+                validation_loss=validation["loss"],
+                validation_accuracy=validation["accuracy"],
+                best_validation_accuracy=self.progress["best_validation_accuracy"],
+                losses=train,
+                seconds=time.perf_counter() - started,
+                device=str(self.student.device),
+                threads=torch.get_num_threads(),
+                student=self.student.model,
+                state=self.state(),
+            )
+
+    def _update_progress(self, epoch: int, accuracy: float | None) -> None:
+        self.progress["epoch"] = epoch
+        best_accuracy = self.progress["best_validation_accuracy"]
+        if accuracy is None or best_accuracy is None or accuracy > best_accuracy:
+            weights = self.student.model.state_dict()
+            self.progress |= {
+                "best_validation_accuracy": accuracy,
                 "best_epoch": epoch,
                 "best_weights": {key: value.clone() for key, value in weights.items()},
             }
-        yield EpochResult(
-            epoch=epoch,
-            lr=learning_rate(config, epoch),
-            train_loss=train_metrics.pop("loss"),
-            train_accuracy=train_metrics.pop("accuracy"),
-            validation_loss=validation_metrics["loss"],
-            validation_accuracy=validation_metrics["accuracy"],
-            best_validation_accuracy=progress["best_validation_accuracy"],
-            losses=train_metrics,
-            seconds=time.perf_counter() - started,
-            device=str(student.device),
-            threads=torch.get_num_threads(),
-            student=student.model,
-            state={
-                **progress,
-                "student": student.model.state_dict(),
-                "method": method.state_dict(),
-                "optimizer": optimizer.state_dict(),
-            },
-        )
+
+
+def _require_finite_loss(epoch: int, name: str, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(f"epoch {epoch}: the {name} loss became {loss}")
+
+
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """Return lr · gamma^((epoch − 1) div step_size).
+
+    Args:
+        config: gives lr, gamma and step_size.
+        epoch: from 1.
+    """
+    return config.lr * config.gamma ** ((epoch - 1) // config.step_size)
+
+
+def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
+    """Build the student, with initial weights that depend on `config.seed` and on no method.
+
+    Args:
+        config: gives model, image size, seed and pretrained weights.
+        num_classes: K.
+    """
+    torch.manual_seed(derive_seed(config.seed, "student"))
+    model = build_model(config.model, num_classes, config.image_size)
+    if config.weights is not None:
+        load_pretrained(model, config.model, config.weights, num_classes)
+    return model
+
+
+def seed_epoch(config: TrainConfig, epoch: int) -> None:
+    """Seed the global random states for an epoch.
+
+    Args:
+        config: gives the seed.
+        epoch: from 1.
+    """
+    seed = derive_seed(config.seed, "epoch", epoch)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
 
 
 def build_method_for_models(
     config: TrainConfig, student: nn.Module, teacher: nn.Module | None
 ) -> Method:
-    """Build a run's method for its networks, with the weights that `config.seed` fixes.
+    """Build the method of a run, with initial weights that depend on `config.seed`.
+
+    Args:
+        config: the run's settings.
+        student: returns logits and features.
+        teacher: likewise; None without one.
 
     Raises:
         UserError: the networks cannot be compared.
@@ -252,9 +268,10 @@ def build_method_for_models(
     teacher_shapes = None
     if teacher is not None:
         teacher_logits, teacher_features = probe(teacher, image)
-        if (teacher_classes := teacher_logits.shape[1]) != (student_classes := logits.shape[1]):
+        if teacher_logits.shape[1] != logits.shape[1]:
             raise UserError(
-                f"The teacher knows {teacher_classes} classes, but the student has {student_classes}."
+                f"The teacher knows {teacher_logits.shape[1]} classes, but the student has "
+                f"{logits.shape[1]}."
             )
         teacher_shapes = stage_shapes(teacher_features)
     torch.manual_seed(derive_seed(config.seed, "method"))
@@ -264,14 +281,26 @@ def build_method_for_models(
 def place_teacher(
     method: Method, teacher: nn.Module | None, device: torch.device, config: TrainConfig
 ) -> DeviceModel | None:
-    """The teacher, in eval mode where it runs; None if there is none or the method needs none."""
+    """Return the teacher on the device, in eval mode; None if the method does not use it.
+
+    Args:
+        method: the run's method.
+        teacher: returns logits and features; None without one.
+        device: where it runs.
+        config: gives precision and whether to compile.
+    """
     if teacher is None or not method.uses_teacher:
         return None
     return DeviceModel(teacher.eval(), device, config)
 
 
 def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.SGD:
-    """SGD as every run has it."""
+    """Build the SGD of a run.
+
+    Args:
+        config: gives learning rate, momentum and weight decay.
+        parameters: those of student and method.
+    """
     optimizer = torch.optim.SGD(
         parameters,
         lr=config.lr,
@@ -288,10 +317,10 @@ def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torc
 
 
 def match_memory_format(optimizer: torch.optim.Optimizer) -> None:
-    """Lay the optimizer's buffers out in memory as its parameters are.
+    """Give the optimizer's buffers the memory format of their parameters.
 
-    Fused optimizers go through memory in order, so a buffer that was saved, or made, when the
-    network had another memory format would be applied to the wrong weights.
+    Fused optimizers go through memory in order, so a buffer in another memory format would be
+    applied to the wrong weights.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -307,17 +336,15 @@ def run_epoch(
     optimizer: torch.optim.Optimizer | None = None,
     on_step: OnStep | None = None,
 ) -> dict[str, float]:
-    """Go through all batches once, and learn from them if there is an optimizer.
-
-    Sums stay on the device until the end, so that no step waits for a number.
+    """Run one pass over all batches, training if there is an optimizer.
 
     Args:
-        student: put into train mode, or into eval mode if there is no optimizer.
-        teacher: asked for targets where a batch brings none; None without one.
-        method: gives the loss; its epoch is the student's.
+        student: put into train mode, or into eval mode without an optimizer.
+        teacher: computes the targets of batches without any; None without one.
+        method: computes the loss.
         batches: see `fit`.
-        optimizer: of the student's parameters and the method's.
-        on_step: see `fit`.
+        optimizer: of the parameters of student and method; None evaluates.
+        on_step: called after each step.
 
     Returns:
         Means over the images: ``loss``, its named parts, and ``accuracy`` (share of 1).
@@ -327,7 +354,7 @@ def run_epoch(
     """
     student.model.train(optimizer is not None)
     method.train(optimizer is not None)
-    totals: dict[str, Tensor] = {}
+    totals: dict[str, Tensor] = {}  # sums stay on the device, so that no step waits for a number
     correct, count = torch.zeros((), device=student.device, dtype=torch.int64), 0
     with torch.set_grad_enabled(optimizer is not None):
         for step, (images, labels, targets) in enumerate(batches, start=1):
@@ -341,7 +368,7 @@ def run_epoch(
             logits, parts = compute_batch_loss(student, teacher, method, images, labels, targets)
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)
-                parts["loss"].backward()
+                torch.autograd.backward(parts["loss"])
                 optimizer.step()
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0) + value.detach() * len(labels)
@@ -363,15 +390,15 @@ def compute_batch_loss(
     labels: Tensor,
     targets: TensorsByName | None = None,
 ) -> tuple[Tensor, TensorsByName]:
-    """The loss of one batch, on the student's device.
+    """Compute the loss of one batch that is on the student's device.
 
     Args:
-        student: gives logits and features, with gradients if these are on.
-        teacher: asked for targets if there are none; None without one.
-        method: gives the loss.
+        student: the student.
+        teacher: computes the targets if there are none; None without one.
+        method: computes the loss.
         images: normalised floats [B, 3, H, W].
         labels: class indices [B].
-        targets: the teacher's, where they were computed before.
+        targets: cached targets of the teacher.
 
     Returns:
         The student's logits [B, K], detached, and the loss with its parts.
@@ -384,7 +411,13 @@ def compute_batch_loss(
 
 
 def predict(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> Tensor:
-    """The class that a network gives each image: int64 [N], on the CPU. Args as `evaluate`."""
+    """Return the predicted class of each image: int64 [N], on the CPU.
+
+    Args:
+        model: returns logits and features; it is put into eval mode.
+        batches: see `fit`.
+        config: gives device and precision.
+    """
     device_model = DeviceModel(model.eval(), pick_device(config.device), config)
     with torch.no_grad():
         classes = [
@@ -395,11 +428,11 @@ def predict(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> 
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> dict[str, float]:
-    """Measure a network.
+    """Measure a network on labelled images.
 
     Args:
         model: returns logits and features; it is put into eval mode.
-        batches: as for `fit`.
+        batches: see `fit`.
         config: gives device and precision.
 
     Returns:

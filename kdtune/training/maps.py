@@ -12,14 +12,14 @@ from kdtune.methods.at import attention_map
 from kdtune.models import probe
 
 MAX_IMAGES = 4
-"""Rows of a figure; further images are left out."""
+"""Maximum number of images in a figure."""
 
 MapFunction = Callable[[Tensor], Tensor]
-"""Turns a stage's features [B, C, H, W] into pictures [B, H, W]."""
+"""Turns the features of a stage [B, C, H, W] into maps [B, H, W]."""
 
 
 class NotebookFigure(Figure):
-    """A matplotlib figure that a notebook shows; pyplot, which needs a display, has no part."""
+    """A figure that a notebook shows without pyplot, which needs a display."""
 
     def _repr_png_(self) -> bytes:
         png = BytesIO()
@@ -28,37 +28,37 @@ class NotebookFigure(Figure):
 
 
 def spatial_attention_map(features: Tensor) -> Tensor:
-    """The attention map of a stage [B, C, H, W], in its place: [B, H, W]; see `attention_map`."""
+    """Return the attention map [B, H, W] of a stage [B, C, H, W]; see `attention_map`."""
     batch, _, height, width = features.shape
     return attention_map(features).view(batch, height, width)
 
 
 def mean_feature_map(features: Tensor) -> Tensor:
-    """The mean over the channels of a stage [B, C, H, W]: [B, H, W]."""
+    """Return the mean over the channels of a stage [B, C, H, W]: [B, H, W]."""
     return features.float().mean(1)
 
 
 def compute_stage_features(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """Features of every stage, without gradients, the model in eval mode meanwhile.
+    """Return the features [B, C, H, W] of every stage, in eval mode and without gradients.
 
     Args:
-        model: returns logits and features.
+        model: returns logits and features; it stays in its mode.
         x: images [B, 3, H, W], uint8 or normalised.
-
-    Returns:
-        One [B, C, H_l, W_l] a stage.
 
     Raises:
         UserError: `x` is no batch of images.
     """
     if x.dim() != 4 or x.shape[1] != 3:
         raise UserError(f"x must be a batch of images [B, 3, H, W], not {list(x.shape)}.")
-    _, features = probe(model, normalise(x))
-    return features
+    return probe(model, normalise(x))[1]
 
 
 def pick_stage(features: list[Tensor], layer_idx: int) -> Tensor:
-    """Pick a stage, from 0 or, negative, from the last.
+    """Return the features of one stage.
+
+    Args:
+        features: those of all stages.
+        layer_idx: the stage, from 0; negative ones count from the last.
 
     Raises:
         UserError: there is no such stage.
@@ -77,18 +77,17 @@ def draw_maps(
     map_function: MapFunction,
     layers: Sequence[int] | None = None,
 ) -> Figure:
-    """Draw images and, beside each, what networks make of it, stage by stage.
+    """Draw images and, beside each, maps of the stages of networks.
 
     Args:
-        models: networks by the name that stands above their pictures: student and teacher, or one
-            student at several epochs; or a single network.
-        x: images [B, 3, H, W], uint8 or normalised; the first `MOST_IMAGES` are drawn.
-        picture: makes the pictures, each on a colour scale of its own.
-        layers: stages, see `pick_stage`; if not given, all that every network has, paired
-            from the last.
+        models: a network, or several by their titles.
+        x: images [B, 3, H, W], uint8 or normalised; at most `MAX_IMAGES` are drawn.
+        map_function: computes the maps; each is drawn on a colour scale of its own.
+        layers: stages, see `pick_stage`; None draws all that every network has, paired from the
+            last.
 
     Returns:
-        One row an image, in the columns the image and each stage of each network.
+        One row per image; columns are the image and each stage of each network.
     """
     if isinstance(models, nn.Module):
         models = {"model": models}

@@ -1,4 +1,4 @@
-"""Trains again with the settings of a YAML file and compares with the recorded accuracy."""
+"""Training from a YAML file, compared with the accuracy that the file records."""
 
 from pathlib import Path
 from typing import Any
@@ -11,25 +11,25 @@ from kdtune.plugins import PLUGINS
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.environment import describe_environment
 from kdtune.storage.files import read_yaml
-from kdtune.training.run import _find_data, run_training
+from kdtune.training.run import find_run_data, run_training
 from kdtune.training.teacher import describe_teacher
 
 
 def train_from_file(path: Path) -> dict[str, Any]:
     """Train once with the settings of a YAML file.
 
-    A file of a sweep's also says, under ``provenance``, what its trial reached, where and with
-    what; the run uses as many CPU threads, and compares. Places and machine may be edited.
+    A sweep's file records under ``provenance`` the accuracy of its trial, and its machine; the
+    run uses as many CPU threads.
 
     Args:
         path: a mapping of `TrainConfig` settings, with or without ``provenance``.
 
     Returns:
-        As `run_training`; ``recorded_accuracy``, the file's, or None if it has none or if its
-        settings were edited since; and ``causes``, sentences on why another one was reached.
+        The results of `run_training`; ``recorded_accuracy``, None if there is none or if settings
+        were edited; and ``causes``, sentences on why the run reached another accuracy.
 
     Raises:
-        UserError: the file or its settings are no good.
+        UserError: the file or its settings cannot be used.
     """
     settings = read_yaml(path)
     provenance = settings.pop("provenance", None) or {}
@@ -45,18 +45,17 @@ def train_from_file(path: Path) -> dict[str, Any]:
     if provenance.get("settings_sha256") != hash_settings(settings):
         recorded = None  # the file was edited: what it records is another run's
     result = run_training(config)
-    differs = recorded is not None and recorded != result["best_accuracy"]
-    causes = (
-        _explain_difference(config, provenance, result["training_history"][-1]) if differs else []
-    )
+    causes = []
+    if recorded not in (None, result["best_accuracy"]):
+        causes = _explain_difference(config, provenance, result["training_history"][-1])
     return {**result, "recorded_accuracy": recorded, "causes": causes}
 
 
 def _explain_difference(
     config: TrainConfig, recorded: dict[str, Any], epoch: dict[str, Any]
 ) -> list[str]:
-    """Why a run does not reach what was recorded: all that is known to differ."""
-    current = {"device": epoch["device"], "data_fingerprint": _find_data(config).fingerprint}
+    """List all differences that may explain another accuracy than the recorded one."""
+    current = {"device": epoch["device"], "data_fingerprint": find_run_data(config).fingerprint}
     if config.teacher_model is not None:
         current["teacher_sha256"] = describe_teacher(config.teacher_model)["sha256"]
     if isinstance(recorded_environment := recorded.get("environment"), dict):

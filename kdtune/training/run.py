@@ -1,13 +1,9 @@
-"""One run from beginning to end: settings and data are checked, trained with, and tested.
-
-`fit` gives the numbers, `RunFiles` keeps them. Test images are read once, at the end, with the
-weights of the best validation epoch.
-"""
+"""A single run: checks of its settings and data, training, test, and its files."""
 
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -16,15 +12,20 @@ from kdtune.data.batches import Batch, TrainingBatches
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
 from kdtune.data.splits import ImageData
 from kdtune.errors import UserError
-from kdtune.methods import METHODS, require_method
+from kdtune.methods import METHODS
 from kdtune.models import count_classes, require_model
 from kdtune.models.checkpoints import read_checkpoint
 from kdtune.runtime.console import say
-from kdtune.training.epoch_data import find_data, open_epoch_data
+from kdtune.training.epoch_data import find_data, open_single_run
 from kdtune.training.loop import evaluate, fit
 from kdtune.training.maps import MAX_IMAGES
 from kdtune.training.run_files import RunFiles
 from kdtune.training.teacher import load_teacher
+
+CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {
+    "epochs", "data_dir", "data_root", "teacher_model", "num_workers", "device",
+}  # fmt: skip
+"""Settings that may change when a run is resumed."""
 
 
 def run_training(
@@ -37,41 +38,37 @@ def run_training(
 
     `save_dir` gets `<name>_best.pth`, `<name>_final.pth` and, every `save_freq` epochs,
     `<name>_epoch_<N>.pth`; `log_dir` gets `<name>.log`, `<name>_summary.json` and, in `<name>/`,
-    TensorBoard events: every figure of every epoch and, with a teacher, every `save_freq` epochs
-    a picture of both networks' attention maps.
+    TensorBoard events: metrics and, with a teacher, attention maps. Test images are read once, at
+    the end.
 
-    A run that is given one of these checkpoints as `resume` goes on under the same name, and ends
-    with the numbers of a run that never stopped, on a CPU to the last bit. That holds for loaders
-    that draw order and augmentation from torch's, numpy's or Python's global random state, as
-    DataLoaders do unless they have a generator of their own or persistent workers.
+    With one of these checkpoints as `resume`, the run continues under the same name and ends with
+    the numbers of a run that never stopped, on a CPU to the last bit. That requires loaders that
+    draw only from global random states: no generator of their own, no persistent workers.
 
     Args:
         config: the run's settings.
-        train_loader: batches (images [B, 3, H, W], labels [B]), any iterable that can be gone
-            through again and again; `config.data_dir` if not given.
+        train_loader: batches (images [B, 3, H, W], labels [B]), any iterable that can be iterated
+            over again and again; None uses `config.data_dir`.
         val_loader: likewise. With a `train_loader` alone the last epoch counts as the best.
         test_loader: likewise, and optional.
 
     Returns:
         ``model`` (weights of the best validation epoch, eval mode), ``teacher_model`` or None,
         ``best_accuracy`` (share of 1, None without validation images), ``training_history`` (one
-        dict an epoch), ``test_results`` (``loss`` and ``accuracy``, or None without test images),
+        dict per epoch), ``test_results`` (``loss`` and ``accuracy``, or None without test images),
         ``config`` (complete), ``experiment_name``.
 
     Raises:
-        UserError: the settings, the data or the teacher are no good.
+        UserError: the settings, the data or the teacher cannot be used.
         DivergedError: the training loss is no longer finite.
-        KeyboardInterrupt: the run was interrupted; the text names the checkpoint to go on from.
+        KeyboardInterrupt: the run was interrupted; the text names the checkpoint to resume from.
     """
-    require_method(config.method)
+    METHODS.require(config.method)
     require_model(config.model)
-    resume = config.resume
-    checkpoint = read_checkpoint(resume) if resume else None
-    name = config.experiment_name or (checkpoint or {}).get("config", {}).get("experiment_name")
-    config = config.model_copy(
-        update={"experiment_name": name or _unused_run_name(config), "resume": None}
-    )
-    data = _find_data(config) if train_loader is None else None
+    resumed_from = config.resume
+    checkpoint = read_checkpoint(resumed_from) if resumed_from else None
+    config = _name_run(config, checkpoint)
+    data = find_run_data(config) if train_loader is None else None
     classes = data.classes if data is not None else class_names(train_loader)
     _require_same_classes(classes, val_loader=val_loader, test_loader=test_loader)
     teacher = None
@@ -81,25 +78,17 @@ def run_training(
         classes = _numbered_classes(config, teacher, train_loader, val_loader)
     if checkpoint is not None:
         has_validation = data is not None or val_loader is not None
-        _validate_resume(checkpoint, resume, config, classes, has_validation)
-    train, validation, test = _open_batches(
-        config, data, teacher, classes, train_loader, val_loader, test_loader
+        _validate_resume(checkpoint, resumed_from, config, classes, has_validation)
+    batches = open_run_batches(
+        config, data, teacher, classes, (train_loader, val_loader, test_loader)
     )
-    # First batches say early what is wrong with a loader; test accuracy is read at the end.
-    first_epoch = train(1) if callable(train) else train
-    first_images = [
-        _first_images(batches)
-        for batches in (first_epoch, validation, test)
-        if batches is not None
-    ]
-    sample_images = first_images[0] if validation is None else first_images[1]
-    files = RunFiles(config, classes, checkpoint, teacher, sample_images)
-    if resume is not None:
-        files.last_checkpoint = Path(resume)
+    files = RunFiles(
+        config, classes, checkpoint, resumed_from, teacher, _check_first_batches(batches)
+    )
     epochs = fit(
         config,
-        train,
-        validation,
+        batches.train,
+        batches.validation,
         num_classes=len(classes),
         teacher=teacher,
         resume=checkpoint["training"] if checkpoint is not None else None,
@@ -113,15 +102,10 @@ def run_training(
         model = result.student
         model.load_state_dict(result.state["best_weights"])
         files.save_best_weights(model, result)
-        test_results = None
-        if test is not None:
-            test_results = evaluate(model, test, config)
-            accuracy = 100 * test_results["accuracy"]
-            files.say(f"test {accuracy:.2f} %, with the weights of the best epoch")
         summary = {
             "experiment_name": config.experiment_name,
             "best_accuracy": result.best_validation_accuracy,
-            "test_results": test_results,
+            "test_results": _test(model, batches.test, files),
             "config": config.model_dump(),
             "training_history": files.history,
         }
@@ -129,7 +113,30 @@ def run_training(
     return {"model": model.eval(), "teacher_model": teacher, **summary}
 
 
-def _find_data(config: TrainConfig) -> ImageData:
+def _test(
+    model: nn.Module, batches: Iterable[Batch] | None, files: RunFiles
+) -> dict[str, float] | None:
+    if batches is None:
+        return None
+    results = evaluate(model, batches, files.config)
+    files.say(f"test {100 * results['accuracy']:.2f} %, with the weights of the best epoch")
+    return results
+
+
+def _name_run(config: TrainConfig, checkpoint: dict[str, Any] | None) -> TrainConfig:
+    """Return the settings with a name: the user's, the resumed run's, or an unused one."""
+    name = config.experiment_name or (checkpoint or {}).get("config", {}).get("experiment_name")
+    if not name:
+        name = base_name = file_stem(config.method, config.model, time.strftime("%Y%m%d-%H%M%S"))
+        suffix = 1
+        while (Path(config.log_dir) / name).exists():
+            suffix += 1
+            name = f"{base_name}-{suffix}"
+    return config.model_copy(update={"experiment_name": name, "resume": None})
+
+
+def find_run_data(config: TrainConfig) -> ImageData:
+    """Find the images of a run, and tell the user which ones are left out."""
     data, unreadable = find_data(config.data_source, config.skip_bad_images, config.cache_gb)
     if unreadable:
         descriptions = "; ".join(f"{image['file']} ({image['reason']})" for image in unreadable)
@@ -137,18 +144,8 @@ def _find_data(config: TrainConfig) -> ImageData:
     return data
 
 
-def _unused_run_name(config: TrainConfig) -> str:
-    """A name that no run in `log_dir` has."""
-    name = base_name = file_stem(config.method, config.model, time.strftime("%Y%m%d-%H%M%S"))
-    suffix = 1
-    while (Path(config.log_dir) / name).exists():
-        suffix += 1
-        name = f"{base_name}-{suffix}"
-    return name
-
-
 def _require_same_classes(classes: tuple[str, ...] | None, **loaders: Loader | None) -> None:
-    """Refuse loaders that number other classes; where names are not known, nothing is compared."""
+    """Refuse loaders with other class names than the training images, if both have names."""
     for name, loader in loaders.items():
         names = class_names(loader)
         if None not in (names, classes) and names != classes:
@@ -161,7 +158,7 @@ def _require_same_classes(classes: tuple[str, ...] | None, **loaders: Loader | N
 def _numbered_classes(
     config: TrainConfig, teacher: nn.Module | None, *loaders: Loader | None
 ) -> tuple[str, ...]:
-    """Names for classes without names: as many numbers as the teacher knows, or as are seen."""
+    """Return numbers as class names: as many as the teacher knows, or as the labels need."""
     if teacher is not None:
         return tuple(map(str, range(count_classes(teacher, config.image_size))))
     labels = (
@@ -173,49 +170,66 @@ def _numbered_classes(
     return tuple(map(str, range(max(labels) + 1)))
 
 
-def _open_batches(
+class RunBatches(NamedTuple):
+    """Batches of a run by split; None for a split without images."""
+
+    train: TrainingBatches
+    validation: Iterable[Batch] | None
+    test: Iterable[Batch] | None
+
+
+def open_run_batches(
     config: TrainConfig,
     data: ImageData | None,
     teacher: nn.Module | None,
     classes: tuple[str, ...],
-    train_loader: Loader | None = None,
-    val_loader: Loader | None = None,
-    test_loader: Loader | None = None,
+    loaders: tuple[Loader | None, Loader | None, Loader | None] = (None, None, None),
     say: Callable[[str], None] = say,
-) -> tuple[TrainingBatches, Iterable[Batch] | None, Iterable[Batch] | None]:
-    """Training, validation and test batches: from loaders where given, else from the data."""
+) -> RunBatches:
+    """Open the batches of a run: from loaders if given, else from the data.
 
-    def wrap_loader(
-        loader: Loader | None, name: str, training: bool = False
-    ) -> CheckedLoader | None:
-        if loader is None:
-            return None
-        return CheckedLoader(loader, name, config.image_size, len(classes), training)
+    Args:
+        config: the run's settings.
+        data: its images; None if there is a training loader.
+        teacher: None without one.
+        classes: class names.
+        loaders: of training, validation and test images.
+        say: takes lines about what is built.
+    """
+    train: Iterable[Batch] | None
+    validation: Iterable[Batch] | None
+    test: Iterable[Batch] | None
+    train, validation, test = (
+        CheckedLoader(loader, name, config.image_size, len(classes), name == "train_loader")
+        if loader is not None
+        else None
+        for name, loader in zip(
+            ("train_loader", "val_loader", "test_loader"), loaders, strict=True
+        )
+    )
+    if data is None:
+        assert train is not None
+        return RunBatches(train, validation, test)
+    epoch_data = open_single_run(config, data, teacher, say)
+    if validation is None:
+        validation = epoch_data.evaluation_batches("validation")
+    if test is None and data.test is not None:
+        test = epoch_data.evaluation_batches("test")
+    return RunBatches(epoch_data.train_batches, validation, test)
 
-    train: TrainingBatches | None = wrap_loader(train_loader, "train_loader", training=True)
-    validation: Iterable[Batch] | None = wrap_loader(val_loader, "val_loader")
-    test: Iterable[Batch] | None = wrap_loader(test_loader, "test_loader")
-    if data is not None:
-        epoch_data = open_epoch_data(config, data, teacher, say)
-        train = epoch_data.train_batches
-        if validation is None:
-            validation = epoch_data.evaluation_batches("validation")
-        if test is None and data.test is not None:
-            test = epoch_data.evaluation_batches("test")
-    assert train is not None
-    return train, validation, test
 
-
-def _first_images(batches: Iterable[Batch]) -> Tensor:
-    for images, _, _ in batches:
-        return images[:MAX_IMAGES].clone()  # not a view, which would keep the whole batch
-    raise UserError("There are no images.")
-
-
-CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {
-    "epochs", "data_dir", "data_root", "teacher_model", "num_workers", "device",
-}  # fmt: skip
-"""Settings that a run may change when it goes on."""
+def _check_first_batches(batches: RunBatches) -> Tensor:
+    """Return some images to draw; loaders that cannot be used are refused before training."""
+    first_epoch = batches.train(1) if callable(batches.train) else batches.train
+    first_batches = [
+        next(iter(split), None)
+        for split in (first_epoch, batches.validation, batches.test)
+        if split is not None
+    ]
+    shown = first_batches[0] if batches.validation is None else first_batches[1]
+    if shown is None or None in first_batches:
+        raise UserError("There are no images.")
+    return shown[0][:MAX_IMAGES].clone()  # not a view, which would keep the whole batch
 
 
 def _validate_resume(
@@ -225,34 +239,32 @@ def _validate_resume(
     classes: tuple[str, ...],
     has_validation: bool,
 ) -> None:
-    """Refuse to go on from another run's checkpoint."""
+    """Refuse the checkpoint of another run."""
     if "training" not in checkpoint:
         raise UserError(f"{path} cannot be resumed: it holds a network, but no run.")
+    saved = checkpoint["config"]
     for key, value in config.model_dump().items():
-        if key not in CHANGEABLE_ON_RESUME and checkpoint["config"].get(key) != value:
+        if key not in CHANGEABLE_ON_RESUME and saved.get(key) != value:
             raise UserError(
-                f"{path} was trained with {key} {checkpoint['config'].get(key)!r}, not {value!r}; "
-                "give the same settings to go on."
+                f"{path} was trained with {key} {saved.get(key)!r}, not {value!r}; "
+                "give the same settings to resume it."
             )
+    had_validation = checkpoint["validation_accuracy"] is not None
     for label, was_used, is_used in (
-        (
-            "a teacher",
-            checkpoint["config"]["teacher_model"] is not None,
-            bool(config.teacher_model),
-        ),
-        ("validation images", checkpoint["validation_accuracy"] is not None, has_validation),
+        ("a teacher", saved["teacher_model"] is not None, config.teacher_model is not None),
+        ("validation images", had_validation, has_validation),
     ):
         if was_used != is_used:
-            words = ("with", "without") if was_used else ("without", "with")
-            raise UserError(f"{path} was trained {words[0]} {label}, and cannot go on {words[1]}.")
+            then, now = ("with", "without") if was_used else ("without", "with")
+            raise UserError(f"{path} was trained {then} {label}, and cannot be resumed {now}.")
     if checkpoint["classes"] != list(classes):
         raise UserError(
             f"{path} was trained for {len(checkpoint['classes'])} classes, which are not the "
-            f"{len(classes)} of these data; give the same data to go on."
+            f"{len(classes)} of these data; give the same data to resume it."
         )
     epoch = checkpoint["training"]["epoch"]
     if epoch >= config.epochs:
         raise UserError(
             f"{path} is at epoch {epoch} of {config.epochs}: nothing is left to train; raise "
-            "epochs to go on."
+            "epochs to train further."
         )

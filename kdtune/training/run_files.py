@@ -1,4 +1,4 @@
-"""What a single run leaves behind: checkpoints, log, summary, TensorBoard events."""
+"""Files of a single run: checkpoints, log, summary, TensorBoard events."""
 
 import json
 import time
@@ -17,16 +17,15 @@ from kdtune.training.maps import draw_maps, spatial_attention_map
 
 
 class RunFiles:
-    """The files of one run.
-
-    Nothing is written before the run begins.
+    """The files of one run, written from `__enter__` on.
 
     Args:
         config: the run's settings, with its name.
         classes: class names.
-        past: the checkpoint from which the run goes on; None if it begins.
-        teacher: pictured beside the student; None without one.
-        pictured: the images on which both are pictured, [B, 3, H, W].
+        checkpoint: the content of the one that is resumed; None for a new run.
+        resumed_from: its path.
+        teacher: drawn beside the student; None without one.
+        sample_images: images on which both are drawn, [B, 3, H, W].
     """
 
     def __init__(
@@ -34,23 +33,21 @@ class RunFiles:
         config: TrainConfig,
         classes: tuple[str, ...],
         checkpoint: dict[str, Any] | None,
+        resumed_from: str | None,
         teacher: nn.Module | None,
         sample_images: Tensor,
     ):
         self.config, self.classes = config, classes
         self.teacher, self.sample_images = teacher, sample_images
-        self.stem = str(config.experiment_name)
-        self.log_dir = Path(config.log_dir)
-        self.history: list[dict[str, Any]] = (
-            checkpoint["history"] if checkpoint is not None else []
-        )
-        """Figures of the epochs so far."""
-        self.last_checkpoint: Path | None = None
+        self.stem, self.log_dir = str(config.experiment_name), Path(config.log_dir)
+        self.history: list[dict[str, Any]] = checkpoint["history"] if checkpoint else []
+        """Metrics of the epochs so far."""
+        self.last_checkpoint = resumed_from
 
     def __enter__(self) -> Self:
         make_folder(Path(self.config.save_dir))
         make_folder(self.log_dir)
-        # Steps that an earlier run of this name wrote are TensorBoard's to drop.
+        # TensorBoard drops later steps that an earlier run of this name wrote.
         self.writer = SummaryWriter(self.log_dir / self.stem, purge_step=len(self.history) + 1)
         return self
 
@@ -58,30 +55,38 @@ class RunFiles:
         self.writer.close()
         if error_type is KeyboardInterrupt:
             if len(self.history) == self.config.epochs:
-                hint = f"all epochs are trained: the best weights are in {self._checkpoint_path('best')}"
+                best_path = self._checkpoint_path("best")
+                hint = f"all epochs are trained: the best weights are in {best_path}"
             elif self.last_checkpoint is None:
                 hint = "nothing is saved yet"
             else:
-                hint = f"to go on, run it again with resume set to {self.last_checkpoint}"
+                hint = f"to resume, run it again with resume set to {self.last_checkpoint}"
             self.say(f"interrupted after epoch {len(self.history)}; {hint}")
             raise KeyboardInterrupt(hint) from None
 
     def say(self, text: str) -> None:
-        """Say a line to the person who waits, and keep it in the log."""
+        """Print a line, and write it to the log."""
         say(text)
         with open(self.log_dir / f"{self.stem}.log", "a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def log_step(self, epoch: int, step: int, loss: Tensor) -> None:
-        """Say how an epoch goes, every `print_freq` steps."""
+        """Log the loss of every `print_freq`-th step.
+
+        Args:
+            epoch: from 1.
+            step: in the epoch, from 1.
+            loss: of its batch.
+        """
         if step % self.config.print_freq == 0:
             self.say(f"epoch {epoch}/{self.config.epochs}, step {step}: loss {loss.item():.4f}")
 
     def save_epoch(self, result: EpochResult) -> None:
-        """Write all that an epoch leaves behind."""
+        """Write the log lines, events and checkpoints of an epoch."""
         self.say(describe_epoch(result, self.config.epochs))
-        self.history.append(result.metrics())
-        for key, value in result.metrics().items():
+        metrics = result.metrics()
+        self.history.append(metrics)
+        for key, value in metrics.items():
             if isinstance(value, float):
                 self.writer.add_scalar(key, value, result.epoch)
         self.writer.flush()
@@ -97,7 +102,12 @@ class RunFiles:
             self._save_checkpoint("final", result)
 
     def save_best_weights(self, model: nn.Module, result: EpochResult) -> None:
-        """Write the best weights if the file of that name has others, as after a resume it may."""
+        """Write the best weights, unless their file has them; after a resume it may have others.
+
+        Args:
+            model: the network with its best weights.
+            result: the last epoch.
+        """
         path, epoch = self._checkpoint_path("best"), result.state["best_epoch"]
         if not path.exists() or read_checkpoint(path)["epoch"] != epoch:
             accuracy = result.best_validation_accuracy
@@ -115,21 +125,25 @@ class RunFiles:
             training=result.state,
             history=self.history,
         )
-        self.last_checkpoint = self._checkpoint_path(label)
+        self.last_checkpoint = str(self._checkpoint_path(label))
 
     def _write_model(self, label: str, model: nn.Module, **extra_values: Any) -> None:
         config, classes = self.config.model_dump(), list(self.classes)
-        save_model(
-            self._checkpoint_path(label), model, config=config, classes=classes, **extra_values
-        )
+        path = self._checkpoint_path(label)
+        save_model(path, model, config=config, classes=classes, **extra_values)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write the summary."""
+        """Write the summary of the run as JSON."""
         write_text(self.log_dir / f"{self.stem}_summary.json", json.dumps(summary, indent=2))
 
 
 def describe_epoch(result: EpochResult, epochs: int) -> str:
-    """One epoch in one line, for a person."""
+    """Describe an epoch in one line.
+
+    Args:
+        result: the epoch.
+        epochs: number of epochs of the run.
+    """
     best_mark = " *" if result.is_best else ""
     validation_text = ""
     if result.validation_accuracy is not None:

@@ -1,7 +1,4 @@
-"""Load a teacher: safely, and only one that fits the data.
-
-Training a teacher is an ordinary run with the method `student`.
-"""
+"""Loading of a teacher, which must fit the data; training one is an ordinary run."""
 
 import hashlib
 from pathlib import Path
@@ -19,31 +16,26 @@ def load_teacher(
     image_size: int | None = None,
     num_classes: int | None = None,
 ) -> nn.Module:
-    """Load a teacher in eval mode, without gradients.
+    """Load a teacher in eval mode, without gradients, on the CPU.
 
-    A file that kdtune did not write names neither its classes nor its image size: there the
-    number of classes is compared, and any image size accepted.
+    If kdtune did not write the file, only the number of classes can be compared.
 
     Args:
         path: a checkpoint, see `load_model`.
         classes: the data's class names; None if it has no names.
         image_size: the run's image size in pixels; None accepts the teacher's.
-        num_classes: K, where there are no names; None accepts the teacher's.
-
-    Returns:
-        The network, on the CPU.
+        num_classes: K, if there are no names; None accepts the teacher's.
 
     Raises:
         UserError: the file is no checkpoint, or the teacher was trained for other classes or for
             another image size.
     """
     loaded = load_model(path)
-    teacher_classes = loaded["num_classes"]
-    data_classes = len(classes) if classes is not None else num_classes
-    if data_classes is not None and teacher_classes != data_classes:
+    num_classes = len(classes) if classes is not None else num_classes
+    if num_classes not in (None, loaded["num_classes"]):
         raise UserError(
-            f"The teacher {path} knows {teacher_classes} classes, but the data have {data_classes}; "
-            "train a teacher on these data."
+            f"The teacher {path} knows {loaded['num_classes']} classes, but the data have "
+            f"{num_classes}; train a teacher on these data."
         )
     if classes is not None and loaded["classes"] is not None:
         if missing := sorted(set(classes) - set(loaded["classes"])):
@@ -53,13 +45,14 @@ def load_teacher(
             )
         if loaded["classes"] != list(classes):
             raise UserError(f"The teacher {path} has the data's classes in another order.")
-    trained_image_size = _trained_image_size(loaded)
-    if None not in (image_size, trained_image_size) and image_size != trained_image_size:
+    trained_size = _trained_image_size(loaded)
+    if None not in (image_size, trained_size) and image_size != trained_size:
         raise UserError(
-            f"The teacher {path} was trained at {trained_image_size} px, but image_size is {image_size}; "
-            f"use image_size {trained_image_size}, or train a teacher at {image_size} px."
+            f"The teacher {path} was trained at {trained_size} px, but image_size is "
+            f"{image_size}; use image_size {trained_size}, or train a teacher at {image_size} px."
         )
-    return loaded["model"].requires_grad_(False)
+    model: nn.Module = loaded["model"]
+    return model.requires_grad_(False)
 
 
 def _trained_image_size(loaded: dict[str, Any]) -> int | None:
@@ -67,10 +60,9 @@ def _trained_image_size(loaded: dict[str, Any]) -> int | None:
 
 
 def describe_teacher(path: str | Path) -> dict[str, Any]:
-    """Describe a teacher in plain values, for the log: file, content hash, architecture, accuracy.
+    """Describe a teacher in plain values: file, its SHA-256, architecture, size, accuracies.
 
-    ``sha256`` is that of the file; accuracies are shares of 1. What the file does not say is None:
-    accuracies that were not measured, and ``image_size`` where kdtune did not write it.
+    Accuracies are shares of 1; a value that the file does not have is None.
     """
     loaded = load_model(path)
     return {

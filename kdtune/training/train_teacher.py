@@ -1,4 +1,4 @@
-"""Trains a teacher and writes its checkpoint."""
+"""Training of a teacher, which leaves one checkpoint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,37 +12,37 @@ from kdtune.models.pretrained import load_pretrained
 from kdtune.runtime.console import say
 from kdtune.storage.files import make_folder
 from kdtune.training.loop import evaluate, fit
-from kdtune.training.run import _find_data, _open_batches
+from kdtune.training.run import find_run_data, open_run_batches
 from kdtune.training.run_files import describe_epoch
 
 
 def train_teacher(
     config: TrainConfig, out: Path, say: Callable[[str], None] = say
 ) -> dict[str, Any]:
-    """Train a network with the method ``student`` and keep only its best weights, in one file.
+    """Train a network with the method ``student`` and save its best weights.
 
     Args:
         config: the run's settings.
-        out: the checkpoint to write at the end; it must not exist. Until then the best weights
-            so far are in ``<out>.partial.pth`` beside it.
-        say: takes a line for a person about each epoch, and about what is built.
+        out: the checkpoint, which must not exist; until the end, the best weights so far are in
+            ``<out>.partial.pth``.
+        say: takes lines about each epoch and about what is built.
 
     Returns:
         ``validation_accuracy`` and ``test_accuracy`` (None without test images), shares of 1.
 
     Raises:
-        UserError: `out` exists, or the settings or the data are no good.
+        UserError: `out` exists, or the settings or the data cannot be used.
     """
     if out.exists():
         raise UserError(f"{out} exists already; remove it, or give another --out.")
     require_model(config.model)
     make_folder(out.parent)
-    data = _find_data(config)
+    data = find_run_data(config)
     classes = list(data.classes)
-    if config.weights is not None:  # said, and refused, before images are decoded
+    if config.weights is not None:  # refused, if at all, before images are decoded
         model = build_model(config.model, len(classes), config.image_size)
         say(load_pretrained(model, config.model, config.weights, len(classes)))
-    train, validation, test = _open_batches(config, data, None, data.classes, say=say)
+    train, validation, test = open_run_batches(config, data, None, data.classes, say=say)
     metadata: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial_path = out.with_name(f"{out.stem}.partial{out.suffix}")
     try:

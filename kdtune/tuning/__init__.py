@@ -1,6 +1,6 @@
-"""Many trials. Ray is imported in this room and nowhere else, search-space modules aside."""
+"""Hyperparameter search on Ray Tune and Optuna; the only package that imports Ray."""
 
 import optuna
 
-# Optuna announces every study and trial; what a person should see, `display` says.
+# Optuna logs every study and trial; the display shows what a user needs.
 optuna.logging.set_verbosity(optuna.logging.WARNING)

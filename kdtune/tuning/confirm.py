@@ -1,12 +1,15 @@
-"""Confirm a search: its best trials trained again from scratch, with fresh seeds, then tested."""
+"""Confirmation of a search: its best trials train again with fresh seeds, then are tested."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import ray
 
+from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.errors import DiskFullError, RunError, UserError, last_line
 from kdtune.log.event_log import EventLog
@@ -20,7 +23,7 @@ from kdtune.log.events import (
     WeightsMissing,
 )
 from kdtune.log.folder import SweepFolder
-from kdtune.log.remote_sync import RemoteSync, synced_to
+from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.log_tables import trials_table
 from kdtune.reports.tables.sentences import describe_detectable_difference
 from kdtune.runtime.signals import raise_on_sigterm
@@ -29,10 +32,9 @@ from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import find_slots, ray_session
 from kdtune.tuning.display.progress import Goal
 from kdtune.tuning.display.screen import Screen
-from kdtune.tuning.driver.driver import Driver, get_checkpoint_storage
+from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.driver.preflight import prepare_confirmation
 from kdtune.tuning.driver.resume_rules import build_confirm_config, resume_flags
-from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
 from kdtune.tuning.scheduling.confirm_policy import Candidates, ConfirmPolicy, best_trials
 from kdtune.tuning.trials.best_weights import ConfirmedWeights
@@ -44,288 +46,252 @@ from kdtune.units import format_duration
 def confirm_sweep(
     path: str | Path, changes: Mapping[str, Any] | None = None, show: str = "live"
 ) -> SweepFolder:
-    """Train the best trials of every cell again with fresh seeds, choose, and test once.
+    """Train the best trials of every cell again with fresh seeds, choose one, and test it once.
 
-    What was interrupted goes on. A further call with more seeds, or after the sweep got new cells,
-    adds what is missing.
+    An interrupted confirmation is resumed. A further call with more seeds, or after the sweep got
+    new cells, adds what is missing.
 
     Args:
         path: the sweep's folder; its search must be complete.
-        given: settings of `SweepConfig`: ``top`` and ``seeds``, where things are, and what a run
-            gets.
+        changes: settings of `SweepConfig`: ``top``, ``seeds``, locations, and resources.
         show: as for `kdtune.tuning.sweep.run_sweep`.
 
-    Returns:
-        The sweep's folder.
-
     Raises:
-        UserError: this is no complete sweep, another process runs it, or what it needs is not
-            there any more or not what it was.
-        RunError, KeyboardInterrupt: as `kdtune.tuning.sweep.run_sweep`.
+        UserError: this is no complete sweep, another process runs it, or what it needs is missing
+            or not what it was.
+        RunError, KeyboardInterrupt: as for `kdtune.tuning.sweep.run_sweep`.
     """
-    folder, screen, given = SweepFolder(path), Screen(show), changes or {}
+    folder, screen, changes = SweepFolder(path), Screen(show), changes or {}
     with (
-        synced_to(folder, given.get("storage"), False, screen.warn) as remote_sync,
+        synced_to(folder, changes.get("storage"), False, screen.warn) as remote_sync,
         folder.locked_existing(),
     ):
-        _ConfirmSession(folder, given, screen, remote_sync).run()
+        history = _read_logs(folder, changes)
+        command = f"kdtune confirm {folder.path}{resume_flags(history.sweep)}"
+        _ConfirmSession(Workplace(folder, screen, command, remote_sync), history).run()
     return folder
 
 
-class _ConfirmSession:
-    """A confirmation from beginning to end."""
+@dataclass(frozen=True)
+class _History:
+    """Settings, trials and candidates with which a confirmation starts."""
 
-    def __init__(
-        self,
-        folder: SweepFolder,
-        changes: Mapping[str, Any],
-        screen: Screen,
-        remote_sync: RemoteSync | None,
-    ):
-        self.folder, self.screen, search_events = folder, screen, folder.load_events()
-        if not isinstance(search_events[-1], Completed):
+    sweep: SweepConfig
+    trials: pd.DataFrame  # of the search
+    trial_configs: dict[str, dict[str, Any]]
+    openings: list[ConfirmStarted]
+    candidates: Candidates  # of all cells
+    new_candidates: Candidates  # of cells that `openings` lack
+
+
+def _read_logs(folder: SweepFolder, changes: Mapping[str, Any]) -> _History:
+    """Read the logs of a sweep, and raise if it cannot be confirmed with these settings."""
+    events, openings = folder.load_events(), folder.load_confirm_openings()
+    if not isinstance(events[-1], Completed):
+        raise UserError(
+            f"{folder.path} is not complete: first 'kdtune resume {folder.path}'; with a "
+            "lower number of --trials it ends with what it has."
+        )
+    sweep = build_confirm_config(folder, changes)
+    if openings and sweep.top != (top := openings[-1].top):
+        raise UserError(
+            f"The candidates are the best {top} of each cell, and stay so; --seeds can grow."
+        )
+    if openings and sweep.seeds < (seeds := openings[-1].seeds):
+        raise UserError(f"There are {seeds} seeds already; --seeds can grow.")
+    configs = {
+        event.trial_id: event.config for event in events if isinstance(event, TrialProposed)
+    }
+    candidates: Candidates = {}
+    for candidate in (candidate for opening in openings for candidate in opening.candidates):
+        candidates.setdefault(candidate.cell, []).append(candidate.trial_id)
+        if candidate.trial_id not in configs:
             raise UserError(
-                f"{folder.path} is not complete: first 'kdtune resume {folder.path}'; with a "
-                "lower number of --trials it ends with what it has."
+                f"{folder.confirm_log_path} is damaged: {candidate.trial_id} was not searched."
             )
-        confirm_openings = folder.load_confirm_openings()
-        self.earlier_opening = folder.load_opening_events()[-1]
-        self.sweep = build_confirm_config(folder, changes)
-        if confirm_openings and self.sweep.top != (top := confirm_openings[-1].top):
-            raise UserError(
-                f"The candidates are the best {top} of each cell, and stay so; --seeds can grow."
-            )
-        if confirm_openings and self.sweep.seeds < (seeds := confirm_openings[-1].seeds):
-            raise UserError(f"There are {seeds} seeds already; --seeds can grow.")
-        self.search_trials = trials_table(search_events)
-        known_candidates: Candidates = {}
-        for event in confirm_openings:
-            for candidate in event.candidates:
-                known_candidates.setdefault(candidate.cell, []).append(candidate.trial_id)
-        best_candidates = best_trials(self.search_trials, self.sweep.top)
-        if not best_candidates:
-            raise UserError(f"No trial of {folder.path} came to an end: nothing can be confirmed.")
-        self.new_candidates = {
-            cell: ids for cell, ids in best_candidates.items() if cell not in known_candidates
-        }
-        for cell, ids in known_candidates.items():
-            if late_trials := set(best_candidates.get(cell, ())) - set(ids):
-                screen.warn(
+    trials = trials_table(events)
+    if not (best := best_trials(trials, sweep.top)):
+        raise UserError(f"No trial of {folder.path} came to an end: nothing can be confirmed.")
+    new_candidates = {cell: ids for cell, ids in best.items() if cell not in candidates}
+    return _History(sweep, trials, configs, openings, candidates | new_candidates, new_candidates)
+
+
+class _ConfirmSession:
+    """A confirmation with its driver."""
+
+    def __init__(self, workplace: Workplace, history: _History):
+        self.workplace, self.history = workplace, history
+        self.folder, self.screen = workplace.folder, workplace.screen
+        self._warn_late_trials()
+        self.earlier_opening = history.openings[-1] if history.openings else None
+        configs, candidates = history.trial_configs, history.candidates.values()
+        self.prepared = prepare_confirmation(
+            history.sweep,
+            self.folder.load_opening_events()[-1],
+            self.earlier_opening,
+            [configs[trial_id] for ids in candidates for trial_id in ids],
+            [
+                Candidate(method=method, model=model, trial_id=trial_id)
+                for (method, model), ids in history.new_candidates.items()
+                for trial_id in ids
+            ],
+        )
+        self.sweep = self.prepared.sweep
+        self.policy = ConfirmPolicy(self.sweep, configs, say=self.screen.warn)
+        self.confirmed_weights = ConfirmedWeights(self.folder, workplace.checkpoint_storage)
+        self.driver = Driver(workplace, self.policy, self.confirmed_weights, "runs")
+
+    def _warn_late_trials(self) -> None:
+        best = best_trials(self.history.trials, self.history.sweep.top)
+        for cell, ids in self.history.candidates.items():
+            if late_trials := set(best.get(cell, ())) - set(ids):
+                self.screen.warn(
                     f"{'-'.join(cell)}: {', '.join(sorted(late_trials))} came after the "
                     "candidates were taken, and is not confirmed; that takes a sweep of its own"
                 )
-        trial_configs = {
-            e.trial_id: e.config for e in search_events if isinstance(e, TrialProposed)
-        }
-        self.earlier_confirmation = confirm_openings[-1] if confirm_openings else None
-        self.policy = ConfirmPolicy(self.sweep, trial_configs, say=screen.warn)
-        resume_command = f"kdtune confirm {folder.path}{resume_flags(self.sweep)}"
-        self.confirmed_weights = ConfirmedWeights(folder, get_checkpoint_storage(remote_sync))
-        log_path = folder.confirm_log_path
-        self.driver = Driver(
-            folder,
-            log_path,
-            self.policy,
-            self.confirmed_weights,
-            "runs",
-            resume_command,
-            screen,
-            remote_sync,
-        )
-        used_trials = [
-            trial
-            for ids in (*known_candidates.values(), *self.new_candidates.values())
-            for trial in ids
-        ]
-        if unknown_trials := set(used_trials) - trial_configs.keys():
-            raise UserError(
-                f"{folder.confirm_log_path} is damaged: {unknown_trials.pop()} was not searched."
-            )
-        self.prepared = prepare_confirmation(
-            self.sweep,
-            self.earlier_opening,
-            self.earlier_confirmation,
-            [trial_configs[trial] for trial in used_trials],
-            [
-                Candidate(method=method, model=model, trial_id=trial)
-                for (method, model), ids in self.new_candidates.items()
-                for trial in ids
-            ],
-        )
 
     def run(self) -> None:
-        """Do what is left to be done."""
+        """Run, choose and test what is left, and write all that is made from the logs."""
         policy, opening_event = self.policy, self.prepared.opening_event
-        with self.driver.open_log() as log:
-            if self.earlier_confirmation is not None:
-                self.driver.report_resumed(log, self.earlier_confirmation, opening_event)
+        with self.driver.open_log(self.folder.confirm_log_path) as log:
+            if self.earlier_opening is not None:
+                self.driver.report_resumed(log, self.earlier_opening, opening_event)
             try:
                 self.confirmed_weights.activate()
                 for run_id in policy.testable_runs():
                     if not self.folder.network_path(run_id).is_file():
                         log.append(WeightsMissing(**policy.proposals[run_id].identity))
-                if self._has_changes(opening_event) or self._has_work():
-                    log.append(opening_event)  # has runs that crashed run again
+                if self._has_changes() or self._has_work():
+                    log.append(opening_event)  # runs that crashed run again
                 if self._has_work():
-                    verbose, say = self.screen.show == "verbose", self.screen.warn
-                    with ray_session(self.sweep.address, verbose, say), raise_on_sigterm():
-                        self._run_choose_test(log, find_slots(self.sweep, say))
+                    verbose, warn = self.screen.show == "verbose", self.screen.warn
+                    with ray_session(self.sweep.address, verbose, warn), raise_on_sigterm():
+                        self._run_choose_test(log, find_slots(self.sweep, warn))
                 else:
                     self.driver.flush_trackers()
                 self._finish(log)
             except DiskFullError as error:
-                raise RunError(f"{error} Make room, then: {self.driver.resume_command}") from None
+                raise RunError(self.workplace.add_resume_hint(error)) from None
             except KeyboardInterrupt as error:
                 if str(error):
                     raise
-                raise type(error)(f"to go on: {self.driver.resume_command}") from None
+                raise type(error)(f"to continue: {self.workplace.resume_command}") from None
 
-    def _has_changes(self, opening_event: ConfirmStarted) -> bool:
-        """Whether something is asked for that the log does not know."""
-        previous = self.earlier_confirmation
-        if previous is None or self.new_candidates:
+    def _has_changes(self) -> bool:
+        """Return True if the log lacks candidates or settings."""
+        earlier, current = self.earlier_opening, self.prepared.opening_event
+        if earlier is None or current.candidates or current.config != earlier.config:
             return True
-        same_config = opening_event.config == previous.config
-        return not same_config or opening_event.groups_sha256 != previous.groups_sha256
+        return current.groups_sha256 != earlier.groups_sha256
 
     def _has_work(self) -> bool:
-        """Whether something is left to be done."""
         policy = self.policy
-        return bool(
-            not policy.finished
-            or policy.crashed_runs()
-            or policy.choose_candidates()
-            or policy.untested_runs()
-        )
+        if not policy.finished or policy.crashed_runs():
+            return True
+        return bool(policy.choose_candidates() or policy.untested_runs())
 
     def _run_choose_test(self, log: EventLog, slots: Slots) -> None:
-        """Run, choose, test."""
+        say, shared_inputs = self.screen.say, self.prepared.shared_inputs
         for line in self._describe_plan(slots):
-            self.screen.say(line)
-        warm_cache(self.prepared.shared_inputs, slots, self.screen.say)
-        slots = self._share_gpus(slots)
+            say(line)
+        warm_cache(shared_inputs, slots, say)
+        targets = shared_inputs.target_requests
+        slots = choose_gpu_sharing(self.sweep, slots, self._example_configs, targets, say)
         self._profile_students(log, slots)
-        goal = Goal(self.policy.runs_per_cell)
-        self.driver.run(log, slots, self.prepared.shared_inputs.target_requests, goal)
+        self.driver.run(log, slots, targets, Goal(self.policy.runs_per_cell))
         if self.policy.interrupts.stop_requested:
-            self.policy.interrupts.raise_interrupt(f"to go on: {self.driver.resume_command}")
+            command = self.workplace.resume_command
+            self.policy.interrupts.raise_interrupt(f"to continue: {command}")
         for choice in self.policy.choose_candidates():
             log.append(choice)
         self._score_test_images(log, slots)
 
     def _finish(self, log: EventLog) -> None:
-        """Make all that follows.
-
-        Raises:
-            RunError: no run was sound.
-        """
         self._write_labels()
-        write_results(self.folder, self.driver.resume_command)
-        self.driver.sync_remote()
+        self.workplace.write_results()
+        self.workplace.sync_remote()
         if not isinstance(self.folder.load_confirm_events()[-1], Completed):
             log.append(Completed())
         if not self.policy.chosen_trials:
             reason = next(iter(self.policy.end_events.values())).reason
             raise RunError(
-                f"No run of {self.folder.confirm_log_path} came to its end; the first says: "
-                f"{reason}"
+                f"No run of {self.folder.confirm_log_path} finished; the first says: {reason}"
             )
 
     def _describe_plan(self, slots: Slots) -> Iterator[str]:
-        """Say what is going to happen."""
-        num_runs, num_images = self.policy.num_runs, len(self.prepared.test_split)
-        totals = self.search_trials[["device_seconds", "epochs"]].sum()
-        run_seconds = totals["device_seconds"] / max(1, totals["epochs"]) * self.sweep.epochs
-        runs_left = num_runs - len(self.policy.end_events)
+        policy, sweep, trials = self.policy, self.sweep, self.history.trials
+        totals = trials[["device_seconds", "epochs"]].sum()
+        run_seconds = totals["device_seconds"] / max(1, totals["epochs"]) * sweep.epochs
+        runs_left = policy.num_runs - len(policy.end_events)
         yield (
-            f"confirm: the best {self.sweep.top} of {len(self.policy.candidates)} cells with "
-            f"{self.policy.num_seeds} fresh seeds of {self.sweep.epochs} epochs each; "
-            f"{runs_left} of {num_runs} runs are left, {slots.count} at once, about "
+            f"confirm: the best {sweep.top} of {len(policy.candidates)} cells with "
+            f"{policy.num_seeds} fresh seeds of {sweep.epochs} epochs each; "
+            f"{runs_left} of {policy.num_runs} runs are left, {slots.count} at once, about "
             f"{format_duration(runs_left * run_seconds / slots.count)}"
         )
-        for (method, model), ids in self.new_candidates.items():
-            if len(ids) < self.sweep.top:
-                yield f"{method}-{model} has no more than {len(ids)} sound trials"
-        num_models = len({model for _, model in self.policy.candidates})
-        best_accuracy = self.search_trials["best_validation_accuracy"].max()
-        yield describe_detectable_difference(
-            num_images, self.policy.num_seeds, num_models, best_accuracy
-        )
+        for cell, ids in self.history.new_candidates.items():
+            if len(ids) < sweep.top:
+                yield f"{'-'.join(cell)} has only {len(ids)} successful trials"
+        num_images = len(self.prepared.test_split)
+        num_models = len({model for _, model in policy.candidates})
+        best = trials["best_validation_accuracy"].max()
+        yield describe_detectable_difference(num_images, policy.num_seeds, num_models, best)
 
-    def _share_gpus(self, slots: Slots) -> Slots:
-        """Measure how many runs share a GPU best, if that is wanted."""
-        target_requests = self.prepared.shared_inputs.target_requests
-        return choose_gpu_sharing(
-            self.sweep, slots, self._example_configs, target_requests, self.screen.say
-        )
+    def _configure(self, trial_id: str) -> TrainConfig:
+        config = self.policy.configure_run(trial_id, 1)
+        locations = self.sweep.locations(config.teacher_model is not None)
+        return config.model_copy(update=locations)
 
     def _example_configs(self) -> dict[str, TrainConfig]:
-        """Settings of a run of each student."""
-        return {
-            model: self._with_current_locations(self.policy.configure_run(trials[0], 1))
-            for (_, model), trials in self.policy.candidates.items()
-        }
+        configs: dict[str, TrainConfig] = {}
+        for (_, model), trials in self.policy.candidates.items():
+            configs.setdefault(model, self._configure(trials[0]))
+        return configs
 
     def _profile_students(self, log: EventLog, slots: Slots) -> None:
-        """Find out what each student costs."""
         events = self.folder.load_confirm_events()
         profiled = {event.model for event in events if isinstance(event, StudentProfiled)}
-        for (_, model), trials in self.policy.candidates.items():
-            if model not in profiled:
-                profiled.add(model)
-                config = self._with_current_locations(self.policy.configure_run(trials[0], 1))
-                try:
-                    costs = profile_student(
-                        config, len(self.prepared.shared_inputs.decoded.data.classes), slots
-                    )
-                except ray.exceptions.RayError as error:
-                    text = f"{model} could not be measured: {last_line(error)}"
-                    self.screen.warn(text)
-                else:
-                    log.append(StudentProfiled(model=model, **costs))
+        num_classes = len(self.prepared.shared_inputs.decoded.data.classes)
+        for model, config in self._example_configs().items():
+            if model in profiled:
+                continue
+            try:
+                costs = profile_student(config, num_classes, slots)
+            except ray.exceptions.RayError as error:
+                self.screen.warn(f"{model} could not be measured: {last_line(error)}")
+            else:
+                log.append(StudentProfiled(model=model, **costs))
 
     def _score_test_images(self, log: EventLog, slots: Slots) -> None:
-        """Read the test images, for what was chosen."""
         runs, labels = self.policy.untested_runs(), np.asarray(self.prepared.test_split.labels)
         if not runs:
             return
-        self.driver.sync_remote()
+        self.workplace.sync_remote()
         self._write_labels()
-        paths = [self.folder.network_path(run_id) for _, run_id in runs]
-        configs = [
-            self._with_current_locations(
-                self.policy.configure_run(self.policy.chosen_trials[cell], 1)
-            )
-            for cell, _ in runs
+        networks = [
+            (self.folder.network_path(run_id), self._configure(self.policy.chosen_trials[cell]))
+            for cell, run_id in runs
         ]
-        self.screen.say(
-            f"reading {len(labels):,} test images with {len(runs)} networks of what was chosen"
-        )
+        self.screen.say(f"classifying {len(labels):,} test images with {len(runs)} networks")
         try:
-            predictions = predict_test_images(list(zip(paths, configs, strict=True)), slots)
+            predictions = predict_test_images(networks, slots)
             for (_, run_id), predicted in zip(runs, predictions, strict=True):
                 with atomic_write(self.folder.predictions_path(run_id)) as temporary:
                     np.savez_compressed(temporary, predicted=predicted.astype(np.uint16))
-                log.append(
-                    RunTested(
-                        **self.policy.proposals[run_id].identity,
-                        test_accuracy=float((predicted == labels).mean()),
-                        test_images=len(labels),
-                    )
+                tested = RunTested(
+                    **self.policy.proposals[run_id].identity,
+                    test_accuracy=float((predicted == labels).mean()),
+                    test_images=len(labels),
                 )
+                log.append(tested)
         except ray.exceptions.RayError as error:
-            raise RunError(
-                f"The test images could not be classified: {last_line(error)}"
-            ) from error
+            reason = last_line(error)
+            raise RunError(f"The test images could not be classified: {reason}") from error
 
     def _write_labels(self) -> None:
-        """Keep what is right for each test image, and which belong together."""
+        """Save the test labels and their group ids."""
         arrays = {"labels": np.asarray(self.prepared.test_split.labels, dtype=np.uint16)}
         if self.prepared.test_groups is not None:
             arrays["groups"] = np.asarray(self.prepared.test_groups)
         with atomic_write(self.folder.test_labels_path) as temporary:
             np.savez_compressed(temporary, allow_pickle=False, **arrays)
-
-    def _with_current_locations(self, config: TrainConfig) -> TrainConfig:
-        uses_teacher = config.teacher_model is not None
-        return config.model_copy(update=self.sweep.locations(uses_teacher))

@@ -1,20 +1,20 @@
-"""Run a sweep, or go on with one: every cell's trials on Ray, then the tables.
+"""Start and resume of a sweep: trials on Ray, then tables, then the confirmation.
 
-The log is the sweep. To go on with one is to read its log, which fills all that decides, to hand
-out the trials under way, and then to go on asking; a new sweep is one whose log says only that.
+The log is the sweep. Resuming reads it, which sets the state of all that decides, and hands out
+the trials that had not ended; a new sweep is one whose log has an opening event only.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdtune.config.sweep import CONFIRM_FIELDS, NOT_FROM_LOG, SweepConfig
 from kdtune.errors import RunError
 from kdtune.log.event_log import EventLog
-from kdtune.log.events import Completed, EpochFinished, TrialEnded
+from kdtune.log.events import Completed, EpochFinished, SweepOpening, TrialEnded, WarmStart
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
-from kdtune.log.remote_sync import RemoteSync, synced_to
+from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.sentences import describe_detectable_difference
 from kdtune.reports.text.plan import plan_text
 from kdtune.storage.files import write_text, write_yaml
@@ -23,12 +23,12 @@ from kdtune.tuning.cluster.session import find_slots, ray_session
 from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.display.progress import Goal
 from kdtune.tuning.display.screen import Screen
-from kdtune.tuning.driver.driver import Driver, get_checkpoint_storage
+from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
 from kdtune.tuning.driver.resume_rules import build_resume_config, resume_flags
-from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
-from kdtune.tuning.planning.plan import load_learning_curves, make_plan, require_local_address
+from kdtune.tuning.planning.plan import make_plan, require_local_address
+from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import describe_sampler
 from kdtune.tuning.trials.best_weights import CheckpointCleanup
@@ -37,68 +37,37 @@ from kdtune.units import format_duration
 
 
 def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False) -> SweepFolder:
-    """Run a sweep from beginning to end.
+    """Run a sweep, and return its folder with log, tables, best configurations and weights.
 
-    Everything is checked before the folder is made: data, teacher, methods, models, spaces,
-    settings; every training and validation image is decoded, and the teacher's targets of what
-    the first epoch sees are computed, so that all trials find them.
+    Data, teacher, methods, models, spaces and settings are checked before the folder is created.
+    Then every training and validation image is decoded, and the teacher's targets for the first
+    epoch are computed, so that all trials find them.
 
     Args:
         config: settings of `SweepConfig`.
-        show: what is seen meanwhile: a key of `kdtune.tuning.display.screen.LEAST_KIND_BY_MODE`.
-        plan: plan it first, for this machine's slots, and keep the plan with it.
-
-    Returns:
-        The sweep's folder, with its log, its tables, and the best configurations and networks.
+        show: a key of `kdtune.tuning.display.screen.LEAST_KIND_BY_MODE`.
+        plan: plan the sweep first, for the slots of this machine, and save the plan in its folder.
 
     Raises:
-        UserError: something the user gave is no good; nothing was written.
+        UserError: an argument is unusable; nothing was written.
         RunError: no trial finished an epoch, or the disk is full.
         KeyboardInterrupt: the sweep was interrupted; its tables are of what had ended.
     """
-    screen = Screen(show)
-    requested = SweepConfig.parse(config)
+    screen, requested = Screen(show), SweepConfig.parse(config)
     if plan:
         require_local_address(requested)
     folder = SweepFolder(RESULTS_FOLDER / requested.name)
     folder.raise_if_exists()
     prepared = prepare_sweep(requested, requested.spaces)
-    sweep, opening_event = prepared.sweep, prepared.opening_event
-    warm_start_events = prepared.load_warm_start_events()
+    sweep, warm_start_events = prepared.sweep, prepared.load_warm_start_events()
     with ray_session(sweep.address, screen.show == "verbose", screen.warn):
         with synced_to(folder, sweep.storage, True, screen.warn) as remote_sync:
-            slots = find_slots(sweep, screen.warn)
-            session = _SearchSession(folder, prepared, screen, remote_sync)
-            for line in session.describe(slots):
-                screen.say(line)
-            for event in warm_start_events:
-                screen.say(f"{'-'.join(event.cell)}: {event.reason}")
-            cached = warm_cache(prepared.shared_inputs, slots, screen.say)
-            opening_event = opening_event.with_prepared(cached)
-            slots, sweep_plan = session.share_gpus(slots), None
-            if plan:
-                sweep_plan = make_plan(
-                    prepared,
-                    warm_start_events,
-                    slots,
-                    (),
-                    load_learning_curves(prepared, None),
-                    screen.say,
-                )
-                screen.say(plan_text(sweep_plan, "table"))
-            with folder.create_atomically() as new_folder:
-                if sweep_plan is not None:
-                    write_text(new_folder.plan_path, json.dumps(sweep_plan, indent=2) + "\n")
-                write_yaml(new_folder.config_path, opening_event.config)
-                write_text(
-                    new_folder.environment_path,
-                    json.dumps(opening_event.environment, indent=2) + "\n",
-                )
-                with EventLog(new_folder.log_path, []) as log:
-                    log.append(opening_event)
-                    for event in warm_start_events:
-                        log.append(event)
-            with folder.locked(), session.driver.open_log() as log:
+            command = f"kdtune resume {folder.path}{resume_flags(sweep)}"
+            session = _SearchSession(Workplace(folder, screen, command, remote_sync), prepared)
+            slots, opening_event = session.prepare_slots(warm_start_events)
+            sweep_plan = session.make_plan(slots, warm_start_events) if plan else None
+            _create_folder(folder, opening_event, warm_start_events, sweep_plan)
+            with folder.locked(), session.driver.open_log(folder.log_path) as log:
                 session.run(log, slots)
         session.confirm({key: getattr(sweep, key) for key in NOT_FROM_LOG if getattr(sweep, key)})
     return folder
@@ -107,26 +76,22 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
 def resume_sweep(
     path: str | Path, changes: Mapping[str, Any] | None = None, show: str = "live"
 ) -> SweepFolder:
-    """Go on with a sweep that was interrupted, or is to have more trials, cells or resources.
+    """Resume a sweep that was interrupted, or that gets more trials, cells or resources.
 
-    The log is all that is needed of what was before, and the checkpoints of trials under way, if
-    they are there; without them these begin anew. Their finished epochs stay as they were.
+    Trials that had not ended resume from their checkpoints, or start anew without them; their
+    finished epochs stay as they were.
 
     Args:
         path: the sweep's folder.
-        changes: settings of `SweepConfig` that are to be others from now on.
+        changes: settings of `SweepConfig` that change.
         show: as for `run_sweep`.
-
-    Returns:
-        The sweep's folder, as `run_sweep`.
 
     Raises:
         UserError: this is no sweep's folder, another process runs it, or what the sweep needs is
-            not there any more or not what it was.
-        RunError, KeyboardInterrupt: as `run_sweep`.
+            missing or not what it was.
+        RunError, KeyboardInterrupt: as for `run_sweep`.
     """
-    changes, screen = changes or {}, Screen(show)
-    folder = SweepFolder(path)
+    screen, folder, changes = Screen(show), SweepFolder(path), changes or {}
     with (
         synced_to(folder, changes.get("storage"), False, screen.warn) as remote_sync,
         folder.locked_existing(),
@@ -134,139 +99,132 @@ def resume_sweep(
         earlier_opening = folder.load_opening_events()[-1]
         requested = build_resume_config(earlier_opening, changes)
         prepared = prepare_sweep(requested, tuple(changes.get("spaces", ())), earlier_opening)
-        session = _SearchSession(folder, prepared, screen, remote_sync)
-        with session.driver.open_log() as log:
-            session.driver.report_resumed(log, earlier_opening, prepared.opening_event)
+        command = f"kdtune resume {folder.path}{resume_flags(prepared.sweep)}"
+        session = _SearchSession(Workplace(folder, screen, command, remote_sync), prepared)
+        opening_event = prepared.opening_event
+        with session.driver.open_log(folder.log_path) as log:
+            session.driver.report_resumed(log, earlier_opening, opening_event)
             if session.policy.finished:
-                if prepared.opening_event.config != earlier_opening.config:
-                    log.append(prepared.opening_event)
+                if opening_event.config != earlier_opening.config:
+                    log.append(opening_event)
                 session.driver.flush_trackers()
                 session.finish(log)
             else:
-                sweep = prepared.sweep
-                with ray_session(sweep.address, screen.show == "verbose", screen.warn):
-                    slots = find_slots(sweep, screen.warn)
-                    for line in session.describe(slots):
-                        screen.say(line)
-                    cached = warm_cache(prepared.shared_inputs, slots, screen.say)
-                    slots = session.share_gpus(slots)
-                    log.append(prepared.opening_event.with_prepared(cached))
+                address, verbose = prepared.sweep.address, screen.show == "verbose"
+                with ray_session(address, verbose, screen.warn):
+                    slots, opening_event = session.prepare_slots()
+                    log.append(opening_event)
                     session.run(log, slots)
-    session.confirm({key: value for key, value in changes.items() if key in CONFIRM_FIELDS})
+    session.confirm({key: changes[key] for key in changes if key in CONFIRM_FIELDS})
     return folder
 
 
+def _create_folder(
+    folder: SweepFolder,
+    opening_event: SweepOpening,
+    warm_start_events: Sequence[WarmStart],
+    sweep_plan: dict[str, Any] | None,
+) -> None:
+    with folder.create_atomically() as new_folder:
+        if sweep_plan is not None:
+            write_text(new_folder.plan_path, json.dumps(sweep_plan, indent=2) + "\n")
+        write_yaml(new_folder.config_path, opening_event.config)
+        environment = json.dumps(opening_event.environment, indent=2)
+        write_text(new_folder.environment_path, environment + "\n")
+        with EventLog(new_folder.log_path, []) as log:
+            for event in (opening_event, *warm_start_events):
+                log.append(event)
+
+
 class _SearchSession:
-    """A search with its driver.
+    """A search with its driver."""
 
-    Args:
-        folder: of the sweep.
-        checked: the sweep.
-        screen: where what people are told goes.
-        mirror: of the folder in a storage; None without one.
-    """
-
-    def __init__(
-        self,
-        folder: SweepFolder,
-        prepared: PreparedSweep,
-        screen: Screen,
-        remote_sync: RemoteSync | None,
-    ):
-        self.folder, self.prepared, self.screen = folder, prepared, screen
+    def __init__(self, workplace: Workplace, prepared: PreparedSweep):
+        self.workplace, self.prepared, self.screen = workplace, prepared, workplace.screen
+        self.sweep, configure_trial = prepared.sweep, prepared.configure_trial
         self.policy = SearchPolicy(
-            prepared.sweep, prepared.spaces, prepared.configure_trial, say=screen.warn
+            self.sweep, prepared.spaces, configure_trial, say=self.screen.warn
         )
-        self.checkpoint_storage = get_checkpoint_storage(remote_sync)
-        self.checkpoint_cleanup = CheckpointCleanup(folder, self.checkpoint_storage)
-        resume_command = f"kdtune resume {folder.path}{resume_flags(prepared.sweep)}"
-        self.driver = Driver(
-            folder,
-            folder.log_path,
-            self.policy,
-            self.checkpoint_cleanup,
-            "trials",
-            resume_command,
-            screen,
-            remote_sync,
-        )
+        self.checkpoint_cleanup = CheckpointCleanup(workplace.folder, workplace.checkpoint_storage)
+        self.driver = Driver(workplace, self.policy, self.checkpoint_cleanup, "trials")
 
-    def describe(self, slots: Slots) -> Iterator[str]:
-        """Say what is going to happen."""
-        sweep, num_test_images = (
-            self.prepared.sweep,
-            self.prepared.opening_event.data.test_images,
-        )
-        cells = sweep.cells()
+    def prepare_slots(
+        self, warm_start_events: Sequence[WarmStart] = ()
+    ) -> tuple[Slots, SweepOpening]:
+        """Find the slots, build what the first epoch needs, and choose how trials share GPUs."""
+        slots = find_slots(self.sweep, self.screen.warn)
+        warm_starts = (f"{event.cell_name}: {event.reason}" for event in warm_start_events)
+        for line in (*self._describe(slots), *warm_starts):
+            self.screen.say(line)
+        shared_inputs = self.prepared.shared_inputs
+        built = warm_cache(shared_inputs, slots, self.screen.say)
+        opening_event = self.prepared.opening_after(built)
+        make_configs, targets = self.prepared.example_configs, shared_inputs.target_requests
+        slots = choose_gpu_sharing(self.sweep, slots, make_configs, targets, self.screen.say)
+        return slots, opening_event
+
+    def make_plan(self, slots: Slots, warm_start_events: Sequence[WarmStart]) -> dict[str, Any]:
+        """Return the plan of the sweep, and show it."""
+        curves = SyntheticCurves(self.sweep.epochs, self.sweep.seed)
+        plan = make_plan(self.prepared, warm_start_events, slots, (), curves, self.screen.say)
+        self.screen.say(plan_text(plan, "table"))
+        return plan
+
+    def _describe(self, slots: Slots) -> Iterator[str]:
+        sweep, num_cells = self.sweep, len(self.sweep.cells())
         budget = [f"{sweep.trials} trials each"] if sweep.trials is not None else []
         if sweep.total_epochs is not None:
             budget.append(f"{sweep.total_epochs} epochs in all")
         if sweep.time_budget is not None:
             budget.append(f"{format_duration(sweep.time_budget)} of time")
-        has_several_cells = len(cells) > 1
+        equal_shares = f"; every cell gets the same {sweep.balance_by}" * (num_cells > 1)
         yield (
-            f"{len(cells)} cell{'s' * has_several_cells}, {', '.join(budget)}, of every trial at most "
-            f"{sweep.epochs} epochs{f'; every cell gets the same {sweep.balance_by}' * has_several_cells}"
+            f"{num_cells} cell{'s' * (num_cells > 1)}, {', '.join(budget)}, at most "
+            f"{sweep.epochs} epochs per trial{equal_shares}"
         )
-        sampler_name, stopping_rule = (
-            describe_sampler(sweep.sampler),
-            self.policy.stopping.describe_rule(),
+        yield (
+            f"{describe_sampler(sweep.sampler)} proposes; {self.policy.stopping.describe_rule()}; "
+            f"{slots.count} trials at once"
         )
-        yield f"{sampler_name} proposes; {stopping_rule}; {slots.count} trials at once"
         if not slots.is_uniform_cpu_only:
             yield slots.describe_resources()
-        if num_test_images:
-            yield describe_detectable_difference(
-                num_test_images, sweep.seeds, len(set(sweep.models))
-            )
+        if num_test_images := self.prepared.opening_event.data.test_images:
+            num_models = len(set(sweep.models))
+            yield describe_detectable_difference(num_test_images, sweep.seeds, num_models)
         else:
             yield "without test images the sweep cannot be confirmed"
 
-    def share_gpus(self, slots: Slots) -> Slots:
-        """Measure how many trials share a GPU best, if that is wanted; all views are there."""
-        sweep, target_requests = self.prepared.sweep, self.prepared.shared_inputs.target_requests
-        return choose_gpu_sharing(
-            sweep, slots, self.prepared.example_configs, target_requests, self.screen.say
-        )
-
     def run(self, log: EventLog, slots: Slots) -> None:
-        """Run all trials, then make all that follows from the log."""
-        sweep = self.prepared.sweep
-        trials_per_cell = dict.fromkeys(sweep.cells(), sweep.trials)
-        goal = Goal(trials_per_cell, sweep.total_epochs, sweep.time_budget)
+        """Run all trials, then write all that is made from the log."""
+        trials_per_cell = dict.fromkeys(self.sweep.cells(), self.sweep.trials)
+        goal = Goal(trials_per_cell, self.sweep.total_epochs, self.sweep.time_budget)
         self.driver.run(log, slots, self.prepared.shared_inputs.target_requests, goal)
         self.finish(log)
 
     def finish(self, log: EventLog) -> None:
-        """Make all that follows from the log.
-
-        Raises:
-            RunError: no trial finished an epoch.
-        """
-        self.driver.sync_remote()  # checkpoints are removed, and may be another driver's by now
-        write_results(self.folder, self.driver.resume_command, self.checkpoint_storage)
+        """Write all that is made from the log; raise if no trial finished an epoch."""
+        self.workplace.sync_remote()  # another driver may need the checkpoints by now
+        self.workplace.write_results()
         self.checkpoint_cleanup.remove_all()
-        events = self.folder.load_events()
+        events = self.workplace.folder.load_events()
         if not isinstance(events[-1], Completed):
             log.append(Completed())
         if not any(isinstance(event, EpochFinished) for event in events):
             reasons = (event.reason for event in events if isinstance(event, TrialEnded))
             raise RunError(
-                f"No trial of {self.folder.path} finished an epoch; the first says: "
+                f"No trial of {self.workplace.folder.path} finished an epoch; the first says: "
                 f"{next(reasons, 'nothing')}"
             )
         if savings := self.driver.progress.describe_cache_savings():
             self.screen.say(savings)
 
     def confirm(self, changes: Mapping[str, Any]) -> None:
-        """Confirm the search, if that is wanted; `given` as `confirm_sweep` takes it.
-
-        Raises:
-            KeyboardInterrupt: the sweep was to stop when its last trials ended.
-        """
-        path, interrupts = self.folder.path, self.policy.interrupts
-        if not self.prepared.sweep.confirm:
+        """Confirm the search if the settings say so; `changes` are those of `confirm_sweep`."""
+        if not self.sweep.confirm:
             return
+        path, interrupts = self.workplace.folder.path, self.policy.interrupts
         if interrupts.stop_requested:
-            interrupts.raise_interrupt(f"the search is complete; to go on: kdtune confirm {path}")
+            interrupts.raise_interrupt(
+                f"the search is complete; to continue: kdtune confirm {path}"
+            )
         confirm_sweep(path, changes, self.screen.show)

@@ -1,4 +1,4 @@
-"""Images of every kind that can go wrong: each is read, or found and listed with its reason."""
+"""Unusual and broken images: each is read, or listed with its reason."""
 
 import os
 import struct
@@ -37,7 +37,7 @@ def reason(path):
      (b"\x89PNG\r\n\x1a\n", "cannot identify image file"),
      (b"\xff\xd8\xff\xe0" + bytes(50), "cannot identify image file")],
 )  # fmt: skip
-def test_what_is_no_image_says_so(tmp_path, content, words):
+def test_a_file_that_is_no_image_is_reported_with_its_reason(tmp_path, content, words):
     (tmp_path / "a.jpg").write_bytes(content)
     assert reason(tmp_path / "a.jpg").startswith(words)
 
@@ -57,7 +57,7 @@ def test_a_wrong_suffix_does_not_matter(tmp_path):
     assert read(tmp_path / "a.jpg")[:, 0, 0].tolist() == [10, 20, 30]
 
 
-def test_a_palette_with_transparency_is_read_without_a_word(tmp_path):
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
     image = Image.new("RGB", (8, 8), (10, 20, 30)).quantize(4)
     image.save(tmp_path / "a.png", transparency=bytes([255, 0, 128]))
     assert read(tmp_path / "a.png")[:, 0, 0].tolist() == [10, 20, 30]
@@ -71,14 +71,14 @@ def test_colour_modes_are_read(tmp_path, mode):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_sixteen_bits_keep_their_greys(tmp_path, suffix):
+def test_16_bit_greys_are_scaled_to_8_bits(tmp_path, suffix):
     Image.fromarray(RAMP).save(tmp_path / f"a.{suffix}")
     assert np.array_equal(read(tmp_path / f"a.{suffix}")[0], np.round(RAMP / 257))
 
 
 def test_pixels_of_unknown_range_are_refused(tmp_path):
     Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "a.tiff")
-    assert reason(tmp_path / "a.tiff") == "its pixels are floats, of which nobody knows the range"
+    assert reason(tmp_path / "a.tiff") == "its pixels are floats of unknown range"
     Image.fromarray(RAMP.astype(np.int32) * 1000).save(tmp_path / "b.tiff")
     assert reason(tmp_path / "b.tiff") == "its pixels have more than 16 bits"
 
@@ -93,7 +93,7 @@ def test_a_hundred_million_pixels_are_an_image(tmp_path):
     assert (read(tmp_path / "a.png") == 7).all()
 
 
-def test_a_bomb_is_none(tmp_path):
+def test_a_decompression_bomb_is_refused(tmp_path):
     def chunk(kind, content):
         body = kind + content
         return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
@@ -110,19 +110,19 @@ def test_links_that_lead_nowhere_are_listed(tmp_path):
     assert "No such file" in reason(tmp_path / "b.png")
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     assert reason(tmp_path / "a.png") == "it is no file"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_listed(tmp_path):
+def test_a_file_without_read_permission_is_listed(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "a.png").chmod(0)
     assert "Permission denied" in reason(tmp_path / "a.png")
 
 
-def test_what_the_system_refuses_to_read_is_listed(tmp_path, monkeypatch):
+def test_a_permission_error_is_listed(tmp_path, monkeypatch):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
 
     def refuse(path):
@@ -137,7 +137,7 @@ def data_dir(tmp_path):
     return write_digits(tmp_path / "data", 10)
 
 
-def test_folders_that_link_in_circles_are_gone_through_once(data_dir):
+def test_folders_that_link_in_circles_are_scanned_once(data_dir):
     before = find_images(str(data_dir))
     (data_dir / "digit-0" / "self").symlink_to(".")
     (data_dir / "digit-1" / "above").symlink_to("..")
@@ -149,19 +149,18 @@ def test_folders_that_link_in_circles_are_gone_through_once(data_dir):
     assert before.train.images[0] == after.train.images[0]
 
 
-def test_names_that_are_not_utf8_are_names(data_dir, tmp_path):
+def test_file_names_that_are_not_utf8_are_accepted(data_dir, tmp_path):
     name = os.fsencode(data_dir / "digit-0") + b"/caf\xe9.png"
     Image.new("L", (8, 8)).save(os.fsdecode(name).replace("caf\udce9", "ok"))
     os.rename(os.fsdecode(name).replace("caf\udce9", "ok"), name)
     data = find_images(str(data_dir))
-    DecodedDataset(data, 8, ArrayCache(tmp_path / "cache")).decode_train_validation()
+    DecodedDataset(data, 8, ArrayCache(tmp_path / "cache")).decode_train_validation(print)
     with open(name, "wb"):
         pass
     with pytest.raises(BadImagesError, match=r"caf\\xe9\.png \(it is empty\)"):
+        decoded = DecodedDataset(find_images(str(data_dir)), 8, ArrayCache(tmp_path / "cache"))
         for split in ("train", "validation", "test"):
-            DecodedDataset(find_images(str(data_dir)), 8, ArrayCache(tmp_path / "cache")).pixels(
-                split
-            )
+            decoded.pixels(split)
 
 
 def spoil(data_dir, *indices):
@@ -175,10 +174,9 @@ def spoil(data_dir, *indices):
 
 def test_all_bad_images_of_training_and_validation_are_listed_at_once(data_dir, tmp_path):
     bad = spoil(data_dir, 0, 5)
+    decoded = DecodedDataset(find_images(str(data_dir)), 8, ArrayCache(tmp_path / "cache"))
     with pytest.raises(BadImagesError) as error:
-        DecodedDataset(
-            find_images(str(data_dir)), 8, ArrayCache(tmp_path / "cache")
-        ).decode_train_validation()
+        decoded.decode_train_validation(print)
     assert {file for file, _ in error.value.failures} == set(map(str, bad))
     assert {reason for _, reason in error.value.failures} == {"it is empty"}
     said = str(error.value)
@@ -186,7 +184,9 @@ def test_all_bad_images_of_training_and_validation_are_listed_at_once(data_dir, 
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_bad_images_are_left_out_and_the_others_stay_where_they_were(data_dir, tmp_path, cached):
+def test_bad_images_are_dropped_and_the_others_keep_their_split_and_order(
+    data_dir, tmp_path, cached
+):
     before = find_images(str(data_dir))
     bad = spoil(data_dir, 0, 5)
     for _ in range(2):
@@ -197,11 +197,11 @@ def test_bad_images_are_left_out_and_the_others_stay_where_they_were(data_dir, t
         for split in ("train", "validation", "test"):
             kept = [p for p in getattr(before, split).images if p not in bad]
             assert list(getattr(data, split).images) == kept
-        DecodedDataset(data, 8, cache).decode_train_validation()
+        DecodedDataset(data, 8, cache).decode_train_validation(print)
     assert data.fingerprint != find_images(str(data_dir)).fingerprint
 
 
-def test_what_was_found_is_remembered(data_dir, tmp_path, monkeypatch):
+def test_the_cache_remembers_unreadable_images(data_dir, tmp_path, monkeypatch):
     spoil(data_dir, 0)
     first = drop_unreadable(find_images(str(data_dir)), ArrayCache(tmp_path / "cache"))
     looked = []
@@ -216,7 +216,7 @@ def test_what_was_found_is_remembered(data_dir, tmp_path, monkeypatch):
     assert looked == [1, 1, 0]  # for the reasons
 
 
-def test_what_can_be_read_again_is_not_left_out(data_dir, tmp_path, monkeypatch):
+def test_an_image_that_can_be_read_again_is_not_dropped(data_dir, tmp_path, monkeypatch):
     spoil(data_dir, 0)
     drop_unreadable(find_images(str(data_dir)), ArrayCache(tmp_path / "cache"))
     monkeypatch.setattr("kdtune.data.decoded.find_unreadable", lambda split, workers: {})
@@ -229,14 +229,14 @@ def test_without_bad_images_nothing_changes(data_dir):
     assert drop_unreadable(data, None) == (data, [])
 
 
-def test_a_class_of_which_nothing_can_be_read_is_a_sentence(data_dir):
+def test_a_class_without_a_readable_image_is_an_error(data_dir):
     for path in (data_dir / "digit-3").iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match="No training image of the class 'digit-3' can be read"):
         drop_unreadable(find_images(str(data_dir)), None)
 
 
-def test_a_folder_that_cannot_be_listed_is_a_sentence(data_dir, monkeypatch):
+def test_a_folder_that_cannot_be_listed_is_an_error(data_dir, monkeypatch):
     def walk(top, followlinks, onerror):
         onerror(PermissionError(13, "Permission denied", str(top)))
         return iter(())

@@ -1,4 +1,4 @@
-"""Batches: order, augmentation, targets, and what is prepared ahead."""
+"""Batches: order, augmentation, targets, placement on a GPU, prefetching."""
 
 import threading
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdtune.data.batches import Batches, place_on_device, prefetch
+from kdtune.data.batches import Batches, DeviceTensors, prefetch
 from kdtune.data.transforms import augment_images
+from kdtune.runtime.device import GpuMemory
 
 LABELS = list(range(10))
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8), dtype=np.uint8)
@@ -41,7 +42,7 @@ def test_images_and_labels_stay_together():
         assert torch.equal(images[:, 0, 0, 0].long(), labels)
 
 
-def test_a_lone_last_image_is_left_out_of_training():
+def test_a_last_batch_of_one_image_is_dropped_in_training():
     sizes = [len(y) for _, y, _ in Batches(PIXELS, LABELS, batch_size=3, shuffle=True)]
     assert sizes == [3, 3, 3]
 
@@ -69,10 +70,10 @@ def test_a_seed_of_the_augmentation_makes_every_pass_the_same_view():
 
 def test_on_a_cpu_tensors_share_the_arrays_memory():
     array = np.zeros(3)
-    assert place_on_device({"x": array}, CPU)["x"].data_ptr() == array.ctypes.data
+    assert DeviceTensors().place({"x": array}, CPU)["x"].data_ptr() == array.ctypes.data
 
 
-def test_batches_that_are_prepared_ahead_are_the_same_and_one_ahead():
+def test_prefetched_batches_are_the_same_and_at_most_one_ahead():
     made, threads = [], set()
 
     def batches():
@@ -86,7 +87,7 @@ def test_batches_that_are_prepared_ahead_are_the_same_and_one_ahead():
     assert made == list(range(5)) and threading.main_thread() not in threads
 
 
-def test_an_error_in_preparing_reaches_the_loop():
+def test_an_error_while_prefetching_reaches_the_loop():
     def batches():
         yield 1
         raise ValueError("broken")
@@ -95,11 +96,17 @@ def test_an_error_in_preparing_reaches_the_loop():
         list(prefetch(batches()))
 
 
+def test_arrays_are_copied_to_a_gpu_once_and_older_ones_make_room(monkeypatch):
+    monkeypatch.setattr("kdtune.data.batches.gpu_memory", lambda device: GpuMemory(8000, 0))
+    array, tensors = np.zeros(400, np.uint8), DeviceTensors()
+    placed = tensors.place({"x": array}, CPU)["x"]
+    tensors.place({"x": np.zeros(1001, np.uint8)}, CPU)  # does not fit
+    assert tensors.place({"x": array}, CPU)["x"] is placed
+    tensors.place({"x": np.zeros(700, np.uint8)}, CPU)
+    assert tensors.place({"x": array}, CPU)["x"] is not placed
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_arrays_are_put_there_once():
-    device = torch.device("cuda")
-    assert (
-        place_on_device({"x": PIXELS}, device)["x"] is place_on_device({"x": PIXELS}, device)["x"]
-    )
-    (images, _, _), *_ = Batches(PIXELS, LABELS, device=device)
+def test_batches_are_on_the_gpu():
+    (images, _, _), *_ = Batches(PIXELS, LABELS, device=torch.device("cuda"))
     assert images.device.type == "cuda" and torch.equal(images.cpu(), torch.from_numpy(PIXELS))

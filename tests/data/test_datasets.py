@@ -1,4 +1,4 @@
-"""Data sets by name: torchvision's files, in torchvision's places, as it finds them."""
+"""Data sets by name, from files as torchvision keeps them."""
 
 import bz2
 import hashlib
@@ -43,7 +43,7 @@ def write_idx(path, array):
 
 
 def write_fashion_mnist(root: Path, train: int = 100, test: int = 30) -> Path:
-    """Noise as torchvision's FashionMNIST lies there; labels in turn."""
+    """Write noise with the labels 0 to 9 in turn, as files of torchvision's FashionMNIST."""
     random = np.random.default_rng(0)
     for name, count in (("train", train), ("t10k", test)):
         raw = root / "FashionMNIST" / "raw"
@@ -58,7 +58,7 @@ def md5(path: Path) -> str:
 
 
 def write_cifar10(root: Path, monkeypatch) -> Path:
-    """Two images a class and file in CIFAR-10's form, which torchvision takes for its own."""
+    """Write two images per class and file in CIFAR-10's format, with MD5 sums for torchvision."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def counts(data):
     return [len(split) for split in (data.train, data.validation, data.test)]
 
 
-def test_the_official_test_split_is_the_test_and_validation_is_cut_from_train(tmp_path):
+def test_the_official_test_split_is_kept_and_validation_is_held_out_from_train(tmp_path):
     data = find_images("fashion-mnist", str(write_fashion_mnist(tmp_path)))
     assert counts(data) == [80, 20, 30]  # 15 % of ten, rounded, of each class
     assert data.classes[0] == "T-shirt/top" and len(data.classes) == 10
@@ -96,7 +96,7 @@ def test_the_official_test_split_is_the_test_and_validation_is_cut_from_train(tm
     assert data.test.images[0].tobytes() == raw.read_bytes()[16 : 16 + 784]
 
 
-def test_arrays_take_the_way_of_files(tmp_path):
+def test_arrays_are_decoded_like_files(tmp_path):
     data = find_images("fashion-mnist", str(write_fashion_mnist(tmp_path)))
     decoded = DecodedDataset(data, 28, None, 1).pixels("train")
     assert decoded.shape == (80, 3, 28, 28)
@@ -109,7 +109,7 @@ def test_the_default_folder_is_in_the_cache(tmp_path, monkeypatch):
     assert counts(find_images("fashion-mnist")) == [80, 20, 30]
 
 
-def test_cifar10_in_its_own_form(tmp_path, monkeypatch):
+def test_cifar10_is_read_from_its_own_format(tmp_path, monkeypatch):
     write_cifar10(tmp_path, monkeypatch)
     data = find_images("cifar10", str(tmp_path))
     assert counts(data) == [80, 20, 20] and data.classes[3] == "c3"
@@ -124,7 +124,7 @@ class _Runs:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_that_is_not_the_published_one_is_not_opened(tmp_path, monkeypatch):
+def test_a_pickle_with_another_md5_sum_is_not_opened(tmp_path, monkeypatch):
     folder = write_cifar10(tmp_path, monkeypatch)
     (folder / "data_batch_1").write_bytes(pickle.dumps(_Runs(tmp_path / "ran")))
     with pytest.raises(UserError, match="is not in .* or is damaged there"):
@@ -145,12 +145,12 @@ def test_an_official_validation_split_stays_and_files_stay_files(tmp_path, monke
     monkeypatch.setattr(datasets.Flowers102, "_file_dict", files)
     data = find_images("flowers102", str(tmp_path))
     assert counts(data) == [4, 2, 3]
-    assert data.validation.images == (folder / "jpg" / names[4], folder / "jpg" / names[5])
+    assert data.validation.images == [folder / "jpg" / name for name in names[4:6]]
     assert data.validation.labels == [0, 1] and len(data.classes) == 102
     assert find_images("flowers102", str(tmp_path)).fingerprint == data.fingerprint
 
 
-def test_pets_which_torchvision_gives_decoded_only(tmp_path):
+def test_pets_stay_files(tmp_path):
     pets = tmp_path / "oxford-iiit-pet"
     names = [f"{breed}_{i}" for breed in ("Beagle", "Birman") for i in range(8)]
     write_images(pets / "images", [f"{name}.jpg" for name in names])
@@ -179,7 +179,7 @@ def test_channels_first_become_last(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMED_DATASETS if name != "digits"])
-def test_what_cannot_be_downloaded_is_a_sentence(name, tmp_path, capfd):
+def test_a_failed_download_is_an_error_in_one_sentence(name, tmp_path, capfd):
     with pytest.raises(UserError) as caught:
         find_images(name, str(tmp_path / "sets"))
     sentence = str(caught.value)
@@ -196,7 +196,7 @@ def write_imagenette(root, images):
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, OSError])
-def test_a_download_that_was_cut_off_is_not_taken_for_a_smaller_set(tmp_path, monkeypatch, end):
+def test_an_interrupted_download_is_not_mistaken_for_a_smaller_set(tmp_path, monkeypatch, end):
     def cut(url, root, md5):
         write_imagenette(Path(root), range(7))
         raise end("no room")
@@ -211,7 +211,7 @@ def test_a_download_that_was_cut_off_is_not_taken_for_a_smaller_set(tmp_path, mo
     assert counts(find_images("imagenette", str(tmp_path))) == [12, 2, 14]
 
 
-def test_who_comes_while_another_downloads_waits_for_the_whole_set(tmp_path, monkeypatch):
+def test_a_second_process_waits_for_a_running_download(tmp_path, monkeypatch):
     begun, wait = threading.Event(), threading.Event()
 
     def slowly(url, root, md5):
@@ -232,7 +232,7 @@ def test_who_comes_while_another_downloads_waits_for_the_whole_set(tmp_path, mon
     assert not list(tmp_path.glob("*.unfinished"))
 
 
-def test_a_file_that_ends_too_soon_is_a_sentence(tmp_path):
+def test_a_truncated_file_is_an_error_in_one_sentence(tmp_path):
     (tmp_path / "usps.bz2").write_bytes(bz2.compress(bytes(10_000))[:40])
     with pytest.raises(UserError, match="usps is not in .* or is damaged there"):
         find_images("usps", str(tmp_path))
@@ -240,7 +240,7 @@ def test_a_file_that_ends_too_soon_is_a_sentence(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in NAMED_DATASETS if name != "digits"])
 def test_torchvision_has_the_splits(name):
-    dataset, splits, _, options = NAMED_DATASETS[name].args
+    dataset, splits, options = NAMED_DATASETS[name].args
     assert {"train", "test"} <= splits.keys() <= {"train", "validation", "test"}
     for which in splits.values():
         inspect.signature(dataset).bind("root", download=True, **options, **which)
@@ -257,7 +257,7 @@ def test_a_folder_comes_before_a_name(tmp_path, monkeypatch, folder):
     assert counts(find_images("cifar10")) == [140, 30, 30]
 
 
-def test_a_part_of_the_images_has_every_class_with_its_share():
+def test_a_subset_is_stratified():
     data = find_images("digits", None, 100, 50, 30)
     assert counts(data) == [100, 50, 30]
     whole = find_images("digits")
@@ -269,14 +269,14 @@ def test_a_part_of_the_images_has_every_class_with_its_share():
     assert data.test_fingerprint != whole.test_fingerprint
 
 
-def test_a_smaller_part_lies_in_a_larger_one(folder):
+def test_a_smaller_subset_is_part_of_a_larger_one(folder):
     smaller, larger = (find_images(str(folder), train_images=n).train for n in (20, 55))
     assert set(smaller.images) < set(larger.images)
     assert np.bincount(smaller.labels).tolist() == [2] * 10
     assert larger.images == sorted(larger.images)
 
 
-def test_a_rare_class_keeps_an_image(tmp_path, folder):
+def test_a_subset_has_at_least_one_image_of_a_rare_class(tmp_path, folder):
     for source in folder.iterdir():
         (tmp_path / source.name).mkdir()
         for file in sorted(source.iterdir())[: 1 if source.name == "digit-3" else None]:
@@ -291,12 +291,12 @@ def test_a_rare_class_keeps_an_image(tmp_path, folder):
         ({"test_images": 9}, "test_images cannot be 9: there are 30 test images of 10 classes"),
     ],
 )
-def test_a_part_that_is_too_large_or_small_is_refused(folder, given, sentence):
+def test_a_subset_that_is_too_large_or_small_is_refused(folder, given, sentence):
     with pytest.raises(UserError, match=sentence):
         find_images(str(folder), **given)
 
 
-def test_every_command_takes_names_and_parts(tmp_path, monkeypatch):
+def test_every_command_takes_named_data_sets_and_subsets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_fashion_mnist(tmp_path / "sets")
     flags = "--data fashion-mnist --data-root sets --train-images 20 --test-images 10".split()
@@ -315,13 +315,10 @@ def test_every_command_takes_names_and_parts(tmp_path, monkeypatch):
     assert len(train_from_file(Path("run.yaml"))["training_history"]) == 1
 
     sweep = {"name": "s", "data": "fashion-mnist", "data_root": "sets", "train_images": 20}
-    checked = prepare_sweep(SweepConfig.parse({**sweep, "teacher": "t.pth", "epochs": 2}), ())
-    assert checked.opening_event["data"]["train_images"] == 20
-    assert checked.opening_event["data"]["validation_images"] == 20
-    assert checked.opening_event["config"]["train_images"] == 20
-    settings = checked.configure_trial(("at", "ResNet18"), 0, {})
+    prepared = prepare_sweep(SweepConfig.parse({**sweep, "teacher": "t.pth", "epochs": 2}), ())
+    opening = prepared.opening_event
+    assert opening.data.train_images == opening.data.validation_images == 20
+    assert opening.config["train_images"] == 20
+    settings = prepared.configure_trial(("at", "ResNet18"), 0, {})
     monkeypatch.chdir("/")  # trials run elsewhere
-    assert (
-        find_images(*settings.data_source).fingerprint
-        == checked.opening_event["data"]["fingerprint"]
-    )
+    assert find_images(*settings.data_source).fingerprint == opening.data.fingerprint

@@ -1,4 +1,4 @@
-"""A data set is decoded once, and views of it are what augmentation makes of the images."""
+"""Data sets that are decoded once, and augmented views of them."""
 
 import os
 
@@ -20,7 +20,7 @@ def data_dir(tmp_path):
 
 
 def views_of(data_dir, tmp_path, size=8, cache=True):
-    """As another process would open them."""
+    """Open the data set as another process would."""
     cache = ArrayCache(tmp_path / "cache") if cache else None
     return DecodedDataset(find_images(str(data_dir)), size, cache, workers=2)
 
@@ -40,14 +40,14 @@ def test_nothing_is_decoded_twice(data_dir, tmp_path, monkeypatch):
 
 
 def states(views, split="train"):
-    told = []
-    views.pixels(split, told.append)
-    return [event["state"] for event in told]
+    reported = []
+    views.pixels(split, reported.append)
+    return [progress.state for progress in reported]
 
 
-def test_what_made_a_view_is_in_its_key(data_dir, tmp_path, monkeypatch):
+def test_the_cache_key_has_all_that_determines_an_array(data_dir, tmp_path, monkeypatch):
     assert states(views_of(data_dir, tmp_path))[-1] == "built"
-    assert states(views_of(data_dir, tmp_path)) == ["found"]
+    assert states(views_of(data_dir, tmp_path)) == ["cached"]
     assert states(views_of(data_dir, tmp_path, size=9))[-1] == "built"
     assert states(views_of(data_dir, tmp_path), "validation")[-1] == "built"
     monkeypatch.setattr("PIL.__version__", "0")
@@ -65,15 +65,15 @@ def test_a_changed_file_makes_a_new_view(data_dir, tmp_path):
     assert not np.array_equal(before, after)
 
 
-def test_augmented_views_are_functions_of_their_number_and_seed(data_dir, tmp_path):
+def test_augmented_views_depend_only_on_their_number_and_seed(data_dir, tmp_path):
     views = views_of(data_dir, tmp_path)
     plain = torch.from_numpy(views.pixels("train"))
     first = view_seed(1, 5)
     expected = augment_images(plain, range(first, first + len(plain))).numpy()
-    assert np.array_equal(views.augmented_view(1, 5), expected)
-    assert np.array_equal(views_of(data_dir, tmp_path).augmented_view(1, 5), expected)
+    assert np.array_equal(views.augmented_view(1, 5, print), expected)
+    assert np.array_equal(views_of(data_dir, tmp_path).augmented_view(1, 5, print), expected)
     for view, seed in ((0, 5), (1, 6)):
-        assert not np.array_equal(views.augmented_view(view, seed), expected)
+        assert not np.array_equal(views.augmented_view(view, seed, print), expected)
 
 
 def test_an_unreadable_image_leaves_no_view(data_dir, tmp_path):

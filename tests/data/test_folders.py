@@ -28,7 +28,7 @@ def test_splits_are_always_the_same(folder):
     assert find_images(str(folder)) == find_images(str(folder))
 
 
-def test_ready_splits_are_kept(tmp_path):
+def test_existing_splits_are_kept(tmp_path):
     for i, split in enumerate(("train", "val", "test")):
         write_digits(tmp_path / split, 4 + i, first=10 * i)
     data = find_images(str(tmp_path))
@@ -56,7 +56,7 @@ def test_classes_of_few_images_stay_in_train(tmp_path):
     assert np.bincount(find_images(str(tmp_path)).train.labels)[3] == 1
 
 
-def test_hidden_folders_and_other_files_are_passed_over(tmp_path):
+def test_hidden_folders_and_other_files_are_skipped(tmp_path):
     write_digits(tmp_path, 10)
     (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / "digit-1" / "notes.txt").write_text("not an image")
@@ -128,7 +128,7 @@ def too_few(root):
         (too_few, "too few to cut 15% of each class"),
     ],
 )
-def test_a_bad_folder_is_one_sentence(tmp_path, spoil, sentence):
+def test_a_bad_folder_is_an_error_in_one_sentence(tmp_path, spoil, sentence):
     root = tmp_path / "data"
     write_digits(root / "train", 4)
     spoil(root)

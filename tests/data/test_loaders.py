@@ -29,7 +29,7 @@ def test_batches_are_those_of_a_run(folder, workers, augment):
             assert torch.equal(images, normalise(pixels)) and torch.equal(labels, wanted)
 
 
-def test_loaders_know_their_data(folder):
+def test_loaders_have_the_classes_and_splits_of_the_folder(folder):
     train, validation, test = prepare_dataloaders(str(folder), 16, 0, image_size=IMAGE_SIZE)
     data = find_images(str(folder))
     assert train.dataset.classes == data.classes
@@ -40,7 +40,7 @@ def test_loaders_know_their_data(folder):
         assert images.dtype == torch.float32 and images.shape[1:] == (3, IMAGE_SIZE, IMAGE_SIZE)
 
 
-def test_the_documents_defaults():
+def test_the_defaults_are_those_of_the_source_documents():
     train, *_ = prepare_dataloaders("digits", num_workers=0)
     images, labels = next(iter(train))
     assert images.shape == (32, 3, 128, 128) and labels.shape == (32,)
@@ -68,6 +68,6 @@ def test_a_run_on_loaders_is_the_run_on_the_folder(folder, tmp_path, monkeypatch
     ]
 
 
-def test_a_setting_out_of_range_is_a_sentence(folder):
+def test_a_setting_out_of_range_is_an_error_in_one_sentence(folder):
     with pytest.raises(UserError, match="The setting batch_size cannot be 0"):
         prepare_dataloaders(str(folder), batch_size=0)

@@ -17,7 +17,7 @@ def test_files_are_decoded_to_channels_first_rgb(tmp_path):
     assert decode_images(Split([tmp_path / "a.png"], [0]), 8)[0, :, 3, 3].tolist() == [10, 20, 30]
 
 
-def test_normalise_is_torchvisions():
+def test_normalise_agrees_with_torchvision():
     images = torch.from_numpy(PIXELS)
     assert torch.allclose(
         normalise(images), F.normalize(images / 255, IMAGENET_MEAN, IMAGENET_STD), atol=1e-6

@@ -1,4 +1,4 @@
-"""Export of a sweep: what is written of which trial, what a card says, and what runs elsewhere."""
+"""Export of a sweep: the files of each trial, the text of a card, and use without kdtune."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from event_logs import OPENING_FIELDS, add_times, make_metrics, write_events
 from small_runs import IMAGE_SIZE, small_config
 
 from kdtune.config.sweep import SweepConfig
@@ -19,7 +20,7 @@ from kdtune.export.bundle import export_sweep
 from kdtune.export.evaluation import predict_images
 from kdtune.export.formats import FORMATS, ExportFormat
 from kdtune.export.selected_runs import select_best_runs, write_best_configs
-from kdtune.log.events import EventLog
+from kdtune.log import events
 from kdtune.log.folder import SweepFolder
 from kdtune.models import build_model
 from kdtune.models.checkpoints import load_model, save_model
@@ -35,60 +36,61 @@ CELL = {"method": "student", "model": "MultiBranchNet"}
 
 
 class Made:
-    """A sweep's folder as a search of two trials leaves it, of which one was really trained."""
+    """A sweep's folder after a search of two trials, of which one was really trained."""
 
     def __init__(self, path, data, config, network, accuracy, classes=None):
         self.folder, self.config, self.accuracy = SweepFolder(path), config, accuracy
-        found = find_images(data)
-        self.data = {**found.summary(), "skipped_images": []}
-        self.classes = list(classes or found.classes)
+        images = find_images(data)
+        self.data = events.DataSummary(**images.summary())
+        self.classes = list(classes or images.classes)
         self.network, self.settings = network, SweepConfig.parse(
             {"name": "x", "data": data, "methods": ["student"], "models": ["MultiBranchNet"],
              "baselines": False, "image_size": IMAGE_SIZE, "trials": 2, "epochs": config["epochs"]}
         ).model_dump(mode="json")  # fmt: skip
-        about = {"config": self.settings, "data": self.data, "views": {}, "teacher": None}
-        about["environment"] = describe_environment()
-        self.about = about
+        log = [events.SweepStarted(spaces={}, **self._opening_fields())]
+        for number, score in enumerate((accuracy, accuracy / 2)):
+            log += self._trial(f"{STEM}-{number:03d}", score, number=number, origin="start")
         path.mkdir(parents=True)
-        with EventLog(self.folder.log_path, []) as log:
-            log.append({"event": "sweep", "spaces": {}, **about})
-            for number, score in enumerate((accuracy, accuracy / 2)):
-                self._trial(log, f"{STEM}-{number:03d}", number, score)
-            log.append({"event": "complete"})
+        write_events(self.folder.log_path, add_times([*log, events.Completed()]))
         self.keep(self.folder.best_path(*CELL.values(), ".pth"), f"{STEM}-000", accuracy)
+
+    def _opening_fields(self):
+        environment = describe_environment()
+        fields = {"config": self.settings, "data": self.data, "environment": environment}
+        return {**OPENING_FIELDS, **fields}
 
     def keep(self, path, trial, accuracy):
         about = {"epoch": 1, "validation_accuracy": accuracy, "trial_id": trial}
         save_model(path, self.network, config=self.config, classes=self.classes, **about)
 
-    def _trial(self, log, name, number, score, **about):
-        own = {"trial_id": name, **CELL}
-        asked = {"number": number, "origin": "start", "parameters": {}, "distributions": {}}
-        log.append({"event": "asked", **own, **asked, "config": self.config, **about})
-        figures = {"validation_accuracy": score, "best_validation_accuracy": score}
-        figures |= {"epoch": 1, "seconds": 1.0, "device": "cpu", "threads": 1}
-        log.append({"event": "epoch", **own, **figures})
-        log.append({"event": "ended", **own, "state": "finished", "reason": "", **figures})
+    def _trial(self, name, score, **proposal):
+        identity = {"trial_id": name, **CELL}
+        proposal |= {"params": {}, "distributions": {}, "config": self.config}
+        end = {"reason": "", "epochs": 1, "best_validation_accuracy": score}
+        return [
+            events.TrialProposed(**identity, **proposal),
+            events.EpochFinished(**identity, **dict(make_metrics(1, score))),
+            events.TrialEnded(**identity, state="finished", **end),
+        ]
 
     def confirm(self, accuracies):
-        """Confirm the first trial with runs of such test accuracies; the second is the best."""
-        labels = np.zeros(100, int)
-        self.data["test_images"] = len(labels)
+        """Confirm the first trial with runs of these test accuracies; the second is the best."""
+        self.data = self.data.model_copy(update={"test_images": 100})
         self.folder.confirm_folder.mkdir()
-        np.savez(self.folder.test_labels_path, labels=labels)
+        np.savez(self.folder.test_labels_path, labels=np.zeros(100, int))
         trial = f"{STEM}-000"
-        with EventLog(self.folder.confirm_log_path, []) as log:
-            log.append({"event": "confirm", **self.about, "candidates": [], "seeds": 3, "top": 1})
-            for seed, _ in enumerate(accuracies, start=1):
-                score = self.accuracy if seed == 2 else self.accuracy / 2
-                self._trial(log, f"{trial}-seed{seed}", seed, score, confirms=trial)
-            log.append({"event": "chosen", **CELL, "confirms": trial})
-            for seed, accuracy in enumerate(accuracies, start=1):
-                run = f"{trial}-seed{seed}"
-                right = np.arange(100) < 100 * accuracy
-                np.savez(self.folder.predictions_path(run), predicted=(~right).astype(int))
-                tested = {"test_accuracy": accuracy, "test_images": 100}
-                log.append({"event": "tested", "trial_id": run, **CELL, **tested})
+        runs = {f"{trial}-seed{seed}": x for seed, x in enumerate(accuracies, start=1)}
+        log = [events.ConfirmStarted(candidates=(), seeds=3, top=1, **self._opening_fields())]
+        for seed, run in enumerate(runs, start=1):
+            score = self.accuracy if seed == 2 else self.accuracy / 2
+            log += self._trial(run, score, number=seed, origin="confirm", candidate=trial)
+        log.append(events.CandidateChosen(**CELL, candidate=trial))
+        for run, accuracy in runs.items():
+            right = np.arange(100) < 100 * accuracy
+            np.savez(self.folder.predictions_path(run), predicted=(~right).astype(int))
+            tested = {"test_accuracy": accuracy, "test_images": 100}
+            log.append(events.RunTested(trial_id=run, **CELL, **tested))
+        write_events(self.folder.confirm_log_path, add_times(log))
         self.keep(self.folder.network_path(f"{trial}-seed2"), f"{trial}-seed2", self.accuracy)
 
 
@@ -115,18 +117,18 @@ def names_in(path):
     return sorted(p.name for p in path.iterdir())
 
 
-def test_a_search_is_exported_as_such(sweep, tmp_path):
+def test_an_unconfirmed_search_is_exported_as_a_search(sweep, tmp_path):
     out = tmp_path / "out"
     lines = export_sweep(sweep.folder.path, out, CHEAP, top=2)
     assert names_in(out) == sorted(
         [f"{STEM}-2.yaml", *(f"{STEM}.{end}" for end in ("yaml", "json", "md", *CHEAP))]
     )
     assert re.fullmatch(rf"{STEM}: trial of the search {STEM}-000, .*: pth, safetensors", lines[0])
-    assert lines[1].endswith("its settings alone; no network is kept of it")
+    assert lines[1].endswith("settings only, since the sweep keeps no weights of it")
     card = (out / f"{STEM}.md").read_text()
     assert "never judged by test images" in card and "test accuracy" not in card
     assert "64 validation images of the sweep" not in card  # there are fewer
-    assert f"{sweep.data['validation_images']} validation images of the sweep" in card
+    assert f"{sweep.data.validation_images} validation images of the sweep" in card
     about = json.loads((out / f"{STEM}.json").read_text())
     assert about["classes"] == sweep.classes and about["image_size"] == IMAGE_SIZE
     for name in CHEAP:
@@ -145,7 +147,7 @@ def test_the_exported_settings_give_the_recorded_accuracy_again(sweep, tmp_path)
     assert provenance["trial_id"] == f"{STEM}-000" and "run_id" not in provenance
     low, high = provenance["validation_interval"]
     assert 0 <= low < sweep.accuracy < high <= 1
-    assert provenance["data_fingerprint"] == sweep.data["fingerprint"]
+    assert provenance["data_fingerprint"] == sweep.data.fingerprint
     assert provenance["environment"]["torch"] == torch.__version__.split("+")[0]
     # Where things are does not make it another run.
     write_yaml(file, {**content, "num_workers": 1, "save_dir": "a", "provenance": provenance})
@@ -159,7 +161,7 @@ def test_the_exported_settings_give_the_recorded_accuracy_again(sweep, tmp_path)
     }
 
 
-def test_a_confirmed_sweep_gives_the_best_run_of_what_was_chosen(sweep, tmp_path):
+def test_of_a_confirmed_sweep_the_best_run_of_the_chosen_candidate_is_exported(sweep, tmp_path):
     sweep.confirm([0.7, 0.8, 0.9])
     out = tmp_path / "out"
     [line] = export_sweep(sweep.folder.path, out, CHEAP)
@@ -186,13 +188,13 @@ def test_a_card_shows_hostile_names_as_they_are(trained, folder, tmp_path):
 
 def test_without_the_data_networks_are_compared_on_noise(sweep, tmp_path):
     log = sweep.folder.log_path
-    log.write_text(log.read_text().replace(sweep.data["fingerprint"], "0" * 64))
+    log.write_text(log.read_text().replace(sweep.data.fingerprint, "0" * 64))
     export_sweep(sweep.folder.path, tmp_path / "out", ["pth"])
     card = (tmp_path / "out" / f"{STEM}.md").read_text()
     assert "64 images of random noise, since the sweep's data are not at hand" in card
 
 
-def test_a_format_that_does_not_give_the_same_logits_is_not_written(sweep, tmp_path, monkeypatch):
+def test_a_file_with_other_logits_is_not_written(sweep, tmp_path, monkeypatch):
     def write(path, loaded):
         other = build_model("MultiBranchNet", 10, IMAGE_SIZE)
         FORMATS["pth"].write(path, {**loaded, "model": other})
@@ -206,10 +208,10 @@ def test_a_format_that_does_not_give_the_same_logits_is_not_written(sweep, tmp_p
     assert ".safetensors" not in (tmp_path / "out" / f"{STEM}.md").read_text()
 
 
-def test_a_network_of_another_trial_is_not_taken(sweep, tmp_path):
+def test_a_network_of_another_trial_is_not_exported(sweep, tmp_path):
     sweep.keep(sweep.folder.best_path(*CELL.values(), ".pth"), f"{STEM}-001", 0.5)
     [line] = export_sweep(sweep.folder.path, tmp_path / "out", CHEAP)
-    assert line.endswith("no network is kept of it")
+    assert line.endswith("the sweep keeps no weights of it")
     assert names_in(tmp_path / "out") == [f"{STEM}.yaml"]
 
 
@@ -225,7 +227,7 @@ def test_a_network_of_another_trial_is_not_taken(sweep, tmp_path):
         ({"out": Path("results")}, "results is not an empty folder; remove it, or give another"),
     ],
 )
-def test_what_cannot_be_exported_is_a_sentence(sweep, given, sentence):
+def test_an_impossible_export_is_an_error_in_one_sentence(sweep, given, sentence):
     with pytest.raises(UserError, match=sentence):
         export_sweep(sweep.folder.path, **{"out": Path("new"), "formats": ["pth"], **given})
     assert not Path("new").exists()
@@ -249,7 +251,8 @@ def test_an_exported_network_runs_without_kdtune(sweep, tmp_path, form, without)
         [sys.executable, "-c", ALONE, f"kdtune,torchvision,{without}", *words],
         capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
-    expected = predict_images(tmp_path / "out" / f"{STEM}.{form}", list(map(Path, images)), top=1)
+    network = tmp_path / "out" / f"{STEM}.{form}"
+    expected = predict_images(network, list(map(Path, images)), top=1, trust=True)
     assert len(found) == len(images) == 10
     for line, row in zip(found, expected.itertuples(), strict=True):
         name, share = re.fullmatch(r".*: (digit-\d) \((.*) %\)", line).groups()

@@ -1,4 +1,4 @@
-"""What a network in a file is worth, against the loop's figures and what is worked out by hand."""
+"""Evaluation of a network in a file, against the training loop and numbers by hand."""
 
 import json
 
@@ -22,7 +22,7 @@ from kdtune.models.checkpoints import load_model, save_model
 from kdtune.training.loop import evaluate
 
 
-def test_the_figures_are_the_loops(folder, teacher_file):
+def test_metrics_agree_with_the_training_loop(folder, teacher_file):
     found = evaluate_file(teacher_file, str(folder), "validation")
     split = find_images(str(folder)).validation
     config = small_config(folder, precision="float32")
@@ -59,7 +59,7 @@ def test_calibration_is_the_distance_of_confidence_from_accuracy():
     assert calibration_error(shares, np.array([0, 1, 0, 0])) == pytest.approx((0.4 + 0.4) / 2)
 
 
-def test_texts_are_for_people_and_for_programs(folder, teacher_file):
+def test_an_evaluation_is_rendered_as_table_and_as_json(folder, teacher_file):
     found = evaluate_file(teacher_file, str(folder))
     assert "Confusion: rows are true classes" in render_evaluation(found, "table")
     whole = json.loads(render_evaluation(found, "json"))
@@ -82,7 +82,7 @@ HOSTILE = ("[red]a\x1b[31m", "$\\frac{$", "<script>")
 
 @pytest.fixture
 def hostile(tmp_path):
-    """A network, and data, whose classes have names that mean something elsewhere."""
+    """A network and data whose class names are markup, escape codes or formulas."""
     digits = write_digits(tmp_path / "digits", 9)
     (tmp_path / "data").mkdir()
     for number, name in enumerate(HOSTILE):
@@ -101,7 +101,7 @@ def test_names_of_classes_are_shown_as_they_are(hostile):
         write_confusion_figure(found, hostile / f"c.{form}")
     assert (hostile / "c.png").read_bytes().startswith(b"\x89PNG")
     assert "<script>" not in (hostile / "c.svg").read_text()
-    with pytest.raises(UserError, match=r"c\.pdf is no picture's name; end it with \.png or"):
+    with pytest.raises(UserError, match=r"c\.pdf is no figure's name; end it with \.png or"):
         write_confusion_figure(found, hostile / "c.pdf")
 
 
@@ -114,7 +114,7 @@ def test_images_get_their_likeliest_classes(folder, teacher_file, tmp_path):
     found = evaluate_file(teacher_file, str(folder), "validation")
     assert right == found.metrics["accuracy"]
     (tmp_path / "bad.png").write_text("x")
-    with pytest.raises(UserError, match=r"no readable image: .*bad\.png \(cannot identify"):
+    with pytest.raises(UserError, match=r"no readable images: .*bad\.png \(cannot identify"):
         predict_images(teacher_file, [tmp_path / "bad.png"])
     with pytest.raises(UserError, match=r"There is no file .*none\.png"):
         predict_images(teacher_file, [tmp_path / "none.png"])

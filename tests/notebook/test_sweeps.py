@@ -1,4 +1,4 @@
-"""What `load_sweep` gives a notebook, of folders that are written by hand."""
+"""Sweeps that `load_sweep` opens for a notebook, from folders written by hand."""
 
 import io
 
@@ -117,8 +117,8 @@ def test_figures_are_those_of_the_report_and_show_themselves(sweep):
     assert sweep.plot("search").axes[0].get_title(loc="left") == "A"
     for name, why in [
         ("curves", f"no figure 'curves'; known are {NAMES}."),
-        ("ship", "what the students cost is measured when .*`kdtune confirm "),
-        ("settings-at", "AT, no figure: a range of good values takes 5 sound trials"),
+        ("ship", "No figure: `kdtune confirm .* measures the costs of the students"),
+        ("settings-at", "AT, no figure: a range of good values needs 5 successful trials"),
     ]:
         with pytest.raises(UserError, match=why):
             sweep.plot(name)
@@ -128,7 +128,7 @@ def test_figures_are_those_of_the_report_and_show_themselves(sweep):
     ("make", "name", "why"),
     [
         (Sweep, "verdict", "No trial has started yet"),
-        (Sweep, "ship", "No cell has a sound trial yet"),
+        (Sweep, "ship", "No cell has a successful trial yet"),
         (Sweep, "settings", "no trial has started yet"),
         (one_method, "verdict", "there is only one method"),
         (lambda: Sweep().search("at", "A", "crashed"), "search", "no trial has ended with"),
@@ -164,7 +164,7 @@ def test_cells_that_are_not_there(sweep, tmp_path):
     failed = load_sweep(
         write_sweep_folder(tmp_path / "t", Sweep().search("at", "A", "crashed")).path
     )
-    with pytest.raises(UserError, match="/t has no sound trial of at on A yet"):
+    with pytest.raises(UserError, match="/t has no successful trial of at on A yet"):
         failed.best("at", "A")
     with pytest.raises(UserError, match="No trial has started yet"):
         load_sweep(write_sweep_folder(tmp_path / "u", Sweep()).path).best("at", "A")

@@ -1,4 +1,4 @@
-"""What a run is fed with: cached or live, it learns the same."""
+"""Inputs of a run: with cached targets or a live teacher, it learns the same."""
 
 import os
 
@@ -10,8 +10,7 @@ from small_runs import IMAGE_SIZE, small_config, write_digits
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
-from kdtune.storage.array_cache import ArrayCache
-from kdtune.training.epoch_data import open_epoch_data
+from kdtune.training.epoch_data import open_single_run
 from kdtune.training.loop import fit
 from kdtune.training.run import run_training
 from kdtune.training.teacher import load_teacher
@@ -42,7 +41,7 @@ def open_run(folder, teacher_file, **settings):
     said = []
     config = small_config(folder, precision="float32", **settings)
     teacher = load_teacher(teacher_file) if teacher_file else None
-    return open_epoch_data(config, find_images(str(folder)), teacher, said.append), said
+    return open_single_run(config, find_images(str(folder)), teacher, said.append), said
 
 
 def run(folder, teacher_file, **settings):
@@ -131,10 +130,6 @@ def test_a_second_run_decodes_nothing_and_asks_the_teacher_nothing(
     first = run_training(small_config(folder, **settings))
     monkeypatch.setattr("kdtune.data.decoded.decode_images", None)
     monkeypatch.setattr("kdtune.training.teacher_targets.TeacherTargets._fill_arrays", None)
-    monkeypatch.setattr(
-        "kdtune.training.epoch_data.open_node_cache",
-        lambda folder, limit: ArrayCache(folder, limit),
-    )
     second = run_training(small_config(folder, **settings))
     seconds = {"seconds": 0}
     assert [{**row, **seconds} for row in first["training_history"]] == [

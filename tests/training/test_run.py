@@ -78,7 +78,7 @@ def without_times(history):
 
 
 def same_tensors(a, b):
-    """Whether two nests of dicts and lists hold the same, tensors to the last bit."""
+    """Return True if two nests of dicts and lists are equal, tensors to the last bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -100,13 +100,13 @@ from kdtune.config.train import TrainConfig
 from kdtune.training.run import run_training
 from kdtune.training.run_files import RunFiles
 torch.set_num_threads(1)
-keep = RunFiles.keep
-def keep_and_die(self, result):
-    keep(self, result)
+save_epoch = RunFiles.save_epoch
+def save_and_die(self, result):
+    save_epoch(self, result)
     if result.epoch == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-RunFiles.keep = keep_and_die
-run_training(TrainConfig.check(json.loads(sys.argv[1])))
+RunFiles.save_epoch = save_and_die
+run_training(TrainConfig.parse(json.loads(sys.argv[1])))
 """
 
 
@@ -155,7 +155,7 @@ def test_an_interrupted_run_says_how_to_go_on(folder, monkeypatch, capsys, save_
     config = small_config(folder, method="student", experiment_name="x", save_freq=save_freq)
     with pytest.raises(KeyboardInterrupt, match="run it again with resume set to .*" + way):
         run_training(config)
-    assert "interrupted after epoch 1; to go on, run it again with" in capsys.readouterr().err
+    assert "interrupted after epoch 1; to resume, run it again with" in capsys.readouterr().err
 
 
 def test_progress_is_said_every_print_freq_steps(folder, capsys):
@@ -204,11 +204,15 @@ def test_a_run_goes_on_only_under_the_conditions_it_had(folder, teacher_file, tm
     settings = {"method": "at", "experiment_name": "x", "image_size": IMAGE_SIZE, "epochs": 2}
     train_at({**settings, "epochs": 1}, loader_of(), loader_of())
     settings["resume"] = "checkpoints/x_final.pth"
-    with pytest.raises(UserError, match="trained with validation images, and cannot go on witho"):
+    with pytest.raises(
+        UserError, match="trained with validation images, and cannot be resumed wi"
+    ):
         train_at(settings, loader_of())
     with pytest.raises(UserError, match="was trained for 3 classes, which are not the 4 of these"):
         train_at(settings, loader_of(classes=4), loader_of())
-    with pytest.raises(UserError, match="was trained without a teacher, and cannot go on with"):
+    with pytest.raises(
+        UserError, match="was trained without a teacher, and cannot be resumed with"
+    ):
         train_at({**settings, "teacher_model": str(teacher_file)}, loader_of(), loader_of())
 
 
@@ -233,7 +237,7 @@ def test_a_folder_that_cannot_be_made_is_found_before_training(folder, tmp_path,
 
 
 def test_a_wrong_checkpoint_is_found_before_images_are_decoded(folder, teacher_file, monkeypatch):
-    monkeypatch.setattr("kdtune.training.run.open_epoch_data", None)
+    monkeypatch.setattr("kdtune.training.run.open_single_run", None)
     with pytest.raises(UserError, match="it holds a network, but no run"):
         run_training(small_config(folder, resume=str(teacher_file)))
 
@@ -244,7 +248,7 @@ def test_runs_without_a_name_get_different_ones(folder):
 
 
 def test_momentum_survives_a_change_of_memory_format(folder, monkeypatch):
-    """As when a run goes on on a machine where another format is the fast one."""
+    """A run may be resumed on a machine where another format is the fast one."""
     settings = {"method": "student", "model": "ResNet18", "precision": "float32", "save_freq": 1}
     whole = run_training(small_config(folder, experiment_name="a", **settings))
     monkeypatch.setattr(
@@ -356,7 +360,7 @@ class TestLoadersOfOnesOwn:
         ("loader", "sentence"),
         [
             (loader_of(size=16), r"images of train_loader are \(16, 16\), but image_size is 8"),
-            ((x for x in loader_of()), "a generator cannot be gone through again"),
+            ((x for x in loader_of()), "a generator cannot be iterated over again"),
             ([torch.zeros(2, 3, 8, 8)], r"two tensors .* it gave a tensor \[2, 3, 8, 8\]"),
             (5, "train_loader must be a DataLoader, or a list of batches"),
             ([(torch.zeros(2, 3, 8, 8), ["a", "b"])], r"it gave \(a tensor \[2, 3, 8, 8\], \(str"),

@@ -11,7 +11,7 @@ from kdtune.data.transforms import decode_images, normalise
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.method import Method
 from kdtune.models import build_model, probe_stage_shapes
-from kdtune.storage.array_cache import ArrayCache
+from kdtune.storage.array_cache import ArrayCache, CacheState
 from kdtune.training import teacher_targets as targets_module
 from kdtune.training.loop import build_student
 from kdtune.training.teacher import load_teacher
@@ -53,7 +53,7 @@ def opened(folder, teacher, pixels, place, methods=TAUGHT, facts=None, **setting
 
 
 def live(folder, teacher, pixels, method, **settings):
-    """What the teacher says now, in float32 and in one batch."""
+    """Compute targets with a live teacher, in float32 and in one batch."""
     config = small_config(folder, method=method, **settings)
     student = probe_stage_shapes(build_model(config.model, 10, IMAGE_SIZE), IMAGE_SIZE)
     method = build_method(config, student, probe_stage_shapes(teacher, IMAGE_SIZE))
@@ -100,11 +100,11 @@ def test_one_pass_of_the_teacher_serves_all_methods(folder, teacher, pixels, tmp
     teacher.stem.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     kept, told = opened(folder, teacher, pixels, tmp_path, precision="float32")
     assert sum(seen) == len(pixels) + 2  # a batch of 2 finds shapes
-    assert [event["state"] for event in told] == ["building", "built"]
-    assert told[1]["bytes"] == sum(array.nbytes for array in kept.values())
+    assert [event.state for event in told] == [CacheState.BUILDING, CacheState.BUILT]
+    assert told[1].num_bytes == sum(array.nbytes for array in kept.values())
     seen.clear()
     for methods in (TAUGHT, TAUGHT[:1]):
-        assert opened(folder, teacher, pixels, tmp_path, methods)[1][0]["state"] == "found"
+        assert opened(folder, teacher, pixels, tmp_path, methods)[1][0].state is CacheState.CACHED
     assert max(seen) <= 2
 
 
@@ -112,7 +112,7 @@ def test_a_target_that_is_missing_is_added(folder, teacher, pixels, tmp_path):
     opened(folder, teacher, pixels, tmp_path, ["at"], precision="float32")
     before = {entry.folder for entry in ArrayCache(tmp_path).list_entries()}
     kept, told = opened(folder, teacher, pixels, tmp_path, ["at", "fitnets"], precision="float32")
-    assert told[-1]["state"] == "built"
+    assert told[-1].state is CacheState.BUILT
     after = {entry.folder for entry in ArrayCache(tmp_path).list_entries()}
     assert before < after and len(after - before) == 1
     assert any(name.startswith("hint") for name in kept)
@@ -121,14 +121,14 @@ def test_a_target_that_is_missing_is_added(folder, teacher, pixels, tmp_path):
 def test_everything_that_makes_targets_is_in_their_key(folder, teacher, pixels, tmp_path):
     def state(teacher=teacher, **given):
         told = opened(folder, teacher, pixels, tmp_path, ["kd"], **given)[1]
-        return told[-1]["state"]
+        return told[-1].state
 
-    assert [state(precision="float32") for _ in range(2)] == ["built", "found"]
-    assert state(precision="bf16") == "built"
-    assert state(precision="float32", facts={"kind": "pixels", "made_by": 2}) == "built"
+    assert [state(precision="float32") for _ in range(2)] == [CacheState.BUILT, CacheState.CACHED]
+    assert state(precision="bf16") is CacheState.BUILT
+    assert state(precision="float32", facts={"kind": "pixels", "made_by": 2}) is CacheState.BUILT
     other = copy.deepcopy(teacher)
     other.state_dict()["stem.1.running_mean"][0] += 1e-3
-    assert state(teacher=other, precision="float32") == "built"
+    assert state(teacher=other, precision="float32") is CacheState.BUILT
 
 
 def test_a_changed_method_makes_new_targets_but_for_the_logits(
@@ -143,7 +143,7 @@ def test_a_changed_method_makes_new_targets_but_for_the_logits(
         lambda classes: "edited" if Method in classes else of_files(classes),
     )
     kept, told = opened(folder, teacher, pixels, tmp_path, ["at"])
-    assert told[-1]["state"] == "built"
+    assert told[-1].state is CacheState.BUILT
     assert len(ArrayCache(tmp_path).list_entries()) == before + len(kept) - 1
 
 
@@ -151,12 +151,12 @@ def test_what_computes_the_teacher_is_in_the_key_of_its_targets(
     folder, teacher, pixels, tmp_path, monkeypatch
 ):
     def state():
-        return opened(folder, teacher, pixels, tmp_path, ["kd"])[1][-1]["state"]
+        return opened(folder, teacher, pixels, tmp_path, ["kd"])[1][-1].state
 
-    assert [state(), state()] == ["built", "found"]
+    assert [state(), state()] == [CacheState.BUILT, CacheState.CACHED]
     with monkeypatch.context() as patched:
         patched.setattr(targets_module, "version", lambda name: f"another {name}")
-        assert state() == "built"
+        assert state() is CacheState.BUILT
 
 
 def test_of_a_teacher_of_a_library_its_version_counts():

@@ -1,4 +1,4 @@
-"""Confirming a sweep: what is run, chosen and tested, by hand and with real processes."""
+"""Confirming a sweep: which runs start, which is chosen and tested, by hand and for real."""
 
 import json
 import os
@@ -7,9 +7,11 @@ import subprocess
 import sys
 from contextlib import chdir
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from event_logs import OPENING_FIELDS
 from small_runs import write_digits
 from sweep_harness import sweep_config
 
@@ -17,6 +19,16 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.folders import find_images, load_test_groups
 from kdtune.errors import UserError
+from kdtune.log.events import (
+    Candidate,
+    CandidateChosen,
+    Completed,
+    ConfirmStarted,
+    RunTested,
+    TrialEnded,
+    TrialRestarted,
+    WeightsMissing,
+)
 from kdtune.log.folder import SweepFolder
 from kdtune.models.checkpoints import load_model
 from kdtune.reports.text.leaderboard import table_text
@@ -25,8 +37,8 @@ from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.confirm import confirm_sweep
 from kdtune.tuning.scheduling.confirm_policy import ConfirmPolicy, best_trials, make_run_id
 from kdtune.tuning.scheduling.scheduler import LogScheduler
-from kdtune.tuning.scheduling.trial_state import ActiveTrial
 from kdtune.tuning.sweep import run_sweep
+from kdtune.tuning.trials.results import TrialFailed, to_ray
 
 CELLS = {("at", "A"): ["at-A-004", "at-A-001"], ("kd", "A"): ["kd-A-000", "kd-A-002"]}
 
@@ -35,41 +47,46 @@ class ByHand:
     """A confirmation on a log in memory, driven by hand."""
 
     def __init__(self, seeds=3, cells=CELLS):
-        plain = {"method": "at", "model": "A", "lr": 0.5}
         settings = {
-            trial: {**plain, "method": trial[:2]} for ids in cells.values() for trial in ids
+            trial: {"method": trial[:2], "model": "A", "lr": 0.5}
+            for ids in cells.values()
+            for trial in ids
         }
-        self.decisions = ConfirmPolicy(sweep_config(), settings, lambda: 0.0)
+        self.policy = ConfirmPolicy(sweep_config(), settings, lambda: 0.0)
         self.open(seeds, cells)
 
     def open(self, seeds, cells):
-        candidates = [
-            {"method": cell[0], "model": cell[1], "trial_id": trial}
-            for cell, ids in cells.items()
+        candidates = tuple(
+            Candidate(method=method, model=model, trial_id=trial)
+            for (method, model), ids in cells.items()
             for trial in ids
-        ]
-        self.append({"event": "confirm", "seeds": seeds, "candidates": candidates})
+        )
+        self.append(
+            ConfirmStarted(config={}, seeds=seeds, top=2, candidates=candidates, **OPENING_FIELDS)
+        )
 
     def append(self, event):
-        for fold in self.decisions.folds:
-            fold({**event, "session_seconds": 0.0})
+        for fold in self.policy.folds:
+            fold(event)
 
     def run(self, accuracy=lambda run: 0.5, state=lambda run: "finished"):
-        """Run all that is proposed; gives the names."""
+        """Run all that is proposed, and return the names."""
         names = []
-        while cells := self.decisions.next_cells():
-            self.append(event := self.decisions.propose(cells[0]))
-            names.append(event["trial_id"])
-            end = {key: event[key] for key in ("trial_id", "method", "model")}
-            end |= {"state": state(names[-1]), "best_validation_accuracy": accuracy(names[-1])}
-            self.append({"event": "ended", **end, "reason": ""})
+        while cells := self.policy.next_cells():
+            self.append(event := self.policy.propose(cells[0]))
+            names.append(event.trial_id)
+            end = TrialEnded(
+                **event.identity, state=state(names[-1]), reason="", epochs=1,
+                best_validation_accuracy=accuracy(names[-1]),
+            )  # fmt: skip
+            self.append(end)
         return names
 
     def choices(self):
-        events = self.decisions.choose_candidates()
+        events = self.policy.choose_candidates()
         for event in events:
             self.append(event)
-        return {(e["method"], e["model"]): e["confirms"] for e in events}
+        return {event.cell: event.candidate for event in events}
 
 
 def test_every_candidate_gets_every_seed_and_a_cell_is_whole_before_the_next():
@@ -79,17 +96,17 @@ def test_every_candidate_gets_every_seed_and_a_cell_is_whole_before_the_next():
     assert sorted(names) == sorted(
         make_run_id(trial, seed) for ids in CELLS.values() for trial in ids for seed in (1, 2, 3)
     )
-    assert by_hand.decisions.finished and by_hand.decisions.num_runs == 12
+    assert by_hand.policy.finished and by_hand.policy.num_runs == 12
 
 
 def test_seeds_are_the_same_in_all_cells_and_others_than_those_of_the_search():
-    decisions = ByHand().decisions
+    policy = ByHand().policy
     seeds = [
-        {decisions.configure_run(trial, n).seed for ids in CELLS.values() for trial in ids}
+        {policy.configure_run(trial, n).seed for ids in CELLS.values() for trial in ids}
         for n in range(1, 11)
     ]
     assert all(len(same) == 1 for same in seeds) and len(set.union(*seeds)) == 10
-    asked = decisions.configure_run("kd-A-000", 1)
+    asked = policy.configure_run("kd-A-000", 1)
     assert (asked.method, asked.lr) == ("kd", 0.5)
 
 
@@ -111,7 +128,7 @@ def test_one_that_diverged_loses_and_then_one_with_too_few_sound_runs():
         lambda run: states.get(run, "finished"),
     )
     assert by_hand.choices() == {("at", "A"): "at-A-001", ("kd", "A"): "kd-A-002"}
-    assert [run for _, run in by_hand.decisions.untested_runs()] == [
+    assert [run for _, run in by_hand.policy.untested_runs()] == [
         make_run_id(trial, seed) for trial in ("at-A-001", "kd-A-002") for seed in (1, 2, 3)
     ]
 
@@ -123,17 +140,17 @@ def test_a_crash_is_not_held_against_one_and_runs_again_when_it_is_confirmed_aga
         lambda run: 0.9 if run[:8] == "kd-A-000" else 0.5,
         lambda run: "crashed" if run == crashed else "finished",
     )
-    assert by_hand.choices()[("kd", "A")] == "kd-A-000" and by_hand.decisions.finished
+    assert by_hand.choices()[("kd", "A")] == "kd-A-000" and by_hand.policy.finished
     by_hand.open(4, {})
-    assert by_hand.run() == [crashed] and by_hand.decisions.finished
+    assert by_hand.run() == [crashed] and by_hand.policy.finished
 
 
-def test_a_run_whose_network_is_lost_runs_again():
+def test_a_run_whose_weights_are_lost_runs_again():
     by_hand = ByHand()
     by_hand.run()
-    wanted = by_hand.decisions.testable_runs()
+    wanted = by_hand.policy.testable_runs()
     assert len(wanted) == 12
-    by_hand.append({"event": "lost", "trial_id": wanted[5], "method": "at", "model": "A"})
+    by_hand.append(WeightsMissing(trial_id=wanted[5], method="at", model="A"))
     assert by_hand.run() == [wanted[5]]
 
 
@@ -154,7 +171,7 @@ def test_more_seeds_are_for_what_was_chosen_and_new_cells_get_all():
     by_hand.run()
     assert len(by_hand.choices()) == 2
     by_hand.open(5, {("at", "B"): ["at-B-001"]})
-    by_hand.decisions.trial_configs["at-B-001"] = {"method": "at", "model": "A"}
+    by_hand.policy.trial_configs["at-B-001"] = {"method": "at", "model": "A"}
     assert by_hand.run() == [
         "at-A-001-seed4", "at-A-001-seed5", "kd-A-000-seed4", "kd-A-000-seed5",
         *(make_run_id("at-B-001", seed) for seed in range(1, 6)),
@@ -164,28 +181,28 @@ def test_more_seeds_are_for_what_was_chosen_and_new_cells_get_all():
 
 def test_a_run_that_fails_is_repeated_once():
     by_hand = ByHand(cells={("at", "A"): ["at-A-004"]})
-    by_hand.append(by_hand.decisions.propose(("at", "A")))
+    by_hand.append(by_hand.policy.propose(("at", "A")))
     events = []
 
     def append(event):
         events.append(event)
         by_hand.append(event)
 
-    schedule = LogScheduler(by_hand.decisions, append, Slots({"A": ResourceRequest()}, lambda: []))
-    own = by_hand.decisions.active_trials.by_id["at-A-004-seed1"]
-    assert isinstance(own, ActiveTrial)
+    scheduler = LogScheduler(by_hand.policy, append, Slots({"A": ResourceRequest()}, lambda: []))
+    trial = SimpleNamespace(config={"trial_id": "at-A-004-seed1"})
+    failure = to_ray(TrialFailed(failure="crashed", reason="ValueError: no"))
     for _ in range(2):
-        schedule._handle_failure(own, "crashed", "ValueError: no")
-    assert [(e["event"], e.get("cause", e.get("state"))) for e in events] == [
-        ("restarted", "failed"), ("ended", "crashed"),
-    ]  # fmt: skip
+        scheduler.on_trial_result(None, trial, failure)
+    restarted, ended = events
+    assert isinstance(restarted, TrialRestarted) and restarted.cause == "trial_error"
+    assert isinstance(ended, TrialEnded) and ended.state == "crashed"
 
 
-def test_a_run_that_nobody_asked_for_is_refused():
-    event = ByHand().decisions.propose(("at", "A"))
-    for changed in ({"trial_id": "at-A-004-seed9"}, {"confirms": "at-A-999"}):
+def test_a_run_that_was_not_proposed_is_refused():
+    event = ByHand().policy.propose(("at", "A"))
+    for changes in ({"trial_id": "at-A-004-seed9"}, {"candidate": "at-A-999"}):
         with pytest.raises(ValueError, match="there is no run"):
-            ByHand().append({**event, **changed})
+            ByHand().append(event.model_copy(update=changes))
 
 
 def test_the_best_sound_trials_of_each_cell_the_slowest_student_first():
@@ -210,8 +227,8 @@ import json, sys
 from kdtune.tuning.trials.trainable import run_trial
 opened = []
 sys.addaudithook(lambda name, args: opened.append(str(args[0])) if name == "open" else None)
-for result in run_trial(json.loads(sys.argv[1]), ()):
-    assert "outcome" not in result, result
+for result in run_trial(json.loads(sys.argv[1])):
+    assert result.kind != "trial_failed", result
 print(sum("/test/" in path for path in opened), sum("/train/" in path for path in opened))
 """
 
@@ -291,7 +308,7 @@ def copy(confirmed, tmp_path):
 
 
 def runs_of(sweep):
-    """What a confirmation found, without times."""
+    """Return the table of the runs of a confirmation, without times."""
     return pd.read_csv(sweep.path / "confirm.csv").drop(columns=["device_seconds", "restarts"])
 
 
@@ -299,16 +316,17 @@ def runs_of(sweep):
 class TestConfirmed:
     def test_test_images_are_read_for_what_was_chosen_alone(self, confirmed, split_folder):
         events = confirmed.load_confirm_events()
-        [choice] = [e for e in events if e["event"] == "chosen"]
+        [choice] = [event for event in events if isinstance(event, CandidateChosen)]
         runs = runs_of(confirmed)
         assert len(runs) == 6 and set(runs.seed) == {1, 2, 3}
-        assert list(runs.chosen) == list(runs.trial_id == choice["confirms"])
+        assert list(runs.chosen) == list(runs.trial_id == choice.candidate)
         assert list(runs.test_accuracy.notna()) == list(runs.chosen)
         means = runs.groupby("trial_id").best_validation_accuracy.mean()
-        assert means[choice["confirms"]] == means.max()
-        kinds = [event["event"] for event in events]
-        assert kinds.index("chosen") < kinds.index("tested") and kinds[-1] == "complete"
-        assert not any("test" in key for e in confirmed.load_events()[1:] for key in e)
+        assert means[choice.candidate] == means.max()
+        kinds = [type(event) for event in events]
+        assert kinds.index(CandidateChosen) < kinds.index(RunTested) and kinds[-1] is Completed
+        _, *later_events = confirmed.load_events()
+        assert not any("test" in key for e in later_events for key in type(e).model_fields)
 
     def test_what_is_kept_gives_the_recorded_figures(self, confirmed, split_folder):
         right, groups = confirmed.load_correct_predictions()
@@ -358,7 +376,7 @@ class TestConfirmed:
     def test_where_the_log_ends_the_rest_is_the_same(self, confirmed, copy, capsys):
         lines = copy.confirm_log_path.read_bytes().splitlines(keepends=True)
         copy.confirm_log_path.write_bytes(b"".join(lines[:9]) + b'{"torn')
-        known = {e["trial_id"] for e in copy.load_confirm_events() if e["event"] == "ended"}
+        known = {e.trial_id for e in copy.load_confirm_events() if isinstance(e, TrialEnded)}
         for network in copy.confirm_folder.iterdir():  # as when its driver was killed
             if network.stem not in known:
                 network.unlink()
@@ -371,14 +389,14 @@ class TestConfirmed:
     def test_what_matters_can_be_said_afterwards(self, copy):
         before = len(copy.load_confirm_events())
         confirm_sweep(copy.path, {"min_difference": 30.0})
-        said = [event["event"] for event in copy.load_confirm_events()[before:]]
-        assert said == ["confirm", "complete"]
+        kinds = [type(event) for event in copy.load_confirm_events()[before:]]
+        assert kinds == [ConfirmStarted, Completed]
         confirm_sweep(copy.path)
         assert len(copy.load_confirm_events()) == before + 2
 
-    def test_more_seeds_are_added_to_what_was_chosen(self, confirmed, copy):
+    def test_more_seeds_are_added_to_what_was_chosen(self, confirmed, copy, split_folder):
         before = runs_of(confirmed)
-        confirm_sweep(copy.path, {"seeds": 4})
+        confirm_sweep(copy.path, {"seeds": 4, "data": os.path.relpath(split_folder)})
         runs = runs_of(copy)
         assert runs[: len(before)].equals(before)
         [new] = runs[len(before) :].itertuples()
@@ -393,7 +411,7 @@ class TestConfirmed:
     def test_it_must_be_complete_and_the_test_images_the_same(self, copy, split_folder, tmp_path):
         data = shutil.copytree(split_folder, tmp_path / "data")
         next((data / "test" / "digit-3").iterdir()).unlink()
-        with pytest.raises(UserError, match="test images are not those that the confirmation"):
+        with pytest.raises(UserError, match="test images are not those with which the confirm"):
             confirm_sweep(copy.path, {"data": str(data), "seeds": 4})
         shutil.rmtree(data / "test")
         with pytest.raises(UserError, match="have no test images, on which a sweep is confirmed"):
@@ -404,7 +422,7 @@ class TestConfirmed:
             confirm_sweep(copy.path)
 
 
-def test_without_test_images_a_sweep_that_is_to_be_confirmed_does_not_begin(
+def test_without_test_images_a_sweep_that_is_to_be_confirmed_does_not_start(
     split_folder, tmp_path, monkeypatch
 ):
     data = shutil.copytree(split_folder, tmp_path / "data", ignore=lambda *_: ["test"])

@@ -1,4 +1,4 @@
-"""Sweeps that are interrupted, broken, moved and changed, and go on."""
+"""Sweeps that are interrupted, broken, moved or changed, and resumed."""
 
 import os
 import resource
@@ -14,11 +14,21 @@ import pandas as pd
 import psutil
 import pytest
 import ray
+from event_logs import make_metrics, sweep_opening
 from sweep_harness import EPOCHS, SweepHarness
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import RunError, UserError
-from kdtune.log.events import EventLog
+from kdtune.log.event_log import EventLog
+from kdtune.log.events import (
+    Completed,
+    EpochFinished,
+    SweepResumed,
+    SweepStarted,
+    TrialEnded,
+    TrialProposed,
+    TrialRestarted,
+)
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import LivingNodes, run_trials
@@ -27,7 +37,8 @@ from kdtune.tuning.driver.resume_rules import build_resume_config
 from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.sweep import resume_sweep, run_sweep
-from kdtune.tuning.trials.trainable import OUT_OF_MEMORY, OUTCOME_KEY, TrialProcess
+from kdtune.tuning.trials.results import EpochReported, TrialFailed
+from kdtune.tuning.trials.trainable import TrialProcess
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from faults import outcomes, read_leaderboard  # noqa: E402
@@ -67,7 +78,7 @@ def cut(sweep, events):
 
 @pytest.mark.slow
 class TestResume:
-    def test_where_the_log_ends_the_rest_is_the_same(self, whole, copy, capsys):
+    def test_a_cut_log_resumes_to_the_same_results(self, whole, copy, capsys):
         events = 6
         cut(copy, events)
         there = copy.log_path.read_bytes()
@@ -77,14 +88,14 @@ class TestResume:
         assert read_leaderboard(copy).equals(read_leaderboard(whole))
         for method in ("at", "student"):
             assert copy.best_path(method, "MultiBranchNet").is_file()
-        ended = sum(e["event"] == "ended" for e in whole.load_events()[:events])
+        ended = len(of_kind(whole.load_events()[:events], TrialEnded))
         said = capsys.readouterr().err
         assert f"{ended} trials have ended" in said
         assert said.count("] at-") + said.count("] student-") == 4 - ended
 
-    def test_a_sweep_that_is_at_its_end_gets_its_tables_again(self, whole, copy):
+    def test_resuming_a_complete_sweep_writes_its_tables_again(self, whole, copy):
         before = copy.log_path.read_bytes()
-        assert copy.load_events()[-1]["event"] == "complete"
+        assert isinstance(copy.load_events()[-1], Completed)
         for path in copy.path.glob("*.csv"):
             path.unlink()
         resume_sweep(copy.path)
@@ -99,15 +110,15 @@ class TestResume:
             "teacher": str(shutil.copy(teacher_file, tmp_path / "other.pth")),
         }
         resume_sweep(copy.path, {**moved, "trials": 3, "baselines": True, "cpus_per_trial": 1})
-        ends = [e["trial_id"] for e in copy.load_events() if e["event"] == "ended"]
+        ends = [event.trial_id for event in of_kind(copy.load_events(), TrialEnded)]
         assert sorted(ends) == sorted(
             f"{method}-MultiBranchNet-{n:03d}" for method in ("at", "kd", "student")
             for n in range(3)
         )  # fmt: skip
-        opened = copy.load_opening_events()
-        assert [e["event"] for e in opened] == ["sweep", "resumed"]
-        assert opened[1]["config"]["data"] == moved["data"]
-        new = [e for e in copy.load_events() if e["event"] == "asked"][-1]["config"]
+        openings = copy.load_opening_events()
+        assert [type(event) for event in openings] == [SweepStarted, SweepResumed]
+        assert openings[1].config["data"] == moved["data"]
+        new = of_kind(copy.load_events(), TrialProposed)[-1].config
         assert (new["data_dir"], new["teacher_model"]) in [(moved["data"], x) for x in
                                                           (moved["teacher"], None)]  # fmt: skip
         best = (copy.path / "best" / "at-MultiBranchNet.yaml").read_text()
@@ -124,25 +135,22 @@ class TestResume:
     ],
 )
 def test_what_cannot_change_is_a_sentence(changes, sentence):
-    given = {"name": "x", "data": "d", "methods": ["at", "kd"], "models": ["M"]}
-    config = SweepConfig.parse(given).model_dump(mode="json")
+    opening = sweep_opening(methods=["at", "kd"], models=["M"], baselines=True)
     with pytest.raises(UserError, match=sentence):
-        build_resume_config({"config": config}, changes)
+        build_resume_config(opening, changes)
 
 
 def test_methods_and_models_are_added():
-    given = {"name": "x", "data": "d", "methods": ["at"], "models": ["M"], "baselines": False}
-    config = SweepConfig.parse(given).model_dump(mode="json")
-    sweep = build_resume_config({"config": config}, {"methods": "kd", "models": "N"})
+    opening = sweep_opening(methods=["at"], models=["M"])
+    sweep = build_resume_config(opening, {"methods": "kd", "models": "N"})
     assert sweep.cells() == [("at", "M"), ("at", "N"), ("kd", "M"), ("kd", "N")]
 
 
 def test_a_sampler_that_is_code_must_be_named_by_the_user():
-    config = {"name": "x", "data": "d", "sampler": "evil.Sampler"}
-    opened = {"config": SweepConfig.parse(config).model_dump(mode="json")}
+    opening = sweep_opening(sampler="evil.Sampler")
     with pytest.raises(UserError, match="is not run: if you trust it, give --sampler evil.Sam"):
-        build_resume_config(opened, {})
-    assert build_resume_config(opened, {"sampler": "evil.Sampler"}).sampler == "evil.Sampler"
+        build_resume_config(opening, {})
+    assert build_resume_config(opening, {"sampler": "evil.Sampler"}).sampler == "evil.Sampler"
 
 
 FUNCTION = '''"""A function."""
@@ -161,26 +169,26 @@ def test_code_runs_only_from_files_that_the_user_names(folder, tmp_path, monkeyp
         "name": "x", "data": str(folder), "methods": ["student"], "baselines": False,
         "models": ["MultiBranchNet"], "image_size": 8, "spaces": ["space.py"],
     }  # fmt: skip
-    given = SweepConfig.parse(config)
-    opened = prepare_sweep(given, given.spaces).opening_event
+    requested = SweepConfig.parse(config)
+    opening = prepare_sweep(requested, requested.spaces).opening_event
     sweep = SweepFolder(tmp_path / "x")
     with sweep.create_atomically() as part, EventLog(part.log_path, []) as log:
-        log.append(opened)
+        log.append(opening)
     Path("ran").unlink()
     said = r"code that a log names is not run: .*--space .*space\.py"
     with pytest.raises(UserError, match=said):
         resume_sweep("x")
     assert not Path("ran").exists()
     again = prepare_sweep(
-        build_resume_config(opened, {"spaces": ["space.py"]}), ("space.py",), opened
+        build_resume_config(opening, {"spaces": ["space.py"]}), ("space.py",), opening
     )
     assert again.spaces["student"].define_by_run is not None and Path("ran").exists()
 
 
 @pytest.mark.slow
 def test_spaces_of_numbers_come_from_the_log(whole):
-    opened = whole.load_opening_events()[0]
-    spaces = prepare_sweep(build_resume_config(opened, {}), (), opened).spaces
+    opening = whole.load_opening_events()[0]
+    spaces = prepare_sweep(build_resume_config(opening, {}), (), opening).spaces
     for method, space in load_spaces().items():
         if method in spaces:
             fixed = space.with_constants({"batch_size": 16})
@@ -197,7 +205,7 @@ def test_other_data_or_another_teacher_is_a_sentence(whole, copy, folder, tmp_pa
     with pytest.raises(UserError, match=said):
         resume_sweep(copy.path, {"data": str(more)})
     network = whole.best_path("student", "MultiBranchNet", ".pth")
-    with pytest.raises(UserError, match="teacher is not the one that the sweep began with"):
+    with pytest.raises(UserError, match="teacher is not the one with which the sweep started"):
         resume_sweep(copy.path, {"teacher": str(network)})
 
 
@@ -226,13 +234,8 @@ def test_tables_without_room_are_a_sentence_and_no_file_is_damaged(copy, room):
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
 
 
-def epoch_of(n, **about):
-    figures = {"epoch": n, "validation_accuracy": 0.5, "best_validation_accuracy": 0.5}
-    return {**figures, "seconds": 0.01, **about}
-
-
 def first_time(marks, name):
-    """Whether this happens for the first time, in whatever process."""
+    """Return True the first time that this is called with a name, in any process."""
     try:
         (marks / name).touch(exist_ok=False)
     except FileExistsError:
@@ -240,45 +243,48 @@ def first_time(marks, name):
     return True
 
 
-def kinds(events, kind):
-    return [e for e in events if e["event"] == kind]
+def of_kind(events, kind):
+    return [event for event in events if isinstance(event, kind)]
 
 
 @pytest.mark.slow
-def test_trials_that_die_hang_or_lack_memory_are_begun_again(ray_session, tmp_path):
+def test_trials_that_die_hang_or_lack_memory_restart(ray_session, tmp_path):
+    template = make_metrics(1, 0.5, seconds=0.01)
+
     class Troubled(TrialProcess):
         def iter_results(self, trial_id, config):
             cpus = ray.get_runtime_context().get_assigned_resources()["CPU"]
             if cpus < 2 and trial_id == "kd-A-002":
-                yield {OUTCOME_KEY: OUT_OF_MEMORY, "reason": "out of memory"}
+                yield TrialFailed(failure="out_of_memory", reason="out of memory")
             for n in range(1, EPOCHS + 1):
-                yield epoch_of(n, device=f"{cpus:g} CPUs")
+                changes = {"epoch": n, "device": f"{cpus:g} CPUs"}
+                yield EpochReported(metrics=template.model_copy(update=changes))
                 if n == 2 and trial_id == "kd-A-000" and first_time(self._checkpoints, trial_id):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if n == 2 and trial_id == "kd-A-001":
                     time.sleep(1e6)
 
-    machinery = SweepHarness(
+    harness = SweepHarness(
         tmp_path / "log.jsonl", methods="kd", models="A", sampler="random", trials=3,
         slots=Slots({"A": ResourceRequest()}, LivingNodes()), stall_timeout=1,
     )  # fmt: skip
-    watch = machinery.policy.watchdog
-    watch.clock = time.monotonic
+    watchdog = harness.policy.watchdog
+    watchdog.clock = time.monotonic
     (tmp_path / "marks").mkdir()
     process = ray.tune.with_parameters(Troubled, checkpoints=tmp_path / "marks")
-    run_trials(process, machinery.searcher, machinery.scheduler, watch)
-    assert machinery.budget.finished
+    run_trials(process, harness.searcher, harness.scheduler, watchdog)
+    assert harness.policy.finished
     events = SweepFolder(tmp_path).load_events()
-    restarts = {e["trial_id"]: (e["cause"], e["reason"]) for e in kinds(events, "restarted")}
+    restarts = {e.trial_id: (e.cause, e.reason) for e in of_kind(events, TrialRestarted)}
     assert restarts == {
-        "kd-A-000": ("died", "its process died: killed, or out of memory"),
+        "kd-A-000": ("process_died", "its process died: killed, or out of memory"),
         "kd-A-001": ("stalled", "no progress for 1 s"),
-        "kd-A-002": ("memory", "out of memory; it gets the device to itself"),
+        "kd-A-002": ("device_memory", "out of memory; it gets the device to itself"),
     }
-    ends = {e["trial_id"]: (e["state"], e["reason"]) for e in kinds(events, "ended")}
+    ends = {e.trial_id: (e.state, e.reason) for e in of_kind(events, TrialEnded)}
     assert ends.pop("kd-A-001") == ("crashed", "no progress for 1 s, 2 times")
     assert {state for state, _ in ends.values()} == {"finished"} and len(ends) == 2
-    devices = {e["trial_id"]: e["device"] for e in kinds(events, "epoch")}
+    devices = {e.trial_id: e.device for e in of_kind(events, EpochFinished)}
     assert devices.pop("kd-A-002") == "2 CPUs" and set(devices.values()) == {"1 CPUs"}
 
 
@@ -290,7 +296,7 @@ def start(place, *words):
     sweep = SweepFolder(place / RESULTS_FOLDER / "x")
 
     def epochs():
-        return len(kinds(sweep.load_events(), "epoch")) if sweep.log_path.is_file() else 0
+        return len(of_kind(sweep.load_events(), EpochFinished)) if sweep.log_path.is_file() else 0
 
     there, deadline = epochs(), time.monotonic() + 120
     driver = subprocess.Popen(
@@ -304,7 +310,7 @@ def start(place, *words):
 
 
 def end(driver, number):
-    """Send a signal; gives what the process says at its end."""
+    """Send a signal, and return what the process says at its end."""
     driver.send_signal(number)
     with driver:
         _, err = driver.communicate(timeout=100)
@@ -313,7 +319,7 @@ def end(driver, number):
 
 
 @pytest.mark.slow
-def test_signals_leave_a_sweep_that_goes_on_and_nobody_else_hears_of_it(
+def test_a_sweep_that_signals_stopped_is_resumed_and_listens_to_this_machine_alone(
     ray_session, folder, tmp_path, capsys
 ):
     words = f"sweep --name x --data {folder} --image-size 8 --methods student --no-baselines"
@@ -330,7 +336,7 @@ def test_signals_leave_a_sweep_that_goes_on_and_nobody_else_hears_of_it(
     err = end(driver, signal.SIGINT)
     assert driver.returncode == 130
     assert "finishing the running epochs; Ctrl-C again stops at once" in err
-    assert "0 trials have ended; to go on: kdtune resume results/x" in err
+    assert "0 trials have ended; to continue: kdtune resume results/x" in err
     for trial_id, (_, accuracies, *_) in outcomes(sweep).items():
         [*_, last] = sorted(p.name for p in (sweep.checkpoints_folder / trial_id).iterdir())
         assert last == f"epoch-{len(accuracies):05d}.pth"
@@ -339,10 +345,11 @@ def test_signals_leave_a_sweep_that_goes_on_and_nobody_else_hears_of_it(
     driver, _ = start(tmp_path, "resume", "results/x", "--shutdown-grace", "0s")
     err = end(driver, signal.SIGTERM)
     assert driver.returncode == 143 and sweep.is_locked() is False
-    assert "2 were under way (student-MultiBranchNet-000 after epoch" in err
-    assert "to go on: kdtune resume results/x" in err
+    assert "2 were running (student-MultiBranchNet-000 after epoch" in err
+    assert "to continue: kdtune resume results/x" in err
 
     trained = sum(len(accuracies) for _, accuracies, *_ in outcomes(sweep).values())
     resume_sweep(sweep.path, {"total_epochs": trained + 2})
-    assert [e["state"] for e in kinds(sweep.load_events(), "ended")] == ["stopped"] * 2
-    assert len(kinds(sweep.load_events(), "epoch")) == trained + 2
+    events = sweep.load_events()
+    assert [event.state for event in of_kind(events, TrialEnded)] == ["stopped"] * 2
+    assert len(of_kind(events, EpochFinished)) == trained + 2

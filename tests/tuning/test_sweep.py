@@ -9,14 +9,16 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kdtune.at import train_at
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
-from kdtune.log.events import EventLog
+from kdtune.log.event_log import EventLog
+from kdtune.log.events import CacheUpdated, EpochFinished, TrialEnded, TrialProposed, WarmStart
 from kdtune.log.folder import SweepFolder
+from kdtune.log.trial_history import TrialHistory
 from kdtune.models.checkpoints import load_model
 from kdtune.training.rerun import train_from_file
 from kdtune.tuning.driver.preflight import prepare_sweep
@@ -33,9 +35,13 @@ START = [{"lr": 1e30}, {"lr": 0.05}, {"lr": 0.02}]
 '''
 
 
+def of_kind(sweep, kind):
+    return [event for event in sweep.load_events() if isinstance(event, kind)]
+
+
 def scalars_of(folder, name):
-    """Steps at which TensorBoard has a figure."""
-    return [scalar.step for scalar in EventAccumulator(str(folder)).Reload().Scalars(name)]
+    """Return the steps at which TensorBoard has a scalar."""
+    return [scalar.step for scalar in EventAccumulator(str(folder)).Reload().Tensors(name)]
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +69,8 @@ class TestSmallSweep:
         assert set(board.method) == {"at", "student"}
         assert board.trials_started.tolist() == [3, 3]
         trials = pd.read_parquet(small_sweep.path / "trials.parquet")
-        assert trials.trial_id.tolist() == [
-            e["trial_id"] for e in small_sweep.load_events() if e["event"] == "asked"
-        ]
+        proposed = of_kind(small_sweep, TrialProposed)
+        assert trials.trial_id.tolist() == [event.trial_id for event in proposed]
         assert set(trials.state) <= {"finished", "stopped", "diverged"}
 
     def test_a_diverged_trial_says_when_and_the_sweep_goes_on(self, small_sweep):
@@ -76,12 +81,12 @@ class TestSmallSweep:
 
     def test_the_log_alone_gives_studies_without_a_running_trial(self, small_sweep):
         spaces = load_spaces((str(small_sweep.path.parent.parent / "space.py"),))
-        config = SweepConfig.parse(small_sweep.load_events()[0]["config"])
+        config = SweepConfig.parse(small_sweep.load_events()[0].config)
         studies = CellStudies(config, spaces)
         with EventLog(small_sweep.log_path, [studies.fold]):
             pass
         told = [t for study in studies.by_cell.values() for t in study.trials]
-        assert [t.state for t in told] == 6 * [TrialState.COMPLETE]
+        assert [t.state for t in told] == 6 * [OptunaState.COMPLETE]
         values = {t.user_attrs["trial_id"]: t.value for t in told}
         trials = pd.read_csv(small_sweep.path / "trials.csv").set_index("trial_id")
         finished = trials[trials.state == "finished"].best_validation_accuracy
@@ -108,29 +113,26 @@ class TestSmallSweep:
         self, small_sweep, tmp_path, monkeypatch
     ):
         monkeypatch.chdir(tmp_path)
-        events = [
-            e for e in small_sweep.load_events() if e.get("trial_id") == "at-MultiBranchNet-001"
-        ]
-        history = train_at(events[0]["config"])["training_history"]
-        logged = [e for e in events if e["event"] == "epoch"]
-        figures = [key for key in history[0] if key != "seconds"]
-        assert logged and [[e[k] for k in figures] for e in logged] == [
-            [row[k] for k in figures] for row in history[: len(logged)]
+        trial = TrialHistory(small_sweep.load_events()).trials["at-MultiBranchNet-001"]
+        history = train_at(trial.proposed.config)["training_history"]
+        rows = [epoch.as_row() for epoch in trial.epochs]
+        keys = [key for key in history[0] if key != "seconds"]
+        assert rows and [[row[key] for key in keys] for row in rows] == [
+            [row[key] for key in keys] for row in history[: len(rows)]
         ]
 
     def test_one_pass_of_the_teacher_served_all_trials(self, small_sweep):
-        events = small_sweep.load_events()
-        views = events[0]["views"]
-        assert views["methods"] == ["at"] and views["views"] == 0
-        prepared = views["prepared"]  # what earlier tests have open is not told
-        assert prepared[-1]["kind"] == "targets" and prepared[-1]["state"] in ("built", "found")
-        assert 0 < sum(event["bytes"] for event in prepared) <= views["bytes"]
-        assert not [event for event in events if event["event"] == "view"]
+        cache = small_sweep.load_events()[0].cache
+        assert cache.methods == ("at",) and cache.augment_views == 0
+        prepared = cache.prepared  # without what earlier tests have open
+        assert prepared[-1].content == "targets" and prepared[-1].state in ("built", "cached")
+        assert 0 < sum(arrays.num_bytes for arrays in prepared) <= cache.num_bytes
+        assert not of_kind(small_sweep, CacheUpdated)
 
     def test_tensorboard_has_every_trial_with_all_its_epochs(self, small_sweep):
-        logged = Counter(e["trial_id"] for e in small_sweep.load_events() if e["event"] == "epoch")
-        asked = {e["trial_id"] for e in small_sweep.load_events() if e["event"] == "asked"}
-        assert {path.name for path in small_sweep.tensorboard_folder.iterdir()} == asked
+        logged = Counter(event.trial_id for event in of_kind(small_sweep, EpochFinished))
+        proposed = {event.trial_id for event in of_kind(small_sweep, TrialProposed)}
+        assert {path.name for path in small_sweep.tensorboard_folder.iterdir()} == proposed
         for trial_id, epochs in logged.items():
             steps = scalars_of(small_sweep.tensorboard_folder / trial_id, "train_loss")
             assert steps == list(range(1, epochs + 1))
@@ -176,17 +178,16 @@ class TestSmallSweep:
 
 def test_a_teacher_that_others_saved_is_as_good(folder, tmp_path):
     torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "theirs.pth")
-    given = {"name": "x", "data": str(folder), "teacher": str(tmp_path / "theirs.pth")}
-    checked = prepare_sweep(SweepConfig.parse({**given, "image_size": 32}), ())
-    assert (
-        checked.sweep.image_size == 32 and checked.opening_event["teacher"]["model"] == "ResNet18"
-    )
+    settings = {"name": "x", "data": str(folder), "teacher": str(tmp_path / "theirs.pth")}
+    prepared = prepare_sweep(SweepConfig.parse({**settings, "image_size": 32}), ())
+    assert prepared.sweep.image_size == 32
+    assert prepared.opening_event.teacher.model == "ResNet18"
     # The file does not say its own.
-    assert prepare_sweep(SweepConfig.parse(given), ()).sweep.image_size == 128
+    assert prepare_sweep(SweepConfig.parse(settings), ()).sweep.image_size == 128
 
 
 @pytest.mark.slow
-def test_augmented_views_are_built_by_trials_and_a_trial_runs_again(
+def test_trials_build_augmented_views_and_a_trial_is_reproduced(
     ray_session, folder, teacher_file, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
@@ -195,11 +196,12 @@ def test_augmented_views_are_built_by_trials_and_a_trial_runs_again(
         "models": ["MultiBranchNet"], "baselines": False, "trials": 2, "epochs": 3, "seed": 7,
         "grace_period": 3, "settings": {"batch_size": 16, "augment": True},
     }  # fmt: skip
-    events = run_sweep(sweep).load_events()
-    assert events[0]["views"]["views"] == 3
-    asked = [event["config"] for event in events if event["event"] == "asked"]
-    assert {(c["augment_views"], c["augment_seed"]) for c in asked} == {(3, 7)}
-    built = [e["what"] for e in events if e["event"] == "view" and e["state"] == "built"]
+    sweep_folder = run_sweep(sweep)
+    assert sweep_folder.load_events()[0].cache.augment_views == 3
+    configs = [event.config for event in of_kind(sweep_folder, TrialProposed)]
+    assert {(c["augment_views"], c["augment_seed"]) for c in configs} == {(3, 7)}
+    progress = [event.progress for event in of_kind(sweep_folder, CacheUpdated)]
+    built = [arrays.label for arrays in progress if arrays.state == "built"]
     assert len(built) == len(set(built)) == 4  # pixels and targets of views 2 and 3, once
     said = capsys.readouterr().err
     assert len(re.findall(r"^kd-MultiBranchNet-00[01]: built in", said, re.MULTILINE)) == 4
@@ -211,15 +213,15 @@ def test_augmented_views_are_built_by_trials_and_a_trial_runs_again(
 def test_a_sweep_without_a_cache_learns_the_same(small_sweep, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path / "cache"))
-    config = {**small_sweep.load_events()[0]["config"], "name": "live", "cache_gb": 0, "trials": 1}
-    events = run_sweep({**config, "methods": ["at"], "spaces": []}).load_events()
-    assert events[0]["views"]["prepared"] == [] and not (tmp_path / "cache").exists()
-    live, kept = (
-        [e for e in events if e["event"] == "epoch" and e["trial_id"] == "at-MultiBranchNet-000"]
-        for events in (events, small_sweep.load_events())
+    config = {**small_sweep.load_events()[0].config, "name": "live", "cache_gb": 0, "trials": 1}
+    live_sweep = run_sweep({**config, "methods": ["at"], "spaces": []})
+    assert not live_sweep.load_events()[0].cache.prepared and not (tmp_path / "cache").exists()
+    live, cached = (
+        TrialHistory(sweep.load_events()).trials["at-MultiBranchNet-000"].epochs
+        for sweep in (live_sweep, small_sweep)
     )
-    for figure in ("loss_at", "loss_classification"):  # later epochs amplify the rounding
-        assert live[0][figure] == pytest.approx(kept[0][figure], rel=1e-3)
+    for part in ("at", "classification"):  # later epochs amplify the rounding
+        assert live[0].losses[part] == pytest.approx(cached[0].losses[part], rel=1e-3)
 
 
 @pytest.mark.slow
@@ -232,29 +234,28 @@ def test_a_sweep_that_is_out_of_time_is_complete(
         "baselines": False, "time_budget": "12s", "epochs": 1000, "settings": {"batch_size": 16},
         "image_size": 8,
     }  # fmt: skip
-    events = run_sweep(sweep).load_events()
-    ends = [e for e in events if e["event"] == "ended"]
-    assert ends and {e["state"] for e in ends} == {"stopped"}
-    assert "the time budget of 12 s is spent" in {e["reason"] for e in ends}
+    ends = of_kind(run_sweep(sweep), TrialEnded)
+    assert ends and {event.state for event in ends} == {"stopped"}
+    assert "the time budget of 12 s is spent" in {event.reason for event in ends}
     trials = pd.read_csv("results/x/trials.csv")
     assert set(trials.state) == {"stopped"} and (trials.epochs > 0).any()
     said = capsys.readouterr().err
-    assert "1 cell, 12 s of time, of every trial at most 1000 epochs" in said
+    assert "1 cell, 12 s of time, at most 1000 epochs per trial" in said
     assert Path("results/x/best/student-MultiBranchNet.yaml").is_file()
 
 
 @pytest.mark.slow
 def test_a_sweep_learns_from_an_earlier_one(small_sweep, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    config = {**small_sweep.load_events()[0]["config"], "name": "more", "spaces": [], "trials": 1}
+    config = {**small_sweep.load_events()[0].config, "name": "more", "spaces": [], "trials": 1}
     warm = {"methods": ["at"], "models": ["MultiBranchNet", "ResNet18"], "epochs": 4}
-    events = run_sweep({**config, **warm, "warm_start": [str(small_sweep.path)]}).load_events()
-    learned = {e["model"]: e for e in events if e["event"] == "warm_start"}
-    assert len(learned["MultiBranchNet"]["observations"]) == 3
-    assert learned["ResNet18"]["observations"] == [] and learned["ResNet18"]["start"]
+    sweep = run_sweep({**config, **warm, "warm_start": [str(small_sweep.path)]})
+    learned = {event.model: event for event in of_kind(sweep, WarmStart)}
+    assert len(learned["MultiBranchNet"].observations) == 3
+    assert not learned["ResNet18"].observations and learned["ResNet18"].start
     said = capsys.readouterr().err
     assert f"at-MultiBranchNet: 3 observations of {small_sweep.path}: nothing differs" in said
     assert "at-ResNet18: " in said and "it has no trials of at-ResNet18" in said
-    assert {e["trial_id"] for e in events if e["event"] == "asked"} == {
+    assert {event.trial_id for event in of_kind(sweep, TrialProposed)} == {
         "at-MultiBranchNet-000", "at-ResNet18-000",
     }  # fmt: skip

@@ -1,1 +1,1 @@
-"""The process that runs a sweep."""
+"""The driver of a sweep: checks, rules of resuming, the process that runs trials, results."""

@@ -1,6 +1,6 @@
-"""The process that runs a sweep's trials, or confirms its winners: Ray on one side, a log on the
-other."""
+"""The driver of a search or a confirmation, which connects Ray, policy, log and screen."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,67 +29,85 @@ from kdtune.tuning.trials.best_weights import FileKeeper
 from kdtune.tuning.trials.trainable import TargetRequests, TrialProcess
 
 
+@dataclass(frozen=True)
+class Workplace:
+    """Folder, screen and storage of a driver.
+
+    Attributes:
+        folder: the sweep's folder.
+        screen: takes lines, and shows the progress.
+        resume_command: continues the sweep after an interrupt.
+        remote_sync: copies the folder to a storage; None without one.
+    """
+
+    folder: SweepFolder
+    screen: Screen
+    resume_command: str = ""
+    remote_sync: RemoteSync | None = None
+
+    @property
+    def checkpoint_storage(self) -> Storage | None:
+        """The storage of checkpoints; None if they are in the folder."""
+        if self.remote_sync is None:
+            return None
+        return self.remote_sync.storage.subfolder(CHECKPOINTS_FOLDER)
+
+    def write_results(self) -> None:
+        """Write all that is made from the logs."""
+        write_results(self.folder, self.resume_command, self.checkpoint_storage)
+
+    def add_resume_hint(self, failure: Exception) -> str:
+        """Return the message of a failure with the command that continues after it."""
+        advice = "Make room, then" if isinstance(failure, DiskFullError) else "To continue"
+        return f"{failure} {advice}: {self.resume_command}"
+
+    def sync_remote(self) -> None:
+        """Copy changes to the storage; raise a `RunError` if another driver has the sweep."""
+        if self.remote_sync is not None:
+            self.remote_sync.sync()
+
+
 class Driver:
-    """Runs trials with the log open.
+    """Runs trials and logs what they report.
 
     Args:
-        folder: of the sweep.
-        log: the log's path.
-        decisions: what is run, and when it ends.
-        keeper: of the files of trials.
-        what: what trials are called, for people.
-        command: how to go on, for people.
-        screen: where what people are told goes.
-        mirror: of the folder in a storage; None without one.
+        workplace: the sweep's folder and screen.
+        policy: decides which trials run, and when they end.
+        file_keeper: keeps the files of trials in step with the log.
+        noun: ``trials`` or ``runs``.
     """
 
     def __init__(
-        self,
-        folder: SweepFolder,
-        log_path: Path,
-        policy: SchedulingPolicy,
-        file_keeper: FileKeeper,
-        noun: str,
-        resume_command: str,
-        screen: Screen,
-        remote_sync: RemoteSync | None = None,
+        self, workplace: Workplace, policy: SchedulingPolicy, file_keeper: FileKeeper, noun: str
     ):
-        self.folder, self.log_path, self.policy = folder, log_path, policy
-        self.noun, self.resume_command, self.screen, self.remote_sync = (
-            noun,
-            resume_command,
-            screen,
-            remote_sync,
-        )
+        self.workplace, self.policy = workplace, policy
+        self.file_keeper, self.noun = file_keeper, noun
+        self.folder, self.screen = workplace.folder, workplace.screen
         self.progress = Progress()
-        self.display = StatusDisplay(self.progress, policy, screen, noun)
-        self.tracker_folds = create_trackers(folder, policy.sweep, screen.warn)
-        self.file_keeper = file_keeper
+        self.display = StatusDisplay(self.progress, policy, self.screen, noun)
+        self.tracker_folds = create_trackers(self.folder, policy.sweep, self.screen.warn)
 
-    def open_log(self) -> EventLog:
-        """Open the log, which fills all that follows from it."""
-        observer_folds = (
-            *(tracker_fold.fold for tracker_fold in self.tracker_folds),
-            self.progress.fold,
-        )
-        later_folds = [self.file_keeper.fold, *observer_folds, self.display.fold]
-        return EventLog(self.log_path, [*self.policy.folds, *later_folds])
+    def open_log(self, path: Path) -> EventLog:
+        """Open a log; its events set the state of the policy, the display and the trackers."""
+        folds = [*self.policy.folds, self.file_keeper.fold]
+        folds += [tracker_fold.fold for tracker_fold in self.tracker_folds]
+        return EventLog(path, [*folds, self.progress.fold, self.display.fold])
 
     def report_resumed(
         self, log: EventLog, earlier_opening: LogOpening, opening_event: LogOpening
     ) -> None:
-        """Say what there is of trials when they are gone on with.
+        """Tell the user how far the trials are when a sweep is resumed, and what has changed.
 
         Args:
-            log: as it was opened.
-            then: the event with which it was opened before.
-            now: the event that opens it now.
+            log: open.
+            earlier_opening: its latest opening event.
+            opening_event: the event that opens it now.
         """
         trials = self.policy.active_trials.by_id
         clauses = [f"{self.progress.num_ended} {self.noun} have ended"]
         if trials:
             last_epochs = (f"{name} after epoch {trial.epoch}" for name, trial in trials.items())
-            clauses.append(f"{len(trials)} were under way ({', '.join(last_epochs)})")
+            clauses.append(f"{len(trials)} were running ({', '.join(last_epochs)})")
         self.screen.say(f"{self.folder.path}: {', '.join(clauses)}")
         if log.truncated_bytes:
             self.screen.warn(
@@ -97,108 +115,88 @@ class Driver:
                 "were cut off"
             )
         for name, value in opening_event.environment.items():
-            if (previous_value := earlier_opening.environment.get(name)) != value:
-                text = (
-                    f"{name} was {previous_value}, and is {value} now: figures may differ a little"
+            if (earlier_value := earlier_opening.environment.get(name)) != value:
+                self.screen.warn(
+                    f"{name} was {earlier_value} and is {value} now: results may differ a little"
                 )
-                self.screen.warn(text)
 
     def run(
         self, log: EventLog, slots: Slots, target_requests: TargetRequests, goal: Goal
     ) -> None:
-        """Run trials until all is done.
+        """Run trials until the policy has no more.
 
         Args:
             log: open.
-            slots: where they run.
-            askers: the runs whose targets are kept.
-            goal: what there will be, the known trials included.
+            slots: resources of trials.
+            target_requests: runs whose teacher targets are cached.
+            goal: numbers of trials, for the display.
 
         Raises:
-            RunError: the disk is full.
-            KeyboardInterrupt: it was interrupted; the tables are of what had ended.
+            RunError: the disk is full, or another driver has taken over the sweep.
+            KeyboardInterrupt: the sweep was interrupted; the tables are of what had ended.
         """
-        interrupts = self.policy.interrupts
         self.display.start(goal, slots)
         self.file_keeper.activate()
-        checkpoints = (
-            get_checkpoint_storage(self.remote_sync) or self.folder.checkpoints_folder.absolute()
+        trainable = tune.with_parameters(
+            TrialProcess,
+            target_requests=target_requests,
+            checkpoints=self.workplace.checkpoint_storage
+            or self.folder.checkpoints_folder.absolute(),
+            plugins=pack_plugins(),
         )
         try:
-            with interrupts, self.screen.drawing(self.display):
+            with self.policy.interrupts, self.screen.drawing(self.display):
                 for tracker_fold in self.tracker_folds:
                     tracker_fold.start_logging()
                 run_trials(
-                    tune.with_parameters(
-                        TrialProcess,
-                        target_requests=target_requests,
-                        checkpoints=checkpoints,
-                        plugins=pack_plugins(),
-                    ),
+                    trainable,
                     LogSearcher(self.policy, log.append, slots, self.screen.warn),
                     LogScheduler(self.policy, log.append, slots),
                     self.policy.watchdog,
-                    _StepCallback(self.screen, self.remote_sync),
+                    _StepCallback(self.workplace),
                     verbose=self.screen.show == "verbose",
                 )
-        except KeyboardInterrupt as error:  # the second one: epochs under way are lost
+        except KeyboardInterrupt as error:  # the second one: running epochs are lost
             self._raise_interrupted(isinstance(error, Terminated))
         except Exception as error:  # Tune wraps what we raise
-            sync_failure = self.remote_sync and self.remote_sync.failure
+            remote_sync = self.workplace.remote_sync
+            sync_failure = remote_sync.failure if remote_sync is not None else None
             failure = log.failure or sync_failure or _find_disk_full_error(error)
             if failure is None:
                 raise
-            raise RunError(self._add_resume_hint(failure)) from None
+            raise RunError(self.workplace.add_resume_hint(failure)) from None
         finally:
             for tracker_fold in self.tracker_folds:
                 tracker_fold.close()
         if self.policy.failure is not None:
-            raise RunError(self._add_resume_hint(self.policy.failure))
+            raise RunError(self.workplace.add_resume_hint(self.policy.failure))
         if not self.policy.finished:  # SIGUSR1, too, has Tune end quietly
-            self._raise_interrupted(interrupts.terminated)
-
-    def sync_remote(self) -> None:
-        """Copy what changed to the storage.
-
-        Raises:
-            RunError: another driver runs the sweep now.
-        """
-        if self.remote_sync is not None:
-            self.remote_sync.sync()
+            self._raise_interrupted(self.policy.interrupts.terminated)
 
     def flush_trackers(self) -> None:
-        """Have all that follow trials get what they miss, where nothing is left to be run."""
+        """Log what the trackers lack where no trial is left to run."""
         for tracker_fold in self.tracker_folds:
             tracker_fold.start_logging()
             tracker_fold.close()
 
     def _raise_interrupted(self, terminated: bool) -> None:
-        """Make the tables of what there is, and say how to go on."""
-        write_results(self.folder, self.resume_command, get_checkpoint_storage(self.remote_sync))
-        text = f"{self.progress.num_ended} {self.noun} have ended; to go on: {self.resume_command}"
-        raise (Terminated if terminated else KeyboardInterrupt)(text) from None
-
-    def _add_resume_hint(self, failure: Exception) -> str:
-        advice = "Make room, then" if isinstance(failure, DiskFullError) else "To go on"
-        return f"{failure} {advice}: {self.resume_command}"
-
-
-def get_checkpoint_storage(remote_sync: RemoteSync | None) -> Storage | None:
-    """Where the checkpoints of trials are, if there is a storage."""
-    return remote_sync.storage.subfolder(CHECKPOINTS_FOLDER) if remote_sync is not None else None
+        self.workplace.write_results()
+        text = f"{self.progress.num_ended} {self.noun} have ended"
+        error_class = Terminated if terminated else KeyboardInterrupt
+        raise error_class(f"{text}; to continue: {self.workplace.resume_command}") from None
 
 
 class _StepCallback(tune.Callback):
     """Draws the screen and copies the folder to the storage while Ray's loop turns."""
 
-    def __init__(self, screen: Screen, remote_sync: RemoteSync | None):
-        self.screen, self.remote_sync = screen, remote_sync
+    def __init__(self, workplace: Workplace):
+        self.workplace = workplace
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Called by Ray ten times a second, or more often."""
-        self.screen.refresh()
-        if self.remote_sync is not None:
-            self.remote_sync.sync_if_due()
+        """Refresh the screen; Ray calls this at least ten times a second."""
+        self.workplace.screen.refresh()
+        if self.workplace.remote_sync is not None:
+            self.workplace.remote_sync.sync_if_due()
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray's snapshots of callbacks are never read back, so they are kept empty."""
@@ -206,7 +204,7 @@ class _StepCallback(tune.Callback):
 
 
 def _find_disk_full_error(error: BaseException | None) -> DiskFullError | None:
-    """What a full disk made somebody raise, in a sentence."""
+    """Return the full disk that made Tune raise, if that is the cause."""
     while error is not None:
         if isinstance(error, DiskFullError):
             return error

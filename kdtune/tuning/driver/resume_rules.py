@@ -1,4 +1,4 @@
-"""What may be another when a sweep is resumed or confirmed, and what has to be named again for it.
+"""Settings that may change on resume or confirm, and those that must be given again.
 
 A log chooses neither whom this process talks to nor which code it runs.
 """
@@ -16,15 +16,15 @@ from kdtune.tuning.search.samplers import AUTO_SAMPLER, STATEFUL_SAMPLERS, STATE
 
 
 def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> SweepConfig:
-    """The settings of a sweep that is resumed; its plug-ins are loaded.
+    """Return the settings of a sweep that is resumed, and load its plug-ins.
 
     Args:
-        earlier: the event that opened it before.
-        changes: of `MAY_CHANGE`.
+        earlier_opening: the event that opened it before.
+        changes: settings of `RESUME_FIELDS`.
 
     Raises:
-        UserError: a setting may not change, or a cell would be lost; or sampler or plug-ins are
-            code, and were not given again.
+        UserError: a setting may not change, a cell would be lost, or a sampler or plug-in, which
+            is code, was not given again.
     """
     for key in changes.keys() - RESUME_FIELDS:
         raise UserError(f"The setting {key} cannot be changed when a sweep is resumed.")
@@ -32,7 +32,7 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
     _require_location_flags(earlier_opening.config, changes)
     _reload_plugins(earlier_opening, changes)
     spaces = dict.fromkeys((*previous.spaces, *changes.get("spaces", ())))
-    recorded = _drop_cluster_address({**earlier_opening.config, "plugins": ()})
+    recorded = _without_code_and_cluster(earlier_opening.config)
     requested = SweepConfig.parse({**recorded, **changes, "spaces": tuple(spaces)})
     sweep = requested.model_copy(
         update={
@@ -57,10 +57,14 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
 
 
 def build_confirm_config(folder: SweepFolder, changes: Mapping[str, Any]) -> SweepConfig:
-    """The settings of a confirmation; `given` are of `OF_CONFIRM`.
+    """Return the settings of a confirmation, and load the plug-ins of its sweep.
+
+    Args:
+        folder: the sweep's folder.
+        changes: settings of `CONFIRM_FIELDS`.
 
     Raises:
-        UserError: a setting is none of these, or out of range.
+        UserError: a setting may not change, or is out of range.
     """
     for key in changes.keys() - CONFIRM_FIELDS:
         raise UserError(f"The setting {key} cannot be changed when a sweep is confirmed.")
@@ -69,36 +73,31 @@ def build_confirm_config(folder: SweepFolder, changes: Mapping[str, Any]) -> Swe
     _require_location_flags(latest_config, changes)
     _reload_plugins(earlier_opening, changes)
     latest_settings = {key: latest_config[key] for key in CONFIRM_FIELDS}
-    base_settings = _drop_cluster_address(
-        {**earlier_opening.config, **latest_settings, "plugins": ()}
-    )
-    return SweepConfig.parse({**base_settings, **changes})
+    recorded = _without_code_and_cluster({**earlier_opening.config, **latest_settings})
+    return SweepConfig.parse({**recorded, **changes})
 
 
 def resume_flags(sweep: SweepConfig) -> str:
-    """Flags with which a sweep is gone on with, beside its folder."""
+    """Return the flags that a command needs to continue a sweep, beside its folder."""
     flags = [("address", sweep.address), ("storage", sweep.storage)]
     flags += [("plugin", path) for path in sweep.plugins]
     return "".join(f" --{key} {value}" for key, value in flags if value is not None)
 
 
 def _reload_plugins(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> None:
-    """Load the plug-ins that are given now, among which must be those of before."""
+    """Load the plug-ins that are given now, which must include the earlier ones."""
     PLUGINS.load_files(changes.get("plugins", ()))
     records = [record.model_dump() for record in earlier_opening.plugins]
     PLUGINS.require("The sweep", records, same_source=True)
 
 
-def _drop_cluster_address(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a log without a cluster that it names: the user or the environment chooses."""
-    return {
-        **recorded,
-        "address": LOCAL_ADDRESS if recorded.get("address") == LOCAL_ADDRESS else None,
-    }
+def _without_code_and_cluster(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    address = LOCAL_ADDRESS if recorded.get("address") == LOCAL_ADDRESS else None
+    return {**recorded, "plugins": (), "address": address}
 
 
 def _require_location_flags(previous: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
-    """Have the places named again that a sweep had and that a log may not choose."""
+    """Raise if the cluster or the storage of a sweep is not given again."""
     has_address = "address" in changes or resolve_address(None) != LOCAL_ADDRESS
     if previous.get("address") not in (None, LOCAL_ADDRESS) and not has_address:
         raise UserError(

@@ -1,4 +1,4 @@
-"""All that is made from a sweep's logs: tables, and the best settings and network of each cell."""
+"""Files that are made from the logs: tables, best settings and weights of each cell."""
 
 from kdtune.errors import DiskFullError, RunError
 from kdtune.export.selected_runs import select_best_runs, write_best_configs
@@ -16,12 +16,12 @@ PARQUET_TABLES = ("trials", "epochs")
 def write_results(
     folder: SweepFolder, resume_command: str, storage: Storage | None = None
 ) -> None:
-    """Make all that follows from the logs.
+    """Write all that is made from the logs.
 
     Args:
-        folder: of the sweep.
-        command: what makes it again, for people.
-        storage: of checkpoints; None if they are in the folder.
+        folder: the sweep's folder.
+        resume_command: writes them again; part of the error message.
+        storage: holds the checkpoints; None if they are in the folder.
 
     Raises:
         RunError: the disk is full.

@@ -1,7 +1,6 @@
 """Plans of sweeps, from measurements on this machine and a simulation.
 
-Rows for more slots than this machine has are for several nodes like it. For sweeps that this
-machine can run, benchmarks/plan.py measures how wrong plans are.
+Rows for more slots than this machine has are for several nodes like it.
 """
 
 import math
@@ -9,7 +8,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -27,16 +25,11 @@ from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.cluster.session import LOCAL_ADDRESS, find_slots, ray_session, resolve_address
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
-from kdtune.tuning.planning import driver_costs
+from kdtune.tuning.planning import driver_costs, simulation
 from kdtune.tuning.planning.recorded_curves import RecordedCurves
-from kdtune.tuning.planning.simulation import (
-    LearningCurves,
-    Simulation,
-    SimulationResult,
-    SweepCosts,
-)
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
-from kdtune.tuning.planning.trial_costs import TrialSizes, measure_trial_costs
+from kdtune.tuning.planning.training_worker import TrialSizes
+from kdtune.tuning.planning.trial_costs import measure_trial_costs
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import GRID_SAMPLER, describe_sampler
 from kdtune.tuning.trials.trial_checkpoints import CHECKPOINTS_PER_TRIAL
@@ -81,9 +74,6 @@ def plan_sweep(
         slot_counts: numbers of slots to plan for, besides that of this machine.
         curves_path: recorded learning curves; None for synthetic ones.
         show: mode, as for `kdtune.tuning.sweep.run_sweep`.
-
-    Raises:
-        UserError: an argument is invalid.
     """
     screen = Screen(show)
     requested = SweepConfig.parse(config)
@@ -96,11 +86,14 @@ def plan_sweep(
             "--gpus-per-trial, or leave it out."
         )
     prepared = prepare_sweep(requested, requested.spaces)
-    curves = load_learning_curves(prepared, curves_path)
+    curves: simulation.LearningCurves
+    curves = SyntheticCurves(prepared.sweep.epochs, prepared.sweep.seed)
+    if curves_path is not None:
+        curves = RecordedCurves(curves_path, prepared.sweep.epochs, fallback=curves)
     with ray_session(requested.address, screen.show == "verbose", screen.warn):
         slots = find_slots(prepared.sweep, screen.warn)
-        warm_start_events = prepared.load_warm_start_events()
-        return make_plan(prepared, warm_start_events, slots, slot_counts, curves, screen.say)
+        warm_starts = prepared.load_warm_start_events()
+        return make_plan(prepared, warm_starts, slots, slot_counts, curves, screen.say)
 
 
 def require_local_address(sweep: SweepConfig) -> None:
@@ -111,34 +104,22 @@ def require_local_address(sweep: SweepConfig) -> None:
         )
 
 
-def load_learning_curves(prepared: PreparedSweep, curves_path: Path | None) -> LearningCurves:
-    """Return learning curves for a sweep's trials.
-
-    Args:
-        prepared: the sweep.
-        curves_path: recorded curves; None for synthetic ones.
-    """
-    epochs = prepared.sweep.epochs
-    synthetic = SyntheticCurves(epochs, prepared.sweep.seed)
-    return RecordedCurves(curves_path, epochs, synthetic) if curves_path else synthetic
-
-
 def make_plan(
     prepared: PreparedSweep,
-    warm_start_events: Sequence[WarmStart],
+    warm_starts: Sequence[WarmStart],
     slots: Slots,
     slot_counts: Sequence[int],
-    learning_curves: LearningCurves,
+    curves: simulation.LearningCurves,
     say: Callable[[str], None],
 ) -> Plan:
     """Measure and simulate a sweep in a Ray session.
 
     Args:
         prepared: the sweep.
-        warm_start_events: what it learns from earlier sweeps.
+        warm_starts: what it learns from earlier sweeps.
         slots: those of this machine.
         slot_counts: other numbers of slots.
-        learning_curves: what trials reach.
+        curves: learning curves of the trials.
         say: writes a line.
     """
     num_cells, local_slots = len(prepared.sweep.cells()), slots.count
@@ -146,32 +127,35 @@ def make_plan(
     say(f"measuring {num_cells} cell{plural}, {local_slots} trials side by side: about a minute")
     started_at = time.perf_counter()
     costs, sizes = _measure_costs(prepared, slots)
-    measuring_seconds = time.perf_counter() - started_at
+    seconds = time.perf_counter() - started_at
     counts = list(dict.fromkeys((local_slots, *sorted(slot_counts))))
     sampler = _choose_sampler(prepared.sweep, costs, len(counts))
-    rows, scales = [], []
+    rows, max_scale = [], 1.0
     for count in counts:
         say(f"simulating {count:,} slot{'s' * (count > 1)}")
         row_costs = costs if count > local_slots else replace(costs, prepare_seconds=0.0)
-        result, scale = simulate_sweep(
-            prepared, sampler, row_costs, learning_curves, count, warm_start_events
-        )
+        result, scale = simulate_sweep(prepared, sampler, row_costs, curves, count, warm_starts)
         rows.append(_build_row(result, min(count, local_slots), sizes, prepared))
-        scales.append(scale)
+        max_scale = max(max_scale, scale)
+    measuring, preparing = map(format_duration, (seconds, costs.prepare_seconds))
+    first_note = (
+        f"Measured in {measuring} on this machine, {local_slots} trials side by side. Building "
+        f"the cache takes about {preparing} before the first trial, unless it is there."
+    )
     return {
         "slots": local_slots,
-        "seconds": measuring_seconds,
+        "seconds": seconds,
         "before": costs.prepare_seconds,
         "rows": rows,
-        "notes": build_notes(
-            prepared, local_slots, costs, learning_curves, sampler, max(scales), measuring_seconds
-        ),
+        "notes": [first_note, *build_notes(prepared, curves, sampler, max_scale)],
         "costs": asdict(costs),
         "environment": describe_environment(),
     }
 
 
-def _measure_costs(prepared: PreparedSweep, slots: Slots) -> tuple[SweepCosts, TrialSizes]:
+def _measure_costs(
+    prepared: PreparedSweep, slots: Slots
+) -> tuple[simulation.SweepCosts, TrialSizes]:
     # Processes have other working directories, so the path is absolute.
     parent_folder = (RESULTS_FOLDER if RESULTS_FOLDER.is_dir() else Path()).absolute()
     for stale_folder in parent_folder.glob(".plan-*"):
@@ -183,7 +167,7 @@ def _measure_costs(prepared: PreparedSweep, slots: Slots) -> tuple[SweepCosts, T
         costs, sizes = measure_trial_costs(prepared, slots, Path(folder), measure_proposal)
     costs = replace(
         costs,
-        num_views=prepared.shared_inputs.cache_plan.views if costs.view_seconds else 0,
+        num_views=prepared.shared_inputs.cache_plan.augment_views if costs.view_seconds else 0,
         report_seconds=driver_costs.REPORT_SECONDS,
         event_seconds=driver_costs.EVENT_SECONDS,
         trial_seconds=driver_costs.TRIAL_SECONDS,
@@ -202,7 +186,7 @@ def _trials_per_cell(sweep: SweepConfig) -> int:
     return math.ceil(2 * sweep.total_epochs / sweep.epochs / len(sweep.cells()))
 
 
-def _choose_sampler(sweep: SweepConfig, costs: SweepCosts, num_simulations: int) -> str:
+def _choose_sampler(sweep: SweepConfig, costs: simulation.SweepCosts, num_simulations: int) -> str:
     """Return the sweep's sampler, or a cheaper one if its proposals would take too long."""
     num_searches, num_trials = num_simulations * len(sweep.cells()), _trials_per_cell(sweep)
     seconds = num_searches * max(0, num_trials - costs.startup_trials) * costs.proposal_seconds
@@ -212,36 +196,23 @@ def _choose_sampler(sweep: SweepConfig, costs: SweepCosts, num_simulations: int)
     return next(name for max_trials, name in CHEAPER_SAMPLERS if total_trials <= max_trials)
 
 
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    previous_verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(previous_verbosity)
-
-
 def simulate_sweep(
     prepared: PreparedSweep,
     sampler: str,
-    costs: SweepCosts,
-    learning_curves: LearningCurves,
+    costs: simulation.SweepCosts,
+    curves: simulation.LearningCurves,
     slots: int,
     warm_start_events: Sequence[WarmStart],
-) -> tuple[SimulationResult, float]:
-    """Simulate a sweep, or a part of it if it is large.
+) -> tuple[simulation.SimulationResult, float]:
+    """Return the result of a sweep, and how many times larger it is than the simulated part.
 
     Args:
         prepared: the sweep.
         sampler: name of the sampler that proposes.
         costs: of the sweep.
-        learning_curves: what trials reach.
+        curves: learning curves of the trials.
         slots: number of trials at once.
         warm_start_events: what the sweep learns from earlier ones.
-
-    Returns:
-        The result for the whole sweep, and how many times larger it is than the simulated part.
     """
     sweep = prepared.sweep
     limits = [
@@ -263,14 +234,20 @@ def simulate_sweep(
         spaces, configure = prepared.spaces, prepared.configure_trial
         return SearchPolicy(scaled, spaces, configure, clock, lambda line: None)
 
-    with _quiet_optuna():
-        simulation = Simulation(make_policy, costs, learning_curves, slots, sweep.seed)
-        result = simulation.run(warm_start_events)
-    return result.scale(scale), scale
+    previous_verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        simulated = simulation.Simulation(make_policy, costs, curves, slots, sweep.seed)
+        return simulated.run(warm_start_events).scale(scale), scale
+    finally:
+        optuna.logging.set_verbosity(previous_verbosity)
 
 
 def _build_row(
-    result: SimulationResult, trials_on_node: int, sizes: TrialSizes, prepared: PreparedSweep
+    result: simulation.SimulationResult,
+    trials_on_node: int,
+    sizes: TrialSizes,
+    prepared: PreparedSweep,
 ) -> dict[str, Any]:
     """Return the row for a number of slots; the memory is that of the driver's node."""
     num_checkpoints = CHECKPOINTS_PER_TRIAL * result.max_running + len(prepared.sweep.cells())
@@ -280,90 +257,66 @@ def _build_row(
         **asdict(result),
         "idle_share": result.idle_share,
         "driver_share": result.driver_share,
-        "cache_bytes": prepared.shared_inputs.cache_plan.bytes,
-        "checkpoint_bytes": sizes.checkpoint_bytes * num_checkpoints,
+        "cache_bytes": prepared.shared_inputs.cache_plan.num_bytes,
+        "checkpoint_bytes": sizes.checkpoint * num_checkpoints,
         "log_bytes": epoch_bytes * result.epochs + trial_bytes * result.trials,
-        "node_memory_bytes": trials_on_node * sizes.memory_bytes + driver_memory,
-        "device_memory_bytes": sizes.device_memory_bytes,
+        "node_memory_bytes": trials_on_node * sizes.memory + driver_memory,
+        "device_memory_bytes": sizes.device_memory,
         "limit": _describe_bottleneck(result),
     }
 
 
-def _describe_bottleneck(result: SimulationResult) -> str:
+def _describe_bottleneck(result: simulation.SimulationResult) -> str:
     """Return a sentence about what keeps the sweep from being faster."""
     slot_seconds = result.slots * result.wall_seconds
     driver = f"the driver, busy {100 * result.driver_share:.0f} % of the time: slots wait for it"
     startup = "start-up: processes and trials take long to start, compared with their epochs"
     trials = f"too few trials: at most {result.max_running:,} run at once, fewer at the end"
-    shares = {
-        driver: result.waiting_seconds / slot_seconds,
-        startup: result.startup_seconds / slot_seconds,
-        trials: result.unused_seconds / slot_seconds,
-    }
-    if 1 - sum(shares.values()) >= TRAINING_BOUND_SHARE:
-        return f"training, {100 * result.training_seconds / slot_seconds:.0f} % of the slots' time"
-    sentence, share = max(shares.items(), key=lambda item: item[1])
+    seconds = (result.waiting_seconds, result.startup_seconds, result.unused_seconds)
+    shares = [lost / slot_seconds for lost in seconds]
+    sentence, share = "training", result.training_seconds / slot_seconds
+    if 1 - sum(shares) < TRAINING_BOUND_SHARE:
+        share = max(shares)
+        sentence = (driver, startup, trials)[shares.index(share)]
     return f"{sentence}, {100 * share:.0f} % of the slots' time"
 
 
 def build_notes(
-    prepared: PreparedSweep,
-    local_slots: int,
-    costs: SweepCosts,
-    learning_curves: LearningCurves,
-    sampler: str,
-    scale: float,
-    measuring_seconds: float,
-) -> list[str]:
-    """Return sentences about what limits the accuracy of a plan.
+    prepared: PreparedSweep, curves: simulation.LearningCurves, sampler: str, scale: float
+) -> Iterator[str]:
+    """Yield sentences about what limits the accuracy of a plan.
 
     Args:
         prepared: the sweep.
-        local_slots: number of slots of this machine.
-        costs: that were measured.
-        learning_curves: what trials reached in the simulations.
-        sampler: name of the sampler that proposed in the simulations.
+        curves: learning curves of the simulations.
+        sampler: name of the sampler in the simulations.
         scale: how many times larger the sweep is than its simulated part.
-        measuring_seconds: time that measuring took.
     """
     sweep = prepared.sweep
-    measuring, preparing = map(format_duration, (measuring_seconds, costs.prepare_seconds))
-    notes = [
-        f"Measured in {measuring} on this machine, {local_slots} trials side by side. Building "
-        f"the cache takes about {preparing} before the first trial, unless it is there."
-    ]
-    if isinstance(learning_curves, SyntheticCurves):
-        notes.append(
-            "Learning curves are synthetic, so what stopping saves is a guess; --curves takes "
-            "recorded ones."
-        )
-    if isinstance(learning_curves, RecordedCurves):
-        notes.append("Recorded curves are those of whole trials, which no rule stopped.")
-        if unrecorded := [cell for cell in sweep.cells() if cell not in learning_curves.runs]:
+    if isinstance(curves, SyntheticCurves):
+        guess = "Learning curves are synthetic, so what stopping saves is a guess"
+        yield f"{guess}; --curves takes recorded ones."
+    if isinstance(curves, RecordedCurves):
+        yield "Recorded curves are those of whole trials, which no rule stopped."
+        if unrecorded := [cell for cell in sweep.cells() if cell not in curves.runs]:
             names = ", ".join(map("-".join, unrecorded))
-            notes.append(f"No curves were recorded of {names}: theirs are synthetic, a guess.")
-    searched = {
-        key
-        for method in {method for method, _ in sweep.cells()}
-        for trial, _ in prepared.spaces[method].probe_points()
-        for key in trial.params
-    }
-    if varying := sorted(searched & EPOCH_TIME_SETTINGS):
-        notes.append(
+            yield f"No curves were recorded of {names}: theirs are synthetic, a guess."
+    spaces = [prepared.spaces[method] for method in dict(sweep.cells())]
+    points = [point.params for space in spaces for point, _ in space.probe_points()]
+    if varying := sorted(EPOCH_TIME_SETTINGS & {name for params in points for name in params}):
+        yield (
             f"The search varies {', '.join(varying)}, which changes how long epochs take, but one "
             "point of each cell was measured."
         )
     if sampler != sweep.sampler:
-        notes.append(
+        yield (
             f"In the simulation {sampler} proposes, since {describe_sampler(sweep.sampler)} would "
             "take too long; the cost of its proposals is measured and counted."
         )
     if scale > 1:
-        notes.append(
-            f"One part in {scale:.1f} of the largest sweep was simulated; its end looks longer."
-        )
-    notes.append(
+        part = f"One part in {scale:.1f} of the largest sweep was simulated"
+        yield f"{part}; its end looks longer."
+    yield (
         "More slots than here are nodes like this one. Not planned for: the network between "
         "nodes, crashes, a confirmation."
     )
-    return notes

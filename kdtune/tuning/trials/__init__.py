@@ -1,1 +1,1 @@
-"""One trial in its process, and its files."""
+"""One trial in its process: inputs, results, checkpoints and weights."""

@@ -1,10 +1,10 @@
-"""What stays of trials that have ended: networks. Their checkpoints go."""
+"""Weights of the best trials and confirmed runs; removal of the checkpoints of the others."""
 
 import shutil
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from kdtune.export.selected_runs import SelectedRun
 from kdtune.log.events import (
@@ -22,120 +22,85 @@ from kdtune.storage.remote import Storage, StorageError
 from kdtune.tuning.trials.trial_checkpoints import list_checkpoints, read_if_intact
 
 CLEANUP_TIMEOUT_SECONDS = 60
-"""Seconds that are waited at the end for the removal of checkpoints from a storage."""
-
-
-def _load_best_weights(folder: SweepFolder, trial_id: str) -> dict[str, Any] | None:
-    """The network of a trial at its best epoch, as a checkpoint, from the trial's last one.
-
-    None if there is no whole one. A process that was killed at the end may have left one of an
-    earlier epoch only; ``epoch`` and ``validation_accuracy`` say what it is.
-    """
-    paths = reversed(list_checkpoints(folder.checkpoints_folder / trial_id))
-    content = next((c for c in map(read_if_intact, paths) if c is not None), None)
-    if content is None:
-        return None
-    training = content["training"]
-    return {
-        "weights": training.get("best_weights", content["weights"]),
-        "config": content["config"],
-        "classes": content["classes"],
-        "epoch": training["best_epoch"],
-        "validation_accuracy": training["best_validation_accuracy"],
-        "trial_id": trial_id,
-        **({"plugins": content["plugins"]} if "plugins" in content else {}),
-    }
+"""Maximum seconds to wait at the end until a storage has removed checkpoints."""
 
 
 def write_best_weights(
     folder: SweepFolder, best: Mapping[Cell, SelectedRun], storage: Storage | None = None
 ) -> None:
-    """Write `best/<method>-<model>.pth`: the network of what stands for each cell.
+    """Write `best/<method>-<model>.pth`: the weights of the selected run or trial of each cell.
 
-    That of a trial comes from its last checkpoint; where that is lost, there is none.
+    The weights of a trial come from its last checkpoint; if that is lost, no file is written.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
         best: see `kdtune.export.selected_runs.select_best_runs`.
-        storage: of checkpoints; None if they are in the folder.
-
-    Raises:
-        DiskFullError: there is no room.
+        storage: holds the checkpoints; None if they are in the folder.
     """
     for cell, selected in best.items():
         path = folder.best_path(*cell, ".pth")
         if path.exists() and (read_if_intact(path) or {}).get("trial_id") != selected.name:
             path.unlink()
-        if not path.exists():
-            _download(None if selected.confirmed else storage, folder, selected.name)
-            confirmed_path = folder.network_path(selected.name)
-            content = (
-                read_if_intact(confirmed_path)
-                if selected.confirmed
-                else _load_best_weights(folder, selected.name)
-            )
-            if content and content["validation_accuracy"] == selected.validation_accuracy:
-                write_checkpoint(path, content)
+        if path.exists():
+            continue
+        if selected.confirmed:
+            content = read_if_intact(folder.network_path(selected.name))
+        else:
+            content = _load_best_weights(folder, selected.name, storage)
+        if content and content["validation_accuracy"] == selected.validation_accuracy:
+            write_checkpoint(path, content)
 
 
-def _download(storage: Storage | None, folder: SweepFolder, trial_id: str) -> None:
-    """Bring the checkpoints of a trial from the storage to the sweep's folder, if there is one.
-
-    What the storage does not give now is missing for now: see `Networks` and `Leftovers`.
-    """
-    if storage is None:
-        return
+def _load_best_weights(
+    folder: SweepFolder, trial_id: str, storage: Storage | None
+) -> dict[str, Any] | None:
+    """Return a checkpoint of the best epoch in a trial's newest intact checkpoint, if any."""
     checkpoint_folder = folder.checkpoints_folder / trial_id
-    with suppress(StorageError):
-        for name in storage.subfolder(trial_id).list_files():
-            if not (checkpoint_folder / name).exists():
-                storage.subfolder(trial_id).download(name, checkpoint_folder / name)
-
-
-def _delete(storage: Storage | None, folder: SweepFolder, trial_id: str) -> None:
-    """Remove the checkpoints of a trial, wherever they are."""
-    shutil.rmtree(folder.checkpoints_folder / trial_id, ignore_errors=True)
     if storage is not None:
-        with suppress(StorageError):
-            storage.subfolder(trial_id).remove_folder()
-
-
-class FileKeeper(Protocol):
-    """Files that follow from a log: a fold over it that acts only on what comes after `begin`."""
-
-    def fold(self, event: Event) -> None:
-        """Take an event of the log."""
-
-    def activate(self) -> None:
-        """Act on what is known, and from now on on what comes."""
+        with suppress(StorageError):  # a file that is not available now is missing for now
+            for name in storage.subfolder(trial_id).list_files():
+                if not (checkpoint_folder / name).exists():
+                    storage.subfolder(trial_id).download(name, checkpoint_folder / name)
+    contents = map(read_if_intact, reversed(list_checkpoints(checkpoint_folder)))
+    content = next((content for content in contents if content is not None), None)
+    if content is None:
+        return None
+    training = content["training"]
+    return {
+        "weights": training.get("best_weights", content["weights"]),
+        "epoch": training["best_epoch"],
+        "validation_accuracy": training["best_validation_accuracy"],
+        "trial_id": trial_id,
+        **{key: content[key] for key in ("config", "classes", "plugins") if key in content},
+    }
 
 
 class ConfirmedWeights:
-    """Keeps the networks of confirmed runs, until another candidate of their cell is chosen.
+    """Keeps the weights of confirmed runs until another candidate of their cell is chosen.
 
-    A fold over the log of a confirmation. What was in it before `begin` is acted on then. The
-    checkpoints of a run stay until its network is written: a storage that fails now may give them
-    another time.
+    It is a fold over the log that acts from `activate` on, on the events before that, too.
+    The checkpoints of a run stay until its weights are written, since a storage that fails now
+    may give them another time.
 
     Args:
-        folder: the sweep's.
-        storage: of checkpoints; None if they are in the folder.
+        folder: the sweep's folder.
+        storage: holds the checkpoints; None if they are in the folder.
     """
 
     def __init__(self, folder: SweepFolder, storage: Storage | None = None):
-        self.folder, self.storage = folder, storage
+        self.folder, self.storage, self._active = folder, storage, False
         self._runs: dict[str, TrialProposed] = {}
         self._past_events: list[TrialEnded | CandidateChosen] = []
-        self._active = False
 
     def activate(self) -> None:
-        """Keep what an earlier driver left, and from now on what comes."""
+        """Act on the events so far, and from now on on every event."""
         self._active = True
         for event in self._past_events:
             self._apply(event)
+        self._past_events.clear()
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log."""
+        """Add an event of the log."""
         if isinstance(event, TrialProposed):
             self._runs[event.trial_id] = event
         elif isinstance(event, TrialEnded | CandidateChosen):
@@ -153,42 +118,43 @@ class ConfirmedWeights:
         run_id = event.trial_id
         path = self.folder.network_path(run_id)
         if event.state is TrialState.FINISHED and not path.is_file():
-            _download(self.storage, self.folder, run_id)
-            content = _load_best_weights(self.folder, run_id)
+            content = _load_best_weights(self.folder, run_id, self.storage)
             if not content or content["validation_accuracy"] != event.best_validation_accuracy:
                 return
             write_checkpoint(path, content)
-        _delete(self.storage, self.folder, run_id)
+        shutil.rmtree(self.folder.checkpoints_folder / run_id, ignore_errors=True)
+        if self.storage is not None:
+            with suppress(StorageError):
+                self.storage.subfolder(run_id).remove_folder()
 
 
 class CheckpointCleanup:
-    """Removes the checkpoints of trials that have ended, but for the best of each cell.
+    """Removes the checkpoints of trials that have ended, except those of the best of each cell.
 
-    A fold over the log. A trial's process writes its last checkpoint while its end is logged, so
-    it is removed only when a further trial has ended. What was in the log before `begin` is not
-    acted on.
+    It is a fold over the log that acts from `activate` on, on the events before that, too.
+    A trial's process writes its last checkpoint while its end is logged, so that is removed when
+    another trial has ended.
 
     Args:
-        folder: the sweep's.
-        storage: of checkpoints; None if they are in the folder.
+        folder: the sweep's folder.
+        storage: holds the checkpoints; None if they are in the folder.
     """
 
     def __init__(self, folder: SweepFolder, storage: Storage | None = None):
-        self.folder, self.storage = folder, storage
+        self.folder, self.storage, self._active = folder, storage, False
+        self._executor = ThreadPoolExecutor(1)  # the driver does not wait for a slow storage
+        self._removals: list[Future[None]] = []
         self._ended: set[str] = set()
-        self._executor = ThreadPoolExecutor(1)  # nobody waits for a storage that is slow
-        self._removal: Future[None] | None = None
         self._best: dict[Cell, tuple[float, int, str]] = {}
         self._trial_numbers: dict[str, int] = {}
-        self._active = False
 
     def activate(self) -> None:
-        """Remove what an earlier driver left, and from now on what is left."""
+        """Remove what an earlier driver left, and from now on what trials leave."""
         self._active = True
         self.remove_ended()
 
     def fold(self, event: Event) -> None:
-        """Take an event of the log."""
+        """Add an event of the log."""
         if isinstance(event, TrialProposed):
             self._trial_numbers[event.trial_id] = event.number
         elif isinstance(event, TrialEnded):
@@ -201,34 +167,35 @@ class CheckpointCleanup:
                 self.remove_ended(just_ended=event.trial_id)
 
     def remove_ended(self, just_ended: str | None = None) -> None:
-        """Remove them; `keep` is a trial that has just ended."""
-        self._remove_checkpoints(
-            self._ended - {trial_id for *_, trial_id in self._best.values()} - {just_ended}
-        )
+        """Remove the checkpoints of all ended trials but the best ones and `just_ended`."""
+        kept = {trial_id for *_, trial_id in self._best.values()} | {just_ended}
+        self._remove_checkpoints(self._ended - kept)
 
     def remove_all(self) -> None:
-        """Remove those of the best, too, whose networks are written."""
-        best = {cell: trial_id for cell, (*_, trial_id) in self._best.items()}
-        written = [cell for cell in best if self.folder.best_path(*cell, ".pth").is_file()]
-        self._wait_for_removal()
-        self._remove_checkpoints(self._ended - {best[cell] for cell in best.keys() - written})
-        self._wait_for_removal()
+        """Remove the checkpoints of the best trials, too, if their weights are written."""
+        kept = {
+            trial_id
+            for cell, (*_, trial_id) in self._best.items()
+            if not self.folder.best_path(*cell, ".pth").is_file()
+        }
+        wait(self._removals, CLEANUP_TIMEOUT_SECONDS)
+        self._remove_checkpoints(self._ended - kept)
+        wait(self._removals, CLEANUP_TIMEOUT_SECONDS)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _wait_for_removal(self) -> None:
-        if self._removal is not None:
-            wait([self._removal], CLEANUP_TIMEOUT_SECONDS)
-
-    def _remove_checkpoints(self, trials: Set[str | None]) -> None:
+    def _remove_checkpoints(self, trials: set[str]) -> None:
         for path in self.folder.checkpoints_folder.glob("*"):
             if path.name in trials:
                 shutil.rmtree(path, ignore_errors=True)
-        if self.storage is not None and (self._removal is None or self._removal.done()):
-            self._removal = self._executor.submit(_clear_storage, self.storage, trials)
+        if self.storage is not None and all(removal.done() for removal in self._removals):
+            self._removals = [self._executor.submit(_clear_storage, self.storage, trials)]
 
 
-def _clear_storage(storage: Storage, trials: Set[str | None]) -> None:
-    """Remove checkpoints of trials; what is not removed now is removed another time."""
-    with suppress(StorageError):
+def _clear_storage(storage: Storage, trials: set[str]) -> None:
+    with suppress(StorageError):  # what is not removed now is removed another time
         for trial_id in {name.split("/")[0] for name in storage.list_files()} & trials:
-            storage.subfolder(str(trial_id)).remove_folder()
+            storage.subfolder(trial_id).remove_folder()
+
+
+FileKeeper = ConfirmedWeights | CheckpointCleanup
+"""Keeps the files of trials in step with the log."""

@@ -1,30 +1,13 @@
-"""How much of a sweep's views fits into the cache. Arithmetic alone; nothing is built here."""
+"""Plan of what fits into the cache: teacher targets and augmented views; arithmetic alone."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from kdtune.log.events import CacheRecord
 from kdtune.units import BYTES_PER_GB, format_bytes
 
 PLANNED_CACHE_SHARE = 0.95
-"""Share of the cache that is planned with, so that a sweep does not push out what it needs."""
-
-
-@dataclass(frozen=True)
-class CachePlan:
-    """What a sweep keeps.
-
-    Attributes:
-        methods: whose targets are kept; the teacher runs live for the others.
-        views: augmented views that epochs take turns with; 0 where each epoch has its own, live.
-        bytes: size of all of it.
-        lines: how that follows, for people.
-    """
-
-    methods: tuple[str, ...]
-    views: int
-    bytes: int
-    lines: tuple[str, ...]
+"""Share of the cache that is planned, so that a sweep does not evict what it needs."""
 
 
 def plan_cache(
@@ -35,17 +18,19 @@ def plan_cache(
     any_plain: bool,
     any_augmented: bool,
     epochs: int,
-) -> CachePlan:
-    """Choose what is kept: targets of as many methods as fit, small ones first, then views.
+) -> tuple[CacheRecord, list[str]]:
+    """Choose what is cached, and explain it in lines for a person.
+
+    These are the targets of as many methods as fit, small ones first, then augmented views.
 
     Args:
-        limit: bytes that the cache may have.
-        images: bytes of the training images.
-        held: bytes of what is kept in any case, the training images among it.
-        targets: bytes of each target of a view, by name, by method.
-        plain: whether some trial sees the images as they are.
-        augmented: whether some trial augments them.
-        epochs: more views than these are not needed.
+        max_bytes: size of the cache.
+        image_bytes: size of the training images.
+        base_bytes: size of training and validation images, which are always cached.
+        target_bytes: size of each target of a view, by name, by method.
+        any_plain: True if some trial does not augment the images.
+        any_augmented: True if some trial augments them.
+        epochs: maximum number of views.
     """
 
     def total_bytes(methods: list[str], views: int) -> int:
@@ -63,31 +48,28 @@ def plan_cache(
         if (any_plain or min_views) and needed_bytes <= max_bytes:
             cached_methods.append(method)
         else:
-            parts = " + ".join(
-                f"{k} {format_bytes(size)}" for k, size in target_bytes[method].items()
-            )
+            sizes = (f"{k} {format_bytes(size)}" for k, size in target_bytes[method].items())
             lines.append(
-                f"{method}: the teacher runs live, since {parts} of a view make "
-                f"{format_bytes(needed_bytes)} in all, and there is room for {format_bytes(max_bytes)}; "
-                f"cache_gb {_needed_cache_gb(needed_bytes)} would do"
+                f"{method}: the teacher runs live: with {' + '.join(sizes)} of a view the cache "
+                f"takes {format_bytes(needed_bytes)}, and there is room for "
+                f"{format_bytes(max_bytes)}; cache_gb {_needed_cache_gb(needed_bytes)} is enough"
             )
     views = 0
     if min_views:
         view_bytes = total_bytes(cached_methods, 1) - total_bytes(cached_methods, 0)
         views = min(epochs, 1 + int((max_bytes - total_bytes(cached_methods, 1)) // view_bytes))
-        hint = f"; cache_gb {_needed_cache_gb(total_bytes(cached_methods, epochs))} holds one for each"
-        line = f"augmented views: {views}, in turns, for {epochs} epochs"
-        lines.append(line + (hint if views < epochs else ""))
+        line = f"augmented views: {epochs} epochs cycle through {views}"
+        if views < epochs:
+            needed_gb = _needed_cache_gb(total_bytes(cached_methods, epochs))
+            line += f"; cache_gb {needed_gb} holds one for each"
+        lines.append(line)
     elif any_augmented:
         needed_gb = _needed_cache_gb(total_bytes([], 1))
-        lines.append(
-            f"augmented anew in every epoch; cache_gb {needed_gb} would hold a view of images"
-        )
-    return CachePlan(
-        tuple(cached_methods), views, total_bytes(cached_methods, views), tuple(lines)
-    )
+        lines.append(f"augmented anew in every epoch; cache_gb {needed_gb} holds a view of images")
+    num_bytes = total_bytes(cached_methods, views)
+    methods = tuple(cached_methods)
+    return CacheRecord(methods=methods, augment_views=views, num_bytes=num_bytes), lines
 
 
 def _needed_cache_gb(size: int) -> str:
-    """The least cache_gb that has room for so many bytes."""
     return f"{math.ceil(1000 * size / PLANNED_CACHE_SHARE / BYTES_PER_GB) / 1000:g}"

@@ -1,4 +1,4 @@
-"""What the process of a trial reports to the driver: one tagged union."""
+"""Results that the process of a trial reports to the driver, as one tagged union."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ RAY_KEY = "trial_result"
 
 
 class Failure(StrEnum):
-    """How a trial failed by itself; its process continues with other trials."""
+    """Kinds of failures of a trial after which its process continues with other trials."""
 
     DIVERGED = "diverged"
     CRASHED = "crashed"
@@ -26,7 +26,7 @@ class _Result(BaseModel):
 
 
 class ProcessStarted(_Result):
-    """A process works on the trial: its pid, and Ray's id of its node."""
+    """A process runs the trial; Ray knows its node by this id."""
 
     kind: Literal["process_started"] = "process_started"
     node_id: str
@@ -48,7 +48,7 @@ class EpochReported(_Result):
 
 
 class TrialFailed(_Result):
-    """The trial failed by itself: its last result."""
+    """The last result of a trial that failed."""
 
     kind: Literal["trial_failed"] = "trial_failed"
     failure: Failure

@@ -1,10 +1,10 @@
-"""What the trials of a sweep have in common: pixels, the teacher, and what all ask of it."""
+"""Inputs that all trials of a sweep share: decoded images, teacher and teacher targets."""
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from kdtune.config.sweep import SweepConfig
@@ -12,11 +12,11 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData
 from kdtune.errors import UserError
-from kdtune.log.events import SweepOpening
+from kdtune.log.events import CacheRecord, SweepOpening
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.checks import dry_run
 from kdtune.methods.method import FeatureMaps, StageShapes
-from kdtune.models import stage_shapes
+from kdtune.models import MODELS, build_model, probe, stage_shapes
 from kdtune.runtime.device import has_gpu, release_gpu_memory
 from kdtune.storage.array_cache import (
     ArrayCache,
@@ -27,121 +27,124 @@ from kdtune.storage.array_cache import (
 )
 from kdtune.training.epoch_data import EpochData, open_decoded_dataset
 from kdtune.training.teacher_targets import TeacherTargets
-from kdtune.tuning.trials.cache_plan import CachePlan, plan_cache
-from kdtune.tuning.trials.trainable import TargetRequests
+from kdtune.tuning.trials.cache_plan import plan_cache
+from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests
 from kdtune.units import BYTES_PER_GB
 
 
 class SharedInputs:
-    """Decides what is kept for all trials, and builds what the first epoch needs.
+    """Plans which inputs are cached for all trials, and builds those of the first epoch.
 
     Args:
         sweep: complete settings.
         data: the images.
-        teacher: or None.
+        teacher: None without one.
     """
 
     def __init__(self, sweep: SweepConfig, data: ImageData, teacher: nn.Module | None):
         assert sweep.image_size is not None
         self.sweep, self.teacher = sweep, teacher
         self.decoded = open_decoded_dataset(data, sweep.image_size, sweep.cache_gb)
-        self.teacher_targets = (
-            TeacherTargets(teacher, sweep.image_size) if teacher is not None else None
-        )
+        self.teacher_targets = TeacherTargets(teacher, sweep.image_size) if teacher else None
         self._target_requests: dict[str, list[tuple[TrainConfig, StageShapes]]] = {}
         self._target_bytes: dict[str, dict[str, int]] = {}
         self._runs_by_augment: dict[bool, TrainConfig] = {}
-        self.cache_plan = CachePlan((), 0, 0, ())
+        self.cache_plan = CacheRecord(methods=(), augment_views=0, num_bytes=0)
+        self.cache_plan_lines: list[str] = []
 
-    def dry_run(self, config: TrainConfig, student: tuple[Tensor, FeatureMaps]) -> None:
-        """Go through a batch as a run does.
+    def register_runs(self, model: str, configs: Sequence[TrainConfig]) -> None:
+        """Try a batch with each method, and register the runs, which the sweep may make.
 
         Args:
-            config: its settings.
-            student: what its student gives for two images.
-
-        Raises:
-            UserError: the run's method is no good.
+            model: the student of all these runs.
+            configs: their settings.
         """
-        shapes = self.teacher_targets.stage_shapes if self.teacher_targets else None
-        method = build_method(config, stage_shapes(student[1]), shapes)
-        teacher = (
-            self.teacher_targets.probe_outputs
-            if self.teacher_targets and method.uses_teacher
-            else None
-        )
+        image_size = self.decoded.image_size
+        with MODELS.blame_provider(model):
+            student = build_model(model, len(self.decoded.data.classes), image_size)
+            outputs = probe(student, torch.zeros(2, 3, image_size, image_size))
+            shapes = stage_shapes(outputs[1])
+        tried_methods = set()
+        for config in configs:
+            with METHODS.blame_provider(config.method):
+                if config.method not in tried_methods:
+                    self._dry_run(config, outputs)
+                    tried_methods.add(config.method)
+                self._register_run(config, shapes)
+
+    def _dry_run(self, config: TrainConfig, student: tuple[Tensor, FeatureMaps]) -> None:
+        targets = self.teacher_targets
+        teacher_shapes = targets.stage_shapes if targets else None
+        method = build_method(config, stage_shapes(student[1]), teacher_shapes)
+        teacher = targets.probe_outputs if targets and method.uses_teacher else None
         dry_run(config.method, method, student, teacher)
 
-    def register_run(self, config: TrainConfig, shapes: StageShapes) -> None:
-        """Take note of a run that the sweep may make; its networks must be comparable."""
+    def _register_run(self, config: TrainConfig, shapes: StageShapes) -> None:
         self._runs_by_augment[config.augment] = config
         if self.teacher_targets is None:
             build_method(config, shapes, None)
             return
         requested = self.teacher_targets.request(config, shapes)
         if config.cache_targets and METHODS[config.method].uses_teacher:
-            sizes = {
-                k: t.bytes_per_image * len(self.decoded.data.train) for k, t in requested.items()
-            }
+            num_images = len(self.decoded.data.train)
+            sizes = {name: spec.bytes_per_image * num_images for name, spec in requested.items()}
             known_bytes = self._target_bytes.setdefault(config.method, {})
             if sizes.keys() - known_bytes.keys():
                 self._target_requests.setdefault(config.method, []).append((config, shapes))
                 known_bytes.update(sizes)
 
-    def plan_cache(self, previous_opening: SweepOpening | None = None) -> None:
-        """Decide what is kept, once all runs have been noted.
+    def plan_cache(self, earlier_opening: SweepOpening | None = None) -> None:
+        """Plan what is cached, once all runs are registered.
 
-        Args:
-            earlier: the event that opened the same sweep before: its trials saw so many views,
-                and the teacher ran live for some methods, and so it stays.
+        A sweep that has an `earlier_opening` keeps its views and its methods with a live teacher.
         """
+        recorded = earlier_opening.cache if earlier_opening else None
         if self.decoded.cache is None:
-            recorded = previous_opening.cache if previous_opening else None
             if recorded is not None and (recorded.augment_views or recorded.methods):
                 raise UserError("The sweep's trials share what the cache holds; it needs one.")
             return
-        images = self.decoded.array_bytes("train")
+        image_bytes = self.decoded.array_bytes("train")
         folder = next(p for p in (cache_folder(), *cache_folder().parents) if p.exists())
         cached_bytes = sum(entry.size_bytes for entry in self.decoded.cache.list_entries())
-        self.cache_plan = plan_cache(
-            max_bytes=min(
-                self.sweep.cache_gb * BYTES_PER_GB, shutil.disk_usage(folder).free + cached_bytes
-            ),
-            image_bytes=images,
-            base_bytes=images + self.decoded.array_bytes("validation"),
+        available_bytes = shutil.disk_usage(folder).free + cached_bytes
+        self.cache_plan, self.cache_plan_lines = plan_cache(
+            max_bytes=min(self.sweep.cache_gb * BYTES_PER_GB, available_bytes),
+            image_bytes=image_bytes,
+            base_bytes=image_bytes + self.decoded.array_bytes("validation"),
             target_bytes=self._target_bytes,
             any_plain=False in self._runs_by_augment,
             any_augmented=True in self._runs_by_augment,
             epochs=self.sweep.epochs,
         )
-        if previous_opening is not None:
-            recorded = previous_opening.cache
-            previous_cells = SweepConfig.parse(previous_opening.config).cells()
-            new_methods = set(self.cache_plan.methods) - {method for method, _ in previous_cells}
-            methods = tuple(dict.fromkeys((*recorded.methods, *sorted(new_methods))))
-            self.cache_plan = replace(
-                self.cache_plan, methods=methods, views=recorded.augment_views, lines=()
-            )
+        if earlier_opening is not None and recorded is not None:
+            earlier_cells = SweepConfig.parse(earlier_opening.config).cells()
+            new_methods = set(self.cache_plan.methods) - {method for method, _ in earlier_cells}
+            kept = {
+                "methods": tuple(dict.fromkeys((*recorded.methods, *sorted(new_methods)))),
+                "augment_views": recorded.augment_views,
+            }
+            self.cache_plan = self.cache_plan.model_copy(update=kept)
+            self.cache_plan_lines = []
 
     def with_cache_plan(self, config: TrainConfig) -> TrainConfig:
-        """A run's settings, with what the sweep has decided for all."""
+        """Return the settings of a run with what the plan decides for all runs."""
         is_cached = config.method in self.cache_plan.methods
         return config.model_copy(
             update={
-                "augment_views": self.cache_plan.views if config.augment else 0,
+                "augment_views": self.cache_plan.augment_views if config.augment else 0,
                 "cache_targets": is_cached or not METHODS[config.method].uses_teacher,
             }
         )
 
     def with_decoded(self, decoded: DecodedDataset) -> "SharedInputs":
-        """The same for other pixels, such as some of them; what is kept stays as it is."""
+        """Return a copy with other images and the same plan."""
         other = copy(self)
         other.decoded = decoded
         return other
 
     @property
     def target_requests(self) -> TargetRequests:
-        """The runs whose targets are kept."""
+        """Runs whose targets are cached."""
         return tuple(
             (self.with_cache_plan(config), tuple(shapes))
             for method in self.cache_plan.methods
@@ -150,61 +153,41 @@ class SharedInputs:
 
     @property
     def representative_runs(self) -> list[TrainConfig]:
-        """A run with augmentation and one without, as far as the sweep may have such."""
+        """One run with augmentation and one without, if the sweep may have such runs."""
         return [self.with_cache_plan(config) for config in self._runs_by_augment.values()]
 
     def warm_cache(self, say: Callable[[str], None]) -> list[CacheProgress]:
-        """Build what the first epoch needs, with all cores.
-
-        Args:
-            say: takes a line for a person about each view.
-
-        Returns:
-            What was built or found.
-        """
-        # Opened anew: what an earlier sweep of this process has open may have been pruned since,
-        # and what is decoded without a cache is checked, but not held.
-        cache = self.decoded.cache and ArrayCache(
-            self.decoded.cache.folder, self.decoded.cache.max_bytes
+        """Build what the first epoch needs with all cores; return what was built or found."""
+        # Opened anew: arrays that this process has open may have been evicted since, and images
+        # that are decoded without a cache are checked, but not held.
+        cache = self.decoded.cache
+        decoded = DecodedDataset(
+            self.decoded.data,
+            self.decoded.image_size,
+            cache and ArrayCache(cache.folder, cache.max_bytes),
         )
-        decoded = DecodedDataset(self.decoded.data, self.decoded.image_size, cache)
-        teacher_targets = None
-        if self.teacher is not None and self.target_requests:
-            teacher_targets = TeacherTargets(self.teacher, decoded.image_size)
-            for config, shapes in self.target_requests:
-                teacher_targets.request(config, list(shapes))
-        prepared = build_first_epoch(
-            decoded,
-            teacher_targets,
-            self.representative_runs,
-            lambda progress: say(progress.describe()),
-        )
+        memory = ProcessMemory(self.target_requests, decoded, self.teacher)
+        runs = self.representative_runs
+        prepared = build_first_epoch(memory, runs, lambda progress: say(progress.describe()))
         if self.teacher is not None and has_gpu():
-            self.teacher.cpu()  # the trials' GPU is theirs
+            self.teacher.cpu()  # leave the GPU to the trials
             release_gpu_memory()
         return prepared
 
 
 def build_first_epoch(
-    decoded: DecodedDataset,
-    teacher_targets: TeacherTargets | None,
-    runs: Iterable[TrainConfig],
-    on_progress: OnCacheProgress,
+    memory: ProcessMemory, runs: Sequence[TrainConfig], on_progress: OnCacheProgress
 ) -> list[CacheProgress]:
-    """Build what the first epoch of some runs needs, where this process runs.
+    """Build what the first epoch of some runs needs; return the arrays that were built or found.
 
     Args:
-        views: pixels.
-        lesson: what is asked of the teacher; None without one.
-        runs: see `Shared.runs`.
-        say: told what is built, or found, once.
-
-    Returns:
-        What was built or found.
-
-    Raises:
-        UserError: images cannot be read, or the cache cannot be written.
+        memory: opens images and teacher.
+        runs: see `SharedInputs.representative_runs`.
+        on_progress: takes what is built or found, once.
     """
+    decoded, requests, targets = memory.decoded(runs[0]), memory.target_requests, None
+    if requests:
+        targets = memory.teacher_targets(requests[0][0])
     prepared: list[CacheProgress] = []
 
     def report_once(progress: CacheProgress) -> None:
@@ -216,5 +199,5 @@ def build_first_epoch(
 
     decoded.decode_train_validation(report_once)
     for config in runs:
-        EpochData(config, decoded, teacher_targets, {}, report_once).load_arrays(1)
+        EpochData(config, decoded, targets, {}, report_once).load_arrays(1)
     return prepared

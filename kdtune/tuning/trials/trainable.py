@@ -1,11 +1,9 @@
-"""A process that runs one trial after another for Ray Tune: a few lines around `fit`.
+"""Ray Tune's process of a trial: runs one trial after another and reports their results.
 
-It is a class and no function, since Tune runs functions in threads: one that takes long to end
-makes the next trial fail. Here the next one waits. A trial that fails by itself reports that as
-its last result, with the reason in one line, so that the process goes on to the next trial; only a
-process that dies is an error to Ray. A trial that was begun before goes on from its checkpoint.
-
-Test images are not among what a trial has: no setting and no mistake of a method can reach them.
+It is a class because Tune runs functions in threads, where a trial that is slow to end makes the
+next one fail; here the next one waits. A trial that fails reports the failure as its last result,
+so its process continues with the next trial; only a process that dies is an error to Ray. Trials
+do not get the test images, so neither a setting nor a faulty method can reach them.
 """
 
 import math
@@ -13,7 +11,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -23,23 +21,16 @@ import torch
 from ray import tune
 from torch import nn
 
-from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import DataSource, TrainConfig
+from kdtune.config.train import TrainConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.errors import DiskFullError, DivergedError, UserError, typed_first_line
 from kdtune.log.events import EpochMetrics
-from kdtune.models import build_model, probe_stage_shapes
 from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import hide_gpus
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import CacheProgress, CacheState, OnCacheProgress
 from kdtune.storage.remote import Storage
-from kdtune.training.epoch_data import (
-    EpochData,
-    find_data,
-    open_decoded_dataset,
-    should_cache_targets,
-)
+from kdtune.training.epoch_data import EpochData, find_data, open_decoded_dataset, open_epoch_data
 from kdtune.training.loop import METRIC_NAMES, EpochResult, fit
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import TeacherTargets
@@ -52,62 +43,80 @@ from kdtune.tuning.trials.results import (
     TrialResult,
     to_ray,
 )
-from kdtune.tuning.trials.trial_checkpoints import RemoteTrialCheckpoints, TrialCheckpoints
+from kdtune.tuning.trials.trial_checkpoints import (
+    RemoteTrialCheckpoints,
+    TrialCheckpoints,
+    WriteCost,
+)
 
 TargetRequests = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
-"""Runs whose targets the sweep keeps: settings, and (C, H, W) of the student's stages."""
+"""Runs whose teacher targets are cached: settings, and (C, H, W) of the student's stages."""
+
+OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
+"""Texts of errors that have no class of their own."""
 
 
-# What all trials of a sweep have in common is opened once in a process.
-@lru_cache(maxsize=1)
-def _open_decoded(
-    source: DataSource, skip_bad_images: bool, image_size: int, cache_gb: float
-) -> DecodedDataset:
-    data, _ = find_data(source, skip_bad_images, cache_gb, with_test=False)
-    return open_decoded_dataset(data, image_size, cache_gb)
+class ProcessMemory:
+    """Objects that a process keeps from one trial of a sweep to the next.
 
+    Images and teacher, which are the same for all trials of a sweep, are opened once.
 
-@lru_cache(maxsize=1)
-def _load_teacher(path: str, classes: tuple[str, ...], image_size: int) -> nn.Module:
-    return load_teacher(path, classes, image_size)
+    Args:
+        target_requests: see `TargetRequests`.
+        decoded: images without the test images; opened for the first trial if None.
+        teacher: loaded for the first trial that has one if None.
+    """
 
+    def __init__(
+        self,
+        target_requests: TargetRequests = (),
+        decoded: DecodedDataset | None = None,
+        teacher: nn.Module | None = None,
+    ):
+        self.target_requests = target_requests
+        self.write_cost = WriteCost()
+        self._decoded, self._teacher = decoded, teacher
+        self._teacher_targets: TeacherTargets | None = None
 
-@lru_cache(maxsize=1)
-def _request_targets(
-    teacher: nn.Module, image_size: int, target_requests: TargetRequests
-) -> TeacherTargets:
-    """All that the sweep wants to know, so that one pass of the teacher gives it to all."""
-    teacher_targets = TeacherTargets(teacher, image_size)
-    for config, shapes in target_requests:
-        teacher_targets.request(config, list(shapes))
-    return teacher_targets
+    def decoded(self, config: TrainConfig) -> DecodedDataset:
+        """Return the images of a trial."""
+        if self._decoded is None:
+            data, _ = find_data(
+                config.data_source, config.skip_bad_images, config.cache_gb, with_test=False
+            )
+            self._decoded = open_decoded_dataset(data, config.image_size, config.cache_gb)
+        return self._decoded
 
+    def teacher(self, config: TrainConfig) -> nn.Module:
+        """Return the teacher of a trial that has one."""
+        if self._teacher is None:
+            assert config.teacher_model is not None
+            classes = self.decoded(config).data.classes
+            self._teacher = load_teacher(config.teacher_model, classes, config.image_size)
+        return self._teacher
 
-def open_shared_inputs(
-    sweep: SweepConfig, target_requests: TargetRequests
-) -> tuple[DecodedDataset, TeacherTargets | None]:
-    """What all trials of a sweep have in common, where this process runs."""
-    assert sweep.image_size is not None
-    decoded = _open_decoded(
-        sweep.data_source, sweep.skip_bad_images, sweep.image_size, sweep.cache_gb
-    )
-    if sweep.teacher is None or not target_requests:
-        return decoded, None
-    teacher = _load_teacher(sweep.teacher, decoded.data.classes, sweep.image_size)
-    return decoded, _request_targets(teacher, sweep.image_size, target_requests)
+    def teacher_targets(self, config: TrainConfig) -> TeacherTargets:
+        """Return the targets of all requests, which one pass of the teacher computes."""
+        if self._teacher_targets is None:
+            teacher = self.teacher(config)
+            self._teacher_targets = TeacherTargets(
+                teacher, config.image_size, self.target_requests
+            )
+        return self._teacher_targets
 
 
 def hide_unassigned_gpus() -> None:
-    """Have a process of Ray's without a GPU see none, which Ray itself does not care for."""
+    """Hide the GPUs from a process of Ray that has none assigned; Ray leaves them visible."""
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         hide_gpus()
 
 
 class TrialProcess(tune.Trainable):
-    """Ray's side of a trial: every `step` gives one result of `trial_results`.
+    """Ray's side of a trial: every `step` gives one result of `run_trial`.
 
-    Its settings are ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``place``, a
-    `kdtune.tuning.cluster.placement.Allocation` as a dict.
+    Ray passes ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``allocation``, a
+    `kdtune.tuning.cluster.placement.Allocation` as a dict. `setup` also takes what
+    `tune.with_parameters` adds for all trials; ``checkpoints`` is a folder or None.
     """
 
     def setup(
@@ -117,21 +126,17 @@ class TrialProcess(tune.Trainable):
         checkpoints: Path | Storage | None = None,
         plugins: Sequence[Plugin] = (),
     ) -> None:
-        """Begin the first trial of the process; `checkpoints` is a folder for those of all."""
+        """Start the first trial of the process."""
         keep_freed_memory()
         hide_unassigned_gpus()
-        with suppress(UserError):  # which the trial raises again, and so reports
+        with suppress(UserError):  # the trial raises it again, and so reports it
             PLUGINS.sync(plugins)
-        self._process_state, self._target_requests, self._checkpoints = (
-            ProcessState(),
-            target_requests,
-            checkpoints,
-        )
-        self._plugins = plugins
+        self._process_state, self._memory = ProcessState(), ProcessMemory(target_requests)
+        self._checkpoints, self._plugins = checkpoints, plugins
         self._start_trial(ray_config)
 
     def reset_config(self, ray_config: dict[str, Any]) -> bool:
-        """Begin another trial, once the one before has ended, however long that takes."""
+        """Start another trial once the one before has ended, however long that takes."""
         self.cleanup()
         self._start_trial(ray_config)
         return True
@@ -142,7 +147,7 @@ class TrialProcess(tune.Trainable):
 
     def cleanup(self) -> None:
         """End the trial."""
-        with suppress(Exception):  # whatever its ending may raise is not the next one's fault
+        with suppress(Exception):  # errors at its end must not harm the next trial
             self._results.close()
 
     def _start_trial(self, ray_config: dict[str, Any]) -> None:
@@ -157,128 +162,120 @@ class TrialProcess(tune.Trainable):
     def iter_results(
         self, trial_id: str, config: dict[str, Any]
     ) -> Generator[TrialResult, None, None]:
-        """What a trial gives, result by result."""
-        checkpoints = self._checkpoints
-        folder = (
-            checkpoints.subfolder(trial_id)
-            if isinstance(checkpoints, Storage)
-            else checkpoints and checkpoints / trial_id
-        )
-        return run_trial(config, self._target_requests, folder, self._plugins)
+        """Return the results of a trial as it runs.
+
+        Args:
+            trial_id: names the folder of its checkpoints.
+            config: complete `TrainConfig`.
+        """
+        folder = self._checkpoints
+        if isinstance(folder, Storage):
+            folder = folder.subfolder(trial_id)
+        elif folder is not None:
+            folder = folder / trial_id
+        return run_trial(config, self._memory, folder, self._plugins)
 
 
 def run_trial(
     config_values: dict[str, Any],
-    target_requests: TargetRequests,
+    memory: ProcessMemory | None = None,
     folder: Path | Storage | None = None,
     plugins: Sequence[Plugin] = (),
 ) -> Generator[TrialResult, None, None]:
-    """Run one trial, or go on with it.
+    """Run a trial from its start or its last checkpoint; a trial that is closed saves one.
 
     Args:
-        settings: complete `TrainConfig`.
-        askers: see `Askers`.
-        folder: for its checkpoints; without one there are none.
+        config_values: complete `TrainConfig`.
+        memory: kept for further trials of the process; None if there are none.
+        folder: for the checkpoints of this trial; None to write none.
         plugins: those of the sweep.
 
     Yields:
-        The metrics of each epoch, those before the last checkpoint included; what is built or
-        waited for; as the last result how the trial failed, if it did.
+        The metrics of each epoch, those before the last checkpoint included; the arrays that are
+        built or waited for; as the last result how the trial failed, if it did.
     """
-    checkpoints: TrialCheckpoints | None = None
-    result: EpochResult | None = None
-    history: list[EpochMetrics] = []
     try:
         PLUGINS.sync(plugins)
-        config = TrainConfig.parse(config_values)
-        cache_events: SimpleQueue[CacheProgress | None] = SimpleQueue()
-        epoch_data, classes, teacher = open_trial_data(config, target_requests, cache_events.put)
-        yield from _iter_cache_events(
-            cache_events, partial(epoch_data.evaluation_batches, "validation")
-        )
-        state = None
-        if folder is not None:
-            checkpoints_class = (
-                RemoteTrialCheckpoints if isinstance(folder, Storage) else TrialCheckpoints
-            )
-            checkpoints = checkpoints_class(folder, config, classes)  # type: ignore[arg-type]
-            if (latest := checkpoints.load_latest()) is not None:
-                state, history = latest
-                yield from (EpochReported(metrics=metrics) for metrics in history)
-        results = fit(
-            config,
-            epoch_data.train_batches,
-            epoch_data.evaluation_batches("validation"),
-            num_classes=len(classes),
-            teacher=teacher,
-            resume=state,
-        )
+        yield from _train(TrainConfig.parse(config_values), memory or ProcessMemory(), folder)
+    except Exception as error:  # of any kind: it must not end the sweep
+        yield _describe_failure(error)
+
+
+def _train(
+    config: TrainConfig, memory: ProcessMemory, folder: Path | Storage | None
+) -> Iterator[TrialResult]:
+    cache_events: SimpleQueue[CacheProgress | None] = SimpleQueue()
+    epoch_data, classes, teacher = open_trial_data(config, memory, cache_events.put)
+    load_validation = partial(epoch_data.evaluation_batches, "validation")
+    yield from _iter_cache_events(cache_events, load_validation)
+    checkpoints: TrialCheckpoints | None = None
+    if isinstance(folder, Storage):
+        checkpoints = RemoteTrialCheckpoints(folder, config, classes, memory.write_cost)
+    elif folder is not None:
+        checkpoints = TrialCheckpoints(folder, config, classes, memory.write_cost)
+    state, history, result = None, list[EpochMetrics](), None
+    try:
+        if checkpoints is not None and (latest := checkpoints.load_latest()) is not None:
+            state, history = latest
+            yield from (EpochReported(metrics=metrics) for metrics in history)
+        batches = epoch_data.train_batches, load_validation()
+        results = fit(config, *batches, num_classes=len(classes), teacher=teacher, resume=state)
         for epoch in range(len(history) + 1, config.epochs + 1):
             yield from _iter_cache_events(cache_events, partial(epoch_data.load_arrays, epoch))
             result = next(results)
             history.append(make_epoch_metrics(result))
-            if checkpoints is not None and epoch < config.epochs:
-                checkpoints.save_if_due(result, history)
-            elif checkpoints is not None:
-                checkpoints.save(result, history)
+            if checkpoints is not None:
+                is_last = epoch == config.epochs
+                (checkpoints.save if is_last else checkpoints.save_if_due)(result, history)
             yield EpochReported(metrics=history[-1])
-    except GeneratorExit:  # the trial is left, for now or for good
+    except GeneratorExit:  # the trial is stopped, or interrupted to be resumed
         if checkpoints is not None and result is not None:
-            checkpoints.save(result, history)
+            with suppress(Exception):  # nothing can be reported any more
+                checkpoints.save(result, history)
         raise
-    except DivergedError as error:
-        yield TrialFailed(failure=Failure.DIVERGED, reason=str(error))
-    except DiskFullError as error:
-        yield TrialFailed(failure=Failure.DISK_FULL, reason=str(error))
-    except Exception as error:  # whatever a run may raise must not end the sweep
-        failure = Failure.OUT_OF_MEMORY if is_out_of_memory(error) else Failure.CRASHED
-        yield TrialFailed(failure=failure, reason=typed_first_line(error))
     finally:
         if checkpoints is not None:
             checkpoints.close()
 
 
+def _describe_failure(error: Exception) -> TrialFailed:
+    if isinstance(error, DivergedError):
+        return TrialFailed(failure=Failure.DIVERGED, reason=str(error))
+    if isinstance(error, DiskFullError):
+        return TrialFailed(failure=Failure.DISK_FULL, reason=str(error))
+    failure = Failure.OUT_OF_MEMORY if is_out_of_memory(error) else Failure.CRASHED
+    return TrialFailed(failure=failure, reason=typed_first_line(error))
+
+
 def open_trial_data(
-    config: TrainConfig, target_requests: TargetRequests, on_progress: OnCacheProgress
+    config: TrainConfig, memory: ProcessMemory, on_progress: OnCacheProgress
 ) -> tuple[EpochData, tuple[str, ...], nn.Module | None]:
-    """What a trial is fed with, its classes, and its teacher, if it has one.
+    """Return the batches of a trial, the class names, and the teacher if the trial has one.
 
     Args:
         config: complete settings.
-        askers: see `Askers`.
-        tell: told what is built.
+        memory: opens images and teacher.
+        on_progress: takes what is built or waited for.
     """
-    decoded = _open_decoded(
-        config.data_source, config.skip_bad_images, config.image_size, config.cache_gb
-    )
-    classes = decoded.data.classes
-    teacher, teacher_targets, requested = None, None, {}
+    decoded, teacher, teacher_targets = memory.decoded(config), None, None
     if config.teacher_model is not None:
-        teacher = _load_teacher(config.teacher_model, classes, config.image_size)
-        if should_cache_targets(config):
-            teacher_targets = _request_targets(teacher, config.image_size, target_requests)
-            student = build_model(config.model, len(classes), config.image_size)
-            requested = teacher_targets.request(
-                config, probe_stage_shapes(student, config.image_size)
-            )
-    return EpochData(config, decoded, teacher_targets, requested, on_progress), classes, teacher
+        teacher, teacher_targets = memory.teacher(config), memory.teacher_targets(config)
+    epoch_data = open_epoch_data(config, decoded, teacher_targets, on_progress)
+    return epoch_data, decoded.data.classes, teacher
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device had too little memory."""
+    """Return True if a device or the machine had too little memory."""
     is_memory_error = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    messages = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
-    return is_memory_error or any(
-        word in str(error) for word in messages
-    )  # some have no class of their own
+    return is_memory_error or any(text in str(error) for text in OUT_OF_MEMORY_MESSAGES)
 
 
 def _iter_cache_events(
-    cache_events: "SimpleQueue[CacheProgress | None]", work: Callable[[], object]
+    cache_events: "SimpleQueue[CacheProgress | None]", load: Callable[[], object]
 ) -> Iterator[CacheReported]:
-    """Do some work in a thread, and give what it tells while it goes on."""
+    """Load arrays in a thread, and yield what is built or waited for meanwhile."""
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(work)
+        future = pool.submit(load)
         future.add_done_callback(lambda _: cache_events.put(None))
         for progress in iter(cache_events.get, None):
             if progress.state is not CacheState.CACHED:

@@ -1,15 +1,16 @@
-"""Checkpoints of the trials under way, so that one whose process died goes on.
+"""Checkpoints of running trials, from which a trial resumes after its process died.
 
-One is written when an epoch ends, if that costs at most `SHARE` of the time that was trained since
-the last one; a trial that is left writes its last epoch in any case. It is whole when it has its
-name; that it reached the disk is not waited for, which takes several times as long, so after a
-crash of the machine it may be damaged: then its checksums show it, and the one before is taken.
+A checkpoint is written at the end of an epoch if that costs at most `CHECKPOINT_TIME_SHARE` of the
+training time since the last one, and always when a trial is left. It is renamed to its final name
+once it is complete. Writing does not wait for the disk, which would take several times as long, so
+a crash of the machine may damage it: its checksums show that, and the one before is loaded.
 """
 
 import tempfile
 import time
 import zipfile
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +22,55 @@ from kdtune.storage.remote import Storage, StorageError
 from kdtune.training.loop import EpochResult
 
 CHECKPOINT_TIME_SHARE = 0.02
-"""Part of the time of training that checkpoints may take."""
+"""Maximum share of the training time that checkpoints take."""
 
 CHECKPOINTS_PER_TRIAL = 2
 """Checkpoints of a trial that are kept: the last one may be damaged."""
 
 STORAGE_PAUSE_FACTOR = 10
-"""So many times the time that a storage took to fail it is left alone."""
+"""Pause after a storage failed, in multiples of the time that the failing took."""
 
 LOAD_RETRY_DELAYS_SECONDS = (0.0, 1.0, 5.0)
-"""Seconds before each time that a storage is asked for the checkpoint of a trial that goes on."""
+"""Seconds before each try to load a checkpoint from a storage."""
+
+
+@dataclass
+class WriteCost:
+    """Measured cost of writing a checkpoint, which the trials of a process share.
+
+    Attributes:
+        seconds_per_byte: measured at the last checkpoint; a guess before the first one.
+    """
+
+    seconds_per_byte: float = 1e-9
 
 
 class TrialCheckpoints:
     """The checkpoints of one trial.
 
     Args:
-        folder: of this trial alone.
-        config: its settings; what other settings made is passed over.
+        folder: for this trial alone.
+        config: its settings; checkpoints of other settings are skipped.
         classes: class names.
+        write_cost: shared by the trials of a process.
     """
 
-    seconds_per_byte = 1e-9
-    """What writing costs, as measured by this process; at first, a guess."""
-
-    def __init__(self, folder: Path, config: TrainConfig, classes: tuple[str, ...]):
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainConfig,
+        classes: tuple[str, ...],
+        write_cost: WriteCost | None = None,
+    ):
         self.folder, self.config, self.classes = folder, config, classes
+        self.write_cost = write_cost or WriteCost()
         self._saved_epoch, self._seconds_since_save = 0, 0.0
 
     def load_latest(self) -> tuple[dict[str, Any], list[EpochMetrics]] | None:
-        """What `kdtune.training.loop.fit` needs to go on, and the figures of all epochs so far.
+        """Load the newest intact checkpoint, if there is one.
 
-        Of the newest checkpoint that is whole; None if there is none.
+        Returns:
+            The state for `kdtune.training.loop.fit`, and the metrics of all epochs so far.
         """
         for path in reversed(list_checkpoints(self.folder)):
             if (content := read_if_intact(path)) is None or not self._has_same_config(content):
@@ -65,25 +83,29 @@ class TrialCheckpoints:
         return None
 
     def _has_same_config(self, content: dict[str, Any]) -> bool:
-        expected = self.config.model_dump()
-        stored = content["config"]
+        expected, stored = self.config.model_dump(), content["config"]
         return all(stored.get(key) == expected[key] for key in expected.keys() - LOCATION_FIELDS)
 
     def save_if_due(self, result: EpochResult, history: list[EpochMetrics]) -> None:
-        """Write a checkpoint of an epoch, if it is time for one.
+        """Save a checkpoint if it costs little of the training time since the last one.
 
         Args:
             result: the latest epoch.
-            history: figures of all epochs, its own included.
+            history: metrics of all epochs, up to that one.
         """
         self._seconds_since_save += result.seconds
         size = sum(tensor.nbytes for tensor in result.state["student"].values())
         size *= 2 if result.is_best else 3  # the optimizer has as much, and so have other weights
-        if size * self.seconds_per_byte <= CHECKPOINT_TIME_SHARE * self._seconds_since_save:
+        write_seconds = size * self.write_cost.seconds_per_byte
+        if write_seconds <= CHECKPOINT_TIME_SHARE * self._seconds_since_save:
             self.save(result, history)
 
     def save(self, result: EpochResult, history: list[EpochMetrics]) -> None:
-        """Write a checkpoint of an epoch, unless there is one.
+        """Save a checkpoint of the latest epoch unless there is one.
+
+        Args:
+            result: the latest epoch.
+            history: metrics of all epochs, up to that one.
 
         Raises:
             DiskFullError: there is no room.
@@ -109,10 +131,10 @@ class TrialCheckpoints:
         for old in list_checkpoints(self.folder)[:-CHECKPOINTS_PER_TRIAL]:
             old.unlink(missing_ok=True)
         self._saved_epoch, self._seconds_since_save = result.epoch, 0.0
-        TrialCheckpoints.seconds_per_byte = (time.perf_counter() - started) / path.stat().st_size
+        self.write_cost.seconds_per_byte = (time.perf_counter() - started) / path.stat().st_size
 
     def close(self) -> None:
-        """The process works on the trial no more."""
+        """Release what the checkpoints hold besides their folder."""
 
 
 class RemoteTrialCheckpoints(TrialCheckpoints):
@@ -122,13 +144,20 @@ class RemoteTrialCheckpoints(TrialCheckpoints):
         storage: a folder of this trial alone.
         config: complete settings of the trial.
         classes: class names.
+        write_cost: shared by the trials of a process.
     """
 
-    def __init__(self, storage: Storage, config: TrainConfig, classes: tuple[str, ...]):
+    def __init__(
+        self,
+        storage: Storage,
+        config: TrainConfig,
+        classes: tuple[str, ...],
+        write_cost: WriteCost | None = None,
+    ):
         self._temporary_folder = tempfile.TemporaryDirectory(
             prefix="kdtune-", ignore_cleanup_errors=True
         )
-        super().__init__(Path(self._temporary_folder.name), config, classes)
+        super().__init__(Path(self._temporary_folder.name), config, classes, write_cost)
         self.storage, self._retry_after = storage, 0.0
 
     def load_latest(self) -> tuple[dict[str, Any], list[EpochMetrics]] | None:
@@ -163,7 +192,7 @@ class RemoteTrialCheckpoints(TrialCheckpoints):
             now = time.monotonic()
             self._saved_epoch, self._retry_after = 0, now + STORAGE_PAUSE_FACTOR * (now - started)
             return
-        TrialCheckpoints.seconds_per_byte += (time.monotonic() - started) / path.stat().st_size
+        self.write_cost.seconds_per_byte += (time.monotonic() - started) / path.stat().st_size
 
     def close(self) -> None:
         """Remove the temporary files."""
@@ -171,12 +200,12 @@ class RemoteTrialCheckpoints(TrialCheckpoints):
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """A trial's checkpoints, the newest last."""
+    """Return the paths of a trial's checkpoints, the newest last."""
     return sorted(folder.glob("epoch-*.pth"))
 
 
 def read_if_intact(path: Path) -> dict[str, Any] | None:
-    """A checkpoint, or None if it is damaged."""
+    """Return the content of a checkpoint, or None if it is damaged."""
     with suppress(UserError, OSError, zipfile.BadZipFile):
         if zipfile.ZipFile(path).testzip() is None:
             return read_checkpoint(path)

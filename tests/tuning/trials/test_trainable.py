@@ -1,55 +1,49 @@
-"""Processes that run one trial after another: what a trial gives, and that none harms the next."""
+"""Processes that run one trial after another: their results, and that no trial harms the next."""
 
-import json
 import os
 import time
 from types import SimpleNamespace
 
 import pytest
+from event_logs import make_metrics
 from small_runs import small_config
 from sweep_harness import EPOCHS, SweepHarness
 
+from kdtune.log.events import EpochFinished, TrialEnded
 from kdtune.log.folder import SweepFolder
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import LivingNodes, run_trials
-from kdtune.tuning.trials import trainable
-from kdtune.tuning.trials.trainable import (
-    CACHE_EVENT_KEY,
-    NODE_KEY,
-    OUTCOME_KEY,
-    TrialProcess,
-    run_trial,
-)
+from kdtune.tuning.trials.results import CacheReported, EpochReported, from_ray
+from kdtune.tuning.trials.trainable import TrialProcess, run_trial
 
 
-def settings_of(config):
+def ray_config(config):
     return {"trial_id": "x", "config": config.model_dump(), "allocation": {"threads": 1}}
 
 
-def test_a_trial_gives_its_epochs_and_what_it_built(folder, tmp_path, monkeypatch):
+def test_a_trial_reports_its_epochs_and_what_it_built(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path))
-    trainable._open_decoded.cache_clear()  # what earlier tests opened in this process
     config = small_config(folder, method="student")
-    results = list(run_trial(config.model_dump(), ()))
-    notes = [json.loads(r[CACHE_EVENT_KEY]) for r in results if CACHE_EVENT_KEY in r]
-    assert [n["state"] for n in notes] == ["building", "built"] * 2
-    assert [r["epoch"] for r in results[len(notes) :]] == [1, 2]
+    results = list(run_trial(config.model_dump()))
+    states = [r.progress.state for r in results if isinstance(r, CacheReported)]
+    assert states == ["building", "built"] * 2
+    assert [r.metrics.epoch for r in results[len(states) :]] == [1, 2]
 
 
 @pytest.mark.parametrize(
-    ("settings", "outcome", "reason"),
+    ("settings", "failure", "reason"),
     [
         ({"lr": 1e30}, "diverged", "loss became"),
         ({"data_dir": "nowhere"}, "crashed", "UserError: There is no folder nowhere"),
     ],
 )
-def test_a_trial_that_fails_says_how(folder, settings, outcome, reason):
+def test_a_trial_that_fails_says_how(folder, settings, failure, reason):
     config = small_config(folder, **{"method": "student", **settings})
-    *_, last = run_trial(config.model_dump(), ())
-    assert last[OUTCOME_KEY] == outcome and reason in last["reason"] and "\n" not in last["reason"]
+    *_, last = run_trial(config.model_dump())
+    assert last.failure == failure and reason in last.reason and "\n" not in last.reason
 
 
-def test_a_process_goes_from_trial_to_trial_with_the_same_numbers(folder, monkeypatch):
+def test_a_process_runs_trial_after_trial_with_the_same_numbers(folder, monkeypatch):
     """Also when the trial before was left in the middle, and has changed what it could."""
     import torch
 
@@ -60,26 +54,26 @@ def test_a_process_goes_from_trial_to_trial_with_the_same_numbers(folder, monkey
     monkeypatch.setattr("ray.get_runtime_context", lambda: context)
 
     def first_epoch(process):
-        while CACHE_EVENT_KEY in (result := process.step()) or NODE_KEY in result:
+        while not isinstance(result := from_ray(process.step()), EpochReported):
             pass
-        return {k: v for k, v in result.items() if k != "seconds"}
+        return result.metrics.model_copy(update={"seconds": 0})
 
     config = small_config(folder, method="student", epochs=3)
-    process = TrialProcess(settings_of(config))
+    process = TrialProcess(ray_config(config))
     expected = first_epoch(process)
-    assert process.reset_config(settings_of(config.model_copy(update={"seed": 5})))
-    assert first_epoch(process)["train_loss"] != expected["train_loss"]
+    assert process.reset_config(ray_config(config.model_copy(update={"seed": 5})))
+    assert first_epoch(process).train_loss != expected.train_loss
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(2)
     torch.set_grad_enabled(False)
-    assert process.reset_config(settings_of(config))
+    assert process.reset_config(ray_config(config))
     assert first_epoch(process) == expected
     process.cleanup()
 
 
 @pytest.mark.slow
-def test_a_trial_that_is_slow_to_end_harms_nobody(ray_session, tmp_path):
-    epochs = EPOCHS
+def test_a_trial_that_is_slow_to_end_harms_no_other(ray_session, tmp_path):
+    epochs, template = EPOCHS, make_metrics(1, 0.5, seconds=0.01)  # workers cannot import tests
 
     class SlowToEnd(TrialProcess):
         """It takes longer than Ray Tune waits for functions, and complains at the end."""
@@ -87,21 +81,19 @@ def test_a_trial_that_is_slow_to_end_harms_nobody(ray_session, tmp_path):
         def iter_results(self, trial_id, config):
             try:
                 for epoch in range(1, epochs + 1):
-                    yield {
-                        "epoch": epoch, "validation_accuracy": config["lr"], "seconds": 0.01,
-                        "best_validation_accuracy": config["lr"], "device": f"pid {os.getpid()}",
-                    }  # fmt: skip
+                    changes = {"epoch": epoch, "device": f"pid {os.getpid()}"}
+                    yield EpochReported(metrics=template.model_copy(update=changes))
             finally:
                 time.sleep(2.5)
                 raise OSError("a worker would not go")
 
     slots = Slots({"A": ResourceRequest(), "B": ResourceRequest()}, LivingNodes())
-    given = {"methods": "kd", "trials": 2, "sampler": "random"}
-    machinery = SweepHarness(tmp_path / "log.jsonl", slots=slots, **given)
-    run_trials(SlowToEnd, machinery.searcher, machinery.scheduler, machinery.policy.watchdog)
+    settings = {"methods": "kd", "trials": 2, "sampler": "random"}
+    harness = SweepHarness(tmp_path / "log.jsonl", slots=slots, **settings)
+    run_trials(SlowToEnd, harness.searcher, harness.scheduler, harness.policy.watchdog)
     events = SweepFolder(tmp_path).load_events()
-    ends = [e["state"] for e in events if e["event"] == "ended"]
-    assert len(ends) == 4 and set(ends) <= {"finished", "stopped"}
-    assert machinery.budget.finished
-    processes = {e["device"] for e in events if e["event"] == "epoch"}
+    states = [event.state for event in events if isinstance(event, TrialEnded)]
+    assert len(states) == 4 and set(states) <= {"finished", "stopped"}
+    assert harness.policy.finished
+    processes = {event.device for event in events if isinstance(event, EpochFinished)}
     assert len(processes) < 4  # they are used again

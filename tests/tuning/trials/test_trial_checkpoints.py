@@ -1,34 +1,37 @@
-"""Checkpoints of trials, and the networks that stay of them: what is written, taken, removed."""
+"""Checkpoints of trials and the weights that are kept: what is written, loaded and removed."""
 
 import resource
 from itertools import islice
 
 import pytest
 import torch
+from event_logs import make_metrics
 from small_runs import make_epoch_data, small_config
 
 from kdtune.data.folders import find_images
 from kdtune.errors import DiskFullError
 from kdtune.export.selected_runs import select_best_runs
+from kdtune.log.events import EpochFinished, TrialEnded, TrialProposed
 from kdtune.log.folder import SweepFolder
 from kdtune.models.checkpoints import load_model
 from kdtune.reports.tables.leaderboard import build_sweep_tables
 from kdtune.storage.remote import Storage, StorageError
 from kdtune.training.loop import fit
-from kdtune.tuning.trials import trial_checkpoints as trial_files
+from kdtune.tuning.trials import trial_checkpoints
 from kdtune.tuning.trials.best_weights import (
     CheckpointCleanup,
     ConfirmedWeights,
     write_best_weights,
 )
-from kdtune.tuning.trials.trainable import CACHE_EVENT_KEY, DISK_FULL, OUTCOME_KEY, run_trial
-from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints, list_checkpoints
+from kdtune.tuning.trials.results import CacheReported, EpochReported
+from kdtune.tuning.trials.trainable import run_trial
+from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints, WriteCost, list_checkpoints
 
 
 @pytest.fixture
 def always(monkeypatch):
     """Checkpoints take no time."""
-    monkeypatch.setattr(trial_files, "CHECKPOINT_TIME_SHARE", float("inf"))
+    monkeypatch.setattr(trial_checkpoints, "CHECKPOINT_TIME_SHARE", float("inf"))
 
 
 def config_of(folder, **settings):
@@ -36,39 +39,42 @@ def config_of(folder, **settings):
 
 
 def results_of(config, folder):
-    return (r for r in run_trial(config.model_dump(), (), folder) if CACHE_EVENT_KEY not in r)
+    """Yield the metrics of each epoch, and how the trial failed if it did."""
+    for result in run_trial(config.model_dump(), folder=folder):
+        if not isinstance(result, CacheReported):
+            yield result.metrics if isinstance(result, EpochReported) else result
 
 
-def without_time(figures):
-    return {k: v for k, v in figures.items() if k != "seconds"}
+def without_time(metrics):
+    return metrics.model_copy(update={"seconds": 0})
 
 
 @pytest.mark.parametrize("left_after", [1, 2, 3])
-def test_a_trial_that_was_left_goes_on_to_the_same_numbers(folder, tmp_path, left_after):
+def test_a_trial_that_was_left_resumes_with_the_same_numbers(folder, tmp_path, left_after):
     config = config_of(folder)
     whole = list(results_of(config, None))
     first = results_of(config, tmp_path)
-    begun = list(islice(first, left_after))
+    first_epochs = list(islice(first, left_after))
     first.close()
     again = list(results_of(config, tmp_path))
-    assert again[:left_after] == begun  # to the second
+    assert again[:left_after] == first_epochs  # to the second
     assert list(map(without_time, again)) == list(map(without_time, whole))
 
 
-def test_a_killed_trial_goes_on_from_its_last_checkpoint(folder, tmp_path, always):
+def test_a_killed_trial_resumes_from_its_last_checkpoint(folder, tmp_path, always):
     config = config_of(folder)
     killed = results_of(config, tmp_path)
-    begun = list(islice(killed, 3))
+    first_epochs = list(islice(killed, 3))
     files = [p.name for p in list_checkpoints(tmp_path)]
     assert files == ["epoch-00002.pth", "epoch-00003.pth"]  # the last two
-    assert next(results_of(config, tmp_path)) == begun[0]
+    assert next(results_of(config, tmp_path)) == first_epochs[0]
     state, history = TrialCheckpoints(tmp_path, config, ()).load_latest()
-    assert state["epoch"] == 3 and history == begun
+    assert state["epoch"] == 3 and history == first_epochs
     killed.close()
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "zeros", "bit"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, tmp_path, always, damage):
+def test_the_checkpoint_before_a_damaged_one_is_loaded(folder, tmp_path, always, damage):
     config = config_of(folder)
     whole = list(results_of(config, tmp_path))
     newest = list_checkpoints(tmp_path)[-1]
@@ -90,7 +96,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, tmp_path, alwa
     assert list(map(without_time, again)) == list(map(without_time, whole))
 
 
-def test_checkpoints_of_other_settings_are_passed_over(folder, tmp_path, always):
+def test_checkpoints_of_other_settings_are_skipped(folder, tmp_path, always):
     list(results_of(config_of(folder), tmp_path))
     assert TrialCheckpoints(tmp_path, config_of(folder, lr=0.5), ()).load_latest() is None
     elsewhere = config_of(folder).model_copy(update={"data_dir": "/elsewhere", "cache_gb": 1})
@@ -99,28 +105,26 @@ def test_checkpoints_of_other_settings_are_passed_over(folder, tmp_path, always)
 
 def test_checkpoints_take_a_small_share_of_the_time(folder, tmp_path, monkeypatch):
     config, written = config_of(folder), []
-    files = TrialCheckpoints(tmp_path, config, ())
-    monkeypatch.setattr(files, "save", lambda result, history: written.append(result.epoch))
+    write_cost = WriteCost()
+    checkpoints = TrialCheckpoints(tmp_path, config, (), write_cost)
+    monkeypatch.setattr(checkpoints, "save", lambda result, history: written.append(result.epoch))
     inputs = make_epoch_data(config, find_images(str(folder)))
     batches = inputs.train_batches, inputs.evaluation_batches("validation")
     [result] = islice(fit(config, *batches, num_classes=10), 1)
     size = 2 * sum(t.nbytes for t in result.state["student"].values())
     for cost, expected in ((0.5, [1]), (1.5, []), (2.5, [])):
-        monkeypatch.setattr(
-            TrialCheckpoints,
-            "seconds_per_byte",
-            cost * trial_files.CHECKPOINT_TIME_SHARE * result.seconds / size,
-        )
+        due_seconds = trial_checkpoints.CHECKPOINT_TIME_SHARE * result.seconds
+        write_cost.seconds_per_byte = cost * due_seconds / size
         written.clear()
-        files._seconds_since_save = 0.0
-        files.save_if_due(result, [])
+        checkpoints._seconds_since_save = 0.0
+        checkpoints.save_if_due(result, [])
         assert written == expected
-    files.save_if_due(result, [])
-    files.save_if_due(result, [])
+    checkpoints.save_if_due(result, [])
+    checkpoints.save_if_due(result, [])
     assert written == [1]  # after three epochs
 
 
-def test_a_full_disk_is_an_outcome_and_leaves_no_part(folder, tmp_path, always):
+def test_a_full_disk_is_a_failure_and_leaves_no_partial_file(folder, tmp_path, always):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     config = config_of(folder)
     list(results_of(config, None))  # so that views are there
@@ -129,71 +133,88 @@ def test_a_full_disk_is_an_outcome_and_leaves_no_part(folder, tmp_path, always):
         *_, last = results_of(config, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert last[OUTCOME_KEY] == DISK_FULL and "There is no room to write" in last["reason"]
+    assert last.failure == "disk_full" and "There is no room to write" in last.reason
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_that_lacks_is_an_outcome_of_its_own(folder, monkeypatch):
+def test_too_little_memory_is_a_failure_of_its_own(folder, monkeypatch):
     def lack(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr("kdtune.tuning.trials.trainable.fit", lack)
     *_, last = results_of(config_of(folder), None)
-    assert last[OUTCOME_KEY] == "out_of_memory" and "Tried to allocate" in last["reason"]
+    assert last.failure == "out_of_memory" and "Tried to allocate" in last.reason
+
+
+IDENTITY = {"method": "student", "model": "MultiBranchNet"}
+
+
+def propose(trial_id, number=0, origin="start", candidate=None):
+    return TrialProposed(
+        trial_id=trial_id, **IDENTITY, number=number, origin=origin, params={}, distributions={},
+        config={}, candidate=candidate,
+    )  # fmt: skip
+
+
+def end_of(trial_id, state, best, epochs=1):
+    return TrialEnded(
+        trial_id=trial_id, **IDENTITY, state=state, reason="", epochs=epochs,
+        best_validation_accuracy=best,
+    )  # fmt: skip
 
 
 def log_of(trials):
-    """The log of trials of one cell: (id, best accuracies, state)."""
-    for number, (name, bests, state) in enumerate(trials):
-        about = {"trial_id": name, "method": "student", "model": "MultiBranchNet"}
-        plain = {"parameters": {}, "distributions": {}, "config": {}, "origin": "start"}
-        yield {"event": "asked", **about, "number": number, **plain}
+    """Yield the events of trials of one cell: (id, best accuracies, state)."""
+    for number, (trial_id, bests, state) in enumerate(trials):
+        yield propose(trial_id, number)
         for epoch, best in enumerate(bests, start=1):
-            figures = {"epoch": epoch, "validation_accuracy": best, "seconds": 1.0}
-            figures |= {"best_validation_accuracy": best, "device": "cpu", "threads": 1}
-            yield {"event": "epoch", **about, **figures}
+            metrics = make_metrics(epoch, best, seconds=1.0)
+            yield EpochFinished(trial_id=trial_id, **IDENTITY, **dict(metrics))
         if state is not None:
-            end = {"state": state, "reason": "", "best_validation_accuracy": bests[-1]}
-            yield {"event": "ended", **about, **end}
+            yield end_of(trial_id, state, bests[-1], len(bests))
 
 
-def test_the_best_of_a_cell_stays_as_a_network_and_the_rest_goes(folder, tmp_path, always):
+def test_the_weights_of_the_best_of_a_cell_are_kept_and_the_rest_is_removed(
+    folder, tmp_path, always
+):
     sweep, config = SweepFolder(tmp_path), config_of(folder)
     for name in ("a", "b", "c", "d"):
         found = list(islice(results_of(config, sweep.checkpoints_folder / name), 2))
-    bests = [figures["best_validation_accuracy"] for figures in found]
+    bests = [metrics.best_validation_accuracy for metrics in found]
     trials = [
         ("a", bests, "stopped"), ("b", [2.0], "diverged"), ("c", bests, "finished"),
         ("d", [0.0], None),
     ]  # fmt: skip
-    events, leftovers = list(log_of(trials)), CheckpointCleanup(sweep)
-    for event in events[:-2]:  # d is under way
-        leftovers.fold(event)
+    events, cleanup = list(log_of(trials)), CheckpointCleanup(sweep)
+    for event in events[:-2]:  # d runs
+        cleanup.fold(event)
     assert {p.name for p in sweep.checkpoints_folder.iterdir()} == {"a", "b", "c", "d"}
-    leftovers.activate()
+    cleanup.activate()
     assert {p.name for p in sweep.checkpoints_folder.iterdir()} == {"a", "d"}
     list(islice(results_of(config, sweep.checkpoints_folder / "b"), 2))
     list(islice(results_of(config, sweep.checkpoints_folder / "c"), 2))
-    leftovers.fold(events[-3])  # c has ended, and may be writing
+    cleanup.fold(events[-3])  # c has ended, and may be writing
     assert {p.name for p in sweep.checkpoints_folder.iterdir()} == {"a", "c", "d"}
-    leftovers.remove_ended()
+    cleanup.remove_ended()
     assert {p.name for p in sweep.checkpoints_folder.iterdir()} == {"a", "d"}
     best = select_best_runs(build_sweep_tables(events))
     for _ in range(2):  # as often as one likes
         write_best_weights(sweep, best)
-        leftovers.remove_all()
+        cleanup.remove_all()
         assert {p.name for p in sweep.checkpoints_folder.iterdir()} == {"d"}
         loaded = load_model(sweep.best_path("student", "MultiBranchNet", ".pth"))
         assert loaded["trial_id"] == "a" and "training" not in loaded
-    best = max(islice(results_of(config, None), 2), key=lambda r: r["validation_accuracy"])
-    assert loaded["epoch"] == best["epoch"]
-    assert loaded["validation_accuracy"] == best["validation_accuracy"]
+    best = max(
+        islice(results_of(config, None), 2), key=lambda metrics: metrics.validation_accuracy
+    )
+    assert loaded["epoch"] == best.epoch
+    assert loaded["validation_accuracy"] == best.validation_accuracy
 
 
-def test_a_network_of_another_trial_than_the_best_goes(folder, tmp_path, always):
+def test_weights_of_another_trial_than_the_best_are_removed(folder, tmp_path, always):
     sweep, config = SweepFolder(tmp_path), config_of(folder)
     *_, last = results_of(config, sweep.checkpoints_folder / "a")
-    best = last["best_validation_accuracy"]
+    best = last.best_validation_accuracy
     trials = [("a", [best], "finished"), ("b", [best + 0.1], "finished")]
     write_best_weights(sweep, select_best_runs(build_sweep_tables(list(log_of(trials[:1])))))
     assert sweep.best_path("student", "MultiBranchNet", ".pth").is_file()
@@ -204,10 +225,10 @@ def test_a_network_of_another_trial_than_the_best_goes(folder, tmp_path, always)
     assert not sweep.best_path("student", "MultiBranchNet", ".pth").exists()
 
 
-def test_no_room_for_a_network_is_a_sentence(folder, tmp_path, always):
+def test_no_room_for_weights_is_a_sentence(folder, tmp_path, always):
     sweep = SweepFolder(tmp_path)
     *_, last = results_of(config_of(folder), sweep.checkpoints_folder / "a")
-    trials = [("a", [last["best_validation_accuracy"]], "finished")]
+    trials = [("a", [last.best_validation_accuracy], "finished")]
     best = select_best_runs(build_sweep_tables(list(log_of(trials))))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
@@ -219,7 +240,7 @@ def test_no_room_for_a_network_is_a_sentence(folder, tmp_path, always):
     assert not list((tmp_path / "best").iterdir())
 
 
-# In a storage
+# In a remote storage
 
 
 @pytest.fixture
@@ -227,14 +248,14 @@ def stored(tmp_path):
     return Storage(str(tmp_path / "store")).subfolder("x/checkpoints")
 
 
-def test_a_trial_goes_on_elsewhere_from_a_storage(folder, tmp_path, stored, always):
+def test_a_trial_resumes_elsewhere_from_a_storage(folder, tmp_path, stored, always):
     config = config_of(folder)
     whole = list(results_of(config, None))
     killed = results_of(config, stored.subfolder("t"))
-    begun = list(islice(killed, 3))
+    first_epochs = list(islice(killed, 3))
     assert stored.list_files() == ["t/epoch-00002.pth", "t/epoch-00003.pth"]  # the last two
     again = list(results_of(config, stored.subfolder("t")))
-    assert again[:3] == begun
+    assert again[:3] == first_epochs
     assert list(map(without_time, again)) == list(map(without_time, whole))
     killed.close()
 
@@ -247,7 +268,7 @@ def test_a_storage_that_fails_costs_checkpoints_and_no_trial(folder, stored, alw
         raise StorageError("it is away")
 
     monkeypatch.setattr(Storage, "upload", fail)
-    monkeypatch.setattr(trial_files, "STORAGE_PAUSE_FACTOR", 0)
+    monkeypatch.setattr(trial_checkpoints, "STORAGE_PAUSE_FACTOR", 0)
     trial = results_of(config, stored.subfolder("t"))
     next(trial)
     monkeypatch.setattr(Storage, "upload", put)
@@ -263,12 +284,12 @@ def test_a_storage_that_fails_is_left_alone_for_a_while(folder, stored, always, 
         raise StorageError("it is away")
 
     monkeypatch.setattr(Storage, "upload", fail)
-    monkeypatch.setattr(trial_files, "STORAGE_PAUSE_FACTOR", 1e9)
+    monkeypatch.setattr(trial_checkpoints, "STORAGE_PAUSE_FACTOR", 1e9)
     assert len(list(results_of(config_of(folder), stored.subfolder("t")))) == 4
     assert tries == ["epoch-00001.pth", "epoch-00004.pth"]  # the last one is tried in any case
 
 
-def test_nothing_of_a_trial_stays_on_its_node(folder, tmp_path, stored, always, monkeypatch):
+def test_no_file_of_a_trial_stays_on_its_node(folder, tmp_path, stored, always, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "node"))
     (tmp_path / "node").mkdir()
     trial = results_of(config_of(folder), stored.subfolder("t"))
@@ -278,39 +299,36 @@ def test_nothing_of_a_trial_stays_on_its_node(folder, tmp_path, stored, always, 
     assert not list((tmp_path / "node").iterdir())
 
 
-def test_networks_come_from_a_storage_and_the_rest_goes_there_too(
+def test_weights_come_from_a_storage_and_the_rest_is_removed_there_too(
     folder, tmp_path, stored, always
 ):
     sweep, config = SweepFolder(tmp_path / "sweep"), config_of(folder)
     for name in ("a", "b"):
         *_, last = results_of(config, stored.subfolder(name))
-    best = last["best_validation_accuracy"]
+    best = last.best_validation_accuracy
     events = list(log_of([("a", [best], "finished"), ("b", [best - 0.1], "finished")]))
-    leftovers = CheckpointCleanup(sweep, stored)
+    cleanup = CheckpointCleanup(sweep, stored)
     for event in events:
-        leftovers.fold(event)
+        cleanup.fold(event)
     write_best_weights(sweep, select_best_runs(build_sweep_tables(events)), stored)
     assert sweep.best_path("student", "MultiBranchNet", ".pth").is_file()
-    leftovers.activate()
-    leftovers.remove_all()
+    cleanup.activate()
+    cleanup.remove_all()
     assert stored.list_files() == [] and not list(sweep.checkpoints_folder.iterdir())
 
 
-def test_networks_of_a_confirmation_come_from_a_storage(folder, tmp_path, stored, always):
+def test_weights_of_a_confirmation_come_from_a_storage(folder, tmp_path, stored, always):
     sweep, config = SweepFolder(tmp_path / "sweep"), config_of(folder)
     *_, last = results_of(config, stored.subfolder("a-seed1"))
-    networks = ConfirmedWeights(sweep, stored)
-    networks.activate()
-    cell = {"trial_id": "a-seed1", "method": "student", "model": "MultiBranchNet"}
-    best = last["best_validation_accuracy"]
-    end = {"event": "ended", "state": "finished", "best_validation_accuracy": best}
-    networks.fold({"event": "asked", "confirms": "a", **cell})
-    networks.fold({**end, **cell})
+    weights = ConfirmedWeights(sweep, stored)
+    weights.activate()
+    weights.fold(propose("a-seed1", 1, "confirm", "a"))
+    weights.fold(end_of("a-seed1", "finished", last.best_validation_accuracy))
     assert sweep.network_path("a-seed1").is_file() and stored.list_files() == []
 
 
-def fails_to_get(monkeypatch, times):
-    """Have storages fail so many times to give a file."""
+def fail_downloads(monkeypatch, times):
+    """Have downloads fail for a number of times."""
     get, left = Storage.download, list(range(times))
 
     def fails(self, name, path):
@@ -327,45 +345,44 @@ def test_a_storage_that_fails_for_a_moment_costs_no_epochs(
     folder, stored, always, monkeypatch, times
 ):
     config = config_of(folder)
-    begun = list(islice(results_of(config, stored.subfolder("t")), 2))
-    fails_to_get(monkeypatch, times)
-    monkeypatch.setattr(trial_files, "LOAD_RETRY_DELAYS_SECONDS", (0, 0, 0))
-    files = trial_files.RemoteTrialCheckpoints(stored.subfolder("t"), config, ())
+    first_epochs = list(islice(results_of(config, stored.subfolder("t")), 2))
+    fail_downloads(monkeypatch, times)
+    monkeypatch.setattr(trial_checkpoints, "LOAD_RETRY_DELAYS_SECONDS", (0, 0, 0))
+    files = trial_checkpoints.RemoteTrialCheckpoints(stored.subfolder("t"), config, ())
     _, history = files.load_latest()
-    assert history == begun and len(history) == 2
+    assert history == first_epochs and len(history) == 2
     files.close()
 
 
-def test_a_network_that_a_storage_does_not_give_now_comes_later(
+def test_weights_that_a_storage_does_not_give_now_come_later(
     folder, tmp_path, stored, always, monkeypatch
 ):
     sweep, config = SweepFolder(tmp_path / "sweep"), config_of(folder)
     for name in ("a", "a-seed1"):
         *_, last = results_of(config, stored.subfolder(name))
-    best = last["best_validation_accuracy"]
-    cell = {"trial_id": "a-seed1", "method": "student", "model": "MultiBranchNet"}
-    end = {"event": "ended", "state": "finished", "best_validation_accuracy": best, **cell}
+    best = last.best_validation_accuracy
+    run_events = propose("a-seed1", 1, "confirm", "a"), end_of("a-seed1", "finished", best)
     events = list(log_of([("a", [best], "finished")]))
 
     def search_ends():
-        leftovers = CheckpointCleanup(sweep, stored)
+        cleanup = CheckpointCleanup(sweep, stored)
         for event in events:
-            leftovers.fold(event)
+            cleanup.fold(event)
         write_best_weights(sweep, select_best_runs(build_sweep_tables(events)), stored)
-        leftovers.activate()
-        leftovers.remove_all()
+        cleanup.activate()
+        cleanup.remove_all()
 
     with monkeypatch.context() as patch:
-        fails_to_get(patch, 1_000)
-        networks = ConfirmedWeights(sweep, stored)
-        networks.activate()
-        networks.fold({"event": "asked", "confirms": "a", **cell})
-        networks.fold(end)
+        fail_downloads(patch, 1_000)
+        weights = ConfirmedWeights(sweep, stored)
+        weights.activate()
+        for event in run_events:
+            weights.fold(event)
         search_ends()
     assert {name.split("/")[0] for name in stored.list_files()} == {"a", "a-seed1"}
     again = ConfirmedWeights(sweep, stored)
-    again.fold({"event": "asked", "confirms": "a", **cell})
-    again.fold(end)
+    for event in run_events:
+        again.fold(event)
     again.activate()
     search_ends()
     assert sweep.network_path("a-seed1").is_file() and stored.list_files() == []
