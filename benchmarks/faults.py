@@ -416,7 +416,7 @@ def logged_accuracies(sweep: SweepFolder) -> dict[tuple[str, int], float]:
 
 def read_leaderboard(sweep: SweepFolder) -> pd.DataFrame:
     """Return the leaderboard without times."""
-    leaderboard = pd.read_csv(sweep.table_path("leaderboard.csv"))
+    leaderboard = pd.read_csv(sweep.path / "leaderboard.csv")
     return leaderboard.drop(columns="search_device_seconds")
 
 

@@ -49,14 +49,10 @@ def _parse_event(line: bytes) -> Event | None:
 
 @dataclass(eq=False)
 class EventLog(AbstractContextManager["EventLog"]):
-    """The log, open for appending by one process, without what a crash left after the last event.
-
-    The folds are called with every event: with those in the file at once, with a new one after it
-    is on the disk.
-    """
+    """The log, open for appending by one process; what a crash left at its end is cut off."""
 
     path: Path
-    folds: Sequence[Callable[[Event], None]]
+    folds: Sequence[Callable[[Event], None]]  # are called with every event, the old ones at once
     failure: RunError | None = field(default=None, init=False)  # Ray may wrap it if it is raised
 
     def __post_init__(self) -> None:

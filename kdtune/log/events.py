@@ -1,7 +1,4 @@
-"""Events of a sweep's log: one frozen model per kind.
-
-Unknown fields are ignored, so this version can read the log of a later one.
-"""
+"""Events of a sweep's log: one frozen model per kind."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -40,7 +37,7 @@ FileName = Annotated[str, StringConstraints(pattern=FILE_NAME_PATTERN)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[\w][\w.:-]*$")]  # its file stem fits, too
 
 
-class _Record(BaseModel):
+class _Record(BaseModel):  # unknown fields, as of a later version, are ignored
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
@@ -60,8 +57,7 @@ class _CellRecord(_Record):
 
     @property
     def cell_name(self) -> str:
-        """The name of the cell, such as ``at-ResNet18``."""
-        return f"{self.method}-{self.model}"
+        return "-".join(self.cell)
 
 
 class TrialEvent(_CellRecord, Event):
@@ -94,21 +90,17 @@ class DataSummary(_Record):
 
 
 class TeacherSummary(_Record):
-    """A teacher's file; accuracies are between 0 and 1, None if not measured."""
-
     path: str
     sha256: str
     model: str
     image_size: int | None = None
-    validation_accuracy: float | None = None
+    validation_accuracy: float | None = None  # between 0 and 1
     test_accuracy: float | None = None
 
 
 class SpaceRecord(_Record):
-    """A search space at the start of a sweep; for a function only its file is recorded."""
-
     path: str
-    function: bool
+    function: bool  # then only its file is recorded
     distributions: dict[str, dict[str, Any]]
     constants: dict[str, Any]
     start: tuple[dict[str, Any], ...]
@@ -129,9 +121,7 @@ class CacheRecord(_Record):
 
 
 class LogOpening(Event):
-    """Base of events that open a log; ``config`` is a complete `SweepConfig`."""
-
-    config: dict[str, Any]
+    config: dict[str, Any]  # a complete `SweepConfig`
     data: DataSummary
     teacher: TeacherSummary | None
     environment: dict[str, str | int | None]
@@ -164,8 +154,6 @@ class ConfirmStarted(LogOpening):
 
 
 class Observation(_Record):
-    """A trial of an earlier sweep that informs the sampler of this one."""
-
     trial_id: str  # id, after the earlier sweep's folder
     params: dict[str, Any]
     distributions: dict[str, dict[str, Any]]
@@ -198,8 +186,6 @@ class TrialProposed(TrialEvent):
 
 
 class EpochMetrics(_Record):
-    """Metrics of one epoch; see `kdtune.training.loop.EpochResult`."""
-
     epoch: int
     lr: float
     train_loss: float

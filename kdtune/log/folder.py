@@ -111,9 +111,6 @@ class SweepFolder:
     def predictions_path(self, run_id: str) -> Path:
         return self.confirm_folder / f"{run_id}.npz"
 
-    def table_path(self, file_name: str) -> Path:
-        return self.path / file_name
-
     def best_path(self, method: str, model: str, suffix: str = ".yaml") -> Path:
         """Return the path of the best settings or weights of a cell.
 
@@ -132,7 +129,6 @@ class SweepFolder:
             raise UserError(f"{self.path} is not the folder of a sweep: {problem}.")
 
     def load_events(self) -> list[Event]:
-        """Return all events so far, also of a running sweep."""
         return next(self.follow_events())
 
     def follow_events(self) -> Iterator[list[Event]]:

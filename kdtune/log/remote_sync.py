@@ -36,7 +36,6 @@ class _Marker(BaseModel, frozen=True):
         return f"process {self.pid} on {self.host[:100]}"
 
     def is_dead(self) -> bool:
-        """Return True if the driver was on this machine and has ended."""
         if self.host != socket.gethostname():
             return False
         try:

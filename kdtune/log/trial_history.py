@@ -41,10 +41,7 @@ class TrialRecord:
 
 
 class TrialHistory:
-    """Records of all trials by id, in the order of their proposals; a fold over the log.
-
-    A run that was proposed again, because its weights were lost, has a record of the last time.
-    """
+    """Records of all trials by id, in the order of their proposals; a fold over the log."""
 
     def __init__(self, first_events: Iterable[events.Event] = ()):
         self.trials: dict[str, TrialRecord] = {}
@@ -53,7 +50,7 @@ class TrialHistory:
 
     def fold(self, event: events.Event) -> None:
         match event:
-            case events.TrialProposed():
+            case events.TrialProposed():  # a run whose weights were lost is proposed again
                 self.trials[event.trial_id] = TrialRecord(event)
             case events.EpochFinished():
                 self._record_of(event).epochs.append(event)

@@ -26,10 +26,10 @@ from kdtune.storage.files import NO_SPACE_ERRNOS, make_folder, write_text
 from kdtune.units import format_bytes
 
 CACHE_FOLDER_VARIABLE = "KDTUNE_CACHE"
-
 CacheKey = Mapping[str, Any]  # plain values that identify an array
 CreateArray = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]  # of a name, shape and dtype
 BuildArrays = Callable[[Sequence[str], CreateArray], None]  # creates and fills arrays by name
+OnCacheProgress = Callable[["CacheProgress"], None]
 
 
 class CacheState(StrEnum):
@@ -40,8 +40,6 @@ class CacheState(StrEnum):
 
 
 class CacheProgress(BaseModel, frozen=True):
-    """A change of state while arrays are opened."""
-
     content: str  # kind of the arrays, such as "targets"
     label: str
     state: CacheState
@@ -58,17 +56,12 @@ class CacheProgress(BaseModel, frozen=True):
         return f"{self.state}{duration}: {self.label}, {format_bytes(self.num_bytes)}"
 
 
-OnCacheProgress = Callable[[CacheProgress], None]
-
-
 def cache_folder() -> Path:
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get(CACHE_FOLDER_VARIABLE) or Path(user_cache) / "kdtune").expanduser()
 
 
-class _Metadata(BaseModel):
-    """Content of ``about.json``, which is written when an array is complete."""
-
+class _Metadata(BaseModel):  # about.json, which is written when an array is complete
     label: str
     crc32: int
     num_bytes: int
@@ -128,11 +121,11 @@ class ArrayCache:
                             self._build_arrays(label, digests, build, build_folder)
         except OSError as error:
             error_type = DiskFullError if error.errno in NO_SPACE_ERRNOS else UserError
-            advice = f"'kdtune cache --prune 0', or set {CACHE_FOLDER_VARIABLE} to another folder"
-            raise error_type(
-                f"The cache {self.folder} cannot be written ({error.strerror}); make room, e.g. "
-                f"with {advice}."
-            ) from error
+            problem = f"The cache {self.folder} cannot be written ({error.strerror})"
+            advice = (
+                f"make room, e.g. with 'kdtune cache --prune 0', or set {CACHE_FOLDER_VARIABLE}"
+            )
+            raise error_type(f"{problem}; {advice} to another folder.") from error
         if self._find_missing(digests):
             raise UserError(f"{label}: what was written to {self.folder} cannot be read back.")
         report(state, time.perf_counter() - start_time)

@@ -1,7 +1,4 @@
-"""Access to a folder on a shared disk or in an object store.
-
-Pyarrow's file systems read credentials from where the tools of each cloud do.
-"""
+"""Access to a folder on a shared disk or in an object store."""
 
 import os
 import re

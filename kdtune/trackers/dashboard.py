@@ -1,7 +1,4 @@
-"""Web pages of sweeps, also of running ones: optuna-dashboard with one study per cell.
-
-The studies are built from the log, in memory, without the runs of a confirmation.
-"""
+"""Web pages of sweeps, also of running ones: optuna-dashboard with one study per cell."""
 
 import sys
 import warnings
@@ -41,8 +38,6 @@ OPTUNA_STATES = {
 
 
 class _FollowedSweep:
-    """The trials of each cell of a sweep, as Optuna's frozen trials."""
-
     def __init__(self, path: Path):
         self.folder = SweepFolder(path)
         self.name = printable_path(path.resolve().name)

@@ -1,7 +1,4 @@
-"""MLflow tracker: one run per trial, in an experiment named after the sweep.
-
-Runs are written to a database in the sweep's folder, or to the server in MLFLOW_TRACKING_URI.
-"""
+"""MLflow tracker: one run per trial, in an experiment named after the sweep."""
 
 import logging
 import os
@@ -26,10 +23,7 @@ def import_mlflow() -> Any:
 
 @dataclass(eq=False)
 class MLflowTracker(Tracker):
-    """Logs trials to MLflow; the runs of trials that have not ended stay open.
-
-    After a resume, a trial's run is found by the start of the log and the time of the proposal.
-    """
+    """Logs trials to MLflow; the runs of trials that have not ended stay open."""
 
     folder: Path
     experiment: str

@@ -28,10 +28,7 @@ DEFAULT_COLUMNS = ("method", "model", "lr", "alpha", "beta")  # TensorBoard show
 
 
 class TensorBoardTracker(tracker.Tracker):
-    """Writes trials to TensorBoard event files, which are open only while something is written.
-
-    TensorBoard's own writer keeps a thread and an open file for each of a thousand trials.
-    """
+    """Writes event files; TensorBoard's own writer has a thread and an open file per trial."""
 
     def __init__(self, folder: Path):
         self.folder, self._event_files = folder, dict[str, Path]()

@@ -18,10 +18,7 @@ _SPEED_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targe
 _OMITTED = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys() | _SPEED_SETTINGS
 
 HYPERPARAMETERS = ("method", "model", *(f for f in TrainConfig.model_fields if f not in _OMITTED))
-"""Settings that are logged for every trial."""
-
 END_MARKER = "ended"  # empty file in the folder of a trial that is logged completely
-
 LoggedEvent = TrialProposed | EpochFinished | TrialEnded
 
 
@@ -65,10 +62,7 @@ class Tracker(ABC):
 
 @dataclass(eq=False)
 class TrackerFold:
-    """Logs every trial to a tracker; a fold over the log.
-
-    If the tracker fails, a warning is printed and nothing more is logged; the sweep continues.
-    """
+    """Logs trials to a tracker until it fails, of which it warns; a fold over the log."""
 
     name: str
     tracker: Tracker

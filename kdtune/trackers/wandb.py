@@ -1,7 +1,4 @@
-"""W&B tracker: one run per trial, in a project named after the sweep.
-
-Runs are written for `wandb sync`, and sent at once with WANDB_API_KEY or WANDB_MODE.
-"""
+"""W&B tracker: one run per trial, in a project named after the sweep."""
 
 import os
 import re
@@ -32,7 +29,7 @@ class WandbTracker(Tracker):
         self._wandb = import_wandb()
         self._log_id = round(1000 * opening.time)
         is_configured = os.environ.get("WANDB_MODE") or os.environ.get("WANDB_API_KEY")
-        self._mode = None if is_configured else "offline"
+        self._mode = None if is_configured else "offline"  # for `wandb sync`
         make_folder(self.folder)
 
     def _run_folders(self, trial_id: str) -> list[Path]:
@@ -44,23 +41,22 @@ class WandbTracker(Tracker):
         return any((path / END_MARKER).exists() for path in folders)
 
     def log_trial_start(self, proposed: TrialProposed) -> None:
-        for path in self._run_folders(proposed.trial_id):
+        trial_id, cell = proposed.trial_id, proposed.cell_name
+        for path in self._run_folders(trial_id):
             shutil.rmtree(path)
-        switches = dict.fromkeys(
-            ("silent", "disable_git", "disable_code", "x_disable_stats"), True
-        )
-        self._runs[proposed.trial_id] = self._wandb.init(
+        flags = dict.fromkeys(("silent", "disable_git", "disable_code", "x_disable_stats"), True)
+        self._runs[trial_id] = self._wandb.init(
             project=self.project,
-            group=proposed.cell_name,
-            name=proposed.trial_id,
-            id=f"{proposed.trial_id}-{self._log_id}",
+            group=cell,
+            name=trial_id,
+            id=f"{trial_id}-{self._log_id}",
             resume="allow",  # W&B skips the steps that it has
             config=select_hyperparameters(proposed),
-            tags=[proposed.cell_name, proposed.origin],
+            tags=[cell, proposed.origin],
             dir=self.folder.parent,
             mode=self._mode,
             reinit="create_new",  # several runs are active at once
-            settings=self._wandb.Settings(console="off", **switches),
+            settings=self._wandb.Settings(console="off", **flags),
         )
 
     def log_epoch(self, epoch: EpochFinished) -> None:

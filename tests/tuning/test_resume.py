@@ -341,7 +341,7 @@ def test_a_sweep_that_signals_stopped_is_resumed_and_listens_to_this_machine_alo
     for trial_id, (_, accuracies, *_) in outcomes(sweep).items():
         [*_, last] = sorted(p.name for p in (sweep.checkpoints_folder / trial_id).iterdir())
         assert last == f"epoch-{len(accuracies):05d}.pth"
-    assert set(pd.read_csv(sweep.table_path("trials.csv")).state) == {"running"}
+    assert set(pd.read_csv(sweep.path / "trials.csv").state) == {"running"}
 
     driver, _ = start(tmp_path, "resume", "results/x", "--shutdown-grace", "0s")
     err = end(driver, signal.SIGTERM)

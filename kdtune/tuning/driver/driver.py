@@ -55,9 +55,9 @@ class Workplace:
         try:
             for name, table in collect_tables(snapshot, tables).items():
                 if name in ("trials", "epochs"):
-                    with atomic_write(folder.table_path(f"{name}.parquet")) as temporary:
+                    with atomic_write(folder.path / f"{name}.parquet") as temporary:
                         table.to_parquet(temporary)
-                write_text(folder.table_path(f"{name}.csv"), to_csv(table))
+                write_text(folder.path / f"{name}.csv", to_csv(table))
             write_best_configs(folder, selected)
             write_best_weights(folder, selected, self.checkpoint_storage)
         except DiskFullError as error:
