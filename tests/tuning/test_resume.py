@@ -32,9 +32,10 @@ from kdtune.log.events import (
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import LivingNodes, run_trials
+from kdtune.tuning.display.screen import Screen
+from kdtune.tuning.driver.driver import Workplace
 from kdtune.tuning.driver.preflight import prepare_sweep
 from kdtune.tuning.driver.resume_rules import build_resume_config
-from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.sweep import resume_sweep, run_sweep
 from kdtune.tuning.trials.results import EpochReported, TrialFailed
@@ -219,9 +220,9 @@ def test_tables_without_room_are_a_sentence_and_no_file_is_damaged(copy, room):
     try:
         if room < 10_000:
             with pytest.raises(RunError, match="no room to write .* Nothing is lost: make room"):
-                write_results(copy, "kdtune resume")
+                Workplace(copy, Screen("quiet"), "kdtune resume").write_results()
         else:
-            write_results(copy, "kdtune resume")
+            Workplace(copy, Screen("quiet"), "kdtune resume").write_results()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     for path, content in before.items():

@@ -21,8 +21,9 @@ from kdtune.log.folder import SweepFolder
 from kdtune.log.trial_history import TrialHistory
 from kdtune.models.checkpoints import load_model
 from kdtune.training.rerun import train_from_file
+from kdtune.tuning.display.screen import Screen
+from kdtune.tuning.driver.driver import Workplace
 from kdtune.tuning.driver.preflight import prepare_sweep
-from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.search.studies import CellStudies
 from kdtune.tuning.sweep import run_sweep
@@ -98,7 +99,7 @@ class TestSmallSweep:
         before = [path.read_bytes() for path in made]
         for path in made:
             path.unlink()
-        write_results(small_sweep, "kdtune resume")
+        Workplace(small_sweep, Screen("quiet"), "kdtune resume").write_results()
         assert [path.read_bytes() for path in made] == before
 
     @pytest.mark.parametrize("method", ["at", "student"])
