@@ -36,7 +36,7 @@ class SimulatedTrial:
         handle: what its recipe knows it by.
         epoch: how many it has had.
         curve: its accuracies, once it has begun.
-        truth: its noise-free best accuracy.
+        true_best: its noise-free best accuracy.
     """
 
     settings: dict[str, Any]

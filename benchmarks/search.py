@@ -122,7 +122,7 @@ def simulate_search(
         if trial.epoch == epochs:
             num_whole += 1
             if best > best_seen:
-                best_seen, regret = best, 100 * (optimum - trial.truth)
+                best_seen, regret = best, 100 * (optimum - trial.true_best)
         regrets.append(regret)
         if continues and trial.epoch < epochs:
             advance(trial, now)

@@ -554,7 +554,7 @@ def confirm_with_surrogate(
     confirm_scores = 100 * np.array(runs)
     best = confirm_scores.mean(axis=1).argmax()
     return SimulatedSearch(
-        BEST_ACCURACY_PERCENT + 100 * (top[best].truth - optimum), scores, confirm_scores[best]
+        BEST_ACCURACY_PERCENT + 100 * (top[best].true_best - optimum), scores, confirm_scores[best]
     )
 
 
