@@ -3,8 +3,7 @@ r"""A plug-in with two students: networks that return logits and feature maps.
     kdtune sweep --plugin own_model.py --models Thin,Plain --methods at --data digits \
         --teacher teacher.pth --trials 1 --epochs 1 --name own-model
 
-`Thin` returns both itself; `with_feature_maps` extracts the maps of a classifier that returns only
-logits.
+`Thin` returns both itself; `with_feature_maps` extracts the maps of a classifier.
 """
 
 from torch import nn

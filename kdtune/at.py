@@ -4,48 +4,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Module
 
 from kdtune.config.train import TrainConfig
 from kdtune.data.loaders import Loader
 from kdtune.methods.at import attention_map
 from kdtune.methods.method import TensorsByName
-from kdtune.notebook.steps import (
-    compute_loss,
-    create_method_config,
-    load_teacher_model,
-    train_epoch,
-    validate,
-)
-from kdtune.training.maps import (
-    compute_stage_features,
-    draw_maps,
-    pick_stage,
-    spatial_attention_map,
-)
+from kdtune.notebook import steps
+from kdtune.notebook.steps import load_teacher_model, train_epoch, validate
+from kdtune.training import maps
 from kdtune.training.run import run_training
 
 __all__ = [
-    "DEFAULT_CONFIG",
-    "compute_at_loss",
-    "create_at_config",
-    "draw_attention_maps",
-    "extract_attention_maps",
-    "load_teacher_model",
-    "train_at",
-    "train_epoch",
-    "validate",
+    "DEFAULT_CONFIG", "compute_at_loss", "create_at_config", "draw_attention_maps",
+    "extract_attention_maps", "load_teacher_model", "train_at", "train_epoch", "validate",
     "visualize_attention_maps",
-]
+]  # fmt: skip
+
+Config = Mapping[str, Any]
 
 
 def create_at_config(**kwargs: Any) -> dict[str, Any]:
-    """Return complete settings of an attention-transfer run, see `TrainConfig`.
-
-    Raises:
-        UserError: a setting is unknown or out of range.
-    """
-    return create_method_config("at", kwargs)
+    """Return complete settings of an attention-transfer run, see `TrainConfig`."""
+    return steps.create_method_config("at", kwargs)
 
 
 DEFAULT_CONFIG = create_at_config()
@@ -53,7 +35,7 @@ DEFAULT_CONFIG = create_at_config()
 
 
 def train_at(
-    config: Mapping[str, Any] | None = None,
+    config: Config | None = None,
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
@@ -71,21 +53,13 @@ def train_at(
     Returns:
         ``model`` (weights of the best epoch), ``teacher_model`` or None, ``best_accuracy``,
         ``training_history``, ``test_results``, complete ``config`` and ``experiment_name``.
-
-    Raises:
-        UserError: the settings, the data or the teacher are not valid.
-        DivergedError: the training loss is no longer finite.
     """
     settings = TrainConfig.for_method("at", config or {})
     return run_training(settings, train_loader, val_loader, test_loader)
 
 
 def compute_at_loss(
-    student_model: nn.Module,
-    teacher_model: nn.Module | None,
-    x: Tensor,
-    y: Tensor,
-    config: Mapping[str, Any],
+    student_model: Module, teacher_model: Module | None, x: Tensor, y: Tensor, config: Config
 ) -> TensorsByName:
     """Compute the loss of one batch: classification + alpha·KD + beta·AT.
 
@@ -99,16 +73,12 @@ def compute_at_loss(
     Returns:
         Scalars: ``loss`` (for `backward`), ``classification``, ``kd``, ``kd_weighted``, ``at`` and
         ``at_weighted``.
-
-    Raises:
-        UserError: the settings are not valid, or the networks cannot be compared.
     """
-    return compute_loss(student_model, teacher_model, x, y, TrainConfig.for_method("at", config))
+    settings = TrainConfig.for_method("at", config)
+    return steps.compute_loss(student_model, teacher_model, x, y, settings)
 
 
-def extract_attention_maps(
-    model: nn.Module, x: Tensor, config: Mapping[str, Any] | None = None
-) -> list[Tensor]:
+def extract_attention_maps(model: Module, x: Tensor, config: Config | None = None) -> list[Tensor]:
     """Return the attention maps of all stages, [B, H·W] each; rows have L2 norm 1.
 
     Args:
@@ -116,11 +86,11 @@ def extract_attention_maps(
         x: images [B, 3, H, W], uint8 or normalised.
         config: ignored.
     """
-    return [attention_map(features) for features in compute_stage_features(model, x)]
+    return [attention_map(features) for features in maps.compute_stage_features(model, x)]
 
 
 def visualize_attention_maps(
-    model: nn.Module, x: Tensor, config: Mapping[str, Any] | None = None, layer_idx: int = 0
+    model: Module, x: Tensor, config: Config | None = None, layer_idx: int = 0
 ) -> Tensor:
     """Return the attention maps [B, H, W] of one stage; `draw_attention_maps` draws them.
 
@@ -130,11 +100,12 @@ def visualize_attention_maps(
         config: ignored.
         layer_idx: a stage that exists, from 0, or negative from the last.
     """
-    return spatial_attention_map(pick_stage(compute_stage_features(model, x), layer_idx))
+    features = maps.compute_stage_features(model, x)
+    return maps.spatial_attention_map(maps.pick_stage(features, layer_idx))
 
 
 def draw_attention_maps(
-    models: nn.Module | Mapping[str, nn.Module], x: Tensor, layers: Sequence[int] | None = None
+    models: Module | Mapping[str, Module], x: Tensor, layers: Sequence[int] | None = None
 ) -> Figure:
     """Draw images and their attention maps in one or several networks; see `draw_maps`.
 
@@ -143,4 +114,4 @@ def draw_attention_maps(
         x: images [B, 3, H, W], uint8 or normalised; the first four are drawn.
         layers: stages, from 0, or negative from the last; all if not given.
     """
-    return draw_maps(models, x, spatial_attention_map, layers)
+    return maps.draw_maps(models, x, maps.spatial_attention_map, layers)

@@ -5,32 +5,24 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """A mistake in the user's input; the text is one sentence that says what to do.
-
-    The command line prints the sentence and ends with exit code 2.
-    """
+    """A mistake in the user's input, as one sentence that says what to do; exit code 2."""
 
 
 class BadImagesError(UserError):
-    """Images that cannot be read.
-
-    Args:
-        failures: (file, reason) of each image.
-    """
+    """Images that cannot be read, given as pairs of file and reason."""
 
     def __init__(self, failures: Sequence[tuple[str, str]]):
         self.failures = list(failures)
-        file, reason = self.failures[0]
-        subject = "An image" if len(self.failures) == 1 else f"{len(self.failures):,} images"
-        prefix = "" if len(self.failures) == 1 else "the first is "
+        (file, reason), count = self.failures[0], len(self.failures)
+        many = f"{count:,} images cannot be read: the first is "
         super().__init__(
-            f"{subject} cannot be read: {prefix}{file} ({reason}). Fix or remove the listed "
-            "files, or skip them with --skip-bad-images."
+            f"{'An image cannot be read: ' if count == 1 else many}{file} ({reason}). Fix or "
+            "remove the listed files, or skip them with --skip-bad-images."
         )
 
 
 class RunError(RuntimeError):
-    """A failure that is not the user's mistake; the command line ends with exit code 1."""
+    """A failure that is not the user's mistake; exit code 1."""
 
 
 class DiskFullError(RunError):
@@ -42,25 +34,13 @@ class DivergedError(RunError):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its class name if the text is empty.
-
-    >>> first_line(KeyError()), first_line(ValueError("the reason\\nmore of it"))
-    ('KeyError', 'the reason')
-    """
-    return _lines(error)[0]
+    """Return the first line of an error's text, or its class name if the text is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def last_line(error: Exception) -> str:
-    """Return the last line of an error's text, or its class name if the text is empty.
-
-    >>> last_line(ValueError("a traceback\\nthe reason"))
-    'the reason'
-    """
-    return _lines(error)[-1].strip()
-
-
-def _lines(error: Exception) -> list[str]:
-    return (str(error).strip() or type(error).__name__).splitlines()
+    """Return the last line of an error's text, or its class name if the text is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 def typed_first_line(error: Exception) -> str:
@@ -80,10 +60,8 @@ def did_you_mean(unknown: str, known: Iterable[str]) -> str:
         unknown: the name as the user wrote it.
         known: all names that exist.
 
-    >>> did_you_mean("aplha", ["alpha", "beta"])
-    "did you mean 'alpha'?"
-    >>> did_you_mean("zzz", ["alpha", "beta"])
-    'known are alpha, beta'
+    >>> did_you_mean("aplha", ["alpha", "beta"]), did_you_mean("zzz", ["alpha", "beta"])
+    ("did you mean 'alpha'?", 'known are alpha, beta')
     """
     names = list(known)
     matches = get_close_matches(unknown, names, n=1)

@@ -1,50 +1,36 @@
 """FitNets in a notebook: `train_fitnets` trains a student, the rest are its parts."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Module, Parameter
 
 from kdtune.config.train import TrainConfig
 from kdtune.data.loaders import Loader
 from kdtune.data.transforms import normalise
 from kdtune.methods.method import TensorsByName
 from kdtune.models import compute_logits_and_features
-from kdtune.notebook.steps import (
-    compute_loss,
-    create_method_config,
-    load_teacher_model,
-    method_parameters,
-    train_epoch,
-    validate,
-)
-from kdtune.training.maps import compute_stage_features, draw_maps, mean_feature_map, pick_stage
+from kdtune.notebook import steps
+from kdtune.notebook.steps import load_teacher_model, train_epoch, validate
+from kdtune.training import maps
 from kdtune.training.run import run_training
 
 __all__ = [
-    "DEFAULT_CONFIG",
-    "compute_fitnets_loss",
-    "create_fitnets_config",
-    "draw_feature_maps",
-    "extract_student_features",
-    "extract_teacher_features",
-    "load_teacher_model",
-    "regressor_parameters",
-    "train_epoch",
-    "train_fitnets",
-    "validate",
-    "visualize_feature_maps",
-]
+    "DEFAULT_CONFIG", "compute_fitnets_loss", "create_fitnets_config", "draw_feature_maps",
+    "extract_student_features", "extract_teacher_features", "load_teacher_model",
+    "regressor_parameters", "train_epoch", "train_fitnets", "validate", "visualize_feature_maps",
+]  # fmt: skip
+
+Config = Mapping[str, Any]
+_parse = partial(TrainConfig.for_method, "fitnets")
 
 
 def create_fitnets_config(**kwargs: Any) -> dict[str, Any]:
-    """Return complete settings of a FitNets run, see `TrainConfig`.
-
-    Raises:
-        UserError: a setting is unknown or out of range.
-    """
-    return create_method_config("fitnets", kwargs)
+    """Return complete settings of a FitNets run, see `TrainConfig`."""
+    return steps.create_method_config("fitnets", kwargs)
 
 
 DEFAULT_CONFIG = create_fitnets_config()
@@ -52,7 +38,7 @@ DEFAULT_CONFIG = create_fitnets_config()
 
 
 def train_fitnets(
-    config: Mapping[str, Any] | None = None,
+    config: Config | None = None,
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
     test_loader: Loader | None = None,
@@ -66,16 +52,11 @@ def train_fitnets(
         val_loader: chooses the best epoch.
         test_loader: read once, at the end.
     """
-    settings = TrainConfig.for_method("fitnets", config or {})
-    return run_training(settings, train_loader, val_loader, test_loader)
+    return run_training(_parse(config or {}), train_loader, val_loader, test_loader)
 
 
 def compute_fitnets_loss(
-    student_model: nn.Module,
-    teacher_model: nn.Module | None,
-    x: Tensor,
-    y: Tensor,
-    config: Mapping[str, Any],
+    student_model: Module, teacher_model: Module | None, x: Tensor, y: Tensor, config: Config
 ) -> TensorsByName:
     """Compute the loss of one batch: classification + alpha·KD + beta·feature.
 
@@ -93,17 +74,13 @@ def compute_fitnets_loss(
     Returns:
         Scalars: ``loss`` (for `backward`), ``classification``, ``kd``, ``kd_weighted``,
         ``feature`` and ``feature_weighted``.
-
-    Raises:
-        UserError: the settings are not valid, or the networks cannot be compared.
     """
-    settings = TrainConfig.for_method("fitnets", config)
-    return compute_loss(student_model, teacher_model, x, y, settings)
+    return steps.compute_loss(student_model, teacher_model, x, y, _parse(config))
 
 
 def regressor_parameters(
-    student_model: nn.Module, teacher_model: nn.Module, config: Mapping[str, Any]
-) -> list[nn.Parameter]:
+    student_model: Module, teacher_model: Module, config: Config
+) -> list[Parameter]:
     """Return the parameters of the regressor between a student and its teacher.
 
     `train_epoch` adds them to an optimizer that lacks them; a loop around `compute_fitnets_loss`
@@ -113,17 +90,11 @@ def regressor_parameters(
         student_model: returns logits and features; it owns the regressor.
         teacher_model: returns logits and features.
         config: settings, see `create_fitnets_config`.
-
-    Raises:
-        UserError: the settings are not valid, or the networks cannot be compared.
     """
-    settings = TrainConfig.for_method("fitnets", config)
-    return method_parameters(student_model, teacher_model, settings)
+    return steps.method_parameters(student_model, teacher_model, _parse(config))
 
 
-def extract_teacher_features(
-    teacher_model: nn.Module, x: Tensor, config: Mapping[str, Any]
-) -> Tensor:
+def extract_teacher_features(teacher_model: Module, x: Tensor, config: Config) -> Tensor:
     """Return the hint: the teacher's features [B, C, H, W] at ``config["hint_layer"]``.
 
     Args:
@@ -131,13 +102,11 @@ def extract_teacher_features(
         x: images [B, 3, H, W], uint8 or normalised.
         config: settings, see `create_fitnets_config`.
     """
-    settings = TrainConfig.for_method("fitnets", config)
-    return pick_stage(compute_stage_features(teacher_model, x), settings.hint_layer)
+    hint_layer = _parse(config).hint_layer
+    return maps.pick_stage(maps.compute_stage_features(teacher_model, x), hint_layer)
 
 
-def extract_student_features(
-    student_model: nn.Module, x: Tensor, config: Mapping[str, Any]
-) -> Tensor:
+def extract_student_features(student_model: Module, x: Tensor, config: Config) -> Tensor:
     """Return the student's features [B, C, H, W] at ``config["hint_layer"]``, with gradients.
 
     Args:
@@ -145,13 +114,13 @@ def extract_student_features(
         x: images [B, 3, H, W], uint8 or normalised.
         config: settings, see `create_fitnets_config`.
     """
-    settings = TrainConfig.for_method("fitnets", config)
+    hint_layer = _parse(config).hint_layer
     _, features = compute_logits_and_features(student_model, normalise(x))
-    return pick_stage(features, settings.hint_layer)
+    return maps.pick_stage(features, hint_layer)
 
 
 def visualize_feature_maps(
-    model: nn.Module, x: Tensor, config: Mapping[str, Any] | None = None, layer_idx: int = 0
+    model: Module, x: Tensor, config: Config | None = None, layer_idx: int = 0
 ) -> Tensor:
     """Return the feature maps [B, C, H, W] of one stage; `draw_feature_maps` draws them.
 
@@ -161,11 +130,11 @@ def visualize_feature_maps(
         config: ignored.
         layer_idx: a stage that exists, from 0, or negative from the last.
     """
-    return pick_stage(compute_stage_features(model, x), layer_idx)
+    return maps.pick_stage(maps.compute_stage_features(model, x), layer_idx)
 
 
 def draw_feature_maps(
-    models: nn.Module | Mapping[str, nn.Module], x: Tensor, layers: Sequence[int] | None = None
+    models: Module | Mapping[str, Module], x: Tensor, layers: Sequence[int] | None = None
 ) -> Figure:
     """Draw images and the channel means of their features in one or several networks.
 
@@ -174,4 +143,4 @@ def draw_feature_maps(
         x: images [B, 3, H, W], uint8 or normalised; the first four are drawn.
         layers: stages, from 0, or negative from the last; all if not given.
     """
-    return draw_maps(models, x, mean_feature_map, layers)
+    return maps.draw_maps(models, x, maps.mean_feature_map, layers)

@@ -20,13 +20,8 @@ from typing import Any, TypeVar
 
 from kdtune.errors import UserError, did_you_mean, first_line, typed_first_line
 
-ENTRY_POINT_GROUP = "kdtune.plugins"
-
 ATTRIBUTES = ("METHODS", "MODELS", "DATA")
 """Dicts of a plug-in's module."""
-
-NAME_PATTERN = r"[A-Za-z0-9_][\w.-]*"
-"""Pattern of the names that a plug-in may define: file names are made from them."""
 
 V = TypeVar("V")
 
@@ -37,7 +32,6 @@ class Plugin:
 
     Attributes:
         name: path of the file, or name of the entry point.
-        sha256: SHA-256 of the module's source.
         installed: True if the plug-in is a package's, which each process imports itself.
         content: the module; on its way, the pickled dicts of a file.
     """
@@ -72,7 +66,8 @@ class Registry(dict[str, V]):
         super().__init__(builtin)
         self.kind, self.attribute, self.requirement = kind, attribute, requirement
         self.is_valid, self.convert = is_valid, convert
-        self._providers: dict[str, Plugin] = {}
+        self.providers: dict[str, Plugin] = {}
+        """The plug-ins that define names."""
         PLUGINS.add_registry(self)
 
     def find(self, name: str) -> V | None:
@@ -94,31 +89,23 @@ class Registry(dict[str, V]):
             raise UserError(f"There is no {self.kind} '{name}'; {suggestion}{load_errors}")
         return entry
 
-    def provider(self, name: str) -> Plugin | None:
-        """Return the plug-in that defines a name; None if none does."""
-        return self._providers.get(name)
-
     def add_plugin(self, plugin: Plugin) -> None:
         """Add the entries of a plug-in, or raise a `UserError` if one cannot be added."""
         entries = getattr(plugin.content, self.attribute, {})
         if not isinstance(entries, dict):
             raise UserError(f"{self.attribute} must be a dict by name.")
         for name, value in entries.items():
-            if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
+            # File names are made from names.
+            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
                 raise UserError(f"{name!r} is no name: use letters, digits and ._-")
             if name in self:
-                provider = self._providers.get(name)
+                provider = self.providers.get(name)
                 owner = f"the plug-in {provider.name}" if provider else "kdtune itself"
                 raise UserError(f"{owner} has a {self.kind} '{name}' already; take another name.")
             if not self.is_valid(value):
                 raise UserError(f"the {self.kind} '{name}' must be {self.requirement}.")
             self[name] = self.convert(value)
-            self._providers[name] = plugin
-
-    def remove_plugin(self, plugin: Plugin) -> None:
-        """Remove the entries of a plug-in."""
-        for name in [name for name, provider in self._providers.items() if provider == plugin]:
-            del self[name], self._providers[name]
+            self.providers[name] = plugin
 
     @contextmanager
     def blame_provider(self, name: str) -> Iterator[None]:
@@ -128,11 +115,11 @@ class Registry(dict[str, V]):
         except UserError:
             raise
         except Exception as error:  # whatever a user's code may raise
-            if (provider := self.provider(name)) is None:
+            if name not in self.providers:
                 raise
+            plugin, reason = self.providers[name].name, typed_first_line(error)
             raise UserError(
-                f"The {self.kind} '{name}' of the plug-in {provider.name} fails: "
-                f"{typed_first_line(error)}"
+                f"The {self.kind} '{name}' of the plug-in {plugin} fails: {reason}"
             ) from error
 
 
@@ -154,10 +141,9 @@ class PluginManager:
         self._registries.append(registry)
 
     def load_files(self, files: Iterable[str | Path]) -> None:
-        """Load plug-ins from files, again if they were changed.
+        """Load plug-ins from files, again if they were changed; load only files that you trust.
 
-        Files are run: load only files that you trust. A `UserError` names a file that is missing
-        or not a valid plug-in.
+        A `UserError` names a file that is missing or not a valid plug-in.
         """
         for file in files:
             path = Path(os.path.abspath(Path(file).expanduser()))
@@ -175,7 +161,7 @@ class PluginManager:
         import inspect
         from importlib.metadata import entry_points
 
-        for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        for entry_point in entry_points(group="kdtune.plugins"):
             name = entry_point.name
             if name in self.loaded or name in self.broken:
                 continue
@@ -209,33 +195,26 @@ class PluginManager:
     def records(self, **names: Iterable[str]) -> list[dict[str, Any]]:
         """Describe the plug-ins that define some of these names, for logs and other files.
 
-        Args:
-            names: by the dicts of a plug-in, as ``METHODS=["mine"]``.
-
-        Returns:
-            ``name``, ``sha256``, ``installed`` and ``provides``, the names, of each plug-in.
+        Names are given by the dicts of a plug-in, as ``METHODS=["mine"]``; each record has
+        ``name``, ``sha256``, ``installed`` and the names it ``provides``.
         """
-        provided: dict[str, dict[str, None]] = {}  # names in order, each once
+        provided: dict[Plugin, dict[str, None]] = {}  # names in order, each once
         for registry in self._registries:
             for name in names.get(registry.attribute, ()):
-                if (provider := registry.provider(name)) is not None:
-                    provided.setdefault(provider.name, {})[name] = None
-        plugins = ((self.loaded[name], list(provides)) for name, provides in provided.items())
+                if (provider := registry.providers.get(name)) is not None:
+                    provided.setdefault(provider, {})[name] = None
         return [
-            {"name": p.name, "sha256": p.sha256, "installed": p.installed, "provides": provides}
-            for p, provides in plugins
+            {"name": p.name, "sha256": p.sha256, "installed": p.installed, "provides": [*provides]}
+            for p, provides in provided.items()
         ]
 
     def require(self, needed_by: str, records: Any, same_source: bool = False) -> None:
-        """Require that the plug-ins that a file needs are loaded; files are not run for it.
+        """Raise a `UserError` if a plug-in that a file needs is not loaded; run no file for it.
 
         Args:
             needed_by: the file, for messages.
             records: see `records`.
             same_source: refuse a plug-in whose code was changed.
-
-        Raises:
-            UserError: a plug-in is not loaded; the text says how to give it.
         """
         if not isinstance(records, list | tuple) or not all(
             isinstance(record, dict) and {"name", "sha256", "installed"} <= record.keys()
@@ -247,20 +226,20 @@ class PluginManager:
                 self.load_installed()
             if not self.changed([record]):
                 continue
-            name, installed = str(record["name"]), record["installed"]
+            name = str(record["name"])
             namesakes = [other for other in self.loaded if Path(other).name == Path(name).name]
-            if namesakes and same_source:
-                raise UserError(
-                    f"The plug-in {namesakes[0]} was changed since, so trials could not be "
-                    "compared: restore it, or start another sweep."
-                )
-            if not namesakes and installed:
+            if not namesakes and record["installed"]:
                 reason = self.broken.get(name, f"the plug-in {name} is not installed")
                 raise UserError(f"{needed_by} needs a plug-in, and {reason}; install its package.")
             if not namesakes:
                 raise UserError(
                     f"{needed_by} needs the plug-in {name}, and code that a file names is not "
                     f"run: if you trust it, give --plugin {name}."
+                )
+            if same_source:
+                raise UserError(
+                    f"The plug-in {namesakes[0]} was changed since, so trials could not be "
+                    "compared: restore it, or start another sweep."
                 )
 
     def changed(self, records: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -287,13 +266,12 @@ class PluginManager:
 
     def _remove(self, plugin: Plugin) -> None:
         for registry in self._registries:
-            registry.remove_plugin(plugin)
+            for name in [n for n, provider in registry.providers.items() if provider == plugin]:
+                del registry[name], registry.providers[name]
         self.loaded.pop(plugin.name, None)
 
 
 PLUGINS = PluginManager()
-"""The plug-ins of this process."""
-
 load_plugins = PLUGINS.load_files
 
 

@@ -9,10 +9,7 @@ _DURATION_PATTERN = r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)\s*"
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of a duration such as ``1h30m``.
-
-    Raises:
-        ValueError: the text is not a duration.
+    """Return the seconds of a duration such as ``1h30m``; a `ValueError` says how to write one.
 
     >>> parse_duration("2h"), parse_duration("1h30m"), parse_duration("1.5 min")
     (7200.0, 5400.0, 90.0)

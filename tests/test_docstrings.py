@@ -47,13 +47,16 @@ def test_no_docstring_begins_with_a_riddle(file):
 def public_functions(module):
     """Yield name, function, docstring of public functions, constructors and methods.
 
-    Methods that override one of a base class are left out: the base class documents them.
+    Methods that override one of a base class, and constructors that take what the constructor of
+    the base class takes, are left out: the base class documents them.
     """
     for name, value in vars(module).items():
         if name.startswith("_") or getattr(value, "__module__", "") != module.__name__:
             continue
         if isinstance(value, type):
-            if "__init__" in vars(value) and not dataclasses.is_dataclass(value):
+            takes = inspect.signature(value.__init__).parameters
+            inherits = takes == inspect.signature(value.__mro__[1].__init__).parameters
+            if "__init__" in vars(value) and not inherits and not dataclasses.is_dataclass(value):
                 yield name, value.__init__, value.__doc__
             for method_name, method in vars(value).items():
                 function = getattr(method, "__func__", method)

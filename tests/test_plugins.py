@@ -453,7 +453,7 @@ def test_a_model_without_its_contract_is_refused(give, folder, forward, sentence
 
 def test_a_data_set_without_its_contract_is_refused(give):
     give("DATA = {'odd': lambda name, root: ([], [])}")
-    with pytest.raises(UserError, match="data set 'odd' of the plug-in .* fails: TypeError: it g"):
+    with pytest.raises(UserError, match="data set 'odd' of the plug-in .* fails: TypeError: it r"):
         find_images("odd")
 
 

@@ -2,59 +2,41 @@
 
 import math
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+from click import Choice, argument, option
 
-from kdtune.cli.options import (
-    EXISTING_FILE,
-    EXISTING_FOLDER,
-    NEW_PATH,
-    SettingsCommand,
-    format_option,
-    plugin_option,
-    resume_options,
-    setting_option,
-    show_options,
-    slots_option,
-    sweep_options,
-    train_options,
-    trust_option,
-)
+from kdtune.cli import options
+from kdtune.cli.options import EXISTING_FILE, EXISTING_FOLDER, NEW_PATH, SettingsCommand
 from kdtune.errors import RunError, UserError
+from kdtune.runtime.console import say
 from kdtune.runtime.signals import Terminated
-
-
-@dataclass
-class _GlobalOptions:
-    debug: bool = False
 
 
 @click.group(context_settings={"max_content_width": 100, "show_default": True})
 @click.version_option(package_name="kdtune")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
     """Find out which distillation method, with which settings, makes your student best."""
-    ctx.ensure_object(_GlobalOptions).debug |= debug
+    if debug:
+        ctx.ensure_object(dict)["debug"] = True
 
 
 def _provided_flags(flags: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flags.items() if value not in (None, ())}
 
 
-@cli.command(
-    cls=SettingsCommand, make_options=partial(train_options, "weights", "image_size", "seed")
-)
-@plugin_option
-@click.option("--model", default="ResNet50", help="Architecture of the teacher.")
-@click.option("--epochs", type=int, default=30, help="Passes over the training images.")
-@click.option("--out", type=NEW_PATH, required=True, help="File to write.")
-@setting_option
-@click.option("--quiet", is_flag=True, help="Print only warnings and errors.")
+@cli.command(cls=SettingsCommand, make_options=options.teacher_options)
+@options.plugin
+@option("--model", default="ResNet50", help="Architecture of the teacher.")
+@option("--epochs", type=int, default=30, help="Passes over the training images.")
+@option("--out", type=NEW_PATH, required=True, help="File to write.")
+@options.setting
+@option("--quiet", is_flag=True, help="Print only warnings and errors.")
 def teacher(out: Path, settings: dict[str, Any] | None, quiet: bool, **flags: Any) -> None:
     """Train a teacher on your data."""
     from kdtune.config.names import require_data, require_model_name
@@ -65,7 +47,6 @@ def teacher(out: Path, settings: dict[str, Any] | None, quiet: bool, **flags: An
     require_model_name(config.model)
     require_data(config.data_dir)
 
-    from kdtune.runtime.console import say
     from kdtune.training.train_teacher import train_teacher
 
     result = train_teacher(config, out, (lambda line: None) if quiet else say)
@@ -76,30 +57,25 @@ def teacher(out: Path, settings: dict[str, Any] | None, quiet: bool, **flags: An
 
 def _sweep_settings(file: Path | None, flags: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     """Return the settings of a sweep's file and flags; check what needs neither torch nor Ray."""
-    from kdtune.config.early_checks import check_names_and_files
     from kdtune.config.sweep import SweepConfig
     from kdtune.plugins import load_plugins
     from kdtune.storage.files import read_yaml
 
     from_file = read_yaml(file) if file else {}
-    settings = {**defaults, **from_file, **_provided_flags(flags)}
     run_settings = from_file.get("settings") or {}
-    if isinstance(run_settings, dict):
-        settings["settings"] = {**run_settings, **(flags["settings"] or {})}
-    else:
-        settings["settings"] = run_settings  # which `SweepConfig` refuses
+    if isinstance(run_settings, dict):  # else `SweepConfig` refuses it
+        run_settings = {**run_settings, **(flags["settings"] or {})}
+    settings = {**defaults, **from_file, **_provided_flags(flags), "settings": run_settings}
     requested = SweepConfig.parse(settings)
     load_plugins(requested.plugins)
-    check_names_and_files(requested)
+    requested.check_names_and_files()
     return settings
 
 
-@cli.command(cls=SettingsCommand, make_options=sweep_options)
-@click.argument("file", required=False, type=EXISTING_FILE)
-@show_options
-@click.option(
-    "--plan", is_flag=True, help="Plan it first, see 'kdtune plan'; the report compares."
-)
+@cli.command(cls=SettingsCommand, make_options=options.sweep_options)
+@argument("file", required=False, type=EXISTING_FILE)
+@options.show
+@option("--plan", is_flag=True, help="Plan it first, see 'kdtune plan'; the report compares.")
 def sweep(file: Path | None, show: str, plan: bool, **flags: Any) -> None:
     """Search every method on every model, and show the leaderboard.
 
@@ -116,16 +92,16 @@ def sweep(file: Path | None, show: str, plan: bool, **flags: Any) -> None:
     _print_results(run_sweep(settings, show, plan).path)
 
 
-@cli.command(cls=SettingsCommand, make_options=sweep_options)
-@click.argument("file", required=False, type=EXISTING_FILE)
-@show_options
-@slots_option
-@click.option(
+@cli.command(cls=SettingsCommand, make_options=options.sweep_options)
+@argument("file", required=False, type=EXISTING_FILE)
+@options.show
+@options.slots
+@option(
     "--curves",
     type=NEW_PATH,
     help="Recorded learning curves: a sweep's folder, or a file.  [default: synthetic ones]",
 )
-@format_option
+@options.output_format
 def plan(
     file: Path | None,
     slot_counts: tuple[int, ...],
@@ -148,16 +124,15 @@ def plan(
 
 
 def _check_sweep_folder(folder: Path, flags: dict[str, Any]) -> None:
-    """Refuse a folder that is not a sweep's; a storage may have the sweep of a missing folder."""
-    if flags["storage"] is None:
+    if flags["storage"] is None:  # a storage may have the sweep of a missing folder
         from kdtune.log.folder import SweepFolder
 
         SweepFolder(folder).require_log()
 
 
-@cli.command(cls=SettingsCommand, make_options=resume_options)
-@click.argument("folder", type=NEW_PATH)
-@show_options
+@cli.command(cls=SettingsCommand, make_options=options.resume_options)
+@argument("folder", type=NEW_PATH)
+@options.show
 def resume(folder: Path, show: str, **flags: Any) -> None:
     """Resume a sweep that was interrupted, or that gets more trials, cells or resources.
 
@@ -170,9 +145,9 @@ def resume(folder: Path, show: str, **flags: Any) -> None:
     _print_results(resume_sweep(folder, _provided_flags(flags), show).path)
 
 
-@cli.command(cls=SettingsCommand, make_options=partial(resume_options, confirm=True))
-@click.argument("folder", type=NEW_PATH)
-@show_options
+@cli.command(cls=SettingsCommand, make_options=partial(options.resume_options, confirm=True))
+@argument("folder", type=NEW_PATH)
+@options.show
 def confirm(folder: Path, show: str, **flags: Any) -> None:
     """Train the best trials of every cell again with fresh seeds, test once, and give the verdict.
 
@@ -193,21 +168,20 @@ def _print_results(folder: Path) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=EXISTING_FOLDER)
+@argument("folder", type=EXISTING_FOLDER)
 def status(folder: Path) -> None:
     """Show the progress of a sweep, whether it runs or not."""
     from kdtune.log.folder import SweepSnapshot
     from kdtune.reports.text.leaderboard import leaderboard_text
     from kdtune.reports.text.status import status_lines
 
-    snapshot = SweepSnapshot(folder)
-    print("\n".join(status_lines(snapshot)))
+    print("\n".join(status_lines(SweepSnapshot(folder))))
     print(f"\n{leaderboard_text([folder], 'table')}", end="")
 
 
 @cli.command()
-@click.argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
-@format_option
+@argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
+@options.output_format
 def leaderboard(folders: tuple[Path, ...], output_format: str) -> None:
     """Print the leaderboard and verdict of one or more sweeps.
 
@@ -219,9 +193,9 @@ def leaderboard(folders: tuple[Path, ...], output_format: str) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=EXISTING_FOLDER)
-@click.argument("name")
-@format_option
+@argument("folder", type=EXISTING_FOLDER)
+@argument("name")
+@options.output_format
 def table(folder: Path, name: str, output_format: str) -> None:
     """Print a table of a sweep, e.g. comparison, settings, rungs, search_curve, models."""
     from kdtune.reports.text.leaderboard import table_text
@@ -230,11 +204,9 @@ def table(folder: Path, name: str, output_format: str) -> None:
 
 
 @cli.command()
-@click.argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
-@click.option(
-    "--out", type=NEW_PATH, help="File to write.  [default: report.html in the first folder]"
-)
-@click.option("--figures", type=NEW_PATH, help="Folder for the figures, as SVG and PNG.")
+@argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
+@option("--out", type=NEW_PATH, help="File to write.  [default: report.html in the first folder]")
+@option("--figures", type=NEW_PATH, help="Folder for the figures, as SVG and PNG.")
 def report(folders: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
     """Write one HTML page about one or more sweeps, also while they run; it needs no network."""
     from kdtune.reports.page.page import write_report
@@ -243,8 +215,8 @@ def report(folders: tuple[Path, ...], out: Path | None, figures: Path | None) ->
 
 
 @cli.command()
-@click.argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
-@click.option("--port", type=click.IntRange(0, 65535), default=8080)
+@argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
+@option("--port", type=click.IntRange(0, 65535), default=8080)
 def dashboard(folders: tuple[Path, ...], port: int) -> None:
     """Show sweeps in a browser of this machine, also while they run, until Ctrl-C.
 
@@ -252,12 +224,12 @@ def dashboard(folders: tuple[Path, ...], port: int) -> None:
     """
     from kdtune.trackers.dashboard import Dashboard
 
-    Dashboard(folders).serve(port, partial(print, flush=True))
+    Dashboard(folders).serve(port)
 
 
 @cli.command()
-@click.argument("file", type=EXISTING_FILE)
-@plugin_option
+@argument("file", type=EXISTING_FILE)
+@options.plugin
 def train(file: Path) -> None:
     """Train once with the settings of a YAML FILE, e.g. one that a sweep wrote."""
     from kdtune.training.rerun import train_from_file
@@ -273,18 +245,18 @@ def train(file: Path) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=EXISTING_FOLDER)
-@plugin_option
-@click.option("--out", type=NEW_PATH, required=True, help="An empty folder.")
-@click.option("--method", help="Export only this method.")
-@click.option("--model", help="Export only this student.")
-@click.option(
+@argument("folder", type=EXISTING_FOLDER)
+@options.plugin
+@option("--out", type=NEW_PATH, required=True, help="An empty folder.")
+@option("--method", help="Export only this method.")
+@option("--model", help="Export only this student.")
+@option(
     "--top",
     type=click.IntRange(min=1),
     default=1,
     help="Trials of each cell; only settings are kept for most of them.",
 )
-@click.option(
+@option(
     "--format",
     "formats",
     default="pth,safetensors,pt2",
@@ -301,15 +273,13 @@ def export(folder: Path, formats: str, **selection: Any) -> None:
     print("\n".join(export_sweep(folder, formats=names, **selection)))
 
 
-@cli.command(cls=SettingsCommand, make_options=train_options)
-@click.argument("file", type=EXISTING_FILE)
-@plugin_option
-@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test")
-@click.option("--figure", type=NEW_PATH, help="File for the confusion matrix: .png, .svg.")
-@click.option(
-    "--format", "output_format", type=click.Choice(["table", "json", "markdown"]), default="table"
-)
-@trust_option
+@cli.command(cls=SettingsCommand, make_options=options.train_options)
+@argument("file", type=EXISTING_FILE)
+@options.plugin
+@option("--split", type=Choice(["train", "validation", "test"]), default="test")
+@option("--figure", type=NEW_PATH, help="File for the confusion matrix: .png, .svg.")
+@option("--format", "output_format", type=Choice(["table", "json", "markdown"]), default="table")
+@options.trust
 def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) -> None:
     """Evaluate a network, FILE.pth, .safetensors, .pt2 or .onnx, on labelled images."""
     from kdtune.export.evaluation import evaluate_file, render_evaluation, write_confusion_figure
@@ -321,12 +291,12 @@ def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) 
 
 
 @cli.command()
-@click.argument("file", type=EXISTING_FILE)
-@click.argument("images", nargs=-1, required=True, type=NEW_PATH)
-@plugin_option
-@click.option("--top", type=click.IntRange(min=1), default=3)
-@format_option
-@trust_option
+@argument("file", type=EXISTING_FILE)
+@argument("images", nargs=-1, required=True, type=NEW_PATH)
+@options.plugin
+@option("--top", type=click.IntRange(min=1), default=3)
+@options.output_format
+@options.trust
 def predict(
     file: Path, images: tuple[Path, ...], top: int, output_format: str, trust: bool
 ) -> None:
@@ -338,7 +308,7 @@ def predict(
 
 
 @cli.command()
-@click.option(
+@option(
     "--prune",
     metavar="GB",
     type=click.FloatRange(min=0),
@@ -363,7 +333,7 @@ def cache(prune: float | None, verify: bool) -> None:
     for entry in array_cache.remove_damaged() if verify else ():
         print(f"removed, since it was damaged: {entry.label}", file=sys.stderr)
     for entry in array_cache.prune(prune * BYTES_PER_GB) if prune is not None else ():
-        print(f"removed {format_bytes(entry.size_bytes)}: {entry.label}", file=sys.stderr)
+        say(f"removed {format_bytes(entry.size_bytes)}: {entry.label}")
     entries = array_cache.list_entries()
     for entry in entries:
         last_used = datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M")
@@ -373,10 +343,8 @@ def cache(prune: float | None, verify: bool) -> None:
 
 
 @cli.command()
-@click.option(
-    "--space", "files", multiple=True, help="Files with your own search spaces; repeatable."
-)
-@plugin_option
+@option("--space", "files", multiple=True, help="Files with your own search spaces; repeatable.")
+@options.plugin
 def spaces(files: tuple[str, ...]) -> None:
     """Show every search space: its ranges, start points, and their sources."""
     from kdtune.plugins import PLUGINS
@@ -387,8 +355,8 @@ def spaces(files: tuple[str, ...]) -> None:
 
 
 @cli.command()
-@click.option("--name", default="demo", help="The sweep's folder.")
-@show_options
+@option("--name", default="demo", help="The sweep's folder.")
+@options.show
 @click.pass_context
 def demo(ctx: click.Context, name: str, show: str) -> None:
     """Compare AT and FitNets on real images that kdtune contains, in minutes on two cores.
@@ -406,35 +374,34 @@ def demo(ctx: click.Context, name: str, show: str) -> None:
         f" --models MultiBranchNet,ResNet18 --trials 3 --epochs 3"
         f" --setting batch_size=64 --name {name}{'' if show == 'live' else f' --{show}'}",
     ]
+    tell = say if show != "quiet" else lambda text: None
     if teacher_file.exists():
-        if show != "quiet":
-            print(f"using {teacher_file} of an earlier demo", file=sys.stderr)
+        tell(f"using {teacher_file} of an earlier demo")
         del commands[0]
     for command in commands:
-        if show != "quiet":
-            print(f"$ kdtune {command}", file=sys.stderr, flush=True)
+        tell(f"$ kdtune {command}")
         cli.main(command.split(), standalone_mode=False, parent=ctx)
 
 
 def main() -> None:
     """Run the command line; report a user's mistake in one sentence, with exit code 2."""
-    options = _GlobalOptions()
+    global_options: dict[str, bool] = {}
     try:
-        cli.main(standalone_mode=False, obj=options)
+        cli.main(standalone_mode=False, obj=global_options)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        print(f"kdtune: {error.format_message()}", file=sys.stderr)
+        say(f"kdtune: {error.format_message()}")
         sys.exit(2)
     except click.Abort as error:  # raised by click for Ctrl-C and SIGTERM
         detail = str(error.__cause__ or "")
-        print(f"kdtune: interrupted{': ' if detail else ''}{detail}", file=sys.stderr)
+        say(f"kdtune: interrupted{': ' if detail else ''}{detail}")
         sys.exit(143 if isinstance(error.__cause__, Terminated) else 130)
     except (UserError, RunError, OSError) as error:
-        if options.debug:
+        if global_options.get("debug"):
             raise
         for file, reason in getattr(error, "failures", ()):
-            print(f"{file}: {reason}", file=sys.stderr)
-        print(f"kdtune: {error}", file=sys.stderr)
+            say(f"{file}: {reason}")
+        say(f"kdtune: {error}")
         sys.exit(2 if isinstance(error, UserError) else 1)

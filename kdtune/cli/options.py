@@ -1,12 +1,13 @@
 """Options of the command line; those of settings are made from the fields of the settings."""
 
-from collections.abc import Callable, Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
+from click import Choice, option
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -17,11 +18,6 @@ FLAG_NAMES = {
     "trackers": "tracker",
 }  # fmt: skip
 """Flags of settings that have another name."""
-
-IMAGE_FIELDS = (
-    "data_dir", "data_root", "train_images", "validation_images", "test_images", "cache_gb",
-    "skip_bad_images",
-)  # fmt: skip
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -36,28 +32,23 @@ class SettingsCommand(click.Command):
         kwargs: those of `click.Command`.
     """
 
-    def __init__(self, *, make_options: Callable[[], list[click.Option]], **kwargs: Any):
+    def __init__(self, *, make_options: Callable[[], Iterable[click.Option]], **kwargs: Any):
         super().__init__(**kwargs)
-        self._make_options = make_options
-
-    @cached_property
-    def setting_options(self) -> list[click.Option]:
-        """The options for settings."""
-        return self._make_options()
+        self._setting_options = cache(lambda: [*make_options()])
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return all parameters, those for settings first."""
-        return [*self.setting_options, *super().get_params(ctx)]
+        return [*self._setting_options(), *super().get_params(ctx)]
 
 
-def sweep_options() -> list[click.Option]:
+def sweep_options() -> Iterator[click.Option]:
     """Return an option for every setting of a sweep."""
     from kdtune.config.sweep import SweepConfig
 
     return _make_options(SweepConfig, dict.fromkeys(("name", "data", *SweepConfig.model_fields)))
 
 
-def resume_options(confirm: bool = False) -> list[click.Option]:
+def resume_options(confirm: bool = False) -> Iterator[click.Option]:
     """Return options for the settings that may change when a sweep is resumed or confirmed."""
     from kdtune.config.sweep import CONFIRM_FIELDS, RESUME_FIELDS, SweepConfig
 
@@ -66,25 +57,24 @@ def resume_options(confirm: bool = False) -> list[click.Option]:
     return _make_options(SweepConfig, names, show_defaults=False)
 
 
-def train_options(*names: str) -> list[click.Option]:
+def train_options(*names: str) -> Iterator[click.Option]:
     """Return options for settings of a run: its images, and those that are named."""
-    from kdtune.config.train import TrainConfig
+    from kdtune.config.train import DataConfig, TrainConfig
 
-    return _make_options(TrainConfig, (*IMAGE_FIELDS, *names))
+    return _make_options(TrainConfig, ("data_dir", *DataConfig.model_fields, *names))
+
+
+teacher_options = partial(train_options, "weights", "image_size", "seed")
 
 
 def _make_options(
     config: "type[BaseModel]", names: Iterable[str], show_defaults: bool = True
-) -> list[click.Option]:
-    options = []
+) -> Iterator[click.Option]:
     for name in names:
-        options.append(_make_option(name, config.model_fields[name], show_defaults))
+        yield _make_option(name, config.model_fields[name], show_defaults)
         if name == "cache_gb":
             text = "Disable the cache; run the teacher in every step."
-            options.append(
-                click.Option(["--no-cache", name], flag_value=0.0, type=float, help=text)
-            )
-    return options
+            yield click.Option(["--no-cache", name], flag_value=0.0, type=float, help=text)
 
 
 def _make_option(name: str, field: "FieldInfo", show_default: bool) -> click.Option:
@@ -119,10 +109,10 @@ def _click_type(annotation: Any) -> tuple[Any, bool]:
     if len(kinds) > 1:  # such as a number, or a number for each model
         return str, False
     if origin is tuple and get_origin(inner[0]) is Literal:
-        return click.Choice([*get_args(inner[0]), "none"]), True
+        return Choice([*get_args(inner[0]), "none"]), True
     if origin in (tuple, dict):
         return str, True
-    return click.Choice(inner) if origin is Literal else kinds[0], False
+    return Choice(inner) if origin is Literal else kinds[0], False
 
 
 def _parse_settings(ctx: Any, param: Any, texts: tuple[str, ...]) -> dict[str, Any] | None:
@@ -152,7 +142,7 @@ def _load_plugin_files(ctx: Any, param: Any, files: tuple[str, ...]) -> None:
         load_plugins(files)
 
 
-plugin_option = click.option(
+plugin = option(
     "--plugin",
     multiple=True,
     expose_value=False,
@@ -160,7 +150,7 @@ plugin_option = click.option(
     help="Files with your own methods, models or data sets, which are run; repeatable.",
 )
 
-setting_option = click.option(
+setting = option(
     "--setting",
     "settings",
     metavar="KEY=VALUE",
@@ -169,7 +159,7 @@ setting_option = click.option(
     help="Other settings of the run; repeatable.",
 )
 
-slots_option = click.option(
+slots = option(
     "--gpus",
     "--slots",
     "slot_counts",
@@ -179,24 +169,18 @@ slots_option = click.option(
     help="Numbers of trials at once to plan for, besides this machine's.",
 )
 
-format_option = click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "csv", "json", "markdown"]),
-    default="table",
+output_format = option(
+    "--format", "output_format", type=Choice(["table", "csv", "json", "markdown"]), default="table"
 )
 
-trust_option = click.option(
-    "--trust", is_flag=True, help="Open a .pt2 file, which can run any code."
-)
+trust = option("--trust", is_flag=True, help="Open a .pt2 file, which can run any code.")
 
 
-def show_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def show(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say what a command shows while it runs."""
     quiet, verbose = "Print only warnings and errors.", "Show all output of Ray, no live display."
     for mode, text in (("verbose", verbose), ("quiet", quiet)):
-        option = click.option(
-            f"--{mode}", "show", flag_value=mode, default="live", show_default=False, help=text
-        )
-        command = option(command)
+        names = (f"--{mode}", "show")
+        add = option(*names, flag_value=mode, default="live", show_default=False, help=text)
+        command = add(command)
     return command

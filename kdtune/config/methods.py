@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 SettingValues = Mapping[str, bool | int | float | str]
-"""Values of settings, by name."""
 
 
 @dataclass(frozen=True)
@@ -14,18 +13,15 @@ class MethodInfo:
     Attributes:
         class_path: module under `kdtune.methods` and class, as ``at:AttentionTransfer``.
         defaults: settings whose defaults differ from those of `kdtune.config.train.TrainConfig`.
-        display_name: its name in sentences and figures.
-        paper: authors and year.
         compares: what of student and teacher it compares.
         loss: its own term, as docs/methods.md shows it.
         colour: on a light page, as ``#rrggbb``.
-        dark_colour: on a dark page.
         marker: in figures, as matplotlib names it.
     """
 
     class_path: str
-    defaults: SettingValues
     display_name: str
+    defaults: SettingValues
     paper: str
     compares: str
     loss: str
@@ -36,125 +32,81 @@ class MethodInfo:
 
 BUILTIN_METHODS = {
     "at": MethodInfo(
-        class_path="at:AttentionTransfer",
+        class_path="at:AttentionTransfer", display_name="AT",
         defaults={"temperature": 4.0, "alpha": 0.0, "beta": 1e3},
-        display_name="AT",
-        paper="Zagoruyko & Komodakis 2017, their code",
-        compares="attention maps of every stage",
+        paper="Zagoruyko & Komodakis 2017, their code", compares="attention maps of every stage",
         loss="Σ mean (Q_s − Q_t)², Q = mean of squares over channels, of length 1",
-        colour="#0072b2",
-        dark_colour="#2f9bdb",
-        marker="o",
+        colour="#0072b2", dark_colour="#2f9bdb", marker="o",
     ),
     "at_paper": MethodInfo(
-        class_path="at:PaperAttentionTransfer",
+        class_path="at:PaperAttentionTransfer", display_name="AT (paper)",
         defaults={"temperature": 4.0, "alpha": 0.0, "beta": 0.1},
-        display_name="AT (paper)",
-        paper="Zagoruyko & Komodakis 2017, equation 2",
-        compares="attention maps of every stage",
+        paper="Zagoruyko & Komodakis 2017, equation 2", compares="attention maps of every stage",
         loss="½·Σ ‖Q_s − Q_t‖, mean over images",
-        colour="#3d4f9f",
-        dark_colour="#8fa2f0",
-        marker="h",
+        colour="#3d4f9f", dark_colour="#8fa2f0", marker="h",
     ),
     "fitnets": MethodInfo(
-        class_path="fitnets:FitNets",
+        class_path="fitnets:FitNets", display_name="FitNets",
         defaults={"temperature": 3.0, "alpha": 0.1, "beta": 1e-3},
-        display_name="FitNets",
-        paper="Romero et al. 2015",
-        compares="one stage, through a regressor R",
+        paper="Romero et al. 2015", compares="one stage, through a regressor R",
         loss="mean (R(F_s) − F_t)²",
-        colour="#d55e00",
-        dark_colour="#e8752a",
-        marker="s",
+        colour="#d55e00", dark_colour="#e8752a", marker="s",
     ),
     "vid": MethodInfo(
-        class_path="vid:VariationalInformationDistillation",
+        class_path="vid:VariationalInformationDistillation", display_name="VID",
         defaults={"temperature": 4.0, "alpha": 0.0, "beta": 1.0},
-        display_name="VID",
-        paper="Ahn et al. 2019",
-        compares="one stage, with a learned variance σ²",
+        paper="Ahn et al. 2019", compares="one stage, with a learned variance σ²",
         loss="mean ½·((μ(F_s) − F_t)² / σ² + log σ²)",
-        colour="#8c5a00",
-        dark_colour="#c9953a",
-        marker="P",
+        colour="#8c5a00", dark_colour="#c9953a", marker="P",
     ),
     "sp": MethodInfo(
-        class_path="sp:SimilarityPreserving",
+        class_path="sp:SimilarityPreserving", display_name="SP",
         defaults={"temperature": 4.0, "alpha": 0.0, "beta": 3e3},
-        display_name="SP",
-        paper="Tung & Mori 2019",
-        compares="similarities between images, by one stage",
+        paper="Tung & Mori 2019", compares="similarities between images, by one stage",
         loss="‖G_s − G_t‖² / B², G = F·Fᵀ of B images, rows of length 1",
-        colour="#a0388f",
-        dark_colour="#d675c5",
-        marker="v",
+        colour="#a0388f", dark_colour="#d675c5", marker="v",
     ),
     "rkd": MethodInfo(
-        class_path="rkd:RelationalKnowledgeDistillation",
+        class_path="rkd:RelationalKnowledgeDistillation", display_name="RKD",
         defaults={"temperature": 4.0, "alpha": 0.0, "beta": 25.0},
-        display_name="RKD",
-        paper="Park et al. 2019",
-        compares="distances and angles between images, by embeddings",
+        paper="Park et al. 2019", compares="distances and angles between images, by embeddings",
         loss="Huber loss of distances + 2·Huber loss of angles",
-        colour="#7457c8",
-        dark_colour="#a792f2",
-        marker="<",
+        colour="#7457c8", dark_colour="#a792f2", marker="<",
     ),
     "pkt": MethodInfo(
-        class_path="pkt:ProbabilisticKnowledgeTransfer",
+        class_path="pkt:ProbabilisticKnowledgeTransfer", display_name="PKT",
         defaults={"temperature": 4.0, "alpha": 0.0, "beta": 3e4},
-        display_name="PKT",
-        paper="Passalis & Tefas 2018",
-        compares="which images are neighbours, by embeddings",
+        paper="Passalis & Tefas 2018", compares="which images are neighbours, by embeddings",
         loss="mean p_t·log(p_t / p_s), p of an image's neighbours",
-        colour="#00838f",
-        dark_colour="#33b5c1",
-        marker=">",
+        colour="#00838f", dark_colour="#33b5c1", marker=">",
     ),
     "dkd": MethodInfo(
-        class_path="dkd:DecoupledKnowledgeDistillation",
+        class_path="dkd:DecoupledKnowledgeDistillation", display_name="DKD",
         defaults={"temperature": 4.0, "alpha": 1.0, "beta": 8.0},
-        display_name="DKD",
-        paper="Zhao et al. 2022",
-        compares="logits, the label's class apart from the others",
+        paper="Zhao et al. 2022", compares="logits, the label's class apart from the others",
         loss="alpha·TCKD + beta·NCKD, where KD = TCKD + (1 − p_t(label))·NCKD",
-        colour="#b3261e",
-        dark_colour="#f0766c",
-        marker="*",
+        colour="#b3261e", dark_colour="#f0766c", marker="*",
     ),
     "dist": MethodInfo(
-        class_path="dist:DIST",
+        class_path="dist:DIST", display_name="DIST",
         defaults={"temperature": 4.0, "alpha": 0.0, "beta": 2.0},
-        display_name="DIST",
-        paper="Huang et al. 2022",
-        compares="logits, up to scale and shift",
+        paper="Huang et al. 2022", compares="logits, up to scale and shift",
         loss="T²·(1 − ρ over classes + 1 − ρ over images), ρ Pearson's correlation of p_s and p_t",
-        colour="#6f7d00",
-        dark_colour="#b5c23c",
-        marker="X",
+        colour="#6f7d00", dark_colour="#b5c23c", marker="X",
     ),
     "kd": MethodInfo(
-        class_path="kd:KnowledgeDistillation",
+        class_path="kd:KnowledgeDistillation", display_name="KD",
         defaults={"alpha": 1.0, "beta": 0.0},
-        display_name="KD",
-        paper="Hinton et al. 2015",
-        compares="logits",
+        paper="Hinton et al. 2015", compares="logits",
         loss="none; KD = T²·KL(p_t ‖ p_s)",
-        colour="#009e73",
-        dark_colour="#009e73",
-        marker="^",
+        colour="#009e73", dark_colour="#009e73", marker="^",
     ),
     "student": MethodInfo(
-        class_path="student:StudentOnly",
+        class_path="student:StudentOnly", display_name="student",
         defaults={"alpha": 0.0, "beta": 0.0},
-        display_name="student",
-        paper="",
-        compares="nothing: labels alone",
+        paper="", compares="nothing: labels alone",
         loss="",
-        colour="#767676",
-        dark_colour="#999999",
-        marker="D",
+        colour="#767676", dark_colour="#999999", marker="D",
     ),
-}
+}  # fmt: skip
 """The built-in methods by name; `kdtune.methods` has their classes."""

@@ -21,7 +21,7 @@ MODEL_NAMES: Registry[str] = Registry(
 )
 """Module under `kdtune.models` and function or class of each model; empty for a plug-in's."""
 
-BUILTIN_DATASETS = (
+_DATASETS = (
     "digits", "mnist", "fashion-mnist", "kmnist", "emnist", "usps", "svhn", "cifar10", "cifar100",
     "stl10", "flowers102", "oxford-iiit-pet", "food101", "dtd", "fgvc-aircraft", "country211",
     "rendered-sst2", "imagenette",
@@ -30,7 +30,7 @@ BUILTIN_DATASETS = (
 DATASET_NAMES: Registry[bool] = Registry(
     "data set",
     "DATA",
-    dict.fromkeys(BUILTIN_DATASETS, True),
+    dict.fromkeys(_DATASETS, True),
     "a function of the name and the folder of named data sets",
     convert=lambda dataset: True,
 )

@@ -2,34 +2,23 @@
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kdtune.config.train import (
-    FILE_NAME_PATTERN,
-    METHOD_DEFAULTS,
-    DataConfig,
-    DataSource,
-    TrainConfig,
-    applicable_settings,
-    check_searchable,
-)
+from kdtune.config import train
+from kdtune.config.names import require_data, require_model_name
+from kdtune.errors import UserError, did_you_mean
 from kdtune.units import parse_duration
 
 BASELINES = ("kd", "student")
 """Methods that run beside the others of a sweep: logits alone, and no teacher at all."""
 
-DEFAULT_TRIALS = 20
-"""Trials in each cell if no budget is given."""
-
 MIN_DIFFERENCE = 0.5
 """Points of accuracy below which a difference does not matter."""
 
-MIN_GPU_FRACTION = 0.01
-
 CONFIRM_SETTINGS = ("top", "seeds", "min_difference")
-"""Settings of the confirmation alone."""
 
 NOT_FROM_LOG = ("address", "storage", "plugins")
 """Settings that a log cannot choose: who joins a cluster runs what it sends, plug-ins are code."""
@@ -49,8 +38,7 @@ RESUME_FIELDS = CONFIRM_FIELDS | {
 
 
 def _default_trials(validated: Mapping[str, Any]) -> int | None:
-    has_budget = validated.get("total_epochs") or validated.get("time_budget")
-    return None if has_budget else DEFAULT_TRIALS
+    return None if validated.get("total_epochs") or validated.get("time_budget") else 20
 
 
 def _default_grace_period(validated: Mapping[str, Any]) -> int:
@@ -80,8 +68,8 @@ def _parse_cpus(value: Any) -> int:
 
 def _parse_gpus(value: Any) -> float:
     gpus = float(value)
-    if not 0 <= gpus < math.inf or 0 < gpus < MIN_GPU_FRACTION or (gpus > 1 and gpus % 1):
-        raise ValueError(f"give a part of one GPU, {MIN_GPU_FRACTION} or more, or whole ones")
+    if not 0 <= gpus < math.inf or 0 < gpus < 0.01 or (gpus > 1 and gpus % 1):
+        raise ValueError("give a part of one GPU, 0.01 or more, or whole ones")
     return gpus
 
 
@@ -125,20 +113,25 @@ def value_for_model(setting: Any, model: str, default: Any) -> Any:
 DURATION = BeforeValidator(lambda v: parse_duration(v) if isinstance(v, str) else v)
 """Marks a setting in seconds that may be given as text, such as ``2h``."""
 
+Trackers = Annotated[tuple[Literal["mlflow", "wandb"], ...], BeforeValidator(_parse_trackers)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Cpus = Annotated[
     int | dict[str, int] | None, BeforeValidator(lambda v: _parse_per_model(v, _parse_cpus))
 ]
+Storage = Annotated[str | None, AfterValidator(lambda v: None if v == "none" else v)]
+RunSettings = Annotated[dict[str, Any], BeforeValidator(lambda v: {} if v is None else v)]
 Gpus = Annotated[
     float | Literal["auto"] | dict[str, float] | None,
     BeforeValidator(lambda v: v if v == "auto" else _parse_per_model(v, _parse_gpus)),
 ]
 
 
-class SweepConfig(DataConfig):
+class SweepConfig(train.DataConfig):
     """Settings of a sweep; keys are the flags of ``kdtune sweep``."""
 
-    name: str = Field(description="the sweep's folder in results/", pattern=FILE_NAME_PATTERN)
+    name: str = Field(
+        description="the sweep's folder in results/", pattern=train.FILE_NAME_PATTERN
+    )
     data: str = Field(description="an ImageFolder, or the name of a data set such as cifar10")
     teacher: str | None = Field(None, description="path of the teacher's checkpoint")
     methods: Names = Field(("at", "fitnets"), min_length=1, description="methods to compare")
@@ -191,11 +184,11 @@ class SweepConfig(DataConfig):
     address: str | None = Field(
         None, description="Ray cluster to join: host:port, auto, or local for this machine"
     )
-    storage: str | None = Field(
+    storage: Storage = Field(
         None, description="folder or URI for checkpoints and a copy of the sweep, or none"
     )
     seed: int = Field(0, ge=0, description="seed of the proposals and of every trial")
-    settings: dict[str, Any] = Field({}, description="other settings of every run, by name")
+    settings: RunSettings = Field({}, description="other settings of every run, by name")
     cpus_per_trial: Cpus = Field(
         None, description="CPU threads of a trial, or by model: ResNet50=4,ResNet18=2"
     )
@@ -210,70 +203,67 @@ class SweepConfig(DataConfig):
     shutdown_grace: Annotated[float, DURATION] = Field(
         20, ge=0, description="seconds to finish running epochs after SIGTERM"
     )
-    trackers: Annotated[
-        tuple[Literal["mlflow", "wandb"], ...], BeforeValidator(_parse_trackers)
-    ] = Field((), description="also log trials to these; none switches all off")
-
-    @field_validator("storage")
-    @classmethod
-    def _parse_storage(cls, value: str | None) -> str | None:
-        return None if value == "none" else value
-
-    @field_validator("settings", mode="before")
-    @classmethod
-    def _default_empty_settings(cls, value: Any) -> Any:
-        return {} if value is None else value  # as YAML reads an empty key
+    trackers: Trackers = Field((), description="also log trials to these; none switches all off")
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        if self.grace_period > self.epochs:
-            raise ValueError(
-                f"grace_period ({self.grace_period}) cannot be above epochs ({self.epochs})."
-            )
-        if None is self.trials is self.total_epochs is self.time_budget:
+        grace, epochs, total = self.grace_period, self.epochs, self.total_epochs
+        if grace > epochs:
+            raise ValueError(f"grace_period ({grace}) cannot be above epochs ({epochs}).")
+        if None is self.trials is total is self.time_budget:
             raise ValueError("give a budget: trials, total_epochs or time_budget.")
-        if self.balance_by != "trials" and None is self.total_epochs is self.time_budget:
+        if self.balance_by != "trials" and None is total is self.time_budget:
             raise ValueError(
                 f"balance_by {self.balance_by} needs total_epochs or time_budget: with trials "
                 "alone every cell gets the same number of them."
             )
-        num_cells = len(self.cells())
-        if self.total_epochs is not None and self.total_epochs < num_cells:
+        if total is not None and total < (count := len(self.cells())):
             raise ValueError(
-                f"total_epochs ({self.total_epochs}) must be at least one for each of the "
-                f"{num_cells} cells."
+                f"total_epochs ({total}) must be at least one for each of the {count} cells."
             )
         # A log can be read without its plug-ins; what runs a sweep loads them and checks again.
-        if {method for method, _ in self.cells()} <= METHOD_DEFAULTS.keys():
-            self.check_settings()
+        if {method for method, _ in self.cells()} <= train.METHOD_DEFAULTS.keys():
+            self._check_settings()
         return self
 
-    def check_settings(self) -> None:
-        """Check `settings` as the runs of each method will.
-
-        Raises:
-            UserError: a setting is unknown, out of range, or cannot be given here.
-        """
+    def _check_settings(self) -> None:
         methods = dict.fromkeys(method for method, _ in self.cells())
-        check_searchable(self.settings, methods)
+        train.check_searchable(self.settings, methods)
         for method in methods:
-            settings = applicable_settings(method, self.settings)
-            TrainConfig.for_method(method, {**settings, "epochs": self.epochs})
+            settings = train.applicable_settings(method, self.settings)
+            train.TrainConfig.for_method(method, {**settings, "epochs": self.epochs})
+
+    def check_names_and_files(self) -> None:
+        """Raise a `UserError` for an unknown name, invalid setting or missing file.
+
+        The plug-ins must be loaded. Neither torch nor Ray is, so a mistake is reported at once.
+        """
+        for method, model in self.cells():
+            train.METHOD_DEFAULTS.require(method)
+            require_model_name(model)
+        self._check_settings()
+        for setting in ("cpus_per_trial", "gpus_per_trial"):
+            if isinstance(per_model := getattr(self, setting), Mapping):
+                for model in per_model.keys() - set(self.models):
+                    raise UserError(
+                        f"{setting} names '{model}', which is no student of this sweep; "
+                        f"{did_you_mean(model, self.models)}"
+                    )
+        require_data(self.data)
+        if self.teacher is not None and not Path(self.teacher).expanduser().is_file():
+            raise UserError(f"There is no file {self.teacher}.")
 
     @property
-    def data_source(self) -> DataSource:
+    def data_source(self) -> train.DataSource:
         """The images of the sweep."""
-        return DataSource(self.data, *(getattr(self, key) for key in DataSource._fields[1:]))
+        _, *keys = train.DataSource._fields
+        return train.DataSource(self.data, *(getattr(self, key) for key in keys))
 
     def locations(self, uses_teacher: bool) -> dict[str, Any]:
-        """Return the settings of a run that say where its data, teacher and cache are now.
-
-        A sweep that is resumed may find them elsewhere than its log says.
-        """
+        """Return settings of a run that may differ from the log: its data, teacher and cache."""
         teacher = self.teacher if uses_teacher else None
-        return {
-            **self.data_source._asdict(), "teacher_model": teacher, "cache_gb": self.cache_gb
-        }  # fmt: skip
+        locations = self.data_source._asdict()
+        return {**locations, "teacher_model": teacher, "cache_gb": self.cache_gb}
 
     def cells(self) -> list[tuple[str, str]]:
         """Return the (method, model) pairs of the sweep, baselines last."""

@@ -1,7 +1,4 @@
-"""Settings of a training run (`TrainConfig`), and those that a sweep decides itself.
-
-Settings are flat, frozen and checked when they are built; this module loads no torch.
-"""
+"""Settings of a training run (`TrainConfig`), checked when built; loads no torch."""
 
 import hashlib
 import json
@@ -29,6 +26,12 @@ DERIVED_FIELDS = {"augment_views": "cache_gb", "augment_seed": "seed"}
 OUTPUT_FIELDS = {"print_freq", "save_freq", "save_dir", "log_dir", "experiment_name", "resume"}
 """Output settings, ignored inside a sweep."""
 
+_NOT_SEARCHABLE = {
+    **dict.fromkeys(CLI_FIELDS, "has a flag of its own; use that"),
+    **{key: f"follows from {source}; leave it out" for key, source in DERIVED_FIELDS.items()},
+    **dict.fromkeys(OUTPUT_FIELDS, "has no effect in a sweep; leave it out"),
+}
+
 LOCATION_FIELDS = {"data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "device"}
 """Settings that depend on the machine and do not change what is learned."""
 
@@ -36,7 +39,6 @@ ALIASES = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"
 """Names that other tools have for our settings, where the spelling differs much."""
 
 FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
-"""Pattern of names that become part of file names."""
 
 
 def file_stem(*names: str) -> str:
@@ -63,12 +65,7 @@ class _BaseConfig(BaseModel):
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Self:
-        """Build settings from a plain mapping.
-
-        Raises:
-            UserError: a key is unknown (the nearest known one is named), or a value is out of
-                range or of the wrong type.
-        """
+        """Build settings from a plain mapping; a `UserError` names the key that is not valid."""
         for key in settings:
             if not isinstance(key, str):
                 known = did_you_mean("", cls.model_fields)
@@ -80,22 +77,23 @@ class _BaseConfig(BaseModel):
 
     @classmethod
     def _describe_error(cls, error: ErrorDetails) -> str:
-        key = ".".join(map(str, error["loc"]))
-        if error["type"] == "extra_forbidden":
-            canonical = ALIASES.get(key, key)
-            return f"There is no setting '{key}'; {did_you_mean(canonical, cls.model_fields)}"
-        if error["type"] == "missing":
-            return f"The setting '{key}' is missing."
-        if error["type"] == "string_pattern_mismatch":
-            return f"The setting {key} cannot be {error['input']!r}: use letters, digits and ._-"
-        message = error["msg"].removeprefix("Value error, ")
+        key, message = ".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")
+        match error["type"]:
+            case "extra_forbidden":
+                suggestion = did_you_mean(ALIASES.get(key, key), cls.model_fields)
+                return f"There is no setting '{key}'; {suggestion}"
+            case "missing":
+                return f"The setting '{key}' is missing."
+            case "string_pattern_mismatch":
+                return (
+                    f"The setting {key} cannot be {error['input']!r}: use letters, digits and ._-"
+                )
         if not key:
             return message
         reason = message.replace("Input should be", "it must be", 1)
-        value = repr(error["input"])
-        if len(value) > 80:  # such as a network in place of its path
-            value = f"a {type(error['input']).__name__}"
-        return f"The setting {key} cannot be {value}: {reason}."
+        if len(text := repr(error["input"])) > 80:  # such as a network in place of its path
+            text = f"a {type(error['input']).__name__}"
+        return f"The setting {key} cannot be {text}: {reason}."
 
 
 class DataConfig(_BaseConfig):
@@ -121,8 +119,7 @@ class DataConfig(_BaseConfig):
 
 @lru_cache
 def _method_settings_model(definitions: tuple[tuple[str, type, Any], ...]) -> type[_BaseConfig]:
-    """Build a model of the settings that a method alone has, from name, type and default."""
-    fields: Any = {key: (kind, value) for key, kind, value in definitions}
+    fields: Any = {key: (kind, default) for key, kind, default in definitions}
     return create_model("MethodSettings", __base__=_BaseConfig, **fields)
 
 
@@ -189,15 +186,10 @@ class TrainConfig(DataConfig):
 
         Args:
             method: of the run.
-            settings: by name; they may leave the method out.
-
-        Raises:
-            UserError: a setting is unknown or out of range, or the settings name another method.
+            settings: by name; they may leave the method out, but not name another one.
         """
-        if settings.get("method", method) != method:
-            raise UserError(
-                f"These are settings of the method '{settings['method']}', not of '{method}'."
-            )
+        if (other := settings.get("method", method)) != method:
+            raise UserError(f"These are settings of the method '{other}', not of '{method}'.")
         return cls.parse({**settings, "method": method})
 
     @model_validator(mode="before")
@@ -214,41 +206,35 @@ class TrainConfig(DataConfig):
             suggestion = did_you_mean(ALIASES.get(key, key), [*cls.model_fields, *method_defaults])
             raise ValueError(f"There is no setting '{key}'; {suggestion}")
         if method_defaults:
-            definitions = tuple(
-                (key, type(value), value) for key, value in method_defaults.items()
-            )
+            definitions = tuple((key, type(v), v) for key, v in method_defaults.items())
             extra = _method_settings_model(definitions).parse(extra).model_dump()
         return {**METHOD_DEFAULTS.get(method, {}), **settings, **extra}
 
     @model_validator(mode="after")
     def _check_hint_epochs(self) -> Self:
-        if self.hint_epochs >= self.epochs:
+        if (hint := self.hint_epochs) >= self.epochs:
             raise ValueError(
-                f"hint_epochs ({self.hint_epochs}) must leave some of the {self.epochs} epochs "
-                "for the labels."
+                f"hint_epochs ({hint}) must leave some of the {self.epochs} epochs for the labels."
             )
         return self
+
+
+def _searchable_fields() -> list[str]:
+    return [key for key in TrainConfig.model_fields if key not in _NOT_SEARCHABLE]
+
+
+def _is_setting_name(key: Any) -> bool:
+    if not isinstance(key, str) or key in TrainConfig.model_fields:
+        return key in _searchable_fields()
+    return key.isidentifier() and not key.startswith("_") and not hasattr(TrainConfig, key)
 
 
 def _has_valid_settings(method: Any) -> bool:
     settings = getattr(method, "SETTINGS", {})
     return isinstance(settings, dict) and all(
-        isinstance(key, str)
-        and isinstance(value, bool | int | float | str)
-        and (key in _searchable_fields() or _is_free_name(key))
+        _is_setting_name(key) and isinstance(value, bool | int | float | str)
         for key, value in settings.items()
     )
-
-
-def _searchable_fields() -> list[str]:
-    reserved = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys()
-    return [key for key in TrainConfig.model_fields if key not in reserved]
-
-
-def _is_free_name(key: str) -> bool:
-    """Return True if a method can have a setting of this name besides those of all runs."""
-    is_field = key in TrainConfig.model_fields or hasattr(TrainConfig, key)
-    return key.isidentifier() and not key.startswith("_") and not is_field
 
 
 METHOD_DEFAULTS: Registry[SettingValues] = Registry(
@@ -288,23 +274,15 @@ def hash_settings(settings: Mapping[str, Any]) -> str:
 
 
 def check_searchable(keys: Iterable[str], methods: Iterable[str]) -> None:
-    """Check that a search space, or ``--setting``, may decide these settings of a run.
+    """Raise a `UserError` if a search space, or ``--setting``, may not decide a setting of a run.
 
     Args:
         keys: names of the settings.
         methods: methods of the runs.
-
-    Raises:
-        UserError: a setting is unknown, has a flag of its own, or would be ignored.
     """
     searchable = [*_searchable_fields(), *(key for m in methods for key in method_settings(m))]
     for key in keys:
-        if key in CLI_FIELDS:
-            raise UserError(f"The setting '{key}' has a flag of its own; use that.")
-        if key in DERIVED_FIELDS:
-            source = DERIVED_FIELDS[key]
-            raise UserError(f"The setting '{key}' follows from {source}; leave it out.")
-        if key in OUTPUT_FIELDS:
-            raise UserError(f"The setting '{key}' has no effect in a sweep; leave it out.")
+        if key in _NOT_SEARCHABLE:
+            raise UserError(f"The setting '{key}' {_NOT_SEARCHABLE[key]}.")
         if key not in searchable:
             raise UserError(f"There is no setting '{key}'; {did_you_mean(str(key), searchable)}")

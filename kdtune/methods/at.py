@@ -1,6 +1,5 @@
 """Attention transfer (Zagoruyko & Komodakis 2017): `at`, the authors' code, and `at_paper`."""
 
-from abc import abstractmethod
 from typing import Any, cast
 
 import torch
@@ -9,35 +8,24 @@ from torch.nn import functional as F
 
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
-from kdtune.methods.kd import add_kd_term
+from kdtune.methods.kd import FeatureMethod
 from kdtune.methods.method import (
     FeatureMaps,
-    LossTerms,
-    Method,
     StageShapes,
     TensorsByName,
+    check_same_shape,
     pool_to,
-    require_same_shape,
 )
 
 
 def attention_map(features: Tensor) -> Tensor:
-    """Collapse a stage's channels into one unit-length map per image.
+    """Collapse a stage's channels into one unit-length map per image, in float32.
 
-    Q = vec(mean_c F_c²) / ‖vec(mean_c F_c²)‖₂ (Zagoruyko & Komodakis 2017, the form of the
-    authors' code).
-
-    Args:
-        features: activations of one stage, [B, C, H, W].
-
-    Returns:
-        [B, H·W], float32; each row has L2 norm 1, or is 0 where the stage was all zeros.
-
-    >>> import torch
-    >>> attention_map(torch.ones(1, 3, 2, 2)).tolist()
-    [[0.5, 0.5, 0.5, 0.5]]
+    Q = vec(mean_c F_c²) / ‖vec(mean_c F_c²)‖₂ maps [B, C, H, W] to [B, H·W], as in the authors'
+    code; a row is 0 where the stage was all zeros.
     """
-    return F.normalize(_mean_of_squares(features).flatten(1), eps=1e-12)
+    mean_of_squares = cast(Tensor, _MeanOfSquares.apply(features))
+    return F.normalize(mean_of_squares.flatten(1), eps=1e-12)
 
 
 class _MeanOfSquares(torch.autograd.Function):
@@ -55,39 +43,28 @@ class _MeanOfSquares(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (features,) = ctx.saved_tensors
+        features: Tensor = ctx.saved_tensors[0]
         scale = gradients[0].unsqueeze(1) * (2 / features.shape[1])
-        gradient: Tensor = (features * scale).to(features.dtype)
-        return gradient
-
-
-def _mean_of_squares(features: Tensor) -> Tensor:
-    return cast(Tensor, _MeanOfSquares.apply(features))
+        return (features * scale).to(features.dtype)
 
 
 def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Compute the mean squared difference of attention maps, over batch *and* positions.
+    """Compute the mean squared difference of attention maps, in [0, 2 / (H·W)].
 
-    This is the form of the authors' code; a stage therefore has the weight beta / (H·W), and beta
-    is about 1000.
+    As in the authors' code, the mean is over batch *and* positions; a stage therefore has the
+    weight beta / (H·W), and beta is about 1000.
 
     Args:
         student: maps [B, H·W] of `attention_map`.
         teacher: maps [B, H·W].
-
-    Returns:
-        Scalar in [0, 2 / (H·W)].
-
-    Raises:
-        ValueError: the shapes differ.
     """
-    require_same_shape("Attention maps", student, teacher)
+    check_same_shape("Attention maps", student, teacher)
     loss: Tensor = (student - teacher).pow(2).mean()
     return loss
 
 
 def at_paper_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Compute half the distance of attention maps, ½·‖Q_s − Q_t‖₂, mean over the batch.
+    """Compute ½·‖Q_s − Q_t‖₂ of attention maps, mean over the batch, in [0, 1 / √2].
 
     Equation 2 of the paper (p = 2), with beta about 0.1. The norm is not squared, so its gradient
     does not vanish as the maps agree, and stages of all sizes have the same weight. The ratio to
@@ -96,33 +73,22 @@ def at_paper_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student: maps [B, H·W] of `attention_map`.
         teacher: maps [B, H·W].
-
-    Returns:
-        Scalar in [0, 1 / √2].
-
-    Raises:
-        ValueError: the shapes differ.
     """
-    require_same_shape("Attention maps", student, teacher)
+    check_same_shape("Attention maps", student, teacher)
     loss: Tensor = torch.linalg.vector_norm(student - teacher, dim=1).mean() / 2
     return loss
 
 
-class AttentionMethod(Method):
-    """classification + alpha·KD + beta·Σ of the attention loss over pairs of stages.
+class AttentionTransfer(FeatureMethod):
+    """classification + alpha·KD + beta·Σ `at_loss` over pairs of stages.
 
     Stages are paired from the last one backwards. The larger features are average-pooled to the
     size of the smaller before the map is computed. A 1×1 map is constant after normalisation, so
-    pairs of that size are left out.
-
-    Args:
-        config: the run's settings.
-        student: (C, H, W) of the student's stages.
-        teacher: (C, H, W) of the teacher's stages, or None without a teacher.
-
-    Raises:
-        UserError: every pair would be 1×1.
+    pairs of that size are left out; it is a `UserError` if none is left.
     """
+
+    term_name = "at"
+    attention_loss = staticmethod(at_loss)
 
     def __init__(self, config: TrainConfig, student: StageShapes, teacher: StageShapes | None):
         super().__init__(config, student, teacher)
@@ -130,31 +96,21 @@ class AttentionMethod(Method):
         """(stage counted from the end, size of the compared maps), first stage first."""
         if teacher is None:
             return
-        for index_from_end in range(min(len(student), len(teacher)), 0, -1):
-            (_, hs, ws), (_, ht, wt) = student[-index_from_end], teacher[-index_from_end]
-            size = (min(hs, ht), min(ws, wt))
-            if size != (1, 1):
-                self.stage_pairs.append((-index_from_end, size))
+        for stage in range(-min(len(student), len(teacher)), 0):
+            (_, hs, ws), (_, ht, wt) = student[stage], teacher[stage]
+            if (size := (min(hs, ht), min(ws, wt))) != (1, 1):
+                self.stage_pairs.append((stage, size))
         if not self.stage_pairs:
             raise UserError(
                 "Attention transfer has nothing to compare: every stage is 1×1; "
                 "use a larger image_size."
             )
 
-    @abstractmethod
-    def attention_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compare the maps of a stage.
-
-        Args:
-            student: maps [B, H·W].
-            teacher: maps [B, H·W].
-
-        Returns:
-            A scalar.
-        """
-
-    def _attention_maps(self, features: FeatureMaps) -> list[Tensor]:
-        return [attention_map(pool_to(features[stage], size)) for stage, size in self.stage_pairs]
+    def _attention_maps(self, features: FeatureMaps) -> TensorsByName:
+        return {
+            f"attention_{stage}_{h}x{w}": attention_map(pool_to(features[stage], (h, w)))
+            for stage, (h, w) in self.stage_pairs
+        }
 
     def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
         """Return ``logits`` [B, K], and ``attention_<stage>_<H>x<W>`` [B, H·W] of each pair.
@@ -162,33 +118,15 @@ class AttentionMethod(Method):
         They stay in float32: float16 would round away the small differences between the maps of
         student and teacher.
         """
-        maps = dict(zip(self._target_names(), self._attention_maps(features), strict=True))
-        return {"logits": logits.float(), **maps}
+        return {"logits": logits.float(), **self._attention_maps(features)}
 
-    def _target_names(self) -> list[str]:
-        return [f"attention_{stage}_{h}x{w}" for stage, (h, w) in self.stage_pairs]
-
-    def terms(
-        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
-    ) -> LossTerms:
-        """Return the terms ``kd`` and ``at``."""
-        student_maps = zip(self._target_names(), self._attention_maps(features), strict=True)
-        losses = [self.attention_loss(maps, targets[name]) for name, maps in student_maps]
-        at = sum(losses[1:], start=losses[0])
-        return add_kd_term(self.config, logits, targets, at=at)
+    def _own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
+        maps = self._attention_maps(features)
+        losses = [self.attention_loss(maps[name], targets[name]) for name in maps]
+        return sum(losses[1:], start=losses[0])
 
 
-class AttentionTransfer(AttentionMethod):
-    """`AttentionMethod` with `at_loss`."""
+class PaperAttentionTransfer(AttentionTransfer):
+    """`AttentionTransfer` with `at_paper_loss`, from the same targets."""
 
-    def attention_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return `at_loss`."""
-        return at_loss(student, teacher)
-
-
-class PaperAttentionTransfer(AttentionMethod):
-    """`AttentionMethod` with `at_paper_loss`; it shares its targets with `AttentionTransfer`."""
-
-    def attention_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return `at_paper_loss`."""
-        return at_paper_loss(student, teacher)
+    attention_loss = staticmethod(at_paper_loss)

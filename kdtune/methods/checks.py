@@ -8,17 +8,16 @@ from torch import Tensor
 from kdtune.errors import UserError
 from kdtune.methods.method import FeatureMaps, Method, TensorsByName
 
+_Outputs = tuple[Tensor, FeatureMaps]
+
 
 def validate_targets(name: str, targets: Any, batch_size: int) -> TensorsByName:
-    """Check the result of `Method.targets`, and return it.
+    """Check the result of `Method.targets`, and return it; a `UserError` says what is wrong.
 
     Args:
         name: the method's.
         targets: the result.
         batch_size: B.
-
-    Raises:
-        UserError: it is not a dict of tensors whose first dimension is B.
     """
     if not isinstance(targets, dict) or not all(isinstance(x, Tensor) for x in targets.values()):
         raise UserError(f"The method '{name}': targets must give a dict of tensors.")
@@ -31,16 +30,7 @@ def validate_targets(name: str, targets: Any, batch_size: int) -> TensorsByName:
     return targets
 
 
-def validate_terms(name: str, terms: Any) -> None:
-    """Check the result of `Method.terms`.
-
-    Args:
-        name: the method's.
-        terms: the result.
-
-    Raises:
-        UserError: it is not a dict of weights and scalars that depend on the student.
-    """
+def _validate_terms(name: str, terms: Any) -> None:
     if not isinstance(terms, dict):
         raise UserError(f"The method '{name}': terms must give a dict of (weight, tensor).")
     for key, term in terms.items():
@@ -54,16 +44,7 @@ def validate_terms(name: str, terms: Any) -> None:
         raise UserError(f"The method '{name}': the term '{key}' {problem}.")
 
 
-def validate_losses(name: str, losses: Any) -> None:
-    """Check the result of `Method.forward`.
-
-    Args:
-        name: the method's.
-        losses: the result.
-
-    Raises:
-        UserError: it is not a dict of scalars with a ``loss`` that depends on the student.
-    """
+def _validate_losses(name: str, losses: Any) -> None:
     if not isinstance(losses, dict) or "loss" not in losses:
         raise UserError(f"The method '{name}': forward must give a dict with 'loss'.")
     for key, value in losses.items():
@@ -73,22 +54,14 @@ def validate_losses(name: str, losses: Any) -> None:
         raise UserError(f"The method '{name}': 'loss' does not depend on the student.")
 
 
-def dry_run(
-    name: str,
-    method: Method,
-    student: tuple[Tensor, FeatureMaps],
-    teacher: tuple[Tensor, FeatureMaps] | None,
-) -> None:
-    """Run one step on a batch, and check all results.
+def dry_run(name: str, method: Method, student: _Outputs, teacher: _Outputs | None) -> None:
+    """Run one step on a batch; a `UserError` says which result is invalid.
 
     Args:
         name: the method's.
         method: built for these networks.
         student: logits [B, K] and stages of the student.
         teacher: logits and stages of the teacher; None without one.
-
-    Raises:
-        UserError: a result is invalid.
     """
     logits, *features = (x.detach().requires_grad_() for x in (student[0], *student[1]))
     labels = torch.zeros(len(logits), dtype=torch.long)
@@ -97,5 +70,5 @@ def dry_run(
         with torch.no_grad():
             targets = validate_targets(name, method.targets(*teacher), len(logits))
     if type(method).forward is Method.forward and (targets is not None or not method.uses_teacher):
-        validate_terms(name, method.terms(logits, features, targets or {}, labels))
-    validate_losses(name, method(logits, features, targets, labels))
+        _validate_terms(name, method.terms(logits, features, targets or {}, labels))
+    _validate_losses(name, method(logits, features, targets, labels))

@@ -4,26 +4,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtune.methods.kd import LogitMethod, add_kd_term
-from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, require_same_shape
+from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, check_same_shape
 
 CORRELATION_EPSILON = 1e-6
-"""Smallest norm by which a centred row is divided: the gradient of a correlation diverges as a
-row becomes constant."""
+"""Smallest norm by which a centred row is divided; a constant row has no finite gradient."""
 
 
 def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Compute 1 − ρ(u, v), ρ Pearson's correlation of two rows, mean over the rows.
 
-    It is invariant to adding a number to a row, and to scaling it.
+    It is in [0, 2], and invariant to adding a number to a row, and to scaling it; a constant row
+    counts as 1, uncorrelated.
 
     Args:
         student: [rows, columns].
         teacher: [rows, columns].
-
-    Returns:
-        Scalar in [0, 2]; a constant row counts as 1, uncorrelated.
     """
-    require_same_shape("Probabilities", student, teacher)
+    check_same_shape("Probabilities", student, teacher)
     student_rows, teacher_rows = (
         F.normalize(x - x.mean(1, keepdim=True), eps=CORRELATION_EPSILON)
         for x in (student, teacher)
@@ -41,20 +38,10 @@ def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         student: logits [B, K].
         teacher: logits [B, K].
         temperature: T, above 0.
-
-    Returns:
-        Scalar in [0, 4·T²].
-
-    Raises:
-        ValueError: the shapes differ.
     """
-    student_probabilities, teacher_probabilities = (
-        (x.float() / temperature).softmax(1) for x in (student, teacher)
-    )
-    inter, intra = (
-        correlation_distance(student_probabilities, teacher_probabilities),
-        correlation_distance(student_probabilities.T, teacher_probabilities.T),
-    )
+    p_student, p_teacher = ((x.float() / temperature).softmax(1) for x in (student, teacher))
+    inter = correlation_distance(p_student, p_teacher)
+    intra = correlation_distance(p_student.T, p_teacher.T)
     return temperature**2 * (inter + intra)
 
 
@@ -64,6 +51,5 @@ class DIST(LogitMethod):
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """Return the terms ``kd`` and ``dist``."""
         dist = dist_loss(logits, targets["logits"], self.config.temperature)
         return add_kd_term(self.config, logits, targets, dist=dist)

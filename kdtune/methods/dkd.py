@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtune.methods.kd import LogitMethod
-from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, require_same_shape
+from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, check_same_shape
 
 
 def dkd_losses(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Compute T²·TCKD and T²·NCKD of each image.
+    """Compute T²·TCKD and T²·NCKD of each image, [B] each.
 
     Let p (teacher) and q (student) be softmax(logits / T), and y the label. Then TCKD is
     KL((p_y, 1 − p_y) ‖ (q_y, 1 − q_y)), and NCKD is the KL divergence over the other classes,
@@ -24,25 +24,16 @@ def dkd_losses(
         teacher: logits [B, K].
         labels: class indices, [B].
         temperature: T, above 0.
-
-    Returns:
-        TCKD and NCKD, [B] each, at least 0; NCKD is 0 for two classes.
-
-    Raises:
-        ValueError: the shapes differ.
     """
-    require_same_shape("Logits", student, teacher)
-    label_mask = F.one_hot(labels, student.shape[1]).bool()
+    check_same_shape("Logits", student, teacher)
+    label_mask, label_column = F.one_hot(labels, student.shape[1]).bool(), labels.unsqueeze(1)
     binary_log_probabilities, other_log_probabilities = [], []
     for logits in (student, teacher):
         scaled = logits.float() / temperature
-        others_logsumexp = scaled.masked_fill(label_mask, -math.inf).logsumexp(1)
-        binary_logits = torch.cat(
-            [scaled.gather(1, labels.unsqueeze(1)), others_logsumexp.unsqueeze(1)], 1
-        )
+        others = scaled.masked_fill(label_mask, -math.inf).logsumexp(1).unsqueeze(1)
+        binary_logits = torch.cat([scaled.gather(1, label_column), others], 1)
         binary_log_probabilities.append(binary_logits.log_softmax(1))
-        # log-probabilities, except at the label
-        other_log_probabilities.append(scaled - others_logsumexp.unsqueeze(1))
+        other_log_probabilities.append(scaled - others)  # of no use at the label
     (q, p), (q_others, p_others) = binary_log_probabilities, other_log_probabilities
     tckd = (p.exp() * (p - q)).sum(1)
     nckd = (p_others.masked_fill(label_mask, -math.inf).exp() * (p_others - q_others)).sum(1)
@@ -59,6 +50,5 @@ class DecoupledKnowledgeDistillation(LogitMethod):
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """Return the terms ``tckd`` and ``nckd``."""
         tckd, nckd = dkd_losses(logits, targets["logits"], labels, self.config.temperature)
         return {"tckd": (self.config.alpha, tckd.mean()), "nckd": (self.config.beta, nckd.mean())}

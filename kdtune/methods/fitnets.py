@@ -6,15 +6,7 @@ from torch.nn import functional as F
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
 from kdtune.methods.hint_based import HintMethod
-from kdtune.methods.kd import add_kd_term
-from kdtune.methods.method import (
-    FeatureMaps,
-    LossTerms,
-    StageShapes,
-    TensorsByName,
-    combine_loss_terms,
-    require_same_shape,
-)
+from kdtune.methods.method import FeatureMaps, StageShapes, TensorsByName, check_same_shape
 
 
 def feature_loss(student: Tensor, hint: Tensor) -> Tensor:
@@ -23,26 +15,16 @@ def feature_loss(student: Tensor, hint: Tensor) -> Tensor:
     Args:
         student: the regressor's output, of any shape.
         hint: the teacher's features, of the same shape.
-
-    Returns:
-        Scalar, at least 0; its scale is that of the teacher's activations, squared.
-
-    Raises:
-        ValueError: the shapes differ.
     """
-    require_same_shape("Features", student, hint)
+    check_same_shape("Features", student, hint)
     return F.mse_loss(student.float(), hint.float())
 
 
-class Regressor(nn.Module):
-    """A 1×1 convolution with batch norm, computed as a matrix product.
+class _Regressor(nn.Module):
+    """A 1×1 convolution with batch norm, from [B, H·W, channels_in] to [B, H·W, channels_out].
 
-    On a CPU this takes a third of the time of the convolution, for maps of 2×2 to 4×4 positions
-    and 2,048 channels.
-
-    Args:
-        channels_in: C of the student.
-        channels_out: C of the teacher.
+    As a matrix product it takes a third of the time of the convolution on a CPU, for maps of 2×2
+    to 4×4 positions and 2,048 channels.
     """
 
     def __init__(self, channels_in: int, channels_out: int):
@@ -51,7 +33,6 @@ class Regressor(nn.Module):
         self.norm = nn.BatchNorm1d(channels_out)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map [B, H·W, channels_in] to [B, H·W, channels_out]."""
         regressed: Tensor = self.norm(self.linear(features.flatten(0, 1)))
         return regressed.reshape(*features.shape[:2], -1)
 
@@ -63,35 +44,20 @@ class FitNets(HintMethod):
     student's features to the teacher's. In the first `hint_epochs` epochs the loss is the feature
     loss alone, with weight 1, so only the student up to the hint and the regressor are trained, as
     in the paper's first stage; 0 is the joint form.
-
-    Args:
-        config: the run's settings.
-        student: (C, H, W) of the student's stages.
-        teacher: (C, H, W) of the teacher's stages, or None without a teacher.
-
-    Raises:
-        UserError: a network has no stage `hint_layer`, or the hint stage has no teacher.
     """
+
+    term_name = "feature"
 
     def __init__(self, config: TrainConfig, student: StageShapes, teacher: StageShapes | None):
         super().__init__(config, student, teacher)
         if teacher is None and config.hint_epochs:
             raise UserError("hint_epochs needs a teacher: set teacher_model, or hint_epochs 0.")
-        student_channels, teacher_channels = self.channels
-        self.regressor = (
-            Regressor(student_channels, teacher_channels)
-            if student_channels != teacher_channels
-            else nn.Identity()
-        )
+        cs, ct = self.channels
+        self.regressor = _Regressor(cs, ct) if cs != ct else nn.Identity()
 
-    def terms(
-        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
-    ) -> LossTerms:
-        """Return the terms ``kd`` and ``feature``."""
-        feature = feature_loss(
-            self.regressor(self.hint_features(features)), targets[self.hint_name]
-        )
-        return add_kd_term(self.config, logits, targets, feature=feature)
+    def _own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
+        regressed = self.regressor(self.hint_features(features))
+        return feature_loss(regressed, targets[self.hint_name])
 
     def forward(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName | None, labels: Tensor
@@ -100,4 +66,4 @@ class FitNets(HintMethod):
         if targets is None or self.epoch > self.config.hint_epochs:
             return super().forward(logits, features, targets, labels)
         terms = self.terms(logits, features, targets, labels)
-        return {**combine_loss_terms(logits, labels, terms), "loss": terms["feature"][1]}
+        return {**self._combine_terms(logits, labels, terms), "loss": terms["feature"][1]}

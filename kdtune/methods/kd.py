@@ -1,10 +1,12 @@
 """Knowledge distillation from logits (Hinton et al. 2015): the baseline of every comparison."""
 
+from abc import abstractmethod
+
 from torch import Tensor
 from torch.nn import functional as F
 
 from kdtune.config.train import TrainConfig
-from kdtune.methods.method import FeatureMaps, LossTerms, Method, TensorsByName, require_same_shape
+from kdtune.methods.method import FeatureMaps, LossTerms, Method, TensorsByName, check_same_shape
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -17,20 +19,12 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         student: logits [B, K].
         teacher: logits [B, K].
         temperature: T, above 0.
-
-    Returns:
-        Scalar, at least 0.
-
-    Raises:
-        ValueError: the shapes differ.
     """
-    require_same_shape("Logits", student, teacher)
-    divergence = F.kl_div(
-        F.log_softmax(student.float() / temperature, dim=1),
-        F.log_softmax(teacher.float() / temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
+    check_same_shape("Logits", student, teacher)
+    student_log, teacher_log = (
+        F.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher)
     )
+    divergence = F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
     return temperature**2 * divergence
 
 
@@ -46,10 +40,8 @@ def add_kd_term(
         **method_term: the method's own term, a scalar, by its name.
     """
     kd = kd_loss(logits, targets["logits"], config.temperature)
-    return {
-        "kd": (config.alpha, kd),
-        **{name: (config.beta, term) for name, term in method_term.items()},
-    }
+    own = {name: (config.beta, term) for name, term in method_term.items()}
+    return {"kd": (config.alpha, kd), **own}
 
 
 class LogitMethod(Method):
@@ -60,11 +52,27 @@ class LogitMethod(Method):
         return {"logits": logits.float()}
 
 
+class FeatureMethod(Method):
+    """classification + alpha·KD + beta·(the method's own loss, which compares features)."""
+
+    term_name: str
+    """Name of the method's own loss in logs and tables."""
+
+    @abstractmethod
+    def _own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
+        """Compare the student's stages, [B, C, H, W] each, with `targets`; return a scalar."""
+
+    def terms(
+        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
+    ) -> LossTerms:
+        own_term = {self.term_name: self._own_loss(features, targets)}
+        return add_kd_term(self.config, logits, targets, **own_term)
+
+
 class KnowledgeDistillation(LogitMethod):
     """classification + alpha·KD."""
 
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """Return the term ``kd``."""
         return add_kd_term(self.config, logits, targets)

@@ -1,4 +1,4 @@
-"""Base class of all distillation methods, and the weighted sum of loss terms."""
+"""Base class of all distillation methods, and helpers of their losses."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -16,7 +16,6 @@ FeatureMaps = list[Tensor]
 """Feature maps, [B, C, H, W] of each stage."""
 
 TensorsByName = dict[str, Tensor]
-"""Tensors by name."""
 
 LossTerms = dict[str, tuple[float, Tensor]]
 """Terms of a loss by name: weight and unweighted value, a scalar."""
@@ -55,13 +54,14 @@ class Method(nn.Module, ABC):
     def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
         """Compute from the teacher's outputs for a batch what the loss compares with.
 
+        Methods share targets of the same name, so a name must define the target completely.
+
         Args:
             logits: the teacher's, [B, K].
             features: the teacher's stages, [B, C, H, W] each.
 
         Returns:
             Float32 tensors by name, first dimension B, at the size at which they are compared.
-            Methods share targets of the same name, so a name must define the target completely.
         """
 
     def terms(
@@ -82,59 +82,35 @@ class Method(nn.Module, ABC):
     def forward(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName | None, labels: Tensor
     ) -> TensorsByName:
-        """Compute the loss of a batch; it has no terms if a teacher is used but missing.
-
-        Args:
-            logits: the student's, [B, K].
-            features: the student's stages, [B, C, H, W] each.
-            targets: the result of `targets` for the same images; None without a teacher.
-            labels: class indices, [B].
+        """Compute the loss of a batch from the arguments of `terms`; it has none without targets.
 
         Returns:
-            The scalars of `combine_loss_terms`.
+            Scalars: ``loss``, which is minimised, ``classification``, and each term unweighted and
+            as ``<term>_weighted``.
         """
         without_teacher = targets is None and self.uses_teacher
         terms = {} if without_teacher else self.terms(logits, features, targets or {}, labels)
-        return combine_loss_terms(logits, labels, terms)
+        return self._combine_terms(logits, labels, terms)
+
+    def _combine_terms(self, logits: Tensor, labels: Tensor, terms: LossTerms) -> TensorsByName:
+        classification = nn.functional.cross_entropy(logits.float(), labels)
+        loss, parts = classification, {"classification": classification.detach()}
+        for name, (weight, raw) in terms.items():
+            parts[name] = raw.detach()
+            parts[f"{name}_weighted"] = torch.zeros_like(parts[name])
+            if weight:  # else an infinite term would spoil the sum, and cost a backward pass
+                loss = loss + weight * raw
+                parts[f"{name}_weighted"] = weight * parts[name]
+        return {"loss": loss, **parts}
 
 
-def combine_loss_terms(logits: Tensor, labels: Tensor, terms: LossTerms) -> TensorsByName:
-    """Add weighted terms to the classification loss (cross-entropy).
-
-    A term of weight 0 is left out of the sum instead of multiplied by 0: this is exact for an
-    infinite term, too, and costs no backward pass.
-
-    Args:
-        logits: the student's, [B, K].
-        labels: class indices, [B].
-        terms: weight and value of each term.
-
-    Returns:
-        Scalars: ``loss``, which is minimised, ``classification``, and each term unweighted and as
-        ``<term>_weighted``.
-    """
-    classification = nn.functional.cross_entropy(logits.float(), labels)
-    parts = {"classification": classification.detach()}
-    loss = classification
-    for name, (weight, raw) in terms.items():
-        parts[name] = raw.detach()
-        parts[f"{name}_weighted"] = torch.zeros_like(parts[name])
-        if weight:
-            loss = loss + weight * raw
-            parts[f"{name}_weighted"] = weight * parts[name]
-    return {"loss": loss, **parts}
-
-
-def require_same_shape(kind: str, student: Tensor, teacher: Tensor) -> None:
-    """Refuse tensors that torch would silently broadcast.
+def check_same_shape(kind: str, student: Tensor, teacher: Tensor) -> None:
+    """Raise a `ValueError` for tensors that torch would silently broadcast.
 
     Args:
         kind: name of the tensors in the error.
         student: any tensor.
         teacher: any tensor.
-
-    Raises:
-        ValueError: the shapes differ.
     """
     if student.shape != teacher.shape:
         raise ValueError(

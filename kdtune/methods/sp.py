@@ -4,54 +4,36 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdtune.methods.hint_based import HintMethod
-from kdtune.methods.kd import add_kd_term
-from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, require_same_shape
+from kdtune.methods.method import FeatureMaps, TensorsByName, check_same_shape
 
 
 def similarity_matrix(features: Tensor) -> Tensor:
-    """Compute the similarities of images: G = F·Fᵀ, each row divided by its norm.
+    """Compute G = F·Fᵀ, [B, B], from a row of features for each image, [B, D].
 
-    Args:
-        features: features of one image per row, [B, D].
-
-    Returns:
-        [B, B]; invariant to rotating or scaling all features.
+    Rows are divided by their norms, so rotating or scaling all features changes nothing.
     """
     return F.normalize(features @ features.T)
 
 
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Compute ‖G_s − G_t‖² / B², a mean over pairs of images.
+    """Compute ‖G_s − G_t‖² / B², a mean over pairs of images, in [0, 4 / B].
 
     Rows of G have norm 1, so the loss decreases with the batch size.
 
     Args:
         student: `similarity_matrix`, [B, B].
         teacher: `similarity_matrix`, [B, B].
-
-    Returns:
-        Scalar in [0, 4 / B].
-
-    Raises:
-        ValueError: the shapes differ.
     """
-    require_same_shape("Similarities", student, teacher)
+    check_same_shape("Similarities", student, teacher)
     return F.mse_loss(student, teacher)
 
 
 class SimilarityPreserving(HintMethod):
-    """classification + alpha·KD + beta·`sp_loss`, at the stage `hint_layer`.
+    """classification + alpha·KD + beta·`sp_loss`, at the stage `hint_layer`."""
 
-    Raises:
-        UserError: a network has no stage `hint_layer`.
-    """
+    term_name = "sp"
 
-    def terms(
-        self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
-    ) -> LossTerms:
-        """Return the terms ``kd`` and ``sp``."""
-        student_features, teacher_features = (
-            x.float().flatten(1) for x in (self.hint_features(features), targets[self.hint_name])
-        )
-        sp = sp_loss(similarity_matrix(student_features), similarity_matrix(teacher_features))
-        return add_kd_term(self.config, logits, targets, sp=sp)
+    def _own_loss(self, features: FeatureMaps, targets: TensorsByName) -> Tensor:
+        hints = (self.hint_features(features), targets[self.hint_name])
+        student, teacher = (similarity_matrix(hint.float().flatten(1)) for hint in hints)
+        return sp_loss(student, teacher)

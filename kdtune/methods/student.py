@@ -11,11 +11,9 @@ class StudentOnly(Method):
     uses_teacher = False
 
     def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
-        """Return no targets."""
         return {}
 
     def terms(
         self, logits: Tensor, features: FeatureMaps, targets: TensorsByName, labels: Tensor
     ) -> LossTerms:
-        """Return no terms."""
         return {}

@@ -9,12 +9,7 @@ from torch import cuda
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Memory of a GPU.
-
-    Attributes:
-        total: bytes.
-        used: bytes that all processes use together.
-    """
+    """Bytes of a GPU, and how many of them all processes use together."""
 
     total: int
     used: int

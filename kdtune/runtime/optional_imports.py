@@ -7,14 +7,11 @@ from kdtune.errors import UserError
 
 
 def import_optional(package: str, extra: str) -> Any:
-    """Import a package of an extra.
+    """Import a package, or raise a `UserError` that says how to install it.
 
     Args:
         package: module to import.
         extra: name of the extra that installs it.
-
-    Raises:
-        UserError: the package is not installed; the text says how to install it.
     """
     try:
         return import_module(package)

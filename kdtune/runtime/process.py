@@ -7,10 +7,12 @@ import random
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch.backends import cudnn
 
 from kdtune.runtime.device import release_gpu_memory
 
@@ -19,19 +21,14 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Make the C library keep freed memory, for the activations of the next step.
+    """Make glibc keep freed memory for the activations of the next step; else a no-op.
 
-    glibc returns it to the system, and the page faults of getting it again take about a tenth of
-    a step of a small student. A no-op without glibc.
+    The page faults of getting it from the system again take a tenth of a step of a small student.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_ARENA_MAX, 1)  # other arenas are too small
-
-
-def _attribute_accessors(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
-    return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
 
 
 def _set_warning_filters(filters: list[Any]) -> None:
@@ -58,7 +55,7 @@ _STATE_ACCESSORS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] 
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     *(
-        _attribute_accessors(torch.backends.cudnn, name)
+        (partial(getattr, cudnn, name), partial(setattr, cudnn, name))
         for name in ("enabled", "benchmark", "deterministic", "allow_tf32")
     ),
     (np.geterr, lambda wanted: np.seterr(**wanted)),
@@ -72,8 +69,7 @@ _STATE_ACCESSORS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] 
 class ProcessState:
     """The global state of a process before its first run, restored before each further run.
 
-    It covers settings of torch and numpy, threads, warnings, import path and environment. Inputs
-    that runs share, such as a teacher, stay.
+    Inputs that runs share, such as a teacher, stay.
     """
 
     def __init__(self) -> None:

@@ -4,14 +4,11 @@ import hashlib
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
-    """Derive an independent seed for a named purpose.
+    """Derive an independent seed in [0, 2³¹), the same on every machine, for a named purpose.
 
     Args:
         seed: the user's seed.
         purpose: use of the derived seed, e.g. ``"epoch", 3``.
-
-    Returns:
-        An integer in [0, 2³¹), the same on every machine.
     """
     text = "/".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

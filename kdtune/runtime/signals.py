@@ -1,10 +1,12 @@
 """Ctrl-C and SIGTERM while trials run: running epochs finish first."""
 
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import NoReturn, Self
 
@@ -32,11 +34,7 @@ def _install_handler(
 
 @contextmanager
 def defer_interrupt() -> Iterator[None]:
-    """Hold back Ctrl-C until the block is complete, e.g. while processes start.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C was pressed meanwhile.
-    """
+    """Hold back Ctrl-C until the block is complete, e.g. while processes start."""
     received: list[int] = []
     with _install_handler(signal.SIGINT, lambda signum, frame: received.append(signum)):
         yield
@@ -55,24 +53,22 @@ def raise_on_sigterm() -> Iterator[None]:
         yield
 
 
+@dataclass
 class InterruptHandler:
-    """A context manager that handles signals while trials run.
+    """Context manager in which Ctrl-C and SIGTERM stop a sweep gracefully.
 
     The first Ctrl-C or SIGTERM requests a stop; a further signal, or the end of the grace time
     after SIGTERM, stops at once. A no-op outside the main thread.
-
-    Args:
-        shutdown_grace: seconds to finish running epochs after SIGTERM.
-        say: prints a line.
     """
 
-    def __init__(self, shutdown_grace: float, say: Callable[[str], None]):
-        self.shutdown_grace, self._say = shutdown_grace, say
-        self.stop_requested = False
-        """True if the sweep must stop when the running epochs are finished."""
-        self.terminated = False
-        self._deadline = float("inf")
-        self._handlers = ExitStack()
+    shutdown_grace: float
+    """Seconds to finish running epochs after SIGTERM."""
+    say: Callable[[str], None]
+    stop_requested: bool = field(default=False, init=False)
+    """True if the sweep must stop when the running epochs are finished."""
+    terminated: bool = field(default=False, init=False)
+    _deadline: float = field(default=math.inf, init=False)
+    _handlers: ExitStack = field(default_factory=ExitStack, init=False)
 
     def raise_interrupt(self, message: str) -> NoReturn:
         """Raise the interrupt that was requested; the message says how to resume."""
@@ -91,9 +87,9 @@ class InterruptHandler:
             self.terminated = True
             self._deadline = time.monotonic() + self.shutdown_grace
             grace = format_duration(self.shutdown_grace)
-            self._say(f"SIGTERM: finishing the running epochs, for at most {grace}")
+            self.say(f"SIGTERM: finishing the running epochs, for at most {grace}")
         else:
-            self._say("finishing the running epochs; Ctrl-C again stops at once")
+            self.say("finishing the running epochs; Ctrl-C again stops at once")
 
     def __enter__(self) -> Self:
         for signum in (signal.SIGINT, signal.SIGTERM):

@@ -12,7 +12,7 @@ from kdtune.data.batches import Batch, TrainingBatches
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
 from kdtune.data.splits import ImageData
 from kdtune.errors import UserError
-from kdtune.methods import METHODS, require_method
+from kdtune.methods import METHODS
 from kdtune.models import count_classes, require_model
 from kdtune.models.checkpoints import read_checkpoint
 from kdtune.runtime.console import say
@@ -55,7 +55,7 @@ def run_training(
         dict per epoch), ``test_results`` (``loss`` and ``accuracy``, or None without test images),
         ``config`` (complete), ``experiment_name``.
     """
-    require_method(config.method)
+    METHODS.require(config.method)
     require_model(config.model)
     resumed_from = config.resume
     checkpoint = read_checkpoint(resumed_from) if resumed_from else None

@@ -1,4 +1,4 @@
-"""What signals mean while trials run."""
+"""Signals while trials run: what Ctrl-C and SIGTERM do, and when."""
 
 import os
 import signal
