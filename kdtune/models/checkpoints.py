@@ -1,7 +1,6 @@
 """Checkpoint files: writing and reading `.pth` and `.safetensors` without running code.
 
-In a `.safetensors` file everything but the weights is JSON in the metadata, so such a file holds a
-network, but no run that could be resumed. A `state_dict` of a torchvision ResNet is read, too.
+A `.safetensors` file has all but the weights as JSON, and holds no run that could be resumed.
 """
 
 import json
@@ -25,9 +24,6 @@ CHECKPOINT_FORMAT = "kdtune-1"
 
 METADATA_KEY = "kdtune"
 """Key under which formats other than `.pth` describe a network, as JSON."""
-
-WRAPPER_KEYS = ("state_dict", "model_state_dict", "model")
-"""Keys that usually hold weights; other keys are searched after these."""
 
 
 def save_model(
@@ -105,11 +101,10 @@ def read_tensor_file(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except pickle.UnpicklingError as error:
         _, refused, names = str(error).partition("GLOBAL ")
-        hint = f" ({names.split()[0]}); save the network's state_dict instead" if refused else ""
-        raise UserError(
-            f"{path} is not loaded: it is broken or holds more than tensors and plain values"
-            f"{hint}."
-        ) from None
+        reason = "it is broken or holds more than tensors and plain values"
+        if refused:
+            reason += f" ({names.split()[0]}); save the network's state_dict instead"
+        raise UserError(f"{path} is not loaded: {reason}.") from None
     except Exception as error:  # damage raises anything: struct.error, AssertionError, ...
         if "weights_only" in str(error):  # torch advises to switch the protection off
             reason = "it holds a program (TorchScript), not a state_dict"
@@ -169,9 +164,8 @@ def _load_torchvision_resnet(path: str | Path, content: Any) -> dict[str, Any]:
     try:
         architecture, model = resnet_from_weights(resnets[0])
     except ValueError as error:
-        raise UserError(
-            f"{path} holds a ResNet that is none of torchvision's: {error}; {expected}."
-        ) from None
+        problem = f"{path} holds a ResNet that is none of torchvision's: {error}"
+        raise UserError(f"{problem}; {expected}.") from None
     summary = {"architecture": architecture, "num_classes": model.fc.out_features}
     return {"model": model.eval(), **summary, "config": None, "classes": None}
 
@@ -190,6 +184,8 @@ def find_state_dicts(content: Any, known_key: str) -> list[dict[str, Tensor]]:
     prefix = min(known_keys, key=len, default=known_key).removesuffix(known_key)
     weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     candidates = [weights] if weights else []
-    for key in sorted(content, key=lambda key: key not in WRAPPER_KEYS):
+    for key in sorted(
+        content, key=lambda key: key not in ("state_dict", "model_state_dict", "model")
+    ):
         candidates += find_state_dicts(content[key], known_key)
     return candidates

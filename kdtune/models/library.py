@@ -16,24 +16,14 @@ from torch import Tensor, fx, nn
 from kdtune.errors import UserError, did_you_mean, first_line
 from kdtune.runtime.optional_imports import import_optional
 
-PROBE_IMAGE_SIZE = 256
-"""Pixels of the image that finds the stages; large enough that the last map is not 1×1."""
-
-TORCHVISION_OPTIONS = {
-    name: {"aux_logits": False, "init_weights": False, "transform_input": True}
-    for name in ("googlenet", "inception_v3")
-}
+_OPTIONS = {"aux_logits": False, "init_weights": False, "transform_input": True}
+TORCHVISION_OPTIONS = dict.fromkeys(("googlenet", "inception_v3"), _OPTIONS)
 """Options of networks with auxiliary logits; their weights expect that they transform images."""
 
 
 @dataclass(frozen=True)
 class ModelLibrary:
-    """A library of classifiers.
-
-    Attributes:
-        name: prefix of its models' names.
-        build_network: builds a network of (name, number of classes) that returns (logits, maps).
-    """
+    """A library of classifiers; `build_network` is called with (name, number of classes)."""
 
     name: str
     list_names: Callable[[], list[str]]
@@ -94,8 +84,7 @@ def _map_side(value: object) -> int:
 def find_stage_ends(network: nn.Module) -> list[str]:
     """Return the modules that return the last map before each downsampling, or the final map.
 
-    Modules inside a block that halves the map as a whole, or whose output is no map, end no
-    stage: the first convolutions of a downsampling block, squeeze-and-excitation, a head.
+    Modules inside a block that halves the map as a whole, or whose output is no map, end none.
     """
     map_sides: list[tuple[str, int, int]] = []
 
@@ -106,13 +95,12 @@ def find_stage_ends(network: nn.Module) -> list[str]:
     modules = [(name, module) for name, module in network.named_modules() if name]
     hooks = [module.register_forward_hook(partial(record_sides, name)) for name, module in modules]
     try:
-        _run_on_meta(network, PROBE_IMAGE_SIZE)
+        _run_on_meta(network, 256)  # pixels, enough that the last map is not 1×1
     finally:
         for hook in hooks:
             hook.remove()
-    inner_prefixes = tuple(
-        f"{name}." for name, before, after in map_sides if _is_downsampling(before, after)
-    )
+    blocks = [name for name, before, after in map_sides if _is_downsampling(before, after)]
+    inner_prefixes = tuple(f"{name}." for name in blocks)
     ends: list[tuple[str, int]] = []
     for name, _, side in map_sides:
         if side > 1 and not name.startswith(inner_prefixes):

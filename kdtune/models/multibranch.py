@@ -33,14 +33,8 @@ class ECA(nn.Module):
         return x * gate.transpose(1, 2).unsqueeze(-1)
 
 
-class MultiBranchStage(nn.Module):
-    """Parallel depthwise 3×3, 5×5 and 7×7 convolutions, ECA, a 1×1 convolution, a residual.
-
-    Args:
-        channels_in: channels of the input.
-        channels_out: channels of the output.
-        stride: of the depthwise convolutions.
-    """
+class _MultiBranchStage(nn.Module):
+    """Parallel depthwise 3×3, 5×5 and 7×7 convolutions, ECA, a 1×1 convolution, a residual."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int):
         super().__init__()
@@ -59,7 +53,6 @@ class MultiBranchStage(nn.Module):
             self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [B, C_out, H / stride, W / stride] of x [B, C_in, H, W]."""
         concatenated = torch.cat([branch(x) for branch in self.branches], dim=1)
         mixed: Tensor = self.mix(self.eca(self.norm(concatenated).relu_()))
         shortcut: Tensor = self.shortcut(x)
@@ -68,8 +61,6 @@ class MultiBranchStage(nn.Module):
 
 class MultiBranchNet(nn.Module):
     """Four multi-branch stages of 32 to 256 channels, about 0.2 million parameters.
-
-    The maps are as large as a ResNet's.
 
     Args:
         num_classes: K, length of the logits.
@@ -84,15 +75,12 @@ class MultiBranchNet(nn.Module):
         self.stem = nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
         self.stages = nn.ModuleList()
         for width in STAGE_CHANNELS:
-            self.stages.append(MultiBranchStage(channels, width, stride))
+            self.stages.append(_MultiBranchStage(channels, width, stride))
             channels, stride = width, 2
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits [B, K] and the four stages [B, C, H, W] of images [B, 3, H, W]."""
         x = self.stem(images)
-        features = []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
+        features = [x := stage(x) for stage in self.stages]
         return self.classifier(x.mean((2, 3))), features

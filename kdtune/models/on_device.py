@@ -25,11 +25,8 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(precision: str, model: nn.Module, device: torch.device) -> torch.dtype:
     """Return the type in which a network computes: bfloat16 under autocast, or float32.
 
-    ``auto`` picks bfloat16 on CUDA devices that have it, and on CPUs with AMX units unless the
-    network has depthwise convolutions, which are slower in bfloat16 there.
-
     Args:
-        precision: ``float32``, ``bf16`` or ``auto``.
+        precision: ``float32``, ``bf16`` or ``auto``, the faster one.
         model: the network.
         device: where it runs.
     """
@@ -38,6 +35,7 @@ def pick_precision(precision: str, model: nn.Module, device: torch.device) -> to
         use_bf16 = has_native_bf16()
     elif precision == "auto" and device.type == "cpu":
         has_amx = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        # Depthwise convolutions are slower in bfloat16 on a CPU.
         use_bf16 = has_amx and not _has_depthwise_convolutions(model)
     return torch.bfloat16 if use_bf16 else torch.float32
 
@@ -65,9 +63,8 @@ class DeviceModel:
         use_contiguous = device.type != "cuda" and dense_float32
         self.memory_format = torch.contiguous_format if use_contiguous else torch.channels_last
         self.model = model.to(device).to(memory_format=self.memory_format)
-        self.forward: Callable[[Tensor], tuple[Tensor, list[Tensor]]] = (
-            torch.compile(self.model) if config.compile else self.model
-        )
+        forward = torch.compile(self.model) if config.compile else self.model
+        self.forward: Callable[[Tensor], tuple[Tensor, list[Tensor]]] = forward
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         with torch.autocast(self.device.type, torch.bfloat16, self.dtype == torch.bfloat16):

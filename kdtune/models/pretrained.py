@@ -20,36 +20,27 @@ from kdtune.models.library import LIBRARIES
 from kdtune.models.resnet import load_weights_strictly
 from kdtune.runtime.console import printable_path
 
-AUXILIARY_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
-"""Auxiliary heads of GoogLeNet and Inception, which kdtune's networks do not have."""
-
 
 def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int) -> str:
-    """Load weights into a network, and return a sentence about them.
-
-    A head for another number of classes stays fresh.
+    """Load weights, but no head for other classes, and return a sentence about them.
 
     Args:
         model: the network.
         name: its name, see `kdtune.models.build_model`.
-        weights: ``DEFAULT`` or another name of torchvision's weights for it, or a file with a
-            `state_dict` of the network's own names.
+        weights: ``DEFAULT``, another name of torchvision's weights, or a file of a `state_dict`.
         num_classes: K.
     """
     model_weights = model.state_dict()
     first_key = next(iter(model_weights))
-    candidates = [
-        candidate
-        for candidate in find_state_dicts(_read_weights(name, weights), first_key)
-        if candidate.keys() & model_weights.keys()
-    ]
+    found = find_state_dicts(_read_weights(name, weights), first_key)
+    candidates = [candidate for candidate in found if candidate.keys() & model_weights.keys()]
     if not candidates:
         raise UserError(f"{weights} holds no weights of {name}: there is no {first_key}.")
     loaded_weights = {
-        # torchvision's files of DenseNets have older names of their weights
+        # Files of DenseNets have older names; those of GoogLeNet and Inception auxiliary heads.
         re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key): value
         for key, value in candidates[0].items()
-        if not key.startswith(AUXILIARY_PREFIXES)
+        if not key.startswith(("aux1.", "aux2.", "AuxLogits."))
     }
     head_keys = _find_head_keys(model_weights, loaded_weights, num_classes)
     fresh_head = {key: model_weights[key] for key in head_keys}
@@ -60,10 +51,8 @@ def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int)
         raise UserError(text) from None
     if not head_keys:
         return f"{name} begins with all the weights of {weights}"
-    return (
-        f"{name} begins with the weights of {weights}, but with a fresh head: "
-        f"{len(loaded_weights[head_keys[0]])} classes there, {num_classes} here"
-    )
+    classes = f"{len(loaded_weights[head_keys[0]])} classes there, {num_classes} here"
+    return f"{name} begins with the weights of {weights}, but with a fresh head: {classes}"
 
 
 def _find_head_keys(
@@ -76,10 +65,8 @@ def _find_head_keys(
         if key in loaded_weights and value.shape != loaded_weights[key].shape
     }
     is_one_layer = len({key.rpartition(".")[0] for key in shapes}) == 1
-    is_head = is_one_layer and all(
-        own[1:] == loaded[1:] and own[:1] == (num_classes,) for own, loaded in shapes.values()
-    )
-    return list(shapes) if is_head else []
+    fits = [own[1:] == loaded[1:] and own[:1] == (num_classes,) for own, loaded in shapes.values()]
+    return list(shapes) if is_one_layer and all(fits) else []
 
 
 def _read_weights(name: str, weights: str) -> Any:
@@ -106,9 +93,8 @@ def _download_weights(name: str, weights: Any) -> Any:
             "than with ImageNet's mean and deviation, as kdtune does; take other weights."
         )
     try:
-        return torch.hub.load_state_dict_from_url(
-            weights.url, map_location="cpu", check_hash=True, weights_only=True
-        )
+        load = torch.hub.load_state_dict_from_url
+        return load(weights.url, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:  # no network, a full disk, a broken file: each raises its own
         reason = last_line(error).strip("<>.")
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name

@@ -1,7 +1,4 @@
-"""Steps of a run for a loop over epochs of one's own: loss of a batch, epoch, validation.
-
-They are pieces of the training loop, so a loop made of them gives its numbers.
-"""
+"""Steps of a run for a loop over epochs of one's own, with the training loop's numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +28,6 @@ class StudentProgress:
     Attributes:
         epoch: last epoch that `train_epoch` trained, from 1; 0 before the first.
         method: the method with its layers, such as a regressor; None before a teacher was used.
-        settings: those for which the method was built; likewise the teacher.
     """
 
     epoch: int = 0
@@ -106,7 +102,12 @@ def compute_loss(
     method.train(student_model.training)
     [(images, labels, _)] = _wrap_loader([(x, y)], "(x, y)", student_model, config)
     images, labels = normalise(images.to(student.device)), labels.to(student.device)
-    return loop.compute_batch_loss(student, teacher, method, images, labels)[1]
+    targets = None
+    if teacher is not None:
+        with torch.no_grad():
+            targets = method.targets(*teacher(images))
+    parts: TensorsByName = method(*student(images), targets, labels)
+    return parts
 
 
 def train_epoch(
@@ -120,9 +121,9 @@ def train_epoch(
     """Train for one epoch.
 
     The epoch follows the student's last one, see `student_progress`; its number and
-    `config["seed"]` determine its random states, as in `train_at`. Parameters of layers that the
-    method adds join the optimizer's first group's settings; a scheduler that counts groups needs
-    them from the start, see `kdtune.fitnets.regressor_parameters`.
+    `config["seed"]` determine its random states, as in `train_at`. Parameters that the method adds
+    join an optimizer that lacks them, with the settings of its first group; a scheduler that
+    counts groups needs them from the start, see `kdtune.fitnets.regressor_parameters`.
 
     Args:
         student_model: returns logits and features; moved to the device and put into train mode.
@@ -216,17 +217,16 @@ def _prepare_step(
         raise UserError("The student cannot be its own teacher: give two networks.")
     device = pick_device(config.device)
     method = _find_or_build_method(student, teacher, config).to(device)
-    teacher_on_device = loop.place_teacher(method, teacher, device, config)
-    return DeviceModel(student, device, config), teacher_on_device, method
+    placed_teacher = None
+    if teacher is not None and method.uses_teacher:
+        placed_teacher = DeviceModel(teacher.eval(), device, config)
+    return DeviceModel(student, device, config), placed_teacher, method
 
 
 def _find_or_build_method(
     student: nn.Module, teacher: nn.Module | None, config: TrainConfig
 ) -> Method:
-    """Return the student's method, the same one while teacher and settings are the same.
-
-    With other settings a new method takes over the layers of the old one if they fit.
-    """
+    """Return the student's method, or a new one for other settings, with its layers if they fit."""
     progress = student_progress(student)
     settings = config.model_dump(exclude=OUTPUT_FIELDS | {"device"})
     kept = None

@@ -121,8 +121,7 @@ def find_data(
 
 
 def _open_cache(cache_gb: float) -> ArrayCache | None:
-    folder = array_cache.cache_folder()
-    return ArrayCache(folder, cache_gb * BYTES_PER_GB) if cache_gb else None
+    return ArrayCache(array_cache.cache_folder(), cache_gb * BYTES_PER_GB) if cache_gb else None
 
 
 def open_decoded_dataset(
@@ -139,10 +138,9 @@ def open_decoded_dataset(
     decoded = DecodedDataset(data, image_size, _open_cache(cache_gb), workers)
     needed_bytes = decoded.array_bytes("train") + decoded.array_bytes("validation")
     if cache_gb and needed_bytes > cache_gb * BYTES_PER_GB:
-        raise UserError(
-            f"The images take {format_bytes(needed_bytes)} at {image_size} px, but cache_gb is "
-            f"{cache_gb:g}: raise it, or use a smaller image_size."
-        )
+        problem = f"The images take {format_bytes(needed_bytes)} at {image_size} px"
+        advice = f"cache_gb is {cache_gb:g}: raise it, or use a smaller image_size."
+        raise UserError(f"{problem}, but {advice}")
     return decoded
 
 

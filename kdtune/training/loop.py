@@ -1,7 +1,6 @@
 """The training loop of teacher, plain student and every method; it writes no files.
 
-Everything random in an epoch follows from (seed, epoch), so a resumed run needs no random state.
-To that end the loop seeds the global random states of torch, numpy and Python.
+Global random states are seeded with (seed, epoch), so that a resumed run needs none of its own.
 """
 
 import math
@@ -20,7 +19,7 @@ from kdtune.data.batches import Batch, TrainingBatches
 from kdtune.data.transforms import normalise
 from kdtune.errors import DivergedError, UserError
 from kdtune.methods import build_method
-from kdtune.methods.method import Method, TensorsByName
+from kdtune.methods.method import Method
 from kdtune.methods.student import StudentOnly
 from kdtune.models import build_model, probe, stage_shapes
 from kdtune.models.on_device import DeviceModel, pick_device
@@ -41,8 +40,7 @@ class EpochResult:
         losses: means of the named parts of the training loss.
         threads: CPU threads of torch; on a CPU, results depend on them in the last bit.
         student: the live network; the next epoch changes it.
-        state: all that `fit` needs to resume, and ``best_weights``, those of the best epoch; it
-            refers to live tensors, so save it before the next epoch.
+        state: all that `fit` needs to resume, and ``best_weights``; its tensors are live, too.
     """
 
     epoch: int
@@ -71,10 +69,18 @@ class EpochResult:
             metrics[f"loss_{loss_name}"] = value if math.isfinite(value) else None
         return metrics
 
+    def describe(self, epochs: int) -> str:
+        """Describe the epoch, one of `epochs`, in one line."""
+        best_mark = " *" if self.is_best else ""
+        validation_text = ""
+        if self.validation_accuracy is not None:
+            validation_text = f"validation {100 * self.validation_accuracy:.2f} %{best_mark}, "
+        loss_text = f"epoch {self.epoch}/{epochs}: loss {self.train_loss:.4f}"
+        return f"{loss_text}, {validation_text}{self.seconds:.1f} s"
 
-METRIC_NAMES = [
-    f.name for f in fields(EpochResult) if f.name not in ("losses", "student", "state")
-]
+
+_NO_METRICS = {"losses", "student", "state"}
+METRIC_NAMES = [f.name for f in fields(EpochResult) if f.name not in _NO_METRICS]
 """Metrics of an epoch other than the parts of its loss."""
 
 
@@ -117,7 +123,9 @@ class _Run:
         self.config = config
         self.student = DeviceModel(build_student(config, num_classes), device, config)
         self.method = build_method_for_models(config, self.student.model, teacher).to(device)
-        self.teacher = place_teacher(self.method, teacher, device, config)
+        self.teacher = None
+        if teacher is not None and self.method.uses_teacher:
+            self.teacher = DeviceModel(teacher.eval(), device, config)
         parameters = [*self.student.model.parameters(), *self.method.parameters()]
         self.optimizer = build_optimizer(config, parameters)
         self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {
@@ -159,14 +167,19 @@ class _Run:
             if validation_batches is not None:
                 validation = run_epoch(self.student, None, classification, validation_batches)
                 _require_finite_loss(epoch, "validation", validation["loss"])
-            self._update_progress(epoch, validation["accuracy"])
+            self.progress["epoch"] = epoch
+            accuracy, best = validation["accuracy"], self.progress["best_validation_accuracy"]
+            if accuracy is None or best is None or accuracy > best:
+                weights = self.student.model.state_dict()
+                self.progress |= {"best_validation_accuracy": accuracy, "best_epoch": epoch}
+                self.progress["best_weights"] = {k: v.clone() for k, v in weights.items()}
             yield EpochResult(
                 epoch=epoch,
                 lr=lr,
                 train_loss=train.pop("loss"),
                 train_accuracy=train.pop("accuracy"),
                 validation_loss=validation["loss"],
-                validation_accuracy=validation["accuracy"],
+                validation_accuracy=accuracy,
                 best_validation_accuracy=self.progress["best_validation_accuracy"],
                 losses=train,
                 seconds=time.perf_counter() - started,
@@ -175,17 +188,6 @@ class _Run:
                 student=self.student.model,
                 state=self.state(),
             )
-
-    def _update_progress(self, epoch: int, accuracy: float | None) -> None:
-        self.progress["epoch"] = epoch
-        best_accuracy = self.progress["best_validation_accuracy"]
-        if accuracy is None or best_accuracy is None or accuracy > best_accuracy:
-            weights = self.student.model.state_dict()
-            self.progress |= {
-                "best_validation_accuracy": accuracy,
-                "best_epoch": epoch,
-                "best_weights": {key: value.clone() for key, value in weights.items()},
-            }
 
 
 def _require_finite_loss(epoch: int, name: str, loss: float) -> None:
@@ -245,30 +247,12 @@ def build_method_for_models(
     teacher_shapes = None
     if teacher is not None:
         teacher_logits, teacher_features = probe(teacher, image)
-        if teacher_logits.shape[1] != logits.shape[1]:
-            raise UserError(
-                f"The teacher knows {teacher_logits.shape[1]} classes, but the student has "
-                f"{logits.shape[1]}."
-            )
+        known, own = teacher_logits.shape[1], logits.shape[1]
+        if known != own:
+            raise UserError(f"The teacher knows {known} classes, but the student has {own}.")
         teacher_shapes = stage_shapes(teacher_features)
     torch.manual_seed(derive_seed(config.seed, "method"))
     return build_method(config, stage_shapes(features), teacher_shapes)
-
-
-def place_teacher(
-    method: Method, teacher: nn.Module | None, device: torch.device, config: TrainConfig
-) -> DeviceModel | None:
-    """Return the teacher on the device, in eval mode; None if the method does not use it.
-
-    Args:
-        method: the run's method.
-        teacher: returns logits and features; None without one.
-        device: where it runs.
-        config: gives precision and whether to compile.
-    """
-    if teacher is None or not method.uses_teacher:
-        return None
-    return DeviceModel(teacher.eval(), device, config)
 
 
 def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.SGD:
@@ -290,10 +274,7 @@ def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torc
 
 
 def match_memory_format(optimizer: torch.optim.Optimizer) -> None:
-    """Give the optimizer's buffers the memory format of their parameters.
-
-    Fused optimizers would apply a buffer in another format to the wrong weights.
-    """
+    """Give the optimizer's buffers their parameters' memory format, as fused steps require."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -334,7 +315,11 @@ def run_epoch(
                     name: value.to(student.device, torch.float32, non_blocking=True)
                     for name, value in targets.items()
                 }
-            logits, parts = compute_batch_loss(student, teacher, method, images, labels, targets)
+            elif teacher is not None:
+                with torch.no_grad():
+                    targets = method.targets(*teacher(images))
+            logits, features = student(images)
+            parts = method(logits, features, targets, labels)
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(parts["loss"])
@@ -351,31 +336,7 @@ def run_epoch(
     return {**means, "accuracy": correct.item() / count}
 
 
-def compute_batch_loss(
-    student: DeviceModel,
-    teacher: DeviceModel | None,
-    method: Method,
-    images: Tensor,
-    labels: Tensor,
-    targets: TensorsByName | None = None,
-) -> tuple[Tensor, TensorsByName]:
-    """Return the student's detached logits [B, K] of one batch on its device, and the loss.
-
-    Args:
-        student: the student.
-        teacher: computes the targets if there are none; None without one.
-        method: computes the loss.
-        images: normalised floats [B, 3, H, W].
-        labels: class indices [B].
-        targets: cached targets of the teacher.
-    """
-    if targets is None and teacher is not None:
-        with torch.no_grad():
-            targets = method.targets(*teacher(images))
-    logits, features = student(images)
-    return logits.detach(), method(logits, features, targets, labels)
-
-
+@torch.no_grad()
 def predict(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> Tensor:
     """Return the predicted class of each image: int64 [N], on the CPU.
 
@@ -384,13 +345,9 @@ def predict(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> 
         batches: see `fit`.
         config: gives device and precision.
     """
-    device_model = DeviceModel(model.eval(), pick_device(config.device), config)
-    with torch.no_grad():
-        classes = [
-            device_model(normalise(images.to(device_model.device)))[0].argmax(1).cpu()
-            for images, _, _ in batches
-        ]
-    return torch.cat(classes)
+    network = DeviceModel(model.eval(), pick_device(config.device), config)
+    logits = (network(normalise(images.to(network.device)))[0] for images, _, _ in batches)
+    return torch.cat([values.argmax(1).cpu() for values in logits])
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> dict[str, float]:

@@ -56,9 +56,8 @@ def pick_stage(features: list[Tensor], layer_idx: int) -> Tensor:
     """
     count = len(features)
     if not -count <= layer_idx < count:
-        raise UserError(
-            f"There is no stage {layer_idx}: the network has {count}, from 0 to {count - 1}."
-        )
+        text = f"There is no stage {layer_idx}: the network has {count}, from 0 to {count - 1}."
+        raise UserError(text)
     return features[layer_idx]
 
 

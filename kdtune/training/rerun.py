@@ -48,7 +48,6 @@ def train_from_file(path: Path) -> dict[str, Any]:
 def _explain_difference(
     config: TrainConfig, recorded: dict[str, Any], epoch: dict[str, Any]
 ) -> list[str]:
-    """List all differences that may explain another accuracy than the recorded one."""
     current = {"device": epoch["device"], "data_fingerprint": find_run_data(config).fingerprint}
     if config.teacher_model is not None:
         current["teacher_sha256"] = describe_teacher(config.teacher_model)["sha256"]

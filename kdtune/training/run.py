@@ -40,10 +40,8 @@ def run_training(
 
     `save_dir` gets `<name>_best.pth`, `<name>_final.pth` and, every `save_freq` epochs,
     `<name>_epoch_<N>.pth`; `log_dir` gets `<name>.log`, `<name>_summary.json` and, in `<name>/`,
-    TensorBoard events: metrics and, with a teacher, attention maps.
-
-    With one of these checkpoints as `resume`, the run ends with the numbers of a run that never
-    stopped, on a CPU to the last bit, if loaders draw only from global random states.
+    TensorBoard events. With one of these checkpoints as `resume`, the run ends with the numbers of
+    one that never stopped, on a CPU to the last bit, if loaders draw from global random states only.
 
     Args:
         config: the run's settings.
@@ -56,9 +54,6 @@ def run_training(
         ``best_accuracy`` (share of 1, None without validation images), ``training_history`` (one
         dict per epoch), ``test_results`` (``loss`` and ``accuracy``, or None without test images),
         ``config`` (complete), ``experiment_name``.
-
-    Raises:
-        KeyboardInterrupt: the run was interrupted; the text names the checkpoint to resume from.
     """
     METHODS.require(config.method)
     require_model(config.model)
@@ -97,7 +92,7 @@ def run_training(
             files.save_epoch(result)
         model = result.student
         model.load_state_dict(result.state["best_weights"])
-        files.save_best_weights(model, result)
+        files.save_best_weights(result)
         test_results = None
         if batches.test is not None:
             test_results = evaluate(model, batches.test, config)
@@ -206,11 +201,8 @@ def open_run_batches(
 def _check_first_batches(batches: RunBatches) -> Tensor:
     """Return some images to draw; loaders that cannot be used are refused before training."""
     first_epoch = batches.train(1) if callable(batches.train) else batches.train
-    first_batches = [
-        next(iter(split), None)
-        for split in (first_epoch, batches.validation, batches.test)
-        if split is not None
-    ]
+    splits = (first_epoch, batches.validation, batches.test)
+    first_batches = [next(iter(split), None) for split in splits if split is not None]
     shown = first_batches[0] if batches.validation is None else first_batches[1]
     if shown is None or None in first_batches:
         raise UserError("There are no images.")
@@ -234,11 +226,9 @@ def _validate_resume(
                 f"{path} was trained with {key} {saved.get(key)!r}, not {value!r}; "
                 "give the same settings to resume it."
             )
-    had_validation = checkpoint["validation_accuracy"] is not None
-    for label, was_used, is_used in (
-        ("a teacher", saved["teacher_model"] is not None, config.teacher_model is not None),
-        ("validation images", had_validation, has_validation),
-    ):
+    teacher = "a teacher", saved["teacher_model"] is not None, config.teacher_model is not None
+    images = "validation images", checkpoint["validation_accuracy"] is not None, has_validation
+    for label, was_used, is_used in (teacher, images):
         if was_used != is_used:
             then, now = ("with", "without") if was_used else ("without", "with")
             raise UserError(f"{path} was trained {then} {label}, and cannot be resumed {now}.")

@@ -24,7 +24,6 @@ class RunFiles:
     Attributes:
         sample_images: images on which student and teacher are drawn, [B, 3, H, W].
         last_checkpoint: path of the newest, or of the one that is resumed.
-        history: metrics of the epochs so far.
     """
 
     config: TrainConfig
@@ -76,7 +75,7 @@ class RunFiles:
 
     def save_epoch(self, result: EpochResult) -> None:
         """Write the log lines, events and checkpoints of an epoch."""
-        self.say(describe_epoch(result, self.config.epochs))
+        self.say(result.describe(self.config.epochs))
         metrics = result.metrics()
         self.history.append(metrics)
         for key, value in metrics.items():
@@ -94,54 +93,27 @@ class RunFiles:
         if result.epoch == self.config.epochs:
             self._save_checkpoint("final", result)
 
-    def save_best_weights(self, model: nn.Module, result: EpochResult) -> None:
-        """Write the best weights, unless their file has them; after a resume it may have others.
-
-        Args:
-            model: the network with its best weights.
-            result: the last epoch.
-        """
+    def save_best_weights(self, result: EpochResult) -> None:
+        """Write the best weights, which the student must have, unless their file has them."""
         path, epoch = self._checkpoint_path("best"), result.state["best_epoch"]
         if not path.exists() or read_checkpoint(path)["epoch"] != epoch:
-            accuracy = result.best_validation_accuracy
-            self._write_model("best", model, epoch=epoch, validation_accuracy=accuracy)
+            self._write_model("best", result.student, epoch, result.best_validation_accuracy)
 
     def _checkpoint_path(self, label: str) -> Path:
         return Path(self.config.save_dir) / f"{self.stem}_{label}.pth"
 
     def _save_checkpoint(self, label: str, result: EpochResult) -> None:
-        self._write_model(
-            label,
-            result.student,
-            epoch=result.epoch,
-            validation_accuracy=result.validation_accuracy,
-            training=result.state,
-            history=self.history,
-        )
+        state = {"training": result.state, "history": self.history}
+        self._write_model(label, result.student, result.epoch, result.validation_accuracy, **state)
         self.last_checkpoint = str(self._checkpoint_path(label))
 
-    def _write_model(self, label: str, model: nn.Module, **extra_values: Any) -> None:
-        config, classes = self.config.model_dump(), list(self.classes)
-        path = self._checkpoint_path(label)
-        save_model(path, model, config=config, classes=classes, **extra_values)
+    def _write_model(
+        self, label: str, model: nn.Module, epoch: int, accuracy: float | None, **state: Any
+    ) -> None:
+        metadata: dict[str, Any] = {"config": self.config.model_dump(), "classes": [*self.classes]}
+        metadata |= {"epoch": epoch, "validation_accuracy": accuracy}
+        save_model(self._checkpoint_path(label), model, **metadata, **state)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write the summary of the run as JSON."""
         write_text(self.log_dir / f"{self.stem}_summary.json", json.dumps(summary, indent=2))
-
-
-def describe_epoch(result: EpochResult, epochs: int) -> str:
-    """Describe an epoch in one line.
-
-    Args:
-        result: the epoch.
-        epochs: number of epochs of the run.
-    """
-    best_mark = " *" if result.is_best else ""
-    validation_text = ""
-    if result.validation_accuracy is not None:
-        validation_text = f"validation {100 * result.validation_accuracy:.2f} %{best_mark}, "
-    return (
-        f"epoch {result.epoch}/{epochs}: loss {result.train_loss:.4f}, {validation_text}"
-        f"{result.seconds:.1f} s"
-    )

@@ -18,10 +18,8 @@ def load_teacher(
 ) -> nn.Module:
     """Load a teacher in eval mode, without gradients, on the CPU.
 
-    If kdtune did not write the file, only the number of classes can be compared.
-
     Args:
-        path: a checkpoint, see `load_model`.
+        path: a checkpoint; of a file that is not kdtune's, only K is compared.
         classes: the data's class names; None if it has no names.
         image_size: the run's image size in pixels; None accepts the teacher's.
         num_classes: K, if there are no names; None accepts the teacher's.
@@ -41,7 +39,7 @@ def load_teacher(
             )
         if loaded["classes"] != list(classes):
             raise UserError(f"The teacher {path} has the data's classes in another order.")
-    trained_size = _trained_image_size(loaded)
+    trained_size = (loaded["config"] or {}).get("image_size")
     if None not in (image_size, trained_size) and image_size != trained_size:
         raise UserError(
             f"The teacher {path} was trained at {trained_size} px, but image_size is "
@@ -51,10 +49,6 @@ def load_teacher(
     return model.requires_grad_(False)
 
 
-def _trained_image_size(loaded: dict[str, Any]) -> int | None:
-    return loaded["config"]["image_size"] if loaded["config"] is not None else None
-
-
 def describe_teacher(path: str | Path) -> dict[str, Any]:
     """Describe a teacher in plain values; accuracies are shares of 1, None if not in the file."""
     loaded = load_model(path)
@@ -62,7 +56,7 @@ def describe_teacher(path: str | Path) -> dict[str, Any]:
         "path": str(path),
         "sha256": hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest(),
         "model": loaded["architecture"],
-        "image_size": _trained_image_size(loaded),
+        "image_size": (loaded["config"] or {}).get("image_size"),
         "validation_accuracy": loaded.get("validation_accuracy"),
         "test_accuracy": loaded.get("test_accuracy"),
     }

@@ -135,27 +135,23 @@ class TeacherTargets:
             **library_versions(self.teacher),
         }
 
-        def build(names: Sequence[str], create_array: CreateArray) -> None:
-            teacher = self._place_teacher(device, config, pixels[:TEACHER_BATCH_SIZE])
+        def build(names: Sequence[str], create: CreateArray) -> None:
+            teacher = self._place_teacher(config, pixels[:TEACHER_BATCH_SIZE])
             in_float32 = {name for name in names if not self.specs[name].is_float16}
-            while overflowed := self._fill_arrays(
-                teacher, pixels, names, in_float32, create_array
-            ):
+            while overflowed := self._fill_arrays(teacher, pixels, names, in_float32, create):
                 in_float32 |= overflowed
 
         array_keys = {name: {"name": name, **asdict(spec)} for name, spec in self.specs.items()}
-        return cache.open_arrays(
-            f"the teacher's targets of {label}", group_key, array_keys, build, on_progress
-        )
+        title = f"the teacher's targets of {label}"
+        return cache.open_arrays(title, group_key, array_keys, build, on_progress)
 
     @cached_property
     def _teacher_sha256(self) -> str:
         return model_sha256(self.teacher)
 
-    def _place_teacher(
-        self, device: torch.device, config: TrainConfig, sample: np.ndarray
-    ) -> DeviceModel:
+    def _place_teacher(self, config: TrainConfig, sample: np.ndarray) -> DeviceModel:
         """Return the teacher in the fastest precision with errors up to `MAX_BF16_ERROR`."""
+        device = pick_device(config.device)
 
         def place(precision: str) -> DeviceModel:
             settings = {"precision": precision, "compile": False}
@@ -167,7 +163,7 @@ class TeacherTargets:
         # All outputs are compared, so that the choice does not depend on the requests.
         fast_outputs = _compute_outputs(fast, sample)
         exact = place("float32")
-        error = max_relative_error(fast_outputs, _compute_outputs(exact, sample))
+        error = _max_relative_error(fast_outputs, _compute_outputs(exact, sample))
         return place(config.precision) if error <= MAX_BF16_ERROR else exact
 
     def _fill_arrays(
@@ -216,13 +212,8 @@ def _compute_outputs(teacher: DeviceModel, pixels: np.ndarray) -> list[Tensor]:
     return [output.float() for output in (logits, *features)]
 
 
-def max_relative_error(approximate: list[Tensor], exact: list[Tensor]) -> float:
-    """Return the largest relative error: root mean square of the difference over that of exact.
-
-    Args:
-        approximate: tensors.
-        exact: tensors of the same shapes; one that is all zero has the error 0 if it is met.
-    """
+def _max_relative_error(approximate: list[Tensor], exact: list[Tensor]) -> float:
+    """Return the largest relative error: root mean square of the difference over that of exact."""
     pairs = zip(approximate, exact, strict=True)
     return max(float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in pairs)
 

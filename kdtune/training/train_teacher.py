@@ -13,7 +13,6 @@ from kdtune.runtime.console import say
 from kdtune.storage.files import make_folder
 from kdtune.training.loop import evaluate, fit
 from kdtune.training.run import find_run_data, open_run_batches
-from kdtune.training.run_files import describe_epoch
 
 
 def train_teacher(
@@ -44,7 +43,7 @@ def train_teacher(
     partial_path = out.with_name(f"{out.stem}.partial{out.suffix}")
     try:
         for result in fit(config, train, validation, num_classes=len(classes)):
-            say(describe_epoch(result, config.epochs))
+            say(result.describe(config.epochs))
             if result.is_best:
                 save_model(partial_path, result.student, **metadata, epoch=result.epoch)
     except KeyboardInterrupt:

@@ -18,8 +18,8 @@ from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import (
     MAX_BF16_ERROR,
     TeacherTargets,
+    _max_relative_error,
     library_versions,
-    max_relative_error,
     model_sha256,
 )
 
@@ -191,7 +191,7 @@ def test_bf16_is_used_only_within_the_tolerance(folder, teacher, pixels, tmp_pat
     exact, _ = opened(folder, teacher, pixels, tmp_path / "a", precision="float32")
     fast, _ = opened(folder, teacher, pixels, tmp_path / "b", precision="bf16")
     exact, fast = ({k: torch.tensor(v).float() for k, v in x.items()} for x in (exact, fast))
-    error = max_relative_error(list(fast.values()), list(exact.values()))
+    error = _max_relative_error(list(fast.values()), list(exact.values()))
     assert 1e-4 < error <= MAX_BF16_ERROR
     monkeypatch.setattr(targets_module, "MAX_BF16_ERROR", 0.0)
     careful, _ = opened(folder, teacher, pixels, tmp_path / "c", precision="bf16")
@@ -209,7 +209,7 @@ def test_the_teacher_and_the_number_of_threads_stay_as_they_are(folder, teacher,
 def test_relative_error_by_hand():
     exact = [torch.tensor([3.0, 4.0]), torch.tensor([1.0]), torch.zeros(2)]
     found = [torch.tensor([3.0, 4.5]), torch.tensor([1.05]), torch.zeros(2)]
-    assert max_relative_error(found, exact) == pytest.approx(0.1)
+    assert _max_relative_error(found, exact) == pytest.approx(0.1)
 
 
 def test_a_hash_is_that_of_the_weights_wherever_they_lie(teacher):
