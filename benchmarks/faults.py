@@ -55,7 +55,7 @@ from kdtune.log.event_log import EventLog
 from kdtune.log.events import EpochFinished, Event, TrialEnded
 from kdtune.log.folder import SweepFolder
 from kdtune.log.trial_history import TrialHistory
-from kdtune.tuning.driver.write_results import write_results
+from kdtune.tuning.driver.driver import Workplace
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.trials.results import EpochReported, TrialResult
@@ -195,12 +195,13 @@ def _install(fault: Fault) -> None:
 
         _patch(EventLog, "__init__", limited)
     elif where == "full tables":
+        write_results = Workplace.write_results
 
-        def without_room(*arguments: Any) -> None:
+        def without_room(workplace: Workplace) -> None:
             _limit_file_size(fault["bytes"])
-            write_results(*arguments)
+            write_results(workplace)
 
-        _patch(kdtune.tuning.driver.driver, "write_results", without_room)
+        _patch(Workplace, "write_results", without_room)
     elif where == "clock":
         original_clock = time.time
         shift = [0.0]
@@ -415,7 +416,7 @@ def logged_accuracies(sweep: SweepFolder) -> dict[tuple[str, int], float]:
 
 def read_leaderboard(sweep: SweepFolder) -> pd.DataFrame:
     """Return the leaderboard without times."""
-    leaderboard = pd.read_csv(sweep.table_path("leaderboard", ".csv"))
+    leaderboard = pd.read_csv(sweep.table_path("leaderboard.csv"))
     return leaderboard.drop(columns="search_device_seconds")
 
 

@@ -56,7 +56,6 @@ from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import LivingNodes, run_trials
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.driver.driver import Driver, Workplace
-from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.searcher import LogSearcher
@@ -215,7 +214,7 @@ def measure_driver(folder: Path) -> dict[str, float]:
         run_trials(IdleTrial, searcher, scheduler, policy.watchdog)
     for tracker_fold in driver.tracker_folds:
         tracker_fold.close()
-    write_results(driver.folder, "")
+    driver.workplace.write_results()
     tables_seconds = time.perf_counter() - samples[-1][2]
     times_by_trial, work = defaultdict(list), list[float]()
     for (event, before, _), (following, after, logged_at) in zip(

@@ -27,23 +27,22 @@ KINDS = {str: "text", int: "whole number", float: "number", bool: "true or false
 RANGES = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 RUN = """\
-Of one training run: the keys of `create_at_config`, `create_fitnets_config` and of the YAML files
-that `kdtune train` takes. `--setting KEY=VALUE` fixes one that has no flag of its own, for all
-trials of a sweep."""
+The keys of `create_at_config`, of `create_fitnets_config` and of the YAML files of `kdtune train`.
+`--setting KEY=VALUE` fixes a setting without a flag of its own for all trials of a sweep."""
 
 SWEEP = """\
-Of one sweep: the keys of its YAML file and of `kdtune.run_sweep`. The flags of `kdtune sweep` have
-the same names, with dashes; `--space`, `--plugin`, `--warm-start` and `--tracker` are given once for
-each value, and `--setting` once for each of `settings`."""
+The keys of a sweep's YAML file and of `kdtune.run_sweep`. The flags of `kdtune sweep` have the
+same names, with dashes. Repeat `--space`, `--plugin`, `--warm-start` and `--tracker` for several
+values, and `--setting` for each of `settings`."""
 
 COLUMNS = """\
-`kdtune table FOLDER NAME` shows a table, and `NAME.csv` in the sweep's folder is the same. Where
-nothing else is said, accuracies are shares of 1; columns that end in `_percent` or `_points` are
-hundredths; seconds are those of the trial's device; `configuration` is JSON."""
+`kdtune table FOLDER NAME` prints a table; `NAME.csv` in the sweep's folder has the same content.
+Accuracies are shares of 1; columns that end in `_percent` or `_points` are hundredths; seconds are
+those of the trial's device; `configuration` is JSON."""
 
 
 def page() -> str:
-    """The whole page, as Markdown."""
+    """Return the whole page as Markdown."""
     parts = [
         "# Reference",
         "<!-- Made by `python docs/reference.py`; edit the code, not this page. -->",

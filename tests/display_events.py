@@ -87,7 +87,7 @@ def two_slots():
     """Return slots with two running trials."""
     slots = Slots({"A": ResourceRequest(1)}, lambda: [Node("n", 2)])
     for trial_id in (1, 2):
-        slots.allocate(trial_id, Allocation("n", 1, 1, 0.0))
+        slots.allocations[trial_id] = Allocation("n", 1, 1, 0.0)
     return slots
 
 

@@ -46,7 +46,7 @@ def blocks(language, *pages):
 
 
 def lines_of(language):
-    """What stands in several pages counts once."""
+    """Return the lines of all blocks in a language, without repetitions."""
     lines = (line for block in blocks(language, *PAGES) for line in block.splitlines() if line)
     return list(dict.fromkeys(" ".join(line.split()) for line in lines))
 
@@ -57,7 +57,7 @@ def page(name):
 
 @cache
 def anchors(file):
-    """What GitHub calls the headings of a page."""
+    """Return the anchors that GitHub gives the headings of a page."""
     text = re.sub(r"```.*?```", "", file.read_text(), flags=re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
     words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
@@ -137,7 +137,7 @@ def test_the_reference_study_is_the_sweep_that_make_repeats():
 
 
 def interrupted(*server):
-    """What Ctrl-C does to a command that serves pages."""
+    """Stop a command that serves pages as Ctrl-C does."""
     raise KeyboardInterrupt
 
 

@@ -224,7 +224,7 @@ def dashboard(folders: tuple[Path, ...], port: int) -> None:
     """
     from kdtune.trackers.dashboard import Dashboard
 
-    Dashboard(folders).serve(port, partial(print, flush=True))
+    Dashboard(folders).serve(port)
 
 
 @cli.command()

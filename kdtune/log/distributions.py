@@ -1,9 +1,11 @@
-"""Optuna's distributions as a log holds them: plain values."""
+"""Optuna's distributions as a log holds them, and Optuna without its messages."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import create_trial
 
@@ -14,11 +16,7 @@ def is_log_scale(distribution: BaseDistribution) -> bool:
 
 
 def parse_distributions(serialized: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-    """Return distributions by name; they hold only numbers and strings.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is damaged.
-    """
+    """Return distributions by name; damaged ones raise a KeyError, TypeError or ValueError."""
     return {name: json_to_distribution(json.dumps(d)) for name, d in serialized.items()}
 
 
@@ -34,3 +32,14 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Hide Optuna's line about each new study."""
+    previous_verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(previous_verbosity)

@@ -4,9 +4,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 from pydantic import ValidationError
 
@@ -16,93 +16,68 @@ from kdtune.storage.files import disk_full_as_error
 
 
 def parse_events(content: bytes, path: Path, lines_before: int = 0) -> tuple[list[Event], int]:
-    """Parse lines of a log; what a crash left after the last event is skipped.
+    """Return the events of a log, and their bytes; what a crash left after them is skipped.
 
     Args:
         content: content of the file after the first `lines_before` lines.
         path: path of the file.
         lines_before: number of lines that were parsed before.
-
-    Returns:
-        The events, and the number of bytes that they take.
-
-    Raises:
-        UserError: a line between events is no event, or an earlier version wrote the log.
     """
-    events: list[Event] = []
-    parsed_bytes, position, damaged_line = 0, 0, 0
-    for number, line in enumerate(content.split(b"\n")[:-1], start=lines_before + 1):
-        position += len(line) + 1
-        if (event := _parse_event(line)) is None:
-            if number == 1 and b'"event": "sweep"' in line:
-                raise UserError(
-                    f"{path.parent} was written by kdtune 0.1, which this version cannot read; "
-                    "use that version, or run the sweep again."
-                )
-            damaged_line = damaged_line or number
-            continue
-        if damaged_line:
-            raise UserError(
-                f"{path} is damaged: line {damaged_line} is no event, but others follow it."
-            )
-        events.append(event)
-        parsed_bytes = position
-    return events, parsed_bytes
+    lines = content.split(b"\n")[:-1]
+    parsed = [_parse_event(line) for line in lines]
+    if lines_before == 0 and parsed[:1] == [None] and b'"event": "sweep"' in lines[0]:
+        raise UserError(
+            f"{path.parent} was written by kdtune 0.1, which this version cannot read; "
+            "use that version, or run the sweep again."
+        )
+    while parsed and parsed[-1] is None:  # left by a crash
+        parsed.pop()
+    events = [event for event in parsed if event is not None]
+    if len(events) < len(parsed):
+        number = lines_before + parsed.index(None) + 1
+        raise UserError(f"{path} is damaged: line {number} is no event, but others follow it.")
+    return events, sum(len(line) + 1 for line in lines[: len(events)])
 
 
 def _parse_event(line: bytes) -> Event | None:
-    try:
+    with suppress(ValidationError):
         event = EVENTS.validate_json(line)
-    except ValidationError:
-        return None
-    return event if {"time", "session_seconds"} <= event.model_fields_set else None
+        if {"time", "session_seconds"} <= event.model_fields_set:
+            return event
+    return None
 
 
-class EventLog:
-    """The log, open for appending by one process; used in a ``with`` statement.
+@dataclass(eq=False)
+class EventLog(AbstractContextManager["EventLog"]):
+    """The log, open for appending by one process, without what a crash left after the last event.
 
-    Args:
-        path: the file; what a crash left after the last event is cut off.
-        folds: functions that are called, in this order, with every event: with those in the file
-            when it is opened, with a new one after it is on the disk.
-
-    Raises:
-        UserError: the log is damaged.
+    The folds are called with every event: with those in the file at once, with a new one after it
+    is on the disk.
     """
 
-    def __init__(self, path: Path, folds: Sequence[Callable[[Event], None]]):
-        self.path, self._folds = path, folds
-        self.failure: RunError | None = None
-        """Error after which nothing can be appended; Ray may wrap it when it is raised."""
-        self._file = open(path, "a+b", buffering=0)
-        try:
-            self._file.seek(0)
-            content = self._file.read()
-            events, self._valid_bytes = parse_events(content, path)
-            self.truncated_bytes = len(content) - self._valid_bytes
-            """Bytes that were cut off."""
-            if self.truncated_bytes:
-                self._file.truncate(self._valid_bytes)
-            for number, event in enumerate(events, start=1):
-                try:
-                    self._fold(event)
-                except (LookupError, TypeError, ValueError, AttributeError) as error:
-                    raise UserError(
-                        f"{path} is damaged: line {number} does not fit what stands before it "
-                        f"({type(error).__name__}: {error})."
-                    ) from error
-        except BaseException:
-            self._file.close()
-            raise
+    path: Path
+    folds: Sequence[Callable[[Event], None]]
+    failure: RunError | None = field(default=None, init=False)  # Ray may wrap it if it is raised
+
+    def __post_init__(self) -> None:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        events, self._valid_bytes = parse_events(content, self.path)
+        for number, event in enumerate(events, start=1):
+            try:
+                for fold in self.folds:
+                    fold(event)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                problem = f"line {number} does not fit what stands before it"
+                reason = f"{type(error).__name__}: {error}"
+                raise UserError(f"{self.path} is damaged: {problem} ({reason}).") from error
+        self._file = open(self.path, "ab", buffering=0)
+        self.truncated_bytes = len(content) - self._valid_bytes
+        if self.truncated_bytes:
+            self._file.truncate(self._valid_bytes)
         self._opened_at = time.monotonic()
 
     def append(self, event: Event) -> None:
-        """Write an event to the disk, then call the folds.
-
-        Raises:
-            ValueError: the event holds NaN or another value that JSON cannot represent.
-            RunError: it cannot be written; the log is as before, and takes no further event.
-        """
+        """Write an event to the disk, then call the folds; after a failure, raise it again."""
         now, session_seconds = time.time(), time.monotonic() - self._opened_at
         stamps = {"time": round(now, 3), "session_seconds": round(session_seconds, 3)}
         event = event.model_copy(update=stamps)
@@ -120,7 +95,8 @@ class EventLog:
                 error = RunError(f"{self.path}: {error}")
             self.failure = error
             raise error
-        self._fold(event)
+        for fold in self.folds:
+            fold(event)
 
     def _write_line(self, line: bytes) -> None:
         size = os.fstat(self._file.fileno()).st_size
@@ -133,13 +109,6 @@ class EventLog:
             remaining = remaining[self._file.write(remaining) :]
         os.fsync(self._file.fileno())
         self._valid_bytes += len(line)
-
-    def _fold(self, event: Event) -> None:
-        for fold in self._folds:
-            fold(event)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()

@@ -1,26 +1,20 @@
 """Events of a sweep's log: one frozen model per kind.
 
-Unknown fields are ignored, so this version can read the log of a later one. The search and its
-confirmation have a log each; in the second, a trial is a run of a ``candidate``, a trial of the
-search, with its settings.
+Unknown fields are ignored, so this version can read the log of a later one.
 """
 
-import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from kdtune.config.train import FILE_NAME_PATTERN, file_stem
+from kdtune.config.train import FILE_NAME_PATTERN
 from kdtune.storage.array_cache import CacheProgress
 
-Cell = tuple[str, str]
-"""(method, model): has its own study, rungs and share of the budget."""
+Cell = tuple[str, str]  # (method, model): has its own study, rungs and share of the budget
 
 
 class TrialState(StrEnum):
-    """State of a trial; `RUNNING` until it ends."""
-
     RUNNING = "running"
     FINISHED = "finished"  # trained all epochs
     STOPPED = "stopped"  # by early stopping or by the budget
@@ -28,17 +22,12 @@ class TrialState(StrEnum):
     CRASHED = "crashed"
 
 
-SUCCESSFUL_STATES = (TrialState.FINISHED, TrialState.STOPPED)
-"""States of trials whose accuracy counts."""
-
+SUCCESSFUL_STATES = (TrialState.FINISHED, TrialState.STOPPED)  # the accuracy counts
 FAILED_STATES = (TrialState.DIVERGED, TrialState.CRASHED)
-
 ENDED_STATES = (*SUCCESSFUL_STATES, *FAILED_STATES)
 
 
 class RestartCause(StrEnum):
-    """Cause of the restart of a trial in another process."""
-
     PROCESS_DIED = "process_died"
     STALLED = "stalled"  # it made no progress
     DEVICE_MEMORY = "device_memory"  # its device had too little memory
@@ -47,14 +36,8 @@ class RestartCause(StrEnum):
     MISPLACED = "misplaced"  # Ray started it on a node that gets no trials
 
 
-def _check_model_name(name: str) -> str:
-    if not re.match(FILE_NAME_PATTERN, file_stem(name)):
-        raise ValueError("file names are made from the name of a model")
-    return name
-
-
 FileName = Annotated[str, StringConstraints(pattern=FILE_NAME_PATTERN)]
-ModelName = Annotated[str, AfterValidator(_check_model_name)]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[\w][\w.:-]*$")]  # its file stem fits, too
 
 
 class _Record(BaseModel):
@@ -62,17 +45,9 @@ class _Record(BaseModel):
 
 
 class Event(_Record):
-    """Base of all events.
-
-    Attributes:
-        kind: identifies the class.
-        time: seconds since 1970.
-        session_seconds: seconds since the driver opened the log, by a monotonic clock.
-    """
-
     kind: str
-    time: float = 0.0
-    session_seconds: float = 0.0
+    time: float = 0.0  # seconds since 1970
+    session_seconds: float = 0.0  # since the driver opened the log, by a monotonic clock
 
 
 class _CellRecord(_Record):
@@ -81,7 +56,6 @@ class _CellRecord(_Record):
 
     @property
     def cell(self) -> Cell:
-        """The cell, as a tuple."""
         return self.method, self.model
 
     @property
@@ -90,30 +64,22 @@ class _CellRecord(_Record):
         return f"{self.method}-{self.model}"
 
 
-class _CellEvent(_CellRecord, Event):
-    pass
-
-
-class _TrialEvent(_CellEvent):
+class TrialEvent(_CellRecord, Event):
     trial_id: FileName
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Trial and cell, as keyword arguments of another event about the trial."""
+        """Trial and cell, as arguments of another event about the trial."""
         return {"trial_id": self.trial_id, "method": self.method, "model": self.model}
 
 
 class UnreadableImage(_Record):
-    """A skipped image that cannot be read."""
-
     split: str
     file: str
     reason: str
 
 
 class DataSummary(_Record):
-    """The images of a sweep; see `kdtune.data.splits.ImageData`."""
-
     classes: tuple[str, ...]
     train_images: int
     validation_images: int
@@ -149,8 +115,6 @@ class SpaceRecord(_Record):
 
 
 class PluginRecord(_Record):
-    """A plug-in that provides methods, networks or data of a sweep."""
-
     name: str
     sha256: str
     installed: bool
@@ -158,19 +122,10 @@ class PluginRecord(_Record):
 
 
 class CacheRecord(_Record):
-    """Arrays in the cache for all trials of a sweep.
-
-    Attributes:
-        methods: methods with cached teacher targets; the teacher runs live for the others.
-        augment_views: augmented views that epochs cycle through; 0: new ones in every epoch.
-        num_bytes: size of all arrays.
-        prepared: arrays that were built or opened before the first trial.
-    """
-
-    methods: tuple[str, ...]
-    augment_views: int
+    methods: tuple[str, ...]  # with cached teacher targets; the teacher runs live for the others
+    augment_views: int  # that epochs cycle through; 0: new ones in every epoch
     num_bytes: int
-    prepared: tuple[CacheProgress, ...] = ()
+    prepared: tuple[CacheProgress, ...] = ()  # built or opened before the first trial
 
 
 class LogOpening(Event):
@@ -185,101 +140,61 @@ class LogOpening(Event):
 
 
 class SweepOpening(LogOpening):
-    """Base of events that open the log of a search."""
-
     spaces: dict[str, SpaceRecord]
 
 
 class SweepStarted(SweepOpening):
-    """The first event of a sweep's log."""
-
     kind: Literal["sweep_started"] = "sweep_started"
 
 
 class SweepResumed(SweepOpening):
-    """Another driver continues the sweep."""
-
     kind: Literal["sweep_resumed"] = "sweep_resumed"
 
 
 class Candidate(_CellRecord):
-    """A trial of the search that is confirmed."""
-
-    trial_id: FileName
+    trial_id: FileName  # of the search
 
 
 class ConfirmStarted(LogOpening):
-    """A confirmation started or was extended.
-
-    Attributes:
-        candidates: new candidates.
-        seeds: number of fresh seeds for each candidate.
-        top: maximum of candidates per cell.
-        groups_sha256: hash of the groups of the test images, if the data have them.
-    """
-
-    kind: Literal["confirm_started"] = "confirm_started"
+    kind: Literal["confirm_started"] = "confirm_started"  # or it was extended
     candidates: tuple[Candidate, ...]
-    seeds: int
-    top: int
-    groups_sha256: str | None = None
+    seeds: int  # number of fresh seeds for each candidate
+    top: int  # maximum of candidates per cell
+    groups_sha256: str | None = None  # hash of the groups of the test images, if there are any
 
 
 class Observation(_Record):
-    """A trial of an earlier sweep that informs the sampler of this one.
+    """A trial of an earlier sweep that informs the sampler of this one."""
 
-    Attributes:
-        trial_id: id, after the earlier sweep's folder.
-        params: values that were searched.
-        distributions: their distributions, as Optuna serializes them.
-        state: how it ended.
-        best_validation_accuracies: best so far, after each epoch.
-    """
-
-    trial_id: str
+    trial_id: str  # id, after the earlier sweep's folder
     params: dict[str, Any]
     distributions: dict[str, dict[str, Any]]
     state: TrialState
-    best_validation_accuracies: tuple[float, ...]
+    best_validation_accuracies: tuple[float, ...]  # best so far, after each epoch
 
 
-class WarmStart(_CellEvent):
-    """Observations of an earlier sweep for a cell, or points to start from."""
-
+class WarmStart(_CellRecord, Event):
     kind: Literal["warm_start"] = "warm_start"
     source: str
-    observations: tuple[Observation, ...]
-    start: tuple[dict[str, Any], ...]
+    observations: tuple[Observation, ...]  # of an earlier sweep
+    start: tuple[dict[str, Any], ...]  # points to start from
     reason: str
 
 
 class CacheUpdated(Event):
-    """A trial builds, has built or waits for shared arrays."""
-
     kind: Literal["cache_updated"] = "cache_updated"
     trial_id: FileName
     progress: CacheProgress
 
 
-class TrialProposed(_TrialEvent):
-    """A trial, or a run of a candidate, was proposed.
-
-    Attributes:
-        number: number in its cell, from 0; for a run the number of its seed, from 1.
-        origin: ``start`` (a known point), ``sampler`` or ``confirm``.
-        params: values that are searched.
-        distributions: their distributions, as Optuna serializes them.
-        config: complete settings.
-        candidate: trial that a run repeats; None in a search.
-    """
-
+class TrialProposed(TrialEvent):
     kind: Literal["trial_proposed"] = "trial_proposed"
-    number: int
-    origin: Literal["start", "sampler", "confirm"]
-    params: dict[str, Any]
-    distributions: dict[str, dict[str, Any]]
-    config: dict[str, Any]
-    candidate: FileName | None = None
+    number: int  # in its cell, from 0; for a run the number of its seed, from 1
+    origin: Literal["start", "sampler", "confirm"]  # "start": a known point
+    params: dict[str, Any]  # values that are searched
+    distributions: dict[str, dict[str, Any]]  # of the params, as Optuna serializes them
+    config: dict[str, Any]  # complete settings
+    candidate: FileName | None = None  # trial that a run repeats; None in a search
 
 
 class EpochMetrics(_Record):
@@ -303,53 +218,43 @@ class EpochMetrics(_Record):
         return row | {f"loss_{part}": value for part, value in self.losses.items()}
 
 
-class EpochFinished(_TrialEvent, EpochMetrics):
-    """A trial finished an epoch."""
-
+class EpochFinished(TrialEvent, EpochMetrics):
     kind: Literal["epoch_finished"] = "epoch_finished"
 
 
-class TrialRestarted(_TrialEvent):
-    """A trial restarts in another process, from its last checkpoint."""
-
-    kind: Literal["trial_restarted"] = "trial_restarted"
+class TrialRestarted(TrialEvent):
+    kind: Literal["trial_restarted"] = "trial_restarted"  # in another process
     cause: RestartCause
     reason: str
 
 
-class TrialEnded(_TrialEvent):
-    """A trial ended."""
-
+class TrialEnded(TrialEvent):
     kind: Literal["trial_ended"] = "trial_ended"
     state: TrialState
     reason: str
     epochs: int
     best_validation_accuracy: float | None
 
+    @property
+    def is_successful(self) -> bool:
+        return self.state in SUCCESSFUL_STATES
 
-class SpaceExhausted(_CellEvent):
-    """The search space of a cell has no further point."""
 
+class SpaceExhausted(_CellRecord, Event):
     kind: Literal["space_exhausted"] = "space_exhausted"
     reason: str
 
 
 class Completed(Event):
-    """All trials have ended, and the tables are written."""
-
-    kind: Literal["completed"] = "completed"
+    kind: Literal["completed"] = "completed"  # all trials have ended, and the tables are written
 
 
-class WeightsMissing(_TrialEvent):
-    """The weights of a run are lost, so it must run again."""
-
-    kind: Literal["weights_missing"] = "weights_missing"
+class WeightsMissing(TrialEvent):
+    kind: Literal["weights_missing"] = "weights_missing"  # the run must run again
 
 
 class StudentProfiled(Event):
-    """Costs of a student; see `kdtune.models.costs`."""
-
-    kind: Literal["student_profiled"] = "student_profiled"
+    kind: Literal["student_profiled"] = "student_profiled"  # see `kdtune.models.costs`
     model: ModelName
     parameters: int
     macs: int
@@ -357,17 +262,13 @@ class StudentProfiled(Event):
     latency_device: str
 
 
-class CandidateChosen(_CellEvent):
-    """The candidate of a cell with the best mean validation accuracy was chosen."""
-
+class CandidateChosen(_CellRecord, Event):
     kind: Literal["candidate_chosen"] = "candidate_chosen"
     candidate: FileName
 
 
-class RunTested(_TrialEvent):
-    """A run of a chosen candidate classified the test images."""
-
-    kind: Literal["run_tested"] = "run_tested"
+class RunTested(TrialEvent):
+    kind: Literal["run_tested"] = "run_tested"  # a run of a chosen candidate
     test_accuracy: float
     test_images: int
 
@@ -380,4 +281,3 @@ EVENTS: TypeAdapter[Event] = TypeAdapter(
         Field(discriminator="kind"),
     ]
 )  # fmt: skip
-"""Reads any event from JSON."""

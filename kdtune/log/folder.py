@@ -1,8 +1,4 @@
-"""A sweep's folder: its two logs, the lock of its driver, and the paths of other files.
-
-The search and its confirmation have a log each, so nothing that the confirmation learns can
-influence the search.
-"""
+"""A sweep's folder: its two logs, the lock of its driver, and the paths of other files."""
 
 import os
 import shutil
@@ -23,61 +19,38 @@ from kdtune.log.events import ConfirmStarted, Event, RunTested, SweepOpening, Sw
 from kdtune.runtime.console import printable_path
 from kdtune.storage.files import disk_full_as_error
 
-RESULTS_FOLDER = Path("results")
-"""Parent of the folders of all sweeps, in the working directory."""
+RESULTS_FOLDER = Path("results")  # parent of the folders of all sweeps
 
 
 class SweepFolder:
-    """A sweep's folder; all knowledge of its layout is here.
-
-    Attributes:
-        config_path: complete settings; ``kdtune sweep`` runs them again.
-        environment_path: versions and machine.
-        plan_path: plan of the sweep, if there was one.
-        log_path: log of the search; all other files but the next can be made from it.
-        confirm_log_path: log of the confirmation.
-        confirm_folder: weights (.pth) and predictions (.npz) of confirmed runs.
-        test_labels_path: ``labels`` of the test images, and ``groups`` if the data have them.
-        checkpoints_folder: a folder for each running trial, and for the best of each cell.
-        tensorboard_folder: a folder for each trial.
-        mlflow_folder: database of MLflow, if no server is used.
-        wandb_folder: runs of W&B.
-        report_path: page that ``kdtune report`` writes.
-    """
+    """A sweep's folder; all knowledge of its layout is here."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.config_path = self.path / "sweep.yaml"
+        self.config_path = self.path / "sweep.yaml"  # complete settings, to run them again
         self.environment_path = self.path / "environment.json"
         self.plan_path = self.path / "plan.json"
-        self.log_path = self.path / "log.jsonl"
+        self.log_path = self.path / "log.jsonl"  # all files can be made from the two logs
         self.confirm_log_path = self.path / "confirm.jsonl"
-        self.confirm_folder = self.path / "confirm"
-        self.test_labels_path = self.confirm_folder / "test.npz"
-        self.checkpoints_folder = self.path / "checkpoints"
+        self.confirm_folder = self.path / "confirm"  # weights and predictions of confirmed runs
+        self.test_labels_path = self.confirm_folder / "test.npz"  # "labels"; "groups", if any
+        self.checkpoints_folder = self.path / "checkpoints"  # of running trials and the best ones
         self.tensorboard_folder = self.path / "tensorboard"
         self.mlflow_folder = self.path / "mlflow"
         self.wandb_folder = self.path / "wandb"
+        self.tracker_folders = (self.tensorboard_folder, self.mlflow_folder, self.wandb_folder)
         self.report_path = self.path / "report.html"
         self._lock_path = self.path / "driver.lock"
 
     def raise_if_exists(self) -> None:
-        """Raise a `UserError` if the folder exists."""
-        if self.log_path.exists():
-            raise UserError(
-                f"{self.path} exists already; give another name, or resume it: "
-                f"kdtune resume {self.path}"
-            )
         if self.path.exists():
-            raise UserError(f"{self.path} exists already; give another name, or remove it.")
+            is_sweep = self.log_path.exists()
+            advice = f"resume it: kdtune resume {self.path}" if is_sweep else "remove it."
+            raise UserError(f"{self.path} exists already; give another name, or {advice}")
 
     @contextmanager
     def create_atomically(self) -> Iterator[Self]:
-        """Create the folder: yield a temporary one, and rename it at the end.
-
-        Raises:
-            UserError: it exists; if several sweeps want the name at once, one gets it.
-        """
+        """Yield a temporary folder, and rename it at the end; of several sweeps, one gets it."""
         with disk_full_as_error(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
@@ -91,30 +64,23 @@ class SweepFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the only driver; it is released when the process dies.
-
-        Raises:
-            UserError: another driver holds it, or a part of the folder is a link.
-        """
+        """Hold the lock of the only driver; it is released when the process dies."""
         paths = (self.log_path, self.confirm_log_path, self.path / "best", self.confirm_folder)
-        trackers = (self.tensorboard_folder, self.mlflow_folder, self.wandb_folder)
-        for path in (*paths, self.checkpoints_folder, *trackers):
+        for path in (*paths, self.checkpoints_folder, *self.tracker_folders):
             if path.is_symlink():  # nothing outside the folder may be written or removed
                 raise UserError(f"{path} is a link; a sweep's folder must hold its files itself.")
-        lock = FileLock(self._lock_path)
         try:
             with disk_full_as_error(self.path):
-                lock.acquire(timeout=1)  # `is_locked` of another process may hold it briefly
+                # `is_locked` of another process may hold it briefly.
+                lock = FileLock(self._lock_path).acquire(timeout=1)
         except Timeout:
             raise UserError(f"{self.path} is being run by {self.lock_holder()}.") from None
         except PermissionError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}.") from None
-        try:
+        with lock:
             with disk_full_as_error(self.path):
                 self._lock_path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def locked_existing(self) -> Iterator[None]:
@@ -140,21 +106,13 @@ class SweepFolder:
         return "another process"
 
     def network_path(self, run_id: str) -> Path:
-        """Return the path of the weights of a confirmed run."""
         return self.confirm_folder / f"{run_id}.pth"
 
     def predictions_path(self, run_id: str) -> Path:
-        """Return the path of the classes that a run predicted for the test images."""
         return self.confirm_folder / f"{run_id}.npz"
 
-    def table_path(self, name: str, suffix: str) -> Path:
-        """Return the path of a table.
-
-        Args:
-            name: ``trials``, ``epochs``, ...
-            suffix: ``.parquet`` or ``.csv``.
-        """
-        return self.path / f"{name}{suffix}"
+    def table_path(self, file_name: str) -> Path:
+        return self.path / file_name
 
     def best_path(self, method: str, model: str, suffix: str = ".yaml") -> Path:
         """Return the path of the best settings or weights of a cell.
@@ -167,24 +125,18 @@ class SweepFolder:
         return self.path / "best" / f"{file_stem(method, model)}{suffix}"
 
     def require_log(self) -> None:
-        """Raise a `UserError` if this is not the folder of a sweep."""
         if not self.path.is_dir():
             raise UserError(f"There is no folder {self.path}.")
         if not self.log_path.is_file():
-            raise UserError(
-                f"{self.path} is not the folder of a sweep: it has no {self.log_path.name}."
-            )
+            problem = f"it has no {self.log_path.name}"
+            raise UserError(f"{self.path} is not the folder of a sweep: {problem}.")
 
     def load_events(self) -> list[Event]:
         """Return all events so far, also of a running sweep."""
         return next(self.follow_events())
 
     def follow_events(self) -> Iterator[list[Event]]:
-        """Yield all events so far, then each time the new ones, without end.
-
-        Raises:
-            UserError: this is no sweep's folder, or its log is damaged.
-        """
+        """Yield all events so far, then each time the new ones, without end."""
         self.require_log()
         position, lines = 0, 0
         while True:
@@ -196,21 +148,18 @@ class SweepFolder:
 
     def load_confirm_events(self) -> list[Event]:
         """Return all events of the confirmation so far; none before it starts."""
-        if not self.confirm_log_path.is_file():
-            return []
-        return parse_events(self.confirm_log_path.read_bytes(), self.confirm_log_path)[0]
+        path = self.confirm_log_path
+        return parse_events(path.read_bytes(), path)[0] if path.is_file() else []
 
     def load_opening_events(self) -> list[SweepOpening]:
         """Return the events that opened the search's log, in order; there is at least one."""
         openings = [event for event in self.load_events() if isinstance(event, SweepOpening)]
         if not openings or not isinstance(openings[0], SweepStarted):
-            raise UserError(
-                f"{self.log_path} is damaged: it does not begin with the sweep's settings."
-            )
+            problem = "it does not begin with the sweep's settings"
+            raise UserError(f"{self.log_path} is damaged: {problem}.")
         return openings
 
     def load_confirm_openings(self) -> list[ConfirmStarted]:
-        """Return the events that opened the confirmation's log, in order."""
         return [e for e in self.load_confirm_events() if isinstance(e, ConfirmStarted)]
 
     def load_config(self) -> SweepConfig:
@@ -223,21 +172,12 @@ class SweepFolder:
         return SweepConfig.parse(config)
 
     def load_correct_predictions(self) -> tuple[dict[str, np.ndarray], list[str] | None]:
-        """Return which test images were classified correctly.
-
-        Returns:
-            A bool array [N] for each tested run, and the group of each image, if there are any.
-
-        Raises:
-            UserError: a file is damaged.
-        """
-        events = self.load_confirm_events()
-        run_ids = [event.trial_id for event in events if isinstance(event, RunTested)]
+        """Return the test images that each run classified correctly [N], and their groups."""
+        run_ids = [e.trial_id for e in self.load_confirm_events() if isinstance(e, RunTested)]
         if not run_ids:
             return {}, None
-        test_arrays = _load_arrays(self.test_labels_path, "labels")
+        test_arrays, correct = _load_arrays(self.test_labels_path, "labels"), {}
         labels, groups = test_arrays["labels"], test_arrays.get("groups")
-        correct = {}
         for run_id in run_ids:
             path = self.predictions_path(run_id)
             predicted = _load_arrays(path, "predicted")["predicted"]
@@ -248,25 +188,16 @@ class SweepFolder:
 
 
 class SweepSnapshot(SweepFolder):
-    """A sweep's folder whose logs are read only once, so everything is from one moment.
-
-    Args:
-        path: path of the folder.
-
-    Raises:
-        UserError: this is no sweep's folder, or a log is damaged.
-    """
+    """A sweep's folder whose logs are read only once, so everything is from one moment."""
 
     def __init__(self, path: str | Path):
         super().__init__(path)
         self._events, self._confirm_events = super().load_events(), super().load_confirm_events()
 
     def load_events(self) -> list[Event]:
-        """Return all events of that moment."""
         return self._events
 
     def load_confirm_events(self) -> list[Event]:
-        """Return all events of the confirmation of that moment."""
         return self._confirm_events
 
 

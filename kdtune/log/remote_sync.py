@@ -1,7 +1,6 @@
 """Copy of a sweep's folder in a storage, from which another machine can resume the sweep.
 
-The driver copies changed files every few seconds while trials run, and at the end. It keeps a
-marker file in the storage and writes nothing there once the marker is another driver's.
+The driver keeps a marker file there, and writes nothing once the marker is another driver's.
 """
 
 import os
@@ -9,41 +8,29 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from kdtune.errors import RunError, UserError
 from kdtune.log.folder import SweepFolder
 from kdtune.storage.remote import Storage, StorageError
 
 SYNC_INTERVAL_SECONDS = 10.0
-
-MARKER_TIMEOUT_SECONDS = 30.0
-"""A marker that is not renewed for so long is replaced."""
-
-PAUSE_FACTOR = 10
-"""Pause after a failure, as a multiple of the seconds that the storage took to fail."""
-
-LAST_COPY_DELAYS_SECONDS = (0.0, 1.0, 5.0)
-"""Seconds before each attempt at the last copy."""
-
+MARKER_TIMEOUT_SECONDS = 30.0  # a marker that is not renewed for so long is replaced
+PAUSE_FACTOR = 10  # pause after a failure, as a multiple of the time that the failure took
+LAST_COPY_DELAYS_SECONDS = (0.0, 1.0, 5.0)  # before each attempt at the last copy
 MARKER_FILE = "driver.json"
-
-CHECKPOINTS_FOLDER = "checkpoints"
-"""Folder of the storage to which the processes of trials write their checkpoints."""
+CHECKPOINTS_FOLDER = "checkpoints"  # the processes of trials write to it
 
 
-class _Marker(BaseModel):
-    """Names the driver of a sweep; ``renewals`` grows while it runs trials."""
-
-    model_config = ConfigDict(frozen=True)
-
+class _Marker(BaseModel, frozen=True):
     driver: str
     host: str
     pid: int = Field(ge=0, lt=2**31)
-    renewals: int = 0
+    renewals: int = 0  # grows while the driver runs trials
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host[:100]}"
@@ -54,36 +41,28 @@ class _Marker(BaseModel):
             return False
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False
+        except OSError as error:
+            return isinstance(error, ProcessLookupError)
         return self.pid == os.getpid()
 
 
+@dataclass(eq=False)
 class RemoteSync:
-    """The copy of one sweep, while this process is its driver.
+    """The copy of one sweep, while this process is its driver."""
 
-    Args:
-        folder: the sweep's folder, which need not exist yet.
-        storage: has a folder for each sweep.
-        say: prints a line.
-    """
+    folder: SweepFolder  # need not exist yet
+    storage: Storage
+    say: Callable[[str], None]
+    failure: RunError | None = field(default=None, init=False)  # Ray may wrap it if it is raised
 
-    def __init__(self, folder: SweepFolder, storage: Storage, say: Callable[[str], None]):
-        name = folder.path.absolute().name
-        self.folder, self.storage, self.say = folder, storage.subfolder(name), say
-        self.failure: RunError | None = None
-        """Error that ends the sweep; Ray may wrap it when it is raised."""
+    def __post_init__(self) -> None:
         self._marker = _Marker(driver=uuid.uuid4().hex, host=socket.gethostname(), pid=os.getpid())
         self._copied_files: dict[str, tuple[int, int]] = {}
         self._next_sync_at, self._is_failing = 0.0, False
-        self._log_paths = (folder.log_path, folder.confirm_log_path)
-        if self.storage.local_folder == folder.path.absolute():
-            raise UserError(f"The storage {storage} is where the sweep's folder is anyway.")
+        self._log_paths = (self.folder.log_path, self.folder.confirm_log_path)
 
     def acquire_marker(self) -> None:
-        """Write the marker; raise a `UserError` if another driver renews its own."""
+        """Write the marker, unless another driver renews its own."""
         marker, give_up_at = self._read_marker(), time.monotonic() + MARKER_TIMEOUT_SECONDS
         if marker is not None and not marker.is_dead():
             self.say(f"{self.storage}: waiting for a sign of life of {marker}")
@@ -96,7 +75,6 @@ class RemoteSync:
         self._renew_marker()
 
     def release_marker(self) -> None:
-        """Remove the marker, unless it is another driver's."""
         with suppress(RunError):
             self._require_marker()
             self.storage.remove_file(MARKER_FILE)
@@ -115,51 +93,37 @@ class RemoteSync:
         self.storage.write(MARKER_FILE, self._marker.model_dump_json().encode())
 
     def require_new(self) -> None:
-        """Raise a `UserError` if the storage holds a sweep of this name."""
         if self.storage.read(self.folder.log_path.name) is not None:
-            raise UserError(
-                f"{self.storage} holds a sweep already; give another name, or resume it: "
-                f"kdtune resume {self.folder.path} --storage {self.storage.uri}"
-            )
+            command = f"kdtune resume {self.folder.path} --storage {self.storage.uri}"
+            advice = f"give another name, or resume it: {command}"
+            raise UserError(f"{self.storage} holds a sweep already; {advice}")
 
     def fetch_latest(self) -> None:
-        """Download the sweep if the storage holds more of it than the folder.
-
-        Raises:
-            UserError: there is no sweep, or each of the two holds events that the other lacks.
-        """
+        """Download the sweep if the storage holds more of it than the folder."""
         logs = self._log_paths
         local = [_complete_lines(p.read_bytes() if p.is_file() else b"") for p in logs]
         remote = [_complete_lines(self.storage.read(p.name) or b"") for p in logs]
         if not local[0] and not remote[0]:
             raise UserError(f"There is no sweep in {self.folder.path} or in {self.storage}.")
-        if all(ours.startswith(theirs) for ours, theirs in zip(local, remote, strict=True)):
+        if all(map(bytes.startswith, local, remote)):
             return
-        if not all(theirs.startswith(ours) for ours, theirs in zip(local, remote, strict=True)):
-            raise UserError(
-                f"{self.folder.path} and {self.storage} continued apart from each other: move "
-                "away the one that is not to count."
-            )
+        if not all(map(bytes.startswith, remote, local)):
+            apart = f"{self.folder.path} and {self.storage} continued apart from each other"
+            raise UserError(f"{apart}: move away the one that is not to count.")
         self.say(f"{self.folder.path} is fetched from {self.storage}")
-        names = [
-            n for n in self.storage.list_files() if not n.startswith(f"{CHECKPOINTS_FOLDER}/")
-        ]
-        paths = [self.folder.path / name for name in names if name != MARKER_FILE]
+        paths = [self.folder.path / name for name in self.storage.list_files()]
         for path in sorted(paths, key=logs.__contains__):  # the logs are the last
-            self.storage.download(self._name(path), path)
-            self._copied_files[self._name(path)] = _size_and_time(path)
+            name = self._name(path)
+            if name != MARKER_FILE and not name.startswith(f"{CHECKPOINTS_FOLDER}/"):
+                self.storage.download(name, path)
+                self._copied_files[name] = _size_and_time(path)
 
     def sync_if_due(self) -> None:
-        """Call `sync` if some seconds have passed since the last time."""
         if time.monotonic() >= self._next_sync_at:
             self.sync()
 
     def sync(self) -> None:
-        """Copy what changed and renew the marker; print it if the storage fails.
-
-        Raises:
-            RunError: another driver has replaced the marker.
-        """
+        """Copy what changed and renew the marker; print it if the storage fails."""
         started_at, pause = time.monotonic(), SYNC_INTERVAL_SECONDS
         try:
             self._copy_changes()
@@ -182,9 +146,9 @@ class RemoteSync:
                 return self._copy_changes()
             except (StorageError, OSError) as error:
                 message = (
-                    f"{error}; it lacks the last of the sweep, which is in {self.folder.path}: "
-                    "'kdtune resume' there, with the same --storage, adds it"
+                    f"{error}; it lacks the last of the sweep, which is in {self.folder.path}"
                 )
+                message += ": 'kdtune resume' there, with the same --storage, adds it"
             except RunError as error:
                 message = f"{error} What is in {self.folder.path} is not copied any more."
                 break
@@ -220,8 +184,7 @@ class RemoteSync:
     def _list_files(self) -> list[Path]:
         """Return the files to copy; the logs are the last: what they mention is copied before."""
         folder, paths = self.folder, list[Path]()
-        trackers = (folder.tensorboard_folder, folder.mlflow_folder, folder.wandb_folder)
-        excluded = (folder.checkpoints_folder, *trackers)
+        excluded = (folder.checkpoints_folder, *folder.tracker_folders)
         for directory, names, files in os.walk(folder.path):
             names[:] = [name for name in names if Path(directory, name) not in excluded]
             paths += [Path(directory, name) for name in files if not name.endswith(".lock")]
@@ -238,29 +201,25 @@ def synced_to(
     Args:
         folder: the sweep's folder.
         uri: the storage's URI; None or ``none`` without one.
-        is_new: True if the sweep starts; False if it is resumed, from the storage if need be.
+        is_new: False if the sweep is resumed, from the storage if need be.
         say: prints a line.
-
-    Raises:
-        UserError: the storage cannot be used, another driver uses it, it holds a sweep of the
-            name of a new one, or it and the folder hold different events.
     """
     if uri in (None, "none"):
         yield None
         return
-    remote_sync = RemoteSync(folder, Storage(str(uri)), say)
-    try:
+    storage, path = Storage(str(uri)), folder.path.absolute()
+    if storage.subfolder(path.name).local_folder == path:
+        raise UserError(f"The storage {storage} is where the sweep's folder is anyway.")
+    remote_sync = RemoteSync(folder, storage.subfolder(path.name), say)
+    with ExitStack() as stack:
+        stack.callback(remote_sync.release_marker)
         try:
             remote_sync.acquire_marker()
             remote_sync.require_new() if is_new else remote_sync.fetch_latest()
         except StorageError as error:
             raise UserError(f"{error}; see that it is there, and that its keys are.") from None
-        try:
-            yield remote_sync
-        finally:
-            remote_sync.finish()
-    finally:
-        remote_sync.release_marker()
+        stack.callback(remote_sync.finish)
+        yield remote_sync
 
 
 def _complete_lines(content: bytes) -> bytes:

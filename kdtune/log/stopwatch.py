@@ -7,18 +7,13 @@ from kdtune.log.events import Event, LogOpening
 
 
 class Stopwatch:
-    """Seconds in which drivers ran, from the first event of each session on.
-
-    Args:
-        clock: monotonic clock, in seconds.
-    """
+    """Seconds in which drivers ran, from the first event of each session on."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self.clock, self._session_started_at = clock, clock()
         self._previous_seconds, self._session_offset, self._session_seconds = 0.0, 0.0, 0.0
 
     def fold(self, event: Event) -> None:
-        """Add an event of the log."""
         if isinstance(event, LogOpening):
             self._previous_seconds += self._session_seconds
             self._session_started_at, self._session_seconds = self.clock(), 0.0

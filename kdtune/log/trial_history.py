@@ -4,60 +4,39 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kdtune.errors import UserError
-from kdtune.log.events import (
-    SUCCESSFUL_STATES,
-    Cell,
-    EpochFinished,
-    Event,
-    RunTested,
-    TrialEnded,
-    TrialProposed,
-    TrialRestarted,
-    TrialState,
-)
+from kdtune.log import events
 
 
 @dataclass
 class TrialRecord:
-    """A trial of a search, or a run of a confirmation.
+    """A trial of a search, or a run of a confirmation, by its events so far."""
 
-    Attributes:
-        proposed: how it was proposed.
-        epochs: finished epochs, in order.
-        restarts: why it continued in another process, each time.
-        ended: how it ended; None before.
-        tested: how a run classified the test images; None before.
-    """
-
-    proposed: TrialProposed
-    epochs: list[EpochFinished] = field(default_factory=list)
-    restarts: list[TrialRestarted] = field(default_factory=list)
-    ended: TrialEnded | None = None
-    tested: RunTested | None = None
+    proposed: events.TrialProposed
+    epochs: list[events.EpochFinished] = field(default_factory=list)
+    restarts: list[events.TrialRestarted] = field(default_factory=list)
+    ended: events.TrialEnded | None = None
+    tested: events.RunTested | None = None
 
     @property
-    def cell(self) -> Cell:
-        """The cell of the trial."""
+    def cell(self) -> events.Cell:
         return self.proposed.cell
 
     @property
-    def state(self) -> TrialState:
-        """The state in which it ended, or `TrialState.RUNNING`."""
-        return self.ended.state if self.ended else TrialState.RUNNING
+    def state(self) -> events.TrialState:
+        return self.ended.state if self.ended else events.TrialState.RUNNING
 
     @property
     def is_successful(self) -> bool:
         """True if it ended with an accuracy that counts."""
-        return bool(self.epochs) and self.state in SUCCESSFUL_STATES
+        return bool(self.epochs) and self.state in events.SUCCESSFUL_STATES
 
     @property
-    def best_epoch(self) -> EpochFinished | None:
+    def best_epoch(self) -> events.EpochFinished | None:
         """The first epoch with the best validation accuracy; None without epochs."""
         return max(self.epochs, key=lambda epoch: epoch.validation_accuracy, default=None)
 
     @property
     def device_seconds(self) -> float:
-        """Seconds of all epochs."""
         return sum(epoch.seconds for epoch in self.epochs)
 
 
@@ -65,36 +44,28 @@ class TrialHistory:
     """Records of all trials by id, in the order of their proposals; a fold over the log.
 
     A run that was proposed again, because its weights were lost, has a record of the last time.
-
-    Args:
-        events: events to start with.
     """
 
-    def __init__(self, events: Iterable[Event] = ()):
+    def __init__(self, first_events: Iterable[events.Event] = ()):
         self.trials: dict[str, TrialRecord] = {}
-        for event in events:
+        for event in first_events:
             self.fold(event)
 
-    def fold(self, event: Event) -> None:
-        """Add an event of the log.
+    def fold(self, event: events.Event) -> None:
+        match event:
+            case events.TrialProposed():
+                self.trials[event.trial_id] = TrialRecord(event)
+            case events.EpochFinished():
+                self._record_of(event).epochs.append(event)
+            case events.TrialRestarted():
+                self._record_of(event).restarts.append(event)
+            case events.TrialEnded():
+                self._record_of(event).ended = event
+            case events.RunTested():
+                self._record_of(event).tested = event
 
-        Raises:
-            UserError: it is about a trial that was not proposed.
-        """
-        if isinstance(event, TrialProposed):
-            self.trials[event.trial_id] = TrialRecord(event)
-        elif isinstance(event, EpochFinished | TrialRestarted | TrialEnded | RunTested):
-            if (record := self.trials.get(event.trial_id)) is None:
-                raise UserError(
-                    f"The log is damaged: it has {event.kind} of {event.trial_id}, which was not "
-                    "proposed."
-                )
-            match event:
-                case EpochFinished():
-                    record.epochs.append(event)
-                case TrialRestarted():
-                    record.restarts.append(event)
-                case TrialEnded():
-                    record.ended = event
-                case RunTested():
-                    record.tested = event
+    def _record_of(self, event: events.TrialEvent) -> TrialRecord:
+        if (record := self.trials.get(event.trial_id)) is None:
+            problem = f"it has {event.kind} of {event.trial_id}, which was not proposed"
+            raise UserError(f"The log is damaged: {problem}.")
+        return record

@@ -2,11 +2,7 @@
 
 import shlex
 import time
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from kdtune.log.events import Completed
 from kdtune.log.folder import SweepSnapshot
@@ -16,41 +12,19 @@ from kdtune.reports.tables.settings import collect_distributions
 
 
 class LoadedSweep:
-    """Logs and tables of a sweep at the moment of reading.
-
-    Raises:
-        UserError: this is not the folder of a sweep, or a file is damaged.
-    """
+    """Logs and tables of a sweep at the moment of reading."""
 
     def __init__(self, path: Path):
-        self.path = path
-        self.folder = SweepSnapshot(path)
+        self.path, self.name, self.folder = path, str(path), SweepSnapshot(path)
         self.events = self.folder.load_events()
         self.confirm_events = self.folder.load_confirm_events()
         self.opening_events = self.folder.load_opening_events()
+        self.config = self.opening_events[-1].config
         self.tables = load_sweep_tables(self.folder)
+        self.tested_cells = self.tables.leaderboard.dropna(subset="test_accuracy_percent")
+        self.main_pair = select_main_pair(self.tables.comparison)
         self.named_tables = collect_tables(self.folder, self.tables)
         self.spaces = collect_distributions(self.events)
-
-    @property
-    def name(self) -> str:
-        """The path of the folder, for headings."""
-        return str(self.path)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Settings of the latest session of the sweep."""
-        return self.opening_events[-1].config
-
-    @property
-    def tested_cells(self) -> pd.DataFrame:
-        """Rows of the leaderboard that have a test accuracy."""
-        return self.tables.leaderboard.dropna(subset="test_accuracy_percent")
-
-    @cached_property
-    def main_pair(self) -> pd.DataFrame:
-        """Rows of the comparison about the first pair of methods."""
-        return select_main_pair(self.tables.comparison)
 
     def command(self, subcommand: str) -> str:
         """Return a command about this sweep, for a shell."""
@@ -59,24 +33,20 @@ class LoadedSweep:
     def header_facts(self) -> dict[str, str]:
         """Return facts about the sweep by label, for the head of the page."""
         data = self.opening_events[0].data
-        openings = self.folder.load_confirm_openings()
         images = data.train_images, data.validation_images, data.test_images
         last_event_time = max(log[-1].time for log in (self.events, self.confirm_events) if log)
         classes = ", ".join(data.classes[:6]) + ", …" * (len(data.classes) > 6)
+        counts = [f"{count:,}" if count else "none" for count in images]
+        openings = self.folder.load_confirm_openings()
+        confirmed = [f"best {o.top} of each cell, {o.seeds} seeds each" for o in openings]
         return {
             "last event": time.strftime("%Y-%m-%d %H:%M", time.localtime(last_event_time)),
             "state": self.describe_state(),
-            "images (train / validation / test)": " / ".join(
-                f"{count:,}" if count else "none" for count in images
-            ),
+            "images (train / validation / test)": " / ".join(counts),
             "classes": f"{len(data.classes)}: {classes}",
             "teacher": self._describe_teacher(),
             "trials started in each cell": self._describe_trial_counts(),
-            "confirmed": (
-                f"best {openings[-1].top} of each cell, {openings[-1].seeds} seeds each"
-                if openings
-                else "no"
-            ),
+            "confirmed": confirmed[-1] if confirmed else "no",
         }
 
     def _describe_teacher(self) -> str:

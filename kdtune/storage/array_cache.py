@@ -1,8 +1,6 @@
 """Cache of arrays on this node's disk: each is built once and memory-mapped by all.
 
-An array is identified by a key: all facts that made it. It is built in a temporary folder and
-renamed when it is complete. File locks keep two processes from building the same arrays; they
-need a disk of this node, not a network file system.
+File locks keep two processes from building the same arrays; they need a disk of this node.
 """
 
 import hashlib
@@ -13,7 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -21,55 +19,36 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from kdtune.errors import DiskFullError, UserError
 from kdtune.storage.files import NO_SPACE_ERRNOS, make_folder, write_text
 from kdtune.units import format_bytes
 
 CACHE_FOLDER_VARIABLE = "KDTUNE_CACHE"
-"""Environment variable with the path of the cache."""
 
-CacheKey = Mapping[str, Any]
-"""Plain values that identify an array; its hash names the array's folder."""
-
-CreateArray = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
-"""Creates an empty array from its name, shape and dtype."""
-
-BuildArrays = Callable[[Sequence[str], CreateArray], None]
-"""Creates and fills the arrays with these names."""
+CacheKey = Mapping[str, Any]  # plain values that identify an array
+CreateArray = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]  # of a name, shape and dtype
+BuildArrays = Callable[[Sequence[str], CreateArray], None]  # creates and fills arrays by name
 
 
 class CacheState(StrEnum):
-    """State of arrays while they are opened."""
-
     BUILDING = "building"
     BUILT = "built"
     WAITING = "waiting"  # another process builds them
     CACHED = "cached"
 
 
-class CacheProgress(BaseModel):
-    """A change of state while arrays are opened.
+class CacheProgress(BaseModel, frozen=True):
+    """A change of state while arrays are opened."""
 
-    Attributes:
-        content: kind of the arrays, such as ``targets``.
-        label: description to print.
-        state: the new state.
-        num_bytes: size of the arrays that exist.
-        seconds: since the arrays were requested.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    content: str
+    content: str  # kind of the arrays, such as "targets"
     label: str
     state: CacheState
-    num_bytes: int = 0
-    seconds: float = 0.0
+    num_bytes: int = 0  # of the arrays that exist
+    seconds: float = 0.0  # since the arrays were requested
 
     def describe(self) -> str:
-        """Return one line to print."""
         match self.state:
             case CacheState.BUILDING:
                 return f"building: {self.label}"
@@ -83,7 +62,6 @@ OnCacheProgress = Callable[[CacheProgress], None]
 
 
 def cache_folder() -> Path:
-    """Return the folder of this node's cache."""
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get(CACHE_FOLDER_VARIABLE) or Path(user_cache) / "kdtune").expanduser()
 
@@ -99,32 +77,19 @@ class _Metadata(BaseModel):
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """An array on the disk.
-
-    Attributes:
-        folder: holds the array and its metadata.
-        label: description to print.
-        size_bytes: size of the file.
-        last_used: seconds since 1970.
-    """
-
     folder: Path
     label: str
     size_bytes: int
-    last_used: float
+    last_used: float  # seconds since 1970
 
 
+@dataclass(eq=False)
 class ArrayCache:
-    """The arrays in one folder.
+    """The arrays in a folder; the least recently used ones are removed for new ones."""
 
-    Args:
-        folder: is created when something is built.
-        max_bytes: limit; the least recently used arrays are removed for new ones.
-    """
-
-    def __init__(self, folder: Path, max_bytes: float | None = None):
-        self.folder, self.max_bytes = folder, max_bytes
-        self._arrays: dict[str, np.ndarray] = {}
+    folder: Path
+    max_bytes: float | None = None
+    _arrays: dict[str, np.ndarray] = field(default_factory=dict, init=False)
 
     def open_arrays(
         self,
@@ -134,7 +99,7 @@ class ArrayCache:
         build: BuildArrays,
         on_progress: OnCacheProgress = lambda progress: None,
     ) -> dict[str, np.ndarray]:
-        """Open arrays, and build missing ones while other processes that need them wait.
+        """Return arrays, mapped copy-on-write; build missing ones while other processes wait.
 
         Args:
             label: description of the arrays to print.
@@ -142,41 +107,39 @@ class ArrayCache:
             array_keys: further facts of each array, by name.
             build: fills the missing arrays.
             on_progress: called at each change of state.
-
-        Returns:
-            The arrays by name, mapped copy-on-write.
-
-        Raises:
-            DiskFullError: the disk is full.
-            UserError: the folder cannot be written.
         """
         digests = {name: _key_digest({**group_key, **key}) for name, key in array_keys.items()}
-
-        progress = CacheProgress(content=group_key["kind"], label=label, state=CacheState.CACHED)
+        make_progress = partial(CacheProgress, content=group_key["kind"], label=label)
 
         def report(state: CacheState, seconds: float = 0.0) -> None:
             opened = self._arrays.keys() & digests.values()
             num_bytes = sum(self._arrays[digest].nbytes for digest in opened)
-            changes = {"state": state, "num_bytes": num_bytes, "seconds": round(seconds, 3)}
-            on_progress(progress.model_copy(update=changes))
+            on_progress(make_progress(state=state, num_bytes=num_bytes, seconds=round(seconds, 3)))
 
         start_time, state = time.perf_counter(), CacheState.CACHED
         on_wait = partial(report, CacheState.WAITING)
-        for _ in range(2):  # again, if another process pruned what was built
-            if not self._open_existing(digests):
-                break
-            with self._lock_group(_key_digest(group_key), on_wait) as build_folder:
-                if missing := self._open_existing(digests):
-                    state = CacheState.BUILT
-                    report(CacheState.BUILDING)
-                    self._build_arrays(label, missing, digests, build, build_folder)
-        if self._open_existing(digests):
+        try:
+            for _ in range(2):  # again, if another process pruned what was built
+                if self._find_missing(digests):
+                    with self._lock_group(_key_digest(group_key), on_wait) as build_folder:
+                        if self._find_missing(digests):
+                            state = CacheState.BUILT
+                            report(CacheState.BUILDING)
+                            self._build_arrays(label, digests, build, build_folder)
+        except OSError as error:
+            error_type = DiskFullError if error.errno in NO_SPACE_ERRNOS else UserError
+            advice = f"'kdtune cache --prune 0', or set {CACHE_FOLDER_VARIABLE} to another folder"
+            raise error_type(
+                f"The cache {self.folder} cannot be written ({error.strerror}); make room, e.g. "
+                f"with {advice}."
+            ) from error
+        if self._find_missing(digests):
             raise UserError(f"{label}: what was written to {self.folder} cannot be read back.")
         report(state, time.perf_counter() - start_time)
         return {name: self._arrays[digest] for name, digest in digests.items()}
 
-    def _open_existing(self, digests: Mapping[str, str]) -> list[str]:
-        """Open the arrays that are complete, and return the names of the others."""
+    def _find_missing(self, digests: Mapping[str, str]) -> list[str]:
+        """Open the complete arrays, and return the names of the others."""
         for digest in digests.values() - self._arrays.keys():
             if (loaded := _load_array(self.folder / digest)) is not None:
                 self._arrays[digest] = loaded[1]
@@ -185,12 +148,7 @@ class ArrayCache:
         return [name for name, digest in digests.items() if digest not in self._arrays]
 
     def _build_arrays(
-        self,
-        label: str,
-        names: list[str],
-        digests: Mapping[str, str],
-        build: BuildArrays,
-        build_folder: Path,
+        self, label: str, digests: Mapping[str, str], build: BuildArrays, build_folder: Path
     ) -> None:
         arrays: dict[str, np.memmap] = {}
 
@@ -213,29 +171,23 @@ class ArrayCache:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             return arrays[name]
 
-        try:
-            build(names, create_array)
-            for name in names:
-                _commit_array(arrays.pop(name), build_folder / name, f"{label}: {name}")
-                target = self.folder / digests[name]
-                shutil.rmtree(target, ignore_errors=True)
-                (build_folder / name).rename(target)
-        except OSError as error:
-            raise self._write_error(error) from error
+        names = self._find_missing(digests)
+        build(names, create_array)
+        for name in names:
+            _commit_array(arrays.pop(name), build_folder / name, f"{label}: {name}")
+            target = self.folder / digests[name]
+            shutil.rmtree(target, ignore_errors=True)
+            (build_folder / name).rename(target)
 
     @contextmanager
     def _lock_group(self, group_digest: str, on_wait: Callable[[], None]) -> Iterator[Path]:
-        """Hold the lock of a group, and yield a temporary folder to build in."""
         make_folder(self.folder)
         lock = FileLock(self.folder / f"{group_digest}.lock")
         try:
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                on_wait()
-                lock.acquire()
-        except OSError as error:
-            raise self._write_error(error) from error
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire()
         build_folder = self.folder / f"{group_digest}.part"
         try:
             shutil.rmtree(build_folder, ignore_errors=True)  # left by a killed process
@@ -243,13 +195,6 @@ class ArrayCache:
         finally:
             shutil.rmtree(build_folder, ignore_errors=True)
             lock.release()
-
-    def _write_error(self, error: OSError) -> Exception:
-        error_type = DiskFullError if error.errno in NO_SPACE_ERRNOS else UserError
-        return error_type(
-            f"The cache {self.folder} cannot be written ({error.strerror}); make room, e.g. with "
-            f"'kdtune cache --prune 0', or set {CACHE_FOLDER_VARIABLE} to another folder."
-        )
 
     def list_entries(self) -> list[CacheEntry]:
         """Return all arrays, the least recently used one first."""
@@ -269,24 +214,18 @@ class ArrayCache:
         Args:
             max_bytes: size of what may stay.
             protected: names of folders that stay in any case.
-
-        Returns:
-            The removed arrays; processes that have one open can still use it.
         """
         for build_folder in self.folder.glob("*.part"):
             with suppress(OSError), FileLock(build_folder.with_suffix(".lock"), timeout=0):
                 shutil.rmtree(build_folder, ignore_errors=True)
         for removed_folder in self.folder.glob("*.gone"):  # left by a killed process
             shutil.rmtree(removed_folder, ignore_errors=True)
-        entries = self.list_entries()
-        total_bytes = sum(entry.size_bytes for entry in entries)
-        removed = []
+        entries, removed = self.list_entries(), list[CacheEntry]()
+        excess_bytes = sum(entry.size_bytes for entry in entries) - max_bytes
         for entry in entries:
-            if total_bytes <= max_bytes:
-                break
-            if entry.folder.name not in protected and _remove_entry(entry):
+            if excess_bytes > 0 and entry.folder.name not in protected and _remove_entry(entry):
                 removed.append(entry)
-                total_bytes -= entry.size_bytes
+                excess_bytes -= entry.size_bytes
         return removed
 
     def remove_damaged(self) -> list[CacheEntry]:
@@ -304,14 +243,12 @@ def _key_digest(key: CacheKey) -> str:
 
 
 def _commit_array(array: np.memmap, folder: Path, label: str) -> None:
-    """Sync a filled array to the disk, then write its metadata."""
     array.flush()
     with open(folder / "array.npy", "rb") as file:
         os.fsync(file.fileno())
         status = os.fstat(file.fileno())
-    size, modified_ns = status.st_size, status.st_mtime_ns
-    crc32 = zlib.crc32(array.data)
-    about = _Metadata(label=label, crc32=crc32, num_bytes=size, modified_ns=modified_ns)
+    crc32, size = zlib.crc32(array.data), status.st_size
+    about = _Metadata(label=label, crc32=crc32, num_bytes=size, modified_ns=status.st_mtime_ns)
     write_text(folder / "about.json", about.model_dump_json())
 
 

@@ -12,8 +12,7 @@ import yaml
 from kdtune.errors import DiskFullError, UserError
 from kdtune.runtime.console import printable_path
 
-NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a full disk, of a quota, and of a limit on the size of files."""
+NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, quota, limit of a file
 
 
 @contextmanager
@@ -25,9 +24,8 @@ def disk_full_as_error(target: str | Path) -> Iterator[None]:
         if error.errno not in NO_SPACE_ERRNOS:
             raise
         reason = os.strerror(error.errno).lower()
-        raise DiskFullError(
-            f"There is no room to write {printable_path(target)}: {reason}."
-        ) from error
+        message = f"There is no room to write {printable_path(target)}: {reason}."
+        raise DiskFullError(message) from error
 
 
 @contextmanager
@@ -35,12 +33,8 @@ def atomic_write(path: Path, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path, with the suffix of `path`, and replace `path` by it on success.
 
     Args:
-        path: the file to be written; its folder is created if it is missing.
-        sync: wait until the file is on the disk; without it, a crash of the machine, but not of
-            the process, can leave a damaged file.
-
-    Raises:
-        DiskFullError: the disk is full.
+        path: file to write; its folder is created if it is missing.
+        sync: wait until it is on the disk; else a crash of the machine can leave a damaged file.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -56,12 +50,6 @@ def atomic_write(path: Path, sync: bool = True) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, unless it exists.
-
-    Raises:
-        UserError: a file is in the way, or writing there is not allowed.
-        DiskFullError: the disk is full.
-    """
     try:
         with disk_full_as_error(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -91,11 +79,7 @@ def write_yaml(path: Path, content: dict[str, Any]) -> None:
 
 
 def parse_yaml_value(text: str) -> Any:
-    """Parse a YAML value: ``0.1`` is a number, ``true`` a bool, ``abc`` a string.
-
-    Raises:
-        UserError: it is not valid YAML.
-    """
+    """Parse a YAML value: ``0.1`` is a number, ``true`` a bool, ``abc`` a string."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -103,11 +87,6 @@ def parse_yaml_value(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file with a mapping.
-
-    Raises:
-        UserError: the file is missing, is not YAML, or holds something else.
-    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,15 +1,13 @@
 """Access to a folder on a shared disk or in an object store.
 
-Everything goes through pyarrow's file systems (``s3://``, ``gs://``, ``abfs://``, ``file://``).
-They read credentials from the places that the tools of each cloud use, and give up by themselves
-if a store does not answer. A file appears when it is complete. There are no locks: the last writer
-of a file wins.
+Pyarrow's file systems read credentials from where the tools of each cloud do.
 """
 
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pyarrow import ArrowException
@@ -20,41 +18,34 @@ from kdtune.storage.files import atomic_write
 
 
 class StorageError(RunError):
-    """A failure of a storage, which may be temporary."""
+    """A failure of a storage, which may be temporary; methods of `Storage` raise it."""
 
 
+@dataclass(eq=False)
 class Storage:
-    """A folder in a storage, which can be pickled; methods raise a `StorageError` on failure.
+    """A folder in a storage; a file appears when it is complete, and its last writer wins."""
 
-    Args:
-        uri: URI or path of a folder.
-        relative_path: path below it.
+    uri: str  # may be a path
+    relative_path: str = ""
 
-    Raises:
-        UserError: no file system of pyarrow can open the URI.
-    """
-
-    def __init__(self, uri: str, relative_path: str = ""):
+    def __post_init__(self) -> None:
+        uri = self.uri
         if re.match(r"\w+://[^/@]*:[^/@]*@", uri):
             raise UserError(
                 "A storage's URI is kept in logs, so no keys may stand in it: give them as the "
                 "tools of its cloud have them, e.g. as AWS_SECRET_ACCESS_KEY."
             )
         self.uri = uri if "://" in uri else os.path.abspath(Path(uri).expanduser())
-        self.relative_path = relative_path
         try:
             self._filesystem, base = FileSystem.from_uri(self.uri)
             if not base.strip("./"):
                 raise ValueError("it names no folder")
         except Exception as error:  # pyarrow raises its own, ValueError, OSError, KeyError
-            raise UserError(
-                f"The storage {uri} cannot be used: {_short_message(error)}."
-            ) from None
-        self._path = str(PurePosixPath(base, relative_path))
-        self.local_folder = (
-            Path(self._path) if isinstance(self._filesystem, LocalFileSystem) else None
-        )
-        """The folder's path if it is on a disk."""
+            message = f"The storage {uri} cannot be used: {_short_message(error)}."
+            raise UserError(message) from None
+        self._path = str(PurePosixPath(base, self.relative_path))
+        is_local = isinstance(self._filesystem, LocalFileSystem)
+        self.local_folder = Path(self._path) if is_local else None
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str, str]]:
         return Storage, (self.uri, self.relative_path)
@@ -64,7 +55,6 @@ class Storage:
         return f"{base_uri}/{self.relative_path}" if self.relative_path else base_uri
 
     def subfolder(self, name: str) -> "Storage":
-        """Return a folder in this one."""
         return Storage(self.uri, str(PurePosixPath(self.relative_path, name)))
 
     def list_files(self) -> list[str]:
@@ -76,7 +66,6 @@ class Storage:
         return [name for name in names if "/." not in f"/{name}" and "//" not in f"/{name}"]
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file, or None if it does not exist."""
         with self._wrap_errors("read"):
             try:
                 with self._filesystem.open_input_stream(f"{self._path}/{name}") as stream:
@@ -116,21 +105,18 @@ class Storage:
             copy_files(source, str(temporary), self._filesystem, LocalFileSystem())
 
     def remove_file(self, name: str) -> None:
-        """Remove a file, if it exists."""
         path = f"{self._path}/{name}"
         with self._wrap_errors("cleared"):
             if self._filesystem.get_file_info(path).type == FileType.File:
                 self._filesystem.delete_file(path)
 
     def remove_folder(self) -> None:
-        """Remove the folder with its content, if it exists."""
         with self._wrap_errors("cleared"):
             if self._filesystem.get_file_info(self._path).type == FileType.Directory:
                 self._filesystem.delete_dir(self._path)
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[str]:
-        """Yield the path to write a file to, so that it appears when it is complete."""
         path = f"{self._path}/{name}"
         with self._wrap_errors("written"):
             if self.local_folder is None:  # objects appear when they are complete

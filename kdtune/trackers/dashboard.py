@@ -1,7 +1,6 @@
 """Web pages of sweeps, also of running ones: optuna-dashboard with one study per cell.
 
-The studies are built from the log, in memory. The pages are read-only. Runs of a confirmation are
-not shown, since they are no part of a search.
+The studies are built from the log, in memory, without the runs of a confirmation.
 """
 
 import sys
@@ -23,15 +22,14 @@ from optuna.trial import TrialState as OptunaState
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
-from kdtune.log.distributions import parse_distributions
+from kdtune.log.distributions import parse_distributions, quiet_optuna
 from kdtune.log.events import Cell, SweepOpening, TrialState
 from kdtune.log.folder import SweepFolder
 from kdtune.log.trial_history import TrialHistory, TrialRecord
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.optional_imports import import_optional
 
-HOST = "127.0.0.1"
-"""Only this machine: whoever reaches a page can read it."""
+HOST = "127.0.0.1"  # only this machine: whoever reaches a page can read it
 
 OPTUNA_STATES = {
     TrialState.RUNNING: OptunaState.RUNNING,
@@ -53,16 +51,11 @@ class _FollowedSweep:
         self._history, self._cells = TrialHistory(), dict[Cell, None]()
         self.update()
         if not self.trials:
-            raise UserError(
-                f"{self.folder.log_path} is damaged: it does not begin with the settings."
-            )
+            path = self.folder.log_path
+            raise UserError(f"{path} is damaged: it does not begin with the settings.")
 
     def update(self) -> bool:
-        """Read the new events of the log; return True if there are any.
-
-        Raises:
-            UserError: the log is damaged; nothing more is read.
-        """
+        """Read the new events of the log until it is damaged; return True if there are any."""
         if not (events := next(self._new_events, [])):
             return False
         try:
@@ -82,16 +75,15 @@ class _FollowedSweep:
 
 
 def _to_optuna(record: TrialRecord) -> FrozenTrial:
-    proposed, ended, state = record.proposed, record.ended, OPTUNA_STATES[record.state]
+    proposed, ended = record.proposed, record.ended
     attributes: dict[str, str | float] = {"trial_id": proposed.trial_id, "origin": proposed.origin}
     if ended is not None:
         attributes |= {"state": str(ended.state), "reason": ended.reason}
         attributes |= {"epochs": ended.epochs, "device_seconds": round(record.device_seconds, 3)}
-    has_value = state in (OptunaState.COMPLETE, OptunaState.PRUNED)
     return FrozenTrial(
         number=proposed.number,
-        state=state,
-        value=ended.best_validation_accuracy if ended and has_value else None,
+        state=OPTUNA_STATES[record.state],
+        value=ended.best_validation_accuracy if ended and ended.is_successful else None,
         datetime_start=datetime.fromtimestamp(proposed.time),
         datetime_complete=datetime.fromtimestamp(ended.time) if ended else None,
         params=proposed.params,
@@ -105,7 +97,7 @@ def _to_optuna(record: TrialRecord) -> FrozenTrial:
 
 def _build_storage(sweeps: Iterable[_FollowedSweep]) -> InMemoryStorage:
     storage = InMemoryStorage()
-    with _quiet_optuna():
+    with quiet_optuna(), warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         for sweep in sweeps:
             for cell, trials in sweep.trials.items():
                 name = f"{sweep.name}: {'-'.join(cell)}"
@@ -118,48 +110,19 @@ def _build_storage(sweeps: Iterable[_FollowedSweep]) -> InMemoryStorage:
     return storage
 
 
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Silence the message for each new study, and the warning about metric names."""
-    previous_verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(previous_verbosity)
-
-
 class Dashboard:
-    """WSGI application with the pages of sweeps; each request reads the new events of their logs.
-
-    Args:
-        folders: folders of the sweeps.
-
-    Raises:
-        UserError: optuna-dashboard is not installed; a folder is no sweep's; two have one name.
-    """
+    """WSGI application with the pages of sweeps; a request reads the new events of their logs."""
 
     def __init__(self, folders: Sequence[Path]):
         self._create_app = import_optional("optuna_dashboard", "dashboard").wsgi
         names = [folder.resolve().name for folder in folders]
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(
-                    f"Two folders are called {printable_path(name)}; show one at a time."
-                )
+        if repeated := [printable_path(name) for name in names if names.count(name) > 1]:
+            raise UserError(f"Two folders are called {repeated[0]}; show one at a time.")
         self._sweeps = [_FollowedSweep(folder) for folder in folders]
         self._app = self._create_app(_build_storage(self._sweeps))
         self._lock = Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        """Answer a WSGI request.
-
-        Args:
-            environ: the request.
-            start_response: takes the status and the headers.
-        """
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             start_response("405 Method Not Allowed", [("Allow", "GET, HEAD")])
             return [b"These pages are read-only: they show the log of a sweep."]
@@ -177,24 +140,15 @@ class Dashboard:
                     self._app = self._create_app(_build_storage(self._sweeps))
         return self._app(environ, start_response)
 
-    def serve(self, port: int, say: Callable[[str], object]) -> None:
-        """Answer requests until Ctrl-C.
-
-        Args:
-            port: to listen on; 0 for any free one.
-            say: prints the address once the server is ready.
-
-        Raises:
-            UserError: the port is not available.
-        """
+    def serve(self, port: int) -> None:
+        """Print the address and answer requests until Ctrl-C; port 0 is any free one."""
         try:
             server = make_server(HOST, port, self, _ThreadingServer, _SilentRequestHandler)
         except OSError as error:
-            raise UserError(
-                f"Port {port} cannot be had: {str(error.strerror).lower()}; give another --port."
-            ) from None
+            reason = str(error.strerror).lower()
+            raise UserError(f"Port {port} cannot be had: {reason}; give another --port.") from None
         with server, suppress(KeyboardInterrupt):
-            say(f"http://{HOST}:{server.server_port}/")
+            print(f"http://{HOST}:{server.server_port}/", flush=True)
             server.serve_forever()
 
 
@@ -212,4 +166,4 @@ class _ThreadingServer(ThreadingMixIn, WSGIServer):
 
 class _SilentRequestHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Print nothing."""
+        pass

@@ -1,27 +1,18 @@
 """MLflow tracker: one run per trial, in an experiment named after the sweep.
 
-Runs are written to a database in the sweep's folder, or to the server in MLFLOW_TRACKING_URI. The
-driver waits for the server at every epoch, so a slow one slows the sweep down.
+Runs are written to a database in the sweep's folder, or to the server in MLFLOW_TRACKING_URI.
 """
 
 import logging
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdtune.log.events import (
-    SUCCESSFUL_STATES,
-    EpochFinished,
-    Event,
-    LogOpening,
-    TrialEnded,
-    TrialProposed,
-)
+from kdtune.log.events import EpochFinished, LogOpening, TrialEnded, TrialEvent, TrialProposed
 from kdtune.runtime.optional_imports import import_optional
 from kdtune.storage.files import make_folder
 from kdtune.trackers.tracker import Tracker, select_hyperparameters, select_metrics
-
-RUNS_PER_PAGE = 1000
 
 
 def import_mlflow() -> Any:
@@ -33,24 +24,19 @@ def import_mlflow() -> Any:
     return import_optional("mlflow", "mlflow")
 
 
+@dataclass(eq=False)
 class MLflowTracker(Tracker):
     """Logs trials to MLflow; the runs of trials that have not ended stay open.
 
-    A trial stays one run when the sweep is resumed: it is found by the start of the log and the
-    time of its proposal.
-
-    Args:
-        folder: folder of the database.
-        experiment: name of the sweep.
+    After a resume, a trial's run is found by the start of the log and the time of the proposal.
     """
 
-    def __init__(self, folder: Path, experiment: str):
-        self.folder, self.experiment = folder, experiment
-        self._runs: dict[str, Any] = {}
-        self._last_epochs: dict[str, int] = {}
+    folder: Path
+    experiment: str
+    _runs: dict[str, Any] = field(default_factory=dict, init=False)
+    _last_epochs: dict[str, int] = field(default_factory=dict, init=False)
 
     def setup(self, opening: LogOpening) -> None:
-        """Connect to MLflow, and find the runs of this log."""
         mlflow = import_mlflow()
         self._entities = mlflow.entities
         for name in ("mlflow", "alembic"):
@@ -62,32 +48,26 @@ class MLflowTracker(Tracker):
             uri = f"sqlite:///{self.folder.absolute() / 'mlflow.db'}"
             artifacts = (self.folder.absolute() / "artifacts").as_uri()
         self._client = mlflow.MlflowClient(tracking_uri=uri)
-        existing = self._client.get_experiment_by_name(self.experiment)
-        self._experiment_id = (
-            existing.experiment_id
-            if existing is not None
-            else self._client.create_experiment(self.experiment, artifacts)
-        )
+        if (existing := self._client.get_experiment_by_name(self.experiment)) is not None:
+            self._experiment_id = existing.experiment_id
+        else:
+            self._experiment_id = self._client.create_experiment(self.experiment, artifacts)
         query, page_token = f"tags.log = '{self._log_id}'", None
         while page_token != "":
-            page = self._client.search_runs(
-                [self._experiment_id], query, max_results=RUNS_PER_PAGE, page_token=page_token
-            )
+            ids = [self._experiment_id]
+            page = self._client.search_runs(ids, query, max_results=1000, page_token=page_token)
             self._runs |= {run.data.tags["trial_id"]: run for run in page}
             page_token = page.token or ""
 
     def _find_run(self, proposed: TrialProposed) -> Any:
-        """Return the run of this proposal of a trial, or None."""
         run = self._runs.get(proposed.trial_id)
         return run if run and run.info.start_time == _to_milliseconds(proposed) else None
 
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
-        """Return True if the run of a trial has ended."""
         run = self._find_run(proposed)
         return run is not None and run.info.status in ("FINISHED", "FAILED")
 
     def log_trial_start(self, proposed: TrialProposed) -> None:
-        """Start a run, or continue it."""
         trial_id, client = proposed.trial_id, self._client
         if (run := self._find_run(proposed)) is not None:
             logged = client.get_metric_history(run.info.run_id, "validation_accuracy")
@@ -95,12 +75,8 @@ class MLflowTracker(Tracker):
             return
         if trial_id in self._runs:  # it was proposed again
             client.delete_run(self._runs[trial_id].info.run_id)
-        tags = {
-            "log": self._log_id,
-            "trial_id": trial_id,
-            "cell": proposed.cell_name,
-            "origin": proposed.origin,
-        }
+        tags = {"log": self._log_id, "trial_id": trial_id}
+        tags |= {"cell": proposed.cell_name, "origin": proposed.origin}
         run = client.create_run(self._experiment_id, _to_milliseconds(proposed), tags, trial_id)
         settings = select_hyperparameters(proposed).items()
         params = [self._entities.Param(key, str(value)) for key, value in settings]
@@ -108,26 +84,22 @@ class MLflowTracker(Tracker):
         self._runs[trial_id], self._last_epochs[trial_id] = run, 0
 
     def log_epoch(self, epoch: EpochFinished) -> None:
-        """Log the metrics of an epoch, unless they are logged."""
         if epoch.epoch > self._last_epochs[epoch.trial_id]:
-            self._log(epoch, select_metrics(epoch), epoch.epoch)
+            self._log(epoch, epoch.epoch, select_metrics(epoch))
 
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
-        """Log the end of a trial, and terminate its run."""
         values = {"epochs": float(ended.epochs), "device_seconds": device_seconds}
-        self._log(ended, values, ended.epochs, state=str(ended.state), reason=ended.reason)
-        status = "FINISHED" if ended.state in SUCCESSFUL_STATES else "FAILED"
+        self._log(ended, ended.epochs, values, state=str(ended.state), reason=ended.reason)
+        status = "FINISHED" if ended.is_successful else "FAILED"
         run_id = self._runs[ended.trial_id].info.run_id
         self._client.set_terminated(run_id, status, _to_milliseconds(ended))
 
-    def _log(
-        self, event: EpochFinished | TrialEnded, values: dict[str, float], step: int, **tags: str
-    ) -> None:
+    def _log(self, event: TrialEvent, step: int, values: dict[str, float], **tags: str) -> None:
         time, entities = _to_milliseconds(event), self._entities
         metrics = [entities.Metric(key, value, time, step) for key, value in values.items()]
         run_tags = [entities.RunTag(key, value) for key, value in tags.items()]
         self._client.log_batch(self._runs[event.trial_id].info.run_id, metrics, tags=run_tags)
 
 
-def _to_milliseconds(event: Event) -> int:
+def _to_milliseconds(event: TrialEvent) -> int:
     return round(1000 * event.time)

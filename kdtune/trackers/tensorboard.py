@@ -2,75 +2,57 @@
 
 import shutil
 import time
+from itertools import starmap
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event as Entry
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams.api_pb2 import Experiment, HParamInfo, MetricInfo, MetricName
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from kdtune.log.events import SUCCESSFUL_STATES, EpochFinished, TrialEnded, TrialProposed
-from kdtune.trackers.tracker import (
-    COMPLETE_MARKER,
-    FINAL_METRICS,
-    HYPERPARAMETERS,
-    Tracker,
-    select_hyperparameters,
-    select_metrics,
-)
+from kdtune.log.events import EpochFinished, TrialEnded, TrialEvent, TrialProposed
+from kdtune.trackers import tracker
 
-METRIC_COLUMNS = {
+METRIC_NAMES = {
     "best_validation_accuracy": "best validation accuracy",
     "validation_accuracy": "last validation accuracy",
-    **dict.fromkeys(FINAL_METRICS, ""),
+    "epochs": "",
+    "device_seconds": "",
 }
-"""HParams columns of metrics, with their display names."""
-
-DEFAULT_COLUMNS = ("method", "model", "lr", "alpha", "beta")
-"""Hyperparameters whose columns are visible at first; TensorBoard shows five."""
+DEFAULT_COLUMNS = ("method", "model", "lr", "alpha", "beta")  # TensorBoard shows five at first
 
 
-class TensorBoardTracker(Tracker):
-    """Writes trials to TensorBoard event files.
+class TensorBoardTracker(tracker.Tracker):
+    """Writes trials to TensorBoard event files, which are open only while something is written.
 
-    TensorBoard's own writer keeps a thread and an open file for each trial, too many for a
-    thousand trials. Here a file is open only while something is written.
-
-    Args:
-        folder: has a folder for each trial.
+    TensorBoard's own writer keeps a thread and an open file for each of a thousand trials.
     """
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self._event_files: dict[str, Path] = {}
+        self.folder, self._event_files = folder, dict[str, Path]()
 
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
-        """Return True if the trial's folder has the marker."""
-        return (self.folder / proposed.trial_id / COMPLETE_MARKER).exists()
+        return (self.folder / proposed.trial_id / tracker.END_MARKER).exists()
 
     def log_trial_start(self, proposed: TrialProposed) -> None:
-        """Write the settings to a new event file, and remove that of an earlier driver."""
-        folder = self.folder / proposed.trial_id
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        path = folder / f"events.out.tfevents.{time.time_ns()}"
+        path = self.folder / proposed.trial_id / f"events.out.tfevents.{time.time_ns()}"
+        shutil.rmtree(path.parent, ignore_errors=True)
+        path.parent.mkdir(parents=True)
         self._event_files[proposed.trial_id] = path
         _append(path, Entry(wall_time=time.time(), file_version="brain.Event:2"))
-        columns = api_pb2.Experiment(
+        names, metrics = tracker.HYPERPARAMETERS, METRIC_NAMES.items()
+        columns = Experiment(
             hparam_infos=[
-                api_pb2.HParamInfo(name=name, differs=name in DEFAULT_COLUMNS)
-                for name in HYPERPARAMETERS
+                HParamInfo(name=name, differs=name in DEFAULT_COLUMNS) for name in names
             ],
-            metric_infos=[
-                api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
-                for tag, name in METRIC_COLUMNS.items()
-            ],
+            metric_infos=[MetricInfo(name=MetricName(tag=t), display_name=n) for t, n in metrics],
         )
-        settings = select_hyperparameters(proposed).items()
+        settings = tracker.select_hyperparameters(proposed).items()
         values = {key: value for key, value in settings if isinstance(value, str | int | float)}
         row = hparams_pb(values, trial_id=proposed.trial_id, start_time_secs=proposed.time)
         # TensorBoard takes the columns of all runs from any one of them.
@@ -78,28 +60,20 @@ class TensorBoardTracker(Tracker):
         self._write(proposed, 0, _hparams_summary(metadata.EXPERIMENT_TAG, plugin_data), row)
 
     def log_epoch(self, epoch: EpochFinished) -> None:
-        """Write the metrics of an epoch."""
-        scalars = [scalar_pb(key, value) for key, value in select_metrics(epoch).items()]
-        self._write(epoch, epoch.epoch, *scalars)
+        self._write(epoch, epoch.epoch, *starmap(scalar_pb, tracker.select_metrics(epoch).items()))
 
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
-        """Write how the trial ended; the text holds what HParams has no state for."""
-        final_values = dict(zip(FINAL_METRICS, (ended.epochs, device_seconds), strict=True))
-        scalars = [scalar_pb(key, value) for key, value in final_values.items()]
-        self._write(
-            ended, ended.epochs, *scalars, text_pb("end", f"{ended.state}: {ended.reason}")
-        )
-        is_successful = ended.state in SUCCESSFUL_STATES
-        status = api_pb2.STATUS_SUCCESS if is_successful else api_pb2.STATUS_FAILURE
+        epochs, seconds = ended.epochs, scalar_pb("device_seconds", device_seconds)
+        text = text_pb("end", f"{ended.state}: {ended.reason}")  # HParams has fewer states
+        self._write(ended, epochs, scalar_pb("epochs", epochs), seconds, text)
+        status = api_pb2.STATUS_SUCCESS if ended.is_successful else api_pb2.STATUS_FAILURE
         end = SessionEndInfo(status=status, end_time_secs=ended.time)
         plugin_data = HParamsPluginData(session_end_info=end)
         self._write(ended, 0, _hparams_summary(metadata.SESSION_END_INFO_TAG, plugin_data))
         del self._event_files[ended.trial_id]
-        (self.folder / ended.trial_id / COMPLETE_MARKER).touch()
+        (self.folder / ended.trial_id / tracker.END_MARKER).touch()
 
-    def _write(
-        self, event: TrialProposed | EpochFinished | TrialEnded, step: int, *summaries: Summary
-    ) -> None:
+    def _write(self, event: TrialEvent, step: int, *summaries: Summary) -> None:
         values = [value for summary in summaries for value in summary.value]
         entry = Entry(wall_time=event.time, step=step, summary=Summary(value=values))
         _append(self._event_files[event.trial_id], entry)

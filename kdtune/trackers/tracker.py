@@ -1,39 +1,28 @@
 """Interface of experiment trackers, and the fold that logs a sweep's trials to one.
 
-Trackers are folds over the log instead of Ray's callbacks: Ray treats a trial that restarts in
-another process, or after a resume, as a new one, and does not know how a trial ended.
+They are no callbacks of Ray, which treats a trial that restarts or resumes as a new one.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from kdtune.config.train import CLI_FIELDS, DERIVED_FIELDS, OUTPUT_FIELDS, TrainConfig
 from kdtune.errors import first_line
 from kdtune.log.events import EpochFinished, Event, LogOpening, TrialEnded, TrialProposed
+from kdtune.log.trial_history import TrialHistory
 
-COMPUTE_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targets"}
-"""Settings that change how fast a run computes, and nothing that it learns."""
+_SPEED_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targets"}
+_OMITTED = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys() | _SPEED_SETTINGS
 
-HYPERPARAMETERS = (
-    "method",
-    "model",
-    *(
-        field
-        for field in TrainConfig.model_fields
-        if field not in CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys() | COMPUTE_SETTINGS
-    ),
-)
+HYPERPARAMETERS = ("method", "model", *(f for f in TrainConfig.model_fields if f not in _OMITTED))
 """Settings that are logged for every trial."""
 
-COMPLETE_MARKER = "ended"
-"""Empty file in the folder of a trial that is logged completely."""
+END_MARKER = "ended"  # empty file in the folder of a trial that is logged completely
 
-FINAL_METRICS = ("epochs", "device_seconds")
-"""Metrics that are logged when a trial ends."""
-
-TrialEvent = TrialProposed | EpochFinished | TrialEnded
+LoggedEvent = TrialProposed | EpochFinished | TrialEnded
 
 
 def select_hyperparameters(proposed: TrialProposed) -> dict[str, Any]:
@@ -44,32 +33,26 @@ def select_hyperparameters(proposed: TrialProposed) -> dict[str, Any]:
 
 
 def select_metrics(epoch: EpochFinished) -> dict[str, float]:
-    """Return the metrics that are logged for an epoch."""
     return {name: value for name, value in epoch.as_row().items() if isinstance(value, float)}
 
 
 class Tracker(ABC):
     """Client of a tracking program; each trial is logged as start, epochs, end.
 
-    A trial that a former driver did not log completely is logged again from its start, and must
-    not appear twice.
+    A trial that a former driver did not log completely is logged again, and must not appear twice.
     """
 
-    def setup(self, opening: LogOpening) -> None:  # noqa: B027
-        """Prepare for the log that starts with this event."""
+    def setup(self, opening: LogOpening) -> None: ...  # noqa: B027
+    def close(self) -> None: ...  # noqa: B027
 
     @abstractmethod
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
         """Return True if a trial that has ended is logged completely."""
 
     @abstractmethod
-    def log_trial_start(self, proposed: TrialProposed) -> None:
-        """Log the settings of a trial."""
-
+    def log_trial_start(self, proposed: TrialProposed) -> None: ...
     @abstractmethod
-    def log_epoch(self, epoch: EpochFinished) -> None:
-        """Log the metrics of an epoch."""
-
+    def log_epoch(self, epoch: EpochFinished) -> None: ...
     @abstractmethod
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
         """Log the end of a trial.
@@ -79,44 +62,30 @@ class Tracker(ABC):
             device_seconds: sum over all epochs of the trial.
         """
 
-    def close(self) -> None:  # noqa: B027
-        """Release resources; some trials may not have ended."""
 
-
+@dataclass(eq=False)
 class TrackerFold:
     """Logs every trial to a tracker; a fold over the log.
 
     If the tracker fails, a warning is printed and nothing more is logged; the sweep continues.
-
-    Args:
-        name: name of the tracker in warnings.
-        tracker: is not used before `start_logging`.
-        warn: prints a warning.
     """
 
-    def __init__(self, name: str, tracker: Tracker, warn: Callable[[str], object]):
-        self.name, self.tracker, self.warn = name, tracker, warn
+    name: str
+    tracker: Tracker
+    warn: Callable[[str], object]
+
+    def __post_init__(self) -> None:
         self._opening: LogOpening | None = None
-        self._buffered: dict[str, list[TrialEvent]] = {}
-        self._device_seconds: dict[str, float] = {}
-        self._is_live = self._has_failed = False
+        self._history, self._is_live, self._has_failed = TrialHistory(), False, False
 
     def fold(self, event: Event) -> None:
-        """Add an event of the log."""
         if self._opening is None and isinstance(event, LogOpening):
             self._opening = event
-        if self._has_failed or not isinstance(event, TrialEvent):
-            return
-        if isinstance(event, TrialProposed):
-            self._buffered[event.trial_id] = []
-            self._device_seconds[event.trial_id] = 0.0
-        elif isinstance(event, EpochFinished):
-            self._device_seconds[event.trial_id] += event.seconds
-        if self._is_live:
-            with self._failures_warned():
-                self._log_event(event)
-        else:
-            self._buffered[event.trial_id].append(event)
+        if isinstance(event, LoggedEvent) and not self._has_failed:
+            self._history.fold(event)
+            if self._is_live:
+                with self._failures_warned():
+                    self._log_event(event)
 
     def start_logging(self) -> None:
         """Log what the tracker lacks of the events so far, and from now on every event."""
@@ -124,30 +93,27 @@ class TrackerFold:
         with self._failures_warned():
             assert self._opening is not None
             self.tracker.setup(self._opening)
-            for events in self._buffered.values():
-                proposed = events[0]
-                assert isinstance(proposed, TrialProposed)
-                has_ended = isinstance(events[-1], TrialEnded)
-                if not has_ended or not self.tracker.is_trial_logged(proposed):
-                    for event in events:
-                        self._log_event(event)
-        self._buffered.clear()
+            for trial_id, record in list(self._history.trials.items()):
+                if record.ended is not None and self.tracker.is_trial_logged(record.proposed):
+                    del self._history.trials[trial_id]
+                    continue
+                for event in (record.proposed, *record.epochs, record.ended):
+                    self._log_event(event)
 
     def close(self) -> None:
-        """Close the tracker."""
         if self._is_live and not self._has_failed:
             with self._failures_warned():
                 self.tracker.close()
 
-    def _log_event(self, event: TrialEvent) -> None:
+    def _log_event(self, event: LoggedEvent | None) -> None:
         match event:
             case TrialProposed():
                 self.tracker.log_trial_start(event)
             case EpochFinished():
                 self.tracker.log_epoch(event)
             case TrialEnded():
-                device_seconds = round(self._device_seconds[event.trial_id], 3)
-                self.tracker.log_trial_end(event, device_seconds)
+                record = self._history.trials.pop(event.trial_id)
+                self.tracker.log_trial_end(event, round(record.device_seconds, 3))
 
     @contextmanager
     def _failures_warned(self) -> Iterator[None]:

@@ -1,29 +1,19 @@
 """W&B tracker: one run per trial, in a project named after the sweep.
 
-Runs are written into the sweep's folder, for `wandb sync`. With WANDB_API_KEY or WANDB_MODE they
-are sent while the sweep runs.
+Runs are written for `wandb sync`, and sent at once with WANDB_API_KEY or WANDB_MODE.
 """
 
 import os
+import re
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdtune.log.events import (
-    SUCCESSFUL_STATES,
-    EpochFinished,
-    LogOpening,
-    TrialEnded,
-    TrialProposed,
-)
+from kdtune.log.events import EpochFinished, LogOpening, TrialEnded, TrialProposed
 from kdtune.runtime.optional_imports import import_optional
 from kdtune.storage.files import make_folder
-from kdtune.trackers.tracker import (
-    COMPLETE_MARKER,
-    Tracker,
-    select_hyperparameters,
-    select_metrics,
-)
+from kdtune.trackers.tracker import END_MARKER, Tracker, select_hyperparameters, select_metrics
 
 
 def import_wandb() -> Any:
@@ -32,20 +22,13 @@ def import_wandb() -> Any:
     return import_optional("wandb", "wandb")
 
 
+@dataclass(eq=False)
 class WandbTracker(Tracker):
-    """Logs trials to W&B.
-
-    Args:
-        folder: folder of the runs; W&B requires the name ``wandb``.
-        project: name of the sweep.
-    """
-
-    def __init__(self, folder: Path, project: str):
-        self.folder, self.project = folder, project
-        self._runs: dict[str, Any] = {}
+    folder: Path  # its name is "wandb", which W&B requires
+    project: str
+    _runs: dict[str, Any] = field(default_factory=dict, init=False)
 
     def setup(self, opening: LogOpening) -> None:
-        """Import W&B and create the folder."""
         self._wandb = import_wandb()
         self._log_id = round(1000 * opening.time)
         is_configured = os.environ.get("WANDB_MODE") or os.environ.get("WANDB_API_KEY")
@@ -53,54 +36,42 @@ class WandbTracker(Tracker):
         make_folder(self.folder)
 
     def _run_folders(self, trial_id: str) -> list[Path]:
-        """Return the folders of a run: ``run-<date>-<id>`` or ``offline-run-<date>-<id>``."""
-        name_parts = ["run", f"{trial_id}-{self._log_id}"]
-        return [
-            path
-            for path in self.folder.glob("*run-*-*")
-            if path.name.removeprefix("offline-").split("-", 2)[::2] == name_parts
-        ]
+        pattern = rf"(offline-)?run-[^-]*-{re.escape(f'{trial_id}-{self._log_id}')}"
+        return [path for path in self.folder.iterdir() if re.fullmatch(pattern, path.name)]
 
     def is_trial_logged(self, proposed: TrialProposed) -> bool:
-        """Return True if a folder of the run is complete."""
         folders = self._run_folders(proposed.trial_id)
-        return any((path / COMPLETE_MARKER).exists() for path in folders)
+        return any((path / END_MARKER).exists() for path in folders)
 
     def log_trial_start(self, proposed: TrialProposed) -> None:
-        """Start or resume a run, and remove files of an earlier driver; W&B skips known steps."""
         for path in self._run_folders(proposed.trial_id):
             shutil.rmtree(path)
+        switches = dict.fromkeys(
+            ("silent", "disable_git", "disable_code", "x_disable_stats"), True
+        )
         self._runs[proposed.trial_id] = self._wandb.init(
             project=self.project,
             group=proposed.cell_name,
             name=proposed.trial_id,
             id=f"{proposed.trial_id}-{self._log_id}",
-            resume="allow",
+            resume="allow",  # W&B skips the steps that it has
             config=select_hyperparameters(proposed),
             tags=[proposed.cell_name, proposed.origin],
             dir=self.folder.parent,
             mode=self._mode,
             reinit="create_new",  # several runs are active at once
-            settings=self._wandb.Settings(
-                silent=True,
-                console="off",
-                disable_git=True,
-                disable_code=True,
-                x_disable_stats=True,
-            ),
+            settings=self._wandb.Settings(console="off", **switches),
         )
 
     def log_epoch(self, epoch: EpochFinished) -> None:
-        """Log the metrics of an epoch."""
         self._runs[epoch.trial_id].log(select_metrics(epoch), step=epoch.epoch)
 
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
-        """Finish a run."""
         run = self._runs.pop(ended.trial_id)
         summary = {"state": str(ended.state), "reason": ended.reason, "epochs": ended.epochs}
         run.summary.update({**summary, "device_seconds": device_seconds})
-        run.finish(exit_code=int(ended.state not in SUCCESSFUL_STATES))
-        (Path(run.dir).parent / COMPLETE_MARKER).touch()
+        run.finish(exit_code=int(not ended.is_successful))
+        (Path(run.dir).parent / END_MARKER).touch()
 
     def close(self) -> None:
         """Finish the runs of trials that have not ended, as failed until they are resumed."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,9 @@ import ray
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.errors import DiskFullError, RunError, UserError, last_line
+from kdtune.log import events
 from kdtune.log.event_log import EventLog
-from kdtune.log.events import (
-    Candidate,
-    Completed,
-    ConfirmStarted,
-    RunTested,
-    StudentProfiled,
-    TrialProposed,
-    WeightsMissing,
-)
+from kdtune.log.events import Candidate, Completed, ConfirmStarted, TrialProposed
 from kdtune.log.folder import SweepFolder
 from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.log_tables import trials_table
@@ -39,7 +33,6 @@ from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
 from kdtune.tuning.scheduling.confirm_policy import Candidates, ConfirmPolicy, best_trials
 from kdtune.tuning.trials.best_weights import ConfirmedWeights
 from kdtune.tuning.trials.held_out import predict_test_images, profile_student
-from kdtune.tuning.trials.warm_cache import warm_cache
 from kdtune.units import format_duration
 
 
@@ -54,12 +47,7 @@ def confirm_sweep(
     Args:
         path: the sweep's folder; its search must be complete.
         changes: settings of `SweepConfig`: ``top``, ``seeds``, locations, and resources.
-        show: as for `kdtune.tuning.sweep.run_sweep`.
-
-    Raises:
-        UserError: this is no complete sweep, another process runs it, or what it needs is missing
-            or not what it was.
-        RunError, KeyboardInterrupt: as for `kdtune.tuning.sweep.run_sweep`.
+        show: as for `kdtune.tuning.sweep.run_sweep`, which also says what may be raised.
     """
     folder, screen, changes = SweepFolder(path), Screen(show), changes or {}
     with (
@@ -86,8 +74,8 @@ class _History:
 
 def _read_logs(folder: SweepFolder, changes: Mapping[str, Any]) -> _History:
     """Read the logs of a sweep, and raise if it cannot be confirmed with these settings."""
-    events, openings = folder.load_events(), folder.load_confirm_openings()
-    if not isinstance(events[-1], Completed):
+    search, openings = folder.load_events(), folder.load_confirm_openings()
+    if not isinstance(search[-1], Completed):
         raise UserError(
             f"{folder.path} is not complete: first 'kdtune resume {folder.path}'; with a "
             "lower number of --trials it ends with what it has."
@@ -99,17 +87,15 @@ def _read_logs(folder: SweepFolder, changes: Mapping[str, Any]) -> _History:
         )
     if openings and sweep.seeds < (seeds := openings[-1].seeds):
         raise UserError(f"There are {seeds} seeds already; --seeds can grow.")
-    configs = {
-        event.trial_id: event.config for event in events if isinstance(event, TrialProposed)
-    }
+    proposals = (event for event in search if isinstance(event, TrialProposed))
+    configs = {proposal.trial_id: proposal.config for proposal in proposals}
     candidates: Candidates = {}
-    for candidate in (candidate for opening in openings for candidate in opening.candidates):
+    for candidate in chain.from_iterable(opening.candidates for opening in openings):
         candidates.setdefault(candidate.cell, []).append(candidate.trial_id)
         if candidate.trial_id not in configs:
-            raise UserError(
-                f"{folder.confirm_log_path} is damaged: {candidate.trial_id} was not searched."
-            )
-    trials = trials_table(events)
+            problem = f"{candidate.trial_id} was not searched"
+            raise UserError(f"{folder.confirm_log_path} is damaged: {problem}.")
+    trials = trials_table(search)
     if not (best := best_trials(trials, sweep.top)):
         raise UserError(f"No trial of {folder.path} came to an end: nothing can be confirmed.")
     new_candidates = {cell: ids for cell, ids in best.items() if cell not in candidates}
@@ -124,17 +110,19 @@ class _ConfirmSession:
         self.folder, self.screen = workplace.folder, workplace.screen
         self._warn_late_trials()
         self.earlier_opening = history.openings[-1] if history.openings else None
-        configs, candidates = history.trial_configs, history.candidates.values()
+        trial_ids = chain.from_iterable(history.candidates.values())
+        new_candidates = [
+            Candidate(method=method, model=model, trial_id=trial_id)
+            for (method, model), ids in history.new_candidates.items()
+            for trial_id in ids
+        ]
+        configs = history.trial_configs
         self.prepared = prepare_confirmation(
             history.sweep,
             self.folder.load_opening_events()[-1],
             self.earlier_opening,
-            [configs[trial_id] for ids in candidates for trial_id in ids],
-            [
-                Candidate(method=method, model=model, trial_id=trial_id)
-                for (method, model), ids in history.new_candidates.items()
-                for trial_id in ids
-            ],
+            [configs[trial_id] for trial_id in trial_ids],
+            new_candidates,
         )
         self.sweep = self.prepared.sweep
         self.policy = ConfirmPolicy(self.sweep, configs, say=self.screen.warn)
@@ -160,7 +148,7 @@ class _ConfirmSession:
                 self.confirmed_weights.activate()
                 for run_id in policy.testable_runs():
                     if not self.folder.network_path(run_id).is_file():
-                        log.append(WeightsMissing(**policy.proposals[run_id].identity))
+                        log.append(events.WeightsMissing(**policy.proposals[run_id].identity))
                 if self._has_changes() or self._has_work():
                     log.append(opening_event)  # runs that crashed run again
                 if self._has_work():
@@ -186,21 +174,21 @@ class _ConfirmSession:
 
     def _has_work(self) -> bool:
         policy = self.policy
-        untested = policy.choose_candidates() or policy.untested_runs()
-        return not policy.finished or bool(policy.crashed_runs() or untested)
+        if not policy.finished or policy.crashed_runs():
+            return True
+        return bool(policy.choose_candidates() or policy.untested_runs())
 
     def _run_choose_test(self, log: EventLog, slots: Slots) -> None:
         say, shared_inputs = self.screen.say, self.prepared.shared_inputs
         for line in self._describe_plan(slots):
             say(line)
-        warm_cache(shared_inputs, slots, say)
+        shared_inputs.warm_cache(slots, say)
         targets = shared_inputs.target_requests
         slots = choose_gpu_sharing(self.sweep, slots, self._example_configs, targets, say)
         self._profile_students(log, slots)
         self.driver.run(log, slots, targets, Goal(self.policy.runs_per_cell))
-        if self.policy.interrupts.stop_requested:
-            command = self.workplace.resume_command
-            self.policy.interrupts.raise_interrupt(f"to continue: {command}")
+        if (interrupts := self.policy.interrupts).stop_requested:
+            interrupts.raise_interrupt(f"to continue: {self.workplace.resume_command}")
         for choice in self.policy.choose_candidates():
             log.append(choice)
         self._score_test_images(log, slots)
@@ -213,9 +201,8 @@ class _ConfirmSession:
             log.append(Completed())
         if not self.policy.chosen_trials:
             reason = next(iter(self.policy.end_events.values())).reason
-            raise RunError(
-                f"No run of {self.folder.confirm_log_path} finished; the first says: {reason}"
-            )
+            log_path = self.folder.confirm_log_path
+            raise RunError(f"No run of {log_path} finished; the first says: {reason}")
 
     def _describe_plan(self, slots: Slots) -> Iterator[str]:
         policy, sweep, trials = self.policy, self.sweep, self.history.trials
@@ -248,8 +235,8 @@ class _ConfirmSession:
         return configs
 
     def _profile_students(self, log: EventLog, slots: Slots) -> None:
-        events = self.folder.load_confirm_events()
-        profiled = {event.model for event in events if isinstance(event, StudentProfiled)}
+        logged = self.folder.load_confirm_events()
+        profiled = {e.model for e in logged if isinstance(e, events.StudentProfiled)}
         num_classes = len(self.prepared.shared_inputs.decoded.data.classes)
         for model, config in self._example_configs().items():
             if model in profiled:
@@ -259,7 +246,7 @@ class _ConfirmSession:
             except ray.exceptions.RayError as error:
                 self.screen.warn(f"{model} could not be measured: {last_line(error)}")
             else:
-                log.append(StudentProfiled(model=model, **costs))
+                log.append(events.StudentProfiled(model=model, **costs))
 
     def _score_test_images(self, log: EventLog, slots: Slots) -> None:
         runs, labels = self.policy.untested_runs(), np.asarray(self.prepared.test_split.labels)
@@ -277,7 +264,7 @@ class _ConfirmSession:
             for (_, run_id), predicted in zip(runs, predictions, strict=True):
                 with atomic_write(self.folder.predictions_path(run_id)) as temporary:
                     np.savez_compressed(temporary, predicted=predicted.astype(np.uint16))
-                tested = RunTested(
+                tested = events.RunTested(
                     **self.policy.proposals[run_id].identity,
                     test_accuracy=float((predicted == labels).mean()),
                     test_images=len(labels),
@@ -288,7 +275,6 @@ class _ConfirmSession:
             raise RunError(f"The test images could not be classified: {reason}") from error
 
     def _write_labels(self) -> None:
-        """Save the test labels and their group ids."""
         arrays = {"labels": np.asarray(self.prepared.test_split.labels, dtype=np.uint16)}
         if self.prepared.test_groups is not None:
             arrays["groups"] = np.asarray(self.prepared.test_groups)

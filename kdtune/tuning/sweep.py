@@ -27,11 +27,11 @@ from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
 from kdtune.tuning.driver.resume_rules import build_resume_config, resume_flags
 from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
-from kdtune.tuning.planning.plan import load_learning_curves, make_plan, require_local_address
+from kdtune.tuning.planning.plan import Planner, require_local_address
+from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import describe_sampler
 from kdtune.tuning.trials.best_weights import CheckpointCleanup
-from kdtune.tuning.trials.warm_cache import warm_cache
 from kdtune.units import format_duration
 
 
@@ -48,7 +48,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
         plan: plan the sweep first, for the slots of this machine, and save the plan in its folder.
 
     Raises:
-        UserError: an argument is unusable; nothing was written.
+        UserError: an argument is unusable; a new sweep has written nothing.
         RunError: no trial finished an epoch, or the disk is full.
         KeyboardInterrupt: the sweep was interrupted; its tables are of what had ended.
     """
@@ -83,12 +83,7 @@ def resume_sweep(
     Args:
         path: the sweep's folder.
         changes: settings of `SweepConfig` that change.
-        show: as for `run_sweep`.
-
-    Raises:
-        UserError: this is no sweep's folder, another process runs it, or what the sweep needs is
-            missing or not what it was.
-        RunError, KeyboardInterrupt: as for `run_sweep`.
+        show: as for `run_sweep`, which also says what may be raised.
     """
     screen, folder, changes = Screen(show), SweepFolder(path), changes or {}
     with (
@@ -156,7 +151,7 @@ class _SearchSession:
         for line in (*self._describe(slots), *warm_starts):
             self.screen.say(line)
         shared_inputs = self.prepared.shared_inputs
-        built = warm_cache(shared_inputs, slots, self.screen.say)
+        built = shared_inputs.warm_cache(slots, self.screen.say)
         opening_event = self.prepared.opening_after(built)
         make_configs, targets = self.prepared.example_configs, shared_inputs.target_requests
         slots = choose_gpu_sharing(self.sweep, slots, make_configs, targets, self.screen.say)
@@ -164,8 +159,9 @@ class _SearchSession:
 
     def make_plan(self, slots: Slots, warm_start_events: Sequence[WarmStart]) -> dict[str, Any]:
         """Return the plan of the sweep, and show it."""
-        curves = load_learning_curves(self.prepared, None)
-        plan = make_plan(self.prepared, warm_start_events, slots, (), curves, self.screen.say)
+        curves = SyntheticCurves(self.sweep.epochs, self.sweep.seed)
+        planner = Planner(self.prepared, curves, warm_start_events)
+        plan = planner.make_plan(slots, (), self.screen.say)
         self.screen.say(plan_text(plan, "table"))
         return plan
 

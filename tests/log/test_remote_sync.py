@@ -14,7 +14,7 @@ from event_logs import sweep_opening
 from kdtune.errors import RunError, UserError
 from kdtune.log import remote_sync
 from kdtune.log.folder import SweepFolder
-from kdtune.log.remote_sync import MARKER_FILE, RemoteSync, synced_to
+from kdtune.log.remote_sync import MARKER_FILE, synced_to
 from kdtune.storage.remote import Storage, StorageError
 
 LINE = sweep_opening().model_dump_json().encode() + b"\n"
@@ -245,7 +245,8 @@ def test_without_a_storage_there_is_no_copy(sweep):
 
 def test_the_parent_of_the_sweeps_folder_is_no_storage(sweep):
     with pytest.raises(UserError, match="is where the sweep's folder is anyway"):
-        RemoteSync(sweep, Storage(str(sweep.path.parent)), print)
+        with synced_to(sweep, str(sweep.path.parent), True, print):
+            pass
 
 
 def test_a_download_that_is_interrupted_leaves_the_copy_as_it_was(sweep, copy, said, monkeypatch):

@@ -32,9 +32,9 @@ def test_a_model_gives_logits_and_a_map_a_stage(name, size):
 
 @pytest.mark.parametrize("name", ["MultiBranchNet", "ResNet18", "ResNet50"])
 def test_small_images_keep_their_size_in_the_first_stage(name):
-    assert [probe_stage_shapes(build_model(name, 2, size), size)[0][1] for size in (16, 32, 64)] == [
-        16, 32, 16,
-    ]  # fmt: skip
+    sizes = (16, 32, 64)
+    heights = [probe_stage_shapes(build_model(name, 2, size), size)[0][1] for size in sizes]
+    assert heights == [16, 32, 16]
 
 
 @pytest.mark.parametrize("name", MODELS)

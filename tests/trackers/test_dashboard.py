@@ -134,7 +134,7 @@ def test_wrong_folders_ports_and_missing_packages_are_errors(tmp_path, monkeypat
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UserError, match="cannot be had: address already in use; give another"):
-            Dashboard([first]).serve(taken.getsockname()[1], print)
+            Dashboard([first]).serve(taken.getsockname()[1])
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     run = CliRunner().invoke(cli, ["dashboard", str(first)])
     said = "This needs optuna_dashboard, which is not installed: in the folder of kdtune, "

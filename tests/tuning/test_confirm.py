@@ -309,7 +309,7 @@ def copy(confirmed, tmp_path):
 
 def runs_of(sweep):
     """Return the table of the runs of a confirmation, without times."""
-    return pd.read_csv(sweep.table_path("confirm", ".csv")).drop(
+    return pd.read_csv(sweep.table_path("confirm.csv")).drop(
         columns=["device_seconds", "restarts"]
     )
 
@@ -356,7 +356,7 @@ class TestConfirmed:
         assert network["validation_accuracy"] == best
 
     def test_the_leaderboard_has_what_was_confirmed(self, confirmed):
-        [row] = pd.read_csv(confirmed.table_path("leaderboard", ".csv")).itertuples()
+        [row] = pd.read_csv(confirmed.table_path("leaderboard.csv")).itertuples()
         runs = runs_of(confirmed)
         chosen = runs[runs.chosen]
         assert (row.status, row.seeds_ok, row.test_images) == ("ok", 3, 100)
@@ -370,7 +370,7 @@ class TestConfirmed:
             for name in ("trials", "epochs", "leaderboard", "confirm", "settings", "search_curve")
         }
         for name, text in shown.items():
-            assert confirmed.table_path(name, ".csv").read_text() == text
+            assert confirmed.table_path(f"{name}.csv").read_text() == text
         assert "MultiBranchNet" in table_text(confirmed.path, "models", "markdown")
         with pytest.raises(UserError, match="has no table 'x'; there are trials, epochs, leader"):
             table_text(confirmed.path, "x", "table")

@@ -32,9 +32,10 @@ from kdtune.log.events import (
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 from kdtune.tuning.cluster.placement import ResourceRequest, Slots
 from kdtune.tuning.cluster.session import LivingNodes, run_trials
+from kdtune.tuning.display.screen import Screen
+from kdtune.tuning.driver.driver import Workplace
 from kdtune.tuning.driver.preflight import prepare_sweep
 from kdtune.tuning.driver.resume_rules import build_resume_config
-from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.sweep import resume_sweep, run_sweep
 from kdtune.tuning.trials.results import EpochReported, TrialFailed
@@ -219,9 +220,9 @@ def test_tables_without_room_are_a_sentence_and_no_file_is_damaged(copy, room):
     try:
         if room < 10_000:
             with pytest.raises(RunError, match="no room to write .* Nothing is lost: make room"):
-                write_results(copy, "kdtune resume")
+                Workplace(copy, Screen("quiet"), "kdtune resume").write_results()
         else:
-            write_results(copy, "kdtune resume")
+            Workplace(copy, Screen("quiet"), "kdtune resume").write_results()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     for path, content in before.items():
@@ -273,7 +274,7 @@ def test_trials_that_die_hang_or_lack_memory_restart(ray_session, tmp_path):
     (tmp_path / "marks").mkdir()
     process = ray.tune.with_parameters(Troubled, checkpoints=tmp_path / "marks")
     run_trials(process, harness.searcher, harness.scheduler, watchdog)
-    assert harness.budget.finished
+    assert harness.policy.finished
     events = SweepFolder(tmp_path).load_events()
     restarts = {e.trial_id: (e.cause, e.reason) for e in of_kind(events, TrialRestarted)}
     assert restarts == {
@@ -340,7 +341,7 @@ def test_a_sweep_that_signals_stopped_is_resumed_and_listens_to_this_machine_alo
     for trial_id, (_, accuracies, *_) in outcomes(sweep).items():
         [*_, last] = sorted(p.name for p in (sweep.checkpoints_folder / trial_id).iterdir())
         assert last == f"epoch-{len(accuracies):05d}.pth"
-    assert set(pd.read_csv(sweep.table_path("trials", ".csv")).state) == {"running"}
+    assert set(pd.read_csv(sweep.table_path("trials.csv")).state) == {"running"}
 
     driver, _ = start(tmp_path, "resume", "results/x", "--shutdown-grace", "0s")
     err = end(driver, signal.SIGTERM)

@@ -21,8 +21,9 @@ from kdtune.log.folder import SweepFolder
 from kdtune.log.trial_history import TrialHistory
 from kdtune.models.checkpoints import load_model
 from kdtune.training.rerun import train_from_file
+from kdtune.tuning.display.screen import Screen
+from kdtune.tuning.driver.driver import Workplace
 from kdtune.tuning.driver.preflight import prepare_sweep
-from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.search.studies import CellStudies
 from kdtune.tuning.sweep import run_sweep
@@ -41,7 +42,7 @@ def of_kind(sweep, kind):
 
 def scalars_of(folder, name):
     """Return the steps at which TensorBoard has a scalar."""
-    return [scalar.step for scalar in EventAccumulator(str(folder)).Reload().Scalars(name)]
+    return [scalar.step for scalar in EventAccumulator(str(folder)).Reload().Tensors(name)]
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +66,16 @@ def small_sweep(ray_session, folder, teacher_file, tmp_path_factory):
 @pytest.mark.slow
 class TestSmallSweep:
     def test_every_cell_has_a_row_and_every_trial_an_end(self, small_sweep):
-        board = pd.read_csv(small_sweep.table_path("leaderboard", ".csv"))
+        board = pd.read_csv(small_sweep.table_path("leaderboard.csv"))
         assert set(board.method) == {"at", "student"}
         assert board.trials_started.tolist() == [3, 3]
-        trials = pd.read_parquet(small_sweep.table_path("trials", ".parquet"))
+        trials = pd.read_parquet(small_sweep.table_path("trials.parquet"))
         proposed = of_kind(small_sweep, TrialProposed)
         assert trials.trial_id.tolist() == [event.trial_id for event in proposed]
         assert set(trials.state) <= {"finished", "stopped", "diverged"}
 
     def test_a_diverged_trial_says_when_and_the_sweep_goes_on(self, small_sweep):
-        trials = pd.read_csv(small_sweep.table_path("trials", ".csv")).set_index("trial_id")
+        trials = pd.read_csv(small_sweep.table_path("trials.csv")).set_index("trial_id")
         assert trials.loc["student-MultiBranchNet-000"].state == "diverged"
         assert "loss became" in trials.loc["student-MultiBranchNet-000"].reason
         assert "finished" in set(trials.state)
@@ -88,20 +89,17 @@ class TestSmallSweep:
         told = [t for study in studies.by_cell.values() for t in study.trials]
         assert [t.state for t in told] == 6 * [OptunaState.COMPLETE]
         values = {t.user_attrs["trial_id"]: t.value for t in told}
-        trials = pd.read_csv(small_sweep.table_path("trials", ".csv")).set_index("trial_id")
+        trials = pd.read_csv(small_sweep.table_path("trials.csv")).set_index("trial_id")
         finished = trials[trials.state == "finished"].best_validation_accuracy
         assert len(finished) and values | finished.to_dict() == values
 
     def test_the_tables_can_be_made_again_from_the_log(self, small_sweep):
-        made = [
-            small_sweep.table_path("leaderboard", ".csv"),
-            small_sweep.table_path("trials", ".csv"),
-        ]
+        made = [small_sweep.table_path("leaderboard.csv"), small_sweep.table_path("trials.csv")]
         made += sorted((small_sweep.path / "best").glob("*.yaml"))
         before = [path.read_bytes() for path in made]
         for path in made:
             path.unlink()
-        write_results(small_sweep, "kdtune resume")
+        Workplace(small_sweep, Screen("quiet"), "kdtune resume").write_results()
         assert [path.read_bytes() for path in made] == before
 
     @pytest.mark.parametrize("method", ["at", "student"])
@@ -141,7 +139,7 @@ class TestSmallSweep:
             assert steps == list(range(1, epochs + 1))
 
     def test_the_best_networks_are_there_and_no_checkpoint_else(self, small_sweep):
-        board = pd.read_csv(small_sweep.table_path("leaderboard", ".csv")).set_index("method")
+        board = pd.read_csv(small_sweep.table_path("leaderboard.csv")).set_index("method")
         for method in ("at", "student"):
             loaded = load_model(small_sweep.best_path(method, "MultiBranchNet", ".pth"))
             assert loaded["trial_id"] == board.loc[method].trial_id

@@ -1,10 +1,8 @@
 """Blocks of a report's sections: paragraphs, tables, figures and code."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from kdtune.reports.tables.columns import TEXT_HEADINGS
@@ -15,8 +13,6 @@ class Paragraph:
     """Text; `kind` is ``lead``, ``text``, ``missing`` or ``sweep`` (a heading).
 
     Attributes:
-        text: one or two sentences.
-        kind: style of the text.
         name: name of the figure that it replaces, if any.
     """
 
@@ -27,14 +23,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class TableBlock:
-    """A table of text.
-
-    Attributes:
-        caption: text above the table.
-        columns: cells of each column by heading.
-        collapsed: True if it is folded at first.
-        kind: name of its template.
-    """
+    """A table of text, with its columns by heading; `collapsed` if it is folded at first."""
 
     caption: str
     columns: Mapping[str, Sequence[str]]
@@ -49,21 +38,14 @@ class TableBlock:
     @property
     def row_groups(self) -> list[str]:
         """The group of each row; empty if rows are not grouped."""
-        heading = next((heading for heading in GROUP_COLUMNS if heading in self.columns), None)
-        names = list(self.columns[heading]) if heading else []
+        headings = [heading for heading in _GROUP_COLUMNS if heading in self.columns]
+        names = list(self.columns[headings[0]]) if headings else []
         return names if len(set(names)) < len(names) else []
 
 
 @dataclass(frozen=True)
 class FigureBlock:
-    """A figure.
-
-    Attributes:
-        name: stem of its file.
-        figure: the figure.
-        caption: text below it, which starts with the result that it shows.
-        kind: name of its template.
-    """
+    """A figure; `name` is the stem of its file."""
 
     name: str
     figure: Figure
@@ -73,14 +55,7 @@ class FigureBlock:
 
 @dataclass(frozen=True)
 class CodeBlock:
-    """Code to copy.
-
-    Attributes:
-        caption: text above it.
-        text: the code.
-        collapsed: True if it is folded at first.
-        kind: name of its template.
-    """
+    """Code to copy; `collapsed` if it is folded at first."""
 
     caption: str
     text: str
@@ -90,30 +65,8 @@ class CodeBlock:
 
 Block = Paragraph | TableBlock | FigureBlock | CodeBlock
 
-GROUP_COLUMNS = ("pair", "model", "method")
+_GROUP_COLUMNS = ("pair", "model", "method")
 """Headings by which the rows of a table are grouped; the first present one is used."""
 
 LEFT_ALIGNED = {"pair", "unbeaten in", *TEXT_HEADINGS}
 """Headings of columns of text."""
-
-
-def format_each(values: Iterable[Any], format_spec: str) -> list[str]:
-    """Format values; missing ones are empty.
-
-    Args:
-        values: numbers, or None or NaN.
-        format_spec: format specification, as ``.2f``.
-    """
-    return ["" if pd.isna(value) else format(value, format_spec) for value in values]
-
-
-def to_texts(values: Iterable[Any]) -> list[str]:
-    """Convert values to text; missing ones are empty."""
-    return ["" if pd.isna(value) else str(value) for value in values]
-
-
-def format_setting(value: object) -> str:
-    """Return the value of a setting as text."""
-    if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.3g}"
-    return "" if value is None else str(value)

@@ -29,13 +29,9 @@ METHOD_STYLES = {name: (info.colour, info.marker) for name, info in BUILTIN_METH
 OTHER_METHOD_MARKERS = ("v", "P", "X", "*", "<", ">", "p", "h", "d")
 """Markers of plug-ins' methods, which share one colour."""
 
-STATE_COLOURS = {
-    "finished": "#0072b2",
-    "stopped": "#8fbfdc",
-    "diverged": "#d55e00",
-    "crashed": "#6b6b6b",
-    "running": "#e9e9e9",
-}
+STATE_COLOURS = dict(
+    finished="#0072b2", stopped="#8fbfdc", diverged="#d55e00", crashed="#6b6b6b", running="#e9e9e9"
+)
 
 CSS_VARIABLES = {
     TEXT_COLOUR: "ink",
@@ -49,35 +45,19 @@ CSS_VARIABLES = {
 """CSS variable for each colour, so that a page can be dark."""
 
 RC_PARAMS: Any = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": MUTED_COLOUR,
-    "axes.grid": True,
-    "axes.labelcolor": TEXT_COLOUR,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "grid.color": GRID_COLOUR,
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "kdtune",
-    "text.color": TEXT_COLOUR,
-    "text.parse_math": False,
-    "text.usetex": False,
-    "xtick.color": MUTED_COLOUR,
-    "xtick.labelcolor": TEXT_COLOUR,
-    "ytick.color": MUTED_COLOUR,
-    "ytick.labelcolor": TEXT_COLOUR,
-}
+    "axes.axisbelow": True, "axes.edgecolor": MUTED_COLOUR, "axes.grid": True,
+    "axes.labelcolor": TEXT_COLOUR, "axes.spines.right": False, "axes.spines.top": False,
+    "axes.titlelocation": "left", "axes.titlesize": 10,
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.5,
+    "grid.color": GRID_COLOUR, "grid.linewidth": 0.7, "legend.frameon": False,
+    "svg.fonttype": "none", "svg.hashsalt": "kdtune",
+    "text.color": TEXT_COLOUR, "text.parse_math": False, "text.usetex": False,
+    "xtick.color": MUTED_COLOUR, "xtick.labelcolor": TEXT_COLOUR,
+    "ytick.color": MUTED_COLOUR, "ytick.labelcolor": TEXT_COLOUR,
+}  # fmt: skip
 FIGURE_WIDTH_INCHES = 7.2
 
-METHOD_OFFSET_INCHES = 0.13
-"""Distance between the marks of two methods on one student."""
-
+METHOD_OFFSET_INCHES = 0.13  # between the marks of two methods on one student
 MAX_NAME_LETTERS = 24
 
 ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
@@ -92,24 +72,15 @@ class ReportFigure(Figure):
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return colour and marker of each method, baselines last.
-
-    >>> method_styles(["at", "mine"])
-    {'at': ('#0072b2', 'o'), 'mine': ('#cc79a7', 'v')}
-    """
+    """Return colour and marker of each method, baselines last."""
     names = list(dict.fromkeys(methods))
-    markers = cycle(OTHER_METHOD_MARKERS)
-    others = {m: (OTHER_METHOD_COLOUR, next(markers)) for m in names if m not in METHOD_STYLES}
-    styles = {**METHOD_STYLES, **others}
+    others = zip((m for m in names if m not in METHOD_STYLES), cycle(OTHER_METHOD_MARKERS))
+    styles = METHOD_STYLES | {m: (OTHER_METHOD_COLOUR, marker) for m, marker in others}
     return {m: styles[m] for m in sorted(styles, key=BASELINES.__contains__) if m in names}
 
 
 def truncate_name(name: str) -> str:
-    """Shorten a name to fit beside an axis.
-
-    >>> truncate_name("a" * 30)
-    'aaaaaaaaaaaaaaaaaaaaaaa…'
-    """
+    """Shorten a name to fit beside an axis."""
     return name if len(name) <= MAX_NAME_LETTERS else f"{name[: MAX_NAME_LETTERS - 1]}…"
 
 
@@ -138,13 +109,12 @@ def plot_verdict(pair: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
         axes.errorbar(value, y, xerr=width, color=TEXT_COLOUR, marker=marker, capsize=4, ms=7)
         seed_points = seeds.loc[seeds["model"] == row.model, "difference_points"]
         rows = np.full(len(seed_points), y + 0.27)
-        axes.scatter(
-            seed_points, rows, s=16, facecolors="none", edgecolors=MUTED_COLOUR, linewidth=1
-        )
+        circle: Any = {"facecolors": "none", "edgecolors": MUTED_COLOUR, "linewidth": 1}
+        axes.scatter(seed_points, rows, s=16, **circle)
         text = f"{format_points(value, width)} ± {format_points(width, width)}"
         axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center")
-    names = ("all students" if m == ALL_MODELS else truncate_name(m) for m in pair["model"])
-    _label_rows(axes, list(names))
+    names = pair["model"].replace(ALL_MODELS, "all students")
+    _label_rows(axes, names.map(truncate_name).tolist())
     axes.set_xlabel(f"{a} minus {b}, points of test accuracy\n← {b} better  |  {a} better →")
     return figure
 
@@ -154,13 +124,13 @@ def plot_accuracy_vs_cost(points: pd.DataFrame, teacher_percent: float | None = 
     """Plot the accuracy of each cell against the cost of its student.
 
     Args:
-        points: rows of `kdtune.reports.tables.figure_data.accuracy_vs_cost_table` with latency or
-            MACs.
+        points: rows with a cost of `kdtune.reports.tables.figure_data.accuracy_vs_cost_table`.
         teacher_percent: the teacher's accuracy in percent, on the same images.
     """
     figure, axes = _single_panel(3.6)
-    cost = "latency_ms" if points["latency_ms"].notna().any() else "macs"
-    unit = "milliseconds for one image" if cost == "latency_ms" else "multiply-adds for one image"
+    cost, unit = "macs", "multiply-adds for one image (logarithmic)"
+    if points["latency_ms"].notna().any():
+        cost, unit = "latency_ms", "milliseconds for one image (logarithmic)"
     methods = method_styles(points["method"])
     front = points[points[f"front_{cost.removesuffix('_ms')}"]].sort_values(cost)
     x, y = front[cost].astype(float), front["accuracy_percent"]
@@ -173,37 +143,20 @@ def plot_accuracy_vs_cost(points: pd.DataFrame, teacher_percent: float | None = 
         values = cells["accuracy_percent"]
         # Methods on one student have the same cost, so their marks are drawn side by side.
         offset = (i - (len(methods) - 1) / 2) * METHOD_OFFSET_INCHES
-        axes.errorbar(
-            cells[cost].astype(float),
-            values,
-            yerr=[(values - low).fillna(0), (high - values).fillna(0)],
-            color=colour,
-            marker=marker,
-            markersize=7,
-            linestyle="none",
-            capsize=3,
-            label=method_label(method),
-            transform=axes.transData + ScaledTranslation(offset, 0, figure.dpi_scale_trans),
-        )
+        shift = ScaledTranslation(offset, 0, figure.dpi_scale_trans)
+        errors = [(values - low).fillna(0), (high - values).fillna(0)]
+        style: Any = {**_mark_style(colour, marker), "label": method_label(method), "ms": 7}
+        x = cells[cost].astype(float)
+        axes.errorbar(x, values, errors, transform=axes.transData + shift, **style)
     labelled_points = points.assign(top=points["high_percent"].fillna(points["accuracy_percent"]))
     for model, cells in labelled_points.groupby("model"):
-        axes.annotate(
-            truncate_name(str(model)),
-            (cells[cost].iloc[0], cells["top"].max()),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-        )
+        top = cells[cost].iloc[0], cells["top"].max()
+        _annotate(axes, truncate_name(str(model)), top, (0, 7), ha="center")
     if teacher_percent is not None:
         axes.axhline(teacher_percent, color=MUTED_COLOUR, linestyle="--", linewidth=1)
-        axes.annotate(
-            f"teacher {teacher_percent:.1f} %",
-            (0.01, teacher_percent),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(0, 3),
-            textcoords="offset points",
-            color=MUTED_COLOUR,
-        )
+        style = {"xycoords": axes.get_yaxis_transform(), "color": MUTED_COLOUR}
+        text = f"teacher {teacher_percent:.1f} %"
+        _annotate(axes, text, (0.01, teacher_percent), (0, 3), **style)
     # Marks that are moved aside do not widen the axis by themselves.
     values = points[["low_percent", "accuracy_percent", "high_percent"]].to_numpy(float)
     values = np.append(values, np.nan if teacher_percent is None else teacher_percent)
@@ -211,7 +164,7 @@ def plot_accuracy_vs_cost(points: pd.DataFrame, teacher_percent: float | None = 
     margin = 0.15 * max(high - low, 1)
     axes.set_ylim(low - margin, high + margin)
     _format_log_axis(axes)
-    axes.set_xlabel(f"{unit} (logarithmic)")
+    axes.set_xlabel(unit)
     is_test = points["split"].iloc[0] == "test"
     axes.set_ylabel("test accuracy, %" if is_test else "search score (validation), %")
     _add_legend(figure, axes)
@@ -230,36 +183,24 @@ def plot_search_curves(
         expected: the search curve table of a random search, whose expected curve is drawn, too.
     """
     models = list(dict.fromkeys(curve["model"]))
-    figure, panels = _stacked_panels(len(models), 2.5)
+    figure, panels = _make_panels(len(models), 2.5)
     methods = method_styles(curve["method"])
     for axes, model in zip(panels, models, strict=True):
         last_epoch = curve.loc[curve["model"] == model, "epochs"].max()
         for i, (method, (colour, marker)) in enumerate(methods.items()):
             cell_curve = _of_cell(curve, model, method)
-            axes.step(
-                cell_curve["epochs"],
-                cell_curve["best_percent"],
-                where="post",
-                color=colour,
-                marker=marker,
-                markevery=[len(cell_curve) - 1] if len(cell_curve) else [],
-                label=method_label(method),
-            )
+            x, y = cell_curve["epochs"], cell_curve["best_percent"]
+            last = [len(x) - 1] if len(x) else []
+            style: Any = {"color": colour, "marker": marker, "label": method_label(method)}
+            axes.step(x, y, where="post", markevery=last, **style)
             if expected is not None:
                 mean = _of_cell(expected, model, method)
                 mean = mean[["expected_epochs", "expected_best_percent"]].to_numpy().T
                 axes.plot(*mean, color=colour, linestyle=":", linewidth=1)
-            cell_row = _of_cell(leaderboard, model, method)
-            axes.errorbar(
-                [last_epoch * (1.06 + 0.035 * i)] * len(cell_row),
-                cell_row["validation_accuracy_percent"],
-                yerr=cell_row["validation_seed_sd_points"].fillna(0),
-                color=colour,
-                marker=marker,
-                markerfacecolor="none",
-                linestyle="none",
-                capsize=3,
-            )
+            row = _of_cell(leaderboard, model, method)
+            x, y = [last_epoch * (1.06 + 0.035 * i)] * len(row), row["validation_accuracy_percent"]
+            deviations = row["validation_seed_sd_points"].fillna(0)
+            axes.errorbar(x, y, deviations, mfc="none", **_mark_style(colour, marker))
         axes.set_title(truncate_name(model))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("best validation, %")
@@ -274,20 +215,12 @@ def _of_cell(table: pd.DataFrame, model: str, method: str) -> pd.DataFrame:
 
 @rc_context(RC_PARAMS)
 def plot_setting_ranges(ranges: pd.DataFrame) -> Figure:
-    """Plot the good values of each setting of one method, by model; the overlap is shaded.
-
-    Args:
-        ranges: rows of `kdtune.reports.tables.figure_data.setting_ranges` of one method.
-    """
+    """Plot the `setting_ranges` of one method, by setting and model; the overlap is shaded."""
     names = list(dict.fromkeys(ranges["hyperparameter"]))
     models = list(dict.fromkeys(ranges["model"]))
     [(colour, marker)] = method_styles(ranges["method"]).values()
-    rows = -(-len(names) // 2)
-    figure = ReportFigure(
-        figsize=(FIGURE_WIDTH_INCHES, rows * (0.3 * len(models) + 0.75)), layout="constrained"
-    )
-    axes_grid = figure.subplots(rows, 2, squeeze=False, sharey=True)
-    for axes, name in zip(axes_grid.flat, names, strict=False):
+    figure, panels = _make_panels(-(-len(names) // 2), 0.3 * len(models) + 0.75, columns=2)
+    for axes, name in zip(panels, names, strict=False):
         setting_rows = ranges[ranges["hyperparameter"] == name]
         low, high = setting_rows["good_low"].max(), setting_rows["good_high"].min()
         if len(setting_rows) == len(models) > 1 and low <= high:
@@ -304,38 +237,24 @@ def plot_setting_ranges(ranges: pd.DataFrame) -> Figure:
             _format_log_axis(axes)
         axes.set_title(title)
         _label_rows(axes, [truncate_name(model) for model in models])
-    for axes in axes_grid.flat[len(names) :]:
+    for axes in panels[len(names) :]:
         axes.set_axis_off()
     return figure
 
 
 @rc_context(RC_PARAMS)
 def plot_outcomes(counts: pd.DataFrame) -> Figure:
-    """Plot the numbers of trials of each cell by state.
-
-    Args:
-        counts: result of `kdtune.reports.tables.figure_data.count_outcomes`.
-    """
+    """Plot the numbers of trials of each cell by state, from `count_outcomes`."""
     figure, axes = _single_panel(0.34 * len(counts) + 1.0)
-    y = np.arange(len(counts))
-    bar_starts = np.zeros(len(counts))
+    y, bar_starts = np.arange(len(counts)), np.zeros(len(counts))
     for state, colour in STATE_COLOURS.items():
         width = counts[state].to_numpy(float)
         if width.any():
             axes.barh(y, width, left=bar_starts, color=colour, height=0.7, label=state)
         bar_starts = bar_starts + width
-    for row_number, row in enumerate(counts.itertuples()):
-        labels = [
-            f"{getattr(row, state)} {state}" for state in STATE_COLOURS if getattr(row, state)
-        ]
-        axes.annotate(
-            ", ".join(labels),
-            (bar_starts[row_number], row_number),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8.5,
-        )
+    for i, numbers in enumerate(counts[list(STATE_COLOURS)].to_dict("records")):
+        text = ", ".join(f"{number} {state}" for state, number in numbers.items() if number)
+        _annotate(axes, text, (bar_starts[i], i), (6, 0), va="center", fontsize=8.5)
     cells = zip(counts["method"], counts["model"], strict=True)
     _label_rows(axes, [f"{method_label(a)}, {truncate_name(b)}" for a, b in cells])
     max_trials = bar_starts.max()
@@ -379,29 +298,34 @@ def render_file(figure: Figure, file_format: str) -> bytes:
     Args:
         figure: a figure of this module.
         file_format: ``svg`` or ``png``.
-
-    Returns:
-        The content of the file.
     """
-    metadata: Any = dict.fromkeys(
-        ("Date", "Creator", "Format", "Type") if file_format == "svg" else ("Software",)
-    )
+    is_svg = file_format == "svg"
+    hidden = ("Date", "Creator", "Format", "Type") if is_svg else ("Software",)
+    options: Any = {"transparent": True} if is_svg else {"facecolor": "white"}
+    options |= {"metadata": dict.fromkeys(hidden), "format": file_format, "dpi": 200}
     out = io.BytesIO()
     with warnings.catch_warnings():  # a browser has more fonts
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        background: Any = {"transparent": True} if file_format == "svg" else {"facecolor": "white"}
-        figure.savefig(out, format=file_format, metadata=metadata, dpi=200, **background)
+        figure.savefig(out, **options)
     return out.getvalue()
 
 
 def _single_panel(height: float) -> tuple[Figure, Axes]:
-    figure, [axes] = _stacked_panels(1, height)
+    figure, [axes] = _make_panels(1, height)
     return figure, axes
 
 
-def _stacked_panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    figure = ReportFigure(figsize=(FIGURE_WIDTH_INCHES, count * height), layout="constrained")
-    return figure, list(figure.subplots(count, 1, squeeze=False).flat)
+def _make_panels(rows: int, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = ReportFigure(figsize=(FIGURE_WIDTH_INCHES, rows * height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, sharey=columns > 1).flat)
+
+
+def _mark_style(colour: str, marker: str) -> dict[str, Any]:
+    return {"color": colour, "marker": marker, "linestyle": "none", "capsize": 3}
+
+
+def _annotate(axes: Axes, text: str, point: Any, offset: tuple[int, int], **style: Any) -> None:
+    axes.annotate(text, point, xytext=offset, textcoords="offset points", **style)
 
 
 def _label_rows(axes: Axes, names: list[str]) -> None:

@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,13 @@ from kdtune.reports.text.render import to_csv
 from kdtune.runtime.console import printable
 from kdtune.storage.files import atomic_write, write_text
 
-DOWNLOAD_TABLES = ("leaderboard", "comparison", "search_curve", "rungs", "settings", "models")
-"""Tables that the page embeds as CSV files."""
-
-MAX_PAGE_BYTES = 1_000_000
-"""Size of a page beyond which no further table is embedded."""
-
-OPEN_SECTIONS = ("verdict", "leaderboard", "ship")
-"""Sections that are expanded at first."""
+_DOWNLOAD_TABLES = ("leaderboard", "comparison", "search_curve", "rungs", "settings", "models")
+MAX_PAGE_BYTES = 1_000_000  # a page of this size gets no further table to download
+_OPEN_SECTIONS = ("verdict", "leaderboard", "ship")  # they are expanded at first
 
 
 def render_report(folders: Sequence[Path]) -> str:
-    """Render the page; comparable sweeps share a leaderboard.
-
-    Raises:
-        UserError: a folder is not a sweep's, or a log is damaged.
-    """
+    """Render the page; comparable sweeps share a leaderboard."""
     sweeps = [LoadedSweep(path) for path in folders]
     return _render_page(sweeps, build_sections(sweeps))
 
@@ -52,39 +44,30 @@ def render_excerpt(sweeps: Sequence[LoadedSweep], sections: Sequence[dict[str, A
         sections: result of `build_sections` for these sweeps.
     """
     blocks = [block for section in sections[:2] for block in section["blocks"]]
-    template = _jinja_environment().get_template("notebook.html")
-    return template.render(
-        lines=[sweep.summary() for sweep in sweeps],
-        blocks=[block for block in blocks if not isinstance(block, FigureBlock)],
-    )
+    blocks = [block for block in blocks if not isinstance(block, FigureBlock)]
+    lines = [sweep.summary() for sweep in sweeps]
+    return _jinja_environment().get_template("notebook.html").render(lines=lines, blocks=blocks)
 
 
 def write_report(
     folders: Sequence[Path], page_path: Path | None, figures_folder: Path | None
 ) -> Path:
-    """Write the page, and its figures as files.
+    """Write the page, and its figures as files; return the file of the page.
 
     Args:
-        folders: of the sweeps.
+        folders: folders of the sweeps.
         page_path: file of the page; ``report.html`` in the first folder if None.
         figures_folder: folder for the figures as SVG and PNG; None writes none.
-
-    Returns:
-        The file of the page.
-
-    Raises:
-        UserError: a folder is not a sweep's, a log is damaged, or a file cannot be written.
     """
     sweeps = [LoadedSweep(path) for path in folders]
     sections = build_sections(sweeps)
     page_path = page_path or sweeps[0].folder.report_path
     try:
         write_text(page_path, _render_page(sweeps, sections))
-        if figures_folder is not None:
-            for block in (block for section in sections for block in section["blocks"]):
-                for file_format in ("svg", "png") if isinstance(block, FigureBlock) else ():
-                    with atomic_write(figures_folder / f"{block.name}.{file_format}") as temporary:
-                        temporary.write_bytes(render_file(block.figure, file_format))
+        for block, suffix in product(_figure_blocks(sections), ("svg", "png")):
+            if figures_folder is not None:
+                with atomic_write(figures_folder / f"{block.name}.{suffix}") as temporary:
+                    temporary.write_bytes(render_file(block.figure, suffix))
     except OSError as error:
         raise UserError(f"The report cannot be written: {error.strerror}.") from None
     return page_path
@@ -92,72 +75,53 @@ def write_report(
 
 def _render_page(sweeps: Sequence[LoadedSweep], sections: list[dict[str, Any]]) -> str:
     facts = [sweep.header_facts() for sweep in sweeps]
-    figure_blocks = [
-        b for section in sections for b in section["blocks"] if isinstance(b, FigureBlock)
-    ]
-    template = _jinja_environment().get_template(
-        "page.html",
-        globals={
-            "title": ", ".join(sweep.path.name for sweep in sweeps),
-            "sweeps": [sweep.name for sweep in sweeps],
-            "facts": {key: [sweep_facts[key] for sweep_facts in facts] for key in facts[0]},
-            "sections": sections,
-            "figures": {
-                picture.name: Markup(render_svg(picture.figure, f"f{number}"))
-                for number, picture in enumerate(figure_blocks)
-            },
-        },
-    )
+    pictures = enumerate(_figure_blocks(sections))
+    values = {
+        "title": ", ".join(sweep.path.name for sweep in sweeps),
+        "sweeps": [sweep.name for sweep in sweeps],
+        "facts": {key: [sweep_facts[key] for sweep_facts in facts] for key in facts[0]},
+        "sections": sections,
+        "figures": {b.name: Markup(render_svg(b.figure, f"f{i}")) for i, b in pictures},
+    }
+    template = _jinja_environment().get_template("page.html", globals=values)
     page_without_tables = template.render(downloads=[], left_out=[])
     downloads, left_out = _embed_tables(sweeps, MAX_PAGE_BYTES - len(page_without_tables.encode()))
     return template.render(downloads=downloads, left_out=left_out)
 
 
+def _figure_blocks(sections: Sequence[dict[str, Any]]) -> list[FigureBlock]:
+    blocks = [block for section in sections for block in section["blocks"]]
+    return [block for block in blocks if isinstance(block, FigureBlock)]
+
+
 def _jinja_environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("kdtune.reports.page", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    options: Any = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    loader = PackageLoader("kdtune.reports.page", ".")
+    environment = Environment(loader=loader, undefined=StrictUndefined, **options)
     environment.filters |= {"printable": printable, "words": _format_inline}
     environment.globals |= {"left": LEFT_ALIGNED, "methods": BUILTIN_METHODS}
     return environment
 
 
 def build_sections(sweeps: Sequence[LoadedSweep]) -> list[dict[str, Any]]:
-    """Return ``anchor``, ``heading``, ``question``, ``open`` and ``blocks`` of each section.
-
-    Verdict and leaderboard come first. With several sweeps, names of figures start with the number
-    of the sweep.
-    """
+    """Return ``anchor``, ``heading``, ``question``, ``open`` and ``blocks`` of each section."""
     conditions = {sweep.name: comparison_conditions(sweep.folder) for sweep in sweeps}
     leaderboards = join_leaderboards({sweep.name: sweep.tables for sweep in sweeps}, conditions)
-    leaderboard_blocks = [
-        block for leaderboard in leaderboards for block in leaderboard_section(leaderboard)
-    ]
+    leaderboard_blocks = [block for table in leaderboards for block in leaderboard_section(table)]
     leaderboard_blocks += map(Paragraph, explain_separate_tables(conditions))
     verdicts = _blocks_of_sweeps(sweeps, verdict_section)
+    question = "How good is each method on each student?"
     contents = {
         "verdict": ("Verdict", verdict_question(sweeps), verdicts),
-        "leaderboard": (
-            "Leaderboard",
-            "How good is each method on each student?",
-            leaderboard_blocks,
-        ),
-        **{
-            anchor: (heading, question, _blocks_of_sweeps(sweeps, build_section))
-            for anchor, (heading, question, build_section) in SECTIONS.items()
-        },
+        "leaderboard": ("Leaderboard", question, leaderboard_blocks),
     }
+    for anchor, (heading, question, build_section) in SECTIONS.items():
+        contents[anchor] = heading, question, _blocks_of_sweeps(sweeps, build_section)
     return [
-        {
-            "anchor": anchor, "heading": f"{number}. {heading}", "question": question,
-            "open": anchor in OPEN_SECTIONS, "blocks": blocks,
-        }
+        {"anchor": anchor, "open": anchor in _OPEN_SECTIONS, "heading": f"{number}. {heading}"}
+        | {"question": question, "blocks": blocks}
         for number, (anchor, (heading, question, blocks)) in enumerate(contents.items(), start=1)
-    ]  # fmt: skip
+    ]
 
 
 def _blocks_of_sweeps(
@@ -186,16 +150,15 @@ def _embed_tables(
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Return name and data link of each table that fits, and the names of the others."""
     links, left_out = [], []
-    for sweep in sweeps:
-        for table in DOWNLOAD_TABLES:
-            if table not in sweep.named_tables or sweep.named_tables[table].empty:
-                continue
-            name = f"{table}.csv" if len(sweeps) == 1 else f"{sweep.path.name}-{table}.csv"
-            encoded = base64.b64encode(to_csv(sweep.named_tables[table]).encode()).decode()
-            link_bytes = len(encoded) + 2 * len(name) + 100
-            if link_bytes > bytes_left:
-                left_out.append(name)
-                continue
+    for sweep, table in product(sweeps, _DOWNLOAD_TABLES):
+        if table not in sweep.named_tables or sweep.named_tables[table].empty:
+            continue
+        name = f"{table}.csv" if len(sweeps) == 1 else f"{sweep.path.name}-{table}.csv"
+        encoded = base64.b64encode(to_csv(sweep.named_tables[table]).encode()).decode()
+        link_bytes = len(encoded) + 2 * len(name) + 100
+        if link_bytes > bytes_left:
+            left_out.append(name)
+        else:
             bytes_left -= link_bytes
             links.append((name, f"data:text/csv;base64,{encoded}"))
     return links, left_out

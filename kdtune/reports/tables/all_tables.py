@@ -17,11 +17,7 @@ from kdtune.reports.tables.settings import collect_distributions, settings_table
 
 
 def load_sweep_tables(folder: SweepFolder) -> SweepTables:
-    """Make the tables that say how good each cell is.
-
-    Raises:
-        UserError: this is not the folder of a sweep, or a log is damaged.
-    """
+    """Make the tables that say how good each cell is."""
     config, (correct, groups) = folder.load_config(), folder.load_correct_predictions()
     logs = folder.load_events(), folder.load_confirm_events()
     return build_sweep_tables(*logs, correct, groups, config.min_difference)
@@ -36,8 +32,7 @@ def collect_tables(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.Dat
     """
     events = folder.load_events()
     opening = folder.load_opening_events()[0]
-    epochs = epochs_table(events)
-    chance = 1 / len(opening.data.classes)
+    epochs, chance = epochs_table(events), 1 / len(opening.data.classes)
     spaces, first_rung = collect_distributions(events), opening.config["grace_period"]
     named_tables = {
         "trials": tables.trials,
@@ -55,9 +50,7 @@ def collect_tables(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.Dat
     if (plan := read_plan(folder)) is not None:
         named_tables["plan"] = plan_vs_actual(plan, events)
     always_kept = ("trials", "epochs", "leaderboard", "comparison", "rungs")
-    return {
-        name: table for name, table in named_tables.items() if len(table) or name in always_kept
-    }
+    return {k: table for k, table in named_tables.items() if len(table) or k in always_kept}
 
 
 def select_table(tables: Mapping[str, pd.DataFrame], name: str, path: Path) -> pd.DataFrame:
@@ -65,11 +58,8 @@ def select_table(tables: Mapping[str, pd.DataFrame], name: str, path: Path) -> p
 
     Args:
         tables: result of `collect_tables`.
-        name: the name.
+        name: name of the table.
         path: folder of the sweep, for the error.
-
-    Raises:
-        UserError: the sweep has no such table.
     """
     if name not in tables:
         raise UserError(f"{path} has no table '{name}'; there are {', '.join(tables)}.")

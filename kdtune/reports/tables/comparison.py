@@ -12,30 +12,15 @@ from scipy.stats import pearsonr
 
 from kdtune.config.sweep import BASELINES, MIN_DIFFERENCE
 from kdtune.log.events import Cell
+from kdtune.reports.tables import sentences, statistics
 from kdtune.reports.tables.columns import COMPARISON
-from kdtune.reports.tables.sentences import (
-    advise_next_step,
-    describe_verdict,
-    display_name,
-    format_interval,
-)
-from kdtune.reports.tables.statistics import (
-    MIN_SEEDS,
-    Estimate,
-    Verdict,
-    adjust_holm,
-    decide_verdict,
-    estimate_mean,
-    limited_by,
-    more_seeds_needed,
-    needed_test_images,
-)
+from kdtune.reports.tables.sentences import display_name
+from kdtune.reports.tables.statistics import MIN_SEEDS, Estimate, Verdict
 
 ALL_MODELS = "all"
 """The mean over the models, in the column ``model``."""
 
-_Decision = tuple[Verdict, str]
-"""A verdict, and its sentence."""
+_Decision = tuple[Verdict, str]  # and its sentence
 
 
 @dataclass(frozen=True)
@@ -45,9 +30,6 @@ class CellResult:
     Attributes:
         correct: by finished seed, which test images were classified correctly, bool [n].
         seeds_run: number of seeds, also of those that did not finish.
-        seeds_diverged: number of seeds that diverged.
-        search_luck: search luck of the cell, in points.
-        late_gain: late gain of its search, in points.
     """
 
     correct: Mapping[int, np.ndarray]
@@ -58,17 +40,11 @@ class CellResult:
 
 
 def method_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the pairs that are compared: methods in their order, then all against each baseline.
-
-    >>> method_pairs(["at", "fitnets", "kd", "student"])[:3]
-    [('at', 'fitnets'), ('at', 'student'), ('fitnets', 'student')]
-    """
-    distillation_methods = [method for method in methods if method not in BASELINES]
-    baseline_pairs = [
-        (m, b) for b in reversed(BASELINES) if b in methods for m in methods if m != b
-    ]
-    ordered_pairs = [*combinations(distillation_methods, 2), *baseline_pairs]
-    return [pair for i, pair in enumerate(ordered_pairs) if pair[::-1] not in ordered_pairs[:i]]
+    """Return the pairs to compare: methods in their order, then all against each baseline."""
+    pairs = [*combinations([method for method in methods if method not in BASELINES], 2)]
+    baselines = [baseline for baseline in reversed(BASELINES) if baseline in methods]
+    pairs += [(method, b) for b in baselines for method in methods if method != b]
+    return [pair for i, pair in enumerate(pairs) if pair[::-1] not in pairs[:i]]
 
 
 def comparison_table(
@@ -90,11 +66,10 @@ def comparison_table(
         models = [m for method, m in cell_results if method == a and (b, m) in cell_results]
         comparisons = [_PairComparison(pair, (model,), *inputs) for model in models]
         p_values = [c.difference.p_value for c in comparisons if c.difference]
-        adjusted = iter(adjust_holm(p_values).tolist())
-        model_rows = [
-            c.model_row(next(adjusted) if c.difference else np.nan, len(p_values))
-            for c in comparisons
-        ]
+        adjusted = iter(statistics.adjust_holm(p_values).tolist())
+        p_holm = [next(adjusted) if c.difference else np.nan for c in comparisons]
+        pairs_tested = zip(comparisons, p_holm, strict=True)
+        model_rows = [compared.model_row(p, len(p_values)) for compared, p in pairs_tested]
         rows += model_rows
         if len(models) > 1:
             rows.append(_PairComparison(pair, tuple(models), *inputs).overall_row(model_rows))
@@ -137,34 +112,24 @@ class _PairComparison:
             return None
         luck = sum(side.search_luck**2 for side in self.sides.values()) / len(self.models) ** 2
         a, b = map(self._mean_points, self.methods)
-        return estimate_mean(a - b, luck, self.groups)
+        return statistics.estimate_mean(a - b, luck, self.groups)
 
     def _mean_points(self, method: str) -> np.ndarray:
         """Return the points [n, S] of a method, mean over the models."""
-        by_model = [
-            np.stack(
-                [self.cell_results[method, model].correct[seed] for seed in self.seeds], axis=1
-            )
-            for model in self.models
-        ]
-        return np.asarray(100 * np.mean(by_model, axis=0))
+        by_cell = [self.cell_results[method, model].correct for model in self.models]
+        stacks = [np.stack([correct[s] for s in self.seeds], axis=1) for correct in by_cell]
+        return np.asarray(100 * np.mean(stacks, axis=0))
 
     @property
     def test_images(self) -> int:
         return len(self.sides[self.methods[0], self.models[0]].correct[self.seeds[0]])
 
     def model_row(self, p_value_holm: float, models_checked: int) -> dict[str, object]:
-        """Return the row of a single model.
-
-        Args:
-            p_value_holm: adjusted p-value; NaN without a difference.
-            models_checked: models of the pair that have a difference.
-        """
+        """Return the row of a single model; `models_checked` of the pair have a difference."""
         [model] = self.models
-        decision = self._decide_without_winner()
-        if decision is None:
+        if (decision := self._decide_without_winner()) is None:
             difference = self._known_difference
-            verdict = decide_verdict(difference, p_value_holm, self.min_difference)
+            verdict = statistics.decide_verdict(difference, p_value_holm, self.min_difference)
             won = difference.seeds_lost if verdict == Verdict.BETTER_B else difference.seeds_won
             win_counts = f"{won} of {difference.seeds} seeds"
             decision = verdict, self._describe(verdict, model, models_checked, win_counts)
@@ -177,18 +142,15 @@ class _PairComparison:
         return self._make_row(ALL_MODELS, decision, p_value)
 
     def _decide_overall(self, model_rows: Sequence[Mapping[str, object]]) -> _Decision:
-        a_better, b_better = (
-            [str(row["model"]) for row in model_rows if row["verdict"] == verdict]
-            for verdict in (Verdict.BETTER_A, Verdict.BETTER_B)
-        )
+        verdicts = {str(row["model"]): row["verdict"] for row in model_rows}
+        a_better = [model for model, verdict in verdicts.items() if verdict == Verdict.BETTER_A]
+        b_better = [model for model, verdict in verdicts.items() if verdict == Verdict.BETTER_B]
         if a_better and b_better:
             a, b = map(display_name, self.methods)
-            return Verdict.DEPENDS, (
-                f"It depends on the student: {a} is better on {', '.join(a_better)}, {b} on "
-                f"{', '.join(b_better)}."
-            )
+            text = f"{a} is better on {', '.join(a_better)}, {b} on {', '.join(b_better)}."
+            return Verdict.DEPENDS, f"It depends on the student: {text}"
         difference = self._known_difference
-        verdict = decide_verdict(difference, difference.p_value, self.min_difference)
+        verdict = statistics.decide_verdict(difference, difference.p_value, self.min_difference)
         better, worse = len(a_better), len(b_better)
         if verdict == Verdict.BETTER_B:
             better, worse = worse, better
@@ -217,7 +179,7 @@ class _PairComparison:
         )
         if self.difference:
             a, b = map(display_name, self.methods)
-            interval = format_interval(self.difference.mean, self.difference.half_width)
+            interval = sentences.format_interval(self.difference.mean, self.difference.half_width)
             text += f"; in the runs that finished {a} minus {b} is {interval} points"
         return f"{text}. No winner is declared."
 
@@ -226,13 +188,12 @@ class _PairComparison:
         if failed:
             listed = ", ".join(f"{display_name(method)} on {model}" for method, model in failed)
             return f"Not confirmed: no run of {listed} was tested."
-        unconfirmed = dict.fromkeys(m for (_, m), side in self.sides.items() if not side.correct)
-        if unconfirmed:
-            verb = "has" if len(unconfirmed) == 1 else "have"
+        models = list(dict.fromkeys(m for (_, m), side in self.sides.items() if not side.correct))
+        if models:
             return (
-                f"Not confirmed: {', '.join(unconfirmed)} {verb} search scores only. Such scores "
-                "are too high by 0.3 to 3 points and name a winner by chance; run "
-                "`kdtune confirm`."
+                f"Not confirmed: {', '.join(models)} {'has' if len(models) == 1 else 'have'} "
+                "search scores only. Such scores are too high by 0.3 to 3 points and name a "
+                "winner by chance; run `kdtune confirm`."
             )
         return (
             f"Not confirmed: {' and '.join(map(display_name, self.methods))} share "
@@ -241,12 +202,10 @@ class _PairComparison:
         )
 
     def _describe(self, verdict: Verdict, model: str | None, models: int, win_counts: str) -> str:
-        difference = self._known_difference
-        advice = advise_next_step(difference, self.test_images, self.min_difference)
-        return describe_verdict(
-            verdict, self.methods, model, models, difference, advice, win_counts,
-            self.min_difference,
-        )  # fmt: skip
+        difference, minimum = self._known_difference, self.min_difference
+        advice = sentences.advise_next_step(difference, self.test_images, minimum)
+        subject = self.methods, model, models, difference
+        return sentences.describe_verdict(verdict, *subject, advice, win_counts, minimum)
 
     def _make_row(self, model: str, decision: _Decision, p_value_holm: float) -> dict[str, object]:
         verdict, sentence = decision
@@ -260,18 +219,16 @@ class _PairComparison:
             "verdict": verdict,
             "sentence": sentence,
         }
-        difference = self.difference
-        if difference is None:
+        if (difference := self.difference) is None:
             return row
+        without_search = replace(difference, variance_search=0.0)
         row |= {
             "test_images": self.test_images,
             "difference_points": difference.mean,
             "half_width_points": difference.half_width,
             "low_points": difference.low,
             "high_points": difference.high,
-            "half_width_without_search_points": replace(
-                difference, variance_search=0.0
-            ).half_width,
+            "half_width_without_search_points": without_search.half_width,
             "p_value": difference.p_value,
             "p_value_holm": p_value_holm,
             "df": difference.df,
@@ -280,13 +237,13 @@ class _PairComparison:
             "se_search_points": math.sqrt(difference.variance_search),
             "seeds_won_a": difference.seeds_won,
             "seed_correlation": self._seed_correlation(),
-            "limited_by": limited_by(difference),
+            "limited_by": statistics.limited_by(difference),
         }
         if verdict in (Verdict.UNCLEAR, Verdict.LEANING_A, Verdict.LEANING_B):
-            row["more_seeds"] = more_seeds_needed(difference, self.min_difference)
-            row["test_images_needed"] = needed_test_images(
-                difference, self.test_images, self.min_difference
-            )
+            minimum = self.min_difference
+            images = statistics.needed_test_images(difference, self.test_images, minimum)
+            seeds = statistics.more_seeds_needed(difference, minimum)
+            row |= {"more_seeds": seeds, "test_images_needed": images}
         return row
 
     def _seed_correlation(self) -> float:

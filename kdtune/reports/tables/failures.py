@@ -10,11 +10,8 @@ from kdtune.log.events import FAILED_STATES, SUCCESSFUL_STATES, TrialState
 from kdtune.reports.tables.columns import DIVERGED_SETTINGS, ERRORS
 from kdtune.reports.tables.settings import Spaces, select_searched
 
-MAX_ERRORS = 5
-"""Rows of the table of errors, at most."""
-
-MAX_SETTINGS_PER_METHOD = 3
-"""Rows of a method in the table of diverged settings, at most."""
+_MAX_ERRORS, _MAX_SETTINGS_PER_METHOD = 5, 3
+"""Rows, at most: of the errors, and of a method's settings."""
 
 
 def errors_table(trials: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -25,18 +22,14 @@ def errors_table(trials: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         runs: the table `RUNS`.
     """
     columns = ["state", "reason"]
-    trials_and_runs = pd.concat(
-        [
-            trials[columns].assign(trials=1, runs=0),
-            runs.rename(columns={"status": "state"})[columns].assign(trials=0, runs=1),
-        ]
-    )
+    runs = runs.rename(columns={"status": "state"})[columns].assign(trials=0, runs=1)
+    trials_and_runs = pd.concat([trials[columns].assign(trials=1, runs=0), runs])
     failed = trials_and_runs[trials_and_runs["state"].isin(FAILED_STATES)]
     kind = [re.sub(r"\d+", "#", reason) for reason in failed["reason"]]
     grouped = failed.assign(kind=kind).groupby(["state", "kind"], sort=False)
     table = grouped.agg(reason=("reason", "first"), trials=("trials", "sum"), runs=("runs", "sum"))
     frequencies = (table["trials"] + table["runs"]).sort_values(ascending=False, kind="stable")
-    table = table.loc[frequencies.index].head(MAX_ERRORS).reset_index()
+    table = table.loc[frequencies.index].head(_MAX_ERRORS).reset_index()
     return ERRORS.cast(table[ERRORS.names])
 
 
@@ -63,5 +56,5 @@ def diverged_settings(trials: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
                 rows.append((method, name, *medians, distance))
         if rows:
             method_table = DIVERGED_SETTINGS.make_frame(rows)
-            tables.append(method_table.nlargest(MAX_SETTINGS_PER_METHOD, "distance"))
+            tables.append(method_table.nlargest(_MAX_SETTINGS_PER_METHOD, "distance"))
     return pd.concat(tables[1:] or tables, ignore_index=True)

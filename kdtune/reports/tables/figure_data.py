@@ -20,12 +20,11 @@ def seed_differences(pair: pd.DataFrame, cell_results: Mapping[Cell, CellResult]
         cell_results: results by cell.
     """
     rows = []
-    models = [model for model in pair["model"] if model != ALL_MODELS]
+    all_models = [model for model in pair["model"] if model != ALL_MODELS]
+    correct = {cell: result.correct for cell, result in cell_results.items()}
     for row in pair.itertuples():
-        sides = [
-            (cell_results[row.method_a, model].correct, cell_results[row.method_b, model].correct)
-            for model in (models if row.model == ALL_MODELS else [row.model])
-        ]
+        models = all_models if row.model == ALL_MODELS else [row.model]
+        sides = [(correct[row.method_a, m], correct[row.method_b, m]) for m in models]
         for seed in sorted(set.intersection(*({*a} & {*b} for a, b in sides))):
             mean_difference = np.mean([a[seed].mean() - b[seed].mean() for a, b in sides])
             rows.append((row.model, seed, 100 * float(mean_difference)))
@@ -36,37 +35,24 @@ def accuracy_vs_cost_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
     """Return `STUDENTS`: accuracy and cost of the cells of a leaderboard."""
     is_tested = leaderboard["test_accuracy_percent"].notna().any()
     accuracy = leaderboard["test_accuracy_percent" if is_tested else "search_best_percent"]
-    fronts = {
-        f"front_{cost.removesuffix('_ms')}": is_pareto_optimal(accuracy, leaderboard[cost])
-        for cost in ("parameters", "macs", "latency_ms")
-    }
-    points = leaderboard.assign(
-        **fronts,
+    points = leaderboard.rename(columns=lambda name: name.removeprefix("test_")).assign(
+        **{
+            f"front_{cost.removesuffix('_ms')}": _is_pareto_optimal(accuracy, leaderboard[cost])
+            for cost in ("parameters", "macs", "latency_ms")
+        },
         split="test" if is_tested else "validation",
         accuracy_percent=accuracy,
-        low_percent=leaderboard["test_low_percent"],
-        high_percent=leaderboard["test_high_percent"],
     )
     return STUDENTS.cast(points.dropna(subset="accuracy_percent")[STUDENTS.names])
 
 
-def is_pareto_optimal(accuracy: pd.Series, cost: pd.Series) -> list[bool]:
-    """Return True for each row that no other beats; a row with an unknown value is not optimal.
-
-    Args:
-        accuracy: accuracies, without their intervals.
-        cost: costs, in the same order.
-
-    >>> is_pareto_optimal(pd.Series([70.0, 80.0, 75.0, None]), pd.Series([1, 2, 2, 1]))
-    [True, True, False, False]
-    """
+def _is_pareto_optimal(accuracy: pd.Series, cost: pd.Series) -> list[bool]:
+    """Return True for each row that no other beats; a row with an unknown value is not optimal."""
     a, c = (series.to_numpy(float, na_value=np.nan) for series in (accuracy, cost))
-    is_known = ~np.isnan(a) & ~np.isnan(c)
-    is_beaten = [
-        (((a >= own_a) & (c < own_c)) | ((a > own_a) & (c <= own_c))).any()
-        for own_a, own_c in zip(a, c, strict=True)
-    ]
-    return [bool(known and not beaten) for known, beaten in zip(is_known, is_beaten, strict=True)]
+    no_worse = (a >= a[:, None]) & (c <= c[:, None])
+    is_better = (a > a[:, None]) | (c < c[:, None])
+    is_beaten = (no_worse & is_better).any(axis=1)
+    return [bool(value) for value in ~(is_beaten | np.isnan(a) | np.isnan(c))]
 
 
 def search_curve_steps(search_curve: pd.DataFrame) -> pd.DataFrame:
@@ -90,19 +76,14 @@ def setting_ranges(settings: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
 
 def settings_summary(settings: pd.DataFrame) -> pd.DataFrame:
     """Return mean and range over the models of each importance, and the recommended range."""
-    group_columns = ["method", "hyperparameter"]
-    importance = settings.groupby(group_columns, sort=False)["importance"].agg(
-        importance="mean", importance_low="min", importance_high="max"
-    )
-    return importance.reset_index().merge(
-        overlapping_ranges(settings), on=group_columns, how="left"
-    )
+    keys = ["method", "hyperparameter"]
+    names = {"importance": "mean", "importance_low": "min", "importance_high": "max"}
+    importance = settings.groupby(keys, sort=False)["importance"].agg(**names).reset_index()
+    return importance.merge(overlapping_ranges(settings), on=keys, how="left")
 
 
 def count_outcomes(leaderboard: pd.DataFrame) -> pd.DataFrame:
     """Return the number of trials of each cell by state."""
-    counts = leaderboard[["method", "model", *(f"trials_{state}" for state in ENDED_STATES)]]
-    counts = counts.rename(columns=lambda name: name.removeprefix("trials_"))
-    return counts.assign(
-        running=leaderboard["trials_started"] - counts[list(ENDED_STATES)].sum(axis=1)
-    )
+    counts = leaderboard.rename(columns=lambda name: name.removeprefix("trials_"))
+    running = counts["started"] - counts[list(ENDED_STATES)].sum(axis=1)
+    return counts[["method", "model", *ENDED_STATES]].assign(running=running)

@@ -17,13 +17,7 @@ from kdtune.reports.tables.statistics import Verdict
 
 @dataclass(frozen=True)
 class SweepTables:
-    """Tables of a sweep that follow from one another.
-
-    Attributes:
-        trials, runs, models: the tables `TRIALS`, `RUNS` and `MODELS`.
-        cell_results: test results by cell.
-        comparison, leaderboard: the tables `COMPARISON` and `LEADERBOARD`.
-    """
+    """The tables `TRIALS`, `RUNS`, `MODELS`, `COMPARISON` and `LEADERBOARD` of a sweep."""
 
     trials: pd.DataFrame
     runs: pd.DataFrame
@@ -48,9 +42,6 @@ def build_sweep_tables(
         correct: by run, which test images were classified correctly, bool [n].
         groups: see `kdtune.reports.tables.statistics.estimate_mean`.
         min_difference: smallest difference that matters, in points.
-
-    Raises:
-        UserError: a log is damaged, or a trial was chosen that was never searched.
     """
     data = next((event.data for event in events if isinstance(event, SweepStarted)), None)
     trials = trials_table(events)
@@ -75,20 +66,16 @@ def build_sweep_tables(
         }
         for cell in cells
     )
-    leaderboard["validation_minus_test_points"] = (
-        leaderboard["validation_accuracy_percent"] - leaderboard["test_accuracy_percent"]
-    )
+    validation, test = (leaderboard[f"{s}_accuracy_percent"] for s in ("validation", "test"))
+    leaderboard["validation_minus_test_points"] = validation - test
     return SweepTables(trials, runs, models, results, comparison, sort_leaderboard(leaderboard))
 
 
 def sort_leaderboard(leaderboard: pd.DataFrame) -> pd.DataFrame:
     """Sort a leaderboard by model, then test accuracy, then best score of the search."""
-    return leaderboard.sort_values(
-        ["model", "test_accuracy_percent", "search_best_percent"],
-        ascending=[True, False, False],
-        kind="stable",
-        ignore_index=True,
-    )
+    keys = ["model", "test_accuracy_percent", "search_best_percent"]
+    order = [True, False, False]
+    return leaderboard.sort_values(keys, ascending=order, kind="stable", ignore_index=True)
 
 
 def _compute_ranks(comparison: pd.DataFrame) -> dict[Cell, int]:

@@ -7,14 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdtune.log.events import (
-    CandidateChosen,
-    EpochFinished,
-    Event,
-    StudentProfiled,
-    SweepStarted,
-    TrialState,
-)
+from kdtune.log import events as log_events
+from kdtune.log.events import Event
 from kdtune.log.trial_history import TrialHistory, TrialRecord
 from kdtune.reports.tables.columns import BAD_IMAGES, EPOCHS, MODELS, RUNS, TRIALS
 
@@ -24,17 +18,13 @@ def epochs_table(events: Iterable[Event]) -> pd.DataFrame:
     rows = [
         {**event.identity, **event.as_row(), "session_seconds": event.session_seconds}
         for event in events
-        if isinstance(event, EpochFinished)
+        if isinstance(event, log_events.EpochFinished)
     ]
     return EPOCHS.cast(pd.DataFrame(rows)) if rows else EPOCHS.make_frame()
 
 
 def trials_table(events: Iterable[Event]) -> pd.DataFrame:
-    """Return `TRIALS` with a column per hyperparameter, and ``configuration``.
-
-    Raises:
-        UserError: the log is damaged.
-    """
+    """Return `TRIALS` with a column per hyperparameter, and ``configuration``."""
     trials = TrialHistory(events).trials.values()
     hyperparameters = dict.fromkeys(name for trial in trials for name in trial.proposed.params)
     rows = [
@@ -58,15 +48,9 @@ def select_hyperparameters(names: Iterable[str]) -> list[str]:
 
 
 def runs_table(confirm_events: Iterable[Event]) -> pd.DataFrame:
-    """Return `RUNS` from the log of a confirmation; without events there are no rows.
-
-    Raises:
-        UserError: the log is damaged.
-    """
+    """Return `RUNS` from the log of a confirmation; without events there are no rows."""
     events = list(confirm_events)
-    chosen = {
-        event.cell: event.candidate for event in events if isinstance(event, CandidateChosen)
-    }
+    chosen = {e.cell: e.candidate for e in events if isinstance(e, log_events.CandidateChosen)}
     rows = [
         {
             "run_id": run.proposed.trial_id,
@@ -74,7 +58,7 @@ def runs_table(confirm_events: Iterable[Event]) -> pd.DataFrame:
             "model": run.proposed.model,
             "trial_id": run.proposed.candidate,
             "seed": run.proposed.number,
-            "status": "ok" if run.state is TrialState.FINISHED else run.state,
+            "status": "ok" if run.state is log_events.TrialState.FINISHED else run.state,
             "chosen": chosen.get(run.cell) == run.proposed.candidate,
             "test_accuracy": run.tested.test_accuracy if run.tested else np.nan,
             "configuration": json.dumps(run.proposed.config),
@@ -86,9 +70,7 @@ def runs_table(confirm_events: Iterable[Event]) -> pd.DataFrame:
 
 
 def _outcome(trial: TrialRecord) -> dict[str, Any]:
-    """Return how a trial ended, or how far it is, by column."""
-    best = trial.best_epoch
-    last = trial.epochs[-1] if trial.epochs else None
+    best, last = trial.best_epoch, trial.epochs[-1] if trial.epochs else None
     return {
         "state": trial.state,
         "reason": trial.ended.reason if trial.ended else "",
@@ -105,12 +87,16 @@ def _outcome(trial: TrialRecord) -> dict[str, Any]:
 
 def models_table(confirm_events: Iterable[Event]) -> pd.DataFrame:
     """Return `MODELS` from the log of a confirmation; the last measurement of a student counts."""
-    profiles = {e.model: e.model_dump() for e in confirm_events if isinstance(e, StudentProfiled)}
+    profiles = {
+        e.model: e.model_dump()
+        for e in confirm_events
+        if isinstance(e, log_events.StudentProfiled)
+    }
     return MODELS.make_frame(profiles.values())
 
 
 def bad_images_table(events: Iterable[Event]) -> pd.DataFrame:
     """Return `BAD_IMAGES`."""
-    opening = next((event for event in events if isinstance(event, SweepStarted)), None)
-    images = opening.data.skipped_images if opening else ()
-    return BAD_IMAGES.make_frame(image.model_dump() for image in images)
+    openings = [event for event in events if isinstance(event, log_events.SweepStarted)]
+    skipped = [image for opening in openings[:1] for image in opening.data.skipped_images]
+    return BAD_IMAGES.make_frame(image.model_dump() for image in skipped)

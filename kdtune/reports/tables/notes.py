@@ -21,9 +21,7 @@ INTERVAL_NOTE = (
 )
 
 FEW_SEEDS_NOTE = "With 3 seeds the false-alarm rate is about 7 %."
-
 NO_STUDENT_NOTE = "Without the method student, what is gained over plain training is unknown."
-
 NO_TRIAL_NOTE = "No trial has started yet."
 
 
@@ -32,9 +30,7 @@ def bad_images_note(events: Iterable[Event]) -> str | None:
     table = bad_images_table(events)
     if table.empty:
         return None
-    counts = ", ".join(
-        f"{count} {split}" for split, count in table["split"].value_counts().items()
-    )
+    counts = ", ".join(f"{n} {split}" for split, n in table["split"].value_counts().items())
     return f"Images that cannot be read were left out: {counts} (bad_images.csv)."
 
 
@@ -65,9 +61,8 @@ def result_notes(
 
 def verdict_sentences(comparison: pd.DataFrame) -> list[str]:
     """Return the sentences on the first pair, then on each method against student."""
-    student_rows = select_student_gains(comparison)
-    sentences = [*select_main_pair(comparison)["sentence"], *student_rows["sentence"]]
-    return list(dict.fromkeys(sentences))
+    tables = select_main_pair(comparison), select_student_gains(comparison)
+    return list(dict.fromkeys(sentence for table in tables for sentence in table["sentence"]))
 
 
 def select_student_gains(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -79,11 +74,10 @@ def select_student_gains(comparison: pd.DataFrame) -> pd.DataFrame:
 
 def accuracy_sentences(tested: pd.DataFrame) -> list[str]:
     """Return a sentence per cell with its test accuracy, if that has an interval."""
+    columns = ["method", "model", "test_accuracy_percent", "test_half_width_points"]
     return [
-        f"{display_name(cell.method)} reaches "
-        f"{format_interval(cell.test_accuracy_percent, cell.test_half_width_points)} % on "
-        f"{cell.model}."
-        for cell in tested.dropna(subset="test_half_width_points").itertuples()
+        f"{display_name(method)} reaches {format_interval(accuracy, width)} % on {model}."
+        for method, model, accuracy, width in tested[columns].dropna().itertuples(index=False)
     ]
 
 
@@ -93,11 +87,9 @@ def unequal_search_notes(tested: pd.DataFrame) -> list[str]:
     for model, cells in tested.groupby("model"):
         counts = dict(zip(cells["method"], cells["trials_started"], strict=True))
         if min(counts.values()) < 0.9 * max(counts.values()):
-            counts_text = ", ".join(f"{method} {count}" for method, count in counts.items())
-            unequal.append(f"on {model} {counts_text}")
-    if not unequal:
-        return []
-    return [f"Unequal searches, and more trials alone help: trials {'; '.join(unequal)}."]
+            unequal.append(f"on {model} {', '.join(f'{k} {v}' for k, v in counts.items())}")
+    text = f"Unequal searches, and more trials alone help: trials {'; '.join(unequal)}."
+    return [text] if unequal else []
 
 
 def describe_test_reads(runs: pd.DataFrame) -> str:
@@ -105,12 +97,8 @@ def describe_test_reads(runs: pd.DataFrame) -> str:
     tested_trials = runs.dropna(subset="test_accuracy").groupby(["method", "model"])["trial_id"]
     configurations, cells = int(tested_trials.nunique().sum()), tested_trials.ngroups
     networks = int(tested_trials.count().sum())
-    counts_text = (
-        f"{configurations} configuration{'s' * (configurations != 1)}, "
-        f"{networks} network{'s' * (networks != 1)}"
-    )
+    counts = f"{configurations} configuration{'s' * (configurations != 1)}, "
+    counts += f"{networks} network{'s' * (networks != 1)}"
     if configurations == cells:
-        return f"Test was read once, for the chosen configuration of each cell: {counts_text}."
-    return (
-        f"Test was read for more than one configuration of a cell: {counts_text}, {cells} cells."
-    )
+        return f"Test was read once, for the chosen configuration of each cell: {counts}."
+    return f"Test was read for more than one configuration of a cell: {counts}, {cells} cells."

@@ -12,7 +12,7 @@ from kdtune.log.folder import SweepFolder
 from kdtune.log.stopwatch import Stopwatch
 from kdtune.reports.tables.columns import PLAN
 
-SIZE_SETTINGS = (
+_SIZE_SETTINGS = (
     "trials", "total_epochs", "time_budget", "methods", "models", "baselines", "cache_gb",
     "cpus_per_trial", "gpus_per_trial", "max_concurrent",
 )  # fmt: skip
@@ -20,11 +20,7 @@ SIZE_SETTINGS = (
 
 
 def read_plan(folder: SweepFolder) -> dict[str, Any] | None:
-    """Return the plan that a sweep started with; None without one.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Return the plan that a sweep started with; None without one."""
     try:
         plan: dict[str, Any] = json.loads(folder.plan_path.read_text(encoding="utf-8"))
         assert {row["slots"] for row in plan["rows"]}
@@ -63,4 +59,4 @@ def plan_vs_actual(plan: dict[str, Any], events: Sequence[Event]) -> pd.DataFram
 def is_changed_since_plan(events: Sequence[Event]) -> bool:
     """Return True if a sweep was resumed with another size or other resources."""
     configs = [event.config for event in events if isinstance(event, SweepOpening)]
-    return any(config[key] != configs[0][key] for config in configs for key in SIZE_SETTINGS)
+    return any(config[key] != configs[0][key] for config in configs for key in _SIZE_SETTINGS)

@@ -6,6 +6,7 @@ scores, and that a trial is promoted by its score alone.
 
 import math
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,8 @@ from kdtune.log.events import SUCCESSFUL_STATES, Event, SweepStarted, TrialState
 from kdtune.reports.tables.columns import MIN_PROMOTED_TRIALS, RUNGS
 from kdtune.reports.tables.log_tables import epochs_table, trials_table
 
-MIN_TRUSTED_CORRELATION = 0.5
-"""Correlation below which a rung says too little to stop trials by it."""
-
-MIN_SAFE_CORRELATION = 0.8
-"""Correlation from which trials can be stopped at a rung."""
+_MIN_TRUSTED_CORRELATION, _MIN_SAFE_CORRELATION = 0.5, 0.8
+"""Correlation that a rung must have to stop trials there, and to move the grace period to it."""
 
 
 def compared_epochs(epochs: int, grace_period: int, reduction_factor: int) -> list[int]:
@@ -29,9 +27,6 @@ def compared_epochs(epochs: int, grace_period: int, reduction_factor: int) -> li
         epochs: epochs of a complete trial.
         grace_period: first rung.
         reduction_factor: ratio of successive rungs.
-
-    >>> compared_epochs(20, 4, 2)
-    [1, 2, 4, 8, 16, 20]
     """
     rungs = [grace_period]
     while rungs[0] >= reduction_factor:
@@ -51,23 +46,18 @@ def rungs_table(events: Sequence[Event]) -> pd.DataFrame:
     usable_trials = trials[trials["state"].isin([*SUCCESSFUL_STATES, TrialState.RUNNING])]
     rows = []
     for (method, model), cell in usable_trials.groupby(["method", "model"], sort=False):
-        best_scores = (
-            epochs[epochs["trial_id"].isin(cell["trial_id"])]
-            .drop_duplicates(["trial_id", "epoch"], keep="last")
-            .pivot(index="trial_id", columns="epoch", values="best_validation_accuracy")
-            .reindex(columns=rungs)
-            .astype(float)
-        )
-        winner = best_scores.max(axis=1).idxmax() if len(best_scores) else None
+        scores = epochs[epochs["trial_id"].isin(cell["trial_id"])]
+        scores = scores.drop_duplicates(["trial_id", "epoch"], keep="last")
+        scores = scores.pivot(index="trial_id", columns="epoch", values="best_validation_accuracy")
+        scores = scores.reindex(columns=rungs).astype(float)
+        winner = scores.max(axis=1).idxmax() if len(scores) else None
         for rung, next_rung in zip(rungs, rungs[1:], strict=False):
-            reached = best_scores[rung].dropna()
-            promoted = best_scores.loc[reached.index, next_rung].dropna()
+            reached = scores[rung].dropna()
+            promoted = scores.loc[reached.index, next_rung].dropna()
             ranks = pd.Series(rankdata(-reached, method="min"), index=reached.index)
             counts = len(reached), len(promoted)
-            rows.append(
-                (method, model, rung, next_rung, *counts, *_correlations(reached, promoted),
-                 ranks.get(winner))
-            )  # fmt: skip
+            values = *counts, *_correlations(reached, promoted), ranks.get(winner)
+            rows.append((method, model, rung, next_rung, *values))
     return RUNGS.make_frame(rows)
 
 
@@ -99,17 +89,15 @@ def advise_grace_period(rungs: pd.DataFrame, grace_period: int) -> str:
     means = by_rung["correlation_all"].mean().sort_index()
     used_means = means[means.index.get_level_values("rung_epoch") >= grace_period]
     for (rung, next_rung), mean in reversed(list(used_means.items())):
-        if mean < MIN_TRUSTED_CORRELATION:
+        if mean < _MIN_TRUSTED_CORRELATION:
             return (
                 f"The grace period is too short: the order of trials after epoch {rung} says "
                 f"little of that after epoch {next_rung} (rank correlation {mean:.2f}); "
                 f"--grace-period {next_rung} waits."
             )
-    epoch = grace_period
-    for (rung, _), mean in reversed(list(means.drop(used_means.index).items())):
-        if mean < MIN_SAFE_CORRELATION:
-            break
-        epoch = rung
+    earlier = reversed(list(means.drop(used_means.index).items()))
+    safe = takewhile(lambda item: item[1] >= _MIN_SAFE_CORRELATION, earlier)
+    epoch = min((rung for (rung, _), _ in safe), default=grace_period)
     if epoch < grace_period:
         lowest = means[means.index.get_level_values("rung_epoch") >= epoch].min()
         return (

@@ -33,17 +33,16 @@ def _cell_curve(trials: pd.DataFrame, reported: pd.DataFrame, chance: float) -> 
     last_epochs = epochs_spent.groupby(level=0).max()
     ended = trials[trials["state"] != TrialState.RUNNING]
     # The log does not say when a trial without an epoch ended: it is placed after the one before.
-    end_epochs = (
-        ended["trial_id"].map(last_epochs).ffill().fillna(0).astype(int).sort_values(kind="stable")
-    )
+    end_epochs = ended["trial_id"].map(last_epochs).ffill().fillna(0).astype(int)
+    end_epochs = end_epochs.sort_values(kind="stable").to_numpy()
     final_scores = ended["best_validation_accuracy"].where(ended["state"].isin(SUCCESSFUL_STATES))
     n = np.arange(1, len(ended) + 1)
     curve = {
         "method": ended["method"].to_numpy(),
         "model": ended["model"].to_numpy(),
         "trials": n,
-        "epochs": end_epochs.to_numpy(),
-        "best_percent": 100 * np.append(np.nan, best_so_far)[end_epochs.to_numpy()],
+        "epochs": end_epochs,
+        "best_percent": 100 * np.append(np.nan, best_so_far)[end_epochs],
         "expected_best_percent": 100 * expected_best(final_scores.fillna(chance).to_numpy()),
         "expected_epochs": n * ended["epochs"].mean(),
     }
@@ -51,11 +50,7 @@ def _cell_curve(trials: pd.DataFrame, reported: pd.DataFrame, chance: float) -> 
 
 
 def expected_best(values: np.ndarray) -> np.ndarray:
-    """Return the mean best of n = 1..B values that are drawn without replacement.
-
-    >>> expected_best(np.array([3.0, 1.0, 2.0])).round(3).tolist()
-    [2.0, 2.667, 3.0]
-    """
+    """Return the mean best of n = 1..B values that are drawn without replacement."""
     j = np.arange(1, len(values) + 1)
     n = j[:, None]
     remainder = np.maximum(j - n, 0)

@@ -4,13 +4,8 @@ import math
 
 from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.config.sweep import MIN_DIFFERENCE
-from kdtune.reports.tables.statistics import (
-    REFERENCE_TRIALS,
-    Estimate,
-    expected_error,
-    more_seeds_needed,
-    needed_test_images,
-)
+from kdtune.reports.tables import statistics
+from kdtune.reports.tables.statistics import REFERENCE_TRIALS, Estimate
 
 
 def describe_detectable_difference(
@@ -24,17 +19,13 @@ def describe_detectable_difference(
         models: number of students.
         accuracy: accuracy of the students, share of 1.
     """
-    one_model = expected_error(test_images, seeds, 1, accuracy).half_width
-    text = (
-        f"with {test_images:,} test images and {seeds} seeds no difference under "
-        f"{format_points(one_model, one_model)} points can be seen on a student"
-    )
-    if models > 1:
-        all_models = expected_error(test_images, seeds, models, accuracy).half_width
-        text += f", none under {format_points(all_models, all_models)} on average over {models}"
+    errors = [statistics.expected_error(test_images, seeds, n, accuracy) for n in (1, models)]
+    one_model, all_models = (format_points(e.half_width, e.half_width) for e in errors)
+    average = f", none under {all_models} on average over {models}" if models > 1 else ""
+    conditions = f"at {100 * accuracy:.0f} % accuracy, after {REFERENCE_TRIALS} trials a cell"
     return (
-        f"{text} (at {100 * accuracy:.0f} % accuracy, after {REFERENCE_TRIALS} trials a cell; "
-        "fewer show less)"
+        f"with {test_images:,} test images and {seeds} seeds no difference under {one_model} "
+        f"points can be seen on a student{average} ({conditions}; fewer show less)"
     )
 
 
@@ -101,15 +92,11 @@ def describe_verdict(
         claim = f"{a} beats {b} {scope}" if model else f"O{scope[1:]} {a} beats {b}"
         return f"{claim} by {points_text} ({win_counts}).{relevance}"
     if verdict.startswith("leaning"):
-        return (
-            f"{a} is ahead of {b} {scope} by {points_text}, but with {models} models checked this "
-            f"is not safe. {advice}"
-        )
+        caveat = f"but with {models} models checked this is not safe. {advice}"
+        return f"{a} is ahead of {b} {scope} by {points_text}, {caveat}"
     if verdict == "equal":
-        return (
-            f"{a} and {b} do equally well {scope}: a difference above {largest} points is "
-            "excluded."
-        )
+        limit = f"a difference above {largest} points is excluded"
+        return f"{a} and {b} do equally well {scope}: {limit}."
     return (
         f"It cannot be said which is better {scope}: {a} minus {b} is {points_text}; differences "
         f"up to {largest} points cannot be excluded. {advice}"
@@ -127,13 +114,12 @@ def advise_next_step(
         min_difference: smallest difference that matters, in points.
     """
     target = format_points(difference.target(min_difference), difference.half_width)
-    if (extra_seeds := more_seeds_needed(difference, min_difference)) is not None:
+    if (extra_seeds := statistics.more_seeds_needed(difference, min_difference)) is not None:
         return f"Too few seeds: about {extra_seeds} more would probably settle {target} points."
-    images = needed_test_images(difference, test_images, min_difference)
-    if images is not None:
+    if images := statistics.needed_test_images(difference, test_images, min_difference):
+        problem = f"{test_images:,} test images are too few"
         return (
-            f"More seeds would not help: {test_images:,} test images are too few; about "
-            f"{images:,} would settle {target} points."
+            f"More seeds would not help: {problem}; about {images:,} would settle {target} points."
         )
     search_shift = format_points(2 * math.sqrt(difference.variance_search), difference.half_width)
     return (

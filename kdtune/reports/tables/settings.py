@@ -5,8 +5,7 @@ A sampler chose the trials, so a range is where it looked; other values may be a
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import optuna
@@ -15,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from kdtune.errors import UserError
-from kdtune.log.distributions import contains, is_log_scale, parse_distributions
+from kdtune.log.distributions import contains, is_log_scale, parse_distributions, quiet_optuna
 from kdtune.log.events import SUCCESSFUL_STATES, Event, SweepOpening, TrialProposed, TrialState
 from kdtune.reports.tables.columns import MIN_GOOD_TRIALS, MIN_IMPORTANCE_TRIALS, SETTINGS
 from kdtune.reports.tables.log_tables import select_hyperparameters
@@ -25,11 +24,7 @@ Spaces = Mapping[str, Mapping[str, BaseDistribution]]
 
 
 def collect_distributions(events: Sequence[Event]) -> dict[str, dict[str, BaseDistribution]]:
-    """Return the distributions that each method's settings were drawn from, the first of each.
-
-    Raises:
-        UserError: the log is damaged.
-    """
+    """Return the distributions that each method's settings were drawn from, the first of each."""
     by_method: dict[str, dict[str, BaseDistribution]] = {}
     try:
         for event in events:
@@ -40,8 +35,9 @@ def collect_distributions(events: Sequence[Event]) -> dict[str, dict[str, BaseDi
                 spaces = {event.method: event.distributions}
             for method, serialized in spaces.items():
                 known = by_method.setdefault(method, {})
-                new = {name: value for name, value in serialized.items() if name not in known}
-                known.update(parse_distributions(new))
+                known |= parse_distributions(
+                    {k: v for k, v in serialized.items() if k not in known}
+                )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"The log is damaged: it has no search spaces ({error!r}).") from error
     return by_method
@@ -54,7 +50,7 @@ def select_searched(
 
     Args:
         spaces: result of `collect_distributions`.
-        method: the method.
+        method: name of the method.
         trials: the table `TRIALS`.
     """
     space = spaces.get(method, {})
@@ -79,10 +75,9 @@ def settings_table(
     for (method, model), cell in trials.groupby(["method", "model"], sort=False):
         space = select_searched(spaces, method, cell)
         importances = _compute_importances(_with_rung_scores(cell, rung_scores, chance), space)
-        successful = cell[cell["state"].isin(SUCCESSFUL_STATES)].dropna(
-            subset="best_validation_accuracy"
-        )
-        ranked = successful.sort_values("best_validation_accuracy", ascending=False, kind="stable")
+        score = "best_validation_accuracy"
+        successful = cell[cell["state"].isin(SUCCESSFUL_STATES)].dropna(subset=score)
+        ranked = successful.sort_values(score, ascending=False, kind="stable")
         good_trials = ranked.head(max(MIN_GOOD_TRIALS, math.ceil(len(ranked) / 5)))
         for name, distribution in space.items():
             good_range = _good_range(good_trials[name], distribution)
@@ -92,7 +87,6 @@ def settings_table(
 
 
 def _with_rung_scores(cell: pd.DataFrame, rung_scores: pd.Series, chance: float) -> pd.DataFrame:
-    """Return the trials that have a score at the first rung, with it as ``value``."""
     scores = cell["trial_id"].map(rung_scores).astype(float)
     scores = scores.mask(cell["state"] == TrialState.DIVERGED, chance)
     return cell.assign(value=scores)[cell["state"] != TrialState.CRASHED].dropna(subset="value")
@@ -102,60 +96,34 @@ def _compute_importances(
     trials: pd.DataFrame, space: Mapping[str, BaseDistribution]
 ) -> dict[str, float]:
     values = trials["value"].sort_values(ascending=False)
-    if (
-        len(values) < MIN_IMPORTANCE_TRIALS
-        or values.iloc[math.ceil(len(values) / 2) - 1] == values.min()
-    ):
+    half = math.ceil(len(values) / 2)
+    if len(values) < MIN_IMPORTANCE_TRIALS or values.iloc[half - 1] == values.min():
         return {}
-    with _quiet_optuna(), warnings.catch_warnings():
+    with quiet_optuna(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Some regimes for parameter", UserWarning)
         study = optuna.create_study(direction="maximize")
         for trial in trials[[*space, "value"]].to_dict("records"):
-            params = {
-                name: trial[name]
-                for name in space
-                if not pd.isna(trial[name]) and contains(space[name], trial[name])
-            }
-            distributions = {name: space[name] for name in params}
-            study.add_trial(
-                optuna.trial.create_trial(
-                    value=trial["value"], params=params, distributions=distributions
-                )
-            )
+            known = [name for name in space if not pd.isna(trial[name])]
+            used = {name: space[name] for name in known if contains(space[name], trial[name])}
+            params = {name: trial[name] for name in used}
+            frozen = optuna.create_trial(value=trial["value"], params=params, distributions=used)
+            study.add_trial(frozen)
         evaluator = PedAnovaImportanceEvaluator(target_quantile=0.5)
         return get_param_importances(study, evaluator=evaluator)
 
 
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Hide Optuna's line about each study that is created in memory."""
-    previous = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(previous)
-
-
 def _good_range(values: pd.Series, distribution: BaseDistribution) -> tuple[float, float]:
-    if isinstance(distribution, CategoricalDistribution):
-        return np.nan, np.nan
     good_values = pd.to_numeric(values, errors="coerce").dropna().to_numpy(float)
-    if len(good_values) < MIN_GOOD_TRIALS:
+    if isinstance(distribution, CategoricalDistribution) or len(good_values) < MIN_GOOD_TRIALS:
         return np.nan, np.nan
-    if is_log_scale(distribution):
-        low, high = np.exp(np.quantile(np.log(good_values), [0.1, 0.9]))
-    else:
-        low, high = np.quantile(good_values, [0.1, 0.9])
+    is_log = is_log_scale(distribution)
+    ends = np.quantile(np.log(good_values) if is_log else good_values, [0.1, 0.9])
+    low, high = np.exp(ends) if is_log else ends
     return float(low), float(high)
 
 
 def overlapping_ranges(settings: pd.DataFrame) -> pd.DataFrame:
-    """Return the range of each setting that is good on all models, as ``low`` and ``high``.
-
-    Settings that are searched on a single model are left out; a range is empty if the good ranges
-    do not overlap, or one of them is unknown.
-    """
+    """Return ``low`` and ``high`` of each setting that several models share; empty if disjoint."""
     rows = []
     for (method, name), setting_rows in settings.groupby(["method", "hyperparameter"], sort=False):
         low = setting_rows["good_low"].max(skipna=False)

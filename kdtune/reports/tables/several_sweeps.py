@@ -11,27 +11,17 @@ from kdtune.reports.tables.log_tables import select_hyperparameters
 
 
 def explain_separate_tables(conditions: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """Return sentences that say which sweeps need separate tables, and why.
-
-    Args:
-        conditions: result of `comparison_conditions` by the sweep's name.
-
-    >>> explain_separate_tables({"a": {"data": "x", "epochs": 5}, "b": {"data": "y", "epochs": 5}})
-    ['a and b are kept apart: they differ in data.']
-    """
+    """Return sentences that say which sweeps need separate tables, and why."""
     sentences = []
     for first, second in combinations(_group_comparable(conditions), 2):
         a, b = conditions[first[0]], conditions[second[0]]
         differences = [key for key in {**a, **b} if a.get(key) != b.get(key)]
-        sentences.append(
-            f"{', '.join(first)} and {', '.join(second)} are kept apart: they differ in "
-            f"{' and '.join(differences)}."
-        )
+        reason = f"they differ in {' and '.join(differences)}"
+        sentences.append(f"{', '.join(first)} and {', '.join(second)} are kept apart: {reason}.")
     return sentences
 
 
 def _group_comparable(conditions: Mapping[str, Mapping[str, object]]) -> list[list[str]]:
-    """Return the names of comparable sweeps, a list per table."""
     tables: dict[str, list[str]] = {}
     for name, sweep_conditions in conditions.items():
         tables.setdefault(json.dumps(sweep_conditions, sort_keys=True), []).append(name)
@@ -48,8 +38,7 @@ def join_leaderboards(
         conditions: result of `comparison_conditions` by name.
 
     Returns:
-        Leaderboards with the column ``settings``, and a first column ``sweep`` if there are
-        several sweeps. Ranks are those within a sweep.
+        Leaderboards with the column ``settings``, after a column ``sweep`` if there are several.
     """
     leaderboards = {}
     for name, tables in sweeps.items():
@@ -64,7 +53,7 @@ def join_leaderboards(
             leaderboards[name].insert(0, "sweep", name)
     return [
         sort_leaderboard(pd.concat([leaderboards[name] for name in names], ignore_index=True))
-        for names in _group_comparable({name: conditions[name] for name in leaderboards})
+        for names in _group_comparable(conditions)
     ]
 
 
@@ -74,7 +63,5 @@ def format_settings(values: Mapping[str, object]) -> str:
     >>> format_settings({"lr": 0.0123456, "batch_size": 64})
     'lr=0.0123 batch_size=64'
     """
-    return " ".join(
-        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in values.items()
-    )
+    texts = {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in values.items()}
+    return " ".join(f"{name}={text}" for name, text in texts.items())

@@ -1,13 +1,8 @@
 """Statistics of confirmed runs: interval, verdict, search luck, and advice.
 
 The interval is that of the multi-reader multi-case analysis of variance, with seeds as readers and
-test images as cases, and Hillis' degrees of freedom (Hillis 2007, "A comparison of denominator
-degrees of freedom methods for multiple observer ROC analysis", Statistics in Medicine 26). The
-luck of the searches is added. The interval covers new seeds, new images of the same kind and a
-repeated search; it does not cover another split, another teacher or other students.
-
-``make bench-verdict`` measures how often the verdict names a winner where there is none, and how
-often it finds one. Points are hundredths of accuracy.
+test images as cases, and Hillis' degrees of freedom (Hillis 2007, Statistics in Medicine 26); the
+luck of the searches is added. Points are hundredths of accuracy.
 """
 
 import math
@@ -24,25 +19,23 @@ from kdtune.config.sweep import MIN_DIFFERENCE
 MIN_SEEDS = 3
 """Seeds that both methods must have finished before they are compared."""
 
-SIGNIFICANCE_LEVEL, POWER = 0.05, 0.8
+SIGNIFICANCE_LEVEL, _POWER = 0.05, 0.8
 """Accepted rate of false alarms; chance of finding a difference."""
 
-MAX_MORE_SEEDS, MAX_IMAGE_STEPS = 20, 20
+_MAX_MORE_SEEDS, _MAX_IMAGE_STEPS = 20, 20
 """Limits of advice: further seeds, and steps by a quarter in the number of test images."""
 
 IMAGE_VARIANCE_SHARE, RESIDUAL_VARIANCE_SHARE = 0.12, 0.30
-"""Shares of the variance accuracy · (1 − accuracy) of an image: what differs between two methods
-with every seed, and what another seed changes."""
+"""Parts of the variance accuracy · (1 − accuracy) of an image: methods; methods by seeds."""
 
-CROSS_MODEL_SHARE = 0.27
+_CROSS_MODEL_SHARE = 0.27
 """Share of the difference between methods that is the same on another student."""
 
 REFERENCE_TRIALS = 40
 """Trials per cell of the searches that these constants were measured on."""
 
 SEED_SD_POINTS, SEARCH_SD_POINTS = 0.12, 0.13
-"""Standard deviations of a cell's accuracy over seeds, on infinitely many images, and over
-searches, in points."""
+"""Standard deviations of a cell's accuracy over seeds (on infinite images) and searches."""
 
 
 class Verdict(StrEnum):
@@ -64,11 +57,9 @@ class Estimate:
     """A mean over seeds and test images, and the parts of its variance.
 
     Attributes:
-        mean: in points.
-        seeds, images: counts; of groups if images belong to groups.
+        images: number of images; of groups if images belong to groups.
         seeds_won, seeds_lost: numbers of seeds with a mean above 0, and below.
-        variance_seeds, variance_images, variance_search: parts of the variance, in squared points.
-        variance_residual: interaction of seeds and images; contained in the first two parts.
+        variance_residual: interaction of seeds and images; contained in those of both.
     """
 
     mean: float
@@ -116,8 +107,8 @@ class Estimate:
 
     @property
     def minimum_detectable(self) -> float:
-        """Difference that is found with the chance `POWER`, in points."""
-        quantiles = float(t.ppf(1 - SIGNIFICANCE_LEVEL / 2, self.df) + norm.ppf(POWER))
+        """Difference that is found with a chance of 80 %, in points."""
+        quantiles = float(t.ppf(1 - SIGNIFICANCE_LEVEL / 2, self.df) + norm.ppf(_POWER))
         return quantiles * math.sqrt(self.variance)
 
     def target(self, min_difference: float) -> float:
@@ -136,14 +127,15 @@ def estimate_mean(
     """Estimate the mean of points over seeds and test images.
 
     Args:
-        points: [n, S], image by seed, at least 2 each: 100 · (predicted == label) of a cell, or
-            the difference of two such arrays.
+        points: [n, S], at least 2 each: 100 · (predicted == label), or a difference of two such.
         variance_search: see `Estimate`.
-        groups: the group of each image, if several images show the same patient or scene; groups
-            then take the place of images.
+        groups: the group of each image if several show one patient or scene; it replaces images.
     """
-    if groups is not None:
-        points = _sum_by_group(points, groups)
+    if groups is not None:  # sums over groups, scaled so that their mean is that of the images
+        names, codes = np.unique(np.asarray(groups), return_inverse=True)
+        sums = np.zeros((len(names), points.shape[1]))
+        np.add.at(sums, codes, points)
+        points = sums * (len(names) / len(points))
     images, seeds = points.shape
     mean, image_means, seed_means = points.mean(), points.mean(axis=1), points.mean(axis=0)
     ms_images = seeds * image_means.var(ddof=1)
@@ -163,22 +155,12 @@ def estimate_mean(
     )
 
 
-def _sum_by_group(points: np.ndarray, groups: Sequence[object]) -> np.ndarray:
-    """Return sums over groups, scaled so that their mean is that of the images."""
-    names, codes = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.zeros((len(names), points.shape[1]))
-    np.add.at(sums, codes, points)
-    return sums * (len(names) / len(points))
-
-
 def wilson_interval(correct: int, images: int) -> tuple[float, float]:
-    """Return the 95 % interval of the accuracy of one network (Wilson 1927), as shares of 1.
-
-    It covers new images; it covers neither seeds nor the choice of the network.
+    """Return the 95 % interval of the accuracy of one network on new images (Wilson 1927).
 
     Args:
         correct: number of images that are classified correctly.
-        images: number of images.
+        images: number of all images.
 
     >>> [round(end, 3) for end in wilson_interval(45, 50)]
     [0.786, 0.957]
@@ -188,23 +170,16 @@ def wilson_interval(correct: int, images: int) -> tuple[float, float]:
 
 
 def bootstrap_best_sd(scores: ArrayLike) -> float:
-    """Return the standard deviation of the maximum of B draws from B scores, with replacement.
-
-    It says how much a repeated search would move its result.
-    """
+    """Return the standard deviation of the best of B draws from B scores, with replacement."""
     ascending = np.sort(np.asarray(scores, dtype=float))
     count = len(ascending)
-    ranks = np.arange(count + 1) / max(count, 1)
-    probability = np.diff(ranks**count)
+    probability = np.diff((np.arange(count + 1) / max(count, 1)) ** count)
     mean_best = (probability * ascending).sum()
     return math.sqrt((probability * (ascending - mean_best) ** 2).sum())
 
 
 def late_gain(scores: ArrayLike) -> float:
-    """Return the best of all scores minus the best of the first half; NaN without one.
-
-    Scores are in the order in which trials were proposed; NaN for trials without a score.
-    """
+    """Return the best of all scores, in the order of proposals, minus that of the first half."""
     values = np.asarray(scores, dtype=float)
     first_half = values[: len(values) // 2]
     if np.isnan(first_half).all():
@@ -213,11 +188,10 @@ def late_gain(scores: ArrayLike) -> float:
 
 
 def search_luck(scores: ArrayLike, seed_sd: float = 0.0) -> float:
-    """Return the search luck of a cell, in points.
+    """Return the search luck of a cell, in points: how much a repeated search would move it.
 
-    The scores of a search do not show what it would still find: two searches of one method that
-    still improve can be many points apart although the luck of each is small. So a late gain is
-    added if it matters and is above what luck (twice) and seeds would explain.
+    Searches that still improve can differ by more than their scores show, so a late gain is added
+    if it matters and is above what luck (twice) and seeds would explain.
 
     Args:
         scores: scores of the trials in points, as for `late_gain`.
@@ -230,15 +204,10 @@ def search_luck(scores: ArrayLike, seed_sd: float = 0.0) -> float:
 
 
 def adjust_holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return the p-values of a family, adjusted by Holm's method.
-
-    >>> adjust_holm([0.01, 0.04, 0.03]).round(2).tolist()
-    [0.03, 0.06, 0.06]
-    """
+    """Return the p-values of a family, adjusted by Holm's method."""
     p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p)
+    order, adjusted = np.argsort(p), np.empty_like(p)
     steps = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
-    adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, steps)
     return adjusted
 
@@ -264,20 +233,17 @@ def decide_verdict(
 
 
 def more_seeds_needed(difference: Estimate, min_difference: float = MIN_DIFFERENCE) -> int | None:
-    """Return how many further seeds would probably settle it; None if more than `MAX_MORE_SEEDS`.
+    """Return how many further seeds would probably settle it; None if more than 20.
 
     Args:
         difference: A minus B.
         min_difference: smallest difference that matters, in points.
     """
     target = difference.target(min_difference)
-    for extra in range(1, MAX_MORE_SEEDS + 1):
+    for extra in range(1, _MAX_MORE_SEEDS + 1):
         seeds = difference.seeds + extra
-        projected = replace(
-            difference,
-            seeds=seeds,
-            variance_seeds=difference.variance_seeds * difference.seeds / seeds,
-        )
+        variance_seeds = difference.variance_seeds * difference.seeds / seeds
+        projected = replace(difference, seeds=seeds, variance_seeds=variance_seeds)
         if projected.minimum_detectable <= target:
             return extra
     return None
@@ -286,41 +252,31 @@ def more_seeds_needed(difference: Estimate, min_difference: float = MIN_DIFFEREN
 def needed_test_images(
     difference: Estimate, test_images: int, min_difference: float = MIN_DIFFERENCE
 ) -> int | None:
-    """Return how many test images would probably settle it, to two digits.
+    """Return how many test images would settle it, to two digits; None beyond 80 times as many.
 
     Args:
         difference: A minus B.
         test_images: number of test images at present.
         min_difference: smallest difference that matters, in points.
-
-    Returns:
-        The number; None if 80 times as many images as at present would not settle it.
     """
     target = difference.target(min_difference)
     residual = min(difference.variance_seeds, difference.variance_residual)
-    for step in range(1, MAX_IMAGE_STEPS + 1):
+    for step in range(1, _MAX_IMAGE_STEPS + 1):
         factor = 1.25**step
-        variance_seeds = difference.variance_seeds - residual + residual / factor
-        projected = replace(
-            difference,
-            variance_seeds=variance_seeds,
-            variance_images=difference.variance_images / factor,
-        )
+        seeds = difference.variance_seeds - residual + residual / factor
+        images = difference.variance_images / factor
+        projected = replace(difference, variance_seeds=seeds, variance_images=images)
         if projected.minimum_detectable <= target:
-            images = test_images * factor
-            unit = 10 ** (math.floor(math.log10(images)) - 1)
-            return round(images / unit) * unit if unit >= 1 else math.ceil(images)
+            needed = test_images * factor
+            unit = 10 ** (math.floor(math.log10(needed)) - 1)
+            return round(needed / unit) * unit if unit >= 1 else math.ceil(needed)
     return None
 
 
 def limited_by(difference: Estimate) -> str:
     """Return the largest part of the variance: ``seeds``, ``images`` or ``search``."""
-    parts = {
-        "seeds": difference.variance_seeds,
-        "images": difference.variance_images,
-        "search": difference.variance_search,
-    }
-    return max(parts, key=parts.__getitem__)
+    names = ("seeds", "images", "search")
+    return max(names, key=lambda name: getattr(difference, f"variance_{name}"))
 
 
 def expected_error(
@@ -328,8 +284,7 @@ def expected_error(
 ) -> Estimate:
     """Return the error that a comparison will probably have, before anything is trained.
 
-    Its parts come from a simulation of small image classifiers after searches of
-    `REFERENCE_TRIALS` trials a cell; shorter searches have more luck.
+    Its parts come from simulated classifiers after searches of `REFERENCE_TRIALS` trials a cell.
 
     Args:
         test_images: number of test images.
@@ -338,16 +293,12 @@ def expected_error(
         accuracy: accuracy of the students, share of 1.
     """
     image_variance = 2e4 * accuracy * (1 - accuracy) / test_images
-    shared_share = CROSS_MODEL_SHARE + (1 - CROSS_MODEL_SHARE) / models
-    variance_residual = image_variance * RESIDUAL_VARIANCE_SHARE / seeds / models
-    return Estimate(
-        mean=0.0,
-        seeds=seeds,
-        images=test_images,
-        seeds_won=0,
-        seeds_lost=0,
-        variance_seeds=variance_residual + 2 * SEED_SD_POINTS**2 / seeds / models,
-        variance_images=image_variance * IMAGE_VARIANCE_SHARE * shared_share,
-        variance_search=2 * SEARCH_SD_POINTS**2 / models,
-        variance_residual=variance_residual,
-    )
+    shared_share = _CROSS_MODEL_SHARE + (1 - _CROSS_MODEL_SHARE) / models
+    residual = image_variance * RESIDUAL_VARIANCE_SHARE / seeds / models
+    variances = {
+        "variance_seeds": residual + 2 * SEED_SD_POINTS**2 / seeds / models,
+        "variance_images": image_variance * IMAGE_VARIANCE_SHARE * shared_share,
+        "variance_search": 2 * SEARCH_SD_POINTS**2 / models,
+        "variance_residual": residual,
+    }
+    return Estimate(0.0, seeds, test_images, seeds_won=0, seeds_lost=0, **variances)

@@ -4,12 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdtune.log.folder import SweepSnapshot
-from kdtune.reports.tables.all_tables import (
-    collect_tables,
-    comparison_conditions,
-    load_sweep_tables,
-    select_table,
-)
+from kdtune.reports.tables import all_tables
 from kdtune.reports.tables.notes import bad_images_note, result_notes
 from kdtune.reports.tables.rungs import advise_grace_period, rungs_table
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
@@ -23,13 +18,10 @@ def table_text(path: Path, name: str, output_format: str) -> str:
         path: folder of the sweep.
         name: name of the table in `collect_tables`.
         output_format: see `kdtune.reports.text.render.render_table`.
-
-    Raises:
-        UserError: the sweep has no such table.
     """
     folder = SweepSnapshot(path)
-    tables = collect_tables(folder, load_sweep_tables(folder))
-    return render_table(select_table(tables, name, path), output_format)
+    tables = all_tables.collect_tables(folder, all_tables.load_sweep_tables(folder))
+    return render_table(all_tables.select_table(tables, name, path), output_format)
 
 
 def leaderboard_text(folders: Sequence[Path], output_format: str) -> str:
@@ -40,8 +32,10 @@ def leaderboard_text(folders: Sequence[Path], output_format: str) -> str:
         output_format: see `kdtune.reports.text.render.render_leaderboards`.
     """
     sweeps = {str(path): SweepSnapshot(path) for path in folders}
-    tables = {name: load_sweep_tables(folder) for name, folder in sweeps.items()}
-    conditions = {name: comparison_conditions(folder) for name, folder in sweeps.items()}
+    tables = {name: all_tables.load_sweep_tables(folder) for name, folder in sweeps.items()}
+    conditions = {
+        name: all_tables.comparison_conditions(folder) for name, folder in sweeps.items()
+    }
     notes = explain_separate_tables(conditions)
     for name, folder in sweeps.items():
         events, own = folder.load_events(), tables[name]

@@ -14,8 +14,7 @@ def plan_text(plan: dict[str, Any], output_format: str) -> str:
 
     Args:
         plan: see `kdtune.tuning.planning.plan.Plan`.
-        output_format: ``json``: all of it; ``csv``: its rows, unrounded; ``table`` or
-            ``markdown``: its rows, what limits each, and its notes.
+        output_format: ``json``; ``csv`` has only its rows; ``table`` or ``markdown``.
     """
     if output_format == "json":
         return json.dumps(plan, indent=2) + "\n"

@@ -31,13 +31,7 @@ CONFIRM_COLUMNS = (
 )  # fmt: skip
 """Columns of the printed leaderboard once something is confirmed."""
 
-LEFT_ALIGNED_HEADINGS = ("sweep", "model", "method", "status", "settings")
-
-UNLIMITED_WIDTH = 1000
-"""Characters per line of output that is not for a terminal."""
-
-FORMULA_PREFIXES = ("=", "+", "-", "@")
-"""First characters that spreadsheets take for the start of a formula."""
+UNLIMITED_WIDTH = 1000  # characters per line of output that is not for a terminal
 
 
 def render_leaderboards(
@@ -47,9 +41,8 @@ def render_leaderboards(
 
     Args:
         leaderboards: result of `join_leaderboards`.
-        output_format: ``table`` (for a terminal) and ``markdown`` have the main columns and the
-            notes; ``csv`` and ``json`` have all columns of all leaderboards in one table,
-            unrounded.
+        output_format: ``table`` and ``markdown`` have the main columns and the notes; ``csv`` and
+            ``json`` have all columns of all leaderboards in one table, unrounded.
         notes: lines below the tables.
     """
     joined = pd.concat(leaderboards, ignore_index=True)
@@ -85,18 +78,13 @@ def render_table(table: pd.DataFrame, output_format: str) -> str:
 
 
 def _view(leaderboard: pd.DataFrame, confirmed: bool) -> dict[str, list[str]]:
-    """Return the texts of the columns to print, by heading."""
     seconds = leaderboard["search_device_seconds"] + leaderboard["confirm_device_seconds"]
-    hidden = {
-        name for name in ("trials_diverged", "trials_crashed") if not leaderboard[name].any()
-    }
+    hidden = {n for n in ("trials_diverged", "trials_crashed") if not leaderboard[n].any()}
     if (leaderboard["status"] == "ok").all():
         hidden.add("status")
     names = CONFIRM_COLUMNS if confirmed else SEARCH_COLUMNS
-    return LEADERBOARD_VIEW.to_texts(
-        leaderboard.assign(device_hours=seconds / 3600),
-        *(name for name in names if name not in hidden),
-    )
+    shown = (name for name in names if name not in hidden)
+    return LEADERBOARD_VIEW.to_texts(leaderboard.assign(device_hours=seconds / 3600), *shown)
 
 
 def _line_width() -> int:
@@ -110,23 +98,15 @@ def _fit_to_terminal(view: Mapping[str, Sequence[str]]) -> str:
     if max(map(len, text.splitlines())) <= _line_width() or "settings" not in view:
         return text
     rows = zip(view["method"], view["model"], view["settings"], strict=True)
-    settings_lines = [
-        _wrap_line(printable(f"{method} on {model}: {settings}"), "    ")
-        for method, model, settings in rows
-    ]
+    settings = [printable(f"{method} on {model}: {values}") for method, model, values in rows]
+    lines = [_wrap_line(line, "    ") for line in settings]
     without_settings = {heading: view[heading] for heading in view if heading != "settings"}
-    return "\n".join([_format_table(without_settings, width=_line_width()), "", *settings_lines])
+    return "\n".join([_format_table(without_settings, width=_line_width()), "", *lines])
 
 
 def _wrap_line(line: str, indent: str = "") -> str:
-    """Return a line that is broken between words at the width of the terminal."""
-    return textwrap.fill(
-        line,
-        _line_width(),
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    unbroken: Any = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(line, _line_width(), subsequent_indent=indent, **unbroken)
 
 
 def _format_value(value: Any) -> str:
@@ -145,10 +125,9 @@ def _format_table(
     if width < UNLIMITED_WIDTH:
         table.collapse_padding, table.pad_edge = True, False
     for heading in columns:
-        is_text = heading in LEFT_ALIGNED_HEADINGS
-        table.add_column(
-            heading, justify="left" if is_text else "right", no_wrap=is_text, overflow="fold"
-        )
+        is_text = heading in ("sweep", "model", "method", "status", "settings")
+        justify: Any = "left" if is_text else "right"
+        table.add_column(heading, justify=justify, no_wrap=is_text, overflow="fold")
     for row in zip(*columns.values(), strict=True):
         cells = [escape(printable(text)) for text in row]
         table.add_row(*(cell.replace("|", "\\|") if markdown else cell for cell in cells))
@@ -160,14 +139,14 @@ def _format_table(
 
 def to_csv(table: pd.DataFrame) -> str:
     """Return a table as CSV; text that may be a formula gets an apostrophe."""
-
-    def escape_formula(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return f"'{printable(value)}" if value.startswith(FORMULA_PREFIXES) else printable(value)
-
-    escaped = table.rename(columns=escape_formula)
+    escaped = table.rename(columns=_escape_formula)
     for column in escaped.columns:
         if not pd.api.types.is_numeric_dtype(escaped[column]):
-            escaped[column] = [escape_formula(value) for value in escaped[column]]
+            escaped[column] = [_escape_formula(value) for value in escaped[column]]
     return str(escaped.to_csv(index=False))
+
+
+def _escape_formula(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return f"'{printable(value)}" if value.startswith(("=", "+", "-", "@")) else printable(value)

@@ -16,9 +16,8 @@ def status_lines(sweep: SweepSnapshot) -> Iterator[str]:
     opening_events, is_locked = sweep.load_opening_events(), sweep.is_locked()
     config = SweepConfig.parse(opening_events[-1].config)
     trials, runs = (TrialHistory(log).trials for log in (events, confirm_events))
-    running = {
-        name: trial for name, trial in (trials | runs).items() if trial.state == TrialState.RUNNING
-    }
+    all_trials = trials | runs
+    running = {k: trial for k, trial in all_trials.items() if trial.state == TrialState.RUNNING}
     last_event = max([events[-1], *confirm_events[-1:]], key=lambda event: event.time)
     ago = format_duration(max(0.0, time.time() - last_event.time))
     if is_locked:
@@ -43,11 +42,9 @@ def status_lines(sweep: SweepSnapshot) -> Iterator[str]:
         restarted_text = f", restarted {restarts} time{'s' * (restarts > 1)}" if restarts else ""
         epoch = trial.epochs[-1].epoch if trial.epochs else 0
         yield f"running: {name}, after epoch {epoch} of {config.epochs}{restarted_text}"
-    if not isinstance(events[-1], Completed):
-        if not is_locked:
-            yield f"to continue: kdtune resume {folder}"
-    elif confirm_events and not isinstance(confirm_events[-1], Completed):
-        if not is_locked:
-            yield f"to continue: kdtune confirm {folder}"
-    else:
+    logs = {"resume": events, "confirm": confirm_events}
+    unfinished = [k for k, log in logs.items() if log and not isinstance(log[-1], Completed)]
+    if unfinished and not is_locked:
+        yield f"to continue: kdtune {unfinished[0]} {folder}"
+    elif not unfinished:
         yield "it is complete; 'kdtune resume' adds trials, epochs or cells"

@@ -1,8 +1,7 @@
 """Admission of cluster nodes: only those that see the data, teacher and versions of the driver.
 
-Each node is inspected before it gets a trial, also one that joins while the sweep runs. A node
-that differs is left out for good; one that fails to answer, or lacks data or storage, is asked
-again later. Files are compared by name and size, not by content.
+A node that differs is left out for good; one that fails to answer, or lacks data or storage, is
+asked again later. Files are compared by name and size, not by content.
 """
 
 import os
@@ -26,32 +25,18 @@ from kdtune.storage.remote import Storage, StorageError
 from kdtune.training.teacher import describe_teacher
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 
-ANSWER_TIMEOUT_SECONDS = 120
-"""Time for which a sweep that starts waits for the answers of nodes."""
-
 RETRY_SECONDS = 60
-"""Time after which a node is asked again that did not answer, or lacked data or storage."""
+_ANSWER_TIMEOUT_SECONDS = 120
 
-CONNECT_TIMEOUT_SECONDS = 2
-"""Time in which a living node accepts a connection."""
-
-COMPARED_PACKAGES = ("kdtune", "torch", "torchvision", "numpy", "pillow")
+_COMPARED_PACKAGES = ("kdtune", "torch", "torchvision", "numpy", "pillow")
 """Packages whose versions can change the results."""
 
-NodeInfo = Mapping[str, Any]
-"""A node as `ray.nodes` describes it."""
+NodeInfo = Mapping[str, Any]  # a node as `ray.nodes` describes it
 
 
 @dataclass(frozen=True)
 class NodeRequirements:
-    """Requirements of a sweep on its nodes.
-
-    Attributes:
-        data: the images.
-        teacher: path of the teacher, or None.
-        storage: the storage that nodes must be able to write to, or None.
-        plugins: plug-ins that nodes load.
-    """
+    """Requirements of a sweep on its nodes, which must be able to write to its storage."""
 
     data: DataSource
     teacher: str | None
@@ -60,10 +45,7 @@ class NodeRequirements:
 
 
 def inspect_node(requirements: NodeRequirements) -> dict[str, Any]:
-    """Return what this process sees of data, teacher and versions, as values to be compared.
-
-    If something is missing, the only value is a sentence under ``problem``.
-    """
+    """Return what this process sees of data, teacher and versions, or only a ``problem``."""
     try:
         PLUGINS.sync(requirements.plugins)
         data = find_images(*requirements.data)
@@ -76,7 +58,7 @@ def inspect_node(requirements: NodeRequirements) -> dict[str, Any]:
         return {
             "images": data.summary(),
             "teacher": requirements.teacher and describe_teacher(requirements.teacher)["sha256"],
-            **{name: versions[name].partition("+")[0] for name in COMPARED_PACKAGES},
+            **{name: versions[name].partition("+")[0] for name in _COMPARED_PACKAGES},
         }
     except (UserError, StorageError, OSError) as error:
         return {"problem": str(error).rstrip(".")}
@@ -100,50 +82,41 @@ def describe_difference(driver: Mapping[str, Any], node: Mapping[str, Any]) -> s
         return f"its data are {theirs} images, or other files; the driver has {ours}"
     if node["teacher"] != driver["teacher"]:
         return "its teacher is not the same file as the driver's"
-    for name in COMPARED_PACKAGES:
+    for name in _COMPARED_PACKAGES:
         if node[name] != driver[name]:
             return f"it has {name} {node[name]}; the driver has {driver[name]}"
     return None
 
 
+@dataclass
 class NodeAdmission:
-    """The nodes that were inspected, and which of them may get trials.
+    """The nodes that were inspected, and which of them may get trials."""
 
-    Args:
-        sweep: complete settings.
-        say: takes a line for the user about a node that is left out, joins, or is lost.
-        clock: monotonic clock, in seconds.
-    """
+    sweep: SweepConfig
+    say: Callable[[str], None]  # about nodes that are left out, join, or are lost
+    clock: Callable[[], float] = time.monotonic
 
-    def __init__(
-        self,
-        sweep: SweepConfig,
-        say: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._requirements = NodeRequirements(
-            sweep.data_source, sweep.teacher, sweep.storage, pack_plugins()
-        )
+    def __post_init__(self) -> None:
+        sweep, plugins = self.sweep, pack_plugins()
+        images, teacher, storage = sweep.data_source, sweep.teacher, sweep.storage
+        self._requirements = NodeRequirements(images, teacher, storage, plugins)
         self._driver_answer = inspect_node(replace(self._requirements, storage=None))
-        self._say, self._clock = say, clock
         self._pending_answers: dict[str, Any] = {}
         self._retry_at: dict[str, float] = {}
-        self._problems: dict[str, str | None] = {}
-        """For each node that answered what it lacks; None if nothing."""
+        self._problems: dict[str, str | None] = {}  # of the nodes that answered
         self._labels: dict[str, str] = {}
         self._living_nodes: set[str] = set()
         self._started = False
 
     def __call__(self, nodes: Iterable[NodeInfo]) -> list[NodeInfo]:
         """Return those of Ray's living compute nodes that may get trials; inspect new ones."""
-        nodes, now = list(nodes), self._clock()
+        nodes, now = list(nodes), self.clock()
         for node in nodes:
             node_id = node["NodeID"]
             if node_id not in self._labels or self._retry_at.get(node_id, now + 1) <= now:
                 self._retry_at.pop(node_id, None)
-                self._labels[node_id] = (
-                    f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-                )
+                host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]
+                self._labels[node_id] = f"{host} ({address})"
                 on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
                 inspection = _inspect_node.options(scheduling_strategy=on_node)
                 self._pending_answers[node_id] = inspection.remote(self._requirements)
@@ -151,49 +124,40 @@ class NodeAdmission:
         living = {node["NodeID"] for node in nodes}
         if self._started:
             for node_id in self._living_nodes - living:
-                self._say(f"the node {self._labels[node_id]} is lost")
+                self.say(f"the node {self._labels[node_id]} is lost")
         self._living_nodes = living & self._problems.keys()
         return [n for n in nodes if self._problems.get(n["NodeID"], "not asked") is None]
 
     def wait_for_answers(self, list_nodes: Callable[[], Iterable[NodeInfo]]) -> None:
-        """Wait until the nodes that there are when a sweep starts have answered.
-
-        Args:
-            list_nodes: returns Ray's living compute nodes.
-
-        Raises:
-            UserError: none of them may get trials; the text gives the first reason.
-        """
-        deadline = time.monotonic() + ANSWER_TIMEOUT_SECONDS
+        """Wait until the nodes that there are at the start have answered, one of them well."""
+        deadline = time.monotonic() + _ANSWER_TIMEOUT_SECONDS
         admitted = self(list_nodes())
         while self._pending_answers and time.monotonic() <= deadline:
             time.sleep(0.1)
             admitted = self(list_nodes())
         if not admitted:
             reasons = [f"{self._labels[n]}: {p}" for n, p in self._problems.items() if p]
-            reason = reasons[0] if reasons else f"none answered within {ANSWER_TIMEOUT_SECONDS} s"
+            reason = [*reasons, f"none answered within {_ANSWER_TIMEOUT_SECONDS} s"][0]
             raise UserError(f"No node of the Ray cluster can run trials; {reason}.")
         self._started = True
 
     def _collect_answers(self) -> None:
-        if not self._pending_answers:
-            return
         answers = list(self._pending_answers.values())
-        ready, _ = ray.wait(answers, num_returns=len(answers), timeout=0)
+        ready = ray.wait(answers, num_returns=len(answers), timeout=0)[0] if answers else []
         for node_id in [n for n, answer in self._pending_answers.items() if answer in ready]:
             try:
-                node_answer = ray.get(self._pending_answers.pop(node_id))
+                answer = ray.get(self._pending_answers.pop(node_id))
             except Exception as error:  # whatever a node may raise, or that it is lost
-                node_answer = {"problem": last_line(error)}
-            problem = describe_difference(self._driver_answer, node_answer)
+                answer = {"problem": last_line(error)}
+            if "problem" in answer:
+                self._retry_at[node_id] = self.clock() + RETRY_SECONDS
             previous = self._problems.get(node_id)
+            problem = describe_difference(self._driver_answer, answer)
             self._problems[node_id] = problem
-            if "problem" in node_answer:
-                self._retry_at[node_id] = self._clock() + RETRY_SECONDS
             if problem is not None and problem != previous:
-                self._say(f"the node {self._labels[node_id]} gets no trials: {problem}")
+                self.say(f"the node {self._labels[node_id]} gets no trials: {problem}")
             elif problem is None and self._started:
-                self._say(f"the node {self._labels[node_id]} has joined, and gets trials")
+                self.say(f"the node {self._labels[node_id]} has joined, and gets trials")
 
 
 def is_node_lost(node_id: str) -> bool:
@@ -202,6 +166,6 @@ def is_node_lost(node_id: str) -> bool:
         if node["NodeID"] == node_id and node["Alive"]:
             endpoint = node["NodeManagerAddress"], node["NodeManagerPort"]
             with suppress(OSError):
-                socket.create_connection(endpoint, CONNECT_TIMEOUT_SECONDS).close()
+                socket.create_connection(endpoint, timeout=2).close()
                 return False
     return True

@@ -9,11 +9,7 @@ from kdtune.plugins import ATTRIBUTES, PLUGINS, Plugin
 
 
 def pack_plugins() -> tuple[Plugin, ...]:
-    """Pickle the definitions of the loaded plug-ins by value; `PLUGINS.sync` loads them.
-
-    Raises:
-        UserError: a plug-in refers to an object that cannot be pickled.
-    """
+    """Pickle the definitions of the loaded plug-ins by value; `PLUGINS.sync` loads them."""
     return tuple(map(_pack, PLUGINS.loaded.values()))
 
 
@@ -24,7 +20,6 @@ def _pack(plugin: Plugin) -> Plugin:
     try:
         return replace(plugin, content=cloudpickle.dumps(definitions))
     except Exception as error:  # whatever pickling a user's objects may raise
-        raise UserError(
-            f"The plug-in {plugin.name} cannot be sent to other processes: "
-            f"{typed_first_line(error)}"
-        ) from error
+        reason = typed_first_line(error)
+        text = f"The plug-in {plugin.name} cannot be sent to other processes: {reason}"
+        raise UserError(text) from error

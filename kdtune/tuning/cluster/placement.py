@@ -2,33 +2,23 @@
 
 A trial has all its CPUs and GPUs on one node, and a part of a GPU on one GPU. The first pending
 trial starts first. Where it does not fit, others may pass it, each cell at most twice; from then
-on the node that it needs is reserved. Ray chooses the GPUs of a node. It fills GPUs that are in
-use first, as is assumed here; otherwise a trial may have to wait.
+on the node that it needs is reserved. Ray fills GPUs that are in use first, as is assumed here.
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from kdtune.log.events import Cell
 
-PARTS_PER_GPU = 10_000
-"""Parts of a GPU; Ray gives no smaller ones."""
-
-MAX_PASSES = 2
-"""Times that each cell may pass a trial that waits for room."""
+_PARTS_PER_GPU = 10_000  # Ray gives no smaller ones
+MAX_PASSES = 2  # of each cell, past a trial that waits for room
 
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of the cluster.
-
-    Attributes:
-        name: Ray's id of it.
-        cpus: number of its CPUs.
-        gpus: number of its GPUs.
-    """
+    """A machine of the cluster; its name is Ray's id of it."""
 
     name: str
     cpus: int
@@ -37,40 +27,24 @@ class Node:
 
 @dataclass(frozen=True)
 class Allocation:
-    """The resources of a trial.
-
-    Attributes:
-        node: id of its node.
-        cpus: CPUs that are reserved for it.
-        threads: threads of its computation; fewer than `cpus` where it has a node to itself.
-        gpus: a whole number, or a part of one GPU.
-        devices: indices of the node's GPUs.
-    """
+    """The resources of a trial on a node, which is given by its name."""
 
     node: str
     cpus: int
-    threads: int
-    gpus: float
-    devices: tuple[int, ...] = ()
+    threads: int  # of its computation; fewer than `cpus` where it has the node to itself
+    gpus: float  # a whole number, or a part of one GPU
+    devices: tuple[int, ...] = ()  # indices of the node's GPUs
 
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """The resources that a trial of a student needs.
+    """The resources that a trial of a student needs."""
 
-    Attributes:
-        cpus: None for one CPU, or with GPUs for an equal share of the node's CPUs.
-        gpus: a whole number, or a part of one GPU.
-    """
-
-    cpus: int | None = None
-    gpus: float = 0.0
+    cpus: int | None = None  # None: one CPU, or with GPUs an equal share of the node's CPUs
+    gpus: float = 0.0  # a whole number, or a part of one GPU
 
     def allocation_on(self, node: Node, exclusive: bool = False) -> Allocation | None:
         """Return the allocation on an empty node; None if the node is too small.
-
-        >>> ResourceRequest(gpus=0.5).allocation_on(Node("a", cpus=9, gpus=2))
-        Allocation(node='a', cpus=2, threads=2, gpus=0.5, devices=())
 
         Args:
             node: the node.
@@ -78,14 +52,11 @@ class ResourceRequest:
         """
         cpus = self.cpus or 1
         if self.gpus:
-            parts = _gpu_parts(self.gpus)
-            trials_per_gpu, gpus_per_trial = PARTS_PER_GPU // parts, parts // PARTS_PER_GPU
-            trials_per_node = (
-                node.gpus * trials_per_gpu if trials_per_gpu else node.gpus // gpus_per_trial
-            )
-            if not trials_per_node:
+            trials_per_gpu = _PARTS_PER_GPU // _gpu_parts(self.gpus)
+            trials = node.gpus * trials_per_gpu or node.gpus // math.ceil(self.gpus)
+            if not trials:
                 return None
-            cpus = self.cpus or max(1, node.cpus // trials_per_node)
+            cpus = self.cpus or max(1, node.cpus // trials)
         if cpus > node.cpus:
             return None
         reserved_cpus = node.cpus if exclusive and not self.gpus else cpus
@@ -95,13 +66,7 @@ class ResourceRequest:
 
 @dataclass(frozen=True)
 class PendingTrial:
-    """A trial that may start or restart.
-
-    Attributes:
-        key: its id; the cell for a trial that is not proposed yet.
-        cell: its cell.
-        exclusive: True if it needs a device to itself.
-    """
+    """A trial that may start or restart; its key is its id, or the cell before it is proposed."""
 
     key: Hashable
     cell: Cell
@@ -109,16 +74,12 @@ class PendingTrial:
 
 
 class _NodeCapacity:
-    """The free CPUs and parts of GPUs of a node."""
-
     def __init__(self, node: Node):
-        self.node, self.free_cpus, self.free_parts = node, node.cpus, [PARTS_PER_GPU] * node.gpus
+        self.node, self.free_cpus, self.free_parts = node, node.cpus, [_PARTS_PER_GPU] * node.gpus
 
     def try_allocate(self, allocation: Allocation) -> Allocation | None:
-        """Return the allocation with devices; None if there is no room."""
         devices = self.choose_devices(allocation.gpus)
-        missing_parts, missing_cpus = self.missing_resources(allocation)
-        has_room = not missing_parts and not missing_cpus
+        has_room = self.missing(allocation) == (0, 0)
         fits = has_room and len(devices) == math.ceil(allocation.gpus)
         return replace(allocation, devices=devices) if fits else None
 
@@ -134,44 +95,36 @@ class _NodeCapacity:
         """Subtract an allocation, which can be more than is free."""
         self.free_cpus -= allocation.cpus
         for device in allocation.devices:
-            self.free_parts[device] -= min(PARTS_PER_GPU, _gpu_parts(allocation.gpus))
+            self.free_parts[device] -= min(_PARTS_PER_GPU, _gpu_parts(allocation.gpus))
 
-    def missing_resources(self, allocation: Allocation) -> tuple[int, int]:
+    def missing(self, allocation: Allocation) -> tuple[int, int]:
         """Return the parts of GPUs and the CPUs that must become free before there is room."""
-        needed = min(PARTS_PER_GPU, _gpu_parts(allocation.gpus))
+        needed = min(_PARTS_PER_GPU, _gpu_parts(allocation.gpus))
         devices = self.choose_devices(allocation.gpus)
         missing_parts = sum(max(0, needed - self.free_parts[device]) for device in devices)
         return missing_parts, max(0, allocation.cpus - self.free_cpus)
 
     def remaining_beside(self, allocation: Allocation) -> tuple[int, int]:
-        """Return the parts of GPUs and the CPUs that stay free beside an allocation."""
         return sum(self.free_parts) - _gpu_parts(allocation.gpus), self.free_cpus - allocation.cpus
 
 
+@dataclass
 class Slots:
-    """The resources in use, and the choice of the next trial and its node.
+    """The resources in use, and the choice of the next trial and its node."""
 
-    Args:
-        requests: the request of a trial of each student.
-        list_nodes: returns the current nodes, which may come and go.
-        max_concurrent: trials at once, at most; None without a limit.
-    """
+    requests: Mapping[str, ResourceRequest]  # by student
+    list_nodes: Callable[[], Sequence[Node]]  # nodes may come and go
+    max_concurrent: int | None = None
+    allocations: dict[str, Allocation] = field(default_factory=dict)  # by trial
 
-    def __init__(
-        self,
-        requests: Mapping[str, ResourceRequest],
-        list_nodes: Callable[[], Sequence[Node]],
-        max_concurrent: int | None = None,
-    ):
-        self.requests, self._list_nodes = requests, list_nodes
-        self._max_trials = math.inf if max_concurrent is None else max_concurrent
+    def __post_init__(self) -> None:
+        self._max_trials = self.max_concurrent or math.inf
         self._lost_nodes: set[str] = set()
-        self._allocations: dict[str, Allocation] = {}
         self._passes: defaultdict[Hashable, Counter[Cell]] = defaultdict(Counter)
 
     def nodes(self) -> Sequence[Node]:
         """Return the current nodes."""
-        return [node for node in self._list_nodes() if node.name not in self._lost_nodes]
+        return [node for node in self.list_nodes() if node.name not in self._lost_nodes]
 
     def mark_lost(self, node: str) -> None:
         """Ignore a node from now on, even if Ray still lists it."""
@@ -181,17 +134,17 @@ class Slots:
     def in_use(self) -> int:
         """Number of trials on current nodes."""
         node_names = {node.name for node in self.nodes()}
-        return sum(allocation.node in node_names for allocation in self._allocations.values())
+        return sum(allocation.node in node_names for allocation in self.allocations.values())
 
     @property
     def count(self) -> int:
         """Trials at once: those in use and as many as fit beside them, if students take turns."""
-        capacities, count = self._free_capacity(), self.in_use
-        models = list(self.requests)
+        free, count, models = self._free_capacity(), self.in_use, list(self.requests)
+        nodes = [capacity.node for capacity in free.values()]
         while models and count < self._max_trials:
-            model = models.pop(0)
-            if (allocation := self._best_allocation(capacities, model)) is not None:
-                capacities[allocation.node].reserve(allocation)
+            possible = self._possible_allocations(nodes, model := models.pop(0))
+            if (allocation := _choose_fitting(free, possible)) is not None:
+                free[allocation.node].reserve(allocation)
                 count += 1
                 models.append(model)
         return count
@@ -231,23 +184,20 @@ class Slots:
 
     def has_room(self) -> bool:
         """Return True if a trial of any student fits now."""
-        capacities = self._free_capacity(include_lost=True)
-        fits = any(self._best_allocation(capacities, model) for model in self.requests)
-        return fits and len(self._allocations) < self._max_trials
+        free = self._free_capacity(include_lost=True)
+        nodes = [capacity.node for capacity in free.values()]
+        possible = (a for model in self.requests for a in self._possible_allocations(nodes, model))
+        has_fitting = any(free[a.node].try_allocate(a) for a in possible)
+        return has_fitting and len(self.allocations) < self._max_trials
 
     def release_finished(self, running: Collection[str]) -> None:
         """Free the resources of all trials but the `running` ones."""
-        allocations = self._allocations.items()
-        self._allocations = {name: a for name, a in allocations if name in running}
+        allocations = self.allocations.items()
+        self.allocations = {name: a for name, a in allocations if name in running}
 
     def has_node(self, node: str) -> bool:
         """Return True if the node is a current one."""
         return any(known.name == node for known in self.nodes())
-
-    def node_of(self, trial_id: str) -> str | None:
-        """Return the node of a trial; None if it has no resources."""
-        allocation = self._allocations.get(trial_id)
-        return allocation.node if allocation is not None else None
 
     def record_node(self, trial_id: str, node: str) -> None:
         """Record the node on which Ray started a trial.
@@ -256,90 +206,57 @@ class Slots:
             trial_id: the trial.
             node: its node, which can differ from the chosen one.
         """
-        allocation = self._allocations[trial_id]
+        allocation = self.allocations[trial_id]
         if node != allocation.node:
             capacity = self._free_capacity().get(node)
             devices = capacity.choose_devices(allocation.gpus) if capacity else ()
-            self._allocations[trial_id] = replace(allocation, node=node, devices=devices)
-
-    def allocate(self, trial_id: str, allocation: Allocation) -> None:
-        """Reserve the resources of a trial.
-
-        Args:
-            trial_id: the trial.
-            allocation: its resources.
-        """
-        self._allocations[trial_id] = allocation
+            self.allocations[trial_id] = replace(allocation, node=node, devices=devices)
 
     def choose_next(
         self, pending: Iterable[PendingTrial]
     ) -> tuple[PendingTrial, Allocation] | None:
-        """Return the next trial and its resources; None if none fits or all must wait.
-
-        Args:
-            pending: trials in the order in which they should start.
-        """
-        if len(self._allocations) >= self._max_trials:
+        """Return the first trial that may start, with its resources; None if all must wait."""
+        if len(self.allocations) >= self._max_trials:
             return None
-        capacities = self._free_capacity(include_lost=True)
-        nodes = [capacity.node for capacity in capacities.values()]
-        blocked: list[tuple[PendingTrial, str]] = []
+        free = self._free_capacity(include_lost=True)
+        nodes = [capacity.node for capacity in free.values()]
+        blocked: list[tuple[Hashable, str]] = []
         # Nodes are searched once per student, since there may be a thousand.
         without_room: dict[tuple[str, bool], Allocation | None] = {}
         for trial in pending:
-            kind = trial.cell[1], trial.exclusive
-            if kind in without_room:
-                soonest = without_room[kind]
-            else:
-                reserved_nodes = {
-                    node
-                    for blocked_trial, node in blocked
-                    if self._passes[blocked_trial.key][trial.cell] >= MAX_PASSES
-                }
-                allocation = self._best_allocation(capacities, *kind, reserved_nodes)
-                if allocation is not None:
-                    for blocked_trial, node in blocked:
-                        self._passes[blocked_trial.key][trial.cell] += node == allocation.node
+            kind, cell = (trial.cell[1], trial.exclusive), trial.cell
+            if kind not in without_room:
+                possible = self._possible_allocations(nodes, *kind)
+                reserved = {n for key, n in blocked if self._passes[key][cell] >= MAX_PASSES}
+                allowed = [a for a in possible if a.node not in reserved]
+                if (allocation := _choose_fitting(free, allowed)) is not None:
+                    for key, node in blocked:
+                        self._passes[key][cell] += node == allocation.node
                     self._passes.pop(trial.key, None)
                     return trial, allocation
-                soonest = min(
-                    self._possible_allocations(nodes, *kind),
-                    key=lambda a: capacities[a.node].missing_resources(a),
-                    default=None,
-                )
-                if not reserved_nodes:
+                soonest = min(possible, key=lambda a: free[a.node].missing(a), default=None)
+                if not reserved:
                     without_room[kind] = soonest
+            else:
+                soonest = without_room[kind]
             if soonest is not None:
-                blocked.append((trial, soonest.node))
+                blocked.append((trial.key, soonest.node))
         return None
 
     def _free_capacity(self, include_lost: bool = False) -> dict[str, _NodeCapacity]:
-        """Return the free resources of each node.
-
-        With `include_lost`, the trial of a lost node counts on the node that lacks least for it:
-        Ray starts it wherever it fits.
-        """
         capacities = {node.name: _NodeCapacity(node) for node in self.nodes()}
         lost = []
-        for allocation in self._allocations.values():
+        for allocation in self.allocations.values():
             if allocation.node in capacities:
                 capacities[allocation.node].reserve(allocation)
-            else:
+            elif include_lost:
                 lost.append(allocation)
-        for allocation in lost if include_lost else ():
-            nearest = min(
-                (
-                    capacity
-                    for capacity in capacities.values()
-                    if allocation.cpus <= capacity.node.cpus
-                    and allocation.gpus <= capacity.node.gpus
-                ),
-                key=lambda capacity: capacity.missing_resources(allocation),
-                default=None,
-            )
-            if nearest is not None:
-                devices = nearest.choose_devices(allocation.gpus)
-                nearest.reserve(replace(allocation, devices=devices))
+        for allocation in lost:  # Ray starts it wherever it fits, soonest where least is missing
+            cpus, gpus = allocation.cpus, allocation.gpus
+            large = [c for c in capacities.values() if cpus <= c.node.cpus and gpus <= c.node.gpus]
+            if large:
+                nearest = min(large, key=lambda capacity: capacity.missing(allocation))
+                nearest.reserve(replace(allocation, devices=nearest.choose_devices(gpus)))
         return capacities
 
     def _possible_allocations(
@@ -353,23 +270,14 @@ class Slots:
             allocations = [a for a in allocations if a.cpus == largest]
         return allocations
 
-    def _best_allocation(
-        self,
-        capacities: Mapping[str, _NodeCapacity],
-        model: str,
-        exclusive: bool = False,
-        reserved_nodes: Collection[str] = (),
-    ) -> Allocation | None:
-        """Return the allocation that leaves least free, so that larger trials fit elsewhere."""
-        nodes = [capacity.node for capacity in capacities.values()]
-        fitting = [
-            allocation
-            for possible in self._possible_allocations(nodes, model, exclusive)
-            if possible.node not in reserved_nodes
-            and (allocation := capacities[possible.node].try_allocate(possible))
-        ]
-        return min(fitting, key=lambda a: capacities[a.node].remaining_beside(a), default=None)
+
+def _choose_fitting(
+    free: Mapping[str, _NodeCapacity], possible: Iterable[Allocation]
+) -> Allocation | None:
+    """Return the allocation that leaves least free, so that larger trials fit elsewhere."""
+    fitting = [fit for a in possible if (fit := free[a.node].try_allocate(a)) is not None]
+    return min(fitting, key=lambda a: free[a.node].remaining_beside(a), default=None)
 
 
 def _gpu_parts(gpus: float) -> int:
-    return round(gpus * PARTS_PER_GPU)
+    return round(gpus * _PARTS_PER_GPU)

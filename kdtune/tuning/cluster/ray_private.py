@@ -11,7 +11,6 @@ from ray._private import ray_constants, services
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain
-from ray.util.placement_group import PlacementGroup, placement_group
 
 from kdtune.tuning.cluster.placement import Allocation
 
@@ -20,10 +19,9 @@ LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 @contextmanager
 def loopback_only() -> Iterator[None]:
-    """Let a Ray session that starts here listen on the loopback interface only.
+    """Let a Ray session that starts here listen on the loopback interface, not on all of them.
 
-    Ray's processes read the variable; this process read it when it imported ray. If Ray renames
-    either, a local session listens on all interfaces of the machine.
+    Ray's processes read the variable; this process read it when it imported ray.
     """
     previous, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     os.environ[LOOPBACK_VARIABLE] = "0"
@@ -35,29 +33,17 @@ def loopback_only() -> Iterator[None]:
 
 
 def disable_memory_monitor() -> None:
-    """Keep Ray from killing trials when memory is short, unless the user set its monitor.
-
-    Tune takes such a kill for an error of its own; a kill by the system is handled. If Ray renames
-    the variable, a sweep can end where memory is short.
-    """
+    """Keep Ray from killing trials when memory is short: Tune takes that for its own error."""
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
 
 def is_ray_node() -> bool:
-    """Return True if a Ray node runs on this machine.
-
-    `ray.init` waits a minute for one. If Ray changes how it finds its processes, clusters are
-    refused, or refused a minute later.
-    """
+    """Return True if a Ray node runs on this machine; `ray.init` waits a minute for one."""
     return bool(services.find_node_ids())
 
 
 def configure_tune(verbose: bool) -> None:
-    """Switch off the files, the output and the signal handler of Tune, in this process.
-
-    If Tune renames a variable, it writes files that are never read, prints a table beside the
-    display, or handles Ctrl-C in place of kdtune.
-    """
+    """Switch off the files, the output and the signal handler of Tune, in this process."""
     os.environ |= {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and JSON per trial: the log has it all
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -68,30 +54,14 @@ def configure_tune(verbose: bool) -> None:
 
 
 def trial_resources(allocation: Allocation) -> tune.PlacementGroupFactory:
-    """Return the resources of a trial, on its node if that is still alive, else anywhere.
-
-    If Ray drops the hint, trials start on other nodes than planned; the scheduler records that.
-    """
+    """Return the resources of a trial, on its node if that is still alive, else anywhere."""
     bundles = [{"CPU": allocation.cpus, "GPU": allocation.gpus}]
-    return tune.PlacementGroupFactory(
-        bundles, strategy="STRICT_PACK", _soft_target_node_id=allocation.node
-    )
-
-
-def reserve_resources(allocation: Allocation) -> PlacementGroup:
-    """Return a placement group, on the node if that is still alive, else anywhere.
-
-    If Ray drops the hint, the group can be on another node.
-    """
-    bundles = [{"CPU": allocation.cpus, "GPU": allocation.gpus}]
-    return placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=allocation.node)
+    node = {"_soft_target_node_id": allocation.node}
+    return tune.PlacementGroupFactory(bundles, strategy="STRICT_PACK", **node)
 
 
 class NotSaved:
-    """A base of what Tune pickles in its snapshots, which are never read back.
-
-    If Tune copies it in another way, snapshots fail or take long.
-    """
+    """A base of what Tune pickles in its snapshots, which are never read back."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return an empty state."""
@@ -99,23 +69,13 @@ class NotSaved:
 
 
 class TuneOrderScheduler(FIFOScheduler):
-    """A scheduler that lets Tune start pending trials in their order.
-
-    `FIFOScheduler` goes over all trials at every turn of Tune's loop to name the same one. If Tune
-    starts only trials that the scheduler names, no trial starts.
-    """
+    """A scheduler that leaves the order of trials to Tune; `FIFOScheduler` goes over them all."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Return None: Tune starts pending trials by itself."""
 
 
 def to_optuna(domain: Domain) -> BaseDistribution:
-    """Return the Optuna distribution of a range of Tune's.
-
-    If Ray drops the conversion, no search space can be loaded.
-
-    Raises:
-        ValueError: Optuna has no such distribution.
-    """
+    """Return the Optuna distribution of a range of Tune's; raise `ValueError` if there is none."""
     distribution: BaseDistribution = OptunaSearch.convert_search_space({"x": domain})["x"]
     return distribution

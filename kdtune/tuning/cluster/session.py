@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import dataclass, field
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -22,27 +23,13 @@ from kdtune.config.sweep import SweepConfig, value_for_model
 from kdtune.errors import RunError, UserError
 from kdtune.runtime.console import say
 from kdtune.runtime.signals import defer_interrupt
+from kdtune.tuning.cluster import ray_private
 from kdtune.tuning.cluster.admission import NodeAdmission, NodeInfo
 from kdtune.tuning.cluster.placement import Allocation, Node, ResourceRequest, Slots
-from kdtune.tuning.cluster.ray_private import (
-    configure_tune,
-    disable_memory_monitor,
-    is_ray_node,
-    loopback_only,
-    trial_resources,
-)
 
-ADDRESS_VARIABLE = "RAY_ADDRESS"
-"""Ray's environment variable that names a cluster; `ray job submit` sets it."""
-
-LOCAL_ADDRESS = "local"
-"""The address that stands for a Ray session on this machine alone."""
-
-CONNECT_TIMEOUT_SECONDS = 10
-"""Time in which the head of a cluster must answer."""
-
-COMPUTE_NODE_TIMEOUT_SECONDS = 60
-"""Time in which a cluster must get a node with CPUs."""
+ADDRESS_VARIABLE = "RAY_ADDRESS"  # names a cluster; `ray job submit` sets it
+LOCAL_ADDRESS = "local"  # a Ray session on this machine alone
+_COMPUTE_NODE_TIMEOUT_SECONDS = 60
 
 
 def resolve_address(requested: str | None) -> str:
@@ -61,10 +48,6 @@ def ray_session(
             None for that of the environment.
         verbose: show all of Ray's output, not only its errors.
         say: takes a line for the user.
-
-    Raises:
-        UserError: there is no such cluster, this machine is not a node of it, or no node has CPUs.
-        RunError: Ray cannot start or connect.
     """
     if ray.is_initialized():
         yield
@@ -74,8 +57,8 @@ def ray_session(
     options: dict[str, Any] = {"address": cluster_address, "log_to_driver": verbose}
     with ExitStack() as stack:
         if is_local:
-            stack.enter_context(loopback_only())
-            disable_memory_monitor()
+            stack.enter_context(ray_private.loopback_only())
+            ray_private.disable_memory_monitor()
             options["include_dashboard"] = False
             failure, advice = "Ray could not start", ""
         else:
@@ -107,11 +90,11 @@ def _check_address(address: str) -> None:
             raise UserError(f"The address {address} is neither 'auto' nor host:port.")
         endpoint = host.strip("[]"), int(port)
         try:
-            socket.create_connection(endpoint, CONNECT_TIMEOUT_SECONDS).close()
+            socket.create_connection(endpoint, timeout=10).close()
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"No Ray cluster answers at {address}: {reason}.") from None
-    if not is_ray_node():
+    if not ray_private.is_ray_node():
         head = "HEAD:6379" if address == "auto" else address
         raise UserError(
             "This machine is not a node of a Ray cluster: make it one that runs no trials with "
@@ -122,19 +105,17 @@ def _check_address(address: str) -> None:
 
 def _list_packages() -> list[str]:
     """Return the folders that nodes get from here: kdtune's code and the record of its version."""
+    records = [file for file in distribution("kdtune").files or [] if file.name == "METADATA"]
     folders = [str(module.__path__[0]) for module in (kdtune, search_spaces)]
-    for file in distribution("kdtune").files or []:
-        if file.name == "METADATA":
-            folders.append(str(Path(file.locate()).parent))
-    return folders
+    return folders + [str(Path(record.locate()).parent) for record in records]
 
 
 def _wait_for_compute_node(address: str, say: Callable[[str], None]) -> None:
     """Wait for a node with CPUs, since workers start after their head."""
-    deadline = time.monotonic() + COMPUTE_NODE_TIMEOUT_SECONDS
-    if not list_compute_nodes():
-        say(f"waiting at most {COMPUTE_NODE_TIMEOUT_SECONDS} s for a node with CPUs")
-    while not list_compute_nodes():
+    deadline = time.monotonic() + _COMPUTE_NODE_TIMEOUT_SECONDS
+    if not _list_compute_nodes():
+        say(f"waiting at most {_COMPUTE_NODE_TIMEOUT_SECONDS} s for a node with CPUs")
+    while not _list_compute_nodes():
         if time.monotonic() > deadline:
             raise UserError(
                 f"The Ray cluster {address} has no node with CPUs: start a worker with 'ray "
@@ -143,55 +124,38 @@ def _wait_for_compute_node(address: str, say: Callable[[str], None]) -> None:
         time.sleep(0.5)
 
 
+@dataclass
 class LivingNodes:
-    """The living nodes that may get trials, read from Ray at most once a second.
+    """The living nodes that `filter_admitted` leaves, read from Ray at most once a second."""
 
-    Args:
-        filter_admitted: returns those of Ray's nodes that may get trials.
-        clock: monotonic clock, in seconds.
-    """
-
-    def __init__(
-        self,
-        filter_admitted: Callable[[list[NodeInfo]], list[NodeInfo]] = lambda nodes: nodes,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._filter_admitted, self._clock, self._refreshed_at = filter_admitted, clock, -math.inf
-        self._nodes: list[Node] = []
+    filter_admitted: Callable[[list[NodeInfo]], list[NodeInfo]] = lambda nodes: nodes
+    clock: Callable[[], float] = time.monotonic
+    _refreshed_at: float = -math.inf
+    _nodes: list[Node] = field(default_factory=list)
 
     def __call__(self) -> list[Node]:
-        """Return the nodes."""
-        if (now := self._clock()) - self._refreshed_at >= 1:
+        if (now := self.clock()) - self._refreshed_at >= 1:
             self._refreshed_at = now
             self._nodes = [
                 Node(n["NodeID"], int(n["Resources"]["CPU"]), int(n["Resources"].get("GPU", 0)))
-                for n in self._filter_admitted(list_compute_nodes())
+                for n in self.filter_admitted(_list_compute_nodes())
             ]
         return self._nodes
 
 
-def list_compute_nodes() -> list[NodeInfo]:
-    """Return Ray's records of its living nodes that have a CPU."""
+def _list_compute_nodes() -> list[NodeInfo]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def find_admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNodes:
-    """Return the nodes that have what trials need; only a cluster's nodes are inspected.
-
-    Args:
-        sweep: complete settings.
-        say: takes a line for the user about nodes that come, go, or are left out.
-
-    Raises:
-        UserError: no node has what trials need.
-    """
+def _find_admitted_nodes(sweep: SweepConfig, say: Callable[[str], None]) -> LivingNodes:
+    """Return the nodes that have what trials need; only a cluster's nodes are inspected."""
     # A session that this process had before is a cluster if it has other nodes.
     if resolve_address(sweep.address) == LOCAL_ADDRESS:
         driver_node = ray.get_runtime_context().get_node_id()
-        if all(node["NodeID"] == driver_node for node in list_compute_nodes()):
+        if all(node["NodeID"] == driver_node for node in _list_compute_nodes()):
             return LivingNodes()
     admission = NodeAdmission(sweep, say)
-    admission.wait_for_answers(list_compute_nodes)
+    admission.wait_for_answers(_list_compute_nodes)
     nodes = LivingNodes(admission)
     if len(nodes()) > 1 and sweep.storage is None:
         say(
@@ -211,12 +175,9 @@ def find_slots(
     Args:
         sweep: complete settings.
         say: takes a line for the user about nodes that come, go, or are left out.
-        nodes: returns the nodes that may get trials; None for `find_admitted_nodes`.
-
-    Raises:
-        UserError: the sweep asks for more than any node has, or no node has what trials need.
+        nodes: returns the nodes that may get trials; None to find those of Ray.
     """
-    nodes = nodes or find_admitted_nodes(sweep, say)
+    nodes = nodes or _find_admitted_nodes(sweep, say)
     gpus = float(any(node.gpus for node in nodes()))
     requests = {}
     for model in sweep.models:
@@ -255,13 +216,13 @@ def run_trials(
         callbacks: called at every turn of Tune's loop.
         verbose: print all of Tune's output on stderr.
     """
-    configure_tune(verbose)
+    ray_private.configure_tune(verbose)
     level = logging.NOTSET if verbose else logging.CRITICAL  # it lists trials that failed
     logging.getLogger("ray.tune.tune").setLevel(level)
     with tempfile.TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as tune_folder:
         tuner = tune.Tuner(
             tune.with_resources(
-                trainable, lambda config: trial_resources(Allocation(**config["allocation"]))
+                trainable, lambda c: ray_private.trial_resources(Allocation(**c["allocation"]))
             ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,

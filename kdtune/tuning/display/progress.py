@@ -1,8 +1,4 @@
-"""Progress of a sweep or a confirmation in numbers; a fold over its log.
-
-The time left is estimated from the latest ended trials of the same student. Early estimates can be
-wrong by a factor of two: the first trials to end may be those that were stopped early.
-"""
+"""Progress of a sweep or a confirmation in numbers; a fold over its log."""
 
 import time
 from collections import Counter, defaultdict, deque
@@ -12,20 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import (
-    FAILED_STATES,
-    CacheUpdated,
-    Cell,
-    ConfirmStarted,
-    EpochFinished,
-    Event,
-    LogOpening,
-    SpaceExhausted,
-    TrialEnded,
-    TrialProposed,
-    TrialState,
-    WeightsMissing,
-)
+from kdtune.log import events
+from kdtune.log.events import FAILED_STATES, Cell, TrialState
 from kdtune.log.stopwatch import Stopwatch
 from kdtune.storage.array_cache import CacheProgress, CacheState
 from kdtune.training.epoch_data import should_cache_targets
@@ -37,13 +21,7 @@ RATE_WINDOW_EPOCHS, MAX_RECENT_TRIALS = 50, 10
 
 @dataclass(frozen=True)
 class Goal:
-    """Limits of a sweep or a confirmation; None where there is none.
-
-    Attributes:
-        trials_per_cell: by cell.
-        max_epochs: of all trials together.
-        max_seconds: of all sessions together.
-    """
+    """Limits of a sweep or a confirmation; epochs and seconds are those of all trials together."""
 
     trials_per_cell: Mapping[Cell, int | None]
     max_epochs: int | None = None
@@ -54,7 +32,7 @@ class Goal:
 class _Trial:
     """A trial or a run; times are seconds of the stopwatch."""
 
-    proposal: TrialProposed
+    proposal: events.TrialProposed
     started_at: float
     updated_at: float
     state: TrialState = TrialState.RUNNING
@@ -63,71 +41,60 @@ class _Trial:
 
 @dataclass(frozen=True)
 class Leader:
-    """The best trial of a cell, or in a confirmation its best candidate.
-
-    Attributes:
-        trial_id: of the search.
-        accuracy: best validation accuracy so far, or mean of the finished runs; a share of 1.
-        num_runs: number of finished runs; None in a search.
-        params: searched values; empty in a confirmation.
-    """
+    """The best trial of a cell, or in a confirmation its best candidate."""
 
     trial_id: str
-    accuracy: float
-    num_runs: int | None
-    params: Mapping[str, Any]
+    accuracy: float  # best validation accuracy so far, or mean of the finished runs
+    num_runs: int | None  # number of finished runs; None in a search
+    params: Mapping[str, Any]  # searched values; empty in a confirmation
 
 
 class Progress:
-    """Progress of all cells.
-
-    Args:
-        clock: monotonic clock, in seconds.
-    """
+    """Progress of all cells."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self.stopwatch = Stopwatch(clock)
         self._cells: defaultdict[Cell, dict[str, _Trial]] = defaultdict(dict)
-        self._leaders: dict[Cell, Leader] = {}  # as far as they are known
-        self._exhausted_cells: set[Cell] = set()
-        self._epoch_times: deque[float] = deque([0.0], maxlen=RATE_WINDOW_EPOCHS + 1)
+        self._leaders: dict[Cell, Leader] = {}  # those that are known
+        self.exhausted_cells: set[Cell] = set()
+        self._epoch_times = deque([0.0], maxlen=RATE_WINDOW_EPOCHS + 1)
         self._cache_progress: list[CacheProgress] = []
         self._caches_targets: dict[str, bool] = {}  # of trials that have a teacher
         self._epochs_by_target_mode: Counter[bool | None] = Counter()
 
-    def fold(self, event: Event) -> None:
+    def fold(self, event: events.Event) -> None:
         """Add an event of the log."""
         self.stopwatch.fold(event)
         logged_at = self.stopwatch.logged_seconds
         match event:
-            case LogOpening():
+            case events.LogOpening():
                 self._cache_progress += event.cache.prepared
                 self._epoch_times = deque([logged_at], maxlen=RATE_WINDOW_EPOCHS + 1)
-                if isinstance(event, ConfirmStarted):  # crashed runs run again
+                if isinstance(event, events.ConfirmStarted):  # crashed runs run again
                     self._leaders.clear()
-                    for trials in self._cells.values():
-                        for k in [k for k, t in trials.items() if t.state == TrialState.CRASHED]:
-                            del trials[k]
-            case CacheUpdated():
+                    for cell, trials in self._cells.items():
+                        kept = {k: t for k, t in trials.items() if t.state != TrialState.CRASHED}
+                        self._cells[cell] = kept
+            case events.CacheUpdated():
                 self._cache_progress.append(event.progress)
-            case TrialProposed():
+            case events.TrialProposed():
                 self._cells[event.cell][event.trial_id] = _Trial(event, logged_at, logged_at)
                 config = TrainConfig.parse(event.config)
                 if config.teacher_model is not None:
                     self._caches_targets[event.trial_id] = should_cache_targets(config)
-            case WeightsMissing():
+            case events.WeightsMissing():
                 del self._cells[event.cell][event.trial_id]
                 self._leaders.clear()
-            case SpaceExhausted():
-                self._exhausted_cells.add(event.cell)
-            case EpochFinished():
+            case events.SpaceExhausted():
+                self.exhausted_cells.add(event.cell)
+            case events.EpochFinished():
                 trial = self._cells[event.cell][event.trial_id]
                 self._epoch_times.append(logged_at)
                 self._epochs_by_target_mode[self._caches_targets.get(event.trial_id)] += 1
                 if trial.accuracy is None:  # its process may have had to start
                     trial.started_at = max(trial.started_at, logged_at - event.seconds)
                 self._update(trial, event.best_validation_accuracy, logged_at)
-            case TrialEnded() if event.trial_id in self._cells[event.cell]:
+            case events.TrialEnded() if event.trial_id in self._cells[event.cell]:
                 trial = self._cells[event.cell][event.trial_id]
                 trial.state = event.state
                 self._update(trial, event.best_validation_accuracy, logged_at)
@@ -136,20 +103,19 @@ class Progress:
         trial.accuracy, trial.updated_at = accuracy, logged_at
         proposal, leader = trial.proposal, self._leaders.get(trial.proposal.cell)
         # A cell can have thousands of trials, so the leader is sought again only if need be.
-        if leader and (
-            proposal.candidate
-            or proposal.trial_id == leader.trial_id
-            or (accuracy or 0.0) >= leader.accuracy
-        ):
+        if leader is None:
+            return
+        was_leader = proposal.candidate or proposal.trial_id == leader.trial_id
+        if was_leader or (accuracy or 0.0) >= leader.accuracy:
             del self._leaders[proposal.cell]
 
     def reset_rate(self) -> None:
         """Measure the rate of epochs from now on."""
         self._epoch_times = deque([self.stopwatch.elapsed_seconds], maxlen=RATE_WINDOW_EPOCHS + 1)
 
-    @property
-    def _trials(self) -> list[_Trial]:
-        return [trial for trials in self._cells.values() for trial in trials.values()]
+    def _select_trials(self, running: bool) -> list[_Trial]:
+        all_trials = (trial for trials in self._cells.values() for trial in trials.values())
+        return [trial for trial in all_trials if (trial.state is TrialState.RUNNING) == running]
 
     @property
     def epochs_trained(self) -> int:
@@ -159,21 +125,12 @@ class Progress:
     @property
     def num_running(self) -> int:
         """Number of trials that have not ended, with or without a process."""
-        return sum(trial.state is TrialState.RUNNING for trial in self._trials)
+        return len(self._select_trials(running=True))
 
     @property
     def num_ended(self) -> int:
         """Number of trials that have ended."""
-        return sum(trial.state is not TrialState.RUNNING for trial in self._trials)
-
-    def expected_trials(self, cell: Cell, requested: int | None) -> int | None:
-        """Return how many trials a cell will have; None if that is not limited.
-
-        Args:
-            cell: the cell.
-            requested: its limit.
-        """
-        return len(self._cells[cell]) if cell in self._exhausted_cells else requested
+        return len(self._select_trials(running=False))
 
     def state_counts(self, cell: Cell) -> Counter[TrialState]:
         """Return how many trials of a cell are in each state."""
@@ -185,11 +142,8 @@ class Progress:
 
     def leader(self, cell: Cell) -> Leader | None:
         """Return the best trial or candidate of a cell; None without one."""
-        if cell not in self._leaders and (leader := self._find_leader(cell)) is not None:
-            self._leaders[cell] = leader
-        return self._leaders.get(cell)
-
-    def _find_leader(self, cell: Cell) -> Leader | None:
+        if cell in self._leaders:
+            return self._leaders[cell]
         trials, scores = self._cells[cell], defaultdict[str, list[float]](list)
         for trial_id, trial in trials.items():
             candidate, state = trial.proposal.candidate, trial.state
@@ -200,10 +154,10 @@ class Progress:
         if not scores:
             return None
         best = max(scores, key=lambda name: sum(scores[name]) / len(scores[name]))
-        accuracy = fmean(scores[best])
-        if best in trials:
-            return Leader(best, accuracy, None, trials[best].proposal.params)
-        return Leader(best, accuracy, len(scores[best]), {})
+        params = trials[best].proposal.params if best in trials else {}
+        num_runs = None if best in trials else len(scores[best])
+        self._leaders[cell] = Leader(best, fmean(scores[best]), num_runs, params)
+        return self._leaders[cell]
 
     def epoch_rate(self) -> tuple[int, float]:
         """Return the number of latest epochs of this session, and the seconds since the first."""
@@ -212,15 +166,14 @@ class Progress:
     def estimate_time_left(
         self, goal: Goal, slots: int, noun: str = "trial"
     ) -> tuple[float | None, str]:
-        """Estimate the time left until the first limit is reached.
+        """Return the seconds left and their basis, or None and what must happen first.
+
+        Early estimates can be wrong by a factor of two, since stopped trials end first.
 
         Args:
             goal: the limits.
             slots: number of trials at once.
             noun: what a trial is called.
-
-        Returns:
-            Seconds and what they are estimated from, or None and what must happen first.
         """
         estimates, num_ended = [], self.num_ended
         if goal.max_seconds is not None:
@@ -238,21 +191,19 @@ class Progress:
 
     def _estimate_from_trials(self, goal: Goal, slots: int) -> float:
         durations = defaultdict(list)
-        for trial in sorted(self._trials, key=lambda trial: trial.updated_at):
-            if trial.state is not TrialState.RUNNING:
-                for model in (trial.proposal.model, None):
-                    durations[model].append(trial.updated_at - trial.started_at)
+        for trial in sorted(self._select_trials(running=False), key=lambda t: t.updated_at):
+            for model in (trial.proposal.model, None):
+                durations[model].append(trial.updated_at - trial.started_at)
         expected = {model: fmean(times[-MAX_RECENT_TRIALS:]) for model, times in durations.items()}
         now = self.stopwatch.elapsed_seconds
         running = [
             max(0.0, expected.get(t.proposal.model, expected[None]) - (now - t.started_at))
-            for t in self._trials
-            if t.state is TrialState.RUNNING
+            for t in self._select_trials(running=True)
         ]
         pending = [
             expected.get(cell[1], expected[None])
             for cell, total in goal.trials_per_cell.items()
-            if cell not in self._exhausted_cells
+            if cell not in self.exhausted_cells
             for _ in range((total or 0) - len(self._cells[cell]))
         ]
         return estimate_seconds_left(pending, running, slots)
@@ -265,9 +216,8 @@ class Progress:
             passes = [p.seconds for p in built if p.content == "targets"]
             times = "once" if len(passes) == 1 else f"{len(passes)} times"
             work = f"ran {times} ({sum(passes):.1f} s)" if passes else "had run before"
-            clauses.append(
-                f"the teacher {work} for the {epochs[True]} epochs that learned from it"
-            )
+            work += f" for the {epochs[True]} epochs that learned from it"
+            clauses.append(f"the teacher {work}")
         if epochs[False]:
             clauses.append(f"the teacher ran live for {epochs[False]} epochs")
         if arrays:

@@ -2,26 +2,19 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from kdtune.log.events import (
-    FAILED_STATES,
-    CacheUpdated,
-    Cell,
-    Event,
-    SpaceExhausted,
-    TrialEnded,
-    TrialRestarted,
-    TrialState,
-)
+from kdtune.log import events
+from kdtune.log.events import FAILED_STATES, Cell, TrialState
 from kdtune.reports.tables.several_sweeps import format_settings
 from kdtune.runtime.console import printable
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.display.progress import Goal, Progress
-from kdtune.tuning.display.screen import Display, LineKind, Screen
+from kdtune.tuning.display.screen import DETAIL, WARNING, Display, Screen
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.units import format_duration
 
@@ -32,18 +25,16 @@ RESERVED_ROWS, MIN_CELL_ROWS = 8 + MAX_RECENT_ENDS, 3
 """Rows of the screen that are kept for everything but cells; minimum number of cells shown."""
 
 
+@dataclass
 class StatusDisplay(Display):
-    """Display of events and of the progress of all cells; a fold over the log.
+    """Display of events and of the progress of all cells; a fold over the log."""
 
-    Args:
-        progress: must fold each event before this does.
-        policy: knows which trials have a process and whether they are to stop.
-        screen: writes the lines.
-        noun: plural of what trials are called.
-    """
+    progress: Progress  # must fold each event before this does
+    policy: SchedulingPolicy
+    screen: Screen
+    noun: str  # plural of what trials are called
 
-    def __init__(self, progress: Progress, policy: SchedulingPolicy, screen: Screen, noun: str):
-        self.progress, self.policy, self.screen, self.noun = progress, policy, screen, noun
+    def __post_init__(self) -> None:
         self._goal: Goal | None = None
         self._slots: Slots | None = None
         self._recent_ends: deque[str] = deque(maxlen=MAX_RECENT_ENDS)
@@ -52,37 +43,35 @@ class StatusDisplay(Display):
         """Report events from now on.
 
         Args:
-            goal: limits of the sweep or the confirmation.
+            goal: limits for the display.
             slots: where trials run.
         """
         self._goal, self._slots = goal, slots
         self.progress.reset_rate()
 
-    def fold(self, event: Event) -> None:
+    def fold(self, event: events.Event) -> None:
         """Report an event of the log."""
         if self._goal is None:
             return
         match event:
-            case CacheUpdated():
+            case events.CacheUpdated():
                 self.screen.say(f"{event.trial_id}: {event.progress.describe()}")
-            case TrialEnded():
-                kind = LineKind.WARNING if event.state in FAILED_STATES else LineKind.DETAIL
+            case events.TrialEnded():
+                kind = WARNING if event.state in FAILED_STATES else DETAIL
                 self._recent_ends.append(self._format_end(event))
                 self.screen.say(self._recent_ends[-1], kind)
-            case TrialRestarted():
+            case events.TrialRestarted():
                 self.screen.warn(f"{event.trial_id}: {event.reason}; restarted")
-            case SpaceExhausted():
+            case events.SpaceExhausted():
                 self.screen.say(f"{event.cell_name}: {event.reason}")
 
     def summary(self) -> str | None:
         """Return a line about all cells; None if no trial runs."""
         if self._goal is None or not self.progress.num_running:
             return None
-        ended, running = self._format_ended_count(), self.progress.num_running
-        return (
-            f"{ended} {self.noun} have ended, {running} running; "
-            f"{self._format_pace()}; {self._format_time(self._goal)}"
-        )
+        counts = f"{self._format_ended_count()} {self.noun} have ended, "
+        counts += f"{self.progress.num_running} running"
+        return f"{counts}; {self._format_pace()}; {self._format_time(self._goal)}"
 
     def render(self, height: int) -> Group:
         """Return the table of cells, the pace, the time left and the latest ends.
@@ -91,10 +80,9 @@ class StatusDisplay(Display):
         """
         if self._goal is None:
             return Group()
-        cells, counts = list(self._goal.trials_per_cell), self.progress.state_counts
-        latest = sorted(
-            cells, key=lambda c: (not counts(c)[TrialState.RUNNING], -self.progress.updated_at(c))
-        )
+        cells, progress = list(self._goal.trials_per_cell), self.progress
+        running = {cell: progress.state_counts(cell)[TrialState.RUNNING] > 0 for cell in cells}
+        latest = sorted(cells, key=lambda cell: (not running[cell], -progress.updated_at(cell)))
         shown = set(latest[: max(MIN_CELL_ROWS, height - RESERVED_ROWS)])
         score, states, last = "mean %", [TrialState.RUNNING, TrialState.FINISHED], "of"
         if self.noun == "trials":
@@ -104,9 +92,8 @@ class StatusDisplay(Display):
         for heading in ("ended", score, *states, "failed"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column(last)  # the only one that wraps, so rich shortens it first
-        for cell in cells:
-            if cell in shown:
-                table.add_row(*self._format_cell(cell, states))
+        for cell in filter(shown.__contains__, cells):
+            table.add_row(*self._format_cell(cell, states))
         lines = [self._format_pace(), self._format_time(self._goal)]
         if num_hidden := len(cells) - len(shown):
             lines.insert(0, f"… and {num_hidden} more cell{'s' * (num_hidden > 1)}")
@@ -129,26 +116,25 @@ class StatusDisplay(Display):
             runs = f"{leader.num_runs} run{'s' * (leader.num_runs > 1)}"
             yield _one_line(f"{leader.trial_id}, {runs}")
 
-    def _format_end(self, event: TrialEnded) -> str:
+    def _format_end(self, event: events.TrialEnded) -> str:
         score, leader = "", self.progress.leader(event.cell)
         if event.best_validation_accuracy is not None:
             score = f" {100 * event.best_validation_accuracy:.2f} %"
             if leader is not None:
                 best = "best" if leader.num_runs is None else "best mean"
                 score += f" (cell's {best} {100 * leader.accuracy:.2f} %)"
-        return (
-            f"[{self._format_ended_count()}] {event.trial_id} {event.state}{score}: {event.reason}"
-        )
+        count = self._format_ended_count()
+        return f"[{count}] {event.trial_id} {event.state}{score}: {event.reason}"
 
     def _format_ended_count(self, *cells: Cell) -> str:
         """Return how many of how many trials have ended, of some cells or of all."""
-        limits = self._goal.trials_per_cell if self._goal is not None else {}
-        cells = cells or tuple(limits)
-        counts = [self.progress.state_counts(cell) for cell in cells]
-        ended = sum(count.total() - count[TrialState.RUNNING] for count in counts)
-        totals = [self.progress.expected_trials(cell, limits[cell]) for cell in cells]
-        known = [total for total in totals if total is not None]
-        return f"{ended}/{sum(known)}" if len(known) == len(totals) else str(ended)
+        limits = dict(self._goal.trials_per_cell) if self._goal is not None else {}
+        exhausted = self.progress.exhausted_cells
+        counts = {cell: self.progress.state_counts(cell) for cell in cells or limits}
+        ended = sum(count.total() - count[TrialState.RUNNING] for count in counts.values())
+        limits |= {cell: counts[cell].total() for cell in counts.keys() & exhausted}
+        known = [total for cell in counts if (total := limits[cell]) is not None]
+        return f"{ended}/{sum(known)}" if len(known) == len(counts) else str(ended)
 
     def _format_pace(self) -> str:
         epochs, seconds = self.progress.epoch_rate()
@@ -181,7 +167,6 @@ def _one_line(text: str) -> Text:
 
 
 def _format_rate(per_second: float) -> str:
-    for unit, seconds in (("s", 1), ("min", 60)):
-        if per_second * seconds >= 1:
-            return f"{per_second * seconds:.3g} epochs/{unit}"
-    return f"{per_second * 3600:.3g} epochs/h"
+    by_unit = {"s": per_second, "min": 60 * per_second, "h": 3600 * per_second}
+    unit = next((unit for unit, rate in by_unit.items() if rate >= 1), "h")
+    return f"{by_unit[unit]:.3g} epochs/{unit}"

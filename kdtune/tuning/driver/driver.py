@@ -7,12 +7,15 @@ from typing import Any
 from ray import tune
 
 from kdtune.errors import DiskFullError, RunError
+from kdtune.export.selected_runs import select_best_runs, write_best_configs
 from kdtune.log.event_log import EventLog
 from kdtune.log.events import LogOpening
-from kdtune.log.folder import SweepFolder
+from kdtune.log.folder import SweepFolder, SweepSnapshot
 from kdtune.log.remote_sync import CHECKPOINTS_FOLDER, RemoteSync
+from kdtune.reports.tables.all_tables import collect_tables, load_sweep_tables
+from kdtune.reports.text.render import to_csv
 from kdtune.runtime.signals import Terminated
-from kdtune.storage.files import NO_SPACE_ERRNOS
+from kdtune.storage.files import NO_SPACE_ERRNOS, atomic_write, write_text
 from kdtune.storage.remote import Storage
 from kdtune.trackers.registry import create_trackers
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
@@ -21,24 +24,16 @@ from kdtune.tuning.cluster.session import run_trials
 from kdtune.tuning.display.progress import Goal, Progress
 from kdtune.tuning.display.screen import Screen
 from kdtune.tuning.display.status_display import StatusDisplay
-from kdtune.tuning.driver.write_results import write_results
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.searcher import LogSearcher
-from kdtune.tuning.trials.best_weights import FileKeeper
+from kdtune.tuning.trials.best_weights import FileKeeper, write_best_weights
 from kdtune.tuning.trials.trainable import TargetRequests, TrialProcess
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Folder, screen and storage of a driver.
-
-    Attributes:
-        folder: the sweep's folder.
-        screen: takes lines, and shows the progress.
-        resume_command: continues the sweep after an interrupt.
-        remote_sync: copies the folder to a storage; None without one.
-    """
+    """Folder, screen and storage of a driver."""
 
     folder: SweepFolder
     screen: Screen
@@ -53,8 +48,21 @@ class Workplace:
         return self.remote_sync.storage.subfolder(CHECKPOINTS_FOLDER)
 
     def write_results(self) -> None:
-        """Write all that is made from the logs."""
-        write_results(self.folder, self.resume_command, self.checkpoint_storage)
+        """Write all that is made from the logs: tables, best settings and weights."""
+        folder, snapshot = self.folder, SweepSnapshot(self.folder.path)
+        tables = load_sweep_tables(snapshot)
+        selected = select_best_runs(tables)
+        try:
+            for name, table in collect_tables(snapshot, tables).items():
+                if name in ("trials", "epochs"):
+                    with atomic_write(folder.table_path(f"{name}.parquet")) as temporary:
+                        table.to_parquet(temporary)
+                write_text(folder.table_path(f"{name}.csv"), to_csv(table))
+            write_best_configs(folder, selected)
+            write_best_weights(folder, selected, self.checkpoint_storage)
+        except DiskFullError as error:
+            advice = f"Nothing is lost: make room, then: {self.resume_command}"
+            raise RunError(f"{error} {advice}") from None
 
     def add_resume_hint(self, failure: Exception) -> str:
         """Return the message of a failure with the command that continues after it."""
@@ -67,25 +75,20 @@ class Workplace:
             self.remote_sync.sync()
 
 
+@dataclass
 class Driver:
-    """Runs trials and logs what they report.
+    """Runs trials and logs what they report."""
 
-    Args:
-        workplace: the sweep's folder and screen.
-        policy: decides which trials run, and when they end.
-        file_keeper: keeps the files of trials in step with the log.
-        noun: ``trials`` or ``runs``.
-    """
+    workplace: Workplace
+    policy: SchedulingPolicy
+    file_keeper: FileKeeper
+    noun: str  # ``trials`` or ``runs``
 
-    def __init__(
-        self, workplace: Workplace, policy: SchedulingPolicy, file_keeper: FileKeeper, noun: str
-    ):
-        self.workplace, self.policy = workplace, policy
-        self.file_keeper, self.noun = file_keeper, noun
-        self.folder, self.screen = workplace.folder, workplace.screen
+    def __post_init__(self) -> None:
+        self.folder, self.screen = self.workplace.folder, self.workplace.screen
         self.progress = Progress()
-        self.display = StatusDisplay(self.progress, policy, self.screen, noun)
-        self.tracker_folds = create_trackers(self.folder, policy.sweep, self.screen.warn)
+        self.display = StatusDisplay(self.progress, self.policy, self.screen, self.noun)
+        self.tracker_folds = create_trackers(self.folder, self.policy.sweep, self.screen.warn)
 
     def open_log(self, path: Path) -> EventLog:
         """Open a log; its events set the state of the policy, the display and the trackers."""
@@ -109,16 +112,13 @@ class Driver:
             last_epochs = (f"{name} after epoch {trial.epoch}" for name, trial in trials.items())
             clauses.append(f"{len(trials)} were running ({', '.join(last_epochs)})")
         self.screen.say(f"{self.folder.path}: {', '.join(clauses)}")
-        if log.truncated_bytes:
-            self.screen.warn(
-                f"{log.truncated_bytes} bytes after the log's last event are not an event and "
-                "were cut off"
-            )
-        for name, value in opening_event.environment.items():
-            if (earlier_value := earlier_opening.environment.get(name)) != value:
-                self.screen.warn(
-                    f"{name} was {earlier_value} and is {value} now: results may differ a little"
-                )
+        if size := log.truncated_bytes:
+            warning = f"{size} bytes after the log's last event are not an event and were cut off"
+            self.screen.warn(warning)
+        for name, now in opening_event.environment.items():
+            if (then := earlier_opening.environment.get(name)) != now:
+                warning = f"{name} was {then} and is {now} now: results may differ a little"
+                self.screen.warn(warning)
 
     def run(
         self, log: EventLog, slots: Slots, target_requests: TargetRequests, goal: Goal
@@ -130,18 +130,14 @@ class Driver:
             slots: resources of trials.
             target_requests: runs whose teacher targets are cached.
             goal: numbers of trials, for the display.
-
-        Raises:
-            RunError: the disk is full, or another driver has taken over the sweep.
-            KeyboardInterrupt: the sweep was interrupted; the tables are of what had ended.
         """
         self.display.start(goal, slots)
         self.file_keeper.activate()
+        storage, local = self.workplace.checkpoint_storage, self.folder.checkpoints_folder
         trainable = tune.with_parameters(
             TrialProcess,
             target_requests=target_requests,
-            checkpoints=self.workplace.checkpoint_storage
-            or self.folder.checkpoints_folder.absolute(),
+            checkpoints=storage or local.absolute(),
             plugins=pack_plugins(),
         )
         try:
@@ -160,9 +156,8 @@ class Driver:
             self._raise_interrupted(isinstance(error, Terminated))
         except Exception as error:  # Tune wraps what we raise
             remote_sync = self.workplace.remote_sync
-            sync_failure = remote_sync.failure if remote_sync is not None else None
-            failure = log.failure or sync_failure or _find_disk_full_error(error)
-            if failure is None:
+            failure = log.failure or (remote_sync and remote_sync.failure)
+            if (failure := failure or _find_disk_full_error(error)) is None:
                 raise
             raise RunError(self.workplace.add_resume_hint(failure)) from None
         finally:
@@ -181,9 +176,9 @@ class Driver:
 
     def _raise_interrupted(self, terminated: bool) -> None:
         self.workplace.write_results()
-        text = f"{self.progress.num_ended} {self.noun} have ended"
+        text = f"{self.progress.num_ended} {self.noun} have ended; to continue"
         error_class = Terminated if terminated else KeyboardInterrupt
-        raise error_class(f"{text}; to continue: {self.workplace.resume_command}") from None
+        raise error_class(f"{text}: {self.workplace.resume_command}") from None
 
 
 class _StepCallback(tune.Callback):
@@ -193,14 +188,12 @@ class _StepCallback(tune.Callback):
         self.workplace = workplace
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Refresh the screen; Ray calls this at least ten times a second."""
-        self.workplace.screen.refresh()
+        self.workplace.screen.refresh()  # at least ten times a second
         if self.workplace.remote_sync is not None:
             self.workplace.remote_sync.sync_if_due()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray's snapshots of callbacks are never read back, so they are kept empty."""
-        return {}
+        return {}  # Ray's snapshots of callbacks are never read back
 
 
 def _find_disk_full_error(error: BaseException | None) -> DiskFullError | None:

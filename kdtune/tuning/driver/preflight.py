@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,9 @@ from kdtune.config.train import TrainConfig, applicable_settings
 from kdtune.data.folders import GROUPS_FILE, load_test_groups
 from kdtune.data.splits import Split
 from kdtune.errors import UserError
+from kdtune.log import events
 from kdtune.log.distributions import parse_distributions
-from kdtune.log.events import (
-    Candidate,
-    Cell,
-    ConfirmStarted,
-    DataSummary,
-    LogOpening,
-    SpaceRecord,
-    SweepOpening,
-    SweepResumed,
-    SweepStarted,
-    TeacherSummary,
-    UnreadableImage,
-    WarmStart,
-)
+from kdtune.log.events import Cell, DataSummary, SpaceRecord, SweepOpening, TeacherSummary
 from kdtune.methods import METHODS
 from kdtune.models import require_model
 from kdtune.models.on_device import pick_device
@@ -49,27 +38,15 @@ from kdtune.tuning.search.space import (
 from kdtune.tuning.search.warm_start import make_warm_start_events
 from kdtune.tuning.trials.shared_inputs import SharedInputs
 
-NO_TEST_IMAGES = (
-    "The data have no test images, on which a sweep is confirmed: add a folder test/, which the "
-    "search never sees."
-)
-
 
 @dataclass(frozen=True)
 class PreparedSweep:
-    """A sweep that can be run.
+    """A sweep that can be run."""
 
-    Attributes:
-        sweep: complete settings.
-        spaces: the search space of each method, without what the sweep fixes.
-        shared_inputs: inputs of all trials.
-        opening_event: opens the sweep if no array is built before its first trial.
-    """
-
-    sweep: SweepConfig
-    spaces: dict[str, SearchSpace]
+    sweep: SweepConfig  # complete
+    spaces: dict[str, SearchSpace]  # by method, without what the sweep fixes
     shared_inputs: SharedInputs
-    opening_event: SweepOpening
+    opening_event: SweepOpening  # if no array is built before the first trial
 
     def opening_after(self, built: Iterable[CacheProgress]) -> SweepOpening:
         """Return the event that opens the sweep after arrays were built or found."""
@@ -96,35 +73,22 @@ class PreparedSweep:
                 configs[model] = self.configure_trial((method, model), 0, settings)
         return configs
 
-    def load_warm_start_events(self) -> list[WarmStart]:
+    def load_warm_start_events(self) -> list[events.WarmStart]:
         """Return what the cells learn from the earlier sweeps of ``warm_start``."""
-        cells = self.sweep.cells()
-        return [
-            event
-            for path in self.sweep.warm_start
-            for event in make_warm_start_events(
-                path, self.spaces, cells, self.opening_event, self.configure_trial
-            )
-        ]
+        inputs = self.spaces, self.sweep.cells(), self.opening_event, self.configure_trial
+        found = (make_warm_start_events(path, *inputs) for path in self.sweep.warm_start)
+        return list(chain.from_iterable(found))
 
 
 @dataclass(frozen=True)
 class PreparedConfirmation:
-    """A sweep that can be confirmed.
+    """A sweep that can be confirmed."""
 
-    Attributes:
-        sweep: complete settings.
-        shared_inputs: inputs of all runs.
-        test_split: the test images.
-        test_groups: groups of the test images; see `kdtune.data.folders.load_test_groups`.
-        opening_event: opens the confirmation.
-    """
-
-    sweep: SweepConfig
+    sweep: SweepConfig  # complete
     shared_inputs: SharedInputs
     test_split: Split
-    test_groups: list[str] | None
-    opening_event: ConfirmStarted
+    test_groups: list[str] | None  # see `kdtune.data.folders.load_test_groups`
+    opening_event: events.ConfirmStarted
 
 
 def prepare_sweep(
@@ -139,17 +103,12 @@ def prepare_sweep(
         space_files: files of search spaces, which may be code that the user names now, too.
         earlier_opening: the event that opened the same sweep before. What cannot have changed is
             taken from it or compared with it; no code runs because it is named there.
-
-    Raises:
-        UserError: something is missing, wrong, or not what it was.
     """
     PLUGINS.load_files(requested.plugins)
     pack_plugins()  # says early which plug-in cannot be sent to trials
-    sweep, shared_inputs, opening_fields = _prepare_inputs(requested, earlier_opening)
-    if sweep.confirm and opening_fields["data"].test_images < 2:
-        raise UserError(NO_TEST_IMAGES)
-    has_teacher = shared_inputs.teacher is not None
-    spaces = _prepare_spaces(sweep, has_teacher, space_files, earlier_opening)
+    inputs = _prepare_inputs(requested, earlier_opening, needs_test_images=requested.confirm)
+    sweep, shared_inputs, opening_fields = inputs
+    spaces = _prepare_spaces(sweep, space_files, earlier_opening)
     pick_device(sweep.settings.get("device", "auto"))
     for model in dict.fromkeys(sweep.models):
         configs = [
@@ -159,7 +118,7 @@ def prepare_sweep(
         ]
         shared_inputs.register_runs(model, configs)
     shared_inputs.plan_cache(earlier_opening)
-    event_type = SweepStarted if earlier_opening is None else SweepResumed
+    event_type = events.SweepStarted if earlier_opening is None else events.SweepResumed
     opening_event = event_type(
         spaces={method: _record_space(space) for method, space in spaces.items()},
         cache=shared_inputs.cache_plan,
@@ -171,9 +130,9 @@ def prepare_sweep(
 def prepare_confirmation(
     requested: SweepConfig,
     earlier_opening: SweepOpening,
-    earlier_confirmation: ConfirmStarted | None,
+    earlier_confirmation: events.ConfirmStarted | None,
     candidate_configs: Iterable[Mapping[str, Any]],
-    new_candidates: Iterable[Candidate],
+    new_candidates: Iterable[events.Candidate],
 ) -> PreparedConfirmation:
     """Check data, teacher and test images, and plan what is cached for the runs.
 
@@ -183,23 +142,18 @@ def prepare_confirmation(
         earlier_confirmation: the latest event that opened its confirmation; None if none did.
         candidate_configs: complete settings of all candidates.
         new_candidates: those that the log lacks.
-
-    Raises:
-        UserError: something is missing, wrong, or not what it was.
     """
-    sweep, shared_inputs, opening_fields = _prepare_inputs(requested, earlier_opening)
-    decoded, test_split = shared_inputs.decoded, shared_inputs.decoded.data.test
-    if test_split is None or len(test_split) < 2:
-        raise UserError(NO_TEST_IMAGES)
+    inputs = _prepare_inputs(requested, earlier_opening, needs_test_images=True)
+    sweep, shared_inputs, opening_fields = inputs
+    decoded = shared_inputs.decoded
     groups = load_test_groups(decoded.data)
     if earlier_confirmation is not None:
         test_fingerprint = opening_fields["data"].test_fingerprint
         if earlier_confirmation.data.test_fingerprint != test_fingerprint:
             raise UserError("The test images are not those with which the confirmation started.")
         if earlier_confirmation.groups_sha256 and not groups:
-            raise UserError(
-                f"The groups of the test images, {GROUPS_FILE}, are missing in the data."
-            )
+            problem = f"{GROUPS_FILE}, are missing in the data"
+            raise UserError(f"The groups of the test images, {problem}.")
     decoded.pixels("test")  # raises if one cannot be read, before anything is trained
     configs = [
         TrainConfig.parse({**config, **sweep.locations(config["teacher_model"] is not None)})
@@ -210,7 +164,7 @@ def prepare_confirmation(
     for model in dict.fromkeys(config.model for config in configs):
         shared_inputs.register_runs(model, [c for c in configs if c.model == model])
     shared_inputs.plan_cache(earlier_opening)
-    opening_event = ConfirmStarted(
+    opening_event = events.ConfirmStarted(
         candidates=tuple(new_candidates),
         seeds=sweep.seeds,
         top=sweep.top,
@@ -218,21 +172,21 @@ def prepare_confirmation(
         cache=shared_inputs.cache_plan,
         **opening_fields,
     )
+    test_split = decoded.data.splits["test"]
     return PreparedConfirmation(sweep, shared_inputs, test_split, groups, opening_event)
 
 
 def _prepare_inputs(
-    requested: SweepConfig, earlier_opening: SweepOpening | None
+    requested: SweepConfig, earlier_opening: SweepOpening | None, needs_test_images: bool
 ) -> tuple[SweepConfig, SharedInputs, dict[str, Any]]:
     """Return complete settings, inputs of all trials, and fields of the opening event."""
     require_tracker_packages(requested.trackers)
     requested.check_names_and_files()
     for model in requested.models:
         require_model(model)
-    data, skipped_images = find_data(
-        requested.data_source, requested.skip_bad_images, requested.cache_gb
-    )
-    skipped = tuple(UnreadableImage(**image) for image in skipped_images)
+    inputs = requested.data_source, requested.skip_bad_images, requested.cache_gb
+    data, skipped_images = find_data(*inputs)
+    skipped = tuple(events.UnreadableImage(**image) for image in skipped_images)
     data_summary = DataSummary(**data.summary(), skipped_images=skipped)
     teacher, teacher_summary = None, None
     image_size = requested.image_size or TrainConfig.model_fields["image_size"].default
@@ -242,6 +196,11 @@ def _prepare_inputs(
         image_size = teacher_summary.image_size or image_size
     if earlier_opening is not None:
         _require_same_inputs(earlier_opening, data_summary, teacher_summary)
+    if needs_test_images and data_summary.test_images < 2:
+        raise UserError(
+            "The data have no test images, on which a sweep is confirmed: add a folder test/, "
+            "which the search never sees."
+        )
     data_root = requested.data_root and str(Path(requested.data_root).expanduser().resolve())
     sweep = requested.model_copy(
         update={
@@ -269,7 +228,7 @@ def _prepare_inputs(
 
 
 def _require_same_inputs(
-    earlier_opening: LogOpening, data: DataSummary, teacher: TeacherSummary | None
+    earlier_opening: SweepOpening, data: DataSummary, teacher: TeacherSummary | None
 ) -> None:
     if earlier_opening.data.fingerprint != data.fingerprint:
         raise UserError(
@@ -283,22 +242,18 @@ def _require_same_inputs(
 
 
 def _prepare_spaces(
-    sweep: SweepConfig,
-    has_teacher: bool,
-    space_files: tuple[str, ...],
-    earlier_opening: SweepOpening | None,
+    sweep: SweepConfig, space_files: tuple[str, ...], earlier_opening: SweepOpening | None
 ) -> dict[str, SearchSpace]:
     """Return the search space of each method, without what the sweep fixes."""
     methods = dict.fromkeys(method for method, _ in sweep.cells())
     user_spaces = {(space := load_space(Path(file))).method: space for file in space_files}
     for method, space in user_spaces.items():
         if method not in methods:
-            raise UserError(
-                f"The space {space.path} is for '{method}', which is not in this sweep."
-            )
+            problem = f"is for '{method}', which is not in this sweep"
+            raise UserError(f"The space {space.path} {problem}.")
     known_spaces, spaces = {**load_spaces(), **user_spaces}, {}
     for method in methods:
-        if METHODS[method].uses_teacher and not has_teacher:
+        if METHODS[method].uses_teacher and sweep.teacher is None:
             raise UserError(
                 f"The method '{method}' learns from a teacher: give --teacher "
                 "(make one with 'kdtune teacher'), or --methods student --no-baselines."

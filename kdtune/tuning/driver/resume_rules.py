@@ -21,10 +21,6 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
     Args:
         earlier_opening: the event that opened it before.
         changes: settings of `RESUME_FIELDS`.
-
-    Raises:
-        UserError: a setting may not change, a cell would be lost, or a sampler or plug-in, which
-            is code, was not given again.
     """
     for key in changes.keys() - RESUME_FIELDS:
         raise UserError(f"The setting {key} cannot be changed when a sweep is resumed.")
@@ -34,12 +30,9 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
     spaces = dict.fromkeys((*previous.spaces, *changes.get("spaces", ())))
     recorded = _without_code_and_cluster(earlier_opening.config)
     requested = SweepConfig.parse({**recorded, **changes, "spaces": tuple(spaces)})
-    sweep = requested.model_copy(
-        update={
-            "methods": tuple(dict.fromkeys((*previous.methods, *requested.methods))),
-            "models": tuple(dict.fromkeys((*previous.models, *requested.models))),
-        }
-    )
+    methods = dict.fromkeys((*previous.methods, *requested.methods))
+    models = dict.fromkeys((*previous.models, *requested.models))
+    sweep = requested.model_copy(update={"methods": tuple(methods), "models": tuple(models)})
     if missing_cells := [cell for cell in previous.cells() if cell not in sweep.cells()]:
         raise UserError(
             f"The sweep has the cell {'-'.join(missing_cells[0])}, and keeps it: methods and "
@@ -62,9 +55,6 @@ def build_confirm_config(folder: SweepFolder, changes: Mapping[str, Any]) -> Swe
     Args:
         folder: the sweep's folder.
         changes: settings of `CONFIRM_FIELDS`.
-
-    Raises:
-        UserError: a setting may not change, or is out of range.
     """
     for key in changes.keys() - CONFIRM_FIELDS:
         raise UserError(f"The setting {key} cannot be changed when a sweep is confirmed.")

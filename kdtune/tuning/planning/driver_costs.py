@@ -1,12 +1,13 @@
 """Costs of the driver: constants of `make bench-overhead`, and a measured proposal.
 
-The constants were measured on two cores of an Intel Xeon VM. They matter where a driver has more
-than about a hundred slots; there, a plan can be wrong by some percent on another machine.
+On another machine than the measured one, two cores of an Intel Xeon VM, a plan for more than about
+a hundred slots can be wrong by some percent.
 """
 
 import random
 import time
 from dataclasses import replace
+from typing import Any
 
 from kdtune.log.events import Observation, TrialState, WarmStart
 from kdtune.tuning.driver.preflight import PreparedSweep
@@ -20,6 +21,9 @@ TRIAL_SECONDS, TABLES_SECONDS = 0.07, 1.0
 
 EPOCH_BYTES, TRIAL_BYTES = 830.0, 1950.0
 """Size of an epoch, and of everything else of a trial, in the log and for TensorBoard."""
+
+STARTUP_TRIALS = 10
+"""Ended trials of a cell that Optuna's samplers need before they learn from any."""
 
 MAX_HISTORY = 100
 """Maximum number of earlier trials for the measured proposal."""
@@ -39,22 +43,15 @@ def measure_proposal_seconds(prepared: PreparedSweep, num_trials: int) -> float:
     random_studies = CellStudies(sweep.model_copy(update={"sampler": "random"}), spaces)
     history = []
     for number in range(min(num_trials, MAX_HISTORY)):
-        proposal = random_studies.propose((method, model), f"random-{number}")
+        proposal = random_studies.propose((method, model), trial_id := f"random-{number}")
         assert proposal is not None  # the random sampler always has another point
-        history.append(
-            Observation(
-                trial_id=f"random-{number}",
-                params=proposal.params,
-                distributions=proposal.distributions,
-                state=TrialState.FINISHED,
-                best_validation_accuracies=(random.Random(number).random(),),
-            )
-        )
-    studies = CellStudies(sweep, spaces)
-    warm_start = WarmStart(
-        method=method, model=model, source="", observations=tuple(history), start=(), reason=""
-    )
-    studies.fold(warm_start)
+        fields: dict[str, Any] = {"trial_id": trial_id, "state": TrialState.FINISHED}
+        fields |= {"params": proposal.params, "distributions": proposal.distributions}
+        accuracies = (random.Random(number).random(),)
+        history.append(Observation(**fields, best_validation_accuracies=accuracies))
+    studies, known = CellStudies(sweep, spaces), tuple(history)
+    cell: dict[str, Any] = {"method": method, "model": model}
+    studies.fold(WarmStart(**cell, source="", observations=known, start=(), reason=""))
     seconds = []
     for number in range(2):  # the first one imports modules
         started_at = time.perf_counter()

@@ -5,43 +5,34 @@ student's first trial. A margin of memory is left, since a search may vary the b
 simulated GPUs (`ray.init(num_gpus=...)`) processes train on CPUs, and no memory is measured.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.data.batches import Batch
 from kdtune.errors import RunError, last_line
-from kdtune.models.on_device import pick_device
-from kdtune.plugins import PLUGINS, Plugin
-from kdtune.runtime.device import GpuMemory, gpu_memory, gpu_name, peak_memory, reset_peak_memory
-from kdtune.runtime.process import keep_freed_memory
-from kdtune.training.loop import EpochResult, fit
+from kdtune.runtime.device import GpuMemory
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Allocation, ResourceRequest, Slots
-from kdtune.tuning.cluster.ray_private import reserve_resources
+from kdtune.tuning.cluster.ray_private import trial_resources
 from kdtune.tuning.cluster.session import find_slots
-from kdtune.tuning.trials.trainable import (
-    ProcessMemory,
-    TargetRequests,
-    is_out_of_memory,
-    open_trial_data,
-)
+from kdtune.tuning.planning.training_worker import TrainingWorker
+from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests, is_out_of_memory
 from kdtune.units import BYTES_PER_GB
+
+Say = Callable[[str], None]
+"""Function that writes a line."""
 
 TRIALS_PER_GPU = (1, 2, 4)
 """Numbers of trials that are measured together."""
 
-MEASURE_SECONDS, WARM_UP_STEPS = 10.0, 3
-"""Duration of a measurement, and training steps before it."""
+MEASURE_SECONDS = 10.0
 
 FREE_MEMORY_SHARE = 0.1
 """Share of a GPU's memory that must stay free if trials share it."""
@@ -52,27 +43,18 @@ GPU_WAIT_SECONDS = 120
 
 @dataclass(frozen=True)
 class SharingMeasurement:
-    """Speed of some trials on one GPU.
-
-    Attributes:
-        model: of the student.
-        trials_per_gpu: number of trials.
-        epochs_per_hour: of all trials together; None if they had too little memory.
-        gpu_memory: total and used memory of the GPU; None if it cannot be measured.
-    """
+    """Speed of some trials on one GPU."""
 
     model: str
     trials_per_gpu: int
-    epochs_per_hour: float | None
-    gpu_memory: GpuMemory | None = None
+    epochs_per_hour: float | None  # of all trials together; None if they had too little memory
+    gpu_memory: GpuMemory | None = None  # None if it cannot be measured
 
     @property
     def fits_in_memory(self) -> bool:
         """True if enough memory stays free; a trial that has the GPU to itself needs no margin."""
-        if self.epochs_per_hour is None:
-            return False
-        if self.gpu_memory is None or self.trials_per_gpu == 1:
-            return True
+        if self.gpu_memory is None or self.trials_per_gpu == 1 or self.epochs_per_hour is None:
+            return self.epochs_per_hour is not None
         return self.gpu_memory.used <= (1 - FREE_MEMORY_SHARE) * self.gpu_memory.total
 
 
@@ -82,10 +64,10 @@ def find_fastest_fitting(rows: Sequence[SharingMeasurement]) -> SharingMeasureme
     return max(fitting, key=lambda row: row.epochs_per_hour or 0.0, default=None)
 
 
-def format_measurements(rows: Sequence[SharingMeasurement]) -> list[str]:
-    """Return a table of measurements in which the best row of each student is marked."""
+def format_measurements(rows: Sequence[SharingMeasurement]) -> Iterator[str]:
+    """Yield the lines of a table in which the best row of each student is marked."""
     width = max(len(row.model) for row in rows)
-    lines = [f"{'student':<{width}}  together  epochs/h  GB used"]
+    yield f"{'student':<{width}}  together  epochs/h  GB used"
     for row in rows:
         rate = "no room" if row.epochs_per_hour is None else f"{row.epochs_per_hour:,.0f}"
         memory = "unknown"
@@ -94,8 +76,7 @@ def format_measurements(rows: Sequence[SharingMeasurement]) -> list[str]:
             memory = f"{used:.1f} of {total:.1f}"
         fastest = find_fastest_fitting([other for other in rows if other.model == row.model])
         marker = f"  <- {1 / row.trials_per_gpu:g} GPUs a trial" if row is fastest else ""
-        lines.append(f"{row.model:<{width}}  {row.trials_per_gpu:>8}  {rate:>8}  {memory}{marker}")
-    return lines
+        yield f"{row.model:<{width}}  {row.trials_per_gpu:>8}  {rate:>8}  {memory}{marker}"
 
 
 def choose_gpu_sharing(
@@ -103,7 +84,7 @@ def choose_gpu_sharing(
     slots: Slots,
     make_configs: Callable[[], Mapping[str, TrainConfig]],
     target_requests: TargetRequests,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Slots:
     """Return slots with measured shares of GPUs if a sweep asks for that, else the same slots.
 
@@ -113,9 +94,6 @@ def choose_gpu_sharing(
         make_configs: returns complete settings of a trial of each student.
         target_requests: see `kdtune.tuning.trials.trainable.TargetRequests`.
         say: writes a line.
-
-    Raises:
-        RunError: a student cannot be trained on a GPU.
     """
     if sweep.gpus_per_trial != "auto":
         return slots
@@ -124,7 +102,7 @@ def choose_gpu_sharing(
         return slots
     rows, gpus_per_trial = list[SharingMeasurement](), {}
     for model, config in make_configs().items():
-        measured = _measure_sharing(model, config, target_requests, slots, say)
+        measured = list(_measure_sharing(model, config, target_requests, slots, say))
         rows += measured
         if (fastest := find_fastest_fitting(measured)) is not None:
             gpus_per_trial[model] = 1 / fastest.trials_per_gpu
@@ -132,138 +110,59 @@ def choose_gpu_sharing(
         say(line)
     if too_large := [row.model for row in rows if row.model not in gpus_per_trial]:
         raise RunError(f"gpus_per_trial auto: {too_large[0]} does not fit into a GPU's memory.")
-    slots = find_slots(
-        sweep.model_copy(update={"gpus_per_trial": gpus_per_trial}), nodes=slots.nodes
-    )
+    sweep = sweep.model_copy(update={"gpus_per_trial": gpus_per_trial})
+    slots = find_slots(sweep, nodes=slots.nodes)
     say(f"{slots.count} trials at once; {slots.describe_resources()}")
     return slots
 
 
 def _measure_sharing(
-    model: str,
-    config: TrainConfig,
-    target_requests: TargetRequests,
-    slots: Slots,
-    say: Callable[[str], None],
-) -> list[SharingMeasurement]:
-    whole_gpu = next(
-        allocation
-        for node in slots.nodes()
-        if (allocation := ResourceRequest(gpus=1.0).allocation_on(node)) is not None
-    )
-    rows: list[SharingMeasurement] = []
-    with _reserve_gpu(model, whole_gpu) as start_actor:
-        actors: list[Any] = []
+    model: str, config: TrainConfig, target_requests: TargetRequests, slots: Slots, say: Say
+) -> Iterator[SharingMeasurement]:
+    allocations = [ResourceRequest(gpus=1.0).allocation_on(node) for node in slots.nodes()]
+    whole_gpu = next(allocation for allocation in allocations if allocation is not None)
+    cpus, actors = f"{whole_gpu.cpus} CPU{'s' * (whole_gpu.cpus > 1)}", list[Any]()
+    with _reserve_gpu(model, whole_gpu, cpus) as actor_class:
         for trials_per_gpu in TRIALS_PER_GPU:
             threads = slots.requests[model].cpus or max(1, whole_gpu.cpus // trials_per_gpu)
             if trials_per_gpu > 1 and threads * trials_per_gpu > whole_gpu.cpus:
                 break
             while len(actors) < trials_per_gpu:
-                actors.append(start_actor(pack_plugins(), config, target_requests))
+                actors.append(actor_class.remote(pack_plugins(), ProcessMemory(target_requests)))
             try:
-                [gpu, *_] = ray.get([actor.prepare.remote(threads) for actor in actors])
+                [gpu, *_] = ray.get([actor.prepare.remote(config, threads) for actor in actors])
                 if trials_per_gpu == 1:
-                    say(_describe_hardware(model, gpu, whole_gpu.cpus))
-                results = ray.get([actor.run.remote(MEASURE_SECONDS) for actor in actors])
+                    hardware = f"{gpu or 'a simulated GPU'} with {cpus}"
+                    caveat = "" if gpu else ": it trains on CPUs, and no memory can be measured"
+                    seconds = f"{MEASURE_SECONDS:g} s at a time"
+                    say(f"gpus_per_trial auto: {model} trains for {seconds} on {hardware}{caveat}")
+                speeds = [actor.measure_speed.remote(MEASURE_SECONDS) for actor in actors]
+                rates, memories, peaks = zip(*ray.get(speeds), strict=True)
             except Exception as error:
                 if not is_out_of_memory(error):
-                    raise RunError(
-                        f"gpus_per_trial auto: {model} could not be trained to measure it: "
-                        f"{last_line(error)}"
-                    ) from error
-                rows.append(SharingMeasurement(model, trials_per_gpu, None))
+                    text = f"gpus_per_trial auto: {model} could not be trained to measure it"
+                    raise RunError(f"{text}: {last_line(error)}") from error
+                yield SharingMeasurement(model, trials_per_gpu, None)
                 break
-            rates, memories, peaks = zip(*results, strict=True)
             [memory, *_] = memories
             if memory is not None:
                 used = max(sum(peaks), *(other.used for other in memories))
                 memory = GpuMemory(memory.total, used)
-            rows.append(SharingMeasurement(model, trials_per_gpu, 3600 * sum(rates), memory))
-    return rows
+            yield SharingMeasurement(model, trials_per_gpu, 3600 * sum(rates), memory)
 
 
 @contextmanager
-def _reserve_gpu(model: str, whole_gpu: Allocation) -> Iterator[Callable[..., Any]]:
-    """Reserve a GPU and its CPUs; yield a function that starts a `_TrainingActor` on them."""
-    group = reserve_resources(whole_gpu)
-    actors: list[Any] = []
-
-    def start_actor(*args: Any) -> Any:
-        actor_class = _TrainingActor.options(  # type: ignore[attr-defined]
-            num_cpus=0,
-            num_gpus=1 / max(TRIALS_PER_GPU),
-            scheduling_strategy=PlacementGroupSchedulingStrategy(group),
-        )
-        actors.append(actor_class.remote(*args))
-        return actors[-1]
-
+def _reserve_gpu(model: str, whole_gpu: Allocation, cpus: str) -> Iterator[Any]:
+    """Reserve a GPU and its CPUs; yield `TrainingWorker` as a class of actors that share them."""
+    group = trial_resources(whole_gpu).to_placement_group()
+    gpus, strategy = 1 / max(TRIALS_PER_GPU), PlacementGroupSchedulingStrategy(group)
+    options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": strategy}
     try:
         if not group.wait(GPU_WAIT_SECONDS):
-            cpus = f"{whole_gpu.cpus} CPU{'s' * (whole_gpu.cpus > 1)}"
             raise RunError(
                 f"gpus_per_trial auto: no GPU with {cpus} became free within {GPU_WAIT_SECONDS} s "
                 f"to measure {model}; wait until others have ended, or give a number of GPUs."
             )
-        yield start_actor
+        yield ray.remote(**options)(TrainingWorker)
     finally:
-        for actor in actors:
-            ray.kill(actor)
-        remove_placement_group(group)
-
-
-def _describe_hardware(model: str, gpu: str | None, cpus: int) -> str:
-    hardware = f"{gpu or 'a simulated GPU'} with {cpus} CPU{'s' * (cpus > 1)}"
-    caveat = "" if gpu else ": it trains on CPUs, and no memory can be measured"
-    seconds = f"{MEASURE_SECONDS:g} s at a time"
-    return f"gpus_per_trial auto: {model} trains for {seconds} on {hardware}{caveat}"
-
-
-@ray.remote
-class _TrainingActor:
-    def __init__(
-        self, plugins: Sequence[Plugin], config: TrainConfig, target_requests: TargetRequests
-    ):
-        keep_freed_memory()
-        PLUGINS.sync(plugins)
-        self._config, self._target_requests = config, target_requests
-        self._device = pick_device(config.device)
-        self._results: Iterator[EpochResult] | None = None
-        self._trained_images, self._min_steps, self._deadline = 0, WARM_UP_STEPS, 0.0
-
-    def prepare(self, threads: int) -> str | None:
-        """Set the number of threads and train some steps; return the GPU's name."""
-        torch.set_num_threads(threads)
-        if self._results is None:
-            epoch_data, classes, teacher = open_trial_data(
-                self._config, ProcessMemory(self._target_requests), lambda event: None
-            )
-            self._epoch_data, self._num_images = epoch_data, len(epoch_data.decoded.data.train)
-            # No batch of a validation needs more memory than its first.
-            validation = [next(iter(epoch_data.evaluation_batches("validation")))]
-            config = self._config.model_copy(update={"epochs": 1_000})
-            self._results = fit(
-                config, self._batches, validation, num_classes=len(classes), teacher=teacher
-            )
-        self._min_steps, self._deadline = WARM_UP_STEPS, 0.0
-        next(self._results)
-        return gpu_name(self._device)
-
-    def run(self, seconds: float) -> tuple[float, GpuMemory | None, int | None]:
-        """Train; return epochs per second, the GPU's memory and the peak of this process."""
-        assert self._results is not None
-        reset_peak_memory(self._device)
-        started_at = time.perf_counter()
-        self._trained_images, self._min_steps, self._deadline = 0, 1, started_at + seconds
-        next(self._results)
-        rate = self._trained_images / (time.perf_counter() - started_at) / self._num_images
-        return rate, gpu_memory(self._device), peak_memory(self._device)
-
-    def _batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield batches until the minimum number of steps and the time are reached."""
-        step = 0
-        while True:
-            for batch in self._epoch_data.train_batches(1):
-                yield batch
-                step, self._trained_images = step + 1, self._trained_images + len(batch[1])
-                if step >= self._min_steps and time.perf_counter() >= self._deadline:
-                    return
+        remove_placement_group(group)  # this also kills the actors

@@ -6,7 +6,7 @@ A file has one JSON object per line with ``method``, ``model``, the searched ``s
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,11 @@ from kdtune.tuning.planning.synthetic_curves import to_unit_interval
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A recorded run.
-
-    Attributes:
-        params: searched values.
-        accuracies: validation accuracies by epoch.
-        late_decay: True if its learning rate decays later than that of most others.
-    """
+    """A recorded run with its searched values and its validation accuracies by epoch."""
 
     params: dict[str, Any]
     accuracies: list[float]
-    late_decay: bool = False
+    late_decay: bool = False  # its learning rate decays later than that of most others
 
 
 def load_finished_trials(folder: SweepFolder) -> Iterator[dict[str, Any]]:
@@ -42,16 +36,15 @@ def load_finished_trials(folder: SweepFolder) -> Iterator[dict[str, Any]]:
     for trial in TrialHistory(folder.load_events()).trials.values():
         if trial.state is not TrialState.FINISHED:
             continue
-        config = trial.proposed.config
+        proposed = trial.proposed
         yield {
-            "method": trial.proposed.method,
-            "model": trial.proposed.model,
+            "method": proposed.method,
+            "model": proposed.model,
             "settings": {
                 name: float(f"{value:.6g}") if isinstance(value, float) else value
-                for name, value in trial.proposed.params.items()
+                for name, value in proposed.params.items()
             },
-            "seed": config["seed"],
-            "step_size": config["step_size"],
+            **{name: proposed.config[name] for name in ("seed", "step_size")},
             "seconds": round(trial.device_seconds / len(trial.epochs), 3),
             "validation_accuracy": [epoch.validation_accuracy for epoch in trial.epochs],
         }
@@ -72,48 +65,39 @@ def load_recorded_runs(path: Path) -> dict[Cell, list[RecordedRun]]:
     return runs
 
 
+@dataclass
 class RecordedCurves(LearningCurves):
-    """Learning curves of the recorded runs of the same cell with the nearest settings.
+    """Learning curves of the recorded runs of the same cell with the nearest settings."""
 
-    Curves of another length are stretched.
+    path: Path  # a file or a sweep's folder
+    epochs: int  # of a trial that is not stopped; curves of another length are stretched
+    fallback: LearningCurves  # curves of cells without recorded runs
 
-    Args:
-        path: a file or a sweep's folder.
-        epochs: of a trial that is not stopped.
-        fallback: curves of cells without recorded runs.
-
-    Raises:
-        UserError: `path` has no recorded run.
-    """
-
-    def __init__(self, path: Path, epochs: int, fallback: LearningCurves):
-        self.epochs, self.fallback = epochs, fallback
+    def __post_init__(self) -> None:
         try:
-            self.runs: Mapping[Cell, list[RecordedRun]] = load_recorded_runs(path)
+            self.runs = load_recorded_runs(self.path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{path} has no recorded curves: give a sweep's folder with finished trials, "
+                f"{self.path} has no recorded curves: give a sweep's folder with finished trials, "
                 "or a file with a JSON object per line."
             ) from None
 
     def draw_curve(self, proposal: TrialProposed) -> Sequence[float]:
         """Return the validation accuracies of a trial by epoch."""
-        runs = self.runs.get(proposal.cell)
-        if not runs:
+        if not (runs := self.runs.get(proposal.cell)):
             return self.fallback.draw_curve(proposal)
         distributions = parse_distributions(proposal.distributions)
         point = to_unit_interval(proposal.params, distributions)
 
-        def squared_distance(name: str, value: Any) -> float:
-            try:
-                [coordinate] = to_unit_interval({name: value}, distributions).values()
-            except (TypeError, ValueError):  # the choice was removed from the space
-                return 1.0
-            return (point[name] - coordinate) ** 2
-
         def distance(run: RecordedRun) -> float:
-            shared_names = point.keys() & run.params.keys()
-            return sum(squared_distance(name, run.params[name]) for name in sorted(shared_names))
+            total = 0.0
+            for name in sorted(point.keys() & run.params.keys()):
+                try:
+                    other = to_unit_interval({name: run.params[name]}, distributions)
+                    total += (point[name] - other[name]) ** 2
+                except (TypeError, ValueError):  # the choice was removed from the space
+                    total += 1.0
+            return total
 
         accuracies = min(runs, key=distance).accuracies
         positions, recorded = (np.linspace(0, 1, n) for n in (self.epochs, len(accuracies)))

@@ -1,9 +1,7 @@
 """Simulation of a sweep with the real search and stopping code.
 
-Learning curves are given. `SearchPolicy` decides about proposals, stops and budgets, as in a
-sweep. Each slot is a process that runs trial after trial. The driver handles one event at a time,
-in the order of their arrival, so many slots wait for it. Not simulated: crashes, divergence, the
-network between nodes, and that a slot trains faster while its neighbours are idle.
+The driver handles one event at a time, so many slots wait for it. Not simulated: crashes,
+divergence, the network between nodes, and that a slot trains faster beside idle ones.
 """
 
 import heapq
@@ -11,19 +9,11 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from itertools import count
 
 import numpy as np
 
-from kdtune.log.events import (
-    Cell,
-    EpochFinished,
-    EpochMetrics,
-    Event,
-    TrialProposed,
-    TrialState,
-    WarmStart,
-)
+from kdtune.log import events
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.trial_state import ActiveTrial
 from kdtune.tuning.trials.trial_checkpoints import CHECKPOINT_TIME_SHARE
@@ -31,113 +21,54 @@ from kdtune.tuning.trials.trial_checkpoints import CHECKPOINT_TIME_SHARE
 
 @dataclass(frozen=True)
 class SweepCosts:
-    """Costs of a sweep in seconds; mappings are by cell, as ``method-model``.
-
-    Attributes:
-        epoch_seconds: an epoch with its validation.
-        epoch_relative_sd: standard deviation of an epoch's time, as a share of it.
-        process_start_seconds: start of a process, until it can run a trial.
-        trial_start_seconds: start of a trial in a running process, until its first epoch.
-        checkpoint_seconds: writing a checkpoint.
-        report_seconds: way of a result from its process to the driver and back.
-        prepare_seconds: arrays that a node builds before its first trial.
-        view_seconds: building one more augmented view, for which trials wait.
-        num_views: augmented views that epochs cycle through.
-        event_seconds: the driver's work for the result of an epoch.
-        trial_seconds: its other work for a trial, without the proposal.
-        proposal_seconds: its work for a proposal, once `startup_trials` of the cell have ended.
-        startup_trials: trials of a cell whose proposals cost nothing.
-        tables_seconds: its work after the last trial.
-    """
+    """Costs of a sweep in seconds; mappings are by cell, as ``method-model``."""
 
     epoch_seconds: Mapping[str, float]
-    epoch_relative_sd: float = 0.0
+    epoch_relative_sd: float = 0.0  # standard deviation of an epoch's time, as a share of it
     process_start_seconds: float = 0.0
     trial_start_seconds: Mapping[str, float] = field(default_factory=dict)
     checkpoint_seconds: Mapping[str, float] = field(default_factory=dict)
-    report_seconds: float = 0.0
-    prepare_seconds: float = 0.0
-    view_seconds: float = 0.0
+    report_seconds: float = 0.0  # way of a result from its process to the driver and back
+    prepare_seconds: float = 0.0  # arrays that a node builds before its first trial
+    view_seconds: float = 0.0  # building one more augmented view, for which trials wait
     num_views: int = 0
-    event_seconds: float = 0.0
-    trial_seconds: float = 0.0
+    event_seconds: float = 0.0  # the driver's work for the result of an epoch
+    trial_seconds: float = 0.0  # the driver's other work for a trial, without the proposal
     proposal_seconds: float = 0.0
-    startup_trials: int = 0
-    tables_seconds: float = 0.0
+    startup_trials: int = 0  # trials of a cell whose proposals cost nothing
+    tables_seconds: float = 0.0  # the driver's work after the last trial
 
 
 class LearningCurves(ABC):
     """Learning curves of trials."""
 
     @abstractmethod
-    def draw_curve(self, proposal: TrialProposed) -> Sequence[float]:
+    def draw_curve(self, proposal: events.TrialProposed) -> Sequence[float]:
         """Return the validation accuracies of a trial by epoch."""
-
-
-class Timeline:
-    """Future items in the order of their times; of equal times, in the order of adding."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Any]] = []
-        self._num_added = 0
-
-    def add(self, time: float, item: Any) -> None:
-        """Add an item.
-
-        Args:
-            time: when it happens.
-            item: what happens.
-        """
-        heapq.heappush(self._heap, (time, self._num_added, item))
-        self._num_added += 1
-
-    def pop_next(self) -> tuple[float, Any]:
-        """Remove the next item; return its time and the item."""
-        time, _, item = heapq.heappop(self._heap)
-        return time, item
-
-    def __len__(self) -> int:
-        return len(self._heap)
 
 
 @dataclass
 class SimulationResult:
-    """Outcome of a simulation.
-
-    Attributes:
-        slots: number of trials at once.
-        wall_seconds: from the first proposal until the tables are written.
-        training_seconds: training, of all slots together.
-        startup_seconds: start and end of processes and trials, of all slots together.
-        waiting_seconds: waiting for the driver, of all slots together.
-        driver_seconds: the driver's work.
-        trials: number of trials that started.
-        stopped: number of trials that the stopping rule ended.
-        epochs: number of trained epochs.
-        saved_epochs: number of epochs that stopped trials did not train.
-        max_running: maximum number of running trials.
-    """
+    """Outcome of a simulation; training, start-up and waiting are of all slots together."""
 
     slots: int
-    wall_seconds: float = 0.0
+    wall_seconds: float = 0.0  # from the first proposal until the tables are written
     training_seconds: float = 0.0
-    startup_seconds: float = 0.0
-    waiting_seconds: float = 0.0
+    startup_seconds: float = 0.0  # start and end of processes and trials
+    waiting_seconds: float = 0.0  # for the driver
     driver_seconds: float = 0.0
     trials: int = 0
-    stopped: int = 0
+    stopped: int = 0  # by the stopping rule
     epochs: int = 0
-    saved_epochs: int = 0
+    saved_epochs: int = 0  # epochs that stopped trials did not train
     max_running: int = 0
 
     def scale(self, factor: float) -> "SimulationResult":
         """Return an estimate for a sweep that is `factor` times larger."""
-        scaled = {
-            name: type(value)(round(value * factor) if isinstance(value, int) else value * factor)
-            for name, value in asdict(self).items()
-            if name not in ("slots", "max_running")
-        }
-        return replace(self, **scaled)
+        names = ("trials", "stopped", "epochs", "saved_epochs")
+        scaled = {name: factor * value for name, value in asdict(self).items()}
+        scaled |= {name: round(scaled[name]) for name in names}
+        return replace(self, **{**scaled, "slots": self.slots, "max_running": self.max_running})
 
     @property
     def unused_seconds(self) -> float:
@@ -148,67 +79,54 @@ class SimulationResult:
     @property
     def idle_share(self) -> float:
         """Share of the slots' time in which they did not train."""
-        slot_seconds = self.slots * self.wall_seconds
-        return 1 - self.training_seconds / slot_seconds if slot_seconds else 0.0
+        return 1 - self.training_seconds / (self.slots * self.wall_seconds)
 
     @property
     def driver_share(self) -> float:
         """Share of the time in which the driver was busy."""
-        return self.driver_seconds / self.wall_seconds if self.wall_seconds else 0.0
+        return self.driver_seconds / self.wall_seconds
 
 
+@dataclass
 class Simulation:
-    """A sweep in simulated time.
+    """A sweep in simulated time; each slot is a process that runs trial after trial."""
 
-    Args:
-        make_policy: makes the policy from a clock, in seconds.
-        costs: of the sweep.
-        learning_curves: what trials reach.
-        slots: number of trials at once.
-        seed: of the random part of epoch times.
-    """
+    make_policy: Callable[[Callable[[], float]], SearchPolicy]  # from a clock, in seconds
+    costs: SweepCosts
+    learning_curves: LearningCurves
+    slots: int
+    seed: int = 0  # of the random part of epoch times
 
-    def __init__(
-        self,
-        make_policy: Callable[[Callable[[], float]], SearchPolicy],
-        costs: SweepCosts,
-        learning_curves: LearningCurves,
-        slots: int,
-        seed: int = 0,
-    ):
-        self.now = 0.0
-        self.policy = make_policy(lambda: self.now)
-        self.costs, self.learning_curves = costs, learning_curves
-        self.result = SimulationResult(slots)
-        self._random = np.random.default_rng(seed)
-        self._timeline = Timeline()
-        self._driver_free_at = 0.0
+    def __post_init__(self) -> None:
+        self.now = self._driver_free_at = 0.0
+        self.policy, self.result = self.make_policy(lambda: self.now), SimulationResult(self.slots)
+        self._random = np.random.default_rng(self.seed)
+        self._arrivals: list[tuple[float, int, ActiveTrial, float]] = []  # a heap of results
+        self._order = count()  # of results with equal times
         self._curves_of_running: dict[str, Sequence[float]] = {}
         self._view_ready_at: dict[int, float] = {0: 0.0}
-        self._slots_free_at = [0.0] * slots
-        self._processes_started = 0
-        self._ended_per_cell: Counter[Cell] = Counter()
+        self._slots_free_at = [0.0] * self.slots
+        self._ended_per_cell: Counter[events.Cell] = Counter()
 
-    def run(self, warm_start_events: Iterable[WarmStart] = ()) -> SimulationResult:
+    def run(self, warm_start_events: Iterable[events.WarmStart] = ()) -> SimulationResult:
         """Run the sweep; `warm_start_events` are what it learns from earlier ones."""
+        result, tables_seconds = self.result, self.costs.tables_seconds
         for event in warm_start_events:
             self._log_event(event)
         self._fill_slots()
-        while self._timeline:
-            arrives_at, (trial, seconds) = self._timeline.pop_next()
+        while self._arrivals:
+            arrives_at, _, trial, seconds = heapq.heappop(self._arrivals)
             self._finish_epoch(trial, arrives_at, seconds)
-        tables_seconds = self.costs.tables_seconds
-        self.result.wall_seconds = max(self.result.wall_seconds, self.now) + tables_seconds
-        self.result.driver_seconds += tables_seconds
-        return self.result
+        result.wall_seconds = max(result.wall_seconds, self.now) + tables_seconds
+        result.driver_seconds += tables_seconds
+        return result
 
-    def _log_event(self, event: Event) -> None:
+    def _log_event(self, event: events.Event) -> None:
         event = event.model_copy(update={"time": self.now, "session_seconds": self.now})
         for fold in self.policy.folds:
             fold(event)
 
     def _occupy_driver(self, arrives_at: float, seconds: float) -> None:
-        """Let the driver work, and advance the time to the end of it."""
         self._driver_free_at = self.now = max(arrives_at, self._driver_free_at) + seconds
         self.result.driver_seconds += seconds
 
@@ -224,20 +142,20 @@ class Simulation:
     def _propose_trial(self) -> ActiveTrial | None:
         while cells := self.policy.next_cells():
             self._log_event(event := self.policy.propose(cells[0]))
-            if isinstance(event, TrialProposed):
+            if isinstance(event, events.TrialProposed):
                 return self.policy.active_trials.mark_running(event.trial_id)
         return None
 
     def _start_trial(self, trial: ActiveTrial, slot_free_at: float) -> None:
+        costs, result = self.costs, self.result
         self._curves_of_running[trial.trial_id] = self.learning_curves.draw_curve(trial.proposal)
-        self.result.trials += 1
-        self.result.max_running = max(self.result.max_running, len(self._curves_of_running))
-        self.result.waiting_seconds += max(0.0, self.now - slot_free_at)
-        startup_seconds = self.costs.trial_start_seconds.get(trial.proposal.cell_name, 0.0)
-        if self._processes_started < self.result.slots:  # later trials take over processes
-            startup_seconds += self.costs.process_start_seconds + self.costs.prepare_seconds
-            self._processes_started += 1
-        self.result.startup_seconds += startup_seconds
+        result.max_running = max(result.max_running, len(self._curves_of_running))
+        result.waiting_seconds += max(0.0, self.now - slot_free_at)
+        startup_seconds = costs.trial_start_seconds.get(trial.proposal.cell_name, 0.0)
+        if result.trials < result.slots:  # later trials take over processes
+            startup_seconds += costs.process_start_seconds + costs.prepare_seconds
+        result.trials += 1
+        result.startup_seconds += startup_seconds
         self._train_epoch(trial, max(self.now, slot_free_at) + startup_seconds)
 
     def _train_epoch(self, trial: ActiveTrial, starts_at: float) -> None:
@@ -248,14 +166,14 @@ class Simulation:
             self.result.startup_seconds += max(0.0, ready_at - starts_at)
             starts_at = max(starts_at, ready_at)
         mean_seconds = costs.epoch_seconds[name]
-        max_checkpoint_seconds = CHECKPOINT_TIME_SHARE * mean_seconds
-        checkpoint_seconds = min(costs.checkpoint_seconds.get(name, 0.0), max_checkpoint_seconds)
+        checkpoint_seconds = costs.checkpoint_seconds.get(name, 0.0)
+        checkpoint_seconds = min(checkpoint_seconds, CHECKPOINT_TIME_SHARE * mean_seconds)
         deviation = costs.epoch_relative_sd * self._random.standard_normal()
         seconds = mean_seconds * max(0.2, 1 + deviation)
         self.result.training_seconds += seconds
         self.result.startup_seconds += checkpoint_seconds
         arrives_at = starts_at + seconds + checkpoint_seconds + costs.report_seconds
-        self._timeline.add(arrives_at, (trial, seconds))
+        heapq.heappush(self._arrivals, (arrives_at, next(self._order), trial, seconds))
 
     def _finish_epoch(self, trial: ActiveTrial, arrives_at: float, seconds: float) -> None:
         costs, result = self.costs, self.result
@@ -263,7 +181,7 @@ class Simulation:
         accuracies = self._curves_of_running[trial.trial_id]
         reached = accuracies[: trial.epoch + 1]
         metrics = make_synthetic_metrics(len(reached), reached[-1], max(reached), seconds)
-        self._log_event(EpochFinished(**trial.proposal.identity, **dict(metrics)))
+        self._log_event(events.EpochFinished(**trial.proposal.identity, **dict(metrics)))
         result.epochs += 1
         result.waiting_seconds += self.now - arrives_at + costs.report_seconds
         if (ending := self.policy.end_of(trial)) is None:
@@ -271,7 +189,7 @@ class Simulation:
             return
         self._log_event(trial.make_end_event(*ending))
         self._ended_per_cell[trial.proposal.cell] += 1
-        was_stopped = ending[0] is TrialState.STOPPED
+        was_stopped = ending[0] is events.TrialState.STOPPED
         if was_stopped and trial.last_epoch and self.policy.stopping.decide(trial.last_epoch):
             result.stopped += 1
             result.saved_epochs += len(accuracies) - trial.epoch
@@ -286,16 +204,16 @@ class Simulation:
 
 def make_synthetic_metrics(
     epoch: int, accuracy: float, best_accuracy: float, seconds: float
-) -> EpochMetrics:
+) -> events.EpochMetrics:
     """Return the metrics of an epoch that was not trained.
 
     Args:
         epoch: from 1.
         accuracy: on the validation images.
         best_accuracy: the best so far.
-        seconds: that the epoch took.
+        seconds: duration of the epoch.
     """
-    return EpochMetrics(
+    return events.EpochMetrics(
         epoch=epoch, lr=0.0, train_loss=0.0, train_accuracy=0.0, validation_loss=0.0,
         validation_accuracy=accuracy, best_validation_accuracy=best_accuracy, losses={},
         seconds=seconds, device="", threads=0,

@@ -1,20 +1,15 @@
 """Synthetic learning curves for planning.
 
 The accuracy that a trial reaches depends on luck and on the distance of its settings from a good
-point, which is drawn for each cell; its speed depends on luck alone. Recorded curves share that
-good settings are close together and that early epochs predict late ones; how much is a guess here.
+point, which is drawn for each cell; its speed depends on luck alone. How much is a guess.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna import distributions as kinds
 
 from kdtune.log.distributions import parse_distributions
 from kdtune.log.events import TrialProposed
@@ -34,16 +29,12 @@ LEARNING_SPEEDS = (3.0, 9.0)
 """Range of the number of time constants in a trial's length."""
 
 
+@dataclass(frozen=True)
 class SyntheticCurves(LearningCurves):
-    """Learning curves that follow from a trial's settings and a seed.
+    """Learning curves that follow from a trial's settings and a seed."""
 
-    Args:
-        epochs: of a trial that is not stopped.
-        seed: of all curves.
-    """
-
-    def __init__(self, epochs: int, seed: int):
-        self.epochs, self.seed = epochs, seed
+    epochs: int
+    seed: int
 
     def draw_curve(self, proposal: TrialProposed) -> Sequence[float]:
         """Return the validation accuracies of a trial by epoch."""
@@ -63,7 +54,7 @@ class SyntheticCurves(LearningCurves):
 
 
 def to_unit_interval(
-    params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+    params: Mapping[str, Any], distributions: Mapping[str, kinds.BaseDistribution]
 ) -> dict[str, float]:
     """Scale values to the range 0 to 1 of what they were drawn from; choices by their number.
 
@@ -74,14 +65,13 @@ def to_unit_interval(
     return {name: _scale_to_unit(value, distributions[name]) for name, value in params.items()}
 
 
-def _scale_to_unit(value: Any, distribution: BaseDistribution) -> float:
-    if isinstance(distribution, CategoricalDistribution):
-        count = len(distribution.choices)
-        return distribution.to_internal_repr(value) / (count - 1) if count > 1 else 0.0
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high = distribution.low, distribution.high
-    if low == high:
+def _scale_to_unit(value: Any, distribution: kinds.BaseDistribution) -> float:
+    if distribution.single():
         return 0.0
+    if isinstance(distribution, kinds.CategoricalDistribution):
+        return distribution.to_internal_repr(value) / (len(distribution.choices) - 1)
+    assert isinstance(distribution, kinds.FloatDistribution | kinds.IntDistribution)
+    low, high = distribution.low, distribution.high
     if distribution.log:
         return float(np.log(value / low) / np.log(high / low))
     return float((value - low) / (high - low))

@@ -1,14 +1,14 @@
 """The policy of a confirmation: its runs, the choice among candidates, and what may be tested.
 
 The best trials of a search profit from luck. So the best trials of every cell, its candidates, are
-trained again with further seeds, which are the same in all cells: student initialisation and order
-of the data are paired. Validation images decide among them, and only the chosen candidate is
-tested, once, on the test images. A choice is final: later seeds are trained for it alone.
+trained again with further seeds, which are the same in all cells. Validation images decide among
+them, and only the chosen candidate is tested, once. A choice is final: it alone gets later seeds.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -16,85 +16,62 @@ import pandas as pd
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
-from kdtune.log.events import (
-    SUCCESSFUL_STATES,
-    CandidateChosen,
-    Cell,
-    ConfirmStarted,
-    Event,
-    RunTested,
-    TrialEnded,
-    TrialProposed,
-    TrialState,
-    WeightsMissing,
-)
+from kdtune.log import events
+from kdtune.log.events import Cell, TrialState
 from kdtune.reports.tables.statistics import MIN_SEEDS
 from kdtune.runtime.console import say
 from kdtune.runtime.seeds import derive_seed
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.search.stopping import EarlyStopping
 
-Candidates = dict[Cell, list[str]]
-"""Trials of each cell that are trained again, the best first."""
+Candidates = dict[Cell, list[str]]  # trials that are trained again, the best first
 
 
+@dataclass
 class ConfirmPolicy(SchedulingPolicy):
-    """Runs, choices and tests of a confirmation.
+    """Runs, choices and tests of a confirmation; runs are known by their ids."""
 
-    Args:
-        sweep: complete settings.
-        trial_configs: complete settings of each trial of the search.
-        clock: monotonic clock, in seconds.
-        say: takes a line for the user about signals.
-    """
+    sweep: SweepConfig
+    trial_configs: Mapping[str, dict[str, Any]]  # of the trials of the search
+    clock: Callable[[], float] = time.monotonic
+    say: Callable[[str], None] = say
+    failure_restarts = 1
 
-    def __init__(
-        self,
-        sweep: SweepConfig,
-        trial_configs: Mapping[str, dict[str, Any]],
-        clock: Callable[[], float] = time.monotonic,
-        say: Callable[[str], None] = say,
-    ):
-        no_stopping = EarlyStopping(
-            "none", sweep.epochs, sweep.grace_period, sweep.reduction_factor
-        )
-        super().__init__(sweep, no_stopping, 1, clock, say)
-        self.trial_configs = trial_configs
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.stopping = EarlyStopping(self.sweep.model_copy(update={"scheduler": "none"}))
         self.candidates: Candidates = {}
-        self.num_seeds = 0
-        """Fresh seeds of each candidate, numbered from 1."""
+        self.num_seeds = 0  # of each candidate; they are numbered from 1
         self.chosen_trials: dict[Cell, str] = {}
-        self.proposals: dict[str, TrialProposed] = {}
-        """How each run was proposed, by its id."""
-        self.end_events: dict[str, TrialEnded] = {}
-        """How each run ended, by its id."""
+        self.proposals: dict[str, events.TrialProposed] = {}
+        self.end_events: dict[str, events.TrialEnded] = {}
         self.tested_runs: set[str] = set()
 
     @property
-    def folds(self) -> list[Callable[[Event], None]]:
+    def folds(self) -> list[Callable[[events.Event], None]]:
         return [self.fold, *super().folds]
 
-    def fold(self, event: Event) -> None:
+    def fold(self, event: events.Event) -> None:
         """Add an event of the log."""
         match event:
-            case ConfirmStarted():
+            case events.ConfirmStarted():
                 self.num_seeds = max(self.num_seeds, event.seeds)
                 for run_id in self.crashed_runs():
                     self._requeue(run_id)  # the cause of the crash may be gone
                 for candidate in event.candidates:
                     self.candidates.setdefault(candidate.cell, []).append(candidate.trial_id)
-            case TrialProposed(candidate=candidate_id, number=seed):
+            case events.TrialProposed(candidate=candidate_id, number=seed):
                 is_known = candidate_id is not None and candidate_id in self.trial_configs
                 if not is_known or event.trial_id != make_run_id(str(candidate_id), seed):
                     raise ValueError(f"there is no run {event.trial_id}")
                 self.proposals[event.trial_id] = event
-            case TrialEnded():
+            case events.TrialEnded():
                 self.end_events[event.trial_id] = event
-            case CandidateChosen():
+            case events.CandidateChosen():
                 self.chosen_trials[event.cell] = event.candidate
-            case RunTested():
+            case events.RunTested():
                 self.tested_runs.add(event.trial_id)
-            case WeightsMissing():
+            case events.WeightsMissing():
                 self._requeue(event.trial_id)
 
     def crashed_runs(self) -> list[str]:
@@ -105,28 +82,25 @@ class ConfirmPolicy(SchedulingPolicy):
     def _requeue(self, run_id: str) -> None:
         del self.end_events[run_id], self.proposals[run_id]
 
-    def _planned_runs(self) -> Iterator[tuple[Cell, str, int]]:
-        """Yield cell, trial and seed of all runs, one cell after the other."""
-        for cell, trials in self.candidates.items():
-            chosen = self.chosen_trials.get(cell)
-            for seed in range(1, self.num_seeds + 1):
-                for trial in trials:
-                    if chosen in (None, trial):
-                        yield cell, trial, seed
+    def _planned_runs(self) -> dict[str, tuple[Cell, str, int]]:
+        """Return cell, trial and seed of all runs by id, one cell after the other."""
+        return {
+            make_run_id(trial, seed): (cell, trial, seed)
+            for cell, trials in self.candidates.items()
+            for seed in range(1, self.num_seeds + 1)
+            for trial in trials
+            if self.chosen_trials.get(cell) in (None, trial)
+        }
 
     def _missing_runs(self) -> list[tuple[Cell, str, int]]:
-        return [
-            (cell, trial, seed)
-            for cell, trial, seed in self._planned_runs()
-            if make_run_id(trial, seed) not in self.proposals
-        ]
+        return [run for i, run in self._planned_runs().items() if i not in self.proposals]
 
     def next_cells(self) -> list[Cell]:
         return list(dict.fromkeys(cell for cell, *_ in self._missing_runs()))
 
-    def propose(self, cell: Cell) -> TrialProposed:
+    def propose(self, cell: Cell) -> events.TrialProposed:
         trial, seed = next((t, s) for run_cell, t, s in self._missing_runs() if run_cell == cell)
-        return TrialProposed(
+        return events.TrialProposed(
             trial_id=make_run_id(trial, seed),
             method=cell[0],
             model=cell[1],
@@ -141,7 +115,7 @@ class ConfirmPolicy(SchedulingPolicy):
     @property
     def runs_per_cell(self) -> dict[Cell, int]:
         """Number of runs of each cell, those of candidates that were not chosen included."""
-        planned = {make_run_id(trial, seed): cell for cell, trial, seed in self._planned_runs()}
+        planned = {run_id: cell for run_id, (cell, *_) in self._planned_runs().items()}
         proposed = {run_id: run.cell for run_id, run in self.proposals.items()}
         return Counter((planned | proposed).values())
 
@@ -163,11 +137,7 @@ class ConfirmPolicy(SchedulingPolicy):
     def exhausted_reason(self, cell: Cell) -> str | None:
         return None  # the number of runs is the budget
 
-    @property
-    def finished(self) -> bool:
-        return not self.active_trials.by_id and not self.next_cells()
-
-    def choose_candidates(self) -> list[CandidateChosen]:
+    def choose_candidates(self) -> list[events.CandidateChosen]:
         """Return the choice in each cell that has none yet and has a finished run.
 
         It is the candidate with the highest mean validation accuracy over its finished runs, the
@@ -175,23 +145,19 @@ class ConfirmPolicy(SchedulingPolicy):
         with as many finished runs as a comparison needs.
         """
         choices = []
-        for cell, trials in self.candidates.items():
+        for (method, model), trials in self.candidates.items():
             ranked = []
             for trial in sorted(trials, key=lambda trial: int(trial.rpartition("-")[2])):
                 ends = [self.end_events[run_id] for run_id in self._runs_of(trial)]
-                accuracies = [
-                    end.best_validation_accuracy
-                    for end in ends
-                    if end.state is TrialState.FINISHED
-                    and end.best_validation_accuracy is not None
-                ]
-                if accuracies:
+                finished = [end for end in ends if end.state is TrialState.FINISHED]
+                bests = [end.best_validation_accuracy for end in finished]
+                if accuracies := [best for best in bests if best is not None]:
                     diverged = any(end.state is TrialState.DIVERGED for end in ends)
                     has_enough_seeds = len(accuracies) >= MIN_SEEDS
                     ranked.append((not diverged, has_enough_seeds, fmean(accuracies), trial))
-            if ranked and cell not in self.chosen_trials:
+            if ranked and (method, model) not in self.chosen_trials:
                 *_, best = max(ranked, key=lambda rank: rank[:-1])
-                choices.append(CandidateChosen(method=cell[0], model=cell[1], candidate=best))
+                choices.append(events.CandidateChosen(method=method, model=model, candidate=best))
         return choices
 
     def _runs_of(self, trial: str) -> list[str]:
@@ -199,8 +165,7 @@ class ConfirmPolicy(SchedulingPolicy):
 
     def testable_runs(self) -> list[str]:
         """Return the finished, untested runs of the candidates that are or may be chosen."""
-        runs = [make_run_id(trial, seed) for _, trial, seed in self._planned_runs()]
-        return [run_id for run_id in runs if self._is_testable(run_id)]
+        return list(filter(self._is_testable, self._planned_runs()))
 
     def untested_runs(self) -> list[tuple[Cell, str]]:
         """Return cell and id of the finished, untested runs of the chosen candidates."""
@@ -220,9 +185,6 @@ class ConfirmPolicy(SchedulingPolicy):
 def make_run_id(trial_id: str, seed: int) -> str:
     """Return the id of a run.
 
-    >>> make_run_id("at-ResNet18-017", 3)
-    'at-ResNet18-017-seed3'
-
     Args:
         trial_id: the trial of the search.
         seed: number of the seed, from 1.
@@ -231,7 +193,7 @@ def make_run_id(trial_id: str, seed: int) -> str:
 
 
 def best_trials(trials: pd.DataFrame, top: int) -> Candidates:
-    """Return the best successful trials of each cell; cells of slow students come first.
+    """Return the best successful trials of each cell, those of slow students first.
 
     So the last cell, at whose end slots are idle, has short runs.
 
@@ -241,10 +203,9 @@ def best_trials(trials: pd.DataFrame, top: int) -> Candidates:
     """
     totals = trials.groupby("model")[["device_seconds", "epochs"]].sum()
     seconds_per_epoch = (totals["device_seconds"] / totals["epochs"]).to_dict()
-    successful = trials[trials["state"].isin(SUCCESSFUL_STATES)].dropna(
-        subset="best_validation_accuracy"
-    )
-    ranked = successful.sort_values("best_validation_accuracy", ascending=False, kind="stable")
+    successful, best = trials["state"].isin(events.SUCCESSFUL_STATES), "best_validation_accuracy"
+    counted = trials[successful].dropna(subset=best)
+    ranked = counted.sort_values(best, ascending=False, kind="stable")
     cells = ranked.groupby(["method", "model"], sort=False)["trial_id"]
-    best = {(str(m), str(s)): list(ids.head(top)) for (m, s), ids in cells}
-    return dict(sorted(best.items(), key=lambda cell: -seconds_per_epoch[cell[0][1]]))
+    candidates = {(str(m), str(s)): list(ids.head(top)) for (m, s), ids in cells}
+    return dict(sorted(candidates.items(), key=lambda cell: -seconds_per_epoch[cell[0][1]]))

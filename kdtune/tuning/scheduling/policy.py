@@ -1,13 +1,11 @@
 """The policy that a search and a confirmation share: which trial starts, and when one ends."""
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import DiskFullError
 from kdtune.log.events import Cell, Event, SpaceExhausted, TrialProposed, TrialState
-from kdtune.runtime.console import say
 from kdtune.runtime.signals import InterruptHandler
 from kdtune.tuning.scheduling.trial_state import ActiveTrial, ActiveTrials
 from kdtune.tuning.scheduling.watchdog import Watchdog
@@ -15,30 +13,18 @@ from kdtune.tuning.search.stopping import EarlyStopping
 
 
 class SchedulingPolicy(ABC):
-    """Folds over a log that decide about trials, with their signals and clocks.
+    """Folds over a log that decide about trials, with their signals and a monotonic clock."""
 
-    Args:
-        sweep: complete settings.
-        stopping: the early-stopping rule.
-        failure_restarts: restarts of a trial that failed by itself, at most.
-        clock: monotonic clock, in seconds.
-        say: takes a line for the user about signals.
-    """
+    sweep: SweepConfig
+    clock: Callable[[], float]
+    say: Callable[[str], None]
+    failure_restarts = 0  # of a trial that failed by itself, at most
+    failure: DiskFullError | None = None  # the error of a trial that stops the sweep
 
-    def __init__(
-        self,
-        sweep: SweepConfig,
-        stopping: EarlyStopping,
-        failure_restarts: int,
-        clock: Callable[[], float] = time.monotonic,
-        say: Callable[[str], None] = say,
-    ):
-        self.sweep, self.stopping, self.failure_restarts = sweep, stopping, failure_restarts
-        self.active_trials = ActiveTrials()
-        self.interrupts = InterruptHandler(sweep.shutdown_grace, say)
-        self.watchdog = Watchdog(sweep.stall_timeout, self.interrupts, clock)
-        self.failure: DiskFullError | None = None
-        """The error, if a trial reported one, that stops the sweep."""
+    def __post_init__(self) -> None:
+        self.stopping, self.active_trials = EarlyStopping(self.sweep), ActiveTrials()
+        self.interrupts = InterruptHandler(self.sweep.shutdown_grace, self.say)
+        self.watchdog = Watchdog(self.sweep.stall_timeout, self.interrupts, self.clock)
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:
@@ -63,9 +49,9 @@ class SchedulingPolicy(ABC):
         """Return why a trial of the cell may not train another epoch; None if it may."""
 
     @property
-    @abstractmethod
     def finished(self) -> bool:
         """True if no trial is active and none is to start."""
+        return not self.active_trials.by_id and not self.next_cells()
 
     def end_of(self, trial: ActiveTrial) -> tuple[TrialState, str] | None:
         """Return state and reason of a trial that ends now; None if it continues."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import file_stem
@@ -10,35 +11,23 @@ from kdtune.runtime.console import say
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.search.budget import Budget
 from kdtune.tuning.search.space import ConfigureTrial, SearchSpace
-from kdtune.tuning.search.stopping import EarlyStopping
 from kdtune.tuning.search.studies import CellStudies
 
 
+@dataclass
 class SearchPolicy(SchedulingPolicy):
-    """Studies, early stopping and budget of a search.
+    """Studies, early stopping and budget of a search."""
 
-    Args:
-        sweep: complete settings.
-        spaces: the search space of each method.
-        configure_trial: see `kdtune.tuning.search.space.ConfigureTrial`.
-        clock: monotonic clock, in seconds.
-        say: takes a line for the user about signals.
-    """
+    sweep: SweepConfig
+    spaces: Mapping[str, SearchSpace]
+    configure_trial: ConfigureTrial
+    clock: Callable[[], float] = time.monotonic
+    say: Callable[[str], None] = say
 
-    def __init__(
-        self,
-        sweep: SweepConfig,
-        spaces: Mapping[str, SearchSpace],
-        configure_trial: ConfigureTrial,
-        clock: Callable[[], float] = time.monotonic,
-        say: Callable[[str], None] = say,
-    ):
-        stopping = EarlyStopping(
-            sweep.scheduler, sweep.epochs, sweep.grace_period, sweep.reduction_factor
-        )
-        super().__init__(sweep, stopping, 0, clock, say)
-        self.studies, self.budget = CellStudies(sweep, spaces), Budget(sweep, clock)
-        self.configure_trial = configure_trial
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.studies = CellStudies(self.sweep, self.spaces)
+        self.budget = Budget(self.sweep, self.clock)
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:
@@ -51,8 +40,7 @@ class SearchPolicy(SchedulingPolicy):
         method, model = cell
         number = self.studies.trial_counts[cell]
         trial_id = f"{file_stem(*cell)}-{number:03d}"
-        proposal = self.studies.propose(cell, trial_id)
-        if proposal is None:
+        if (proposal := self.studies.propose(cell, trial_id)) is None:
             reason = f"its space has no point that was not tried; {number} trials are all"
             return SpaceExhausted(method=method, model=model, reason=reason)
         return TrialProposed(
@@ -68,7 +56,3 @@ class SearchPolicy(SchedulingPolicy):
 
     def exhausted_reason(self, cell: Cell) -> str | None:
         return self.budget.exhausted_reason(cell)
-
-    @property
-    def finished(self) -> bool:
-        return self.budget.finished

@@ -1,7 +1,7 @@
 """The searcher of Ray Tune: hands out trials that lost their process, then new ones."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -16,28 +16,20 @@ from kdtune.tuning.scheduling.trial_state import ActiveTrial
 FINISHED: str = Searcher.FINISHED
 
 
+@dataclass(eq=False)
 class LogSearcher(NotSaved, Searcher):
-    """Hands out trials for which there is room.
+    """Hands out trials for which there is room; `append_event` logs and folds an event."""
 
-    Args:
-        policy: decides which trial is next.
-        append_event: writes an event to the log and folds it.
-        slots: the resources of trials.
-        say: takes a line for the user.
-    """
+    policy: SchedulingPolicy
+    append_event: Callable[[Event], None]
+    slots: Slots
+    say: Callable[[str], None] = say
+    _unplaceable: list[str] = field(default_factory=list)
+    _known_nodes: list[Node] = field(default_factory=list)
 
-    def __init__(
-        self,
-        policy: SchedulingPolicy,
-        append_event: Callable[[Event], None],
-        slots: Slots,
-        say: Callable[[str], None] = say,
-    ):
+    def __post_init__(self) -> None:
         super().__init__()
-        self.policy, self.active_trials = policy, policy.active_trials
-        self.append_event, self.slots, self.say = append_event, slots, say
-        self._unplaceable: list[str] = []
-        self._known_nodes: list[Node] = []
+        self.active_trials = self.policy.active_trials
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return what the process of the next trial gets; `trial_id` is Ray's."""
@@ -56,42 +48,36 @@ class LogSearcher(NotSaved, Searcher):
                 if isinstance(event, SpaceExhausted):
                     continue
                 chosen_id = event.trial_id
-            self.slots.allocate(chosen_id, allocation)
+            self.slots.allocations[chosen_id] = allocation
             return self._ray_config(self.active_trials.mark_running(chosen_id), allocation)
         # After FINISHED Tune never asks again, but an active trial may lose its process.
         return None if pending or self.active_trials.by_id else FINISHED
 
     def _pending_trials(self) -> list[PendingTrial]:
-        """Return trials that started before, then new ones; those that need a device alone last.
-
-        They run last, since reserving a whole device would leave it idle.
-        """
+        """Return earlier trials, then new ones; last those for which a whole device must idle."""
         for trial in self.active_trials.pending:
             if (end := self.policy.end_of(trial)) is not None:
                 self.append_event(trial.make_end_event(*end))
-        started_before = [
+        pending = [
             PendingTrial(trial.trial_id, trial.proposal.cell, trial.exclusive)
             for trial in self.active_trials.pending
         ]
-        new_trials = [PendingTrial(cell, cell) for cell in self.policy.next_cells()]
-        return sorted([*started_before, *new_trials], key=lambda pending: pending.exclusive)
+        pending += [PendingTrial(cell, cell) for cell in self.policy.next_cells()]
+        return sorted(pending, key=lambda trial: trial.exclusive)
 
     def _warn_unplaceable(self) -> None:
         """Say, once, of which students no trial fits on any node any more."""
         if (nodes := list(self.slots.nodes())) == self._known_nodes:
             return
-        self._known_nodes, unplaceable = nodes, self.slots.unplaceable_models()
-        for model in unplaceable:
-            if model not in self._unplaceable:
-                self.say(f"no node has room for a trial of {model} any more: they wait for one")
-        self._unplaceable = unplaceable
+        known, unplaceable = self._unplaceable, self.slots.unplaceable_models()
+        for model in [model for model in unplaceable if model not in known]:
+            self.say(f"no node has room for a trial of {model} any more: they wait for one")
+        self._known_nodes, self._unplaceable = nodes, unplaceable
 
     def _ray_config(self, trial: ActiveTrial, allocation: Allocation) -> dict[str, Any]:
         sweep, proposed = self.policy.sweep, trial.proposal.config
         config = {**proposed, **sweep.locations(proposed["teacher_model"] is not None)}
         return {"trial_id": trial.trial_id, "config": config, "allocation": asdict(allocation)}
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, **ending: Any) -> None:
         """Do nothing: the scheduler logs the ends of trials."""

@@ -1,40 +1,23 @@
-"""Trials that have not ended: the last epoch of each, its restarts, and whether a process runs it.
+"""Trials that have not ended, as a fold over the log.
 
-A fold over the log. A trial is active from its proposal to its end. Without a process, because its
-process or its driver died, it is pending until it is handed out again.
+Without a process, because it or its driver died, a trial is pending until it is handed out again.
 """
 
 from collections import Counter
 from dataclasses import dataclass, field
 
-from kdtune.log.events import (
-    EpochFinished,
-    Event,
-    RestartCause,
-    TrialEnded,
-    TrialProposed,
-    TrialRestarted,
-    TrialState,
-)
+from kdtune.log import events
+from kdtune.log.events import EpochFinished, RestartCause, TrialEnded, TrialProposed, TrialState
 
 
 @dataclass
 class ActiveTrial:
-    """A trial that has not ended.
-
-    A lost node is not counted as a restart if the trial finished an epoch since it last started.
-
-    Attributes:
-        proposal: how it was proposed.
-        last_epoch: the last epoch that it finished; None before the first.
-        restarts: their number by cause.
-        epoch_at_start: number of the last finished epoch when its process started.
-    """
+    """A trial that has not ended; `restarts` leaves out nodes that were lost after progress."""
 
     proposal: TrialProposed
     last_epoch: EpochFinished | None = None
     restarts: Counter[RestartCause] = field(default_factory=Counter)
-    epoch_at_start: int = 0
+    epoch_at_start: int = 0  # the last one that it had finished when its process started
 
     @property
     def trial_id(self) -> str:
@@ -47,15 +30,14 @@ class ActiveTrial:
         return self.last_epoch.epoch if self.last_epoch else 0
 
     @property
+    def has_progress(self) -> bool:
+        """True if it finished an epoch since its process started."""
+        return self.epoch > self.epoch_at_start
+
+    @property
     def exclusive(self) -> bool:
         """True if it gets a device to itself."""
         return self.restarts[RestartCause.DEVICE_MEMORY] > 0
-
-    def count_restart(self, cause: RestartCause) -> None:
-        """Count a restart."""
-        if cause is not RestartCause.NODE_LOST or self.epoch == self.epoch_at_start:
-            self.restarts[cause] += 1
-        self.epoch_at_start = self.epoch
 
     def make_end_event(self, state: TrialState, reason: str) -> TrialEnded:
         """Return the event of its end.
@@ -65,23 +47,18 @@ class ActiveTrial:
             reason: why, in a sentence.
         """
         best = self.last_epoch.best_validation_accuracy if self.last_epoch else None
-        return TrialEnded(
-            **self.proposal.identity,
-            state=state,
-            reason=reason,
-            epochs=self.epoch,
-            best_validation_accuracy=best,
-        )
+        end = {**self.proposal.identity, "state": state, "reason": reason, "epochs": self.epoch}
+        return TrialEnded(**end, best_validation_accuracy=best)
 
 
+@dataclass
 class ActiveTrials:
     """All active trials by id; a fold over the log."""
 
-    def __init__(self) -> None:
-        self.by_id: dict[str, ActiveTrial] = {}
-        self._pending: dict[str, None] = {}  # a set that keeps its order
+    by_id: dict[str, ActiveTrial] = field(default_factory=dict)
+    _pending: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
 
-    def fold(self, event: Event) -> None:
+    def fold(self, event: events.Event) -> None:
         """Add an event of the log."""
         match event:
             case TrialProposed():
@@ -92,8 +69,11 @@ class ActiveTrials:
                 if event.epoch != trial.epoch + 1:
                     raise ValueError(f"epoch {event.epoch} after {trial.epoch}")
                 trial.last_epoch = event
-            case TrialRestarted():
-                self.by_id[event.trial_id].count_restart(event.cause)
+            case events.TrialRestarted():
+                trial = self.by_id[event.trial_id]
+                if event.cause is not RestartCause.NODE_LOST or not trial.has_progress:
+                    trial.restarts[event.cause] += 1
+                trial.epoch_at_start = trial.epoch
                 self._pending[event.trial_id] = None
             case TrialEnded():
                 del self.by_id[event.trial_id]

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -16,11 +16,7 @@ from kdtune.runtime.signals import InterruptHandler
 from kdtune.tuning.cluster.ray_private import NotSaved
 from kdtune.units import format_duration
 
-CHECK_EVERY_SECONDS = 1.0
-"""Time between two checks; Tune's loop turns once per result, which can be much more often."""
-
-LONGEST_EPOCH_FACTOR = 10
-"""A trial may always take this many times the longest epoch of its student."""
+LONGEST_EPOCH_FACTOR = 10  # a trial may always take this many times its student's longest epoch
 
 
 @dataclass
@@ -31,27 +27,21 @@ class _RunningProcess:
     last_progress: float
 
 
+@dataclass(eq=False)
 class Watchdog(NotSaved, tune.Callback):
-    """Kills a process whose trial reports nothing for too long.
+    """Kills a process whose trial makes no progress for `stall_timeout` seconds.
 
-    Args:
-        stall_timeout: allowed time without progress, in seconds. Ten times the longest epoch of
-            the same student is always allowed; while none is known, ten times this time.
-        interrupts: its deadline is checked at every turn of Tune's loop.
-        clock: monotonic clock, in seconds.
+    Ten times the longest epoch of the same student is always allowed; while none is known, ten
+    times `stall_timeout`. The deadline of `interrupts` is checked at every turn of Tune's loop.
     """
 
-    def __init__(
-        self,
-        stall_timeout: float,
-        interrupts: InterruptHandler,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self.stall_timeout, self.interrupts, self.clock = stall_timeout, interrupts, clock
-        self._processes: dict[str, _RunningProcess] = {}
-        self._longest_epochs: dict[str, float] = {}
-        self._kill_reasons: dict[str, str] = {}
-        self._next_check = clock()
+    stall_timeout: float
+    interrupts: InterruptHandler
+    clock: Callable[[], float] = time.monotonic
+    _processes: dict[str, _RunningProcess] = field(default_factory=dict)
+    _longest_epochs: dict[str, float] = field(default_factory=dict)
+    _kill_reasons: dict[str, str] = field(default_factory=dict)
+    _next_check: float = 0.0
 
     def add_process(self, trial_id: str, model: str, pid: int, node: str) -> None:
         """Watch a process from now on.
@@ -104,7 +94,7 @@ class Watchdog(NotSaved, tune.Callback):
         """Check deadlines; Tune calls this at least ten times a second."""
         self.interrupts.check_deadline()
         if (now := self.clock()) >= self._next_check:
-            self._next_check = now + CHECK_EVERY_SECONDS
+            self._next_check = now + 1.0  # the loop turns once per result, or more often
             self.check_timeouts()
 
 

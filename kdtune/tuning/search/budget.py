@@ -1,7 +1,7 @@
 """The budget: what each cell has used, which cell is next, and when it is spent.
 
-Every cell gets the same number of trials, epochs or device seconds, as the user wishes. Limits of
-trials and epochs are kept exactly; when the time is over, running epochs are finished.
+Every cell gets the same number of trials, epochs or device seconds. Limits of trials and epochs
+are kept exactly; when the time is over, running epochs are finished.
 """
 
 import time
@@ -53,21 +53,20 @@ class _CellUsage:
         return used
 
 
+@dataclass
 class Budget:
-    """The budget of a sweep; a fold over the log.
+    """The budget of a sweep, by a monotonic clock; a fold over the log."""
 
-    Args:
-        sweep: gives cells and limits.
-        clock: monotonic clock, in seconds.
-    """
+    sweep: SweepConfig
+    clock: Callable[[], float] = time.monotonic
 
-    def __init__(self, sweep: SweepConfig, clock: Callable[[], float] = time.monotonic):
-        self.sweep, self._stopwatch = sweep, Stopwatch(clock)
-        self._usage_by_cell = {cell: _CellUsage() for cell in sweep.cells()}
+    def __post_init__(self) -> None:
+        self.stopwatch = Stopwatch(self.clock)
+        self._usage_by_cell = {cell: _CellUsage() for cell in self.sweep.cells()}
 
     def fold(self, event: Event) -> None:
         """Add an event of the log."""
-        self._stopwatch.fold(event)
+        self.stopwatch.fold(event)
         match event:
             case TrialProposed():
                 self._usage_by_cell[event.cell].active[event.trial_id] = _Usage(trials=1)
@@ -83,18 +82,12 @@ class Budget:
 
     def next_cells(self) -> list[Cell]:
         """Return the cells that may start a trial, the one with least use first."""
-
-        def sort_key(cell: Cell) -> tuple[float, int]:
-            usage = self._usage_by_cell[cell]
-            return usage.projected_use(self.sweep.balance_by, self.sweep.epochs), usage.trials
-
-        return sorted(filter(self._can_start_trial, self._usage_by_cell), key=sort_key)
-
-    def _can_start_trial(self, cell: Cell) -> bool:
-        usage, trials = self._usage_by_cell[cell], self.sweep.trials
-        if usage.space_exhausted or (trials is not None and usage.trials >= trials):
-            return False
-        return self.exhausted_reason(cell, extra_trials=1) is None
+        sweep, uses = self.sweep, {}
+        for cell, usage in self._usage_by_cell.items():
+            has_trials = sweep.trials is None or usage.trials < sweep.trials
+            if has_trials and not usage.space_exhausted and not self.exhausted_reason(cell, 1):
+                uses[cell] = usage.projected_use(sweep.balance_by, sweep.epochs), usage.trials
+        return sorted(uses, key=uses.__getitem__)
 
     def exhausted_reason(self, cell: Cell, extra_trials: int = 0) -> str | None:
         """Return why a trial of the cell may not train another epoch; None if it may.
@@ -106,7 +99,7 @@ class Budget:
             extra_trials: trials that are not active yet.
         """
         limit, seconds = self.sweep.total_epochs, self.sweep.time_budget
-        if seconds is not None and self.seconds >= seconds:
+        if seconds is not None and self.stopwatch.elapsed_seconds >= seconds:
             return f"the time budget of {format_duration(seconds)} is spent"
         if limit is None:
             return None
@@ -117,14 +110,3 @@ class Budget:
         if sum(usage.epochs + len(usage.active) for usage in usages) + extra_trials <= limit:
             return None
         return f"{share} of {limit} epochs is spent"
-
-    @property
-    def seconds(self) -> float:
-        """Seconds that the sweep ran, in all sessions."""
-        return self._stopwatch.elapsed_seconds
-
-    @property
-    def finished(self) -> bool:
-        """True if no trial is active and none may start."""
-        has_active = any(usage.active for usage in self._usage_by_cell.values())
-        return not has_active and not self.next_cells()

@@ -2,34 +2,28 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from typing import Any
 
-from optuna import Study, samplers
+from optuna import samplers
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
 
 from kdtune.errors import UserError, did_you_mean
 from kdtune.tuning.search.space import SearchSpace
 
-GRID_SAMPLER = "grid"
-"""The sampler that tries every point of a space once, in random order."""
-
-AUTO_SAMPLER = "auto"
-"""`gp` or `tpe`; see `choose_sampler`."""
+GRID_SAMPLER = "grid"  # tries every point of a space once, in random order
+AUTO_SAMPLER = "auto"  # `gp` or `tpe`; see `choose_sampler`
 
 AUTO_GP_MAX_TRIALS = 200
 """Trials of a cell up to which `gp` proposes; later it costs more time than it saves."""
 
 
 class _GridSampler(samplers.BruteForceSampler):
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
+    def after_trial(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: Optuna would stop the study, which only works inside its own loop."""
 
 
@@ -60,9 +54,8 @@ def choose_sampler(space: SearchSpace, num_trials: int) -> str:
 
 def describe_sampler(name: str) -> str:
     """Return the name of a sampler for the user."""
-    return (
-        f"gp (tpe after {AUTO_GP_MAX_TRIALS} trials of a cell)" if name == AUTO_SAMPLER else name
-    )
+    auto = f"gp (tpe after {AUTO_GP_MAX_TRIALS} trials of a cell)"
+    return auto if name == AUTO_SAMPLER else name
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
@@ -72,18 +65,14 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         name: a key of `STATELESS_SAMPLERS` or `STATEFUL_SAMPLERS`, or the import path of a class
             or function that returns a sampler, as ``package.module.Name``.
         seed: passed to it if it takes a ``seed``.
-
-    Raises:
-        UserError: there is no sampler of that name.
     """
     factory = (STATELESS_SAMPLERS | STATEFUL_SAMPLERS).get(name) or _import_sampler(name)
     seed_kwargs = {"seed": seed} if "seed" in inspect.signature(factory).parameters else {}
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         sampler = factory(**seed_kwargs)
     if not isinstance(sampler, BaseSampler):
-        raise UserError(
-            f"'{name}' returns no sampler of Optuna's, but a {type(sampler).__name__}."
-        )
+        returned = type(sampler).__name__
+        raise UserError(f"'{name}' returns no sampler of Optuna's, but a {returned}.")
     return sampler
 
 
@@ -102,11 +91,7 @@ def _import_sampler(name: str) -> Callable[..., Any]:
 
 
 def require_finite(space: SearchSpace) -> None:
-    """Refuse a space whose points cannot be listed, as `GRID_SAMPLER` does.
-
-    Raises:
-        UserError: a setting has a continuous range.
-    """
+    """Refuse a space whose points cannot be listed, as `GRID_SAMPLER` does."""
     for trial, _ in space.probe_points():
         for key, distribution in trial.distributions.items():
             if isinstance(distribution, FloatDistribution) and distribution.step is None:

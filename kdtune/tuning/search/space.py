@@ -12,13 +12,7 @@ from types import ModuleType
 from typing import Any, Self
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    distribution_to_json,
-)
+from optuna import distributions as ranges
 from ray.tune.search.sample import Domain
 
 import search_spaces
@@ -36,54 +30,30 @@ ConfigureTrial = Callable[[Cell, int, dict[str, Any]], TrainConfig]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The search space of one method.
-
-    Attributes:
-        method: a key of `METHODS`.
-        distributions: searched settings, for Optuna; empty for a define-by-run space.
-        constants: settings that the space fixes.
-        define_by_run: the define-by-run function, or None.
-        start_points: points tried first; the sampler proposes settings that a point leaves out.
-        docstring: the module's docstring, which says where the ranges come from.
-        path: the module's file.
-    """
+    """The search space of one method: searched and fixed settings, and points tried first."""
 
     method: str
-    distributions: dict[str, BaseDistribution]
+    distributions: dict[str, ranges.BaseDistribution]
     constants: dict[str, Any]
     define_by_run: Callable[[optuna.Trial], dict[str, Any] | None] | None
-    start_points: list[dict[str, Any]]
+    start_points: list[dict[str, Any]]  # the sampler proposes what a point leaves out
     docstring: str
     path: Path
 
     def with_constants(self, constants: dict[str, Any]) -> Self:
-        """Return the space with some settings fixed, so that they are not searched.
-
-        Raises:
-            UserError: a define-by-run space searches one of them, which only its file can change.
-        """
+        """Return the space with some settings fixed; only a file can change its own function."""
         if self.define_by_run is not None:
             for key in constants:
                 if any(key in trial.params for trial, _ in self.probe_points()):
                     raise UserError(f"{self.path} searches '{key}' by itself; fix it there.")
-
-        def without_fixed(values: dict[str, Any]) -> dict[str, Any]:
-            return {key: value for key, value in values.items() if key not in constants}
-
-        points = [without_fixed(point) for point in self.start_points]
-        return replace(
-            self,
-            distributions=without_fixed(self.distributions),
-            constants={**self.constants, **constants},
-            start_points=[p for i, p in enumerate(points) if p and p not in points[:i]],
-        )
+        searched = {k: d for k, d in self.distributions.items() if k not in constants}
+        points = [{k: v for k, v in p.items() if k not in constants} for p in self.start_points]
+        starts = [point for i, point in enumerate(points) if point and point not in points[:i]]
+        fixed = {**self.constants, **constants}
+        return replace(self, distributions=searched, constants=fixed, start_points=starts)
 
     def ask_study(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
-        """Ask a study for the next point.
-
-        Returns:
-            The Optuna trial, and every setting that the space decides: searched and fixed.
-        """
+        """Ask a study for a trial; return it with all settings that the space decides."""
         trial = study.ask(self.distributions)
         defined = self.define_by_run(trial) or {} if self.define_by_run is not None else {}
         return trial, {**trial.params, **defined, **self.constants}
@@ -102,36 +72,26 @@ class SearchSpace:
         except ValueError:  # a choice that is not in the list
             return {}
         searched = {key: value for key, value in point.items() if key in trial.distributions}
-        is_inside = all(_is_in_range(trial, key, value) for key, value in searched.items())
+        is_inside = all(contains(trial.distributions[k], v) for k, v in searched.items())
         return searched if is_inside else {}
 
     def probe_points(self) -> list[tuple[optuna.Trial, dict[str, Any]]]:
         """Return trials and settings of START, of the edges of ranges and of random points."""
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        edges: list[dict[str, Any]] = []
+        points = list(self.start_points)
         for key, distribution in self.distributions.items():
-            if isinstance(distribution, CategoricalDistribution):
-                edges += [{key: choice} for choice in distribution.choices]
-            elif isinstance(distribution, FloatDistribution | IntDistribution):
-                edges += [{key: distribution.low}, {key: distribution.high}]
-        points = [*self.start_points, *edges, *([{}] * 20)]
+            if isinstance(distribution, ranges.CategoricalDistribution):
+                points += [{key: choice} for choice in distribution.choices]
+            elif isinstance(distribution, ranges.FloatDistribution | ranges.IntDistribution):
+                points += [{key: distribution.low}, {key: distribution.high}]
+        points += [{}] * 20
         for point in points:
             study.enqueue_trial(point)
         return [self.ask_study(study) for _ in points]
 
 
 def load_spaces(files: tuple[str, ...] = ()) -> dict[str, SearchSpace]:
-    """Load the spaces of kdtune and of plug-ins; the user's own files replace them.
-
-    Args:
-        files: paths of Python modules.
-
-    Returns:
-        The space of each method.
-
-    Raises:
-        UserError: a file is missing or bad; the text says why.
-    """
+    """Load the spaces of kdtune, plug-ins and files by method; later ones replace earlier ones."""
     folder = Path(search_spaces.__file__).parent
     shipped = sorted(path for path in folder.glob("*.py") if path.stem != "__init__")
     spaces = {space.method: space for space in map(load_space, shipped)} | load_plugin_spaces()
@@ -139,11 +99,7 @@ def load_spaces(files: tuple[str, ...] = ()) -> dict[str, SearchSpace]:
 
 
 def load_plugin_spaces() -> dict[str, SearchSpace]:
-    """Load the spaces of the plug-ins that were loaded.
-
-    Raises:
-        UserError: one is bad, or for a method that its plug-in does not have.
-    """
+    """Load the spaces of the plug-ins that were loaded, each for a method of its plug-in."""
     spaces = {}
     for plugin in PLUGINS.loaded.values():
         if hasattr(plugin.content, "SPACE"):
@@ -158,24 +114,17 @@ def load_plugin_spaces() -> dict[str, SearchSpace]:
 
 
 def load_space(path: Path) -> SearchSpace:
-    """Load and check one search-space module.
-
-    The module is Python and is executed: load only files that you trust.
-
-    Raises:
-        UserError: the file is missing or bad.
-    """
+    """Load and check a search space; its module is executed, so load only files that you trust."""
     return _make_space(path, _import_file(path))
 
 
 def _make_space(path: Path, module: Any) -> SearchSpace:
-    missing = [name for name in ("METHOD", "SPACE", "START") if not hasattr(module, name)]
-    if missing:
-        raise UserError(f"The search space {path} lacks {missing[0]}.")
+    for name in ("METHOD", "SPACE", "START"):
+        if not hasattr(module, name):
+            raise UserError(f"The search space {path} lacks {name}.")
     METHODS.require(module.METHOD)
     try:
-        space = _parse_space(path, module)
-        _validate_space(space)
+        _validate_space(space := _parse_space(path, module))
     except UserError as error:
         raise UserError(f"The search space {path} is bad: {error}") from None
     return space
@@ -183,7 +132,7 @@ def _make_space(path: Path, module: Any) -> SearchSpace:
 
 def _parse_space(path: Path, module: Any) -> SearchSpace:
     define = module.SPACE if callable(module.SPACE) else None
-    settings = {} if define is not None else module.SPACE
+    settings = module.SPACE if define is None else {}
     if not isinstance(settings, dict):
         raise UserError("SPACE must be a dict, or a function of a trial.")
     start = module.START
@@ -196,19 +145,12 @@ def _parse_space(path: Path, module: Any) -> SearchSpace:
                 distributions[key] = to_optuna(value)
             except ValueError as error:
                 raise UserError(f"the range of {key} is bad: {error}") from None
-    return SearchSpace(
-        method=module.METHOD,
-        distributions=distributions,
-        constants={key: value for key, value in settings.items() if key not in distributions},
-        define_by_run=define,
-        start_points=list(start),
-        docstring=inspect.cleandoc(module.__doc__ or ""),
-        path=path.resolve(),
-    )
+    constants = {key: value for key, value in settings.items() if key not in distributions}
+    docstring, path = inspect.cleandoc(module.__doc__ or ""), path.resolve()
+    return SearchSpace(module.METHOD, distributions, constants, define, [*start], docstring, path)
 
 
 def _validate_space(space: SearchSpace) -> None:
-    """Check that the space gives legal settings, and that START lies inside it."""
     try:
         with warnings.catch_warnings(action="ignore"):  # points outside are refused below
             probed = space.probe_points()
@@ -219,19 +161,15 @@ def _validate_space(space: SearchSpace) -> None:
         TrainConfig.parse({"method": space.method, **settings})
     for point, (trial, settings) in zip(space.start_points, probed, strict=False):
         for key, value in point.items():
-            searched = key in trial.distributions
-            if not (_is_in_range(trial, key, value) if searched else settings.get(key) == value):
+            searched = trial.distributions.get(key)
+            if not (contains(searched, value) if searched else settings.get(key) == value):
                 raise UserError(f"{key} = {value!r} in START is not a point of the space.")
-
-
-def _is_in_range(trial: optuna.Trial, key: str, value: Any) -> bool:
-    return contains(trial.distributions[key], value)
 
 
 def serialize_distributions(trial_or_space: optuna.Trial | SearchSpace) -> dict[str, Any]:
     """Return the distributions as plain values."""
     return {
-        name: json.loads(distribution_to_json(distribution))
+        name: json.loads(ranges.distribution_to_json(distribution))
         for name, distribution in trial_or_space.distributions.items()
     }
 
@@ -246,8 +184,9 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # anything that a module of a user may raise
-        reason = first_line(error)
-        raise UserError(f"The search space {path} cannot be loaded: {reason}") from error
+        raise UserError(
+            f"The search space {path} cannot be loaded: {first_line(error)}"
+        ) from error
     return module
 
 
@@ -262,9 +201,9 @@ def describe_space(space: SearchSpace) -> str:
     return "\n".join([*lines, "", indent(space.docstring, "  ")])
 
 
-def _describe_range(distribution: BaseDistribution) -> str:
-    if isinstance(distribution, CategoricalDistribution):
+def _describe_range(distribution: ranges.BaseDistribution) -> str:
+    if isinstance(distribution, ranges.CategoricalDistribution):
         return f"one of {', '.join(map(str, distribution.choices))}"
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    assert isinstance(distribution, ranges.FloatDistribution | ranges.IntDistribution)
     scale = ", log scale" if distribution.log else ""
     return f"{distribution.low:g} to {distribution.high:g}{scale}"

@@ -4,25 +4,18 @@ A trial is compared only with others of its cell, by the best accuracy at the sa
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from kdtune.config.sweep import SweepConfig
 from kdtune.log.events import Cell, EpochFinished, Event, TrialProposed, TrialState, WarmStart
 
-MIN_COMPETITORS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}
-"""Other trials that must have reached an epoch before one is stopped there."""
+_MIN_COMPETITORS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}  # to stop a trial
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """The accuracy that a trial missed at an epoch.
-
-    Attributes:
-        epoch: the epoch.
-        value: the accuracy, a share of 1.
-        competitors: number of trials that it is made from.
-    """
+class Threshold(NamedTuple):
+    """The accuracy, a share of 1, that a trial missed, and the number of its competitors."""
 
     epoch: int
     value: float
@@ -30,7 +23,7 @@ class Threshold:
 
 
 class EarlyStopping:
-    """An early-stopping rule with the accuracies that it has seen.
+    """The early-stopping rule of a sweep, with the accuracies that it has seen.
 
     * ``asha`` (Li et al. 2020): at each rung a trial continues if it is among the best
       1/`reduction_factor` of those that were there before; the first one always continues.
@@ -39,32 +32,23 @@ class EarlyStopping:
     * ``median`` (Golovin et al. 2017): from the grace period on, a trial stops at any epoch at
       which it is below the median of the others.
     * ``none``: no trial stops.
-
-    Args:
-        scheduler: the rule's name.
-        epochs: epochs of a trial that is not stopped.
-        grace_period: the first rung, and the first epoch at which the median counts.
-        reduction_factor: share of trials that continue, and ratio of successive rungs.
     """
 
-    def __init__(self, scheduler: str, epochs: int, grace_period: int, reduction_factor: int):
-        self.scheduler, self.epochs = scheduler, epochs
-        rungs = rung_epochs(epochs, grace_period, reduction_factor)
+    def __init__(self, sweep: SweepConfig):
+        self.scheduler, self.epochs = sweep.scheduler, sweep.epochs
+        rungs = rung_epochs(sweep.epochs, sweep.grace_period, sweep.reduction_factor)
         brackets: dict[str, list[tuple[int, ...]]] = {
             "asha": [rungs],
             "hyperband": [rungs[first:] for first in range(len(rungs) + 1)],
-            "median": [tuple(range(grace_period, epochs))],
+            "median": [tuple(range(sweep.grace_period, sweep.epochs))],
             "none": [()],
         }
-        self.brackets = brackets[scheduler]
-        """Rungs of each bracket: epochs after which its trials are judged."""
-        self._quantile = 0.5 if scheduler == "median" else 1 - 1 / reduction_factor
-        self.bracket_of: dict[str, int] = {}
-        """The bracket of each trial."""
+        self.brackets = brackets[sweep.scheduler]  # epochs after which their trials are judged
+        self._quantile = 0.5 if sweep.scheduler == "median" else 1 - 1 / sweep.reduction_factor
+        self.bracket_of: dict[str, int] = {}  # by trial
         self._epochs_trained: dict[Cell, list[int]] = defaultdict(lambda: [0] * len(self.brackets))
         self._accuracies: dict[tuple[Cell, int, int], dict[str, float]] = defaultdict(dict)
-        self.missed_thresholds: dict[str, Threshold | None] = {}
-        """What each trial missed after its latest epoch; None if it may continue."""
+        self.missed_thresholds: dict[str, Threshold | None] = {}  # after each trial's last epoch
 
     def describe_rule(self) -> str:
         """Return in words when trials are judged."""
@@ -84,8 +68,7 @@ class EarlyStopping:
         """Return state and reason of a trial whose latest epoch is its last; None if it is not."""
         if epoch.epoch == self.epochs:
             return TrialState.FINISHED, f"all {self.epochs} epochs"
-        threshold = self.missed_thresholds[epoch.trial_id]
-        if threshold is None:
+        if (threshold := self.missed_thresholds[epoch.trial_id]) is None:
             return None
         best = 100 * epoch.best_validation_accuracy
         return TrialState.STOPPED, (
@@ -112,16 +95,16 @@ class EarlyStopping:
         self.bracket_of[trial_id] = epochs_trained.index(min(epochs_trained))
 
     def _check_threshold(
-        self, cell: Cell, trial_id: str, epoch: int, best: float
+        self, cell: Cell, trial: str, epoch: int, best: float
     ) -> Threshold | None:
-        bracket = self.bracket_of[trial_id]
+        bracket = self.bracket_of[trial]
         self._epochs_trained[cell][bracket] += 1
         if epoch not in self.brackets[bracket]:
             return None
         reached = self._accuracies[cell, bracket, epoch]
-        competitors = [value for other, value in reached.items() if other != trial_id]
-        reached[trial_id] = best
-        if len(competitors) < MIN_COMPETITORS[self.scheduler]:
+        competitors = [value for other, value in reached.items() if other != trial]
+        reached[trial] = best
+        if len(competitors) < _MIN_COMPETITORS[self.scheduler]:
             return None
         threshold = float(np.quantile(competitors, self._quantile))
         return Threshold(epoch, threshold, len(competitors)) if best < threshold else None

@@ -1,28 +1,21 @@
 """Weights of the best trials and confirmed runs; removal of the checkpoints of the others."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from kdtune.export.selected_runs import SelectedRun
-from kdtune.log.events import (
-    SUCCESSFUL_STATES,
-    CandidateChosen,
-    Cell,
-    Event,
-    TrialEnded,
-    TrialProposed,
-    TrialState,
-)
+from kdtune.log import events
+from kdtune.log.events import Cell
 from kdtune.log.folder import SweepFolder
 from kdtune.models.checkpoints import write_checkpoint
 from kdtune.storage.remote import Storage, StorageError
 from kdtune.tuning.trials.trial_checkpoints import list_checkpoints, read_if_intact
 
-CLEANUP_TIMEOUT_SECONDS = 60
-"""Maximum seconds to wait at the end until a storage has removed checkpoints."""
+_CLEANUP_TIMEOUT_SECONDS = 60  # at the end of a sweep, for a slow storage
 
 
 def write_best_weights(
@@ -39,10 +32,10 @@ def write_best_weights(
     """
     for cell, selected in best.items():
         path = folder.best_path(*cell, ".pth")
-        if path.exists() and (read_if_intact(path) or {}).get("trial_id") != selected.name:
-            path.unlink()
         if path.exists():
-            continue
+            if (read_if_intact(path) or {}).get("trial_id") == selected.name:
+                continue
+            path.unlink()
         if selected.confirmed:
             content = read_if_intact(folder.network_path(selected.name))
         else:
@@ -62,8 +55,7 @@ def _load_best_weights(
                 if not (checkpoint_folder / name).exists():
                     storage.subfolder(trial_id).download(name, checkpoint_folder / name)
     contents = map(read_if_intact, reversed(list_checkpoints(checkpoint_folder)))
-    content = next((content for content in contents if content is not None), None)
-    if content is None:
+    if (content := next(filter(None, contents), None)) is None:
         return None
     training = content["training"]
     return {
@@ -75,92 +67,84 @@ def _load_best_weights(
     }
 
 
+@dataclass
 class ConfirmedWeights:
-    """Keeps the weights of confirmed runs until another candidate of their cell is chosen.
+    """Fold that keeps the weights of confirmed runs until another candidate is chosen.
 
-    It is a fold over the log that acts from `activate` on, on the events before that, too.
-    The checkpoints of a run stay until its weights are written, since a storage that fails now
-    may give them another time.
-
-    Args:
-        folder: the sweep's folder.
-        storage: holds the checkpoints; None if they are in the folder.
+    From `activate` on it acts on all events, earlier ones included. The checkpoints of a run stay
+    until its weights are written, since a storage that fails now may give them another time.
     """
 
-    def __init__(self, folder: SweepFolder, storage: Storage | None = None):
-        self.folder, self.storage, self._active = folder, storage, False
-        self._runs: dict[str, TrialProposed] = {}
-        self._past_events: list[TrialEnded | CandidateChosen] = []
+    folder: SweepFolder
+    storage: Storage | None = None  # of the checkpoints; None if they are in the folder
+
+    def __post_init__(self) -> None:
+        self._active, self._runs = False, dict[str, events.TrialProposed]()
+        self._new_events: list[events.TrialEnded | events.CandidateChosen] = []
 
     def activate(self) -> None:
         """Act on the events so far, and from now on on every event."""
         self._active = True
-        for event in self._past_events:
-            self._apply(event)
-        self._past_events.clear()
+        while self._new_events:
+            self._apply(self._new_events.pop(0))
 
-    def fold(self, event: Event) -> None:
+    def fold(self, event: events.Event) -> None:
         """Add an event of the log."""
-        if isinstance(event, TrialProposed):
+        if isinstance(event, events.TrialProposed):
             self._runs[event.trial_id] = event
-        elif isinstance(event, TrialEnded | CandidateChosen):
+        elif isinstance(event, events.TrialEnded | events.CandidateChosen):
+            self._new_events.append(event)
             if self._active:
-                self._apply(event)
-            else:
-                self._past_events.append(event)
+                self.activate()
 
-    def _apply(self, event: TrialEnded | CandidateChosen) -> None:
-        if isinstance(event, CandidateChosen):
+    def _apply(self, event: events.TrialEnded | events.CandidateChosen) -> None:
+        if isinstance(event, events.CandidateChosen):
             for run_id, run in self._runs.items():
                 if run.cell == event.cell and run.candidate != event.candidate:
                     self.folder.network_path(run_id).unlink(missing_ok=True)
             return
-        run_id = event.trial_id
-        path = self.folder.network_path(run_id)
-        if event.state is TrialState.FINISHED and not path.is_file():
-            content = _load_best_weights(self.folder, run_id, self.storage)
+        path = self.folder.network_path(event.trial_id)
+        if event.state is events.TrialState.FINISHED and not path.is_file():
+            content = _load_best_weights(self.folder, event.trial_id, self.storage)
             if not content or content["validation_accuracy"] != event.best_validation_accuracy:
                 return
             write_checkpoint(path, content)
-        shutil.rmtree(self.folder.checkpoints_folder / run_id, ignore_errors=True)
+        shutil.rmtree(self.folder.checkpoints_folder / event.trial_id, ignore_errors=True)
         if self.storage is not None:
             with suppress(StorageError):
-                self.storage.subfolder(run_id).remove_folder()
+                self.storage.subfolder(event.trial_id).remove_folder()
 
 
+@dataclass
 class CheckpointCleanup:
-    """Removes the checkpoints of trials that have ended, except those of the best of each cell.
+    """Fold that removes the checkpoints of ended trials, except those of the best of each cell.
 
-    It is a fold over the log that acts from `activate` on, on the events before that, too.
-    A trial's process writes its last checkpoint while its end is logged, so that is removed when
-    another trial has ended.
-
-    Args:
-        folder: the sweep's folder.
-        storage: holds the checkpoints; None if they are in the folder.
+    From `activate` on it acts, on earlier trials, too. A trial's process writes its last
+    checkpoint while its end is logged, so that is removed when another trial has ended.
     """
 
-    def __init__(self, folder: SweepFolder, storage: Storage | None = None):
-        self.folder, self.storage, self._active = folder, storage, False
+    folder: SweepFolder
+    storage: Storage | None = None  # of the checkpoints; None if they are in the folder
+
+    def __post_init__(self) -> None:
         self._executor = ThreadPoolExecutor(1)  # the driver does not wait for a slow storage
         self._removals: list[Future[None]] = []
-        self._ended: set[str] = set()
+        self._active, self._ended, self._trial_numbers = False, set[str](), dict[str, int]()
         self._best: dict[Cell, tuple[float, int, str]] = {}
-        self._trial_numbers: dict[str, int] = {}
 
     def activate(self) -> None:
         """Remove what an earlier driver left, and from now on what trials leave."""
         self._active = True
         self.remove_ended()
 
-    def fold(self, event: Event) -> None:
+    def fold(self, event: events.Event) -> None:
         """Add an event of the log."""
-        if isinstance(event, TrialProposed):
+        if isinstance(event, events.TrialProposed):
             self._trial_numbers[event.trial_id] = event.number
-        elif isinstance(event, TrialEnded):
+        elif isinstance(event, events.TrialEnded):
             self._ended.add(event.trial_id)
             accuracy = event.best_validation_accuracy
-            if event.state in SUCCESSFUL_STATES and accuracy is not None:
+            if event.state in events.SUCCESSFUL_STATES and accuracy is not None:
                 rank = accuracy, -self._trial_numbers[event.trial_id], event.trial_id
                 self._best[event.cell] = max(self._best.get(event.cell, rank), rank)
             if self._active:
@@ -168,22 +152,18 @@ class CheckpointCleanup:
 
     def remove_ended(self, just_ended: str | None = None) -> None:
         """Remove the checkpoints of all ended trials but the best ones and `just_ended`."""
-        kept = {trial_id for *_, trial_id in self._best.values()} | {just_ended}
-        self._remove_checkpoints(self._ended - kept)
+        self._remove_checkpoints({rank[-1] for rank in self._best.values()} | {just_ended})
 
     def remove_all(self) -> None:
         """Remove the checkpoints of the best trials, too, if their weights are written."""
-        kept = {
-            trial_id
-            for cell, (*_, trial_id) in self._best.items()
-            if not self.folder.best_path(*cell, ".pth").is_file()
-        }
-        wait(self._removals, CLEANUP_TIMEOUT_SECONDS)
-        self._remove_checkpoints(self._ended - kept)
-        wait(self._removals, CLEANUP_TIMEOUT_SECONDS)
+        unwritten = [c for c in self._best if not self.folder.best_path(*c, ".pth").is_file()]
+        wait(self._removals, _CLEANUP_TIMEOUT_SECONDS)
+        self._remove_checkpoints({self._best[cell][-1] for cell in unwritten})
+        wait(self._removals, _CLEANUP_TIMEOUT_SECONDS)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _remove_checkpoints(self, trials: set[str]) -> None:
+    def _remove_checkpoints(self, kept: Set[str | None]) -> None:
+        trials = self._ended - kept
         for path in self.folder.checkpoints_folder.glob("*"):
             if path.name in trials:
                 shutil.rmtree(path, ignore_errors=True)
@@ -198,4 +178,3 @@ def _clear_storage(storage: Storage, trials: set[str]) -> None:
 
 
 FileKeeper = ConfirmedWeights | CheckpointCleanup
-"""Keeps the files of trials in step with the log."""

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from kdtune.log.events import CacheRecord
 from kdtune.units import BYTES_PER_GB, format_bytes
 
-PLANNED_CACHE_SHARE = 0.95
-"""Share of the cache that is planned, so that a sweep does not evict what it needs."""
+PLANNED_CACHE_SHARE = 0.95  # so that a sweep does not evict what it needs
 
 
 def plan_cache(
@@ -39,10 +38,9 @@ def plan_cache(
         return base_bytes + any_plain * bytes_per_view + views * (image_bytes + bytes_per_view)
 
     max_bytes *= PLANNED_CACHE_SHARE
-    min_views, cached_methods = int(any_augmented), list[str]()
+    min_views, cached_methods, lines = int(any_augmented), list[str](), []
     if total_bytes([], min_views) > max_bytes:
         min_views = 0  # not even the pixels of one augmented view
-    lines = []
     for method in sorted(target_bytes, key=lambda name: (sum(target_bytes[name].values()), name)):
         needed_bytes = total_bytes([*cached_methods, method], int(any_augmented))
         if (any_plain or min_views) and needed_bytes <= max_bytes:
@@ -58,16 +56,13 @@ def plan_cache(
     if min_views:
         view_bytes = total_bytes(cached_methods, 1) - total_bytes(cached_methods, 0)
         views = min(epochs, 1 + int((max_bytes - total_bytes(cached_methods, 1)) // view_bytes))
-        line = f"augmented views: {epochs} epochs cycle through {views}"
-        if views < epochs:
-            needed_gb = _needed_cache_gb(total_bytes(cached_methods, epochs))
-            line += f"; cache_gb {needed_gb} holds one for each"
-        lines.append(line)
+        needed_gb = _needed_cache_gb(total_bytes(cached_methods, epochs))
+        advice = f"; cache_gb {needed_gb} holds one for each" if views < epochs else ""
+        lines.append(f"augmented views: {epochs} epochs cycle through {views}{advice}")
     elif any_augmented:
         needed_gb = _needed_cache_gb(total_bytes([], 1))
         lines.append(f"augmented anew in every epoch; cache_gb {needed_gb} holds a view of images")
-    num_bytes = total_bytes(cached_methods, views)
-    methods = tuple(cached_methods)
+    methods, num_bytes = tuple(cached_methods), total_bytes(cached_methods, views)
     return CacheRecord(methods=methods, augment_views=views, num_bytes=num_bytes), lines
 
 

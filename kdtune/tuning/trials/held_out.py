@@ -1,7 +1,7 @@
 """Evaluation of chosen networks on the test set, which nothing else reads; model costs."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,8 @@ def predict_test_images(
         slots: give each network the resources of a trial.
     """
     pending = []
-    for path, config in weights_and_configs:
-        task, threads = _make_task(_predict_test_images, config, slots)
-        weights = path.read_bytes()  # other nodes lack the file
-        pending.append(task.remote(pack_plugins(), threads, config, weights))
+    for path, config in weights_and_configs:  # other nodes lack the files
+        pending.append(_submit(_predict_test_images, slots, config, path.read_bytes()))
     yield from map(ray.get, pending)
 
 
@@ -46,42 +44,35 @@ def profile_student(config: TrainConfig, num_classes: int, slots: Slots) -> dict
         num_classes: number of classes of the data.
         slots: give the student the resources of a trial.
     """
-    task, threads = _make_task(_profile_student, config, slots)
-    costs: dict[str, Any] = ray.get(task.remote(pack_plugins(), threads, config, num_classes))
+    costs: dict[str, Any] = ray.get(_submit(measure_network_costs, slots, config, num_classes))
     return costs
 
 
-def _make_task(function: Any, config: TrainConfig, slots: Slots) -> tuple[Any, int]:
-    """Return a Ray task with the resources of a trial, and its number of threads."""
+def _submit(
+    function: Callable[..., object], slots: Slots, config: TrainConfig, argument: object
+) -> Any:
+    """Return a Ray task that calls a function with the resources of a trial."""
     allocation = slots.smallest_allocation(config.model)
     if allocation is None:
         raise RunError(f"No node has room for {config.model} any more.")
-    node_ids = ",".join(node.name for node in slots.nodes())
-    options = {
-        "num_cpus": allocation.cpus,
-        "num_gpus": allocation.gpus,
-        "label_selector": {"ray.io/node-id": f"in({node_ids})"},
-    }
-    return ray.remote(**options)(function), allocation.threads
+    task = ray.remote(
+        num_cpus=allocation.cpus,
+        num_gpus=allocation.gpus,
+        label_selector={"ray.io/node-id": f"in({','.join(n.name for n in slots.nodes())})"},
+    )(_call_as_trial)
+    return task.remote(pack_plugins(), allocation.threads, function, config, argument)
 
 
-def _set_up_process(plugins: Sequence[Plugin], threads: int) -> None:
+def _call_as_trial(
+    plugins: Sequence[Plugin], threads: int, function: Callable[..., object], *arguments: object
+) -> object:
     hide_unassigned_gpus()
     PLUGINS.sync(plugins)
     torch.set_num_threads(threads)
+    return function(*arguments)
 
 
-def _profile_student(
-    plugins: Sequence[Plugin], threads: int, config: TrainConfig, num_classes: int
-) -> dict[str, Any]:
-    _set_up_process(plugins, threads)
-    return measure_network_costs(config, num_classes)
-
-
-def _predict_test_images(
-    plugins: Sequence[Plugin], threads: int, config: TrainConfig, weights: bytes
-) -> np.ndarray:
-    _set_up_process(plugins, threads)
+def _predict_test_images(config: TrainConfig, weights: bytes) -> np.ndarray:
     data, _ = find_data(config.data_source, config.skip_bad_images, config.cache_gb)
     decoded = open_decoded_dataset(data, config.image_size, config.cache_gb)
     batches = EpochData(config, decoded, None, {}, lambda event: None).evaluation_batches("test")

@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from kdtune.log.events import EpochMetrics
 from kdtune.storage.array_cache import CacheProgress
 
-RAY_KEY = "trial_result"
-"""Key of a result in Ray's dicts, to which Ray adds keys of its own."""
+_RAY_KEY = "trial_result"  # in Ray's dicts, to which Ray adds keys of its own
 
 
 class Failure(StrEnum):
@@ -56,17 +55,15 @@ class TrialFailed(_Result):
 
 
 TrialResult = ProcessStarted | CacheReported | EpochReported | TrialFailed
-
-_RESULTS: TypeAdapter[TrialResult] = TypeAdapter(
-    Annotated[TrialResult, Field(discriminator="kind")]
-)
+_TaggedResult = Annotated[TrialResult, Field(discriminator="kind")]
+_RESULTS: TypeAdapter[TrialResult] = TypeAdapter(_TaggedResult)
 
 
 def to_ray(result: TrialResult) -> dict[str, Any]:
     """Return a result for Ray, as JSON: Ray flattens nested dicts."""
-    return {RAY_KEY: result.model_dump_json()}
+    return {_RAY_KEY: result.model_dump_json()}
 
 
 def from_ray(ray_result: dict[str, Any]) -> TrialResult:
     """Return the result in one of Ray's dicts."""
-    return _RESULTS.validate_json(ray_result[RAY_KEY])
+    return _RESULTS.validate_json(ray_result[_RAY_KEY])

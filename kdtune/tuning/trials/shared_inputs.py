@@ -1,32 +1,31 @@
-"""Inputs that all trials of a sweep share: decoded images, teacher and teacher targets."""
+"""Inputs that all trials of a sweep share: what is cached, and its first build."""
 
 import shutil
 from collections.abc import Callable, Sequence
-from copy import copy
 
+import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData
-from kdtune.errors import UserError
+from kdtune.errors import RunError, UserError, last_line
 from kdtune.log.events import CacheRecord, SweepOpening
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.checks import dry_run
 from kdtune.methods.method import FeatureMaps, StageShapes
 from kdtune.models import MODELS, build_model, probe, stage_shapes
+from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import has_gpu, release_gpu_memory
-from kdtune.storage.array_cache import (
-    ArrayCache,
-    CacheProgress,
-    CacheState,
-    OnCacheProgress,
-    cache_folder,
-)
+from kdtune.storage import array_cache
+from kdtune.storage.array_cache import ArrayCache, CacheProgress, CacheState, OnCacheProgress
 from kdtune.training.epoch_data import EpochData, open_decoded_dataset
 from kdtune.training.teacher_targets import TeacherTargets
+from kdtune.tuning.cluster.pack_plugins import pack_plugins
+from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.trials.cache_plan import plan_cache
 from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests
 from kdtune.units import BYTES_PER_GB
@@ -59,23 +58,24 @@ class SharedInputs:
             model: the student of all these runs.
             configs: their settings.
         """
-        image_size = self.decoded.image_size
+        image_size, num_classes = self.decoded.image_size, len(self.decoded.data.classes)
         with MODELS.blame_provider(model):
-            student = build_model(model, len(self.decoded.data.classes), image_size)
+            student = build_model(model, num_classes, image_size)
             outputs = probe(student, torch.zeros(2, 3, image_size, image_size))
             shapes = stage_shapes(outputs[1])
         tried_methods = set()
         for config in configs:
             with METHODS.blame_provider(config.method):
                 if config.method not in tried_methods:
-                    self._dry_run(config, outputs)
+                    self._dry_run(config, shapes, outputs)
                     tried_methods.add(config.method)
                 self._register_run(config, shapes)
 
-    def _dry_run(self, config: TrainConfig, student: tuple[Tensor, FeatureMaps]) -> None:
+    def _dry_run(
+        self, config: TrainConfig, shapes: StageShapes, student: tuple[Tensor, FeatureMaps]
+    ) -> None:
         targets = self.teacher_targets
-        teacher_shapes = targets.stage_shapes if targets else None
-        method = build_method(config, stage_shapes(student[1]), teacher_shapes)
+        method = build_method(config, shapes, targets.stage_shapes if targets else None)
         teacher = targets.probe_outputs if targets and method.uses_teacher else None
         dry_run(config.method, method, student, teacher)
 
@@ -98,13 +98,14 @@ class SharedInputs:
 
         A sweep that has an `earlier_opening` keeps its views and its methods with a live teacher.
         """
-        recorded = earlier_opening.cache if earlier_opening else None
+        recorded = earlier_opening and earlier_opening.cache
         if self.decoded.cache is None:
-            if recorded is not None and (recorded.augment_views or recorded.methods):
+            if recorded and (recorded.augment_views or recorded.methods):
                 raise UserError("The sweep's trials share what the cache holds; it needs one.")
             return
         image_bytes = self.decoded.array_bytes("train")
-        folder = next(p for p in (cache_folder(), *cache_folder().parents) if p.exists())
+        folder = array_cache.cache_folder()
+        folder = next(path for path in (folder, *folder.parents) if path.exists())
         cached_bytes = sum(entry.size_bytes for entry in self.decoded.cache.list_entries())
         available_bytes = shutil.disk_usage(folder).free + cached_bytes
         self.cache_plan, self.cache_plan_lines = plan_cache(
@@ -116,31 +117,22 @@ class SharedInputs:
             any_augmented=True in self._runs_by_augment,
             epochs=self.sweep.epochs,
         )
-        if earlier_opening is not None and recorded is not None:
+        if earlier_opening and recorded:
             earlier_cells = SweepConfig.parse(earlier_opening.config).cells()
             new_methods = set(self.cache_plan.methods) - {method for method, _ in earlier_cells}
-            kept = {
-                "methods": tuple(dict.fromkeys((*recorded.methods, *sorted(new_methods)))),
-                "augment_views": recorded.augment_views,
-            }
+            methods = tuple(dict.fromkeys((*recorded.methods, *sorted(new_methods))))
+            kept = {"methods": methods, "augment_views": recorded.augment_views}
             self.cache_plan = self.cache_plan.model_copy(update=kept)
             self.cache_plan_lines = []
 
     def with_cache_plan(self, config: TrainConfig) -> TrainConfig:
         """Return the settings of a run with what the plan decides for all runs."""
-        is_cached = config.method in self.cache_plan.methods
-        return config.model_copy(
-            update={
-                "augment_views": self.cache_plan.augment_views if config.augment else 0,
-                "cache_targets": is_cached or not METHODS[config.method].uses_teacher,
-            }
-        )
-
-    def with_decoded(self, decoded: DecodedDataset) -> "SharedInputs":
-        """Return a copy with other images and the same plan."""
-        other = copy(self)
-        other.decoded = decoded
-        return other
+        plan, uses_teacher = self.cache_plan, METHODS[config.method].uses_teacher
+        update = {
+            "augment_views": plan.augment_views if config.augment else 0,
+            "cache_targets": config.method in plan.methods or not uses_teacher,
+        }
+        return config.model_copy(update=update)
 
     @property
     def target_requests(self) -> TargetRequests:
@@ -151,43 +143,83 @@ class SharedInputs:
             for config, shapes in self._target_requests.get(method, ())
         )
 
-    @property
-    def representative_runs(self) -> list[TrainConfig]:
-        """One run with augmentation and one without, if the sweep may have such runs."""
+    def _representative_runs(self) -> list[TrainConfig]:
         return [self.with_cache_plan(config) for config in self._runs_by_augment.values()]
 
-    def warm_cache(self, say: Callable[[str], None]) -> list[CacheProgress]:
-        """Build what the first epoch needs with all cores; return what was built or found."""
+    def warm_cache(self, slots: Slots, say: Callable[[str], None]) -> list[CacheProgress]:
+        """Build what the first epoch needs; return the arrays that were built or found.
+
+        This machine builds, or a node if no trials run here. The other nodes build what their
+        first trial needs.
+
+        Args:
+            slots: give the nodes.
+            say: takes a line about each array, and about what does not fit.
+        """
+        for line in self.cache_plan_lines:
+            say(line)
+        if slots.has_node(ray.get_runtime_context().get_node_id()):
+            return self.build_first_epoch(say)
+        allocation = slots.smallest_allocation(self.sweep.models[0])
+        if allocation is None:
+            raise RunError("No node has room for a trial any more.")
+        task = ray.remote(
+            max_retries=1,
+            num_cpus=allocation.cpus,
+            num_gpus=allocation.gpus,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(allocation.node, soft=False),
+        )(_build_on_node)
+        arguments = pack_plugins(), self.target_requests, self._representative_runs()
+        prepared: list[CacheProgress]
+        try:
+            prepared, problem = ray.get(task.remote(*arguments))
+        except ray.exceptions.RayError as error:
+            raise RunError(f"The first views could not be built: {last_line(error)}") from error
+        if problem is not None:
+            raise UserError(problem)
+        for progress in prepared:
+            say(f"on a node of the cluster: {progress.describe()}")
+        return prepared
+
+    def build_first_epoch(
+        self, say: Callable[[str], None], decoded: DecodedDataset | None = None
+    ) -> list[CacheProgress]:
+        """Build on this machine with all cores; return what was built or found.
+
+        Args:
+            say: takes a line about each array.
+            decoded: other images; None for those of the sweep.
+        """
         # Opened anew: arrays that this process has open may have been evicted since, and images
         # that are decoded without a cache are checked, but not held.
-        cache = self.decoded.cache
-        decoded = DecodedDataset(
-            self.decoded.data,
-            self.decoded.image_size,
-            cache and ArrayCache(cache.folder, cache.max_bytes),
-        )
-        memory = ProcessMemory(self.target_requests, decoded, self.teacher)
-        runs = self.representative_runs
-        prepared = build_first_epoch(memory, runs, lambda progress: say(progress.describe()))
+        images = decoded or self.decoded
+        cache = images.cache and ArrayCache(images.cache.folder, images.cache.max_bytes)
+        fresh = DecodedDataset(images.data, images.image_size, cache)
+        memory = ProcessMemory(self.target_requests, fresh, self.teacher)
+        runs = self._representative_runs()
+        prepared = _build_first_epoch(memory, runs, lambda progress: say(progress.describe()))
         if self.teacher is not None and has_gpu():
             self.teacher.cpu()  # leave the GPU to the trials
             release_gpu_memory()
         return prepared
 
 
-def build_first_epoch(
+def _build_on_node(
+    plugins: Sequence[Plugin], target_requests: TargetRequests, runs: list[TrainConfig]
+) -> tuple[list[CacheProgress], str | None]:
+    """Return the arrays that were built or found, or a problem for the user."""
+    try:
+        PLUGINS.sync(plugins)
+        return _build_first_epoch(ProcessMemory(target_requests), runs, lambda _: None), None
+    except UserError as error:  # Ray would wrap it
+        return [], str(error)
+
+
+def _build_first_epoch(
     memory: ProcessMemory, runs: Sequence[TrainConfig], on_progress: OnCacheProgress
 ) -> list[CacheProgress]:
-    """Build what the first epoch of some runs needs; return the arrays that were built or found.
-
-    Args:
-        memory: opens images and teacher.
-        runs: see `SharedInputs.representative_runs`.
-        on_progress: takes what is built or found, once.
-    """
-    decoded, requests, targets = memory.decoded(runs[0]), memory.target_requests, None
-    if requests:
-        targets = memory.teacher_targets(requests[0][0])
+    decoded, requests = memory.decoded(runs[0]), memory.target_requests
+    targets = memory.teacher_targets(requests[0][0]) if requests else None
     prepared: list[CacheProgress] = []
 
     def report_once(progress: CacheProgress) -> None:

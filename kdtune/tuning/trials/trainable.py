@@ -1,19 +1,19 @@
 """Ray Tune's process of a trial: runs one trial after another and reports their results.
 
 It is a class because Tune runs functions in threads, where a trial that is slow to end makes the
-next one fail; here the next one waits. A trial that fails reports the failure as its last result,
-so its process continues with the next trial; only a process that dies is an error to Ray. Trials
-do not get the test images, so neither a setting nor a faulty method can reach them.
+next one fail. Trials do not get the test images, so neither a setting nor a faulty method can
+reach them.
 """
 
 import math
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -34,32 +34,18 @@ from kdtune.training.epoch_data import EpochData, find_data, open_decoded_datase
 from kdtune.training.loop import METRIC_NAMES, EpochResult, fit
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import TeacherTargets
-from kdtune.tuning.trials.results import (
-    CacheReported,
-    EpochReported,
-    Failure,
-    ProcessStarted,
-    TrialFailed,
-    TrialResult,
-    to_ray,
-)
-from kdtune.tuning.trials.trial_checkpoints import (
-    RemoteTrialCheckpoints,
-    TrialCheckpoints,
-    WriteCost,
-)
+from kdtune.tuning.trials import results, trial_checkpoints
+from kdtune.tuning.trials.results import CacheReported, EpochReported, Failure, TrialFailed
 
 TargetRequests = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...]
 """Runs whose teacher targets are cached: settings, and (C, H, W) of the student's stages."""
 
-OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
-"""Texts of errors that have no class of their own."""
+# Texts of errors that have no class of their own.
+_OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
 
 
 class ProcessMemory:
-    """Objects that a process keeps from one trial of a sweep to the next.
-
-    Images and teacher, which are the same for all trials of a sweep, are opened once.
+    """Images and teacher, which a process opens once for all trials of a sweep.
 
     Args:
         target_requests: see `TargetRequests`.
@@ -73,18 +59,16 @@ class ProcessMemory:
         decoded: DecodedDataset | None = None,
         teacher: nn.Module | None = None,
     ):
-        self.target_requests = target_requests
-        self.write_cost = WriteCost()
-        self._decoded, self._teacher = decoded, teacher
+        self.target_requests, self._decoded, self._teacher = target_requests, decoded, teacher
         self._teacher_targets: TeacherTargets | None = None
+        self.write_cost = trial_checkpoints.WriteCost()
 
     def decoded(self, config: TrainConfig) -> DecodedDataset:
         """Return the images of a trial."""
         if self._decoded is None:
-            data, _ = find_data(
-                config.data_source, config.skip_bad_images, config.cache_gb, with_test=False
-            )
-            self._decoded = open_decoded_dataset(data, config.image_size, config.cache_gb)
+            source, cache_gb = config.data_source, config.cache_gb
+            data, _ = find_data(source, config.skip_bad_images, cache_gb, with_test=False)
+            self._decoded = open_decoded_dataset(data, config.image_size, cache_gb)
         return self._decoded
 
     def teacher(self, config: TrainConfig) -> nn.Module:
@@ -98,10 +82,8 @@ class ProcessMemory:
     def teacher_targets(self, config: TrainConfig) -> TeacherTargets:
         """Return the targets of all requests, which one pass of the teacher computes."""
         if self._teacher_targets is None:
-            teacher = self.teacher(config)
-            self._teacher_targets = TeacherTargets(
-                teacher, config.image_size, self.target_requests
-            )
+            teacher, requests = self.teacher(config), self.target_requests
+            self._teacher_targets = TeacherTargets(teacher, config.image_size, requests)
         return self._teacher_targets
 
 
@@ -115,8 +97,7 @@ class TrialProcess(tune.Trainable):
     """Ray's side of a trial: every `step` gives one result of `run_trial`.
 
     Ray passes ``trial_id``; ``config``, the complete `TrainConfig` as a dict; ``allocation``, a
-    `kdtune.tuning.cluster.placement.Allocation` as a dict. `setup` also takes what
-    `tune.with_parameters` adds for all trials; ``checkpoints`` is a folder or None.
+    `kdtune.tuning.cluster.placement.Allocation` as a dict; and what `tune.with_parameters` adds.
     """
 
     def setup(
@@ -126,7 +107,6 @@ class TrialProcess(tune.Trainable):
         checkpoints: Path | Storage | None = None,
         plugins: Sequence[Plugin] = (),
     ) -> None:
-        """Start the first trial of the process."""
         keep_freed_memory()
         hide_unassigned_gpus()
         with suppress(UserError):  # the trial raises it again, and so reports it
@@ -136,17 +116,14 @@ class TrialProcess(tune.Trainable):
         self._start_trial(ray_config)
 
     def reset_config(self, ray_config: dict[str, Any]) -> bool:
-        """Start another trial once the one before has ended, however long that takes."""
-        self.cleanup()
+        self.cleanup()  # the trial before, however long that takes
         self._start_trial(ray_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the trial up to its next result."""
-        return to_ray(next(self._results))
+        return results.to_ray(next(self._results))
 
     def cleanup(self) -> None:
-        """End the trial."""
         with suppress(Exception):  # errors at its end must not harm the next trial
             self._results.close()
 
@@ -155,13 +132,16 @@ class TrialProcess(tune.Trainable):
         torch.set_num_threads(ray_config["allocation"]["threads"])
         self._results = self._iter_all_results(ray_config)
 
-    def _iter_all_results(self, ray_config: dict[str, Any]) -> Generator[TrialResult, None, None]:
-        yield ProcessStarted(node_id=ray.get_runtime_context().get_node_id(), pid=os.getpid())
+    def _iter_all_results(
+        self, ray_config: dict[str, Any]
+    ) -> Generator[results.TrialResult, None, None]:
+        node_id = ray.get_runtime_context().get_node_id()
+        yield results.ProcessStarted(node_id=node_id, pid=os.getpid())
         yield from self.iter_results(ray_config["trial_id"], ray_config["config"])
 
     def iter_results(
         self, trial_id: str, config: dict[str, Any]
-    ) -> Generator[TrialResult, None, None]:
+    ) -> Generator[results.TrialResult, None, None]:
         """Return the results of a trial as it runs.
 
         Args:
@@ -172,7 +152,7 @@ class TrialProcess(tune.Trainable):
         if isinstance(folder, Storage):
             folder = folder.subfolder(trial_id)
         elif folder is not None:
-            folder = folder / trial_id
+            folder /= trial_id
         return run_trial(config, self._memory, folder, self._plugins)
 
 
@@ -181,7 +161,7 @@ def run_trial(
     memory: ProcessMemory | None = None,
     folder: Path | Storage | None = None,
     plugins: Sequence[Plugin] = (),
-) -> Generator[TrialResult, None, None]:
+) -> Generator[results.TrialResult, None, None]:
     """Run a trial from its start or its last checkpoint; a trial that is closed saves one.
 
     Args:
@@ -203,46 +183,56 @@ def run_trial(
 
 def _train(
     config: TrainConfig, memory: ProcessMemory, folder: Path | Storage | None
-) -> Iterator[TrialResult]:
+) -> Iterator[results.TrialResult]:
     cache_events: SimpleQueue[CacheProgress | None] = SimpleQueue()
     epoch_data, classes, teacher = open_trial_data(config, memory, cache_events.put)
     load_validation = partial(epoch_data.evaluation_batches, "validation")
     yield from _iter_cache_events(cache_events, load_validation)
-    checkpoints: TrialCheckpoints | None = None
-    if isinstance(folder, Storage):
-        checkpoints = RemoteTrialCheckpoints(folder, config, classes, memory.write_cost)
-    elif folder is not None:
-        checkpoints = TrialCheckpoints(folder, config, classes, memory.write_cost)
     state, history, result = None, list[EpochMetrics](), None
-    try:
-        if checkpoints is not None and (latest := checkpoints.load_latest()) is not None:
-            state, history = latest
-            yield from (EpochReported(metrics=metrics) for metrics in history)
-        batches = epoch_data.train_batches, load_validation()
-        results = fit(config, *batches, num_classes=len(classes), teacher=teacher, resume=state)
-        for epoch in range(len(history) + 1, config.epochs + 1):
-            yield from _iter_cache_events(cache_events, partial(epoch_data.load_arrays, epoch))
-            result = next(results)
-            history.append(make_epoch_metrics(result))
-            if checkpoints is not None:
-                is_last = epoch == config.epochs
-                (checkpoints.save if is_last else checkpoints.save_if_due)(result, history)
-            yield EpochReported(metrics=history[-1])
-    except GeneratorExit:  # the trial is stopped, or interrupted to be resumed
-        if checkpoints is not None and result is not None:
-            with suppress(Exception):  # nothing can be reported any more
-                checkpoints.save(result, history)
-        raise
-    finally:
-        if checkpoints is not None:
-            checkpoints.close()
+    with _open_checkpoints(folder, config, memory) as checkpoints:
+        try:
+            if checkpoints is not None and (latest := checkpoints.load_latest()) is not None:
+                state, history = latest
+                yield from (EpochReported(metrics=metrics) for metrics in history)
+            batches = epoch_data.train_batches, load_validation()
+            epochs = fit(config, *batches, num_classes=len(classes), teacher=teacher, resume=state)
+            for epoch in range(len(history) + 1, config.epochs + 1):
+                yield from _iter_cache_events(cache_events, partial(epoch_data.load_arrays, epoch))
+                result = next(epochs)
+                history.append(make_epoch_metrics(result))
+                if checkpoints is not None:
+                    is_last = epoch == config.epochs
+                    (checkpoints.save if is_last else checkpoints.save_if_due)(result, history)
+                yield EpochReported(metrics=history[-1])
+        except GeneratorExit:  # the trial is stopped, or interrupted to be resumed
+            if checkpoints is not None and result is not None:
+                with suppress(Exception):  # nothing can be reported any more
+                    checkpoints.save(result, history)
+            raise
+
+
+@contextmanager
+def _open_checkpoints(
+    folder: Path | Storage | None, config: TrainConfig, memory: ProcessMemory
+) -> Iterator[trial_checkpoints.TrialCheckpoints | None]:
+    settings = config, memory.decoded(config).data.classes, memory.write_cost
+    match folder:
+        case None:
+            yield None
+        case Path():
+            yield trial_checkpoints.TrialCheckpoints(folder, *settings)
+        case _:
+            with TemporaryDirectory(prefix="kdtune-", ignore_cleanup_errors=True) as temporary:
+                remote = trial_checkpoints.RemoteTrialCheckpoints
+                yield remote(Path(temporary), *settings, storage=folder)
 
 
 def _describe_failure(error: Exception) -> TrialFailed:
-    if isinstance(error, DivergedError):
-        return TrialFailed(failure=Failure.DIVERGED, reason=str(error))
-    if isinstance(error, DiskFullError):
-        return TrialFailed(failure=Failure.DISK_FULL, reason=str(error))
+    match error:
+        case DivergedError():
+            return TrialFailed(failure=Failure.DIVERGED, reason=str(error))
+        case DiskFullError():
+            return TrialFailed(failure=Failure.DISK_FULL, reason=str(error))
     failure = Failure.OUT_OF_MEMORY if is_out_of_memory(error) else Failure.CRASHED
     return TrialFailed(failure=failure, reason=typed_first_line(error))
 
@@ -267,11 +257,11 @@ def open_trial_data(
 def is_out_of_memory(error: Exception) -> bool:
     """Return True if a device or the machine had too little memory."""
     is_memory_error = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return is_memory_error or any(text in str(error) for text in OUT_OF_MEMORY_MESSAGES)
+    return is_memory_error or any(text in str(error) for text in _OUT_OF_MEMORY_MESSAGES)
 
 
 def _iter_cache_events(
-    cache_events: "SimpleQueue[CacheProgress | None]", load: Callable[[], object]
+    cache_events: SimpleQueue[CacheProgress | None], load: Callable[[], object]
 ) -> Iterator[CacheReported]:
     """Load arrays in a thread, and yield what is built or waited for meanwhile."""
     with ThreadPoolExecutor(1) as pool:

@@ -1,16 +1,13 @@
 """Checkpoints of running trials, from which a trial resumes after its process died.
 
-A checkpoint is written at the end of an epoch if that costs at most `CHECKPOINT_TIME_SHARE` of the
-training time since the last one, and always when a trial is left. It is renamed to its final name
-once it is complete. Writing does not wait for the disk, which would take several times as long, so
-a crash of the machine may damage it: its checksums show that, and the one before is loaded.
+Writing does not wait for the disk, which would take several times as long, so a crash of the
+machine may damage a checkpoint: its checksums show that, and the one before is loaded.
 """
 
-import tempfile
 import time
 import zipfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,65 +18,44 @@ from kdtune.models.checkpoints import read_checkpoint, save_model
 from kdtune.storage.remote import Storage, StorageError
 from kdtune.training.loop import EpochResult
 
-CHECKPOINT_TIME_SHARE = 0.02
-"""Maximum share of the training time that checkpoints take."""
-
-CHECKPOINTS_PER_TRIAL = 2
-"""Checkpoints of a trial that are kept: the last one may be damaged."""
-
-STORAGE_PAUSE_FACTOR = 10
-"""Pause after a storage failed, in multiples of the time that the failing took."""
-
-LOAD_RETRY_DELAYS_SECONDS = (0.0, 1.0, 5.0)
-"""Seconds before each try to load a checkpoint from a storage."""
+CHECKPOINT_TIME_SHARE = 0.02  # of the training time, at most
+CHECKPOINTS_PER_TRIAL = 2  # the last one may be damaged
+STORAGE_PAUSE_FACTOR = 10  # pause after a failure, in multiples of the time that it took
+LOAD_RETRY_DELAYS_SECONDS = (0.0, 1.0, 5.0)  # before each try to load from a storage
 
 
 @dataclass
 class WriteCost:
-    """Measured cost of writing a checkpoint, which the trials of a process share.
+    """Measured cost of writing a checkpoint, which the trials of a process share."""
 
-    Attributes:
-        seconds_per_byte: measured at the last checkpoint; a guess before the first one.
-    """
-
-    seconds_per_byte: float = 1e-9
+    seconds_per_byte: float = 1e-9  # a guess before the first checkpoint
 
 
+@dataclass
 class TrialCheckpoints:
-    """The checkpoints of one trial.
+    """The checkpoints of one trial; the settings say which of them are of this trial."""
 
-    Args:
-        folder: for this trial alone.
-        config: its settings; checkpoints of other settings are skipped.
-        classes: class names.
-        write_cost: shared by the trials of a process.
-    """
+    folder: Path  # of this trial alone
+    config: TrainConfig
+    classes: tuple[str, ...]
+    write_cost: WriteCost = field(default_factory=WriteCost)
 
-    def __init__(
-        self,
-        folder: Path,
-        config: TrainConfig,
-        classes: tuple[str, ...],
-        write_cost: WriteCost | None = None,
-    ):
-        self.folder, self.config, self.classes = folder, config, classes
-        self.write_cost = write_cost or WriteCost()
+    def __post_init__(self) -> None:
         self._saved_epoch, self._seconds_since_save = 0, 0.0
 
     def load_latest(self) -> tuple[dict[str, Any], list[EpochMetrics]] | None:
-        """Load the newest intact checkpoint, if there is one.
+        """Load the newest intact checkpoint of the same settings, if there is one.
 
         Returns:
             The state for `kdtune.training.loop.fit`, and the metrics of all epochs so far.
         """
         for path in reversed(list_checkpoints(self.folder)):
-            if (content := read_if_intact(path)) is None or not self._has_same_config(content):
-                continue
-            weights, training = content["weights"], content["training"]
-            self._saved_epoch = content["epoch"]
-            return {"best_weights": weights, **training, "student": weights}, [
-                EpochMetrics(**metrics) for metrics in content["history"]
-            ]
+            content = read_if_intact(path)
+            if content is not None and self._has_same_config(content):
+                self._saved_epoch = content["epoch"]
+                weights = content["weights"]
+                state = {"best_weights": weights, **content["training"], "student": weights}
+                return state, [EpochMetrics(**metrics) for metrics in content["history"]]
         return None
 
     def _has_same_config(self, content: dict[str, Any]) -> bool:
@@ -106,9 +82,6 @@ class TrialCheckpoints:
         Args:
             result: the latest epoch.
             history: metrics of all epochs, up to that one.
-
-        Raises:
-            DiskFullError: there is no room.
         """
         if self._saved_epoch == result.epoch:
             return
@@ -133,35 +106,15 @@ class TrialCheckpoints:
         self._saved_epoch, self._seconds_since_save = result.epoch, 0.0
         self.write_cost.seconds_per_byte = (time.perf_counter() - started) / path.stat().st_size
 
-    def close(self) -> None:
-        """Release what the checkpoints hold besides their folder."""
 
-
+@dataclass
 class RemoteTrialCheckpoints(TrialCheckpoints):
-    """The checkpoints of one trial in a storage.
+    """The checkpoints of one trial in a storage, which may fail; the folder is a temporary one."""
 
-    Args:
-        storage: a folder of this trial alone.
-        config: complete settings of the trial.
-        classes: class names.
-        write_cost: shared by the trials of a process.
-    """
-
-    def __init__(
-        self,
-        storage: Storage,
-        config: TrainConfig,
-        classes: tuple[str, ...],
-        write_cost: WriteCost | None = None,
-    ):
-        self._temporary_folder = tempfile.TemporaryDirectory(
-            prefix="kdtune-", ignore_cleanup_errors=True
-        )
-        super().__init__(Path(self._temporary_folder.name), config, classes, write_cost)
-        self.storage, self._retry_after = storage, 0.0
+    storage: Storage = field(kw_only=True)  # a folder of this trial alone
+    _retry_after: float = field(default=0.0, init=False)
 
     def load_latest(self) -> tuple[dict[str, Any], list[EpochMetrics]] | None:
-        """Load the newest intact checkpoint; None if there is none or the storage fails."""
         for delay in LOAD_RETRY_DELAYS_SECONDS:
             time.sleep(delay)
             with suppress(StorageError):
@@ -173,12 +126,10 @@ class RemoteTrialCheckpoints(TrialCheckpoints):
         return None
 
     def save_if_due(self, result: EpochResult, history: list[EpochMetrics]) -> None:
-        """Write a checkpoint if it is time for one, and the storage did not fail just before."""
         if time.monotonic() >= self._retry_after:
             super().save_if_due(result, history)
 
     def save(self, result: EpochResult, history: list[EpochMetrics]) -> None:
-        """Write the checkpoint of an epoch, unless there is one or the storage fails."""
         if self._saved_epoch == result.epoch:
             return
         super().save(result, history)
@@ -191,12 +142,9 @@ class RemoteTrialCheckpoints(TrialCheckpoints):
         except StorageError:
             now = time.monotonic()
             self._saved_epoch, self._retry_after = 0, now + STORAGE_PAUSE_FACTOR * (now - started)
-            return
-        self.write_cost.seconds_per_byte += (time.monotonic() - started) / path.stat().st_size
-
-    def close(self) -> None:
-        """Remove the temporary files."""
-        self._temporary_folder.cleanup()
+        else:
+            seconds = time.monotonic() - started
+            self.write_cost.seconds_per_byte += seconds / path.stat().st_size
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

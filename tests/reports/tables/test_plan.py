@@ -89,7 +89,7 @@ class Folder(SweepFolder):
 
 def test_the_report_says_nothing_without_a_plan_and_refuses_a_damaged_one(tmp_path):
     folder = Folder(tmp_path)
-    assert plan_section(folder) == []
+    assert not list(plan_section(folder))
     folder.plan_path.write_text(json.dumps(PLAN))
     grid, words = plan_section(folder)
     assert grid.rows[0] == ("wall", "1 min 40 s", "50 s", "0.50")

@@ -34,7 +34,7 @@ def start(slots, *waiting):
     chosen = slots.choose_next([PendingTrial(cell, cell) for cell in waiting])
     if chosen is None:
         return None
-    slots.allocate(f"{next(NUMBERS)}", chosen[1])
+    slots.allocations[f"{next(NUMBERS)}"] = chosen[1]
     return chosen[0].key
 
 
@@ -100,7 +100,7 @@ def test_a_part_of_a_gpu_is_of_one_gpu_and_the_fullest_with_room_comes_first():
         {"Big": ResourceRequest(1, 1.0), "Small": ResourceRequest(1, 0.5)}, lambda: nodes
     )
     assert [start(slots, SMALL), start(slots, SMALL), start(slots, BIG)] == [SMALL, SMALL, BIG]
-    assert [place.devices for place in slots._allocations.values()] == [(0,), (0,), (1,)]
+    assert [place.devices for place in slots.allocations.values()] == [(0,), (0,), (1,)]
 
 
 def test_nodes_come_and_go():
@@ -113,7 +113,7 @@ def test_nodes_come_and_go():
     assert start(slots, SMALL)
     del nodes[0]  # its trial has no place now, but Ray begins it where it has room
     assert (slots.in_use, slots.count, slots.has_room()) == (1, 2, False)
-    slots.release_finished(list(slots._allocations)[1:])
+    slots.release_finished(list(slots.allocations)[1:])
     assert (slots.in_use, slots.count, slots.has_room()) == (1, 2, True)
     nodes.clear()
     assert slots.unplaceable_models() == ["Small"] and slots.smallest_allocation("Small") is None
@@ -123,7 +123,7 @@ def test_a_process_on_another_node_is_counted_there():
     nodes = [Node("a", 2), Node("b", 2)]
     slots = Slots({"M": ResourceRequest(2)}, lambda: nodes)
     place = Allocation("a", 2, 2, 0.0)
-    slots.allocate("one", place)
+    slots.allocations["one"] = place
     slots.record_node("one", "b")
     chosen = slots.choose_next([PendingTrial("x", ("at", "M"))])
     assert chosen[1].node == "a"
@@ -157,7 +157,7 @@ def test_each_cell_passes_a_waiting_trial_twice_and_then_waits_too():
     assert start(slots, SMALL) and start(slots, OTHER)
     started = []
     for _ in range(20):
-        slots.release_finished(list(slots._allocations)[1:])  # the oldest ends
+        slots.release_finished(list(slots.allocations)[1:])  # the oldest ends
         started.append(start(slots, BIG, SMALL, OTHER) or start(slots, BIG, OTHER, SMALL))
         if started[-1] == BIG:
             break
@@ -169,7 +169,7 @@ def test_each_cell_passes_a_waiting_trial_twice_and_then_waits_too():
 def test_no_room_is_reserved_on_a_node_that_the_waiting_trial_does_not_need():
     nodes = [Node("a", 4), Node("b", 1)]
     slots = Slots({"Big": ResourceRequest(4), "Small": ResourceRequest(1)}, lambda: nodes)
-    slots.allocate("one", Allocation("a", 1, 1, 0.0))
+    slots.allocations["one"] = Allocation("a", 1, 1, 0.0)
     for _ in range(10):  # on b; that is no pass
         assert start(slots, BIG, SMALL) == SMALL
         slots.release_finished(["one"])
@@ -227,7 +227,7 @@ class Cluster:
             return None
         one, place = chosen
         name = f"{one.cell}-{self.started[one.cell]}"
-        self.slots.allocate(name, place)
+        self.slots.allocations[name] = place
         self.running[name] = one.cell, place
         self.started[one.cell] += 1
         return one.cell

@@ -43,19 +43,13 @@ def node_id(ray_session):
     return ray.get_runtime_context().get_node_id()
 
 
-def test_reserve_resources(node_id):
+def test_trial_resources(node_id):
     for target in (node_id, 56 * "0"):  # the second node does not exist
-        group = ray_private.reserve_resources(Allocation(target, 1, 1, 0.0))
+        resources = ray_private.trial_resources(Allocation(target, 1, 1, 0.0))
+        group = resources.to_placement_group()
         assert group.wait(30)
         assert placement_group_table(group)["bundles_to_node_id"] == {0: node_id}
         remove_placement_group(group)
-
-
-def test_trial_resources(node_id):
-    group = ray_private.trial_resources(Allocation(node_id, 1, 1, 0.0)).to_placement_group()
-    assert group.wait(30)
-    assert placement_group_table(group)["bundles_to_node_id"] == {0: node_id}
-    remove_placement_group(group)
 
 
 def run_tune(folder, scheduler):

@@ -12,7 +12,6 @@ from kdtune.tuning.cluster.session import (
     ADDRESS_VARIABLE,
     LOCAL_ADDRESS,
     LivingNodes,
-    find_admitted_nodes,
     find_slots,
     ray_session,
     resolve_address,
@@ -126,7 +125,7 @@ def test_nodes_of_a_session_that_was_joined_before_are_asked(nodes, monkeypatch)
     here = SimpleNamespace(get_node_id=lambda: "a")
     monkeypatch.setattr("ray.get_runtime_context", lambda: here)
     nodes += [node("a", 4)]
-    assert find_admitted_nodes(sweep_config(), print)() == [Node("a", 4)]
+    assert find_slots(sweep_config(), print).nodes() == [Node("a", 4)]
     nodes += [node("b", 4)]
 
     class Asked(list):
@@ -140,14 +139,14 @@ def test_nodes_of_a_session_that_was_joined_before_are_asked(nodes, monkeypatch)
             return self[:1]
 
     monkeypatch.setattr("kdtune.tuning.cluster.session.NodeAdmission", Asked)
-    assert find_admitted_nodes(sweep_config(), print)() == [Node("a", 4)]
+    assert find_slots(sweep_config(), print).nodes() == [Node("a", 4)]
     nodes.pop(0)  # the driver's has no CPU
-    assert find_admitted_nodes(sweep_config(), print)() == [Node("b", 4)]
+    assert find_slots(sweep_config(), print).nodes() == [Node("b", 4)]
 
 
 def refusal(address, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr("kdtune.tuning.cluster.session.is_ray_node", lambda: False)
+    monkeypatch.setattr("kdtune.tuning.cluster.ray_private.is_ray_node", lambda: False)
     with pytest.raises(UserError) as refused, ray_session(address):
         pass
     return str(refused.value)

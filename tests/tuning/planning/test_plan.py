@@ -14,9 +14,8 @@ from kdtune.log.events import EpochFinished
 from kdtune.log.folder import SweepFolder
 from kdtune.reports.page.page import render_report
 from kdtune.reports.tables.plan import plan_vs_actual, read_plan
-from kdtune.tuning.planning.plan import build_notes, plan_sweep
+from kdtune.tuning.planning.plan import Planner, plan_sweep
 from kdtune.tuning.planning.recorded_curves import RecordedCurves
-from kdtune.tuning.planning.simulation import SweepCosts
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.sweep import run_sweep
@@ -53,11 +52,11 @@ def test_notes_of_a_plan_name_its_limits(tmp_path):
     ranges = {**spaces["kd"].distributions, "batch_size": batches}
     searched = {**spaces, "kd": replace(spaces["kd"], distributions=ranges)}
     sweep = sweep_config(methods="at,kd", models="A")
-    imagined, costs = SyntheticCurves(sweep.epochs, 0), SweepCosts({})
+    imagined = SyntheticCurves(sweep.epochs, 0)
 
     def notes(spaces, curves, part=1.0):
         checked = SimpleNamespace(sweep=sweep, spaces=spaces)
-        return " ".join(build_notes(checked, 2, costs, curves, sweep.sampler, part, 60.0))
+        return " ".join(Planner(checked, curves).describe_limits(sweep.sampler, part))
 
     plain = notes(spaces, imagined)
     assert "curves are synthetic" in plain and "batch_size" not in plain

@@ -138,7 +138,7 @@ def test_a_process_may_die_at_most_max_restarts_times(tmp_path):
     [end] = ends(tmp_path)
     reason = "its process died: killed, or out of memory, 3 times"
     assert (end.state, end.reason) == ("crashed", reason)
-    assert machinery.suggest() is None and machinery.budget.finished
+    assert machinery.suggest() is None and machinery.policy.finished
 
 
 def test_a_trial_that_lacks_memory_waits_for_a_device_of_its_own(tmp_path):
@@ -194,7 +194,7 @@ def test_an_end_that_a_crash_lost_is_logged_on_resume(tmp_path, epoch):
     *rest, last = log.read_text().splitlines(keepends=True)
     log.write_text("".join(rest))
     again = SweepHarness(log, **given)
-    assert again.suggest() is None and again.budget.finished
+    assert again.suggest() is None and again.policy.finished
     assert log.read_text().splitlines()[-1] == last.rstrip()
 
 

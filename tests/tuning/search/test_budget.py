@@ -85,7 +85,7 @@ def test_the_budget_of_epochs_is_kept_to_the_last_one(tmp_path, slots, total, ba
         assert set(spent.values()) == {total // 4}
     else:
         assert sum(spent.values()) == total
-    assert machinery.budget.finished
+    assert machinery.policy.finished
     late = [e.reason for e in ends(tmp_path) if e.state == "stopped"]
     share = (
         f"the cell's share of {total // 4}" if balance_by == "epochs" else f"the budget of {total}"
@@ -140,10 +140,10 @@ def test_when_time_is_over_trials_end_with_their_epoch_and_none_starts(tmp_path)
     assert machinery.report(two, 1, 0.5)
     machinery.clock = 90.0
     assert machinery.suggest() is None
-    assert not machinery.budget.finished  # two are running
+    assert not machinery.policy.finished  # two are running
     assert not machinery.report(one, 2, 0.6)
     assert not machinery.report(two, 2, 0.6)
-    assert machinery.budget.finished
+    assert machinery.policy.finished
     reasons = [(e.state, e.reason, e.epochs) for e in ends(tmp_path)]
     assert reasons == [("stopped", "the time budget of 1 min 30 s is spent", 2)] * 2
 
@@ -160,7 +160,7 @@ def test_a_trial_that_builds_a_cache_when_time_is_over_ends_too(tmp_path):
 def test_several_limits_hold_together(tmp_path):
     machinery = Machinery(tmp_path / "log.jsonl", trials=2, total_epochs=10_000)
     machinery.run()
-    assert len(ends(tmp_path)) == 8 and machinery.budget.finished
+    assert len(ends(tmp_path)) == 8 and machinery.policy.finished
 
 
 def test_the_budget_rebuilt_from_the_log_is_the_same(tmp_path):
@@ -169,7 +169,7 @@ def test_the_budget_rebuilt_from_the_log_is_the_same(tmp_path):
     run_slots(machinery, 2)
     again = Machinery(tmp_path / "log.jsonl", **given)
     assert again.budget._usage_by_cell == machinery.budget._usage_by_cell
-    assert again.budget.finished
+    assert again.policy.finished
 
 
 @settings(max_examples=15, deadline=None)
@@ -195,7 +195,7 @@ def test_whatever_the_rule_no_slot_idles_while_a_cell_has_room(
     folder = tmp_path_factory.mktemp("sweep")
     machinery = Machinery(folder / "log.jsonl", **given, seed=seed)
     run_slots(machinery, slots, lambda trial, epoch: trial.config["config"]["lr"] * epoch)
-    assert machinery.budget.finished and not machinery.budget.next_cells()
+    assert machinery.policy.finished and not machinery.budget.next_cells()
     started = Counter(e.cell for e in ends(folder))
     spent = epochs_by_cell(folder)
     assert trials is None or max(started.values()) <= trials
@@ -216,8 +216,8 @@ def test_time_in_which_no_driver_ran_does_not_count(tmp_path):
     again.clock = 5  # of another session; so long it took to start
     again.append(SweepResumed(**{**dict(SWEEP_OPENING), "kind": "sweep_resumed"}))
     again.clock = 25
-    assert again.budget.seconds == 80
+    assert again.budget.stopwatch.elapsed_seconds == 80
     again.append(SpaceExhausted(method="at", model="A", reason="so"))
     third = Machinery(tmp_path / "log.jsonl", **given)
     third.append(Completed())  # at 0 of a session that was not opened
-    assert third.budget.seconds == 80
+    assert third.budget.stopwatch.elapsed_seconds == 80

@@ -2,9 +2,15 @@
 
 import pytest
 from event_logs import make_metrics
+from sweep_harness import sweep_config
 
 from kdtune.log.events import EpochFinished, Observation, TrialProposed, TrialState, WarmStart
 from kdtune.tuning.search.stopping import EarlyStopping, Threshold, rung_epochs
+
+
+def make_stopping(scheduler, *rungs):
+    names = ("epochs", "grace_period", "reduction_factor")
+    return EarlyStopping(sweep_config(scheduler=scheduler, **dict(zip(names, rungs, strict=True))))
 
 
 def propose(stopping, trial_id, cell):
@@ -35,7 +41,7 @@ def judge(stopping, *bests, epoch, cell=("at", "A")):
 
 
 def test_asha_compares_with_those_that_were_there_before():
-    stopping = EarlyStopping("asha", 8, 2, 2)
+    stopping = make_stopping("asha", 8, 2, 2)
     assert judge(stopping, 0.1, 0.9, epoch=1) == [None, None]  # no rung
     missed = judge(stopping, 0.5, 0.7, 0.55, 0.6, epoch=2)
     assert missed[:2] == [None, None] and missed[3] is None  # 0.6 is above the median of the three
@@ -45,29 +51,29 @@ def test_asha_compares_with_those_that_were_there_before():
 
 
 def test_cells_are_judged_apart():
-    stopping = EarlyStopping("asha", 8, 1, 2)
+    stopping = make_stopping("asha", 8, 1, 2)
     assert judge(stopping, 0.9, 0.8, epoch=1)[1] is not None
     assert judge(stopping, 0.1, 0.2, epoch=1, cell=("kd", "A")) == [None, None]
 
 
 def test_the_best_share_of_trials_continues():
-    stopping = EarlyStopping("asha", 100, 1, 4)
+    stopping = make_stopping("asha", 100, 1, 4)
     rising = judge(stopping, *[n / 100 for n in range(80)], epoch=1)
     assert rising == [None] * 80  # each is the best so far
-    stopping = EarlyStopping("asha", 100, 1, 4)
+    stopping = make_stopping("asha", 100, 1, 4)
     shuffled = [(37 * n % 81) / 81 for n in range(81)]
     kept = sum(cut is None for cut in judge(stopping, *shuffled, epoch=1))
     assert 0.2 * 81 < kept < 0.35 * 81
 
 
 def test_a_trial_that_reports_an_epoch_again_is_not_compared_with_itself():
-    stopping = EarlyStopping("asha", 8, 1, 2)
+    stopping = make_stopping("asha", 8, 1, 2)
     judge(stopping, 0.5, epoch=1)
     assert judge(stopping, 0.4, epoch=1) == [None]
 
 
 def test_median_judges_after_every_epoch_and_waits_for_others():
-    stopping = EarlyStopping("median", 6, 2, 2)
+    stopping = make_stopping("median", 6, 2, 2)
     assert judge(stopping, 0.5, 0.6, 0.7, 0.8, 0.1, epoch=1) == [None] * 5
     assert judge(stopping, 0.5, 0.6, 0.7, 0.8, 0.64, epoch=3) == [
         *[None] * 4,
@@ -76,11 +82,11 @@ def test_median_judges_after_every_epoch_and_waits_for_others():
 
 
 def test_none_stops_no_trial():
-    assert judge(EarlyStopping("none", 6, 1, 2), 0.9, 0.8, 0.0, epoch=1) == [None] * 3
+    assert judge(make_stopping("none", 6, 1, 2), 0.9, 0.8, 0.0, epoch=1) == [None] * 3
 
 
 def test_hyperband_gives_brackets_the_same_epochs():
-    stopping = EarlyStopping("hyperband", 8, 2, 2)
+    stopping = make_stopping("hyperband", 8, 2, 2)
     assert stopping.brackets == [(2, 4), (4,), ()]
     spent = [0, 0, 0]
     for number in range(60):
@@ -95,7 +101,7 @@ def test_hyperband_gives_brackets_the_same_epochs():
 
 
 def test_observations_of_an_earlier_sweep_count():
-    stopping = EarlyStopping("asha", 8, 1, 2)
+    stopping = make_stopping("asha", 8, 1, 2)
     observation = Observation(
         trial_id="old", params={}, distributions={}, state=TrialState.FINISHED,
         best_validation_accuracies=(0.5, 0.6),
@@ -131,4 +137,4 @@ def test_rungs_are_before_the_end(given, rungs):
     ],
 )
 def test_a_rule_is_described(scheduler, said):
-    assert EarlyStopping(scheduler, 8, 2, 2).describe_rule().startswith(said)
+    assert make_stopping(scheduler, 8, 2, 2).describe_rule().startswith(said)

@@ -168,7 +168,7 @@ def test_diverged_and_crashed_trials_end_and_nothing_stays_running(tmp_path):
     ]
     states = [t.state for s in machinery.studies.by_cell.values() for t in s.trials]
     assert states == [OptunaState.COMPLETE, OptunaState.FAIL, OptunaState.FAIL]
-    assert machinery.budget.finished
+    assert machinery.policy.finished
 
 
 SMALL = "METHOD='at'; SPACE={'lr': tune.choice([0.1, 0.2, 0.3])}; START=[{'lr': 0.2}]"
@@ -185,7 +185,7 @@ def test_no_point_is_trained_twice_and_a_cell_ends_with_its_space(tmp_path, samp
     [exhausted] = events_of(tmp_path, SpaceExhausted)
     assert exhausted.method == "at" and "no point that was not tried" in exhausted.reason
     assert sum(e.method == "kd" for e in proposals(tmp_path)) == 6  # the others continue
-    assert machinery.budget.finished
+    assert machinery.policy.finished
     again = SweepHarness(tmp_path / "log.jsonl", spaces, sampler=sampler, models="A")
     assert snapshot(again) == snapshot(machinery)
 

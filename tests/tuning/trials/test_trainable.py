@@ -94,6 +94,6 @@ def test_a_trial_that_is_slow_to_end_harms_no_other(ray_session, tmp_path):
     events = SweepFolder(tmp_path).load_events()
     states = [event.state for event in events if isinstance(event, TrialEnded)]
     assert len(states) == 4 and set(states) <= {"finished", "stopped"}
-    assert harness.budget.finished
+    assert harness.policy.finished
     processes = {event.device for event in events if isinstance(event, EpochFinished)}
     assert len(processes) < 4  # they are used again

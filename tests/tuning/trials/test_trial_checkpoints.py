@@ -342,16 +342,17 @@ def fail_downloads(monkeypatch, times):
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_storage_that_fails_for_a_moment_costs_no_epochs(
-    folder, stored, always, monkeypatch, times
+    folder, tmp_path, stored, always, monkeypatch, times
 ):
     config = config_of(folder)
     first_epochs = list(islice(results_of(config, stored.subfolder("t")), 2))
     fail_downloads(monkeypatch, times)
     monkeypatch.setattr(trial_checkpoints, "LOAD_RETRY_DELAYS_SECONDS", (0, 0, 0))
-    files = trial_checkpoints.RemoteTrialCheckpoints(stored.subfolder("t"), config, ())
+    files = trial_checkpoints.RemoteTrialCheckpoints(
+        tmp_path / "node", config, (), storage=stored.subfolder("t")
+    )
     _, history = files.load_latest()
     assert history == first_epochs and len(history) == 2
-    files.close()
 
 
 def test_weights_that_a_storage_does_not_give_now_come_later(

@@ -23,12 +23,10 @@ def failures_section(sweep: LoadedSweep) -> Iterator[Block]:
     caption = f"{diverged + crashed} of {int(leaderboard['trials_started'].sum())} trials failed"
     caption += f": {diverged} diverged, {crashed} crashed." if diverged + crashed else "."
     yield FigureBlock("failures", plot_outcomes(counts), caption)
-    errors = errors_table(sweep.tables.trials, sweep.tables.runs)
-    if len(errors):
+    if len(errors := errors_table(sweep.tables.trials, sweep.tables.runs)):
         caption = "The most frequent errors; errors that differ only in numbers count as one."
         yield TableBlock(caption, ERRORS.to_texts(errors, *ERRORS.names))
-    medians = diverged_settings(sweep.tables.trials, sweep.spaces)
-    if len(medians):
+    if len(medians := diverged_settings(sweep.tables.trials, sweep.spaces)):
         medians = medians.assign(method=medians["method"].map(display_name))
         caption = "Settings in which diverged trials differ most from the others."
         columns = DIVERGED_SETTINGS.to_texts(medians, *DIVERGED_SETTINGS.names[:-1])

@@ -16,7 +16,6 @@ COLUMNS = (
 )  # fmt: skip
 
 TEST_COLUMNS = ("rank", "test_accuracy_percent", "optimism_gap_points", "seeds_ok")
-"""Columns that are empty until a cell is tested."""
 
 TEST_CAPTION = (
     "± is the 95 % half width. Methods share a rank if no difference between them is decided. "
@@ -25,11 +24,7 @@ TEST_CAPTION = (
 
 
 def leaderboard_section(leaderboard: pd.DataFrame) -> Iterator[Block]:
-    """Yield the leaderboard of a sweep, or of comparable ones, grouped by model.
-
-    Args:
-        leaderboard: result of `kdtune.reports.tables.several_sweeps.join_leaderboards`.
-    """
+    """Yield a leaderboard that `join_leaderboards` returned, grouped by model."""
     if leaderboard.empty:
         yield Paragraph(NO_TRIAL_NOTE, "missing")
         return

@@ -9,22 +9,16 @@ from kdtune.reports.tables.columns import PLAN
 from kdtune.reports.tables.plan import is_changed_since_plan, plan_vs_actual, read_plan
 from kdtune.units import format_duration
 
-DURATIONS = ("wall seconds", "device seconds")
-
 
 def plan_section(folder: SweepFolder) -> Iterator[Block]:
-    """Yield a table of the plan and what the sweep took, if there is a plan.
-
-    Raises:
-        UserError: the plan is damaged.
-    """
+    """Yield a table of the plan and what the sweep took, if there is a plan."""
     if (plan := read_plan(folder)) is None:
         return
     events = folder.load_events()
     table = plan_vs_actual(plan, events)
     columns = {
         column: [
-            format_duration(value) if quantity in DURATIONS else f"{value:,.0f}"
+            format_duration(value) if quantity.endswith("seconds") else f"{value:,.0f}"
             for quantity, value in zip(table["what"], table[column], strict=True)
         ]
         for column in ("planned", "actual")

@@ -27,9 +27,8 @@ v_search  luck_A^2 + luck_B^2; luck is the standard deviation of the best of B t
 def reading_section(sweep: LoadedSweep) -> Iterator[Block]:
     """Yield what the intervals cover, and how to repeat the sweep."""
     leaderboard, opening = sweep.tables.leaderboard, sweep.opening_events[0]
-    yield Paragraph(
-        f"{INTERVAL_NOTE} It does not cover another split, another teacher or other students."
-    )
+    limits = "It does not cover another split, another teacher or other students."
+    yield Paragraph(f"{INTERVAL_NOTE} {limits}")
     yield Paragraph(
         "Settings are chosen on validation images alone. The best trial of a search is partly "
         "lucky; only retraining with fresh seeds gives a result."

@@ -6,7 +6,7 @@ import pandas as pd
 
 from kdtune.log.events import ENDED_STATES
 from kdtune.reports.loaded_sweep import LoadedSweep
-from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock, format_each
+from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock
 from kdtune.reports.page.figures import plot_search_curves
 from kdtune.reports.page.sections.plan import plan_section
 from kdtune.reports.tables.columns import LEADERBOARD_VIEW, SEARCH_CURVE
@@ -32,23 +32,22 @@ def search_section(sweep: LoadedSweep) -> Iterator[Block]:
         yield Paragraph(NO_TRIAL_NOTE, "missing", "search")
         return
     curve = sweep.named_tables.get("search_curve", SEARCH_CURVE.make_frame())
-    steps = search_curve_steps(curve)
-    if len(steps):
+    if len(steps := search_curve_steps(curve)):
         expected = curve if sweep.config.get("sampler") == "random" else None
         figure = plot_search_curves(steps, leaderboard, expected)
         yield FigureBlock("search", figure, _caption(leaderboard, expected is not None))
     else:
         yield Paragraph("No figure: no trial has ended with a score yet.", "missing", "search")
     yield from map(Paragraph, unequal_search_notes(leaderboard))
+    hours = leaderboard["search_device_seconds"] / 3600
     methods = leaderboard["method"]
-    shown = leaderboard.assign(
-        device_hours=leaderboard["search_device_seconds"] / 3600, method=methods.map(display_name)
-    )
-    lucks = zip(methods, format_each(leaderboard["search_luck_points"], ".2f"), strict=True)
-    luck = [text if sweep.spaces.get(method) else "not searched" for method, text in lucks]
-    columns = LEADERBOARD_VIEW.to_texts(shown, *COLUMNS) | {"search luck, points": luck}
-    late = LEADERBOARD_VIEW.to_texts(shown, "late_gain_points", "search_still_improving")
-    yield TableBlock(CAPTION, columns | late)
+    shown = leaderboard.assign(device_hours=hours, method=methods.map(display_name))
+    results = ("search_luck_points", "late_gain_points", "search_still_improving")
+    columns = LEADERBOARD_VIEW.to_texts(shown, *COLUMNS, *results)
+    for i, method in enumerate(methods):
+        if not sweep.spaces.get(method):
+            columns["search luck, points"][i] = "not searched"
+    yield TableBlock(CAPTION, columns)
     yield from plan_section(sweep.folder)
 
 
@@ -57,10 +56,8 @@ def _caption(leaderboard: pd.DataFrame, has_expected: bool) -> str:
     gap = leaderboard["optimism_gap_points"].mean()
     text = f"{improved} of {len(leaderboard)} searches still improved in their second half."
     if leaderboard["validation_accuracy_percent"].notna().any():
-        text += (
-            " Open marks at the right: the chosen candidates, retrained with fresh seeds (mean ± "
-            "standard deviation)."
-        )
+        text += " Open marks at the right: the chosen candidates, retrained with fresh seeds "
+        text += "(mean ± standard deviation)."
         change = f"{'loses' if gap > 0 else 'gains'} {abs(gap):.1f} points on average"
         if pd.notna(gap):
             text += f" The best trial of a search {change} when it is retrained"

@@ -1,11 +1,12 @@
 """Section: which settings matter, and do they carry over."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
 from kdtune.reports.loaded_sweep import LoadedSweep
-from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock, format_setting
+from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock
 from kdtune.reports.page.figures import plot_setting_ranges
 from kdtune.reports.tables.columns import MIN_GOOD_TRIALS, MIN_IMPORTANCE_TRIALS, SETTINGS
 from kdtune.reports.tables.figure_data import setting_ranges, settings_summary
@@ -64,11 +65,15 @@ def _columns(
             for mean, low, high in importances
         ]
     if len(models) > 1:
-        columns["recommended on all students"] = [
-            "" if pd.isna(low) else f"{low:.3g} to {high:.3g}"
-            for low, high in zip(summary["low"], summary["high"], strict=True)
-        ]
+        ranges = zip(summary["low"], summary["high"], strict=True)
+        texts = ["" if pd.isna(low) else f"{low:.3g} to {high:.3g}" for low, high in ranges]
+        columns["recommended on all students"] = texts
     best = settings.set_index(["model", "hyperparameter"])["best"].to_dict()
     for model in models:
-        columns[f"best on {model}"] = [format_setting(best.get((model, name))) for name in names]
+        columns[f"best on {model}"] = [_format_value(best.get((model, name))) for name in names]
     return columns
+
+
+def _format_value(value: Any) -> str:
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "" if pd.isna(value) else text

@@ -5,21 +5,17 @@ from collections.abc import Iterator
 import pandas as pd
 
 from kdtune.reports.loaded_sweep import LoadedSweep
-from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock, to_texts
+from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock
 from kdtune.reports.page.figures import plot_accuracy_vs_cost
 from kdtune.reports.tables.columns import MODELS
 from kdtune.reports.tables.figure_data import accuracy_vs_cost_table
 from kdtune.reports.tables.sentences import display_name
 
-FRONTS = {
-    "front_parameters": "parameters",
-    "front_macs": "multiply-adds",
-    "front_latency": "milliseconds",
-}
+FRONTS = {"parameters": "parameters", "macs": "multiply-adds", "latency": "milliseconds"}
 """Name of the cost of each Pareto front."""
 
 
-def accuracy_vs_cost_section(sweep: LoadedSweep) -> Iterator[Block]:
+def ship_section(sweep: LoadedSweep) -> Iterator[Block]:
     """Yield accuracy and cost of each student."""
     points = accuracy_vs_cost_table(sweep.tables.leaderboard)
     if points.empty:
@@ -31,9 +27,8 @@ def accuracy_vs_cost_section(sweep: LoadedSweep) -> Iterator[Block]:
     else:
         text = f"No figure: `{sweep.command('confirm')}` measures the costs of the students."
         yield Paragraph(text, "missing", "ship")
-    costs = sweep.tables.models
-    if len(costs):
-        devices = ", ".join(sorted({*to_texts(costs["latency_device"])} - {""}))
+    if len(costs := sweep.tables.models):
+        devices = ", ".join(sorted({*costs["latency_device"].dropna()} - {""}))
         caption = (
             "The student alone, without teacher; the median time for one image on "
             f"{devices or 'an unknown device'}. A student is unbeaten in a cost if no other is as "
@@ -66,4 +61,4 @@ def _figure(sweep: LoadedSweep, points: pd.DataFrame, cost: str) -> FigureBlock:
 
 def _unbeaten_costs(points: pd.DataFrame, model: str) -> str:
     model_points = points[points["model"] == model]
-    return ", ".join(name for column, name in FRONTS.items() if model_points[column].any())
+    return ", ".join(name for cost, name in FRONTS.items() if model_points[f"front_{cost}"].any())

@@ -25,12 +25,9 @@ def stopping_section(sweep: LoadedSweep) -> Iterator[Block]:
         yield Paragraph("No trial has reached a rung yet.", "missing")
         return
     groups = rungs.groupby(["method", "rung_epoch", "next_epoch"], sort=False)
-    means = groups.agg(
-        trials_reached=("trials_reached", "sum"),
-        trials_promoted=("trials_promoted", "sum"),
-        correlation_all=("correlation_all", "mean"),
-        winner_rank_at_rung=("winner_rank_at_rung", "max"),
-    ).reset_index()
+    sums = {"trials_reached": "sum", "trials_promoted": "sum"}
+    means = groups.agg({**sums, "correlation_all": "mean", "winner_rank_at_rung": "max"})
+    means = means.reset_index()
     shown = means.assign(method=means["method"].map(display_name))
     yield Paragraph(advise_grace_period(rungs, sweep.opening_events[0].config["grace_period"]))
     yield TableBlock(CAPTION, RUNGS.to_texts(shown, *means.columns))

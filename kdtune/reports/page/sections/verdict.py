@@ -8,19 +8,10 @@ import pandas as pd
 from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock
 from kdtune.reports.page.figures import plot_verdict
+from kdtune.reports.tables import notes
 from kdtune.reports.tables.columns import COMPARISON
 from kdtune.reports.tables.comparison import ALL_MODELS
 from kdtune.reports.tables.figure_data import seed_differences
-from kdtune.reports.tables.notes import (
-    FEW_SEEDS_NOTE,
-    NO_STUDENT_NOTE,
-    NO_TRIAL_NOTE,
-    SEARCH_CAVEAT,
-    accuracy_sentences,
-    select_student_gains,
-    unequal_search_notes,
-    verdict_sentences,
-)
 from kdtune.reports.tables.sentences import display_name, format_points
 from kdtune.reports.tables.statistics import SIGNIFICANCE_LEVEL, Verdict
 
@@ -35,19 +26,13 @@ VERDICT_LABELS = {
     Verdict.UNSTABLE: "a seed diverged",
     Verdict.NOT_CONFIRMED: "not confirmed",
 }
-"""Short labels of verdicts."""
-
-SENTENCES_CAPTION = (
-    "The verdicts in words, with advice: this pair on each student, all methods against student."
-)
 
 
 def verdict_question(sweeps: Sequence[LoadedSweep]) -> str:
     """Return the question that the verdict answers."""
-    for pair in (sweep.main_pair for sweep in sweeps):
-        if len(pair):
-            a, b = display_name(pair["method_a"][0]), display_name(pair["method_b"][0])
-            return f"Does {a} beat {b}?"
+    for sweep in sweeps:
+        for row in sweep.main_pair.itertuples():
+            return f"Does {display_name(row.method_a)} beat {display_name(row.method_b)}?"
     return "How good is it?"
 
 
@@ -55,7 +40,7 @@ def verdict_section(sweep: LoadedSweep) -> Iterator[Block]:
     """Yield at most four sentences, the figure of the first pair, and a table of all pairs."""
     comparison, pair = sweep.tables.comparison, sweep.main_pair
     if sweep.tables.leaderboard.empty:
-        yield Paragraph(NO_TRIAL_NOTE, "missing", "verdict")
+        yield Paragraph(notes.NO_TRIAL_NOTE, "missing", "verdict")
     elif pair.empty:
         yield from _single_method(sweep)
     else:
@@ -67,22 +52,23 @@ def verdict_section(sweep: LoadedSweep) -> Iterator[Block]:
             yield Paragraph(_gains_sentence(comparison, pair))
         yield Paragraph(_counts_sentence(sweep))
         if has_p_values and (comparison["seeds"] == 3).any():
-            yield Paragraph(FEW_SEEDS_NOTE)
+            yield Paragraph(notes.FEW_SEEDS_NOTE)
         yield _verdict_figure(sweep)
         if has_p_values:
             yield _pairs_table(comparison)
-            sentences = {"in words": verdict_sentences(comparison)}
-            yield TableBlock(SENTENCES_CAPTION, sentences, collapsed=True)
+            order = "this pair on each student, all methods against student"
+            sentences = {"in words": notes.verdict_sentences(comparison)}
+            yield TableBlock(f"The verdicts in words, with advice: {order}.", sentences, True)
 
 
 def _single_method(sweep: LoadedSweep) -> Iterator[Block]:
     if sweep.tested_cells.empty:
-        yield Paragraph(f"There is only one method. {SEARCH_CAVEAT}", "lead", "verdict")
+        yield Paragraph(f"There is only one method. {notes.SEARCH_CAVEAT}", "lead", "verdict")
         return
     best = sweep.tested_cells.sort_values("test_accuracy_percent", ascending=False, kind="stable")
     command = sweep.command("confirm")
     too_few = f"Fewer than 3 seeds are finished, too few for an interval; run `{command}`."
-    first, *others = accuracy_sentences(best) or [too_few]
+    first, *others = notes.accuracy_sentences(best) or [too_few]
     yield Paragraph(first, "lead")
     yield from map(Paragraph, others)
     yield Paragraph("No figure: there is only one method.", "missing", "verdict")
@@ -101,14 +87,12 @@ def _verdict_figure(sweep: LoadedSweep) -> Block:
 def _pairs_table(comparison: pd.DataFrame) -> TableBlock:
     rows = comparison.to_dict("records")
     names = [(display_name(row["method_a"]), display_name(row["method_b"])) for row in rows]
+    wins = zip(comparison["seeds_won_a"], comparison["seeds"], strict=True)
     columns = {
         "pair": [f"{a} minus {b}" for a, b in names],
         "model": ["all" if row["model"] == ALL_MODELS else row["model"] for row in rows],
         **COMPARISON.to_texts(comparison, "difference_points"),
-        "seeds won": [
-            "" if pd.isna(row["seeds_won_a"]) else f"{row['seeds_won_a']} of {row['seeds']}"
-            for row in rows
-        ],
+        "seeds won": ["" if pd.isna(won) else f"{won} of {seeds}" for won, seeds in wins],
         **COMPARISON.to_texts(comparison, "p_value_holm", "limited_by"),
         "verdict": [_verdict_label(row) for row in rows],
     }
@@ -136,21 +120,20 @@ def _verdicts_by_student(pair: pd.DataFrame) -> str:
 
 
 def _verdict_label(row: dict[str, Any]) -> str:
-    return VERDICT_LABELS[row["verdict"]].format(
-        a=display_name(row["method_a"]), b=display_name(row["method_b"])
-    )
+    a, b = display_name(row["method_a"]), display_name(row["method_b"])
+    return VERDICT_LABELS[row["verdict"]].format(a=a, b=b)
 
 
 def _gains_sentence(comparison: pd.DataFrame, pair: pd.DataFrame) -> str:
     pair_methods = {pair["method_a"][0], pair["method_b"][0]}
-    student_rows = select_student_gains(comparison[comparison["method_a"].isin(pair_methods)])
+    own_rows = comparison[comparison["method_a"].isin(pair_methods)]
+    student_rows = notes.select_student_gains(own_rows)
     if student_rows.empty:
-        return NO_STUDENT_NOTE
+        return notes.NO_STUDENT_NOTE
     parts = []
     for row in student_rows.to_dict("records"):
         value, width = row["difference_points"], row["half_width_points"]
-        digits = 2 if width < 1 else 1
-        number = f" {value:+z.{digits}f} ± {format_points(width, width)} points"
+        number = f" {value:+z.{2 if width < 1 else 1}f} ± {format_points(width, width)} points"
         number = "" if pd.isna(value) else number
         parts.append(f"{display_name(row['method_a'])}{number} ({_verdict_label(row)})")
     models = int(student_rows["models"].max())
@@ -170,7 +153,7 @@ def _counts_sentence(sweep: LoadedSweep) -> str:
         f"{failed_runs} of {run_count} confirmation runs failed" if run_count else "",
     ]
     line = ", ".join(filter(None, parts)) + "."
-    return " ".join([line, *unequal_search_notes(sweep.tested_cells)])
+    return " ".join([line, *notes.unequal_search_notes(sweep.tested_cells)])
 
 
 def _verdict_caption(rows: pd.DataFrame) -> str:
