@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from kdtune.runtime.device import gpu_memory
 
 EVALUATION_BATCH_SIZE = 256
 """Images per batch where nothing is trained; fixed, so that metrics do not depend on it."""
+
+CPU = torch.device("cpu")
 
 Batch = tuple[Tensor, Tensor, dict[str, Tensor] | None]
 """(images, labels [B], the teacher's targets where they are cached)."""
@@ -81,59 +83,50 @@ class DeviceTensors:
         return {name: self._on_gpu[key][1] for name, key in keys.items()}
 
 
+@dataclass(eq=False)
 class Batches:
     """The batches of one split; each iteration is one pass over it.
 
-    Args:
+    Attributes:
         pixels: uint8 [N, 3, H, W].
-        labels: class indices [N].
-        batch_size: images per batch, see `SeededBatchSampler`.
-        shuffle: True for training.
-        augment: transform each image at random.
         augment_seed: seed for image 0, + i for image i, in every pass; None: anew in every pass.
         targets: the teacher's targets by name, [N, ...].
-        device: device of the batches; the CPU if None.
-        device_tensors: keeps the arrays on the device for later runs; None keeps none.
+        device_tensors: keeps the arrays on the device for later runs.
     """
 
-    def __init__(
-        self,
-        pixels: np.ndarray,
-        labels: Sequence[int],
-        batch_size: int = EVALUATION_BATCH_SIZE,
-        shuffle: bool = False,
-        augment: bool = False,
-        augment_seed: int | None = None,
-        targets: Mapping[str, np.ndarray] | None = None,
-        device: torch.device | None = None,
-        device_tensors: DeviceTensors | None = None,
-    ):
-        self.device = device or torch.device("cpu")
-        arrays = {"pixels": pixels, **(targets or {})}
-        tensors = (device_tensors or DeviceTensors()).place(arrays, self.device)
-        self.pixels = tensors.pop("pixels")
-        self.targets = tensors if targets is not None else None
-        self.labels = torch.tensor(labels, dtype=torch.int64, device=self.pixels.device)
-        self.sampler = SeededBatchSampler(len(self.labels), batch_size, shuffle)
-        self.augment, self.augment_seed = augment, augment_seed
+    pixels: np.ndarray
+    labels: Sequence[int]
+    batch_size: int = EVALUATION_BATCH_SIZE
+    shuffle: bool = False
+    augment: bool = False
+    augment_seed: int | None = None
+    targets: Mapping[str, np.ndarray] | None = None
+    device: torch.device = CPU
+    device_tensors: DeviceTensors = field(default_factory=DeviceTensors)
+
+    def __post_init__(self) -> None:
+        arrays = {"pixels": self.pixels, **(self.targets or {})}
+        self._targets = self.device_tensors.place(arrays, self.device)
+        self._pixels = self._targets.pop("pixels")
+        self._labels = torch.tensor(self.labels, dtype=torch.int64, device=self._pixels.device)
+        self._sampler = SeededBatchSampler(len(self.labels), self.batch_size, self.shuffle)
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return len(self._sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = (self._gather_batch(indices, seed) for indices, seed in self.sampler)
+        batches = (self._gather_batch(indices, seed) for indices, seed in self._sampler)
         return batches if self.device.type == "cpu" else prefetch(batches)
 
     def _gather_batch(self, indices: Tensor, seed: int) -> Batch:
-        rows = indices.to(self.pixels.device)
-        images = self._take_rows(self.pixels, rows)
+        rows = indices.to(self._pixels.device)
+        images = self._take_rows(self._pixels, rows)
         if self.augment:
             base_seed = seed if self.augment_seed is None else self.augment_seed
             images = augment_images(images, (indices + base_seed).tolist())
-        targets = None
-        if self.targets is not None:
-            targets = {name: self._take_rows(array, rows) for name, array in self.targets.items()}
-        return images, self._take_rows(self.labels, rows), targets
+        targets = {name: self._take_rows(array, rows) for name, array in self._targets.items()}
+        labels = self._take_rows(self._labels, rows)
+        return images, labels, targets if self.targets is not None else None
 
     def _take_rows(self, array: Tensor, indices: Tensor) -> Tensor:
         rows = array.index_select(0, indices)  # much faster on a CPU than array[indices]

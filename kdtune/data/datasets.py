@@ -6,7 +6,7 @@ both sides.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +31,7 @@ Samples = tuple[Sequence[ImageSource], Sequence[int]]
 
 @dataclass(frozen=True)
 class NamedDataset:
-    """A data set with its official splits; those that it lacks are None.
-
-    Attributes:
-        classes: class names, in the order of the labels.
-        root: folder that holds the files, if the images are files.
-    """
+    """A data set with its official splits; `root` holds the images, if they are files."""
 
     classes: tuple[str, ...]
     root: Path
@@ -115,10 +110,7 @@ def _read_samples(dataset: Any, pet_annotations: str) -> Samples:
     return list(pixels), list(map(int, labels))
 
 
-def _open_or_download(
-    name: str, dataset_class: type, root: Path, arguments: Mapping[str, Any]
-) -> Any:
-    """Return one split as torchvision's object."""
+def _open_or_download(name: str, dataset_class: type, root: Path, options: dict[str, Any]) -> Any:
     # Of many sets torchvision checks only whether their folder exists. The marker says that
     # kdtune has started a download and not finished it.
     unfinished_marker = root / f".{name}.unfinished"
@@ -137,12 +129,12 @@ def _open_or_download(
                 f"left there, and {unfinished_marker}, then try again."
             )
         with suppress(Exception):  # missing or damaged: each set raises something else
-            return dataset_class(root, **arguments)
+            return dataset_class(root, **options)
         make_folder(root)
         times_before = file_times()
         try:
             unfinished_marker.touch()
-            dataset = dataset_class(root, download=True, **arguments)
+            dataset = dataset_class(root, download=True, **options)
         except Exception as error:  # no network, a full disk, broken files: again anything
             if unfinished_marker.exists() and file_times() == times_before:
                 unfinished_marker.unlink()

@@ -100,12 +100,7 @@ def view_seed(view: int, seed: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class DecodedDataset:
-    """The pixels of a data set at one size.
-
-    Attributes:
-        cache: keeps the arrays; None decodes in memory, for this process.
-        workers: threads that decode; None: one per core.
-    """
+    """The pixels of a data set at one size; without a cache, in memory for this process."""
 
     data: ImageData
     image_size: int
@@ -125,9 +120,6 @@ class DecodedDataset:
 
         Returns:
             uint8 [N, 3, image_size, image_size].
-
-        Raises:
-            BadImagesError: images of the split cannot be read; all of them are named.
         """
         if self.cache is not None:
             return self._open_array(name, on_progress)
@@ -169,18 +161,15 @@ class DecodedDataset:
             pixels = create("pixels", shape, np.dtype(np.uint8))
             if view is None:
                 decode_images(split, self.image_size, self.workers, out=pixels)
-            else:
-                self._augment_into(pixels, view_seed(view, seed))
+                return
+            images, base_seed = torch.from_numpy(self.pixels("train")), view_seed(view, seed)
+            seeds = range(base_seed, base_seed + len(images))
+            for start in range(0, len(images), 256):  # a few at a time, to save memory
+                chunk = slice(start, start + 256)
+                pixels[chunk] = augment_images(images[chunk], seeds[chunk]).numpy()
 
         assert self.cache is not None
         return self.cache.open_arrays(label, key, {"pixels": {}}, build, on_progress)["pixels"]
-
-    def _augment_into(self, pixels: np.ndarray, base_seed: int) -> None:
-        images = torch.from_numpy(self.pixels("train"))
-        seeds = range(base_seed, base_seed + len(images))
-        for start in range(0, len(images), 256):  # a few at a time, to save memory
-            chunk = slice(start, start + 256)
-            pixels[chunk] = augment_images(images[chunk], seeds[chunk]).numpy()
 
     def identify_array(
         self, name: str, view: int | None = None, seed: int = 0

@@ -115,9 +115,8 @@ def _list_image_files(folder: Path) -> list[Path]:
     """Return all images in a class folder, at any depth, in order of their paths."""
 
     def raise_unreadable(error: OSError) -> None:
-        raise UserError(
-            f"The folder {printable_path(error.filename)} cannot be read: {error.strerror}."
-        )
+        shown = printable_path(error.filename)
+        raise UserError(f"The folder {shown} cannot be read: {error.strerror}.")
 
     files = []
     tree = os.walk(folder, followlinks=True, onerror=raise_unreadable)
@@ -130,10 +129,7 @@ def _list_image_files(folder: Path) -> list[Path]:
 
 
 def _hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
-    """Split off a fixed share of each class; every class keeps at least one image.
-
-    scikit-learn's stratified split is not used: it refuses classes of very few images.
-    """
+    """Split off a fixed share of each class; unlike scikit-learn, accept classes of one image."""
     labels, rng = np.asarray(split.labels), np.random.default_rng(SPLIT_SEED)
     held_out: list[int] = []
     for label in np.unique(labels):

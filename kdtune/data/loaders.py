@@ -27,8 +27,6 @@ class CheckedLoader:
 
     Attributes:
         name: the loader's name in messages.
-        image_size: height and width that its images must have; None accepts any.
-        num_classes: upper bound of the labels; None accepts any.
         training: skip batches of a single image, on which batch norm cannot be trained.
     """
 

@@ -85,15 +85,9 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class ImageData:
-    """An image data set.
+    """An image data set; in its fingerprints, paths are relative to `root`."""
 
-    Attributes:
-        source: the folder, or the name of a data set.
-        root: the folder to which the paths of the files are relative in fingerprints.
-        classes: class names, in the order of the labels.
-    """
-
-    source: str
+    source: str  # the folder, or the name of a data set
     root: Path
     classes: tuple[str, ...]
     train: Split

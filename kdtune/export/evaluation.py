@@ -184,8 +184,7 @@ def write_confusion_figure(evaluation: Evaluation, path: Path) -> None:
         names = [printable_path(name)[:24] for name in evaluation.confusion["class"]]
         axes.set_yticks(range(len(names)), names, parse_math=False, fontsize=8)
         axes.set_xticks(range(len(names)), [str(i) for i in range(len(names))], fontsize=8)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     try:
         with atomic_write(path) as temporary:

@@ -56,13 +56,7 @@ class OpenedNetwork:
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """A file format of networks.
-
-    Attributes:
-        read: returns the logits, and the plain values of the description if the file has one.
-        packages: packages that it needs beyond kdtune's own dependencies.
-        runs_code: reading a file may run code from it.
-    """
+    """A file format of networks; `read` also returns the description's values, or None."""
 
     write: Callable[[Path, LoadedModel], None]
     read: Callable[[Path], tuple[Logits, Any]]
@@ -237,8 +231,7 @@ FORMATS = {
 """Formats by the suffix of their files."""
 
 MAX_LOGIT_DIFFERENCE = 1e-4
-"""Largest difference between a logit and the checkpoint's that counts as rounding, as a share of
-the largest logit."""
+"""Largest difference between logits that counts as rounding, as a share of the largest logit."""
 
 COMPARED_BATCH_SIZES = (1, 3, 64)
 """Batch sizes with which a written network is compared with its checkpoint."""

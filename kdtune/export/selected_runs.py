@@ -27,12 +27,7 @@ class SelectedRun:
     """The run or trial that represents a cell.
 
     It is the best run of the chosen candidate by validation images, or, if the cell is not
-    confirmed, the best trial of the search.
-
-    Attributes:
-        validation_accuracy: share of 1, at the best epoch.
-        epoch: the best epoch.
-        seed_summary: `SEED_SUMMARY_COLUMNS` of a confirmed cell.
+    confirmed, the best trial of the search. Its epoch is the best one.
     """
 
     name: str
