@@ -264,12 +264,9 @@ class _ConfirmSession:
             for (_, run_id), predicted in zip(runs, predictions, strict=True):
                 with atomic_write(self.folder.predictions_path(run_id)) as temporary:
                     np.savez_compressed(temporary, predicted=predicted.astype(np.uint16))
-                tested = events.RunTested(
-                    **self.policy.proposals[run_id].identity,
-                    test_accuracy=float((predicted == labels).mean()),
-                    test_images=len(labels),
-                )
-                log.append(tested)
+                run, accuracy = self.policy.proposals[run_id], float((predicted == labels).mean())
+                result = {"test_accuracy": accuracy, "test_images": len(labels)}
+                log.append(events.RunTested(**run.identity, **result))
         except ray.exceptions.RayError as error:
             reason = last_line(error)
             raise RunError(f"The test images could not be classified: {reason}") from error

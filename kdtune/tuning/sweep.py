@@ -65,7 +65,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
             session = _SearchSession(Workplace(folder, screen, command, remote_sync), prepared)
             slots, opening_event = session.prepare_slots(warm_start_events)
             sweep_plan = session.make_plan(slots, warm_start_events) if plan else None
-            _create_folder(folder, opening_event, warm_start_events, sweep_plan)
+            _create_folder(folder, sweep_plan, opening_event, *warm_start_events)
             with folder.locked(), session.driver.open_log(folder.log_path) as log:
                 session.run(log, slots)
         session.confirm({key: getattr(sweep, key) for key in NOT_FROM_LOG if getattr(sweep, key)})
@@ -114,19 +114,16 @@ def resume_sweep(
 
 
 def _create_folder(
-    folder: SweepFolder,
-    opening_event: SweepOpening,
-    warm_start_events: Sequence[WarmStart],
-    sweep_plan: dict[str, Any] | None,
+    folder: SweepFolder, plan: dict[str, Any] | None, opening: SweepOpening, *others: WarmStart
 ) -> None:
     with folder.create_atomically() as new_folder:
-        if sweep_plan is not None:
-            write_text(new_folder.plan_path, json.dumps(sweep_plan, indent=2) + "\n")
-        write_yaml(new_folder.config_path, opening_event.config)
-        environment = json.dumps(opening_event.environment, indent=2)
+        if plan is not None:
+            write_text(new_folder.plan_path, json.dumps(plan, indent=2) + "\n")
+        write_yaml(new_folder.config_path, opening.config)
+        environment = json.dumps(opening.environment, indent=2)
         write_text(new_folder.environment_path, environment + "\n")
         with EventLog(new_folder.log_path, []) as log:
-            for event in (opening_event, *warm_start_events):
+            for event in (opening, *others):
                 log.append(event)
 
 
@@ -172,14 +169,10 @@ class _SearchSession:
         if sweep.time_budget is not None:
             budget.append(f"{format_duration(sweep.time_budget)} of time")
         equal_shares = f"; every cell gets the same {sweep.balance_by}" * (num_cells > 1)
-        yield (
-            f"{num_cells} cell{'s' * (num_cells > 1)}, {', '.join(budget)}, at most "
-            f"{sweep.epochs} epochs per trial{equal_shares}"
-        )
-        yield (
-            f"{describe_sampler(sweep.sampler)} proposes; {self.policy.stopping.describe_rule()}; "
-            f"{slots.count} trials at once"
-        )
+        cells = f"{num_cells} cell{'s' * (num_cells > 1)}, {', '.join(budget)}"
+        yield f"{cells}, at most {sweep.epochs} epochs per trial{equal_shares}"
+        rule = f"{self.policy.stopping.describe_rule()}; {slots.count} trials at once"
+        yield f"{describe_sampler(sweep.sampler)} proposes; {rule}"
         if not slots.is_uniform_cpu_only:
             yield slots.describe_resources()
         if num_test_images := self.prepared.opening_event.data.test_images:
@@ -205,10 +198,8 @@ class _SearchSession:
             log.append(Completed())
         if not any(isinstance(event, EpochFinished) for event in events):
             reasons = (event.reason for event in events if isinstance(event, TrialEnded))
-            raise RunError(
-                f"No trial of {self.workplace.folder.path} finished an epoch; the first says: "
-                f"{next(reasons, 'nothing')}"
-            )
+            path, reason = self.workplace.folder.path, next(reasons, "nothing")
+            raise RunError(f"No trial of {path} finished an epoch; the first says: {reason}")
         if savings := self.driver.progress.describe_cache_savings():
             self.screen.say(savings)
 
@@ -218,7 +209,6 @@ class _SearchSession:
             return
         path, interrupts = self.workplace.folder.path, self.policy.interrupts
         if interrupts.stop_requested:
-            interrupts.raise_interrupt(
-                f"the search is complete; to continue: kdtune confirm {path}"
-            )
+            command = f"kdtune confirm {path}"
+            interrupts.raise_interrupt(f"the search is complete; to continue: {command}")
         confirm_sweep(path, changes, self.screen.show)

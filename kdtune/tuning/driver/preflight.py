@@ -213,16 +213,15 @@ def _prepare_inputs(
             "warm_start": tuple(map(_make_absolute, requested.warm_start)),
         }
     )
+    methods, models = [method for method, _ in sweep.cells()], list(sweep.models)
+    if teacher_summary is not None:
+        models.append(teacher_summary.model)
     opening_fields: dict[str, Any] = {
         "config": sweep.model_dump(mode="json"),
         "data": data_summary,
         "teacher": teacher_summary,
         "environment": describe_environment(),
-        "plugins": PLUGINS.records(
-            METHODS=[method for method, _ in sweep.cells()],
-            MODELS=[*sweep.models, *([teacher_summary.model] if teacher_summary else ())],
-            DATA=[requested.data],
-        ),
+        "plugins": PLUGINS.records(METHODS=methods, MODELS=models, DATA=[requested.data]),
     }
     return sweep, SharedInputs(sweep, data, teacher), opening_fields
 
