@@ -38,9 +38,8 @@ from kdtune.units import format_duration
 def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False) -> SweepFolder:
     """Run a sweep, and return its folder with log, tables, best configurations and weights.
 
-    Data, teacher, methods, models, spaces and settings are checked before the folder is created.
-    Then every training and validation image is decoded, and the teacher's targets for the first
-    epoch are computed, so that all trials find them.
+    Before the folder is created, all settings and files are checked, training and validation
+    images are decoded, and the teacher's targets for the first epoch are computed.
 
     Args:
         config: settings of `SweepConfig`.
@@ -86,10 +85,8 @@ def resume_sweep(
         show: as for `run_sweep`, which also says what may be raised.
     """
     screen, folder, changes = Screen(show), SweepFolder(path), changes or {}
-    with (
-        synced_to(folder, changes.get("storage"), False, screen.warn) as remote_sync,
-        folder.locked_existing(),
-    ):
+    storage = changes.get("storage")
+    with synced_to(folder, storage, False, screen.warn) as remote_sync, folder.locked_existing():
         earlier_opening = folder.load_opening_events()[-1]
         requested = build_resume_config(earlier_opening, changes)
         prepared = prepare_sweep(requested, tuple(changes.get("spaces", ())), earlier_opening)
@@ -132,20 +129,16 @@ class _SearchSession:
 
     def __init__(self, workplace: Workplace, prepared: PreparedSweep):
         self.workplace, self.prepared, self.screen = workplace, prepared, workplace.screen
-        self.sweep, configure_trial = prepared.sweep, prepared.configure_trial
-        self.policy = SearchPolicy(
-            self.sweep, prepared.spaces, configure_trial, say=self.screen.warn
-        )
+        self.sweep, spaces, configure = prepared.sweep, prepared.spaces, prepared.configure_trial
+        self.policy = SearchPolicy(self.sweep, spaces, configure, say=self.screen.warn)
         self.checkpoint_cleanup = CheckpointCleanup(workplace.folder, workplace.checkpoint_storage)
         self.driver = Driver(workplace, self.policy, self.checkpoint_cleanup, "trials")
 
-    def prepare_slots(
-        self, warm_start_events: Sequence[WarmStart] = ()
-    ) -> tuple[Slots, SweepOpening]:
+    def prepare_slots(self, warm_starts: Sequence[WarmStart] = ()) -> tuple[Slots, SweepOpening]:
         """Find the slots, build what the first epoch needs, and choose how trials share GPUs."""
         slots = find_slots(self.sweep, self.screen.warn)
-        warm_starts = (f"{event.cell_name}: {event.reason}" for event in warm_start_events)
-        for line in (*self._describe(slots), *warm_starts):
+        reasons = (f"{event.cell_name}: {event.reason}" for event in warm_starts)
+        for line in (*self._describe(slots), *reasons):
             self.screen.say(line)
         shared_inputs = self.prepared.shared_inputs
         built = shared_inputs.warm_cache(slots, self.screen.say)

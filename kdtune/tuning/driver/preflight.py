@@ -119,11 +119,9 @@ def prepare_sweep(
         shared_inputs.register_runs(model, configs)
     shared_inputs.plan_cache(earlier_opening)
     event_type = events.SweepStarted if earlier_opening is None else events.SweepResumed
-    opening_event = event_type(
-        spaces={method: _record_space(space) for method, space in spaces.items()},
-        cache=shared_inputs.cache_plan,
-        **opening_fields,
-    )
+    records = {method: _record_space(space) for method, space in spaces.items()}
+    cache = shared_inputs.cache_plan
+    opening_event = event_type(spaces=records, cache=cache, **opening_fields)
     return PreparedSweep(sweep, spaces, shared_inputs, opening_event)
 
 
@@ -323,12 +321,10 @@ def _build_trial_config(
 
 
 def _make_absolute(path: str) -> str:
-    """Return the absolute path of a file, since trials run in other folders; else the name.
-
-    Links stay links: on another node they may lead elsewhere.
-    """
+    """Return the absolute path of a file, since trials run in other folders; else the name."""
     expanded = Path(path).expanduser()
-    path = os.path.abspath(expanded) if expanded.exists() else path
+    if expanded.exists():
+        path = os.path.abspath(expanded)  # a link stays: on another node it may lead elsewhere
     if printable_path(path) != path:
         raise UserError(
             f"The path {printable_path(path)} is not plain UTF-8, which Ray cannot take; rename "

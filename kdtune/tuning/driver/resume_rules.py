@@ -1,7 +1,4 @@
-"""Settings that may change on resume or confirm, and those that must be given again.
-
-A log chooses neither whom this process talks to nor which code it runs.
-"""
+"""Settings that may change on resume or confirm; a log names neither cluster nor code."""
 
 from collections.abc import Mapping
 from typing import Any
