@@ -107,22 +107,17 @@ class _ConfirmSession:
         self.folder, self.screen = workplace.folder, workplace.screen
         self._warn_late_trials()
         self.earlier_opening = history.openings[-1] if history.openings else None
-        trial_ids = chain.from_iterable(history.candidates.values())
         new_candidates = [
             events.Candidate(method=method, model=model, trial_id=trial_id)
             for (method, model), ids in history.new_candidates.items()
             for trial_id in ids
         ]
-        configs = history.trial_configs
-        self.prepared = prepare_confirmation(
-            history.sweep,
-            self.folder.load_opening_events()[-1],
-            self.earlier_opening,
-            [configs[trial_id] for trial_id in trial_ids],
-            new_candidates,
-        )
+        trial_ids = chain.from_iterable(history.candidates.values())
+        configs = [history.trial_configs[trial_id] for trial_id in trial_ids]
+        openings = self.folder.load_opening_events()[-1], self.earlier_opening
+        self.prepared = prepare_confirmation(history.sweep, *openings, configs, new_candidates)
         self.sweep = self.prepared.sweep
-        self.policy = ConfirmPolicy(self.sweep, configs, say=self.screen.warn)
+        self.policy = ConfirmPolicy(self.sweep, history.trial_configs, say=self.screen.warn)
         self.confirmed_weights = ConfirmedWeights(self.folder, workplace.checkpoint_storage)
         self.driver = Driver(workplace, self.policy, self.confirmed_weights, "runs")
 

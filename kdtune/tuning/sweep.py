@@ -76,8 +76,7 @@ def resume_sweep(
 ) -> SweepFolder:
     """Resume a sweep that was interrupted, or that gets more trials, cells or resources.
 
-    Trials that had not ended resume from their checkpoints, or start anew without them; their
-    finished epochs stay as they were.
+    Trials that had not ended resume from their checkpoints, or start anew without them.
 
     Args:
         path: the sweep's folder.
@@ -117,8 +116,7 @@ def _create_folder(
         if plan is not None:
             write_text(new_folder.plan_path, json.dumps(plan, indent=2) + "\n")
         write_yaml(new_folder.config_path, opening.config)
-        environment = json.dumps(opening.environment, indent=2)
-        write_text(new_folder.environment_path, environment + "\n")
+        write_text(new_folder.environment_path, json.dumps(opening.environment, indent=2) + "\n")
         with EventLog(new_folder.log_path, []) as log:
             for event in (opening, *others):
                 log.append(event)

@@ -47,7 +47,8 @@ class Workplace:
     @property
     def checkpoint_storage(self) -> Storage | None:
         """The storage of checkpoints; None if they are in the folder."""
-        return self.remote_sync and self.remote_sync.storage.subfolder(CHECKPOINTS_FOLDER)
+        remote = self.remote_sync
+        return remote.storage.subfolder(CHECKPOINTS_FOLDER) if remote is not None else None
 
     def write_results(self) -> None:
         """Write all that is made from the logs: tables, best settings and weights."""
@@ -108,19 +109,17 @@ class Driver:
             earlier_opening: its latest opening event.
             opening_event: the event that opens it now.
         """
-        trials = self.policy.active_trials.by_id
+        trials, warn = self.policy.active_trials.by_id, self.screen.warn
         clauses = [f"{self.progress.num_ended} {self.noun} have ended"]
         if trials:
             last_epochs = (f"{name} after epoch {trial.epoch}" for name, trial in trials.items())
             clauses.append(f"{len(trials)} were running ({', '.join(last_epochs)})")
         self.screen.say(f"{self.folder.path}: {', '.join(clauses)}")
         if size := log.truncated_bytes:
-            warning = f"{size} bytes after the log's last event are not an event and were cut off"
-            self.screen.warn(warning)
+            warn(f"{size} bytes after the log's last event are not an event and were cut off")
         for name, now in opening_event.environment.items():
             if (then := earlier_opening.environment.get(name)) != now:
-                warning = f"{name} was {then} and is {now} now: results may differ a little"
-                self.screen.warn(warning)
+                warn(f"{name} was {then} and is {now} now: results may differ a little")
 
     def run(
         self, log: EventLog, slots: Slots, target_requests: TargetRequests, goal: Goal

@@ -143,8 +143,7 @@ def prepare_confirmation(
     """
     inputs = _prepare_inputs(requested, earlier_opening, needs_test_images=True)
     sweep, shared_inputs, opening_fields = inputs
-    decoded = shared_inputs.decoded
-    groups = load_test_groups(decoded.data)
+    decoded, groups = shared_inputs.decoded, load_test_groups(shared_inputs.decoded.data)
     if earlier_confirmation is not None:
         test_fingerprint = opening_fields["data"].test_fingerprint
         if earlier_confirmation.data.test_fingerprint != test_fingerprint:
@@ -211,9 +210,8 @@ def _prepare_inputs(
             "warm_start": tuple(map(_make_absolute, requested.warm_start)),
         }
     )
-    methods, models = [method for method, _ in sweep.cells()], list(sweep.models)
-    if teacher_summary is not None:
-        models.append(teacher_summary.model)
+    methods = [method for method, _ in sweep.cells()]
+    models = [*sweep.models, *([teacher_summary.model] if teacher_summary else ())]
     opening_fields: dict[str, Any] = {
         "config": sweep.model_dump(mode="json"),
         "data": data_summary,

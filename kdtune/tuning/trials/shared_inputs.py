@@ -144,8 +144,7 @@ class SharedInputs:
     def warm_cache(self, slots: Slots, say: Callable[[str], None]) -> list[CacheProgress]:
         """Build what the first epoch needs; return the arrays that were built or found.
 
-        This machine builds, or a node if no trials run here. The other nodes build what their
-        first trial needs.
+        This machine builds, or a node if no trials run here; others build for their first trial.
 
         Args:
             slots: give the nodes.
@@ -158,12 +157,9 @@ class SharedInputs:
         allocation = slots.smallest_allocation(self.sweep.models[0])
         if allocation is None:
             raise RunError("No node has room for a trial any more.")
-        task = ray.remote(
-            max_retries=1,
-            num_cpus=allocation.cpus,
-            num_gpus=allocation.gpus,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(allocation.node, soft=False),
-        )(_build_on_node)
+        node = NodeAffinitySchedulingStrategy(allocation.node, soft=False)
+        resources = {"num_cpus": allocation.cpus, "num_gpus": allocation.gpus}
+        task = ray.remote(**resources, scheduling_strategy=node, max_retries=1)(_build_on_node)
         arguments = pack_plugins(), self.target_requests, self._representative_runs()
         try:
             prepared, problem = ray.get(task.remote(*arguments))

@@ -164,7 +164,7 @@ def run_trial(
 ) -> Generator[results.TrialResult, None, None]:
     """Run a trial from its start or its last checkpoint; yield its results, earlier ones too.
 
-    A trial that is closed saves a checkpoint; one that fails yields the failure as its last result.
+    A trial that is closed saves a checkpoint. One that fails yields the failure as last result.
 
     Args:
         config_values: complete `TrainConfig`.
