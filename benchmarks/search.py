@@ -17,6 +17,7 @@ takes the place of the 10th trial of a search; the table says how many went all 
 """
 
 import argparse
+import heapq
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,6 @@ from surrogate import Surrogate, space_of_runs
 
 from kdtune.log.events import Cell
 from kdtune.tuning.planning.recorded_curves import load_recorded_runs
-from kdtune.tuning.planning.simulation import Timeline
 from kdtune.tuning.search.space import SearchSpace
 
 NUM_WORKERS = 4
@@ -95,7 +96,8 @@ def simulate_search(
     regrets = [100 * (optimum - CHANCE_ACCURACY)]
     best_seen, num_whole = 0.0, 0
     started: list[SimulatedTrial] = []
-    timeline = Timeline()
+    arrivals: list[tuple[float, int, SimulatedTrial]] = []  # a heap of epochs, by time
+    order = count()
 
     def start_next(now: float) -> None:
         trial = recipe.suggest()
@@ -108,12 +110,12 @@ def simulate_search(
 
     def advance(trial: SimulatedTrial, now: float) -> None:
         trial.epoch += 1
-        timeline.add(now + rng.uniform(0.95, 1.05), trial)
+        heapq.heappush(arrivals, (now + rng.uniform(0.95, 1.05), next(order), trial))
 
     for _ in range(NUM_WORKERS):
         start_next(rng.uniform(0, 0.5))
     while len(regrets) <= trials * epochs:
-        now, trial = timeline.pop_next()
+        now, _, trial = heapq.heappop(arrivals)
         assert trial.curve is not None
         best, regret = float(trial.curve[: trial.epoch].max()), regrets[-1]
         continues = recipe.report(trial, float(trial.curve[trial.epoch - 1]), best)

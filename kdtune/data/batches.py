@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,24 +20,18 @@ Batch = tuple[Tensor, Tensor, dict[str, Tensor] | None]
 TrainingBatches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 """The batches of every epoch, or a function that returns those of an epoch, from 1."""
 
-MAX_GPU_MEMORY_SHARE = 1 / 8
-"""Share of a GPU's memory that arrays may take; several processes may share the GPU."""
 
-
+@dataclass(frozen=True)
 class SeededBatchSampler:
     """Indices of the images of each batch, and a seed for their augmentation.
 
     Each iteration is one pass; torch's global random state gives its order and seed. A shuffled
     pass drops a last batch of a single image, since batch norm cannot be trained on it.
-
-    Args:
-        num_images: N.
-        batch_size: images per batch.
-        shuffle: True for training.
     """
 
-    def __init__(self, num_images: int, batch_size: int, shuffle: bool):
-        self.num_images, self.batch_size, self.shuffle = num_images, batch_size, shuffle
+    num_images: int
+    batch_size: int
+    shuffle: bool
 
     def __len__(self) -> int:
         drops_single = self.shuffle and self.num_images % self.batch_size == 1
@@ -60,8 +55,8 @@ class DeviceTensors:
     def place(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
         """Return tensors of arrays, all on the device or all on the CPU.
 
-        They fit if they take at most an eighth of a GPU's memory and half of its free memory. The
-        arrays that were placed first make room.
+        They fit if they take at most an eighth of a GPU's memory, which several processes may
+        share, and half of its free memory. The arrays that were placed first make room.
 
         Args:
             arrays: arrays by name.
@@ -73,7 +68,7 @@ class DeviceTensors:
         keys = {name: (id(array), device) for name, array in arrays.items()}
         if not self._on_gpu.keys() >= set(keys.values()):
             num_bytes = sum(array.nbytes for array in arrays.values())
-            max_bytes = MAX_GPU_MEMORY_SHARE * gpu.total
+            max_bytes = gpu.total / 8
             if num_bytes > min(max_bytes, (gpu.total - gpu.used) / 2):
                 return tensors
             for key in [key for key in self._on_gpu if key not in keys.values()]:

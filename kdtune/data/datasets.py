@@ -1,16 +1,14 @@
 """Data sets by name: scikit-learn's digits, and torchvision's that have official splits.
 
-torchvision finds the files in a folder, or downloads them, and runs nothing from them: only
-CIFAR's are pickles, and it checks their MD5 sums first. Left out are sets without official splits
-(SUN397, Caltech101, EuroSAT, ...), and GTSRB: a random split of its training images would put
-frames of one sign on both sides. Users add theirs in plug-ins.
+torchvision runs nothing from their files: only CIFAR's are pickles, and it checks their MD5 sums
+first. GTSRB is left out: a random split of its training images would put frames of one sign on
+both sides.
 """
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +36,6 @@ class NamedDataset:
     Attributes:
         classes: class names, in the order of the labels.
         root: folder that holds the files, if the images are files.
-        train: training images.
-        validation: validation images.
-        test: test images.
     """
 
     classes: tuple[str, ...]
@@ -56,9 +51,6 @@ def load_named_dataset(name: str, root: str | None = None) -> NamedDataset:
     Args:
         name: a key of `NAMED_DATASETS`.
         root: torchvision's `root`; None: a folder in the node's cache.
-
-    Raises:
-        UserError: the data set is missing and cannot be downloaded.
     """
     folder = Path(root).expanduser() if root else cache_folder() / "datasets"
     with NAMED_DATASETS.blame_provider(name):
@@ -82,39 +74,34 @@ def _load_digits(name: str, root: Path) -> NamedDataset:
     return NamedDataset(tuple(map(str, digits.target_names)), root, samples)
 
 
-SplitArguments = Mapping[str, Mapping[str, Any]]
-"""The arguments of a torchvision class for each of its splits, by our names of these."""
-
-TRAIN_FLAG_SPLITS: SplitArguments = {"train": {"train": True}, "test": {"train": False}}
-TRAIN_TEST_SPLITS: SplitArguments = {"train": {"split": "train"}, "test": {"split": "test"}}
-TRAIN_VAL_TEST_SPLITS: SplitArguments = {**TRAIN_TEST_SPLITS, "validation": {"split": "val"}}
-
 LoadDataset = Callable[[str, Path], NamedDataset]
 """Loads a data set from its name and the folder of named data sets."""
 
 
-def _torchvision(dataset_class: type, splits: SplitArguments, **options: Any) -> LoadDataset:
-    return partial(_load_official_splits, dataset_class, splits, options)
+def _torchvision(dataset_class: type, *official: str | bool, **options: Any) -> LoadDataset:
+    """Return a loader of a class, given its `split`, or its `train` flag, of each of its splits.
+
+    They are those for training, test and, if there is a third, validation.
+    """
+
+    def load(name: str, root: Path) -> NamedDataset:
+        opened, samples = {}, {}
+        for split, value in zip(("train", "test", "validation"), official, strict=False):
+            arguments = {**options, "train" if isinstance(value, bool) else "split": value}
+            opened[split] = _open_or_download(name, dataset_class, root, arguments)
+            samples[split] = _read_samples(opened[split], f"{value}.txt")
+        names = getattr(opened["train"], "classes", range(1 + max(samples["train"][1])))
+        # Imagenette has several names for a class.
+        classes = tuple(str(name[0] if isinstance(name, tuple) else name) for name in names)
+        return NamedDataset(classes, root, **samples)
+
+    return load
 
 
-def _load_official_splits(
-    dataset_class: type, splits: SplitArguments, options: Mapping[str, Any], name: str, root: Path
-) -> NamedDataset:
-    opened = {
-        split: _open_or_download(name, dataset_class, root, {**options, **arguments})
-        for split, arguments in splits.items()
-    }
-    samples = {split: _read_samples(opened[split], splits[split]) for split in splits}
-    names = getattr(opened["train"], "classes", range(1 + max(samples["train"][1])))
-    # Imagenette has several names for a class.
-    classes = tuple(str(name[0] if isinstance(name, tuple) else name) for name in names)
-    return NamedDataset(classes, root, **samples)
-
-
-def _read_samples(dataset: Any, arguments: Mapping[str, Any]) -> Samples:
+def _read_samples(dataset: Any, pet_annotations: str) -> Samples:
     if isinstance(dataset, datasets.OxfordIIITPet):  # decodes its files and takes no loader
         folder = Path(dataset.root) / "oxford-iiit-pet"
-        lines = (folder / "annotations" / f"{arguments['split']}.txt").read_text().splitlines()
+        lines = (folder / "annotations" / pet_annotations).read_text().splitlines()
         rows = [line.split() for line in lines]  # name, class from 1, species, breed
         files = [folder / "images" / f"{row[0]}.jpg" for row in rows]
         return files, [int(row[1]) - 1 for row in rows]
@@ -174,34 +161,23 @@ NAMED_DATASETS: Registry[LoadDataset] = Registry(
     "DATA",
     {
         "digits": _load_digits,
-        "mnist": _torchvision(datasets.MNIST, TRAIN_FLAG_SPLITS),
-        "fashion-mnist": _torchvision(datasets.FashionMNIST, TRAIN_FLAG_SPLITS),
-        "kmnist": _torchvision(datasets.KMNIST, TRAIN_FLAG_SPLITS),
-        "emnist": _torchvision(datasets.EMNIST, TRAIN_FLAG_SPLITS, split="balanced"),
-        "usps": _torchvision(datasets.USPS, TRAIN_FLAG_SPLITS),
-        "svhn": _torchvision(datasets.SVHN, TRAIN_TEST_SPLITS),
-        "cifar10": _torchvision(datasets.CIFAR10, TRAIN_FLAG_SPLITS),
-        "cifar100": _torchvision(datasets.CIFAR100, TRAIN_FLAG_SPLITS),
-        "stl10": _torchvision(datasets.STL10, TRAIN_TEST_SPLITS),
-        "flowers102": _torchvision(datasets.Flowers102, TRAIN_VAL_TEST_SPLITS, loader=Path),
-        "oxford-iiit-pet": _torchvision(
-            datasets.OxfordIIITPet, {"train": {"split": "trainval"}, "test": {"split": "test"}}
-        ),
-        "food101": _torchvision(datasets.Food101, TRAIN_TEST_SPLITS, loader=Path),
-        "dtd": _torchvision(datasets.DTD, TRAIN_VAL_TEST_SPLITS, loader=Path),
-        "fgvc-aircraft": _torchvision(datasets.FGVCAircraft, TRAIN_VAL_TEST_SPLITS, loader=Path),
-        "country211": _torchvision(
-            datasets.Country211,
-            {**TRAIN_TEST_SPLITS, "validation": {"split": "valid"}},
-            loader=Path,
-        ),
-        "rendered-sst2": _torchvision(datasets.RenderedSST2, TRAIN_VAL_TEST_SPLITS, loader=Path),
-        "imagenette": _torchvision(
-            datasets.Imagenette,
-            {"train": {"split": "train"}, "test": {"split": "val"}},
-            size="320px",
-            loader=Path,
-        ),
+        "mnist": _torchvision(datasets.MNIST, True, False),
+        "fashion-mnist": _torchvision(datasets.FashionMNIST, True, False),
+        "kmnist": _torchvision(datasets.KMNIST, True, False),
+        "emnist": _torchvision(datasets.EMNIST, True, False, split="balanced"),
+        "usps": _torchvision(datasets.USPS, True, False),
+        "svhn": _torchvision(datasets.SVHN, "train", "test"),
+        "cifar10": _torchvision(datasets.CIFAR10, True, False),
+        "cifar100": _torchvision(datasets.CIFAR100, True, False),
+        "stl10": _torchvision(datasets.STL10, "train", "test"),
+        "flowers102": _torchvision(datasets.Flowers102, "train", "test", "val", loader=Path),
+        "oxford-iiit-pet": _torchvision(datasets.OxfordIIITPet, "trainval", "test"),
+        "food101": _torchvision(datasets.Food101, "train", "test", loader=Path),
+        "dtd": _torchvision(datasets.DTD, "train", "test", "val", loader=Path),
+        "fgvc-aircraft": _torchvision(datasets.FGVCAircraft, "train", "test", "val", loader=Path),
+        "country211": _torchvision(datasets.Country211, "train", "test", "valid", loader=Path),
+        "rendered-sst2": _torchvision(datasets.RenderedSST2, "train", "test", "val", loader=Path),
+        "imagenette": _torchvision(datasets.Imagenette, "train", "val", size="320px", loader=Path),
     },
     "a function of the name and the folder of named data sets",
 )

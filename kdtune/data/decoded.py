@@ -1,12 +1,12 @@
 """Data sets that are decoded once per node: one uint8 array for each split.
 
-With augmentation, view k of the training images is an array with each image transformed once,
-with seeds that belong to the view. Epochs cycle through a few views, which all trials share.
+With augmentation, a view of the training images is an array with each image transformed once.
+Epochs cycle through a few views, which all trials share.
 """
 
 import hashlib
 import inspect
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -23,8 +23,6 @@ from kdtune.errors import BadImagesError, UserError
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.seeds import derive_seed
 from kdtune.storage.array_cache import ArrayCache, CreateArray, OnCacheProgress
-
-AUGMENT_CHUNK_IMAGES = 256
 
 TRANSFORMS_SHA256 = hashlib.sha256(inspect.getsource(transforms).encode()).hexdigest()
 """Hash of the code that decodes and augments."""
@@ -46,9 +44,6 @@ def drop_unreadable(
 
     Returns:
         The rest, and ``split``, ``file`` and ``reason`` of each image that was dropped.
-
-    Raises:
-        UserError: no image of a class, or no validation image, is left.
     """
     rest: dict[str, Split] = {}
     dropped = []
@@ -103,26 +98,21 @@ def view_seed(view: int, seed: int) -> int:
     return derive_seed(seed, "view", view)
 
 
+@dataclass(frozen=True, eq=False)
 class DecodedDataset:
     """The pixels of a data set at one size.
 
-    Args:
-        data: the images, undecoded.
-        image_size: height and width in pixels.
+    Attributes:
         cache: keeps the arrays; None decodes in memory, for this process.
         workers: threads that decode; None: one per core.
     """
 
-    def __init__(
-        self,
-        data: ImageData,
-        image_size: int,
-        cache: ArrayCache | None,
-        workers: int | None = None,
-    ):
-        self.data, self.image_size, self.cache, self.workers = data, image_size, cache, workers
-        self.device_tensors = DeviceTensors()
-        self._decoded: dict[str, np.ndarray] = {}
+    data: ImageData
+    image_size: int
+    cache: ArrayCache | None
+    workers: int | None = None
+    device_tensors: DeviceTensors = field(default_factory=DeviceTensors, init=False)
+    _decoded: dict[str, np.ndarray] = field(default_factory=dict, init=False)
 
     def pixels(
         self, name: str, on_progress: OnCacheProgress = lambda progress: None
@@ -138,7 +128,6 @@ class DecodedDataset:
 
         Raises:
             BadImagesError: images of the split cannot be read; all of them are named.
-            UserError: the cache cannot be written.
         """
         if self.cache is not None:
             return self._open_array(name, on_progress)
@@ -148,11 +137,7 @@ class DecodedDataset:
         return self._decoded[name]
 
     def decode_train_validation(self, on_progress: OnCacheProgress) -> None:
-        """Decode the training and validation images, unless they are decoded already.
-
-        Raises:
-            BadImagesError: images of either cannot be read; all of them are named.
-        """
+        """Decode training and validation images; name those of both that cannot be read."""
         failures = []
         for name in ("validation", "train"):
             try:
@@ -169,9 +154,6 @@ class DecodedDataset:
             view: number of the view, from 0.
             seed: fixes all views; image i is augmented with the seed `view_seed(view, seed)` + i.
             on_progress: called when the array is built or waited for.
-
-        Returns:
-            uint8 [N, 3, image_size, image_size].
         """
         self.pixels("train", on_progress)
         return self._open_array("train", on_progress, view, seed)
@@ -194,12 +176,11 @@ class DecodedDataset:
         return self.cache.open_arrays(label, key, {"pixels": {}}, build, on_progress)["pixels"]
 
     def _augment_into(self, pixels: np.ndarray, base_seed: int) -> None:
-        unaugmented = self.pixels("train")
-        for start in range(0, len(unaugmented), AUGMENT_CHUNK_IMAGES):
-            chunk = slice(start, start + AUGMENT_CHUNK_IMAGES)
-            images = torch.from_numpy(unaugmented[chunk])
-            seeds = range(base_seed + start, base_seed + start + len(images))
-            pixels[chunk] = augment_images(images, seeds).numpy()
+        images = torch.from_numpy(self.pixels("train"))
+        seeds = range(base_seed, base_seed + len(images))
+        for start in range(0, len(images), 256):  # a few at a time, to save memory
+            chunk = slice(start, start + 256)
+            pixels[chunk] = augment_images(images[chunk], seeds[chunk]).numpy()
 
     def identify_array(
         self, name: str, view: int | None = None, seed: int = 0

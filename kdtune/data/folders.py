@@ -1,9 +1,7 @@
 """Image folders and data sets by name: finds their images and splits them.
 
 A folder has `train/`, and may have `val/` and `test/`, each with one folder per class; or it is
-one folder of classes, which is split 70/15/15. Like torchvision's ImageFolder, it skips hidden
-folders and files without an image's suffix. Links are followed, but not in circles. Official
-splits stay as they are; a missing one is held out from the training images.
+one folder of classes, which is split 70/15/15. Links are followed, but not in circles.
 """
 
 import csv
@@ -18,14 +16,6 @@ from kdtune.data.datasets import load_named_dataset
 from kdtune.data.splits import SPLIT_SEED, ImageData, Split
 from kdtune.errors import UserError
 from kdtune.runtime.console import printable_path
-
-HELD_OUT_FRACTION = 0.15
-"""Share of each class that is held out for validation, and as much for test."""
-
-SPLIT_FOLDERS = {
-    "train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val",
-}  # fmt: skip
-"""Names that look like a split's, and the name that its folder must have."""
 
 GROUPS_FILE = "groups.csv"
 """File of a data folder that assigns test images to groups."""
@@ -46,10 +36,6 @@ def find_images(
         train_images: number of training images, see `Split.subset`; all if None.
         validation_images: number of validation images.
         test_images: number of test images.
-
-    Raises:
-        UserError: the folder is missing, a class is empty, the splits' classes disagree, a data
-            set cannot be downloaded, or there are fewer images.
     """
     require_data(data_dir)
     root = Path(data_dir).expanduser()
@@ -63,7 +49,7 @@ def find_images(
         validation = Split(*dataset.validation) if dataset.validation is not None else None
         test = Split(*dataset.test) if dataset.test is not None else None
         lacks_test = test is None
-    fraction = HELD_OUT_FRACTION
+    fraction = 0.15
     if lacks_test:
         train, test = _hold_out(train, fraction)
         fraction /= 1 - fraction  # the same number for validation
@@ -80,29 +66,28 @@ def find_images(
 def _find_folder_splits(root: Path) -> tuple[tuple[str, ...], Split, Split | None, Split | None]:
     """Return classes, training, validation and test images, as far as a folder has them."""
     names = sorted(f.name for f in root.iterdir() if f.is_dir())
+    splits = "train", "val", "test"
     for name in names:  # else it would be taken for a class, or skipped
-        split = SPLIT_FOLDERS.get(name.lower())
-        if split and (name != split or "train" not in names):
+        looks_like_split = name.lower() in (*splits, "valid", "validation")
+        if looks_like_split and (name not in splits or "train" not in names):
             raise UserError(
                 f"{root / name} looks like a split: splits are folders named train, val and test "
                 "(train at least), each with a folder a class."
             )
     train_folder = root / "train" if "train" in names else root
     classes = _class_folders(train_folder)
-    if len(classes) < 2:
+    if (count := len(classes)) < 2:
         raise UserError(
-            f"{train_folder} must hold at least two folders, one a class; it holds {len(classes)}."
+            f"{train_folder} must hold at least two folders, one a class; it holds {count}."
         )
     train = _scan_images(train_folder, classes)
-    validation, test = (
-        _scan_images(root / name, classes) if name in names else None for name in ("val", "test")
-    )
+    validation = _scan_images(root / "val", classes) if "val" in names else None
+    test = _scan_images(root / "test", classes) if "test" in names else None
     return classes, train, validation, test
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
-    visible = (f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
-    return tuple(sorted(visible))
+    return tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != "."))
 
 
 def _scan_images(folder: Path, classes: tuple[str, ...]) -> Split:
@@ -114,16 +99,15 @@ def _scan_images(folder: Path, classes: tuple[str, ...]) -> Split:
         )
     images: list[Path] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
-        if name in class_folders:
-            files = _list_image_files(folder / name)
-            if not files:
-                raise UserError(
-                    f"The class folder {printable_path(folder / name)} holds no images "
-                    f"({', '.join(IMG_EXTENSIONS)}); fill it or remove it."
-                )
-            images += files
-            labels += [label] * len(files)
+    for name in class_folders:
+        files = _list_image_files(folder / name)
+        if not files:
+            raise UserError(
+                f"The class folder {printable_path(folder / name)} holds no images "
+                f"({', '.join(IMG_EXTENSIONS)}); fill it or remove it."
+            )
+        images += files
+        labels += [classes.index(name)] * len(files)
     return Split(images, labels)
 
 
@@ -136,9 +120,8 @@ def _list_image_files(folder: Path) -> list[Path]:
         )
 
     files = []
-    for directory, subfolders, names in os.walk(
-        folder, followlinks=True, onerror=raise_unreadable
-    ):
+    tree = os.walk(folder, followlinks=True, onerror=raise_unreadable)
+    for directory, subfolders, names in tree:
         ancestors = {os.path.realpath(p) for p in (Path(directory), *Path(directory).parents)}
         targets = {name: os.path.realpath(os.path.join(directory, name)) for name in subfolders}
         subfolders[:] = [name for name in subfolders if targets[name] not in ancestors]
@@ -165,15 +148,9 @@ def _hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
 
 
 def load_test_groups(data: ImageData) -> list[str] | None:
-    """Read the groups of the test images, such as patients, scenes or videos.
+    """Read the group of each test image, such as a patient, scene or video, if there are groups.
 
     `GROUPS_FILE` of a data folder has the columns ``file``, a path in the folder, and ``group``.
-
-    Returns:
-        The group of each test image; None if the data have no groups.
-
-    Raises:
-        UserError: the file cannot be read, a test image is missing in it, or all are one group.
     """
     root = Path(data.source)
     path = root / GROUPS_FILE

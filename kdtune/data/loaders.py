@@ -1,8 +1,4 @@
-"""Data loaders for notebooks: of an image folder, and checks of a user's own.
-
-Worker processes decode an image whenever it is needed, so data need not fit into memory; a sweep
-decodes once instead. Both give the same batches in the same order.
-"""
+"""Data loaders for notebooks: of an image folder, and checks of a user's own."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -30,7 +26,6 @@ class CheckedLoader:
     """A user's loader, with its batches checked and without targets.
 
     Attributes:
-        loader: batches of images [B, 3, H, W], uint8 or normalised floats, and labels [B].
         name: the loader's name in messages.
         image_size: height and width that its images must have; None accepts any.
         num_classes: upper bound of the labels; None accepts any.
@@ -75,11 +70,11 @@ class CheckedLoader:
             raise UserError(
                 f"The images of {self.name} are {images.dtype}; give uint8, or normalised floats."
             )
-        size = self.image_size
-        if size is not None and images.shape[2:] != (size, size):
+        shape, size = tuple(images.shape[2:]), self.image_size
+        if size is not None and shape != (size, size):
             raise UserError(
-                f"The images of {self.name} are {tuple(images.shape[2:])}, but image_size is "
-                f"{size}; give the config the image_size that the loader has."
+                f"The images of {self.name} are {shape}, but image_size is {size}; give the "
+                "config the image_size that the loader has."
             )
         if len(labels) and labels.device.type == "cpu":  # a look at a GPU's would wait for it
             lowest, highest = int(labels.min()), int(labels.max())
@@ -111,14 +106,7 @@ def class_names(loader: Any) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
-    """The images of one split, decoded a batch at a time.
-
-    Attributes:
-        split: the images, undecoded.
-        classes: class names, in the order of the labels.
-        image_size: height and width of the batches in pixels.
-        augment: transform each image at random.
-    """
+    """The images of one split, decoded a batch at a time."""
 
     split: Split
     classes: tuple[str, ...]
@@ -154,10 +142,11 @@ def prepare_dataloaders(
     augment: bool = False,
     image_size: int = 128,
 ) -> tuple[ImageLoader, ImageLoader, ImageLoader | None]:
-    """Make the data loaders of an image folder.
+    """Make loaders of training, validation and test images; None if there are no test images.
 
-    `train_at` gives the same numbers with these loaders as with these settings in its config;
-    with a teacher only up to rounding.
+    Batches are (normalised images float [B, 3, H, W], labels [B]); ``dataset.classes`` has the
+    names. Training gives the same numbers as with these settings in its config; with a teacher
+    only up to rounding.
 
     Args:
         data_dir: an ImageFolder, or the name of a data set; split as by `find_images`.
@@ -165,13 +154,6 @@ def prepare_dataloaders(
         num_workers: processes that decode, at most one per core; 0 decodes in this process.
         augment: random crops, flips, rotations and colours for the training images.
         image_size: height and width in pixels; the aspect ratio is not kept.
-
-    Returns:
-        Training, validation and test loader; the last is None if there are no test images. Batches
-        are (normalised images float [B, 3, H, W], labels [B]); ``dataset.classes`` has the names.
-
-    Raises:
-        UserError: a setting is out of range, or the folder cannot be used.
     """
     config = TrainConfig.parse(
         {"data_dir": data_dir, "batch_size": batch_size, "num_workers": num_workers,

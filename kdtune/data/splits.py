@@ -18,12 +18,7 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split, undecoded.
-
-    Attributes:
-        images: N files or arrays.
-        labels: class indices [N].
-    """
+    """The images of one split, undecoded, and their class indices."""
 
     images: Sequence[ImageSource]
     labels: Sequence[int]
@@ -61,9 +56,6 @@ class Split:
         Args:
             count: number of images; None returns all.
             name: the split's name, for messages.
-
-        Raises:
-            UserError: the split has fewer images, or more classes.
         """
         if count is None:
             return self
@@ -99,9 +91,6 @@ class ImageData:
         source: the folder, or the name of a data set.
         root: the folder to which the paths of the files are relative in fingerprints.
         classes: class names, in the order of the labels.
-        train: training images.
-        validation: validation images.
-        test: test images; None if there are none.
     """
 
     source: str

@@ -21,18 +21,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Channel statistics of ImageNet, used for every data set so that pretrained teachers fit."""
 
-DECODE_ERRORS = (
-    OSError, SyntaxError, ValueError, MemoryError, EOFError, Pillow.DecompressionBombError
-)  # fmt: skip
-"""Exceptions of Pillow for a file that is no image, or too large a one."""
-
 
 def normalise(
     images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> Tensor:
-    """Convert uint8 images to normalised floats.
-
-    Float images stay as they are: they come from a loader that has normalised them.
+    """Convert uint8 images to normalised floats; return float images as they are.
 
     Args:
         images: [B, 3, H, W].
@@ -54,19 +47,12 @@ def augment_images(images: Tensor, seeds: Sequence[int]) -> Tensor:
     Args:
         images: uint8 [B, 3, S, S].
         seeds: seed of each image [B].
-
-    Returns:
-        uint8 [B, 3, S, S].
     """
     size = images.shape[-1]
-    transform = v2.Compose(
-        [
-            v2.RandomCrop(size, padding=size // 8),
-            v2.RandomHorizontalFlip(),
-            v2.RandomRotation(10, interpolation=InterpolationMode.BILINEAR),
-            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
-        ]
-    )
+    crop = v2.RandomCrop(size, padding=size // 8)
+    rotate = v2.RandomRotation(10, interpolation=InterpolationMode.BILINEAR)
+    recolour = v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)
+    transform = v2.Compose([crop, v2.RandomHorizontalFlip(), rotate, recolour])
     augmented = torch.empty_like(images)
     with torch.random.fork_rng(devices=[]):
         for i, seed in enumerate(seeds):
@@ -84,10 +70,7 @@ def decode_images(
         split: the images.
         image_size: height and width in pixels; the aspect ratio is not kept.
         workers: threads, at most one per core; None: one per core.
-        out: array to fill and return; None creates one.
-
-    Returns:
-        uint8 [N, 3, image_size, image_size].
+        out: uint8 [N, 3, image_size, image_size], to fill and return; None creates one.
 
     Raises:
         BadImagesError: images cannot be read; all of them are named.
@@ -95,9 +78,8 @@ def decode_images(
     if out is None:
         out = np.empty((len(split), 3, image_size, image_size), dtype=np.uint8)
     if reasons := find_unreadable(split, workers, image_size, out):
-        raise BadImagesError(
-            [(printable_path(str(split.images[i])), reason) for i, reason in reasons.items()]
-        )
+        names = [printable_path(str(split.images[i])) for i in reasons]
+        raise BadImagesError(list(zip(names, reasons.values(), strict=True)))
     return out
 
 
@@ -113,10 +95,12 @@ def find_unreadable(
         out: array to fill; None keeps no pixels.
     """
 
+    bomb = Pillow.DecompressionBombError
+
     def decode(i: int) -> str | None:
         try:
             pixels = _decode_image(split.images[i], image_size)
-        except DECODE_ERRORS as error:
+        except (OSError, SyntaxError, ValueError, MemoryError, EOFError, bomb) as error:
             message = str(error).replace(f" {str(split.images[i])!r}", "").strip().rstrip(".")
             return printable_path(message) or type(error).__name__
         if out is not None:

@@ -1,8 +1,4 @@
-"""Export of a sweep's students: settings, weights, and a card with origin and accuracy.
-
-Every exported network is opened again and compared with its checkpoint before its file gets its
-name. Its speed in other runtimes is not measured.
-"""
+"""Export of a sweep's students: settings, weights, and a card with origin and accuracy."""
 
 import re
 from collections.abc import Sequence
@@ -19,15 +15,8 @@ from torch import Tensor
 from kdtune.config.train import TrainConfig, file_stem
 from kdtune.data.transforms import decode_images, normalise
 from kdtune.errors import DiskFullError, RunError, UserError, did_you_mean, first_line
-from kdtune.export.formats import (
-    COMPARED_BATCH_SIZES,
-    FORMATS,
-    MAX_LOGIT_DIFFERENCE,
-    LoadedModel,
-    describe_network,
-    measure_logit_difference,
-    require_formats,
-)
+from kdtune.export import formats as file_formats
+from kdtune.export.formats import LoadedModel
 from kdtune.export.selected_runs import (
     SelectedRun,
     config_with_provenance,
@@ -39,9 +28,6 @@ from kdtune.reports.tables.all_tables import load_sweep_tables
 from kdtune.runtime.console import printable, printable_path
 from kdtune.storage.files import atomic_write, make_folder, write_text, write_yaml
 from kdtune.training.epoch_data import find_data
-
-FORMATS_WITH_SCRIPT = ("pt2", "onnx")
-"""Formats that come with a script that loads them without kdtune."""
 
 
 class _Student(NamedTuple):
@@ -77,12 +63,11 @@ def export_sweep(
         A line per student.
 
     Raises:
-        UserError: there is nothing to export, `out` is not empty, or a package is missing.
         RunError: a network could not be written in a format; all others are written.
     """
     if not formats:
-        raise UserError(f"Name at least one format: {', '.join(FORMATS)}.")
-    require_formats(formats)
+        raise UserError(f"Name at least one format: {', '.join(file_formats.FORMATS)}.")
+    file_formats.require_formats(formats)
     folder = SweepSnapshot(path)
     students = _collect_students(folder, method, model, top)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -91,8 +76,7 @@ def export_sweep(
         )
     make_folder(out)
     images, images_label = _load_comparison_images(folder)
-    lines: list[str] = []
-    failures: list[str] = []
+    lines, failures = [], []
     for student in students:
         write_yaml(out / f"{student.stem}.yaml", student.config)
         written: WrittenFiles = {}
@@ -119,28 +103,26 @@ def _collect_students(
     if not runs_by_cell:
         raise UserError(f"{folder.path} has no trial that finished.")
     for position, requested in enumerate((method, model)):
-        if requested is not None:
-            known = dict.fromkeys(cell[position] for cell in runs_by_cell)
-            if requested not in known:
-                cell = " on ".join(f"'{name}'" for name in (method, model)[: position + 1] if name)
-                suggestion = did_you_mean(requested, known)
-                raise UserError(f"{folder.path} has no trial of {cell}; {suggestion}")
-            runs_by_cell = {c: r for c, r in runs_by_cell.items() if c[position] == requested}
-    return [
-        _Student(
-            file_stem(*cell) + (f"-{rank}" if rank > 1 else ""),
-            selected,
-            config_with_provenance(folder, selected),
-            load_run_network(folder, selected),
-        )
-        for cell, selected_runs in runs_by_cell.items()
-        for rank, selected in enumerate(selected_runs, start=1)
-    ]
+        if requested is None:
+            continue
+        known = dict.fromkeys(cell[position] for cell in runs_by_cell)
+        if requested not in known:
+            names = " on ".join(f"'{name}'" for name in (method, model)[: position + 1] if name)
+            suggestion = did_you_mean(requested, known)
+            raise UserError(f"{folder.path} has no trial of {names}; {suggestion}")
+        runs_by_cell = {c: r for c, r in runs_by_cell.items() if c[position] == requested}
+    students = []
+    for cell, selected_runs in runs_by_cell.items():
+        for rank, selected in enumerate(selected_runs, start=1):
+            stem = file_stem(*cell) + (f"-{rank}" if rank > 1 else "")
+            config = config_with_provenance(folder, selected)
+            students.append(_Student(stem, selected, config, load_run_network(folder, selected)))
+    return students
 
 
 def _load_comparison_images(folder: SweepFolder) -> tuple[Tensor, str]:
     """Return the images on which networks are compared, and a label for them."""
-    sweep, count = folder.load_config(), max(COMPARED_BATCH_SIZES)
+    sweep, count = folder.load_config(), max(file_formats.COMPARED_BATCH_SIZES)
     size = sweep.image_size
     assert size is not None
     try:
@@ -157,20 +139,21 @@ def _load_comparison_images(folder: SweepFolder) -> tuple[Tensor, str]:
     return normalise(torch.from_numpy(pixels)), label
 
 
-def _write_network(file: Path, loaded: LoadedModel, images: Tensor) -> tuple[int, float]:
+def _write_network(file: Path, network: LoadedModel, images: Tensor) -> tuple[int, float]:
+    """Write a network, and compare what is written with it before the file gets its name."""
     with atomic_write(file) as temporary:
-        FORMATS[file.suffix[1:]].write(temporary, loaded)
-        difference = measure_logit_difference(loaded, temporary, images)
+        file_formats.FORMATS[file.suffix[1:]].write(temporary, network)
+        difference = file_formats.measure_logit_difference(network, temporary, images)
         return temporary.stat().st_size, difference
 
 
 def _write_sidecars(
-    out: Path, student: _Student, loaded: LoadedModel, written: WrittenFiles, images_label: str
+    out: Path, student: _Student, network: LoadedModel, written: WrittenFiles, images_label: str
 ) -> None:
     """Write the files beside the weights: description, scripts that load them, card."""
-    description, config = describe_network(loaded), student.config
+    description, config = file_formats.describe_network(network), student.config
     write_text(out / f"{student.stem}.json", description.model_dump_json(indent=2) + "\n")
-    scripts = [name for name in FORMATS_WITH_SCRIPT if name in written]
+    scripts = [name for name in ("pt2", "onnx") if name in written]
     templates = files("kdtune").joinpath("export", "templates")
     for name in scripts:
         script = templates.joinpath(f"load_{name}.txt").read_text(encoding="utf-8")
@@ -186,13 +169,13 @@ def _write_sidecars(
         settings=config,
         provenance=config["provenance"],
         network=description,
-        parameters=sum(p.numel() for p in loaded["model"].parameters()),
+        parameters=sum(p.numel() for p in network["model"].parameters()),
         written=written,
         scripts=scripts,
         images_label=images_label,
         method_settings=sorted(config.keys() - TrainConfig.model_fields.keys() - {"provenance"}),
-        batch_sizes=COMPARED_BATCH_SIZES,
-        max_difference=MAX_LOGIT_DIFFERENCE,
+        batch_sizes=file_formats.COMPARED_BATCH_SIZES,
+        max_difference=file_formats.MAX_LOGIT_DIFFERENCE,
     )
     write_text(out / f"{student.stem}.md", card + "\n")
 
@@ -209,7 +192,6 @@ def _summary_line(student: _Student, written: WrittenFiles) -> str:
     score = f"validation {100 * selected.validation_accuracy:.2f} %"
     if selected.test_accuracy is not None:
         score += f", test {100 * selected.test_accuracy:.2f} %"
-    contents = "settings only, since the sweep keeps no weights of it"
-    if student.network is not None:
-        contents = ", ".join(written)
+    settings_only = "settings only, since the sweep keeps no weights of it"
+    contents = ", ".join(written) if student.network is not None else settings_only
     return f"{student.stem}: {kind} {selected.name}, {score}: {contents}"

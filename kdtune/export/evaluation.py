@@ -1,8 +1,4 @@
-"""Evaluation of a network in a file on labelled images, and its predictions for single ones.
-
-All formats run on the CPU in float32, so a network that was trained in bfloat16 or on a GPU may
-give a few images another class than in training.
-"""
+"""Evaluation of a network in a file on labelled images, and its predictions for single ones."""
 
 import json
 from collections.abc import Sequence
@@ -33,11 +29,6 @@ from kdtune.runtime.console import printable_path, say
 from kdtune.storage.files import atomic_write
 from kdtune.training.epoch_data import find_data, open_decoded_dataset
 
-CALIBRATION_BINS = 15
-"""Bins of equal width over the largest probability."""
-
-TIMED_PASSES_BY_BATCH_SIZE = {1: 30, 64: 5}
-
 MAX_PRINTED_CLASSES = 25
 """Largest number of classes whose confusion is printed as text, or named in a figure."""
 
@@ -47,9 +38,8 @@ class Evaluation:
     """Metrics of a network.
 
     Attributes:
-        metrics: ``images``; ``accuracy`` with its 95 % interval ``accuracy_low`` and
-            ``accuracy_high`` (see `wilson_interval`); ``loss``, mean cross-entropy in nats;
-            ``calibration_error``; ``images_per_second_<B>`` in batches of B, without decoding.
+        metrics: ``loss`` is the mean cross-entropy in nats, and ``images_per_second_<B>`` is in
+            batches of B, without decoding.
         classes: a row per class: ``class``, ``images``, and as shares ``recall``, ``precision``.
         confusion: a row per true class, named and numbered, and a column per predicted class.
     """
@@ -72,7 +62,7 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
     0.3
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
-    bins = np.ceil(confidence * CALIBRATION_BINS).astype(int)
+    bins = np.ceil(confidence * 15).astype(int)  # of equal width
     gaps = np.bincount(bins, confidence) - np.bincount(bins, correct)
     return float(np.abs(gaps).sum() / len(labels))
 
@@ -96,9 +86,6 @@ def evaluate_file(
         skip_bad_images: leave out images that cannot be read.
         cache_gb: size of the node's cache in GB.
         source: the other fields of `DataSource`.
-
-    Raises:
-        UserError: the network or the data cannot be used, or have different classes.
     """
     network = open_network(path, trust)
     data, unreadable = find_data(DataSource(data_dir, **source), skip_bad_images, cache_gb)
@@ -115,9 +102,7 @@ def evaluate_file(
     if split not in data.splits:
         raise UserError(f"{data_dir} has no {split} images; give another --split.")
     pixels = open_decoded_dataset(data, size, cache_gb).pixels(split)
-    labels = data.splits[split].labels
-    logits = _compute_logits(network, pixels, EVALUATION_BATCH_SIZE)
-    return _build_evaluation(network, logits, torch.tensor(labels), pixels[:64])
+    return _build_evaluation(network, pixels, torch.tensor(data.splits[split].labels))
 
 
 def _normalise(network: OpenedNetwork, pixels: np.ndarray) -> Tensor:
@@ -129,9 +114,8 @@ def _compute_logits(network: OpenedNetwork, pixels: np.ndarray, batch_size: int)
     return torch.cat([network.logits(_normalise(network, batch)) for batch in batches])
 
 
-def _build_evaluation(
-    network: OpenedNetwork, logits: Tensor, labels: Tensor, samples: np.ndarray
-) -> Evaluation:
+def _build_evaluation(network: OpenedNetwork, pixels: np.ndarray, labels: Tensor) -> Evaluation:
+    logits = _compute_logits(network, pixels, EVALUATION_BATCH_SIZE)
     names, predicted = network.description.classes, logits.argmax(1)
     probabilities = logits.double().softmax(1).numpy()
     correct = int((predicted == labels).sum())
@@ -144,20 +128,18 @@ def _build_evaluation(
         "loss": cross_entropy(logits.double(), labels).item(),
         "calibration_error": calibration_error(probabilities, labels.numpy()),
     }
-    for size, passes in TIMED_PASSES_BY_BATCH_SIZE.items():
-        images = _normalise(network, np.resize(samples, (size, *samples.shape[1:])))
+    for size, passes in {1: 30, 64: 5}.items():
+        images = _normalise(network, np.resize(pixels[:64], (size, *pixels.shape[1:])))
         seconds = median_seconds(partial(network.logits, images), 3, passes)
         metrics[f"images_per_second_{size}"] = size / seconds
     matrix = confusion_matrix(labels.numpy(), predicted.numpy(), labels=range(len(names)))
     hits, counts = np.diag(matrix), matrix.sum(1)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
         recall, precision = hits / counts, hits / matrix.sum(0)
-    classes = pd.DataFrame(
-        {"class": names, "images": counts, "recall": recall, "precision": precision}
-    )
+    columns = {"class": names, "images": counts, "recall": recall, "precision": precision}
     confusion = pd.DataFrame(matrix, columns=[str(i) for i in range(len(names))])
     confusion.insert(0, "class", [f"{i} {name}" for i, name in enumerate(names)])
-    return Evaluation(metrics, classes, confusion)
+    return Evaluation(metrics, pd.DataFrame(columns), confusion)
 
 
 def render_evaluation(evaluation: Evaluation, output_format: str) -> str:
@@ -188,9 +170,6 @@ def write_confusion_figure(evaluation: Evaluation, path: Path) -> None:
     Args:
         evaluation: the metrics.
         path: a `.png` or `.svg` file.
-
-    Raises:
-        UserError: the file has another suffix, or cannot be written.
     """
     file_format = path.suffix.removeprefix(".").lower()
     if file_format not in ("png", "svg"):
@@ -218,19 +197,13 @@ def write_confusion_figure(evaluation: Evaluation, path: Path) -> None:
 def predict_images(
     path: Path, images: Sequence[Path], top: int = 3, trust: bool = False
 ) -> pd.DataFrame:
-    """Predict the classes of images.
+    """Return a row per image and likely class: ``image``, ``class``, ``probability``.
 
     Args:
         path: the network's file, see `open_network`.
         images: files.
         top: number of classes per image, the likeliest first.
         trust: open a file that may run code, too.
-
-    Returns:
-        A row per image and class: ``image``, ``class``, ``probability`` (share of 1).
-
-    Raises:
-        UserError: the network cannot be used, or an image cannot be read.
     """
     network = open_network(path, trust)
     classes, size = network.description.classes, network.description.image_size
@@ -244,10 +217,7 @@ def predict_images(
         raise UserError(f"These are no readable images: {descriptions}.") from None
     shares = _compute_logits(network, pixels, 64).softmax(1)
     probabilities, indices = shares.topk(min(top, len(classes)))
-    return pd.DataFrame(
-        {
-            "image": [str(image) for image in images for _ in range(indices.shape[1])],
-            "class": [classes[index] for index in indices.flatten().tolist()],
-            "probability": probabilities.flatten().tolist(),
-        }
-    )
+    names = [str(image) for image in images for _ in range(indices.shape[1])]
+    likeliest = [classes[index] for index in indices.flatten().tolist()]
+    columns = {"image": names, "class": likeliest, "probability": probabilities.flatten().tolist()}
+    return pd.DataFrame(columns)

@@ -1,11 +1,7 @@
 """File formats of networks, each with all that is needed to use a network.
 
-Whatever the format, a network takes normalised images, float32 [B, 3, S, S] with any B, and gives
-logits [B, K], on the CPU in float32; feature maps are left out.
-
-Opening a file runs no code from it: ``.pth`` and ``.safetensors`` are read as tensors and plain
-values, ``.onnx`` is a graph of ONNX Runtime's own operators. Only a ``.pt2`` can run anything,
-since torch unpickles parts of it; it is opened only if the caller trusts it.
+Every network takes normalised images, float32 [B, 3, S, S] with any B, and gives logits [B, K] on
+the CPU in float32. Only opening a ``.pt2`` can run code, since torch unpickles parts of it.
 """
 
 import json
@@ -52,12 +48,7 @@ Logits = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class OpenedNetwork:
-    """A network that was opened.
-
-    Attributes:
-        logits: the network.
-        description: its images and classes.
-    """
+    """A network that was opened, with its description."""
 
     logits: Logits
     description: NetworkDescription
@@ -68,7 +59,6 @@ class ExportFormat:
     """A file format of networks.
 
     Attributes:
-        write: writes a network to a file.
         read: returns the logits, and the plain values of the description if the file has one.
         packages: packages that it needs beyond kdtune's own dependencies.
         runs_code: reading a file may run code from it.
@@ -90,19 +80,13 @@ def _parse_description(source: str, values: Any) -> NetworkDescription:
     try:
         return NetworkDescription.model_validate(values)
     except ValidationError as error:
-        first_error = error.errors()[0]
-        location = ".".join(map(str, first_error["loc"])) or "all of it"
-        raise UserError(
-            f"{source} does not describe a network: {location}: {first_error['msg']}."
-        ) from None
+        first, *_ = error.errors()
+        problem = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
+        raise UserError(f"{source} does not describe a network: {problem}.") from None
 
 
 def require_formats(names: Iterable[str]) -> None:
-    """Check that networks can be written in these formats here.
-
-    Raises:
-        UserError: a format is unknown, or needs a package that is missing.
-    """
+    """Check that these formats exist, and that the packages that they need are installed."""
     for name in names:
         if name not in FORMATS:
             raise UserError(f"There is no format '{name}'; there are {', '.join(FORMATS)}.")
@@ -117,10 +101,6 @@ def open_network(path: Path, trust: bool = False) -> OpenedNetwork:
         path: its file. If it has no description, that is read from the `.json` beside it, which
             has the form that ``kdtune export`` writes.
         trust: open a file that may run code, too.
-
-    Raises:
-        UserError: the file is missing, broken, of no known format, or may run code; a package is
-            missing; or nothing says what classes and images the network is for.
     """
     name, shown = path.suffix.removeprefix(".").lower(), printable_path(path)
     if name not in FORMATS:
@@ -138,9 +118,8 @@ def open_network(path: Path, trust: bool = False) -> OpenedNetwork:
     try:
         output_shape = list(logits(torch.zeros(2, 3, size, size)).shape)
     except Exception:  # each runtime has its own
-        raise UserError(
-            f"{shown} does not take images of {size} px, as its description says."
-        ) from None
+        message = f"{shown} does not take images of {size} px, as its description says."
+        raise UserError(message) from None
     if output_shape != [2, num_classes]:
         raise UserError(
             f"{shown} gives {output_shape} for two images, but {num_classes} classes are named."
@@ -210,9 +189,9 @@ def _read_pt2(path: Path) -> tuple[Logits, Any]:
     except Exception as error:
         raise UserError(f"{printable_path(path)} cannot be opened: {first_line(error)}.") from None
 
+    @torch.no_grad()
     def compute_logits(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            outputs: Tensor = program(images)
+        outputs: Tensor = program(images)
         return outputs
 
     return compute_logits, values
@@ -240,9 +219,8 @@ def _read_onnx(path: Path) -> tuple[Logits, Any]:
         values = json.loads(session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "null"))
         [images] = session.get_inputs()
     except Exception:
-        raise UserError(
-            f"{printable_path(path)} is broken, or no ONNX network of one input."
-        ) from None
+        message = f"{printable_path(path)} is broken, or no ONNX network of one input."
+        raise UserError(message) from None
 
     def compute_logits(batch: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {images.name: batch.numpy()})[0])
@@ -258,7 +236,6 @@ FORMATS = {
 }
 """Formats by the suffix of their files."""
 
-
 MAX_LOGIT_DIFFERENCE = 1e-4
 """Largest difference between a logit and the checkpoint's that counts as rounding, as a share of
 the largest logit."""
@@ -268,15 +245,12 @@ COMPARED_BATCH_SIZES = (1, 3, 64)
 
 
 def measure_logit_difference(loaded: LoadedModel, path: Path, images: Tensor) -> float:
-    """Compare a network in a file with the one that was written to it.
+    """Return the largest difference of a logit in a file, as a share of the largest logit.
 
     Args:
         loaded: the network that was written.
         path: the file.
         images: normalised, at least as many as the largest of `COMPARED_BATCH_SIZES`.
-
-    Returns:
-        The largest difference of a logit, as a share of the largest logit.
 
     Raises:
         RunError: the difference is above `MAX_LOGIT_DIFFERENCE`, or an image gets another class.

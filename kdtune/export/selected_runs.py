@@ -30,14 +30,8 @@ class SelectedRun:
     confirmed, the best trial of the search.
 
     Attributes:
-        name: name of the run or trial.
-        trial_id: the trial whose settings it has.
-        settings: complete settings.
         validation_accuracy: share of 1, at the best epoch.
         epoch: the best epoch.
-        device: the device that trained it.
-        threads: CPU threads that trained it.
-        test_accuracy: share of 1; None if it was not tested.
         seed_summary: `SEED_SUMMARY_COLUMNS` of a confirmed cell.
     """
 
@@ -69,11 +63,10 @@ def select_top_runs(tables: SweepTables, top: int) -> dict[Cell, list[SelectedRu
         tables: the sweep's tables.
         top: at most this many per cell.
     """
-    trials = tables.trials.assign(name=tables.trials["trial_id"], test_accuracy=None)
-    ranked = trials[trials["state"].isin(SUCCESSFUL_STATES)].sort_values(
-        "best_validation_accuracy", ascending=False, kind="stable"
-    )
-    ranked = ranked.dropna(subset="best_validation_accuracy")
+    trials, accuracy = tables.trials, "best_validation_accuracy"
+    trials = trials.assign(name=trials["trial_id"], test_accuracy=None)
+    ranked = trials[trials["state"].isin(SUCCESSFUL_STATES)].dropna(subset=accuracy)
+    ranked = ranked.sort_values(accuracy, ascending=False, kind="stable")
     runs = tables.runs[tables.runs["chosen"] & (tables.runs["status"] == "ok")]
     runs = runs.assign(name=runs["run_id"])
     selected = {}
@@ -82,13 +75,11 @@ def select_top_runs(tables: SweepTables, top: int) -> dict[Cell, list[SelectedRu
         seeds = {key: cell[key] for key in SEED_SUMMARY_COLUMNS if pd.notna(cell[key])}
         if cell_runs.empty:
             cell_runs, seeds = trials[trials["trial_id"] == cell["trial_id"]], {}
-        best = cell_runs.loc[cell_runs["best_validation_accuracy"].idxmax()]
+        best = cell_runs.loc[cell_runs[accuracy].idxmax()]
         in_cell = (ranked["method"] == cell["method"]) & (ranked["model"] == cell["model"])
         others = ranked[in_cell & (ranked["trial_id"] != cell["trial_id"])].head(top - 1)
-        selected[cell["method"], cell["model"]] = [
-            _selected_run(best, seeds),
-            *(_selected_run(row, {}) for _, row in others.iterrows()),
-        ]
+        next_best = (_selected_run(row, {}) for _, row in others.iterrows())
+        selected[cell["method"], cell["model"]] = [_selected_run(best, seeds), *next_best]
     return selected
 
 
@@ -110,9 +101,6 @@ def _selected_run(row: pd.Series, seeds: Mapping[str, Any]) -> SelectedRun:
 def config_with_provenance(folder: SweepFolder, selected: SelectedRun) -> dict[str, Any]:
     """Return complete settings for ``kdtune train``, with their results under ``provenance``.
 
-    Intervals of validation accuracies are too high on average, since epoch and trial were chosen
-    by the same images.
-
     Args:
         folder: the sweep's folder.
         selected: a run or trial of the sweep.
@@ -120,9 +108,9 @@ def config_with_provenance(folder: SweepFolder, selected: SelectedRun) -> dict[s
     sweep = folder.load_config()
     uses_teacher = selected.settings.get("teacher_model") is not None
     settings = selected.settings | sweep.locations(uses_teacher)
-    opening: LogOpening = (
-        folder.load_confirm_openings() if selected.confirmed else folder.load_opening_events()
-    )[-1]
+    opening: LogOpening = folder.load_opening_events()[-1]
+    if selected.confirmed:
+        opening = folder.load_confirm_openings()[-1]
     data, teacher = opening.data, opening.teacher if uses_teacher else None
     names = {settings.get(key) for key in ("method", "model", "data_dir")}
     names |= {teacher.model} if teacher else set()

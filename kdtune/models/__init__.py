@@ -1,14 +1,12 @@
 """Networks that return logits and feature maps: ``logits, features = model(images)``.
 
-Shapes: images float ``[B, 3, H, W]``; logits ``[B, K]``; features a list of one map per stage,
-``[B, C, H, W]`` each, the last one the final feature map. To add a network, write one file and
-one entry in `kdtune.config.names.MODEL_NAMES`; plug-ins add others. Networks of `LIBRARIES` are
-named as ``torchvision:resnet34``.
+Images are float ``[B, 3, H, W]``, logits ``[B, K]``, features one map ``[B, C, H, W]`` per stage.
+`kdtune.config.names.MODEL_NAMES` lists kdtune's networks; plug-ins add others, and those of
+`LIBRARIES` are named as ``torchvision:resnet34``.
 """
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +16,16 @@ from kdtune.errors import UserError
 from kdtune.models.library import LIBRARIES
 from kdtune.plugins import Registry
 
+_Constructor = Callable[[int, int], nn.Module]
 
-def _import_model(path: str) -> Callable[[int, int], nn.Module]:
+
+def _import_model(path: str) -> _Constructor:
     module, name = path.split(":")
-    return cast(
-        Callable[[int, int], nn.Module], getattr(import_module(f"kdtune.models.{module}"), name)
-    )
+    constructor: _Constructor = getattr(import_module(f"kdtune.models.{module}"), name)
+    return constructor
 
 
-MODELS: Registry[Callable[[int, int], nn.Module]] = Registry(
+MODELS: Registry[_Constructor] = Registry(
     "model", "MODELS", {name: _import_model(path) for name, path in MODEL_NAMES.items() if path}
 )
 """Constructors of networks by name, called with (number of classes, image size)."""
@@ -48,9 +47,6 @@ def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
         name: a key of `MODELS`, or ``LIBRARY:NAME``.
         num_classes: K, length of the logits.
         image_size: height and width in pixels; small images get a stem that keeps their size.
-
-    Raises:
-        UserError: there is no such model, or it does not accept images of this size.
     """
     require_model(name)
     if name in MODELS:
@@ -67,9 +63,6 @@ def probe(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     Args:
         model: returns logits and features; its modules stay in their modes.
         images: floats [B, 3, H, W], normalised.
-
-    Raises:
-        UserError: the network returns something else.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -85,9 +78,6 @@ def compute_logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tenso
     Args:
         model: returns logits and features.
         images: floats [B, 3, H, W], normalised, on any device.
-
-    Raises:
-        UserError: the network returns something else.
     """
     outputs = model(images.to(next(model.parameters()).device))
     if not (isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], list)):

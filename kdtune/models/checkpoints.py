@@ -26,9 +26,6 @@ CHECKPOINT_FORMAT = "kdtune-1"
 METADATA_KEY = "kdtune"
 """Key under which formats other than `.pth` describe a network, as JSON."""
 
-FIRST_RESNET_KEY = "conv1.weight"
-"""First weight of a ResNet; its blocks have one, too, under longer names."""
-
 WRAPPER_KEYS = ("state_dict", "model_state_dict", "model")
 """Keys that usually hold weights; other keys are searched after these."""
 
@@ -50,8 +47,7 @@ def save_model(
         config: the run's complete settings.
         classes: class names, in the order of the logits.
         sync: see `atomic_write`.
-        extra_values: further plain values, such as ``validation_accuracy``; ``training`` is the
-            state with which a run is resumed.
+        extra_values: further plain values; ``training`` is the state to resume a run with.
     """
     content = {"weights": model.state_dict(), "config": config, "classes": classes, **extra_values}
     if plugins := PLUGINS.records(MODELS=[config["model"]]):
@@ -82,11 +78,7 @@ def write_checkpoint(path: Path, content: dict[str, Any], sync: bool = True) -> 
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint that `save_model` wrote, tensors on the CPU.
-
-    Raises:
-        UserError: the file is missing, broken, holds code, or was not written by kdtune.
-    """
+    """Read a checkpoint that `save_model` wrote, tensors on the CPU."""
     content = read_tensor_file(Path(path).expanduser())
     if not _is_kdtune_checkpoint(content):
         raise UserError(f"{path} was not written by kdtune; give a checkpoint of one of its runs.")
@@ -98,11 +90,7 @@ def _is_kdtune_checkpoint(content: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def read_tensor_file(path: Path) -> Any:
-    """Read a file of tensors and plain values, whoever wrote it.
-
-    Raises:
-        UserError: the file is missing, broken or holds code.
-    """
+    """Read a file of tensors and plain values, whoever wrote it; refuse one that holds code."""
     try:
         with open(path, "rb") as file:
             header = file.read(9)
@@ -141,20 +129,12 @@ def load_model(path: str | Path) -> dict[str, Any]:
     """Load a network that kdtune saved, or a `state_dict` of a torchvision ResNet.
 
     A `state_dict` may be nested in dicts under any keys, and its names may have a prefix such as
-    ``module.`` or ``_orig_mod.``. Architecture, number of classes and stem follow from the shapes.
-
-    Args:
-        path: a `.pth` or `.safetensors` file, by any name.
+    ``module.``. Architecture, number of classes and stem follow from the shapes.
 
     Returns:
-        ``model`` (the network in eval mode, on the CPU), ``architecture`` (its name),
-        ``num_classes``, and all that was saved beside it: ``config``, ``classes``, ``epoch``,
-        ``validation_accuracy`` and so on. If kdtune did not write the file, ``config`` and
-        ``classes`` are None.
-
-    Raises:
-        UserError: the file is missing, broken, holds code or another network, or its network
-            needs a plug-in that was not given.
+        ``model`` (in eval mode, on the CPU), ``architecture`` (its name), ``num_classes``, and
+        all that was saved beside it, such as ``config``, ``classes`` and ``epoch``. If kdtune did
+        not write the file, ``config`` and ``classes`` are None.
     """
     content = read_tensor_file(Path(path).expanduser())
     if not _is_kdtune_checkpoint(content):
@@ -165,15 +145,14 @@ def load_model(path: str | Path) -> dict[str, Any]:
         model = build_model(config["model"], num_classes, config["image_size"])
         model.load_state_dict(content.pop("weights"))
     except (KeyError, TypeError, RuntimeError) as error:
-        reason = first_line(error)
-        raise UserError(f"{path} does not hold a whole network: {reason}.") from None
+        raise UserError(f"{path} does not hold a whole network: {first_line(error)}.") from None
     summary = {"architecture": config["model"], "num_classes": num_classes}
     return {"model": model.eval(), **summary, **content}
 
 
 def _load_torchvision_resnet(path: str | Path, content: Any) -> dict[str, Any]:
     expected = "give a checkpoint of kdtune's, or a state_dict of one of torchvision's ResNets"
-    candidates = find_state_dicts(content, FIRST_RESNET_KEY)
+    candidates = find_state_dicts(content, "conv1.weight")
     if not candidates:
         description = f"a {type(content).__name__}"
         if isinstance(content, dict):
@@ -193,13 +172,8 @@ def _load_torchvision_resnet(path: str | Path, content: Any) -> dict[str, Any]:
         raise UserError(
             f"{path} holds a ResNet that is none of torchvision's: {error}; {expected}."
         ) from None
-    return {
-        "model": model.eval(),
-        "architecture": architecture,
-        "num_classes": model.fc.out_features,
-        "config": None,
-        "classes": None,
-    }
+    summary = {"architecture": architecture, "num_classes": model.fc.out_features}
+    return {"model": model.eval(), **summary, "config": None, "classes": None}
 
 
 def find_state_dicts(content: Any, known_key: str) -> list[dict[str, Tensor]]:
@@ -207,7 +181,7 @@ def find_state_dicts(content: Any, known_key: str) -> list[dict[str, Tensor]]:
 
     Args:
         content: of the file.
-        known_key: name of a weight of the network; tensors with another prefix are left out.
+        known_key: first weight of the network; tensors with another prefix are left out.
     """
     if not isinstance(content, dict):
         return []

@@ -13,8 +13,6 @@ from kdtune.models import build_model
 from kdtune.models.on_device import DeviceModel, pick_device
 from kdtune.runtime.device import gpu_name
 
-WARM_UP_PASSES, TIMED_PASSES = 10, 50
-
 
 def measure_network_costs(config: TrainConfig, num_classes: int) -> dict[str, Any]:
     """Measure a student alone, on one image.
@@ -44,21 +42,17 @@ def measure_network_costs(config: TrainConfig, num_classes: int) -> dict[str, An
     }
 
 
-def median_seconds(
-    call: Callable[[], object],
-    warm_up_calls: int = WARM_UP_PASSES,
-    timed_calls: int = TIMED_PASSES,
-) -> float:
+def median_seconds(call: Callable[[], object], warm_ups: int = 10, timed_calls: int = 50) -> float:
     """Return the median seconds of a call.
 
     Args:
         call: what is timed.
-        warm_up_calls: first calls, which do not count.
+        warm_ups: first calls, which do not count.
         timed_calls: calls that count.
     """
     seconds = []
-    for _ in range(warm_up_calls + timed_calls):
+    for _ in range(warm_ups + timed_calls):
         started = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - started)
-    return median(seconds[warm_up_calls:])
+    return median(seconds[warm_ups:])

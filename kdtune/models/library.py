@@ -1,12 +1,12 @@
 """Classifiers of torchvision and timm by name, which also return a feature map per stage.
 
-Parameter names stay the library's own, so its checkpoints load. Unlike kdtune's own networks,
-these have no smaller stem for images under 64 px. Networks whose maps do not get smaller from
-stage to stage (transformers) are refused.
+Parameter names stay the library's own, so its checkpoints load. Networks whose maps do not get
+smaller from stage to stage (transformers) are refused.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +32,6 @@ class ModelLibrary:
 
     Attributes:
         name: prefix of its models' names.
-        list_names: returns the names of all its networks.
         build_network: builds a network of (name, number of classes) that returns (logits, maps).
     """
 
@@ -56,9 +55,6 @@ class ModelLibrary:
             name: one of `list_names`.
             num_classes: K, length of the logits.
             image_size: height and width of the images, in pixels.
-
-        Raises:
-            UserError: its maps do not get smaller from stage to stage at this image size.
         """
         try:
             model = self.build_network(name, num_classes)
@@ -103,15 +99,12 @@ def find_stage_ends(network: nn.Module) -> list[str]:
     """
     map_sides: list[tuple[str, int, int]] = []
 
-    def make_hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            side = 0 if isinstance(module, nn.AdaptiveAvgPool2d) else _map_side(output)
-            map_sides.append((name, _map_side(inputs[0]) if inputs else 0, side))
-
-        return hook
+    def record_sides(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        side = 0 if isinstance(module, nn.AdaptiveAvgPool2d) else _map_side(output)
+        map_sides.append((name, _map_side(inputs[0]) if inputs else 0, side))
 
     modules = [(name, module) for name, module in network.named_modules() if name]
-    hooks = [module.register_forward_hook(make_hook(name)) for name, module in modules]
+    hooks = [module.register_forward_hook(partial(record_sides, name)) for name, module in modules]
     try:
         _run_on_meta(network, PROBE_IMAGE_SIZE)
     finally:
@@ -185,15 +178,9 @@ def _build_timm(name: str, num_classes: int) -> nn.Module:
     return network
 
 
-LIBRARIES = {
-    library.name: library
-    for library in (
-        ModelLibrary(
-            "torchvision",
-            lambda: torchvision.models.list_models(module=torchvision.models),
-            _build_torchvision,
-        ),
-        ModelLibrary("timm", lambda: import_optional("timm", "timm").list_models(), _build_timm),
-    )
-}
+_list_torchvision = partial(torchvision.models.list_models, module=torchvision.models)
+TORCHVISION = ModelLibrary("torchvision", _list_torchvision, _build_torchvision)
+TIMM = ModelLibrary("timm", lambda: import_optional("timm", "timm").list_models(), _build_timm)
+
+LIBRARIES = {library.name: library for library in (TORCHVISION, TIMM)}
 """Libraries by name, the prefix of their models' names, as in ``timm:resnet18``."""

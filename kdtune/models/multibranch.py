@@ -15,19 +15,13 @@ def eca_kernel_size(channels: int) -> int:
     """Return the width of ECA's 1-D convolution: |log2(C)/2 + 1/2| rounded to odd, at least 3.
 
     Wang et al. 2020, equation 12 with gamma 2 and b 1. Ties (C = 8, 128, 2048) round up.
-
-    >>> [eca_kernel_size(c) for c in (8, 64, 128, 512, 2048)]
-    [3, 3, 5, 5, 7]
     """
     exact = abs(math.log2(channels) / 2 + 0.5)
     return max(3, 2 * math.floor(exact / 2 + 1e-9) + 1)
 
 
 class ECA(nn.Module):
-    """Efficient channel attention (Wang et al. 2020): a sigmoid gate scales each channel.
-
-    The gate depends on the means of the neighbouring channels, through one 1-D convolution.
-    """
+    """Efficient channel attention (Wang et al. 2020): neighbours' means gate each channel."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -35,7 +29,6 @@ class ECA(nn.Module):
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale the channels of x [B, C, H, W]."""
         gate: Tensor = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
         return x * gate.transpose(1, 2).unsqueeze(-1)
 
@@ -58,9 +51,8 @@ class MultiBranchStage(nn.Module):
         branch_channels = channels_in * len(KERNEL_SIZES)
         self.norm = nn.BatchNorm2d(branch_channels)
         self.eca = ECA(branch_channels)
-        self.mix = nn.Sequential(
-            nn.Conv2d(branch_channels, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out)
-        )
+        mixing = nn.Conv2d(branch_channels, channels_out, 1, bias=False)
+        self.mix = nn.Sequential(mixing, nn.BatchNorm2d(channels_out))
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             convolution = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
@@ -77,8 +69,7 @@ class MultiBranchStage(nn.Module):
 class MultiBranchNet(nn.Module):
     """Four multi-branch stages of 32 to 256 channels, about 0.2 million parameters.
 
-    The maps are as large as a ResNet's: a quarter of the image in the first stage (the whole
-    image if it is under 64 px), halved in each further stage.
+    The maps are as large as a ResNet's.
 
     Args:
         num_classes: K, length of the logits.
@@ -89,11 +80,8 @@ class MultiBranchNet(nn.Module):
         super().__init__()
         stride = 1 if image_size < SMALL_IMAGE_PIXELS else 2
         channels = STAGE_CHANNELS[0]
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, channels, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-        )
+        convolution = nn.Conv2d(3, channels, 3, stride, 1, bias=False)
+        self.stem = nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
         self.stages = nn.ModuleList()
         for width in STAGE_CHANNELS:
             self.stages.append(MultiBranchStage(channels, width, stride))

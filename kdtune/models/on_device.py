@@ -11,20 +11,15 @@ from kdtune.runtime.device import has_gpu, has_native_bf16
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` prefers CUDA, then MPS, then the CPU.
-
-    Raises:
-        UserError: this machine has no such device.
-    """
+    """Return the device of a name; ``auto`` prefers CUDA, then MPS, then the CPU."""
     available = {"cuda": has_gpu(), "mps": torch.backends.mps.is_available(), "cpu": True}
     names = [device for device, is_available in available.items() if is_available]
     try:
         return torch.empty(0, device=names[0] if name == "auto" else name).device
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(
-            f"The device '{name}' cannot be used on this machine; there are "
-            f"{', '.join(['auto', *names])}."
-        ) from None
+        known = ", ".join(["auto", *names])
+        text = f"The device '{name}' cannot be used on this machine; there are {known}."
+        raise UserError(text) from None
 
 
 def pick_precision(precision: str, model: nn.Module, device: torch.device) -> torch.dtype:

@@ -1,8 +1,7 @@
 """Pretrained weights: torchvision's own by name, or a `state_dict` in a file.
 
-Files are read as tensors, never as code. kdtune normalises all images with ImageNet's statistics,
-so torchvision's weights that expect another normalisation are refused; a file does not say which
-one it expects.
+kdtune normalises all images with ImageNet's statistics, so torchvision's weights that expect
+another normalisation are refused; a file does not say which one it expects.
 """
 
 import re
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
+from torchvision.models import get_model_weights
 
 from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from kdtune.errors import UserError, last_line
 from kdtune.models.checkpoints import find_state_dicts, read_tensor_file
+from kdtune.models.library import LIBRARIES
 from kdtune.models.resnet import load_weights_strictly
 from kdtune.runtime.console import printable_path
 
@@ -25,7 +25,9 @@ AUXILIARY_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int) -> str:
-    """Load weights into a network; a head for another number of classes stays fresh.
+    """Load weights into a network, and return a sentence about them.
+
+    A head for another number of classes stays fresh.
 
     Args:
         model: the network.
@@ -33,13 +35,6 @@ def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int)
         weights: ``DEFAULT`` or another name of torchvision's weights for it, or a file with a
             `state_dict` of the network's own names.
         num_classes: K.
-
-    Returns:
-        A sentence on what was loaded.
-
-    Raises:
-        UserError: the weights cannot be loaded, belong to another network, or expect another
-            normalisation.
     """
     model_weights = model.state_dict()
     first_key = next(iter(model_weights))
@@ -51,7 +46,8 @@ def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int)
     if not candidates:
         raise UserError(f"{weights} holds no weights of {name}: there is no {first_key}.")
     loaded_weights = {
-        _current_name(key): value
+        # torchvision's files of DenseNets have older names of their weights
+        re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key): value
         for key, value in candidates[0].items()
         if not key.startswith(AUXILIARY_PREFIXES)
     }
@@ -60,20 +56,14 @@ def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int)
     try:
         load_weights_strictly(model, {**loaded_weights, **fresh_head})
     except ValueError as error:
-        raise UserError(
-            f"{weights} holds the weights of another network than {name}: {error}."
-        ) from None
+        text = f"{weights} holds the weights of another network than {name}: {error}."
+        raise UserError(text) from None
     if not head_keys:
         return f"{name} begins with all the weights of {weights}"
     return (
         f"{name} begins with the weights of {weights}, but with a fresh head: "
         f"{len(loaded_weights[head_keys[0]])} classes there, {num_classes} here"
     )
-
-
-def _current_name(key: str) -> str:
-    """Return a weight's current name; torchvision's files of DenseNets have older ones."""
-    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)
 
 
 def _find_head_keys(
@@ -95,8 +85,8 @@ def _find_head_keys(
 def _read_weights(name: str, weights: str) -> Any:
     known: Mapping[str, Any] = {}
     torchvision_name = name.removeprefix("torchvision:").lower()
-    if torchvision_name in torchvision.models.list_models(module=torchvision.models):
-        known = torchvision.models.get_model_weights(torchvision_name).__members__
+    if torchvision_name in LIBRARIES["torchvision"].list_names():
+        known = get_model_weights(torchvision_name).__members__
     if weights in known:
         return _download_weights(name, known[weights])
     path = Path(weights).expanduser()

@@ -5,6 +5,7 @@ Parameter names are torchvision's, so its checkpoints load as they are. Students
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import torchvision
 from torch import Tensor, nn
@@ -12,9 +13,6 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 SMALL_IMAGE_PIXELS = 64
 """Images with fewer pixels a side get the small stem; ImageNet's would leave almost nothing."""
-
-REQUIRED_KEYS = ("conv1.weight", "layer1.0.conv2.weight", "fc.weight")
-"""Weights that every torchvision ResNet has."""
 
 
 class ResNet(torchvision.models.ResNet):  # type: ignore[misc]
@@ -54,24 +52,17 @@ class ResNet(torchvision.models.ResNet):  # type: ignore[misc]
         return self.fc(x.mean((2, 3))), features
 
 
-def resnet18(num_classes: int, image_size: int) -> ResNet:
-    """Build a ResNet-18 (He et al. 2016), with 64, 128, 256 and 512 channels.
-
-    Args:
-        num_classes: K.
-        image_size: height and width of the images, in pixels.
-    """
-    return ResNet(BasicBlock, [2, 2, 2, 2], num_classes, image_size < SMALL_IMAGE_PIXELS)
+def _build_resnet(
+    block: type[BasicBlock | Bottleneck], depths: list[int], num_classes: int, image_size: int
+) -> ResNet:
+    return ResNet(block, depths, num_classes, image_size < SMALL_IMAGE_PIXELS)
 
 
-def resnet50(num_classes: int, image_size: int) -> ResNet:
-    """Build a ResNet-50 (He et al. 2016), with 256, 512, 1024 and 2048 channels.
+resnet18 = partial(_build_resnet, BasicBlock, [2, 2, 2, 2])
+"""ResNet-18 (He et al. 2016), with 64, 128, 256 and 512 channels."""
 
-    Args:
-        num_classes: K.
-        image_size: height and width of the images, in pixels.
-    """
-    return ResNet(Bottleneck, [3, 4, 6, 3], num_classes, image_size < SMALL_IMAGE_PIXELS)
+resnet50 = partial(_build_resnet, Bottleneck, [3, 4, 6, 3])
+"""ResNet-50 (He et al. 2016), with 256, 512, 1024 and 2048 channels."""
 
 
 def resnet_from_weights(weights: Mapping[str, Tensor]) -> tuple[str, ResNet]:
@@ -81,13 +72,10 @@ def resnet_from_weights(weights: Mapping[str, Tensor]) -> tuple[str, ResNet]:
 
     Returns:
         The architecture's name, such as ``ResNet34``, and the network with these weights.
-
-    Raises:
-        ValueError: a weight is missing, superfluous or of another shape; the text names it.
     """
-    missing = [key for key in REQUIRED_KEYS if key not in weights or weights[key].dim() == 0]
-    if missing:
-        raise ValueError(f"there is no {missing[0]}")
+    for key in ("conv1.weight", "layer1.0.conv2.weight", "fc.weight"):
+        if key not in weights or weights[key].dim() == 0:
+            raise ValueError(f"there is no {key}")
     is_deep = "layer1.0.conv3.weight" in weights
     depths = [
         len({key.split(".")[1] for key in weights if key.startswith(f"layer{stage}.")})

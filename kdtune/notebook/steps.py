@@ -20,15 +20,7 @@ from kdtune.methods.method import Method, TensorsByName
 from kdtune.models import count_classes, require_model
 from kdtune.models.on_device import DeviceModel, pick_device
 from kdtune.runtime.device import visible_gpus
-from kdtune.training.loop import (
-    build_method_for_models,
-    compute_batch_loss,
-    evaluate,
-    match_memory_format,
-    place_teacher,
-    run_epoch,
-    seed_epoch,
-)
+from kdtune.training import loop
 from kdtune.training.teacher import load_teacher
 
 
@@ -39,8 +31,7 @@ class StudentProgress:
     Attributes:
         epoch: last epoch that `train_epoch` trained, from 1; 0 before the first.
         method: the method with its layers, such as a regressor; None before a teacher was used.
-        settings: settings for which the method was built.
-        teacher: teacher for which the method was built.
+        settings: those for which the method was built; likewise the teacher.
     """
 
     epoch: int = 0
@@ -53,10 +44,7 @@ _PROGRESS: WeakKeyDictionary[nn.Module, StudentProgress] = WeakKeyDictionary()
 
 
 def student_progress(student_model: nn.Module) -> StudentProgress:
-    """Return the progress of a student, which lives as long as the student.
-
-    Set its `epoch` to have `train_epoch` continue after another epoch.
-    """
+    """Return the progress of a student; set its `epoch` to continue after another epoch."""
     return _PROGRESS.setdefault(student_model, StudentProgress())
 
 
@@ -78,13 +66,9 @@ def load_teacher_model(
     """Load a teacher in eval mode, without gradients.
 
     Args:
-        teacher_path: a checkpoint of kdtune's, or a `state_dict` of a torchvision ResNet; see
-            `load_model`.
+        teacher_path: a checkpoint, or a `state_dict` of a torchvision ResNet; see `load_model`.
         num_classes: K; None accepts the teacher's.
         device: where it goes.
-
-    Raises:
-        UserError: the file holds no network, or one for other classes.
     """
     return load_teacher(teacher_path, num_classes=num_classes).to(pick_device(str(device)))
 
@@ -122,7 +106,7 @@ def compute_loss(
     method.train(student_model.training)
     [(images, labels, _)] = _wrap_loader([(x, y)], "(x, y)", student_model, config)
     images, labels = normalise(images.to(student.device)), labels.to(student.device)
-    return compute_batch_loss(student, teacher, method, images, labels)[1]
+    return loop.compute_batch_loss(student, teacher, method, images, labels)[1]
 
 
 def train_epoch(
@@ -136,9 +120,8 @@ def train_epoch(
     """Train for one epoch.
 
     The epoch follows the student's last one, see `student_progress`; its number and
-    `config["seed"]` determine its random states, as in `train_at`. Layers that the method adds
-    (FitNets' regressor) live as long as the student. Their parameters are added to an optimizer
-    that lacks them, with the settings of its first group; a scheduler that counts groups needs
+    `config["seed"]` determine its random states, as in `train_at`. Parameters of layers that the
+    method adds join the optimizer's first group's settings; a scheduler that counts groups needs
     them from the start, see `kdtune.fitnets.regressor_parameters`.
 
     Args:
@@ -152,21 +135,18 @@ def train_epoch(
     Returns:
         ``epoch``, its number from 1; and means over the images: ``loss``, its parts
         (``classification``, ``kd``, ``kd_weighted``, ...) and ``accuracy`` (share of 1).
-
-    Raises:
-        UserError: the settings, the loader or the networks cannot be used.
     """
     settings = _parse_config(config, device)
     student, teacher, method = _prepare_step(student_model, teacher_model, settings)
     optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if missing := [p for p in method.parameters() if id(p) not in optimized]:
         optimizer.add_param_group({**optimizer.param_groups[0], "params": missing})
-    match_memory_format(optimizer)
+    loop.match_memory_format(optimizer)
     progress = student_progress(student_model)
     method.epoch = progress.epoch + 1
-    seed_epoch(settings, method.epoch)
+    loop.seed_epoch(settings, method.epoch)
     batches = _wrap_loader(train_loader, "train_loader", student_model, settings, training=True)
-    metrics = run_epoch(student, teacher, method, batches, optimizer)
+    metrics = loop.run_epoch(student, teacher, method, batches, optimizer)
     progress.epoch = method.epoch
     return {"epoch": progress.epoch, **metrics}
 
@@ -178,7 +158,7 @@ def validate(
     device: str | torch.device,
     config: Mapping[str, Any],
 ) -> dict[str, float]:
-    """Compute the loss of `train_epoch` on images that are not trained on.
+    """Return the means of `train_epoch` on images that are not trained on.
 
     Args:
         student_model: see `train_epoch`; put into eval mode.
@@ -186,17 +166,11 @@ def validate(
         val_loader: batches (images [B, 3, H, W], labels [B]).
         device: where to compute, whatever the config says.
         config: see `train_epoch`.
-
-    Returns:
-        The means of `train_epoch`; ``classification`` is the validation loss of a run.
-
-    Raises:
-        UserError: the settings, the loader or the networks cannot be used.
     """
     settings = _parse_config(config, device)
     student, teacher, method = _prepare_step(student_model, teacher_model, settings)
     batches = _wrap_loader(val_loader, "val_loader", student_model, settings)
-    return run_epoch(student, teacher, method, batches)
+    return loop.run_epoch(student, teacher, method, batches)
 
 
 def evaluate_model(
@@ -205,24 +179,18 @@ def evaluate_model(
     device: str | torch.device | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Measure a network on labelled images.
+    """Return ``loss`` (mean cross-entropy) and ``accuracy`` (share of 1) on labelled images.
 
     Args:
         model: returns logits and features; moved to the device and put into eval mode.
         test_loader: batches (images [B, 3, H, W], labels [B]).
         device: where to compute; None uses the config's.
         config: settings of the model's run, for device and precision.
-
-    Returns:
-        ``loss`` (mean cross-entropy) and ``accuracy`` (share of 1).
-
-    Raises:
-        UserError: the settings or the loader cannot be used.
     """
     settings = TrainConfig.parse({**(config or {}), **({"device": str(device)} if device else {})})
     num_classes = count_classes(model, settings.image_size)
     batches = CheckedLoader(test_loader, "test_loader", num_classes=num_classes)
-    return evaluate(model, batches, settings)
+    return loop.evaluate(model, batches, settings)
 
 
 def _parse_config(config: Mapping[str, Any], device: str | torch.device) -> TrainConfig:
@@ -248,7 +216,7 @@ def _prepare_step(
         raise UserError("The student cannot be its own teacher: give two networks.")
     device = pick_device(config.device)
     method = _find_or_build_method(student, teacher, config).to(device)
-    teacher_on_device = place_teacher(method, teacher, device, config)
+    teacher_on_device = loop.place_teacher(method, teacher, device, config)
     return DeviceModel(student, device, config), teacher_on_device, method
 
 
@@ -257,8 +225,7 @@ def _find_or_build_method(
 ) -> Method:
     """Return the student's method, the same one while teacher and settings are the same.
 
-    With other settings a new method takes over the layers of the old one if they fit. Without a
-    teacher there are no layers, and nothing is kept.
+    With other settings a new method takes over the layers of the old one if they fit.
     """
     progress = student_progress(student)
     settings = config.model_dump(exclude=OUTPUT_FIELDS | {"device"})
@@ -269,7 +236,7 @@ def _find_or_build_method(
         method = kept
     else:
         with torch.random.fork_rng(devices=visible_gpus()):
-            method = build_method_for_models(config, student, teacher)
+            method = loop.build_method_for_models(config, student, teacher)
         if kept is not None and _have_same_layers(method, kept):
             for name, layer in kept.named_children():
                 setattr(method, name, layer)

@@ -25,14 +25,7 @@ if TYPE_CHECKING:  # tables and figures are to need no torch
 
 
 def load_sweep(*folders: str | Path) -> "SweepGroup":
-    """Load one or more sweeps, whether they run or are complete.
-
-    Args:
-        folders: of the sweeps, as ``results/flowers``.
-
-    Raises:
-        UserError: a folder holds no sweep, or a log is damaged.
-    """
+    """Load one or more sweeps, running or complete, from folders as ``results/flowers``."""
     if not folders:
         raise UserError("load_sweep wants the folder of a sweep, as in load_sweep('results/x').")
     return SweepGroup([LoadedSweep(Path(folder)) for folder in folders])
@@ -42,9 +35,6 @@ class SweepGroup:
     """One or more sweeps as of loading; a notebook shows their verdict.
 
     Tables of several sweeps have a first column ``sweep``. docs/reference.md explains all columns.
-
-    Args:
-        sweeps: the sweeps.
     """
 
     def __init__(self, sweeps: list[LoadedSweep]):
@@ -69,11 +59,7 @@ class SweepGroup:
         return self.table("epochs")
 
     def table(self, name: str) -> pd.DataFrame:
-        """Return a copy of any table of ``kdtune table``, with all columns, unrounded.
-
-        Raises:
-            UserError: there is no such table; the text lists all tables.
-        """
+        """Return a copy of any table of ``kdtune table``, with all columns, unrounded."""
         tables = [select_table(sweep.named_tables, name, sweep.path) for sweep in self._sweeps]
         if len(tables) == 1:
             return tables[0].copy()
@@ -86,17 +72,12 @@ class SweepGroup:
         Args:
             name: ``verdict``, ``ship``, ``search``, ``settings-<method>`` or ``failures``; with
                 several sweeps a number comes first, as in ``2-verdict``.
-
-        Raises:
-            UserError: there is no such figure, or no data for it yet.
         """
         blocks: list[Block] = [b for section in self._sections for b in section["blocks"]]
-        blocks_by_name = {
-            b.name: b for b in blocks if isinstance(b, FigureBlock | Paragraph) and b.name
-        }
-        if name not in blocks_by_name:
-            raise UserError(f"There is no figure '{name}'; known are {', '.join(blocks_by_name)}.")
-        block = blocks_by_name[name]
+        by_name = {b.name: b for b in blocks if isinstance(b, FigureBlock | Paragraph) and b.name}
+        if name not in by_name:
+            raise UserError(f"There is no figure '{name}'; known are {', '.join(by_name)}.")
+        block = by_name[name]
         if isinstance(block, Paragraph):
             raise UserError(block.text)
         return block.figure
@@ -110,9 +91,6 @@ class SweepGroup:
         Args:
             method: of the cell.
             model: of the cell.
-
-        Raises:
-            UserError: there is no such cell, or it has no successful trial.
         """
         from kdtune.export.selected_runs import config_with_provenance
 
@@ -127,9 +105,6 @@ class SweepGroup:
         Args:
             method: of the cell.
             model: of the cell.
-
-        Raises:
-            UserError: as for `best`; or there is no network yet, or its file is damaged.
         """
         from kdtune.export.selected_runs import load_run_network
 
@@ -150,25 +125,20 @@ class SweepGroup:
         if not cells:
             raise UserError(NO_TRIAL_NOTE)
         known_methods, known_models = zip(*cells, strict=True)
-        for label, name, known in (
-            ("method", method, known_methods),
-            ("model", model, known_models),
-        ):
+        requested = ("method", method, known_methods), ("model", model, known_models)
+        for label, name, known in requested:
             if name not in known:
                 suggestion = did_you_mean(name, dict.fromkeys(known))
                 raise UserError(f"No trial has the {label} '{name}'; {suggestion}")
         matching = [s for s in self._sweeps if (method, model) in s.tables.cell_results]
         if len(matching) != 1:
             sweep_names = " and ".join(sweep.name for sweep in matching) or "no sweep"
-            raise UserError(
-                f"{method} on {model} is in {sweep_names}; load the one that is meant."
-            )
-        selected = select_best_runs(matching[0].tables).get((method, model))
-        if selected is None:
-            raise UserError(
-                f"{matching[0].name} has no successful trial of {method} on {model} yet."
-            )
-        return matching[0], selected
+            text = f"{method} on {model} is in {sweep_names}; load the one that is meant."
+            raise UserError(text)
+        [sweep] = matching
+        if (selected := select_best_runs(sweep.tables).get((method, model))) is None:
+            raise UserError(f"{sweep.name} has no successful trial of {method} on {model} yet.")
+        return sweep, selected
 
     @cached_property
     def _sections(self) -> list[dict[str, Any]]:
@@ -177,9 +147,8 @@ class SweepGroup:
     def __repr__(self) -> str:
         summaries = {sweep.name: sweep.summary() for sweep in self._sweeps}
         lines = list(summaries.values()) if len(summaries) == 1 else []
-        for block in self._sections[0]["blocks"]:
-            if block.kind in ("sweep", "lead"):
-                lines.append(summaries.get(block.text, block.text))
+        blocks = [b for b in self._sections[0]["blocks"] if b.kind in ("sweep", "lead")]
+        lines += [summaries.get(block.text, block.text) for block in blocks]
         return "\n".join(map(printable, lines))
 
     def _repr_html_(self) -> str:

@@ -15,13 +15,8 @@ from kdtune.errors import UserError
 from kdtune.methods import METHODS
 from kdtune.models import build_model, probe_stage_shapes
 from kdtune.models.on_device import pick_device
-from kdtune.storage.array_cache import (
-    ArrayCache,
-    CacheProgress,
-    CacheState,
-    OnCacheProgress,
-    cache_folder,
-)
+from kdtune.storage import array_cache
+from kdtune.storage.array_cache import ArrayCache, OnCacheProgress
 from kdtune.training.teacher_targets import TargetSpec, TeacherTargets
 from kdtune.units import BYTES_PER_GB, format_bytes
 
@@ -31,11 +26,7 @@ class EpochData:
     """Batches of one run; `open_epoch_data` assembles it.
 
     Attributes:
-        config: the run's settings.
-        decoded: the images.
-        teacher_targets: computes the teacher's targets; None if there are none.
         requested: targets that the run uses, by name; see `TeacherTargets.request`.
-        on_progress: called when arrays are built or waited for.
         cache_views: cache augmented views; if False, batches are augmented to the same pixels.
     """
 
@@ -76,12 +67,11 @@ class EpochData:
         if self.teacher_targets is None or cache is None:
             return pixels, {}
         label, pixel_key = self.decoded.identify_array("train", view, seed)
-        return pixels, self.teacher_targets.load_or_compute(
-            cache, pixels, pixel_key, label, self.config, self.on_progress
-        )
+        load = self.teacher_targets.load_or_compute
+        return pixels, load(cache, pixels, pixel_key, label, self.config, self.on_progress)
 
     def _view_index(self, epoch: int) -> int | None:
-        return (epoch - 1) % self.config.augment_views if cycles_views(self.config) else None
+        return (epoch - 1) % self.config.augment_views if _cycles_views(self.config) else None
 
     def evaluation_batches(self, split: str) -> Batches:
         """Return the batches of ``validation`` or ``test``, in order."""
@@ -93,14 +83,13 @@ class EpochData:
         )
 
 
-def cycles_views(config: TrainConfig) -> bool:
-    """Return True if epochs cycle through a few augmented views."""
+def _cycles_views(config: TrainConfig) -> bool:
     return config.augment and config.augment_views > 0
 
 
 def should_cache_targets(config: TrainConfig) -> bool:
     """Return True if the targets of a run with a teacher should be cached, if they fit."""
-    sees_images_again = not config.augment or cycles_views(config)
+    sees_images_again = not config.augment or _cycles_views(config)
     cacheable = config.cache_targets and config.cache_gb > 0 and sees_images_again
     return cacheable and METHODS[config.method].uses_teacher
 
@@ -113,7 +102,7 @@ def find_data(
     on_progress: OnCacheProgress = lambda progress: None,
     with_test: bool = True,
 ) -> tuple[ImageData, list[dict[str, str]]]:
-    """Find the images of a run.
+    """Return the images of a run, and descriptions of those that `drop_unreadable` left out.
 
     Args:
         source: the data set.
@@ -122,9 +111,6 @@ def find_data(
         workers: threads that decode; None: one per core.
         on_progress: called when images are decoded.
         with_test: False leaves the test images out.
-
-    Returns:
-        The data, and a description of each image that was left out; see `drop_unreadable`.
     """
     data = find_images(*source)
     if not with_test:
@@ -135,7 +121,8 @@ def find_data(
 
 
 def _open_cache(cache_gb: float) -> ArrayCache | None:
-    return ArrayCache(cache_folder(), cache_gb * BYTES_PER_GB) if cache_gb else None
+    folder = array_cache.cache_folder()
+    return ArrayCache(folder, cache_gb * BYTES_PER_GB) if cache_gb else None
 
 
 def open_decoded_dataset(
@@ -146,11 +133,8 @@ def open_decoded_dataset(
     Args:
         data: the images.
         image_size: height and width in pixels.
-        cache_gb: size of the cache.
+        cache_gb: size of the cache, which the images alone must not exceed.
         workers: threads that decode; None: one per core.
-
-    Raises:
-        UserError: the images alone take more than `cache_gb`.
     """
     decoded = DecodedDataset(data, image_size, _open_cache(cache_gb), workers)
     needed_bytes = decoded.array_bytes("train") + decoded.array_bytes("validation")
@@ -173,8 +157,7 @@ def open_epoch_data(
     Args:
         config: the run's settings.
         decoded: the images.
-        teacher_targets: computes the teacher's targets; None without a teacher, and not used if
-            the run's teacher is live.
+        teacher_targets: computes the teacher's; None without one, not used if it runs live.
         on_progress: called when arrays are built or waited for.
     """
     if teacher_targets is None or not should_cache_targets(config):
@@ -194,22 +177,18 @@ def open_single_run(
         data: its images.
         teacher: None without one.
         say: takes lines about what is built, and why the teacher runs live.
-
-    Raises:
-        BadImagesError: training or validation images cannot be read.
-        UserError: the images take more than `cache_gb`, or the networks cannot be compared.
     """
 
-    def on_progress(progress: CacheProgress) -> None:
-        is_slow = progress.state is CacheState.BUILT and progress.seconds > 1
-        if progress.state is CacheState.WAITING or is_slow:
+    def on_progress(progress: array_cache.CacheProgress) -> None:
+        is_slow = progress.state is array_cache.CacheState.BUILT and progress.seconds > 1
+        if progress.state is array_cache.CacheState.WAITING or is_slow:
             say(progress.describe())
 
     decoded = open_decoded_dataset(data, config.image_size, config.cache_gb, config.num_workers)
     decoded.decode_train_validation(on_progress)
     train_bytes, max_bytes = decoded.array_bytes("train"), config.cache_gb * BYTES_PER_GB
     image_bytes = train_bytes + decoded.array_bytes("validation")
-    view_count = config.augment_views if cycles_views(config) else 0
+    view_count = config.augment_views if _cycles_views(config) else 0
     views_fit = image_bytes + view_count * train_bytes <= max_bytes
     if teacher is not None and should_cache_targets(config):
         teacher_targets = TeacherTargets(teacher, config.image_size)

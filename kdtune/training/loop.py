@@ -27,9 +27,6 @@ from kdtune.models.on_device import DeviceModel, pick_device
 from kdtune.models.pretrained import load_pretrained
 from kdtune.runtime.seeds import derive_seed
 
-LOSS_PREFIX = "loss_"
-"""Prefix of the parts of the loss among the metrics of an epoch."""
-
 OnStep = Callable[[int, int, Tensor], None]
 """Called after a training step with (epoch, step in it from 1, loss)."""
 
@@ -39,16 +36,9 @@ class EpochResult:
     """Metrics of one epoch, and the live objects behind them.
 
     Attributes:
-        epoch: from 1.
-        lr: learning rate during the epoch.
-        train_loss: mean of the method's loss over the training images.
-        train_accuracy: share of the training images that were classified correctly meanwhile.
         validation_loss: mean cross-entropy; this and the next two are None without validation.
-        validation_accuracy: share of 1.
-        best_validation_accuracy: best so far, this epoch included.
+        best_validation_accuracy: best so far, this epoch included; accuracies are shares of 1.
         losses: means of the named parts of the training loss.
-        seconds: training and validation together.
-        device: where it ran.
         threads: CPU threads of torch; on a CPU, results depend on them in the last bit.
         student: the live network; the next epoch changes it.
         state: all that `fit` needs to resume, and ``best_weights``, those of the best epoch; it
@@ -78,7 +68,7 @@ class EpochResult:
         """Return the numbers alone; ``loss_<part>`` is None if that part is not finite."""
         metrics = {name: getattr(self, name) for name in METRIC_NAMES}
         for loss_name, value in self.losses.items():
-            metrics[LOSS_PREFIX + loss_name] = value if math.isfinite(value) else None
+            metrics[f"loss_{loss_name}"] = value if math.isfinite(value) else None
         return metrics
 
 
@@ -103,24 +93,15 @@ def fit(
     Args:
         config: the run's settings.
         train_batches: batches (images, labels, targets or None), iterated over once per epoch, or
-            a function that returns those of an epoch, from 1. Images are uint8 [B, 3, H, W], or
-            normalised floats.
-        validation_batches: batches on which epochs are compared; without them the last epoch
-            counts as the best.
+            a function of the epoch, from 1. Images are uint8 [B, 3, H, W] or normalised floats.
+        validation_batches: compare epochs; without them the last epoch counts as the best.
         num_classes: K.
-        teacher: computes the targets of batches without any. It is put into eval mode and moved
-            to the device; its weights and statistics stay as they are.
-        resume: `EpochResult.state` of an earlier run with the same settings, which continues as
-            if it had never stopped.
+        teacher: computes the targets of batches without any; put into eval mode on the device.
+        resume: `EpochResult.state` of an earlier run, which continues as if it never stopped.
         on_step: called after each training step.
 
-    Returns:
-        An iterator over the results of the epochs up to `config.epochs`; it raises a
-        `DivergedError` when a loss is no longer finite.
-
     Raises:
-        UserError: there is no such method, model or device, or the networks cannot be compared;
-            raised before anything is trained.
+        DivergedError: from the iterator, when a loss is no longer finite.
     """
     run = _Run(config, num_classes, teacher)
     if resume is not None:
@@ -163,6 +144,7 @@ class _Run:
         on_step: OnStep | None,
     ) -> Iterator[EpochResult]:
         classification = StudentOnly(self.config, [], None)
+        models = self.student, self.teacher, self.method
         for epoch in range(self.progress["epoch"] + 1, self.config.epochs + 1):
             batches = train_batches(epoch) if callable(train_batches) else train_batches
             started = time.perf_counter()  # building or waiting for arrays does not count
@@ -171,9 +153,7 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.method.epoch = epoch
-            train = run_epoch(
-                self.student, self.teacher, self.method, batches, self.optimizer, on_step
-            )
+            train = run_epoch(*models, batches, self.optimizer, on_step)
             _require_finite_loss(epoch, "training", train["loss"])
             validation: dict[str, Any] = {"loss": None, "accuracy": None}
             if validation_batches is not None:
@@ -259,9 +239,6 @@ def build_method_for_models(
         config: the run's settings.
         student: returns logits and features.
         teacher: likewise; None without one.
-
-    Raises:
-        UserError: the networks cannot be compared.
     """
     image = torch.zeros(1, 3, config.image_size, config.image_size)
     logits, features = probe(student, image)
@@ -302,11 +279,7 @@ def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torc
         parameters: those of student and method.
     """
     optimizer = torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
+        parameters, config.lr, config.momentum, weight_decay=config.weight_decay, fused=True
     )
     # Fused SGD fails when only some parameters have a momentum yet, as after a hint stage;
     # starting all of them from zero gives the same numbers.
@@ -319,8 +292,7 @@ def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torc
 def match_memory_format(optimizer: torch.optim.Optimizer) -> None:
     """Give the optimizer's buffers the memory format of their parameters.
 
-    Fused optimizers go through memory in order, so a buffer in another memory format would be
-    applied to the wrong weights.
+    Fused optimizers would apply a buffer in another format to the wrong weights.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -348,9 +320,6 @@ def run_epoch(
 
     Returns:
         Means over the images: ``loss``, its named parts, and ``accuracy`` (share of 1).
-
-    Raises:
-        UserError: there is no batch.
     """
     student.model.train(optimizer is not None)
     method.train(optimizer is not None)
@@ -390,7 +359,7 @@ def compute_batch_loss(
     labels: Tensor,
     targets: TensorsByName | None = None,
 ) -> tuple[Tensor, TensorsByName]:
-    """Compute the loss of one batch that is on the student's device.
+    """Return the student's detached logits [B, K] of one batch on its device, and the loss.
 
     Args:
         student: the student.
@@ -399,9 +368,6 @@ def compute_batch_loss(
         images: normalised floats [B, 3, H, W].
         labels: class indices [B].
         targets: cached targets of the teacher.
-
-    Returns:
-        The student's logits [B, K], detached, and the loss with its parts.
     """
     if targets is None and teacher is not None:
         with torch.no_grad():
@@ -428,15 +394,12 @@ def predict(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> 
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> dict[str, float]:
-    """Measure a network on labelled images.
+    """Return ``loss`` (mean cross-entropy) and ``accuracy`` (share of 1) on labelled images.
 
     Args:
         model: returns logits and features; it is put into eval mode.
         batches: see `fit`.
         config: gives device and precision.
-
-    Returns:
-        ``loss`` (mean cross-entropy) and ``accuracy`` (share of 1).
     """
     device_model = DeviceModel(model, pick_device(config.device), config)
     metrics = run_epoch(device_model, None, StudentOnly(config, [], None), batches)

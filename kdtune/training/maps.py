@@ -14,11 +14,8 @@ from kdtune.models import probe
 MAX_IMAGES = 4
 """Maximum number of images in a figure."""
 
-MapFunction = Callable[[Tensor], Tensor]
-"""Turns the features of a stage [B, C, H, W] into maps [B, H, W]."""
 
-
-class NotebookFigure(Figure):
+class _NotebookFigure(Figure):
     """A figure that a notebook shows without pyplot, which needs a display."""
 
     def _repr_png_(self) -> bytes:
@@ -44,9 +41,6 @@ def compute_stage_features(model: nn.Module, x: Tensor) -> list[Tensor]:
     Args:
         model: returns logits and features; it stays in its mode.
         x: images [B, 3, H, W], uint8 or normalised.
-
-    Raises:
-        UserError: `x` is no batch of images.
     """
     if x.dim() != 4 or x.shape[1] != 3:
         raise UserError(f"x must be a batch of images [B, 3, H, W], not {list(x.shape)}.")
@@ -59,9 +53,6 @@ def pick_stage(features: list[Tensor], layer_idx: int) -> Tensor:
     Args:
         features: those of all stages.
         layer_idx: the stage, from 0; negative ones count from the last.
-
-    Raises:
-        UserError: there is no such stage.
     """
     count = len(features)
     if not -count <= layer_idx < count:
@@ -74,20 +65,16 @@ def pick_stage(features: list[Tensor], layer_idx: int) -> Tensor:
 def draw_maps(
     models: nn.Module | Mapping[str, nn.Module],
     x: Tensor,
-    map_function: MapFunction,
+    map_function: Callable[[Tensor], Tensor],
     layers: Sequence[int] | None = None,
 ) -> Figure:
-    """Draw images and, beside each, maps of the stages of networks.
+    """Draw images in rows and, beside each, maps of the stages of networks.
 
     Args:
         models: a network, or several by their titles.
         x: images [B, 3, H, W], uint8 or normalised; at most `MAX_IMAGES` are drawn.
-        map_function: computes the maps; each is drawn on a colour scale of its own.
-        layers: stages, see `pick_stage`; None draws all that every network has, paired from the
-            last.
-
-    Returns:
-        One row per image; columns are the image and each stage of each network.
+        map_function: turns features [B, C, H, W] into maps [B, H, W].
+        layers: stages, see `pick_stage`; None draws the last ones, as many as all networks have.
     """
     if isinstance(models, nn.Module):
         models = {"model": models}
@@ -100,9 +87,8 @@ def draw_maps(
         for layer in layers
         for name, maps in features.items()
     ]
-    figure = NotebookFigure(
-        figsize=(1.5 * (len(columns) + 1), 1.5 * len(x) + 0.4), layout="constrained"
-    )
+    size = 1.5 * (len(columns) + 1), 1.5 * len(x) + 0.4
+    figure = _NotebookFigure(figsize=size, layout="constrained")
     axes = figure.subplots(len(x), len(columns) + 1, squeeze=False)
     for row, image in zip(axes, x.float().cpu(), strict=True):
         lowest, highest = image.min(), image.max()

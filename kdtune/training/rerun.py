@@ -21,15 +21,9 @@ def train_from_file(path: Path) -> dict[str, Any]:
     A sweep's file records under ``provenance`` the accuracy of its trial, and its machine; the
     run uses as many CPU threads.
 
-    Args:
-        path: a mapping of `TrainConfig` settings, with or without ``provenance``.
-
     Returns:
         The results of `run_training`; ``recorded_accuracy``, None if there is none or if settings
         were edited; and ``causes``, sentences on why the run reached another accuracy.
-
-    Raises:
-        UserError: the file or its settings cannot be used.
     """
     settings = read_yaml(path)
     provenance = settings.pop("provenance", None) or {}
@@ -66,10 +60,8 @@ def _explain_difference(
         for key, value in current.items()
         if recorded.get(key) not in (None, value)
     ]
-    causes += [
-        f"the plug-in {name} has other code"
-        for name in PLUGINS.changed(recorded.get("plugins", ()))
-    ]
+    changed_plugins = PLUGINS.changed(recorded.get("plugins", ()))
+    causes += [f"the plug-in {name} has other code" for name in changed_plugins]
     return causes or [
         "versions, machine, data and teacher are those that were recorded; on a GPU, two runs "
         "with the same settings differ"

@@ -1,7 +1,7 @@
 """A single run: checks of its settings and data, training, test, and its files."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {
 }  # fmt: skip
 """Settings that may change when a run is resumed."""
 
+Loaders = Mapping[str, Loader | None]
+
 
 def run_training(
     config: TrainConfig,
@@ -38,19 +40,16 @@ def run_training(
 
     `save_dir` gets `<name>_best.pth`, `<name>_final.pth` and, every `save_freq` epochs,
     `<name>_epoch_<N>.pth`; `log_dir` gets `<name>.log`, `<name>_summary.json` and, in `<name>/`,
-    TensorBoard events: metrics and, with a teacher, attention maps. Test images are read once, at
-    the end.
+    TensorBoard events: metrics and, with a teacher, attention maps.
 
-    With one of these checkpoints as `resume`, the run continues under the same name and ends with
-    the numbers of a run that never stopped, on a CPU to the last bit. That requires loaders that
-    draw only from global random states: no generator of their own, no persistent workers.
+    With one of these checkpoints as `resume`, the run ends with the numbers of a run that never
+    stopped, on a CPU to the last bit, if loaders draw only from global random states.
 
     Args:
         config: the run's settings.
-        train_loader: batches (images [B, 3, H, W], labels [B]), any iterable that can be iterated
-            over again and again; None uses `config.data_dir`.
+        train_loader: batches (images, labels), a re-iterable; None uses `config.data_dir`.
         val_loader: likewise. With a `train_loader` alone the last epoch counts as the best.
-        test_loader: likewise, and optional.
+        test_loader: likewise, optional, and read once, at the end.
 
     Returns:
         ``model`` (weights of the best validation epoch, eval mode), ``teacher_model`` or None,
@@ -59,8 +58,6 @@ def run_training(
         ``config`` (complete), ``experiment_name``.
 
     Raises:
-        UserError: the settings, the data or the teacher cannot be used.
-        DivergedError: the training loss is no longer finite.
         KeyboardInterrupt: the run was interrupted; the text names the checkpoint to resume from.
     """
     METHODS.require(config.method)
@@ -70,21 +67,20 @@ def run_training(
     config = _name_run(config, checkpoint)
     data = find_run_data(config) if train_loader is None else None
     classes = data.classes if data is not None else class_names(train_loader)
-    _require_same_classes(classes, val_loader=val_loader, test_loader=test_loader)
+    loaders = {"train_loader": train_loader, "val_loader": val_loader, "test_loader": test_loader}
+    _require_same_classes(classes, loaders)
     teacher = None
     if config.teacher_model is not None:
         teacher = load_teacher(config.teacher_model, classes, config.image_size)
     if classes is None:
-        classes = _numbered_classes(config, teacher, train_loader, val_loader)
+        classes = _numbered_classes(config, teacher, loaders)
     if checkpoint is not None:
         has_validation = data is not None or val_loader is not None
         _validate_resume(checkpoint, resumed_from, config, classes, has_validation)
-    batches = open_run_batches(
-        config, data, teacher, classes, (train_loader, val_loader, test_loader)
-    )
-    files = RunFiles(
-        config, classes, checkpoint, resumed_from, teacher, _check_first_batches(batches)
-    )
+    batches = open_run_batches(config, data, teacher, classes, loaders)
+    sample_images = _check_first_batches(batches)
+    history = checkpoint["history"] if checkpoint is not None else []
+    files = RunFiles(config, classes, teacher, sample_images, resumed_from, history)
     epochs = fit(
         config,
         batches.train,
@@ -102,25 +98,20 @@ def run_training(
         model = result.student
         model.load_state_dict(result.state["best_weights"])
         files.save_best_weights(model, result)
+        test_results = None
+        if batches.test is not None:
+            test_results = evaluate(model, batches.test, config)
+            accuracy = 100 * test_results["accuracy"]
+            files.say(f"test {accuracy:.2f} %, with the weights of the best epoch")
         summary = {
             "experiment_name": config.experiment_name,
             "best_accuracy": result.best_validation_accuracy,
-            "test_results": _test(model, batches.test, files),
+            "test_results": test_results,
             "config": config.model_dump(),
             "training_history": files.history,
         }
         files.write_summary(summary)
     return {"model": model.eval(), "teacher_model": teacher, **summary}
-
-
-def _test(
-    model: nn.Module, batches: Iterable[Batch] | None, files: RunFiles
-) -> dict[str, float] | None:
-    if batches is None:
-        return None
-    results = evaluate(model, batches, files.config)
-    files.say(f"test {100 * results['accuracy']:.2f} %, with the weights of the best epoch")
-    return results
 
 
 def _name_run(config: TrainConfig, checkpoint: dict[str, Any] | None) -> TrainConfig:
@@ -144,7 +135,7 @@ def find_run_data(config: TrainConfig) -> ImageData:
     return data
 
 
-def _require_same_classes(classes: tuple[str, ...] | None, **loaders: Loader | None) -> None:
+def _require_same_classes(classes: tuple[str, ...] | None, loaders: Loaders) -> None:
     """Refuse loaders with other class names than the training images, if both have names."""
     for name, loader in loaders.items():
         names = class_names(loader)
@@ -156,15 +147,15 @@ def _require_same_classes(classes: tuple[str, ...] | None, **loaders: Loader | N
 
 
 def _numbered_classes(
-    config: TrainConfig, teacher: nn.Module | None, *loaders: Loader | None
+    config: TrainConfig, teacher: nn.Module | None, loaders: Loaders
 ) -> tuple[str, ...]:
     """Return numbers as class names: as many as the teacher knows, or as the labels need."""
     if teacher is not None:
         return tuple(map(str, range(count_classes(teacher, config.image_size))))
     labels = (
         int(labels.max())
-        for name, loader in zip(("train_loader", "val_loader"), loaders, strict=True)
-        if loader is not None
+        for name in ("train_loader", "val_loader")
+        if (loader := loaders[name]) is not None
         for _, labels, _ in CheckedLoader(loader, name)
     )
     return tuple(map(str, range(max(labels) + 1)))
@@ -183,7 +174,7 @@ def open_run_batches(
     data: ImageData | None,
     teacher: nn.Module | None,
     classes: tuple[str, ...],
-    loaders: tuple[Loader | None, Loader | None, Loader | None] = (None, None, None),
+    loaders: Loaders,
     say: Callable[[str], None] = say,
 ) -> RunBatches:
     """Open the batches of a run: from loaders if given, else from the data.
@@ -193,23 +184,17 @@ def open_run_batches(
         data: its images; None if there is a training loader.
         teacher: None without one.
         classes: class names.
-        loaders: of training, validation and test images.
+        loaders: those of `run_training`, by the names of its parameters.
         say: takes lines about what is built.
     """
-    train: Iterable[Batch] | None
-    validation: Iterable[Batch] | None
-    test: Iterable[Batch] | None
-    train, validation, test = (
-        CheckedLoader(loader, name, config.image_size, len(classes), name == "train_loader")
+    checked: dict[str, Iterable[Batch]] = {
+        name: CheckedLoader(loader, name, config.image_size, len(classes), name == "train_loader")
+        for name, loader in loaders.items()
         if loader is not None
-        else None
-        for name, loader in zip(
-            ("train_loader", "val_loader", "test_loader"), loaders, strict=True
-        )
-    )
+    }
+    validation, test = checked.get("val_loader"), checked.get("test_loader")
     if data is None:
-        assert train is not None
-        return RunBatches(train, validation, test)
+        return RunBatches(checked["train_loader"], validation, test)
     epoch_data = open_single_run(config, data, teacher, say)
     if validation is None:
         validation = epoch_data.evaluation_batches("validation")

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,33 +17,25 @@ from kdtune.training.loop import EpochResult
 from kdtune.training.maps import draw_maps, spatial_attention_map
 
 
+@dataclass
 class RunFiles:
     """The files of one run, written from `__enter__` on.
 
-    Args:
-        config: the run's settings, with its name.
-        classes: class names.
-        checkpoint: the content of the one that is resumed; None for a new run.
-        resumed_from: its path.
-        teacher: drawn beside the student; None without one.
-        sample_images: images on which both are drawn, [B, 3, H, W].
+    Attributes:
+        sample_images: images on which student and teacher are drawn, [B, 3, H, W].
+        last_checkpoint: path of the newest, or of the one that is resumed.
+        history: metrics of the epochs so far.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        classes: tuple[str, ...],
-        checkpoint: dict[str, Any] | None,
-        resumed_from: str | None,
-        teacher: nn.Module | None,
-        sample_images: Tensor,
-    ):
-        self.config, self.classes = config, classes
-        self.teacher, self.sample_images = teacher, sample_images
-        self.stem, self.log_dir = str(config.experiment_name), Path(config.log_dir)
-        self.history: list[dict[str, Any]] = checkpoint["history"] if checkpoint else []
-        """Metrics of the epochs so far."""
-        self.last_checkpoint = resumed_from
+    config: TrainConfig
+    classes: tuple[str, ...]
+    teacher: nn.Module | None
+    sample_images: Tensor
+    last_checkpoint: str | None
+    history: list[dict[str, Any]]
+
+    def __post_init__(self) -> None:
+        self.stem, self.log_dir = str(self.config.experiment_name), Path(self.config.log_dir)
 
     def __enter__(self) -> Self:
         make_folder(Path(self.config.save_dir))

@@ -25,10 +25,6 @@ def load_teacher(
         classes: the data's class names; None if it has no names.
         image_size: the run's image size in pixels; None accepts the teacher's.
         num_classes: K, if there are no names; None accepts the teacher's.
-
-    Raises:
-        UserError: the file is no checkpoint, or the teacher was trained for other classes or for
-            another image size.
     """
     loaded = load_model(path)
     num_classes = len(classes) if classes is not None else num_classes
@@ -60,10 +56,7 @@ def _trained_image_size(loaded: dict[str, Any]) -> int | None:
 
 
 def describe_teacher(path: str | Path) -> dict[str, Any]:
-    """Describe a teacher in plain values: file, its SHA-256, architecture, size, accuracies.
-
-    Accuracies are shares of 1; a value that the file does not have is None.
-    """
+    """Describe a teacher in plain values; accuracies are shares of 1, None if not in the file."""
     loaded = load_model(path)
     return {
         "path": str(path),

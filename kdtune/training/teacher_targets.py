@@ -45,9 +45,7 @@ class TargetSpec:
 
     Attributes:
         shape: of one image.
-        is_float16: stored in float16; else in float32.
-        method_sha256: SHA-256 of the source of the method that makes it; empty for logits, which
-            all methods share.
+        method_sha256: of the source of its method; empty for logits, which all methods share.
     """
 
     shape: tuple[int, ...]
@@ -56,7 +54,6 @@ class TargetSpec:
 
     @property
     def bytes_per_image(self) -> int:
-        """Bytes of the target of one image."""
         return math.prod(self.shape) * (2 if self.is_float16 else 4)
 
 
@@ -90,21 +87,15 @@ class TeacherTargets:
         Args:
             config: the run's settings.
             student_shapes: (C, H, W) of the student's stages.
-
-        Raises:
-            UserError: the networks cannot be compared, or the method's targets are not valid.
         """
         method = build_method(config, student_shapes, self.stage_shapes)
         classes = type(method).__mro__
         source = source_sha256(classes[: classes.index(Method) + 1])
         with METHODS.blame_provider(config.method):
             targets = validate_targets(config.method, method.targets(*self.probe_outputs), 2)
+        sources = dict.fromkeys(targets, source) | {"logits": ""}
         requested = {
-            name: TargetSpec(
-                tuple(value.shape[1:]),
-                name in method.float16_targets,
-                source if name != "logits" else "",
-            )
+            name: TargetSpec(tuple(value.shape[1:]), name in method.float16_targets, sources[name])
             for name, value in targets.items()
         }
         if requested.keys() - self.specs.keys():
@@ -121,7 +112,7 @@ class TeacherTargets:
         config: TrainConfig,
         on_progress: OnCacheProgress = lambda progress: None,
     ) -> dict[str, np.ndarray]:
-        """Load all requested targets of an array of images, and compute those that are missing.
+        """Return all requested targets of images, [N, ...] by name; compute those missing.
 
         Args:
             cache: keeps the targets.
@@ -130,9 +121,6 @@ class TeacherTargets:
             label: names the pixels in messages.
             config: gives device and precision.
             on_progress: called when targets are computed or waited for.
-
-        Returns:
-            Arrays [N, ...] by name, in the order of the pixels.
         """
         device = pick_device(config.device)
         precision = pick_precision(config.precision, self.teacher, device)
@@ -148,12 +136,12 @@ class TeacherTargets:
         }
 
         def build(names: Sequence[str], create_array: CreateArray) -> None:
-            teacher_on_device = self._place_teacher(device, config, pixels[:TEACHER_BATCH_SIZE])
-            float32_names = {name for name in names if not self.specs[name].is_float16}
+            teacher = self._place_teacher(device, config, pixels[:TEACHER_BATCH_SIZE])
+            in_float32 = {name for name in names if not self.specs[name].is_float16}
             while overflowed := self._fill_arrays(
-                teacher_on_device, pixels, names, float32_names, create_array
+                teacher, pixels, names, in_float32, create_array
             ):
-                float32_names |= overflowed
+                in_float32 |= overflowed
 
         array_keys = {name: {"name": name, **asdict(spec)} for name, spec in self.specs.items()}
         return cache.open_arrays(
@@ -187,14 +175,14 @@ class TeacherTargets:
         teacher: DeviceModel,
         pixels: np.ndarray,
         names: Sequence[str],
-        float32_names: set[str],
+        in_float32: set[str],
         create_array: CreateArray,
     ) -> set[str]:
         """Create and fill arrays; return the names of those whose numbers overflow float16."""
         arrays, overflowed = {}, set[str]()
         for name in names:
             shape = (len(pixels), *self.specs[name].shape)
-            dtype = np.float32 if name in float32_names else np.float16
+            dtype = np.float32 if name in in_float32 else np.float16
             arrays[name] = create_array(name, shape, np.dtype(dtype))
 
         @torch.no_grad()
@@ -206,7 +194,7 @@ class TeacherTargets:
                 targets |= method.targets(*outputs)
             for name in arrays.keys() & targets.keys():
                 value = targets[name].float().cpu()
-                stored = value.to(torch.float32 if name in float32_names else torch.float16)
+                stored = value.to(torch.float32 if name in in_float32 else torch.float16)
                 if stored.isinf().any() and not value.isinf().any():
                     overflowed.add(name)
                 arrays[name][start : start + len(batch)] = stored.numpy()
@@ -216,8 +204,7 @@ class TeacherTargets:
         torch.set_num_threads(1)  # the threads below inherit this
         try:
             with ThreadPoolExecutor(workers) as pool:
-                for _ in pool.map(fill_batch, range(0, len(pixels), TEACHER_BATCH_SIZE)):
-                    pass
+                list(pool.map(fill_batch, range(0, len(pixels), TEACHER_BATCH_SIZE)))
         finally:
             torch.set_num_threads(threads)
         return overflowed
@@ -246,7 +233,6 @@ def source_sha256(classes: Iterable[type]) -> str:
 
 
 def _module_source(cls: type) -> str:
-    """Return the source of a class's module, or the names of both if it has no source."""
     try:
         return inspect.getsource(sys.modules[cls.__module__])
     except (OSError, TypeError, KeyError):

@@ -29,9 +29,6 @@ def train_teacher(
 
     Returns:
         ``validation_accuracy`` and ``test_accuracy`` (None without test images), shares of 1.
-
-    Raises:
-        UserError: `out` exists, or the settings or the data cannot be used.
     """
     if out.exists():
         raise UserError(f"{out} exists already; remove it, or give another --out.")
@@ -42,7 +39,7 @@ def train_teacher(
     if config.weights is not None:  # refused, if at all, before images are decoded
         model = build_model(config.model, len(classes), config.image_size)
         say(load_pretrained(model, config.model, config.weights, len(classes)))
-    train, validation, test = open_run_batches(config, data, None, data.classes, say=say)
+    train, validation, test = open_run_batches(config, data, None, data.classes, {}, say)
     metadata: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial_path = out.with_name(f"{out.stem}.partial{out.suffix}")
     try:

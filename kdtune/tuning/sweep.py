@@ -27,7 +27,7 @@ from kdtune.tuning.driver.driver import Driver, Workplace
 from kdtune.tuning.driver.preflight import PreparedSweep, prepare_sweep
 from kdtune.tuning.driver.resume_rules import build_resume_config, resume_flags
 from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
-from kdtune.tuning.planning.plan import make_plan, require_local_address
+from kdtune.tuning.planning.plan import Planner, require_local_address
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import describe_sampler
@@ -148,7 +148,8 @@ class _SearchSession:
     def make_plan(self, slots: Slots, warm_start_events: Sequence[WarmStart]) -> dict[str, Any]:
         """Return the plan of the sweep, and show it."""
         curves = SyntheticCurves(self.sweep.epochs, self.sweep.seed)
-        plan = make_plan(self.prepared, warm_start_events, slots, (), curves, self.screen.say)
+        planner = Planner(self.prepared, curves, warm_start_events)
+        plan = planner.make_plan(slots, (), self.screen.say)
         self.screen.say(plan_text(plan, "table"))
         return plan
 

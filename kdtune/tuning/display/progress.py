@@ -1,8 +1,4 @@
-"""Progress of a sweep or a confirmation in numbers; a fold over its log.
-
-Early estimates of the time left can be wrong by a factor of two: the first trials to end may be
-those that were stopped early.
-"""
+"""Progress of a sweep or a confirmation in numbers; a fold over its log."""
 
 import time
 from collections import Counter, defaultdict, deque
@@ -45,18 +41,12 @@ class _Trial:
 
 @dataclass(frozen=True)
 class Leader:
-    """The best trial of a cell, or in a confirmation its best candidate.
-
-    Attributes:
-        accuracy: best validation accuracy so far, or mean of the finished runs.
-        num_runs: number of finished runs; None in a search.
-        params: searched values; empty in a confirmation.
-    """
+    """The best trial of a cell, or in a confirmation its best candidate."""
 
     trial_id: str
-    accuracy: float
-    num_runs: int | None
-    params: Mapping[str, Any]
+    accuracy: float  # best validation accuracy so far, or mean of the finished runs
+    num_runs: int | None  # number of finished runs; None in a search
+    params: Mapping[str, Any]  # searched values; empty in a confirmation
 
 
 class Progress:
@@ -178,6 +168,8 @@ class Progress:
     ) -> tuple[float | None, str]:
         """Return the seconds left and their basis, or None and what must happen first.
 
+        Early estimates can be wrong by a factor of two, since stopped trials end first.
+
         Args:
             goal: the limits.
             slots: number of trials at once.
@@ -224,9 +216,8 @@ class Progress:
             passes = [p.seconds for p in built if p.content == "targets"]
             times = "once" if len(passes) == 1 else f"{len(passes)} times"
             work = f"ran {times} ({sum(passes):.1f} s)" if passes else "had run before"
-            clauses.append(
-                f"the teacher {work} for the {epochs[True]} epochs that learned from it"
-            )
+            work += f" for the {epochs[True]} epochs that learned from it"
+            clauses.append(f"the teacher {work}")
         if epochs[False]:
             clauses.append(f"the teacher ran live for {epochs[False]} epochs")
         if arrays:

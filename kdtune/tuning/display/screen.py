@@ -30,20 +30,14 @@ class LineKind(IntEnum):
     WARNING = 2  # something failed or needs attention
 
 
-LEAST_KIND_BY_MODE = {
-    "live": LineKind.INFO,
-    "plain": LineKind.DETAIL,
-    "quiet": LineKind.WARNING,
-    "verbose": LineKind.DETAIL,
-}
+DETAIL, INFO, WARNING = LineKind
+
+LEAST_KIND_BY_MODE = {"live": INFO, "plain": DETAIL, "quiet": WARNING, "verbose": DETAIL}
 """Least important lines of each mode. ``live`` also draws, or is ``plain`` where it cannot;
 ``verbose`` is ``plain`` with the output of Ray."""
 
 REDRAW_SECONDS, SUMMARY_SECONDS = 0.5, 60.0
 """Seconds between two drawings, and between two summary lines."""
-
-NOTEBOOK_SIZE = (110, 48)
-"""Columns and rows of the display in a notebook."""
 
 
 class Display(ABC):
@@ -82,7 +76,7 @@ class Screen:
         self._pending_lines: deque[str] = deque()
         self._flushing = False
 
-    def say(self, text: str, kind: LineKind = LineKind.INFO) -> None:
+    def say(self, text: str, kind: LineKind = INFO) -> None:
         """Write a line if the mode includes its kind; safe inside a signal handler.
 
         Args:
@@ -95,7 +89,7 @@ class Screen:
 
     def warn(self, text: str) -> None:
         """Write a line about a failure, or one that needs attention."""
-        self.say(text, LineKind.WARNING)
+        self.say(text, WARNING)
 
     @contextmanager
     def drawing(self, display: Display) -> Iterator[None]:
@@ -122,15 +116,15 @@ class Screen:
             return
         with suppress(Exception):
             if (line := self._display.summary()) is not None:
-                self.say(line, LineKind.DETAIL)
+                self.say(line, DETAIL)
 
     def _schedule_refresh(self) -> None:
         seconds = REDRAW_SECONDS if self.show == "live" else SUMMARY_SECONDS
         self._next_refresh = self.clock() + seconds
 
     def _flush(self, draw: bool = True) -> None:
-        if self._flushing:  # a signal handler interrupted it: its line is written at the end
-            return
+        if self._flushing:
+            return  # a signal handler interrupted it: its line is written at the end
         self._flushing = True
         try:
             while self._pending_lines:
@@ -142,16 +136,19 @@ class Screen:
             if draw and self.show == "live" and self._display is not None:
                 self._draw(self._display)
         except Exception:
-            self._fall_back_to_lines()
+            self._stop_live()
+            self.show = "plain" if self.show == "live" else self.show
+            with suppress(Exception):
+                while self._pending_lines:
+                    print(self._pending_lines.popleft(), file=sys.stderr, flush=True)
         finally:
             self._flushing = False
 
     def _draw(self, display: Display) -> None:
         if self._console.is_jupyter:  # where rich's Live needs ipywidgets
-            width, height = NOTEBOOK_SIZE
-            page = Console(width=width, height=height, file=io.StringIO(), force_jupyter=False)
+            page = Console(width=110, height=48, file=io.StringIO(), force_jupyter=False)
             with page.capture() as capture:
-                page.print(display.render(height))
+                page.print(display.render(page.height))
             text = {"text/plain": capture.get().rstrip("\n")}
             if self._notebook_output is None:
                 show_output = sys.modules["IPython.display"].display
@@ -168,17 +165,9 @@ class Screen:
 
     def _stop_live(self) -> None:
         live, self._live = self._live, None
-        with suppress(Exception):
-            if live is not None:
+        if live is not None:
+            with suppress(Exception):
                 live.stop()
-
-    def _fall_back_to_lines(self) -> None:
-        self._stop_live()
-        if self.show == "live":
-            self.show = "plain"
-        with suppress(Exception):
-            while self._pending_lines:
-                print(self._pending_lines.popleft(), file=sys.stderr, flush=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray's snapshots of objects that hold a screen are never read."""

@@ -14,7 +14,7 @@ from kdtune.reports.tables.several_sweeps import format_settings
 from kdtune.runtime.console import printable
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.display.progress import Goal, Progress
-from kdtune.tuning.display.screen import Display, LineKind, Screen
+from kdtune.tuning.display.screen import DETAIL, WARNING, Display, Screen
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.units import format_duration
 
@@ -27,17 +27,12 @@ RESERVED_ROWS, MIN_CELL_ROWS = 8 + MAX_RECENT_ENDS, 3
 
 @dataclass
 class StatusDisplay(Display):
-    """Display of events and of the progress of all cells; a fold over the log.
+    """Display of events and of the progress of all cells; a fold over the log."""
 
-    Attributes:
-        progress: must fold each event before this does.
-        noun: plural of what trials are called.
-    """
-
-    progress: Progress
+    progress: Progress  # must fold each event before this does
     policy: SchedulingPolicy
     screen: Screen
-    noun: str
+    noun: str  # plural of what trials are called
 
     def __post_init__(self) -> None:
         self._goal: Goal | None = None
@@ -62,7 +57,7 @@ class StatusDisplay(Display):
             case events.CacheUpdated():
                 self.screen.say(f"{event.trial_id}: {event.progress.describe()}")
             case events.TrialEnded():
-                kind = LineKind.WARNING if event.state in FAILED_STATES else LineKind.DETAIL
+                kind = WARNING if event.state in FAILED_STATES else DETAIL
                 self._recent_ends.append(self._format_end(event))
                 self.screen.say(self._recent_ends[-1], kind)
             case events.TrialRestarted():
@@ -85,10 +80,9 @@ class StatusDisplay(Display):
         """
         if self._goal is None:
             return Group()
-        cells, counts = list(self._goal.trials_per_cell), self.progress.state_counts
-        latest = sorted(
-            cells, key=lambda c: (not counts(c)[TrialState.RUNNING], -self.progress.updated_at(c))
-        )
+        cells, progress = list(self._goal.trials_per_cell), self.progress
+        running = {cell: progress.state_counts(cell)[TrialState.RUNNING] > 0 for cell in cells}
+        latest = sorted(cells, key=lambda cell: (not running[cell], -progress.updated_at(cell)))
         shown = set(latest[: max(MIN_CELL_ROWS, height - RESERVED_ROWS)])
         score, states, last = "mean %", [TrialState.RUNNING, TrialState.FINISHED], "of"
         if self.noun == "trials":

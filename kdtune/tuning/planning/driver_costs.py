@@ -22,6 +22,9 @@ TRIAL_SECONDS, TABLES_SECONDS = 0.07, 1.0
 EPOCH_BYTES, TRIAL_BYTES = 830.0, 1950.0
 """Size of an epoch, and of everything else of a trial, in the log and for TensorBoard."""
 
+STARTUP_TRIALS = 10
+"""Ended trials of a cell that Optuna's samplers need before they learn from any."""
+
 MAX_HISTORY = 100
 """Maximum number of earlier trials for the measured proposal."""
 

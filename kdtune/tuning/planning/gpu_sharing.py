@@ -43,17 +43,12 @@ GPU_WAIT_SECONDS = 120
 
 @dataclass(frozen=True)
 class SharingMeasurement:
-    """Speed of some trials on one GPU.
-
-    Attributes:
-        epochs_per_hour: of all trials together; None if they had too little memory.
-        gpu_memory: total and used memory of the GPU; None if it cannot be measured.
-    """
+    """Speed of some trials on one GPU."""
 
     model: str
     trials_per_gpu: int
-    epochs_per_hour: float | None
-    gpu_memory: GpuMemory | None = None
+    epochs_per_hour: float | None  # of all trials together; None if they had too little memory
+    gpu_memory: GpuMemory | None = None  # None if it cannot be measured
 
     @property
     def fits_in_memory(self) -> bool:
@@ -69,10 +64,10 @@ def find_fastest_fitting(rows: Sequence[SharingMeasurement]) -> SharingMeasureme
     return max(fitting, key=lambda row: row.epochs_per_hour or 0.0, default=None)
 
 
-def format_measurements(rows: Sequence[SharingMeasurement]) -> list[str]:
-    """Return a table of measurements in which the best row of each student is marked."""
+def format_measurements(rows: Sequence[SharingMeasurement]) -> Iterator[str]:
+    """Yield the lines of a table in which the best row of each student is marked."""
     width = max(len(row.model) for row in rows)
-    lines = [f"{'student':<{width}}  together  epochs/h  GB used"]
+    yield f"{'student':<{width}}  together  epochs/h  GB used"
     for row in rows:
         rate = "no room" if row.epochs_per_hour is None else f"{row.epochs_per_hour:,.0f}"
         memory = "unknown"
@@ -81,8 +76,7 @@ def format_measurements(rows: Sequence[SharingMeasurement]) -> list[str]:
             memory = f"{used:.1f} of {total:.1f}"
         fastest = find_fastest_fitting([other for other in rows if other.model == row.model])
         marker = f"  <- {1 / row.trials_per_gpu:g} GPUs a trial" if row is fastest else ""
-        lines.append(f"{row.model:<{width}}  {row.trials_per_gpu:>8}  {rate:>8}  {memory}{marker}")
-    return lines
+        yield f"{row.model:<{width}}  {row.trials_per_gpu:>8}  {rate:>8}  {memory}{marker}"
 
 
 def choose_gpu_sharing(
@@ -127,18 +121,21 @@ def _measure_sharing(
 ) -> Iterator[SharingMeasurement]:
     allocations = [ResourceRequest(gpus=1.0).allocation_on(node) for node in slots.nodes()]
     whole_gpu = next(allocation for allocation in allocations if allocation is not None)
-    actors: list[Any] = []
-    with _reserve_gpu(model, whole_gpu) as start_actor:
+    cpus, actors = f"{whole_gpu.cpus} CPU{'s' * (whole_gpu.cpus > 1)}", list[Any]()
+    with _reserve_gpu(model, whole_gpu, cpus) as actor_class:
         for trials_per_gpu in TRIALS_PER_GPU:
             threads = slots.requests[model].cpus or max(1, whole_gpu.cpus // trials_per_gpu)
             if trials_per_gpu > 1 and threads * trials_per_gpu > whole_gpu.cpus:
                 break
             while len(actors) < trials_per_gpu:
-                actors.append(start_actor(pack_plugins(), ProcessMemory(target_requests)))
+                actors.append(actor_class.remote(pack_plugins(), ProcessMemory(target_requests)))
             try:
                 [gpu, *_] = ray.get([actor.prepare.remote(config, threads) for actor in actors])
                 if trials_per_gpu == 1:
-                    say(_describe_hardware(model, gpu, whole_gpu.cpus))
+                    hardware = f"{gpu or 'a simulated GPU'} with {cpus}"
+                    caveat = "" if gpu else ": it trains on CPUs, and no memory can be measured"
+                    seconds = f"{MEASURE_SECONDS:g} s at a time"
+                    say(f"gpus_per_trial auto: {model} trains for {seconds} on {hardware}{caveat}")
                 speeds = [actor.measure_speed.remote(MEASURE_SECONDS) for actor in actors]
                 rates, memories, peaks = zip(*ray.get(speeds), strict=True)
             except Exception as error:
@@ -155,33 +152,17 @@ def _measure_sharing(
 
 
 @contextmanager
-def _reserve_gpu(model: str, whole_gpu: Allocation) -> Iterator[Callable[..., Any]]:
-    """Reserve a GPU and its CPUs; yield a function that starts a `TrainingWorker` on them."""
+def _reserve_gpu(model: str, whole_gpu: Allocation, cpus: str) -> Iterator[Any]:
+    """Reserve a GPU and its CPUs; yield `TrainingWorker` as a class of actors that share them."""
     group = trial_resources(whole_gpu).to_placement_group()
     gpus, strategy = 1 / max(TRIALS_PER_GPU), PlacementGroupSchedulingStrategy(group)
     options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": strategy}
-    actor_class, actors = ray.remote(**options)(TrainingWorker), list[Any]()
-
-    def start_actor(*args: Any) -> Any:
-        actors.append(actor_class.remote(*args))
-        return actors[-1]
-
     try:
         if not group.wait(GPU_WAIT_SECONDS):
-            cpus = f"{whole_gpu.cpus} CPU{'s' * (whole_gpu.cpus > 1)}"
             raise RunError(
                 f"gpus_per_trial auto: no GPU with {cpus} became free within {GPU_WAIT_SECONDS} s "
                 f"to measure {model}; wait until others have ended, or give a number of GPUs."
             )
-        yield start_actor
+        yield ray.remote(**options)(TrainingWorker)
     finally:
-        for actor in actors:
-            ray.kill(actor)
-        remove_placement_group(group)
-
-
-def _describe_hardware(model: str, gpu: str | None, cpus: int) -> str:
-    hardware = f"{gpu or 'a simulated GPU'} with {cpus} CPU{'s' * (cpus > 1)}"
-    caveat = "" if gpu else ": it trains on CPUs, and no memory can be measured"
-    seconds = f"{MEASURE_SECONDS:g} s at a time"
-    return f"gpus_per_trial auto: {model} trains for {seconds} on {hardware}{caveat}"
+        remove_placement_group(group)  # this also kills the actors

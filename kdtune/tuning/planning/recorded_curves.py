@@ -24,15 +24,11 @@ from kdtune.tuning.planning.synthetic_curves import to_unit_interval
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A recorded run with its searched values and its validation accuracies by epoch.
-
-    Attributes:
-        late_decay: True if its learning rate decays later than that of most others.
-    """
+    """A recorded run with its searched values and its validation accuracies by epoch."""
 
     params: dict[str, Any]
     accuracies: list[float]
-    late_decay: bool = False
+    late_decay: bool = False  # its learning rate decays later than that of most others
 
 
 def load_finished_trials(folder: SweepFolder) -> Iterator[dict[str, Any]]:
@@ -71,17 +67,11 @@ def load_recorded_runs(path: Path) -> dict[Cell, list[RecordedRun]]:
 
 @dataclass
 class RecordedCurves(LearningCurves):
-    """Learning curves of the recorded runs of the same cell with the nearest settings.
+    """Learning curves of the recorded runs of the same cell with the nearest settings."""
 
-    Attributes:
-        path: a file or a sweep's folder.
-        epochs: of a trial that is not stopped; curves of another length are stretched.
-        fallback: curves of cells without recorded runs.
-    """
-
-    path: Path
-    epochs: int
-    fallback: LearningCurves
+    path: Path  # a file or a sweep's folder
+    epochs: int  # of a trial that is not stopped; curves of another length are stretched
+    fallback: LearningCurves  # curves of cells without recorded runs
 
     def __post_init__(self) -> None:
         try:

@@ -1,8 +1,7 @@
 """Simulation of a sweep with the real search and stopping code.
 
-The driver handles one event at a time, in the order of their arrival, so many slots wait for it.
-Not simulated: crashes, divergence, the network between nodes, and that a slot trains faster while
-its neighbours are idle.
+The driver handles one event at a time, so many slots wait for it. Not simulated: crashes,
+divergence, the network between nodes, and that a slot trains faster beside idle ones.
 """
 
 import heapq
@@ -10,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from itertools import count
 
 import numpy as np
 
@@ -22,34 +21,22 @@ from kdtune.tuning.trials.trial_checkpoints import CHECKPOINT_TIME_SHARE
 
 @dataclass(frozen=True)
 class SweepCosts:
-    """Costs of a sweep in seconds; mappings are by cell, as ``method-model``.
-
-    Attributes:
-        epoch_relative_sd: standard deviation of an epoch's time, as a share of it.
-        trial_start_seconds: start of a trial in a running process, until its first epoch.
-        report_seconds: way of a result from its process to the driver and back.
-        prepare_seconds: arrays that a node builds before its first trial.
-        view_seconds: building one more augmented view, for which trials wait.
-        event_seconds: the driver's work for the result of an epoch.
-        trial_seconds: the driver's other work for a trial, without the proposal.
-        startup_trials: trials of a cell whose proposals cost nothing.
-        tables_seconds: the driver's work after the last trial.
-    """
+    """Costs of a sweep in seconds; mappings are by cell, as ``method-model``."""
 
     epoch_seconds: Mapping[str, float]
-    epoch_relative_sd: float = 0.0
+    epoch_relative_sd: float = 0.0  # standard deviation of an epoch's time, as a share of it
     process_start_seconds: float = 0.0
     trial_start_seconds: Mapping[str, float] = field(default_factory=dict)
     checkpoint_seconds: Mapping[str, float] = field(default_factory=dict)
-    report_seconds: float = 0.0
-    prepare_seconds: float = 0.0
-    view_seconds: float = 0.0
+    report_seconds: float = 0.0  # way of a result from its process to the driver and back
+    prepare_seconds: float = 0.0  # arrays that a node builds before its first trial
+    view_seconds: float = 0.0  # building one more augmented view, for which trials wait
     num_views: int = 0
-    event_seconds: float = 0.0
-    trial_seconds: float = 0.0
+    event_seconds: float = 0.0  # the driver's work for the result of an epoch
+    trial_seconds: float = 0.0  # the driver's other work for a trial, without the proposal
     proposal_seconds: float = 0.0
-    startup_trials: int = 0
-    tables_seconds: float = 0.0
+    startup_trials: int = 0  # trials of a cell whose proposals cost nothing
+    tables_seconds: float = 0.0  # the driver's work after the last trial
 
 
 class LearningCurves(ABC):
@@ -60,54 +47,20 @@ class LearningCurves(ABC):
         """Return the validation accuracies of a trial by epoch."""
 
 
-class Timeline:
-    """Future items in the order of their times; of equal times, in the order of adding."""
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Any]] = []
-        self._num_added = 0
-
-    def add(self, time: float, item: Any) -> None:
-        """Add an item.
-
-        Args:
-            time: of the item.
-            item: any object.
-        """
-        heapq.heappush(self._heap, (time, self._num_added, item))
-        self._num_added += 1
-
-    def pop_next(self) -> tuple[float, Any]:
-        """Remove the next item; return its time and the item."""
-        time, _, item = heapq.heappop(self._heap)
-        return time, item
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-
 @dataclass
 class SimulationResult:
-    """Outcome of a simulation; training, start-up and waiting are of all slots together.
-
-    Attributes:
-        wall_seconds: from the first proposal until the tables are written.
-        startup_seconds: start and end of processes and trials.
-        waiting_seconds: waiting for the driver.
-        stopped: number of trials that the stopping rule ended.
-        saved_epochs: number of epochs that stopped trials did not train.
-    """
+    """Outcome of a simulation; training, start-up and waiting are of all slots together."""
 
     slots: int
-    wall_seconds: float = 0.0
+    wall_seconds: float = 0.0  # from the first proposal until the tables are written
     training_seconds: float = 0.0
-    startup_seconds: float = 0.0
-    waiting_seconds: float = 0.0
+    startup_seconds: float = 0.0  # start and end of processes and trials
+    waiting_seconds: float = 0.0  # for the driver
     driver_seconds: float = 0.0
     trials: int = 0
-    stopped: int = 0
+    stopped: int = 0  # by the stopping rule
     epochs: int = 0
-    saved_epochs: int = 0
+    saved_epochs: int = 0  # epochs that stopped trials did not train
     max_running: int = 0
 
     def scale(self, factor: float) -> "SimulationResult":
@@ -126,34 +79,30 @@ class SimulationResult:
     @property
     def idle_share(self) -> float:
         """Share of the slots' time in which they did not train."""
-        slot_seconds = self.slots * self.wall_seconds
-        return 1 - self.training_seconds / slot_seconds if slot_seconds else 0.0
+        return 1 - self.training_seconds / (self.slots * self.wall_seconds)
 
     @property
     def driver_share(self) -> float:
         """Share of the time in which the driver was busy."""
-        return self.driver_seconds / self.wall_seconds if self.wall_seconds else 0.0
+        return self.driver_seconds / self.wall_seconds
 
 
 @dataclass
 class Simulation:
-    """A sweep in simulated time; each slot is a process that runs trial after trial.
+    """A sweep in simulated time; each slot is a process that runs trial after trial."""
 
-    Attributes:
-        make_policy: makes the policy from a clock, in seconds.
-        seed: of the random part of epoch times.
-    """
-
-    make_policy: Callable[[Callable[[], float]], SearchPolicy]
+    make_policy: Callable[[Callable[[], float]], SearchPolicy]  # from a clock, in seconds
     costs: SweepCosts
     learning_curves: LearningCurves
     slots: int
-    seed: int = 0
+    seed: int = 0  # of the random part of epoch times
 
     def __post_init__(self) -> None:
         self.now = self._driver_free_at = 0.0
         self.policy, self.result = self.make_policy(lambda: self.now), SimulationResult(self.slots)
-        self._random, self._timeline = np.random.default_rng(self.seed), Timeline()
+        self._random = np.random.default_rng(self.seed)
+        self._arrivals: list[tuple[float, int, ActiveTrial, float]] = []  # a heap of results
+        self._order = count()  # of results with equal times
         self._curves_of_running: dict[str, Sequence[float]] = {}
         self._view_ready_at: dict[int, float] = {0: 0.0}
         self._slots_free_at = [0.0] * self.slots
@@ -165,8 +114,8 @@ class Simulation:
         for event in warm_start_events:
             self._log_event(event)
         self._fill_slots()
-        while self._timeline:
-            arrives_at, (trial, seconds) = self._timeline.pop_next()
+        while self._arrivals:
+            arrives_at, _, trial, seconds = heapq.heappop(self._arrivals)
             self._finish_epoch(trial, arrives_at, seconds)
         result.wall_seconds = max(result.wall_seconds, self.now) + tables_seconds
         result.driver_seconds += tables_seconds
@@ -224,7 +173,7 @@ class Simulation:
         self.result.training_seconds += seconds
         self.result.startup_seconds += checkpoint_seconds
         arrives_at = starts_at + seconds + checkpoint_seconds + costs.report_seconds
-        self._timeline.add(arrives_at, (trial, seconds))
+        heapq.heappush(self._arrivals, (arrives_at, next(self._order), trial, seconds))
 
     def _finish_epoch(self, trial: ActiveTrial, arrives_at: float, seconds: float) -> None:
         costs, result = self.costs, self.result

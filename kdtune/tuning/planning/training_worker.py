@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -23,26 +24,15 @@ from kdtune.tuning.trials import trainable
 from kdtune.tuning.trials.trial_checkpoints import TrialCheckpoints
 
 
-class TrialSizes(NamedTuple):
-    """Memory and disk space of a trial, in bytes.
-
-    Attributes:
-        memory: memory that only its process uses.
-        device_memory: memory of its GPU; 0 without one.
-    """
-
-    checkpoint: float
-    memory: float
-    device_memory: float
-
-
-class TrialMeasurement(NamedTuple):
-    """Costs of one cell's trials in one process."""
+class TrialCosts(NamedTuple):
+    """Costs of a trial."""
 
     start_seconds: float
-    epoch_seconds: list[float]
+    epoch_seconds: float
     checkpoint_seconds: float
-    sizes: TrialSizes
+    checkpoint_bytes: float
+    memory_bytes: float  # memory that only its process uses
+    device_memory_bytes: float  # memory of its GPU; 0 without one
 
 
 class TrainingWorker:
@@ -67,13 +57,13 @@ class TrainingWorker:
 
     def measure_costs(
         self, config: TrainConfig, threads: int, limit: float, steps: tuple[int, int], folder: Path
-    ) -> TrialMeasurement:
-        """Train for some time, then write a checkpoint.
+    ) -> tuple[TrialCosts, list[float]]:
+        """Train, then write a checkpoint; return the costs, and the seconds of each epoch.
 
         Args:
             config: settings of the trial.
             threads: number of threads.
-            limit: seconds.
+            limit: seconds of training.
             steps: numbers of training and validation steps of a whole epoch.
             folder: for the checkpoint.
         """
@@ -95,10 +85,10 @@ class TrainingWorker:
             checkpoints = TrialCheckpoints(Path(path), config, training.classes)
             checkpoints.save(result, [trainable.make_epoch_metrics(result)])
             checkpoint_seconds = time.perf_counter() - started_at
-            [checkpoint] = Path(path).glob("*.pth")
-            size, memory = checkpoint.stat().st_size, psutil.Process().memory_full_info().uss
-            sizes = TrialSizes(size, memory, peak_memory(training.device) or 0)
-            return TrialMeasurement(start_seconds, epoch_seconds, checkpoint_seconds, sizes)
+            sizes = [file.stat().st_size for file in Path(path).glob("*.pth")]
+        sizes += psutil.Process().memory_full_info().uss, peak_memory(training.device) or 0
+        seconds = start_seconds, fmean(epoch_seconds), checkpoint_seconds
+        return TrialCosts(*seconds, *sizes), epoch_seconds
 
     def prepare(self, config: TrainConfig, threads: int) -> str | None:
         """Start the trial in the first call; train some steps, and return the GPU's name.
@@ -108,7 +98,7 @@ class TrainingWorker:
             threads: number of threads from now on.
         """
         torch.set_num_threads(threads)
-        self._training = self._training or _Training(config, self._memory, endless=True)
+        self._training = self._training or _Training(config, self._memory, cyclic=True)
         self._training.run_epoch(0.0, min_steps=3)
         return gpu_name(self._training.device)
 
@@ -126,13 +116,11 @@ class TrainingWorker:
 class _Training:
     """A trial whose epochs have limited times."""
 
-    def __init__(
-        self, config: TrainConfig, memory: trainable.ProcessMemory, endless: bool = False
-    ):
+    def __init__(self, config: TrainConfig, memory: trainable.ProcessMemory, cyclic: bool = False):
         opened = trainable.open_trial_data(config, memory, lambda event: None)
         epoch_data, self.classes, teacher = opened
         self.device = pick_device(config.device)
-        self.train = _TimedPass(epoch_data.train_batches(1), endless)
+        self.train = _TimedPass(epoch_data.train_batches(1), cyclic)
         self.validation = _TimedPass(epoch_data.evaluation_batches("validation"))
         config, num_classes = config.model_copy(update={"epochs": 1_000_000}), len(self.classes)
         batches = self.train, self.validation
@@ -140,8 +128,8 @@ class _Training:
 
     def run_epoch(self, seconds: float, min_steps: int = 1) -> EpochResult:
         self.train.limit, self.train.min_steps = seconds, min_steps
-        # Without an end there is one batch of validation: none needs more memory than the first.
-        self.validation.limit = 0.0 if self.train.endless else seconds
+        # No batch of a validation needs more memory than the first.
+        self.validation.limit = 0.0 if self.train.cyclic else seconds
         return next(self._results)
 
 
@@ -150,14 +138,13 @@ class _TimedPass:
     """Batches until a minimum number of steps and a time are reached."""
 
     batches: Batches
-    endless: bool = False
+    cyclic: bool = False
     limit: float = 0.0
     min_steps: int = 1
 
     def __iter__(self) -> Iterator[Batch]:
         started_at, self.num_steps, self.num_images = time.perf_counter(), 0, 0
-        passes = repeat(self.batches) if self.endless else [self.batches]
-        for batch in chain.from_iterable(passes):
+        for batch in chain.from_iterable(repeat(self.batches) if self.cyclic else [self.batches]):
             yield batch
             self.num_steps, self.num_images = self.num_steps + 1, self.num_images + len(batch[1])
             seconds = time.perf_counter() - started_at
@@ -168,5 +155,4 @@ class _TimedPass:
         self.seconds = time.perf_counter() - started_at
 
     def skipped_seconds(self, total_steps: int) -> float:
-        """Return about how many seconds the skipped steps of the latest pass would have taken."""
         return self.seconds * (total_steps - self.num_steps) / self.num_steps

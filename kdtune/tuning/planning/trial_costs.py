@@ -1,12 +1,11 @@
 """Measurement of the costs of a sweep's trials on this machine.
 
-Trials train side by side in as many processes as the machine has slots, with the threads and
-devices of a slot, since they slow each other down. They run the real loop on a sample of the
-images, for some seconds per cell and with one point of its space. Nothing is left on the disk.
+Trials train side by side in as many processes as the machine has slots, since they slow each other
+down. They run the real loop on a sample of the images, with one point of each cell's space.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -23,8 +22,9 @@ from kdtune.storage.array_cache import ArrayCache, CacheState
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.driver.preflight import PreparedSweep
+from kdtune.tuning.planning import driver_costs
 from kdtune.tuning.planning.simulation import SweepCosts
-from kdtune.tuning.planning.training_worker import TrainingWorker, TrialMeasurement, TrialSizes
+from kdtune.tuning.planning.training_worker import TrainingWorker, TrialCosts
 from kdtune.tuning.trials.trainable import ProcessMemory
 
 MAX_TRAIN_IMAGES, MAX_VALIDATION_IMAGES = 2048, 512
@@ -38,18 +38,15 @@ MAX_BUSY_SECONDS = 600.0
 
 
 def measure_trial_costs(
-    prepared: PreparedSweep, slots: Slots, folder: Path, measure_proposal: Callable[[], float]
-) -> tuple[SweepCosts, TrialSizes]:
-    """Measure trials of every cell.
+    prepared: PreparedSweep, slots: Slots, folder: Path, history: int
+) -> tuple[SweepCosts, TrialCosts]:
+    """Return the measured costs of a sweep, and the maximum costs of its trials.
 
     Args:
         prepared: the sweep.
         slots: number and resources of trials on this machine.
         folder: for files that are needed meanwhile.
-        measure_proposal: returns the seconds of a proposal; called while all slots but one train.
-
-    Returns:
-        Costs without those of the driver but for a proposal; maximum sizes of all cells.
+        history: number of ended trials before a proposal.
     """
     full, configs = prepared.shared_inputs.decoded, dict[str, TrainConfig]()
     for cell in prepared.sweep.cells():
@@ -73,33 +70,41 @@ def measure_trial_costs(
     limit, cells = min(MAX_CELL_SECONDS, MAX_TOTAL_SECONDS / len(configs)), {}
     for name, config in configs.items():
         cells[name] = ray.get(train(workers, config, limit))
-    longest = max(cells, key=lambda name: fmean(cells[name][0].epoch_seconds))
+    longest = max(cells, key=lambda name: cells[name][0][0].epoch_seconds)
     train(workers[1:], configs[longest], MAX_BUSY_SECONDS)
-    proposal_seconds = measure_proposal()
+    proposal_seconds = driver_costs.measure_proposal_seconds(prepared, history)
     for worker in workers:
         ray.kill(worker)
-
-    def mean(get: Callable[[TrialMeasurement], float]) -> dict[str, float]:
-        return {name: fmean(map(get, measured)) for name, measured in cells.items()}
-
+    means = {
+        name: TrialCosts(*map(fmean, zip(*(costs for costs, _ in measured), strict=True)))
+        for name, measured in cells.items()
+    }
+    times = [[seconds for _, epochs in cell for seconds in epochs] for cell in cells.values()]
+    deviations = [stdev(cell) / fmean(cell) for cell in times if len(cell) > 2]
     scale = len(full.data.train) / len(decoded.data.train)
     built = [array for array in arrays if array.state is CacheState.BUILT]
+    views = [array for array in built if ", view " in array.label]
     costs = SweepCosts(
-        epoch_seconds=mean(lambda m: fmean(m.epoch_seconds)),
-        epoch_relative_sd=_relative_sd(cells.values()),
+        epoch_seconds={name: mean.epoch_seconds for name, mean in means.items()},
+        epoch_relative_sd=median(deviations or [0.0]),
         process_start_seconds=process_start_seconds,
-        trial_start_seconds=mean(lambda m: m.start_seconds),
-        checkpoint_seconds=mean(lambda m: m.checkpoint_seconds),
-        proposal_seconds=proposal_seconds,
+        trial_start_seconds={name: mean.start_seconds for name, mean in means.items()},
+        checkpoint_seconds={name: mean.checkpoint_seconds for name, mean in means.items()},
+        report_seconds=driver_costs.REPORT_SECONDS,
         prepare_seconds=scale * sum(array.seconds for array in built),
-        view_seconds=scale * sum(a.seconds for a in built if ", view " in a.label),
+        view_seconds=scale * sum(array.seconds for array in views),
+        num_views=prepared.shared_inputs.cache_plan.augment_views if views else 0,
+        event_seconds=driver_costs.EVENT_SECONDS,
+        trial_seconds=driver_costs.TRIAL_SECONDS,
+        proposal_seconds=proposal_seconds,
+        startup_trials=driver_costs.STARTUP_TRIALS,
+        tables_seconds=driver_costs.TABLES_SECONDS,
     )
-    means = [map(fmean, zip(*(m.sizes for m in cell), strict=True)) for cell in cells.values()]
-    sizes = TrialSizes(*map(max, zip(*means, strict=True)))
+    largest = TrialCosts(*map(max, zip(*means.values(), strict=True)))
     if cache is None:  # each process holds all images
         missing = [full.array_bytes(s) - decoded.array_bytes(s) for s in ("train", "validation")]
-        sizes = sizes._replace(memory=sizes.memory + sum(missing))
-    return costs, sizes
+        largest = largest._replace(memory_bytes=largest.memory_bytes + sum(missing))
+    return costs, largest
 
 
 def _start_workers(
@@ -115,12 +120,6 @@ def _start_workers(
     config = max(configs, key=lambda config: config.teacher_model is not None)
     ray.get([worker.open_inputs.remote(config) for worker in workers])
     return workers
-
-
-def _relative_sd(cells: Iterable[list[TrialMeasurement]]) -> float:
-    """Return the standard deviation of epoch times relative to their mean, of the median cell."""
-    times = [[seconds for m in cell for seconds in m.epoch_seconds] for cell in cells]
-    return median([stdev(cell) / fmean(cell) for cell in times if len(cell) > 2] or [0.0])
 
 
 def _sample(data: ImageData) -> ImageData:

@@ -61,7 +61,7 @@ def test_the_table_marks_the_best_row():
         SharingMeasurement("B", 1, 9.6),
         SharingMeasurement("B", 2, 19.4),
     ]
-    assert format_measurements(rows) == [
+    assert list(format_measurements(rows)) == [
         "student   together  epochs/h  GB used",
         "ResNet50         1     1,234  21.0 of 40.0  <- 1 GPUs a trial",
         "ResNet50         2   no room  unknown",

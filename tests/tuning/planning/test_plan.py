@@ -14,7 +14,7 @@ from kdtune.log.events import EpochFinished
 from kdtune.log.folder import SweepFolder
 from kdtune.reports.page.page import render_report
 from kdtune.reports.tables.plan import plan_vs_actual, read_plan
-from kdtune.tuning.planning.plan import build_notes, plan_sweep
+from kdtune.tuning.planning.plan import Planner, plan_sweep
 from kdtune.tuning.planning.recorded_curves import RecordedCurves
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.search.space import load_spaces
@@ -56,7 +56,7 @@ def test_notes_of_a_plan_name_its_limits(tmp_path):
 
     def notes(spaces, curves, part=1.0):
         checked = SimpleNamespace(sweep=sweep, spaces=spaces)
-        return " ".join(build_notes(checked, curves, sweep.sampler, part))
+        return " ".join(Planner(checked, curves).describe_limits(sweep.sampler, part))
 
     plain = notes(spaces, imagined)
     assert "curves are synthetic" in plain and "batch_size" not in plain

@@ -9,9 +9,9 @@ from sweep_harness import SweepHarness, sweep_config
 
 from kdtune.errors import UserError
 from kdtune.log.events import TrialProposed
-from kdtune.tuning.planning.plan import simulate_sweep
+from kdtune.tuning.planning.plan import Planner
 from kdtune.tuning.planning.recorded_curves import RecordedCurves
-from kdtune.tuning.planning.simulation import Simulation, SweepCosts, Timeline
+from kdtune.tuning.planning.simulation import Simulation, SweepCosts
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.space import load_spaces
@@ -40,14 +40,6 @@ def run(slots, costs, curves, seed=0, **given):
 
 
 FLAT = Given([0.5] * 4)
-
-
-def test_items_come_in_order_of_time_then_of_adding():
-    timeline = Timeline()
-    for time, what in ((2.0, "c"), (1.0, "a"), (1.0, "b")):
-        timeline.add(time, what)
-    assert [timeline.pop_next() for _ in range(3)] == [(1.0, "a"), (1.0, "b"), (2.0, "c")]
-    assert not timeline
 
 
 def test_three_trials_in_two_slots():
@@ -135,7 +127,7 @@ def test_of_a_large_sweep_a_part_is_simulated_that_still_fills_all_slots(monkeyp
     checked = SimpleNamespace(
         sweep=sweep, spaces=SPACES, configure_trial=SweepHarness.configure_trial
     )
-    outcome, part = simulate_sweep(checked, "random", SweepCosts({"at-A": 10.0}), FLAT, 5, ())
+    outcome, part = Planner(checked, FLAT).simulate("random", SweepCosts({"at-A": 10.0}), 5)
     epochs = limit.get("total_epochs", 400)
     assert part == epochs / (5 * 5 * 4)
     assert (outcome.epochs, outcome.wall_seconds) == (epochs, epochs / 5 * 10)
