@@ -15,7 +15,6 @@ from kdtune.config.train import TrainConfig
 from kdtune.errors import DiskFullError, RunError, UserError, last_line
 from kdtune.log import events
 from kdtune.log.event_log import EventLog
-from kdtune.log.events import Candidate, Completed, ConfirmStarted, TrialProposed
 from kdtune.log.folder import SweepFolder
 from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.log_tables import trials_table
@@ -50,10 +49,8 @@ def confirm_sweep(
         show: as for `kdtune.tuning.sweep.run_sweep`, which also says what may be raised.
     """
     folder, screen, changes = SweepFolder(path), Screen(show), changes or {}
-    with (
-        synced_to(folder, changes.get("storage"), False, screen.warn) as remote_sync,
-        folder.locked_existing(),
-    ):
+    storage = changes.get("storage")
+    with synced_to(folder, storage, False, screen.warn) as remote_sync, folder.locked_existing():
         history = _read_logs(folder, changes)
         command = f"kdtune confirm {folder.path}{resume_flags(history.sweep)}"
         _ConfirmSession(Workplace(folder, screen, command, remote_sync), history).run()
@@ -67,7 +64,7 @@ class _History:
     sweep: SweepConfig
     trials: pd.DataFrame  # of the search
     trial_configs: dict[str, dict[str, Any]]
-    openings: list[ConfirmStarted]
+    openings: list[events.ConfirmStarted]
     candidates: Candidates  # of all cells
     new_candidates: Candidates  # of cells that `openings` lack
 
@@ -75,7 +72,7 @@ class _History:
 def _read_logs(folder: SweepFolder, changes: Mapping[str, Any]) -> _History:
     """Read the logs of a sweep, and raise if it cannot be confirmed with these settings."""
     search, openings = folder.load_events(), folder.load_confirm_openings()
-    if not isinstance(search[-1], Completed):
+    if not isinstance(search[-1], events.Completed):
         raise UserError(
             f"{folder.path} is not complete: first 'kdtune resume {folder.path}'; with a "
             "lower number of --trials it ends with what it has."
@@ -87,7 +84,7 @@ def _read_logs(folder: SweepFolder, changes: Mapping[str, Any]) -> _History:
         )
     if openings and sweep.seeds < (seeds := openings[-1].seeds):
         raise UserError(f"There are {seeds} seeds already; --seeds can grow.")
-    proposals = (event for event in search if isinstance(event, TrialProposed))
+    proposals = (event for event in search if isinstance(event, events.TrialProposed))
     configs = {proposal.trial_id: proposal.config for proposal in proposals}
     candidates: Candidates = {}
     for candidate in chain.from_iterable(opening.candidates for opening in openings):
@@ -110,22 +107,17 @@ class _ConfirmSession:
         self.folder, self.screen = workplace.folder, workplace.screen
         self._warn_late_trials()
         self.earlier_opening = history.openings[-1] if history.openings else None
-        trial_ids = chain.from_iterable(history.candidates.values())
         new_candidates = [
-            Candidate(method=method, model=model, trial_id=trial_id)
+            events.Candidate(method=method, model=model, trial_id=trial_id)
             for (method, model), ids in history.new_candidates.items()
             for trial_id in ids
         ]
-        configs = history.trial_configs
-        self.prepared = prepare_confirmation(
-            history.sweep,
-            self.folder.load_opening_events()[-1],
-            self.earlier_opening,
-            [configs[trial_id] for trial_id in trial_ids],
-            new_candidates,
-        )
+        trial_ids = chain.from_iterable(history.candidates.values())
+        configs = [history.trial_configs[trial_id] for trial_id in trial_ids]
+        openings = self.folder.load_opening_events()[-1], self.earlier_opening
+        self.prepared = prepare_confirmation(history.sweep, *openings, configs, new_candidates)
         self.sweep = self.prepared.sweep
-        self.policy = ConfirmPolicy(self.sweep, configs, say=self.screen.warn)
+        self.policy = ConfirmPolicy(self.sweep, history.trial_configs, say=self.screen.warn)
         self.confirmed_weights = ConfirmedWeights(self.folder, workplace.checkpoint_storage)
         self.driver = Driver(workplace, self.policy, self.confirmed_weights, "runs")
 
@@ -174,9 +166,8 @@ class _ConfirmSession:
 
     def _has_work(self) -> bool:
         policy = self.policy
-        if not policy.finished or policy.crashed_runs():
-            return True
-        return bool(policy.choose_candidates() or policy.untested_runs())
+        has_runs = not policy.finished or bool(policy.crashed_runs())
+        return has_runs or bool(policy.choose_candidates() or policy.untested_runs())
 
     def _run_choose_test(self, log: EventLog, slots: Slots) -> None:
         say, shared_inputs = self.screen.say, self.prepared.shared_inputs
@@ -197,8 +188,8 @@ class _ConfirmSession:
         self._write_labels()
         self.workplace.write_results()
         self.workplace.sync_remote()
-        if not isinstance(self.folder.load_confirm_events()[-1], Completed):
-            log.append(Completed())
+        if not isinstance(self.folder.load_confirm_events()[-1], events.Completed):
+            log.append(events.Completed())
         if not self.policy.chosen_trials:
             reason = next(iter(self.policy.end_events.values())).reason
             log_path = self.folder.confirm_log_path
@@ -238,11 +229,10 @@ class _ConfirmSession:
         logged = self.folder.load_confirm_events()
         profiled = {e.model for e in logged if isinstance(e, events.StudentProfiled)}
         num_classes = len(self.prepared.shared_inputs.decoded.data.classes)
-        for model, config in self._example_configs().items():
-            if model in profiled:
-                continue
+        configs = self._example_configs()
+        for model in (model for model in configs if model not in profiled):
             try:
-                costs = profile_student(config, num_classes, slots)
+                costs = profile_student(configs[model], num_classes, slots)
             except ray.exceptions.RayError as error:
                 self.screen.warn(f"{model} could not be measured: {last_line(error)}")
             else:
@@ -264,12 +254,9 @@ class _ConfirmSession:
             for (_, run_id), predicted in zip(runs, predictions, strict=True):
                 with atomic_write(self.folder.predictions_path(run_id)) as temporary:
                     np.savez_compressed(temporary, predicted=predicted.astype(np.uint16))
-                tested = events.RunTested(
-                    **self.policy.proposals[run_id].identity,
-                    test_accuracy=float((predicted == labels).mean()),
-                    test_images=len(labels),
-                )
-                log.append(tested)
+                run, accuracy = self.policy.proposals[run_id], float((predicted == labels).mean())
+                result = {**run.identity, "test_accuracy": accuracy, "test_images": len(labels)}
+                log.append(events.RunTested.model_validate(result))
         except ray.exceptions.RayError as error:
             reason = last_line(error)
             raise RunError(f"The test images could not be classified: {reason}") from error

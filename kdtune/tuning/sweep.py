@@ -38,9 +38,8 @@ from kdtune.units import format_duration
 def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False) -> SweepFolder:
     """Run a sweep, and return its folder with log, tables, best configurations and weights.
 
-    Data, teacher, methods, models, spaces and settings are checked before the folder is created.
-    Then every training and validation image is decoded, and the teacher's targets for the first
-    epoch are computed, so that all trials find them.
+    Before the folder is created, all settings and files are checked, training and validation
+    images are decoded, and the teacher's targets for the first epoch are computed.
 
     Args:
         config: settings of `SweepConfig`.
@@ -65,7 +64,7 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
             session = _SearchSession(Workplace(folder, screen, command, remote_sync), prepared)
             slots, opening_event = session.prepare_slots(warm_start_events)
             sweep_plan = session.make_plan(slots, warm_start_events) if plan else None
-            _create_folder(folder, opening_event, warm_start_events, sweep_plan)
+            _create_folder(folder, sweep_plan, opening_event, *warm_start_events)
             with folder.locked(), session.driver.open_log(folder.log_path) as log:
                 session.run(log, slots)
         session.confirm({key: getattr(sweep, key) for key in NOT_FROM_LOG if getattr(sweep, key)})
@@ -77,8 +76,7 @@ def resume_sweep(
 ) -> SweepFolder:
     """Resume a sweep that was interrupted, or that gets more trials, cells or resources.
 
-    Trials that had not ended resume from their checkpoints, or start anew without them; their
-    finished epochs stay as they were.
+    Trials that had not ended resume from their checkpoints, or start anew without them.
 
     Args:
         path: the sweep's folder.
@@ -86,10 +84,8 @@ def resume_sweep(
         show: as for `run_sweep`, which also says what may be raised.
     """
     screen, folder, changes = Screen(show), SweepFolder(path), changes or {}
-    with (
-        synced_to(folder, changes.get("storage"), False, screen.warn) as remote_sync,
-        folder.locked_existing(),
-    ):
+    storage = changes.get("storage")
+    with synced_to(folder, storage, False, screen.warn) as remote_sync, folder.locked_existing():
         earlier_opening = folder.load_opening_events()[-1]
         requested = build_resume_config(earlier_opening, changes)
         prepared = prepare_sweep(requested, tuple(changes.get("spaces", ())), earlier_opening)
@@ -114,19 +110,15 @@ def resume_sweep(
 
 
 def _create_folder(
-    folder: SweepFolder,
-    opening_event: SweepOpening,
-    warm_start_events: Sequence[WarmStart],
-    sweep_plan: dict[str, Any] | None,
+    folder: SweepFolder, plan: dict[str, Any] | None, opening: SweepOpening, *others: WarmStart
 ) -> None:
     with folder.create_atomically() as new_folder:
-        if sweep_plan is not None:
-            write_text(new_folder.plan_path, json.dumps(sweep_plan, indent=2) + "\n")
-        write_yaml(new_folder.config_path, opening_event.config)
-        environment = json.dumps(opening_event.environment, indent=2)
-        write_text(new_folder.environment_path, environment + "\n")
+        if plan is not None:
+            write_text(new_folder.plan_path, json.dumps(plan, indent=2) + "\n")
+        write_yaml(new_folder.config_path, opening.config)
+        write_text(new_folder.environment_path, json.dumps(opening.environment, indent=2) + "\n")
         with EventLog(new_folder.log_path, []) as log:
-            for event in (opening_event, *warm_start_events):
+            for event in (opening, *others):
                 log.append(event)
 
 
@@ -135,20 +127,16 @@ class _SearchSession:
 
     def __init__(self, workplace: Workplace, prepared: PreparedSweep):
         self.workplace, self.prepared, self.screen = workplace, prepared, workplace.screen
-        self.sweep, configure_trial = prepared.sweep, prepared.configure_trial
-        self.policy = SearchPolicy(
-            self.sweep, prepared.spaces, configure_trial, say=self.screen.warn
-        )
+        self.sweep, spaces, configure = prepared.sweep, prepared.spaces, prepared.configure_trial
+        self.policy = SearchPolicy(self.sweep, spaces, configure, say=self.screen.warn)
         self.checkpoint_cleanup = CheckpointCleanup(workplace.folder, workplace.checkpoint_storage)
         self.driver = Driver(workplace, self.policy, self.checkpoint_cleanup, "trials")
 
-    def prepare_slots(
-        self, warm_start_events: Sequence[WarmStart] = ()
-    ) -> tuple[Slots, SweepOpening]:
+    def prepare_slots(self, warm_starts: Sequence[WarmStart] = ()) -> tuple[Slots, SweepOpening]:
         """Find the slots, build what the first epoch needs, and choose how trials share GPUs."""
         slots = find_slots(self.sweep, self.screen.warn)
-        warm_starts = (f"{event.cell_name}: {event.reason}" for event in warm_start_events)
-        for line in (*self._describe(slots), *warm_starts):
+        reasons = (f"{event.cell_name}: {event.reason}" for event in warm_starts)
+        for line in (*self._describe(slots), *reasons):
             self.screen.say(line)
         shared_inputs = self.prepared.shared_inputs
         built = shared_inputs.warm_cache(slots, self.screen.say)
@@ -173,14 +161,10 @@ class _SearchSession:
         if sweep.time_budget is not None:
             budget.append(f"{format_duration(sweep.time_budget)} of time")
         equal_shares = f"; every cell gets the same {sweep.balance_by}" * (num_cells > 1)
-        yield (
-            f"{num_cells} cell{'s' * (num_cells > 1)}, {', '.join(budget)}, at most "
-            f"{sweep.epochs} epochs per trial{equal_shares}"
-        )
-        yield (
-            f"{describe_sampler(sweep.sampler)} proposes; {self.policy.stopping.describe_rule()}; "
-            f"{slots.count} trials at once"
-        )
+        cells = f"{num_cells} cell{'s' * (num_cells > 1)}, {', '.join(budget)}"
+        yield f"{cells}, at most {sweep.epochs} epochs per trial{equal_shares}"
+        rule = f"{self.policy.stopping.describe_rule()}; {slots.count} trials at once"
+        yield f"{describe_sampler(sweep.sampler)} proposes; {rule}"
         if not slots.is_uniform_cpu_only:
             yield slots.describe_resources()
         if num_test_images := self.prepared.opening_event.data.test_images:
@@ -206,10 +190,8 @@ class _SearchSession:
             log.append(Completed())
         if not any(isinstance(event, EpochFinished) for event in events):
             reasons = (event.reason for event in events if isinstance(event, TrialEnded))
-            raise RunError(
-                f"No trial of {self.workplace.folder.path} finished an epoch; the first says: "
-                f"{next(reasons, 'nothing')}"
-            )
+            path, reason = self.workplace.folder.path, next(reasons, "nothing")
+            raise RunError(f"No trial of {path} finished an epoch; the first says: {reason}")
         if savings := self.driver.progress.describe_cache_savings():
             self.screen.say(savings)
 
@@ -219,7 +201,6 @@ class _SearchSession:
             return
         path, interrupts = self.workplace.folder.path, self.policy.interrupts
         if interrupts.stop_requested:
-            interrupts.raise_interrupt(
-                f"the search is complete; to continue: kdtune confirm {path}"
-            )
+            command = f"kdtune confirm {path}"
+            interrupts.raise_interrupt(f"the search is complete; to continue: {command}")
         confirm_sweep(path, changes, self.screen.show)

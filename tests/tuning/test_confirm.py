@@ -259,7 +259,7 @@ def test_the_data_of_a_search_have_no_test_images(split_folder):
     searched = data.without_test()
     assert data.test is not None and searched.test is None
     assert searched.fingerprint == data.fingerprint and not searched.test_fingerprint
-    with pytest.raises(AssertionError):
+    with pytest.raises(KeyError):
         DecodedDataset(searched, 8, None).pixels("test")
 
 

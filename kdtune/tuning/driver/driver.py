@@ -27,7 +27,11 @@ from kdtune.tuning.display.status_display import StatusDisplay
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.searcher import LogSearcher
-from kdtune.tuning.trials.best_weights import FileKeeper, write_best_weights
+from kdtune.tuning.trials.best_weights import (
+    CheckpointCleanup,
+    ConfirmedWeights,
+    write_best_weights,
+)
 from kdtune.tuning.trials.trainable import TargetRequests, TrialProcess
 
 
@@ -43,9 +47,8 @@ class Workplace:
     @property
     def checkpoint_storage(self) -> Storage | None:
         """The storage of checkpoints; None if they are in the folder."""
-        if self.remote_sync is None:
-            return None
-        return self.remote_sync.storage.subfolder(CHECKPOINTS_FOLDER)
+        remote = self.remote_sync
+        return remote.storage.subfolder(CHECKPOINTS_FOLDER) if remote is not None else None
 
     def write_results(self) -> None:
         """Write all that is made from the logs: tables, best settings and weights."""
@@ -81,7 +84,7 @@ class Driver:
 
     workplace: Workplace
     policy: SchedulingPolicy
-    file_keeper: FileKeeper
+    file_keeper: CheckpointCleanup | ConfirmedWeights
     noun: str  # ``trials`` or ``runs``
 
     def __post_init__(self) -> None:
@@ -106,19 +109,17 @@ class Driver:
             earlier_opening: its latest opening event.
             opening_event: the event that opens it now.
         """
-        trials = self.policy.active_trials.by_id
+        trials, warn = self.policy.active_trials.by_id, self.screen.warn
         clauses = [f"{self.progress.num_ended} {self.noun} have ended"]
         if trials:
             last_epochs = (f"{name} after epoch {trial.epoch}" for name, trial in trials.items())
             clauses.append(f"{len(trials)} were running ({', '.join(last_epochs)})")
         self.screen.say(f"{self.folder.path}: {', '.join(clauses)}")
         if size := log.truncated_bytes:
-            warning = f"{size} bytes after the log's last event are not an event and were cut off"
-            self.screen.warn(warning)
+            warn(f"{size} bytes after the log's last event are not an event and were cut off")
         for name, now in opening_event.environment.items():
             if (then := earlier_opening.environment.get(name)) != now:
-                warning = f"{name} was {then} and is {now} now: results may differ a little"
-                self.screen.warn(warning)
+                warn(f"{name} was {then} and is {now} now: results may differ a little")
 
     def run(
         self, log: EventLog, slots: Slots, target_requests: TargetRequests, goal: Goal
@@ -134,24 +135,18 @@ class Driver:
         self.display.start(goal, slots)
         self.file_keeper.activate()
         storage, local = self.workplace.checkpoint_storage, self.folder.checkpoints_folder
+        checkpoints, plugins = storage or local.absolute(), pack_plugins()
         trainable = tune.with_parameters(
-            TrialProcess,
-            target_requests=target_requests,
-            checkpoints=storage or local.absolute(),
-            plugins=pack_plugins(),
+            TrialProcess, target_requests=target_requests, checkpoints=checkpoints, plugins=plugins
         )
         try:
             with self.policy.interrupts, self.screen.drawing(self.display):
                 for tracker_fold in self.tracker_folds:
                     tracker_fold.start_logging()
-                run_trials(
-                    trainable,
-                    LogSearcher(self.policy, log.append, slots, self.screen.warn),
-                    LogScheduler(self.policy, log.append, slots),
-                    self.policy.watchdog,
-                    _StepCallback(self.workplace),
-                    verbose=self.screen.show == "verbose",
-                )
+                searcher = LogSearcher(self.policy, log.append, slots, self.screen.warn)
+                scheduler = LogScheduler(self.policy, log.append, slots)
+                parts = searcher, scheduler, self.policy.watchdog, _StepCallback(self.workplace)
+                run_trials(trainable, *parts, verbose=self.screen.show == "verbose")
         except KeyboardInterrupt as error:  # the second one: running epochs are lost
             self._raise_interrupted(isinstance(error, Terminated))
         except Exception as error:  # Tune wraps what we raise

@@ -119,11 +119,9 @@ def prepare_sweep(
         shared_inputs.register_runs(model, configs)
     shared_inputs.plan_cache(earlier_opening)
     event_type = events.SweepStarted if earlier_opening is None else events.SweepResumed
-    opening_event = event_type(
-        spaces={method: _record_space(space) for method, space in spaces.items()},
-        cache=shared_inputs.cache_plan,
-        **opening_fields,
-    )
+    records = {method: _record_space(space) for method, space in spaces.items()}
+    cache = shared_inputs.cache_plan
+    opening_event = event_type(spaces=records, cache=cache, **opening_fields)
     return PreparedSweep(sweep, spaces, shared_inputs, opening_event)
 
 
@@ -145,8 +143,7 @@ def prepare_confirmation(
     """
     inputs = _prepare_inputs(requested, earlier_opening, needs_test_images=True)
     sweep, shared_inputs, opening_fields = inputs
-    decoded = shared_inputs.decoded
-    groups = load_test_groups(decoded.data)
+    decoded, groups = shared_inputs.decoded, load_test_groups(shared_inputs.decoded.data)
     if earlier_confirmation is not None:
         test_fingerprint = opening_fields["data"].test_fingerprint
         if earlier_confirmation.data.test_fingerprint != test_fingerprint:
@@ -213,16 +210,14 @@ def _prepare_inputs(
             "warm_start": tuple(map(_make_absolute, requested.warm_start)),
         }
     )
+    methods = [method for method, _ in sweep.cells()]
+    models = [*sweep.models, *([teacher_summary.model] if teacher_summary else ())]
     opening_fields: dict[str, Any] = {
         "config": sweep.model_dump(mode="json"),
         "data": data_summary,
         "teacher": teacher_summary,
         "environment": describe_environment(),
-        "plugins": PLUGINS.records(
-            METHODS=[method for method, _ in sweep.cells()],
-            MODELS=[*sweep.models, *([teacher_summary.model] if teacher_summary else ())],
-            DATA=[requested.data],
-        ),
+        "plugins": PLUGINS.records(METHODS=methods, MODELS=models, DATA=[requested.data]),
     }
     return sweep, SharedInputs(sweep, data, teacher), opening_fields
 
@@ -324,12 +319,10 @@ def _build_trial_config(
 
 
 def _make_absolute(path: str) -> str:
-    """Return the absolute path of a file, since trials run in other folders; else the name.
-
-    Links stay links: on another node they may lead elsewhere.
-    """
+    """Return the absolute path of a file, since trials run in other folders; else the name."""
     expanded = Path(path).expanduser()
-    path = os.path.abspath(expanded) if expanded.exists() else path
+    if expanded.exists():
+        path = os.path.abspath(expanded)  # a link stays: on another node it may lead elsewhere
     if printable_path(path) != path:
         raise UserError(
             f"The path {printable_path(path)} is not plain UTF-8, which Ray cannot take; rename "

@@ -1,7 +1,4 @@
-"""Settings that may change on resume or confirm, and those that must be given again.
-
-A log chooses neither whom this process talks to nor which code it runs.
-"""
+"""Settings that may change on resume or confirm; a log names neither cluster nor code."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,10 +22,8 @@ def build_resume_config(earlier_opening: SweepOpening, changes: Mapping[str, Any
     for key in changes.keys() - RESUME_FIELDS:
         raise UserError(f"The setting {key} cannot be changed when a sweep is resumed.")
     previous = SweepConfig.parse(earlier_opening.config)
-    _require_location_flags(earlier_opening.config, changes)
-    _reload_plugins(earlier_opening, changes)
+    recorded = _usable_settings(earlier_opening, earlier_opening.config, changes)
     spaces = dict.fromkeys((*previous.spaces, *changes.get("spaces", ())))
-    recorded = _without_code_and_cluster(earlier_opening.config)
     requested = SweepConfig.parse({**recorded, **changes, "spaces": tuple(spaces)})
     methods = dict.fromkeys((*previous.methods, *requested.methods))
     models = dict.fromkeys((*previous.models, *requested.models))
@@ -60,11 +55,9 @@ def build_confirm_config(folder: SweepFolder, changes: Mapping[str, Any]) -> Swe
         raise UserError(f"The setting {key} cannot be changed when a sweep is confirmed.")
     latest_config = folder.load_config().model_dump(mode="json")
     earlier_opening = folder.load_opening_events()[-1]
-    _require_location_flags(latest_config, changes)
-    _reload_plugins(earlier_opening, changes)
     latest_settings = {key: latest_config[key] for key in CONFIRM_FIELDS}
-    recorded = _without_code_and_cluster({**earlier_opening.config, **latest_settings})
-    return SweepConfig.parse({**recorded, **changes})
+    recorded = {**earlier_opening.config, **latest_settings}
+    return SweepConfig.parse({**_usable_settings(earlier_opening, recorded, changes), **changes})
 
 
 def resume_flags(sweep: SweepConfig) -> str:
@@ -74,28 +67,23 @@ def resume_flags(sweep: SweepConfig) -> str:
     return "".join(f" --{key} {value}" for key, value in flags if value is not None)
 
 
-def _reload_plugins(earlier_opening: SweepOpening, changes: Mapping[str, Any]) -> None:
-    """Load the plug-ins that are given now, which must include the earlier ones."""
+def _usable_settings(
+    earlier_opening: SweepOpening, recorded: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return recorded settings without code and cluster, which must be given again."""
+    has_address = "address" in changes or resolve_address(None) != LOCAL_ADDRESS
+    if recorded.get("address") not in (None, LOCAL_ADDRESS) and not has_address:
+        raise UserError(
+            f"The sweep ran on the Ray cluster {recorded['address']}, and a cluster that a log "
+            "names is not joined: give --address again, or --address local for this machine."
+        )
+    if recorded.get("storage") is not None and "storage" not in changes:
+        raise UserError(
+            f"The sweep is kept in {recorded['storage']}, and a storage that a log names is not "
+            "written to: give --storage again, or --storage none."
+        )
     PLUGINS.load_files(changes.get("plugins", ()))
     records = [record.model_dump() for record in earlier_opening.plugins]
     PLUGINS.require("The sweep", records, same_source=True)
-
-
-def _without_code_and_cluster(recorded: Mapping[str, Any]) -> dict[str, Any]:
     address = LOCAL_ADDRESS if recorded.get("address") == LOCAL_ADDRESS else None
     return {**recorded, "plugins": (), "address": address}
-
-
-def _require_location_flags(previous: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
-    """Raise if the cluster or the storage of a sweep is not given again."""
-    has_address = "address" in changes or resolve_address(None) != LOCAL_ADDRESS
-    if previous.get("address") not in (None, LOCAL_ADDRESS) and not has_address:
-        raise UserError(
-            f"The sweep ran on the Ray cluster {previous['address']}, and a cluster that a log "
-            "names is not joined: give --address again, or --address local for this machine."
-        )
-    if previous.get("storage") is not None and "storage" not in changes:
-        raise UserError(
-            f"The sweep is kept in {previous['storage']}, and a storage that a log names is not "
-            "written to: give --storage again, or --storage none."
-        )

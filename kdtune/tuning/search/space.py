@@ -18,7 +18,7 @@ from ray.tune.search.sample import Domain
 import search_spaces
 from kdtune.config.train import TrainConfig, check_searchable
 from kdtune.errors import UserError, first_line
-from kdtune.log.distributions import contains
+from kdtune.log.distributions import contains, quiet_optuna
 from kdtune.log.events import Cell
 from kdtune.methods import METHODS
 from kdtune.plugins import PLUGINS
@@ -60,7 +60,7 @@ class SearchSpace:
 
     def trial_at(self, point: dict[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
         """Return trial and settings of a given point; what it leaves out is drawn at random."""
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        study = _new_study()
         study.enqueue_trial(point)
         with warnings.catch_warnings(action="ignore"):  # callers check for values outside
             return self.ask_study(study)
@@ -77,7 +77,7 @@ class SearchSpace:
 
     def probe_points(self) -> list[tuple[optuna.Trial, dict[str, Any]]]:
         """Return trials and settings of START, of the edges of ranges and of random points."""
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        study = _new_study()
         points = list(self.start_points)
         for key, distribution in self.distributions.items():
             if isinstance(distribution, ranges.CategoricalDistribution):
@@ -88,6 +88,11 @@ class SearchSpace:
         for point in points:
             study.enqueue_trial(point)
         return [self.ask_study(study) for _ in points]
+
+
+def _new_study() -> optuna.Study:
+    with quiet_optuna():
+        return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
 
 
 def load_spaces(files: tuple[str, ...] = ()) -> dict[str, SearchSpace]:

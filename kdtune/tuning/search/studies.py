@@ -15,7 +15,7 @@ from optuna.trial import TrialState as OptunaState
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import file_stem
 from kdtune.log import events
-from kdtune.log.distributions import parse_distributions
+from kdtune.log.distributions import parse_distributions, quiet_optuna
 from kdtune.log.events import Cell, TrialState
 from kdtune.runtime.seeds import derive_seed
 from kdtune.tuning.search import samplers
@@ -58,7 +58,8 @@ class CellStudies:
     def __post_init__(self) -> None:
         cells, spaces = self.sweep.cells(), self.spaces
         new_study = partial(optuna.create_study, direction="maximize")
-        self.by_cell = {cell: new_study(study_name="-".join(cell)) for cell in cells}
+        with quiet_optuna():
+            self.by_cell = {cell: new_study(study_name="-".join(cell)) for cell in cells}
         self.trial_counts = dict.fromkeys(cells, 0)  # proposed trials
         self._start_points = {cell: list(spaces[cell[0]].start_points) for cell in cells}
         self._tried_points: dict[Cell, set[str]] = defaultdict(set)

@@ -175,6 +175,3 @@ def _clear_storage(storage: Storage, trials: set[str]) -> None:
     with suppress(StorageError):  # what is not removed now is removed another time
         for trial_id in {name.split("/")[0] for name in storage.list_files()} & trials:
             storage.subfolder(trial_id).remove_folder()
-
-
-FileKeeper = ConfirmedWeights | CheckpointCleanup

@@ -38,12 +38,11 @@ def plan_cache(
         return base_bytes + any_plain * bytes_per_view + views * (image_bytes + bytes_per_view)
 
     max_bytes *= PLANNED_CACHE_SHARE
-    min_views, cached_methods, lines = int(any_augmented), list[str](), []
-    if total_bytes([], min_views) > max_bytes:
-        min_views = 0  # not even the pixels of one augmented view
+    cached_methods, lines = list[str](), list[str]()
+    fits_view = any_augmented and total_bytes([], 1) <= max_bytes  # at least its pixels
     for method in sorted(target_bytes, key=lambda name: (sum(target_bytes[name].values()), name)):
         needed_bytes = total_bytes([*cached_methods, method], int(any_augmented))
-        if (any_plain or min_views) and needed_bytes <= max_bytes:
+        if (any_plain or fits_view) and needed_bytes <= max_bytes:
             cached_methods.append(method)
         else:
             sizes = (f"{k} {format_bytes(size)}" for k, size in target_bytes[method].items())
@@ -53,7 +52,7 @@ def plan_cache(
                 f"{format_bytes(max_bytes)}; cache_gb {_needed_cache_gb(needed_bytes)} is enough"
             )
     views = 0
-    if min_views:
+    if fits_view:
         view_bytes = total_bytes(cached_methods, 1) - total_bytes(cached_methods, 0)
         views = min(epochs, 1 + int((max_bytes - total_bytes(cached_methods, 1)) // view_bytes))
         needed_gb = _needed_cache_gb(total_bytes(cached_methods, epochs))

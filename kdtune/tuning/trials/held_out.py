@@ -44,8 +44,7 @@ def profile_student(config: TrainConfig, num_classes: int, slots: Slots) -> dict
         num_classes: number of classes of the data.
         slots: give the student the resources of a trial.
     """
-    costs: dict[str, Any] = ray.get(_submit(measure_network_costs, slots, config, num_classes))
-    return costs
+    return dict(ray.get(_submit(measure_network_costs, slots, config, num_classes)))
 
 
 def _submit(

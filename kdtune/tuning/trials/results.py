@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from kdtune.log.events import EpochMetrics
 from kdtune.storage.array_cache import CacheProgress
@@ -20,11 +20,7 @@ class Failure(StrEnum):
     DISK_FULL = "disk_full"
 
 
-class _Result(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class ProcessStarted(_Result):
+class ProcessStarted(BaseModel, frozen=True):
     """A process runs the trial; Ray knows its node by this id."""
 
     kind: Literal["process_started"] = "process_started"
@@ -32,21 +28,21 @@ class ProcessStarted(_Result):
     pid: int
 
 
-class CacheReported(_Result):
+class CacheReported(BaseModel, frozen=True):
     """The trial builds, has built or waits for arrays that all trials share."""
 
     kind: Literal["cache_reported"] = "cache_reported"
     progress: CacheProgress
 
 
-class EpochReported(_Result):
+class EpochReported(BaseModel, frozen=True):
     """The trial finished an epoch, or resumed and repeats an earlier one."""
 
     kind: Literal["epoch_reported"] = "epoch_reported"
     metrics: EpochMetrics
 
 
-class TrialFailed(_Result):
+class TrialFailed(BaseModel, frozen=True):
     """The last result of a trial that failed."""
 
     kind: Literal["trial_failed"] = "trial_failed"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from torch import Tensor, nn
+from torch import nn
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
@@ -16,7 +16,7 @@ from kdtune.errors import RunError, UserError, last_line
 from kdtune.log.events import CacheRecord, SweepOpening
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.checks import dry_run
-from kdtune.methods.method import FeatureMaps, StageShapes
+from kdtune.methods.method import StageShapes
 from kdtune.models import MODELS, build_model, probe, stage_shapes
 from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import has_gpu, release_gpu_memory
@@ -63,21 +63,16 @@ class SharedInputs:
             student = build_model(model, num_classes, image_size)
             outputs = probe(student, torch.zeros(2, 3, image_size, image_size))
             shapes = stage_shapes(outputs[1])
-        tried_methods = set()
+        targets, tried_methods = self.teacher_targets, set()
+        teacher_shapes = targets.stage_shapes if targets else None
         for config in configs:
             with METHODS.blame_provider(config.method):
                 if config.method not in tried_methods:
-                    self._dry_run(config, shapes, outputs)
                     tried_methods.add(config.method)
+                    method = build_method(config, shapes, teacher_shapes)
+                    teacher = targets.probe_outputs if targets and method.uses_teacher else None
+                    dry_run(config.method, method, outputs, teacher)
                 self._register_run(config, shapes)
-
-    def _dry_run(
-        self, config: TrainConfig, shapes: StageShapes, student: tuple[Tensor, FeatureMaps]
-    ) -> None:
-        targets = self.teacher_targets
-        method = build_method(config, shapes, targets.stage_shapes if targets else None)
-        teacher = targets.probe_outputs if targets and method.uses_teacher else None
-        dry_run(config.method, method, student, teacher)
 
     def _register_run(self, config: TrainConfig, shapes: StageShapes) -> None:
         self._runs_by_augment[config.augment] = config
@@ -149,8 +144,7 @@ class SharedInputs:
     def warm_cache(self, slots: Slots, say: Callable[[str], None]) -> list[CacheProgress]:
         """Build what the first epoch needs; return the arrays that were built or found.
 
-        This machine builds, or a node if no trials run here. The other nodes build what their
-        first trial needs.
+        This machine builds, or a node if no trials run here; others build for their first trial.
 
         Args:
             slots: give the nodes.
@@ -163,14 +157,10 @@ class SharedInputs:
         allocation = slots.smallest_allocation(self.sweep.models[0])
         if allocation is None:
             raise RunError("No node has room for a trial any more.")
-        task = ray.remote(
-            max_retries=1,
-            num_cpus=allocation.cpus,
-            num_gpus=allocation.gpus,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(allocation.node, soft=False),
-        )(_build_on_node)
+        node = NodeAffinitySchedulingStrategy(allocation.node, soft=False)
+        resources = {"num_cpus": allocation.cpus, "num_gpus": allocation.gpus}
+        task = ray.remote(**resources, scheduling_strategy=node, max_retries=1)(_build_on_node)
         arguments = pack_plugins(), self.target_requests, self._representative_runs()
-        prepared: list[CacheProgress]
         try:
             prepared, problem = ray.get(task.remote(*arguments))
         except ray.exceptions.RayError as error:
@@ -179,7 +169,7 @@ class SharedInputs:
             raise UserError(problem)
         for progress in prepared:
             say(f"on a node of the cluster: {progress.describe()}")
-        return prepared
+        return list(prepared)
 
     def build_first_epoch(
         self, say: Callable[[str], None], decoded: DecodedDataset | None = None

@@ -162,17 +162,15 @@ def run_trial(
     folder: Path | Storage | None = None,
     plugins: Sequence[Plugin] = (),
 ) -> Generator[results.TrialResult, None, None]:
-    """Run a trial from its start or its last checkpoint; a trial that is closed saves one.
+    """Run a trial from its start or its last checkpoint; yield its results, earlier ones too.
+
+    A trial that is closed saves a checkpoint. One that fails yields the failure as last result.
 
     Args:
         config_values: complete `TrainConfig`.
         memory: kept for further trials of the process; None if there are none.
         folder: for the checkpoints of this trial; None to write none.
         plugins: those of the sweep.
-
-    Yields:
-        The metrics of each epoch, those before the last checkpoint included; the arrays that are
-        built or waited for; as the last result how the trial failed, if it did.
     """
     try:
         PLUGINS.sync(plugins)

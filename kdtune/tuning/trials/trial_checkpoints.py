@@ -44,11 +44,7 @@ class TrialCheckpoints:
         self._saved_epoch, self._seconds_since_save = 0, 0.0
 
     def load_latest(self) -> tuple[dict[str, Any], list[EpochMetrics]] | None:
-        """Load the newest intact checkpoint of the same settings, if there is one.
-
-        Returns:
-            The state for `kdtune.training.loop.fit`, and the metrics of all epochs so far.
-        """
+        """Return state for `fit` and all metrics of the newest intact checkpoint, if any."""
         for path in reversed(list_checkpoints(self.folder)):
             content = read_if_intact(path)
             if content is not None and self._has_same_config(content):
