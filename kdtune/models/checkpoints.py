@@ -184,8 +184,7 @@ def find_state_dicts(content: Any, known_key: str) -> list[dict[str, Tensor]]:
     prefix = min(known_keys, key=len, default=known_key).removesuffix(known_key)
     weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     candidates = [weights] if weights else []
-    for key in sorted(
-        content, key=lambda key: key not in ("state_dict", "model_state_dict", "model")
-    ):
+    usual_keys = ("state_dict", "model_state_dict", "model")
+    for key in sorted(content, key=lambda key: key not in usual_keys):
         candidates += find_state_dicts(content[key], known_key)
     return candidates

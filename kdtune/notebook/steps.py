@@ -226,7 +226,7 @@ def _prepare_step(
 def _find_or_build_method(
     student: nn.Module, teacher: nn.Module | None, config: TrainConfig
 ) -> Method:
-    """Return the student's method, or a new one for other settings, with its layers if they fit."""
+    """Return the student's method, or a new one for other settings, with its fitting layers."""
     progress = student_progress(student)
     settings = config.model_dump(exclude=OUTPUT_FIELDS | {"device"})
     kept = None

@@ -41,7 +41,7 @@ def run_training(
     `save_dir` gets `<name>_best.pth`, `<name>_final.pth` and, every `save_freq` epochs,
     `<name>_epoch_<N>.pth`; `log_dir` gets `<name>.log`, `<name>_summary.json` and, in `<name>/`,
     TensorBoard events. With one of these checkpoints as `resume`, the run ends with the numbers of
-    one that never stopped, on a CPU to the last bit, if loaders draw from global random states only.
+    one that never stopped, on a CPU to the last bit, if loaders draw from global random states.
 
     Args:
         config: the run's settings.
