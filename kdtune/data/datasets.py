@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,29 +75,31 @@ LoadDataset = Callable[[str, Path], NamedDataset]
 
 
 def _torchvision(dataset_class: type, *official: str | bool, **options: Any) -> LoadDataset:
-    """Return a loader of a class, given its `split`, or its `train` flag, of each of its splits.
-
-    They are those for training, test and, if there is a third, validation.
-    """
-
-    def load(name: str, root: Path) -> NamedDataset:
-        opened, samples = {}, {}
-        for split, value in zip(("train", "test", "validation"), official, strict=False):
-            arguments = {**options, "train" if isinstance(value, bool) else "split": value}
-            opened[split] = _open_or_download(name, dataset_class, root, arguments)
-            samples[split] = _read_samples(opened[split], f"{value}.txt")
-        names = getattr(opened["train"], "classes", range(1 + max(samples["train"][1])))
-        # Imagenette has several names for a class.
-        classes = tuple(str(name[0] if isinstance(name, tuple) else name) for name in names)
-        return NamedDataset(classes, root, **samples)
-
-    return load
+    """Return a loader, given `split` or `train` of training, test and validation images."""
+    splits = {
+        split: {**options, "train" if isinstance(value, bool) else "split": value}
+        for split, value in zip(("train", "test", "validation"), official, strict=False)
+    }
+    return partial(_load_official_splits, dataset_class, splits)
 
 
-def _read_samples(dataset: Any, pet_annotations: str) -> Samples:
+def _load_official_splits(
+    dataset_class: type, splits: dict[str, dict[str, Any]], name: str, root: Path
+) -> NamedDataset:
+    opened, samples = {}, {}
+    for split, options in splits.items():
+        opened[split] = _open_or_download(name, dataset_class, root, options)
+        samples[split] = _read_samples(opened[split], options)
+    names = getattr(opened["train"], "classes", range(1 + max(samples["train"][1])))
+    # Imagenette has several names for a class.
+    classes = tuple(str(name[0] if isinstance(name, tuple) else name) for name in names)
+    return NamedDataset(classes, root, **samples)
+
+
+def _read_samples(dataset: Any, options: dict[str, Any]) -> Samples:
     if isinstance(dataset, datasets.OxfordIIITPet):  # decodes its files and takes no loader
         folder = Path(dataset.root) / "oxford-iiit-pet"
-        lines = (folder / "annotations" / pet_annotations).read_text().splitlines()
+        lines = (folder / "annotations" / f"{options['split']}.txt").read_text().splitlines()
         rows = [line.split() for line in lines]  # name, class from 1, species, breed
         files = [folder / "images" / f"{row[0]}.jpg" for row in rows]
         return files, [int(row[1]) - 1 for row in rows]

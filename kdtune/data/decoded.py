@@ -112,14 +112,11 @@ class DecodedDataset:
     def pixels(
         self, name: str, on_progress: OnCacheProgress = lambda progress: None
     ) -> np.ndarray:
-        """Return the images of a split, not augmented.
+        """Return the images of a split, not augmented: uint8 [N, 3, image_size, image_size].
 
         Args:
             name: ``train``, ``validation`` or ``test``.
             on_progress: called when the array is built or waited for.
-
-        Returns:
-            uint8 [N, 3, image_size, image_size].
         """
         if self.cache is not None:
             return self._open_array(name, on_progress)
