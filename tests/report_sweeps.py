@@ -47,7 +47,7 @@ def proposed(trial_id, number=0, **params):
         origin="sampler",
         params=params,
         distributions=distributions,
-        config={"method": identity["method"], **params},
+        config={"method": identity["method"], "model": identity["model"], **params},
     )
 
 

@@ -11,7 +11,6 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.api_pb2 import Experiment, HParamInfo, MetricInfo, MetricName
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -57,12 +56,12 @@ class TensorBoardTracker(tracker.Tracker):
         self._write(proposed, 0, _hparams_summary(metadata.EXPERIMENT_TAG, plugin_data), row)
 
     def log_epoch(self, epoch: EpochFinished) -> None:
-        self._write(epoch, epoch.epoch, *starmap(scalar_pb, tracker.select_metrics(epoch).items()))
+        self._write(epoch, epoch.epoch, *starmap(_scalar, tracker.select_metrics(epoch).items()))
 
     def log_trial_end(self, ended: TrialEnded, device_seconds: float) -> None:
-        epochs, seconds = ended.epochs, scalar_pb("device_seconds", device_seconds)
+        epochs, seconds = ended.epochs, _scalar("device_seconds", device_seconds)
         text = text_pb("end", f"{ended.state}: {ended.reason}")  # HParams has fewer states
-        self._write(ended, epochs, scalar_pb("epochs", epochs), seconds, text)
+        self._write(ended, epochs, _scalar("epochs", epochs), seconds, text)
         status = api_pb2.STATUS_SUCCESS if ended.is_successful else api_pb2.STATUS_FAILURE
         end = SessionEndInfo(status=status, end_time_secs=ended.time)
         plugin_data = HParamsPluginData(session_end_info=end)
@@ -79,6 +78,10 @@ class TensorBoardTracker(tracker.Tracker):
 def _append(path: Path, entry: Entry) -> None:
     with open(path, "ab") as file:
         RecordWriter(file).write(entry.SerializeToString())
+
+
+def _scalar(tag: str, value: float) -> Summary:
+    return Summary(value=[Summary.Value(tag=tag, simple_value=value)])  # as torch's SummaryWriter
 
 
 def _hparams_summary(tag: str, plugin_data: HParamsPluginData) -> Summary:

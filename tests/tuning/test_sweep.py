@@ -42,7 +42,7 @@ def of_kind(sweep, kind):
 
 def scalars_of(folder, name):
     """Return the steps at which TensorBoard has a scalar."""
-    return [scalar.step for scalar in EventAccumulator(str(folder)).Reload().Tensors(name)]
+    return [scalar.step for scalar in EventAccumulator(str(folder)).Reload().Scalars(name)]
 
 
 @pytest.fixture(scope="module")
