@@ -39,7 +39,8 @@ def test_trials():
     assert table.loc["kd-A-002"].state == "running"
     crashed = table.loc["at-B-000"]
     assert crashed.epochs == 0 and pd.isna(crashed.best_validation_accuracy)
-    assert json.loads(at.configuration) == {"method": "at", "lr": 0.1, "beta": 10.0}
+    values = {"method": "at", "model": "A", "lr": 0.1, "beta": 10.0}
+    assert json.loads(at.configuration) == values
 
 
 def test_epochs():
