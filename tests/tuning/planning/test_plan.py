@@ -96,7 +96,7 @@ def test_a_planned_sweep_compares_the_plan_with_what_it_took(
         isinstance(event, EpochFinished) for event in folder.load_events()
     )
     assert 0 < table.loc["device seconds", "actual"]
-    assert "The plan that was made before" in render_report([folder.path])
+    assert "The plan, and what the sweep took" in render_report([folder.path])
     capsys.readouterr()
     cli.main(["table", str(folder.path), "plan", "--format", "json"], standalone_mode=False)
     assert {r["what"] for r in json.loads(capsys.readouterr().out)} >= {"epochs", "wall seconds"}
