@@ -232,16 +232,16 @@ def test_a_sweep_that_is_out_of_time_is_complete(
     monkeypatch.chdir(tmp_path)
     sweep = {
         "name": "x", "data": str(folder), "methods": ["student"], "models": ["MultiBranchNet"],
-        "baselines": False, "time_budget": "12s", "epochs": 1000, "settings": {"batch_size": 16},
+        "baselines": False, "time_budget": "30s", "epochs": 1000, "settings": {"batch_size": 16},
         "image_size": 8,
     }  # fmt: skip
     ends = of_kind(run_sweep(sweep), TrialEnded)
     assert ends and {event.state for event in ends} == {"stopped"}
-    assert "the time budget of 12 s is spent" in {event.reason for event in ends}
+    assert "the time budget of 30 s is spent" in {event.reason for event in ends}
     trials = pd.read_csv("results/x/trials.csv")
     assert set(trials.state) == {"stopped"} and (trials.epochs > 0).any()
     said = capsys.readouterr().err
-    assert "1 cell, 12 s of time, at most 1000 epochs per trial" in said
+    assert "1 cell, 30 s of time, at most 1000 epochs per trial" in said
     assert Path("results/x/best/student-MultiBranchNet.yaml").is_file()
 
 
