@@ -11,7 +11,7 @@ READY := .venv/.ready
 endif
 
 # Tests that start neither Ray nor a training of more than seconds.
-QUICK_TESTS := $(addprefix tests/,config log methods reports/tables runtime storage tuning/search tuning/scheduling)
+QUICK_TESTS := $(addprefix tests/,config log runtime storage methods)
 
 .PHONY: demo test slow quick quick-tests check lint types clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster reference
 
