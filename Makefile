@@ -19,7 +19,7 @@ demo: $(READY)
 	$(BIN)/kdtune demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --cov
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses auto --maxprocesses 4 --cov=kdtune
 	$(BIN)/python -m pytest -m slow
 
 # WING=tuning/cluster: the slow tests of one package, instead of all.
