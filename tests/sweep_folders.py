@@ -1,7 +1,7 @@
 """Sweeps' folders as `kdtune.log.folder` reads them, from the events of small sweeps."""
 
 import numpy as np
-from event_logs import DATA, OPENING_FIELDS, add_times, make_space, write_events
+from event_logs import DATA, LR_DISTRIBUTION, OPENING_FIELDS, add_times, make_space, write_events
 
 from kdtune.log.events import (
     Completed,
@@ -11,11 +11,6 @@ from kdtune.log.events import (
     TrialProposed,
 )
 from kdtune.log.folder import SweepFolder
-
-LR_DISTRIBUTION = {
-    "name": "FloatDistribution",
-    "attributes": {"step": None, "low": 1e-3, "high": 10.0, "log": True},
-}
 
 
 def sweep_opening(methods, models, classes=("x", "y"), test_images=400, **config):

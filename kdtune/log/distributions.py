@@ -35,10 +35,10 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
 
 
 @contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Hide Optuna's line about each new study."""
+def quiet_optuna(level: int = optuna.logging.WARNING) -> Iterator[None]:
+    """Hide Optuna's messages below a level, such as the line about each new study."""
     previous_verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(level)
     try:
         yield
     finally:

@@ -216,7 +216,9 @@ def synced_to(
             remote_sync.acquire_marker()
             remote_sync.require_new() if is_new else remote_sync.fetch_latest()
         except StorageError as error:
-            raise UserError(f"{error}; see that it is there, and that its keys are.") from None
+            raise UserError(
+                f"{error}; check that it exists, and that its credentials are set."
+            ) from None
         stack.callback(remote_sync.finish)
         yield remote_sync
 

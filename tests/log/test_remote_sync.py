@@ -233,7 +233,7 @@ def test_a_failure_of_the_storage_at_the_start_is_an_error(sweep, said, monkeypa
         raise StorageError("store cannot be read: it is away")
 
     monkeypatch.setattr(Storage, "read", fails)
-    with pytest.raises(UserError, match="it is away; see that it is there"), synced(sweep, said):
+    with pytest.raises(UserError, match="it is away; check that it exists"), synced(sweep, said):
         pass
 
 

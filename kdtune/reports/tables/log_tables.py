@@ -38,11 +38,11 @@ def trials_table(events: Iterable[Event]) -> pd.DataFrame:
         }
         for trial in trials
     ]
-    columns = dict.fromkeys([*TRIALS.names, *select_hyperparameters(hyperparameters)])
+    columns = dict.fromkeys([*TRIALS.names, *hyperparameter_columns(hyperparameters)])
     return TRIALS.cast(pd.DataFrame(rows, columns=[*columns, "configuration"]))
 
 
-def select_hyperparameters(names: Iterable[str]) -> list[str]:
+def hyperparameter_columns(names: Iterable[str]) -> list[str]:
     """Return the names that are hyperparameters: no other column of `TRIALS` has them."""
     return [name for name in names if name not in (*TRIALS.names, "configuration")]
 

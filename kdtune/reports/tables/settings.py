@@ -17,7 +17,7 @@ from kdtune.errors import UserError
 from kdtune.log.distributions import contains, is_log_scale, parse_distributions, quiet_optuna
 from kdtune.log.events import SUCCESSFUL_STATES, Event, SweepOpening, TrialProposed, TrialState
 from kdtune.reports.tables.columns import MIN_GOOD_TRIALS, MIN_IMPORTANCE_TRIALS, SETTINGS
-from kdtune.reports.tables.log_tables import select_hyperparameters
+from kdtune.reports.tables.log_tables import hyperparameter_columns
 
 Spaces = Mapping[str, Mapping[str, BaseDistribution]]
 """Distributions by method and setting."""
@@ -54,7 +54,7 @@ def select_searched(
         trials: the table `TRIALS`.
     """
     space = spaces.get(method, {})
-    return {name: space[name] for name in select_hyperparameters(space) if name in trials}
+    return {name: space[name] for name in hyperparameter_columns(space) if name in trials}
 
 
 def settings_table(

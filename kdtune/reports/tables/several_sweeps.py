@@ -7,7 +7,7 @@ from itertools import combinations
 import pandas as pd
 
 from kdtune.reports.tables.leaderboard import SweepTables, sort_leaderboard
-from kdtune.reports.tables.log_tables import select_hyperparameters
+from kdtune.reports.tables.log_tables import hyperparameter_columns
 
 
 def explain_separate_tables(conditions: Mapping[str, Mapping[str, object]]) -> list[str]:
@@ -43,7 +43,7 @@ def join_leaderboards(
     leaderboards = {}
     for name, tables in sweeps.items():
         by_id = tables.trials.set_index("trial_id")
-        by_id = by_id[select_hyperparameters(by_id)]
+        by_id = by_id[hyperparameter_columns(by_id)]
         settings = [
             "" if pd.isna(trial) else format_settings(by_id.loc[trial].dropna().to_dict())
             for trial in tables.leaderboard["trial_id"]

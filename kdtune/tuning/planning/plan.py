@@ -18,6 +18,7 @@ import psutil
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
+from kdtune.log.distributions import quiet_optuna
 from kdtune.log.events import WarmStart
 from kdtune.log.folder import RESULTS_FOLDER
 from kdtune.runtime.environment import describe_environment
@@ -181,13 +182,9 @@ class Planner:
         }
         inputs = sweep.model_copy(update=changes), prepared.spaces, prepared.configure_trial
         make_policy = partial(SearchPolicy, *inputs, say=lambda line: None)
-        previous_verbosity = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        try:
+        with quiet_optuna(optuna.logging.ERROR):
             simulated = sim.Simulation(make_policy, costs, self.curves, slots, sweep.seed)
             return simulated.run(self.warm_starts).scale(scale), scale
-        finally:
-            optuna.logging.set_verbosity(previous_verbosity)
 
     def _build_row(
         self, result: sim.SimulationResult, trials_on_node: int, largest: TrialCosts
