@@ -178,11 +178,12 @@ class CacheUpdated(Event):
 class TrialProposed(TrialEvent):
     kind: Literal["trial_proposed"] = "trial_proposed"
     number: int  # in its cell, from 0; for a run the number of its seed, from 1
-    origin: Literal["start", "sampler", "confirm"]  # "start": a known point
+    origin: Literal["start", "sampler", "repeat", "confirm"]  # "start": a known point
     params: dict[str, Any]  # values that are searched
     distributions: dict[str, dict[str, Any]]  # of the params, as Optuna serializes them
     config: dict[str, Any]  # complete settings
-    candidate: FileName | None = None  # trial that a run repeats; None in a search
+    candidate: FileName | None = None  # earlier trial with the same settings and another seed
+    loss_scales: dict[str, float] = {}  # by weight: its term over the classification loss at 1
 
 
 class EpochMetrics(_Record):
@@ -226,6 +227,18 @@ class TrialEnded(TrialEvent):
         return self.state in SUCCESSFUL_STATES
 
 
+class TrialEstimate(_Record):
+    trial_id: FileName  # the first trial with its settings
+    mean: float  # expected validation accuracy of a new run, share of 1
+    sd: float  # of that expectation
+
+
+class CellModelled(_CellRecord, Event):
+    kind: Literal["cell_modelled"] = "cell_modelled"  # after the last trial of a search
+    noise_sd: float  # of runs that differ in the seed alone
+    estimates: tuple[TrialEstimate, ...]  # of finished trials, the best first
+
+
 class SpaceExhausted(_CellRecord, Event):
     kind: Literal["space_exhausted"] = "space_exhausted"
     reason: str
@@ -262,8 +275,8 @@ class RunTested(TrialEvent):
 EVENTS: TypeAdapter[Event] = TypeAdapter(
     Annotated[
         SweepStarted | SweepResumed | ConfirmStarted | WarmStart | CacheUpdated | TrialProposed
-        | EpochFinished | TrialRestarted | TrialEnded | SpaceExhausted | Completed | WeightsMissing
-        | StudentProfiled | CandidateChosen | RunTested,
+        | EpochFinished | TrialRestarted | TrialEnded | CellModelled | SpaceExhausted | Completed
+        | WeightsMissing | StudentProfiled | CandidateChosen | RunTested,
         Field(discriminator="kind"),
     ]
 )  # fmt: skip
