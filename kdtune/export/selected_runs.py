@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from kdtune.config.train import hash_settings
-from kdtune.log.events import SUCCESSFUL_STATES, Cell, LogOpening
+from kdtune.log.events import Cell, LogOpening
 from kdtune.log.folder import SweepFolder
 from kdtune.models.checkpoints import load_model
 from kdtune.reports.tables.leaderboard import SweepTables
@@ -27,7 +27,7 @@ class SelectedRun:
     """The run or trial that represents a cell.
 
     It is the best run of the chosen candidate by validation images, or, if the cell is not
-    confirmed, the best trial of the search. Its epoch is the best one.
+    confirmed, the first trial with the best settings of the search. Its epoch is the best one.
     """
 
     name: str
@@ -60,8 +60,7 @@ def select_top_runs(tables: SweepTables, top: int) -> dict[Cell, list[SelectedRu
     """
     trials, accuracy = tables.trials, "best_validation_accuracy"
     trials = trials.assign(name=trials["trial_id"], test_accuracy=None)
-    ranked = trials[trials["state"].isin(SUCCESSFUL_STATES)].dropna(subset=accuracy)
-    ranked = ranked.sort_values(accuracy, ascending=False, kind="stable")
+    ranked = trials.dropna(subset="rank_in_cell").sort_values("rank_in_cell")
     runs = tables.runs[tables.runs["chosen"] & (tables.runs["status"] == "ok")]
     runs = runs.assign(name=runs["run_id"])
     selected = {}

@@ -185,6 +185,24 @@ class TrialProposed(TrialEvent):
     candidate: FileName | None = None  # earlier trial with the same settings and another seed
     loss_scales: dict[str, float] = {}  # by weight: its term over the classification loss at 1
 
+    @property
+    def is_repeat(self) -> bool:
+        """True for a further seed of the settings of an earlier trial of the search."""
+        return self.origin == "repeat"
+
+    @property
+    def first_trial_id(self) -> str:
+        """The first trial of the search with these settings: for a repeat, its candidate."""
+        return self.candidate if self.is_repeat and self.candidate else self.trial_id
+
+    def describe_origin(self) -> str:
+        """Return where its settings come from, with the candidate of a repeat."""
+        return f"repeat of {self.candidate}" if self.is_repeat else self.origin
+
+    def describe(self) -> str:
+        """Return its id, with the candidate of a repeat."""
+        return f"{self.trial_id} ({self.describe_origin()})" if self.is_repeat else self.trial_id
+
 
 class EpochMetrics(_Record):
     epoch: int

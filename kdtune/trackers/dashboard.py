@@ -71,7 +71,10 @@ class _FollowedSweep:
 
 def _to_optuna(record: TrialRecord) -> FrozenTrial:
     proposed, ended = record.proposed, record.ended
-    attributes: dict[str, str | float] = {"trial_id": proposed.trial_id, "origin": proposed.origin}
+    attributes: dict[str, str | float] = {
+        "trial_id": proposed.trial_id,
+        "origin": proposed.describe_origin(),
+    }
     if ended is not None:
         attributes |= {"state": str(ended.state), "reason": ended.reason}
         attributes |= {"epochs": ended.epochs, "device_seconds": round(record.device_seconds, 3)}

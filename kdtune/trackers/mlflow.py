@@ -70,7 +70,7 @@ class MLflowTracker(Tracker):
         if trial_id in self._runs:  # it was proposed again
             client.delete_run(self._runs[trial_id].info.run_id)
         tags = {"log": self._log_id, "trial_id": trial_id}
-        tags |= {"cell": proposed.cell_name, "origin": proposed.origin}
+        tags |= {"cell": proposed.cell_name, "origin": proposed.describe_origin()}
         run = client.create_run(self._experiment_id, _to_milliseconds(proposed), tags, trial_id)
         settings = select_hyperparameters(proposed).items()
         params = [self._entities.Param(key, str(value)) for key, value in settings]

@@ -53,7 +53,9 @@ class TensorBoardTracker(tracker.Tracker):
         row = hparams_pb(values, trial_id=proposed.trial_id, start_time_secs=proposed.time)
         # TensorBoard takes the columns of all runs from any one of them.
         plugin_data = HParamsPluginData(experiment=columns)
-        self._write(proposed, 0, _hparams_summary(metadata.EXPERIMENT_TAG, plugin_data), row)
+        origin = text_pb("origin", proposed.describe_origin())
+        head = _hparams_summary(metadata.EXPERIMENT_TAG, plugin_data)
+        self._write(proposed, 0, head, row, origin)
 
     def log_epoch(self, epoch: EpochFinished) -> None:
         self._write(epoch, epoch.epoch, *starmap(_scalar, tracker.select_metrics(epoch).items()))

@@ -53,6 +53,7 @@ class WandbTracker(Tracker):
             resume="allow",  # W&B skips the steps that it has
             config=select_hyperparameters(proposed),
             tags=[cell, proposed.origin],
+            notes=proposed.describe_origin(),
             dir=self.folder.parent,
             mode=self._mode,
             reinit="create_new",  # several runs are active at once

@@ -126,8 +126,9 @@ class _ConfirmSession:
         for cell, ids in self.history.candidates.items():
             if late_trials := set(best.get(cell, ())) - set(ids):
                 self.screen.warn(
-                    f"{'-'.join(cell)}: {', '.join(sorted(late_trials))} came after the "
-                    "candidates were taken, and is not confirmed; that takes a sweep of its own"
+                    f"{'-'.join(cell)}: {', '.join(sorted(late_trials))} came to the best only "
+                    "after the candidates were taken, and is not confirmed; that takes a sweep of "
+                    "its own"
                 )
 
     def run(self) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from kdtune.errors import UserError
-from kdtune.log.events import ENDED_STATES, SUCCESSFUL_STATES, Cell, TrialState
+from kdtune.log.events import ENDED_STATES, Cell, TrialState
+from kdtune.log.settings_scores import SettingsScores
 from kdtune.reports.tables.comparison import CellResult
 from kdtune.reports.tables.statistics import MIN_SEEDS, estimate_mean, late_gain, search_luck
 
@@ -30,6 +31,7 @@ class CellData:
 
     Attributes:
         trials, runs: its rows of the tables `TRIALS` and `RUNS`.
+        settings_scores: of the search, for the noise over seeds.
         correct: by run, which test images were classified correctly, bool [n].
         chance: accuracy of guessing, share of 1; the score of a diverged trial.
     """
@@ -37,6 +39,7 @@ class CellData:
     cell: Cell
     trials: pd.DataFrame
     runs: pd.DataFrame
+    settings_scores: SettingsScores
     correct: Mapping[str, np.ndarray]
     chance: float
 
@@ -65,25 +68,30 @@ class CellData:
 
     @cached_property
     def _seed_sd_points(self) -> float:
-        """Standard deviation over seeds of the chosen configuration; 0 if unknown."""
-        is_known = self._is_chosen and len(self._confirm_scores) > 1
-        return float(self._confirm_scores.std()) if is_known else 0.0
+        """Standard deviation over seeds, of the confirmation or of repeats; 0 if unknown."""
+        if self._is_chosen and len(self._confirm_scores) > 1:
+            return float(self._confirm_scores.std())
+        return 100 * (self.settings_scores.repeat_sd(self.cell) or 0.0)
+
+    @property
+    def _search_noise_sd_points(self) -> float | None:
+        noise_sd = self.settings_scores.noise_sd(self.cell)
+        return None if noise_sd is None else 100 * noise_sd
 
     @cached_property
     def _best_trial(self) -> Any:
-        """The best successful trial, the earliest of equals; None if there is none."""
-        successful = self.trials[self.trials["state"].isin(SUCCESSFUL_STATES)]
-        scores = successful["best_validation_accuracy"].dropna()
-        return successful.loc[scores.idxmax()] if len(scores) else None
+        """The first trial with the best settings; None if no trial was successful."""
+        best = self.trials[self.trials["rank_in_cell"] == 1]
+        return best.iloc[0] if len(best) else None
 
     @cached_property
     def result(self) -> CellResult:
         """The values that the comparison needs."""
-        runs, state = self._deciding_runs, self.trials["state"]
+        runs, settings = self._deciding_runs, self.trials[self.trials["candidate"].isna()]
         ok_runs = runs[runs["chosen"] & (runs["status"] == "ok")]
         run_ids = zip(ok_runs["seed"], ok_runs["run_id"], strict=True)
-        accuracies = self.trials["best_validation_accuracy"].where(state.isin(SUCCESSFUL_STATES))
-        scores = 100 * accuracies.mask(state == TrialState.DIVERGED, self.chance).astype(float)
+        is_diverged = settings["state"] == TrialState.DIVERGED
+        scores = 100 * settings["mean_validation_accuracy"].mask(is_diverged, self.chance)
         return CellResult(
             correct={seed: self.correct[run] for seed, run in run_ids if run in self.correct},
             seeds_run=len(runs) or self.runs["seed"].nunique(),
@@ -103,17 +111,19 @@ class CellData:
             "search_luck_points": self.result.search_luck,
             "late_gain_points": late_gain,
             "search_still_improving": None if np.isnan(late_gain) else is_improving,
+            "search_noise_sd_points": self._search_noise_sd_points,
             "trials_started": len(self.trials),
+            "trials_repeated": self.trials["candidate"].notna().sum(),
             **{f"trials_{state}": (states == state).sum() for state in ENDED_STATES},
             "search_epochs": self.trials["epochs"].sum(),
             "search_device_seconds": self.trials["device_seconds"].sum(),
         }
         if best is not None:
-            accuracy = best["best_validation_accuracy"]
-            repeated = _accuracies(self.runs[self.runs["trial_id"] == best["trial_id"]])
+            accuracy = best["mean_validation_accuracy"]
+            retrained = _accuracies(self.runs[self.runs["trial_id"] == best["trial_id"]])
             columns |= {
                 "search_best_percent": 100 * accuracy,
-                "optimism_gap_points": 100 * (accuracy - repeated.mean()),
+                "optimism_gap_points": 100 * (accuracy - retrained.mean()),
                 "trial_id": best["trial_id"],
                 "configuration": best["configuration"],
             }

@@ -111,11 +111,19 @@ TRIALS = Table(
     "One row per trial, in the order of their proposals.",
     TRIAL_ID, METHOD, MODEL,
     Column("number", "d", "number of the trial in its cell, from 0"),
-    Column("origin", TEXT, "`start` (a known good point) or `sampler`"),
+    Column("origin", TEXT, "`start` (a known good point), `sampler` or `repeat`"),
+    Column("candidate", TEXT, "of a repeat: the first trial with its settings, else empty"),
     Column("state", TEXT, "`finished`, `stopped`, `diverged`, `crashed` or `running`", "status"),
     REASON, RESTARTS, EPOCHS_TRAINED, BEST_VALIDATION, BEST_EPOCH,
     Column("last_validation_accuracy", "g", "share of 1, of the latest epoch"),
     DEVICE_SECONDS, DEVICE, THREADS,
+    Column("mean_validation_accuracy", "g", "score of its settings: mean of "
+           "best_validation_accuracy over it and its repeats, of those that finished if any did; "
+           "empty for repeats and trials that failed or run"),
+    Column("expected_validation_accuracy", "g", "accuracy that the model of the cell expects of "
+           "a new run of its settings; empty for repeats, and without a model"),
+    Column("rank_in_cell", "d", "place of its settings, from 1: by the model, then by "
+           "mean_validation_accuracy; empty for repeats and trials that failed or run"),
 )
 HYPERPARAMETERS = Column("<hyperparameter>", ANY, "searched value; empty where a space lacks it")
 
@@ -173,22 +181,27 @@ LEADERBOARD = Table(
     Column("gain_over_student_half_width_points", ".2f", "95 % half width, also for search luck"),
     Column("validation_accuracy_percent", ".2f", "mean over the same seeds", "validation %"),
     Column("validation_seed_sd_points", ".2f", "standard deviation over these seeds (ddof 1)"),
-    Column("search_best_percent", ".2f", "best finished or stopped trial", "best validation %"),
+    Column("search_best_percent", ".2f", "best settings of the search, mean over their runs",
+           "best validation %"),
     Column("optimism_gap_points", ".2f", "search_best_percent − mean when retrained", "optimism"),
     Column("validation_minus_test_points", ".2f", "validation accuracy − test accuracy"),
     Column("search_luck_points", ".2f", "likely change of a new search", "search luck, points"),
-    Column("late_gain_points", ".2f", "best of all trials minus best of the first half; a "
+    Column("late_gain_points", ".2f", "best of all settings minus best of the first half; a "
            "diverged trial has the accuracy of guessing", "late gain, points"),
     Column("search_still_improving", FLAG, "true if late_gain_points is above the larger of "
            "min_difference and 0.75 · validation_seed_sd_points", "still improving"),
-    Column("trials_started", "d", "number of trials, also of running ones", "trials"),
+    Column("search_noise_sd_points", ".2f", "standard deviation over seeds in the search, by the "
+           "model of the cell or pooled over repeated settings; empty without both",
+           "seed noise, points"),
+    Column("trials_started", "d", "number of trials, repeats and running ones too", "trials"),
+    Column("trials_repeated", "d", "number of repeats among them", "repeats"),
     *(Column(f"trials_{state}", "d", f"{state} trials", state) for state in ENDED_STATES),
     Column("search_epochs", "d", "sum over all trials", "epochs"),
     Column("search_device_seconds", ".2f", "sum over all trials", "device s"),
     Column("confirm_epochs", "d", "sum over all confirm runs"),
     Column("confirm_device_seconds", ".2f", "sum over all confirm runs"),
     PARAMETERS, MACS, LATENCY_MS, LATENCY_DEVICE,
-    Column("trial_id", TEXT, "chosen trial, or the earliest of the best trials of the search"),
+    Column("trial_id", TEXT, "chosen trial, or the first one with the best settings"),
     CONFIGURATION,
 )
 LEADERBOARD_VIEW = Table(
@@ -229,16 +242,17 @@ COMPARISON = Table(
 SEARCH_CURVE = Table(
     "One row per ended trial of a cell, in the order of their ends.",
     METHOD, MODEL,
-    Column("trials", "d", "n, number of trials that have ended"),
+    Column("trials", "d", "n, number of trials that have ended, repeats too"),
     Column("epochs", "d", "epochs of the cell until then, also of running trials"),
-    Column("best_percent", ".2f", "best until then, of trials that did not fail in the end"),
-    Column("expected_best_percent", ".2f", "mean best of n of the B ended trials, at random: "
-           "Σ_{j=n..B} v_j · C(j − 1, n − 1) / C(B, n), with v ascending"),
-    Column("expected_epochs", ".1f", "n · mean epochs of a trial"),
+    Column("best_percent", ".2f", "best until then, of trials that did not fail in the end and "
+           "are no repeats"),
+    Column("expected_best_percent", ".2f", "mean best of n of the B ended settings, at random: "
+           "Σ_{j=n..B} v_j · C(j − 1, n − 1) / C(B, n), with v ascending; empty for n > B"),
+    Column("expected_epochs", ".1f", "n · mean epochs of a trial that is no repeat"),
 )
 
 RUNGS = Table(
-    "One row per cell and pair of successive measured epochs, without failed trials.",
+    "One row per cell and pair of successive measured epochs, without failed trials and repeats.",
     METHOD, MODEL,
     Column("rung_epoch", "d", "first epoch of the pair", "after epoch"),
     Column("next_epoch", "d", "second epoch of the pair", "next epoch"),
@@ -257,10 +271,10 @@ SETTINGS = Table(
     METHOD, MODEL, HYPERPARAMETER,
     Column("importance", ".2f", "share of 1, PED-ANOVA (Watanabe et al. 2023): better half at "
            f"the first rung or not; empty with fewer than {MIN_IMPORTANCE_TRIALS} trials there"),
-    Column("good_low", ".3g", "10 % quantile of the best fifth of the successful trials, at least "
+    Column("good_low", ".3g", "10 % quantile of the best fifth of the tried settings, at least "
            f"{MIN_GOOD_TRIALS} (of logarithms on a log scale); empty for choices"),
     Column("good_high", ".3g", "90 % quantile of these"),
-    Column("best", ANY, "value of the best trial; empty if the trial lacks the setting"),
+    Column("best", ANY, "value in the best settings; empty if they lack the setting"),
 )
 
 STUDENTS = Table(

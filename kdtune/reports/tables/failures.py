@@ -41,7 +41,8 @@ def diverged_settings(trials: pd.DataFrame, spaces: Spaces) -> pd.DataFrame:
         spaces: result of `collect_distributions`.
     """
     tables = [DIVERGED_SETTINGS.make_frame()]
-    for method, method_trials in trials.groupby("method", sort=False):
+    first_trials = trials[trials["candidate"].isna()]  # repeats would count settings twice
+    for method, method_trials in first_trials.groupby("method", sort=False):
         diverged = method_trials["state"] == TrialState.DIVERGED
         successful = method_trials["state"].isin(SUCCESSFUL_STATES)
         rows = []

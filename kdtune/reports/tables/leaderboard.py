@@ -8,6 +8,7 @@ import pandas as pd
 
 from kdtune.config.sweep import MIN_DIFFERENCE
 from kdtune.log.events import Cell, Event, SweepStarted
+from kdtune.log.settings_scores import SettingsScores
 from kdtune.reports.tables.cells import CellData
 from kdtune.reports.tables.columns import LEADERBOARD
 from kdtune.reports.tables.comparison import CellResult, comparison_table
@@ -46,11 +47,12 @@ def build_sweep_tables(
     data = next((event.data for event in events if isinstance(event, SweepStarted)), None)
     trials = trials_table(events)
     runs, models = runs_table(confirm_events), models_table(confirm_events)
-    chance = 1 / len(data.classes) if data else 0.0
+    chance, scores = 1 / len(data.classes) if data else 0.0, SettingsScores(events)
     cells = []
     for (method, model), cell_trials in trials.groupby(["method", "model"], sort=False):
         cell_runs = runs[(runs["method"] == method) & (runs["model"] == model)]
-        cells.append(CellData((method, model), cell_trials, cell_runs, correct or {}, chance))
+        tables = cell_trials, cell_runs, scores
+        cells.append(CellData((method, model), *tables, correct or {}, chance))
     results = {cell.cell: cell.result for cell in cells}
     comparison = comparison_table(results, groups, min_difference)
     ranks, gains = _compute_ranks(comparison), _student_gains(comparison)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from kdtune.log import events as log_events
 from kdtune.log.events import Event
+from kdtune.log.settings_scores import SettingsScores
 from kdtune.log.trial_history import TrialHistory, TrialRecord
 from kdtune.reports.tables.columns import BAD_IMAGES, EPOCHS, MODELS, RUNS, TRIALS
 
@@ -25,7 +26,8 @@ def epochs_table(events: Iterable[Event]) -> pd.DataFrame:
 
 def trials_table(events: Iterable[Event]) -> pd.DataFrame:
     """Return `TRIALS` with a column per hyperparameter, and ``configuration``."""
-    trials = TrialHistory(events).trials.values()
+    events = list(events)
+    trials, scores = TrialHistory(events).trials.values(), _score_columns(events)
     hyperparameters = dict.fromkeys(name for trial in trials for name in trial.proposed.params)
     rows = [
         {
@@ -33,13 +35,29 @@ def trials_table(events: Iterable[Event]) -> pd.DataFrame:
             **trial.proposed.identity,
             "number": trial.proposed.number,
             "origin": trial.proposed.origin,
+            "candidate": trial.proposed.candidate,
             **_outcome(trial),
+            **scores.get(trial.proposed.trial_id, {}),
             "configuration": json.dumps(trial.proposed.config),
         }
         for trial in trials
     ]
     columns = dict.fromkeys([*TRIALS.names, *hyperparameter_columns(hyperparameters)])
     return TRIALS.cast(pd.DataFrame(rows, columns=[*columns, "configuration"]))
+
+
+def _score_columns(events: Iterable[Event]) -> dict[str, dict[str, float]]:
+    """Return the columns of the first trials of settings that have a score, by trial."""
+    settings, columns = SettingsScores(events), {}
+    for cell in settings.cells:
+        scores, estimates = settings.scores(cell), settings.estimates(cell)
+        for rank, trial_id in enumerate(settings.rank(cell), start=1):
+            columns[trial_id] = {
+                "mean_validation_accuracy": scores[trial_id],
+                "expected_validation_accuracy": estimates.get(trial_id, np.nan),
+                "rank_in_cell": rank,
+            }
+    return columns
 
 
 def hyperparameter_columns(names: Iterable[str]) -> list[str]:

@@ -43,6 +43,7 @@ def rungs_table(events: Sequence[Event]) -> pd.DataFrame:
         return RUNGS.make_frame()
     rungs = compared_epochs(config["epochs"], config["grace_period"], config["reduction_factor"])
     trials, epochs = trials_table(events), epochs_table(events)
+    trials = trials[trials["candidate"].isna()]
     usable_trials = trials[trials["state"].isin([*SUCCESSFUL_STATES, TrialState.RUNNING])]
     rows = []
     for (method, model), cell in usable_trials.groupby(["method", "model"], sort=False):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaln
 
-from kdtune.log.events import FAILED_STATES, SUCCESSFUL_STATES, TrialState
+from kdtune.log.events import FAILED_STATES, TrialState
 from kdtune.reports.tables.columns import SEARCH_CURVE
 
 
@@ -26,25 +26,28 @@ def search_curve_table(trials: pd.DataFrame, epochs: pd.DataFrame, chance: float
 
 
 def _cell_curve(trials: pd.DataFrame, reported: pd.DataFrame, chance: float) -> pd.DataFrame:
-    failed_ids = trials.loc[trials["state"].isin(FAILED_STATES), "trial_id"]
+    is_scored = trials["candidate"].isna() & ~trials["state"].isin(FAILED_STATES)
     scores = reported["best_validation_accuracy"].astype(float)
-    best_so_far = scores.mask(reported["trial_id"].isin(failed_ids)).cummax().ffill().to_numpy()
+    scores = scores.where(reported["trial_id"].isin(trials.loc[is_scored, "trial_id"]))
+    best_so_far = scores.cummax().ffill().to_numpy()
     epochs_spent = pd.Series(np.arange(1, len(reported) + 1), index=reported["trial_id"])
     last_epochs = epochs_spent.groupby(level=0).max()
     ended = trials[trials["state"] != TrialState.RUNNING]
     # The log does not say when a trial without an epoch ended: it is placed after the one before.
     end_epochs = ended["trial_id"].map(last_epochs).ffill().fillna(0).astype(int)
     end_epochs = end_epochs.sort_values(kind="stable").to_numpy()
-    final_scores = ended["best_validation_accuracy"].where(ended["state"].isin(SUCCESSFUL_STATES))
+    settings = ended[ended["candidate"].isna()]
+    expected = expected_best(settings["mean_validation_accuracy"].fillna(chance).to_numpy(float))
     n = np.arange(1, len(ended) + 1)
+    is_known = n <= len(settings)
     curve = {
         "method": ended["method"].to_numpy(),
         "model": ended["model"].to_numpy(),
         "trials": n,
         "epochs": end_epochs,
         "best_percent": 100 * np.append(np.nan, best_so_far)[end_epochs],
-        "expected_best_percent": 100 * expected_best(final_scores.fillna(chance).to_numpy()),
-        "expected_epochs": n * ended["epochs"].mean(),
+        "expected_best_percent": 100 * np.append(expected, np.full(sum(~is_known), np.nan)),
+        "expected_epochs": np.where(is_known, n * settings["epochs"].mean(), np.nan),
     }
     return SEARCH_CURVE.make_frame(curve)
 

@@ -15,7 +15,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from kdtune.errors import UserError
 from kdtune.log.distributions import contains, is_log_scale, parse_distributions, quiet_optuna
-from kdtune.log.events import SUCCESSFUL_STATES, Event, SweepOpening, TrialProposed, TrialState
+from kdtune.log.events import Event, SweepOpening, TrialProposed, TrialState
 from kdtune.reports.tables.columns import MIN_GOOD_TRIALS, MIN_IMPORTANCE_TRIALS, SETTINGS
 from kdtune.reports.tables.log_tables import hyperparameter_columns
 
@@ -60,7 +60,7 @@ def select_searched(
 def settings_table(
     trials: pd.DataFrame, epochs: pd.DataFrame, spaces: Spaces, first_rung: int, chance: float
 ) -> pd.DataFrame:
-    """Return `SETTINGS`.
+    """Return `SETTINGS`; repeats are left out, since they have the settings of another trial.
 
     Args:
         trials: the table `TRIALS`.
@@ -71,13 +71,11 @@ def settings_table(
     """
     rung_epochs = epochs[epochs["epoch"] == first_rung].drop_duplicates("trial_id", keep="last")
     rung_scores = rung_epochs.set_index("trial_id")["best_validation_accuracy"]
-    rows = []
+    rows, trials = [], trials[trials["candidate"].isna()]
     for (method, model), cell in trials.groupby(["method", "model"], sort=False):
         space = select_searched(spaces, method, cell)
         importances = _compute_importances(_with_rung_scores(cell, rung_scores, chance), space)
-        score = "best_validation_accuracy"
-        successful = cell[cell["state"].isin(SUCCESSFUL_STATES)].dropna(subset=score)
-        ranked = successful.sort_values(score, ascending=False, kind="stable")
+        ranked = cell.dropna(subset="rank_in_cell").sort_values("rank_in_cell")
         good_trials = ranked.head(max(MIN_GOOD_TRIALS, math.ceil(len(ranked) / 5)))
         for name, distribution in space.items():
             good_range = _good_range(good_trials[name], distribution)

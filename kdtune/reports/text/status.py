@@ -37,10 +37,11 @@ def status_lines(sweep: SweepSnapshot) -> Iterator[str]:
     )
     if confirm_events:
         yield f"confirmation: {len(runs.keys() - running)} runs have ended"
-    for name, trial in running.items():
+    for trial in running.values():
         restarts = len(trial.restarts)
         restarted_text = f", restarted {restarts} time{'s' * (restarts > 1)}" if restarts else ""
         epoch = trial.epochs[-1].epoch if trial.epochs else 0
+        name = trial.proposed.describe()
         yield f"running: {name}, after epoch {epoch} of {config.epochs}{restarted_text}"
     logs = {"resume": events, "confirm": confirm_events}
     unfinished = [k for k, log in logs.items() if log and not isinstance(log[-1], Completed)]

@@ -41,10 +41,10 @@ class _Trial:
 
 @dataclass(frozen=True)
 class Leader:
-    """The best trial of a cell, or in a confirmation its best candidate."""
+    """The first trial with the best settings of a cell, or the best candidate."""
 
     trial_id: str
-    accuracy: float  # best validation accuracy so far, or mean of the finished runs
+    accuracy: float  # mean of the finished runs, or best validation accuracy so far
     num_runs: int | None  # number of finished runs; None in a search
     params: Mapping[str, Any]  # searched values; empty in a confirmation
 
@@ -56,6 +56,7 @@ class Progress:
         self.stopwatch = Stopwatch(clock)
         self._cells: defaultdict[Cell, dict[str, _Trial]] = defaultdict(dict)
         self._leaders: dict[Cell, Leader] = {}  # those that are known
+        self._models: dict[Cell, events.CellModelled] = {}  # of cells without a later trial
         self.exhausted_cells: set[Cell] = set()
         self._epoch_times = deque([0.0], maxlen=RATE_WINDOW_EPOCHS + 1)
         self._cache_progress: list[CacheProgress] = []
@@ -79,6 +80,7 @@ class Progress:
                 self._cache_progress.append(event.progress)
             case events.TrialProposed():
                 self._cells[event.cell][event.trial_id] = _Trial(event, logged_at, logged_at)
+                self._set_model(event.cell, None)
                 config = TrainConfig.parse(event.config)
                 if config.teacher_model is not None:
                     self._caches_targets[event.trial_id] = should_cache_targets(config)
@@ -98,6 +100,16 @@ class Progress:
                 trial = self._cells[event.cell][event.trial_id]
                 trial.state = event.state
                 self._update(trial, event.best_validation_accuracy, logged_at)
+                self._set_model(event.cell, None)
+            case events.CellModelled():
+                self._set_model(event.cell, event)
+
+    def _set_model(self, cell: Cell, model: events.CellModelled | None) -> None:
+        if model is not None:
+            self._models[cell] = model
+        elif self._models.pop(cell, None) is None:
+            return
+        self._leaders.pop(cell, None)
 
     def _update(self, trial: _Trial, accuracy: float | None, logged_at: float) -> None:
         trial.accuracy, trial.updated_at = accuracy, logged_at
@@ -144,20 +156,35 @@ class Progress:
         """Return the best trial or candidate of a cell; None without one."""
         if cell in self._leaders:
             return self._leaders[cell]
-        trials, scores = self._cells[cell], defaultdict[str, list[float]](list)
-        for trial_id, trial in trials.items():
-            candidate, state = trial.proposal.candidate, trial.state
-            # A run only counts once it has finished: early epochs say nothing about its last.
-            counts = state == TrialState.FINISHED if candidate else state not in FAILED_STATES
-            if counts and trial.accuracy is not None:
-                scores[candidate or trial_id].append(trial.accuracy)
+        trials, scores = self._cells[cell], self._scores(cell)
         if not scores:
             return None
-        best = max(scores, key=lambda name: sum(scores[name]) / len(scores[name]))
+        model = self._models.get(cell)
+        by_mean = max(scores, key=lambda name: fmean(scores[name]))
+        best = model.estimates[0].trial_id if model and model.estimates else by_mean
         params = trials[best].proposal.params if best in trials else {}
         num_runs = None if best in trials else len(scores[best])
         self._leaders[cell] = Leader(best, fmean(scores[best]), num_runs, params)
         return self._leaders[cell]
+
+    def _scores(self, cell: Cell) -> dict[str, list[float]]:
+        """Return the accuracies of all settings or candidates, in the order of their proposals."""
+        finished, scores = defaultdict[str, list[float]](list), dict[str, list[float]]()
+        for trial_id, trial in self._cells[cell].items():
+            candidate, state = trial.proposal.candidate, trial.state
+            if trial.accuracy is None or state in FAILED_STATES:
+                continue
+            name = candidate or trial_id
+            if state is TrialState.FINISHED:
+                finished[name].append(trial.accuracy)
+                scores[name] = finished[name]
+            elif not candidate:  # of other runs, early epochs say nothing about the last
+                scores[name] = [trial.accuracy]
+        return scores
+
+    def describe_trial(self, event: events.TrialEvent) -> str:
+        """Return a trial's id, with the candidate of a repeat."""
+        return self._cells[event.cell][event.trial_id].proposal.describe()
 
     def epoch_rate(self) -> tuple[int, float]:
         """Return the number of latest epochs of this session, and the seconds since the first."""

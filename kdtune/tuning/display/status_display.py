@@ -124,7 +124,8 @@ class StatusDisplay(Display):
                 best = "best" if leader.num_runs is None else "best mean"
                 score += f" (cell's {best} {100 * leader.accuracy:.2f} %)"
         count = self._format_ended_count()
-        return f"[{count}] {event.trial_id} {event.state}{score}: {event.reason}"
+        trial = self.progress.describe_trial(event)
+        return f"[{count}] {trial} {event.state}{score}: {event.reason}"
 
     def _format_ended_count(self, *cells: Cell) -> str:
         """Return how many of how many trials have ended, of some cells or of all."""

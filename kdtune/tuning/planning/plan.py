@@ -34,6 +34,7 @@ from kdtune.tuning.planning.training_worker import TrialCosts
 from kdtune.tuning.planning.trial_costs import measure_trial_costs
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import GRID_SAMPLER, describe_sampler
+from kdtune.tuning.trials.best_weights import KEPT_TRIALS_PER_CELL
 from kdtune.tuning.trials.trial_checkpoints import CHECKPOINTS_PER_TRIAL
 from kdtune.units import format_duration
 
@@ -191,7 +192,8 @@ class Planner:
     ) -> dict[str, Any]:
         """Return the row for a number of slots; the memory is that of the driver's node."""
         num_checkpoints = CHECKPOINTS_PER_TRIAL * result.max_running
-        num_checkpoints += len(self.prepared.sweep.cells())
+        kept_trials = KEPT_TRIALS_PER_CELL * len(self.prepared.sweep.cells())
+        num_checkpoints += CHECKPOINTS_PER_TRIAL * kept_trials
         epoch_bytes, trial_bytes = driver_costs.EPOCH_BYTES, driver_costs.TRIAL_BYTES
         driver_memory = psutil.Process().memory_info().rss
         return {

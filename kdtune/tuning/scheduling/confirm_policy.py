@@ -193,7 +193,7 @@ def make_run_id(trial_id: str, seed: int) -> str:
 
 
 def best_trials(trials: pd.DataFrame, top: int) -> Candidates:
-    """Return the best successful trials of each cell, those of slow students first.
+    """Return the first trials with the best settings of each cell, those of slow students first.
 
     So the last cell, at whose end slots are idle, has short runs.
 
@@ -203,9 +203,8 @@ def best_trials(trials: pd.DataFrame, top: int) -> Candidates:
     """
     totals = trials.groupby("model")[["device_seconds", "epochs"]].sum()
     seconds_per_epoch = (totals["device_seconds"] / totals["epochs"]).to_dict()
-    successful, best = trials["state"].isin(events.SUCCESSFUL_STATES), "best_validation_accuracy"
-    counted = trials[successful].dropna(subset=best)
-    ranked = counted.sort_values(best, ascending=False, kind="stable")
+    keys, ascending = ["rank_in_cell", "mean_validation_accuracy"], [True, False]
+    ranked = trials.dropna(subset=keys[0]).sort_values(keys, ascending=ascending, kind="stable")
     cells = ranked.groupby(["method", "model"], sort=False)["trial_id"]
     candidates = {(str(m), str(s)): list(ids.head(top)) for (m, s), ids in cells}
     return dict(sorted(candidates.items(), key=lambda cell: -seconds_per_epoch[cell[0][1]]))

@@ -1,6 +1,7 @@
 """Early stopping: asha, hyperband and median, as a fold over the log.
 
-A trial is compared only with others of its cell, by the best accuracy at the same epoch.
+A trial is compared only with others of its cell, by the best accuracy at the same epoch. Repeats
+are neither compared nor stopped.
 """
 
 from collections import defaultdict
@@ -45,7 +46,7 @@ class EarlyStopping:
         }
         self.brackets = brackets[sweep.scheduler]  # epochs after which their trials are judged
         self._quantile = 0.5 if sweep.scheduler == "median" else 1 - 1 / sweep.reduction_factor
-        self.bracket_of: dict[str, int] = {}  # by trial
+        self.bracket_of: dict[str, int] = {}  # by trial; repeats have none
         self._epochs_trained: dict[Cell, list[int]] = defaultdict(lambda: [0] * len(self.brackets))
         self._accuracies: dict[tuple[Cell, int, int], dict[str, float]] = defaultdict(dict)
         self.missed_thresholds: dict[str, Threshold | None] = {}  # after each trial's last epoch
@@ -79,7 +80,7 @@ class EarlyStopping:
     def fold(self, event: Event) -> None:
         """Add an event of the log."""
         match event:
-            case TrialProposed():
+            case TrialProposed() if not event.is_repeat:
                 self._assign_bracket(event.cell, event.trial_id)
             case EpochFinished(trial_id=trial_id, epoch=epoch, best_validation_accuracy=best):
                 missed = self._check_threshold(event.cell, trial_id, epoch, best)
@@ -97,7 +98,8 @@ class EarlyStopping:
     def _check_threshold(
         self, cell: Cell, trial: str, epoch: int, best: float
     ) -> Threshold | None:
-        bracket = self.bracket_of[trial]
+        if (bracket := self.bracket_of.get(trial)) is None:
+            return None
         self._epochs_trained[cell][bracket] += 1
         if epoch not in self.brackets[bracket]:
             return None

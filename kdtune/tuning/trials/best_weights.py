@@ -11,10 +11,12 @@ from kdtune.export.selected_runs import SelectedRun
 from kdtune.log import events
 from kdtune.log.events import Cell
 from kdtune.log.folder import SweepFolder
+from kdtune.log.settings_scores import SettingsScores
 from kdtune.models.checkpoints import write_checkpoint
 from kdtune.storage.remote import Storage, StorageError
 from kdtune.tuning.trials.trial_checkpoints import list_checkpoints, read_if_intact
 
+KEPT_TRIALS_PER_CELL = 3  # with checkpoints, besides the running ones
 _CLEANUP_TIMEOUT_SECONDS = 60  # at the end of a sweep, for a slow storage
 
 
@@ -119,6 +121,8 @@ class ConfirmedWeights:
 class CheckpointCleanup:
     """Fold that removes the checkpoints of ended trials, except those of the best of each cell.
 
+    Repeats can change which settings are the best, so the first trials of the best
+    `KEPT_TRIALS_PER_CELL` settings keep theirs until the search ends; repeats never do.
     From `activate` on it acts, on earlier trials, too. A trial's process writes its last
     checkpoint while its end is logged, so that is removed when another trial has ended.
     """
@@ -129,8 +133,8 @@ class CheckpointCleanup:
     def __post_init__(self) -> None:
         self._executor = ThreadPoolExecutor(1)  # the driver does not wait for a slow storage
         self._removals: list[Future[None]] = []
-        self._active, self._ended, self._trial_numbers = False, set[str](), dict[str, int]()
-        self._best: dict[Cell, tuple[float, int, str]] = {}
+        self._active, self._ended, self._scores = False, set[str](), SettingsScores()
+        self._best: dict[Cell, list[str]] = {}  # first trials, the best first
 
     def activate(self) -> None:
         """Remove what an earlier driver left, and from now on what trials leave."""
@@ -139,26 +143,23 @@ class CheckpointCleanup:
 
     def fold(self, event: events.Event) -> None:
         """Add an event of the log."""
-        if isinstance(event, events.TrialProposed):
-            self._trial_numbers[event.trial_id] = event.number
-        elif isinstance(event, events.TrialEnded):
+        self._scores.fold(event)
+        if isinstance(event, events.TrialEnded | events.CellModelled):
+            self._best[event.cell] = self._scores.rank(event.cell)[:KEPT_TRIALS_PER_CELL]
+        if isinstance(event, events.TrialEnded):
             self._ended.add(event.trial_id)
-            accuracy = event.best_validation_accuracy
-            if event.state in events.SUCCESSFUL_STATES and accuracy is not None:
-                rank = accuracy, -self._trial_numbers[event.trial_id], event.trial_id
-                self._best[event.cell] = max(self._best.get(event.cell, rank), rank)
             if self._active:
                 self.remove_ended(just_ended=event.trial_id)
 
     def remove_ended(self, just_ended: str | None = None) -> None:
         """Remove the checkpoints of all ended trials but the best ones and `just_ended`."""
-        self._remove_checkpoints({rank[-1] for rank in self._best.values()} | {just_ended})
+        self._remove_checkpoints({just_ended}.union(*self._best.values()))
 
     def remove_all(self) -> None:
         """Remove the checkpoints of the best trials, too, if their weights are written."""
         unwritten = [c for c in self._best if not self.folder.best_path(*c, ".pth").is_file()]
         wait(self._removals, _CLEANUP_TIMEOUT_SECONDS)
-        self._remove_checkpoints({self._best[cell][-1] for cell in unwritten})
+        self._remove_checkpoints({trial for cell in unwritten for trial in self._best[cell][:1]})
         wait(self._removals, _CLEANUP_TIMEOUT_SECONDS)
         self._executor.shutdown(wait=False, cancel_futures=True)
 

@@ -16,12 +16,20 @@ from kdtune.reports.tables.sentences import display_name
 
 COLUMNS = (
     "model", "method", "trials_started", *(f"trials_{state}" for state in ENDED_STATES),
-    "search_epochs", "device_hours",
+    "trials_repeated", "search_epochs", "device_hours",
+)  # fmt: skip
+
+RESULTS = (
+    "search_noise_sd_points", "search_luck_points", "late_gain_points", "search_still_improving",
 )  # fmt: skip
 
 CAPTION = (
     "Trials by state, and their cost. Search luck: by how much a repeated search would change the "
-    "result. Late gain: best of all trials minus best of the first half."
+    "result. Late gain: best of all settings minus best of the first half."
+)
+REPEATS_CAPTION = (
+    " Repeats: trials with the settings of an earlier one and another seed, among the others. "
+    "Seed noise: the standard deviation of trials that differ in the seed alone."
 )
 
 
@@ -42,12 +50,14 @@ def search_section(sweep: LoadedSweep) -> Iterator[Block]:
     hours = leaderboard["search_device_seconds"] / 3600
     methods = leaderboard["method"]
     shown = leaderboard.assign(device_hours=hours, method=methods.map(display_name))
-    results = ("search_luck_points", "late_gain_points", "search_still_improving")
-    columns = LEADERBOARD_VIEW.to_texts(shown, *COLUMNS, *results)
+    has_noise = bool(leaderboard["search_noise_sd_points"].notna().any())
+    if not has_noise and not leaderboard["trials_repeated"].any():
+        shown = shown.drop(columns=["trials_repeated", "search_noise_sd_points"])
+    columns = LEADERBOARD_VIEW.to_texts(shown, *COLUMNS, *RESULTS)
     for i, method in enumerate(methods):
         if not sweep.spaces.get(method):
             columns["search luck, points"][i] = "not searched"
-    yield TableBlock(CAPTION, columns)
+    yield TableBlock(CAPTION + REPEATS_CAPTION * ("repeats" in columns), columns)
     yield from plan_section(sweep.folder)
 
 
