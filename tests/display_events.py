@@ -55,10 +55,10 @@ class Told:
         self.events.append(kind(session_seconds=self.now - self.session_start, **fields))
         self.progress.fold(self.events[-1])
 
-    def propose(self, trial_id, cell=AT, candidate=None, params=None, **config):
+    def propose(self, trial_id, cell=AT, candidate=None, params=None, origin="sampler", **config):
         config = make_trial_config(*cell, **{"teacher_model": "t.pth", "cache_gb": 20, **config})
         self.tell(
-            TrialProposed, trial_id, cell, number=0, origin="sampler", params=params or {},
+            TrialProposed, trial_id, cell, number=0, origin=origin, params=params or {},
             distributions={}, config=config, candidate=candidate,
         )  # fmt: skip
 

@@ -4,12 +4,14 @@ from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
 from kdtune.log.events import (
     CacheRecord,
+    CellModelled,
     DataSummary,
     EpochFinished,
     EpochMetrics,
     SpaceRecord,
     SweepStarted,
     TrialEnded,
+    TrialEstimate,
     TrialProposed,
 )
 from kdtune.log.folder import SweepFolder
@@ -94,6 +96,41 @@ def trial_events(number, accuracies, state=None, method="at", **extra_params):
             **identity, state=state, reason=f"it was {state}", epochs=len(accuracies),
             best_validation_accuracy=best,
         )  # fmt: skip
+
+
+def repeat_events(number, candidate, accuracies, state=None):
+    """Yield the events of a repeat of a trial of at; see `trial_events`.
+
+    Args:
+        number: in its cell.
+        candidate: number of the trial whose settings it has.
+        accuracies: of its epochs.
+        state: how it ended; None if it did not.
+    """
+    first, *_ = trial_events(candidate, [])
+    proposed, *others = trial_events(number, accuracies, state)
+    yield proposed.model_copy(
+        update={
+            "origin": "repeat",
+            "candidate": first.trial_id,
+            "params": first.params,
+            "config": {**first.config, "seed": number},
+        }
+    )
+    yield from others
+
+
+def cell_modelled(estimates, noise_sd=0.01, method="at", model="A"):
+    """Return the event with the model of a cell.
+
+    Args:
+        estimates: the accuracies that it expects, by trial, the best first.
+        noise_sd: over seeds.
+        method: of the cell.
+        model: of the cell.
+    """
+    means = [TrialEstimate(trial_id=t, mean=mean, sd=0.005) for t, mean in estimates.items()]
+    return CellModelled(method=method, model=model, noise_sd=noise_sd, estimates=tuple(means))
 
 
 def add_times(events, first=0, step=60):

@@ -1,7 +1,7 @@
 """Events of small sweeps for tests of tables and pages, and builders for them."""
 
 import numpy as np
-from event_logs import DATA, OPENING_FIELDS, make_metrics
+from event_logs import DATA, OPENING_FIELDS, cell_modelled, make_metrics
 
 from kdtune.log.events import (
     CandidateChosen,
@@ -49,6 +49,12 @@ def proposed(trial_id, number=0, **params):
         distributions=distributions,
         config={"method": identity["method"], "model": identity["model"], **params},
     )
+
+
+def repeated(trial_id, number, candidate, **params):
+    """Return the proposal of a repeat; see `proposed`."""
+    update = {"origin": "repeat", "candidate": candidate}
+    return proposed(trial_id, number, **params).model_copy(update=update)
 
 
 def epoch(trial_id, number, accuracy, seconds=2.0, best=None):
@@ -145,6 +151,22 @@ class Sweep:
                 self.events += [epoch(trial, 1, 0.99), ended(trial, score)]
             else:
                 self.events += [epoch(trial, 1, score), ended(trial, "finished")]
+        return self
+
+    def repeat(self, method, model, candidate, *scores, state="finished"):
+        """Add repeats of a trial of one epoch, each with its score."""
+        for score in scores:
+            number = sum(isinstance(event, TrialProposed) for event in self.events)
+            trial = f"{method}-{model}-{number:03d}"
+            first = f"{method}-{model}-{candidate:03d}"
+            self.events.append(repeated(trial, number, first, lr=0.1 * (candidate + 1)))
+            self.events += [epoch(trial, 1, score), ended(trial, state)]
+        return self
+
+    def model(self, method, model, noise_sd=0.01, **means):
+        """Add the model of a cell; the means are those of trials ``t<number>``, best first."""
+        estimates = {f"{method}-{model}-{int(t[1:]):03d}": mean for t, mean in means.items()}
+        self.events.append(cell_modelled(estimates, noise_sd, method, model))
         return self
 
     def confirm(self, method, model, number, accuracies, validation=0.75, choose=True):

@@ -10,7 +10,7 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 from click.testing import CliRunner
-from event_logs import add_times, sweep_opening, trial_events, write_log
+from event_logs import add_times, repeat_events, sweep_opening, trial_events, write_log
 
 from kdtune.cli.commands import cli
 from kdtune.errors import UserError
@@ -67,6 +67,15 @@ def test_each_cell_is_a_study_with_every_trial_of_the_log(tmp_path):
     assert found["best_trials"][0]["number"] == 0
     assert found["objective_names"] == ["best validation accuracy"]
     assert study(dashboard, 1)["trials"] == []
+
+
+def test_a_repeat_is_an_ordinary_trial_that_names_its_candidate(tmp_path):
+    events = [*EVENTS, *repeat_events(5, 0, [0.5], "finished")]
+    repeat = study(Dashboard([write_log(tmp_path / "s", events).path]), 0)["trials"][5]
+    assert (repeat["state"], repeat["values"]) == ("Complete", [0.5])
+    assert [p["param_external_value"] for p in repeat["params"]] == ["0.1"]
+    about = {a["key"]: a["value"] for a in repeat["user_attrs"]}
+    assert about["trial_id"] == "at-A-005" and about["origin"] == "repeat of at-A-000"
 
 
 def test_new_events_are_shown_at_the_next_request(tmp_path):

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from event_logs import add_times, sweep_opening, trial_events
+from event_logs import add_times, repeat_events, sweep_opening, trial_events
 
 from kdtune.errors import UserError
 from kdtune.trackers.mlflow import MLflowTracker
@@ -16,7 +16,7 @@ EVENTS = list(
             sweep_opening(),
             *trial_events(0, [0.5, 0.75, 0.25], "finished"),
             *trial_events(1, [0.375], "diverged"),
-            *trial_events(2, [0.25]),
+            *repeat_events(2, 0, [0.25]),
         ]
     )
 )
@@ -60,6 +60,7 @@ def test_each_trial_is_one_run_however_often_a_driver_is_killed(tmp_path, monkey
     assert tags == {
         "cell": "at-A", "origin": "start", "state": "finished", "reason": "it was finished",
     }  # fmt: skip
+    assert found["at-A-002"].data.tags["origin"] == "repeat of at-A-000"
     assert first.data.metrics["best_validation_accuracy"] == 0.75
     assert (first.data.metrics["epochs"], first.data.metrics["device_seconds"]) == (3.0, 4.5)
     history = client.get_metric_history(first.info.run_id, "validation_accuracy")

@@ -4,7 +4,7 @@ import shutil
 from collections import Counter
 
 import pytest
-from event_logs import add_times, sweep_opening, trial_events
+from event_logs import add_times, repeat_events, sweep_opening, trial_events
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -95,6 +95,19 @@ def test_hparams_have_a_row_for_each_trial_with_its_settings_and_its_end(tmp_pat
     assert rows["student-A-000"][2] == rows["at-A-002"][2] == "STATUS_FAILURE"
     assert rows["at-A-003"][1] == {"best_validation_accuracy": 0.25, "validation_accuracy": 0.25}
     assert rows["at-A-003"][2] == "STATUS_UNKNOWN"
+
+
+def test_each_run_says_where_its_settings_come_from(tmp_path):
+    follow(tmp_path, [*EVENTS, *repeat_events(4, 0, [0.5], "finished")]).close()
+    origins = {
+        path.parent.name: value.tensor.string_val[0].decode()
+        for path in tmp_path.rglob("*tfevents*")
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+        if value.tag.startswith("origin")
+    }
+    assert origins["at-A-000"] == "start" and origins["at-A-004"] == "repeat of at-A-000"
+    assert set(origins) == set(hparams(tmp_path)[2])
 
 
 def test_everything_is_logged_once_however_often_a_driver_is_killed(tmp_path):

@@ -4,7 +4,7 @@ import json
 import struct
 
 import pytest
-from event_logs import add_times, sweep_opening, trial_events
+from event_logs import add_times, repeat_events, sweep_opening, trial_events
 
 from kdtune.trackers.tracker import TrackerFold
 from kdtune.trackers.wandb import WandbTracker
@@ -14,7 +14,7 @@ EVENTS = list(
         [
             sweep_opening(),
             *trial_events(0, [0.5, 0.75], "finished"),
-            *trial_events(1, [0.375], "diverged"),
+            *repeat_events(1, 0, [0.375], "diverged"),
         ]
     )
 )
@@ -79,6 +79,7 @@ def test_each_trial_is_one_run_however_often_a_driver_is_killed(tmp_path, monkey
     assert set(found) == {"at-A-000", "at-A-001"}
     run, history, summary, ends = found["at-A-000"]
     assert (run.project, run.run_group) == ("s", "at-A")
+    assert (run.notes, found["at-A-001"][0].notes) == ("start", "repeat of at-A-000")
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config["lr"] == 0.1 and config["method"] == "at"
     assert [(row["_step"], row["validation_accuracy"]) for row in history] == [(1, 0.5), (2, 0.75)]

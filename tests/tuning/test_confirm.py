@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from event_logs import OPENING_FIELDS
+from report_sweeps import Sweep, ended, epoch, proposed
 from small_runs import write_digits
 from sweep_harness import sweep_config
 
@@ -206,17 +207,23 @@ def test_a_run_that_was_not_proposed_is_refused():
 
 
 def test_the_best_sound_trials_of_each_cell_the_slowest_student_first():
-    rows = [
-        ("at-A-000", "at", "A", "finished", 0.5, 10), ("at-A-001", "at", "A", "stopped", 0.7, 10),
-        ("at-A-002", "at", "A", "diverged", 0.9, 10), ("at-A-003", "at", "A", "finished", 0.7, 10),
-        ("at-B-000", "at", "B", "finished", 0.1, 99), ("at-B-001", "at", "B", "crashed", 0.2, 99),
-        ("kd-C-000", "kd", "C", "crashed", None, 1),
+    sweep = Sweep().search("at", "A", 0.5, 0.7, "diverged", 0.7).search("kd", "A", 0.8)
+    sweep.events += [proposed("at-B-000"), epoch("at-B-000", 1, 0.1, seconds=99.0)]
+    sweep.events += [ended("at-B-000", "stopped")]
+    sweep.events += [proposed("kd-C-000"), ended("kd-C-000", "crashed")]
+    assert list(best_trials(sweep.tables.trials, 2).items()) == [
+        (("at", "B"), ["at-B-000"]), (("kd", "A"), ["kd-A-000"]),
+        (("at", "A"), ["at-A-001", "at-A-003"]),
     ]  # fmt: skip
-    columns = ["trial_id", "method", "model", "state", "best_validation_accuracy"]
-    trials = pd.DataFrame(rows, columns=[*columns, "device_seconds"]).assign(epochs=2)
-    assert list(best_trials(trials, 2).items()) == [
-        (("at", "B"), ["at-B-000"]), (("at", "A"), ["at-A-001", "at-A-003"]),
-    ]  # fmt: skip
+
+
+def test_candidates_are_settings_by_the_mean_of_their_runs():
+    sweep = Sweep().search("at", "A", 0.8, 0.7, 0.6).repeat("at", "A", 0, 0.5)
+    assert best_trials(sweep.tables.trials, 9) == {
+        ("at", "A"): ["at-A-001", "at-A-000", "at-A-002"]
+    }
+    sweep.model("at", "A", t2=0.66, t0=0.65)
+    assert best_trials(sweep.tables.trials, 2) == {("at", "A"): ["at-A-002", "at-A-000"]}
 
 
 # Test images

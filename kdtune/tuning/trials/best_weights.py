@@ -134,7 +134,7 @@ class CheckpointCleanup:
         self._executor = ThreadPoolExecutor(1)  # the driver does not wait for a slow storage
         self._removals: list[Future[None]] = []
         self._active, self._ended, self._scores = False, set[str](), SettingsScores()
-        self._best: dict[Cell, list[str]] = {}  # first trials, the best first
+        self._kept: dict[Cell, list[str]] = {}  # first trials, the best first
 
     def activate(self) -> None:
         """Remove what an earlier driver left, and from now on what trials leave."""
@@ -144,22 +144,23 @@ class CheckpointCleanup:
     def fold(self, event: events.Event) -> None:
         """Add an event of the log."""
         self._scores.fold(event)
-        if isinstance(event, events.TrialEnded | events.CellModelled):
-            self._best[event.cell] = self._scores.rank(event.cell)[:KEPT_TRIALS_PER_CELL]
         if isinstance(event, events.TrialEnded):
+            with_checkpoint = {*self._kept.get(event.cell, ()), event.trial_id}
+            ranked = [t for t in self._scores.rank(event.cell) if t in with_checkpoint]
+            self._kept[event.cell] = ranked[:KEPT_TRIALS_PER_CELL]
             self._ended.add(event.trial_id)
             if self._active:
                 self.remove_ended(just_ended=event.trial_id)
 
     def remove_ended(self, just_ended: str | None = None) -> None:
         """Remove the checkpoints of all ended trials but the best ones and `just_ended`."""
-        self._remove_checkpoints({just_ended}.union(*self._best.values()))
+        self._remove_checkpoints({just_ended}.union(*self._kept.values()))
 
     def remove_all(self) -> None:
         """Remove the checkpoints of the best trials, too, if their weights are written."""
-        unwritten = [c for c in self._best if not self.folder.best_path(*c, ".pth").is_file()]
+        unwritten = [c for c in self._kept if not self.folder.best_path(*c, ".pth").is_file()]
         wait(self._removals, _CLEANUP_TIMEOUT_SECONDS)
-        self._remove_checkpoints({trial for cell in unwritten for trial in self._best[cell][:1]})
+        self._remove_checkpoints({t for cell in unwritten for t in self._scores.rank(cell)[:1]})
         wait(self._removals, _CLEANUP_TIMEOUT_SECONDS)
         self._executor.shutdown(wait=False, cancel_futures=True)
 

@@ -219,3 +219,37 @@ def test_a_single_sweep_has_no_column_for_it():
     [board] = join_leaderboards({"s": build_sweep_tables(EVENTS)}, {"s": CONDITIONS})
     assert board.columns.tolist() == [*LEADERBOARD.names, "settings"]
     assert board.settings.tolist() == ["lr=0.1 beta=10", "lr=0.2", ""]
+
+
+def test_repeats_are_trials_but_no_settings():
+    sweep = Sweep().search("at", "A", 0.80, 0.70, 0.78).repeat("at", "A", 0, 0.70)
+    row = sweep.leaderboard.loc["at", "A"]
+    assert (row.trials_started, row.trials_finished, row.trials_repeated) == (4, 4, 1)
+    assert row.search_epochs == 4
+    assert (row.trial_id, row.search_best_percent) == ("at-A-002", 78)  # the other mean is 75
+    assert row.search_noise_sd_points == pytest.approx(10 / 2**0.5)  # of 80 and 70
+    # One score a setting, at the place of the first: 75, 70, 78.
+    assert row.late_gain_points == pytest.approx(3)
+    values, chances = [70, 75, 78], np.diff((np.arange(4) / 3) ** 3)
+    luck = (chances @ (values - chances @ values) ** 2) ** 0.5
+    assert row.search_luck_points == pytest.approx(luck)
+    assert not row.search_still_improving  # 3 is below 0.75 · 7.07
+    assert Sweep().search("at", "A", 0.75, 0.70, 0.78).leaderboard.search_still_improving.all()
+
+
+def test_a_model_names_the_best_trial_and_the_noise_until_it_is_stale():
+    sweep = Sweep().search("at", "A", 0.80, 0.70, 0.78).model("at", "A", 0.02, t1=0.74, t0=0.73)
+    row = sweep.leaderboard.loc["at", "A"]
+    assert (row.trial_id, row.search_best_percent) == ("at-A-001", 70)
+    assert (row.search_noise_sd_points, row.trials_repeated) == (2, 0)
+    row = sweep.search("at", "B", 0.5).leaderboard.loc["at", "A"]  # another cell
+    assert row.trial_id == "at-A-001"
+    row = sweep.repeat("at", "A", 1, 0.60).leaderboard.loc["at", "A"]
+    assert row.trial_id == "at-A-000"
+    assert row.search_noise_sd_points == pytest.approx(10 / 2**0.5)
+
+
+def test_the_optimism_is_that_of_the_mean():
+    sweep = Sweep().search("at", "A", 0.80).repeat("at", "A", 0, 0.70)
+    row = sweep.confirm("at", "A", 0, [0.7] * 3, 0.71).leaderboard.loc["at", "A"]
+    assert (row.search_best_percent, row.optimism_gap_points) == (75, pytest.approx(4))

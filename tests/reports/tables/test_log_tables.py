@@ -8,6 +8,7 @@ from report_sweeps import (
     CONFIRM_EVENTS,
     EVENTS,
     PROFILE,
+    Sweep,
     ended,
     epoch,
     proposed,
@@ -41,6 +42,25 @@ def test_trials():
     assert crashed.epochs == 0 and pd.isna(crashed.best_validation_accuracy)
     values = {"method": "at", "model": "A", "lr": 0.1, "beta": 10.0}
     assert json.loads(at.configuration) == values
+
+
+def test_repeats_have_a_candidate_and_their_settings_one_score():
+    sweep = Sweep().search("at", "A", 0.75, 0.5, "diverged", 0.625).repeat("at", "A", 0, 0.25)
+    columns = ["candidate", "mean_validation_accuracy", "expected_validation_accuracy"]
+    columns.append("rank_in_cell")
+    table = sweep.tables.trials.set_index("trial_id")[columns].astype(object)
+    assert table.where(table.notna(), None).values.tolist() == [
+        [None, 0.5, None, 2],
+        [None, 0.5, None, 3],
+        [None, None, None, None],
+        [None, 0.625, None, 1],
+        ["at-A-000", None, None, None],
+    ]
+    sweep.model("at", "A", t1=0.5625, t0=0.375)
+    table = sweep.tables.trials
+    assert table["rank_in_cell"].dropna().tolist() == [2, 1, 3]
+    assert table["expected_validation_accuracy"].dropna().tolist() == [0.375, 0.5625]
+    assert table["origin"].tolist() == ["sampler"] * 4 + ["repeat"]
 
 
 def test_epochs():

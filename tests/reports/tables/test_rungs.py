@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from report_sweeps import ended, epoch, proposed, sweep_started
+from report_sweeps import ended, epoch, proposed, repeated, sweep_started
 
 from kdtune.reports.tables.columns import MIN_PROMOTED_TRIALS, RUNGS
 from kdtune.reports.tables.rungs import advise_grace_period, compared_epochs, rungs_table
@@ -50,6 +50,14 @@ def test_trials_are_counted_and_the_winner_is_placed():
     assert table.trials_promoted.tolist() == [4, 3, 3]
     assert table.winner_rank_at_rung.tolist() == [5, 4, 3]
     assert table.correlation_all.isna().all()  # too few
+
+
+def test_repeats_fill_no_rung():
+    events = events_of([[0.5] * 8, [0.6] * 8, [0.4, 0.4]])
+    repeat = [repeated("at-A-003", 3, "at-A-000")]
+    repeat += [epoch("at-A-003", step, 0.9) for step in range(1, 9)]
+    repeat.append(ended("at-A-003", "finished"))
+    pd.testing.assert_frame_equal(rungs_table([*events, *repeat]), rungs_table(events))
 
 
 def test_the_correlation_by_hand():

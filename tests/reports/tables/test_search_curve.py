@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_sweeps import EVENTS, ended, epoch, proposed
+from report_sweeps import EVENTS, Sweep, ended, epoch, proposed
 
 from kdtune.reports.tables.columns import SEARCH_CURVE
 from kdtune.reports.tables.log_tables import epochs_table, trials_table
@@ -41,6 +41,16 @@ def test_a_curve_by_hand():
     expected = [58.75, (50 + 65 * 2 + 70 * 3) / 6, (65 + 3 * 70) / 4, 70]
     assert table.expected_best_percent.tolist() == pytest.approx(expected)
     assert table.expected_epochs.tolist() == [1.5, 3, 4.5, 6]
+
+
+def test_a_repeat_spends_epochs_and_does_not_raise_the_best():
+    sweep = Sweep().search("at", "A", 0.6, 0.8).repeat("at", "A", 0, 0.9).search("at", "B", 0.7)
+    table = curve(sweep.events).iloc[:3]
+    assert table.trials.tolist() == table.epochs.tolist() == [1, 2, 3]
+    assert table.best_percent.tolist() == pytest.approx([60, 80, 80])
+    # Two settings, of 75 (the mean of 60 and 90) and 80.
+    assert table.expected_best_percent.tolist() == pytest.approx([77.5, 80, np.nan], nan_ok=True)
+    assert table.expected_epochs.tolist() == pytest.approx([1, 2, np.nan], nan_ok=True)
 
 
 def test_cells_have_curves_of_their_own():

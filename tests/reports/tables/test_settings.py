@@ -11,7 +11,7 @@ from optuna.distributions import (
     IntDistribution,
     distribution_to_json,
 )
-from report_sweeps import ended, epoch, proposed, sweep_started
+from report_sweeps import ended, epoch, proposed, repeated, sweep_started
 
 from kdtune.errors import UserError
 from kdtune.log.events import SpaceRecord, TrialProposed
@@ -23,6 +23,7 @@ from kdtune.reports.tables.settings import (
     settings_table,
 )
 
+SCORE = "best_validation_accuracy"
 SPACE = {
     "lr": FloatDistribution(1e-3, 1, log=True),
     "alpha": FloatDistribution(0, 1),
@@ -80,6 +81,24 @@ def test_the_setting_that_matters_is_found_with_its_range():
     assert [low, high] == pytest.approx(exact)
     assert table.good_low["steps"] == np.quantile(top.steps, 0.1)
     assert pd.isna(table.good_low["augment"])
+
+
+def test_repeats_are_no_further_settings_but_change_which_are_the_best():
+    events = list(searched(40, by_lr))
+    trials = trials_table(events).sort_values(SCORE, ascending=False)
+    best, second = trials.iloc[0], trials.iloc[1]
+    params = next(e.params for e in events if e.trial_id == best.trial_id)
+    repeats = []
+    for number in range(40, 60):
+        trial = f"at-A-{number:03d}"
+        repeats.append(repeated(trial, number, best.trial_id, **params))
+        repeats += [epoch(trial, step, 0.1) for step in (1, 2)]
+        repeats.append(ended(trial, "finished"))
+    before, after = table_of(events), table_of([*events, *repeats])
+    pd.testing.assert_series_equal(before.importance, after.importance)
+    assert (before.best["lr"], after.best["lr"]) == (best.lr, second.lr)
+    exact = np.exp(np.quantile(np.log(trials.lr.iloc[1:9]), 0.1))  # a fifth of 40 settings
+    assert after.good_low["lr"] == pytest.approx(exact)
 
 
 def test_few_trials_have_no_importance_and_fewer_no_range():

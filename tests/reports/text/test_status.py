@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from report_sweeps import EVENTS, confirm_run, restarted, sweep_started
+from report_sweeps import EVENTS, confirm_run, repeated, restarted, sweep_started
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.log.events import Completed, SweepResumed
@@ -52,6 +52,11 @@ def test_a_sweep_that_runs():
     )
     assert "last event 1 min 30 s ago" in said and "resume" not in said
     assert "running: kd-A-002, after epoch 1 of 9\n" in said
+
+
+def test_a_repeat_is_shown_with_its_candidate():
+    said = lines(True, [*EVENTS[1:], repeated("at-A-001", 1, "at-A-000")])
+    assert "running: at-A-001 (repeat of at-A-000), after epoch 0 of 9\n" in said
 
 
 def test_a_sweep_that_was_interrupted_says_how_to_continue():

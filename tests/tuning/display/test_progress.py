@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from kdtune.log.events import (
     CacheUpdated,
+    CellModelled,
     ConfirmStarted,
     SpaceExhausted,
     SweepResumed,
@@ -93,6 +94,43 @@ def test_a_confirmation_is_led_by_the_highest_mean_of_finished_runs():
     told.end("b-seed2", accuracy=0.7)
     best = told.progress.leader(AT)
     assert (best.trial_id, best.accuracy, best.num_runs) == ("a", 0.75, 2)
+
+
+def test_a_search_with_repeats_is_led_by_the_highest_mean():
+    told = Told()
+    told.trial("a", accuracy=0.8, params={"lr": 0.1})
+    told.trial("b", accuracy=0.7, params={"lr": 0.2})
+    told.propose("c", candidate="a", origin="repeat", params={"lr": 0.1})
+    told.epoch("c", 0.1)  # its first epoch says nothing of its last
+    assert told.progress.leader(AT).trial_id == "a"
+    told.end("c", accuracy=0.5)
+    best = told.progress.leader(AT)
+    assert (best.trial_id, best.accuracy, best.num_runs) == ("b", 0.7, None)
+    told.trial("d", accuracy=0.9, candidate="a", origin="repeat")
+    best = told.progress.leader(AT)
+    assert (best.trial_id, best.params) == ("a", {"lr": 0.1})
+    assert best.accuracy == pytest.approx((0.8 + 0.5 + 0.9) / 3)
+
+
+def test_a_stopped_trial_does_not_lower_the_mean_of_its_finished_repeats():
+    told = Told()
+    told.trial("a", accuracy=0.5, state="stopped")
+    told.trial("b", accuracy=0.75, candidate="a", origin="repeat")
+    assert told.progress.leader(AT).accuracy == 0.75
+
+
+def test_the_first_of_a_model_leads_until_a_trial_of_its_cell_is_proposed():
+    told = Told()
+    for trial, accuracy in (("a", 0.8), ("b", 0.7)):
+        told.trial(trial, accuracy=accuracy)
+    assert told.progress.leader(AT).trial_id == "a"
+    estimates = [{"trial_id": trial, "mean": 0.7, "sd": 0.1} for trial in ("b", "a")]
+    told.tell(CellModelled, noise_sd=0.01, estimates=estimates)
+    assert (told.progress.leader(AT).trial_id, told.progress.leader(AT).accuracy) == ("b", 0.7)
+    told.propose("other", KD)
+    assert told.progress.leader(AT).trial_id == "b"
+    told.propose("c")
+    assert told.progress.leader(AT).trial_id == "a"
 
 
 def test_runs_that_are_lost_or_crashed_are_run_again():

@@ -31,6 +31,13 @@ def test_every_event_that_matters_is_a_line_of_its_kind():
     ]
 
 
+def test_a_repeat_is_shown_with_its_candidate():
+    shown = Shown({AT: 2})
+    shown.trial("a", accuracy=0.9)
+    shown.trial("b", accuracy=0.8, candidate="a", origin="repeat")
+    assert shown.said[-1][1] == "[2/2] b (repeat of a) finished 80.00 % (cell's best 85.00 %): why"
+
+
 def test_earlier_events_are_counted_but_not_reported():
     shown = Shown({AT: None}, started=False)
     shown.trial("a", accuracy=0.9)

@@ -13,10 +13,11 @@ def make_stopping(scheduler, *rungs):
     return EarlyStopping(sweep_config(scheduler=scheduler, **dict(zip(names, rungs, strict=True))))
 
 
-def propose(stopping, trial_id, cell):
+def propose(stopping, trial_id, cell, candidate=None):
     stopping.fold(
         TrialProposed(
-            trial_id=trial_id, method=cell[0], model=cell[1], number=0, origin="sampler",
+            trial_id=trial_id, method=cell[0], model=cell[1], number=0,
+            origin="repeat" if candidate else "sampler", candidate=candidate,
             params={}, distributions={}, config={},
         )
     )  # fmt: skip
@@ -79,6 +80,26 @@ def test_median_judges_after_every_epoch_and_waits_for_others():
         *[None] * 4,
         Threshold(3, pytest.approx(0.65), 4),
     ]
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "hyperband", "median"])
+def test_repeats_are_neither_compared_nor_stopped(scheduler):
+    cell, stopping = ("at", "A"), make_stopping(scheduler, 8, 1, 2)
+    judge(stopping, 0.5, 0.5, 0.5, 0.5, epoch=1)
+    for repeat in ("worst", "best"):
+        propose(stopping, repeat, cell, candidate="at-A-0")
+    for epoch in range(1, 8):
+        assert report(stopping, "worst", cell, epoch, 0.0) is None
+        assert report(stopping, "best", cell, epoch, 0.9) is None
+        last = EpochFinished(
+            trial_id="worst", method="at", model="A", **dict(make_metrics(epoch, 0))
+        )
+        assert stopping.decide(last) is None
+    last = last.model_copy(update={"epoch": 8})
+    assert stopping.decide(last) == (TrialState.FINISHED, "all 8 epochs")
+    others = make_stopping(scheduler, 8, 1, 2)
+    judge(others, 0.5, 0.5, 0.5, 0.5, epoch=1)
+    assert judge(stopping, *[0.5] * 4, 0.45, epoch=1) == judge(others, *[0.5] * 4, 0.45, epoch=1)
 
 
 def test_none_stops_no_trial():

@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 import torch
-from event_logs import make_metrics
+from event_logs import cell_modelled, make_metrics
 from small_runs import make_epoch_data, small_config
 
 from kdtune.data.folders import find_images
@@ -190,13 +190,7 @@ def test_the_weights_of_the_best_of_a_cell_are_kept_and_the_rest_is_removed(
         cleanup.fold(event)
     assert {p.name for p in sweep.checkpoints_folder.iterdir()} == {"a", "b", "c", "d"}
     cleanup.activate()
-    assert {p.name for p in sweep.checkpoints_folder.iterdir()} == {"a", "d"}
-    list(islice(results_of(config, sweep.checkpoints_folder / "b"), 2))
-    list(islice(results_of(config, sweep.checkpoints_folder / "c"), 2))
-    cleanup.fold(events[-3])  # c has ended, and may be writing
     assert {p.name for p in sweep.checkpoints_folder.iterdir()} == {"a", "c", "d"}
-    cleanup.remove_ended()
-    assert {p.name for p in sweep.checkpoints_folder.iterdir()} == {"a", "d"}
     best = select_best_runs(build_sweep_tables(events))
     for _ in range(2):  # as often as one likes
         write_best_weights(sweep, best)
@@ -209,6 +203,34 @@ def test_the_weights_of_the_best_of_a_cell_are_kept_and_the_rest_is_removed(
     )
     assert loaded["epoch"] == best.epoch
     assert loaded["validation_accuracy"] == best.validation_accuracy
+
+
+def test_the_three_best_settings_keep_their_checkpoints_and_repeats_none(tmp_path):
+    sweep = SweepFolder(tmp_path)
+    for name in "abcdefg":
+        (sweep.checkpoints_folder / name).mkdir(parents=True)
+
+    def left():
+        return "".join(sorted(path.name for path in sweep.checkpoints_folder.iterdir()))
+
+    cleanup, bests = CheckpointCleanup(sweep), (0.9, 0.8, 0.7, 0.6)
+    for event in log_of(
+        [(name, [best], "finished") for name, best in zip("abcd", bests, strict=True)]
+    ):
+        cleanup.fold(event)
+    cleanup.activate()
+    assert left() == "abcefg"  # e, f and g have not ended
+    metrics = dict(make_metrics(1, 0.1))
+    cleanup.fold(propose("e", 4, "repeat", "a"))
+    cleanup.fold(EpochFinished(trial_id="e", **IDENTITY, **metrics))
+    cleanup.fold(end_of("e", "finished", 0.1))  # its process may be writing
+    assert left() == "abcefg"
+    for event in [*log_of([("f", [0.65], "finished")])]:  # better than the mean of a, 0.5
+        cleanup.fold(event)
+    assert left() == "bcfg"
+    cleanup.fold(cell_modelled({"c": 0.7, "b": 0.6}, **IDENTITY))
+    cleanup.remove_all()  # the weights of the best, c, are not written yet
+    assert left() == "cg"
 
 
 def test_weights_of_another_trial_than_the_best_are_removed(folder, tmp_path, always):
