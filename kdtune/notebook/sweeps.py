@@ -86,7 +86,7 @@ class SweepGroup:
         """Return the complete best settings of a cell, as `best/<method>-<model>.yaml` has them.
 
         They are those of the best run of the chosen candidate if the cell is confirmed, else of
-        the best trial of the search. ``train_at`` and ``train_fitnets`` accept them.
+        the best settings of the search. ``train_at`` and ``train_fitnets`` accept them.
 
         Args:
             method: of the cell.

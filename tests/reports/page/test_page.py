@@ -293,3 +293,15 @@ def test_a_browser_draws_every_figure_and_complains_of_nothing(tmp_path):
     [saved] = re.findall('data-saved="([^"]*)"', done.stdout)
     assert re.fullmatch("verdict.svg,blob:[^,]*,false,verdict.png,data:image/png,true", saved)
     assert probed == f"{count},{2 * count},descending,false" and count == 5
+
+
+def test_repeats_and_seed_noise_are_in_the_section_of_the_search(tmp_path):
+    sweep = Sweep().search("at", "A", 0.80, 0.70).search("kd", "A", 0.6).repeat("at", "A", 0, 0.70)
+    page = page_of(tmp_path / "s", sweep, sampler="random")
+    rows = page.table("late gain, points")
+    assert [(r["trials"], r["repeats"], r["seed noise, points"]) for r in rows] == [
+        ("3", "1", "7.07"), ("1", "0", ""),
+    ]  # fmt: skip
+    assert "Repeats: trials with the settings of an earlier one" in page.said
+    page = page_of(tmp_path / "none", Sweep().search("at", "A", 0.80))
+    assert "repeats" not in page.table("late gain, points")[0] and "Repeats:" not in page.said

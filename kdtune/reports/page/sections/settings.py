@@ -13,8 +13,8 @@ from kdtune.reports.tables.figure_data import setting_ranges, settings_summary
 from kdtune.reports.tables.sentences import display_name
 
 BARS = (
-    "Bars: the middle 80 % of the values in the best fifth of the trials, at least "
-    f"{MIN_GOOD_TRIALS}; mark: the value of the best trial."
+    "Bars: the middle 80 % of the values in the best fifth of the tried settings, at least "
+    f"{MIN_GOOD_TRIALS}; mark: the value in the best settings."
 )
 IMPORTANCE = (
     "Importance: the share of a setting in whether a trial is in the better half at the first "
