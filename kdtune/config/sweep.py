@@ -163,6 +163,13 @@ class SweepConfig(train.DataConfig):
         description="source of points: auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid, or "
         "module.Name",
     )
+    repeat_share: float = Field(
+        0.25,
+        ge=0,
+        le=0.5,
+        description="share of a cell's trials, after its first 8, that repeat its best settings "
+        "with other seeds",
+    )
     allow_duplicates: bool = Field(False, description="train a point that was trained before")
     warm_start: tuple[str, ...] = Field((), description="folders of earlier sweeps to learn from")
     scheduler: Literal["asha", "hyperband", "median", "none"] = Field(

@@ -169,6 +169,13 @@ class WarmStart(_CellRecord, Event):
     reason: str
 
 
+class EarlierCell(_CellRecord, Event):
+    kind: Literal["earlier_cell"] = "earlier_cell"  # of another sweep: a prior for all cells
+    source: str
+    observations: tuple[Observation, ...]
+    reason: str
+
+
 class CacheUpdated(Event):
     kind: Literal["cache_updated"] = "cache_updated"
     trial_id: FileName
@@ -292,9 +299,10 @@ class RunTested(TrialEvent):
 
 EVENTS: TypeAdapter[Event] = TypeAdapter(
     Annotated[
-        SweepStarted | SweepResumed | ConfirmStarted | WarmStart | CacheUpdated | TrialProposed
-        | EpochFinished | TrialRestarted | TrialEnded | CellModelled | SpaceExhausted | Completed
-        | WeightsMissing | StudentProfiled | CandidateChosen | RunTested,
+        SweepStarted | SweepResumed | ConfirmStarted | WarmStart | EarlierCell | CacheUpdated
+        | TrialProposed | EpochFinished | TrialRestarted | TrialEnded | CellModelled
+        | SpaceExhausted | Completed | WeightsMissing | StudentProfiled | CandidateChosen
+        | RunTested,
         Field(discriminator="kind"),
     ]
 )  # fmt: skip

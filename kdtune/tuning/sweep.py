@@ -12,7 +12,7 @@ from typing import Any
 from kdtune.config.sweep import CONFIRM_FIELDS, NOT_FROM_LOG, SweepConfig
 from kdtune.errors import RunError
 from kdtune.log.event_log import EventLog
-from kdtune.log.events import Completed, EpochFinished, SweepOpening, TrialEnded, WarmStart
+from kdtune.log.events import Completed, EpochFinished, SweepOpening, TrialEnded
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.sentences import describe_detectable_difference
@@ -31,6 +31,7 @@ from kdtune.tuning.planning.plan import Planner, require_local_address
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import describe_sampler
+from kdtune.tuning.search.warm_start import Earlier
 from kdtune.tuning.trials.best_weights import CheckpointCleanup
 from kdtune.units import format_duration
 
@@ -110,7 +111,7 @@ def resume_sweep(
 
 
 def _create_folder(
-    folder: SweepFolder, plan: dict[str, Any] | None, opening: SweepOpening, *others: WarmStart
+    folder: SweepFolder, plan: dict[str, Any] | None, opening: SweepOpening, *others: Earlier
 ) -> None:
     with folder.create_atomically() as new_folder:
         if plan is not None:
@@ -132,7 +133,7 @@ class _SearchSession:
         self.checkpoint_cleanup = CheckpointCleanup(workplace.folder, workplace.checkpoint_storage)
         self.driver = Driver(workplace, self.policy, self.checkpoint_cleanup, "trials")
 
-    def prepare_slots(self, warm_starts: Sequence[WarmStart] = ()) -> tuple[Slots, SweepOpening]:
+    def prepare_slots(self, warm_starts: Sequence[Earlier] = ()) -> tuple[Slots, SweepOpening]:
         """Find the slots, build what the first epoch needs, and choose how trials share GPUs."""
         slots = find_slots(self.sweep, self.screen.warn)
         reasons = (f"{event.cell_name}: {event.reason}" for event in warm_starts)
@@ -145,7 +146,7 @@ class _SearchSession:
         slots = choose_gpu_sharing(self.sweep, slots, make_configs, targets, self.screen.say)
         return slots, opening_event
 
-    def make_plan(self, slots: Slots, warm_start_events: Sequence[WarmStart]) -> dict[str, Any]:
+    def make_plan(self, slots: Slots, warm_start_events: Sequence[Earlier]) -> dict[str, Any]:
         """Return the plan of the sweep, and show it."""
         curves = SyntheticCurves(self.sweep.epochs, self.sweep.seed)
         planner = Planner(self.prepared, curves, warm_start_events)
@@ -183,6 +184,8 @@ class _SearchSession:
     def finish(self, log: EventLog) -> None:
         """Write all that is made from the log; raise if no trial finished an epoch."""
         self.workplace.sync_remote()  # another driver may need the checkpoints by now
+        for event in self.policy.studies.model_cells():
+            log.append(event)
         self.workplace.write_results()
         self.checkpoint_cleanup.remove_all()
         events = self.workplace.folder.load_events()

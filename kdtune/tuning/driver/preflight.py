@@ -35,7 +35,7 @@ from kdtune.tuning.search.space import (
     load_spaces,
     serialize_distributions,
 )
-from kdtune.tuning.search.warm_start import make_warm_start_events
+from kdtune.tuning.search.warm_start import Earlier, make_warm_start_events
 from kdtune.tuning.trials.shared_inputs import SharedInputs
 
 
@@ -73,7 +73,7 @@ class PreparedSweep:
                 configs[model] = self.configure_trial((method, model), 0, settings)
         return configs
 
-    def load_warm_start_events(self) -> list[events.WarmStart]:
+    def load_warm_start_events(self) -> list[Earlier]:
         """Return what the cells learn from the earlier sweeps of ``warm_start``."""
         inputs = self.spaces, self.sweep.cells(), self.opening_event, self.configure_trial
         found = (make_warm_start_events(path, *inputs) for path in self.sweep.warm_start)

@@ -19,7 +19,6 @@ import psutil
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
 from kdtune.log.distributions import quiet_optuna
-from kdtune.log.events import WarmStart
 from kdtune.log.folder import RESULTS_FOLDER
 from kdtune.runtime.environment import describe_environment
 from kdtune.tuning.cluster.placement import Slots
@@ -34,6 +33,7 @@ from kdtune.tuning.planning.training_worker import TrialCosts
 from kdtune.tuning.planning.trial_costs import measure_trial_costs
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.search.samplers import GRID_SAMPLER, describe_sampler
+from kdtune.tuning.search.warm_start import Earlier
 from kdtune.tuning.trials.best_weights import KEPT_TRIALS_PER_CELL
 from kdtune.tuning.trials.trial_checkpoints import CHECKPOINTS_PER_TRIAL
 from kdtune.units import format_duration
@@ -107,7 +107,7 @@ class Planner:
 
     prepared: PreparedSweep
     curves: sim.LearningCurves
-    warm_starts: Sequence[WarmStart] = ()
+    warm_starts: Sequence[Earlier] = ()
 
     def make_plan(
         self, slots: Slots, slot_counts: Sequence[int], say: Callable[[str], None]

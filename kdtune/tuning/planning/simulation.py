@@ -16,6 +16,7 @@ import numpy as np
 from kdtune.log import events
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.trial_state import ActiveTrial
+from kdtune.tuning.search.warm_start import Earlier
 from kdtune.tuning.trials.trial_checkpoints import CHECKPOINT_TIME_SHARE
 
 
@@ -108,7 +109,7 @@ class Simulation:
         self._slots_free_at = [0.0] * self.slots
         self._ended_per_cell: Counter[events.Cell] = Counter()
 
-    def run(self, warm_start_events: Iterable[events.WarmStart] = ()) -> SimulationResult:
+    def run(self, warm_start_events: Iterable[Earlier] = ()) -> SimulationResult:
         """Run the sweep; `warm_start_events` are what it learns from earlier ones."""
         result, tables_seconds = self.result, self.costs.tables_seconds
         for event in warm_start_events:

@@ -49,6 +49,7 @@ class SearchPolicy(SchedulingPolicy):
             model=model,
             number=number,
             origin=proposal.origin,
+            candidate=proposal.candidate,
             params=proposal.params,
             distributions=proposal.distributions,
             config=self.configure_trial(cell, number, proposal.settings).model_dump(),

@@ -13,9 +13,11 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 
 from kdtune.errors import UserError, did_you_mean
+from kdtune.tuning.search.gp_sampler import GaussianProcessSampler
 from kdtune.tuning.search.space import SearchSpace
 
 GRID_SAMPLER = "grid"  # tries every point of a space once, in random order
+GP_SAMPLER = "gp"  # also learns from the other cells
 AUTO_SAMPLER = "auto"  # `gp` or `tpe`; see `choose_sampler`
 
 AUTO_GP_MAX_TRIALS = 200
@@ -30,7 +32,7 @@ class _GridSampler(samplers.BruteForceSampler):
 STATELESS_SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": samplers.TPESampler,
     "random": samplers.RandomSampler,
-    "gp": partial(samplers.GPSampler, warn_independent_sampling=False),
+    GP_SAMPLER: GaussianProcessSampler,
     GRID_SAMPLER: _GridSampler,
 }
 """Samplers whose proposals depend only on the trials: a new one makes each proposal."""

@@ -1,10 +1,11 @@
 """Studies: one Optuna study per cell, as a fold over the log."""
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import compress
 from statistics import median
 from typing import Any, Literal
 
@@ -19,10 +20,18 @@ from kdtune.log.distributions import parse_distributions, quiet_optuna
 from kdtune.log.events import Cell, TrialState
 from kdtune.runtime.seeds import derive_seed
 from kdtune.tuning.search import samplers
+from kdtune.tuning.search.cell_model import CellModel
+from kdtune.tuning.search.cell_models import CellModels
+from kdtune.tuning.search.gp_sampler import GaussianProcessSampler
 from kdtune.tuning.search.space import SearchSpace, serialize_distributions
 
 _SAMPLER_ATTEMPTS, _RANDOM_ATTEMPTS = 3, 100
 """Proposals of the sampler, then at random, until one is a point that was not tried before."""
+
+TRIALS_BEFORE_REPEATS = 8  # of a cell
+
+NUM_CANDIDATES = 3
+"""The best settings of a cell, of which there are repeats."""
 
 _Asked = tuple[optuna.Trial, dict[str, Any]]  # and all settings that its space decides
 
@@ -33,18 +42,22 @@ _point_key = partial(json.dumps, sort_keys=True)
 class Proposal:
     """A point to be tried: searched values with their distributions, and all settings of it."""
 
-    origin: Literal["start", "sampler"]
+    origin: Literal["start", "sampler", "repeat"]
     params: dict[str, Any]
     distributions: dict[str, dict[str, Any]]
     settings: dict[str, Any]
+    candidate: str | None = None  # the trial that a repeat trains again
 
 
 @dataclass
 class CellStudies:
     """One Optuna study per cell.
 
-    A proposal depends only on the cell's history: its sampler is seeded from the sweep's seed, the
-    cell and the trial's number, or has made all earlier proposals of the cell.
+    A proposal depends only on the history of the sweep: its sampler is seeded from the sweep's
+    seed, the cell and the trial's number, or has made all earlier proposals of the cell.
+
+    Part of the trials are repeats: the best settings so far with another seed. They show how much
+    runs differ in the seed alone, and which settings are the best.
 
     A sampler gets one value per trial, an estimate of its accuracy after all epochs: its best
     validation accuracy and, if it was stopped, the median of what the cell's finished trials
@@ -64,8 +77,11 @@ class CellStudies:
         self._start_points = {cell: list(spaces[cell[0]].start_points) for cell in cells}
         self._tried_points: dict[Cell, set[str]] = defaultdict(set)
         self._active_trials: dict[str, tuple[optuna.Trial, list[float]]] = {}
-        self._finished_curves: dict[Cell, list[Sequence[float]]] = defaultdict(list)
+        self._outcomes: dict[Cell, _Outcomes] = defaultdict(_Outcomes)
         self._stateful_samplers: dict[Cell, BaseSampler] = {}
+        self._models = CellModels(self.by_cell, self.spaces)
+        self._repeats: Counter[Cell] = Counter()
+        self._modelled_cells: set[Cell] = set()
         name, seed = self.sweep.sampler, self.sweep.seed
         if name == samplers.GRID_SAMPLER:
             for method in self.sweep.methods:
@@ -75,6 +91,20 @@ class CellStudies:
                 sampler = samplers.make_sampler(name, derive_seed(seed, *cell))
                 self._stateful_samplers[cell] = sampler
 
+    def estimates(self, cell: Cell) -> list[events.TrialEstimate]:
+        """Return what the model of a cell expects of its finished trials, the best first."""
+        model = self._models.with_prior_mean(cell)
+        return model.estimates() if model is not None else []
+
+    def model_cells(self) -> Iterator[events.CellModelled]:
+        """Yield the model of each cell that has one which the log lacks."""
+        for cell in [cell for cell in self.by_cell if cell not in self._modelled_cells]:
+            model = self._models.with_prior_mean(cell)
+            if model is not None and (estimates := tuple(model.estimates())):
+                fields: dict[str, Any] = {"method": cell[0], "model": cell[1]}
+                fields |= {"noise_sd": model.noise_sd, "estimates": estimates}
+                yield events.CellModelled(**fields)
+
     def propose(self, cell: Cell, trial_id: str) -> Proposal | None:
         """Propose the next trial of a cell; return None if the space has no further point.
 
@@ -82,6 +112,8 @@ class CellStudies:
             cell: the cell.
             trial_id: the trial's id.
         """
+        if (candidate := self._choose_candidate(cell)) is not None:
+            return self._repeat(cell, trial_id, candidate)
         point = self._take_start_point(cell)
         if (asked := self._ask_new_trial(cell, point, self.spaces[cell[0]].ask_study)) is None:
             return None
@@ -89,6 +121,30 @@ class CellStudies:
         self._register_trial(cell, trial_id, trial)
         origin: Literal["start", "sampler"] = "sampler" if point is None else "start"
         return Proposal(origin, trial.params, serialize_distributions(trial), settings)
+
+    def _repeat(self, cell: Cell, trial_id: str, candidate: optuna.trial.FrozenTrial) -> Proposal:
+        """Propose the settings of an earlier trial again, for another seed."""
+        study, first_trial_id = self.by_cell[cell], candidate.user_attrs["first_trial_id"]
+        study.enqueue_trial(candidate.params)
+        trial, settings = self.spaces[cell[0]].ask_study(study)
+        self._register_trial(cell, trial_id, trial, first_trial_id)
+        distributions = serialize_distributions(trial)
+        return Proposal("repeat", trial.params, distributions, settings, first_trial_id)
+
+    def _choose_candidate(self, cell: Cell) -> optuna.trial.FrozenTrial | None:
+        """Return the trial that the next one repeats; None if it is to try other settings.
+
+        Of the best settings, those with the fewest runs are repeated, the best of equals.
+        """
+        due = self.sweep.repeat_share * (self.trial_counts[cell] + 1 - TRIALS_BEFORE_REPEATS)
+        if self._repeats[cell] + 1 > due or self.sweep.sampler == samplers.GRID_SAMPLER:
+            return None
+        trials = self.by_cell[cell].get_trials(deepcopy=False)
+        runs = Counter(trial.user_attrs.get("first_trial_id") for trial in trials)
+        best = [estimate.trial_id for estimate in self.estimates(cell)[:NUM_CANDIDATES]]
+        chosen = min(best, key=lambda trial_id: runs[trial_id], default=None)
+        is_chosen = (trial.user_attrs.get("trial_id") == chosen for trial in trials)
+        return next(compress(trials, is_chosen)) if chosen else None
 
     def _ask_new_trial(
         self, cell: Cell, point: dict[str, Any] | None, ask: Callable[[optuna.Study], _Asked]
@@ -115,7 +171,11 @@ class CellStudies:
             space, num_trials = self.spaces[cell[0]], len(self._tried_points[cell])
             name = samplers.choose_sampler(space, num_trials)
         seed_parts = self.trial_counts[cell], *([attempt] if attempt else [])
-        return samplers.make_sampler(name, derive_seed(self.sweep.seed, *cell, *seed_parts))
+        seed = derive_seed(self.sweep.seed, *cell, *seed_parts)
+        sampler = samplers.make_sampler(name, seed)
+        if isinstance(sampler, GaussianProcessSampler) and (model := self._models.find(cell)):
+            sampler.space, sampler.sources = model.space, self._models.sources(cell)
+        return sampler
 
     def _take_start_point(self, cell: Cell) -> dict[str, Any] | None:
         points = self._start_points[cell]
@@ -125,8 +185,12 @@ class CellStudies:
                 return point
         return None
 
-    def _register_trial(self, cell: Cell, trial_id: str, trial: optuna.Trial) -> None:
+    def _register_trial(
+        self, cell: Cell, trial_id: str, trial: optuna.Trial, candidate: str | None = None
+    ) -> None:
         trial.set_user_attr("trial_id", trial_id)
+        trial.set_user_attr("first_trial_id", candidate or trial_id)
+        self._repeats[cell] += candidate is not None
         self._active_trials[trial_id] = trial, []
         self._tried_points[cell].add(_point_key(trial.params))
         self.trial_counts[cell] += 1
@@ -134,17 +198,25 @@ class CellStudies:
     def fold(self, event: events.Event) -> None:
         """Add an event of the log; this does not need the search spaces."""
         match event:
+            case events.CellModelled():
+                self._modelled_cells.add(event.cell)
+            case events.TrialProposed() | events.TrialEnded():
+                self._modelled_cells.discard(event.cell)
+        match event:
             case events.TrialProposed() if event.trial_id not in self._active_trials:
                 self._replay_proposal(event)
             case events.EpochFinished():
                 self._active_trials[event.trial_id][1].append(event.best_validation_accuracy)
             case events.TrialEnded():
                 trial, best_accuracies = self._active_trials.pop(event.trial_id)
-                value = self._objective_value(event.cell, event.state, best_accuracies)
+                value = self._outcomes[event.cell].value(event.state, best_accuracies)
+                trial.set_user_attr("finished", event.state is TrialState.FINISHED)
                 state = OptunaState.FAIL if value is None else OptunaState.COMPLETE
                 self.by_cell[event.cell].tell(trial, value, state)
             case events.WarmStart():
                 self._add_observations(event)
+            case events.EarlierCell():
+                self._add_earlier_cell(event)
 
     def _replay_proposal(self, event: events.TrialProposed) -> None:
         """Bring a study to its state after it proposed a trial of the log."""
@@ -154,6 +226,11 @@ class CellStudies:
         if event.trial_id != expected_id:
             raise ValueError(f"the trial {event.trial_id} should be {expected_id}")
         study, trial = self.by_cell[cell], None
+        if event.is_repeat:
+            study.enqueue_trial(params)
+            trial = study.ask(distributions)
+            self._register_trial(cell, event.trial_id, trial, event.candidate)
+            return
         while (point := self._take_start_point(cell)) and not point.items() <= params.items():
             pass
         if cell in self._stateful_samplers:  # the sampler must have drawn this point, too
@@ -169,28 +246,49 @@ class CellStudies:
 
     def _add_observations(self, event: events.WarmStart) -> None:
         self._start_points[event.cell] += event.start
+        outcomes = self._outcomes[event.cell]
         for seen in event.observations:
             self._tried_points[event.cell].add(_point_key(seen.params))
-            accuracies = seen.best_validation_accuracies
-            trial = optuna.trial.create_trial(
-                value=self._objective_value(event.cell, seen.state, accuracies),
-                params=seen.params,
-                distributions=parse_distributions(seen.distributions),
-                user_attrs={"trial_id": seen.trial_id},
-            )
-            self.by_cell[event.cell].add_trial(trial)
+            self.by_cell[event.cell].add_trial(outcomes.to_optuna(seen))
 
-    def _objective_value(
-        self, cell: Cell, state: TrialState, best_accuracies: Sequence[float]
-    ) -> float | None:
+    def _add_earlier_cell(self, event: events.EarlierCell) -> None:
+        outcomes = _Outcomes()
+        trials = [outcomes.to_optuna(seen) for seen in event.observations]
+        spaces = [trial.distributions for trial in trials]
+        common = {k: d for k, d in spaces[0].items() if all(s.get(k) == d for s in spaces)}
+        self._models.earlier.append(CellModel(trials, common))
+
+
+@dataclass
+class _Outcomes:
+    """What a sampler gets for the trials of a cell; see `CellStudies`."""
+
+    finished_curves: list[Sequence[float]] = field(default_factory=list)
+    worst: float = 0.0  # value of a trial that diverged
+    _is_first: bool = True
+
+    def value(self, state: TrialState, best_accuracies: Sequence[float]) -> float | None:
         """Return the value of a trial, from its best accuracy after each epoch; None for none."""
         if state is TrialState.DIVERGED:
-            previous = self.by_cell[cell].get_trials(deepcopy=False)
-            return min((t.value for t in previous if t.value is not None), default=0.0)
+            return self.worst
         if state is TrialState.CRASHED or not best_accuracies:
             return None
+        value = best_accuracies[-1]
         if state is TrialState.FINISHED:
-            self._finished_curves[cell].append(best_accuracies)
-            return best_accuracies[-1]
-        curves, last = self._finished_curves[cell], len(best_accuracies) - 1
-        return best_accuracies[-1] + median([curve[-1] - curve[last] for curve in curves] or [0.0])
+            self.finished_curves.append(best_accuracies)
+        else:
+            last = len(best_accuracies) - 1
+            gains = [curve[-1] - curve[last] for curve in self.finished_curves]
+            value += median(gains or [0.0])
+        self.worst = value if self._is_first else min(self.worst, value)
+        self._is_first = False
+        return value
+
+    def to_optuna(self, seen: events.Observation) -> optuna.trial.FrozenTrial:
+        """Return a trial of another sweep as a study has it."""
+        return optuna.trial.create_trial(
+            value=self.value(seen.state, seen.best_validation_accuracies),
+            params=seen.params,
+            distributions=parse_distributions(seen.distributions),
+            user_attrs={"trial_id": seen.trial_id},
+        )

@@ -1,12 +1,14 @@
-"""Warm start: observations of an earlier sweep where nothing differs, else start points."""
+"""Warm start: observations of an earlier sweep where nothing differs, else points and a prior."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from kdtune.log.events import Cell, Observation, SweepOpening, TrialState, WarmStart
+from kdtune.log.events import Cell, EarlierCell, Observation, SweepOpening, TrialState, WarmStart
 from kdtune.log.folder import SweepFolder
 from kdtune.log.trial_history import TrialHistory, TrialRecord
 from kdtune.tuning.search.space import ConfigureTrial, SearchSpace, serialize_distributions
+
+Earlier = WarmStart | EarlierCell
 
 _IGNORED_SETTINGS = {
     "seed", "data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "cache_targets",
@@ -21,8 +23,8 @@ def make_warm_start_events(
     cells: list[Cell],
     opening_event: SweepOpening,
     configure_trial: ConfigureTrial,
-) -> Iterator[WarmStart]:
-    """Yield what each cell of a new sweep learns from an earlier sweep.
+) -> Iterator[Earlier]:
+    """Yield what each cell of a new sweep learns from an earlier sweep, then what all cells do.
 
     Args:
         path: folder of the earlier sweep.
@@ -36,7 +38,9 @@ def make_warm_start_events(
     teachers = [
         event.teacher and event.teacher.sha256 for event in (earlier_opening, opening_event)
     ]
-    earlier_trials = list(TrialHistory(folder.load_events()).trials.values())
+    history = TrialHistory(folder.load_events()).trials.values()
+    earlier_trials = [trial for trial in history if not trial.proposed.is_repeat]
+    observed_cells = set()
     for cell in cells:
         space = spaces[cell[0]]
         trials = [trial for trial in earlier_trials if trial.cell == cell]
@@ -56,8 +60,8 @@ def make_warm_start_events(
             start_points = _choose_start_points(trials, space)
             reason = f"{len(start_points)} start points of {path}, no observations: {difference}"
         else:
-            counted = [t for t in trials if t.is_successful or t.state is TrialState.DIVERGED]
-            observations = [_make_observation(path, trial) for trial in counted]
+            observed_cells.add(cell)
+            observations = _make_observations(path, trials)
             reason = f"{len(observations)} observations of {path}: nothing differs"
         yield WarmStart(
             method=cell[0],
@@ -67,6 +71,21 @@ def make_warm_start_events(
             start=tuple(start_points),
             reason=reason,
         )
+    for cell in dict.fromkeys(trial.cell for trial in earlier_trials):
+        trials = [trial for trial in earlier_trials if trial.cell == cell]
+        if cell not in observed_cells and (observations := _make_observations(path, trials)):
+            yield EarlierCell(
+                method=cell[0],
+                model=cell[1],
+                source=path,
+                observations=tuple(observations),
+                reason=f"a prior for all cells, from {len(observations)} trials of {path}",
+            )
+
+
+def _make_observations(path: str, trials: list[TrialRecord]) -> list[Observation]:
+    counted = [t for t in trials if t.is_successful or t.state is TrialState.DIVERGED]
+    return [_make_observation(path, trial) for trial in counted]
 
 
 def _make_observation(path: str, trial: TrialRecord) -> Observation:

@@ -1,0 +1,99 @@
+"""What kdtune uses of Optuna's private modules: the Gaussian process of `GPSampler`.
+
+Optuna gives nobody the posterior of its sampler. `tests/tuning/search/test_optuna_private.py`
+tests each name with the installed version.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from optuna._gp import acqf, gp
+from optuna._gp.gp import GPRegressor as GPRegressor
+from optuna._gp.search_space import SearchSpace
+from optuna.samplers import GPSampler
+from torch import Tensor
+
+NormalizedSpace = SearchSpace
+
+MIN_NOISE_VARIANCE = 1e-3
+NOISE_CONCENTRATION, NOISE_RATE = 1.5, 4.0
+"""The noise variance of standardised values has a gamma prior with mean 0.4 (Optuna's is 0.04).
+
+Two runs that differ in the seed alone often differ as much as good settings do.
+"""
+
+NUM_QMC_SAMPLES = 128  # as in `GPSampler`
+
+
+def fit_process(points: np.ndarray, values: np.ndarray, is_categorical: np.ndarray) -> GPRegressor:
+    """Return a Gaussian process (Matérn 5/2, one length scale per setting, and noise).
+
+    Args:
+        points: in the unit cube, [N, D].
+        values: standardised, [N].
+        is_categorical: for each setting, [D].
+    """
+    return gp.fit_kernel_params(
+        X=points,
+        Y=values,
+        is_categorical=is_categorical,
+        log_prior=_log_prior,
+        minimum_noise=MIN_NOISE_VARIANCE,
+        deterministic_objective=False,
+    )
+
+
+def _log_prior(process: GPRegressor) -> Tensor:
+    """Return the log prior of Optuna's, but for the noise."""
+    inverse_lengths, scale = process.inverse_squared_lengthscales, process.kernel_scale
+    noise = process.noise_var
+    return (
+        -(0.1 / inverse_lengths + 0.1 * inverse_lengths).sum()
+        + (torch.log(scale) - scale)
+        + (NOISE_CONCENTRATION - 1) * torch.log(noise)
+        - NOISE_RATE * noise
+    )
+
+
+class ShiftedProcess(GPRegressor):
+    """A Gaussian process plus a prior mean, which is subtracted from the values of its fit."""
+
+    def __init__(self, process: GPRegressor, prior_mean: Callable[[Tensor], Tensor]):
+        self.__dict__ |= process.__dict__
+        self.prior_mean = prior_mean
+
+    def posterior(self, x: Tensor, joint: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the posterior mean and variance of points."""
+        mean, variance = super().posterior(x, joint)
+        return mean + self.prior_mean(x), variance
+
+
+class ProcessSampler(GPSampler):
+    """Optuna's optimiser of an acquisition function, for a process that is fitted elsewhere."""
+
+    def best_point(
+        self, process: GPRegressor, space: SearchSpace, best: np.ndarray, running: np.ndarray
+    ) -> np.ndarray:
+        """Return the point with the highest expected improvement on the best posterior mean.
+
+        Args:
+            process: the posterior.
+            space: of the points.
+            best: the point with the best posterior mean, [D].
+            running: points whose values are not known yet, [R, D].
+        """
+        threshold = float(process.posterior(torch.from_numpy(best))[0])
+        function: acqf.BaseAcquisitionFunc
+        if len(running):
+            function = acqf.qLogEI(
+                gpr=process,
+                search_space=space,
+                threshold=threshold,
+                n_qmc_samples=NUM_QMC_SAMPLES,
+                qmc_seed=int(self._rng.rng.randint(1 << 30)),
+                normalized_params_of_running_trials=running,
+            )
+        else:
+            function = acqf.LogEI(gpr=process, search_space=space, threshold=threshold)
+        return self._optimize_acqf(function, best[np.newaxis])

@@ -1,0 +1,61 @@
+"""Each private name of Optuna's does what kdtune needs of it."""
+
+import numpy as np
+import pytest
+import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from kdtune.tuning.search.optuna_private import (
+    NormalizedSpace,
+    ProcessSampler,
+    ShiftedProcess,
+    fit_process,
+)
+
+SPACE = {"lr": FloatDistribution(1e-3, 1e-1, log=True), "size": CategoricalDistribution([8, 16])}
+
+
+def fit(points, values):
+    return fit_process(np.array(points), np.array(values), np.array([False] * len(points[0])))
+
+
+def test_settings_become_points_of_the_unit_cube_and_back():
+    space = NormalizedSpace(SPACE)
+    drawn = space.sample_normalized_params(16, np.random.RandomState(0))
+    assert drawn.shape == (16, 2) and set(drawn[:, 1]) == {0.0, 1.0}
+    assert space.get_unnormalized_param(np.array([0.5, 1.0])) == {
+        "lr": pytest.approx(1e-2),
+        "size": 16,
+    }
+    assert list(space.is_categorical) == [False, True]
+
+
+def test_a_process_smooths_repeated_values_and_is_sure_where_there_are_many():
+    points = [[0.1]] * 6 + [[0.9]]
+    process = fit(points, [1.0, 0.6, 1.2, 0.8, 1.1, 0.7, -2.0])
+    mean, variance = process.posterior(torch.tensor([[0.1], [0.5], [0.9]], dtype=torch.float64))
+    assert 0.4 < mean[0] < 1.0  # near the mean of 0.9, drawn to the prior's 0
+    assert variance[0] < variance[2] < variance[1]
+    assert process.noise_var > 1e-3
+
+
+def test_a_shifted_process_adds_its_prior_mean_to_every_posterior():
+    process = fit([[0.0], [1.0], [0.5]], [0.0, 0.1, -0.1])
+    shifted = ShiftedProcess(process, lambda points: 3 * points[..., 0])
+    points = torch.tensor([[0.2], [0.8]], dtype=torch.float64)
+    for joint in (False, True):
+        plain, shifted_mean = (p.posterior(points, joint)[0] for p in (process, shifted))
+        assert torch.allclose(shifted_mean - plain, 3 * points[:, 0])
+        variances = [p.posterior(points, joint)[1] for p in (process, shifted)]
+        assert torch.equal(*variances)
+
+
+@pytest.mark.parametrize("running", [[], [[0.5]]])
+def test_the_best_point_is_where_the_posterior_promises_most(running):
+    """Values rise to 0.7 and fall after it; a point that is tried now is not proposed again."""
+    points = np.linspace(0, 1, 11)[:, None]
+    process = fit(points, -4 * (points[:, 0] - 0.7) ** 2)
+    space = NormalizedSpace({"x": FloatDistribution(0, 1)})
+    sampler = ProcessSampler(seed=1)
+    point = sampler.best_point(process, space, points[7], np.array(running).reshape(-1, 1))
+    assert 0.6 < point[0] < 0.8
