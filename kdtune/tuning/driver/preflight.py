@@ -2,12 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kdtune.config.strengths import STRENGTHS, strengths_to_weights
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig, applicable_settings
 from kdtune.data.folders import GROUPS_FILE, load_test_groups
@@ -59,10 +61,37 @@ class PreparedSweep:
         Args:
             cell: method and model.
             number: the trial's number in its cell.
-            settings: values that its space decides.
+            settings: values that its space decides; a strength is taken as the weight.
         """
         config = _build_trial_config(self.sweep, cell, number, settings)
         return self.shared_inputs.with_cache_plan(config)
+
+    @cached_property
+    def has_strengths(self) -> bool:
+        """True if a space decides the strength of a term; else nothing is measured for them."""
+        return any(space.has_strengths for space in self.spaces.values())
+
+    def measure_scales(self, cell: Cell, settings: dict[str, Any]) -> dict[str, float]:
+        """Return the scales of a trial's terms; none if all spaces decide weights.
+
+        Args:
+            cell: method and model.
+            settings: values that its space decides.
+        """
+        if not (self.has_strengths or STRENGTHS.keys() & settings.keys()):
+            return {}
+        return self.shared_inputs.measure_scales(self.configure_trial(cell, 0, settings))
+
+    def describe_unscaled_strengths(self) -> Iterator[str]:
+        """Yield a line for each strength of a cell that is the weight itself."""
+        for cell in self.sweep.cells() if self.has_strengths else ():
+            _, settings = self.spaces[cell[0]].probe_points()[0]
+            if METHODS[cell[0]].uses_teacher:
+                scales = self.measure_scales(cell, settings)
+                for strength, weight in STRENGTHS.items():
+                    if strength in settings and weight not in scales:
+                        reason = "its term is not above 0 before training"
+                        yield f"{'-'.join(cell)}: {strength} is taken as {weight}, since {reason}"
 
     def example_configs(self) -> dict[str, TrainConfig]:
         """Return the settings of a trial of each student: the first of its first cell."""
@@ -305,7 +334,7 @@ def _build_trial_config(
     method, model = cell
     return TrainConfig.parse(
         {
-            **settings,
+            **strengths_to_weights(settings, loss_scales={}),
             "method": method,
             "model": model,
             **sweep.locations(METHODS[method].uses_teacher),

@@ -1,0 +1,140 @@
+"""Loss scales: the sizes of a loss's terms beside its classification loss, before any training."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdtune.config.strengths import STRENGTHS
+from kdtune.config.train import TrainConfig
+from kdtune.data.splits import ImageData
+from kdtune.data.transforms import decode_images, normalise
+from kdtune.methods import METHODS, build_method
+from kdtune.methods.method import FeatureMaps, Method, TensorsByName
+from kdtune.models import MODELS, build_model, compute_logits_and_features, stage_shapes
+from kdtune.runtime.seeds import derive_seed
+
+NUM_BATCHES, MAX_OUTPUT_BYTES = 4, 128 * 2**20
+"""Maximum number of batches, and bytes of a network's outputs for them; it is at least one."""
+
+_PROBE_WEIGHT = 1e6
+"""Weight with which a term is measured: at 1, float32 would round small terms away."""
+
+_Outputs = tuple[Tensor, FeatureMaps]
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class LossScales:
+    """Measures terms on a few training batches, which are not augmented.
+
+    The CPU computes in float32 with one thread, for the same numbers everywhere, and since others
+    would wait for cores that trials keep busy. The student is untrained and in train mode, as in a run's first steps. A loss is taken to be
+    linear in alpha and beta, so methods of plug-ins are measured like the built-in ones.
+
+    Args:
+        data: its first training images, in a seeded order, are used.
+        image_size: height and width in pixels.
+        teacher: in eval mode.
+        seed: of the sweep; fixes images and initial weights.
+    """
+
+    def __init__(self, data: ImageData, image_size: int, teacher: nn.Module, seed: int):
+        self._data, self._image_size, self._teacher = data, image_size, teacher
+        self._seed = derive_seed(seed, "loss scales")
+        order = np.random.default_rng(self._seed).permutation(len(data.train))
+        self._image_order = order.tolist()
+        self._student_outputs = lru_cache(maxsize=8)(self._run_student)
+        self._teacher_outputs = lru_cache(maxsize=4)(self._run_teacher)
+
+    @_single_threaded()
+    @torch.no_grad()
+    def measure(self, config: TrainConfig) -> dict[str, float]:
+        """Return, by weight, its term over the classification loss if the weight is 1.
+
+        A weight is missing if its term is not above 0, as of a method that lacks it.
+
+        Args:
+            config: settings of a run; its weights and seed do not matter.
+        """
+        students = self._student_outputs(config.model, config.batch_size)
+        teachers = self._teacher_outputs(config.batch_size)
+        batches = list(zip(students, teachers, self._labels(config.batch_size), strict=False))
+        losses, targets = {}, list[TensorsByName]()
+        with METHODS.blame_provider(config.method), torch.random.fork_rng(devices=[]):
+            for weight in ("", *STRENGTHS.values()):
+                method = self._build_method(config, weight, batches[0][:2])
+                targets = targets or [method.targets(*teacher) for _, teacher, _ in batches]
+                parts = [
+                    method(*student, target, labels)
+                    for (student, _, labels), target in zip(batches, targets, strict=True)
+                ]
+                losses[weight] = math.fsum(float(part["loss"]) for part in parts)
+                if not weight:
+                    classification = math.fsum(
+                        float(part.get("classification", part["loss"])) for part in parts
+                    )
+        scales = {
+            weight: (losses[weight] - losses[""]) / _PROBE_WEIGHT / classification
+            for weight in STRENGTHS.values()
+        }
+        # Four digits, since further ones may differ between machines.
+        return {k: float(f"{v:.4g}") for k, v in scales.items() if 0 < v < math.inf}
+
+    def _build_method(
+        self, config: TrainConfig, weight: str, outputs: tuple[_Outputs, _Outputs]
+    ) -> Method:
+        """Return the method with a single weight, and with the same initial layers for each."""
+        weights = dict.fromkeys(STRENGTHS.values(), 0.0)
+        if weight:
+            weights[weight] = _PROBE_WEIGHT
+        torch.manual_seed(derive_seed(self._seed, "method", config.model))
+        shapes = [stage_shapes(features) for _, features in outputs]
+        method = build_method(config.model_copy(update=weights), *shapes)
+        method.epoch = config.epochs  # no hint stage, and no term that is still faded in
+        return method
+
+    def _indices(self, batch_size: int) -> Iterator[list[int]]:
+        """Yield the indices of the images of each batch; only the first may be a smaller one."""
+        for start in range(0, NUM_BATCHES * batch_size, batch_size):
+            batch = self._image_order[start : start + batch_size]
+            if not start or len(batch) == batch_size:
+                yield batch
+
+    def _labels(self, batch_size: int) -> Iterator[Tensor]:
+        for indices in self._indices(batch_size):
+            yield torch.tensor(self._data.train.select(indices).labels)
+
+    def _run_student(self, model: str, batch_size: int) -> list[_Outputs]:
+        with MODELS.blame_provider(model), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self._seed, "student", model))
+            student = build_model(model, len(self._data.classes), self._image_size)
+            return self._compute_outputs(student.train(), batch_size)
+
+    def _run_teacher(self, batch_size: int) -> list[_Outputs]:
+        return self._compute_outputs(self._teacher, batch_size)
+
+    def _compute_outputs(self, network: nn.Module, batch_size: int) -> list[_Outputs]:
+        outputs, num_bytes = list[_Outputs](), 0
+        for indices in self._indices(batch_size):
+            pixels = decode_images(self._data.train.select(indices), self._image_size, None)
+            images = normalise(torch.from_numpy(pixels))
+            logits, features = compute_logits_and_features(network, images)
+            outputs.append((logits.float().cpu(), [stage.float().cpu() for stage in features]))
+            num_bytes += sum(x.nbytes for x in chain([outputs[-1][0]], outputs[-1][1]))
+            if num_bytes * (len(outputs) + 1) > MAX_OUTPUT_BYTES * len(outputs):
+                break
+        return outputs
