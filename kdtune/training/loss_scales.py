@@ -41,9 +41,10 @@ def _single_threaded() -> Iterator[None]:
 class LossScales:
     """Measures terms on a few training batches, which are not augmented.
 
-    The CPU computes in float32 with one thread, for the same numbers everywhere, and since others
-    would wait for cores that trials keep busy. The student is untrained and in train mode, as in a run's first steps. A loss is taken to be
-    linear in alpha and beta, so methods of plug-ins are measured like the built-in ones.
+    The CPU computes in float32 with one thread: the numbers do not depend on the machine's cores,
+    and nothing waits for cores that trials keep busy. The student is untrained and in train mode,
+    as in a run's first steps. A loss is taken to be linear in alpha and beta, so methods of
+    plug-ins are measured like the built-in ones.
 
     Args:
         data: its first training images, in a seeded order, are used.

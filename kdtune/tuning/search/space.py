@@ -34,7 +34,10 @@ from kdtune.reports.text.spaces import space_lines
 from kdtune.tuning.cluster.ray_private import to_optuna
 
 ConfigureTrial = Callable[[Cell, int, dict[str, Any]], TrainConfig]
-"""Returns the complete settings of a trial from its cell, its number and its space's settings."""
+"""Returns the complete settings of a trial from its cell, its number and its space's settings.
+
+These have weights in place of strengths.
+"""
 
 MeasureScales = Callable[[Cell, dict[str, Any]], dict[str, float]]
 """Returns the scales of a trial's terms, see `strengths_to_weights`, from its space's settings."""

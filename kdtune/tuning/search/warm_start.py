@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from kdtune.config.strengths import STRENGTHS
+from kdtune.config.strengths import STRENGTHS, strengths_to_weights
 from kdtune.log.events import Cell, Observation, SweepOpening, TrialState, WarmStart
 from kdtune.log.folder import SweepFolder
 from kdtune.log.trial_history import TrialHistory, TrialRecord
@@ -90,7 +90,8 @@ def _find_difference(
     current_point = optuna_trial.params, serialize_distributions(optuna_trial)
     if current_point != (proposed.params, proposed.distributions):
         return "its search space differs"
-    config = configure_trial(trial.cell, 0, settings).model_dump()
+    weights = strengths_to_weights(settings, loss_scales={})
+    config = configure_trial(trial.cell, 0, weights).model_dump()
     if config["teacher_model"] and not same_teacher:
         return "its teacher differs"
     ignored = set(_IGNORED_SETTINGS)
