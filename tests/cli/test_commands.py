@@ -313,7 +313,7 @@ def test_spaces_of_a_sweep_say_what_its_strengths_are_as_weights(kdtune, tmp_pat
     write_log(tmp_path / "s", [opening, proposal])
     code, out, _ = kdtune("spaces", "s")
     assert code == 0 and "beta_strength   0.01 to 100, log scale" in out
-    assert out.splitlines()[-1].split() == ["at", "A", "beta", "0.005", "200", "2", "2e+04"]
+    assert out.splitlines()[-3].split() == ["at", "A", "beta", "0.005", "200", "2", "2e+04"]
     assert "strength: weight · term / classification loss" in out
     code, _, err = kdtune("spaces", "s", "--space", "x.py")
     assert code == 2 and "leave --space out" in err

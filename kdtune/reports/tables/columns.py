@@ -283,10 +283,10 @@ LOSS_SCALES = Table(
     METHOD, MODEL,
     Column("weight", TEXT, "`alpha` or `beta`, the weight of the term", "weight"),
     Column("scale", ".3g", "term / classification loss of the untrained student at weight 1, "
-           "median over the trials", "term / classification loss at weight 1"),
+           "median over the trials", "scale"),
     Column("weight_at_one", ".3g", "weight at strength 1", "weight at strength 1"),
     Column("weight_low", ".3g", "weight at the lower end of the range of the strength; empty if "
-           "it is not searched in one", "at the lower end of its range"),
+           "it is not searched", "at the lower end"),
     Column("weight_high", ".3g", "weight at the upper end", "at the upper end"),
 )
 

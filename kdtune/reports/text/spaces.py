@@ -67,4 +67,5 @@ def sweep_spaces_text(path: Path) -> str:
     scales = loss_scales_table(folder.load_events())
     if len(scales):
         texts.append(render_columns(LOSS_SCALES.to_texts(scales, *LOSS_SCALES.names)))
+        texts.append("scale: term at weight 1 / classification loss, median over the trials")
     return "\n\n".join(texts) + "\n"

@@ -27,8 +27,8 @@ IMPORTANCE = (
     "rung."
 )
 SCALES = (
-    "Strengths: a strength is a term's weight times its scale, the term over the classification "
-    "loss of the untrained student. The weights at the ends of its range are what was searched."
+    "Strengths. Scale: a term at weight 1 over the classification loss, both of the untrained "
+    "student. A strength is weight times scale, so in each cell it is another weight."
 )
 NO_IMPORTANCE = f"Importance needs {MIN_IMPORTANCE_TRIALS} trials of a cell."
 
