@@ -8,7 +8,7 @@ below them, 0.01, as RepDistiller uses for light networks.
 weight_decay 1e-5 to 1e-2: around the 5e-4 of both.
 temperature 1 to 10 and alpha_strength 0.01 to 10: KD beside AT raised ResNet32x4 -> ResNet8x4 on
 CIFAR-100 from 73.4 to 75.1 % (SimKD's README against RepDistiller's), so it is searched along; T
-is 4 there. Its alpha of 1 has a strength of 0.9 to 9, larger for more confident teachers.
+is 4 there. Its alpha of 1 has a strength of 0.8 to 9, larger for more confident teachers.
 beta_strength 0.01 to 100, for all methods: the published recipes have strengths from 0.02
 (the paper's AT) to 160 (FitNets) with three teachers (`make bench-strengths`).
 

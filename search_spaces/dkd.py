@@ -3,7 +3,7 @@
 lr and weight_decay: as for attention transfer.
 temperature 1 to 10: mdistiller, the authors' code, has 4 on CIFAR-100 and 1 on ImageNet.
 alpha_strength and beta_strength 0.01 to 100, as that of kd: mdistiller has alpha 1, which is a
-strength of 0.2 to 9, and beta 0.5 on ImageNet, 2 to 8 on CIFAR-100; 8 is a strength of 7 to 13.
+strength of 0.1 to 9, and beta 0.5 on ImageNet, 2 to 8 on CIFAR-100; 8 is a strength of 6 to 13.
 
 START: terms as large as the classification loss; mdistiller's recipe, lr 0.05, alpha 1, beta 8.
 """

@@ -3,7 +3,7 @@
 lr, weight_decay, temperature and both strengths: as for attention transfer.
 
 START: a term as large as the classification loss, almost no KD; RepDistiller's recipe, lr 0.05,
-beta 25, which is a strength of 1.4 to 2.7.
+beta 25, which is a strength of 1.4 to 3.1.
 """
 
 from ray import tune

@@ -4,7 +4,7 @@ lr, weight_decay, temperature and both strengths: as for attention transfer. The
 gets smaller with larger batches, which a strength makes up for.
 
 START: a term as large as the classification loss, almost no KD; RepDistiller's recipe, lr 0.05,
-beta 3,000, which is a strength of 1.7 to 5.3.
+beta 3,000, which is a strength of 1.9 to 5.3.
 """
 
 from ray import tune

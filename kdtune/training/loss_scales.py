@@ -15,11 +15,11 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.splits import ImageData
 from kdtune.data.transforms import decode_images, normalise
 from kdtune.methods import METHODS, build_method
-from kdtune.methods.method import FeatureMaps, Method, TensorsByName
+from kdtune.methods.method import FeatureMaps
 from kdtune.models import MODELS, build_model, compute_logits_and_features, stage_shapes
 from kdtune.runtime.seeds import derive_seed
 
-NUM_BATCHES, MAX_OUTPUT_BYTES = 4, 128 * 2**20
+NUM_BATCHES, MAX_OUTPUT_BYTES = 4, 64 * 2**20
 """Maximum number of batches, and bytes of a network's outputs for them; it is at least one."""
 
 _PROBE_WEIGHT = 1e6
@@ -58,8 +58,8 @@ class LossScales:
         self._seed = derive_seed(seed, "loss scales")
         order = np.random.default_rng(self._seed).permutation(len(data.train))
         self._image_order = order.tolist()
-        self._student_outputs = lru_cache(maxsize=8)(self._run_student)
-        self._teacher_outputs = lru_cache(maxsize=4)(self._run_teacher)
+        self._student_outputs = lru_cache(maxsize=16)(self._run_student)
+        self._teacher_outputs = lru_cache(maxsize=8)(self._run_teacher)
 
     @_single_threaded()
     @torch.no_grad()
@@ -71,42 +71,35 @@ class LossScales:
         Args:
             config: settings of a run; its weights and seed do not matter.
         """
-        students = self._student_outputs(config.model, config.batch_size)
-        teachers = self._teacher_outputs(config.batch_size)
-        batches = list(zip(students, teachers, self._labels(config.batch_size), strict=False))
-        losses, targets = {}, list[TensorsByName]()
-        with METHODS.blame_provider(config.method), torch.random.fork_rng(devices=[]):
-            for weight in ("", *STRENGTHS.values()):
-                method = self._build_method(config, weight, batches[0][:2])
-                targets = targets or [method.targets(*teacher) for _, teacher, _ in batches]
-                parts = [
-                    method(*student, target, labels)
-                    for (student, _, labels), target in zip(batches, targets, strict=True)
-                ]
-                losses[weight] = math.fsum(float(part["loss"]) for part in parts)
-                if not weight:
-                    classification = math.fsum(
-                        float(part.get("classification", part["loss"])) for part in parts
-                    )
+        with METHODS.blame_provider(config.method):
+            base_loss, classification = self._sum_losses(config)
+            losses = {w: self._sum_losses(config, w)[0] for w in STRENGTHS.values()}
         scales = {
-            weight: (losses[weight] - losses[""]) / _PROBE_WEIGHT / classification
-            for weight in STRENGTHS.values()
+            weight: (loss - base_loss) / _PROBE_WEIGHT / (classification or math.nan)
+            for weight, loss in losses.items()
         }
         # Four digits, since further ones may differ between machines.
         return {k: float(f"{v:.4g}") for k, v in scales.items() if 0 < v < math.inf}
 
-    def _build_method(
-        self, config: TrainConfig, weight: str, outputs: tuple[_Outputs, _Outputs]
-    ) -> Method:
-        """Return the method with a single weight, and with the same initial layers for each."""
+    def _sum_losses(self, config: TrainConfig, weight: str | None = None) -> tuple[float, float]:
+        """Return loss and classification loss, summed over the batches, with a single weight."""
         weights = dict.fromkeys(STRENGTHS.values(), 0.0)
-        if weight:
+        if weight is not None:
             weights[weight] = _PROBE_WEIGHT
-        torch.manual_seed(derive_seed(self._seed, "method", config.model))
-        shapes = [stage_shapes(features) for _, features in outputs]
-        method = build_method(config.model_copy(update=weights), *shapes)
-        method.epoch = config.epochs  # no hint stage, and no term that is still faded in
-        return method
+        students = self._student_outputs(config.model, config.batch_size)
+        teachers = self._teacher_outputs(config.batch_size)
+        labels = self._labels(config.batch_size)
+        shapes = [stage_shapes(outputs[0][1]) for outputs in (students, teachers)]
+        total = classification = 0.0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self._seed, "method", config.model))
+            method = build_method(config.model_copy(update=weights), *shapes)
+            method.epoch = config.epochs  # no hint stage, and no term that is still faded in
+            for student, teacher, batch_labels in zip(students, teachers, labels, strict=False):
+                parts = method(*student, method.targets(*teacher), batch_labels)
+                total += float(parts["loss"])
+                classification += float(parts.get("classification", parts["loss"]))
+        return total, classification
 
     def _indices(self, batch_size: int) -> Iterator[list[int]]:
         """Yield the indices of the images of each batch; only the first may be a smaller one."""

@@ -144,9 +144,9 @@ def range_end_note(trials: pd.DataFrame, spaces: Spaces) -> str | None:
         for name, distribution in select_searched(spaces, method, cell).items():
             value = ranked[name].iloc[0]
             end = _nearest_end(value, distribution)
-            # A term of the least strength has hardly an effect, and a weaker one has none.
-            if end is not None and (name not in STRENGTHS or end == "upper"):
-                limit = getattr(distribution, "low" if end == "lower" else "high")
+            limit = getattr(distribution, "high" if end == "upper" else "low", 0)
+            # Nothing lies below 0, and a term of the least strength has hardly an effect.
+            if end == "upper" or (end == "lower" and limit and name not in STRENGTHS):
                 found.append(f"{name} {value:.3g} of {method}-{model} ({end} end, {limit:g})")
     if not found:
         return None

@@ -24,7 +24,7 @@ class SearchPolicy(SchedulingPolicy):
     configure_trial: ConfigureTrial
     clock: Callable[[], float] = time.monotonic
     say: Callable[[str], None] = say
-    measure_scales: MeasureScales = lambda cell, settings: {}
+    measure_scales: MeasureScales | None = None  # without it, strengths are the weights
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +45,8 @@ class SearchPolicy(SchedulingPolicy):
         if (proposal := self.studies.propose(cell, trial_id)) is None:
             reason = f"its space has no point that was not tried; {number} trials are all"
             return SpaceExhausted(method=method, model=model, reason=reason)
-        loss_scales = self.measure_scales(cell, proposal.settings)
+        measure = self.measure_scales
+        loss_scales = measure(cell, proposal.settings) if measure is not None else {}
         settings = strengths_to_weights(proposal.settings, loss_scales)
         return TrialProposed(
             trial_id=trial_id,

@@ -194,6 +194,7 @@ def test_settings_carry_over_where_the_ranges_of_all_models_overlap():
         ({"lr": 0.0012}, "lr 0.0012 of at-A (lower end, 0.001)"),
         ({"lr": 0.05, "alpha": 0.96}, "alpha 0.96 of at-A (upper end, 1)"),
         ({"lr": 0.05, "alpha": 0.9, "steps": 5}, None),
+        ({"alpha": 0.0}, None),  # nothing lies below 0
         ({"beta_strength": 90.0}, "beta_strength 90 of at-A (upper end, 100)"),
         ({"beta_strength": 0.01}, None),  # a weaker term has no effect
     ],
