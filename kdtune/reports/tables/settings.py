@@ -131,26 +131,25 @@ def _good_range(values: pd.Series, distribution: BaseDistribution) -> tuple[floa
 
 
 def range_end_note(trials: pd.DataFrame, spaces: Spaces) -> str | None:
-    """Return a sentence on the settings whose best values are at ends of their ranges, if any are.
+    """Return a sentence on the best settings of cells that are at an end of a range, if any are.
 
     Args:
         trials: the table `TRIALS`.
         spaces: result of `collect_distributions`.
     """
     found = []
-    successful = trials[trials["state"].isin(SUCCESSFUL_STATES)]
-    for (method, model), cell in successful.groupby(["method", "model"], sort=False):
-        ranked = cell.sort_values("best_validation_accuracy", ascending=False, kind="stable")
-        for name, distribution in select_searched(spaces, method, cell).items():
-            value = ranked[name].iloc[0]
+    for _, best in trials[trials["rank_in_cell"] == 1].iterrows():
+        cell = f"{best['method']}-{best['model']}"
+        for name, distribution in select_searched(spaces, best["method"], trials).items():
+            value = best[name]
             end = _nearest_end(value, distribution)
             limit = getattr(distribution, "high" if end == "upper" else "low", 0)
             # Nothing lies below 0, and a term of the least strength has hardly an effect.
             if end == "upper" or (end == "lower" and limit and name not in STRENGTHS):
-                found.append(f"{name} {value:.3g} of {method}-{model} ({end} end, {limit:g})")
+                found.append(f"{name} {value:.3g} of {cell} ({end} end, {limit:g})")
     if not found:
         return None
-    return f"The best trial is at an end of a range, and a wider one may help: {', '.join(found)}."
+    return f"Best settings at an end of a range, where a wider one may help: {', '.join(found)}."
 
 
 def _nearest_end(value: Any, distribution: BaseDistribution) -> str | None:

@@ -207,5 +207,5 @@ def test_a_best_value_at_an_end_of_its_range_is_told(params, note):
     )
     events = [*worse, best, epoch("at-A-001", 1, 0.6), ended("at-A-001", "finished")]
     said = range_end_note(trials_table(events), {"at": space})
-    expected = f"The best trial is at an end of a range, and a wider one may help: {note}."
+    expected = f"Best settings at an end of a range, where a wider one may help: {note}."
     assert said == (expected if note else None)
