@@ -47,6 +47,11 @@ def test_the_range_of_beta_strength_is_the_same_for_all_methods():
     assert found == {"None", "FloatDistribution(high=100.0, log=True, low=0.01, step=None)"}
 
 
+def test_vid_whose_loss_is_mostly_a_constant_at_first_searches_its_weight():
+    searched = load_spaces()["vid"].distributions
+    assert {"alpha_strength", "beta"} < searched.keys() and "beta_strength" not in searched
+
+
 def test_a_users_space_replaces_the_built_in_one(write):
     path = write("METHOD='at'; SPACE={'lr': tune.uniform(0.1, 0.2), 'beta': 5.0}; START=[]")
     space = load_spaces((str(path),))["at"]
