@@ -13,7 +13,7 @@ endif
 # Tests that start neither Ray nor a training of more than seconds.
 QUICK_TESTS := $(addprefix tests/,config log runtime storage methods)
 
-.PHONY: demo test slow quick quick-tests check lint types clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster reference
+.PHONY: demo test slow quick quick-tests check lint types clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster bench-strengths reference
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -67,6 +67,10 @@ bench-overhead: $(READY)
 bench-plan: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/plan.py $(if $(DATA),--data $(DATA))
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scale.py
+
+# DATA=/path: an ImageFolder. TEACHERS="a.pth b.pth": teachers of its classes.
+bench-strengths: $(READY)
+	$(BIN)/python benchmarks/strengths.py --data $(DATA) $(TEACHERS)
 
 # OUT=/path: where the picture goes.
 bench-cluster: $(READY)

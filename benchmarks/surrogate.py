@@ -23,6 +23,7 @@ import math
 import sys
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from kdtune.config.strengths import override_settings
 from kdtune.log.folder import SweepFolder
 from kdtune.tuning.planning.recorded_curves import (
     RecordedRun,
@@ -61,9 +63,32 @@ OTHER_RANGES = {
 """Ranges that differ from those of our spaces."""
 
 
+_SHARE = FloatDistribution(0.0, 1.0)
+
+RECORDED_WEIGHTS: dict[str, tuple[dict[str, FloatDistribution], list[dict[str, float]]]] = {
+    "at": (
+        {"alpha": _SHARE, "beta": FloatDistribution(10, 1e4, log=True)},
+        [{"alpha": 0.0, "beta": 1e3}] * 2,
+    ),
+    "fitnets": (
+        {"alpha": _SHARE, "beta": FloatDistribution(1e-3, 100, log=True)},
+        [{"alpha": 0.1, "beta": 1e-3}, {"alpha": 0.0, "beta": 100.0}],
+    ),
+    "kd": ({"alpha": FloatDistribution(0.1, 10, log=True)}, [{"alpha": 1.0}, {"alpha": 9.0}]),
+}
+"""Ranges of weights and their start points, from which runs were recorded: not of strengths."""
+
+
+def _with_recorded_weights(space: SearchSpace) -> SearchSpace:
+    ranges, starts = RECORDED_WEIGHTS.get(space.method, ({}, [{}] * len(space.start_points)))
+    points = [override_settings(p, w) for p, w in zip(space.start_points, starts, strict=True)]
+    distributions = override_settings(space.distributions, ranges)
+    return replace(space, distributions=distributions, start_points=points)
+
+
 def space_of_runs(method: str, runs: list[RecordedRun]) -> SearchSpace:
     """Return the search space that runs were drawn from; `START` as far as it lies in it."""
-    method_space = load_spaces()[method]
+    method_space = _with_recorded_weights(load_spaces()[method])
     ranges = dict(method_space.distributions)
     if any(method_space.restrict_point(run.params).keys() != ranges.keys() for run in runs):
         ranges |= {key: value for key, value in OTHER_RANGES.items() if key in ranges}

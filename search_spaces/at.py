@@ -1,14 +1,19 @@
 """Attention transfer.
 
+A strength is a weighted term over the classification loss, both of the untrained student; the
+weight follows from it. So the ranges are the same for all teachers, students and image sizes.
+
 lr 0.001 to 0.3: the literature's 0.05 and 0.1 (RepDistiller; Zagoruyko & Komodakis 2017) and,
 below them, 0.01, as RepDistiller uses for light networks.
 weight_decay 1e-5 to 1e-2: around the 5e-4 of both.
-temperature 1 to 10 and alpha 0 to 1: KD beside AT raised ResNet32x4 -> ResNet8x4 on CIFAR-100
-from 73.4 to 75.1 % (SimKD's README against RepDistiller's), so it is searched along; T is 4 there.
-beta 10 to 10,000: the authors' code has 1,000, for three maps of 32 to 8 px and long training; the
-range extends further down because a stage has the weight beta / (H·W), larger for smaller maps.
+temperature 1 to 10 and alpha_strength 0.01 to 10: KD beside AT raised ResNet32x4 -> ResNet8x4 on
+CIFAR-100 from 73.4 to 75.1 % (SimKD's README against RepDistiller's), so it is searched along; T
+is 4 there. Its alpha of 1 has a strength of 0.8 to 9, larger for more confident teachers.
+beta_strength 0.01 to 100, for all methods: the published recipes have strengths from 0.02
+(the paper's AT) to 160 (FitNets) with three teachers (`make bench-strengths`).
 
-START: the defaults of `kdtune.at`; the settings of the authors' code, lr 0.1, beta 1,000, no KD.
+START: a term as large as the classification loss, almost no KD; the authors' code, lr 0.1, beta
+1,000, which is a strength of 3 to 18.
 """
 
 from ray import tune
@@ -18,10 +23,22 @@ SPACE = {
     "lr": tune.loguniform(1e-3, 0.3),
     "weight_decay": tune.loguniform(1e-5, 1e-2),
     "temperature": tune.uniform(1.0, 10.0),
-    "alpha": tune.uniform(0.0, 1.0),
-    "beta": tune.loguniform(10.0, 1e4),
+    "alpha_strength": tune.loguniform(0.01, 10.0),
+    "beta_strength": tune.loguniform(0.01, 100.0),
 }
 START = [
-    {"lr": 0.01, "weight_decay": 5e-4, "temperature": 4.0, "alpha": 0.0, "beta": 1e3},
-    {"lr": 0.1, "weight_decay": 5e-4, "temperature": 4.0, "alpha": 0.0, "beta": 1e3},
+    {
+        "lr": 0.01,
+        "weight_decay": 5e-4,
+        "temperature": 4.0,
+        "alpha_strength": 0.01,
+        "beta_strength": 1.0,
+    },
+    {
+        "lr": 0.1,
+        "weight_decay": 5e-4,
+        "temperature": 4.0,
+        "alpha_strength": 0.01,
+        "beta_strength": 6.0,
+    },
 ]

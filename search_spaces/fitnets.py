@@ -3,11 +3,12 @@
 lr 0.001 to 0.3: the literature's 0.05 (RepDistiller) and, below it, 0.01, as it uses for light
 networks.
 weight_decay 1e-5 to 1e-2: around RepDistiller's 5e-4.
-temperature 1 to 10 and alpha 0 to 1: as for attention transfer; Romero et al. 2015 use T = 3.
-beta 0.001 to 100: from the default of `kdtune.fitnets` to RepDistiller's 100. The loss has
-the scale of the teacher's activations, squared, so good values differ from teacher to teacher.
+temperature 1 to 10: as for attention transfer; Romero et al. 2015 use T = 3.
+alpha_strength and beta_strength: as for attention transfer. The loss has the scale of the
+teacher's activations, squared, which a strength makes up for.
 
-START: the defaults of `kdtune.fitnets`; RepDistiller's recipe, lr 0.05, beta 100, no KD.
+START: a term as large as the classification loss, almost no KD, T = 3; RepDistiller's recipe, lr
+0.05, beta 100, which is a strength of 90 to 160.
 """
 
 from ray import tune
@@ -17,10 +18,22 @@ SPACE = {
     "lr": tune.loguniform(1e-3, 0.3),
     "weight_decay": tune.loguniform(1e-5, 1e-2),
     "temperature": tune.uniform(1.0, 10.0),
-    "alpha": tune.uniform(0.0, 1.0),
-    "beta": tune.loguniform(1e-3, 100.0),
+    "alpha_strength": tune.loguniform(0.01, 10.0),
+    "beta_strength": tune.loguniform(0.01, 100.0),
 }
 START = [
-    {"lr": 0.01, "weight_decay": 5e-4, "temperature": 3.0, "alpha": 0.1, "beta": 1e-3},
-    {"lr": 0.05, "weight_decay": 5e-4, "temperature": 4.0, "alpha": 0.0, "beta": 100.0},
+    {
+        "lr": 0.01,
+        "weight_decay": 5e-4,
+        "temperature": 3.0,
+        "alpha_strength": 0.01,
+        "beta_strength": 1.0,
+    },
+    {
+        "lr": 0.05,
+        "weight_decay": 5e-4,
+        "temperature": 4.0,
+        "alpha_strength": 0.01,
+        "beta_strength": 100.0,
+    },
 ]

@@ -1,10 +1,10 @@
 """SP, similarity-preserving distillation, on the last feature map.
 
-lr, weight_decay, temperature and alpha: as for attention transfer.
-beta 30 to 30,000: around the 3,000 of RepDistiller and mdistiller, for batches of 64. The loss
-gets smaller with larger batches, so good values differ with batch_size.
+lr, weight_decay, temperature and both strengths: as for attention transfer. The loss
+gets smaller with larger batches, which a strength makes up for.
 
-START: the defaults, with RepDistiller's beta; its recipe, lr 0.05.
+START: a term as large as the classification loss, almost no KD; RepDistiller's recipe, lr 0.05,
+beta 3,000, which is a strength of 1.9 to 5.3.
 """
 
 from ray import tune
@@ -14,10 +14,22 @@ SPACE = {
     "lr": tune.loguniform(1e-3, 0.3),
     "weight_decay": tune.loguniform(1e-5, 1e-2),
     "temperature": tune.uniform(1.0, 10.0),
-    "alpha": tune.uniform(0.0, 1.0),
-    "beta": tune.loguniform(30.0, 3e4),
+    "alpha_strength": tune.loguniform(0.01, 10.0),
+    "beta_strength": tune.loguniform(0.01, 100.0),
 }
 START = [
-    {"lr": 0.01, "weight_decay": 5e-4, "temperature": 4.0, "alpha": 0.0, "beta": 3e3},
-    {"lr": 0.05, "weight_decay": 5e-4, "temperature": 4.0, "alpha": 0.0, "beta": 3e3},
+    {
+        "lr": 0.01,
+        "weight_decay": 5e-4,
+        "temperature": 4.0,
+        "alpha_strength": 0.01,
+        "beta_strength": 1.0,
+    },
+    {
+        "lr": 0.05,
+        "weight_decay": 5e-4,
+        "temperature": 4.0,
+        "alpha_strength": 0.01,
+        "beta_strength": 3.0,
+    },
 ]

@@ -343,10 +343,22 @@ def cache(prune: float | None, verify: bool) -> None:
 
 
 @cli.command()
+@argument("folder", required=False, type=EXISTING_FOLDER)
 @option("--space", "files", multiple=True, help="Files with your own search spaces; repeatable.")
 @options.plugin
-def spaces(files: tuple[str, ...]) -> None:
-    """Show every search space: its ranges, start points, and their sources."""
+def spaces(folder: Path | None, files: tuple[str, ...]) -> None:
+    """Show every search space: its ranges, start points, and their sources.
+
+    With the FOLDER of a sweep, show its spaces, and the weights that its strengths stand for.
+    """
+    if folder is not None and files:
+        raise UserError("The spaces of a sweep are in its log; leave --space out.")
+    if folder is not None:
+        from kdtune.reports.text.spaces import sweep_spaces_text
+
+        print(sweep_spaces_text(folder), end="")
+        return
+
     from kdtune.plugins import PLUGINS
     from kdtune.tuning.search.space import describe_space, load_spaces
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdtune.config import train
 from kdtune.config.names import require_data, require_model_name
+from kdtune.config.strengths import strengths_to_weights
 from kdtune.errors import UserError, did_you_mean
 from kdtune.units import parse_duration
 
@@ -238,6 +239,7 @@ class SweepConfig(train.DataConfig):
         train.check_searchable(self.settings, methods)
         for method in methods:
             settings = train.applicable_settings(method, self.settings)
+            settings = strengths_to_weights(settings, loss_scales={})
             train.TrainConfig.for_method(method, {**settings, "epochs": self.epochs})
 
     def check_names_and_files(self) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Self
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from kdtune.config.methods import BUILTIN_METHODS, SettingValues
+from kdtune.config.strengths import STRENGTHS, require_one_of_each
 from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
 
@@ -224,7 +225,7 @@ def _searchable_fields() -> list[str]:
 
 
 def _is_setting_name(key: Any) -> bool:
-    if not isinstance(key, str) or key in TrainConfig.model_fields:
+    if not isinstance(key, str) or key in STRENGTHS or key in TrainConfig.model_fields:
         return key in _searchable_fields()
     return key.isidentifier() and not key.startswith("_") and not hasattr(TrainConfig, key)
 
@@ -262,7 +263,8 @@ def applicable_settings(method: str, settings: Mapping[str, Any]) -> dict[str, A
         settings: of several methods, by name.
     """
     method_keys = method_settings(method)
-    return {k: v for k, v in settings.items() if k in method_keys or k in TrainConfig.model_fields}
+    shared_keys = TrainConfig.model_fields.keys() | STRENGTHS.keys()
+    return {k: v for k, v in settings.items() if k in method_keys or k in shared_keys}
 
 
 def hash_settings(settings: Mapping[str, Any]) -> str:
@@ -273,14 +275,16 @@ def hash_settings(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
-def check_searchable(keys: Iterable[str], methods: Iterable[str]) -> None:
+def check_searchable(keys: Collection[str], methods: Iterable[str]) -> None:
     """Raise a `UserError` if a search space, or ``--setting``, may not decide a setting of a run.
 
     Args:
-        keys: names of the settings.
+        keys: names of the settings, or of strengths.
         methods: methods of the runs.
     """
-    searchable = [*_searchable_fields(), *(key for m in methods for key in method_settings(m))]
+    method_keys = (key for method in methods for key in method_settings(method))
+    searchable = [*_searchable_fields(), *STRENGTHS, *method_keys]
+    require_one_of_each(keys)
     for key in keys:
         if key in _NOT_SEARCHABLE:
             raise UserError(f"The setting '{key}' {_NOT_SEARCHABLE[key]}.")

@@ -128,8 +128,9 @@ class _SearchSession:
 
     def __init__(self, workplace: Workplace, prepared: PreparedSweep):
         self.workplace, self.prepared, self.screen = workplace, prepared, workplace.screen
-        self.sweep, spaces, configure = prepared.sweep, prepared.spaces, prepared.configure_trial
-        self.policy = SearchPolicy(self.sweep, spaces, configure, say=self.screen.warn)
+        self.sweep, warn = prepared.sweep, self.screen.warn
+        inputs = self.sweep, prepared.spaces, prepared.configure_trial
+        self.policy = SearchPolicy(*inputs, say=warn, measure_scales=prepared.measure_scales)
         self.checkpoint_cleanup = CheckpointCleanup(workplace.folder, workplace.checkpoint_storage)
         self.driver = Driver(workplace, self.policy, self.checkpoint_cleanup, "trials")
 
@@ -141,6 +142,8 @@ class _SearchSession:
             self.screen.say(line)
         shared_inputs = self.prepared.shared_inputs
         built = shared_inputs.warm_cache(slots, self.screen.say)
+        for line in self.prepared.describe_unscaled_strengths():
+            self.screen.say(line)
         opening_event = self.prepared.opening_after(built)
         make_configs, targets = self.prepared.example_configs, shared_inputs.target_requests
         slots = choose_gpu_sharing(self.sweep, slots, make_configs, targets, self.screen.say)

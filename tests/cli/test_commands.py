@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 from click.testing import CliRunner
-from event_logs import sweep_opening, trial_events, write_log
+from event_logs import make_space, sweep_opening, trial_events, write_log
 from small_runs import write_digits
 
 from kdtune.cli.commands import cli, main
@@ -292,6 +292,31 @@ def test_spaces_shows_every_range_and_its_source(kdtune):
     code, out, _ = kdtune("spaces")
     assert code == 0
     assert "0.001 to 0.3, log scale" in out and "RepDistiller" in out
+
+
+def test_spaces_of_a_sweep_say_what_its_strengths_are_as_weights(kdtune, tmp_path):
+    distribution = {
+        "name": "FloatDistribution",
+        "attributes": {"step": None, "low": 0.01, "high": 100.0, "log": True},
+    }
+    [proposal] = trial_events(0, [])
+    proposal = proposal.model_copy(
+        update={
+            "params": {"beta_strength": 1.0},
+            "distributions": {"beta_strength": distribution},
+            "loss_scales": {"beta": 0.005},
+        }
+    )
+    opening = sweep_opening()
+    spaces = {**opening.spaces, "at": make_space(beta_strength=distribution)}
+    opening = opening.model_copy(update={"spaces": spaces})
+    write_log(tmp_path / "s", [opening, proposal])
+    code, out, _ = kdtune("spaces", "s")
+    assert code == 0 and "beta_strength   0.01 to 100, log scale" in out
+    assert out.splitlines()[-3].split() == ["at", "A", "beta", "0.005", "200", "2", "2e+04"]
+    assert "strength: weight · term / classification loss" in out
+    code, _, err = kdtune("spaces", "s", "--space", "x.py")
+    assert code == 2 and "leave --space out" in err
 
 
 def test_bad_images_are_listed_and_the_sweep_does_not_begin(kdtune, tmp_path):

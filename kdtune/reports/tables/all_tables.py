@@ -9,7 +9,7 @@ from kdtune.errors import UserError
 from kdtune.log.folder import SweepFolder
 from kdtune.reports.tables.figure_data import accuracy_vs_cost_table
 from kdtune.reports.tables.leaderboard import SweepTables, build_sweep_tables
-from kdtune.reports.tables.log_tables import bad_images_table, epochs_table
+from kdtune.reports.tables.log_tables import bad_images_table, epochs_table, loss_scales_table
 from kdtune.reports.tables.plan import plan_vs_actual, read_plan
 from kdtune.reports.tables.rungs import rungs_table
 from kdtune.reports.tables.search_curve import search_curve_table
@@ -42,6 +42,7 @@ def collect_tables(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.Dat
         "search_curve": search_curve_table(tables.trials, epochs, chance),
         "rungs": rungs_table(events),
         "settings": settings_table(tables.trials, epochs, spaces, first_rung, chance),
+        "loss_scales": loss_scales_table(events),
         "confirm": tables.runs,
         "models": tables.models,
         "students": accuracy_vs_cost_table(tables.leaderboard).dropna(subset="parameters"),

@@ -125,7 +125,8 @@ TRIALS = Table(
     Column("rank_in_cell", "d", "place of its settings, from 1: by the model, then by "
            "mean_validation_accuracy; empty for repeats and trials that failed or run"),
 )
-HYPERPARAMETERS = Column("<hyperparameter>", ANY, "searched value; empty where a space lacks it")
+HYPERPARAMETERS = Column("<hyperparameter>", ANY, "searched value, and weight that follows from "
+                         "a strength; empty where a space lacks it")
 
 EPOCHS = Table(
     "One row per epoch of a trial, in the order of their reports.",
@@ -208,7 +209,7 @@ LEADERBOARD_VIEW = Table(
     "A leaderboard as it is shown.",
     Column("sweep", TEXT, "folder of the sweep", "sweep"), *LEADERBOARD.columns,
     Column("device_hours", ".2f", "device hours of search and confirmation", "device h"),
-    Column("settings", TEXT, "searched values of the trial", "settings"),
+    Column("settings", TEXT, "searched values of the trial, weights for strengths", "settings"),
 )
 
 COMPARISON = Table(
@@ -277,6 +278,18 @@ SETTINGS = Table(
     Column("best", ANY, "value in the best settings; empty if they lack the setting"),
 )
 
+LOSS_SCALES = Table(
+    "One row per cell and term whose scale was measured, for the strengths of a search.",
+    METHOD, MODEL,
+    Column("weight", TEXT, "`alpha` or `beta`, the weight of the term", "weight"),
+    Column("scale", ".3g", "term / classification loss of the untrained student at weight 1, "
+           "median over the trials", "scale"),
+    Column("weight_at_one", ".3g", "weight at strength 1", "weight at strength 1"),
+    Column("weight_low", ".3g", "weight at the lower end of the range of the strength; empty if "
+           "it is not searched", "at the lower end"),
+    Column("weight_high", ".3g", "weight at the upper end", "at the upper end"),
+)
+
 STUDENTS = Table(
     "One row per cell: its accuracy and what its student costs.",
     MODEL, METHOD,
@@ -324,8 +337,8 @@ TABLES = {
     "trials": Table(TRIALS.row, *TRIALS.columns, HYPERPARAMETERS, CONFIGURATION),
     "epochs": Table(EPOCHS.row, *EPOCHS.columns, LOSS_PART, WEIGHTED_LOSS_PART),
     "leaderboard": LEADERBOARD, "comparison": COMPARISON, "search_curve": SEARCH_CURVE,
-    "rungs": RUNGS, "settings": SETTINGS, "confirm": RUNS, "models": MODELS, "students": STUDENTS,
-    "bad_images": BAD_IMAGES, "plan": PLAN,
+    "rungs": RUNGS, "settings": SETTINGS, "loss_scales": LOSS_SCALES, "confirm": RUNS,
+    "models": MODELS, "students": STUDENTS, "bad_images": BAD_IMAGES, "plan": PLAN,
 }
 """The tables of `kdtune.reports.tables.all_tables.collect_tables`, by name."""
 

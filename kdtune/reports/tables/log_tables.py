@@ -1,17 +1,22 @@
 """Tables of what the logs hold: trials, epochs, confirm runs, students, unreadable images."""
 
 import json
+import math
+from collections import defaultdict
 from collections.abc import Iterable
+from itertools import chain
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kdtune.config.strengths import STRENGTHS
 from kdtune.log import events as log_events
 from kdtune.log.events import Event
 from kdtune.log.settings_scores import SettingsScores
 from kdtune.log.trial_history import TrialHistory, TrialRecord
-from kdtune.reports.tables.columns import BAD_IMAGES, EPOCHS, MODELS, RUNS, TRIALS
+from kdtune.reports.tables.columns import BAD_IMAGES, EPOCHS, LOSS_SCALES, MODELS, RUNS, TRIALS
 
 
 def epochs_table(events: Iterable[Event]) -> pd.DataFrame:
@@ -25,13 +30,17 @@ def epochs_table(events: Iterable[Event]) -> pd.DataFrame:
 
 
 def trials_table(events: Iterable[Event]) -> pd.DataFrame:
-    """Return `TRIALS` with a column per hyperparameter, and ``configuration``."""
+    """Return `TRIALS` with a column per hyperparameter, and ``configuration``.
+
+    The weights that follow from strengths are beside them.
+    """
     events = list(events)
     trials, scores = TrialHistory(events).trials.values(), _score_columns(events)
-    hyperparameters = dict.fromkeys(name for trial in trials for name in trial.proposed.params)
+    values = [{**t.proposed.params, **_scaled_weights(t.proposed)} for t in trials]
+    hyperparameters = dict.fromkeys(chain.from_iterable(values))
     rows = [
         {
-            **trial.proposed.params,
+            **trial_values,
             **trial.proposed.identity,
             "number": trial.proposed.number,
             "origin": trial.proposed.origin,
@@ -40,7 +49,7 @@ def trials_table(events: Iterable[Event]) -> pd.DataFrame:
             **scores.get(trial.proposed.trial_id, {}),
             "configuration": json.dumps(trial.proposed.config),
         }
-        for trial in trials
+        for trial, trial_values in zip(trials, values, strict=True)
     ]
     columns = dict.fromkeys([*TRIALS.names, *hyperparameter_columns(hyperparameters)])
     return TRIALS.cast(pd.DataFrame(rows, columns=[*columns, "configuration"]))
@@ -58,6 +67,32 @@ def _score_columns(events: Iterable[Event]) -> dict[str, dict[str, float]]:
                 "rank_in_cell": rank,
             }
     return columns
+
+
+def _scaled_weights(proposed: log_events.TrialProposed) -> dict[str, Any]:
+    names = {weight for strength, weight in STRENGTHS.items() if strength in proposed.params}
+    names |= proposed.loss_scales.keys()
+    return {name: proposed.config[name] for name in sorted(names)}
+
+
+def loss_scales_table(events: Iterable[Event]) -> pd.DataFrame:
+    """Return `LOSS_SCALES`, with the ends of ranges of strengths as weights."""
+    found: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
+    ends: dict[tuple[str, str, str], tuple[float, float]] = {}
+    for event in events:
+        if isinstance(event, log_events.TrialProposed):
+            for strength, weight in STRENGTHS.items():
+                key = (*event.cell, weight)
+                if weight in event.loss_scales:
+                    found[key].append(event.loss_scales[weight])
+                limits = event.distributions.get(strength, {}).get("attributes", {})
+                if "low" in limits:
+                    ends[key] = limits["low"], limits["high"]
+    rows = []
+    for key, scales in found.items():
+        scale, (low, high) = median(scales), ends.get(key, (math.nan, math.nan))
+        rows.append((*key, scale, 1 / scale, low / scale, high / scale))
+    return LOSS_SCALES.make_frame(rows)
 
 
 def hyperparameter_columns(names: Iterable[str]) -> list[str]:

@@ -6,18 +6,28 @@ A sampler chose the trials, so a range is where it looked; other values may be a
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
+from kdtune.config.strengths import STRENGTHS
 from kdtune.errors import UserError
 from kdtune.log.distributions import contains, is_log_scale, parse_distributions, quiet_optuna
 from kdtune.log.events import Event, SweepOpening, TrialProposed, TrialState
 from kdtune.reports.tables.columns import MIN_GOOD_TRIALS, MIN_IMPORTANCE_TRIALS, SETTINGS
 from kdtune.reports.tables.log_tables import hyperparameter_columns
+
+NEAR_END = 0.05
+"""Share of a range, on its scale, within which a value is at its end."""
 
 Spaces = Mapping[str, Mapping[str, BaseDistribution]]
 """Distributions by method and setting."""
@@ -118,6 +128,43 @@ def _good_range(values: pd.Series, distribution: BaseDistribution) -> tuple[floa
     ends = np.quantile(np.log(good_values) if is_log else good_values, [0.1, 0.9])
     low, high = np.exp(ends) if is_log else ends
     return float(low), float(high)
+
+
+def range_end_note(trials: pd.DataFrame, spaces: Spaces) -> str | None:
+    """Return a sentence on the best settings of cells that are at an end of a range, if any are.
+
+    Args:
+        trials: the table `TRIALS`.
+        spaces: result of `collect_distributions`.
+    """
+    found = []
+    for _, best in trials[trials["rank_in_cell"] == 1].iterrows():
+        cell = f"{best['method']}-{best['model']}"
+        for name, distribution in select_searched(spaces, best["method"], trials).items():
+            value = best[name]
+            end = _nearest_end(value, distribution)
+            limit = getattr(distribution, "high" if end == "upper" else "low", 0)
+            # Nothing lies below 0, and a term of the least strength has hardly an effect.
+            if end == "upper" or (end == "lower" and limit and name not in STRENGTHS):
+                found.append(f"{name} {value:.3g} of {cell} ({end} end, {limit:g})")
+    if not found:
+        return None
+    return f"Best settings at an end of a range, where a wider one may help: {', '.join(found)}."
+
+
+def _nearest_end(value: Any, distribution: BaseDistribution) -> str | None:
+    """Return ``lower`` or ``upper`` if a number is close to that end, on the range's scale."""
+    if not isinstance(distribution, FloatDistribution | IntDistribution) or pd.isna(value):
+        return None
+    low, high, value = distribution.low, distribution.high, float(value)
+    if is_log_scale(distribution):
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    if low == high:
+        return None
+    position = (value - low) / (high - low)
+    if position <= NEAR_END:
+        return "lower"
+    return "upper" if position >= 1 - NEAR_END else None
 
 
 def overlapping_ranges(settings: pd.DataFrame) -> pd.DataFrame:

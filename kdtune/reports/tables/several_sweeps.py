@@ -6,6 +6,7 @@ from itertools import combinations
 
 import pandas as pd
 
+from kdtune.config.strengths import STRENGTHS
 from kdtune.reports.tables.leaderboard import SweepTables, sort_leaderboard
 from kdtune.reports.tables.log_tables import hyperparameter_columns
 
@@ -43,7 +44,7 @@ def join_leaderboards(
     leaderboards = {}
     for name, tables in sweeps.items():
         by_id = tables.trials.set_index("trial_id")
-        by_id = by_id[hyperparameter_columns(by_id)]
+        by_id = by_id[[k for k in hyperparameter_columns(by_id) if k not in STRENGTHS]]
         settings = [
             "" if pd.isna(trial) else format_settings(by_id.loc[trial].dropna().to_dict())
             for trial in tables.leaderboard["trial_id"]

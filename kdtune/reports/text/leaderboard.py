@@ -7,6 +7,7 @@ from kdtune.log.folder import SweepSnapshot
 from kdtune.reports.tables import all_tables
 from kdtune.reports.tables.notes import bad_images_note, result_notes
 from kdtune.reports.tables.rungs import advise_grace_period, rungs_table
+from kdtune.reports.tables.settings import collect_distributions, range_end_note
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
 from kdtune.reports.text.render import render_leaderboards, render_table
 
@@ -41,6 +42,8 @@ def leaderboard_text(folders: Sequence[Path], output_format: str) -> str:
         events, own = folder.load_events(), tables[name]
         sweep_notes = result_notes(own.leaderboard, own.comparison, own.runs)
         if note := bad_images_note(events):
+            sweep_notes.append(note)
+        if note := range_end_note(own.trials, collect_distributions(events)):
             sweep_notes.append(note)
         grace_period = folder.load_opening_events()[0].config["grace_period"]
         sweep_notes.append(advise_grace_period(rungs_table(events), grace_period))

@@ -55,7 +55,7 @@ def render_leaderboards(
     lines = [*caveat, *map(printable, notes)]
     views = [_view(leaderboard, not unconfirmed.all()) for leaderboard in leaderboards]
     if output_format == "markdown":
-        tables = [_format_table(view, markdown=True) for view in views]
+        tables = [render_columns(view, markdown=True) for view in views]
     else:
         tables = [_fit_to_terminal(view) for view in views]
         lines = [_wrap_line(line) for line in lines]
@@ -74,7 +74,7 @@ def render_table(table: pd.DataFrame, output_format: str) -> str:
     if output_format == "json":
         return f"{table.to_json(orient='records', indent=2, double_precision=15)}\n"
     texts = {name: [_format_value(value) for value in table[name]] for name in table}
-    return _format_table(texts, output_format == "markdown") + "\n"
+    return render_columns(texts, output_format == "markdown") + "\n"
 
 
 def _view(leaderboard: pd.DataFrame, confirmed: bool) -> dict[str, list[str]]:
@@ -94,14 +94,14 @@ def _line_width() -> int:
 
 def _fit_to_terminal(view: Mapping[str, Sequence[str]]) -> str:
     """Return a leaderboard; if it is too wide for the terminal, with its settings below it."""
-    text = _format_table(view)
+    text = render_columns(view)
     if max(map(len, text.splitlines())) <= _line_width() or "settings" not in view:
         return text
     rows = zip(view["method"], view["model"], view["settings"], strict=True)
     settings = [printable(f"{method} on {model}: {values}") for method, model, values in rows]
     lines = [_wrap_line(line, "    ") for line in settings]
     without_settings = {heading: view[heading] for heading in view if heading != "settings"}
-    return "\n".join([_format_table(without_settings, width=_line_width()), "", *lines])
+    return "\n".join([render_columns(without_settings, width=_line_width()), "", *lines])
 
 
 def _wrap_line(line: str, indent: str = "") -> str:
@@ -117,10 +117,16 @@ def _format_value(value: Any) -> str:
     return str(value)
 
 
-def _format_table(
+def render_columns(
     columns: Mapping[str, Sequence[str]], markdown: bool = False, width: int = UNLIMITED_WIDTH
 ) -> str:
-    """Return columns of texts, by heading, as a table; texts may be hostile."""
+    """Return columns of texts as a table.
+
+    Args:
+        columns: texts, which may be hostile, by heading.
+        markdown: as Markdown.
+        width: number of characters in a line.
+    """
     table = RichTable(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD)
     if width < UNLIMITED_WIDTH:
         table.collapse_padding, table.pad_edge = True, False

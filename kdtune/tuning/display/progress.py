@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from kdtune.config.strengths import trained_values
 from kdtune.config.train import TrainConfig
 from kdtune.log import events
 from kdtune.log.events import FAILED_STATES, Cell, TrialState
@@ -46,7 +47,7 @@ class Leader:
     trial_id: str
     accuracy: float  # mean of the finished runs, or best validation accuracy so far
     num_runs: int | None  # number of finished runs; None in a search
-    params: Mapping[str, Any]  # searched values; empty in a confirmation
+    params: Mapping[str, Any]  # see `trained_values`; empty in a confirmation
 
 
 class Progress:
@@ -162,7 +163,8 @@ class Progress:
         model = self._models.get(cell)
         by_mean = max(scores, key=lambda name: fmean(scores[name]))
         best = model.estimates[0].trial_id if model and model.estimates else by_mean
-        params = trials[best].proposal.params if best in trials else {}
+        proposal = trials[best].proposal if best in trials else None
+        params = trained_values(proposal.params, proposal.config) if proposal else {}
         num_runs = None if best in trials else len(scores[best])
         self._leaders[cell] = Leader(best, fmean(scores[best]), num_runs, params)
         return self._leaders[cell]

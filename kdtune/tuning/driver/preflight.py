@@ -2,20 +2,21 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kdtune.config.strengths import STRENGTHS, strengths_to_weights
 from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import TrainConfig, applicable_settings
+from kdtune.config.train import TrainConfig
 from kdtune.data.folders import GROUPS_FILE, load_test_groups
 from kdtune.data.splits import Split
 from kdtune.errors import UserError
 from kdtune.log import events
-from kdtune.log.distributions import parse_distributions
-from kdtune.log.events import Cell, DataSummary, SpaceRecord, SweepOpening, TeacherSummary
+from kdtune.log.events import Cell, DataSummary, SweepOpening, TeacherSummary
 from kdtune.methods import METHODS
 from kdtune.models import require_model
 from kdtune.models.on_device import pick_device
@@ -28,13 +29,8 @@ from kdtune.trackers.registry import require_tracker_packages
 from kdtune.training.epoch_data import find_data
 from kdtune.training.teacher import describe_teacher, load_teacher
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
-from kdtune.tuning.search.space import (
-    SearchSpace,
-    load_plugin_spaces,
-    load_space,
-    load_spaces,
-    serialize_distributions,
-)
+from kdtune.tuning.driver.sweep_spaces import prepare_spaces, record_space
+from kdtune.tuning.search.space import SearchSpace
 from kdtune.tuning.search.warm_start import Earlier, make_warm_start_events
 from kdtune.tuning.trials.shared_inputs import SharedInputs
 
@@ -59,10 +55,37 @@ class PreparedSweep:
         Args:
             cell: method and model.
             number: the trial's number in its cell.
-            settings: values that its space decides.
+            settings: values that its space decides; a strength is taken as the weight.
         """
         config = _build_trial_config(self.sweep, cell, number, settings)
         return self.shared_inputs.with_cache_plan(config)
+
+    @cached_property
+    def has_strengths(self) -> bool:
+        """True if a space decides the strength of a term; else nothing is measured for them."""
+        return any(space.has_strengths for space in self.spaces.values())
+
+    def measure_scales(self, cell: Cell, settings: dict[str, Any]) -> dict[str, float]:
+        """Return the scales of a trial's terms; none if all spaces decide weights.
+
+        Args:
+            cell: method and model.
+            settings: values that its space decides.
+        """
+        if not (self.has_strengths or STRENGTHS.keys() & settings.keys()):
+            return {}
+        return self.shared_inputs.measure_scales(self.configure_trial(cell, 0, settings))
+
+    def describe_unscaled_strengths(self) -> Iterator[str]:
+        """Yield a line for each strength of a cell that is the weight itself."""
+        for cell in self.sweep.cells() if self.has_strengths else ():
+            _, settings = self.spaces[cell[0]].probe_points()[0]
+            if METHODS[cell[0]].uses_teacher:
+                scales = self.measure_scales(cell, settings)
+                for strength, weight in STRENGTHS.items():
+                    if strength in settings and weight not in scales:
+                        reason = "its term is not above 0 before training"
+                        yield f"{'-'.join(cell)}: {strength} is taken as {weight}, since {reason}"
 
     def example_configs(self) -> dict[str, TrainConfig]:
         """Return the settings of a trial of each student: the first of its first cell."""
@@ -108,7 +131,7 @@ def prepare_sweep(
     pack_plugins()  # says early which plug-in cannot be sent to trials
     inputs = _prepare_inputs(requested, earlier_opening, needs_test_images=requested.confirm)
     sweep, shared_inputs, opening_fields = inputs
-    spaces = _prepare_spaces(sweep, space_files, earlier_opening)
+    spaces = prepare_spaces(sweep, space_files, earlier_opening)
     pick_device(sweep.settings.get("device", "auto"))
     for model in dict.fromkeys(sweep.models):
         configs = [
@@ -119,7 +142,7 @@ def prepare_sweep(
         shared_inputs.register_runs(model, configs)
     shared_inputs.plan_cache(earlier_opening)
     event_type = events.SweepStarted if earlier_opening is None else events.SweepResumed
-    records = {method: _record_space(space) for method, space in spaces.items()}
+    records = {method: record_space(space) for method, space in spaces.items()}
     cache = shared_inputs.cache_plan
     opening_event = event_type(spaces=records, cache=cache, **opening_fields)
     return PreparedSweep(sweep, spaces, shared_inputs, opening_event)
@@ -236,76 +259,13 @@ def _require_same_inputs(
         raise UserError("The teacher is not the one with which the sweep started.")
 
 
-def _prepare_spaces(
-    sweep: SweepConfig, space_files: tuple[str, ...], earlier_opening: SweepOpening | None
-) -> dict[str, SearchSpace]:
-    """Return the search space of each method, without what the sweep fixes."""
-    methods = dict.fromkeys(method for method, _ in sweep.cells())
-    user_spaces = {(space := load_space(Path(file))).method: space for file in space_files}
-    for method, space in user_spaces.items():
-        if method not in methods:
-            problem = f"is for '{method}', which is not in this sweep"
-            raise UserError(f"The space {space.path} {problem}.")
-    known_spaces, spaces = {**load_spaces(), **user_spaces}, {}
-    for method in methods:
-        if METHODS[method].uses_teacher and sweep.teacher is None:
-            raise UserError(
-                f"The method '{method}' learns from a teacher: give --teacher "
-                "(make one with 'kdtune teacher'), or --methods student --no-baselines."
-            )
-        fixed_settings = applicable_settings(method, sweep.settings)
-        if earlier_opening is not None and method in earlier_opening.spaces:
-            recorded, user_space = earlier_opening.spaces[method], user_spaces.get(method)
-            spaces[method] = _restore_space(method, recorded, user_space, fixed_settings)
-        elif method in known_spaces:
-            spaces[method] = known_spaces[method].with_constants(fixed_settings)
-        else:
-            raise UserError(f"There is no search space for '{method}'; give one with --space.")
-    return spaces
-
-
-def _record_space(space: SearchSpace) -> SpaceRecord:
-    return SpaceRecord(
-        path=str(space.path),
-        function=space.define_by_run is not None,
-        distributions=serialize_distributions(space),
-        constants=space.constants,
-        start=tuple(space.start_points),
-    )
-
-
-def _restore_space(
-    method: str, recorded: SpaceRecord, user_space: SearchSpace | None, settings: dict[str, Any]
-) -> SearchSpace:
-    """Return a space of the log; a function must come from a file that the user names again."""
-    if recorded.function:
-        user_space = user_space or load_plugin_spaces().get(method)
-        if user_space is None or user_space.define_by_run is None:
-            raise UserError(
-                f"The space of '{method}' is a function, and code that a log names is not run: if "
-                f"you trust it, give --space {recorded.path}."
-            )
-        return user_space.with_constants(settings)
-    if user_space is not None:
-        raise UserError(f"The sweep has a space for '{method}', and keeps it; leave --space out.")
-    return SearchSpace(
-        method=method,
-        distributions=parse_distributions(recorded.distributions),
-        constants=recorded.constants,
-        define_by_run=None,
-        start_points=list(recorded.start),
-        docstring="",
-        path=Path(recorded.path),
-    )
-
-
 def _build_trial_config(
     sweep: SweepConfig, cell: Cell, number: int, settings: dict[str, Any]
 ) -> TrainConfig:
     method, model = cell
     return TrainConfig.parse(
         {
-            **settings,
+            **strengths_to_weights(settings, loss_scales={}),
             "method": method,
             "model": model,
             **sweep.locations(METHODS[method].uses_teacher),

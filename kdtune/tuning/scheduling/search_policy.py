@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from kdtune.config.strengths import strengths_to_weights
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import file_stem
 from kdtune.log.events import Cell, Event, SpaceExhausted, TrialProposed
 from kdtune.runtime.console import say
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.search.budget import Budget
-from kdtune.tuning.search.space import ConfigureTrial, SearchSpace
+from kdtune.tuning.search.space import ConfigureTrial, MeasureScales, SearchSpace
 from kdtune.tuning.search.studies import CellStudies
 
 
@@ -23,6 +24,7 @@ class SearchPolicy(SchedulingPolicy):
     configure_trial: ConfigureTrial
     clock: Callable[[], float] = time.monotonic
     say: Callable[[str], None] = say
+    measure_scales: MeasureScales | None = None  # without it, strengths are the weights
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +45,9 @@ class SearchPolicy(SchedulingPolicy):
         if (proposal := self.studies.propose(cell, trial_id)) is None:
             reason = f"its space has no point that was not tried; {number} trials are all"
             return SpaceExhausted(method=method, model=model, reason=reason)
+        measure = self.measure_scales
+        loss_scales = measure(cell, proposal.settings) if measure is not None else {}
+        settings = strengths_to_weights(proposal.settings, loss_scales)
         return TrialProposed(
             trial_id=trial_id,
             method=method,
@@ -52,7 +57,8 @@ class SearchPolicy(SchedulingPolicy):
             candidate=proposal.candidate,
             params=proposal.params,
             distributions=proposal.distributions,
-            config=self.configure_trial(cell, number, proposal.settings).model_dump(),
+            config=self.configure_trial(cell, number, settings).model_dump(),
+            loss_scales=loss_scales,
         )
 
     def exhausted_reason(self, cell: Cell) -> str | None:

@@ -16,16 +16,31 @@ from optuna import distributions as ranges
 from ray.tune.search.sample import Domain
 
 import search_spaces
+from kdtune.config.strengths import (
+    COUNTERPARTS,
+    STRENGTHS,
+    override_settings,
+    require_one_of_each,
+    strengths_to_weights,
+    without_settings,
+)
 from kdtune.config.train import TrainConfig, check_searchable
 from kdtune.errors import UserError, first_line
 from kdtune.log.distributions import contains, quiet_optuna
 from kdtune.log.events import Cell
 from kdtune.methods import METHODS
 from kdtune.plugins import PLUGINS
+from kdtune.reports.text.spaces import space_lines
 from kdtune.tuning.cluster.ray_private import to_optuna
 
 ConfigureTrial = Callable[[Cell, int, dict[str, Any]], TrainConfig]
-"""Returns the complete settings of a trial from its cell, its number and its space's settings."""
+"""Returns the complete settings of a trial from its cell, its number and its space's settings.
+
+These have weights in place of strengths.
+"""
+
+MeasureScales = Callable[[Cell, dict[str, Any]], dict[str, float]]
+"""Returns the scales of a trial's terms, see `strengths_to_weights`, from its space's settings."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +56,31 @@ class SearchSpace:
     path: Path
 
     def with_constants(self, constants: dict[str, Any]) -> Self:
-        """Return the space with some settings fixed; only a file can change its own function."""
+        """Return the space with some settings fixed; only a file can change its own function.
+
+        A weight takes the place of its strength, and a strength that of its weight.
+        """
         if self.define_by_run is not None:
-            for key in constants:
-                if any(key in trial.params for trial, _ in self.probe_points()):
-                    raise UserError(f"{self.path} searches '{key}' by itself; fix it there.")
-        searched = {k: d for k, d in self.distributions.items() if k not in constants}
-        points = [{k: v for k, v in p.items() if k not in constants} for p in self.start_points]
+            names = (name for key in constants for name in (key, COUNTERPARTS.get(key)))
+            for name in names:
+                if any(name in trial.params for trial, _ in self.probe_points()):
+                    raise UserError(f"{self.path} searches '{name}' by itself; fix it there.")
+        searched = without_settings(self.distributions, constants)
+        points = [without_settings(point, constants) for point in self.start_points]
         starts = [point for i, point in enumerate(points) if point and point not in points[:i]]
-        fixed = {**self.constants, **constants}
+        fixed = override_settings(self.constants, constants)
         return replace(self, distributions=searched, constants=fixed, start_points=starts)
 
     def ask_study(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
         """Ask a study for a trial; return it with all settings that the space decides."""
         trial = study.ask(self.distributions)
         defined = self.define_by_run(trial) or {} if self.define_by_run is not None else {}
-        return trial, {**trial.params, **defined, **self.constants}
+        return trial, override_settings({**trial.params, **defined}, self.constants)
+
+    @property
+    def has_strengths(self) -> bool:
+        """True if it decides the strength of a term, which must be measured for that."""
+        return any(STRENGTHS.keys() & settings.keys() for _, settings in self.probe_points())
 
     def trial_at(self, point: dict[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
         """Return trial and settings of a given point; what it leaves out is drawn at random."""
@@ -140,6 +164,7 @@ def _parse_space(path: Path, module: Any) -> SearchSpace:
     settings = module.SPACE if define is None else {}
     if not isinstance(settings, dict):
         raise UserError("SPACE must be a dict, or a function of a trial.")
+    require_one_of_each(settings)
     start = module.START
     if not isinstance(start, list | tuple) or not all(isinstance(p, dict) for p in start):
         raise UserError("START must be a list of dicts, one for each point.")
@@ -163,7 +188,8 @@ def _validate_space(space: SearchSpace) -> None:
         raise UserError(f"it gives no point: {error}") from None
     for _, settings in probed:
         check_searchable(settings, [space.method])
-        TrainConfig.parse({"method": space.method, **settings})
+        weights = strengths_to_weights(settings, loss_scales={})
+        TrainConfig.parse({"method": space.method, **weights})
     for point, (trial, settings) in zip(space.start_points, probed, strict=False):
         for key, value in point.items():
             searched = trial.distributions.get(key)
@@ -197,18 +223,7 @@ def _import_file(path: Path) -> ModuleType:
 
 def describe_space(space: SearchSpace) -> str:
     """Return the text that shows a space: ranges, start points, and its docstring."""
-    lines = [f"{space.method}  ({space.path})", ""]
-    lines += [f"  {key:<14}{_describe_range(d)}" for key, d in space.distributions.items()]
-    lines += [f"  {key:<14}{value}" for key, value in space.constants.items()]
-    if space.define_by_run is not None:
-        lines.append("  conditional: see the function in the file")
-    lines += [f"  start         {point}" for point in space.start_points]
-    return "\n".join([*lines, "", indent(space.docstring, "  ")])
-
-
-def _describe_range(distribution: ranges.BaseDistribution) -> str:
-    if isinstance(distribution, ranges.CategoricalDistribution):
-        return f"one of {', '.join(map(str, distribution.choices))}"
-    assert isinstance(distribution, ranges.FloatDistribution | ranges.IntDistribution)
-    scale = ", log scale" if distribution.log else ""
-    return f"{distribution.low:g} to {distribution.high:g}{scale}"
+    is_function = space.define_by_run is not None
+    lines = space_lines(space.distributions, space.constants, is_function, space.start_points)
+    title = f"{space.method}  ({space.path})"
+    return "\n".join([title, "", *lines, "", indent(space.docstring, "  ")])

@@ -1,8 +1,10 @@
 """Warm start: observations of an earlier sweep where nothing differs, else points and a prior."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+from kdtune.config.strengths import STRENGTHS, strengths_to_weights
 from kdtune.log.events import Cell, EarlierCell, Observation, SweepOpening, TrialState, WarmStart
 from kdtune.log.folder import SweepFolder
 from kdtune.log.trial_history import TrialHistory, TrialRecord
@@ -107,11 +109,20 @@ def _find_difference(
     current_point = optuna_trial.params, serialize_distributions(optuna_trial)
     if current_point != (proposed.params, proposed.distributions):
         return "its search space differs"
-    config = configure_trial(trial.cell, 0, settings).model_dump()
+    weights = strengths_to_weights(settings, loss_scales={})
+    config = configure_trial(trial.cell, 0, weights).model_dump()
     if config["teacher_model"] and not same_teacher:
         return "its teacher differs"
+    ignored = set(_IGNORED_SETTINGS)
+    for strength, weight in STRENGTHS.items():
+        if (here := settings.get(strength)) is not None:
+            # The weights differ, since each sweep has its own untrained student.
+            there = proposed.config[weight] * proposed.loss_scales.get(weight, 1.0)
+            if not math.isclose(there, here, rel_tol=1e-4):
+                return f"{strength} {there:.4g} there, {here:.4g} here"
+            ignored.add(weight)
     for key, value in proposed.config.items():
-        if key not in _IGNORED_SETTINGS and value != config.get(key):
+        if key not in ignored and value != config.get(key):
             return f"{key} {value} there, {config.get(key)} here"
     return None
 

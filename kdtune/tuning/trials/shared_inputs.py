@@ -23,6 +23,7 @@ from kdtune.runtime.device import has_gpu, release_gpu_memory
 from kdtune.storage import array_cache
 from kdtune.storage.array_cache import ArrayCache, CacheProgress, CacheState, OnCacheProgress
 from kdtune.training.epoch_data import EpochData, open_decoded_dataset
+from kdtune.training.loss_scales import LossScales
 from kdtune.training.teacher_targets import TeacherTargets
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
@@ -45,6 +46,7 @@ class SharedInputs:
         self.sweep, self.teacher = sweep, teacher
         self.decoded = open_decoded_dataset(data, sweep.image_size, sweep.cache_gb)
         self.teacher_targets = TeacherTargets(teacher, sweep.image_size) if teacher else None
+        self._loss_scales = teacher and LossScales(data, sweep.image_size, teacher, sweep.seed)
         self._target_requests: dict[str, list[tuple[TrainConfig, StageShapes]]] = {}
         self._target_bytes: dict[str, dict[str, int]] = {}
         self._runs_by_augment: dict[bool, TrainConfig] = {}
@@ -87,6 +89,11 @@ class SharedInputs:
             if sizes.keys() - known_bytes.keys():
                 self._target_requests.setdefault(config.method, []).append((config, shapes))
                 known_bytes.update(sizes)
+
+    def measure_scales(self, config: TrainConfig) -> dict[str, float]:
+        """Return the scales of a run's terms, see `LossScales.measure`; none without a teacher."""
+        uses_teacher = METHODS[config.method].uses_teacher
+        return self._loss_scales.measure(config) if self._loss_scales and uses_teacher else {}
 
     def plan_cache(self, earlier_opening: SweepOpening | None = None) -> None:
         """Plan what is cached, once all runs are registered.

@@ -48,6 +48,19 @@ def test_every_state_of_a_sweep_has_a_page(tmp_path, state):
     assert "nan" not in re.findall(r"[\w.]+", page.said.lower()) and "<NA>" not in page.text
 
 
+def test_strengths_are_shown_as_weights_of_each_cell(tmp_path):
+    sweep = one_model()
+    assert "Strengths." not in page_of(tmp_path / "weights", sweep).said
+    sweep.events = [
+        event.model_copy(update={"loss_scales": {"beta": 0.004}, "config": {"beta": 250.0}})
+        if isinstance(event, TrialProposed) and event.method == "at"
+        else event
+        for event in sweep.events
+    ]
+    said = page_of(tmp_path / "strengths", sweep).said
+    assert "A strength is weight times scale" in said and "beta 0.004 250" in said
+
+
 def test_the_policy_forbids_all_that_is_loaded(tmp_path):
     assert (
         "content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "

@@ -4,10 +4,12 @@ import json
 
 import pandas as pd
 import pytest
+from optuna.distributions import FloatDistribution, distribution_to_json
 from report_sweeps import (
     CONFIRM_EVENTS,
     EVENTS,
     PROFILE,
+    STARTED,
     Sweep,
     ended,
     epoch,
@@ -23,6 +25,7 @@ from kdtune.reports.tables.columns import EPOCHS, MODELS, RUNS, TRIALS
 from kdtune.reports.tables.log_tables import (
     bad_images_table,
     epochs_table,
+    loss_scales_table,
     models_table,
     runs_table,
     trials_table,
@@ -61,6 +64,42 @@ def test_repeats_have_a_candidate_and_their_settings_one_score():
     assert table["rank_in_cell"].dropna().tolist() == [2, 1, 3]
     assert table["expected_validation_accuracy"].dropna().tolist() == [0.375, 0.5625]
     assert table["origin"].tolist() == ["sampler"] * 4 + ["repeat"]
+
+
+def with_strength(trial_id, strength, scale, number=0):
+    event = proposed(trial_id, number, lr=0.1, beta_strength=strength)
+    distribution = FloatDistribution(0.01, 100, log=True)
+    return event.model_copy(
+        update={
+            "loss_scales": {"beta": scale},
+            "config": {**event.config, "beta": strength / scale},
+            "distributions": {
+                **event.distributions,
+                "beta_strength": json.loads(distribution_to_json(distribution)),
+            },
+        }
+    )
+
+
+def test_the_weight_stands_beside_its_strength():
+    trials = trials_table([STARTED, with_strength("at-A-000", 2.0, 0.5), proposed("kd-A-000")])
+    assert trials[["lr", "beta_strength", "beta"]].values.tolist()[0] == [0.1, 2.0, 4.0]
+    assert pd.isna(trials.beta[1])
+
+
+def test_the_scales_of_a_cell_are_medians_and_give_weights():
+    events = [
+        STARTED,
+        proposed("kd-A-000", lr=0.1),
+        *(with_strength(f"at-A-{n:03d}", 1.0, scale, n) for n, scale in enumerate((4, 1, 2))),
+        proposed("at-B-000").model_copy(update={"loss_scales": {"alpha": 0.5}}),
+    ]
+    first, second = loss_scales_table(events).to_dict("records")
+    assert first == {
+        "method": "at", "model": "A", "weight": "beta", "scale": 2.0, "weight_at_one": 0.5,
+        "weight_low": 0.005, "weight_high": 50.0,
+    }  # fmt: skip
+    assert second["weight_at_one"] == 2.0 and pd.isna(second["weight_low"])
 
 
 def test_epochs():

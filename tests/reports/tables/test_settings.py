@@ -20,6 +20,7 @@ from kdtune.reports.tables.log_tables import epochs_table, trials_table
 from kdtune.reports.tables.settings import (
     collect_distributions,
     overlapping_ranges,
+    range_end_note,
     settings_table,
 )
 
@@ -184,3 +185,27 @@ def test_settings_carry_over_where_the_ranges_of_all_models_overlap():
     assert table[["low", "high"]].iloc[0].tolist() == [0.05, 0.1]
     assert table[["low", "high"]].iloc[1:].isna().to_numpy().all()
     assert overlapping_ranges(pd.DataFrame(columns=SETTINGS.names)).empty
+
+
+@pytest.mark.parametrize(
+    ("params", "note"),
+    [
+        ({"lr": 0.9}, "lr 0.9 of at-A (upper end, 1)"),
+        ({"lr": 0.0012}, "lr 0.0012 of at-A (lower end, 0.001)"),
+        ({"lr": 0.05, "alpha": 0.96}, "alpha 0.96 of at-A (upper end, 1)"),
+        ({"lr": 0.05, "alpha": 0.9, "steps": 5}, None),
+        ({"alpha": 0.0}, None),  # nothing lies below 0
+        ({"beta_strength": 90.0}, "beta_strength 90 of at-A (upper end, 100)"),
+        ({"beta_strength": 0.01}, None),  # a weaker term has no effect
+    ],
+)
+def test_a_best_value_at_an_end_of_its_range_is_told(params, note):
+    space = {**SPACE, "beta_strength": FloatDistribution(0.01, 100, log=True)}
+    worse = [proposed("at-A-000", lr=1.0), epoch("at-A-000", 1, 0.5), ended("at-A-000", "stopped")]
+    best = proposed("at-A-001", 1, **params).model_copy(
+        update={"config": {"alpha": 0.0, "beta": 1.0}}
+    )
+    events = [*worse, best, epoch("at-A-001", 1, 0.6), ended("at-A-001", "finished")]
+    said = range_end_note(trials_table(events), {"at": space})
+    expected = f"Best settings at an end of a range, where a wider one may help: {note}."
+    assert said == (expected if note else None)

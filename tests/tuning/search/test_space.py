@@ -3,6 +3,7 @@
 import optuna
 import pytest
 
+from kdtune.config.strengths import strengths_to_weights
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
@@ -24,7 +25,9 @@ def test_every_method_has_a_space_with_sources_and_its_defaults_first(method):
     space = load_spaces()[method]
     assert len(space.docstring.splitlines()) > 3
     defaults = TrainConfig(method=method).model_dump()
-    assert all(defaults[key] == value for key, value in space.start_points[0].items())
+    shared = space.start_points[0].keys() & defaults.keys()
+    assert {"lr", "weight_decay"} <= shared
+    assert all(defaults[key] == space.start_points[0][key] for key in shared)
     assert set(space.start_points[0]) == set(space.distributions)
     assert describe_space(space).startswith(method)
 
@@ -35,7 +38,18 @@ def test_a_space_gives_legal_settings(method):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(50):
         _, settings = space.ask_study(study)
-        TrainConfig.parse({"method": method, **settings})
+        TrainConfig.parse({"method": method, **strengths_to_weights(settings, {})})
+
+
+def test_the_range_of_beta_strength_is_the_same_for_all_methods():
+    spaces = load_spaces().values()
+    found = {repr(space.distributions.get("beta_strength")) for space in spaces}
+    assert found == {"None", "FloatDistribution(high=100.0, log=True, low=0.01, step=None)"}
+
+
+def test_vid_whose_loss_is_mostly_a_constant_at_first_searches_its_weight():
+    searched = load_spaces()["vid"].distributions
+    assert {"alpha_strength", "beta"} < searched.keys() and "beta_strength" not in searched
 
 
 def test_a_users_space_replaces_the_built_in_one(write):
@@ -50,10 +64,36 @@ def test_a_fixed_setting_is_not_searched():
     space = load_spaces()["at"].with_constants({"lr": 0.2, "batch_size": 8})
     trial, settings = space.ask_study(optuna.create_study())
     assert (settings["lr"], settings["batch_size"]) == (0.2, 8)
-    assert set(trial.params) == {"weight_decay", "temperature", "alpha", "beta"}
-    assert space.start_points == [
-        {"weight_decay": 5e-4, "temperature": 4.0, "alpha": 0.0, "beta": 1e3}
-    ]
+    assert set(trial.params) == {"weight_decay", "temperature", "alpha_strength", "beta_strength"}
+    assert [point["beta_strength"] for point in space.start_points] == [1.0, 6.0]
+    assert all("lr" not in point for point in space.start_points)
+
+
+def test_a_weight_takes_the_place_of_its_strength_and_a_strength_that_of_its_weight(write):
+    space = load_spaces()["at"].with_constants({"beta": 5.0})
+    _, settings = space.ask_study(optuna.create_study())
+    assert settings["beta"] == 5.0 and not {"beta_strength", "alpha"} & settings.keys()
+    assert all("beta_strength" not in point for point in space.start_points)
+    path = write(
+        "METHOD='at'; SPACE={'beta': tune.uniform(1, 2), 'alpha': 0.5}; START=[{'beta': 1}]"
+    )
+    space = load_space(path).with_constants({"beta_strength": 3.0, "alpha_strength": 2.0})
+    _, settings = space.ask_study(optuna.create_study())
+    assert settings == {"beta_strength": 3.0, "alpha_strength": 2.0} and not space.start_points
+
+
+def test_a_functions_constant_strength_gives_way_to_a_weight(write):
+    path = write("METHOD='at'; START=[]\ndef SPACE(trial): return {'beta_strength': 3.0}")
+    space = load_space(path)
+    assert space.has_strengths
+    fixed = space.with_constants({"beta": 5.0})
+    assert fixed.ask_study(optuna.create_study())[1] == {"beta": 5.0} and not fixed.has_strengths
+
+
+def test_strengths_are_told_where_they_are_shown():
+    spaces = load_spaces()
+    assert "strength: weight · term / classification loss" in describe_space(spaces["kd"])
+    assert "strength:" not in describe_space(spaces["student"])
 
 
 def test_a_conditional_space(write):
@@ -72,8 +112,9 @@ def test_a_conditional_space(write):
     assert {("temperature" in s, s["alpha"] > 0) for s in seen} == {(True, True), (False, False)}
     assert all(s["lr"] == 0.5 for s in seen)
     assert space.with_constants({"batch_size": 8}).ask_study(study)[1]["batch_size"] == 8
-    with pytest.raises(UserError, match="searches 'alpha' by itself; fix it there"):
-        space.with_constants({"alpha": 2.0})
+    for name in ("alpha", "alpha_strength"):
+        with pytest.raises(UserError, match="searches 'alpha' by itself; fix it there"):
+            space.with_constants({name: 2.0})
 
 
 @pytest.mark.parametrize(
@@ -108,6 +149,19 @@ def test_a_conditional_space(write):
             "METHOD='at'; START=[{'alpha': 5.0}]\n"
             "def SPACE(trial): trial.suggest_float('alpha', 0, 1)",
             "alpha = 5.0 in START is not a point",
+        ),
+        (
+            "METHOD='at'; SPACE={'beta': 5.0, 'beta_strength': tune.uniform(1, 2)}; START=[]",
+            "is bad: 'beta_strength' decides 'beta': give only one of them",
+        ),
+        (
+            "METHOD='at'; START=[]\n"
+            "def SPACE(trial): return {'alpha': 1.0, 'alpha_strength': 1.0}",
+            "'alpha_strength' decides 'alpha': give only one",
+        ),
+        (
+            "METHOD='at'; SPACE={'beta_strength': tune.uniform(-1, 1)}; START=[]",
+            "is bad: .*beta cannot be -1.0",
         ),
         ("1 / 0", "cannot be loaded: division by zero"),
     ],

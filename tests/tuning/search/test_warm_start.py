@@ -145,3 +145,16 @@ def test_points_outside_the_new_space_are_no_start_points(old, tmp_path):
         SPACES["at"], distributions={"lr": FloatDistribution(0.5, 0.6)}, start_points=[]
     )
     assert learn(old, ("at", "A"), spaces={"at": narrow}).start == ()
+
+
+def test_equal_strengths_are_no_difference_where_the_weights_are(tmp_path):
+    spaces = {**SPACES, "at": SPACES["at"].with_constants({"alpha_strength": 0.2})}
+    machinery = SweepHarness(tmp_path / "log.jsonl", spaces, models="A", methods="at")
+    machinery.policy.configure_trial = configure
+    machinery.policy.measure_scales = lambda cell, settings: {"alpha": 0.3, "beta": 0.007}
+    machinery.append(OPENING)
+    machinery.run()
+    assert len(learn(str(tmp_path), ("at", "A"), spaces=spaces).observations) == 6
+    spaces = {**SPACES, "at": SPACES["at"].with_constants({"alpha_strength": 0.4})}
+    event = learn(str(tmp_path), ("at", "A"), spaces=spaces)
+    assert "alpha_strength 0.2 there, 0.4 here" in event.reason

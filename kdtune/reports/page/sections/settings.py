@@ -8,9 +8,15 @@ import pandas as pd
 from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock
 from kdtune.reports.page.figures import plot_setting_ranges
-from kdtune.reports.tables.columns import MIN_GOOD_TRIALS, MIN_IMPORTANCE_TRIALS, SETTINGS
+from kdtune.reports.tables.columns import (
+    LOSS_SCALES,
+    MIN_GOOD_TRIALS,
+    MIN_IMPORTANCE_TRIALS,
+    SETTINGS,
+)
 from kdtune.reports.tables.figure_data import setting_ranges, settings_summary
 from kdtune.reports.tables.sentences import display_name
+from kdtune.reports.tables.settings import range_end_note
 
 BARS = (
     "Bars: the middle 80 % of the values in the best fifth of the tried settings, at least "
@@ -19,6 +25,10 @@ BARS = (
 IMPORTANCE = (
     "Importance: the share of a setting in whether a trial is in the better half at the first "
     "rung."
+)
+SCALES = (
+    "Strengths. Scale: a term at weight 1 over the classification loss, both of the untrained "
+    "student. A strength is weight times scale, so in each cell it is another weight."
 )
 NO_IMPORTANCE = f"Importance needs {MIN_IMPORTANCE_TRIALS} trials of a cell."
 
@@ -51,6 +61,11 @@ def settings_section(sweep: LoadedSweep) -> Iterator[Block]:
         has_importance = summary["importance"].notna().any()
         caption = f"{name}. {IMPORTANCE if has_importance else NO_IMPORTANCE}"
         yield TableBlock(caption, _columns(summary, settings, models))
+    if (note := range_end_note(sweep.tables.trials, sweep.spaces)) is not None:
+        yield Paragraph(note)
+    if (scales := sweep.named_tables.get("loss_scales")) is not None:
+        shown = scales.assign(method=scales["method"].map(display_name))
+        yield TableBlock(SCALES, LOSS_SCALES.to_texts(shown, *LOSS_SCALES.names))
 
 
 def _columns(

@@ -1,0 +1,84 @@
+"""Checks before a sweep, and the settings of its trials."""
+
+import pytest
+
+from kdtune.config.sweep import SweepConfig
+from kdtune.errors import UserError
+from kdtune.training.loss_scales import LossScales
+from kdtune.tuning.driver.preflight import prepare_sweep
+
+RAW_SPACE = '''"""Weights."""
+from ray import tune
+METHOD = "at"
+SPACE = {"lr": tune.loguniform(1e-3, 0.3), "beta": tune.loguniform(10, 1e4)}
+START = []
+'''
+
+
+@pytest.fixture
+def prepare(folder, teacher_file):
+    def prepared(spaces=(), methods="at", **settings):
+        sweep = {
+            "name": "n", "data": str(folder), "teacher": str(teacher_file), "epochs": 2,
+            "methods": methods, "models": "MultiBranchNet", "baselines": False,
+            "settings": settings, "spaces": tuple(map(str, spaces)),
+        }  # fmt: skip
+        requested = SweepConfig.parse(sweep)
+        return prepare_sweep(requested, requested.spaces)
+
+    return prepared
+
+
+def first_settings(prepared, method="at"):
+    return prepared.spaces[method].probe_points()[0][1]
+
+
+def test_scales_are_measured_where_strengths_are_searched(prepare):
+    prepared = prepare(methods="at,student")
+    settings = first_settings(prepared)
+    scales = prepared.measure_scales(("at", "MultiBranchNet"), settings)
+    assert scales.keys() == {"alpha", "beta"}
+    assert prepare().measure_scales(("at", "MultiBranchNet"), settings) == scales
+    student = first_settings(prepared, "student")
+    assert prepared.measure_scales(("student", "MultiBranchNet"), student) == {}
+    assert list(prepared.describe_unscaled_strengths()) == []
+
+
+def test_a_fixed_strength_is_measured_too_also_for_spaces_of_weights(prepare, tmp_path):
+    (tmp_path / "space.py").write_text(RAW_SPACE)
+    prepared = prepare([tmp_path / "space.py"], beta_strength=1.0)
+    settings = first_settings(prepared)
+    assert settings["beta_strength"] == 1.0 and "beta" not in settings
+    assert "beta" in prepared.measure_scales(("at", "MultiBranchNet"), settings)
+
+
+def test_weights_alone_cost_nothing(prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(LossScales, "measure", None)
+    (tmp_path / "space.py").write_text(RAW_SPACE)
+    prepared = prepare([tmp_path / "space.py"])
+    settings = first_settings(prepared)
+    assert prepared.measure_scales(("at", "MultiBranchNet"), settings) == {}
+    assert list(prepared.describe_unscaled_strengths()) == []
+    config = prepare(alpha=0.5, beta=5.0).configure_trial(("at", "MultiBranchNet"), 0, settings)
+    assert config.beta == settings["beta"]
+
+
+def test_a_strength_without_a_scale_is_told(prepare):
+    prepared = prepare(methods="kd,student", beta_strength=1.0)
+    assert list(prepared.describe_unscaled_strengths()) == [
+        "kd-MultiBranchNet: beta_strength is taken as beta, since its term is not above 0 before "
+        "training"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"beta": 1.0, "beta_strength": 1.0}, "'beta_strength' decides 'beta'"),
+        ({"beta_strenght": 1.0}, "no setting 'beta_strenght'; did you mean 'beta_strength'"),
+        ({"beta_strength": "strong"}, "beta cannot be 'strong'"),
+    ],
+)
+def test_a_bad_strength_is_one_sentence(prepare, settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        prepare(**settings)
