@@ -41,7 +41,7 @@ NUM_CANDIDATES, CONFIRM_SEEDS = 3, 5
 
 
 class CurveSource(Protocol):
-    """What gives a run's curve."""
+    """A source of curves."""
 
     def sample_run(
         self, settings: dict[str, Any], rng: np.random.Generator
