@@ -47,7 +47,7 @@ quick-tests: $(READY)
 bench-trial: $(READY)
 	$(BIN)/python benchmarks/trial.py $(if $(DATA),--data $(DATA))
 
-# CURVES=/path: another file of curves, besides those of this repository.
+# CURVES=/path: another file of curves, or foreign runs (.jsonl.gz), besides those of this repository.
 bench-search: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/search.py $(CURVES)
 

@@ -1,187 +1,113 @@
 """Efficiency of searches, replayed on recorded curves in simulated time.
 
-    make bench-search                      # Fashion-MNIST curves of this repository
-    make bench-search CURVES=other.jsonl   # and another file of curves
+    make bench-search                           # Fashion-MNIST curves of this repository
+    make bench-search CURVES=other.jsonl        # and another file of curves
+    make bench-search CURVES=foreign.jsonl.gz   # and recorded runs that are not ours
 
-Our own searcher, rule and budget, as a sweep runs them, against the stock recipe (Ray's
-`OptunaSearch` and `ASHAScheduler` with their defaults) and others, a cell at a time: four workers,
-the same epochs for all, many seeds. Curves come from the surrogate of `surrogate.py`.
-
-Regret: points by which the noise-free accuracy of the incumbent is below the best of the space.
-The incumbent is the trial that went all the way and reached the highest (noisy) accuracy; before
-there is one, it is chance level.
+Our own searcher, rule and budget, as a sweep runs them, searches the four cells of the curves
+together; the stock recipe (Ray's `OptunaSearch` and `ASHAScheduler` with their defaults) and
+others that know one cell search each by itself. Four workers, the same epochs for all, paired
+seeds. `simulate.py` says what regret is, and what the oracle is; curves come from the surrogate
+of `surrogate.py`, or are those of runs (`foreign.py`).
 
 Slow learners: recorded runs that ended among the best fifth of their cell and were in the worse
 half after a quarter of the epochs, and runs with a small learning rate that decays late. Each
-takes the place of the 10th trial of a search; the table says how many went all the way.
+takes the place of the 10th trial of a search of its cell; the table says how many went all the
+way.
+
+``--ablations`` also compares kdtune with its `VARIANTS`. The last line is JSON.
 """
 
 import argparse
-import heapq
 import json
 import logging
 import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
-from itertools import count
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
-from recipes import RECIPES, VARIANTS, Recipe, SimulatedTrial
-from scipy.stats import bootstrap
-from surrogate import Surrogate, space_of_runs
+from foreign import RECIPES as FOREIGN_RECIPES
+from foreign import search_foreign
+from recipes import RECIPES, VARIANTS
+from report import (
+    OURS,
+    STOCK,
+    Regrets,
+    cell_name,
+    match_baseline,
+    pick_budget,
+    print_differences,
+    print_tables,
+    ratio_interval,
+    select,
+    summarize_figures,
+    summarize_ratios,
+)
+from simulate import BUDGETS, Simulation, load_problems, search_file
 
 from kdtune.log.events import Cell
 from kdtune.tuning.planning.recorded_curves import load_recorded_runs
-from kdtune.tuning.search.space import SearchSpace
 
-NUM_WORKERS = 4
-CHANCE_ACCURACY = 0.1
-CURVES = Path(__file__).parent / "curves" / "fashion-mnist.jsonl"
-NUM_POINTS = 16
-"""Points of the curve of regret over epochs in the JSON line."""
+HERE = Path(__file__).parent
+CURVES = HERE / "curves" / "fashion-mnist.jsonl"
+BASELINE = HERE / "baselines" / "search-before.json"
+FOREIGN_SUFFIX = ".gz"
+FOREIGN_BUDGETS = (12, 20, 40)
 
 SLOW_LEARNER_NUMBER = 10
 """The trial of a search whose place a slow learner takes, from 1."""
 
-SLOW_LEARNER_RECIPES = (
-    "kdtune",
-    "stock",
-    "hyperband",
-    "median",
-    "grace 4, 1 in 2",
-    "grace 8, 1 in 4",
-)
-"""Recipes of which the fate of slow learners is told."""
+SLOW_LEARNER_SEEDS = 3
 
 
-@cache
-def load_problem(path: Path, cell: Cell, trees: bool) -> tuple[SearchSpace, Surrogate, float, int]:
-    """Return a cell's space, its curves, its best accuracy, and the epochs of a trial."""
-    runs = [run for run in load_recorded_runs(path)[cell] if not run.late_decay]
-    space = space_of_runs(cell[0], runs)
-    surrogate = Surrogate(space, runs, trees)
-    return space, surrogate, surrogate.find_optimum(), len(runs[0].accuracies)
-
-
-def simulate_search(
-    problem_key: tuple[Path, Cell, bool],
-    build_recipe: Callable[..., Recipe],
-    trials: int,
-    seed: int,
-    slow_curve: list[float] | None = None,
-) -> tuple[np.ndarray, dict[str, int]]:
-    """Search a cell.
+class Comparison:
+    """Searches by recipe, each with the seeds from 0 on.
 
     Args:
-        problem_key: file of the curves, cell in it, and True if trees are the surrogate.
-        build_recipe: makes the recipe.
-        trials: the budget, in whole trials.
-        seed: of the search, the noise and the speed of workers.
-        slow_curve: the curve that one trial has instead of its own.
+        pool: runs them.
+        search: searches by the name of a recipe with a seed.
+    """
+
+    def __init__(
+        self, pool: ProcessPoolExecutor, search: Callable[[str, int], dict[Cell, np.ndarray]]
+    ):
+        self._pool, self._search = pool, search
+        self._searches: dict[str, list[dict[Cell, np.ndarray]]] = {}
+
+    def search_by(self, name: str, seeds: int) -> dict[Cell, np.ndarray]:
+        """Return the regrets of a recipe by cell, [seeds, BUDGETS, REGRETS]."""
+        searches = self._searches.setdefault(name, [])
+        missing = range(len(searches), seeds)
+        searches += self._pool.map(partial(self._search, name), missing)
+        return {cell: np.stack([s[cell] for s in searches[:seeds]]) for cell in searches[0]}
+
+
+def compare(
+    comparison: Comparison, recipes: list[str], seeds: int, ablation_seeds: int
+) -> Regrets:
+    """Search by each recipe; print the tables.
+
+    Args:
+        comparison: makes the searches.
+        recipes: their names.
+        seeds: of each recipe.
+        ablation_seeds: of each variant of ours; 0 for no variants.
 
     Returns:
-        The regret in points after each epoch, from none; counts of trials, ``started`` and
-        ``whole``, and the epochs of the intruder.
+        The regrets of the recipes.
     """
-    space, surrogate, optimum, epochs = load_problem(*problem_key)
-    cell = problem_key[1]
-    recipe = build_recipe(cell, space, epochs, seed)
-    rng = np.random.default_rng([seed, 1])
-    regrets = [100 * (optimum - CHANCE_ACCURACY)]
-    best_seen, num_whole = 0.0, 0
-    started: list[SimulatedTrial] = []
-    arrivals: list[tuple[float, int, SimulatedTrial]] = []  # a heap of epochs, by time
-    order = count()
-
-    def start_next(now: float) -> None:
-        trial = recipe.suggest()
-        if trial.curve is None:
-            started.append(trial)
-            trial.curve, trial.true_best = surrogate.sample_run(trial.settings, rng)
-            if slow_curve is not None and len(started) == SLOW_LEARNER_NUMBER:
-                trial.curve = np.array(slow_curve)
-        advance(trial, now)
-
-    def advance(trial: SimulatedTrial, now: float) -> None:
-        trial.epoch += 1
-        heapq.heappush(arrivals, (now + rng.uniform(0.95, 1.05), next(order), trial))
-
-    for _ in range(NUM_WORKERS):
-        start_next(rng.uniform(0, 0.5))
-    while len(regrets) <= trials * epochs:
-        now, _, trial = heapq.heappop(arrivals)
-        assert trial.curve is not None
-        best, regret = float(trial.curve[: trial.epoch].max()), regrets[-1]
-        continues = recipe.report(trial, float(trial.curve[trial.epoch - 1]), best)
-        if trial.epoch == epochs:
-            num_whole += 1
-            if best > best_seen:
-                best_seen, regret = best, 100 * (optimum - trial.true_best)
-        regrets.append(regret)
-        if continues and trial.epoch < epochs:
-            advance(trial, now)
-        else:
-            start_next(now)
-    slow_epochs = (
-        started[SLOW_LEARNER_NUMBER - 1].epoch if len(started) >= SLOW_LEARNER_NUMBER else 0
-    )
-    return np.array(regrets), {"started": len(started), "whole": num_whole, "lasted": slow_epochs}
-
-
-def interquartile_mean(values: np.ndarray) -> float:
-    """Return the mean of the middle half."""
-    cut = len(values) // 4
-    return float(np.sort(values)[cut : len(values) - cut].mean())
-
-
-def compare_recipes(
-    problem_key: tuple[Path, Cell, bool],
-    names: list[str],
-    trials: int,
-    seeds: int,
-    pool: ProcessPoolExecutor,
-) -> dict[str, dict[str, Any]]:
-    """Search a cell by each recipe with all seeds; print a table.
-
-    Returns:
-        For each recipe the regret over the budget: mean, interquartile mean, and a bootstrap
-        interval (95 %) of the mean; and mean counts of trials.
-    """
-    epochs = load_problem(*problem_key)[3]
-    report_epochs = [trials * epochs * part // NUM_POINTS for part in range(1, NUM_POINTS + 1)]
-    report_indices = range(NUM_POINTS // 4 - 1, NUM_POINTS, NUM_POINTS // 4)
-    figures: dict[str, dict[str, Any]] = {}
-    cell, columns = "-".join(problem_key[1]), (str(report_epochs[q]) for q in report_indices)
-    print(f"\n{cell}: points of regret after so many epochs, mean (middle half) [95 %]\n")
-    print(f"| recipe | {' | '.join(columns)} | trials | whole |")
-    print("|---" * 7 + "|")
-    for name in names:
-        search = partial(simulate_search, problem_key, (RECIPES | VARIANTS)[name], trials)
-        runs = list(pool.map(search, range(seeds)))
-        regrets = np.stack([run[0][report_epochs] for run in runs])
-        interval = bootstrap((regrets,), np.mean, axis=0, rng=0).confidence_interval
-        figures[name] = row = {
-            "epochs": report_epochs,
-            "mean": regrets.mean(0).round(3).tolist(),
-            "interquartile_mean": [round(interquartile_mean(r), 3) for r in regrets.T],
-            "low": interval.low.round(3).tolist(),
-            "high": interval.high.round(3).tolist(),
-            **{key: float(np.mean([run[1][key] for run in runs])) for key in ("started", "whole")},
-        }
-        texts = (
-            f"{row['mean'][q]:.2f} ({row['interquartile_mean'][q]:.2f}) "
-            f"[{row['low'][q]:.2f}, {row['high'][q]:.2f}]"
-            for q in report_indices
-        )
-        counts = f"{row['started']:.0f} | {row['whole']:.0f}"
-        print(f"| {name} | {' | '.join(texts)} | {counts} |", flush=True)
-    return figures
+    regrets = {name: comparison.search_by(name, seeds) for name in recipes}
+    print_tables(regrets)
+    if ablation_seeds:
+        variants = {name: comparison.search_by(name, ablation_seeds) for name in VARIANTS}
+        print_differences(variants, comparison.search_by(OURS, ablation_seeds))
+    return regrets
 
 
 def find_slow_curves(path: Path, cell: Cell) -> list[list[float]]:
@@ -196,62 +122,148 @@ def find_slow_curves(path: Path, cell: Cell) -> list[list[float]]:
     return [usual_decay[i] for i in np.flatnonzero(slow)] + late_decay
 
 
+def count_slow_epochs(
+    path: Path, cell: Cell, trees: bool, name: str, curve: list[float], seed: int
+) -> int:
+    """Return how many epochs a slow learner has in a search.
+
+    Args:
+        path: file of the curves.
+        cell: that is searched.
+        trees: have trees as the surrogate.
+        name: of the recipe.
+        curve: of the slow learner.
+        seed: of the search.
+    """
+    simulation = Simulation({cell: load_problems(path, trees)[cell]}, RECIPES[name], seed)
+    trials = simulation.trials[cell]
+    while len(trials) < SLOW_LEARNER_NUMBER:
+        simulation.finish_epoch()
+    slow_learner = trials[SLOW_LEARNER_NUMBER - 1]
+    slow_learner.curve = np.array(curve)
+    while simulation.is_running(slow_learner):
+        simulation.finish_epoch()
+    return slow_learner.epoch
+
+
 def measure_slow_learners(
-    problem_key: tuple[Path, Cell, bool], trials: int, seeds: int, pool: ProcessPoolExecutor
-) -> dict[str, dict[str, float]]:
-    """Put each slow learner into searches by each of `JUDGES`; print a table of their fates."""
-    curves, epochs = (
-        find_slow_curves(problem_key[0], problem_key[1]),
-        load_problem(*problem_key)[3],
+    path: Path, trees: bool, names: list[str], pool: ProcessPoolExecutor
+) -> dict[str, Any]:
+    """Return the fates of slow learners by cell and recipe; print a table of them.
+
+    Args:
+        path: file of the curves.
+        trees: have trees as the surrogate.
+        names: of the recipes.
+        pool: runs the searches.
+    """
+    fates: dict[str, Any] = {}
+    print("\nSlow but sound learners\n")
+    print(
+        "| cell | learners | recipe | went all the way % | epochs, mean |\n|---|---|---|---|---|"
     )
-    fates: dict[str, dict[str, float]] = {}
-    if not curves:
-        return fates
-    print(f"\n{'-'.join(problem_key[1])}: the fate of {len(curves)} slow but sound learners\n")
-    print("| recipe | went all the way % | epochs, mean |\n|---|---|---|")
-    for name in SLOW_LEARNER_RECIPES:
-        search = partial(simulate_search, problem_key, (RECIPES | VARIANTS)[name], trials)
-        jobs = [(seed, curve) for curve in curves for seed in range(seeds)]
-        epochs_reached = [run[1]["lasted"] for run in pool.map(search, *zip(*jobs, strict=True))]
-        whole_share = float(np.mean([epoch == epochs for epoch in epochs_reached]))
-        fates[name] = {"whole": whole_share, "epochs": float(np.mean(epochs_reached))}
-        print(f"| {name} | {100 * whole_share:.0f} | {np.mean(epochs_reached):.1f} |", flush=True)
+    for cell, problem in load_problems(path, trees).items():
+        jobs = [(c, s) for c in find_slow_curves(path, cell) for s in range(SLOW_LEARNER_SEEDS)]
+        for name in names if jobs else []:
+            count_epochs = partial(count_slow_epochs, path, cell, trees, name)
+            epochs = np.array(list(pool.map(count_epochs, *zip(*jobs, strict=True))))
+            whole, mean = float((epochs == problem.epochs).mean()), float(epochs.mean())
+            fates.setdefault(cell_name(cell), {})[name] = {"whole": whole, "epochs": mean}
+            learners = len(jobs) // SLOW_LEARNER_SEEDS
+            row = f"{cell_name(cell)} | {learners} | {name} | {100 * whole:.0f} | {mean:.1f}"
+            print(f"| {row} |", flush=True)
     return fates
 
 
-def main() -> None:
-    """Compare the recipes on every cell."""
+def compare_foreign(comparison: Comparison, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Search among foreign runs by each recipe that can; return figures, and ours over stock.
+
+    Args:
+        comparison: makes the searches.
+        arguments: of the command line.
+    """
+    names = [name for name in arguments.recipes if name in FOREIGN_RECIPES]
+    seeds = arguments.foreign_seeds
+    regrets = compare(comparison, names, seeds, min(seeds, arguments.ablation_seeds))
+    summary: dict[str, Any] = {"foreign_over_stock": None, "foreign": summarize_figures(regrets)}
+    if {OURS, STOCK} <= regrets.keys():
+        [ours], [stock] = (regrets[name].values() for name in (OURS, STOCK))
+        ratio = ratio_interval(select(ours, "luckiest"), select(stock, "luckiest"))
+        over_stock = {str(budget): pick_budget(ratio, budget) for budget in FOREIGN_BUDGETS}
+        summary["foreign_over_stock"] = over_stock
+    return summary
+
+
+def write_baseline(path: Path, figures: dict[str, Any], seeds: int) -> None:
+    """Write what kdtune chooses, to compare a later searcher with.
+
+    Args:
+        path: the file.
+        figures: of `summarize_figures`.
+        seeds: the number of searches.
+    """
+    command = f"python benchmarks/search.py --seeds {seeds} --record-baseline {path}"
+    chosen = {cell: recipes[OURS]["chosen"] for cell, recipes in figures.items()}
+    baseline = {"command": command, "seeds": seeds, "budgets": BUDGETS, "chosen": chosen}
+    path.write_text(json.dumps(baseline, indent=1) + "\n")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description="See the top of this file.")
-    parser.add_argument("files", nargs="*", type=Path, help="more files of curves")
-    parser.add_argument("--seeds", type=int, default=30)
-    parser.add_argument("--trials", type=int, default=40, help="the budget, in whole trials")
-    recipe_names = [*RECIPES, *VARIANTS]
-    parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=recipe_names)
-    parser.add_argument("--cells", nargs="*", help="method-model; all if not given")
+    parser.add_argument("files", nargs="*", type=Path, help="more curves; foreign ones end in .gz")
+    parser.add_argument("--seeds", type=int, default=100, help="0: only foreign curves")
+    parser.add_argument("--recipes", nargs="*", default=[OURS, STOCK], choices=RECIPES)
+    parser.add_argument("--ablations", action="store_true", help="also compare kdtune's variants")
+    parser.add_argument("--ablation-seeds", type=int, default=24, help="of each variant")
+    parser.add_argument("--foreign-seeds", type=int, default=20)
     parser.add_argument("--trees", action="store_true", help="trees as the surrogate")
+    parser.add_argument("--record-baseline", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    cells, fates = {}, {}
+    if sum(path.suffix == FOREIGN_SUFFIX for path in arguments.files) > 1:
+        parser.error("give one file of foreign curves")
+    if not arguments.ablations:
+        arguments.ablation_seeds = 0
+    return arguments
+
+
+def compare_file(
+    path: Path, arguments: argparse.Namespace, pool: ProcessPoolExecutor
+) -> dict[str, Any]:
+    """Search the cells of a file of curves and follow its slow learners; return all figures.
+
+    Args:
+        path: the file.
+        arguments: of the command line.
+        pool: runs the searches.
+    """
+    load_problems(path, arguments.trees)  # once, before the processes of the pool start
+    comparison = Comparison(pool, partial(search_file, path, arguments.trees))
+    regrets = compare(comparison, arguments.recipes, arguments.seeds, arguments.ablation_seeds)
+    fates = measure_slow_learners(path, arguments.trees, arguments.recipes, pool)
+    figures = {"slow_learners": fates, "budgets": BUDGETS, "cells": summarize_figures(regrets)}
+    return {**summarize_ratios(regrets), **figures}
+
+
+def main() -> None:
+    """Compare the recipes on all files."""
+    arguments = parse_arguments()
+    summary: dict[str, Any] = {}
     with ProcessPoolExecutor(os.cpu_count(), initializer=silence_libraries) as pool:
-        for path in (CURVES, *arguments.files):
-            for cell in load_recorded_runs(path):
-                name, problem_key = "-".join(cell), (path, cell, arguments.trees)
-                if arguments.cells and name not in arguments.cells:
-                    continue
-                budget = arguments.trials, arguments.seeds
-                cells[name] = compare_recipes(problem_key, arguments.recipes, *budget, pool)
-                fates[name] = measure_slow_learners(problem_key, SLOW_LEARNER_NUMBER, 3, pool)
-    half_index = NUM_POINTS // 2 - 1
-    ratios = {
-        name: round(
-            figures["kdtune"]["mean"][half_index] / figures["stock"]["mean"][half_index], 3
-        )
-        for name, figures in cells.items()
-        if {"kdtune", "stock"} <= figures.keys()
-    }
-    for name, ratio in ratios.items():
-        print(f"{name}: regret over stock at half of the budget {ratio}")
-    summary = {"regret_over_stock": max(ratios.values(), default=None), "ratios": ratios}
-    print(json.dumps({**summary, "slow_learners": fates, "cells": cells}))
+        if arguments.seeds:
+            summary = compare_file(CURVES, arguments, pool)
+        for path in arguments.files:
+            if path.suffix == FOREIGN_SUFFIX:
+                foreign = Comparison(pool, partial(search_foreign, path))
+                summary |= compare_foreign(foreign, arguments)
+            else:
+                summary.setdefault("files", {})[str(path)] = compare_file(path, arguments, pool)
+    if arguments.record_baseline:
+        write_baseline(arguments.record_baseline, summary["cells"], arguments.seeds)
+    if arguments.seeds and OURS in arguments.recipes and not arguments.trees:
+        baseline = json.loads(BASELINE.read_text())["chosen"]
+        summary["trials_to_match_40"] = match_baseline(summary["cells"], baseline)
+    print(json.dumps({"foreign_over_stock": None, **summary}))
 
 
 def silence_libraries() -> None:

@@ -55,10 +55,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from recipes import RECIPES, Recipe, SimulatedTrial
+from recipes import RECIPES, SimulatedTrial
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
-from search import CURVES, load_problem, silence_libraries, simulate_search
+from search import CURVES, silence_libraries
+from simulate import Simulation, load_problems
+from surrogate import Surrogate
 
 from kdtune.log.events import Cell
 from kdtune.reports.tables.comparison import CellResult, comparison_table
@@ -197,7 +199,8 @@ def make_methods() -> list[SimulatedMethod]:
     """Return one method for each cell of the curves."""
     all_methods = []
     for cell, runs in load_recorded_runs(CURVES).items():
-        _, surrogate, _, _ = load_problem(CURVES, cell, False)
+        surrogate = load_problems(CURVES)[cell].curves
+        assert isinstance(surrogate, Surrogate)
         settings = [run.params for run in runs if not run.late_decay][:NUM_SETTINGS]
         accuracies = 100 * surrogate.predict_curves(settings).max(axis=1)
         all_methods.append(SimulatedMethod(accuracies - accuracies.max() + BEST_ACCURACY_PERCENT))
@@ -497,64 +500,35 @@ TrialScores = dict[SimulatedTrial, float]
 """Best validation accuracies in percent, in order of proposal."""
 
 
-class RecordingRecipe:
-    """Kdtune's recipe; keeps what is proposed and reported.
-
-    Args:
-        arguments: those of the recipe.
-    """
-
-    def __init__(self, *arguments: Any):
-        self._recipe = RECIPES["kdtune"](*arguments)
-        self._trials: list[SimulatedTrial] = []
-        self._reports: list[tuple[SimulatedTrial, float]] = []
-
-    def suggest(self) -> SimulatedTrial:
-        """Return the next trial."""
-        self._trials.append(self._recipe.suggest())
-        return self._trials[-1]
-
-    def report(self, trial: SimulatedTrial, accuracy: float, best: float) -> bool:
-        """Take an accuracy; return True if the trial continues."""
-        self._reports.append((trial, best))
-        return self._recipe.report(trial, accuracy, best)
-
-    def trials_after(self, epochs: int) -> TrialScores:
-        """Return the trials of a search that ends after some epochs."""
-        bests = dict(self._reports[:epochs])
-        return {trial: 100 * bests[trial] for trial in self._trials if trial in bests}
-
-
 def search_with_kdtune(cell: Cell, seed: int) -> dict[int, TrialScores]:
     """Search a cell as kdtune does; the trials by budget."""
-    recipes: list[RecordingRecipe] = []
-
-    def build(*arguments: Any) -> Recipe:
-        recipes.append(RecordingRecipe(*arguments))
-        return recipes[0]
-
-    problem_key = CURVES, cell, False
-    simulate_search(problem_key, build, max(BUDGETS), seed)
-    return {
-        budget: recipes[0].trials_after(budget * load_problem(*problem_key)[3])
-        for budget in BUDGETS
-    }
+    simulation = Simulation({cell: load_problems(CURVES)[cell]}, RECIPES["kdtune"], seed)
+    scores = {}
+    for budget in BUDGETS:
+        while simulation.epochs_used[cell] < budget * simulation.epochs:
+            simulation.finish_epoch()
+        tried = [trial for trial in simulation.trials[cell] if trial.epoch]
+        scores[budget] = {trial: 100 * trial.best for trial in tried}
+    return scores
 
 
 def confirm_with_surrogate(
     cell: Cell, trials: TrialScores, rng: np.random.Generator
 ) -> SimulatedSearch:
     """Train the best again, choose."""
-    _, surrogate, optimum, _ = load_problem(CURVES, cell, False)
+    problem = load_problems(CURVES)[cell]
     scores, all_trials = np.array(list(trials.values())), list(trials)
     top = [all_trials[place] for place in np.argsort(-scores, kind="stable")[:NUM_CANDIDATES]]
     runs = [
-        [surrogate.sample_run(t.settings, rng)[0].max() for _ in range(KDTUNE_SEEDS)] for t in top
+        [problem.curves.sample_run(t.settings, rng)[0].max() for _ in range(KDTUNE_SEEDS)]
+        for t in top
     ]
     confirm_scores = 100 * np.array(runs)
     best = confirm_scores.mean(axis=1).argmax()
     return SimulatedSearch(
-        BEST_ACCURACY_PERCENT + 100 * (top[best].true_best - optimum), scores, confirm_scores[best]
+        BEST_ACCURACY_PERCENT + 100 * (top[best].true_best - problem.optimum),
+        scores,
+        confirm_scores[best],
     )
 
 
