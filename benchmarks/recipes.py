@@ -1,11 +1,13 @@
 """Ways of searching: ours, all cells together as a sweep does; Ray's and others, for one cell."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import numpy as np
 import optuna
@@ -139,10 +141,48 @@ class KdtuneRecipe:
 
     def rank(self, cell: Cell, finished: list[SimulatedTrial]) -> list[SimulatedTrial]:
         """Return trials by the searcher's own estimates, if it has any."""
-        rank = getattr(self._policy.studies, "rank", None)
-        if rank is None:
-            return rank_by_luck(finished)
-        return [self._trials[estimate.trial_id] for estimate in rank(cell)]
+        estimates = self._policy.studies.estimates(cell)
+        return [self._trials[e.trial_id] for e in estimates] or rank_by_luck(finished)
+
+
+class PatchedRecipe(KdtuneRecipe):
+    """The search of a sweep with other constants.
+
+    Args:
+        spaces: of the cells.
+        epochs: of a whole trial.
+        seed: of the sweep.
+        constants: (module, name, value) of each.
+        settings: of `SweepConfig`.
+    """
+
+    def __init__(
+        self,
+        spaces: Mapping[Cell, SearchSpace],
+        epochs: int,
+        seed: int,
+        constants: Sequence[tuple[ModuleType, str, float]] = (),
+        **settings: Any,
+    ):
+        super().__init__(spaces, epochs, seed, **settings)
+        self._constants = constants
+
+    @contextmanager
+    def _patched(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for constant in self._constants:
+                stack.enter_context(patch.object(*constant))
+            yield
+
+    def suggest(self) -> SimulatedTrial:
+        """Return the next trial."""
+        with self._patched():
+            return super().suggest()
+
+    def rank(self, cell: Cell, finished: list[SimulatedTrial]) -> list[SimulatedTrial]:
+        """Return trials by the searcher's own estimates."""
+        with self._patched():
+            return super().rank(cell, finished)
 
 
 class StockRecipe:

@@ -8,12 +8,13 @@ Other cells teach a cell: the posterior means of their models over the settings 
 are its prior mean, each with a weight that falls to 0 where the two disagree.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -98,32 +99,42 @@ class CellModel:
 
     def _combine(self, sources: Sequence["CellModel"]) -> Callable[[Tensor], Tensor] | None:
         """Return the prior mean that other cells give; None if they give none."""
-        weighted = []
-        for source in sources:
-            shared = [name for name in self.names if source.space.get(name) == self.space[name]]
-            if shared and len(source.trials) >= MIN_SOURCE_TRIALS:
-                columns = [self.names.index(name) for name in shared]
-                part = source.fit_part(shared)
-                if (weight := self._agreement(part, columns)) > 0:
-                    weighted.append((weight, columns, part))
-        total = sum(weight for weight, *_ in weighted)
+        found = [source.predict_for(self) for source in sources]
+        weighted = [(self._agreement(predict), predict) for predict in found if predict]
+        weighted = [(weight, predict) for weight, predict in weighted if weight > 0]
+        total = sum(weight for weight, _ in weighted)
 
         def prior_mean(points: Tensor) -> Tensor:
-            posteriors = [w * w * p.posterior(points[..., c])[0] for w, c, p in weighted]
-            return torch.stack(posteriors).sum(0) / total
+            return torch.stack([w * w * predict(points) for w, predict in weighted]).sum(0) / total
 
         return prior_mean if weighted else None
 
-    def _agreement(self, part: GPRegressor, columns: list[int]) -> float:
+    def _agreement(self, predict: Callable[[Tensor], Tensor]) -> float:
         """Return the expected rank correlation of this cell with another one's posterior mean."""
         prior, n = PRIOR_WEIGHT * PRIOR_CORRELATION, len(self.trials)
         if n < MIN_SOURCE_TRIALS:
             return PRIOR_CORRELATION
-        predicted = part.posterior(torch.from_numpy(self.points[:, columns]))[0].numpy()
+        predicted = predict(torch.from_numpy(self.points)).numpy()
         if np.ptp(predicted) == 0 or np.ptp(self.warp.values) == 0:  # nothing to rank
             return prior / (PRIOR_WEIGHT + n)
         correlation = spearmanr(self.warp.values, predicted).statistic
         return float((prior + n * correlation) / (PRIOR_WEIGHT + n))
+
+    def predict_for(self, other: "CellModel") -> Callable[[Tensor], Tensor] | None:
+        """Return the posterior mean over points of another cell, by the settings of both.
+
+        Args:
+            other: the cell; None is returned if the two share no setting.
+        """
+        scales = {
+            n: _convert_scale(other.space[n], d) for n, d in self.space.items() if n in other.space
+        }
+        shared = {name: scale for name, scale in scales.items() if scale is not None}
+        if not shared or len(self.trials) < MIN_SOURCE_TRIALS:
+            return None
+        process, columns = self.fit_part(list(shared)), [other.names.index(n) for n in shared]
+        offsets, factors = torch.tensor(list(shared.values()), dtype=torch.float64).T
+        return lambda points: process.posterior(offsets + factors * points[..., columns])[0]
 
     def fit_part(self, names: Sequence[str]) -> GPRegressor:
         """Return a process over some of the settings; the others count as noise.
@@ -174,6 +185,22 @@ class CellModel:
         mean, _ = self.posterior()
         slope = self.warp.slope(mean.max())
         return float(np.sqrt(self.process.noise_var.item()) * slope)
+
+
+def _convert_scale(own: BaseDistribution, other: BaseDistribution) -> tuple[float, float] | None:
+    """Return offset and factor from the unit interval of one range to that of another.
+
+    None is returned for ranges of another kind or scale, and for other choices.
+    """
+    if own == other:
+        return 0.0, 1.0
+    kinds = FloatDistribution | IntDistribution
+    if not isinstance(own, kinds) or not isinstance(other, kinds) or own.log != other.log:
+        return None
+    convert: Callable[[float], float] = math.log if own.log else float
+    low, high, other_low, other_high = map(convert, (own.low, own.high, other.low, other.high))
+    width = other_high - other_low
+    return (low - other_low) / width, (high - low) / width
 
 
 def _select_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
