@@ -263,25 +263,24 @@ class CellStudies:
 class _Outcomes:
     """What a sampler gets for the trials of a cell; see `CellStudies`."""
 
-    finished_curves: list[Sequence[float]] = field(default_factory=list)
-    worst: float = 0.0  # value of a trial that diverged
-    _is_first: bool = True
+    _finished_curves: list[Sequence[float]] = field(default_factory=list)
+    _values: list[float] = field(default_factory=list)
 
     def value(self, state: TrialState, best_accuracies: Sequence[float]) -> float | None:
         """Return the value of a trial, from its best accuracy after each epoch; None for none."""
         if state is TrialState.DIVERGED:
-            return self.worst
-        if state is TrialState.CRASHED or not best_accuracies:
+            value = min(self._values, default=0.0)
+        elif state is TrialState.CRASHED or not best_accuracies:
             return None
-        value = best_accuracies[-1]
-        if state is TrialState.FINISHED:
-            self.finished_curves.append(best_accuracies)
         else:
-            last = len(best_accuracies) - 1
-            gains = [curve[-1] - curve[last] for curve in self.finished_curves]
-            value += median(gains or [0.0])
-        self.worst = value if self._is_first else min(self.worst, value)
-        self._is_first = False
+            value = best_accuracies[-1]
+            if state is TrialState.FINISHED:
+                self._finished_curves.append(best_accuracies)
+            else:
+                last = len(best_accuracies) - 1
+                gains = [curve[-1] - curve[last] for curve in self._finished_curves]
+                value += median(gains or [0.0])
+        self._values.append(value)
         return value
 
     def to_optuna(self, seen: events.Observation) -> optuna.trial.FrozenTrial:

@@ -228,3 +228,82 @@ def test_a_grid_continues_with_its_other_points_when_there_are_more_trials(tmp_p
 def test_a_grid_over_a_continuous_range_is_refused_before_a_trial():
     with pytest.raises(UserError, match="'grid' tries every point, but 'lr' of"):
         CellStudies(sweep_config(sampler=GRID_SAMPLER), load_spaces())
+
+
+REPEATING = {"methods": "at,kd", "models": "A", "trials": 16, "scheduler": "none", "sampler": "gp"}
+
+
+def test_repeats_are_a_quarter_of_the_trials_after_the_first_eight(tmp_path):
+    machinery = make_harness(tmp_path / "log.jsonl", **REPEATING)
+    machinery.run()
+    for method in ("at", "kd"):
+        own = [e for e in proposals(tmp_path) if e.method == method]
+        repeats = [e.number for e in own if e.is_repeat]
+        assert repeats == [11, 15]  # 1 of the 4 after the 8th, 2 of 8
+
+
+def test_a_repeat_has_the_settings_of_one_of_the_best_and_another_seed(tmp_path):
+    machinery = make_harness(tmp_path / "log.jsonl", **REPEATING)
+    machinery.run()
+    asked = {e.trial_id: e for e in proposals(tmp_path)}
+    bests = {e.trial_id: e.best_validation_accuracy for e in events_of(tmp_path, TrialEnded)}
+    for repeat in filter(lambda e: e.is_repeat, asked.values()):
+        first = asked[repeat.candidate]
+        assert repeat.params == first.params and repeat.distributions == first.distributions
+        assert not first.is_repeat and first.cell == repeat.cell
+        earlier = [e for e in asked.values() if e.cell == first.cell and e.number < repeat.number]
+        ranked = sorted(earlier, key=lambda e: -bests[e.trial_id])
+        assert first in ranked[:6]  # the model's best three are among the luckiest six
+
+
+@pytest.mark.parametrize(
+    ("change", "count"),
+    [({"repeat_share": 0}, 0), ({"repeat_share": 0.5}, 4), ({"sampler": "grid"}, 0)],
+)
+def test_the_share_of_repeats_is_a_setting_and_a_grid_has_none(tmp_path, change, count):
+    machinery = make_harness(tmp_path / "log.jsonl", **{**REPEATING, **change})
+    machinery.run()
+    repeats = [e for e in proposals(tmp_path) if e.is_repeat and e.method == "at"]
+    assert len(repeats) == count
+
+
+@pytest.mark.parametrize("sampler", ["gp", "random", "cmaes"])
+def test_a_sweep_with_repeats_resumes_with_the_same_proposals(tmp_path, sampler):
+    given = {**REPEATING, "sampler": sampler}
+    whole = make_harness(tmp_path / "log.jsonl", **given)
+    whole.run()
+    lines = (tmp_path / "log.jsonl").read_text().splitlines(keepends=True)
+    [first_repeat, *_] = (i for i, line in enumerate(lines) if '"origin":"repeat"' in line)
+    for cut in (first_repeat, first_repeat + 1, first_repeat + 5):
+        (tmp_path / "cut.jsonl").write_text("".join(lines[:cut]))
+        again = make_harness(tmp_path / "cut.jsonl", **given)
+        again.run()
+        assert snapshot(again) == snapshot(whole)
+
+
+def test_the_model_of_a_cell_is_logged_until_another_trial_is_proposed(tmp_path):
+    machinery = make_harness(tmp_path / "log.jsonl", **REPEATING)
+    machinery.run()
+    models = list(machinery.studies.model_cells())
+    assert [model.cell for model in models] == [("at", "A"), ("kd", "A")]
+    for model in models:
+        means = [estimate.mean for estimate in model.estimates]
+        assert means == sorted(means, reverse=True) and model.noise_sd > 0
+        assert all(0 < estimate.sd < 1 for estimate in model.estimates)
+        machinery.append(model)
+    assert list(machinery.studies.model_cells()) == []
+    more = make_harness(tmp_path / "log.jsonl", **{**REPEATING, "trials": 17})
+    assert list(more.studies.model_cells()) == []
+    more.run()
+    assert len(list(more.studies.model_cells())) == 2
+
+
+def test_a_space_that_is_a_function_has_no_model(tmp_path):
+    spaces = write_space(
+        tmp_path, "METHOD='at'; START=[]\ndef SPACE(trial): trial.suggest_float('lr', 0.1, 0.2)"
+    )
+    given = {**REPEATING, "methods": "at", "sampler": "auto"}
+    machinery = SweepHarness(tmp_path / "log.jsonl", spaces, **given)
+    machinery.run()
+    assert list(machinery.studies.model_cells()) == []
+    assert not any(e.is_repeat for e in proposals(tmp_path))

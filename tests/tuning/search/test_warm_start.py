@@ -46,7 +46,7 @@ def events_of(folder, event_type):
 
 
 def learn(path, cell, opening=OPENING, spaces=SPACES, configure=configure):
-    [event] = make_warm_start_events(path, spaces, [cell], opening, configure)
+    event, *_ = make_warm_start_events(path, spaces, [cell], opening, configure)
     return event
 
 
@@ -132,6 +132,45 @@ def test_another_student_starts_with_the_methods_best_points(old, tmp_path_facto
     assert [p for p in event.start if p not in SPACES["at"].start_points] == [
         p for p in tried[2:5] if p in event.start
     ]
+
+
+def test_earlier_cells_that_are_no_observations_are_a_prior_for_all_cells(old, tmp_path_factory):
+    """Of at-A and kd-A of the earlier sweep, at-A has observations for the same cell."""
+    events = list(make_warm_start_events(old, SPACES, [("at", "A")], OPENING, configure))
+    assert [event.kind for event in events] == ["warm_start", "earlier_cell"]
+    assert events[1].cell == ("kd", "A") and len(events[1].observations) == 6
+    assert events[1].reason == f"a prior for all cells, from 6 trials of {old}"
+    elsewhere = list(make_warm_start_events(old, SPACES, [("at", "B")], OTHER_DATA, configure))
+    assert [event.cell for event in elsewhere[1:]] == [("at", "A"), ("kd", "A")]
+    folders = [tmp_path_factory.mktemp(name) for name in ("with", "without", "resumed")]
+    limits = {"models": "B", "methods": "at", "sampler": "gp", "trials": 12}
+    proposals = []
+    for folder, priors in zip(folders, (elsewhere[1:], [], elsewhere[1:]), strict=True):
+        machinery = SweepHarness(folder / "log.jsonl", **limits)
+        for event in priors:
+            machinery.append(event)
+        if folder is folders[2]:  # another process reads the prior from the log
+            machinery = SweepHarness(folder / "log.jsonl", **limits)
+        machinery.run()
+        proposals.append([e.params for e in events_of(folder, TrialProposed)])
+    assert proposals[0] == proposals[2] != proposals[1]
+
+
+def test_repeats_of_an_earlier_sweep_are_no_observations(old, tmp_path):
+    events = events_of(old, TrialProposed) + events_of(old, TrialEnded)
+    first = next(e for e in events if e.method == "at")
+    machinery = SweepHarness(Path(old) / "log.jsonl", models="A", trials=7)
+    machinery.append(
+        first.model_copy(
+            update={
+                "trial_id": "at-A-006",
+                "number": 6,
+                "origin": "repeat",
+                "candidate": first.trial_id,
+            }
+        )
+    )
+    assert len(learn(old, ("at", "A")).observations) == 6
 
 
 def test_a_method_that_was_not_there_teaches_nothing(old):
