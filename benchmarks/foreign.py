@@ -15,7 +15,7 @@ import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,10 @@ class RecordedStockRecipe(StockRecipe):
         return super().propose(name)
 
 
-RECIPES: dict[str, RecipeBuilder] = {**JOINT_RECIPES, "stock": RecordedStockRecipe, **VARIANTS}
-"""Recipes that can search among recorded runs."""
+RECIPES: dict[str, RecipeBuilder] = {
+    name: partial(build, repeat_share=0) for name, build in (JOINT_RECIPES | VARIANTS).items()
+} | {"stock": RecordedStockRecipe}
+"""Recipes that can search among recorded runs, of which none was repeated."""
 
 
 @cache

@@ -287,13 +287,13 @@ def make_random_sampler(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-JOINT_RECIPES: dict[str, RecipeBuilder] = {
+JOINT_RECIPES: dict[str, Callable[..., Recipe]] = {
     "kdtune": KdtuneRecipe,
     "random": partial(KdtuneRecipe, sampler="random", scheduler="none"),
 }
 """Recipes that search several cells together, as one sweep."""
 
-VARIANTS: dict[str, RecipeBuilder] = {
+VARIANTS: dict[str, Callable[..., Recipe]] = {
     "tpe": partial(KdtuneRecipe, sampler="tpe"),
     "cmaes": partial(KdtuneRecipe, sampler="cmaes"),
     "qmc": partial(KdtuneRecipe, sampler="qmc"),

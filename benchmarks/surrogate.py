@@ -34,7 +34,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from kdtune.config.strengths import override_settings
+from kdtune.config.strengths import override_settings, strengths_to_weights
 from kdtune.log.folder import SweepFolder
 from kdtune.tuning.planning.recorded_curves import (
     RecordedRun,
@@ -65,25 +65,26 @@ OTHER_RANGES = {
 
 _SHARE = FloatDistribution(0.0, 1.0)
 
-RECORDED_WEIGHTS: dict[str, tuple[dict[str, FloatDistribution], list[dict[str, float]]]] = {
-    "at": (
-        {"alpha": _SHARE, "beta": FloatDistribution(10, 1e4, log=True)},
-        [{"alpha": 0.0, "beta": 1e3}] * 2,
-    ),
-    "fitnets": (
-        {"alpha": _SHARE, "beta": FloatDistribution(1e-3, 100, log=True)},
-        [{"alpha": 0.1, "beta": 1e-3}, {"alpha": 0.0, "beta": 100.0}],
-    ),
-    "kd": ({"alpha": FloatDistribution(0.1, 10, log=True)}, [{"alpha": 1.0}, {"alpha": 9.0}]),
+RECORDED_WEIGHTS = {
+    "at": {"alpha": _SHARE, "beta": FloatDistribution(10, 1e4, log=True)},
+    "fitnets": {"alpha": _SHARE, "beta": FloatDistribution(1e-3, 100, log=True)},
+    "kd": {"alpha": FloatDistribution(0.1, 10, log=True)},
 }
-"""Ranges of weights and their start points, from which runs were recorded: not of strengths."""
+"""Ranges of weights from which runs were recorded, in the place of those of strengths."""
+
+RECORDED_SCALES = {
+    "at": {"alpha": 6.571, "beta": 0.01037},
+    "fitnets": {"alpha": 6.571, "beta": 1.153},
+    "kd": {"alpha": 6.571},
+}
+"""Loss scales of `curves/fashion-mnist.jsonl` at T = 4: they give weights to start points."""
 
 
 def _with_recorded_weights(space: SearchSpace) -> SearchSpace:
-    ranges, starts = RECORDED_WEIGHTS.get(space.method, ({}, [{}] * len(space.start_points)))
-    points = [override_settings(p, w) for p, w in zip(space.start_points, starts, strict=True)]
-    distributions = override_settings(space.distributions, ranges)
-    return replace(space, distributions=distributions, start_points=points)
+    scales = RECORDED_SCALES.get(space.method, {})
+    starts = [strengths_to_weights(point, scales) for point in space.start_points]
+    ranges = override_settings(space.distributions, RECORDED_WEIGHTS.get(space.method, {}))
+    return replace(space, distributions=ranges, start_points=starts)
 
 
 def space_of_runs(method: str, runs: list[RecordedRun]) -> SearchSpace:

@@ -161,8 +161,8 @@ class SweepConfig(train.DataConfig):
     epochs: int = Field(50, ge=1, description="epochs of a trial that is not stopped early")
     sampler: str = Field(
         "auto",
-        description="source of points: auto (gp, then tpe), tpe, gp, cmaes, random, qmc, grid, or "
-        "module.Name",
+        description="source of points: auto (gp, or tpe for a space that is a function), tpe, gp, "
+        "cmaes, random, qmc, grid, or module.Name",
     )
     repeat_share: float = Field(
         0.25,

@@ -32,10 +32,10 @@ Space = Mapping[str, BaseDistribution]
 MIN_TRIALS = 2
 """Completed trials without which a cell has no model."""
 
-MAX_TRIALS = 150
+MAX_TRIALS = 100
 """Trials of a model, at most: the best half, and others evenly from the rest.
 
-So a proposal costs as much after a thousand trials as after two hundred.
+So a proposal costs as much after a thousand trials as after a hundred.
 """
 
 TOP_MARGIN = 0.3
@@ -46,6 +46,9 @@ MIN_TOP_MARGIN = 1e-3
 
 PRIOR_CORRELATION, PRIOR_WEIGHT = 0.5, 3.0
 """Rank correlation that two cells are expected to have, and the trials that outweigh it."""
+
+MAX_SOURCES = 3
+"""Cells that teach one, at most: those that agree best. Each makes a proposal slower."""
 
 MIN_SOURCE_TRIALS = 3
 """Trials of a cell from which it teaches others."""
@@ -101,7 +104,8 @@ class CellModel:
         """Return the prior mean that other cells give; None if they give none."""
         found = [source.predict_for(self) for source in sources]
         weighted = [(self._agreement(predict), predict) for predict in found if predict]
-        weighted = [(weight, predict) for weight, predict in weighted if weight > 0]
+        weighted.sort(key=lambda pair: -pair[0])
+        weighted = [pair for pair in weighted[:MAX_SOURCES] if pair[0] > 0]
         total = sum(weight for weight, _ in weighted)
 
         def prior_mean(points: Tensor) -> Tensor:

@@ -20,9 +20,6 @@ GRID_SAMPLER = "grid"  # tries every point of a space once, in random order
 GP_SAMPLER = "gp"  # also learns from the other cells
 AUTO_SAMPLER = "auto"  # `gp` or `tpe`; see `choose_sampler`
 
-AUTO_GP_MAX_TRIALS = 200
-"""Trials of a cell up to which `gp` proposes; later it costs more time than it saves."""
-
 
 class _GridSampler(samplers.BruteForceSampler):
     def after_trial(self, *args: Any, **kwargs: Any) -> None:
@@ -44,19 +41,14 @@ STATEFUL_SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
 """Samplers whose proposals depend on their earlier ones: a cell keeps one."""
 
 
-def choose_sampler(space: SearchSpace, num_trials: int) -> str:
-    """Return the sampler that `AUTO_SAMPLER` stands for; benchmarks/README.md compares them.
-
-    Args:
-        space: the space of the cell.
-        num_trials: trials that the cell has.
-    """
-    return "gp" if space.define_by_run is None and num_trials <= AUTO_GP_MAX_TRIALS else "tpe"
+def choose_sampler(space: SearchSpace) -> str:
+    """Return the sampler that `AUTO_SAMPLER` stands for; benchmarks/README.md compares them."""
+    return GP_SAMPLER if space.define_by_run is None else "tpe"
 
 
 def describe_sampler(name: str) -> str:
     """Return the name of a sampler for the user."""
-    auto = f"gp (tpe after {AUTO_GP_MAX_TRIALS} trials of a cell)"
+    auto = f"{GP_SAMPLER} (tpe for a space that is a function)"
     return auto if name == AUTO_SAMPLER else name
 
 

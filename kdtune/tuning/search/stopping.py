@@ -14,6 +14,9 @@ from kdtune.log.events import Cell, EpochFinished, Event, TrialProposed, TrialSt
 
 _MIN_COMPETITORS = {"asha": 1, "hyperband": 1, "median": 4, "none": 0}  # to stop a trial
 
+_HOPELESS_SHARE, _MIN_HOPELESS_COMPETITORS = 0.5, 3
+"""Share of the median below which `asha` stops a trial early, and the trials it takes for that."""
+
 
 class Threshold(NamedTuple):
     """The accuracy, a share of 1, that a trial missed, and the number of its competitors."""
@@ -27,7 +30,9 @@ class EarlyStopping:
     """The early-stopping rule of a sweep, with the accuracies that it has seen.
 
     * ``asha`` (Li et al. 2020): at each rung a trial continues if it is among the best
-      1/`reduction_factor` of those that were there before; the first one always continues.
+      1/`reduction_factor` of those that were there before; the first one always continues. After
+      half of the grace period a trial stops that has learned next to nothing: it is below half of
+      the median of the others.
     * ``hyperband`` (Li et al. 2018): several such brackets, each without the first rung of the one
       before; the last has no rung. The bracket with the fewest epochs gets the next trial.
     * ``median`` (Golovin et al. 2017): from the grace period on, a trial stops at any epoch at
@@ -45,6 +50,7 @@ class EarlyStopping:
             "none": [()],
         }
         self.brackets = brackets[sweep.scheduler]  # epochs after which their trials are judged
+        self._hopeless_epoch = sweep.grace_period // 2 if sweep.scheduler == "asha" else 0
         self._quantile = 0.5 if sweep.scheduler == "median" else 1 - 1 / sweep.reduction_factor
         self.bracket_of: dict[str, int] = {}  # by trial; repeats have none
         self._epochs_trained: dict[Cell, list[int]] = defaultdict(lambda: [0] * len(self.brackets))
@@ -58,9 +64,10 @@ class EarlyStopping:
         rungs = " and ".join(map(str, self.brackets[0]))
         if not rungs:
             return f"{self.scheduler} never stops a trial: its first rung is the end"
+        hopeless = f", and after {self._hopeless_epoch} what is below half of their median"
         stops = f"stops what is below {100 * self._quantile:.0f} % of the others"
         return {
-            "asha": f"asha {stops} after epochs {rungs}",
+            "asha": f"asha {stops} after epochs {rungs}{hopeless * bool(self._hopeless_epoch)}",
             "hyperband": f"hyperband, in {len(self.brackets)} brackets, {stops} after {rungs}",
             "median": f"median {stops} from epoch {self.brackets[0][0]} on",
         }[self.scheduler]
@@ -101,14 +108,19 @@ class EarlyStopping:
         if (bracket := self.bracket_of.get(trial)) is None:
             return None
         self._epochs_trained[cell][bracket] += 1
-        if epoch not in self.brackets[bracket]:
+        is_hopeless_check = epoch == self._hopeless_epoch
+        if epoch not in self.brackets[bracket] and not is_hopeless_check:
             return None
         reached = self._accuracies[cell, bracket, epoch]
         competitors = [value for other, value in reached.items() if other != trial]
         reached[trial] = best
-        if len(competitors) < _MIN_COMPETITORS[self.scheduler]:
+        minimum = _MIN_COMPETITORS[self.scheduler]
+        if len(competitors) < (_MIN_HOPELESS_COMPETITORS if is_hopeless_check else minimum):
             return None
-        threshold = float(np.quantile(competitors, self._quantile))
+        if is_hopeless_check:
+            threshold = _HOPELESS_SHARE * float(np.median(competitors))
+        else:
+            threshold = float(np.quantile(competitors, self._quantile))
         return Threshold(epoch, threshold, len(competitors)) if best < threshold else None
 
 

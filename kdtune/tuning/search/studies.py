@@ -168,8 +168,7 @@ class CellStudies:
         elif cell in self._stateful_samplers:
             return self._stateful_samplers[cell]
         elif name == samplers.AUTO_SAMPLER:
-            space, num_trials = self.spaces[cell[0]], len(self._tried_points[cell])
-            name = samplers.choose_sampler(space, num_trials)
+            name = samplers.choose_sampler(self.spaces[cell[0]])
         seed_parts = self.trial_counts[cell], *([attempt] if attempt else [])
         seed = derive_seed(self.sweep.seed, *cell, *seed_parts)
         sampler = samplers.make_sampler(name, seed)

@@ -8,7 +8,6 @@ import pytest
 
 from kdtune.errors import UserError
 from kdtune.tuning.search.samplers import (
-    AUTO_GP_MAX_TRIALS,
     GRID_SAMPLER,
     STATEFUL_SAMPLERS,
     STATELESS_SAMPLERS,
@@ -103,8 +102,7 @@ def test_a_continuous_range_has_no_grid(tmp_path, text):
         require_finite(write_space(tmp_path, text))
 
 
-def test_auto_is_gp_for_few_trials_of_a_space_that_is_a_dict(tmp_path):
+def test_auto_is_gp_for_a_space_that_is_a_dict(tmp_path):
     function = "METHOD='at'; START=[]\ndef SPACE(trial): trial.suggest_float('lr', 0.1, 1)"
-    assert choose_sampler(load_spaces()["at"], 0) == "gp"
-    assert choose_sampler(load_spaces()["at"], AUTO_GP_MAX_TRIALS + 1) == "tpe"
-    assert choose_sampler(write_space(tmp_path, function), 0) == "tpe"
+    assert choose_sampler(load_spaces()["at"]) == "gp"
+    assert choose_sampler(write_space(tmp_path, function)) == "tpe"

@@ -51,6 +51,19 @@ def test_asha_compares_with_those_that_were_there_before():
     assert judge(stopping, 0.1, 0.0, epoch=8) == [None, None]  # the end is no rung
 
 
+def test_asha_stops_early_what_has_learned_next_to_nothing():
+    """At half of the grace period, the median of 0.5, 0.1, 0.6, 0.7 and 0.31 is 0.5."""
+    stopping = make_stopping("asha", 8, 4, 2)
+    missed = judge(stopping, 0.5, 0.1, 0.6, 0.7, 0.31, 0.24, epoch=2)
+    assert missed[:5] == [None] * 5  # two trials before the second one are too few
+    assert missed[5] == Threshold(2, pytest.approx(0.25), 5)
+    assert "after epochs 4, and after 2 what is below half" in stopping.describe_rule()
+    for scheduler in ("hyperband", "none"):
+        others = make_stopping(scheduler, 8, 4, 2)
+        assert judge(others, 0.5, 0.6, 0.7, 0.1, epoch=2) == [None] * 4
+    assert "half of their median" not in make_stopping("asha", 8, 1, 2).describe_rule()
+
+
 def test_cells_are_judged_apart():
     stopping = make_stopping("asha", 8, 1, 2)
     assert judge(stopping, 0.9, 0.8, epoch=1)[1] is not None
