@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
-from recipes import JOINT_RECIPES, VARIANTS, RecipeBuilder, StockRecipe
+from recipes import IDEAS, JOINT_RECIPES, VARIANTS, RecipeBuilder, StockRecipe
 from scipy.stats import kstest
 from simulate import Problem, search
 
@@ -82,7 +82,8 @@ class RecordedStockRecipe(StockRecipe):
 
 
 RECIPES: dict[str, RecipeBuilder] = {
-    name: partial(build, repeat_share=0) for name, build in (JOINT_RECIPES | VARIANTS).items()
+    name: partial(build, repeat_share=0)
+    for name, build in (JOINT_RECIPES | IDEAS | VARIANTS).items()
 } | {"stock": RecordedStockRecipe}
 """Recipes that can search among recorded runs, of which none was repeated."""
 

@@ -3,9 +3,9 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, Protocol
 from unittest.mock import patch
 
@@ -22,6 +22,9 @@ from kdtune.tuning.planning.simulation import make_synthetic_metrics
 from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
 from kdtune.tuning.scheduling.searcher import LogSearcher
+from kdtune.tuning.search import cell_model, gp_sampler, optuna_private, stopping
+from kdtune.tuning.search.cell_model import CellModel
+from kdtune.tuning.search.gp_sampler import GaussianProcessSampler
 from kdtune.tuning.search.space import SearchSpace
 from kdtune.tuning.trials.results import EpochReported, to_ray
 
@@ -152,7 +155,8 @@ class PatchedRecipe(KdtuneRecipe):
         spaces: of the cells.
         epochs: of a whole trial.
         seed: of the sweep.
-        constants: (module, name, value) of each.
+        constants: owner, name and value of each.
+        start: also try our start points.
         settings: of `SweepConfig`.
     """
 
@@ -161,9 +165,12 @@ class PatchedRecipe(KdtuneRecipe):
         spaces: Mapping[Cell, SearchSpace],
         epochs: int,
         seed: int,
-        constants: Sequence[tuple[ModuleType, str, float]] = (),
+        constants: Sequence[tuple[Any, str, Any]] = (),
+        start: bool = True,
         **settings: Any,
     ):
+        if not start:
+            spaces = {cell: replace(space, start_points=[]) for cell, space in spaces.items()}
         super().__init__(spaces, epochs, seed, **settings)
         self._constants = constants
 
@@ -293,6 +300,44 @@ JOINT_RECIPES: dict[str, Callable[..., Recipe]] = {
 }
 """Recipes that search several cells together, as one sweep."""
 
+
+def improve_on_luckiest(
+    sampler: GaussianProcessSampler, model: CellModel, running: np.ndarray
+) -> np.ndarray:
+    """Return the point that improves most on the settings with the luckiest run.
+
+    Args:
+        sampler: proposes.
+        model: of the cell.
+        running: points whose values are not known yet.
+    """
+    best = model.points[int(np.argmax(model.warp.values))]
+    return sampler.best_point(model.process, model.normalized, best, running)
+
+
+def _patched(*constants: tuple[Any, str, Any]) -> Callable[..., Recipe]:
+    return partial(PatchedRecipe, constants=constants)
+
+
+IDEAS: dict[str, Callable[..., Recipe]] = {
+    "no warp": _patched((cell_model, "TOP_MARGIN", 1e4)),
+    "Optuna's noise prior": _patched(
+        (optuna_private, "NOISE_CONCENTRATION", 1.1),
+        (optuna_private, "NOISE_RATE", 30.0),
+        (optuna_private, "MIN_NOISE_VARIANCE", 1e-6),
+    ),
+    "improves on the luckiest": _patched(
+        (GaussianProcessSampler, "_improve", improve_on_luckiest)
+    ),
+    "10 random trials": _patched((gp_sampler, "STARTUP_TRIALS", 10)),
+    "cells apart": _patched((cell_model, "MIN_SOURCE_TRIALS", 10**9)),
+    "no repeats": partial(KdtuneRecipe, repeat_share=0),
+    "no START": partial(PatchedRecipe, start=False),
+    "no early check": _patched((stopping, "_HOPELESS_SHARE", 0.0)),
+    "grace 4, 1 in 2": partial(KdtuneRecipe, grace_period=4),
+}
+"""Ours without one of its ideas, or with an earlier first rung: what ``--ablations`` compares."""
+
 VARIANTS: dict[str, Callable[..., Recipe]] = {
     "tpe": partial(KdtuneRecipe, sampler="tpe"),
     "cmaes": partial(KdtuneRecipe, sampler="cmaes"),
@@ -304,7 +349,7 @@ VARIANTS: dict[str, Callable[..., Recipe]] = {
         f"grace {grace}, 1 in {factor}": partial(
             KdtuneRecipe, grace_period=grace, reduction_factor=factor
         )
-        for grace, factor in ((1, 2), (1, 4), (2, 2), (4, 2), (4, 4), (7, 2), (8, 4))
+        for grace, factor in ((1, 2), (1, 4), (2, 2), (4, 4), (7, 2), (8, 4))
     },
 }
 """Ours with one thing else, all cells together."""
@@ -317,4 +362,4 @@ ONE_CELL_RECIPES: dict[str, RecipeBuilder] = {
 }
 """Recipes that know one cell only."""
 
-RECIPES = JOINT_RECIPES | ONE_CELL_RECIPES | VARIANTS
+RECIPES = JOINT_RECIPES | ONE_CELL_RECIPES | IDEAS | VARIANTS

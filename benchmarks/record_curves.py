@@ -64,8 +64,8 @@ def main() -> None:
         run_kdtune(
             "sweep", "--name", name, "--data", arguments.data / "student", "--teacher", teacher,
             "--methods", "at,fitnets", "--models", "MultiBranchNet", "--epochs", arguments.epochs,
-            "--sampler", "random", "--scheduler", "none", "--repeat-share", 0, "--setting", "batch_size=64",
-            "--setting", f"step_size={step_size}", "--setting", "gamma=0.2", *extra_flags,
+            "--sampler", "random", "--scheduler", "none", "--repeat-share", 0,
+            "--setting", "batch_size=64", "--setting", f"step_size={step_size}", "--setting", "gamma=0.2", *extra_flags,
         )  # fmt: skip
         return [
             json.dumps(row) for row in load_finished_trials(SweepFolder(Path("results") / name))

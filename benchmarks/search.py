@@ -15,7 +15,7 @@ half after a quarter of the epochs, and runs with a small learning rate that dec
 takes the place of the 10th trial of a search of its cell; the table says how many went all the
 way.
 
-``--ablations`` also compares kdtune with its `VARIANTS`. The last line is JSON.
+``--ablations`` also compares kdtune with its `IDEAS`. The last line is JSON.
 """
 
 import argparse
@@ -34,7 +34,7 @@ import optuna
 import torch
 from foreign import RECIPES as FOREIGN_RECIPES
 from foreign import search_foreign
-from recipes import RECIPES, VARIANTS
+from recipes import IDEAS, RECIPES
 from report import (
     OURS,
     STOCK,
@@ -105,7 +105,7 @@ def compare(
     regrets = {name: comparison.search_by(name, seeds) for name in recipes}
     print_tables(regrets)
     if ablation_seeds:
-        variants = {name: comparison.search_by(name, ablation_seeds) for name in VARIANTS}
+        variants = {name: comparison.search_by(name, ablation_seeds) for name in IDEAS}
         print_differences(variants, comparison.search_by(OURS, ablation_seeds))
     return regrets
 

@@ -1,4 +1,4 @@
-"""What kdtune uses of Optuna's private modules: the Gaussian process of `GPSampler`.
+"""Optuna's private Gaussian process, of `GPSampler`: all private names that kdtune uses.
 
 Optuna gives nobody the posterior of its sampler. `tests/tuning/search/test_optuna_private.py`
 tests each name with the installed version.
