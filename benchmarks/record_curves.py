@@ -65,7 +65,8 @@ def main() -> None:
             "sweep", "--name", name, "--data", arguments.data / "student", "--teacher", teacher,
             "--methods", "at,fitnets", "--models", "MultiBranchNet", "--epochs", arguments.epochs,
             "--sampler", "random", "--scheduler", "none", "--repeat-share", 0,
-            "--setting", "batch_size=64", "--setting", f"step_size={step_size}", "--setting", "gamma=0.2", *extra_flags,
+            "--setting", "batch_size=64", "--setting", f"step_size={step_size}",
+            "--setting", "gamma=0.2", *extra_flags,
         )  # fmt: skip
         return [
             json.dumps(row) for row in load_finished_trials(SweepFolder(Path("results") / name))
