@@ -79,10 +79,8 @@ IDENTITY = ("seed", "model", "setup", "method", "strength")
 def list_runs() -> Iterator[dict[str, Any]]:
     """Yield what tells runs apart, all of a seed before the next."""
     methods = [(PLAIN, None), *itertools.product(STRENGTH_NAMES, STRENGTHS)]
-    for seed, model, setup, (method, strength) in itertools.product(
-        SEEDS, STUDENTS, SETUPS, methods
-    ):
-        yield dict(zip(IDENTITY, (seed, model, setup, method, strength), strict=True))
+    for *cell, (method, strength) in itertools.product(SEEDS, STUDENTS, SETUPS, methods):
+        yield dict(zip(IDENTITY, (*cell, method, strength), strict=True))
 
 
 def train_teacher(name: str, folder: Path, path: Path) -> None:
@@ -152,13 +150,12 @@ def load_runs(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def run_study(folders: dict[str, Path], out: Path, processes: int) -> None:
+def run_study(folders: dict[str, Path], out: Path) -> None:
     """Train teachers, and the students that were not recorded yet.
 
     Args:
         folders: images by set-up.
         out: folder of teachers and of the recorded runs.
-        processes: that train students at once.
     """
     out.mkdir(parents=True, exist_ok=True)
     for name, folder in folders.items():
@@ -171,7 +168,7 @@ def run_study(folders: dict[str, Path], out: Path, processes: int) -> None:
     ]
     os.environ["OMP_NUM_THREADS"] = "1"
     with (
-        multiprocessing.get_context("spawn").Pool(processes) as pool,
+        multiprocessing.get_context("spawn").Pool(2) as pool,
         (out / "runs.jsonl").open("a") as file,
     ):
         for recorded in pool.imap(train_student, tasks):
@@ -219,30 +216,28 @@ def find_optima(runs: pd.DataFrame) -> list[Optimum]:
         runs: as recorded, with the final accuracy.
     """
     optima = []
-    print_row(
-        "student", "set-up", "method", "scale", "plain %", "best %", "strength", "weight", "seeds"
-    )
-    print_row(*["---"] * 9)
+    columns = "student,set-up,method,scale,plain %,best %,strength,weight,seeds".split(",")
+    print_row(*columns)
+    print_row(*["---"] * len(columns))
     for (model, setup), group in runs.groupby(CELL[1:]):
-        curves = {
-            method: group[group.method == method].pivot(
-                index="strength", columns="seed", values="accuracy"
-            )
-            for method in STRENGTH_NAMES
-        }
+        table = group.pivot(index="strength", columns=["method", "seed"], values="accuracy")
+        curves = {method: table[method].dropna() for method in STRENGTH_NAMES}
         error = standard_error(list(curves.values()))
         plain = group[group.method == PLAIN].accuracy.mean()
         for method, curve in curves.items():
             means = curve.mean(axis=1).to_numpy()
-            scale = group[group.method == method].scale.iloc[0]
-            best = {"strength": find_best(means, error), "scale": np.log10(scale), "means": means}
+            log_scale = np.log10(group[group.method == method].scale.iloc[0])
+            best = {"strength": find_best(means, error), "scale": log_scale, "means": means}
             best["weight"] = best["strength"] - best["scale"]
             by_seed = [find_best(curve[seed].to_numpy(), error * 2**0.5) for seed in SEEDS]
             best |= dict(zip(CELL, (method, model, setup), strict=True), seed_gap=np.ptp(by_seed))
             optima.append(best)
-            numbers = f"{scale:.2g}", f"{plain:.1f}", f"{means.max():.1f}"
-            chosen = (f"{10 ** best[name]:.2g}" for name in ("strength", "weight"))
-            print_row(model, setup, method, *numbers, *chosen, f"{best['seed_gap']:.1f}")
+            log_values = (best[name] for name in ("scale", "strength", "weight"))
+            scale, *chosen = (f"{float(f'{10**value:.2g}'):g}" for value in log_values)
+            numbers = scale, f"{plain:.1f}", f"{means.max():.1f}", *chosen
+            print_row(model, setup, method, *numbers, f"{best['seed_gap']:.1f}")
+    gap = np.mean([best["seed_gap"] for best in optima])
+    print(f"\nThe best of one seed and of the other are {gap:.2f} decades apart in the mean.")
     return optima
 
 
@@ -275,10 +270,8 @@ def print_spread(optima: list[Optimum]) -> None:
         values = np.array([[best["weight"], best["strength"]] for best in own])
         variances.append(values.var(axis=0, ddof=1))
         ranges = np.ptp(values, axis=0)
-        print_row(
-            method,
-            *(f"{x:.2f}" for pair in zip(ranges, variances[-1] ** 0.5, strict=True) for x in pair),
-        )
+        pairs = zip(ranges, variances[-1] ** 0.5, strict=True)
+        print_row(method, *(f"{number:.2f}" for pair in pairs for number in pair))
     pooled = np.mean(variances[:-1], axis=0) ** 0.5
     print_row("within methods", "", f"{pooled[0]:.2f}", "", f"{pooled[1]:.2f}")
 
@@ -292,20 +285,27 @@ def print_losses(optima: list[Optimum]) -> None:
     rows = [
         {
             "method": a["method"],
-            "differs": " and ".join(key for key in CELL[1:] if a[key] != b[key]),
+            "differs": " and ".join(key for key in CELL if a[key] != b[key]),
             **{name: carry_over_loss(a, b, name) for name in ("weight", "strength")},
         }
         for a, b in itertools.permutations(optima, 2)
-        if a["method"] == b["method"]
     ]
     losses = pd.DataFrame(rows)
-    kinds = list(losses.differs.unique())
+    kinds = ["model", "setup", "model and setup"]
     print_row("\nmethod", *kinds, "all")
     print_row(*["---"] * (len(kinds) + 2))
+    same_method = losses[losses.differs.isin(kinds)]
     for method in (*STRENGTH_NAMES, "all"):
-        own = losses[(losses.method == method) | (method == "all")]
-        parts = [*(own[own.differs == kind] for kind in kinds), own]
-        print_row(method, *(f"{p.weight.mean():.2f} / {p.strength.mean():.2f}" for p in parts))
+        own = same_method[(same_method.method == method) | (method == "all")]
+        print_row(
+            method, *(mean_losses(own[own.differs == kind]) for kind in kinds), mean_losses(own)
+        )
+    print_row("from another method", "", "", "", mean_losses(losses[losses.differs == "method"]))
+
+
+def mean_losses(losses: pd.DataFrame) -> str:
+    """Return the mean points that are lost by weights / by strengths."""
+    return f"{losses.weight.mean():.2f} / {losses.strength.mean():.2f}"
 
 
 def print_row(*values: str) -> None:
@@ -335,13 +335,12 @@ def main() -> None:
     run.add_argument("fashion", type=Path, help="what fashion_mnist.py wrote")
     run.add_argument("cifar", type=Path, help="CIFAR-10 as an image folder")
     run.add_argument("out", type=Path, help="folder of teachers and runs.jsonl")
-    run.add_argument("--processes", type=int, default=2)
     report = commands.add_parser("report")
     report.add_argument("runs", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "run":
         folders = {"fashion": arguments.fashion, "cifar": arguments.cifar}
-        run_study(folders, arguments.out, arguments.processes)
+        run_study(folders, arguments.out)
     else:
         print_report(arguments.runs)
 
