@@ -72,7 +72,7 @@ def test_start_points_come_first(finished, tmp_path):
     for (method, _), study in finished.studies.by_cell.items():
         start = load_spaces()[method].start_points
         assert [t.params for t in study.trials[: len(start)]] == start
-    origins = Counter((e.number < 2, e.origin) for e in proposals(tmp_path))
+    origins = Counter((e.number < 1, e.origin) for e in proposals(tmp_path))
     assert set(origins) == {(True, "start"), (False, "sampler")}
 
 
