@@ -44,7 +44,7 @@ def test_a_space_gives_legal_settings(method):
 def test_the_range_of_beta_strength_is_the_same_for_all_methods():
     spaces = load_spaces().values()
     found = {repr(space.distributions.get("beta_strength")) for space in spaces}
-    assert found == {"None", "FloatDistribution(high=100.0, log=True, low=0.01, step=None)"}
+    assert found == {"None", "FloatDistribution(high=30.0, log=True, low=0.01, step=None)"}
 
 
 def test_vid_whose_loss_is_mostly_a_constant_at_first_searches_its_weight():
