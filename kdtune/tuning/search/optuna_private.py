@@ -57,7 +57,12 @@ def _log_prior(process: GPRegressor) -> Tensor:
 
 
 class ShiftedProcess(GPRegressor):
-    """A Gaussian process plus a prior mean, which is subtracted from the values of its fit."""
+    """A Gaussian process plus a prior mean.
+
+    Args:
+        process: fitted to values from which the prior mean was subtracted.
+        prior_mean: of points, [..., D].
+    """
 
     def __init__(self, process: GPRegressor, prior_mean: Callable[[Tensor], Tensor]):
         self.__dict__ |= process.__dict__

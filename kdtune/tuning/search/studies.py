@@ -134,7 +134,7 @@ class CellStudies:
     def _choose_candidate(self, cell: Cell) -> optuna.trial.FrozenTrial | None:
         """Return the trial that the next one repeats; None if it is to try other settings.
 
-        Of the best settings, those with the fewest runs are repeated, the best of equals.
+        It is the one of the best settings with the fewest runs, the best of equals.
         """
         due = self.sweep.repeat_share * (self.trial_counts[cell] + 1 - TRIALS_BEFORE_REPEATS)
         if self._repeats[cell] + 1 > due or self.sweep.sampler == samplers.GRID_SAMPLER:
@@ -260,7 +260,7 @@ class CellStudies:
 
 @dataclass
 class _Outcomes:
-    """What a sampler gets for the trials of a cell; see `CellStudies`."""
+    """Values of a cell's trials for its sampler; see `CellStudies`."""
 
     _finished_curves: list[Sequence[float]] = field(default_factory=list)
     _values: list[float] = field(default_factory=list)

@@ -112,7 +112,7 @@ def best_point(model):
 
 
 def test_a_prior_mean_moves_the_best_point_where_a_cell_has_few_trials():
-    """Of the peak at 0.8 the cell's three trials have seen one side."""
+    """The cell's three trials have seen one side of the peak at 0.8."""
     own = [make_trial(peak_at(0.8)(x), f"at-A-{i:03d}", lr=x) for i, x in enumerate((0, 0.1, 0.2))]
     source = CellModel(make_trials(peak_at(0.8)), LR)
     assert best_point(CellModel(own, LR)) < 0.5 < best_point(CellModel(own, LR, [source]))

@@ -59,7 +59,7 @@ def test_without_other_cells_the_first_trials_are_random(space):
 
 
 def test_other_cells_show_where_to_begin():
-    """Of the first trials every other one is near the peak of another cell."""
+    """Every other one of the first trials is near the peak of another cell."""
     teacher = run_study(20, seed=5)
     source = CellModel(teacher.get_trials(), SPACE)
     taught = [run_study(4, seed=seed, space=SPACE, sources=[source]) for seed in range(5)]

@@ -135,7 +135,7 @@ def test_another_student_starts_with_the_methods_best_points(old, tmp_path_facto
 
 
 def test_earlier_cells_that_are_no_observations_are_a_prior_for_all_cells(old, tmp_path_factory):
-    """Of at-A and kd-A of the earlier sweep, at-A has observations for the same cell."""
+    """The earlier sweep has at-A and kd-A; at-A is observed in the same cell."""
     events = list(make_warm_start_events(old, SPACES, [("at", "A")], OPENING, configure))
     assert [event.kind for event in events] == ["warm_start", "earlier_cell"]
     assert events[1].cell == ("kd", "A") and len(events[1].observations) == 6
