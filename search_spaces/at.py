@@ -12,8 +12,8 @@ is 4 there. Its alpha of 1 has a strength of 0.8 to 9, larger for more confident
 beta_strength 0.01 to 30, for all methods: in 16 cells of four methods the best were 0.1 to 5, and
 100 was worse than no term at all (`make bench-strengths`; benchmarks/README.md).
 
-START: both terms as large as the classification loss; lr 0.02. The authors' beta of 1,000 is a
-strength of 3 to 18, with lr 0.1.
+START: a term as large as the classification loss, and KD of strength 3, about SimKD's alpha of
+1; lr 0.02. The authors' beta of 1,000 is a strength of 3 to 18, with lr 0.1.
 """
 
 from ray import tune
@@ -31,7 +31,7 @@ START = [
         "lr": 0.02,
         "weight_decay": 5e-4,
         "temperature": 4.0,
-        "alpha_strength": 1.0,
+        "alpha_strength": 3.0,
         "beta_strength": 1.0,
     }
 ]

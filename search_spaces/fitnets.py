@@ -7,8 +7,8 @@ temperature 1 to 10: as for attention transfer; Romero et al. 2015 use T = 3.
 alpha_strength and beta_strength: as for attention transfer. The loss has the scale of the
 teacher's activations, squared, which a strength makes up for.
 
-START: both terms as large as the classification loss; lr 0.02. RepDistiller's beta of 100 is a
-strength of 90 to 160, with lr 0.05.
+START: a term as large as the classification loss, and KD of strength 3, about SimKD's alpha of
+1; lr 0.02. RepDistiller's beta of 100 is a strength of 90 to 160, with lr 0.05.
 """
 
 from ray import tune
@@ -26,7 +26,7 @@ START = [
         "lr": 0.02,
         "weight_decay": 5e-4,
         "temperature": 4.0,
-        "alpha_strength": 1.0,
+        "alpha_strength": 3.0,
         "beta_strength": 1.0,
     }
 ]

@@ -2,8 +2,8 @@
 
 lr, weight_decay, temperature and both strengths: as for attention transfer.
 
-START: both terms as large as the classification loss; lr 0.02. RepDistiller's beta of 25 is a
-strength of 1.4 to 3.1, with lr 0.05.
+START: a term as large as the classification loss, and KD of strength 3, about SimKD's alpha of
+1; lr 0.02. RepDistiller's beta of 25 is a strength of 1.4 to 3.1, with lr 0.05.
 """
 
 from ray import tune
@@ -21,7 +21,7 @@ START = [
         "lr": 0.02,
         "weight_decay": 5e-4,
         "temperature": 4.0,
-        "alpha_strength": 1.0,
+        "alpha_strength": 3.0,
         "beta_strength": 1.0,
     }
 ]

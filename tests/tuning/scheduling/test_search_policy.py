@@ -20,7 +20,7 @@ def test_a_trial_has_the_weight_of_its_strength_and_the_log_says_both(tmp_path):
     harness.append(SWEEP_OPENING)
     trial = harness.suggest()
     assert trial.config["config"]["beta"] == 1.0 / 0.004
-    assert trial.config["config"]["alpha"] == 1.0 / 0.5
+    assert trial.config["config"]["alpha"] == 3.0 / 0.5
     [event] = [e for e in SweepFolder(tmp_path).load_events() if isinstance(e, TrialProposed)]
     assert event.params["beta_strength"] == 1.0 and "beta" not in event.params
     assert event.config["beta"] == 250.0 and event.loss_scales == SCALES
@@ -32,7 +32,7 @@ def test_a_weight_has_six_digits(tmp_path):
     harness.append(SWEEP_OPENING)
     config = harness.suggest().config["config"]
     assert config["beta"] == 81.3008
-    assert config["alpha"] == 1.0  # without a scale it is the strength itself
+    assert config["alpha"] == 3.0  # without a scale it is the strength itself
 
 
 def test_a_sweep_that_resumes_proposes_the_same_weights(tmp_path):
