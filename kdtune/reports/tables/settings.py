@@ -6,6 +6,7 @@ A sampler chose the trials, so a range is where it looked; other values may be a
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,9 @@ def range_end_note(trials: pd.DataFrame, spaces: Spaces) -> str | None:
 
 def _nearest_end(value: Any, distribution: BaseDistribution) -> str | None:
     """Return ``lower`` or ``upper`` if a number is close to that end, on the range's scale."""
-    if not isinstance(distribution, FloatDistribution | IntDistribution) or pd.isna(value):
+    if not isinstance(distribution, FloatDistribution | IntDistribution):
+        return None
+    if not isinstance(value, Real) or pd.isna(value):
         return None
     low, high, value = distribution.low, distribution.high, float(value)
     if is_log_scale(distribution):
