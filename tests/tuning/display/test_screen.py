@@ -275,7 +275,7 @@ def test_a_sweep_is_drawn_while_it_runs(
     assert re.search(r"student-MultiBranchNet +0/1 +1 +0 ", drawn)
     assert "1/1 slots in use" in drawn or "1/2 slots in use" in drawn
     *_, last = drawn.split("cell ")
-    assert re.search(r"student-MultiBranchNet +1/1 +\d\d\.\d\d +0 +1 +0 +0 lr=0\.01 ", last)
+    assert re.search(r"student-MultiBranchNet +1/1 +\d\d\.\d\d +0 +1 +0 +0 lr=0\.05 ", last)
     assert "[1/1] student-MultiBranchNet-000 finished" in last
 
     resume_sweep("results/x", show="quiet")
