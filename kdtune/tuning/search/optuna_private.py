@@ -7,12 +7,15 @@ tests each name with the installed version.
 from collections.abc import Callable
 
 import numpy as np
+import optuna
 import torch
 from optuna._gp import acqf, gp
 from optuna._gp.gp import GPRegressor as GPRegressor
 from optuna._gp.search_space import SearchSpace
 from optuna.samplers import GPSampler
 from torch import Tensor
+
+from kdtune.log.distributions import quiet_optuna
 
 NormalizedSpace = SearchSpace
 
@@ -34,14 +37,15 @@ def fit_process(points: np.ndarray, values: np.ndarray, is_categorical: np.ndarr
         values: standardised, [N].
         is_categorical: for each setting, [D].
     """
-    return gp.fit_kernel_params(
-        X=points,
-        Y=values,
-        is_categorical=is_categorical,
-        log_prior=_log_prior,
-        minimum_noise=MIN_NOISE_VARIANCE,
-        deterministic_objective=False,
-    )
+    with quiet_optuna(optuna.logging.ERROR):  # if a fit fails, its defaults serve as well
+        return gp.fit_kernel_params(
+            X=points,
+            Y=values,
+            is_categorical=is_categorical,
+            log_prior=_log_prior,
+            minimum_noise=MIN_NOISE_VARIANCE,
+            deterministic_objective=False,
+        )
 
 
 def _log_prior(process: GPRegressor) -> Tensor:

@@ -39,6 +39,13 @@ def test_a_process_smooths_repeated_values_and_is_sure_where_there_are_many():
     assert process.noise_var > 1e-3
 
 
+def test_values_that_cannot_be_fitted_give_a_flat_process_and_no_message(capsys):
+    process = fit([[0.5]] * 12, [1e8, -1e8] * 6)
+    mean, variance = process.posterior(torch.tensor([[0.1], [0.9]], dtype=torch.float64))
+    assert torch.isfinite(mean).all() and torch.isfinite(variance).all()
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_shifted_process_adds_its_prior_mean_to_every_posterior():
     process = fit([[0.0], [1.0], [0.5]], [0.0, 0.1, -0.1])
     shifted = ShiftedProcess(process, lambda points: 3 * points[..., 0])
