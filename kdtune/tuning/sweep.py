@@ -131,7 +131,8 @@ class _SearchSession:
         self.sweep, warn = prepared.sweep, self.screen.warn
         inputs = self.sweep, prepared.spaces, prepared.configure_trial
         self.policy = SearchPolicy(*inputs, say=warn, measure_scales=prepared.measure_scales)
-        self.checkpoint_cleanup = CheckpointCleanup(workplace.folder, workplace.checkpoint_storage)
+        files = workplace.folder, workplace.checkpoint_storage
+        self.checkpoint_cleanup = CheckpointCleanup(*files, self.policy.studies.rank)
         self.driver = Driver(workplace, self.policy, self.checkpoint_cleanup, "trials")
 
     def prepare_slots(self, warm_starts: Sequence[Earlier] = ()) -> tuple[Slots, SweepOpening]:

@@ -34,7 +34,7 @@ def test_a_score_is_the_mean_over_the_trial_and_its_repeats():
     ]
     scores = SettingsScores(events)
     assert scores.scores(CELL) == {FIRST: 0.75, SECOND: 0.75}
-    assert scores.rank(CELL) == [FIRST, SECOND]  # a repeat is no settings of its own
+    assert scores.rank(CELL) == [FIRST, SECOND]  # a repeat has no rank
 
 
 def test_a_stopped_trial_counts_until_a_repeat_finishes():

@@ -192,7 +192,7 @@ class Planner:
     ) -> dict[str, Any]:
         """Return the row for a number of slots; the memory is that of the driver's node."""
         num_checkpoints = CHECKPOINTS_PER_TRIAL * result.max_running
-        kept_trials = KEPT_TRIALS_PER_CELL * len(self.prepared.sweep.cells())
+        kept_trials = 2 * KEPT_TRIALS_PER_CELL * len(self.prepared.sweep.cells())
         num_checkpoints += CHECKPOINTS_PER_TRIAL * kept_trials
         epoch_bytes, trial_bytes = driver_costs.EPOCH_BYTES, driver_costs.TRIAL_BYTES
         driver_memory = psutil.Process().memory_info().rss

@@ -96,6 +96,10 @@ class CellStudies:
         model = self._models.with_prior_mean(cell)
         return model.estimates() if model is not None else []
 
+    def rank(self, cell: Cell) -> list[str]:
+        """Return the first trials of a cell's settings by its model, the best first."""
+        return [estimate.trial_id for estimate in self.estimates(cell)]
+
     def model_cells(self) -> Iterator[events.CellModelled]:
         """Yield the model of each cell that has one which the log lacks."""
         for cell in [cell for cell in self.by_cell if cell not in self._modelled_cells]:
@@ -141,7 +145,7 @@ class CellStudies:
             return None
         trials = self.by_cell[cell].get_trials(deepcopy=False)
         runs = Counter(trial.user_attrs.get("first_trial_id") for trial in trials)
-        best = [estimate.trial_id for estimate in self.estimates(cell)[:NUM_CANDIDATES]]
+        best = self.rank(cell)[:NUM_CANDIDATES]
         chosen = min(best, key=lambda trial_id: runs[trial_id], default=None)
         is_chosen = (trial.user_attrs.get("trial_id") == chosen for trial in trials)
         return next(compress(trials, is_chosen)) if chosen else None

@@ -1,7 +1,7 @@
 """Weights of the best trials and confirmed runs; removal of the checkpoints of the others."""
 
 import shutil
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from kdtune.models.checkpoints import write_checkpoint
 from kdtune.storage.remote import Storage, StorageError
 from kdtune.tuning.trials.trial_checkpoints import list_checkpoints, read_if_intact
 
-KEPT_TRIALS_PER_CELL = 3  # with checkpoints, besides the running ones
+KEPT_TRIALS_PER_CELL = 3  # by score and by model each, besides the running ones
 _CLEANUP_TIMEOUT_SECONDS = 60  # at the end of a sweep, for a slow storage
 
 
@@ -121,24 +121,30 @@ class ConfirmedWeights:
 class CheckpointCleanup:
     """Fold that removes the checkpoints of ended trials, except those of the best of each cell.
 
-    Repeats can change which settings are the best, so the first trials of the best
-    `KEPT_TRIALS_PER_CELL` settings keep theirs until the search ends; repeats never do.
+    Repeats and the model of a cell can change which settings are the best. So the first trials of
+    the best `KEPT_TRIALS_PER_CELL` settings by score, and of those by the model, keep theirs until
+    the search ends; repeats never do.
+
     From `activate` on it acts, on earlier trials, too. A trial's process writes its last
     checkpoint while its end is logged, so that is removed when another trial has ended.
     """
 
     folder: SweepFolder
     storage: Storage | None = None  # of the checkpoints; None if they are in the folder
+    rank_by_model: Callable[[Cell], Sequence[str]] = lambda cell: ()  # first trials, best first
 
     def __post_init__(self) -> None:
         self._executor = ThreadPoolExecutor(1)  # the driver does not wait for a slow storage
         self._removals: list[Future[None]] = []
+        self._kept_by_model: dict[Cell, Sequence[str]] = {}
         self._active, self._ended, self._scores = False, set[str](), SettingsScores()
         self._kept: dict[Cell, list[str]] = {}  # first trials, the best first
 
     def activate(self) -> None:
         """Remove what an earlier driver left, and from now on what trials leave."""
         self._active = True
+        for cell in self._kept:
+            self._update_kept_by_model(cell)
         self.remove_ended()
 
     def fold(self, event: events.Event) -> None:
@@ -150,11 +156,16 @@ class CheckpointCleanup:
             self._kept[event.cell] = ranked[:KEPT_TRIALS_PER_CELL]
             self._ended.add(event.trial_id)
             if self._active:
+                self._update_kept_by_model(event.cell)
                 self.remove_ended(just_ended=event.trial_id)
+
+    def _update_kept_by_model(self, cell: Cell) -> None:
+        self._kept_by_model[cell] = self.rank_by_model(cell)[:KEPT_TRIALS_PER_CELL]
 
     def remove_ended(self, just_ended: str | None = None) -> None:
         """Remove the checkpoints of all ended trials but the best ones and `just_ended`."""
-        self._remove_checkpoints({just_ended}.union(*self._kept.values()))
+        kept = *self._kept.values(), *self._kept_by_model.values()
+        self._remove_checkpoints({just_ended}.union(*kept))
 
     def remove_all(self) -> None:
         """Remove the checkpoints of the best trials, too, if their weights are written."""

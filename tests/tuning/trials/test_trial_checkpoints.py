@@ -233,6 +233,24 @@ def test_the_three_best_settings_keep_their_checkpoints_and_repeats_none(tmp_pat
     assert left() == "cg"
 
 
+def test_the_best_settings_by_the_model_keep_their_checkpoints_too(tmp_path):
+    """Trial d is the fourth by its score, and the first by the model."""
+    sweep = SweepFolder(tmp_path)
+    for name in "abcde":
+        (sweep.checkpoints_folder / name).mkdir(parents=True)
+    order = ["d", "a", "b", "e", "c"]
+    cleanup = CheckpointCleanup(sweep, rank_by_model=lambda cell: order)
+    trials = [(name, [0.9 - i / 10], "finished") for i, name in enumerate("abcde")]
+    cleanup.activate()
+    for event in log_of(trials):
+        cleanup.fold(event)
+    cleanup.remove_ended()
+    assert sorted(path.name for path in sweep.checkpoints_folder.iterdir()) == list("abcd")
+    cleanup.fold(cell_modelled({"d": 0.7, "a": 0.6}, **IDENTITY))
+    cleanup.remove_all()  # the weights of the best, d, are not written yet
+    assert [path.name for path in sweep.checkpoints_folder.iterdir()] == ["d"]
+
+
 def test_weights_of_another_trial_than_the_best_are_removed(folder, tmp_path, always):
     sweep, config = SweepFolder(tmp_path), config_of(folder)
     *_, last = results_of(config, sweep.checkpoints_folder / "a")
