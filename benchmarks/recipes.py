@@ -144,8 +144,8 @@ class KdtuneRecipe:
 
     def rank(self, cell: Cell, finished: list[SimulatedTrial]) -> list[SimulatedTrial]:
         """Return trials by the searcher's own estimates, if it has any."""
-        estimates = self._policy.studies.estimates(cell)
-        return [self._trials[e.trial_id] for e in estimates] or rank_by_luck(finished)
+        ranked = self._policy.studies.rank(cell)
+        return [self._trials[trial_id] for trial_id in ranked] or rank_by_luck(finished)
 
 
 class PatchedRecipe(KdtuneRecipe):

@@ -188,7 +188,7 @@ class _SearchSession:
     def finish(self, log: EventLog) -> None:
         """Write all that is made from the log; raise if no trial finished an epoch."""
         self.workplace.sync_remote()  # another driver may need the checkpoints by now
-        for event in self.policy.studies.model_cells():
+        for event in self.policy.model_cells():
             log.append(event)
         self.workplace.write_results()
         self.checkpoint_cleanup.remove_all()

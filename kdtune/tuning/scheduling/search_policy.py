@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from kdtune.config.strengths import strengths_to_weights
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import file_stem
-from kdtune.log.events import Cell, Event, SpaceExhausted, TrialProposed
+from kdtune.log.events import Cell, CellModelled, Event, SpaceExhausted, TrialProposed
+from kdtune.log.settings_scores import SettingsScores
 from kdtune.runtime.console import say
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.tuning.search.budget import Budget
@@ -30,10 +31,11 @@ class SearchPolicy(SchedulingPolicy):
         super().__post_init__()
         self.studies = CellStudies(self.sweep, self.spaces)
         self.budget = Budget(self.sweep, self.clock)
+        self._scores = SettingsScores()
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:
-        return [*super().folds, self.studies.fold, self.budget.fold]
+        return [*super().folds, self.studies.fold, self.budget.fold, self._scores.fold]
 
     def next_cells(self) -> list[Cell]:
         return self.budget.next_cells()
@@ -60,6 +62,11 @@ class SearchPolicy(SchedulingPolicy):
             config=self.configure_trial(cell, number, settings).model_dump(),
             loss_scales=loss_scales,
         )
+
+    def model_cells(self) -> list[CellModelled]:
+        """Return the models of the cells that have one which the log lacks."""
+        cells = (cell for cell in self.sweep.cells() if cell not in self._scores.models)
+        return [model for cell in cells if (model := self.studies.model_cell(cell))]
 
     def exhausted_reason(self, cell: Cell) -> str | None:
         return self.budget.exhausted_reason(cell)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import compress
@@ -81,7 +81,6 @@ class CellStudies:
         self._stateful_samplers: dict[Cell, BaseSampler] = {}
         self._models = CellModels(self.by_cell, self.spaces)
         self._repeats: Counter[Cell] = Counter()
-        self._modelled_cells: set[Cell] = set()
         name, seed = self.sweep.sampler, self.sweep.seed
         if name == samplers.GRID_SAMPLER:
             for method in self.sweep.methods:
@@ -100,14 +99,13 @@ class CellStudies:
         """Return the first trials of a cell's settings by its model, the best first."""
         return [estimate.trial_id for estimate in self.estimates(cell)]
 
-    def model_cells(self) -> Iterator[events.CellModelled]:
-        """Yield the model of each cell that has one which the log lacks."""
-        for cell in [cell for cell in self.by_cell if cell not in self._modelled_cells]:
-            model = self._models.with_prior_mean(cell)
-            if model is not None and (estimates := tuple(model.estimates())):
-                fields: dict[str, Any] = {"method": cell[0], "model": cell[1]}
-                fields |= {"noise_sd": model.noise_sd, "estimates": estimates}
-                yield events.CellModelled(**fields)
+    def model_cell(self, cell: Cell) -> events.CellModelled | None:
+        """Return the model of a cell; None if it has none, or no finished trial."""
+        model = self._models.with_prior_mean(cell)
+        if model is None or not (estimates := tuple(model.estimates())):
+            return None
+        fields: dict[str, Any] = {"method": cell[0], "model": cell[1]}
+        return events.CellModelled(**fields, noise_sd=model.noise_sd, estimates=estimates)
 
     def propose(self, cell: Cell, trial_id: str) -> Proposal | None:
         """Propose the next trial of a cell; return None if the space has no further point.
@@ -200,11 +198,6 @@ class CellStudies:
 
     def fold(self, event: events.Event) -> None:
         """Add an event of the log; this does not need the search spaces."""
-        match event:
-            case events.CellModelled():
-                self._modelled_cells.add(event.cell)
-            case events.TrialProposed() | events.TrialEnded():
-                self._modelled_cells.discard(event.cell)
         match event:
             case events.TrialProposed() if event.trial_id not in self._active_trials:
                 self._replay_proposal(event)

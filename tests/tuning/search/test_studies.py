@@ -284,18 +284,18 @@ def test_a_sweep_with_repeats_resumes_with_the_same_proposals(tmp_path, sampler)
 def test_the_model_of_a_cell_is_logged_until_another_trial_is_proposed(tmp_path):
     machinery = make_harness(tmp_path / "log.jsonl", **REPEATING)
     machinery.run()
-    models = list(machinery.studies.model_cells())
+    models = list(machinery.policy.model_cells())
     assert [model.cell for model in models] == [("at", "A"), ("kd", "A")]
     for model in models:
         means = [estimate.mean for estimate in model.estimates]
         assert means == sorted(means, reverse=True) and model.noise_sd > 0
         assert all(0 < estimate.sd < 1 for estimate in model.estimates)
         machinery.append(model)
-    assert list(machinery.studies.model_cells()) == []
+    assert list(machinery.policy.model_cells()) == []
     more = make_harness(tmp_path / "log.jsonl", **{**REPEATING, "trials": 17})
-    assert list(more.studies.model_cells()) == []
+    assert list(more.policy.model_cells()) == []
     more.run()
-    assert len(list(more.studies.model_cells())) == 2
+    assert len(list(more.policy.model_cells())) == 2
 
 
 def test_a_space_that_is_a_function_has_no_model(tmp_path):
@@ -305,5 +305,5 @@ def test_a_space_that_is_a_function_has_no_model(tmp_path):
     given = {**REPEATING, "methods": "at", "sampler": "auto"}
     machinery = SweepHarness(tmp_path / "log.jsonl", spaces, **given)
     machinery.run()
-    assert list(machinery.studies.model_cells()) == []
+    assert list(machinery.policy.model_cells()) == []
     assert not any(e.is_repeat for e in proposals(tmp_path))
