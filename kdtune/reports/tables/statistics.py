@@ -60,6 +60,7 @@ class Estimate:
         images: number of images; of groups if images belong to groups.
         seeds_won, seeds_lost: numbers of seeds with a mean above 0, and below.
         variance_residual: interaction of seeds and images; contained in those of both.
+        level: rate of false alarms of its interval.
     """
 
     mean: float
@@ -71,6 +72,7 @@ class Estimate:
     variance_images: float
     variance_search: float
     variance_residual: float
+    level: float = SIGNIFICANCE_LEVEL
 
     @property
     def variance(self) -> float:
@@ -85,8 +87,8 @@ class Estimate:
 
     @property
     def half_width(self) -> float:
-        """Half width of the 95 % interval, in points."""
-        return float(t.ppf(1 - SIGNIFICANCE_LEVEL / 2, self.df)) * math.sqrt(self.variance)
+        """Half width of the interval, in points."""
+        return float(t.ppf(1 - self.level / 2, self.df)) * math.sqrt(self.variance)
 
     @property
     def low(self) -> float:
@@ -108,7 +110,7 @@ class Estimate:
     @property
     def minimum_detectable(self) -> float:
         """Difference that is found with a chance of 80 %, in points."""
-        quantiles = float(t.ppf(1 - SIGNIFICANCE_LEVEL / 2, self.df) + norm.ppf(_POWER))
+        quantiles = float(t.ppf(1 - self.level / 2, self.df) + norm.ppf(_POWER))
         return quantiles * math.sqrt(self.variance)
 
     def target(self, min_difference: float) -> float:
@@ -223,9 +225,9 @@ def decide_verdict(
         min_difference: smallest difference that matters, in points.
     """
     a_leads = difference.mean > 0
-    if p_value_holm < SIGNIFICANCE_LEVEL:
+    if p_value_holm < difference.level:
         return Verdict.BETTER_A if a_leads else Verdict.BETTER_B
-    if difference.p_value < SIGNIFICANCE_LEVEL:
+    if difference.p_value < difference.level:
         return Verdict.LEANING_A if a_leads else Verdict.LEANING_B
     if -min_difference < difference.low and difference.high < min_difference:
         return Verdict.EQUAL
