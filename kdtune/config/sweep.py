@@ -19,7 +19,7 @@ BASELINES = ("kd", "student")
 MIN_DIFFERENCE = 0.5
 """Points of accuracy below which a difference does not matter."""
 
-CONFIRM_SETTINGS = ("top", "seeds", "min_difference")
+CONFIRM_SETTINGS = ("top", "seeds", "min_difference", "until_decided", "budget")
 
 NOT_FROM_LOG = ("address", "storage", "plugins")
 """Settings that a log cannot choose: who joins a cluster runs what it sends, plug-ins are code."""
@@ -187,6 +187,16 @@ class SweepConfig(train.DataConfig):
     seeds: int = Field(5, ge=3, description="fresh seeds with which they are trained again")
     min_difference: float = Field(
         MIN_DIFFERENCE, gt=0, description="points of accuracy that matter as a difference"
+    )
+    until_decided: bool = Field(
+        False,
+        description="confirm, and add trials and seeds while they can still change the answer",
+    )
+    budget: Annotated[float | None, DURATION] = Field(
+        None,
+        gt=0,
+        description="seconds, or 2h: until_decided adds nothing with which the search, or the "
+        "confirmation, would take longer",
     )
     image_size: int | None = Field(None, ge=8, description="pixels; the teacher's if not given")
     address: str | None = Field(

@@ -264,6 +264,13 @@ class CellModelled(_CellRecord, Event):
     estimates: tuple[TrialEstimate, ...]  # of finished trials, the best first
 
 
+class TrialsAdded(Event):
+    kind: Literal["trials_added"] = "trials_added"  # before any test image is read
+    cells: tuple[Cell, ...]
+    trials: int  # of each of these cells from now on
+    reason: str
+
+
 class SpaceExhausted(_CellRecord, Event):
     kind: Literal["space_exhausted"] = "space_exhausted"
     reason: str
@@ -291,6 +298,13 @@ class CandidateChosen(_CellRecord, Event):
     candidate: FileName
 
 
+class SeedsAdded(Event):
+    kind: Literal["seeds_added"] = "seeds_added"  # after a look at the test images
+    cells: tuple[Cell, ...]
+    seeds: int  # of each of these cells from now on
+    reason: str
+
+
 class RunTested(TrialEvent):
     kind: Literal["run_tested"] = "run_tested"  # a run of a chosen candidate
     test_accuracy: float
@@ -301,8 +315,8 @@ EVENTS: TypeAdapter[Event] = TypeAdapter(
     Annotated[
         SweepStarted | SweepResumed | ConfirmStarted | WarmStart | EarlierCell | CacheUpdated
         | TrialProposed | EpochFinished | TrialRestarted | TrialEnded | CellModelled
-        | SpaceExhausted | Completed | WeightsMissing | StudentProfiled | CandidateChosen
-        | RunTested,
+        | TrialsAdded | SpaceExhausted | Completed | WeightsMissing | StudentProfiled
+        | CandidateChosen | SeedsAdded | RunTested,
         Field(discriminator="kind"),
     ]
 )  # fmt: skip

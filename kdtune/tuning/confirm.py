@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from kdtune.log.event_log import EventLog
 from kdtune.log.folder import SweepFolder
 from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.log_tables import trials_table
+from kdtune.reports.tables.looks import LAST_LOOK, SCHEDULE
 from kdtune.reports.tables.sentences import describe_detectable_difference
 from kdtune.runtime.signals import raise_on_sigterm
 from kdtune.storage.files import atomic_write
@@ -30,6 +32,7 @@ from kdtune.tuning.driver.preflight import prepare_confirmation
 from kdtune.tuning.driver.resume_rules import build_confirm_config, resume_flags
 from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
 from kdtune.tuning.scheduling.confirm_policy import Candidates, ConfirmPolicy, best_trials
+from kdtune.tuning.scheduling.until_decided import add_seeds, find_questions
 from kdtune.tuning.trials.best_weights import ConfirmedWeights
 from kdtune.tuning.trials.held_out import predict_test_images, profile_student
 from kdtune.units import format_duration
@@ -142,9 +145,10 @@ class _ConfirmSession:
                 for run_id in policy.testable_runs():
                     if not self.folder.network_path(run_id).is_file():
                         log.append(events.WeightsMissing(**policy.proposals[run_id].identity))
-                if self._has_changes() or self._has_work():
+                has_work = self._has_work() or self._added_seeds() is not None
+                if self._has_changes() or has_work:
                     log.append(opening_event)  # runs that crashed run again
-                if self._has_work():
+                if has_work:
                     verbose, warn = self.screen.show == "verbose", self.screen.warn
                     with ray_session(self.sweep.address, verbose, warn), raise_on_sigterm():
                         self._run_choose_test(log, find_slots(self.sweep, warn))
@@ -178,12 +182,47 @@ class _ConfirmSession:
         targets = shared_inputs.target_requests
         slots = choose_gpu_sharing(self.sweep, slots, self._example_configs, targets, say)
         self._profile_students(log, slots)
-        self.driver.run(log, slots, targets, Goal(self.policy.runs_per_cell))
-        if (interrupts := self.policy.interrupts).stop_requested:
-            interrupts.raise_interrupt(f"to continue: {self.workplace.resume_command}")
-        for choice in self.policy.choose_candidates():
-            log.append(choice)
-        self._score_test_images(log, slots)
+        while True:
+            self.driver.run(log, slots, targets, Goal(self.policy.runs_per_cell))
+            if (interrupts := self.policy.interrupts).stop_requested:
+                interrupts.raise_interrupt(f"to continue: {self.workplace.resume_command}")
+            for choice in self.policy.choose_candidates():
+                log.append(choice)
+            self._score_test_images(log, slots)
+            if (added := self._added_seeds(slots)) is None:
+                break
+            log.append(added)
+            cells = ", ".join(map("-".join, added.cells))
+            say(f"{added.reason}; {added.seeds} seeds for {cells}")
+        if self.sweep.until_decided:
+            say(self._describe_savings())
+
+    def _added_seeds(self, slots: Slots | None = None) -> events.SeedsAdded | None:
+        """Return the seeds that `until_decided` adds after a look; None if it is off or done.
+
+        Args:
+            slots: of the runs, for their time; without them, the budget is not looked at.
+        """
+        if not self.sweep.until_decided or not self.policy.chosen_trials:
+            return None
+        added = add_seeds(find_questions(self.folder), self.sweep.min_difference)
+        if added is None or slots is None or (budget := self.sweep.budget) is None:
+            return added
+        num_runs = sum(added.seeds - self.policy.seeds_of(cell) for cell in added.cells)
+        seconds = num_runs * self._run_seconds / slots.count
+        if self.driver.progress.stopwatch.elapsed_seconds + seconds <= budget:
+            return added
+        text = f"{num_runs} further runs would take about {format_duration(seconds)}"
+        self.screen.say(f"{added.reason}; {text}, and the budget is {format_duration(budget)}")
+        return None
+
+    def _describe_savings(self) -> str:
+        policy = self.policy
+        most = max(map(policy.seeds_of, policy.candidates))
+        fixed = most * sum(map(len, policy.candidates.values()))
+        return (
+            f"{policy.num_runs} runs; {most} seeds for every candidate would have been {fixed}"
+        )
 
     def _finish(self, log: EventLog) -> None:
         self._write_labels()
@@ -196,10 +235,15 @@ class _ConfirmSession:
             log_path = self.folder.confirm_log_path
             raise RunError(f"No run of {log_path} finished; the first says: {reason}")
 
+    @cached_property
+    def _run_seconds(self) -> float:
+        """Device seconds of a run, by the search's epochs."""
+        totals = self.history.trials[["device_seconds", "epochs"]].sum()
+        return float(totals["device_seconds"] / max(1, totals["epochs"]) * self.sweep.epochs)
+
     def _describe_plan(self, slots: Slots) -> Iterator[str]:
         policy, sweep, trials = self.policy, self.sweep, self.history.trials
-        totals = trials[["device_seconds", "epochs"]].sum()
-        run_seconds = totals["device_seconds"] / max(1, totals["epochs"]) * sweep.epochs
+        run_seconds = self._run_seconds
         runs_left = policy.num_runs - len(policy.end_events)
         yield (
             f"confirm: the best {sweep.top} of {len(policy.candidates)} cells with "
@@ -207,6 +251,14 @@ class _ConfirmSession:
             f"{runs_left} of {policy.num_runs} runs are left, {slots.count} at once, about "
             f"{format_duration(runs_left * run_seconds / slots.count)}"
         )
+        if sweep.until_decided:
+            looks = ", ".join(str(seeds) for seeds in SCHEDULE if seeds > policy.num_seeds)
+            most = sum((LAST_LOOK - policy.num_seeds) for _ in policy.candidates)
+            longest = format_duration(max(0, most) * run_seconds / slots.count)
+            yield (
+                f"until decided: looks at the test images with {looks} seeds add at most {most} "
+                f"runs, about {longest}, where they can still change the answer"
+            )
         for cell, ids in self.history.new_candidates.items():
             if len(ids) < sweep.top:
                 yield f"{'-'.join(cell)} has only {len(ids)} successful trials"

@@ -12,9 +12,16 @@ from typing import Any
 from kdtune.config.sweep import CONFIRM_FIELDS, NOT_FROM_LOG, SweepConfig
 from kdtune.errors import RunError
 from kdtune.log.event_log import EventLog
-from kdtune.log.events import Completed, EpochFinished, SweepOpening, TrialEnded
+from kdtune.log.events import (
+    Completed,
+    EpochFinished,
+    SweepOpening,
+    TrialEnded,
+    TrialsAdded,
+)
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 from kdtune.log.remote_sync import synced_to
+from kdtune.reports.tables.all_tables import load_sweep_tables
 from kdtune.reports.tables.sentences import describe_detectable_difference
 from kdtune.reports.text.plan import plan_text
 from kdtune.storage.files import write_text, write_yaml
@@ -30,6 +37,7 @@ from kdtune.tuning.planning.gpu_sharing import choose_gpu_sharing
 from kdtune.tuning.planning.plan import Planner, require_local_address
 from kdtune.tuning.planning.synthetic_curves import SyntheticCurves
 from kdtune.tuning.scheduling.search_policy import SearchPolicy
+from kdtune.tuning.scheduling.until_decided import add_trials
 from kdtune.tuning.search.samplers import describe_sampler
 from kdtune.tuning.search.warm_start import Earlier
 from kdtune.tuning.trials.best_weights import CheckpointCleanup
@@ -95,7 +103,7 @@ def resume_sweep(
         opening_event = prepared.opening_event
         with session.driver.open_log(folder.log_path) as log:
             session.driver.report_resumed(log, earlier_opening, opening_event)
-            if session.policy.finished:
+            if session.policy.finished and session.added_trials(log) is None:
                 if opening_event.config != earlier_opening.config:
                     log.append(opening_event)
                 session.driver.flush_trackers()
@@ -180,16 +188,56 @@ class _SearchSession:
 
     def run(self, log: EventLog, slots: Slots) -> None:
         """Run all trials, then write all that is made from the log."""
-        trials_per_cell = dict.fromkeys(self.sweep.cells(), self.sweep.trials)
-        goal = Goal(trials_per_cell, self.sweep.total_epochs, self.sweep.time_budget)
-        self.driver.run(log, slots, self.prepared.shared_inputs.target_requests, goal)
+        while True:
+            limits = {cell: self.policy.budget.trial_limit(cell) for cell in self.sweep.cells()}
+            goal = Goal(limits, self.sweep.total_epochs, self.sweep.time_budget)
+            self.driver.run(log, slots, self.prepared.shared_inputs.target_requests, goal)
+            if (added := self.added_trials(log, slots)) is None:
+                break
+            log.append(added)
+            cells = ", ".join(map("-".join, added.cells))
+            self.screen.say(f"{added.reason}; {added.trials} trials for {cells}")
         self.finish(log)
+
+    def added_trials(self, log: EventLog, slots: Slots | None = None) -> TrialsAdded | None:
+        """Return the trials that `until_decided` adds to the search; None if it is off or done.
+
+        Args:
+            log: open; it gets the models of the cells.
+            slots: of the trials, for their time; without them, the budget is not looked at.
+        """
+        self._model_cells(log)
+        folder = self.workplace.folder
+        if not self.sweep.until_decided or folder.load_confirm_openings():
+            return None
+        leaderboard = load_sweep_tables(folder).leaderboard.set_index(["method", "model"])
+        started = leaderboard["trials_started"]
+        added = add_trials(
+            self.sweep,
+            started.to_dict(),
+            leaderboard["search_luck_points"].to_dict(),
+            self.prepared.opening_event.data.test_images,
+            leaderboard["search_best_percent"].max() / 100,
+        )
+        if added is None or slots is None or (budget := self.sweep.budget) is None:
+            return added
+        num_trials = sum(added.trials - started[cell] for cell in added.cells)
+        seconds = leaderboard["search_device_seconds"].sum() / started.sum() / slots.count
+        seconds *= num_trials
+        if self.driver.progress.stopwatch.elapsed_seconds + seconds <= budget:
+            return added
+        text = f"{num_trials} further trials would take about {format_duration(seconds)}"
+        self.screen.say(f"{added.reason}; {text}, and the budget is {format_duration(budget)}")
+        return None
+
+    def _model_cells(self, log: EventLog) -> None:
+        for event in self.policy.model_cells():
+            log.append(event)
 
     def finish(self, log: EventLog) -> None:
         """Write all that is made from the log; raise if no trial finished an epoch."""
         self.workplace.sync_remote()  # another driver may need the checkpoints by now
-        for event in self.policy.model_cells():
-            log.append(event)
+        self._model_cells(log)
         self.workplace.write_results()
         self.checkpoint_cleanup.remove_all()
         events = self.workplace.folder.load_events()
@@ -204,7 +252,7 @@ class _SearchSession:
 
     def confirm(self, changes: Mapping[str, Any]) -> None:
         """Confirm the search if the settings say so; `changes` are those of `confirm_sweep`."""
-        if not self.sweep.confirm:
+        if not (self.sweep.confirm or self.sweep.until_decided):
             return
         path, interrupts = self.workplace.folder.path, self.policy.interrupts
         if interrupts.stop_requested:

@@ -41,7 +41,8 @@ class ConfirmPolicy(SchedulingPolicy):
         super().__post_init__()
         self.stopping = EarlyStopping(self.sweep.model_copy(update={"scheduler": "none"}))
         self.candidates: Candidates = {}
-        self.num_seeds = 0  # of each candidate; they are numbered from 1
+        self.num_seeds = 0  # of each candidate, at the first look; they are numbered from 1
+        self._added_seeds: dict[Cell, int] = {}  # numbers of cells that got more
         self.chosen_trials: dict[Cell, str] = {}
         self.proposals: dict[str, events.TrialProposed] = {}
         self.end_events: dict[str, events.TrialEnded] = {}
@@ -60,6 +61,8 @@ class ConfirmPolicy(SchedulingPolicy):
                     self._requeue(run_id)  # the cause of the crash may be gone
                 for candidate in event.candidates:
                     self.candidates.setdefault(candidate.cell, []).append(candidate.trial_id)
+            case events.SeedsAdded():
+                self._added_seeds |= dict.fromkeys(event.cells, event.seeds)
             case events.TrialProposed(candidate=candidate_id, number=seed):
                 is_known = candidate_id is not None and candidate_id in self.trial_configs
                 if not is_known or event.trial_id != make_run_id(str(candidate_id), seed):
@@ -87,10 +90,14 @@ class ConfirmPolicy(SchedulingPolicy):
         return {
             make_run_id(trial, seed): (cell, trial, seed)
             for cell, trials in self.candidates.items()
-            for seed in range(1, self.num_seeds + 1)
+            for seed in range(1, self.seeds_of(cell) + 1)
             for trial in trials
             if self.chosen_trials.get(cell) in (None, trial)
         }
+
+    def seeds_of(self, cell: Cell) -> int:
+        """Return the number of seeds of a cell's chosen candidate."""
+        return max(self.num_seeds, self._added_seeds.get(cell, 0))
 
     def _missing_runs(self) -> list[tuple[Cell, str, int]]:
         return [run for i, run in self._planned_runs().items() if i not in self.proposals]

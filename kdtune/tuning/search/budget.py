@@ -9,7 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kdtune.config.sweep import SweepConfig
-from kdtune.log.events import Cell, EpochFinished, Event, SpaceExhausted, TrialEnded, TrialProposed
+from kdtune.log.events import (
+    Cell,
+    EpochFinished,
+    Event,
+    SpaceExhausted,
+    TrialEnded,
+    TrialProposed,
+    TrialsAdded,
+)
 from kdtune.log.stopwatch import Stopwatch
 from kdtune.units import format_duration
 
@@ -63,6 +71,7 @@ class Budget:
     def __post_init__(self) -> None:
         self.stopwatch = Stopwatch(self.clock)
         self._usage_by_cell = {cell: _CellUsage() for cell in self.sweep.cells()}
+        self._added_trials: dict[Cell, int] = {}  # limits of cells that got more
 
     def fold(self, event: Event) -> None:
         """Add an event of the log."""
@@ -77,6 +86,8 @@ class Budget:
             case TrialEnded():
                 usage = self._usage_by_cell[event.cell]
                 usage.ended.add(usage.active.pop(event.trial_id))
+            case TrialsAdded():
+                self._added_trials |= dict.fromkeys(event.cells, event.trials)
             case SpaceExhausted():
                 self._usage_by_cell[event.cell].space_exhausted = True
 
@@ -84,10 +95,16 @@ class Budget:
         """Return the cells that may start a trial, the one with least use first."""
         sweep, uses = self.sweep, {}
         for cell, usage in self._usage_by_cell.items():
-            has_trials = sweep.trials is None or usage.trials < sweep.trials
+            limit = self.trial_limit(cell)
+            has_trials = limit is None or usage.trials < limit
             if has_trials and not usage.space_exhausted and not self.exhausted_reason(cell, 1):
                 uses[cell] = usage.projected_use(sweep.balance_by, sweep.epochs), usage.trials
         return sorted(uses, key=uses.__getitem__)
+
+    def trial_limit(self, cell: Cell) -> int | None:
+        """Return the most trials of a cell; None if other limits count."""
+        planned = self.sweep.trials
+        return None if planned is None else max(planned, self._added_trials.get(cell, 0))
 
     def exhausted_reason(self, cell: Cell, extra_trials: int = 0) -> str | None:
         """Return why a trial of the cell may not train another epoch; None if it may.
