@@ -13,12 +13,7 @@ from kdtune.errors import UserError
 from kdtune.log.events import ENDED_STATES, Cell, TrialState
 from kdtune.log.settings_scores import SettingsScores
 from kdtune.reports.tables.comparison import CellResult
-from kdtune.reports.tables.statistics import (
-    MIN_SEEDS,
-    accuracy_interval,
-    late_gain,
-    search_luck,
-)
+from kdtune.reports.tables.statistics import MIN_SEEDS, accuracy_interval, late_gain, search_luck
 
 
 class _Status(StrEnum):
