@@ -70,10 +70,10 @@ STATES = {
         lambda: sweep_of(["diverged", "crashed"]),
         "4 of 4 trials failed: 2 diverged, 2 crashed.",
     ),
-    "not confirmed": (lambda: sweep_of([0.5, 0.6]), "Not confirmed: A has search scores only."),
+    "not confirmed": (lambda: sweep_of([0.5, 0.6]), "Not confirmed: A has search scores only,"),
     "half confirmed": (half_confirmed, "Rows without test %: best single runs"),
-    "one method": (one_method, "AT reaches 74.8 ± 9.4 % on A."),
-    "one model": (one_model, "AT beats FitNets on A by "),
+    "one method": (one_method, "AT reaches 74.8 ± 9.2 % on A."),
+    "one model": (one_model, "AT is better than FitNets on A by "),
     "no student": (
         no_student,
         "Without the method student, what is gained over plain training is",

@@ -13,7 +13,7 @@ from kdtune.errors import UserError
 from kdtune.log.events import ENDED_STATES, Cell, TrialState
 from kdtune.log.settings_scores import SettingsScores
 from kdtune.reports.tables.comparison import CellResult
-from kdtune.reports.tables.statistics import MIN_SEEDS, estimate_mean, late_gain, search_luck
+from kdtune.reports.tables.statistics import MIN_SEEDS, accuracy_interval, late_gain, search_luck
 
 
 class _Status(StrEnum):
@@ -98,6 +98,7 @@ class CellData:
             seeds_diverged=self._seeds_diverged,
             search_luck=search_luck(scores, self._seed_sd_points),
             late_gain=late_gain(scores),
+            trials=len(self.trials),
         )
 
     def search_columns(self, min_difference: float) -> dict[str, object]:
@@ -176,10 +177,9 @@ class CellData:
             "test_images": len(points),
         }
         if points.shape[1] >= MIN_SEEDS:
-            interval = estimate_mean(points, groups=groups)
-            ends = max(interval.low, 0.0), min(interval.high, 100.0)
-            columns["test_half_width_points"] = interval.half_width
-            columns["test_low_percent"], columns["test_high_percent"] = ends
+            low, high = accuracy_interval(points, groups)
+            columns["test_half_width_points"] = (high - low) / 2
+            columns["test_low_percent"], columns["test_high_percent"] = low, high
         return columns
 
 

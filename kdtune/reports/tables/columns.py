@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kdtune.log.events import ENDED_STATES
-from kdtune.reports.tables.statistics import MIN_SEEDS, Verdict
+from kdtune.reports.tables.statistics import MIN_SEEDS, SIGNIFICANCE_LEVEL, Verdict
 
 TEXT, FLAG, ANY = "text", "flag", "any"
 """Formats of columns without numbers; a column with the format `ANY` mixes types."""
@@ -169,10 +169,10 @@ LEADERBOARD = Table(
     Column("rank", "d", "1 + number of better methods on the model; undecided ones tie", "rank"),
     Column("test_accuracy_percent", ".2f", "mean over the seeds of the chosen trial", "test %",
            "test_half_width_points"),
-    Column("test_half_width_points", ".2f", "half width of its 95 % interval for new seeds and "
-           f"test images; empty with fewer than {MIN_SEEDS} seeds"),
-    Column("test_low_percent", ".2f", "lower end of the interval, at least 0"),
-    Column("test_high_percent", ".2f", "upper end of the interval, at most 100"),
+    Column("test_half_width_points", ".2f", "half of the width of its 95 % interval for new "
+           f"seeds and test images; empty with fewer than {MIN_SEEDS} seeds"),
+    Column("test_low_percent", ".2f", "lower end of the interval, which is asymmetric near 0"),
+    Column("test_high_percent", ".2f", "upper end of the interval, asymmetric near 100"),
     Column("test_seed_sd_points", ".2f", "standard deviation over the seeds (ddof 1)"),
     Column("seeds_ok", "d", "finished seeds of the chosen configuration", "seeds"),
     Column("seeds_diverged", "d", "diverged seeds of the chosen configuration"),
@@ -218,23 +218,34 @@ COMPARISON = Table(
     Column("model", TEXT, "student; `all` is the mean over the models", "model"),
     Column("models", "d", "number of models that are averaged"),
     Column("seeds", "d", "seeds that both methods finished on all these models"),
+    Column("look", "d", "which look at the test images this is, from 1", "look"),
+    Column("looks", "d", "number of looks so far and planned"),
+    Column("level", ".3f", "rate of false alarms that this look may have: with the others it is "
+           f"{SIGNIFICANCE_LEVEL:g}", "level"),
     TEST_IMAGES,
     Column("difference_points", "+.2f", "A minus B", "difference, points", "half_width_points"),
-    Column("half_width_points", ".2f", "95 % half width: new seeds, new images, a new search"),
+    Column("half_width_points", ".2f", "95 % half width: new seeds, new images, a new search; "
+           "the 95 % hold for all looks together"),
     Column("low_points", ".2f", "lower end of the interval"),
     Column("high_points", ".2f", "upper end of the interval"),
     Column("half_width_without_search_points", ".2f", "half width without search luck"),
-    Column("p_value", ".3f", "two-sided p-value"),
+    Column("p_value", ".3f", "two-sided p-value, to be compared with the level"),
     Column("p_value_holm", ".3f", "adjusted over the models of the pair", "p (Holm)"),
-    Column("df", ".1f", "Hillis' degrees of freedom"),
+    Column("df", ".1f", "degrees of freedom"),
     Column("se_seeds_points", ".2f", "standard error from seeds"),
     Column("se_images_points", ".2f", "standard error from test images"),
     Column("se_search_points", ".2f", "standard error from search luck"),
     Column("seeds_won_a", "d", "number of seeds in which A is better"),
     Column("seed_correlation", ".2f", "correlation of the accuracies of A and B over seeds"),
     Column("limited_by", TEXT, "largest variance: `seeds`, `images` or `search`", "limited by"),
-    Column("more_seeds", "d", "further seeds that would settle it, if any would"),
-    Column("test_images_needed", ",d", "test images that would settle it, if any would"),
+    Column("next_step", TEXT, "the cheapest of `seeds`, `trials` and `images` that would settle "
+           "it alone, or else what limits it; empty if it is decided", "next step"),
+    Column("next_step_settles", FLAG, "true if the next step would probably settle it"),
+    Column("more_seeds", "d", "further seeds that would settle it, or those of the next step"),
+    Column("trials_needed", "d", "trials of each cell that would settle it, or those of the next "
+           "step; they take a new sweep"),
+    Column("test_images_needed", ",d", "test images that would settle it, or those of the next "
+           "step"),
     Column("min_difference_points", "g", "smallest difference that matters"),
     Column("verdict", TEXT, ", ".join(f"`{verdict}`" for verdict in Verdict), "verdict"),
     Column("sentence", TEXT, "the verdict in words", "in words"),

@@ -13,8 +13,10 @@ from scipy.stats import pearsonr
 from kdtune.config.sweep import BASELINES, MIN_DIFFERENCE
 from kdtune.log.events import Cell
 from kdtune.reports.tables import sentences, statistics
+from kdtune.reports.tables.advice import limited_by, next_step_columns
 from kdtune.reports.tables.columns import COMPARISON
-from kdtune.reports.tables.sentences import display_name
+from kdtune.reports.tables.looks import later_looks, spend_levels
+from kdtune.reports.tables.sentences import display_name, list_names
 from kdtune.reports.tables.statistics import MIN_SEEDS, Estimate, Verdict
 
 ALL_MODELS = "all"
@@ -30,6 +32,7 @@ class CellResult:
     Attributes:
         correct: by finished seed, which test images were classified correctly, bool [n].
         seeds_run: number of seeds, also of those that did not finish.
+        trials: number of trials of its search; 0 if unknown.
     """
 
     correct: Mapping[int, np.ndarray]
@@ -37,6 +40,7 @@ class CellResult:
     seeds_diverged: int
     search_luck: float
     late_gain: float = math.nan
+    trials: int = 0
 
 
 def method_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
@@ -51,25 +55,31 @@ def comparison_table(
     cell_results: Mapping[Cell, CellResult],
     groups: Sequence[object] | None = None,
     min_difference: float = MIN_DIFFERENCE,
+    looks: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Return `COMPARISON`: every pair of methods on each model, and over all models.
+
+    A look that has no false alarms to spend changes nothing: its seeds are left out.
 
     Args:
         cell_results: all cells in the order of the sweep; `correct` is empty if not confirmed.
         groups: see `kdtune.reports.tables.statistics.estimate_mean`.
         min_difference: smallest difference that matters, in points.
+        looks: numbers of seeds at which test was read, see `kdtune.reports.tables.looks`; without
+            them it was read once, and will not be read again.
     """
     rows: list[dict[str, object]] = []
-    inputs = cell_results, groups, min_difference
+    inputs = cell_results, groups, min_difference, looks
     for pair in method_pairs(list(dict.fromkeys(method for method, _ in cell_results))):
         a, b = pair
         models = [m for method, m in cell_results if method == a and (b, m) in cell_results]
         comparisons = [_PairComparison(pair, (model,), *inputs) for model in models]
-        p_values = [c.difference.p_value for c in comparisons if c.difference]
-        adjusted = iter(statistics.adjust_holm(p_values).tolist())
+        known = [c.difference for c in comparisons if c.difference]
+        p_values, levels = [d.p_value for d in known], [d.level for d in known]
+        adjusted = iter(statistics.adjust_holm(p_values, levels).tolist())
         p_holm = [next(adjusted) if c.difference else np.nan for c in comparisons]
         pairs_tested = zip(comparisons, p_holm, strict=True)
-        model_rows = [compared.model_row(p, len(p_values)) for compared, p in pairs_tested]
+        model_rows = [compared.model_row(p, len(known)) for compared, p in pairs_tested]
         rows += model_rows
         if len(models) > 1:
             rows.append(_PairComparison(pair, tuple(models), *inputs).overall_row(model_rows))
@@ -94,6 +104,7 @@ class _PairComparison:
     cell_results: Mapping[Cell, CellResult]
     groups: Sequence[object] | None
     min_difference: float
+    looks: Sequence[int]
 
     @cached_property
     def sides(self) -> dict[Cell, CellResult]:
@@ -101,23 +112,37 @@ class _PairComparison:
         return {cell: self.cell_results[cell] for cell in cells}
 
     @cached_property
-    def seeds(self) -> list[int]:
+    def _shared_seeds(self) -> list[int]:
         """Seeds that all cells have finished."""
         return sorted(set.intersection(*(set(side.correct) for side in self.sides.values())))
 
     @cached_property
-    def difference(self) -> Estimate | None:
-        """A minus B; None if too few seeds are shared."""
-        if len(self.seeds) < MIN_SEEDS:
-            return None
+    def _looked(self) -> list[Estimate]:
+        """A minus B at each look that counts; none if too few seeds are shared."""
+        seeds = self._shared_seeds
+        at_looks = [[s for s in seeds if s <= look] for look in self.looks] or [seeds]
+        estimates = [self._estimate(seeds) for seeds in at_looks if len(seeds) >= MIN_SEEDS]
+        return spend_levels(estimates) if self.looks else estimates
+
+    def _estimate(self, seeds: Sequence[int]) -> Estimate:
         luck = sum(side.search_luck**2 for side in self.sides.values()) / len(self.models) ** 2
-        a, b = map(self._mean_points, self.methods)
+        a, b = (self._mean_points(method, seeds) for method in self.methods)
         return statistics.estimate_mean(a - b, luck, self.groups)
 
-    def _mean_points(self, method: str) -> np.ndarray:
+    @property
+    def difference(self) -> Estimate | None:
+        """A minus B at the latest look; None if too few seeds are shared."""
+        return self._looked[-1] if self._looked else None
+
+    @property
+    def seeds(self) -> list[int]:
+        """The shared seeds of the latest look."""
+        return self._shared_seeds[: self.difference.seeds if self.difference else None]
+
+    def _mean_points(self, method: str, seeds: Sequence[int]) -> np.ndarray:
         """Return the points [n, S] of a method, mean over the models."""
         by_cell = [self.cell_results[method, model].correct for model in self.models]
-        stacks = [np.stack([correct[s] for s in self.seeds], axis=1) for correct in by_cell]
+        stacks = [np.stack([correct[s] for s in seeds], axis=1) for correct in by_cell]
         return np.asarray(100 * np.mean(stacks, axis=0))
 
     @property
@@ -130,9 +155,7 @@ class _PairComparison:
         if (decision := self._decide_without_winner()) is None:
             difference = self._known_difference
             verdict = statistics.decide_verdict(difference, p_value_holm, self.min_difference)
-            won = difference.seeds_lost if verdict == Verdict.BETTER_B else difference.seeds_won
-            win_counts = f"{won} of {difference.seeds} seeds"
-            decision = verdict, self._describe(verdict, model, models_checked, win_counts)
+            decision = verdict, self._describe(verdict, model, models_checked)
         return self._make_row(model, decision, p_value_holm)
 
     def overall_row(self, model_rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
@@ -147,16 +170,12 @@ class _PairComparison:
         b_better = [model for model, verdict in verdicts.items() if verdict == Verdict.BETTER_B]
         if a_better and b_better:
             a, b = map(display_name, self.methods)
-            text = f"{a} is better on {', '.join(a_better)}, {b} on {', '.join(b_better)}."
+            on_a, on_b = (list_names(better, "students") for better in (a_better, b_better))
+            text = f"{a} is better on {on_a}, {b} on {on_b}."
             return Verdict.DEPENDS, f"It depends on the student: {text}"
         difference = self._known_difference
         verdict = statistics.decide_verdict(difference, difference.p_value, self.min_difference)
-        better, worse = len(a_better), len(b_better)
-        if verdict == Verdict.BETTER_B:
-            better, worse = worse, better
-        undecided = len(model_rows) - better - worse
-        win_counts = f"better on {better}, worse on {worse}, undecided on {undecided}"
-        return verdict, self._describe(verdict, None, len(model_rows), win_counts)
+        return verdict, self._describe(verdict, None, len(model_rows))
 
     @property
     def _known_difference(self) -> Estimate:
@@ -172,40 +191,35 @@ class _PairComparison:
         return None if self.difference else (Verdict.NOT_CONFIRMED, self._describe_missing_runs())
 
     def _describe_divergence(self, diverged: Mapping[Cell, CellResult]) -> str:
-        text = "; ".join(
+        texts = [
             f"{display_name(method)} diverged in {side.seeds_diverged} of {side.seeds_run} seeds "
             f"on {model}"
             for (method, model), side in diverged.items()
-        )
-        if self.difference:
-            a, b = map(display_name, self.methods)
-            interval = sentences.format_interval(self.difference.mean, self.difference.half_width)
-            text += f"; in the runs that finished {a} minus {b} is {interval} points"
+        ]
+        text = "; ".join(texts) if len(texts) < 3 else f"Seeds of {len(texts)} cells diverged"
         return f"{text}. No winner is declared."
 
     def _describe_missing_runs(self) -> str:
         failed = [cell for cell, side in self.sides.items() if side.seeds_run and not side.correct]
         if failed:
-            listed = ", ".join(f"{display_name(method)} on {model}" for method, model in failed)
-            return f"Not confirmed: no run of {listed} was tested."
+            names = [f"{display_name(method)} on {model}" for method, model in failed]
+            return f"Not confirmed: no run of {list_names(names, 'cells')} was tested."
         models = list(dict.fromkeys(m for (_, m), side in self.sides.items() if not side.correct))
         if models:
             return (
-                f"Not confirmed: {', '.join(models)} {'has' if len(models) == 1 else 'have'} "
-                "search scores only. Such scores are too high by 0.3 to 3 points and name a "
-                "winner by chance; run `kdtune confirm`."
+                f"Not confirmed: {list_names(models, 'students')} "
+                f"{'has' if len(models) == 1 else 'have'} search scores only, which name a winner "
+                "by chance; run `kdtune confirm`."
             )
         return (
             f"Not confirmed: {' and '.join(map(display_name, self.methods))} share "
-            f"{len(self.seeds)} finished seeds on {', '.join(self.models)}, and {MIN_SEEDS} are "
-            "needed; run `kdtune confirm` with more --seeds."
+            f"{len(self.seeds)} finished seeds on {list_names(self.models, 'students')}, and "
+            f"{MIN_SEEDS} are needed; run `kdtune confirm` with more --seeds."
         )
 
-    def _describe(self, verdict: Verdict, model: str | None, models: int, win_counts: str) -> str:
-        difference, minimum = self._known_difference, self.min_difference
-        advice = sentences.advise_next_step(difference, self.test_images, minimum)
-        subject = self.methods, model, models, difference
-        return sentences.describe_verdict(verdict, *subject, advice, win_counts, minimum)
+    def _describe(self, verdict: Verdict, model: str | None, models: int) -> str:
+        subject = self.methods, model, models, self._known_difference
+        return sentences.describe_verdict(verdict, *subject, self.min_difference)
 
     def _make_row(self, model: str, decision: _Decision, p_value_holm: float) -> dict[str, object]:
         verdict, sentence = decision
@@ -223,6 +237,9 @@ class _PairComparison:
             return row
         without_search = replace(difference, variance_search=0.0)
         row |= {
+            "look": len(self._looked),
+            "looks": len(self._looked) + (later_looks(self.looks) if self.looks else 0),
+            "level": difference.level,
             "test_images": self.test_images,
             "difference_points": difference.mean,
             "half_width_points": difference.half_width,
@@ -237,15 +254,14 @@ class _PairComparison:
             "se_search_points": math.sqrt(difference.variance_search),
             "seeds_won_a": difference.seeds_won,
             "seed_correlation": self._seed_correlation(),
-            "limited_by": statistics.limited_by(difference),
+            "limited_by": limited_by(difference),
         }
         if verdict in (Verdict.UNCLEAR, Verdict.LEANING_A, Verdict.LEANING_B):
-            minimum = self.min_difference
-            images = statistics.needed_test_images(difference, self.test_images, minimum)
-            seeds = statistics.more_seeds_needed(difference, minimum)
-            row |= {"more_seeds": seeds, "test_images_needed": images}
+            trials = max(side.trials for side in self.sides.values())
+            present = difference, self.test_images, trials
+            row |= next_step_columns(*present, self.min_difference)
         return row
 
     def _seed_correlation(self) -> float:
-        a, b = (self._mean_points(method).mean(axis=0) for method in self.methods)
+        a, b = (self._mean_points(m, self.seeds).mean(axis=0) for m in self.methods)
         return float(pearsonr(a, b).statistic) if np.ptp(a) and np.ptp(b) else np.nan

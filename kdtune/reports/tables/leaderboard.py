@@ -13,6 +13,7 @@ from kdtune.reports.tables.cells import CellData
 from kdtune.reports.tables.columns import LEADERBOARD
 from kdtune.reports.tables.comparison import CellResult, comparison_table
 from kdtune.reports.tables.log_tables import models_table, runs_table, trials_table
+from kdtune.reports.tables.looks import looks_of
 from kdtune.reports.tables.statistics import Verdict
 
 
@@ -54,7 +55,8 @@ def build_sweep_tables(
         tables = cell_trials, cell_runs, scores
         cells.append(CellData((method, model), *tables, correct or {}, chance))
     results = {cell.cell: cell.result for cell in cells}
-    comparison = comparison_table(results, groups, min_difference)
+    looks = looks_of(confirm_events)
+    comparison = comparison_table(results, groups, min_difference, looks)
     ranks, gains = _compute_ranks(comparison), _student_gains(comparison)
     student_costs = models.set_index("model").to_dict("index")
     leaderboard = LEADERBOARD.make_frame(

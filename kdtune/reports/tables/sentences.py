@@ -1,11 +1,15 @@
 """Sentences about comparisons: difference, interval and advice."""
 
-import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
 
 from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.config.sweep import MIN_DIFFERENCE
 from kdtune.reports.tables import statistics
-from kdtune.reports.tables.statistics import REFERENCE_TRIALS, Estimate
+from kdtune.reports.tables.statistics import REFERENCE_TRIALS, Estimate, Verdict
 
 
 def describe_detectable_difference(
@@ -54,17 +58,25 @@ def display_name(method: str) -> str:
     return BUILTIN_METHODS[method].display_name if method in BUILTIN_METHODS else method
 
 
+def list_names(names: Sequence[str], plural: str) -> str:
+    """Return names as text, or their number if they are more than three.
+
+    Args:
+        names: the names.
+        plural: what they are.
+    """
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} {plural}"
+
+
 def describe_verdict(
     verdict: str,
     methods: tuple[str, str],
     model: str | None,
     models: int,
     difference: Estimate,
-    advice: str,
-    win_counts: str = "",
     min_difference: float = MIN_DIFFERENCE,
 ) -> str:
-    """Return a verdict as a sentence.
+    """Return a verdict as a sentence of at most 25 words.
 
     Args:
         verdict: result of `decide_verdict`.
@@ -72,57 +84,50 @@ def describe_verdict(
         model: the model; None for the mean over all models.
         models: number of models that are checked or averaged.
         difference: A minus B.
-        advice: result of `advise_next_step`.
-        win_counts: numbers of wins, as text.
         min_difference: smallest difference that matters, in points.
     """
     a, b = map(display_name, methods)
-    if verdict.endswith("_b"):
-        a, b, difference = b, a, difference.swapped
+    scope = f"on {model}" if model else f"on average over {models} students"
     width = difference.half_width
-    points_text = f"{format_interval(difference.mean, width)} points"
-    largest = format_points(max(abs(difference.low), abs(difference.high)), width)
-    scope = f"on {model}" if model else f"on average over {models} models"
-    if verdict.startswith("better"):
-        relevance = ""
-        if difference.high < min_difference:
-            relevance = f" This is less than the {min_difference:g} points that matter here."
-        elif difference.low > min_difference:
-            relevance = f" The gain is more than the {min_difference:g} points that matter."
-        claim = f"{a} beats {b} {scope}" if model else f"O{scope[1:]} {a} beats {b}"
-        return f"{claim} by {points_text} ({win_counts}).{relevance}"
-    if verdict.startswith("leaning"):
-        caveat = f"but with {models} models checked this is not safe. {advice}"
-        return f"{a} is ahead of {b} {scope} by {points_text}, {caveat}"
-    if verdict == "equal":
+    if verdict == Verdict.EQUAL:
+        largest = format_points(max(abs(difference.low), abs(difference.high)), width)
         limit = f"a difference above {largest} points is excluded"
         return f"{a} and {b} do equally well {scope}: {limit}."
-    return (
-        f"It cannot be said which is better {scope}: {a} minus {b} is {points_text}; differences "
-        f"up to {largest} points cannot be excluded. {advice}"
-    )
+    subject = f"{a} or {b} {scope}"
+    if difference.mean < 0:
+        a, b, difference = b, a, difference.swapped
+    points_text = f"{format_interval(difference.mean, width)} points"
+    if verdict in (Verdict.BETTER_A, Verdict.BETTER_B):
+        is_small = difference.high < min_difference
+        relevance = f", less than the {min_difference:g} that matter" * is_small
+        return f"{a} is better than {b} {scope} by {points_text}{relevance}."
+    if verdict in (Verdict.LEANING_A, Verdict.LEANING_B):
+        caveat = f"but not safely, since {models} students were compared"
+        return f"{a} is ahead of {b} {scope} by {points_text}, {caveat}."
+    return f"{subject}: it cannot be said; {a} minus {b} is {points_text}."
 
 
-def advise_next_step(
-    difference: Estimate, test_images: int, min_difference: float = MIN_DIFFERENCE
-) -> str:
-    """Return what would settle an unclear comparison: more seeds, images, or trials.
+def advise_next_step(comparison_row: Mapping[str, Any], folder: str) -> str | None:
+    """Return the command that would settle a comparison, in at most 25 words; None if decided.
 
     Args:
-        difference: A minus B.
-        test_images: number of test images.
-        min_difference: smallest difference that matters, in points.
+        comparison_row: a row of `COMPARISON`.
+        folder: the sweep's folder.
     """
-    target = format_points(difference.target(min_difference), difference.half_width)
-    if (extra_seeds := statistics.more_seeds_needed(difference, min_difference)) is not None:
-        return f"Too few seeds: about {extra_seeds} more would probably settle {target} points."
-    if images := statistics.needed_test_images(difference, test_images, min_difference):
-        problem = f"{test_images:,} test images are too few"
-        return (
-            f"More seeds would not help: {problem}; about {images:,} would settle {target} points."
-        )
-    search_shift = format_points(2 * math.sqrt(difference.variance_search), difference.half_width)
-    return (
-        "Neither seeds nor images would settle it; the search is the limit (a repeated search "
-        f"moves the result by about ±{search_shift}): give every cell more trials."
-    )
+    row, path = comparison_row, shlex.quote(folder)
+    if pd.isna(row["next_step"]):
+        return None
+    column = {"seeds": "more_seeds", "trials": "trials_needed", "images": "test_images_needed"}
+    number = row[column[row["next_step"]]]
+    if pd.isna(number):
+        return f"It stays open: {row['next_step']} limit it, and no step is left."
+    action = {
+        "seeds": f"`kdtune confirm {path} --seeds {row['seeds'] + number}`",
+        "trials": f"a new sweep (`kdtune sweep ... --trials {number} --warm-start {path}`)",
+        "images": f"{number:,} test images",
+    }[row["next_step"]]
+    if not row["next_step_settles"]:
+        return f"Nothing alone would settle it; begin with what limits it most: {action}."
+    target = max(abs(row["difference_points"]), row["min_difference_points"])
+    points_text = format_points(target, row["half_width_points"])
+    return f"A difference of {points_text} points would probably be settled by {action}."

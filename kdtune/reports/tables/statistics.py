@@ -1,8 +1,9 @@
-"""Statistics of confirmed runs: interval, verdict, search luck, and advice.
+"""Statistics of confirmed runs: intervals, verdict, and search luck.
 
-The interval is that of the multi-reader multi-case analysis of variance, with seeds as readers and
-test images as cases, and Hillis' degrees of freedom (Hillis 2007, Statistics in Medicine 26); the
-luck of the searches is added. Points are hundredths of accuracy.
+The interval of a difference is that of the multi-reader multi-case analysis of variance, with
+seeds as readers and test images as cases (Hillis 2007, Statistics in Medicine 26). Few images or
+seeds that agree by chance do not close it: pseudo images and the residual keep it open. The luck
+of the searches is added. Points are hundredths of accuracy.
 """
 
 import math
@@ -20,10 +21,10 @@ MIN_SEEDS = 3
 """Seeds that both methods must have finished before they are compared."""
 
 SIGNIFICANCE_LEVEL, _POWER = 0.05, 0.8
-"""Accepted rate of false alarms; chance of finding a difference."""
+"""Accepted rate of false alarms, over all looks; chance of finding a difference."""
 
-_MAX_MORE_SEEDS, _MAX_IMAGE_STEPS = 20, 20
-"""Limits of advice: further seeds, and steps by a quarter in the number of test images."""
+_PSEUDO_IMAGES = 3
+"""Further images that differ by 100 points, as in the rule of three: 0 of n is below 3 / n."""
 
 IMAGE_VARIANCE_SHARE, RESIDUAL_VARIANCE_SHARE = 0.12, 0.30
 """Parts of the variance accuracy · (1 − accuracy) of an image: methods; methods by seeds."""
@@ -59,7 +60,9 @@ class Estimate:
     Attributes:
         images: number of images; of groups if images belong to groups.
         seeds_won, seeds_lost: numbers of seeds with a mean above 0, and below.
-        variance_residual: interaction of seeds and images; contained in those of both.
+        variance_seeds: at least the residual, since its expectation is.
+        variance_residual: interaction of seeds and images; contained in variance_seeds.
+        variance_pseudo: of the pseudo images; contained in variance_images.
         level: rate of false alarms of its interval.
     """
 
@@ -72,6 +75,7 @@ class Estimate:
     variance_images: float
     variance_search: float
     variance_residual: float
+    variance_pseudo: float = 0.0
     level: float = SIGNIFICANCE_LEVEL
 
     @property
@@ -81,9 +85,12 @@ class Estimate:
 
     @property
     def df(self) -> float:
-        """Degrees of freedom: V² / (variance_seeds² / (S − 1))."""
-        seed_term = self.variance_seeds**2 / (self.seeds - 1)
-        return self.variance**2 / seed_term if seed_term else math.inf
+        """Degrees of freedom: (S − 1) · V² / (variance_seeds² − variance_residual²).
+
+        The residual is known from all images, so only what is above it is as uncertain as seeds.
+        """
+        uncertain = self.variance_seeds**2 - self.variance_residual**2
+        return (self.seeds - 1) * self.variance**2 / uncertain if uncertain > 0 else math.inf
 
     @property
     def half_width(self) -> float:
@@ -113,9 +120,29 @@ class Estimate:
         quantiles = float(t.ppf(1 - self.level / 2, self.df) + norm.ppf(_POWER))
         return quantiles * math.sqrt(self.variance)
 
-    def target(self, min_difference: float) -> float:
-        """Return the difference that advice aims to settle, in points."""
-        return max(abs(self.mean), min_difference)
+    def with_seeds(self, seeds: int) -> "Estimate":
+        """Return the estimate with the variance that another number of seeds would have."""
+        factor = self.seeds / seeds
+        return replace(
+            self,
+            seeds=seeds,
+            variance_seeds=self.variance_seeds * factor,
+            variance_residual=self.variance_residual * factor,
+        )
+
+    def with_more_images(self, factor: float) -> "Estimate":
+        """Return the estimate with the variance that so many times the images would have."""
+        residual = min(self.variance_residual, self.variance_seeds)
+        pseudo_images = (self.images + _PSEUDO_IMAGES, self.images * factor + _PSEUDO_IMAGES)
+        pseudo = self.variance_pseudo * (pseudo_images[0] / pseudo_images[1]) ** 2
+        return replace(
+            self,
+            images=round(self.images * factor),
+            variance_seeds=self.variance_seeds - residual + residual / factor,
+            variance_residual=residual / factor,
+            variance_images=(self.variance_images - self.variance_pseudo) / factor + pseudo,
+            variance_pseudo=pseudo,
+        )
 
     @property
     def swapped(self) -> "Estimate":
@@ -144,17 +171,48 @@ def estimate_mean(
     ms_seeds = images * seed_means.var(ddof=1)
     residuals = points - image_means[:, None] - seed_means + mean
     ms_rest = (residuals**2).sum() / ((images - 1) * (seeds - 1))
+    pseudo = _pseudo_variance(images)
     return Estimate(
         mean=float(mean),
         seeds=seeds,
         images=images,
         seeds_won=int((seed_means > 0).sum()),
         seeds_lost=int((seed_means < 0).sum()),
-        variance_seeds=float(ms_seeds / (images * seeds)),
-        variance_images=float(max(ms_images - ms_rest, 0) / (images * seeds)),
+        variance_seeds=float(max(ms_seeds, ms_rest) / (images * seeds)),
+        variance_images=float(max(ms_images - ms_rest, 0) / (images * seeds)) + pseudo,
         variance_search=variance_search,
         variance_residual=float(ms_rest / (images * seeds)),
+        variance_pseudo=pseudo,
     )
+
+
+def _pseudo_variance(images: int) -> float:
+    return _PSEUDO_IMAGES * (100 / (images + _PSEUDO_IMAGES)) ** 2
+
+
+def accuracy_interval(
+    points: np.ndarray, groups: Sequence[object] | None = None
+) -> tuple[float, float]:
+    """Return the 95 % interval of an accuracy for new seeds and test images, in percent.
+
+    It is Wilson's (1927), with the number of independent images that have the same variance. For
+    few images that number is near that of the images, so where all are right it is theirs.
+
+    Args:
+        points: 100 · (predicted == label), see `estimate_mean`.
+        groups: see `estimate_mean`.
+    """
+    estimate = estimate_mean(points, groups=groups)
+    pseudo = estimate.variance_pseudo
+    raw = replace(estimate, variance_images=estimate.variance_images - pseudo)
+    binomial = raw.mean * (100 - raw.mean) / raw.images
+    images = raw.images * (binomial + pseudo) / (raw.variance + pseudo)
+    quantile = float(t.ppf(1 - raw.level / 2, raw.df))
+    share = quantile**2 / images
+    centre = (raw.mean + 50 * share) / (1 + share)
+    variance = raw.mean * (100 - raw.mean) / images + (50 * quantile / images) ** 2
+    half_width = quantile * math.sqrt(variance) / (1 + share)
+    return max(centre - half_width, 0.0), min(centre + half_width, 100.0)
 
 
 def wilson_interval(correct: int, images: int) -> tuple[float, float]:
@@ -205,13 +263,18 @@ def search_luck(scores: ArrayLike, seed_sd: float = 0.0) -> float:
     return luck if is_settled else math.hypot(luck, gain)
 
 
-def adjust_holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return the p-values of a family, adjusted by Holm's method."""
-    p = np.asarray(p_values, dtype=float)
+def adjust_holm(p_values: Sequence[float], levels: Sequence[float] = ()) -> np.ndarray:
+    """Return the p-values of a family, adjusted by Holm's method.
+
+    Args:
+        p_values: of all members.
+        levels: the level of each, if they differ; a lower one makes a p-value count for more.
+    """
+    weights = np.asarray(levels, dtype=float) / min(levels) if len(levels) else 1.0
+    p = np.asarray(p_values, dtype=float) / weights
     order, adjusted = np.argsort(p), np.empty_like(p)
-    steps = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
-    adjusted[order] = np.minimum(1.0, steps)
-    return adjusted
+    adjusted[order] = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    return np.minimum(1.0, adjusted * weights)
 
 
 def decide_verdict(
@@ -234,53 +297,6 @@ def decide_verdict(
     return Verdict.UNCLEAR
 
 
-def more_seeds_needed(difference: Estimate, min_difference: float = MIN_DIFFERENCE) -> int | None:
-    """Return how many further seeds would probably settle it; None if more than 20.
-
-    Args:
-        difference: A minus B.
-        min_difference: smallest difference that matters, in points.
-    """
-    target = difference.target(min_difference)
-    for extra in range(1, _MAX_MORE_SEEDS + 1):
-        seeds = difference.seeds + extra
-        variance_seeds = difference.variance_seeds * difference.seeds / seeds
-        projected = replace(difference, seeds=seeds, variance_seeds=variance_seeds)
-        if projected.minimum_detectable <= target:
-            return extra
-    return None
-
-
-def needed_test_images(
-    difference: Estimate, test_images: int, min_difference: float = MIN_DIFFERENCE
-) -> int | None:
-    """Return how many test images would settle it, to two digits; None beyond 80 times as many.
-
-    Args:
-        difference: A minus B.
-        test_images: number of test images at present.
-        min_difference: smallest difference that matters, in points.
-    """
-    target = difference.target(min_difference)
-    residual = min(difference.variance_seeds, difference.variance_residual)
-    for step in range(1, _MAX_IMAGE_STEPS + 1):
-        factor = 1.25**step
-        seeds = difference.variance_seeds - residual + residual / factor
-        images = difference.variance_images / factor
-        projected = replace(difference, variance_seeds=seeds, variance_images=images)
-        if projected.minimum_detectable <= target:
-            needed = test_images * factor
-            unit = 10 ** (math.floor(math.log10(needed)) - 1)
-            return round(needed / unit) * unit if unit >= 1 else math.ceil(needed)
-    return None
-
-
-def limited_by(difference: Estimate) -> str:
-    """Return the largest part of the variance: ``seeds``, ``images`` or ``search``."""
-    names = ("seeds", "images", "search")
-    return max(names, key=lambda name: getattr(difference, f"variance_{name}"))
-
-
 def expected_error(
     test_images: int, seeds: int, models: int = 1, accuracy: float = 0.75
 ) -> Estimate:
@@ -297,10 +313,12 @@ def expected_error(
     image_variance = 2e4 * accuracy * (1 - accuracy) / test_images
     shared_share = _CROSS_MODEL_SHARE + (1 - _CROSS_MODEL_SHARE) / models
     residual = image_variance * RESIDUAL_VARIANCE_SHARE / seeds / models
+    pseudo = _pseudo_variance(test_images)
     variances = {
         "variance_seeds": residual + 2 * SEED_SD_POINTS**2 / seeds / models,
-        "variance_images": image_variance * IMAGE_VARIANCE_SHARE * shared_share,
+        "variance_images": image_variance * IMAGE_VARIANCE_SHARE * shared_share + pseudo,
         "variance_search": 2 * SEARCH_SD_POINTS**2 / models,
         "variance_residual": residual,
+        "variance_pseudo": pseudo,
     }
     return Estimate(0.0, seeds, test_images, seeds_won=0, seeds_lost=0, **variances)

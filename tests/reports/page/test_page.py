@@ -98,7 +98,7 @@ def test_the_verdict_is_four_sentences(tmp_path):
     text = text.split('id="verdict"')[1].split("<figure")[0]
     said = re.findall(r'<p class="(lead|text)">(.*?)</p>', text)
     assert said[0] == ("lead", sweep.tables.comparison.sentence[2])
-    assert said[1][1] == "By student: AT better on A; equally good on B."
+    assert said[1][1] == "By student: AT better on A; undecided on B."
     assert said[2][1].startswith("Gain over student on average over 2 models: ")
     assert said[3][1] == (
         "3 shared seeds, 400 test images, 0 of 12 trials failed, 0 of 18 confirmation runs failed."

@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from event_logs import OPENING_FIELDS
 from report_sweeps import CONDITIONS, EVENTS, IMAGES, PROFILE, Sweep, four_cells
+from scipy.stats import t
 
 from kdtune.errors import UserError
+from kdtune.log.events import ConfirmStarted
 from kdtune.reports.tables.columns import LEADERBOARD
 from kdtune.reports.tables.leaderboard import build_sweep_tables
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
@@ -46,6 +49,12 @@ def test_a_sweep_that_has_barely_started_has_tables_too(events):
     assert tables.leaderboard.status.tolist() == ["running"] * len(tables.trials)
 
 
+def score_interval(share, images, quantile):
+    """Return the roots of (p - share)² = q² · p · (1 - p) / n, in percent."""
+    q2 = quantile**2 / images
+    return sorted(100 * np.roots([1 + q2, -2 * share - q2, share**2]))
+
+
 def test_a_confirmed_cell_by_hand():
     sweep = Sweep().search("at", "A", 0.5, 0.6, 0.9, "diverged", 0.8, "crashed")
     sweep.confirm("at", "A", 2, [0.5, 0.5, 0.5], 0.7, choose=False)
@@ -55,10 +64,14 @@ def test_a_confirmed_cell_by_hand():
     }
     sweep.confirm_events.append(PROFILE)
     row = sweep.leaderboard.loc["at", "A"]
+    wilson = score_interval(0.75, 4.50665, t.isf(0.025, 8.036))
     assert (row.status, row.trial_id) == ("ok", "at-A-004")
     assert json.loads(row.configuration)["lr"] == 0.5
     assert (row.test_accuracy_percent, row.test_seed_sd_points) == (75, 25)
-    assert (row.test_low_percent, row.test_high_percent) == (pytest.approx(28.5055), 100)
+    # V = 208.3 of seeds + 138.9 of images, df = 2 · 347.2² / (208.3² - 115.7²) = 8.036;
+    # Wilson's interval of 4 · (75 · 25 / 4 + 612.2) / (347.2 + 612.2) = 4.507 images.
+    assert (row.test_low_percent, row.test_high_percent) == pytest.approx(wilson, abs=1e-3)
+    assert row.test_half_width_points == pytest.approx((wilson[1] - wilson[0]) / 2, abs=1e-3)
     assert (row.seeds_ok, row.seeds_diverged, row.test_images, row.validation_images) == (
         (3, 0, 4, 20)
     )
@@ -93,6 +106,17 @@ def test_what_the_second_half_of_a_search_gained(scores, late, improving):
     assert row.late_gain_points == pytest.approx(late, nan_ok=True)
     known = row.search_still_improving
     assert (None if pd.isna(known) else known) == improving
+
+
+def test_the_looks_are_those_of_the_log():
+    sweep = Sweep().search("at", "A", 0.7).confirm("at", "A", 0, [0.9, 0.8, 0.85, 0.7, 0.8])
+    sweep.search("student", "A", 0.7).confirm("student", "A", 0, [0.7] * 5)
+    assert {*sweep.tables.comparison["looks"]} == {1}
+    opening = ConfirmStarted(config={}, seeds=5, top=1, candidates=(), **OPENING_FIELDS)
+    sweep.confirm_events.insert(0, opening)
+    row = sweep.tables.comparison.iloc[0]
+    assert (row.look, row.looks, row.seeds) == (1, 3, 5)
+    assert 0.018 < row.level < 0.05
 
 
 def test_ranks_and_gains_follow_the_verdicts():

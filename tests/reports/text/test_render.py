@@ -67,11 +67,11 @@ def test_a_confirmed_sweep():
     assert at[5:10] == ["75.00", "70.00", "-5.00", "3", "2"] and at[-1] == "lr=0.1"
     assert row_of(text, "A", "3", "student")[4] == ""
     said = text.split("\n\n")[-1].splitlines()
-    assert said[0].startswith("On average over 2 models AT beats FitNets by ")
-    assert said[1].startswith("AT beats FitNets on A by ")
-    assert "AT and FitNets do equally well on B" in said[2]
-    assert said[3].startswith("On average over 2 models AT beats student by ")
-    assert said[4].startswith("On average over 2 models FitNets beats student by ")
+    assert said[0].startswith("AT is better than FitNets on average over 2 students by ")
+    assert said[1].startswith("AT is better than FitNets on A by ")
+    assert said[2].startswith("AT or FitNets on B: it cannot be said; ")
+    assert said[3].startswith("AT is better than student on average over 2 students by ")
+    assert said[4].startswith("FitNets is better than student on average over 2 students by ")
     assert said[5:] == [
         INTERVAL_NOTE,
         "With 3 seeds the false-alarm rate is about 7 %.",
@@ -94,9 +94,9 @@ def test_one_method_reaches_what_it_reaches():
 def test_one_model_is_the_headline():
     said = shown(one_model().tables).split("\n\n")[-1].splitlines()
     assert [line.split(" by ")[0] for line in said[:3]] == [
-        "AT beats FitNets on A",
-        "AT beats student on A",
-        "FitNets beats student on A",
+        "AT is better than FitNets on A",
+        "AT is better than student on A",
+        "FitNets is better than student on A",
     ]
     assert "false-alarm" not in " ".join(said)
 
@@ -107,14 +107,14 @@ def test_a_sweep_that_is_confirmed_in_part_shows_both_kinds():
     assert row_of(text, "B", "", "kd")[3] == "not_confirmed"
     assert row_of(text, "A", "1", "at")[3] == "ok"
     assert f"\nRows without validation %: b{SEARCH_CAVEAT[1:]}\n" in text
-    assert "On average over 2 models AT beats FitNets" in text
+    assert "AT is better than FitNets on average over 2 students" in text
     assert "\nNot confirmed: no run of KD on A was tested.\n" in text  # KD against student
 
 
 def test_a_diverged_seed_is_said_and_nobody_wins():
     text = shown(diverged_seed().tables, "markdown")
     assert row_of(text, "A", "", "student")[3] == "unstable"
-    assert "student diverged in 1 of 4 seeds on A; in the runs that finished AT minus" in text
+    assert "student diverged in 1 of 4 seeds on A. No winner is declared." in text
 
 
 def test_what_was_chosen_and_not_tested_is_no_result():
