@@ -13,12 +13,18 @@ from kdtune.reports.tables.cells import CellData
 from kdtune.reports.tables.columns import LEADERBOARD
 from kdtune.reports.tables.comparison import CellResult, comparison_table
 from kdtune.reports.tables.log_tables import models_table, runs_table, trials_table
+from kdtune.reports.tables.ship import NO_LIMITS, ShipLimits, ship_table
+from kdtune.reports.tables.ship_sentences import describe_ship_set
 from kdtune.reports.tables.statistics import Verdict
 
 
 @dataclass(frozen=True)
 class SweepTables:
-    """The tables `TRIALS`, `RUNS`, `MODELS`, `COMPARISON` and `LEADERBOARD` of a sweep."""
+    """The tables `TRIALS`, `RUNS`, `MODELS`, `COMPARISON`, `LEADERBOARD` and `SHIP` of a sweep.
+
+    Attributes:
+        ship_sentences: result of `describe_ship_set`.
+    """
 
     trials: pd.DataFrame
     runs: pd.DataFrame
@@ -26,6 +32,8 @@ class SweepTables:
     cell_results: dict[Cell, CellResult]
     comparison: pd.DataFrame
     leaderboard: pd.DataFrame
+    ship: pd.DataFrame
+    ship_sentences: list[str]
 
 
 def build_sweep_tables(
@@ -34,6 +42,7 @@ def build_sweep_tables(
     correct: Mapping[str, np.ndarray] | None = None,
     groups: Sequence[object] | None = None,
     min_difference: float = MIN_DIFFERENCE,
+    limits: ShipLimits = NO_LIMITS,
 ) -> SweepTables:
     """Make the tables of a sweep, confirmed or not.
 
@@ -43,6 +52,7 @@ def build_sweep_tables(
         correct: by run, which test images were classified correctly, bool [n].
         groups: see `kdtune.reports.tables.statistics.estimate_mean`.
         min_difference: smallest difference that matters, in points.
+        limits: what the student to ship may cost.
     """
     data = next((event.data for event in events if isinstance(event, SweepStarted)), None)
     trials = trials_table(events)
@@ -70,7 +80,11 @@ def build_sweep_tables(
     )
     validation, test = (leaderboard[f"{s}_accuracy_percent"] for s in ("validation", "test"))
     leaderboard["validation_minus_test_points"] = validation - test
-    return SweepTables(trials, runs, models, results, comparison, sort_leaderboard(leaderboard))
+    leaderboard = sort_leaderboard(leaderboard)
+    ship = ship_table(leaderboard, results, groups, min_difference, limits)
+    sentences = describe_ship_set(ship, bool(data and data.test_images), limits)
+    tables = trials, runs, models, results, comparison, leaderboard, ship
+    return SweepTables(*tables, sentences)
 
 
 def sort_leaderboard(leaderboard: pd.DataFrame) -> pd.DataFrame:

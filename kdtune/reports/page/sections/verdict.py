@@ -51,8 +51,6 @@ def verdict_section(sweep: LoadedSweep) -> Iterator[Block]:
         if has_p_values:
             yield Paragraph(_gains_sentence(comparison, pair))
         yield Paragraph(_counts_sentence(sweep))
-        if has_p_values and (comparison["seeds"] == 3).any():
-            yield Paragraph(notes.FEW_SEEDS_NOTE)
         yield _verdict_figure(sweep)
         if has_p_values:
             yield _pairs_table(comparison)
