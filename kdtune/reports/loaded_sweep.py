@@ -18,6 +18,7 @@ class LoadedSweep:
 
     def __init__(self, path: Path, limits: ShipLimits = NO_LIMITS):
         self.path, self.name, self.folder = path, str(path), SweepSnapshot(path)
+        self.ship_limits = limits
         self.events = self.folder.load_events()
         self.confirm_events = self.folder.load_confirm_events()
         self.opening_events = self.folder.load_opening_events()

@@ -141,7 +141,10 @@ def plot_accuracy_vs_cost(
         # Methods on one student have the same cost, so their marks are drawn side by side.
         offset = (i - (len(methods) - 1) / 2) * METHOD_OFFSET_INCHES
         shifted = axes.transData + ScaledTranslation(offset, 0, figure.dpi_scale_trans)
-        style: Any = {**_mark_style(colour, marker), "label": method_label(method), "ms": 7}
+        style: Any = {**_mark_style(colour, marker), "ms": 7}
+        axes.errorbar(
+            [], [], [], **style, label=method_label(method)
+        )  # in the legend all are filled
         _draw_cells(axes, points[points["method"] == method], cost, transform=shifted, **style)
     labelled_points = points.assign(top=points["high_percent"].fillna(points["accuracy_percent"]))
     for model, cells in labelled_points.groupby("model"):
@@ -175,7 +178,7 @@ def _draw_cells(axes: Axes, cells: pd.DataFrame, cost: str, **style: Any) -> Non
         fill = "none" if row["in_ship_set"] == "no" else style["color"]
         axes.errorbar(float(row[cost]), value, errors, mfc=fill, **style)
         if row["in_ship_set"] == "best":
-            ring: Any = {"marker": "o", "ms": 14, "mfc": "none", "mec": TEXT_COLOUR}
+            ring: Any = {"marker": "o", "ms": 14, "mfc": "none", "color": TEXT_COLOUR}
             axes.plot(float(row[cost]), value, transform=style["transform"], **ring)
 
 
@@ -357,5 +360,4 @@ def _format_log_axis(axes: Axes) -> None:
 
 def _add_legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    by_label = dict(zip(labels, handles, strict=True))
-    figure.legend(by_label.values(), by_label, loc="outside upper left", ncols=5, handlelength=1.6)
+    figure.legend(handles, labels, loc="outside upper left", ncols=5, handlelength=1.6)

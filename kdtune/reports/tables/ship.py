@@ -65,6 +65,15 @@ class ShipLimits:
                     raise UserError(f"No student {wanted.format(limit)}; {text}.")
         return cells
 
+    def describe(self) -> str:
+        """Return the limits as text; empty if there are none."""
+        limits = {
+            "the student {}": self.model,
+            "at most {:,} parameters": self.max_parameters,
+            "at most {:g} ms for one image": self.max_latency_ms,
+        }
+        return ", ".join(text.format(v) for text, v in limits.items() if v is not None)
+
 
 NO_LIMITS = ShipLimits()
 

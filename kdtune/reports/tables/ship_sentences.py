@@ -64,7 +64,9 @@ def _describe_search_leader(
 ) -> str:
     leader = f"{cell_name(best)} leads by search score ({best['search_best_percent']:.2f} %)"
     if not has_test_images:
-        return f"Without test images nobody can say how sure the choice is: on validation {leader}."
+        return (
+            f"Without test images nobody can say how sure the choice is: on validation {leader}."
+        )
     statuses = set(candidates["status"])
     if "incomplete" in statuses:
         return f"Fewer than 3 seeds are finished, too few to choose: so far {leader}."
@@ -89,10 +91,10 @@ def _describe_others(others: list[dict[str, Any]]) -> str:
 
 
 def _describe_smallest(best: dict[str, Any], members: list[dict[str, Any]]) -> list[str]:
-    smaller = [row for row in members if row["parameters"] < best["parameters"]]
-    if not smaller:
+    measured = [row for row in [best, *members] if not pd.isna(row["parameters"])]
+    row = min(measured, key=lambda member: member["parameters"], default=best)
+    if pd.isna(best["parameters"]) or row["parameters"] == best["parameters"]:
         return []
-    row = min(smaller, key=lambda member: member["parameters"])
     sizes = f"{row['parameters']:,} parameters instead of {best['parameters']:,}"
     high = row["behind_best_high_points"]
     loss = f", at most {format_points(max(high, 0), 0)} points worse (95 %)"

@@ -56,15 +56,19 @@ def leaderboard_text(
         label = f"{name}: " if len(sweeps) > 1 else ""
         answers += [f"{label}{sentence}" for sentence in notes.answer_sentences(tables[name])]
         below += [f"{label}{note}" for note in _sweep_notes(folder, tables[name])]
-    ship_sets = map(select_ship_set, (own.ship for own in tables.values()))
-    views = [ship_view(ship_set) for ship_set in ship_sets if len(ship_set)]
+    ship_sets = {name: select_ship_set(own.ship) for name, own in tables.items()}
+    views = [
+        ({"sweep": [name] * len(ship)} if len(sweeps) > 1 else {}) | ship_view(ship)
+        for name, ship in ship_sets.items()
+        if len(ship)
+    ]
     boards = join_leaderboards(tables, conditions)
     return render_leaderboards(boards, output_format, below, answers, views)
 
 
 def _sweep_notes(folder: SweepSnapshot, tables: SweepTables) -> list[str]:
     events, opening = folder.load_events(), folder.load_opening_events()[0]
-    sweep_notes = [f"Teacher: {notes.describe_teacher(opening.teacher)}."]
+    sweep_notes = [f"Teacher: {notes.describe_teacher(opening.teacher)}."] * bool(opening.teacher)
     sweep_notes += notes.result_notes(tables.leaderboard, tables.runs)
     if note := notes.bad_images_note(events):
         sweep_notes.append(note)

@@ -64,7 +64,9 @@ def render_leaderboards(
     is_markdown = output_format == "markdown"
     render = partial(render_columns, markdown=True) if is_markdown else _fit_to_terminal
     wrap = str if is_markdown else _wrap_line
-    lines = ["\n".join(wrap(printable(line)) for line in part) for part in (answers, [*caveat, *notes])]
+    lines = [
+        "\n".join(wrap(printable(line)) for line in part) for part in (answers, [*caveat, *notes])
+    ]
     tables = [render(view) for view in (*ship_views, *views)]
     return "\n\n".join(filter(None, [lines[0], *tables, lines[1]])) + "\n"
 

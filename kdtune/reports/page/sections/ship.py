@@ -8,19 +8,19 @@ from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph, TableBlock
 from kdtune.reports.page.figures import plot_accuracy_vs_cost
 from kdtune.reports.tables.figure_data import accuracy_vs_cost
-from kdtune.reports.tables.notes import NO_TRIAL_NOTE
 from kdtune.reports.tables.ship_sentences import cell_name, ship_view
 
 
 def ship_section(sweep: LoadedSweep) -> Iterator[Block]:
     """Yield the student to ship, all candidates beside it, and accuracy against cost."""
-    ship = sweep.tables.ship
-    if sweep.tables.leaderboard.empty:
-        yield Paragraph(NO_TRIAL_NOTE, "missing", "ship")
+    ship, (first, *smallest) = sweep.tables.ship, sweep.tables.ship_sentences
+    if ship.empty:
+        yield Paragraph(first, "missing", "ship")
         return
-    first, *smallest = sweep.tables.ship_sentences
     yield Paragraph(first, "lead")
     yield from map(Paragraph, smallest)
+    if limits := sweep.ship_limits.describe():
+        yield Paragraph(f"Limits: {limits}.")
     if "best" in ship["in_ship_set"].values:
         if ship["behind_best_points"].notna().any():
             yield Paragraph(_resolution_sentence(sweep))
@@ -40,11 +40,11 @@ def _resolution_sentence(sweep: LoadedSweep) -> str:
     images = int(sweep.tested_cells["test_images"].max())
     error = compared["behind_best_high_points"] - compared["behind_best_points"]
     resolution = compared["min_difference_points"].iloc[0] + error.median()
-    limits = compared["limited_by"].value_counts().items()
-    counts = " and ".join(f"{name} for {count}" for name, count in limits)
+    causes = compared["limited_by"].value_counts().items()
+    counts = ", ".join(f"{cause} for {count} of the students" for cause, count in causes)
     return (
         f"With {seeds} seeds and {images:,} test images a student must be about {resolution:.1f} "
-        f"points behind to be excluded; most of that error is due to {counts}."
+        f"points behind to be excluded. The largest part of the error: {counts}."
     )
 
 
