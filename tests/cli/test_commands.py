@@ -8,7 +8,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from event_logs import make_space, sweep_opening, trial_events, write_log
+from report_sweeps import PROFILE, one_method
 from small_runs import write_digits
+from sweep_folders import write_sweep_folder
 
 from kdtune.cli.commands import cli, main
 from kdtune.data.decoded import DecodedDataset
@@ -277,10 +279,7 @@ def test_limits_of_the_student_to_ship(kdtune, tmp_path):
         assert code == 0 and "Within the limits ship AT on A: 74.8" in page.replace("\u00a0", " ")
         code, out, err = kdtune(command, "s", "--max-parameters", "1.1M")
         assert code == 2 and not out
-        assert (
-            err
-            == "kdtune: No student has at most 1,100,000 parameters; the least is 1,200,000, of A.\n"
-        )
+        assert "No student has at most 1,100,000 parameters; the least is 1,200,000, of A." in err
 
 
 def test_settings_that_are_no_mapping_are_refused_with_and_without_a_flag(kdtune, tmp_path):

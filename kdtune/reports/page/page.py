@@ -39,7 +39,7 @@ def render_report(folders: Sequence[Path]) -> str:
 
 
 def render_excerpt(sweeps: Sequence[LoadedSweep], sections: Sequence[dict[str, Any]]) -> str:
-    """Render both answers and the leaderboard as HTML for a notebook, without scripts or fixed colours.
+    """Render both answers and the leaderboard for a notebook, without scripts or fixed colours.
 
     Args:
         sweeps: the sweeps.

@@ -83,8 +83,7 @@ def build_sweep_tables(
     leaderboard = sort_leaderboard(leaderboard)
     ship = ship_table(leaderboard, results, groups, min_difference, limits)
     sentences = describe_ship_set(ship, bool(data and data.test_images), limits)
-    tables = trials, runs, models, results, comparison, leaderboard, ship
-    return SweepTables(*tables, sentences)
+    return SweepTables(trials, runs, models, results, comparison, leaderboard, ship, sentences)
 
 
 def sort_leaderboard(leaderboard: pd.DataFrame) -> pd.DataFrame:

@@ -53,7 +53,7 @@ def answer_sentences(tables: SweepTables) -> list[str]:
 
 
 def result_notes(leaderboard: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
-    """Return what a reader of a confirmed leaderboard must know; nothing before anything is tested.
+    """Return the notes on a leaderboard with test results; none before anything is tested.
 
     Args:
         leaderboard: the table `LEADERBOARD` of one sweep.

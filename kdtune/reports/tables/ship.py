@@ -1,9 +1,9 @@
 """Which student to ship: the best on validation, and all that test does not show to be worse.
 
-The best is chosen by its mean validation accuracy, so that the test images choose nothing. They say
-which others are worse than it by more than the smallest difference that matters: simultaneous
-one-sided comparisons with the best (Hsu 1984, Annals of Statistics 12) by Holm's method, over seeds
-and test images alone, since the students are fixed and no search is repeated.
+Mean validation accuracy chooses the best, so that the test images choose nothing. They say which
+others are worse than it by more than the smallest difference that matters: simultaneous one-sided
+comparisons with the best (Hsu 1984, Annals of Statistics 12) by Holm's method, over seeds and test
+images alone, since the students are fixed and no search is repeated.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -64,9 +64,7 @@ def _describe_search_leader(
 ) -> str:
     leader = f"{cell_name(best)} leads by search score ({best['search_best_percent']:.2f} %)"
     if not has_test_images:
-        return (
-            f"Without test images nobody can say how sure the choice is: on validation {leader}."
-        )
+        return f"Without test images nobody can say how sure it is: on validation {leader}."
     statuses = set(candidates["status"])
     if "incomplete" in statuses:
         return f"Fewer than 3 seeds are finished, too few to choose: so far {leader}."

@@ -213,8 +213,8 @@ FORMS = [
     ([BEST, YES, UNKNOWN], {}, "Ship FitNets on A: 75.20 ± 0.80 % on test; none of 2 others is "
      "shown to be worse by 0.5 points."),
     ([BEST], {}, "Ship FitNets on A: 75.20 ± 0.80 % on test; no other student is a candidate."),
-    ([BEST, YES, NO], {"limits": ShipLimits(max_parameters=9)}, "Within the limits ship FitNets on "
-     "A: 75.20 ± 0.80 % on test; AT on A is not shown to be worse by 0.5 points."),
+    ([BEST, YES, NO], {"limits": ShipLimits(max_parameters=9)}, "Within the limits ship FitNets "
+     "on A: 75.20 ± 0.80 % on test; AT on A is not shown to be worse by 0.5 points."),
     ([{**BEST, **PERFECT}, YES], {}, "Ship FitNets on A: 100.0 % (75.8–100.0) on test; AT on A is "
      "not shown to be worse by 0.5 points."),
     ([{**BEST, "test_half_width_points": np.nan}, UNKNOWN], {}, "So far validation alone chose "
@@ -222,11 +222,11 @@ FORMS = [
     ([{**BEST, **SEARCHED, "status": "not_confirmed"}], {}, "Not confirmed: FitNets on A leads by "
      "search score (91.00 %), which is no result yet."),
     ([{**BEST, **SEARCHED}], {"has_test_images": False}, "Without test images nobody can say how "
-     "sure the choice is: on validation FitNets on A leads by search score (91.00 %)."),
-    ([{**BEST, **SEARCHED, "status": "incomplete"}], {}, "Fewer than 3 seeds are finished, too few "
-     "to choose: so far FitNets on A leads by search score (91.00 %)."),
-    ([{**BEST, **SEARCHED, "status": "unstable"}], {}, "No confirmed student is without a diverged "
-     "seed: only FitNets on A leads by search score (91.00 %)."),
+     "sure it is: on validation FitNets on A leads by search score (91.00 %)."),
+    ([{**BEST, **SEARCHED, "status": "incomplete"}], {}, "Fewer than 3 seeds are finished, too "
+     "few to choose: so far FitNets on A leads by search score (91.00 %)."),
+    ([{**BEST, **SEARCHED, "status": "unstable"}], {}, "No confirmed student is without a "
+     "diverged seed: only FitNets on A leads by search score (91.00 %)."),
     ([], {}, "No student can be shipped: no trial has succeeded yet."),
 ]  # fmt: skip
 
@@ -276,4 +276,4 @@ def test_every_sweep_says_what_to_ship(sweep, sentence):
 def test_a_sweep_without_test_images_says_that_nobody_can_be_sure():
     events = [sweep_started(test_images=0), *Sweep().search("at", "A", 0.7).events[1:]]
     [sentence] = build_sweep_tables(events).ship_sentences
-    assert sentence.startswith("Without test images nobody can say how sure the choice is")
+    assert sentence.startswith("Without test images nobody can say how sure it is")

@@ -17,4 +17,4 @@ SECTIONS: dict[str, tuple[str, str, Callable[[LoadedSweep], Iterator[Block]]]] =
     "failures": ("Failures", "What failed?", failures_section),
     "reading": ("How to read this", "What do the numbers cover?", reading_section),
 }
-"""Heading, question and function of the sections after ship, verdict and leaderboard, by anchor."""
+"""Heading, question and function of the sections after the leaderboard, by anchor."""
