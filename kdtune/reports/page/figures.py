@@ -171,11 +171,11 @@ def plot_accuracy_vs_cost(
 
 
 def _draw_cells(axes: Axes, cells: pd.DataFrame, cost: str, **style: Any) -> None:
-    """Draw cells of one method with their intervals; hollow if they are not in the ship set."""
+    """Draw cells of one method with their intervals; the best has a ring."""
     for row in cells.to_dict("records"):
         value, low, high = (row[f"{name}_percent"] for name in ("accuracy", "low", "high"))
         errors = np.nan_to_num([[value - low], [high - value]])
-        fill = "none" if row["in_ship_set"] == "no" else style["color"]
+        fill = style["color"] if row["filled"] else "none"
         axes.errorbar(float(row[cost]), value, errors, mfc=fill, **style)
         if row["in_ship_set"] == "best":
             ring: Any = {"marker": "o", "ms": 14, "mfc": "none", "color": TEXT_COLOUR}

@@ -9,6 +9,7 @@ from kdtune.log.distributions import is_log_scale
 from kdtune.log.events import ENDED_STATES, Cell
 from kdtune.reports.tables.comparison import ALL_MODELS, CellResult
 from kdtune.reports.tables.settings import Spaces, overlapping_ranges
+from kdtune.reports.tables.ship import select_ship_set
 
 
 def seed_differences(pair: pd.DataFrame, cell_results: Mapping[Cell, CellResult]) -> pd.DataFrame:
@@ -40,16 +41,19 @@ def accuracy_vs_cost(ship: pd.DataFrame, cost: str) -> pd.DataFrame:
         cost: column of the cost.
 
     Returns:
-        The rows with columns ``split``, ``accuracy_percent``, ``low_percent``, ``high_percent``,
-        and ``pareto``: true for those that no other beats at a lower cost.
+        The rows with columns ``split``, ``accuracy_percent``, ``low_percent``, ``high_percent``;
+        ``filled``: true for the ship set, or for all without one; and ``pareto``: true for those
+        that no other beats at a lower cost.
     """
     is_tested = ship["test_accuracy_percent"].notna().any()
+    ship_set = select_ship_set(ship)
     accuracy = ship["test_accuracy_percent" if is_tested else "search_best_percent"]
     points = ship.assign(
         split="test" if is_tested else "validation",
         accuracy_percent=accuracy,
         low_percent=ship["test_low_percent"],
         high_percent=ship["test_high_percent"],
+        filled=ship.index.isin(ship_set.index) | ship_set.empty,
         pareto=_is_pareto_optimal(accuracy, ship[cost]),
     )
     return points.dropna(subset=["accuracy_percent", cost])

@@ -26,6 +26,9 @@ SHIP_VIEW = (
 )  # fmt: skip
 """Columns of the table as it is shown, after the name of the student."""
 
+IN_SET = ("best", "yes", "unknown")
+"""Values of the column ``in_ship_set`` of students that are not shown to be worse."""
+
 
 @dataclass(frozen=True)
 class ShipLimits:
@@ -118,6 +121,12 @@ def ship_table(
     return SHIP.make_frame({**rows[cell], **columns.get(cell, {})} for cell in [*columns, *others])
 
 
+def select_ship_set(ship: pd.DataFrame) -> pd.DataFrame:
+    """Return the best student and those not shown to be worse; none if there is no best yet."""
+    is_known = (ship["in_ship_set"] == "best").any()
+    return ship[ship["in_ship_set"].isin(IN_SET) & is_known]
+
+
 def _differences_to_best(
     ranked: Sequence[Cell],
     cell_results: Mapping[Cell, CellResult],
@@ -148,6 +157,7 @@ def _comparison_columns(
                 "behind_best_points": estimate.mean,
                 "behind_best_high_points": one_sided.high,
                 "p_value_holm": p_value,
+                "independent_images": estimate.images,
                 "limited_by": statistics.limited_by(estimate),
             },
         )

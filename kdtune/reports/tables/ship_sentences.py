@@ -6,10 +6,7 @@ import pandas as pd
 
 from kdtune.reports.tables.columns import SHIP
 from kdtune.reports.tables.sentences import display_name, format_interval, format_points
-from kdtune.reports.tables.ship import NO_LIMITS, SHIP_VIEW, ShipLimits
-
-_IN_SET = ("best", "yes", "unknown")
-"""Values of the column ``in_ship_set`` of students that are not shown to be worse."""
+from kdtune.reports.tables.ship import IN_SET, NO_LIMITS, SHIP_VIEW, ShipLimits
 
 
 def describe_ship_set(
@@ -37,14 +34,8 @@ def describe_ship_set(
         ]
     ship_text = f"{f'{scope} ship' if scope else 'Ship'} {cell_name(best)}"
     first = f"{ship_text}: {_format_accuracy(best)} on test; {_describe_others(others)}."
-    members = [row for row in others if row["in_ship_set"] in _IN_SET]
+    members = [row for row in others if row["in_ship_set"] in IN_SET]
     return [first, *_describe_smallest(best, members)]
-
-
-def select_ship_set(ship: pd.DataFrame) -> pd.DataFrame:
-    """Return the best student and those not shown to be worse; none if there is no best yet."""
-    is_known = (ship["in_ship_set"] == "best").any()
-    return ship[ship["in_ship_set"].isin(_IN_SET) & is_known]
 
 
 def ship_view(ship: pd.DataFrame) -> dict[str, list[str]]:
@@ -74,7 +65,7 @@ def _describe_search_leader(
 
 
 def _describe_others(others: list[dict[str, Any]]) -> str:
-    members = [row for row in others if row["in_ship_set"] in _IN_SET]
+    members = [row for row in others if row["in_ship_set"] in IN_SET]
     if not others:
         return "no other student is a candidate"
     worse = f"worse by {others[0]['min_difference_points']:g} points"

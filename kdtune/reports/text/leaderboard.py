@@ -12,8 +12,8 @@ from kdtune.reports.tables.leaderboard import SweepTables
 from kdtune.reports.tables.rungs import advise_grace_period, rungs_table
 from kdtune.reports.tables.settings import collect_distributions, range_end_note
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
-from kdtune.reports.tables.ship import NO_LIMITS, ShipLimits
-from kdtune.reports.tables.ship_sentences import select_ship_set, ship_view
+from kdtune.reports.tables.ship import NO_LIMITS, ShipLimits, select_ship_set
+from kdtune.reports.tables.ship_sentences import ship_view
 from kdtune.reports.text.render import render_leaderboards, render_table, to_records
 
 

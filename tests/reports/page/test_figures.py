@@ -243,8 +243,8 @@ def test_the_ship_set_is_filled_and_the_best_has_a_ring():
     [axes], [legend] = figure.axes, figure.legends
     lines = [bars[0] for bars in axes.containers if len(bars[0].get_ydata())]
     marks = {float(line.get_ydata()[0]): line for line in lines}
-    is_hollow = [marks[y].get_markerfacecolor() == "none" for y in accuracies]
-    assert is_hollow == [member == "no" for member in memberships]
+    is_filled = [marks[y].get_markerfacecolor() != "none" for y in accuracies]
+    assert is_filled == [True, True, False, False, False, True]
     [ring] = [line for line in axes.lines if line.get_markersize() == 14]
     assert ring.get_ydata()[0] == 80
     assert [text.get_text() for text in legend.texts] == ["AT", "FitNets", "student"]

@@ -19,8 +19,8 @@ from kdtune.errors import UserError
 from kdtune.reports.tables.columns import LEADERBOARD, SHIP
 from kdtune.reports.tables.comparison import CellResult
 from kdtune.reports.tables.leaderboard import build_sweep_tables
-from kdtune.reports.tables.ship import ShipLimits, ship_table
-from kdtune.reports.tables.ship_sentences import describe_ship_set, select_ship_set, ship_view
+from kdtune.reports.tables.ship import ShipLimits, select_ship_set, ship_table
+from kdtune.reports.tables.ship_sentences import describe_ship_set, ship_view
 from kdtune.reports.tables.statistics import estimate_mean
 
 CELLS = [("at", "A"), ("fitnets", "A"), ("kd", "B")]
@@ -97,6 +97,7 @@ def test_images_of_a_group_are_no_evidence_of_their_own():
     columns = ["behind_best_points", "behind_best_high_points", "p_value_holm"]
     alone, repeated = ship_table(board(), results), ship_table(board(), tenfold, groups)
     np.testing.assert_allclose(alone[columns], repeated[columns])
+    assert set(repeated["independent_images"].dropna()) == {300}
 
 
 def test_what_shares_too_few_tested_seeds_is_unknown():

@@ -38,12 +38,14 @@ def _resolution_sentence(sweep: LoadedSweep) -> str:
     compared = sweep.tables.ship.dropna(subset="behind_best_points")
     seeds = min(sweep.tables.leaderboard["seeds_ok"][sweep.tables.leaderboard["status"] == "ok"])
     images = int(sweep.tested_cells["test_images"].max())
+    groups = int(compared["independent_images"].max())
+    images_text = f"{images:,} test images" + f" in {groups:,} groups" * (groups != images)
     error = compared["behind_best_high_points"] - compared["behind_best_points"]
     resolution = compared["min_difference_points"].iloc[0] + error.median()
     causes = compared["limited_by"].value_counts().items()
     counts = ", ".join(f"{cause} for {count} of the students" for cause, count in causes)
     return (
-        f"With {seeds} seeds and {images:,} test images a student must be about {resolution:.1f} "
+        f"With {seeds} seeds and {images_text} a student must be about {resolution:.1f} "
         f"points behind to be excluded. The largest part of the error: {counts}."
     )
 
