@@ -14,7 +14,12 @@ from kdtune.reports.tables.ship import NO_LIMITS, ShipLimits
 
 
 class LoadedSweep:
-    """Logs and tables of a sweep at the moment of reading."""
+    """Logs and tables of a sweep at the moment of reading.
+
+    Args:
+        path: the sweep's folder.
+        limits: what the student to ship may cost.
+    """
 
     def __init__(self, path: Path, limits: ShipLimits = NO_LIMITS):
         self.path, self.name, self.folder = path, str(path), SweepSnapshot(path)

@@ -1,4 +1,4 @@
-"""Which student to ship: the best on validation, and all that test does not show to be worse.
+"""The student to ship: the best on validation, and all that test does not show to be worse.
 
 Mean validation accuracy chooses the best, so that the test images choose nothing. They say which
 others are worse than it by more than the smallest difference that matters: simultaneous one-sided

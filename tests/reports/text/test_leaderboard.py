@@ -1,4 +1,4 @@
-"""What `kdtune leaderboard` prints of sweeps' folders: answers first, then tables, then notes."""
+"""Text and JSON of sweeps' folders: answers first, then tables, then notes."""
 
 import json
 
