@@ -70,10 +70,9 @@ def _figure(sweep: LoadedSweep, points: pd.DataFrame, cost: str) -> FigureBlock:
     label = "test accuracy" if is_test else "search score, which is no result"
     amount = f"{best[cost]:.2f} ms" if cost == "latency_ms" else f"{best[cost]:,} multiply-adds"
     caption = (
-        f"{cell_name(best)} is first on validation: {label} {best['accuracy_percent']:.1f} %, "
-        f"{amount} for one image.{' Bars: 95 %.' * is_test} Methods on one student have the same "
-        "cost and are drawn side by side. The line joins the students that no other beats at a "
-        "lower cost, by estimates."
+        f"{cell_name(best)}: {label} {best['accuracy_percent']:.1f} %, {amount} for one image."
+        f"{' Bars: 95 %.' * is_test} Methods on one student have the same cost and are drawn side "
+        "by side. The line joins the students that no other beats at a lower cost, by estimates."
     )
     if "best" in points["in_ship_set"].values:
         caption += " Filled marks: the best, which has a ring, and those not shown to be worse."
