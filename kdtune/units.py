@@ -1,10 +1,11 @@
-"""Durations and sizes, as text for people and as numbers."""
+"""Durations, counts and sizes, as text for people and as numbers."""
 
 import re
 
 BYTES_PER_GB = 1e9
 
 _SECONDS_PER_UNIT = {"d": 86400, "h": 3600, "min": 60, "m": 60, "s": 1}
+_COUNT_UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
 _DURATION_PATTERN = r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)\s*"
 
 
@@ -31,6 +32,18 @@ def format_duration(seconds: float) -> str:
         count, remaining = divmod(remaining, _SECONDS_PER_UNIT[unit])
         parts += [f"{count} {unit}"] if count else []
     return " ".join(parts[:2]) or "0 s"
+
+
+def parse_count(text: str) -> int:
+    """Return the number of a text such as ``1.5M``; a `ValueError` says how to write one.
+
+    >>> parse_count("1.5M"), parse_count("200k"), parse_count("204,346")
+    (1500000, 200000, 204346)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMB]?)", text.strip().replace(",", ""))
+    if match is None:
+        raise ValueError("write it as 1500000, 1.5M or 200k")
+    return round(float(match[1]) * _COUNT_UNITS[match[2]])
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -181,15 +181,17 @@ def status(folder: Path) -> None:
 
 @cli.command()
 @argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
+@options.limits
 @options.output_format
-def leaderboard(folders: tuple[Path, ...], output_format: str) -> None:
-    """Print the leaderboard and verdict of one or more sweeps.
+def leaderboard(folders: tuple[Path, ...], output_format: str, **limits: Any) -> None:
+    """Print which student to ship, which method is better, and the leaderboard of sweeps.
 
     A cell of a sweep that is not confirmed shows its best trial.
     """
+    from kdtune.reports.tables.ship import ShipLimits
     from kdtune.reports.text.leaderboard import leaderboard_text
 
-    print(leaderboard_text(folders, output_format), end="")
+    print(leaderboard_text(folders, output_format, ShipLimits(**limits)), end="")
 
 
 @cli.command()
@@ -197,7 +199,7 @@ def leaderboard(folders: tuple[Path, ...], output_format: str) -> None:
 @argument("name")
 @options.output_format
 def table(folder: Path, name: str, output_format: str) -> None:
-    """Print a table of a sweep, e.g. comparison, settings, rungs, search_curve, models."""
+    """Print a table of a sweep, e.g. ship, comparison, settings, rungs, search_curve."""
     from kdtune.reports.text.leaderboard import table_text
 
     print(table_text(folder, name, output_format), end="")
@@ -207,11 +209,15 @@ def table(folder: Path, name: str, output_format: str) -> None:
 @argument("folders", nargs=-1, required=True, type=EXISTING_FOLDER)
 @option("--out", type=NEW_PATH, help="File to write.  [default: report.html in the first folder]")
 @option("--figures", type=NEW_PATH, help="Folder for the figures, as SVG and PNG.")
-def report(folders: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
+@options.limits
+def report(
+    folders: tuple[Path, ...], out: Path | None, figures: Path | None, **limits: Any
+) -> None:
     """Write one HTML page about one or more sweeps, also while they run; it needs no network."""
     from kdtune.reports.page.page import write_report
+    from kdtune.reports.tables.ship import ShipLimits
 
-    print(write_report(folders, out, figures))
+    print(write_report(folders, out, figures, ShipLimits(**limits)))
 
 
 @cli.command()

@@ -135,6 +135,15 @@ def _parse_counts(ctx: Any, param: Any, text: str) -> tuple[int, ...]:
         raise click.BadParameter(f"'{text}' is no list of numbers.", ctx, param) from None
 
 
+def _parse_count(ctx: Any, param: Any, text: str | None) -> int | None:
+    from kdtune.units import parse_count
+
+    try:
+        return None if text is None else parse_count(text)
+    except ValueError as error:
+        raise click.BadParameter(f"'{text}' is no number: {error}.", ctx, param) from None
+
+
 def _load_plugin_files(ctx: Any, param: Any, files: tuple[str, ...]) -> None:
     if files:
         from kdtune.plugins import load_plugins
@@ -182,5 +191,25 @@ def show(command: Callable[..., Any]) -> Callable[..., Any]:
     for mode, text in (("verbose", verbose), ("quiet", quiet)):
         names = (f"--{mode}", "show")
         add = option(*names, flag_value=mode, default="live", show_default=False, help=text)
+        command = add(command)
+    return command
+
+
+def limits(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what the student to ship may cost."""
+    latency = click.FloatRange(min=0, min_open=True)
+    text = "Ship a student with at most N parameters, e.g. 1.5M."
+    add_options = (
+        option("--max-parameters", metavar="N", callback=_parse_count, help=text),
+        option(
+            "--max-latency",
+            "max_latency_ms",
+            metavar="MS",
+            type=latency,
+            help="Ship a student that takes at most MS milliseconds for an image, as measured.",
+        ),
+        option("--model", help="Ship this student."),
+    )
+    for add in reversed(add_options):
         command = add(command)
     return command

@@ -4,6 +4,7 @@ Tables and figures need neither torch nor Ray.
 """
 
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import Block, FigureBlock, Paragraph
 from kdtune.reports.page.page import build_sections, render_excerpt
 from kdtune.reports.tables.all_tables import select_table
-from kdtune.reports.tables.notes import NO_TRIAL_NOTE
+from kdtune.reports.tables.notes import NO_TRIAL_NOTE, answer_sentences
+from kdtune.reports.tables.ship import ShipLimits
 from kdtune.runtime.console import printable
 
 if TYPE_CHECKING:  # tables and figures are to need no torch
@@ -24,15 +26,21 @@ if TYPE_CHECKING:  # tables and figures are to need no torch
     from kdtune.export.selected_runs import SelectedRun
 
 
-def load_sweep(*folders: str | Path) -> "SweepGroup":
-    """Load one or more sweeps, running or complete, from folders as ``results/flowers``."""
+def load_sweep(*folders: str | Path, **limits: Any) -> "SweepGroup":
+    """Load one or more sweeps, running or complete, from folders as ``results/flowers``.
+
+    Args:
+        folders: folders of the sweeps.
+        limits: fields of `kdtune.reports.tables.ship.ShipLimits`, such as ``max_parameters``.
+    """
     if not folders:
         raise UserError("load_sweep wants the folder of a sweep, as in load_sweep('results/x').")
-    return SweepGroup([LoadedSweep(Path(folder)) for folder in folders])
+    ship_limits = ShipLimits(**limits)
+    return SweepGroup([LoadedSweep(Path(folder), ship_limits) for folder in folders])
 
 
 class SweepGroup:
-    """One or more sweeps as of loading; a notebook shows their verdict.
+    """One or more sweeps as of loading; a notebook shows which student to ship, and the verdict.
 
     Tables of several sweeps have a first column ``sweep``. docs/reference.md explains all columns.
     """
@@ -70,7 +78,7 @@ class SweepGroup:
         """Return a figure of the report; ``kdtune report --figures`` saves it by the same name.
 
         Args:
-            name: ``verdict``, ``ship``, ``search``, ``settings-<method>`` or ``failures``; with
+            name: ``ship``, ``verdict``, ``search``, ``settings-<method>`` or ``failures``; with
                 several sweeps a number comes first, as in ``2-verdict``.
         """
         blocks: list[Block] = [b for section in self._sections for b in section["blocks"]]
@@ -145,11 +153,11 @@ class SweepGroup:
         return build_sections(self._sweeps)
 
     def __repr__(self) -> str:
-        summaries = {sweep.name: sweep.summary() for sweep in self._sweeps}
-        lines = list(summaries.values()) if len(summaries) == 1 else []
-        blocks = [b for b in self._sections[0]["blocks"] if b.kind in ("sweep", "lead")]
-        lines += [summaries.get(block.text, block.text) for block in blocks]
-        return "\n".join(map(printable, lines))
+        lines = [
+            (sweep.summary(), *answer_sentences(sweep.tables, sweep.name))
+            for sweep in self._sweeps
+        ]
+        return "\n".join(map(printable, chain.from_iterable(lines)))
 
     def _repr_html_(self) -> str:
         return render_excerpt(self._sweeps, self._sections)

@@ -8,19 +8,27 @@ from kdtune.log.events import Completed
 from kdtune.log.folder import SweepSnapshot
 from kdtune.reports.tables.all_tables import collect_tables, load_sweep_tables
 from kdtune.reports.tables.comparison import select_main_pair
+from kdtune.reports.tables.notes import describe_teacher
 from kdtune.reports.tables.settings import collect_distributions
+from kdtune.reports.tables.ship import NO_LIMITS, ShipLimits
 
 
 class LoadedSweep:
-    """Logs and tables of a sweep at the moment of reading."""
+    """Logs and tables of a sweep at the moment of reading.
 
-    def __init__(self, path: Path):
+    Args:
+        path: the sweep's folder.
+        limits: what the student to ship may cost.
+    """
+
+    def __init__(self, path: Path, limits: ShipLimits = NO_LIMITS):
         self.path, self.name, self.folder = path, str(path), SweepSnapshot(path)
+        self.ship_limits = limits
         self.events = self.folder.load_events()
         self.confirm_events = self.folder.load_confirm_events()
         self.opening_events = self.folder.load_opening_events()
         self.config = self.opening_events[-1].config
-        self.tables = load_sweep_tables(self.folder)
+        self.tables = load_sweep_tables(self.folder, limits)
         self.tested_cells = self.tables.leaderboard.dropna(subset="test_accuracy_percent")
         self.main_pair = select_main_pair(self.tables.comparison)
         self.named_tables = collect_tables(self.folder, self.tables)
@@ -44,18 +52,10 @@ class LoadedSweep:
             "state": self.describe_state(),
             "images (train / validation / test)": " / ".join(counts),
             "classes": f"{len(data.classes)}: {classes}",
-            "teacher": self._describe_teacher(),
+            "teacher": describe_teacher(self.opening_events[0].teacher),
             "trials started in each cell": self._describe_trial_counts(),
             "confirmed": confirmed[-1] if confirmed else "no",
         }
-
-    def _describe_teacher(self) -> str:
-        teacher = self.opening_events[0].teacher
-        if teacher is None:
-            return "none"
-        accuracies = {"validation": teacher.validation_accuracy, "test": teacher.test_accuracy}
-        known = [f"{k} {100 * v:.1f} %" for k, v in accuracies.items() if v is not None]
-        return ", ".join([teacher.model, *known])
 
     def _describe_trial_counts(self) -> str:
         counts = self.tables.leaderboard["trials_started"]

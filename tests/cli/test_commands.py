@@ -8,7 +8,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from event_logs import make_space, sweep_opening, trial_events, write_log
+from report_sweeps import PROFILE, one_method
 from small_runs import write_digits
+from sweep_folders import write_sweep_folder
 
 from kdtune.cli.commands import cli, main
 from kdtune.data.decoded import DecodedDataset
@@ -202,6 +204,11 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
         ),
         (("sweep", "no.yaml"), "File 'no.yaml' does not exist"),
         (("leaderboard", "nowhere"), "Directory 'nowhere' does not exist"),
+        (
+            ("leaderboard", ".", "--max-parameters", "many"),
+            "'many' is no number: write it as 1500000, 1.5M or 200k.",
+        ),
+        (("report", ".", "--max-latency", "0"), "0 is not in the range x>0"),
         (("export", "nowhere", "--out", "x"), "Directory 'nowhere' does not exist"),
         (("export", ".", "--out", "x", "--top", "0"), "0 is not in the range x>=1"),
         (("evaluate", __file__, "--data", "digits"), "of no known format; there are .pth, .saf"),
@@ -259,6 +266,20 @@ def test_sweeps_of_one_name_in_two_places_are_told_apart(kdtune, tmp_path):
     code, out, _ = kdtune("leaderboard", "a/x", "b/x", "--format", "csv")
     assert code == 0
     assert [line.split(",")[0] for line in out.splitlines()] == ["sweep", "a/x", "b/x"]
+
+
+def test_limits_of_the_student_to_ship(kdtune, tmp_path):
+    sweep = one_method()
+    sweep.confirm_events.append(PROFILE.model_copy(update={"parameters": 1_200_000}))
+    write_sweep_folder(tmp_path / "s", sweep)
+    for command in ("leaderboard", "report"):
+        limits = ("--max-parameters", "1.5M", "--max-latency", "1.5", "--model", "A")
+        code, out, _ = kdtune(command, "s", *limits)
+        page = (tmp_path / "s" / "report.html").read_text() if command == "report" else out
+        assert code == 0 and "Within the limits ship AT on A: 74.8" in page.replace("\u00a0", " ")
+        code, out, err = kdtune(command, "s", "--max-parameters", "1.1M")
+        assert code == 2 and not out
+        assert "No student has at most 1,100,000 parameters; the least is 1,200,000, of A." in err
 
 
 def test_settings_that_are_no_mapping_are_refused_with_and_without_a_flag(kdtune, tmp_path):

@@ -20,7 +20,7 @@ from kdtune.models.checkpoints import save_model
 from kdtune.reports.tables.all_tables import collect_tables, load_sweep_tables
 from kdtune.reports.tables.columns import TABLES
 
-NAMES = "verdict, ship, search, settings-at, settings-fitnets, settings-student, failures"
+NAMES = "ship, verdict, search, settings-at, settings-fitnets, settings-student, failures"
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +71,18 @@ def test_tables_of_several_say_whose_row_it_is(folder, sweep, tmp_path):
     assert sweeps.best("fitnets", "A")["method"] == "fitnets"
     with pytest.raises(UserError, match="at on A is in .*/s and .*/t; load the one that is"):
         sweeps.best("at", "A")
-    first, lead, second, other_lead = repr(sweeps).splitlines()
-    assert first == repr(sweep).splitlines()[0]
-    assert "on average over 2" in lead and second.endswith("/t: 1 trials in 1 cells; complete")
-    assert other_lead == "AT reaches 74.8 ± 9.2 % on A."
+    first, ship, method, second, other_ship = repr(sweeps).splitlines()
+    assert [first, ship, method] == repr(sweep).splitlines()
+    assert ship.startswith("Ship AT on A: ") and method.startswith("AT is better")
+    assert second.endswith("/t: 1 trials in 1 cells; complete")
+    assert other_ship == "Ship AT on A: 74.8 ± 9.4 % on test; no other student is a candidate."
+
+
+def test_limits_are_those_of_the_command(folder):
+    assert load_sweep(folder.path, model="B").table("ship")["in_ship_set"].tolist()[0] == "best"
+    assert "Within the limits ship AT on B: " in repr(load_sweep(folder.path, model="B"))
+    with pytest.raises(UserError, match="The costs of the students are not measured yet"):
+        load_sweep(folder.path, max_parameters=10)
 
 
 @pytest.mark.parametrize("state", ["only opened", "all failed", "half confirmed", "one method"])
@@ -88,9 +96,11 @@ def test_a_sweep_that_runs_is_shown(tmp_path, state):
     assert "nan" not in page.said.lower().split() and "<NA>" not in page.text
 
 
-def test_a_notebook_shows_verdict_and_leaderboard_in_its_own_colours(sweep):
+def test_a_notebook_shows_both_answers_and_the_leaderboard_in_its_own_colours(sweep):
     page, lead = Page(sweep._repr_html_()), sweep.comparison()["sentence"][2]
     assert lead in page.said and lead in repr(sweep)
+    assert page.said.index("Ship AT on A: ") < page.said.index(lead)
+    assert page.table("student", "ship")[0]["student"] == "AT on A"
     assert [(r["model"], r["rank"]) for r in page.table("rank", "method")][:2] == [
         ("A", "1"), ("A", "2"),
     ]  # fmt: skip
@@ -128,7 +138,7 @@ def test_figures_are_those_of_the_report_and_show_themselves(sweep):
     ("make", "name", "why"),
     [
         (Sweep, "verdict", "No trial has started yet"),
-        (Sweep, "ship", "No cell has a successful trial yet"),
+        (Sweep, "ship", "No student can be shipped: no trial has succeeded yet"),
         (Sweep, "settings", "no trial has started yet"),
         (one_method, "verdict", "there is only one method"),
         (lambda: Sweep().search("at", "A", "crashed"), "search", "no trial has ended with"),

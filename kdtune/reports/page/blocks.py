@@ -68,5 +68,5 @@ Block = Paragraph | TableBlock | FigureBlock | CodeBlock
 _GROUP_COLUMNS = ("pair", "model", "method")
 """Headings by which the rows of a table are grouped; the first present one is used."""
 
-LEFT_ALIGNED = {"pair", "unbeaten in", *TEXT_HEADINGS}
+LEFT_ALIGNED = {"pair", "student", *TEXT_HEADINGS}
 """Headings of columns of text."""

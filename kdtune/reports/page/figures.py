@@ -120,34 +120,32 @@ def plot_verdict(pair: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
 
 
 @rc_context(RC_PARAMS)
-def plot_accuracy_vs_cost(points: pd.DataFrame, teacher_percent: float | None = None) -> Figure:
-    """Plot the accuracy of each cell against the cost of its student.
+def plot_accuracy_vs_cost(
+    points: pd.DataFrame, cost: str, teacher_percent: float | None = None
+) -> Figure:
+    """Plot the accuracy of each cell against the cost of its student; the ship set is filled.
 
     Args:
-        points: rows with a cost of `kdtune.reports.tables.figure_data.accuracy_vs_cost_table`.
+        points: result of `kdtune.reports.tables.figure_data.accuracy_vs_cost`.
+        cost: ``latency_ms`` or ``macs``.
         teacher_percent: the teacher's accuracy in percent, on the same images.
     """
     figure, axes = _single_panel(3.6)
-    cost, unit = "macs", "multiply-adds for one image (logarithmic)"
-    if points["latency_ms"].notna().any():
-        cost, unit = "latency_ms", "milliseconds for one image (logarithmic)"
     methods = method_styles(points["method"])
-    front = points[points[f"front_{cost.removesuffix('_ms')}"]].sort_values(cost)
+    front = points[points["pareto"]].sort_values(cost)
     x, y = front[cost].astype(float), front["accuracy_percent"]
     axes.step(x, y, where="post", color=MUTED_COLOUR, linewidth=1, zorder=0)
     axes.set_xscale("log")
     axes.set_xlim(points[cost].min() / 1.6, points[cost].max() * 1.6)
     for i, (method, (colour, marker)) in enumerate(methods.items()):
-        cells = points[points["method"] == method]
-        low, high = cells["low_percent"], cells["high_percent"]
-        values = cells["accuracy_percent"]
         # Methods on one student have the same cost, so their marks are drawn side by side.
         offset = (i - (len(methods) - 1) / 2) * METHOD_OFFSET_INCHES
-        shift = ScaledTranslation(offset, 0, figure.dpi_scale_trans)
-        errors = [(values - low).fillna(0), (high - values).fillna(0)]
-        style: Any = {**_mark_style(colour, marker), "label": method_label(method), "ms": 7}
-        x = cells[cost].astype(float)
-        axes.errorbar(x, values, errors, transform=axes.transData + shift, **style)
+        shifted = axes.transData + ScaledTranslation(offset, 0, figure.dpi_scale_trans)
+        style: Any = {**_mark_style(colour, marker), "ms": 7}
+        axes.errorbar(
+            [], [], [], **style, label=method_label(method)
+        )  # in the legend all are filled
+        _draw_cells(axes, points[points["method"] == method], cost, transform=shifted, **style)
     labelled_points = points.assign(top=points["high_percent"].fillna(points["accuracy_percent"]))
     for model, cells in labelled_points.groupby("model"):
         top = cells[cost].iloc[0], cells["top"].max()
@@ -164,11 +162,24 @@ def plot_accuracy_vs_cost(points: pd.DataFrame, teacher_percent: float | None = 
     margin = 0.15 * max(high - low, 1)
     axes.set_ylim(low - margin, high + margin)
     _format_log_axis(axes)
-    axes.set_xlabel(unit)
+    unit = "milliseconds" if cost == "latency_ms" else "multiply-adds"
+    axes.set_xlabel(f"{unit} for one image (logarithmic)")
     is_test = points["split"].iloc[0] == "test"
     axes.set_ylabel("test accuracy, %" if is_test else "search score (validation), %")
     _add_legend(figure, axes)
     return figure
+
+
+def _draw_cells(axes: Axes, cells: pd.DataFrame, cost: str, **style: Any) -> None:
+    """Draw cells of one method with their intervals; the best has a ring."""
+    for row in cells.to_dict("records"):
+        value, low, high = (row[f"{name}_percent"] for name in ("accuracy", "low", "high"))
+        errors = np.nan_to_num([[value - low], [high - value]])
+        fill = style["color"] if row["filled"] else "none"
+        axes.errorbar(float(row[cost]), value, errors, mfc=fill, **style)
+        if row["in_ship_set"] == "best":
+            ring: Any = {"marker": "o", "ms": 14, "mfc": "none", "color": TEXT_COLOUR}
+            axes.plot(float(row[cost]), value, transform=style["transform"], **ring)
 
 
 @rc_context(RC_PARAMS)

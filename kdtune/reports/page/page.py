@@ -18,16 +18,18 @@ from kdtune.reports.page.blocks import LEFT_ALIGNED, Block, FigureBlock, Paragra
 from kdtune.reports.page.figures import render_file, render_svg
 from kdtune.reports.page.sections import SECTIONS
 from kdtune.reports.page.sections.leaderboard import leaderboard_section
+from kdtune.reports.page.sections.ship import ship_section
 from kdtune.reports.page.sections.verdict import verdict_question, verdict_section
 from kdtune.reports.tables.all_tables import comparison_conditions
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
+from kdtune.reports.tables.ship import NO_LIMITS, ShipLimits
 from kdtune.reports.text.render import to_csv
 from kdtune.runtime.console import printable
 from kdtune.storage.files import atomic_write, write_text
 
-_DOWNLOAD_TABLES = ("leaderboard", "comparison", "search_curve", "rungs", "settings", "models")
+_DOWNLOAD_TABLES = ("leaderboard", "comparison", "ship", "search_curve", "rungs", "settings")
 MAX_PAGE_BYTES = 1_000_000  # a page of this size gets no further table to download
-_OPEN_SECTIONS = ("verdict", "leaderboard", "ship")  # they are expanded at first
+_OPEN_SECTIONS = ("ship", "verdict", "leaderboard")  # they are expanded at first
 
 
 def render_report(folders: Sequence[Path]) -> str:
@@ -37,20 +39,23 @@ def render_report(folders: Sequence[Path]) -> str:
 
 
 def render_excerpt(sweeps: Sequence[LoadedSweep], sections: Sequence[dict[str, Any]]) -> str:
-    """Render verdict and leaderboard as HTML for a notebook, without scripts or fixed colours.
+    """Render both answers and the leaderboard for a notebook, without scripts or fixed colours.
 
     Args:
         sweeps: the sweeps.
         sections: result of `build_sections` for these sweeps.
     """
-    blocks = [block for section in sections[:2] for block in section["blocks"]]
+    blocks = [block for section in sections[:3] for block in section["blocks"]]
     blocks = [block for block in blocks if not isinstance(block, FigureBlock)]
     lines = [sweep.summary() for sweep in sweeps]
     return _jinja_environment().get_template("notebook.html").render(lines=lines, blocks=blocks)
 
 
 def write_report(
-    folders: Sequence[Path], page_path: Path | None, figures_folder: Path | None
+    folders: Sequence[Path],
+    page_path: Path | None,
+    figures_folder: Path | None,
+    limits: ShipLimits = NO_LIMITS,
 ) -> Path:
     """Write the page, and its figures as files; return the file of the page.
 
@@ -58,8 +63,9 @@ def write_report(
         folders: folders of the sweeps.
         page_path: file of the page; ``report.html`` in the first folder if None.
         figures_folder: folder for the figures as SVG and PNG; None writes none.
+        limits: what the student to ship may cost.
     """
-    sweeps = [LoadedSweep(path) for path in folders]
+    sweeps = [LoadedSweep(path, limits) for path in folders]
     sections = build_sections(sweeps)
     page_path = page_path or sweeps[0].folder.report_path
     try:
@@ -111,7 +117,9 @@ def build_sections(sweeps: Sequence[LoadedSweep]) -> list[dict[str, Any]]:
     leaderboard_blocks += map(Paragraph, explain_separate_tables(conditions))
     verdicts = _blocks_of_sweeps(sweeps, verdict_section)
     question = "How good is each method on each student?"
+    ship_question = "Which student, and how sure is that?"
     contents = {
+        "ship": ("What to ship", ship_question, _blocks_of_sweeps(sweeps, ship_section)),
         "verdict": ("Verdict", verdict_question(sweeps), verdicts),
         "leaderboard": ("Leaderboard", question, leaderboard_blocks),
     }

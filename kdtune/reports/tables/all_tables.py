@@ -7,20 +7,25 @@ import pandas as pd
 
 from kdtune.errors import UserError
 from kdtune.log.folder import SweepFolder
-from kdtune.reports.tables.figure_data import accuracy_vs_cost_table
 from kdtune.reports.tables.leaderboard import SweepTables, build_sweep_tables
 from kdtune.reports.tables.log_tables import bad_images_table, epochs_table, loss_scales_table
 from kdtune.reports.tables.plan import plan_vs_actual, read_plan
 from kdtune.reports.tables.rungs import rungs_table
 from kdtune.reports.tables.search_curve import search_curve_table
 from kdtune.reports.tables.settings import collect_distributions, settings_table
+from kdtune.reports.tables.ship import NO_LIMITS, ShipLimits
 
 
-def load_sweep_tables(folder: SweepFolder) -> SweepTables:
-    """Make the tables that say how good each cell is."""
+def load_sweep_tables(folder: SweepFolder, limits: ShipLimits = NO_LIMITS) -> SweepTables:
+    """Make the tables that say how good each cell is.
+
+    Args:
+        folder: the sweep's folder.
+        limits: what the student to ship may cost.
+    """
     config, (correct, groups) = folder.load_config(), folder.load_correct_predictions()
     logs = folder.load_events(), folder.load_confirm_events()
-    return build_sweep_tables(*logs, correct, groups, config.min_difference)
+    return build_sweep_tables(*logs, correct, groups, config.min_difference, limits)
 
 
 def collect_tables(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.DataFrame]:
@@ -45,7 +50,7 @@ def collect_tables(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.Dat
         "loss_scales": loss_scales_table(events),
         "confirm": tables.runs,
         "models": tables.models,
-        "students": accuracy_vs_cost_table(tables.leaderboard).dropna(subset="parameters"),
+        "ship": tables.ship,
         "bad_images": bad_images_table(events),
     }
     if (plan := read_plan(folder)) is not None:

@@ -67,6 +67,10 @@ class Table:
         self.row, self.columns = row, columns
         self.names = [column.name for column in columns]
 
+    def select(self, *names: str) -> list[Column]:
+        """Return columns by their names."""
+        return [self.columns[self.names.index(name)] for name in names]
+
     def make_frame(self, rows: Iterable[Any] | Mapping[str, Any] = ()) -> pd.DataFrame:
         """Return rows (dictionaries or tuples), or arrays by column, as a typed DataFrame."""
         data = rows if isinstance(rows, Mapping) else list(rows)
@@ -83,7 +87,7 @@ class Table:
             table: the values.
             names: names of the columns; those that the table lacks are left out.
         """
-        shown = [self.columns[self.names.index(name)] for name in names if name in table]
+        shown = self.select(*(name for name in names if name in table))
         return {column.heading: column.to_texts(table) for column in shown}
 
 
@@ -301,16 +305,26 @@ LOSS_SCALES = Table(
     Column("weight_high", ".3g", "weight at the upper end", "at the upper end"),
 )
 
-STUDENTS = Table(
-    "One row per cell: its accuracy and what its student costs.",
-    MODEL, METHOD,
-    Column("split", TEXT, "`test`, or `validation` (scores of the search) if none is tested"),
-    Column("accuracy_percent", ".2f", "accuracy on these images"),
-    Column("low_percent", ".2f", "lower end of its 95 % interval, if there is one"),
-    Column("high_percent", ".2f", "upper end of its 95 % interval"),
-    PARAMETERS, MACS, LATENCY_MS,
-    *(Column(f"front_{cost}", FLAG, f"true if it is on the Pareto front of accuracy and {cost}")
-      for cost in ("parameters", "macs", "latency")),
+SHIP = Table(
+    "One row per cell with a successful trial, in the order of validation, then of the sweep.",
+    Column("validation_rank", "d", "place by validation_accuracy_percent among the cells whose "
+           "status is `ok` and that are within the limits; by search_best_percent if none is `ok`",
+           "place"),
+    Column("in_ship_set", TEXT, "`best` on validation; `no`: p_value_holm is below the level; "
+           "`yes`: not so; `unknown`: not compared; empty: no candidate", "ship"),
+    METHOD, MODEL,
+    *LEADERBOARD.select("status", "validation_accuracy_percent", "search_best_percent",
+                        "test_accuracy_percent", "test_half_width_points", "test_low_percent",
+                        "test_high_percent"),
+    Column("behind_best_points", ".2f", "test accuracy of the best − its own, on the same seeds",
+           "behind best, points"),
+    Column("behind_best_high_points", ".2f", "its one-sided 95 % upper bound for new seeds and "
+           "test images, simultaneous over the candidates (Bonferroni)", "at most"),
+    Column("p_value_holm", ".3f", "one-sided p-value of being behind by no more than "
+           "min_difference_points, adjusted over the candidates"),
+    Column("independent_images", ",d", "test images of the comparison; groups if they have any"),
+    *COMPARISON.select("limited_by", "min_difference_points"),
+    PARAMETERS, MACS, LATENCY_MS, LATENCY_DEVICE,
 )
 
 BAD_IMAGES = Table(
@@ -349,11 +363,11 @@ TABLES = {
     "epochs": Table(EPOCHS.row, *EPOCHS.columns, LOSS_PART, WEIGHTED_LOSS_PART),
     "leaderboard": LEADERBOARD, "comparison": COMPARISON, "search_curve": SEARCH_CURVE,
     "rungs": RUNGS, "settings": SETTINGS, "loss_scales": LOSS_SCALES, "confirm": RUNS,
-    "models": MODELS, "students": STUDENTS, "bad_images": BAD_IMAGES, "plan": PLAN,
+    "models": MODELS, "ship": SHIP, "bad_images": BAD_IMAGES, "plan": PLAN,
 }
 """The tables of `kdtune.reports.tables.all_tables.collect_tables`, by name."""
 
 TEXT_HEADINGS = {column.heading
-                 for table in (LEADERBOARD_VIEW, COMPARISON, SETTINGS, BAD_IMAGES, ERRORS)
+                 for table in (LEADERBOARD_VIEW, COMPARISON, SHIP, SETTINGS, BAD_IMAGES, ERRORS)
                  for column in table.columns if column.heading and column.format == TEXT}
 """Headings over columns of text."""

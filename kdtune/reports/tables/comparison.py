@@ -1,7 +1,7 @@
 """Comparison of methods on their confirmed runs, per model and over all models."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -15,7 +15,7 @@ from kdtune.log.events import Cell
 from kdtune.reports.tables import sentences, statistics
 from kdtune.reports.tables.advice import limited_by, next_step_columns
 from kdtune.reports.tables.columns import COMPARISON
-from kdtune.reports.tables.looks import later_looks, spend_levels
+from kdtune.reports.tables.looks import estimate_at_looks, later_looks
 from kdtune.reports.tables.sentences import display_name, list_names
 from kdtune.reports.tables.statistics import MIN_SEEDS, Estimate, Verdict
 
@@ -33,6 +33,8 @@ class CellResult:
         correct: by finished seed, which test images were classified correctly, bool [n].
         seeds_run: number of seeds, also of those that did not finish.
         trials: number of trials of its search; 0 if unknown.
+        looks: numbers of seeds at which test was read, see `kdtune.reports.tables.looks`; without
+            them it was read once, and will not be read again.
     """
 
     correct: Mapping[int, np.ndarray]
@@ -41,6 +43,12 @@ class CellResult:
     search_luck: float
     late_gain: float = math.nan
     trials: int = 0
+    looks: tuple[int, ...] = ()
+
+
+def shared_looks(results: Iterable[CellResult]) -> list[int]:
+    """Return the numbers of seeds at which all of the cells were tested."""
+    return sorted(set.intersection(*(set(result.looks) for result in results)))
 
 
 def method_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
@@ -55,7 +63,6 @@ def comparison_table(
     cell_results: Mapping[Cell, CellResult],
     groups: Sequence[object] | None = None,
     min_difference: float = MIN_DIFFERENCE,
-    looks: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Return `COMPARISON`: every pair of methods on each model, and over all models.
 
@@ -65,15 +72,13 @@ def comparison_table(
         cell_results: all cells in the order of the sweep; `correct` is empty if not confirmed.
         groups: see `kdtune.reports.tables.statistics.estimate_mean`.
         min_difference: smallest difference that matters, in points.
-        looks: numbers of seeds at which test was read, see `kdtune.reports.tables.looks`; without
-            them it was read once, and will not be read again.
     """
     rows: list[dict[str, object]] = []
-    inputs = cell_results, groups, min_difference, looks
+    inputs = cell_results, groups, min_difference
     for pair in method_pairs(list(dict.fromkeys(method for method, _ in cell_results))):
         a, b = pair
         models = [m for method, m in cell_results if method == a and (b, m) in cell_results]
-        comparisons = [_PairComparison(pair, (model,), *inputs) for model in models]
+        comparisons = [PairComparison(pair, (model,), *inputs) for model in models]
         known = [c.difference for c in comparisons if c.difference]
         p_values, levels = [d.p_value for d in known], [d.level for d in known]
         adjusted = iter(statistics.adjust_holm(p_values, levels).tolist())
@@ -82,7 +87,7 @@ def comparison_table(
         model_rows = [compared.model_row(p, len(known)) for compared, p in pairs_tested]
         rows += model_rows
         if len(models) > 1:
-            rows.append(_PairComparison(pair, tuple(models), *inputs).overall_row(model_rows))
+            rows.append(PairComparison(pair, tuple(models), *inputs).overall_row(model_rows))
     return COMPARISON.make_frame(rows)
 
 
@@ -96,7 +101,7 @@ def select_main_pair(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class _PairComparison:
+class PairComparison:
     """Method A against method B on one model, or on the mean over several."""
 
     methods: tuple[str, str]
@@ -104,7 +109,6 @@ class _PairComparison:
     cell_results: Mapping[Cell, CellResult]
     groups: Sequence[object] | None
     min_difference: float
-    looks: Sequence[int]
 
     @cached_property
     def sides(self) -> dict[Cell, CellResult]:
@@ -119,15 +123,15 @@ class _PairComparison:
     @cached_property
     def _looked(self) -> list[Estimate]:
         """A minus B at each look that counts; none if too few seeds are shared."""
-        seeds = self._shared_seeds
-        at_looks = [[s for s in seeds if s <= look] for look in self.looks] or [seeds]
-        estimates = [self._estimate(seeds) for seeds in at_looks if len(seeds) >= MIN_SEEDS]
-        return spend_levels(estimates) if self.looks else estimates
-
-    def _estimate(self, seeds: Sequence[int]) -> Estimate:
         luck = sum(side.search_luck**2 for side in self.sides.values()) / len(self.models) ** 2
-        a, b = (self._mean_points(method, seeds) for method in self.methods)
-        return statistics.estimate_mean(a - b, luck, self.groups)
+        a, b = (self._mean_points(method, self._shared_seeds) for method in self.methods)
+        points = dict(zip(self._shared_seeds, (a - b).T, strict=True))
+        return estimate_at_looks(points, self.looks, luck, self.groups)
+
+    @cached_property
+    def looks(self) -> list[int]:
+        """Numbers of seeds at which all cells were tested."""
+        return shared_looks(self.sides.values())
 
     @property
     def difference(self) -> Estimate | None:

@@ -7,9 +7,9 @@ import pandas as pd
 
 from kdtune.log.distributions import is_log_scale
 from kdtune.log.events import ENDED_STATES, Cell
-from kdtune.reports.tables.columns import STUDENTS
 from kdtune.reports.tables.comparison import ALL_MODELS, CellResult
 from kdtune.reports.tables.settings import Spaces, overlapping_ranges
+from kdtune.reports.tables.ship import select_ship_set
 
 
 def seed_differences(pair: pd.DataFrame, cell_results: Mapping[Cell, CellResult]) -> pd.DataFrame:
@@ -31,19 +31,32 @@ def seed_differences(pair: pd.DataFrame, cell_results: Mapping[Cell, CellResult]
     return pd.DataFrame(rows, columns=["model", "seed", "difference_points"])
 
 
-def accuracy_vs_cost_table(leaderboard: pd.DataFrame) -> pd.DataFrame:
-    """Return `STUDENTS`: accuracy and cost of the cells of a leaderboard."""
-    is_tested = leaderboard["test_accuracy_percent"].notna().any()
-    accuracy = leaderboard["test_accuracy_percent" if is_tested else "search_best_percent"]
-    points = leaderboard.rename(columns=lambda name: name.removeprefix("test_")).assign(
-        **{
-            f"front_{cost.removesuffix('_ms')}": _is_pareto_optimal(accuracy, leaderboard[cost])
-            for cost in ("parameters", "macs", "latency_ms")
-        },
+def accuracy_vs_cost(ship: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """Return the rows of `SHIP` whose cost is known, with the accuracy and interval to draw.
+
+    It is test accuracy, or the score of the search if nothing is tested.
+
+    Args:
+        ship: the table `SHIP`.
+        cost: column of the cost.
+
+    Returns:
+        The rows with columns ``split``, ``accuracy_percent``, ``low_percent``, ``high_percent``;
+        ``filled``: true for the ship set, or for all without one; and ``pareto``: true for those
+        that no other beats at a lower cost.
+    """
+    is_tested = ship["test_accuracy_percent"].notna().any()
+    ship_set = select_ship_set(ship)
+    accuracy = ship["test_accuracy_percent" if is_tested else "search_best_percent"]
+    points = ship.assign(
         split="test" if is_tested else "validation",
         accuracy_percent=accuracy,
+        low_percent=ship["test_low_percent"],
+        high_percent=ship["test_high_percent"],
+        filled=ship.index.isin(ship_set.index) | ship_set.empty,
+        pareto=_is_pareto_optimal(accuracy, ship[cost]),
     )
-    return STUDENTS.cast(points.dropna(subset="accuracy_percent")[STUDENTS.names])
+    return points.dropna(subset=["accuracy_percent", cost])
 
 
 def _is_pareto_optimal(accuracy: pd.Series, cost: pd.Series) -> list[bool]:

@@ -1,7 +1,7 @@
 """Leaderboard: one row per cell, with the results of its search and its confirmation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,19 @@ from kdtune.reports.tables.cells import CellData
 from kdtune.reports.tables.columns import LEADERBOARD
 from kdtune.reports.tables.comparison import CellResult, comparison_table
 from kdtune.reports.tables.log_tables import models_table, runs_table, trials_table
-from kdtune.reports.tables.looks import looks_of
+from kdtune.reports.tables.looks import looks_by_cell
+from kdtune.reports.tables.ship import NO_LIMITS, ShipLimits, ship_table
+from kdtune.reports.tables.ship_sentences import describe_ship_set
 from kdtune.reports.tables.statistics import Verdict
 
 
 @dataclass(frozen=True)
 class SweepTables:
-    """The tables `TRIALS`, `RUNS`, `MODELS`, `COMPARISON` and `LEADERBOARD` of a sweep."""
+    """The tables `TRIALS`, `RUNS`, `MODELS`, `COMPARISON`, `LEADERBOARD` and `SHIP` of a sweep.
+
+    Attributes:
+        ship_sentences: result of `describe_ship_set`.
+    """
 
     trials: pd.DataFrame
     runs: pd.DataFrame
@@ -27,6 +33,8 @@ class SweepTables:
     cell_results: dict[Cell, CellResult]
     comparison: pd.DataFrame
     leaderboard: pd.DataFrame
+    ship: pd.DataFrame
+    ship_sentences: list[str]
 
 
 def build_sweep_tables(
@@ -35,6 +43,7 @@ def build_sweep_tables(
     correct: Mapping[str, np.ndarray] | None = None,
     groups: Sequence[object] | None = None,
     min_difference: float = MIN_DIFFERENCE,
+    limits: ShipLimits = NO_LIMITS,
 ) -> SweepTables:
     """Make the tables of a sweep, confirmed or not.
 
@@ -44,6 +53,7 @@ def build_sweep_tables(
         correct: by run, which test images were classified correctly, bool [n].
         groups: see `kdtune.reports.tables.statistics.estimate_mean`.
         min_difference: smallest difference that matters, in points.
+        limits: what the student to ship may cost.
     """
     data = next((event.data for event in events if isinstance(event, SweepStarted)), None)
     trials = trials_table(events)
@@ -54,9 +64,9 @@ def build_sweep_tables(
         cell_runs = runs[(runs["method"] == method) & (runs["model"] == model)]
         tables = cell_trials, cell_runs, scores
         cells.append(CellData((method, model), *tables, correct or {}, chance))
-    results = {cell.cell: cell.result for cell in cells}
-    looks = looks_of(confirm_events)
-    comparison = comparison_table(results, groups, min_difference, looks)
+    looks = looks_by_cell(confirm_events)
+    results = {cell.cell: replace(cell.result, looks=looks.get(cell.cell, ())) for cell in cells}
+    comparison = comparison_table(results, groups, min_difference)
     ranks, gains = _compute_ranks(comparison), _student_gains(comparison)
     student_costs = models.set_index("model").to_dict("index")
     leaderboard = LEADERBOARD.make_frame(
@@ -72,7 +82,10 @@ def build_sweep_tables(
     )
     validation, test = (leaderboard[f"{s}_accuracy_percent"] for s in ("validation", "test"))
     leaderboard["validation_minus_test_points"] = validation - test
-    return SweepTables(trials, runs, models, results, comparison, sort_leaderboard(leaderboard))
+    leaderboard = sort_leaderboard(leaderboard)
+    ship = ship_table(leaderboard, results, groups, min_difference, limits)
+    sentences = describe_ship_set(ship, bool(data and data.test_images), limits)
+    return SweepTables(trials, runs, models, results, comparison, leaderboard, ship, sentences)
 
 
 def sort_leaderboard(leaderboard: pd.DataFrame) -> pd.DataFrame:

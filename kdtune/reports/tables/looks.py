@@ -6,15 +6,15 @@ intervals hold for all looks together (Jennison & Turnbull 2000, Group Sequentia
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from kdtune.log.events import ConfirmStarted, Event, RunTested
-from kdtune.reports.tables.statistics import SIGNIFICANCE_LEVEL, Estimate
+from kdtune.log.events import Cell, ConfirmStarted, Event, RunTested, SeedsAdded
+from kdtune.reports.tables.statistics import MIN_SEEDS, SIGNIFICANCE_LEVEL, Estimate, estimate_mean
 
 SCHEDULE = (3, 5, 10, 20)
 """Numbers of seeds of the planned looks, from the first look on."""
@@ -25,16 +25,43 @@ _GRID_POINTS = 400
 _LEAST_SPENDING = 1e-9  # below it a boundary is far in the tail
 
 
-def looks_of(confirm_events: Iterable[Event]) -> tuple[int, ...]:
-    """Return the looks of a confirmation: the numbers of seeds at which runs were tested."""
-    seeds, looks = 0, [0]
+def looks_by_cell(confirm_events: Iterable[Event]) -> dict[Cell, tuple[int, ...]]:
+    """Return the looks at each cell: the numbers of seeds at which its runs were tested."""
+    seeds, added, looks = 0, dict[Cell, int](), dict[Cell, tuple[int, ...]]()
     for event in confirm_events:
         match event:
             case ConfirmStarted():
                 seeds = max(seeds, event.seeds)
-            case RunTested() if seeds > looks[-1]:
-                looks.append(seeds)
-    return tuple(looks[1:])
+            case SeedsAdded():
+                added |= dict.fromkeys(event.cells, event.seeds)
+            case RunTested():
+                now, earlier = max(seeds, added.get(event.cell, 0)), looks.get(event.cell, ())
+                looks[event.cell] = (*(look for look in earlier if look < now), now)
+    return looks
+
+
+def estimate_at_looks(
+    points: Mapping[int, np.ndarray],
+    looks: Sequence[int],
+    variance_search: float = 0.0,
+    groups: Sequence[object] | None = None,
+) -> list[Estimate]:
+    """Return the estimates of the looks that count, each with its level, in their order.
+
+    Args:
+        points: by seed, see `kdtune.reports.tables.statistics.estimate_mean`, [n] each.
+        looks: numbers of seeds; without them test was read once, and will not be read again.
+        variance_search: see `Estimate`.
+        groups: see `kdtune.reports.tables.statistics.estimate_mean`.
+    """
+    seeds = sorted(points)
+    at_looks = [[seed for seed in seeds if seed <= look] for look in looks] or [seeds]
+    estimates = [
+        estimate_mean(np.stack([points[seed] for seed in some], axis=1), variance_search, groups)
+        for some in at_looks
+        if len(some) >= MIN_SEEDS
+    ]
+    return spend_levels(estimates) if looks else estimates
 
 
 def later_looks(looks: Sequence[int]) -> int:

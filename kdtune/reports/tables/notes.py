@@ -4,10 +4,11 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from kdtune.log.events import Event
+from kdtune.log.events import Event, TeacherSummary
 from kdtune.reports.tables.comparison import select_main_pair
+from kdtune.reports.tables.leaderboard import SweepTables
 from kdtune.reports.tables.log_tables import bad_images_table
-from kdtune.reports.tables.sentences import display_name, format_interval
+from kdtune.reports.tables.sentences import advise_next_step, display_name, format_interval
 
 SEARCH_CAVEAT = (
     "Best single runs, not yet a comparison: seed noise and search luck are not in it; run "
@@ -15,11 +16,15 @@ SEARCH_CAVEAT = (
 )
 """Stands below every ranking by search scores."""
 
-INTERVAL_NOTE = (
-    "± is the 95 % half width: new seeds, new test images of the same kind and a repeated search "
-    "(of a test accuracy: seeds and images)."
-)
+INTERVAL_NOTE = "±: 95 %, for new seeds and test images; between methods also for a new search."
+"""Stands below every leaderboard with ±."""
 
+SHIP_SET_NOTE = (
+    "The student to ship is the best on validation, and test changes nothing of that. It tells "
+    "which others are worse by more than the difference that matters: one-sided comparisons with "
+    "the best (5 % for all together, by Holm's method), paired over seeds and test images. A "
+    "repeated search plays no part in it, since the students are given."
+)
 FEW_SEEDS_NOTE = "With 3 seeds the false-alarm rate is about 7 %."
 NO_STUDENT_NOTE = "Without the method student, what is gained over plain training is unknown."
 NO_TRIAL_NOTE = "No trial has started yet."
@@ -34,29 +39,47 @@ def bad_images_note(events: Iterable[Event]) -> str | None:
     return f"Images that cannot be read were left out: {counts} (bad_images.csv)."
 
 
-def result_notes(
-    leaderboard: pd.DataFrame, comparison: pd.DataFrame, runs: pd.DataFrame
-) -> list[str]:
-    """Return the notes on a sweep's confirmation; none before anything is confirmed.
+def answer_sentences(tables: SweepTables, folder: str) -> list[str]:
+    """Return at most three sentences: which student to ship, which method is better, and advice.
+
+    Before anything is tested there is only the first; without advice the third one names the
+    smallest student that is not shown to be worse.
+
+    Args:
+        tables: of the sweep.
+        folder: the sweep's folder, for the advice.
+    """
+    ship, *smallest = tables.ship_sentences
+    if tables.leaderboard["test_accuracy_percent"].isna().all():
+        return [ship]
+    main_rows = select_main_pair(tables.comparison).to_dict("records")[:1]
+    advice = [advise_next_step(row, folder) for row in main_rows]
+    others = [*filter(None, advice), *smallest][:1]
+    return [ship, *(row["sentence"] for row in main_rows), *others]
+
+
+def result_notes(leaderboard: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+    """Return the notes on a leaderboard with test results; none before anything is tested.
 
     Args:
         leaderboard: the table `LEADERBOARD` of one sweep.
-        comparison: the table `COMPARISON`.
         runs: the table `RUNS`.
     """
     tested = leaderboard.dropna(subset="test_accuracy_percent")
     if tested.empty:
-        if leaderboard["validation_accuracy_percent"].isna().all():
-            return []
-        return ["Test was not read: validation accuracies alone say nothing of who is better."]
-    notes = verdict_sentences(comparison) or accuracy_sentences(tested)
-    notes += unequal_search_notes(tested)
-    if "student" not in leaderboard["method"].values:
-        notes.append(NO_STUDENT_NOTE)
-    notes.append(INTERVAL_NOTE)
-    if (comparison["seeds"] == 3).any():
-        notes.append(FEW_SEEDS_NOTE)
-    return [*notes, describe_test_reads(runs)]
+        return []
+    configurations, cells, _ = _count_test_reads(runs)
+    test_reads = [describe_test_reads(runs)] if configurations > cells else []
+    return [*unequal_search_notes(tested), *test_reads, INTERVAL_NOTE]
+
+
+def describe_teacher(teacher: TeacherSummary | None) -> str:
+    """Return the teacher's model and its accuracies, as far as they are known."""
+    if teacher is None:
+        return "none"
+    accuracies = {"validation": teacher.validation_accuracy, "test": teacher.test_accuracy}
+    known = [f"{k} {100 * v:.2f} %" for k, v in accuracies.items() if v is not None]
+    return ", ".join([teacher.model, *known])
 
 
 def verdict_sentences(comparison: pd.DataFrame) -> list[str]:
@@ -94,11 +117,15 @@ def unequal_search_notes(tested: pd.DataFrame) -> list[str]:
 
 def describe_test_reads(runs: pd.DataFrame) -> str:
     """Return a sentence that says how often the test images were read."""
-    tested_trials = runs.dropna(subset="test_accuracy").groupby(["method", "model"])["trial_id"]
-    configurations, cells = int(tested_trials.nunique().sum()), tested_trials.ngroups
-    networks = int(tested_trials.count().sum())
+    configurations, cells, networks = _count_test_reads(runs)
     counts = f"{configurations} configuration{'s' * (configurations != 1)}, "
     counts += f"{networks} network{'s' * (networks != 1)}"
     if configurations == cells:
         return f"Test was read once, for the chosen configuration of each cell: {counts}."
     return f"Test was read for more than one configuration of a cell: {counts}, {cells} cells."
+
+
+def _count_test_reads(runs: pd.DataFrame) -> tuple[int, int, int]:
+    """Return the numbers of configurations, cells and networks that were tested."""
+    trials = runs.dropna(subset="test_accuracy").groupby(["method", "model"])["trial_id"]
+    return int(trials.nunique().sum()), trials.ngroups, int(trials.count().sum())

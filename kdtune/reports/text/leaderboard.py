@@ -1,15 +1,20 @@
 """Leaderboards and other tables of sweeps, as text."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kdtune.log.folder import SweepSnapshot
-from kdtune.reports.tables import all_tables
-from kdtune.reports.tables.notes import bad_images_note, result_notes
+from kdtune.reports.tables import all_tables, notes
+from kdtune.reports.tables.comparison import select_main_pair
+from kdtune.reports.tables.leaderboard import SweepTables
 from kdtune.reports.tables.rungs import advise_grace_period, rungs_table
 from kdtune.reports.tables.settings import collect_distributions, range_end_note
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
-from kdtune.reports.text.render import render_leaderboards, render_table
+from kdtune.reports.tables.ship import NO_LIMITS, ShipLimits, select_ship_set
+from kdtune.reports.tables.ship_sentences import ship_view
+from kdtune.reports.text.render import render_leaderboards, render_table, to_records
 
 
 def table_text(path: Path, name: str, output_format: str) -> str:
@@ -25,27 +30,69 @@ def table_text(path: Path, name: str, output_format: str) -> str:
     return render_table(all_tables.select_table(tables, name, path), output_format)
 
 
-def leaderboard_text(folders: Sequence[Path], output_format: str) -> str:
-    """Return the leaderboards of sweeps and their notes; comparable sweeps share a table.
+def leaderboard_text(
+    folders: Sequence[Path], output_format: str, limits: ShipLimits = NO_LIMITS
+) -> str:
+    """Return which student to ship, which method is better, and the leaderboards of sweeps.
 
     Args:
-        folders: folders of the sweeps.
-        output_format: see `kdtune.reports.text.render.render_leaderboards`.
+        folders: folders of the sweeps; comparable sweeps share a table.
+        output_format: ``table`` or ``markdown``; ``csv`` is the leaderboard alone; ``json`` an
+            object for a sweep, or one with an object for each of several sweeps.
+        limits: what the student to ship may cost.
     """
     sweeps = {str(path): SweepSnapshot(path) for path in folders}
-    tables = {name: all_tables.load_sweep_tables(folder) for name, folder in sweeps.items()}
+    tables = {name: all_tables.load_sweep_tables(sweep, limits) for name, sweep in sweeps.items()}
+    if output_format == "json":
+        objects = {name: _make_object(sweeps[name], own) for name, own in tables.items()}
+        content = objects if len(objects) > 1 else next(iter(objects.values()))
+        return f"{json.dumps(content, indent=2)}\n"
     conditions = {
         name: all_tables.comparison_conditions(folder) for name, folder in sweeps.items()
     }
-    notes = explain_separate_tables(conditions)
+    answers: list[str] = []
+    below = explain_separate_tables(conditions)
     for name, folder in sweeps.items():
-        events, own = folder.load_events(), tables[name]
-        sweep_notes = result_notes(own.leaderboard, own.comparison, own.runs)
-        if note := bad_images_note(events):
-            sweep_notes.append(note)
-        if note := range_end_note(own.trials, collect_distributions(events)):
-            sweep_notes.append(note)
-        grace_period = folder.load_opening_events()[0].config["grace_period"]
-        sweep_notes.append(advise_grace_period(rungs_table(events), grace_period))
-        notes += [f"{name}: {note}" for note in sweep_notes] if len(sweeps) > 1 else sweep_notes
-    return render_leaderboards(join_leaderboards(tables, conditions), output_format, notes)
+        label = f"{name}: " if len(sweeps) > 1 else ""
+        said = notes.answer_sentences(tables[name], name)
+        answers += [f"{label}{sentence}" for sentence in said]
+        below += [f"{label}{note}" for note in _sweep_notes(folder, tables[name])]
+    ship_sets = {name: select_ship_set(own.ship) for name, own in tables.items()}
+    views = [
+        ({"sweep": [name] * len(ship)} if len(sweeps) > 1 else {}) | ship_view(ship)
+        for name, ship in ship_sets.items()
+        if len(ship)
+    ]
+    boards = join_leaderboards(tables, conditions)
+    return render_leaderboards(boards, output_format, below, answers, views)
+
+
+def _sweep_notes(folder: SweepSnapshot, tables: SweepTables) -> list[str]:
+    events, opening = folder.load_events(), folder.load_opening_events()[0]
+    sweep_notes = [f"Teacher: {notes.describe_teacher(opening.teacher)}."] * bool(opening.teacher)
+    sweep_notes += notes.result_notes(tables.leaderboard, tables.runs)
+    if note := notes.bad_images_note(events):
+        sweep_notes.append(note)
+    if tables.leaderboard["test_accuracy_percent"].notna().any():
+        return sweep_notes
+    # Advice on a search comes too late once the test images have been read.
+    if note := range_end_note(tables.trials, collect_distributions(events)):
+        sweep_notes.append(note)
+    advice = advise_grace_period(rungs_table(events), opening.config["grace_period"])
+    return [*sweep_notes, advice]
+
+
+def _make_object(folder: SweepSnapshot, tables: SweepTables) -> dict[str, Any]:
+    """Return both answers, the teacher and the leaderboard of a sweep, for JSON."""
+    teacher, ship_set = folder.load_opening_events()[0].teacher, select_ship_set(tables.ship)
+    first, *smallest = tables.ship_sentences
+    return {
+        "ship": {
+            "sentence": first,
+            "smallest": next(iter(smallest), None),
+            "set": to_records(ship_set) or None,
+        },
+        "method": next(iter(to_records(select_main_pair(tables.comparison))), None),
+        "teacher": teacher and teacher.model_dump(mode="json"),
+        "leaderboard": to_records(tables.leaderboard),
+    }

@@ -1,10 +1,12 @@
 """Tables as text, CSV and JSON, and the notes below a leaderboard."""
 
 import io
+import json
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -35,31 +37,38 @@ UNLIMITED_WIDTH = 1000  # characters per line of output that is not for a termin
 
 
 def render_leaderboards(
-    leaderboards: Sequence[pd.DataFrame], output_format: str, notes: Iterable[str] = ()
+    leaderboards: Sequence[pd.DataFrame],
+    output_format: str,
+    notes: Iterable[str] = (),
+    answers: Iterable[str] = (),
+    ship_views: Iterable[Mapping[str, Sequence[str]]] = (),
 ) -> str:
     """Return leaderboards as text. Search scores never appear without the `SEARCH_CAVEAT`.
 
     Args:
         leaderboards: result of `join_leaderboards`.
-        output_format: ``table`` and ``markdown`` have the main columns and the notes; ``csv`` and
-            ``json`` have all columns of all leaderboards in one table, unrounded.
+        output_format: ``table`` and ``markdown`` have the main columns, answers and notes; ``csv``
+            has all columns of all leaderboards in one table, unrounded.
         notes: lines below the tables.
+        answers: lines above the tables.
+        ship_views: tables between the answers and the leaderboards.
     """
     joined = pd.concat(leaderboards, ignore_index=True)
-    if output_format in ("csv", "json"):
-        return render_table(joined.drop(columns="settings", errors="ignore"), output_format)
+    if output_format == "csv":
+        return to_csv(joined.drop(columns="settings", errors="ignore"))
     unconfirmed = joined["validation_accuracy_percent"].isna()
     caveat = [SEARCH_CAVEAT] if unconfirmed.all() else []
     if unconfirmed.any() and not unconfirmed.all():
         caveat = [f"Rows without validation %: {SEARCH_CAVEAT[0].lower()}{SEARCH_CAVEAT[1:]}"]
-    lines = [*caveat, *map(printable, notes)]
     views = [_view(leaderboard, not unconfirmed.all()) for leaderboard in leaderboards]
-    if output_format == "markdown":
-        tables = [render_columns(view, markdown=True) for view in views]
-    else:
-        tables = [_fit_to_terminal(view) for view in views]
-        lines = [_wrap_line(line) for line in lines]
-    return "\n\n".join([*tables, "\n".join(lines)]) + "\n"
+    is_markdown = output_format == "markdown"
+    render = partial(render_columns, markdown=True) if is_markdown else _fit_to_terminal
+    wrap = str if is_markdown else _wrap_line
+    lines = [
+        "\n".join(wrap(printable(line)) for line in part) for part in (answers, [*caveat, *notes])
+    ]
+    tables = [render(view) for view in (*ship_views, *views)]
+    return "\n\n".join(filter(None, [lines[0], *tables, lines[1]])) + "\n"
 
 
 def render_table(table: pd.DataFrame, output_format: str) -> str:
@@ -72,7 +81,7 @@ def render_table(table: pd.DataFrame, output_format: str) -> str:
     if output_format == "csv":
         return to_csv(table)
     if output_format == "json":
-        return f"{table.to_json(orient='records', indent=2, double_precision=15)}\n"
+        return f"{json.dumps(to_records(table), indent=2)}\n"
     texts = {name: [_format_value(value) for value in table[name]] for name in table}
     return render_columns(texts, output_format == "markdown") + "\n"
 
@@ -93,10 +102,12 @@ def _line_width() -> int:
 
 
 def _fit_to_terminal(view: Mapping[str, Sequence[str]]) -> str:
-    """Return a leaderboard; if it is too wide for the terminal, with its settings below it."""
+    """Return a table; if it is too wide for the terminal, with its settings below it."""
     text = render_columns(view)
-    if max(map(len, text.splitlines())) <= _line_width() or "settings" not in view:
+    if max(map(len, text.splitlines())) <= _line_width():
         return text
+    if "settings" not in view:
+        return render_columns(view, width=_line_width())
     rows = zip(view["method"], view["model"], view["settings"], strict=True)
     settings = [printable(f"{method} on {model}: {values}") for method, model, values in rows]
     lines = [_wrap_line(line, "    ") for line in settings]
@@ -131,7 +142,7 @@ def render_columns(
     if width < UNLIMITED_WIDTH:
         table.collapse_padding, table.pad_edge = True, False
     for heading in columns:
-        is_text = heading in ("sweep", "model", "method", "status", "settings")
+        is_text = heading in ("sweep", "student", "ship", "model", "method", "status", "settings")
         justify: Any = "left" if is_text else "right"
         table.add_column(heading, justify=justify, no_wrap=is_text, overflow="fold")
     for row in zip(*columns.values(), strict=True):
@@ -150,6 +161,15 @@ def to_csv(table: pd.DataFrame) -> str:
         if not pd.api.types.is_numeric_dtype(escaped[column]):
             escaped[column] = [_escape_formula(value) for value in escaped[column]]
     return str(escaped.to_csv(index=False))
+
+
+def to_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table for JSON; a ``configuration`` is an object."""
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
+    for row in rows:
+        if row.get("configuration") is not None:
+            row["configuration"] = json.loads(row["configuration"])
+    return rows
 
 
 def _escape_formula(value: Any) -> Any:

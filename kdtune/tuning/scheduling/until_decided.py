@@ -13,12 +13,18 @@ from scipy.stats import norm
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.log.events import Cell, SeedsAdded, TrialsAdded
-from kdtune.reports.tables.comparison import method_pairs
+from kdtune.log.folder import SweepFolder
+from kdtune.reports.tables.all_tables import load_sweep_tables
+from kdtune.reports.tables.comparison import PairComparison, method_pairs, select_main_pair
 from kdtune.reports.tables.looks import LAST_LOOK, SCHEDULE
-from kdtune.reports.tables.statistics import Estimate, expected_error
+from kdtune.reports.tables.ship import differences_to_best
+from kdtune.reports.tables.statistics import Estimate, Verdict, expected_error
 
 MIN_CHANCE = 0.1
 """Chance of an answer below which a cell gets no further seeds."""
+
+OPEN_VERDICTS = (Verdict.UNCLEAR, Verdict.LEANING_A, Verdict.LEANING_B)
+"""Verdicts that further seeds can change."""
 
 MAX_TRIALS_FACTOR, TRIALS_STEP = 3, 1.25
 """Most trials of a cell, as a multiple of those planned; the step in which more are considered."""
@@ -63,6 +69,46 @@ class Question:
         within = min_difference - later.half_width
         is_equal = norm.cdf(within, now.mean, sd) - norm.cdf(-within, now.mean, sd)
         return float(is_better + is_worse + max(is_equal, 0.0))
+
+
+def find_questions(folder: SweepFolder) -> list[Question]:
+    """Return the questions of both answers, by the tests of a confirmation so far.
+
+    They are the first pair of methods, over all students if there are several, and the best
+    student against each other one.
+    """
+    tables, (_, groups) = load_sweep_tables(folder), folder.load_correct_predictions()
+    results, min_difference = tables.cell_results, folder.load_config().min_difference
+    questions = []
+    for row in select_main_pair(tables.comparison).head(1).itertuples():
+        pair = (row.method_a, row.method_b)
+        both = [
+            m
+            for m in dict.fromkeys(m for _, m in results)
+            if {(a, m) for a in pair} <= results.keys()
+        ]
+        compared = PairComparison(pair, tuple(both), results, groups, min_difference)
+        if compared.difference is not None:
+            is_open = row.verdict in OPEN_VERDICTS
+            name = " against ".join(pair)
+            questions.append(Question(name, tuple(compared.sides), compared.difference, is_open))
+    candidates = tables.ship[tables.ship["validation_rank"].notna()]
+    ranked = [*zip(candidates["method"], candidates["model"], strict=True)]
+    if tables.ship["in_ship_set"].eq("best").any():
+        in_set = dict(zip(ranked, candidates["in_ship_set"], strict=True))
+        differences = differences_to_best(ranked, results, groups)
+        for cell, difference in differences.items():
+            level = 2 * difference.level / len(differences)
+            questions.append(
+                Question(
+                    f"{'-'.join(cell)} to ship",
+                    (ranked[0], cell),
+                    replace(difference, level=level),
+                    in_set[cell] == "yes",
+                    min_difference,
+                )
+            )
+    return questions
 
 
 def add_seeds(questions: Iterable[Question], min_difference: float) -> SeedsAdded | None:

@@ -23,7 +23,7 @@ from kdtune.reports.page.figures import (
 from kdtune.reports.tables.comparison import CellResult, select_main_pair
 from kdtune.reports.tables.failures import diverged_settings, errors_table
 from kdtune.reports.tables.figure_data import (
-    accuracy_vs_cost_table,
+    accuracy_vs_cost,
     count_outcomes,
     search_curve_steps,
     seed_differences,
@@ -86,30 +86,33 @@ def test_differences_by_seed():
     assert found["difference_points"].tolist() == pytest.approx([-5, 10, 30, -20])
 
 
-def test_what_to_ship_is_tested_or_says_that_it_is_not():
-    board = four_cells().tables.leaderboard.assign(latency_ms=[1.0, 1, 1, 2, 2, 2])
-    points = accuracy_vs_cost_table(board)
+def test_what_is_drawn_is_tested_or_says_that_it_is_not():
+    ship = four_cells().tables.ship.assign(latency_ms=1.0)
+    points = accuracy_vs_cost(ship, "latency_ms")
     assert points["split"].unique() == ["test"] and len(points) == 6
-    assert points["accuracy_percent"].tolist() == board["test_accuracy_percent"].tolist()
-    half = accuracy_vs_cost_table(half_confirmed().tables.leaderboard)
+    assert points["accuracy_percent"].tolist() == ship["test_accuracy_percent"].tolist()
+    half = accuracy_vs_cost(half_confirmed().tables.ship.assign(macs=7), "macs")
     assert set(half["method"]) == {"at", "fitnets", "student"}  # kd has search scores only
-    searched = accuracy_vs_cost_table(Sweep().search("at", "A", 0.7).tables.leaderboard)
-    assert searched[["split", "accuracy_percent"]].values.tolist() == [["validation", 70.0]]
+    searched = Sweep().search("at", "A", 0.7).tables.ship
+    [point] = accuracy_vs_cost(searched.assign(macs=7), "macs").itertuples()
+    assert (point.split, point.accuracy_percent) == ("validation", 70.0)
+    assert accuracy_vs_cost(searched, "macs").empty  # its costs are not known
 
 
 def test_a_student_is_on_the_front_of_a_cost_if_none_is_as_good_for_less():
-    board = four_cells().tables.leaderboard.assign(
+    ship = four_cells().tables.ship.assign(
         test_accuracy_percent=[70, 60, 70, 80, 80, 75],
         parameters=[10, 10, 9, 20, 20, 20],
         macs=[5, 5, 6, 4, 4, 4],
         latency_ms=[1.0, 1, np.nan, 2, 2, 0.5],
     )
-    points = accuracy_vs_cost_table(board)
-    fronts = [points[f"front_{cost}"].tolist() for cost in ("parameters", "macs", "latency")]
     no, yes = False, True
-    assert fronts[0] == [no, no, yes, yes, yes, no]
-    assert fronts[1] == [no, no, no, yes, yes, no]  # the fourth is better for less than the others
-    assert fronts[2] == [no, no, no, yes, yes, yes]  # what was not measured is on no front
+    for cost, front in (
+        ("parameters", [no, no, yes, yes, yes, no]),
+        ("macs", [no, no, no, yes, yes, no]),  # the fourth is better for less than the others
+        ("latency_ms", [no, no, yes, yes, yes]),  # what was not measured is left out
+    ):
+        assert accuracy_vs_cost(ship, cost)["pareto"].tolist() == front
 
 
 def test_a_curve_keeps_its_steps_and_its_end():
@@ -155,7 +158,7 @@ def drawn(name=None):
     pair, counts = pair_of(tables), count_outcomes(board)
     seeds = seed_differences(pair, tables.cell_results)
     curve, ranges = search_curve_steps(CURVE), setting_ranges(SETTINGS, SPACES)
-    points = accuracy_vs_cost_table(board)
+    points = accuracy_vs_cost(tables.ship.assign(latency_ms=[1.0, 1, 1, 2, 2, 2]), "latency_ms")
     if name:
         called = {"method": name, "model": name}
         pair, seeds = pair.assign(method_a=name, model=name), seeds.assign(model=name)
@@ -163,8 +166,8 @@ def drawn(name=None):
         ranges = ranges.assign(**called, hyperparameter=name)
     return {
         "verdict": figures.plot_verdict(pair, seeds),
-        "ship": figures.plot_accuracy_vs_cost(points, 91.0),
-        "macs": figures.plot_accuracy_vs_cost(points.assign(latency_ms=np.nan)),
+        "ship": figures.plot_accuracy_vs_cost(points, "latency_ms", 91.0),
+        "macs": figures.plot_accuracy_vs_cost(points.assign(macs=7), "macs"),
         "search": figures.plot_search_curves(curve, board, CURVE),
         "settings": figures.plot_setting_ranges(ranges),
         "outcomes": figures.plot_outcomes(counts),
@@ -218,17 +221,33 @@ def test_a_figure_says_the_numbers_of_its_table():
 
 def test_everything_lies_inside_the_axes():
     for teacher in (91.0, None):
-        points = accuracy_vs_cost_table(four_cells().tables.leaderboard).assign(latency_ms=1.0)
-        [axes] = figures.plot_accuracy_vs_cost(points, teacher).axes
+        points = accuracy_vs_cost(four_cells().tables.ship.assign(macs=7), "macs")
+        [axes] = figures.plot_accuracy_vs_cost(points, "macs", teacher).axes
         low, high = axes.get_ylim()
         assert low < points["low_percent"].min() and points["high_percent"].max() < high
-        assert low < (teacher or 90) < high and axes.get_xlim()[0] < 1 < axes.get_xlim()[1]
-        assert len(axes.containers) == 3
-    alone = accuracy_vs_cost_table(Sweep().search("at", "A", 0.7).tables.leaderboard).assign(
-        macs=7
-    )
-    [axes] = figures.plot_accuracy_vs_cost(alone).axes
+        assert low < (teacher or 90) < high and axes.get_xlim()[0] < 7 < axes.get_xlim()[1]
+        assert len(axes.containers) == 6 + 3  # and those in the legend
+    alone = Sweep().search("at", "A", 0.7).tables.ship.assign(macs=7)
+    [axes] = figures.plot_accuracy_vs_cost(accuracy_vs_cost(alone, "macs"), "macs").axes
     assert axes.get_ylim()[0] < 70 < axes.get_ylim()[1]
+
+
+def test_the_ship_set_is_filled_and_the_best_has_a_ring():
+    memberships = ["best", "yes", "no", "no", None, "unknown"]
+    accuracies = [80.0, 79, 78, 77, 76, 75]
+    ship = four_cells().tables.ship.assign(
+        macs=7, in_ship_set=memberships, test_accuracy_percent=accuracies,
+        test_low_percent=np.nan, test_high_percent=np.nan,
+    )  # fmt: skip
+    figure = figures.plot_accuracy_vs_cost(accuracy_vs_cost(ship, "macs"), "macs")
+    [axes], [legend] = figure.axes, figure.legends
+    lines = [bars[0] for bars in axes.containers if len(bars[0].get_ydata())]
+    marks = {float(line.get_ydata()[0]): line for line in lines}
+    is_filled = [marks[y].get_markerfacecolor() != "none" for y in accuracies]
+    assert is_filled == [True, True, False, False, False, True]
+    [ring] = [line for line in axes.lines if line.get_markersize() == 14]
+    assert ring.get_ydata()[0] == 80
+    assert [text.get_text() for text in legend.texts] == ["AT", "FitNets", "student"]
 
 
 def test_names_are_drawn_as_they_are():

@@ -25,7 +25,7 @@ from kdtune.reports.page.page import render_report, write_report
 from kdtune.reports.page.sections import SECTIONS
 from kdtune.reports.tables.notes import verdict_sentences
 
-ANCHORS = ["verdict", "leaderboard", *SECTIONS]
+ANCHORS = ["ship", "verdict", "leaderboard", *SECTIONS]
 
 
 def page_of(path, sweep, **how):
@@ -71,7 +71,7 @@ def test_the_policy_forbids_all_that_is_loaded(tmp_path):
 def test_the_numbers_are_those_of_the_tables(tmp_path):
     sweep = four_cells()
     page, board = page_of(tmp_path / "s", sweep), sweep.tables.leaderboard
-    rows = page.table("test %")
+    rows = page.table("rank", "test %")
     assert [(r["model"], r["method"].lower()) for r in rows] == [
         *board[["model", "method"]].itertuples(index=False, name=None)
     ]
@@ -85,7 +85,7 @@ def test_the_numbers_are_those_of_the_tables(tmp_path):
         assert row["difference, points"] == f"{found.difference_points:+.2f} ± {width}"
     said = [row["in words"] for row in page.table("in words")]
     assert said == verdict_sentences(sweep.tables.comparison)
-    assert sweep.tables.comparison.sentence[2] in page.said.split("2. Leaderboard")[1]
+    assert sweep.tables.comparison.sentence[2] in page.said.split("3. Leaderboard")[1]
     searched = page.table("late gain, points")
     assert [float(row["search luck, points"]) for row in searched] == pytest.approx(
         board["search_luck_points"].tolist(), abs=0.005
@@ -141,7 +141,7 @@ def test_nothing_unconfirmed_has_a_rank_or_an_interval(tmp_path):
     page = page_of(tmp_path / "s", sweep_of([0.5, 0.6]))
     [row, _] = page.table("best validation %")
     assert row["best validation %"] == "60.00" and "rank" not in row
-    assert "± " not in page.said.split("2. Leaderboard")[1].split("8. How to read")[0]
+    assert "± " not in page.said.split("3. Leaderboard")[1].split("8. How to read")[0]
     assert f"run kdtune confirm {tmp_path}/s" in page.said
 
 
@@ -183,7 +183,7 @@ def test_the_carried_tables_are_those_of_the_folder(tmp_path):
     page = page_of(tmp_path / "s", sweep)
     links = [link for link in page.links if link.startswith("data:")]
     assert re.findall(r'download="(\w+)\.csv"', page.text) == [
-        "leaderboard", "comparison", "search_curve", "rungs", "settings",
+        "leaderboard", "comparison", "ship", "search_curve", "rungs", "settings",
     ]  # fmt: skip
     back = pd.read_csv(io.BytesIO(base64.b64decode(links[1].partition(",")[2])))
     exact = sweep.tables.comparison["difference_points"].tolist()
@@ -203,7 +203,7 @@ def test_comparable_sweeps_stand_in_one_table_and_others_apart(tmp_path):
     paths = [write_sweep_folder(tmp_path / name, four_cells()).path for name in ("one", "two")]
     paths.append(write_sweep_folder(tmp_path / "three", one_model(), epochs=9).path)
     page = Page(render_report(paths))
-    boards = [t for t in page.tables if "test %" in t[0]]
+    boards = [t for t in page.tables if {"test %", "rank"} <= {*t[0]}]
     assert [len(board) - 1 for board in boards] == [12, 3]
     assert [{row[0] for row in board[1:]} for board in boards] == [
         {str(paths[0]), str(paths[1])}, {str(paths[2])},

@@ -8,6 +8,7 @@ import pytest
 from report_sweeps import (
     CONDITIONS,
     EVENTS,
+    PROFILE,
     Sweep,
     diverged_seed,
     ended,
@@ -21,9 +22,14 @@ from report_sweeps import (
 
 from kdtune.reports.tables.columns import LEADERBOARD
 from kdtune.reports.tables.leaderboard import build_sweep_tables
-from kdtune.reports.tables.notes import INTERVAL_NOTE, SEARCH_CAVEAT, result_notes
+from kdtune.reports.tables.notes import (
+    INTERVAL_NOTE,
+    SEARCH_CAVEAT,
+    answer_sentences,
+    result_notes,
+)
 from kdtune.reports.tables.several_sweeps import join_leaderboards
-from kdtune.reports.text.render import render_leaderboards, to_csv
+from kdtune.reports.text.render import render_leaderboards, render_table, to_csv
 
 
 def boards_of(tables):
@@ -31,8 +37,10 @@ def boards_of(tables):
 
 
 def shown(tables, form="table"):
-    notes = result_notes(tables.leaderboard, tables.comparison, tables.runs)
-    return render_leaderboards(boards_of(tables), form, notes)
+    notes = result_notes(tables.leaderboard, tables.runs)
+    return render_leaderboards(
+        boards_of(tables), form, notes, answer_sentences(tables, "results/s")
+    )
 
 
 def row_of(text, *begin):
@@ -53,7 +61,8 @@ def test_a_search_is_no_result():
     assert lines[-1] == SEARCH_CAVEAT and "±" not in text and "rank" not in text
     assert SEARCH_CAVEAT.startswith("Best single runs, not yet a comparison")
     assert "`kdtune confirm`" in SEARCH_CAVEAT
-    assert result_notes(build_sweep_tables([]).leaderboard, *[pd.DataFrame()] * 2) == []
+    assert text.startswith("Not confirmed: AT on A leads by search score (75.00 %), which is ")
+    assert result_notes(build_sweep_tables([]).leaderboard, pd.DataFrame()) == []
 
 
 def test_a_confirmed_sweep():
@@ -66,39 +75,31 @@ def test_a_confirmed_sweep():
     assert at[3].startswith("89.75 ± ") and at[4].startswith("+30.00 ± ")
     assert at[5:10] == ["75.00", "70.00", "-5.00", "3", "2"] and at[-1] == "lr=0.1"
     assert row_of(text, "A", "3", "student")[4] == ""
-    said = text.split("\n\n")[-1].splitlines()
-    assert said[0].startswith("AT is better than FitNets on average over 2 students by ")
-    assert said[1].startswith("AT is better than FitNets on A by ")
-    assert said[2].startswith("AT or FitNets on B: it cannot be said; ")
-    assert said[3].startswith("AT is better than student on average over 2 students by ")
-    assert said[4].startswith("FitNets is better than student on average over 2 students by ")
-    assert said[5:] == [
-        INTERVAL_NOTE,
-        "With 3 seeds the false-alarm rate is about 7 %.",
-        "Test was read once, for the chosen configuration of each cell: 6 configurations, 18 "
-        "networks.",
-    ]
-    assert "not yet a comparison" not in text
+    ship, method = text.split("\n\n")[0].splitlines()
+    assert ship.startswith("Ship AT on A: 89.8 ± 2.9 % on test; all 5 others are shown to be ")
+    assert method.startswith("AT is better than FitNets on average over 2 students by ")
+    assert text.split("\n\n")[-1] == f"{INTERVAL_NOTE}\n"
 
 
 def test_one_method_reaches_what_it_reaches():
-    sweep = one_method()
-    row = sweep.leaderboard.loc["at", "A"]
-    text = shown(sweep.tables)
-    value, width = row.test_accuracy_percent, row.test_half_width_points
-    assert f"\nAT reaches {value:.1f} ± {width:.1f} % on A.\n" in text
-    assert "Without the method student, what is gained over plain training is unknown." in text
-    assert "false-alarm" not in text
+    said = shown(one_method().tables).splitlines()
+    assert said[0] == "Ship AT on A: 74.8 ± 9.4 % on test; no other student is a candidate."
+    assert said[1] == ""
 
 
-def test_one_model_is_the_headline():
-    said = shown(one_model().tables).split("\n\n")[-1].splitlines()
-    assert [line.split(" by ")[0] for line in said[:3]] == [
-        "AT is better than FitNets on A",
-        "AT is better than student on A",
-        "FitNets is better than student on A",
+def test_at_most_three_sentences_stand_above_the_tables():
+    sweep = one_model().search("at", "B", 0.7).confirm("at", "B", 0, [0.9] * 5)
+    costs = {"A": 9, "B": 7}
+    sweep.confirm_events += [
+        PROFILE.model_copy(update={"model": model, "parameters": n}) for model, n in costs.items()
     ]
-    assert "false-alarm" not in " ".join(said)
+    said = answer_sentences(sweep.tables, "results/s")
+    assert [sentence.split(" by ")[0] for sentence in said[:2]] == [
+        "Ship AT on A: 89.8 ± 2.9 % on test; AT on B is not shown to be worse",
+        "AT is better than FitNets on A",
+    ]
+    assert said[2].startswith("Of these AT on B is the smallest: 7 parameters instead of 9, ")
+    assert len(said) == 3
 
 
 def test_a_sweep_that_is_confirmed_in_part_shows_both_kinds():
@@ -108,19 +109,19 @@ def test_a_sweep_that_is_confirmed_in_part_shows_both_kinds():
     assert row_of(text, "A", "1", "at")[3] == "ok"
     assert f"\nRows without validation %: b{SEARCH_CAVEAT[1:]}\n" in text
     assert "AT is better than FitNets on average over 2 students" in text
-    assert "\nNot confirmed: no run of KD on A was tested.\n" in text  # KD against student
 
 
 def test_a_diverged_seed_is_said_and_nobody_wins():
     text = shown(diverged_seed().tables, "markdown")
     assert row_of(text, "A", "", "student")[3] == "unstable"
     assert "student diverged in 1 of 4 seeds on A. No winner is declared." in text
+    assert text.startswith("Ship AT on A: ")  # with student no candidate
 
 
 def test_what_was_chosen_and_not_tested_is_no_result():
     sweep = one_method()
     sweep.correct = {}
-    assert "Test was not read: validation accuracies alone say nothing" in shown(sweep.tables)
+    assert shown(sweep.tables).startswith("So far validation alone chose AT on A (75.00 %); ")
 
 
 @pytest.mark.parametrize(("count", "unequal"), [(9, False), (8, True)])
@@ -137,7 +138,7 @@ def test_that_test_was_read_for_two_configurations_of_a_cell_is_said():
     assert said in shown(sweep.tables)
 
 
-@pytest.mark.parametrize("form", ["table", "markdown", "csv", "json"])
+@pytest.mark.parametrize("form", ["table", "markdown", "csv"])
 @pytest.mark.parametrize(
     "make", [Sweep, one_method, one_model, half_confirmed, diverged_seed, four_cells]
 )
@@ -155,11 +156,13 @@ def test_forms_for_programs_hold_all_columns_unrounded():
     assert csv.columns.tolist() == LEADERBOARD.names
     exact = tables.leaderboard.test_half_width_points.tolist()
     assert csv.test_half_width_points.tolist() == exact
-    rows = json.loads(shown(tables, "json"))
+    rows = json.loads(render_table(tables.leaderboard, "json"))
     assert list(rows[0]) == LEADERBOARD.names and rows[0]["trial_id"] == "at-A-000"
     assert rows[0]["test_half_width_points"] == pytest.approx(exact[0], abs=1e-14)
-    nothing = json.loads(shown(build_sweep_tables(EVENTS), "json"))
+    assert rows[0]["configuration"] == {"method": "at", "model": "A", "lr": 0.1}
+    nothing = json.loads(render_table(build_sweep_tables(EVENTS).leaderboard, "json"))
     assert nothing[2]["trial_id"] is None and nothing[0]["rank"] is None
+    assert nothing[2]["configuration"] is None
 
 
 @pytest.mark.parametrize("columns", [80, 100, 400])

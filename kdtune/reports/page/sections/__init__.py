@@ -8,15 +8,13 @@ from kdtune.reports.page.sections.failures import failures_section
 from kdtune.reports.page.sections.reading import reading_section
 from kdtune.reports.page.sections.search import search_section
 from kdtune.reports.page.sections.settings import settings_section
-from kdtune.reports.page.sections.ship import ship_section
 from kdtune.reports.page.sections.stopping import stopping_section
 
 SECTIONS: dict[str, tuple[str, str, Callable[[LoadedSweep], Iterator[Block]]]] = {
-    "ship": ("What to ship", "Which student and method fit my speed limit?", ship_section),
     "search": ("Search", "Was the search fair and long enough?", search_section),
     "settings": ("Settings", "Which settings matter, and do they carry over?", settings_section),
     "stopping": ("Early stopping", "Could the rungs be trusted?", stopping_section),
     "failures": ("Failures", "What failed?", failures_section),
     "reading": ("How to read this", "What do the numbers cover?", reading_section),
 }
-"""Heading, question and function of the sections after verdict and leaderboard, by anchor."""
+"""Heading, question and function of the sections after the leaderboard, by anchor."""

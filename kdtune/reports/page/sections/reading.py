@@ -8,7 +8,12 @@ import yaml
 
 from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import Block, CodeBlock, Paragraph
-from kdtune.reports.tables.notes import INTERVAL_NOTE, describe_test_reads
+from kdtune.reports.tables.notes import (
+    FEW_SEEDS_NOTE,
+    INTERVAL_NOTE,
+    SHIP_SET_NOTE,
+    describe_test_reads,
+)
 from kdtune.reports.tables.sentences import describe_detectable_difference, display_name
 
 VERSIONS = ("kdtune", "python", "torch", "ray", "optuna", "platform")
@@ -28,7 +33,10 @@ def reading_section(sweep: LoadedSweep) -> Iterator[Block]:
     """Yield what the intervals cover, and how to repeat the sweep."""
     leaderboard, opening = sweep.tables.leaderboard, sweep.opening_events[0]
     limits = "It does not cover another split, another teacher or other students."
-    yield Paragraph(f"{INTERVAL_NOTE} {limits}")
+    few_seeds = (sweep.tables.comparison["seeds"] == 3).any()
+    few_seeds_note = f" {FEW_SEEDS_NOTE}" if few_seeds else ""
+    yield Paragraph(f"{INTERVAL_NOTE} {limits}{few_seeds_note}")
+    yield Paragraph(SHIP_SET_NOTE)
     yield Paragraph(
         "Settings are chosen on validation images alone. The best trial of a search is partly "
         "lucky; only retraining with fresh seeds gives a result."

@@ -1,4 +1,4 @@
-"""Section: which of two methods is better, in at most four sentences."""
+"""Section: which of two methods is better, in at most five sentences."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from kdtune.reports.tables import notes
 from kdtune.reports.tables.columns import COMPARISON
 from kdtune.reports.tables.comparison import ALL_MODELS
 from kdtune.reports.tables.figure_data import seed_differences
-from kdtune.reports.tables.sentences import display_name, format_points
+from kdtune.reports.tables.sentences import advise_next_step, display_name, format_points
 from kdtune.reports.tables.statistics import SIGNIFICANCE_LEVEL, Verdict
 
 VERDICT_LABELS = {
@@ -37,7 +37,7 @@ def verdict_question(sweeps: Sequence[LoadedSweep]) -> str:
 
 
 def verdict_section(sweep: LoadedSweep) -> Iterator[Block]:
-    """Yield at most four sentences, the figure of the first pair, and a table of all pairs."""
+    """Yield at most five sentences, the figure of the first pair, and a table of all pairs."""
     comparison, pair = sweep.tables.comparison, sweep.main_pair
     if sweep.tables.leaderboard.empty:
         yield Paragraph(notes.NO_TRIAL_NOTE, "missing", "verdict")
@@ -46,19 +46,19 @@ def verdict_section(sweep: LoadedSweep) -> Iterator[Block]:
     else:
         has_p_values = comparison["p_value"].notna().any()
         yield Paragraph(pair["sentence"][0], "lead")
+        if advice := advise_next_step(pair.to_dict("records")[0], sweep.name):
+            yield Paragraph(advice)
         if has_p_values and len(pair) > 2:
             yield Paragraph(_verdicts_by_student(pair))
         if has_p_values:
             yield Paragraph(_gains_sentence(comparison, pair))
         yield Paragraph(_counts_sentence(sweep))
-        if has_p_values and (comparison["seeds"] == 3).any():
-            yield Paragraph(notes.FEW_SEEDS_NOTE)
         yield _verdict_figure(sweep)
         if has_p_values:
             yield _pairs_table(comparison)
             order = "this pair on each student, all methods against student"
             sentences = {"in words": notes.verdict_sentences(comparison)}
-            yield TableBlock(f"The verdicts in words, with advice: {order}.", sentences, True)
+            yield TableBlock(f"The verdicts in words: {order}.", sentences, True)
 
 
 def _single_method(sweep: LoadedSweep) -> Iterator[Block]:
