@@ -1,4 +1,4 @@
-"""What would settle an open comparison: further seeds, more trials, or more test images."""
+"""Advice on the next step of an open comparison: further seeds, more trials, or more images."""
 
 import math
 from collections.abc import Iterator

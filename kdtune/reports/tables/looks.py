@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import brentq
+from scipy.special import ndtr
 from scipy.stats import norm
 
 from kdtune.log.events import Cell, ConfirmStarted, Event, RunTested, SeedsAdded
@@ -21,7 +22,7 @@ SCHEDULE = (3, 5, 10, 20)
 
 LAST_LOOK = SCHEDULE[-1]
 
-_GRID_POINTS = 400
+_GRID_POINTS = 200
 _LEAST_SPENDING = 1e-9  # below it a boundary is far in the tail
 
 
@@ -128,4 +129,4 @@ def _nominal_level(earlier: Sequence[Estimate], estimate: Estimate, spending: fl
 def _conditional_cdf(values: np.ndarray, given: np.ndarray, correlation: float) -> np.ndarray:
     """Return P(Z ≤ value | earlier Z), [given, values]; both are standard normal."""
     sd = max(math.sqrt(1 - correlation**2), 1e-6)
-    return np.asarray(norm.cdf((values - correlation * given[:, None]) / sd))
+    return np.asarray(ndtr((values - correlation * given[:, None]) / sd))

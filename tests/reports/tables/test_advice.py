@@ -1,4 +1,4 @@
-"""What would settle a comparison, against a direct search and what is worked out by hand."""
+"""Advice on open comparisons, against a direct search and what is worked out by hand."""
 
 import math
 from dataclasses import replace
