@@ -41,14 +41,14 @@ def build_sweep_tables(
     Args:
         events: log of the search.
         confirm_events: log of the confirmation.
-        correct: by run, which test images were classified correctly, bool [n].
+        correct: by run, see `kdtune.log.folder.points_of_images`.
         groups: see `kdtune.reports.tables.statistics.estimate_mean`.
         min_difference: smallest difference that matters, in points.
     """
-    data = next((event.data for event in events if isinstance(event, SweepStarted)), None)
+    opening = next((event for event in events if isinstance(event, SweepStarted)), None)
     trials = trials_table(events)
     runs, models = runs_table(confirm_events), models_table(confirm_events)
-    chance, scores = 1 / len(data.classes) if data else 0.0, SettingsScores(events)
+    chance, scores = opening.chance if opening else 0.0, SettingsScores(events)
     cells = []
     for (method, model), cell_trials in trials.groupby(["method", "model"], sort=False):
         cell_runs = runs[(runs["method"] == method) & (runs["model"] == model)]
@@ -62,7 +62,7 @@ def build_sweep_tables(
     leaderboard = LEADERBOARD.make_frame(
         {
             "rank": ranks.get(cell.cell),
-            "validation_images": data.validation_images if data else None,
+            "validation_images": opening.data.validation_images if opening else None,
             **cell.search_columns(min_difference),
             **cell.confirm_columns(groups),
             **gains.get(cell.cell, {}),
