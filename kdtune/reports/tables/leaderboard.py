@@ -75,6 +75,19 @@ def build_sweep_tables(
     return SweepTables(trials, runs, models, results, comparison, sort_leaderboard(leaderboard))
 
 
+def redundant_columns(leaderboard: pd.DataFrame) -> set[str]:
+    """Return the columns of balanced accuracies that show no other numbers than accuracies."""
+    validation, test = (f"{s}_balanced_accuracy_percent" for s in ("validation", "test"))
+    accuracies = leaderboard["validation_accuracy_percent"], leaderboard["search_best_percent"]
+    others = {validation: accuracies[0].fillna(accuracies[1])}
+    others[test] = leaderboard["test_accuracy_percent"]
+    return {
+        name
+        for name, other in others.items()
+        if np.allclose(leaderboard[name].fillna(other), other, atol=1e-6, equal_nan=True)
+    }
+
+
 def sort_leaderboard(leaderboard: pd.DataFrame) -> pd.DataFrame:
     """Sort a leaderboard by model, then test accuracy, then best score of the search."""
     keys = ["model", "test_accuracy_percent", "search_best_percent"]

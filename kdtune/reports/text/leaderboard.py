@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kdtune.log.folder import SweepSnapshot
 from kdtune.reports.tables import all_tables
+from kdtune.reports.tables.learning import describe_chance, learning_sentences
 from kdtune.reports.tables.notes import bad_images_note, result_notes
 from kdtune.reports.tables.rungs import advise_grace_period, rungs_table
 from kdtune.reports.tables.settings import collect_distributions, range_end_note
@@ -40,7 +41,11 @@ def leaderboard_text(folders: Sequence[Path], output_format: str) -> str:
     notes = explain_separate_tables(conditions)
     for name, folder in sweeps.items():
         events, own = folder.load_events(), tables[name]
-        sweep_notes = result_notes(own.leaderboard, own.comparison, own.runs)
+        sweep_notes = [
+            *learning_sentences(events),
+            describe_chance(folder.load_opening_events()[0]),
+        ]
+        sweep_notes += result_notes(own.leaderboard, own.comparison, own.runs)
         if note := bad_images_note(events):
             sweep_notes.append(note)
         if note := range_end_note(own.trials, collect_distributions(events)):
