@@ -41,10 +41,10 @@ _TEXTS = {
     "learned nothing; try more epochs or another lr.",
     Sign.EQUAL_TRIALS: "{cells}: all trials have the same accuracy{score}, that of guessing; try "
     "more epochs or another lr.",
-    Sign.GUESSES: "{cells}: no trial is clearly better than guessing{versus}, nor on the training "
-    "images; try more epochs or another lr.",
-    Sign.MEMORISES: "{cells}: trials fit the training images, but guess on validation{versus}; "
-    "check the labels, or add training images.",
+    Sign.GUESSES: "{cells}: no trial clearly beats guessing{versus}, not even on training images; "
+    "try more epochs or another lr.",
+    Sign.MEMORISES: "{cells}: trials beat guessing on training images only, not on "
+    "validation{versus}; check the labels, or add training images.",
     Sign.TEACHER_BELOW_STUDENT: "Without a teacher {model} does better on validation{score} "
     "than the teacher ({teacher}): train the teacher for more epochs.",
     Sign.NOT_FITTED: "{cells}: the best trial only guesses on its training images; try more "

@@ -20,8 +20,8 @@ from kdtune.runtime.console import printable
 
 SEARCH_COLUMNS = (
     "sweep", "model", "method", "search_best_percent", "validation_balanced_accuracy_percent",
-    "trials_started", "trials_finished", "trials_stopped", "trials_diverged", "trials_crashed", "search_epochs",
-    "search_device_seconds", "settings",
+    "trials_started", "trials_finished", "trials_stopped", "trials_diverged", "trials_crashed",
+    "search_epochs", "search_device_seconds", "settings",
 )  # fmt: skip
 """Columns of the printed leaderboard while nothing is confirmed."""
 
