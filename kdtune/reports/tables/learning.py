@@ -37,8 +37,8 @@ class Sign(IntEnum):
 _TEXTS = {
     Sign.TEACHER_GUESSES: "The teacher's {teacher} on validation is no better than guessing "
     "({teacher_chance}): train it for more epochs, or give another.",
-    Sign.ONE_CLASS: "{cells}: the best network answers one class for all validation images, so it "
-    "learned nothing; try more epochs or another lr.",
+    Sign.ONE_CLASS: "{cells}: nothing was learned, the best network always answers the same "
+    "class; try more epochs or another lr.",
     Sign.EQUAL_TRIALS: "{cells}: all trials have the same accuracy{score}, that of guessing; try "
     "more epochs or another lr.",
     Sign.GUESSES: "{cells}: no trial clearly beats guessing{versus}, not even on training images; "
