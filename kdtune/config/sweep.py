@@ -161,7 +161,7 @@ class SweepConfig(train.DataConfig):
     epochs: int = Field(50, ge=1, description="epochs of a trial that is not stopped early")
     metric: train.Metric = Field(
         "accuracy",
-        description=f"to search, stop, confirm and decide by: {train.METRIC_DESCRIPTION}",
+        description=f"to search, stop, confirm and decide by; {train.METRIC_DESCRIPTION}",
     )
     sampler: str = Field(
         "auto",

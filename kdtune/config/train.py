@@ -42,7 +42,7 @@ ALIASES = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"
 Metric = Literal["accuracy", "balanced_accuracy"]
 """Accuracies to search and decide by; the balanced one is the mean recall of the classes."""
 
-METRIC_DESCRIPTION = "accuracy, or balanced_accuracy: the mean recall of the classes"
+METRIC_DESCRIPTION = "balanced_accuracy is the mean recall of the classes"
 
 FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
 
@@ -163,7 +163,7 @@ class TrainConfig(DataConfig):
     precision: Literal["auto", "bf16", "float32"] = Field(
         "auto", description="arithmetic; auto is bf16 where the device has it"
     )
-    metric: Metric = Field("accuracy", description=f"chooses the best epoch: {METRIC_DESCRIPTION}")
+    metric: Metric = Field("accuracy", description=f"chooses the best epoch; {METRIC_DESCRIPTION}")
     compile: bool = Field(False, description="compile student and teacher with torch.compile")
     seed: int = Field(0, ge=0, description="fixes weights, data order and augmentation")
     augment_views: int = Field(

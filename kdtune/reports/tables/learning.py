@@ -126,7 +126,7 @@ def _z(trials: int) -> float:
 
 
 class LearningSigns:
-    """What the trials of a search have learned so far, against guesses."""
+    """Fold that finds cells of a search, and a teacher, that are no better than guesses so far."""
 
     def __init__(self, first_events: Iterable[events.Event] = ()):
         self.opening: events.LogOpening | None = None

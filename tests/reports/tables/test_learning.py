@@ -1,4 +1,4 @@
-"""What networks have not learned: each sign where it is due, and nowhere else."""
+"""Signs that nothing was learned: each where it is due, and nowhere else."""
 
 import numpy as np
 import pytest
