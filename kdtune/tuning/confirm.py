@@ -220,9 +220,7 @@ class _ConfirmSession:
         policy = self.policy
         most = max(map(policy.seeds_of, policy.candidates))
         fixed = most * sum(map(len, policy.candidates.values()))
-        return (
-            f"{policy.num_runs} runs; {most} seeds for every candidate would have been {fixed}"
-        )
+        return f"{policy.num_runs} runs; {most} seeds for every candidate would have been {fixed}"
 
     def _finish(self, log: EventLog) -> None:
         self._write_labels()

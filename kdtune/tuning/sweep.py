@@ -12,13 +12,7 @@ from typing import Any
 from kdtune.config.sweep import CONFIRM_FIELDS, NOT_FROM_LOG, SweepConfig
 from kdtune.errors import RunError
 from kdtune.log.event_log import EventLog
-from kdtune.log.events import (
-    Completed,
-    EpochFinished,
-    SweepOpening,
-    TrialEnded,
-    TrialsAdded,
-)
+from kdtune.log.events import Completed, EpochFinished, SweepOpening, TrialEnded, TrialsAdded
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.all_tables import load_sweep_tables
