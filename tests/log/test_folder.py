@@ -20,6 +20,8 @@ from kdtune.log.event_log import EventLog
 from kdtune.log.events import EpochFinished
 from kdtune.log.folder import SweepFolder, points_of_images
 
+METRIC = "balanced_accuracy"
+
 
 def event(n, **metrics):
     cell = {"trial_id": "at-A-000", "method": "at", "model": "A"}
@@ -263,9 +265,24 @@ def test_the_mean_of_the_points_of_images_is_the_metric(seed):
     recalls = recall_score(labels, predicted, labels=present, average=None)
     assert balanced.mean() == pytest.approx(recalls.mean())
     assert points_of_images(labels, labels, "balanced_accuracy").mean() == pytest.approx(1)
-    # Three of class 0 and one of class 1 in four images: 4 / (2 · 3) and 4 / (2 · 1).
+    # Weights are 2/3 and 2; recalls 2/3 and 1, with four more images 4/7 and 3/5.
     few = points_of_images(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1]), "balanced_accuracy")
-    assert few.tolist() == [2 / 3, 2 / 3, 0, 2]
+    deviations = np.array([2 / 3 * 3 / 7, 2 / 3 * 3 / 7, -2 / 3 * 4 / 7, 2 * 2 / 5])
+    assert few == pytest.approx(5 / 6 + deviations - deviations.mean())
+
+
+def test_points_of_images_vary_as_much_as_balanced_accuracies():
+    """The standard error of one network is that of many test sets with the same classes."""
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], [900, 100])
+    recalls = np.array([0.95, 0.7])[labels]
+    draws = [
+        points_of_images(np.where(rng.random(1000) < recalls, labels, 9), labels, METRIC)
+        for _ in range(2000)
+    ]
+    expected = np.sqrt(0.95 * 0.05 / 900 + 0.7 * 0.3 / 100) / 2
+    assert np.std([points.mean() for points in draws]) == pytest.approx(expected, rel=0.05)
+    errors = [points.std(ddof=1) / 1000**0.5 for points in draws]
+    assert np.mean(errors) == pytest.approx(expected, rel=0.05)
 
 
 def test_the_colon_of_a_models_name_is_a_dot_in_names_of_files(tmp_path):
