@@ -164,7 +164,11 @@ class SweepFolder:
         openings = [*self.load_opening_events(), *confirm_openings]
         config = max(openings, key=lambda event: event.time).config
         if confirm_openings:
-            config = config | {key: confirm_openings[-1].config[key] for key in CONFIRM_SETTINGS}
+            config = config | {
+                key: confirm_openings[-1].config[key]
+                for key in CONFIRM_SETTINGS
+                if key in confirm_openings[-1].config
+            }
         return SweepConfig.parse(config)
 
     def load_correct_predictions(self) -> tuple[dict[str, np.ndarray], list[str] | None]:
