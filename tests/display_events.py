@@ -9,6 +9,7 @@ from rich.console import Console
 from kdtune.log.events import (
     CacheRecord,
     CacheUpdated,
+    Completed,
     ConfirmStarted,
     EpochFinished,
     SweepResumed,
@@ -48,7 +49,7 @@ class Told:
         self.tell(kind, **{**OPENING_FIELDS, "cache": cache}, config={}, **special)
 
     def tell(self, kind, trial_id=None, cell=AT, **fields):
-        if kind not in (SweepStarted, SweepResumed, ConfirmStarted, CacheUpdated):
+        if kind not in (SweepStarted, SweepResumed, ConfirmStarted, CacheUpdated, Completed):
             fields |= {"method": cell[0], "model": cell[1]}
         if trial_id is not None:
             fields |= {"trial_id": trial_id}
@@ -107,6 +108,7 @@ class Shown(Told):
             warn=lambda text: self.said.append((LineKind.WARNING, text)),
         )
         self.display = StatusDisplay(self.progress, self.policy, screen, noun)
+        self.display.fold(self.events[0])
         self.goal = Goal(trials)
         if started:
             self.display.start(self.goal, two_slots())

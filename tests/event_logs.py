@@ -57,7 +57,7 @@ def sweep_opening(**config):
 def make_metrics(epoch, accuracy, best=None, seconds=1.5, **changes):
     """Return the metrics of an epoch; without `best` it is the best so far."""
     values = {
-        "epoch": epoch, "lr": 0.1, "train_loss": 0.0, "train_accuracy": 0.0,
+        "epoch": epoch, "lr": 0.1, "train_loss": 0.0, "train_accuracy": accuracy,
         "validation_loss": 0.0, "validation_accuracy": accuracy,
         "best_validation_accuracy": accuracy if best is None else best, "losses": {},
         "seconds": seconds, "device": "cpu", "threads": 1,

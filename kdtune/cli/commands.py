@@ -242,7 +242,8 @@ def train(file: Path) -> None:
 
     result = train_from_file(file)
     best, recorded = result["best_accuracy"], result["recorded_accuracy"]
-    print(f"best validation accuracy {100 * best:.2f} %")
+    label = result["config"]["metric"].replace("_", " ")
+    print(f"best validation {label} {100 * best:.2f} %")
     if recorded is not None:
         difference = "the same" if best == recorded else f"{100 * (best - recorded):+.2f} points"
         print(f"recorded in {file}: {100 * recorded:.2f} % ({difference})")

@@ -64,7 +64,7 @@ def train_options(*names: str) -> Iterator[click.Option]:
     return _make_options(TrainConfig, ("data_dir", *DataConfig.model_fields, *names))
 
 
-teacher_options = partial(train_options, "weights", "image_size", "seed")
+teacher_options = partial(train_options, "weights", "image_size", "seed", "metric")
 
 
 def _make_options(

@@ -159,6 +159,10 @@ class SweepConfig(train.DataConfig):
         "trials", description="resource that cells share equally; seconds are those of devices"
     )
     epochs: int = Field(50, ge=1, description="epochs of a trial that is not stopped early")
+    metric: train.Metric = Field(
+        "accuracy",
+        description=f"to search, stop, confirm and decide by; {train.METRIC_DESCRIPTION}",
+    )
     sampler: str = Field(
         "auto",
         description="source of points: auto (gp, or tpe for a space that is a function), tpe, gp, "

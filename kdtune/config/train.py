@@ -17,7 +17,7 @@ from kdtune.plugins import Registry
 CLI_FIELDS = {
     "method", "model", "teacher_model", "data_dir", "data_root", "train_images",
     "validation_images", "test_images", "weights", "image_size", "epochs", "seed", "cache_gb",
-    "skip_bad_images",
+    "skip_bad_images", "metric",
 }  # fmt: skip
 """Settings with flags of their own, or that follow from such flags."""
 
@@ -38,6 +38,11 @@ LOCATION_FIELDS = {"data_dir", "data_root", "teacher_model", "num_workers", "cac
 
 ALIASES = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"}
 """Names that other tools have for our settings, where the spelling differs much."""
+
+Metric = Literal["accuracy", "balanced_accuracy"]
+"""Accuracies to search and decide by; the balanced one is the mean recall of the classes."""
+
+METRIC_DESCRIPTION = "balanced_accuracy is the mean recall of the classes"
 
 FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
 
@@ -158,6 +163,7 @@ class TrainConfig(DataConfig):
     precision: Literal["auto", "bf16", "float32"] = Field(
         "auto", description="arithmetic; auto is bf16 where the device has it"
     )
+    metric: Metric = Field("accuracy", description=f"chooses the best epoch; {METRIC_DESCRIPTION}")
     compile: bool = Field(False, description="compile student and teacher with torch.compile")
     seed: int = Field(0, ge=0, description="fixes weights, data order and augmentation")
     augment_views: int = Field(

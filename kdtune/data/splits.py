@@ -132,7 +132,13 @@ class ImageData:
             "test_images": len(self.test) if self.test else 0,
             "fingerprint": self.fingerprint,
             "test_fingerprint": self.test_fingerprint,
+            "train_class_counts": self._class_counts(self.train),
+            "validation_class_counts": self._class_counts(self.validation),
         }
+
+    def _class_counts(self, split: Split) -> list[int]:
+        counts: list[int] = np.bincount(split.labels, minlength=len(self.classes)).tolist()
+        return counts
 
     def without_test(self) -> "ImageData":
         """Return the data without the test images."""

@@ -167,6 +167,7 @@ def _write_sidecars(
         selected=student.selected,
         seeds=student.selected.seed_summary,
         settings=config,
+        metric=config.get("metric", "accuracy").replace("_", " "),
         provenance=config["provenance"],
         network=description,
         parameters=sum(p.numel() for p in network["model"].parameters()),

@@ -118,6 +118,10 @@ def _build_evaluation(network: OpenedNetwork, pixels: np.ndarray, labels: Tensor
     logits = _compute_logits(network, pixels, EVALUATION_BATCH_SIZE)
     names, predicted = network.description.classes, logits.argmax(1)
     probabilities = logits.double().softmax(1).numpy()
+    matrix = confusion_matrix(labels.numpy(), predicted.numpy(), labels=range(len(names)))
+    hits, counts = np.diag(matrix), matrix.sum(1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        recall, precision = hits / counts, hits / matrix.sum(0)
     correct = int((predicted == labels).sum())
     low, high = wilson_interval(correct, len(labels))
     metrics: dict[str, float] = {
@@ -125,6 +129,7 @@ def _build_evaluation(network: OpenedNetwork, pixels: np.ndarray, labels: Tensor
         "accuracy": correct / len(labels),
         "accuracy_low": low,
         "accuracy_high": high,
+        "balanced_accuracy": float(np.nanmean(recall)),
         "loss": cross_entropy(logits.double(), labels).item(),
         "calibration_error": calibration_error(probabilities, labels.numpy()),
     }
@@ -132,10 +137,6 @@ def _build_evaluation(network: OpenedNetwork, pixels: np.ndarray, labels: Tensor
         images = _normalise(network, np.resize(pixels[:64], (size, *pixels.shape[1:])))
         seconds = median_seconds(partial(network.logits, images), 3, passes)
         metrics[f"images_per_second_{size}"] = size / seconds
-    matrix = confusion_matrix(labels.numpy(), predicted.numpy(), labels=range(len(names)))
-    hits, counts = np.diag(matrix), matrix.sum(1)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-        recall, precision = hits / counts, hits / matrix.sum(0)
     columns = {"class": names, "images": counts, "recall": recall, "precision": precision}
     confusion = pd.DataFrame(matrix, columns=[str(i) for i in range(len(names))])
     confusion.insert(0, "class", [f"{i} {name}" for i, name in enumerate(names)])

@@ -1,11 +1,12 @@
 """Events of a sweep's log: one frozen model per kind."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
-from kdtune.config.train import FILE_NAME_PATTERN
+from kdtune.config.train import FILE_NAME_PATTERN, Metric
 from kdtune.storage.array_cache import CacheProgress
 
 Cell = tuple[str, str]  # (method, model): has its own study, rungs and share of the budget
@@ -83,10 +84,27 @@ class DataSummary(_Record):
     fingerprint: str
     test_fingerprint: str
     skipped_images: tuple[UnreadableImage, ...] = ()
+    train_class_counts: tuple[int, ...] = ()  # images by class; none in logs of earlier versions
+    validation_class_counts: tuple[int, ...] = ()
 
     def describe_counts(self) -> str:
         """Return the numbers of training, validation and test images, as ``800+100+100``."""
         return f"{self.train_images}+{self.validation_images}+{self.test_images}"
+
+
+def chance(class_counts: Sequence[int], num_classes: int, metric: Metric) -> float:
+    """Return the best accuracy, a share of 1, of a network that answers one class for all images.
+
+    Args:
+        class_counts: images by class; if there are none, all classes count alike.
+        num_classes: K.
+        metric: the accuracy.
+
+    >>> chance([19, 1], 2, "accuracy"), chance([19, 1], 2, "balanced_accuracy")
+    (0.95, 0.5)
+    """
+    counts = [count for count in class_counts if count] or [1] * num_classes
+    return max(counts) / sum(counts) if metric == "accuracy" else 1 / len(counts)
 
 
 class TeacherSummary(_Record):
@@ -94,6 +112,7 @@ class TeacherSummary(_Record):
     sha256: str
     model: str
     image_size: int | None = None
+    metric: Metric = "accuracy"  # of its accuracies
     validation_accuracy: float | None = None  # between 0 and 1
     test_accuracy: float | None = None
 
@@ -127,6 +146,17 @@ class LogOpening(Event):
     environment: dict[str, str | int | None]
     plugins: tuple[PluginRecord, ...] = ()
     cache: CacheRecord
+
+    @property
+    def metric(self) -> Metric:
+        """The accuracy that every "accuracy" of trials, runs and tests is."""
+        metric: Metric = self.config.get("metric", "accuracy")
+        return metric
+
+    @property
+    def chance(self) -> float:
+        """The share of 1 that answers of one class reach; the score of a diverged trial."""
+        return chance(self.data.validation_class_counts, len(self.data.classes), self.metric)
 
 
 class SweepOpening(LogOpening):
@@ -218,7 +248,9 @@ class EpochMetrics(_Record):
     train_accuracy: float
     validation_loss: float
     validation_accuracy: float
-    best_validation_accuracy: float
+    validation_balanced_accuracy: float | None = None  # this and the next: not in earlier logs
+    validation_top_class_share: float | None = None  # of the images, with the most frequent answer
+    best_validation_accuracy: float  # by the metric of the sweep
     losses: dict[str, float | None]
     seconds: float
     device: str
@@ -307,7 +339,8 @@ class SeedsAdded(Event):
 
 class RunTested(TrialEvent):
     kind: Literal["run_tested"] = "run_tested"  # a run of a chosen candidate
-    test_accuracy: float
+    test_accuracy: float  # by the metric of the sweep
+    test_balanced_accuracy: float | None = None  # not in earlier logs
     test_images: int
 
 

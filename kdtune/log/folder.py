@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from kdtune.config.sweep import CONFIRM_SETTINGS, SweepConfig
-from kdtune.config.train import file_stem
+from kdtune.config.train import Metric, file_stem
 from kdtune.errors import UserError
 from kdtune.log.event_log import parse_events
 from kdtune.log.events import ConfirmStarted, Event, RunTested, SweepOpening, SweepStarted
@@ -164,22 +164,27 @@ class SweepFolder:
         openings = [*self.load_opening_events(), *confirm_openings]
         config = max(openings, key=lambda event: event.time).config
         if confirm_openings:
-            config = config | {key: confirm_openings[-1].config[key] for key in CONFIRM_SETTINGS}
+            config = config | {
+                key: confirm_openings[-1].config[key]
+                for key in CONFIRM_SETTINGS
+                if key in confirm_openings[-1].config
+            }
         return SweepConfig.parse(config)
 
     def load_correct_predictions(self) -> tuple[dict[str, np.ndarray], list[str] | None]:
-        """Return the test images that each run classified correctly [N], and their groups."""
+        """Return `points_of_images` of each run on the test images [N], and their groups."""
         run_ids = [e.trial_id for e in self.load_confirm_events() if isinstance(e, RunTested)]
         if not run_ids:
             return {}, None
         test_arrays, correct = _load_arrays(self.test_labels_path, "labels"), {}
         labels, groups = test_arrays["labels"], test_arrays.get("groups")
+        metric = self.load_opening_events()[0].metric
         for run_id in run_ids:
             path = self.predictions_path(run_id)
             predicted = _load_arrays(path, "predicted")["predicted"]
             if predicted.shape != labels.shape:
                 raise UserError(f"{path} is damaged.")
-            correct[run_id] = predicted == labels
+            correct[run_id] = points_of_images(predicted, labels, metric)
         return correct, groups.tolist() if groups is not None else None
 
 
@@ -195,6 +200,29 @@ class SweepSnapshot(SweepFolder):
 
     def load_confirm_events(self) -> list[Event]:
         return self._confirm_events
+
+
+def points_of_images(predicted: np.ndarray, labels: np.ndarray, metric: Metric) -> np.ndarray:
+    """Return a number for each image; their mean is an accuracy, and their variance its error.
+
+    In the balanced accuracy, the weight of an image is n / (number of classes that occur · images
+    of its class). Weights of correct answers alone would also vary between the classes, which are
+    fixed. So an image counts its weight times the difference to the recall of its class. Two more
+    images right and two wrong in each class (Agresti and Coull 1998) let few images vary.
+
+    Args:
+        predicted: class indices [n].
+        labels: true class indices [n].
+        metric: the accuracy.
+    """
+    correct = predicted == labels
+    if metric == "accuracy":
+        return np.asarray(correct)
+    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    hits = np.bincount(inverse, correct)
+    weights = len(labels) / (len(counts) * counts)
+    deviations = weights[inverse] * (correct - ((hits + 2) / (counts + 4))[inverse])
+    return np.asarray((hits / counts).mean() + deviations - deviations.mean())
 
 
 def _load_arrays(path: Path, required: str) -> dict[str, np.ndarray]:

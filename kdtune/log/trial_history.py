@@ -33,7 +33,7 @@ class TrialRecord:
     @property
     def best_epoch(self) -> events.EpochFinished | None:
         """The first epoch with the best validation accuracy; None without epochs."""
-        return max(self.epochs, key=lambda epoch: epoch.validation_accuracy, default=None)
+        return max(self.epochs, key=lambda epoch: epoch.best_validation_accuracy, default=None)
 
     @property
     def device_seconds(self) -> float:

@@ -8,6 +8,7 @@ from kdtune.log.events import Completed
 from kdtune.log.folder import SweepSnapshot
 from kdtune.reports.tables.all_tables import collect_tables, load_sweep_tables
 from kdtune.reports.tables.comparison import select_main_pair
+from kdtune.reports.tables.learning import describe_chance, learning_sentences
 from kdtune.reports.tables.notes import describe_teacher
 from kdtune.reports.tables.settings import collect_distributions
 from kdtune.reports.tables.ship import NO_LIMITS, ShipLimits
@@ -52,10 +53,15 @@ class LoadedSweep:
             "state": self.describe_state(),
             "images (train / validation / test)": " / ".join(counts),
             "classes": f"{len(data.classes)}: {classes}",
+            "metric": self.opening_events[0].metric.replace("_", " "),
             "teacher": describe_teacher(self.opening_events[0].teacher),
             "trials started in each cell": self._describe_trial_counts(),
             "confirmed": confirmed[-1] if confirmed else "no",
         }
+
+    def learning_notes(self) -> list[str]:
+        """Return what was not learned, and what guessing reaches, in sentences."""
+        return [*learning_sentences(self.events), describe_chance(self.opening_events[0])]
 
     def _describe_trial_counts(self) -> str:
         counts = self.tables.leaderboard["trials_started"]

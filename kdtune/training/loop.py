@@ -35,8 +35,10 @@ class EpochResult:
     """Metrics of one epoch, and the live objects behind them.
 
     Attributes:
-        validation_loss: mean cross-entropy; this and the next two are None without validation.
-        best_validation_accuracy: best so far, this epoch included; accuracies are shares of 1.
+        validation_loss: mean cross-entropy; this and the other values of validation are None
+            without validation. Accuracies are shares of 1.
+        validation_top_class_share: share of the images that get the most frequent answer.
+        best_validation_accuracy: best of ``config.metric`` so far, this epoch included.
         losses: means of the named parts of the training loss.
         threads: CPU threads of torch; on a CPU, results depend on them in the last bit.
         student: the live network; the next epoch changes it.
@@ -49,6 +51,8 @@ class EpochResult:
     train_accuracy: float
     validation_loss: float | None
     validation_accuracy: float | None
+    validation_balanced_accuracy: float | None
+    validation_top_class_share: float | None
     best_validation_accuracy: float | None
     losses: dict[str, float]
     seconds: float
@@ -62,6 +66,11 @@ class EpochResult:
         """True if no earlier epoch was as accurate; always true without validation images."""
         return bool(self.state["best_epoch"] == self.epoch)
 
+    def validation_score(self, config: TrainConfig) -> float | None:
+        """Return the accuracy on validation by which `config` compares epochs."""
+        score: float | None = getattr(self, f"validation_{config.metric}")
+        return score
+
     def metrics(self) -> dict[str, Any]:
         """Return the numbers alone; ``loss_<part>`` is None if that part is not finite."""
         metrics = {name: getattr(self, name) for name in METRIC_NAMES}
@@ -69,13 +78,14 @@ class EpochResult:
             metrics[f"loss_{loss_name}"] = value if math.isfinite(value) else None
         return metrics
 
-    def describe(self, epochs: int) -> str:
-        """Describe the epoch, one of `epochs`, in one line."""
+    def describe(self, config: TrainConfig) -> str:
+        """Describe the epoch of a run with these settings in one line."""
         best_mark = " *" if self.is_best else ""
         validation_text = ""
-        if self.validation_accuracy is not None:
-            validation_text = f"validation {100 * self.validation_accuracy:.2f} %{best_mark}, "
-        loss_text = f"epoch {self.epoch}/{epochs}: loss {self.train_loss:.4f}"
+        if (score := self.validation_score(config)) is not None:
+            label = "validation" if config.metric == "accuracy" else "balanced validation"
+            validation_text = f"{label} {100 * score:.2f} %{best_mark}, "
+        loss_text = f"epoch {self.epoch}/{config.epochs}: loss {self.train_loss:.4f}"
         return f"{loss_text}, {validation_text}{self.seconds:.1f} s"
 
 
@@ -163,23 +173,26 @@ class _Run:
             self.method.epoch = epoch
             train = run_epoch(*models, batches, self.optimizer, on_step)
             _require_finite_loss(epoch, "training", train["loss"])
-            validation: dict[str, Any] = {"loss": None, "accuracy": None}
+            validation: dict[str, float] = {}
             if validation_batches is not None:
                 validation = run_epoch(self.student, None, classification, validation_batches)
                 _require_finite_loss(epoch, "validation", validation["loss"])
             self.progress["epoch"] = epoch
-            accuracy, best = validation["accuracy"], self.progress["best_validation_accuracy"]
-            if accuracy is None or best is None or accuracy > best:
+            score = validation.get(self.config.metric)
+            best = self.progress["best_validation_accuracy"]
+            if score is None or best is None or score > best:
                 weights = self.student.model.state_dict()
-                self.progress |= {"best_validation_accuracy": accuracy, "best_epoch": epoch}
+                self.progress |= {"best_validation_accuracy": score, "best_epoch": epoch}
                 self.progress["best_weights"] = {k: v.clone() for k, v in weights.items()}
             yield EpochResult(
                 epoch=epoch,
                 lr=lr,
                 train_loss=train.pop("loss"),
                 train_accuracy=train.pop("accuracy"),
-                validation_loss=validation["loss"],
-                validation_accuracy=accuracy,
+                validation_loss=validation.get("loss"),
+                validation_accuracy=validation.get("accuracy"),
+                validation_balanced_accuracy=validation.get("balanced_accuracy"),
+                validation_top_class_share=validation.get("top_class_share"),
                 best_validation_accuracy=self.progress["best_validation_accuracy"],
                 losses=train,
                 seconds=time.perf_counter() - started,
@@ -300,12 +313,15 @@ def run_epoch(
         on_step: called after each step.
 
     Returns:
-        Means over the images: ``loss``, its named parts, and ``accuracy`` (share of 1).
+        Means over the images: ``loss``, its named parts, and ``accuracy`` (share of 1). Without an
+        optimizer also ``balanced_accuracy``, the mean recall of the classes that occur, and
+        ``top_class_share``, the share of the images that get the most frequent answer.
     """
     student.model.train(optimizer is not None)
     method.train(optimizer is not None)
     totals: dict[str, Tensor] = {}  # sums stay on the device, so that no step waits for a number
     correct, count = torch.zeros((), device=student.device, dtype=torch.int64), 0
+    class_counts: Tensor | None = None
     with torch.set_grad_enabled(optimizer is not None):
         for step, (images, labels, targets) in enumerate(batches, start=1):
             images = normalise(images.to(student.device, non_blocking=True))
@@ -326,14 +342,34 @@ def run_epoch(
                 optimizer.step()
             for name, value in parts.items():
                 totals[name] = totals.get(name, 0) + value.detach() * len(labels)
-            correct += (logits.argmax(1) == labels).sum()
+            predicted = logits.argmax(1)
+            correct += (predicted == labels).sum()
             count += len(labels)
+            if optimizer is None:
+                counts = _count_by_class(labels, predicted, logits.shape[1])
+                class_counts = counts if class_counts is None else class_counts + counts
             if on_step is not None:
                 on_step(method.epoch, step, parts["loss"])
     if not count:
         raise UserError("There are no images: the loader gave no batch.")
     means = {name: total.item() / count for name, total in totals.items()}
-    return {**means, "accuracy": correct.item() / count}
+    means["accuracy"] = correct.item() / count
+    return means if class_counts is None else means | _class_metrics(class_counts)
+
+
+def _count_by_class(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Return by class: images, correct answers, answers; int64 [3, K], without a wait for it."""
+    classes = torch.arange(num_classes, device=labels.device)
+    is_label, is_answer = labels[:, None] == classes, predicted[:, None] == classes
+    return torch.stack([is_label.sum(0), (is_label & is_answer).sum(0), is_answer.sum(0)])
+
+
+def _class_metrics(class_counts: Tensor) -> dict[str, float]:
+    """Return the values that `run_epoch` gives without an optimizer only."""
+    images, correct, answers = class_counts.cpu().double()
+    recalls = correct[images > 0] / images[images > 0]
+    share = (answers.max() / images.sum()).item()
+    return {"balanced_accuracy": recalls.mean().item(), "top_class_share": share}
 
 
 @torch.no_grad()
@@ -351,7 +387,7 @@ def predict(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> 
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> dict[str, float]:
-    """Return ``loss`` (mean cross-entropy) and ``accuracy`` (share of 1) on labelled images.
+    """Return ``loss`` (mean cross-entropy), ``accuracy`` and ``balanced_accuracy`` (shares of 1).
 
     Args:
         model: returns logits and features; it is put into eval mode.
@@ -360,4 +396,4 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) ->
     """
     device_model = DeviceModel(model, pick_device(config.device), config)
     metrics = run_epoch(device_model, None, StudentOnly(config, [], None), batches)
-    return {"loss": metrics["loss"], "accuracy": metrics["accuracy"]}
+    return {name: metrics[name] for name in ("loss", "accuracy", "balanced_accuracy")}

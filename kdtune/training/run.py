@@ -51,9 +51,10 @@ def run_training(
 
     Returns:
         ``model`` (weights of the best validation epoch, eval mode), ``teacher_model`` or None,
-        ``best_accuracy`` (share of 1, None without validation images), ``training_history`` (one
-        dict per epoch), ``test_results`` (``loss`` and ``accuracy``, or None without test images),
-        ``config`` (complete), ``experiment_name``.
+        ``best_accuracy`` (share of 1 by `config.metric`, None without validation images),
+        ``training_history`` (one dict per epoch), ``test_results`` (``loss``, ``accuracy`` and
+        ``balanced_accuracy``, or None without test images), ``config`` (complete),
+        ``experiment_name``.
     """
     METHODS.require(config.method)
     require_model(config.model)
@@ -96,7 +97,7 @@ def run_training(
         test_results = None
         if batches.test is not None:
             test_results = evaluate(model, batches.test, config)
-            accuracy = 100 * test_results["accuracy"]
+            accuracy = 100 * test_results[config.metric]
             files.say(f"test {accuracy:.2f} %, with the weights of the best epoch")
         summary = {
             "experiment_name": config.experiment_name,

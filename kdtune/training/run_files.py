@@ -75,7 +75,7 @@ class RunFiles:
 
     def save_epoch(self, result: EpochResult) -> None:
         """Write the log lines, events and checkpoints of an epoch."""
-        self.say(result.describe(self.config.epochs))
+        self.say(result.describe(self.config))
         metrics = result.metrics()
         self.history.append(metrics)
         for key, value in metrics.items():
@@ -104,7 +104,8 @@ class RunFiles:
 
     def _save_checkpoint(self, label: str, result: EpochResult) -> None:
         state = {"training": result.state, "history": self.history}
-        self._write_model(label, result.student, result.epoch, result.validation_accuracy, **state)
+        accuracy = result.validation_score(self.config)
+        self._write_model(label, result.student, result.epoch, accuracy, **state)
         self.last_checkpoint = str(self._checkpoint_path(label))
 
     def _write_model(

@@ -57,6 +57,7 @@ def describe_teacher(path: str | Path) -> dict[str, Any]:
         "sha256": hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest(),
         "model": loaded["architecture"],
         "image_size": (loaded["config"] or {}).get("image_size"),
+        "metric": (loaded["config"] or {}).get("metric", "accuracy"),
         "validation_accuracy": loaded.get("validation_accuracy"),
         "test_accuracy": loaded.get("test_accuracy"),
     }

@@ -27,7 +27,8 @@ def train_teacher(
         say: takes lines about each epoch and about what is built.
 
     Returns:
-        ``validation_accuracy`` and ``test_accuracy`` (None without test images), shares of 1.
+        ``validation_accuracy`` and ``test_accuracy`` (None without test images), shares of 1
+        by the metric of `config`.
     """
     if out.exists():
         raise UserError(f"{out} exists already; remove it, or give another --out.")
@@ -43,7 +44,7 @@ def train_teacher(
     partial_path = out.with_name(f"{out.stem}.partial{out.suffix}")
     try:
         for result in fit(config, train, validation, num_classes=len(classes)):
-            say(result.describe(config.epochs))
+            say(result.describe(config))
             if result.is_best:
                 save_model(partial_path, result.student, **metadata, epoch=result.epoch)
     except KeyboardInterrupt:
@@ -52,9 +53,10 @@ def train_teacher(
         raise
     model = result.student
     model.load_state_dict(result.state["best_weights"])
+    tested = evaluate(model, test, config) if test is not None else {}
     accuracies: dict[str, Any] = {
         "validation_accuracy": result.best_validation_accuracy,
-        "test_accuracy": evaluate(model, test, config)["accuracy"] if test is not None else None,
+        "test_accuracy": tested.get(config.metric),
     }
     save_model(out, model, **metadata, epoch=result.state["best_epoch"], **accuracies)
     partial_path.unlink()

@@ -16,7 +16,7 @@ from kdtune.config.train import TrainConfig
 from kdtune.errors import DiskFullError, RunError, UserError, last_line
 from kdtune.log import events
 from kdtune.log.event_log import EventLog
-from kdtune.log.folder import SweepFolder
+from kdtune.log.folder import SweepFolder, points_of_images
 from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.log_tables import trials_table
 from kdtune.reports.tables.looks import LAST_LOOK, SCHEDULE
@@ -305,8 +305,12 @@ class _ConfirmSession:
             for (_, run_id), predicted in zip(runs, predictions, strict=True):
                 with atomic_write(self.folder.predictions_path(run_id)) as temporary:
                     np.savez_compressed(temporary, predicted=predicted.astype(np.uint16))
-                run, accuracy = self.policy.proposals[run_id], float((predicted == labels).mean())
-                result = {**run.identity, "test_accuracy": accuracy, "test_images": len(labels)}
+                accuracy, balanced = (
+                    float(points_of_images(predicted, labels, metric).mean())
+                    for metric in (self.sweep.metric, "balanced_accuracy")
+                )
+                result = {"test_accuracy": accuracy, "test_balanced_accuracy": balanced}
+                result |= {**self.policy.proposals[run_id].identity, "test_images": len(labels)}
                 log.append(events.RunTested.model_validate(result))
         except ray.exceptions.RayError as error:
             reason = last_line(error)

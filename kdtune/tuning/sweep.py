@@ -16,6 +16,7 @@ from kdtune.log.events import Completed, EpochFinished, SweepOpening, TrialEnded
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.all_tables import load_sweep_tables
+from kdtune.reports.tables.learning import describe_chance, learning_sentences
 from kdtune.reports.tables.sentences import describe_detectable_difference
 from kdtune.reports.text.plan import plan_text
 from kdtune.storage.files import write_text, write_yaml
@@ -174,7 +175,10 @@ class _SearchSession:
         yield f"{describe_sampler(sweep.sampler)} proposes; {rule}"
         if not slots.is_uniform_cpu_only:
             yield slots.describe_resources()
-        if num_test_images := self.prepared.opening_event.data.test_images:
+        opening_event = self.prepared.opening_event
+        yield describe_chance(opening_event)
+        yield from learning_sentences([opening_event])
+        if num_test_images := opening_event.data.test_images:
             num_models = len(set(sweep.models))
             yield describe_detectable_difference(num_test_images, sweep.seeds, num_models)
         else:

@@ -31,6 +31,7 @@ from kdtune.training.rerun import train_from_file
 from kdtune.training.run import run_training
 
 STEM = "student-MultiBranchNet"
+METRIC = "balanced_accuracy"
 CHEAP = ("pth", "safetensors")
 CELL = {"method": "student", "model": "MultiBranchNet"}
 
@@ -39,7 +40,7 @@ class Made:
     """A sweep's folder after a search of two trials, of which one was really trained."""
 
     def __init__(self, path, data, config, network, accuracy, classes=None):
-        self.folder, self.config, self.accuracy = SweepFolder(path), config, accuracy
+        self.folder, self.config, self.accuracy = SweepFolder(path), dict(config), accuracy
         images = find_images(data)
         self.data = events.DataSummary(**images.summary())
         self.classes = list(classes or images.classes)
@@ -135,6 +136,20 @@ def test_an_unconfirmed_search_is_exported_as_a_search(sweep, tmp_path):
         loaded = load_model(out / f"{STEM}.{name}")
         assert "training" not in loaded
         assert loaded["validation_accuracy"] == sweep.accuracy
+
+
+def test_a_balanced_accuracy_is_named_and_has_no_interval_of_an_accuracy(sweep, tmp_path):
+    log = sweep.folder.load_events()
+    log[0] = log[0].model_copy(update={"config": {**sweep.settings, "metric": METRIC}})
+    sweep.config["metric"] = METRIC
+    log[1] = log[1].model_copy(update={"config": sweep.config})
+    write_events(sweep.folder.log_path, log)
+    out = tmp_path / "out"
+    export_sweep(sweep.folder.path, out, CHEAP)
+    assert "| validation balanced accuracy of this network |" in (out / f"{STEM}.md").read_text()
+    provenance = read_yaml(out / f"{STEM}.yaml")["provenance"]
+    assert "validation_interval" not in provenance
+    assert provenance["validation_images"] == sweep.data.validation_images
 
 
 def test_the_exported_settings_give_the_recorded_accuracy_again(sweep, tmp_path):

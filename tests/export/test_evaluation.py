@@ -34,6 +34,7 @@ def test_metrics_agree_with_the_training_loop(folder, teacher_file):
     figures = found.metrics
     assert figures["accuracy"] == loop["accuracy"]
     assert figures["loss"] == pytest.approx(loop["loss"], rel=1e-5)
+    assert figures["balanced_accuracy"] == pytest.approx(loop["balanced_accuracy"])
     n, p, z = figures["images"], figures["accuracy"], 1.959964
     middle, width = p + z * z / 2 / n, z * np.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
     ends = figures["accuracy_low"], figures["accuracy_high"]

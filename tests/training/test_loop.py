@@ -10,8 +10,9 @@ from small_runs import make_epoch_data, small_config
 from kdtune.data.folders import find_images
 from kdtune.errors import DivergedError, UserError
 from kdtune.methods import METHODS
-from kdtune.models.on_device import pick_device, pick_precision
-from kdtune.training.loop import build_student, evaluate, fit, learning_rate
+from kdtune.methods.student import StudentOnly
+from kdtune.models.on_device import DeviceModel, pick_device, pick_precision
+from kdtune.training.loop import build_student, evaluate, fit, learning_rate, run_epoch
 from kdtune.training.teacher import load_teacher
 
 LOOPED = ("student", "at", "fitnets", "vid")
@@ -124,6 +125,62 @@ def test_the_first_of_equal_epochs_is_the_best(folder):
     results = list(fit(config, batches, batches, num_classes=2))
     assert [r.validation_accuracy for r in results] == [1.0, 1.0, 1.0]
     assert [r.is_best for r in results] == [True, False, False]
+
+
+class Answers(torch.nn.Module):
+    """A network whose answers stand in the first pixel of its images."""
+
+    def forward(self, images):
+        answers = images[:, 0, 0, 0].long()
+        return torch.nn.functional.one_hot(answers, 4).float(), [images]
+
+
+def batches_of(answers, labels, size=3):
+    images = torch.zeros(len(answers), 3, 8, 8)
+    images[:, 0, 0, 0] = torch.tensor(answers)
+    labels = torch.tensor(labels)
+    starts = range(0, len(answers), size)
+    return [(images[i : i + size], labels[i : i + size], None) for i in starts]
+
+
+def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_occur(folder):
+    config = small_config(folder, method="student")
+    labels = [0, 0, 0, 0, 0, 0, 1, 1, 2, 2]  # and none of class 3
+    answers = [0, 0, 0, 0, 0, 3, 1, 0, 0, 0]
+    measured = evaluate(Answers(), batches_of(answers, labels), config)
+    assert measured["accuracy"] == 0.6
+    assert measured["balanced_accuracy"] == pytest.approx((5 / 6 + 1 / 2 + 0) / 3)
+    student = DeviceModel(Answers(), torch.device("cpu"), config)
+    method = StudentOnly(config, [], None)
+    values = run_epoch(student, None, method, batches_of(answers, labels))
+    assert values["top_class_share"] == 0.8
+    same = run_epoch(student, None, method, batches_of([2] * 10, labels))
+    assert (same["top_class_share"], same["balanced_accuracy"]) == (1, pytest.approx(1 / 3))
+
+
+def test_the_metric_chooses_the_best_epoch(folder):
+    """On validation images of which three in four are of one class, and which are noise."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(80, 3, 8, 8), (torch.arange(80) % 4 == 0).long()
+    train, validation = (
+        [(images[i : i + 10], labels[i : i + 10], None) for i in range(start, start + 40, 10)]
+        for start in (0, 40)
+    )
+    found = {}
+    for metric in ("accuracy", "balanced_accuracy"):
+        settings = {"method": "student", "epochs": 8, "lr": 0.05, "seed": 1}
+        config = small_config(folder, metric=metric, **settings)
+        results = found[metric] = list(fit(config, train, validation, num_classes=2))
+        scores = [getattr(result, f"validation_{metric}") for result in results]
+        assert results[-1].best_validation_accuracy == max(scores)
+        assert results[-1].state["best_epoch"] == 1 + scores.index(max(scores))
+        best = [result.epoch for result in results if result.is_best]
+        assert best[-1] == results[-1].state["best_epoch"]
+        label = {"accuracy": ", validation"}.get(metric, ", balanced validation")
+        assert f"{label} {100 * scores[0]:.2f} % *" in results[0].describe(config)
+    first, second = ([r.validation_accuracy for r in results] for results in found.values())
+    assert first == second  # training is the same
+    assert len({results[-1].state["best_epoch"] for results in found.values()}) == 2
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(run):

@@ -304,7 +304,7 @@ class TestLoadersOfOnesOwn:
         batches = [(images, labels) for images, labels in loader_of()]
         result = train_at(self.config, batches, tuple(batches), batches[:1])
         assert len(result["training_history"]) == 2
-        assert set(result["test_results"]) == {"loss", "accuracy"}
+        assert set(result["test_results"]) == {"loss", "accuracy", "balanced_accuracy"}
 
     def test_other_number_formats_will_do(self):
         tensors = [(images, labels) for images, labels in loader_of()]

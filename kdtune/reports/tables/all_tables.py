@@ -37,7 +37,7 @@ def collect_tables(folder: SweepFolder, tables: SweepTables) -> dict[str, pd.Dat
     """
     events = folder.load_events()
     opening = folder.load_opening_events()[0]
-    epochs, chance = epochs_table(events), 1 / len(opening.data.classes)
+    epochs, chance = epochs_table(events), opening.chance
     spaces, first_rung = collect_distributions(events), opening.config["grace_period"]
     named_tables = {
         "trials": tables.trials,
@@ -81,4 +81,5 @@ def comparison_conditions(folder: SweepFolder) -> dict[str, object]:
         "teacher": opening.teacher and opening.teacher.sha256,
         "image size": opening.config["image_size"],
         "epochs": opening.config["epochs"],
+        "metric": opening.metric,
     }

@@ -32,8 +32,8 @@ class CellData:
     Attributes:
         trials, runs: its rows of the tables `TRIALS` and `RUNS`.
         settings_scores: of the search, for the noise over seeds.
-        correct: by run, which test images were classified correctly, bool [n].
-        chance: accuracy of guessing, share of 1; the score of a diverged trial.
+        correct: by run, see `kdtune.log.folder.points_of_images`.
+        chance: accuracy of answers of one class, share of 1; the score of a diverged trial.
     """
 
     cell: Cell
@@ -124,6 +124,7 @@ class CellData:
             retrained = _accuracies(self.runs[self.runs["trial_id"] == best["trial_id"]])
             columns |= {
                 "search_best_percent": 100 * accuracy,
+                "validation_balanced_accuracy_percent": self._best_balanced_percent(),
                 "optimism_gap_points": 100 * (accuracy - retrained.mean()),
                 "trial_id": best["trial_id"],
                 "configuration": best["configuration"],
@@ -146,12 +147,26 @@ class CellData:
                 unknown = f"{trial_id} was confirmed, but never searched"
                 raise UserError(f"The log is damaged: {unknown}.")
             columns |= {
+                **self._balanced_columns(),
                 "validation_accuracy_percent": self._confirm_scores.mean(),
                 "validation_seed_sd_points": self._confirm_scores.std(),
                 "trial_id": trial_id,
                 "configuration": chosen["configuration"].iloc[0],
             }
         return columns | self._test_columns(groups)
+
+    def _best_balanced_percent(self) -> float:
+        """Return the mean balanced accuracy of the runs that the best score is the mean of."""
+        best, trials = self._best_trial["trial_id"], self.trials
+        runs = trials[(trials["trial_id"] == best) | (trials["candidate"] == best)]
+        finished = runs[runs["state"] == TrialState.FINISHED]
+        scored = finished if len(finished) else runs[runs["trial_id"] == best]
+        return float(100 * scored["validation_balanced_accuracy"].mean())
+
+    def _balanced_columns(self) -> dict[str, object]:
+        ok_runs = self._deciding_runs[self._deciding_runs["status"] == "ok"]
+        names = "validation_balanced_accuracy", "test_balanced_accuracy"
+        return {f"{name}_percent": 100 * ok_runs[name].mean() for name in names}
 
     def _status(self) -> _Status:
         if len(self._deciding_runs):

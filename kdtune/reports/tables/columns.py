@@ -98,8 +98,11 @@ TRIAL_ID = Column("trial_id", TEXT, "trial")
 REASON = Column("reason", TEXT, "why it ended", "in words")
 RESTARTS = Column("restarts", "d", "number of restarts in another process")
 EPOCHS_TRAINED = Column("epochs", "d", "number of epochs trained")
-BEST_VALIDATION = Column("best_validation_accuracy", "g", "best so far; the search maximises it")
+BEST_VALIDATION = Column("best_validation_accuracy", "g", "best so far, by the metric of the "
+                         "sweep; the search maximises it")
 BEST_EPOCH = Column("best_epoch", "d", "first epoch with that accuracy")
+BALANCED_VALIDATION = Column("validation_balanced_accuracy", "g", "mean recall of the classes, "
+                             "share of 1, of the best epoch")
 DEVICE_SECONDS = Column("device_seconds", ".2f", "seconds of all its epochs")
 DEVICE = Column("device", TEXT, "device of the (latest) epoch")
 THREADS = Column("threads", "d", "CPU threads of the (latest) epoch")
@@ -118,7 +121,7 @@ TRIALS = Table(
     Column("origin", TEXT, "`start` (a known good point), `sampler` or `repeat`"),
     Column("candidate", TEXT, "of a repeat: the first trial with its settings, else empty"),
     Column("state", TEXT, "`finished`, `stopped`, `diverged`, `crashed` or `running`", "status"),
-    REASON, RESTARTS, EPOCHS_TRAINED, BEST_VALIDATION, BEST_EPOCH,
+    REASON, RESTARTS, EPOCHS_TRAINED, BEST_VALIDATION, BALANCED_VALIDATION, BEST_EPOCH,
     Column("last_validation_accuracy", "g", "share of 1, of the latest epoch"),
     DEVICE_SECONDS, DEVICE, THREADS,
     Column("mean_validation_accuracy", "g", "score of its settings: mean of "
@@ -141,6 +144,9 @@ EPOCHS = Table(
     Column("train_accuracy", "g", "share of 1"),
     Column("validation_loss", "g", "mean cross-entropy"),
     Column("validation_accuracy", "g", "share of 1"),
+    Column("validation_balanced_accuracy", "g", "mean recall of the classes, share of 1"),
+    Column("validation_top_class_share", "g", "share of the images that get the most frequent "
+           "answer; 1 if all get the same"),
     BEST_VALIDATION,
     Column("seconds", ".2f", "seconds of training and validation"),
     DEVICE, THREADS,
@@ -156,8 +162,9 @@ RUNS = Table(
     Column("seed", "d", "number of the seed, from 1, the same in every cell"),
     Column("status", TEXT, "`ok`, `diverged`, `crashed` or `running`"),
     Column("chosen", FLAG, "true if its configuration was chosen for the cell"),
-    EPOCHS_TRAINED, BEST_VALIDATION, BEST_EPOCH,
-    Column("test_accuracy", "g", "share of 1; empty if it was not tested"),
+    EPOCHS_TRAINED, BEST_VALIDATION, BALANCED_VALIDATION, BEST_EPOCH,
+    Column("test_accuracy", "g", "share of 1 by the metric; empty if it was not tested"),
+    Column("test_balanced_accuracy", "g", "mean recall of the classes, share of 1"),
     DEVICE_SECONDS, RESTARTS, REASON, DEVICE, THREADS, CONFIGURATION,
 )
 
@@ -177,6 +184,8 @@ LEADERBOARD = Table(
            f"seeds and test images; empty with fewer than {MIN_SEEDS} seeds"),
     Column("test_low_percent", ".2f", "lower end of the interval, which is asymmetric near 0"),
     Column("test_high_percent", ".2f", "upper end of the interval, asymmetric near 100"),
+    Column("test_balanced_accuracy_percent", ".2f", "mean recall of the classes, mean over the "
+           "same seeds", "test balanced %"),
     Column("test_seed_sd_points", ".2f", "standard deviation over the seeds (ddof 1)"),
     Column("seeds_ok", "d", "finished seeds of the chosen configuration", "seeds"),
     Column("seeds_diverged", "d", "diverged seeds of the chosen configuration"),
@@ -185,6 +194,8 @@ LEADERBOARD = Table(
            "gain_over_student_half_width_points"),
     Column("gain_over_student_half_width_points", ".2f", "95 % half width, also for search luck"),
     Column("validation_accuracy_percent", ".2f", "mean over the same seeds", "validation %"),
+    Column("validation_balanced_accuracy_percent", ".2f", "mean recall of the classes, mean over "
+           "the same seeds; of the best trial if not confirmed", "validation balanced %"),
     Column("validation_seed_sd_points", ".2f", "standard deviation over these seeds (ddof 1)"),
     Column("search_best_percent", ".2f", "best settings of the search, mean over their runs",
            "best validation %"),
@@ -192,7 +203,7 @@ LEADERBOARD = Table(
     Column("validation_minus_test_points", ".2f", "validation accuracy − test accuracy"),
     Column("search_luck_points", ".2f", "likely change of a new search", "search luck, points"),
     Column("late_gain_points", ".2f", "best of all settings minus best of the first half; a "
-           "diverged trial has the accuracy of guessing", "late gain, points"),
+           "diverged trial has the accuracy of answers of one class", "late gain, points"),
     Column("search_still_improving", FLAG, "true if late_gain_points is above the larger of "
            "min_difference and 0.75 · validation_seed_sd_points", "still improving"),
     Column("search_noise_sd_points", ".2f", "standard deviation over seeds in the search, by the "

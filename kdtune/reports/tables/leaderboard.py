@@ -50,15 +50,15 @@ def build_sweep_tables(
     Args:
         events: log of the search.
         confirm_events: log of the confirmation.
-        correct: by run, which test images were classified correctly, bool [n].
+        correct: by run, see `kdtune.log.folder.points_of_images`.
         groups: see `kdtune.reports.tables.statistics.estimate_mean`.
         min_difference: smallest difference that matters, in points.
         limits: what the student to ship may cost.
     """
-    data = next((event.data for event in events if isinstance(event, SweepStarted)), None)
+    opening = next((event for event in events if isinstance(event, SweepStarted)), None)
     trials = trials_table(events)
     runs, models = runs_table(confirm_events), models_table(confirm_events)
-    chance, scores = 1 / len(data.classes) if data else 0.0, SettingsScores(events)
+    chance, scores = opening.chance if opening else 0.0, SettingsScores(events)
     cells = []
     for (method, model), cell_trials in trials.groupby(["method", "model"], sort=False):
         cell_runs = runs[(runs["method"] == method) & (runs["model"] == model)]
@@ -72,7 +72,7 @@ def build_sweep_tables(
     leaderboard = LEADERBOARD.make_frame(
         {
             "rank": ranks.get(cell.cell),
-            "validation_images": data.validation_images if data else None,
+            "validation_images": opening.data.validation_images if opening else None,
             **cell.search_columns(min_difference),
             **cell.confirm_columns(groups),
             **gains.get(cell.cell, {}),
@@ -84,8 +84,21 @@ def build_sweep_tables(
     leaderboard["validation_minus_test_points"] = validation - test
     leaderboard = sort_leaderboard(leaderboard)
     ship = ship_table(leaderboard, results, groups, min_difference, limits)
-    sentences = describe_ship_set(ship, bool(data and data.test_images), limits)
+    sentences = describe_ship_set(ship, bool(opening and opening.data.test_images), limits)
     return SweepTables(trials, runs, models, results, comparison, leaderboard, ship, sentences)
+
+
+def redundant_columns(leaderboard: pd.DataFrame) -> set[str]:
+    """Return the columns of balanced accuracies that show no other numbers than accuracies."""
+    validation, test = (f"{s}_balanced_accuracy_percent" for s in ("validation", "test"))
+    accuracies = leaderboard["validation_accuracy_percent"], leaderboard["search_best_percent"]
+    others = {validation: accuracies[0].fillna(accuracies[1])}
+    others[test] = leaderboard["test_accuracy_percent"]
+    return {
+        name
+        for name, other in others.items()
+        if np.allclose(leaderboard[name].fillna(other), other, atol=1e-6, equal_nan=True)
+    }
 
 
 def sort_leaderboard(leaderboard: pd.DataFrame) -> pd.DataFrame:

@@ -114,6 +114,7 @@ def runs_table(confirm_events: Iterable[Event]) -> pd.DataFrame:
             "status": "ok" if run.state is log_events.TrialState.FINISHED else run.state,
             "chosen": chosen.get(run.cell) == run.proposed.candidate,
             "test_accuracy": run.tested.test_accuracy if run.tested else np.nan,
+            "test_balanced_accuracy": run.tested.test_balanced_accuracy if run.tested else np.nan,
             "configuration": json.dumps(run.proposed.config),
             **_outcome(run),
         }
@@ -129,7 +130,8 @@ def _outcome(trial: TrialRecord) -> dict[str, Any]:
         "reason": trial.ended.reason if trial.ended else "",
         "restarts": len(trial.restarts),
         "epochs": last.epoch if last else 0,
-        "best_validation_accuracy": best.validation_accuracy if best else np.nan,
+        "best_validation_accuracy": best.best_validation_accuracy if best else np.nan,
+        "validation_balanced_accuracy": best.validation_balanced_accuracy if best else np.nan,
         "best_epoch": best.epoch if best else pd.NA,
         "last_validation_accuracy": last.validation_accuracy if last else np.nan,
         "device_seconds": trial.device_seconds,

@@ -14,7 +14,7 @@ def search_curve_table(trials: pd.DataFrame, epochs: pd.DataFrame, chance: float
     Args:
         trials: the table `TRIALS`.
         epochs: the table `EPOCHS`.
-        chance: accuracy of guessing, share of 1; the expected score of a failed trial.
+        chance: accuracy of answers of one class, share of 1; the expected score of a failed trial.
     """
     # A trial that was restarted may report an epoch twice.
     reported = epochs.drop_duplicates(["trial_id", "epoch"], ignore_index=True)

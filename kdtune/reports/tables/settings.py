@@ -78,7 +78,7 @@ def settings_table(
         epochs: the table `EPOCHS`.
         spaces: result of `collect_distributions`.
         first_rung: epoch that most trials reached.
-        chance: accuracy of guessing, share of 1; the score of a diverged trial.
+        chance: accuracy of answers of one class, share of 1; the score of a diverged trial.
     """
     rung_epochs = epochs[epochs["epoch"] == first_rung].drop_duplicates("trial_id", keep="last")
     rung_scores = rung_epochs.set_index("trial_id")["best_validation_accuracy"]

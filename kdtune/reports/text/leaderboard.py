@@ -9,6 +9,7 @@ from kdtune.log.folder import SweepSnapshot
 from kdtune.reports.tables import all_tables, notes
 from kdtune.reports.tables.comparison import select_main_pair
 from kdtune.reports.tables.leaderboard import SweepTables
+from kdtune.reports.tables.learning import describe_chance, learning_sentences
 from kdtune.reports.tables.rungs import advise_grace_period, rungs_table
 from kdtune.reports.tables.settings import collect_distributions, range_end_note
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
@@ -54,7 +55,8 @@ def leaderboard_text(
     below = explain_separate_tables(conditions)
     for name, folder in sweeps.items():
         label = f"{name}: " if len(sweeps) > 1 else ""
-        said = notes.answer_sentences(tables[name], name)
+        said = learning_sentences(folder.load_events())
+        said += notes.answer_sentences(tables[name], name)
         answers += [f"{label}{sentence}" for sentence in said]
         below += [f"{label}{note}" for note in _sweep_notes(folder, tables[name])]
     ship_sets = {name: select_ship_set(own.ship) for name, own in tables.items()}
@@ -70,6 +72,7 @@ def leaderboard_text(
 def _sweep_notes(folder: SweepSnapshot, tables: SweepTables) -> list[str]:
     events, opening = folder.load_events(), folder.load_opening_events()[0]
     sweep_notes = [f"Teacher: {notes.describe_teacher(opening.teacher)}."] * bool(opening.teacher)
+    sweep_notes.append(describe_chance(opening))
     sweep_notes += notes.result_notes(tables.leaderboard, tables.runs)
     if note := notes.bad_images_note(events):
         sweep_notes.append(note)

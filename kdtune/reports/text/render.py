@@ -16,18 +16,20 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from kdtune.reports.tables.columns import LEADERBOARD_VIEW
+from kdtune.reports.tables.leaderboard import redundant_columns
 from kdtune.reports.tables.notes import SEARCH_CAVEAT
 from kdtune.runtime.console import printable
 
 SEARCH_COLUMNS = (
-    "sweep", "model", "method", "search_best_percent", "trials_started", "trials_finished",
-    "trials_stopped", "trials_diverged", "trials_crashed", "search_epochs",
-    "search_device_seconds", "settings",
+    "sweep", "model", "method", "search_best_percent", "validation_balanced_accuracy_percent",
+    "trials_started", "trials_finished", "trials_stopped", "trials_diverged", "trials_crashed",
+    "search_epochs", "search_device_seconds", "settings",
 )  # fmt: skip
 """Columns of the printed leaderboard while nothing is confirmed."""
 
 CONFIRM_COLUMNS = (
     "sweep", "model", "rank", "method", "status", "test_accuracy_percent",
+    "test_balanced_accuracy_percent",
     "gain_over_student_points", "validation_accuracy_percent", "search_best_percent",
     "optimism_gap_points", "seeds_ok", "trials_started", "device_hours", "settings",
 )  # fmt: skip
@@ -91,6 +93,7 @@ def _view(leaderboard: pd.DataFrame, confirmed: bool) -> dict[str, list[str]]:
     hidden = {n for n in ("trials_diverged", "trials_crashed") if not leaderboard[n].any()}
     if (leaderboard["status"] == "ok").all():
         hidden.add("status")
+    hidden |= redundant_columns(leaderboard)
     names = CONFIRM_COLUMNS if confirmed else SEARCH_COLUMNS
     shown = (name for name in names if name not in hidden)
     return LEADERBOARD_VIEW.to_texts(leaderboard.assign(device_hours=seconds / 3600), *shown)

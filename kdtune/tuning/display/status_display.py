@@ -10,6 +10,7 @@ from rich.text import Text
 
 from kdtune.log import events
 from kdtune.log.events import FAILED_STATES, Cell, TrialState
+from kdtune.reports.tables.learning import Finding, LearningSigns
 from kdtune.reports.tables.several_sweeps import format_settings
 from kdtune.runtime.console import printable
 from kdtune.tuning.cluster.placement import Slots
@@ -20,6 +21,9 @@ from kdtune.units import format_duration
 
 MAX_RECENT_ENDS = 2
 """Maximum number of trial ends below the table."""
+
+MIN_TRIALS_TO_JUDGE = 2
+"""Number of ended trials of a cell before the display says that it learns nothing."""
 
 RESERVED_ROWS, MIN_CELL_ROWS = 8 + MAX_RECENT_ENDS, 3
 """Rows of the screen that are kept for everything but cells; minimum number of cells shown."""
@@ -37,6 +41,7 @@ class StatusDisplay(Display):
     def __post_init__(self) -> None:
         self._goal: Goal | None = None
         self._slots: Slots | None = None
+        self._signs, self._signs_said = LearningSigns(), set[Finding]()
         self._recent_ends: deque[str] = deque(maxlen=MAX_RECENT_ENDS)
 
     def start(self, goal: Goal, slots: Slots) -> None:
@@ -48,9 +53,12 @@ class StatusDisplay(Display):
         """
         self._goal, self._slots = goal, slots
         self.progress.reset_rate()
+        self._signs_said.update(self._signs.findings(MIN_TRIALS_TO_JUDGE))
 
     def fold(self, event: events.Event) -> None:
         """Report an event of the log."""
+        if self.noun == "trials":
+            self._signs.fold(event)
         if self._goal is None:
             return
         match event:
@@ -60,10 +68,21 @@ class StatusDisplay(Display):
                 kind = WARNING if event.state in FAILED_STATES else DETAIL
                 self._recent_ends.append(self._format_end(event))
                 self.screen.say(self._recent_ends[-1], kind)
+                self._say_new_signs(MIN_TRIALS_TO_JUDGE)
             case events.TrialRestarted():
                 self.screen.warn(f"{event.trial_id}: {event.reason}; restarted")
             case events.SpaceExhausted():
                 self.screen.say(f"{event.cell_name}: {event.reason}")
+            case events.Completed():
+                self._say_new_signs(1)
+
+    def _say_new_signs(self, min_trials: int) -> None:
+        """Say once what the trials of a cell have not learned."""
+        for finding in self._signs.findings(min_trials):
+            if finding not in self._signs_said:
+                self._signs_said.add(finding)
+                sign, cell = finding
+                self.screen.warn(self._signs.describe(sign, [cell]))
 
     def summary(self) -> str | None:
         """Return a line about all cells; None if no trial runs."""

@@ -271,6 +271,7 @@ def _build_trial_config(
             **sweep.locations(METHODS[method].uses_teacher),
             "image_size": sweep.image_size,
             "epochs": sweep.epochs,
+            "metric": sweep.metric,
             "skip_bad_images": sweep.skip_bad_images,
             "augment_seed": sweep.seed,
             "seed": derive_seed(sweep.seed, method, model, number),

@@ -54,6 +54,8 @@ def make_warm_start_events(
             difference = f"it has no trials of {'-'.join(cell)}"
         elif earlier_opening.data.fingerprint != opening_event.data.fingerprint:
             difference = "its data differ"
+        elif earlier_opening.metric != opening_event.metric:
+            difference = "its metric differs"
         else:
             difference = next(filter(None, differences), "")
         observations, start_points = [], []

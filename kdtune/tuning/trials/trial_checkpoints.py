@@ -92,7 +92,7 @@ class TrialCheckpoints:
             config=self.config.model_dump(),
             classes=list(self.classes),
             epoch=result.epoch,
-            validation_accuracy=result.validation_accuracy,
+            validation_accuracy=result.validation_score(self.config),
             training=training,
             history=[metrics.model_dump() for metrics in history],
             sync=False,

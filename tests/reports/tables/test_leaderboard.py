@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from event_logs import OPENING_FIELDS
-from report_sweeps import CONDITIONS, EVENTS, IMAGES, PROFILE, Sweep, four_cells
+from report_sweeps import CONDITIONS, EVENTS, IMAGES, PROFILE, Sweep, four_cells, sweep_started
 from scipy.stats import t
 
 from kdtune.errors import UserError
 from kdtune.log.events import ConfirmStarted
 from kdtune.reports.tables.columns import LEADERBOARD
-from kdtune.reports.tables.leaderboard import build_sweep_tables
+from kdtune.reports.tables.leaderboard import build_sweep_tables, redundant_columns
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
 
 
@@ -88,6 +88,51 @@ def test_a_confirmed_cell_by_hand():
     mean = chances @ values
     assert row.search_luck_points == pytest.approx((chances @ (values - mean) ** 2) ** 0.5)
     assert pd.isna(row["rank"])  # there is nobody to be better than
+
+
+def balanced(sweep, **values):
+    """Return a sweep whose epochs and test results have balanced accuracies, by trial or run."""
+    for log in (sweep.events, sweep.confirm_events):
+        for number, event in enumerate(log):
+            name = {"epoch_finished": "validation", "run_tested": "test"}.get(event.kind)
+            value = values.get(getattr(event, "trial_id", "").replace("-", "_"))
+            if name is not None and value is not None:
+                log[number] = event.model_copy(update={f"{name}_balanced_accuracy": value})
+    return sweep
+
+
+def test_balanced_accuracies():
+    """They are means over the runs of the accuracies; a column with the same numbers is hidden."""
+    search = {"at_A_000": 0.5, "at_A_001": 0.7, "at_A_002": 0.6}
+    sweep = balanced(Sweep().search("at", "A", 0.8, 0.9).repeat("at", "A", 1, 0.85), **search)
+    board = sweep.leaderboard
+    assert board.validation_balanced_accuracy_percent.tolist() == [pytest.approx(65)]
+    assert redundant_columns(board) == {"test_balanced_accuracy_percent"}
+    runs = {"at_A_001_seed1": 0.5, "at_A_001_seed2": 0.6, "at_A_001_seed3": 0.7}
+    sweep = balanced(sweep.confirm("at", "A", 1, [0.75] * 3), **runs)
+    row = sweep.leaderboard.loc["at", "A"]
+    assert row.validation_balanced_accuracy_percent == pytest.approx(60)
+    assert row.test_balanced_accuracy_percent == pytest.approx(60)
+    assert redundant_columns(sweep.leaderboard) == set()
+    both = {f"{split}_balanced_accuracy_percent" for split in ("validation", "test")}
+    equal = balanced(Sweep().search("at", "A", 0.75).confirm("at", "A", 0, [0.75], 0.75),
+                     at_A_000=0.75, at_A_000_seed1=0.75)  # fmt: skip
+    equal.correct = {"at-A-000-seed1": np.arange(4) < 3}
+    assert redundant_columns(equal.leaderboard) == both
+    assert redundant_columns(four_cells().leaderboard) == both  # of an earlier version
+
+
+def test_a_diverged_trial_counts_as_the_largest_class():
+    """The best of two draws from two scores, 80 and that of one class: 80 with a chance of 3/4."""
+    for config, counts, chance in (
+        ({}, (), 50),
+        ({}, (14, 6), 70),
+        ({"metric": "balanced_accuracy"}, (14, 6), 50),
+    ):
+        sweep = Sweep().search("at", "A", 0.8, "diverged")
+        sweep.events[0] = sweep_started(config, validation_class_counts=counts)
+        expected = (80 - chance) * (3 / 4 * 1 / 4) ** 0.5
+        assert sweep.leaderboard.search_luck_points.tolist() == [pytest.approx(expected)]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,13 @@ import pytest
 from display_events import AT, KD, TARGETS, Shown, two_slots
 from sweep_harness import SweepHarness
 
-from kdtune.log.events import CacheUpdated, ConfirmStarted, SpaceExhausted, TrialRestarted
+from kdtune.log.events import (
+    CacheUpdated,
+    Completed,
+    ConfirmStarted,
+    SpaceExhausted,
+    TrialRestarted,
+)
 from kdtune.tuning.display.screen import LineKind
 
 DETAIL, INFO, WARNING = LineKind
@@ -45,6 +51,42 @@ def test_earlier_events_are_counted_but_not_reported():
     shown.display.start(shown.goal, two_slots())
     shown.trial("b", accuracy=0.8)
     assert shown.said == [(DETAIL, "[2] b finished 80.00 % (cell's best 90.00 %): why")]
+
+
+def warnings(shown):
+    return [text.partition(":")[0] for kind, text in shown.said if kind is WARNING]
+
+
+def test_what_a_cell_has_not_learned_is_said_once():
+    shown = Shown({AT: 9, KD: 9})
+    shown.trial("a", accuracy=0.5)
+    assert warnings(shown) == []  # a single trial may have had bad luck
+    shown.trial("b", accuracy=0.45)
+    assert warnings(shown) == ["AT on A"]
+    assert "beats guessing (50.0 % against 50.0 %)" in shown.said[-1][1]
+    shown.trial("c", accuracy=0.4)
+    assert len(warnings(shown)) == 1
+    shown.trial("d", cell=KD, accuracy=0.5)
+    shown.trial("e", cell=("kd", "C"), accuracy=0.9)
+    assert len(warnings(shown)) == 1
+    shown.tell(Completed)  # now a single trial is all there is
+    assert warnings(shown) == ["AT on A", "KD on B"]
+
+
+def test_what_was_said_before_a_resume_is_not_said_again():
+    shown = Shown({AT: 9}, started=False)
+    for trial_id in "ab":
+        shown.trial(trial_id, accuracy=0.5)
+    shown.display.start(shown.goal, two_slots())
+    shown.trial("c", accuracy=0.45)
+    assert warnings(shown) == []
+
+
+def test_the_runs_of_a_confirmation_are_not_judged():
+    shown = Shown({AT: 6}, "runs", ConfirmStarted)
+    for seed in (1, 2, 3):
+        shown.trial(f"at-A-007-seed{seed}", candidate="at-A-007", accuracy=0.5)
+    assert warnings(shown) == []
 
 
 def test_the_drawing_of_a_search():

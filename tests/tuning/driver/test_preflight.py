@@ -17,11 +17,11 @@ START = []
 
 @pytest.fixture
 def prepare(folder, teacher_file):
-    def prepared(spaces=(), methods="at", **settings):
+    def prepared(spaces=(), methods="at", top_level=None, **settings):
         sweep = {
             "name": "n", "data": str(folder), "teacher": str(teacher_file), "epochs": 2,
             "methods": methods, "models": "MultiBranchNet", "baselines": False,
-            "settings": settings, "spaces": tuple(map(str, spaces)),
+            "settings": settings, "spaces": tuple(map(str, spaces)), **(top_level or {}),
         }  # fmt: skip
         requested = SweepConfig.parse(sweep)
         return prepare_sweep(requested, requested.spaces)
@@ -61,6 +61,19 @@ def test_weights_alone_cost_nothing(prepare, tmp_path, monkeypatch):
     assert list(prepared.describe_unscaled_strengths()) == []
     config = prepare(alpha=0.5, beta=5.0).configure_trial(("at", "MultiBranchNet"), 0, settings)
     assert config.beta == settings["beta"]
+
+
+def test_the_metric_is_a_setting_of_the_sweep_and_of_its_trials_alone(prepare, folder):
+    prepared = prepare(methods="at", top_level={"metric": "balanced_accuracy"})
+    assert prepared.opening_event.metric == "balanced_accuracy"
+    config = prepared.configure_trial(("at", "MultiBranchNet"), 0, first_settings(prepared))
+    assert config.metric == "balanced_accuracy"
+    data = prepared.opening_event.data
+    assert data.classes == tuple(sorted(path.name for path in folder.iterdir()))
+    assert sum(data.validation_class_counts) == data.validation_images
+    assert sum(data.train_class_counts) == data.train_images
+    with pytest.raises(UserError, match="'metric' has a flag of its own"):
+        prepare(metric="accuracy")
 
 
 def test_a_strength_without_a_scale_is_told(prepare):

@@ -23,6 +23,7 @@ OTHER_DATA = OPENING.model_copy(update={"data": DATA.model_copy(update={"fingerp
 OTHER_TEACHER = OPENING.model_copy(
     update={"teacher": OPENING.teacher.model_copy(update={"sha256": "x"})}
 )
+OTHER_METRIC = OPENING.model_copy(update={"config": {"metric": "balanced_accuracy"}})
 SPACES = load_spaces()
 
 
@@ -98,6 +99,7 @@ def test_diverged_trials_are_observations_and_those_without_an_epoch_are_not(tmp
     [
         ({"opening": OTHER_DATA}, "its data differ"),
         ({"opening": OTHER_TEACHER}, "its teacher differs"),
+        ({"opening": OTHER_METRIC}, "its metric differs"),
         (
             {"spaces": {**SPACES, "at": SPACES["at"].with_constants({"momentum": 0.5})}},
             "momentum 0.9 there, 0.5 here",

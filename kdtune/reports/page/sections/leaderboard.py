@@ -6,11 +6,13 @@ import pandas as pd
 
 from kdtune.reports.page.blocks import Block, Paragraph, TableBlock
 from kdtune.reports.tables.columns import LEADERBOARD_VIEW
+from kdtune.reports.tables.leaderboard import redundant_columns
 from kdtune.reports.tables.notes import NO_TRIAL_NOTE, SEARCH_CAVEAT
 from kdtune.reports.tables.sentences import display_name
 
 COLUMNS = (
-    "sweep", "model", "rank", "method", "test_accuracy_percent", "gain_over_student_points",
+    "sweep", "model", "rank", "method", "test_accuracy_percent", "test_balanced_accuracy_percent",
+    "gain_over_student_points",
     "search_best_percent", "optimism_gap_points", "seeds_ok", "status", "trials_started",
     "device_hours", "settings",
 )  # fmt: skip
@@ -40,6 +42,7 @@ def leaderboard_section(leaderboard: pd.DataFrame) -> Iterator[Block]:
     hidden = set() if tested.any() else set(TEST_COLUMNS)
     hidden |= {"search_best_percent"} if tested.all() else set()
     hidden |= {"gain_over_student_points"} if without_gain else set()
+    hidden |= redundant_columns(leaderboard)
     hidden |= {"status"} if (leaderboard["status"] == "ok").all() else set()
     columns = LEADERBOARD_VIEW.to_texts(shown, *(name for name in COLUMNS if name not in hidden))
     yield TableBlock(TEST_CAPTION if tested.any() else SEARCH_CAVEAT, columns)

@@ -20,6 +20,7 @@ VERSIONS = ("kdtune", "python", "torch", "ray", "optuna", "platform")
 
 FORMULAS = """\
 x[i, s]   100 if image i is classified correctly with seed s, else 0; for a pair A minus B
+          (metric balanced_accuracy: weighted so that classes count alike)
 m         mean of x;  a_i = mean over seeds;  b_s = mean over images;  n images, S seeds
 MS_img    S * var(a),  MS_seed = n * var(b)
 MS_res    sum((x - a_i - b_s + m)^2) / ((n - 1) * (S - 1))
