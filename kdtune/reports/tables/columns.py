@@ -330,7 +330,7 @@ SHIP = Table(
     Column("behind_best_points", ".2f", "test accuracy of the best − its own, on the same seeds",
            "behind best, points"),
     Column("behind_best_high_points", ".2f", "its one-sided 95 % upper bound for new seeds and "
-           "test images, simultaneous over the candidates (Bonferroni)", "at most"),
+           "test images, simultaneous over the candidates (Bonferroni)", "at most, points"),
     Column("p_value_holm", ".3f", "one-sided p-value of being behind by no more than "
            "min_difference_points, adjusted over the candidates"),
     Column("independent_images", ",d", "test images of the comparison; groups if they have any"),

@@ -11,6 +11,7 @@ from kdtune.reports.tables.comparison import select_main_pair
 from kdtune.reports.tables.leaderboard import SweepTables
 from kdtune.reports.tables.learning import describe_chance, learning_sentences
 from kdtune.reports.tables.rungs import advise_grace_period, rungs_table
+from kdtune.reports.tables.sentences import advise_next_step
 from kdtune.reports.tables.settings import collect_distributions, range_end_note
 from kdtune.reports.tables.several_sweeps import explain_separate_tables, join_leaderboards
 from kdtune.reports.tables.ship import NO_LIMITS, ShipLimits, select_ship_set
@@ -89,13 +90,16 @@ def _make_object(folder: SweepSnapshot, tables: SweepTables) -> dict[str, Any]:
     """Return both answers, the teacher and the leaderboard of a sweep, for JSON."""
     teacher, ship_set = folder.load_opening_events()[0].teacher, select_ship_set(tables.ship)
     first, *smallest = tables.ship_sentences
+    pair_rows = to_records(select_main_pair(tables.comparison))
     return {
         "ship": {
             "sentence": first,
             "smallest": next(iter(smallest), None),
             "set": to_records(ship_set) or None,
         },
-        "method": next(iter(to_records(select_main_pair(tables.comparison))), None),
+        "method": pair_rows[0] | {"advice": advise_next_step(pair_rows[0], str(folder.path))}
+        if pair_rows
+        else None,
         "teacher": teacher and teacher.model_dump(mode="json"),
         "leaderboard": to_records(tables.leaderboard),
     }

@@ -1,6 +1,7 @@
 """The student to ship: the best on validation, its comparisons on test, limits, and sentences."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -257,9 +258,9 @@ def test_the_smallest_of_the_set_is_named():
 @pytest.mark.parametrize(
     ("sweep", "sentence"),
     [
-        (four_cells(), "Ship AT on A: 89.8 ± "),
-        (half_confirmed(), "Ship AT on A: 89.8 ± "),
-        (one_method(), "Ship AT on A: 74.8 ± "),
+        (four_cells(), "Ship AT on A: 89.8 % (86.4–92.3) on test; all 5 "),
+        (half_confirmed(), "Ship AT on A: 89.8 % (86.4–92.3) on test; all 5 "),
+        (one_method(), "Ship AT on A: 74.8 % (64.5–82.8) on test; no "),
         (diverged_seed(), "Ship AT on A: "),
         (
             Sweep().search("at", "A", 0.7),
@@ -278,3 +279,17 @@ def test_a_sweep_without_test_images_says_that_nobody_can_be_sure():
     events = [sweep_started(test_images=0), *Sweep().search("at", "A", 0.7).events[1:]]
     [sentence] = build_sweep_tables(events).ship_sentences
     assert sentence.startswith("Without test images nobody can say how sure it is")
+
+
+def test_each_look_at_test_spends_a_part_of_the_false_alarms():
+    def look_at(*looks):
+        results = results_of(0.80, 0.82, 0.815, seeds=5)
+        looked = {cell: replace(result, looks=looks) for cell, result in results.items()}
+        return ship_table(board(), looked)
+
+    once, first, second = look_at(), look_at(5), look_at(3, 5)
+    points, bounds = "behind_best_points", "behind_best_high_points"
+    np.testing.assert_allclose(first[points], once[points])
+    np.testing.assert_allclose(second[points], once[points])
+    assert (first[bounds] > once[bounds])[1:].all()  # 10 and 20 seeds are still to come
+    assert (second[bounds] > once[bounds])[1:].all()

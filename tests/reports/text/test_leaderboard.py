@@ -25,8 +25,8 @@ def measured(tmp_path_factory):
 def test_answers_stand_above_the_tables_and_notes_below(measured):
     answers, ship, board, notes = leaderboard_text([measured], "markdown").split("\n\n")
     assert [line.split(" by ")[0] for line in answers.splitlines()] == [
-        "Ship AT on A: 89.8 ± 2.9 % on test; all 5 others are shown to be worse",
-        "On average over 2 models AT beats FitNets",
+        "Ship AT on A: 89.8 % (86.4–92.3) on test; all 5 others are shown to be worse",
+        "AT is better than FitNets on average over 2 students",
     ]
     heads, _, best = ship.splitlines()
     assert "| student " in heads and "parameters" in heads
@@ -58,6 +58,7 @@ def test_json_is_an_object_with_both_answers(measured, tmp_path):
     [best] = content["ship"]["set"]
     assert (best["method"], best["model"], best["parameters"]) == ("at", "A", 2_000_000)
     assert content["method"]["model"] == "all" and content["method"]["verdict"] == "better_a"
+    assert content["method"]["advice"] is None
     assert content["teacher"]["validation_accuracy"] == 0.9
     assert content["leaderboard"][0]["configuration"]["lr"] == 0.1
 

@@ -38,9 +38,7 @@ def boards_of(tables):
 
 def shown(tables, form="table"):
     notes = result_notes(tables.leaderboard, tables.runs)
-    return render_leaderboards(
-        boards_of(tables), form, notes, answer_sentences(tables, "results/s")
-    )
+    return render_leaderboards(boards_of(tables), form, notes, answer_sentences(tables, "s"))
 
 
 def row_of(text, *begin):
@@ -76,14 +74,16 @@ def test_a_confirmed_sweep():
     assert at[5:10] == ["75.00", "70.00", "-5.00", "3", "2"] and at[-1] == "lr=0.1"
     assert row_of(text, "A", "3", "student")[4] == ""
     ship, method = text.split("\n\n")[0].splitlines()
-    assert ship.startswith("Ship AT on A: 89.8 ± 2.9 % on test; all 5 others are shown to be ")
+    assert ship.startswith(
+        "Ship AT on A: 89.8 % (86.4–92.3) on test; all 5 others are shown to be "
+    )
     assert method.startswith("AT is better than FitNets on average over 2 students by ")
     assert text.split("\n\n")[-1] == f"{INTERVAL_NOTE}\n"
 
 
 def test_one_method_reaches_what_it_reaches():
     said = shown(one_method().tables).splitlines()
-    assert said[0] == "Ship AT on A: 74.8 ± 9.4 % on test; no other student is a candidate."
+    assert said[0] == "Ship AT on A: 74.8 % (64.5–82.8) on test; no other student is a candidate."
     assert said[1] == ""
 
 
@@ -93,9 +93,9 @@ def test_at_most_three_sentences_stand_above_the_tables():
     sweep.confirm_events += [
         PROFILE.model_copy(update={"model": model, "parameters": n}) for model, n in costs.items()
     ]
-    said = answer_sentences(sweep.tables, "results/s")
+    said = answer_sentences(sweep.tables, "s")
     assert [sentence.split(" by ")[0] for sentence in said[:2]] == [
-        "Ship AT on A: 89.8 ± 2.9 % on test; AT on B is not shown to be worse",
+        "Ship AT on A: 89.8 % (86.4–92.3) on test; AT on B is not shown to be worse",
         "AT is better than FitNets on A",
     ]
     assert said[2].startswith("Of these AT on B is the smallest: 7 parameters instead of 9, ")
