@@ -123,6 +123,8 @@ class PairComparison:
     @cached_property
     def _looked(self) -> list[Estimate]:
         """A minus B at each look that counts; none if too few seeds are shared."""
+        if len(self._shared_seeds) < MIN_SEEDS:
+            return []
         luck = sum(side.search_luck**2 for side in self.sides.values()) / len(self.models) ** 2
         a, b = (self._mean_points(method, self._shared_seeds) for method in self.methods)
         points = dict(zip(self._shared_seeds, (a - b).T, strict=True))

@@ -35,8 +35,8 @@ def looks_by_cell(confirm_events: Iterable[Event]) -> dict[Cell, tuple[int, ...]
                 seeds = max(seeds, event.seeds)
             case SeedsAdded():
                 added |= dict.fromkeys(event.cells, event.seeds)
-            case RunTested():
-                now, earlier = max(seeds, added.get(event.cell, 0)), looks.get(event.cell, ())
+            case RunTested() if now := max(seeds, added.get(event.cell, 0)):
+                earlier = looks.get(event.cell, ())
                 looks[event.cell] = (*(look for look in earlier if look < now), now)
     return looks
 

@@ -68,7 +68,7 @@ def test_equals_on_validation_are_in_the_order_of_the_sweep_not_of_test():
 
 def test_the_numbers_are_those_of_paired_one_sided_comparisons():
     results = results_of(0.80, 0.82, 0.815, luck=50.0)
-    ship = ship_table(board(), results, min_difference=0.4, level=0.1).set_index("method")
+    ship = ship_table(board(), results, min_difference=0.4).set_index("method")
     best, p_values = results["fitnets", "A"].correct, {}
     for method, model in CELLS[::2]:
         other = results[method, model].correct
@@ -76,7 +76,7 @@ def test_the_numbers_are_those_of_paired_one_sided_comparisons():
         estimate = estimate_mean(points)
         row, error = ship.loc[method], math.sqrt(estimate.variance)
         assert row.behind_best_points == pytest.approx(points.mean())
-        quantile = t.ppf(1 - 0.1 / 2, estimate.df)  # two comparisons share 10 %
+        quantile = t.ppf(1 - 0.05 / 2, estimate.df)  # two comparisons share 5 %
         assert row.behind_best_high_points == pytest.approx(points.mean() + quantile * error)
         p_values[method] = t.sf((points.mean() - 0.4) / error, estimate.df)
         assert row.min_difference_points == 0.4
@@ -85,7 +85,7 @@ def test_the_numbers_are_those_of_paired_one_sided_comparisons():
     assert ship.p_value_holm[large] == pytest.approx(
         min(max(2 * p_values[small], p_values[large]), 1)
     )
-    assert ((ship["p_value_holm"] < 0.1) == (ship["in_ship_set"] == "no"))[["at", "kd"]].all()
+    assert ((ship["p_value_holm"] < 0.05) == (ship["in_ship_set"] == "no"))[["at", "kd"]].all()
 
 
 def test_images_of_a_group_are_no_evidence_of_their_own():
