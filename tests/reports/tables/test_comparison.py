@@ -60,8 +60,9 @@ def between(first, last):
     return (np.arange(IMAGES) >= first) & (np.arange(IMAGES) < last)
 
 
-def compare(a, b, **others):
+def compare(a, b, looks=(), **others):
     """Return the row of AT against FitNets on the student R."""
+    a, b = (replace(result, looks=looks) for result in (a, b))
     [row] = comparison_table({("at", "R"): a, ("fitnets", "R"): b}, **others).itertuples()
     return row
 

@@ -6,8 +6,8 @@ from event_logs import OPENING_FIELDS
 from report_sweeps import run_tested
 from scipy.stats import norm
 
-from kdtune.log.events import ConfirmStarted
-from kdtune.reports.tables.looks import later_looks, looks_of, spend_levels
+from kdtune.log.events import ConfirmStarted, SeedsAdded
+from kdtune.reports.tables.looks import later_looks, looks_by_cell, spend_levels
 from kdtune.reports.tables.statistics import Estimate, estimate_mean
 
 
@@ -86,12 +86,22 @@ def started(seeds):
 
 
 def test_a_look_is_a_number_of_seeds_at_which_test_was_read():
+    def looks_of(*events):
+        return looks_by_cell(events).get(("at", "A"), ())
+
     tested = run_tested("at-A-000-seed1", 0.5)
-    assert looks_of([]) == looks_of([started(5)]) == ()
-    assert looks_of([started(5), tested, tested]) == (5,)
-    assert looks_of([started(3), started(5), tested, started(5), tested]) == (5,)
-    log = [started(5), tested, started(10), started(12), tested, started(20)]
-    assert looks_of(log) == (5, 12)
+    assert looks_of() == looks_of(started(5)) == looks_of(tested) == ()
+    assert looks_of(started(5), tested, tested) == (5,)
+    assert looks_of(started(3), started(5), tested, started(5), tested) == (5,)
+    log = started(5), tested, started(10), started(12), tested, started(20)
+    assert looks_of(*log) == (5, 12)
+
+
+def test_cells_that_got_further_seeds_have_looks_of_their_own():
+    added = SeedsAdded(cells=(("at", "A"),), seeds=10, reason="it is open")
+    tested = [run_tested(f"{method}-A-000-seed1", 0.5) for method in ("at", "kd")]
+    looks = looks_by_cell([started(5), *tested, added, *tested])
+    assert looks == {("at", "A"): (5, 10), ("kd", "A"): (5,)}
 
 
 def test_planned_looks_are_those_of_the_schedule():

@@ -11,6 +11,8 @@ from kdtune.reports.tables.notes import INTERVAL_NOTE, SEARCH_CAVEAT
 from kdtune.reports.tables.ship import ShipLimits
 from kdtune.reports.text.leaderboard import leaderboard_text
 
+CLASSES = "abcdefghij"  # so many that all students learned something
+
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
@@ -19,7 +21,7 @@ def measured(tmp_path_factory):
     for model, parameters, latency in (("A", 2_000_000, 2.0), ("B", 1_000_000, 1.0)):
         update = {"model": model, "parameters": parameters, "latency_ms": latency}
         sweep.confirm_events.append(PROFILE.model_copy(update=update))
-    return write_sweep_folder(tmp_path_factory.mktemp("sweeps") / "s", sweep).path
+    return write_sweep_folder(tmp_path_factory.mktemp("sweeps") / "s", sweep, classes=CLASSES).path
 
 
 def test_answers_stand_above_the_tables_and_notes_below(measured):
@@ -32,11 +34,17 @@ def test_answers_stand_above_the_tables_and_notes_below(measured):
     assert "| student " in heads and "parameters" in heads
     assert [cell.strip() for cell in best.split("|")[1:3]] == ["AT on A", "best"]
     assert len(board.splitlines()) == 2 + 6
-    assert notes.splitlines() == ["Teacher: ResNet18, validation 90.00 %.", INTERVAL_NOTE]
+    assert notes.splitlines() == [
+        "Teacher: ResNet18, validation 90.00 %.",
+        "Always answering one class gives 10.0 % of the validation images.",
+        INTERVAL_NOTE,
+    ]
 
 
 def test_a_search_has_the_advice_on_searches(tmp_path):
-    path = write_sweep_folder(tmp_path / "s", Sweep().search("at", "A", 0.6, 0.7)).path
+    path = write_sweep_folder(
+        tmp_path / "s", Sweep().search("at", "A", 0.6, 0.7), classes=CLASSES
+    ).path
     said = leaderboard_text([path], "table").splitlines()
     assert said[0].startswith("Not confirmed: AT on A leads by search score (70.00 %), ")
     assert SEARCH_CAVEAT in said and any("grace period" in line for line in said)
@@ -62,18 +70,20 @@ def test_json_is_an_object_with_both_answers(measured, tmp_path):
     assert content["teacher"]["validation_accuracy"] == 0.9
     assert content["leaderboard"][0]["configuration"]["lr"] == 0.1
 
-    other = write_sweep_folder(tmp_path / "t", one_method()).path
+    other = write_sweep_folder(tmp_path / "t", one_method(), classes=CLASSES).path
     several = json.loads(leaderboard_text([measured, other], "json"))
     assert several[str(measured)] == content
     assert several[str(other)]["method"] is None
 
-    searched = write_sweep_folder(tmp_path / "u", Sweep().search("at", "A", 0.6)).path
+    searched = write_sweep_folder(
+        tmp_path / "u", Sweep().search("at", "A", 0.6), classes=CLASSES
+    ).path
     ship = json.loads(leaderboard_text([searched], "json"))["ship"]
     assert ship["set"] is None and ship["sentence"].startswith("Not confirmed: ")
 
 
 def test_of_several_sweeps_each_line_says_whose_it_is(measured, tmp_path):
-    other = write_sweep_folder(tmp_path / "t", one_method()).path
+    other = write_sweep_folder(tmp_path / "t", one_method(), classes=CLASSES).path
     answers, ship, *_ = leaderboard_text([measured, other], "markdown").split("\n\n")
     assert [line.split(": ")[0] for line in answers.splitlines()] == [
         str(measured), str(measured), str(other),
