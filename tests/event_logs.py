@@ -23,7 +23,7 @@ LR_DISTRIBUTION = {
 CHOICE_DISTRIBUTION = {"name": "CategoricalDistribution", "attributes": {"choices": [0, 2]}}
 
 DATA = DataSummary(
-    classes=("x", "y"), train_images=50, validation_images=20, test_images=400,
+    classes=("x", "y"), train_images=50, validation_images=2_000, test_images=400,
     fingerprint="f", test_fingerprint="g",
 )  # fmt: skip
 

@@ -73,7 +73,7 @@ def test_a_confirmed_cell_by_hand():
     assert (row.test_low_percent, row.test_high_percent) == pytest.approx(wilson, abs=1e-3)
     assert row.test_half_width_points == pytest.approx((wilson[1] - wilson[0]) / 2, abs=1e-3)
     assert (row.seeds_ok, row.seeds_diverged, row.test_images, row.validation_images) == (
-        (3, 0, 4, 20)
+        (3, 0, 4, 2000)
     )
     assert (row.validation_accuracy_percent, row.validation_seed_sd_points) == (75, 0)
     assert row.search_best_percent == 90
