@@ -61,9 +61,8 @@ class SearchPool:
 
     def __init__(self, searches: Iterable[FinishedSearch]):
         self.searches = {(s.sweep, s.cell, s.budget): s for s in searches}
-        self.sweeps, self.cells = (
-            sorted({key[place] for key in self.searches}) for place in (0, 1)
-        )
+        self.sweeps = sorted({sweep for sweep, _, _ in self.searches})
+        self.cells = sorted({cell for _, cell, _ in self.searches})
         choices = measure_choices(self.searches.values())
         means = choices.groupby(["cell", "budget"])["mean"].mean()
         self.luck, self._means = summarize_luck(choices), means.to_dict()

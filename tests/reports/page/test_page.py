@@ -154,7 +154,8 @@ def test_what_was_fixed_was_not_searched(tmp_path):
     folder.log_path.write_text("".join(json.dumps(event) + "\n" for event in lines))
     page = Page(render_report([folder.path]))
     assert "No settings to compare: nothing was searched." in page.said
-    assert {r["search luck, points"] for r in page.table("search luck, points")} == {"not searched"}
+    rows = page.table("search luck, points")
+    assert {row["search luck, points"] for row in rows} == {"not searched"}
 
 
 def test_a_sweep_that_stops_nobody_has_no_rungs(tmp_path):

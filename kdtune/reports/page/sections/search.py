@@ -65,8 +65,8 @@ def _describe_left_to_gain(points: pd.Series) -> str:
         return "How far the searches are from the best of their spaces is unknown without models."
     text = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (points.min(), points.max())))
     return (
-        f"By the models of the cells, each search has come within {text} points of the best of its "
-        "space (90 %)."
+        f"By the models of the cells, each search has come within {text} points of the best of "
+        "its space (90 %)."
     )
 
 
