@@ -112,7 +112,7 @@ class CellStudies:
             model=cell[1],
             noise_sd=model.noise_sd,
             left_to_gain=float(np.quantile(gains, LEFT_TO_GAIN_QUANTILE)),
-            search_luck=float(gains.mean()),
+            search_luck=float(gains.std()),
             estimates=estimates,
         )
 

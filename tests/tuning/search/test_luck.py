@@ -7,6 +7,7 @@ from cell_trials import LR, make_trials, peak_at
 from optuna.distributions import CategoricalDistribution
 
 from kdtune.tuning.search.cell_model import CellModel
+from kdtune.tuning.search import luck
 from kdtune.tuning.search.luck import draw_left_to_gain
 
 
@@ -32,8 +33,9 @@ def test_a_search_that_saw_one_side_of_the_peak_has_more_left_to_gain():
     assert gains[0] > 3 * gains[1]
 
 
-def test_what_is_left_to_gain_is_the_best_of_a_grid_minus_the_models_choice():
+def test_what_is_left_to_gain_is_the_best_of_a_grid_minus_the_models_choice(monkeypatch):
     """In one dimension, draws on a fine grid show the same."""
+    monkeypatch.setattr(luck, "OVERCONFIDENCE", 1.0)
     model = CellModel(make_trials(peak_at(0.6), count=8), LR)
     mean, _ = model.posterior()
     best = model.points[[int(mean.argmax())]]
