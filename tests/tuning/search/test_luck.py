@@ -6,8 +6,8 @@ import torch
 from cell_trials import LR, make_trials, peak_at
 from optuna.distributions import CategoricalDistribution
 
-from kdtune.tuning.search.cell_model import CellModel
 from kdtune.tuning.search import luck
+from kdtune.tuning.search.cell_model import CellModel
 from kdtune.tuning.search.luck import draw_left_to_gain
 
 
