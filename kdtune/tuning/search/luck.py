@@ -1,16 +1,23 @@
-"""What is left to gain: the best of a cell's space minus what was found, by the cell's model.
+"""Luck of a search, and what it has left to gain, by the model of its cell.
 
 Functions are drawn from the posterior of the model over many points of the space. What a draw has
 at its best point, and the settings with the best posterior mean lack, is left to gain if the
 truth is that draw (the regret that terminators of Bayesian optimisation bound; Makarova et al.
-2022, Ishibashi et al. 2023). Its standard deviation is the luck of the search: how much the true
-accuracy of what is chosen differs between repeated searches. `make bench-verdict` measures both.
+2022, Ishibashi et al. 2023).
+
+Luck is how much the true accuracy of what is chosen differs between repeated searches. Two parts
+of its variance are added: that of the best settings if the tried ones were drawn again, which is
+large after few or random trials, and that of what is left to gain, which remains where a search
+has tried much of the same. `make bench-verdict` compares luck with the truth.
 """
+
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kdtune.reports.tables.statistics import bootstrap_best_sd
 from kdtune.tuning.search.cell_model import CellModel
 
 LEFT_TO_GAIN_QUANTILE = 0.9
@@ -47,6 +54,19 @@ def draw_left_to_gain(model: CellModel, seed: int) -> np.ndarray:
     draws = model.warp.invert(_draw_functions(model, torch.from_numpy(points), rng))
     gains: np.ndarray = draws.max(axis=1) - draws[:, 0]
     return gains
+
+
+def search_luck(model: CellModel, gains: np.ndarray) -> float:
+    """Return the standard deviation of what repeated searches choose, in accuracy.
+
+    Args:
+        model: of the cell.
+        gains: result of `draw_left_to_gain`.
+    """
+    mean, _ = model.posterior()
+    _, first_trials = np.unique(model.points, axis=0, return_index=True)
+    expected = model.warp.invert(mean[first_trials])
+    return math.hypot(bootstrap_best_sd(expected), gains.std())
 
 
 def _space_points(model: CellModel, rng: np.random.RandomState) -> np.ndarray:

@@ -24,7 +24,7 @@ from kdtune.tuning.search import samplers
 from kdtune.tuning.search.cell_model import CellModel
 from kdtune.tuning.search.cell_models import CellModels
 from kdtune.tuning.search.gp_sampler import GaussianProcessSampler
-from kdtune.tuning.search.luck import LEFT_TO_GAIN_QUANTILE, draw_left_to_gain
+from kdtune.tuning.search.luck import LEFT_TO_GAIN_QUANTILE, draw_left_to_gain, search_luck
 from kdtune.tuning.search.space import SearchSpace, serialize_distributions
 
 _SAMPLER_ATTEMPTS, _RANDOM_ATTEMPTS = 3, 100
@@ -112,7 +112,7 @@ class CellStudies:
             model=cell[1],
             noise_sd=model.noise_sd,
             left_to_gain=float(np.quantile(gains, LEFT_TO_GAIN_QUANTILE)),
-            search_luck=float(gains.std()),
+            search_luck=search_luck(model, gains),
             estimates=estimates,
         )
 

@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution
 
 from kdtune.tuning.search import luck
 from kdtune.tuning.search.cell_model import CellModel
-from kdtune.tuning.search.luck import draw_left_to_gain
+from kdtune.tuning.search.luck import draw_left_to_gain, search_luck
 
 
 def test_the_seed_decides_all_and_nothing_is_below_zero():
@@ -57,3 +57,26 @@ def test_choices_stay_choices():
         trial.value -= 0.1 * (size == "large")
         trials.append(trial)
     assert 0 <= draw_left_to_gain(CellModel(trials, space), 0).mean() < 0.05
+
+
+def test_luck_adds_what_redrawn_settings_and_what_is_left_to_gain_vary():
+    """Two settings: the best of two draws is the worse one with a chance of a quarter."""
+    trials = make_trials(peak_at(0.6), count=2)
+    model = CellModel([*trials, trials[0]], LR)  # a repeat is no new setting
+    mean, _ = model.posterior()
+    expected = np.ptp(model.warp.invert(mean[:2]))
+    redrawn = expected * (1 / 4 * 3 / 4) ** 0.5
+    assert search_luck(model, np.zeros(9)) == pytest.approx(redrawn)
+    assert search_luck(model, np.array([0.0, 0.2])) == pytest.approx((redrawn**2 + 0.01) ** 0.5)
+
+
+def test_a_short_search_with_wide_scores_has_much_luck_though_its_model_is_sure():
+    """What five random trials find differs by more than the noise of runs."""
+    best, lucks = [], []
+    for seed in range(12):
+        trials = make_trials(lambda x: 0.4 - 0.3 * abs(x - 0.6), count=5, seed=seed)
+        model = CellModel(trials, LR)
+        best.append(model.estimates()[0].mean)
+        lucks.append(search_luck(model, draw_left_to_gain(model, 0)))
+    true = float(np.std(best))
+    assert 0.5 * true < np.sqrt(np.mean(np.square(lucks))) < 2 * true
