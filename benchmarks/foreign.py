@@ -45,10 +45,15 @@ class RecordedCurves:
     settings: list[Settings]
     accuracies: list[np.ndarray]
 
+    def possible_runs(self, settings: Settings) -> tuple[np.ndarray, float]:
+        """Return the curve that was recorded with the settings, [1, epochs], and its best."""
+        curve = self.accuracies[self.settings.index(settings)]
+        return curve[np.newaxis], float(curve[-1])
+
     def sample_run(self, settings: Settings, rng: np.random.Generator) -> tuple[np.ndarray, float]:
         """Return the curve that was recorded with the settings, and the best of it."""
-        curve = self.accuracies[self.settings.index(settings)]
-        return curve, float(curve[-1])
+        curves, best = self.possible_runs(settings)
+        return curves[0], best
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,11 @@ def search_foreign(path: Path, name: str, seed: int) -> dict[Cell, np.ndarray]:
         name: of the recipe.
         seed: of the search.
     """
+    return search({CELL: renew_problem(path)}, RECIPES[name], seed)
+
+
+def renew_problem(path: Path) -> Problem:
+    """Return the problem of a file of foreign curves, with all its runs unused."""
     problem = load_foreign_problem(path)
     assert isinstance(problem.space, RecordedSpace)
-    space = replace(problem.space, unused=list(problem.space.unused))
-    return search({CELL: replace(problem, space=space)}, RECIPES[name], seed)
+    return replace(problem, space=replace(problem.space, unused=list(problem.space.unused)))

@@ -111,7 +111,7 @@ class KdtuneRecipe:
             lambda cell, number, settings: configs[cell],  # nothing is trained with them
         )
         self._proposals: dict[str, TrialProposed] = {}
-        self._trials: dict[str, SimulatedTrial] = {}
+        self.trials: dict[str, SimulatedTrial] = {}
 
         def append(event: Event) -> None:
             if isinstance(event, TrialProposed):
@@ -123,16 +123,16 @@ class KdtuneRecipe:
         slots = Slots(requests, lambda: [Node("", 1_000_000)])  # as many as it is asked for
         self._searcher = LogSearcher(policy, append, slots)
         self._scheduler = LogScheduler(policy, append, slots)
-        self._policy = policy
+        self.policy = policy
 
     def suggest(self) -> SimulatedTrial:
         """Return the next trial."""
         config: Any = self._searcher.suggest("")
         proposal = self._proposals[trial_id := config["trial_id"]]
-        self._policy.watchdog.add_process(trial_id, proposal.model, 0, "")
+        self.policy.watchdog.add_process(trial_id, proposal.model, 0, "")
         handle = SimpleNamespace(config=config)
         trial = SimulatedTrial(proposal.cell, proposal.params, handle)
-        self._trials[trial_id] = trial
+        self.trials[trial_id] = trial
         return trial
 
     def report(self, trial: SimulatedTrial) -> bool:
@@ -144,8 +144,8 @@ class KdtuneRecipe:
 
     def rank(self, cell: Cell, finished: list[SimulatedTrial]) -> list[SimulatedTrial]:
         """Return trials by the searcher's own estimates, if it has any."""
-        ranked = self._policy.studies.rank(cell)
-        return [self._trials[trial_id] for trial_id in ranked] or rank_by_luck(finished)
+        ranked = self.policy.studies.rank(cell)
+        return [self.trials[trial_id] for trial_id in ranked] or rank_by_luck(finished)
 
 
 class PatchedRecipe(KdtuneRecipe):

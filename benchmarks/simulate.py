@@ -48,6 +48,9 @@ class CurveSource(Protocol):
     ) -> tuple[np.ndarray, float]:
         """Return a run's accuracies by epoch, and the noise-free best one."""
 
+    def possible_runs(self, settings: dict[str, Any]) -> tuple[np.ndarray, float]:
+        """Return equally likely runs, [N, epochs], and the noise-free best accuracy."""
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -157,17 +157,22 @@ class Surrogate:
         """Noise-free accuracies of settings, [N, epochs]."""
         return self._predict_accuracies(self._to_points(settings))
 
-    def sample_run(
-        self, settings: dict[str, float], rng: np.random.Generator
-    ) -> tuple[np.ndarray, float]:
-        """Return a run's accuracies by epoch, and the noise-free best one."""
+    def possible_runs(self, settings: dict[str, float]) -> tuple[np.ndarray, float]:
+        """Return equally likely runs, [N, epochs], and the noise-free best accuracy."""
         point = self._to_points([settings])
         best = float(self._predict_accuracies(point).max())
         neighbours = np.argsort(np.abs(self._best_accuracies - best), kind="stable")[
             :NUM_NOISE_NEIGHBOURS
         ]
-        [curve] = self._predict_accuracies(point, self._noise[rng.choice(neighbours)])
-        return np.clip(curve, 0, 1), best
+        curves = self._predict_accuracies(point, self._noise[neighbours])
+        return np.clip(curves, 0, 1), best
+
+    def sample_run(
+        self, settings: dict[str, float], rng: np.random.Generator
+    ) -> tuple[np.ndarray, float]:
+        """Return a run's accuracies by epoch, and the noise-free best one."""
+        curves, best = self.possible_runs(settings)
+        return rng.choice(curves), best
 
     def find_optimum(self) -> float:
         """Return the best noise-free accuracy in the space: of a Sobol sample, refined."""

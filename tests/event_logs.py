@@ -120,7 +120,7 @@ def repeat_events(number, candidate, accuracies, state=None):
     yield from others
 
 
-def cell_modelled(estimates, noise_sd=0.01, method="at", model="A"):
+def cell_modelled(estimates, noise_sd=0.01, method="at", model="A", **changes):
     """Return the event with the model of a cell.
 
     Args:
@@ -128,9 +128,11 @@ def cell_modelled(estimates, noise_sd=0.01, method="at", model="A"):
         noise_sd: over seeds.
         method: of the cell.
         model: of the cell.
+        changes: other fields of the event.
     """
     means = [TrialEstimate(trial_id=t, mean=mean, sd=0.005) for t, mean in estimates.items()]
-    return CellModelled(method=method, model=model, noise_sd=noise_sd, estimates=tuple(means))
+    fields = {"left_to_gain": 0.02, "search_luck": 0.01, "noise_sd": noise_sd, **changes}
+    return CellModelled(method=method, model=model, estimates=tuple(means), **fields)
 
 
 def add_times(events, first=0, step=60):

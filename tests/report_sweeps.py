@@ -163,10 +163,17 @@ class Sweep:
             self.events += [epoch(trial, 1, score), ended(trial, state)]
         return self
 
-    def model(self, method, model, noise_sd=0.01, **means):
-        """Add the model of a cell; the means are those of trials ``t<number>``, best first."""
+    def model(self, method, model, noise_sd=0.01, changes=None, **means):
+        """Add the model of a cell.
+
+        Args:
+            method, model: the cell.
+            noise_sd: over seeds.
+            changes: other fields of the event.
+            means: those of trials ``t<number>``, the best first.
+        """
         estimates = {f"{method}-{model}-{int(t[1:]):03d}": mean for t, mean in means.items()}
-        self.events.append(cell_modelled(estimates, noise_sd, method, model))
+        self.events.append(cell_modelled(estimates, noise_sd, method, model, **(changes or {})))
         return self
 
     def confirm(self, method, model, number, accuracies, validation=0.75, choose=True):

@@ -293,6 +293,8 @@ class TrialEstimate(_Record):
 class CellModelled(_CellRecord, Event):
     kind: Literal["cell_modelled"] = "cell_modelled"  # after the last trial of a search
     noise_sd: float  # of runs that differ in the seed alone
+    left_to_gain: float  # from the best settings to the best of the space; at most, with 90 %
+    search_luck: float  # standard deviation of what repeated searches find
     estimates: tuple[TrialEstimate, ...]  # of finished trials, the best first
 
 

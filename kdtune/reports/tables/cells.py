@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from kdtune.errors import UserError
-from kdtune.log.events import ENDED_STATES, Cell, TrialState
+from kdtune.log.events import ENDED_STATES, Cell, CellModelled, TrialState
 from kdtune.log.settings_scores import SettingsScores
 from kdtune.reports.tables.comparison import CellResult
-from kdtune.reports.tables.statistics import MIN_SEEDS, accuracy_interval, late_gain, search_luck
+from kdtune.reports.tables.statistics import MIN_SEEDS, accuracy_interval, bootstrap_best_sd
 
 
 class _Status(StrEnum):
@@ -31,7 +31,7 @@ class CellData:
 
     Attributes:
         trials, runs: its rows of the tables `TRIALS` and `RUNS`.
-        settings_scores: of the search, for the noise over seeds.
+        settings_scores: of the search, for the noise over seeds and the luck by the model.
         correct: by run, see `kdtune.log.folder.points_of_images`.
         chance: accuracy of answers of one class, share of 1; the score of a diverged trial.
     """
@@ -87,31 +87,39 @@ class CellData:
     @cached_property
     def result(self) -> CellResult:
         """The values that the comparison needs."""
-        runs, settings = self._deciding_runs, self.trials[self.trials["candidate"].isna()]
+        runs = self._deciding_runs
         ok_runs = runs[runs["chosen"] & (runs["status"] == "ok")]
         run_ids = zip(ok_runs["seed"], ok_runs["run_id"], strict=True)
-        is_diverged = settings["state"] == TrialState.DIVERGED
-        scores = 100 * settings["mean_validation_accuracy"].mask(is_diverged, self.chance)
         return CellResult(
             correct={seed: self.correct[run] for seed, run in run_ids if run in self.correct},
             seeds_run=len(runs) or self.runs["seed"].nunique(),
             seeds_diverged=self._seeds_diverged,
-            search_luck=search_luck(scores, self._seed_sd_points),
-            late_gain=late_gain(scores),
+            search_luck=self._search_luck,
             trials=len(self.trials),
         )
 
-    def search_columns(self, min_difference: float) -> dict[str, object]:
+    @property
+    def _search_luck(self) -> float:
+        """Luck by the model; by the scores of the settings without one."""
+        if (model := self._model) is not None:
+            return 100 * model.search_luck
+        settings = self.trials[self.trials["candidate"].isna()]
+        is_diverged = settings["state"] == TrialState.DIVERGED
+        scores = settings["mean_validation_accuracy"].mask(is_diverged, self.chance)
+        return 100 * bootstrap_best_sd(scores.dropna())
+
+    @property
+    def _model(self) -> CellModelled | None:
+        return self.settings_scores.models.get(self.cell)
+
+    def search_columns(self) -> dict[str, object]:
         """Return the columns of the leaderboard about the search."""
-        late_gain = self.result.late_gain
-        is_improving = late_gain > max(min_difference, 0.75 * self._seed_sd_points)
         states, best = self.trials["state"], self._best_trial
         columns: dict[str, object] = {
             "method": self.cell[0],
             "model": self.cell[1],
             "search_luck_points": self.result.search_luck,
-            "late_gain_points": late_gain,
-            "search_still_improving": None if np.isnan(late_gain) else is_improving,
+            "left_to_gain_points": 100 * self._model.left_to_gain if self._model else None,
             "search_noise_sd_points": self._search_noise_sd_points,
             "trials_started": len(self.trials),
             "trials_repeated": self.trials["candidate"].notna().sum(),

@@ -201,11 +201,11 @@ LEADERBOARD = Table(
            "best validation %"),
     Column("optimism_gap_points", ".2f", "search_best_percent − mean when retrained", "optimism"),
     Column("validation_minus_test_points", ".2f", "validation accuracy − test accuracy"),
-    Column("search_luck_points", ".2f", "likely change of a new search", "search luck, points"),
-    Column("late_gain_points", ".2f", "best of all settings minus best of the first half; a "
-           "diverged trial has the accuracy of answers of one class", "late gain, points"),
-    Column("search_still_improving", FLAG, "true if late_gain_points is above the larger of "
-           "min_difference and 0.75 · validation_seed_sd_points", "still improving"),
+    Column("search_luck_points", ".2f", "standard deviation of what repeated searches find",
+           "search luck, points"),
+    Column("left_to_gain_points", ".2f", "by how much the best of the space exceeds what the "
+           "search found, at most (90 %), by the model of the cell; empty without one",
+           "left to gain, points"),
     Column("search_noise_sd_points", ".2f", "standard deviation over seeds in the search, by the "
            "model of the cell or pooled over repeated settings; empty without both",
            "seed noise, points"),

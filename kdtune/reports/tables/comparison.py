@@ -41,7 +41,6 @@ class CellResult:
     seeds_run: int
     seeds_diverged: int
     search_luck: float
-    late_gain: float = math.nan
     trials: int = 0
     looks: tuple[int, ...] = ()
 

@@ -73,7 +73,7 @@ def build_sweep_tables(
         {
             "rank": ranks.get(cell.cell),
             "validation_images": opening.data.validation_images if opening else None,
-            **cell.search_columns(min_difference),
+            **cell.search_columns(),
             **cell.confirm_columns(groups),
             **gains.get(cell.cell, {}),
             **student_costs.get(cell.cell[1], {}),

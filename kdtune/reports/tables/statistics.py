@@ -238,31 +238,6 @@ def bootstrap_best_sd(scores: ArrayLike) -> float:
     return math.sqrt((probability * (ascending - mean_best) ** 2).sum())
 
 
-def late_gain(scores: ArrayLike) -> float:
-    """Return the best of all scores, in the order of proposals, minus that of the first half."""
-    values = np.asarray(scores, dtype=float)
-    first_half = values[: len(values) // 2]
-    if np.isnan(first_half).all():
-        return math.nan
-    return float(np.nanmax(values) - np.nanmax(first_half))
-
-
-def search_luck(scores: ArrayLike, seed_sd: float = 0.0) -> float:
-    """Return the search luck of a cell, in points: how much a repeated search would move it.
-
-    Searches that still improve can differ by more than their scores show, so a late gain is added
-    if it matters and is above what luck (twice) and seeds would explain.
-
-    Args:
-        scores: scores of the trials in points, as for `late_gain`.
-        seed_sd: standard deviation over seeds of the validation accuracy of the chosen trial.
-    """
-    values = np.asarray(scores, dtype=float)
-    gain, luck = late_gain(values), bootstrap_best_sd(values[~np.isnan(values)])
-    is_settled = not gain > max(MIN_DIFFERENCE, 2 * luck, 0.75 * seed_sd)
-    return luck if is_settled else math.hypot(luck, gain)
-
-
 def adjust_holm(p_values: Sequence[float], levels: Sequence[float] = ()) -> np.ndarray:
     """Return the p-values of a family, adjusted by Holm's method.
 

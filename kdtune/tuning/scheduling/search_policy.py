@@ -31,11 +31,11 @@ class SearchPolicy(SchedulingPolicy):
         super().__post_init__()
         self.studies = CellStudies(self.sweep, self.spaces)
         self.budget = Budget(self.sweep, self.clock)
-        self._scores = SettingsScores()
+        self.scores = SettingsScores()
 
     @property
     def folds(self) -> list[Callable[[Event], None]]:
-        return [*super().folds, self.studies.fold, self.budget.fold, self._scores.fold]
+        return [*super().folds, self.studies.fold, self.budget.fold, self.scores.fold]
 
     def next_cells(self) -> list[Cell]:
         return self.budget.next_cells()
@@ -65,7 +65,7 @@ class SearchPolicy(SchedulingPolicy):
 
     def model_cells(self) -> list[CellModelled]:
         """Return the models of the cells that have one which the log lacks."""
-        cells = (cell for cell in self.sweep.cells() if cell not in self._scores.models)
+        cells = (cell for cell in self.sweep.cells() if cell not in self.scores.models)
         return [model for cell in cells if (model := self.studies.model_cell(cell))]
 
     def exhausted_reason(self, cell: Cell) -> str | None:

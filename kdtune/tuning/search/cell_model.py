@@ -166,6 +166,12 @@ class CellModel:
         mean, variance = self.process.posterior(torch.from_numpy(self.points))
         return mean.numpy(), np.sqrt(variance.numpy())
 
+    def finished_points(self) -> np.ndarray:
+        """Return the points of finished trials, those of the best posterior mean first, [F, D]."""
+        mean, _ = self.posterior()
+        is_finished = [trial.user_attrs.get("finished", False) for trial in self.trials]
+        return self.points[[i for i in np.argsort(-mean, kind="stable") if is_finished[i]]]
+
     def estimates(self) -> list[TrialEstimate]:
         """Return the expected accuracies of the settings of finished trials, the best first.
 

@@ -9,6 +9,7 @@ from itertools import compress
 from statistics import median
 from typing import Any, Literal
 
+import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState as OptunaState
@@ -23,6 +24,7 @@ from kdtune.tuning.search import samplers
 from kdtune.tuning.search.cell_model import CellModel
 from kdtune.tuning.search.cell_models import CellModels
 from kdtune.tuning.search.gp_sampler import GaussianProcessSampler
+from kdtune.tuning.search.luck import LEFT_TO_GAIN_QUANTILE, draw_left_to_gain, search_luck
 from kdtune.tuning.search.space import SearchSpace, serialize_distributions
 
 _SAMPLER_ATTEMPTS, _RANDOM_ATTEMPTS = 3, 100
@@ -104,8 +106,15 @@ class CellStudies:
         model = self._models.with_prior_mean(cell)
         if model is None or not (estimates := tuple(model.estimates())):
             return None
-        fields: dict[str, Any] = {"method": cell[0], "model": cell[1]}
-        return events.CellModelled(**fields, noise_sd=model.noise_sd, estimates=estimates)
+        gains = draw_left_to_gain(model, derive_seed(self.sweep.seed, *cell, "luck"))
+        return events.CellModelled(
+            method=cell[0],
+            model=cell[1],
+            noise_sd=model.noise_sd,
+            left_to_gain=float(np.quantile(gains, LEFT_TO_GAIN_QUANTILE)),
+            search_luck=search_luck(model, gains),
+            estimates=estimates,
+        )
 
     def propose(self, cell: Cell, trial_id: str) -> Proposal | None:
         """Propose the next trial of a cell; return None if the space has no further point.

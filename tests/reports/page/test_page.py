@@ -86,7 +86,7 @@ def test_the_numbers_are_those_of_the_tables(tmp_path):
     said = [row["in words"] for row in page.table("in words")]
     assert said == verdict_sentences(sweep.tables.comparison)
     assert sweep.tables.comparison.sentence[2] in page.said.split("3. Leaderboard")[1]
-    searched = page.table("late gain, points")
+    searched = page.table("search luck, points")
     assert [float(row["search luck, points"]) for row in searched] == pytest.approx(
         board["search_luck_points"].tolist(), abs=0.005
     )
@@ -154,7 +154,8 @@ def test_what_was_fixed_was_not_searched(tmp_path):
     folder.log_path.write_text("".join(json.dumps(event) + "\n" for event in lines))
     page = Page(render_report([folder.path]))
     assert "No settings to compare: nothing was searched." in page.said
-    assert {r["search luck, points"] for r in page.table("late gain, points")} == {"not searched"}
+    rows = page.table("search luck, points")
+    assert {row["search luck, points"] for row in rows} == {"not searched"}
 
 
 def test_a_sweep_that_stops_nobody_has_no_rungs(tmp_path):
@@ -311,10 +312,10 @@ def test_a_browser_draws_every_figure_and_complains_of_nothing(tmp_path):
 def test_repeats_and_seed_noise_are_in_the_section_of_the_search(tmp_path):
     sweep = Sweep().search("at", "A", 0.80, 0.70).search("kd", "A", 0.6).repeat("at", "A", 0, 0.70)
     page = page_of(tmp_path / "s", sweep, sampler="random")
-    rows = page.table("late gain, points")
+    rows = page.table("search luck, points")
     assert [(r["trials"], r["repeats"], r["seed noise, points"]) for r in rows] == [
         ("3", "1", "7.07"), ("1", "0", ""),
     ]  # fmt: skip
     assert "Repeats: trials with the settings of an earlier one" in page.said
     page = page_of(tmp_path / "none", Sweep().search("at", "A", 0.80))
-    assert "repeats" not in page.table("late gain, points")[0] and "Repeats:" not in page.said
+    assert "repeats" not in page.table("search luck, points")[0] and "Repeats:" not in page.said

@@ -79,8 +79,7 @@ def test_a_confirmed_cell_by_hand():
     assert row.search_best_percent == 90
     assert row.optimism_gap_points == pytest.approx(20)  # of the trial that was not chosen
     assert row.validation_minus_test_points == 0
-    assert row.late_gain_points == pytest.approx(0)  # the third of six trials is the best
-    assert not row.search_still_improving
+    assert pd.isna(row.left_to_gain_points)  # without a model
     assert (row.search_epochs, row.confirm_epochs, row.confirm_device_seconds) == (6, 6, 12.0)
     assert (row.parameters, row.macs, row.latency_ms, row.latency_device) == (7, 9, 1.5, "cpu")
     # Five values, of which the diverged one is 50, chance of two classes, and not 99.
@@ -133,24 +132,6 @@ def test_a_diverged_trial_counts_as_the_largest_class():
         sweep.events[0] = sweep_started(config, validation_class_counts=counts)
         expected = (80 - chance) * (3 / 4 * 1 / 4) ** 0.5
         assert sweep.leaderboard.search_luck_points.tolist() == [pytest.approx(expected)]
-
-
-@pytest.mark.parametrize(
-    ("scores", "late", "improving"),
-    [
-        ([0.5, 0.6], 10, True),
-        ([0.6, 0.5], 0, False),
-        ([0.6, 0.604], 0.4, False),  # below what matters
-        ([0.5, 0.6, 0.7], 20, True),
-        ([0.5], np.nan, None),
-        (["crashed", 0.5], np.nan, None),
-    ],
-)
-def test_what_the_second_half_of_a_search_gained(scores, late, improving):
-    row = Sweep().search("at", "A", *scores).leaderboard.loc["at", "A"]
-    assert row.late_gain_points == pytest.approx(late, nan_ok=True)
-    known = row.search_still_improving
-    assert (None if pd.isna(known) else known) == improving
 
 
 def test_the_looks_are_those_of_the_log():
@@ -297,13 +278,10 @@ def test_repeats_are_trials_but_no_settings():
     assert row.search_epochs == 4
     assert (row.trial_id, row.search_best_percent) == ("at-A-002", 78)  # the other mean is 75
     assert row.search_noise_sd_points == pytest.approx(10 / 2**0.5)  # of 80 and 70
-    # One score a setting, at the place of the first: 75, 70, 78.
-    assert row.late_gain_points == pytest.approx(3)
+    # One score a setting: 75, 70, 78.
     values, chances = [70, 75, 78], np.diff((np.arange(4) / 3) ** 3)
     luck = (chances @ (values - chances @ values) ** 2) ** 0.5
     assert row.search_luck_points == pytest.approx(luck)
-    assert not row.search_still_improving  # 3 is below 0.75 · 7.07
-    assert Sweep().search("at", "A", 0.75, 0.70, 0.78).leaderboard.search_still_improving.all()
 
 
 def test_a_model_names_the_best_trial_and_the_noise_until_it_is_stale():
@@ -316,6 +294,16 @@ def test_a_model_names_the_best_trial_and_the_noise_until_it_is_stale():
     row = sweep.repeat("at", "A", 1, 0.60).leaderboard.loc["at", "A"]
     assert row.trial_id == "at-A-000"
     assert row.search_noise_sd_points == pytest.approx(10 / 2**0.5)
+
+
+def test_luck_and_what_is_left_to_gain_are_those_of_the_model_until_it_is_stale():
+    sweep = Sweep().search("at", "A", 0.80, 0.70)
+    plain = sweep.leaderboard.search_luck_points.item()
+    sweep.model("at", "A", changes={"left_to_gain": 0.035, "search_luck": 0.02}, t0=0.8)
+    row = sweep.leaderboard.loc["at", "A"]
+    assert (row.left_to_gain_points, row.search_luck_points) == (pytest.approx(3.5), 2)
+    row = sweep.repeat("at", "A", 1, 0.70).leaderboard.loc["at", "A"]
+    assert pd.isna(row.left_to_gain_points) and row.search_luck_points == plain
 
 
 def test_the_optimism_is_that_of_the_mean():

@@ -17,8 +17,6 @@ from kdtune.reports.tables.statistics import (
     decide_verdict,
     estimate_mean,
     expected_error,
-    late_gain,
-    search_luck,
     wilson_interval,
 )
 
@@ -238,25 +236,6 @@ def test_luck_without_a_search_is_zero():
     assert (
         bootstrap_best_sd([]) == bootstrap_best_sd([75.0]) == bootstrap_best_sd([75.0, 75.0]) == 0
     )
-
-
-def test_the_late_gain_is_what_the_second_half_added():
-    nothing = math.nan
-    assert late_gain([70, 72, 71, 75]) == 3
-    assert late_gain([70, 75, 71, 72, 60]) == 0
-    assert late_gain([nothing, 70, 71, nothing]) == 1
-    assert math.isnan(late_gain([70])) and math.isnan(late_gain([nothing, 70]))
-
-
-def test_a_search_that_still_improves_has_its_late_gain_as_luck():
-    settled, rising = [75.0, 70.0, 74.9, 70.0], [30.0, 32.9, 39.4, 39.8]
-    assert search_luck(settled) == bootstrap_best_sd(settled)
-    assert search_luck(rising) == pytest.approx(math.hypot(bootstrap_best_sd(rising), 6.9))
-    assert search_luck(rising, seed_sd=9.3) == bootstrap_best_sd(rising)  # 0.75 · 9.3 is above 6.9
-    assert search_luck([*rising, math.nan]) == search_luck(rising)
-    noisy = [70.0, 60.0, 71.0, 50.0]
-    assert late_gain(noisy) < 2 * bootstrap_best_sd(noisy)
-    assert search_luck(noisy) == bootstrap_best_sd(noisy)
 
 
 def test_holm_by_hand():

@@ -125,7 +125,8 @@ def test_the_first_of_a_model_leads_until_a_trial_of_its_cell_is_proposed():
         told.trial(trial, accuracy=accuracy)
     assert told.progress.leader(AT).trial_id == "a"
     estimates = [{"trial_id": trial, "mean": 0.7, "sd": 0.1} for trial in ("b", "a")]
-    told.tell(CellModelled, noise_sd=0.01, estimates=estimates)
+    numbers = {"noise_sd": 0.01, "left_to_gain": 0.02, "search_luck": 0.01}
+    told.tell(CellModelled, **numbers, estimates=estimates)
     assert (told.progress.leader(AT).trial_id, told.progress.leader(AT).accuracy) == ("b", 0.7)
     told.propose("other", KD)
     assert told.progress.leader(AT).trial_id == "b"

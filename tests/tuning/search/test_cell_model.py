@@ -3,33 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from cell_trials import LR, make_trial, make_trials, peak_at
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
-from optuna.trial import create_trial
 
 from kdtune.tuning.search.cell_model import MAX_TRIALS, CellModel, Warp
 
-LR, OTHER = {"lr": FloatDistribution(0, 1)}, {"temperature": FloatDistribution(0, 1)}
-
-
-def make_trial(value, trial_id="at-A-000", **params):
-    attributes = {"trial_id": trial_id, "first_trial_id": trial_id, "finished": True}
-    distributions = {name: FloatDistribution(0, 1) for name in params}
-    trial = {"params": params, "distributions": distributions, "user_attrs": attributes}
-    return create_trial(value=value, **trial)
-
-
-def make_trials(function, count=12, seed=0):
-    rng = np.random.default_rng(seed)
-    return [
-        make_trial(function(x) + rng.normal(0, 0.005), f"at-A-{i:03d}", lr=x)
-        for i, x in enumerate(rng.random(count))
-    ]
-
-
-def peak_at(center):
-    return lambda x: 0.9 - 0.5 * (x - center) ** 2
+OTHER = {"temperature": FloatDistribution(0, 1)}
 
 
 def test_the_warp_by_hand():

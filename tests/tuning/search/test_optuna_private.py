@@ -28,6 +28,7 @@ def test_settings_become_points_of_the_unit_cube_and_back():
         "size": 16,
     }
     assert list(space.is_categorical) == [False, True]
+    assert list(space.continuous_indices) == [0]
 
 
 def test_a_process_smooths_repeated_values_and_is_sure_where_there_are_many():

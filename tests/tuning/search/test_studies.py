@@ -289,6 +289,7 @@ def test_the_model_of_a_cell_is_logged_until_another_trial_is_proposed(tmp_path)
     for model in models:
         means = [estimate.mean for estimate in model.estimates]
         assert means == sorted(means, reverse=True) and model.noise_sd > 0
+        assert 0 <= model.left_to_gain < 1 and 0 < model.search_luck < 1
         assert all(0 < estimate.sd < 1 for estimate in model.estimates)
         machinery.append(model)
     assert list(machinery.policy.model_cells()) == []

@@ -27,7 +27,8 @@ MS_res    sum((x - a_i - b_s + m)^2) / ((n - 1) * (S - 1))
 V         MS_seed / (n * S) + max(MS_img - MS_res, 0) / (n * S) + v_search
 df        V^2 / ((MS_seed / (n * S))^2 / (S - 1))
 ±         t(0.975, df) * sqrt(V)
-v_search  luck_A^2 + luck_B^2; luck is the standard deviation of the best of B trials redrawn"""
+v_search  luck_A^2 + luck_B^2; luck^2 is, by the model of the cell, the variance of the best of B
+          settings redrawn plus that of what is left to gain; without a model, the former alone"""
 
 
 def reading_section(sweep: LoadedSweep) -> Iterator[Block]:

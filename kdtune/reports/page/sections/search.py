@@ -19,13 +19,12 @@ COLUMNS = (
     "trials_repeated", "search_epochs", "device_hours",
 )  # fmt: skip
 
-RESULTS = (
-    "search_noise_sd_points", "search_luck_points", "late_gain_points", "search_still_improving",
-)  # fmt: skip
+RESULTS = ("search_noise_sd_points", "search_luck_points", "left_to_gain_points")
 
 CAPTION = (
     "Trials by state, and their cost. Search luck: by how much a repeated search would change the "
-    "result. Late gain: best of all settings minus best of the first half."
+    "result (standard deviation). Left to gain: the best of the space minus what was found, at "
+    "most (90 %), by the model of the cell."
 )
 REPEATS_CAPTION = (
     " Repeats: trials with the settings of an earlier one and another seed, among the others. "
@@ -61,10 +60,19 @@ def search_section(sweep: LoadedSweep) -> Iterator[Block]:
     yield from plan_section(sweep.folder)
 
 
+def _describe_left_to_gain(points: pd.Series) -> str:
+    if points.empty:
+        return "How far the searches are from the best of their spaces is unknown without models."
+    text = " to ".join(dict.fromkeys(f"{end:.2f}" for end in (points.min(), points.max())))
+    return (
+        f"By the models of the cells, each search has come within {text} points of the best of "
+        "its space (90 %)."
+    )
+
+
 def _caption(leaderboard: pd.DataFrame, has_expected: bool) -> str:
-    improved = int(leaderboard["search_still_improving"].fillna(False).sum())
     gap = leaderboard["optimism_gap_points"].mean()
-    text = f"{improved} of {len(leaderboard)} searches still improved in their second half."
+    text = _describe_left_to_gain(leaderboard["left_to_gain_points"].dropna())
     if leaderboard["validation_accuracy_percent"].notna().any():
         text += " Open marks at the right: the chosen candidates, retrained with fresh seeds "
         text += "(mean ± standard deviation)."

@@ -1,0 +1,150 @@
+"""Confirmations of searches on simulated test images, for `verdict.py`.
+
+A confirmation trains each candidate of a search with fresh seeds: its validation accuracies are
+drawn from those that the search holds, and the candidate with the highest mean is chosen. What is
+chosen is tested on simulated images, on which it has its noise-free accuracy:
+
+The correctness of an image is a threshold on a sum of normal variables: how hard the image is for
+all, what the configuration makes of it, what the run makes of it. Weights are such that of the
+variance p · (1 − p) configurations share 58 % and runs of one configuration 70 %, as
+`kdtune.reports.tables.statistics.expected_error` has it. Each run also has a normal effect on its
+accuracy (sd 0.12 points).
+
+Its limits: images are independent, and so are runs, also those of two methods with one seed; all
+configurations have the same variances; and the shares are those that the forecast is made from,
+so only recorded runs (`verdict_recorded.py`) test the shares.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri
+from verdict_searches import BEST_ACCURACY_PERCENT, Candidate, FinishedSearch
+
+from kdtune.reports.tables.comparison import CellResult
+from kdtune.reports.tables.statistics import (
+    IMAGE_VARIANCE_SHARE,
+    RESIDUAL_VARIANCE_SHARE,
+    SEED_SD_POINTS,
+)
+
+
+def latent_correlation(share: float) -> float:
+    """Return the correlation of normal variables from that of their being below a threshold."""
+    p = BEST_ACCURACY_PERCENT / 100
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+
+    def excess(correlation: float) -> float:
+        below = ndtr((ndtri(p) - math.sqrt(correlation) * nodes) / math.sqrt(1 - correlation))
+        return float((weights * below**2).sum() - p**2 - share * p * (1 - p))
+
+    return float(brentq(excess, 0, 0.99))
+
+
+SHARED_CORRELATION = latent_correlation(1 - IMAGE_VARIANCE_SHARE - RESIDUAL_VARIANCE_SHARE)
+CONFIGURATION_CORRELATION = latent_correlation(1 - RESIDUAL_VARIANCE_SHARE)
+
+
+@dataclass(frozen=True)
+class ConfirmedCell:
+    """A search whose candidates were trained again, and what was chosen of them.
+
+    Attributes:
+        validation: accuracies of the candidates by seed, in percent, [candidates, S].
+        chosen: the candidate with the highest mean over the seeds that decided.
+        configuration: how hard each image is for it, [n].
+        correct: which images its runs classified correctly, [S, n].
+    """
+
+    search: FinishedSearch
+    validation: np.ndarray
+    chosen: Candidate
+    configuration: np.ndarray
+    correct: np.ndarray
+
+    def result(self, seeds: int | None = None, luck: float | None = None) -> CellResult:
+        """Return the results of the first seeds.
+
+        Args:
+            seeds: their number; all without it.
+            luck: instead of that of the search.
+        """
+        correct = dict(enumerate(self.correct[:seeds], start=1))
+        search_luck = self.search.luck if luck is None else luck
+        return CellResult(correct, len(correct), 0, search_luck)
+
+
+class TestImages:
+    """Simulated test images, each as hard as it is; cells that share them can be compared."""
+
+    __test__ = False  # pytest would collect it
+
+    def __init__(self, count: int, rng: np.random.Generator):
+        self.count, self.rng = count, rng
+        self._difficulty = self._normal(SHARED_CORRELATION, count)
+
+    def _normal(self, variance: float, *shape: int) -> np.ndarray:
+        return self.rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(variance))
+
+    def draw_configuration(self) -> np.ndarray:
+        """Return how hard each image is for a new configuration, [n]."""
+        variance = CONFIGURATION_CORRELATION - SHARED_CORRELATION
+        difficulty: np.ndarray = self._difficulty + self._normal(variance, self.count)
+        return difficulty
+
+    def test(self, configuration: np.ndarray, accuracy: float, seeds: int) -> np.ndarray:
+        """Return which images runs of a configuration classify correctly, [S, n].
+
+        Args:
+            configuration: result of `draw_configuration`.
+            accuracy: expected accuracy, in percent.
+            seeds: number of runs.
+        """
+        accuracies = accuracy + self.rng.normal(0, SEED_SD_POINTS, seeds)
+        noise = self._normal(1 - CONFIGURATION_CORRELATION, seeds, self.count)
+        correct: np.ndarray = configuration + noise < ndtri(accuracies / 100)[:, np.newaxis]
+        return correct
+
+    def confirm(
+        self,
+        search: FinishedSearch,
+        seeds: int,
+        deciding_seeds: int | None = None,
+        lost: float = 0,
+    ) -> ConfirmedCell:
+        """Train the candidates of a search again, choose one, and test it.
+
+        Args:
+            search: the search.
+            seeds: number of seeds.
+            deciding_seeds: the number of seeds by which it is chosen; all without it.
+            lost: points by which all its settings are worse.
+        """
+        validation, chosen = choose_candidate(search, seeds, self.rng, deciding_seeds)
+        configuration = self.draw_configuration()
+        correct = self.test(configuration, chosen.accuracy - lost, seeds)
+        return ConfirmedCell(search, validation, chosen, configuration, correct)
+
+    def test_again(self, confirmed: ConfirmedCell) -> ConfirmedCell:
+        """Return the same configuration with other runs."""
+        seeds, accuracy = len(confirmed.correct), confirmed.chosen.accuracy
+        return replace(confirmed, correct=self.test(confirmed.configuration, accuracy, seeds))
+
+
+def choose_candidate(
+    search: FinishedSearch, seeds: int, rng: np.random.Generator, deciding_seeds: int | None = None
+) -> tuple[np.ndarray, Candidate]:
+    """Return validation accuracies of new runs, [candidates, S], and the candidate they choose.
+
+    Args:
+        search: the search.
+        seeds: number of seeds.
+        rng: draws the runs.
+        deciding_seeds: see `TestImages.confirm`.
+    """
+    validation = np.array([rng.choice(c.validation, seeds) for c in search.candidates])
+    means = validation[:, :deciding_seeds].mean(axis=1)
+    return validation, search.candidates[int(means.argmax())]
