@@ -6,10 +6,15 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from hypothesis import settings
 from small_runs import small_config, write_digits
 
 from kdtune.storage.array_cache import CACHE_FOLDER_VARIABLE
 from kdtune.training.train_teacher import train_teacher
+
+# A busy machine would make tests fail by the time of an example.
+settings.register_profile("kdtune", deadline=None)
+settings.load_profile("kdtune")
 
 
 def pytest_collection_modifyitems(items):
