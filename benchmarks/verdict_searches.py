@@ -78,7 +78,7 @@ class FinishedSearch:
 
     @property
     def gap(self) -> float:
-        """What the best settings by the model lack of the best of the space, in points."""
+        """Distance of the best settings by the model from the best of the space, in points."""
         return BEST_ACCURACY_PERCENT - self.candidates[0].accuracy
 
 
