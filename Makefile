@@ -51,8 +51,9 @@ bench-trial: $(READY)
 bench-search: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/search.py $(CURVES)
 
+# CURVES=/path: a file of foreign runs (.jsonl.gz), as for bench-search.
 bench-verdict: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdict.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/verdict.py $(CURVES)
 
 bench-faults: $(READY)
 	$(BIN)/python benchmarks/faults.py

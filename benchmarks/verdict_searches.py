@@ -10,6 +10,7 @@ All cells of a truth are searched together, as a sweep does, in the simulated ti
 * a file of foreign runs, see `foreign.py`.
 """
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,7 +78,7 @@ class FinishedSearch:
 
     @property
     def gap(self) -> float:
-        """What the best settings by the model lack of the best of the space, in points."""
+        """Distance of the best settings by the model from the best of the space, in points."""
         return BEST_ACCURACY_PERCENT - self.candidates[0].accuracy
 
 
@@ -101,6 +102,31 @@ def make_searches(
         if whole_trials in budgets and not rest:
             searches[cell, whole_trials] = _look_at(simulation, cell, sweep)
     return list(searches.values())
+
+
+def keep_searches(
+    folder: Path | None, truth: str, recipe: str, budgets: Sequence[int], sweep: int
+) -> list[FinishedSearch]:
+    """Return the searches of `make_searches`, from a file if they were made before.
+
+    Args:
+        folder: of the files; without it nothing is kept.
+        truth: see the top of this file.
+        recipe: of `recipes.py`.
+        budgets: in whole trials.
+        sweep: its number.
+    """
+    if folder is None:
+        return make_searches(truth, recipe, budgets, sweep)
+    path = folder / f"{Path(truth).name}-{recipe}-{sweep:03d}.pickle"
+    if path.exists():
+        searches: list[FinishedSearch] = pickle.loads(path.read_bytes())
+        return searches
+    searches = make_searches(truth, recipe, budgets, sweep)
+    temporary = path.with_suffix(".partial")
+    temporary.write_bytes(pickle.dumps(searches))
+    temporary.rename(path)
+    return searches
 
 
 def _load_truth(truth: str) -> dict[Cell, Problem]:

@@ -319,3 +319,14 @@ def test_repeats_and_seed_noise_are_in_the_section_of_the_search(tmp_path):
     assert "Repeats: trials with the settings of an earlier one" in page.said
     page = page_of(tmp_path / "none", Sweep().search("at", "A", 0.80))
     assert "repeats" not in page.table("search luck, points")[0] and "Repeats:" not in page.said
+
+
+def test_the_search_says_how_near_it_has_come_to_the_best(tmp_path):
+    sweep = Sweep().search("at", "A", 0.8).search("kd", "A", 0.7)
+    assert "the best of their spaces is unknown" in page_of(tmp_path / "none", sweep).said
+    for method, gain in (("at", 0.035), ("kd", 0.002)):
+        sweep.model(method, "A", changes={"left_to_gain": gain}, t0=0.8)
+    page = page_of(tmp_path / "s", sweep)
+    assert "each search has come within 0.20 to 3.50 points of the best of its space" in page.said
+    rows = page.table("left to gain, points")
+    assert [row["left to gain, points"] for row in rows] == ["3.50", "0.20"]

@@ -1,4 +1,4 @@
-"""What is left to gain in a cell's space: its bounds, and the same by hand in one dimension."""
+"""Luck, and what is left to gain: their bounds, and the same by hand in one dimension."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_luck_adds_what_redrawn_settings_and_what_is_left_to_gain_vary():
 
 
 def test_a_short_search_with_wide_scores_has_much_luck_though_its_model_is_sure():
-    """What five random trials find differs by more than the noise of runs."""
+    """The best of five random trials differs by more than the noise of runs."""
     best, lucks = [], []
     for seed in range(12):
         trials = make_trials(lambda x: 0.4 - 0.3 * abs(x - 0.6), count=5, seed=seed)
