@@ -145,10 +145,10 @@ class _ConfirmSession:
                 for run_id in policy.testable_runs():
                     if not self.folder.network_path(run_id).is_file():
                         log.append(events.WeightsMissing(**policy.proposals[run_id].identity))
-                has_work = self._has_work() or self._added_seeds() is not None
-                if self._has_changes() or has_work:
+                is_open = self._added_seeds() is not None
+                if self._has_changes() or self._has_work() or is_open:
                     log.append(opening_event)  # runs that crashed run again
-                if has_work:
+                if self._has_work() or is_open:
                     verbose, warn = self.screen.show == "verbose", self.screen.warn
                     with ray_session(self.sweep.address, verbose, warn), raise_on_sigterm():
                         self._run_choose_test(log, find_slots(self.sweep, warn))
