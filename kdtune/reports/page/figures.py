@@ -118,9 +118,9 @@ def plot_accuracy_vs_cost(
         _annotate(axes, truncate_name(str(model)), top, (0, 7), ha="center")
     if teacher_percent is not None:
         axes.axhline(teacher_percent, color=MUTED_COLOUR, linestyle="--", linewidth=1)
-        style = {"xycoords": axes.get_yaxis_transform(), "color": MUTED_COLOUR}
+        style = {"xycoords": axes.get_yaxis_transform(), "color": MUTED_COLOUR, "va": "center"}
         text = f"teacher {teacher_percent:.1f} %"
-        _annotate(axes, text, (0.01, teacher_percent), (0, 3), **style)
+        _annotate(axes, text, (1, teacher_percent), (4, 0), **style)  # beside all other labels
     # Marks that are moved aside do not widen the axis by themselves.
     values = points[["low_percent", "accuracy_percent", "high_percent"]].to_numpy(float)
     values = np.append(values, np.nan if teacher_percent is None else teacher_percent)

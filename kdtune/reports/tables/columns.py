@@ -295,6 +295,7 @@ TABLES = {
 """The tables of `kdtune.reports.tables.all_tables.collect_tables`, by name."""
 
 TEXT_HEADINGS = {column.heading
-                 for table in (LEADERBOARD_VIEW, COMPARISON, SHIP, SETTINGS, BAD_IMAGES, ERRORS)
+                 for table in (LEADERBOARD_VIEW, COMPARISON, SHIP, SETTINGS, LOSS_SCALES,
+                               BAD_IMAGES, ERRORS)
                  for column in table.columns if column.heading and column.format == TEXT}
 """Headings over columns of text."""
