@@ -16,7 +16,8 @@ from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import METHOD_DEFAULTS, TrainConfig
 from kdtune.models import build_model, probe_stage_shapes
-from kdtune.reports.tables.columns import TABLES, Table
+from kdtune.reports.tables.columns import TABLES
+from kdtune.reports.tables.schema import Table
 from kdtune.training.teacher_targets import TeacherTargets
 
 FILE = Path(__file__).with_suffix(".md")

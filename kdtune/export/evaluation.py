@@ -22,7 +22,7 @@ from kdtune.data.transforms import decode_images, normalise
 from kdtune.errors import BadImagesError, UserError
 from kdtune.export.formats import OpenedNetwork, open_network
 from kdtune.models.costs import median_seconds
-from kdtune.reports.page.figures import render_file
+from kdtune.reports.page.rendering import render_file
 from kdtune.reports.tables.statistics import wilson_interval
 from kdtune.reports.text.render import render_table
 from kdtune.runtime.console import printable_path, say

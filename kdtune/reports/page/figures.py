@@ -1,12 +1,8 @@
-"""Figures of a report: matplotlib figures from tables, and their SVG for a page."""
+"""Figures of a report: matplotlib figures from tables."""
 
-import io
-import re
-import warnings
 from collections.abc import Iterable
 from itertools import cycle
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -16,15 +12,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.config.sweep import BASELINES
+from kdtune.reports.page.rendering import (
+    BAND_COLOUR,
+    FIGURE_WIDTH_INCHES,
+    METHOD_STYLES,
+    MUTED_COLOUR,
+    OTHER_METHOD_COLOUR,
+    RC_PARAMS,
+    TEXT_COLOUR,
+    ReportFigure,
+)
 from kdtune.reports.tables.comparison import ALL_MODELS
 from kdtune.reports.tables.sentences import display_name, format_points
-
-TEXT_COLOUR, MUTED_COLOUR, GRID_COLOUR, BAND_COLOUR = "#1b1b1b", "#6b6b6b", "#d8d8d8", "#e9e9e9"
-OTHER_METHOD_COLOUR = "#cc79a7"
-METHOD_STYLES = {name: (info.colour, info.marker) for name, info in BUILTIN_METHODS.items()}
-"""Colour and marker of each built-in method; both differ, for readers who see no colours."""
 
 OTHER_METHOD_MARKERS = ("v", "P", "X", "*", "<", ">", "p", "h", "d")
 """Markers of plug-ins' methods, which share one colour."""
@@ -33,42 +33,8 @@ STATE_COLOURS = dict(
     finished="#0072b2", stopped="#8fbfdc", diverged="#d55e00", crashed="#6b6b6b", running="#e9e9e9"
 )
 
-CSS_VARIABLES = {
-    TEXT_COLOUR: "ink",
-    MUTED_COLOUR: "soft",
-    GRID_COLOUR: "grid",
-    BAND_COLOUR: "band",
-    OTHER_METHOD_COLOUR: "further",
-    "#8fbfdc": "stopped",
-    **{colour: method for method, (colour, _) in METHOD_STYLES.items()},
-}
-"""CSS variable for each colour, so that a page can be dark."""
-
-RC_PARAMS: Any = {
-    "axes.axisbelow": True, "axes.edgecolor": MUTED_COLOUR, "axes.grid": True,
-    "axes.labelcolor": TEXT_COLOUR, "axes.spines.right": False, "axes.spines.top": False,
-    "axes.titlelocation": "left", "axes.titlesize": 10,
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.5,
-    "grid.color": GRID_COLOUR, "grid.linewidth": 0.7, "legend.frameon": False,
-    "svg.fonttype": "none", "svg.hashsalt": "kdtune",
-    "text.color": TEXT_COLOUR, "text.parse_math": False, "text.usetex": False,
-    "xtick.color": MUTED_COLOUR, "xtick.labelcolor": TEXT_COLOUR,
-    "ytick.color": MUTED_COLOUR, "ytick.labelcolor": TEXT_COLOUR,
-}  # fmt: skip
-FIGURE_WIDTH_INCHES = 7.2
-
 METHOD_OFFSET_INCHES = 0.13  # between the marks of two methods on one student
 MAX_NAME_LETTERS = 24
-
-ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
-ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
-
-
-class ReportFigure(Figure):
-    """A figure that a notebook displays; it does not use pyplot, which needs a display."""
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, float]]:
-        return render_file(self, "png"), {"width": 100 * FIGURE_WIDTH_INCHES}
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -152,9 +118,9 @@ def plot_accuracy_vs_cost(
         _annotate(axes, truncate_name(str(model)), top, (0, 7), ha="center")
     if teacher_percent is not None:
         axes.axhline(teacher_percent, color=MUTED_COLOUR, linestyle="--", linewidth=1)
-        style = {"xycoords": axes.get_yaxis_transform(), "color": MUTED_COLOUR}
+        style = {"xycoords": axes.get_yaxis_transform(), "color": MUTED_COLOUR, "va": "center"}
         text = f"teacher {teacher_percent:.1f} %"
-        _annotate(axes, text, (0.01, teacher_percent), (0, 3), **style)
+        _annotate(axes, text, (1, teacher_percent), (4, 0), **style)  # beside all other labels
     # Marks that are moved aside do not widen the axis by themselves.
     values = points[["low_percent", "accuracy_percent", "high_percent"]].to_numpy(float)
     values = np.append(values, np.nan if teacher_percent is None else teacher_percent)
@@ -275,50 +241,6 @@ def plot_outcomes(counts: pd.DataFrame) -> Figure:
     axes.set_xlabel("trials")
     _add_legend(figure, axes)
     return figure
-
-
-def render_svg(figure: Figure, prefix: str) -> str:
-    """Render a figure as an SVG element of a page, with CSS variables for colours.
-
-    Args:
-        figure: a figure of this module.
-        prefix: of all ids; it must differ between the figures of a page.
-    """
-    root = ElementTree.fromstring(render_file(figure, "svg"))
-    for element in root.iter():
-        for key, value in element.attrib.items():
-            if key == "id":
-                element.set(key, f"{prefix}-{value}")
-            elif key.endswith("href"):
-                element.set(key, f"#{prefix}-{value.removeprefix('#')}")
-            else:
-                value = value.replace("url(#", f"url(#{prefix}-")
-                value = re.sub(r"(\.\d\d)\d+", r"\1", value)  # hundredths of a point suffice
-                element.set(key, re.sub("#[0-9a-f]{6}", _to_css_variable, value))
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _to_css_variable(match: re.Match[str]) -> str:
-    return f"var(--{CSS_VARIABLES[match[0]]})" if match[0] in CSS_VARIABLES else match[0]
-
-
-@rc_context(RC_PARAMS)
-def render_file(figure: Figure, file_format: str) -> bytes:
-    """Render a figure without date and program.
-
-    Args:
-        figure: a figure of this module.
-        file_format: ``svg`` or ``png``.
-    """
-    is_svg = file_format == "svg"
-    hidden = ("Date", "Creator", "Format", "Type") if is_svg else ("Software",)
-    options: Any = {"transparent": True} if is_svg else {"facecolor": "white"}
-    options |= {"metadata": dict.fromkeys(hidden), "format": file_format, "dpi": 200}
-    out = io.BytesIO()
-    with warnings.catch_warnings():  # a browser has more fonts
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        figure.savefig(out, **options)
-    return out.getvalue()
 
 
 def _single_panel(height: float) -> tuple[Figure, Axes]:

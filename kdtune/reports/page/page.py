@@ -15,7 +15,7 @@ from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.errors import UserError
 from kdtune.reports.loaded_sweep import LoadedSweep
 from kdtune.reports.page.blocks import LEFT_ALIGNED, Block, FigureBlock, Paragraph
-from kdtune.reports.page.figures import render_file, render_svg
+from kdtune.reports.page.rendering import render_file, render_svg
 from kdtune.reports.page.sections import SECTIONS
 from kdtune.reports.page.sections.leaderboard import leaderboard_section
 from kdtune.reports.page.sections.ship import ship_section

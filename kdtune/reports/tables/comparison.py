@@ -155,7 +155,12 @@ class PairComparison:
         return len(self.sides[self.methods[0], self.models[0]].correct[self.seeds[0]])
 
     def model_row(self, p_value_holm: float, models_checked: int) -> dict[str, object]:
-        """Return the row of a single model; `models_checked` of the pair have a difference."""
+        """Return the row of a single model.
+
+        Args:
+            p_value_holm: its p-value, adjusted over the models of the pair.
+            models_checked: number of models of the pair that have a difference.
+        """
         [model] = self.models
         if (decision := self._decide_without_winner()) is None:
             difference = self._known_difference

@@ -131,7 +131,13 @@ def differences_to_best(
     cell_results: Mapping[Cell, CellResult],
     groups: Sequence[object] | None,
 ) -> dict[Cell, Estimate]:
-    """Return the best cell minus each other one that shares enough tested seeds with it."""
+    """Return the best cell minus each other one that shares enough tested seeds with it.
+
+    Args:
+        ranked: cells, the best on validation first.
+        cell_results: of these cells.
+        groups: see `kdtune.reports.tables.statistics.estimate_mean`.
+    """
     best, differences = cell_results[ranked[0]], {}
     for cell in ranked[1:]:
         other = cell_results[cell]

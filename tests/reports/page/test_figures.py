@@ -13,13 +13,8 @@ from report_sweeps import Sweep, four_cells, half_confirmed
 
 from kdtune.config.methods import BUILTIN_METHODS
 from kdtune.reports.page import figures
-from kdtune.reports.page.figures import (
-    CSS_VARIABLES,
-    METHOD_STYLES,
-    method_styles,
-    render_file,
-    render_svg,
-)
+from kdtune.reports.page.figures import method_styles
+from kdtune.reports.page.rendering import CSS_VARIABLES, METHOD_STYLES, render_file, render_svg
 from kdtune.reports.tables.comparison import CellResult, select_main_pair
 from kdtune.reports.tables.failures import diverged_settings, errors_table
 from kdtune.reports.tables.figure_data import (

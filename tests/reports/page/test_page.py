@@ -99,9 +99,10 @@ def test_the_verdict_is_four_sentences(tmp_path):
     said = re.findall(r'<p class="(lead|text)">(.*?)</p>', text)
     assert said[0] == ("lead", sweep.tables.comparison.sentence[2])
     assert said[1][1] == "By student: AT better on A; undecided on B."
-    assert said[2][1].startswith("Gain over student on average over 2 models: ")
+    assert said[2][1].startswith("Gain over student on average over 2 students: ")
     assert said[3][1] == (
-        "3 shared seeds, 400 test images, 0 of 12 trials failed, 0 of 18 confirmation runs failed."
+        "3 shared seeds (look 1 of 4), 400 test images, 0 of 12 trials failed, 0 of 18 "
+        "confirmation runs failed."
     )
 
 

@@ -79,7 +79,7 @@ def _columns(
             "" if pd.isna(mean) else f"{mean:.2f} ({low:.2f} to {high:.2f})"
             for mean, low, high in importances
         ]
-    if len(models) > 1:
+    if len(models) > 1 and summary["low"].notna().any():
         ranges = zip(summary["low"], summary["high"], strict=True)
         texts = ["" if pd.isna(low) else f"{low:.3g} to {high:.3g}" for low, high in ranges]
         columns["recommended on all students"] = texts

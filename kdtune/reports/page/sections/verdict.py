@@ -137,17 +137,19 @@ def _gains_sentence(comparison: pd.DataFrame, pair: pd.DataFrame) -> str:
         number = "" if pd.isna(value) else number
         parts.append(f"{display_name(row['method_a'])}{number} ({_verdict_label(row)})")
     models = int(student_rows["models"].max())
-    scope = f" on average over {models} models" if models > 1 else ""
+    scope = f" on average over {models} students" if models > 1 else ""
     return f"Gain over student{scope}: {'; '.join(parts)}."
 
 
 def _counts_sentence(sweep: LoadedSweep) -> str:
-    leaderboard, seeds = sweep.tables.leaderboard, sweep.main_pair["seeds"]
+    leaderboard, pair = sweep.tables.leaderboard, sweep.main_pair
+    seeds, looks = pair["seeds"].min(), pair[["look", "looks"]].dropna()
+    look = f" (look {looks['look'].iloc[0]} of {looks['looks'].iloc[0]})" if len(looks) else ""
     failed_trials = int(leaderboard[["trials_diverged", "trials_crashed"]].sum().sum())
     failed_runs = int(sweep.tables.runs["status"].isin(["diverged", "crashed"]).sum())
     images, run_count = sweep.opening_events[0].data.test_images, len(sweep.tables.runs)
     parts = [
-        f"{seeds.min()} shared seeds" if seeds.min() else "",
+        f"{seeds} shared seeds{look}" if seeds else "",
         f"{images:,} test images" if images else "no test images",
         f"{failed_trials} of {leaderboard['trials_started'].sum()} trials failed",
         f"{failed_runs} of {run_count} confirmation runs failed" if run_count else "",
