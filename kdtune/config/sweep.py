@@ -239,6 +239,8 @@ class SweepConfig(train.DataConfig):
                 f"balance_by {self.balance_by} needs total_epochs or time_budget: with trials "
                 "alone every cell gets the same number of them."
             )
+        if self.budget is not None and not self.until_decided:
+            raise ValueError("budget limits what until_decided adds: give until_decided, too.")
         if total is not None and total < (count := len(self.cells())):
             raise ValueError(
                 f"total_epochs ({total}) must be at least one for each of the {count} cells."

@@ -35,6 +35,7 @@ from kdtune.errors import UserError
             {"data": "d", "max_concurrent": 0},
             "The setting max_concurrent cannot be 0: it must be greater",
         ),
+        ({"data": "d", "budget": "2h"}, "budget limits what until_decided adds: give until_dec"),
         ({"data": "d", "settings": {"lrr": 1}}, "There is no setting 'lrr'; did you mean 'lr'?"),
     ],
 )

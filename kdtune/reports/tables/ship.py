@@ -105,7 +105,8 @@ def ship_table(
     is_confirmed = within["status"] == "ok"
     score = "validation_accuracy_percent" if is_confirmed.any() else "search_best_percent"
     candidates = within[is_confirmed] if is_confirmed.any() else within
-    ranked = candidates.sort_values(score, ascending=False, kind="stable").index.tolist()
+    scores = candidates[score].round(9)  # means of equal accuracies differ in the last digit
+    ranked = scores.sort_values(ascending=False, kind="stable").index.tolist()
     columns: dict[Cell, dict[str, object]] = {
         cell: {"validation_rank": rank, "in_ship_set": "unknown"}
         for rank, cell in enumerate(ranked, start=1)

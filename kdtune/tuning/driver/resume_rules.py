@@ -86,4 +86,5 @@ def _usable_settings(
     records = [record.model_dump() for record in earlier_opening.plugins]
     PLUGINS.require("The sweep", records, same_source=True)
     address = LOCAL_ADDRESS if recorded.get("address") == LOCAL_ADDRESS else None
-    return {**recorded, "plugins": (), "address": address}
+    usable = {**recorded, "plugins": (), "address": address}
+    return {**usable, "budget": None} if changes.get("until_decided") is False else usable

@@ -39,3 +39,9 @@ def test_it_does_so_too_when_a_sweep_is_confirmed(tmp_path, monkeypatch):
     folder = write_log(tmp_path / "s", [sweep_opening(address="evil:6379")])
     assert build_confirm_config(folder, {}).address is None
     assert build_confirm_config(folder, {"address": "mine:1"}).address == "mine:1"
+
+
+def test_without_until_decided_there_is_no_budget_for_it():
+    there = sweep_opening(until_decided=True, budget=60.0)
+    assert build_resume_config(there, {}).budget == 60
+    assert build_resume_config(there, {"until_decided": False}).budget is None
