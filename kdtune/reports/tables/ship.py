@@ -105,8 +105,9 @@ def ship_table(
     is_confirmed = within["status"] == "ok"
     score = "validation_accuracy_percent" if is_confirmed.any() else "search_best_percent"
     candidates = within[is_confirmed] if is_confirmed.any() else within
-    scores = candidates[score].round(9)  # means of equal accuracies differ in the last digit
-    ranked = scores.sort_values(ascending=False, kind="stable").index.tolist()
+    # Means of the same accuracies may differ in the last digit; of equals the smallest is best.
+    order = candidates.assign(score=-candidates[score].round(9))
+    ranked = order.sort_values(["score", "parameters"], kind="stable").index.tolist()
     columns: dict[Cell, dict[str, object]] = {
         cell: {"validation_rank": rank, "in_ship_set": "unknown"}
         for rank, cell in enumerate(ranked, start=1)

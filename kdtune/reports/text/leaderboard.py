@@ -100,6 +100,7 @@ def _make_object(folder: SweepSnapshot, tables: SweepTables) -> dict[str, Any]:
         "method": pair_rows[0] | {"advice": advise_next_step(pair_rows[0], str(folder.path))}
         if pair_rows
         else None,
+        "not_learned": learning_sentences(folder.load_events()),
         "teacher": teacher and teacher.model_dump(mode="json"),
         "leaderboard": to_records(tables.leaderboard),
     }

@@ -293,3 +293,12 @@ def test_each_look_at_test_spends_a_part_of_the_false_alarms():
     np.testing.assert_allclose(second[points], once[points])
     assert (first[bounds] > once[bounds])[1:].all()  # 10 and 20 seeds are still to come
     assert (second[bounds] > once[bounds])[1:].all()
+
+
+def test_of_equals_on_validation_the_smallest_is_best_then_the_first():
+    equal = (90.0, 90.0 + 1e-13, 90.0)
+    results = results_of(0.8, 0.8, 0.8)
+    first = ship_table(board(equal), results)
+    assert (first["method"][0], first["model"][0]) == CELLS[0]
+    smallest = ship_table(board(equal, parameters=[9, 9, 5]), results)
+    assert (smallest["method"][0], smallest["model"][0]) == CELLS[2]

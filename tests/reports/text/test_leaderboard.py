@@ -61,7 +61,7 @@ def test_limits_choose_the_student_and_not_the_table(measured):
 
 def test_json_is_an_object_with_both_answers(measured, tmp_path):
     content = json.loads(leaderboard_text([measured], "json"))
-    assert list(content) == ["ship", "method", "teacher", "leaderboard"]
+    assert list(content) == ["ship", "method", "not_learned", "teacher", "leaderboard"]
     assert content["ship"]["sentence"].startswith("Ship AT on A: ")
     [best] = content["ship"]["set"]
     assert (best["method"], best["model"], best["parameters"]) == ("at", "A", 2_000_000)
