@@ -210,9 +210,9 @@ def four_cells():
     """AT is better than FitNets on A; on B they do equally well."""
     sweep = Sweep()
     for method, on_a in (("at", 0.9), ("fitnets", 0.7), ("student", 0.6)):
-        for model, accuracy in (("A", on_a), ("B", 0.7)):
+        for model, accuracy, validation in (("A", on_a, 0.75), ("B", 0.7, 0.74)):
             sweep.search(method, model, 0.7, 0.7)
-            sweep.confirm(method, model, 0, [accuracy] * 3)
+            sweep.confirm(method, model, 0, [accuracy] * 3, validation)
     return sweep
 
 

@@ -88,7 +88,7 @@ def test_one_method_reaches_what_it_reaches():
 
 
 def test_at_most_three_sentences_stand_above_the_tables():
-    sweep = one_model().search("at", "B", 0.7).confirm("at", "B", 0, [0.9] * 5)
+    sweep = one_model().search("at", "B", 0.7).confirm("at", "B", 0, [0.9] * 5, 0.74)
     costs = {"A": 9, "B": 7}
     sweep.confirm_events += [
         PROFILE.model_copy(update={"model": model, "parameters": n}) for model, n in costs.items()
