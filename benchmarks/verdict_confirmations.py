@@ -16,6 +16,7 @@ so only recorded runs (`verdict_recorded.py`) test the shares.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,16 +66,21 @@ class ConfirmedCell:
     configuration: np.ndarray
     correct: np.ndarray
 
-    def result(self, seeds: int | None = None, luck: float | None = None) -> CellResult:
-        """Return the results of the first seeds.
+    def result(self, looks: Sequence[int] = (), luck: float | None = None) -> CellResult:
+        """Return the results at the last of some looks.
 
         Args:
-            seeds: their number; all without it.
+            looks: numbers of seeds; without them all seeds are read once, and no others ever.
             luck: instead of that of the search.
         """
-        correct = dict(enumerate(self.correct[:seeds], start=1))
+        correct = dict(enumerate(self.correct[: looks[-1] if looks else None], start=1))
         search_luck = self.search.luck if luck is None else luck
-        return CellResult(correct, len(correct), 0, search_luck)
+        return CellResult(correct, len(correct), 0, search_luck, looks=tuple(looks))
+
+    def validation_percent(self, seeds: int) -> float:
+        """Return the mean validation accuracy of what was chosen, over the first seeds."""
+        chosen = self.search.candidates.index(self.chosen)
+        return float(self.validation[chosen, :seeds].mean())
 
 
 class TestImages:
@@ -109,11 +115,7 @@ class TestImages:
         return correct
 
     def confirm(
-        self,
-        search: FinishedSearch,
-        seeds: int,
-        deciding_seeds: int | None = None,
-        lost: float = 0,
+        self, search: FinishedSearch, seeds: int, deciding_seeds: int | None = None
     ) -> ConfirmedCell:
         """Train the candidates of a search again, choose one, and test it.
 
@@ -121,12 +123,26 @@ class TestImages:
             search: the search.
             seeds: number of seeds.
             deciding_seeds: the number of seeds by which it is chosen; all without it.
-            lost: points by which all its settings are worse.
         """
         validation, chosen = choose_candidate(search, seeds, self.rng, deciding_seeds)
         configuration = self.draw_configuration()
-        correct = self.test(configuration, chosen.accuracy - lost, seeds)
+        correct = self.test(configuration, chosen.accuracy, seeds)
         return ConfirmedCell(search, validation, chosen, configuration, correct)
+
+    def choose_again(self, confirmed: ConfirmedCell, deciding_seeds: int) -> ConfirmedCell:
+        """Return what another number of seeds chooses of the same runs; the same, if it is that.
+
+        Args:
+            confirmed: result of `confirm`.
+            deciding_seeds: the number of seeds by which it is chosen.
+        """
+        means = confirmed.validation[:, :deciding_seeds].mean(axis=1)
+        chosen = confirmed.search.candidates[int(means.argmax())]
+        if chosen is confirmed.chosen:
+            return confirmed
+        configuration = self.draw_configuration()
+        correct = self.test(configuration, chosen.accuracy, len(confirmed.correct))
+        return replace(confirmed, chosen=chosen, configuration=configuration, correct=correct)
 
     def test_again(self, confirmed: ConfirmedCell) -> ConfirmedCell:
         """Return the same configuration with other runs."""
