@@ -114,8 +114,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--twin-sweeps", type=int, default=40, help="of methods with two names")
     parser.add_argument("--foreign-sweeps", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=2_000, help="of every comparison")
-    chances = {"type": float, "nargs": "+", "default": [MIN_CHANCE]}
-    parser.add_argument("--min-chances", **chances, help="of until_decided; the first counts")
+    parser.add_argument(
+        "--min-chances",
+        type=float,
+        nargs="+",
+        default=[MIN_CHANCE],
+        help="of until_decided; the first is that of the figures",
+    )
     parser.add_argument("--keep", type=Path, help="existing folder that keeps the searches")
     parser.add_argument("--recipe", default="kdtune", help="of recipes.py, for a sweep")
     return parser.parse_args()

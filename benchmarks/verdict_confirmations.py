@@ -8,7 +8,7 @@ The correctness of an image is a threshold on a sum of normal variables: how har
 all, what the configuration makes of it, what the run makes of it. Weights are such that of the
 variance p · (1 − p) configurations share 58 % and runs of one configuration 70 %, as
 `kdtune.reports.tables.statistics.expected_error` has it. Each run also has a normal effect on its
-accuracy (sd 0.12 points).
+accuracy (sd 0.12 points, or another).
 
 Its limits: images are independent, and so are runs, also those of two methods with one seed; all
 configurations have the same variances; and the shares are those that the forecast is made from,
@@ -84,12 +84,18 @@ class ConfirmedCell:
 
 
 class TestImages:
-    """Simulated test images, each as hard as it is; cells that share them can be compared."""
+    """Simulated test images, each as hard as it is; cells that share them can be compared.
+
+    Args:
+        count: number of images.
+        rng: draws images and runs.
+        seed_sd: points by which a seed moves an accuracy.
+    """
 
     __test__ = False  # pytest would collect it
 
-    def __init__(self, count: int, rng: np.random.Generator):
-        self.count, self.rng = count, rng
+    def __init__(self, count: int, rng: np.random.Generator, seed_sd: float = SEED_SD_POINTS):
+        self.count, self.rng, self.seed_sd = count, rng, seed_sd
         self._difficulty = self._normal(SHARED_CORRELATION, count)
 
     def _normal(self, variance: float, *shape: int) -> np.ndarray:
@@ -109,7 +115,7 @@ class TestImages:
             accuracy: expected accuracy, in percent.
             seeds: number of runs.
         """
-        accuracies = accuracy + self.rng.normal(0, SEED_SD_POINTS, seeds)
+        accuracies = accuracy + self.rng.normal(0, self.seed_sd, seeds)
         noise = self._normal(1 - CONFIGURATION_CORRELATION, seeds, self.count)
         correct: np.ndarray = configuration + noise < ndtri(accuracies / 100)[:, np.newaxis]
         return correct

@@ -1,20 +1,20 @@
 """Both answers about whole sweeps, at once and `--until-decided`, for `verdict.py`.
 
-Four cells of one student are confirmed, or eight of two. Their true accuracies are one of `TRUTHS`:
+Four cells of one student are confirmed, or eight of two. Their truth is one of `TRUTHS`:
 
-* a number: AT and FitNets are two searches of one cell, and one of them is worse by so many points,
-  drawn which. Each of the others is worse by a multiple of it, drawn of 0 to 3, and a second
-  student by another.
+* a number: AT and FitNets are two searches of one cell, and one of them, drawn which, is worse by
+  so many points. Each of the others is worse by a multiple of it, drawn from 0 to 3, and all of a
+  second student by another.
 * ``None``: the four cells of one sweep, as far apart as their curves are.
 
 The rounds of `--until-decided` are those of `kdtune.tuning.scheduling.until_decided`: three
 candidates of each cell have 5 seeds, those chosen get more where a question is open. The fixed
 design is 10 seeds for three candidates of each cell, which are then read once.
 
-The method answer is undecided without a winner and without ``equal``; it is wrong if the difference
-of the means over all searches is another. The ship answer is wrong if the truly best of the chosen
-configurations is not in the set, and undecided if the set is larger than an oracle's: those not
-worse than the truly best by more than the smallest difference that matters.
+The method answer is undecided if it is neither a winner nor ``equal``; it is wrong if the means
+over all searches differ otherwise. The ship answer is wrong if the truly best of what was chosen
+is not in the set, and undecided if the set is larger than an oracle's: those that are not worse
+than the truly best by more than the smallest difference that matters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,12 +34,16 @@ from kdtune.log.events import Cell
 from kdtune.reports.tables.comparison import comparison_table
 from kdtune.reports.tables.looks import LAST_LOOK
 from kdtune.reports.tables.ship import IN_SET, compare_with_best
+from kdtune.reports.tables.statistics import SEED_SD_POINTS
 from kdtune.tuning.scheduling import until_decided
 
 METHODS = ("at", "fitnets", "kd", "student")
 PAIR = METHODS[:2]
 TRUTHS = (0.0, 0.5, 1.0, None)
 FIXED_SEEDS = 10
+SEED_SDS = (SEED_SD_POINTS, 0.32)
+"""By which seeds move a test accuracy, in points: as forecast, and as in the recorded runs."""
+
 ERRORS = ("method_wrong", "method_undecided", "ship_wrong", "ship_undecided")
 
 
@@ -98,7 +102,7 @@ def draw_sweep(
 
 
 class Answers:
-    """What a report says after some looks, and whether that is right.
+    """The answers of a report after some looks, and how right they are.
 
     Args:
         cells: what was chosen, and its runs.
@@ -118,7 +122,7 @@ class Answers:
         self.ranked = sorted(cells, key=scores.__getitem__, reverse=True)
         pair = {cell: result for cell, result in self.results.items() if cell[0] in PAIR}
         self.comparison = comparison_table(pair)
-        self.compared = compare_with_best(self.ranked, self.results)
+        self.compared: Mapping[Cell, Row] = compare_with_best(self.ranked, self.results)
 
     def judge_method(self) -> Row:
         """Return whether the method answer is wrong, and whether it is open."""
@@ -159,7 +163,7 @@ def decide_by_rounds(
         cells: with as many seeds as the last look has.
         difference: see `Answers`.
     """
-    looks = {cell: (SEEDS,) for cell in cells}
+    looks: dict[Cell, tuple[int, ...]] = {cell: (SEEDS,) for cell in cells}
     while True:
         answers = Answers(cells, looks, difference)
         told = answers.comparison, answers.ranked, answers.results
@@ -179,13 +183,14 @@ def compare_with_fixed_design(
     seed: int,
     repeats: int,
     truth: float | None,
+    seed_sd: float,
     chances: Sequence[float],
 ) -> list[Row]:
     """Decide by rounds and by the fixed design; return a row per sweep and least chance."""
     rng, rows = np.random.default_rng(seed), []
     for _ in range(repeats):
         sweep = draw_sweep(pool, budget, truth, 1, rng)
-        test = TestImages(IMAGES, rng)
+        test = TestImages(IMAGES, rng, seed_sd)
         cells = sweep.confirm(test, LAST_LOOK)
         fixed = {cell: test.choose_again(c, FIXED_SEEDS) for cell, c in cells.items()}
         once = Answers(fixed, dict.fromkeys(fixed, (FIXED_SEEDS,)), sweep.difference)
@@ -279,25 +284,33 @@ def measure_rounds(
         chances: values of `MIN_CHANCE`; the first is that of the figures.
         executor: runs the comparisons.
     """
-    frames = []
-    for truth in TRUTHS:
-        many = partial(compare_with_fixed_design, truth=truth, chances=chances)
-        rows = collect_rows(many, pool, BUDGETS[1:2], repeats, executor)
-        frames.append(rows.assign(truth=_name_truth(truth)))
     print(
-        "\n`--until-decided`, % of sweeps; in brackets: more than 10 seeds for every candidate\n"
+        "\n`--until-decided`, % of sweeps; in brackets: more than 10 seeds for every candidate\n\n"
+        f"| seeds move by | least chance | points apart | runs | {' | '.join(ERRORS)} "
+        "| set / oracle's |\n" + "|---" * (5 + len(ERRORS)) + "|"
     )
-    names = " | ".join(name.replace("_", " ") for name in ERRORS)
-    print(f"| least chance | points apart | runs | {names} |\n" + "|---" * (3 + len(ERRORS)) + "|")
-    every = pd.concat(frames)
-    for chance in chances:
-        some = every[every["chance"] == chance]
-        for truth, group in [*some.groupby("truth", sort=False), ("all", some)]:
-            rates = (
-                f"{100 * group[name].mean():.1f} ({_percent(group, f'more_{name}')})"
-                for name in ERRORS
+    saved = []
+    for seed_sd in SEED_SDS:
+        frames = []
+        for truth in TRUTHS:
+            many = partial(
+                compare_with_fixed_design, truth=truth, seed_sd=seed_sd, chances=chances
             )
-            runs = _percent(group, "runs")
-            print(f"| {chance:g} | {truth} | {runs} | {' | '.join(rates)} |", flush=True)
-    chosen = every[every["chance"] == chances[0]]
-    return {"runs_saved": 1 - float(chosen["runs"].mean())}
+            rows = collect_rows(many, pool, BUDGETS[1:2], repeats, executor)
+            frames.append(rows.assign(truth=_name_truth(truth)))
+        every = pd.concat(frames)
+        for chance in chances:
+            some = every[every["chance"] == chance]
+            for truth, group in [*some.groupby("truth", sort=False), ("all", some)]:
+                _print_rounds_row(f"{seed_sd:g} | {chance:g} | {truth}", group)
+            saved.append(1 - float(some["runs"].mean()))
+    return {"runs_saved": saved[0]}
+
+
+def _print_rounds_row(text: str, rows: pd.DataFrame) -> None:
+    errors = (
+        f"{100 * rows[name].mean():.1f} ({_percent(rows, f'more_{name}')})" for name in ERRORS
+    )
+    ratio = rows["size"].mean() / rows["oracle"].mean()
+    numbers = f"{_percent(rows, 'runs')} | {' | '.join(errors)} | {ratio:.2f}"
+    print(f"| {text} | {numbers} |", flush=True)

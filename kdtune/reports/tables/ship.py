@@ -158,8 +158,8 @@ def compare_with_best(
     """Return the columns of `SHIP` about the comparisons, of all cells that can be compared.
 
     Args:
-        ranked: the candidates, the best on validation first.
-        cell_results: of at least these cells.
+        ranked: cells, the best on validation first.
+        cell_results: of these cells.
         groups: see `kdtune.reports.tables.statistics.estimate_mean`.
         min_difference: smallest difference that matters, in points.
     """
