@@ -14,6 +14,9 @@ two at a time, as a report does (`verdict_rates.py`):
 * two methods, searched in one sweep; their true difference is that of the mean noise-free
   accuracies of what all searches choose.
 
+Comparisons are also looked at several times (`verdict_looks.py`), and sweeps are asked which
+student to ship, at once and `--until-decided` (`verdict_sweeps.py`).
+
 At last recorded predictions are compared (`verdict_recorded.py`). Standard errors are by leaving
 out a sweep at a time, since comparisons share sweeps. What the surrogates are wrong in, the
 searches do not see; the noise of a run on test images is that of the simulation, not that of the
@@ -31,6 +34,7 @@ from pathlib import Path
 import pandas as pd
 from search import silence_libraries
 from simulate import load_problems
+from verdict_looks import measure_looks
 from verdict_luck import print_luck
 from verdict_rates import (
     SearchPool,
@@ -44,6 +48,9 @@ from verdict_rates import (
 )
 from verdict_recorded import compare_recorded_runs, print_designs
 from verdict_searches import BUDGETS, CURVES, keep_searches
+from verdict_sweeps import measure_rounds, measure_ship_sets
+
+from kdtune.tuning.scheduling.until_decided import MIN_CHANCE
 
 TWIN_BUDGETS = BUDGETS[:2]
 
@@ -107,6 +114,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--twin-sweeps", type=int, default=40, help="of methods with two names")
     parser.add_argument("--foreign-sweeps", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=2_000, help="of every comparison")
+    parser.add_argument(
+        "--min-chances",
+        type=float,
+        nargs="+",
+        default=[MIN_CHANCE],
+        help="of until_decided; the first is that of the figures",
+    )
     parser.add_argument("--keep", type=Path, help="existing folder that keeps the searches")
     parser.add_argument("--recipe", default="kdtune", help="of recipes.py, for a sweep")
     return parser.parse_args()
@@ -125,9 +139,13 @@ def main() -> None:
         pools = {truth: make(truth, count) for truth, count in counts.items() if count}
         for truth, pool in pools.items():
             luck_over_truth[Path(truth).name] = pool.ratios()
-        figures = measure_rates(pools["processes"], arguments.repeats, executor)
+        pool, repeats = pools["processes"], arguments.repeats
+        figures = measure_rates(pool, repeats, executor)
+        figures |= measure_looks(pool, repeats // 2, executor)
+        figures |= measure_ship_sets(pool, repeats // 4, executor)
+        figures |= measure_rounds(pool, repeats // 4, arguments.min_chances, executor)
         if arguments.twin_sweeps:
-            pool, repeats = make("twins", arguments.twin_sweeps), arguments.repeats
+            pool = make("twins", arguments.twin_sweeps)
             twins = collect_rows(compare_twins, pool, TWIN_BUDGETS, repeats, executor)
             print_rates("One method under two names in one sweep", twins, "winner", "covers")
             figures["aa_rate_twins"] = float(twins["winner"].mean())

@@ -8,7 +8,7 @@ The correctness of an image is a threshold on a sum of normal variables: how har
 all, what the configuration makes of it, what the run makes of it. Weights are such that of the
 variance p · (1 − p) configurations share 58 % and runs of one configuration 70 %, as
 `kdtune.reports.tables.statistics.expected_error` has it. Each run also has a normal effect on its
-accuracy (sd 0.12 points).
+accuracy (sd 0.12 points, or another).
 
 Its limits: images are independent, and so are runs, also those of two methods with one seed; all
 configurations have the same variances; and the shares are those that the forecast is made from,
@@ -16,6 +16,7 @@ so only recorded runs (`verdict_recorded.py`) test the shares.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,25 +66,36 @@ class ConfirmedCell:
     configuration: np.ndarray
     correct: np.ndarray
 
-    def result(self, seeds: int | None = None, luck: float | None = None) -> CellResult:
-        """Return the results of the first seeds.
+    def result(self, looks: Sequence[int] = (), luck: float | None = None) -> CellResult:
+        """Return the results at the last of some looks.
 
         Args:
-            seeds: their number; all without it.
+            looks: numbers of seeds; without them all seeds are read once, and no others ever.
             luck: instead of that of the search.
         """
-        correct = dict(enumerate(self.correct[:seeds], start=1))
+        correct = dict(enumerate(self.correct[: looks[-1] if looks else None], start=1))
         search_luck = self.search.luck if luck is None else luck
-        return CellResult(correct, len(correct), 0, search_luck)
+        return CellResult(correct, len(correct), 0, search_luck, looks=tuple(looks))
+
+    def validation_percent(self, seeds: int) -> float:
+        """Return the mean validation accuracy of what was chosen, over the first seeds."""
+        chosen = self.search.candidates.index(self.chosen)
+        return float(self.validation[chosen, :seeds].mean())
 
 
 class TestImages:
-    """Simulated test images, each as hard as it is; cells that share them can be compared."""
+    """Simulated test images, each as hard as it is; cells that share them can be compared.
+
+    Args:
+        count: number of images.
+        rng: draws images and runs.
+        seed_sd: points by which a seed moves an accuracy.
+    """
 
     __test__ = False  # pytest would collect it
 
-    def __init__(self, count: int, rng: np.random.Generator):
-        self.count, self.rng = count, rng
+    def __init__(self, count: int, rng: np.random.Generator, seed_sd: float = SEED_SD_POINTS):
+        self.count, self.rng, self.seed_sd = count, rng, seed_sd
         self._difficulty = self._normal(SHARED_CORRELATION, count)
 
     def _normal(self, variance: float, *shape: int) -> np.ndarray:
@@ -103,17 +115,13 @@ class TestImages:
             accuracy: expected accuracy, in percent.
             seeds: number of runs.
         """
-        accuracies = accuracy + self.rng.normal(0, SEED_SD_POINTS, seeds)
+        accuracies = accuracy + self.rng.normal(0, self.seed_sd, seeds)
         noise = self._normal(1 - CONFIGURATION_CORRELATION, seeds, self.count)
         correct: np.ndarray = configuration + noise < ndtri(accuracies / 100)[:, np.newaxis]
         return correct
 
     def confirm(
-        self,
-        search: FinishedSearch,
-        seeds: int,
-        deciding_seeds: int | None = None,
-        lost: float = 0,
+        self, search: FinishedSearch, seeds: int, deciding_seeds: int | None = None
     ) -> ConfirmedCell:
         """Train the candidates of a search again, choose one, and test it.
 
@@ -121,12 +129,26 @@ class TestImages:
             search: the search.
             seeds: number of seeds.
             deciding_seeds: the number of seeds by which it is chosen; all without it.
-            lost: points by which all its settings are worse.
         """
         validation, chosen = choose_candidate(search, seeds, self.rng, deciding_seeds)
         configuration = self.draw_configuration()
-        correct = self.test(configuration, chosen.accuracy - lost, seeds)
+        correct = self.test(configuration, chosen.accuracy, seeds)
         return ConfirmedCell(search, validation, chosen, configuration, correct)
+
+    def choose_again(self, confirmed: ConfirmedCell, deciding_seeds: int) -> ConfirmedCell:
+        """Return what another number of seeds chooses of the same runs; the same, if it is that.
+
+        Args:
+            confirmed: result of `confirm`.
+            deciding_seeds: the number of seeds by which it is chosen.
+        """
+        means = confirmed.validation[:, :deciding_seeds].mean(axis=1)
+        chosen = confirmed.search.candidates[int(means.argmax())]
+        if chosen is confirmed.chosen:
+            return confirmed
+        configuration = self.draw_configuration()
+        correct = self.test(configuration, chosen.accuracy, len(confirmed.correct))
+        return replace(confirmed, chosen=chosen, configuration=configuration, correct=correct)
 
     def test_again(self, confirmed: ConfirmedCell) -> ConfirmedCell:
         """Return the same configuration with other runs."""

@@ -98,7 +98,7 @@ def compare_two_searches(pool: SearchPool, budget: int, seed: int, repeats: int)
         first, second = pool.draw_two_searches(budget, rng)
         test = TestImages(IMAGES, rng)
         a, b = test.confirm(first, SEEDS), test.confirm(second, SEEDS)
-        worse = test.confirm(second, SEEDS, lost=LOST_POINTS)
+        worse = test.confirm(second.worsen(LOST_POINTS), SEEDS)
         plain = compare(a.result(luck=first.plain_luck), b.result(luck=second.plain_luck))
         found = judge(a, worse, LOST_POINTS)
         row = {

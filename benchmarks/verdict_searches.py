@@ -12,7 +12,7 @@ All cells of a truth are searched together, as a sweep does, in the simulated ti
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -35,7 +35,7 @@ BEST_ACCURACY_PERCENT = 75.0
 """Accuracy of the best settings of every space, to which all noise-free ones are moved."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """Settings that `kdtune confirm` trains again.
 
@@ -80,6 +80,17 @@ class FinishedSearch:
     def gap(self) -> float:
         """Distance of the best settings by the model from the best of the space, in points."""
         return BEST_ACCURACY_PERCENT - self.candidates[0].accuracy
+
+    def worsen(self, points: float, of_validation: float = 0.0) -> "FinishedSearch":
+        """Return the same search of a space in which all accuracies are lower.
+
+        Args:
+            points: by which they are lower.
+            of_validation: by which those of validation are lower besides.
+        """
+        lost = points + of_validation
+        moved = [Candidate(c.accuracy - points, c.validation - lost) for c in self.candidates]
+        return replace(self, candidates=tuple(moved))
 
 
 def make_searches(

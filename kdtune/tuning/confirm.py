@@ -208,7 +208,7 @@ class _ConfirmSession:
         added = add_seeds(find_questions(self.folder), self.sweep.min_difference)
         if added is None or slots is None or (budget := self.sweep.budget) is None:
             return added
-        num_runs = sum(added.seeds - self.policy.seeds_of(cell) for cell in added.cells)
+        num_runs = sum(max(0, added.seeds - self.policy.seeds_of(cell)) for cell in added.cells)
         seconds = num_runs * self._run_seconds / slots.count
         if self.driver.progress.stopwatch.elapsed_seconds + seconds <= budget:
             return added

@@ -26,6 +26,7 @@ from kdtune.log.events import (
     Completed,
     ConfirmStarted,
     RunTested,
+    SeedsAdded,
     TrialEnded,
     TrialRestarted,
     WeightsMissing,
@@ -98,6 +99,17 @@ def test_every_candidate_gets_every_seed_and_a_cell_is_whole_before_the_next():
         make_run_id(trial, seed) for ids in CELLS.values() for trial in ids for seed in (1, 2, 3)
     )
     assert by_hand.policy.finished and by_hand.policy.num_runs == 12
+
+
+def test_seeds_that_were_added_are_added_to_the_chosen_and_never_taken_away():
+    by_hand = ByHand()
+    by_hand.run()
+    at, kd = by_hand.choices()
+    by_hand.append(SeedsAdded(cells=(at,), seeds=5, reason="open"))
+    assert len(by_hand.run()) == 2
+    by_hand.append(SeedsAdded(cells=(at, kd), seeds=4, reason="open"))
+    assert len(by_hand.run()) == 1
+    assert [by_hand.policy.seeds_of(cell) for cell in (at, kd)] == [5, 4]
 
 
 def test_seeds_are_the_same_in_all_cells_and_others_than_those_of_the_search():

@@ -34,7 +34,7 @@ def looks_by_cell(confirm_events: Iterable[Event]) -> dict[Cell, tuple[int, ...]
             case ConfirmStarted():
                 seeds = max(seeds, event.seeds)
             case SeedsAdded():
-                added |= dict.fromkeys(event.cells, event.seeds)
+                added |= {cell: max(added.get(cell, 0), event.seeds) for cell in event.cells}
             case RunTested() if now := max(seeds, added.get(event.cell, 0)):
                 earlier = looks.get(event.cell, ())
                 looks[event.cell] = (*(look for look in earlier if look < now), now)

@@ -6,7 +6,7 @@ comparisons with the best (Hsu 1984, Annals of Statistics 12) by Holm's method, 
 images alone, since the students are fixed and no search is repeated.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -113,10 +113,8 @@ def ship_table(
         for rank, cell in enumerate(ranked, start=1)
     }
     if is_confirmed.any():
-        columns[ranked[0]]["in_ship_set"] = "best"
-        differences = differences_to_best(ranked, cell_results, groups)
-        for cell, compared in _comparison_columns(differences, min_difference):
-            columns[cell] |= compared
+        compared = compare_with_best(ranked, cell_results, groups, min_difference)
+        columns = {cell: columns[cell] | compared.get(cell, {}) for cell in ranked}
     rows = cells.assign(min_difference_points=min_difference).to_dict("index")
     others = [cell for cell in rows if cell not in columns]
     return SHIP.make_frame({**rows[cell], **columns.get(cell, {})} for cell in [*columns, *others])
@@ -151,25 +149,36 @@ def differences_to_best(
     return differences
 
 
-def _comparison_columns(
-    differences: Mapping[Cell, Estimate], min_difference: float
-) -> Iterable[tuple[Cell, dict[str, object]]]:
+def compare_with_best(
+    ranked: Sequence[Cell],
+    cell_results: Mapping[Cell, CellResult],
+    groups: Sequence[object] | None = None,
+    min_difference: float = MIN_DIFFERENCE,
+) -> dict[Cell, dict[str, object]]:
+    """Return the columns of `SHIP` about the comparisons, of all cells that can be compared.
+
+    Args:
+        ranked: cells, the best on validation first.
+        cell_results: of these cells.
+        groups: see `kdtune.reports.tables.statistics.estimate_mean`.
+        min_difference: smallest difference that matters, in points.
+    """
+    columns: dict[Cell, dict[str, object]] = {ranked[0]: {"in_ship_set": "best"}}
+    differences = differences_to_best(ranked, cell_results, groups)
     p_values = [_p_value_above(estimate, min_difference) for estimate in differences.values()]
     levels = [estimate.level for estimate in differences.values()]
     adjusted = statistics.adjust_holm(p_values, levels)
     for (cell, estimate), p_value in zip(differences.items(), adjusted, strict=True):
         one_sided = replace(estimate, level=2 * estimate.level / len(differences))
-        yield (
-            cell,
-            {
-                "in_ship_set": "no" if p_value < estimate.level else "yes",
-                "behind_best_points": estimate.mean,
-                "behind_best_high_points": one_sided.high,
-                "p_value_holm": p_value,
-                "independent_images": estimate.images,
-                "limited_by": limited_by(estimate),
-            },
-        )
+        columns[cell] = {
+            "in_ship_set": "no" if p_value < estimate.level else "yes",
+            "behind_best_points": estimate.mean,
+            "behind_best_high_points": one_sided.high,
+            "p_value_holm": p_value,
+            "independent_images": estimate.images,
+            "limited_by": limited_by(estimate),
+        }
+    return columns
 
 
 def _p_value_above(estimate: Estimate, limit: float) -> float:

@@ -62,7 +62,8 @@ class ConfirmPolicy(SchedulingPolicy):
                 for candidate in event.candidates:
                     self.candidates.setdefault(candidate.cell, []).append(candidate.trial_id)
             case events.SeedsAdded():
-                self._added_seeds |= dict.fromkeys(event.cells, event.seeds)
+                for cell in event.cells:  # one that is compared with it may have had more
+                    self._added_seeds[cell] = max(self.seeds_of(cell), event.seeds)
             case events.TrialProposed(candidate=candidate_id, number=seed):
                 is_known = candidate_id is not None and candidate_id in self.trial_configs
                 if not is_known or event.trial_id != make_run_id(str(candidate_id), seed):

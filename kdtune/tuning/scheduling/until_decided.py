@@ -6,18 +6,24 @@ test images, and the rates of false alarms of the looks hold (`kdtune.reports.ta
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import pandas as pd
 from scipy.stats import norm
 
-from kdtune.config.sweep import SweepConfig
+from kdtune.config.sweep import MIN_DIFFERENCE, SweepConfig
 from kdtune.log.events import Cell, SeedsAdded, TrialsAdded
 from kdtune.log.folder import SweepFolder
 from kdtune.reports.tables.all_tables import load_sweep_tables
-from kdtune.reports.tables.comparison import PairComparison, method_pairs, select_main_pair
+from kdtune.reports.tables.comparison import (
+    CellResult,
+    PairComparison,
+    method_pairs,
+    select_main_pair,
+)
 from kdtune.reports.tables.looks import LAST_LOOK, SCHEDULE
-from kdtune.reports.tables.ship import differences_to_best
+from kdtune.reports.tables.ship import compare_with_best, differences_to_best
 from kdtune.reports.tables.statistics import Estimate, Verdict, expected_error
 
 MIN_CHANCE = 0.1
@@ -72,42 +78,53 @@ class Question:
 
 
 def find_questions(folder: SweepFolder) -> list[Question]:
-    """Return the questions of both answers, by the tests of a confirmation so far.
+    """Return the questions of both answers, by the tests of a confirmation so far."""
+    tables, (_, groups) = load_sweep_tables(folder), folder.load_correct_predictions()
+    has_best = tables.ship["in_ship_set"].eq("best").any()
+    candidates = tables.ship[tables.ship["validation_rank"].notna() & has_best]
+    ranked = [*zip(candidates["method"], candidates["model"], strict=True)]
+    min_difference = folder.load_config().min_difference
+    return list_questions(tables.comparison, ranked, tables.cell_results, groups, min_difference)
+
+
+def list_questions(
+    comparison: pd.DataFrame,
+    ranked: Sequence[Cell],
+    results: Mapping[Cell, CellResult],
+    groups: Sequence[object] | None = None,
+    min_difference: float = MIN_DIFFERENCE,
+) -> list[Question]:
+    """Return the questions of both answers.
 
     They are the first pair of methods, over all students if there are several, and the best
     student against each other one.
+
+    Args:
+        comparison: see `kdtune.reports.tables.comparison.comparison_table`.
+        ranked: candidates to ship, the best on validation first; none if there is no best yet.
+        results: all cells in the order of the sweep.
+        groups: see `kdtune.reports.tables.statistics.estimate_mean`.
+        min_difference: smallest difference that matters, in points.
     """
-    tables, (_, groups) = load_sweep_tables(folder), folder.load_correct_predictions()
-    results, min_difference = tables.cell_results, folder.load_config().min_difference
     questions = []
-    for row in select_main_pair(tables.comparison).head(1).itertuples():
+    for row in select_main_pair(comparison).head(1).itertuples():
         pair = (row.method_a, row.method_b)
-        both = [
-            m
-            for m in dict.fromkeys(m for _, m in results)
-            if {(a, m) for a in pair} <= results.keys()
-        ]
-        compared = PairComparison(pair, tuple(both), results, groups, min_difference)
+        models = list(dict.fromkeys(model for _, model in results))
+        both = tuple(m for m in models if {(method, m) for method in pair} <= results.keys())
+        compared = PairComparison(pair, both, results, groups, min_difference)
         if compared.difference is not None:
             is_open = row.verdict in OPEN_VERDICTS
             name = " against ".join(pair)
             questions.append(Question(name, tuple(compared.sides), compared.difference, is_open))
-    candidates = tables.ship[tables.ship["validation_rank"].notna()]
-    ranked = [*zip(candidates["method"], candidates["model"], strict=True)]
-    if tables.ship["in_ship_set"].eq("best").any():
-        in_set = dict(zip(ranked, candidates["in_ship_set"], strict=True))
-        differences = differences_to_best(ranked, results, groups)
-        for cell, difference in differences.items():
-            level = 2 * difference.level / len(differences)
-            questions.append(
-                Question(
-                    f"{'-'.join(cell)} to ship",
-                    (ranked[0], cell),
-                    replace(difference, level=level),
-                    in_set[cell] == "yes",
-                    min_difference,
-                )
-            )
+    if not ranked:
+        return questions
+    columns = compare_with_best(ranked, results, groups, min_difference)
+    differences = differences_to_best(ranked, results, groups)
+    for cell, difference in differences.items():
+        one_sided = replace(difference, level=2 * difference.level / len(differences))
+        name, cells = f"{'-'.join(cell)} to ship", (ranked[0], cell)
+        is_open = columns[cell]["in_ship_set"] == "yes"
+        questions.append(Question(name, cells, one_sided, is_open, min_difference))
     return questions
 
 

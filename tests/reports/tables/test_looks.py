@@ -104,5 +104,14 @@ def test_cells_that_got_further_seeds_have_looks_of_their_own():
     assert looks == {("at", "A"): (5, 10), ("kd", "A"): (5,)}
 
 
+def test_a_cell_that_is_compared_with_one_of_fewer_seeds_keeps_its_own():
+    cells = ("at", "A"), ("kd", "A")
+    tested = [run_tested(f"{method}-A-000-seed1", 0.5) for method, _ in cells]
+    more = SeedsAdded(cells=cells[:1], seeds=20, reason="it is open")
+    fewer = SeedsAdded(cells=cells, seeds=10, reason="it is open")
+    looks = looks_by_cell([started(5), *tested, more, tested[0], fewer, *tested])
+    assert looks == {cells[0]: (5, 20), cells[1]: (5, 10)}
+
+
 def test_planned_looks_are_those_of_the_schedule():
     assert [later_looks(looks) for looks in ([3], [5], [5, 7], [20], [30])] == [3, 2, 2, 0, 0]
