@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweep_harness import sweep_config
 
+from kdtune.reports.tables.comparison import CellResult, comparison_table
 from kdtune.reports.tables.statistics import Estimate
-from kdtune.tuning.scheduling.until_decided import Question, add_seeds, add_trials
+from kdtune.tuning.scheduling.until_decided import Question, add_seeds, add_trials, list_questions
 
 PAIR = (("at", "A"), ("fitnets", "A"))
 
@@ -46,6 +47,34 @@ def test_the_questions_with_the_fewest_seeds_come_first():
 def test_a_student_to_ship_is_left_out_only_beyond_its_margin():
     near, far = (question(mean, margin=0.5) for mean in (0.1, 1.6))
     assert near.chance_of_answer(20, 0.5) < 0.1 < far.chance_of_answer(20, 0.5)
+
+
+def results_of(**accuracies):
+    """Return results of methods on one student, with 3 seeds that are looked at."""
+    rng, images = np.random.default_rng(0), 2_000
+    hard = rng.random(images)
+    runs = {m: hard + rng.normal(0, 0.1, (3, images)) < a for m, a in accuracies.items()}
+    return {
+        (m, "A"): CellResult(dict(enumerate(correct, start=1)), 3, 0, 0.0, looks=(3,))
+        for m, correct in runs.items()
+    }
+
+
+def test_questions_are_the_first_pair_and_the_best_on_validation_against_each_other():
+    results = results_of(at=0.80, fitnets=0.81, kd=0.60)
+    ranked = [("fitnets", "A"), ("kd", "A"), ("at", "A")]
+    method, kd, at = list_questions(comparison_table(results), ranked, results)
+    assert (method.name, method.cells, method.margin) == ("at against fitnets", PAIR, None)
+    assert (kd.name, kd.cells, kd.margin) == ("kd-A to ship", (ranked[0], ranked[1]), 0.5)
+    assert (method.is_open, kd.is_open, at.is_open) == (True, False, True)
+    assert at.difference.mean == pytest.approx(-method.difference.mean)
+    assert at.difference.level == pytest.approx(method.difference.level)  # one-sided, of two
+
+
+def test_only_methods_are_a_question_without_a_best_student():
+    results = results_of(at=0.80, fitnets=0.60)
+    [method] = list_questions(comparison_table(results), [], results)
+    assert not method.is_open
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.4, 0.9])
