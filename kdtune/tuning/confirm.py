@@ -205,16 +205,13 @@ class _ConfirmSession:
         """
         if not self.sweep.until_decided or not self.policy.chosen_trials:
             return None
-        added = add_seeds(find_questions(self.folder), self.sweep.min_difference)
-        if added is None or slots is None or (budget := self.sweep.budget) is None:
+        seeds = {cell: self.policy.seeds_of(cell) for cell in self.policy.candidates}
+        added = add_seeds(find_questions(self.folder), self.sweep.min_difference, seeds)
+        if added is None or slots is None:
             return added
-        num_runs = sum(max(0, added.seeds - self.policy.seeds_of(cell)) for cell in added.cells)
+        num_runs = sum(max(0, added.seeds - seeds[cell]) for cell in added.cells)
         seconds = num_runs * self._run_seconds / slots.count
-        if self.driver.progress.stopwatch.elapsed_seconds + seconds <= budget:
-            return added
-        text = f"{num_runs} further runs would take about {format_duration(seconds)}"
-        self.screen.say(f"{added.reason}; {text}, and the budget is {format_duration(budget)}")
-        return None
+        return added if self.driver.fits_budget(added.reason, num_runs, seconds) else None
 
     def _describe_savings(self) -> str:
         policy = self.policy
@@ -251,8 +248,8 @@ class _ConfirmSession:
         )
         if sweep.until_decided:
             looks = ", ".join(str(seeds) for seeds in SCHEDULE if seeds > policy.num_seeds)
-            most = sum((LAST_LOOK - policy.num_seeds) for _ in policy.candidates)
-            longest = format_duration(max(0, most) * run_seconds / slots.count)
+            most = max(0, LAST_LOOK - policy.num_seeds) * len(policy.candidates)
+            longest = format_duration(most * run_seconds / slots.count)
             yield (
                 f"until decided: looks at the test images with {looks} seeds add at most {most} "
                 f"runs, about {longest}, where they can still change the answer"

@@ -216,17 +216,14 @@ class _SearchSession:
             leaderboard["search_luck_points"].to_dict(),
             self.prepared.opening_event.data.test_images,
             leaderboard["search_best_percent"].max() / 100,
+            {cell: self.policy.budget.trial_limit(cell) for cell in self.sweep.cells()},
         )
-        if added is None or slots is None or (budget := self.sweep.budget) is None:
+        if added is None or slots is None:
             return added
         num_trials = sum(added.trials - started[cell] for cell in added.cells)
         seconds = leaderboard["search_device_seconds"].sum() / started.sum() / slots.count
         seconds *= num_trials
-        if self.driver.progress.stopwatch.elapsed_seconds + seconds <= budget:
-            return added
-        text = f"{num_trials} further trials would take about {format_duration(seconds)}"
-        self.screen.say(f"{added.reason}; {text}, and the budget is {format_duration(budget)}")
-        return None
+        return added if self.driver.fits_budget(added.reason, num_trials, seconds) else None
 
     def _model_cells(self, log: EventLog) -> None:
         for event in self.policy.model_cells():

@@ -27,6 +27,7 @@ from kdtune.tuning.scheduling.scheduler import LogScheduler
 from kdtune.tuning.scheduling.searcher import LogSearcher
 from kdtune.tuning.trials.best_weights import CheckpointCleanup, ConfirmedWeights
 from kdtune.tuning.trials.trainable import TargetRequests, TrialProcess
+from kdtune.units import format_duration
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,21 @@ class Driver:
             raise RunError(self.workplace.add_resume_hint(self.policy.failure))
         if not self.policy.finished:  # SIGUSR1, too, has Tune end quietly
             self._raise_interrupted(self.policy.interrupts.terminated)
+
+    def fits_budget(self, reason: str, count: int, seconds: float) -> bool:
+        """Return True if further trials fit into the budget of `until_decided`; else say so.
+
+        Args:
+            reason: of the trials or runs.
+            count: number of them.
+            seconds: that they will take.
+        """
+        budget = self.policy.sweep.budget
+        if budget is None or self.progress.stopwatch.elapsed_seconds + seconds <= budget:
+            return True
+        text = f"{count} further {self.noun} would take about {format_duration(seconds)}"
+        self.screen.say(f"{reason}; {text}, and the budget is {format_duration(budget)}")
+        return False
 
     def flush_trackers(self) -> None:
         """Log what the trackers lack where no trial is left to run."""

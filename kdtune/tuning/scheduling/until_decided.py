@@ -128,17 +128,24 @@ def list_questions(
     return questions
 
 
-def add_seeds(questions: Iterable[Question], min_difference: float) -> SeedsAdded | None:
+def add_seeds(
+    questions: Iterable[Question], min_difference: float, seeds_by_cell: Mapping[Cell, int] = {}
+) -> SeedsAdded | None:
     """Return the seeds of the next look; None if no open question can be answered by seeds.
+
+    A question whose cells have had these seeds, but lack runs that crashed, gets no more.
 
     Args:
         questions: all questions of the answers.
         min_difference: smallest difference that matters, in points.
+        seeds_by_cell: seeds that cells were given so far.
     """
     by_seeds: dict[int, list[Question]] = {}
     for question in questions:
         later = [seeds for seeds in SCHEDULE if seeds > question.difference.seeds]
         if not question.is_open or not later:
+            continue
+        if all(seeds_by_cell.get(cell, 0) >= later[0] for cell in question.cells):
             continue
         if question.chance_of_answer(LAST_LOOK, min_difference) >= MIN_CHANCE:
             by_seeds.setdefault(later[0], []).append(question)
@@ -156,8 +163,11 @@ def add_trials(
     search_luck: Mapping[Cell, float],
     test_images: int,
     accuracy: float,
+    limits: Mapping[Cell, int | None] = {},
 ) -> TrialsAdded | None:
     """Return further trials for the first pair of methods; None if its searches are good enough.
+
+    A search that ended before its limit, for want of points, epochs or time, gets none either.
 
     They are if the forecast of the comparison at the last look can show `min_difference`, or if
     luck is a smaller part of the variance than all else. The luck of a search falls like one over
@@ -169,12 +179,13 @@ def add_trials(
         search_luck: of each cell, in points.
         test_images: number of test images.
         accuracy: of the students, share of 1.
+        limits: most trials of each cell so far.
     """
     if sweep.trials is None or not (pairs := method_pairs(list(sweep.methods))):
         return None
     models = list(dict.fromkeys(sweep.models))
     cells = [(method, model) for method in pairs[0] for model in models]
-    if any(cell not in search_luck for cell in cells):
+    if any(cell not in search_luck or trials[cell] < (limits.get(cell) or 0) for cell in cells):
         return None
     variance = sum(search_luck[cell] ** 2 for cell in cells) / len(models) ** 2
     forecast = expected_error(test_images, LAST_LOOK, len(models), accuracy)

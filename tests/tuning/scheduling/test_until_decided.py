@@ -44,6 +44,13 @@ def test_the_questions_with_the_fewest_seeds_come_first():
     assert (added.cells, added.seeds, added.reason) == (kd, 10, "open: other")
 
 
+def test_runs_that_crashed_are_not_waited_for():
+    """With nine of ten seeds the next look is the one that the cells have had."""
+    lacking = question(0.6, seeds=9)
+    assert add_seeds([lacking], 0.5, dict.fromkeys(PAIR, 9)).seeds == 10
+    assert add_seeds([lacking], 0.5, dict.fromkeys(PAIR, 10)) is None
+
+
 def test_a_student_to_ship_is_left_out_only_beyond_its_margin():
     near, far = (question(mean, margin=0.5) for mean in (0.1, 1.6))
     assert near.chance_of_answer(20, 0.5) < 0.1 < far.chance_of_answer(20, 0.5)
@@ -114,6 +121,14 @@ def test_trials_are_added_to_both_searches_that_luck_decides():
     assert added.cells == PAIR and 10 < added.trials <= 30
     assert searched(luck=0.05) is None
     assert searched(luck=50.0).trials == 30  # three times the plan at most
+
+
+def test_a_search_that_ended_before_its_limit_gets_no_trials():
+    sweep = sweep_config(methods=PAIR[0][0] + "," + PAIR[1][0], models="A", trials=10)
+    lucks, counts = dict.fromkeys(PAIR, 0.8), {PAIR[0]: 10, PAIR[1]: 7}
+    inputs = sweep, counts, lucks, 10_000, 0.75
+    assert add_trials(*inputs) is not None
+    assert add_trials(*inputs, limits=dict.fromkeys(PAIR, 10)) is None
 
 
 def test_no_trials_where_images_are_what_lacks_or_there_is_no_pair():
