@@ -7,12 +7,13 @@ import random
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.backends import cudnn
+from torch.backends import cuda, cudnn, mkldnn
 
 from kdtune.runtime.device import release_gpu_memory
 
@@ -45,6 +46,32 @@ def _set_environment(variables: dict[str, str]) -> None:
     os.environ.update(variables)
 
 
+_FLOAT32_BACKENDS = (
+    *(torch.backends, cuda.matmul, cudnn),  # mkldnn itself sets that of torch.backends
+    *(getattr(cudnn, name) for name in ("conv", "rnn")),
+    *(getattr(mkldnn, name) for name in ("conv", "matmul", "rnn")),
+)
+
+
+def _get_float32_precision() -> tuple[str | None, bool | None, list[str]]:
+    matmul = cudnn_tf32 = None
+    with suppress(RuntimeError):  # torch refuses both where they disagree with `fp32_precision`
+        matmul = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        cudnn_tf32 = cudnn.allow_tf32
+    return matmul, cudnn_tf32, [str(backend.fp32_precision) for backend in _FLOAT32_BACKENDS]
+
+
+def _set_float32_precision(wanted: tuple[str | None, bool | None, list[str]]) -> None:
+    matmul, cudnn_tf32, precisions = wanted
+    if matmul is not None:
+        torch.set_float32_matmul_precision(matmul)
+    if cudnn_tf32 is not None:
+        cudnn.allow_tf32 = cudnn_tf32
+    for backend, precision in zip(_FLOAT32_BACKENDS, precisions, strict=True):
+        backend.fp32_precision = precision
+
+
 _STATE_ACCESSORS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     # Any default device, even the usual one, slows down every call of torch.
@@ -52,11 +79,11 @@ _STATE_ACCESSORS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] 
     (torch.get_num_threads, torch.set_num_threads),
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (_get_float32_precision, _set_float32_precision),
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     *(
         (partial(getattr, cudnn, name), partial(setattr, cudnn, name))
-        for name in ("enabled", "benchmark", "deterministic", "allow_tf32")
+        for name in ("enabled", "benchmark", "deterministic")
     ),
     (np.geterr, lambda wanted: np.seterr(**wanted)),
     (lambda: list(warnings.filters), _set_warning_filters),

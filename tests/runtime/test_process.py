@@ -6,7 +6,9 @@ import sys
 import warnings
 
 import numpy as np
+import pytest
 import torch
+from torch.backends import cuda, cudnn
 
 from kdtune.runtime.process import ProcessState
 
@@ -58,3 +60,42 @@ def test_no_default_device_is_left_behind():
     torch.set_default_device("meta")
     fresh.restore(0)
     assert getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None) is None
+
+
+def float32_precision():
+    return (
+        torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.conv.fp32_precision,
+        cudnn.rnn.fp32_precision, cuda.matmul.fp32_precision, torch.backends.fp32_precision,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "value"),
+    [
+        (cudnn.conv, "fp32_precision", "ieee"),
+        (cudnn.rnn, "fp32_precision", "ieee"),
+        (cuda.matmul, "fp32_precision", "tf32"),
+        (torch.backends, "fp32_precision", "tf32"),
+        (cuda.matmul, "allow_tf32", True),
+        (cudnn, "allow_tf32", False),
+    ],
+)
+def test_the_precision_is_set_back_whichever_way_it_was_set(backend, name, value):
+    """Torch refuses to say the older settings once a newer one disagrees with them."""
+    fresh, before = ProcessState(), float32_precision()
+    setattr(backend, name, value)
+    torch.set_float32_matmul_precision("medium")
+    setattr(backend, name, value)
+    fresh.restore(0)
+    assert float32_precision() == before
+
+
+def test_a_process_may_begin_where_a_library_has_set_the_newer_settings():
+    clean, before = ProcessState(), float32_precision()
+    cudnn.conv.fp32_precision = "ieee"
+    fresh = ProcessState()
+    cudnn.conv.fp32_precision = "tf32"
+    fresh.restore(0)
+    assert cudnn.conv.fp32_precision == "ieee"
+    clean.restore(0)
+    assert float32_precision() == before
