@@ -41,7 +41,16 @@ TargetRequests = tuple[tuple[TrainConfig, tuple[tuple[int, int, int], ...]], ...
 """Runs whose teacher targets are cached: settings, and (C, H, W) of the student's stages."""
 
 # Texts of errors that have no class of their own.
-_OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
+_OUT_OF_MEMORY_MESSAGES = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "ALLOC_FAILED",
+    # What cuBLAS and cuDNN say if they find no room for their handles and workspaces.
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "nable to find an engine to execute",
+)
 
 
 class ProcessMemory:

@@ -137,13 +137,34 @@ def test_a_full_disk_is_a_failure_and_leaves_no_partial_file(folder, tmp_path, a
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_little_memory_is_a_failure_of_its_own(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
+        (torch.AcceleratorError("CUDA error: out of memory"), "out_of_memory"),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
+            ),
+            "out_of_memory",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), "out_of_memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), "out_of_memory"),
+        (
+            RuntimeError("GET was unable to find an engine to execute this computation"),
+            "out_of_memory",
+        ),
+        (RuntimeError("Unable to find an engine to execute this computation"), "out_of_memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"), "crashed"),
+    ],
+)
+def test_too_little_memory_is_a_failure_of_its_own(folder, monkeypatch, error, failure):
     def lack(*args, **kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise error
 
     monkeypatch.setattr("kdtune.tuning.trials.trainable.fit", lack)
     *_, last = results_of(config_of(folder), None)
-    assert last.failure == "out_of_memory" and "Tried to allocate" in last.reason
+    assert last.failure == failure and str(error) in last.reason
 
 
 IDENTITY = {"method": "student", "model": "MultiBranchNet"}
