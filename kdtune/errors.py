@@ -29,6 +29,10 @@ class DiskFullError(RunError):
     """A disk without free space; the text names the file."""
 
 
+class GpuLostError(RunError):
+    """A GPU that its process cannot use any more; the text says after which error."""
+
+
 class DivergedError(RunError):
     """A training loss that is no longer finite; the text says when."""
 

@@ -20,6 +20,10 @@ def has_gpu() -> bool:
     return cuda.is_available()
 
 
+def _has_context() -> bool:
+    return bool(cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 def visible_gpus() -> range:
     """Return the numbers of the GPUs that this process sees."""
     return range(cuda.device_count())
@@ -56,6 +60,20 @@ def release_gpu_memory() -> None:
     """Release the GPU memory that this process holds and does not use."""
     if has_gpu():
         cuda.empty_cache()
+
+
+def is_gpu_lost() -> bool:
+    """Return True if this process cannot use its GPU any more, as after an illegal access.
+
+    CUDA then refuses every further call of this process, but none of others.
+    """
+    if not _has_context():
+        return False
+    try:
+        cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def has_native_bf16() -> bool:

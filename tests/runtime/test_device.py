@@ -77,6 +77,23 @@ def test_a_gpu_that_only_imitates_bfloat16_computes_in_float32(fake):
     assert pick_precision("auto", torch.nn.Linear(1, 1), GPU) == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("initialised", "error", "lost"),
+    [
+        (True, torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
+        (True, None, False),
+        (False, torch.AcceleratorError("never asked for"), False),
+    ],
+)
+def test_a_gpu_is_lost_if_it_cannot_be_waited_for(fake, initialised, error, lost):
+    def synchronize():
+        if error is not None:
+            raise error
+
+    fake.synchronize, fake.is_initialized = synchronize, lambda: initialised
+    assert device.is_gpu_lost() is lost
+
+
 def test_gpus_can_be_hidden(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     device.hide_gpus()

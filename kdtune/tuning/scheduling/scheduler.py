@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from kdtune.errors import DiskFullError, last_line
+from kdtune.errors import DiskFullError, GpuLostError, last_line
 from kdtune.log import events
 from kdtune.log.events import RestartCause, TrialState
 from kdtune.tuning.cluster.admission import is_node_lost
@@ -128,4 +128,7 @@ class LogScheduler(NotSaved, TuneOrderScheduler):
 def _describe_death(error: Exception | None) -> str:
     if error is not None and "creation task" in str(error):
         return f"its process could not start: {last_line(error)}"
+    lost = f"{GpuLostError.__name__}: "
+    if error is not None and lost in (line := last_line(error)):
+        return line.partition(lost)[2]
     return "its process died: killed, or out of memory"

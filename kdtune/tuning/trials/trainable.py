@@ -23,10 +23,10 @@ from torch import nn
 
 from kdtune.config.train import TrainConfig
 from kdtune.data.decoded import DecodedDataset
-from kdtune.errors import DiskFullError, DivergedError, UserError, typed_first_line
+from kdtune.errors import DiskFullError, DivergedError, GpuLostError, UserError, typed_first_line
 from kdtune.log.events import EpochMetrics
 from kdtune.plugins import PLUGINS, Plugin
-from kdtune.runtime.device import hide_gpus
+from kdtune.runtime.device import hide_gpus, is_gpu_lost
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import CacheProgress, CacheState, OnCacheProgress
 from kdtune.storage.remote import Storage
@@ -180,11 +180,17 @@ def run_trial(
         memory: kept for further trials of the process; None if there are none.
         folder: for the checkpoints of this trial; None to write none.
         plugins: those of the sweep.
+
+    Raises:
+        GpuLostError: the process must end, since no trial can use the GPU in it any more.
     """
     try:
         PLUGINS.sync(plugins)
         yield from _train(TrainConfig.parse(config_values), memory or ProcessMemory(), folder)
     except Exception as error:  # of any kind: it must not end the sweep
+        if is_gpu_lost():
+            text = f"its process lost the GPU: {typed_first_line(error)}"
+            raise GpuLostError(text) from error
         yield _describe_failure(error)
 
 

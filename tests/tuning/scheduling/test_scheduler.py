@@ -2,12 +2,15 @@
 
 import random
 import re
+import traceback
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import RayTaskError
+from ray.tune import TuneError
 from sweep_harness import EPOCHS, SweepHarness
 
-from kdtune.errors import DiskFullError, UserError
+from kdtune.errors import DiskFullError, GpuLostError, UserError
 from kdtune.log.events import (
     CacheUpdated,
     EpochFinished,
@@ -139,6 +142,20 @@ def test_a_process_may_die_at_most_max_restarts_times(tmp_path):
     reason = "its process died: killed, or out of memory, 3 times"
     assert (end.state, end.reason) == ("crashed", reason)
     assert machinery.suggest() is None and machinery.policy.finished
+
+
+def test_a_process_that_lost_its_gpu_is_described_and_its_trial_restarts(tmp_path):
+    machinery, trial = one_trial(tmp_path, trials=1)
+    text = "its process lost the GPU: AcceleratorError: CUDA error: device-side assert triggered"
+    try:
+        raise GpuLostError(text) from RuntimeError("so")
+    except GpuLostError as error:
+        task_error = RayTaskError("step", traceback.format_exc(), error)
+    trial.get_error = lambda: TuneError(str(task_error.as_instanceof_cause()))
+    machinery.scheduler.on_trial_error(None, trial)
+    [restart] = events_of(tmp_path, TrialRestarted)
+    assert (restart.cause, restart.reason) == ("process_died", text)
+    assert machinery.suggest() is not None
 
 
 def test_a_trial_that_lacks_memory_waits_for_a_device_of_its_own(tmp_path):

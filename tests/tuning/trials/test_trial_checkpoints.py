@@ -9,7 +9,7 @@ from event_logs import cell_modelled, make_metrics
 from small_runs import make_epoch_data, small_config
 
 from kdtune.data.folders import find_images
-from kdtune.errors import DiskFullError
+from kdtune.errors import DiskFullError, GpuLostError
 from kdtune.export.selected_runs import select_best_runs
 from kdtune.log.events import EpochFinished, TrialEnded, TrialProposed
 from kdtune.log.folder import SweepFolder
@@ -165,6 +165,19 @@ def test_too_little_memory_is_a_failure_of_its_own(folder, monkeypatch, error, f
     monkeypatch.setattr("kdtune.tuning.trials.trainable.fit", lack)
     *_, last = results_of(config_of(folder), None)
     assert last.failure == failure and str(error) in last.reason
+
+
+def test_a_process_that_lost_its_gpu_ends_instead_of_taking_the_next_trial(folder, monkeypatch):
+    def fail(*args, **kwargs):
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore of it")
+
+    monkeypatch.setattr("kdtune.tuning.trials.trainable.fit", fail)
+    monkeypatch.setattr("kdtune.tuning.trials.trainable.is_gpu_lost", lambda: True)
+    reason = (
+        "^its process lost the GPU: AcceleratorError: CUDA error: device-side assert triggered$"
+    )
+    with pytest.raises(GpuLostError, match=reason):
+        list(results_of(config_of(folder), None))
 
 
 IDENTITY = {"method": "student", "model": "MultiBranchNet"}
