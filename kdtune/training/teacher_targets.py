@@ -176,6 +176,7 @@ class TeacherTargets:
     ) -> set[str]:
         """Create and fill arrays; return the names of those whose numbers overflow float16."""
         arrays, overflowed = {}, set[str]()
+        methods = [method.to(teacher.device) for method in self._methods]  # they may have buffers
         for name in names:
             shape = (len(pixels), *self.specs[name].shape)
             dtype = np.float32 if name in in_float32 else np.float16
@@ -186,7 +187,7 @@ class TeacherTargets:
             batch = pixels[start : start + TEACHER_BATCH_SIZE]
             outputs = teacher(normalise(torch.from_numpy(batch).to(teacher.device)))
             targets: TensorsByName = {}
-            for method in self._methods:
+            for method in methods:
                 targets |= method.targets(*outputs)
             for name in arrays.keys() & targets.keys():
                 value = targets[name].float().cpu()

@@ -1,6 +1,7 @@
 """The teacher's targets: one pass for all, exact enough, and new when anything changes."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -219,3 +220,23 @@ def test_a_hash_is_that_of_the_weights_wherever_they_lie(teacher):
         other = copy.deepcopy(teacher)
         other.state_dict()[key].view(-1)[0] += 1
         assert model_sha256(other) != before
+
+
+def test_targets_are_computed_where_the_teacher_is(folder, teacher, pixels, tmp_path, monkeypatch):
+    """The device ``meta`` stands for a GPU: it refuses what lies elsewhere, and the copy back."""
+
+    class OwnLayer(METHODS["kd"]):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.register_buffer("shift", torch.ones(1))
+
+        def targets(self, logits, features):
+            seen.add((logits.device.type, self.shift.device.type))
+            return super().targets(logits, features)
+
+    seen = set()
+    monkeypatch.setattr("torch.autocast", lambda *settings: nullcontext())  # unknown to it
+    monkeypatch.setitem(METHODS, "kd", OwnLayer)
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        opened(folder, teacher, pixels, tmp_path, ["kd"], device="meta", precision="float32")
+    assert seen == {("cpu", "cpu"), ("meta", "meta")}
