@@ -69,8 +69,10 @@ def _parse_cpus(value: Any) -> int:
 
 def _parse_gpus(value: Any) -> float:
     gpus = float(value)
-    if not 0 <= gpus < math.inf or 0 < gpus < 0.01 or (gpus > 1 and gpus % 1):
-        raise ValueError("give a part of one GPU, 0.01 or more, or whole ones")
+    if gpus > 1:
+        raise ValueError("a trial trains on one device: give at most 1")
+    if gpus != 0 and not gpus >= 0.01:
+        raise ValueError("give 1, 0, or a part of one GPU, 0.01 or more")
     return gpus
 
 
@@ -215,7 +217,7 @@ class SweepConfig(train.DataConfig):
         None, description="CPU threads of a trial, or by model: ResNet50=4,ResNet18=2"
     )
     gpus_per_trial: Gpus = Field(
-        None, description="GPUs or a part of one, or by model; auto measures the part"
+        None, description="1, 0, or a part of one GPU, or by model; auto measures the part"
     )
     max_concurrent: int | None = Field(None, ge=1, description="most trials at once")
     max_restarts: int = Field(3, ge=0, description="most restarts of a trial whose process died")

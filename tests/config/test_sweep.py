@@ -24,10 +24,12 @@ from kdtune.errors import UserError
         ),
         ({"data": "d", "gpus_per_trial": "A=0.5,B"}, "give a number, or one for each model as"),
         ({"data": "d", "gpus_per_trial": "half"}, "cannot be 'half': give a number, or one for"),
-        ({"data": "d", "gpus_per_trial": 1.5}, "give a part of one GPU, 0.01 or more, or whole"),
-        ({"data": "d", "gpus_per_trial": {"A": -1}}, "give a part of one GPU, 0.01 or more"),
+        ({"data": "d", "gpus_per_trial": 1.5}, "a trial trains on one device: give at most 1"),
+        ({"data": "d", "gpus_per_trial": "A=2"}, "a trial trains on one device: give at most 1"),
+        ({"data": "d", "gpus_per_trial": 0.001}, "give 1, 0, or a part of one GPU, 0.01 or more"),
+        ({"data": "d", "gpus_per_trial": {"A": -1}}, "give 1, 0, or a part of one GPU"),
         ({"data": "d", "gpus_per_trial": [1]}, "cannot be [1]: give a number, or one for each"),
-        ({"data": "d", "gpus_per_trial": float("nan")}, "give a part of one GPU, 0.01 or more"),
+        ({"data": "d", "gpus_per_trial": float("nan")}, "give 1, 0, or a part of one GPU"),
         ({"data": "d", "cpus_per_trial": "auto"}, "cannot be 'auto': give a number, or one for"),
         ({"data": "d", "cpus_per_trial": 0}, "a trial has at least one CPU, and whole ones"),
         ({"data": "d", "cpus_per_trial": "A=1.5"}, "a trial has at least one CPU, and whole"),
@@ -54,7 +56,7 @@ def test_words_may_stand_in_a_list_or_between_commas():
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
-        ("1", 1.0), ("0.5", 0.5), (0.25, 0.25), ("auto", "auto"), (0, 0.0), (2, 2.0),
+        ("1", 1.0), ("0.5", 0.5), (0.25, 0.25), ("auto", "auto"), (0, 0.0),
         ("A=1, B=0.25", {"A": 1.0, "B": 0.25}), ({"A": "1", "B": 0}, {"A": 1.0, "B": 0.0}),
     ],
 )  # fmt: skip

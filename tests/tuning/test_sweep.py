@@ -156,7 +156,7 @@ class TestSmallSweep:
     @pytest.mark.parametrize(
         ("settings", "sentence"),
         [
-            ({"gpus_per_trial": 64}, "is 64 for MultiBranchNet, but Ray has no GPU here"),
+            ({"gpus_per_trial": 0.5}, "is 0.5 for MultiBranchNet, but Ray has no GPU here"),
             (
                 {"cpus_per_trial": "ResNet18=64"},
                 "is 64 for ResNet18, but Ray has no node with more than 2 CPUs here",

@@ -191,10 +191,8 @@ def find_slots(
 
 
 def _describe_shortage(model: str, request: ResourceRequest, nodes: Sequence[Node]) -> str:
-    gpus = max((node.gpus for node in nodes), default=0)
-    if request.gpus > gpus:
-        available = f"no node with more than {gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
-        return f"gpus_per_trial is {request.gpus:g} for {model}, but Ray has {available} here."
+    if request.gpus and not any(node.gpus for node in nodes):
+        return f"gpus_per_trial is {request.gpus:g} for {model}, but Ray has no GPU here."
     with_gpus = f" beside {request.gpus:g} GPU{'s' * (request.gpus != 1)}" if request.gpus else ""
     cpus = max((node.cpus for node in nodes if node.gpus >= request.gpus), default=0)
     return (
