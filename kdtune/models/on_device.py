@@ -7,15 +7,21 @@ from torch import Tensor, nn
 
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
-from kdtune.runtime.device import has_gpu, has_native_bf16
+from kdtune.runtime.device import current_gpu, has_gpu, has_native_bf16, visible_gpus
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` prefers CUDA, then MPS, then the CPU."""
+    """Return the device of a name; ``auto`` prefers CUDA, then MPS, then the CPU.
+
+    A GPU gets no context of this process yet, which would take half a GB of its memory.
+    """
     available = {"cuda": has_gpu(), "mps": torch.backends.mps.is_available(), "cpu": True}
     names = [device for device, is_available in available.items() if is_available]
     try:
-        return torch.empty(0, device=names[0] if name == "auto" else name).device
+        device = torch.device(names[0] if name == "auto" else name)
+        if device.type == "cuda" and (device.index or 0) in visible_gpus():
+            return torch.device("cuda", current_gpu() if device.index is None else device.index)
+        return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError):
         known = ", ".join(["auto", *names])
         text = f"The device '{name}' cannot be used on this machine; there are {known}."

@@ -29,6 +29,11 @@ def visible_gpus() -> range:
     return range(cuda.device_count())
 
 
+def current_gpu() -> int:
+    """Return the number of the GPU that ``cuda`` means, without giving it a context."""
+    return cuda.current_device() if _has_context() else 0
+
+
 def gpu_name(device: torch.device) -> str | None:
     """Return the name of a GPU; None for other devices."""
     return cuda.get_device_name(device) if device.type == "cuda" else None

@@ -61,6 +61,13 @@ def test_a_gpu_has_a_name_and_memory(fake):
     assert fake.calls == ["reset cuda:0", "empty"]
 
 
+def test_the_current_gpu_is_asked_for_only_where_cuda_runs(fake):
+    fake.is_initialized, fake.current_device = lambda: False, lambda: 1
+    assert device.current_gpu() == 0
+    fake.is_initialized = lambda: True
+    assert device.current_gpu() == 1
+
+
 def test_other_devices_are_asked_nothing(fake):
     device.reset_peak_memory(CPU)
     assert device.gpu_name(CPU) is device.gpu_memory(CPU) is device.peak_memory(CPU) is None

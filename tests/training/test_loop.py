@@ -230,6 +230,16 @@ def test_a_device_that_is_not_here_is_refused():
         pick_device("toaster")
 
 
+def test_a_gpu_is_picked_without_touching_it(monkeypatch):
+    """There is none here, so anything placed on it would fail."""
+    monkeypatch.setattr("kdtune.models.on_device.has_gpu", lambda: True)
+    monkeypatch.setattr("kdtune.models.on_device.visible_gpus", lambda: range(2))
+    picked = [str(pick_device(name)) for name in ("auto", "cuda", "cuda:1", "cpu")]
+    assert picked == ["cuda:0", "cuda:0", "cuda:1", "cpu"]
+    with pytest.raises(UserError, match="'cuda:2' cannot be used on this machine; there are auto"):
+        pick_device("cuda:2")
+
+
 def test_compiled_networks_give_the_same(run, monkeypatch):
     plain = run(method="fitnets")
     # The eager backend traces as every backend does, and computes what was traced as it stands.
