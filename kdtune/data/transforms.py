@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from kdtune.data.datasets import ImageSource
 from kdtune.data.splits import Split
@@ -42,23 +43,40 @@ def augment_images(images: Tensor, seeds: Sequence[int]) -> Tensor:
     """Crop, flip, rotate and recolour each image at random, by its own seed alone.
 
     Crops are from images padded by an eighth: 4 px of 32 (as is usual on CIFAR), 16 px of 128.
-    The global random state stays as it was.
+    The global random state is not used, since another thread may draw from it while it trains.
 
     Args:
         images: uint8 [B, 3, S, S].
         seeds: seed of each image [B].
     """
-    size = images.shape[-1]
-    crop = v2.RandomCrop(size, padding=size // 8)
-    rotate = v2.RandomRotation(10, interpolation=InterpolationMode.BILINEAR)
-    recolour = v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2)
-    transform = v2.Compose([crop, v2.RandomHorizontalFlip(), rotate, recolour])
-    augmented = torch.empty_like(images)
-    with torch.random.fork_rng(devices=[]):
-        for i, seed in enumerate(seeds):
-            torch.default_generator.manual_seed(seed)
-            augmented[i] = transform(images[i])
+    augmented, generator = torch.empty_like(images), torch.Generator()
+    for i, seed in enumerate(seeds):
+        augmented[i] = _augment_image(images[i], generator.manual_seed(seed))
     return augmented
+
+
+_RECOLOUR = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+
+
+def _augment_image(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Augment an image with the draws of torchvision's transforms, which take no generator."""
+
+    def uniform(low: float, high: float) -> float:
+        return float(torch.empty(1).uniform_(low, high, generator=generator))
+
+    size, padding = image.shape[-1], image.shape[-1] // 8
+    if padding:
+        top, left = (int(torch.randint(2 * padding + 1, (), generator=generator)) for _ in "yx")
+        image = F.crop(F.pad(image, [padding]), top, left, size, size)
+    if float(torch.rand(1, generator=generator)) < 0.5:
+        image = F.horizontal_flip(image)
+    image = F.rotate(image, uniform(-10, 10), InterpolationMode.BILINEAR, fill=[0.0])
+    order = torch.randperm(4, generator=generator).tolist()  # 3 is the hue, which stays
+    factors = [uniform(0.8, 1.2) for _ in _RECOLOUR]
+    for i in order:
+        if i < len(_RECOLOUR):
+            image = _RECOLOUR[i](image, factors[i])
+    return image
 
 
 def decode_images(

@@ -1,12 +1,22 @@
 """Decoding and normalisation."""
 
+import threading
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
 from kdtune.data.splits import Split
-from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD, decode_images, normalise
+from kdtune.data.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    augment_images,
+    decode_images,
+    normalise,
+)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8), dtype=np.uint8)
 
@@ -24,3 +34,43 @@ def test_normalise_agrees_with_torchvision():
     )
     ready = torch.randn(2, 3, 4, 4)
     assert normalise(ready) is ready
+
+
+@pytest.mark.parametrize("size", [7, 8, 33, 64])
+def test_augmentation_is_that_of_torchvision_seeded_for_each_image(size):
+    images = torch.randint(256, (20, 3, size, size), dtype=torch.uint8)
+    transform = v2.Compose(
+        [
+            v2.RandomCrop(size, padding=size // 8),
+            v2.RandomHorizontalFlip(),
+            v2.RandomRotation(10, interpolation=InterpolationMode.BILINEAR),
+            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+        ]
+    )
+    seeds = [5, *range(2**40, 2**40 + 19)]
+    for image, seed, found in zip(images, seeds, augment_images(images, seeds), strict=True):
+        torch.manual_seed(seed)
+        assert torch.equal(found, transform(image))
+
+
+def test_augmentation_in_a_thread_leaves_the_draws_of_others_alone():
+    stop, started = threading.Event(), threading.Event()
+
+    def augment():
+        while not stop.is_set():
+            augment_images(torch.from_numpy(PIXELS), range(10))
+            started.set()
+
+    def draws():
+        torch.manual_seed(3)
+        return [float(torch.rand(1)) for _ in range(20_000)]
+
+    expected, thread = draws(), threading.Thread(target=augment)
+    thread.start()
+    try:
+        started.wait()
+        found = draws()
+    finally:
+        stop.set()
+        thread.join()
+    assert found == expected
