@@ -106,7 +106,10 @@ class Batches:
 
     def __post_init__(self) -> None:
         arrays = {"pixels": self.pixels, **(self.targets or {})}
-        self._targets = self.device_tensors.place(arrays, self.device)
+        # Dozens of kernels would augment an image on a GPU, and round otherwise than those of the
+        # CPU, which makes the cached views.
+        device = CPU if self.augment else self.device
+        self._targets = self.device_tensors.place(arrays, device)
         self._pixels = self._targets.pop("pixels")
         self._labels = torch.tensor(self.labels, dtype=torch.int64, device=self._pixels.device)
         self._sampler = SeededBatchSampler(len(self.labels), self.batch_size, self.shuffle)
@@ -120,16 +123,19 @@ class Batches:
 
     def _gather_batch(self, indices: Tensor, seed: int) -> Batch:
         rows = indices.to(self._pixels.device)
-        images = self._take_rows(self._pixels, rows)
+        # Much faster on a CPU than array[rows].
+        images, labels = (x.index_select(0, rows) for x in (self._pixels, self._labels))
         if self.augment:
             base_seed = seed if self.augment_seed is None else self.augment_seed
             images = augment_images(images, (indices + base_seed).tolist())
-        targets = {name: self._take_rows(array, rows) for name, array in self._targets.items()}
-        labels = self._take_rows(self._labels, rows)
-        return images, labels, targets if self.targets is not None else None
+        targets = {k: self._move(x.index_select(0, rows)) for k, x in self._targets.items()}
+        return (
+            self._move(images),
+            self._move(labels),
+            targets if self.targets is not None else None,
+        )
 
-    def _take_rows(self, array: Tensor, indices: Tensor) -> Tensor:
-        rows = array.index_select(0, indices)  # much faster on a CPU than array[indices]
+    def _move(self, rows: Tensor) -> Tensor:
         if self.device.type == "cuda" and rows.device.type == "cpu":
             rows = rows.pin_memory()  # so that the copy does not wait for the computation
         return rows.to(self.device, non_blocking=True)

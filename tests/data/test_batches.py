@@ -106,6 +106,34 @@ def test_arrays_are_copied_to_a_gpu_once_and_older_ones_make_room(monkeypatch):
     assert tensors.place({"x": array}, CPU)["x"] is not placed
 
 
+@pytest.mark.parametrize("augment", [True, False])
+def test_images_are_augmented_on_the_cpu_and_then_moved(monkeypatch, augment):
+    """The device ``meta`` stands for a GPU; it has no pixels that could be augmented."""
+    monkeypatch.setattr(
+        "kdtune.data.batches.gpu_memory",
+        lambda device: GpuMemory(10**9, 0) if device.type == "meta" else None,
+    )
+    augmented = []
+
+    def record(images, seeds):
+        augmented.append((images, augment_images(images, seeds)))
+        return augmented[-1][1]
+
+    monkeypatch.setattr("kdtune.data.batches.augment_images", record)
+    targets = {"x": np.zeros((10, 4), np.float16)}
+    batches = Batches(
+        PIXELS, LABELS, 4, augment=augment, targets=targets, device=torch.device("meta")
+    )
+    for images, labels, found in batches:
+        assert {x.device.type for x in (images, labels, found["x"])} == {"meta"}
+        assert found["x"].shape == (len(labels), 4) and images.shape[1:] == PIXELS.shape[1:]
+    if augment:
+        assert torch.equal(
+            torch.cat([images for images, _ in augmented]), torch.from_numpy(PIXELS)
+        )
+    assert len(augmented) == (3 if augment else 0)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_batches_are_on_the_gpu():
     (images, _, _), *_ = Batches(PIXELS, LABELS, device=torch.device("cuda"))
