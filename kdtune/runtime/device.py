@@ -47,6 +47,18 @@ def gpu_memory(device: torch.device) -> GpuMemory | None:
     return GpuMemory(total, total - free)
 
 
+def limit_gpu_memory(share: float) -> None:
+    """Limit this process to a share of its GPU's memory; a no-op without a GPU.
+
+    What exceeds it fails in this process, and not in another one that shares the GPU.
+
+    Args:
+        share: above 0, at most 1; 0 where a process has no GPU.
+    """
+    if share and has_gpu():
+        cuda.set_per_process_memory_fraction(share)
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Restart what `peak_memory` measures; a no-op on other devices than GPUs."""
     if device.type == "cuda":

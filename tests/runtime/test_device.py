@@ -80,6 +80,16 @@ def test_without_a_gpu_nothing_is_released(fake, monkeypatch):
     assert fake.calls == []
 
 
+def test_a_process_is_limited_to_its_share_of_a_gpus_memory(fake, monkeypatch):
+    fake.set_per_process_memory_fraction = lambda share: fake.calls.append(share)
+    for share in (0.25, 1.0, 0.0):  # a process without a GPU has none of it
+        device.limit_gpu_memory(share)
+    assert fake.calls == [0.25, 1.0]
+    monkeypatch.setattr(fake, "is_available", lambda: False)
+    device.limit_gpu_memory(0.5)  # of a simulated GPU
+    assert fake.calls == [0.25, 1.0]
+
+
 def test_a_gpu_that_only_imitates_bfloat16_computes_in_float32(fake):
     assert pick_precision("auto", torch.nn.Linear(1, 1), GPU) == torch.float32
 

@@ -26,7 +26,7 @@ from kdtune.data.decoded import DecodedDataset
 from kdtune.errors import DiskFullError, DivergedError, GpuLostError, UserError, typed_first_line
 from kdtune.log.events import EpochMetrics
 from kdtune.plugins import PLUGINS, Plugin
-from kdtune.runtime.device import hide_gpus, is_gpu_lost
+from kdtune.runtime.device import hide_gpus, is_gpu_lost, limit_gpu_memory
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import CacheProgress, CacheState, OnCacheProgress
 from kdtune.storage.remote import Storage
@@ -139,6 +139,7 @@ class TrialProcess(tune.Trainable):
     def _start_trial(self, ray_config: dict[str, Any]) -> None:
         self._process_state.restore(ray_config["config"]["seed"])
         torch.set_num_threads(ray_config["allocation"]["threads"])
+        limit_gpu_memory(ray_config["allocation"]["gpus"])
         self._results = self._iter_all_results(ray_config)
 
     def _iter_all_results(

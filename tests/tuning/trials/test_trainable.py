@@ -18,7 +18,11 @@ from kdtune.tuning.trials.trainable import TrialProcess, run_trial
 
 
 def ray_config(config):
-    return {"trial_id": "x", "config": config.model_dump(), "allocation": {"threads": 1}}
+    return {
+        "trial_id": "x",
+        "config": config.model_dump(),
+        "allocation": {"threads": 1, "gpus": 0.0},
+    }
 
 
 def test_a_trial_reports_its_epochs_and_what_it_built(folder, tmp_path, monkeypatch):
@@ -69,6 +73,19 @@ def test_a_process_runs_trial_after_trial_with_the_same_numbers(folder, monkeypa
     assert process.reset_config(ray_config(config))
     assert first_epoch(process) == expected
     process.cleanup()
+
+
+def test_a_process_may_use_the_share_of_the_gpu_that_its_trial_has(folder, monkeypatch):
+    """Also a larger one, if a later trial has it."""
+    context = SimpleNamespace(get_accelerator_ids=lambda: {"GPU": ["0"]})
+    monkeypatch.setattr("ray.get_runtime_context", lambda: context)
+    shares = []
+    monkeypatch.setattr("kdtune.tuning.trials.trainable.limit_gpu_memory", shares.append)
+    config = ray_config(small_config(folder, method="student"))
+    shared = {**config, "allocation": {"threads": 1, "gpus": 0.25}}
+    process = TrialProcess(shared)
+    process.reset_config({**config, "allocation": {"threads": 1, "gpus": 1.0}})
+    assert shares == [0.25, 1.0]
 
 
 @pytest.mark.slow
