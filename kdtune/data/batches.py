@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdtune.data.transforms import augment_images
-from kdtune.runtime.device import gpu_memory
+from kdtune.runtime.device import gpu_memory, gpu_memory_share
 
 EVALUATION_BATCH_SIZE = 256
 """Images per batch where nothing is trained; fixed, so that metrics do not depend on it."""
@@ -57,8 +57,9 @@ class DeviceTensors:
     def place(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
         """Return tensors of arrays, all on the device or all on the CPU.
 
-        They fit if they take at most an eighth of a GPU's memory, which several processes may
-        share, and half of its free memory. The arrays that were placed first make room.
+        They fit if they take at most a quarter of this process's share of a GPU's memory, and half
+        of what is free. The arrays that were placed last make room: epochs cycle through views, so
+        without those that were placed first no view would be found again.
 
         Args:
             arrays: arrays by name.
@@ -70,13 +71,12 @@ class DeviceTensors:
         keys = {name: (id(array), device) for name, array in arrays.items()}
         if not self._on_gpu.keys() >= set(keys.values()):
             num_bytes = sum(array.nbytes for array in arrays.values())
-            max_bytes = gpu.total / 8
+            max_bytes = gpu.total * gpu_memory_share(device) / 4
             if num_bytes > min(max_bytes, (gpu.total - gpu.used) / 2):
                 return tensors
-            for key in [key for key in self._on_gpu if key not in keys.values()]:
-                placed_bytes = sum(array.nbytes for array, _ in self._on_gpu.values())
-                if num_bytes + placed_bytes > max_bytes:
-                    del self._on_gpu[key]
+            others = [key for key in self._on_gpu if key not in keys.values()]
+            while num_bytes + sum(self._on_gpu[key][0].nbytes for key in others) > max_bytes:
+                del self._on_gpu[others.pop()]
         for name, key in keys.items():
             if key not in self._on_gpu:
                 self._on_gpu[key] = arrays[name], tensors[name].to(device)

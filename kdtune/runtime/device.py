@@ -59,6 +59,11 @@ def limit_gpu_memory(share: float) -> None:
         cuda.set_per_process_memory_fraction(share)
 
 
+def gpu_memory_share(device: torch.device) -> float:
+    """Return the share of a GPU's memory to which this process is limited."""
+    return cuda.get_per_process_memory_fraction(device)
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Restart what `peak_memory` measures; a no-op on other devices than GPUs."""
     if device.type == "cuda":

@@ -96,14 +96,34 @@ def test_an_error_while_prefetching_reaches_the_loop():
         list(prefetch(batches()))
 
 
-def test_arrays_are_copied_to_a_gpu_once_and_older_ones_make_room(monkeypatch):
-    monkeypatch.setattr("kdtune.data.batches.gpu_memory", lambda device: GpuMemory(8000, 0))
-    array, tensors = np.zeros(400, np.uint8), DeviceTensors()
-    placed = tensors.place({"x": array}, CPU)["x"]
-    tensors.place({"x": np.zeros(1001, np.uint8)}, CPU)  # does not fit
-    assert tensors.place({"x": array}, CPU)["x"] is placed
-    tensors.place({"x": np.zeros(700, np.uint8)}, CPU)
-    assert tensors.place({"x": array}, CPU)["x"] is not placed
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU of 8000 bytes, half of which this process may use: 1000 bytes for arrays."""
+    memory = GpuMemory(8000, 0)
+    monkeypatch.setattr("kdtune.data.batches.gpu_memory", lambda device: memory)
+    monkeypatch.setattr("kdtune.data.batches.gpu_memory_share", lambda device: 0.5)
+    return torch.device("meta")
+
+
+def test_arrays_are_copied_to_a_gpu_once_if_they_fit(gpu):
+    array, tensors = np.zeros(1000, np.uint8), DeviceTensors()
+    placed = tensors.place({"x": array}, gpu)["x"]
+    assert placed.device == gpu and tensors.place({"x": array}, gpu)["x"] is placed
+    assert tensors.place({"x": np.zeros(1001, np.uint8)}, gpu)["x"].device == CPU
+    assert tensors.place({"x": array}, gpu)["x"] is placed
+
+
+@pytest.mark.parametrize(("views", "copies"), [(3, 3), (4, 8), (5, 11)])
+def test_of_views_that_do_not_all_fit_most_stay(gpu, monkeypatch, views, copies):
+    """Three views of 300 bytes fit; of more, each cycle finds the first two again."""
+    copied, tensors = [], DeviceTensors()
+    move = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda t, d: copied.append(1) or move(t, d))
+    arrays = [np.zeros(300, np.uint8) for _ in range(views)]
+    for _ in range(3):
+        for array in arrays:
+            tensors.place({"pixels": array}, gpu)
+    assert len(copied) == copies
 
 
 @pytest.mark.parametrize("augment", [True, False])
@@ -113,6 +133,7 @@ def test_images_are_augmented_on_the_cpu_and_then_moved(monkeypatch, augment):
         "kdtune.data.batches.gpu_memory",
         lambda device: GpuMemory(10**9, 0) if device.type == "meta" else None,
     )
+    monkeypatch.setattr("kdtune.data.batches.gpu_memory_share", lambda device: 1.0)
     augmented = []
 
     def record(images, seeds):

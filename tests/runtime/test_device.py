@@ -81,10 +81,11 @@ def test_without_a_gpu_nothing_is_released(fake, monkeypatch):
 
 
 def test_a_process_is_limited_to_its_share_of_a_gpus_memory(fake, monkeypatch):
+    fake.get_per_process_memory_fraction = lambda where: 0.25
     fake.set_per_process_memory_fraction = lambda share: fake.calls.append(share)
     for share in (0.25, 1.0, 0.0):  # a process without a GPU has none of it
         device.limit_gpu_memory(share)
-    assert fake.calls == [0.25, 1.0]
+    assert fake.calls == [0.25, 1.0] and device.gpu_memory_share(GPU) == 0.25
     monkeypatch.setattr(fake, "is_available", lambda: False)
     device.limit_gpu_memory(0.5)  # of a simulated GPU
     assert fake.calls == [0.25, 1.0]
