@@ -199,6 +199,11 @@ class Slots:
         """Return True if the node is a current one."""
         return any(known.name == node for known in self.nodes())
 
+    def can_run_on(self, node: str) -> bool:
+        """Return True if a trial of any student fits on a node while that is empty."""
+        nodes = [known for known in self.nodes() if known.name == node]
+        return any(self._possible_allocations(nodes, model) for model in self.requests)
+
     def record_node(self, trial_id: str, node: str) -> None:
         """Record the node on which Ray started a trial.
 

@@ -45,6 +45,7 @@ class TrainingWorker:
 
     def __init__(self, plugins: Sequence[Plugin], memory: trainable.ProcessMemory):
         keep_freed_memory()
+        trainable.hide_unassigned_gpus()
         PLUGINS.sync(plugins)
         self._process_state, self._memory = ProcessState(), memory
         self._training: _Training | None = None

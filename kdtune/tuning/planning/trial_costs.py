@@ -54,7 +54,7 @@ def measure_trial_costs(
         configs["-".join(cell)] = prepared.configure_trial(cell, 0, settings)
     cache = ArrayCache(folder / "cache") if full.cache is not None else None
     decoded = DecodedDataset(_sample(full.data), full.image_size, cache)
-    arrays = prepared.shared_inputs.build_first_epoch(lambda line: None, decoded)
+    arrays = prepared.shared_inputs.warm_cache(slots, lambda line: None, decoded)
     started_at = time.perf_counter()
     workers = _start_workers(prepared, slots, decoded, configs.values())
     process_start_seconds = time.perf_counter() - started_at

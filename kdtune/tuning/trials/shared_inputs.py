@@ -19,7 +19,7 @@ from kdtune.methods.checks import dry_run
 from kdtune.methods.method import StageShapes
 from kdtune.models import MODELS, build_model, probe, stage_shapes
 from kdtune.plugins import PLUGINS, Plugin
-from kdtune.runtime.device import has_gpu, release_gpu_memory
+from kdtune.runtime.device import has_gpu
 from kdtune.storage import array_cache
 from kdtune.storage.array_cache import ArrayCache, CacheProgress, CacheState, OnCacheProgress
 from kdtune.training.epoch_data import EpochData, open_decoded_dataset
@@ -28,7 +28,7 @@ from kdtune.training.teacher_targets import TeacherTargets
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.trials.cache_plan import plan_cache
-from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests
+from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests, hide_unassigned_gpus
 from kdtune.units import BYTES_PER_GB
 
 
@@ -148,45 +148,46 @@ class SharedInputs:
     def _representative_runs(self) -> list[TrainConfig]:
         return [self.with_cache_plan(config) for config in self._runs_by_augment.values()]
 
-    def warm_cache(self, slots: Slots, say: Callable[[str], None]) -> list[CacheProgress]:
+    def warm_cache(
+        self, slots: Slots, say: Callable[[str], None], decoded: DecodedDataset | None = None
+    ) -> list[CacheProgress]:
         """Build what the first epoch needs; return the arrays that were built or found.
 
-        This machine builds, or a node if no trials run here; others build for their first trial.
+        The driver builds with all cores, unless trials do not fit on its node or it sees a GPU: a
+        process with the resources of a trial then builds, on the device for which trials look, and
+        leaves the GPU to them. Other nodes build for their first trial.
 
         Args:
             slots: give the nodes.
             say: takes a line about each array, and about what does not fit.
+            decoded: other images; None for those of the sweep.
         """
         for line in self.cache_plan_lines:
             say(line)
-        if slots.has_node(ray.get_runtime_context().get_node_id()):
-            return self.build_first_epoch(say)
+        if slots.can_run_on(ray.get_runtime_context().get_node_id()) and not has_gpu():
+            return self._build_in_driver(say, decoded)
+        say("images and targets of the first epoch are built with the resources of a trial")
         allocation = slots.smallest_allocation(self.sweep.models[0])
         if allocation is None:
             raise RunError("No node has room for a trial any more.")
         node = NodeAffinitySchedulingStrategy(allocation.node, soft=False)
         resources = {"num_cpus": allocation.cpus, "num_gpus": allocation.gpus}
         task = ray.remote(**resources, scheduling_strategy=node, max_retries=1)(_build_on_node)
-        arguments = pack_plugins(), self.target_requests, self._representative_runs()
+        memory = ProcessMemory(self.target_requests, decoded)
         try:
-            prepared, problem = ray.get(task.remote(*arguments))
+            built = task.remote(pack_plugins(), memory, self._representative_runs())
+            prepared, problem = ray.get(built)
         except ray.exceptions.RayError as error:
             raise RunError(f"The first views could not be built: {last_line(error)}") from error
         if problem is not None:
             raise UserError(problem)
         for progress in prepared:
-            say(f"on a node of the cluster: {progress.describe()}")
+            say(progress.describe())
         return list(prepared)
 
-    def build_first_epoch(
-        self, say: Callable[[str], None], decoded: DecodedDataset | None = None
+    def _build_in_driver(
+        self, say: Callable[[str], None], decoded: DecodedDataset | None
     ) -> list[CacheProgress]:
-        """Build on this machine with all cores; return what was built or found.
-
-        Args:
-            say: takes a line about each array.
-            decoded: other images; None for those of the sweep.
-        """
         # Opened anew: arrays that this process has open may have been evicted since, and images
         # that are decoded without a cache are checked, but not held.
         images = decoded or self.decoded
@@ -194,20 +195,17 @@ class SharedInputs:
         fresh = DecodedDataset(images.data, images.image_size, cache)
         memory = ProcessMemory(self.target_requests, fresh, self.teacher)
         runs = self._representative_runs()
-        prepared = _build_first_epoch(memory, runs, lambda progress: say(progress.describe()))
-        if self.teacher is not None and has_gpu():
-            self.teacher.cpu()  # leave the GPU to the trials
-            release_gpu_memory()
-        return prepared
+        return _build_first_epoch(memory, runs, lambda progress: say(progress.describe()))
 
 
 def _build_on_node(
-    plugins: Sequence[Plugin], target_requests: TargetRequests, runs: list[TrainConfig]
+    plugins: Sequence[Plugin], memory: ProcessMemory, runs: list[TrainConfig]
 ) -> tuple[list[CacheProgress], str | None]:
     """Return the arrays that were built or found, or a problem for the user."""
+    hide_unassigned_gpus()
     try:
         PLUGINS.sync(plugins)
-        return _build_first_epoch(ProcessMemory(target_requests), runs, lambda _: None), None
+        return _build_first_epoch(memory, runs, lambda _: None), None
     except UserError as error:  # Ray would wrap it
         return [], str(error)
 

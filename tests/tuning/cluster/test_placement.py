@@ -362,3 +362,19 @@ def test_a_spent_time_budget_ends_a_sweep_without_nodes(tmp_path):
     assert machinery.searcher.suggest("x") is None
     machinery.clock = 11
     assert machinery.searcher.suggest("x") == Searcher.FINISHED
+
+
+def test_a_node_can_run_trials_if_one_fits_while_it_is_empty():
+    nodes = [Node("head", 4), Node("gpu", 2, 1), Node("small", 1)]
+    slots = Slots({"A": ResourceRequest(2, 1.0), "B": ResourceRequest(2, 0.0)}, lambda: nodes)
+    slots.allocations = {"x": ResourceRequest(2, 1.0).allocation_on(nodes[1])}
+    assert [slots.can_run_on(n) for n in ("head", "gpu", "small", "?")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    slots.requests.pop("B")
+    assert not slots.can_run_on("head") and slots.can_run_on("gpu")
+    slots.mark_lost("gpu")
+    assert not slots.can_run_on("gpu")

@@ -1,0 +1,79 @@
+"""Place and resources of the first epoch's build, with stand-ins for tasks of Ray and for GPUs."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+from small_runs import IMAGE_SIZE, small_config
+from sweep_harness import sweep_config
+
+from kdtune.data.folders import find_images
+from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
+from kdtune.tuning.planning.training_worker import TrainingWorker
+from kdtune.tuning.trials import shared_inputs
+from kdtune.tuning.trials.shared_inputs import SharedInputs
+from kdtune.tuning.trials.trainable import ProcessMemory
+
+HERE, THERE = "a" * 56, "b" * 56  # Ray's ids of nodes
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    """The options of each task of Ray, which runs in this process, and the GPUs that it saw."""
+    submitted, assigned = [], []
+
+    def remote(**options):
+        def submit(function, *arguments):
+            assigned[:] = ["0"] if options["num_gpus"] else []
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+            result = function(*arguments)
+            node = options["scheduling_strategy"].node_id
+            gpus = os.environ["CUDA_VISIBLE_DEVICES"]
+            submitted.append((node, options["num_cpus"], options["num_gpus"], gpus))
+            return result
+
+        return lambda function: SimpleNamespace(remote=lambda *given: submit(function, *given))
+
+    context = SimpleNamespace(
+        get_node_id=lambda: HERE, get_accelerator_ids=lambda: {"GPU": assigned}
+    )
+    monkeypatch.setattr("ray.get_runtime_context", lambda: context)
+    monkeypatch.setattr("ray.remote", remote)
+    monkeypatch.setattr("ray.get", lambda result: result)
+    return submitted
+
+
+@pytest.mark.parametrize(
+    ("gpus_per_trial", "nodes", "driver_has_gpu", "expected"),
+    [
+        (0.0, [Node(HERE, 4)], False, []),
+        (0.0, [Node(THERE, 4)], False, [(THERE, 1, 0.0, "")]),
+        # The head has CPUs, but trials need GPUs, which workers have.
+        (0.5, [Node(HERE, 4), Node(THERE, 4, 1)], False, [(THERE, 2, 0.5, "0")]),
+        # Trials look for targets that their device computed, and the driver's is another one.
+        (0.0, [Node(HERE, 4, 1)], True, [(HERE, 1, 0.0, "")]),
+        # The driver takes no memory of a GPU.
+        (1.0, [Node(HERE, 4, 1)], True, [(HERE, 4, 1.0, "0")]),
+    ],
+)
+def test_inputs_are_built_where_and_with_what_trials_have(
+    folder, tmp_path, monkeypatch, tasks, gpus_per_trial, nodes, driver_has_gpu, expected
+):
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr(shared_inputs, "has_gpu", lambda: driver_has_gpu)
+    model = "MultiBranchNet"
+    sweep = sweep_config(data=str(folder), models=model, methods="student", image_size=IMAGE_SIZE)
+    inputs, said = SharedInputs(sweep, find_images(str(folder)), None), []
+    inputs.register_runs(model, [small_config(folder, method="student")])
+    inputs.plan_cache()
+    slots = Slots({model: ResourceRequest(gpus=gpus_per_trial)}, lambda: nodes)
+    built = inputs.warm_cache(slots, said.append)
+    assert tasks == expected
+    assert [array.state for array in built] == ["built", "built"]
+    assert any("built with the resources of a trial" in line for line in said) == bool(expected)
+
+
+def test_a_process_that_measures_trials_sees_no_gpu_that_they_do_not_have(monkeypatch, tasks):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    TrainingWorker([], ProcessMemory())
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
