@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
-from kdtune.runtime.device import current_gpu, has_gpu, has_native_bf16, visible_gpus
+from kdtune.runtime.device import current_gpu, gpu_name, has_gpu, has_native_bf16, visible_gpus
 
 
 def pick_device(name: str) -> torch.device:
@@ -71,6 +71,11 @@ class DeviceModel:
         self.model = model.to(device).to(memory_format=self.memory_format)
         forward = torch.compile(self.model) if config.compile else self.model
         self.forward: Callable[[Tensor], tuple[Tensor, list[Tensor]]] = forward
+
+    def describe(self) -> str:
+        """Return the name of a GPU and the precision on it; of other devices only the name."""
+        name = gpu_name(self.device)
+        return f"{name}, {str(self.dtype).removeprefix('torch.')}" if name else str(self.device)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         with torch.autocast(self.device.type, torch.bfloat16, self.dtype == torch.bfloat16):

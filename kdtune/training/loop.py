@@ -40,6 +40,7 @@ class EpochResult:
         validation_top_class_share: share of the images that get the most frequent answer.
         best_validation_accuracy: best of ``config.metric`` so far, this epoch included.
         losses: means of the named parts of the training loss.
+        device: name of a GPU with the precision on it, or ``cpu``; see `DeviceModel.describe`.
         threads: CPU threads of torch; on a CPU, results depend on them in the last bit.
         student: the live network; the next epoch changes it.
         state: all that `fit` needs to resume, and ``best_weights``; its tensors are live, too.
@@ -196,7 +197,7 @@ class _Run:
                 best_validation_accuracy=self.progress["best_validation_accuracy"],
                 losses=train,
                 seconds=time.perf_counter() - started,
-                device=str(self.student.device),
+                device=self.student.describe(),
                 threads=torch.get_num_threads(),
                 student=self.student.model,
                 state=self.state(),

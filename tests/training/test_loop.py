@@ -270,7 +270,18 @@ def test_bf16_gives_finite_float32_losses(run, method):
     assert all(math.isfinite(v) for v in result.losses.values())
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_epochs_name_the_gpu_and_the_precision_that_was_used(run, monkeypatch, precision):
+    [epoch] = run(method="student", precision=precision, epochs=1)
+    assert epoch.device == "cpu"
+    monkeypatch.setattr("kdtune.models.on_device.gpu_name", lambda device: f"GPU of {device}")
+    [epoch] = run(method="student", precision=precision, epochs=1)
+    used = {"float32": "float32", "bf16": "bfloat16"}[precision]
+    assert epoch.device == f"GPU of cpu, {used}"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gpu_trains_too(run, method):
-    assert run(method=method, device="cuda")[-1].device.startswith("cuda")
+    name = torch.cuda.get_device_name()
+    assert run(method=method, device="cuda")[-1].device.startswith(f"{name}, ")
