@@ -23,6 +23,7 @@ class Node:
     name: str
     cpus: int
     gpus: int = 0
+    gpu_type: str = ""  # as Ray names it; empty if unknown
 
 
 @dataclass(frozen=True)

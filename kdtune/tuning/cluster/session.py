@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.metadata import distribution
@@ -29,6 +29,7 @@ from kdtune.tuning.cluster.placement import Allocation, Node, ResourceRequest, S
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"  # names a cluster; `ray job submit` sets it
 LOCAL_ADDRESS = "local"  # a Ray session on this machine alone
+_TYPE_PREFIX = "accelerator_type:"  # of Ray's resources that name a node's kind of GPU
 _COMPUTE_NODE_TIMEOUT_SECONDS = 60
 
 
@@ -137,10 +138,16 @@ class LivingNodes:
         if (now := self.clock()) - self._refreshed_at >= 1:
             self._refreshed_at = now
             self._nodes = [
-                Node(n["NodeID"], int(n["Resources"]["CPU"]), int(n["Resources"].get("GPU", 0)))
-                for n in self.filter_admitted(_list_compute_nodes())
+                _make_node(node["NodeID"], node["Resources"])
+                for node in self.filter_admitted(_list_compute_nodes())
             ]
         return self._nodes
+
+
+def _make_node(name: str, resources: Mapping[str, float]) -> Node:
+    types = [key.removeprefix(_TYPE_PREFIX) for key in resources if key.startswith(_TYPE_PREFIX)]
+    gpu_type = ", ".join(sorted(types))
+    return Node(name, int(resources["CPU"]), int(resources.get("GPU", 0)), gpu_type)
 
 
 def _list_compute_nodes() -> list[NodeInfo]:

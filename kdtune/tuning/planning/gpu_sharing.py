@@ -1,13 +1,15 @@
 """Measurement of how many trials of each student should share a GPU.
 
-One, two and four processes train together on one GPU for some seconds, with the settings of the
-student's first trial. A margin of memory is left, since a search may vary the batch size. On
-simulated GPUs (`ray.init(num_gpus=...)`) processes train on CPUs, and no memory is measured.
+One, two and four processes train together on a GPU of each kind for some seconds, with the
+settings of the student's first trial. The largest share that is best on a kind counts for all. A
+margin of memory is left, since a search may vary the batch size. On simulated GPUs
+(`ray.init(num_gpus=...)`) processes train on CPUs, and no memory is measured.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import ray
@@ -19,7 +21,7 @@ from kdtune.config.train import TrainConfig
 from kdtune.errors import RunError, last_line
 from kdtune.runtime.device import GpuMemory
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
-from kdtune.tuning.cluster.placement import Allocation, ResourceRequest, Slots
+from kdtune.tuning.cluster.placement import Allocation, Node, ResourceRequest, Slots
 from kdtune.tuning.cluster.ray_private import trial_resources
 from kdtune.tuning.cluster.session import find_slots
 from kdtune.tuning.planning.training_worker import TrainingWorker
@@ -49,6 +51,12 @@ class SharingMeasurement:
     trials_per_gpu: int
     epochs_per_hour: float | None  # of all trials together; None if they had too little memory
     gpu_memory: GpuMemory | None = None  # None if it cannot be measured
+    gpu_type: str = ""  # as Ray names it; empty if unknown
+
+    @property
+    def label(self) -> str:
+        """The student, and the kind of GPU if that is known."""
+        return f"{self.model} on {self.gpu_type}" if self.gpu_type else self.model
 
     @property
     def fits_in_memory(self) -> bool:
@@ -65,8 +73,8 @@ def find_fastest_fitting(rows: Sequence[SharingMeasurement]) -> SharingMeasureme
 
 
 def format_measurements(rows: Sequence[SharingMeasurement]) -> Iterator[str]:
-    """Yield the lines of a table in which the best row of each student is marked."""
-    width = max(len(row.model) for row in rows)
+    """Yield the lines of a table in which the best row of each student and GPU is marked."""
+    width = max(len(row.label) for row in rows)
     yield f"{'student':<{width}}  together  epochs/h  GB used"
     for row in rows:
         rate = "no room" if row.epochs_per_hour is None else f"{row.epochs_per_hour:,.0f}"
@@ -74,9 +82,9 @@ def format_measurements(rows: Sequence[SharingMeasurement]) -> Iterator[str]:
         if row.gpu_memory is not None:
             used, total = row.gpu_memory.used / BYTES_PER_GB, row.gpu_memory.total / BYTES_PER_GB
             memory = f"{used:.1f} of {total:.1f}"
-        fastest = find_fastest_fitting([other for other in rows if other.model == row.model])
+        fastest = find_fastest_fitting([other for other in rows if other.label == row.label])
         marker = f"  <- {1 / row.trials_per_gpu:g} GPUs a trial" if row is fastest else ""
-        yield f"{row.model:<{width}}  {row.trials_per_gpu:>8}  {rate:>8}  {memory}{marker}"
+        yield f"{row.label:<{width}}  {row.trials_per_gpu:>8}  {rate:>8}  {memory}{marker}"
 
 
 def choose_gpu_sharing(
@@ -100,15 +108,20 @@ def choose_gpu_sharing(
     if not any(node.gpus for node in slots.nodes()):
         say("gpus_per_trial is auto, but Ray has no GPU here: trials use CPUs")
         return slots
-    rows, gpus_per_trial = list[SharingMeasurement](), {}
-    for model, config in make_configs().items():
-        measured = list(_measure_sharing(model, config, target_requests, slots, say))
+    rows, too_large = list[SharingMeasurement](), list[str]()
+    gpus_per_trial: dict[str, float] = {}
+    nodes_by_type = {node.gpu_type: node for node in slots.nodes() if node.gpus}
+    for (model, config), node in product(make_configs().items(), nodes_by_type.values()):
+        measured = list(_measure_sharing(model, config, target_requests, node, slots, say))
         rows += measured
-        if (fastest := find_fastest_fitting(measured)) is not None:
-            gpus_per_trial[model] = 1 / fastest.trials_per_gpu
+        if (fastest := find_fastest_fitting(measured)) is None:
+            too_large.append(measured[0].label)
+        else:  # a trial may run on any kind of GPU
+            share = 1 / fastest.trials_per_gpu
+            gpus_per_trial[model] = max(share, gpus_per_trial.get(model, 0.0))
     for line in format_measurements(rows):
         say(line)
-    if too_large := [row.model for row in rows if row.model not in gpus_per_trial]:
+    if too_large:
         raise RunError(f"gpus_per_trial auto: {too_large[0]} does not fit into a GPU's memory.")
     sweep = sweep.model_copy(update={"gpus_per_trial": gpus_per_trial})
     slots = find_slots(sweep, nodes=slots.nodes)
@@ -117,10 +130,15 @@ def choose_gpu_sharing(
 
 
 def _measure_sharing(
-    model: str, config: TrainConfig, target_requests: TargetRequests, slots: Slots, say: Say
+    model: str,
+    config: TrainConfig,
+    target_requests: TargetRequests,
+    node: Node,
+    slots: Slots,
+    say: Say,
 ) -> Iterator[SharingMeasurement]:
-    allocations = [ResourceRequest(gpus=1.0).allocation_on(node) for node in slots.nodes()]
-    whole_gpu = next(allocation for allocation in allocations if allocation is not None)
+    whole_gpu = ResourceRequest(gpus=1.0).allocation_on(node)
+    assert whole_gpu is not None
     cpus, actors = f"{whole_gpu.cpus} CPU{'s' * (whole_gpu.cpus > 1)}", list[Any]()
     with _reserve_gpu(model, whole_gpu, cpus) as actor_class:
         for trials_per_gpu in TRIALS_PER_GPU:
@@ -142,13 +160,14 @@ def _measure_sharing(
                 if not is_out_of_memory(error):
                     text = f"gpus_per_trial auto: {model} could not be trained to measure it"
                     raise RunError(f"{text}: {last_line(error)}") from error
-                yield SharingMeasurement(model, trials_per_gpu, None)
+                yield SharingMeasurement(model, trials_per_gpu, None, None, node.gpu_type)
                 break
             [memory, *_] = memories
             if memory is not None:
                 used = max(sum(peaks), *(other.used for other in memories))
                 memory = GpuMemory(memory.total, used)
-            yield SharingMeasurement(model, trials_per_gpu, 3600 * sum(rates), memory)
+            rate = 3600 * sum(rates)
+            yield SharingMeasurement(model, trials_per_gpu, rate, memory, node.gpu_type)
 
 
 @contextmanager

@@ -49,6 +49,12 @@ def test_nodes_are_looked_at_once_a_second_and_dead_ones_are_none(nodes):
     assert living() == [Node("b", 8, 2)] and len(nodes.looks) == 2
 
 
+def test_nodes_have_the_kind_of_gpu_that_ray_found(nodes):
+    nodes.append(node("a", 4, 2.0))
+    nodes[0]["Resources"]["accelerator_type:A100"] = 1.0
+    assert LivingNodes()() == [Node("a", 4, 2, "A100")]
+
+
 @pytest.mark.parametrize(
     ("given", "needs", "count"),
     [

@@ -89,6 +89,31 @@ def test_what_does_not_fit_at_all_is_an_error(monkeypatch):
         choose_gpu_sharing(sweep, slots, lambda: {"A": None}, (), print)
 
 
+def test_a_gpu_of_each_kind_is_measured_and_the_largest_share_counts(monkeypatch):
+    """Rates and memory are those of the parameters; no process trains."""
+    fitting = {"A": {"A100": 4, "T4": 2}, "B": {"A100": 1, "T4": 4}}
+    measured = []
+
+    def measure(model, config, requests, node, slots, say):
+        measured.append((model, node.name))
+        for count in (1, 2, 4):
+            rate = 100.0 * count if count <= fitting[model][node.gpu_type] else None
+            yield SharingMeasurement(model, count, rate, None, node.gpu_type)
+
+    monkeypatch.setattr(sharing, "_measure_sharing", measure)
+    nodes = [Node("cpu", 8), Node("a", 8, 2, "A100"), Node("b", 8, 1, "T4"), Node("c", 8, 1, "T4")]
+    whole = ResourceRequest(gpus=1.0)
+    slots, said = Slots({"A": whole, "B": whole}, lambda: nodes), []
+    sweep = sweep_config(models="A,B", gpus_per_trial="auto")
+    chosen = choose_gpu_sharing(sweep, slots, lambda: {"A": None, "B": None}, (), said.append)
+    assert measured == [("A", "a"), ("A", "c"), ("B", "a"), ("B", "c")]
+    assert {model: need.gpus for model, need in chosen.requests.items()} == {"A": 0.5, "B": 1.0}
+    assert "A on T4           2       200  unknown  <- 0.5 GPUs a trial" in said
+    fitting["B"]["T4"] = 0
+    with pytest.raises(RunError, match="B on T4 does not fit into a GPU's memory"):
+        choose_gpu_sharing(sweep, slots, lambda: {"A": None, "B": None}, (), said.append)
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """A log of trials with mixed needs on logical GPUs, and what a measurement said."""
