@@ -42,6 +42,7 @@ class StatusDisplay(Display):
         self._goal: Goal | None = None
         self._slots: Slots | None = None
         self._signs, self._signs_said = LearningSigns(), set[Finding]()
+        self._devices: dict[str, None] = {}  # in the order of their first epochs
         self._recent_ends: deque[str] = deque(maxlen=MAX_RECENT_ENDS)
 
     def start(self, goal: Goal, slots: Slots) -> None:
@@ -59,6 +60,8 @@ class StatusDisplay(Display):
         """Report an event of the log."""
         if self.noun == "trials":
             self._signs.fold(event)
+        if isinstance(event, events.EpochFinished):
+            self._compare_devices(event.device)
         if self._goal is None:
             return
         match event:
@@ -75,6 +78,16 @@ class StatusDisplay(Display):
                 self.screen.say(f"{event.cell_name}: {event.reason}")
             case events.Completed():
                 self._say_new_signs(1)
+
+    def _compare_devices(self, device: str) -> None:
+        """Say once that trials now train on another device than the earlier ones."""
+        earlier = ", ".join(self._devices)
+        if self._goal is not None and earlier and device not in self._devices:
+            comparison = f"trials trained on {earlier} before, and train on {device} now"
+            self.screen.warn(
+                f"{comparison}: their results may differ a little, and their seconds do"
+            )
+        self._devices[device] = None
 
     def _say_new_signs(self, min_trials: int) -> None:
         """Say once what the trials of a cell have not learned."""

@@ -2,12 +2,14 @@
 
 import pytest
 from display_events import AT, KD, TARGETS, Shown, two_slots
+from event_logs import make_metrics
 from sweep_harness import SweepHarness
 
 from kdtune.log.events import (
     CacheUpdated,
     Completed,
     ConfirmStarted,
+    EpochFinished,
     SpaceExhausted,
     TrialRestarted,
 )
@@ -55,6 +57,24 @@ def test_earlier_events_are_counted_but_not_reported():
 
 def warnings(shown):
     return [text.partition(":")[0] for kind, text in shown.said if kind is WARNING]
+
+
+def test_a_second_kind_of_gpu_is_said_once_also_after_a_resume():
+    def train(trial_id, device):
+        shown.propose(trial_id)
+        shown.tell(EpochFinished, trial_id, **{**dict(make_metrics(1, 0.5)), "device": device})
+
+    t4, a100 = "Tesla T4, float32", "NVIDIA A100-SXM4-40GB, bfloat16"
+    shown = Shown({AT: None}, started=False)
+    train("a", t4)
+    shown.display.start(shown.goal, two_slots())
+    train("b", t4)
+    assert shown.said == []
+    for trial_id, device in (("c", a100), ("d", t4), ("e", a100)):
+        train(trial_id, device)
+    start = f"trials trained on {t4} before, and train on {a100} now: their results may differ"
+    [(kind, text)] = shown.said
+    assert kind is WARNING and text.startswith(start)
 
 
 def test_what_a_cell_has_not_learned_is_said_once():
