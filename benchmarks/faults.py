@@ -38,6 +38,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import psutil
@@ -82,8 +83,7 @@ class FaultyTrialProcess(TrialProcess):
         """Yield the results up to the fault."""
         fault = json.loads(os.environ["KDTUNE_FAULT"])
         with contextlib.ExitStack() as stack:
-            one_pass = kdtune.training.loop.run_epoch  # the next trial shall have it as it was
-            stack.callback(setattr, kdtune.training.loop, "run_epoch", one_pass)
+            stack.callback(patch.stopall)  # the next trial trains as usual
             if fault.get("where") == "checkpoint":
                 _break_checkpoints(fault, stack)
             if fault.get("where") == "full checkpoint":
@@ -113,7 +113,7 @@ def _inject(action: str) -> None:
     elif action == "hang":
         time.sleep(1e6)
     else:
-        kdtune.training.loop.run_epoch = partial(_spoiled_pass, action)
+        patch.object(kdtune.training.loop, "train_epoch", partial(_spoiled_pass, action)).start()
 
 
 def _spoiled_pass(action: str, *arguments: Any, **keywords: Any) -> dict[str, float]:

@@ -46,7 +46,8 @@ from kdtune.models.on_device import DeviceModel
 from kdtune.runtime.process import keep_freed_memory
 from kdtune.storage.array_cache import ArrayCache
 from kdtune.training.epoch_data import open_epoch_data
-from kdtune.training.loop import build_method_for_models, build_optimizer, build_student, fit
+from kdtune.training.loop import build_method_for_models, build_student, fit
+from kdtune.training.optimizer import build_optimizer
 from kdtune.training.teacher_targets import TeacherTargets
 
 WAYS = ("bare", "limit", "ours", "live", "stock")

@@ -165,6 +165,9 @@ class TrainConfig(DataConfig):
     )
     metric: Metric = Field("accuracy", description=f"chooses the best epoch; {METRIC_DESCRIPTION}")
     compile: bool = Field(False, description="compile student and teacher with torch.compile")
+    cuda_graph: bool = Field(
+        True, description="repeat the training step of an epoch as a CUDA graph, on a GPU"
+    )
     seed: int = Field(0, ge=0, description="fixes weights, data order and augmentation")
     augment_views: int = Field(
         0,

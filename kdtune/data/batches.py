@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ EVALUATION_BATCH_SIZE = 256
 
 CPU = torch.device("cpu")
 
+T = TypeVar("T")
+
 Batch = tuple[Tensor, Tensor, dict[str, Tensor] | None]
 """(images, labels [B], the teacher's targets where they are cached)."""
 
@@ -28,12 +31,14 @@ class SeededBatchSampler:
     """Indices of the images of each batch, and a seed for their augmentation.
 
     Each iteration is one pass; torch's global random state gives its order and seed. A shuffled
-    pass drops a last batch of a single image, since batch norm cannot be trained on it.
+    pass drops a last batch of a single image, since batch norm cannot be trained on it. All indices
+    of a pass go to the device in one copy.
     """
 
     num_images: int
     batch_size: int
     shuffle: bool
+    device: torch.device = CPU
 
     def __len__(self) -> int:
         drops_single = self.shuffle and self.num_images % self.batch_size == 1
@@ -41,7 +46,7 @@ class SeededBatchSampler:
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         order = torch.randperm if self.shuffle else torch.arange
-        batches = torch.split(order(self.num_images), self.batch_size)
+        batches = torch.split(order(self.num_images).to(self.device), self.batch_size)
         seed = int(torch.randint(2**62, ())) if self.shuffle else 0
         for indices in batches[: len(self)]:
             yield indices, seed
@@ -112,39 +117,78 @@ class Batches:
         self._targets = self.device_tensors.place(arrays, device)
         self._pixels = self._targets.pop("pixels")
         self._labels = torch.tensor(self.labels, dtype=torch.int64, device=self._pixels.device)
-        self._sampler = SeededBatchSampler(len(self.labels), self.batch_size, self.shuffle)
+        self._sampler = SeededBatchSampler(
+            len(self.labels), self.batch_size, self.shuffle, self._pixels.device
+        )
 
     def __len__(self) -> int:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         batches = (self._gather_batch(indices, seed) for indices, seed in self._sampler)
-        return batches if self.device.type == "cpu" else prefetch(batches)
+        is_placed = self._pixels.device == self.device
+        return batches if is_placed else copy_ahead(batches, self.device)
 
     def _gather_batch(self, indices: Tensor, seed: int) -> Batch:
-        rows = indices.to(self._pixels.device)
-        # Much faster on a CPU than array[rows].
-        images, labels = (x.index_select(0, rows) for x in (self._pixels, self._labels))
+        images, labels = self._select(self._pixels, indices), self._select(self._labels, indices)
         if self.augment:
             base_seed = seed if self.augment_seed is None else self.augment_seed
             images = augment_images(images, (indices + base_seed).tolist())
-        targets = {k: self._move(x.index_select(0, rows)) for k, x in self._targets.items()}
-        return (
-            self._move(images),
-            self._move(labels),
-            targets if self.targets is not None else None,
+        if self.targets is None:
+            return images, labels, None
+        targets = {name: self._select(rows, indices) for name, rows in self._targets.items()}
+        return images, labels, targets
+
+    def _select(self, rows: Tensor, indices: Tensor) -> Tensor:
+        """Return the rows of indices, in pinned memory if they are to be copied to a GPU."""
+        shape, pin = (
+            (len(indices), *rows.shape[1:]),
+            self.device.type == "cuda" != rows.device.type,
         )
-
-    def _move(self, rows: Tensor) -> Tensor:
-        if self.device.type == "cuda" and rows.device.type == "cpu":
-            rows = rows.pin_memory()  # so that the copy does not wait for the computation
-        return rows.to(self.device, non_blocking=True)
+        out = torch.empty(shape, dtype=rows.dtype, device=rows.device, pin_memory=pin)
+        return torch.index_select(rows, 0, indices, out=out)  # much faster than rows[indices]
 
 
-def prefetch(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Prepare each batch in a thread while the one before is computed on."""
+def copy_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Prepare each batch in a thread, and copy it to a device, while the one before is used.
+
+    On a GPU the copies have a stream of their own, so they overlap with the computation.
+
+    Args:
+        batches: on the CPU, in pinned memory for a GPU.
+        device: where they are wanted.
+    """
+    if device.type != "cuda":
+        yield from prefetch(move_batch(batch, device) for batch in batches)
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def start_copies() -> Iterator[tuple[Batch, torch.cuda.Event]]:
+        for batch in batches:
+            with torch.cuda.stream(stream):
+                copy = move_batch(batch, device)
+            yield copy, stream.record_event()
+
+    for (images, labels, targets), is_copied in prefetch(start_copies()):
+        current = torch.cuda.current_stream(device)
+        current.wait_event(is_copied)
+        for value in (images, labels, *(targets or {}).values()):
+            value.record_stream(current)  # its memory is free when this stream is done with it
+        yield images, labels, targets
+
+
+def move_batch(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch to a device; this waits for memory that is not pinned only."""
+    images, labels, targets = batch
+    if targets is not None:
+        targets = {name: value.to(device, non_blocking=True) for name, value in targets.items()}
+    return images.to(device, non_blocking=True), labels.to(device, non_blocking=True), targets
+
+
+def prefetch(items: Iterator[T]) -> Iterator[T]:
+    """Prepare each item in a thread while the one before is used."""
     with ThreadPoolExecutor(1) as executor:
-        next_batch = executor.submit(next, batches, None)
-        while (batch := next_batch.result()) is not None:
-            next_batch = executor.submit(next, batches, None)
-            yield batch
+        next_item = executor.submit(next, items, None)
+        while (item := next_item.result()) is not None:
+            next_item = executor.submit(next, items, None)
+            yield item

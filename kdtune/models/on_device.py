@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.config.train import TrainConfig
+from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
 from kdtune.errors import UserError
 from kdtune.runtime.device import current_gpu, gpu_name, has_gpu, has_native_bf16, visible_gpus
 
@@ -53,7 +54,7 @@ def _has_depthwise_convolutions(model: nn.Module) -> bool:
 class DeviceModel:
     """A network on a device, with the fastest precision and memory format, maybe compiled.
 
-    Called with normalised images [B, 3, H, W], it returns logits and features.
+    Called with images [B, 3, H, W], uint8 or normalised floats, it returns logits and features.
 
     Args:
         model: returns logits and features; it is moved itself.
@@ -69,6 +70,9 @@ class DeviceModel:
         use_contiguous = device.type != "cuda" and dense_float32
         self.memory_format = torch.contiguous_format if use_contiguous else torch.channels_last
         self.model = model.to(device).to(memory_format=self.memory_format)
+        self._mean, self._std = (
+            torch.tensor(values, device=device) for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
         forward = torch.compile(self.model) if config.compile else self.model
         self.forward: Callable[[Tensor], tuple[Tensor, list[Tensor]]] = forward
 
@@ -78,5 +82,6 @@ class DeviceModel:
         return f"{name}, {str(self.dtype).removeprefix('torch.')}" if name else str(self.device)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        images = normalise(images, self._mean, self._std)
         with torch.autocast(self.device.type, torch.bfloat16, self.dtype == torch.bfloat16):
             return self.forward(images.contiguous(memory_format=self.memory_format))

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from kdtune.config.train import OUTPUT_FIELDS, TrainConfig
 from kdtune.data.loaders import CheckedLoader, Loader
-from kdtune.data.transforms import normalise
 from kdtune.errors import UserError
 from kdtune.methods.method import Method, TensorsByName
 from kdtune.models import count_classes, require_model
 from kdtune.models.on_device import DeviceModel, pick_device
 from kdtune.runtime.device import visible_gpus
-from kdtune.training import loop
+from kdtune.training import epoch, loop
+from kdtune.training.optimizer import match_memory_format
+from kdtune.training.step import TrainingStep, compute_parts
 from kdtune.training.teacher import load_teacher
 
 
@@ -101,13 +102,8 @@ def compute_loss(
     student, teacher, method = _prepare_step(student_model, teacher_model, config)
     method.train(student_model.training)
     [(images, labels, _)] = _wrap_loader([(x, y)], "(x, y)", student_model, config)
-    images, labels = normalise(images.to(student.device)), labels.to(student.device)
-    targets = None
-    if teacher is not None:
-        with torch.no_grad():
-            targets = method.targets(*teacher(images))
-    parts: TensorsByName = method(*student(images), targets, labels)
-    return parts
+    images, labels = images.to(student.device), labels.to(student.device)
+    return compute_parts(student, teacher, method, images, labels, None)[1]
 
 
 def train_epoch(
@@ -142,12 +138,12 @@ def train_epoch(
     optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if missing := [p for p in method.parameters() if id(p) not in optimized]:
         optimizer.add_param_group({**optimizer.param_groups[0], "params": missing})
-    loop.match_memory_format(optimizer)
+    match_memory_format(optimizer)
     progress = student_progress(student_model)
     method.epoch = progress.epoch + 1
     loop.seed_epoch(settings, method.epoch)
     batches = _wrap_loader(train_loader, "train_loader", student_model, settings, training=True)
-    metrics = loop.run_epoch(student, teacher, method, batches, optimizer)
+    metrics = epoch.train_epoch(TrainingStep(student, teacher, method, optimizer), batches)
     progress.epoch = method.epoch
     return {"epoch": progress.epoch, **metrics}
 
@@ -171,7 +167,7 @@ def validate(
     settings = _parse_config(config, device)
     student, teacher, method = _prepare_step(student_model, teacher_model, settings)
     batches = _wrap_loader(val_loader, "val_loader", student_model, settings)
-    return loop.run_epoch(student, teacher, method, batches)
+    return epoch.evaluate_epoch(student, teacher, method, batches)
 
 
 def evaluate_model(
@@ -191,7 +187,7 @@ def evaluate_model(
     settings = TrainConfig.parse({**(config or {}), **({"device": str(device)} if device else {})})
     num_classes = count_classes(model, settings.image_size)
     batches = CheckedLoader(test_loader, "test_loader", num_classes=num_classes)
-    return loop.evaluate(model, batches, settings)
+    return epoch.evaluate(model, batches, settings)
 
 
 def _parse_config(config: Mapping[str, Any], device: str | torch.device) -> TrainConfig:

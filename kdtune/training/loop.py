@@ -6,17 +6,16 @@ Global random states are seeded with (seed, epoch), so that a resumed run needs 
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batch, TrainingBatches
-from kdtune.data.transforms import normalise
 from kdtune.errors import DivergedError, UserError
 from kdtune.methods import build_method
 from kdtune.methods.method import Method
@@ -25,9 +24,10 @@ from kdtune.models import build_model, probe, stage_shapes
 from kdtune.models.on_device import DeviceModel, pick_device
 from kdtune.models.pretrained import load_pretrained
 from kdtune.runtime.seeds import derive_seed
-
-OnStep = Callable[[int, int, Tensor], None]
-"""Called after a training step with (epoch, step in it from 1, loss)."""
+from kdtune.training.cuda_graph import CudaGraphRecorder, GraphedStep
+from kdtune.training.epoch import OnStep, evaluate_epoch, train_epoch
+from kdtune.training.optimizer import build_optimizer, learning_rate, match_memory_format
+from kdtune.training.step import TrainingStep
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def fit(
         num_classes: K.
         teacher: computes the targets of batches without any; put into eval mode on the device.
         resume: `EpochResult.state` of an earlier run, which continues as if it never stopped.
-        on_step: called after each training step.
+        on_step: called after each training step, see `OnStep`.
 
     Raises:
         DivergedError: from the iterator, when a loss is no longer finite.
@@ -139,6 +139,7 @@ class _Run:
             self.teacher = DeviceModel(teacher.eval(), device, config)
         parameters = [*self.student.model.parameters(), *self.method.parameters()]
         self.optimizer = build_optimizer(config, parameters)
+        self.step = self._make_step()
         self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {
             "student": self.student.model, "method": self.method, "optimizer": self.optimizer,
         }  # fmt: skip
@@ -146,15 +147,23 @@ class _Run:
             "epoch": 0, "best_validation_accuracy": None, "best_epoch": 0, "best_weights": {},
         }  # fmt: skip
 
+    def _make_step(self) -> TrainingStep:
+        models = self.student, self.teacher, self.method, self.optimizer
+        if self.student.device.type != "cuda" or not self.config.cuda_graph:
+            return TrainingStep(*models)
+        return GraphedStep(*models, CudaGraphRecorder(self.student.device))
+
     def load_state(self, state: dict[str, Any]) -> None:
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
+        if self.step.scaler.is_enabled() and state["scaler"]:
+            self.step.scaler.load_state_dict(state["scaler"])
         match_memory_format(self.optimizer)
         self.progress = {key: state[key] for key in self.progress}
 
     def state(self) -> dict[str, Any]:
         parts = {name: part.state_dict() for name, part in self.parts.items()}
-        return {**self.progress, **parts}
+        return {**self.progress, **parts, "scaler": self.step.scaler.state_dict()}
 
     def iter_epochs(
         self,
@@ -163,7 +172,6 @@ class _Run:
         on_step: OnStep | None,
     ) -> Iterator[EpochResult]:
         classification = StudentOnly(self.config, [], None)
-        models = self.student, self.teacher, self.method
         for epoch in range(self.progress["epoch"] + 1, self.config.epochs + 1):
             batches = train_batches(epoch) if callable(train_batches) else train_batches
             started = time.perf_counter()  # building or waiting for arrays does not count
@@ -172,11 +180,11 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.method.epoch = epoch
-            train = run_epoch(*models, batches, self.optimizer, on_step)
+            train = train_epoch(self.step, batches, on_step)
             _require_finite_loss(epoch, "training", train["loss"])
             validation: dict[str, float] = {}
             if validation_batches is not None:
-                validation = run_epoch(self.student, None, classification, validation_batches)
+                validation = evaluate_epoch(self.student, None, classification, validation_batches)
                 _require_finite_loss(epoch, "validation", validation["loss"])
             self.progress["epoch"] = epoch
             score = validation.get(self.config.metric)
@@ -207,16 +215,6 @@ class _Run:
 def _require_finite_loss(epoch: int, name: str, loss: float) -> None:
     if not math.isfinite(loss):
         raise DivergedError(f"epoch {epoch}: the {name} loss became {loss}")
-
-
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """Return lr · gamma^((epoch − 1) div step_size).
-
-    Args:
-        config: gives lr, gamma and step_size.
-        epoch: from 1.
-    """
-    return config.lr * config.gamma ** ((epoch - 1) // config.step_size)
 
 
 def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
@@ -267,134 +265,3 @@ def build_method_for_models(
         teacher_shapes = stage_shapes(teacher_features)
     torch.manual_seed(derive_seed(config.seed, "method"))
     return build_method(config, stage_shapes(features), teacher_shapes)
-
-
-def build_optimizer(config: TrainConfig, parameters: list[nn.Parameter]) -> torch.optim.SGD:
-    """Build the SGD of a run.
-
-    Args:
-        config: gives learning rate, momentum and weight decay.
-        parameters: those of student and method.
-    """
-    optimizer = torch.optim.SGD(
-        parameters, config.lr, config.momentum, weight_decay=config.weight_decay, fused=True
-    )
-    # Fused SGD fails when only some parameters have a momentum yet, as after a hint stage;
-    # starting all of them from zero gives the same numbers.
-    if config.momentum:
-        for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
-
-
-def match_memory_format(optimizer: torch.optim.Optimizer) -> None:
-    """Give the optimizer's buffers their parameters' memory format, as fused steps require."""
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def run_epoch(
-    student: DeviceModel,
-    teacher: DeviceModel | None,
-    method: Method,
-    batches: Iterable[Batch],
-    optimizer: torch.optim.Optimizer | None = None,
-    on_step: OnStep | None = None,
-) -> dict[str, float]:
-    """Run one pass over all batches, training if there is an optimizer.
-
-    Args:
-        student: put into train mode, or into eval mode without an optimizer.
-        teacher: computes the targets of batches without any; None without one.
-        method: computes the loss.
-        batches: see `fit`.
-        optimizer: of the parameters of student and method; None evaluates.
-        on_step: called after each step.
-
-    Returns:
-        Means over the images: ``loss``, its named parts, and ``accuracy`` (share of 1). Without an
-        optimizer also ``balanced_accuracy``, the mean recall of the classes that occur, and
-        ``top_class_share``, the share of the images that get the most frequent answer.
-    """
-    student.model.train(optimizer is not None)
-    method.train(optimizer is not None)
-    totals: dict[str, Tensor] = {}  # sums stay on the device, so that no step waits for a number
-    correct, count = torch.zeros((), device=student.device, dtype=torch.int64), 0
-    class_counts: Tensor | None = None
-    with torch.set_grad_enabled(optimizer is not None):
-        for step, (images, labels, targets) in enumerate(batches, start=1):
-            images = normalise(images.to(student.device, non_blocking=True))
-            labels = labels.to(student.device, non_blocking=True)
-            if targets is not None:
-                targets = {
-                    name: value.to(student.device, torch.float32, non_blocking=True)
-                    for name, value in targets.items()
-                }
-            elif teacher is not None:
-                with torch.no_grad():
-                    targets = method.targets(*teacher(images))
-            logits, features = student(images)
-            parts = method(logits, features, targets, labels)
-            if optimizer is not None:
-                optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(parts["loss"])
-                optimizer.step()
-            for name, value in parts.items():
-                totals[name] = totals.get(name, 0) + value.detach() * len(labels)
-            predicted = logits.argmax(1)
-            correct += (predicted == labels).sum()
-            count += len(labels)
-            if optimizer is None:
-                counts = _count_by_class(labels, predicted, logits.shape[1])
-                class_counts = counts if class_counts is None else class_counts + counts
-            if on_step is not None:
-                on_step(method.epoch, step, parts["loss"])
-    if not count:
-        raise UserError("There are no images: the loader gave no batch.")
-    means = {name: total.item() / count for name, total in totals.items()}
-    means["accuracy"] = correct.item() / count
-    return means if class_counts is None else means | _class_metrics(class_counts)
-
-
-def _count_by_class(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
-    """Return by class: images, correct answers, answers; int64 [3, K], without a wait for it."""
-    classes = torch.arange(num_classes, device=labels.device)
-    is_label, is_answer = labels[:, None] == classes, predicted[:, None] == classes
-    return torch.stack([is_label.sum(0), (is_label & is_answer).sum(0), is_answer.sum(0)])
-
-
-def _class_metrics(class_counts: Tensor) -> dict[str, float]:
-    """Return the values that `run_epoch` gives without an optimizer only."""
-    images, correct, answers = class_counts.cpu().double()
-    recalls = correct[images > 0] / images[images > 0]
-    share = (answers.max() / images.sum()).item()
-    return {"balanced_accuracy": recalls.mean().item(), "top_class_share": share}
-
-
-@torch.no_grad()
-def predict(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> Tensor:
-    """Return the predicted class of each image: int64 [N], on the CPU.
-
-    Args:
-        model: returns logits and features; it is put into eval mode.
-        batches: see `fit`.
-        config: gives device and precision.
-    """
-    network = DeviceModel(model.eval(), pick_device(config.device), config)
-    logits = (network(normalise(images.to(network.device)))[0] for images, _, _ in batches)
-    return torch.cat([values.argmax(1).cpu() for values in logits])
-
-
-def evaluate(model: nn.Module, batches: Iterable[Batch], config: TrainConfig) -> dict[str, float]:
-    """Return ``loss`` (mean cross-entropy), ``accuracy`` and ``balanced_accuracy`` (shares of 1).
-
-    Args:
-        model: returns logits and features; it is put into eval mode.
-        batches: see `fit`.
-        config: gives device and precision.
-    """
-    device_model = DeviceModel(model, pick_device(config.device), config)
-    metrics = run_epoch(device_model, None, StudentOnly(config, [], None), batches)
-    return {name: metrics[name] for name in ("loss", "accuracy", "balanced_accuracy")}

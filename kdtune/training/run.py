@@ -16,8 +16,9 @@ from kdtune.methods import METHODS
 from kdtune.models import count_classes, require_model
 from kdtune.models.checkpoints import read_checkpoint
 from kdtune.runtime.console import say
+from kdtune.training.epoch import evaluate
 from kdtune.training.epoch_data import find_data, open_single_run
-from kdtune.training.loop import evaluate, fit
+from kdtune.training.loop import fit
 from kdtune.training.maps import MAX_IMAGES
 from kdtune.training.run_files import RunFiles
 from kdtune.training.teacher import load_teacher

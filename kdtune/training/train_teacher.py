@@ -11,7 +11,8 @@ from kdtune.models.checkpoints import save_model
 from kdtune.models.pretrained import load_pretrained
 from kdtune.runtime.console import say
 from kdtune.storage.files import make_folder
-from kdtune.training.loop import evaluate, fit
+from kdtune.training.epoch import evaluate
+from kdtune.training.loop import fit
 from kdtune.training.run import find_run_data, open_run_batches
 
 

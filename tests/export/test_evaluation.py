@@ -19,7 +19,7 @@ from kdtune.export.evaluation import (
 )
 from kdtune.models import build_model
 from kdtune.models.checkpoints import load_model, save_model
-from kdtune.training.loop import evaluate
+from kdtune.training.epoch import evaluate
 
 
 def test_metrics_agree_with_the_training_loop(folder, teacher_file):

@@ -22,7 +22,8 @@ from kdtune.fitnets import (
 from kdtune.models import build_model
 from kdtune.models.checkpoints import save_model
 from kdtune.notebook.steps import _find_or_build_method
-from kdtune.training.loop import build_optimizer, build_student, learning_rate
+from kdtune.training.loop import build_student
+from kdtune.training.optimizer import build_optimizer, learning_rate
 from kdtune.training.run import run_training
 
 CREATE = {"at": create_at_config, "fitnets": create_fitnets_config}

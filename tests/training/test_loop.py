@@ -12,7 +12,9 @@ from kdtune.errors import DivergedError, UserError
 from kdtune.methods import METHODS
 from kdtune.methods.student import StudentOnly
 from kdtune.models.on_device import DeviceModel, pick_device, pick_precision
-from kdtune.training.loop import build_student, evaluate, fit, learning_rate, run_epoch
+from kdtune.training.epoch import evaluate, evaluate_epoch
+from kdtune.training.loop import build_student, fit
+from kdtune.training.optimizer import learning_rate
 from kdtune.training.teacher import load_teacher
 
 LOOPED = ("student", "at", "fitnets", "vid")
@@ -152,9 +154,9 @@ def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_occur(folder):
     assert measured["balanced_accuracy"] == pytest.approx((5 / 6 + 1 / 2 + 0) / 3)
     student = DeviceModel(Answers(), torch.device("cpu"), config)
     method = StudentOnly(config, [], None)
-    values = run_epoch(student, None, method, batches_of(answers, labels))
+    values = evaluate_epoch(student, None, method, batches_of(answers, labels))
     assert values["top_class_share"] == 0.8
-    same = run_epoch(student, None, method, batches_of([2] * 10, labels))
+    same = evaluate_epoch(student, None, method, batches_of([2] * 10, labels))
     assert (same["top_class_share"], same["balanced_accuracy"]) == (1, pytest.approx(1 / 3))
 
 

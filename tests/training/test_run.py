@@ -25,7 +25,7 @@ from kdtune.errors import UserError
 from kdtune.fitnets import create_fitnets_config, train_fitnets
 from kdtune.models.checkpoints import load_model, read_checkpoint
 from kdtune.storage.files import write_yaml
-from kdtune.training.loop import evaluate
+from kdtune.training.epoch import evaluate
 from kdtune.training.rerun import train_from_file
 from kdtune.training.run import run_training
 from kdtune.training.train_teacher import train_teacher

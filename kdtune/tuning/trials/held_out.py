@@ -14,8 +14,8 @@ from kdtune.errors import RunError
 from kdtune.models.checkpoints import load_model
 from kdtune.models.costs import measure_network_costs
 from kdtune.plugins import PLUGINS, Plugin
+from kdtune.training.epoch import predict
 from kdtune.training.epoch_data import EpochData, find_data, open_decoded_dataset
-from kdtune.training.loop import predict
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.trials.trainable import hide_unassigned_gpus
