@@ -31,8 +31,8 @@ class SeededBatchSampler:
     """Indices of the images of each batch, and a seed for their augmentation.
 
     Each iteration is one pass; torch's global random state gives its order and seed. A shuffled
-    pass drops a last batch of a single image, since batch norm cannot be trained on it. All indices
-    of a pass go to the device in one copy.
+    pass drops a last batch of a single image, since batch norm cannot be trained on it. The
+    indices of a pass go to the device in one copy.
     """
 
     num_images: int
