@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kdtune.methods.kd import LogitMethod
 from kdtune.methods.method import FeatureMaps, LossTerms, TensorsByName, check_same_shape
@@ -26,7 +25,8 @@ def dkd_losses(
         temperature: T, above 0.
     """
     check_same_shape("Logits", student, teacher)
-    label_mask, label_column = F.one_hot(labels, student.shape[1]).bool(), labels.unsqueeze(1)
+    label_column = labels.unsqueeze(1)
+    label_mask = label_column == torch.arange(student.shape[1], device=labels.device)
     binary_log_probabilities, other_log_probabilities = [], []
     for logits in (student, teacher):
         scaled = logits.float() / temperature

@@ -124,7 +124,7 @@ class GraphedStep(TrainingStep):
         ]
 
     def _record_step(self, batch: list[Tensor], targets: TensorsByName | None) -> None:
-        self._buffers = [torch.empty_like(value) for value in batch]
+        self._buffers = [value.clone() for value in batch]
         images, labels, *values = self._buffers
         buffered = dict(zip(targets, values, strict=True)) if targets is not None else None
         run_step = partial(super().__call__, images, labels, buffered)
@@ -138,7 +138,8 @@ class GraphedStep(TrainingStep):
 
     def _give_up(self, reason: str) -> None:
         self._can_record = False
-        warnings.warn(f"Training steps run without a CUDA graph: {reason}.", stacklevel=2)
+        message = f"Training steps run without a CUDA graph: {reason}."
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 @contextmanager

@@ -1,0 +1,169 @@
+"""Steps that are recorded and repeated, with a stand-in for CUDA graphs."""
+
+import copy
+
+import pytest
+import torch
+from small_runs import small_config
+
+from kdtune.methods import METHODS
+from kdtune.models import MODELS, build_model
+from kdtune.models.on_device import DeviceModel
+from kdtune.training.cuda_graph import GraphedStep
+from kdtune.training.epoch import train_epoch
+from kdtune.training.loop import build_method_for_models, build_student
+from kdtune.training.optimizer import build_optimizer
+from kdtune.training.step import TrainingStep
+
+CPU = torch.device("cpu")
+
+
+class RecordingOnCpu:
+    """Repeats a recorded step by running it again, on the buffers that it was recorded with."""
+
+    stream = None
+
+    def __init__(self):
+        self.recorded = self.replayed = 0
+
+    def __call__(self, run_step):
+        self.recorded += 1
+        loss = torch.zeros(())
+
+        def replay():
+            self.replayed += 1
+            loss.copy_(run_step())
+
+        return replay, loss
+
+
+def make_parts(folder, method="at", model="MultiBranchNet", **settings):
+    """A student, a teacher, a method and an optimizer, the same in each call."""
+    weights = {"alpha": 0.5, "beta": 0.0 if method == "student" else 2.0, "lr": 0.01}
+    config = small_config(folder, method=method, model=model, **{**weights, **settings})
+    torch.manual_seed(1)
+    teacher = build_model("ResNet18", 10, 8).eval().requires_grad_(False)
+    network = build_student(config, 10)
+    method = build_method_for_models(config, network, teacher)
+    student = DeviceModel(network, CPU, config)
+    optimizer = build_optimizer(config, [*network.parameters(), *method.parameters()])
+    return student, DeviceModel(teacher, CPU, config), method, optimizer
+
+
+def make_batches(teacher, method, sizes=(4, 4, 4, 3), with_targets=True):
+    torch.manual_seed(2)
+    batches = []
+    for size in sizes:
+        images = torch.randint(0, 256, (size, 3, 8, 8), dtype=torch.uint8)
+        with torch.no_grad():
+            targets = method.targets(*teacher(images)) if with_targets else None
+        batches.append((images, torch.arange(size) % 10, targets))
+    return batches
+
+
+def train(parts, record, epochs=1, with_targets=True):
+    """Train, and return the metrics of each epoch, the losses of all steps, and all numbers."""
+    student, teacher, method, optimizer = parts
+    batches, losses = make_batches(teacher, method, with_targets=with_targets), []
+    step = GraphedStep(*parts, record) if record else TrainingStep(*parts)
+    metrics = []
+    for epoch in range(1, epochs + 1):
+        method.epoch = epoch
+        optimizer.param_groups[0]["lr"] = 0.01 / epoch
+        on_step = lambda e, n, loss: losses.append((e, n, loss.item()))  # noqa: E731
+        metrics.append(train_epoch(step, batches, on_step))
+    state = [copy.deepcopy(p.state_dict()) for p in (student.model, method)]
+    momentum = [optimizer.state[p]["momentum_buffer"] for p in student.model.parameters()]
+    return metrics, losses, state, momentum
+
+
+def assert_same(first, second):
+    assert first[:2] == second[:2]
+    for a, b in zip(first[2], second[2], strict=True):
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    assert all(torch.equal(a, b) for a, b in zip(first[3], second[3], strict=True))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", METHODS)
+def test_repeating_a_recorded_step_is_the_loop(folder, method, model):
+    record = RecordingOnCpu()
+    recorded = train(make_parts(folder, method, model), record)
+    assert_same(recorded, train(make_parts(folder, method, model), None))
+    assert (record.recorded, record.replayed) == (1, 2)  # the first and the smaller one are not
+
+
+@pytest.mark.parametrize("method", ["fitnets", "vid"])
+def test_each_epoch_is_recorded_anew(folder, method):
+    """The learning rate and the hint stage change between the epochs."""
+    settings = {"method": method, "epochs": 3, "hint_epochs": 1 if method == "fitnets" else 0}
+    record = RecordingOnCpu()
+    recorded = train(make_parts(folder, **settings), record, epochs=3)
+    assert_same(recorded, train(make_parts(folder, **settings), None, epochs=3))
+    assert (record.recorded, record.replayed) == (3, 6)
+
+
+def test_a_live_teacher_is_recorded_with_the_step(folder):
+    record = RecordingOnCpu()
+    recorded = train(make_parts(folder), record, with_targets=False)
+    assert_same(recorded, train(make_parts(folder), None, with_targets=False))
+    assert record.replayed == 2
+
+
+def test_a_step_that_cannot_be_recorded_runs_as_usual_and_says_so_once(folder):
+    class Refusing:
+        stream = None
+
+        def __call__(self, run_step):
+            raise RuntimeError("not permitted when stream is capturing\nmore")
+
+    with pytest.warns(RuntimeWarning) as warned:
+        recorded = train(make_parts(folder), Refusing(), epochs=2)
+    assert [str(w.message) for w in warned] == [
+        "Training steps run without a CUDA graph: not permitted when stream is capturing."
+    ]
+    assert_same(recorded, train(make_parts(folder), None, epochs=2))
+
+
+def test_a_method_that_counts_its_steps_is_not_recorded(folder):
+    def counting(parts):
+        method = parts[2]
+        terms, method.steps = method.terms, 0
+
+        def grow(*arguments):
+            method.steps += 1
+            return {k: (w * method.steps, v) for k, (w, v) in terms(*arguments).items()}
+
+        method.terms = grow
+        return parts
+
+    record = RecordingOnCpu()
+    with pytest.warns(RuntimeWarning, match="without a CUDA graph: .* changes an attribute"):
+        recorded = train(counting(make_parts(folder)), record)
+    assert record.recorded == 0
+    assert_same(recorded, train(counting(make_parts(folder)), None))
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_a_gradient_scaler_survives_a_step_that_cannot_be_recorded(folder, enabled):
+    """The scaler is in the middle of its step when the recording ends."""
+
+    class FailingAfterTheStep:
+        stream = None
+
+        def __call__(self, run_step):
+            step.optimizer.step = fail
+            try:
+                run_step()
+            finally:
+                del step.optimizer.step
+
+    def fail():
+        raise RuntimeError("cannot be recorded")
+
+    student, teacher, method, optimizer = make_parts(folder)
+    step = GraphedStep(student, teacher, method, optimizer, FailingAfterTheStep())
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=enabled)
+    with pytest.warns(RuntimeWarning, match="without a CUDA graph: cannot be recorded."):
+        metrics = train_epoch(step, make_batches(teacher, method))
+    assert metrics["loss"] > 0
