@@ -13,7 +13,7 @@ endif
 # Tests that start neither Ray nor a training of more than seconds.
 QUICK_TESTS := $(addprefix tests/,config log runtime storage methods)
 
-.PHONY: demo test slow quick quick-tests check lint types clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster bench-strengths reference
+.PHONY: demo test slow quick quick-tests check lint types clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster bench-strengths bench-gpu reference
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -72,6 +72,10 @@ bench-plan: $(READY)
 # DATA=/path: an ImageFolder. TEACHERS="a.pth b.pth": teachers of its classes.
 bench-strengths: $(READY)
 	$(BIN)/python benchmarks/strengths.py --data $(DATA) $(TEACHERS)
+
+# Needs a GPU. DEVICE=cpu shows that it runs.
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py $(if $(DEVICE),--device $(DEVICE) --images 128)
 
 # OUT=/path: where the picture goes.
 bench-cluster: $(READY)

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from hypothesis import settings
 from small_runs import small_config, write_digits
@@ -35,6 +34,7 @@ def isolated_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def ray_session():
     """One session of Ray for all that can share it: starting one takes seconds."""
+    ray = pytest.importorskip("ray")
     ray.init(
         address="local",  # never a cluster that runs on this machine
         num_cpus=2,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from device_calls import HostCallError, KernelCounter
+from kernel_counter import HostCallError, KernelCounter
 from small_runs import small_config
 from torch import nn
 from torch._subclasses import FakeTensorMode

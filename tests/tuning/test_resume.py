@@ -15,6 +15,7 @@ import psutil
 import pytest
 import ray
 from event_logs import make_metrics, sweep_opening
+from faults import outcomes, read_leaderboard
 from sweep_harness import EPOCHS, SweepHarness
 
 from kdtune.config.sweep import SweepConfig
@@ -40,9 +41,6 @@ from kdtune.tuning.search.space import load_spaces
 from kdtune.tuning.sweep import resume_sweep, run_sweep
 from kdtune.tuning.trials.results import EpochReported, TrialFailed
 from kdtune.tuning.trials.trainable import TrialProcess
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from faults import outcomes, read_leaderboard  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Counts the kernels that a GPU would run, and refuses what makes it and its host wait."""
 
+from typing import Any
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,14 +16,16 @@ class HostCallError(AssertionError):
     """An operation for which the host waits for the device."""
 
 
-class KernelCounter(TorchDispatchMode):
+class KernelCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operations that are no views; each is at least one kernel."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         name = func._schema.name.removeprefix("aten::")
         by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
         if name in WAITING or by_mask:
