@@ -155,6 +155,7 @@ def test_images_are_augmented_on_the_cpu_and_then_moved(monkeypatch, augment):
     assert len(augmented) == (3 if augment else 0)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_batches_are_on_the_gpu():
     (images, _, _), *_ = Batches(PIXELS, LABELS, device=torch.device("cuda"))

@@ -118,6 +118,7 @@ def test_gpus_can_be_hidden(monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_real_thing():
     device.reset_peak_memory(GPU)

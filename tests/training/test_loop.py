@@ -282,6 +282,7 @@ def test_epochs_name_the_gpu_and_the_precision_that_was_used(run, monkeypatch, p
     assert epoch.device == f"GPU of cpu, {used}"
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gpu_trains_too(run, method):
