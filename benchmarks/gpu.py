@@ -132,7 +132,7 @@ def measure_case(
             with use_stream(recorder.stream):
                 for _ in range(3):
                     step(*batch)
-                replay, _ = recorder(run)
+                replay, _ = recorder.record(run)
                 row[f"graph {name}"], _ = measure_rate(
                     replay, config.batch_size, seconds, device, least=200
                 )

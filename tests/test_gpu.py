@@ -1,4 +1,4 @@
-"""What only a GPU can show; `python -m pytest -m gpu tests/test_gpu.py` takes minutes.
+"""Behaviour on a GPU; `python -m pytest -m gpu tests/test_gpu.py` takes minutes.
 
 The parts that import Ray are skipped where it is missing.
 """

@@ -178,7 +178,12 @@ def copy_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
 
 
 def move_batch(batch: Batch, device: torch.device) -> Batch:
-    """Move a batch to a device; this waits for memory that is not pinned only."""
+    """Move a batch to a device, without waiting if it is in pinned memory.
+
+    Args:
+        batch: on any device.
+        device: where it goes.
+    """
     images, labels, targets = batch
     if targets is not None:
         targets = {name: value.to(device, non_blocking=True) for name, value in targets.items()}

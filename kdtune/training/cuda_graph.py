@@ -6,10 +6,11 @@ learning rate, stage of a method and modes of layers are constants of it.
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,28 +21,28 @@ from kdtune.models.on_device import DeviceModel
 from kdtune.training.step import TrainingStep, make_scaler
 
 
-class Recorder(Protocol):
-    """What records a step: `CudaGraphRecorder`, or a stand-in on a CPU.
+class Recorder(ABC):
+    """Records a training step, so that it can be repeated.
 
     Attributes:
         stream: CUDA stream on which steps run and are recorded; None without CUDA.
     """
 
-    stream: torch.cuda.Stream | None
+    stream: torch.cuda.Stream | None = None
 
-    def __call__(self, run_step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+    @abstractmethod
+    def record(self, run_step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         """Record a step without running it; return what repeats it, and its loss."""
-        ...
 
 
-class CudaGraphRecorder:
+class CudaGraphRecorder(Recorder):
     """Records steps as CUDA graphs that share their memory."""
 
     def __init__(self, device: torch.device):
-        self.stream: torch.cuda.Stream | None = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, run_step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+    def record(self, run_step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         graph = torch.cuda.CUDAGraph()
         # The earlier graph keeps the memory alive until this one has taken it over.
         pool = None if self._graph is None else self._graph.pool()
@@ -70,7 +71,7 @@ class GraphedStep(TrainingStep):
         teacher: see `TrainingStep`.
         method: see `TrainingStep`.
         optimizer: see `TrainingStep`.
-        record: records a step.
+        recorder: records a step.
     """
 
     def __init__(
@@ -79,11 +80,11 @@ class GraphedStep(TrainingStep):
         teacher: DeviceModel | None,
         method: Method,
         optimizer: torch.optim.Optimizer,
-        record: Recorder,
+        recorder: Recorder,
     ):
         super().__init__(student, teacher, method, optimizer)
-        self.stream = record.stream
-        self._record, self._can_record = record, True
+        self.stream = recorder.stream
+        self._recorder, self._can_record = recorder, True
 
     def start_epoch(self) -> None:
         super().start_epoch()
@@ -130,7 +131,7 @@ class GraphedStep(TrainingStep):
         run_step = partial(super().__call__, images, labels, buffered)
         scaler_state = self.scaler.state_dict()
         try:
-            self._replay, self._loss = self._record(run_step)
+            self._replay, self._loss = self._recorder.record(run_step)
         except RuntimeError as error:
             self._give_up(first_line(error).rstrip("."))
             self.scaler = make_scaler(self.student)  # the old one may be in the middle of a step

@@ -9,7 +9,7 @@ from small_runs import small_config
 from kdtune.methods import METHODS
 from kdtune.models import MODELS, build_model
 from kdtune.models.on_device import DeviceModel
-from kdtune.training.cuda_graph import GraphedStep
+from kdtune.training.cuda_graph import GraphedStep, Recorder
 from kdtune.training.epoch import train_epoch
 from kdtune.training.loop import build_method_for_models, build_student
 from kdtune.training.optimizer import build_optimizer
@@ -18,15 +18,13 @@ from kdtune.training.step import TrainingStep
 CPU = torch.device("cpu")
 
 
-class RecordingOnCpu:
+class RecordingOnCpu(Recorder):
     """Repeats a recorded step by running it again, on the buffers that it was recorded with."""
-
-    stream = None
 
     def __init__(self):
         self.recorded = self.replayed = 0
 
-    def __call__(self, run_step):
+    def record(self, run_step):
         self.recorded += 1
         loss = torch.zeros(())
 
@@ -61,11 +59,11 @@ def make_batches(teacher, method, sizes=(4, 4, 4, 3), with_targets=True):
     return batches
 
 
-def train(parts, record, epochs=1, with_targets=True):
+def train(parts, recorder, epochs=1, with_targets=True):
     """Train, and return the metrics of each epoch, the losses of all steps, and all numbers."""
     student, teacher, method, optimizer = parts
     batches, losses = make_batches(teacher, method, with_targets=with_targets), []
-    step = GraphedStep(*parts, record) if record else TrainingStep(*parts)
+    step = GraphedStep(*parts, recorder) if recorder else TrainingStep(*parts)
     metrics = []
     for epoch in range(1, epochs + 1):
         method.epoch = epoch
@@ -87,34 +85,32 @@ def assert_same(first, second):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", METHODS)
 def test_repeating_a_recorded_step_is_the_loop(folder, method, model):
-    record = RecordingOnCpu()
-    recorded = train(make_parts(folder, method, model), record)
+    recorder = RecordingOnCpu()
+    recorded = train(make_parts(folder, method, model), recorder)
     assert_same(recorded, train(make_parts(folder, method, model), None))
-    assert (record.recorded, record.replayed) == (1, 2)  # the first and the smaller one are not
+    assert (recorder.recorded, recorder.replayed) == (1, 2)  # not the first and the smaller
 
 
 @pytest.mark.parametrize("method", ["fitnets", "vid"])
 def test_each_epoch_is_recorded_anew(folder, method):
     """The learning rate and the hint stage change between the epochs."""
     settings = {"method": method, "epochs": 3, "hint_epochs": 1 if method == "fitnets" else 0}
-    record = RecordingOnCpu()
-    recorded = train(make_parts(folder, **settings), record, epochs=3)
+    recorder = RecordingOnCpu()
+    recorded = train(make_parts(folder, **settings), recorder, epochs=3)
     assert_same(recorded, train(make_parts(folder, **settings), None, epochs=3))
-    assert (record.recorded, record.replayed) == (3, 6)
+    assert (recorder.recorded, recorder.replayed) == (3, 6)
 
 
 def test_a_live_teacher_is_recorded_with_the_step(folder):
-    record = RecordingOnCpu()
-    recorded = train(make_parts(folder), record, with_targets=False)
+    recorder = RecordingOnCpu()
+    recorded = train(make_parts(folder), recorder, with_targets=False)
     assert_same(recorded, train(make_parts(folder), None, with_targets=False))
-    assert record.replayed == 2
+    assert recorder.replayed == 2
 
 
 def test_a_step_that_cannot_be_recorded_runs_as_usual_and_says_so_once(folder):
-    class Refusing:
-        stream = None
-
-        def __call__(self, run_step):
+    class Refusing(Recorder):
+        def record(self, run_step):
             raise RuntimeError("not permitted when stream is capturing\nmore")
 
     with pytest.warns(RuntimeWarning) as warned:
@@ -137,10 +133,10 @@ def test_a_method_that_counts_its_steps_is_not_recorded(folder):
         method.terms = grow
         return parts
 
-    record = RecordingOnCpu()
+    recorder = RecordingOnCpu()
     with pytest.warns(RuntimeWarning, match="without a CUDA graph: .* changes an attribute"):
-        recorded = train(counting(make_parts(folder)), record)
-    assert record.recorded == 0
+        recorded = train(counting(make_parts(folder)), recorder)
+    assert recorder.recorded == 0
     assert_same(recorded, train(counting(make_parts(folder)), None))
 
 
@@ -148,10 +144,8 @@ def test_a_method_that_counts_its_steps_is_not_recorded(folder):
 def test_a_gradient_scaler_survives_a_step_that_cannot_be_recorded(folder, enabled):
     """The scaler is in the middle of its step when the recording ends."""
 
-    class FailingAfterTheStep:
-        stream = None
-
-        def __call__(self, run_step):
+    class FailingAfterTheStep(Recorder):
+        def record(self, run_step):
             step.optimizer.step = fail
             try:
                 run_step()

@@ -1,4 +1,4 @@
-"""What a training step asks of a device: no wait for the host, and how many kernels."""
+"""Training steps: the host never waits for the device, kernels are counted, sums are right."""
 
 import pytest
 import torch
