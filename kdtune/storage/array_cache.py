@@ -131,6 +131,10 @@ class ArrayCache:
         report(state, time.perf_counter() - start_time)
         return {name: self._arrays[digest] for name, digest in digests.items()}
 
+    def contains(self, key: CacheKey) -> bool:
+        """Return True if the array with these facts is there; it is not checked for damage."""
+        return (self.folder / _key_digest(key) / "about.json").exists()
+
     def _find_missing(self, digests: Mapping[str, str]) -> list[str]:
         """Open the complete arrays, and return the names of the others."""
         for digest in digests.values() - self._arrays.keys():

@@ -44,6 +44,9 @@ class EpochData:
         """Return the training batches of an epoch, from 1."""
         config, view = self.config, self._view_index(epoch)
         pixels, arrays = self.load_arrays(epoch)
+        next_view = self._view_index(epoch + 1)
+        if next_view is not None and self.cache_views and epoch < config.epochs:
+            self.decoded.build_view_ahead(next_view, config.augment_seed)
         targets = {name: arrays[name] for name in self.requested}
         return Batches(
             pixels,

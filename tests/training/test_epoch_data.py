@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_runs import IMAGE_SIZE, small_config, write_digits
 
+from kdtune.data.decoded import DecodedDataset
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
@@ -89,6 +90,26 @@ def test_epochs_take_turns_with_the_views(folder, teacher_file):
     assert torch.equal(pixels_of(other_trial, 1), epochs[0])
     other_sweep, _ = open_run(folder, teacher_file, **{**settings, "augment_seed": 4})
     assert not torch.equal(pixels_of(other_sweep, 1), epochs[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"augment": True, "augment_views": 2, "augment_seed": 3}, [(1, 3), (0, 3)]),
+        ({"augment": True, "augment_views": 2, "cache_gb": 0}, []),
+        ({"augment": True}, []),
+        ({}, []),
+    ],
+)
+def test_an_epoch_has_the_next_ones_view_built(folder, monkeypatch, settings, expected):
+    requested = []
+    monkeypatch.setattr(
+        DecodedDataset, "build_view_ahead", lambda _, view, seed: requested.append((view, seed))
+    )
+    inputs, _ = open_run(folder, None, method="student", epochs=3, **settings)
+    for epoch in (1, 2, 3):
+        inputs.train_batches(epoch)
+    assert requested == expected
 
 
 def test_images_that_are_augmented_anew_every_time_need_a_live_teacher(folder, teacher_file):
