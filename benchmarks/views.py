@@ -27,7 +27,7 @@ from kdtune.data.augmented_views import IMAGES_PER_CHUNK, fill_in_processes
 from kdtune.data.transforms import augment_images, limit_workers
 from kdtune.storage.array_cache import ArrayCache, CreateArray
 
-SIZES = {32: 100_000, 64: 60_000, 128: 30_000, 224: 12_000}
+SIZES = {32: 60_000, 64: 40_000, 128: 20_000, 224: 8_000}
 """Number of images, by their size in pixels."""
 
 ARRAY_BYTES = 10**9
@@ -102,7 +102,7 @@ def main() -> None:
     print(f"{limit_workers()} cores; ms of one core for an image")
     print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|")
     rows = []
-    with tempfile.TemporaryDirectory(dir=".") as name:
+    with tempfile.TemporaryDirectory(prefix="kdtune-") as name:
         for size, count in SIZES.items():
             rows.append(row := measure_views(size, count, arguments.rounds, Path(name)))
             print(

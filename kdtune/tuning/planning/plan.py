@@ -142,7 +142,11 @@ class Planner:
             "seconds": seconds,
             "before": costs.prepare_seconds,
             "rows": rows,
-            "notes": [f"{note}, unless it is there.", *self.describe_limits(sampler, max_scale)],
+            "notes": [
+                f"{note}, unless it is there.",
+                *(f"Cache: {line}." for line in self.prepared.shared_inputs.cache_plan_lines),
+                *self.describe_limits(sampler, max_scale),
+            ],
             "costs": asdict(costs),
             "environment": describe_environment(),
         }
