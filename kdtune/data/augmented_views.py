@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import Process, set_start_method
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,12 @@ BACKGROUND_NICENESS = 10
 
 
 def count_processes(num_images: int, image_size: int) -> int:
-    """Return the number of processes that make a view; 0 if the caller does."""
+    """Return the number of processes that make a view; 0 if the caller does.
+
+    Args:
+        num_images: number of its images.
+        image_size: height and width in pixels.
+    """
     cores = limit_workers()
     seconds = num_images * (SECONDS_PER_IMAGE + SECONDS_PER_PIXEL * image_size**2)
     return cores if seconds - seconds / cores > START_SECONDS else 0
@@ -75,7 +80,7 @@ def fill_in_processes(
     """
     assert isinstance(images, np.memmap) and isinstance(out, np.memmap)
     files = (str(Path(str(array.filename)).absolute()) for array in (images, out))
-    numbers = map(str, (base_seed, processes, niceness))
+    numbers = map(str, (base_seed, processes, niceness, os.getpid()))
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     result = subprocess.run(
         [sys.executable, "-P", "-m", __name__, *files, *numbers],
@@ -134,24 +139,24 @@ def _run_process(source: str, target: str, *numbers: int) -> None:
     _fill_share(np.load(source, mmap_mode="c"), np.load(target, mmap_mode="r+"), *numbers)
 
 
-def _main(source: str, target: str, *numbers: str) -> int:
-    base_seed, num_shares, niceness = map(int, numbers)
-    parent, this_process = os.getppid(), os.getpid()
+def _main(source: str, target: str, *numbers: str) -> bool:
+    """Augment a share, and the others in forked processes; return True if one of them failed."""
+    base_seed, num_shares, niceness, parent = map(int, numbers)
     os.nice(niceness)
     torch.set_num_threads(1)
-    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        set_start_method("fork")  # this process has neither threads nor CUDA
+    task, this_process = (source, target, base_seed), os.getpid()
     others = [
-        context.Process(
-            target=_run_process, args=(source, target, base_seed, share, num_shares, this_process)
-        )
+        Process(target=_run_process, args=(*task, share, num_shares, this_process))
         for share in range(1, num_shares)
     ]
     for process in others:
         process.start()
-    _run_process(source, target, base_seed, 0, num_shares, parent)
+    _run_process(*task, 0, num_shares, parent)
     for process in others:
         process.join()
-    return int(any(process.exitcode for process in others))
+    return any(process.exitcode for process in others)
 
 
 if __name__ == "__main__":

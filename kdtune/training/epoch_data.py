@@ -177,11 +177,11 @@ def require_room(
     if max_bytes is None or image_bytes <= max_bytes:
         return
     view_bytes = decoded.array_bytes("train") if cycles_views else 0
-    more = [f"a view of augmented ones {format_bytes(view_bytes)}"] if view_bytes else []
-    more += [f"the teacher's targets {format_bytes(target_bytes)}"] if target_bytes else []
+    more = [f"{format_bytes(view_bytes)} for a view of augmented ones"] if view_bytes else []
+    more += [f"{format_bytes(target_bytes)} for the teacher's targets"] if target_bytes else []
     enough = f"{needed_cache_gb(image_bytes)} holds the images"
     if more:
-        needs += f", {' and '.join(more)} more"
+        needs += f", plus {' and '.join(more)}"
         enough += f", {needed_cache_gb(image_bytes + view_bytes + target_bytes)} all of these"
     raise UserError(f"{needs}, but cache_gb is {max_bytes / BYTES_PER_GB:g}: {enough}; {advice}")
 

@@ -170,8 +170,8 @@ def test_images_that_do_not_fit_are_refused_with_their_sizes(monkeypatch):
     with pytest.raises(UserError) as refused:
         require_room(decoded, cycles_views=True, target_bytes=5_124_668_000)
     assert str(refused.value) == (
-        "The 1,281,167 train and 50,000 validation images take 200.4 GB at 224 px, a view of "
-        "augmented ones 192.9 GB and the teacher's targets 5.1 GB more, but cache_gb is 20: "
+        "The 1,281,167 train and 50,000 validation images take 200.4 GB at 224 px, plus 192.9 GB "
+        "for a view of augmented ones and 5.1 GB for the teacher's targets, but cache_gb is 20: "
         "210.925 holds the images, 419.321 all of these; or use a smaller image_size, or fewer "
         "images."
     )
