@@ -1,4 +1,4 @@
-"""Augmented views: each image of an array is augmented by a seed of its own, on several cores.
+"""Augmented views: the images of an array, each augmented by its own seed, on all cores.
 
 A large view is made by a process that is started anew and forks one process for each further core.
 Threads would take turns, since augmentation is many short calls (`make bench-views`). The caller
