@@ -94,11 +94,11 @@ def test_processes_start_where_they_save_more_than_their_start(monkeypatch):
 
 @pytest.mark.parametrize(
     ("ticks", "idle"),
-    [  # user, nice, system, idle, then others, summed over 8 cores
+    [  # user, nice, system, idle, iowait, then others, summed over 8 cores
         ((600, 0, 200, 0, 0, 0, 0, 0), 0),
         ((350, 0, 50, 400, 0, 0, 0, 0), 4),
-        ((350, 300, 50, 100, 0, 0, 0, 0), 4),  # what runs at low priority makes room
-        ((300, 0, 0, 100, 100, 100, 100, 100), 1),
+        ((0, 700, 0, 100, 0, 0, 0, 0), 1),  # Ray runs trials at low priority
+        ((300, 0, 0, 100, 100, 100, 100, 100), 2),
         ((0, 0, 0, 800, 0, 0, 0, 0), 6),  # this process may use no more
     ],
 )
