@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import cuda
+from torch.backends import cuda as cublas
+from torch.backends import cudnn
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,32 @@ def is_gpu_lost() -> bool:
     return False
 
 
-def has_native_bf16() -> bool:
-    """Return True if the GPU computes in bfloat16 natively."""
-    return bool(cuda.is_bf16_supported(including_emulation=False))
+def fast_gpu_dtype(device: torch.device) -> torch.dtype:
+    """Return the fastest type of a GPU: bfloat16, float16 on Volta and Turing, else float32."""
+    major, _ = cuda.get_device_capability(device)
+    if major >= 8:
+        return torch.bfloat16
+    return torch.float16 if major == 7 else torch.float32
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Return True for a GPU that can compute float32 in TF32."""
+    return device.type == "cuda" and cuda.get_device_capability(device) >= (8, 0)
+
+
+def set_float32_precision(convolutions: str, matmuls: str) -> None:
+    """Set the arithmetic of GPUs for float32, in all threads of this process.
+
+    Args:
+        convolutions: ``ieee``, or ``tf32`` with a mantissa of 10 bits, on GPUs that have it.
+        matmuls: likewise, for matrix products.
+    """
+    # Torch's older settings go first: torch.compile reads them, and torch refuses to return them
+    # where they disagree with the newer ones.
+    torch.set_float32_matmul_precision("high" if matmuls == "tf32" else "highest")
+    cudnn.allow_tf32 = convolutions == "tf32"
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = convolutions  # type: ignore[attr-defined]
+    cublas.matmul.fp32_precision = matmuls
 
 
 def hide_gpus() -> None:

@@ -7,9 +7,9 @@ import torch
 from small_runs import small_config
 
 from kdtune.models.costs import measure_network_costs
-from kdtune.models.on_device import pick_precision
 from kdtune.runtime import device
 from kdtune.runtime.device import GpuMemory
+from kdtune.runtime.process import ProcessState
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -18,7 +18,7 @@ class Fake:
     """A GPU of 100 bytes of which 30 are free; `calls` are those that change something."""
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.capability = [], (9, 0)
 
     def is_available(self):
         return True
@@ -35,8 +35,8 @@ class Fake:
     def max_memory_reserved(self, where):
         return 42
 
-    def is_bf16_supported(self, including_emulation):
-        return including_emulation
+    def get_device_capability(self, where):
+        return self.capability
 
     def reset_peak_memory_stats(self, where):
         self.calls.append(f"reset {where}")
@@ -91,8 +91,37 @@ def test_a_process_is_limited_to_its_share_of_a_gpus_memory(fake, monkeypatch):
     assert fake.calls == [0.25, 1.0]
 
 
-def test_a_gpu_that_only_imitates_bfloat16_computes_in_float32(fake):
-    assert pick_precision("auto", torch.nn.Linear(1, 1), GPU) == torch.float32
+@pytest.mark.parametrize(
+    ("capability", "dtype", "tf32"),
+    [
+        ((6, 1), torch.float32, False),  # GTX 1080
+        ((7, 0), torch.float16, False),  # V100
+        ((7, 5), torch.float16, False),  # T4
+        ((8, 0), torch.bfloat16, True),  # A100
+        ((9, 0), torch.bfloat16, True),  # H100
+    ],
+)
+def test_a_gpu_computes_in_the_fastest_type_that_it_has(fake, capability, dtype, tf32):
+    fake.capability = capability
+    assert device.fast_gpu_dtype(GPU) == dtype
+    assert device.has_tf32(GPU) is tf32 and not device.has_tf32(CPU)
+
+
+@pytest.mark.parametrize("other", ["none", "ieee", "tf32"])
+@pytest.mark.parametrize("convolutions", ["ieee", "tf32"])
+@pytest.mark.parametrize("matmuls", ["ieee", "tf32"])
+def test_float32_is_ieee_or_tf32_whatever_was_set_before(other, convolutions, matmuls):
+    process = ProcessState()
+    torch.backends.fp32_precision = other
+    torch.backends.cudnn.conv.fp32_precision = other
+    device.set_float32_precision(convolutions, matmuls)
+    of_matmuls = torch.backends.cuda.matmul.fp32_precision
+    of_convolutions = torch.backends.cudnn.conv.fp32_precision
+    older = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    process.restore(0)
+    assert (of_convolutions, of_matmuls) == (convolutions, matmuls)
+    # torch.compile reads these, and torch refuses them if they disagree with the newer ones.
+    assert older == (convolutions == "tf32", "high" if matmuls == "tf32" else "highest")
 
 
 @pytest.mark.parametrize(
