@@ -14,6 +14,7 @@ from kdtune.runtime.device import (
     gpu_name,
     has_gpu,
     has_tf32,
+    is_gpu,
     set_float32_precision,
     visible_gpus,
 )
@@ -85,7 +86,7 @@ class DeviceModel:
     ):
         self.device = device
         self.dtype = dtype or pick_precision(config.precision, model, device)
-        if device.type == "cuda":
+        if is_gpu(device):
             convolutions = "ieee" if config.precision == "float32" else "tf32"
             matmuls = "tf32" if config.precision == "tf32" else "ieee"
             set_float32_precision(convolutions, matmuls)

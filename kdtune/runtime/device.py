@@ -1,10 +1,11 @@
 """All calls of CUDA: presence, names and memory of GPUs."""
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import cuda
+from torch import Tensor, cuda
 from torch.backends import cuda as cublas
 from torch.backends import cudnn
 
@@ -20,6 +21,11 @@ class GpuMemory:
 def has_gpu() -> bool:
     """Return True if this process sees a GPU."""
     return cuda.is_available()
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Return True for a GPU that CUDA (or ROCm) drives."""
+    return device.type == "cuda"
 
 
 def _has_context() -> bool:
@@ -38,12 +44,12 @@ def current_gpu() -> int:
 
 def gpu_name(device: torch.device) -> str | None:
     """Return the name of a GPU; None for other devices."""
-    return cuda.get_device_name(device) if device.type == "cuda" else None
+    return cuda.get_device_name(device) if is_gpu(device) else None
 
 
 def gpu_memory(device: torch.device) -> GpuMemory | None:
     """Return the memory of a GPU now; None for other devices."""
-    if device.type != "cuda":
+    if not is_gpu(device):
         return None
     free, total = cuda.mem_get_info(device)
     return GpuMemory(total, total - free)
@@ -68,7 +74,7 @@ def gpu_memory_share(device: torch.device) -> float:
 
 def reset_peak_memory(device: torch.device) -> None:
     """Restart what `peak_memory` measures; a no-op on other devices than GPUs."""
-    if device.type == "cuda":
+    if is_gpu(device):
         cuda.reset_peak_memory_stats(device)
 
 
@@ -77,7 +83,7 @@ def peak_memory(device: torch.device) -> int | None:
 
     The CUDA context of the process, some 100 MB, is not counted.
     """
-    return cuda.max_memory_reserved(device) if device.type == "cuda" else None
+    return cuda.max_memory_reserved(device) if is_gpu(device) else None
 
 
 def release_gpu_memory() -> None:
@@ -110,7 +116,7 @@ def fast_gpu_dtype(device: torch.device) -> torch.dtype:
 
 def has_tf32(device: torch.device) -> bool:
     """Return True for a GPU that can compute float32 in TF32."""
-    return device.type == "cuda" and cuda.get_device_capability(device) >= (8, 0)
+    return is_gpu(device) and cuda.get_device_capability(device) >= (8, 0)
 
 
 def set_float32_precision(convolutions: str, matmuls: str) -> None:
@@ -126,6 +132,46 @@ def set_float32_precision(convolutions: str, matmuls: str) -> None:
     cudnn.allow_tf32 = convolutions == "tf32"
     cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = convolutions  # type: ignore[attr-defined]
     cublas.matmul.fp32_precision = matmuls
+
+
+def copy_to_gpu(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a copy on a GPU, which does not wait for what the GPU computes now."""
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def iter_on_host(
+    batches: Iterable[dict[str, Tensor]], device: torch.device
+) -> Iterator[dict[str, Tensor]]:
+    """Yield tensors of a GPU on the CPU, those of a batch while the GPU computes the next one.
+
+    Args:
+        batches: tensors by name; those of the first batch are the largest. A further batch is
+            asked for before the one before it is yielded.
+        device: the GPU.
+
+    Yields:
+        The tensors of a batch; they change when the batch after the next one is asked for.
+    """
+    stream = cuda.Stream(device)
+    buffers: tuple[dict[str, Tensor], ...] = ({}, {})
+    pending: tuple[dict[str, Tensor], cuda.Event] | None = None
+    for index, batch in enumerate(batches):
+        buffer, copies = buffers[index % 2], {}
+        stream.wait_stream(cuda.current_stream(device))
+        with cuda.stream(stream):
+            for name, value in batch.items():
+                if name not in buffer:
+                    buffer[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+                copies[name] = buffer[name][: len(value)].copy_(value, non_blocking=True)
+                value.record_stream(stream)  # type: ignore[no-untyped-call]
+            copied = stream.record_event()
+        if pending is not None:
+            pending[1].synchronize()
+            yield pending[0]
+        pending = copies, copied
+    if pending is not None:
+        pending[1].synchronize()
+        yield pending[0]
 
 
 def hide_gpus() -> None:
