@@ -1,13 +1,18 @@
 """All calls of CUDA: presence, names and memory of GPUs."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, cuda
 from torch.backends import cuda as cublas
 from torch.backends import cudnn
+
+NVIDIA_DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,19 @@ def current_gpu() -> int:
 def gpu_name(device: torch.device) -> str | None:
     """Return the name of a GPU; None for other devices."""
     return cuda.get_device_name(device) if is_gpu(device) else None
+
+
+def gpu_software() -> dict[str, str]:
+    """Return the versions of ``nvidia_driver``, ``cuda`` and ``cudnn`` that this process has."""
+    versions = {}
+    with suppress(OSError):  # without a driver, or not on Linux
+        if found := re.search(r"Module.*?  ([\d.]+) ", NVIDIA_DRIVER_FILE.read_text()):
+            versions["nvidia_driver"] = found[1]
+    if torch.version.cuda is not None:
+        versions["cuda"] = torch.version.cuda
+        if (number := cudnn.version()) is not None:  # type: ignore[no-untyped-call]
+            versions["cudnn"] = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+    return versions
 
 
 def gpu_memory(device: torch.device) -> GpuMemory | None:

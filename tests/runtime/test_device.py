@@ -9,6 +9,7 @@ from small_runs import small_config
 from kdtune.models.costs import measure_network_costs
 from kdtune.runtime import device
 from kdtune.runtime.device import GpuMemory
+from kdtune.runtime.environment import describe_environment
 from kdtune.runtime.process import ProcessState
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -66,6 +67,28 @@ def test_the_current_gpu_is_asked_for_only_where_cuda_runs(fake):
     assert device.current_gpu() == 0
     fake.is_initialized = lambda: True
     assert device.current_gpu() == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "driver"),
+    [
+        ("UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023", "535.104.05"),
+        ("UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (dvs)", "570.86.15"),
+        (None, None),
+    ],
+)
+def test_the_software_of_gpus_is_named(monkeypatch, tmp_path, line, driver):
+    monkeypatch.setattr(device, "NVIDIA_DRIVER_FILE", tmp_path / "version")
+    if line is not None:
+        (tmp_path / "version").write_text(f"NVRM version: NVIDIA {line}\nGCC version:  gcc 12.3.0\n")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    expected = {"nvidia_driver": driver} if driver else {}
+    expected |= {"cuda": "13.0", "cudnn": "9.10.2"}
+    assert device.gpu_software() == expected
+    assert expected.items() <= describe_environment().items()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "cuda" not in device.gpu_software() and "cudnn" not in device.gpu_software()
 
 
 def test_other_devices_are_asked_nothing(fake):

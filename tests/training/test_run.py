@@ -260,6 +260,24 @@ def test_momentum_survives_a_change_of_memory_format(folder, monkeypatch):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
+def test_a_run_names_its_device_and_a_change_of_it(folder, monkeypatch, capsys):
+    settings = {"method": "student", "precision": "float32", "save_freq": 1}
+    monkeypatch.setattr("kdtune.models.on_device.gpu_name", lambda device: "Tesla T4")
+    monkeypatch.setattr("kdtune.training.run_files.gpu_software", lambda: {"cuda": "13.0"})
+    run_training(small_config(folder, experiment_name="x", epochs=2, **settings))
+    threads = torch.get_num_threads()
+    assert f"Tesla T4, float32; threads {threads}; cuda 13.0\n" in capsys.readouterr().err
+    monkeypatch.setattr("kdtune.models.on_device.gpu_name", lambda device: "NVIDIA A100")
+    settings["resume"] = "checkpoints/x_epoch_1.pth"
+    run_training(small_config(folder, epochs=2, **settings))
+    change = "trained on Tesla T4, float32 before, and train on NVIDIA A100, float32 now"
+    assert change in capsys.readouterr().err and change in Path("logs/x.log").read_text()
+    monkeypatch.setattr("kdtune.models.on_device.gpu_name", lambda device: None)
+    run_training(small_config(folder, experiment_name="y", epochs=2, **settings | {"resume": None}))
+    said = capsys.readouterr().err
+    assert f"cpu; threads {threads}\n" in said and "before" not in said
+
+
 def test_a_network_without_a_run_cannot_be_resumed(folder, teacher_file):
     with pytest.raises(UserError, match="it holds a network, but no run"):
         run_training(small_config(folder, resume=str(teacher_file)))
