@@ -418,7 +418,9 @@ def test_the_returned_config_runs_again(folder, teacher_file):
 def test_a_teacher_keeps_its_best_weights_in_one_file(folder, tmp_path):
     out = tmp_path / "teacher.pth"
     config = small_config(folder, method="student", epochs=3)
-    result = train_teacher(config, out)
+    torch.set_num_threads(2)
+    result = train_teacher(config, out, threads=1)
+    assert torch.get_num_threads() == 1
     loaded = load_model(out)
     assert loaded["validation_accuracy"] == result["validation_accuracy"]
     assert loaded["test_accuracy"] == result["test_accuracy"]
@@ -458,6 +460,9 @@ def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
         f"data_fingerprint was f, and is {find_images(str(folder)).fingerprint}",
         f"torch was 1.0, and is {version('torch')}",
     ]
+    result = train_from_file(tmp_path / "y.yaml", threads=2)
+    assert torch.get_num_threads() == result["training_history"][-1]["threads"] == 2
+    assert "threads was 1, and is 2" in result["causes"]
     for threads in ("two", 0):
         wrong = {**config, "provenance": {**provenance, "threads": threads}}
         write_yaml(tmp_path / "y.yaml", wrong)
