@@ -72,7 +72,8 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     ways = {"one": (1, False), "all": (cores, False), "spin": (cores, True)}
     order, rows = random.Random(0), []
-    print(f"{'student':<15} {'':<7}", *(f"{way:>7}" for way in ways), " spin/all  load", flush=True)
+    headings = [f"{way:>7}" for way in ways]
+    print(f"{'student':<15} {'':<7}", *headings, " spin/all  load", flush=True)
     for model in arguments.models.split(","):
         turns = [(where, way) for where in ("alone", "beside") for way in ways]
         seconds: dict[tuple[str, str], list[float]] = {turn: [] for turn in turns}

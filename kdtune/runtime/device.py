@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ from torch.backends import cuda as cublas
 from torch.backends import cudnn
 
 NVIDIA_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+
+MAX_MEMORY_WAIT_SECONDS = 10.0
+
+ENOUGH_MEMORY_SHARE = 0.9
+"""Share of what a process may use of a GPU that is enough to start; others' contexts need some."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,12 @@ def gpu_name(device: torch.device) -> str | None:
     return cuda.get_device_name(device) if is_gpu(device) else None
 
 
+def describe_gpu() -> str:
+    """Return name and UUID of the GPU of a trial's process, as ``nvidia-smi -L`` shows them."""
+    properties = cuda.get_device_properties(0)
+    return f"{properties.name} (GPU-{properties.uuid})"
+
+
 def gpu_software() -> dict[str, str]:
     """Return the versions of ``nvidia_driver``, ``cuda`` and ``cudnn`` that this process has."""
     versions = {}
@@ -83,6 +95,41 @@ def limit_gpu_memory(share: float) -> None:
     """
     if share and has_gpu():
         cuda.set_per_process_memory_fraction(share)
+
+
+def wait_for_gpu_memory(share: float) -> None:
+    """Wait while the memory of a killed process returns to this process's GPU.
+
+    The driver frees it late. The wait ends after at most `MAX_MEMORY_WAIT_SECONDS`, and when no
+    more has become free for a second, since others may hold the rest.
+
+    Args:
+        share: as for `limit_gpu_memory`.
+    """
+    if not (share and has_gpu()):
+        return
+    started_at = grew_at = now = time.monotonic()
+    most_free = 0
+    while now < min(started_at + MAX_MEMORY_WAIT_SECONDS, grew_at + 1):
+        try:
+            free, total = cuda.mem_get_info()
+        except RuntimeError:  # there is not even room for a context
+            free, total = 0, 1
+        if free >= ENOUGH_MEMORY_SHARE * share * total:
+            return
+        if free > most_free:
+            most_free, grew_at = free, now
+        time.sleep(0.1)
+        now = time.monotonic()
+
+
+def avoid_gpu_fragmentation() -> None:
+    """Let memory that torch holds on a GPU grow in place; must be called before CUDA is used.
+
+    Freed blocks of other sizes are then of use, as after a trial with other batches.
+    """
+    if not os.environ.keys() & {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}:
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def gpu_memory_share(device: torch.device) -> float:

@@ -1,8 +1,8 @@
 """Teacher targets: a teacher's outputs for a data set, computed once for all runs.
 
 One pass of the teacher gives the targets of every method. On a CPU each batch is computed by one
-thread, so the numbers do not depend on how many cores there are. A GPU computes larger batches, and
-what it has computed is stored meanwhile.
+thread, so the numbers do not depend on how many cores there are. A GPU computes larger batches,
+and the targets of one are stored while it computes the next.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ MAX_THREADS = 8
 """Maximum number of batches that a CPU computes at once; each takes memory."""
 
 MAX_ROUNDING_ERROR = 0.02
-"""Largest relative error (root mean square) of logits and stages that bf16 or float16 may cause."""
+"""Largest relative error (root mean square) of logits and stages by bf16 or float16."""
 
 VERSIONED_PACKAGES = ("torch", "torchvision", "timm")
 """Packages whose version stands for the code of their layers."""

@@ -19,10 +19,7 @@ from kdtune.training.run import find_run_data, open_run_batches
 
 
 def train_teacher(
-    config: TrainConfig,
-    out: Path,
-    say: Callable[[str], None] = say,
-    threads: int | None = None,
+    config: TrainConfig, out: Path, say: Callable[[str], None] = say, threads: int | None = None
 ) -> dict[str, Any]:
     """Train a network with the method ``student`` and save its best weights.
 

@@ -1,6 +1,9 @@
 """Calls of CUDA, with a stand-in for it, and on a GPU if there is one."""
 
 import os
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -80,7 +83,8 @@ def test_the_current_gpu_is_asked_for_only_where_cuda_runs(fake):
 def test_the_software_of_gpus_is_named(monkeypatch, tmp_path, line, driver):
     monkeypatch.setattr(device, "NVIDIA_DRIVER_FILE", tmp_path / "version")
     if line is not None:
-        (tmp_path / "version").write_text(f"NVRM version: NVIDIA {line}\nGCC version:  gcc 12.3.0\n")
+        text = f"NVRM version: NVIDIA {line}\nGCC version:  gcc 12.3.0\n"
+        (tmp_path / "version").write_text(text)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
     expected = {"nvidia_driver": driver} if driver else {}
@@ -112,6 +116,65 @@ def test_a_process_is_limited_to_its_share_of_a_gpus_memory(fake, monkeypatch):
     monkeypatch.setattr(fake, "is_available", lambda: False)
     device.limit_gpu_memory(0.5)  # of a simulated GPU
     assert fake.calls == [0.25, 1.0]
+
+
+class Clock:
+    """Time that passes while somebody sleeps."""
+
+    now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("free", "share", "waited"),
+    [
+        (lambda t: 90, 1.0, 0.0),  # enough
+        (lambda t: 23, 0.25, 0.0),
+        (lambda t: 20, 0.25, 1.0),  # others hold it
+        (lambda t: 0 if t < 0.5 else 90, 1.0, 0.5),
+        (lambda t: 10 * int(2 * t), 1.0, 4.5),  # it returns bit by bit
+        (lambda t: t, 1.0, 10.0),
+        (lambda t: None if t < 0.5 else 95, 1.0, 0.5),  # no room for a context before
+        (lambda t: 0, 0.0, 0.0),  # no GPU for this process
+    ],
+)
+def test_a_process_waits_while_memory_returns_to_its_gpu(fake, monkeypatch, free, share, waited):
+    clock = Clock()
+
+    def ask():
+        if (found := free(clock.now - 100)) is None:
+            raise RuntimeError("CUDA error: out of memory")
+        return found, 100
+
+    monkeypatch.setattr(device, "time", clock)
+    monkeypatch.setattr(fake, "mem_get_info", ask)
+    device.wait_for_gpu_memory(share)
+    assert clock.now - 100 == pytest.approx(waited, abs=0.11)
+
+
+def test_a_gpu_that_was_lost_has_a_name(fake):
+    fake.get_device_properties = lambda number: SimpleNamespace(name=f"T{number}", uuid="5f2c-01")
+    assert device.describe_gpu() == "T0 (GPU-5f2c-01)"
+
+
+def test_torch_takes_memory_of_gpus_in_segments_that_grow():
+    code = "import torch; from kdtune.runtime import device; device.avoid_gpu_fragmentation(); "
+    code += "print(torch._C._accelerator_getAllocatorSettings())"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTORCH_")}
+    for variables, settings in (
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+    ):
+        shown = subprocess.run(
+            [sys.executable, "-c", code], env=environment | variables, capture_output=True,
+            text=True, check=True,
+        )  # fmt: skip
+        assert shown.stdout.strip() == settings
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,8 @@ def test_a_run_names_its_device_and_a_change_of_it(folder, monkeypatch, capsys):
     change = "trained on Tesla T4, float32 before, and train on NVIDIA A100, float32 now"
     assert change in capsys.readouterr().err and change in Path("logs/x.log").read_text()
     monkeypatch.setattr("kdtune.models.on_device.gpu_name", lambda device: None)
-    run_training(small_config(folder, experiment_name="y", epochs=2, **settings | {"resume": None}))
+    del settings["resume"]
+    run_training(small_config(folder, experiment_name="y", epochs=2, **settings))
     said = capsys.readouterr().err
     assert f"cpu; threads {threads}\n" in said and "before" not in said
 

@@ -245,9 +245,9 @@ class StandIn:
         started = dict(self.newest)
 
         def synchronize():
-            for place, copy in started.items():
-                if self.newest[place] is copy:  # else a later copy goes to the same place
-                    torch.add(copy[1], 0, out=copy[0])
+            for place, (target, source) in started.items():
+                if self.newest[place][1] is source:  # else a later copy goes to the same place
+                    torch.add(source, 0, out=target)
 
         return SimpleNamespace(synchronize=synchronize)
 
