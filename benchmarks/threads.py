@@ -45,7 +45,7 @@ def train(model: str, image_size: int, epochs: int, threads: int, spin: bool) ->
         environment = {**os.environ, **(SPIN if spin else {})}
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
         summary = json.loads((Path(folder) / "logs" / "x_summary.json").read_text())
-    return median(epoch["seconds"] for epoch in summary["training_history"][1:])
+    return float(median(epoch["seconds"] for epoch in summary["training_history"][1:]))
 
 
 @contextmanager

@@ -66,9 +66,9 @@ class DeviceModel:
 
     Called with images [B, 3, H, W], uint8 or normalised floats, it returns logits and features.
 
-    On a GPU, the precision of the settings also decides how all of the process computes in float32:
-    in TF32 with ``tf32``, never with ``float32``, and else in convolutions, such as the layers of a
-    method, but not in the matrix products of its loss.
+    On a GPU, the precision of the settings also decides how all of the process computes float32:
+    in TF32 with ``tf32``, never with ``float32``, and else in convolutions, such as the layers of
+    a method, but not in the matrix products of its loss.
 
     Args:
         model: returns logits and features; it is moved itself.

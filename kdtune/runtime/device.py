@@ -217,7 +217,7 @@ def iter_on_host(
     Yields:
         The tensors of a batch; they change when the batch after the next one is asked for.
     """
-    stream = cuda.Stream(device)
+    stream = cuda.Stream(device)  # type: ignore[no-untyped-call]
     buffers: tuple[dict[str, Tensor], ...] = ({}, {})
     pending: tuple[dict[str, Tensor], cuda.Event] | None = None
     for index, batch in enumerate(batches):
@@ -228,7 +228,7 @@ def iter_on_host(
                 if name not in buffer:
                     buffer[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
                 copies[name] = buffer[name][: len(value)].copy_(value, non_blocking=True)
-                value.record_stream(stream)  # type: ignore[no-untyped-call]
+                value.record_stream(stream)
             copied = stream.record_event()
         if pending is not None:
             pending[1].synchronize()

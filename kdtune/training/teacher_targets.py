@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.config.train import TrainConfig
-from kdtune.data.transforms import limit_workers, normalise
+from kdtune.data.transforms import limit_workers
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.checks import validate_targets
 from kdtune.methods.method import Method, StageShapes, TensorsByName
@@ -204,7 +204,7 @@ class TeacherTargets:
         @torch.no_grad()
         def compute_batch(images: Tensor) -> tuple[TensorsByName, Tensor]:
             """Return targets in the type in which they are stored, and which of them overflow."""
-            outputs, targets = teacher(normalise(images)), TensorsByName()
+            outputs, targets = teacher(images), TensorsByName()
             for method in methods:
                 targets |= method.targets(*outputs)
             values = {name: targets[name].float() for name in names}
@@ -277,7 +277,7 @@ def _fill_on_gpu(
 
 @torch.no_grad()
 def _compute_outputs(teacher: DeviceModel, pixels: np.ndarray) -> list[Tensor]:
-    logits, features = teacher(normalise(torch.from_numpy(pixels).to(teacher.device)))
+    logits, features = teacher(torch.from_numpy(pixels).to(teacher.device))
     return [output.float() for output in (logits, *features)]
 
 

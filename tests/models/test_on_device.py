@@ -3,6 +3,7 @@
 import pytest
 import torch
 from small_runs import small_config
+from torch._subclasses import FakeTensorMode
 
 from kdtune.models import build_model, on_device
 from kdtune.models.on_device import DeviceModel, pick_precision
@@ -30,7 +31,8 @@ def gpu(monkeypatch):
 
 def place(precision, device=GPU, dtype=None):
     config = small_config("digits", precision=precision)
-    return DeviceModel(OnGpu(), device, config, dtype)
+    with FakeTensorMode():
+        return DeviceModel(OnGpu(), device, config, dtype)
 
 
 def test_auto_is_what_a_gpu_is_built_for_and_other_precisions_are_what_they_say(gpu):
