@@ -1,7 +1,13 @@
 """Hyperparameter search for knowledge distillation, built on Ray Tune and Optuna."""
 
+import os
 from importlib import import_module
 from typing import Any
+
+# Threads of torch that wait for each other soon sleep, instead of using cores that others want.
+# GNU's OpenMP reads this when torch is loaded; its default is 300,000.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _MODULES_BY_NAME = {
     "evaluate_model": "kdtune.notebook.steps",

@@ -30,7 +30,7 @@ class DiskFullError(RunError):
 
 
 class GpuLostError(RunError):
-    """A GPU that its process cannot use any more; the text says after which error."""
+    """A GPU that its process cannot use any more; the text says which, and after what error."""
 
 
 class DivergedError(RunError):

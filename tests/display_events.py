@@ -100,6 +100,7 @@ class Shown(Told):
         self.policy = SimpleNamespace(
             active_trials=SimpleNamespace(running={1, 2}),
             interrupts=SimpleNamespace(stop_requested=False),
+            sweep=SimpleNamespace(balance_by="trials"),
         )
         self.display = None
         super().__init__(kind=kind)

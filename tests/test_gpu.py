@@ -13,18 +13,21 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batches
 from kdtune.data.transforms import augment_images
 from kdtune.methods import METHODS
-from kdtune.models import build_model
+from kdtune.models import build_model, probe_stage_shapes
 from kdtune.models.on_device import DeviceModel
+from kdtune.storage.array_cache import ArrayCache
 from kdtune.training.cuda_graph import CudaGraphRecorder, GraphedStep, use_stream
 from kdtune.training.epoch import evaluate, train_epoch
 from kdtune.training.loop import build_method_for_models, build_student, fit
 from kdtune.training.optimizer import build_optimizer
 from kdtune.training.step import TrainingStep
+from kdtune.training.teacher_targets import TeacherTargets
 
 pytestmark = [
     pytest.mark.gpu,
@@ -105,6 +108,45 @@ def test_a_gpu_computes_what_a_cpu_computes(method, model):
     (on_cpu, moved), (on_gpu, moved_on_gpu) = found[CPU], found[GPU]
     assert (moved_on_gpu - moved).norm() < 1e-2 * moved.norm()
     assert on_gpu == pytest.approx(on_cpu, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0), reason="needs TF32"
+)
+@pytest.mark.parametrize(
+    ("precision", "is_rough"),
+    [("float32", [False, False]), ("tf32", [True, True]), ("bf16", [True, False])],
+)
+def test_float32_is_ieee_or_tf32_as_the_precision_says(precision, is_rough):
+    """Of convolutions, and of matrix products; TF32 rounds to one part in 2,048."""
+    DeviceModel(build_model("MultiBranchNet", 10, 32), GPU, make_config("kd", precision=precision))
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(64, 64, 16, 16, generator=generator)
+    weights = torch.randn(64, 64, 3, 3, generator=generator)
+    matrix = torch.randn(512, 512, generator=generator)
+    errors = []
+    for function, values in ((F.conv2d, (images, weights)), (torch.mm, (matrix, matrix))):
+        exact = function(*(value.double() for value in values))
+        found = function(*(value.to(GPU) for value in values)).cpu()
+        errors.append(float((found - exact).norm() / exact.norm()))
+    assert [error > 2e-5 for error in errors] == is_rough, errors
+
+
+@pytest.mark.parametrize("batch_size", [64, 256])
+def test_the_teachers_targets_are_those_of_a_cpu(tmp_path, monkeypatch, batch_size):
+    monkeypatch.setattr("kdtune.training.teacher_targets.GPU_BATCH_SIZE", batch_size)
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 3, 32, 32), dtype=np.uint8)
+    found = []
+    for device in (CPU, GPU):
+        config, targets = make_config("fitnets", device=device), TeacherTargets(make_teacher(), 32)
+        targets.request(config, probe_stage_shapes(build_student(config, 10), 32))
+        cache = ArrayCache(tmp_path / device.type)
+        found.append(targets.load_or_compute(cache, pixels, {"kind": "x"}, "images", config))
+    on_cpu, on_gpu = found
+    assert on_cpu.keys() == on_gpu.keys() and len(on_cpu) == 2
+    for name, value in on_cpu.items():
+        assert on_gpu[name].dtype == value.dtype
+        assert np.allclose(on_gpu[name], value, rtol=2e-3, atol=1e-4 * abs(value).max())
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -36,8 +36,11 @@ def _provided_flags(flags: dict[str, Any]) -> dict[str, Any]:
 @option("--epochs", type=int, default=30, help="Passes over the training images.")
 @option("--out", type=NEW_PATH, required=True, help="File to write.")
 @options.setting
+@options.threads
 @option("--quiet", is_flag=True, help="Print only warnings and errors.")
-def teacher(out: Path, settings: dict[str, Any] | None, quiet: bool, **flags: Any) -> None:
+def teacher(
+    out: Path, settings: dict[str, Any] | None, threads: int | None, quiet: bool, **flags: Any
+) -> None:
     """Train a teacher on your data."""
     from kdtune.config.names import require_data, require_model_name
     from kdtune.config.train import TrainConfig, check_searchable
@@ -49,7 +52,7 @@ def teacher(out: Path, settings: dict[str, Any] | None, quiet: bool, **flags: An
 
     from kdtune.training.train_teacher import train_teacher
 
-    result = train_teacher(config, out, (lambda line: None) if quiet else say)
+    result = train_teacher(config, out, (lambda line: None) if quiet else say, threads)
     test_accuracy = result["test_accuracy"]
     test_text = "no test images" if test_accuracy is None else f"test {100 * test_accuracy:.2f} %"
     print(f"{out}: validation {100 * result['validation_accuracy']:.2f} %, {test_text}")
@@ -236,11 +239,12 @@ def dashboard(folders: tuple[Path, ...], port: int) -> None:
 @cli.command()
 @argument("file", type=EXISTING_FILE)
 @options.plugin
-def train(file: Path) -> None:
+@options.threads
+def train(file: Path, threads: int | None) -> None:
     """Train once with the settings of a YAML FILE, e.g. one that a sweep wrote."""
     from kdtune.training.rerun import train_from_file
 
-    result = train_from_file(file)
+    result = train_from_file(file, threads)
     best, recorded = result["best_accuracy"], result["recorded_accuracy"]
     label = result["config"]["metric"].replace("_", " ")
     print(f"best validation {label} {100 * best:.2f} %")

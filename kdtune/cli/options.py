@@ -168,6 +168,12 @@ setting = option(
     help="Other settings of the run; repeatable.",
 )
 
+threads = option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="CPU threads of torch; fewer leave cores to other programs.",
+)
+
 slots = option(
     "--gpus",
     "--slots",

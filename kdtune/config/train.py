@@ -160,8 +160,8 @@ class TrainConfig(DataConfig):
     )
     hint_layer: int = Field(-1, description="FitNets, VID, SP: index of the compared stage")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    precision: Literal["auto", "bf16", "float32"] = Field(
-        "auto", description="arithmetic; auto is bf16 where the device has it"
+    precision: Literal["auto", "bf16", "float16", "tf32", "float32"] = Field(
+        "auto", description="arithmetic of networks; auto is bf16 or float16 where that is fast"
     )
     metric: Metric = Field("accuracy", description=f"chooses the best epoch; {METRIC_DESCRIPTION}")
     compile: bool = Field(False, description="compile student and teacher with torch.compile")

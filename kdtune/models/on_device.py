@@ -8,7 +8,16 @@ from torch import Tensor, nn
 from kdtune.config.train import TrainConfig
 from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
 from kdtune.errors import UserError
-from kdtune.runtime.device import current_gpu, gpu_name, has_gpu, has_native_bf16, visible_gpus
+from kdtune.runtime.device import (
+    current_gpu,
+    fast_gpu_dtype,
+    gpu_name,
+    has_gpu,
+    has_tf32,
+    is_gpu,
+    set_float32_precision,
+    visible_gpus,
+)
 
 
 def pick_device(name: str) -> torch.device:
@@ -30,21 +39,22 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(precision: str, model: nn.Module, device: torch.device) -> torch.dtype:
-    """Return the type in which a network computes: bfloat16 under autocast, or float32.
+    """Return the type in which a network computes: that of autocast, or float32.
 
     Args:
-        precision: ``float32``, ``bf16`` or ``auto``, the faster one.
+        precision: ``float32``, ``tf32``, ``float16``, ``bf16`` or ``auto``, the fastest of the
+            last three for which the device is built, else ``float32``.
         model: the network.
         device: where it runs.
     """
-    use_bf16 = precision == "bf16"
     if precision == "auto" and device.type == "cuda":
-        use_bf16 = has_native_bf16()
-    elif precision == "auto" and device.type == "cpu":
+        return fast_gpu_dtype(device)
+    if precision == "auto" and device.type == "cpu":
         has_amx = bool(torch.cpu.get_capabilities().get("amx_bf16"))
         # Depthwise convolutions are slower in bfloat16 on a CPU.
         use_bf16 = has_amx and not _has_depthwise_convolutions(model)
-    return torch.bfloat16 if use_bf16 else torch.float32
+        return torch.bfloat16 if use_bf16 else torch.float32
+    return {"bf16": torch.bfloat16, "float16": torch.float16}.get(precision, torch.float32)
 
 
 def _has_depthwise_convolutions(model: nn.Module) -> bool:
@@ -56,15 +66,32 @@ class DeviceModel:
 
     Called with images [B, 3, H, W], uint8 or normalised floats, it returns logits and features.
 
+    On a GPU, the precision of the settings also decides how all of the process computes float32:
+    in TF32 with ``tf32``, never with ``float32``, and else in convolutions, such as the layers of
+    a method, but not in the matrix products of its loss.
+
     Args:
         model: returns logits and features; it is moved itself.
         device: the device.
         config: gives precision and whether to compile.
+        dtype: type in which the network computes; None for that of the precision.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, config: TrainConfig):
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        config: TrainConfig,
+        dtype: torch.dtype | None = None,
+    ):
         self.device = device
-        self.dtype = pick_precision(config.precision, model, device)
+        self.dtype = dtype or pick_precision(config.precision, model, device)
+        if is_gpu(device):
+            convolutions = "ieee" if config.precision == "float32" else "tf32"
+            matmuls = "tf32" if config.precision == "tf32" else "ieee"
+            set_float32_precision(convolutions, matmuls)
+        uses_tf32 = config.precision == "tf32" and has_tf32(device)
+        self._precision = "tf32" if uses_tf32 else str(self.dtype).removeprefix("torch.")
         # Dense float32 convolutions are the one case that is slower channels_last on a CPU.
         dense_float32 = self.dtype == torch.float32 and not _has_depthwise_convolutions(model)
         use_contiguous = device.type != "cuda" and dense_float32
@@ -76,12 +103,18 @@ class DeviceModel:
         forward = torch.compile(self.model) if config.compile else self.model
         self.forward: Callable[[Tensor], tuple[Tensor, list[Tensor]]] = forward
 
+    @property
+    def needs_grad_scaler(self) -> bool:
+        """True if small gradients would become 0: those of float16, unless losses are scaled."""
+        return self.dtype == torch.float16
+
     def describe(self) -> str:
         """Return the name of a GPU and the precision on it; of other devices only the name."""
         name = gpu_name(self.device)
-        return f"{name}, {str(self.dtype).removeprefix('torch.')}" if name else str(self.device)
+        return f"{name}, {self._precision}" if name else str(self.device)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         images = normalise(images, self._mean, self._std)
-        with torch.autocast(self.device.type, torch.bfloat16, self.dtype == torch.bfloat16):
+        uses_autocast = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=uses_autocast):
             return self.forward(images.contiguous(memory_format=self.memory_format))

@@ -1,10 +1,24 @@
 """All calls of CUDA: presence, names and memory of GPUs."""
 
 import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import cuda
+from torch import Tensor, cuda
+from torch.backends import cuda as cublas
+from torch.backends import cudnn
+
+NVIDIA_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+
+MAX_MEMORY_WAIT_SECONDS = 10.0
+
+ENOUGH_MEMORY_SHARE = 0.9
+"""Share of what a process may use of a GPU that is enough to start; others' contexts need some."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +32,11 @@ class GpuMemory:
 def has_gpu() -> bool:
     """Return True if this process sees a GPU."""
     return cuda.is_available()
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Return True for a GPU that CUDA (or ROCm) drives."""
+    return device.type == "cuda"
 
 
 def _has_context() -> bool:
@@ -36,12 +55,31 @@ def current_gpu() -> int:
 
 def gpu_name(device: torch.device) -> str | None:
     """Return the name of a GPU; None for other devices."""
-    return cuda.get_device_name(device) if device.type == "cuda" else None
+    return cuda.get_device_name(device) if is_gpu(device) else None
+
+
+def describe_gpu() -> str:
+    """Return name and UUID of the GPU of a trial's process, as ``nvidia-smi -L`` shows them."""
+    properties = cuda.get_device_properties(0)
+    return f"{properties.name} (GPU-{properties.uuid})"
+
+
+def gpu_software() -> dict[str, str]:
+    """Return the versions of ``nvidia_driver``, ``cuda`` and ``cudnn`` that this process has."""
+    versions = {}
+    with suppress(OSError):  # without a driver, or not on Linux
+        if found := re.search(r"Module.*?  ([\d.]+) ", NVIDIA_DRIVER_FILE.read_text()):
+            versions["nvidia_driver"] = found[1]
+    if torch.version.cuda is not None:
+        versions["cuda"] = torch.version.cuda
+        if (number := cudnn.version()) is not None:  # type: ignore[no-untyped-call]
+            versions["cudnn"] = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+    return versions
 
 
 def gpu_memory(device: torch.device) -> GpuMemory | None:
     """Return the memory of a GPU now; None for other devices."""
-    if device.type != "cuda":
+    if not is_gpu(device):
         return None
     free, total = cuda.mem_get_info(device)
     return GpuMemory(total, total - free)
@@ -59,6 +97,41 @@ def limit_gpu_memory(share: float) -> None:
         cuda.set_per_process_memory_fraction(share)
 
 
+def wait_for_gpu_memory(share: float) -> None:
+    """Wait while the memory of a killed process returns to this process's GPU.
+
+    The driver frees it late. The wait ends after at most `MAX_MEMORY_WAIT_SECONDS`, and when no
+    more has become free for a second, since others may hold the rest.
+
+    Args:
+        share: as for `limit_gpu_memory`.
+    """
+    if not (share and has_gpu()):
+        return
+    started_at = grew_at = now = time.monotonic()
+    most_free = 0
+    while now < min(started_at + MAX_MEMORY_WAIT_SECONDS, grew_at + 1):
+        try:
+            free, total = cuda.mem_get_info()
+        except RuntimeError:  # there is not even room for a context
+            free, total = 0, 1
+        if free >= ENOUGH_MEMORY_SHARE * share * total:
+            return
+        if free > most_free:
+            most_free, grew_at = free, now
+        time.sleep(0.1)
+        now = time.monotonic()
+
+
+def avoid_gpu_fragmentation() -> None:
+    """Let memory that torch holds on a GPU grow in place; must be called before CUDA is used.
+
+    Freed blocks of other sizes are then of use, as after a trial with other batches.
+    """
+    if not os.environ.keys() & {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}:
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+
+
 def gpu_memory_share(device: torch.device) -> float:
     """Return the share of a GPU's memory to which this process is limited."""
     return cuda.get_per_process_memory_fraction(device)
@@ -66,7 +139,7 @@ def gpu_memory_share(device: torch.device) -> float:
 
 def reset_peak_memory(device: torch.device) -> None:
     """Restart what `peak_memory` measures; a no-op on other devices than GPUs."""
-    if device.type == "cuda":
+    if is_gpu(device):
         cuda.reset_peak_memory_stats(device)
 
 
@@ -75,7 +148,7 @@ def peak_memory(device: torch.device) -> int | None:
 
     The CUDA context of the process, some 100 MB, is not counted.
     """
-    return cuda.max_memory_reserved(device) if device.type == "cuda" else None
+    return cuda.max_memory_reserved(device) if is_gpu(device) else None
 
 
 def release_gpu_memory() -> None:
@@ -98,9 +171,72 @@ def is_gpu_lost() -> bool:
     return False
 
 
-def has_native_bf16() -> bool:
-    """Return True if the GPU computes in bfloat16 natively."""
-    return bool(cuda.is_bf16_supported(including_emulation=False))
+def fast_gpu_dtype(device: torch.device) -> torch.dtype:
+    """Return the fastest type of a GPU: bfloat16, float16 on Volta and Turing, else float32."""
+    major, _ = cuda.get_device_capability(device)
+    if major >= 8:
+        return torch.bfloat16
+    return torch.float16 if major == 7 else torch.float32
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Return True for a GPU that can compute float32 in TF32."""
+    return is_gpu(device) and cuda.get_device_capability(device) >= (8, 0)
+
+
+def set_float32_precision(convolutions: str, matmuls: str) -> None:
+    """Set the arithmetic of GPUs for float32, in all threads of this process.
+
+    Args:
+        convolutions: ``ieee``, or ``tf32`` with a mantissa of 10 bits, on GPUs that have it.
+        matmuls: likewise, for matrix products.
+    """
+    # Torch's older settings go first: torch.compile reads them, and torch refuses to return them
+    # where they disagree with the newer ones.
+    torch.set_float32_matmul_precision("high" if matmuls == "tf32" else "highest")
+    cudnn.allow_tf32 = convolutions == "tf32"
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = convolutions  # type: ignore[attr-defined]
+    cublas.matmul.fp32_precision = matmuls
+
+
+def copy_to_gpu(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a copy on a GPU, which does not wait for what the GPU computes now."""
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def iter_on_host(
+    batches: Iterable[dict[str, Tensor]], device: torch.device
+) -> Iterator[dict[str, Tensor]]:
+    """Yield tensors of a GPU on the CPU, those of a batch while the GPU computes the next one.
+
+    Args:
+        batches: tensors by name; those of the first batch are the largest. A further batch is
+            asked for before the one before it is yielded.
+        device: the GPU.
+
+    Yields:
+        The tensors of a batch; they change when the batch after the next one is asked for.
+    """
+    stream = cuda.Stream(device)  # type: ignore[no-untyped-call]
+    buffers: tuple[dict[str, Tensor], ...] = ({}, {})
+    pending: tuple[dict[str, Tensor], cuda.Event] | None = None
+    for index, batch in enumerate(batches):
+        buffer, copies = buffers[index % 2], {}
+        stream.wait_stream(cuda.current_stream(device))
+        with cuda.stream(stream):
+            for name, value in batch.items():
+                if name not in buffer:
+                    buffer[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+                copies[name] = buffer[name][: len(value)].copy_(value, non_blocking=True)
+                value.record_stream(stream)
+            copied = stream.record_event()
+        if pending is not None:
+            pending[1].synchronize()
+            yield pending[0]
+        pending = copies, copied
+    if pending is not None:
+        pending[1].synchronize()
+        yield pending[0]
 
 
 def hide_gpus() -> None:

@@ -15,11 +15,14 @@ from kdtune.training.run import find_run_data, run_training
 from kdtune.training.teacher import describe_teacher
 
 
-def train_from_file(path: Path) -> dict[str, Any]:
+def train_from_file(path: Path, threads: int | None = None) -> dict[str, Any]:
     """Train once with the settings of a YAML file.
 
-    A sweep's file records under ``provenance`` the accuracy of its trial, and its machine; the
-    run uses as many CPU threads.
+    A sweep's file records under ``provenance`` the accuracy of its trial, and its machine.
+
+    Args:
+        path: of the file.
+        threads: CPU threads of torch; None for as many as the file records, or torch's default.
 
     Returns:
         The results of `run_training`; ``recorded_accuracy``, None if there is none or if settings
@@ -31,7 +34,7 @@ def train_from_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: provenance must hold 'key: value' lines, or be left out.")
     PLUGINS.require(str(path), provenance.get("plugins", ()))
     config = TrainConfig.parse(settings)
-    threads = provenance.get("threads", torch.get_num_threads())
+    threads = threads or provenance.get("threads", torch.get_num_threads())
     if not isinstance(threads, int) or threads < 1:
         raise UserError(f"{path}: threads cannot be {threads!r}; give a whole number above 0.")
     torch.set_num_threads(threads)
@@ -48,7 +51,8 @@ def train_from_file(path: Path) -> dict[str, Any]:
 def _explain_difference(
     config: TrainConfig, recorded: dict[str, Any], epoch: dict[str, Any]
 ) -> list[str]:
-    current = {"device": epoch["device"], "data_fingerprint": find_run_data(config).fingerprint}
+    current = {key: epoch[key] for key in ("device", "threads")}
+    current["data_fingerprint"] = find_run_data(config).fingerprint
     if config.teacher_model is not None:
         current["teacher_sha256"] = describe_teacher(config.teacher_model)["sha256"]
     if isinstance(recorded_environment := recorded.get("environment"), dict):

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from kdtune.config.train import TrainConfig
 from kdtune.models.checkpoints import read_checkpoint, save_model
 from kdtune.runtime.console import say
+from kdtune.runtime.device import gpu_software
 from kdtune.storage.files import make_folder, write_text
 from kdtune.training.loop import EpochResult
 from kdtune.training.maps import draw_maps, spatial_attention_map
@@ -75,6 +76,7 @@ class RunFiles:
 
     def save_epoch(self, result: EpochResult) -> None:
         """Write the log lines, events and checkpoints of an epoch."""
+        self._log_device(result)
         self.say(result.describe(self.config))
         metrics = result.metrics()
         self.history.append(metrics)
@@ -92,6 +94,16 @@ class RunFiles:
                 self.writer.add_figure("attention_maps", figure, result.epoch)
         if result.epoch == self.config.epochs:
             self._save_checkpoint("final", result)
+
+    def _log_device(self, result: EpochResult) -> None:
+        """Log on what the first epoch was trained, and a change since the last one."""
+        if not self.history:
+            versions = gpu_software() if result.device != "cpu" else {}
+            details = {"threads": result.threads, **versions}
+            self.say("; ".join([result.device, *(f"{name} {n}" for name, n in details.items())]))
+        elif (earlier := self.history[-1]["device"]) != result.device:
+            comparison = f"epochs trained on {earlier} before, and train on {result.device} now"
+            self.say(f"{comparison}: their results may differ a little")
 
     def save_best_weights(self, result: EpochResult) -> None:
         """Write the best weights, which the student must have, unless their file has them."""

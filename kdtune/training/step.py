@@ -77,7 +77,7 @@ def compute_parts(
 
 def make_scaler(student: DeviceModel) -> torch.amp.GradScaler:
     """Return a gradient scaler, which is on if the student computes in float16."""
-    return torch.amp.GradScaler(student.device.type, enabled=student.dtype == torch.float16)
+    return torch.amp.GradScaler(student.device.type, enabled=student.needs_grad_scaler)
 
 
 class TrainingStep:

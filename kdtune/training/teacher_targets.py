@@ -1,17 +1,18 @@
 """Teacher targets: a teacher's outputs for a data set, computed once for all runs.
 
-One pass of the teacher gives the targets of every method. Each batch is computed by one thread,
-so the numbers do not depend on how many cores there are.
+One pass of the teacher gives the targets of every method. On a CPU each batch is computed by one
+thread, so the numbers do not depend on how many cores there are. A GPU computes larger batches,
+and the targets of one are stored while it computes the next.
 """
 
 import hashlib
 import inspect
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 
 import numpy as np
@@ -19,21 +20,25 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.config.train import TrainConfig
-from kdtune.data.transforms import limit_workers, normalise
+from kdtune.data.transforms import limit_workers
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.checks import validate_targets
 from kdtune.methods.method import Method, StageShapes, TensorsByName
 from kdtune.models import probe, stage_shapes
 from kdtune.models.on_device import DeviceModel, pick_device, pick_precision
+from kdtune.runtime.device import copy_to_gpu, is_gpu, iter_on_host, release_gpu_memory
 from kdtune.storage.array_cache import ArrayCache, CacheKey, CreateArray, OnCacheProgress
 
 TEACHER_BATCH_SIZE = 64
 
+GPU_BATCH_SIZE = 256
+"""Images that a GPU computes at once; where its memory is too small, half or a quarter of them."""
+
 MAX_THREADS = 8
 """Maximum number of batches that a CPU computes at once; each takes memory."""
 
-MAX_BF16_ERROR = 0.02
-"""Largest relative error (root mean square) of logits and stages that bf16 may cause."""
+MAX_ROUNDING_ERROR = 0.02
+"""Largest relative error (root mean square) of logits and stages by bf16 or float16."""
 
 VERSIONED_PACKAGES = ("torch", "torchvision", "timm")
 """Packages whose version stands for the code of their layers."""
@@ -138,8 +143,21 @@ class TeacherTargets:
         def build(names: Sequence[str], create: CreateArray) -> None:
             teacher = self._place_teacher(config, pixels[:TEACHER_BATCH_SIZE])
             in_float32 = {name for name in names if not self.specs[name].is_float16}
-            while overflowed := self._fill_arrays(teacher, pixels, names, in_float32, create):
+            batch_size = GPU_BATCH_SIZE if is_gpu(device) else TEACHER_BATCH_SIZE
+            while True:
+                try:
+                    overflowed = self._fill_arrays(
+                        teacher, pixels, names, in_float32, create, batch_size
+                    )
+                except torch.OutOfMemoryError:
+                    if batch_size <= TEACHER_BATCH_SIZE:
+                        raise
+                    batch_size //= 2
+                    continue
+                if not overflowed:
+                    break
                 in_float32 |= overflowed
+            release_gpu_memory()
 
         array_keys = {name: {"name": name, **asdict(spec)} for name, spec in self.specs.items()}
         title = f"the teacher's targets of {label}"
@@ -150,21 +168,21 @@ class TeacherTargets:
         return model_sha256(self.teacher)
 
     def _place_teacher(self, config: TrainConfig, sample: np.ndarray) -> DeviceModel:
-        """Return the teacher in the fastest precision with errors up to `MAX_BF16_ERROR`."""
-        device = pick_device(config.device)
-
-        def place(precision: str) -> DeviceModel:
-            settings = {"precision": precision, "compile": False}
-            return DeviceModel(self.teacher, device, config.model_copy(update=settings))
-
-        fast = place(config.precision)
+        """Return the teacher in the fastest type with errors up to `MAX_ROUNDING_ERROR`."""
+        place = partial(
+            DeviceModel,
+            self.teacher,
+            pick_device(config.device),
+            config.model_copy(update={"compile": False}),
+        )
+        fast = place()
         if fast.dtype == torch.float32:
             return fast
         # All outputs are compared, so that the choice does not depend on the requests.
         fast_outputs = _compute_outputs(fast, sample)
-        exact = place("float32")
+        exact = place(torch.float32)
         error = _max_relative_error(fast_outputs, _compute_outputs(exact, sample))
-        return place(config.precision) if error <= MAX_BF16_ERROR else exact
+        return place() if error <= MAX_ROUNDING_ERROR else exact
 
     def _fill_arrays(
         self,
@@ -173,9 +191,10 @@ class TeacherTargets:
         names: Sequence[str],
         in_float32: set[str],
         create_array: CreateArray,
+        batch_size: int,
     ) -> set[str]:
         """Create and fill arrays; return the names of those whose numbers overflow float16."""
-        arrays, overflowed = {}, set[str]()
+        arrays = {}
         methods = [method.to(teacher.device) for method in self._methods]  # they may have buffers
         for name in names:
             shape = (len(pixels), *self.specs[name].shape)
@@ -183,40 +202,90 @@ class TeacherTargets:
             arrays[name] = create_array(name, shape, np.dtype(dtype))
 
         @torch.no_grad()
-        def fill_batch(start: int) -> None:
-            batch = pixels[start : start + TEACHER_BATCH_SIZE]
-            outputs = teacher(normalise(torch.from_numpy(batch).to(teacher.device)))
-            targets: TensorsByName = {}
+        def compute_batch(images: Tensor) -> tuple[TensorsByName, Tensor]:
+            """Return targets in the type in which they are stored, and which of them overflow."""
+            outputs, targets = teacher(images), TensorsByName()
             for method in methods:
                 targets |= method.targets(*outputs)
-            for name in arrays.keys() & targets.keys():
-                value = targets[name].float().cpu()
-                stored = value.to(torch.float32 if name in in_float32 else torch.float16)
-                if stored.isinf().any() and not value.isinf().any():
-                    overflowed.add(name)
-                arrays[name][start : start + len(batch)] = stored.numpy()
+            values = {name: targets[name].float() for name in names}
+            stored = {
+                name: value.to(torch.float32 if name in in_float32 else torch.float16)
+                for name, value in values.items()
+            }
+            overflows = [
+                stored[name].isinf().any() & ~value.isinf().any() for name, value in values.items()
+            ]
+            return stored, torch.stack(overflows)
 
-        threads = torch.get_num_threads()
-        workers = limit_workers(MAX_THREADS) if teacher.device.type == "cpu" else 1
-        torch.set_num_threads(1)  # the threads below inherit this
-        try:
-            with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(fill_batch, range(0, len(pixels), TEACHER_BATCH_SIZE)))
-        finally:
-            torch.set_num_threads(threads)
-        return overflowed
+        fill = _fill_on_gpu if is_gpu(teacher.device) else _fill_in_threads
+        overflows = fill(compute_batch, pixels, arrays, teacher.device, batch_size)
+        is_overflowed = torch.stack(overflows).any(0).tolist()
+        return {name for name, overflowed in zip(names, is_overflowed, strict=True) if overflowed}
+
+
+ComputeBatch = Callable[[Tensor], tuple[TensorsByName, Tensor]]
+
+
+def _fill_in_threads(
+    compute_batch: ComputeBatch,
+    pixels: np.ndarray,
+    arrays: dict[str, np.ndarray],
+    device: torch.device,
+    batch_size: int,
+) -> list[Tensor]:
+    """Fill arrays with the targets of pixels; return which of them overflow, for each batch."""
+
+    def fill_batch(start: int) -> Tensor:
+        batch = slice(start, start + batch_size)
+        stored, overflows = compute_batch(torch.from_numpy(pixels[batch]).to(device))
+        for name, value in stored.items():
+            arrays[name][batch] = value.cpu().numpy()
+        return overflows
+
+    threads = torch.get_num_threads()
+    workers = limit_workers(MAX_THREADS) if device.type == "cpu" else 1
+    torch.set_num_threads(1)  # the threads below inherit this
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(fill_batch, range(0, len(pixels), batch_size)))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fill_on_gpu(
+    compute_batch: ComputeBatch,
+    pixels: np.ndarray,
+    arrays: dict[str, np.ndarray],
+    device: torch.device,
+    batch_size: int,
+) -> list[Tensor]:
+    """Do as `_fill_in_threads`, but store the targets of a batch while the next is computed."""
+    starts, all_overflows = range(0, len(pixels), batch_size), list[Tensor]()
+
+    def compute_batches() -> Iterator[TensorsByName]:
+        for start in starts:
+            images = torch.from_numpy(pixels[start : start + batch_size])
+            stored, overflows = compute_batch(copy_to_gpu(images, device))
+            all_overflows.append(overflows)
+            yield stored
+
+    for start, stored in zip(starts, iter_on_host(compute_batches(), device), strict=True):
+        for name, value in stored.items():
+            arrays[name][start : start + batch_size] = value.numpy()
+    return all_overflows
 
 
 @torch.no_grad()
 def _compute_outputs(teacher: DeviceModel, pixels: np.ndarray) -> list[Tensor]:
-    logits, features = teacher(normalise(torch.from_numpy(pixels).to(teacher.device)))
+    logits, features = teacher(torch.from_numpy(pixels).to(teacher.device))
     return [output.float() for output in (logits, *features)]
 
 
 def _max_relative_error(approximate: list[Tensor], exact: list[Tensor]) -> float:
     """Return the largest relative error: root mean square of the difference over that of exact."""
     pairs = zip(approximate, exact, strict=True)
-    return max(float((a - b).norm() / b.norm().clamp(min=1e-30)) for a, b in pairs)
+    errors = torch.stack([(a - b).norm() / b.norm().clamp(min=1e-30) for a, b in pairs])
+    return float(errors.max())  # not a number, if one error is not
 
 
 def source_sha256(classes: Iterable[type]) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
 from kdtune.models import build_model, require_model
@@ -17,7 +19,7 @@ from kdtune.training.run import find_run_data, open_run_batches
 
 
 def train_teacher(
-    config: TrainConfig, out: Path, say: Callable[[str], None] = say
+    config: TrainConfig, out: Path, say: Callable[[str], None] = say, threads: int | None = None
 ) -> dict[str, Any]:
     """Train a network with the method ``student`` and save its best weights.
 
@@ -26,6 +28,7 @@ def train_teacher(
         out: the checkpoint, which must not exist; until the end, the best weights so far are in
             ``<out>.partial.pth``.
         say: takes lines about each epoch and about what is built.
+        threads: CPU threads of torch; None for torch's default.
 
     Returns:
         ``validation_accuracy`` and ``test_accuracy`` (None without test images), shares of 1
@@ -34,6 +37,8 @@ def train_teacher(
     if out.exists():
         raise UserError(f"{out} exists already; remove it, or give another --out.")
     require_model(config.model)
+    if threads is not None:
+        torch.set_num_threads(threads)
     make_folder(out.parent)
     data = find_run_data(config)
     classes = list(data.classes)

@@ -368,13 +368,43 @@ def test_what_is_no_sweep_cannot_be_resumed_or_looked_at(kdtune, tmp_path):
 
 
 def test_what_the_system_refuses_is_one_line(kdtune, tmp_path, monkeypatch):
-    def refuse(path):
+    def refuse(path, threads):
         raise OSError(5, "Input/output error", str(path))
 
     (tmp_path / "x.yaml").touch()
     monkeypatch.setattr("kdtune.training.rerun.train_from_file", refuse)
     code, _, err = kdtune("train", "x.yaml")
     assert code == 1 and err == "kdtune: [Errno 5] Input/output error: 'x.yaml'\n"
+
+
+def test_a_teacher_and_a_run_have_the_threads_that_are_given(kdtune, tmp_path, monkeypatch):
+    given = []
+
+    def record(*args):
+        given.append(args[-1])
+        raise KeyboardInterrupt
+
+    (tmp_path / "x.yaml").touch()
+    monkeypatch.setattr("kdtune.training.rerun.train_from_file", record)
+    monkeypatch.setattr("kdtune.training.train_teacher.train_teacher", record)
+    for words in ("train x.yaml", "teacher --data digits --out t.pth"):
+        kdtune(*words.split())
+        kdtune(*words.split(), "--threads", 3)
+        assert "--threads" in kdtune(*words.split(), "--threads", 0)[2]
+    assert given == [None, 3, None, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP there alone")
+@pytest.mark.parametrize(
+    ("variables", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_waiting_threads_of_torch_soon_sleep_unless_the_user_says_otherwise(variables, spins):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **variables}
+    command = [sys.executable, "-c", "import kdtune, torch"]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert f"GOMP_SPINCOUNT = '{spins}'" in shown.stderr
 
 
 def test_a_path_that_is_not_utf8_is_a_sentence(kdtune, tmp_path):

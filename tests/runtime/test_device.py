@@ -1,15 +1,19 @@
 """Calls of CUDA, with a stand-in for it, and on a GPU if there is one."""
 
 import os
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from small_runs import small_config
 
 from kdtune.models.costs import measure_network_costs
-from kdtune.models.on_device import pick_precision
 from kdtune.runtime import device
 from kdtune.runtime.device import GpuMemory
+from kdtune.runtime.environment import describe_environment
+from kdtune.runtime.process import ProcessState
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -18,7 +22,7 @@ class Fake:
     """A GPU of 100 bytes of which 30 are free; `calls` are those that change something."""
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.capability = [], (9, 0)
 
     def is_available(self):
         return True
@@ -35,8 +39,8 @@ class Fake:
     def max_memory_reserved(self, where):
         return 42
 
-    def is_bf16_supported(self, including_emulation):
-        return including_emulation
+    def get_device_capability(self, where):
+        return self.capability
 
     def reset_peak_memory_stats(self, where):
         self.calls.append(f"reset {where}")
@@ -68,6 +72,29 @@ def test_the_current_gpu_is_asked_for_only_where_cuda_runs(fake):
     assert device.current_gpu() == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "driver"),
+    [
+        ("UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023", "535.104.05"),
+        ("UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (dvs)", "570.86.15"),
+        (None, None),
+    ],
+)
+def test_the_software_of_gpus_is_named(monkeypatch, tmp_path, line, driver):
+    monkeypatch.setattr(device, "NVIDIA_DRIVER_FILE", tmp_path / "version")
+    if line is not None:
+        text = f"NVRM version: NVIDIA {line}\nGCC version:  gcc 12.3.0\n"
+        (tmp_path / "version").write_text(text)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    expected = {"nvidia_driver": driver} if driver else {}
+    expected |= {"cuda": "13.0", "cudnn": "9.10.2"}
+    assert device.gpu_software() == expected
+    assert expected.items() <= describe_environment().items()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "cuda" not in device.gpu_software() and "cudnn" not in device.gpu_software()
+
+
 def test_other_devices_are_asked_nothing(fake):
     device.reset_peak_memory(CPU)
     assert device.gpu_name(CPU) is device.gpu_memory(CPU) is device.peak_memory(CPU) is None
@@ -91,8 +118,96 @@ def test_a_process_is_limited_to_its_share_of_a_gpus_memory(fake, monkeypatch):
     assert fake.calls == [0.25, 1.0]
 
 
-def test_a_gpu_that_only_imitates_bfloat16_computes_in_float32(fake):
-    assert pick_precision("auto", torch.nn.Linear(1, 1), GPU) == torch.float32
+class Clock:
+    """Time that passes while somebody sleeps."""
+
+    now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("free", "share", "waited"),
+    [
+        (lambda t: 90, 1.0, 0.0),  # enough
+        (lambda t: 23, 0.25, 0.0),
+        (lambda t: 20, 0.25, 1.0),  # others hold it
+        (lambda t: 0 if t < 0.5 else 90, 1.0, 0.5),
+        (lambda t: 10 * int(2 * t), 1.0, 4.5),  # it returns bit by bit
+        (lambda t: t, 1.0, 10.0),
+        (lambda t: None if t < 0.5 else 95, 1.0, 0.5),  # no room for a context before
+        (lambda t: 0, 0.0, 0.0),  # no GPU for this process
+    ],
+)
+def test_a_process_waits_while_memory_returns_to_its_gpu(fake, monkeypatch, free, share, waited):
+    clock = Clock()
+
+    def ask():
+        if (found := free(clock.now - 100)) is None:
+            raise RuntimeError("CUDA error: out of memory")
+        return found, 100
+
+    monkeypatch.setattr(device, "time", clock)
+    monkeypatch.setattr(fake, "mem_get_info", ask)
+    device.wait_for_gpu_memory(share)
+    assert clock.now - 100 == pytest.approx(waited, abs=0.11)
+
+
+def test_a_gpu_that_was_lost_has_a_name(fake):
+    fake.get_device_properties = lambda number: SimpleNamespace(name=f"T{number}", uuid="5f2c-01")
+    assert device.describe_gpu() == "T0 (GPU-5f2c-01)"
+
+
+def test_torch_takes_memory_of_gpus_in_segments_that_grow():
+    code = "import torch; from kdtune.runtime import device; device.avoid_gpu_fragmentation(); "
+    code += "print(torch._C._accelerator_getAllocatorSettings())"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTORCH_")}
+    for variables, settings in (
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+    ):
+        shown = subprocess.run(
+            [sys.executable, "-c", code], env=environment | variables, capture_output=True,
+            text=True, check=True,
+        )  # fmt: skip
+        assert shown.stdout.strip() == settings
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "tf32"),
+    [
+        ((6, 1), torch.float32, False),  # GTX 1080
+        ((7, 0), torch.float16, False),  # V100
+        ((7, 5), torch.float16, False),  # T4
+        ((8, 0), torch.bfloat16, True),  # A100
+        ((9, 0), torch.bfloat16, True),  # H100
+    ],
+)
+def test_a_gpu_computes_in_the_fastest_type_that_it_has(fake, capability, dtype, tf32):
+    fake.capability = capability
+    assert device.fast_gpu_dtype(GPU) == dtype
+    assert device.has_tf32(GPU) is tf32 and not device.has_tf32(CPU)
+
+
+@pytest.mark.parametrize("other", ["none", "ieee", "tf32"])
+@pytest.mark.parametrize("convolutions", ["ieee", "tf32"])
+@pytest.mark.parametrize("matmuls", ["ieee", "tf32"])
+def test_float32_is_ieee_or_tf32_whatever_was_set_before(other, convolutions, matmuls):
+    process = ProcessState()
+    torch.backends.fp32_precision = other
+    torch.backends.cudnn.conv.fp32_precision = other
+    device.set_float32_precision(convolutions, matmuls)
+    of_matmuls = torch.backends.cuda.matmul.fp32_precision
+    of_convolutions = torch.backends.cudnn.conv.fp32_precision
+    older = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    process.restore(0)
+    assert (of_convolutions, of_matmuls) == (convolutions, matmuls)
+    # torch.compile reads these, and torch refuses them if they disagree with the newer ones.
+    assert older == (convolutions == "tf32", "high" if matmuls == "tf32" else "highest")
 
 
 @pytest.mark.parametrize(

@@ -266,9 +266,10 @@ def test_precision_is_float32_where_bf16_would_be_slower(folder):
     assert pick_precision("float32", student, cpu) == torch.float32
 
 
+@pytest.mark.parametrize("precision", ["bf16", "float16"])
 @pytest.mark.parametrize("method", METHODS)
-def test_bf16_gives_finite_float32_losses(run, method):
-    (result,) = run(method=method, precision="bf16", epochs=1)
+def test_half_precision_gives_finite_float32_losses(run, method, precision):
+    (result,) = run(method=method, precision=precision, epochs=1)
     assert all(math.isfinite(v) for v in result.losses.values())
 
 

@@ -260,6 +260,25 @@ def test_momentum_survives_a_change_of_memory_format(folder, monkeypatch):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
+def test_a_run_names_its_device_and_a_change_of_it(folder, monkeypatch, capsys):
+    settings = {"method": "student", "precision": "float32", "save_freq": 1}
+    monkeypatch.setattr("kdtune.models.on_device.gpu_name", lambda device: "Tesla T4")
+    monkeypatch.setattr("kdtune.training.run_files.gpu_software", lambda: {"cuda": "13.0"})
+    run_training(small_config(folder, experiment_name="x", epochs=2, **settings))
+    threads = torch.get_num_threads()
+    assert f"Tesla T4, float32; threads {threads}; cuda 13.0\n" in capsys.readouterr().err
+    monkeypatch.setattr("kdtune.models.on_device.gpu_name", lambda device: "NVIDIA A100")
+    settings["resume"] = "checkpoints/x_epoch_1.pth"
+    run_training(small_config(folder, epochs=2, **settings))
+    change = "trained on Tesla T4, float32 before, and train on NVIDIA A100, float32 now"
+    assert change in capsys.readouterr().err and change in Path("logs/x.log").read_text()
+    monkeypatch.setattr("kdtune.models.on_device.gpu_name", lambda device: None)
+    del settings["resume"]
+    run_training(small_config(folder, experiment_name="y", epochs=2, **settings))
+    said = capsys.readouterr().err
+    assert f"cpu; threads {threads}\n" in said and "before" not in said
+
+
 def test_a_network_without_a_run_cannot_be_resumed(folder, teacher_file):
     with pytest.raises(UserError, match="it holds a network, but no run"):
         run_training(small_config(folder, resume=str(teacher_file)))
@@ -400,7 +419,9 @@ def test_the_returned_config_runs_again(folder, teacher_file):
 def test_a_teacher_keeps_its_best_weights_in_one_file(folder, tmp_path):
     out = tmp_path / "teacher.pth"
     config = small_config(folder, method="student", epochs=3)
-    result = train_teacher(config, out)
+    torch.set_num_threads(2)
+    result = train_teacher(config, out, threads=1)
+    assert torch.get_num_threads() == 1
     loaded = load_model(out)
     assert loaded["validation_accuracy"] == result["validation_accuracy"]
     assert loaded["test_accuracy"] == result["test_accuracy"]
@@ -440,6 +461,9 @@ def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
         f"data_fingerprint was f, and is {find_images(str(folder)).fingerprint}",
         f"torch was 1.0, and is {version('torch')}",
     ]
+    result = train_from_file(tmp_path / "y.yaml", threads=2)
+    assert torch.get_num_threads() == result["training_history"][-1]["threads"] == 2
+    assert "threads was 1, and is 2" in result["causes"]
     for threads in ("two", 0):
         wrong = {**config, "provenance": {**provenance, "threads": threads}}
         write_yaml(tmp_path / "y.yaml", wrong)

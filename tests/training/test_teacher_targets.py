@@ -1,8 +1,11 @@
 """The teacher's targets: one pass for all, exact enough, and new when anything changes."""
 
 import copy
+import math
 from contextlib import nullcontext
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from small_runs import IMAGE_SIZE, small_config
@@ -17,7 +20,7 @@ from kdtune.training import teacher_targets as targets_module
 from kdtune.training.loop import build_student
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import (
-    MAX_BF16_ERROR,
+    MAX_ROUNDING_ERROR,
     TeacherTargets,
     _max_relative_error,
     library_versions,
@@ -193,8 +196,8 @@ def test_bf16_is_used_only_within_the_tolerance(folder, teacher, pixels, tmp_pat
     fast, _ = opened(folder, teacher, pixels, tmp_path / "b", precision="bf16")
     exact, fast = ({k: torch.tensor(v).float() for k, v in x.items()} for x in (exact, fast))
     error = _max_relative_error(list(fast.values()), list(exact.values()))
-    assert 1e-4 < error <= MAX_BF16_ERROR
-    monkeypatch.setattr(targets_module, "MAX_BF16_ERROR", 0.0)
+    assert 1e-4 < error <= MAX_ROUNDING_ERROR
+    monkeypatch.setattr(targets_module, "MAX_ROUNDING_ERROR", 0.0)
     careful, _ = opened(folder, teacher, pixels, tmp_path / "c", precision="bf16")
     assert all(torch.equal(torch.tensor(v).float(), exact[k]) for k, v in careful.items())
 
@@ -211,6 +214,118 @@ def test_relative_error_by_hand():
     exact = [torch.tensor([3.0, 4.0]), torch.tensor([1.0]), torch.zeros(2)]
     found = [torch.tensor([3.0, 4.5]), torch.tensor([1.05]), torch.zeros(2)]
     assert _max_relative_error(found, exact) == pytest.approx(0.1)
+    for broken in (math.inf, math.nan):  # whichever output it is
+        for wrong in range(3):
+            values = [torch.full_like(x, broken) if i == wrong else x for i, x in enumerate(found)]
+            assert not _max_relative_error(values, exact) <= 1
+
+
+class StandIn:
+    """CUDA whose copies to the CPU are NaN until they are waited for."""
+
+    def __init__(self):
+        self.num_batches, self.newest = 0, {}
+
+    def start_copy(self, target, source):
+        target.fill_(math.nan)
+        self.newest[target.data_ptr()] = target, source
+
+    def Stream(self, device):
+        return self
+
+    current_stream = Stream
+
+    def stream(self, stream):
+        return nullcontext()
+
+    def wait_stream(self, other):
+        self.num_batches += 1
+
+    def record_event(self):
+        started = dict(self.newest)
+
+        def synchronize():
+            for place, (target, source) in started.items():
+                if self.newest[place][1] is source:  # else a later copy goes to the same place
+                    torch.add(source, 0, out=target)
+
+        return SimpleNamespace(synchronize=synchronize)
+
+    def is_available(self):
+        return False
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    cuda, copy, empty = StandIn(), torch.Tensor.copy_, torch.empty
+
+    def copy_later(target, source, non_blocking=False):
+        if not non_blocking:
+            return copy(target, source)
+        cuda.start_copy(target, source)
+        return target
+
+    def allocate(*shape, pin_memory=False, **settings):
+        return empty(*shape, **settings)
+
+    monkeypatch.setattr("kdtune.runtime.device.cuda", cuda)
+    monkeypatch.setattr("kdtune.runtime.device.torch.empty", allocate)
+    monkeypatch.setattr(torch.Tensor, "copy_", copy_later)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+    monkeypatch.setattr(targets_module, "is_gpu", lambda device: True)
+    return cuda
+
+
+def count_batches(teacher):
+    sizes = []
+    teacher.stem.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    return sizes
+
+
+@pytest.mark.parametrize("batch_size", [32, 64, 256])
+def test_a_gpu_computes_the_same_in_larger_batches(
+    folder, teacher, pixels, tmp_path, monkeypatch, stand_in, batch_size
+):
+    monkeypatch.setattr(targets_module, "GPU_BATCH_SIZE", batch_size)
+    sizes = count_batches(teacher)
+    kept, _ = opened(folder, teacher, pixels, tmp_path / "gpu", precision="float32")
+    assert max(sizes) == min(batch_size, len(pixels)) and stand_in.num_batches == len(sizes) - 1
+    monkeypatch.setattr(targets_module, "is_gpu", lambda device: False)
+    expected, _ = opened(folder, teacher, pixels, tmp_path / "cpu", precision="float32")
+    assert kept.keys() == expected.keys()
+    for name, value in expected.items():
+        assert kept[name].dtype == value.dtype
+        assert np.allclose(kept[name], value, rtol=2 * ROUNDING, atol=1e-6 * abs(value).max())
+
+
+def test_what_overflows_on_a_gpu_is_kept_in_float32(folder, teacher, pixels, tmp_path, stand_in):
+    with torch.no_grad():
+        for norm in (m for m in teacher.stages[-1].modules() if hasattr(m, "running_var")):
+            norm.weight *= 1e4
+    kept, _ = opened(folder, teacher, pixels, tmp_path, ["fitnets"], precision="float32")
+    [hint] = [array for name, array in kept.items() if name.startswith("hint")]
+    assert hint.dtype == np.float32 and 65504 < hint.max() < math.inf
+
+
+@pytest.mark.parametrize("most", [40, 20])
+def test_a_gpu_with_little_memory_computes_smaller_batches(
+    folder, teacher, pixels, tmp_path, monkeypatch, stand_in, most
+):
+    def refuse(module, inputs):
+        if len(inputs[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(targets_module, "GPU_BATCH_SIZE", 128)
+    monkeypatch.setattr(targets_module, "TEACHER_BATCH_SIZE", 32)
+    sizes = count_batches(teacher)
+    teacher.stem.register_forward_pre_hook(refuse)
+    if most == 20:
+        with pytest.raises(torch.OutOfMemoryError):
+            opened(folder, teacher, pixels, tmp_path, ["kd"], precision="float32")
+    else:
+        kept, _ = opened(folder, teacher, pixels, tmp_path, ["kd"], precision="float32")
+        assert max(sizes) == 32 and np.isfinite(kept["logits"]).all()
 
 
 def test_a_hash_is_that_of_the_weights_wherever_they_lie(teacher):
@@ -235,7 +350,7 @@ def test_targets_are_computed_where_the_teacher_is(folder, teacher, pixels, tmp_
             return super().targets(logits, features)
 
     seen = set()
-    monkeypatch.setattr("torch.autocast", lambda *settings: nullcontext())  # unknown to it
+    monkeypatch.setattr("torch.autocast", lambda *args, **settings: nullcontext())  # unknown to it
     monkeypatch.setitem(METHODS, "kd", OwnLayer)
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
         opened(folder, teacher, pixels, tmp_path, ["kd"], device="meta", precision="float32")

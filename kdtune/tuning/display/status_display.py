@@ -1,6 +1,7 @@
 """Lines about events and a live table of all cells, shown while trials run."""
 
-from collections import deque
+import re
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from kdtune.tuning.display.progress import Goal, Progress
 from kdtune.tuning.display.screen import DETAIL, WARNING, Display, Screen
 from kdtune.tuning.scheduling.policy import SchedulingPolicy
 from kdtune.units import format_duration
+
+LOST_GPU = re.compile(r"lost the GPU (.+?): ")
+"""Reason of a `GpuLostError`; the group is the GPU."""
 
 MAX_RECENT_ENDS = 2
 """Maximum number of trial ends below the table."""
@@ -43,6 +47,7 @@ class StatusDisplay(Display):
         self._slots: Slots | None = None
         self._signs, self._signs_said = LearningSigns(), set[Finding]()
         self._devices: dict[str, None] = {}  # in the order of their first epochs
+        self._trials_by_lost_gpu: defaultdict[str, set[str]] = defaultdict(set)
         self._recent_ends: deque[str] = deque(maxlen=MAX_RECENT_ENDS)
 
     def start(self, goal: Goal, slots: Slots) -> None:
@@ -60,8 +65,11 @@ class StatusDisplay(Display):
         """Report an event of the log."""
         if self.noun == "trials":
             self._signs.fold(event)
-        if isinstance(event, events.EpochFinished):
-            self._compare_devices(event.device)
+        match event:
+            case events.EpochFinished():
+                self._compare_devices(event.device)
+            case events.TrialRestarted() | events.TrialEnded():
+                self._count_lost_gpu(event)
         if self._goal is None:
             return
         match event:
@@ -83,11 +91,26 @@ class StatusDisplay(Display):
         """Say once that trials now train on another device than the earlier ones."""
         earlier = ", ".join(self._devices)
         if self._goal is not None and earlier and device not in self._devices:
-            comparison = f"trials trained on {earlier} before, and train on {device} now"
-            self.screen.warn(
-                f"{comparison}: their results may differ a little, and their seconds do"
-            )
+            text = f"trials trained on {earlier} before, and train on {device} now: their results "
+            text += "may differ a little, and their seconds do"
+            if self.policy.sweep.balance_by == "seconds":
+                text += "; balance_by is seconds, so cells on slower devices get fewer epochs"
+            self.screen.warn(text)
         self._devices[device] = None
+
+    def _count_lost_gpu(self, event: events.TrialRestarted | events.TrialEnded) -> None:
+        """Say once that two trials lost the same GPU."""
+        if (lost := LOST_GPU.search(event.reason)) is None:
+            return
+        trials = self._trials_by_lost_gpu[lost[1]]
+        if event.trial_id not in trials:
+            trials.add(event.trial_id)
+            if self._goal is not None and len(trials) == 2:
+                names = " and ".join(sorted(trials))
+                self.screen.warn(
+                    f"{names} lost the GPU {lost[1]}: if trials on other GPUs do not fail, it may "
+                    "be faulty, and can be left out with CUDA_VISIBLE_DEVICES"
+                )
 
     def _say_new_signs(self, min_trials: int) -> None:
         """Say once what the trials of a cell have not learned."""

@@ -104,7 +104,7 @@ class Driver:
         if size := log.truncated_bytes:
             warn(f"{size} bytes after the log's last event are not an event and were cut off")
         for name, now in opening_event.environment.items():
-            if (then := earlier_opening.environment.get(name)) != now:
+            if (then := earlier_opening.environment.get(name)) not in (None, now):
                 warn(f"{name} was {then} and is {now} now: results may differ a little")
 
     def run(

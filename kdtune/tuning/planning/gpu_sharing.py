@@ -1,6 +1,6 @@
 """Measurement of how many trials of each student should share a GPU.
 
-One, two and four processes train together on a GPU of each kind for some seconds, with the
+One, two, four and eight processes train together on a GPU of each kind for some seconds, with the
 settings of the student's first trial. The largest share that is best on a kind counts for all. A
 margin of memory is left, since a search may vary the batch size. On simulated GPUs
 (`ray.init(num_gpus=...)`) processes train on CPUs, and no memory is measured.
@@ -31,7 +31,7 @@ from kdtune.units import BYTES_PER_GB
 Say = Callable[[str], None]
 """Function that writes a line."""
 
-TRIALS_PER_GPU = (1, 2, 4)
+TRIALS_PER_GPU = (1, 2, 4, 8)
 """Numbers of trials that are measured together."""
 
 MEASURE_SECONDS = 10.0

@@ -16,7 +16,14 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batch, Batches
 from kdtune.models.on_device import pick_device
 from kdtune.plugins import PLUGINS, Plugin
-from kdtune.runtime.device import GpuMemory, gpu_memory, gpu_name, peak_memory, reset_peak_memory
+from kdtune.runtime.device import (
+    GpuMemory,
+    avoid_gpu_fragmentation,
+    gpu_memory,
+    gpu_name,
+    peak_memory,
+    reset_peak_memory,
+)
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.training.epoch_data import find_data
 from kdtune.training.loop import EpochResult, fit
@@ -45,6 +52,7 @@ class TrainingWorker:
 
     def __init__(self, plugins: Sequence[Plugin], memory: trainable.ProcessMemory):
         keep_freed_memory()
+        avoid_gpu_fragmentation()
         trainable.hide_unassigned_gpus()
         PLUGINS.sync(plugins)
         self._process_state, self._memory = ProcessState(), memory

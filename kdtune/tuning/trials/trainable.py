@@ -26,7 +26,14 @@ from kdtune.data.decoded import DecodedDataset
 from kdtune.errors import DiskFullError, DivergedError, GpuLostError, UserError, typed_first_line
 from kdtune.log.events import EpochMetrics
 from kdtune.plugins import PLUGINS, Plugin
-from kdtune.runtime.device import hide_gpus, is_gpu_lost, limit_gpu_memory
+from kdtune.runtime.device import (
+    avoid_gpu_fragmentation,
+    describe_gpu,
+    hide_gpus,
+    is_gpu_lost,
+    limit_gpu_memory,
+    wait_for_gpu_memory,
+)
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import CacheProgress, CacheState, OnCacheProgress
 from kdtune.storage.remote import Storage
@@ -124,7 +131,9 @@ class TrialProcess(tune.Trainable):
         plugins: Sequence[Plugin] = (),
     ) -> None:
         keep_freed_memory()
+        avoid_gpu_fragmentation()
         hide_unassigned_gpus()
+        wait_for_gpu_memory(ray_config["allocation"]["gpus"])
         with suppress(UserError):  # the trial raises it again, and so reports it
             PLUGINS.sync(plugins)
         self._process_state, self._memory = ProcessState(), ProcessMemory(target_requests)
@@ -197,7 +206,7 @@ def run_trial(
         yield from _train(TrainConfig.parse(config_values), memory or ProcessMemory(), folder)
     except Exception as error:  # of any kind: it must not end the sweep
         if is_gpu_lost():
-            text = f"its process lost the GPU: {typed_first_line(error)}"
+            text = f"its process lost the GPU {describe_gpu()}: {typed_first_line(error)}"
             raise GpuLostError(text) from error
         yield _describe_failure(error)
 

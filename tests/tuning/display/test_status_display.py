@@ -74,7 +74,34 @@ def test_a_second_kind_of_gpu_is_said_once_also_after_a_resume():
         train(trial_id, device)
     start = f"trials trained on {t4} before, and train on {a100} now: their results may differ"
     [(kind, text)] = shown.said
-    assert kind is WARNING and text.startswith(start)
+    assert kind is WARNING and text.startswith(start) and "fewer epochs" not in text
+    shown.policy.sweep.balance_by = "seconds"
+    train("f", "NVIDIA H100, bfloat16")
+    text = shown.said[-1][1]
+    assert text.endswith("balance_by is seconds, so cells on slower devices get fewer epochs")
+
+
+def test_a_gpu_that_two_trials_lost_is_named_once():
+    shown = Shown({AT: None})
+
+    def lose(trial_id, gpu):
+        shown.propose(trial_id)
+        reason = f"its process lost the GPU {gpu}: AcceleratorError: CUDA error: ECC"
+        shown.tell(TrialRestarted, trial_id, cause="process_died", reason=reason)
+
+    def named():
+        return [text for _, text in shown.said if "may be faulty" in text]
+
+    t4, other = "Tesla T4 (GPU-5f2c)", "Tesla T4 (GPU-77aa)"
+    lose("a", t4)
+    lose("a", t4)  # the trial may be the cause
+    lose("b", other)
+    assert named() == []
+    shown.propose("c")
+    shown.end("c", "crashed", reason=f"its process lost the GPU {t4}: AcceleratorError, 4 times")
+    lose("d", t4)
+    [text] = named()
+    assert text.startswith(f"a and c lost the GPU {t4}: if trials on other GPUs")
 
 
 def test_what_a_cell_has_not_learned_is_said_once():

@@ -80,13 +80,18 @@ def test_a_process_may_use_the_share_of_the_gpu_that_its_trial_has(folder, monke
     """Also a larger one, if a later trial has it."""
     context = SimpleNamespace(get_accelerator_ids=lambda: {"GPU": ["0"]})
     monkeypatch.setattr("ray.get_runtime_context", lambda: context)
-    shares = []
+    shares, waits = [], []
     monkeypatch.setattr("kdtune.tuning.trials.trainable.limit_gpu_memory", shares.append)
+    monkeypatch.setattr("kdtune.tuning.trials.trainable.wait_for_gpu_memory", waits.append)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF")
     config = ray_config(small_config(folder, method="student"))
     shared = {**config, "allocation": {"threads": 1, "gpus": 0.25}}
     process = TrialProcess(shared)
     process.reset_config({**config, "allocation": {"threads": 1, "gpus": 1.0}})
     assert shares == [0.25, 1.0]
+    assert waits == [0.25]  # its own memory returns at once
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
 
 
 @pytest.mark.slow

@@ -173,9 +173,9 @@ def test_a_process_that_lost_its_gpu_ends_instead_of_taking_the_next_trial(folde
 
     monkeypatch.setattr("kdtune.tuning.trials.trainable.fit", fail)
     monkeypatch.setattr("kdtune.tuning.trials.trainable.is_gpu_lost", lambda: True)
-    reason = (
-        "^its process lost the GPU: AcceleratorError: CUDA error: device-side assert triggered$"
-    )
+    monkeypatch.setattr("kdtune.tuning.trials.trainable.describe_gpu", lambda: "T4 (GPU-5)")
+    error = "AcceleratorError: CUDA error: device-side assert triggered"
+    reason = f"^its process lost the GPU T4 \\(GPU-5\\): {error}$"
     with pytest.raises(GpuLostError, match=reason):
         list(results_of(config_of(folder), None))
 

@@ -16,7 +16,9 @@ from kdtune.reports.tables.notes import (
 )
 from kdtune.reports.tables.sentences import describe_detectable_difference, display_name
 
-VERSIONS = ("kdtune", "python", "torch", "ray", "optuna", "platform")
+VERSIONS = (
+    "kdtune", "python", "torch", "nvidia_driver", "cuda", "cudnn", "ray", "optuna", "platform",
+)  # fmt: skip
 
 FORMULAS = """\
 x[i, s]   100 if image i is classified correctly with seed s, else 0; for a pair A minus B
