@@ -147,11 +147,21 @@ class TrainConfig(DataConfig):
     num_workers: int = Field(4, ge=0, description="threads, or processes of loaders, that decode")
     augment: bool = Field(False, description="random crops, flips, rotations and colours")
     epochs: int = Field(50, ge=1, description="passes over the training images")
-    lr: float = Field(0.01, gt=0, description="initial learning rate of SGD")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty of SGD")
-    step_size: int = Field(10, ge=1, description="epochs between two decays of lr")
-    gamma: float = Field(0.1, gt=0, le=1, description="factor of a decay of lr")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="torch's optimizer")
+    lr: float = Field(0.01, gt=0, description="learning rate, at its highest")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd, beta1 of adamw")
+    nesterov: bool = Field(False, description="Nesterov's momentum, with sgd")
+    weight_decay: float = Field(
+        5e-4, ge=0, description="L2 penalty of sgd, decoupled weight decay of adamw"
+    )
+    lr_scheduler: Literal["step", "cosine", "constant", "one_cycle"] = Field(
+        "step", description="course of the learning rate after the warm-up, by epoch"
+    )
+    warmup_epochs: int = Field(
+        0, ge=0, description="first epochs, in which the learning rate rises linearly"
+    )
+    step_size: int = Field(10, ge=1, description="step: epochs between two decays of lr")
+    gamma: float = Field(0.1, gt=0, le=1, description="step: factor of a decay of lr")
     temperature: float = Field(4.0, gt=0, description="temperature of the KD loss")
     alpha: float = Field(0.0, ge=0, description="weight of the KD loss; of TCKD in DKD")
     beta: float = Field(0.0, ge=0, description="weight of the method's own loss")
@@ -219,6 +229,18 @@ class TrainConfig(DataConfig):
             definitions = tuple((key, type(v), v) for key, v in method_defaults.items())
             extra = _method_settings_model(definitions).parse(extra).model_dump()
         return {**METHOD_DEFAULTS.get(method, {}), **settings, **extra}
+
+    @model_validator(mode="after")
+    def _check_optimizer(self) -> Self:
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0.")
+        if (warmup := self.warmup_epochs) >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs ({warmup}) must leave some of the {self.epochs} epochs."
+            )
+        if warmup and self.lr_scheduler == "one_cycle":
+            raise ValueError("one_cycle warms up by itself: leave warmup_epochs out.")
+        return self
 
     @model_validator(mode="after")
     def _check_hint_epochs(self) -> Self:

@@ -159,6 +159,9 @@ class _Run:
         if self.step.scaler.is_enabled() and state["scaler"]:
             self.step.scaler.load_state_dict(state["scaler"])
         match_memory_format(self.optimizer)
+        for group in self.optimizer.param_groups:  # the state may come from another device
+            if "capturable" in group:
+                group["capturable"] = self.student.device.type == "cuda"
         self.progress = {key: state[key] for key in self.progress}
 
     def state(self) -> dict[str, Any]:

@@ -58,10 +58,16 @@ def test_the_same_seed_gives_the_same_numbers(run, method):
     assert rows(first) != rows(run(method=method, augment=True, seed=1))
 
 
+RECIPES = {
+    "fitnets-hint-stage": {"method": "fitnets", "hint_epochs": 2},
+    "adamw": {"method": "fitnets", "optimizer": "adamw", "lr_scheduler": "cosine"},
+    "nesterov": {"nesterov": True, "lr_scheduler": "one_cycle"},
+}
+"""Settings of runs whose state has more than weights and momentum."""
+
+
 @pytest.mark.parametrize(
-    "settings",
-    [{"method": m} for m in LOOPED] + [{"method": "fitnets", "hint_epochs": 2}],
-    ids=[*LOOPED, "fitnets-hint-stage"],
+    "settings", [*({"method": m} for m in LOOPED), *RECIPES.values()], ids=[*LOOPED, *RECIPES]
 )
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(run, settings, tmp_path):
     settings = {**settings, "epochs": 3, "step_size": 1, "augment": True}
