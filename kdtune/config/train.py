@@ -33,6 +33,9 @@ _NOT_SEARCHABLE = {
     **dict.fromkeys(OUTPUT_FIELDS, "has no effect in a sweep; leave it out"),
 }
 
+LOADED_DATA_FIELDS = {"class_weights", "balanced_sampling"}
+"""Settings that need the images of `data_dir`; a loader of a user's own cannot have them."""
+
 LOCATION_FIELDS = {"data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "device"}
 """Settings that depend on the machine and do not change what is learned."""
 
@@ -162,6 +165,24 @@ class TrainConfig(DataConfig):
     )
     step_size: int = Field(10, ge=1, description="step: epochs between two decays of lr")
     gamma: float = Field(0.1, gt=0, le=1, description="step: factor of a decay of lr")
+    gradient_clip_val: float = Field(
+        0.0, ge=0, description="largest norm of the gradients of a step; 0 does not clip"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of a label that all classes get, in training"
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="weights of the classification loss; balanced: 1 / images of a class"
+    )
+    balanced_sampling: bool = Field(
+        False, description="draw training images with replacement, all classes alike"
+    )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay per step of the average of weights that is validated and kept; 0: none",
+    )
     temperature: float = Field(4.0, gt=0, description="temperature of the KD loss")
     alpha: float = Field(0.0, ge=0, description="weight of the KD loss; of TCKD in DKD")
     beta: float = Field(0.0, ge=0, description="weight of the method's own loss")
@@ -211,6 +232,17 @@ class TrainConfig(DataConfig):
         if (other := settings.get("method", method)) != method:
             raise UserError(f"These are settings of the method '{other}', not of '{method}'.")
         return cls.parse({**settings, "method": method})
+
+    def require_defaults(self, keys: Iterable[str], user: str) -> None:
+        """Raise a `UserError` if settings are not their defaults.
+
+        Args:
+            keys: names of the settings.
+            user: names what they have no effect on.
+        """
+        for key in sorted(keys):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise UserError(f"The setting {key} has no effect on {user}; leave it out.")
 
     @model_validator(mode="before")
     @classmethod

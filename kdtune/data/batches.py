@@ -26,27 +26,71 @@ TrainingBatches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 """The batches of every epoch, or a function that returns those of an epoch, from 1."""
 
 
+def is_tiny_batch(count: int, batch_size: int) -> bool:
+    """Return True if there is no training step on a last batch.
+
+    Batch norm makes the gradients of a few images up to thousands of times as large as those of a
+    batch, and cannot be trained on a single image at all.
+
+    Args:
+        count: images in the last batch; 0 if there is none.
+        batch_size: images in the others.
+    """
+    return count == 1 or 0 < count < batch_size / 4
+
+
+def describe_left_out(num_images: int, batch_sizes: Iterable[int]) -> list[str]:
+    """Return a line about the images that an epoch leaves out, if it leaves any out.
+
+    Args:
+        num_images: for training.
+        batch_sizes: of the runs.
+    """
+    samplers = [SeededBatchSampler(num_images, size, True) for size in sorted({*batch_sizes})]
+    counts = {s.batch_size: num_images % s.batch_size for s in samplers if s.drops_last}
+    if not counts:
+        return []
+    lists = [", ".join(map(str, values)) for values in (counts.values(), counts)]
+    return [
+        f"each epoch leaves out {lists[0]} of {num_images:,} training images: the last batch "
+        f"would have fewer than a quarter of batch_size {lists[1]}"
+    ]
+
+
 @dataclass(frozen=True)
 class SeededBatchSampler:
     """Indices of the images of each batch, and a seed for their augmentation.
 
     Each iteration is one pass; torch's global random state gives its order and seed. A shuffled
-    pass drops a last batch of a single image, since batch norm cannot be trained on it. The
-    indices of a pass go to the device in one copy.
+    pass drops a last batch that `is_tiny_batch`. The indices of a pass go to the device in one
+    copy.
+
+    Attributes:
+        weights: draw the images with replacement in proportion to these, [num_images], as torch's
+            `WeightedRandomSampler`.
     """
 
     num_images: int
     batch_size: int
     shuffle: bool
     device: torch.device = CPU
+    weights: Tensor | None = None
+
+    @property
+    def drops_last(self) -> bool:
+        """True if a pass leaves its last batch out."""
+        rest = self.num_images % self.batch_size
+        return self.shuffle and is_tiny_batch(rest, min(self.batch_size, self.num_images))
 
     def __len__(self) -> int:
-        drops_single = self.shuffle and self.num_images % self.batch_size == 1
-        return -(-self.num_images // self.batch_size) - drops_single
+        return -(-self.num_images // self.batch_size) - self.drops_last
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        order = torch.randperm if self.shuffle else torch.arange
-        batches = torch.split(order(self.num_images).to(self.device), self.batch_size)
+        if self.weights is not None:
+            order = torch.multinomial(self.weights, self.num_images, replacement=True)
+        else:
+            order = (torch.randperm if self.shuffle else torch.arange)(self.num_images)
+        batches = torch.split(order.to(self.device), self.batch_size)
         seed = int(torch.randint(2**62, ())) if self.shuffle else 0
         for indices in batches[: len(self)]:
             yield indices, seed
@@ -94,6 +138,7 @@ class Batches:
 
     Attributes:
         pixels: uint8 [N, 3, H, W].
+        balanced: draw images with replacement, all classes alike.
         augment_seed: seed for image 0, + i for image i, in every pass; None: anew in every pass.
         targets: the teacher's targets by name, [N, ...].
         device_tensors: keeps the arrays on the device for later runs.
@@ -103,6 +148,7 @@ class Batches:
     labels: Sequence[int]
     batch_size: int = EVALUATION_BATCH_SIZE
     shuffle: bool = False
+    balanced: bool = False
     augment: bool = False
     augment_seed: int | None = None
     targets: Mapping[str, np.ndarray] | None = None
@@ -117,8 +163,12 @@ class Batches:
         self._targets = self.device_tensors.place(arrays, device)
         self._pixels = self._targets.pop("pixels")
         self._labels = torch.tensor(self.labels, dtype=torch.int64, device=self._pixels.device)
+        weights = None
+        if self.balanced:
+            labels = torch.tensor(self.labels)
+            weights = 1 / torch.bincount(labels).float()[labels]
         self._sampler = SeededBatchSampler(
-            len(self.labels), self.batch_size, self.shuffle, self._pixels.device
+            len(self.labels), self.batch_size, self.shuffle, self._pixels.device, weights
         )
 
     def __len__(self) -> int:

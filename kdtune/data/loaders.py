@@ -1,5 +1,6 @@
 """Data loaders for notebooks: of an image folder, and checks of a user's own."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from kdtune.config.train import TrainConfig
-from kdtune.data.batches import EVALUATION_BATCH_SIZE, Batch, SeededBatchSampler
+from kdtune.data.batches import EVALUATION_BATCH_SIZE, Batch, SeededBatchSampler, is_tiny_batch
 from kdtune.data.folders import find_images
 from kdtune.data.splits import Split
 from kdtune.data.transforms import augment_images, decode_images, limit_workers, normalise
@@ -27,7 +28,8 @@ class CheckedLoader:
 
     Attributes:
         name: the loader's name in messages.
-        training: skip batches of a single image, on which batch norm cannot be trained.
+        training: skip batches of a single image, and a last one that `is_tiny_batch` beside the
+            first.
     """
 
     loader: Loader
@@ -43,15 +45,24 @@ class CheckedLoader:
                 f"{self.name} must be a DataLoader, or a list of batches, since every epoch "
                 f"iterates over it; a {type(self.loader).__name__} cannot be iterated over again."
             )
-        empty = True
+        first_size, last = 0, None
         for batch in batches:
             images, labels = self._check_batch(batch)
             if len(labels) > self.training:
-                empty = False
-                yield images, labels, None
-        if empty:
+                if last is not None:
+                    yield last
+                first_size, last = first_size or len(labels), (images, labels, None)
+        if last is None:
             minimum = "more than one image" if self.training else "an image"
             raise UserError(f"{self.name} has no batch with {minimum}.")
+        if not (self.training and is_tiny_batch(len(last[1]), first_size)):
+            yield last
+            return
+        warnings.warn(
+            f"The last batch of {self.name} is left out: it has {len(last[1])} images, fewer than "
+            f"a quarter of the first one's {first_size}.",
+            stacklevel=2,
+        )
 
     def _check_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
         try:

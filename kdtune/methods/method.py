@@ -35,13 +35,16 @@ class Method(nn.Module, ABC):
     Attributes:
         SETTINGS: for a plug-in's method: defaults that differ from those of `TrainConfig`, and
             defaults of settings that only this method has; `config` has both.
+        has_hint_stage: True if the first `hint_epochs` epochs do not train the classifier.
         uses_teacher: False if the method ignores the teacher.
         float16_targets: names of targets that may be cached in float16: rounding them by up to
             2⁻¹¹ of their values does not change the loss noticeably.
         epoch: the current epoch, from 1; the loop sets it.
+        class_weights: of the classification loss in training, [K]; the loop sets it, or None.
     """
 
     SETTINGS: ClassVar[SettingValues] = {}
+    has_hint_stage = False
     uses_teacher = True
 
     def __init__(self, config: TrainConfig, student: StageShapes, teacher: StageShapes | None):
@@ -49,6 +52,8 @@ class Method(nn.Module, ABC):
         self.config = config
         self.epoch = 1
         self.float16_targets: frozenset[str] = frozenset()
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)
 
     @abstractmethod
     def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
@@ -93,7 +98,12 @@ class Method(nn.Module, ABC):
         return self._combine_terms(logits, labels, terms)
 
     def _combine_terms(self, logits: Tensor, labels: Tensor, terms: LossTerms) -> TensorsByName:
-        classification = nn.functional.cross_entropy(logits.float(), labels)
+        smoothing, weights = self.config.label_smoothing, self.class_weights
+        if not self.training:  # plain cross-entropy, whatever the recipe
+            smoothing, weights = 0.0, None
+        classification = nn.functional.cross_entropy(
+            logits.float(), labels, weights, label_smoothing=smoothing
+        )
         loss, parts = classification, {"classification": classification.detach()}
         for name, (weight, raw) in terms.items():
             parts[name] = raw.detach()

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from kdtune.config.train import OUTPUT_FIELDS, TrainConfig
+from kdtune.config.train import LOADED_DATA_FIELDS, OUTPUT_FIELDS, TrainConfig
 from kdtune.data.loaders import CheckedLoader, Loader
 from kdtune.errors import UserError
 from kdtune.methods.method import Method, TensorsByName
@@ -134,6 +134,7 @@ def train_epoch(
         (``classification``, ``kd``, ``kd_weighted``, ...) and ``accuracy`` (share of 1).
     """
     settings = _parse_config(config, device)
+    settings.require_defaults({*LOADED_DATA_FIELDS, "ema_decay"}, "a loop of your own")
     student, teacher, method = _prepare_step(student_model, teacher_model, settings)
     optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if missing := [p for p in method.parameters() if id(p) not in optimized]:

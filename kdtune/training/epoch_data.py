@@ -40,6 +40,13 @@ class EpochData:
     def __post_init__(self) -> None:
         self.cache_views = self.cache_views and self.decoded.cache is not None
 
+    @property
+    def class_counts(self) -> list[int]:
+        """Numbers of training images by class."""
+        data = self.decoded.data
+        counts: list[int] = np.bincount(data.train.labels, minlength=len(data.classes)).tolist()
+        return counts
+
     def train_batches(self, epoch: int) -> Batches:
         """Return the training batches of an epoch, from 1."""
         config, view = self.config, self._view_index(epoch)
@@ -50,6 +57,7 @@ class EpochData:
             self.decoded.data.train.labels,
             config.batch_size,
             shuffle=True,
+            balanced=config.balanced_sampling,
             augment=config.augment and (view is None or not self.cache_views),
             augment_seed=view_seed(view, config.augment_seed) if view is not None else None,
             targets=targets if self.teacher_targets is not None else None,

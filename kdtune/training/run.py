@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from kdtune.config.train import OUTPUT_FIELDS, TrainConfig, file_stem
-from kdtune.data.batches import Batch, TrainingBatches
+from kdtune.config.train import LOADED_DATA_FIELDS, OUTPUT_FIELDS, TrainConfig, file_stem
+from kdtune.data.batches import Batch, TrainingBatches, describe_left_out
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
 from kdtune.data.splits import ImageData
 from kdtune.errors import UserError
@@ -59,6 +59,8 @@ def run_training(
     """
     METHODS.require(config.method)
     require_model(config.model)
+    if train_loader is not None:
+        config.require_defaults(LOADED_DATA_FIELDS, "a train_loader of your own")
     resumed_from = config.resume
     checkpoint = read_checkpoint(resumed_from) if resumed_from else None
     config = _name_run(config, checkpoint)
@@ -83,6 +85,7 @@ def run_training(
         batches.train,
         batches.validation,
         num_classes=len(classes),
+        class_counts=batches.class_counts,
         teacher=teacher,
         resume=checkpoint["training"] if checkpoint is not None else None,
         on_step=files.log_step,
@@ -159,11 +162,16 @@ def _numbered_classes(
 
 
 class RunBatches(NamedTuple):
-    """Batches of a run by split; None for a split without images."""
+    """Batches of a run by split; None for a split without images.
+
+    Attributes:
+        class_counts: training images by class; None from a loader.
+    """
 
     train: TrainingBatches
     validation: Iterable[Batch] | None
     test: Iterable[Batch] | None
+    class_counts: list[int] | None = None
 
 
 def open_run_batches(
@@ -192,12 +200,14 @@ def open_run_batches(
     validation, test = checked.get("val_loader"), checked.get("test_loader")
     if data is None:
         return RunBatches(checked["train_loader"], validation, test)
+    for line in describe_left_out(len(data.train), [config.batch_size]):
+        say(line)
     epoch_data = open_single_run(config, data, teacher, say)
     if validation is None:
         validation = epoch_data.evaluation_batches("validation")
     if test is None and data.test is not None:
         test = epoch_data.evaluation_batches("test")
-    return RunBatches(epoch_data.train_batches, validation, test)
+    return RunBatches(epoch_data.train_batches, validation, test, epoch_data.class_counts)
 
 
 def _check_first_batches(batches: RunBatches) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 from kdtune.errors import UserError
 from kdtune.methods.method import Method, TensorsByName
 from kdtune.models.on_device import DeviceModel
+from kdtune.training.ema import ModelEma
 
 
 class MetricSums:
@@ -95,10 +96,12 @@ class TrainingStep:
     Attributes:
         scaler: keeps the gradients of float16 from vanishing; does nothing in other precisions.
         stream: CUDA stream on which the steps of an epoch run; None is the usual one.
+        ema: follows the student's weights after each step; None keeps no average.
         sums: metrics of the epoch.
     """
 
     stream: torch.cuda.Stream | None = None
+    ema: ModelEma | None = None
 
     def __init__(
         self,
@@ -116,6 +119,8 @@ class TrainingStep:
         """Put student and method into train mode, and start new sums."""
         self.student.model.train()
         self.method.train()
+        if self.ema is not None:
+            self.ema.start_epoch()
         self.sums = MetricSums()
 
     def __call__(self, images: Tensor, labels: Tensor, targets: TensorsByName | None) -> Tensor:
@@ -124,7 +129,13 @@ class TrainingStep:
         logits, parts = compute_parts(*models, images, labels, targets)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(parts["loss"]))
+        if max_norm := self.method.config.gradient_clip_val:
+            self.scaler.unscale_(self.optimizer)
+            groups = self.optimizer.param_groups
+            torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], max_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.ema is not None:
+            self.ema.update()
         self.sums.add(parts, logits, labels)
         return parts["loss"].detach()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdtune.data.batches import Batches, DeviceTensors, prefetch
+from kdtune.data.batches import Batches, DeviceTensors, describe_left_out, prefetch
 from kdtune.data.transforms import augment_images
 from kdtune.runtime.device import GpuMemory
 
@@ -42,9 +42,34 @@ def test_images_and_labels_stay_together():
         assert torch.equal(images[:, 0, 0, 0].long(), labels)
 
 
-def test_a_last_batch_of_one_image_is_dropped_in_training():
-    sizes = [len(y) for _, y, _ in Batches(PIXELS, LABELS, batch_size=3, shuffle=True)]
-    assert sizes == [3, 3, 3]
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    [(3, [3, 3, 3]), (4, [4, 4, 2]), (8, [8, 2]), (9, [9]), (10, [10]), (64, [10])],
+)
+def test_a_last_batch_of_less_than_a_quarter_is_left_out_in_training(batch_size, sizes):
+    batches = Batches(PIXELS, LABELS, batch_size=batch_size, shuffle=True)
+    assert [len(y) for _, y, _ in batches] == sizes and len(batches) == len(sizes)
+    assert bool(describe_left_out(10, [batch_size])) == (sum(sizes) < 10)
+    every = Batches(PIXELS, LABELS, batch_size=batch_size)
+    assert sum(len(y) for _, y, _ in every) == 10
+
+
+def test_a_line_says_what_an_epoch_leaves_out():
+    assert describe_left_out(1_202, [32, 400, 601, 1_200]) == [
+        "each epoch leaves out 2, 2 of 1,202 training images: the last batch would have fewer "
+        "than a quarter of batch_size 400, 1200"
+    ]
+
+
+def test_balanced_batches_have_all_classes_alike():
+    """With 90, 9 and 1 images of three classes, each gets a third of 3,000 draws."""
+    labels = [0] * 90 + [1] * 9 + [2]
+    pixels = np.zeros((100, 3, 1, 1), dtype=np.uint8)
+    torch.manual_seed(0)
+    batches = Batches(pixels, labels, batch_size=50, shuffle=True, balanced=True)
+    drawn = torch.cat([y for _ in range(30) for _, y, _ in batches])
+    assert len(drawn) == 3_000
+    assert all(900 < count < 1_100 for count in torch.bincount(drawn).tolist())
 
 
 def test_augmentation_keeps_shape_and_type():

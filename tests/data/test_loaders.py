@@ -8,6 +8,7 @@ from kdtune import prepare_dataloaders
 from kdtune.at import train_at
 from kdtune.data.batches import Batches
 from kdtune.data.folders import find_images
+from kdtune.data.loaders import CheckedLoader
 from kdtune.data.transforms import decode_images, normalise
 from kdtune.errors import UserError
 
@@ -71,3 +72,15 @@ def test_a_run_on_loaders_is_the_run_on_the_folder(folder, tmp_path, monkeypatch
 def test_a_setting_out_of_range_is_an_error_in_one_sentence(folder):
     with pytest.raises(UserError, match="The setting batch_size cannot be 0"):
         prepare_dataloaders(str(folder), batch_size=0)
+
+
+def test_a_tiny_last_batch_of_a_loader_is_left_out_in_training():
+    sizes = (12, 3, 12, 2)
+    batches = [(torch.zeros(n, 3, 8, 8), torch.zeros(n, dtype=torch.int64)) for n in sizes]
+    trained = CheckedLoader(batches, "train_loader", training=True)
+    with pytest.warns(
+        UserWarning, match="last batch of train_loader is left out: it has 2 images"
+    ):
+        assert [len(y) for _, y, _ in trained] == [12, 3, 12]
+    assert [len(y) for _, y, _ in CheckedLoader(batches, "test_loader")] == [12, 3, 12, 2]
+    assert [len(y) for _, y, _ in CheckedLoader(batches[3:], "train_loader", training=True)] == [2]

@@ -447,3 +447,18 @@ def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
             train_from_file(tmp_path / "y.yaml")
     write_yaml(tmp_path / "x.yaml", {**config, "lr": 0.5, "provenance": provenance})
     assert train_from_file(tmp_path / "x.yaml")["recorded_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    "settings", [{"class_weights": "balanced"}, {"balanced_sampling": True}], ids=lambda s: [*s][0]
+)
+def test_what_needs_the_images_is_refused_with_a_loader(folder, settings):
+    config = small_config(folder, method="student", **settings)
+    with pytest.raises(UserError, match=f"{[*settings][0]} has no effect on a train_loader of"):
+        run_training(config, [])
+
+
+def test_a_run_says_what_it_leaves_out(folder, capsys):
+    """Of the 140 images 137 make a batch; the other 3 would be another."""
+    run_training(small_config(folder, method="student", epochs=1, batch_size=137))
+    assert "each epoch leaves out 3 of 140 training images" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from torch import nn
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
+from kdtune.data.batches import describe_left_out
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData
 from kdtune.errors import RunError, UserError, last_line
@@ -50,6 +51,7 @@ class SharedInputs:
         self._target_requests: dict[str, list[tuple[TrainConfig, StageShapes]]] = {}
         self._target_bytes: dict[str, dict[str, int]] = {}
         self._runs_by_augment: dict[bool, TrainConfig] = {}
+        self._batch_sizes = set[int]()
         self.cache_plan = CacheRecord(methods=(), augment_views=0, num_bytes=0)
         self.cache_plan_lines: list[str] = []
 
@@ -78,6 +80,7 @@ class SharedInputs:
 
     def _register_run(self, config: TrainConfig, shapes: StageShapes) -> None:
         self._runs_by_augment[config.augment] = config
+        self._batch_sizes.add(config.batch_size)
         if self.teacher_targets is None:
             build_method(config, shapes, None)
             return
@@ -162,7 +165,8 @@ class SharedInputs:
             say: takes a line about each array, and about what does not fit.
             decoded: other images; None for those of the sweep.
         """
-        for line in self.cache_plan_lines:
+        num_images = len(self.decoded.data.train)
+        for line in (*describe_left_out(num_images, self._batch_sizes), *self.cache_plan_lines):
             say(line)
         if slots.can_run_on(ray.get_runtime_context().get_node_id()) and not has_gpu():
             return self._build_in_driver(say, decoded)

@@ -209,7 +209,14 @@ def _train(
                 state, history = latest
                 yield from (EpochReported(metrics=metrics) for metrics in history)
             batches = epoch_data.train_batches, load_validation()
-            epochs = fit(config, *batches, num_classes=len(classes), teacher=teacher, resume=state)
+            epochs = fit(
+                config,
+                *batches,
+                num_classes=len(classes),
+                class_counts=epoch_data.class_counts,
+                teacher=teacher,
+                resume=state,
+            )
             for epoch in range(len(history) + 1, config.epochs + 1):
                 yield from _iter_cache_events(cache_events, partial(epoch_data.load_arrays, epoch))
                 result = next(epochs)
