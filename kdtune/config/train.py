@@ -4,9 +4,17 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from kdtune.config.methods import BUILTIN_METHODS, SettingValues
@@ -44,6 +52,12 @@ ALIASES = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"
 
 Metric = Literal["accuracy", "balanced_accuracy"]
 """Accuracies to search and decide by; the balanced one is the mean recall of the classes."""
+
+Augment = Annotated[
+    Literal["none", "standard", "crop_flip", "randaugment", "trivialaugment", "autoaugment"],
+    BeforeValidator(lambda v: {False: "none", True: "standard"}[v] if isinstance(v, bool) else v),
+]
+"""An augmentation of training images by name; true is ``standard``, and false ``none``."""
 
 METRIC_DESCRIPTION = "balanced_accuracy is the mean recall of the classes"
 
@@ -148,7 +162,11 @@ class TrainConfig(DataConfig):
     image_size: int = Field(128, ge=8, description="pixels; images are resized to a square")
     batch_size: int = Field(32, ge=2, description="images in a step")
     num_workers: int = Field(4, ge=0, description="threads, or processes of loaders, that decode")
-    augment: bool = Field(False, description="random crops, flips, rotations and colours")
+    augment: Augment = Field(
+        "none",
+        description="random crops and flips of training images, and after them, by name: nothing "
+        "(crop_flip), rotations and colours (standard, or true), or torchvision's",
+    )
     epochs: int = Field(50, ge=1, description="passes over the training images")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="torch's optimizer")
     lr: float = Field(0.01, gt=0, description="learning rate, at its highest")
@@ -215,6 +233,11 @@ class TrainConfig(DataConfig):
         None, description="stem of the names of the run's files", pattern=FILE_NAME_PATTERN
     )
     resume: str | None = Field(None, description="checkpoint from which training resumes")
+
+    @property
+    def augments(self) -> bool:
+        """True if training images are augmented."""
+        return self.augment != "none"
 
     @property
     def data_source(self) -> DataSource:

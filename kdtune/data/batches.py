@@ -139,6 +139,7 @@ class Batches:
     Attributes:
         pixels: uint8 [N, 3, H, W].
         balanced: draw images with replacement, all classes alike.
+        augment: ``none``, or one of `kdtune.data.transforms.AUGMENTATIONS`.
         augment_seed: seed for image 0, + i for image i, in every pass; None: anew in every pass.
         targets: the teacher's targets by name, [N, ...].
         device_tensors: keeps the arrays on the device for later runs.
@@ -149,7 +150,7 @@ class Batches:
     batch_size: int = EVALUATION_BATCH_SIZE
     shuffle: bool = False
     balanced: bool = False
-    augment: bool = False
+    augment: str = "none"
     augment_seed: int | None = None
     targets: Mapping[str, np.ndarray] | None = None
     device: torch.device = CPU
@@ -159,7 +160,7 @@ class Batches:
         arrays = {"pixels": self.pixels, **(self.targets or {})}
         # Dozens of kernels would augment an image on a GPU, and round otherwise than those of the
         # CPU, which makes the cached views.
-        device = CPU if self.augment else self.device
+        device = CPU if self.augment != "none" else self.device
         self._targets = self.device_tensors.place(arrays, device)
         self._pixels = self._targets.pop("pixels")
         self._labels = torch.tensor(self.labels, dtype=torch.int64, device=self._pixels.device)
@@ -181,9 +182,9 @@ class Batches:
 
     def _gather_batch(self, indices: Tensor, seed: int) -> Batch:
         images, labels = self._select(self._pixels, indices), self._select(self._labels, indices)
-        if self.augment:
+        if self.augment != "none":
             base_seed = seed if self.augment_seed is None else self.augment_seed
-            images = augment_images(images, (indices + base_seed).tolist())
+            images = augment_images(images, (indices + base_seed).tolist(), self.augment)
         if self.targets is None:
             return images, labels, None
         targets = {name: self._select(rows, indices) for name, rows in self._targets.items()}

@@ -136,22 +136,30 @@ class DecodedDataset:
         if failures:
             raise BadImagesError(failures)
 
-    def augmented_view(self, view: int, seed: int, on_progress: OnCacheProgress) -> np.ndarray:
+    def augmented_view(
+        self, view: int, seed: int, augment: str, on_progress: OnCacheProgress
+    ) -> np.ndarray:
         """Return a view of the training images; it needs a cache.
 
         Args:
             view: number of the view, from 0.
             seed: fixes all views; image i is augmented with the seed `view_seed(view, seed)` + i.
+            augment: one of `kdtune.data.transforms.AUGMENTATIONS`.
             on_progress: called when the array is built or waited for.
         """
         self.pixels("train", on_progress)
-        return self._open_array("train", on_progress, view, seed)
+        return self._open_array("train", on_progress, view, seed, augment)
 
     def _open_array(
-        self, name: str, on_progress: OnCacheProgress, view: int | None = None, seed: int = 0
+        self,
+        name: str,
+        on_progress: OnCacheProgress,
+        view: int | None = None,
+        seed: int = 0,
+        augment: str = "none",
     ) -> np.ndarray:
         split = self.data.splits[name]
-        label, key = self.identify_array(name, view, seed)
+        label, key = self.identify_array(name, view, seed, augment)
 
         def build(names: object, create: CreateArray) -> None:
             shape = len(split), 3, self.image_size, self.image_size
@@ -163,13 +171,13 @@ class DecodedDataset:
             seeds = range(base_seed, base_seed + len(images))
             for start in range(0, len(images), 256):  # a few at a time, to save memory
                 chunk = slice(start, start + 256)
-                pixels[chunk] = augment_images(images[chunk], seeds[chunk]).numpy()
+                pixels[chunk] = augment_images(images[chunk], seeds[chunk], augment).numpy()
 
         assert self.cache is not None
         return self.cache.open_arrays(label, key, {"pixels": {}}, build, on_progress)["pixels"]
 
     def identify_array(
-        self, name: str, view: int | None = None, seed: int = 0
+        self, name: str, view: int | None = None, seed: int = 0, augment: str = "none"
     ) -> tuple[str, dict[str, Any]]:
         """Return a label for an array of pixels, and its cache key: all that determines it.
 
@@ -177,6 +185,7 @@ class DecodedDataset:
             name: name of the split.
             view: number of the view; None: not augmented.
             seed: fixes all views.
+            augment: see `augmented_view`.
         """
         split = self.data.splits[name]
         label = f"{len(split):,} {name} images of {self.data.source} at {self.image_size} px"
@@ -184,7 +193,8 @@ class DecodedDataset:
         if view is None:
             return label, key
         versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-        return f"{label}, view {view + 1}", {**key, "view": view, "seed": seed, **versions}
+        view_key = {"view": view, "seed": seed, "augment": augment}
+        return f"{label}, {augment} view {view + 1}", {**key, **view_key, **versions}
 
     def array_bytes(self, name: str) -> int:
         """Return the size of a split's array."""

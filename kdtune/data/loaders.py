@@ -120,7 +120,7 @@ class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
     split: Split
     classes: tuple[str, ...]
     image_size: int
-    augment: bool
+    augment: str
 
     def __len__(self) -> int:
         return len(self.split)
@@ -131,13 +131,13 @@ class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
         A plain index returns one image [3, H, W] and its label, not augmented.
         """
         if isinstance(index, int):
-            images, labels = replace(self, augment=False)[torch.tensor([index]), 0]
+            images, labels = replace(self, augment="none")[torch.tensor([index]), 0]
             return images[0], labels[0]
         indices, seed = index
         batch = self.split.select(indices.tolist())
         images = torch.from_numpy(decode_images(batch, self.image_size))
-        if self.augment:
-            images = augment_images(images, (indices + seed).tolist())
+        if self.augment != "none":
+            images = augment_images(images, (indices + seed).tolist(), self.augment)
         return normalise(images), torch.from_numpy(np.asarray(batch.labels, dtype=np.int64))
 
 
@@ -148,7 +148,7 @@ def prepare_dataloaders(
     data_dir: str = "data",
     batch_size: int = 32,
     num_workers: int = 4,
-    augment: bool = False,
+    augment: bool | str = False,
     image_size: int = 128,
 ) -> tuple[ImageLoader, ImageLoader, ImageLoader | None]:
     """Make loaders of training, validation and test images; None if there are no test images.
@@ -161,7 +161,8 @@ def prepare_dataloaders(
         data_dir: an ImageFolder, or the name of a data set; split as by `find_images`.
         batch_size: images in a training batch.
         num_workers: processes that decode, at most one per core; 0 decodes in this process.
-        augment: random crops, flips, rotations and colours for the training images.
+        augment: augments the training images: True for random crops, flips, rotations and
+            colours, or a name of `TrainConfig.augment`.
         image_size: height and width in pixels; the aspect ratio is not kept.
     """
     config = TrainConfig.parse(
@@ -173,8 +174,9 @@ def prepare_dataloaders(
 
     def make_loader(split: Split, training: bool) -> ImageLoader:
         size = batch_size if training else EVALUATION_BATCH_SIZE
+        augment = config.augment if training else "none"
         return DataLoader(
-            SplitDataset(split, data.classes, config.image_size, training and config.augment),
+            SplitDataset(split, data.classes, config.image_size, augment),
             batch_size=None,  # the dataset's items are batches
             sampler=SeededBatchSampler(len(split), size, training),
             num_workers=workers,

@@ -58,7 +58,7 @@ class EpochData:
             config.batch_size,
             shuffle=True,
             balanced=config.balanced_sampling,
-            augment=config.augment and (view is None or not self.cache_views),
+            augment="none" if view is not None and self.cache_views else config.augment,
             augment_seed=view_seed(view, config.augment_seed) if view is not None else None,
             targets=targets if self.teacher_targets is not None else None,
             device=pick_device(config.device),
@@ -67,14 +67,15 @@ class EpochData:
 
     def load_arrays(self, epoch: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the training pixels of an epoch, and all cached targets of them."""
-        seed, view, cache = self.config.augment_seed, self._view_index(epoch), self.decoded.cache
+        seed, augment = self.config.augment_seed, self.config.augment
+        view, cache = self._view_index(epoch), self.decoded.cache
         if view is not None and self.cache_views:
-            pixels = self.decoded.augmented_view(view, seed, self.on_progress)
+            pixels = self.decoded.augmented_view(view, seed, augment, self.on_progress)
         else:
             pixels = self.decoded.pixels("train", self.on_progress)
         if self.teacher_targets is None or cache is None:
             return pixels, {}
-        label, pixel_key = self.decoded.identify_array("train", view, seed)
+        label, pixel_key = self.decoded.identify_array("train", view, seed, augment)
         load = self.teacher_targets.load_or_compute
         return pixels, load(cache, pixels, pixel_key, label, self.config, self.on_progress)
 
@@ -92,12 +93,12 @@ class EpochData:
 
 
 def _cycles_views(config: TrainConfig) -> bool:
-    return config.augment and config.augment_views > 0
+    return config.augments and config.augment_views > 0
 
 
 def should_cache_targets(config: TrainConfig) -> bool:
     """Return True if the targets of a run with a teacher should be cached, if they fit."""
-    sees_images_again = not config.augment or _cycles_views(config)
+    sees_images_again = not config.augments or _cycles_views(config)
     cacheable = config.cache_targets and config.cache_gb > 0 and sees_images_again
     return cacheable and METHODS[config.method].uses_teacher
 

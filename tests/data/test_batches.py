@@ -26,7 +26,7 @@ def test_evaluation_batches_come_in_order_and_complete():
 def test_the_global_seed_fixes_the_order_and_the_augmentation():
     def one_pass(seed):
         torch.manual_seed(seed)
-        batches = Batches(PIXELS, LABELS, batch_size=4, shuffle=True, augment=True)
+        batches = Batches(PIXELS, LABELS, batch_size=4, shuffle=True, augment="standard")
         return [(images, labels) for images, labels, _ in batches]
 
     first, again, other = one_pass(1), one_pass(1), one_pass(2)
@@ -73,7 +73,7 @@ def test_balanced_batches_have_all_classes_alike():
 
 
 def test_augmentation_keeps_shape_and_type():
-    images, _, _ = next(iter(Batches(PIXELS, LABELS, augment=True)))
+    images, _, _ = next(iter(Batches(PIXELS, LABELS, augment="standard")))
     assert images.shape == (10, 3, 8, 8) and images.dtype == torch.uint8
     assert not torch.equal(images, torch.from_numpy(PIXELS))
 
@@ -87,7 +87,7 @@ def test_targets_are_those_of_the_images():
 
 def test_a_seed_of_the_augmentation_makes_every_pass_the_same_view():
     view = augment_images(torch.from_numpy(PIXELS), range(70, 80))
-    batches = Batches(PIXELS, LABELS, 4, shuffle=True, augment=True, augment_seed=70)
+    batches = Batches(PIXELS, LABELS, 4, shuffle=True, augment="standard", augment_seed=70)
     for _ in range(2):
         for images, labels, _ in batches:
             assert torch.equal(images, view[labels])
@@ -151,7 +151,7 @@ def test_of_views_that_do_not_all_fit_most_stay(gpu, monkeypatch, views, copies)
     assert len(copied) == copies
 
 
-@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("augment", ["standard", "none"])
 def test_images_are_augmented_on_the_cpu_and_then_moved(monkeypatch, augment):
     """The device ``meta`` stands for a GPU; it has no pixels that could be augmented."""
     monkeypatch.setattr(
@@ -161,8 +161,8 @@ def test_images_are_augmented_on_the_cpu_and_then_moved(monkeypatch, augment):
     monkeypatch.setattr("kdtune.data.batches.gpu_memory_share", lambda device: 1.0)
     augmented = []
 
-    def record(images, seeds):
-        augmented.append((images, augment_images(images, seeds)))
+    def record(images, seeds, name):
+        augmented.append((images, augment_images(images, seeds, name)))
         return augmented[-1][1]
 
     monkeypatch.setattr("kdtune.data.batches.augment_images", record)
@@ -173,11 +173,11 @@ def test_images_are_augmented_on_the_cpu_and_then_moved(monkeypatch, augment):
     for images, labels, found in batches:
         assert {x.device.type for x in (images, labels, found["x"])} == {"meta"}
         assert found["x"].shape == (len(labels), 4) and images.shape[1:] == PIXELS.shape[1:]
-    if augment:
+    if augment != "none":
         assert torch.equal(
             torch.cat([images for images, _ in augmented]), torch.from_numpy(PIXELS)
         )
-    assert len(augmented) == (3 if augment else 0)
+    assert len(augmented) == (0 if augment == "none" else 3)
 
 
 @pytest.mark.gpu

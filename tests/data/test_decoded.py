@@ -70,10 +70,12 @@ def test_augmented_views_depend_only_on_their_number_and_seed(data_dir, tmp_path
     plain = torch.from_numpy(views.pixels("train"))
     first = view_seed(1, 5)
     expected = augment_images(plain, range(first, first + len(plain))).numpy()
-    assert np.array_equal(views.augmented_view(1, 5, print), expected)
-    assert np.array_equal(views_of(data_dir, tmp_path).augmented_view(1, 5, print), expected)
-    for view, seed in ((0, 5), (1, 6)):
-        assert not np.array_equal(views.augmented_view(view, seed, print), expected)
+    assert np.array_equal(views.augmented_view(1, 5, "standard", print), expected)
+    assert np.array_equal(
+        views_of(data_dir, tmp_path).augmented_view(1, 5, "standard", print), expected
+    )
+    for view, seed, augment in ((0, 5, "standard"), (1, 6, "standard"), (1, 5, "crop_flip")):
+        assert not np.array_equal(views.augmented_view(view, seed, augment, print), expected)
 
 
 def test_an_unreadable_image_leaves_no_view(data_dir, tmp_path):

@@ -13,13 +13,14 @@ from kdtune.data.transforms import decode_images, normalise
 from kdtune.errors import UserError
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augment", [False, True, "trivialaugment"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_those_of_a_run(folder, workers, augment):
     loaders = prepare_dataloaders(str(folder), 16, workers, augment, IMAGE_SIZE)
     data = find_images(str(folder))
     pixels = decode_images(data.train, IMAGE_SIZE)
-    ours = Batches(pixels, data.train.labels, 16, shuffle=True, augment=augment)
+    name = {False: "none", True: "standard"}.get(augment, augment)
+    ours = Batches(pixels, data.train.labels, 16, shuffle=True, augment=name)
     for epoch in (1, 2):
         torch.manual_seed(epoch)
         expected = list(ours)
@@ -52,7 +53,7 @@ def test_without_test_images_there_is_no_test_loader(tmp_path):
     assert prepare_dataloaders(str(tmp_path / "d"), num_workers=0)[2] is None
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augment", [False, True, "trivialaugment"])
 def test_a_run_on_loaders_is_the_run_on_the_folder(folder, tmp_path, monkeypatch, augment):
     monkeypatch.chdir(tmp_path)
     config = {

@@ -50,7 +50,7 @@ class SharedInputs:
         self._loss_scales = teacher and LossScales(data, sweep.image_size, teacher, sweep.seed)
         self._target_requests: dict[str, list[tuple[TrainConfig, StageShapes]]] = {}
         self._target_bytes: dict[str, dict[str, int]] = {}
-        self._runs_by_augment: dict[bool, TrainConfig] = {}
+        self._runs_by_augment: dict[str, TrainConfig] = {}
         self._batch_sizes = set[int]()
         self.cache_plan = CacheRecord(methods=(), augment_views=0, num_bytes=0)
         self.cache_plan_lines: list[str] = []
@@ -118,8 +118,8 @@ class SharedInputs:
             image_bytes=image_bytes,
             base_bytes=image_bytes + self.decoded.array_bytes("validation"),
             target_bytes=self._target_bytes,
-            any_plain=False in self._runs_by_augment,
-            any_augmented=True in self._runs_by_augment,
+            any_plain="none" in self._runs_by_augment,
+            augmentations=len(self._runs_by_augment.keys() - {"none"}),
             epochs=self.sweep.epochs,
         )
         if earlier_opening and recorded:
@@ -134,7 +134,7 @@ class SharedInputs:
         """Return the settings of a run with what the plan decides for all runs."""
         plan, uses_teacher = self.cache_plan, METHODS[config.method].uses_teacher
         update = {
-            "augment_views": plan.augment_views if config.augment else 0,
+            "augment_views": plan.augment_views if config.augments else 0,
             "cache_targets": config.method in plan.methods or not uses_teacher,
         }
         return config.model_copy(update=update)
