@@ -236,11 +236,12 @@ def dashboard(folders: tuple[Path, ...], port: int) -> None:
 @cli.command()
 @argument("file", type=EXISTING_FILE)
 @options.plugin
-def train(file: Path) -> None:
+@option("--recipe", help="Settings that FILE leaves out, by name: seed, strong, transformer.")
+def train(file: Path, recipe: str | None) -> None:
     """Train once with the settings of a YAML FILE, e.g. one that a sweep wrote."""
     from kdtune.training.rerun import train_from_file
 
-    result = train_from_file(file)
+    result = train_from_file(file, recipe)
     best, recorded = result["best_accuracy"], result["recorded_accuracy"]
     label = result["config"]["metric"].replace("_", " ")
     print(f"best validation {label} {100 * best:.2f} %")

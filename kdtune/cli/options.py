@@ -64,7 +64,9 @@ def train_options(*names: str) -> Iterator[click.Option]:
     return _make_options(TrainConfig, ("data_dir", *DataConfig.model_fields, *names))
 
 
-teacher_options = partial(train_options, "weights", "image_size", "seed", "metric")
+teacher_options = partial(
+    train_options, "recipe", "weights", "image_size", "seed", "metric", "patience"
+)
 
 
 def _make_options(

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from kdtune.config.methods import BUILTIN_METHODS, SettingValues
+from kdtune.config.recipes import DEFAULT_RECIPE, RECIPES, load_recipe
 from kdtune.config.strengths import STRENGTHS, require_one_of_each
 from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
@@ -35,10 +36,13 @@ DERIVED_FIELDS = {"augment_views": "cache_gb", "augment_seed": "seed"}
 OUTPUT_FIELDS = {"print_freq", "save_freq", "save_dir", "log_dir", "experiment_name", "resume"}
 """Output settings, ignored inside a sweep."""
 
+SINGLE_RUN_FIELDS = OUTPUT_FIELDS | {"patience"}
+"""Settings that have no effect inside a sweep."""
+
 _NOT_SEARCHABLE = {
     **dict.fromkeys(CLI_FIELDS, "has a flag of its own; use that"),
     **{key: f"follows from {source}; leave it out" for key, source in DERIVED_FIELDS.items()},
-    **dict.fromkeys(OUTPUT_FIELDS, "has no effect in a sweep; leave it out"),
+    **dict.fromkeys(SINGLE_RUN_FIELDS, "has no effect in a sweep; leave it out"),
 }
 
 LOADED_DATA_FIELDS = {"class_weights", "balanced_sampling"}
@@ -153,6 +157,10 @@ class TrainConfig(DataConfig):
 
     method: str = Field("at", description="distillation method")
     model: str = Field("MultiBranchNet", description="architecture of the student")
+    recipe: str = Field(
+        DEFAULT_RECIPE,
+        description=f"settings that are not given: {', '.join(RECIPES)}; see docs/recipes.md",
+    )
     teacher_model: str | None = Field(None, description="path of the teacher's checkpoint")
     weights: str | None = Field(
         None,
@@ -226,6 +234,9 @@ class TrainConfig(DataConfig):
     augment_seed: int = Field(0, ge=0, description="fixes the augmented views")
     cache_targets: bool = Field(True, description="cache the teacher's targets, if they fit")
     print_freq: int = Field(100, ge=1, description="steps between lines of progress")
+    patience: int = Field(
+        0, ge=0, description="epochs without a better one after which a single run stops; 0: never"
+    )
     save_freq: int = Field(10, ge=1, description="epochs between kept checkpoints")
     save_dir: str = Field("checkpoints", description="folder of the checkpoints")
     log_dir: str = Field("logs", description="folder of logs and TensorBoard events")
@@ -270,7 +281,7 @@ class TrainConfig(DataConfig):
     @model_validator(mode="before")
     @classmethod
     def _apply_method_defaults(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Fill in the method's defaults, and check the settings that the method alone has."""
+        """Fill in the defaults of method and recipe, and check the method's own settings."""
         method = settings.get("method", cls.model_fields["method"].default)
         if not isinstance(method, str):
             return settings
@@ -283,7 +294,8 @@ class TrainConfig(DataConfig):
         if method_defaults:
             definitions = tuple((key, type(v), v) for key, v in method_defaults.items())
             extra = _method_settings_model(definitions).parse(extra).model_dump()
-        return {**METHOD_DEFAULTS.get(method, {}), **settings, **extra}
+        recipe = load_recipe(str(settings.get("recipe", DEFAULT_RECIPE)))
+        return {**METHOD_DEFAULTS.get(method, {}), **recipe, **settings, **extra}
 
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:

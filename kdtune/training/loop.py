@@ -65,6 +65,11 @@ class EpochResult:
     student: nn.Module
     state: dict[str, Any]
 
+    def is_last(self, config: TrainConfig) -> bool:
+        """Return True if no epoch follows in a run with these settings."""
+        waited = self.epoch - max(self.state["best_epoch"], config.hint_epochs)
+        return self.epoch == config.epochs or 0 < config.patience <= waited
+
     @property
     def is_best(self) -> bool:
         """True if no earlier epoch was as accurate; always true without validation images."""
@@ -90,7 +95,9 @@ class EpochResult:
             label = "validation" if config.metric == "accuracy" else "balanced validation"
             validation_text = f"{label} {100 * score:.2f} %{best_mark}, "
         loss_text = f"epoch {self.epoch}/{config.epochs}: loss {self.train_loss:.4f}"
-        return f"{loss_text}, {validation_text}{self.seconds:.1f} s"
+        stops = self.is_last(config) and self.epoch < config.epochs
+        end = f"; the last one, since no better one came for {config.patience} epochs" * stops
+        return f"{loss_text}, {validation_text}{self.seconds:.1f} s{end}"
 
 
 _NO_METRICS = {"losses", "student", "state"}
@@ -222,7 +229,7 @@ class _Run:
                 weights = self.validated.model.state_dict()
                 self.progress |= {"best_validation_accuracy": score, "best_epoch": epoch}
                 self.progress["best_weights"] = {k: v.clone() for k, v in weights.items()}
-            yield EpochResult(
+            result = EpochResult(
                 epoch=epoch,
                 lr=lr,
                 train_loss=train.pop("loss"),
@@ -239,6 +246,9 @@ class _Run:
                 student=self.validated.model,
                 state=self.state(),
             )
+            yield result
+            if result.is_last(self.config):
+                return
 
 
 def _require_finite_loss(epoch: int, name: str, loss: float) -> None:

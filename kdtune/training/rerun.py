@@ -15,11 +15,15 @@ from kdtune.training.run import find_run_data, run_training
 from kdtune.training.teacher import describe_teacher
 
 
-def train_from_file(path: Path) -> dict[str, Any]:
+def train_from_file(path: Path, recipe: str | None = None) -> dict[str, Any]:
     """Train once with the settings of a YAML file.
 
     A sweep's file records under ``provenance`` the accuracy of its trial, and its machine; the
     run uses as many CPU threads.
+
+    Args:
+        path: the file.
+        recipe: gives the settings that the file leaves out; None for the file's own recipe.
 
     Returns:
         The results of `run_training`; ``recorded_accuracy``, None if there is none or if settings
@@ -30,7 +34,9 @@ def train_from_file(path: Path) -> dict[str, Any]:
     if not isinstance(provenance, dict):
         raise UserError(f"{path}: provenance must hold 'key: value' lines, or be left out.")
     PLUGINS.require(str(path), provenance.get("plugins", ()))
-    config = TrainConfig.parse(settings)
+    if recipe is not None and settings.get("recipe", recipe) != recipe:
+        raise UserError(f"{path} names the recipe '{settings['recipe']}'; leave --recipe out.")
+    config = TrainConfig.parse({**settings, **({"recipe": recipe} if recipe else {})})
     threads = provenance.get("threads", torch.get_num_threads())
     if not isinstance(threads, int) or threads < 1:
         raise UserError(f"{path}: threads cannot be {threads!r}; give a whole number above 0.")

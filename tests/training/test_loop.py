@@ -341,6 +341,17 @@ def test_hint_epochs_are_not_the_best(run):
     assert plain[0].best_validation_accuracy == plain[0].validation_accuracy
 
 
+def test_patience_ends_a_run_after_epochs_without_a_better_one(run):
+    whole = run(method="student", epochs=8, lr=1e-6)
+    best = max(whole, key=lambda r: r.validation_accuracy).epoch
+    assert best < 6  # at this learning rate, nothing gets better for long
+    short = run(method="student", epochs=8, lr=1e-6, patience=2)
+    assert rows(short) == rows(whole)[: len(short)]
+    assert short[-1].epoch < 8 and short[-1].epoch - short[-1].state["best_epoch"] == 2
+    config = TrainConfig.parse({"epochs": 8, "patience": 2})
+    assert "no better one came for 2 epochs" in short[-1].describe(config)
+
+
 def test_a_device_that_is_not_here_is_refused():
     with pytest.raises(UserError, match="device 'cuda:99' cannot be used on this machine; there"):
         pick_device("cuda:99")

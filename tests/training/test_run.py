@@ -462,3 +462,20 @@ def test_a_run_says_what_it_leaves_out(folder, capsys):
     """Of the 140 images 137 make a batch; the other 3 would be another."""
     run_training(small_config(folder, method="student", epochs=1, batch_size=137))
     assert "each epoch leaves out 3 of 140 training images" in capsys.readouterr().err
+
+
+def test_a_run_with_patience_is_final_when_it_stops(folder):
+    config = small_config(folder, method="student", epochs=9, lr=1e-6, patience=1)
+    done = run_training(config.model_copy(update={"experiment_name": "x"}))
+    last = read_checkpoint("checkpoints/x_final.pth")["epoch"]
+    assert last == len(done["training_history"]) < 9
+
+
+def test_a_recipe_gives_what_a_file_leaves_out(folder, tmp_path):
+    settings = {"method": "student", "data_dir": str(folder), "image_size": 8, "epochs": 1}
+    write_yaml(tmp_path / "run.yaml", {**settings, "lr": 0.02})
+    config = train_from_file(tmp_path / "run.yaml", "strong")["config"]
+    assert (config["recipe"], config["lr"], config["nesterov"]) == ("strong", 0.02, True)
+    write_yaml(tmp_path / "run.yaml", {**settings, "recipe": "seed"})
+    with pytest.raises(UserError, match="run.yaml names the recipe 'seed'; leave --recipe out"):
+        train_from_file(tmp_path / "run.yaml", "strong")

@@ -1,0 +1,27 @@
+"""Recipes: settings of a run by name, each a YAML file in kdtune/recipes/."""
+
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from kdtune.errors import UserError, did_you_mean
+
+RECIPES = {
+    path.name.removesuffix(".yaml"): path
+    for path in sorted(files("kdtune").joinpath("recipes").iterdir(), key=lambda path: path.name)
+    if path.name.endswith(".yaml")
+}
+"""Files of the recipes, by name."""
+
+DEFAULT_RECIPE = "seed"
+
+
+@lru_cache
+def load_recipe(name: str) -> dict[str, Any]:
+    """Return the settings of a recipe, which a user's own settings override."""
+    if name not in RECIPES:
+        raise UserError(f"There is no recipe '{name}'; {did_you_mean(name, RECIPES)}")
+    settings: dict[str, Any] = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
+    return settings
