@@ -17,6 +17,23 @@ RECIPES = {
 
 DEFAULT_RECIPE = "seed"
 
+_SEPARATOR = "@"
+
+
+def join_student(model: str, recipe: str) -> str:
+    """Return the name of a student that is trained under one of several recipes.
+
+    >>> join_student("ResNet18", "strong"), split_student("ResNet18@strong")
+    ('ResNet18@strong', ('ResNet18', 'strong'))
+    """
+    return f"{model}{_SEPARATOR}{recipe}"
+
+
+def split_student(student: str) -> tuple[str, str | None]:
+    """Return model and recipe of a student; no recipe if its sweep has only one."""
+    model, _, recipe = student.partition(_SEPARATOR)
+    return model, recipe or None
+
 
 @lru_cache
 def load_recipe(name: str) -> dict[str, Any]:

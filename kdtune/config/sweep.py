@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -9,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdtune.config import train
 from kdtune.config.names import require_data, require_model_name
+from kdtune.config.recipes import DEFAULT_RECIPE, RECIPES, join_student, split_student
 from kdtune.config.strengths import strengths_to_weights
 from kdtune.errors import UserError, did_you_mean
 from kdtune.units import parse_duration
@@ -143,6 +145,12 @@ class SweepConfig(train.DataConfig):
         min_length=1,
         description="students: MultiBranchNet, ResNet18, ResNet50, torchvision:NAME, timm:NAME",
     )
+    recipe: Names = Field(
+        (DEFAULT_RECIPE,),
+        min_length=1,
+        description=f"settings that neither a space nor `settings` decides: {', '.join(RECIPES)}; "
+        "with several, each student has cells under each",
+    )
     baselines: bool = Field(True, description="also run the methods kd and student")
     spaces: tuple[str, ...] = Field((), description="files with your own search spaces")
     plugins: tuple[str, ...] = Field(
@@ -255,18 +263,20 @@ class SweepConfig(train.DataConfig):
     def _check_settings(self) -> None:
         methods = dict.fromkeys(method for method, _ in self.cells())
         train.check_searchable(self.settings, methods)
-        for method in methods:
+        for method, recipe in product(methods, self.recipe):
             settings = train.applicable_settings(method, self.settings)
             settings = strengths_to_weights(settings, loss_scales={})
-            train.TrainConfig.for_method(method, {**settings, "epochs": self.epochs})
+            settings = {"recipe": recipe, **settings, "epochs": self.epochs}
+            train.TrainConfig.for_method(method, settings)
 
     def check_names_and_files(self) -> None:
         """Raise a `UserError` for an unknown name, invalid setting or missing file.
 
         The plug-ins must be loaded. Neither torch nor Ray is, so a mistake is reported at once.
         """
-        for method, model in self.cells():
+        for method, _ in self.cells():
             train.METHOD_DEFAULTS.require(method)
+        for model in self.models:
             require_model_name(model)
         self._check_settings()
         for setting in ("cpus_per_trial", "gpus_per_trial"):
@@ -292,7 +302,20 @@ class SweepConfig(train.DataConfig):
         locations = self.data_source._asdict()
         return {**locations, "teacher_model": teacher, "cache_gb": self.cache_gb}
 
+    @property
+    def students(self) -> list[str]:
+        """The models, each under every recipe if there are several."""
+        models, recipes = dict.fromkeys(self.models), dict.fromkeys(self.recipe)
+        if len(recipes) == 1:
+            return [*models]
+        return [join_student(model, recipe) for model in models for recipe in recipes]
+
+    def settings_of(self, student: str) -> dict[str, Any]:
+        """Return model and recipe of one of `students`, as settings of a run."""
+        model, recipe = split_student(student)
+        return {"model": model, "recipe": recipe or self.recipe[0]}
+
     def cells(self) -> list[tuple[str, str]]:
-        """Return the (method, model) pairs of the sweep, baselines last."""
+        """Return the (method, student) pairs of the sweep, baselines last."""
         methods = list(dict.fromkeys(self.methods + (BASELINES if self.baselines else ())))
-        return [(method, model) for method in methods for model in dict.fromkeys(self.models)]
+        return [*product(methods, self.students)]

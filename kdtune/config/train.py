@@ -74,7 +74,7 @@ def file_stem(*names: str) -> str:
     >>> file_stem("at", "torchvision:resnet34")
     'at-torchvision.resnet34'
     """
-    return "-".join(names).replace(":", ".")
+    return "-".join(names).replace(":", ".").replace("@", ".")
 
 
 class DataSource(NamedTuple):

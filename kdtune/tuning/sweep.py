@@ -179,7 +179,7 @@ class _SearchSession:
         yield describe_chance(opening_event)
         yield from learning_sentences([opening_event])
         if num_test_images := opening_event.data.test_images:
-            num_models = len(set(sweep.models))
+            num_models = len(sweep.students)
             yield describe_detectable_difference(num_test_images, sweep.seeds, num_models)
         else:
             yield "without test images the sweep cannot be confirmed"

@@ -133,13 +133,13 @@ def prepare_sweep(
     sweep, shared_inputs, opening_fields = inputs
     spaces = prepare_spaces(sweep, space_files, earlier_opening)
     pick_device(sweep.settings.get("device", "auto"))
-    for model in dict.fromkeys(sweep.models):
+    for student in sweep.students:
         configs = [
-            _build_trial_config(sweep, (method, model), 0, settings)
+            _build_trial_config(sweep, (method, student), 0, settings)
             for method, space in spaces.items()
             for _, settings in space.probe_points()
         ]
-        shared_inputs.register_runs(model, configs)
+        shared_inputs.register_runs(sweep.settings_of(student)["model"], configs)
     shared_inputs.plan_cache(earlier_opening)
     event_type = events.SweepStarted if earlier_opening is None else events.SweepResumed
     records = {method: record_space(space) for method, space in spaces.items()}
@@ -262,19 +262,19 @@ def _require_same_inputs(
 def _build_trial_config(
     sweep: SweepConfig, cell: Cell, number: int, settings: dict[str, Any]
 ) -> TrainConfig:
-    method, model = cell
+    method, student = cell
     return TrainConfig.parse(
         {
+            **sweep.settings_of(student),
             **strengths_to_weights(settings, loss_scales={}),
             "method": method,
-            "model": model,
             **sweep.locations(METHODS[method].uses_teacher),
             "image_size": sweep.image_size,
             "epochs": sweep.epochs,
             "metric": sweep.metric,
             "skip_bad_images": sweep.skip_bad_images,
             "augment_seed": sweep.seed,
-            "seed": derive_seed(sweep.seed, method, model, number),
+            "seed": derive_seed(sweep.seed, method, student, number),
         }
     )
 
