@@ -6,7 +6,10 @@ Epochs cycle through a few views, which all trials share.
 
 import hashlib
 import inspect
+import threading
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -15,10 +18,11 @@ import PIL
 import torch
 import torchvision
 
-from kdtune.data import transforms
+from kdtune.data import augmented_views, transforms
+from kdtune.data.augmented_views import FillView, fill_in_processes, fill_view
 from kdtune.data.batches import DeviceTensors
 from kdtune.data.splits import ImageData, Split
-from kdtune.data.transforms import augment_images, decode_images, find_unreadable
+from kdtune.data.transforms import decode_images, find_unreadable
 from kdtune.errors import BadImagesError, UserError
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.seeds import derive_seed
@@ -108,6 +112,7 @@ class DecodedDataset:
     workers: int | None = None
     device_tensors: DeviceTensors = field(default_factory=DeviceTensors, init=False)
     _decoded: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+    _background: list[threading.Thread] = field(default_factory=list, init=False)
 
     def pixels(
         self, name: str, on_progress: OnCacheProgress = lambda progress: None
@@ -147,8 +152,43 @@ class DecodedDataset:
         self.pixels("train", on_progress)
         return self._open_array("train", on_progress, view, seed)
 
+    def build_view_ahead(self, view: int, seed: int) -> None:
+        """Build a large view in the background at low priority, if it is missing and cores idle.
+
+        Whoever needs the view waits for it, or builds it if this failed. At most one view is built
+        at a time. A process that ends drops it.
+
+        Args:
+            view: number of the view, from 0.
+            seed: fixes all views.
+        """
+        assert self.cache is not None
+        _, key = self.identify_array("train", view, seed)
+        is_large = augmented_views.count_processes(len(self.data.train), self.image_size) > 0
+        is_busy = any(thread.is_alive() for thread in self._background)
+        if not is_large or is_busy or self.cache.contains(key):
+            return
+        # Opened anew: the arrays of a cache are for one thread.
+        cache = ArrayCache(self.cache.folder, self.cache.max_bytes)
+        fresh = DecodedDataset(self.data, self.image_size, cache, self.workers)
+        build = fresh._build_on_idle_cores
+        self._background[:] = [threading.Thread(target=build, args=(view, seed), daemon=True)]
+        self._background[0].start()
+
+    def _build_on_idle_cores(self, view: int, seed: int) -> None:
+        if processes := augmented_views.count_idle_cores():
+            niceness = augmented_views.BACKGROUND_NICENESS
+            fill = partial(fill_in_processes, processes=processes, niceness=niceness)
+            with suppress(Exception):  # it happens again in the epoch that needs the view
+                self._open_array("train", lambda progress: None, view, seed, fill)
+
     def _open_array(
-        self, name: str, on_progress: OnCacheProgress, view: int | None = None, seed: int = 0
+        self,
+        name: str,
+        on_progress: OnCacheProgress,
+        view: int | None = None,
+        seed: int = 0,
+        fill: FillView = fill_view,
     ) -> np.ndarray:
         split = self.data.splits[name]
         label, key = self.identify_array(name, view, seed)
@@ -158,12 +198,8 @@ class DecodedDataset:
             pixels = create("pixels", shape, np.dtype(np.uint8))
             if view is None:
                 decode_images(split, self.image_size, self.workers, out=pixels)
-                return
-            images, base_seed = torch.from_numpy(self.pixels("train")), view_seed(view, seed)
-            seeds = range(base_seed, base_seed + len(images))
-            for start in range(0, len(images), 256):  # a few at a time, to save memory
-                chunk = slice(start, start + 256)
-                pixels[chunk] = augment_images(images[chunk], seeds[chunk]).numpy()
+            else:
+                fill(self.pixels("train"), pixels, view_seed(view, seed))
 
         assert self.cache is not None
         return self.cache.open_arrays(label, key, {"pixels": {}}, build, on_progress)["pixels"]

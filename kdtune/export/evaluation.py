@@ -27,7 +27,7 @@ from kdtune.reports.tables.statistics import wilson_interval
 from kdtune.reports.text.render import render_table
 from kdtune.runtime.console import printable_path, say
 from kdtune.storage.files import atomic_write
-from kdtune.training.epoch_data import find_data, open_decoded_dataset
+from kdtune.training.epoch_data import find_data, open_decoded_dataset, require_room
 
 MAX_PRINTED_CLASSES = 25
 """Largest number of classes whose confusion is printed as text, or named in a figure."""
@@ -101,8 +101,11 @@ def evaluate_file(
         )
     if split not in data.splits:
         raise UserError(f"{data_dir} has no {split} images; give another --split.")
-    pixels = open_decoded_dataset(data, size, cache_gb).pixels(split)
-    return _build_evaluation(network, pixels, torch.tensor(data.splits[split].labels))
+    decoded = open_decoded_dataset(data, size, cache_gb)
+    require_room(decoded, [split])
+    return _build_evaluation(
+        network, decoded.pixels(split), torch.tensor(data.splits[split].labels)
+    )
 
 
 def _normalise(network: OpenedNetwork, pixels: np.ndarray) -> Tensor:

@@ -125,7 +125,8 @@ def _name_run(config: TrainConfig, checkpoint: dict[str, Any] | None) -> TrainCo
 
 def find_run_data(config: TrainConfig) -> ImageData:
     """Find the images of a run, and tell the user which ones are left out."""
-    data, unreadable = find_data(config.data_source, config.skip_bad_images, config.cache_gb)
+    inputs = config.data_source, config.skip_bad_images, config.cache_gb
+    data, unreadable = find_data(*inputs, image_size=config.image_size)
     if unreadable:
         descriptions = "; ".join(f"{image['file']} ({image['reason']})" for image in unreadable)
         say(f"left out, since they cannot be read: {descriptions}")

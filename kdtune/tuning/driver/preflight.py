@@ -174,7 +174,6 @@ def prepare_confirmation(
         if earlier_confirmation.groups_sha256 and not groups:
             problem = f"{GROUPS_FILE}, are missing in the data"
             raise UserError(f"The groups of the test images, {problem}.")
-    decoded.pixels("test")  # raises if one cannot be read, before anything is trained
     configs = [
         TrainConfig.parse({**config, **sweep.locations(config["teacher_model"] is not None)})
         for config in candidate_configs
@@ -184,6 +183,7 @@ def prepare_confirmation(
     for model in dict.fromkeys(config.model for config in configs):
         shared_inputs.register_runs(model, [c for c in configs if c.model == model])
     shared_inputs.plan_cache(earlier_opening)
+    decoded.pixels("test")  # raises if one cannot be read, before anything is trained
     opening_event = events.ConfirmStarted(
         candidates=tuple(new_candidates),
         seeds=sweep.seeds,
@@ -205,7 +205,7 @@ def _prepare_inputs(
     for model in requested.models:
         require_model(model)
     inputs = requested.data_source, requested.skip_bad_images, requested.cache_gb
-    data, skipped_images = find_data(*inputs)
+    data, skipped_images = find_data(*inputs, image_size=requested.image_size)
     skipped = tuple(events.UnreadableImage(**image) for image in skipped_images)
     data_summary = DataSummary(**data.summary(), skipped_images=skipped)
     teacher, teacher_summary = None, None

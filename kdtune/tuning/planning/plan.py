@@ -209,13 +209,15 @@ class Planner:
         }
 
     def describe_limits(self, sampler: str, scale: float) -> Iterator[str]:
-        """Yield sentences about what limits the accuracy of a plan.
+        """Yield sentences about what is cached, and about what limits the accuracy of a plan.
 
         Args:
             sampler: name of the sampler in the simulations.
             scale: how many times larger the sweep is than its simulated part.
         """
         sweep, curves = self.prepared.sweep, self.curves
+        for line in self.prepared.shared_inputs.cache_plan_lines:
+            yield f"Cache: {line}."
         if isinstance(curves, SyntheticCurves):
             guess = "Learning curves are synthetic, so what stopping saves is a guess"
             yield f"{guess}; --curves takes recorded ones."

@@ -22,7 +22,7 @@ from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import has_gpu
 from kdtune.storage import array_cache
 from kdtune.storage.array_cache import ArrayCache, CacheProgress, CacheState, OnCacheProgress
-from kdtune.training.epoch_data import EpochData, open_decoded_dataset
+from kdtune.training.epoch_data import EpochData, open_decoded_dataset, require_room
 from kdtune.training.loss_scales import LossScales
 from kdtune.training.teacher_targets import TeacherTargets
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
@@ -96,10 +96,18 @@ class SharedInputs:
         return self._loss_scales.measure(config) if self._loss_scales and uses_teacher else {}
 
     def plan_cache(self, earlier_opening: SweepOpening | None = None) -> None:
-        """Plan what is cached, once all runs are registered.
+        """Plan what is cached, once all runs are registered; refuse images that do not fit.
 
         A sweep that has an `earlier_opening` keeps its views and its methods with a live teacher.
         """
+        sizes = {
+            name: size for by_name in self._target_bytes.values() for name, size in by_name.items()
+        }
+        require_room(
+            self.decoded,
+            cycles_views=True in self._runs_by_augment,
+            target_bytes=sum(sizes.values()),
+        )
         recorded = earlier_opening and earlier_opening.cache
         if self.decoded.cache is None:
             if recorded and (recorded.augment_views or recorded.methods):

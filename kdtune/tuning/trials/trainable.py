@@ -30,7 +30,13 @@ from kdtune.runtime.device import hide_gpus, is_gpu_lost, limit_gpu_memory
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import CacheProgress, CacheState, OnCacheProgress
 from kdtune.storage.remote import Storage
-from kdtune.training.epoch_data import EpochData, find_data, open_decoded_dataset, open_epoch_data
+from kdtune.training.epoch_data import (
+    EpochData,
+    find_data,
+    open_decoded_dataset,
+    open_epoch_data,
+    require_room,
+)
 from kdtune.training.loop import METRIC_NAMES, EpochResult, fit
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import TeacherTargets
@@ -78,6 +84,7 @@ class ProcessMemory:
             source, cache_gb = config.data_source, config.cache_gb
             data, _ = find_data(source, config.skip_bad_images, cache_gb, with_test=False)
             self._decoded = open_decoded_dataset(data, config.image_size, cache_gb)
+            require_room(self._decoded)
         return self._decoded
 
     def teacher(self, config: TrainConfig) -> nn.Module:
