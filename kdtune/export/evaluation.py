@@ -17,8 +17,9 @@ from torch.nn.functional import cross_entropy
 
 from kdtune.config.train import DataSource
 from kdtune.data.batches import EVALUATION_BATCH_SIZE
+from kdtune.data.decoding import decode_images
 from kdtune.data.splits import Split
-from kdtune.data.transforms import decode_images, normalise
+from kdtune.data.transforms import normalise
 from kdtune.errors import BadImagesError, UserError
 from kdtune.export.formats import OpenedNetwork, open_network
 from kdtune.models.costs import median_seconds

@@ -9,14 +9,9 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
+from kdtune.data.decoding import decode_images
 from kdtune.data.splits import Split
-from kdtune.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    augment_images,
-    decode_images,
-    normalise,
-)
+from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD, augment_images, normalise
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8), dtype=np.uint8)
 
