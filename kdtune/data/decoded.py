@@ -59,7 +59,7 @@ def drop_unreadable(
         reasons = find_unreadable(split.select(suspects), workers)
         rest[name] = split.without({suspects[n] for n in reasons})
         for n, reason in reasons.items():
-            file = printable_path(str(split.images[suspects[n]]))
+            file = split.name_of(suspects[n])
             dropped.append({"split": name, "file": file, "reason": reason})
     if not dropped:
         return data, []

@@ -89,6 +89,7 @@ def evaluate_file(
         source: the other fields of `DataSource`.
     """
     network = open_network(path, trust)
+    source = {**network.description.rendering._asdict(), **source}
     data, unreadable = find_data(DataSource(data_dir, **source), skip_bad_images, cache_gb)
     if unreadable:
         say(f"left out, since they cannot be read: {len(unreadable)} images")
@@ -212,7 +213,8 @@ def predict_images(
         if not image.is_file():
             raise UserError(f"There is no file {printable_path(image)}.")
     try:
-        pixels = decode_images(Split(images, [0] * len(images)), size)
+        split = Split(images, [0] * len(images), network.description.rendering)
+        pixels = decode_images(split, size)
     except BadImagesError as error:
         descriptions = "; ".join(f"{file} ({reason})" for file, reason in error.failures)
         raise UserError(f"These are no readable images: {descriptions}.") from None
