@@ -125,7 +125,7 @@ def test_a_file_without_read_permission_is_listed(tmp_path):
 def test_a_permission_error_is_listed(tmp_path, monkeypatch):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
 
-    def refuse(path):
+    def refuse(path, formats):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("kdtune.data.decoding.Pillow.open", refuse)
