@@ -76,23 +76,29 @@ def load_hugging_face(
     if "train" not in splits:
         raise UserError(f"{source} has no split for training; it has {', '.join(loaded)}.")
     splits = {split: images for split, images in splits.items() if images or split == "train"}
-    return label_images(source, Path(), splits, left_out, dict.fromkeys(classes))
+    return label_images(source, _name(source)[0], splits, left_out, dict.fromkeys(classes))
+
+
+def _name(source: str) -> tuple[Path, str]:
+    """Return the name of a data set, as the path that it is if it is local, and its config."""
+    name, _, config = source.removeprefix(HUGGING_FACE_PREFIX).partition(":")
+    path = Path(name).expanduser()
+    return path.absolute() if path.is_dir() else path, config
 
 
 def _load(source: str) -> dict[str, Any]:
     """Return the splits of a data set by name."""
     datasets = import_optional("datasets", "huggingface")
-    name, _, config = source.removeprefix(HUGGING_FACE_PREFIX).partition(":")
-    path = Path(name).expanduser()
+    path, config = _name(source)
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             loaded = datasets.load_from_disk(str(path))
         else:
-            loaded = datasets.load_dataset(str(path) if path.is_dir() else name, config or None)
+            loaded = datasets.load_dataset(str(path), config or None)
     except Exception as error:  # network, file and format errors of many packages
         reason = last_line(error).rstrip(".")
         raise UserError(
-            f"Hugging Face's datasets cannot load {name}: {reason}. Check the name; without a "
+            f"Hugging Face's datasets cannot load {path}: {reason}. Check the name; without a "
             "network, load it once where there is one, or give a local folder."
         ) from None
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}

@@ -160,8 +160,7 @@ def load_tables(
         tables: files by split; a single file may have a column of splits.
         given: the columns of image and label, found by their usual names if not given.
     """
-    left_out = Counter[str]()
-    files = _FileIndex(root, left_out)
+    left_out, files = Counter[str](), _FileIndex(root)
     splits: dict[str, LabelledImages] = defaultdict(list)
     classes: dict[str, None] = {}
     for table_split, paths in tables.items():
@@ -173,6 +172,8 @@ def load_tables(
             for split, image, label in _read_rows(table, columns, table_split, files, left_out):
                 splits[split].append((image, label))
             classes |= dict.fromkeys(table.class_names.get(columns.label, ()))
+    named = {image for images in splits.values() for image, _ in images}
+    left_out["images that no row names"] = sum(file not in named for file in files.listed)
     if not splits["train"]:
         raise UserError(f"{source} has no images for training; {describe_left_out(left_out)}.")
     return label_images(source, root, splits, left_out, classes)
@@ -185,7 +186,7 @@ def labels_of_files(table: Path, root: Path) -> set[str]:
         table: its file.
         root: folder of the images.
     """
-    opened, files = _Table(table), _FileIndex(root, Counter())
+    opened, files = _Table(table), _FileIndex(root)
     if not opened.is_labelled:
         return set()
     columns = opened.find_columns((None, None))
@@ -228,15 +229,17 @@ def _read_rows(
 
 
 class _FileIndex:
-    """The image files below a folder, by name and stem."""
+    """The image files below a folder, by name and stem; listed when a table gives no paths."""
 
-    def __init__(self, root: Path, left_out: Counter[str]):
-        self.root, self._left_out = root, left_out
+    def __init__(self, root: Path):
+        self.root = root
+        self.listed: list[Path] = []
 
     @cached_property
     def _files(self) -> dict[str, list[Path]]:
+        self.listed = list_images(self.root, Counter())
         files: dict[str, list[Path]] = defaultdict(list)
-        for path in list_images(self.root, self._left_out):
+        for path in self.listed:
             for key in {path.name, path.stem}:
                 files[key].append(path)
         return files
