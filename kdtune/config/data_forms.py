@@ -41,16 +41,17 @@ def require_data(data: str) -> None:
 
 
 def expand_shards(pattern: str) -> list[Path]:
-    """Return the files of a pattern such as ``train-{000..003}.tar`` or ``train-*.tar``.
+    """Return the files of a pattern such as ``train-{000..003}.tar`` or ``train-*.tar``, if any.
 
-    All files of a pattern without wildcards must exist.
+    If there are some of those that braces name, there must be all.
     """
-    paths = [os.path.expanduser(path) for path in _expand_braces(pattern)]
-    if missing := [p for p in paths if not glob.has_magic(p) and not os.path.isfile(p)]:
-        if len(missing) == len(paths):
-            return []
+    found = {}
+    for path in map(os.path.expanduser, _expand_braces(pattern)):
+        found[path] = [path] if os.path.isfile(path) else sorted(glob.glob(path))
+    missing = [path for path, files in found.items() if not files]
+    if missing and len(missing) < len(found):
         raise UserError(f"There is no file {missing[0]}, which {pattern} names.")
-    return [Path(found) for path in paths for found in sorted(glob.glob(path)) or [path]]
+    return [Path(file) for files in found.values() for file in files]
 
 
 def _expand_braces(pattern: str) -> list[str]:

@@ -61,8 +61,6 @@ def run_sweep(config: Mapping[str, Any], show: str = "live", plan: bool = False)
     folder = SweepFolder(RESULTS_FOLDER / requested.name)
     folder.raise_if_exists()
     prepared = prepare_sweep(requested, requested.spaces)
-    for line in prepared.shared_inputs.decoded.data.describe():
-        screen.say(line)
     sweep, warm_start_events = prepared.sweep, prepared.load_warm_start_events()
     with ray_session(sweep.address, screen.show == "verbose", screen.warn):
         with synced_to(folder, sweep.storage, True, screen.warn) as remote_sync:
@@ -164,6 +162,7 @@ class _SearchSession:
         return plan
 
     def _describe(self, slots: Slots) -> Iterator[str]:
+        yield from self.prepared.shared_inputs.decoded.data.describe()
         sweep, num_cells = self.sweep, len(self.sweep.cells())
         budget = [f"{sweep.trials} trials each"] if sweep.trials is not None else []
         if sweep.total_epochs is not None:

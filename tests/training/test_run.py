@@ -182,7 +182,8 @@ def test_the_notebook_faces(folder, teacher_file, create, train):
         "model", "teacher_model", "best_accuracy", "training_history", "test_results", "config",
         "experiment_name",
     }  # fmt: skip
-    assert result["config"] == {**config, "experiment_name": result["experiment_name"]}
+    name = result["experiment_name"]
+    assert result["config"] == {**config, "experiment_name": name, "bit_depth": 16}
 
 
 @pytest.mark.parametrize(
