@@ -464,7 +464,8 @@ from kdtune.data.datasets import NamedDataset
 
 def make(name, root):
     split = lambda n: ([IMAGE] * len(LABELS) * n, list(LABELS) * n)
-    return NamedDataset(tuple(f"c{i:03d}" for i in range(CLASSES)), root, split(8), split(4), split(2))
+    classes = tuple(f"c{i:03d}" for i in range(CLASSES))
+    return NamedDataset(classes, root, split(8), split(4), split(2))
 
 DATA = {"arrays": make}
 """

@@ -73,9 +73,11 @@ def test_images_of_one_content_in_several_splits_or_classes_are_listed(root):
 def test_the_text_has_all_of_it(root):
     text = data_text(inspect_images(find_images(str(root))), "table")
     for line in (
-        f"{root}: 27 images of 2 classes: 15 train, 3 validation, 9 test; validation cut from train",
+        f"{root}: 27 images of 2 classes: 15 train, 3 validation, 9 test; validation cut from "
+        "train",
         "left out: files ending in .doc (1)",
-        "sizes: width 6 to 10 px (median 6), height 4 to 20 px (median 4); most often 6 x 4 (20 images)",
+        "sizes: width 6 to 10 px (median 6), height 4 to 20 px (median 4); most often 6 x 4 (20 "
+        "images)",
         "formats and modes: PNG RGB (25), BMP L (1)",
         "unreadable images: 1",
         f"  {root}/test/b/bad.png: cannot identify image file",
@@ -88,7 +90,8 @@ def test_arrays_have_an_overview_and_a_sheet(tmp_path):
     found = inspect_images(data)
     assert found["kinds"] == {"array L": 20 + 269 + 269} and found["duplicate_count"] == 0
     write_contact_sheet(data, tmp_path / "sheet.png")
-    assert Image.open(tmp_path / "sheet.png").size == (640, 10 * 78)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (640, 10 * 78)
 
 
 def test_a_sheet_shows_images_as_a_network_gets_them(tmp_path):
