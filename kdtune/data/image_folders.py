@@ -1,6 +1,9 @@
-"""ImageFolders: `train/`, `val/` and `test/` with a folder per class, or one folder of classes."""
+"""ImageFolders: `train/`, `val/` and `test/` with a folder per class, or one folder of classes.
 
-from collections import Counter
+Splits may also be inside of the classes: `cat/train/`, `cat/test/`, ...
+"""
+
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,13 +50,25 @@ def scan_image_folder(root: Path) -> NamedDataset:
     for folder in list_folders(root) if splits else ():
         if folder not in splits.values():
             left_out[f"the folder {printable_path(folder.name)}, which is no split"] += 1
-    scanned = {
-        split: _scan_classes(folder, left_out)
-        for split, folder in (splits or {"train": root}).items()
-    }
+    folders = splits or {"train": root}
+    scanned = {split: _scan_classes(folder, left_out) for split, folder in folders.items()}
+    if not splits and (inner := _splits_inside_classes(root, scanned["train"])):
+        scanned = inner
     names = sorted(f.name for f in list_folders(train_folder))
     dataset = label_images(str(root), root, scanned, left_out, names)
-    return dataset if splits == {} else replace(dataset, cuts_test=False)
+    return replace(dataset, cuts_test=False) if splits else dataset
+
+
+def _splits_inside_classes(root: Path, images: LabelledImages) -> dict[str, LabelledImages]:
+    """Return images by split if all lie in a folder of a split inside of a class; else none."""
+    splits: dict[str, LabelledImages] = defaultdict(list)
+    for image, label in images:
+        assert isinstance(image, Path)
+        parts = image.relative_to(root).parts[1:-1]
+        if not parts or (split := SPLIT_NAMES.get(parts[0].lower())) is None:
+            return {}
+        splits[split].append((image, label))
+    return splits if "train" in splits else {}
 
 
 def _scan_classes(folder: Path, left_out: Counter[str]) -> LabelledImages:

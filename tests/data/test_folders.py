@@ -119,6 +119,18 @@ def test_a_class_holds_the_images_of_its_folders_at_any_depth(tmp_path):
     assert np.bincount(labels).tolist() == [7, 5]
 
 
+def test_splits_inside_of_classes_are_kept(tmp_path):
+    for path, count in {"cat/Train": 4, "cat/test": 2, "dog/train": 5, "dog/test": 3}.items():
+        (tmp_path / path).mkdir(parents=True)
+        for i in range(count):
+            Image.new("L", (4, 4), i).save(tmp_path / path / f"{i}.png")
+    data = find_images(str(tmp_path))
+    assert len(data.test) == 5 and data.cut_splits == ("validation",)
+    assert {image.parent.name for image in data.test.images} == {"test"}
+    Image.new("L", (4, 4)).save(tmp_path / "dog" / "loose.png")  # not all are in a split
+    assert find_images(str(tmp_path)).cut_splits == ("validation", "test")
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_an_empty_class_folder_is_left_out(tmp_path, split):
     write_digits(tmp_path / "train", 3)
