@@ -37,8 +37,9 @@ class NetworkDescription(BaseModel):
     bit_depth: int = Field(16, ge=8, le=16, description="used bits of 16-bit images")
     images: str = Field(
         "turned as their EXIF data say, 16-bit values times 255 / (2^bit_depth - 1), transparent "
-        "ones laid on background, RGB, resized to image_size x image_size with Pillow's bilinear filter whatever the "
-        "aspect ratio, divided by 255, minus mean, divided by std: float32 [B, 3, S, S]",
+        "ones laid on background, RGB, resized to image_size x image_size with Pillow's bilinear "
+        "filter whatever the aspect ratio, divided by 255, minus mean, divided by std: float32 "
+        "[B, 3, S, S]",
         description="how images are prepared, in words",
     )
 
