@@ -64,6 +64,13 @@ def train_options(*names: str) -> Iterator[click.Option]:
     return _make_options(TrainConfig, ("data_dir", *DataConfig.model_fields, *names))
 
 
+def data_options() -> Iterator[click.Option]:
+    """Return options for the settings that say which images there are, and how they look."""
+    from kdtune.config.train import DataSource, TrainConfig
+
+    return _make_options(TrainConfig, DataSource._fields[1:])
+
+
 teacher_options = partial(train_options, "weights", "image_size", "seed", "metric")
 
 

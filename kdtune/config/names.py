@@ -1,8 +1,5 @@
 """Names of the built-in models and data sets; this module loads no torch."""
 
-from pathlib import Path
-
-from kdtune.errors import UserError
 from kdtune.plugins import Registry
 
 MODEL_LIBRARIES = ("torchvision", "timm")
@@ -42,12 +39,3 @@ def require_model_name(name: str) -> None:
     library, _, name_in_library = name.partition(":")
     if not name_in_library or library not in MODEL_LIBRARIES:
         MODEL_NAMES.require(name, [f"{library}:NAME" for library in MODEL_LIBRARIES])
-
-
-def require_data(data_dir: str) -> None:
-    """Raise a `UserError` if data are neither a folder nor a data set with a name."""
-    if not Path(data_dir).expanduser().is_dir() and not DATASET_NAMES.find(data_dir):
-        raise UserError(
-            f"There is no folder {data_dir}; give an ImageFolder, or one of the data sets that "
-            f"have names: {', '.join(DATASET_NAMES)}."
-        )

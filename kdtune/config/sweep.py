@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdtune.config import train
-from kdtune.config.names import require_data, require_model_name
+from kdtune.config.data_forms import require_data
+from kdtune.config.names import require_model_name
 from kdtune.config.strengths import strengths_to_weights
 from kdtune.errors import UserError, did_you_mean
 from kdtune.units import parse_duration
@@ -25,8 +26,9 @@ NOT_FROM_LOG = ("address", "storage", "plugins")
 """Settings that a log cannot choose: who joins a cluster runs what it sends, plug-ins are code."""
 
 CONFIRM_FIELDS = {
-    "data", "data_root", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "trackers",
-    "max_concurrent", "max_restarts", "stall_timeout", "shutdown_grace",
+    "data", "data_root", "image_column", "label_column", "teacher", "cache_gb", "cpus_per_trial",
+    "gpus_per_trial", "trackers", "max_concurrent", "max_restarts",
+    "stall_timeout", "shutdown_grace",
     *NOT_FROM_LOG, *CONFIRM_SETTINGS,
 }  # fmt: skip
 """Settings that may change when a sweep is confirmed."""
@@ -135,7 +137,7 @@ class SweepConfig(train.DataConfig):
     name: str = Field(
         description="the sweep's folder in results/", pattern=train.FILE_NAME_PATTERN
     )
-    data: str = Field(description="an ImageFolder, or the name of a data set such as cifar10")
+    data: str = Field(description=train.DATA_DESCRIPTION)
     teacher: str | None = Field(None, description="path of the teacher's checkpoint")
     methods: Names = Field(("at", "fitnets"), min_length=1, description="methods to compare")
     models: Names = Field(

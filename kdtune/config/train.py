@@ -4,9 +4,17 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from kdtune.config.methods import BUILTIN_METHODS, SettingValues
@@ -16,8 +24,8 @@ from kdtune.plugins import Registry
 
 CLI_FIELDS = {
     "method", "model", "teacher_model", "data_dir", "data_root", "train_images",
-    "validation_images", "test_images", "weights", "image_size", "epochs", "seed", "cache_gb",
-    "skip_bad_images", "metric",
+    "validation_images", "test_images", "image_column", "label_column", "background", "bit_depth",
+    "weights", "image_size", "epochs", "seed", "cache_gb", "skip_bad_images", "metric",
 }  # fmt: skip
 """Settings with flags of their own, or that follow from such flags."""
 
@@ -33,7 +41,10 @@ _NOT_SEARCHABLE = {
     **dict.fromkeys(OUTPUT_FIELDS, "has no effect in a sweep; leave it out"),
 }
 
-LOCATION_FIELDS = {"data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "device"}
+LOCATION_FIELDS = {
+    "data_dir", "data_root", "image_column", "label_column", "teacher_model", "num_workers",
+    "cache_gb", "device",
+}  # fmt: skip
 """Settings that depend on the machine and do not change what is learned."""
 
 ALIASES = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"}
@@ -56,6 +67,18 @@ def file_stem(*names: str) -> str:
     return "-".join(names).replace(":", ".")
 
 
+def _check_colour(name: str) -> str:
+    from PIL import ImageColor
+
+    if len(ImageColor.getrgb(name)) != 3:  # else a colour that shows what is below
+        raise ValueError("it must be opaque")
+    return name
+
+
+Colour = Annotated[str, AfterValidator(_check_colour)]
+"""A colour's name, or its code such as ``#ff8000``."""
+
+
 class DataSource(NamedTuple):
     """Images of a run: the arguments of `kdtune.data.folders.find_images`."""
 
@@ -64,6 +87,10 @@ class DataSource(NamedTuple):
     train_images: int | None = None
     validation_images: int | None = None
     test_images: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    background: str = "white"
+    bit_depth: int | None = None
 
 
 class _BaseConfig(BaseModel):
@@ -117,6 +144,21 @@ class DataConfig(_BaseConfig):
     test_images: int | None = Field(
         None, ge=2, description="size of a stratified subset for testing; all if not given"
     )
+    image_column: str | None = Field(
+        None, description="column of a table with the images; found by its name if not given"
+    )
+    label_column: str | None = Field(
+        None, description="column of a table with the labels; found by its name if not given"
+    )
+    background: Colour = Field(
+        "white", description="colour below transparent images, such as black or #808080"
+    )
+    bit_depth: int | None = Field(
+        None,
+        ge=8,
+        le=16,
+        description="used bits of 16-bit images; those of 64 training images if not given",
+    )
     cache_gb: float = Field(
         20, ge=0, description="size of this machine's cache in GB; 0 keeps nothing on disk"
     )
@@ -127,6 +169,9 @@ class DataConfig(_BaseConfig):
 def _method_settings_model(definitions: tuple[tuple[str, type, Any], ...]) -> type[_BaseConfig]:
     fields: Any = {key: (kind, default) for key, kind, default in definitions}
     return create_model("MethodSettings", __base__=_BaseConfig, **fields)
+
+
+DATA_DESCRIPTION = "a folder, a table, tar shards, hf:NAME, or the name of a data set"
 
 
 class TrainConfig(DataConfig):
@@ -141,7 +186,7 @@ class TrainConfig(DataConfig):
         None,
         description="initial weights: DEFAULT (torchvision's), or a file; random if not given",
     )
-    data_dir: str = Field("data", description="an ImageFolder, or the name of a data set")
+    data_dir: str = Field("data", description=DATA_DESCRIPTION)
     image_size: int = Field(128, ge=8, description="pixels; images are resized to a square")
     batch_size: int = Field(32, ge=2, description="images in a step")
     num_workers: int = Field(4, ge=0, description="threads, or processes of loaders, that decode")

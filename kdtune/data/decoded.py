@@ -18,18 +18,21 @@ import PIL
 import torch
 import torchvision
 
-from kdtune.data import augmented_views, transforms
+from kdtune.data import augmented_views, decoding, transforms
 from kdtune.data.augmented_views import FillView, fill_in_processes, fill_view
 from kdtune.data.batches import DeviceTensors
+from kdtune.data.decoding import decode_images, find_unreadable
 from kdtune.data.splits import ImageData, Split
-from kdtune.data.transforms import decode_images, find_unreadable
 from kdtune.errors import BadImagesError, UserError
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.seeds import derive_seed
 from kdtune.storage.array_cache import ArrayCache, CreateArray, OnCacheProgress
 
-TRANSFORMS_SHA256 = hashlib.sha256(inspect.getsource(transforms).encode()).hexdigest()
-"""Hash of the code that decodes and augments."""
+DECODING_SHA256, TRANSFORMS_SHA256 = (
+    hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+    for module in (decoding, transforms)
+)
+"""Hashes of the code that decodes, and of the code that augments."""
 
 
 def drop_unreadable(
@@ -59,7 +62,7 @@ def drop_unreadable(
         reasons = find_unreadable(split.select(suspects), workers)
         rest[name] = split.without({suspects[n] for n in reasons})
         for n, reason in reasons.items():
-            file = printable_path(str(split.images[suspects[n]]))
+            file = split.name_of(suspects[n])
             dropped.append({"split": name, "file": file, "reason": reason})
     if not dropped:
         return data, []
@@ -89,7 +92,7 @@ def _open_suspects(
 
 def _decoding_key(split: Split) -> dict[str, Any]:
     versions = {"pillow": PIL.__version__, "kdtune": version("kdtune")}
-    return {"files": split.digest, "code": TRANSFORMS_SHA256, **versions}
+    return {"files": split.digest, "code": DECODING_SHA256, **versions}
 
 
 def view_seed(view: int, seed: int) -> int:
@@ -219,8 +222,9 @@ class DecodedDataset:
         key = {"kind": "pixels", "image_size": self.image_size, **_decoding_key(split)}
         if view is None:
             return label, key
+        key |= {"view": view, "seed": seed, "augmentation": TRANSFORMS_SHA256}
         versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-        return f"{label}, view {view + 1}", {**key, "view": view, "seed": seed, **versions}
+        return f"{label}, view {view + 1}", {**key, **versions}
 
     def array_bytes(self, name: str) -> int:
         """Return the size of a split's array."""

@@ -24,7 +24,8 @@ from kdtune.training.run_files import RunFiles
 from kdtune.training.teacher import load_teacher
 
 CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {
-    "epochs", "data_dir", "data_root", "teacher_model", "num_workers", "device",
+    "epochs", "data_dir", "data_root", "image_column", "label_column", "teacher_model",
+    "num_workers", "device",
 }  # fmt: skip
 """Settings that may change when a run is resumed."""
 
@@ -62,7 +63,10 @@ def run_training(
     resumed_from = config.resume
     checkpoint = read_checkpoint(resumed_from) if resumed_from else None
     config = _name_run(config, checkpoint)
-    data = find_run_data(config) if train_loader is None else None
+    data = None
+    if train_loader is None:
+        data = find_run_data(config)
+        config = config.model_copy(update={"bit_depth": data.rendering.bit_depth})
     classes = data.classes if data is not None else class_names(train_loader)
     loaders = {"train_loader": train_loader, "val_loader": val_loader, "test_loader": test_loader}
     _require_same_classes(classes, loaders)

@@ -162,6 +162,7 @@ class _SearchSession:
         return plan
 
     def _describe(self, slots: Slots) -> Iterator[str]:
+        yield from self.prepared.shared_inputs.decoded.data.describe()
         sweep, num_cells = self.sweep, len(self.sweep.cells())
         budget = [f"{sweep.trials} trials each"] if sweep.trials is not None else []
         if sweep.total_epochs is not None:

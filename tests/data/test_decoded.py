@@ -10,8 +10,9 @@ from small_runs import write_digits
 
 from kdtune.data import augmented_views
 from kdtune.data.decoded import DecodedDataset, view_seed
+from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import augment_images, decode_images
+from kdtune.data.transforms import augment_images
 from kdtune.errors import RunError, UserError
 from kdtune.storage.array_cache import ArrayCache
 

@@ -19,8 +19,8 @@ from kdtune import prepare_dataloaders
 from kdtune.at import create_at_config, train_at
 from kdtune.config.train import TrainConfig, hash_settings
 from kdtune.data.batches import Batches
+from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import decode_images
 from kdtune.errors import UserError
 from kdtune.fitnets import create_fitnets_config, train_fitnets
 from kdtune.models.checkpoints import load_model, read_checkpoint
@@ -182,7 +182,8 @@ def test_the_notebook_faces(folder, teacher_file, create, train):
         "model", "teacher_model", "best_accuracy", "training_history", "test_results", "config",
         "experiment_name",
     }  # fmt: skip
-    assert result["config"] == {**config, "experiment_name": result["experiment_name"]}
+    name = result["experiment_name"]
+    assert result["config"] == {**config, "experiment_name": name, "bit_depth": 16}
 
 
 @pytest.mark.parametrize(

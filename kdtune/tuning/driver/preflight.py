@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kdtune.config.data_forms import absolute_data
 from kdtune.config.strengths import STRENGTHS, strengths_to_weights
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
@@ -225,7 +226,8 @@ def _prepare_inputs(
     sweep = requested.model_copy(
         update={
             "image_size": image_size,
-            "data": _make_absolute(requested.data),
+            "data": _require_utf8(absolute_data(requested.data)),
+            "bit_depth": data.rendering.bit_depth,
             "data_root": data_root,
             "teacher": requested.teacher and _make_absolute(requested.teacher),
             "spaces": tuple(map(_make_absolute, requested.spaces)),
@@ -284,6 +286,10 @@ def _make_absolute(path: str) -> str:
     expanded = Path(path).expanduser()
     if expanded.exists():
         path = os.path.abspath(expanded)  # a link stays: on another node it may lead elsewhere
+    return _require_utf8(path)
+
+
+def _require_utf8(path: str) -> str:
     if printable_path(path) != path:
         raise UserError(
             f"The path {printable_path(path)} is not plain UTF-8, which Ray cannot take; rename "

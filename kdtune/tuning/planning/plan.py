@@ -90,6 +90,8 @@ def plan_sweep(
     with ray_session(requested.address, screen.show == "verbose", screen.warn):
         slots = find_slots(prepared.sweep, screen.warn)
         planner = Planner(prepared, curves, prepared.load_warm_start_events())
+        for line in prepared.shared_inputs.decoded.data.describe():
+            screen.say(line)
         return planner.make_plan(slots, slot_counts, screen.say)
 
 
