@@ -28,7 +28,7 @@ from kdtune.log.folder import SweepFolder
 from kdtune.methods import METHODS, build_method
 from kdtune.models import MODELS, build_model, probe_stage_shapes
 from kdtune.models.checkpoints import load_model, save_model
-from kdtune.models.library import with_feature_maps
+from kdtune.models.feature_maps import with_feature_maps
 from kdtune.plugins import PLUGINS, Plugin, load_plugins
 from kdtune.training.rerun import train_from_file
 from kdtune.training.run import run_training

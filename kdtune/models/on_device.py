@@ -1,12 +1,14 @@
 """Device, precision, memory format and compilation with which a network runs fastest."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
+from kdtune.models import split_outputs
 from kdtune.runtime.device import current_gpu, gpu_name, has_gpu, has_native_bf16, visible_gpus
 
 
@@ -70,7 +72,7 @@ class DeviceModel:
         self.memory_format = torch.contiguous_format if use_contiguous else torch.channels_last
         self.model = model.to(device).to(memory_format=self.memory_format)
         forward = torch.compile(self.model) if config.compile else self.model
-        self.forward: Callable[[Tensor], tuple[Tensor, list[Tensor]]] = forward
+        self.forward: Callable[[Tensor], Any] = forward
 
     def describe(self) -> str:
         """Return the name of a GPU and the precision on it; of other devices only the name."""
@@ -79,4 +81,5 @@ class DeviceModel:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         with torch.autocast(self.device.type, torch.bfloat16, self.dtype == torch.bfloat16):
-            return self.forward(images.contiguous(memory_format=self.memory_format))
+            outputs = self.forward(images.contiguous(memory_format=self.memory_format))
+        return split_outputs(self.model, outputs)

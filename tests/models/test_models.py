@@ -6,7 +6,8 @@ import torchvision
 
 from kdtune.errors import UserError
 from kdtune.models import MODELS, build_model, probe, probe_stage_shapes, require_model
-from kdtune.models.library import TORCHVISION_OPTIONS, find_stage_ends
+from kdtune.models.feature_maps import find_stage_ends
+from kdtune.models.library import TORCHVISION_OPTIONS
 from kdtune.models.multibranch import ECA, eca_kernel_size
 
 NAMED = [
