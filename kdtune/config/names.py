@@ -51,3 +51,14 @@ def require_data(data_dir: str) -> None:
             f"There is no folder {data_dir}; give an ImageFolder, or one of the data sets that "
             f"have names: {', '.join(DATASET_NAMES)}."
         )
+
+
+def split_teacher(teacher: str) -> tuple[str | None, str]:
+    """Return network and path of a teacher; the network is None if only a file is given.
+
+    >>> split_teacher("torchvision:resnet18=weights/a=b.pth"), split_teacher("weights/a=b.pth")
+    (('torchvision:resnet18', 'weights/a=b.pth'), (None, 'weights/a=b.pth'))
+    """
+    name, separator, path = teacher.partition("=")
+    is_path = not separator or "/" in name or Path(teacher).expanduser().exists()
+    return (None, teacher) if is_path else (name, path)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdtune.config import train
-from kdtune.config.names import require_data, require_model_name
+from kdtune.config.names import require_data, require_model_name, split_teacher
 from kdtune.config.strengths import strengths_to_weights
 from kdtune.errors import UserError, did_you_mean
 from kdtune.units import parse_duration
@@ -136,7 +136,8 @@ class SweepConfig(train.DataConfig):
         description="the sweep's folder in results/", pattern=train.FILE_NAME_PATTERN
     )
     data: str = Field(description="an ImageFolder, or the name of a data set such as cifar10")
-    teacher: str | None = Field(None, description="path of the teacher's checkpoint")
+    teacher: str | None = Field(None, description=train.TEACHER_DESCRIPTION)
+    teacher_layers: train.Layers = Field(None, description=train.LAYERS_DESCRIPTION)
     methods: Names = Field(("at", "fitnets"), min_length=1, description="methods to compare")
     models: Names = Field(
         ("MultiBranchNet", "ResNet18"),
@@ -277,8 +278,12 @@ class SweepConfig(train.DataConfig):
                         f"{did_you_mean(model, self.models)}"
                     )
         require_data(self.data)
-        if self.teacher is not None and not Path(self.teacher).expanduser().is_file():
-            raise UserError(f"There is no file {self.teacher}.")
+        if self.teacher is not None:
+            name, path = split_teacher(self.teacher)
+            if not Path(path).expanduser().is_file():
+                raise UserError(f"There is no file {path}.")
+            if name is not None:
+                require_model_name(name)
 
     @property
     def data_source(self) -> train.DataSource:

@@ -4,9 +4,9 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails
 
 from kdtune.config.methods import BUILTIN_METHODS, SettingValues
@@ -15,7 +15,7 @@ from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
 
 CLI_FIELDS = {
-    "method", "model", "teacher_model", "data_dir", "data_root", "train_images",
+    "method", "model", "teacher_model", "teacher_layers", "data_dir", "data_root", "train_images",
     "validation_images", "test_images", "weights", "image_size", "epochs", "seed", "cache_gb",
     "skip_bad_images", "metric",
 }  # fmt: skip
@@ -43,6 +43,19 @@ Metric = Literal["accuracy", "balanced_accuracy"]
 """Accuracies to search and decide by; the balanced one is the mean recall of the classes."""
 
 METRIC_DESCRIPTION = "balanced_accuracy is the mean recall of the classes"
+
+TEACHER_DESCRIPTION = "the teacher's checkpoint, or NAME=FILE: a network and its state_dict"
+LAYERS_DESCRIPTION = "teacher's modules whose outputs are its maps, as a,b,c; all stages if not given"
+
+Layers = Annotated[
+    str | None, BeforeValidator(lambda v: ",".join(v) if isinstance(v, list | tuple) else v)
+]
+
+
+def layer_names(layers: str | None) -> list[str]:
+    """Return the names in a setting of layers."""
+    return [name.strip() for name in (layers or "").split(",") if name.strip()]
+
 
 FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
 
@@ -136,7 +149,8 @@ class TrainConfig(DataConfig):
 
     method: str = Field("at", description="distillation method")
     model: str = Field("MultiBranchNet", description="architecture of the student")
-    teacher_model: str | None = Field(None, description="path of the teacher's checkpoint")
+    teacher_model: str | None = Field(None, description=TEACHER_DESCRIPTION)
+    teacher_layers: Layers = Field(None, description=LAYERS_DESCRIPTION)
     weights: str | None = Field(
         None,
         description="initial weights: DEFAULT (torchvision's), or a file; random if not given",

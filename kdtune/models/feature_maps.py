@@ -79,7 +79,8 @@ def to_map(output: Tensor, image_size: int, patch_size: int) -> Tensor:
     side = image_size // patch_size if patch_size else 0
     if not 0 < side * side <= num_tokens:
         side = math.isqrt(num_tokens)
-    return output[:, num_tokens - side * side :].transpose(1, 2).unflatten(2, (side, side))
+    patches = output[:, num_tokens - side * side :].transpose(1, 2)
+    return torch.unflatten(patches, 2, (side, side))
 
 
 def find_patch_size(network: nn.Module) -> int:

@@ -119,7 +119,7 @@ def _create_timm(name: str, num_classes: int, image_size: int) -> nn.Module:
     try:
         network: nn.Module = create(img_size=image_size)
     except TypeError:  # it takes images of any size
-        return create()
+        network = create()
     patch_embedding = getattr(network, "patch_embed", None)
     if patch_size := getattr(patch_embedding, "patch_size", None):
         require_whole_patches(patch_size[0], image_size)
@@ -144,7 +144,7 @@ def _add_timm_maps(network: nn.Module, name: str, image_size: int) -> nn.Module:
         return self.forward_head(final_map), maps
 
     network.__class__ = type(timm_class.__name__, (timm_class,), {"forward": forward})
-    network.register_load_state_dict_post_hook(_forget_biases)
+    network.register_load_state_dict_post_hook(_forget_biases)  # type: ignore[no-untyped-call]
     sides = [map_side(value) for value in run_on_meta(network, image_size)[1]]
     if len(set(sides)) == 1:
         indices = evenly_spaced(len(sides))

@@ -9,9 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kdtune.config.names import split_teacher
 from kdtune.config.strengths import STRENGTHS, strengths_to_weights
 from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import TrainConfig
+from kdtune.config.train import TrainConfig, layer_names
 from kdtune.data.folders import GROUPS_FILE, load_test_groups
 from kdtune.data.splits import Split
 from kdtune.errors import UserError
@@ -21,7 +22,7 @@ from kdtune.methods import METHODS
 from kdtune.models import require_model
 from kdtune.models.on_device import pick_device
 from kdtune.plugins import PLUGINS
-from kdtune.runtime.console import printable_path
+from kdtune.runtime.console import printable_path, say
 from kdtune.runtime.environment import describe_environment
 from kdtune.runtime.seeds import derive_seed
 from kdtune.storage.array_cache import CacheProgress
@@ -211,8 +212,9 @@ def _prepare_inputs(
     teacher, teacher_summary = None, None
     image_size = requested.image_size or TrainConfig.model_fields["image_size"].default
     if requested.teacher is not None:
-        teacher = load_teacher(requested.teacher, data.classes, requested.image_size)
-        teacher_summary = TeacherSummary(**describe_teacher(requested.teacher))
+        layers, size = layer_names(requested.teacher_layers), requested.image_size
+        teacher = load_teacher(requested.teacher, data.classes, size, layers=layers, say=say)
+        teacher_summary = TeacherSummary(**describe_teacher(requested.teacher, size))
         image_size = teacher_summary.image_size or image_size
     if earlier_opening is not None:
         _require_same_inputs(earlier_opening, data_summary, teacher_summary)
@@ -227,7 +229,7 @@ def _prepare_inputs(
             "image_size": image_size,
             "data": _make_absolute(requested.data),
             "data_root": data_root,
-            "teacher": requested.teacher and _make_absolute(requested.teacher),
+            "teacher": requested.teacher and _make_teacher_absolute(requested.teacher),
             "spaces": tuple(map(_make_absolute, requested.spaces)),
             "plugins": tuple(map(_make_absolute, requested.plugins)),
             "warm_start": tuple(map(_make_absolute, requested.warm_start)),
@@ -269,6 +271,7 @@ def _build_trial_config(
             "method": method,
             "model": model,
             **sweep.locations(METHODS[method].uses_teacher),
+            "teacher_layers": sweep.teacher_layers if METHODS[method].uses_teacher else None,
             "image_size": sweep.image_size,
             "epochs": sweep.epochs,
             "metric": sweep.metric,
@@ -290,3 +293,8 @@ def _make_absolute(path: str) -> str:
             "it, or give a link to it."
         )
     return path
+
+
+def _make_teacher_absolute(teacher: str) -> str:
+    name, path = split_teacher(teacher)
+    return f"{name}={_make_absolute(path)}" if name is not None else _make_absolute(path)
