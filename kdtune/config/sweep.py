@@ -11,7 +11,7 @@ from kdtune.config import train
 from kdtune.config.names import require_data, require_model_name, split_teacher
 from kdtune.config.strengths import strengths_to_weights
 from kdtune.errors import UserError, did_you_mean
-from kdtune.units import parse_duration
+from kdtune.units import parse_count, parse_duration
 
 BASELINES = ("kd", "student")
 """Methods that run beside the others of a sweep: logits alone, and no teacher at all."""
@@ -116,6 +116,9 @@ def value_for_model(setting: Any, model: str, default: Any) -> Any:
 DURATION = BeforeValidator(lambda v: parse_duration(v) if isinstance(v, str) else v)
 """Marks a setting in seconds that may be given as text, such as ``2h``."""
 
+COUNT = BeforeValidator(lambda v: parse_count(v) if isinstance(v, str) else v)
+"""Marks a setting that is a number and may be given as text, such as ``1.5M``."""
+
 Trackers = Annotated[tuple[Literal["mlflow", "wandb"], ...], BeforeValidator(_parse_trackers)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Cpus = Annotated[
@@ -143,6 +146,14 @@ class SweepConfig(train.DataConfig):
         ("MultiBranchNet", "ResNet18"),
         min_length=1,
         description="students: MultiBranchNet, ResNet18, ResNet50, torchvision:NAME, timm:NAME",
+    )
+    max_parameters: Annotated[int | None, COUNT] = Field(
+        None, ge=1, description="leave out students with more parameters than this, e.g. 1.5M"
+    )
+    max_latency_ms: float | None = Field(
+        None,
+        gt=0,
+        description="leave out students that take more milliseconds for an image, as measured",
     )
     baselines: bool = Field(True, description="also run the methods kd and student")
     spaces: tuple[str, ...] = Field((), description="files with your own search spaces")

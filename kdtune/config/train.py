@@ -6,7 +6,15 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from kdtune.config.methods import BUILTIN_METHODS, SettingValues
@@ -45,7 +53,9 @@ Metric = Literal["accuracy", "balanced_accuracy"]
 METRIC_DESCRIPTION = "balanced_accuracy is the mean recall of the classes"
 
 TEACHER_DESCRIPTION = "the teacher's checkpoint, or NAME=FILE: a network and its state_dict"
-LAYERS_DESCRIPTION = "teacher's modules whose outputs are its maps, as a,b,c; all stages if not given"
+LAYERS_DESCRIPTION = (
+    "teacher's modules whose outputs are its maps, as a,b,c; all stages if not given"
+)
 
 Layers = Annotated[
     str | None, BeforeValidator(lambda v: ",".join(v) if isinstance(v, list | tuple) else v)

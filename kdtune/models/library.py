@@ -107,7 +107,9 @@ def _add_torchvision_maps(network: nn.Module, name: str, image_size: int) -> nn.
     if name.startswith("swin_"):
         require_whole_patches(find_patch_size(network), image_size)
         return trace_feature_maps(network, [f"features.{i}" for i in (1, 3, 5, 7)], image_size)
-    if name.startswith("maxvit"):  # of one image size alone, so its maps cannot be found at another
+    if name.startswith(
+        "maxvit"
+    ):  # of one image size alone, so its maps cannot be found at another
         return trace_feature_maps(network, ["stem", *(f"blocks.{i}" for i in range(4))])
     if name not in _STAGE_ENDS:
         _STAGE_ENDS[name] = find_stage_ends(network)
@@ -152,11 +154,12 @@ def _add_timm_maps(network: nn.Module, name: str, image_size: int) -> nn.Module:
 
 
 _list_torchvision = partial(torchvision.models.list_models, module=torchvision.models)
-_list_timm = lambda: import_optional("timm", "timm").list_models()
 TORCHVISION = ModelLibrary(
     "torchvision", _list_torchvision, _create_torchvision, _add_torchvision_maps
 )
-TIMM = ModelLibrary("timm", _list_timm, _create_timm, _add_timm_maps)
+TIMM = ModelLibrary(
+    "timm", lambda: import_optional("timm", "timm").list_models(), _create_timm, _add_timm_maps
+)
 
 LIBRARIES = {library.name: library for library in (TORCHVISION, TIMM)}
 """Libraries by name, the prefix of their models' names, as in ``timm:resnet18``."""

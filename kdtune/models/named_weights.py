@@ -1,4 +1,4 @@
-"""Fit of weights to a network with a name: their number of classes, and the size of their images."""
+"""Fit of weights to a network with a name: their number of classes and the image size."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
