@@ -451,6 +451,27 @@ def test_a_model_without_its_contract_is_refused(give, folder, forward, sentence
         prepare_sweep(sweep, ())
 
 
+@pytest.mark.parametrize(
+    "outputs", ["(logits, features[0], features[0])", "(logits, tuple(features))"]
+)
+def test_a_model_may_return_its_maps_beside_the_logits(
+    give, folder, teacher_file, tmp_path, monkeypatch, outputs
+):
+    monkeypatch.chdir(tmp_path)
+    logits = "logits = self.head(features[-1].mean((2, 3)))"
+    give(
+        MODEL.replace(
+            "return self.head(features[-1].mean((2, 3))), features", f"{logits}; return {outputs}"
+        )
+    )
+    config = small_config(
+        folder, model="Small", method="fitnets", teacher_model=str(teacher_file), epochs=1
+    )
+    result = run_training(config)
+    assert result["training_history"][0]["train_loss"] > 0
+    assert 0 <= result["test_results"]["accuracy"] <= 1
+
+
 def test_a_data_set_without_its_contract_is_refused(give):
     give("DATA = {'odd': lambda name, root: ([], [])}")
     with pytest.raises(UserError, match="data set 'odd' of the plug-in .* fails: TypeError: it r"):

@@ -188,7 +188,7 @@ class _SearchSession:
         yield f"{describe_sampler(sweep.sampler)} proposes; {rule}"
         if not slots.is_uniform_cpu_only:
             yield slots.describe_resources()
-        yield from self.prepared.left_out
+        yield from (*self.prepared.left_out, *self.prepared.shared_inputs.pooling_lines)
         opening_event = self.prepared.opening_event
         yield describe_chance(opening_event)
         yield from learning_sentences([opening_event])

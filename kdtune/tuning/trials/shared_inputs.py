@@ -17,7 +17,8 @@ from kdtune.errors import RunError, UserError, last_line
 from kdtune.log.events import CacheRecord, SweepOpening
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.checks import dry_run
-from kdtune.methods.method import StageShapes
+from kdtune.methods.kd import FeatureMethod
+from kdtune.methods.method import StageShapes, describe_pooling
 from kdtune.models import MODELS, build_model, probe, stage_shapes
 from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import has_gpu
@@ -56,6 +57,7 @@ class SharedInputs:
         self.teacher_check: TeacherCheck | None = None
         self.cache_plan = CacheRecord(methods=(), augment_views=0, num_bytes=0)
         self.cache_plan_lines: list[str] = []
+        self.pooling_lines: list[str] = []
 
     def register_runs(self, model: str, configs: Sequence[TrainConfig]) -> None:
         """Try a batch with each method, and register the runs, which the sweep may make.
@@ -71,6 +73,9 @@ class SharedInputs:
             shapes = stage_shapes(outputs[1])
         targets, tried_methods = self.teacher_targets, set()
         teacher_shapes = targets.stage_shapes if targets else None
+        if teacher_shapes and (pooling := describe_pooling(shapes, teacher_shapes)):
+            if any(issubclass(METHODS[config.method], FeatureMethod) for config in configs):
+                self.pooling_lines.append(f"{model} has {pooling}")
         for config in configs:
             with METHODS.blame_provider(config.method):
                 if config.method not in tried_methods:
