@@ -29,7 +29,7 @@ from kdtune.log.folder import SweepFolder
 from kdtune.methods import METHODS, build_method
 from kdtune.models import MODELS, build_model, probe_stage_shapes
 from kdtune.models.checkpoints import load_model, save_model
-from kdtune.models.library import with_feature_maps
+from kdtune.models.feature_maps import with_feature_maps
 from kdtune.plugins import PLUGINS, Plugin, load_plugins
 from kdtune.training.rerun import train_from_file
 from kdtune.training.run import run_training
@@ -450,6 +450,27 @@ def test_a_model_without_its_contract_is_refused(give, folder, forward, sentence
     sweep = sweep_of(folder, None, methods=["student"], models=["Small"], baselines=False)
     with pytest.raises(UserError, match=sentence):
         prepare_sweep(sweep, ())
+
+
+@pytest.mark.parametrize(
+    "outputs", ["(logits, features[0], features[0])", "(logits, tuple(features))"]
+)
+def test_a_model_may_return_its_maps_beside_the_logits(
+    give, folder, teacher_file, tmp_path, monkeypatch, outputs
+):
+    monkeypatch.chdir(tmp_path)
+    logits = "logits = self.head(features[-1].mean((2, 3)))"
+    give(
+        MODEL.replace(
+            "return self.head(features[-1].mean((2, 3))), features", f"{logits}; return {outputs}"
+        )
+    )
+    config = small_config(
+        folder, model="Small", method="fitnets", teacher_model=str(teacher_file), epochs=1
+    )
+    result = run_training(config)
+    assert result["training_history"][0]["train_loss"] > 0
+    assert 0 <= result["test_results"]["accuracy"] <= 1
 
 
 def test_a_data_set_without_its_contract_is_refused(give):

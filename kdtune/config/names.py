@@ -39,3 +39,14 @@ def require_model_name(name: str) -> None:
     library, _, name_in_library = name.partition(":")
     if not name_in_library or library not in MODEL_LIBRARIES:
         MODEL_NAMES.require(name, [f"{library}:NAME" for library in MODEL_LIBRARIES])
+
+
+def split_teacher(teacher: str) -> tuple[str | None, str]:
+    """Return network and path of a teacher; the network is None if only a file is given.
+
+    >>> split_teacher("torchvision:resnet18=weights/a=b.pth"), split_teacher("weights/a=b.pth")
+    (('torchvision:resnet18', 'weights/a=b.pth'), (None, 'weights/a=b.pth'))
+    """
+    name, separator, path = teacher.partition("=")
+    is_path = not separator or "/" in name or Path(teacher).expanduser().exists()
+    return (None, teacher) if is_path else (name, path)

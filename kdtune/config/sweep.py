@@ -9,10 +9,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdtune.config import train
 from kdtune.config.data_forms import require_data
-from kdtune.config.names import require_model_name
+from kdtune.config.names import require_model_name, split_teacher
 from kdtune.config.strengths import strengths_to_weights
 from kdtune.errors import UserError, did_you_mean
-from kdtune.units import parse_duration
+from kdtune.units import parse_count, parse_duration
 
 BASELINES = ("kd", "student")
 """Methods that run beside the others of a sweep: logits alone, and no teacher at all."""
@@ -118,6 +118,9 @@ def value_for_model(setting: Any, model: str, default: Any) -> Any:
 DURATION = BeforeValidator(lambda v: parse_duration(v) if isinstance(v, str) else v)
 """Marks a setting in seconds that may be given as text, such as ``2h``."""
 
+COUNT = BeforeValidator(lambda v: parse_count(v) if isinstance(v, str) else v)
+"""Marks a setting that is a number and may be given as text, such as ``1.5M``."""
+
 Trackers = Annotated[tuple[Literal["mlflow", "wandb"], ...], BeforeValidator(_parse_trackers)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Cpus = Annotated[
@@ -138,12 +141,21 @@ class SweepConfig(train.DataConfig):
         description="the sweep's folder in results/", pattern=train.FILE_NAME_PATTERN
     )
     data: str = Field(description=train.DATA_DESCRIPTION)
-    teacher: str | None = Field(None, description="path of the teacher's checkpoint")
+    teacher: str | None = Field(None, description=train.TEACHER_DESCRIPTION)
+    teacher_layers: train.Layers = Field(None, description=train.LAYERS_DESCRIPTION)
     methods: Names = Field(("at", "fitnets"), min_length=1, description="methods to compare")
     models: Names = Field(
         ("MultiBranchNet", "ResNet18"),
         min_length=1,
         description="students: MultiBranchNet, ResNet18, ResNet50, torchvision:NAME, timm:NAME",
+    )
+    max_parameters: Annotated[int | None, COUNT] = Field(
+        None, ge=1, description="leave out students with more parameters than this, e.g. 1.5M"
+    )
+    max_latency_ms: float | None = Field(
+        None,
+        gt=0,
+        description="leave out students that take more milliseconds for an image, as measured",
     )
     baselines: bool = Field(True, description="also run the methods kd and student")
     spaces: tuple[str, ...] = Field((), description="files with your own search spaces")
@@ -279,8 +291,12 @@ class SweepConfig(train.DataConfig):
                         f"{did_you_mean(model, self.models)}"
                     )
         require_data(self.data)
-        if self.teacher is not None and not Path(self.teacher).expanduser().is_file():
-            raise UserError(f"There is no file {self.teacher}.")
+        if self.teacher is not None:
+            name, path = split_teacher(self.teacher)
+            if not Path(path).expanduser().is_file():
+                raise UserError(f"There is no file {path}.")
+            if name is not None:
+                require_model_name(name)
 
     @property
     def data_source(self) -> train.DataSource:

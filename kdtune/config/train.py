@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -23,8 +24,8 @@ from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
 
 CLI_FIELDS = {
-    "method", "model", "teacher_model", "data_dir", "data_root", "train_images",
-    "validation_images", "test_images", "image_column", "label_column", "background", "bit_depth",
+    "method", "model", "teacher_model", "teacher_layers", "data_dir", "data_root",
+    "train_images", "validation_images", "test_images", "image_column", "label_column", "background", "bit_depth",
     "weights", "image_size", "epochs", "seed", "cache_gb", "skip_bad_images", "metric",
 }  # fmt: skip
 """Settings with flags of their own, or that follow from such flags."""
@@ -54,6 +55,21 @@ Metric = Literal["accuracy", "balanced_accuracy"]
 """Accuracies to search and decide by; the balanced one is the mean recall of the classes."""
 
 METRIC_DESCRIPTION = "balanced_accuracy is the mean recall of the classes"
+
+TEACHER_DESCRIPTION = "the teacher's checkpoint, or NAME=FILE: a network and its state_dict"
+LAYERS_DESCRIPTION = (
+    "teacher's modules whose outputs are its maps, as a,b,c; all stages if not given"
+)
+
+Layers = Annotated[
+    str | None, BeforeValidator(lambda v: ",".join(v) if isinstance(v, list | tuple) else v)
+]
+
+
+def layer_names(layers: str | None) -> list[str]:
+    """Return the names in a setting of layers."""
+    return [name.strip() for name in (layers or "").split(",") if name.strip()]
+
 
 FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
 
@@ -181,7 +197,8 @@ class TrainConfig(DataConfig):
 
     method: str = Field("at", description="distillation method")
     model: str = Field("MultiBranchNet", description="architecture of the student")
-    teacher_model: str | None = Field(None, description="path of the teacher's checkpoint")
+    teacher_model: str | None = Field(None, description=TEACHER_DESCRIPTION)
+    teacher_layers: Layers = Field(None, description=LAYERS_DESCRIPTION)
     weights: str | None = Field(
         None,
         description="initial weights: DEFAULT (torchvision's), or a file; random if not given",

@@ -171,8 +171,9 @@ class _LogitsOnly(nn.Module):
 def _export_program(loaded: LoadedModel, image_size: int) -> torch.export.ExportedProgram:
     """Return a network as a graph that takes any number of images."""
     images = torch.zeros(2, 3, image_size, image_size)
-    batch = ({0: torch.export.Dim.DYNAMIC},)
-    program = torch.export.export(_LogitsOnly(loaded["model"]), (images,), dynamic_shapes=batch)
+    batch, network = ({0: torch.export.Dim.DYNAMIC},), _LogitsOnly(loaded["model"])
+    network(images)  # LeViT and others keep tensors of their first pass, which must be real ones
+    program = torch.export.export(network, (images,), dynamic_shapes=batch)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     return program

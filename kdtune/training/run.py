@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from kdtune.config.train import OUTPUT_FIELDS, TrainConfig, file_stem
+from kdtune.config.train import OUTPUT_FIELDS, TrainConfig, file_stem, layer_names
 from kdtune.data.batches import Batch, TrainingBatches
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
 from kdtune.data.splits import ImageData
@@ -72,7 +72,8 @@ def run_training(
     _require_same_classes(classes, loaders)
     teacher = None
     if config.teacher_model is not None:
-        teacher = load_teacher(config.teacher_model, classes, config.image_size)
+        layers, size = layer_names(config.teacher_layers), config.image_size
+        teacher = load_teacher(config.teacher_model, classes, size, layers=layers, say=say)
     if classes is None:
         classes = _numbered_classes(config, teacher, loaders)
     if checkpoint is not None:

@@ -448,3 +448,35 @@ def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
             train_from_file(tmp_path / "y.yaml")
     write_yaml(tmp_path / "x.yaml", {**config, "lr": 0.5, "provenance": provenance})
     assert train_from_file(tmp_path / "x.yaml")["recorded_accuracy"] is None
+
+
+def test_a_transformer_teaches_and_learns(folder, tmp_path):
+    pytest.importorskip("timm")
+    base = {"image_size": 32, "train_images": 40, "epochs": 1, "seed": 1}
+    train_teacher(
+        small_config(folder, **base, method="student", model="timm:test_vit"), tmp_path / "vit.pth"
+    )
+    taught = small_config(
+        folder, **base, method="at", teacher_model=str(tmp_path / "vit.pth"), beta=10.0
+    )
+    of_stages = run_training(taught)
+    assert of_stages["training_history"][0]["loss_at_weighted"] > 0
+    of_layers = run_training(taught.model_copy(update={"teacher_layers": "blocks.1,blocks.5"}))
+    assert of_layers["config"]["teacher_layers"] == "blocks.1,blocks.5"
+    losses = [run["training_history"][0]["loss_at"] for run in (of_stages, of_layers)]
+    assert losses[0] != losses[1]  # targets of other layers are not taken from the cache
+
+    torch.save(of_stages["model"].state_dict(), tmp_path / "cnn.pth")
+    teacher = f"MultiBranchNet={tmp_path / 'cnn.pth'}"
+    learned = run_training(
+        small_config(
+            folder,
+            **base,
+            method="fitnets",
+            teacher_model=teacher,
+            model="timm:test_vit",
+            beta=1.0,
+        )
+    )
+    assert learned["training_history"][0]["loss_feature_weighted"] > 0
+    assert learned["model"](torch.rand(2, 3, 32, 32))[1][-1].shape == (2, 64, 2, 2)

@@ -84,6 +84,8 @@ def plan_sweep(
             "--gpus-per-trial, or leave it out."
         )
     prepared = prepare_sweep(requested, requested.spaces)
+    for line in prepared.left_out:
+        screen.say(line)
     curves: sim.LearningCurves = SyntheticCurves(prepared.sweep.epochs, prepared.sweep.seed)
     if curves_path is not None:
         curves = RecordedCurves(curves_path, prepared.sweep.epochs, fallback=curves)

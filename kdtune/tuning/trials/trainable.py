@@ -21,7 +21,7 @@ import torch
 from ray import tune
 from torch import nn
 
-from kdtune.config.train import TrainConfig
+from kdtune.config.train import TrainConfig, layer_names
 from kdtune.data.decoded import DecodedDataset
 from kdtune.errors import DiskFullError, DivergedError, GpuLostError, UserError, typed_first_line
 from kdtune.log.events import EpochMetrics
@@ -92,7 +92,9 @@ class ProcessMemory:
         if self._teacher is None:
             assert config.teacher_model is not None
             classes = self.decoded(config).data.classes
-            self._teacher = load_teacher(config.teacher_model, classes, config.image_size)
+            layers = layer_names(config.teacher_layers)
+            teacher = config.teacher_model, classes, config.image_size
+            self._teacher = load_teacher(*teacher, layers=layers)
         return self._teacher
 
     def teacher_targets(self, config: TrainConfig) -> TeacherTargets:
