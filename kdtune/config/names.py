@@ -1,5 +1,7 @@
 """Names of the built-in models and data sets; this module loads no torch."""
 
+from pathlib import Path
+
 from kdtune.plugins import Registry
 
 MODEL_LIBRARIES = ("torchvision", "timm")

@@ -25,8 +25,9 @@ from kdtune.plugins import Registry
 
 CLI_FIELDS = {
     "method", "model", "teacher_model", "teacher_layers", "data_dir", "data_root",
-    "train_images", "validation_images", "test_images", "image_column", "label_column", "background", "bit_depth",
-    "weights", "image_size", "epochs", "seed", "cache_gb", "skip_bad_images", "metric",
+    "train_images", "validation_images", "test_images", "image_column", "label_column",
+    "background", "bit_depth", "weights", "image_size", "epochs", "seed", "cache_gb",
+    "skip_bad_images", "metric",
 }  # fmt: skip
 """Settings with flags of their own, or that follow from such flags."""
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdtune.data.transforms import augment_images, limit_workers
+from kdtune.data.decoding import limit_workers
+from kdtune.data.transforms import augment_images
 from kdtune.errors import RunError
 
 FillView = Callable[[np.ndarray, np.ndarray, int], None]
