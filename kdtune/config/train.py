@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,8 +25,9 @@ from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
 
 CLI_FIELDS = {
-    "method", "model", "teacher_model", "data_dir", "data_root", "train_images",
-    "validation_images", "test_images", "weights", "image_size", "epochs", "seed", "cache_gb",
+    "method", "model", "teacher_model", "teacher_layers", "data_dir", "data_root",
+    "train_images", "validation_images", "test_images", "image_column", "label_column",
+    "background", "bit_depth", "weights", "image_size", "epochs", "seed", "cache_gb",
     "skip_bad_images", "metric",
 }  # fmt: skip
 """Settings with flags of their own, or that follow from such flags."""
@@ -48,7 +50,10 @@ _NOT_SEARCHABLE = {
 LOADED_DATA_FIELDS = {"class_weights", "balanced_sampling"}
 """Settings that need the images of `data_dir`; a loader of a user's own cannot have them."""
 
-LOCATION_FIELDS = {"data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "device"}
+LOCATION_FIELDS = {
+    "data_dir", "data_root", "image_column", "label_column", "teacher_model", "num_workers",
+    "cache_gb", "device",
+}  # fmt: skip
 """Settings that depend on the machine and do not change what is learned."""
 
 ALIASES = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"}
@@ -65,6 +70,21 @@ Augment = Annotated[
 
 METRIC_DESCRIPTION = "balanced_accuracy is the mean recall of the classes"
 
+TEACHER_DESCRIPTION = "the teacher's checkpoint, or NAME=FILE: a network and its state_dict"
+LAYERS_DESCRIPTION = (
+    "teacher's modules whose outputs are its maps, as a,b,c; all stages if not given"
+)
+
+Layers = Annotated[
+    str | None, BeforeValidator(lambda v: ",".join(v) if isinstance(v, list | tuple) else v)
+]
+
+
+def layer_names(layers: str | None) -> list[str]:
+    """Return the names in a setting of layers."""
+    return [name.strip() for name in (layers or "").split(",") if name.strip()]
+
+
 FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
 
 
@@ -77,6 +97,18 @@ def file_stem(*names: str) -> str:
     return "-".join(names).replace(":", ".").replace("@", ".")
 
 
+def _check_colour(name: str) -> str:
+    from PIL import ImageColor
+
+    if len(ImageColor.getrgb(name)) != 3:  # else a colour that shows what is below
+        raise ValueError("it must be opaque")
+    return name
+
+
+Colour = Annotated[str, AfterValidator(_check_colour)]
+"""A colour's name, or its code such as ``#ff8000``."""
+
+
 class DataSource(NamedTuple):
     """Images of a run: the arguments of `kdtune.data.folders.find_images`."""
 
@@ -85,6 +117,10 @@ class DataSource(NamedTuple):
     train_images: int | None = None
     validation_images: int | None = None
     test_images: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    background: str = "white"
+    bit_depth: int | None = None
 
 
 class _BaseConfig(BaseModel):
@@ -138,6 +174,21 @@ class DataConfig(_BaseConfig):
     test_images: int | None = Field(
         None, ge=2, description="size of a stratified subset for testing; all if not given"
     )
+    image_column: str | None = Field(
+        None, description="column of a table with the images; found by its name if not given"
+    )
+    label_column: str | None = Field(
+        None, description="column of a table with the labels; found by its name if not given"
+    )
+    background: Colour = Field(
+        "white", description="colour below transparent images, such as black or #808080"
+    )
+    bit_depth: int | None = Field(
+        None,
+        ge=8,
+        le=16,
+        description="used bits of 16-bit images; those of 64 training images if not given",
+    )
     cache_gb: float = Field(
         20, ge=0, description="size of this machine's cache in GB; 0 keeps nothing on disk"
     )
@@ -148,6 +199,9 @@ class DataConfig(_BaseConfig):
 def _method_settings_model(definitions: tuple[tuple[str, type, Any], ...]) -> type[_BaseConfig]:
     fields: Any = {key: (kind, default) for key, kind, default in definitions}
     return create_model("MethodSettings", __base__=_BaseConfig, **fields)
+
+
+DATA_DESCRIPTION = "a folder, a table, tar shards, hf:NAME, or the name of a data set"
 
 
 class TrainConfig(DataConfig):
@@ -161,12 +215,13 @@ class TrainConfig(DataConfig):
         DEFAULT_RECIPE,
         description=f"settings that are not given: {', '.join(RECIPES)}; see docs/recipes.md",
     )
-    teacher_model: str | None = Field(None, description="path of the teacher's checkpoint")
+    teacher_model: str | None = Field(None, description=TEACHER_DESCRIPTION)
+    teacher_layers: Layers = Field(None, description=LAYERS_DESCRIPTION)
     weights: str | None = Field(
         None,
         description="initial weights: DEFAULT (torchvision's), or a file; random if not given",
     )
-    data_dir: str = Field("data", description="an ImageFolder, or the name of a data set")
+    data_dir: str = Field("data", description=DATA_DESCRIPTION)
     image_size: int = Field(128, ge=8, description="pixels; images are resized to a square")
     batch_size: int = Field(32, ge=2, description="images in a step")
     num_workers: int = Field(4, ge=0, description="threads, or processes of loaders, that decode")

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from kdtune.config.train import TrainConfig
 from kdtune.data.batches import EVALUATION_BATCH_SIZE, Batch, SeededBatchSampler, is_tiny_batch
+from kdtune.data.decoding import decode_images, limit_workers
 from kdtune.data.folders import find_images
 from kdtune.data.splits import Split
-from kdtune.data.transforms import augment_images, decode_images, limit_workers, normalise
+from kdtune.data.transforms import augment_images, normalise
 from kdtune.errors import UserError
 from kdtune.runtime.device import has_gpu
 

@@ -116,7 +116,8 @@ class TeacherSummary(_Record):
     model: str
     image_size: int | None = None
     metric: Metric = "accuracy"  # of its accuracies
-    validation_accuracy: float | None = None  # between 0 and 1
+    train_accuracy: float | None = None  # between 0 and 1
+    validation_accuracy: float | None = None
     test_accuracy: float | None = None
 
 

@@ -114,6 +114,24 @@ class Method(nn.Module, ABC):
         return {"loss": loss, **parts}
 
 
+def describe_pooling(student: StageShapes, teacher: StageShapes) -> str:
+    """Say at which sizes stages are compared; empty if student and teacher have equal ones.
+
+    >>> describe_pooling([(8, 16, 16), (9, 8, 8)], [(5, 4, 4), (5, 4, 4), (5, 4, 4)])
+    'maps of 16, 8 px, the teacher of 4, 4, 4 px: compared at 4, 4 px, from the last stage back'
+    """
+    sides = [[height for _, height, _ in shapes] for shapes in (student, teacher)]
+    if sides[0] == sides[1]:
+        return ""
+    pairs = zip(*(reversed(side) for side in sides), strict=False)
+    compared = [min(pair) for pair in pairs][::-1]
+    own, others, common = (", ".join(map(str, side)) for side in (*sides, compared))
+    return (
+        f"maps of {own} px, the teacher of {others} px: compared at {common} px, from the last "
+        "stage back"
+    )
+
+
 def check_same_shape(kind: str, student: Tensor, teacher: Tensor) -> None:
     """Raise a `ValueError` for tensors that torch would silently broadcast.
 

@@ -1,6 +1,7 @@
 """Device, precision, memory format and compilation with which a network runs fastest."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from kdtune.config.train import TrainConfig
 from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
 from kdtune.errors import UserError
+from kdtune.models import split_outputs
 from kdtune.runtime.device import current_gpu, gpu_name, has_gpu, has_native_bf16, visible_gpus
 
 
@@ -74,7 +76,7 @@ class DeviceModel:
             torch.tensor(values, device=device) for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
         forward = torch.compile(self.model) if config.compile else self.model
-        self.forward: Callable[[Tensor], tuple[Tensor, list[Tensor]]] = forward
+        self.forward: Callable[[Tensor], Any] = forward
 
     def describe(self) -> str:
         """Return the name of a GPU and the precision on it; of other devices only the name."""
@@ -84,4 +86,5 @@ class DeviceModel:
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         images = normalise(images, self._mean, self._std)
         with torch.autocast(self.device.type, torch.bfloat16, self.dtype == torch.bfloat16):
-            return self.forward(images.contiguous(memory_format=self.memory_format))
+            outputs = self.forward(images.contiguous(memory_format=self.memory_format))
+        return split_outputs(self.model, outputs)

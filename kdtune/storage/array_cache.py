@@ -5,6 +5,7 @@ File locks keep two processes from building the same arrays; they need a disk of
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -23,9 +24,10 @@ from pydantic import BaseModel
 
 from kdtune.errors import DiskFullError, UserError
 from kdtune.storage.files import NO_SPACE_ERRNOS, make_folder, write_text
-from kdtune.units import format_bytes
+from kdtune.units import BYTES_PER_GB, format_bytes
 
 CACHE_FOLDER_VARIABLE = "KDTUNE_CACHE"
+PLANNED_CACHE_SHARE = 0.95  # so that a sweep does not evict what it needs
 CacheKey = Mapping[str, Any]  # plain values that identify an array
 CreateArray = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]  # of a name, shape and dtype
 BuildArrays = Callable[[Sequence[str], CreateArray], None]  # creates and fills arrays by name
@@ -59,6 +61,11 @@ class CacheProgress(BaseModel, frozen=True):
 def cache_folder() -> Path:
     user_cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get(CACHE_FOLDER_VARIABLE) or Path(user_cache) / "kdtune").expanduser()
+
+
+def needed_cache_gb(num_bytes: int) -> str:
+    """Return the `cache_gb` that has room for so many bytes, as text."""
+    return f"{math.ceil(1000 * num_bytes / PLANNED_CACHE_SHARE / BYTES_PER_GB) / 1000:g}"
 
 
 class _Metadata(BaseModel):  # about.json, which is written when an array is complete
@@ -130,6 +137,10 @@ class ArrayCache:
             raise UserError(f"{label}: what was written to {self.folder} cannot be read back.")
         report(state, time.perf_counter() - start_time)
         return {name: self._arrays[digest] for name, digest in digests.items()}
+
+    def contains(self, key: CacheKey) -> bool:
+        """Return True if the array with these facts is there; it is not checked for damage."""
+        return (self.folder / _key_digest(key) / "about.json").exists()
 
     def _find_missing(self, digests: Mapping[str, str]) -> list[str]:
         """Open the complete arrays, and return the names of the others."""

@@ -1,14 +1,15 @@
 """Batches of a run, from decoded images and, if there is a teacher, its cached targets."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
 
 from kdtune.config.train import DataSource, TrainConfig
 from kdtune.data.batches import Batches
-from kdtune.data.decoded import DecodedDataset, drop_unreadable, view_seed
+from kdtune.data.decoded import DecodedDataset, View, drop_unreadable
 from kdtune.data.folders import find_images
 from kdtune.data.splits import ImageData
 from kdtune.errors import UserError
@@ -16,7 +17,7 @@ from kdtune.methods import METHODS
 from kdtune.models import build_model, probe_stage_shapes
 from kdtune.models.on_device import pick_device
 from kdtune.storage import array_cache
-from kdtune.storage.array_cache import ArrayCache, OnCacheProgress
+from kdtune.storage.array_cache import ArrayCache, OnCacheProgress, needed_cache_gb
 from kdtune.training.teacher_targets import TargetSpec, TeacherTargets
 from kdtune.units import BYTES_PER_GB, format_bytes
 
@@ -49,8 +50,11 @@ class EpochData:
 
     def train_batches(self, epoch: int) -> Batches:
         """Return the training batches of an epoch, from 1."""
-        config, view = self.config, self._view_index(epoch)
+        config, view = self.config, self._view_of(epoch)
         pixels, arrays = self.load_arrays(epoch)
+        next_view = self._view_of(epoch + 1)
+        if next_view is not None and self.cache_views and epoch < config.epochs:
+            self.decoded.build_view_ahead(next_view)
         targets = {name: arrays[name] for name in self.requested}
         return Batches(
             pixels,
@@ -59,7 +63,7 @@ class EpochData:
             shuffle=True,
             balanced=config.balanced_sampling,
             augment="none" if view is not None and self.cache_views else config.augment,
-            augment_seed=view_seed(view, config.augment_seed) if view is not None else None,
+            augment_seed=view.base_seed if view is not None else None,
             targets=targets if self.teacher_targets is not None else None,
             device=pick_device(config.device),
             device_tensors=self.decoded.device_tensors,
@@ -67,20 +71,22 @@ class EpochData:
 
     def load_arrays(self, epoch: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the training pixels of an epoch, and all cached targets of them."""
-        seed, augment = self.config.augment_seed, self.config.augment
-        view, cache = self._view_index(epoch), self.decoded.cache
+        view, cache = self._view_of(epoch), self.decoded.cache
         if view is not None and self.cache_views:
-            pixels = self.decoded.augmented_view(view, seed, augment, self.on_progress)
+            pixels = self.decoded.augmented_view(view, self.on_progress)
         else:
             pixels = self.decoded.pixels("train", self.on_progress)
         if self.teacher_targets is None or cache is None:
             return pixels, {}
-        label, pixel_key = self.decoded.identify_array("train", view, seed, augment)
+        label, pixel_key = self.decoded.identify_array("train", view)
         load = self.teacher_targets.load_or_compute
         return pixels, load(cache, pixels, pixel_key, label, self.config, self.on_progress)
 
-    def _view_index(self, epoch: int) -> int | None:
-        return (epoch - 1) % self.config.augment_views if _cycles_views(self.config) else None
+    def _view_of(self, epoch: int) -> View | None:
+        config = self.config
+        if not _cycles_views(config):
+            return None
+        return View((epoch - 1) % config.augment_views, config.augment_seed, config.augment)
 
     def evaluation_batches(self, split: str) -> Batches:
         """Return the batches of ``validation`` or ``test``, in order."""
@@ -110,6 +116,7 @@ def find_data(
     workers: int | None = None,
     on_progress: OnCacheProgress = lambda progress: None,
     with_test: bool = True,
+    image_size: int | None = None,
 ) -> tuple[ImageData, list[dict[str, str]]]:
     """Return the images of a run, and descriptions of those that `drop_unreadable` left out.
 
@@ -120,12 +127,15 @@ def find_data(
         workers: threads that decode; None: one per core.
         on_progress: called when images are decoded.
         with_test: False leaves the test images out.
+        image_size: in pixels; `require_room` then comes before images are checked.
     """
     data = find_images(*source)
     if not with_test:
         data = data.without_test()
     if not skip_bad_images:
         return data, []
+    if image_size is not None:
+        require_room(open_decoded_dataset(data, image_size, cache_gb))
     return drop_unreadable(data, _open_cache(cache_gb), workers, on_progress)
 
 
@@ -141,16 +151,50 @@ def open_decoded_dataset(
     Args:
         data: the images.
         image_size: height and width in pixels.
-        cache_gb: size of the cache, which the images alone must not exceed.
+        cache_gb: size of the cache.
         workers: threads that decode; None: one per core.
     """
-    decoded = DecodedDataset(data, image_size, _open_cache(cache_gb), workers)
-    needed_bytes = decoded.array_bytes("train") + decoded.array_bytes("validation")
-    if cache_gb and needed_bytes > cache_gb * BYTES_PER_GB:
-        problem = f"The images take {format_bytes(needed_bytes)} at {image_size} px"
-        advice = f"cache_gb is {cache_gb:g}: raise it, or use a smaller image_size."
-        raise UserError(f"{problem}, but {advice}")
-    return decoded
+    return DecodedDataset(data, image_size, _open_cache(cache_gb), workers)
+
+
+def require_room(
+    decoded: DecodedDataset,
+    splits: Sequence[str] = ("train", "validation"),
+    cycles_views: bool = False,
+    target_bytes: int = 0,
+) -> None:
+    """Raise a `UserError` if images do not fit into the cache or, without one, into memory.
+
+    Args:
+        decoded: the images; none need be decoded.
+        splits: those that are used.
+        cycles_views: True if augmented views are cached, where they fit.
+        target_bytes: size of the teacher's targets for the training images.
+    """
+    image_bytes, size = sum(map(decoded.array_bytes, splits)), decoded.image_size
+    counts = " and ".join(f"{len(decoded.data.splits[name]):,} {name}" for name in splits)
+    needs = f"The {counts} images take {format_bytes(image_bytes)} at {size} px"
+    advice = "or use a smaller image_size, or fewer images."
+    if decoded.cache is None:
+        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if image_bytes > memory_bytes:
+            problem = f"{needs} in the memory of each process, and this machine has"
+            enough = needed_cache_gb(image_bytes)
+            raise UserError(
+                f"{problem} {format_bytes(memory_bytes)}: set cache_gb to {enough}, {advice}"
+            )
+        return
+    max_bytes = decoded.cache.max_bytes
+    if max_bytes is None or image_bytes <= max_bytes:
+        return
+    view_bytes = decoded.array_bytes("train") if cycles_views else 0
+    more = [f"{format_bytes(view_bytes)} for a view of augmented ones"] if view_bytes else []
+    more += [f"{format_bytes(target_bytes)} for the teacher's targets"] if target_bytes else []
+    enough = f"{needed_cache_gb(image_bytes)} holds the images"
+    if more:
+        needs += f", plus {' and '.join(more)}"
+        enough += f", {needed_cache_gb(image_bytes + view_bytes + target_bytes)} all of these"
+    raise UserError(f"{needs}, but cache_gb is {max_bytes / BYTES_PER_GB:g}: {enough}; {advice}")
 
 
 def open_epoch_data(
@@ -183,7 +227,7 @@ def open_single_run(
         config: the run's settings.
         data: its images.
         teacher: None without one.
-        say: takes lines about what is built, and why the teacher runs live.
+        say: takes lines about what is built, and what does not fit.
     """
 
     def on_progress(progress: array_cache.CacheProgress) -> None:
@@ -192,21 +236,31 @@ def open_single_run(
             say(progress.describe())
 
     decoded = open_decoded_dataset(data, config.image_size, config.cache_gb, config.num_workers)
-    decoded.decode_train_validation(on_progress)
-    train_bytes, max_bytes = decoded.array_bytes("train"), config.cache_gb * BYTES_PER_GB
+    caches_targets = teacher is not None and should_cache_targets(config)
+    targets = TeacherTargets(teacher, config.image_size) if teacher and caches_targets else None
+    epoch_data = open_epoch_data(config, decoded, targets, on_progress)
+    bytes_per_image = sum(spec.bytes_per_image for spec in epoch_data.requested.values())
+    train_bytes, target_bytes = decoded.array_bytes("train"), len(data.train) * bytes_per_image
+    num_views = config.augment_views if _cycles_views(config) else 0
+    require_room(decoded, cycles_views=num_views > 0, target_bytes=target_bytes)
     image_bytes = train_bytes + decoded.array_bytes("validation")
-    view_count = config.augment_views if _cycles_views(config) else 0
-    views_fit = image_bytes + view_count * train_bytes <= max_bytes
-    if teacher is not None and should_cache_targets(config):
-        teacher_targets = TeacherTargets(teacher, config.image_size)
-        epoch_data = open_epoch_data(config, decoded, teacher_targets, on_progress)
-        bytes_per_image = sum(spec.bytes_per_image for spec in epoch_data.requested.values())
-        bytes_per_view = len(data.train) * bytes_per_image + (train_bytes if view_count else 0)
-        if image_bytes + max(1, view_count) * bytes_per_view <= max_bytes:
-            return epoch_data
+
+    def fits(what: str, count: int, bytes_per_view: int) -> bool:
+        """Return True if so many views fit into the cache, if there is one; else say why not."""
+        num_bytes = image_bytes + count * bytes_per_view
+        if decoded.cache is None or num_bytes <= config.cache_gb * BYTES_PER_GB:
+            return True
         say(
-            f"The teacher runs live: {max(1, view_count)} x {format_bytes(bytes_per_view)} for "
-            f"{len(data.train):,} images do not fit beside {format_bytes(image_bytes)} of images "
-            f"into cache_gb {config.cache_gb:g}."
+            f"{what}: {count} x {format_bytes(bytes_per_view)} for {len(data.train):,} images do "
+            f"not fit beside {format_bytes(image_bytes)} of images into cache_gb "
+            f"{config.cache_gb:g}; {needed_cache_gb(num_bytes)} is enough."
         )
-    return EpochData(config, decoded, None, {}, on_progress, cache_views=views_fit)
+        return False
+
+    bytes_per_view = train_bytes if num_views else 0
+    cache_views = fits("Images are augmented in every step", num_views, bytes_per_view)
+    views_and_targets = max(1, num_views), bytes_per_view + target_bytes
+    if targets is not None and not fits("The teacher runs live", *views_and_targets):
+        epoch_data = EpochData(config, decoded, None, {}, on_progress, cache_views)
+    decoded.decode_train_validation(on_progress)
+    return replace(epoch_data, cache_views=cache_views)

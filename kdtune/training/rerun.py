@@ -12,7 +12,7 @@ from kdtune.runtime.console import printable_path
 from kdtune.runtime.environment import describe_environment
 from kdtune.storage.files import read_yaml
 from kdtune.training.run import find_run_data, run_training
-from kdtune.training.teacher import describe_teacher
+from kdtune.training.teacher import teacher_sha256
 
 
 def train_from_file(path: Path, recipe: str | None = None) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def _explain_difference(
 ) -> list[str]:
     current = {"device": epoch["device"], "data_fingerprint": find_run_data(config).fingerprint}
     if config.teacher_model is not None:
-        current["teacher_sha256"] = describe_teacher(config.teacher_model)["sha256"]
+        current["teacher_sha256"] = teacher_sha256(config.teacher_model)
     if isinstance(recorded_environment := recorded.get("environment"), dict):
         current |= describe_environment()
         recorded = {**recorded, **recorded_environment}

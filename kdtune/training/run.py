@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from kdtune.config.train import LOADED_DATA_FIELDS, OUTPUT_FIELDS, TrainConfig, file_stem
+from kdtune.config.train import (
+    LOADED_DATA_FIELDS,
+    OUTPUT_FIELDS,
+    TrainConfig,
+    file_stem,
+    layer_names,
+)
 from kdtune.data.batches import Batch, TrainingBatches, describe_left_out
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
 from kdtune.data.splits import ImageData
@@ -24,7 +30,8 @@ from kdtune.training.run_files import RunFiles
 from kdtune.training.teacher import load_teacher
 
 CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {
-    "epochs", "data_dir", "data_root", "teacher_model", "num_workers", "device",
+    "epochs", "data_dir", "data_root", "image_column", "label_column", "teacher_model",
+    "num_workers", "device",
 }  # fmt: skip
 """Settings that may change when a run is resumed."""
 
@@ -64,13 +71,17 @@ def run_training(
     resumed_from = config.resume
     checkpoint = read_checkpoint(resumed_from) if resumed_from else None
     config = _name_run(config, checkpoint)
-    data = find_run_data(config) if train_loader is None else None
+    data = None
+    if train_loader is None:
+        data = find_run_data(config)
+        config = config.model_copy(update={"bit_depth": data.rendering.bit_depth})
     classes = data.classes if data is not None else class_names(train_loader)
     loaders = {"train_loader": train_loader, "val_loader": val_loader, "test_loader": test_loader}
     _require_same_classes(classes, loaders)
     teacher = None
     if config.teacher_model is not None:
-        teacher = load_teacher(config.teacher_model, classes, config.image_size)
+        layers, size = layer_names(config.teacher_layers), config.image_size
+        teacher = load_teacher(config.teacher_model, classes, size, layers=layers, say=say)
     if classes is None:
         classes = _numbered_classes(config, teacher, loaders)
     if checkpoint is not None:
@@ -128,7 +139,8 @@ def _name_run(config: TrainConfig, checkpoint: dict[str, Any] | None) -> TrainCo
 
 def find_run_data(config: TrainConfig) -> ImageData:
     """Find the images of a run, and tell the user which ones are left out."""
-    data, unreadable = find_data(config.data_source, config.skip_bad_images, config.cache_gb)
+    inputs = config.data_source, config.skip_bad_images, config.cache_gb
+    data, unreadable = find_data(*inputs, image_size=config.image_size)
     if unreadable:
         descriptions = "; ".join(f"{image['file']} ({image['reason']})" for image in unreadable)
         say(f"left out, since they cannot be read: {descriptions}")

@@ -36,6 +36,9 @@ def train_teacher(
     require_model(config.model)
     make_folder(out.parent)
     data = find_run_data(config)
+    for line in data.describe():
+        say(line)
+    config = config.model_copy(update={"bit_depth": data.rendering.bit_depth})
     classes = list(data.classes)
     if config.weights is not None:  # refused, if at all, before images are decoded
         model = build_model(config.model, len(classes), config.image_size)

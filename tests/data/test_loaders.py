@@ -7,9 +7,10 @@ from small_runs import IMAGE_SIZE, write_digits
 from kdtune import prepare_dataloaders
 from kdtune.at import train_at
 from kdtune.data.batches import Batches
+from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
 from kdtune.data.loaders import CheckedLoader
-from kdtune.data.transforms import decode_images, normalise
+from kdtune.data.transforms import normalise
 from kdtune.errors import UserError
 
 

@@ -87,6 +87,14 @@ def test_built_arrays_are_opened(tmp_path):
     assert all(np.array_equal(again[name], arrays[name]) for name in arrays)
 
 
+def test_a_cache_knows_what_it_contains(tmp_path):
+    keys = [{**GROUP, **key} for key in WANTED.values()]
+    assert not any(ArrayCache(tmp_path).contains(key) for key in keys)
+    open_both(tmp_path)
+    assert all(ArrayCache(tmp_path).contains(key) for key in keys)
+    assert not ArrayCache(tmp_path).contains({**keys[0], "made_by": 2})
+
+
 def test_a_process_keeps_its_open_arrays_without_the_disk(tmp_path):
     cache = ArrayCache(tmp_path)
     cache.open_arrays("x", GROUP, WANTED, build)

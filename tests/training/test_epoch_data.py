@@ -7,10 +7,16 @@ import pytest
 import torch
 from small_runs import IMAGE_SIZE, small_config, write_digits
 
+from kdtune.data.decoded import DecodedDataset
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
-from kdtune.training.epoch_data import open_single_run
+from kdtune.training.epoch_data import (
+    find_data,
+    open_decoded_dataset,
+    open_single_run,
+    require_room,
+)
 from kdtune.training.loop import fit
 from kdtune.training.run import run_training
 from kdtune.training.teacher import load_teacher
@@ -91,6 +97,26 @@ def test_epochs_take_turns_with_the_views(folder, teacher_file):
     assert not torch.equal(pixels_of(other_sweep, 1), epochs[0])
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"augment": True, "augment_views": 2, "augment_seed": 3}, [(1, 3), (0, 3)]),
+        ({"augment": True, "augment_views": 2, "cache_gb": 0}, []),
+        ({"augment": True}, []),
+        ({}, []),
+    ],
+)
+def test_an_epoch_has_the_next_ones_view_built(folder, monkeypatch, settings, expected):
+    requested = []
+    monkeypatch.setattr(
+        DecodedDataset, "build_view_ahead", lambda _, view: requested.append(view[:2])
+    )
+    inputs, _ = open_run(folder, None, method="student", epochs=3, **settings)
+    for epoch in (1, 2, 3):
+        inputs.train_batches(epoch)
+    assert requested == expected
+
+
 def test_images_that_are_augmented_anew_every_time_need_a_live_teacher(folder, teacher_file):
     inputs, said = open_run(folder, teacher_file, augment=True)
     assert next(iter(inputs.train_batches(1)))[2] is None and said == []
@@ -107,13 +133,72 @@ def test_a_run_gets_its_own_targets_only(folder, teacher_file, method):
     assert kinds == KINDS[method]
 
 
+TRAIN_BYTES, IMAGE_BYTES = 140 * 3 * IMAGE_SIZE**2, (140 + 30) * 3 * IMAGE_SIZE**2
+
+
 def test_what_does_not_fit_runs_live_and_says_why(folder, teacher_file):
-    held = (140 + 30) * 3 * IMAGE_SIZE * IMAGE_SIZE / 1e9
-    inputs, said = open_run(folder, teacher_file, cache_gb=held + 1e-7)
+    inputs, said = open_run(folder, teacher_file, cache_gb=IMAGE_BYTES / 1e9 + 1e-7)
     assert next(iter(inputs.train_batches(1)))[2] is None
     assert len(said) == 1 and said[0].startswith("The teacher runs live: 1 x 0.1 MB for 140 im")
-    with pytest.raises(UserError, match=r"The images take 0.0 MB at 8 px, but cache_gb is 1e-09"):
-        open_run(folder, teacher_file, cache_gb=1e-9)
+    assert said[0].endswith("into cache_gb 3.274e-05; 0.001 is enough.")
+
+
+def test_views_that_do_not_fit_are_made_in_every_step(folder):
+    settings = {"method": "student", "augment": True, "augment_views": 5}
+    cache_gb = (IMAGE_BYTES + 5 * TRAIN_BYTES) / 1e9
+    inputs, said = open_run(folder, None, cache_gb=cache_gb, **settings)
+    expected = pixels_of(inputs, 1)
+    assert inputs.cache_views and said == []
+    inputs, said = open_run(folder, None, cache_gb=cache_gb - 1e-9, **settings)
+    assert torch.equal(pixels_of(inputs, 1), expected) and not inputs.cache_views
+    assert said == [
+        "Images are augmented in every step: 5 x 0.0 MB for 140 images do not fit beside 0.0 MB "
+        f"of images into cache_gb {cache_gb - 1e-9:g}; 0.001 is enough."
+    ]
+
+
+class _ImageNet:
+    """A stand-in for the images of ImageNet, of which none may be read."""
+
+    splits = {"train": range(1_281_167), "validation": range(50_000), "test": range(50_000)}
+    train = splits["train"]
+
+
+def test_images_that_do_not_fit_are_refused_with_their_sizes(monkeypatch):
+    # 1,331,167 x 3 x 224 x 224 bytes are 200.4 GB, 1,281,167 are 192.9.
+    decoded = open_decoded_dataset(_ImageNet, 224, cache_gb=20)
+    with pytest.raises(UserError) as refused:
+        require_room(decoded, cycles_views=True, target_bytes=5_124_668_000)
+    assert str(refused.value) == (
+        "The 1,281,167 train and 50,000 validation images take 200.4 GB at 224 px, plus 192.9 GB "
+        "for a view of augmented ones and 5.1 GB for the teacher's targets, but cache_gb is 20: "
+        "210.925 holds the images, 419.321 all of these; or use a smaller image_size, or fewer "
+        "images."
+    )
+    with pytest.raises(UserError, match="but cache_gb is 20: 210.925 holds the images; or use a"):
+        require_room(decoded)
+    require_room(decoded, ["test"])  # 7.5 GB
+    require_room(open_decoded_dataset(_ImageNet, 224, cache_gb=200.5))
+
+
+def test_images_that_exceed_the_memory_are_refused_without_a_cache(monkeypatch):
+    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10**7}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    decoded = open_decoded_dataset(_ImageNet, 224, cache_gb=0)
+    with pytest.raises(
+        UserError,
+        match="200.4 GB at 224 px in the memory of each process, and "
+        r"this machine has 41.0 GB: set cache_gb to 210.925, or use a smaller",
+    ):
+        require_room(decoded)
+    require_room(open_decoded_dataset(_ImageNet, 64, cache_gb=0))  # 16.4 GB
+
+
+def test_images_that_do_not_fit_are_not_decoded_to_find_unreadable_ones(folder, monkeypatch):
+    source = small_config(folder).data_source
+    monkeypatch.setattr("kdtune.data.decoded.find_unreadable", None)
+    with pytest.raises(UserError, match="140 train and 30 validation images take 0.0 MB at 8 px"):
+        find_data(source, skip_bad_images=True, cache_gb=1e-9, image_size=8)
 
 
 def test_nothing_is_written_without_a_cache(folder, teacher_file, tmp_path):

@@ -19,8 +19,8 @@ from kdtune import prepare_dataloaders
 from kdtune.at import create_at_config, train_at
 from kdtune.config.train import TrainConfig, hash_settings
 from kdtune.data.batches import Batches
+from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import decode_images
 from kdtune.errors import UserError
 from kdtune.fitnets import create_fitnets_config, train_fitnets
 from kdtune.models.checkpoints import load_model, read_checkpoint
@@ -182,7 +182,8 @@ def test_the_notebook_faces(folder, teacher_file, create, train):
         "model", "teacher_model", "best_accuracy", "training_history", "test_results", "config",
         "experiment_name",
     }  # fmt: skip
-    assert result["config"] == {**config, "experiment_name": result["experiment_name"]}
+    name = result["experiment_name"]
+    assert result["config"] == {**config, "experiment_name": name, "bit_depth": 16}
 
 
 @pytest.mark.parametrize(
@@ -479,3 +480,35 @@ def test_a_recipe_gives_what_a_file_leaves_out(folder, tmp_path):
     write_yaml(tmp_path / "run.yaml", {**settings, "recipe": "seed"})
     with pytest.raises(UserError, match="run.yaml names the recipe 'seed'; leave --recipe out"):
         train_from_file(tmp_path / "run.yaml", "strong")
+
+
+def test_a_transformer_teaches_and_learns(folder, tmp_path):
+    pytest.importorskip("timm")
+    base = {"image_size": 32, "train_images": 40, "epochs": 1, "seed": 1}
+    train_teacher(
+        small_config(folder, **base, method="student", model="timm:test_vit"), tmp_path / "vit.pth"
+    )
+    taught = small_config(
+        folder, **base, method="at", teacher_model=str(tmp_path / "vit.pth"), beta=10.0
+    )
+    of_stages = run_training(taught)
+    assert of_stages["training_history"][0]["loss_at_weighted"] > 0
+    of_layers = run_training(taught.model_copy(update={"teacher_layers": "blocks.1,blocks.5"}))
+    assert of_layers["config"]["teacher_layers"] == "blocks.1,blocks.5"
+    losses = [run["training_history"][0]["loss_at"] for run in (of_stages, of_layers)]
+    assert losses[0] != losses[1]  # targets of other layers are not taken from the cache
+
+    torch.save(of_stages["model"].state_dict(), tmp_path / "cnn.pth")
+    teacher = f"MultiBranchNet={tmp_path / 'cnn.pth'}"
+    learned = run_training(
+        small_config(
+            folder,
+            **base,
+            method="fitnets",
+            teacher_model=teacher,
+            model="timm:test_vit",
+            beta=1.0,
+        )
+    )
+    assert learned["training_history"][0]["loss_feature_weighted"] > 0
+    assert learned["model"](torch.rand(2, 3, 32, 32))[1][-1].shape == (2, 64, 2, 2)

@@ -84,12 +84,16 @@ def plan_sweep(
             "--gpus-per-trial, or leave it out."
         )
     prepared = prepare_sweep(requested, requested.spaces)
+    for line in prepared.left_out:
+        screen.say(line)
     curves: sim.LearningCurves = SyntheticCurves(prepared.sweep.epochs, prepared.sweep.seed)
     if curves_path is not None:
         curves = RecordedCurves(curves_path, prepared.sweep.epochs, fallback=curves)
     with ray_session(requested.address, screen.show == "verbose", screen.warn):
         slots = find_slots(prepared.sweep, screen.warn)
         planner = Planner(prepared, curves, prepared.load_warm_start_events())
+        for line in prepared.shared_inputs.decoded.data.describe():
+            screen.say(line)
         return planner.make_plan(slots, slot_counts, screen.say)
 
 
@@ -209,13 +213,15 @@ class Planner:
         }
 
     def describe_limits(self, sampler: str, scale: float) -> Iterator[str]:
-        """Yield sentences about what limits the accuracy of a plan.
+        """Yield sentences about what is cached, and about what limits the accuracy of a plan.
 
         Args:
             sampler: name of the sampler in the simulations.
             scale: how many times larger the sweep is than its simulated part.
         """
         sweep, curves = self.prepared.sweep, self.curves
+        for line in self.prepared.shared_inputs.cache_plan_lines:
+            yield f"Cache: {line}."
         if isinstance(curves, SyntheticCurves):
             guess = "Learning curves are synthetic, so what stopping saves is a guess"
             yield f"{guess}; --curves takes recorded ones."

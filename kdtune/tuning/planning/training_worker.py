@@ -118,7 +118,8 @@ class _Training:
     """A trial whose epochs have limited times."""
 
     def __init__(self, config: TrainConfig, memory: trainable.ProcessMemory, cyclic: bool = False):
-        opened = trainable.open_trial_data(config, memory, lambda event: None)
+        one_epoch = config.model_copy(update={"epochs": 1})  # so that no view is built ahead
+        opened = trainable.open_trial_data(one_epoch, memory, lambda event: None)
         epoch_data, self.classes, teacher = opened
         self.device = pick_device(config.device)
         self.train = _TimedPass(epoch_data.train_batches(1), cyclic)

@@ -15,6 +15,7 @@ import numpy as np
 import ray
 
 from kdtune.config.train import TrainConfig
+from kdtune.data.augmented_views import count_processes
 from kdtune.data.batches import EVALUATION_BATCH_SIZE, SeededBatchSampler
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData, Split
@@ -84,6 +85,9 @@ def measure_trial_costs(
     scale = len(full.data.train) / len(decoded.data.train)
     built = [array for array in arrays if array.state is CacheState.BUILT]
     views = [array for array in built if ", view " in array.label]
+    # The view of the sample is too small for the processes that make the whole one.
+    processes = count_processes(len(full.data.train), full.image_size) or 1
+    saved = (1 - 1 / processes) * sum(a.seconds for a in views if a.content == "pixels")
     costs = SweepCosts(
         epoch_seconds={name: mean.epoch_seconds for name, mean in means.items()},
         epoch_relative_sd=median(deviations or [0.0]),
@@ -91,8 +95,8 @@ def measure_trial_costs(
         trial_start_seconds={name: mean.start_seconds for name, mean in means.items()},
         checkpoint_seconds={name: mean.checkpoint_seconds for name, mean in means.items()},
         report_seconds=driver_costs.REPORT_SECONDS,
-        prepare_seconds=scale * sum(array.seconds for array in built),
-        view_seconds=scale * sum(array.seconds for array in views),
+        prepare_seconds=scale * (sum(array.seconds for array in built) - saved),
+        view_seconds=scale * (sum(array.seconds for array in views) - saved),
         num_views=prepared.shared_inputs.cache_plan.augment_views if views else 0,
         event_seconds=driver_costs.EVENT_SECONDS,
         trial_seconds=driver_costs.TRIAL_SECONDS,
@@ -127,8 +131,7 @@ def _sample(data: ImageData) -> ImageData:
 
     def sample(split: Split, max_images: int) -> Split:
         positions = np.linspace(0, len(split) - 1, min(max_images, len(split)))
-        chosen = np.unique(positions.astype(int))
-        return Split([split.images[i] for i in chosen], [split.labels[i] for i in chosen])
+        return split.select(np.unique(positions.astype(int)).tolist())
 
     train = sample(data.train, MAX_TRAIN_IMAGES)
     validation = sample(data.validation, MAX_VALIDATION_IMAGES)

@@ -1,12 +1,10 @@
 """Plan of what fits into the cache: teacher targets and augmented views; arithmetic alone."""
 
-import math
 from collections.abc import Mapping
 
 from kdtune.log.events import CacheRecord
+from kdtune.storage.array_cache import PLANNED_CACHE_SHARE, needed_cache_gb
 from kdtune.units import BYTES_PER_GB, format_bytes
-
-PLANNED_CACHE_SHARE = 0.95  # so that a sweep does not evict what it needs
 
 
 def plan_cache(
@@ -50,21 +48,24 @@ def plan_cache(
             lines.append(
                 f"{method}: the teacher runs live: with {' + '.join(sizes)} of a view the cache "
                 f"takes {format_bytes(needed_bytes)}, and there is room for "
-                f"{format_bytes(max_bytes)}; cache_gb {_needed_cache_gb(needed_bytes)} is enough"
+                f"{format_bytes(max_bytes)}; cache_gb {needed_cache_gb(needed_bytes)} is enough"
             )
     views = 0
     if fits_view:
         view_bytes = total_bytes(cached_methods, 1) - total_bytes(cached_methods, 0)
         views = min(epochs, 1 + int((max_bytes - total_bytes(cached_methods, 1)) // view_bytes))
-        needed_gb = _needed_cache_gb(total_bytes(cached_methods, epochs))
+        needed_gb = needed_cache_gb(total_bytes(cached_methods, epochs))
         advice = f"; cache_gb {needed_gb} holds one for each" if views < epochs else ""
         lines.append(f"augmented views: {epochs} epochs cycle through {views}{advice}")
     elif augmentations:
-        needed_gb = _needed_cache_gb(total_bytes([], 1))
+        needed_gb = needed_cache_gb(total_bytes([], 1))
         lines.append(f"augmented anew in every epoch; cache_gb {needed_gb} holds a view of images")
     methods, num_bytes = tuple(cached_methods), total_bytes(cached_methods, views)
+    if num_bytes >= BYTES_PER_GB:
+        num_views = views * augmentations
+        counts = f"{num_views} x {format_bytes(image_bytes)} of augmented views, "
+        parts = f"{format_bytes(base_bytes)} of images, {counts if num_views else ''}"
+        target_bytes_in_all = num_bytes - base_bytes - num_views * image_bytes
+        parts += f"{format_bytes(target_bytes_in_all)} of the teacher's targets"
+        lines.insert(0, f"the cache takes {format_bytes(num_bytes)}: {parts}")
     return CacheRecord(methods=methods, augment_views=views, num_bytes=num_bytes), lines
-
-
-def _needed_cache_gb(size: int) -> str:
-    return f"{math.ceil(1000 * size / PLANNED_CACHE_SHARE / BYTES_PER_GB) / 1000:g}"

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -17,14 +18,16 @@ from kdtune.errors import RunError, UserError, last_line
 from kdtune.log.events import CacheRecord, SweepOpening
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.checks import dry_run
-from kdtune.methods.method import StageShapes
+from kdtune.methods.kd import FeatureMethod
+from kdtune.methods.method import StageShapes, describe_pooling
 from kdtune.models import MODELS, build_model, probe, stage_shapes
 from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import has_gpu
 from kdtune.storage import array_cache
 from kdtune.storage.array_cache import ArrayCache, CacheProgress, CacheState, OnCacheProgress
-from kdtune.training.epoch_data import EpochData, open_decoded_dataset
+from kdtune.training.epoch_data import EpochData, open_decoded_dataset, require_room
 from kdtune.training.loss_scales import LossScales
+from kdtune.training.teacher_check import TeacherCheck, check_teacher
 from kdtune.training.teacher_targets import TeacherTargets
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
@@ -52,8 +55,11 @@ class SharedInputs:
         self._target_bytes: dict[str, dict[str, int]] = {}
         self._runs_by_augment: dict[str, TrainConfig] = {}
         self._batch_sizes = set[int]()
+        self._taught_run: TrainConfig | None = None
+        self.teacher_check: TeacherCheck | None = None
         self.cache_plan = CacheRecord(methods=(), augment_views=0, num_bytes=0)
         self.cache_plan_lines: list[str] = []
+        self.pooling_lines: list[str] = []
 
     def register_runs(self, model: str, configs: Sequence[TrainConfig]) -> None:
         """Try a batch with each method, and register the runs, which the sweep may make.
@@ -69,6 +75,9 @@ class SharedInputs:
             shapes = stage_shapes(outputs[1])
         targets, tried_methods = self.teacher_targets, set()
         teacher_shapes = targets.stage_shapes if targets else None
+        if teacher_shapes and (pooling := describe_pooling(shapes, teacher_shapes)):
+            if any(issubclass(METHODS[config.method], FeatureMethod) for config in configs):
+                self.pooling_lines.append(f"{model} has {pooling}")
         for config in configs:
             with METHODS.blame_provider(config.method):
                 if config.method not in tried_methods:
@@ -84,6 +93,8 @@ class SharedInputs:
         if self.teacher_targets is None:
             build_method(config, shapes, None)
             return
+        if METHODS[config.method].uses_teacher:
+            self._taught_run = self._taught_run or config
         requested = self.teacher_targets.request(config, shapes)
         if config.cache_targets and METHODS[config.method].uses_teacher:
             num_images = len(self.decoded.data.train)
@@ -99,10 +110,18 @@ class SharedInputs:
         return self._loss_scales.measure(config) if self._loss_scales and uses_teacher else {}
 
     def plan_cache(self, earlier_opening: SweepOpening | None = None) -> None:
-        """Plan what is cached, once all runs are registered.
+        """Plan what is cached, once all runs are registered; refuse images that do not fit.
 
         A sweep that has an `earlier_opening` keeps its views and its methods with a live teacher.
         """
+        sizes = {
+            name: size for by_name in self._target_bytes.values() for name, size in by_name.items()
+        }
+        require_room(
+            self.decoded,
+            cycles_views=bool(self._runs_by_augment.keys() - {"none"}),
+            target_bytes=sum(sizes.values()),
+        )
         recorded = earlier_opening and earlier_opening.cache
         if self.decoded.cache is None:
             if recorded and (recorded.augment_views or recorded.methods):
@@ -152,7 +171,11 @@ class SharedInputs:
         return [self.with_cache_plan(config) for config in self._runs_by_augment.values()]
 
     def warm_cache(
-        self, slots: Slots, say: Callable[[str], None], decoded: DecodedDataset | None = None
+        self,
+        slots: Slots,
+        say: Callable[[str], None],
+        decoded: DecodedDataset | None = None,
+        check_teacher: bool = False,
     ) -> list[CacheProgress]:
         """Build what the first epoch needs; return the arrays that were built or found.
 
@@ -164,12 +187,15 @@ class SharedInputs:
             slots: give the nodes.
             say: takes a line about each array, and about what does not fit.
             decoded: other images; None for those of the sweep.
+            check_teacher: also measure the teacher's accuracies, see `teacher_check`.
         """
+        taught_run = self._taught_run if check_teacher else None
         num_images = len(self.decoded.data.train)
         for line in (*describe_left_out(num_images, self._batch_sizes), *self.cache_plan_lines):
             say(line)
         if slots.can_run_on(ray.get_runtime_context().get_node_id()) and not has_gpu():
-            return self._build_in_driver(say, decoded)
+            prepared, self.teacher_check = self._build_in_driver(say, decoded, taught_run)
+            return prepared
         say("images and targets of the first epoch are built with the resources of a trial")
         allocation = slots.smallest_allocation(self.sweep.models[0])
         if allocation is None:
@@ -179,8 +205,9 @@ class SharedInputs:
         task = ray.remote(**resources, scheduling_strategy=node, max_retries=1)(_build_on_node)
         memory = ProcessMemory(self.target_requests, decoded)
         try:
-            built = task.remote(pack_plugins(), memory, self._representative_runs())
-            prepared, problem = ray.get(built)
+            runs = self._representative_runs()
+            built = task.remote(pack_plugins(), memory, runs, taught_run)
+            prepared, self.teacher_check, problem = ray.get(built)
         except ray.exceptions.RayError as error:
             raise RunError(f"The first views could not be built: {last_line(error)}") from error
         if problem is not None:
@@ -190,8 +217,11 @@ class SharedInputs:
         return list(prepared)
 
     def _build_in_driver(
-        self, say: Callable[[str], None], decoded: DecodedDataset | None
-    ) -> list[CacheProgress]:
+        self,
+        say: Callable[[str], None],
+        decoded: DecodedDataset | None,
+        taught_run: TrainConfig | None,
+    ) -> "FirstEpoch":
         # Opened anew: arrays that this process has open may have been evicted since, and images
         # that are decoded without a cache are checked, but not held.
         images = decoded or self.decoded
@@ -199,24 +229,36 @@ class SharedInputs:
         fresh = DecodedDataset(images.data, images.image_size, cache)
         memory = ProcessMemory(self.target_requests, fresh, self.teacher)
         runs = self._representative_runs()
-        return _build_first_epoch(memory, runs, lambda progress: say(progress.describe()))
+        return _build_first_epoch(
+            memory, runs, taught_run, lambda progress: say(progress.describe())
+        )
+
+
+FirstEpoch = tuple[list[CacheProgress], TeacherCheck | None]
+"""Arrays that were built or found, and the check of the teacher if it was asked for."""
 
 
 def _build_on_node(
-    plugins: Sequence[Plugin], memory: ProcessMemory, runs: list[TrainConfig]
-) -> tuple[list[CacheProgress], str | None]:
-    """Return the arrays that were built or found, or a problem for the user."""
+    plugins: Sequence[Plugin],
+    memory: ProcessMemory,
+    runs: list[TrainConfig],
+    taught_run: TrainConfig | None,
+) -> tuple[list[CacheProgress], TeacherCheck | None, str | None]:
+    """Return the result of `_build_first_epoch`, and a problem for the user."""
     hide_unassigned_gpus()
     try:
         PLUGINS.sync(plugins)
-        return _build_first_epoch(memory, runs, lambda _: None), None
+        return *_build_first_epoch(memory, runs, taught_run, lambda _: None), None
     except UserError as error:  # Ray would wrap it
-        return [], str(error)
+        return [], None, str(error)
 
 
 def _build_first_epoch(
-    memory: ProcessMemory, runs: Sequence[TrainConfig], on_progress: OnCacheProgress
-) -> list[CacheProgress]:
+    memory: ProcessMemory,
+    runs: Sequence[TrainConfig],
+    taught_run: TrainConfig | None,
+    on_progress: OnCacheProgress,
+) -> FirstEpoch:
     decoded, requests = memory.decoded(runs[0]), memory.target_requests
     targets = memory.teacher_targets(requests[0][0]) if requests else None
     prepared: list[CacheProgress] = []
@@ -229,6 +271,13 @@ def _build_first_epoch(
             prepared.append(progress)
 
     decoded.decode_train_validation(report_once)
+    arrays: dict[str, np.ndarray] = {}
     for config in runs:
-        EpochData(config, decoded, targets, {}, report_once).load_arrays(1)
-    return prepared
+        _, arrays = EpochData(config, decoded, targets, {}, report_once).load_arrays(1)
+    if taught_run is None:
+        return prepared, None
+    validation = EpochData(taught_run, decoded, None, {}, report_once).evaluation_batches(
+        "validation"
+    )
+    teacher, labels = memory.teacher(taught_run), decoded.data.train.labels
+    return prepared, check_teacher(teacher, taught_run, validation, labels, arrays)

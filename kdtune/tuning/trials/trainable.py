@@ -21,7 +21,7 @@ import torch
 from ray import tune
 from torch import nn
 
-from kdtune.config.train import TrainConfig
+from kdtune.config.train import TrainConfig, layer_names
 from kdtune.data.decoded import DecodedDataset
 from kdtune.errors import DiskFullError, DivergedError, GpuLostError, UserError, typed_first_line
 from kdtune.log.events import EpochMetrics
@@ -30,7 +30,13 @@ from kdtune.runtime.device import hide_gpus, is_gpu_lost, limit_gpu_memory
 from kdtune.runtime.process import ProcessState, keep_freed_memory
 from kdtune.storage.array_cache import CacheProgress, CacheState, OnCacheProgress
 from kdtune.storage.remote import Storage
-from kdtune.training.epoch_data import EpochData, find_data, open_decoded_dataset, open_epoch_data
+from kdtune.training.epoch_data import (
+    EpochData,
+    find_data,
+    open_decoded_dataset,
+    open_epoch_data,
+    require_room,
+)
 from kdtune.training.loop import METRIC_NAMES, EpochResult, fit
 from kdtune.training.teacher import load_teacher
 from kdtune.training.teacher_targets import TeacherTargets
@@ -78,6 +84,7 @@ class ProcessMemory:
             source, cache_gb = config.data_source, config.cache_gb
             data, _ = find_data(source, config.skip_bad_images, cache_gb, with_test=False)
             self._decoded = open_decoded_dataset(data, config.image_size, cache_gb)
+            require_room(self._decoded)
         return self._decoded
 
     def teacher(self, config: TrainConfig) -> nn.Module:
@@ -85,7 +92,9 @@ class ProcessMemory:
         if self._teacher is None:
             assert config.teacher_model is not None
             classes = self.decoded(config).data.classes
-            self._teacher = load_teacher(config.teacher_model, classes, config.image_size)
+            layers = layer_names(config.teacher_layers)
+            teacher = config.teacher_model, classes, config.image_size
+            self._teacher = load_teacher(*teacher, layers=layers)
         return self._teacher
 
     def teacher_targets(self, config: TrainConfig) -> TeacherTargets:

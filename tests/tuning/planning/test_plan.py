@@ -55,10 +55,12 @@ def test_notes_of_a_plan_name_its_limits(tmp_path):
     imagined = SyntheticCurves(sweep.epochs, 0)
 
     def notes(spaces, curves, part=1.0):
-        checked = SimpleNamespace(sweep=sweep, spaces=spaces)
+        inputs = SimpleNamespace(cache_plan_lines=["the cache takes 200 GB"])
+        checked = SimpleNamespace(sweep=sweep, spaces=spaces, shared_inputs=inputs)
         return " ".join(Planner(checked, curves).describe_limits(sweep.sampler, part))
 
     plain = notes(spaces, imagined)
+    assert plain.startswith("Cache: the cache takes 200 GB. ")
     assert "curves are synthetic" in plain and "batch_size" not in plain
     assert "One part in" not in plain
     assert "One part in 1.4 of" in notes(spaces, imagined, 1.4)

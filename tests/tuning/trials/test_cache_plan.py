@@ -29,8 +29,9 @@ def test_what_does_not_fit_runs_live_and_the_line_says_why():
     planned, lines = plan(500e9, targets=large)
     assert planned.methods == ("kd", "at")
     assert lines == [
+        "the cache takes 60.0 GB: 0.0 MB of images, 60.0 GB of the teacher's targets",
         "fitnets: the teacher runs live: with logits 10.0 GB + hint 500.0 GB of a view the cache "
-        "takes 560.0 GB, and there is room for 500.0 GB; cache_gb 589.474 is enough"
+        "takes 560.0 GB, and there is room for 500.0 GB; cache_gb 589.474 is enough",
     ]
 
 
@@ -43,6 +44,18 @@ def test_augmented_views_take_what_is_left():
     assert lines == [
         "augmented views: 10 epochs cycle through 3; cache_gb 0.001 holds one for each"
     ]
+
+
+def test_what_a_large_data_set_takes_is_said():
+    gb = 10**9
+    limit, targets = 1000 * gb / PLANNED_CACHE_SHARE, {"kd": {"logits": 5 * gb}}
+    planned, lines = plan_cache(limit, 193 * gb, 200 * gb, targets, True, True, 50)
+    # 200 and the targets of plain images; then there is room for 4 x 198.
+    assert planned.num_bytes == (200 + 5 + 4 * 198) * gb and planned.augment_views == 4
+    assert lines[0] == (
+        "the cache takes 997.0 GB: 200.0 GB of images, 4 x 193.0 GB of augmented views, 25.0 GB "
+        "of the teacher's targets"
+    )
 
 
 def test_no_more_views_than_epochs():

@@ -39,6 +39,7 @@ def test_a_trial_reports_its_epochs_and_what_it_built(folder, tmp_path, monkeypa
     [
         ({"lr": 1e30}, "diverged", "loss became"),
         ({"data_dir": "nowhere"}, "crashed", "UserError: There is no folder nowhere"),
+        ({"cache_gb": 1e-9}, "crashed", "images take 0.0 MB at 8 px, but cache_gb is 1e-09"),
     ],
 )
 def test_a_trial_that_fails_says_how(folder, settings, failure, reason):
