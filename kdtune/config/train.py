@@ -258,6 +258,15 @@ class TrainConfig(DataConfig):
     balanced_sampling: bool = Field(
         False, description="draw training images with replacement, all classes alike"
     )
+    drop_rate: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="dropout of networks of torchvision and timm, as they have it",
+    )
+    drop_path_rate: float | None = Field(
+        None, ge=0, lt=1, description="their stochastic depth; the network's own if not given"
+    )
     ema_decay: float = Field(
         0.0,
         ge=0,
@@ -304,6 +313,12 @@ class TrainConfig(DataConfig):
     def augments(self) -> bool:
         """True if training images are augmented."""
         return self.augment != "none"
+
+    @property
+    def dropout_rates(self) -> dict[str, float]:
+        """`drop_rate` and `drop_path_rate`, as far as they are given."""
+        rates = {"drop_rate": self.drop_rate, "drop_path_rate": self.drop_path_rate}
+        return {key: rate for key, rate in rates.items() if rate is not None}
 
     @property
     def data_source(self) -> DataSource:

@@ -5,7 +5,7 @@ Images are float ``[B, 3, H, W]``, logits ``[B, K]``, features one map ``[B, C, 
 `LIBRARIES` are named as ``torchvision:resnet34``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -43,7 +43,11 @@ def require_model(name: str) -> None:
 
 
 def build_model(
-    name: str, num_classes: int, image_size: int, layers: Sequence[str] = ()
+    name: str,
+    num_classes: int,
+    image_size: int,
+    layers: Sequence[str] = (),
+    rates: Mapping[str, float] | None = None,
 ) -> nn.Module:
     """Build a network with fresh weights from the global random state.
 
@@ -53,14 +57,19 @@ def build_model(
         image_size: height and width in pixels; small images get a stem that keeps their size.
         layers: modules that return the feature maps, see `with_feature_maps`; without names, the
             network's own stages.
+        rates: ``drop_rate`` (dropout) and ``drop_path_rate`` (stochastic depth) of a network of a
+            library; those that are left out are its own.
     """
     require_model(name)
     if name in MODELS:
+        for key in rates or {}:
+            libraries = " or ".join(LIBRARIES)
+            raise UserError(f"{name} has no {key}: it is a setting of networks of {libraries}.")
         with MODELS.blame_provider(name):
             model = MODELS[name](num_classes, image_size)
             return with_feature_maps(model, layers) if layers else model
     library, _, name_in_library = name.partition(":")
-    return LIBRARIES[library].build(name_in_library, num_classes, image_size, layers)
+    return LIBRARIES[library].build(name_in_library, num_classes, image_size, layers, rates)
 
 
 @torch.no_grad()

@@ -264,7 +264,8 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
         num_classes: K.
     """
     torch.manual_seed(derive_seed(config.seed, "student"))
-    model = build_model(config.model, num_classes, config.image_size)
+    rates = config.dropout_rates
+    model = build_model(config.model, num_classes, config.image_size, rates=rates)
     if config.weights is not None:
         load_pretrained(model, config.model, config.weights, num_classes)
     return model

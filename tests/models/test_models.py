@@ -242,3 +242,46 @@ def test_timm_is_asked_for_where_it_lacks(monkeypatch):
     monkeypatch.setattr("kdtune.runtime.optional_imports.import_module", missing)
     with pytest.raises(UserError, match=r"needs timm, .* pip install '.\[timm\]'"):
         require_model("timm:resnet18")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("torchvision:mobilenet_v3_small", "drop_rate"),
+        ("torchvision:efficientnet_b0", "drop_path_rate"),
+        ("timm:test_vit", "drop_rate"),
+        ("timm:test_vit", "drop_path_rate"),
+    ],
+)
+def test_dropout_and_stochastic_depth_are_those_of_the_library(name, key):
+    """A high rate changes outputs from call to call while training, and none afterwards."""
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    images = torch.randn(4, 3, 32, 32)
+    differs = {}
+    for rate in (0.0, 0.5):
+        torch.manual_seed(0)
+        model = build_model(name, 10, 32, rates={"drop_rate": 0.0, key: rate})
+        for module in model.train().modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        torch.nn.init.normal_([*model.parameters()][-2])  # some begin with logits of 0
+        differs[rate] = not torch.equal(model(images)[0], model(images)[0])
+        model.eval()
+        assert torch.equal(model(images)[0], model(images)[0])
+    assert differs == {0.0: False, 0.5: True}
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("ResNet18", "drop_rate"),
+        ("torchvision:resnet18", "drop_rate"),
+        ("torchvision:mobilenet_v3_small", "drop_path_rate"),
+        ("torchvision:swin_t", "drop_rate"),
+        ("torchvision:swin_t", "drop_path_rate"),
+    ],
+)
+def test_a_network_without_a_rate_is_told(name, key):
+    with pytest.raises(UserError, match=f"{name} has no {key}"):
+        build_model(name, 10, 32, rates={key: 0.1})

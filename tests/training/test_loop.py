@@ -352,6 +352,13 @@ def test_patience_ends_a_run_after_epochs_without_a_better_one(run):
     assert "no better one came for 2 epochs" in short[-1].describe(config)
 
 
+def test_dropout_is_a_setting_of_the_student():
+    settings = {"model": "torchvision:mobilenet_v3_small", "image_size": 32, "drop_rate": 0.75}
+    student = build_student(TrainConfig.parse(settings), 4)
+    rates = [m.p for m in student.modules() if isinstance(m, torch.nn.Dropout)]
+    assert rates == [0.75]
+
+
 def test_a_device_that_is_not_here_is_refused():
     with pytest.raises(UserError, match="device 'cuda:99' cannot be used on this machine; there"):
         pick_device("cuda:99")
