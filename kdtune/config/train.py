@@ -47,7 +47,7 @@ _NOT_SEARCHABLE = {
     **dict.fromkeys(SINGLE_RUN_FIELDS, "has no effect in a sweep; leave it out"),
 }
 
-LOADED_DATA_FIELDS = {"class_weights", "balanced_sampling"}
+LOADED_DATA_FIELDS = {"class_weights", "balanced_sampling", "mix"}
 """Settings that need the images of `data_dir`; a loader of a user's own cannot have them."""
 
 LOCATION_FIELDS = {
@@ -230,6 +230,11 @@ class TrainConfig(DataConfig):
         description="random crops and flips of training images, and after them, by name: nothing "
         "(crop_flip), rotations and colours (standard, or true), or torchvision's",
     )
+    mix: Literal["none", "mixup", "cutmix"] = Field(
+        "none",
+        description="mixes each image of a cached view with another one, and their labels; views "
+        "are `augment_views` or, without a number, one for each epoch",
+    )
     epochs: int = Field(50, ge=1, description="passes over the training images")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="torch's optimizer")
     lr: float = Field(0.01, gt=0, description="learning rate, at its highest")
@@ -313,6 +318,13 @@ class TrainConfig(DataConfig):
     def augments(self) -> bool:
         """True if training images are augmented."""
         return self.augment != "none"
+
+    @property
+    def num_views(self) -> int:
+        """Number of views that epochs cycle through; 0 without views."""
+        if self.mix != "none":
+            return self.augment_views or self.epochs
+        return self.augment_views if self.augments else 0
 
     @property
     def dropout_rates(self) -> dict[str, float]:

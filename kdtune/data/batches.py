@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdtune.data.mixing import Mixing
 from kdtune.data.transforms import augment_images
 from kdtune.runtime.device import gpu_memory, gpu_memory_share
 
@@ -20,7 +21,10 @@ CPU = torch.device("cpu")
 T = TypeVar("T")
 
 Batch = tuple[Tensor, Tensor, dict[str, Tensor] | None]
-"""(images, labels [B], the teacher's targets where they are cached)."""
+"""(images, labels, the teacher's targets where they are cached).
+
+Labels are class indices [B] or, of mixed images, the share of each class, float [B, K].
+"""
 
 TrainingBatches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 """The batches of every epoch, or a function that returns those of an epoch, from 1."""
@@ -141,6 +145,8 @@ class Batches:
         balanced: draw images with replacement, all classes alike.
         augment: ``none``, or one of `kdtune.data.transforms.AUGMENTATIONS`.
         augment_seed: seed for image 0, + i for image i, in every pass; None: anew in every pass.
+        mixing: pairs of images that are mixed in the pixels; labels are then shares [B, K].
+        num_classes: K, for mixed labels.
         targets: the teacher's targets by name, [N, ...].
         device_tensors: keeps the arrays on the device for later runs.
     """
@@ -152,6 +158,8 @@ class Batches:
     balanced: bool = False
     augment: str = "none"
     augment_seed: int | None = None
+    mixing: Mixing | None = None
+    num_classes: int = 0
     targets: Mapping[str, np.ndarray] | None = None
     device: torch.device = CPU
     device_tensors: DeviceTensors = field(default_factory=DeviceTensors)
@@ -164,6 +172,10 @@ class Batches:
         self._targets = self.device_tensors.place(arrays, device)
         self._pixels = self._targets.pop("pixels")
         self._labels = torch.tensor(self.labels, dtype=torch.int64, device=self._pixels.device)
+        if self.mixing is not None:
+            device = self._pixels.device
+            self._partner_labels = self._labels[torch.from_numpy(self.mixing.partners).to(device)]
+            self._ratios = torch.from_numpy(self.mixing.ratios).to(device)
         weights = None
         if self.balanced:
             labels = torch.tensor(self.labels)
@@ -181,7 +193,7 @@ class Batches:
         return batches if is_placed else copy_ahead(batches, self.device)
 
     def _gather_batch(self, indices: Tensor, seed: int) -> Batch:
-        images, labels = self._select(self._pixels, indices), self._select(self._labels, indices)
+        images, labels = self._select(self._pixels, indices), self._select_labels(indices)
         if self.augment != "none":
             base_seed = seed if self.augment_seed is None else self.augment_seed
             images = augment_images(images, (indices + base_seed).tolist(), self.augment)
@@ -189,6 +201,16 @@ class Batches:
             return images, labels, None
         targets = {name: self._select(rows, indices) for name, rows in self._targets.items()}
         return images, labels, targets
+
+    def _select_labels(self, indices: Tensor) -> Tensor:
+        labels = self._select(self._labels, indices)
+        if self.mixing is None:
+            return labels
+        ratios = self._ratios[indices].unsqueeze(1)
+        shares = torch.zeros(len(labels), self.num_classes, device=labels.device)
+        shares.scatter_(1, labels.unsqueeze(1), ratios)
+        partner_labels = self._partner_labels[indices].unsqueeze(1)
+        return shares.scatter_add_(1, partner_labels, 1 - ratios)
 
     def _select(self, rows: Tensor, indices: Tensor) -> Tensor:
         """Return the rows of indices, in pinned memory if they are to be copied to a GPU."""

@@ -18,21 +18,22 @@ import PIL
 import torch
 import torchvision
 
-from kdtune.data import augmented_views, decoding, transforms
+from kdtune.data import augmented_views, decoding, mixing, transforms
 from kdtune.data.augmented_views import FillView, fill_in_processes, fill_view
 from kdtune.data.batches import DeviceTensors
 from kdtune.data.decoding import decode_images, find_unreadable
+from kdtune.data.mixing import Mixing, draw_mixing, mix_in_place
 from kdtune.data.splits import ImageData, Split
 from kdtune.errors import BadImagesError, UserError
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.seeds import derive_seed
 from kdtune.storage.array_cache import ArrayCache, CreateArray, OnCacheProgress
 
-DECODING_SHA256, TRANSFORMS_SHA256 = (
+DECODING_SHA256, TRANSFORMS_SHA256, MIXING_SHA256 = (
     hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
-    for module in (decoding, transforms)
+    for module in (decoding, transforms, mixing)
 )
-"""Hashes of the code that decodes, and of the code that augments."""
+"""Hashes of the code that decodes, of the code that augments, and of the code that mixes."""
 
 
 def drop_unreadable(
@@ -106,17 +107,19 @@ def view_seed(view: int, seed: int) -> int:
 
 
 class View(NamedTuple):
-    """The training images of some epochs, each augmented once.
+    """The training images of some epochs, each augmented and mixed once.
 
     Attributes:
         number: from 0.
         seed: fixes all views; image i is augmented with the seed `view_seed(number, seed)` + i.
-        augment: one of `kdtune.data.transforms.AUGMENTATIONS`.
+        augment: ``none``, or one of `kdtune.data.transforms.AUGMENTATIONS`.
+        mix: ``none``, or a name for `kdtune.data.mixing.draw_mixing`.
     """
 
     number: int
     seed: int
     augment: str = "standard"
+    mix: str = "none"
 
     @property
     def base_seed(self) -> int:
@@ -214,10 +217,25 @@ class DecodedDataset:
             if view is None:
                 decode_images(split, self.image_size, self.workers, out=pixels)
             else:
-                fill(self.pixels("train"), pixels, view.base_seed, view.augment)
+                self._fill_view(pixels, view, fill)
 
         assert self.cache is not None
         return self.cache.open_arrays(label, key, {"pixels": {}}, build, on_progress)["pixels"]
+
+    def _fill_view(self, pixels: np.ndarray, view: View, fill: FillView) -> None:
+        images = self.pixels("train")
+        if view.augment == "none":
+            pixels[:] = images
+        else:
+            fill(images, pixels, view.base_seed, view.augment)
+        if (pairs := self.mixing(view)) is not None:
+            mix_in_place(pixels, pairs)
+
+    def mixing(self, view: View | None) -> Mixing | None:
+        """Return the pairs of a view; None if its images are not mixed."""
+        if view is None or view.mix == "none":
+            return None
+        return draw_mixing(view.mix, len(self.data.train), self.image_size, view.base_seed)
 
     def identify_array(self, name: str, view: View | None = None) -> tuple[str, dict[str, Any]]:
         """Return a label for an array of pixels, and its cache key: all that determines it.
@@ -232,8 +250,10 @@ class DecodedDataset:
         if view is None:
             return label, key
         versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-        view_key = {"view": view._asdict(), "augmentation": TRANSFORMS_SHA256, **versions}
-        return f"{label}, view {view.number + 1}, {view.augment}", {**key, **view_key}
+        code = {"augmentation": TRANSFORMS_SHA256, "mixing": MIXING_SHA256, **versions}
+        view_key = {"view": view._asdict(), **code}
+        names = ", ".join(name for name in (view.augment, view.mix) if name != "none")
+        return f"{label}, view {view.number + 1}, {names}", {**key, **view_key}
 
     def array_bytes(self, name: str) -> int:
         """Return the size of a split's array."""

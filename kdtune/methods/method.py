@@ -80,7 +80,7 @@ class Method(nn.Module, ABC):
             logits: the student's, [B, K].
             features: the student's stages, [B, C, H, W] each.
             targets: the result of `targets` for the same images; empty without a teacher.
-            labels: class indices, [B].
+            labels: class indices, [B]; of mixed images those of the larger part.
         """
         raise NotImplementedError(f"{type(self).__name__} has neither terms nor its own forward")
 
@@ -89,12 +89,16 @@ class Method(nn.Module, ABC):
     ) -> TensorsByName:
         """Compute the loss of a batch from the arguments of `terms`; it has none without targets.
 
+        Labels of mixed images are shares of the classes, [B, K].
+
         Returns:
             Scalars: ``loss``, which is minimised, ``classification``, and each term unweighted and
             as ``<term>_weighted``.
         """
         without_teacher = targets is None and self.uses_teacher
-        terms = {} if without_teacher else self.terms(logits, features, targets or {}, labels)
+        terms: LossTerms = {}
+        if not without_teacher:
+            terms = self.terms(logits, features, targets or {}, class_indices(labels))
         return self._combine_terms(logits, labels, terms)
 
     def _combine_terms(self, logits: Tensor, labels: Tensor, terms: LossTerms) -> TensorsByName:
@@ -130,6 +134,11 @@ def describe_pooling(student: StageShapes, teacher: StageShapes) -> str:
         f"maps of {own} px, the teacher of {others} px: compared at {common} px, from the last "
         "stage back"
     )
+
+
+def class_indices(labels: Tensor) -> Tensor:
+    """Return class indices [B] of labels that are such, or shares of the classes [B, K]."""
+    return labels if labels.ndim == 1 else labels.argmax(1)
 
 
 def check_same_shape(kind: str, student: Tensor, teacher: Tensor) -> None:

@@ -40,6 +40,11 @@ class EpochData:
 
     def __post_init__(self) -> None:
         self.cache_views = self.cache_views and self.decoded.cache is not None
+        if self.config.mix != "none" and not self.cache_views:
+            raise UserError(
+                f"{self.config.mix} needs its {self.config.num_views} views in the cache: raise "
+                "cache_gb, or set augment_views to a smaller number."
+            )
 
     @property
     def class_counts(self) -> list[int]:
@@ -64,6 +69,8 @@ class EpochData:
             balanced=config.balanced_sampling,
             augment="none" if view is not None and self.cache_views else config.augment,
             augment_seed=view.base_seed if view is not None else None,
+            mixing=self.decoded.mixing(view),
+            num_classes=len(self.decoded.data.classes),
             targets=targets if self.teacher_targets is not None else None,
             device=pick_device(config.device),
             device_tensors=self.decoded.device_tensors,
@@ -84,9 +91,10 @@ class EpochData:
 
     def _view_of(self, epoch: int) -> View | None:
         config = self.config
-        if not _cycles_views(config):
+        if not config.num_views:
             return None
-        return View((epoch - 1) % config.augment_views, config.augment_seed, config.augment)
+        number = (epoch - 1) % config.num_views
+        return View(number, config.augment_seed, config.augment, config.mix)
 
     def evaluation_batches(self, split: str) -> Batches:
         """Return the batches of ``validation`` or ``test``, in order."""
@@ -98,13 +106,9 @@ class EpochData:
         )
 
 
-def _cycles_views(config: TrainConfig) -> bool:
-    return config.augments and config.augment_views > 0
-
-
 def should_cache_targets(config: TrainConfig) -> bool:
     """Return True if the targets of a run with a teacher should be cached, if they fit."""
-    sees_images_again = not config.augments or _cycles_views(config)
+    sees_images_again = not config.augments or config.num_views > 0
     cacheable = config.cache_targets and config.cache_gb > 0 and sees_images_again
     return cacheable and METHODS[config.method].uses_teacher
 
@@ -241,7 +245,7 @@ def open_single_run(
     epoch_data = open_epoch_data(config, decoded, targets, on_progress)
     bytes_per_image = sum(spec.bytes_per_image for spec in epoch_data.requested.values())
     train_bytes, target_bytes = decoded.array_bytes("train"), len(data.train) * bytes_per_image
-    num_views = config.augment_views if _cycles_views(config) else 0
+    num_views = config.num_views
     require_room(decoded, cycles_views=num_views > 0, target_bytes=target_bytes)
     image_bytes = train_bytes + decoded.array_bytes("validation")
 

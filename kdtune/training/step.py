@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kdtune.errors import UserError
-from kdtune.methods.method import Method, TensorsByName
+from kdtune.methods.method import Method, TensorsByName, class_indices
 from kdtune.models.on_device import DeviceModel
 from kdtune.training.ema import ModelEma
 
@@ -22,10 +22,10 @@ class MetricSums:
         Args:
             parts: the loss and its parts, scalars; the same names in every batch.
             logits: [B, K].
-            labels: class indices [B].
+            labels: class indices [B], or shares of the classes [B, K].
         """
         values = torch.stack([value.detach() for value in parts.values()]) * len(labels)
-        correct = (logits.argmax(1) == labels).sum()
+        correct = (logits.argmax(1) == class_indices(labels)).sum()
         if self._sums is None:
             self._names = list(parts)
             self._sums = torch.zeros_like(values), torch.zeros_like(correct)
@@ -64,7 +64,7 @@ def compute_parts(
         teacher: computes the targets if there are none; None without one.
         method: computes the loss.
         images: uint8 [B, 3, H, W], or normalised floats.
-        labels: class indices [B].
+        labels: class indices [B], or shares of the classes [B, K].
         targets: the teacher's, by name.
     """
     if targets is not None:

@@ -278,6 +278,23 @@ def test_label_smoothing_is_torchs_and_of_the_training_loss_alone():
         assert results[-1].validation_loss == pytest.approx(measured["loss"])
 
 
+def test_mixed_labels_are_a_soft_cross_entropy_and_count_by_their_larger_part():
+    batches = one_batch()
+    images, labels, _ = batches[0]
+    shares = 0.7 * torch.nn.functional.one_hot(labels, 4) + 0.3 * torch.eye(4)[3]
+    for smoothing in (0.0, 0.2):
+        config = TrainConfig.parse(
+            {"method": "student", "image_size": 8, "epochs": 1, "label_smoothing": smoothing}
+        )
+        (first,) = fit(config, [(images, shares, None)], batches, num_classes=4)
+        logits = first_logits(batches)
+        smooth = shares * (1 - smoothing) + smoothing / 4
+        expected = -(smooth * logits.log_softmax(1)).sum(1).mean()
+        assert first.train_loss == pytest.approx(expected.item(), rel=1e-5)
+        correct = (logits.argmax(1) == labels).float().mean()
+        assert first.train_accuracy == pytest.approx(correct.item())
+
+
 def test_class_weights_give_all_classes_the_same_share_of_the_loss():
     batches = one_batch()
     labels = batches[0][1]

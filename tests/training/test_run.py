@@ -91,6 +91,16 @@ def same_tensors(a, b):
 RESUMED = {
     "at": {"method": "at", "alpha": 0.5, "beta": 100.0},
     "fitnets in its hint stage": {"method": "fitnets", "beta": 1.0, "hint_epochs": 3},
+    "a strong recipe with mixed views": {
+        "method": "at",
+        "beta": 100.0,
+        "recipe": "strong",
+        "mix": "cutmix",
+        "augment_views": 3,
+        "optimizer": "adamw",
+        "gradient_clip_val": 1.0,
+        "balanced_sampling": True,
+    },
 }
 
 KILLED = """

@@ -35,6 +35,9 @@ from kdtune.tuning.trials.cache_plan import plan_cache
 from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests, hide_unassigned_gpus
 from kdtune.units import BYTES_PER_GB
 
+_PLAIN = "none", "none"
+"""Names of augmentation and mixing of runs that see the images as they are."""
+
 
 class SharedInputs:
     """Plans which inputs are cached for all trials, and builds those of the first epoch.
@@ -53,7 +56,7 @@ class SharedInputs:
         self._loss_scales = teacher and LossScales(data, sweep.image_size, teacher, sweep.seed)
         self._target_requests: dict[str, list[tuple[TrainConfig, StageShapes]]] = {}
         self._target_bytes: dict[str, dict[str, int]] = {}
-        self._runs_by_augment: dict[str, TrainConfig] = {}
+        self._runs_by_view: dict[tuple[str, str], TrainConfig] = {}  # by augment and mix
         self._batch_sizes = set[int]()
         self._taught_run: TrainConfig | None = None
         self.teacher_check: TeacherCheck | None = None
@@ -88,7 +91,7 @@ class SharedInputs:
                 self._register_run(config, shapes)
 
     def _register_run(self, config: TrainConfig, shapes: StageShapes) -> None:
-        self._runs_by_augment[config.augment] = config
+        self._runs_by_view[config.augment, config.mix] = config
         self._batch_sizes.add(config.batch_size)
         if self.teacher_targets is None:
             build_method(config, shapes, None)
@@ -119,13 +122,14 @@ class SharedInputs:
         }
         require_room(
             self.decoded,
-            cycles_views=bool(self._runs_by_augment.keys() - {"none"}),
+            cycles_views=bool(self._runs_by_view.keys() - {_PLAIN}),
             target_bytes=sum(sizes.values()),
         )
         recorded = earlier_opening and earlier_opening.cache
         if self.decoded.cache is None:
             if recorded and (recorded.augment_views or recorded.methods):
                 raise UserError("The sweep's trials share what the cache holds; it needs one.")
+            self._require_views_to_mix()
             return
         image_bytes = self.decoded.array_bytes("train")
         folder = array_cache.cache_folder()
@@ -137,8 +141,8 @@ class SharedInputs:
             image_bytes=image_bytes,
             base_bytes=image_bytes + self.decoded.array_bytes("validation"),
             target_bytes=self._target_bytes,
-            any_plain="none" in self._runs_by_augment,
-            augmentations=len(self._runs_by_augment.keys() - {"none"}),
+            any_plain=_PLAIN in self._runs_by_view,
+            augmentations=len(self._runs_by_view.keys() - {_PLAIN}),
             epochs=self.sweep.epochs,
         )
         if earlier_opening and recorded:
@@ -148,12 +152,21 @@ class SharedInputs:
             kept = {"methods": methods, "augment_views": recorded.augment_views}
             self.cache_plan = self.cache_plan.model_copy(update=kept)
             self.cache_plan_lines = []
+        self._require_views_to_mix()
+
+    def _require_views_to_mix(self) -> None:
+        mixes = any(mix != "none" for _, mix in self._runs_by_view)
+        if mixes and not self.cache_plan.augment_views:
+            raise UserError(
+                "Mixed images need their views in the cache, which has room for none: raise "
+                "cache_gb, or leave mix out."
+            )
 
     def with_cache_plan(self, config: TrainConfig) -> TrainConfig:
         """Return the settings of a run with what the plan decides for all runs."""
         plan, uses_teacher = self.cache_plan, METHODS[config.method].uses_teacher
         update = {
-            "augment_views": plan.augment_views if config.augments else 0,
+            "augment_views": plan.augment_views if config.num_views or config.augments else 0,
             "cache_targets": config.method in plan.methods or not uses_teacher,
         }
         return config.model_copy(update=update)
@@ -168,7 +181,7 @@ class SharedInputs:
         )
 
     def _representative_runs(self) -> list[TrainConfig]:
-        return [self.with_cache_plan(config) for config in self._runs_by_augment.values()]
+        return [self.with_cache_plan(config) for config in self._runs_by_view.values()]
 
     def warm_cache(
         self,
