@@ -89,7 +89,7 @@ def build_teacher(name: str, data: ImageData, image_size: int) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean over what it sees
     sample = SplitDataset(Split(data.train.images[:256], data.train.labels[:256]), data.classes,
-                    image_size, augment=False)  # fmt: skip
+                    image_size, augment="none")  # fmt: skip
     with torch.no_grad():
         for indices in torch.split(torch.arange(len(sample)), 64):
             teacher(sample[indices, 0][0])
@@ -104,7 +104,7 @@ def train_in_memory(
     method = build_method_for_models(config, student.model, teacher)
     parameters = [*student.model.parameters(), *([] if bare else method.parameters())]
     optimizer = build_optimizer(config, parameters)
-    images = SplitDataset(data.train, data.classes, config.image_size, augment=False)
+    images = SplitDataset(data.train, data.classes, config.image_size, augment="none")
     batches = []
     torch.manual_seed(0)
     for chosen, _ in SeededBatchSampler(len(data.train), config.batch_size, shuffle=True):
@@ -142,7 +142,7 @@ def train_as_trial(
 def train_with_live_teacher(config: TrainConfig, data: ImageData, teacher: nn.Module) -> Epochs:
     """Way c: the loaders of `prepare_dataloaders`, and the teacher beside the student."""
     loader = DataLoader(
-        SplitDataset(data.train, data.classes, config.image_size, augment=False),
+        SplitDataset(data.train, data.classes, config.image_size, augment="none"),
         batch_size=None,
         sampler=SeededBatchSampler(len(data.train), config.batch_size, shuffle=True),
         num_workers=WORKERS,

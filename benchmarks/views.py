@@ -24,7 +24,8 @@ import torch
 
 from kdtune.data import augmented_views
 from kdtune.data.augmented_views import IMAGES_PER_CHUNK, fill_in_processes
-from kdtune.data.transforms import augment_images, limit_workers
+from kdtune.data.decoding import limit_workers
+from kdtune.data.transforms import augment_images
 from kdtune.storage.array_cache import ArrayCache, CreateArray
 
 SIZES = {32: 30_000, 64: 20_000, 128: 10_000, 224: 4_000}
@@ -62,10 +63,10 @@ def measure_views(size: int, count: int, rounds: int, folder: Path) -> dict[str,
     images[:] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     first[:] = images[:1]
     ways: dict[str, Callable[[], object]] = {
-        "one_core": lambda: augmented_views._fill_share(images, out, 0),
+        "one_core": lambda: augmented_views._fill_share(images, out, 0, "standard"),
         "threads": lambda: fill_by_threads(images, out, cores),
-        "processes": lambda: fill_in_processes(images, out, 0, cores),
-        "start": lambda: fill_in_processes(first, first, 0, cores),
+        "processes": lambda: fill_in_processes(images, out, 0, processes=cores),
+        "start": lambda: fill_in_processes(first, first, 0, processes=cores),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     digests = set()

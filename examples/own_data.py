@@ -3,7 +3,8 @@ r"""A plug-in with a data set: images in memory, and their splits.
     kdtune sweep --plugin own_data.py --data stripes --image-size 8 --methods student \
         --no-baselines --models MultiBranchNet --trials 1 --epochs 1 --name own-data
 
-Images are uint8 arrays, [H, W] or [H, W, 3], or paths of files below `root`, which is --data-root.
+Images are uint8 arrays ([H, W], or [H, W, C] with C of 1, 3 or 4), or paths of files below `root`,
+which is --data-root.
 `kdtune.data.datasets.samples_of` returns images and labels of a torchvision data set. A missing
 validation or test split is taken from train.
 """

@@ -8,7 +8,7 @@ r"""A plug-in with two students: networks that return logits and feature maps.
 
 from torch import nn
 
-from kdtune.models.library import with_feature_maps
+from kdtune.models.feature_maps import with_feature_maps
 
 
 def stage(before, after, stride):

@@ -214,7 +214,9 @@ def test_batches_that_are_copied_ahead_are_those_that_are_on_the_gpu(monkeypatch
 
 def test_augmented_images_are_those_of_a_cpu():
     config = make_config("student")
-    batches = make_batches(config, targets=None, shuffle=False, augment=True, augment_seed=70)
+    batches = make_batches(
+        config, targets=None, shuffle=False, augment="standard", augment_seed=70
+    )
     pixels = torch.cat([images.cpu() for images, _, _ in batches])
     expected = augment_images(torch.from_numpy(np.asarray(batches.pixels)), range(70, 158))
     assert torch.equal(pixels, expected)

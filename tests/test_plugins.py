@@ -21,6 +21,7 @@ from small_runs import IMAGE_SIZE, small_config
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import METHOD_DEFAULTS, DataSource, TrainConfig, hash_settings
 from kdtune.data.datasets import samples_of
+from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
 from kdtune.log.events import PluginRecord, SweepStarted, TrialEnded
@@ -28,7 +29,7 @@ from kdtune.log.folder import SweepFolder
 from kdtune.methods import METHODS, build_method
 from kdtune.models import MODELS, build_model, probe_stage_shapes
 from kdtune.models.checkpoints import load_model, save_model
-from kdtune.models.library import with_feature_maps
+from kdtune.models.feature_maps import with_feature_maps
 from kdtune.plugins import PLUGINS, Plugin, load_plugins
 from kdtune.training.rerun import train_from_file
 from kdtune.training.run import run_training
@@ -451,10 +452,82 @@ def test_a_model_without_its_contract_is_refused(give, folder, forward, sentence
         prepare_sweep(sweep, ())
 
 
+@pytest.mark.parametrize(
+    "outputs", ["(logits, features[0], features[0])", "(logits, tuple(features))"]
+)
+def test_a_model_may_return_its_maps_beside_the_logits(
+    give, folder, teacher_file, tmp_path, monkeypatch, outputs
+):
+    monkeypatch.chdir(tmp_path)
+    logits = "logits = self.head(features[-1].mean((2, 3)))"
+    give(
+        MODEL.replace(
+            "return self.head(features[-1].mean((2, 3))), features", f"{logits}; return {outputs}"
+        )
+    )
+    config = small_config(
+        folder, model="Small", method="fitnets", teacher_model=str(teacher_file), epochs=1
+    )
+    result = run_training(config)
+    assert result["training_history"][0]["train_loss"] > 0
+    assert 0 <= result["test_results"]["accuracy"] <= 1
+
+
 def test_a_data_set_without_its_contract_is_refused(give):
     give("DATA = {'odd': lambda name, root: ([], [])}")
     with pytest.raises(UserError, match="data set 'odd' of the plug-in .* fails: TypeError: it r"):
         find_images("odd")
+
+
+ARRAYS = """
+import numpy as np
+from kdtune.data.datasets import NamedDataset
+
+def make(name, root):
+    split = lambda n: ([IMAGE] * len(LABELS) * n, list(LABELS) * n)
+    classes = tuple(f"c{i:03d}" for i in range(CLASSES))
+    return NamedDataset(classes, root, split(8), split(4), split(2))
+
+DATA = {"arrays": make}
+"""
+
+
+def arrays(image, labels="range(2)", classes=2):
+    text = ARRAYS.replace("IMAGE", image).replace("LABELS", labels)
+    return text.replace("CLASSES", str(classes))
+
+
+def test_arrays_of_more_than_256_classes_are_a_data_set(give):
+    give(arrays("np.zeros((8, 8, 3), 'uint8')", "range(300)", 300))
+    data = find_images("arrays")
+    assert len(data.classes) == 300 and len(data.train) == 2400
+    give(arrays("np.zeros((8, 8, 3), 'uint8')", "[*range(299), 255]", 300))  # 299 became 255
+    assert find_images("arrays").fingerprint != data.fingerprint
+
+
+@pytest.mark.parametrize("shape", ["(8, 8)", "(8, 8, 1)", "(8, 8, 3)"])
+def test_grey_arrays_may_have_a_channel(give, shape):
+    give(arrays(f"np.full({shape}, 90, 'uint8')"))
+    assert (decode_images(find_images("arrays").test, 8) == 90).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "sentence"),
+    [
+        ("np.zeros((8, 8, 2), 'uint8')", "range(2)", r"uint8 \[8, 8, 2\]; give uint8 \[H, W\], "),
+        ("np.zeros((3, 8, 8), 'uint8')", "range(2)", r"uint8 \[3, 8, 8\]; give uint8"),
+        ("np.zeros((8, 8), 'float32')", "range(2)", r"float32 \[8, 8\]; give uint8"),
+        ("np.zeros((8,), 'uint8')", "range(2)", r"uint8 \[8\]; give uint8"),
+        ("np.zeros((8, 8), 'uint8')", "[0, 2]", "a label is 2, but there are 2 classes, from 0"),
+        ("np.zeros((8, 8), 'uint8')", "[0, -1]", "a label is -1, but there are 2 classes"),
+    ],
+)
+def test_arrays_that_are_no_images_are_an_error_in_one_sentence(give, image, labels, sentence):
+    give(arrays(image, labels))
+    with pytest.raises(
+        UserError, match=f"data set 'arrays' of the plug-in .* fails: .*{sentence}"
+    ):
+        find_images("arrays")
 
 
 def test_pictures_of_a_data_set_like_torchvisions():

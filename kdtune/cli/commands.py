@@ -42,7 +42,8 @@ def teacher(
     out: Path, settings: dict[str, Any] | None, threads: int | None, quiet: bool, **flags: Any
 ) -> None:
     """Train a teacher on your data."""
-    from kdtune.config.names import require_data, require_model_name
+    from kdtune.config.data_forms import require_data
+    from kdtune.config.names import require_model_name
     from kdtune.config.train import TrainConfig, check_searchable
 
     check_searchable(settings or {}, ["student"])
@@ -56,6 +57,33 @@ def teacher(
     test_accuracy = result["test_accuracy"]
     test_text = "no test images" if test_accuracy is None else f"test {100 * test_accuracy:.2f} %"
     print(f"{out}: validation {100 * result['validation_accuracy']:.2f} %, {test_text}")
+
+
+@cli.command(cls=SettingsCommand, make_options=options.data_options)
+@argument("data")
+@options.plugin
+@option("--sheet", type=NEW_PATH, help="File for some images of each class: .png.")
+@option("--format", "output_format", type=Choice(["table", "json", "markdown"]), default="table")
+def data(data: str, sheet: Path | None, output_format: str, **source: Any) -> None:
+    """Show what DATA hold: classes, splits, sizes, and what is left out, damaged or double.
+
+    DATA are what --data takes: a folder, a table, tar shards, hf:NAME, or the name of a data set.
+    """
+    from kdtune.config.data_forms import require_data
+
+    require_data(data)
+
+    from kdtune.config.train import TrainConfig
+    from kdtune.data.folders import find_images
+    from kdtune.data.overview import inspect_images, write_contact_sheet
+    from kdtune.reports.text.data import data_text
+
+    config = TrainConfig.parse({"data_dir": data, **_provided_flags(source)})
+    images = find_images(*config.data_source)
+    say(f"reading {sum(map(len, images.splits.values())):,} images")
+    print(data_text(inspect_images(images), output_format), end="")
+    if sheet is not None:
+        write_contact_sheet(images, sheet)
 
 
 def _sweep_settings(file: Path | None, flags: dict[str, Any], **defaults: Any) -> dict[str, Any]:
@@ -240,11 +268,12 @@ def dashboard(folders: tuple[Path, ...], port: int) -> None:
 @argument("file", type=EXISTING_FILE)
 @options.plugin
 @options.threads
-def train(file: Path, threads: int | None) -> None:
+@option("--recipe", help="Settings that FILE leaves out, by name: seed, strong, transformer.")
+def train(file: Path, threads: int | None, recipe: str | None) -> None:
     """Train once with the settings of a YAML FILE, e.g. one that a sweep wrote."""
     from kdtune.training.rerun import train_from_file
 
-    result = train_from_file(file, threads)
+    result = train_from_file(file, threads, recipe)
     best, recorded = result["best_accuracy"], result["recorded_accuracy"]
     label = result["config"]["metric"].replace("_", " ")
     print(f"best validation {label} {100 * best:.2f} %")

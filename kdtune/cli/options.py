@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 FLAG_NAMES = {
-    "data_dir": "data", "plugins": "plugin", "settings": "setting", "spaces": "space",
-    "trackers": "tracker",
+    "data_dir": "data", "max_latency_ms": "max-latency", "plugins": "plugin",
+    "settings": "setting", "spaces": "space", "trackers": "tracker",
 }  # fmt: skip
 """Flags of settings that have another name."""
 
@@ -64,7 +64,16 @@ def train_options(*names: str) -> Iterator[click.Option]:
     return _make_options(TrainConfig, ("data_dir", *DataConfig.model_fields, *names))
 
 
-teacher_options = partial(train_options, "weights", "image_size", "seed", "metric")
+def data_options() -> Iterator[click.Option]:
+    """Return options for the settings that say which images there are, and how they look."""
+    from kdtune.config.train import DataSource, TrainConfig
+
+    return _make_options(TrainConfig, DataSource._fields[1:])
+
+
+teacher_options = partial(
+    train_options, "recipe", "weights", "image_size", "seed", "metric", "patience"
+)
 
 
 def _make_options(
@@ -78,10 +87,14 @@ def _make_options(
 
 
 def _make_option(name: str, field: "FieldInfo", show_default: bool) -> click.Option:
-    from kdtune.config.sweep import DURATION
+    from kdtune.config.sweep import COUNT, DURATION
 
     flag = FLAG_NAMES.get(name, name).replace("_", "-")
-    is_flag, is_time = field.annotation is bool, DURATION in field.metadata
+    is_flag, is_text = field.annotation is bool, False
+    metavar = {"settings": "KEY=VALUE", "max_latency_ms": "MS"}.get(name)
+    for marker, marker_metavar in ((DURATION, "TIME"), (COUNT, "N")):
+        if marker in field.metadata:
+            is_text, metavar = True, marker_metavar
     value_type, is_list = _click_type(field.annotation)
     text = f"{field.description}{'; repeatable' * is_list}."
     is_required = name == "data_dir"
@@ -91,8 +104,8 @@ def _make_option(name: str, field: "FieldInfo", show_default: bool) -> click.Opt
         text += f"  [default: {','.join(default) if isinstance(default, tuple) else default}]"
     return click.Option(
         [f"--{flag}/--no-{flag}" if is_flag else f"--{flag}", name],
-        type=str if is_time else value_type,
-        metavar="TIME" if is_time else "KEY=VALUE" if name == "settings" else None,
+        type=str if is_text else value_type,
+        metavar=metavar,
         multiple=is_list,
         default=None,
         callback=_parse_settings if name == "settings" else None,

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from kdtune.errors import UserError
 from kdtune.plugins import Registry
 
 MODEL_LIBRARIES = ("torchvision", "timm")
@@ -44,10 +43,12 @@ def require_model_name(name: str) -> None:
         MODEL_NAMES.require(name, [f"{library}:NAME" for library in MODEL_LIBRARIES])
 
 
-def require_data(data_dir: str) -> None:
-    """Raise a `UserError` if data are neither a folder nor a data set with a name."""
-    if not Path(data_dir).expanduser().is_dir() and not DATASET_NAMES.find(data_dir):
-        raise UserError(
-            f"There is no folder {data_dir}; give an ImageFolder, or one of the data sets that "
-            f"have names: {', '.join(DATASET_NAMES)}."
-        )
+def split_teacher(teacher: str) -> tuple[str | None, str]:
+    """Return network and path of a teacher; the network is None if only a file is given.
+
+    >>> split_teacher("torchvision:resnet18=weights/a=b.pth"), split_teacher("weights/a=b.pth")
+    (('torchvision:resnet18', 'weights/a=b.pth'), (None, 'weights/a=b.pth'))
+    """
+    name, separator, path = teacher.partition("=")
+    is_path = not separator or "/" in name or Path(teacher).expanduser().exists()
+    return (None, teacher) if is_path else (name, path)

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdtune.config import train
-from kdtune.config.names import require_data, require_model_name
+from kdtune.config.data_forms import require_data
+from kdtune.config.names import require_model_name, split_teacher
+from kdtune.config.recipes import DEFAULT_RECIPE, RECIPES, join_student, split_student
 from kdtune.config.strengths import strengths_to_weights
 from kdtune.errors import UserError, did_you_mean
-from kdtune.units import parse_duration
+from kdtune.units import parse_count, parse_duration
 
 BASELINES = ("kd", "student")
 """Methods that run beside the others of a sweep: logits alone, and no teacher at all."""
@@ -25,8 +28,9 @@ NOT_FROM_LOG = ("address", "storage", "plugins")
 """Settings that a log cannot choose: who joins a cluster runs what it sends, plug-ins are code."""
 
 CONFIRM_FIELDS = {
-    "data", "data_root", "teacher", "cache_gb", "cpus_per_trial", "gpus_per_trial", "trackers",
-    "max_concurrent", "max_restarts", "stall_timeout", "shutdown_grace",
+    "data", "data_root", "image_column", "label_column", "teacher", "cache_gb", "cpus_per_trial",
+    "gpus_per_trial", "trackers", "max_concurrent", "max_restarts",
+    "stall_timeout", "shutdown_grace",
     *NOT_FROM_LOG, *CONFIRM_SETTINGS,
 }  # fmt: skip
 """Settings that may change when a sweep is confirmed."""
@@ -116,6 +120,9 @@ def value_for_model(setting: Any, model: str, default: Any) -> Any:
 DURATION = BeforeValidator(lambda v: parse_duration(v) if isinstance(v, str) else v)
 """Marks a setting in seconds that may be given as text, such as ``2h``."""
 
+COUNT = BeforeValidator(lambda v: parse_count(v) if isinstance(v, str) else v)
+"""Marks a setting that is a number and may be given as text, such as ``1.5M``."""
+
 Trackers = Annotated[tuple[Literal["mlflow", "wandb"], ...], BeforeValidator(_parse_trackers)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Cpus = Annotated[
@@ -135,13 +142,28 @@ class SweepConfig(train.DataConfig):
     name: str = Field(
         description="the sweep's folder in results/", pattern=train.FILE_NAME_PATTERN
     )
-    data: str = Field(description="an ImageFolder, or the name of a data set such as cifar10")
-    teacher: str | None = Field(None, description="path of the teacher's checkpoint")
+    data: str = Field(description=train.DATA_DESCRIPTION)
+    teacher: str | None = Field(None, description=train.TEACHER_DESCRIPTION)
+    teacher_layers: train.Layers = Field(None, description=train.LAYERS_DESCRIPTION)
     methods: Names = Field(("at", "fitnets"), min_length=1, description="methods to compare")
     models: Names = Field(
         ("MultiBranchNet", "ResNet18"),
         min_length=1,
         description="students: MultiBranchNet, ResNet18, ResNet50, torchvision:NAME, timm:NAME",
+    )
+    recipe: Names = Field(
+        (DEFAULT_RECIPE,),
+        min_length=1,
+        description=f"settings that neither a space nor `settings` decides: {', '.join(RECIPES)}; "
+        "with several, each student has cells under each",
+    )
+    max_parameters: Annotated[int | None, COUNT] = Field(
+        None, ge=1, description="leave out students with more parameters than this, e.g. 1.5M"
+    )
+    max_latency_ms: float | None = Field(
+        None,
+        gt=0,
+        description="leave out students that take more milliseconds for an image, as measured",
     )
     baselines: bool = Field(True, description="also run the methods kd and student")
     spaces: tuple[str, ...] = Field((), description="files with your own search spaces")
@@ -255,18 +277,20 @@ class SweepConfig(train.DataConfig):
     def _check_settings(self) -> None:
         methods = dict.fromkeys(method for method, _ in self.cells())
         train.check_searchable(self.settings, methods)
-        for method in methods:
+        for method, recipe in product(methods, self.recipe):
             settings = train.applicable_settings(method, self.settings)
             settings = strengths_to_weights(settings, loss_scales={})
-            train.TrainConfig.for_method(method, {**settings, "epochs": self.epochs})
+            settings = {"recipe": recipe, **settings, "epochs": self.epochs}
+            train.TrainConfig.for_method(method, settings)
 
     def check_names_and_files(self) -> None:
         """Raise a `UserError` for an unknown name, invalid setting or missing file.
 
         The plug-ins must be loaded. Neither torch nor Ray is, so a mistake is reported at once.
         """
-        for method, model in self.cells():
+        for method, _ in self.cells():
             train.METHOD_DEFAULTS.require(method)
+        for model in self.models:
             require_model_name(model)
         self._check_settings()
         for setting in ("cpus_per_trial", "gpus_per_trial"):
@@ -277,8 +301,12 @@ class SweepConfig(train.DataConfig):
                         f"{did_you_mean(model, self.models)}"
                     )
         require_data(self.data)
-        if self.teacher is not None and not Path(self.teacher).expanduser().is_file():
-            raise UserError(f"There is no file {self.teacher}.")
+        if self.teacher is not None:
+            name, path = split_teacher(self.teacher)
+            if not Path(path).expanduser().is_file():
+                raise UserError(f"There is no file {path}.")
+            if name is not None:
+                require_model_name(name)
 
     @property
     def data_source(self) -> train.DataSource:
@@ -292,7 +320,20 @@ class SweepConfig(train.DataConfig):
         locations = self.data_source._asdict()
         return {**locations, "teacher_model": teacher, "cache_gb": self.cache_gb}
 
+    @property
+    def students(self) -> list[str]:
+        """The models, each under every recipe if there are several."""
+        models, recipes = dict.fromkeys(self.models), dict.fromkeys(self.recipe)
+        if len(recipes) == 1:
+            return [*models]
+        return [join_student(model, recipe) for model in models for recipe in recipes]
+
+    def settings_of(self, student: str) -> dict[str, Any]:
+        """Return model and recipe of one of `students`, as settings of a run."""
+        model, recipe = split_student(student)
+        return {"model": model, "recipe": recipe or self.recipe[0]}
+
     def cells(self) -> list[tuple[str, str]]:
-        """Return the (method, model) pairs of the sweep, baselines last."""
+        """Return the (method, student) pairs of the sweep, baselines last."""
         methods = list(dict.fromkeys(self.methods + (BASELINES if self.baselines else ())))
-        return [(method, model) for method in methods for model in dict.fromkeys(self.models)]
+        return [*product(methods, self.students)]

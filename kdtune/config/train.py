@@ -4,19 +4,30 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from kdtune.config.methods import BUILTIN_METHODS, SettingValues
+from kdtune.config.recipes import DEFAULT_RECIPE, RECIPES, load_recipe
 from kdtune.config.strengths import STRENGTHS, require_one_of_each
 from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
 
 CLI_FIELDS = {
-    "method", "model", "teacher_model", "data_dir", "data_root", "train_images",
-    "validation_images", "test_images", "weights", "image_size", "epochs", "seed", "cache_gb",
+    "method", "model", "teacher_model", "teacher_layers", "data_dir", "data_root",
+    "train_images", "validation_images", "test_images", "image_column", "label_column",
+    "background", "bit_depth", "weights", "image_size", "epochs", "seed", "cache_gb",
     "skip_bad_images", "metric",
 }  # fmt: skip
 """Settings with flags of their own, or that follow from such flags."""
@@ -27,13 +38,22 @@ DERIVED_FIELDS = {"augment_views": "cache_gb", "augment_seed": "seed"}
 OUTPUT_FIELDS = {"print_freq", "save_freq", "save_dir", "log_dir", "experiment_name", "resume"}
 """Output settings, ignored inside a sweep."""
 
+SINGLE_RUN_FIELDS = OUTPUT_FIELDS | {"patience"}
+"""Settings that have no effect inside a sweep."""
+
 _NOT_SEARCHABLE = {
     **dict.fromkeys(CLI_FIELDS, "has a flag of its own; use that"),
     **{key: f"follows from {source}; leave it out" for key, source in DERIVED_FIELDS.items()},
-    **dict.fromkeys(OUTPUT_FIELDS, "has no effect in a sweep; leave it out"),
+    **dict.fromkeys(SINGLE_RUN_FIELDS, "has no effect in a sweep; leave it out"),
 }
 
-LOCATION_FIELDS = {"data_dir", "data_root", "teacher_model", "num_workers", "cache_gb", "device"}
+LOADED_DATA_FIELDS = {"class_weights", "balanced_sampling", "mix"}
+"""Settings that need the images of `data_dir`; a loader of a user's own cannot have them."""
+
+LOCATION_FIELDS = {
+    "data_dir", "data_root", "image_column", "label_column", "teacher_model", "num_workers",
+    "cache_gb", "device",
+}  # fmt: skip
 """Settings that depend on the machine and do not change what is learned."""
 
 ALIASES = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"}
@@ -42,7 +62,28 @@ ALIASES = {"learning_rate": "lr", "num_epochs": "epochs", "max_epochs": "epochs"
 Metric = Literal["accuracy", "balanced_accuracy"]
 """Accuracies to search and decide by; the balanced one is the mean recall of the classes."""
 
+Augment = Annotated[
+    Literal["none", "standard", "crop_flip", "randaugment", "trivialaugment", "autoaugment"],
+    BeforeValidator(lambda v: {False: "none", True: "standard"}[v] if isinstance(v, bool) else v),
+]
+"""An augmentation of training images by name; true is ``standard``, and false ``none``."""
+
 METRIC_DESCRIPTION = "balanced_accuracy is the mean recall of the classes"
+
+TEACHER_DESCRIPTION = "the teacher's checkpoint, or NAME=FILE: a network and its state_dict"
+LAYERS_DESCRIPTION = (
+    "teacher's modules whose outputs are its maps, as a,b,c; all stages if not given"
+)
+
+Layers = Annotated[
+    str | None, BeforeValidator(lambda v: ",".join(v) if isinstance(v, list | tuple) else v)
+]
+
+
+def layer_names(layers: str | None) -> list[str]:
+    """Return the names in a setting of layers."""
+    return [name.strip() for name in (layers or "").split(",") if name.strip()]
+
 
 FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
 
@@ -53,7 +94,19 @@ def file_stem(*names: str) -> str:
     >>> file_stem("at", "torchvision:resnet34")
     'at-torchvision.resnet34'
     """
-    return "-".join(names).replace(":", ".")
+    return "-".join(names).replace(":", ".").replace("@", ".")
+
+
+def _check_colour(name: str) -> str:
+    from PIL import ImageColor
+
+    if len(ImageColor.getrgb(name)) != 3:  # else a colour that shows what is below
+        raise ValueError("it must be opaque")
+    return name
+
+
+Colour = Annotated[str, AfterValidator(_check_colour)]
+"""A colour's name, or its code such as ``#ff8000``."""
 
 
 class DataSource(NamedTuple):
@@ -64,6 +117,10 @@ class DataSource(NamedTuple):
     train_images: int | None = None
     validation_images: int | None = None
     test_images: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    background: str = "white"
+    bit_depth: int | None = None
 
 
 class _BaseConfig(BaseModel):
@@ -117,6 +174,21 @@ class DataConfig(_BaseConfig):
     test_images: int | None = Field(
         None, ge=2, description="size of a stratified subset for testing; all if not given"
     )
+    image_column: str | None = Field(
+        None, description="column of a table with the images; found by its name if not given"
+    )
+    label_column: str | None = Field(
+        None, description="column of a table with the labels; found by its name if not given"
+    )
+    background: Colour = Field(
+        "white", description="colour below transparent images, such as black or #808080"
+    )
+    bit_depth: int | None = Field(
+        None,
+        ge=8,
+        le=16,
+        description="used bits of 16-bit images; those of 64 training images if not given",
+    )
     cache_gb: float = Field(
         20, ge=0, description="size of this machine's cache in GB; 0 keeps nothing on disk"
     )
@@ -129,6 +201,9 @@ def _method_settings_model(definitions: tuple[tuple[str, type, Any], ...]) -> ty
     return create_model("MethodSettings", __base__=_BaseConfig, **fields)
 
 
+DATA_DESCRIPTION = "a folder, a table, tar shards, hf:NAME, or the name of a data set"
+
+
 class TrainConfig(DataConfig):
     """Settings of a training run, with those that its method alone has."""
 
@@ -136,22 +211,73 @@ class TrainConfig(DataConfig):
 
     method: str = Field("at", description="distillation method")
     model: str = Field("MultiBranchNet", description="architecture of the student")
-    teacher_model: str | None = Field(None, description="path of the teacher's checkpoint")
+    recipe: str = Field(
+        DEFAULT_RECIPE,
+        description=f"settings that are not given: {', '.join(RECIPES)}; see docs/recipes.md",
+    )
+    teacher_model: str | None = Field(None, description=TEACHER_DESCRIPTION)
+    teacher_layers: Layers = Field(None, description=LAYERS_DESCRIPTION)
     weights: str | None = Field(
         None,
         description="initial weights: DEFAULT (torchvision's), or a file; random if not given",
     )
-    data_dir: str = Field("data", description="an ImageFolder, or the name of a data set")
+    data_dir: str = Field("data", description=DATA_DESCRIPTION)
     image_size: int = Field(128, ge=8, description="pixels; images are resized to a square")
     batch_size: int = Field(32, ge=2, description="images in a step")
     num_workers: int = Field(4, ge=0, description="threads, or processes of loaders, that decode")
-    augment: bool = Field(False, description="random crops, flips, rotations and colours")
+    augment: Augment = Field(
+        "none",
+        description="random crops and flips of training images, and after them, by name: nothing "
+        "(crop_flip), rotations and colours (standard, or true), or torchvision's",
+    )
+    mix: Literal["none", "mixup", "cutmix"] = Field(
+        "none",
+        description="mixes each image of a cached view with another one, and their labels; views "
+        "are `augment_views` or, without a number, one for each epoch",
+    )
     epochs: int = Field(50, ge=1, description="passes over the training images")
-    lr: float = Field(0.01, gt=0, description="initial learning rate of SGD")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty of SGD")
-    step_size: int = Field(10, ge=1, description="epochs between two decays of lr")
-    gamma: float = Field(0.1, gt=0, le=1, description="factor of a decay of lr")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="torch's optimizer")
+    lr: float = Field(0.01, gt=0, description="learning rate, at its highest")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd, beta1 of adamw")
+    nesterov: bool = Field(False, description="Nesterov's momentum, with sgd")
+    weight_decay: float = Field(
+        5e-4, ge=0, description="L2 penalty of sgd, decoupled weight decay of adamw"
+    )
+    lr_scheduler: Literal["step", "cosine", "constant", "one_cycle"] = Field(
+        "step", description="course of the learning rate after the warm-up, by epoch"
+    )
+    warmup_epochs: int = Field(
+        0, ge=0, description="first epochs, in which the learning rate rises linearly"
+    )
+    step_size: int = Field(10, ge=1, description="step: epochs between two decays of lr")
+    gamma: float = Field(0.1, gt=0, le=1, description="step: factor of a decay of lr")
+    gradient_clip_val: float = Field(
+        0.0, ge=0, description="largest norm of the gradients of a step; 0 does not clip"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of a label that all classes get, in training"
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="weights of the classification loss; balanced: 1 / images of a class"
+    )
+    balanced_sampling: bool = Field(
+        False, description="draw training images with replacement, all classes alike"
+    )
+    drop_rate: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="dropout of networks of torchvision and timm, as they have it",
+    )
+    drop_path_rate: float | None = Field(
+        None, ge=0, lt=1, description="their stochastic depth; the network's own if not given"
+    )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay per step of the average of weights that is validated and kept; 0: none",
+    )
     temperature: float = Field(4.0, gt=0, description="temperature of the KD loss")
     alpha: float = Field(0.0, ge=0, description="weight of the KD loss; of TCKD in DKD")
     beta: float = Field(0.0, ge=0, description="weight of the method's own loss")
@@ -177,6 +303,9 @@ class TrainConfig(DataConfig):
     augment_seed: int = Field(0, ge=0, description="fixes the augmented views")
     cache_targets: bool = Field(True, description="cache the teacher's targets, if they fit")
     print_freq: int = Field(100, ge=1, description="steps between lines of progress")
+    patience: int = Field(
+        0, ge=0, description="epochs without a better one after which a single run stops; 0: never"
+    )
     save_freq: int = Field(10, ge=1, description="epochs between kept checkpoints")
     save_dir: str = Field("checkpoints", description="folder of the checkpoints")
     log_dir: str = Field("logs", description="folder of logs and TensorBoard events")
@@ -184,6 +313,24 @@ class TrainConfig(DataConfig):
         None, description="stem of the names of the run's files", pattern=FILE_NAME_PATTERN
     )
     resume: str | None = Field(None, description="checkpoint from which training resumes")
+
+    @property
+    def augments(self) -> bool:
+        """True if training images are augmented."""
+        return self.augment != "none"
+
+    @property
+    def num_views(self) -> int:
+        """Number of views that epochs cycle through; 0 without views."""
+        if self.mix != "none":
+            return self.augment_views or self.epochs
+        return self.augment_views if self.augments else 0
+
+    @property
+    def dropout_rates(self) -> dict[str, float]:
+        """`drop_rate` and `drop_path_rate`, as far as they are given."""
+        rates = {"drop_rate": self.drop_rate, "drop_path_rate": self.drop_path_rate}
+        return {key: rate for key, rate in rates.items() if rate is not None}
 
     @property
     def data_source(self) -> DataSource:
@@ -202,10 +349,21 @@ class TrainConfig(DataConfig):
             raise UserError(f"These are settings of the method '{other}', not of '{method}'.")
         return cls.parse({**settings, "method": method})
 
+    def require_defaults(self, keys: Iterable[str], user: str) -> None:
+        """Raise a `UserError` if settings are not their defaults.
+
+        Args:
+            keys: names of the settings.
+            user: names what they have no effect on.
+        """
+        for key in sorted(keys):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise UserError(f"The setting {key} has no effect on {user}; leave it out.")
+
     @model_validator(mode="before")
     @classmethod
     def _apply_method_defaults(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Fill in the method's defaults, and check the settings that the method alone has."""
+        """Fill in the defaults of method and recipe, and check the method's own settings."""
         method = settings.get("method", cls.model_fields["method"].default)
         if not isinstance(method, str):
             return settings
@@ -218,7 +376,20 @@ class TrainConfig(DataConfig):
         if method_defaults:
             definitions = tuple((key, type(v), v) for key, v in method_defaults.items())
             extra = _method_settings_model(definitions).parse(extra).model_dump()
-        return {**METHOD_DEFAULTS.get(method, {}), **settings, **extra}
+        recipe = load_recipe(str(settings.get("recipe", DEFAULT_RECIPE)))
+        return {**METHOD_DEFAULTS.get(method, {}), **recipe, **settings, **extra}
+
+    @model_validator(mode="after")
+    def _check_optimizer(self) -> Self:
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0.")
+        if (warmup := self.warmup_epochs) >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs ({warmup}) must leave some of the {self.epochs} epochs."
+            )
+        if warmup and self.lr_scheduler == "one_cycle":
+            raise ValueError("one_cycle warms up by itself: leave warmup_epochs out.")
+        return self
 
     @model_validator(mode="after")
     def _check_hint_epochs(self) -> Self:

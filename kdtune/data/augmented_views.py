@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdtune.data.transforms import augment_images, limit_workers
+from kdtune.data.decoding import limit_workers
+from kdtune.data.transforms import augment_images
 from kdtune.errors import RunError
 
-FillView = Callable[[np.ndarray, np.ndarray, int], None]
-"""Fills a view from the images [N, 3, S, S] and the seed of the first image."""
+FillView = Callable[[np.ndarray, np.ndarray, int, str], None]
+"""Fills a view from the images [N, 3, S, S], the first one's seed, and the augmentation's name."""
 
 SECONDS_PER_IMAGE, SECONDS_PER_PIXEL, START_SECONDS = 1.6e-4, 2.4e-8, 4.5
 """Time of a core for an image and for each pixel, and time until processes have started.
@@ -47,24 +48,32 @@ def count_processes(num_images: int, image_size: int) -> int:
     return cores if seconds - seconds / cores > START_SECONDS else 0
 
 
-def fill_view(images: np.ndarray, out: np.ndarray, base_seed: int) -> None:
+def fill_view(
+    images: np.ndarray, out: np.ndarray, base_seed: int, augment: str = "standard"
+) -> None:
     """Augment each image by the seed `base_seed` + its index, on all cores of this process.
 
     Args:
         images: uint8 [N, 3, S, S].
         out: of the same shape.
         base_seed: seed of the first image.
+        augment: one of `kdtune.data.transforms.AUGMENTATIONS`.
     """
     if processes := count_processes(len(images), images.shape[-1]):
         try:
-            return fill_in_processes(images, out, base_seed, processes)
+            return fill_in_processes(images, out, base_seed, augment, processes)
         except (OSError, RunError):
             pass  # such as too little memory; an error of the images or the disk is raised below
-    _fill_share(images, out, base_seed)
+    _fill_share(images, out, base_seed, augment)
 
 
 def fill_in_processes(
-    images: np.ndarray, out: np.ndarray, base_seed: int, processes: int, niceness: int = 0
+    images: np.ndarray,
+    out: np.ndarray,
+    base_seed: int,
+    augment: str = "standard",
+    processes: int = 1,
+    niceness: int = 0,
 ) -> None:
     """Augment each image as `fill_view` does, in new processes.
 
@@ -72,6 +81,7 @@ def fill_in_processes(
         images: uint8 [N, 3, S, S], memory-mapped.
         out: of the same shape, memory-mapped.
         base_seed: seed of the first image.
+        augment: as in `fill_view`.
         processes: number of processes.
         niceness: 0 to 19, above that of this process.
 
@@ -83,7 +93,7 @@ def fill_in_processes(
     numbers = map(str, (base_seed, processes, niceness, os.getpid()))
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     result = subprocess.run(
-        [sys.executable, "-P", "-m", __name__, *files, *numbers],
+        [sys.executable, "-P", "-m", __name__, *files, augment, *numbers],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -122,6 +132,7 @@ def _fill_share(
     images: np.ndarray,
     out: np.ndarray,
     base_seed: int,
+    augment: str,
     share: int = 0,
     num_shares: int = 1,
     parent: int | None = None,
@@ -133,21 +144,22 @@ def _fill_share(
             os._exit(1)
         chunk = torch.from_numpy(images[start : start + size])
         seeds = range(base_seed + start, base_seed + start + len(chunk))
-        out[start : start + size] = augment_images(chunk, seeds).numpy()
+        out[start : start + size] = augment_images(chunk, seeds, augment).numpy()
 
 
-def _run_process(source: str, target: str, *numbers: int) -> None:
-    _fill_share(np.load(source, mmap_mode="c"), np.load(target, mmap_mode="r+"), *numbers)
+def _run_process(source: str, target: str, base_seed: int, augment: str, *numbers: int) -> None:
+    arrays = np.load(source, mmap_mode="c"), np.load(target, mmap_mode="r+")
+    _fill_share(*arrays, base_seed, augment, *numbers)
 
 
-def _main(source: str, target: str, *numbers: str) -> bool:
+def _main(source: str, target: str, augment: str, *numbers: str) -> bool:
     """Augment a share, and the others in forked processes; return True if one of them failed."""
     base_seed, num_shares, niceness, parent = map(int, numbers)
     os.nice(niceness)
     torch.set_num_threads(1)
     if sys.platform == "linux":
         set_start_method("fork")  # this process has neither threads nor CUDA
-    task, this_process = (source, target, base_seed), os.getpid()
+    task, this_process = (source, target, base_seed, augment), os.getpid()
     others = [
         Process(target=_run_process, args=(*task, share, num_shares, this_process))
         for share in range(1, num_shares)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdtune.data.mixing import Mixing
 from kdtune.data.transforms import augment_images
 from kdtune.runtime.device import gpu_memory, gpu_memory_share
 
@@ -20,10 +21,44 @@ CPU = torch.device("cpu")
 T = TypeVar("T")
 
 Batch = tuple[Tensor, Tensor, dict[str, Tensor] | None]
-"""(images, labels [B], the teacher's targets where they are cached)."""
+"""(images, labels, the teacher's targets where they are cached).
+
+Labels are class indices [B] or, of mixed images, the share of each class, float [B, K].
+"""
 
 TrainingBatches = Iterable[Batch] | Callable[[int], Iterable[Batch]]
 """The batches of every epoch, or a function that returns those of an epoch, from 1."""
+
+
+def is_tiny_batch(count: int, batch_size: int) -> bool:
+    """Return True if there is no training step on a last batch.
+
+    Batch norm makes the gradients of a few images up to thousands of times as large as those of a
+    batch, and cannot be trained on a single image at all.
+
+    Args:
+        count: images in the last batch; 0 if there is none.
+        batch_size: images in the others.
+    """
+    return count == 1 or 0 < count < batch_size / 4
+
+
+def describe_left_out(num_images: int, batch_sizes: Iterable[int]) -> list[str]:
+    """Return a line about the images that an epoch leaves out, if it leaves any out.
+
+    Args:
+        num_images: for training.
+        batch_sizes: of the runs.
+    """
+    samplers = [SeededBatchSampler(num_images, size, True) for size in sorted({*batch_sizes})]
+    counts = {s.batch_size: num_images % s.batch_size for s in samplers if s.drops_last}
+    if not counts:
+        return []
+    lists = [", ".join(map(str, values)) for values in (counts.values(), counts)]
+    return [
+        f"each epoch leaves out {lists[0]} of {num_images:,} training images: the last batch "
+        f"would have fewer than a quarter of batch_size {lists[1]}"
+    ]
 
 
 @dataclass(frozen=True)
@@ -31,22 +66,35 @@ class SeededBatchSampler:
     """Indices of the images of each batch, and a seed for their augmentation.
 
     Each iteration is one pass; torch's global random state gives its order and seed. A shuffled
-    pass drops a last batch of a single image, since batch norm cannot be trained on it. The
-    indices of a pass go to the device in one copy.
+    pass drops a last batch that `is_tiny_batch`. The indices of a pass go to the device in one
+    copy.
+
+    Attributes:
+        weights: draw the images with replacement in proportion to these, [num_images], as torch's
+            `WeightedRandomSampler`.
     """
 
     num_images: int
     batch_size: int
     shuffle: bool
     device: torch.device = CPU
+    weights: Tensor | None = None
+
+    @property
+    def drops_last(self) -> bool:
+        """True if a pass leaves its last batch out."""
+        rest = self.num_images % self.batch_size
+        return self.shuffle and is_tiny_batch(rest, min(self.batch_size, self.num_images))
 
     def __len__(self) -> int:
-        drops_single = self.shuffle and self.num_images % self.batch_size == 1
-        return -(-self.num_images // self.batch_size) - drops_single
+        return -(-self.num_images // self.batch_size) - self.drops_last
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        order = torch.randperm if self.shuffle else torch.arange
-        batches = torch.split(order(self.num_images).to(self.device), self.batch_size)
+        if self.weights is not None:
+            order = torch.multinomial(self.weights, self.num_images, replacement=True)
+        else:
+            order = (torch.randperm if self.shuffle else torch.arange)(self.num_images)
+        batches = torch.split(order.to(self.device), self.batch_size)
         seed = int(torch.randint(2**62, ())) if self.shuffle else 0
         for indices in batches[: len(self)]:
             yield indices, seed
@@ -94,7 +142,11 @@ class Batches:
 
     Attributes:
         pixels: uint8 [N, 3, H, W].
+        balanced: draw images with replacement, all classes alike.
+        augment: ``none``, or one of `kdtune.data.transforms.AUGMENTATIONS`.
         augment_seed: seed for image 0, + i for image i, in every pass; None: anew in every pass.
+        mixing: pairs of images that are mixed in the pixels; labels are then shares [B, K].
+        num_classes: K, for mixed labels.
         targets: the teacher's targets by name, [N, ...].
         device_tensors: keeps the arrays on the device for later runs.
     """
@@ -103,8 +155,11 @@ class Batches:
     labels: Sequence[int]
     batch_size: int = EVALUATION_BATCH_SIZE
     shuffle: bool = False
-    augment: bool = False
+    balanced: bool = False
+    augment: str = "none"
     augment_seed: int | None = None
+    mixing: Mixing | None = None
+    num_classes: int = 0
     targets: Mapping[str, np.ndarray] | None = None
     device: torch.device = CPU
     device_tensors: DeviceTensors = field(default_factory=DeviceTensors)
@@ -113,12 +168,20 @@ class Batches:
         arrays = {"pixels": self.pixels, **(self.targets or {})}
         # Dozens of kernels would augment an image on a GPU, and round otherwise than those of the
         # CPU, which makes the cached views.
-        device = CPU if self.augment else self.device
+        device = CPU if self.augment != "none" else self.device
         self._targets = self.device_tensors.place(arrays, device)
         self._pixels = self._targets.pop("pixels")
         self._labels = torch.tensor(self.labels, dtype=torch.int64, device=self._pixels.device)
+        if self.mixing is not None:
+            device = self._pixels.device
+            self._partner_labels = self._labels[torch.from_numpy(self.mixing.partners).to(device)]
+            self._ratios = torch.from_numpy(self.mixing.ratios).to(device)
+        weights = None
+        if self.balanced:
+            labels = torch.tensor(self.labels)
+            weights = 1 / torch.bincount(labels).float()[labels]
         self._sampler = SeededBatchSampler(
-            len(self.labels), self.batch_size, self.shuffle, self._pixels.device
+            len(self.labels), self.batch_size, self.shuffle, self._pixels.device, weights
         )
 
     def __len__(self) -> int:
@@ -130,14 +193,24 @@ class Batches:
         return batches if is_placed else copy_ahead(batches, self.device)
 
     def _gather_batch(self, indices: Tensor, seed: int) -> Batch:
-        images, labels = self._select(self._pixels, indices), self._select(self._labels, indices)
-        if self.augment:
+        images, labels = self._select(self._pixels, indices), self._select_labels(indices)
+        if self.augment != "none":
             base_seed = seed if self.augment_seed is None else self.augment_seed
-            images = augment_images(images, (indices + base_seed).tolist())
+            images = augment_images(images, (indices + base_seed).tolist(), self.augment)
         if self.targets is None:
             return images, labels, None
         targets = {name: self._select(rows, indices) for name, rows in self._targets.items()}
         return images, labels, targets
+
+    def _select_labels(self, indices: Tensor) -> Tensor:
+        labels = self._select(self._labels, indices)
+        if self.mixing is None:
+            return labels
+        ratios = self._ratios[indices].unsqueeze(1)
+        shares = torch.zeros(len(labels), self.num_classes, device=labels.device)
+        shares.scatter_(1, labels.unsqueeze(1), ratios)
+        partner_labels = self._partner_labels[indices].unsqueeze(1)
+        return shares.scatter_add_(1, partner_labels, 1 - ratios)
 
     def _select(self, rows: Tensor, indices: Tensor) -> Tensor:
         """Return the rows of indices, in pinned memory if they are to be copied to a GPU."""

@@ -8,7 +8,6 @@ both sides.
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,11 @@ from filelock import FileLock
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
+from kdtune.data.sources import ImageSource, NamedDataset, Samples
 from kdtune.errors import UserError, last_line
 from kdtune.plugins import Registry
 from kdtune.storage.array_cache import cache_folder
 from kdtune.storage.files import make_folder
-
-ImageSource = Path | np.ndarray
-"""A file, or pixels uint8 [H, W] or [H, W, 3]."""
-
-Samples = tuple[Sequence[ImageSource], Sequence[int]]
-"""Images, undecoded, and their labels."""
-
-
-@dataclass(frozen=True)
-class NamedDataset:
-    """A data set with its official splits; `root` holds the images, if they are files."""
-
-    classes: tuple[str, ...]
-    root: Path
-    train: Samples
-    validation: Samples | None = None
-    test: Samples | None = None
 
 
 def load_named_dataset(name: str, root: str | None = None) -> NamedDataset:
@@ -53,7 +36,31 @@ def load_named_dataset(name: str, root: str | None = None) -> NamedDataset:
         dataset: object = NAMED_DATASETS[name](name, folder)
         if not isinstance(dataset, NamedDataset):
             raise TypeError(f"it returns no NamedDataset, but a {type(dataset).__name__}")
+        for images, labels in filter(None, (dataset.train, dataset.validation, dataset.test)):
+            if len(images) != len(labels):
+                raise ValueError(f"a split has {len(images)} images, but {len(labels)} labels")
+            _check_labels(labels, len(dataset.classes))
+            for image in images:
+                _check_image(image)
     return dataset
+
+
+def _check_labels(labels: Sequence[int], num_classes: int) -> None:
+    wrong = [label for label in labels if not 0 <= label < num_classes]
+    if wrong:
+        raise ValueError(f"a label is {wrong[0]}, but there are {num_classes} classes, from 0")
+
+
+def _check_image(image: ImageSource) -> None:
+    if not isinstance(image, np.ndarray):
+        return
+    is_colour = image.dtype == np.uint8 and image.shape[2:] in ((3,), (4,))
+    is_grey = image.dtype in (np.uint8, np.uint16) and image.shape[2:] in ((), (1,))
+    if not (is_colour or is_grey) or image.ndim < 2 or not image.size:
+        raise ValueError(
+            f"an image is {image.dtype} {list(image.shape)}; give uint8 [H, W], [H, W, 1], "
+            "[H, W, 3] or [H, W, 4], or uint16 [H, W]"
+        )
 
 
 def samples_of(dataset: Any) -> Samples:
@@ -93,7 +100,8 @@ def _load_official_splits(
     names = getattr(opened["train"], "classes", range(1 + max(samples["train"][1])))
     # Imagenette has several names for a class.
     classes = tuple(str(name[0] if isinstance(name, tuple) else name) for name in names)
-    return NamedDataset(classes, root, **samples)
+    validation, test = samples.get("validation"), samples.get("test")
+    return NamedDataset(classes, root, samples["train"], validation, test)
 
 
 def _read_samples(dataset: Any, options: dict[str, Any]) -> Samples:

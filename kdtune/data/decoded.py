@@ -11,25 +11,29 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 import torch
 import torchvision
 
-from kdtune.data import augmented_views, transforms
+from kdtune.data import augmented_views, decoding, mixing, transforms
 from kdtune.data.augmented_views import FillView, fill_in_processes, fill_view
 from kdtune.data.batches import DeviceTensors
+from kdtune.data.decoding import decode_images, find_unreadable
+from kdtune.data.mixing import Mixing, draw_mixing, mix_in_place
 from kdtune.data.splits import ImageData, Split
-from kdtune.data.transforms import decode_images, find_unreadable
 from kdtune.errors import BadImagesError, UserError
 from kdtune.runtime.console import printable_path
 from kdtune.runtime.seeds import derive_seed
 from kdtune.storage.array_cache import ArrayCache, CreateArray, OnCacheProgress
 
-TRANSFORMS_SHA256 = hashlib.sha256(inspect.getsource(transforms).encode()).hexdigest()
-"""Hash of the code that decodes and augments."""
+DECODING_SHA256, TRANSFORMS_SHA256, MIXING_SHA256 = (
+    hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+    for module in (decoding, transforms, mixing)
+)
+"""Hashes of the code that decodes, of the code that augments, and of the code that mixes."""
 
 
 def drop_unreadable(
@@ -59,7 +63,7 @@ def drop_unreadable(
         reasons = find_unreadable(split.select(suspects), workers)
         rest[name] = split.without({suspects[n] for n in reasons})
         for n, reason in reasons.items():
-            file = printable_path(str(split.images[suspects[n]]))
+            file = split.name_of(suspects[n])
             dropped.append({"split": name, "file": file, "reason": reason})
     if not dropped:
         return data, []
@@ -89,7 +93,7 @@ def _open_suspects(
 
 def _decoding_key(split: Split) -> dict[str, Any]:
     versions = {"pillow": PIL.__version__, "kdtune": version("kdtune")}
-    return {"files": split.digest, "code": TRANSFORMS_SHA256, **versions}
+    return {"files": split.digest, "code": DECODING_SHA256, **versions}
 
 
 def view_seed(view: int, seed: int) -> int:
@@ -100,6 +104,26 @@ def view_seed(view: int, seed: int) -> int:
         seed: fixes all views.
     """
     return derive_seed(seed, "view", view)
+
+
+class View(NamedTuple):
+    """The training images of some epochs, each augmented and mixed once.
+
+    Attributes:
+        number: from 0.
+        seed: fixes all views; image i is augmented with the seed `view_seed(number, seed)` + i.
+        augment: ``none``, or one of `kdtune.data.transforms.AUGMENTATIONS`.
+        mix: ``none``, or a name for `kdtune.data.mixing.draw_mixing`.
+    """
+
+    number: int
+    seed: int
+    augment: str = "standard"
+    mix: str = "none"
+
+    @property
+    def base_seed(self) -> int:
+        return view_seed(self.number, self.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,29 +165,24 @@ class DecodedDataset:
         if failures:
             raise BadImagesError(failures)
 
-    def augmented_view(self, view: int, seed: int, on_progress: OnCacheProgress) -> np.ndarray:
+    def augmented_view(self, view: View, on_progress: OnCacheProgress) -> np.ndarray:
         """Return a view of the training images; it needs a cache.
 
         Args:
-            view: number of the view, from 0.
-            seed: fixes all views; image i is augmented with the seed `view_seed(view, seed)` + i.
+            view: the view.
             on_progress: called when the array is built or waited for.
         """
         self.pixels("train", on_progress)
-        return self._open_array("train", on_progress, view, seed)
+        return self._open_array("train", on_progress, view)
 
-    def build_view_ahead(self, view: int, seed: int) -> None:
+    def build_view_ahead(self, view: View) -> None:
         """Build a large view in the background at low priority, if it is missing and cores idle.
 
         Whoever needs the view waits for it, or builds it if this failed. At most one view is built
         at a time. A process that ends drops it.
-
-        Args:
-            view: number of the view, from 0.
-            seed: fixes all views.
         """
         assert self.cache is not None
-        _, key = self.identify_array("train", view, seed)
+        _, key = self.identify_array("train", view)
         is_large = augmented_views.count_processes(len(self.data.train), self.image_size) > 0
         is_busy = any(thread.is_alive() for thread in self._background)
         if not is_large or is_busy or self.cache.contains(key):
@@ -172,26 +191,25 @@ class DecodedDataset:
         cache = ArrayCache(self.cache.folder, self.cache.max_bytes)
         fresh = DecodedDataset(self.data, self.image_size, cache, self.workers)
         build = fresh._build_on_idle_cores
-        self._background[:] = [threading.Thread(target=build, args=(view, seed), daemon=True)]
+        self._background[:] = [threading.Thread(target=build, args=(view,), daemon=True)]
         self._background[0].start()
 
-    def _build_on_idle_cores(self, view: int, seed: int) -> None:
+    def _build_on_idle_cores(self, view: View) -> None:
         if processes := augmented_views.count_idle_cores():
             niceness = augmented_views.BACKGROUND_NICENESS
             fill = partial(fill_in_processes, processes=processes, niceness=niceness)
             with suppress(Exception):  # it happens again in the epoch that needs the view
-                self._open_array("train", lambda progress: None, view, seed, fill)
+                self._open_array("train", lambda progress: None, view, fill)
 
     def _open_array(
         self,
         name: str,
         on_progress: OnCacheProgress,
-        view: int | None = None,
-        seed: int = 0,
+        view: View | None = None,
         fill: FillView = fill_view,
     ) -> np.ndarray:
         split = self.data.splits[name]
-        label, key = self.identify_array(name, view, seed)
+        label, key = self.identify_array(name, view)
 
         def build(names: object, create: CreateArray) -> None:
             shape = len(split), 3, self.image_size, self.image_size
@@ -199,20 +217,32 @@ class DecodedDataset:
             if view is None:
                 decode_images(split, self.image_size, self.workers, out=pixels)
             else:
-                fill(self.pixels("train"), pixels, view_seed(view, seed))
+                self._fill_view(pixels, view, fill)
 
         assert self.cache is not None
         return self.cache.open_arrays(label, key, {"pixels": {}}, build, on_progress)["pixels"]
 
-    def identify_array(
-        self, name: str, view: int | None = None, seed: int = 0
-    ) -> tuple[str, dict[str, Any]]:
+    def _fill_view(self, pixels: np.ndarray, view: View, fill: FillView) -> None:
+        images = self.pixels("train")
+        if view.augment == "none":
+            pixels[:] = images
+        else:
+            fill(images, pixels, view.base_seed, view.augment)
+        if (pairs := self.mixing(view)) is not None:
+            mix_in_place(pixels, pairs)
+
+    def mixing(self, view: View | None) -> Mixing | None:
+        """Return the pairs of a view; None if its images are not mixed."""
+        if view is None or view.mix == "none":
+            return None
+        return draw_mixing(view.mix, len(self.data.train), self.image_size, view.base_seed)
+
+    def identify_array(self, name: str, view: View | None = None) -> tuple[str, dict[str, Any]]:
         """Return a label for an array of pixels, and its cache key: all that determines it.
 
         Args:
             name: name of the split.
-            view: number of the view; None: not augmented.
-            seed: fixes all views.
+            view: of the training images; None: not augmented.
         """
         split = self.data.splits[name]
         label = f"{len(split):,} {name} images of {self.data.source} at {self.image_size} px"
@@ -220,7 +250,10 @@ class DecodedDataset:
         if view is None:
             return label, key
         versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-        return f"{label}, view {view + 1}", {**key, "view": view, "seed": seed, **versions}
+        code = {"augmentation": TRANSFORMS_SHA256, "mixing": MIXING_SHA256, **versions}
+        view_key = {"view": view._asdict(), **code}
+        names = ", ".join(name for name in (view.augment, view.mix) if name != "none")
+        return f"{label}, view {view.number + 1}, {names}", {**key, **view_key}
 
     def array_bytes(self, name: str) -> int:
         """Return the size of a split's array."""

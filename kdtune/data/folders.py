@@ -1,24 +1,30 @@
-"""Image folders and data sets by name: finds their images and splits them.
-
-A folder has `train/`, and may have `val/` and `test/`, each with one folder per class; or it is
-one folder of classes, which is split 70/15/15. Links are followed, but not in circles.
-"""
+"""Image data of all forms: finds the images and splits them."""
 
 import csv
-import os
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kdtune.config.names import require_data
+from kdtune.config.data_forms import SHARD_SUFFIX, TABLE_SUFFIXES, data_form, expand_shards
+from kdtune.data.columns import split_of
 from kdtune.data.datasets import load_named_dataset
-from kdtune.data.splits import SPLIT_SEED, ImageData, Split
+from kdtune.data.decoding import measure_bit_depth
+from kdtune.data.hugging_face import load_hugging_face
+from kdtune.data.image_files import is_hidden, list_folders
+from kdtune.data.image_folders import scan_image_folder, split_folders
+from kdtune.data.image_formats import is_image
+from kdtune.data.sources import SPLIT_NAMES, NamedDataset
+from kdtune.data.splits import SPLIT_SEED, ImageData, Rendering, Split
+from kdtune.data.tables import labels_of_files, load_tables
+from kdtune.data.tar_shards import load_tar_shards
 from kdtune.errors import UserError
 from kdtune.runtime.console import printable_path
 
 GROUPS_FILE = "groups.csv"
 """File of a data folder that assigns test images to groups."""
+
+GivenColumns = tuple[str | None, str | None]
 
 
 def find_images(
@@ -27,105 +33,146 @@ def find_images(
     train_images: int | None = None,
     validation_images: int | None = None,
     test_images: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    background: str = "white",
+    bit_depth: int | None = None,
 ) -> ImageData:
-    """Find the images of a folder or of a named data set, and split them.
+    """Find the images of a data set of any form, and split them.
 
     Args:
-        data_dir: a folder's path, or a key of `DATASET_NAMES` if no folder has that name.
+        data_dir: a folder, a table, tar shards, ``hf:NAME``, or a key of `DATASET_NAMES` if there
+            is no folder or file of that name.
         data_root: folder of named data sets; None: one in the node's cache.
         train_images: number of training images, see `Split.subset`; all if None.
         validation_images: number of validation images.
         test_images: number of test images.
+        image_column: column of a table that names or contains the images; None: found by name.
+        label_column: column of the labels; None: found by name.
+        background: colour on which transparent images are laid.
+        bit_depth: bits of 16-bit images that are used; None: those of some training images.
     """
-    require_data(data_dir)
-    root = Path(data_dir).expanduser()
-    if root.is_dir():
-        source, (classes, train, validation, test) = str(root), _find_folder_splits(root)
-        lacks_test = not (root / "train").is_dir()
-    else:
-        dataset = load_named_dataset(data_dir, data_root)
-        source, root, classes = data_dir, dataset.root, dataset.classes
-        train = Split(*dataset.train)
-        validation = Split(*dataset.validation) if dataset.validation is not None else None
-        test = Split(*dataset.test) if dataset.test is not None else None
-        lacks_test = test is None
-    fraction = 0.15
-    if lacks_test:
+    dataset = _load_dataset(data_dir, data_root, (image_column, label_column))
+    train = Split(*dataset.train)
+    validation = Split(*dataset.validation) if dataset.validation is not None else None
+    test = Split(*dataset.test) if dataset.test is not None else None
+    if test_images is not None and test is None and not dataset.cuts_test:
+        raise UserError(f"test_images is {test_images}, but {data_dir} has no test images.")
+    fraction, cut = 0.15, []
+    if test is None and dataset.cuts_test:
         train, test = _hold_out(train, fraction)
         fraction /= 1 - fraction  # the same number for validation
+        cut.append("test")
     if validation is None:
         train, validation = _hold_out(train, fraction)
-    if test_images is not None and test is None:
-        raise UserError(f"test_images is {test_images}, but {data_dir} has no test images.")
-    train = train.subset(train_images, "train")
-    validation = validation.subset(validation_images, "validation")
-    test = test.subset(test_images, "test") if test is not None else None
-    return ImageData(source, root, classes, train, validation, test)
+        cut.insert(0, "validation")
+    rendering = Rendering(background, bit_depth or measure_bit_depth(train))
+    data = ImageData(
+        data_dir,
+        dataset.root,
+        dataset.classes,
+        train.subset(train_images, "train"),
+        validation.subset(validation_images, "validation"),
+        test.subset(test_images, "test") if test is not None else None,
+        dataset.left_out,
+        tuple(cut),
+    )
+    return data.with_rendering(rendering)
 
 
-def _find_folder_splits(root: Path) -> tuple[tuple[str, ...], Split, Split | None, Split | None]:
-    """Return classes, training, validation and test images, as far as a folder has them."""
-    names = sorted(f.name for f in root.iterdir() if f.is_dir())
-    splits = "train", "val", "test"
-    for name in names:  # else it would be taken for a class, or skipped
-        looks_like_split = name.lower() in (*splits, "valid", "validation")
-        if looks_like_split and (name not in splits or "train" not in names):
+def _load_dataset(data: str, data_root: str | None, columns: GivenColumns) -> NamedDataset:
+    match data_form(data):
+        case "folder":
+            return _load_folder(data, _unwrap(Path(data).expanduser()), columns)
+        case "table":
+            path = Path(data).expanduser()
+            return load_tables(data, path.parent, {"train": [path]}, columns)
+        case "shards":
+            shards = expand_shards(data)
+            return load_tar_shards(data, _by_split(shards, shards[0].parent), columns[1])
+        case "hugging_face":
+            return load_hugging_face(data, columns)
+        case "name":
+            return load_named_dataset(data, data_root)
+
+
+def _unwrap(folder: Path) -> Path:
+    """Return the folder itself, or the one inside if that is all it holds, as archives have it."""
+    for _ in range(3):
+        folders = list_folders(folder)
+        holds_data = any(_is_data(file) for file in folder.iterdir() if file.is_file())
+        is_wrapped = len(folders) == 1 and folders[0].name.lower() not in SPLIT_NAMES
+        if not is_wrapped or holds_data or not _holds_folders_or_data(folders[0]):
+            break
+        folder = folders[0]
+    return folder
+
+
+def _holds_folders_or_data(folder: Path) -> bool:
+    return bool(list_folders(folder) or _files(folder, (*TABLE_SUFFIXES, SHARD_SUFFIX)))
+
+
+def _is_data(file: Path) -> bool:
+    return is_image(file.name) or file.suffix.lower() in (*TABLE_SUFFIXES, SHARD_SUFFIX)
+
+
+def _files(folder: Path, suffixes: tuple[str, ...], pattern: str = "*") -> list[Path]:
+    found = (f for f in sorted(folder.glob(pattern)) if f.suffix.lower() in suffixes)
+    return [file for file in found if not is_hidden(file.name) and file.is_file()]
+
+
+def _load_folder(source: str, root: Path, columns: GivenColumns) -> NamedDataset:
+    """Load an ImageFolder, or what the tables or the shards in a folder name."""
+    tables = [
+        file
+        for file in _files(root, TABLE_SUFFIXES) + _files(root, (".parquet",), "*/*")
+        if file.name != GROUPS_FILE and "submission" not in file.name.lower()
+    ]
+    if _has_class_folders(root):
+        if not split_folders(root):
+            _refuse_other_classes(root, tables)
+        return scan_image_folder(root)
+    if tables:
+        return load_tables(source, root, _by_split(tables, root), columns)
+    if shards := _files(root, (SHARD_SUFFIX,)) + _files(root, (SHARD_SUFFIX,), "*/*"):
+        return load_tar_shards(source, _by_split(shards, root), columns[1])
+    return scan_image_folder(root)  # which says what is missing
+
+
+def _has_class_folders(root: Path) -> bool:
+    folders = list_folders(root)
+    for folder in folders:
+        if SPLIT_NAMES.get(folder.name.lower()) == "train":
+            return len(list_folders(folder)) > 1
+    return sum(split_of([folder.name]) is None for folder in folders) > 1
+
+
+def _refuse_other_classes(root: Path, tables: list[Path]) -> None:
+    classes = {folder.name for folder in list_folders(root)}
+    for table in tables:
+        if not classes >= labels_of_files(table, root):
+            shown = printable_path(table)
             raise UserError(
-                f"{root / name} looks like a split: splits are folders named train, val and test "
-                "(train at least), each with a folder a class."
+                f"{printable_path(root)} has folders, and {shown} has other labels for the images "
+                f"in them: give --data {shown}, or take the table out of the folder."
             )
-    train_folder = root / "train" if "train" in names else root
-    classes = _class_folders(train_folder)
-    if (count := len(classes)) < 2:
+
+
+def _by_split(files: list[Path], root: Path) -> dict[str, list[Path]]:
+    """Return files by the split that their names begin with; all are for training if none does."""
+    splits: dict[str | None, list[Path]] = defaultdict(list)
+    for file in files:
+        splits[split_of(file.relative_to(root).parts)].append(file)
+    unnamed = splits.pop(None, [])
+    if not splits and (len(unnamed) == 1 or unnamed[0].suffix != ".csv"):
+        return {"train": unnamed}
+    if unnamed or "train" not in splits:
+        names = ", ".join(printable_path(file.name) for file in files[:6])
         raise UserError(
-            f"{train_folder} must hold at least two folders, one a class; it holds {count}."
+            f"{printable_path(root)} has {names}: name those for training, or one table, with "
+            "--data, or let all names begin with train, val or test."
         )
-    train = _scan_images(train_folder, classes)
-    validation = _scan_images(root / "val", classes) if "val" in names else None
-    test = _scan_images(root / "test", classes) if "test" in names else None
-    return classes, train, validation, test
-
-
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != "."))
-
-
-def _scan_images(folder: Path, classes: tuple[str, ...]) -> Split:
-    class_folders = _class_folders(folder)
-    if unknown := [name for name in class_folders if name not in classes]:
-        raise UserError(
-            f"{folder} has the class '{unknown[0]}', which the training images lack; "
-            "every class must be in train."
-        )
-    images: list[Path] = []
-    labels: list[int] = []
-    for name in class_folders:
-        files = _list_image_files(folder / name)
-        if not files:
-            raise UserError(
-                f"The class folder {printable_path(folder / name)} holds no images "
-                f"({', '.join(IMG_EXTENSIONS)}); fill it or remove it."
-            )
-        images += files
-        labels += [classes.index(name)] * len(files)
-    return Split(images, labels)
-
-
-def _list_image_files(folder: Path) -> list[Path]:
-    """Return all images in a class folder, at any depth, in order of their paths."""
-
-    def raise_unreadable(error: OSError) -> None:
-        shown = printable_path(error.filename)
-        raise UserError(f"The folder {shown} cannot be read: {error.strerror}.")
-
-    files = []
-    tree = os.walk(folder, followlinks=True, onerror=raise_unreadable)
-    for directory, subfolders, names in tree:
-        ancestors = {os.path.realpath(p) for p in (Path(directory), *Path(directory).parents)}
-        targets = {name: os.path.realpath(os.path.join(directory, name)) for name in subfolders}
-        subfolders[:] = [name for name in subfolders if targets[name] not in ancestors]
-        files += [(directory, name) for name in names if name.lower().endswith(IMG_EXTENSIONS)]
-    return [Path(directory, name) for directory, name in sorted(files)]
+    return {split: found for split, found in splits.items() if split is not None}
 
 
 def _hold_out(split: Split, fraction: float) -> tuple[Split, Split]:
@@ -148,8 +195,7 @@ def load_test_groups(data: ImageData) -> list[str] | None:
 
     `GROUPS_FILE` of a data folder has the columns ``file``, a path in the folder, and ``group``.
     """
-    root = Path(data.source)
-    path = root / GROUPS_FILE
+    root, path = data.root, data.root / GROUPS_FILE
     if data.test is None or not path.is_file():
         return None
     try:

@@ -1,5 +1,6 @@
 """Data loaders for notebooks: of an image folder, and checks of a user's own."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,10 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from kdtune.config.train import TrainConfig
-from kdtune.data.batches import EVALUATION_BATCH_SIZE, Batch, SeededBatchSampler
+from kdtune.data.batches import EVALUATION_BATCH_SIZE, Batch, SeededBatchSampler, is_tiny_batch
+from kdtune.data.decoding import decode_images, limit_workers
 from kdtune.data.folders import find_images
 from kdtune.data.splits import Split
-from kdtune.data.transforms import augment_images, decode_images, limit_workers, normalise
+from kdtune.data.transforms import augment_images, normalise
 from kdtune.errors import UserError
 from kdtune.runtime.device import has_gpu
 
@@ -27,7 +29,8 @@ class CheckedLoader:
 
     Attributes:
         name: the loader's name in messages.
-        training: skip batches of a single image, on which batch norm cannot be trained.
+        training: skip batches of a single image, and a last one that `is_tiny_batch` beside the
+            first.
     """
 
     loader: Loader
@@ -43,15 +46,24 @@ class CheckedLoader:
                 f"{self.name} must be a DataLoader, or a list of batches, since every epoch "
                 f"iterates over it; a {type(self.loader).__name__} cannot be iterated over again."
             )
-        empty = True
+        first_size, last = 0, None
         for batch in batches:
             images, labels = self._check_batch(batch)
             if len(labels) > self.training:
-                empty = False
-                yield images, labels, None
-        if empty:
+                if last is not None:
+                    yield last
+                first_size, last = first_size or len(labels), (images, labels, None)
+        if last is None:
             minimum = "more than one image" if self.training else "an image"
             raise UserError(f"{self.name} has no batch with {minimum}.")
+        if not (self.training and is_tiny_batch(len(last[1]), first_size)):
+            yield last
+            return
+        warnings.warn(
+            f"The last batch of {self.name} is left out: it has {len(last[1])} images, fewer than "
+            f"a quarter of the first one's {first_size}.",
+            stacklevel=2,
+        )
 
     def _check_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
         try:
@@ -109,7 +121,7 @@ class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
     split: Split
     classes: tuple[str, ...]
     image_size: int
-    augment: bool
+    augment: str
 
     def __len__(self) -> int:
         return len(self.split)
@@ -120,13 +132,13 @@ class SplitDataset(Dataset[tuple[Tensor, Tensor]]):
         A plain index returns one image [3, H, W] and its label, not augmented.
         """
         if isinstance(index, int):
-            images, labels = replace(self, augment=False)[torch.tensor([index]), 0]
+            images, labels = replace(self, augment="none")[torch.tensor([index]), 0]
             return images[0], labels[0]
         indices, seed = index
         batch = self.split.select(indices.tolist())
         images = torch.from_numpy(decode_images(batch, self.image_size))
-        if self.augment:
-            images = augment_images(images, (indices + seed).tolist())
+        if self.augment != "none":
+            images = augment_images(images, (indices + seed).tolist(), self.augment)
         return normalise(images), torch.from_numpy(np.asarray(batch.labels, dtype=np.int64))
 
 
@@ -137,7 +149,7 @@ def prepare_dataloaders(
     data_dir: str = "data",
     batch_size: int = 32,
     num_workers: int = 4,
-    augment: bool = False,
+    augment: bool | str = False,
     image_size: int = 128,
 ) -> tuple[ImageLoader, ImageLoader, ImageLoader | None]:
     """Make loaders of training, validation and test images; None if there are no test images.
@@ -150,7 +162,8 @@ def prepare_dataloaders(
         data_dir: an ImageFolder, or the name of a data set; split as by `find_images`.
         batch_size: images in a training batch.
         num_workers: processes that decode, at most one per core; 0 decodes in this process.
-        augment: random crops, flips, rotations and colours for the training images.
+        augment: augments the training images: True for random crops, flips, rotations and
+            colours, or a name of `TrainConfig.augment`.
         image_size: height and width in pixels; the aspect ratio is not kept.
     """
     config = TrainConfig.parse(
@@ -162,8 +175,9 @@ def prepare_dataloaders(
 
     def make_loader(split: Split, training: bool) -> ImageLoader:
         size = batch_size if training else EVALUATION_BATCH_SIZE
+        augment = config.augment if training else "none"
         return DataLoader(
-            SplitDataset(split, data.classes, config.image_size, training and config.augment),
+            SplitDataset(split, data.classes, config.image_size, augment),
             batch_size=None,  # the dataset's items are batches
             sampler=SeededBatchSampler(len(split), size, training),
             num_workers=workers,

@@ -1,19 +1,33 @@
 """Splits of an image data set: training, validation and test, with their fingerprints."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdtune.data.datasets import ImageSource
+from kdtune.data.sources import ImageSource, PackedImage, describe_left_out
 from kdtune.errors import UserError
+from kdtune.runtime.console import printable_path
 
 SPLIT_SEED = 0
 """Seed of all random splits; it is not the run's, so every run sees the same images."""
+
+
+class Rendering(NamedTuple):
+    """What decoding does with images that are not opaque RGB of 8 bits.
+
+    Attributes:
+        background: colour on which transparent images are laid.
+        bit_depth: bits of 16-bit images that are used; their largest number becomes white.
+    """
+
+    background: str = "white"
+    bit_depth: int = 16
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,7 @@ class Split:
 
     images: Sequence[ImageSource]
     labels: Sequence[int]
+    rendering: Rendering = Rendering()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -29,15 +44,22 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """Hash that changes when a file is added, removed, moved or written again."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"{self.rendering}\n".encode())
         for image in self.images:
-            if isinstance(image, Path):
-                size, modified = _size_and_time(image)
-                entry = f"{image.absolute()}\t{size}\t{modified}\n"
-                digest.update(entry.encode(errors="surrogateescape"))
-            else:
-                digest.update(f"{image.shape}\n".encode() + image.tobytes())
+            if isinstance(image, np.ndarray):
+                digest.update(f"{image.dtype} {image.shape}\n".encode() + image.tobytes())
+                continue
+            file = image.file if isinstance(image, PackedImage) else image
+            name = f"{image.name}\t{image.size}" if isinstance(image, PackedImage) else ""
+            size, modified = _size_and_time(file)
+            entry = f"{file.absolute()}\t{size}\t{modified}\t{name}\n"
+            digest.update(entry.encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+    def name_of(self, index: int) -> str:
+        """Return the file of an image, or its number if it is an array."""
+        image = self.images[index]
+        return f"image {index}" if isinstance(image, np.ndarray) else printable_path(str(image))
 
     def without(self, indices: Collection[int]) -> "Split":
         """Return the split without some images."""
@@ -46,7 +68,8 @@ class Split:
     def select(self, indices: Iterable[int]) -> "Split":
         """Return some images of the split, in the order of the indices."""
         chosen = list(indices)
-        return Split([self.images[i] for i in chosen], [self.labels[i] for i in chosen])
+        images = [self.images[i] for i in chosen]
+        return replace(self, images=images, labels=[self.labels[i] for i in chosen])
 
     def subset(self, count: int | None, name: str) -> "Split":
         """Return a fixed stratified subset, with at least one image of each class.
@@ -74,6 +97,10 @@ class Split:
         return self.select(np.sort(np.argsort(rank, kind="stable")[:count]).tolist())
 
 
+def _label_bytes(label: int) -> bytes:
+    return label.to_bytes(max(1, (label.bit_length() + 7) // 8), "little")
+
+
 def _size_and_time(path: Path) -> tuple[int, int]:
     """Return bytes and time of change in ns of a file; -1 of a link that leads nowhere."""
     try:
@@ -85,20 +112,33 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class ImageData:
-    """An image data set; in its fingerprints, paths are relative to `root`."""
+    """An image data set; in its fingerprints, paths are relative to `root`.
 
-    source: str  # the folder, or the name of a data set
+    Attributes:
+        source: the data as the user named them.
+        left_out: what is left out, with counts.
+        cut_splits: splits that were cut from the training images.
+    """
+
+    source: str
     root: Path
     classes: tuple[str, ...]
     train: Split
     validation: Split
     test: Split | None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    cut_splits: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, Split]:
         """The splits by name."""
         splits = {"train": self.train, "validation": self.validation}
         return splits | ({"test": self.test} if self.test is not None else {})
+
+    @property
+    def rendering(self) -> Rendering:
+        """How the images of all splits are decoded."""
+        return self.train.rendering
 
     @cached_property
     def fingerprint(self) -> str:
@@ -115,13 +155,20 @@ class ImageData:
         for split in splits:
             digest.update(b"split\n")
             for image, label in zip(split.images, split.labels, strict=True):
-                if isinstance(image, Path):
-                    size, _ = _size_and_time(image)
-                    entry = f"{image.relative_to(self.root)}\t{size}\t{label}\n"
-                    digest.update(entry.encode(errors="surrogateescape"))
-                else:
-                    digest.update(image.tobytes() + bytes([label]))
+                if isinstance(image, np.ndarray):
+                    digest.update(image.tobytes() + _label_bytes(label))
+                    continue
+                entry = f"{self._relative_name(image)}\t{label}\n"
+                digest.update(entry.encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+    def _relative_name(self, image: Path | PackedImage) -> str:
+        """Return the name and size of an image, wherever the data are."""
+        if isinstance(image, PackedImage):
+            return f"{image.file.name}/{image.name}\t{image.size}"
+        is_inside = image.is_relative_to(self.root)
+        name = image.relative_to(self.root) if is_inside else os.path.relpath(image, self.root)
+        return f"{name}\t{_size_and_time(image)[0]}"
 
     def summary(self) -> dict[str, Any]:
         """Return counts and fingerprints as plain values, for the log."""
@@ -143,3 +190,29 @@ class ImageData:
     def without_test(self) -> "ImageData":
         """Return the data without the test images."""
         return replace(self, test=None)
+
+    def with_rendering(self, rendering: Rendering) -> "ImageData":
+        """Return the data with images that are decoded in a certain way."""
+        splits = self.train, self.validation, self.test
+        train, validation, test = (s and replace(s, rendering=rendering) for s in splits)
+        assert train is not None and validation is not None
+        return replace(self, train=train, validation=validation, test=test)
+
+    def describe(self) -> Iterator[str]:
+        """Yield at most three lines: images by split, the largest class, what is left out."""
+        total = sum(map(len, self.splits.values()))
+        counts = ", ".join(f"{len(split):,} {name}" for name, split in self.splits.items())
+        cut = " and ".join(self.cut_splits)
+        origin = f"; {cut} cut from train" if cut else ""
+        missing = "; there are no test images" if self.test is None else ""
+        yield (
+            f"{printable_path(self.source)}: {total:,} images of {len(self.classes)} classes: "
+            f"{counts}{origin}{missing}"
+        )
+        ranked = sorted(zip(self._class_counts(self.train), self.classes, strict=True))
+        (fewest, smallest), (most, largest) = ranked[0], ranked[-1]
+        share = f"{100 * most / len(self.train):.1f} % of the train images"
+        rest = f"{printable_path(smallest)} has the fewest ({fewest:,})"
+        yield f"the largest class, {printable_path(largest)}, has {share}; {rest}"
+        if any(self.left_out.values()):
+            yield describe_left_out(self.left_out)

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from torch import Tensor
 
 from kdtune.config.train import TrainConfig, file_stem
-from kdtune.data.transforms import decode_images, normalise
+from kdtune.data.decoding import decode_images
+from kdtune.data.transforms import normalise
 from kdtune.errors import DiskFullError, RunError, UserError, did_you_mean, first_line
 from kdtune.export import formats as file_formats
 from kdtune.export.formats import LoadedModel

@@ -17,8 +17,9 @@ from torch.nn.functional import cross_entropy
 
 from kdtune.config.train import DataSource
 from kdtune.data.batches import EVALUATION_BATCH_SIZE
+from kdtune.data.decoding import decode_images
 from kdtune.data.splits import Split
-from kdtune.data.transforms import decode_images, normalise
+from kdtune.data.transforms import normalise
 from kdtune.errors import BadImagesError, UserError
 from kdtune.export.formats import OpenedNetwork, open_network
 from kdtune.models.costs import median_seconds
@@ -88,6 +89,7 @@ def evaluate_file(
         source: the other fields of `DataSource`.
     """
     network = open_network(path, trust)
+    source = {**network.description.rendering._asdict(), **source}
     data, unreadable = find_data(DataSource(data_dir, **source), skip_bad_images, cache_gb)
     if unreadable:
         say(f"left out, since they cannot be read: {len(unreadable)} images")
@@ -214,7 +216,8 @@ def predict_images(
         if not image.is_file():
             raise UserError(f"There is no file {printable_path(image)}.")
     try:
-        pixels = decode_images(Split(images, [0] * len(images)), size)
+        split = Split(images, [0] * len(images), network.description.rendering)
+        pixels = decode_images(split, size)
     except BadImagesError as error:
         descriptions = "; ".join(f"{file} ({reason})" for file, reason in error.failures)
         raise UserError(f"These are no readable images: {descriptions}.") from None

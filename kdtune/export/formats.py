@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from kdtune.data.splits import Rendering
 from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from kdtune.errors import RunError, UserError, first_line
 from kdtune.models.checkpoints import METADATA_KEY, load_model, save_model
@@ -32,11 +33,20 @@ class NetworkDescription(BaseModel):
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="by channel, red first")
     std: tuple[float, float, float] = Field(IMAGENET_STD, description="by channel, red first")
     classes: tuple[str, ...] = Field(min_length=2, description="in the order of the logits")
+    background: str = Field("white", description="colour below transparent images")
+    bit_depth: int = Field(16, ge=8, le=16, description="used bits of 16-bit images")
     images: str = Field(
-        "RGB, resized to image_size x image_size with Pillow's bilinear filter whatever "
-        "the aspect ratio, divided by 255, minus mean, divided by std: float32 [B, 3, S, S]",
+        "turned as their EXIF data say, 16-bit values times 255 / (2^bit_depth - 1), transparent "
+        "ones laid on background, RGB, resized to image_size x image_size with Pillow's bilinear "
+        "filter whatever the aspect ratio, divided by 255, minus mean, divided by std: float32 "
+        "[B, 3, S, S]",
         description="how images are prepared, in words",
     )
+
+    @property
+    def rendering(self) -> Rendering:
+        """How images are decoded."""
+        return Rendering(self.background, self.bit_depth)
 
 
 LoadedModel = dict[str, Any]
@@ -66,7 +76,8 @@ class ExportFormat:
 
 def describe_network(loaded: LoadedModel) -> NetworkDescription:
     """Return the description of a network that kdtune saved."""
-    values = {key: loaded["config"][key] for key in ("model", "image_size")}
+    config, keys = loaded["config"], ("model", "image_size", "background", "bit_depth")
+    values = {key: config[key] for key in keys if config.get(key) is not None}
     return _parse_description("The checkpoint", {**values, "classes": loaded["classes"]})
 
 
@@ -160,8 +171,9 @@ class _LogitsOnly(nn.Module):
 def _export_program(loaded: LoadedModel, image_size: int) -> torch.export.ExportedProgram:
     """Return a network as a graph that takes any number of images."""
     images = torch.zeros(2, 3, image_size, image_size)
-    batch = ({0: torch.export.Dim.DYNAMIC},)
-    program = torch.export.export(_LogitsOnly(loaded["model"]), (images,), dynamic_shapes=batch)
+    batch, network = ({0: torch.export.Dim.DYNAMIC},), _LogitsOnly(loaded["model"])
+    network(images)  # LeViT and others keep tensors of their first pass, which must be real ones
+    program = torch.export.export(network, (images,), dynamic_shapes=batch)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     return program

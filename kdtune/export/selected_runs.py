@@ -32,6 +32,7 @@ class SelectedRun:
 
     name: str
     trial_id: str
+    cell: Cell
     settings: dict[str, Any]
     validation_accuracy: float
     epoch: int
@@ -81,6 +82,7 @@ def _selected_run(row: pd.Series, seeds: Mapping[str, Any]) -> SelectedRun:
     return SelectedRun(
         name=row["name"],
         trial_id=row["trial_id"],
+        cell=(row["method"], row["model"]),
         settings=json.loads(row["configuration"]),
         validation_accuracy=float(row["best_validation_accuracy"]),
         epoch=int(row["best_epoch"]),
@@ -154,8 +156,8 @@ def load_run_network(folder: SweepFolder, selected: SelectedRun) -> dict[str, An
         folder: the sweep's folder.
         selected: the run or trial.
     """
-    cell = selected.settings["method"], selected.settings["model"]
-    for path in (folder.network_path(selected.name), folder.best_path(*cell, ".pth")):
+    best_path = folder.best_path(*selected.cell, ".pth")
+    for path in (folder.network_path(selected.name), best_path):
         if path.is_file():
             loaded = load_model(path)
             if loaded.get("trial_id") == selected.name:

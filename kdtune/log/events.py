@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from kdtune.config.train import FILE_NAME_PATTERN, Metric
 from kdtune.storage.array_cache import CacheProgress
 
-Cell = tuple[str, str]  # (method, model): has its own study, rungs and share of the budget
+Cell = tuple[str, str]  # (method, model): has its own study, rungs and share of the budget.
+# In a sweep with several recipes the model is one under a recipe, as in ResNet18@strong.
 
 
 class TrialState(StrEnum):
@@ -35,7 +36,9 @@ class RestartCause(StrEnum):
 
 
 FileName = Annotated[str, StringConstraints(pattern=FILE_NAME_PATTERN)]
-ModelName = Annotated[str, StringConstraints(pattern=r"^[\w][\w.:-]*$")]  # its file stem fits, too
+ModelName = Annotated[
+    str, StringConstraints(pattern=r"^[\w][\w.:@-]*$")
+]  # its file stem fits, too
 
 
 class _Record(BaseModel):  # unknown fields, as of a later version, are ignored
@@ -113,7 +116,8 @@ class TeacherSummary(_Record):
     model: str
     image_size: int | None = None
     metric: Metric = "accuracy"  # of its accuracies
-    validation_accuracy: float | None = None  # between 0 and 1
+    train_accuracy: float | None = None  # between 0 and 1
+    validation_accuracy: float | None = None
     test_accuracy: float | None = None
 
 

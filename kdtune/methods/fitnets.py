@@ -47,6 +47,7 @@ class FitNets(HintMethod):
     """
 
     term_name = "feature"
+    has_hint_stage = True
 
     def __init__(self, config: TrainConfig, student: StageShapes, teacher: StageShapes | None):
         super().__init__(config, student, teacher)

@@ -35,13 +35,16 @@ class Method(nn.Module, ABC):
     Attributes:
         SETTINGS: for a plug-in's method: defaults that differ from those of `TrainConfig`, and
             defaults of settings that only this method has; `config` has both.
+        has_hint_stage: True if the first `hint_epochs` epochs do not train the classifier.
         uses_teacher: False if the method ignores the teacher.
         float16_targets: names of targets that may be cached in float16: rounding them by up to
             2⁻¹¹ of their values does not change the loss noticeably.
         epoch: the current epoch, from 1; the loop sets it.
+        class_weights: of the classification loss in training, [K]; the loop sets it, or None.
     """
 
     SETTINGS: ClassVar[SettingValues] = {}
+    has_hint_stage = False
     uses_teacher = True
 
     def __init__(self, config: TrainConfig, student: StageShapes, teacher: StageShapes | None):
@@ -49,6 +52,8 @@ class Method(nn.Module, ABC):
         self.config = config
         self.epoch = 1
         self.float16_targets: frozenset[str] = frozenset()
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)
 
     @abstractmethod
     def targets(self, logits: Tensor, features: FeatureMaps) -> TensorsByName:
@@ -75,7 +80,7 @@ class Method(nn.Module, ABC):
             logits: the student's, [B, K].
             features: the student's stages, [B, C, H, W] each.
             targets: the result of `targets` for the same images; empty without a teacher.
-            labels: class indices, [B].
+            labels: class indices, [B]; of mixed images those of the larger part.
         """
         raise NotImplementedError(f"{type(self).__name__} has neither terms nor its own forward")
 
@@ -84,16 +89,25 @@ class Method(nn.Module, ABC):
     ) -> TensorsByName:
         """Compute the loss of a batch from the arguments of `terms`; it has none without targets.
 
+        Labels of mixed images are shares of the classes, [B, K].
+
         Returns:
             Scalars: ``loss``, which is minimised, ``classification``, and each term unweighted and
             as ``<term>_weighted``.
         """
         without_teacher = targets is None and self.uses_teacher
-        terms = {} if without_teacher else self.terms(logits, features, targets or {}, labels)
+        terms: LossTerms = {}
+        if not without_teacher:
+            terms = self.terms(logits, features, targets or {}, class_indices(labels))
         return self._combine_terms(logits, labels, terms)
 
     def _combine_terms(self, logits: Tensor, labels: Tensor, terms: LossTerms) -> TensorsByName:
-        classification = nn.functional.cross_entropy(logits.float(), labels)
+        smoothing, weights = self.config.label_smoothing, self.class_weights
+        if not self.training:  # plain cross-entropy, whatever the recipe
+            smoothing, weights = 0.0, None
+        classification = nn.functional.cross_entropy(
+            logits.float(), labels, weights, label_smoothing=smoothing
+        )
         loss, parts = classification, {"classification": classification.detach()}
         for name, (weight, raw) in terms.items():
             parts[name] = raw.detach()
@@ -102,6 +116,29 @@ class Method(nn.Module, ABC):
                 loss = loss + weight * raw
                 parts[f"{name}_weighted"] = weight * parts[name]
         return {"loss": loss, **parts}
+
+
+def describe_pooling(student: StageShapes, teacher: StageShapes) -> str:
+    """Say at which sizes stages are compared; empty if student and teacher have equal ones.
+
+    >>> describe_pooling([(8, 16, 16), (9, 8, 8)], [(5, 4, 4), (5, 4, 4), (5, 4, 4)])
+    'maps of 16, 8 px, the teacher of 4, 4, 4 px: compared at 4, 4 px, from the last stage back'
+    """
+    sides = [[height for _, height, _ in shapes] for shapes in (student, teacher)]
+    if sides[0] == sides[1]:
+        return ""
+    pairs = zip(*(reversed(side) for side in sides), strict=False)
+    compared = [min(pair) for pair in pairs][::-1]
+    own, others, common = (", ".join(map(str, side)) for side in (*sides, compared))
+    return (
+        f"maps of {own} px, the teacher of {others} px: compared at {common} px, from the last "
+        "stage back"
+    )
+
+
+def class_indices(labels: Tensor) -> Tensor:
+    """Return class indices [B] of labels that are such, or shares of the classes [B, K]."""
+    return labels if labels.ndim == 1 else labels.argmax(1)
 
 
 def check_same_shape(kind: str, student: Tensor, teacher: Tensor) -> None:

@@ -5,14 +5,16 @@ Images are float ``[B, 3, H, W]``, logits ``[B, K]``, features one map ``[B, C, 
 `LIBRARIES` are named as ``torchvision:resnet34``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdtune.config.names import MODEL_NAMES
 from kdtune.errors import UserError
+from kdtune.models.feature_maps import with_feature_maps
 from kdtune.models.library import LIBRARIES
 from kdtune.plugins import Registry
 
@@ -40,20 +42,34 @@ def require_model(name: str) -> None:
         MODELS.require(name, [f"{library}:NAME" for library in LIBRARIES])
 
 
-def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
+def build_model(
+    name: str,
+    num_classes: int,
+    image_size: int,
+    layers: Sequence[str] = (),
+    rates: Mapping[str, float] | None = None,
+) -> nn.Module:
     """Build a network with fresh weights from the global random state.
 
     Args:
         name: a key of `MODELS`, or ``LIBRARY:NAME``.
         num_classes: K, length of the logits.
         image_size: height and width in pixels; small images get a stem that keeps their size.
+        layers: modules that return the feature maps, see `with_feature_maps`; without names, the
+            network's own stages.
+        rates: ``drop_rate`` (dropout) and ``drop_path_rate`` (stochastic depth) of a network of a
+            library; those that are left out are its own.
     """
     require_model(name)
     if name in MODELS:
+        for key in rates or {}:
+            libraries = " or ".join(LIBRARIES)
+            raise UserError(f"{name} has no {key}: it is a setting of networks of {libraries}.")
         with MODELS.blame_provider(name):
-            return MODELS[name](num_classes, image_size)
+            model = MODELS[name](num_classes, image_size)
+            return with_feature_maps(model, layers) if layers else model
     library, _, name_in_library = name.partition(":")
-    return LIBRARIES[library].build(name_in_library, num_classes, image_size)
+    return LIBRARIES[library].build(name_in_library, num_classes, image_size, layers, rates)
 
 
 @torch.no_grad()
@@ -79,14 +95,37 @@ def compute_logits_and_features(model: nn.Module, images: Tensor) -> tuple[Tenso
         model: returns logits and features.
         images: floats [B, 3, H, W], normalised, on any device.
     """
-    outputs = model(images.to(next(model.parameters()).device))
-    if not (isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], list)):
-        raise UserError(
-            f"A {type(model).__name__} does not return (logits, [a map per stage]), as kdtune's "
-            "networks do; torchvision's ResNets do so when load_teacher_model loads them, and "
-            "other convolutional classifiers after kdtune.models.library.with_feature_maps."
-        )
-    return outputs
+    logits, maps = split_outputs(model, model(images.to(next(model.parameters()).device)))
+    for stage in maps:
+        if stage.dim() != 4:
+            raise UserError(
+                f"A {type(model).__name__} returns {list(stage.shape)} as a stage, not a map "
+                "[B, C, H, W]; name the layers that return its maps or tokens."
+            )
+    return logits, maps
+
+
+def split_outputs(model: nn.Module, outputs: Any) -> tuple[Tensor, list[Tensor]]:
+    """Return logits and stages of ``(logits, [stages])`` or ``(logits, stage, ...)``.
+
+    Args:
+        model: the network, for a `UserError` if it returns something else.
+        outputs: a tuple or list.
+    """
+    match outputs:
+        case Tensor() as logits, [*stages] if _are_tensors(stages):
+            return logits, stages
+        case Tensor() as logits, *stages if _are_tensors(stages):
+            return logits, stages
+    raise UserError(
+        f"A {type(model).__name__} does not return (logits, [a map per stage]), as kdtune's "
+        "networks do: name the layers that return its maps, with --teacher-layers, "
+        "load_teacher_model(..., layers=[...]) or kdtune.models.feature_maps.with_feature_maps."
+    )
+
+
+def _are_tensors(values: Sequence[Any]) -> bool:
+    return len(values) > 0 and all(isinstance(value, Tensor) for value in values)
 
 
 def probe_stage_shapes(model: nn.Module, image_size: int) -> list[tuple[int, int, int]]:

@@ -6,17 +6,26 @@ A `.safetensors` file has all but the weights as JSON, and holds no run that cou
 import json
 import pickle
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdtune.errors import UserError, first_line
 from kdtune.models import build_model
+from kdtune.models.feature_maps import with_feature_maps
+from kdtune.models.named_weights import DEFAULT_IMAGE_SIZE, Fit, first_weight, fit_network
 from kdtune.models.resnet import resnet_from_weights
+from kdtune.models.state_dicts import (
+    FoundWeights,
+    find_state_dicts,
+    load_weights_strictly,
+    pick_teacher,
+)
 from kdtune.plugins import PLUGINS
 from kdtune.storage.files import atomic_write
 
@@ -103,7 +112,7 @@ def read_tensor_file(path: Path) -> Any:
         _, refused, names = str(error).partition("GLOBAL ")
         reason = "it is broken or holds more than tensors and plain values"
         if refused:
-            reason += f" ({names.split()[0]}); save the network's state_dict instead"
+            reason += f" ({names.split()[0]}); save the network's state_dict, and give NAME=FILE"
         raise UserError(f"{path} is not loaded: {reason}.") from None
     except Exception as error:  # damage raises anything: struct.error, AssertionError, ...
         if "weights_only" in str(error):  # torch advises to switch the protection off
@@ -120,71 +129,113 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {**json.loads(metadata), "weights": weights} if metadata is not None else weights
 
 
-def load_model(path: str | Path) -> dict[str, Any]:
-    """Load a network that kdtune saved, or a `state_dict` of a torchvision ResNet.
+def load_model(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    image_size: int | None = None,
+    layers: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Load a network that kdtune saved, or a `state_dict` of another one.
 
     A `state_dict` may be nested in dicts under any keys, and its names may have a prefix such as
-    ``module.``. Architecture, number of classes and stem follow from the shapes.
+    ``module.``. Without a name it is of a torchvision ResNet; number of classes and stem follow
+    from the shapes.
+
+    Args:
+        path: the file.
+        name: of the network, see `kdtune.models.build_model`.
+        image_size: in pixels, of the images that a network with a name gets; None takes one that
+            fits its weights.
+        layers: modules that return the feature maps; without names, the network's own stages.
 
     Returns:
-        ``model`` (in eval mode, on the CPU), ``architecture`` (its name), ``num_classes``, and
-        all that was saved beside it, such as ``config``, ``classes`` and ``epoch``. If kdtune did
-        not write the file, ``config`` and ``classes`` are None.
+        ``model`` (in eval mode, on the CPU), ``architecture`` (its name), ``num_classes``,
+        ``image_size`` (None if the file does not determine it), ``note`` (a sentence about other
+        networks in the file, or empty) and all that was saved beside it, such as ``config``,
+        ``classes`` and ``epoch``. If kdtune did not write the file, ``config`` and ``classes``
+        are None.
     """
     content = read_tensor_file(Path(path).expanduser())
     if not _is_kdtune_checkpoint(content):
-        return _load_torchvision_resnet(path, content)
+        others = {"config": None, "classes": None}
+        if name is not None:
+            return _load_named_network(path, content, name, image_size, layers) | others
+        return _load_torchvision_resnet(path, content, layers) | others
     PLUGINS.require(str(path), content.get("plugins", ()))
     try:
         config, num_classes = content["config"], len(content["classes"])
-        model = build_model(config["model"], num_classes, config["image_size"])
+        if name not in (None, config["model"]):
+            raise UserError(f"{path} holds the network {config['model']}, not {name}.")
+        model = build_model(config["model"], num_classes, config["image_size"], layers)
         model.load_state_dict(content.pop("weights"))
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} does not hold a whole network: {first_line(error)}.") from None
-    summary = {"architecture": config["model"], "num_classes": num_classes}
-    return {"model": model.eval(), **summary, **content}
+    summary = {"architecture": config["model"], "num_classes": num_classes, "note": ""}
+    return {"model": model.eval(), **summary, "image_size": config["image_size"], **content}
 
 
-def _load_torchvision_resnet(path: str | Path, content: Any) -> dict[str, Any]:
-    expected = "give a checkpoint of kdtune's, or a state_dict of one of torchvision's ResNets"
-    candidates = find_state_dicts(content, "conv1.weight")
-    if not candidates:
-        description = f"a {type(content).__name__}"
-        if isinstance(content, dict):
-            keys = sorted(map(str, content))
-            description += f" of {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}"
-        raise UserError(f"{path} holds no state_dict, but {description}; {expected}.")
-    resnets = [weights for weights in candidates if "layer1.0.conv2.weight" in weights]
+_NAMED_FORM = "NAME=FILE, such as torchvision:mobilenet_v3_small=FILE or MultiBranchNet=FILE"
+
+
+def _load_torchvision_resnet(
+    path: str | Path, content: Any, layers: Sequence[str]
+) -> dict[str, Any]:
+    expected = (
+        "give a checkpoint of kdtune's, a state_dict of one of torchvision's ResNets, or that of "
+        f"another network as {_NAMED_FORM}"
+    )
+    known_key = "layer1.0.conv2.weight"
+    candidates = find_state_dicts(content, known_key)
+    _require_state_dict(path, content, candidates, expected)
+    resnets = [found for found in candidates if known_key in found.weights]
     if not resnets:
-        name, tensor = next(iter(candidates[0].items()))
+        name, tensor = next(iter(candidates[0].weights.items()))
         raise UserError(
-            f"{path} holds {len(candidates[0])} tensors, the first '{name}' {list(tensor.shape)}, "
-            f"but no ResNet; {expected}."
+            f"{path} holds {len(candidates[0].weights)} tensors, the first '{name}' "
+            f"{list(tensor.shape)}, but no ResNet; {expected}."
         )
+    found, note = pick_teacher(path, resnets)
     try:
-        architecture, model = resnet_from_weights(resnets[0])
+        architecture, model = resnet_from_weights(found.weights)
     except ValueError as error:
         problem = f"{path} holds a ResNet that is none of torchvision's: {error}"
         raise UserError(f"{problem}; {expected}.") from None
     summary = {"architecture": architecture, "num_classes": model.fc.out_features}
-    return {"model": model.eval(), **summary, "config": None, "classes": None}
+    network = with_feature_maps(model, layers) if layers else model
+    return {"model": network.eval(), **summary, "image_size": None, "note": note}
 
 
-def find_state_dicts(content: Any, known_key: str) -> list[dict[str, Tensor]]:
-    """Return all dicts of tensors in a file without their prefixes, the likeliest weights first.
+def _require_state_dict(
+    path: str | Path, content: Any, candidates: Sequence[FoundWeights], expected: str
+) -> None:
+    if candidates:
+        return
+    description = f"a {type(content).__name__}"
+    if isinstance(content, dict):
+        keys = sorted(map(str, content))
+        description += f" of {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}"
+    raise UserError(f"{path} holds no state_dict, but {description}; {expected}.")
 
-    Args:
-        content: of the file.
-        known_key: first weight of the network; tensors with another prefix are left out.
-    """
-    if not isinstance(content, dict):
-        return []
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    known_keys = [key for key in tensors if key.endswith(known_key)]
-    prefix = min(known_keys, key=len, default=known_key).removesuffix(known_key)
-    weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    candidates = [weights] if weights else []
-    usual_keys = ("state_dict", "model_state_dict", "model")
-    for key in sorted(content, key=lambda key: key not in usual_keys):
-        candidates += find_state_dicts(content[key], known_key)
-    return candidates
+
+def _load_named_network(
+    path: str | Path, content: Any, name: str, image_size: int | None, layers: Sequence[str]
+) -> dict[str, Any]:
+    candidates = find_state_dicts(content, first_weight(name, image_size))
+    _require_state_dict(path, content, candidates, f"give a state_dict of {name}")
+    fits: list[tuple[FoundWeights, Fit]] = []
+    problems: list[str] = []
+    for found in candidates:
+        try:
+            fits.append((found, fit_network(name, found.weights, image_size)))
+        except ValueError as error:
+            problems.append(str(error))
+    if not fits:
+        raise UserError(f"{path} does not fit {name}: {problems[0]}.")
+    found, note = pick_teacher(path, [found for found, _ in fits])
+    fit = next(fit for other, fit in fits if other is found)
+    size = fit.image_size or image_size or DEFAULT_IMAGE_SIZE
+    model = build_model(name, fit.num_classes, size, layers)
+    load_weights_strictly(model, found.weights)
+    summary = {"architecture": name, "num_classes": fit.num_classes, "note": note}
+    return {"model": model.eval(), **summary, "image_size": fit.image_size}

@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdtune.config.train import TrainConfig
@@ -35,11 +36,16 @@ def measure_network_costs(config: TrainConfig, num_classes: int) -> dict[str, An
         seconds = median_seconds(lambda: device_model(image)[0].argmax().item())
     threads = torch.get_num_threads()
     return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": count_parameters(model),
         "macs": counter.get_total_flops() // 2,
         "latency_ms": 1000 * seconds,
         "latency_device": gpu_name(device) or f"{device}, {threads} thread{'s' * (threads > 1)}",
     }
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of a network's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def median_seconds(call: Callable[[], object], warm_ups: int = 10, timed_calls: int = 50) -> float:

@@ -1,6 +1,7 @@
 """Device, precision, memory format and compilation with which a network runs fastest."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from kdtune.config.train import TrainConfig
 from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
 from kdtune.errors import UserError
+from kdtune.models import split_outputs
 from kdtune.runtime.device import (
     current_gpu,
     fast_gpu_dtype,
@@ -101,7 +103,7 @@ class DeviceModel:
             torch.tensor(values, device=device) for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
         forward = torch.compile(self.model) if config.compile else self.model
-        self.forward: Callable[[Tensor], tuple[Tensor, list[Tensor]]] = forward
+        self.forward: Callable[[Tensor], Any] = forward
 
     @property
     def needs_grad_scaler(self) -> bool:
@@ -117,4 +119,5 @@ class DeviceModel:
         images = normalise(images, self._mean, self._std)
         uses_autocast = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=uses_autocast):
-            return self.forward(images.contiguous(memory_format=self.memory_format))
+            outputs = self.forward(images.contiguous(memory_format=self.memory_format))
+        return split_outputs(self.model, outputs)

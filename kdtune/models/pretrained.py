@@ -4,7 +4,10 @@ kdtune normalises all images with ImageNet's statistics, so torchvision's weight
 another normalisation are refused; a file does not say which one it expects.
 """
 
+import math
 import re
+import sys
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from kdtune.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from kdtune.errors import UserError, last_line
-from kdtune.models.checkpoints import find_state_dicts, read_tensor_file
+from kdtune.models.checkpoints import read_tensor_file
+from kdtune.models.feature_maps import find_patch_size
 from kdtune.models.library import LIBRARIES
-from kdtune.models.resnet import load_weights_strictly
+from kdtune.models.state_dicts import (
+    describe_other_names,
+    find_state_dicts,
+    load_weights_strictly,
+    pick_teacher,
+)
 from kdtune.runtime.console import printable_path
+
+_POSITIONS = re.compile(r"pos_embed|relative_position_bias_table|attention_bias")
 
 
 def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int) -> str:
@@ -33,15 +45,18 @@ def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int)
     model_weights = model.state_dict()
     first_key = next(iter(model_weights))
     found = find_state_dicts(_read_weights(name, weights), first_key)
-    candidates = [candidate for candidate in found if candidate.keys() & model_weights.keys()]
+    candidates = [f for f in found if f.weights.keys() & model_weights.keys()]
     if not candidates:
         raise UserError(f"{weights} holds no weights of {name}: there is no {first_key}.")
+    complete = [f for f in candidates if not describe_other_names(model_weights, f.weights)]
+    chosen, note = pick_teacher(weights, complete) if complete else (candidates[0], "")
     loaded_weights = {
         # Files of DenseNets have older names; those of GoogLeNet and Inception auxiliary heads.
         re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key): value
-        for key, value in candidates[0].items()
+        for key, value in chosen.weights.items()
         if not key.startswith(("aux1.", "aux2.", "AuxLogits."))
     }
+    loaded_weights = _resample_positions(model, name, loaded_weights)
     head_keys = _find_head_keys(model_weights, loaded_weights, num_classes)
     fresh_head = {key: model_weights[key] for key in head_keys}
     try:
@@ -49,10 +64,33 @@ def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int)
     except ValueError as error:
         text = f"{weights} holds the weights of another network than {name}: {error}."
         raise UserError(text) from None
+    note = f"; {note}" if note else ""
     if not head_keys:
-        return f"{name} begins with all the weights of {weights}"
+        return f"{name} begins with all the weights of {weights}{note}"
     classes = f"{len(loaded_weights[head_keys[0]])} classes there, {num_classes} here"
-    return f"{name} begins with the weights of {weights}, but with a fresh head: {classes}"
+    return f"{name} begins with the weights of {weights}, but with a fresh head: {classes}{note}"
+
+
+def _resample_positions(
+    model: nn.Module, name: str, weights: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return weights whose embeddings of positions fit the network's image size.
+
+    The libraries' own functions interpolate them, as for any fine-tuning at another size.
+    """
+    expected = model.state_dict()
+    positions = [key for key in weights.keys() & expected.keys() if _POSITIONS.search(key)]
+    if all(weights[key].shape == expected[key].shape for key in positions):
+        return weights
+    if name.startswith("torchvision:vit_"):
+        patch_size = find_patch_size(model)
+        side = math.isqrt(expected["encoder.pos_embedding"].shape[1] - 1)
+        return dict(interpolate_embeddings(side * patch_size, patch_size, OrderedDict(weights)))
+    if name.startswith("timm:"):
+        timm_module = sys.modules[type(model).__mro__[1].__module__]
+        if resample := getattr(timm_module, "checkpoint_filter_fn", None):
+            return dict(resample(dict(weights), model))
+    return weights
 
 
 def _find_head_keys(

@@ -10,6 +10,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from kdtune.models.state_dicts import load_weights_strictly
+
 SMALL_IMAGE_PIXELS = 64
 """Images with fewer pixels a side get the small stem; ImageNet's would leave almost nothing."""
 
@@ -59,7 +61,8 @@ def resnet_from_weights(weights: Mapping[str, Tensor]) -> tuple[str, ResNet]:
             raise ValueError(f"there is no {key}")
     is_deep = "layer1.0.conv3.weight" in weights
     stages = [f"layer{stage}." for stage in (1, 2, 3, 4)]
-    depths = [len({key.split(".")[1] for key in weights if key.startswith(s)}) for s in stages]
+    numbers = [[key.split(".")[1] for key in weights if key.startswith(s)] for s in stages]
+    depths = [len({number for number in stage if number.isdigit()}) for stage in numbers]
     conv_shape = weights["layer1.0.conv2.weight"].shape
     width = max(1, conv_shape[1]) if is_deep else 64
     groups = max(1, conv_shape[0] // width) if is_deep else 1
@@ -70,24 +73,3 @@ def resnet_from_weights(weights: Mapping[str, Tensor]) -> tuple[str, ResNet]:
     depth = 2 + sum(depths) * (3 if is_deep else 2)
     variant = "" if (groups, width) == (1, 64) else f"-{groups}x{width}"
     return f"ResNet{depth}{variant}", model
-
-
-def load_weights_strictly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load weights that must be complete, except for batch counters, which old files lack.
-
-    Args:
-        model: the network.
-        weights: a `state_dict` with its names; a `ValueError` names one that does not fit.
-    """
-    expected = model.state_dict()
-    counters = {key for key in expected if key.endswith("num_batches_tracked")}
-    missing = expected.keys() - counters - weights.keys()
-    problems = {"lacks": missing, "has besides": weights.keys() - expected.keys()}
-    for problem, keys in problems.items():
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise ValueError(f"it {problem} {min(keys)}{more}")
-    for key, tensor in weights.items():
-        if tensor.shape != expected[key].shape:
-            raise ValueError(f"{key} is {list(tensor.shape)}, not {list(expected[key].shape)}")
-    model.load_state_dict({**{key: expected[key] for key in counters}, **weights})

@@ -1,6 +1,6 @@
 """Steps of a run for a loop over epochs of one's own, with the training loop's numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,14 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from kdtune.config.train import OUTPUT_FIELDS, TrainConfig
+from kdtune.config.train import LOADED_DATA_FIELDS, OUTPUT_FIELDS, TrainConfig
 from kdtune.data.loaders import CheckedLoader, Loader
 from kdtune.errors import UserError
 from kdtune.methods.method import Method, TensorsByName
 from kdtune.models import count_classes, require_model
+from kdtune.models.feature_maps import with_feature_maps
 from kdtune.models.on_device import DeviceModel, pick_device
+from kdtune.runtime.console import say
 from kdtune.runtime.device import visible_gpus
 from kdtune.training import epoch, loop
 from kdtune.training.optimizer import match_memory_format
@@ -58,16 +60,27 @@ def create_method_config(method: str, settings: Mapping[str, Any]) -> dict[str, 
 
 
 def load_teacher_model(
-    teacher_path: str | Path, num_classes: int | None = None, device: str | torch.device = "auto"
+    teacher_path: str | Path | nn.Module,
+    num_classes: int | None = None,
+    device: str | torch.device = "auto",
+    layers: Sequence[str] = (),
 ) -> nn.Module:
     """Load a teacher in eval mode, without gradients.
 
     Args:
-        teacher_path: a checkpoint, or a `state_dict` of a torchvision ResNet; see `load_model`.
+        teacher_path: a checkpoint, a `state_dict` of a torchvision ResNet, or that of another
+            network as ``NAME=FILE``; or a network of your own, which is changed.
         num_classes: K; None accepts the teacher's.
         device: where it goes.
+        layers: names of the modules that return its feature maps, see `with_feature_maps`;
+            without names, those that the network returns.
     """
-    return load_teacher(teacher_path, num_classes=num_classes).to(pick_device(str(device)))
+    if isinstance(teacher_path, nn.Module):
+        teacher = with_feature_maps(teacher_path, layers) if layers else teacher_path
+        teacher = teacher.eval().requires_grad_(False)
+    else:
+        teacher = load_teacher(teacher_path, num_classes=num_classes, layers=layers, say=say)
+    return teacher.to(pick_device(str(device)))
 
 
 def method_parameters(
@@ -134,6 +147,7 @@ def train_epoch(
         (``classification``, ``kd``, ``kd_weighted``, ...) and ``accuracy`` (share of 1).
     """
     settings = _parse_config(config, device)
+    settings.require_defaults({*LOADED_DATA_FIELDS, "ema_decay"}, "a loop of your own")
     student, teacher, method = _prepare_step(student_model, teacher_model, settings)
     optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if missing := [p for p in method.parameters() if id(p) not in optimized]:

@@ -41,6 +41,8 @@ def train_epoch(
             if on_step is not None:
                 on_step(step.method.epoch, number, loss)
     _require_images(count)
+    if step.ema is not None:
+        step.ema.steps += number
     return step.sums.means(count)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from kdtune.config.train import DataSource, TrainConfig
 from kdtune.data.batches import Batches
-from kdtune.data.decoded import DecodedDataset, drop_unreadable, view_seed
+from kdtune.data.decoded import DecodedDataset, View, drop_unreadable
 from kdtune.data.folders import find_images
 from kdtune.data.splits import ImageData
 from kdtune.errors import UserError
@@ -40,22 +40,37 @@ class EpochData:
 
     def __post_init__(self) -> None:
         self.cache_views = self.cache_views and self.decoded.cache is not None
+        if self.config.mix != "none" and not self.cache_views:
+            raise UserError(
+                f"{self.config.mix} needs its {self.config.num_views} views in the cache: raise "
+                "cache_gb, or set augment_views to a smaller number."
+            )
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Numbers of training images by class."""
+        data = self.decoded.data
+        counts: list[int] = np.bincount(data.train.labels, minlength=len(data.classes)).tolist()
+        return counts
 
     def train_batches(self, epoch: int) -> Batches:
         """Return the training batches of an epoch, from 1."""
-        config, view = self.config, self._view_index(epoch)
+        config, view = self.config, self._view_of(epoch)
         pixels, arrays = self.load_arrays(epoch)
-        next_view = self._view_index(epoch + 1)
+        next_view = self._view_of(epoch + 1)
         if next_view is not None and self.cache_views and epoch < config.epochs:
-            self.decoded.build_view_ahead(next_view, config.augment_seed)
+            self.decoded.build_view_ahead(next_view)
         targets = {name: arrays[name] for name in self.requested}
         return Batches(
             pixels,
             self.decoded.data.train.labels,
             config.batch_size,
             shuffle=True,
-            augment=config.augment and (view is None or not self.cache_views),
-            augment_seed=view_seed(view, config.augment_seed) if view is not None else None,
+            balanced=config.balanced_sampling,
+            augment="none" if view is not None and self.cache_views else config.augment,
+            augment_seed=view.base_seed if view is not None else None,
+            mixing=self.decoded.mixing(view),
+            num_classes=len(self.decoded.data.classes),
             targets=targets if self.teacher_targets is not None else None,
             device=pick_device(config.device),
             device_tensors=self.decoded.device_tensors,
@@ -63,19 +78,23 @@ class EpochData:
 
     def load_arrays(self, epoch: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the training pixels of an epoch, and all cached targets of them."""
-        seed, view, cache = self.config.augment_seed, self._view_index(epoch), self.decoded.cache
+        view, cache = self._view_of(epoch), self.decoded.cache
         if view is not None and self.cache_views:
-            pixels = self.decoded.augmented_view(view, seed, self.on_progress)
+            pixels = self.decoded.augmented_view(view, self.on_progress)
         else:
             pixels = self.decoded.pixels("train", self.on_progress)
         if self.teacher_targets is None or cache is None:
             return pixels, {}
-        label, pixel_key = self.decoded.identify_array("train", view, seed)
+        label, pixel_key = self.decoded.identify_array("train", view)
         load = self.teacher_targets.load_or_compute
         return pixels, load(cache, pixels, pixel_key, label, self.config, self.on_progress)
 
-    def _view_index(self, epoch: int) -> int | None:
-        return (epoch - 1) % self.config.augment_views if _cycles_views(self.config) else None
+    def _view_of(self, epoch: int) -> View | None:
+        config = self.config
+        if not config.num_views:
+            return None
+        number = (epoch - 1) % config.num_views
+        return View(number, config.augment_seed, config.augment, config.mix)
 
     def evaluation_batches(self, split: str) -> Batches:
         """Return the batches of ``validation`` or ``test``, in order."""
@@ -87,13 +106,9 @@ class EpochData:
         )
 
 
-def _cycles_views(config: TrainConfig) -> bool:
-    return config.augment and config.augment_views > 0
-
-
 def should_cache_targets(config: TrainConfig) -> bool:
     """Return True if the targets of a run with a teacher should be cached, if they fit."""
-    sees_images_again = not config.augment or _cycles_views(config)
+    sees_images_again = not config.augments or config.num_views > 0
     cacheable = config.cache_targets and config.cache_gb > 0 and sees_images_again
     return cacheable and METHODS[config.method].uses_teacher
 
@@ -230,7 +245,7 @@ def open_single_run(
     epoch_data = open_epoch_data(config, decoded, targets, on_progress)
     bytes_per_image = sum(spec.bytes_per_image for spec in epoch_data.requested.values())
     train_bytes, target_bytes = decoded.array_bytes("train"), len(data.train) * bytes_per_image
-    num_views = config.augment_views if _cycles_views(config) else 0
+    num_views = config.num_views
     require_room(decoded, cycles_views=num_views > 0, target_bytes=target_bytes)
     image_bytes = train_bytes + decoded.array_bytes("validation")
 

@@ -6,7 +6,7 @@ Global random states are seeded with (seed, epoch), so that a resumed run needs 
 import math
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,6 +25,7 @@ from kdtune.models.on_device import DeviceModel, pick_device
 from kdtune.models.pretrained import load_pretrained
 from kdtune.runtime.seeds import derive_seed
 from kdtune.training.cuda_graph import CudaGraphRecorder, GraphedStep
+from kdtune.training.ema import ModelEma
 from kdtune.training.epoch import OnStep, evaluate_epoch, train_epoch
 from kdtune.training.optimizer import build_optimizer, learning_rate, match_memory_format
 from kdtune.training.step import TrainingStep
@@ -38,11 +39,13 @@ class EpochResult:
         validation_loss: mean cross-entropy; this and the other values of validation are None
             without validation. Accuracies are shares of 1.
         validation_top_class_share: share of the images that get the most frequent answer.
-        best_validation_accuracy: best of ``config.metric`` so far, this epoch included.
+        best_validation_accuracy: best of ``config.metric`` so far, this epoch included; 0 in a
+            hint stage, whose epochs do not count.
         losses: means of the named parts of the training loss.
         device: name of a GPU with the precision on it, or ``cpu``; see `DeviceModel.describe`.
         threads: CPU threads of torch; on a CPU, results depend on them in the last bit.
-        student: the live network; the next epoch changes it.
+        student: the live network that was validated, with `ema_decay` the average; the next epoch
+            changes it.
         state: all that `fit` needs to resume, and ``best_weights``; its tensors are live, too.
     """
 
@@ -61,6 +64,11 @@ class EpochResult:
     threads: int
     student: nn.Module
     state: dict[str, Any]
+
+    def is_last(self, config: TrainConfig) -> bool:
+        """Return True if no epoch follows in a run with these settings."""
+        waited = self.epoch - max(self.state["best_epoch"], config.hint_epochs)
+        return self.epoch == config.epochs or 0 < config.patience <= waited
 
     @property
     def is_best(self) -> bool:
@@ -87,7 +95,9 @@ class EpochResult:
             label = "validation" if config.metric == "accuracy" else "balanced validation"
             validation_text = f"{label} {100 * score:.2f} %{best_mark}, "
         loss_text = f"epoch {self.epoch}/{config.epochs}: loss {self.train_loss:.4f}"
-        return f"{loss_text}, {validation_text}{self.seconds:.1f} s"
+        stops = self.is_last(config) and self.epoch < config.epochs
+        end = f"; the last one, since no better one came for {config.patience} epochs" * stops
+        return f"{loss_text}, {validation_text}{self.seconds:.1f} s{end}"
 
 
 _NO_METRICS = {"losses", "student", "state"}
@@ -101,6 +111,7 @@ def fit(
     validation_batches: Iterable[Batch] | None,
     *,
     num_classes: int,
+    class_counts: Sequence[int] | None = None,
     teacher: nn.Module | None = None,
     resume: dict[str, Any] | None = None,
     on_step: OnStep | None = None,
@@ -113,6 +124,7 @@ def fit(
             a function of the epoch, from 1. Images are uint8 [B, 3, H, W] or normalised floats.
         validation_batches: compare epochs; without them the last epoch counts as the best.
         num_classes: K.
+        class_counts: training images by class, which balanced class weights need.
         teacher: computes the targets of batches without any; put into eval mode on the device.
         resume: `EpochResult.state` of an earlier run, which continues as if it never stopped.
         on_step: called after each training step, see `OnStep`.
@@ -121,6 +133,8 @@ def fit(
         DivergedError: from the iterator, when a loss is no longer finite.
     """
     run = _Run(config, num_classes, teacher)
+    if config.class_weights == "balanced":
+        run.balance_classes(class_counts)
     if resume is not None:
         run.load_state(resume)
     return run.iter_epochs(train_batches, validation_batches, on_step)
@@ -140,9 +154,14 @@ class _Run:
         parameters = [*self.student.model.parameters(), *self.method.parameters()]
         self.optimizer = build_optimizer(config, parameters)
         self.step = self._make_step()
+        self.validated = self.student
         self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {
             "student": self.student.model, "method": self.method, "optimizer": self.optimizer,
         }  # fmt: skip
+        if config.ema_decay:
+            self.step.ema = ModelEma(self.student.model, config.ema_decay)
+            self.validated = DeviceModel(self.step.ema.model, device, config)
+            self.parts |= {"student": self.validated.model, "trained_student": self.student.model}
         self.progress: dict[str, Any] = {
             "epoch": 0, "best_validation_accuracy": None, "best_epoch": 0, "best_weights": {},
         }  # fmt: skip
@@ -153,17 +172,29 @@ class _Run:
             return TrainingStep(*models)
         return GraphedStep(*models, CudaGraphRecorder(self.student.device))
 
+    def balance_classes(self, class_counts: Sequence[int] | None) -> None:
+        if class_counts is None:
+            raise UserError("class_weights balanced needs the images of data_dir, not a loader.")
+        counts = torch.tensor(class_counts, dtype=torch.float32).clamp(min=1)
+        self.method.class_weights = (counts.mean() / counts).to(self.student.device)
+
     def load_state(self, state: dict[str, Any]) -> None:
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         if self.step.scaler.is_enabled() and state["scaler"]:
             self.step.scaler.load_state_dict(state["scaler"])
         match_memory_format(self.optimizer)
+        for group in self.optimizer.param_groups:  # the state may come from another device
+            if "capturable" in group:
+                group["capturable"] = self.student.device.type == "cuda"
+        if self.step.ema is not None:
+            self.step.ema.steps = state["ema_steps"]
         self.progress = {key: state[key] for key in self.progress}
 
     def state(self) -> dict[str, Any]:
         parts = {name: part.state_dict() for name, part in self.parts.items()}
-        return {**self.progress, **parts, "scaler": self.step.scaler.state_dict()}
+        ema = {} if self.step.ema is None else {"ema_steps": self.step.ema.steps}
+        return {**self.progress, **parts, **ema, "scaler": self.step.scaler.state_dict()}
 
     def iter_epochs(
         self,
@@ -172,6 +203,7 @@ class _Run:
         on_step: OnStep | None,
     ) -> Iterator[EpochResult]:
         classification = StudentOnly(self.config, [], None)
+        hint_epochs = self.config.hint_epochs if self.method.has_hint_stage else 0
         for epoch in range(self.progress["epoch"] + 1, self.config.epochs + 1):
             batches = train_batches(epoch) if callable(train_batches) else train_batches
             started = time.perf_counter()  # building or waiting for arrays does not count
@@ -184,16 +216,20 @@ class _Run:
             _require_finite_loss(epoch, "training", train["loss"])
             validation: dict[str, float] = {}
             if validation_batches is not None:
-                validation = evaluate_epoch(self.student, None, classification, validation_batches)
+                validation = evaluate_epoch(
+                    self.validated, None, classification, validation_batches
+                )
                 _require_finite_loss(epoch, "validation", validation["loss"])
             self.progress["epoch"] = epoch
             score = validation.get(self.config.metric)
+            if score is not None and epoch <= hint_epochs:
+                score = 0.0  # of a classifier that is not trained yet
             best = self.progress["best_validation_accuracy"]
             if score is None or best is None or score > best:
-                weights = self.student.model.state_dict()
+                weights = self.validated.model.state_dict()
                 self.progress |= {"best_validation_accuracy": score, "best_epoch": epoch}
                 self.progress["best_weights"] = {k: v.clone() for k, v in weights.items()}
-            yield EpochResult(
+            result = EpochResult(
                 epoch=epoch,
                 lr=lr,
                 train_loss=train.pop("loss"),
@@ -207,9 +243,12 @@ class _Run:
                 seconds=time.perf_counter() - started,
                 device=self.student.describe(),
                 threads=torch.get_num_threads(),
-                student=self.student.model,
+                student=self.validated.model,
                 state=self.state(),
             )
+            yield result
+            if result.is_last(self.config):
+                return
 
 
 def _require_finite_loss(epoch: int, name: str, loss: float) -> None:
@@ -225,7 +264,8 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
         num_classes: K.
     """
     torch.manual_seed(derive_seed(config.seed, "student"))
-    model = build_model(config.model, num_classes, config.image_size)
+    rates = config.dropout_rates
+    model = build_model(config.model, num_classes, config.image_size, rates=rates)
     if config.weights is not None:
         load_pretrained(model, config.model, config.weights, num_classes)
     return model

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from kdtune.config.strengths import STRENGTHS
 from kdtune.config.train import TrainConfig
+from kdtune.data.decoding import decode_images
 from kdtune.data.splits import ImageData
-from kdtune.data.transforms import decode_images, normalise
+from kdtune.data.transforms import normalise
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.method import FeatureMaps
 from kdtune.models import MODELS, build_model, compute_logits_and_features, stage_shapes

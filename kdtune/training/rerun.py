@@ -12,10 +12,12 @@ from kdtune.runtime.console import printable_path
 from kdtune.runtime.environment import describe_environment
 from kdtune.storage.files import read_yaml
 from kdtune.training.run import find_run_data, run_training
-from kdtune.training.teacher import describe_teacher
+from kdtune.training.teacher import teacher_sha256
 
 
-def train_from_file(path: Path, threads: int | None = None) -> dict[str, Any]:
+def train_from_file(
+    path: Path, threads: int | None = None, recipe: str | None = None
+) -> dict[str, Any]:
     """Train once with the settings of a YAML file.
 
     A sweep's file records under ``provenance`` the accuracy of its trial, and its machine.
@@ -23,6 +25,7 @@ def train_from_file(path: Path, threads: int | None = None) -> dict[str, Any]:
     Args:
         path: of the file.
         threads: CPU threads of torch; None for as many as the file records, or torch's default.
+        recipe: gives the settings that the file leaves out; None for the file's own recipe.
 
     Returns:
         The results of `run_training`; ``recorded_accuracy``, None if there is none or if settings
@@ -33,7 +36,9 @@ def train_from_file(path: Path, threads: int | None = None) -> dict[str, Any]:
     if not isinstance(provenance, dict):
         raise UserError(f"{path}: provenance must hold 'key: value' lines, or be left out.")
     PLUGINS.require(str(path), provenance.get("plugins", ()))
-    config = TrainConfig.parse(settings)
+    if recipe is not None and settings.get("recipe", recipe) != recipe:
+        raise UserError(f"{path} names the recipe '{settings['recipe']}'; leave --recipe out.")
+    config = TrainConfig.parse({**settings, **({"recipe": recipe} if recipe else {})})
     threads = threads or provenance.get("threads", torch.get_num_threads())
     if not isinstance(threads, int) or threads < 1:
         raise UserError(f"{path}: threads cannot be {threads!r}; give a whole number above 0.")
@@ -54,7 +59,7 @@ def _explain_difference(
     current = {key: epoch[key] for key in ("device", "threads")}
     current["data_fingerprint"] = find_run_data(config).fingerprint
     if config.teacher_model is not None:
-        current["teacher_sha256"] = describe_teacher(config.teacher_model)["sha256"]
+        current["teacher_sha256"] = teacher_sha256(config.teacher_model)
     if isinstance(recorded_environment := recorded.get("environment"), dict):
         current |= describe_environment()
         recorded = {**recorded, **recorded_environment}

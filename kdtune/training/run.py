@@ -7,8 +7,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from kdtune.config.train import OUTPUT_FIELDS, TrainConfig, file_stem
-from kdtune.data.batches import Batch, TrainingBatches
+from kdtune.config.train import (
+    LOADED_DATA_FIELDS,
+    OUTPUT_FIELDS,
+    TrainConfig,
+    file_stem,
+    layer_names,
+)
+from kdtune.data.batches import Batch, TrainingBatches, describe_left_out
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
 from kdtune.data.splits import ImageData
 from kdtune.errors import UserError
@@ -24,7 +30,8 @@ from kdtune.training.run_files import RunFiles
 from kdtune.training.teacher import load_teacher
 
 CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {
-    "epochs", "data_dir", "data_root", "teacher_model", "num_workers", "device",
+    "epochs", "data_dir", "data_root", "image_column", "label_column", "teacher_model",
+    "num_workers", "device",
 }  # fmt: skip
 """Settings that may change when a run is resumed."""
 
@@ -59,16 +66,22 @@ def run_training(
     """
     METHODS.require(config.method)
     require_model(config.model)
+    if train_loader is not None:
+        config.require_defaults(LOADED_DATA_FIELDS, "a train_loader of your own")
     resumed_from = config.resume
     checkpoint = read_checkpoint(resumed_from) if resumed_from else None
     config = _name_run(config, checkpoint)
-    data = find_run_data(config) if train_loader is None else None
+    data = None
+    if train_loader is None:
+        data = find_run_data(config)
+        config = config.model_copy(update={"bit_depth": data.rendering.bit_depth})
     classes = data.classes if data is not None else class_names(train_loader)
     loaders = {"train_loader": train_loader, "val_loader": val_loader, "test_loader": test_loader}
     _require_same_classes(classes, loaders)
     teacher = None
     if config.teacher_model is not None:
-        teacher = load_teacher(config.teacher_model, classes, config.image_size)
+        layers, size = layer_names(config.teacher_layers), config.image_size
+        teacher = load_teacher(config.teacher_model, classes, size, layers=layers, say=say)
     if classes is None:
         classes = _numbered_classes(config, teacher, loaders)
     if checkpoint is not None:
@@ -83,6 +96,7 @@ def run_training(
         batches.train,
         batches.validation,
         num_classes=len(classes),
+        class_counts=batches.class_counts,
         teacher=teacher,
         resume=checkpoint["training"] if checkpoint is not None else None,
         on_step=files.log_step,
@@ -160,11 +174,16 @@ def _numbered_classes(
 
 
 class RunBatches(NamedTuple):
-    """Batches of a run by split; None for a split without images."""
+    """Batches of a run by split; None for a split without images.
+
+    Attributes:
+        class_counts: training images by class; None from a loader.
+    """
 
     train: TrainingBatches
     validation: Iterable[Batch] | None
     test: Iterable[Batch] | None
+    class_counts: list[int] | None = None
 
 
 def open_run_batches(
@@ -193,12 +212,14 @@ def open_run_batches(
     validation, test = checked.get("val_loader"), checked.get("test_loader")
     if data is None:
         return RunBatches(checked["train_loader"], validation, test)
+    for line in describe_left_out(len(data.train), [config.batch_size]):
+        say(line)
     epoch_data = open_single_run(config, data, teacher, say)
     if validation is None:
         validation = epoch_data.evaluation_batches("validation")
     if test is None and data.test is not None:
         test = epoch_data.evaluation_batches("test")
-    return RunBatches(epoch_data.train_batches, validation, test)
+    return RunBatches(epoch_data.train_batches, validation, test, epoch_data.class_counts)
 
 
 def _check_first_batches(batches: RunBatches) -> Tensor:

@@ -92,7 +92,7 @@ class RunFiles:
                 models = {"student": result.student, "teacher": self.teacher}
                 figure = draw_maps(models, self.sample_images, spatial_attention_map)
                 self.writer.add_figure("attention_maps", figure, result.epoch)
-        if result.epoch == self.config.epochs:
+        if result.is_last(self.config):
             self._save_checkpoint("final", result)
 
     def _log_device(self, result: EpochResult) -> None:

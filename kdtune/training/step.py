@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from kdtune.errors import UserError
-from kdtune.methods.method import Method, TensorsByName
+from kdtune.methods.method import Method, TensorsByName, class_indices
 from kdtune.models.on_device import DeviceModel
+from kdtune.training.ema import ModelEma
 
 
 class MetricSums:
@@ -21,10 +22,10 @@ class MetricSums:
         Args:
             parts: the loss and its parts, scalars; the same names in every batch.
             logits: [B, K].
-            labels: class indices [B].
+            labels: class indices [B], or shares of the classes [B, K].
         """
         values = torch.stack([value.detach() for value in parts.values()]) * len(labels)
-        correct = (logits.argmax(1) == labels).sum()
+        correct = (logits.argmax(1) == class_indices(labels)).sum()
         if self._sums is None:
             self._names = list(parts)
             self._sums = torch.zeros_like(values), torch.zeros_like(correct)
@@ -63,7 +64,7 @@ def compute_parts(
         teacher: computes the targets if there are none; None without one.
         method: computes the loss.
         images: uint8 [B, 3, H, W], or normalised floats.
-        labels: class indices [B].
+        labels: class indices [B], or shares of the classes [B, K].
         targets: the teacher's, by name.
     """
     if targets is not None:
@@ -95,10 +96,12 @@ class TrainingStep:
     Attributes:
         scaler: keeps the gradients of float16 from vanishing; does nothing in other precisions.
         stream: CUDA stream on which the steps of an epoch run; None is the usual one.
+        ema: follows the student's weights after each step; None keeps no average.
         sums: metrics of the epoch.
     """
 
     stream: torch.cuda.Stream | None = None
+    ema: ModelEma | None = None
 
     def __init__(
         self,
@@ -116,6 +119,8 @@ class TrainingStep:
         """Put student and method into train mode, and start new sums."""
         self.student.model.train()
         self.method.train()
+        if self.ema is not None:
+            self.ema.start_epoch()
         self.sums = MetricSums()
 
     def __call__(self, images: Tensor, labels: Tensor, targets: TensorsByName | None) -> Tensor:
@@ -124,7 +129,13 @@ class TrainingStep:
         logits, parts = compute_parts(*models, images, labels, targets)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(parts["loss"]))
+        if max_norm := self.method.config.gradient_clip_val:
+            self.scaler.unscale_(self.optimizer)
+            groups = self.optimizer.param_groups
+            torch.nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], max_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.ema is not None:
+            self.ema.update()
         self.sums.add(parts, logits, labels)
         return parts["loss"].detach()

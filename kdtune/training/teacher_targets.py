@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtune.config.train import TrainConfig
-from kdtune.data.transforms import limit_workers
+from kdtune.data.decoding import limit_workers
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.checks import validate_targets
 from kdtune.methods.method import Method, StageShapes, TensorsByName

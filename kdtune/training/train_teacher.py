@@ -41,15 +41,22 @@ def train_teacher(
         torch.set_num_threads(threads)
     make_folder(out.parent)
     data = find_run_data(config)
+    for line in data.describe():
+        say(line)
+    config = config.model_copy(update={"bit_depth": data.rendering.bit_depth})
     classes = list(data.classes)
     if config.weights is not None:  # refused, if at all, before images are decoded
         model = build_model(config.model, len(classes), config.image_size)
         say(load_pretrained(model, config.model, config.weights, len(classes)))
-    train, validation, test = open_run_batches(config, data, None, data.classes, {}, say)
+    train, validation, test, class_counts = open_run_batches(
+        config, data, None, data.classes, {}, say
+    )
     metadata: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial_path = out.with_name(f"{out.stem}.partial{out.suffix}")
     try:
-        for result in fit(config, train, validation, num_classes=len(classes)):
+        for result in fit(
+            config, train, validation, num_classes=len(classes), class_counts=class_counts
+        ):
             say(result.describe(config))
             if result.is_best:
                 save_model(partial_path, result.student, **metadata, epoch=result.epoch)

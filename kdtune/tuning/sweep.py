@@ -12,7 +12,14 @@ from typing import Any
 from kdtune.config.sweep import CONFIRM_FIELDS, NOT_FROM_LOG, SweepConfig
 from kdtune.errors import RunError
 from kdtune.log.event_log import EventLog
-from kdtune.log.events import Completed, EpochFinished, SweepOpening, TrialEnded, TrialsAdded
+from kdtune.log.events import (
+    Completed,
+    EpochFinished,
+    SweepOpening,
+    SweepStarted,
+    TrialEnded,
+    TrialsAdded,
+)
 from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
 from kdtune.log.remote_sync import synced_to
 from kdtune.reports.tables.all_tables import load_sweep_tables
@@ -144,11 +151,17 @@ class _SearchSession:
         reasons = (f"{event.cell_name}: {event.reason}" for event in warm_starts)
         for line in (*self._describe(slots), *reasons):
             self.screen.say(line)
-        shared_inputs = self.prepared.shared_inputs
-        built = shared_inputs.warm_cache(slots, self.screen.say)
+        shared_inputs, before = self.prepared.shared_inputs, self.prepared.opening_event
+        is_new = isinstance(before, SweepStarted)
+        built = shared_inputs.warm_cache(slots, self.screen.say, check_teacher=is_new)
         for line in self.prepared.describe_unscaled_strengths():
             self.screen.say(line)
         opening_event = self.prepared.opening_after(built)
+        if (check := shared_inputs.teacher_check) is not None and before.teacher is not None:
+            self.screen.say(f"teacher {before.teacher.model}: {check.describe()}")
+            for line in learning_sentences([opening_event]):
+                if line not in learning_sentences([before]):
+                    self.screen.say(line)
         make_configs, targets = self.prepared.example_configs, shared_inputs.target_requests
         slots = choose_gpu_sharing(self.sweep, slots, make_configs, targets, self.screen.say)
         return slots, opening_event
@@ -162,6 +175,7 @@ class _SearchSession:
         return plan
 
     def _describe(self, slots: Slots) -> Iterator[str]:
+        yield from self.prepared.shared_inputs.decoded.data.describe()
         sweep, num_cells = self.sweep, len(self.sweep.cells())
         budget = [f"{sweep.trials} trials each"] if sweep.trials is not None else []
         if sweep.total_epochs is not None:
@@ -175,11 +189,12 @@ class _SearchSession:
         yield f"{describe_sampler(sweep.sampler)} proposes; {rule}"
         if not slots.is_uniform_cpu_only:
             yield slots.describe_resources()
+        yield from (*self.prepared.left_out, *self.prepared.shared_inputs.pooling_lines)
         opening_event = self.prepared.opening_event
         yield describe_chance(opening_event)
         yield from learning_sentences([opening_event])
         if num_test_images := opening_event.data.test_images:
-            num_models = len(set(sweep.models))
+            num_models = len(sweep.students)
             yield describe_detectable_difference(num_test_images, sweep.seeds, num_models)
         else:
             yield "without test images the sweep cannot be confirmed"

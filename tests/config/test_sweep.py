@@ -38,6 +38,8 @@ from kdtune.errors import UserError
             "The setting max_concurrent cannot be 0: it must be greater",
         ),
         ({"data": "d", "budget": "2h"}, "budget limits what until_decided adds: give until_dec"),
+        ({"data": "d", "recipe": "seed,strnog"}, "no recipe 'strnog'; did you mean 'strong'?"),
+        ({"data": "d", "settings": {"patience": 2}}, "'patience' has no effect in a sweep"),
         ({"data": "d", "settings": {"lrr": 1}}, "There is no setting 'lrr'; did you mean 'lr'?"),
     ],
 )
@@ -45,6 +47,17 @@ def test_a_bad_sweep_setting_is_one_sentence(settings, sentence):
     with pytest.raises(UserError, match=r"\.|\?") as error:
         SweepConfig.parse({"name": "n", **settings})
     assert sentence in str(error.value)
+
+
+def test_recipes_are_conditions_of_cells_only_if_there_are_several():
+    settings = {"name": "n", "data": "d", "methods": "at", "models": "A,B", "baselines": False}
+    one = SweepConfig.parse({**settings, "recipe": "strong"})
+    assert one.cells() == [("at", "A"), ("at", "B")]
+    assert one.settings_of("A") == {"model": "A", "recipe": "strong"}
+    two = SweepConfig.parse({**settings, "recipe": "seed,strong"})
+    students = ["A@seed", "A@strong", "B@seed", "B@strong"]
+    assert two.students == students and two.cells() == [("at", student) for student in students]
+    assert two.settings_of("B@strong") == {"model": "B", "recipe": "strong"}
 
 
 def test_words_may_stand_in_a_list_or_between_commas():

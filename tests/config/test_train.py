@@ -24,6 +24,14 @@ def test_given_settings_win_over_the_methods_defaults():
     assert TrainConfig.parse({"method": "fitnets", "beta": 2}).beta == 2
 
 
+@pytest.mark.parametrize(
+    ("value", "name"), [(True, "standard"), (False, "none"), ("randaugment", "randaugment")]
+)
+def test_augmentation_is_a_name_or_on_and_off(value, name):
+    config = TrainConfig.parse({"augment": value})
+    assert config.augment == name and config.augments == (name != "none")
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         TrainConfig().lr = 1.0
@@ -35,6 +43,7 @@ def test_settings_cannot_be_changed():
         ({"aplha": 1}, "There is no setting 'aplha'; did you mean 'alpha'?"),
         ({"lr": -1}, "The setting lr cannot be -1: it must be greater than 0."),
         ({"lr": float("nan")}, "lr cannot be nan"),
+        ({"augment": "mixup"}, "augment cannot be 'mixup': it must be 'none', 'standard'"),
         ({"epochs": "many"}, "epochs cannot be 'many': it must be a valid integer"),
         ({"precision": "bf61"}, "precision cannot be 'bf61': it must be 'auto', 'bf16'"),
         ({1: 2}, "1 is no setting's name"),

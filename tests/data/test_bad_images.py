@@ -10,9 +10,9 @@ from PIL import Image
 from small_runs import write_digits
 
 from kdtune.data.decoded import DecodedDataset, drop_unreadable
+from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
 from kdtune.data.splits import Split
-from kdtune.data.transforms import decode_images
 from kdtune.errors import BadImagesError, UserError
 from kdtune.storage.array_cache import ArrayCache
 
@@ -125,10 +125,10 @@ def test_a_file_without_read_permission_is_listed(tmp_path):
 def test_a_permission_error_is_listed(tmp_path, monkeypatch):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
 
-    def refuse(path):
+    def refuse(path, formats):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("kdtune.data.transforms.Pillow.open", refuse)
+    monkeypatch.setattr("kdtune.data.decoding.Pillow.open", refuse)
     assert "Permission denied" in reason(tmp_path / "a.png")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdtune.data.batches import Batches, DeviceTensors, prefetch
+from kdtune.data.batches import Batches, DeviceTensors, describe_left_out, prefetch
 from kdtune.data.transforms import augment_images
 from kdtune.runtime.device import GpuMemory
 
@@ -26,7 +26,7 @@ def test_evaluation_batches_come_in_order_and_complete():
 def test_the_global_seed_fixes_the_order_and_the_augmentation():
     def one_pass(seed):
         torch.manual_seed(seed)
-        batches = Batches(PIXELS, LABELS, batch_size=4, shuffle=True, augment=True)
+        batches = Batches(PIXELS, LABELS, batch_size=4, shuffle=True, augment="standard")
         return [(images, labels) for images, labels, _ in batches]
 
     first, again, other = one_pass(1), one_pass(1), one_pass(2)
@@ -42,13 +42,38 @@ def test_images_and_labels_stay_together():
         assert torch.equal(images[:, 0, 0, 0].long(), labels)
 
 
-def test_a_last_batch_of_one_image_is_dropped_in_training():
-    sizes = [len(y) for _, y, _ in Batches(PIXELS, LABELS, batch_size=3, shuffle=True)]
-    assert sizes == [3, 3, 3]
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    [(3, [3, 3, 3]), (4, [4, 4, 2]), (8, [8, 2]), (9, [9]), (10, [10]), (64, [10])],
+)
+def test_a_last_batch_of_less_than_a_quarter_is_left_out_in_training(batch_size, sizes):
+    batches = Batches(PIXELS, LABELS, batch_size=batch_size, shuffle=True)
+    assert [len(y) for _, y, _ in batches] == sizes and len(batches) == len(sizes)
+    assert bool(describe_left_out(10, [batch_size])) == (sum(sizes) < 10)
+    every = Batches(PIXELS, LABELS, batch_size=batch_size)
+    assert sum(len(y) for _, y, _ in every) == 10
+
+
+def test_a_line_says_what_an_epoch_leaves_out():
+    assert describe_left_out(1_202, [32, 400, 601, 1_200]) == [
+        "each epoch leaves out 2, 2 of 1,202 training images: the last batch would have fewer "
+        "than a quarter of batch_size 400, 1200"
+    ]
+
+
+def test_balanced_batches_have_all_classes_alike():
+    """With 90, 9 and 1 images of three classes, each gets a third of 3,000 draws."""
+    labels = [0] * 90 + [1] * 9 + [2]
+    pixels = np.zeros((100, 3, 1, 1), dtype=np.uint8)
+    torch.manual_seed(0)
+    batches = Batches(pixels, labels, batch_size=50, shuffle=True, balanced=True)
+    drawn = torch.cat([y for _ in range(30) for _, y, _ in batches])
+    assert len(drawn) == 3_000
+    assert all(900 < count < 1_100 for count in torch.bincount(drawn).tolist())
 
 
 def test_augmentation_keeps_shape_and_type():
-    images, _, _ = next(iter(Batches(PIXELS, LABELS, augment=True)))
+    images, _, _ = next(iter(Batches(PIXELS, LABELS, augment="standard")))
     assert images.shape == (10, 3, 8, 8) and images.dtype == torch.uint8
     assert not torch.equal(images, torch.from_numpy(PIXELS))
 
@@ -62,7 +87,7 @@ def test_targets_are_those_of_the_images():
 
 def test_a_seed_of_the_augmentation_makes_every_pass_the_same_view():
     view = augment_images(torch.from_numpy(PIXELS), range(70, 80))
-    batches = Batches(PIXELS, LABELS, 4, shuffle=True, augment=True, augment_seed=70)
+    batches = Batches(PIXELS, LABELS, 4, shuffle=True, augment="standard", augment_seed=70)
     for _ in range(2):
         for images, labels, _ in batches:
             assert torch.equal(images, view[labels])
@@ -126,7 +151,7 @@ def test_of_views_that_do_not_all_fit_most_stay(gpu, monkeypatch, views, copies)
     assert len(copied) == copies
 
 
-@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("augment", ["standard", "none"])
 def test_images_are_augmented_on_the_cpu_and_then_moved(monkeypatch, augment):
     """The device ``meta`` stands for a GPU; it has no pixels that could be augmented."""
     monkeypatch.setattr(
@@ -136,8 +161,8 @@ def test_images_are_augmented_on_the_cpu_and_then_moved(monkeypatch, augment):
     monkeypatch.setattr("kdtune.data.batches.gpu_memory_share", lambda device: 1.0)
     augmented = []
 
-    def record(images, seeds):
-        augmented.append((images, augment_images(images, seeds)))
+    def record(images, seeds, name):
+        augmented.append((images, augment_images(images, seeds, name)))
         return augmented[-1][1]
 
     monkeypatch.setattr("kdtune.data.batches.augment_images", record)
@@ -148,11 +173,11 @@ def test_images_are_augmented_on_the_cpu_and_then_moved(monkeypatch, augment):
     for images, labels, found in batches:
         assert {x.device.type for x in (images, labels, found["x"])} == {"meta"}
         assert found["x"].shape == (len(labels), 4) and images.shape[1:] == PIXELS.shape[1:]
-    if augment:
+    if augment != "none":
         assert torch.equal(
             torch.cat([images for images, _ in augmented]), torch.from_numpy(PIXELS)
         )
-    assert len(augmented) == (3 if augment else 0)
+    assert len(augmented) == (0 if augment == "none" else 3)
 
 
 @pytest.mark.gpu

@@ -9,9 +9,10 @@ import torch
 from small_runs import write_digits
 
 from kdtune.data import augmented_views
-from kdtune.data.decoded import DecodedDataset, view_seed
+from kdtune.data.decoded import DecodedDataset, View, view_seed
+from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import augment_images, decode_images
+from kdtune.data.transforms import augment_images
 from kdtune.errors import RunError, UserError
 from kdtune.storage.array_cache import ArrayCache
 
@@ -72,10 +73,10 @@ def test_augmented_views_depend_only_on_their_number_and_seed(data_dir, tmp_path
     plain = torch.from_numpy(views.pixels("train"))
     first = view_seed(1, 5)
     expected = augment_images(plain, range(first, first + len(plain))).numpy()
-    assert np.array_equal(views.augmented_view(1, 5, print), expected)
-    assert np.array_equal(views_of(data_dir, tmp_path).augmented_view(1, 5, print), expected)
-    for view, seed in ((0, 5), (1, 6)):
-        assert not np.array_equal(views.augmented_view(view, seed, print), expected)
+    assert np.array_equal(views.augmented_view(View(1, 5), print), expected)
+    assert np.array_equal(views_of(data_dir, tmp_path).augmented_view(View(1, 5), print), expected)
+    for view, seed, augment in ((0, 5, "standard"), (1, 6, "standard"), (1, 5, "crop_flip")):
+        assert not np.array_equal(views.augmented_view(View(view, seed, augment), print), expected)
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def two_idle_cores(monkeypatch):
 
 def view_states(views, view):
     reported = []
-    pixels = views.augmented_view(view, 5, reported.append)
+    pixels = views.augmented_view(View(view, 5), reported.append)
     return pixels, [progress.state for progress in reported if ", view " in progress.label]
 
 
@@ -101,7 +102,7 @@ def wait_for_background(views):
 def test_a_view_that_was_built_ahead_is_the_view(data_dir, tmp_path, two_idle_cores):
     views = views_of(data_dir, tmp_path)
     plain = torch.from_numpy(views.pixels("train"))
-    views.build_view_ahead(1, 5)
+    views.build_view_ahead(View(1, 5))
     wait_for_background(views)
     pixels, states = view_states(views, 1)
     assert states == ["cached"]
@@ -119,30 +120,30 @@ def test_what_fails_ahead_fails_where_the_view_is_needed(data_dir, tmp_path, two
     two_idle_cores.setattr("kdtune.data.decoded.fill_in_processes", fail)
     two_idle_cores.setattr(augmented_views, "fill_in_processes", fail)
     views = views_of(data_dir, tmp_path)
-    views.build_view_ahead(1, 5)
+    views.build_view_ahead(View(1, 5))
     wait_for_background(views)
     assert calls == [(2, augmented_views.BACKGROUND_NICENESS)]
     assert view_states(views, 1)[1] == ["building", "built"]  # in this process, at last
     two_idle_cores.setattr("kdtune.data.augmented_views.augment_images", fail)
     with pytest.raises(RunError, match="no room"):
-        views.augmented_view(2, 5, print)
+        views.augmented_view(View(2, 5), print)
 
 
 def test_nothing_is_built_ahead_in_vain(data_dir, tmp_path, two_idle_cores):
     views = views_of(data_dir, tmp_path)
-    views.augmented_view(1, 5, print)
+    views.augmented_view(View(1, 5), print)
     filled = []
     two_idle_cores.setattr(
         "kdtune.data.decoded.fill_in_processes", lambda *_, **__: filled.append(1)
     )
-    views.build_view_ahead(1, 5)  # it is there
+    views.build_view_ahead(View(1, 5))  # it is there
     assert not views._background
     two_idle_cores.setattr(augmented_views, "count_processes", lambda *_: 0)
-    views.build_view_ahead(2, 5)  # it is small
+    views.build_view_ahead(View(2, 5))  # it is small
     assert not views._background
     two_idle_cores.setattr(augmented_views, "count_processes", lambda *_: 2)
     two_idle_cores.setattr(augmented_views, "count_idle_cores", lambda: 0)
-    views.build_view_ahead(2, 5)
+    views.build_view_ahead(View(2, 5))
     wait_for_background(views)
     assert not filled
 
@@ -151,7 +152,7 @@ def test_one_view_at_a_time_is_built_ahead(data_dir, tmp_path, two_idle_cores):
     started, go_on = Event(), Event()
     filled = []
 
-    def fill(images, out, base_seed, processes, niceness):
+    def fill(images, out, base_seed, augment, processes, niceness):
         filled.append(base_seed)
         started.set()
         assert go_on.wait(60)
@@ -159,9 +160,9 @@ def test_one_view_at_a_time_is_built_ahead(data_dir, tmp_path, two_idle_cores):
     two_idle_cores.setattr("kdtune.data.decoded.fill_in_processes", fill)
     views = views_of(data_dir, tmp_path)
     views.pixels("train")
-    views.build_view_ahead(1, 5)
+    views.build_view_ahead(View(1, 5))
     assert started.wait(60)
-    views.build_view_ahead(2, 5)
+    views.build_view_ahead(View(2, 5))
     reported = []
 
     def report(progress):
@@ -169,7 +170,7 @@ def test_one_view_at_a_time_is_built_ahead(data_dir, tmp_path, two_idle_cores):
         if progress.state == "waiting":
             go_on.set()
 
-    views.augmented_view(1, 5, report)  # waits for what is being built
+    views.augmented_view(View(1, 5), report)  # waits for what is being built
     assert reported[-2:] == ["waiting", "cached"] and filled == [view_seed(1, 5)]
 
 

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_runs import write_digits
 
 from kdtune.data.folders import find_images
@@ -56,11 +57,103 @@ def test_classes_of_few_images_stay_in_train(tmp_path):
     assert np.bincount(find_images(str(tmp_path)).train.labels)[3] == 1
 
 
-def test_hidden_folders_and_other_files_are_skipped(tmp_path):
+def test_hidden_and_other_files_are_left_out_and_counted_at_any_depth(tmp_path):
     write_digits(tmp_path, 10)
+    before = find_images(str(tmp_path))
     (tmp_path / ".ipynb_checkpoints").mkdir()
+    image = before.train.images[0]
+    for folder in (".ipynb_checkpoints", "nested/.git", "nested/__MACOSX"):
+        hidden = tmp_path / "digit-1" / folder
+        hidden.mkdir(parents=True)
+        shutil.copy(image, hidden / "0-checkpoint.png")
+    shutil.copy(image, tmp_path / "digit-1" / "._0.png")
+    shutil.copy(image, tmp_path / "loose.png")
+    (tmp_path / "__MACOSX" / "digit-1").mkdir(parents=True)
     (tmp_path / "digit-1" / "notes.txt").write_text("not an image")
-    assert len(find_images(str(tmp_path)).classes) == 10
+    (tmp_path / "digit-2" / "README").write_text("not an image")
+    (tmp_path / "digit-2" / "more.TXT").write_text("not an image")
+    data = find_images(str(tmp_path))
+    assert (data.fingerprint, data.classes) == (before.fingerprint, before.classes)
+    assert data.left_out == {
+        "hidden folders": 5, "hidden images": 1, "images outside of class folders": 1,
+        "files ending in .txt": 2, "files without a suffix": 1,
+    }  # fmt: skip
+    assert list(data.describe())[2] == (
+        "left out: images outside of class folders (1), hidden folders (5), hidden images (1), "
+        "files ending in .txt (2), files without a suffix (1)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("Training", "dev", "TESTING"), ("TRAIN", "Validation", "Test"), ("train", "valid", "test")],
+)
+def test_splits_have_their_usual_names(tmp_path, train, val, test):
+    for i, split in enumerate((train, val, test)):
+        write_digits(tmp_path / split, 4 + i, first=10 * i)
+    (tmp_path / "extra").mkdir()
+    data = find_images(str(tmp_path))
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [40, 50, 60]
+    assert data.left_out == {"the folder extra, which is no split": 1} and not data.cut_splits
+
+
+def test_a_wrapping_folder_is_opened(tmp_path):
+    inner = tmp_path / "wrap" / "archive" / "cifar10"
+    write_digits(inner / "train", 8)
+    write_digits(inner / "test", 3, first=30)
+    (tmp_path / "wrap" / "__MACOSX" / "cifar10" / "train").mkdir(parents=True)
+    (tmp_path / "wrap" / "README.md").write_text("unpacked")
+    data = find_images(str(tmp_path / "wrap"))
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [70, 10, 30]
+    assert data.root == inner and data.fingerprint == find_images(str(inner)).fingerprint
+
+
+def test_a_class_holds_the_images_of_its_folders_at_any_depth(tmp_path):
+    for path, count in {"cat/black": 3, "cat/white/long/hair": 4, "dog": 5}.items():
+        (tmp_path / path).mkdir(parents=True)
+        for i in range(count):
+            Image.new("L", (4, 4), i).save(tmp_path / path / f"{i}.png")
+    data = find_images(str(tmp_path))
+    assert data.classes == ("cat", "dog")
+    labels = [label for split in data.splits.values() for label in split.labels]
+    assert np.bincount(labels).tolist() == [7, 5]
+
+
+def test_splits_inside_of_classes_are_kept(tmp_path):
+    for path, count in {"cat/Train": 4, "cat/test": 2, "dog/train": 5, "dog/test": 3}.items():
+        (tmp_path / path).mkdir(parents=True)
+        for i in range(count):
+            Image.new("L", (4, 4), i).save(tmp_path / path / f"{i}.png")
+    data = find_images(str(tmp_path))
+    assert len(data.test) == 5 and data.cut_splits == ("validation",)
+    assert {image.parent.name for image in data.test.images} == {"test"}
+    Image.new("L", (4, 4)).save(tmp_path / "dog" / "loose.png")  # not all are in a split
+    assert find_images(str(tmp_path)).cut_splits == ("validation", "test")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_class_folder_is_left_out(tmp_path, split):
+    write_digits(tmp_path / "train", 3)
+    write_digits(tmp_path / "val", 1)
+    (tmp_path / split / "zebra" / "inside").mkdir(parents=True)
+    data = find_images(str(tmp_path))
+    assert len(data.classes) == 10
+    assert data.left_out == {f"the empty class folder {tmp_path}/{split}/zebra": 1}
+
+
+def test_data_are_described_in_three_lines(tmp_path):
+    for name, count in (("a", 38), ("b", 2)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("L", (4, 4), i).save(tmp_path / "train" / name / f"{i}.png")
+    (tmp_path / "train" / "a" / "x.xcf").touch()
+    data = find_images(str(tmp_path))
+    assert list(data.describe()) == [
+        f"{tmp_path}: 40 images of 2 classes: 34 train, 6 validation; validation cut from train; "
+        "there are no test images",
+        "the largest class, a, has 94.1 % of the train images; b has the fewest (2)",
+        "left out: files ending in .xcf (1)",
+    ]
 
 
 def test_digits_are_built_in():
@@ -81,10 +174,6 @@ def test_the_fingerprint_follows_the_files(tmp_path):
     assert find_images(str(tmp_path)).fingerprint != before
 
 
-def empty_class(root):
-    (root / "train" / "zebra").mkdir()
-
-
 def unknown_in_test(root):
     write_digits(root / "test", 1)
     shutil.copytree(root / "test" / "digit-0", root / "test" / "zebra")
@@ -95,13 +184,15 @@ def one_class(root):
         shutil.rmtree(root / "train" / f"digit-{i}")
 
 
-def valid(root):
-    write_digits(root / "valid", 1)
+def empty_in_train(root):
+    write_digits(root / "test", 1)
+    for path in (root / "train" / "digit-3").iterdir():
+        path.unlink()
 
 
-def capitals(root):
-    (root / "train").rename(root / "Train")
-    write_digits(root / "Test", 1)
+def two_names(root):
+    for name in ("val", "Valid"):
+        write_digits(root / name, 1)
 
 
 def no_train(root):
@@ -118,13 +209,15 @@ def too_few(root):
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (shutil.rmtree, "There is no folder .*; give an ImageFolder, or one of the data sets"),
-        (empty_class, "The class folder .*zebra holds no images"),
+        (
+            shutil.rmtree,
+            "There is no folder .*; give an ImageFolder, a table .*, tar shards, hf:NAME, or one",
+        ),
         (unknown_in_test, "test has the class 'zebra', which the training images lack"),
         (one_class, "must hold at least two folders, one a class; it holds 1"),
-        (valid, "valid looks like a split"),
-        (capitals, "Test looks like a split: splits are folders named train, val and test"),
-        (no_train, "val looks like a split"),
+        (empty_in_train, "test has the class 'digit-3', which the training images lack"),
+        (two_names, "Valid and val both look like the validation split"),
+        (no_train, "val looks like a split, but there is no folder train beside it"),
         (too_few, "too few to cut 15% of each class"),
     ],
 )

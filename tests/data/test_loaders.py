@@ -7,18 +7,21 @@ from small_runs import IMAGE_SIZE, write_digits
 from kdtune import prepare_dataloaders
 from kdtune.at import train_at
 from kdtune.data.batches import Batches
+from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import decode_images, normalise
+from kdtune.data.loaders import CheckedLoader
+from kdtune.data.transforms import normalise
 from kdtune.errors import UserError
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augment", [False, True, "trivialaugment"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_those_of_a_run(folder, workers, augment):
     loaders = prepare_dataloaders(str(folder), 16, workers, augment, IMAGE_SIZE)
     data = find_images(str(folder))
     pixels = decode_images(data.train, IMAGE_SIZE)
-    ours = Batches(pixels, data.train.labels, 16, shuffle=True, augment=augment)
+    name = {False: "none", True: "standard"}.get(augment, augment)
+    ours = Batches(pixels, data.train.labels, 16, shuffle=True, augment=name)
     for epoch in (1, 2):
         torch.manual_seed(epoch)
         expected = list(ours)
@@ -51,7 +54,7 @@ def test_without_test_images_there_is_no_test_loader(tmp_path):
     assert prepare_dataloaders(str(tmp_path / "d"), num_workers=0)[2] is None
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augment", [False, True, "trivialaugment"])
 def test_a_run_on_loaders_is_the_run_on_the_folder(folder, tmp_path, monkeypatch, augment):
     monkeypatch.chdir(tmp_path)
     config = {
@@ -71,3 +74,15 @@ def test_a_run_on_loaders_is_the_run_on_the_folder(folder, tmp_path, monkeypatch
 def test_a_setting_out_of_range_is_an_error_in_one_sentence(folder):
     with pytest.raises(UserError, match="The setting batch_size cannot be 0"):
         prepare_dataloaders(str(folder), batch_size=0)
+
+
+def test_a_tiny_last_batch_of_a_loader_is_left_out_in_training():
+    sizes = (12, 3, 12, 2)
+    batches = [(torch.zeros(n, 3, 8, 8), torch.zeros(n, dtype=torch.int64)) for n in sizes]
+    trained = CheckedLoader(batches, "train_loader", training=True)
+    with pytest.warns(
+        UserWarning, match="last batch of train_loader is left out: it has 2 images"
+    ):
+        assert [len(y) for _, y, _ in trained] == [12, 3, 12]
+    assert [len(y) for _, y, _ in CheckedLoader(batches, "test_loader")] == [12, 3, 12, 2]
+    assert [len(y) for _, y, _ in CheckedLoader(batches[3:], "train_loader", training=True)] == [2]

@@ -1,30 +1,22 @@
-"""Decoding and normalisation."""
+"""Augmentation and normalisation."""
 
 import threading
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as F
 
-from kdtune.data.splits import Split
 from kdtune.data.transforms import (
+    AUGMENTATIONS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     augment_images,
-    decode_images,
     normalise,
 )
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8), dtype=np.uint8)
-
-
-def test_files_are_decoded_to_channels_first_rgb(tmp_path):
-    image = Image.new("RGB", (8, 8), (10, 20, 30))
-    image.save(tmp_path / "a.png")
-    assert decode_images(Split([tmp_path / "a.png"], [0]), 8)[0, :, 3, 3].tolist() == [10, 20, 30]
 
 
 def test_normalise_agrees_with_torchvision():
@@ -53,12 +45,33 @@ def test_augmentation_is_that_of_torchvision_seeded_for_each_image(size):
         assert torch.equal(found, transform(image))
 
 
-def test_augmentation_in_a_thread_leaves_the_draws_of_others_alone():
+@pytest.mark.parametrize(
+    ("name", "transform"),
+    [
+        ("crop_flip", None),
+        ("randaugment", v2.RandAugment()),
+        ("trivialaugment", v2.TrivialAugmentWide()),
+        ("autoaugment", v2.AutoAugment()),
+    ],
+)
+def test_augmentations_by_name_are_those_of_torchvision(name, transform):
+    images = torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8)
+    steps = [v2.RandomCrop(16, padding=2), v2.RandomHorizontalFlip(), transform]
+    expected = v2.Compose([step for step in steps if step is not None])
+    found = augment_images(images, range(40), name)
+    for seed, image in enumerate(images):
+        torch.manual_seed(seed)
+        assert torch.equal(found[seed], expected(image))
+    assert torch.equal(augment_images(images[7:9], [7, 8], name), found[7:9])
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentation_in_a_thread_leaves_the_draws_of_others_alone(name):
     stop, started = threading.Event(), threading.Event()
 
     def augment():
         while not stop.is_set():
-            augment_images(torch.from_numpy(PIXELS), range(10))
+            augment_images(torch.from_numpy(PIXELS), range(10), name)
             started.set()
 
     def draws():

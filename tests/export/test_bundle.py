@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from event_logs import OPENING_FIELDS, add_times, make_metrics, write_events
+from PIL import Image
 from small_runs import IMAGE_SIZE, small_config
 
 from kdtune.config.sweep import SweepConfig
@@ -248,6 +249,19 @@ def test_an_impossible_export_is_an_error_in_one_sentence(sweep, given, sentence
     assert not Path("new").exists()
 
 
+def write_odd_images(folder):
+    """Write noise that is turned by EXIF, half transparent, and grey of 16 bits."""
+    random = np.random.default_rng(0)
+    colours = random.integers(0, 256, (8, 12, 4)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(colours[..., :3]).save(folder / "turned.jpg", exif=exif)
+    Image.fromarray(colours).save(folder / "transparent.png")
+    grey = random.integers(0, 2**16, (8, 12)).astype(np.uint16)
+    Image.fromarray(grey).save(folder / "16-bit.png")
+    return [str(folder / name) for name in ("turned.jpg", "transparent.png", "16-bit.png")]
+
+
 ALONE = """
 import runpy, sys
 for name in sys.argv[1].split(","):
@@ -261,6 +275,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_an_exported_network_runs_without_kdtune(sweep, tmp_path, form, without):
     export_sweep(sweep.folder.path, tmp_path / "out", [form])
     images = [str(path) for path in find_images(sweep.settings["data"]).validation.images[::3]]
+    images += write_odd_images(tmp_path)
     words = [str(tmp_path / "out" / f"{STEM}.{form}.py"), *images]
     found = subprocess.run(
         [sys.executable, "-c", ALONE, f"kdtune,torchvision,{without}", *words],
@@ -268,7 +283,7 @@ def test_an_exported_network_runs_without_kdtune(sweep, tmp_path, form, without)
     ).stdout.splitlines()  # fmt: skip
     network = tmp_path / "out" / f"{STEM}.{form}"
     expected = predict_images(network, list(map(Path, images)), top=1, trust=True)
-    assert len(found) == len(images) == 10
+    assert len(found) == len(images) == 13
     for line, row in zip(found, expected.itertuples(), strict=True):
         name, share = re.fullmatch(r".*: (digit-\d) \((.*) %\)", line).groups()
         assert name == row._2 and float(share) == pytest.approx(100 * row.probability, abs=0.06)

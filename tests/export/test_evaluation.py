@@ -7,8 +7,8 @@ import pytest
 from small_runs import IMAGE_SIZE, small_config, write_digits
 
 from kdtune.data.batches import Batches
+from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import decode_images
 from kdtune.errors import UserError
 from kdtune.export.evaluation import (
     calibration_error,

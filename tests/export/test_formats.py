@@ -25,11 +25,12 @@ CLASSES = ["<b>x</b>", "a\nb", "`|$y$", "é"]
 IMAGES = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def loaded_of(name="MultiBranchNet", classes=CLASSES):
+def loaded_of(name="MultiBranchNet", classes=CLASSES, image_size=8):
     torch.manual_seed(0)
     return {
-        "model": build_model(name, len(classes), 8).eval(), "classes": classes, "epoch": 1,
-        "config": {"model": name, "image_size": 8}, "validation_accuracy": 0.5, "trial_id": "t",
+        "model": build_model(name, len(classes), image_size).eval(),
+        "config": {"model": name, "image_size": image_size},
+        "classes": classes, "epoch": 1, "validation_accuracy": 0.5, "trial_id": "t",
     }  # fmt: skip
 
 
@@ -83,6 +84,16 @@ def test_a_network_of_a_library_is_opened_again(tmp_path, name, form):
     assert measure_logit_difference(loaded, tmp_path / f"x.{form}", IMAGES) <= MAX_LOGIT_DIFFERENCE
     network = open_network(tmp_path / f"x.{form}", trust=form == "pt2")
     assert network.description.model == name
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", ["timm:test_vit", "timm:levit_128s"])
+def test_a_transformer_can_be_written_in_every_format(tmp_path, name, form):
+    pytest.importorskip("timm")
+    loaded = loaded_of(name, image_size=32)
+    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    FORMATS[form].write(tmp_path / f"x.{form}", loaded)
+    assert measure_logit_difference(loaded, tmp_path / f"x.{form}", images) <= MAX_LOGIT_DIFFERENCE
 
 
 @pytest.mark.parametrize("form", FORMATS)

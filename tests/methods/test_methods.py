@@ -13,6 +13,7 @@ from kdtune.config.train import TrainConfig
 from kdtune.errors import UserError
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.at import at_loss, at_paper_loss, attention_map
+from kdtune.methods.checks import dry_run
 from kdtune.methods.dist import correlation_distance, dist_loss
 from kdtune.methods.dkd import dkd_losses
 from kdtune.methods.fitnets import feature_loss
@@ -21,6 +22,8 @@ from kdtune.methods.pkt import neighbour_probabilities, pkt_loss
 from kdtune.methods.rkd import distances_and_angles, rkd_loss
 from kdtune.methods.sp import similarity_matrix, sp_loss
 from kdtune.methods.vid import vid_loss
+from kdtune.models import build_model, probe_stage_shapes
+from kdtune.models.library import LIBRARIES
 
 STUDENT = [(4, 8, 8), (6, 4, 4), (8, 2, 2)]
 TEACHER = [(8, 8, 8), (12, 4, 4), (16, 2, 2)]
@@ -154,6 +157,47 @@ class TestContract:
         method = build(name, student=STUDENT[1:], alpha=1.0, beta=1.0)
         student, teacher = outputs(STUDENT[1:], seed=1), outputs(TEACHER)
         assert torch.isfinite(method(*student, method.targets(*teacher), LABELS)["loss"])
+
+
+def make_network(kind):
+    """A network of each family for images of 32 px, as small as it gets."""
+    torch.manual_seed(0)
+    if kind == "MultiBranchNet":
+        return build_model(kind, 5, 32)
+    timm = pytest.importorskip("timm")
+    small = {"num_classes": 5, "img_size": 32}
+    options = {
+        "vit": ("vit_tiny_patch16_224", {"depth": 2, "embed_dim": 32, "num_heads": 2}),
+        "swin": (
+            "swin_tiny_patch4_window7_224",
+            {"depths": (1, 1, 1), "embed_dim": 16, "num_heads": (2, 2, 2)},
+        ),
+    }
+    name, shape = options[kind]
+    network = timm.create_model(name, **small, **shape)
+    return LIBRARIES["timm"].add_maps(network, name, 32)
+
+
+FAMILIES = ["MultiBranchNet", "vit", "swin"]
+
+
+@pytest.mark.parametrize("teacher", FAMILIES)
+@pytest.mark.parametrize("student", FAMILIES)
+@pytest.mark.parametrize("name", METHODS)
+def test_networks_of_all_families_learn_from_one_another(name, student, teacher):
+    networks = make_network(student), make_network(teacher).eval()
+    shapes = [probe_stage_shapes(network, 32) for network in networks]
+    method = build(name, *shapes, alpha=0.5, beta=2.0)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        targets = method.targets(*networks[1](images))
+    dry_run(name, method, networks[0](images), networks[1](images))
+    parts = method(*networks[0](images), targets, LABELS)
+    assert torch.isfinite(parts["loss"])
+    parts["loss"].backward()
+    gradients = {key: p.grad for key, p in networks[0].named_parameters()}
+    assert all(g is not None and torch.isfinite(g).all() for g in gradients.values())
+    assert all(p.grad is not None for p in method.parameters())
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name():

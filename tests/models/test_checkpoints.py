@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import warnings
 
 import numpy as np
@@ -197,6 +198,11 @@ def with_more(path):
     torch.save(weights | more, path)
 
 
+def two_networks(path):
+    weights = torchvision.models.resnet18().state_dict()
+    torch.save({"net1": weights, "net2": zeros(weights)}, path)
+
+
 def of_other_width(path):
     weights = torchvision.models.resnet18().state_dict()
     torch.save({**weights, "bn1.bias": torch.zeros(32)}, path)
@@ -215,9 +221,11 @@ def program(path):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
+        (other_network, r"give .* as NAME=FILE, such as torchvision:mobilenet_v3_small=FILE or M"),
         (other_network, r"holds \d+ tensors, the first 'features.0.0.weight' \[16, 3, 3, 3\]"),
         (without_head, "a ResNet that is none of torchvision's: there is no fc.weight; give a ch"),
         (without_a_layer, r"torchvision's: it lacks layer4.1.conv2.weight; give"),
+        (two_networks, "holds 2 networks, net1 and net2: which one is meant"),
         (with_more, "torchvision's: it has besides attention.0.bias and 1 more; give"),
         (of_other_width, r"torchvision's: bn1.bias is \[32\], not \[64\]; give a checkpoint"),
         (whole_module, r"\(torchvision.models.resnet.ResNet\); save the network's state_dict"),
@@ -231,6 +239,112 @@ def test_a_teacher_that_is_none_is_a_sentence(tmp_path, make, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         load_model(tmp_path / "x.pth")
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+
+
+A_TENSOR = torch.zeros(3)
+STUDENT_AND_TEACHER = {
+    "model and teacher": lambda student, teacher: {"model": student, "teacher": teacher},
+    "student and teacher": lambda student, teacher: {"student": student, "teacher": teacher},
+    "snet and tnet": lambda student, teacher: {"epoch": 7, "snet": student, "tnet": teacher},
+    "model_s and model_t": lambda student, teacher: {"model_s": student, "model_t": teacher},
+    "by prefix": lambda student, teacher: {
+        "state_dict": prefixed("module.student.")(student) | prefixed("module.teacher.")(teacher)
+    },
+}
+
+
+@pytest.mark.parametrize("saved_as", STUDENT_AND_TEACHER)
+def test_of_student_and_teacher_in_a_file_the_teacher_is_used_and_said(tmp_path, saved_as):
+    student, teacher = (
+        getattr(torchvision.models, name)(num_classes=2).state_dict()
+        for name in ("resnet18", "resnet34")
+    )
+    torch.save(STUDENT_AND_TEACHER[saved_as](student, teacher), tmp_path / "both.pth")
+    loaded = load_model(tmp_path / "both.pth")
+    assert loaded["architecture"] == "ResNet34"
+    assert re.search(
+        r"both.pth holds .* and .*: the network .*(teacher|t|tnet) is used$", loaded["note"]
+    )
+    # One of another network is not meant.
+    loaded = load_model(tmp_path / "both.pth", name="torchvision:resnet18")
+    assert loaded["note"] == ""
+    assert torch.equal(loaded["model"].state_dict()["conv1.weight"], student["conv1.weight"])
+
+
+def test_an_average_and_an_optimizer_are_no_second_network(tmp_path):
+    weights = torchvision.models.resnet18(num_classes=2).state_dict()
+    optimizer = {"state": {0: {"momentum": A_TENSOR}}}
+    content = {"model": weights, "model_ema": zeros(weights), "optimizer": optimizer}
+    torch.save(content, tmp_path / "t.pth")
+    loaded = load_model(tmp_path / "t.pth")
+    assert loaded["note"] == "" and not loaded["model"].state_dict()["conv1.weight"].eq(0).all()
+
+
+def test_counts_of_a_profiler_are_no_weights(tmp_path):
+    weights = torchvision.models.resnet18(num_classes=2).state_dict()
+    counts = {"total_ops": A_TENSOR, "layer1.total_params": A_TENSOR, "fc.total_ops": A_TENSOR}
+    torch.save(weights | counts, tmp_path / "t.pth")
+    assert load_model(tmp_path / "t.pth")["architecture"] == "ResNet18"
+    more = {"layer1.gate.weight": A_TENSOR}  # no block
+    torch.save(weights | more, tmp_path / "t.pth")
+    with pytest.raises(UserError, match="it has besides layer1.gate.weight"):
+        load_model(tmp_path / "t.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "saved_as"),
+    [
+        ("torchvision:mobilenet_v3_small", 32, "plain"),
+        ("torchvision:mobilenet_v3_small", 32, "wrapped and prefixed"),
+        ("MultiBranchNet", 16, "model_state_dict"),
+        ("ResNet18", 32, "plain"),
+        ("torchvision:swin_t", 32, "DataParallel"),
+        ("timm:test_vit", 64, "plain"),
+    ],
+)
+def test_a_state_dict_loads_under_the_name_of_its_network(tmp_path, name, size, saved_as):
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    theirs = build_model(name, 6, size).eval()
+    torch.save(SAVED_AS[saved_as](theirs.state_dict()), tmp_path / "t.pth")
+    loaded = load_model(tmp_path / "t.pth", name=name, image_size=size)
+    images = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        assert torch.equal(loaded["model"](images)[0], theirs(images)[0])
+    assert (loaded["architecture"], loaded["num_classes"]) == (name, 6)
+    assert loaded["image_size"] is None and not loaded["model"].training
+
+
+def test_weights_that_fit_one_image_size_name_it(tmp_path):
+    for name, size in {"ResNet18": 32, "torchvision:vit_b_32": 64}.items():
+        torch.save(build_model(name, 6, size).state_dict(), tmp_path / "t.pth")
+        assert load_model(tmp_path / "t.pth", name=name)["image_size"] == size
+        with pytest.raises(UserError, match=f"for images of {size} px; give --image-size {size}"):
+            load_model(tmp_path / "t.pth", name=name, image_size=96)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("torchvision:mobilenet_v2", "t.pth does not fit torchvision:mobilenet_v2: it lacks cla"),
+        ("torchvision:wide_resnet50_2", r"it lacks layer1.0.bn3.bias"),
+        ("Nothing", "There is no model 'Nothing'"),
+    ],
+)
+def test_weights_of_another_network_than_named_are_a_sentence(tmp_path, name, sentence):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "t.pth")
+    with pytest.raises(UserError, match=sentence):
+        load_model(tmp_path / "t.pth", name=name)
+
+
+def test_a_checkpoint_of_kdtune_is_not_loaded_under_another_name(tmp_path):
+    config = small_config("digits").model_dump()
+    save_model(
+        tmp_path / "m.pth", build_model("MultiBranchNet", 2, 8), config=config, classes=["a", "b"]
+    )
+    assert load_model(tmp_path / "m.pth", name="MultiBranchNet")["image_size"] == 8
+    with pytest.raises(UserError, match="holds the network MultiBranchNet, not ResNet18"):
+        load_model(tmp_path / "m.pth", name="ResNet18")
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 100])

@@ -6,7 +6,8 @@ import torchvision
 
 from kdtune.errors import UserError
 from kdtune.models import MODELS, build_model, probe, probe_stage_shapes, require_model
-from kdtune.models.library import TORCHVISION_OPTIONS, find_stage_ends
+from kdtune.models.feature_maps import find_stage_ends
+from kdtune.models.library import TORCHVISION_OPTIONS
 from kdtune.models.multibranch import ECA, eca_kernel_size
 
 NAMED = [
@@ -112,6 +113,86 @@ def test_a_named_model_is_its_librarys_and_gives_a_map_a_stage(name):
     assert all(p.grad is not None for p in ours.parameters())
 
 
+TRANSFORMERS = {
+    "torchvision:vit_b_16": [2] * 4,
+    "torchvision:swin_t": [8, 4, 2, 1],
+    "timm:test_vit": [2] * 4,
+    "timm:deit_tiny_distilled_patch16_224": [2] * 4,
+    "timm:vit_small_patch16_dinov3": [2] * 4,
+    "timm:swin_tiny_patch4_window7_224": [8, 4, 2, 1],
+    "timm:efficientformerv2_s0": [8, 4, 2, 1],
+}
+"""Transformers and hybrids, with the sides of their maps at 32 px."""
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_transformer_gives_a_square_map_a_stage(name):
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    model = build_model(name, 5, 32)
+    images = torch.rand(2, 3, 32, 32)
+    logits, features = probe(model, images)
+    assert logits.shape == (2, 5)
+    assert [tuple(f.shape[2:]) for f in features] == [(s, s) for s in TRANSFORMERS[name]]
+    sum(f.sum() for f in (model(images)[0], *model(images)[1])).backward()
+    without = [key for key, p in model.named_parameters() if p.grad is None]
+    assert not without
+
+
+def test_a_vits_maps_are_the_patches_of_its_blocks():
+    timm = pytest.importorskip("timm")
+    ours = build_model("timm:vit_small_patch14_reg4_dinov2", 5, 28)
+    theirs = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=5, img_size=28).eval()
+    theirs.load_state_dict(ours.state_dict())
+    outputs = {}
+    for block in (2, 5, 8, 11):
+        theirs.blocks[block].register_forward_hook(
+            lambda module, inputs, output, block=block: outputs.update({block: output})
+        )
+    images = torch.rand(2, 3, 28, 28)
+    with torch.no_grad():
+        logits, features = probe(ours, images)
+        assert torch.equal(theirs(images), logits)
+    for feature, tokens in zip(features, outputs.values(), strict=True):
+        # a class token and four registers, then 2x2 patches row by row
+        assert tokens.shape == (2, 9, 384)
+        assert torch.equal(feature[:, :, 1, 0], tokens[:, 7])
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "tiny_vit_5m_224"])
+def test_loaded_weights_replace_what_was_computed_from_earlier_ones(name):
+    pytest.importorskip("timm")
+    one, other = (build_model(f"timm:{name}", 5, 64).eval() for _ in range(2))
+    with torch.no_grad():
+        for key, parameter in other.named_parameters():
+            if "attention_bias" in key:
+                parameter.normal_(std=5)
+        images = torch.rand(2, 3, 64, 64)
+        one(images)  # keeps its biases, as always in eval mode
+        one.load_state_dict(other.state_dict())
+        assert torch.equal(one(images)[0], other(images)[0])
+    assert not one.training
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("ResNet18", ["layer1.0", "layer3"]),
+        ("torchvision:resnet18", ["layer1.0", "layer3"]),
+        ("timm:test_resnet", ["layer1.0", "layer3"]),
+    ],
+)
+def test_layers_can_be_named_in_any_network(name, layers):
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    model = build_model(name, 5, 64, layers)
+    images = torch.rand(2, 3, 64, 64)
+    logits, features = probe(model, images)
+    assert logits.shape == (2, 5) and len(features) == 2
+    assert [f.shape[2] for f in features] == [16, 4]
+    assert model.state_dict().keys() == build_model(name, 5, 64).state_dict().keys()
+
+
 @pytest.mark.parametrize(
     ("name", "ends"),
     [
@@ -135,13 +216,15 @@ def test_stages_end_before_each_down_sampling(name, ends):
 @pytest.mark.parametrize(
     ("name", "size", "sentence"),
     [
-        ("torchvision:swin_t", 64, "swin_t cannot be used .*it has no maps that get smaller"),
+        ("torchvision:swin_t", 66, "swin_t cannot be .*it cuts images into patches of 4 px"),
+        ("torchvision:vit_b_16", 40, "vit_b_16 cannot be used .* indivisible by patch size"),
+        ("torchvision:maxvit_t", 32, "maxvit_t cannot be used with images of 32 px .*partition"),
         ("torchvision:squeezenet1_1", 16, "squeezenet1_1 cannot be used with images of 16 px"),
         ("torchvision:resnet81", 32, "torchvision has no model 'resnet81'; did you mean 'resnet"),
         ("torchvision:zzz", 32, r"torchvision has no model 'zzz'; its documentation lists \d+"),
         ("torchvison:resnet18", 32, "There is no model 'torchvison:resnet18'; did you mean"),
         ("torchvision:", 32, "There is no model 'torchvision:'"),
-        ("timm:vit_tiny_patch16_224", 224, "it has no maps that get smaller from stage to stage"),
+        ("timm:vit_tiny_patch16_224", 40, "it cuts images into patches of 16 px.; take another"),
         ("timm:efficientnet_lite0.ra_in1k", 32, "timm has no model"),
     ],
 )
@@ -159,3 +242,46 @@ def test_timm_is_asked_for_where_it_lacks(monkeypatch):
     monkeypatch.setattr("kdtune.runtime.optional_imports.import_module", missing)
     with pytest.raises(UserError, match=r"needs timm, .* pip install '.\[timm\]'"):
         require_model("timm:resnet18")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("torchvision:mobilenet_v3_small", "drop_rate"),
+        ("torchvision:efficientnet_b0", "drop_path_rate"),
+        ("timm:test_vit", "drop_rate"),
+        ("timm:test_vit", "drop_path_rate"),
+    ],
+)
+def test_dropout_and_stochastic_depth_are_those_of_the_library(name, key):
+    """A high rate changes outputs from call to call while training, and none afterwards."""
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    images = torch.randn(4, 3, 32, 32)
+    differs = {}
+    for rate in (0.0, 0.5):
+        torch.manual_seed(0)
+        model = build_model(name, 10, 32, rates={"drop_rate": 0.0, key: rate})
+        for module in model.train().modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        torch.nn.init.normal_([*model.parameters()][-2])  # some begin with logits of 0
+        differs[rate] = not torch.equal(model(images)[0], model(images)[0])
+        model.eval()
+        assert torch.equal(model(images)[0], model(images)[0])
+    assert differs == {0.0: False, 0.5: True}
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("ResNet18", "drop_rate"),
+        ("torchvision:resnet18", "drop_rate"),
+        ("torchvision:mobilenet_v3_small", "drop_path_rate"),
+        ("torchvision:swin_t", "drop_rate"),
+        ("torchvision:swin_t", "drop_path_rate"),
+    ],
+)
+def test_a_network_without_a_rate_is_told(name, key):
+    with pytest.raises(UserError, match=f"{name} has no {key}"):
+        build_model(name, 10, 32, rates={key: 0.1})

@@ -133,6 +133,22 @@ def test_weights_that_want_another_normalisation_are_refused():
         load_pretrained(build_model(NAME, 3, 32), name, "DEFAULT", 3)
 
 
+@pytest.mark.parametrize("name", ["torchvision:vit_b_32", "timm:test_vit"])
+def test_positions_are_resampled_for_another_image_size(tmp_path, name):
+    if name.startswith("timm"):
+        pytest.importorskip("timm")
+    large, small = build_model(name, 5, 128), build_model(name, 5, 64)
+    with torch.no_grad():
+        for key, parameter in large.named_parameters():
+            if "pos_embed" in key:
+                parameter += 100  # which fresh positions are far from
+    torch.save(large.state_dict(), tmp_path / "w.pth")
+    assert "all the weights" in load_pretrained(small, name, str(tmp_path / "w.pth"), 5)
+    positions = [key for key in small.state_dict() if "pos_embed" in key]
+    assert same(small, large.state_dict() | {k: small.state_dict()[k] for k in positions}) == set()
+    assert all(small.state_dict()[key][:, 1:].sub(100).abs().max() < 1 for key in positions)
+
+
 class _Runs:
     def __init__(self, path):
         self.path = path

@@ -10,6 +10,7 @@ from kdtune.methods import METHODS
 from kdtune.models import MODELS, build_model
 from kdtune.models.on_device import DeviceModel
 from kdtune.training.cuda_graph import GraphedStep, Recorder
+from kdtune.training.ema import ModelEma
 from kdtune.training.epoch import train_epoch
 from kdtune.training.loop import build_method_for_models, build_student
 from kdtune.training.optimizer import build_optimizer
@@ -99,6 +100,22 @@ def test_each_epoch_is_recorded_anew(folder, method):
     recorded = train(make_parts(folder, **settings), recorder, epochs=3)
     assert_same(recorded, train(make_parts(folder, **settings), None, epochs=3))
     assert (recorder.recorded, recorder.replayed) == (3, 6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_an_average_of_weights_and_clipping_are_recorded_with_the_step(folder, optimizer):
+    ends = []
+    for recorder in (RecordingOnCpu(), None):
+        parts = make_parts(folder, optimizer=optimizer, gradient_clip_val=0.1)
+        batches = make_batches(*parts[1:3])
+        step = GraphedStep(*parts, recorder) if recorder else TrainingStep(*parts)
+        step.ema = ModelEma(parts[0].model, 0.9)
+        for _ in range(2):
+            train_epoch(step, batches)
+        assert step.ema.steps == 8
+        ends.append(step.ema.model.state_dict())
+        assert recorder is None or recorder.replayed == 4
+    assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
 
 
 def test_a_live_teacher_is_recorded_with_the_step(folder):

@@ -1,14 +1,18 @@
 """Inputs of a run: with cached targets or a live teacher, it learns the same."""
 
 import os
+from copy import deepcopy
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 from small_runs import IMAGE_SIZE, small_config, write_digits
 
-from kdtune.data.decoded import DecodedDataset
+from kdtune.data.decoded import DecodedDataset, View, view_seed
 from kdtune.data.folders import find_images
+from kdtune.data.mixing import mix_in_place
+from kdtune.data.transforms import augment_images, normalise
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
 from kdtune.training.epoch_data import (
@@ -109,7 +113,7 @@ def test_epochs_take_turns_with_the_views(folder, teacher_file):
 def test_an_epoch_has_the_next_ones_view_built(folder, monkeypatch, settings, expected):
     requested = []
     monkeypatch.setattr(
-        DecodedDataset, "build_view_ahead", lambda _, view, seed: requested.append((view, seed))
+        DecodedDataset, "build_view_ahead", lambda _, view: requested.append(view[:2])
     )
     inputs, _ = open_run(folder, None, method="student", epochs=3, **settings)
     for epoch in (1, 2, 3):
@@ -235,3 +239,47 @@ def test_a_changed_image_is_seen(tmp_path, teacher_file):
     changed = after.load_arrays(1)[1]
     assert not np.array_equal(first["logits"][0], changed["logits"][0])
     assert np.allclose(first["logits"][1:], changed["logits"][1:], atol=1e-4)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+def test_mixed_views_are_cached_with_the_teachers_targets(folder, teacher_file, augment):
+    settings = {"mix": "cutmix", "augment": augment, "augment_views": 2, "augment_seed": 3}
+    inputs, _ = open_run(folder, teacher_file, **settings)
+    view = View(1, 3, augment, "cutmix")
+    pixels = torch.from_numpy(inputs.decoded.pixels("train")).clone()
+    if augment != "none":
+        base_seed = view_seed(1, 3)
+        pixels = augment_images(pixels, range(base_seed, base_seed + len(pixels)), augment)
+    plain, mixing = pixels.numpy().copy(), inputs.decoded.mixing(view)
+    mix_in_place(pixels.numpy(), mixing)
+    mixed, targets = inputs.load_arrays(2)
+    assert np.array_equal(mixed, pixels) and not np.array_equal(mixed, plain)
+    teacher = load_teacher(teacher_file)
+    with torch.no_grad():
+        logits = teacher(normalise(pixels[:5]))[0]
+    assert torch.allclose(torch.from_numpy(targets["logits"][:5]).float(), logits, atol=1e-3)
+    images, labels, _ = next(iter(inputs.train_batches(2)))
+    assert labels.shape == (len(images), 10)
+    assert torch.allclose(labels.sum(1), torch.ones(len(images)))
+
+
+def test_a_run_on_mixed_views_that_goes_on_is_the_run_that_never_stopped(folder, teacher_file):
+    inputs, _ = open_run(
+        folder, teacher_file, method="kd", mix="mixup", augment_views=2, epochs=3, ema_decay=0.9
+    )
+    batches = inputs.train_batches, inputs.evaluation_batches("validation")
+    whole = [result.metrics() for result in fit(inputs.config, *batches, num_classes=10)]
+    [first] = islice(fit(inputs.config, *batches, num_classes=10), 1)
+    state = deepcopy(first.state)
+    rest = fit(inputs.config, *batches, num_classes=10, resume=state)
+    resumed = [first.metrics(), *(result.metrics() for result in rest)]
+    for row in (*whole, *resumed):
+        del row["seconds"]
+    assert resumed == whole
+
+
+def test_mixing_without_cached_views_is_refused(folder):
+    with pytest.raises(UserError, match="mixup needs its 4 views in the cache: raise cache_gb"):
+        open_run(folder, None, method="student", mix="mixup", epochs=4, cache_gb=0)
+    with pytest.raises(UserError, match="cutmix needs its 9 views in the cache"):
+        open_run(folder, None, method="student", mix="cutmix", augment_views=9, cache_gb=1e-4)

@@ -1,12 +1,15 @@
 """The loop: reproducible, resumable, and fair to teacher and student."""
 
 import math
+from copy import deepcopy
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 from small_runs import make_epoch_data, small_config
 
+from kdtune.config.train import TrainConfig
 from kdtune.data.folders import find_images
 from kdtune.errors import DivergedError, UserError
 from kdtune.methods import METHODS
@@ -39,12 +42,31 @@ def run(folder, data, teacher_file):
             inputs.train_batches,
             inputs.evaluation_batches("validation"),
             num_classes=10,
+            class_counts=inputs.class_counts,
             teacher=teacher,
             resume=resume,
         )
         return list(islice(results, stop_after))
 
     return start
+
+
+def one_batch(num_images=40, num_classes=4):
+    """Random images in one batch, with classes of unequal sizes."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(num_images, 3, 8, 8, generator=generator)
+    labels = torch.arange(num_images) ** 2 % num_classes
+    return [(images, labels, None)]
+
+
+def train_on(batches, **settings):
+    """Train a small network on batches of one's own; results as a list, with copies of states."""
+    config = TrainConfig.parse(
+        {"method": "student", "image_size": 8, "epochs": 3, "device": "cpu", **settings}
+    )
+    counts = torch.bincount(batches[0][1], minlength=4).tolist()
+    results = fit(config, batches, batches, num_classes=4, class_counts=counts)
+    return [replace(result, state=deepcopy(result.state)) for result in results]
 
 
 def rows(results):
@@ -58,10 +80,18 @@ def test_the_same_seed_gives_the_same_numbers(run, method):
     assert rows(first) != rows(run(method=method, augment=True, seed=1))
 
 
+RECIPES = {
+    "fitnets-hint-stage": {"method": "fitnets", "hint_epochs": 2},
+    "adamw": {"method": "fitnets", "optimizer": "adamw", "lr_scheduler": "cosine"},
+    "nesterov": {"nesterov": True, "lr_scheduler": "one_cycle"},
+    "ema": {"ema_decay": 0.9, "gradient_clip_val": 1.0, "label_smoothing": 0.1},
+    "balanced": {"class_weights": "balanced", "balanced_sampling": True, "ema_decay": 0.9},
+}
+"""Settings of runs whose state has more than weights and momentum."""
+
+
 @pytest.mark.parametrize(
-    "settings",
-    [{"method": m} for m in LOOPED] + [{"method": "fitnets", "hint_epochs": 2}],
-    ids=[*LOOPED, "fitnets-hint-stage"],
+    "settings", [*({"method": m} for m in LOOPED), *RECIPES.values()], ids=[*LOOPED, *RECIPES]
 )
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(run, settings, tmp_path):
     settings = {**settings, "epochs": 3, "step_size": 1, "augment": True}
@@ -223,6 +253,127 @@ def test_an_empty_loader_is_refused(folder):
 def test_learning_rate_by_hand(folder):
     config = small_config(folder, lr=1.0, gamma=0.5, step_size=2)
     assert [learning_rate(config, e) for e in range(1, 6)] == [1, 1, 0.5, 0.5, 0.25]
+
+
+def first_logits(batches):
+    """The untrained student's logits in train mode, as in the first step."""
+    student = build_student(TrainConfig.parse({"method": "student", "image_size": 8}), 4)
+    return student.train()(batches[0][0])[0]
+
+
+def test_label_smoothing_is_torchs_and_of_the_training_loss_alone():
+    batches = one_batch()
+    labels = batches[0][1]
+    plain, smooth = (train_on(batches, label_smoothing=share) for share in (0.0, 0.2))
+    logits = first_logits(batches)
+    for results, share in ((plain, 0.0), (smooth, 0.2)):
+        expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=share)
+        assert results[0].train_loss == pytest.approx(expected.item(), rel=1e-5)
+        measured = evaluate_epoch(
+            DeviceModel(results[-1].student, torch.device("cpu"), TrainConfig()),
+            None,
+            StudentOnly(TrainConfig(), [], None),
+            batches,
+        )
+        assert results[-1].validation_loss == pytest.approx(measured["loss"])
+
+
+def test_mixed_labels_are_a_soft_cross_entropy_and_count_by_their_larger_part():
+    batches = one_batch()
+    images, labels, _ = batches[0]
+    shares = 0.7 * torch.nn.functional.one_hot(labels, 4) + 0.3 * torch.eye(4)[3]
+    for smoothing in (0.0, 0.2):
+        config = TrainConfig.parse(
+            {"method": "student", "image_size": 8, "epochs": 1, "label_smoothing": smoothing}
+        )
+        (first,) = fit(config, [(images, shares, None)], batches, num_classes=4)
+        logits = first_logits(batches)
+        smooth = shares * (1 - smoothing) + smoothing / 4
+        expected = -(smooth * logits.log_softmax(1)).sum(1).mean()
+        assert first.train_loss == pytest.approx(expected.item(), rel=1e-5)
+        correct = (logits.argmax(1) == labels).float().mean()
+        assert first.train_accuracy == pytest.approx(correct.item())
+
+
+def test_class_weights_give_all_classes_the_same_share_of_the_loss():
+    batches = one_batch()
+    labels = batches[0][1]
+    assert torch.bincount(labels, minlength=4).tolist() == [20, 20, 0, 0]
+    labels[:7] = torch.tensor([2, 2, 2, 2, 2, 3, 3])
+    (first, *_) = train_on(batches, class_weights="balanced", epochs=1)
+    losses = torch.nn.functional.cross_entropy(first_logits(batches), labels, reduction="none")
+    means = [losses[labels == label].mean().item() for label in range(4)]
+    assert first.train_loss == pytest.approx(sum(means) / 4, rel=1e-5)
+    assert train_on(batches, epochs=1)[0].train_loss == pytest.approx(losses.mean().item())
+
+
+def test_class_weights_without_counts_are_refused():
+    config = TrainConfig.parse({"method": "student", "class_weights": "balanced"})
+    with pytest.raises(UserError, match="class_weights balanced needs the images of data_dir"):
+        fit(config, one_batch(), None, num_classes=4)
+
+
+def test_a_clipped_gradient_moves_the_weights_by_its_norm():
+    batches, settings = one_batch(), {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.5}
+    start = dict(build_student(TrainConfig.parse({"image_size": 8}), 4).named_parameters())
+    moved = {}
+    for norm in (0.0, 0.01):
+        (result,) = train_on(batches, gradient_clip_val=norm, **settings)
+        ends = result.state["student"]
+        moves = torch.cat(
+            [(ends[name] - value.detach()).flatten() for name, value in start.items()]
+        )
+        moved[norm] = moves.norm().item()
+    assert moved[0.01] == pytest.approx(0.5 * 0.01, rel=1e-3) and moved[0.0] > 0.05
+
+
+def test_the_average_of_weights_is_what_is_judged_and_kept():
+    """With decays 0.1 after 0 steps, 2/11 after 1 and 0.25 after 2, as by the formula of timm."""
+    batches = one_batch()
+    plain = [result.state["student"] for result in train_on(batches, lr=0.05)]
+    averaged = train_on(batches, lr=0.05, ema_decay=0.9)
+    start = build_student(TrainConfig.parse({"image_size": 8}), 4).state_dict()
+    for key, average in start.items():
+        for step, decay in enumerate((0.1, 2 / 11, 0.25)):
+            values = plain[step][key]
+            average = values
+            if values.is_floating_point():
+                average = decay * start[key] + (1 - decay) * values
+            start[key] = average
+            assert torch.allclose(averaged[step].state["student"][key], average, atol=1e-6), key
+            assert torch.equal(averaged[step].state["trained_student"][key], values)
+    last = averaged[-1]
+    measured = evaluate(last.student, batches, TrainConfig.parse({"image_size": 8}))
+    assert measured["accuracy"] == last.validation_accuracy
+
+
+def test_hint_epochs_are_not_the_best(run):
+    results = run(method="fitnets", hint_epochs=2, epochs=4, lr=0.05)
+    assert [r.best_validation_accuracy for r in results[:2]] == [0, 0]
+    assert all(r.validation_accuracy > 0 for r in results)
+    best = max(results[2:], key=lambda r: r.validation_accuracy)
+    assert results[-1].state["best_epoch"] == best.epoch > 2
+    assert results[-1].best_validation_accuracy == best.validation_accuracy
+    plain = run(method="at", hint_epochs=2, epochs=3)
+    assert plain[0].best_validation_accuracy == plain[0].validation_accuracy
+
+
+def test_patience_ends_a_run_after_epochs_without_a_better_one(run):
+    whole = run(method="student", epochs=8, lr=1e-6)
+    best = max(whole, key=lambda r: r.validation_accuracy).epoch
+    assert best < 6  # at this learning rate, nothing gets better for long
+    short = run(method="student", epochs=8, lr=1e-6, patience=2)
+    assert rows(short) == rows(whole)[: len(short)]
+    assert short[-1].epoch < 8 and short[-1].epoch - short[-1].state["best_epoch"] == 2
+    config = TrainConfig.parse({"epochs": 8, "patience": 2})
+    assert "no better one came for 2 epochs" in short[-1].describe(config)
+
+
+def test_dropout_is_a_setting_of_the_student():
+    settings = {"model": "torchvision:mobilenet_v3_small", "image_size": 32, "drop_rate": 0.75}
+    student = build_student(TrainConfig.parse(settings), 4)
+    rates = [m.p for m in student.modules() if isinstance(m, torch.nn.Dropout)]
+    assert rates == [0.75]
 
 
 def test_a_device_that_is_not_here_is_refused():

@@ -19,8 +19,8 @@ from kdtune import prepare_dataloaders
 from kdtune.at import create_at_config, train_at
 from kdtune.config.train import TrainConfig, hash_settings
 from kdtune.data.batches import Batches
+from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import decode_images
 from kdtune.errors import UserError
 from kdtune.fitnets import create_fitnets_config, train_fitnets
 from kdtune.models.checkpoints import load_model, read_checkpoint
@@ -91,6 +91,16 @@ def same_tensors(a, b):
 RESUMED = {
     "at": {"method": "at", "alpha": 0.5, "beta": 100.0},
     "fitnets in its hint stage": {"method": "fitnets", "beta": 1.0, "hint_epochs": 3},
+    "a strong recipe with mixed views": {
+        "method": "at",
+        "beta": 100.0,
+        "recipe": "strong",
+        "mix": "cutmix",
+        "augment_views": 3,
+        "optimizer": "adamw",
+        "gradient_clip_val": 1.0,
+        "balanced_sampling": True,
+    },
 }
 
 KILLED = """
@@ -182,7 +192,8 @@ def test_the_notebook_faces(folder, teacher_file, create, train):
         "model", "teacher_model", "best_accuracy", "training_history", "test_results", "config",
         "experiment_name",
     }  # fmt: skip
-    assert result["config"] == {**config, "experiment_name": result["experiment_name"]}
+    name = result["experiment_name"]
+    assert result["config"] == {**config, "experiment_name": name, "bit_depth": 16}
 
 
 @pytest.mark.parametrize(
@@ -471,3 +482,67 @@ def test_a_file_of_settings_is_run_and_compared(folder, tmp_path):
             train_from_file(tmp_path / "y.yaml")
     write_yaml(tmp_path / "x.yaml", {**config, "lr": 0.5, "provenance": provenance})
     assert train_from_file(tmp_path / "x.yaml")["recorded_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    "settings", [{"class_weights": "balanced"}, {"balanced_sampling": True}], ids=lambda s: [*s][0]
+)
+def test_what_needs_the_images_is_refused_with_a_loader(folder, settings):
+    config = small_config(folder, method="student", **settings)
+    with pytest.raises(UserError, match=f"{[*settings][0]} has no effect on a train_loader of"):
+        run_training(config, [])
+
+
+def test_a_run_says_what_it_leaves_out(folder, capsys):
+    """Of the 140 images 137 make a batch; the other 3 would be another."""
+    run_training(small_config(folder, method="student", epochs=1, batch_size=137))
+    assert "each epoch leaves out 3 of 140 training images" in capsys.readouterr().err
+
+
+def test_a_run_with_patience_is_final_when_it_stops(folder):
+    config = small_config(folder, method="student", epochs=9, lr=1e-6, patience=1)
+    done = run_training(config.model_copy(update={"experiment_name": "x"}))
+    last = read_checkpoint("checkpoints/x_final.pth")["epoch"]
+    assert last == len(done["training_history"]) < 9
+
+
+def test_a_recipe_gives_what_a_file_leaves_out(folder, tmp_path):
+    settings = {"method": "student", "data_dir": str(folder), "image_size": 8, "epochs": 1}
+    write_yaml(tmp_path / "run.yaml", {**settings, "lr": 0.02})
+    config = train_from_file(tmp_path / "run.yaml", "strong")["config"]
+    assert (config["recipe"], config["lr"], config["nesterov"]) == ("strong", 0.02, True)
+    write_yaml(tmp_path / "run.yaml", {**settings, "recipe": "seed"})
+    with pytest.raises(UserError, match="run.yaml names the recipe 'seed'; leave --recipe out"):
+        train_from_file(tmp_path / "run.yaml", "strong")
+
+
+def test_a_transformer_teaches_and_learns(folder, tmp_path):
+    pytest.importorskip("timm")
+    base = {"image_size": 32, "train_images": 40, "epochs": 1, "seed": 1}
+    train_teacher(
+        small_config(folder, **base, method="student", model="timm:test_vit"), tmp_path / "vit.pth"
+    )
+    taught = small_config(
+        folder, **base, method="at", teacher_model=str(tmp_path / "vit.pth"), beta=10.0
+    )
+    of_stages = run_training(taught)
+    assert of_stages["training_history"][0]["loss_at_weighted"] > 0
+    of_layers = run_training(taught.model_copy(update={"teacher_layers": "blocks.1,blocks.5"}))
+    assert of_layers["config"]["teacher_layers"] == "blocks.1,blocks.5"
+    losses = [run["training_history"][0]["loss_at"] for run in (of_stages, of_layers)]
+    assert losses[0] != losses[1]  # targets of other layers are not taken from the cache
+
+    torch.save(of_stages["model"].state_dict(), tmp_path / "cnn.pth")
+    teacher = f"MultiBranchNet={tmp_path / 'cnn.pth'}"
+    learned = run_training(
+        small_config(
+            folder,
+            **base,
+            method="fitnets",
+            teacher_model=teacher,
+            model="timm:test_vit",
+            beta=1.0,
+        )
+    )
+    assert learned["training_history"][0]["loss_feature_weighted"] > 0
+    assert learned["model"](torch.rand(2, 3, 32, 32))[1][-1].shape == (2, 64, 2, 2)

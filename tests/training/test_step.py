@@ -12,6 +12,7 @@ from kdtune.errors import UserError
 from kdtune.methods import METHODS
 from kdtune.models import MODELS, build_model
 from kdtune.models.on_device import DeviceModel
+from kdtune.training.ema import ModelEma
 from kdtune.training.loop import build_method_for_models, build_student
 from kdtune.training.optimizer import build_optimizer
 from kdtune.training.step import MetricSums, TrainingStep, compute_parts
@@ -52,6 +53,19 @@ def test_no_step_of_an_epoch_reads_a_number_or_sends_one(folder, method, model):
         for _ in range(2):
             step(*next(batches))
     assert 50 < counter.count / 2 < 1500
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_no_step_of_a_strong_recipe_does_either(folder, optimizer):
+    settings = {"optimizer": optimizer, "gradient_clip_val": 1.0, "label_smoothing": 0.1}
+    step, teacher = make_step(folder, "at", "MultiBranchNet", **settings)
+    step.method.class_weights = torch.ones(10)
+    step.ema = ModelEma(step.student.model, 0.9)
+    batches = iter(make_batches(step.method, teacher))
+    step.start_epoch()
+    step(*next(batches))
+    with KernelCounter():
+        step(*next(batches))
 
 
 @pytest.mark.parametrize(
@@ -98,10 +112,11 @@ def move_to_fake_gpu(module):
     """Give a module tensors without memory, on a device that is not here."""
     for owner in module.modules():
         parameters = {k: v for k, v in owner._parameters.items() if v is not None}
+        buffers = {k: v for k, v in owner._buffers.items() if v is not None}
         for name, value in parameters.items():
             fake = torch.empty(value.shape, dtype=value.dtype, device="cuda:0")
             owner._parameters[name] = nn.Parameter(fake)
-        for name, value in owner._buffers.items():
+        for name, value in buffers.items():
             owner._buffers[name] = torch.empty(value.shape, dtype=value.dtype, device="cuda:0")
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from small_runs import IMAGE_SIZE, small_config
 
+from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
-from kdtune.data.transforms import decode_images, normalise
+from kdtune.data.transforms import normalise
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.method import Method
 from kdtune.models import build_model, probe_stage_shapes

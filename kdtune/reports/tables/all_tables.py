@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kdtune.config.recipes import DEFAULT_RECIPE
 from kdtune.errors import UserError
 from kdtune.log.folder import SweepFolder
 from kdtune.reports.tables.leaderboard import SweepTables, build_sweep_tables
@@ -80,6 +81,7 @@ def comparison_conditions(folder: SweepFolder) -> dict[str, object]:
         "data": [opening.data.fingerprint, latest_opening.data.test_fingerprint],
         "teacher": opening.teacher and opening.teacher.sha256,
         "image size": opening.config["image_size"],
+        "recipe": opening.config.get("recipe", [DEFAULT_RECIPE]),
         "epochs": opening.config["epochs"],
         "metric": opening.metric,
     }

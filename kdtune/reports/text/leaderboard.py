@@ -10,6 +10,7 @@ from kdtune.reports.tables import all_tables, notes
 from kdtune.reports.tables.comparison import select_main_pair
 from kdtune.reports.tables.leaderboard import SweepTables
 from kdtune.reports.tables.learning import describe_chance, learning_sentences
+from kdtune.reports.tables.recipe_order import recipe_sentence
 from kdtune.reports.tables.rungs import advise_grace_period, rungs_table
 from kdtune.reports.tables.sentences import advise_next_step
 from kdtune.reports.tables.settings import collect_distributions, range_end_note
@@ -74,6 +75,8 @@ def _sweep_notes(folder: SweepSnapshot, tables: SweepTables) -> list[str]:
     events, opening = folder.load_events(), folder.load_opening_events()[0]
     sweep_notes = [f"Teacher: {notes.describe_teacher(opening.teacher)}."] * bool(opening.teacher)
     sweep_notes.append(describe_chance(opening))
+    if sentence := recipe_sentence(tables.leaderboard, tables.comparison):
+        sweep_notes.append(sentence)
     sweep_notes += notes.result_notes(tables.leaderboard, tables.runs)
     if note := notes.bad_images_note(events):
         sweep_notes.append(note)

@@ -22,7 +22,7 @@ from kdtune.errors import UserError, last_line
 from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.environment import describe_environment
 from kdtune.storage.remote import Storage, StorageError
-from kdtune.training.teacher import describe_teacher
+from kdtune.training.teacher import teacher_sha256
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 
 RETRY_SECONDS = 60
@@ -57,7 +57,7 @@ def inspect_node(requirements: NodeRequirements) -> dict[str, Any]:
                 folder.remove_file(name)
         return {
             "images": data.summary(),
-            "teacher": requirements.teacher and describe_teacher(requirements.teacher)["sha256"],
+            "teacher": requirements.teacher and teacher_sha256(requirements.teacher),
             **{name: versions[name].partition("+")[0] for name in _COMPARED_PACKAGES},
         }
     except (UserError, StorageError, OSError) as error:

@@ -187,10 +187,12 @@ def find_slots(
     nodes = nodes or _find_admitted_nodes(sweep, say)
     gpus = float(any(node.gpus for node in nodes()))
     requests = {}
-    for model in sweep.models:
+    for student in (*sweep.models, *sweep.students):  # networks are tested by their models
+        model = sweep.settings_of(student)["model"]
         cpus_per_trial = value_for_model(sweep.cpus_per_trial, model, None)
         gpus_per_trial = value_for_model(sweep.gpus_per_trial, model, gpus)
-        requests[model] = ResourceRequest(cpus_per_trial, gpus_per_trial)
+        gpus_per_trial = value_for_model(sweep.gpus_per_trial, student, gpus_per_trial)
+        requests[student] = ResourceRequest(cpus_per_trial, gpus_per_trial)
     slots = Slots(requests, nodes, sweep.max_concurrent)
     for model in slots.unplaceable_models():
         raise UserError(_describe_shortage(model, requests[model], nodes()))

@@ -2,16 +2,18 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kdtune.config.data_forms import absolute_data
+from kdtune.config.names import split_teacher
 from kdtune.config.strengths import STRENGTHS, strengths_to_weights
 from kdtune.config.sweep import SweepConfig
-from kdtune.config.train import TrainConfig
+from kdtune.config.train import TrainConfig, layer_names
 from kdtune.data.folders import GROUPS_FILE, load_test_groups
 from kdtune.data.splits import Split
 from kdtune.errors import UserError
@@ -21,7 +23,7 @@ from kdtune.methods import METHODS
 from kdtune.models import require_model
 from kdtune.models.on_device import pick_device
 from kdtune.plugins import PLUGINS
-from kdtune.runtime.console import printable_path
+from kdtune.runtime.console import printable_path, say
 from kdtune.runtime.environment import describe_environment
 from kdtune.runtime.seeds import derive_seed
 from kdtune.storage.array_cache import CacheProgress
@@ -29,6 +31,7 @@ from kdtune.trackers.registry import require_tracker_packages
 from kdtune.training.epoch_data import find_data
 from kdtune.training.teacher import describe_teacher, load_teacher
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
+from kdtune.tuning.driver.student_limits import drop_large_students
 from kdtune.tuning.driver.sweep_spaces import prepare_spaces, record_space
 from kdtune.tuning.search.space import SearchSpace
 from kdtune.tuning.search.warm_start import Earlier, make_warm_start_events
@@ -43,11 +46,18 @@ class PreparedSweep:
     spaces: dict[str, SearchSpace]  # by method, without what the sweep fixes
     shared_inputs: SharedInputs
     opening_event: SweepOpening  # if no array is built before the first trial
+    left_out: Sequence[str] = ()  # sentences about students above the limits
 
     def opening_after(self, built: Iterable[CacheProgress]) -> SweepOpening:
         """Return the event that opens the sweep after arrays were built or found."""
         cache = self.opening_event.cache.model_copy(update={"prepared": tuple(built)})
-        return self.opening_event.model_copy(update={"cache": cache})
+        teacher, check = self.opening_event.teacher, self.shared_inputs.teacher_check
+        if teacher is not None and check is not None:
+            measured = check._asdict()
+            if teacher.validation_accuracy is not None:  # maybe of another metric
+                del measured["validation_accuracy"]
+            teacher = teacher.model_copy(update=measured)
+        return self.opening_event.model_copy(update={"cache": cache, "teacher": teacher})
 
     def configure_trial(self, cell: Cell, number: int, settings: dict[str, Any]) -> TrainConfig:
         """Return the complete settings of a trial.
@@ -130,22 +140,22 @@ def prepare_sweep(
     PLUGINS.load_files(requested.plugins)
     pack_plugins()  # says early which plug-in cannot be sent to trials
     inputs = _prepare_inputs(requested, earlier_opening, needs_test_images=requested.confirm)
-    sweep, shared_inputs, opening_fields = inputs
+    sweep, shared_inputs, opening_fields, left_out = inputs
     spaces = prepare_spaces(sweep, space_files, earlier_opening)
     pick_device(sweep.settings.get("device", "auto"))
-    for model in dict.fromkeys(sweep.models):
+    for student in sweep.students:
         configs = [
-            _build_trial_config(sweep, (method, model), 0, settings)
+            _build_trial_config(sweep, (method, student), 0, settings)
             for method, space in spaces.items()
             for _, settings in space.probe_points()
         ]
-        shared_inputs.register_runs(model, configs)
+        shared_inputs.register_runs(sweep.settings_of(student)["model"], configs)
     shared_inputs.plan_cache(earlier_opening)
     event_type = events.SweepStarted if earlier_opening is None else events.SweepResumed
     records = {method: record_space(space) for method, space in spaces.items()}
     cache = shared_inputs.cache_plan
     opening_event = event_type(spaces=records, cache=cache, **opening_fields)
-    return PreparedSweep(sweep, spaces, shared_inputs, opening_event)
+    return PreparedSweep(sweep, spaces, shared_inputs, opening_event, left_out)
 
 
 def prepare_confirmation(
@@ -165,7 +175,7 @@ def prepare_confirmation(
         new_candidates: those that the log lacks.
     """
     inputs = _prepare_inputs(requested, earlier_opening, needs_test_images=True)
-    sweep, shared_inputs, opening_fields = inputs
+    sweep, shared_inputs, opening_fields, _ = inputs
     decoded, groups = shared_inputs.decoded, load_test_groups(shared_inputs.decoded.data)
     if earlier_confirmation is not None:
         test_fingerprint = opening_fields["data"].test_fingerprint
@@ -198,8 +208,8 @@ def prepare_confirmation(
 
 def _prepare_inputs(
     requested: SweepConfig, earlier_opening: SweepOpening | None, needs_test_images: bool
-) -> tuple[SweepConfig, SharedInputs, dict[str, Any]]:
-    """Return complete settings, inputs of all trials, and fields of the opening event."""
+) -> tuple[SweepConfig, SharedInputs, dict[str, Any], list[str]]:
+    """Return complete settings, inputs of all trials, fields of the opening event, and lines."""
     require_tracker_packages(requested.trackers)
     requested.check_names_and_files()
     for model in requested.models:
@@ -211,23 +221,30 @@ def _prepare_inputs(
     teacher, teacher_summary = None, None
     image_size = requested.image_size or TrainConfig.model_fields["image_size"].default
     if requested.teacher is not None:
-        teacher = load_teacher(requested.teacher, data.classes, requested.image_size)
-        teacher_summary = TeacherSummary(**describe_teacher(requested.teacher))
+        layers, size = layer_names(requested.teacher_layers), requested.image_size
+        teacher = load_teacher(requested.teacher, data.classes, size, layers=layers, say=say)
+        teacher_summary = TeacherSummary(**describe_teacher(requested.teacher, size))
         image_size = teacher_summary.image_size or image_size
     if earlier_opening is not None:
         _require_same_inputs(earlier_opening, data_summary, teacher_summary)
+        if earlier_opening.teacher is not None and teacher_summary is not None:
+            path = {"path": teacher_summary.path}  # its accuracies were measured
+            teacher_summary = earlier_opening.teacher.model_copy(update=path)
     if needs_test_images and data_summary.test_images < 2:
         raise UserError(
             "The data have no test images, on which a sweep is confirmed: add a folder test/, "
             "which the search never sees."
         )
+    kept = SweepConfig.parse(earlier_opening.config).models if earlier_opening else ()
+    requested, left_out = drop_large_students(requested, len(data.classes), image_size, kept)
     data_root = requested.data_root and str(Path(requested.data_root).expanduser().resolve())
     sweep = requested.model_copy(
         update={
             "image_size": image_size,
-            "data": _make_absolute(requested.data),
+            "data": _require_utf8(absolute_data(requested.data)),
+            "bit_depth": data.rendering.bit_depth,
             "data_root": data_root,
-            "teacher": requested.teacher and _make_absolute(requested.teacher),
+            "teacher": requested.teacher and _make_teacher_absolute(requested.teacher),
             "spaces": tuple(map(_make_absolute, requested.spaces)),
             "plugins": tuple(map(_make_absolute, requested.plugins)),
             "warm_start": tuple(map(_make_absolute, requested.warm_start)),
@@ -242,7 +259,7 @@ def _prepare_inputs(
         "environment": describe_environment(),
         "plugins": PLUGINS.records(METHODS=methods, MODELS=models, DATA=[requested.data]),
     }
-    return sweep, SharedInputs(sweep, data, teacher), opening_fields
+    return sweep, SharedInputs(sweep, data, teacher), opening_fields, left_out
 
 
 def _require_same_inputs(
@@ -262,19 +279,20 @@ def _require_same_inputs(
 def _build_trial_config(
     sweep: SweepConfig, cell: Cell, number: int, settings: dict[str, Any]
 ) -> TrainConfig:
-    method, model = cell
+    method, student = cell
     return TrainConfig.parse(
         {
+            **sweep.settings_of(student),
             **strengths_to_weights(settings, loss_scales={}),
             "method": method,
-            "model": model,
             **sweep.locations(METHODS[method].uses_teacher),
+            "teacher_layers": sweep.teacher_layers if METHODS[method].uses_teacher else None,
             "image_size": sweep.image_size,
             "epochs": sweep.epochs,
             "metric": sweep.metric,
             "skip_bad_images": sweep.skip_bad_images,
             "augment_seed": sweep.seed,
-            "seed": derive_seed(sweep.seed, method, model, number),
+            "seed": derive_seed(sweep.seed, method, student, number),
         }
     )
 
@@ -284,9 +302,18 @@ def _make_absolute(path: str) -> str:
     expanded = Path(path).expanduser()
     if expanded.exists():
         path = os.path.abspath(expanded)  # a link stays: on another node it may lead elsewhere
+    return _require_utf8(path)
+
+
+def _require_utf8(path: str) -> str:
     if printable_path(path) != path:
         raise UserError(
             f"The path {printable_path(path)} is not plain UTF-8, which Ray cannot take; rename "
             "it, or give a link to it."
         )
     return path
+
+
+def _make_teacher_absolute(teacher: str) -> str:
+    name, path = split_teacher(teacher)
+    return f"{name}={_make_absolute(path)}" if name is not None else _make_absolute(path)

@@ -84,12 +84,16 @@ def plan_sweep(
             "--gpus-per-trial, or leave it out."
         )
     prepared = prepare_sweep(requested, requested.spaces)
+    for line in prepared.left_out:
+        screen.say(line)
     curves: sim.LearningCurves = SyntheticCurves(prepared.sweep.epochs, prepared.sweep.seed)
     if curves_path is not None:
         curves = RecordedCurves(curves_path, prepared.sweep.epochs, fallback=curves)
     with ray_session(requested.address, screen.show == "verbose", screen.warn):
         slots = find_slots(prepared.sweep, screen.warn)
         planner = Planner(prepared, curves, prepared.load_warm_start_events())
+        for line in prepared.shared_inputs.decoded.data.describe():
+            screen.say(line)
         return planner.make_plan(slots, slot_counts, screen.say)
 
 

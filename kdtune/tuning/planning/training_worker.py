@@ -132,9 +132,14 @@ class _Training:
         self.device = pick_device(config.device)
         self.train = _TimedPass(epoch_data.train_batches(1), cyclic)
         self.validation = _TimedPass(epoch_data.evaluation_batches("validation"))
-        config, num_classes = config.model_copy(update={"epochs": 1_000_000}), len(self.classes)
-        batches = self.train, self.validation
-        self._results = fit(config, *batches, num_classes=num_classes, teacher=teacher)
+        self._results = fit(
+            config.model_copy(update={"epochs": 1_000_000}),
+            self.train,
+            self.validation,
+            num_classes=len(self.classes),
+            class_counts=epoch_data.class_counts,
+            teacher=teacher,
+        )
 
     def run_epoch(self, seconds: float, min_steps: int = 1) -> EpochResult:
         self.train.limit, self.train.min_steps = seconds, min_steps

@@ -131,8 +131,7 @@ def _sample(data: ImageData) -> ImageData:
 
     def sample(split: Split, max_images: int) -> Split:
         positions = np.linspace(0, len(split) - 1, min(max_images, len(split)))
-        chosen = np.unique(positions.astype(int))
-        return Split([split.images[i] for i in chosen], [split.labels[i] for i in chosen])
+        return split.select(np.unique(positions.astype(int)).tolist())
 
     train = sample(data.train, MAX_TRAIN_IMAGES)
     validation = sample(data.validation, MAX_VALIDATION_IMAGES)

@@ -183,7 +183,7 @@ def add_trials(
     """
     if sweep.trials is None or not (pairs := method_pairs(list(sweep.methods))):
         return None
-    models = list(dict.fromkeys(sweep.models))
+    models = sweep.students
     cells = [(method, model) for method in pairs[0] for model in models]
     if any(cell not in search_luck or trials[cell] < (limits.get(cell) or 0) for cell in cells):
         return None

@@ -1,11 +1,12 @@
 """Early stopping: asha, hyperband and median, as a fold over the log.
 
 A trial is compared only with others of its cell, by the best accuracy at the same epoch. Repeats
-are neither compared nor stopped.
+are neither compared nor stopped, and neither is a trial in its first `hint_epochs`.
 """
 
 from collections import defaultdict
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class EarlyStopping:
         self._hopeless_epoch = sweep.grace_period // 2 if sweep.scheduler == "asha" else 0
         self._quantile = 0.5 if sweep.scheduler == "median" else 1 - 1 / sweep.reduction_factor
         self.bracket_of: dict[str, int] = {}  # by trial; repeats have none
+        self._hint_epochs: dict[str, int] = {}  # by trial; no epoch of these is judged
         self._epochs_trained: dict[Cell, list[int]] = defaultdict(lambda: [0] * len(self.brackets))
         self._accuracies: dict[tuple[Cell, int, int], dict[str, float]] = defaultdict(dict)
         self.missed_thresholds: dict[str, Threshold | None] = {}  # after each trial's last epoch
@@ -88,17 +90,18 @@ class EarlyStopping:
         """Add an event of the log."""
         match event:
             case TrialProposed() if not event.is_repeat:
-                self._assign_bracket(event.cell, event.trial_id)
+                self._assign_bracket(event.cell, event.trial_id, event.config)
             case EpochFinished(trial_id=trial_id, epoch=epoch, best_validation_accuracy=best):
                 missed = self._check_threshold(event.cell, trial_id, epoch, best)
                 self.missed_thresholds[trial_id] = missed
             case WarmStart():
                 for seen in event.observations:
-                    self._assign_bracket(event.cell, seen.trial_id)
+                    self._assign_bracket(event.cell, seen.trial_id, seen.params)
                     for epoch, best in enumerate(seen.best_validation_accuracies, start=1):
                         self._check_threshold(event.cell, seen.trial_id, epoch, best)
 
-    def _assign_bracket(self, cell: Cell, trial_id: str) -> None:
+    def _assign_bracket(self, cell: Cell, trial_id: str, settings: Mapping[str, Any]) -> None:
+        self._hint_epochs[trial_id] = settings.get("hint_epochs", 0)
         epochs_trained = self._epochs_trained[cell]
         self.bracket_of[trial_id] = epochs_trained.index(min(epochs_trained))
 
@@ -108,6 +111,8 @@ class EarlyStopping:
         if (bracket := self.bracket_of.get(trial)) is None:
             return None
         self._epochs_trained[cell][bracket] += 1
+        if epoch <= self._hint_epochs[trial]:
+            return None
         is_hopeless_check = epoch == self._hopeless_epoch
         if epoch not in self.brackets[bracket] and not is_hopeless_check:
             return None

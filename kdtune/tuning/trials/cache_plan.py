@@ -13,7 +13,7 @@ def plan_cache(
     base_bytes: int,
     target_bytes: Mapping[str, Mapping[str, int]],
     any_plain: bool,
-    any_augmented: bool,
+    augmentations: int,
     epochs: int,
 ) -> tuple[CacheRecord, list[str]]:
     """Choose what is cached, and explain it in lines for a person.
@@ -26,20 +26,21 @@ def plan_cache(
         base_bytes: size of training and validation images, which are always cached.
         target_bytes: size of each target of a view, by name, by method.
         any_plain: True if some trial does not augment the images.
-        any_augmented: True if some trial augments them.
+        augmentations: number of different ones of the trials; each has views of its own.
         epochs: maximum number of views.
     """
 
     def total_bytes(methods: list[str], views: int) -> int:
         sizes = {name: size for method in methods for name, size in target_bytes[method].items()}
         bytes_per_view = sum(sizes.values())
-        return base_bytes + any_plain * bytes_per_view + views * (image_bytes + bytes_per_view)
+        view_bytes = augmentations * (image_bytes + bytes_per_view)
+        return base_bytes + any_plain * bytes_per_view + views * view_bytes
 
     max_bytes *= PLANNED_CACHE_SHARE
     cached_methods, lines = list[str](), list[str]()
-    fits_view = any_augmented and total_bytes([], 1) <= max_bytes  # at least its pixels
+    fits_view = augmentations > 0 and total_bytes([], 1) <= max_bytes  # at least its pixels
     for method in sorted(target_bytes, key=lambda name: (sum(target_bytes[name].values()), name)):
-        needed_bytes = total_bytes([*cached_methods, method], int(any_augmented))
+        needed_bytes = total_bytes([*cached_methods, method], min(1, augmentations))
         if (any_plain or fits_view) and needed_bytes <= max_bytes:
             cached_methods.append(method)
         else:
@@ -56,14 +57,15 @@ def plan_cache(
         needed_gb = needed_cache_gb(total_bytes(cached_methods, epochs))
         advice = f"; cache_gb {needed_gb} holds one for each" if views < epochs else ""
         lines.append(f"augmented views: {epochs} epochs cycle through {views}{advice}")
-    elif any_augmented:
+    elif augmentations:
         needed_gb = needed_cache_gb(total_bytes([], 1))
         lines.append(f"augmented anew in every epoch; cache_gb {needed_gb} holds a view of images")
     methods, num_bytes = tuple(cached_methods), total_bytes(cached_methods, views)
     if num_bytes >= BYTES_PER_GB:
-        counts = f"{views} x {format_bytes(image_bytes)} of augmented views, "
-        parts = f"{format_bytes(base_bytes)} of images, {counts if views else ''}"
-        target_bytes_in_all = num_bytes - base_bytes - views * image_bytes
+        num_views = views * augmentations
+        counts = f"{num_views} x {format_bytes(image_bytes)} of augmented views, "
+        parts = f"{format_bytes(base_bytes)} of images, {counts if num_views else ''}"
+        target_bytes_in_all = num_bytes - base_bytes - num_views * image_bytes
         parts += f"{format_bytes(target_bytes_in_all)} of the teacher's targets"
         lines.insert(0, f"the cache takes {format_bytes(num_bytes)}: {parts}")
     return CacheRecord(methods=methods, augment_views=views, num_bytes=num_bytes), lines

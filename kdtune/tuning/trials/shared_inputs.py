@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -10,13 +11,15 @@ from torch import nn
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.config.train import TrainConfig
+from kdtune.data.batches import describe_left_out
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.splits import ImageData
 from kdtune.errors import RunError, UserError, last_line
 from kdtune.log.events import CacheRecord, SweepOpening
 from kdtune.methods import METHODS, build_method
 from kdtune.methods.checks import dry_run
-from kdtune.methods.method import StageShapes
+from kdtune.methods.kd import FeatureMethod
+from kdtune.methods.method import StageShapes, describe_pooling
 from kdtune.models import MODELS, build_model, probe, stage_shapes
 from kdtune.plugins import PLUGINS, Plugin
 from kdtune.runtime.device import has_gpu
@@ -24,12 +27,16 @@ from kdtune.storage import array_cache
 from kdtune.storage.array_cache import ArrayCache, CacheProgress, CacheState, OnCacheProgress
 from kdtune.training.epoch_data import EpochData, open_decoded_dataset, require_room
 from kdtune.training.loss_scales import LossScales
+from kdtune.training.teacher_check import TeacherCheck, check_teacher
 from kdtune.training.teacher_targets import TeacherTargets
 from kdtune.tuning.cluster.pack_plugins import pack_plugins
 from kdtune.tuning.cluster.placement import Slots
 from kdtune.tuning.trials.cache_plan import plan_cache
 from kdtune.tuning.trials.trainable import ProcessMemory, TargetRequests, hide_unassigned_gpus
 from kdtune.units import BYTES_PER_GB
+
+_PLAIN = "none", "none"
+"""Names of augmentation and mixing of runs that see the images as they are."""
 
 
 class SharedInputs:
@@ -49,9 +56,13 @@ class SharedInputs:
         self._loss_scales = teacher and LossScales(data, sweep.image_size, teacher, sweep.seed)
         self._target_requests: dict[str, list[tuple[TrainConfig, StageShapes]]] = {}
         self._target_bytes: dict[str, dict[str, int]] = {}
-        self._runs_by_augment: dict[bool, TrainConfig] = {}
+        self._runs_by_view: dict[tuple[str, str], TrainConfig] = {}  # by augment and mix
+        self._batch_sizes = set[int]()
+        self._taught_run: TrainConfig | None = None
+        self.teacher_check: TeacherCheck | None = None
         self.cache_plan = CacheRecord(methods=(), augment_views=0, num_bytes=0)
         self.cache_plan_lines: list[str] = []
+        self.pooling_lines: list[str] = []
 
     def register_runs(self, model: str, configs: Sequence[TrainConfig]) -> None:
         """Try a batch with each method, and register the runs, which the sweep may make.
@@ -67,6 +78,9 @@ class SharedInputs:
             shapes = stage_shapes(outputs[1])
         targets, tried_methods = self.teacher_targets, set()
         teacher_shapes = targets.stage_shapes if targets else None
+        if teacher_shapes and (pooling := describe_pooling(shapes, teacher_shapes)):
+            if any(issubclass(METHODS[config.method], FeatureMethod) for config in configs):
+                self.pooling_lines.append(f"{model} has {pooling}")
         for config in configs:
             with METHODS.blame_provider(config.method):
                 if config.method not in tried_methods:
@@ -77,10 +91,13 @@ class SharedInputs:
                 self._register_run(config, shapes)
 
     def _register_run(self, config: TrainConfig, shapes: StageShapes) -> None:
-        self._runs_by_augment[config.augment] = config
+        self._runs_by_view[config.augment, config.mix] = config
+        self._batch_sizes.add(config.batch_size)
         if self.teacher_targets is None:
             build_method(config, shapes, None)
             return
+        if METHODS[config.method].uses_teacher:
+            self._taught_run = self._taught_run or config
         requested = self.teacher_targets.request(config, shapes)
         if config.cache_targets and METHODS[config.method].uses_teacher:
             num_images = len(self.decoded.data.train)
@@ -105,13 +122,14 @@ class SharedInputs:
         }
         require_room(
             self.decoded,
-            cycles_views=True in self._runs_by_augment,
+            cycles_views=bool(self._runs_by_view.keys() - {_PLAIN}),
             target_bytes=sum(sizes.values()),
         )
         recorded = earlier_opening and earlier_opening.cache
         if self.decoded.cache is None:
             if recorded and (recorded.augment_views or recorded.methods):
                 raise UserError("The sweep's trials share what the cache holds; it needs one.")
+            self._require_views_to_mix()
             return
         image_bytes = self.decoded.array_bytes("train")
         folder = array_cache.cache_folder()
@@ -123,8 +141,8 @@ class SharedInputs:
             image_bytes=image_bytes,
             base_bytes=image_bytes + self.decoded.array_bytes("validation"),
             target_bytes=self._target_bytes,
-            any_plain=False in self._runs_by_augment,
-            any_augmented=True in self._runs_by_augment,
+            any_plain=_PLAIN in self._runs_by_view,
+            augmentations=len(self._runs_by_view.keys() - {_PLAIN}),
             epochs=self.sweep.epochs,
         )
         if earlier_opening and recorded:
@@ -134,12 +152,21 @@ class SharedInputs:
             kept = {"methods": methods, "augment_views": recorded.augment_views}
             self.cache_plan = self.cache_plan.model_copy(update=kept)
             self.cache_plan_lines = []
+        self._require_views_to_mix()
+
+    def _require_views_to_mix(self) -> None:
+        mixes = any(mix != "none" for _, mix in self._runs_by_view)
+        if mixes and not self.cache_plan.augment_views:
+            raise UserError(
+                "Mixed images need their views in the cache, which has room for none: raise "
+                "cache_gb, or leave mix out."
+            )
 
     def with_cache_plan(self, config: TrainConfig) -> TrainConfig:
         """Return the settings of a run with what the plan decides for all runs."""
         plan, uses_teacher = self.cache_plan, METHODS[config.method].uses_teacher
         update = {
-            "augment_views": plan.augment_views if config.augment else 0,
+            "augment_views": plan.augment_views if config.num_views or config.augments else 0,
             "cache_targets": config.method in plan.methods or not uses_teacher,
         }
         return config.model_copy(update=update)
@@ -154,10 +181,14 @@ class SharedInputs:
         )
 
     def _representative_runs(self) -> list[TrainConfig]:
-        return [self.with_cache_plan(config) for config in self._runs_by_augment.values()]
+        return [self.with_cache_plan(config) for config in self._runs_by_view.values()]
 
     def warm_cache(
-        self, slots: Slots, say: Callable[[str], None], decoded: DecodedDataset | None = None
+        self,
+        slots: Slots,
+        say: Callable[[str], None],
+        decoded: DecodedDataset | None = None,
+        check_teacher: bool = False,
     ) -> list[CacheProgress]:
         """Build what the first epoch needs; return the arrays that were built or found.
 
@@ -169,11 +200,15 @@ class SharedInputs:
             slots: give the nodes.
             say: takes a line about each array, and about what does not fit.
             decoded: other images; None for those of the sweep.
+            check_teacher: also measure the teacher's accuracies, see `teacher_check`.
         """
-        for line in self.cache_plan_lines:
+        taught_run = self._taught_run if check_teacher else None
+        num_images = len(self.decoded.data.train)
+        for line in (*describe_left_out(num_images, self._batch_sizes), *self.cache_plan_lines):
             say(line)
         if slots.can_run_on(ray.get_runtime_context().get_node_id()) and not has_gpu():
-            return self._build_in_driver(say, decoded)
+            prepared, self.teacher_check = self._build_in_driver(say, decoded, taught_run)
+            return prepared
         say("images and targets of the first epoch are built with the resources of a trial")
         allocation = slots.smallest_allocation(self.sweep.models[0])
         if allocation is None:
@@ -183,8 +218,9 @@ class SharedInputs:
         task = ray.remote(**resources, scheduling_strategy=node, max_retries=1)(_build_on_node)
         memory = ProcessMemory(self.target_requests, decoded)
         try:
-            built = task.remote(pack_plugins(), memory, self._representative_runs())
-            prepared, problem = ray.get(built)
+            runs = self._representative_runs()
+            built = task.remote(pack_plugins(), memory, runs, taught_run)
+            prepared, self.teacher_check, problem = ray.get(built)
         except ray.exceptions.RayError as error:
             raise RunError(f"The first views could not be built: {last_line(error)}") from error
         if problem is not None:
@@ -194,8 +230,11 @@ class SharedInputs:
         return list(prepared)
 
     def _build_in_driver(
-        self, say: Callable[[str], None], decoded: DecodedDataset | None
-    ) -> list[CacheProgress]:
+        self,
+        say: Callable[[str], None],
+        decoded: DecodedDataset | None,
+        taught_run: TrainConfig | None,
+    ) -> "FirstEpoch":
         # Opened anew: arrays that this process has open may have been evicted since, and images
         # that are decoded without a cache are checked, but not held.
         images = decoded or self.decoded
@@ -203,24 +242,36 @@ class SharedInputs:
         fresh = DecodedDataset(images.data, images.image_size, cache)
         memory = ProcessMemory(self.target_requests, fresh, self.teacher)
         runs = self._representative_runs()
-        return _build_first_epoch(memory, runs, lambda progress: say(progress.describe()))
+        return _build_first_epoch(
+            memory, runs, taught_run, lambda progress: say(progress.describe())
+        )
+
+
+FirstEpoch = tuple[list[CacheProgress], TeacherCheck | None]
+"""Arrays that were built or found, and the check of the teacher if it was asked for."""
 
 
 def _build_on_node(
-    plugins: Sequence[Plugin], memory: ProcessMemory, runs: list[TrainConfig]
-) -> tuple[list[CacheProgress], str | None]:
-    """Return the arrays that were built or found, or a problem for the user."""
+    plugins: Sequence[Plugin],
+    memory: ProcessMemory,
+    runs: list[TrainConfig],
+    taught_run: TrainConfig | None,
+) -> tuple[list[CacheProgress], TeacherCheck | None, str | None]:
+    """Return the result of `_build_first_epoch`, and a problem for the user."""
     hide_unassigned_gpus()
     try:
         PLUGINS.sync(plugins)
-        return _build_first_epoch(memory, runs, lambda _: None), None
+        return *_build_first_epoch(memory, runs, taught_run, lambda _: None), None
     except UserError as error:  # Ray would wrap it
-        return [], str(error)
+        return [], None, str(error)
 
 
 def _build_first_epoch(
-    memory: ProcessMemory, runs: Sequence[TrainConfig], on_progress: OnCacheProgress
-) -> list[CacheProgress]:
+    memory: ProcessMemory,
+    runs: Sequence[TrainConfig],
+    taught_run: TrainConfig | None,
+    on_progress: OnCacheProgress,
+) -> FirstEpoch:
     decoded, requests = memory.decoded(runs[0]), memory.target_requests
     targets = memory.teacher_targets(requests[0][0]) if requests else None
     prepared: list[CacheProgress] = []
@@ -233,6 +284,13 @@ def _build_first_epoch(
             prepared.append(progress)
 
     decoded.decode_train_validation(report_once)
+    arrays: dict[str, np.ndarray] = {}
     for config in runs:
-        EpochData(config, decoded, targets, {}, report_once).load_arrays(1)
-    return prepared
+        _, arrays = EpochData(config, decoded, targets, {}, report_once).load_arrays(1)
+    if taught_run is None:
+        return prepared, None
+    validation = EpochData(taught_run, decoded, None, {}, report_once).evaluation_batches(
+        "validation"
+    )
+    teacher, labels = memory.teacher(taught_run), decoded.data.train.labels
+    return prepared, check_teacher(teacher, taught_run, validation, labels, arrays)

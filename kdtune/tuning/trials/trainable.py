@@ -21,7 +21,7 @@ import torch
 from ray import tune
 from torch import nn
 
-from kdtune.config.train import TrainConfig
+from kdtune.config.train import TrainConfig, layer_names
 from kdtune.data.decoded import DecodedDataset
 from kdtune.errors import DiskFullError, DivergedError, GpuLostError, UserError, typed_first_line
 from kdtune.log.events import EpochMetrics
@@ -99,7 +99,9 @@ class ProcessMemory:
         if self._teacher is None:
             assert config.teacher_model is not None
             classes = self.decoded(config).data.classes
-            self._teacher = load_teacher(config.teacher_model, classes, config.image_size)
+            layers = layer_names(config.teacher_layers)
+            teacher = config.teacher_model, classes, config.image_size
+            self._teacher = load_teacher(*teacher, layers=layers)
         return self._teacher
 
     def teacher_targets(self, config: TrainConfig) -> TeacherTargets:
@@ -225,7 +227,14 @@ def _train(
                 state, history = latest
                 yield from (EpochReported(metrics=metrics) for metrics in history)
             batches = epoch_data.train_batches, load_validation()
-            epochs = fit(config, *batches, num_classes=len(classes), teacher=teacher, resume=state)
+            epochs = fit(
+                config,
+                *batches,
+                num_classes=len(classes),
+                class_counts=epoch_data.class_counts,
+                teacher=teacher,
+                resume=state,
+            )
             for epoch in range(len(history) + 1, config.epochs + 1):
                 yield from _iter_cache_events(cache_events, partial(epoch_data.load_arrays, epoch))
                 result = next(epochs)

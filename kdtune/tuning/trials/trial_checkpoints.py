@@ -6,10 +6,13 @@ machine may damage a checkpoint: its checksums show that, and the one before is 
 
 import time
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from kdtune.config.train import LOCATION_FIELDS, TrainConfig
 from kdtune.errors import UserError
@@ -66,9 +69,9 @@ class TrialCheckpoints:
             history: metrics of all epochs, up to that one.
         """
         self._seconds_since_save += result.seconds
-        size = sum(tensor.nbytes for tensor in result.state["student"].values())
-        size *= 2 if result.is_best else 3  # the optimizer has as much, and so have other weights
-        write_seconds = size * self.write_cost.seconds_per_byte
+        best_bytes = count_bytes(result.state["best_weights"]) if result.is_best else 0
+        num_bytes = count_bytes(result.state) - best_bytes  # those are the student's
+        write_seconds = num_bytes * self.write_cost.seconds_per_byte
         if write_seconds <= CHECKPOINT_TIME_SHARE * self._seconds_since_save:
             self.save(result, history)
 
@@ -141,6 +144,13 @@ class RemoteTrialCheckpoints(TrialCheckpoints):
         else:
             seconds = time.monotonic() - started
             self.write_cost.seconds_per_byte += seconds / path.stat().st_size
+
+
+def count_bytes(state: object) -> int:
+    """Return the bytes of all tensors in dicts, and dicts of these."""
+    if isinstance(state, Mapping):
+        return sum(map(count_bytes, state.values()))
+    return state.nbytes if isinstance(state, Tensor) else 0
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -1,10 +1,13 @@
 """Checks before a sweep, and the settings of its trials."""
 
 import pytest
+import torch
 
 from kdtune.config.sweep import SweepConfig
 from kdtune.errors import UserError
+from kdtune.models import build_model
 from kdtune.training.loss_scales import LossScales
+from kdtune.training.teacher_check import TeacherCheck
 from kdtune.tuning.driver.preflight import prepare_sweep
 
 RAW_SPACE = '''"""Weights."""
@@ -95,3 +98,43 @@ def test_a_strength_without_a_scale_is_told(prepare):
 def test_a_bad_strength_is_one_sentence(prepare, settings, sentence):
     with pytest.raises(UserError, match=sentence):
         prepare(**settings)
+
+
+def test_a_teacher_is_given_with_its_network_and_layers(folder, prepare, tmp_path):
+    torch.save(build_model("MultiBranchNet", 10, 16).state_dict(), tmp_path / "w.pth")
+    teacher = {"teacher": f"MultiBranchNet={tmp_path / 'w.pth'}", "image_size": 16}
+    prepared = prepare(top_level={**teacher, "teacher_layers": "stages.1,stages.2.mix"})
+    summary = prepared.opening_event.teacher
+    assert (summary.model, summary.validation_accuracy) == ("MultiBranchNet", None)
+    configs = [prepared.configure_trial((m, "MultiBranchNet"), 0, {}) for m in ("at", "student")]
+    assert [config.teacher_model for config in configs] == [teacher["teacher"], None]
+    assert [config.teacher_layers for config in configs] == ["stages.1,stages.2.mix", None]
+    targets = prepared.shared_inputs.teacher_targets
+    assert targets.stage_shapes == [(64, 8, 8), (128, 4, 4)]
+    [line] = prepared.shared_inputs.pooling_lines
+    assert line == (
+        "MultiBranchNet has maps of 16, 8, 4, 2 px, the teacher of 8, 4 px: compared at 4, 2 px, "
+        "from the last stage back"
+    )
+
+
+def test_a_measured_accuracy_of_the_teacher_is_logged_once(prepare, tmp_path):
+    torch.save(build_model("MultiBranchNet", 10, 16).state_dict(), tmp_path / "w.pth")
+    teacher = {"teacher": f"MultiBranchNet={tmp_path / 'w.pth'}", "image_size": 16}
+    prepared = prepare(top_level=teacher)
+    prepared.shared_inputs.teacher_check = TeacherCheck(0.75, 0.5)
+    summary = prepared.opening_after([]).teacher
+    assert (summary.train_accuracy, summary.validation_accuracy) == (0.75, 0.5)
+    resumed = prepare_sweep(prepared.sweep, (), prepared.opening_after([]))
+    assert resumed.opening_event.teacher == summary
+    of_file = prepare()
+    recorded = of_file.opening_event.teacher.validation_accuracy
+    of_file.shared_inputs.teacher_check = TeacherCheck(0.75, 0.5)
+    assert of_file.opening_after([]).teacher.validation_accuracy == recorded != 0.5
+
+
+def test_students_above_the_limits_are_left_out(prepare):
+    students = {"models": "MultiBranchNet,ResNet18", "max_parameters": "1M"}
+    prepared = prepare(top_level=students)
+    assert prepared.sweep.models == ("MultiBranchNet",) and len(prepared.left_out) == 1
+    assert prepared.opening_event.config["models"] == ["MultiBranchNet"]

@@ -13,12 +13,12 @@ def make_stopping(scheduler, *rungs):
     return EarlyStopping(sweep_config(scheduler=scheduler, **dict(zip(names, rungs, strict=True))))
 
 
-def propose(stopping, trial_id, cell, candidate=None):
+def propose(stopping, trial_id, cell, candidate=None, **config):
     stopping.fold(
         TrialProposed(
             trial_id=trial_id, method=cell[0], model=cell[1], number=0,
             origin="repeat" if candidate else "sampler", candidate=candidate,
-            params={}, distributions={}, config={},
+            params={}, distributions={}, config=config,
         )
     )  # fmt: skip
 
@@ -49,6 +49,18 @@ def test_asha_compares_with_those_that_were_there_before():
     assert missed[2] == Threshold(2, pytest.approx(0.6), 2)
     assert judge(stopping, 0.6, 0.6, epoch=4) == [None, None]  # equal is not below
     assert judge(stopping, 0.1, 0.0, epoch=8) == [None, None]  # the end is no rung
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_hint_epochs_are_no_rungs(scheduler):
+    """Untrained classifiers neither stop a trial nor are stopped; from then on they compare."""
+    stopping = make_stopping(scheduler, 8, 2, 2)
+    for number in range(5):
+        propose(stopping, f"at-A-{number}", ("at", "A"), hint_epochs=2)
+    propose(stopping, "at-A-5", ("at", "A"), hint_epochs=0)
+    assert judge(stopping, 0.0, 0.3, 0.3, 0.3, 0.3, 0.1, epoch=2) == [None] * 6
+    missed = judge(stopping, 0.3, 0.3, 0.3, 0.3, 0.3, 0.1, epoch=4)
+    assert missed == [None] * 5 + [Threshold(4, 0.3, 5)]
 
 
 def test_asha_stops_early_what_has_learned_next_to_nothing():

@@ -13,7 +13,8 @@ TARGETS = {
 
 
 def plan(limit, plain=True, augmented=False, targets=TARGETS, epochs=10):
-    return plan_cache(limit / PLANNED_CACHE_SHARE, 100, 120, targets, plain, augmented, epochs)
+    limit /= PLANNED_CACHE_SHARE
+    return plan_cache(limit, 100, 120, targets, plain, int(augmented), epochs)
 
 
 def test_without_augmentation_one_view_of_all():
@@ -83,6 +84,12 @@ def test_the_advised_cache_is_enough_and_hardly_more():
     for enough, count in ((589.474, 3), (589.473, 2)):
         planned, _ = plan_cache(enough * 1e9, 100, 120, large, True, False, 10)
         assert len(planned.methods) == count
+
+
+def test_each_augmentation_has_views_of_its_own():
+    """With two of them a view of 660 bytes is needed twice."""
+    planned, _ = plan(120 + 4 * 660 + 1, plain=False, augmented=2)
+    assert planned.augment_views == 2 and planned.num_bytes == 120 + 4 * 660
 
 
 def test_plain_and_augmented_runs_in_one_sweep():

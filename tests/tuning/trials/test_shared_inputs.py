@@ -9,6 +9,7 @@ from sweep_harness import sweep_config
 
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
+from kdtune.models.checkpoints import read_checkpoint, write_checkpoint
 from kdtune.training.teacher import load_teacher
 from kdtune.tuning.cluster.placement import Node, ResourceRequest, Slots
 from kdtune.tuning.planning.training_worker import TrainingWorker
@@ -83,6 +84,46 @@ def test_images_that_do_not_fit_are_refused_with_views_and_targets(folder, teach
     inputs.register_runs(MODEL, [small_config(folder, method="kd", augment=True)])
     with pytest.raises(UserError, match="for a view of augmented ones and 0.0 MB for the teacher"):
         inputs.plan_cache()
+
+
+def check_of_teacher(folder, tmp_path, monkeypatch, teacher_file, weight=None, node=HERE):
+    """Build the first epoch of a sweep with a teacher, and return what was checked and said."""
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path))
+    content = read_checkpoint(teacher_file)
+    if weight is not None:
+        content["weights"]["stem.0.weight"][0, 0, 0, 0] = weight
+    write_checkpoint(tmp_path / "t.pth", content)
+    path, model = str(tmp_path / "t.pth"), "MultiBranchNet"
+    sweep = sweep_config(
+        data=str(folder), models=model, methods="kd,student", image_size=IMAGE_SIZE, teacher=path
+    )
+    inputs, said = SharedInputs(sweep, find_images(str(folder)), load_teacher(path)), []
+    runs = [{"method": "kd", "teacher_model": path}, {"method": "student"}]
+    inputs.register_runs(model, [small_config(folder, **run) for run in runs])
+    inputs.plan_cache()
+    slots = Slots({model: ResourceRequest()}, lambda: [Node(node, 4)])
+    inputs.warm_cache(slots, said.append, check_teacher=True)
+    return inputs.teacher_check
+
+
+@pytest.mark.parametrize("node", [HERE, THERE])
+def test_a_teachers_accuracy_is_measured_where_its_targets_are(
+    folder, tmp_path, monkeypatch, tasks, teacher_file, node
+):
+    check = check_of_teacher(folder, tmp_path, monkeypatch, teacher_file, node=node)
+    recorded = read_checkpoint(teacher_file)["validation_accuracy"]
+    assert check.validation_accuracy == pytest.approx(recorded)
+    assert recorded - 0.3 < check.train_accuracy <= 1
+
+
+@pytest.mark.parametrize("node", [HERE, THERE])
+def test_a_teacher_that_gives_nan_is_refused_before_the_first_trial(
+    folder, tmp_path, monkeypatch, tasks, teacher_file, node
+):
+    with pytest.raises(
+        UserError, match=r"t.pth gives values .* \(for (\d+) of \1 images\): train"
+    ):
+        check_of_teacher(folder, tmp_path, monkeypatch, teacher_file, float("nan"), node)
 
 
 def test_a_process_that_measures_trials_sees_no_gpu_that_they_do_not_have(monkeypatch, tasks):

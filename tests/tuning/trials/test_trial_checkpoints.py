@@ -2,6 +2,7 @@
 
 import resource
 from itertools import islice
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -88,7 +89,8 @@ def test_the_checkpoint_before_a_damaged_one_is_loaded(folder, tmp_path, always,
             len(content) // 2 - len(content) // 3
         )
     else:
-        content[len(content) // 2] ^= 1
+        largest = max(ZipFile(newest).infolist(), key=lambda record: record.file_size)
+        content[largest.header_offset + largest.file_size // 2] ^= 1
     newest.write_bytes(content)
     _, history = TrialCheckpoints(tmp_path, config, ()).load_latest()
     assert history == whole[:3]

@@ -12,6 +12,7 @@ from kdtune.reports.tables import notes
 from kdtune.reports.tables.columns import COMPARISON
 from kdtune.reports.tables.comparison import ALL_MODELS
 from kdtune.reports.tables.figure_data import seed_differences
+from kdtune.reports.tables.recipe_order import recipe_sentence
 from kdtune.reports.tables.sentences import advise_next_step, display_name, format_points
 from kdtune.reports.tables.statistics import SIGNIFICANCE_LEVEL, Verdict
 
@@ -37,7 +38,10 @@ def verdict_question(sweeps: Sequence[LoadedSweep]) -> str:
 
 
 def verdict_section(sweep: LoadedSweep) -> Iterator[Block]:
-    """Yield at most five sentences, the figure of the first pair, and a table of all pairs."""
+    """Yield at most five sentences, the figure of the first pair, and a table of all pairs.
+
+    A sweep with several recipes has one more sentence, on the order of methods under each.
+    """
     comparison, pair = sweep.tables.comparison, sweep.main_pair
     if sweep.tables.leaderboard.empty:
         yield Paragraph(notes.NO_TRIAL_NOTE, "missing", "verdict")
@@ -48,6 +52,8 @@ def verdict_section(sweep: LoadedSweep) -> Iterator[Block]:
         yield Paragraph(pair["sentence"][0], "lead")
         if advice := advise_next_step(pair.to_dict("records")[0], sweep.name):
             yield Paragraph(advice)
+        if sentence := recipe_sentence(sweep.tables.leaderboard, comparison):
+            yield Paragraph(sentence)
         if has_p_values and len(pair) > 2:
             yield Paragraph(_verdicts_by_student(pair))
         if has_p_values:

@@ -1,0 +1,37 @@
+"""Formats of image files: all that Pillow reads by itself, and HEIC with pillow-heif."""
+
+from functools import cache
+
+from PIL import Image as Pillow
+
+_HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
+
+# PostScript is a program, which Pillow gives to Ghostscript; the others only have a header read.
+_NOT_READ = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+@cache
+def readable_formats() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return Pillow's names of the formats that can be read, and the suffixes of their files."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
+    Pillow.init()
+    formats = tuple(name for name in Pillow.OPEN if name not in _NOT_READ)
+    names = {*formats, "MPO"}  # which is opened as JPEG
+    suffixes = {s.lower() for s, name in Pillow.registered_extensions().items() if name in names}
+    return formats, tuple(sorted(suffixes))
+
+
+def is_image(name: str) -> bool:
+    """Return True if a file is an image by the suffix of its name."""
+    return name.lower().endswith(readable_formats()[1])
+
+
+def missing_reader(suffix: str) -> str | None:
+    """Return the package that reads files with a suffix, if it is not installed."""
+    is_missing = suffix in _HEIF_SUFFIXES and suffix not in readable_formats()[1]
+    return "pillow-heif: pip install '.[heif]'" if is_missing else None
