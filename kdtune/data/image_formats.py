@@ -9,6 +9,9 @@ _HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 # PostScript is a program, which Pillow gives to Ghostscript; the others only have a header read.
 _NOT_READ = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 
+_COMMON = ("JPEG", "PNG")
+"""Tried first; some of the others must read a part of each file to tell that it is not theirs."""
+
 
 @cache
 def readable_formats() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -20,10 +23,10 @@ def readable_formats() -> tuple[tuple[str, ...], tuple[str, ...]]:
     else:
         register_heif_opener()
     Pillow.init()
-    formats = tuple(name for name in Pillow.OPEN if name not in _NOT_READ)
+    formats = sorted(set(Pillow.OPEN) - _NOT_READ, key=lambda name: (name not in _COMMON, name))
     names = {*formats, "MPO"}  # which is opened as JPEG
     suffixes = {s.lower() for s, name in Pillow.registered_extensions().items() if name in names}
-    return formats, tuple(sorted(suffixes))
+    return tuple(formats), tuple(sorted(suffixes))
 
 
 def is_image(name: str) -> bool:
