@@ -8,6 +8,7 @@ import hashlib
 import inspect
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torchvision
 from kdtune.data import decoding, transforms
 from kdtune.data.batches import DeviceTensors
 from kdtune.data.decoding import decode_images, find_unreadable
+from kdtune.data.image_formats import heif_version
 from kdtune.data.splits import ImageData, Split
 from kdtune.data.transforms import augment_images
 from kdtune.errors import BadImagesError, UserError
@@ -89,6 +91,7 @@ def _open_suspects(
 
 def _decoding_key(split: Split) -> dict[str, Any]:
     versions = {"pillow": PIL.__version__, "kdtune": version("kdtune")}
+    versions |= heif_version(image for image in split.images if isinstance(image, Path))
     return {"files": split.digest, "code": DECODING_SHA256, **versions}
 
 

@@ -1,6 +1,8 @@
 """Formats of image files: all that Pillow reads by itself, and HEIC with pillow-heif."""
 
+from collections.abc import Iterable
 from functools import cache
+from importlib.metadata import version
 
 from PIL import Image as Pillow
 
@@ -32,6 +34,12 @@ def readable_formats() -> tuple[tuple[str, ...], tuple[str, ...]]:
 def is_image(name: str) -> bool:
     """Return True if a file is an image by the suffix of its name."""
     return name.lower().endswith(readable_formats()[1])
+
+
+def heif_version(images: Iterable[object]) -> dict[str, str]:
+    """Return the version of the package that reads HEIC, if some of the images are such files."""
+    is_used = any(str(image).lower().endswith(_HEIF_SUFFIXES) for image in images)
+    return {"pillow-heif": version("pillow-heif")} if is_used and is_image(".heic") else {}
 
 
 def missing_reader(suffix: str) -> str | None:
