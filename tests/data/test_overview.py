@@ -12,6 +12,7 @@ from kdtune.cli.commands import cli
 from kdtune.data.folders import find_images
 from kdtune.data.overview import inspect_images, write_contact_sheet
 from kdtune.errors import UserError
+from kdtune.models.checkpoints import load_model
 from kdtune.reports.text.data import data_text
 
 
@@ -126,8 +127,11 @@ def test_the_command_prints_an_overview(root, tmp_path):
 
 def test_a_teacher_begins_with_what_the_data_are(root, tmp_path):
     (root / "test" / "b" / "bad.png").unlink()
+    for i in range(8):
+        Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(root / "train" / "a" / f"{i}.png")
     words = f"teacher --data {root} --model MultiBranchNet --image-size 8 --epochs 1 --out"
     run = CliRunner().invoke(
         cli, [*words.split(), str(tmp_path / "t.pth")], catch_exceptions=False
     )
     assert run.stderr.splitlines()[:3] == list(find_images(str(root)).describe())
+    assert load_model(tmp_path / "t.pth")["config"]["bit_depth"] == 10
