@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,4 +29,15 @@ def write_parquet(path, count, names=None, label=lambda i: i % 2, packed="struct
         table = table.replace_schema_metadata({"huggingface": info})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=3)
+    return path
+
+
+def write_tar(path, members):
+    """Write pairs of name and content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
     return path

@@ -501,14 +501,15 @@ def test_arrays_of_more_than_256_classes_are_a_data_set(give):
     give(arrays("np.zeros((8, 8, 3), 'uint8')", "range(300)", 300))
     data = find_images("arrays")
     assert len(data.classes) == 300 and len(data.train) == 2400
-    give(arrays("np.zeros((8, 8, 3), 'uint8')", "[*range(299), 255]", 300))  # 299 became 255
+    give(arrays("np.zeros((8, 8, 3), 'uint8')", "[*range(299), 43]", 300))  # 299 is 256 + 43
     assert find_images("arrays").fingerprint != data.fingerprint
 
 
 @pytest.mark.parametrize("shape", ["(8, 8)", "(8, 8, 1)", "(8, 8, 3)"])
 def test_grey_arrays_may_have_a_channel(give, shape):
-    give(arrays(f"np.full({shape}, 90, 'uint8')"))
-    assert (decode_images(find_images("arrays").test, 8) == 90).all()
+    give(arrays(f"np.full({shape}, 90, 'uint8')", "np.arange(2)"))  # labels of NumPy's type
+    data = find_images("arrays")
+    assert (decode_images(data.test, 8) == 90).all() and data.fingerprint
 
 
 @pytest.mark.parametrize(

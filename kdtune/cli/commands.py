@@ -80,8 +80,7 @@ def data(data: str, sheet: Path | None, output_format: str, **source: Any) -> No
 
     config = TrainConfig.parse({"data_dir": data, **_provided_flags(source)})
     images = find_images(*config.data_source)
-    say(f"reading {sum(map(len, images.splits.values())):,} images")
-    print(data_text(inspect_images(images), output_format), end="")
+    print(data_text(inspect_images(images, say), output_format), end="")
     if sheet is not None:
         write_contact_sheet(images, sheet)
 

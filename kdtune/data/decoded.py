@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from kdtune.data import augmented_views, decoding, mixing, transforms
 from kdtune.data.augmented_views import FillView, fill_in_processes, fill_view
 from kdtune.data.batches import DeviceTensors
 from kdtune.data.decoding import decode_images, find_unreadable
+from kdtune.data.image_formats import heif_version
 from kdtune.data.mixing import Mixing, draw_mixing, mix_in_place
 from kdtune.data.splits import ImageData, Split
 from kdtune.errors import BadImagesError, UserError
@@ -93,6 +95,7 @@ def _open_suspects(
 
 def _decoding_key(split: Split) -> dict[str, Any]:
     versions = {"pillow": PIL.__version__, "kdtune": version("kdtune")}
+    versions |= heif_version(image for image in split.images if isinstance(image, Path))
     return {"files": split.digest, "code": DECODING_SHA256, **versions}
 
 

@@ -5,7 +5,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -68,8 +68,7 @@ def find_unreadable(
             out[i] = pixels
         return None
 
-    # Pillow's warnings about large images and odd palettes help nobody: such images are decoded.
-    with warnings.catch_warnings(action="ignore"):
+    with ignore_warnings():
         readable_formats()  # registers them once, before there are threads
         with ThreadPoolExecutor(max(1, limit_workers(workers))) as executor:
             reasons = executor.map(decode, range(len(split)), chunksize=64)
@@ -90,6 +89,11 @@ def limit_workers(workers: int | None = None) -> int:
     return num_cores if workers is None else min(workers, num_cores)
 
 
+def ignore_warnings() -> AbstractContextManager[object]:
+    """Ignore Pillow's warnings about large images and odd palettes, which are decoded anyway."""
+    return warnings.catch_warnings(action="ignore")
+
+
 def measure_bit_depth(split: Split) -> int:
     """Return the bits that 16-bit images of a split use: 8, 10, 12, 14 or 16.
 
@@ -97,8 +101,8 @@ def measure_bit_depth(split: Split) -> int:
     """
     largest = 0
     step = max(1, len(split) // 64)
-    for image in list(split.images)[::step][:64]:
-        with suppress(*DECODE_ERRORS), open_image(image) as pil_image:
+    for image in [split.images[i] for i in range(0, len(split), step)][:64]:
+        with ignore_warnings(), suppress(*DECODE_ERRORS), open_image(image) as pil_image:
             if pil_image.mode.startswith("I"):
                 largest = max(largest, int(np.asarray(pil_image).max()))
     return next((bits for bits in (8, 10, 12, 14) if 0 < largest < 2**bits), 16)

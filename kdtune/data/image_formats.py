@@ -1,6 +1,8 @@
 """Formats of image files: all that Pillow reads by itself, and HEIC with pillow-heif."""
 
+from collections.abc import Iterable
 from functools import cache
+from importlib.metadata import version
 
 from PIL import Image as Pillow
 
@@ -8,6 +10,9 @@ _HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
 
 # PostScript is a program, which Pillow gives to Ghostscript; the others only have a header read.
 _NOT_READ = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+
+_COMMON = ("JPEG", "PNG")
+"""Tried first; some of the others must read a part of each file to tell that it is not theirs."""
 
 
 @cache
@@ -20,15 +25,21 @@ def readable_formats() -> tuple[tuple[str, ...], tuple[str, ...]]:
     else:
         register_heif_opener()
     Pillow.init()
-    formats = tuple(name for name in Pillow.OPEN if name not in _NOT_READ)
+    formats = sorted(set(Pillow.OPEN) - _NOT_READ, key=lambda name: (name not in _COMMON, name))
     names = {*formats, "MPO"}  # which is opened as JPEG
     suffixes = {s.lower() for s, name in Pillow.registered_extensions().items() if name in names}
-    return formats, tuple(sorted(suffixes))
+    return tuple(formats), tuple(sorted(suffixes))
 
 
 def is_image(name: str) -> bool:
     """Return True if a file is an image by the suffix of its name."""
     return name.lower().endswith(readable_formats()[1])
+
+
+def heif_version(images: Iterable[object]) -> dict[str, str]:
+    """Return the version of the package that reads HEIC, if some of the images are such files."""
+    is_used = any(str(image).lower().endswith(_HEIF_SUFFIXES) for image in images)
+    return {"pillow-heif": version("pillow-heif")} if is_used and is_image(".heic") else {}
 
 
 def missing_reader(suffix: str) -> str | None:

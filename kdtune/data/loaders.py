@@ -159,7 +159,7 @@ def prepare_dataloaders(
     only up to rounding.
 
     Args:
-        data_dir: an ImageFolder, or the name of a data set; split as by `find_images`.
+        data_dir: a folder or other data, as `find_images` takes and splits them.
         batch_size: images in a training batch.
         num_workers: processes that decode, at most one per core; 0 decodes in this process.
         augment: augments the training images: True for random crops, flips, rotations and

@@ -1,8 +1,9 @@
 """Overview of a data set: what its images are like, which are damaged or double, how they look."""
 
 import hashlib
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import ImageDraw
 from kdtune.data.decoding import (
     DECODE_ERRORS,
     describe_error,
+    ignore_warnings,
     limit_workers,
     open_image,
     render_image,
@@ -29,6 +31,7 @@ from kdtune.storage.files import atomic_write
 MAX_LISTED = 20
 """Largest number of unreadable or double images that are listed one by one."""
 
+_SAY_EVERY_SECONDS = 4
 _SHEET_ROWS, _SHEET_COLUMNS, _THUMBNAIL, _CAPTION = 40, 10, 64, 14
 
 
@@ -41,8 +44,12 @@ class _Inspected(NamedTuple):
     reason: str = ""
 
 
-def inspect_images(data: ImageData) -> dict[str, Any]:
+def inspect_images(data: ImageData, say: Callable[[str], None]) -> dict[str, Any]:
     """Decode all images of a data set, and describe them as plain values, for JSON.
+
+    Args:
+        data: the images.
+        say: takes lines about the progress.
 
     Returns:
         ``data``, ``lines`` (those that other commands begin with), ``classes`` (a row per class,
@@ -50,11 +57,8 @@ def inspect_images(data: ImageData) -> dict[str, Any]:
         ``bit_depth``, ``left_out``, ``unreadable``, ``duplicates`` and ``duplicate_count``: images
         of one content in several splits, or of several classes.
     """
-    readable_formats()
     images = [(name, i) for name, split in data.splits.items() for i in range(len(split))]
-    with ThreadPoolExecutor(limit_workers()) as executor:
-        tasks = executor.map(lambda at: _inspect(data.splits[at[0]], at[1]), images, chunksize=64)
-        inspected = list(tasks)
+    inspected = list(_inspect_all(data, images, say))
     sound = [found for found in inspected if not found.reason]
     duplicates = list(_find_duplicates(data, images, inspected))
     unreadable = [
@@ -81,6 +85,21 @@ def inspect_images(data: ImageData) -> dict[str, Any]:
         "duplicates": duplicates[:MAX_LISTED],
         "duplicate_count": len(duplicates),
     }
+
+
+def _inspect_all(
+    data: ImageData, images: list[tuple[str, int]], say: Callable[[str], None]
+) -> Iterator[_Inspected]:
+    readable_formats()  # registers them once, before there are threads
+    say(f"reading {len(images):,} images")
+    said_at = time.monotonic()
+    with ignore_warnings(), ThreadPoolExecutor(limit_workers()) as executor:
+        tasks = executor.map(lambda at: _inspect(data.splits[at[0]], at[1]), images)
+        for done, found in enumerate(tasks):
+            if time.monotonic() - said_at > _SAY_EVERY_SECONDS:
+                said_at = time.monotonic()
+                say(f"{done:,} of {len(images):,} images read")
+            yield found
 
 
 def _inspect(split: Split, index: int) -> _Inspected:
@@ -159,6 +178,7 @@ def _thumbnails(split: Split, members: np.ndarray) -> Iterator[Pillow.Image]:
     """Yield some of the images with these indices, those that can be read."""
     positions = np.linspace(0, len(members) - 1, min(len(members), _SHEET_COLUMNS)).astype(int)
     for index in members[positions].tolist():
-        with suppress(*DECODE_ERRORS), open_image(split.images[index]) as opened:
-            image = render_image(opened, split.rendering)
-            yield image.resize((_THUMBNAIL, _THUMBNAIL), Pillow.Resampling.BILINEAR)
+        image = split.images[index]
+        with ignore_warnings(), suppress(*DECODE_ERRORS), open_image(image) as opened:
+            shown = render_image(opened, split.rendering)
+            yield shown.resize((_THUMBNAIL, _THUMBNAIL), Pillow.Resampling.BILINEAR)

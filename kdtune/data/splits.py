@@ -98,7 +98,8 @@ class Split:
 
 
 def _label_bytes(label: int) -> bytes:
-    return label.to_bytes(max(1, (label.bit_length() + 7) // 8), "little")
+    number = int(label)  # a plug-in's may be NumPy's
+    return number.to_bytes(max(1, (number.bit_length() + 7) // 8), "little")
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

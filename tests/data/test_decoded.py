@@ -1,6 +1,7 @@
 """Data sets that are decoded once, and augmented views of them."""
 
 import os
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
@@ -12,6 +13,7 @@ from kdtune.data import augmented_views
 from kdtune.data.decoded import DecodedDataset, View, view_seed
 from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
+from kdtune.data.splits import Rendering
 from kdtune.data.transforms import augment_images
 from kdtune.errors import RunError, UserError
 from kdtune.storage.array_cache import ArrayCache
@@ -53,6 +55,9 @@ def test_the_cache_key_has_all_that_determines_an_array(data_dir, tmp_path, monk
     assert states(views_of(data_dir, tmp_path)) == ["cached"]
     assert states(views_of(data_dir, tmp_path, size=9))[-1] == "built"
     assert states(views_of(data_dir, tmp_path), "validation")[-1] == "built"
+    views = views_of(data_dir, tmp_path)
+    data = views.data.with_rendering(Rendering("black"))
+    assert states(replace(views, data=data))[-1] == "built"
     monkeypatch.setattr("PIL.__version__", "0")
     assert states(views_of(data_dir, tmp_path))[-1] == "built"
 

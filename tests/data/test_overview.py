@@ -12,6 +12,7 @@ from kdtune.cli.commands import cli
 from kdtune.data.folders import find_images
 from kdtune.data.overview import inspect_images, write_contact_sheet
 from kdtune.errors import UserError
+from kdtune.models.checkpoints import load_model
 from kdtune.reports.text.data import data_text
 
 
@@ -37,7 +38,7 @@ def root(tmp_path):
 
 
 def test_an_overview_counts_what_there_is(root):
-    found = inspect_images(find_images(str(root)))
+    found = inspect_images(find_images(str(root)), print)
     assert [sum(row[split] for row in found["classes"]) for split in ("train", "validation")] == [
         15, 3
     ]  # fmt: skip
@@ -58,7 +59,7 @@ def test_an_overview_counts_what_there_is(root):
 
 def test_images_of_one_content_in_several_splits_or_classes_are_listed(root):
     data = find_images(str(root))
-    found = inspect_images(data)
+    found = inspect_images(data, print)
     places = [
         {row["file"].removeprefix(f"{root}/") for row in rows} for rows in found["duplicates"]
     ]
@@ -70,8 +71,15 @@ def test_images_of_one_content_in_several_splits_or_classes_are_listed(root):
     assert (twins in places) == (len(twins & held_out) == 1)
 
 
+def test_a_long_reading_is_not_silent(root, monkeypatch):
+    monkeypatch.setattr("kdtune.data.overview._SAY_EVERY_SECONDS", -1)
+    lines = []
+    inspect_images(find_images(str(root)), lines.append)
+    assert lines[:2] == ["reading 27 images", "0 of 27 images read"] and len(lines) == 28
+
+
 def test_the_text_has_all_of_it(root):
-    text = data_text(inspect_images(find_images(str(root))), "table")
+    text = data_text(inspect_images(find_images(str(root)), print), "table")
     for line in (
         f"{root}: 27 images of 2 classes: 15 train, 3 validation, 9 test; validation cut from "
         "train",
@@ -87,7 +95,7 @@ def test_the_text_has_all_of_it(root):
 
 def test_arrays_have_an_overview_and_a_sheet(tmp_path):
     data = find_images("digits", train_images=20)
-    found = inspect_images(data)
+    found = inspect_images(data, print)
     assert found["kinds"] == {"array L": 20 + 269 + 269} and found["duplicate_count"] == 0
     write_contact_sheet(data, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
@@ -119,8 +127,11 @@ def test_the_command_prints_an_overview(root, tmp_path):
 
 def test_a_teacher_begins_with_what_the_data_are(root, tmp_path):
     (root / "test" / "b" / "bad.png").unlink()
+    for i in range(8):
+        Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(root / "train" / "a" / f"{i}.png")
     words = f"teacher --data {root} --model MultiBranchNet --image-size 8 --epochs 1 --out"
     run = CliRunner().invoke(
         cli, [*words.split(), str(tmp_path / "t.pth")], catch_exceptions=False
     )
     assert run.stderr.splitlines()[:3] == list(find_images(str(root)).describe())
+    assert load_model(tmp_path / "t.pth")["config"]["bit_depth"] == 10

@@ -1,7 +1,6 @@
 """Tar shards, as WebDataset writes them."""
 
 import gzip
-import io
 import json
 import pickle
 import tarfile
@@ -9,23 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packed_images import png
+from packed_images import png, write_tar
 
 from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
 
 IMAGE = png((1, 0, 0))
-
-
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
 
 
 def samples(numbers, label=lambda i: ("cls", str(i % 2).encode())):

@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from small_runs import IMAGE_SIZE, small_config, write_digits
 
 from kdtune.data.batches import Batches
 from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
+from kdtune.data.splits import Rendering, Split
+from kdtune.data.transforms import normalise
 from kdtune.errors import UserError
 from kdtune.export.evaluation import (
     calibration_error,
@@ -119,3 +123,28 @@ def test_images_get_their_likeliest_classes(folder, teacher_file, tmp_path):
         predict_images(teacher_file, [tmp_path / "bad.png"])
     with pytest.raises(UserError, match=r"There is no file .*none\.png"):
         predict_images(teacher_file, [tmp_path / "none.png"])
+
+
+def test_images_are_treated_as_those_that_the_network_was_trained_on(tmp_path):
+    network = build_model("MultiBranchNet", 2, 16).eval()
+    for name in ("white", "black"):
+        config = {"model": "MultiBranchNet", "image_size": 16, "background": name, "bit_depth": 12}
+        save_model(tmp_path / f"{name}.pth", network, config=config, classes=["a", "b"])
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (16, 16, 4)).astype(np.uint8)
+    for name in ("a", "b"):
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.fromarray(pixels).save(tmp_path / "data" / "train" / name / f"{i}.png")
+    grey = random.integers(0, 2**12, (16, 16)).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    images = [tmp_path / "data" / "train" / "a" / "0.png", tmp_path / "grey.png"]
+    for name in ("white", "black"):
+        rendering = Rendering(name, 12)
+        expected = normalise(torch.from_numpy(decode_images(Split(images, [0, 0], rendering), 16)))
+        shares = network(expected)[0].softmax(1).sort(1, descending=True).values.flatten()
+        found = predict_images(tmp_path / f"{name}.pth", images)["probability"]
+        assert found.to_numpy() == pytest.approx(shares.detach().numpy(), abs=1e-5)
+        loss = evaluate_file(tmp_path / f"{name}.pth", str(tmp_path / "data"), "train")
+        logits = network(expected[:1])[0].double().log_softmax(1)
+        assert loss.metrics["loss"] == pytest.approx(-logits.mean().item(), abs=1e-5)

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from kdtune.at import train_at
 from kdtune.config.sweep import SweepConfig
+from kdtune.data.folders import find_images
 from kdtune.errors import UserError
 from kdtune.log.event_log import EventLog
 from kdtune.log.events import CacheUpdated, EpochFinished, TrialEnded, TrialProposed, WarmStart
@@ -242,6 +243,8 @@ def test_a_sweep_that_is_out_of_time_is_complete(
     assert set(trials.state) == {"stopped"} and (trials.epochs > 0).any()
     said = capsys.readouterr().err
     assert "1 cell, 30 s of time, at most 1000 epochs per trial" in said
+    for line in find_images(str(folder)).describe():
+        assert line in said
     assert Path("results/x/best/student-MultiBranchNet.yaml").is_file()
 
 

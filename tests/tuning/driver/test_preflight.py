@@ -1,9 +1,16 @@
 """Checks before a sweep, and the settings of its trials."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from packed_images import png, write_tar
+from PIL import Image
 
 from kdtune.config.sweep import SweepConfig
+from kdtune.data.folders import find_images
+from kdtune.data.splits import Rendering
 from kdtune.errors import UserError
 from kdtune.models import build_model
 from kdtune.training.loss_scales import LossScales
@@ -138,3 +145,38 @@ def test_students_above_the_limits_are_left_out(prepare):
     prepared = prepare(top_level=students)
     assert prepared.sweep.models == ("MultiBranchNet",) and len(prepared.left_out) == 1
     assert prepared.opening_event.config["models"] == ["MultiBranchNet"]
+
+
+def test_how_images_are_read_is_decided_once_and_recorded(tmp_path, monkeypatch, teacher_file):
+    monkeypatch.chdir(tmp_path)
+    for name in range(10):
+        Path("data", f"digit-{name}").mkdir(parents=True)
+        for i in range(4):
+            values = np.full((8, 8), 4000, np.uint16)
+            Image.fromarray(values).save(f"data/digit-{name}/{i}.png")
+    sweep = {"name": "n", "data": "data", "background": "black", "teacher": str(teacher_file)}
+    prepared = prepare_sweep(SweepConfig.parse({**sweep, "methods": "at", "epochs": 2}), ())
+    recorded = prepared.opening_event.config
+    assert (recorded["bit_depth"], recorded["background"]) == (12, "black")
+    assert recorded["data"] == str(tmp_path / "data")
+    trial = prepared.configure_trial(("at", "ResNet18"), 0, {})
+    assert trial.data_source.bit_depth == 12 and trial.data_source.background == "black"
+    assert find_images(*trial.data_source).rendering == Rendering("black", 12)
+
+
+def test_shards_of_a_relative_pattern_are_found_by_trials(tmp_path, monkeypatch, teacher_file):
+    monkeypatch.chdir(tmp_path)
+    for shard in range(2):
+        members = [
+            member
+            for i in range(40)
+            for member in ((f"{i}.png", png((i, shard, 0))), (f"{i}.cls", b"digit-%d" % (i % 10)))
+        ]
+        write_tar(Path(f"t-{shard}.tar"), members)
+    sweep = {"name": "n", "data": "t-{0..1}.tar", "teacher": str(teacher_file), "methods": "at"}
+    prepared = prepare_sweep(SweepConfig.parse({**sweep, "epochs": 2}), ())
+    trial = prepared.configure_trial(("at", "ResNet18"), 0, {})
+    monkeypatch.chdir("/")
+    data = find_images(*trial.data_source)
+    assert data.fingerprint == prepared.opening_event.data.fingerprint
+    assert sum(map(len, data.splits.values())) == 80
