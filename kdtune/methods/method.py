@@ -121,6 +121,10 @@ class Method(nn.Module, ABC):
 def describe_pooling(student: StageShapes, teacher: StageShapes) -> str:
     """Say at which sizes stages are compared; empty if student and teacher have equal ones.
 
+    Args:
+        student: (C, H, W) of the student's stages.
+        teacher: (C, H, W) of the teacher's stages.
+
     >>> describe_pooling([(8, 16, 16), (9, 8, 8)], [(5, 4, 4), (5, 4, 4), (5, 4, 4)])
     'maps of 16, 8 px, the teacher of 4, 4, 4 px: compared at 4, 4 px, from the last stage back'
     """
