@@ -192,7 +192,8 @@ def with_feature_maps(network: nn.Module, layers: Sequence[str] = ()) -> nn.Modu
     own_class, patch_size = type(network), find_patch_size(network)
 
     def forward(self: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        _CALL.outputs = outputs = dict[str, Tensor]()
+        outputs: dict[str, Tensor] = {}
+        _CALL.outputs = outputs
         try:
             logits = _first_tensor(own_class.forward(self, images))
         finally:
