@@ -102,7 +102,7 @@ class AttentionTransfer(FeatureMethod):
                 self.stage_pairs.append((stage, size))
         if not self.stage_pairs:
             raise UserError(
-                "Attention transfer has nothing to compare: every stage is 1×1; "
+                "Attention transfer has nothing to compare: every pair of stages is 1×1; "
                 "use a larger image_size."
             )
 

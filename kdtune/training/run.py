@@ -17,9 +17,10 @@ from kdtune.config.train import (
 from kdtune.data.batches import Batch, TrainingBatches, describe_left_out
 from kdtune.data.loaders import CheckedLoader, Loader, class_names
 from kdtune.data.splits import ImageData
+from kdtune.data.transforms import normalise
 from kdtune.errors import UserError
 from kdtune.methods import METHODS
-from kdtune.models import count_classes, require_model
+from kdtune.models import count_classes, probe, require_model
 from kdtune.models.checkpoints import read_checkpoint
 from kdtune.runtime.console import say
 from kdtune.training.epoch import evaluate
@@ -28,6 +29,7 @@ from kdtune.training.loop import fit
 from kdtune.training.maps import MAX_IMAGES
 from kdtune.training.run_files import RunFiles
 from kdtune.training.teacher import load_teacher
+from kdtune.training.teacher_check import require_finite
 
 CHANGEABLE_ON_RESUME = OUTPUT_FIELDS | {
     "epochs", "data_dir", "data_root", "image_column", "label_column", "teacher_model",
@@ -89,6 +91,9 @@ def run_training(
         _validate_resume(checkpoint, resumed_from, config, classes, has_validation)
     batches = open_run_batches(config, data, teacher, classes, loaders)
     sample_images = _check_first_batches(batches)
+    if teacher is not None:
+        logits, _ = probe(teacher, normalise(sample_images))
+        require_finite(config, {"logits": logits.cpu().numpy()})
     history = checkpoint["history"] if checkpoint is not None else []
     files = RunFiles(config, classes, teacher, sample_images, resumed_from, history)
     epochs = fit(

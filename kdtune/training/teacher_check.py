@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batch
-from kdtune.data.transforms import normalise
 from kdtune.errors import UserError
 from kdtune.models.on_device import DeviceModel, pick_device
 
@@ -46,9 +45,9 @@ def check_teacher(
         train_labels: of the training images.
         targets: cached targets of the training images, by name; empty if the teacher runs live.
     """
-    _require_finite(config, targets)
+    require_finite(config, targets)
     logits, labels = _compute_logits(teacher, config, validation)
-    _require_finite(config, {"logits": logits.numpy()})
+    require_finite(config, {"logits": logits.numpy()})
     train_accuracy = None
     if "logits" in targets:
         predicted = np.argmax(targets["logits"], axis=1)
@@ -63,14 +62,20 @@ def _compute_logits(
     settings = config.model_copy(update={"compile": False})
     model = DeviceModel(teacher, pick_device(config.device), settings)
     results = [
-        (model(normalise(images.to(model.device)))[0].float().cpu(), labels.cpu())
+        (model(images.to(model.device))[0].float().cpu(), labels.cpu())
         for images, labels, _ in batches
     ]
     logits, labels = zip(*results, strict=True)
     return torch.cat(logits), torch.cat(labels)
 
 
-def _require_finite(config: TrainConfig, targets: Mapping[str, np.ndarray]) -> None:
+def require_finite(config: TrainConfig, targets: Mapping[str, np.ndarray]) -> None:
+    """Raise a `UserError` if a teacher gave values that are not finite.
+
+    Args:
+        config: gives the path of the teacher.
+        targets: its outputs by name, one row per image.
+    """
     num_images = max(map(len, targets.values()), default=0)
     is_finite = np.ones(num_images, dtype=bool)
     for array in targets.values():

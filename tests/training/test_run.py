@@ -23,7 +23,7 @@ from kdtune.data.decoding import decode_images
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
 from kdtune.fitnets import create_fitnets_config, train_fitnets
-from kdtune.models.checkpoints import load_model, read_checkpoint
+from kdtune.models.checkpoints import load_model, read_checkpoint, write_checkpoint
 from kdtune.storage.files import write_yaml
 from kdtune.training.epoch import evaluate
 from kdtune.training.rerun import train_from_file
@@ -546,3 +546,15 @@ def test_a_transformer_teaches_and_learns(folder, tmp_path):
     )
     assert learned["training_history"][0]["loss_feature_weighted"] > 0
     assert learned["model"](torch.rand(2, 3, 32, 32))[1][-1].shape == (2, 64, 2, 2)
+
+
+def test_a_teacher_that_gives_nan_is_refused_before_training(folder, teacher_file, tmp_path):
+    content = read_checkpoint(teacher_file)
+    content["weights"]["stem.0.weight"][0, 0, 0, 0] = float("nan")
+    write_checkpoint(tmp_path / "nan.pth", content)
+    config = small_config(folder, method="at", teacher_model=str(tmp_path / "nan.pth"))
+    with pytest.raises(
+        UserError, match=r"nan.pth gives values that are not finite \(for (\d+) of \1"
+    ):
+        run_training(config)
+    assert not Path("checkpoints").exists()
