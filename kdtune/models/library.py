@@ -83,6 +83,8 @@ class ModelLibrary:
             _, maps = run_on_meta(model, image_size)
             if not maps or 0 in map(map_side, maps):
                 raise ValueError("it has no feature maps")
+        except UserError:
+            raise
         except (RuntimeError, ValueError, AssertionError, AttributeError, TypeError) as error:
             for key in rates or {}:
                 if f"keyword argument '{self.rate_names[key]}'" in str(error):

@@ -191,6 +191,8 @@ def test_layers_can_be_named_in_any_network(name, layers):
     assert logits.shape == (2, 5) and len(features) == 2
     assert [f.shape[2] for f in features] == [16, 4]
     assert model.state_dict().keys() == build_model(name, 5, 64).state_dict().keys()
+    with pytest.raises(UserError, match=r"^A \w+ has no layer 'layer5'; did you mean 'layer\d'"):
+        build_model(name, 5, 64, ["layer5"])
 
 
 @pytest.mark.parametrize(
