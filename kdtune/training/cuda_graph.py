@@ -18,7 +18,7 @@ from torch import Tensor
 from kdtune.errors import first_line
 from kdtune.methods.method import Method, TensorsByName
 from kdtune.models.on_device import DeviceModel
-from kdtune.training.step import TrainingStep, make_scaler
+from kdtune.training.step import RunNetwork, TrainingStep, make_scaler
 
 
 class Recorder(ABC):
@@ -77,7 +77,7 @@ class GraphedStep(TrainingStep):
     def __init__(
         self,
         student: DeviceModel,
-        teacher: DeviceModel | None,
+        teacher: RunNetwork | None,
         method: Method,
         optimizer: torch.optim.Optimizer,
         recorder: Recorder,

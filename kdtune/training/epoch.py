@@ -12,7 +12,7 @@ from kdtune.methods.method import Method
 from kdtune.methods.student import StudentOnly
 from kdtune.models.on_device import DeviceModel, pick_device
 from kdtune.training.cuda_graph import use_stream
-from kdtune.training.step import MetricSums, TrainingStep, compute_parts
+from kdtune.training.step import MetricSums, RunNetwork, TrainingStep, compute_parts
 
 OnStep = Callable[[int, int, Tensor], None]
 """Called after a training step with (epoch, step in it from 1, loss); the next one changes it."""
@@ -48,7 +48,7 @@ def train_epoch(
 
 @torch.no_grad()
 def evaluate_epoch(
-    student: DeviceModel, teacher: DeviceModel | None, method: Method, batches: Iterable[Batch]
+    student: DeviceModel, teacher: RunNetwork | None, method: Method, batches: Iterable[Batch]
 ) -> dict[str, float]:
     """Compute the loss of all batches, and return means of metrics over the images.
 

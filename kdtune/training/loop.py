@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from kdtune.training.cuda_graph import CudaGraphRecorder, GraphedStep
 from kdtune.training.ema import ModelEma
 from kdtune.training.epoch import OnStep, evaluate_epoch, train_epoch
 from kdtune.training.optimizer import build_optimizer, learning_rate, match_memory_format
-from kdtune.training.step import TrainingStep
+from kdtune.training.step import RunNetwork, TrainingStep
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,11 @@ class _Run:
         self.config = config
         self.student = DeviceModel(build_student(config, num_classes), device, config)
         self.method = build_method_for_models(config, self.student.model, teacher).to(device)
-        self.teacher = None
+        self.teacher: RunNetwork | None = None
         if teacher is not None and self.method.uses_teacher:
-            self.teacher = DeviceModel(teacher.eval(), device, config)
+            # Placed on the device when a batch needs it: if all targets are cached, none does.
+            place_teacher = cache(partial(DeviceModel, teacher.eval(), device, config))
+            self.teacher = lambda images: place_teacher()(images)
         parameters = [*self.student.model.parameters(), *self.method.parameters()]
         self.optimizer = build_optimizer(config, parameters)
         self.step = self._make_step()

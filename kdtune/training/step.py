@@ -1,5 +1,7 @@
 """A training step, and the sums of its metrics, which no step waits for."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,9 @@ from kdtune.errors import UserError
 from kdtune.methods.method import Method, TensorsByName, class_indices
 from kdtune.models.on_device import DeviceModel
 from kdtune.training.ema import ModelEma
+
+RunNetwork = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
+"""Returns logits [B, K] and feature maps of images, such as a `DeviceModel`."""
 
 
 class MetricSums:
@@ -51,7 +56,7 @@ class MetricSums:
 
 def compute_parts(
     student: DeviceModel,
-    teacher: DeviceModel | None,
+    teacher: RunNetwork | None,
     method: Method,
     images: Tensor,
     labels: Tensor,
@@ -106,7 +111,7 @@ class TrainingStep:
     def __init__(
         self,
         student: DeviceModel,
-        teacher: DeviceModel | None,
+        teacher: RunNetwork | None,
         method: Method,
         optimizer: torch.optim.Optimizer,
     ):

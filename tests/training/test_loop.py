@@ -244,6 +244,28 @@ def test_targets_that_come_with_a_batch_spare_the_teacher(folder, data, teacher_
     assert runs[1][0].losses["kd"] > 10  # random targets, not the teacher's
 
 
+@pytest.mark.parametrize("are_cached", [True, False])
+def test_a_teacher_whose_targets_are_cached_is_not_placed(
+    folder, data, teacher_file, monkeypatch, are_cached
+):
+    placed = []
+
+    class Recording(DeviceModel):
+        def __init__(self, model, *arguments):
+            placed.append(model)
+            super().__init__(model, *arguments)
+
+    monkeypatch.setattr("kdtune.training.loop.DeviceModel", Recording)
+    config = small_config(folder, method="kd", epochs=1)
+    teacher = load_teacher(teacher_file, data.classes, 8)
+    batches = [
+        (x, y, {"logits": torch.randn(len(y), 10)} if are_cached else None)
+        for x, y, _ in make_epoch_data(config, data).train_batches(1)
+    ]
+    list(fit(config, batches, None, num_classes=10, teacher=teacher))
+    assert any(model is teacher for model in placed) != are_cached
+
+
 def test_an_empty_loader_is_refused(folder):
     config = small_config(folder, method="student")
     with pytest.raises(UserError, match="There are no images"):
