@@ -18,10 +18,11 @@ from torch import nn
 from kdtune.errors import UserError, first_line
 from kdtune.models import build_model
 from kdtune.models.feature_maps import with_feature_maps
-from kdtune.models.named_weights import DEFAULT_IMAGE_SIZE, Fit, first_weight, fit_network
+from kdtune.models.named_weights import DEFAULT_IMAGE_SIZE, Fit, build_weights, fit_network
 from kdtune.models.resnet import resnet_from_weights
 from kdtune.models.state_dicts import (
     FoundWeights,
+    describe_other_names,
     find_state_dicts,
     load_weights_strictly,
     pick_teacher,
@@ -221,11 +222,13 @@ def _require_state_dict(
 def _load_named_network(
     path: str | Path, content: Any, name: str, image_size: int | None, layers: Sequence[str]
 ) -> dict[str, Any]:
-    candidates = find_state_dicts(content, first_weight(name, image_size))
+    expected = build_weights(name, image_size)
+    candidates = find_state_dicts(content, next(iter(expected)))
     _require_state_dict(path, content, candidates, f"give a state_dict of {name}")
+    complete = [f for f in candidates if not describe_other_names(expected, f.weights)]
     fits: list[tuple[FoundWeights, Fit]] = []
-    problems: list[str] = []
-    for found in candidates:
+    problems = [describe_other_names(expected, candidates[0].weights)] if not complete else []
+    for found in complete:
         try:
             fits.append((found, fit_network(name, found.weights, image_size)))
         except ValueError as error:

@@ -31,16 +31,15 @@ class Fit(NamedTuple):
     image_size: int | None
 
 
-def first_weight(name: str, image_size: int | None) -> str:
-    """Return the name of a network's first weight.
+def build_weights(name: str, image_size: int | None) -> dict[str, Tensor]:
+    """Return the `state_dict` of a fresh network, maybe without values.
 
     Args:
         name: of the network, see `kdtune.models.build_model`.
-        image_size: in pixels; None takes any.
+        image_size: in pixels, if the network can be built for it; None takes any.
     """
-    for _, expected in _builds(name, image_size):
-        return next(iter(expected))
-    raise AssertionError("unreachable")  # `_builds` raises
+    _, weights = next(_builds(name, image_size))
+    return weights
 
 
 def fit_network(name: str, weights: Mapping[str, Tensor], image_size: int | None) -> Fit:

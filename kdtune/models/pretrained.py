@@ -9,6 +9,7 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kdtune.errors import UserError, last_line
 from kdtune.models.checkpoints import read_tensor_file
 from kdtune.models.feature_maps import find_patch_size
 from kdtune.models.library import LIBRARIES
+from kdtune.models.named_weights import DEFAULT_IMAGE_SIZE, fit_network
 from kdtune.models.state_dicts import (
     describe_other_names,
     find_state_dicts,
@@ -62,8 +64,11 @@ def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int)
     try:
         load_weights_strictly(model, {**loaded_weights, **fresh_head})
     except ValueError as error:
-        text = f"{weights} holds the weights of another network than {name}: {error}."
-        raise UserError(text) from None
+        text = f"{weights} holds the weights of another network than {name}: {error}"
+        with suppress(ValueError):
+            size = fit_network(name, loaded_weights, None).image_size or DEFAULT_IMAGE_SIZE
+            text += f"; they fit with --image-size {size}"
+        raise UserError(f"{text}.") from None
     note = f"; {note}" if note else ""
     if not head_keys:
         return f"{name} begins with all the weights of {weights}{note}"

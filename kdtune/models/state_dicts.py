@@ -61,7 +61,7 @@ def pick_teacher(path: object, networks: Sequence[FoundWeights]) -> tuple[FoundW
         path: of the file, for messages.
         networks: those in the file, at least one.
     """
-    plain = [found for found in networks if not _AVERAGE.search(found.label)]
+    plain = [f for f in networks if _TEACHER.search(f.label) or not _AVERAGE.search(f.label)]
     candidates = plain or networks
     if len(candidates) == 1:
         return candidates[0], ""

@@ -247,6 +247,7 @@ STUDENT_AND_TEACHER = {
     "student and teacher": lambda student, teacher: {"student": student, "teacher": teacher},
     "snet and tnet": lambda student, teacher: {"epoch": 7, "snet": student, "tnet": teacher},
     "model_s and model_t": lambda student, teacher: {"model_s": student, "model_t": teacher},
+    "student and average": lambda student, teacher: {"model": student, "teacher_ema": teacher},
     "by prefix": lambda student, teacher: {
         "state_dict": prefixed("module.student.")(student) | prefixed("module.teacher.")(teacher)
     },
@@ -263,7 +264,7 @@ def test_of_student_and_teacher_in_a_file_the_teacher_is_used_and_said(tmp_path,
     loaded = load_model(tmp_path / "both.pth")
     assert loaded["architecture"] == "ResNet34"
     assert re.search(
-        r"both.pth holds .* and .*: the network .*(teacher|t|tnet) is used$", loaded["note"]
+        r"both.pth holds .* and .*: the network .*(teacher|t|tnet|ema) is used$", loaded["note"]
     )
     # One of another network is not meant.
     loaded = load_model(tmp_path / "both.pth", name="torchvision:resnet18")
