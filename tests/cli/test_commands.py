@@ -13,6 +13,7 @@ from small_runs import write_digits
 from sweep_folders import write_sweep_folder
 
 from kdtune.cli.commands import cli, main
+from kdtune.config.sweep import SweepConfig
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
@@ -122,6 +123,22 @@ def test_flags_of_the_cache(kdtune, monkeypatch, words, cache_gb):
     assert given.get("cache_gb") == cache_gb
 
 
+def test_flags_of_limits_and_layers(kdtune, monkeypatch):
+    given = []
+
+    def run_sweep(settings, show, plan):
+        given.append(SweepConfig.parse(settings))
+        raise UserError("enough")
+
+    monkeypatch.setattr("kdtune.tuning.sweep.run_sweep", run_sweep)
+    limits = ("--max-parameters", "1.5M", "--max-latency", "20", "--teacher-layers", "a,b.c")
+    for words in ((), limits):
+        assert kdtune("sweep", "--name", "x", "--data", "digits", *words)[0] == 2
+    keys = "max_parameters", "max_latency_ms", "teacher_layers"
+    values = [[getattr(config, key) for key in keys] for config in given]
+    assert values == [[None] * 3, [1_500_000, 20, "a,b.c"]]
+
+
 @pytest.mark.parametrize(
     ("words", "show"), [((), "live"), (("--quiet",), "quiet"), (("--verbose",), "verbose")]
 )
@@ -204,6 +221,20 @@ SWEEP = ("sweep", "--name", "x", "--methods", "student", "--no-baselines")
         (
             (*SWEEP, "--data", "digits", "--models", "ResNet18,ResNet50", "--total-epochs", 1),
             "total_epochs (1) must be at least one for each of the 2 cells",
+        ),
+        (
+            (*SWEEP, "--data", "digits", "--max-parameters", "many"),
+            "max_parameters cannot be 'many': write it as 1500000, 1.5M or 200k",
+        ),
+        ((*SWEEP, "--data", "digits", "--max-latency", "0"), "max_latency_ms cannot be 0"),
+        (
+            (*SWEEP, "--data", "digits", "--max-parameters", "1k"),
+            "No student has at most 1,000 parameters; the least is 2",
+        ),
+        ((*SWEEP, "--data", "digits", "--teacher", "ResNet18=no.pth"), "There is no file no.pth"),
+        (
+            (*SWEEP, "--data", "digits", "--teacher", f"ResNet81={__file__}"),
+            "There is no model 'ResNet81'; did you mean 'ResNet18'?",
         ),
         (("sweep", "no.yaml"), "File 'no.yaml' does not exist"),
         (("leaderboard", "nowhere"), "Directory 'nowhere' does not exist"),
