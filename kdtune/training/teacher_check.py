@@ -11,6 +11,7 @@ from kdtune.config.train import TrainConfig
 from kdtune.data.batches import Batch
 from kdtune.errors import UserError
 from kdtune.models.on_device import DeviceModel, pick_device
+from kdtune.training.teacher_targets import TEACHER_BATCH_SIZE
 
 _CHUNK_IMAGES = 4096  # that are looked at together, to save memory
 
@@ -61,11 +62,12 @@ def _compute_logits(
 ) -> tuple[Tensor, Tensor]:
     settings = config.model_copy(update={"compile": False})
     model = DeviceModel(teacher, pick_device(config.device), settings)
-    results = [
-        (model(images.to(model.device))[0].float().cpu(), labels.cpu())
-        for images, labels, _ in batches
-    ]
-    logits, labels = zip(*results, strict=True)
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    for images, batch_labels, _ in batches:
+        for part in images.split(TEACHER_BATCH_SIZE):  # a teacher takes more memory than a student
+            logits.append(model(part.to(model.device))[0].float().cpu())
+        labels.append(batch_labels.cpu())
     return torch.cat(logits), torch.cat(labels)
 
 
