@@ -52,7 +52,7 @@ class Split:
             file = image.file if isinstance(image, PackedImage) else image
             name = f"{image.name}\t{image.size}" if isinstance(image, PackedImage) else ""
             size, modified = _size_and_time(file)
-            entry = f"{file.absolute()}\t{size}\t{modified}\t{name}\n"
+            entry = f"{os.path.abspath(file)}\t{size}\t{modified}\t{name}\n"
             digest.update(entry.encode(errors="surrogateescape"))
         return digest.hexdigest()
 

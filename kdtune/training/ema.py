@@ -31,6 +31,8 @@ class ModelEma:
 
     def start_epoch(self) -> None:
         """Choose the decay of the epoch."""
+        # Some layers of timm keep what they computed from the weights while they are evaluated.
+        self.model.train().eval()
         decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
         self._update = get_ema_multi_avg_fn(decay)
 
