@@ -3,10 +3,10 @@
     make bench-views
 
 A view is filled in this process, by threads, and by processes as kdtune starts them for a large
-view; the ways take turns, and times are the shortest of all rounds, since other work on the
-machine only adds to them. *Start* is the time of the processes for a view of a single image. An
-array of the cache is opened as every process does, and is then read whole to compare its checksum,
-as `kdtune cache --verify` does.
+view; the ways take turns, and the times are those of the shortest of all rounds, since other work
+on the machine only adds to them. Beside it is the CPU time of all cores, to which other work adds
+little. *Start* is a view of a single image by processes. An array of the cache is opened as every
+process does, and is then read whole to compare its checksum, as `kdtune cache --verify` does.
 """
 
 import argparse
@@ -28,17 +28,17 @@ from kdtune.data.decoding import limit_workers
 from kdtune.data.transforms import augment_images
 from kdtune.storage.array_cache import ArrayCache, CreateArray
 
-SIZES = {32: 30_000, 64: 20_000, 128: 10_000, 224: 4_000}
+SIZES = {32: 20_000, 64: 12_000, 128: 6_000, 224: 2_500}
 """Number of images, by their size in pixels."""
 
 ARRAY_BYTES = 10**9
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """Return the seconds that a call takes."""
-    started_at = time.perf_counter()
+def seconds_of(call: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds that a call takes, and its CPU time with that of its processes."""
+    started_at, cpu_before = time.perf_counter(), sum(os.times()[:4])
     call()
-    return time.perf_counter() - started_at
+    return time.perf_counter() - started_at, sum(os.times()[:4]) - cpu_before
 
 
 def fill_by_threads(images: np.ndarray, out: np.ndarray, cores: int) -> None:
@@ -54,7 +54,7 @@ def fill_by_threads(images: np.ndarray, out: np.ndarray, cores: int) -> None:
 
 
 def measure_views(size: int, count: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """Return the seconds of a view by each way, and of the start of the processes."""
+    """Return the two times of a view by each way, and of the start of the processes."""
     cores, shape = limit_workers(), (count, 3, size, size)
     images, out, first = (
         np.lib.format.open_memmap(folder / f"{name}-{size}.npy", "w+", np.uint8, part)
@@ -68,7 +68,7 @@ def measure_views(size: int, count: int, rounds: int, folder: Path) -> dict[str,
         "processes": lambda: fill_in_processes(images, out, 0, processes=cores),
         "start": lambda: fill_in_processes(first, first, 0, processes=cores),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     digests = set()
     for _ in range(rounds):
         for name, fill in ways.items():
@@ -88,8 +88,8 @@ def measure_open(rounds: int, folder: Path) -> tuple[float, float]:
         ArrayCache(folder).open_arrays("an array", {"kind": "bench"}, {"x": {}}, build)
 
     open_array()
-    opened = [seconds_of(open_array) for _ in range(rounds)]
-    verified = [seconds_of(ArrayCache(folder).remove_damaged) for _ in range(rounds)]
+    opened = [seconds_of(open_array)[0] for _ in range(rounds)]
+    verified = [seconds_of(ArrayCache(folder).remove_damaged)[0] for _ in range(rounds)]
     return min(opened), min(verified)
 
 
@@ -99,19 +99,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    columns = "px", "images", "one core s", "threads s", "processes s", "of that start s", "ms"
-    print(f"{limit_workers()} cores; ms of one core for an image")
+    columns = "px", "images", "one core s", "threads s", "processes s", "start s"
+    print(f"{limit_workers()} cores; seconds, and CPU seconds of all cores")
     print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|")
     rows = []
     with tempfile.TemporaryDirectory(prefix="kdtune-") as name:
         for size, count in SIZES.items():
             rows.append(row := measure_views(size, count, arguments.rounds, Path(name)))
-            print(
-                f"| {size} | {count:,} | {row['one_core']:.1f} | {row['threads']:.1f} "
-                f"| {row['processes']:.1f} | {row['start']:.1f} "
-                f"| {1000 * row['one_core'] / count:.2f} |",
-                flush=True,
-            )
+            times = (f"{row[way][0]:.1f} ({row[way][1]:.1f})" for way in list(row)[2:])
+            print(f"| {size} | {count:,} | {' | '.join(times)} |", flush=True)
         opened, verified = measure_open(arguments.rounds, Path(name) / "cache")
     gigabytes = ARRAY_BYTES / 1e9
     print(f"{gigabytes:g} GB: opened in {opened:.4f} s, with its checksum in {verified:.2f} s")

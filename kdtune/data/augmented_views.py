@@ -27,7 +27,8 @@ FillView = Callable[[np.ndarray, np.ndarray, int, str], None]
 SECONDS_PER_IMAGE, SECONDS_PER_PIXEL, START_SECONDS = 1.6e-4, 2.4e-8, 4.5
 """Time of a core for an image and for each pixel, and time until processes have started.
 
-`make bench-views` measures them. They decide who makes a view, and not what it is.
+From one run of `make bench-views` on two shared cores. They decide who makes a view, and not what
+it is.
 """
 
 IMAGES_PER_CHUNK = 64
