@@ -118,7 +118,7 @@ def test_a_gpu_computes_what_a_cpu_computes(method, model):
     [("float32", [False, False]), ("tf32", [True, True]), ("bf16", [True, False])],
 )
 def test_float32_is_ieee_or_tf32_as_the_precision_says(precision, is_rough):
-    """Of convolutions, and of matrix products; TF32 rounds to one part in 2,048."""
+    """Compare convolutions and matrix products; TF32 rounds to one part in 2,048."""
     DeviceModel(build_model("MultiBranchNet", 10, 32), GPU, make_config("kd", precision=precision))
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(64, 64, 16, 16, generator=generator)
