@@ -37,18 +37,6 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 MODELS = ("MultiBranchNet", "ResNet18")
 
 
-@pytest.fixture(autouse=True)
-def exact_float32():
-    """Without TF32, whose rounding is no mistake."""
-    backends = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
-    yield
-    for backend, precision in zip(backends, before, strict=True):
-        backend.fp32_precision = precision
-
-
 def make_config(method, model="MultiBranchNet", device=GPU, **settings):
     weights = {"alpha": 0.5, "beta": 0.0 if method == "student" else 1.0, "lr": 1e-3}
     shape = {"image_size": 32, "batch_size": 16, "precision": "float32", "seed": 1}
@@ -118,7 +106,7 @@ def test_a_gpu_computes_what_a_cpu_computes(method, model):
     [("float32", [False, False]), ("tf32", [True, True]), ("bf16", [True, False])],
 )
 def test_float32_is_ieee_or_tf32_as_the_precision_says(precision, is_rough):
-    """Of convolutions, and of matrix products; TF32 rounds to one part in 2,048."""
+    """Compare convolutions and matrix products; TF32 rounds to one part in 2,048."""
     DeviceModel(build_model("MultiBranchNet", 10, 32), GPU, make_config("kd", precision=precision))
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(64, 64, 16, 16, generator=generator)

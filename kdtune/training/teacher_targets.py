@@ -26,7 +26,7 @@ from kdtune.methods.checks import validate_targets
 from kdtune.methods.method import Method, StageShapes, TensorsByName
 from kdtune.models import probe, stage_shapes
 from kdtune.models.on_device import DeviceModel, pick_device, pick_precision
-from kdtune.runtime.device import copy_to_gpu, is_gpu, iter_on_host, release_gpu_memory
+from kdtune.runtime.device import copy_to_gpu, is_gpu, iter_on_host
 from kdtune.storage.array_cache import ArrayCache, CacheKey, CreateArray, OnCacheProgress
 
 TEACHER_BATCH_SIZE = 64
@@ -133,7 +133,7 @@ class TeacherTargets:
             "kind": "targets",
             "pixels": dict(pixel_key),
             "teacher": self._teacher_sha256,
-            "precision": str(precision),
+            "precision": "tf32" if config.precision == "tf32" else str(precision),
             "device": device.type,
             "torch": torch.__version__,
             "kdtune": version("kdtune"),
@@ -157,7 +157,6 @@ class TeacherTargets:
                 if not overflowed:
                     break
                 in_float32 |= overflowed
-            release_gpu_memory()
 
         array_keys = {name: {"name": name, **asdict(spec)} for name, spec in self.specs.items()}
         title = f"the teacher's targets of {label}"

@@ -130,6 +130,7 @@ def test_everything_that_makes_targets_is_in_their_key(folder, teacher, pixels, 
 
     assert [state(precision="float32") for _ in range(2)] == [CacheState.BUILT, CacheState.CACHED]
     assert state(precision="bf16") is CacheState.BUILT
+    assert state(precision="tf32") is CacheState.BUILT
     assert state(precision="float32", facts={"kind": "pixels", "made_by": 2}) is CacheState.BUILT
     other = copy.deepcopy(teacher)
     other.state_dict()["stem.1.running_mean"][0] += 1e-3

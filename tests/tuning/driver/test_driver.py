@@ -1,4 +1,4 @@
-"""What a driver says when its sweep is resumed."""
+"""Messages of a driver when its sweep is resumed."""
 
 from pathlib import Path
 from types import SimpleNamespace
