@@ -76,7 +76,13 @@ def find_unreadable(
 
 
 def describe_error(error: Exception, split: Split, index: int) -> str:
-    """Return why an image of a split cannot be read, without its name."""
+    """Return why an image cannot be read, without its name.
+
+    Args:
+        error: raised when it was read.
+        split: has the image.
+        index: of the image in the split.
+    """
     message = str(error).partition(" <_io.BytesIO")[0]
     message = message.replace(f" {str(split.images[index])!r}", "").strip().rstrip(".")
     return printable_path(message) or type(error).__name__

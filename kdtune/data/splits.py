@@ -19,7 +19,7 @@ SPLIT_SEED = 0
 
 
 class Rendering(NamedTuple):
-    """What decoding does with images that are not opaque RGB of 8 bits.
+    """Rules by which images that are not opaque RGB of 8 bits become so.
 
     Attributes:
         background: colour on which transparent images are laid.
@@ -138,7 +138,7 @@ class ImageData:
 
     @property
     def rendering(self) -> Rendering:
-        """How the images of all splits are decoded."""
+        """The rules by which the images of all splits are decoded."""
         return self.train.rendering
 
     @cached_property

@@ -39,7 +39,7 @@ LABELS = [("cat", "dog", "ant")[i % 3] for i in range(12)]
 
 @pytest.fixture
 def kaggle(tmp_path):
-    """As Kaggle has it: ids without a suffix, labels in one table, test images without labels."""
+    """A folder of Kaggle: ids without a suffix, a table of labels, test images without labels."""
     root = tmp_path / "kaggle"
     write_images(root / "train_images", [f"{name}.jpg" for name in NAMES])
     write_images(root / "test_images", [f"{name}.jpg" for name in NAMES[:5]])
