@@ -195,7 +195,7 @@ def load_test_groups(data: ImageData) -> list[str] | None:
 
     `GROUPS_FILE` of a data folder has the columns ``file``, a path in the folder, and ``group``.
     """
-    root, path = data.root, data.root / GROUPS_FILE
+    path = data.root / GROUPS_FILE
     if data.test is None or not path.is_file():
         return None
     try:
@@ -203,7 +203,8 @@ def load_test_groups(data: ImageData) -> list[str] | None:
             group_by_file = {row["file"]: row["group"] for row in csv.DictReader(file)}
     except (KeyError, UnicodeDecodeError, csv.Error):
         raise UserError(f"{path} must be a CSV file with the columns file and group.") from None
-    names = [str(image.relative_to(root)) for image in data.test.images if isinstance(image, Path)]
+    images = (image for image in data.test.images if not isinstance(image, np.ndarray))
+    names = [data.relative_name(image) for image in images]
     for name in names:
         if not group_by_file.get(name):
             raise UserError(f"{path} has no group for the test image {printable_path(name)}.")

@@ -66,6 +66,8 @@ def load_hugging_face(
         images = [key for key, kind in features.items() if kind == "Image"]
         labels = [key for key, kind in features.items() if kind == "ClassLabel"]
         columns = find_columns(f"{source}, {name},", list(features), images, labels, given)
+        if columns.image not in images:
+            raise UserError(f"{source}: the column {columns.image} holds no images.")
         names = part.features[columns.label].names if columns.label in labels else None
         values = part.data[columns.label].to_pylist()
         text = [_label_text(value, names) for value in values]

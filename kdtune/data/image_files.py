@@ -49,7 +49,12 @@ def list_images(folder: Path, left_out: Counter[str]) -> list[Path]:
 
 
 def take_images(names: list[str], left_out: Counter[str]) -> list[str]:
-    """Return the names of images, and count the others by suffix in `left_out`."""
+    """Return the names of images.
+
+    Args:
+        names: of files.
+        left_out: gets the numbers of the others, by suffix.
+    """
     taken = []
     for name in names:
         if is_hidden(name):

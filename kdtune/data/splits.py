@@ -19,7 +19,7 @@ SPLIT_SEED = 0
 
 
 class Rendering(NamedTuple):
-    """What decoding does with images that are not opaque RGB of 8 bits.
+    """Rules by which images that are not opaque RGB of 8 bits become so.
 
     Attributes:
         background: colour on which transparent images are laid.
@@ -138,7 +138,7 @@ class ImageData:
 
     @property
     def rendering(self) -> Rendering:
-        """How the images of all splits are decoded."""
+        """The rules by which the images of all splits are decoded."""
         return self.train.rendering
 
     @cached_property
@@ -159,17 +159,22 @@ class ImageData:
                 if isinstance(image, np.ndarray):
                     digest.update(image.tobytes() + _label_bytes(label))
                     continue
-                entry = f"{self._relative_name(image)}\t{label}\n"
+                if isinstance(image, PackedImage):
+                    size = image.size
+                else:
+                    size, _ = _size_and_time(image)
+                entry = f"{self.relative_name(image)}\t{size}\t{label}\n"
                 digest.update(entry.encode(errors="surrogateescape"))
         return digest.hexdigest()
 
-    def _relative_name(self, image: Path | PackedImage) -> str:
-        """Return the name and size of an image, wherever the data are."""
+    def relative_name(self, image: Path | PackedImage) -> str:
+        """Return a name of an image that does not depend on where the data are."""
         if isinstance(image, PackedImage):
-            return f"{image.file.name}/{image.name}\t{image.size}"
+            return f"{image.file.name}/{image.name}"
         is_inside = image.is_relative_to(self.root)
-        name = image.relative_to(self.root) if is_inside else os.path.relpath(image, self.root)
-        return f"{name}\t{_size_and_time(image)[0]}"
+        return str(
+            image.relative_to(self.root) if is_inside else os.path.relpath(image, self.root)
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return counts and fingerprints as plain values, for the log."""

@@ -7,6 +7,7 @@ import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import zip_longest
@@ -69,7 +70,7 @@ def is_image_type(kind: pa.DataType) -> bool:
 
 
 class _Table:
-    """A CSV or Parquet file; values are text, None where there is none."""
+    """A CSV or Parquet file; values are text, empty where there is none."""
 
     def __init__(self, path: Path):
         self.path, self.shown = path, printable_path(path)
@@ -110,16 +111,7 @@ class _Table:
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
                 self.class_names[name] = [str(label) for label in feature["names"]]
 
-    @cached_property
-    def is_labelled(self) -> bool:
-        """True if there are columns of images and labels, found by their usual names."""
-        try:
-            self.find_columns((None, None))
-        except UserError:
-            return False
-        return True
-
-    def find_columns(self, given: tuple[str | None, str | None]) -> Columns:
+    def find_columns(self, given: tuple[str | None, str | None] = (None, None)) -> Columns:
         labels = list(self.class_names)
         return find_columns(self.shown, self.names, self.image_columns, labels, given)
 
@@ -165,10 +157,13 @@ def load_tables(
     classes: dict[str, None] = {}
     for table_split, paths in tables.items():
         for table in map(_Table, paths):
-            if table_split == "test" and given == (None, None) and not table.is_labelled:
+            try:
+                columns = table.find_columns(given)
+            except UserError:
+                if table_split != "test":
+                    raise
                 left_out[f"the table {printable_path(table.path.name)}, without labels"] += 1
                 continue
-            columns = table.find_columns(given)
             for split, image, label in _read_rows(table, columns, table_split, files, left_out):
                 splits[split].append((image, label))
             classes |= dict.fromkeys(table.class_names.get(columns.label, ()))
@@ -186,15 +181,16 @@ def labels_of_files(table: Path, root: Path) -> set[str]:
         table: its file.
         root: folder of the images.
     """
-    opened, files = _Table(table), _FileIndex(root)
-    if not opened.is_labelled:
-        return set()
-    columns = opened.find_columns((None, None))
-    if columns.image not in opened.image_columns:
+    with suppress(UserError):
+        opened, files = _Table(table), _FileIndex(root)
+        columns = opened.find_columns()
+        labels = {label for label in opened.column(columns.label) if label}
+        if columns.image in opened.image_columns:
+            return labels
         names = opened.column(columns.image)[:20]
-        if 2 * sum(files.find(name, "train") is not None for name in names) < len(names):
-            return set()
-    return {label for label in opened.column(columns.label) if label}
+        if 2 * sum(files.find(name, "train") is not None for name in names) >= len(names):
+            return labels
+    return set()
 
 
 def _read_rows(

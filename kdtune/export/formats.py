@@ -45,7 +45,7 @@ class NetworkDescription(BaseModel):
 
     @property
     def rendering(self) -> Rendering:
-        """How images are decoded."""
+        """The rules by which images are decoded."""
         return Rendering(self.background, self.bit_depth)
 
 

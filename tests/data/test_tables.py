@@ -8,7 +8,7 @@ from packed_images import write_parquet
 from PIL import Image
 
 from kdtune.data.decoding import decode_images
-from kdtune.data.folders import find_images
+from kdtune.data.folders import find_images, load_test_groups
 from kdtune.errors import UserError
 
 
@@ -39,7 +39,7 @@ LABELS = [("cat", "dog", "ant")[i % 3] for i in range(12)]
 
 @pytest.fixture
 def kaggle(tmp_path):
-    """As Kaggle has it: ids without a suffix, labels in one table, test images without labels."""
+    """A folder of Kaggle: ids without a suffix, a table of labels, test images without labels."""
     root = tmp_path / "kaggle"
     write_images(root / "train_images", [f"{name}.jpg" for name in NAMES])
     write_images(root / "test_images", [f"{name}.jpg" for name in NAMES[:5]])
@@ -57,6 +57,21 @@ def test_a_folder_of_kaggle_is_read_as_it_is(kaggle):
     assert data.left_out == {
         "the table test.csv, without labels": 1, "images that no row names": 5
     }  # fmt: skip
+
+
+def test_a_column_that_is_named_is_not_missed_in_a_test_table_without_labels(kaggle):
+    assert len(find_images(str(kaggle), label_column="breed").train) == 6
+    with pytest.raises(UserError, match="train.csv has no column 'race'"):
+        find_images(str(kaggle), label_column="race")
+
+
+def test_groups_of_test_images_are_named_as_in_folders(tmp_path):
+    for split in ("train", "test"):
+        write_images(tmp_path / split, [f"{name}.png" for name in NAMES])
+        write_csv(tmp_path / f"{split}.csv", ["id", "label"], zip(NAMES, LABELS, strict=True))
+    rows = [(f"test/{name}.png", name[-1]) for name in NAMES]
+    write_csv(tmp_path / "groups.csv", ["file", "group"], rows)
+    assert load_test_groups(find_images(str(tmp_path))) == [name[-1] for name in NAMES]
 
 
 def test_a_table_can_be_named_itself(kaggle):
@@ -205,6 +220,7 @@ def test_a_table_without_other_labels_beside_class_folders_is_passed_over(tmp_pa
     header = ["file", "group"] if name == "groups.csv" else ["file", "label"]
     write_csv(tmp_path / name, header, rows)
     write_csv(tmp_path / "notes.csv", ["name", "class"], [("Jo", "owner")])
+    (tmp_path / "damaged.csv").write_bytes(b"\xff\xfe\x00")
     assert find_images(str(tmp_path)).classes == ("part1", "part2")
 
 
