@@ -32,7 +32,7 @@ class ModelEma:
     def start_epoch(self) -> None:
         """Choose the decay of the epoch."""
         decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
-        self._update = get_ema_multi_avg_fn(decay)
+        self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def update(self) -> None:
