@@ -138,3 +138,17 @@ def test_students_above_the_limits_are_left_out(prepare):
     prepared = prepare(top_level=students)
     assert prepared.sweep.models == ("MultiBranchNet",) and len(prepared.left_out) == 1
     assert prepared.opening_event.config["models"] == ["MultiBranchNet"]
+
+
+def test_a_trial_has_the_recipe_of_its_cell_below_its_space_and_the_settings(prepare):
+    prepared = prepare(top_level={"recipe": "seed,strong"}, label_smoothing=0.3)
+    cells = [("at", "MultiBranchNet@seed"), ("at", "MultiBranchNet@strong")]
+    assert prepared.sweep.cells() == cells
+    seed, strong = (prepared.configure_trial(cell, 0, first_settings(prepared)) for cell in cells)
+    assert (seed.model, seed.recipe, seed.nesterov) == ("MultiBranchNet", "seed", False)
+    assert (strong.model, strong.recipe, strong.nesterov) == ("MultiBranchNet", "strong", True)
+    assert strong.augment == "trivialaugment" and strong.augment_views == 2  # one for each epoch
+    assert seed.lr == strong.lr == 0.02  # where the space starts
+    assert seed.label_smoothing == strong.label_smoothing == 0.3
+    assert seed.seed != strong.seed
+    assert list(prepared.example_configs()) == [model for _, model in cells]
