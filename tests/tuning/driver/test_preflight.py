@@ -140,6 +140,15 @@ def test_students_above_the_limits_are_left_out(prepare):
     assert prepared.opening_event.config["models"] == ["MultiBranchNet"]
 
 
+def test_a_space_for_sgd_is_not_searched_with_adamw(prepare):
+    recipe = {"recipe": "transformer"}
+    with pytest.raises(UserError, match="too large for adamw: fix it, as with --setting lr=0.001"):
+        prepare(top_level=recipe)
+    prepared = prepare(top_level=recipe, lr=0.001)
+    config = prepared.configure_trial(("at", "MultiBranchNet"), 0, first_settings(prepared))
+    assert (config.optimizer, config.lr) == ("adamw", 0.001)
+
+
 def test_a_trial_has_the_recipe_of_its_cell_below_its_space_and_the_settings(prepare):
     prepared = prepare(top_level={"recipe": "seed,strong"}, label_smoothing=0.3)
     cells = [("at", "MultiBranchNet@seed"), ("at", "MultiBranchNet@strong")]
