@@ -13,7 +13,7 @@ endif
 # Tests that start neither Ray nor a training of more than seconds.
 QUICK_TESTS := $(addprefix tests/,config log runtime storage methods)
 
-.PHONY: demo test slow quick quick-tests check lint types clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster bench-strengths bench-gpu bench-views reference bench-threads
+.PHONY: demo test slow quick quick-tests check lint types clean bench-trial bench-search bench-faults bench-checkpoints bench-overhead bench-verdict bench-plan bench-cluster bench-strengths bench-gpu bench-views reference bench-threads bench-augmentations
 
 demo: $(READY)
 	$(BIN)/kdtune demo
@@ -63,6 +63,9 @@ bench-checkpoints: $(READY)
 
 bench-overhead: $(READY)
 	$(BIN)/python benchmarks/overhead.py
+
+bench-augmentations: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/augmentations.py
 
 bench-views: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/views.py

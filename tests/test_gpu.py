@@ -23,6 +23,7 @@ from kdtune.models import build_model, probe_stage_shapes
 from kdtune.models.on_device import DeviceModel
 from kdtune.storage.array_cache import ArrayCache
 from kdtune.training.cuda_graph import CudaGraphRecorder, GraphedStep, use_stream
+from kdtune.training.ema import ModelEma
 from kdtune.training.epoch import evaluate, train_epoch
 from kdtune.training.loop import build_method_for_models, build_student, fit
 from kdtune.training.optimizer import build_optimizer
@@ -55,9 +56,10 @@ def make_step(config, device, graph=False):
     student = DeviceModel(network, device, config)
     optimizer = build_optimizer(config, [*network.parameters(), *method.parameters()])
     parts = student, None, method, optimizer
-    if graph:
-        return GraphedStep(*parts, CudaGraphRecorder(device))
-    return TrainingStep(*parts)
+    step = GraphedStep(*parts, CudaGraphRecorder(device)) if graph else TrainingStep(*parts)
+    if config.ema_decay:
+        step.ema = ModelEma(student.model, config.ema_decay)
+    return step
 
 
 def make_batches(config, num_images=88, device=GPU, **settings):
@@ -76,7 +78,7 @@ def make_batches(config, num_images=88, device=GPU, **settings):
 
 
 def all_numbers(step):
-    parts = step.student.model, step.method
+    parts = [step.student.model, step.method, *([step.ema.model] if step.ema else [])]
     return torch.cat(
         [v.detach().double().cpu().flatten() for p in parts for v in p.state_dict().values()]
     )
@@ -137,11 +139,16 @@ def test_the_teachers_targets_are_those_of_a_cpu(tmp_path, monkeypatch, batch_si
         assert np.allclose(on_gpu[name], value, rtol=2e-3, atol=1e-4 * abs(value).max())
 
 
+STRONG = {
+    "optimizer": "adamw", "gradient_clip_val": 0.5, "label_smoothing": 0.1, "ema_decay": 0.9,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("precision", ["float32", "bf16", "float16"])
+@pytest.mark.parametrize("settings", [{"precision": p} for p in ("float32", "bf16", "float16")])
 @pytest.mark.parametrize("method", METHODS)
-def test_replaying_a_graph_is_the_loop_to_the_last_bit(method, model, precision):
-    config = make_config(method, model, precision=precision)
+def test_replaying_a_graph_is_the_loop_to_the_last_bit(method, model, settings):
+    config = make_config(method, model, **settings)
     batches, found = make_batches(config), []
     for graph in (False, True, True):
         step = make_step(config, GPU, graph)
@@ -154,9 +161,17 @@ def test_replaying_a_graph_is_the_loop_to_the_last_bit(method, model, precision)
     assert first[0] == eager[0] and torch.equal(first[1], eager[1])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16", "float16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_replaying_a_strong_recipe_is_the_loop_to_the_last_bit(optimizer, precision):
+    settings = STRONG | {"optimizer": optimizer, "precision": precision}
+    test_replaying_a_graph_is_the_loop_to_the_last_bit("at", "MultiBranchNet", settings)
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_no_step_waits_for_the_gpu(method):
-    config = make_config(method, precision="bf16")
+@pytest.mark.parametrize("settings", [{}, STRONG], ids=["seed", "strong"])
+def test_no_step_waits_for_the_gpu(method, settings):
+    config = make_config(method, **{"precision": "bf16", **settings})
     for graph in (False, True):
         step, batches = make_step(config, GPU, graph), iter(make_batches(config, 160))
         step.start_epoch()

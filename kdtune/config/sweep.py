@@ -323,10 +323,15 @@ class SweepConfig(train.DataConfig):
     @property
     def students(self) -> list[str]:
         """The models, each under every recipe if there are several."""
-        models, recipes = dict.fromkeys(self.models), dict.fromkeys(self.recipe)
+        models = dict.fromkeys(self.models)
+        return [student for model in models for student in self.students_of(model)]
+
+    def students_of(self, model: str) -> list[str]:
+        """Return the `students` that are one of the models."""
+        recipes = dict.fromkeys(self.recipe)
         if len(recipes) == 1:
-            return [*models]
-        return [join_student(model, recipe) for model in models for recipe in recipes]
+            return [model]
+        return [join_student(model, recipe) for recipe in recipes]
 
     def settings_of(self, student: str) -> dict[str, Any]:
         """Return model and recipe of one of `students`, as settings of a run."""

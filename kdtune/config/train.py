@@ -85,6 +85,9 @@ def layer_names(layers: str | None) -> list[str]:
     return [name.strip() for name in (layers or "").split(",") if name.strip()]
 
 
+MAX_ADAMW_LR = 0.1
+"""Training with AdamW diverges far below. The search spaces of kdtune go higher, for SGD."""
+
 FILE_NAME_PATTERN = r"^[\w][\w.-]*$"
 
 
@@ -381,6 +384,11 @@ class TrainConfig(DataConfig):
 
     @model_validator(mode="after")
     def _check_optimizer(self) -> Self:
+        if self.optimizer == "adamw" and self.lr > MAX_ADAMW_LR:
+            raise ValueError(
+                f"lr {self.lr:g} is one of sgd, and too large for adamw: fix it, as with "
+                "--setting lr=0.001, or search it in a space of your own."
+            )
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0.")
         if (warmup := self.warmup_epochs) >= self.epochs:

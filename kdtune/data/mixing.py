@@ -73,7 +73,8 @@ def _mix(
 ) -> np.ndarray:
     if mixing.boxes is None:
         ratios = mixing.ratios[indices][:, None, None, None]
-        return np.round(ratios * images + (1 - ratios) * partners).astype(np.uint8)
+        means: np.ndarray = np.round(ratios * images + (1 - ratios) * partners).astype(np.uint8)
+        return means
     mixed = images.copy()
     boxes = mixing.boxes[indices].tolist()
     for image, partner, (top, bottom, left, right) in zip(mixed, partners, boxes, strict=True):

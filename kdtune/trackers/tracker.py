@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kdtune.config.train import CLI_FIELDS, DERIVED_FIELDS, OUTPUT_FIELDS, TrainConfig
+from kdtune.config.train import CLI_FIELDS, DERIVED_FIELDS, SINGLE_RUN_FIELDS, TrainConfig
 from kdtune.errors import first_line
 from kdtune.log.events import EpochFinished, Event, LogOpening, TrialEnded, TrialProposed
 from kdtune.log.trial_history import TrialHistory
 
 _SPEED_SETTINGS = {"num_workers", "device", "precision", "compile", "cache_targets"}
-_OMITTED = CLI_FIELDS | OUTPUT_FIELDS | DERIVED_FIELDS.keys() | _SPEED_SETTINGS
+_OMITTED = CLI_FIELDS | SINGLE_RUN_FIELDS | DERIVED_FIELDS.keys() | _SPEED_SETTINGS
 
 HYPERPARAMETERS = ("method", "model", *(f for f in TrainConfig.model_fields if f not in _OMITTED))
 END_MARKER = "ended"  # empty file in the folder of a trial that is logged completely

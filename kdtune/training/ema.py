@@ -34,7 +34,7 @@ class ModelEma:
         # Some layers of timm keep what they computed from the weights while they are evaluated.
         self.model.train().eval()
         decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
-        self._update = get_ema_multi_avg_fn(decay)
+        self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def update(self) -> None:

@@ -248,9 +248,11 @@ def _validate_resume(
     """Refuse the checkpoint of another run."""
     if "training" not in checkpoint:
         raise UserError(f"{path} cannot be resumed: it holds a network, but no run.")
-    saved = checkpoint["config"]
+    saved, changeable = checkpoint["config"], CHANGEABLE_ON_RESUME
+    if config.lr_scheduler in ("cosine", "one_cycle"):  # their course depends on the last epoch
+        changeable = changeable - {"epochs"}
     for key, value in config.model_dump().items():
-        if key not in CHANGEABLE_ON_RESUME and saved.get(key) != value:
+        if key not in changeable and saved.get(key) != value:
             raise UserError(
                 f"{path} was trained with {key} {saved.get(key)!r}, not {value!r}; "
                 "give the same settings to resume it."

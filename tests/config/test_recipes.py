@@ -20,8 +20,8 @@ def test_the_default_recipe_is_that_of_the_defaults():
 
 
 def test_given_settings_win_over_the_recipe():
-    config = TrainConfig.parse({"method": "at", "recipe": "transformer", "lr": 0.5})
-    assert (config.lr, config.optimizer, config.temperature) == (0.5, "adamw", 4.0)
+    config = TrainConfig.parse({"method": "at", "recipe": "transformer", "lr": 0.05})
+    assert (config.lr, config.optimizer, config.temperature) == (0.05, "adamw", 4.0)
 
 
 def test_complete_settings_are_read_as_they_are():

@@ -223,6 +223,11 @@ def test_mistakes_are_sentences(wide_teacher):
         train_epoch(student, None, [], optimizer, "cpu", {"lr": 0.1})
     with pytest.raises(UserError, match="train_loader has no batch with more than one image"):
         train_epoch(student, None, [], optimizer, "cpu", create_at_config())
+    for setting in ({"ema_decay": 0.9}, {"mix": "cutmix"}):
+        with pytest.raises(
+            UserError, match=f"{[*setting][0]} has no effect on a loop of your own"
+        ):
+            train_epoch(student, None, [], optimizer, "cpu", create_at_config(**setting))
     wide = [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))]
     with pytest.raises(UserError, match=r"val_loader are \(16, 16\), but image_size is 8"):
         validate(student, None, wide, "cpu", create_at_config(image_size=8))

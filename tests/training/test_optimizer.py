@@ -94,6 +94,10 @@ def test_steps_are_those_of_torch(settings, make):
         ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum above 0."),
         ({"warmup_epochs": 10}, r"warmup_epochs \(10\) must leave some of the 10 epochs."),
         ({"lr_scheduler": "one_cycle", "warmup_epochs": 1}, "one_cycle warms up by itself"),
+        (
+            {"optimizer": "adamw", "lr": 0.3},
+            "lr 0.3 is one of sgd, and too large for adamw: fix it",
+        ),
         ({"optimizer": "adam"}, "optimizer cannot be 'adam'"),
     ],
 )

@@ -202,6 +202,8 @@ def test_the_notebook_faces(folder, teacher_file, create, train):
         ({"model": "ResNet18"}, "was trained with model 'MultiBranchNet', not 'ResNet18'"),
         ({"lr": 0.5}, "was trained with lr 0.01, not 0.5"),
         ({"epochs": 1}, "is at epoch 1 of 1: nothing is left to train"),
+        ({"lr_scheduler": "cosine"}, "was trained with lr_scheduler 'step', not"),
+        ({"recipe": "strong"}, "was trained with recipe 'seed', not 'strong'"),
     ],
 )
 def test_a_run_goes_on_only_with_its_own_settings(folder, change, sentence):
@@ -209,6 +211,14 @@ def test_a_run_goes_on_only_with_its_own_settings(folder, change, sentence):
     run_training(small_config(folder, experiment_name="x", **settings))
     with pytest.raises(UserError, match=sentence):
         run_training(small_config(folder, resume="checkpoints/x_epoch_1.pth", **settings | change))
+
+
+def test_more_epochs_would_change_the_course_of_a_cosine(folder):
+    settings = {"method": "student", "lr_scheduler": "cosine", "epochs": 2, "save_freq": 1}
+    run_training(small_config(folder, experiment_name="x", **settings))
+    with pytest.raises(UserError, match="was trained with epochs 2, not 3"):
+        longer = {**settings, "epochs": 3, "resume": "checkpoints/x_epoch_1.pth"}
+        run_training(small_config(folder, **longer))
 
 
 def test_a_run_goes_on_only_under_the_conditions_it_had(folder, teacher_file, tmp_path):

@@ -143,13 +143,14 @@ def prepare_sweep(
     sweep, shared_inputs, opening_fields, left_out = inputs
     spaces = prepare_spaces(sweep, space_files, earlier_opening)
     pick_device(sweep.settings.get("device", "auto"))
-    for student in sweep.students:
+    for model in dict.fromkeys(sweep.models):
         configs = [
             _build_trial_config(sweep, (method, student), 0, settings)
+            for student in sweep.students_of(model)
             for method, space in spaces.items()
             for _, settings in space.probe_points()
         ]
-        shared_inputs.register_runs(sweep.settings_of(student)["model"], configs)
+        shared_inputs.register_runs(model, configs)
     shared_inputs.plan_cache(earlier_opening)
     event_type = events.SweepStarted if earlier_opening is None else events.SweepResumed
     records = {method: record_space(space) for method, space in spaces.items()}

@@ -81,6 +81,9 @@ class SharedInputs:
         if teacher_shapes and (pooling := describe_pooling(shapes, teacher_shapes)):
             if any(issubclass(METHODS[config.method], FeatureMethod) for config in configs):
                 self.pooling_lines.append(f"{model} has {pooling}")
+        rates_by_names = {tuple(c.dropout_rates): c.dropout_rates for c in configs}
+        for rates in filter(None, rates_by_names.values()):
+            build_model(model, num_classes, image_size, rates=rates)  # raises if it has none
         for config in configs:
             with METHODS.blame_provider(config.method):
                 if config.method not in tried_methods:

@@ -75,6 +75,11 @@ def test_nodes_have_the_kind_of_gpu_that_ray_found(nodes):
             6,
         ),
         (
+            {"gpus_per_trial": "A=0.25", "models": "A", "recipe": "seed,strong"},
+            dict.fromkeys(("A", "A@seed", "A@strong"), ResourceRequest(None, 0.25)),
+            12,
+        ),
+        (
             {"cpus_per_trial": "B=2"},
             {"A": ResourceRequest(None, 1.0), "B": ResourceRequest(2, 1.0)},
             3,

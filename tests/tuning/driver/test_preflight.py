@@ -180,3 +180,26 @@ def test_shards_of_a_relative_pattern_are_found_by_trials(tmp_path, monkeypatch,
     data = find_images(*trial.data_source)
     assert data.fingerprint == prepared.opening_event.data.fingerprint
     assert sum(map(len, data.splits.values())) == 80
+
+
+def test_a_space_for_sgd_is_not_searched_with_adamw(prepare):
+    recipe = {"recipe": "transformer"}
+    with pytest.raises(UserError, match="too large for adamw: fix it, as with --setting lr=0.001"):
+        prepare(top_level=recipe)
+    prepared = prepare(top_level=recipe, lr=0.001)
+    config = prepared.configure_trial(("at", "MultiBranchNet"), 0, first_settings(prepared))
+    assert (config.optimizer, config.lr) == ("adamw", 0.001)
+
+
+def test_a_trial_has_the_recipe_of_its_cell_below_its_space_and_the_settings(prepare):
+    prepared = prepare(top_level={"recipe": "seed,strong"}, label_smoothing=0.3)
+    cells = [("at", "MultiBranchNet@seed"), ("at", "MultiBranchNet@strong")]
+    assert prepared.sweep.cells() == cells
+    seed, strong = (prepared.configure_trial(cell, 0, first_settings(prepared)) for cell in cells)
+    assert (seed.model, seed.recipe, seed.nesterov) == ("MultiBranchNet", "seed", False)
+    assert (strong.model, strong.recipe, strong.nesterov) == ("MultiBranchNet", "strong", True)
+    assert strong.augment == "trivialaugment" and strong.augment_views == 2  # one for each epoch
+    assert seed.lr == strong.lr == 0.02  # where the space starts
+    assert seed.label_smoothing == strong.label_smoothing == 0.3
+    assert seed.seed != strong.seed
+    assert list(prepared.example_configs()) == [model for _, model in cells]

@@ -86,6 +86,38 @@ def test_images_that_do_not_fit_are_refused_with_views_and_targets(folder, teach
         inputs.plan_cache()
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"mix": "cutmix"}, "Mixed images need their views in the cache, which has room for none"),
+        ({"drop_rate": 0.1}, "MultiBranchNet has no drop_rate"),
+    ],
+)
+def test_what_trials_could_not_do_is_refused_before_them(folder, settings, sentence):
+    sweep = sweep_config(
+        data=str(folder), models=MODEL, methods="student", image_size=IMAGE_SIZE, cache_gb=0
+    )
+    inputs = SharedInputs(sweep, find_images(str(folder)), None)
+    with pytest.raises(UserError, match=sentence):
+        inputs.register_runs(MODEL, [small_config(folder, method="student", **settings)])
+        inputs.plan_cache()
+
+
+def test_each_augmentation_and_mixing_has_a_first_view(folder, tmp_path, monkeypatch, tasks):
+    monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path))
+    sweep = sweep_config(data=str(folder), models=MODEL, methods="student", image_size=IMAGE_SIZE)
+    inputs, said = SharedInputs(sweep, find_images(str(folder)), None), []
+    runs = [{"augment": True}, {"augment": "crop_flip"}, {"mix": "mixup"}, {"batch_size": 137}]
+    inputs.register_runs(MODEL, [small_config(folder, method="student", **run) for run in runs])
+    inputs.plan_cache()
+    built = inputs.warm_cache(
+        Slots({MODEL: ResourceRequest()}, lambda: [Node(HERE, 4)]), said.append
+    )
+    labels = [array.label.partition(", view 1, ")[2] for array in built]
+    assert sorted(labels) == ["", "", "crop_flip", "mixup", "standard"]
+    assert "each epoch leaves out 3 of 140 training images" in said[0]
+
+
 def check_of_teacher(folder, tmp_path, monkeypatch, teacher_file, weight=None, node=HERE):
     """Build the first epoch of a sweep with a teacher, and return what was checked and said."""
     monkeypatch.setenv("KDTUNE_CACHE", str(tmp_path))
