@@ -40,7 +40,8 @@ class ModelEma:
     def update(self) -> None:
         """Follow the network, after a step; counters are copied."""
         self._update(self._averages[0], self._values[0], 0)
-        torch._foreach_copy_(self._averages[1], self._values[1])
+        if self._averages[1]:  # a ViT has no counters
+            torch._foreach_copy_(self._averages[1], self._values[1])
 
 
 def _split_by_kind(model: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

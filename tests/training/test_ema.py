@@ -24,3 +24,14 @@ def test_an_average_that_was_evaluated_follows_its_weights():
             fresh = build_model("timm:levit_128s", 5, 64).eval()
             fresh.load_state_dict(ema.model.state_dict())
             assert torch.equal(ema.model(images)[0], fresh(images)[0])
+
+
+def test_a_network_without_counters_has_an_average_too():
+    network = torch.nn.Linear(2, 1)
+    ema = ModelEma(network, 0.5)
+    before = network.weight.detach().clone()
+    ema.start_epoch()
+    with torch.no_grad():
+        network.weight += 1.0
+    ema.update()  # the decay begins at 1 / 10
+    assert torch.allclose(ema.model.weight, before + 0.9)
