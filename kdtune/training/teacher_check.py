@@ -65,9 +65,8 @@ def _compute_logits(
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     for images, batch_labels, _ in batches:
-        for part in torch.split(
-            images, TEACHER_BATCH_SIZE
-        ):  # a teacher takes more memory than a student
+        # A teacher takes more memory than a student.
+        for part in torch.split(images, TEACHER_BATCH_SIZE):
             logits.append(model(part.to(model.device))[0].float().cpu())
         labels.append(batch_labels.cpu())
     return torch.cat(logits), torch.cat(labels)
