@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from kernel_counter import KernelCounter
@@ -54,18 +55,24 @@ def make_config(device: torch.device, student: str, size: int, batch_size: int) 
     return TrainConfig.parse({"method": "at", **settings, **shape})
 
 
+@cache
 def build_teacher(size: int) -> nn.Module:
     """Return a ResNet18 with fresh weights, in eval mode."""
     torch.manual_seed(0)
     return build_model("ResNet18", NUM_CLASSES, size).eval().requires_grad_(False)
 
 
+@cache
+def make_noise(count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Return images and labels."""
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+    return images, torch.randint(0, NUM_CLASSES, (count,), generator=generator)
+
+
 def make_data(config: TrainConfig, teacher: nn.Module, count: int) -> Batch:
     """Return noise with labels and the teacher's targets of its first 64 images, repeated."""
-    generator = torch.Generator().manual_seed(3)
-    shape = count, 3, config.image_size, config.image_size
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, NUM_CLASSES, (count,), generator=generator)
+    images, labels = make_noise(count, config.image_size)
     method = build_method_for_models(config, build_student(config, NUM_CLASSES), teacher)
     with torch.no_grad():
         targets = method.targets(*teacher(images[:64].float() / 255))
@@ -180,7 +187,7 @@ def measure_together(processes: int, device: str, num_images: int, epochs: int =
 
     def read_seconds(worker: subprocess.Popen[str]) -> float:
         assert worker.stdout is not None
-        return float(worker.stdout.readline())
+        return float(worker.stdout.readline() or "inf")  # inf: it died, such as of lack of memory
 
     try:
         for worker in workers:

@@ -46,7 +46,10 @@ def augment_images(images: Tensor, seeds: Sequence[int], name: str = "standard")
         seeds: seed of each image [B].
         name: one of `AUGMENTATIONS`.
     """
-    augmented, generator = torch.empty_like(images), torch.Generator()
+    augmented, generator = (
+        torch.empty_like(images, pin_memory=images.is_pinned()),
+        torch.Generator(),
+    )
     augment = AUGMENTATIONS[name]
     for i, seed in enumerate(seeds):
         augmented[i] = augment(images[i], generator.manual_seed(seed))

@@ -222,7 +222,7 @@ def iter_on_host(
     Yields:
         The tensors of a batch; they change when the batch after the next one is asked for.
     """
-    stream = cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
     buffers: tuple[dict[str, Tensor], ...] = ({}, {})
     pending: tuple[dict[str, Tensor], cuda.Event] | None = None
     for index, batch in enumerate(batches):

@@ -136,6 +136,8 @@ class GraphedStep(TrainingStep):
             self._give_up(first_line(error).rstrip("."))
             self.scaler = make_scaler(self.student)  # the old one may be in the middle of a step
             self.scaler.load_state_dict(scaler_state)
+            for name in ("grad_scale", "found_inf"):  # tensors that it gave to the optimizer
+                vars(self.optimizer).pop(name, None)
 
     def _give_up(self, reason: str) -> None:
         self._can_record = False

@@ -26,13 +26,13 @@ class ModelEma:
     def __init__(self, model: nn.Module, decay: float):
         self.model = deepcopy(model).eval().requires_grad_(False)
         self.steps = 0
-        self._decay = decay
-        self._averages, self._values = _split_by_kind(self.model), _split_by_kind(model)
+        self._trained, self._decay = model, decay
 
     def start_epoch(self) -> None:
-        """Choose the decay of the epoch."""
+        """Choose the decay of the epoch, and find all weights where they are now."""
         # Some layers of timm keep what they computed from the weights while they are evaluated.
         self.model.train().eval()
+        self._averages, self._values = _split_by_kind(self.model), _split_by_kind(self._trained)
         decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
         self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 

@@ -157,6 +157,7 @@ class TeacherTargets:
                 if not overflowed:
                     break
                 in_float32 |= overflowed
+            self.teacher.cpu()  # a trial that has its targets needs the memory
 
         array_keys = {name: {"name": name, **asdict(spec)} for name, spec in self.specs.items()}
         title = f"the teacher's targets of {label}"

@@ -35,3 +35,17 @@ def test_a_network_without_counters_has_an_average_too():
         network.weight += 1.0
     ema.update()  # the decay begins at 1 / 10
     assert torch.allclose(ema.model.weight, before + 0.9)
+
+
+def test_weights_that_moved_since_are_followed():
+    """As to another memory format, which gives a kernel of one pixel and channel new memory."""
+    network = torch.nn.Conv2d(1, 4, 1)
+    ema = ModelEma(network, 0.5)
+    network.weight.data = network.weight.detach().clone()
+    ema.model.to(memory_format=torch.channels_last)
+    ema.start_epoch()
+    with torch.no_grad():
+        network.weight += 1.0
+        before = ema.model.weight.clone()
+    ema.update()
+    assert not torch.equal(ema.model.weight, before)

@@ -155,6 +155,8 @@ class TrialProcess(tune.Trainable):
             self._results.close()
 
     def _start_trial(self, ray_config: dict[str, Any]) -> None:
+        if is_gpu_lost():  # while the trial before was stopped
+            raise GpuLostError("the GPU cannot be used by this process any more")
         self._process_state.restore(ray_config["config"]["seed"])
         torch.set_num_threads(ray_config["allocation"]["threads"])
         limit_gpu_memory(ray_config["allocation"]["gpus"])
