@@ -41,6 +41,11 @@ class SettingsCommand(click.Command):
         return [*self._setting_options(), *super().get_params(ctx)]
 
 
+def provided_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that the user gave."""
+    return {key: value for key, value in flags.items() if value not in (None, ())}
+
+
 def sweep_options() -> Iterator[click.Option]:
     """Return an option for every setting of a sweep."""
     from kdtune.config.sweep import SweepConfig
