@@ -3,7 +3,7 @@
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click import Choice, argument, option
@@ -11,7 +11,17 @@ from click import Choice, argument, option
 from kdtune.cli import options
 from kdtune.cli.options import EXISTING_FILE, NEW_PATH, SettingsCommand
 from kdtune.errors import UserError
-from kdtune.runtime.console import say
+from kdtune.runtime.console import say, waiting
+
+if TYPE_CHECKING:
+    from kdtune.cli.run_display import RunDisplay
+
+
+def _run_display(epochs: int, show: str) -> "RunDisplay":
+    from kdtune.cli.run_display import RunDisplay
+    from kdtune.tuning.display.screen import Screen
+
+    return RunDisplay(epochs, Screen(show))
 
 
 @click.command(cls=SettingsCommand, make_options=options.teacher_options)
@@ -21,9 +31,15 @@ from kdtune.runtime.console import say
 @option("--out", type=NEW_PATH, required=True, help="File to write.")
 @options.setting
 @options.threads
-@option("--quiet", is_flag=True, help="Print only warnings and errors.")
+@options.dry_run
+@options.show
 def teacher(
-    out: Path, settings: dict[str, Any] | None, threads: int | None, quiet: bool, **flags: Any
+    out: Path,
+    settings: dict[str, Any] | None,
+    threads: int | None,
+    dry_run: bool,
+    show: str,
+    **flags: Any,
 ) -> None:
     """Train a teacher on your data."""
     from kdtune.config.data_forms import require_data
@@ -36,10 +52,21 @@ def teacher(
     )
     require_model_name(config.model)
     require_data(config.data_dir)
+    if out.exists():
+        raise UserError(f"{out} exists already; remove it, or give another --out.")
 
-    from kdtune.training.train_teacher import train_teacher
+    with waiting("loading PyTorch", options.teller(show)):
+        from kdtune.training.run import check_run
+        from kdtune.training.train_teacher import train_teacher
 
-    result = train_teacher(config, out, (lambda line: None) if quiet else say, threads)
+    if dry_run:
+        check_run(config)
+        print(options.ALL_IS_WELL)
+        return
+
+    display = _run_display(config.epochs, show)
+    with display.shown():
+        result = train_teacher(config, out, display.screen.say, threads, display.on_step)
     test_accuracy = result["test_accuracy"]
     test_text = "no test images" if test_accuracy is None else f"test {100 * test_accuracy:.2f} %"
     print(f"{out}: validation {100 * result['validation_accuracy']:.2f} %, {test_text}")
@@ -50,11 +77,26 @@ def teacher(
 @options.plugin
 @options.threads
 @option("--recipe", help="Settings that FILE leaves out, by name: seed, strong, transformer.")
-def train(file: Path, threads: int | None, recipe: str | None) -> None:
+@options.dry_run
+@options.show
+def train(file: Path, threads: int | None, recipe: str | None, dry_run: bool, show: str) -> None:
     """Train once with the settings of a YAML FILE, e.g. one that a sweep wrote."""
-    from kdtune.training.rerun import train_from_file
+    from kdtune.config.train import TrainConfig
+    from kdtune.storage.files import read_yaml
 
-    result = train_from_file(file, threads, recipe)
+    epochs = read_yaml(file).get("epochs", TrainConfig.model_fields["epochs"].default)
+    with waiting("loading PyTorch", options.teller(show)):
+        from kdtune.training.rerun import train_from_file
+        from kdtune.training.run import RunWatch
+
+    if dry_run:
+        train_from_file(file, threads, recipe, dry_run)
+        print(options.ALL_IS_WELL)
+        return
+    display = _run_display(epochs, show)
+    with display.shown():
+        watch = RunWatch(display.screen.say, display.on_step)
+        result = train_from_file(file, threads, recipe, watch=watch)
     best, recorded = result["best_accuracy"], result["recorded_accuracy"]
     label = result["config"]["metric"].replace("_", " ")
     print(f"best validation {label} {100 * best:.2f} %")
@@ -68,10 +110,11 @@ def train(file: Path, threads: int | None, recipe: str | None) -> None:
 @click.command(cls=SettingsCommand, make_options=options.train_options)
 @argument("file", type=EXISTING_FILE)
 @options.plugin
-@option("--split", type=Choice(["train", "validation", "test"]), default="test")
+@option("--split", type=Choice(["train", "validation", "test", "all"]), default="test")
 @option("--figure", type=NEW_PATH, help="File for the confusion matrix: .png, .svg.")
 @option("--format", "output_format", type=Choice(["table", "json", "markdown"]), default="table")
 @options.trust
+@options.patient("evaluating")
 def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) -> None:
     """Evaluate a network, FILE.pth, .safetensors, .pt2 or .onnx, on labelled images."""
     from kdtune.export.evaluation import evaluate_file, render_evaluation, write_confusion_figure
@@ -89,10 +132,11 @@ def evaluate(file: Path, figure: Path | None, output_format: str, **flags: Any) 
 @option("--top", type=click.IntRange(min=1), default=3)
 @options.output_format
 @options.trust
+@options.patient("classifying the images")
 def predict(
     file: Path, images: tuple[Path, ...], top: int, output_format: str, trust: bool
 ) -> None:
-    """Classify images with a network, FILE as in 'kdtune evaluate'."""
+    """Classify images, files or folders of them, with a network, FILE as in 'kdtune evaluate'."""
     from kdtune.export.evaluation import predict_images
     from kdtune.reports.text.render import render_table
 
@@ -104,6 +148,7 @@ def predict(
 @options.plugin
 @option("--sheet", type=NEW_PATH, help="File for some images of each class: .png.")
 @option("--format", "output_format", type=Choice(["table", "json", "markdown"]), default="table")
+@options.patient("looking at the images")
 def data(data: str, sheet: Path | None, output_format: str, **source: Any) -> None:
     """Show what DATA hold: classes, splits, sizes, and what is left out, damaged or double.
 

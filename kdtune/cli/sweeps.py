@@ -10,11 +10,14 @@ from click import argument, option
 from kdtune.cli import options
 from kdtune.cli.options import EXISTING_FILE, EXISTING_FOLDER, NEW_PATH, SettingsCommand
 from kdtune.errors import UserError
-from kdtune.runtime.console import say
+from kdtune.runtime.console import say, waiting
+
+_LOADING = "loading PyTorch and Ray"
 
 
 def _sweep_settings(file: Path | None, flags: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     """Return the settings of a sweep's file and flags; check what needs neither torch nor Ray."""
+    from kdtune.config.ranges import is_range
     from kdtune.config.sweep import SweepConfig
     from kdtune.plugins import load_plugins
     from kdtune.storage.files import read_yaml
@@ -27,6 +30,9 @@ def _sweep_settings(file: Path | None, flags: dict[str, Any], **defaults: Any) -
     requested = SweepConfig.parse(settings)
     load_plugins(requested.plugins)
     requested.check_names_and_files()
+    for space_file in requested.spaces:
+        if not is_range(space_file) and not Path(space_file).is_file():
+            raise UserError(f"There is no search space {space_file}.")
     return settings
 
 
@@ -34,7 +40,8 @@ def _sweep_settings(file: Path | None, flags: dict[str, Any], **defaults: Any) -
 @argument("file", required=False, type=EXISTING_FILE)
 @options.show
 @option("--plan", is_flag=True, help="Plan it first, see 'kdtune plan'; the report compares.")
-def sweep(file: Path | None, show: str, plan: bool, **flags: Any) -> None:
+@options.dry_run
+def sweep(file: Path | None, show: str, plan: bool, dry_run: bool, **flags: Any) -> None:
     """Search every method on every model, and show the leaderboard.
 
     FILE is a YAML file with the settings as keys; flags override it.
@@ -45,8 +52,13 @@ def sweep(file: Path | None, show: str, plan: bool, **flags: Any) -> None:
 
     SweepFolder(RESULTS_FOLDER / settings["name"]).raise_if_exists()
 
-    from kdtune.tuning.sweep import run_sweep
+    with waiting(_LOADING, options.teller(show)):
+        from kdtune.tuning.sweep import check_sweep, run_sweep
 
+    if dry_run:
+        check_sweep(settings, show)
+        print(options.ALL_IS_WELL)
+        return
     _print_results(run_sweep(settings, show, plan).path)
 
 
@@ -75,10 +87,13 @@ def plan(
     """
     settings = _sweep_settings(file, flags, name="plan")
 
-    from kdtune.reports.text.plan import plan_text
-    from kdtune.tuning.planning.plan import plan_sweep
+    with waiting(_LOADING, options.teller(show)):
+        from kdtune.reports.text.plan import plan_text
+        from kdtune.tuning.planning.plan import plan_sweep
 
-    print(plan_text(plan_sweep(settings, slot_counts, curves, show), output_format), end="")
+    with waiting("planning", options.teller(show)):
+        sweep_plan = plan_sweep(settings, slot_counts, curves, show)
+    print(plan_text(sweep_plan, output_format), end="")
 
 
 def _check_sweep_folder(folder: Path, flags: dict[str, Any]) -> None:
@@ -98,7 +113,8 @@ def resume(folder: Path, show: str, **flags: Any) -> None:
     """
     _check_sweep_folder(folder, flags)
 
-    from kdtune.tuning.sweep import resume_sweep
+    with waiting(_LOADING, options.teller(show)):
+        from kdtune.tuning.sweep import resume_sweep
 
     _print_results(resume_sweep(folder, options.provided_flags(flags), show).path)
 
@@ -113,7 +129,8 @@ def confirm(folder: Path, show: str, **flags: Any) -> None:
     """
     _check_sweep_folder(folder, flags)
 
-    from kdtune.tuning.confirm import confirm_sweep
+    with waiting(_LOADING, options.teller(show)):
+        from kdtune.tuning.confirm import confirm_sweep
 
     _print_results(confirm_sweep(folder, options.provided_flags(flags), show).path)
 
@@ -129,6 +146,7 @@ def _print_results(folder: Path) -> None:
 @argument("folder", required=False, type=EXISTING_FOLDER)
 @option("--space", "files", multiple=True, help="Files with your own search spaces; repeatable.")
 @options.plugin
+@options.patient(_LOADING)
 def spaces(folder: Path | None, files: tuple[str, ...]) -> None:
     """Show every search space: its ranges, start points, and their sources.
 

@@ -33,7 +33,9 @@ def test_answers_stand_above_the_tables_and_notes_below(measured):
     heads, _, best = ship.splitlines()
     assert "| student " in heads and "parameters" in heads
     assert [cell.strip() for cell in best.split("|")[1:3]] == ["AT on A", "best"]
-    assert len(board.splitlines()) == 2 + 6
+    assert len(board.splitlines()) == 2 + 6 + 1
+    teacher = [cell.strip() for cell in board.splitlines()[-1].split("|")]
+    assert teacher[1:4] == ["ResNet18", "", "(teacher)"] and "90.00" in teacher[4:]
     assert notes.splitlines() == [
         "Teacher: ResNet18, validation 90.00 %.",
         "Always answering one class gives 10.0 % of the validation images.",
