@@ -54,8 +54,8 @@ def train_teacher(
         model = build_model(config.model, len(classes), config.image_size)
         say(load_pretrained(model, config.model, config.weights, len(classes)))
     with waiting("decoding images", say):
-        inputs = config, data, None, data.classes, {}, say
-        train, validation, test, class_counts = open_run_batches(*inputs)
+        batches = open_run_batches(config, data, None, data.classes, {}, say)
+    train, validation, test, class_counts = batches
     metadata: dict[str, Any] = {"config": config.model_dump(), "classes": classes}
     partial_path = out.with_name(f"{out.stem}.partial{out.suffix}")
     say(describe_start(config, len(data.train)))

@@ -1,6 +1,9 @@
 """The command line: help at once, mistakes in one sentence with exit code 2."""
 
+import io
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -65,6 +68,25 @@ REPORT_IMPORTS = "import atexit, sys; from kdtune.cli.commands import main; atex
         ("teacher --data digits --background nocolour --out t.pth", 2, "background cannot be"),
         ("resume nowhere", 2, "There is no folder nowhere"),
         ("train no.yaml", 2, "File 'no.yaml' does not exist"),
+        ("sweep --name x --data digits --lr 0.1", 2, "did you mean '--setting lr=0.1'?"),
+        ("sweep --name x --data digits --learning-rate=0.1", 2, "'--setting lr=0.1'?"),
+        ("teacher --data digits --out t.pth --momentum 0", 2, "'--setting momentum=0'?"),
+        ("sweep --name x --data digits --temperature", 2, "'--setting temperature=VALUE'?"),
+        ("sweep --name x --data digits --nonsense 1", 2, "No such option '--nonsense'"),
+        ("sweep --name x --data digits --setting learning_rate=1", 2, "did you mean 'lr'?"),
+        ("sweep --name x --data digits --methods attention", 2, "did you mean 'at'?"),
+        ("sweep --name x --data digits --methods at,,kd", 2, "a name is empty"),
+        ("sweep --name x --data digits --models resnet18", 2, "did you mean 'ResNet18'?"),
+        ("sweep --name x --data digits --models vit_b_16", 2, "mean 'torchvision:vit_b_16'?"),
+        ("sweep --name x --data digits --space x.py", 2, "There is no search space x.py"),
+        ("sweep --name x --data digits --space at.lr=1:0", 2, "1 is not below 0"),
+        ("sweep --name x --data digits --space att.lr=0:1", 2, "did you mean 'at'?"),
+        ("sweep --name x --data digits --space at.lrr=0:1", 2, "did you mean 'lr'?"),
+        ("sweep --name x --data digits --start at.lr=", 2, "is no point: write it as METHOD."),
+        ("teacher --data digits --out results", 2, "results exists already"),
+        ("status taken", 2, "Directory 'taken' does not exist"),
+        ("rm nothing", 2, "There is no folder nothing"),
+        ("rm taken --yes", 2, "results/taken is not the folder of a sweep"),
     ],
 )
 def test_mistakes_are_found_before_torch_and_ray_are_loaded(tmp_path, words, code, sentence):
@@ -74,6 +96,116 @@ def test_mistakes_are_found_before_torch_and_ray_are_loaded(tmp_path, words, cod
     *message, modules = done.stderr.splitlines()
     assert (done.returncode, modules) == (code, "set()")
     assert sentence in "".join(message) and len(message) == (code > 0)
+
+
+@pytest.mark.parametrize("words", ["list", "list --format json", "status s --format json"])
+def test_sweeps_are_listed_without_torch_and_ray(tmp_path, words):
+    write_sweep_folder(tmp_path / "s", one_method())
+    write_sweep_folder(tmp_path / "results" / "s", one_method())
+    command = [sys.executable, "-c", REPORT_IMPORTS, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert not {"torch", "ray"} & set(re.findall(r"\w+", done.stderr.splitlines()[-1]))
+    assert "complete" in done.stdout
+
+
+def test_sweeps_are_listed_with_their_states_and_best_cells(kdtune, tmp_path):
+    code, out, err = kdtune("list")
+    assert (code, out) == (0, "") and "There is no sweep in " in err
+    write_log(tmp_path / "results" / "open", [sweep_opening(), *trial_events(0, [0.5, 0.75])])
+    write_log(tmp_path / "results" / ".open.12.removed", [sweep_opening()])
+    (tmp_path / "results" / "broken").mkdir()
+    (tmp_path / "results" / "broken" / "log.jsonl").write_text("{}\n{}\n")
+    (tmp_path / "results" / "a-file").touch()
+    rows = json.loads(kdtune("list", "--format", "json")[1])
+    assert rows[0] == {"name": "broken", "state": "damaged"}
+    [row] = rows[1:]
+    assert (row["name"], row["state"], row["search_best_percent"]) == ("open", "interrupted", 75)
+    lines = kdtune("list")[1].splitlines()
+    assert lines[-1].split()[:2] == ["open", "interrupted"] and lines[-1].split()[-1] == "at-A"
+
+
+def test_a_sweep_is_removed_when_the_user_says_yes(kdtune, tmp_path, monkeypatch):
+    places = {name: tmp_path / "results" / name for name in "abc"}
+    for place in places.values():
+        write_log(place, [sweep_opening()])
+    for answer, sentence in (("", "give --yes"), ("n\n", "Nothing was removed"), ("\n", "Not")):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        code, out, err = kdtune("rm", "a")
+        assert code == 2 and not out and sentence in err and places["a"].exists()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert kdtune("rm", "a")[:2] == (0, "removed results/a\n")
+    with SweepFolder(places["b"]).locked():
+        code, _, err = kdtune("rm", "b", "--yes")
+        assert code == 2 and "is being run by process" in err
+    assert kdtune("rm", "b", places["c"], "--yes")[0] == 0
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_the_status_of_a_sweep_as_json(kdtune, tmp_path):
+    write_log(tmp_path / "s", [sweep_opening(), *trial_events(0, [0.5]), *trial_events(1, [0.25])])
+    status = json.loads(kdtune("status", "s", "--format", "json")[1])
+    assert (status["state"], status["run_by"]) == ("interrupted", None)
+    assert (status["epochs_trained"], status["search_best_percent"]) == (2, 50)
+    assert status["continue_with"] == "kdtune resume s"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+@pytest.mark.parametrize("words", ["leaderboard s", "leaderboard s --format markdown", "--help"])
+def test_output_that_is_not_utf8_has_other_characters_in_their_place(tmp_path, words, encoding):
+    write_sweep_folder(tmp_path / "s", one_method())
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "kdtune", *words.split()]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=True)
+    assert done.stdout.decode(encoding).strip() and b"Traceback" not in done.stderr
+
+
+def test_a_dry_run_checks_all_and_trains_and_writes_nothing(
+    kdtune, tmp_path, folder, teacher_file
+):
+    run = {
+        "method": "at", "data_dir": str(folder), "teacher_model": str(teacher_file),
+        "image_size": 8, "model": "MultiBranchNet", "epochs": 1,
+    }  # fmt: skip
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    sweep = (
+        "sweep", "--name", "x", "--data", folder, "--teacher", teacher_file, "--methods", "at",
+        "--models", "MultiBranchNet",
+    )  # fmt: skip
+    in_place = ("--space", "at.beta=1:1000:log", "--start", "at.beta=10,lr=0.01")
+    teacher = ("teacher", "--data", folder, "--image-size", 8, "--out", "t.pth")
+    for words in ((*sweep, *in_place), ("train", "run.yaml"), teacher):
+        code, out, err = kdtune(*words, "--dry-run")
+        assert (code, out) == (0, "All checks passed; nothing was trained.\n")
+        assert "200 images of 10 classes" in err
+    mistakes = (
+        ((*sweep, "--space", "at.batch_size=1.5:3"), "is a whole number"),
+        ((*sweep, "--start", "at.lr=1e9"), "is not a point of the space"),
+        ((*sweep, "--setting", "lr=1", "--start", "at.lr=0.01"), "the sweep's settings fix lr"),
+        ((*sweep, "--cpus-per-trial", "999"), "cpus_per_trial is 999"),
+        ((*teacher, "--model", "torchvision:resnet9"), "resnet9"),
+    )
+    for words, sentence in mistakes:
+        code, out, err = kdtune(*words, "--dry-run")
+        assert code == 2 and sentence in err and not out
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_a_folder_is_classified_and_all_its_images_are_evaluated(
+    kdtune, tmp_path, folder, teacher_file
+):
+    code, out, _ = kdtune(
+        "predict", teacher_file, folder / "digit-3", "--top", 1, "--format", "csv"
+    )
+    assert code == 0 and len(out.splitlines()) == 1 + 20
+    (tmp_path / "empty").mkdir()
+    assert "There are no images in empty" in kdtune("predict", teacher_file, "empty")[2]
+    evaluated = {}
+    for split in ("test", "all"):
+        words = ("evaluate", teacher_file, "--data", folder, "--split", split, "--format", "json")
+        code, out, err = kdtune(*words)
+        evaluated[split] = json.loads(out)
+        assert code == 0 and ("--split all takes all" in err) == (split == "test")
+    assert evaluated["all"]["images"] == 200 > evaluated["test"]["images"]
 
 
 def test_reports_need_neither_torch_nor_ray_nor_a_display():
@@ -371,10 +503,10 @@ def test_what_is_no_sweep_cannot_be_resumed_or_looked_at(kdtune, tmp_path):
 
 
 def test_what_the_system_refuses_is_one_line(kdtune, tmp_path, monkeypatch):
-    def refuse(path, threads):
+    def refuse(path, *args, **kwargs):
         raise OSError(5, "Input/output error", str(path))
 
-    (tmp_path / "x.yaml").touch()
+    (tmp_path / "x.yaml").write_text("epochs: 1")
     monkeypatch.setattr("kdtune.training.rerun.train_from_file", refuse)
     code, _, err = kdtune("train", "x.yaml")
     assert code == 1 and err == "kdtune: [Errno 5] Input/output error: 'x.yaml'\n"
@@ -383,13 +515,17 @@ def test_what_the_system_refuses_is_one_line(kdtune, tmp_path, monkeypatch):
 def test_a_teacher_and_a_run_have_the_threads_that_are_given(kdtune, tmp_path, monkeypatch):
     given = []
 
-    def record(*args):
-        given.append(args[-1])
+    def record_run(path, threads, recipe, watch):
+        given.append(threads)
         raise KeyboardInterrupt
 
-    (tmp_path / "x.yaml").touch()
-    monkeypatch.setattr("kdtune.training.rerun.train_from_file", record)
-    monkeypatch.setattr("kdtune.training.train_teacher.train_teacher", record)
+    def record_teacher(config, out, say, threads, on_step):
+        given.append(threads)
+        raise KeyboardInterrupt
+
+    (tmp_path / "x.yaml").write_text("epochs: 1")
+    monkeypatch.setattr("kdtune.training.rerun.train_from_file", record_run)
+    monkeypatch.setattr("kdtune.training.train_teacher.train_teacher", record_teacher)
     for words in ("train x.yaml", "teacher --data digits --out t.pth"):
         kdtune(*words.split())
         kdtune(*words.split(), "--threads", 3)

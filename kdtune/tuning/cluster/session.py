@@ -73,7 +73,10 @@ def ray_session(
             failure = f"The Ray cluster {cluster_address} was not joined"
             advice = " (if it has a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)"
         stack.callback(ray.shutdown)
-        with waiting("starting Ray", detail), defer_interrupt():  # an interrupt while Ray starts can crash it
+        with (
+            waiting("starting Ray", detail),
+            defer_interrupt(),
+        ):  # an interrupt while Ray starts can crash it
             try:
                 ray.init(logging_level="info" if verbose else "error", **options)
             except Exception as error:  # Ray's errors have no base class

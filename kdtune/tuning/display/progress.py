@@ -16,8 +16,8 @@ from kdtune.storage.array_cache import CacheProgress, CacheState
 from kdtune.training.epoch_data import should_cache_targets
 from kdtune.units import format_bytes
 
-RATE_WINDOW_EPOCHS = 50
-"""Maximum number of latest epochs that rates are computed from."""
+RATE_WINDOW_EPOCHS, MAX_RECENT_TRIALS = 50, 10
+"""Maximum numbers of latest epochs and trials that rates and times are computed from."""
 
 
 @dataclass(frozen=True)
@@ -228,17 +228,22 @@ class Progress:
             [(trial.epochs, trial.state is not TrialState.RUNNING) for trial in trials],
             max(trial.max_epochs for trial in trials),
         )
-        epochs, seconds = Counter[str | None](), Counter[str | None]()
-        for trial in trials:
+        recent = defaultdict[str | None, list[_Trial]](list)
+        for trial in sorted(trials, key=lambda trial: trial.updated_at, reverse=True):
             for model in (trial.proposal.model, None):
-                epochs[model] += trial.epochs
-                seconds[model] += trial.updated_at - trial.started_at
-        overall = seconds[None] / max(1, epochs[None])
-        per_epoch = {model: seconds[model] / n if n else overall for model, n in epochs.items()}
+                if trial.epochs and len(recent[model]) < MAX_RECENT_TRIALS:
+                    recent[model].append(trial)
+        per_epoch = {
+            model: sum(t.updated_at - t.started_at for t in of_model)
+            / sum(t.epochs for t in of_model)
+            for model, of_model in recent.items()
+            if of_model
+        }
+        overall = per_epoch.get(None, 0.0)
         now = self.stopwatch.elapsed_seconds
         remaining = [
-            max(0.0, lifetimes[t.epochs] * per_epoch[t.proposal.model] - (now - t.updated_at))
-            for t in running
+            max(0.0, lifetimes[t.epochs] * per_epoch.get(t.proposal.model, overall) - late)
+            for t, late in ((t, now - t.updated_at) for t in running)
         ]
         pending = [
             lifetimes[0] * per_epoch.get(cell[1], overall)

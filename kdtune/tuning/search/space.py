@@ -90,8 +90,8 @@ class SearchSpace:
             for point in self.start_points
         ]
         starts = [point for i, point in enumerate(points) if point and point not in points[:i]]
-        changed = {"distributions": {**others, key: searched}, "constants": constants}
-        space = replace(self, **changed, start_points=starts)
+        searches = {**others, key: searched}
+        space = replace(self, distributions=searches, constants=constants, start_points=starts)
         try:
             _validate_space(space)
         except UserError as error:

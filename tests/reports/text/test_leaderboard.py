@@ -56,7 +56,7 @@ def test_limits_choose_the_student_and_not_the_table(measured):
     for limits in (ShipLimits(max_parameters=1_500_000), ShipLimits(max_latency_ms=1.5)):
         text = leaderboard_text([measured], "table", limits)
         assert text.startswith("Within the limits ship AT on B: ")
-        assert len(text.split("\n\n")[2].splitlines()) == 2 + 6
+        assert len(text.split("\n\n")[2].splitlines()) == 2 + 6 + 1
     with pytest.raises(UserError, match="No student has at most 10 parameters; the least is "):
         leaderboard_text([measured], "csv", ShipLimits(max_parameters=10))
 
