@@ -49,7 +49,6 @@ from kdtune.tuning.search.warm_start import Earlier
 from kdtune.tuning.trials.best_weights import CheckpointCleanup
 from kdtune.units import format_duration
 
-
 _CHECKING = "checking data, teacher, networks and spaces"
 
 
