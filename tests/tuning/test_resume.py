@@ -321,7 +321,7 @@ def end(driver, number):
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["group", "all"])
 def test_a_sigterm_to_all_processes_ends_with_143_before_slurm_kills(folder, tmp_path, whom):
-    """As `timeout` sends it, to the group, and as scancel and systemd do, to Ray's as well."""
+    """`timeout` signals the group; scancel and systemd signal Ray's processes as well."""
     words = f"sweep --name x --data {folder} --image-size 8 --methods student --no-baselines"
     words += " --models MultiBranchNet --trials 2 --epochs 999"
     driver, sweep = start(tmp_path, *words.split())
