@@ -38,7 +38,6 @@ def rm(names: tuple[str, ...], yes: bool) -> None:
     What a sweep has in a storage, MLflow or W&B stays there.
     """
     from kdtune.log.folder import RESULTS_FOLDER, SweepFolder
-    from kdtune.reports.text.status import sweep_list_text
 
     in_results = [RESULTS_FOLDER / name for name in names]
     paths = [
@@ -47,6 +46,8 @@ def rm(names: tuple[str, ...], yes: bool) -> None:
     for path in paths:
         SweepFolder(path).require_log()
     if not yes:
+        from kdtune.reports.text.status import sweep_list_text
+
         say(sweep_list_text(paths, "table").strip("\n"))
         print("Remove for good? [y/N] ", end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline()

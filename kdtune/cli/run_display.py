@@ -72,7 +72,7 @@ class RunDisplay(Display):
         at = f"epoch {self._epoch}/{self.epochs}, step {self._step}{self._loss}; {spent}"
         seconds = self._estimate_time_left()
         if seconds is None:
-            return f"{at}; time left unknown until an epoch has ended"
+            return f"{at}; time left unknown"
         return f"{at}; about {format_duration(seconds)} left"
 
     def _estimate_time_left(self) -> float | None:

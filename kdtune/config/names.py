@@ -4,7 +4,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from kdtune.errors import UserError
+from kdtune.errors import UserError, did_you_mean
 from kdtune.plugins import Registry
 
 MODEL_LIBRARIES = ("torchvision", "timm")
@@ -37,6 +37,19 @@ DATASET_NAMES: Registry[bool] = Registry(
     convert=lambda dataset: True,
 )
 """Names of data sets; `kdtune.data.datasets` loads them."""
+
+
+SAMPLER_NAMES = ("auto", "tpe", "gp", "cmaes", "random", "qmc", "grid")
+"""Samplers by name; `kdtune.tuning.search.samplers` makes them."""
+
+
+def require_sampler_name(name: str) -> None:
+    """Raise a `UserError` if there is no sampler of a name; import paths are not checked."""
+    if "." not in name and name not in SAMPLER_NAMES:
+        hint = did_you_mean(name, SAMPLER_NAMES)
+        raise UserError(
+            f"There is no sampler '{name}'; {hint}; give one of your own as package.module.Name."
+        )
 
 
 def require_model_name(name: str) -> None:

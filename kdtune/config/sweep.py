@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kdtune.config import train
 from kdtune.config.data_forms import require_data
-from kdtune.config.names import require_model_name, split_teacher
+from kdtune.config.names import require_model_name, require_sampler_name, split_teacher
 from kdtune.config.ranges import is_range, parse_point, parse_range
 from kdtune.config.recipes import DEFAULT_RECIPE, RECIPES, join_student, split_student
 from kdtune.config.strengths import COUNTERPARTS, strengths_to_weights
@@ -305,6 +305,7 @@ class SweepConfig(train.DataConfig):
             train.METHOD_DEFAULTS.require(method)
         for model in self.models:
             require_model_name(model)
+        require_sampler_name(self.sampler)
         self._check_settings()
         self._check_spaces()
         for setting in ("cpus_per_trial", "gpus_per_trial"):

@@ -1,21 +1,19 @@
 """The command line: help at once, mistakes in one sentence with exit code 2."""
 
-import io
-import json
 import os
-import re
 import subprocess
 import sys
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from command_line import REPORT_IMPORTS
 from event_logs import make_space, sweep_opening, trial_events, write_log
 from report_sweeps import PROFILE, one_method
 from small_runs import write_digits
 from sweep_folders import write_sweep_folder
 
-from kdtune.cli.commands import cli, main
+from kdtune.cli.commands import cli
 from kdtune.data.decoded import DecodedDataset
 from kdtune.data.folders import find_images
 from kdtune.errors import UserError
@@ -23,32 +21,10 @@ from kdtune.log.folder import SweepFolder
 from kdtune.storage.array_cache import ArrayCache
 
 
-@pytest.fixture
-def kdtune(tmp_path, monkeypatch, capsys):
-    """Run a command in an empty folder; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["kdtune", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return run
-
-
 @pytest.mark.parametrize("command", [(), *((name,) for name in cli.commands)])
 def test_help(command):
     result = CliRunner().invoke(cli, [*command, "--help"])
     assert result.exit_code == 0 and "Usage:" in result.output
-
-
-REPORT_IMPORTS = "import atexit, sys; from kdtune.cli.commands import main; atexit.register(\
-    lambda: print({'torch', 'ray', 'pandas', 'optuna'} & set(sys.modules), file=sys.stderr)\
-); main()"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +60,7 @@ REPORT_IMPORTS = "import atexit, sys; from kdtune.cli.commands import main; atex
         ("sweep --name x --data digits --space at.lrr=0:1", 2, "did you mean 'lr'?"),
         ("sweep --name x --data digits --start at.lr=", 2, "is no point: write it as METHOD."),
         ("teacher --data digits --out results", 2, "results exists already"),
+        ("sweep --name x --data digits --sampler tpee", 2, "did you mean 'tpe'?"),
         ("status taken", 2, "Directory 'taken' does not exist"),
         ("rm nothing", 2, "There is no folder nothing"),
         ("rm taken --yes", 2, "results/taken is not the folder of a sweep"),
@@ -96,116 +73,6 @@ def test_mistakes_are_found_before_torch_and_ray_are_loaded(tmp_path, words, cod
     *message, modules = done.stderr.splitlines()
     assert (done.returncode, modules) == (code, "set()")
     assert sentence in "".join(message) and len(message) == (code > 0)
-
-
-@pytest.mark.parametrize("words", ["list", "list --format json", "status s --format json"])
-def test_sweeps_are_listed_without_torch_and_ray(tmp_path, words):
-    write_sweep_folder(tmp_path / "s", one_method())
-    write_sweep_folder(tmp_path / "results" / "s", one_method())
-    command = [sys.executable, "-c", REPORT_IMPORTS, *words.split()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert not {"torch", "ray"} & set(re.findall(r"\w+", done.stderr.splitlines()[-1]))
-    assert "complete" in done.stdout
-
-
-def test_sweeps_are_listed_with_their_states_and_best_cells(kdtune, tmp_path):
-    code, out, err = kdtune("list")
-    assert (code, out) == (0, "") and "There is no sweep in " in err
-    write_log(tmp_path / "results" / "open", [sweep_opening(), *trial_events(0, [0.5, 0.75])])
-    write_log(tmp_path / "results" / ".open.12.removed", [sweep_opening()])
-    (tmp_path / "results" / "broken").mkdir()
-    (tmp_path / "results" / "broken" / "log.jsonl").write_text("{}\n{}\n")
-    (tmp_path / "results" / "a-file").touch()
-    rows = json.loads(kdtune("list", "--format", "json")[1])
-    assert rows[0] == {"name": "broken", "state": "damaged"}
-    [row] = rows[1:]
-    assert (row["name"], row["state"], row["search_best_percent"]) == ("open", "interrupted", 75)
-    lines = kdtune("list")[1].splitlines()
-    assert lines[-1].split()[:2] == ["open", "interrupted"] and lines[-1].split()[-1] == "at-A"
-
-
-def test_a_sweep_is_removed_when_the_user_says_yes(kdtune, tmp_path, monkeypatch):
-    places = {name: tmp_path / "results" / name for name in "abc"}
-    for place in places.values():
-        write_log(place, [sweep_opening()])
-    for answer, sentence in (("", "give --yes"), ("n\n", "Nothing was removed"), ("\n", "Not")):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
-        code, out, err = kdtune("rm", "a")
-        assert code == 2 and not out and sentence in err and places["a"].exists()
-    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
-    assert kdtune("rm", "a")[:2] == (0, "removed results/a\n")
-    with SweepFolder(places["b"]).locked():
-        code, _, err = kdtune("rm", "b", "--yes")
-        assert code == 2 and "is being run by process" in err
-    assert kdtune("rm", "b", places["c"], "--yes")[0] == 0
-    assert list((tmp_path / "results").iterdir()) == []
-
-
-def test_the_status_of_a_sweep_as_json(kdtune, tmp_path):
-    write_log(tmp_path / "s", [sweep_opening(), *trial_events(0, [0.5]), *trial_events(1, [0.25])])
-    status = json.loads(kdtune("status", "s", "--format", "json")[1])
-    assert (status["state"], status["run_by"]) == ("interrupted", None)
-    assert (status["epochs_trained"], status["search_best_percent"]) == (2, 50)
-    assert status["continue_with"] == "kdtune resume s"
-
-
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
-@pytest.mark.parametrize("words", ["leaderboard s", "leaderboard s --format markdown", "--help"])
-def test_output_that_is_not_utf8_has_other_characters_in_their_place(tmp_path, words, encoding):
-    write_sweep_folder(tmp_path / "s", one_method())
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    command = [sys.executable, "-m", "kdtune", *words.split()]
-    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=True)
-    assert done.stdout.decode(encoding).strip() and b"Traceback" not in done.stderr
-
-
-def test_a_dry_run_checks_all_and_trains_and_writes_nothing(
-    kdtune, tmp_path, folder, teacher_file
-):
-    run = {
-        "method": "at", "data_dir": str(folder), "teacher_model": str(teacher_file),
-        "image_size": 8, "model": "MultiBranchNet", "epochs": 1,
-    }  # fmt: skip
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
-    sweep = (
-        "sweep", "--name", "x", "--data", folder, "--teacher", teacher_file, "--methods", "at",
-        "--models", "MultiBranchNet",
-    )  # fmt: skip
-    in_place = ("--space", "at.beta=1:1000:log", "--start", "at.beta=10,lr=0.01")
-    teacher = ("teacher", "--data", folder, "--image-size", 8, "--out", "t.pth")
-    for words in ((*sweep, *in_place), ("train", "run.yaml"), teacher):
-        code, out, err = kdtune(*words, "--dry-run")
-        assert (code, out) == (0, "All checks passed; nothing was trained.\n")
-        assert "200 images of 10 classes" in err
-    mistakes = (
-        ((*sweep, "--space", "at.batch_size=1.5:3"), "is a whole number"),
-        ((*sweep, "--start", "at.lr=1e9"), "is not a point of the space"),
-        ((*sweep, "--setting", "lr=1", "--start", "at.lr=0.01"), "the sweep's settings fix lr"),
-        ((*sweep, "--cpus-per-trial", "999"), "cpus_per_trial is 999"),
-        ((*teacher, "--model", "torchvision:resnet9"), "resnet9"),
-    )
-    for words, sentence in mistakes:
-        code, out, err = kdtune(*words, "--dry-run")
-        assert code == 2 and sentence in err and not out
-    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
-
-
-def test_a_folder_is_classified_and_all_its_images_are_evaluated(
-    kdtune, tmp_path, folder, teacher_file
-):
-    code, out, _ = kdtune(
-        "predict", teacher_file, folder / "digit-3", "--top", 1, "--format", "csv"
-    )
-    assert code == 0 and len(out.splitlines()) == 1 + 20
-    (tmp_path / "empty").mkdir()
-    assert "There are no images in empty" in kdtune("predict", teacher_file, "empty")[2]
-    evaluated = {}
-    for split in ("test", "all"):
-        words = ("evaluate", teacher_file, "--data", folder, "--split", split, "--format", "json")
-        code, out, err = kdtune(*words)
-        evaluated[split] = json.loads(out)
-        assert code == 0 and ("--split all takes all" in err) == (split == "test")
-    assert evaluated["all"]["images"] == 200 > evaluated["test"]["images"]
 
 
 def test_reports_need_neither_torch_nor_ray_nor_a_display():
