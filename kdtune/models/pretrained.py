@@ -63,21 +63,12 @@ def load_pretrained(model: nn.Module, name: str, weights: str, num_classes: int)
         load_weights_strictly(model, {**loaded_weights, **fresh_head})
     except ValueError as error:
         text = f"{weights} holds the weights of another network than {name}: {error}."
-        raise UserError(text + _advise_image_size(model_weights, loaded_weights)) from None
+        raise UserError(text) from None
     note = f"; {note}" if note else ""
     if not head_keys:
         return f"{name} begins with all the weights of {weights}{note}"
     classes = f"{len(loaded_weights[head_keys[0]])} classes there, {num_classes} here"
     return f"{name} begins with the weights of {weights}, but with a fresh head: {classes}{note}"
-
-
-def _advise_image_size(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Return how to get the first layer of a file, if that is for larger images."""
-    first = "conv1.weight"
-    if first in expected and first in found and expected[first].ndim == found[first].ndim == 4:
-        if expected[first].shape[-1] < found[first].shape[-1]:
-            return " Its first layer is for larger images: give --image-size 64 or more."
-    return ""
 
 
 def _resample_positions(

@@ -209,11 +209,3 @@ def test_a_teacher_begins_with_them(tmp_path, folder):
     assert all(torch.allclose(learned[key], weights[key], atol=1e-9) for key in others)
     assert loaded["config"]["weights"] == str(tmp_path / "w.pth")
     assert loaded["architecture"] == NAME
-
-
-def test_weights_for_larger_images_say_which_size_they_need(tmp_path):
-    weights = torchvision.models.resnet18(num_classes=10).state_dict()
-    torch.save(weights, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="for larger images: give --image-size 64 or more"):
-        load_pretrained(build_model("ResNet18", 10, 16), "ResNet18", str(tmp_path / "w.pth"), 10)
-    load_pretrained(build_model("ResNet18", 10, 64), "ResNet18", str(tmp_path / "w.pth"), 10)
